@@ -1,0 +1,1 @@
+"""Finding scans and naming derivatives in BIDS datasets."""

@@ -1,0 +1,70 @@
+"""Errors that end in one clear line and a documented exit code.
+
+The codes are those of the BIDS execution specification and of ``sysexits.h``.
+"""
+
+from __future__ import annotations
+
+
+class H2loError(Exception):
+    """A problem that the user can act on.
+
+    The message is one line that names the file at fault and the remedy; the
+    command line prints it without a traceback and exits with ``exit_code``.
+    """
+
+    exit_code = 1
+
+
+class InvalidBidsError(H2loError):
+    """The input dataset is not valid BIDS."""
+
+    exit_code = 16
+
+
+class UnknownLevelError(H2loError):
+    """The analysis level is not one of those offered."""
+
+    exit_code = 17
+
+
+class NoMatchError(H2loError):
+    """The filters matched no scan."""
+
+    exit_code = 18
+
+
+class UsageError(H2loError):
+    """The command line or a configuration file makes no sense."""
+
+    exit_code = 64
+
+
+class BadDataError(H2loError):
+    """An input file has content that cannot be used."""
+
+    exit_code = 65
+
+
+class MissingInputError(H2loError):
+    """An input file does not exist, cannot be read, or has no content."""
+
+    exit_code = 66
+
+
+class CannotCreateError(H2loError):
+    """An output cannot be created."""
+
+    exit_code = 73
+
+
+class InputOutputError(H2loError):
+    """Reading or writing failed half-way, for example on a full disk."""
+
+    exit_code = 74
+
+
+class TemporaryError(H2loError):
+    """The run may succeed when tried again, for example with more memory."""
+
+    exit_code = 75

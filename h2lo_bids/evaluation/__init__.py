@@ -1,0 +1,1 @@
+"""Metrics of Table 1 of the paper."""

@@ -1,0 +1,1 @@
+"""Conforming, brain extraction, normalisation and registration as plain functions."""

@@ -1,0 +1,1 @@
+"""The synthesis methods and the bundles that package them."""

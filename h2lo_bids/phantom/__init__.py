@@ -1,0 +1,1 @@
+"""Paired high- and low-field heads from tissue maps and MR physics."""

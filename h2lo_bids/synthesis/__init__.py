@@ -1,0 +1,1 @@
+"""The engine that evaluates an operator on a volume."""

@@ -1,0 +1,1 @@
+"""Sampling, losses and schedules that fit a model to paired scans."""

@@ -1,0 +1,1 @@
+"""Nipype workflows over the functions of ``h2lo_bids``."""
