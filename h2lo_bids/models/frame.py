@@ -59,7 +59,9 @@ class Frame:
             spacing = tuple(float(s) for s in values["spacing"])
             return cls(shape, spacing, str(values["orientation"]), str(values["anchor"]))  # type: ignore[arg-type]
         except (KeyError, TypeError) as err:
-            raise ValueError(f"a frame needs shape, spacing, orientation and anchor: {err}") from err
+            raise ValueError(
+                f"a frame needs shape, spacing, orientation and anchor: {err}"
+            ) from err
 
 
 def normalised_coordinates(voxels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

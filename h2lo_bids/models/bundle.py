@@ -1,0 +1,317 @@
+"""Model bundles: weights, metadata and a card in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from h2lo_bids.errors import (
+    BadDataError,
+    CannotCreateError,
+    H2loError,
+    MissingInputError,
+    UsageError,
+)
+from h2lo_bids.models.frame import Frame
+
+if TYPE_CHECKING:
+    from h2lo_bids.models.h2lo import H2lo
+
+CONTRASTS = ("T1w", "T2w")
+WEIGHTS, METADATA, CARD = "weights.safetensors", "metadata.json", "README.md"
+FORMAT = "h2lo-bids bundle 1"
+_EMBEDDED = Path(__file__).resolve().parents[1] / "data" / "models"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What is known of a trained model before its weights are read.
+
+    Parameters
+    ----------
+    path
+        The bundle's folder, or the authors' ``.pth`` file.
+    method
+        A key of `h2lo_bids.models.registry.METHODS`.
+    contrast
+        ``"T1w"`` or ``"T2w"``: the contrast it was trained on.
+    architecture
+        The model's sizes.
+    frame
+        The grid on which the model sees positions.
+    sha256
+        Hexadecimal digest of the weights file.
+    metadata
+        All of ``metadata.json``: training data, figures, use and limits.
+    card
+        The model card, Markdown.
+    """
+
+    path: Path
+    method: str
+    contrast: str
+    architecture: dict[str, Any] = field(hash=False)
+    frame: Frame
+    sha256: str
+    metadata: dict[str, Any] = field(hash=False, compare=False)
+    card: str = field(hash=False, compare=False)
+
+    @property
+    def weights_path(self) -> Path:
+        """The file that holds the weights."""
+        return self.path / WEIGHTS if self.path.is_dir() else self.path
+
+
+def load_bundle(path: str | Path, *, contrast: str | None = None) -> Bundle:
+    """Read and check a bundle, or the authors' released checkpoint.
+
+    Parameters
+    ----------
+    path
+        A bundle's folder, or a ``.pth`` file.
+    contrast
+        The contrast of the scans it is meant for; None takes the bundle's own.
+
+    Returns
+    -------
+    Bundle
+        With a weights file that matches the recorded digest.
+
+    Raises
+    ------
+    MissingInputError
+        If the folder or one of its files is absent or cannot be read.
+    BadDataError
+        If a file is damaged, incomplete, or was changed after it was saved.
+    UsageError
+        If the model was trained for another contrast.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingInputError(f"{path}: no such model; give a bundle's folder or a .pth file")
+    if path.is_file():
+        from h2lo_bids.models.release import read_release
+
+        bundle = read_release(path, contrast=contrast)
+    else:
+        bundle = _read_folder(path)
+    if contrast is not None and bundle.contrast != contrast:
+        raise UsageError(
+            f"model {path} was trained for {bundle.contrast} and cannot be applied to a "
+            f"{contrast} scan; pass --model {contrast}=PATH"
+        )
+    return bundle
+
+
+def load_model(bundle: Bundle, *, device: str = "cpu") -> H2lo:
+    """Load a bundle's weights.
+
+    Parameters
+    ----------
+    bundle
+        From `load_bundle`.
+    device
+        Where PyTorch is to put the weights.
+
+    Returns
+    -------
+    H2lo
+        In evaluation mode, float32.
+
+    Raises
+    ------
+    MissingInputError
+        If the weights cannot be read.
+    BadDataError
+        If they changed since the bundle was read, or do not fit the architecture.
+    """
+    import safetensors.torch
+
+    from h2lo_bids.models.registry import build_model
+    from h2lo_bids.models.release import read_state
+
+    content = read_bytes(bundle.weights_path)
+    _verify(content, bundle.sha256, bundle.weights_path)
+    if bundle.weights_path.name == WEIGHTS:
+        try:
+            state = safetensors.torch.load(content)
+        except Exception as err:
+            # The library raises its own type, and KeyError or ValueError at times.
+            raise BadDataError(f"{bundle.weights_path}: not a safetensors file: {err}") from err
+    else:
+        state = read_state(content, bundle.weights_path)
+    model = build_model(bundle.method, bundle.architecture, state, bundle.weights_path)
+    return model.to(device)
+
+
+def save_bundle(
+    folder: str | Path,
+    model: H2lo,
+    *,
+    contrast: str,
+    frame: Frame,
+    metadata: Mapping[str, Any],
+    card: str,
+) -> Bundle:
+    """Write a bundle; the folder appears whole or not at all.
+
+    The same model and metadata give the same bytes.
+
+    Parameters
+    ----------
+    folder
+        Where to write; a bundle that is there already is replaced.
+    model
+        The trained operator.
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    frame
+        The grid on which it was trained.
+    metadata
+        JSON-ready values to record beside those that follow from the model.
+    card
+        The model card, Markdown.
+
+    Returns
+    -------
+    Bundle
+        What `load_bundle` reads back.
+
+    Raises
+    ------
+    CannotCreateError
+        If the folder cannot be written.
+    """
+    import safetensors.torch
+
+    if contrast not in CONTRASTS:
+        raise UsageError(f"contrast {contrast!r} is not one of {', '.join(CONTRASTS)}")
+    folder = Path(folder)
+    state = {name: v.detach().cpu().float().contiguous() for name, v in model.state_dict().items()}
+    weights = safetensors.torch.save(state)
+    record = {
+        **metadata,
+        "format": FORMAT,
+        "method": "h2lo",
+        "contrast": contrast,
+        "architecture": model.architecture.to_dict(),
+        "parameters": sum(v.numel() for v in state.values()),
+        "frame": frame.to_dict(),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    files = {WEIGHTS: weights, METADATA: text.encode(), CARD: card.encode()}
+    try:
+        _replace_folder(folder, files)
+    except OSError as err:
+        raise CannotCreateError(f"{folder}: cannot save the model: {err.strerror}") from err
+    return load_bundle(folder)
+
+
+def default_bundle(contrast: str) -> Bundle:
+    """Return the model that comes with the package.
+
+    Parameters
+    ----------
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+
+    Returns
+    -------
+    Bundle
+        Trained on simulated pairs, as its metadata says.
+
+    Raises
+    ------
+    H2loError
+        If this installation carries none.
+    """
+    if contrast not in CONTRASTS:
+        raise UsageError(f"no model for {contrast!r}; contrasts are {', '.join(CONTRASTS)}")
+    folder = _EMBEDDED / f"h2lo_{contrast}"
+    if not folder.is_dir():
+        raise H2loError(
+            f"{folder}: this installation has no default {contrast} model; "
+            f"reinstall it or pass --model {contrast}=PATH"
+        )
+    return load_bundle(folder, contrast=contrast)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file whole, or raise `MissingInputError`."""
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise MissingInputError(
+            f"{path}: cannot read this part of a model: {err.strerror}"
+        ) from err
+
+
+def _read_folder(path: Path) -> Bundle:
+    metadata = _read_metadata(path / METADATA)
+    content = read_bytes(path / WEIGHTS)
+    card = read_bytes(path / CARD).decode("utf-8", errors="replace")
+    try:
+        bundle = Bundle(
+            path=path,
+            method=str(metadata["method"]),
+            contrast=str(metadata["contrast"]),
+            architecture=dict(metadata["architecture"]),
+            frame=Frame.from_dict(metadata["frame"]),
+            sha256=str(metadata["sha256"]),
+            metadata=metadata,
+            card=card,
+        )
+    except (KeyError, TypeError, ValueError) as err:
+        raise BadDataError(f"{path / METADATA}: missing or wrong field: {err}") from err
+    if bundle.contrast not in CONTRASTS:
+        raise BadDataError(f"{path / METADATA}: contrast {bundle.contrast!r} is not T1w or T2w")
+    _verify(content, bundle.sha256, path / WEIGHTS)
+    return bundle
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads(read_bytes(path))
+    except ValueError as err:
+        raise BadDataError(f"{path}: not JSON ({err}); the bundle is damaged") from err
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise BadDataError(f"{path}: not the metadata of a model ('format' must be {FORMAT!r})")
+    return metadata
+
+
+def _verify(content: bytes, sha256: str, path: Path) -> None:
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise BadDataError(
+            f"{path}: truncated or changed since it was saved (its SHA-256 is not the recorded "
+            "one); get the model again"
+        )
+
+
+def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            with (partial / name).open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        partial.chmod(0o755)
+        if folder.exists():
+            # A folder with content cannot be replaced in one step.
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            folder.replace(old / folder.name)
+            partial.replace(folder)
+            shutil.rmtree(old)
+        else:
+            partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,165 @@
+"""Import of the authors' released checkpoints, without running what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.models.bundle import CONTRASTS, Bundle, read_bytes
+from h2lo_bids.models.frame import Frame
+
+_NAMES = {
+    "feature_dim": "n_basis",
+    "encoder_base_channels": "channels",
+    "trunk_type": "trunk",
+    "decoder_width": "width",
+    "omega": "omega",
+}
+"""The release's argument names, and ours."""
+
+_CARD = """# H2LO, the authors' released weights
+
+Imported from `{name}`. Trained by the authors of arXiv 2603.24968 on paired 3 T and
+64 mT scans of ds006557. The file does not record which contrast it belongs to: {contrast}
+was given by the user or read from the file name. Positions are those of the scan's own
+array in RAS order, neither centred nor resampled beyond 1 mm, as in training.
+"""
+
+
+def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
+    """Describe a released ``.pth`` file as a bundle.
+
+    Parameters
+    ----------
+    path
+        A checkpoint of github.com/Z7Gao/H2Lo-release.
+    contrast
+        ``"T1w"`` or ``"T2w"``; None reads it from the file name.
+
+    Returns
+    -------
+    Bundle
+        Whose frame is the scan's own array.
+
+    Raises
+    ------
+    BadDataError
+        If the file is not such a checkpoint, or asks for code to be run.
+    UsageError
+        If the contrast is not given and not in the file name.
+    """
+    content = read_bytes(path)
+    checkpoint = _unpack(content, path)
+    named = re.findall("|".join(CONTRASTS), path.name)
+    # The file itself does not say, so a contrast in its name is believed.
+    contrast = named[0] if len(set(named)) == 1 else contrast
+    if contrast not in CONTRASTS:
+        raise UsageError(f"{path}: say which contrast this model is for: --model T1w={path}")
+    architecture = _architecture(checkpoint["args"], path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    frame = Frame(anchor="array")
+    metadata = {
+        "name": path.stem,
+        "method": "h2lo",
+        "contrast": contrast,
+        "architecture": architecture,
+        "frame": frame.to_dict(),
+        "value_range": [0, 1],
+        "source_field_strength": 3.0,
+        "target_field_strength": 0.064,
+        "training_data": {
+            "kind": "real",
+            "description": "ds006557, paired 3 T and 64 mT scans (authors' release)",
+            "licence": "CC0",
+        },
+        "epoch": checkpoint.get("epoch"),
+        "sha256": sha256,
+    }
+    card = _CARD.format(name=path.name, contrast=contrast)
+    return Bundle(path, "h2lo", contrast, architecture, frame, sha256, metadata, card)
+
+
+def read_state(content: bytes, path: Path) -> dict[str, Any]:
+    """Return the weights of a released checkpoint by state-dict name.
+
+    Parameters
+    ----------
+    content
+        The file's bytes.
+    path
+        Its name, for messages.
+
+    Raises
+    ------
+    BadDataError
+        If the bytes are not such a checkpoint.
+    """
+    return dict(_unpack(content, path)["model_state_dict"])
+
+
+def _unpack(content: bytes, path: Path) -> Mapping[str, Any]:
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(_numpy_scalar_types()):
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as err:
+        # Damaged archives surface as many types; a refused global as UnpicklingError.
+        raise BadDataError(f"{path}: {_reason(err)}") from err
+    if not isinstance(checkpoint, Mapping):
+        raise BadDataError(f"{path}: not a released H2LO checkpoint (it holds no dictionary)")
+    for key in ("model_state_dict", "args"):
+        if not isinstance(checkpoint.get(key), Mapping):
+            raise BadDataError(f"{path}: not a released H2LO checkpoint (no {key!r} in it)")
+    return checkpoint
+
+
+def _numpy_scalar_types() -> list[Any]:
+    """Name what NumPy scalars are pickled with, in NumPy 1 and 2.
+
+    The release's training checkpoints keep two figures as NumPy scalars. None of
+    these types runs code when it is unpickled.
+    """
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        *dtypes,
+    ]
+
+
+def _architecture(args: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    from h2lo_bids.models.h2lo import H2loArchitecture
+
+    if args.get("decoder_depth", 4) != 4:
+        depth = args["decoder_depth"]
+        raise BadDataError(f"{path}: a trunk of {depth} layers is not supported, only 4")
+    values = {ours: args[name] for name, ours in _NAMES.items() if args.get(name) is not None}
+    for name, value in values.items():
+        whole = isinstance(value, int) or (name == "omega" and isinstance(value, float))
+        if not (isinstance(value, str) if name == "trunk" else whole and 0 < value <= 4096):
+            raise BadDataError(f"{path}: {name} = {value!r} in its 'args' makes no sense")
+    try:
+        return asdict(H2loArchitecture(**values))
+    except ValueError as err:
+        raise BadDataError(f"{path}: {err}") from err
+
+
+def _reason(err: Exception) -> str:
+    refused = re.search(r"GLOBAL ([\w.]+)", str(err))
+    if refused:
+        return (
+            f"refused, since loading it would run {refused[1]}; "
+            "a released checkpoint holds weights only"
+        )
+    return "not a PyTorch checkpoint, or a truncated one; download it again"
