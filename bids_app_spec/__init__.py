@@ -1,1 +1,46 @@
-"""What the app promises, in machine-readable form."""
+"""What the app promises, in machine-readable form.
+
+``io_spec.json`` says which images are looked up and how every output is named,
+``descriptions.tsv`` what every ``desc-`` label means, ``boilerplate.bib`` what
+is cited. There is no logic here beyond reading these files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+
+@cache
+def _text(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def load(name: str) -> Any:
+    """Read one file of the specification.
+
+    Parameters
+    ----------
+    name : str
+        File name, e.g. ``"io_spec.json"``.
+
+    Returns
+    -------
+    dict or list for ``.json``, list of dict (one per row) for ``.tsv``, and
+    str for everything else. The object is fresh: changing it harms nobody.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    """
+    text = _text(name)
+    if name.endswith(".json"):
+        return json.loads(text)
+    if name.endswith(".tsv"):
+        return list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+    return text

@@ -1,0 +1,68 @@
+"""One input image, as the rest of the program sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One T1w or T2w image of one subject.
+
+    Attributes
+    ----------
+    path : Path
+        The image, ``.nii`` or ``.nii.gz``.
+    subject : str
+        Label without ``sub-``.
+    session : str or None
+        Label without ``ses-``.
+    suffix : str
+        ``"T1w"`` or ``"T2w"``.
+    entities : tuple of (str, str)
+        Short names and labels in the order of the file name, as written
+        there (``run-01`` stays ``"01"``), ``sub`` and ``ses`` included.
+    field_strength : float or None
+        Tesla, corrected (see :mod:`h2lo_bids.bids.fieldstrength`).
+    field_source : str
+        ``"ImagingFrequency"``, ``"MagneticFieldStrength"`` or ``"assumed"``.
+    metadata : dict
+        The sidecars' content after BIDS inheritance.
+    notes : tuple of str
+        Warnings met at discovery, for the log and the report.
+    """
+
+    path: Path
+    subject: str
+    session: str | None
+    suffix: str
+    entities: tuple[tuple[str, str], ...]
+    field_strength: float | None = None
+    field_source: str = "assumed"
+    metadata: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), hash=False, compare=False)
+
+    @property
+    def stem(self) -> str:
+        """File name without extension, e.g. ``sub-01_ses-HF_acq-x_T1w``."""
+        return "_".join([*(f"{key}-{value}" for key, value in self.entities), self.suffix])
+
+    @property
+    def root(self) -> Path:
+        """Root of the dataset: what holds the subject's folder."""
+        for parent in self.path.parents:
+            if parent.name == f"sub-{self.subject}":
+                return parent.parent
+        return self.path.parent
+
+    @property
+    def relative_path(self) -> str:
+        """POSIX path relative to the dataset's root."""
+        return PurePosixPath(*self.path.relative_to(self.root).parts).as_posix()
+
+    @property
+    def uri(self) -> str:
+        """BIDS URI in the derivative, whose ``DatasetLinks`` call the input ``raw``."""
+        return f"bids:raw:{self.relative_path}"
