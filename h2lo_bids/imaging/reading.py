@@ -1,0 +1,184 @@
+"""Reading a NIfTI file with a bound on what its header may claim.
+
+Nothing is allocated before the header has been judged, and never more than the
+header asks for is decompressed, so that neither a corrupt header nor a gzip bomb
+can exhaust the memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import nibabel as nib
+import numpy as np
+
+from h2lo_bids.errors import BadDataError, MissingInputError
+
+MAX_VOXELS = 2**28
+"""645 voxels along each side: beyond any head scan, 1 GB in float32."""
+MAX_OFFSET = 2**26
+"""Bytes that header extensions may take before the voxels."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_ANNEX_POINTER = b"/annex/objects/"
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def check_present(path: Path) -> None:
+    """Make sure that a file exists, is readable and has its own content.
+
+    Parameters
+    ----------
+    path
+        The image file.
+
+    Raises
+    ------
+    MissingInputError
+        For a missing, unreadable or empty file, a folder, a dangling (git-annex)
+        link, or a git-annex or git-lfs pointer.
+    """
+    if path.is_symlink() and not path.exists():
+        raise MissingInputError(f"{path}: content not present, run: datalad get {path}")
+    if not path.exists():
+        raise MissingInputError(f"{path}: no such file; check the path")
+    if not path.is_file():
+        raise MissingInputError(f"{path}: is not a regular file; give a .nii or .nii.gz image")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as err:
+        raise MissingInputError(
+            f"{path}: cannot be read ({err.strerror}); check its permissions and the disk"
+        ) from err
+    if not start:
+        raise MissingInputError(f"{path}: is empty (0 bytes); copy or download it again")
+    if start.startswith(_ANNEX_POINTER):
+        raise MissingInputError(f"{path}: content not present, run: datalad get {path}")
+    if start.startswith(_LFS_POINTER):
+        raise MissingInputError(f"{path}: content not present, run: git lfs pull")
+
+
+def read_nifti(path: Path) -> tuple[Any, np.ndarray]:
+    """Read a NIfTI-1 or NIfTI-2 file's raw header and its scaled voxels.
+
+    Parameters
+    ----------
+    path
+        A ``.nii`` or ``.nii.gz`` file, already seen to be present.
+
+    Returns
+    -------
+    header : nibabel.Nifti1Header
+        As written, with no repair.
+    data : numpy.ndarray
+        float32, in the header's shape.
+
+    Raises
+    ------
+    BadDataError
+        If the content is not a NIfTI image of real numbers that this machine
+        can hold, or is cut short or damaged.
+    MissingInputError
+        If the system fails to read the file.
+    """
+    with _opened(path) as file:
+        header = _header(path, file)
+        length = _checked_length(path, header)
+        file.seek(0)
+        # One byte more than needed: reaching the end makes gzip verify its checksum.
+        raw = file.read(length + 1)
+    if len(raw) < length:
+        raise BadDataError(
+            f"{path}: is truncated ({len(raw)} of {length} bytes); copy or download it again"
+        )
+    return header, _voxels(path, header, raw)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open plain or compressed, by what the file is; translate what may go wrong."""
+    try:
+        with path.open("rb") as file:
+            is_gzip = file.read(2) == _GZIP_MAGIC
+            file.seek(0)
+            if is_gzip != path.name.endswith(".gz"):
+                wanted = "a gzip file" if not is_gzip else "an uncompressed image"
+                raise BadDataError(
+                    f"{path}: is not {wanted}, as its name says; export or rename it again"
+                )
+            if is_gzip:
+                with gzip.GzipFile(fileobj=file) as unzipped:
+                    yield cast(IO[bytes], unzipped)
+            else:
+                yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as err:
+        raise BadDataError(
+            f"{path}: is a truncated or damaged gzip file; copy or download it again"
+        ) from err
+    except OSError as err:
+        raise MissingInputError(f"{path}: cannot be read ({err}); check the disk") from err
+
+
+def _header(path: Path, file: IO[bytes]) -> Any:
+    """Read the header without nibabel's silent repairs."""
+    size = file.read(4)
+    file.seek(0)
+    sizes = {struct.unpack(order + "i", size)[0] for order in "<>"} if len(size) == 4 else set()
+    kind = nib.Nifti1Header if 348 in sizes else nib.Nifti2Header if 540 in sizes else None
+    try:
+        header = kind.from_fileobj(file, check=False) if kind else None
+    except (nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError, ValueError):
+        header = None
+    if header is None or bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
+        raise BadDataError(f"{path}: is not a NIfTI image; convert it, for example with dcm2niix")
+    return header
+
+
+def _checked_length(path: Path, header: Any) -> int:
+    """Return how many bytes the header claims, after bounding them."""
+    dims = [int(n) for n in header["dim"]]
+    if not 1 <= dims[0] <= 7 or min(dims[1 : dims[0] + 1]) < 1:
+        raise BadDataError(f"{path}: its header has impossible dimensions; convert it again")
+    voxels = int(np.prod([float(n) for n in dims[1 : dims[0] + 1]]))
+    if voxels > MAX_VOXELS:
+        sides = " x ".join(str(n) for n in dims[1 : dims[0] + 1])
+        raise BadDataError(
+            f"{path}: its header claims {sides} voxels, more than the {MAX_VOXELS} of the largest"
+            " head scan; convert it again"
+        )
+    try:
+        kind = header.get_data_dtype()
+    except (nib.spatialimages.HeaderDataError, KeyError, ValueError):
+        kind = None
+    if kind is None or kind.kind not in "iuf":
+        what = "complex" if kind is not None and kind.kind == "c" else "colour or unknown"
+        raise BadDataError(f"{path}: has {what} values; give one magnitude image of real numbers")
+    offset = float(header["vox_offset"])
+    if not 0 <= offset <= MAX_OFFSET:
+        raise BadDataError(f"{path}: its header points outside the file; convert it again")
+    header["vox_offset"] = max(offset, header.single_vox_offset)
+    return int(header["vox_offset"]) + voxels * kind.itemsize
+
+
+def _voxels(path: Path, header: Any, raw: bytes) -> np.ndarray:
+    """Apply the header's scaling to the stored numbers."""
+    offset, shape, kind = (
+        int(header["vox_offset"]),
+        header.get_data_shape(),
+        header.get_data_dtype(),
+    )
+    stored = np.frombuffer(raw, kind, int(np.prod(shape)), offset).reshape(shape, order="F")
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    with np.errstate(over="ignore", invalid="ignore"):
+        if slope == 0 or not np.isfinite(slope):
+            return stored.astype(np.float32)
+        if not np.isfinite(intercept):
+            raise BadDataError(f"{path}: its header has no finite intercept; convert it again")
+        return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
