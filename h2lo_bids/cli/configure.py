@@ -1,0 +1,101 @@
+"""From argv and a configuration file to `Settings`."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.cli.parser import build_parser, normalise_argv
+from h2lo_bids.cli.settings import LATER_LEVELS, LEVELS, Settings
+from h2lo_bids.errors import MissingInputError, UnknownLevelError, UsageError
+
+
+def read_settings(argv: Sequence[str]) -> Settings:
+    """Read the command line, and the configuration file that it names.
+
+    Parameters
+    ----------
+    argv
+        Words after the program's name.
+
+    Returns
+    -------
+    Settings
+        The command line wins over the file, the file over the defaults.
+
+    Raises
+    ------
+    UsageError
+        If a word or a key of the file makes no sense.
+    UnknownLevelError
+        If the analysis level is not one of ours.
+    MissingInputError
+        If the configuration file cannot be read.
+    """
+    given = vars(build_parser().parse_args(normalise_argv(argv)))
+    config = given.pop("config_file", None)
+    _check_level(given["level"])
+    if config is not None:
+        given = {**_read_config(config), **given}
+    lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    return Settings(**{**given, **lists})
+
+
+def _check_level(level: str) -> None:
+    if level in LATER_LEVELS:
+        raise UnknownLevelError(
+            f"analysis level {level!r} is not in this version yet; it offers {', '.join(LEVELS)}"
+        )
+    if level not in LEVELS:
+        raise UnknownLevelError(f"analysis level {level!r} is unknown; use {', '.join(LEVELS)}")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Read a TOML file as if its keys were options on a command line."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise MissingInputError(f"{path}: cannot read the configuration: {err.strerror}") from err
+    except ValueError as err:
+        raise UsageError(f"{path}: not TOML: {' '.join(str(err).split())}") from err
+    table.pop("run", None)  # what an earlier run wrote about itself
+    parser = build_parser()
+    actions = {
+        option.removeprefix("--"): action
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--") and action.dest not in ("help", "version", "config_file")
+    }
+    words: list[str] = []
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        if name not in actions:
+            raise UsageError(f"{path}: unknown option {key!r}{_suggest(name, actions)}")
+        words += _words(path, name, value, takes_value=actions[name].nargs != 0)
+    try:
+        given = vars(parser.parse_args(["bids", "out", "participant", *words]))
+    except UsageError as err:
+        raise UsageError(f"{path}: {err}") from err
+    return {key: v for key, v in given.items() if key not in ("bids_dir", "out_dir", "level")}
+
+
+def _words(path: Path, name: str, value: Any, *, takes_value: bool) -> list[str]:
+    """Return an option of the file as it would stand on the command line."""
+    if not takes_value:
+        if isinstance(value, bool) or (name == "verbose" and isinstance(value, int)):
+            return [f"--{name}"] * int(value)
+        raise UsageError(f"{path}: {name} is true or false, not {value!r}")
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        return []
+    if any(isinstance(item, bool | dict | list) for item in items):
+        raise UsageError(f"{path}: {name} = {value!r} is not a value of this option")
+    return [f"--{name}", *(str(item) for item in items)]
+
+
+def _suggest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else "; see h2lo --help"

@@ -1,0 +1,344 @@
+"""The command line, as text and as types; imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from h2lo_bids import __version__
+from h2lo_bids.cli.settings import PRECISIONS, SKULL_STRIP, default_of
+from h2lo_bids.errors import UsageError
+
+DESCRIPTION = "Low-field MRI synthesized from high-field MRI with a neural operator."
+EPILOG = """exit codes:
+  0 all scans done; 1 some scans failed, the rest is complete; 16 the input is
+  not valid BIDS; 17 unknown analysis level; 18 the filters matched no scan;
+  64 wrong usage; 65 no scan could be used; 66 an input cannot be read;
+  73 an output cannot be created; 74 reading or writing failed, for example on
+  a full disk; 75 out of memory or killed, try again; 130 interrupted from the
+  keyboard; 143 stopped by SIGTERM."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line and exit code 64."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the whole usage."""
+        raise UsageError(f"{message}; see h2lo --help")
+
+
+def build_parser() -> Parser:
+    """Return the parser of ``h2lo``; options that are not given are absent from its result."""
+    parser = Parser(
+        prog="h2lo",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("bids_dir", type=_path, help="folder of the input dataset; never written")
+    parser.add_argument(
+        "out_dir", type=_path, help="folder of the derivative dataset, outside bids_dir"
+    )
+    parser.add_argument("level", metavar="analysis_level", help="participant")
+    parser.add_argument("--version", action="version", version=f"h2lo {__version__}")
+    _selection(parser.add_argument_group("which scans"))
+    _method(parser.add_argument_group("method"))
+    _outputs(parser.add_argument_group("outputs"))
+    _resources(parser.add_argument_group("resources"))
+    _run(parser.add_argument_group("the run"))
+    return parser
+
+
+def _selection(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--participant-label",
+        nargs="+",
+        type=_label("sub"),
+        metavar="LABEL",
+        help="only these participants, with or without sub-",
+    )
+    add(
+        "--session-label",
+        nargs="+",
+        type=_label("ses"),
+        metavar="LABEL",
+        help="only these sessions, with or without ses-",
+    )
+    add(
+        "--bids-filter-file",
+        type=_path,
+        metavar="FILE",
+        help='JSON of {"t1w": {ENTITY: VALUE}, "t2w": {…}}; null means absent, "*" means any',
+    )
+    add(
+        "--filter",
+        nargs="+",
+        type=_pair,
+        metavar="ENTITY=VALUE",
+        help="only scans with these entities, for example acquisition=MPRAGE",
+    )
+    add(
+        "--all-scans",
+        action="store_true",
+        help="use every matching scan of a session, not only the preferred one of each contrast",
+    )
+    add(
+        "--bids-database-dir",
+        type=_path,
+        metavar="DIR",
+        help="where to keep the index of a large dataset between runs; "
+        "delete it when the dataset changes",
+    )
+    add("--skip-bids-validation", action="store_true", help="do not check the input's layout first")
+    add(
+        "-d",
+        "--derivatives",
+        nargs="+",
+        type=_named_path("NAME"),
+        metavar="NAME=PATH",
+        help="derivative datasets with brain masks to use instead of computing them",
+    )
+
+
+def _method(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--model",
+        nargs="+",
+        type=_model,
+        metavar="[T1w=|T2w=]PATH",
+        help="model bundle, or a .pth file of the authors' release; "
+        "default: the embedded model of each contrast, trained on simulated pairs",
+    )
+    add(
+        "--skull-strip",
+        choices=SKULL_STRIP,
+        help="how the brain is found; skip: the input is brain already " + _default("skull_strip"),
+    )
+    add(
+        "--synthstrip-weights",
+        type=_path,
+        metavar="FILE",
+        help="FreeSurfer's synthstrip.1.pt; default: $FREESURFER_HOME/models, if there",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="bf16 is faster and within 60 dB of fp32 " + _default("precision"),
+    )
+    add(
+        "--random-seed",
+        type=_integer(0),
+        metavar="N",
+        help="seed of whatever draws numbers " + _default("random_seed"),
+    )
+    add(
+        "--sloppy",
+        action="store_true",
+        help="bf16 and coarse registration: for trying things out, not for results",
+    )
+
+
+def _outputs(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--output-spaces",
+        nargs="+",
+        type=_space,
+        metavar="SPACE",
+        help="grids of the low-field image: native (the scan's own), model (the frame of the "
+        "model), or a TemplateFlow space such as MNI152NLin2009cAsym:res-1 (default: native)",
+    )
+    add(
+        "--template-file",
+        type=_path,
+        metavar="FILE",
+        help="T1w image of the template space, instead of TemplateFlow's",
+    )
+    add(
+        "--lf-grid",
+        type=_grid,
+        metavar="XxYxZ",
+        help="also on a grid of this voxel size in mm along the scan's axes, such as 1.6x1.6x5",
+    )
+
+
+def _resources(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--nprocs",
+        type=_integer(1),
+        metavar="N",
+        help="processors to use in all (default: all that this process may use)",
+    )
+    add(
+        "--omp-nthreads",
+        type=_integer(1),
+        metavar="N",
+        help="threads of one step (default: --nprocs, at most 4)",
+    )
+    add(
+        "--mem",
+        type=_memory,
+        metavar="GB",
+        help="memory to use in all, such as 8 or 8000M (default: what this machine or its "
+        "control group has free)",
+    )
+    add(
+        "--device",
+        type=_device,
+        metavar="auto|cpu|cuda[:i]",
+        help="where the operator runs; the CPU takes over when the GPU's memory is full "
+        + _default("device"),
+    )
+    add(
+        "-w",
+        "--work-dir",
+        type=_path,
+        metavar="DIR",
+        help="folder of intermediate results, from which a later run resumes; outside bids_dir "
+        "(default: .h2lo-work in out_dir)",
+    )
+    add(
+        "--clean-workdir",
+        action="store_true",
+        help="delete the intermediate results of each participant once all is done",
+    )
+    add(
+        "--use-plugin",
+        type=_path,
+        metavar="FILE",
+        help="YAML with a Nipype plugin and plugin_args, in place of our own",
+    )
+
+
+def _run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--config-file",
+        type=_path,
+        metavar="FILE",
+        help="TOML with any of these options; the command line wins",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print what would be read and written, and touch nothing",
+    )
+    add(
+        "--reports-only",
+        action="store_true",
+        help="assemble the reports again from what is in out_dir",
+    )
+    add("--stop-on-first-crash", action="store_true", help="give up at the first failure")
+    add("--write-graph", action="store_true", help="write each workflow's graph to logs")
+    add("-v", "--verbose", action="count", help="tell more; -vv adds Nipype's messages")
+
+
+def _default(name: str) -> str:
+    return f"(default: {default_of(name)})"
+
+
+def normalise_argv(argv: Sequence[str]) -> list[str]:
+    """Let ``--participant_label`` pass for ``--participant-label``."""
+    words = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        words.append(name.replace("_", "-") + equals + value if name.startswith("--") else word)
+    return words
+
+
+# Conversions: each raises ArgumentTypeError with what was expected.
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("a path cannot be empty")
+    # Not resolved: an annex key or a link is named as the user knows it.
+    return Path(text).expanduser().absolute() if not text.startswith("~") else _home(text)
+
+
+def _home(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as err:
+        raise argparse.ArgumentTypeError(f"{text}: there is no home folder here") from err
+
+
+def _label(prefix: str) -> Any:
+    def convert(text: str) -> str:
+        label = text.removeprefix(f"{prefix}-")
+        if not re.fullmatch(r"[A-Za-z0-9+]+", label):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a label of letters and digits")
+        return label
+
+    return convert
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ENTITY=VALUE")
+    return key, value
+
+
+def _named_path(name: str) -> Any:
+    def convert(text: str) -> tuple[str, Path]:
+        key, equals, value = text.partition("=")
+        if not (equals and value and re.fullmatch(r"\w[\w.-]*", key)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name}=PATH")
+        return key, _path(value)
+
+    return convert
+
+
+def _model(text: str) -> tuple[str, Path]:
+    for contrast in ("T1w", "T2w"):
+        if text.startswith(f"{contrast}="):
+            return contrast, _path(text.removeprefix(f"{contrast}="))
+    return "", _path(text)
+
+
+def _integer(least: int) -> Any:
+    def convert(text: str) -> int:
+        if not re.fullmatch(r"\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return int(text)
+
+    return convert
+
+
+def _memory(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if not match or float(match.group(1)) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory such as 8 or 8000M")
+    power = {"k": -2, "m": -1, "g": 0, "": 0, "t": 1}[match.group(2)]
+    return float(match.group(1)) * 1000.0**power
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:NUMBER")
+    return text
+
+
+def _grid(text: str) -> tuple[float, float, float]:
+    try:
+        x, y, z = (float(side) for side in text.lower().split("x"))
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"{text!r} is not XxYxZ in mm, as 1.6x1.6x5") from err
+    if not 0.1 <= min(x, y, z) <= max(x, y, z) <= 20:
+        raise argparse.ArgumentTypeError(f"{text!r}: voxel sides go from 0.1 to 20 mm")
+    return x, y, z
+
+
+def _space(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9+]+(:(res|cohort)-[A-Za-z0-9]+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a space such as native or NAME:res-1")
+    return text

@@ -1,0 +1,132 @@
+"""One frozen object with all that the user asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+LEVELS = ("participant",)
+LATER_LEVELS = ("group", "train", "evaluate")
+SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip", "classical")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line and the configuration file ask for.
+
+    Every field is the option of the same name; see ``h2lo --help``. Paths are
+    absolute. Pairs such as ``model`` are tuples of (name, value).
+    """
+
+    bids_dir: Path
+    out_dir: Path
+    level: str = "participant"
+    # selection
+    participant_label: tuple[str, ...] = ()
+    session_label: tuple[str, ...] = ()
+    bids_filter_file: Path | None = None
+    filter: tuple[tuple[str, str], ...] = ()
+    all_scans: bool = False
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+    derivatives: tuple[tuple[str, Path], ...] = ()
+    # method
+    model: tuple[tuple[str, Path], ...] = ()
+    skull_strip: str = "auto"
+    synthstrip_weights: Path | None = None
+    precision: str = "fp32"
+    random_seed: int = 42
+    sloppy: bool = False
+    # outputs
+    output_spaces: tuple[str, ...] = ("native",)
+    template_file: Path | None = None
+    lf_grid: tuple[float, float, float] | None = None
+    # resources
+    nprocs: int | None = None
+    omp_nthreads: int | None = None
+    mem: float | None = None
+    device: str = "auto"
+    work_dir: Path | None = None
+    clean_workdir: bool = False
+    use_plugin: Path | None = None
+    # the run
+    dry_run: bool = False
+    reports_only: bool = False
+    stop_on_first_crash: bool = False
+    write_graph: bool = False
+    verbose: int = 0
+
+    @property
+    def work(self) -> Path:
+        """The work folder: the one given, or a hidden one inside ``out_dir``."""
+        return self.work_dir if self.work_dir is not None else self.out_dir / ".h2lo-work"
+
+    def model_for(self, suffix: str) -> Path | None:
+        """Return the model given for a contrast, or None for the embedded one."""
+        models = dict(self.model)
+        return models.get(suffix, models.get(""))
+
+    def to_options(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, as TOML-ready values.
+
+        Keys are the options' names; what comes back is what `--config-file` reads.
+        """
+        options = {}
+        for item in fields(self):
+            if item.name in ("bids_dir", "out_dir", "level"):
+                continue
+            value = getattr(self, item.name)
+            if value != (None if item.default is MISSING else item.default):
+                options[item.name.replace("_", "-")] = _plain(item.name, value)
+        return options
+
+
+def default_of(name: str) -> Any:
+    """Return the default of an option, for the help text."""
+    return next(item.default for item in fields(Settings) if item.name == name)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return an option's value as the user would write it."""
+    if name == "lf_grid":
+        return "x".join(f"{side:g}" for side in value)
+    if name in ("filter", "derivatives", "model"):
+        return [f"{key}={item}" if key else str(item) for key, item in value]
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def to_toml(tables: Mapping[str, Any]) -> str:
+    """Write strings, numbers, booleans, lists of them and one level of tables as TOML.
+
+    Examples
+    --------
+    >>> print(to_toml({"mem": 4.0, "filter": ["acq=x"], "run": {"version": "1"}}), end="")
+    mem = 4.0
+    filter = ["acq=x"]
+    <BLANKLINE>
+    [run]
+    version = "1"
+    """
+    lines = [f"{key} = {_toml(v)}" for key, v in tables.items() if not isinstance(v, Mapping)]
+    for key, table in tables.items():
+        if isinstance(table, Mapping):
+            lines += ["", f"[{key}]", *(f"{name} = {_toml(v)}" for name, v in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    escaped = re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m.group()):04x}", escaped)
+    return f'"{escaped}"'
