@@ -1,0 +1,179 @@
+"""Bringing a scan onto the grid that an operator was trained on."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import (
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.naming import name_of
+from h2lo_bids.imaging.resample import resample, spacing_of
+
+SAME_SPACING = 0.01
+"""Relative difference of voxel sizes that is left as it is."""
+
+
+class FrameLike(Protocol):
+    """What conforming needs to know of a model's frame (`h2lo_bids.models.frame.Frame`)."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm."""
+
+    @property
+    def orientation(self) -> str:
+        """Axis codes."""
+
+    @property
+    def anchor(self) -> str:
+        """``"brain"`` or ``"array"``."""
+
+
+def conform(image: Any, frame: FrameLike, *, mask: Any = None) -> nib.Nifti1Image:
+    """Put a scan on a model's frame.
+
+    The scan's axes are re-ordered to the frame's orientation and its own
+    obliquity is kept, so that a scan whose voxel size is the frame's (within
+    1 %) is flipped, permuted, cropped and padded by whole voxels and never
+    interpolated. Any other is resampled once, by cubic splines.
+
+    Parameters
+    ----------
+    image
+        nibabel image, 3-D, with a rigid affine.
+    frame
+        The model's frame. With ``anchor="brain"`` its centre lies on the centre
+        of the mask's bounding box (to the nearest voxel where nothing is
+        interpolated), or on the centre of the scan when there is no mask. With
+        ``anchor="array"`` the frame is the scan's own array.
+    mask
+        Brain mask on the scan's grid.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        float32; its affine maps conformed voxels to the scan's world.
+
+    Raises
+    ------
+    BadDataError
+        If the brain does not fit into the frame.
+    """
+    shape, affine = frame_grid(image, frame, mask=mask)
+    return resample(image, shape, affine)
+
+
+def conform_mask(mask: Any, like: Any) -> nib.Nifti1Image:
+    """Put a mask on the grid of a conformed image.
+
+    Parameters
+    ----------
+    mask
+        nibabel image, true where above 0.
+    like
+        The conformed image.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        uint8, 1 where the linearly interpolated mask exceeds one half; equal to
+        the input where no interpolation is needed.
+    """
+    binary = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
+    share = resample(binary, like.shape, like.affine, order=1)
+    return nib.Nifti1Image((np.asarray(share.dataobj) > 0.5).astype(np.uint8), like.affine)
+
+
+def frame_grid(
+    image: Any, frame: FrameLike, *, mask: Any = None
+) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Place a model's frame in a scan's world.
+
+    Parameters
+    ----------
+    image, frame, mask
+        As for `conform`.
+
+    Returns
+    -------
+    shape : tuple of int
+        The frame's voxels.
+    affine : numpy.ndarray
+        (4, 4), frame voxel to the scan's world mm.
+
+    Raises
+    ------
+    BadDataError
+        If the brain does not fit into the frame.
+    """
+    own_shape, own_affine, back = _reoriented(image, frame.orientation)
+    own, wanted = spacing_of(own_affine), np.asarray(frame.spacing, dtype=float)
+    kept = bool(np.all(np.abs(own / wanted - 1) <= SAME_SPACING))
+    scale = np.ones(3) if kept else wanted / own
+    low, high = np.zeros(3), np.asarray(own_shape, dtype=float) - 1
+    if mask is not None and frame.anchor == "brain":
+        low, high = _mask_box(mask, image, back)
+    if frame.anchor == "array":
+        if kept:
+            return own_shape, own_affine
+        shape = np.maximum(2, np.rint(np.asarray(own_shape) / scale)).astype(int)
+    else:
+        shape = np.asarray(frame.shape, dtype=int)
+        if mask is not None:
+            _check_fit(image, (high - low + 1) / scale, shape, wanted)
+    start = (low + high) / 2 - scale * (shape - 1) / 2
+    if kept:
+        start = np.floor(start + 0.5)
+    step = nib.affines.from_matvec(np.diag(scale), start)
+    a, b, c = (int(n) for n in shape)
+    return (a, b, c), own_affine @ step
+
+
+def _reoriented(image: Any, codes: str) -> tuple[tuple[int, int, int], np.ndarray, np.ndarray]:
+    """Return shape and affine of the re-ordered array, and new voxel to old voxel."""
+    change = ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(codes)))
+    back = inv_ornt_aff(change, image.shape)
+    shape = [0, 0, 0]
+    for old, new in enumerate(change[:, 0].astype(int)):
+        shape[new] = int(image.shape[old])
+    return (shape[0], shape[1], shape[2]), image.affine @ back, back
+
+
+def _mask_box(mask: Any, image: Any, back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and last voxels of a mask in the re-ordered array."""
+    inside = np.asarray(mask.dataobj) > 0
+    if inside.shape != image.shape:
+        raise ValueError(f"mask and image differ in shape: {inside.shape} and {image.shape}")
+    if not inside.any():
+        raise BadDataError(
+            f"{name_of(image)}: its brain mask is empty; look at the image or give a mask"
+        )
+    ends = []
+    for axis in range(3):
+        seen = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+        ends.append((seen[0], seen[-1]))
+    corners = nib.affines.apply_affine(np.linalg.inv(back), np.array(ends, dtype=float).T)
+    return corners.min(0), corners.max(0)
+
+
+def _check_fit(image: Any, needed: np.ndarray, shape: np.ndarray, spacing: np.ndarray) -> None:
+    """Refuse a brain that the frame would cut; its mask is then wrong."""
+    if np.any(needed > shape + 1):
+        brain = " x ".join(f"{n:.0f}" for n in needed * spacing)
+        room = " x ".join(f"{n:.0f}" for n in shape * spacing)
+        raise BadDataError(
+            f"{name_of(image)}: its brain mask spans {brain} mm, more than the model's"
+            f" {room} mm; look at the mask or give another one"
+        )

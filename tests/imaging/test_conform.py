@@ -1,0 +1,226 @@
+"""Conforming, against plain NumPy indexing and the world coordinates of landmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations, product
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine, from_matvec
+from scipy.ndimage import gaussian_filter
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.conform import conform, conform_mask, frame_grid
+from h2lo_bids.imaging.resample import resample
+
+RNG = np.random.default_rng(11)
+CODES = [
+    "".join(pair[side] for pair, side in zip(order, sides, strict=True))
+    for order in permutations(["LR", "PA", "IS"])
+    for sides in product((0, 1), repeat=3)
+]
+
+
+@dataclass(frozen=True)
+class Box:
+    shape: tuple[int, int, int] = (24, 26, 28)
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    orientation: str = "RAS"
+    anchor: str = "brain"
+
+
+def in_orientation(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    """Store the same content along other axes, by nibabel."""
+    change = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes)
+    )
+    return image.as_reoriented(change)
+
+
+def scan(shape: tuple[int, int, int] = (16, 20, 18), zooms: tuple[float, ...] = (1, 1, 1)):
+    turn = nib.eulerangles.euler2mat(0.12, -0.08, 0.2)
+    data = RNG.uniform(1, 9, shape).astype(np.float32)
+    return nib.Nifti1Image(data, from_matvec(turn @ np.diag(zooms), [-11, 7.5, 30]))
+
+
+def a_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    data = np.zeros(image.shape, np.uint8)
+    data[3:11, 5:15, 2:15] = 1
+    return nib.Nifti1Image(data, image.affine)
+
+
+def test_there_are_48_orientations() -> None:
+    assert len(set(CODES)) == 48
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_every_orientation_gives_the_same_voxels_in_the_same_place(codes: str) -> None:
+    image = scan()
+    mask = a_mask(image)
+    truth = conform(image, Box(), mask=mask)
+    turned = conform(in_orientation(image, codes), Box(), mask=in_orientation(mask, codes))
+    np.testing.assert_array_equal(turned.get_fdata(), truth.get_fdata())
+    np.testing.assert_allclose(turned.affine, truth.affine, atol=1e-9)
+    assert nib.aff2axcodes(turned.affine) == ("R", "A", "S")
+
+
+def test_same_spacing_only_moves_whole_voxels() -> None:
+    image = scan()
+    mask = a_mask(image)
+    got = conform(image, Box(), mask=mask)
+    # The mask's box is centred: (3..10) of 24 -> starts at 8; (5..14) of 26 at 8; (2..14) of 28.
+    expected = np.zeros((24, 26, 28), np.float32)
+    offset = np.array([8 - 3, 8 - 5, None])
+    start_z = int(np.flatnonzero(got.get_fdata().any((0, 1)))[0])
+    assert start_z in (5, 6)  # 13 voxels cannot be centred on 28 exactly
+    expected[5 : 5 + 16, 3 : 3 + 20, start_z : start_z + 18] = image.get_fdata()
+    assert offset[0] == 5
+    np.testing.assert_array_equal(got.get_fdata(), expected)
+
+
+@pytest.mark.parametrize("zoom", [0.995, 1.009])
+def test_nearly_the_frames_spacing_is_left_alone(zoom: float) -> None:
+    image = scan(zooms=(zoom, 1, 1))
+    got = conform(image, Box())
+    assert set(np.unique(got.dataobj)) <= set(np.unique(image.dataobj)) | {0}
+    np.testing.assert_allclose(nib.affines.voxel_sizes(got.affine), (zoom, 1, 1))
+
+
+def test_cropping_keeps_the_world() -> None:
+    image = scan((40, 42, 44))
+    got = conform(image, Box(shape=(10, 12, 14)))
+    for voxel in [(0, 0, 0), (9, 11, 13), (4, 5, 6)]:
+        world = apply_affine(got.affine, voxel)
+        at = np.rint(apply_affine(np.linalg.inv(image.affine), world)).astype(int)
+        assert got.get_fdata()[voxel] == image.get_fdata()[tuple(at)]
+
+
+@pytest.mark.parametrize("zooms", [(0.7, 0.7, 3.0), (1.6, 1.6, 5.0), (2, 2, 2), (0.5, 1, 1)])
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR"])
+def test_resampling_keeps_a_smooth_field_in_place(zooms: tuple[float, ...], codes: str) -> None:
+    """A linear field survives any interpolation: the truth is its formula."""
+    shape = tuple(int(40 / z) for z in zooms)
+    affine = scan(zooms=zooms).affine
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    slope = np.array([0.5, -0.3, 0.8])
+    data = (apply_affine(affine, grid) @ slope + 100).astype(np.float32)
+    image = in_orientation(nib.Nifti1Image(data, affine), codes)
+    got = conform(image, Box(shape=(20, 20, 20)))
+    np.testing.assert_allclose(nib.affines.voxel_sizes(got.affine), 1)
+    inner = np.stack(np.meshgrid(*[np.arange(4, 16)] * 3, indexing="ij"), -1)
+    truth = apply_affine(got.affine, inner) @ slope + 100
+    np.testing.assert_allclose(got.get_fdata()[4:16, 4:16, 4:16], truth, atol=0.05)
+
+
+def test_resampled_frame_is_centred_on_the_mask() -> None:
+    image = scan(zooms=(1.3, 0.8, 2.0))
+    mask = a_mask(image)
+    shape, affine = frame_grid(image, Box(), mask=mask)
+    centre = apply_affine(affine, (np.array(shape) - 1) / 2)
+    box_centre = apply_affine(image.affine, [(3 + 10) / 2, (5 + 14) / 2, (2 + 14) / 2])
+    np.testing.assert_allclose(centre, box_centre, atol=1e-9)
+
+
+def test_resampling_stays_in_range_and_is_zero_outside() -> None:
+    image = scan(zooms=(1.3, 1.3, 1.3))
+    got = conform(image, Box(shape=(60, 60, 60))).get_fdata()
+    inside = got[got != 0]
+    assert inside.min() >= image.get_fdata().min()
+    assert inside.max() <= image.get_fdata().max()
+    assert got[0].max() == 0
+    volume = inside.size / (np.prod(image.shape) * 1.3**3)
+    assert 0.9 < volume < 1.1
+
+
+def test_down_sampling_does_not_alias() -> None:
+    """A checkerboard finer than the new grid must average out."""
+    board = (np.indices((40, 40, 40)).sum(0) % 2).astype(np.float32)
+    image = nib.Nifti1Image(board, np.diag([0.5, 0.5, 0.5, 1]))
+    got = conform(image, Box(shape=(16, 16, 16), spacing=(1.5, 1.5, 1.5))).get_fdata()[3:10, 3:10]
+    assert np.abs(got[..., 3:10] - 0.5).max() < 0.05
+    smooth = gaussian_filter(RNG.normal(size=(40, 40, 40)).astype(np.float32), 5)
+    kept = resample(nib.Nifti1Image(smooth, np.eye(4)), (20, 20, 20), np.diag([2, 2, 2, 1.0]))
+    error = kept.get_fdata() - smooth[::2, ::2, ::2]
+    assert np.abs(error).max() < 0.1 * np.ptp(smooth)
+
+
+def test_array_anchor_is_the_reordered_array() -> None:
+    image = scan()
+    frame = Box(anchor="array")
+    got = conform(in_orientation(image, "PIL"), frame, mask=in_orientation(a_mask(image), "PIL"))
+    np.testing.assert_array_equal(got.get_fdata(), image.get_fdata())
+    np.testing.assert_allclose(got.affine, image.affine, atol=1e-9)
+    coarse = scan(zooms=(2, 1, 1))
+    got = conform(coarse, frame)
+    assert got.shape == (32, 20, 18)
+    centre = apply_affine(got.affine, (np.array(got.shape) - 1) / 2)
+    truth = apply_affine(coarse.affine, (np.array(coarse.shape) - 1) / 2)
+    np.testing.assert_allclose(centre, truth, atol=1e-9)
+
+
+def test_other_frame_orientations() -> None:
+    image = scan()
+    got = conform(image, Box(orientation="LIA", anchor="array"))
+    assert nib.aff2axcodes(got.affine) == ("L", "I", "A")
+    np.testing.assert_array_equal(got.get_fdata(), in_orientation(image, "LIA").get_fdata())
+
+
+def test_mask_follows_the_image() -> None:
+    image = scan()
+    mask = a_mask(image)
+    got = conform(image, Box(), mask=mask)
+    moved = conform_mask(mask, got)
+    assert moved.get_data_dtype() == np.uint8
+    marked = conform(nib.Nifti1Image(mask.get_fdata() * 5, image.affine), Box(), mask=mask)
+    np.testing.assert_array_equal(moved.get_fdata() * 5, marked.get_fdata())
+    coarse = scan(zooms=(1.5, 1.5, 2))
+    mask = a_mask(coarse)
+    frame = Box((40, 40, 50))
+    moved = conform_mask(mask, conform(coarse, frame, mask=mask))
+    assert moved.get_fdata().sum() == pytest.approx(mask.get_fdata().sum() * 4.5, rel=0.1)
+
+
+def test_a_brain_too_large_for_the_frame_is_refused_in_one_line() -> None:
+    image = scan((60, 60, 60))
+    whole = nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine)
+    image.set_filename("sub-01_T1w.nii.gz")
+    with pytest.raises(BadDataError, match=r"sub-01_T1w.*60 x 60 x 60 mm") as caught:
+        conform(image, Box(), mask=whole)
+    assert "\n" not in str(caught.value)
+    empty = nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine)
+    with pytest.raises(BadDataError, match="empty"):
+        conform(image, Box(), mask=empty)
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_resampling_a_rotated_grid_against_scipy(order: int) -> None:
+    from scipy.ndimage import map_coordinates
+
+    image = scan()
+    smooth = gaussian_filter(image.get_fdata(), 2)
+    affine = from_matvec(nib.eulerangles.euler2mat(0.3, 0.2, 0.1), [-8, 12, 35])
+    got = resample(nib.Nifti1Image(smooth, image.affine), (8, 8, 8), affine, order=order)
+    grid = np.stack(np.meshgrid(*[np.arange(8)] * 3, indexing="ij"), -1)
+    at = apply_affine(np.linalg.inv(image.affine) @ affine, grid)
+    inside = np.all((at > 0) & (at < np.array(image.shape) - 1), -1)
+    assert inside.sum() > 300
+    truth = map_coordinates(smooth, at[inside].T, order=order, mode="nearest")
+    np.testing.assert_allclose(got.get_fdata()[inside], truth, atol=1e-3)
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_resampling_along_the_axes_against_scipy(order: int) -> None:
+    from scipy.ndimage import map_coordinates
+
+    image = in_orientation(scan(zooms=(1.2, 0.9, 3)), "PIL")
+    data = image.get_fdata(dtype=np.float32)
+    shape, affine = frame_grid(image, Box(spacing=(0.8, 0.8, 0.8)))
+    got = resample(image, shape, affine, order=order).get_fdata()
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    at = apply_affine(np.linalg.inv(image.affine) @ affine, grid)
+    inside = np.all((at > 0) & (at < np.array(image.shape) - 1), -1)
+    truth = map_coordinates(data, at[inside].T, order=order, mode="nearest")
+    wrong = np.abs(got[inside] - np.clip(truth, data.min(), data.max())) > 1e-3
+    assert wrong.mean() < (0.02 if order == 0 else 1e-9)  # ties of "nearest" may fall either way
