@@ -1,0 +1,275 @@
+"""The figures of a report: one function per picture, and one that makes them all.
+
+Every function takes nibabel images of any orientation and spacing, writes one
+SVG per path, atomically, and gives the same bytes for the same input.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.reports import mosaic as drawing
+from h2lo_bids.reports import svg
+from h2lo_bids.reports.histogram import histogram
+from h2lo_bids.reports.records import Figure
+from h2lo_bids.reports.store import figure_file
+from h2lo_bids.reports.volume import IN_PLANE, Volume, extent, volume_of
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+_DETAIL = 64.0
+_ZOOM = 5.0
+
+
+def plot_brain_mask(
+    image: nib.Nifti1Image, mask: nib.Nifti1Image, path: Path, *, title: str
+) -> None:
+    """Outline the brain mask on the scan as it came from the scanner.
+
+    Parameters
+    ----------
+    image, mask : nibabel images
+        The scan and its mask; the grids may differ.
+    path : Path
+        SVG to write.
+    title : str
+        Plain text for screen readers.
+    """
+    scan, brain = volume_of(image), volume_of(mask, like=image)
+    layout = drawing.layout_of(brain)
+    low, high = _head(scan)
+    layout = drawing.Layout(
+        np.maximum(np.minimum(low, layout.low), scan.low),
+        np.minimum(np.maximum(high, layout.high), scan.high),
+        layout.cuts,
+    )
+    bright = float(np.percentile(scan.data, 99.7)) or float(scan.data.max())
+    window = (min(float(scan.data.min()), 0.0), bright)
+    atomic_write_text(path, drawing.mosaic(scan, layout, window, title=title, mask=brain))
+
+
+def shared_window(
+    hf: nib.Nifti1Image, lf: nib.Nifti1Image, mask: nib.Nifti1Image
+) -> tuple[float, float]:
+    """Choose one display window for both images: 0 to their common bright end.
+
+    The brightest voxel of a brain is a vessel or noise; with it as white the
+    tissue would be nearly black. White is the larger of the two 99.8th
+    percentiles inside the mask, rounded up to two decimals, at most 1.
+    """
+    brights = [
+        np.percentile(inside, 99.8) if inside.size else 1.0
+        for inside in (_inside(image, mask) for image in (hf, lf))
+    ]
+    return 0.0, float(np.clip(np.ceil(max(brights) * 100) / 100, 0.01, 1.0))
+
+
+def plot_before_after(
+    hf: nib.Nifti1Image,
+    lf: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    hf_path: Path,
+    lf_path: Path,
+    *,
+    window: tuple[float, float] = (0.0, 1.0),
+    titles: tuple[str, str] = ("High-field scan", "Synthesized low-field image"),
+) -> None:
+    """Draw two mosaics of the same slices with the same window, for the flicker.
+
+    Parameters
+    ----------
+    hf, lf : nibabel images
+        Normalised to [0, 1]; their grids may differ.
+    mask : nibabel image
+        Brain, on any grid: chooses the slices.
+    hf_path, lf_path : Path
+        SVGs to write; they have the same size and lie exactly on each other.
+    window : (float, float), optional
+        Intensities shown black and white.
+    titles : (str, str), optional
+        Plain text for screen readers.
+    """
+    layout = drawing.layout_of(volume_of(mask, like=hf))
+    for image, path, title in zip((hf, lf), (hf_path, lf_path), titles, strict=True):
+        volume = volume_of(image, like=hf)
+        atomic_write_text(path, drawing.mosaic(volume, layout, window, title=title))
+
+
+def plot_detail(
+    hf: nib.Nifti1Image,
+    lf: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    path: Path,
+    *,
+    window: tuple[float, float] = (0.0, 1.0),
+    title: str = "Enlarged detail, high field above low field",
+) -> None:
+    """Enlarge 64 mm around the middle of the brain, voxels drawn as they are.
+
+    Three orientations; the upper row is the high field, the lower the low field.
+    """
+    low, high = extent(volume_of(mask, like=hf))
+    middle, half = (low + high) / 2, np.minimum(high - low, _DETAIL) / 2
+    cuts = tuple((float(value),) for value in middle)
+    layout = drawing.Layout(middle - half, middle + half, cuts)
+    parts, y = [], 10.0
+    for image, label in ((hf, "High field"), (lf, "Low field")):
+        volume, x, tallest = volume_of(image, like=hf), 10.0, 0.0
+        for axis in drawing.AXES:
+            width, height = layout.size[list(IN_PLANE[axis])]
+            inner = drawing.tile(volume, layout, axis, cuts[axis][0], window, rendering="pixelated")
+            parts.append(drawing.nested(x, y, width, height, inner, zoom=_ZOOM))
+            x, tallest = x + width * _ZOOM + 10, max(tallest, height * _ZOOM)
+        parts.append(f'<rect class="back" x="10" y="{svg.number(y)}" width="98" height="26"/>')
+        parts.append(svg.text(18, y + 18, label))
+        y += tallest + 10
+    background = f'<rect width="{svg.number(x)}" height="{svg.number(y)}" fill="#000"/>'
+    style = "text{font:600 15px 'Helvetica Neue',Arial,sans-serif;fill:#fff}.back{fill:#000a}"
+    content = svg.document(x, y, background + "".join(parts), title=title, style=style)
+    atomic_write_text(path, content)
+
+
+def plot_histograms(
+    hf: nib.Nifti1Image,
+    lf: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    path: Path,
+    *,
+    title: str = "Histograms of high-field and low-field intensities inside the brain",
+) -> None:
+    """Draw the distributions of both images inside the mask, 128 bins on [0, 1]."""
+    curves = {"High field": _inside(hf, mask), "Low field": _inside(lf, mask)}
+    atomic_write_text(path, histogram(curves, title=title))
+
+
+def plot_registration(
+    template: nib.Nifti1Image,
+    moved: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    template_path: Path,
+    moved_path: Path,
+    *,
+    titles: tuple[str, str] = ("Template", "Registered scan"),
+) -> None:
+    """Draw a template and the scan brought to it, both with the outline of one mask.
+
+    Parameters
+    ----------
+    template, moved, mask : nibabel images
+        In template space; ``mask`` is the template's brain, or the moved one.
+    template_path, moved_path : Path
+        SVGs to write, of the same size.
+    titles : (str, str), optional
+        Plain text for screen readers.
+    """
+    brain = volume_of(mask, like=template)
+    layout = drawing.layout_of(brain, margin=12.0)
+    for image, path, title in zip(
+        (template, moved), (template_path, moved_path), titles, strict=True
+    ):
+        volume = volume_of(image, like=template)
+        bright = (
+            float(np.percentile(volume.data[volume.data > 0], 99.5, method="nearest"))
+            if (volume.data > 0).any()
+            else 1.0
+        )
+        content = drawing.mosaic(volume, layout, (0.0, bright), title=title, mask=brain)
+        atomic_write_text(path, content)
+
+
+def make_figures(
+    out_dir: Path,
+    stem: str,
+    *,
+    image: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    hf: nib.Nifti1Image,
+    lf: nib.Nifti1Image,
+) -> tuple[Figure, ...]:
+    """Write every figure of one scan where the report expects it.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Root of the derivatives.
+    stem : str
+        File name of the scan without extension, e.g. ``sub-01_ses-HF_T1w``.
+    image : nibabel image
+        The scan as it came.
+    mask : nibabel image
+        Its brain.
+    hf, lf : nibabel images
+        Normalised high-field image and synthesized low-field image.
+
+    Returns
+    -------
+    tuple of Figure
+        For :class:`h2lo_bids.reports.records.ScanReport`.
+    """
+    kinds = ("brainmask", "highfield", "lowfield", "detail", "histogram")
+    paths = {kind: figure_file(out_dir, stem, kind, ".svg") for kind in kinds}
+    window = shared_window(hf, lf, mask)
+    plot_brain_mask(image, mask, paths["brainmask"], title=f"Brain mask of {stem}")
+    titles = (f"High-field scan {stem}", f"Low-field image synthesized from {stem}")
+    plot_before_after(
+        hf, lf, mask, paths["highfield"], paths["lowfield"], window=window, titles=titles
+    )
+    plot_detail(hf, lf, mask, paths["detail"], window=window)
+    plot_histograms(hf, lf, mask, paths["histogram"])
+    shown = f"Both images are shown from {window[0]:g} (black) to {window[1]:g} (white)."
+    notes = dict.fromkeys(("highfield", "lowfield", "detail"), shown)
+    return tuple(_figure(out_dir, kind, path, notes.get(kind, "")) for kind, path in paths.items())
+
+
+def make_registration_figures(
+    out_dir: Path,
+    stem: str,
+    *,
+    template: nib.Nifti1Image,
+    moved: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    space: str,
+) -> tuple[Figure, ...]:
+    """Write the registration's figures; see :func:`plot_registration`."""
+    paths = [figure_file(out_dir, stem, kind, ".svg") for kind in ("template", "registered")]
+    titles = (f"Template {space}", f"{stem} registered to {space}")
+    plot_registration(template, moved, mask, *paths, titles=titles)
+    return (
+        _figure(out_dir, "template", paths[0], ""),
+        _figure(out_dir, "registered", paths[1], ""),
+    )
+
+
+def _figure(out_dir: Path, kind: str, path: Path, note: str) -> Figure:
+    return Figure(kind, path.relative_to(out_dir).as_posix(), note)
+
+
+def _inside(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> np.ndarray:
+    """Give the voxels of an image whose centres lie in a mask on any grid."""
+    from scipy.ndimage import affine_transform
+
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    inside = np.asarray(mask.dataobj) > 0
+    if data.shape != inside.shape or not np.allclose(image.affine, mask.affine, atol=1e-3):
+        to_mask = np.linalg.inv(mask.affine) @ image.affine
+        inside = (
+            affine_transform(inside.astype(np.uint8), to_mask, output_shape=data.shape, order=0) > 0
+        )
+    return data[inside]
+
+
+def _head(scan: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Bound the head: what is brighter than a tenth of the bright end, stray voxels aside."""
+    bright = float(np.percentile(scan.data, 99))
+    head = scan.data > 0.1 * bright
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        thin = head.mean(axis=others) < 0.01
+        head[(slice(None),) * axis + (thin,)] = False
+    low, high = extent(Volume(head.astype(np.float32), scan.origin, scan.spacing))
+    return low - 3, high + 3

@@ -1,0 +1,188 @@
+"""Slices in three orientations, side by side, at their true proportions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from h2lo_bids.reports import svg
+from h2lo_bids.reports.volume import IN_PLANE, Volume, extent
+
+AXES = (2, 1, 0)
+"""Rows of a mosaic: axial, coronal, sagittal."""
+
+_AXIS_NAMES = "xyz"
+_SIDES = {0: ("P", "A"), 1: ("L", "R"), 2: ("L", "R")}
+_GAP = 4.0
+STYLE = (
+    "text{font:600 9px 'Helvetica Neue',Arial,sans-serif;fill:#e8edf2;"
+    "stroke:#000;stroke-width:2px;paint-order:stroke}"
+    ".pos{font-weight:400;fill:#b9c7d4}"
+    "path{fill:none;stroke-width:1.3;stroke-linejoin:round}"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which part of space is drawn, and where it is cut.
+
+    Attributes
+    ----------
+    low, high : ndarray, (3,)
+        The box, in millimetres along the axes.
+    cuts : tuple of tuple of float
+        Positions across axes 0, 1 and 2.
+    """
+
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+    cuts: tuple[tuple[float, ...], ...]
+
+    @property
+    def size(self) -> npt.NDArray[np.float64]:
+        """Sides of the box, millimetres."""
+        return self.high - self.low
+
+
+def layout_of(mask: Volume, *, columns: int = 6, margin: float = 4.0) -> Layout:
+    """Cut evenly through what the mask covers, sparing its thin ends.
+
+    Parameters
+    ----------
+    mask : Volume
+        Non-zero where it matters.
+    columns : int, optional
+        Cuts per axis.
+    margin : float, optional
+        Millimetres kept around the mask.
+    """
+    low, high = extent(mask)
+    share = np.linspace(0.14, 0.86, columns)
+    cuts = tuple(
+        tuple(float(low[axis] + part * (high[axis] - low[axis])) for part in share)
+        for axis in range(3)
+    )
+    return Layout(np.maximum(low - margin, mask.low), np.minimum(high + margin, mask.high), cuts)
+
+
+def mosaic(
+    volume: Volume,
+    layout: Layout,
+    window: tuple[float, float],
+    *,
+    title: str,
+    mask: Volume | None = None,
+    colour: str = "#ff9d2e",
+) -> str:
+    """Draw a mosaic as a standalone SVG; one unit is one millimetre.
+
+    Parameters
+    ----------
+    volume : Volume
+        What is drawn.
+    layout : Layout
+        Shared by pictures that are to lie on top of each other.
+    window : (float, float)
+        Intensities shown black and white.
+    title : str
+        Plain text for screen readers.
+    mask : Volume, optional
+        Outlined.
+    colour : str, optional
+        Of the outline.
+    """
+    size, columns = layout.size, len(layout.cuts[0])
+    cell = max(size[IN_PLANE[axis][0]] for axis in AXES) + _GAP
+    parts, y = [], _GAP
+    for axis in AXES:
+        right, up = IN_PLANE[axis]
+        for column, position in enumerate(layout.cuts[axis]):
+            x = _GAP + column * cell + (cell - _GAP - size[right]) / 2
+            inner = tile(volume, layout, axis, position, window)
+            if mask is not None:
+                inner += outline(mask, layout, axis, position, colour)
+            parts.append(nested(x, y, size[right], size[up], inner))
+            parts.append(_labels(layout, axis, column, x, y))
+        y += size[up] + _GAP
+    width = _GAP + columns * cell
+    background = f'<rect width="{svg.number(width)}" height="{svg.number(y)}" fill="#000"/>'
+    return svg.document(width, y, background + "".join(parts), title=title, style=STYLE)
+
+
+def nested(
+    x: float, y: float, width: float, height: float, inner: str, *, zoom: float = 1.0
+) -> str:
+    """Place a drawing in millimetres at ``(x, y)``, clipped and enlarged."""
+    w, h = svg.number(width), svg.number(height)
+    size = f'width="{svg.number(width * zoom)}" height="{svg.number(height * zoom)}"'
+    return (
+        f'<svg x="{svg.number(x)}" y="{svg.number(y)}" {size} viewBox="0 0 {w} {h}" '
+        f'overflow="hidden">{inner}</svg>'
+    )
+
+
+def tile(
+    volume: Volume,
+    layout: Layout,
+    axis: int,
+    position: float,
+    window: tuple[float, float],
+    *,
+    rendering: str = "auto",
+) -> str:
+    """Draw one slice in the layout's box: voxels as they are, stretched to millimetres."""
+    right, up = IN_PLANE[axis]
+    plane = volume.slice(axis, position)
+    ranges, box = [], []
+    for side, count in zip((right, up), plane.shape, strict=True):
+        edges = (np.array([layout.low[side], layout.high[side]]) - volume.low[side]) / (
+            volume.spacing[side]
+        )
+        first = int(np.clip(np.floor(edges[0] + 1e-6), 0, count))
+        last = int(np.clip(np.ceil(edges[1] - 1e-6), 0, count))
+        ranges.append(slice(first, last))
+        box.append(volume.low[side] + np.array([first, last]) * volume.spacing[side])
+    part = plane[ranges[0], ranges[1]]
+    if part.size == 0:
+        return ""
+    low, high = window
+    grey = np.clip((part - low) / max(high - low, 1e-12), 0, 1)
+    pixels = np.round(grey * 255).astype(np.uint8).T[::-1]
+    x, y = box[0][0] - layout.low[right], layout.high[up] - box[1][1]
+    return (
+        f'<image x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(np.ptp(box[0]))}" '
+        f'height="{svg.number(np.ptp(box[1]))}" preserveAspectRatio="none" '
+        f'style="image-rendering:{rendering}" '
+        f'href="{svg.png_uri(np.ascontiguousarray(pixels))}"/>'
+    )
+
+
+def outline(mask: Volume, layout: Layout, axis: int, position: float, colour: str) -> str:
+    """Draw the border of a mask in one slice."""
+    from contourpy import contour_generator
+
+    right, up = IN_PLANE[axis]
+    plane = np.pad((mask.slice(axis, position) > 0).astype(float), 1)
+    coordinates = [
+        mask.origin[side] + mask.spacing[side] * np.arange(-1, count - 1)
+        for side, count in zip((right, up), plane.shape, strict=True)
+    ]
+    lines = contour_generator(
+        x=coordinates[0] - layout.low[right], y=layout.high[up] - coordinates[1], z=plane.T
+    ).lines(0.5)
+    data = svg.path_of(list(lines))
+    return f'<path d="{data}" stroke="{colour}"/>' if data else ""
+
+
+def _labels(layout: Layout, axis: int, column: int, x: float, y: float) -> str:
+    right, up = IN_PLANE[axis]
+    width, height = layout.size[right], layout.size[up]
+    position = f"{_AXIS_NAMES[axis]} {round(layout.cuts[axis][column]):+d}"
+    parts = svg.text(x + 2, y + height - 3, position, css="pos")
+    if column == 0:
+        left, opposite = _SIDES[axis]
+        parts += svg.text(x + 2, y + height / 2, left)
+        parts += svg.text(x + width - 2, y + height / 2, opposite, anchor="end")
+    return parts
