@@ -44,6 +44,7 @@ def gradient_loss(
     kernels: torch.Tensor,
     *,
     padding: int = 2,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compare the Gaussian derivatives of two sub-volumes (Equation 3).
 
@@ -58,6 +59,9 @@ def gradient_loss(
         From `gaussian_derivative_kernels`.
     padding
         Zeros put around the sub-volume; 2 keeps its size.
+    weight
+        Weight of each voxel's squared response, to be broadcast to the
+        responses; None weighs all alike.
 
     Returns
     -------
@@ -66,9 +70,15 @@ def gradient_loss(
     """
     difference = (predicted - target).float()
     responses = functional.conv3d(difference, kernels.to(difference.device), padding=padding)
-    return responses.square().mean(dim=(0, 2, 3, 4)).sum()
+    squares = responses.square()
+    if weight is not None:
+        squares = squares * weight
+    return squares.mean(dim=(0, 2, 3, 4)).sum()
 
 
-def l1_loss(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the mean absolute difference over the sampled voxels."""
-    return (predicted.float() - target.float()).abs().mean()
+def l1_loss(
+    predicted: torch.Tensor, target: torch.Tensor, *, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the (weighted) mean absolute difference over the sampled voxels."""
+    difference = (predicted.float() - target.float()).abs()
+    return (difference if weight is None else difference * weight).mean()

@@ -1,0 +1,86 @@
+"""The log of a fit: one CSV row per step."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from h2lo_bids.errors import InputOutputError
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one step did.
+
+    Parameters
+    ----------
+    step
+        Counted from 1.
+    rate
+        Learning rate.
+    loss, l1, gradient
+        The sum and its two terms, the second before its weight.
+    psnr
+        Validation PSNR in dB, where there was a validation.
+    seconds
+        Time since the start of the fit, pauses not counted.
+    """
+
+    step: int
+    rate: float
+    loss: float
+    l1: float
+    gradient: float
+    psnr: float | None = None
+    seconds: float = 0.0
+
+    def with_psnr(self, psnr: float | None) -> Row:
+        """Return a copy that carries a validation."""
+        return replace(self, psnr=psnr)
+
+    def with_seconds(self, seconds: float) -> Row:
+        """Return a copy that carries the time."""
+        return replace(self, seconds=round(seconds, 3))
+
+    def describe(self) -> str:
+        """Return the row for a person."""
+        psnr = "" if self.psnr is None else f", validation PSNR {self.psnr:.2f} dB"
+        return f"loss {self.loss:.4f} (L1 {self.l1:.4f}, gradient {self.gradient:.5f}){psnr}"
+
+
+COLUMNS = tuple(f.name for f in fields(Row))
+
+
+class History:
+    """Appends rows to a CSV file; rows after the resumed step are dropped first."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self._rows: list[Row] = []
+        kept: list[list[str]] = []
+        if step and path.exists():
+            with path.open(newline="") as stream:
+                kept = [r for r in csv.reader(stream) if r and r[0].isdigit() and int(r[0]) <= step]
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        with partial.open("w", newline="") as stream:
+            csv.writer(stream).writerows([COLUMNS, *kept])
+        partial.replace(path)
+
+    def add(self, row: Row) -> None:
+        """Remember a row until `flush`."""
+        self._rows.append(row)
+
+    def flush(self) -> None:
+        """Append the remembered rows, or raise `InputOutputError`."""
+        values = [
+            ["" if (v := getattr(row, name)) is None else v for name in COLUMNS]
+            for row in self._rows
+        ]
+        try:
+            with self.path.open("a", newline="") as stream:
+                csv.writer(stream).writerows(values)
+        except OSError as err:
+            raise InputOutputError(f"{self.path}: cannot write: {err.strerror}") from err
+        self._rows.clear()

@@ -1,0 +1,69 @@
+"""One subject's pair of volumes, as the estimators read it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from h2lo_bids.errors import BadDataError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A high-field volume and its low-field partner on the model's frame.
+
+    Parameters
+    ----------
+    name
+        The subject, for logs and splits.
+    hf, lf
+        float32 (X, Y, Z), normalised to [0, 1]; `hf` is 0 outside the brain.
+    mask
+        bool (X, Y, Z): the brain, outside which the product is exactly 0.
+
+    Raises
+    ------
+    BadDataError
+        If the shapes differ, a value is not finite, or the mask is empty.
+    """
+
+    name: str
+    hf: np.ndarray = field(hash=False, compare=False, repr=False)
+    lf: np.ndarray = field(hash=False, compare=False, repr=False)
+    mask: np.ndarray = field(hash=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.hf.ndim != 3 or not self.hf.shape == self.lf.shape == self.mask.shape:
+            shapes = f"{self.hf.shape}, {self.lf.shape}, {self.mask.shape}"
+            raise BadDataError(f"pair {self.name}: volumes and mask need one 3-D shape: {shapes}")
+        if not (np.isfinite(self.hf).all() and np.isfinite(self.lf).all()):
+            raise BadDataError(f"pair {self.name}: NaN or infinite voxels; prepare the pair again")
+        if not self.mask.any():
+            raise BadDataError(f"pair {self.name}: its brain mask is empty; prepare the pair again")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        return self.hf.shape  # type: ignore[return-value]
+
+
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """Return a digest of names and voxels, by which a resumed run knows its data."""
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in pairs:
+        digest.update(f"{pair.name} {pair.shape}".encode())
+        for volume in (pair.hf, pair.lf, pair.mask):
+            digest.update(np.ascontiguousarray(volume).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def common_shape(pairs: Sequence[Pair]) -> tuple[int, int, int]:
+    """Return the one shape of all pairs, or raise `BadDataError`."""
+    shapes = {pair.shape for pair in pairs}
+    if len(shapes) != 1:
+        listed = ", ".join(f"{p.name} {p.shape}" for p in pairs)
+        raise BadDataError(f"training pairs need one common grid, not: {listed}")
+    return shapes.pop()
