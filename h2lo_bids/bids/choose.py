@@ -1,0 +1,88 @@
+"""Which scan stands for its session when there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import bids_app_spec
+from h2lo_bids.bids.names import Name
+
+PREFERENCE = (
+    "no contrast agent, then acq-MPRAGE (CUBE for T2w) before other acquisitions, "
+    "then intensity-corrected rec- before plain, then the lowest run"
+)
+
+
+def preference(name: Name) -> tuple[Any, ...]:
+    """Give a sorting key; the scan with the smallest is taken.
+
+    In this order: without before with contrast agent (``ce``); by acquisition,
+    the sequences of ``io_spec.json`` in their order (a label counts when it
+    contains the sequence's name), then no ``acq``, then all others; an
+    intensity-corrected reconstruction (``rec-SCIC``, ``rec-NORM`` ...) before
+    a plain one before any other, because the brightest voxel sets the scale of
+    the whole image, and without the correction that voxel is the one nearest
+    to the coil; without ``task``; ``part`` absent before ``part-mag``; the
+    lowest run, none counting as zero; and last the name itself.
+
+    So of ds005752's ``acq-MPRAGE``, ``acq-MPRAGE_rec-SCIC`` and
+    ``acq-FSPGR_rec-SCIC``, each with runs, ``acq-MPRAGE_rec-SCIC_run-1`` is taken.
+
+    Parameters
+    ----------
+    name : Name
+        Of the image.
+
+    Returns
+    -------
+    tuple
+    """
+    order = bids_app_spec.load("io_spec.json")["preference"]
+    corrected = tuple(word.lower() for word in order["rec"])
+    rec, run = name.get("rec"), name.get("run") or "0"
+    return (
+        name.get("ce") is not None,
+        _rank(name.get("acq"), order["acq"]),
+        1 if rec is None else 0 if rec.lower().startswith(corrected) else 2,
+        name.get("task") is not None,
+        name.get("part") is not None,
+        int(run) if run.isdigit() else 0,
+        name.stem,
+    )
+
+
+def not_an_input(name: Name, filtered: Iterable[str]) -> str | None:
+    """Say why an image is no magnitude image of a whole head, if so.
+
+    Parameters
+    ----------
+    name : Name
+        Of a T1w or T2w image.
+    filtered : iterable of str
+        Entities that the user's filters name: those were chosen on purpose.
+
+    Returns
+    -------
+    str or None
+        The reason, with the option that takes the image all the same.
+    """
+    excluded = bids_app_spec.load("io_spec.json")["exclude"]
+    asked = set(filtered)
+    for entity, label in name.entities:
+        labels = excluded.get(entity)
+        if labels is not None and entity not in asked and (labels == "*" or label in labels):
+            return (
+                f"{entity}-{label} is not a plain magnitude image; "
+                f"take it with --filter {entity}={label}"
+            )
+    return None
+
+
+def _rank(label: str | None, order: list[str]) -> int:
+    if label is None:
+        return len(order)
+    for rank, word in enumerate(order):
+        if word.lower() in label.lower():
+            return rank
+    return len(order) + 1

@@ -1,0 +1,50 @@
+"""Whether a file's content is really there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from h2lo_bids.errors import MissingInputError
+
+_POINTER = b"/annex/objects/"
+
+
+def check_content(path: Path) -> None:
+    """Make sure that a file can be read and is not a git-annex placeholder.
+
+    Parameters
+    ----------
+    path : Path
+        An image or a sidecar.
+
+    Raises
+    ------
+    MissingInputError
+        In one line: the content is not present (a dangling link or an annex
+        pointer), the file is a folder, or it may not be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(_POINTER))
+    except FileNotFoundError as error:
+        if path.is_symlink() and "annex" in os.fspath(path.readlink()):
+            raise _not_present(path) from error
+        if path.is_symlink():
+            raise MissingInputError(
+                f"{path}: content not present, run: datalad get {path} "
+                f"(the link leads to {path.readlink()}, which does not exist)"
+            ) from error
+        raise MissingInputError(f"{path}: no such file; check the path") from error
+    except IsADirectoryError as error:
+        raise MissingInputError(f"{path}: is a folder, not a file; remove or rename it") from error
+    except OSError as error:
+        raise MissingInputError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    if start == _POINTER:
+        raise _not_present(path)
+
+
+def _not_present(path: Path) -> MissingInputError:
+    return MissingInputError(f"{path}: content not present, run: datalad get {path}")

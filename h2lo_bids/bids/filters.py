@@ -1,0 +1,178 @@
+"""Which images a user wants, by entity: ``--bids-filter-file`` and ``--filter``.
+
+A filter is a mapping from short entity names to the values that are accepted;
+within it ``None`` stands for "the entity is absent" and ``"*"`` for "any".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import bids_app_spec
+from h2lo_bids.bids.names import LONG_TO_SHORT, ORDER, Name
+from h2lo_bids.errors import MissingInputError, UsageError
+
+Accepted = tuple[str | None, ...]
+Filter = dict[str, Accepted]
+
+_FILE_FIELDS = ("suffix", "extension", "datatype")
+
+
+def load_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Read a filter file in the style of fMRIPrep's.
+
+    Parameters
+    ----------
+    path : path-like
+        JSON such as ``{"t1w": {"acquisition": "MPRAGE", "reconstruction":
+        null, "run": [1, 2], "session": "*"}}``.
+
+    Returns
+    -------
+    dict
+        Its content, checked with :func:`compile_filters`.
+
+    Raises
+    ------
+    MissingInputError
+        The file cannot be read.
+    UsageError
+        It is not JSON, or names an unknown query or entity.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MissingInputError(
+            f"{path}: the filter file cannot be read ({error.strerror}); check --bids-filter-file"
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            f"{path}: the filter file is not valid JSON ({error}); repair it"
+        ) from error
+    try:
+        compile_filters(content)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return content
+
+
+def compile_filters(
+    filters: Mapping[str, Mapping[str, Any]] | None = None, inline: Iterable[str] = ()
+) -> dict[str, Filter]:
+    """Check filters and bring them to one form.
+
+    Parameters
+    ----------
+    filters : mapping, optional
+        Content of a filter file.
+    inline : iterable of str, optional
+        ``ENTITY=VALUE``, for all queries: ``acq=MPRAGE``, ``run=1,2`` (either),
+        ``rec=`` or ``rec=null`` (absent), ``ses=*`` (present). Given again, an
+        entity accepts the further value as well; it replaces the filter file's.
+
+    Returns
+    -------
+    dict
+        One filter per query of ``io_spec.json`` (``t1w``, ``t2w``).
+
+    Raises
+    ------
+    UsageError
+        In one line, what is wrong and what would be right.
+    """
+    queries = tuple(bids_app_spec.load("io_spec.json")["queries"])
+    filters = {} if filters is None else filters
+    if not isinstance(filters, Mapping):
+        raise UsageError('a filter file holds an object such as {"t1w": {"acquisition": "MPRAGE"}}')
+    unknown = [name for name in filters if name not in queries]
+    if unknown:
+        raise UsageError(f"unknown query {unknown[0]!r}; the queries are {', '.join(queries)}")
+    over: Filter = {}
+    for text in inline:
+        entity, values = _inline(text)
+        over[entity] = over.get(entity, ()) + values
+    compiled = {}
+    for query in queries:
+        conditions = filters.get(query, {})
+        if not isinstance(conditions, Mapping):
+            raise UsageError(f"query {query!r} holds an object of entities, not {conditions!r}")
+        compiled[query] = {
+            _entity(name): _values(name, value) for name, value in conditions.items()
+        } | over
+    return compiled
+
+
+def matches(name: Name, conditions: Filter) -> bool:
+    """Say whether a file name meets every condition of a filter."""
+    fields = {"suffix": name.suffix, "extension": name.extension, "datatype": "anat"}
+    fields |= dict(name.entities)
+    return all(
+        any(_equal(fields.get(entity), value) for value in accepted)
+        for entity, accepted in conditions.items()
+    )
+
+
+def describe(conditions: Filter) -> str:
+    """Write a filter as a user would on the command line."""
+    words = (
+        f"{entity}={','.join('null' if value is None else value for value in accepted)}"
+        for entity, accepted in conditions.items()
+    )
+    return " ".join(words) or "none"
+
+
+def _equal(actual: str | None, wanted: str | None) -> bool:
+    if wanted == "*":
+        return actual is not None
+    if actual is None or wanted is None:
+        return actual is wanted
+    if actual.isdigit() and wanted.isdigit():
+        return int(actual) == int(wanted)
+    return actual == wanted
+
+
+def _entity(name: str) -> str:
+    short = LONG_TO_SHORT.get(name, name)
+    if short not in ORDER and short not in _FILE_FIELDS:
+        known = ", ".join(sorted({*LONG_TO_SHORT, *ORDER, *_FILE_FIELDS}))
+        raise UsageError(f"unknown entity {name!r} in a filter; the entities are {known}")
+    return short
+
+
+def _values(entity: str, value: object) -> Accepted:
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple(_value(entity, item) for item in items)
+
+
+def _value(entity: str, value: object) -> str | None:
+    if value is None or value == "*":
+        return value  # type: ignore[return-value]
+    text = str(value)
+    if isinstance(value, bool) or not isinstance(value, str | int) or not _is_label(entity, text):
+        raise UsageError(
+            f"filter {entity}={value!r}: a value is a label of letters and digits, null or '*'"
+        )
+    for prefix in ("sub-", "ses-"):
+        if _entity(entity) == prefix[:3]:
+            text = text.removeprefix(prefix)
+    return text
+
+
+def _is_label(entity: str, text: str) -> bool:
+    if entity == "extension":
+        return text in (".nii", ".nii.gz")
+    if _entity(entity) in ("sub", "ses"):
+        text = text.removeprefix(f"{_entity(entity)}-")
+    return text.replace("+", "").isalnum() and text.isascii()
+
+
+def _inline(text: str) -> tuple[str, Accepted]:
+    entity, equals, values = text.partition("=")
+    if not equals or not entity:
+        raise UsageError(f"--filter {text!r}: write ENTITY=VALUE, for example acq=MPRAGE")
+    words = values.split(",") if values else ["null"]
+    chosen = [None if word.lower() in ("", "null", "none") else word for word in words]
+    return _entity(entity), _values(entity, chosen)

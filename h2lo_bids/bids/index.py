@@ -1,0 +1,186 @@
+"""PyBIDS, told to look at no more than is asked for.
+
+Only the ``anat`` folders of the chosen subjects and sessions are walked, and
+no sidecar is opened (:mod:`h2lo_bids.bids.metadata` reads those of the images
+that were found). An index kept between runs covers all subjects; it is
+compared with the folders of the chosen ones each time, because PyBIDS itself
+never notices that a database has become stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.bids.atomic import TEMPORARY_PREFIX
+from h2lo_bids.bids.names import NIFTI
+
+DATABASE = "layout_index.sqlite"
+OWN_FOLDER = "h2lo"
+
+
+def index_images(
+    bids_dir: Path,
+    subjects: tuple[str, ...],
+    sessions: tuple[str, ...] = (),
+    database_dir: Path | None = None,
+    *,
+    every_subject: bool = False,
+) -> tuple[list[Path], list[str]]:
+    """List the NIfTI images in the ``anat`` folders of some subjects.
+
+    Parameters
+    ----------
+    bids_dir : Path
+        Root of the dataset, absolute.
+    subjects, sessions : tuple of str
+        Labels without prefix; no sessions means all.
+    database_dir : Path, optional
+        A database there is used when it is up to date: one that PyBIDS made
+        for this dataset (never changed), or this program's own, in the
+        subfolder ``h2lo``, which is made or remade as needed. It covers
+        ``anat`` only, hence the subfolder: others must not take it for theirs.
+    every_subject : bool, optional
+        ``subjects`` are all there are, so that there is no need to tell
+        them apart.
+
+    Returns
+    -------
+    images : list of Path
+        Sorted.
+    notes : list of str
+        What happened to the database, for the log.
+    """
+    if database_dir is None:
+        found = _paths(_layout(bids_dir, () if every_subject else subjects, sessions))
+        return _select(found, bids_dir, subjects, sessions), []
+    present = sorted(_on_disk(bids_dir, subjects, sessions))
+    notes: list[str] = []
+    for folder, own in ((database_dir, False), (database_dir / OWN_FOLDER, True)):
+        if not (folder / DATABASE).is_file():
+            continue
+        stored, complaint = _open(folder, bids_dir)
+        images = _select(stored, bids_dir, subjects, sessions)
+        if not complaint and images == present:
+            return images, notes
+        complaint = complaint or _difference(images, present)
+        notes.append(
+            f"{folder / DATABASE}: out of date ({complaint}); {'remade' if own else 'not used'}"
+        )
+    try:
+        stored = _build(database_dir / OWN_FOLDER, bids_dir)
+    except OSError as error:
+        notes.append(f"{database_dir}: no index can be kept there ({error}); indexed without it")
+        stored = _paths(_layout(bids_dir, subjects, sessions))
+    return _select(stored, bids_dir, subjects, sessions), notes
+
+
+def _layout(
+    bids_dir: Path,
+    subjects: tuple[str, ...],
+    sessions: tuple[str, ...],
+    database: Path | None = None,
+) -> Any:
+    from bids import BIDSLayout
+    from bids.layout import BIDSLayoutIndexer
+
+    sub = "|".join(map(re.escape, subjects)) or "[^/]+"
+    ses = "|".join(map(re.escape, sessions)) or "[^/]+"
+    below = f"ses-(?:{ses})" if sessions else f"anat|ses-(?:{ses})"
+    ignore = [
+        re.compile(rf"^/(?!sub-(?:{sub})(?:/|$))"),
+        re.compile(rf"^/[^/]+/(?!(?:{below})(?:/|$))"),
+        re.compile(r"^/[^/]+/ses-[^/]+/(?!anat(?:/|$))"),
+    ]
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
+    return BIDSLayout(bids_dir, validate=False, indexer=indexer, database_path=database)
+
+
+def _paths(layout: Any) -> list[Path]:
+    """Read the paths alone: the files' objects and tags take far longer."""
+    from bids.layout.models import BIDSFile
+
+    try:
+        return [Path(path) for (path,) in layout.session.query(BIDSFile.path)]
+    finally:
+        layout.session.close()
+        layout.connection_manager.engine.dispose()
+
+
+def _open(folder: Path, bids_dir: Path) -> tuple[list[Path], str | None]:
+    from bids import BIDSLayout
+
+    try:
+        layout = BIDSLayout(bids_dir, validate=False, database_path=folder)
+        root = Path(layout.root)
+        paths = _paths(layout)
+    except Exception as error:
+        # Whatever a foreign, old or damaged database raises, it is of no use.
+        return [], f"it cannot be read: {type(error).__name__}"
+    if root != bids_dir:
+        return [], f"it describes {root}"
+    return paths, None
+
+
+def _build(folder: Path, bids_dir: Path) -> list[Path]:
+    """Index every subject into a new database, which replaces the old in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    try:
+        paths = _paths(_layout(bids_dir, (), (), temporary))
+        (temporary / DATABASE).replace(folder / DATABASE)
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        raise OSError(f"{type(error).__name__} while writing it") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return paths
+
+
+def _select(
+    paths: list[Path], bids_dir: Path, subjects: tuple[str, ...], sessions: tuple[str, ...]
+) -> list[Path]:
+    """Keep NIfTI files directly in ``sub-X/[ses-Y/]anat``."""
+    wanted, visits, chosen = set(subjects), set(sessions), []
+    for path in paths:
+        if not path.name.endswith(NIFTI) or not path.is_relative_to(bids_dir):
+            continue
+        *folders, anat, _ = path.relative_to(bids_dir).parts
+        if anat != "anat" or not 1 <= len(folders) <= 2:
+            continue
+        session = folders[1].removeprefix("ses-") if len(folders) == 2 else None
+        if folders[0].removeprefix("sub-") in wanted and (not visits or session in visits):
+            chosen.append(path)
+    return sorted(chosen)
+
+
+def _on_disk(
+    bids_dir: Path, subjects: tuple[str, ...], sessions: tuple[str, ...]
+) -> Iterator[Path]:
+    for subject in subjects:
+        folder = bids_dir / f"sub-{subject}"
+        visits = [f"ses-{label}" for label in sessions] or [
+            "",
+            *(name for name in _names(folder) if name.startswith("ses-")),
+        ]
+        for visit in visits:
+            anat = folder / visit / "anat"
+            yield from (anat / name for name in _names(anat) if name.endswith(NIFTI))
+
+
+def _names(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)  # noqa: PTH208 - names alone, a folder at a time
+    return []
+
+
+def _difference(stored: list[Path], present: list[Path]) -> str:
+    gone, new = set(stored) - set(present), set(present) - set(stored)
+    return f"{len(gone)} of its images are gone, {len(new)} are new"

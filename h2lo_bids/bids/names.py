@@ -1,0 +1,92 @@
+"""Reading BIDS file names.
+
+The entities come from the file's own name, not from its path, so that a
+dataset below a folder called ``sub-something`` is read correctly.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+LONG_TO_SHORT = {
+    "subject": "sub",
+    "session": "ses",
+    "task": "task",
+    "acquisition": "acq",
+    "ceagent": "ce",
+    "reconstruction": "rec",
+    "direction": "dir",
+    "run": "run",
+    "modality": "mod",
+    "echo": "echo",
+    "flip": "flip",
+    "inversion": "inv",
+    "inv": "inv",
+    "mtransfer": "mt",
+    "mt": "mt",
+    "part": "part",
+    "processing": "proc",
+    "proc": "proc",
+    "space": "space",
+    "chunk": "chunk",
+    "label": "label",
+    "resolution": "res",
+    "density": "den",
+    "description": "desc",
+}
+"""Entities by the names that PyBIDS and the specification give them."""
+
+_BEFORE = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "flip", "inv")
+_AFTER = ("mt", "part", "proc", "space", "chunk", "res", "den", "label", "desc")
+ORDER: tuple[str, ...] = _BEFORE + _AFTER
+"""Short names in the order in which BIDS wants them."""
+
+NIFTI = (".nii.gz", ".nii")
+
+_PAIR = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A file name taken apart: ordered entities, suffix and extension."""
+
+    entities: tuple[tuple[str, str], ...]
+    suffix: str
+    extension: str
+
+    def get(self, entity: str) -> str | None:
+        """Give the label of an entity (short name), or None when absent."""
+        return dict(self.entities).get(entity)
+
+    @property
+    def stem(self) -> str:
+        """The name without its extension, in BIDS order."""
+        pairs = sorted(self.entities, key=lambda pair: ORDER.index(pair[0]))
+        return "_".join([*(f"{key}-{value}" for key, value in pairs), self.suffix])
+
+
+def parse_name(filename: str) -> Name | None:
+    """Take a BIDS file name apart.
+
+    Parameters
+    ----------
+    filename : str
+        Without folders.
+
+    Returns
+    -------
+    Name or None
+        None when the name is not made of known ``key-label`` pairs, each at
+        most once, a suffix and an extension. The order of the pairs is kept.
+    """
+    base, dot, extension = filename.partition(".")
+    *pairs, suffix = base.split("_")
+    matches = [_PAIR.fullmatch(pair) for pair in pairs]
+    if not dot or not re.fullmatch(r"[A-Za-z0-9]+", suffix):
+        return None
+    entities = tuple((match[1], match[2]) for match in matches if match)
+    keys = [key for key, _ in entities]
+    if len(entities) != len(pairs) or len(set(keys)) != len(keys) or set(keys) - set(ORDER):
+        return None
+    return Name(entities, suffix, dot + extension)

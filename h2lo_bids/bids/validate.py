@@ -1,0 +1,194 @@
+"""Whether a dataset is BIDS, as far as it matters here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.bids.query import SUFFIXES
+from h2lo_bids.errors import InvalidBidsError, MissingInputError
+
+VALIDATOR = "bids-validator-deno"
+SECONDS = 60.0
+_SKIP = "or pass --skip-bids-validation"
+_LEFT_TO_THE_SCAN = {"EMPTY_FILE", "FILE_READ", "JSON_INVALID", "NIFTI_HEADER_UNREADABLE"}
+_LEFT_TO_THE_SCAN |= {"SYMLINK_BROKEN", "NIFTI_UNIT", "NIFTI_TOO_SMALL"}
+
+
+def read_description(bids_dir: Path, *, skip: bool = False) -> dict[str, Any]:
+    """Check that a folder is a raw BIDS dataset, and read its description.
+
+    Parameters
+    ----------
+    bids_dir : Path
+        Root of the dataset.
+    skip : bool, optional
+        Ask for no more than a folder that can be read.
+
+    Returns
+    -------
+    dict
+        Content of ``dataset_description.json``; with ``skip``, empty when
+        there is none or it makes no sense.
+
+    Raises
+    ------
+    MissingInputError
+        The folder does not exist or cannot be read.
+    InvalidBidsError
+        ``dataset_description.json`` is missing or broken, or the dataset is
+        a derivative.
+    """
+    if not bids_dir.is_dir():
+        raise MissingInputError(f"{bids_dir}: no such folder; give the root of a BIDS dataset")
+    if not os.access(bids_dir, os.R_OK | os.X_OK):
+        raise MissingInputError(f"{bids_dir}: cannot be read; check its permissions")
+    try:
+        return _checked_description(bids_dir)
+    except InvalidBidsError:
+        if skip:
+            return {}
+        raise
+
+
+def _checked_description(bids_dir: Path) -> dict[str, Any]:
+    path = bids_dir / "dataset_description.json"
+    example = '{"Name": "My data", "BIDSVersion": "1.10.0"}'
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InvalidBidsError(
+            f"{path}: missing or unreadable ({error.strerror}); "
+            f"write at least {example} into it, {_SKIP}"
+        ) from error
+    except ValueError as error:
+        raise InvalidBidsError(f"{path}: not valid JSON ({error}); repair it, {_SKIP}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("BIDSVersion"), str):
+        raise InvalidBidsError(f"{path}: has no BIDSVersion; add it, as in {example}, {_SKIP}")
+    if content.get("DatasetType") == "derivative":
+        raise InvalidBidsError(
+            f"{bids_dir}: is a derivative dataset (DatasetType in {path.name}); "
+            "give the raw dataset that it was made from"
+        )
+    return content
+
+
+def find_validator() -> Path | None:
+    """Find ``bids-validator-deno`` on the path or beside the Python in use."""
+    found = shutil.which(VALIDATOR) or shutil.which(
+        VALIDATOR, path=str(Path(sys.executable).parent)
+    )
+    return Path(found) if found else None
+
+
+def run_validator(
+    bids_dir: Path, images: Iterable[Path], *, seconds: float = SECONDS
+) -> tuple[tuple[tuple[str, str], ...], str | None]:
+    """Run the official validator on the chosen images' folders, where it is installed.
+
+    A skeleton of ``dataset_description.json``, the sidecars and the chosen
+    images' names is validated, so that a large dataset costs no more than its
+    chosen part and another subject's error stops nobody. What concerns one
+    file's content (broken JSON, empty or unreadable images) is left to the
+    scan itself, so that the other scans are finished.
+
+    Parameters
+    ----------
+    bids_dir : Path
+        Root of the dataset.
+    images : iterable of Path
+        The chosen images.
+    seconds : float, optional
+        The validator is given up after this time.
+
+    Returns
+    -------
+    errors : tuple of (str, str)
+        File relative to the dataset, and what is wrong with it.
+    note : str or None
+        Why there was no full validation, if so.
+    """
+    program = find_validator()
+    if program is None:
+        return (), f"{VALIDATOR} is not installed: only names and the description were checked"
+    with tempfile.TemporaryDirectory(prefix="h2lo-validate-") as folder:
+        _skeleton(bids_dir, images, Path(folder))
+        command = [str(program), folder, "--format", "json", "--ignoreWarnings"]
+        command += ["--ignoreNiftiHeaders"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=seconds, check=False
+            )
+            issues = json.loads(done.stdout)["issues"]["issues"]
+        except subprocess.TimeoutExpired:
+            return (), f"{VALIDATOR} took more than {seconds:g} s and was given up"
+        except (OSError, ValueError, KeyError) as error:
+            return (), f"{VALIDATOR} failed ({type(error).__name__}) and was ignored"
+    errors = {
+        (issue.get("location", "").lstrip("/") or "dataset", _explain(issue))
+        for issue in issues
+        if issue.get("severity") == "error" and issue.get("code") not in _LEFT_TO_THE_SCAN
+    }
+    return tuple(sorted(errors)), None
+
+
+def require_valid(
+    bids_dir: Path, images: Iterable[Path], *, seconds: float = SECONDS
+) -> str | None:
+    """Stop when the validator finds errors in the chosen images' part of a dataset.
+
+    Parameters
+    ----------
+    bids_dir, images, seconds
+        As in :func:`run_validator`.
+
+    Returns
+    -------
+    str or None
+        Why there was no full validation, if so.
+
+    Raises
+    ------
+    InvalidBidsError
+        With one line per file at fault.
+    """
+    errors, note = run_validator(bids_dir, images, seconds=seconds)
+    if errors:
+        lines = [f"  {name}: {what}" for name, what in errors]
+        raise InvalidBidsError(
+            f"{bids_dir}: {len(errors)} BIDS errors; repair these files, {_SKIP}:\n"
+            + "\n".join(lines)
+        )
+    return note
+
+
+def _explain(issue: dict[str, Any]) -> str:
+    words = (issue.get("code"), issue.get("subCode"), issue.get("issueMessage"))
+    return " ".join(" ".join(str(word).split()) for word in words if word)
+
+
+def _skeleton(bids_dir: Path, images: Iterable[Path], folder: Path) -> None:
+    """Copy the names and sidecars that concern the images into an empty dataset.
+
+    The images themselves become empty files: their content is not looked at.
+    """
+    wanted = {bids_dir / name for name in ("dataset_description.json", "README", "README.md")}
+    for image in images:
+        place = folder / image.relative_to(bids_dir)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+        wanted.add(image.with_name(image.name.split(".")[0] + ".json"))
+        above = list(image.parents)[1:]
+        for parent in above[: above.index(bids_dir) + 1]:
+            wanted |= {path for suffix in SUFFIXES for path in parent.glob(f"*{suffix}.json")}
+    for path in wanted:
+        with contextlib.suppress(OSError):  # absent or unreadable: reported elsewhere
+            shutil.copyfile(path, folder / path.relative_to(bids_dir))
