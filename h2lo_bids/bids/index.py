@@ -97,23 +97,24 @@ def _layout(
         re.compile(rf"^/(?!sub-(?:{sub})(?:/|$))"),
         re.compile(rf"^/[^/]+/(?!(?:{below})(?:/|$))"),
         re.compile(r"^/[^/]+/ses-[^/]+/(?!anat(?:/|$))"),
+        re.compile(r"/anat/(?!.*\.nii(?:\.gz)?$)"),
     ]
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
     return BIDSLayout(bids_dir, validate=False, indexer=indexer, database_path=database)
 
 
-def _paths(layout: Any) -> list[Path]:
+def _paths(layout: Any) -> list[str]:
     """Read the paths alone: the files' objects and tags take far longer."""
     from bids.layout.models import BIDSFile
 
     try:
-        return [Path(path) for (path,) in layout.session.query(BIDSFile.path)]
+        return [str(path) for (path,) in layout.session.query(BIDSFile.path)]
     finally:
         layout.session.close()
         layout.connection_manager.engine.dispose()
 
 
-def _open(folder: Path, bids_dir: Path) -> tuple[list[Path], str | None]:
+def _open(folder: Path, bids_dir: Path) -> tuple[list[str], str | None]:
     from bids import BIDSLayout
 
     try:
@@ -128,7 +129,7 @@ def _open(folder: Path, bids_dir: Path) -> tuple[list[Path], str | None]:
     return paths, None
 
 
-def _build(folder: Path, bids_dir: Path) -> list[Path]:
+def _build(folder: Path, bids_dir: Path) -> list[str]:
     """Index every subject into a new database, which replaces the old in one step."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
@@ -145,19 +146,20 @@ def _build(folder: Path, bids_dir: Path) -> list[Path]:
 
 
 def _select(
-    paths: list[Path], bids_dir: Path, subjects: tuple[str, ...], sessions: tuple[str, ...]
+    paths: list[str], bids_dir: Path, subjects: tuple[str, ...], sessions: tuple[str, ...]
 ) -> list[Path]:
     """Keep NIfTI files directly in ``sub-X/[ses-Y/]anat``."""
-    wanted, visits, chosen = set(subjects), set(sessions), []
+    wanted = {f"sub-{label}" for label in subjects}
+    visits = {f"ses-{label}" for label in sessions}
+    prefix = f"{bids_dir.as_posix().rstrip('/')}/"
+    chosen = []
     for path in paths:
-        if not path.name.endswith(NIFTI) or not path.is_relative_to(bids_dir):
+        parts = path.removeprefix(prefix).split("/")
+        if not path.startswith(prefix) or not path.endswith(NIFTI) or parts[-2:-1] != ["anat"]:
             continue
-        *folders, anat, _ = path.relative_to(bids_dir).parts
-        if anat != "anat" or not 1 <= len(folders) <= 2:
-            continue
-        session = folders[1].removeprefix("ses-") if len(folders) == 2 else None
-        if folders[0].removeprefix("sub-") in wanted and (not visits or session in visits):
-            chosen.append(path)
+        session = parts[1] if len(parts) == 4 else None
+        if parts[0] in wanted and len(parts) in (3, 4) and (not visits or session in visits):
+            chosen.append(Path(path))
     return sorted(chosen)
 
 
