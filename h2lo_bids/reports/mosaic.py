@@ -172,7 +172,7 @@ def outline(mask: Volume, layout: Layout, axis: int, position: float, colour: st
     lines = contour_generator(
         x=coordinates[0] - layout.low[right], y=layout.high[up] - coordinates[1], z=plane.T
     ).lines(0.5)
-    data = svg.path_of(list(lines))
+    data = svg.path_of(np.asarray(line) for line in lines)
     return f'<path d="{data}" stroke="{colour}"/>' if data else ""
 
 

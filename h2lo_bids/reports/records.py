@@ -226,8 +226,8 @@ class SubjectReport:
     @property
     def sessions(self) -> tuple[str, ...]:
         """Session labels met, in the order of discovery."""
-        labels = [scan.session for scan in (*self.found, *self.scans) if scan.session]
-        return tuple(dict.fromkeys(labels))
+        labels = [*(scan.session for scan in self.found), *(scan.session for scan in self.scans)]
+        return tuple(dict.fromkeys(label for label in labels if label))
 
 
 def to_json(record: Any) -> dict[str, Any]:

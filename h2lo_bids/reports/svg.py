@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from html import escape
 
 import numpy as np
@@ -60,14 +61,14 @@ def png_uri(pixels: npt.NDArray[np.uint8]) -> str:
     picture = Image.fromarray(pixels)
     scale = MAX_PIXELS / max(picture.size)
     if scale < 1:
-        size = tuple(max(1, round(side * scale)) for side in picture.size)
-        picture = picture.resize(size, Image.Resampling.BOX)
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BOX)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def path_of(lines: list[npt.NDArray[np.float64]]) -> str:
+def path_of(lines: Iterable[npt.NDArray[np.float64]]) -> str:
     """Join polylines, (N, 2) each, into the data of one SVG path."""
     return "".join(
         "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) for line in lines if len(line) > 1

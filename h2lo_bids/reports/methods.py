@@ -1,0 +1,191 @@
+"""Text for a paper's Methods section, from the facts of a run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from h2lo_bids.reports.citations import bibtex, works
+from h2lo_bids.reports.markdown import render
+from h2lo_bids.reports.records import SubjectReport
+
+_CITATION = re.compile(r"\s*\[(@[^\[\]]+)\]")
+_MASKS = {
+    "deepbet": "The brain was extracted with deepbet{version} [@deepbet].",
+    "synthstrip": "The brain was extracted with SynthStrip [@synthstrip].",
+    "given": "Brain masks were taken from existing derivatives.",
+    "none": "Input images were already stripped of the skull.",
+}
+_KINDS = {
+    "simulated": "trained on pairs whose low-field image was simulated, "
+    "not on acquired low-field images",
+    "real": "trained on pairs of acquired high-field and low-field images",
+    "unknown": "trained on data that its checkpoint does not describe",
+}
+
+
+@dataclass(frozen=True)
+class MethodsText:
+    """The text in the forms that users paste.
+
+    Attributes
+    ----------
+    markdown : str
+        With Pandoc citations, ``[@key]``.
+    html : str
+        Safe, citations linked to the list of references.
+    keys : tuple of str
+        Cited works, in the order of first mention.
+    bibtex : str
+        Their entries.
+    """
+
+    markdown: str
+    html: str
+    keys: tuple[str, ...]
+    bibtex: str
+
+
+def facts_of(report: SubjectReport) -> dict[str, Any]:
+    """Collect what the Methods text needs from the scans of a report.
+
+    What ``report.facts`` states wins over what is found in the scans.
+    """
+    scans, models = report.scans, [scan.model for scan in report.scans if scan.model]
+    versions = dict(report.versions)
+    found = {
+        "version": versions.get("h2lo-bids", ""),
+        "versions": versions,
+        "contrasts": sorted({scan.suffix for scan in scans}),
+        "masks": sorted({scan.mask_method.split(" ")[0].lower() for scan in scans} - {""}),
+        "templates": sorted({scan.template for scan in scans if scan.template}),
+        "models": [
+            {
+                "name": model.name,
+                "contrast": model.contrast,
+                "sha256": model.sha256,
+                "training_kind": model.training_kind,
+                "parameters": model.parameters,
+            }
+            for model in {model.sha256 or model.name: model for model in models}.values()
+        ],
+        "precision": " and ".join(sorted({scan.precision for scan in scans} - {""})),
+        "seed": next((scan.seed for scan in scans if scan.seed is not None), None),
+    }
+    return {**found, **report.facts}
+
+
+def describe(facts: dict[str, Any]) -> MethodsText:
+    """Write the Methods text.
+
+    Parameters
+    ----------
+    facts : dict
+        All optional: ``version`` of this program, ``versions`` of the
+        software (names as on PyPI), ``contrasts``, ``masks`` (``deepbet``,
+        ``synthstrip``, ``given``, ``none``), ``templates``, ``grids`` (one
+        phrase per further output grid), ``models`` (dicts with ``name``,
+        ``contrast``, ``sha256``, ``training_kind``, ``parameters``),
+        ``precision``, ``seed``.
+
+    Returns
+    -------
+    MethodsText
+        Nothing is claimed that the facts do not state.
+    """
+    paragraphs = [_overview(facts), _preprocessing(facts), _synthesis(facts), _software(facts)]
+    text = "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+    cited = (
+        key.strip().lstrip("@") for group in _CITATION.findall(text) for key in group.split(";")
+    )
+    keys = tuple(dict.fromkeys(cited))
+    return MethodsText(text + "\n", _html(text, keys), keys, bibtex(keys))
+
+
+def _overview(facts: dict[str, Any]) -> str:
+    contrasts = " and ".join(name.replace("w", "-weighted") for name in facts.get("contrasts", []))
+    images = f"{contrasts} images" if contrasts else "images"
+    version = f" {facts['version']}" if facts.get("version") else ""
+    return (
+        f"Low-field MRI was synthesized from high-field {images} with *H2LO-BIDS*{version}, "
+        "an implementation of the H2LO neural operator [@h2lo] as a BIDS App. "
+        "Inputs and outputs follow the Brain Imaging Data Structure [@bids]."
+    )
+
+
+def _preprocessing(facts: dict[str, Any]) -> str:
+    versions = facts.get("versions", {})
+    deepbet = f" {versions['deepbet']}" if "deepbet" in versions else ""
+    parts = [
+        _MASKS[name].format(version=deepbet) for name in facts.get("masks", []) if name in _MASKS
+    ]
+    parts.append(
+        "Intensities were divided by their maximum inside the brain mask; "
+        "voxels outside the mask are zero."
+    )
+    templates = " and ".join(facts.get("templates", []))
+    if templates:
+        ants = f" (antspyx {versions['antspyx']})" if "antspyx" in versions else ""
+        parts.append(
+            f"Images were registered to {templates} from TemplateFlow [@templateflow] "
+            f"with ANTs{ants} [@ants]."
+        )
+    return " ".join(parts)
+
+
+def _synthesis(facts: dict[str, Any]) -> str:
+    parts = []
+    for model in facts.get("models", []):
+        kind = _KINDS.get(model.get("training_kind", "unknown"), _KINDS["unknown"])
+        size = f", {model['parameters']:,} parameters" if model.get("parameters") else ""
+        digest = f", sha256 `{model['sha256'][:12]}`" if model.get("sha256") else ""
+        contrast = f"{model['contrast']} " if model.get("contrast") else ""
+        parts.append(
+            f"The {contrast}model `{str(model['name']).replace('`', '')}`{size}{digest} was {kind}."
+        )
+    for grid in facts.get("grids", []):
+        parts.append(f"The operator was also evaluated {grid}.")
+    if facts.get("precision"):
+        parts.append(f"Computations ran in {facts['precision']}.")
+    if facts.get("seed") is not None:
+        parts.append(f"The random seed was {facts['seed']}.")
+    return " ".join(parts)
+
+
+def _software(facts: dict[str, Any]) -> str:
+    versions = facts.get("versions", {})
+    named = {
+        "nipype": ("Nipype", "nipype"),
+        "pybids": ("PyBIDS", "pybids"),
+        "torch": ("PyTorch", "pytorch"),
+        "nibabel": ("NiBabel", "nibabel"),
+        "numpy": ("NumPy", "numpy"),
+    }
+    used = [
+        f"{title} {versions[name]} [@{key}]"
+        for name, (title, key) in named.items()
+        if name in versions
+    ]
+    if not used:
+        return ""
+    return "Processing relied on " + ", ".join(used) + "."
+
+
+def _html(text: str, keys: tuple[str, ...]) -> str:
+    known = works()
+
+    def link(match: re.Match[str]) -> str:
+        names = [name.strip().lstrip("@") for name in match[1].split(";")]
+        links = [
+            f'<a href="#ref-{escape(name)}">{escape(known[name].short)}</a>'
+            for name in names
+            if name in known
+        ]
+        return f" ({'; '.join(links)})" if links else ""
+
+    body = _CITATION.sub(link, render(text))
+    items = [f'<li id="ref-{escape(key)}">{known[key].html}</li>' for key in keys if key in known]
+    references = f'<h3>References</h3><ol class="references">{"".join(items)}</ol>'
+    return body + (references if items else "")

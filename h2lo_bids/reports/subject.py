@@ -1,0 +1,178 @@
+"""The page of one subject: one HTML file that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import bids_app_spec
+from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.reports import methods
+from h2lo_bids.reports.images import data_uri
+from h2lo_bids.reports.markdown import render
+from h2lo_bids.reports.records import FoundScan, ModelInfo, ScanReport, SubjectReport
+
+SOURCES = {
+    "ImagingFrequency": "from the imaging frequency",
+    "MagneticFieldStrength": "as its sidecar states",
+    "assumed": "assumed, the sidecar does not say",
+}
+"""How a field strength is known, in words."""
+
+KINDS = {
+    "simulated": "simulated pairs",
+    "real": "acquired pairs",
+    "unknown": "not described by the checkpoint",
+}
+"""What a model was trained on, in words."""
+
+
+def write_subject_report(report: SubjectReport, path: Path) -> None:
+    """Write a subject's page, atomically.
+
+    Figures are read from the folder of ``path`` and embedded, so the file can
+    be moved or mailed alone. Everything that comes from data is escaped; the
+    page's own policy forbids every request and every script but its own.
+
+    Parameters
+    ----------
+    report : SubjectReport
+        What to show.
+    path : Path
+        ``out_dir/sub-XX.html``.
+
+    Raises
+    ------
+    CannotCreateError, InputOutputError
+        The file cannot be written.
+    """
+    path = Path(path)
+    atomic_write_text(path, render_subject_report(report, path.parent))
+
+
+def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
+    """Give the HTML of :func:`write_subject_report`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("h2lo_bids.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "tesla": _tesla,
+        "clock": _clock,
+        "short": "{:.3g}".format,
+        "markdown": _markdown(Markup),
+    }
+    style, script = _asset("style.css"), _asset("script.js.jinja")
+    described = methods.describe(methods.facts_of(report))
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        found=report.found or tuple(_found(scan) for scan in report.scans),
+        scans=[_scan_view(scan, out_dir) for scan in report.scans],
+        models=_models(report),
+        methods=described,
+        methods_html=Markup(described.html),  # noqa: S704 - escaped by its own renderer
+        texts=_texts(),
+        sources=SOURCES,
+        kinds=KINDS,
+        style=Markup(style),  # noqa: S704 - ours
+        script=Markup(script),  # noqa: S704 - ours
+        policy=_policy(style, script),
+    )
+
+
+def warnings_of(scan: ScanReport) -> tuple[str, ...]:
+    """Give the warnings of a scan: its own, and those that its facts call for."""
+    found = []
+    model = scan.model
+    if model is not None and model.training_kind == "simulated":
+        found.append(
+            "This model was trained on simulated pairs, not on acquired low-field scans. Its "
+            "output shows how the method works; fit a model to your own pairs before you draw "
+            "conclusions about a scanner."
+        )
+    if model is not None and model.training_kind == "unknown":
+        found.append(
+            "The checkpoint of this model does not say what it was trained on: check that your "
+            "scans resemble its training data."
+        )
+    if model is not None and model.contrast and model.contrast != scan.suffix:
+        found.append(f"A {model.contrast} model was applied to a {scan.suffix} scan.")
+    if scan.field_source == "assumed":
+        found.append(
+            "The field strength of this scan is assumed: its sidecar has neither "
+            "ImagingFrequency nor MagneticFieldStrength."
+        )
+    return tuple(dict.fromkeys([*found, *scan.warnings]))
+
+
+def _scan_view(scan: ScanReport, out_dir: Path) -> dict[str, Any]:
+    figures = {
+        figure.kind: {"uri": data_uri(out_dir / figure.path, out_dir), "figure": figure}
+        for figure in scan.figures
+    }
+    return {
+        "scan": scan,
+        "title": scan.stem,
+        "figures": figures,
+        "warnings": warnings_of(scan),
+        "total": sum(seconds for _, seconds in scan.seconds),
+    }
+
+
+def _found(scan: ScanReport) -> FoundScan:
+    return FoundScan(scan.source, scan.session, scan.field_strength, scan.field_source)
+
+
+def _models(report: SubjectReport) -> list[ModelInfo]:
+    models = [scan.model for scan in report.scans if scan.model is not None]
+    return list({(model.sha256, model.name): model for model in models}.values())
+
+
+def _texts() -> dict[str, dict[str, str]]:
+    import yaml
+
+    return yaml.safe_load(bids_app_spec.load("report.yml"))
+
+
+def _asset(name: str) -> str:
+    return (files("h2lo_bids.reports") / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Forbid every request, and every style and script but the page's own."""
+
+    def digest(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+    return (
+        "default-src 'none'; img-src data:; "
+        f"style-src 'sha256-{digest(style)}'; script-src 'sha256-{digest(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _tesla(value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value * 1000:.3g} mT" if value < 0.5 else f"{value:.3g} T"
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def _markdown(markup: type) -> Callable[[str], Any]:
+    return lambda text: markup(render(text, top=4))
