@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,11 +10,12 @@ from typing import NamedTuple
 
 from h2lo_bids.bids.choose import PREFERENCE, not_an_input, preference
 from h2lo_bids.bids.content import check_content
+from h2lo_bids.bids.explain import absent_subject, nothing_found, rename
 from h2lo_bids.bids.fieldstrength import field_strength
 from h2lo_bids.bids.filters import describe, matches
 from h2lo_bids.bids.index import index_images
 from h2lo_bids.bids.metadata import Sidecars
-from h2lo_bids.bids.names import Name, parse_name
+from h2lo_bids.bids.names import Name, in_place, looks_wanted, parse_name
 from h2lo_bids.bids.participants import list_subjects, read_participants
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
@@ -127,7 +127,8 @@ def discover(query: Query) -> Discovery:
         findings.notes += [note] if note else []
     scans = _scans(images, query, findings)
     if not scans and not findings.problems:
-        raise NoMatchError(_nothing(query, subjects, existing, paths, findings))
+        reasons = sorted({item.reason for item in findings.skipped})
+        raise NoMatchError(nothing_found(query, subjects, existing, paths, reasons))
     _missing_subjects(query, subjects, scans, findings)
     return Discovery(
         tuple(scans), tuple(findings.problems), tuple(findings.skipped), tuple(findings.notes)
@@ -141,7 +142,9 @@ def _subjects(query: Query, existing: tuple[str, ...], findings: _Findings) -> t
         chosen = tuple(label for label in query.participant_labels if label in set(existing))
     absent = [label for label in query.participant_labels if label not in set(existing)]
     listed = read_participants(query.bids_dir) if absent else {}
-    messages = [_absent(query.bids_dir, label, existing, label in listed) for label in absent]
+    messages = [
+        absent_subject(query.bids_dir, label, existing, label in listed) for label in absent
+    ]
     if not chosen:
         raise NoMatchError(
             "; ".join(messages) or f"{query.bids_dir}: holds no folder sub-<label>; check the path"
@@ -156,59 +159,20 @@ def _subjects(query: Query, existing: tuple[str, ...], findings: _Findings) -> t
     return chosen
 
 
-def _absent(bids_dir: Path, label: str, existing: tuple[str, ...], listed: bool) -> str:
-    close = [name for name in existing if name.lstrip("0").lower() == label.lstrip("0").lower()]
-    close += difflib.get_close_matches(label, existing, n=3)
-    hint = (
-        f"did you mean {', '.join(dict.fromkeys(close))}?"
-        if close
-        else f"there are {_some(existing)}"
-    )
-    where = "only in participants.tsv, without a folder" if listed else "not there"
-    return f"{bids_dir}: subject {label} is {where}; {hint}"
-
-
 def _named(paths: list[Path], query: Query, findings: _Findings) -> list[_Image]:
     """Keep the images whose names say that they are of a wanted contrast."""
     images = []
     for path in paths:
         name = parse_name(path.name)
-        if name is not None and name.suffix in query.suffixes and _in_place(path, name):
+        if name is not None and name.suffix in query.suffixes and in_place(path, name):
             images.append(_Image(path, name))
-        elif _looks_wanted(path, name, query):
-            reason = f"{path}: the name is not BIDS; {_rename(name, path)}"
+        elif looks_wanted(path, name, query.suffixes):
+            reason = f"{path}: the name is not BIDS; {rename(name, path)}"
             if query.skip_bids_validation:
                 findings.skip(path, reason)
             else:
                 findings.problems.append(Problem(path, reason, 16))
     return images
-
-
-def _in_place(path: Path, name: Name) -> bool:
-    """Check the order of entities, and that they agree with the folders."""
-    folders = path.parts[-4:-1]
-    session = name.get("ses")
-    here = (f"sub-{name.get('sub')}", f"ses-{session}", "anat")
-    expected = here if session else (here[0], here[2])
-    ordered = path.name == name.stem + name.extension
-    return ordered and folders[-len(expected) :] == expected and name.extension.startswith(".nii")
-
-
-def _looks_wanted(path: Path, name: Name | None, query: Query) -> bool:
-    if name is not None and name.suffix not in query.suffixes:
-        return name.suffix.lower() in {suffix.lower() for suffix in query.suffixes}
-    words = path.name.split(".")[0].lower().split("_")
-    return any(suffix.lower() in words for suffix in query.suffixes)
-
-
-def _rename(name: Name | None, path: Path) -> str:
-    if name is None:
-        return "write sub-<label>[_ses-<label>][_acq-<label>][_run-<index>]_T1w.nii.gz"
-    suffix = {"t1w": "T1w", "t2w": "T2w"}.get(name.suffix.lower(), name.suffix)
-    better = f"{name.stem.rpartition('_')[0]}_{suffix}{name.extension}"
-    if better == path.name:
-        return "its subject or session is not that of its folder: move or rename it"
-    return f"rename it to {better}"
 
 
 def _one_form(images: list[_Image], findings: _Findings) -> list[_Image]:
@@ -326,36 +290,3 @@ def _missing_subjects(
             findings.problems.append(Problem(folder, message, NoMatchError.exit_code))
         else:
             findings.skip(folder, reason)
-
-
-def _nothing(
-    query: Query,
-    subjects: tuple[str, ...],
-    existing: tuple[str, ...],
-    paths: list[Path],
-    findings: _Findings,
-) -> str:
-    """Say what was searched and what exists, in one line."""
-    conditions = query.conditions()
-    filters = "; ".join(f"{suffix}: {describe(asked)}" for suffix, asked in conditions.items())
-    searched = (
-        f"searched subjects {_some(subjects)}, sessions {_some(query.session_labels) or 'all'}, "
-        f"images {'/'.join(query.suffixes)}, filters {filters}"
-    )
-    visits = {name.get("ses") for path in paths if (name := parse_name(path.name))}
-    if not paths:
-        visits = {
-            entry.name.removeprefix("ses-")
-            for label in subjects[:20]
-            for entry in (query.bids_dir / f"sub-{label}").glob("ses-*")
-        }
-    there = f"there are {len(existing)} subjects, sessions {_some(sorted(filter(None, visits)))}"
-    reasons = sorted({item.reason for item in findings.skipped})
-    if reasons:
-        there += f", and {len(findings.skipped)} images left out: {'; '.join(reasons[:3])}"
-    return f"{query.bids_dir}: no scan to work on; {searched}; {there or 'nothing'}"
-
-
-def _some(labels: tuple[str, ...] | list[str], most: int = 8) -> str:
-    shown = ", ".join(labels[:most])
-    return shown + (f" and {len(labels) - most} more" if len(labels) > most else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 LONG_TO_SHORT = {
     "subject": "sub",
@@ -90,3 +91,21 @@ def parse_name(filename: str) -> Name | None:
     if len(entities) != len(pairs) or len(set(keys)) != len(keys) or set(keys) - set(ORDER):
         return None
     return Name(entities, suffix, dot + extension)
+
+
+def in_place(path: Path, name: Name) -> bool:
+    """Check the order of entities, and that they agree with the folders."""
+    folders = path.parts[-4:-1]
+    session = name.get("ses")
+    here = (f"sub-{name.get('sub')}", f"ses-{session}", "anat")
+    expected = here if session else (here[0], here[2])
+    ordered = path.name == name.stem + name.extension
+    return ordered and folders[-len(expected) :] == expected and name.extension.startswith(".nii")
+
+
+def looks_wanted(path: Path, name: Name | None, suffixes: tuple[str, ...]) -> bool:
+    """Guess whether a file that is not named by the rules was meant as such an image."""
+    if name is not None and name.suffix not in suffixes:
+        return name.suffix.lower() in {suffix.lower() for suffix in suffixes}
+    words = path.name.split(".")[0].lower().split("_")
+    return any(suffix.lower() in words for suffix in suffixes)

@@ -119,19 +119,14 @@ def run_validator(
     program = find_validator()
     if program is None:
         return (), f"{VALIDATOR} is not installed: only names and the description were checked"
-    with tempfile.TemporaryDirectory(prefix="h2lo-validate-") as folder:
-        _skeleton(bids_dir, images, Path(folder))
-        command = [str(program), folder, "--format", "json", "--ignoreWarnings"]
-        command += ["--ignoreNiftiHeaders"]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=seconds, check=False
-            )
-            issues = json.loads(done.stdout)["issues"]["issues"]
-        except subprocess.TimeoutExpired:
-            return (), f"{VALIDATOR} took more than {seconds:g} s and was given up"
-        except (OSError, ValueError, KeyError) as error:
-            return (), f"{VALIDATOR} failed ({type(error).__name__}) and was ignored"
+    try:
+        with tempfile.TemporaryDirectory(prefix="h2lo-validate-") as folder:
+            _skeleton(bids_dir, images, Path(folder))
+            issues = _issues(program, folder, seconds)
+    except subprocess.TimeoutExpired:
+        return (), f"{VALIDATOR} took more than {seconds:g} s and was given up"
+    except (OSError, ValueError, KeyError) as error:
+        return (), f"{VALIDATOR} could not be run ({type(error).__name__}) and was left out"
     errors = {
         (issue.get("location", "").lstrip("/") or "dataset", _explain(issue))
         for issue in issues
@@ -170,8 +165,17 @@ def require_valid(
     return note
 
 
+def _issues(program: Path, folder: str, seconds: float) -> list[dict[str, Any]]:
+    command = [str(program), folder, "--format", "json", "--ignoreWarnings"]
+    command += ["--ignoreNiftiHeaders"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    issues: list[dict[str, Any]] = json.loads(done.stdout)["issues"]["issues"]
+    return issues
+
+
 def _explain(issue: dict[str, Any]) -> str:
-    words = (issue.get("code"), issue.get("subCode"), issue.get("issueMessage"))
+    message = (issue.get("issueMessage") or "").partition("Field description:")[0]
+    words = (issue.get("code"), issue.get("subCode"), message)
     return " ".join(" ".join(str(word).split()) for word in words if word)
 
 
