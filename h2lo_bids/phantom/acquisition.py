@@ -1,0 +1,190 @@
+"""How a scanner samples a head: pose, slice profile, k-space, noise, magnitude."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from h2lo_bids.phantom.fields import Shape, resample
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels of a scan with axes along right, anterior, superior, centred on 0 mm.
+
+    Parameters
+    ----------
+    shape, zooms
+        Voxels and voxel size in mm along each axis.
+    slice_axis
+        The axis across the (thick) slices.
+    """
+
+    shape: Shape
+    zooms: tuple[float, float, float]
+    slice_axis: int
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Voxel indices to mm of the scanner."""
+        affine = np.diag([*self.zooms, 1.0])
+        affine[:3, 3] = -np.array(self.zooms) * (np.array(self.shape) - 1) / 2
+        return affine
+
+
+def slice_profile(kind: str, offsets: np.ndarray, thickness: float) -> np.ndarray:
+    """Return a slice's weight at distances from its centre, not normalised.
+
+    Parameters
+    ----------
+    kind
+        ``"gauss"`` (full width at half maximum = thickness), ``"sinc"`` (Hamming
+        window over three lobes, as encoded slices have) or ``"box"``.
+    offsets
+        Distances in mm.
+    thickness
+        Nominal thickness in mm.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+    """
+    x = np.asarray(offsets, dtype=np.float64) / thickness
+    if kind == "gauss":
+        return np.exp(-4 * np.log(2) * x**2)
+    if kind == "sinc":
+        return np.sinc(x) * np.where(np.abs(x) < 3, 0.54 + 0.46 * np.cos(np.pi * x / 3), 0.0)
+    if kind == "box":
+        return np.where(np.abs(x) < 0.5, 1.0, np.where(np.abs(x) == 0.5, 0.5, 0.0))
+    raise ValueError(f"a slice profile is gauss, sinc or box, not {kind!r}")
+
+
+def profile_matrix(kind: str, slices: int, thickness: float, per_slice: int) -> np.ndarray:
+    """Return the weights that make slices from a finer stack; rows sum to 1.
+
+    Fine plane ``i * per_slice`` lies at the centre of slice ``i``; the stack has
+    ``slices * per_slice`` planes.
+
+    Parameters
+    ----------
+    kind
+        See `slice_profile`.
+    slices
+        Number of slices.
+    thickness
+        Distance between slices and nominal thickness, mm.
+    per_slice
+        Fine planes per slice.
+    """
+    fine = np.arange(slices * per_slice) * (thickness / per_slice)
+    offsets = fine[None, :] - (np.arange(slices) * thickness)[:, None]
+    weights = slice_profile(kind, offsets, thickness)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def truncate_kspace(image: np.ndarray, shape: tuple[int, int], taper: float = 0.0) -> np.ndarray:
+    """Return the image of the centre of k-space, as a coarser matrix measures it.
+
+    Sample (0, 0) stays where it was, and the mean is kept. What lies beyond the
+    coarser matrix' band is lost, and edges ring.
+
+    Parameters
+    ----------
+    image
+        Real or complex, k-space over the last two axes.
+    shape
+        Samples kept along these axes, at most those of `image`.
+    taper
+        0 for none; 0.46 for a Hamming window, which rings less and blurs more.
+
+    Returns
+    -------
+    numpy.ndarray
+        Complex, with `shape` as its last two axes.
+    """
+    from scipy import fft
+
+    if shape[0] > image.shape[-2] or shape[1] > image.shape[-1]:
+        raise ValueError(f"k-space of {image.shape[-2:]} holds no {shape}")
+    kspace = fft.fftshift(fft.fft2(image), axes=(-2, -1))
+    scale = 1.0
+    for axis, kept in zip((-2, -1), shape, strict=True):
+        full = image.shape[axis]
+        first = full // 2 - kept // 2
+        kspace = np.take(kspace, np.arange(first, first + kept), axis=axis)
+        scale *= kept / full
+        if taper:
+            wave = (np.arange(kept) - kept // 2) / kept
+            window = 1 - taper + taper * np.cos(2 * np.pi * wave)
+            kspace = kspace * (window[:, None] if axis == -2 else window)
+    return fft.ifft2(fft.ifftshift(kspace, axes=(-2, -1))) * scale
+
+
+def magnitude_noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the magnitude of an image with complex Gaussian noise.
+
+    Parameters
+    ----------
+    image
+        Real or complex signal.
+    sigma
+        Standard deviation of each of the two channels.
+    rng
+        Source of the noise.
+    """
+    noise = rng.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(sigma)
+    return np.hypot(image.real + noise[0], image.imag + noise[1]).astype(np.float32)
+
+
+def acquire(
+    signal: np.ndarray,
+    affine: np.ndarray,
+    grid: Grid,
+    pose: np.ndarray,
+    *,
+    profile: str,
+    taper: float,
+    sigma: float,
+    rng: np.random.Generator,
+    fine: tuple[int, int] = (2, 5),
+) -> np.ndarray:
+    """Scan a head.
+
+    Parameters
+    ----------
+    signal
+        Signal of the head, float32 (X, Y, Z).
+    affine
+        Voxel indices of `signal` to mm of the head.
+    grid
+        The scan's voxels.
+    pose
+        4 x 4, from mm of the head to mm of the scanner.
+    profile, taper
+        See `slice_profile` and `truncate_kspace`.
+    sigma
+        Standard deviation of the noise per channel, in units of `signal`.
+    rng
+        Source of the noise.
+    fine
+        Samples per voxel in the plane and across the slice before the
+        scanner's band limit is applied.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 magnitude image of ``grid.shape``.
+    """
+    factor = [fine[0]] * 3
+    factor[grid.slice_axis] = fine[1]
+    shape: Shape = tuple(n * f for n, f in zip(grid.shape, factor, strict=True))  # type: ignore[assignment]
+    to_head = np.linalg.inv(affine) @ np.linalg.inv(pose) @ grid.affine
+    dense = resample(signal, to_head @ np.diag([*(1 / np.array(factor)), 1.0]), shape)
+    slices = grid.shape[grid.slice_axis]
+    weights = profile_matrix(profile, slices, grid.zooms[grid.slice_axis], fine[1])
+    stack = np.tensordot(weights.astype(np.float32), dense, axes=(1, grid.slice_axis))
+    plane = [n for axis, n in enumerate(grid.shape) if axis != grid.slice_axis]
+    image = truncate_kspace(stack, (plane[0], plane[1]), taper)
+    return np.moveaxis(magnitude_noise(image, sigma, rng), 0, grid.slice_axis)

@@ -1,0 +1,163 @@
+"""Sequences at both fields: nominal values and how scanners vary around them.
+
+Nominal values are those of ds006557 (OpenNeuro, CC0). Ranges are our choice:
+wide enough to hold MPRAGE, spoiled gradient echo and TSE scans of other sites.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from h2lo_bids.phantom import signal
+from h2lo_bids.phantom.acquisition import Grid
+from h2lo_bids.phantom.tissues import NAMES, Tissue, relaxation
+
+CONTRASTS = ("T1w", "T2w")
+ORTHOGONAL = ("axi", "cor", "sag")
+LOW_FIELD = (*ORTHOGONAL, "iso")
+
+
+@dataclass(frozen=True)
+class HighField:
+    """A 3 T sequence: `kind` is ``mprage``, ``spoiled`` or ``spin``; ms and degrees."""
+
+    kind: str
+    tr: float
+    te: float
+    ti: float = 0.0
+    flip: float = 90.0
+    echoes: int = 1
+    spacing: float = 0.0
+    white_saturation: float = 1.0
+    negative_kept: float = 1.0
+
+
+@dataclass(frozen=True)
+class LowField:
+    """A 64 mT sequence in ms; `ti` 0 means a spin echo without inversion."""
+
+    acquisition: str
+    tr: float
+    te: float
+    ti: float
+    grid: Grid
+    averages: int
+    negative_kept: float = 0.2
+
+
+HIGH_FIELD: dict[str, HighField] = {
+    "T1w": HighField("mprage", tr=2500, te=2.83, ti=1060, flip=8, echoes=170, spacing=7.5),
+    "T2w": HighField("spin", tr=3200, te=60, echoes=140),
+}
+_LOW_TE = {
+    "T1w": {"axi": 5.6, "cor": 6.3, "sag": 7.1, "iso": 5.6},
+    "T2w": {"axi": 161.0, "cor": 194.0, "sag": 199.0, "iso": 148.0},
+}
+_ORDER = {"axi": (0, 1, 2), "cor": (0, 2, 1), "sag": (2, 1, 0)}
+
+
+def low_field_grid(contrast: str, acquisition: str) -> Grid:
+    """Return the voxels of a low-field scan, as a Swoop scanner writes them.
+
+    Parameters
+    ----------
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    acquisition
+        ``"axi"``, ``"cor"``, ``"sag"`` (thick slices) or ``"iso"``.
+    """
+    t1w = contrast == "T1w"
+    if acquisition == "iso":
+        side = 2.34 if t1w else 2.25
+        return Grid((80, 96, 84) if t1w else (84, 100, 88), (side, side, side), 2)
+    side = 1.6 if t1w else 1.5
+    shape, zooms = ((112, 136, 40) if t1w else (120, 146, 40)), (side, side, 5.0)
+    order = _ORDER[acquisition]
+    return Grid(
+        (shape[order[0]], shape[order[1]], shape[order[2]]),
+        (zooms[order[0]], zooms[order[1]], zooms[order[2]]),
+        order.index(2),
+    )
+
+
+def low_field(contrast: str, acquisition: str) -> LowField:
+    """Return the nominal 64 mT sequence of a contrast and slice direction."""
+    te, grid = _LOW_TE[contrast][acquisition], low_field_grid(contrast, acquisition)
+    if contrast == "T1w":
+        return LowField(acquisition, 1500, te, 300, grid, 2)
+    return LowField(acquisition, 2000, te, 0, grid, 1)
+
+
+def draw_high_field(contrast: str, rng: np.random.Generator) -> HighField:
+    """Return the sequence of some other 3 T scanner.
+
+    Parameters
+    ----------
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    rng
+        Source of the draw.
+    """
+    if contrast == "T2w":
+        return HighField(
+            "spin",
+            tr=rng.uniform(2800, 6000),
+            te=rng.uniform(60, 105),
+            echoes=140,
+            white_saturation=rng.uniform(0.82, 1.0),
+        )
+    kept = rng.uniform(0.3, 1.0)
+    if rng.random() < 0.2:
+        tr, flip = rng.uniform(8, 20), rng.uniform(14, 26)
+        return HighField("spoiled", tr, rng.uniform(2, 5), flip=flip, negative_kept=kept)
+    ti, spacing = rng.uniform(850, 1150), rng.uniform(6.5, 8.5)
+    echoes = int(rng.uniform(0.9, 1.6) * ti / spacing)
+    return HighField(
+        "mprage",
+        tr=rng.uniform(1900, 2700),
+        te=rng.uniform(2, 4.5),
+        ti=ti,
+        flip=rng.uniform(7, 10),
+        echoes=echoes,
+        spacing=spacing,
+        negative_kept=kept,
+    )
+
+
+def high_field_values(sequence: HighField, tissues: dict[str, Tissue]) -> np.ndarray:
+    """Return the signal of every class at 3 T, in `tissues.NAMES`' order, non-negative."""
+    t1, t2, pd = relaxation(tissues, low_field=False)
+    if sequence.kind == "spin":
+        values = signal.spin_echo(t1, t2, pd, tr=sequence.tr, te=sequence.te)
+    elif sequence.kind == "spoiled":
+        values = signal.spoiled_echo(
+            t1, t2, pd, tr=sequence.tr, te=sequence.te, flip=sequence.flip
+        )
+    else:
+        values = signal.mprage(
+            t1,
+            t2,
+            pd,
+            tr=sequence.tr,
+            te=sequence.te,
+            ti=sequence.ti,
+            flip=sequence.flip,
+            echoes=sequence.echoes,
+            spacing=sequence.spacing,
+        )
+    for name in ("white", "cerebellum_white"):
+        values[NAMES.index(name)] *= sequence.white_saturation
+    return signal.rectify(values, sequence.negative_kept)
+
+
+def low_field_values(sequence: LowField, tissues: dict[str, Tissue]) -> np.ndarray:
+    """Return the signal of every class at 64 mT, in `tissues.NAMES`' order, non-negative."""
+    t1, t2, pd = relaxation(tissues, low_field=True)
+    if not sequence.ti:
+        return signal.spin_echo(t1, t2, pd, tr=sequence.tr, te=sequence.te)
+    values = signal.inversion_recovery(
+        t1, t2, pd, tr=sequence.tr, te=sequence.te, ti=sequence.ti
+    )
+    return signal.rectify(values, sequence.negative_kept)
