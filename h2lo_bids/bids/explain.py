@@ -56,7 +56,8 @@ def nothing_found(
             for label in subjects[:20]
             for entry in (query.bids_dir / f"sub-{label}").glob("ses-*")
         }
-    there = f"there are {len(existing)} subjects, sessions {_some(sorted(filter(None, visits))) or 'none'}"
+    seen = _some(sorted(filter(None, visits)))
+    there = f"there are {len(existing)} subjects, sessions {seen or 'none'}"
     if reasons:
         there += f", and images were left out: {'; '.join(reasons[:3])}"
     return f"{query.bids_dir}: no scan to work on; {searched}; {there}"

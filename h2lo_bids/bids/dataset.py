@@ -1,0 +1,197 @@
+"""What makes an output folder a BIDS derivative dataset.
+
+Every run writes these files; whoever comes second finds them equal and leaves
+them alone, so that any number of runs may share a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import bids_app_spec
+import h2lo_bids
+from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.errors import CannotCreateError
+
+BIDS_VERSION = "1.10.0"
+PIPELINE = "H2LO-BIDS"
+_README = """# H2LO-BIDS derivatives
+
+Low-field MRI synthesized from high-field MRI: `desc-lowfield` images were
+computed, not acquired. `descriptions.tsv` says what every `desc-` label means,
+the JSON beside each image how it was made and with which model, and
+`logs/CITATION.md` what to cite. Start with `sub-<label>.html`.
+"""
+_CODE_LABELS = {"code", "repository", "source", "source code", "homepage"}
+
+
+def write_dataset_files(
+    out_dir: str | Path, *, bids_dir: str | Path, environment: Mapping[str, str] | None = None
+) -> None:
+    """Write the files at the root of the derivative dataset.
+
+    ``dataset_description.json``, ``.bidsignore``, ``descriptions.tsv`` with
+    its ``.json``, ``logs/CITATION.bib``, and a ``README.md`` unless there is one.
+
+    Parameters
+    ----------
+    out_dir, bids_dir : path-like
+        Roots of the derivative and of the raw dataset.
+    environment : mapping, optional
+        Instead of ``os.environ``; see :func:`container`.
+
+    Raises
+    ------
+    CannotCreateError
+        ``out_dir`` holds a dataset that something else made, or cannot be written.
+    InputOutputError
+        The disk is full.
+    """
+    out, raw = Path(out_dir).absolute(), Path(bids_dir).absolute()
+    require_own(out)
+    spec = bids_app_spec.load("io_spec.json")
+    columns = {
+        "Description": "Meaning of the desc entity in this dataset's file names",
+        "desc_id": {"Description": "Label of the desc entity"},
+        "description": {"Description": "What files with this label hold"},
+    }
+    write_json(out / "dataset_description.json", description(raw, environment=environment))
+    atomic_write_text(out / ".bidsignore", "\n".join(spec["bidsignore"]) + "\n")
+    table = (files(bids_app_spec) / "descriptions.tsv").read_text(encoding="utf-8")
+    atomic_write_text(out / "descriptions.tsv", table)
+    write_json(out / "descriptions.json", columns)
+    if not any(out.glob("README*")):
+        atomic_write_text(out / "README.md", _README)
+    atomic_write_text(out / "logs" / "CITATION.bib", bids_app_spec.load("boilerplate.bib"))
+
+
+def write_citation(out_dir: str | Path, text: str) -> None:
+    """Write the methods text to ``logs/CITATION.md``.
+
+    Parameters
+    ----------
+    out_dir : path-like
+        Root of the derivative dataset.
+    text : str
+        Markdown.
+    """
+    atomic_write_text(Path(out_dir) / "logs" / "CITATION.md", text.rstrip("\n") + "\n")
+
+
+def require_own(out_dir: Path) -> None:
+    """Refuse a folder that holds somebody else's dataset.
+
+    Parameters
+    ----------
+    out_dir : Path
+        May not exist yet.
+
+    Raises
+    ------
+    CannotCreateError
+        In one line, with the remedy.
+    """
+    path = out_dir / "dataset_description.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # absent or broken: there is nothing to protect
+    makers = content.get("GeneratedBy") if isinstance(content, dict) else None
+    names = [maker.get("Name") for maker in makers or () if isinstance(maker, dict)]
+    if PIPELINE not in names:
+        owner = ", ".join(str(name) for name in names if name) or "something else"
+        raise CannotCreateError(
+            f"{out_dir}: holds a dataset made by {owner}; choose another output folder"
+        )
+
+
+def description(bids_dir: Path, *, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Compose ``dataset_description.json`` of the derivative.
+
+    Parameters
+    ----------
+    bids_dir : Path
+        Root of the raw dataset, absolute; ``bids:raw:`` leads there.
+    environment : mapping, optional
+        Instead of ``os.environ``.
+
+    Returns
+    -------
+    dict
+    """
+    generated: dict[str, Any] = {"Name": PIPELINE, "Version": h2lo_bids.__version__}
+    url = _code_url()
+    if url:
+        generated["CodeURL"] = url
+    inside = container(os.environ if environment is None else environment)
+    if inside:
+        generated["Container"] = inside
+    return {
+        "Name": "H2LO-BIDS: low-field MRI synthesized from high-field MRI",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [generated],
+        "HowToAcknowledge": "Please cite the works listed in logs/CITATION.md.",
+        "SourceDatasets": [_source(bids_dir)],
+        "DatasetLinks": {"raw": bids_dir.as_uri()},
+    }
+
+
+def container(environment: Mapping[str, str]) -> dict[str, str] | None:
+    """Describe the container this runs in, from environment variables.
+
+    ``H2LO_CONTAINER`` is set when the image is built, e.g. to
+    ``h2lo-bids:0.1.0``; Apptainer and Singularity name the image themselves.
+
+    Parameters
+    ----------
+    environment : mapping
+        Such as ``os.environ``.
+
+    Returns
+    -------
+    dict or None
+        ``Type`` with ``Tag`` or ``URI``; None outside of containers.
+    """
+    tag = environment.get("H2LO_CONTAINER")
+    for kind in ("apptainer", "singularity"):
+        image = environment.get(f"{kind.upper()}_CONTAINER")
+        if image:
+            return {"Type": kind, **({"Tag": tag} if tag else {}), "URI": Path(image).name}
+    return {"Type": "docker", "Tag": tag} if tag else None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> bool:
+    """Write JSON atomically, unless the file holds just that; see :mod:`.atomic`."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return atomic_write_text(path, text + "\n")
+
+
+def _source(bids_dir: Path) -> dict[str, str]:
+    """Point to the raw dataset: by DOI where it has one, so that others find it too."""
+    try:
+        raw = json.loads((bids_dir / "dataset_description.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        raw = {}
+    doi = raw.get("DatasetDOI") if isinstance(raw, dict) else None
+    if not isinstance(doi, str) or "10." not in doi:
+        return {"URL": bids_dir.as_uri()}
+    bare = doi[doi.index("10.") :]
+    return {"DOI": bare, "URL": f"https://doi.org/{bare}"}
+
+
+def _code_url() -> str | None:
+    """Look up where the code lives in the installed package's own metadata."""
+    try:
+        urls = metadata.metadata("h2lo-bids").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        return None
+    pairs = (url.partition(",") for url in urls)
+    found = (url.strip() for label, _, url in pairs if label.strip().lower() in _CODE_LABELS)
+    return next(found, None)

@@ -1,0 +1,254 @@
+"""The JSON beside every output.
+
+Acquisition parameters of the input (field strength, echo time and so on) are
+never copied: they do not hold for a synthesized image. What was simulated is
+said under names of its own.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import bids_app_spec
+import h2lo_bids
+from h2lo_bids.bids.dataset import write_json
+from h2lo_bids.bids.derivatives import sidecar_path
+from h2lo_bids.bids.scan import Scan
+
+SOFTWARE = ("torch", "numpy", "scipy", "nibabel", "antspyx", "nipype", "pybids", "deepbet")
+TEMPLATE_URI = "https://templateflow.s3.amazonaws.com"
+
+_SIMULATED = (
+    "The model was fitted to simulated pairs, not to scans of the same heads in both fields: "
+    "fit your own with the training level, or give the authors' weights with --model"
+)
+
+
+def derivative_uri(path: str | Path, out_dir: str | Path) -> str:
+    """Give the BIDS URI of a file of the derivative dataset itself.
+
+    Parameters
+    ----------
+    path, out_dir : path-like
+        The file, and the root that it lies below.
+
+    Returns
+    -------
+    str
+        ``bids::sub-01/anat/...``
+    """
+    return f"bids::{Path(path).absolute().relative_to(Path(out_dir).absolute()).as_posix()}"
+
+
+def preproc_sidecar(
+    scan: Scan,
+    *,
+    skull_stripped: bool,
+    mask: str | None = None,
+    sources: Iterable[str] = (),
+    **where: str | None,
+) -> dict[str, Any]:
+    """Compose the sidecar of a ``desc-preproc`` image.
+
+    Parameters
+    ----------
+    scan : Scan
+        The input.
+    skull_stripped : bool
+        Whether voxels outside the brain are zero.
+    mask : str, optional
+        BIDS URI of the brain mask that was used.
+    sources : iterable of str
+        Further BIDS URIs, e.g. of a transform.
+    **where : str, optional
+        ``spatial_reference`` and ``resolution``; see :func:`lowfield_sidecar`.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "Description": _meaning("preproc"),
+        "Sources": _sources(scan.uri, mask, *sources),
+        "SkullStripped": skull_stripped,
+        **_place(**where),
+        **_input_field(scan),
+        "Software": software_versions(),
+    }
+
+
+def mask_sidecar(
+    scan: Scan,
+    *,
+    method: str,
+    sources: Iterable[str] = (),
+    details: Mapping[str, Any] | None = None,
+    **where: str | None,
+) -> dict[str, Any]:
+    """Compose the sidecar of a ``desc-brain_mask`` image.
+
+    Parameters
+    ----------
+    scan : Scan
+        The input; the spatial reference unless another is given.
+    method : str
+        What found the brain, e.g. ``"deepbet 1.0.2"``.
+    sources : iterable of str
+        Further BIDS URIs, e.g. of the T1w image whose mask is shared.
+    details : mapping, optional
+        Anything else worth keeping, e.g. a checksum of weights.
+    **where : str, optional
+        ``spatial_reference`` and ``resolution``; see :func:`lowfield_sidecar`.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "Description": _meaning("brain"),
+        "Type": "Brain",
+        "Sources": _sources(scan.uri, *sources),
+        **_place(where.get("spatial_reference") or scan.uri, where.get("resolution")),
+        "BrainExtractionMethod": method,
+        **(details or {}),
+        "Software": software_versions(),
+    }
+
+
+def lowfield_sidecar(
+    scan: Scan,
+    *,
+    model: Mapping[str, Any],
+    sources: Iterable[str],
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    spatial_reference: str | None = None,
+    resolution: str | None = None,
+) -> dict[str, Any]:
+    """Compose the sidecar of a ``desc-lowfield`` image.
+
+    Parameters
+    ----------
+    scan : Scan
+        The high-field input.
+    model : mapping
+        The bundle's metadata (``name``, ``version``, ``method``, ``sha256``,
+        ``training_data``, field strengths, ``frame`` ...).
+    sources : iterable of str
+        BIDS URIs of the preprocessed image, the mask and any transform.
+    seed : int, optional
+        Of the run.
+    settings : mapping, optional
+        Of the synthesis: device, precision and the like.
+    spatial_reference : str, optional
+        URI of the image that defines the grid; needed when the name has a
+        ``space`` that is not a standard one.
+    resolution : str, optional
+        What the ``res`` entity stands for; needed when the name has one.
+
+    Returns
+    -------
+    dict
+    """
+    training = model.get("training_data") or {}
+    kind = training.get("kind") or "unknown"
+    content: dict[str, Any] = {
+        "Description": _meaning("lowfield"),
+        "Sources": _sources(scan.uri, *sources),
+        "SkullStripped": True,
+        **_place(spatial_reference, resolution),
+        "SimulatedMagneticFieldStrength": model.get("target_field_strength"),
+        "ModelInputMagneticFieldStrength": model.get("source_field_strength"),
+        **_input_field(scan),
+        "ValueRange": model.get("value_range"),
+        "ModelName": model.get("name"),
+        "ModelVersion": model.get("version"),
+        "ModelMethod": model.get("method"),
+        "ModelSha256": model.get("sha256"),
+        "ModelTrainingDataKind": kind,
+        "ModelTrainingData": training.get("description"),
+        "ModelTrainingDataLicense": training.get("licence"),
+        "ModelWarning": _SIMULATED if kind == "simulated" else None,
+        "RandomSeed": seed,
+        **(settings or {}),
+        "Software": software_versions(),
+    }
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def transform_sidecar(
+    *, source: str, target: str, method: str, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Compose the sidecar of a spatial transform.
+
+    Parameters
+    ----------
+    source, target : str
+        URIs of the moving and of the fixed image.
+    method : str
+        What found it, e.g. ``"ANTs SyN"``.
+    settings : mapping, optional
+        Of the registration.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "Description": "Spatial transform, in the convention of ANTs/ITK",
+        "Sources": _sources(source, target),
+        "FromFile": source,
+        "ToFile": target,
+        "RegistrationMethod": method,
+        **(settings or {}),
+        "Software": software_versions(),
+    }
+
+
+def write_sidecar(image: Path, content: Mapping[str, Any]) -> Path:
+    """Write the sidecar of an image or transform atomically; give its path."""
+    path = sidecar_path(image)
+    write_json(path, content)
+    return path
+
+
+def template_reference(space: str, file: str | None = None) -> str:
+    """Give the URI of a TemplateFlow template, or of one of its files."""
+    return "/".join(part for part in (TEMPLATE_URI, f"tpl-{space}", file) if part)
+
+
+def software_versions() -> dict[str, str]:
+    """List what computes here, with versions; what is not installed is left out."""
+    versions = {"h2lo-bids": h2lo_bids.__version__, "python": platform.python_version()}
+    for name in SOFTWARE:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _sources(*uris: str | None) -> list[str]:
+    return list(dict.fromkeys(uri for uri in uris if uri))
+
+
+def _place(spatial_reference: str | None = None, resolution: str | None = None) -> dict[str, str]:
+    place = {"SpatialReference": spatial_reference, "Resolution": resolution}
+    return {key: value for key, value in place.items() if value is not None}
+
+
+def _input_field(scan: Scan) -> dict[str, Any]:
+    known = {
+        "InputMagneticFieldStrength": scan.field_strength,
+        "InputMagneticFieldStrengthSource": scan.field_source,
+    }
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _meaning(desc: str) -> str:
+    rows = bids_app_spec.load("descriptions.tsv")
+    return next(str(row["description"]) for row in rows if row["desc_id"] == f"desc-{desc}")
