@@ -73,7 +73,7 @@ def volume_terms(
     corner = draw_subvolume(shape, options.crop, rng)
     sides = [min(options.crop, n) for n in shape]
     box = tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))
-    inner = torch.from_numpy(np.stack(np.mgrid[box], -1).reshape(-1, 3))
+    inner = torch.from_numpy(np.mgrid[box].reshape(3, -1).T.copy())
     lf = torch.from_numpy(np.ascontiguousarray(pair.lf))
     with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
         features = model.encoder(torch.from_numpy(np.ascontiguousarray(pair.hf))[None, None])[0]

@@ -16,9 +16,7 @@ from h2lo_bids.training.crops import Corner, predict_crop
 from h2lo_bids.training.pairs import Pair
 
 
-def validation_places(
-    pairs: Sequence[Pair], size: int, count: int
-) -> list[tuple[int, Corner]]:
+def validation_places(pairs: Sequence[Pair], size: int, count: int) -> list[tuple[int, Corner]]:
     """Choose crops that are spread evenly over the brains: (pair, corner).
 
     The brains are tiled without overlap; of the tiles that are at least an

@@ -1,0 +1,165 @@
+"""How close a synthesized volume is to a real one: the seven metrics of Table 1.
+
+All take arrays in [0, 1]. The image metrics run over the whole volume; the
+histogram metrics over the foreground that `foreground` returns, or over all
+voxels when given none.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from h2lo_bids.errors import BadDataError
+
+BINS = 128
+"""Histogram bins on [0, 1] in the authors' release."""
+
+FOREGROUND = 0.01
+"""Intensity of the high-field image above which a voxel is foreground (paper, section 3.1)."""
+
+METRICS = ("psnr", "ssim", "ncc", "wass", "hncc", "bhat", "js")
+"""In the order of Table 1; larger is better for the first three and ``hncc``."""
+
+
+def psnr(predicted: np.ndarray, target: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio in dB, data range 1; infinity if equal."""
+    a, b = _pair(predicted, target)
+    error = float(np.mean((a - b) ** 2))
+    return math.inf if error == 0 else -10.0 * math.log10(error)
+
+
+def ssim(predicted: np.ndarray, target: np.ndarray, *, window: int = 7) -> float:
+    """Return the structural similarity in per cent, slice by slice along axis 0.
+
+    A uniform square window, data range 1, K1 = 0.01, K2 = 0.03, sample
+    covariances, and the mean over the pixels whose window lies inside the slice:
+    what the authors' release computes.
+
+    Parameters
+    ----------
+    predicted, target
+        (X, Y, Z), in [0, 1]; Y and Z at least `window`.
+    window
+        Side of the window, odd.
+
+    References
+    ----------
+    Wang et al. 2004, IEEE Transactions on Image Processing 13:600.
+    """
+    from scipy.ndimage import uniform_filter
+
+    a, b = _pair(predicted, target)
+    if a.ndim != 3 or min(a.shape[1:]) < window:
+        raise BadDataError(f"SSIM needs slices of at least {window} voxels, not {a.shape}")
+    c1, c2 = 0.01**2, 0.03**2
+    samples = window**2
+    edge = window // 2
+    inner = (slice(edge, -edge or None),) * 2
+    values = []
+    for x, y in zip(a, b, strict=True):
+        mx, my, xx, yy, xy = (uniform_filter(v, window) for v in (x, y, x * x, y * y, x * y))
+        scale = samples / (samples - 1)
+        vx, vy, vxy = scale * (xx - mx * mx), scale * (yy - my * my), scale * (xy - mx * my)
+        top = (2 * mx * my + c1) * (2 * vxy + c2)
+        bottom = (mx * mx + my * my + c1) * (vx + vy + c2)
+        values.append(float((top / bottom)[inner].mean()))
+    return 100.0 * float(np.mean(values))
+
+
+def ncc(predicted: np.ndarray, target: np.ndarray) -> float:
+    """Return Pearson's correlation of the voxels; NaN if an image is constant."""
+    a, b = _pair(predicted, target)
+    return _pearson(a.ravel(), b.ravel())
+
+
+def foreground(high_field: np.ndarray) -> np.ndarray:
+    """Return the voxels that the histogram metrics count: high-field above 0.01."""
+    return np.asarray(high_field) > FOREGROUND
+
+
+def histogram(image: np.ndarray, where: np.ndarray | None = None, bins: int = BINS) -> np.ndarray:
+    """Return the share of voxels in each bin of [0, 1]; the shares sum to 1.
+
+    Values outside are counted in the outermost bins: left out, as numpy would,
+    they would vanish from the distribution unnoticed.
+    """
+    values = np.asarray(image, np.float64)
+    values = values.ravel() if where is None else values[where]
+    if not values.size:
+        raise BadDataError("a histogram needs at least one foreground voxel")
+    counts, _ = np.histogram(np.clip(values, 0, 1), bins=bins, range=(0, 1))
+    return counts / counts.sum()
+
+
+def wasserstein(p: np.ndarray, q: np.ndarray) -> float:
+    """Return the Wasserstein-1 distance of two histograms on [0, 1], in intensity."""
+    return float(np.abs(np.cumsum(p) - np.cumsum(q)).sum() / len(p))
+
+
+def histogram_ncc(p: np.ndarray, q: np.ndarray) -> float:
+    """Return Pearson's correlation of two histograms."""
+    return _pearson(p, q)
+
+
+def bhattacharyya(p: np.ndarray, q: np.ndarray) -> float:
+    """Return the Bhattacharyya distance -ln sum sqrt(p q); infinity if disjoint."""
+    overlap = float(np.sqrt(p * q).sum())
+    return math.inf if overlap == 0 else max(0.0, -math.log(overlap))
+
+
+def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
+    """Return the Jensen-Shannon divergence in nats, 0 to ln 2, without a square root."""
+    middle = (p + q) / 2
+    return 0.5 * (_relative_entropy(p, middle) + _relative_entropy(q, middle))
+
+
+def evaluate(predicted: np.ndarray, target: np.ndarray, high_field: np.ndarray) -> dict[str, float]:
+    """Return the seven metrics of one subject.
+
+    Parameters
+    ----------
+    predicted
+        Synthesized (or, for the identity baseline, high-field) volume; it is
+        clipped to [0, 1] first.
+    target
+        The real low-field volume.
+    high_field
+        Decides the foreground of the histogram metrics.
+
+    Returns
+    -------
+    dict
+        Keys as in `METRICS`.
+    """
+    image = np.clip(np.asarray(predicted, np.float64), 0, 1)
+    where = foreground(high_field)
+    p, q = histogram(image, where), histogram(target, where)
+    return {
+        "psnr": psnr(image, target),
+        "ssim": ssim(image, target),
+        "ncc": ncc(image, target),
+        "wass": wasserstein(p, q),
+        "hncc": histogram_ncc(p, q),
+        "bhat": bhattacharyya(p, q),
+        "js": jensen_shannon(p, q),
+    }
+
+
+def _pair(predicted: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
+    if a.shape != b.shape:
+        raise BadDataError(f"images to compare need one shape, not {a.shape} and {b.shape}")
+    return a, b
+
+
+def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    norm = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / norm if norm > 0 else math.nan
+
+
+def _relative_entropy(p: np.ndarray, q: np.ndarray) -> float:
+    some = p > 0
+    return float((p[some] * np.log(p[some] / q[some])).sum())

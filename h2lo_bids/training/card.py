@@ -1,0 +1,145 @@
+"""The model card and the metadata of the embedded models."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from h2lo_bids.evaluation.metrics import METRICS
+from h2lo_bids.training.augment import Augmentation
+
+INTENDED_USE = (
+    "Research and teaching: simulating what a 64 mT scan of a brain would look like from its "
+    "3 T scan, to plan studies, test pipelines and augment training data."
+)
+LIMITS = (
+    "Trained on simulated pairs, never on a real low-field scan: its contrast, noise and "
+    "blur are those of the simulation. No pathology was in the training data. The output is "
+    "a conditional median, smoother than a real scan. Not for diagnosis."
+)
+ADVICE = (
+    "For the look of your own scanner fit a model on paired scans of it with `train`, or pass "
+    "the weights that the paper's authors released with `--model`."
+)
+_HEADINGS = {
+    "psnr": "PSNR (dB)", "ssim": "SSIM (%)", "ncc": "NCC", "wass": "WASS",
+    "hncc": "HNCC", "bhat": "BHAT", "js": "JS",
+}  # fmt: skip
+
+
+def software() -> dict[str, str]:
+    """Return the versions that a fit depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("h2lo-bids", "torch", "numpy", "scipy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def build_metadata(contrast: str, training: dict[str, Any], held_out: dict[str, Any]) -> dict:
+    """Return the metadata of an embedded model.
+
+    Parameters
+    ----------
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    training
+        How it was fitted: ``source``, ``subjects``, ``seed``, ``options``, ``steps``, …
+    held_out
+        From `h2lo_bids.training.heldout.held_out_figures`.
+    """
+    return {
+        "name": f"h2lo_{contrast}",
+        "version": "1",
+        "value_range": [0, 1],
+        "source_field_strength": 3.0,
+        "target_field_strength": 0.064,
+        "training_data": {
+            "kind": "simulated",
+            "description": "3 T and fused 64 mT images simulated from whole-head label maps",
+            "source": training["source"],
+            "licence": training["licence"],
+            "subjects": training["subjects"],
+        },
+        "training": {k: training[k] for k in ("command", "options", "steps", "best_step")},
+        "seed": training["seed"],
+        "software": software(),
+        "held_out": held_out,
+        "intended_use": INTENDED_USE,
+        "limits": LIMITS,
+    }
+
+
+def build_card(contrast: str, training: dict[str, Any], held_out: dict[str, Any]) -> str:
+    """Return the model card, Markdown."""
+    subjects = training["subjects"]
+    counts = {part: len(names) for part, names in subjects.items()}
+    pairs = training["variants"]
+    options = training["options"]
+    return f"""# h2lo_{contrast}: the embedded {contrast} model
+
+**Trained on simulated pairs, not on real low-field scans.** {ADVICE}
+
+H2LO ({contrast}, 3 T to 64 mT, 581,409 parameters) after arXiv 2603.24968, on a 208x256x256
+grid of 1 mm centred on the brain.
+
+## Training data
+Pairs simulated with MR physics from whole-head label maps: {training["source"]}
+({training["licence"]}). A 3 T scan, and three thick-slice 64 mT scans fused on its grid.
+{counts["train"]} people to train on, {pairs} simulated pair(s) each, every pair with its own
+warp, tissue values and scanner; {counts["validation"]} to choose the weights, {counts["test"]}
+held out.
+
+{_variation(options["augmentation"])}
+
+## Held-out figures
+Means over {counts["test"]} simulated test subjects (never trained on, nor used to choose).
+They say how well the simulation was learned, not how close the output is to a real 64 mT scan.
+
+{_table(held_out["mean"])}
+
+"HF image" is the high-field image itself, taken as the prediction. PSNR, SSIM and NCC over the
+whole volume; the histogram distances over voxels with a high-field value above 0.01.
+
+## Intended use
+{INTENDED_USE}
+
+## Limits
+{LIMITS}
+
+## How to fit it again
+```
+{training["command"]}
+```
+{options["steps"]} steps of {options["batch"]} crops of {options["crop"]} voxels a side, Adam from
+{options["learning_rate"]:g} along a cosine, weight {options["lambda_grad"]:g} of the gradient term,
+{options["precision"]}, seed {training["seed"]}; {training["seconds"] / 60:.0f} minutes on one
+(shared) core. The weights are those of step {training["best_step"]}, the best in validation
+({training["best_psnr"]:.2f} dB in the brain; the high-field image has
+{training["identity_psnr"]:.2f} dB).
+"""
+
+
+def _variation(ranges: dict[str, Any]) -> str:
+    a = Augmentation(**ranges)
+    return (
+        f"Varied in training: left-right mirror images (probability {a.flip:g}), shifts in the "
+        f"frame up to {a.shift} voxels, and of the high-field image alone its scale "
+        f"({1 - a.scale:g} to 1), exponent (exp of +-{a.gamma:g}), a smooth field (each term "
+        f"+-{a.bias:g}) and Gaussian noise (standard deviation up to {a.noise:g})."
+    )
+
+
+def _table(mean: dict[str, dict[str, float]]) -> str:
+    rows = [
+        "| | " + " | ".join(_HEADINGS[m] for m in METRICS) + " |",
+        "|---" * (len(METRICS) + 1) + "|",
+    ]
+    for method, label in (("identity", "HF image"), ("h2lo", "this model")):
+        digits = {"psnr": 2, "ssim": 2}
+        values = [f"{mean[method][m]:.{digits.get(m, 4)}f}" for m in METRICS]
+        rows.append(f"| {label} | " + " | ".join(values) + " |")
+    return "\n".join(rows)

@@ -1,0 +1,111 @@
+"""The metrics against scikit-image, scipy and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import pearsonr, wasserstein_distance
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.evaluation import metrics
+
+
+def images(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    a = gaussian_filter(rng.random((9, 20, 23)), 1)
+    a = (a - a.min()) / np.ptp(a)
+    return a, np.clip(0.7 * a + 0.1 + 0.1 * rng.standard_normal(a.shape), 0, 1)
+
+
+def test_image_metrics_equal_other_libraries() -> None:
+    a, b = images()
+    assert metrics.psnr(a, b) == pytest.approx(peak_signal_noise_ratio(b, a, data_range=1))
+    assert metrics.ncc(a, b) == pytest.approx(pearsonr(a.ravel(), b.ravel())[0])
+    slices = [structural_similarity(x, y, data_range=1) for x, y in zip(a, b, strict=True)]
+    assert metrics.ssim(a, b) == pytest.approx(100 * np.mean(slices))
+    wide = [
+        structural_similarity(x, y, data_range=1, win_size=11) for x, y in zip(a, b, strict=True)
+    ]
+    assert metrics.ssim(a, b, window=11) == pytest.approx(100 * np.mean(wide))
+
+
+def test_closed_forms_of_image_metrics() -> None:
+    zero = np.zeros((3, 8, 8))
+    assert metrics.psnr(zero, zero + 0.1) == pytest.approx(20)
+    assert metrics.psnr(zero, zero) == math.inf
+    assert metrics.ssim(zero, zero) == pytest.approx(100)
+    # Two constants: only the luminance term is left.
+    x, y, c1 = 0.2, 0.6, 1e-4
+    luminance = (2 * x * y + c1) / (x * x + y * y + c1)
+    assert metrics.ssim(zero + x, zero + y) == pytest.approx(100 * luminance)
+    assert math.isnan(metrics.ncc(zero, zero))
+    a, _ = images()
+    assert metrics.ncc(a, 1 - 0.3 * a) == pytest.approx(-1)
+
+
+def test_histogram_metrics_equal_scipy() -> None:
+    a, b = images(1)
+    p, q = metrics.histogram(a), metrics.histogram(b)
+    centres = (np.arange(128) + 0.5) / 128
+    assert metrics.wasserstein(p, q) == pytest.approx(wasserstein_distance(centres, centres, p, q))
+    assert metrics.histogram_ncc(p, q) == pytest.approx(pearsonr(p, q)[0])
+    assert metrics.jensen_shannon(p, q) == pytest.approx(jensenshannon(p, q) ** 2)
+    assert metrics.bhattacharyya(p, q) == pytest.approx(-math.log(np.sqrt(p * q).sum()))
+
+
+def test_closed_forms_of_histogram_metrics() -> None:
+    p, q = np.eye(128)[10], np.eye(128)[42]
+    assert metrics.wasserstein(p, q) == pytest.approx(32 / 128)
+    assert metrics.jensen_shannon(p, q) == pytest.approx(math.log(2))
+    assert metrics.bhattacharyya(p, q) == math.inf
+    half = (p + q) / 2
+    assert metrics.bhattacharyya(p, half) == pytest.approx(0.5 * math.log(2))
+    for metric in (metrics.wasserstein, metrics.jensen_shannon, metrics.bhattacharyya):
+        assert metric(half, half) == pytest.approx(0, abs=1e-12)
+    assert metrics.histogram_ncc(half, half) == pytest.approx(1)
+
+
+def test_values_outside_the_range_are_counted_at_its_ends() -> None:
+    counts = metrics.histogram(np.array([-3.0, 0.0, 0.5, 1.0, 7.0]))
+    assert counts.sum() == pytest.approx(1)
+    assert (counts[0], counts[64], counts[127]) == pytest.approx((0.4, 0.2, 0.4))
+
+
+def test_foreground_is_the_high_field_above_a_hundredth() -> None:
+    where = metrics.foreground(np.array([0.0, 0.01, 0.011, 1.0]))
+    assert where.tolist() == [False, False, True, True]
+    assert metrics.histogram(np.array([0.0, 0.0, 1.0, 1.0]), where)[-1] == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(*[hnp.arrays(float, (2, 8, 9), elements=st.floats(0, 1))] * 2)
+def test_bounds_and_symmetry(a: np.ndarray, b: np.ndarray) -> None:
+    p, q = metrics.histogram(a), metrics.histogram(b)
+    assert 0 <= metrics.jensen_shannon(p, q) <= math.log(2) + 1e-12
+    assert metrics.jensen_shannon(p, q) == pytest.approx(metrics.jensen_shannon(q, p))
+    assert 0 <= metrics.wasserstein(p, q) <= 1
+    assert metrics.ssim(a, b) == pytest.approx(metrics.ssim(b, a))
+    assert metrics.ssim(a, b) <= 100 + 1e-9
+
+
+def test_evaluate_gives_all_seven_and_clips() -> None:
+    a, b = images(2)
+    figures = metrics.evaluate(a * 3 - 1, b, a)
+    assert tuple(figures) == metrics.METRICS
+    assert figures == metrics.evaluate(np.clip(a * 3 - 1, 0, 1), b, a)
+    assert metrics.evaluate(b, b, a)["psnr"] == math.inf
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(BadDataError, match="one shape"):
+        metrics.psnr(np.zeros((2, 8, 8)), np.zeros((2, 8, 9)))
+    with pytest.raises(BadDataError, match="at least 7"):
+        metrics.ssim(np.zeros((2, 6, 8)), np.zeros((2, 6, 8)))
+    with pytest.raises(BadDataError, match="foreground voxel"):
+        metrics.histogram(np.zeros(3), np.zeros(3, bool))

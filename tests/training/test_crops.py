@@ -1,0 +1,62 @@
+"""Crops must give what the whole volume gives, at the border too."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from h2lo_bids.models.branch import HALO
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.training.crops import crop_coordinates, predict_crop, read_crop
+
+SHAPE = (18, 21, 16)
+
+
+def whole_and_model() -> tuple[torch.Tensor, np.ndarray, H2lo]:
+    torch.manual_seed(3)
+    model = H2lo(H2loArchitecture(channels=4, n_basis=8, width=16))
+    with torch.no_grad():
+        for layer in model.encoder.convolutions:
+            layer.bias.uniform_(-1, 1)  # large biases: zeros outside must stay zeros
+        model.bias.fill_(0.3)
+    volume = np.random.default_rng(1).random(SHAPE).astype(np.float32)
+    with torch.no_grad():
+        return model(torch.from_numpy(volume)[None, None])[0, 0], volume, model
+
+
+@pytest.mark.parametrize("corner", [(5, 6, 5), (0, 0, 0), (12, 15, 10), (3, 14, 9), (-3, 10, 12)])
+def test_crop_equals_whole_volume(corner: tuple[int, int, int]) -> None:
+    whole, volume, model = whole_and_model()
+    size = 6
+    wide = read_crop(volume, tuple(c - HALO for c in corner), size + 2 * HALO)
+    with torch.no_grad():
+        crop = predict_crop(model, torch.from_numpy(wide)[None, None], corner, SHAPE)[0, 0]
+    inside = tuple(slice(max(0, c), min(n, c + size)) for c, n in zip(corner, SHAPE, strict=True))
+    part = tuple(slice(s.start - c, s.stop - c) for s, c in zip(inside, corner, strict=True))
+    torch.testing.assert_close(crop[part], whole[inside], atol=1e-5, rtol=0)
+
+
+def test_crops_of_a_batch_are_independent() -> None:
+    whole, volume, model = whole_and_model()
+    wide = read_crop(volume, (0, 1, 0), 16)
+    batch = torch.from_numpy(np.stack([wide, wide[::-1].copy()]))[:, None]
+    with torch.no_grad():
+        crop = predict_crop(model, batch, (5, 6, 5), SHAPE)
+    torch.testing.assert_close(crop[0, 0], whole[5:11, 6:12, 5:11], atol=1e-5, rtol=0)
+    assert not torch.allclose(crop[0], crop[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(-12, 12)] * 3), st.integers(1, 9))
+def test_read_crop_pads_with_zeros(start: tuple[int, int, int], size: int) -> None:
+    volume = np.arange(1, 5 * 6 * 7 + 1).reshape(5, 6, 7)
+    padded = np.pad(volume, 25)
+    box = tuple(slice(s + 25, s + 25 + size) for s in start)
+    np.testing.assert_array_equal(read_crop(volume, start, size), padded[box])
+
+
+def test_coordinates_are_those_of_the_frame() -> None:
+    at = crop_coordinates((2, 0, 9), 4, SHAPE).reshape(4, 4, 4, 3)
+    expected = [2 * (c + 3) / (n - 1) - 1 for c, n in zip((2, 0, 9), SHAPE, strict=True)]
+    np.testing.assert_allclose(at[3, 3, 3], expected, atol=1e-6)

@@ -1,0 +1,111 @@
+"""Fitting learns, resumes bit for bit, and fails in one line."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import ball_pair, small_options
+
+from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, UsageError
+from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.checkpoint import load_checkpoint, save_checkpoint
+from h2lo_bids.training.fit import fit
+
+VARIED = Augmentation(flip=0.5, shift=1, scale=0.2, gamma=0.1, bias=0.1, noise=0.02)
+TRAIN = [ball_pair("a", 1), ball_pair("b", 2), ball_pair("c", 3)]
+HELD = [ball_pair("d", 4)]
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().ravel() for p in model.parameters()])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["patch", "volume"])
+def test_learns_a_held_out_subject(tmp_path: Path, sampling: str) -> None:
+    options = small_options(steps=250, sampling=sampling, validate_every=50, learning_rate=1e-2)
+    result = fit(TRAIN, HELD, options, tmp_path)
+    assert result.best_psnr > result.identity_psnr + 8
+    with (tmp_path / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    losses = [float(r["loss"]) for r in rows]
+    assert [int(r["step"]) for r in rows] == list(range(1, 251))
+    assert np.mean(losses[-20:]) < 0.3 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, precision: str, stop: int) -> None:
+    torch.set_num_threads(1)
+    options = small_options(precision=precision, augmentation=VARIED)
+    whole = fit(TRAIN, HELD, options, tmp_path / "whole")
+    torch.manual_seed(999)  # a resumed run starts with other global states
+    np.random.seed(3)  # noqa: NPY002
+    first = fit(TRAIN, HELD, options, tmp_path / "parts", stop_at=stop)
+    assert first.steps == stop
+    parts = fit(TRAIN, HELD, options, tmp_path / "parts")
+    assert torch.equal(weights(whole.model), weights(parts.model))
+    assert load_checkpoint(tmp_path / "parts")["step"] == 8  # type: ignore[index]
+    logs = [(tmp_path / d / "history.csv").read_text().splitlines() for d in ("whole", "parts")]
+    assert [r.split(",")[:5] for r in logs[0]] == [r.split(",")[:5] for r in logs[1]]
+
+
+def test_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    options = small_options(augmentation=VARIED)
+    whole = fit(TRAIN, HELD, options, tmp_path / "whole")
+    fit(TRAIN, HELD, options, tmp_path / "parts", stop_at=6)
+    (tmp_path / "parts" / "last.pt").write_bytes(b"PK\x03\x04 cut off")
+    assert load_checkpoint(tmp_path / "parts")["step"] == 4  # type: ignore[index]
+    assert torch.equal(
+        weights(whole.model), weights(fit(TRAIN, HELD, options, tmp_path / "parts").model)
+    )
+
+
+def test_other_options_or_pairs_are_refused(tmp_path: Path) -> None:
+    options = small_options()
+    fit(TRAIN, HELD, options, tmp_path, stop_at=1)
+    with pytest.raises(UsageError, match="other options"):
+        fit(TRAIN, HELD, dataclasses.replace(options, learning_rate=1e-4), tmp_path)
+    changed = dataclasses.replace(TRAIN[0], lf=TRAIN[0].lf * np.float32(0.99))
+    with pytest.raises(UsageError, match="other pairs"):
+        fit([changed, *TRAIN[1:]], HELD, options, tmp_path)
+
+
+def test_nan_loss_is_one_clear_line(tmp_path: Path) -> None:
+    options = small_options(steps=40, learning_rate=1e30, checkpoint_every=1)
+    with pytest.raises(H2loError, match=r"the loss became .* at step \d+; .*learning rate") as err:
+        fit(TRAIN, HELD, options, tmp_path)
+    assert "\n" not in str(err.value)
+
+
+def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_text("nothing")
+    with pytest.raises(BadDataError, match=r"last\.pt"):
+        fit(TRAIN, HELD, small_options(), tmp_path)
+
+
+def test_checkpoints_are_whole_and_need_no_pickle(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, {"step": step, "model": {"w": torch.ones(2)}})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
+    assert load_checkpoint(tmp_path)["step"] == 3  # type: ignore[index]
+    assert torch.load(tmp_path / "previous.pt", weights_only=True)["step"] == 2
+
+
+def test_unwritable_checkpoint_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputOutputError, match="cannot write the checkpoint"):
+        save_checkpoint(tmp_path / "absent", {"step": 1})
+
+
+def test_bad_pairs_are_named() -> None:
+    good = TRAIN[0]
+    with pytest.raises(BadDataError, match="pair x: NaN"):
+        dataclasses.replace(good, name="x", hf=np.full_like(good.hf, np.nan))
+    with pytest.raises(BadDataError, match="pair x: its brain mask is empty"):
+        dataclasses.replace(good, name="x", mask=np.zeros_like(good.mask))
+    with pytest.raises(BadDataError, match="pair x: volumes and mask need one 3-D shape"):
+        dataclasses.replace(good, name="x", lf=good.lf[1:])
