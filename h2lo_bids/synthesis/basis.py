@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from h2lo_bids.models.h2lo import H2lo
@@ -12,8 +15,9 @@ class BasisRows:
     """Evaluates sum_k b_k t_k(x) + beta row block by row block.
 
     The sine's frequency is folded into the weights, and a block is small enough
-    to stay in a core's cache. The first layer and every sine are float32 in any
-    precision: phases reach 30 radians, which bfloat16 cannot tell apart.
+    to stay in a core's cache. Everything here is float32; with
+    `products_in_bfloat16` the matrix products alone round what they multiply, not
+    the phases of the sines, which need more digits than bfloat16 has.
 
     Parameters
     ----------
@@ -23,23 +27,19 @@ class BasisRows:
         Positions per block.
     device
         Where to compute.
-    dtype
-        Type of the hidden layers' products.
     """
 
-    def __init__(self, model: H2lo, rows: int, device: torch.device, dtype: torch.dtype) -> None:
-        self._rows, self._device, self._dtype = rows, device, dtype
+    def __init__(self, model: H2lo, rows: int, device: torch.device) -> None:
+        self._rows, self._device = rows, device
         self._bias = float(model.bias.detach())
+        self._sine = isinstance(model.trunk, SirenTrunk)
         self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        trunk = model.trunk
-        self._sine = isinstance(trunk, SirenTrunk)
-        linears = [m for m in trunk.net.modules() if isinstance(m, torch.nn.Linear)]
+        linears = [m for m in model.trunk.net.modules() if isinstance(m, torch.nn.Linear)]
         for index, linear in enumerate(linears):
             omega = model.architecture.omega if self._sine and index < len(linears) - 1 else 1.0
-            kind = torch.float32 if index == 0 else dtype
-            weight = (linear.weight.detach().double() * omega).to(device, kind)
-            bias = (linear.bias.detach().double() * omega).to(device, kind)
-            self._layers.append((weight.t(), bias))
+            weight = (linear.weight.detach().double() * omega).float().t().contiguous()
+            bias = (linear.bias.detach().double() * omega).float()
+            self._layers.append((weight.to(device), bias.to(device)))
 
     def __call__(self, coordinates: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """Evaluate Equation 1.
@@ -56,17 +56,39 @@ class BasisRows:
         torch.Tensor
             (N,), float32.
         """
+        n = min(self._rows, len(coordinates))
+        sizes = [weight.shape[1] for weight, _ in self._layers]
+        buffers = [torch.empty(n, size, device=self._device) for size in sizes]
+        coordinates = coordinates.to(self._device)
         out = torch.empty(len(coordinates), device=self._device)
         for start in range(0, len(coordinates), self._rows):
             block = slice(start, start + self._rows)
-            basis = self._basis(coordinates[block])
-            out[block] = basis.float().mul_(coefficients[block]).sum(-1)
+            basis = self._basis(coordinates[block], buffers)
+            torch.sum(basis.mul_(coefficients[block]), dim=-1, out=out[block])
         return out.add_(self._bias)
 
-    def _basis(self, coordinates: torch.Tensor) -> torch.Tensor:
-        x = coordinates.to(self._device, torch.float32)
-        for weight, bias in self._layers[:-1]:
-            x = torch.addmm(bias, x.to(weight.dtype), weight).float()
+    def _basis(self, coordinates: torch.Tensor, buffers: list[torch.Tensor]) -> torch.Tensor:
+        n = len(coordinates)
+        weight, bias = self._layers[0]
+        # Written out, since a product of matrices may round the coordinates.
+        x = torch.addcmul(bias, coordinates[:, 0:1], weight[0], out=buffers[0][:n])
+        for axis in range(1, len(weight)):
+            x.addcmul_(coordinates[:, axis : axis + 1], weight[axis])
+        for (weight, bias), buffer in zip(self._layers[1:], buffers[1:], strict=True):
             x = x.sin_() if self._sine else x.relu_()
-        weight, bias = self._layers[-1]
-        return torch.addmm(bias, x.to(weight.dtype), weight)
+            x = torch.addmm(bias, x, weight, out=buffer[:n])
+        return x
+
+
+@contextlib.contextmanager
+def products_in_bfloat16(wanted: bool) -> Iterator[None]:
+    """Let float32 matrix products round their factors to bfloat16, or forbid it.
+
+    The sums stay float32. The switch belongs to the process, as PyTorch has it.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if wanted else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

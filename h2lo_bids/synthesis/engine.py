@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import torch
 
 from h2lo_bids.errors import TemporaryError
 from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.synthesis.basis import products_in_bfloat16
 from h2lo_bids.synthesis.evaluator import Evaluator
 from h2lo_bids.synthesis.options import EngineOptions, resolve_device
 from h2lo_bids.synthesis.tiles import Box, cover
@@ -181,8 +183,9 @@ def _visit(
 
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for visited in [pool.submit(visit, box) for box in boxes]:
-            visited.result()
+        with products_in_bfloat16(options.precision == "bf16"), _same_digits():
+            for visited in [pool.submit(visit, box) for box in boxes]:
+                visited.result()
     except torch.cuda.OutOfMemoryError:
         raise
     except (MemoryError, RuntimeError) as err:
@@ -194,3 +197,10 @@ def _visit(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+def _same_digits() -> contextlib.AbstractContextManager[None]:
+    """Keep cuDNN from choosing its algorithms by stopwatch, and from TF32."""
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )

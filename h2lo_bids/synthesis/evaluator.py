@@ -30,7 +30,7 @@ class Evaluator:
         self._shape = volume.shape
         grid = torch.from_numpy(np.ascontiguousarray(volume))
         self._features = FeatureTiles(model.encoder, grid, device, options.dtype)
-        self._basis = BasisRows(model, options.rows, device, options.dtype)
+        self._basis = BasisRows(model, options.rows, device)
 
     def at_voxels(self, box: Box, inside: np.ndarray) -> np.ndarray:
         """Evaluate at those voxels of a box where `inside` is true: (N,) float32."""

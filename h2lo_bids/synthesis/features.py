@@ -46,8 +46,8 @@ class FeatureTiles:
             x = functional.conv3d(x, weight, bias)
             margin = HALO - index
             if margin:
-                x = x.relu_().to(self._layers[index][0].dtype)
-                x = x.contiguous(memory_format=torch.channels_last_3d)
+                dtype = self._layers[index][0].dtype
+                x = x.to(dtype, memory_format=torch.channels_last_3d).relu_()
                 self._clear_outside(x, box, margin)
         return x[0].permute(1, 2, 3, 0).contiguous()
 

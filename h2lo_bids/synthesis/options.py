@@ -36,7 +36,7 @@ class EngineOptions:
     device: str = "cpu"
     precision: str = "fp32"
     tile: int = 40
-    rows: int = 4096
+    rows: int = 1024
     threads: int | None = None
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,8 @@ from h2lo_bids.models.branch import HALO
 
 _MACS = (1024, 1024, 2048, 4096, 8192)
 """Relative cost of a voxel in each layer; the first is slow for its size."""
-_CALL = 2_000_000
-"""Cost of starting a tile, in the same unit."""
+_CALL = 20_000_000
+"""Cost of a tile as such, in the same unit: oneDNN compiles for every new shape."""
 _ENOUGH = 1.1
 """A box that costs this much more than its brain voxels alone is not split."""
 
@@ -70,7 +71,7 @@ def cover(mask: np.ndarray, tile: int) -> list[Box]:
 def _cuts(start: int, stop: int, tile: int) -> list[tuple[int, int]]:
     n = -(-(stop - start) // tile)
     edges = [start + (stop - start) * i // n for i in range(n + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def _shrink(part: np.ndarray, offset: tuple[int, int, int]) -> Box | None:
