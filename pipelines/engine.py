@@ -136,14 +136,14 @@ def read_crash(path: Path) -> NodeFailure:
 
 
 def last_exception(traceback: str) -> tuple[str, str]:
-    """Return class name and one-line text of the exception that ended a traceback.
+    r"""Return class name and one-line text of the exception that ended a traceback.
 
     Nipype wraps the traceback of a node in its own exception and indents it,
     so the last line that looks like ``module.Class: text`` counts.
 
     Examples
     --------
-    >>> last_exception("Traceback (most recent call last):\\n  f()\\na.b.BadError: no: file")
+    >>> last_exception("Traceback (most recent call last):\n  f()\na.b.BadError: no: file")
     ('BadError', 'no: file')
     >>> last_exception("nothing here")
     ('Error', 'nothing here')

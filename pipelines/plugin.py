@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -52,7 +51,7 @@ class ResilientMultiProcPlugin(MultiProcPlugin):
         pool = ProcessPoolExecutor(
             max_workers=1,
             initializer=process_initializer,
-            initargs=(os.getcwd(),),
+            initargs=(self._cwd,),
             mp_context=multiprocessing.get_context(self.plugin_args["mp_context"]),
         )
         self._pools.append(pool)
@@ -60,14 +59,13 @@ class ResilientMultiProcPlugin(MultiProcPlugin):
 
     def _submit_job(self, node: Node, updatehash: bool = False) -> int:
         self._taskid += 1
-        arguments = (run_node, node, updatehash, self._taskid)
         pool = self._idle.pop() if self._idle else self._new_pool()
         try:
-            future = pool.submit(*arguments)
+            future = pool.submit(run_node, node, updatehash, self._taskid)
         except BrokenProcessPool:  # its process died while it waited for work
             self._discard(pool)
             pool = self._new_pool()
-            future = pool.submit(*arguments)
+            future = pool.submit(run_node, node, updatehash, self._taskid)
         self._task_obj[self._taskid] = future
         future.add_done_callback(partial(self._finished, self._taskid, pool))
         return self._taskid

@@ -81,7 +81,8 @@ def _selection(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         type=_pair,
         metavar="ENTITY=VALUE",
-        help="only scans with these entities, for example acquisition=MPRAGE",
+        help="only scans with these entities: acq=MPRAGE, run=1,2 (either), rec= (absent), "
+        "ses=* (present)",
     )
     add(
         "--all-scans",
@@ -152,8 +153,9 @@ def _outputs(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         type=_space,
         metavar="SPACE",
-        help="grids of the low-field image: native (the scan's own), model (the frame of the "
-        "model), or a TemplateFlow space such as MNI152NLin2009cAsym:res-1 (default: native)",
+        help="further grids of the low-field image: model (the model's own frame) or a "
+        "TemplateFlow space such as MNI152NLin2009cAsym:res-1; native, the scan's own grid, is "
+        "always written",
     )
     add(
         "--template-file",
@@ -281,11 +283,10 @@ def _label(prefix: str) -> Any:
     return convert
 
 
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (key and equals and value):
+def _pair(text: str) -> str:
+    if not re.match(r"[A-Za-z]+=", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not ENTITY=VALUE")
-    return key, value
+    return text
 
 
 def _named_path(name: str) -> Any:

@@ -29,7 +29,7 @@ class Settings:
     participant_label: tuple[str, ...] = ()
     session_label: tuple[str, ...] = ()
     bids_filter_file: Path | None = None
-    filter: tuple[tuple[str, str], ...] = ()
+    filter: tuple[str, ...] = ()
     all_scans: bool = False
     bids_database_dir: Path | None = None
     skip_bids_validation: bool = False
@@ -94,7 +94,7 @@ def _plain(name: str, value: Any) -> Any:
     """Return an option's value as the user would write it."""
     if name == "lf_grid":
         return "x".join(f"{side:g}" for side in value)
-    if name in ("filter", "derivatives", "model"):
+    if name in ("derivatives", "model"):
         return [f"{key}={item}" if key else str(item) for key, item in value]
     if isinstance(value, tuple):
         return [str(item) for item in value]

@@ -1,0 +1,234 @@
+"""What can be known to be wrong before anything is begun."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.tasks import CheckTask
+from h2lo_bids.errors import (
+    CannotCreateError,
+    MissingInputError,
+    UsageError,
+)
+
+OWN_SPACES = ("native", "model")
+
+
+def standard_spaces(settings: Settings) -> tuple[str, ...]:
+    """Return the output spaces that need registration to a template."""
+    return tuple(space for space in settings.output_spaces if space not in OWN_SPACES)
+
+
+def check_usage(settings: Settings) -> None:
+    """Check paths and combinations of options; reads folders, writes nothing.
+
+    Raises
+    ------
+    UsageError
+        If options contradict each other or a folder is where it must not be.
+    MissingInputError
+        If a file or folder that an option names does not exist.
+    """
+    if not settings.bids_dir.is_dir():
+        raise MissingInputError(
+            f"{settings.bids_dir}: no such folder; give the root of a BIDS dataset"
+        )
+    _outside_input(settings.bids_dir, "out_dir", settings.out_dir)
+    _outside_input(settings.bids_dir, "--work-dir", settings.work)
+    if settings.bids_database_dir is not None:
+        _outside_input(settings.bids_dir, "--bids-database-dir", settings.bids_database_dir)
+    if settings.work.resolve() == settings.out_dir.resolve():
+        raise UsageError(
+            f"--work-dir {settings.work}: is out_dir itself; choose another folder, "
+            "or leave the option out"
+        )
+    for option, path in _named_files(settings):
+        if not path.exists():
+            raise MissingInputError(f"{option} {path}: no such file; check the path")
+    _check_models(settings)
+    _check_spaces(settings)
+    if settings.use_plugin is not None:
+        read_plugin(settings.use_plugin)
+
+
+def prepare_folders(settings: Settings) -> None:
+    """Create out_dir and the work folder.
+
+    Raises
+    ------
+    CannotCreateError
+        If one of them cannot be created or written.
+    """
+    for name, folder in (("out_dir", settings.out_dir), ("the work folder", settings.work)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise CannotCreateError(
+                f"{folder}: cannot create {name} ({err.strerror}); choose another folder"
+            ) from err
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise CannotCreateError(
+                f"{folder}: cannot write to {name}; choose another or change its permissions"
+            )
+
+
+def read_plugin(path: Path) -> dict[str, Any]:
+    """Read a Nipype plugin's name and arguments from YAML.
+
+    Raises
+    ------
+    UsageError
+        If the file says something else.
+    MissingInputError
+        If it cannot be read.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise MissingInputError(f"--use-plugin {path}: cannot read it: {err.strerror}") from err
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise UsageError(f"--use-plugin {path}: not YAML: {' '.join(str(err).split())}") from err
+    if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
+        raise UsageError(f"--use-plugin {path}: needs 'plugin: NAME' and may have 'plugin_args'")
+    unknown = set(content) - {"plugin", "plugin_args"}
+    if unknown or not isinstance(content.get("plugin_args") or {}, dict):
+        raise UsageError(
+            f"--use-plugin {path}: holds 'plugin: NAME' and a mapping 'plugin_args', nothing else"
+        )
+    return content
+
+
+def check_models_and_templates(task: CheckTask) -> dict[str, Any]:
+    """Load each model once and find each template; runs in a child process.
+
+    Returns
+    -------
+    dict
+        ``{"event": "checked", "templates": {space: path}, "notes": [line]}``.
+
+    Raises
+    ------
+    H2loError
+        With what is wrong, in one line.
+    """
+    settings = task.settings
+    notes = [_check_model(*pair) for pair in bundles_for(settings, task.suffixes).items()]
+    if settings.use_plugin is not None:
+        _check_plugin_name(settings.use_plugin)
+    templates = {}
+    for space in standard_spaces(settings):
+        from h2lo_bids.imaging.templates import find_template
+
+        templates[space] = str(find_template(space, template_file=settings.template_file))
+    return {"event": "checked", "templates": templates, "notes": notes}
+
+
+def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Any]:
+    """Return the bundle that is to be used for each contrast.
+
+    A model given without a contrast serves its own; another contrast then
+    takes the embedded model.
+
+    Raises
+    ------
+    UsageError
+        If a model is for a contrast that is not there, or for another than
+        was said.
+    H2loError
+        As `h2lo_bids.models.bundle.load_bundle`.
+    """
+    from h2lo_bids.models.bundle import default_bundle, load_bundle
+
+    given = dict(settings.model)
+    bundles = {}
+    for suffix in suffixes:
+        if suffix in given:
+            bundles[suffix] = load_bundle(given[suffix], contrast=suffix)
+    if "" in given:
+        rest = [suffix for suffix in suffixes if suffix not in given]
+        bundle = load_bundle(given[""], contrast=rest[0] if len(rest) == 1 else None)
+        if bundle.contrast not in rest:
+            raise UsageError(
+                f"--model {given['']}: is for {bundle.contrast}, and no scan needs it; "
+                f"the scans are {', '.join(suffixes)}"
+            )
+        bundles[bundle.contrast] = bundle
+    for suffix in suffixes:
+        if suffix not in bundles:
+            bundles[suffix] = default_bundle(suffix)
+    return bundles
+
+
+def _check_model(suffix: str, bundle: Any) -> str:
+    from h2lo_bids.models.bundle import load_model
+
+    load_model(bundle)
+    kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
+    name = bundle.metadata.get("name", bundle.path.name)
+    return f"{suffix}: model {name}, trained on {kind} pairs, SHA-256 {bundle.sha256[:12]}"
+
+
+def _check_plugin_name(path: Path) -> None:
+    from nipype.pipeline import plugins
+
+    name = read_plugin(path)["plugin"]
+    if not hasattr(plugins, f"{name}Plugin"):
+        known = sorted(n.removesuffix("Plugin") for n in dir(plugins) if n.endswith("Plugin"))
+        raise UsageError(
+            f"--use-plugin {path}: Nipype has no plugin {name!r}; it has {', '.join(known)}"
+        )
+
+
+def _outside_input(bids_dir: Path, name: str, path: Path) -> None:
+    inside, root = path.resolve(), bids_dir.resolve()
+    if inside == root or root in inside.parents:
+        raise UsageError(
+            f"{name} {path}: lies inside the input dataset, which is never written; "
+            f"choose a folder outside {bids_dir}"
+        )
+
+
+def _named_files(settings: Settings) -> list[tuple[str, Path]]:
+    """Return every path that an option says is there already."""
+    named = [
+        ("--bids-filter-file", settings.bids_filter_file),
+        ("--synthstrip-weights", settings.synthstrip_weights),
+        ("--template-file", settings.template_file),
+        ("--use-plugin", settings.use_plugin),
+    ]
+    named += [("--model", path) for _, path in settings.model]
+    named += [("--derivatives", path) for _, path in settings.derivatives]
+    return [(option, path) for option, path in named if path is not None]
+
+
+def _check_models(settings: Settings) -> None:
+    contrasts = [contrast for contrast, _ in settings.model]
+    for contrast in contrasts:
+        if contrasts.count(contrast) > 1:
+            which = contrast or "without a contrast"
+            raise UsageError(
+                f"--model is given twice {which}; write --model T1w=PATH T2w=PATH for two models"
+            )
+
+
+def _check_spaces(settings: Settings) -> None:
+    standard = standard_spaces(settings)
+    names = [space.partition(":")[0] for space in standard]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--output-spaces {' '.join(standard)}: name each template once")
+    if settings.template_file is not None and len(standard) != 1:
+        raise UsageError(
+            "--template-file is the image of one space; name it with --output-spaces NAME"
+        )
+    if settings.synthstrip_weights is not None and settings.skull_strip not in (
+        "auto",
+        "synthstrip",
+    ):
+        raise UsageError(
+            f"--synthstrip-weights is of no use with --skull-strip {settings.skull_strip}"
+        )

@@ -1,0 +1,234 @@
+"""Running each participant in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.errors import TemporaryError
+
+_GRACE = 5.0  # seconds between asking a process to end and ending it
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something for a child process to do.
+
+    Parameters
+    ----------
+    name
+        Of the participant, for messages.
+    task
+        Handed to the child: one of the tasks in `h2lo_bids.cli.tasks`.
+    log
+        File that takes what the child and its libraries print.
+    """
+
+    name: str
+    task: Any
+    log: Path | None = None
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    began: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended.
+
+    Parameters
+    ----------
+    job
+        What it had to do.
+    code
+        Exit code; negative is the number of the signal that killed it.
+    seconds
+        From start to end.
+    """
+
+    job: Job
+    code: int
+    seconds: float
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it."""
+        return self.code < 0
+
+    @property
+    def cause(self) -> str:
+        """Tell in one phrase what ended it."""
+        if self.killed:
+            name = signal.Signals(-self.code).name
+            return f"its process was killed by {name}" + (
+                ", most often because memory ran out" if name == "SIGKILL" else ""
+            )
+        return f"its process ended with code {self.code} before it was done"
+
+
+EventCallback = Callable[[Job, dict[str, Any]], None]
+EndCallback = Callable[[Ended], bool]
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    *,
+    limit: int,
+    env: Mapping[str, str],
+    on_start: Callable[[Job], None],
+    on_event: EventCallback,
+    on_end: EndCallback,
+) -> None:
+    """Run jobs in child processes, some at a time; whatever happens, none is left behind.
+
+    Parameters
+    ----------
+    jobs
+        Consumed as places become free.
+    limit
+        How many run at the same time.
+    env
+        Environment of the children.
+    on_start, on_event
+        Called when a child starts and for each event that it sends.
+    on_end
+        Called when a child has ended; returning False starts no further job
+        and stops those that run.
+    """
+    inbox: queue.Queue[tuple[_Running, dict[str, Any] | None]] = queue.Queue()
+    running: list[_Running] = []
+    waiting = iter(jobs)
+    try:
+        exhausted = False
+        while True:
+            while not exhausted and len(running) < limit:
+                job = next(waiting, None)
+                if job is None:
+                    exhausted = True
+                    break
+                on_start(job)
+                running.append(_start(job, env, inbox))
+            if not running:
+                return
+            child, event = _next(inbox, running)
+            if event is not None:
+                on_event(child.job, event)
+                continue
+            code = child.process.wait()
+            running.remove(child)
+            _kill_group(child.process, signal.SIGKILL)  # what a killed child left behind
+            if not on_end(Ended(child.job, code, time.monotonic() - child.began)):
+                return
+    finally:
+        _stop(running)
+
+
+def call(task: Any, env: Mapping[str, str]) -> dict[str, Any]:
+    """Run one task in a child and return the last event that it sent.
+
+    Raises
+    ------
+    TemporaryError
+        If the child was killed or sent nothing.
+    """
+    events: list[dict[str, Any]] = []
+    ends: list[Ended] = []
+
+    def end(ended: Ended) -> bool:
+        ends.append(ended)
+        return True
+
+    run_jobs(
+        [Job("", task)],
+        limit=1,
+        env=env,
+        on_start=lambda job: None,
+        on_event=lambda job, event: events.append(event),
+        on_end=end,
+    )
+    if not events or ends[0].killed:
+        raise TemporaryError(f"a check at the start could not be made: {ends[0].cause}; try again")
+    return events[-1]
+
+
+def _start(job: Job, env: Mapping[str, str], inbox: queue.Queue[Any]) -> _Running:
+    """Start a child and a thread that listens to it."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "h2lo_bids.cli.worker", str(writing)]
+    with contextlib.ExitStack() as stack:
+        output: Any = None
+        if job.log is not None:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            output = stack.enter_context(job.log.open("ab"))
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=dict(env),
+            pass_fds=(writing,),
+            start_new_session=True,  # a signal to its group reaches all of its helpers
+        )
+    os.close(writing)
+    child = _Running(job, process, time.monotonic())
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it died at once: told by its exit code
+        process.stdin.write(pickle.dumps(job.task))
+        process.stdin.close()
+    threading.Thread(target=_listen, args=(child, reading, inbox), daemon=True).start()
+    return child
+
+
+def _listen(child: _Running, reading: int, inbox: queue.Queue[Any]) -> None:
+    """Pass on a child's events, and None when it has closed its end."""
+    with os.fdopen(reading, "r", encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            with contextlib.suppress(ValueError):  # the last line of a killed child
+                inbox.put((child, json.loads(line)))
+    inbox.put((child, None))
+
+
+def _next(
+    inbox: queue.Queue[Any], running: list[_Running]
+) -> tuple[_Running, dict[str, Any] | None]:
+    """Wait for the next event in short naps, between which signals are heard."""
+    while True:
+        try:
+            return inbox.get(timeout=0.5)  # type: ignore[no-any-return]
+        except queue.Empty:
+            for child in running:
+                # A helper that outlives its killed parent would keep the pipe open.
+                if child.process.poll() is not None:
+                    _kill_group(child.process, signal.SIGKILL)
+
+
+def _stop(running: list[_Running]) -> None:
+    for child in running:
+        _kill_group(child.process, signal.SIGTERM)
+    limit = time.monotonic() + _GRACE
+    for child in running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(timeout=max(0.0, limit - time.monotonic()))
+        _kill_group(child.process, signal.SIGKILL)
+        child.process.wait()
+
+
+def _kill_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

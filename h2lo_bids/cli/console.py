@@ -1,0 +1,76 @@
+"""What the user sees, and the same as plain lines in a log file."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+
+class Console:
+    """Lines on the terminal and in a log file, and one status line on a terminal.
+
+    Losing a line because the disk is full or the reader has gone never stops
+    the work.
+
+    Parameters
+    ----------
+    stream
+        Where to print; standard output by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._tty = self._stream.isatty()
+        self._status = ""
+        self._log: TextIO | None = None
+
+    def open_log(self, path: Path) -> None:
+        """Write every further line to a file too, with the time before it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._log = path.open("a", encoding="utf-8", buffering=1)
+
+    def line(self, text: str, *, level: str = "") -> None:
+        """Print one line; ``level`` is ``"warning"``, ``"error"`` or nothing."""
+        text = f"{level}: {text}" if level else text
+        with contextlib.suppress(OSError, ValueError):
+            self._clear()
+            print(text, file=self._stream, flush=True)
+            self._draw()
+        self.to_log(text)
+
+    def to_log(self, text: str) -> None:
+        """Write one line to the log file alone."""
+        if self._log is not None:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            with contextlib.suppress(OSError, ValueError):
+                self._log.write(f"{stamp} {text}\n")
+
+    def status(self, text: str) -> None:
+        """Replace the status line; shown on a terminal only."""
+        with contextlib.suppress(OSError, ValueError):
+            self._clear()
+            self._status = text
+            self._draw()
+
+    def close(self) -> None:
+        """Remove the status line and close the log."""
+        self.status("")
+        if self._log is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._log.close()
+            self._log = None
+
+    def _clear(self) -> None:
+        if self._tty and self._status:
+            self._stream.write("\r\x1b[K")
+
+    def _draw(self) -> None:
+        if self._tty and self._status:
+            import shutil
+
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write(self._status[:width])
+            self._stream.flush()

@@ -1,0 +1,36 @@
+"""What a run would read and write, told without touching anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from h2lo_bids.bids.derivatives import report_path
+from h2lo_bids.bids.discover import Discovery
+from h2lo_bids.cli.settings import Settings
+
+
+def describe(settings: Settings, found: Discovery) -> Iterator[str]:
+    """Yield one line per input, output, problem and image left out."""
+    from pipelines.grids import grids_of, output_paths
+
+    grids = grids_of(settings.output_spaces, settings.lf_grid)
+    yield f"dry run: nothing is written; work folder would be {settings.work}"
+    for scan in found.scans:
+        model = dict(settings.model).get(scan.suffix, dict(settings.model).get(""))
+        strength = (
+            "unknown field strength"
+            if scan.field_strength is None
+            else (f"{scan.field_strength:g} T ({scan.field_source})")
+        )
+        yield f"read  {scan.path} [{strength}; model: {model or 'embedded'}]"
+        for path in output_paths(settings.out_dir, scan, grids).values():
+            yield f"write {path}{' (exists)' if path.exists() else ''}"
+    for subject in dict.fromkeys(scan.subject for scan in found.scans):
+        yield f"write {report_path(settings.out_dir, subject)}"
+    for name in ("dataset_description.json", ".bidsignore", "descriptions.tsv", "logs"):
+        yield f"write {Path(settings.out_dir) / name}"
+    for problem in found.problems:
+        yield f"cannot use: {problem.message}"
+    for skipped in found.skipped:
+        yield f"leave out: {skipped.path} [{skipped.reason}]"

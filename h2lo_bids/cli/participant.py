@@ -1,0 +1,319 @@
+"""The participant level: one child process per participant, and what frames them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids import __version__
+from h2lo_bids.bids.atomic import atomic_write_text, remove_temporaries
+from h2lo_bids.bids.discover import Discovery, discover
+from h2lo_bids.bids.filters import load_filter_file
+from h2lo_bids.bids.query import Query
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.cli.checks import check_usage, prepare_folders
+from h2lo_bids.cli.children import Ended, Job, call, run_jobs
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.environment import child_environment, temporary_folder
+from h2lo_bids.cli.failures import Failed, error_of_code, exit_code, write_table
+from h2lo_bids.cli.resources import Resources, plan
+from h2lo_bids.cli.settings import Settings, to_toml
+from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
+from h2lo_bids.errors import H2loError, TemporaryError
+
+
+@dataclass
+class Run:
+    """One run, as it goes on.
+
+    Parameters
+    ----------
+    settings
+        What is asked for.
+    console
+        Where it is told.
+    logs
+        The run's own folder in ``out_dir/logs``.
+    """
+
+    settings: Settings
+    console: Console
+    logs: Path
+    done: list[str] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
+    steps: dict[str, str] = field(default_factory=dict)
+    ended: int = 0
+    total: int = 0
+
+
+def run_participant(settings: Settings, console: Console) -> int:
+    """Process the chosen participants.
+
+    Parameters
+    ----------
+    settings
+        What is asked for.
+    console
+        Where it is told.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    H2loError
+        If nothing can be begun.
+    """
+    check_usage(settings)
+    if settings.dry_run:
+        from h2lo_bids.cli.dryrun import describe
+
+        for line in describe(settings, find(settings)):
+            console.line(line)
+        return 0
+    prepare_folders(settings)
+    tempfile.tempdir = str(temporary_folder({}, settings.work))
+    run = Run(settings, console, settings.out_dir / "logs" / _run_name())
+    _begin(run)
+    if settings.reports_only:
+        from h2lo_bids.cli.reporting import reports_only
+
+        return reports_only(run)
+    found = find(settings)
+    for note in found.notes:
+        console.line(note)
+    _fail_problems(run, found)
+    subjects = _group(found.scans)
+    resources = plan(settings, len(subjects))
+    env = child_environment(settings.work, resources.omp_nthreads)
+    templates = _check(run, found, env)
+    _write_dataset(run, found)
+    _process(run, found, subjects, resources, env, templates)
+    return _finish(run)
+
+
+def find(settings: Settings) -> Discovery:
+    """Find the scans that the settings ask for."""
+    filters = (
+        {} if settings.bids_filter_file is None else load_filter_file(settings.bids_filter_file)
+    )
+    return discover(
+        Query(
+            bids_dir=settings.bids_dir,
+            participant_labels=settings.participant_label,
+            session_labels=settings.session_label,
+            filters=filters,
+            inline=settings.filter,
+            all_scans=settings.all_scans,
+            database_dir=settings.bids_database_dir,
+            skip_bids_validation=settings.skip_bids_validation,
+        )
+    )
+
+
+def _run_name() -> str:
+    return f"{time.strftime('%Y%m%dT%H%M%S')}_{uuid.uuid4()}"
+
+
+def _begin(run: Run) -> None:
+    """Write down what was asked for, and open the log."""
+    settings = run.settings
+    record = {
+        "version": __version__,
+        "bids-dir": str(settings.bids_dir),
+        "out-dir": str(settings.out_dir),
+        "analysis-level": settings.level,
+        "command": shlex.join(["h2lo", *sys.argv[1:]]),
+        "python": sys.version.split()[0],
+    }
+    atomic_write_text(run.logs / "config.toml", to_toml({**settings.to_options(), "run": record}))
+    run.console.open_log(run.logs / "h2lo.log")
+    run.console.line(f"h2lo {__version__}: {settings.bids_dir} -> {settings.out_dir}")
+
+
+def _group(scans: tuple[Scan, ...]) -> dict[str, tuple[Scan, ...]]:
+    subjects: dict[str, list[Scan]] = {}
+    for scan in scans:
+        subjects.setdefault(scan.subject, []).append(scan)
+    return {subject: tuple(own) for subject, own in subjects.items()}
+
+
+def _fail_problems(run: Run, found: Discovery) -> None:
+    root = run.settings.bids_dir
+    for problem in found.problems:
+        name = problem.path.relative_to(root).as_posix()
+        fail(run, Failed(name, "discovery", error_of_code(problem.exit_code), problem.message))
+
+
+def fail(run: Run, failed: Failed) -> None:
+    """Take note of a failure, and tell it once."""
+    run.failed.append(failed)
+    run.console.line(failed.line, level="error")
+
+
+def _check(run: Run, found: Discovery, env: dict[str, str]) -> dict[str, Path]:
+    """Load the models and find the templates in a child, before anything is begun."""
+    suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
+    if not suffixes:
+        return {}
+    result = call(CheckTask(run.settings, suffixes), env)
+    if result["event"] == "error":
+        raise_again(result)
+    for note in result["notes"]:
+        run.console.line(note)
+    return {space: Path(path) for space, path in result["templates"].items()}
+
+
+def raise_again(result: dict[str, Any]) -> None:
+    """Raise in this process what a child reported."""
+    from h2lo_bids import errors
+
+    kind = getattr(errors, result["error"], None)
+    if kind is None:
+        raise H2loError(f"{result['error']}: {result['message']}")
+    raise kind(result["message"])
+
+
+def _write_dataset(run: Run, found: Discovery) -> None:
+    from h2lo_bids.bids.dataset import write_dataset_files
+
+    write_dataset_files(run.settings.out_dir, bids_dir=run.settings.bids_dir)
+
+
+def _process(
+    run: Run,
+    found: Discovery,
+    subjects: dict[str, tuple[Scan, ...]],
+    resources: Resources,
+    env: dict[str, str],
+    templates: dict[str, Path],
+) -> None:
+    if not subjects:
+        return
+    run.total = len(subjects)
+    if resources.warning:
+        run.console.line(resources.warning, level="warning")
+    scans = sum(len(own) for own in subjects.values())
+    run.console.line(
+        f"{run.total} participants, {scans} scans; {resources.children} at a time, "
+        f"{resources.omp_nthreads} threads per step"
+    )
+    spaces = tuple(templates.items())
+    root = run.settings.bids_dir
+
+    def job(subject: str) -> Job:
+        folder = root / f"sub-{subject}"
+        task = SubjectTask(
+            settings=run.settings,
+            subject=subject,
+            scans=subjects[subject],
+            resources=resources,
+            logs=run.logs,
+            templates=spaces,
+            skipped=tuple(s for s in found.skipped if s.path.is_relative_to(folder)),
+            problems=tuple(p for p in found.problems if p.path.is_relative_to(folder)),
+        )
+        return Job(subject, task, run.logs / f"sub-{subject}.log")
+
+    run_jobs(
+        (job(subject) for subject in subjects),
+        limit=resources.children,
+        env=env,
+        on_start=lambda job: _status(run, job, "starting"),
+        on_event=lambda job, event: _hear(run, job, event),
+        on_end=lambda ended: _end(run, ended, env),
+    )
+
+
+def _status(run: Run, job: Job, step: str) -> None:
+    run.steps[job.name] = step
+    now = ", ".join(f"sub-{name}: {what}" for name, what in run.steps.items())
+    run.console.status(f"[{run.ended}/{run.total}] {now}")
+
+
+def _hear(run: Run, job: Job, event: dict[str, Any]) -> None:
+    """Take in one event of a child."""
+    kind = event["event"]
+    if kind == "step":
+        _status(run, job, event["step"])
+        if run.settings.verbose and "seconds" in event:
+            run.console.line(f"sub-{job.name}: {event['step']} took {event['seconds']:.1f} s")
+    elif kind == "note":
+        run.console.line(f"sub-{job.name}: {event['text']}", level=event.get("level", ""))
+    elif kind == "failed":
+        run.told.add(event["failed"]["scan"])
+        fail(run, Failed(**event["failed"]))
+    elif kind == "done":
+        run.told.add(event["scan"])
+        run.done.append(event["scan"])
+    elif kind == "error":
+        # The child as a whole: every scan that it has not spoken of.
+        _fail_rest(run, job, event["error"], event["message"])
+
+
+def _fail_rest(run: Run, job: Job, error: str, message: str) -> list[Failed]:
+    rest = []
+    for scan in job.task.scans:
+        if scan.relative_path not in run.told:
+            run.told.add(scan.relative_path)
+            log = str(job.log) if error not in ("TemporaryError",) else ""
+            rest.append(Failed(scan.relative_path, "participant", error, message, log))
+            fail(run, rest[-1])
+    return rest
+
+
+def _end(run: Run, ended: Ended, env: dict[str, str]) -> bool:
+    """Close the account of one participant; say whether to go on with others."""
+    job = ended.job
+    run.steps.pop(job.name, None)
+    run.ended += 1
+    scans = [scan.relative_path for scan in job.task.scans]
+    remedy = "run again with fewer --nprocs or on a machine with more memory"
+    rest = _fail_rest(run, job, TemporaryError.__name__, f"{ended.cause}; {remedy}")
+    if rest:
+        _clean_up_after(run, job, rest, env)
+    done = sum(scan in run.done for scan in scans)
+    run.console.line(
+        f"[{run.ended}/{run.total}] sub-{job.name}: {done} of {len(scans)} scans done "
+        f"in {ended.seconds:.0f} s"
+    )
+    return not (run.settings.stop_on_first_crash and run.failed)
+
+
+def _clean_up_after(run: Run, job: Job, rest: list[Failed], env: dict[str, str]) -> None:
+    """Do for a participant whose process died what it could not do any more."""
+    stems = {scan.relative_path: scan.stem for scan in job.task.scans}
+    remove_temporaries(run.settings.out_dir / f"sub-{job.name}", older_than=0.0)
+    failures = tuple((stems[item.scan], item.message) for item in rest)
+    try:
+        call(ReportTask(run.settings, job.name, failures), env)
+    except H2loError as err:
+        run.console.line(f"sub-{job.name}: no report: {err}", level="warning")
+
+
+def _finish(run: Run) -> int:
+    """Write the table of failures, sum up, and choose the exit code."""
+    console = run.console
+    if run.failed:
+        table = run.logs / "failures.tsv"
+        write_table(table, run.failed)
+        console.line(f"{len(run.failed)} failed, {len(run.done)} scans done:")
+        for failed in run.failed:
+            console.line(f"  {failed.scan}\t{failed.step}\t{failed.message}")
+        console.line(f"table of failures: {table}")
+    else:
+        console.line(f"all {len(run.done)} scans done")
+    for subject in sorted({name.split("/")[0] for name in run.done}):
+        report = run.settings.out_dir / f"{subject}.html"
+        if report.exists():
+            console.line(f"report: {report}")
+    return exit_code(run.failed, len(run.done))

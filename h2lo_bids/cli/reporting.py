@@ -1,0 +1,147 @@
+"""From what a run left behind to each participant's report."""
+
+from __future__ import annotations
+
+import shlex
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from h2lo_bids import __version__
+from h2lo_bids.bids.derivatives import report_path
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.cli.failures import Failed
+from h2lo_bids.cli.tasks import ReportTask, SubjectTask
+from h2lo_bids.errors import NoMatchError
+from h2lo_bids.reports.records import Failure, FoundScan, SubjectReport
+from h2lo_bids.reports.store import load_subject_report, save_subject_report, write_scan_failure
+from h2lo_bids.reports.subject import write_subject_report
+
+if TYPE_CHECKING:
+    from h2lo_bids.cli.participant import Run
+
+SOFTWARE = ("torch", "numpy", "nibabel", "nipype", "pybids", "antspyx", "deepbet", "templateflow")
+"""Distributions named in reports, as on PyPI."""
+
+
+def write_report(task: SubjectTask, failed: list[Failed]) -> Path:
+    """Write the report of a participant whose workflow has ended.
+
+    The records of the scans that were done are in ``figures`` already, written
+    by the workflow; what failed, was found and was left out is added here.
+    """
+    out_dir = task.settings.out_dir
+    stems = {scan.relative_path: scan.stem for scan in task.scans}
+    failures = [
+        Failure(item.step, item.message, _traceback(item.crash_file), stems[item.scan])
+        for item in failed
+    ]
+    failures += [Failure("discovery", problem.message) for problem in task.problems]
+    broken = {item.scan for item in failed}
+    found = [_found(scan, scan.relative_path in broken) for scan in task.scans]
+    root = task.settings.bids_dir
+    for skipped in task.skipped:
+        if skipped.path.suffix in (".gz", ".nii"):
+            name = skipped.path.relative_to(root).as_posix()
+            found.append(FoundScan(name, use=f"not used: {skipped.reason}"))
+    report = SubjectReport(
+        subject=task.subject,
+        found=tuple(found),
+        failures=tuple(failures),
+        command=shlex.join(["h2lo", *_words(task)]),
+        versions=software(),
+        facts={"grids": _grids(task)} if _grids(task) else {},
+    )
+    save_subject_report(out_dir, report)
+    return _render(out_dir, task.subject)
+
+
+def rebuild(task: ReportTask) -> dict[str, Any]:
+    """Write a report again, after adding failures that could not be told otherwise."""
+    out_dir = task.settings.out_dir
+    for stem, message in task.failures:
+        write_scan_failure(out_dir, stem, Failure("participant", message, "", stem))
+    path = _render(out_dir, task.subject)
+    return {"event": "report", "path": str(path)}
+
+
+def reports_only(run: Run) -> int:
+    """Assemble the reports of all participants in out_dir, or of those chosen.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    NoMatchError
+        If there is nothing to report on.
+    """
+    settings, console = run.settings, run.console
+    out_dir = settings.out_dir
+    subjects = settings.participant_label or tuple(
+        sorted(path.parent.name.removeprefix("sub-") for path in out_dir.glob("sub-*/figures"))
+    )
+    if not subjects:
+        raise NoMatchError(f"{out_dir}: holds no figures; run once without --reports-only")
+    for subject in subjects:
+        console.line(f"report: {_render(out_dir, subject)}")
+    return 0
+
+
+def software() -> tuple[tuple[str, str], ...]:
+    """Return names and versions of this program and of what it builds on."""
+    found = [("h2lo-bids", __version__)]
+    for name in SOFTWARE:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def _render(out_dir: Path, subject: str) -> Path:
+    path = report_path(out_dir, subject)
+    write_subject_report(load_subject_report(out_dir, subject), path)
+    return path
+
+
+def _found(scan: Scan, failed: bool) -> FoundScan:
+    return FoundScan(
+        path=scan.relative_path,
+        session=scan.session or "",
+        field_strength=scan.field_strength,
+        field_source=scan.field_source,
+        use="failed" if failed else "synthesized",
+    )
+
+
+def _words(task: SubjectTask) -> list[str]:
+    """Return the command line that repeats this run."""
+    settings = task.settings
+    words = [str(settings.bids_dir), str(settings.out_dir), settings.level]
+    for name, value in settings.to_options().items():
+        if value is True:
+            words.append(f"--{name}")
+        elif isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        elif name == "verbose":
+            words += ["--verbose"] * int(value)
+        else:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def _grids(task: SubjectTask) -> list[str]:
+    from pipelines.grids import grids_of
+
+    grids = grids_of(task.settings.output_spaces, task.settings.lf_grid)
+    return [f"at {grid.resolution}" for grid in grids if grid.kind in ("model", "lf")]
+
+
+def _traceback(crash_file: str) -> str:
+    try:
+        return Path(crash_file).read_text(errors="replace") if crash_file else ""
+    except OSError:
+        return ""

@@ -1,0 +1,97 @@
+"""``h2lo``: from argv to an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.errors import H2loError, InputOutputError
+
+INTERRUPTED = 130
+TERMINATED = 143
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; raised so that every child is stopped on the way out."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Words after the program's name; those of the process if None.
+
+    Returns
+    -------
+    int
+        The exit code, as ``h2lo --help`` lists them.
+    """
+    before = _listen_to_sigterm()
+    try:
+        return _run(read_settings(sys.argv[1:] if argv is None else argv))
+    except H2loError as err:
+        return _complain(str(err), err.exit_code)
+    except Terminated:
+        return _complain("stopped by SIGTERM; run again to resume", TERMINATED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; run again to resume", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return InputOutputError.exit_code
+    except OSError as err:
+        if err.errno not in _FULL:
+            raise
+        where = err.filename or "a file"
+        reason = os.strerror(err.errno or 0)
+        return _complain(
+            f"{where}: writing failed ({reason}); free some space, then run again to resume",
+            InputOutputError.exit_code,
+        )
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _run(settings: Settings) -> int:
+    from h2lo_bids.cli.console import Console
+    from h2lo_bids.cli.participant import run_participant
+
+    console = Console()
+    try:
+        return run_participant(settings, console)
+    except H2loError as err:
+        console.to_log(f"error: {err}")
+        raise
+    finally:
+        console.close()
+
+
+def _listen_to_sigterm():  # type: ignore[no-untyped-def]
+    """Turn SIGTERM into an exception, if this is the main thread of a program."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    try:
+        return signal.signal(signal.SIGTERM, handler)
+    except ValueError:  # called from another thread, by a program that handles signals itself
+        return None
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"h2lo: error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""All that is done for one participant, inside its own process."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.cli.checks import bundles_for, read_plugin
+from h2lo_bids.cli.environment import sockets_fit
+from h2lo_bids.cli.failures import Failed
+from h2lo_bids.cli.locks import exclusive
+from h2lo_bids.cli.tasks import SubjectTask
+from h2lo_bids.errors import H2loError
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def process(task: SubjectTask, send: Send) -> dict[str, Any]:
+    """Run one participant's workflow and write the report.
+
+    Parameters
+    ----------
+    task
+        What is to be done.
+    send
+        Takes events for the parent: ``step``, ``note``, ``failed``, ``done``.
+
+    Returns
+    -------
+    dict
+        The last event.
+    """
+    work = task.settings.work
+
+    def waiting(holder: str) -> None:
+        send(
+            {"event": "note", "text": f"another run works on it ({holder}); waiting for it to end"}
+        )
+
+    with exclusive(work / "locks" / f"sub-{task.subject}.lock", waiting) as locked:
+        if not locked:
+            text = f"{work}: this file system has no locks; do not run twice on it at a time"
+            send({"event": "note", "level": "warning", "text": text})
+        failed = _run(task, send)
+        from h2lo_bids.cli.reporting import write_report
+
+        write_report(task, failed)
+        for scan in task.scans:
+            name = scan.relative_path
+            own = [item for item in failed if item.scan == name]
+            for item in own[:1]:
+                send({"event": "failed", "failed": asdict(item)})
+            if not own:
+                send({"event": "done", "scan": name})
+        if task.settings.clean_workdir and not failed:
+            shutil.rmtree(work / _workflow_name(task.subject), ignore_errors=True)
+    return {"event": "end"}
+
+
+def scan_word(scan: Scan) -> str:
+    """Return a scan's name as a word that a workflow may be called."""
+    words = [f"{key}_{_word(value)}" for key, value in scan.entities if key != "sub"]
+    return "_".join(["scan", *words, scan.suffix])
+
+
+def _word(label: str) -> str:
+    return label.replace("+", "plus")
+
+
+def _workflow_name(subject: str) -> str:
+    return f"sub_{_word(subject)}_wf"
+
+
+def _run(task: SubjectTask, send: Send) -> list[Failed]:
+    """Build the workflow, run it, and return what failed."""
+    from nipype import config, logging
+
+    from pipelines.engine import RunOptions, run_workflow
+
+    settings = task.settings
+    config.update_config({"logging": {"workflow_level": "INFO", "interface_level": "INFO"}})
+    logging.update_logging(config)
+    workflow = build(task, send)
+    workflow.base_dir = str(settings.work)
+    if settings.write_graph:
+        _write_graph(workflow, task)
+    options = RunOptions(
+        crash_dir=task.logs / f"sub-{task.subject}",
+        nprocs=_processes(task, send),
+        mem_gb=task.resources.mem_gb,
+        stop_on_first_crash=settings.stop_on_first_crash,
+        plugin=read_plugin(settings.use_plugin) if settings.use_plugin else None,
+        status_callback=_Steps(send),
+    )
+    failures = run_workflow(workflow, options)
+    return [_failed(task, failure) for failure in failures]
+
+
+def build(task: SubjectTask, send: Send) -> Any:
+    """Build one participant's workflow."""
+    from pipelines.workflows.subject import ScanSpec, init_single_subject_wf
+    from pipelines.workflows.synthesis import ModelSpec
+
+    settings = task.settings
+    suffixes = tuple(sorted({scan.suffix for scan in task.scans}))
+    masks = {scan: given_mask(settings, scan) for scan in task.scans}
+    if settings.derivatives:
+        for scan, mask in masks.items():
+            text = f"brain mask {mask}" if mask else "no brain mask given; it is computed"
+            send({"event": "note", "text": f"{scan.stem}: {text}"})
+    models = {
+        suffix: ModelSpec(
+            path=bundle.path,
+            contrast=bundle.contrast,
+            sha256=bundle.sha256,
+            frame=bundle.frame.to_dict(),
+            metadata=bundle.metadata,
+            card=bundle.card,
+        )
+        for suffix, bundle in bundles_for(settings, suffixes).items()
+    }
+    return init_single_subject_wf(
+        name=_workflow_name(task.subject),
+        scans=tuple(
+            ScanSpec(scan_word(scan), scan, models[scan.suffix], masks[scan]) for scan in task.scans
+        ),
+        out_dir=settings.out_dir,
+        output_spaces=settings.output_spaces,
+        lf_grid=settings.lf_grid,
+        templates=dict(task.templates),
+        skull_strip=settings.skull_strip,
+        synthstrip_weights=settings.synthstrip_weights,
+        device=_device(settings.device),
+        precision="bf16" if settings.sloppy else settings.precision,
+        sloppy=settings.sloppy,
+        random_seed=settings.random_seed,
+        omp_nthreads=task.resources.omp_nthreads,
+    )
+
+
+def _device(name: str) -> str:
+    """Return the device that a name stands for here."""
+    from h2lo_bids.synthesis.options import resolve_device
+
+    return str(resolve_device(name))
+
+
+def given_mask(settings: Any, scan: Scan) -> Path | None:
+    """Return the scan's brain mask from the derivatives that were given, if it has one."""
+    from h2lo_bids.bids.derivatives import derivative_path
+
+    for _, root in settings.derivatives:
+        path = derivative_path(root, scan, suffix="mask", desc="brain")
+        if path.exists():
+            return path
+    return None
+
+
+def _processes(task: SubjectTask, send: Send) -> int:
+    """Return how many nodes may run at once; processes talk through sockets in TMPDIR."""
+    parallel = task.resources.nprocs // task.resources.omp_nthreads
+    if parallel > 1 and not sockets_fit():
+        text = "the path of the temporary folder is too long for parallel steps; set TMPDIR"
+        send({"event": "note", "level": "warning", "text": text})
+        return 1
+    return task.resources.nprocs if parallel > 1 else 1
+
+
+def _write_graph(workflow: Any, task: SubjectTask) -> None:
+    folder = task.logs / f"sub-{task.subject}"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "graph.svg" if shutil.which("dot") else folder / "graph.dot"
+    # Without graphviz Nipype writes the .dot text alone, which is what is kept then.
+    workflow.write_graph(str(folder / "graph.dot"), graph2use="colored", format="svg")
+    if not target.exists():
+        raise H2loError(f"{target}: the workflow's graph could not be written")
+
+
+def _failed(task: SubjectTask, failure: Any) -> Failed:
+    """Say which scan a failed node belongs to."""
+    parts = failure.node.split(".")
+    names = {f"{scan_word(scan)}_wf": scan for scan in task.scans}
+    scan = next((names[part] for part in parts if part in names), task.scans[0])
+    crash = str(failure.crash_file) if failure.crash_file else ""
+    return Failed(scan.relative_path, parts[-1], failure.error, failure.message, crash)
+
+
+class _Steps:
+    """Tells the parent which step runs, and how long each took."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._began: dict[str, float] = {}
+
+    def __call__(self, node: Any, status: str) -> None:
+        name = ".".join(node.fullname.split(".")[1:])
+        event: dict[str, Any] = {"event": "step", "step": name}
+        if status == "start":
+            self._began[name] = time.monotonic()
+        elif name in self._began:
+            event["seconds"] = time.monotonic() - self._began.pop(name)
+        self._send(event)

@@ -1,0 +1,77 @@
+"""Entry point of a child process: ``python -m h2lo_bids.cli.worker FD``.
+
+The task comes pickled on standard input, from the parent alone; events go back
+as JSON lines on the file descriptor given. The last one is the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
+from h2lo_bids.errors import H2loError
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def main() -> int:
+    """Do one task and say how it ended."""
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)  # a helper must not keep the parent listening
+    _end_with_parent()
+    with os.fdopen(descriptor, "w", encoding="utf-8", buffering=1) as channel:
+
+        def send(event: dict[str, Any]) -> None:
+            channel.write(json.dumps(event) + "\n")
+
+        task = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own parent's pipe
+        try:
+            send(_run(task, send))
+        except Exception as err:
+            import traceback
+
+            traceback.print_exc()  # to the participant's log
+            send({"event": "error", "error": type(err).__name__, "message": _text(err)})
+            return err.exit_code if isinstance(err, H2loError) else 1
+    return 0
+
+
+def _run(task: Any, send: Send) -> dict[str, Any]:
+    # Each branch imports only what its task needs: PyTorch takes a second.
+    if isinstance(task, SubjectTask):
+        from h2lo_bids.cli.subject import process
+
+        return process(task, send)
+    if isinstance(task, CheckTask):
+        from h2lo_bids.cli.checks import check_models_and_templates
+
+        return check_models_and_templates(task)
+    if isinstance(task, ReportTask):
+        from h2lo_bids.cli.reporting import rebuild
+
+        return rebuild(task)
+    raise TypeError(f"unknown task {type(task).__name__}")
+
+
+def _text(err: BaseException) -> str:
+    return " ".join(str(err).split()) or type(err).__name__
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this process when its parent is killed; elsewhere it ends by itself."""
+    with contextlib.suppress(OSError, AttributeError):
+        import ctypes
+
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The grids on which results are wanted, and the name of every output; knows no Nipype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from h2lo_bids.bids.derivatives import derivative_path
+from h2lo_bids.bids.scan import Scan
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A voxel grid on which low-field images are written.
+
+    Parameters
+    ----------
+    kind
+        ``"native"``: the scan's own. ``"model"``: the model's frame.
+        ``"lf"``: other voxels along the scan's axes. ``"template"``: a
+        standard space.
+    space, res
+        Entities of the file names, or None.
+    spacing
+        Voxel sides in mm, for ``"lf"``.
+    template
+        Image of the standard space.
+    resolution
+        What ``res`` stands for, for the sidecar.
+    """
+
+    kind: str
+    space: str | None = None
+    res: str | None = None
+    spacing: tuple[float, float, float] | None = None
+    template: Path | None = None
+    resolution: str | None = None
+
+    @property
+    def name(self) -> str:
+        """A word for workflow names."""
+        return "_".join(part for part in (self.kind, self.space) if part)
+
+
+def grids_of(
+    output_spaces: Iterable[str],
+    lf_grid: tuple[float, float, float] | None = None,
+    templates: Mapping[str, Path] | None = None,
+) -> tuple[Grid, ...]:
+    """Return the grids that the options ask for, the scan's own first: it is always wanted.
+
+    Parameters
+    ----------
+    output_spaces
+        ``"native"``, ``"model"``, or ``NAME[:res-LABEL]`` of a standard space.
+    lf_grid
+        Voxel sides in mm of one more grid along the scan's axes.
+    templates
+        Image of each standard space, by its text in `output_spaces`.
+
+    Examples
+    --------
+    >>> [grid.name for grid in grids_of(["MNI152NLin2009cAsym:res-1"], (1.6, 1.6, 5))]
+    ['native', 'lf', 'template_MNI152NLin2009cAsym']
+    """
+    spaces = list(dict.fromkeys(output_spaces))
+    grids = [Grid("native")]
+    if "model" in spaces:
+        text = "the grid on which the model was trained, centred on the brain"
+        grids.append(Grid("model", res="model", resolution=text))
+    if lf_grid is not None:
+        label = "x".join(f"{side:g}" for side in lf_grid).replace(".", "p")
+        text = " x ".join(f"{side:g}" for side in lf_grid) + " mm voxels along the scan's own axes"
+        grids.append(Grid("lf", res=label, spacing=lf_grid, resolution=text))
+    for space in spaces:
+        if space not in ("native", "model"):
+            name, _, rest = space.partition(":")
+            labels = dict(part.split("-", 1) for part in rest.split(":") if part)
+            res = labels.get("res")
+            text = f"resolution {res} of the template" if res else None
+            template = (templates or {}).get(space)
+            grids.append(Grid("template", name, res, template=template, resolution=text))
+    return tuple(grids)
+
+
+def output_paths(out_dir: Path, scan: Scan, grids: Iterable[Grid]) -> dict[str, Path]:
+    """Name every image and transform that a scan yields.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivative dataset.
+    scan
+        The input.
+    grids
+        From `grids_of`.
+
+    Returns
+    -------
+    dict of str to Path
+        Keys are ``preproc``, ``mask``, and for each grid
+        ``{preproc,mask,lowfield}_<grid name>``; for each standard space also
+        ``forward_<space>`` and ``inverse_<space>``. Nothing is created.
+    """
+
+    def name(desc: str, suffix: str, grid: Grid | None = None) -> Path:
+        space, res = (grid.space, grid.res) if grid else (None, None)
+        return derivative_path(out_dir, scan, suffix=suffix, desc=desc, space=space, res=res)
+
+    paths = {"preproc": name("preproc", scan.suffix), "mask": name("brain", "mask")}
+    for grid in grids:
+        paths[f"lowfield_{grid.name}"] = name("lowfield", scan.suffix, grid)
+        if grid.kind != "native":
+            paths[f"mask_{grid.name}"] = name("brain", "mask", grid)
+        if grid.kind in ("model", "template"):
+            paths[f"preproc_{grid.name}"] = name("preproc", scan.suffix, grid)
+        if grid.kind == "template":
+            for key, ends in (
+                ("forward", (scan.suffix, grid.space)),
+                ("inverse", (grid.space, scan.suffix)),
+            ):
+                paths[f"{key}_{grid.space}"] = derivative_path(
+                    out_dir,
+                    scan,
+                    suffix="xfm",
+                    extension=".h5",
+                    mode="image",
+                    **{"from_": ends[0], "to": ends[1]},
+                )
+    return paths

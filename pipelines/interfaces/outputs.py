@@ -1,0 +1,174 @@
+"""Interfaces that write to the derivative dataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
+
+from pipelines.interfaces.base import H2loInterface, ThreadedInputSpec, load_image
+
+
+class _WriteInput(ThreadedInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="a finished file in the work folder")
+    out_file = traits.Str(mandatory=True, desc="absolute path in the derivative dataset")
+    sidecar = traits.Dict(mandatory=True, desc="content of the JSON beside it")
+    mask_method = traits.Str(desc="how the brain was found, for a mask's sidecar")
+
+
+class _WriteOutput(TraitedSpec):
+    out_file = traits.Str(desc="the file written")
+
+
+class WriteDerivative(H2loInterface):
+    """Copy a finished file and its sidecar to the derivative dataset, atomically.
+
+    Runs every time, since the work folder cannot tell whether the output is
+    still there; a file with the same content is left alone.
+    """
+
+    input_spec = _WriteInput
+    output_spec = _WriteOutput
+    _always_run = True
+
+    def run_step(self, folder: Path) -> dict[str, Any]:
+        """Write the image last, so that it never stands there without its sidecar."""
+        from h2lo_bids.bids.atomic import atomic_write_bytes
+        from h2lo_bids.bids.sidecars import write_sidecar
+
+        out, content = Path(self.inputs.out_file), dict(self.inputs.sidecar)
+        if isdefined(self.inputs.mask_method):
+            content["BrainExtractionMethod"] = self.inputs.mask_method
+        write_sidecar(out, content)
+        atomic_write_bytes(out, Path(self.inputs.in_file).read_bytes())
+        return {"out_file": str(out)}
+
+
+class _FiguresInput(ThreadedInputSpec):
+    stem = traits.Str(mandatory=True, desc="the scan's file name without extension")
+    image = File(exists=True, mandatory=True, desc="the scan as it came")
+    mask = File(exists=True, mandatory=True, desc="its brain")
+    high = File(exists=True, mandatory=True, desc="normalised high-field image")
+    low = File(exists=True, mandatory=True, desc="low-field image")
+
+
+class _FiguresOutput(TraitedSpec):
+    figures = traits.List(traits.Dict, desc="records of reports.records.Figure")
+    out_files = traits.List(File(exists=True), desc="the pictures, in the order of the records")
+
+
+class MakeFigures(H2loInterface):
+    """Draw a scan's figures for the report (`reports.figures.make_figures`)."""
+
+    input_spec = _FiguresInput
+    output_spec = _FiguresOutput
+
+    def run_step(self, folder: Path) -> dict[str, Any]:
+        """Draw inside the node's folder, so that a rerun need not draw again."""
+        from h2lo_bids.reports.figures import make_figures
+        from h2lo_bids.reports.records import to_json
+
+        figures = make_figures(
+            folder,
+            self.inputs.stem,
+            image=load_image(self.inputs.image),
+            mask=load_image(self.inputs.mask),
+            hf=load_image(self.inputs.high),
+            lf=load_image(self.inputs.low),
+        )
+        return {
+            "figures": [to_json(figure) for figure in figures],
+            "out_files": [str(folder / figure.path) for figure in figures],
+        }
+
+
+class _RegistrationFiguresInput(ThreadedInputSpec):
+    stem = traits.Str(mandatory=True, desc="the scan's file name without extension")
+    space = traits.Str(mandatory=True, desc="name of the standard space")
+    template = File(exists=True, mandatory=True, desc="image of the standard space")
+    moved = File(exists=True, mandatory=True, desc="the scan there")
+    mask = File(exists=True, mandatory=True, desc="its brain there")
+
+
+class MakeRegistrationFigures(H2loInterface):
+    """Draw the registration (`reports.figures.make_registration_figures`)."""
+
+    input_spec = _RegistrationFiguresInput
+    output_spec = _FiguresOutput
+
+    def run_step(self, folder: Path) -> dict[str, Any]:
+        """Draw inside the node's folder."""
+        from h2lo_bids.reports.figures import make_registration_figures
+        from h2lo_bids.reports.records import to_json
+
+        figures = make_registration_figures(
+            folder,
+            self.inputs.stem,
+            template=load_image(self.inputs.template),
+            moved=load_image(self.inputs.moved),
+            mask=load_image(self.inputs.mask),
+            space=self.inputs.space,
+        )
+        return {
+            "figures": [to_json(figure) for figure in figures],
+            "out_files": [str(folder / figure.path) for figure in figures],
+        }
+
+
+class _RecordInput(ThreadedInputSpec):
+    record = traits.Dict(mandatory=True, desc="what is known beforehand, of records.ScanReport")
+    out_dir = traits.Str(mandatory=True, desc="root of the derivative dataset")
+    checked = File(exists=True, mandatory=True, desc="the scan")
+    mask = File(exists=True, mandatory=True, desc="its brain")
+    mask_method = traits.Str(mandatory=True, desc="how it was found")
+    check_warnings = traits.List(traits.Str, desc="lines for the report")
+    brain_warnings = traits.List(traits.Str, desc="lines for the report")
+    figures = traits.List(traits.Dict, desc="records of the figures")
+    figure_files = traits.List(File(exists=True), desc="the pictures")
+    registration_figures = traits.List(traits.Dict, desc="records of the figures")
+    registration_files = traits.List(File(exists=True), desc="the pictures")
+    outputs = traits.List(traits.Str, mandatory=True, desc="every image that was written")
+
+
+class WriteRecord(H2loInterface):
+    """Store a scan's figures and its record for the report; its last step."""
+
+    input_spec = _RecordInput
+    output_spec = TraitedSpec
+    _always_run = True
+
+    def run_step(self, folder: Path) -> dict[str, Any]:
+        """Measure scan and mask, copy the figures, write the record."""
+        import numpy as np
+
+        from h2lo_bids.bids.atomic import atomic_write_bytes
+        from h2lo_bids.reports.records import ScanReport, from_json
+        from h2lo_bids.reports.store import write_scan_report
+
+        inputs, out_dir = self.inputs, Path(self.inputs.out_dir)
+        image, mask = load_image(inputs.checked), load_image(inputs.mask)
+        spacing = [float(side) for side in image.header.get_zooms()[:3]]
+        voxels = int(np.count_nonzero(np.asarray(mask.dataobj)))
+        figures = [*_listed(inputs.figures), *_listed(inputs.registration_figures)]
+        files = [*_listed(inputs.figure_files), *_listed(inputs.registration_files)]
+        for figure, file in zip(figures, files, strict=True):
+            atomic_write_bytes(out_dir / figure["path"], Path(file).read_bytes())
+        record = {
+            **inputs.record,
+            "shape": [int(n) for n in image.shape],
+            "spacing": [round(side, 4) for side in spacing],
+            "mask_method": inputs.mask_method,
+            "mask_volume": round(voxels * float(np.prod(spacing)) / 1000, 1),
+            "warnings": [*_listed(inputs.check_warnings), *_listed(inputs.brain_warnings)],
+            "outputs": [Path(path).relative_to(out_dir).as_posix() for path in inputs.outputs],
+            "figures": figures,
+        }
+        # Through JSON, so that tuples are lists as `from_json` expects them.
+        write_scan_report(out_dir, from_json(ScanReport, json.loads(json.dumps(record))))
+        return {}
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isdefined(value) else []

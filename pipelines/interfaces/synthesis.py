@@ -1,0 +1,118 @@
+"""Interface over `h2lo_bids.synthesis`: the operator, queried on a grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
+
+from pipelines.interfaces.base import H2loInterface, ThreadedInputSpec, load_image
+
+
+class _SynthesizeInput(ThreadedInputSpec):
+    model = traits.Str(mandatory=True, nohash=True, desc="the bundle's path")
+    sha256 = traits.Str(
+        mandatory=True, desc="of its weights, so that others are not taken for done"
+    )
+    frame = traits.Dict(mandatory=True, desc="its frame, which may change with the same weights")
+    contrast = traits.Enum("T1w", "T2w", mandatory=True, desc="of the scan")
+    volume = File(exists=True, mandatory=True, desc="normalised scan on the model's frame")
+    reference = File(exists=True, mandatory=True, desc="image on the wanted grid")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask on the wanted grid")
+    to_scan = File(
+        exists=True, desc="transform of points from the wanted grid's world to the scan's"
+    )
+    device = traits.Str("cpu", usedefault=True, nohash=True, desc="as --device")
+    precision = traits.Enum("fp32", "bf16", usedefault=True, desc="as --precision")
+    use_gpu = traits.Bool(
+        False, usedefault=True, nohash=True, desc="takes one of Nipype's GPU slots"
+    )
+
+
+class _SynthesizeOutput(TraitedSpec):
+    out_file = File(exists=True, desc="low-field image, in [0, 1], exactly 0 outside the mask")
+
+
+class Synthesize(H2loInterface):
+    """Evaluate the operator at the brain voxels of a grid.
+
+    The paper's operator has no output activation: values beyond the range
+    that it was trained on, [0, 1], are cut to it here.
+    """
+
+    input_spec = _SynthesizeInput
+    output_spec = _SynthesizeOutput
+
+    def run_step(self, folder: Path) -> dict[str, Any]:
+        """Load the model, query it, and save the image on the reference's grid."""
+        import nibabel as nib
+        import numpy as np
+        import torch
+
+        from h2lo_bids.bids.atomic import save_nifti
+        from h2lo_bids.models.bundle import load_bundle, load_model
+        from h2lo_bids.synthesis.grids import synthesize_on_grid
+        from h2lo_bids.synthesis.options import EngineOptions
+
+        torch.set_num_threads(self.inputs.num_threads)
+        volume, reference = load_image(self.inputs.volume), load_image(self.inputs.reference)
+        mask = np.asarray(load_image(self.inputs.mask_file).dataobj) > 0
+        low = synthesize_on_grid(
+            load_model(load_bundle(self.inputs.model, contrast=self.inputs.contrast)),
+            np.asarray(volume.dataobj, dtype=np.float32),
+            volume.affine,
+            reference.shape,
+            reference.affine,
+            mask,
+            options=EngineOptions(
+                device=self.inputs.device,
+                precision=self.inputs.precision,
+                threads=self.inputs.num_threads,
+            ),
+            world_transform=self._transform(),
+        )
+        np.clip(low, 0.0, 1.0, out=low)
+        out = nib.Nifti1Image(low, reference.affine, reference.header)
+        out.set_data_dtype(np.float32)
+        return {"out_file": str(save_nifti(out, folder / "lowfield.nii.gz"))}
+
+    def _transform(self) -> Any:
+        """Return a function from template world to scan world, or None."""
+        if not isdefined(self.inputs.to_scan):
+            return None
+        from h2lo_bids.imaging.registration import point_transform
+
+        return point_transform(self.inputs.to_scan)
+
+
+class _RegridInput(ThreadedInputSpec):
+    mask_file = File(exists=True, mandatory=True, desc="brain mask on the scan's grid")
+    spacing = traits.Tuple(
+        traits.Float, traits.Float, traits.Float, mandatory=True, desc="voxel sides, mm"
+    )
+
+
+class _RegridOutput(TraitedSpec):
+    mask_file = File(exists=True, desc="the mask on the new grid; also its reference image")
+
+
+class RegridMask(H2loInterface):
+    """Lay other voxels over a scan's field of view and bring its mask there."""
+
+    input_spec = _RegridInput
+    output_spec = _RegridOutput
+
+    def run_step(self, folder: Path) -> dict[str, Any]:
+        """Interpolate the mask linearly; a voxel belongs to the brain by more than half."""
+        import nibabel as nib
+        import numpy as np
+
+        from h2lo_bids.bids.atomic import save_nifti
+        from h2lo_bids.imaging.conform import conform_mask
+        from h2lo_bids.synthesis.grids import lf_grid
+
+        mask = load_image(self.inputs.mask_file)
+        shape, affine = lf_grid(mask.affine, mask.shape, self.inputs.spacing)
+        like = nib.Nifti1Image(np.zeros(shape, dtype=np.uint8), affine)
+        return {"mask_file": str(save_nifti(conform_mask(mask, like), folder / "mask.nii.gz"))}

@@ -1,0 +1,1 @@
+"""Workflows: what is done to a scan, and in which order."""

@@ -1,0 +1,237 @@
+"""Sinks: what of a scan is written to the derivative dataset, and its report's record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.pipeline import engine as pe
+
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.sidecars import (
+    derivative_uri,
+    lowfield_sidecar,
+    mask_sidecar,
+    preproc_sidecar,
+    template_reference,
+    transform_sidecar,
+)
+from h2lo_bids.reports.records import ModelInfo
+from pipelines.grids import Grid, output_paths
+from pipelines.interfaces.outputs import (
+    MakeFigures,
+    MakeRegistrationFigures,
+    WriteDerivative,
+    WriteRecord,
+)
+from pipelines.workflows.synthesis import ModelSpec
+
+_PASSED = ["checked", "mask_method", "check_warnings", "brain_warnings"]
+
+
+def init_outputs_wf(
+    *,
+    scan: Scan,
+    model: ModelSpec,
+    out_dir: Path,
+    grids: tuple[Grid, ...],
+    device: str,
+    precision: str,
+    random_seed: int,
+) -> pe.Workflow:
+    """Write every output of a scan with its sidecar, the figures, and the report's record.
+
+    Parameters
+    ----------
+    scan
+        The input.
+    model
+        The operator that was used.
+    out_dir
+        Root of the derivative dataset.
+    grids
+        Where low-field images are written.
+    device, precision, random_seed
+        For sidecars and report.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Workflow
+        One ``ds_<key>`` per output of `pipelines.grids.output_paths`, then
+        ``figures`` and, after all of them, ``ds_record``.
+
+    Inputs
+    ------
+    checked, mask_method, check_warnings, brain_warnings
+        From `init_scan_wf`.
+    <key>
+        A file for every key of `pipelines.grids.output_paths`.
+
+    Outputs
+    -------
+    None: this is where results leave the workflow.
+    """
+    paths = output_paths(out_dir, scan, grids)
+    sidecars = _sidecars(scan, model, out_dir, grids, paths, device, precision, random_seed)
+    workflow = pe.Workflow(name="outputs_wf")
+    inputnode = pe.Node(IdentityInterface(fields=[*_PASSED, *paths]), name="inputnode")
+    written = pe.Node(Merge(len(paths)), name="written")
+    for number, (key, path) in enumerate(paths.items(), start=1):
+        sink = pe.Node(
+            WriteDerivative(out_file=str(path), sidecar=sidecars[key]),
+            name=f"ds_{key}",
+            mem_gb=0.2,
+        )
+        workflow.connect(
+            [
+                (inputnode, sink, [(key, "in_file")]),
+                (sink, written, [("out_file", f"in{number}")]),
+            ]
+        )
+        if key.startswith("mask"):
+            workflow.connect([(inputnode, sink, [("mask_method", "mask_method")])])
+    record = _record(scan, model, grids, device, precision, random_seed)
+    ds_record = pe.Node(
+        WriteRecord(record=record, out_dir=str(out_dir)), name="ds_record", mem_gb=0.3
+    )
+    workflow.connect(
+        [
+            (inputnode, ds_record, [(name, name) for name in [*_PASSED, "mask"]]),
+            (written, ds_record, [("out", "outputs")]),
+        ]
+    )
+    _connect_figures(workflow, inputnode, ds_record, scan, grids)
+    return workflow
+
+
+def _connect_figures(
+    workflow: pe.Workflow,
+    inputnode: pe.Node,
+    ds_record: pe.Node,
+    scan: Scan,
+    grids: tuple[Grid, ...],
+) -> None:
+    """Draw the low-field image on the scan's own grid, and the first registration."""
+    figures = pe.Node(MakeFigures(stem=scan.stem), name="figures", mem_gb=1.0)
+    workflow.connect(
+        [
+            (
+                inputnode,
+                figures,
+                [
+                    ("checked", "image"),
+                    ("mask", "mask"),
+                    ("preproc", "high"),
+                    ("lowfield_native", "low"),
+                ],
+            ),
+            (figures, ds_record, [("figures", "figures"), ("out_files", "figure_files")]),
+        ]
+    )
+    template = next((grid for grid in grids if grid.kind == "template"), None)
+    if template is None:
+        return
+    registration = pe.Node(
+        MakeRegistrationFigures(
+            stem=scan.stem, space=template.space, template=str(template.template)
+        ),
+        name="registration_figures",
+        mem_gb=1.0,
+    )
+    workflow.connect(
+        [
+            (
+                inputnode,
+                registration,
+                [(f"preproc_{template.name}", "moved"), (f"mask_{template.name}", "mask")],
+            ),
+            (
+                registration,
+                ds_record,
+                [("figures", "registration_figures"), ("out_files", "registration_files")],
+            ),
+        ]
+    )
+
+
+def _record(
+    scan: Scan,
+    model: ModelSpec,
+    grids: tuple[Grid, ...],
+    device: str,
+    precision: str,
+    random_seed: int,
+) -> dict[str, Any]:
+    """Return what the report's record says that is known before the run."""
+    template = next((grid.space for grid in grids if grid.kind == "template"), None)
+    return {
+        "stem": scan.stem,
+        "source": scan.relative_path,
+        "entities": [list(pair) for pair in scan.entities],
+        "suffix": scan.suffix,
+        "field_strength": scan.field_strength,
+        "field_source": scan.field_source,
+        "model": asdict(ModelInfo.from_metadata(model.metadata, model.card)),
+        "device": device,
+        "precision": precision,
+        "seed": random_seed,
+        "template": template or "",
+    }
+
+
+def _sidecars(
+    scan: Scan,
+    model: ModelSpec,
+    out_dir: Path,
+    grids: tuple[Grid, ...],
+    paths: dict[str, Path],
+    device: str,
+    precision: str,
+    random_seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Compose the sidecar of every output."""
+    uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
+    metadata = {**model.metadata, "sha256": model.sha256}
+    contents = {
+        "preproc": preproc_sidecar(scan, skull_stripped=True, mask=uris["mask"]),
+        "mask": mask_sidecar(scan, method=""),
+    }
+    for grid in grids:
+        where = _where(grid)
+        own = grid.kind in ("native", "lf")
+        used = [uris["preproc"], uris["mask"]]
+        if grid.kind == "template":
+            used.append(uris[f"forward_{grid.space}"])
+        contents[f"lowfield_{grid.name}"] = lowfield_sidecar(
+            scan,
+            model=metadata,
+            sources=used,
+            seed=random_seed,
+            settings={"Precision": precision, "Device": device.partition(":")[0]},
+            **where,
+        )
+        if grid.kind != "native":
+            contents[f"mask_{grid.name}"] = mask_sidecar(scan, method="", sources=used[1:], **where)
+        if not own:
+            contents[f"preproc_{grid.name}"] = preproc_sidecar(
+                scan, skull_stripped=True, mask=uris["mask"], sources=used[2:], **where
+            )
+        if grid.kind == "template":
+            contents |= _transform_sidecars(grid, uris)
+    return contents
+
+
+def _where(grid: Grid) -> dict[str, Any]:
+    reference = template_reference(grid.space) if grid.space else None
+    return {"spatial_reference": reference, "resolution": grid.resolution}
+
+
+def _transform_sidecars(grid: Grid, uris: dict[str, str]) -> dict[str, dict[str, Any]]:
+    template = template_reference(str(grid.space), grid.template.name if grid.template else None)
+    scan = uris["preproc"]
+    return {
+        f"forward_{grid.space}": transform_sidecar(source=scan, target=template, method="ANTs"),
+        f"inverse_{grid.space}": transform_sidecar(source=template, target=scan, method="ANTs"),
+    }

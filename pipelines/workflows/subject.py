@@ -1,0 +1,262 @@
+"""All scans of one participant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nipype.pipeline import engine as pe
+
+from h2lo_bids.bids.scan import Scan
+from pipelines.grids import Grid, grids_of
+from pipelines.workflows.outputs import init_outputs_wf
+from pipelines.workflows.scan import init_scan_wf
+from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
+from pipelines.workflows.template import init_template_wf
+
+
+@dataclass(frozen=True)
+class ScanSpec:
+    """One scan and what it is to be processed with.
+
+    Parameters
+    ----------
+    name
+        A word that is unique within the participant.
+    scan
+        The input.
+    model
+        The operator for its contrast.
+    given_mask
+        A brain mask to use instead of computing one.
+    """
+
+    name: str
+    scan: Scan
+    model: ModelSpec
+    given_mask: Path | None = None
+
+
+def init_single_subject_wf(
+    *,
+    name: str,
+    scans: tuple[ScanSpec, ...],
+    out_dir: Path,
+    output_spaces: tuple[str, ...] = ("native",),
+    lf_grid: tuple[float, float, float] | None = None,
+    templates: Mapping[str, Path] | None = None,
+    skull_strip: str = "auto",
+    synthstrip_weights: Path | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    sloppy: bool = False,
+    random_seed: int = 42,
+    omp_nthreads: int = 1,
+) -> pe.Workflow:
+    """Build the workflow of one participant: one branch per scan, none of which needs another.
+
+    Parameters
+    ----------
+    name
+        Of the workflow, and of its folder in the work folder.
+    scans
+        The participant's scans.
+    out_dir
+        Root of the derivative dataset.
+    output_spaces, lf_grid
+        Where low-field images are wanted; see `pipelines.grids.grids_of`.
+    templates
+        Image of each standard space.
+    skull_strip, synthstrip_weights
+        How the brain is found.
+    device, precision
+        How the operator is evaluated.
+    sloppy
+        Register coarsely.
+    random_seed
+        Of the registration.
+    omp_nthreads
+        Threads of one step.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Workflow
+        With one workflow ``<scan>_wf`` per scan.
+
+    Inputs
+    ------
+    None: the scans are a parameter.
+
+    Outputs
+    -------
+    None: the branches write to ``out_dir``.
+    """
+    grids = grids_of(output_spaces, lf_grid, templates)
+    workflow = pe.Workflow(name=name)
+    workflow.add_nodes(
+        [
+            init_scan_branch_wf(
+                spec=spec,
+                out_dir=out_dir,
+                grids=grids,
+                skull_strip=skull_strip,
+                synthstrip_weights=synthstrip_weights,
+                device=device,
+                precision=precision,
+                sloppy=sloppy,
+                random_seed=random_seed,
+                omp_nthreads=omp_nthreads,
+            )
+            for spec in scans
+        ]
+    )
+    return workflow
+
+
+def init_scan_branch_wf(
+    *,
+    spec: ScanSpec,
+    out_dir: Path,
+    grids: tuple[Grid, ...],
+    skull_strip: str,
+    synthstrip_weights: Path | None,
+    device: str,
+    precision: str,
+    sloppy: bool,
+    random_seed: int,
+    omp_nthreads: int,
+) -> pe.Workflow:
+    """Build all that is done with one scan.
+
+    Parameters
+    ----------
+    spec
+        The scan.
+    grids
+        Where low-field images are wanted.
+    out_dir, skull_strip, synthstrip_weights, device, precision, sloppy, random_seed, omp_nthreads
+        As for `init_single_subject_wf`.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Workflow
+        ``prepare_wf``, one ``synthesis_<grid>_wf`` per grid, one
+        ``template_<space>_wf`` per standard space, ``outputs_wf``.
+
+    Inputs
+    ------
+    None.
+
+    Outputs
+    -------
+    None.
+    """
+    prepare = init_scan_wf(
+        name="prepare_wf",
+        scan_file=spec.scan.path,
+        frame=spec.model.frame,
+        skull_strip=skull_strip,
+        synthstrip_weights=synthstrip_weights,
+        given_mask=spec.given_mask,
+        omp_nthreads=omp_nthreads,
+    )
+    outputs = init_outputs_wf(
+        scan=spec.scan,
+        model=spec.model,
+        out_dir=out_dir,
+        grids=grids,
+        device=device,
+        precision=precision,
+        random_seed=random_seed,
+    )
+    workflow = pe.Workflow(name=f"{spec.name}_wf")
+    kept = ["checked", "mask", "preproc", "mask_method", "check_warnings", "brain_warnings"]
+    workflow.connect(
+        [(prepare, outputs, [(f"outputnode.{key}", f"inputnode.{key}") for key in kept])]
+    )
+    for grid in grids:
+        synthesis = init_synthesis_wf(
+            grid=grid,
+            model=spec.model,
+            device=device,
+            precision=precision,
+            omp_nthreads=omp_nthreads,
+        )
+        workflow.connect(
+            [
+                (prepare, synthesis, [("outputnode.volume", "inputnode.volume")]),
+                (synthesis, outputs, [("outputnode.lowfield", f"inputnode.lowfield_{grid.name}")]),
+            ]
+        )
+        if grid.kind == "template":
+            _connect_template(
+                workflow, prepare, synthesis, outputs, grid, sloppy, random_seed, omp_nthreads
+            )
+        else:
+            _connect_own_grid(workflow, prepare, synthesis, outputs, grid)
+    return workflow
+
+
+def _connect_own_grid(
+    workflow: pe.Workflow,
+    prepare: pe.Workflow,
+    synthesis: pe.Workflow,
+    outputs: pe.Workflow,
+    grid: Grid,
+) -> None:
+    """Connect a grid in the scan's own world."""
+    mask = "volume_mask" if grid.kind == "model" else "mask"
+    workflow.connect([(prepare, synthesis, [(f"outputnode.{mask}", "inputnode.mask")])])
+    if grid.kind != "native":
+        name = f"inputnode.mask_{grid.name}"
+        workflow.connect([(synthesis, outputs, [("outputnode.mask", name)])])
+    if grid.kind == "model":
+        name = f"inputnode.preproc_{grid.name}"
+        workflow.connect([(prepare, outputs, [("outputnode.volume", name)])])
+
+
+def _connect_template(
+    workflow: pe.Workflow,
+    prepare: pe.Workflow,
+    synthesis: pe.Workflow,
+    outputs: pe.Workflow,
+    grid: Grid,
+    sloppy: bool,
+    random_seed: int,
+    omp_nthreads: int,
+) -> None:
+    """Connect a standard space, after registration to it."""
+    template = init_template_wf(
+        grid=grid, sloppy=sloppy, random_seed=random_seed, omp_nthreads=omp_nthreads
+    )
+    workflow.connect(
+        [
+            (
+                prepare,
+                template,
+                [
+                    ("outputnode.preproc", "inputnode.preproc"),
+                    ("outputnode.mask", "inputnode.mask"),
+                ],
+            ),
+            (
+                template,
+                synthesis,
+                [
+                    ("outputnode.mask", "inputnode.mask"),
+                    ("outputnode.to_scan", "inputnode.to_scan"),
+                ],
+            ),
+            (
+                template,
+                outputs,
+                [
+                    ("outputnode.mask", f"inputnode.mask_{grid.name}"),
+                    ("outputnode.preproc", f"inputnode.preproc_{grid.name}"),
+                    ("outputnode.forward", f"inputnode.forward_{grid.space}"),
+                    ("outputnode.inverse", f"inputnode.inverse_{grid.space}"),
+                ],
+            ),
+        ]
+    )
