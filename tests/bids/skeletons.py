@@ -1,0 +1,87 @@
+"""Datasets of empty images, with the names and quirks of real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HIGH = {"MagneticFieldStrength": 3, "ImagingFrequency": 127.77, "Manufacturer": "GE"}
+LOW = {"MagneticFieldStrength": 0.006, "ImagingFrequency": 2.703, "Manufacturer": "Hyperfine"}
+
+
+def write(
+    root: Path,
+    images: Mapping[str, Mapping[str, Any] | str | None],
+    *,
+    description: Mapping[str, Any] | str | None = None,
+) -> Path:
+    """Write images, each with its sidecar (None for none, text as it is)."""
+    root.mkdir(parents=True, exist_ok=True)
+    if description is None:
+        description = {"Name": "skeleton", "BIDSVersion": "1.10.0"}
+    put(root / "dataset_description.json", description)
+    for name, metadata in images.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"image")
+        if metadata is not None:
+            put(path.with_name(path.name.split(".")[0] + ".json"), metadata)
+    return root
+
+
+def put(path: Path, content: Mapping[str, Any] | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def anat(subject: str, session: str | None, rest: str, extension: str = ".nii.gz") -> str:
+    folder = f"sub-{subject}/" + (f"ses-{session}/" if session else "")
+    stem = f"sub-{subject}_" + (f"ses-{session}_" if session else "")
+    return f"{folder}anat/{stem}{rest}{extension}"
+
+
+def annex(path: Path) -> None:
+    """Turn an image into what git-annex leaves before ``datalad get``."""
+    path.unlink()
+    key = f"MD5E-s1--{path.name}"
+    path.symlink_to(Path("../" * 4) / f".git/annex/objects/xx/yy/{key}/{key}")
+
+
+def ds006557(root: Path, subjects: tuple[str, ...] = ("HYPE00", "HYPE06")) -> Path:
+    """Paired sessions of a 3 T GE and a Swoop, every image dangling."""
+    images: dict[str, Mapping[str, Any]] = {}
+    for sub in subjects:
+        images[anat(sub, "GE", "acq-MPRAGE_T1w")] = HIGH
+        images[anat(sub, "GE", "T2w")] = HIGH
+        for ses in ("HFC", "HFE"):
+            for acq in ("axi", "cor", "sag", "iso"):
+                for suffix in ("T1w", "T2w"):
+                    if (ses, acq, suffix) == ("HFE", "iso", "T2w"):
+                        continue
+                    if (sub, ses, acq, suffix) == ("HYPE06", "HFC", "sag", "T1w"):
+                        continue
+                    images[anat(sub, ses, f"acq-{acq}_{suffix}")] = LOW
+    write(root, images)
+    rows = ["participant_id\tage", *(f"{sub}\t30" for sub in subjects), "HYPE99\t31"]
+    put(root / "participants.tsv", "\n".join(rows) + "\n")
+    for name in images:
+        annex(root / name)
+    return root
+
+
+def get(root: Path, *names: str) -> None:
+    """Do what ``datalad get`` does for the images whose names contain these words."""
+    for path in root.rglob("*.nii.gz"):
+        if path.is_symlink() and any(name in path.name for name in names):
+            path.unlink()
+            path.write_bytes(b"image")
+
+
+def ds005752(root: Path, subject: str = "ON01802") -> Path:
+    """Several T1w per session that must be told apart."""
+    names = ("acq-MPRAGE_run-01_T1w", "acq-MPRAGE_rec-SCIC_run-01_T1w")
+    names += ("acq-MPRAGE_rec-SCIC_run-02_T1w", "acq-FSPGR_rec-SCIC_run-01_T1w")
+    names += ("acq-CUBE_T2w", "acq-CUBE_rec-SCIC_T2w")
+    return write(root, {anat(subject, "01", name): HIGH for name in names})

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from h2lo_bids.bids.atomic import (
+    atomic_path,
+    atomic_write_bytes,
+    atomic_write_text,
+    remove_temporaries,
+    save_nifti,
+)
+from h2lo_bids.errors import CannotCreateError, InputOutputError
+
+
+def image() -> nib.Nifti1Image:
+    data = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
+    return nib.Nifti1Image(data, np.diag([1.6, 1.6, 5, 1]))
+
+
+def test_failure_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "x.txt"
+    atomic_write_text(target, "old")
+
+    def interrupted() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert target.read_text() == "old"
+    assert os.listdir(target.parent) == ["x.txt"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_full_disk_is_one_line_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputOutputError, match=r"image\.nii\.gz") as caught:
+        save_nifti(image(), tmp_path / "image.nii.gz")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 74
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_really_full_device(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputOutputError),
+        atomic_path(tmp_path / "x") as temporary,
+        open("/dev/full", "wb", buffering=0) as stream,
+    ):
+        temporary.touch()
+        stream.write(b"x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_cannot_be_created_in(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotCreateError, match="file/x"):
+        atomic_write_text(tmp_path / "file" / "x", "text")
+
+
+def test_errors_about_other_files_pass_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "x"):
+        (tmp_path / "absent").read_text()
+
+
+def test_equal_content_is_not_written_again(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    assert atomic_write_bytes(target, b"one")
+    before = target.stat().st_mtime_ns, target.stat().st_ino
+    assert not atomic_write_bytes(target, b"one")
+    assert (target.stat().st_mtime_ns, target.stat().st_ino) == before
+    assert atomic_write_bytes(target, b"two")
+
+
+def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        atomic_write_text(tmp_path / "x", "text")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii"])
+def test_images_come_back_and_have_the_same_bytes(tmp_path: Path, name: str) -> None:
+    first = save_nifti(image(), tmp_path / name).read_bytes()
+    time.sleep(1.1)  # a time in the gzip header would differ now
+    second = save_nifti(image(), tmp_path / ("b" + name)).read_bytes()
+    assert first == second
+    loaded = nib.load(tmp_path / name)
+    np.testing.assert_array_equal(np.asanyarray(loaded.dataobj), image().dataobj)
+    np.testing.assert_allclose(loaded.affine, image().affine)
+    if name.endswith(".gz"):
+        assert first[3] == 0  # no name in the header
+        assert first[4:8] == bytes(4)  # no time
+        assert gzip.decompress(first)[344:348] == b"n+1\0"
+
+
+def test_other_extensions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        save_nifti(image(), tmp_path / "a.mgz")
+
+
+def test_only_abandoned_temporaries_are_removed(tmp_path: Path) -> None:
+    for name in (".tmp-1_x", ".tmp-2_y", "kept"):
+        (tmp_path / name).write_text("")
+    os.utime(tmp_path / ".tmp-1_x", (0, 0))
+    assert remove_temporaries(tmp_path) == 1
+    assert sorted(os.listdir(tmp_path)) == [".tmp-2_y", "kept"]

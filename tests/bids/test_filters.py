@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from h2lo_bids.bids.filters import compile_filters, describe, load_filter_file, matches
+from h2lo_bids.bids.names import Name, parse_name
+from h2lo_bids.errors import MissingInputError, UsageError
+
+
+def name(text: str) -> Name:
+    parsed = parse_name(text)
+    assert parsed is not None
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        ({"acquisition": "MPRAGE"}, True),
+        ({"acq": "FSPGR"}, False),
+        ({"acq": ["FSPGR", "MPRAGE"]}, True),
+        ({"run": 1}, True),
+        ({"run": "1"}, True),
+        ({"run": 2}, False),
+        ({"reconstruction": None}, True),
+        ({"acquisition": None}, False),
+        ({"acquisition": "*"}, True),
+        ({"rec": "*"}, False),
+        ({"rec": [None, "SCIC"]}, True),
+        ({"session": "ses-GE", "subject": "sub-01"}, True),
+        ({"suffix": "T1w", "datatype": "anat", "extension": ".nii.gz"}, True),
+        ({"extension": ".nii"}, False),
+    ],
+)
+def test_conditions(conditions: dict, expected: bool) -> None:
+    image = name("sub-01_ses-GE_acq-MPRAGE_run-01_T1w.nii.gz")
+    assert matches(image, compile_filters({"t1w": conditions})["t1w"]) is expected
+
+
+@pytest.mark.parametrize(
+    ("inline", "expected"),
+    [
+        (["acq=MPRAGE"], True),
+        (["acquisition=FSPGR,MPRAGE"], True),
+        (["acq=FSPGR", "acq=MPRAGE"], True),
+        (["rec="], True),
+        (["rec=null"], True),
+        (["rec=*"], False),
+        (["acq=MPRAGE", "run=2"], False),
+    ],
+)
+def test_inline(inline: list[str], expected: bool) -> None:
+    image = name("sub-01_acq-MPRAGE_run-01_T1w.nii.gz")
+    assert matches(image, compile_filters(None, inline)["t1w"]) is expected
+
+
+def test_inline_replaces_the_file_and_queries_stay_apart() -> None:
+    compiled = compile_filters({"t1w": {"acq": "A"}, "t2w": {"acq": "B"}}, ["run=1"])
+    assert compiled == {"t1w": {"acq": ("A",), "run": ("1",)}, "t2w": {"acq": ("B",), "run": ("1",)}}
+    assert compile_filters({"t1w": {"acq": "A"}}, ["acq=C"])["t1w"] == {"acq": ("C",)}
+    assert describe({"acq": ("A", None)}) == "acq=A,null"
+
+
+@pytest.mark.parametrize(
+    ("content", "inline", "word"),
+    [
+        ({"bold": {}}, [], "bold"),
+        ({"t1w": {"aquisition": "x"}}, [], "aquisition"),
+        ({"t1w": {"acq": "../x"}}, [], r"\.\./x"),
+        ({"t1w": {"acq": {"a": 1}}}, [], "acq"),
+        ({"t1w": {"acq": True}}, [], "acq"),
+        ({"t1w": "MPRAGE"}, [], "t1w"),
+        ([], [], "object"),
+        ({}, ["acq"], "ENTITY=VALUE"),
+        ({}, ["=x"], "ENTITY=VALUE"),
+        ({}, ["colour=x"], "colour"),
+        ({}, ["acq=a/b"], "a/b"),
+    ],
+)
+def test_nonsense_is_one_line(content: object, inline: list[str], word: str) -> None:
+    with pytest.raises(UsageError, match=word) as caught:
+        compile_filters(content, inline)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "filter.json"
+    path.write_text(json.dumps({"t2w": {"session": None}}))
+    assert load_filter_file(path) == {"t2w": {"session": None}}
+    path.write_text("{'t1w': 1}")
+    with pytest.raises(UsageError, match=r"filter\.json.*JSON"):
+        load_filter_file(path)
+    path.write_text('{"bold": {}}')
+    with pytest.raises(UsageError, match=r"filter\.json.*bold"):
+        load_filter_file(path)
+    with pytest.raises(MissingInputError, match="absent"):
+        load_filter_file(tmp_path / "absent.json")
