@@ -10,7 +10,7 @@ from html import escape
 import bids_app_spec
 
 _ENTRY = re.compile(r"^@(\w+)\s*\{\s*([^,\s]+)\s*,", re.MULTILINE)
-_FIELD = re.compile(r"^\s*(\w+)\s*=\s*", re.MULTILINE)
+_FIELD = re.compile(r"(\w+)\s*=\s*")
 _ACCENTS = {
     '\\"': "\u0308",
     "\\'": "\u0301",
@@ -126,7 +126,9 @@ def _fields(body: str) -> dict[str, str]:
             position = _closing(body, start) + 1
             value = body[start + 1 : position - 1]
         else:
-            position = len(body) if "," not in body[start:] else body.index(",", start)
+            mark = '"' if body[start : start + 1] == '"' else ","
+            end = body.find(mark, start + 1)
+            position = (len(body) if end < 0 else end) + (mark == '"')
             value = body[start:position].strip().strip('"')
         values[match[1].lower()] = _plain(value)
     return values

@@ -63,7 +63,7 @@ def shared_window(
     percentiles inside the mask, rounded up to two decimals, at most 1.
     """
     brights = [
-        np.percentile(inside, 99.8) if inside.size else 1.0
+        float(np.percentile(inside, 99.8)) if inside.size else 1.0
         for inside in (_inside(image, mask) for image in (hf, lf))
     ]
     return 0.0, float(np.clip(np.ceil(max(brights) * 100) / 100, 0.01, 1.0))

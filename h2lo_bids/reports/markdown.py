@@ -132,7 +132,7 @@ def _table(lines: list[str], top: int) -> str | None:
         "<tr>" + "".join(f"<td>{inline(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{header}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="Table"><table><thead><tr>{header}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 

@@ -1,0 +1,44 @@
+"""Made-up heads and reports, drawn once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from report_samples import Ball, make_ball, make_report, make_scan
+
+from h2lo_bids.reports.figures import make_figures, make_registration_figures
+
+
+@pytest.fixture(scope="session")
+def head() -> Ball:
+    return make_ball(spacing=(2.0, 2.0, 4.0), codes="LPS", spot=(30.0, 10.0, 30.0))
+
+
+@pytest.fixture(scope="session")
+def report_folder(head: Ball, tmp_path_factory: pytest.TempPathFactory):
+    """Figures of two scans and the report that shows them."""
+    out = tmp_path_factory.mktemp("out")
+    rng = np.random.default_rng(0)
+    hf = nib.Nifti1Image(
+        head.image.get_fdata(dtype=np.float32) * head.mask.get_fdata(), head.image.affine
+    )
+    noisy = 0.6 * hf.get_fdata() + 0.05 * rng.standard_normal(hf.shape) * head.mask.get_fdata()
+    lf = nib.Nifti1Image(noisy.astype(np.float32), hf.affine)
+    scans = []
+    for suffix in ("T1w", "T2w"):
+        stem = f"sub-01_ses-HF_{suffix}"
+        figures = make_figures(out, stem, image=head.image, mask=head.mask, hf=hf, lf=lf)
+        if suffix == "T1w":
+            figures += make_registration_figures(
+                out, stem, template=head.image, moved=hf, mask=head.mask, space="MNI"
+            )
+        scans.append(make_scan(stem, suffix, figures))
+    return out, make_report(tuple(scans))
+
+
+@pytest.fixture
+def tmp_out(tmp_path: Path) -> Path:
+    return tmp_path / "out"

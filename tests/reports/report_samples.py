@@ -1,0 +1,118 @@
+"""Made-up heads and reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+
+from h2lo_bids.reports.records import Failure, FoundScan, ModelInfo, ScanReport, SubjectReport
+
+CARD = """# A model
+
+**Trained on simulated pairs.** See [the paper](https://arxiv.org/abs/2603.24968).
+
+| Subject | PSNR |
+|---|---|
+| 13 | 30.1 |
+"""
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A ball of 40 mm radius around ``centre``, sampled on any grid."""
+
+    image: nib.Nifti1Image
+    mask: nib.Nifti1Image
+
+
+def make_ball(
+    spacing=(1.6, 1.6, 5.0),
+    codes="RAS",
+    radius=40.0,
+    centre=(5.0, -10.0, 15.0),
+    size=128.0,
+    spot=None,
+    tilt=0.0,
+) -> Ball:
+    """Sample the ball; ``spot`` brightens 6 mm around a world position."""
+    shape = tuple(int(np.ceil(size / step)) for step in spacing)
+    turn = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag(spacing)
+    middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    affine[:3, 3] = np.array(centre) - middle
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    world = grid @ affine[:3, :3].T + affine[:3, 3]
+    inside = np.linalg.norm(world - centre, axis=-1) < radius
+    data = np.where(inside, 0.5, 0.05).astype(np.float32)
+    if spot is not None:
+        data[np.linalg.norm(world - spot, axis=-1) < 6] = 1.0
+    target = nib.orientations.axcodes2ornt(codes)
+    turned = [
+        nib.Nifti1Image(array, affine).as_reoriented(
+            nib.orientations.ornt_transform(nib.io_orientation(affine), target)
+        )
+        for array in (data, inside.astype(np.uint8))
+    ]
+    return Ball(*turned)
+
+
+def make_scan(stem="sub-01_ses-HF_T1w", suffix="T1w", figures=()) -> ScanReport:
+    model = ModelInfo(
+        name=f"h2lo_{suffix}",
+        version="1",
+        method="h2lo",
+        contrast=suffix,
+        sha256=("a" if suffix == "T1w" else "b") * 64,
+        training_kind="simulated" if suffix == "T1w" else "real",
+        training_description="Sixteen heads.",
+        parameters=581_409,
+        card=CARD,
+    )
+    return ScanReport(
+        stem=stem,
+        source=f"sub-01/ses-HF/anat/{stem}.nii.gz",
+        entities=(("sub", "01"), ("ses", "HF")),
+        suffix=suffix,
+        field_strength=3.0,
+        field_source="MagneticFieldStrength",
+        shape=(64, 64, 32),
+        spacing=(2.0, 2.0, 4.0),
+        mask_method="deepbet 1.0.2",
+        mask_volume=1400.0,
+        model=model,
+        device="cpu",
+        precision="fp32",
+        seed=7,
+        seconds=(("synthesize", 61.0), ("figures", 2.5)),
+        outputs=("sub-01/ses-HF/anat/x.nii.gz",),
+        warnings=("A note of its own.",),
+        template="MNI" if suffix == "T1w" else "",
+        figures=figures,
+    )
+
+
+def make_report(scans) -> SubjectReport:
+    found = (
+        FoundScan(
+            "sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz", "HF", 3.0, "MagneticFieldStrength"
+        ),
+        FoundScan(
+            "sub-01/ses-LF/anat/sub-01_ses-LF_T1w.nii.gz",
+            "LF",
+            0.0635,
+            "ImagingFrequency",
+            "not used: low field",
+        ),
+    )
+    failures = (
+        Failure(
+            "synthesize", "it broke; mend it", "Traceback\n  line 3", "sub-01_ses-HF_run-2_T1w"
+        ),
+        Failure("report", "so did this"),
+    )
+    versions = (("h2lo-bids", "0.1.0"), ("nipype", "1.11.0"), ("deepbet", "1.0.2"))
+    command = "h2lo bids out participant -w " + "very-long-folder/" * 12
+    return SubjectReport("01", tuple(scans), found, failures, command, versions)

@@ -1,0 +1,210 @@
+"""Geometry of the figures against balls whose size and place are known."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from xml.etree import ElementTree
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+from report_samples import make_ball
+
+from h2lo_bids.reports import figures
+from h2lo_bids.reports.histogram import BINS, densities
+from h2lo_bids.reports.volume import extent, volume_of
+
+SVG = "{http://www.w3.org/2000/svg}"
+CENTRE = np.array([5.0, -10.0, 15.0])
+
+
+def tiles(path):
+    """Give the slices of a mosaic as (cell, image) elements, rows axial, coronal, sagittal."""
+    root = ElementTree.parse(path).getroot()
+    return [cell for cell in root.findall(f"{SVG}svg") if cell.find(f"{SVG}image") is not None]
+
+
+def pixels(cell):
+    href = cell.find(f"{SVG}image").get("href")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(href.split(",")[1]))), dtype=float)
+
+
+def outline_points(cell):
+    data = cell.find(f"{SVG}path").get("d")
+    return np.array([[float(v) for v in pair.split()] for pair in re.split("[ML]", data) if pair])
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.6, 1.6, 5.0), (4.0, 1.2, 1.2)])
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
+def test_ball_is_round_whatever_the_grid(tmp_path, spacing, codes):
+    ball = make_ball(spacing, codes)
+    path = tmp_path / "mask.svg"
+    figures.plot_brain_mask(ball.image, ball.mask, path, title="x")
+    cells = tiles(path)
+    assert len(cells) == 18
+    for row, axis in enumerate((2, 1, 0)):
+        # Six cuts spread over 14 to 86 % of the ball's extent along the axis.
+        for column in range(6):
+            share = 0.14 + 0.72 * column / 5
+            away = abs(2 * share - 1) * 40
+            diameter = 2 * np.sqrt(40**2 - away**2)
+            points = outline_points(cells[6 * row + column])
+            across = [s for a, s in enumerate(spacing) if a != axis]
+            assert np.ptp(points, axis=0) == pytest.approx(
+                diameter, abs=2.2 * max(across) + spacing[axis] + 1
+            )
+            if column in (2, 3):
+                assert np.ptp(points[:, 0]) == pytest.approx(
+                    np.ptp(points[:, 1]), abs=1.2 * max(across) + 0.5
+                )
+
+
+def test_voxels_keep_their_millimetres(tmp_path):
+    ball = make_ball((1.6, 1.6, 5.0))
+    figures.plot_brain_mask(ball.image, ball.mask, tmp_path / "m.svg", title="x")
+    for number, steps in ((0, (1.6, 1.6)), (6, (1.6, 5.0)), (12, (1.6, 5.0))):
+        cell = tiles(tmp_path / "m.svg")[number]
+        image = cell.find(f"{SVG}image")
+        rows, columns = pixels(cell).shape
+        assert float(image.get("width")) / columns == pytest.approx(steps[0], abs=0.01)
+        assert float(image.get("height")) / rows == pytest.approx(steps[1], abs=0.01)
+        assert image.get("preserveAspectRatio") == "none"
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "IAR"])
+def test_right_front_and_top_are_where_they_belong(tmp_path, codes):
+    ball = make_ball((2.0, 2.0, 2.0), codes, spot=CENTRE + (20, 20, 20))
+    paths = tmp_path / "a.svg", tmp_path / "b.svg"
+    figures.plot_before_after(ball.image, ball.image, ball.mask, *paths)
+    cells = tiles(paths[0])
+    for row in range(3):
+        # In axial, coronal and sagittal slices alike the spot is to the right and up:
+        # patient's right, patient's right, front; front, top, top.
+        brightest = max((pixels(cell) for cell in cells[6 * row : 6 * row + 6]), key=np.max)
+        y, x = np.argwhere(brightest > 250).mean(axis=0)
+        assert x > brightest.shape[1] * 0.6
+        assert y < brightest.shape[0] * 0.4
+    assert re.search(r">L</text>.*>R</text>.*>P</text>.*>A</text>", paths[0].read_text())
+
+
+def test_different_grids_lie_on_each_other(tmp_path):
+    spot = CENTRE + (15, -12, 18)
+    fine = make_ball((1.0, 1.0, 1.0), "LAS", spot=spot)
+    coarse = make_ball((1.6, 1.6, 5.0), "PSR", spot=spot, size=140)
+    paths = tmp_path / "a.svg", tmp_path / "b.svg"
+    figures.plot_before_after(fine.image, coarse.image, fine.mask, *paths)
+    roots = [ElementTree.parse(path).getroot() for path in paths]
+    assert roots[0].get("viewBox") == roots[1].get("viewBox")
+    for first, second in zip(*map(tiles, paths), strict=True):
+        assert [first.get(k) for k in "xy"] == [second.get(k) for k in "xy"]
+        places = [_bright_place(cell) for cell in (first, second)]
+        if None not in places:
+            assert places[0] == pytest.approx(places[1], abs=4.0)
+
+
+def _bright_place(cell):
+    grey, image = pixels(cell), cell.find(f"{SVG}image")
+    where = np.argwhere(grey > 250)
+    if not len(where):
+        return None
+    share = (where.mean(axis=0) + 0.5) / grey.shape
+    return (
+        float(image.get("x")) + share[1] * float(image.get("width")),
+        float(image.get("y")) + share[0] * float(image.get("height")),
+    )
+
+
+def test_tilted_image_is_brought_to_the_first_ones_axes():
+    spot = CENTRE + (20, 5, -10)
+    straight = make_ball((2.0, 2.0, 2.0), spot=spot)
+    tilted = make_ball((1.5, 1.5, 1.5), "LPS", spot=spot, tilt=0.3)
+    volume = volume_of(tilted.image, like=straight.image)
+    where = np.argwhere(volume.data > 0.8).mean(axis=0)
+    assert volume.origin + volume.spacing * where == pytest.approx(spot, abs=0.7)
+    low, high = extent(volume_of(tilted.mask, like=straight.image))
+    assert (low + high) / 2 == pytest.approx(CENTRE, abs=1.5)
+
+
+def test_same_bytes_every_time_and_nothing_left_behind(tmp_path, head):
+    def make(folder):
+        return figures.make_figures(
+            folder, "sub-01_T1w", image=head.image, mask=head.mask, hf=head.image, lf=head.image
+        )
+
+    first, second = make(tmp_path / "a"), make(tmp_path / "b")
+    assert first == second
+    names = {figure.path for figure in first}
+    assert names == {
+        path.relative_to(tmp_path / "a").as_posix()
+        for path in (tmp_path / "a").rglob("*")
+        if path.is_file()
+    }
+    for name in names:
+        assert name.startswith("sub-01/figures/sub-01_desc-")
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        ElementTree.parse(tmp_path / "a" / name)
+
+
+def test_empty_mask_and_constant_image_still_draw(tmp_path):
+    flat = nib.Nifti1Image(np.zeros((20, 20, 8), np.float32), np.diag([2, 2, 5, 1]))
+    empty = nib.Nifti1Image(np.zeros((20, 20, 8), np.uint8), flat.affine)
+    made = figures.make_figures(tmp_path, "sub-01_T1w", image=flat, mask=empty, hf=flat, lf=flat)
+    assert len(made) == 5
+
+
+def test_noise_on_a_fine_grid_stays_light(tmp_path):
+    rng = np.random.default_rng(1)
+    data = rng.random((300, 300, 120), dtype=np.float32)
+    noise = nib.Nifti1Image(data, np.diag([0.6, 0.6, 1.5, 1]))
+    mask = nib.Nifti1Image(np.ones(data.shape, np.uint8), noise.affine)
+    made = figures.make_figures(tmp_path, "sub-01_T1w", image=noise, mask=mask, hf=noise, lf=noise)
+    assert sum((tmp_path / figure.path).stat().st_size for figure in made) < 5e6
+
+
+def test_window_is_shared_and_ignores_stray_voxels():
+    rng = np.random.default_rng(2)
+    data = rng.uniform(0, 0.4, (30, 30, 30)).astype(np.float32)
+    data[15, 15, 15] = 1.0
+    hf = nib.Nifti1Image(data, np.eye(4))
+    mask = nib.Nifti1Image(np.ones(data.shape, np.uint8), np.eye(4))
+    assert figures.shared_window(hf, nib.Nifti1Image(data / 2, np.eye(4)), mask) == (0.0, 0.4)
+
+
+def test_title_is_escaped(tmp_path, head):
+    path = tmp_path / "x.svg"
+    figures.plot_brain_mask(head.image, head.mask, path, title="<script>&\"'")
+    title = ElementTree.parse(path).getroot().find(f"{SVG}title").text
+    assert title == "<script>&\"'"
+
+
+def test_histogram_counts_what_is_inside():
+    values = np.array([0.0, 0.5, 0.5, 1.0, 1.2, -0.1] * 400 + list(np.linspace(0, 1, 2000)))
+    share = densities(values)
+    expected = [
+        np.mean(
+            (values >= low / BINS)
+            & ((values < (low + 1) / BINS) | (low == BINS - 1))
+            & (values <= 1)
+        )
+        for low in range(BINS)
+    ]
+    assert share == pytest.approx(np.array(expected), abs=1e-12)
+
+
+def test_few_grey_levels_make_no_comb():
+    levels = np.repeat(np.arange(101) / 100, 500)
+    share = densities(levels)
+    assert share.sum() == pytest.approx(1.0)
+    # A uniform distribution of levels is uniform, but for the two clipped ends.
+    assert share[2:-2] == pytest.approx(share[2:-2].mean(), rel=0.05)
+
+
+def test_histogram_of_a_mask_on_another_grid(head):
+    fine = make_ball((1.0, 1.0, 1.0), "LPS", spot=(30.0, 10.0, 30.0))
+    same = figures._inside(head.image, head.mask)
+    other = figures._inside(head.image, fine.mask)
+    assert other.size == pytest.approx(same.size, rel=0.03)
+    assert np.mean(other > 0.3) > 0.97

@@ -1,0 +1,105 @@
+"""The small Markdown renderer: what it understands, and that it cannot harm."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_page import Page
+
+from h2lo_bids.reports.markdown import render
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("# One", "<h3>One</h3>"),
+        ("#### Four", "<h6>Four</h6>"),
+        ("a\nb\n\nc", "<p>a b</p>\n<p>c</p>"),
+        ("- a\n  b\n- c", "<ul><li>a b</li><li>c</li></ul>"),
+        ("1. a\n2. b", "<ol><li>a</li><li>b</li></ol>"),
+        ("- a\n  - b\n- c", "<ul><li>a<ul><li>b</li></ul></li><li>c</li></ul>"),
+        ("**a** *b* `c*d*`", "<p><strong>a</strong> <em>b</em> <code>c*d*</code></p>"),
+        ("snake_case_name 2*3*4", "<p>snake_case_name 2*3*4</p>"),
+        ("```py\nx < 1\n```", "<pre><code>x &lt; 1</code></pre>"),
+        ("> a\n> b", "<blockquote><p>a b</p></blockquote>"),
+        ("---", "<hr>"),
+        ("---\nlicense: mit\n---\ntext", "<p>text</p>"),
+        ("[a](#b)", '<p><a href="#b" rel="noopener noreferrer">a</a></p>'),
+    ],
+)
+def test_blocks(text, html):
+    assert render(text) == html
+
+
+def test_table():
+    html = render("| a | b |\n|---|:-:|\n| 1 | **2** |\n| 3 |")
+    assert re.sub(r' (scope|class|tabindex|role|aria-label)="\w+"', "", html) == (
+        "<div><table><thead><tr><th>a</th><th>b</th></tr></thead><tbody>"
+        "<tr><td>1</td><td><strong>2</strong></td></tr><tr><td>3</td><td></td></tr>"
+        "</tbody></table></div>"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        "[x](javascript:alert(1))",
+        "[x](JaVaScRiPt:alert(1))",
+        "[x](data:text/html,<script>alert(1)</script>)",
+        '[x](https://e.org/"onmouseover="alert(1))',
+        "![x](https://e.org/pixel.png)",
+        "<img src=x onerror=alert(1)>",
+        "# <b onclick=alert(1)>",
+        "| <i> | b |\n|---|---|\n| <script> | </table> |",
+        "`</code><script>`",
+        "```\n</pre><script>\n```",
+        "**<script>**",
+        "- <iframe src=//e.org>",
+        "[<script>](https://e.org)",
+    ],
+)
+def test_nothing_harmful_passes(text):
+    _harmless(Page.of(render(text)))
+
+
+@given(st.text(alphabet="ab<>&\"'`*_[]()#-|>!:/ \n.1h", max_size=120))
+def test_any_text_is_harmless_and_nothing_hangs(text):
+    _harmless(Page.of(render(text)))
+
+
+def _harmless(page: Page) -> None:
+    allowed = {"h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "strong", "em", "code", "pre"}
+    allowed |= {"blockquote", "hr", "a", "div", "table"}
+    allowed |= {"thead", "tbody", "tr", "th", "td"}
+    assert set(page.tags) <= allowed
+    for tag, name, value in page.attributes:
+        assert (tag, name) in {
+            ("a", "href"),
+            ("a", "rel"),
+            ("th", "scope"),
+            ("div", "class"),
+            ("div", "tabindex"),
+            ("div", "role"),
+            ("div", "aria-label"),
+        }
+        if name == "href":
+            assert re.match(r"https?://|mailto:|#", value, re.IGNORECASE)
+
+
+def test_agrees_with_another_renderer():
+    other = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    text = (
+        "# Title\n\nSome *emphasis*, **weight** and `code <x>`, see [it](https://e.org/a?b=1&c=2).\n\n"
+        "## List\n\n- one\n- two **bold**\n  - inner\n- three\n\n1. first\n2. second\n\n"
+        "| a | b |\n|---|---|\n| 1 | 2 |\n\n> quoted\n\n```\ncode & more\n```\n"
+    )
+
+    def plain(html):
+        html = re.sub(r"</?div[^>]*>| (rel|scope)=\"[^\"]*\"", "", html)
+        return re.sub(r"\s*(</?[^>]+>)\s*", r"\1", html).strip()
+
+    assert plain(render(text, top=1)) == plain(other.render(text))

@@ -1,0 +1,120 @@
+"""The Methods text says what the facts say, and cites what exists."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from report_page import Page
+from report_samples import make_report, make_scan
+
+from h2lo_bids.reports.citations import bibtex, works
+from h2lo_bids.reports.methods import describe, facts_of
+
+EVERYTHING = {
+    "version": "0.1.0",
+    "versions": dict.fromkeys(
+        ("nipype", "pybids", "torch", "nibabel", "numpy", "deepbet", "antspyx"), "1.2.3"
+    ),
+    "contrasts": ["T1w", "T2w"],
+    "masks": ["deepbet", "synthstrip", "given", "none"],
+    "templates": ["MNI152NLin2009cAsym"],
+    "grids": ["on a grid of 1.6 x 1.6 x 5 mm"],
+    "models": [
+        {
+            "name": kind,
+            "contrast": "T1w",
+            "sha256": "a" * 64,
+            "training_kind": kind,
+            "parameters": 1,
+        }
+        for kind in ("simulated", "real", "unknown", "other")
+    ],
+    "precision": "fp32",
+    "seed": 0,
+}
+
+
+def test_every_citation_exists_once():
+    text = describe(EVERYTHING)
+    assert set(text.keys) <= set(works())
+    assert len(set(text.keys)) == len(text.keys)
+    assert set(re.findall(r"@([\w]+)", text.markdown)) == set(text.keys)
+    assert re.findall(r"^@\w+\{(\w+),", text.bibtex, re.MULTILINE) == list(text.keys)
+
+
+def test_links_lead_to_the_references():
+    page = Page.of(describe(EVERYTHING).html)
+    ids = {value for _, name, value in page.attributes if name == "id"}
+    targets = {v[1:] for _, n, v in page.attributes if n == "href" and v.startswith("#")}
+    assert targets
+    assert targets <= ids
+    assert "[@" not in page.text
+    assert "Gao et al., 2026" in page.text
+
+
+def test_nothing_is_claimed_without_a_fact():
+    text = describe({}).markdown
+    for word in ("deepbet", "SynthStrip", "registered", "seed", "Nipype", "model `", "None"):
+        assert word not in text
+    assert "[@h2lo]" in text
+
+
+def test_simulated_training_is_said():
+    simulated = describe({"models": [{"name": "m", "training_kind": "simulated"}]}).markdown
+    real = describe({"models": [{"name": "m", "training_kind": "real"}]}).markdown
+    assert "simulated" in simulated
+    assert "simulated" not in real
+
+
+def test_facts_come_from_the_scans():
+    report = make_report((make_scan(), make_scan("sub-01_ses-HF_T2w", "T2w")))
+    text = describe(facts_of(report)).markdown
+    for part in ("0.1.0", "T1-weighted and T2-weighted", "deepbet 1.0.2", "MNI", "`h2lo_T2w`"):
+        assert part in text
+    assert "The random seed was 7." in text
+
+
+def test_data_cannot_inject_html():
+    name = "`<script>alert(1)</script>`"
+    facts = {
+        "models": [{"name": name, "sha256": "<b>"}],
+        "version": "<img src=x>",
+        "templates": ["<i>"],
+    }
+    assert not {"script", "b", "img", "i"} & set(Page.of(describe(facts).html).tags)
+
+
+BIB = r"""
+@article{one, author = {M{\"u}ller, J. and {\v{C}}apek, K.}, title = {A {B}rain}, year = 1999,
+  doi = {10.1/x_{y}}}
+@misc{two,
+  author = {Solo, A.}, title = {Tool}, url = "https://e.org/?a=1&b=2", note = {no, sir}
+}
+@misc{three, author = {Big, A. and others}, year = {2001}, title={<b>}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "short"),
+    [("one", "Müller and Čapek, 1999"), ("two", "Solo"), ("three", "Big et al., 2001")],
+)
+def test_short_citations(key, short):
+    assert works(BIB)[key].short == short
+
+
+def test_references():
+    found = works(BIB)
+    assert found["one"].html.startswith("J. Müller, K. Čapek (1999). A Brain.")
+    assert "https://e.org/?a=1&amp;b=2" in found["two"].html
+    assert "&lt;b&gt;" in found["three"].html
+    assert bibtex(["two", "absent"], BIB).startswith("@misc{two,")
+    with pytest.raises(ValueError, match="balanced"):
+        works("@misc{a, title = {x}")
+
+
+def test_our_bibliography_is_complete():
+    for key, work in works().items():
+        assert work.link.startswith("https://"), key
+        assert work.fields["title"], key
+        assert work.fields["author"], key

@@ -1,0 +1,194 @@
+"""The page: every section, nothing from outside, nothing injected."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+from report_page import Page
+from report_samples import make_report, make_scan
+
+from h2lo_bids.reports.records import Failure, Figure, FoundScan, ModelInfo, ScanReport
+from h2lo_bids.reports.store import load_subject_report, save_subject_report
+from h2lo_bids.reports.subject import (
+    render_subject_report,
+    warnings_of,
+    write_subject_report,
+)
+
+LOADS = {"src", "href", "data", "poster", "srcset", "action", "formaction", "background"}
+EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}</style></title>"
+
+
+def resources(page: Page):
+    """Give what the page would load: every address but those of links to click."""
+    return [
+        (tag, value)
+        for tag, name, value in page.attributes
+        if name in LOADS and tag != "a" and not value.startswith("data:")
+    ]
+
+
+def test_every_section_is_there(report_folder):
+    out, report = report_folder
+    page = Page.of(render_subject_report(report, out))
+    ids = {value for _, name, value in page.attributes if name == "id"}
+    assert {"summary", "scan-1", "scan-2", "model", "methods", "errors"} <= ids
+    links = {v[1:] for t, n, v in page.attributes if (t, n) == ("a", "href") and v[0] == "#"}
+    assert links <= ids
+    for text in (
+        "sub-01_ses-HF_T1w",
+        "HF, LF",
+        "2 of 2 found",
+        "63.5 mT",
+        "from the imaging frequency",
+        "not used: low field",
+        "64 \N{MULTIPLICATION SIGN} 64 \N{MULTIPLICATION SIGN} 32 voxels of 2",
+        "deepbet 1.0.2, 1400 ml",
+        "a" * 64,
+        "1 min 04 s",
+        "trained on simulated pairs",
+        "A note of its own.",
+        "2 steps failed",
+        "it broke; mend it",
+        "so did this",
+        "line 3",
+        "very-long-folder/",
+        "Gao et al., 2026",
+        "@misc{h2lo",
+        "581,409",
+        "Registration to standard space: MNI",
+    ):
+        assert text in page.text
+    assert page.tags.count("img") == 2 * 5 + 2
+    assert all(value for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))
+
+
+def test_one_file_is_the_whole_report(report_folder, tmp_path):
+    out, report = report_folder
+    write_subject_report(report, out / "sub-01.html")
+    html = (out / "sub-01.html").read_text()
+    page = Page.of(html)
+    assert resources(page) == []
+    assert "url(" not in html.split("<body>")[0]
+    assert "@import" not in html
+    pictures = [v for t, n, v in page.attributes if (t, n) == ("img", "src")]
+    assert all(re.match(r"data:image/(svg\+xml|png|webp)[,;]", v) for v in pictures)
+    assert len(html) < 5e6 * len(report.scans)
+
+
+def test_policy_forbids_requests_and_foreign_scripts(report_folder):
+    out, report = report_folder
+    page = Page.of(render_subject_report(report, out))
+    (policy,) = (v for t, n, v in page.attributes if n == "content" and "default-src" in v)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    assert page.tags.count("script") == 1
+    assert not [name for _, name, _ in page.attributes if name == "style" or name.startswith("on")]
+
+
+def test_same_bytes_every_time_also_from_disk(report_folder, tmp_path):
+    out, report = report_folder
+    copy = tmp_path / "moved"
+    shutil.copytree(out, copy)
+    save_subject_report(copy, report)
+    write_subject_report(report, out / "sub-01.html")
+    loaded = load_subject_report(copy, "01")
+    write_subject_report(replace(loaded, failures=report.failures), copy / "sub-01.html")
+    assert (copy / "sub-01.html").read_bytes() == (out / "sub-01.html").read_bytes()
+    assert not list(copy.rglob(".tmp-*"))
+
+
+def poison(record):
+    """Replace every text in a record, however deep, by one that attacks the page."""
+    if isinstance(record, str):
+        return EVIL
+    if isinstance(record, tuple):
+        return tuple(poison(item) for item in record)
+    if isinstance(record, dict):
+        return {EVIL + key: poison(value) for key, value in record.items()}
+    if is_dataclass(record):
+        return replace(record, **{f.name: poison(getattr(record, f.name)) for f in fields(record)})
+    return record
+
+
+def test_data_cannot_inject_html(tmp_path):
+    scan = make_scan(figures=(Figure("histogram", "x.svg"), Figure("highfield", "y.svg")))
+    report = poison(make_report((scan,)))
+    figure = Figure("histogram", EVIL, EVIL)
+    report = replace(report, scans=(replace(report.scans[0], figures=(figure,)),))
+    html = render_subject_report(report, tmp_path)
+    page = Page.of(html)
+    clean = Page.of(render_subject_report(make_report((make_scan(),)), tmp_path))
+    assert page.tags.count("script") == 1
+    assert page.tags.count("style") == 1
+    assert page.tags.count("title") == clean.tags.count("title")
+    assert "img" not in page.tags
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert resources(page) == []
+    assert "49" not in re.sub(r"[\d,]*581,409|sha256-\S+", "", page.text.split("alert(2)")[1])[:200]
+    assert page.text.count("alert(1)") > 20
+
+
+def test_figures_outside_the_folder_are_not_read(tmp_path):
+    secret = tmp_path / "secret.svg"
+    secret.write_text("<svg xmlns='http://www.w3.org/2000/svg'><title>secret</title></svg>")
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in ("../secret.svg", str(secret)):
+        scan = make_scan(figures=(Figure("histogram", path),))
+        html = render_subject_report(make_report((scan,)), out)
+        assert "is missing" in html
+        assert "%3Esecret" not in html
+
+
+def test_missing_figure_is_said(report_folder, tmp_path):
+    _, report = report_folder
+    page = Page.of(render_subject_report(report, tmp_path))
+    assert "img" not in page.tags
+    assert "is missing" in page.text
+
+
+def test_a_subject_without_any_scan_still_has_a_page(tmp_path):
+    report = replace(make_report(()), failures=(Failure("discovery", "nothing found"),))
+    page = Page.of(render_subject_report(report, tmp_path))
+    assert "nothing found" in page.text
+    assert "1 step failed" in page.text
+
+
+def test_no_errors(tmp_path):
+    page = Page.of(render_subject_report(replace(make_report(()), failures=()), tmp_path))
+    assert "No errors to report." in page.text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": ModelInfo("m", training_kind="simulated")}, "simulated pairs"),
+        ({"model": ModelInfo("m", training_kind="unknown")}, "does not say"),
+        ({"model": ModelInfo("m", training_kind="real", contrast="T2w")}, "T2w model"),
+        ({"field_source": "assumed", "model": None}, "field strength"),
+        ({"warnings": ("own",), "model": None}, "own"),
+    ],
+)
+def test_warnings_follow_from_the_facts(change, words):
+    scan = replace(make_scan(), warnings=(), **{k: v for k, v in change.items() if k != "warnings"})
+    scan = replace(scan, warnings=change.get("warnings", ()))
+    assert len(warnings_of(scan)) == 1
+    assert words in warnings_of(scan)[0]
+
+
+def test_no_warning_without_reason():
+    scan = replace(make_scan(), warnings=(), model=ModelInfo("m", training_kind="real"))
+    assert warnings_of(scan) == ()
+
+
+def test_bare_scan(tmp_path):
+    scan = ScanReport("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz", (("sub", "01"),), "T1w")
+    report = replace(make_report((scan,)), found=(), versions=(), command="")
+    page = Page.of(render_subject_report(report, tmp_path))
+    assert "None" not in page.text
+    assert "1 of 1 found" in page.text
+    assert FoundScan(scan.source).field_source == "assumed"
