@@ -84,7 +84,7 @@ def profile_matrix(kind: str, slices: int, thickness: float, per_slice: int) -> 
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def truncate_kspace(image: np.ndarray, shape: tuple[int, int], taper: float = 0.0) -> np.ndarray:
+def truncate_kspace(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return the image of the centre of k-space, as a coarser matrix measures it.
 
     Sample (0, 0) stays where it was, and the mean is kept. What lies beyond the
@@ -96,13 +96,16 @@ def truncate_kspace(image: np.ndarray, shape: tuple[int, int], taper: float = 0.
         Real or complex, k-space over the last two axes.
     shape
         Samples kept along these axes, at most those of `image`.
-    taper
-        0 for none; 0.46 for a Hamming window, which rings less and blurs more.
 
     Returns
     -------
     numpy.ndarray
         Complex, with `shape` as its last two axes.
+
+    Raises
+    ------
+    ValueError
+        If more samples are asked for than there are.
     """
     from scipy import fft
 
@@ -115,27 +118,32 @@ def truncate_kspace(image: np.ndarray, shape: tuple[int, int], taper: float = 0.
         first = full // 2 - kept // 2
         kspace = np.take(kspace, np.arange(first, first + kept), axis=axis)
         scale *= kept / full
-        if taper:
-            wave = (np.arange(kept) - kept // 2) / kept
-            window = 1 - taper + taper * np.cos(2 * np.pi * wave)
-            kspace = kspace * (window[:, None] if axis == -2 else window)
     return fft.ifft2(fft.ifftshift(kspace, axes=(-2, -1))) * scale
 
 
-def magnitude_noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the magnitude of an image with complex Gaussian noise.
+def taper_kspace(image: np.ndarray, taper: float) -> np.ndarray:
+    """Return an image after a raised-cosine window over its k-space.
 
     Parameters
     ----------
     image
-        Real or complex signal.
-    sigma
-        Standard deviation of each of the two channels.
-    rng
-        Source of the noise.
+        Real or complex, k-space over the last two axes.
+    taper
+        0 for none; 0.46 for a Hamming window, which rings less and blurs more.
     """
-    noise = rng.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(sigma)
-    return np.hypot(image.real + noise[0], image.imag + noise[1]).astype(np.float32)
+    from scipy import fft
+
+    kspace = fft.fft2(image)
+    for axis in (-2, -1):
+        window = 1 - taper + taper * np.cos(2 * np.pi * fft.fftfreq(image.shape[axis]))
+        kspace = kspace * (window[:, None] if axis == -2 else window)
+    return fft.ifft2(kspace)
+
+
+def complex_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Return white noise with standard deviation `sigma` in each of two channels."""
+    parts = rng.standard_normal((2, *shape), dtype=np.float32) * np.float32(sigma)
+    return parts[0] + 1j * parts[1]
 
 
 def acquire(
@@ -163,9 +171,10 @@ def acquire(
     pose
         4 x 4, from mm of the head to mm of the scanner.
     profile, taper
-        See `slice_profile` and `truncate_kspace`.
+        See `slice_profile` and `taper_kspace`; the taper smooths the noise too.
     sigma
-        Standard deviation of the noise per channel, in units of `signal`.
+        Standard deviation of the noise per channel before the taper, in units of
+        `signal`.
     rng
         Source of the noise.
     fine
@@ -186,5 +195,6 @@ def acquire(
     weights = profile_matrix(profile, slices, grid.zooms[grid.slice_axis], fine[1])
     stack = np.tensordot(weights.astype(np.float32), dense, axes=(1, grid.slice_axis))
     plane = [n for axis, n in enumerate(grid.shape) if axis != grid.slice_axis]
-    image = truncate_kspace(stack, (plane[0], plane[1]), taper)
-    return np.moveaxis(magnitude_noise(image, sigma, rng), 0, grid.slice_axis)
+    image = truncate_kspace(stack, (plane[0], plane[1]))
+    image = image + complex_noise(image.shape, sigma, rng)
+    return np.moveaxis(np.abs(taper_kspace(image, taper)), 0, grid.slice_axis).astype(np.float32)

@@ -86,17 +86,25 @@ def brain_mask(anatomy: Anatomy) -> np.ndarray:
     numpy.ndarray
         bool, of the labels' shape.
     """
-    from scipy.ndimage import binary_fill_holes, distance_transform_edt
+    from scipy.ndimage import (
+        binary_fill_holes,
+        distance_transform_edt,
+        gaussian_filter,
+        label,
+    )
 
-    labels = anatomy.labels
+    labels, step = anatomy.labels, anatomy.spacing
     inside = _tissue(labels)
-    box = _box(inside, margin=int(np.ceil((CLOSING + 2) / anatomy.spacing)))
+    box = bounding_box(inside, margin=int(np.ceil((CLOSING + 2) / step)))
     part = np.pad(inside[box], 1)
-    grown = distance_transform_edt(~part, sampling=anatomy.spacing) <= CLOSING
-    closed = distance_transform_edt(grown, sampling=anatomy.spacing) > CLOSING - 1.0
-    closed = binary_fill_holes(closed | part)[1:-1, 1:-1, 1:-1]
+    grown = distance_transform_edt(~part, sampling=step) <= CLOSING
+    closed = distance_transform_edt(grown, sampling=step) > CLOSING - 1.0
+    skull = ((labels[box] >= FIRST_OUTSIDE) | (labels[box] == 0)).astype(np.float32)
+    closed &= np.pad(gaussian_filter(skull, 2.0 / step, truncate=2.0) < 0.5, 1)
+    pieces, count = label(closed | part)
+    largest = 1 + np.argmax(np.bincount(pieces.ravel(), minlength=count + 1)[1:])
     mask = np.zeros_like(inside)
-    mask[box] = closed & (labels[box] < FIRST_OUTSIDE) & (labels[box] > 0)
+    mask[box] = binary_fill_holes(pieces == largest)[1:-1, 1:-1, 1:-1]
     return mask
 
 
@@ -104,7 +112,7 @@ def _tissue(labels: np.ndarray) -> np.ndarray:
     return (labels > 0) & (labels < FIRST_OUTSIDE) & (labels != FLUID_AROUND_BRAIN)
 
 
-def _box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
+def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
     """Return the bounding box of a mask, grown by a margin within the array."""
     slices = []
     for axis in range(3):
@@ -163,7 +171,7 @@ def vary(
     numpy.ndarray
         Its brain mask, bool.
     """
-    start = _box(_tissue(anatomy.labels))
+    start = bounding_box(_tissue(anatomy.labels))
     middle = np.array([(s.start + s.stop - 1) / 2 for s in start])
     turn = rigid(strength * rng.normal(0, [4.0, 2.5, 3.0]), np.zeros(3))
     turn[:3, :3] = turn[:3, :3] @ np.diag(np.exp(strength * rng.normal(0, 0.04, 3)))
@@ -186,7 +194,7 @@ def vary(
 def _centred(head: Anatomy, mask: np.ndarray) -> tuple[Anatomy, np.ndarray]:
     """Shift a head by whole voxels until its brain lies in the middle."""
     moved, labels = mask, head.labels
-    for axis, box in enumerate(_box(mask)):
+    for axis, box in enumerate(bounding_box(mask)):
         shift = round((mask.shape[axis] - 1) / 2 - (box.start + box.stop - 1) / 2)
         moved, labels = (_shifted(a, shift, axis) for a in (moved, labels))
     return Anatomy(labels, head.spacing, head.source), moved

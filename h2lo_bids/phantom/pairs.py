@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from h2lo_bids.phantom.anatomy import Anatomy, load_labels, vary
+from h2lo_bids.phantom.anatomy import Anatomy, bounding_box, load_labels, vary
 from h2lo_bids.phantom.fields import Shape
 from h2lo_bids.phantom.fusion import fuse
 from h2lo_bids.phantom.protocols import CONTRASTS, ORTHOGONAL, draw_high_field
@@ -119,8 +119,11 @@ def _pair(
         )
         scans.append((scan.data, scan.affine))
         to_scanner.append(scan.pose @ misregistration(rng, rng.uniform(0.3, 0.7)))
-    low = fuse(scans, to_scanner, high.shape, subject.anatomy.affine)  # type: ignore[arg-type]
-    mask = subject.mask
+    mask, affine = subject.mask, subject.anatomy.affine.copy()
+    box = bounding_box(mask)
+    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    low = np.zeros_like(high)
+    low[box] = fuse(scans, to_scanner, high[box].shape, affine)  # type: ignore[arg-type]
     return TrainingPair(_normalised(high, mask), _normalised(low, mask), mask)
 
 

@@ -106,7 +106,7 @@ def draw_high_field(contrast: str, rng: np.random.Generator) -> HighField:
             tr=rng.uniform(2800, 6000),
             te=rng.uniform(60, 105),
             echoes=140,
-            white_saturation=rng.uniform(0.82, 1.0),
+            white_saturation=rng.uniform(0.78, 1.0),
         )
     kept = rng.uniform(0.3, 1.0)
     if rng.random() < 0.2:

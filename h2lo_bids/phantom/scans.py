@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from h2lo_bids.phantom.acquisition import acquire, magnitude_noise
+from h2lo_bids.phantom.acquisition import acquire, complex_noise
 from h2lo_bids.phantom.anatomy import rigid
 from h2lo_bids.phantom.fields import Shape, smooth_field
 from h2lo_bids.phantom.protocols import (
@@ -74,7 +74,7 @@ def high_field_scan(
     texture = rng.uniform(0.02, 0.045)
     image = render(subject, values, vessel=vessel, texture=texture, blur=tuple(blur))
     image *= np.exp(rng.uniform(0.03, 0.10) * smooth_field(rng, image.shape, step, 40.0))  # type: ignore[arg-type]
-    return magnitude_noise(image, 1 / rng.uniform(22, 70), rng)
+    return np.abs(image + complex_noise(image.shape, 1 / rng.uniform(22, 70), rng))
 
 
 def coil(rng: np.random.Generator, shape: Shape, affine: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ def low_field_head(
     values = low_field_values(sequence, subject.tissues)
     values = values / values[WHITE]
     vessel = 0.8 if sequence.ti else 0.35
-    image = render(subject, values, vessel=vessel, texture=0.03, blur=(0.6, 0.6, 0.6))
+    image = render(subject, values, vessel=vessel, texture=0.04, blur=(0.6, 0.6, 0.6))
     return image * sensitivity
 
 
@@ -147,15 +147,15 @@ def low_field_scan(
     head = low_field_head(subject, sequence, sensitivity)
     pose = rigid(rng.normal(0, 3.0, 3).clip(-8, 8), rng.normal(0, 3.0, 3).clip(-8, 8))
     coarse = subject.anatomy.spacing > 1.5
-    across = 2 if acquisition == "iso" or coarse else 5
+    across = 2 if acquisition == "iso" or coarse else 4
     data = acquire(
         head,
         subject.anatomy.affine,
         sequence.grid,
         pose,
         profile="sinc" if acquisition == "iso" or rng.random() < 0.5 else "gauss",
-        taper=rng.uniform(0.05, 0.35),
-        sigma=1 / rng.uniform(18, 36),
+        taper=rng.uniform(0.05, 0.3),
+        sigma=1 / (rng.uniform(11, 22) if contrast == "T1w" else rng.uniform(20, 40)),
         rng=rng,
         fine=(1 if coarse else 2, across),
     )

@@ -69,7 +69,7 @@ def make_subject(anatomy: Anatomy, mask: np.ndarray, rng: np.random.Generator) -
     texture *= strength[classes]
     weight = vessels(rng, shape, step, max(0.9, 0.6 * step))
     weight *= anatomy.labels == FLUID_AROUND_BRAIN
-    tone = np.exp(0.45 * smooth_field(rng, shape, step, 10.0))
+    tone = np.minimum(np.exp(0.4 * smooth_field(rng, shape, step, 10.0)), 2.0)
     return Subject(anatomy, mask, classes, draw_tissues(rng), texture, weight, tone)
 
 

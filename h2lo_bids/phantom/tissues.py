@@ -2,9 +2,9 @@
 
 White matter, grey matter and fluid follow MRzero-Core's brainweb data (3 T) and
 O'Reilly and Webb 2022 (50 mT). Deep nuclei at 3 T are rounded literature values
-and their low-field T1 is placed between white and grey matter in proportion;
-tissues outside the brain are rough values that reproduce the look of real scans
-(our choice).
+and their low-field times are placed between white and grey matter in proportion.
+T2 at 64 mT (78 ms and 96 ms) is fitted to the contrast of real T2w scans. Tissues outside the brain are rough values that reproduce the look of real scans (our
+choice).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Tissue:
 
 def _grey(t1: float, t2: float, pd: float) -> Tissue:
     share = (t1 - 830.0) / (1560.0 - 830.0)
-    return Tissue(t1, t2, pd, 280.0 + 55.0 * share, 100.0 + 5.0 * min(share, 1.0))
+    return Tissue(t1, t2, pd, 280.0 + 55.0 * share, 78.0 + 18.0 * share)
 
 
 TISSUES: dict[str, Tissue] = {
@@ -62,6 +62,15 @@ TISSUES: dict[str, Tissue] = {
     "mucosa": Tissue(1500, 90, 0.70, 400, 110, 0.10, 4.0),
     "bone": Tissue(900, 12, 0.10, 250, 12, 0.10, 2.0),
 }
+GREY = (
+    "cortex",
+    "cerebellum_cortex",
+    "thalamus",
+    "caudate",
+    "putamen",
+    "hippocampus",
+    "amygdala",
+)
 NAMES: tuple[str, ...] = tuple(TISSUES)
 
 _LABELS: dict[str, tuple[int, ...]] = {
@@ -120,14 +129,20 @@ def class_of_label(labels: np.ndarray) -> np.ndarray:
 def draw_tissues(rng: np.random.Generator) -> dict[str, Tissue]:
     """Return one subject's tissues: each time drawn around its mean.
 
+    Published T1 of cortex at 3 T runs from 1300 ms (Wansapura 1999) to 1560 ms;
+    a share of that gap is drawn once per subject for all grey matter.
+
     Parameters
     ----------
     rng
         The subject's own generator.
     """
     drawn = {}
+    lower = np.log(1300 / 1560) * rng.random()
     for name, tissue in TISSUES.items():
         factor = np.exp(tissue.spread * rng.standard_normal(4).clip(-2.5, 2.5))
+        if name in GREY:
+            factor[0] *= np.exp(lower)
         drawn[name] = replace(
             tissue,
             t1=tissue.t1 * factor[0],
