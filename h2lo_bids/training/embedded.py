@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,21 @@ from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.heldout import held_out_figures
 from h2lo_bids.training.memory import keep_freed_memory
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.simulated import FRAME_SHAPE, Split, simulated_pairs, split_labels
+from h2lo_bids.training.simulated import (
+    FRAME_SHAPE,
+    Numbered,
+    Split,
+    read_pair,
+    simulated_pairs,
+    split_labels,
+)
 
 STEPS = 3000
 AUGMENTATION = Augmentation(flip=0.5, shift=4, scale=0.2, gamma=0.15, bias=0.1, noise=0.02)
 SOURCE = "SynthSeg training label maps, github.com/BBillot/SynthSeg"
 LICENCE = "Apache-2.0"
+PAIR_SEED = 1000
+"""Added to a label map's number: the pairs stay the same when the fit's seed changes."""
 
 Say = Callable[[str], None]
 
@@ -97,18 +105,14 @@ def train_embedded(
     split = split_labels(labels)
     options = embedded_options(steps, seed)
 
-    def read(maps: Sequence[Path], number: int) -> list:
-        return simulated_pairs(
-            maps, contrast=contrast, seed=seed, variants=number, cache=work / "pairs", progress=say
-        )
-
-    train, validation = read(split.train, variants), read(split.validation, 1)
-    result = fit(train, validation, options, work / "fit", say, stop_at=stop_at)
+    train, validation, test = simulate_split(split, out, (contrast,), variants, say)[contrast]
+    pairs = [[read_pair(path) for path in part] for part in (train, validation)]
+    result = fit(pairs[0], pairs[1], options, work, say, stop_at=stop_at)
     if result.steps < steps:
         say(f"stopped after step {result.steps} of {steps}; run again to go on")
         return None
     say(f"best validation at step {result.best_step}: {result.best_psnr:.2f} dB; scoring")
-    held_out = held_out_figures(result.model, read(split.test, 1))
+    held_out = held_out_figures(result.model, [read_pair(path) for path in test])
     training = _describe(contrast, split, options, result, variants)
     (work / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n")
     bundle = save_bundle(
@@ -123,13 +127,34 @@ def train_embedded(
     return bundle
 
 
+def simulate_split(
+    split: Split, out: Path, contrasts: Sequence[str], variants: int, say: Say
+) -> dict[str, tuple[list[Path], list[Path], list[Path]]]:
+    """Return the files of the pairs to train, validate and test on, per contrast."""
+
+    def files(maps: Sequence[Numbered], number: int) -> dict[str, list[Path]]:
+        return simulated_pairs(
+            maps, contrasts=contrasts, seed=PAIR_SEED, variants=number,
+            cache=out / "work" / "pairs", progress=say,
+        )  # fmt: skip
+
+    train, validation, test = (
+        files(split.train, variants), files(split.validation, 1), files(split.test, 1)
+    )  # fmt: skip
+    return {c: (train[c], validation[c], test[c]) for c in contrasts}
+
+
 def _describe(
     contrast: str, split: Split, options: FitOptions, result: FitResult, variants: int
 ) -> dict[str, Any]:
     return {
         "source": SOURCE,
         "licence": LICENCE,
-        "subjects": {part: [p.name for p in paths] for part, paths in asdict(split).items()},
+        "subjects": {
+            part: [path.name for _, path in getattr(split, part)]
+            for part in ("train", "validation", "test")
+        },
+        "pair_seed": PAIR_SEED,
         "variants": variants,
         "seed": options.seed,
         "options": options.to_dict(),
@@ -154,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="receives the bundles and the work folder")
     add("--contrast", choices=CONTRASTS, help="default: both, one after the other")
     add("--steps", type=int, default=STEPS, help="optimiser steps (%(default)s)")
+    add("--pairs-only", action="store_true", help="simulate the pairs and stop")
     add("--max-steps", type=int, help="stop at this step; run again to go on")
     add("--variants", type=int, default=1, help="simulated pairs per training person (%(default)s)")
     add("--threads", type=int, default=1, help="CPU threads; they decide the last bits (1)")
@@ -171,7 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(line, flush=True)
 
     try:
-        for contrast in [args.contrast] if args.contrast else CONTRASTS:
+        contrasts = (args.contrast,) if args.contrast else CONTRASTS
+        simulate_split(split_labels(args.labels), args.out, contrasts, args.variants, say)
+        for contrast in () if args.pairs_only else contrasts:
             train_embedded(
                 args.labels, args.out, contrast, steps=args.steps, seed=args.seed,
                 variants=args.variants, stop_at=args.max_steps, say=say,

@@ -15,14 +15,17 @@ from h2lo_bids.training.pairs import Pair
 
 FRAME_SHAPE = (208, 256, 256)
 
+Numbered = tuple[int, Path]
+"""A label map and its place in the sorted folder, from 1."""
+
 
 @dataclass(frozen=True)
 class Split:
     """Label maps by their part in a fit; no person is in two parts."""
 
-    train: tuple[Path, ...]
-    validation: tuple[Path, ...]
-    test: tuple[Path, ...]
+    train: tuple[Numbered, ...]
+    validation: tuple[Numbered, ...]
+    test: tuple[Numbered, ...]
 
 
 def split_labels(folder: Path) -> Split:
@@ -38,7 +41,7 @@ def split_labels(folder: Path) -> Split:
     MissingInputError
         If there are fewer than three.
     """
-    found = sorted(folder.glob("*.nii.gz"))
+    found = list(enumerate(sorted(folder.glob("*.nii.gz")), 1))
     if len(found) < 3:
         raise MissingInputError(
             f"{folder}: {len(found)} label maps (*.nii.gz) found, at least 3 are needed to "
@@ -49,73 +52,76 @@ def split_labels(folder: Path) -> Split:
 
 
 def simulated_pairs(
-    labels: Sequence[Path],
+    labels: Sequence[tuple[int, Path]],
     *,
-    contrast: str,
+    contrasts: Sequence[str],
     seed: int,
     variants: int,
     cache: Path,
     progress: Callable[[str], None],
-) -> list[Pair]:
-    """Simulate the pairs of some label maps, or read them where they are kept.
+) -> dict[str, list[Path]]:
+    """Simulate the pairs of some label maps, unless they are kept already.
 
     Parameters
     ----------
     labels
-        Label maps of whole heads.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
+        Numbered label maps of whole heads; the number enters the pair's seed.
+    contrasts
+        Of ``"T1w"`` and ``"T2w"``: those wanted. One person is simulated once
+        for both.
     seed
-        With a map's file name it decides the pair; both contrasts show one person.
+        Pair ``variant`` of map ``number`` has the seed ``seed + 100 variant + number``.
     variants
         Pairs per map, each with another warp, tissue draw and scanner.
     cache
         Folder of the pairs; remove it when the simulation has changed.
     progress
-        Called with a line of text per new pair.
+        Called with a line of text per new person.
 
     Returns
     -------
-    list of Pair
+    dict
+        Per contrast the files, in the order of `labels`.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    pairs = []
-    for path in labels:
-        for variant in range(variants):
-            name = f"{path.name.split('.')[0]}_seed-{seed}_variant-{variant}"
-            kept = cache / f"{name}.npz"
-            if not kept.exists():
-                _simulate(path, contrast, pair_seed(path, seed, variant), kept)
-                progress(f"simulated {kept.name}")
-            pairs.append(_read(name, kept))
-    return pairs
+    found: dict[str, list[Path]] = {contrast: [] for contrast in contrasts}
+    for variant in range(variants):
+        for number, path in labels:
+            own = seed + 100 * variant + number
+            kept = {c: cache / c / f"{path.name.split('.')[0]}_seed-{own}.npz" for c in contrasts}
+            missing = tuple(c for c in contrasts if not kept[c].exists())
+            if missing:
+                _simulate(path, own, {c: kept[c] for c in missing})
+                progress(f"simulated {', '.join(missing)} of {path.name}, seed {own}")
+            for contrast in contrasts:
+                found[contrast].append(kept[contrast])
+    return found
 
 
-def pair_seed(path: Path, seed: int, variant: int) -> int:
-    """Return a seed that follows from the map's file name, whatever else is in its folder."""
-    import zlib
+def _simulate(labels: Path, seed: int, kept: dict[str, Path]) -> None:
+    from h2lo_bids.phantom.pairs import simulate_training_pairs
 
-    text = f"{path.name} {seed} {variant}".encode()
-    return zlib.crc32(text)
-
-
-def _simulate(labels: Path, contrast: str, seed: int, kept: Path) -> None:
-    from h2lo_bids.phantom.pairs import simulate_training_pair
-
-    pair = simulate_training_pair(labels, contrast=contrast, seed=seed, frame_shape=FRAME_SHAPE)
-    partial = kept.with_name(f".{os.getpid()}.{kept.name}")
-    try:
-        with partial.open("wb") as stream:
-            np.savez_compressed(stream, hf=pair.hf, lf=pair.lf, mask=pair.mask)
-        partial.replace(kept)
-    except OSError as err:
-        partial.unlink(missing_ok=True)
-        raise InputOutputError(f"{kept}: cannot write the pair: {err.strerror}") from err
+    pairs = simulate_training_pairs(
+        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE
+    )
+    for contrast, path in kept.items():
+        pair, partial = pairs[contrast], path.with_name(f".{os.getpid()}.{path.name}")
+        # Half precision keeps three decimals of [0, 1], finer than the noise.
+        volumes = {"hf": pair.hf.astype(np.float16), "lf": pair.lf.astype(np.float16)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                np.savez(stream, mask=pair.mask, **volumes)  # type: ignore[arg-type]
+            partial.replace(path)
+        except OSError as err:
+            partial.unlink(missing_ok=True)
+            raise InputOutputError(f"{path}: cannot write the pair: {err.strerror}") from err
 
 
-def _read(name: str, path: Path) -> Pair:
+def read_pair(path: Path) -> Pair:
+    """Read a pair that `simulated_pairs` wrote, or raise `BadDataError`."""
     try:
         with np.load(path) as content:
-            return Pair(name, content["hf"], content["lf"], content["mask"])
+            hf, lf = (content[key].astype(np.float32) for key in ("hf", "lf"))
+            return Pair(path.stem, hf, lf, content["mask"])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as err:
         raise BadDataError(f"{path}: cannot read this pair ({err}); remove it") from err

@@ -1,0 +1,98 @@
+"""The command that fits the embedded models, on tiny pairs in place of whole heads."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import ball_pair
+
+from h2lo_bids.models.bundle import load_bundle, load_model
+from h2lo_bids.phantom import pairs as phantom_pairs
+from h2lo_bids.training import embedded, simulated
+
+SHAPE = (30, 34, 32)
+
+
+@pytest.fixture
+def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of label maps whose simulation is a tiny pair."""
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    for n in range(1, 9):
+        (folder / f"head_{n:02d}.nii.gz").touch()
+
+    def small(path: Path, *, contrasts: tuple[str, ...], seed: int, frame_shape: tuple) -> dict:
+        assert frame_shape == (208, 256, 256)
+        pair = ball_pair(path.name, seed, SHAPE)
+        return {c: phantom_pairs.TrainingPair(pair.hf, pair.lf, pair.mask) for c in contrasts}
+
+    monkeypatch.setattr(phantom_pairs, "simulate_training_pairs", small)
+    return folder
+
+
+def run(labels: Path, out: Path, *more: str) -> int:
+    values = ["--labels", str(labels), "--out", str(out), "--contrast", "T2w", "--steps", "4"]
+    threads = torch.get_num_threads()
+    try:
+        return embedded.main([*values, *more])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_split_keeps_people_apart(labels: Path, tmp_path: Path) -> None:
+    split = simulated.split_labels(labels)
+    numbers = [[n for n, _ in part] for part in (split.train, split.validation, split.test)]
+    assert numbers == [[1, 2, 3, 4, 5, 6], [7], [8]]
+    assert embedded.main(["--labels", str(tmp_path), "--out", str(tmp_path / "o")]) == 66
+
+
+@pytest.mark.slow
+def test_command_writes_a_bundle_with_its_figures(labels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(labels, out) == 0
+    bundle = load_bundle(out / "h2lo_T2w", contrast="T2w")
+    assert bundle.metadata["training_data"]["kind"] == "simulated"
+    assert bundle.metadata["training_data"]["subjects"]["test"] == ["head_08.nii.gz"]
+    assert bundle.metadata["parameters"] == 581_409
+    assert bundle.frame.anchor == "brain"
+    mean = bundle.metadata["held_out"]["mean"]
+    assert set(mean) == {"h2lo", "identity"}
+    # The identity's figure, computed apart from the package.
+    pair = ball_pair("head_08.nii.gz", embedded.PAIR_SEED + 8, SHAPE)
+    error = (pair.hf.astype(np.float16).astype(float) - pair.lf.astype(np.float16)) ** 2
+    assert mean["identity"]["psnr"] == pytest.approx(-10 * np.log10(error.mean()), abs=1e-4)
+    for phrase in ("simulated pairs, not on real low-field scans", "Not for diagnosis", "HF image"):
+        assert phrase in bundle.card
+    assert f"{mean['h2lo']['psnr']:.2f}" in bundle.card
+    assert load_model(bundle).bias.shape == ()
+
+
+@pytest.mark.slow
+def test_stopped_command_goes_on_to_the_same_bundle(labels: Path, tmp_path: Path) -> None:
+    assert run(labels, tmp_path / "a") == 0
+    assert run(labels, tmp_path / "b", "--max-steps", "2") == 0
+    assert not (tmp_path / "b" / "h2lo_T2w").exists()
+    assert run(labels, tmp_path / "b") == 0
+    digests = [load_bundle(tmp_path / d / "h2lo_T2w").sha256 for d in "ab"]
+    assert digests[0] == digests[1]
+    with (tmp_path / "b/work/T2w/history.csv").open() as stream:
+        assert [r["step"] for r in csv.DictReader(stream)] == ["1", "2", "3", "4"]
+    held_out = json.loads((tmp_path / "b/work/T2w/held_out.json").read_text())
+    assert held_out["mean"]["identity"]["psnr"] > 0
+
+
+def test_pairs_only_and_damaged_pairs(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(labels, out, "--pairs-only") == 0
+    kept = sorted((out / "work/pairs/T2w").iterdir())
+    assert len(kept) == 8
+    kept[0].write_bytes(b"cut off")
+    assert run(labels, out) == 65
+    assert kept[0].name in capsys.readouterr().err
