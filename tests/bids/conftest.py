@@ -1,0 +1,9 @@
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def no_validator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behave as where the optional validator is not installed."""
+    monkeypatch.setattr("h2lo_bids.bids.validate.find_validator", lambda: None)

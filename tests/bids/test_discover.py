@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from skeletons import HIGH, LOW, anat, annex, ds005752, ds006557, get, put, write
+
+from h2lo_bids.bids.discover import Discovery, discover
+from h2lo_bids.bids.participants import list_subjects, read_participants
+from h2lo_bids.bids.query import Query
+from h2lo_bids.errors import InvalidBidsError, MissingInputError, NoMatchError, UsageError
+
+pytestmark = pytest.mark.usefixtures("no_validator")
+
+
+def find(root: Path, **options: object) -> Discovery:
+    return discover(Query(root, **options))  # type: ignore[arg-type]
+
+
+def stems(found: Discovery) -> list[str]:
+    return [scan.stem for scan in found.scans]
+
+
+def reasons(found: Discovery) -> dict[str, str]:
+    return {item.path.name.split(".")[0]: item.reason for item in found.skipped}
+
+
+def test_ds006557_takes_the_high_field_session_only(tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds")
+    get(root, "ses-GE")
+    found = find(root)
+    assert stems(found) == [
+        "sub-HYPE00_ses-GE_acq-MPRAGE_T1w",
+        "sub-HYPE00_ses-GE_T2w",
+        "sub-HYPE06_ses-GE_acq-MPRAGE_T1w",
+        "sub-HYPE06_ses-GE_T2w",
+    ]
+    assert not found.problems
+    # 2 sessions x 4 orientations x 2 contrasts, less the iso T2w of HFE; HYPE06 lacks one more.
+    assert len(found.skipped) == 15 + 14
+    assert all("0.0635 T by ImagingFrequency" in item.reason for item in found.skipped)
+    scan = found.scans[0]
+    assert scan.field_strength == pytest.approx(3.0, abs=0.01)
+    assert scan.relative_path == "sub-HYPE00/ses-GE/anat/sub-HYPE00_ses-GE_acq-MPRAGE_T1w.nii.gz"
+    assert scan.entities == (("sub", "HYPE00"), ("ses", "GE"), ("acq", "MPRAGE"))
+    assert scan.metadata["ImagingFrequency"] == 127.77
+
+
+def test_before_datalad_get(tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds")
+    get(root, "sub-HYPE00_ses-GE_T2w")
+    found = find(root, participant_labels=("sub-HYPE00",))
+    assert stems(found) == ["sub-HYPE00_ses-GE_T2w"]
+    (problem,) = found.problems
+    assert problem.exit_code == 66
+    assert f"content not present, run: datalad get {problem.path}" in problem.message
+    assert problem.path.name == "sub-HYPE00_ses-GE_acq-MPRAGE_T1w.nii.gz"
+
+
+def test_unlocked_annex_pointers_are_no_content(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH})
+    (root / anat("01", None, "T1w")).write_text("/annex/objects/MD5E-s12--abc.nii.gz\n")
+    assert "datalad get" in find(root).problems[0].message
+
+
+def test_ds005752_takes_one_by_the_documented_preference(tmp_path: Path) -> None:
+    root = ds005752(tmp_path / "ds")
+    found = find(root)
+    assert stems(found) == [
+        "sub-ON01802_ses-01_acq-MPRAGE_rec-SCIC_run-01_T1w",
+        "sub-ON01802_ses-01_acq-CUBE_rec-SCIC_T2w",
+    ]
+    assert len(found.skipped) == 4
+    assert all("--all-scans" in item.reason for item in found.skipped)
+    assert len(find(root, all_scans=True).scans) == 6
+    plain = find(root, inline=("rec=",))
+    assert stems(plain) == [
+        "sub-ON01802_ses-01_acq-MPRAGE_run-01_T1w",
+        "sub-ON01802_ses-01_acq-CUBE_T2w",
+    ]
+    second = find(root, inline=("run=2",), suffixes=("T1w",))
+    assert stems(second) == ["sub-ON01802_ses-01_acq-MPRAGE_rec-SCIC_run-02_T1w"]
+    filtered = find(root, filters={"t1w": {"acquisition": "FSPGR"}}, suffixes=("T1w",))
+    assert stems(filtered) == ["sub-ON01802_ses-01_acq-FSPGR_rec-SCIC_run-01_T1w"]
+
+
+def test_the_preferred_scan_is_not_replaced_silently(tmp_path: Path) -> None:
+    root = ds005752(tmp_path / "ds")
+    annex(root / anat("ON01802", "01", "acq-MPRAGE_rec-SCIC_run-01_T1w"))
+    found = find(root, suffixes=("T1w",))
+    assert not found.scans
+    assert [problem.exit_code for problem in found.problems] == [66]
+
+
+def test_no_sessions_runs_and_plain_nii(tmp_path: Path) -> None:
+    names = ("run-2_T1w", "run-10_T1w", "run-1_T1w")
+    root = write(tmp_path / "ds", {anat("a", None, name, ".nii"): HIGH for name in names})
+    assert stems(find(root)) == ["sub-a_run-1_T1w"]
+    assert stems(find(root, all_scans=True)) == [
+        "sub-a_run-1_T1w",
+        "sub-a_run-2_T1w",
+        "sub-a_run-10_T1w",
+    ]
+    assert find(root).scans[0].session is None
+
+
+def test_both_forms_of_one_scan(tmp_path: Path) -> None:
+    both = {anat("01", None, "T1w"): HIGH, anat("01", None, "T1w", ".nii"): HIGH}
+    root = write(tmp_path / "ds", both)
+    found = find(root)
+    assert [scan.path.name for scan in found.scans] == ["sub-01_T1w.nii.gz"]
+    assert [item.path.name for item in found.skipped] == ["sub-01_T1w.nii"]
+    annex(root / anat("01", None, "T1w"))
+    assert [scan.path.name for scan in find(root).scans] == ["sub-01_T1w.nii"]
+
+
+def test_parts_echoes_and_the_like_are_no_magnitude_heads(tmp_path: Path) -> None:
+    names = ("part-phase_T1w", "part-mag_T1w", "echo-1_T1w", "inv-1_T1w", "part-real_T2w")
+    names += ("mod-T1w_defacemask", "acq-MPRAGE_FLAIR", "chunk-1_T1w")
+    root = write(tmp_path / "ds", {anat("01", None, name): HIGH for name in names})
+    found = find(root)
+    assert stems(found) == ["sub-01_part-mag_T1w"]
+    assert "--filter echo=1" in reasons(found)["sub-01_echo-1_T1w"]
+    assert "sub-01_mod-T1w_defacemask" not in reasons(found)
+    assert stems(find(root, inline=("echo=1",))) == ["sub-01_echo-1_T1w"]
+
+
+def test_contrast_agent_comes_last(tmp_path: Path) -> None:
+    names = ("acq-MPRAGE_ce-GADO_T1w", "acq-FSPGR_T1w")
+    root = write(tmp_path / "ds", {anat("01", None, name): HIGH for name in names})
+    assert stems(find(root)) == ["sub-01_acq-FSPGR_T1w"]
+
+
+def test_missing_field_strength_is_assumed_high_with_a_warning(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): None})
+    found = find(root)
+    assert found.scans[0].field_strength is None
+    assert found.scans[0].field_source == "assumed"
+    assert any("assumed to be high field" in note for note in found.notes)
+
+
+def test_low_field_only_is_no_match_and_says_why(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat("01", "A", "T1w"): LOW})
+    with pytest.raises(NoMatchError, match="low field") as caught:
+        find(root)
+    assert caught.value.exit_code == 18
+    assert "\n" not in str(caught.value)
+
+
+def test_no_match_says_what_was_searched_and_what_exists(tmp_path: Path) -> None:
+    root = ds005752(tmp_path / "ds")
+    with pytest.raises(NoMatchError) as caught:
+        find(root, session_labels=("ses-02",), inline=("acq=SPACE",))
+    message = str(caught.value)
+    for word in ("ON01802", "sessions 02", "acq=SPACE", "sessions 01"):
+        assert word in message
+    with pytest.raises(NoMatchError, match="does not match the filter acq=SPACE"):
+        find(root, inline=("acq=SPACE",))
+
+
+def test_absent_subjects_are_named_with_close_matches(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in range(1, 4)})
+    put(root / "participants.tsv", "participant_id\nsub-01\nsub-09\n")
+    with pytest.raises(NoMatchError, match=r"subject 1 is not there; did you mean 01"):
+        find(root, participant_labels=("1",))
+    found = find(root, participant_labels=("sub-02", "09"))
+    assert stems(found) == ["sub-02_T1w"]
+    (problem,) = found.problems
+    assert problem.exit_code == 18
+    assert "only in participants.tsv" in problem.message
+
+
+def test_participants_without_prefix_and_without_folder(tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds")
+    assert set(read_participants(root)) == {"HYPE00", "HYPE06", "HYPE99"}
+    assert list_subjects(root) == ("HYPE00", "HYPE06")
+    put(root / "participants.tsv", "\x00\x01")
+    read_participants(root)
+
+
+def test_an_asked_subject_without_images_is_a_problem_for_it_alone(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH, anat("02", None, "T1w"): LOW})
+    (root / "sub-03").mkdir()
+    found = find(root, participant_labels=("01", "02", "03"))
+    assert stems(found) == ["sub-01_T1w"]
+    assert [(p.path.name, p.exit_code) for p in found.problems] == [("sub-02", 18), ("sub-03", 18)]
+    assert not find(root).problems
+
+
+@pytest.mark.parametrize("broken", ["{oops", "[1, 2]", "\x00\x01", '{"a": }'])
+def test_a_broken_sidecar_concerns_its_scan_alone(tmp_path: Path, broken: str) -> None:
+    images = {anat("01", None, "T1w"): broken, anat("01", None, "T2w"): HIGH}
+    found = find(write(tmp_path / "ds", images))
+    assert stems(found) == ["sub-01_T2w"]
+    (problem,) = found.problems
+    assert problem.path.name == "sub-01_T1w.nii.gz"
+    assert problem.exit_code == 65
+    assert "sub-01_T1w.json" in problem.message
+    assert "\n" not in problem.message
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("sub-01_T1W.nii.gz", "sub-01_T1w.nii.gz"),
+        ("sub-01_run-1_acq-x_T1w.nii.gz", "sub-01_acq-x_run-1_T1w.nii.gz"),
+        ("sub-01_T1w_defaced.nii.gz", "sub-<label>"),
+        ("sub-02_T1w.nii.gz", "folder"),
+        ("sub-01_ses-1_T1w.nii.gz", "folder"),
+        ("sub-01_acq-a_acq-b_T1w.nii.gz", "sub-<label>"),
+    ],
+)
+def test_names_that_are_not_bids(tmp_path: Path, name: str, remedy: str) -> None:
+    images = {f"sub-01/anat/{name}": None, anat("01", None, "T2w"): HIGH}
+    root = write(tmp_path / "ds", images)
+    found = find(root)
+    assert stems(found) == ["sub-01_T2w"]
+    (problem,) = found.problems
+    assert problem.exit_code == 16
+    assert name in problem.message
+    assert remedy in problem.message
+    assert not find(root, skip_bids_validation=True).problems
+
+
+def test_a_folder_and_an_unreadable_file_are_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in (1, 2, 3)})
+    closed = root / anat("02", None, "T1w")
+    real = Path.open
+
+    def refuse(self: Path, *args: object, **options: object) -> object:
+        if self == closed:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "open", refuse)
+    found = find(root)
+    assert stems(found) == ["sub-01_T1w", "sub-03_T1w"]
+    assert found.problems[0].exit_code == 66
+    assert "permissions" in found.problems[0].message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_closed_subject_folder(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in (1, 2)})
+    (root / "sub-02").chmod(0)
+    try:
+        found = find(root)
+    finally:
+        (root / "sub-02").chmod(0o755)
+    assert stems(found) == ["sub-01_T1w"]
+    assert found.problems[0].exit_code == 66
+
+
+@pytest.mark.parametrize(
+    ("description", "word"),
+    [
+        ("", "JSON"),
+        ("{", "JSON"),
+        ("[]", "BIDSVersion"),
+        ({"Name": "x"}, "BIDSVersion"),
+        ({"Name": "x", "BIDSVersion": "1.8.0", "DatasetType": "derivative"}, "derivative"),
+    ],
+)
+def test_broken_descriptions(tmp_path: Path, description: dict | str, word: str) -> None:
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH}, description=description)
+    with pytest.raises(InvalidBidsError, match=word) as caught:
+        find(root)
+    assert caught.value.exit_code == 16
+    assert "\n" not in str(caught.value)
+    assert stems(find(root, skip_bids_validation=True)) == ["sub-01_T1w"]
+
+
+def test_missing_description_and_dataset(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH})
+    (root / "dataset_description.json").unlink()
+    with pytest.raises(InvalidBidsError, match="--skip-bids-validation"):
+        find(root)
+    assert find(root, skip_bids_validation=True).scans
+    with pytest.raises(MissingInputError, match="no such folder"):
+        find(tmp_path / "absent")
+    empty = write(tmp_path / "empty", {})
+    with pytest.raises(NoMatchError, match="sub-<label>"):
+        find(empty)
+
+
+def test_only_the_dataset_itself_is_searched(tmp_path: Path) -> None:
+    """Neither a parent folder's name nor nested datasets are mistaken for subjects."""
+    root = write(
+        tmp_path / "sub-99" / "ses-x" / "anat" / "ds",
+        {
+            anat("01", None, "T1w"): HIGH,
+            "derivatives/other/" + anat("01", None, "T1w"): HIGH,
+            "sourcedata/" + anat("02", None, "T1w"): HIGH,
+            "sub-01/anat/old/sub-01_T2w.nii.gz": HIGH,
+            "sub-01/func/sub-01_T2w.nii.gz": HIGH,
+        },
+    )
+    (scan,) = find(root).scans
+    assert (scan.stem, scan.relative_path) == ("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz")
+    assert scan.root == root
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH})
+    (root / "sub-01").rename(tmp_path / "elsewhere")
+    (root / "sub-01").symlink_to(tmp_path / "elsewhere")
+    assert stems(find(root)) == ["sub-01_T1w"]
+
+
+@pytest.mark.parametrize("label", ["../x", "a b", "", "sub-", "a_b", "*"])
+def test_labels_are_letters_and_digits(tmp_path: Path, label: str) -> None:
+    with pytest.raises(UsageError):
+        Query(tmp_path, participant_labels=(label,))
+    with pytest.raises(UsageError):
+        Query(tmp_path, session_labels=(label,))
+
+
+def test_nothing_is_written_into_the_dataset(tmp_path: Path) -> None:
+    root = ds005752(tmp_path / "ds")
+    before = sorted((path, path.stat().st_mtime_ns) for path in [root, *root.rglob("*")])
+    find(root, database_dir=tmp_path / "database")
+    assert sorted((path, path.stat().st_mtime_ns) for path in [root, *root.rglob("*")]) == before
+    with pytest.raises(UsageError, match="inside the input dataset"):
+        Query(root, database_dir=root / "database")
