@@ -131,10 +131,9 @@ def _table(lines: list[str], top: int) -> str | None:
     body = "".join(
         "<tr>" + "".join(f"<td>{inline(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return (
-        f'<div class="scroll" tabindex="0" role="group" aria-label="Table"><table><thead><tr>{header}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    # Wide tables scroll in their own box, which the keyboard must reach.
+    box = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
+    return f"{box}<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _cells(line: str) -> list[str]:
@@ -157,7 +156,7 @@ def _list(lines: list[str], top: int) -> str | None:
     tag, indent, items = ("ol" if first[2][0].isdigit() else "ul"), len(first[1]), []
     while lines:
         match = _ITEM.match(lines[0])
-        if match and len(match[1]) == indent:
+        if match and len(match[1]) == indent and match[2][0].isdigit() == (tag == "ol"):
             lines.pop(0)
             items.append(inline(_continued(match[3], lines)))
         elif match and len(match[1]) > indent and items:

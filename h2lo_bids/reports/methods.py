@@ -16,7 +16,9 @@ _MASKS = {
     "deepbet": "The brain was extracted with deepbet{version} [@deepbet].",
     "synthstrip": "The brain was extracted with SynthStrip [@synthstrip].",
     "given": "Brain masks were taken from existing derivatives.",
-    "none": "Input images were already stripped of the skull.",
+    "shared": "Both contrasts of a session shared one brain mask.",
+    "stripped": "Inputs without a skull were used as they were.",
+    "skip": "No brain was extracted: inputs were taken to be stripped of the skull.",
 }
 _KINDS = {
     "simulated": "trained on pairs whose low-field image was simulated, "
@@ -84,8 +86,8 @@ def describe(facts: dict[str, Any]) -> MethodsText:
     ----------
     facts : dict
         All optional: ``version`` of this program, ``versions`` of the
-        software (names as on PyPI), ``contrasts``, ``masks`` (``deepbet``,
-        ``synthstrip``, ``given``, ``none``), ``templates``, ``grids`` (one
+        software (names as on PyPI), ``contrasts``, ``masks`` (first words
+        of :attr:`~h2lo_bids.reports.records.ScanReport.mask_method`), ``templates``, ``grids`` (one
         phrase per further output grid), ``models`` (dicts with ``name``,
         ``contrast``, ``sha256``, ``training_kind``, ``parameters``),
         ``precision``, ``seed``.

@@ -146,7 +146,8 @@ class ScanReport:
     spacing : tuple of float
         Millimetres.
     mask_method : str
-        How the brain was found, e.g. ``"deepbet 1.0.2"``.
+        How the brain was found: ``deepbet``, ``synthstrip`` (a version may
+        follow), ``given``, ``shared``, ``stripped`` or ``skip``.
     mask_volume : float or None
         Millilitres.
     model : ModelInfo or None

@@ -43,23 +43,29 @@ def write_scan_report(out_dir: Path, scan: ScanReport) -> Path:
     return path
 
 
-def write_scan_failure(out_dir: Path, stem: str, failure: Failure) -> Path:
-    """Store that a scan failed; what an earlier run made of it is kept on the page."""
+def write_scan_failure(out_dir: Path, stem: str, *failures: Failure) -> Path:
+    """Store how a scan failed, in place of earlier failures of it.
+
+    What an earlier run made of the scan stays on the page.
+    """
     path = figure_file(out_dir, stem, "report", ".json")
     content: dict[str, Any] = {}
     if path.is_file():
         content = _load(path)
-    _dump(path, {**content, "failures": [to_json(replace(failure, scan=stem))]})
+    _dump(path, {**content, "failures": [to_json(replace(item, scan=stem)) for item in failures]})
     return path
 
 
 def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
     """Store a whole report: the subject's summary and every scan's record."""
-    failed = {failure.scan: failure for failure in report.failures if failure.scan}
+    failed: dict[str, list[Failure]] = {}
+    for failure in report.failures:
+        if failure.scan:
+            failed.setdefault(failure.scan, []).append(failure)
     for scan in report.scans:
         write_scan_report(out_dir, scan)
-    for stem, failure in failed.items():
-        write_scan_failure(out_dir, stem, failure)
+    for stem, failures in failed.items():
+        write_scan_failure(out_dir, stem, *failures)
     general = tuple(failure for failure in report.failures if not failure.scan)
     summary = to_json(replace(report, scans=(), failures=general))
     del summary["scans"]

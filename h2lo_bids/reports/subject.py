@@ -30,6 +30,14 @@ KINDS = {
 }
 """What a model was trained on, in words."""
 
+MASKS = {
+    "given": "given by the user",
+    "shared": "shared with the session's other contrast",
+    "stripped": "the scan came without a skull",
+    "skip": "not extracted, as asked",
+}
+"""Where a brain mask comes from, in words, where it is no program."""
+
 
 def write_subject_report(report: SubjectReport, path: Path) -> None:
     """Write a subject's page, atomically.
@@ -84,6 +92,7 @@ def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
         texts=_texts(),
         sources=SOURCES,
         kinds=KINDS,
+        masks=MASKS,
         style=Markup(style),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours
         policy=_policy(style, script),

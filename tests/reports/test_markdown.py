@@ -19,6 +19,7 @@ from h2lo_bids.reports.markdown import render
         ("#### Four", "<h6>Four</h6>"),
         ("a\nb\n\nc", "<p>a b</p>\n<p>c</p>"),
         ("- a\n  b\n- c", "<ul><li>a b</li><li>c</li></ul>"),
+        ("- a\n1. b", "<ul><li>a</li></ul>\n<ol><li>b</li></ol>"),
         ("1. a\n2. b", "<ol><li>a</li><li>b</li></ol>"),
         ("- a\n  - b\n- c", "<ul><li>a<ul><li>b</li></ul></li><li>c</li></ul>"),
         ("**a** *b* `c*d*`", "<p><strong>a</strong> <em>b</em> <code>c*d*</code></p>"),

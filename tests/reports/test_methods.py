@@ -17,7 +17,7 @@ EVERYTHING = {
         ("nipype", "pybids", "torch", "nibabel", "numpy", "deepbet", "antspyx"), "1.2.3"
     ),
     "contrasts": ["T1w", "T2w"],
-    "masks": ["deepbet", "synthstrip", "given", "none"],
+    "masks": ["deepbet", "synthstrip", "given", "shared", "stripped", "skip"],
     "templates": ["MNI152NLin2009cAsym"],
     "grids": ["on a grid of 1.6 x 1.6 x 5 mm"],
     "models": [

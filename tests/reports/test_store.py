@@ -71,6 +71,12 @@ def test_a_failure_is_shown_until_the_scan_succeeds(tmp_out):
     assert (len(loaded.scans), len(loaded.failures)) == (1, 1)
 
 
+def test_two_failures_of_one_scan_are_both_kept(tmp_out):
+    failures = (Failure("a", "x", "", "sub-01_T1w"), Failure("b", "y", "", "sub-01_T1w"))
+    save_subject_report(tmp_out, SubjectReport("01", failures=failures))
+    assert load_subject_report(tmp_out, "01").failures == failures
+
+
 def test_nothing_stored(tmp_out):
     with pytest.raises(MissingInputError, match="run once without --reports-only"):
         load_subject_report(tmp_out, "01")
