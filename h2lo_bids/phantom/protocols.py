@@ -132,9 +132,7 @@ def high_field_values(sequence: HighField, tissues: dict[str, Tissue]) -> np.nda
     if sequence.kind == "spin":
         values = signal.spin_echo(t1, t2, pd, tr=sequence.tr, te=sequence.te)
     elif sequence.kind == "spoiled":
-        values = signal.spoiled_echo(
-            t1, t2, pd, tr=sequence.tr, te=sequence.te, flip=sequence.flip
-        )
+        values = signal.spoiled_echo(t1, t2, pd, tr=sequence.tr, te=sequence.te, flip=sequence.flip)
     else:
         values = signal.mprage(
             t1,
@@ -157,7 +155,5 @@ def low_field_values(sequence: LowField, tissues: dict[str, Tissue]) -> np.ndarr
     t1, t2, pd = relaxation(tissues, low_field=True)
     if not sequence.ti:
         return signal.spin_echo(t1, t2, pd, tr=sequence.tr, te=sequence.te)
-    values = signal.inversion_recovery(
-        t1, t2, pd, tr=sequence.tr, te=sequence.te, ti=sequence.ti
-    )
+    values = signal.inversion_recovery(t1, t2, pd, tr=sequence.tr, te=sequence.te, ti=sequence.ti)
     return signal.rectify(values, sequence.negative_kept)

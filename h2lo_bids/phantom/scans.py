@@ -98,9 +98,7 @@ def coil(rng: np.random.Generator, shape: Shape, affine: np.ndarray) -> np.ndarr
     return field * np.exp(0.08 * smooth_field(rng, shape, float(affine[0, 0]), 45.0))
 
 
-def low_field_head(
-    subject: Subject, sequence: LowField, sensitivity: np.ndarray
-) -> np.ndarray:
+def low_field_head(subject: Subject, sequence: LowField, sensitivity: np.ndarray) -> np.ndarray:
     """Return the signal that a 64 mT scanner would sample; white matter lies about 1.
 
     Parameters

@@ -31,9 +31,7 @@ def inversion_recovery(
     return pd * (1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1)) * np.exp(-te / t2)
 
 
-def spin_echo(
-    t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float
-) -> np.ndarray:
+def spin_echo(t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float) -> np.ndarray:
     """Return the signal of a spin echo, ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``.
 
     Parameters

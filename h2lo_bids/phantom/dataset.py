@@ -1,0 +1,247 @@
+"""A BIDS dataset of simulated pairs in the style of ds006557."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from h2lo_bids import __version__
+from h2lo_bids.errors import (
+    CannotCreateError,
+    InputOutputError,
+    MissingInputError,
+    UsageError,
+)
+from h2lo_bids.phantom import sidecars
+from h2lo_bids.phantom.anatomy import Anatomy, load_labels, vary
+from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, LOW_FIELD
+from h2lo_bids.phantom.scans import coil, high_field_scan, low_field_scan
+from h2lo_bids.phantom.subject import Subject, make_subject
+from h2lo_bids.phantom.template import EXTENT, template_head
+
+WHITE_LEVEL = 700.0
+"""Stored intensity of white matter; scanners store integers."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to simulate; see `make_dataset`."""
+
+    out: Path
+    seed: int
+    resolution: float
+    contrasts: tuple[str, ...]
+    acquisitions: tuple[str, ...]
+    maps: tuple[Path, ...]
+
+
+def make_dataset(
+    out: Path | str,
+    *,
+    subjects: int = 1,
+    seed: int = 0,
+    resolution: float = 1.0,
+    contrasts: Sequence[str] = CONTRASTS,
+    acquisitions: Sequence[str] = LOW_FIELD,
+    labels: Path | str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Write a dataset of paired sessions; the same arguments give the same bytes.
+
+    Parameters
+    ----------
+    out
+        Folder to create; may exist if empty.
+    subjects
+        Number of people, at least 1.
+    seed
+        Non-negative. Person 3 is the same however many follow.
+    resolution
+        Voxel size in mm of the anatomy and of the high-field scans, 0.5 to 4.
+        Low-field scans keep their own voxels.
+    contrasts
+        Of ``"T1w"`` and ``"T2w"``.
+    acquisitions
+        Of ``"axi"``, ``"cor"``, ``"sag"`` and ``"iso"``; none leaves out ``ses-LF``.
+    labels
+        Folder of FreeSurfer label maps of whole heads, used in the order of
+        their names, again from the first when there are more people than maps.
+        Without it, nilearn's tissue maps.
+    progress
+        Called with one line per scan.
+
+    Returns
+    -------
+    pathlib.Path
+        The dataset.
+
+    Raises
+    ------
+    H2loError
+        If an argument makes no sense, a map cannot be used, or `out` cannot be
+        written or is not empty.
+    """
+    out = Path(out)
+    plan = Plan(
+        out, seed, float(resolution), tuple(contrasts), tuple(acquisitions), _label_maps(labels)
+    )
+    _check(plan, subjects)
+    tell = progress or (lambda line: None)
+    width = max(2, len(str(subjects)))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise CannotCreateError(f"{out}: is not empty; name a new folder")
+    except OSError as err:
+        raise CannotCreateError(f"{out}: cannot create this folder: {err.strerror}") from err
+    try:
+        rows = []
+        for number in range(1, subjects + 1):
+            name = f"sub-{number:0{width}d}"
+            rows.append(f"{name}\t{_write_subject(plan, name, number, tell)}\t{seed}")
+        _write_top(plan, subjects, rows, labels)
+    except OSError as err:
+        raise InputOutputError(f"{out}: writing failed: {err.strerror or err}") from err
+    return out
+
+
+def _label_maps(folder: Path | str | None) -> tuple[Path, ...]:
+    if folder is None:
+        return ()
+    try:
+        found = sorted(p for p in Path(folder).iterdir() if p.name.endswith((".nii", ".nii.gz")))
+    except OSError as err:
+        raise MissingInputError(f"{folder}: cannot list label maps: {err.strerror}") from err
+    if not found:
+        raise MissingInputError(f"{folder}: holds no .nii or .nii.gz; give a folder of label maps")
+    return tuple(found)
+
+
+def _check(plan: Plan, subjects: int) -> None:
+    if subjects < 1:
+        raise UsageError(f"--subjects {subjects}: give at least 1")
+    if plan.seed < 0:
+        raise UsageError(f"--seed {plan.seed}: give 0 or a positive number")
+    if not 0.5 <= plan.resolution <= 4.0:
+        raise UsageError(f"--resolution {plan.resolution:g}: give 0.5 to 4 mm")
+    if not plan.contrasts or not set(plan.contrasts) <= set(CONTRASTS):
+        raise UsageError(f"--contrast {' '.join(plan.contrasts)}: choose of {' '.join(CONTRASTS)}")
+    if not set(plan.acquisitions) <= set(LOW_FIELD):
+        raise UsageError(f"--lf {' '.join(plan.acquisitions)}: choose of {' '.join(LOW_FIELD)}")
+
+
+def _head(plan: Plan, number: int) -> tuple[Anatomy, np.ndarray, np.random.Generator]:
+    rng = np.random.default_rng([plan.seed, number, 0])
+    if plan.maps:
+        source, strength = load_labels(plan.maps[(number - 1) % len(plan.maps)]), 1.0
+    else:
+        source, strength = template_head(plan.resolution, rng), 1.4
+    side = [int(np.ceil(mm / plan.resolution)) for mm in EXTENT]
+    shape = (side[0], side[1], side[2])
+    head, mask = vary(source, rng, shape=shape, spacing=plan.resolution, strength=strength)
+    return head, mask, rng
+
+
+def _write_subject(plan: Plan, name: str, number: int, tell: Callable[[str], None]) -> str:
+    """Simulate one person's scans; return where the anatomy comes from."""
+    head, mask, rng = _head(plan, number)
+    subject = make_subject(head, mask, rng)
+    for contrast in plan.contrasts:
+        _write_high(plan, subject, name, number, contrast, tell)
+    for contrast in plan.contrasts if plan.acquisitions else ():
+        _write_low(plan, subject, name, number, contrast, tell)
+    return head.source
+
+
+def _scan_seed(plan: Plan, number: int, contrast: str, scan: str) -> np.random.Generator:
+    """Seed a scan by what it is, so that leaving out others does not change it."""
+    code = 1 + CONTRASTS.index(contrast) + 2 * ("HF", "coil", *LOW_FIELD).index(scan)
+    return np.random.default_rng([plan.seed, number, code])
+
+
+def _write_high(
+    plan: Plan,
+    subject: Subject,
+    name: str,
+    number: int,
+    contrast: str,
+    tell: Callable[[str], None],
+) -> None:
+    sequence = replace(HIGH_FIELD[contrast], white_saturation=0.9 if contrast == "T2w" else 1.0)
+    data = high_field_scan(subject, contrast, sequence, _scan_seed(plan, number, contrast, "HF"))
+    label = "_acq-MPRAGE" if contrast == "T1w" else ""
+    stem = plan.out / name / "ses-HF" / "anat" / f"{name}_ses-HF{label}_{contrast}"
+    sidecar = sidecars.high_field_sidecar(sequence, plan.resolution)
+    _write_scan(stem, data, subject.anatomy.affine, sidecar)
+    tell(f"{stem.name}: {'x'.join(map(str, data.shape))}")
+
+
+def _write_low(
+    plan: Plan,
+    subject: Subject,
+    name: str,
+    number: int,
+    contrast: str,
+    tell: Callable[[str], None],
+) -> None:
+    anatomy = subject.anatomy
+    shape: Any = anatomy.labels.shape
+    sensitivity = coil(_scan_seed(plan, number, contrast, "coil"), shape, anatomy.affine)
+    for acquisition in plan.acquisitions:
+        rng = _scan_seed(plan, number, contrast, acquisition)
+        scan = low_field_scan(subject, contrast, acquisition, sensitivity=sensitivity, rng=rng)
+        stem = f"{name}_ses-LF_acq-{acquisition}_{contrast}"
+        path = plan.out / name / "ses-LF" / "anat" / stem
+        _write_scan(path, scan.data, scan.affine, sidecars.low_field_sidecar(scan.sequence))
+        tell(f"{stem}: {'x'.join(map(str, scan.data.shape))}")
+
+
+def _write_scan(stem: Path, data: np.ndarray, affine: np.ndarray, sidecar: dict[str, Any]) -> None:
+    import nibabel as nib
+
+    stored = np.rint(data * WHITE_LEVEL).clip(0, 32767).astype(np.int16)
+    image = nib.Nifti1Image(stored, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    # No name and no time in the gzip header: the same scan has the same bytes.
+    packed = gzip.compress(image.to_bytes(), compresslevel=5, mtime=0)
+    stem.with_name(stem.name + ".nii.gz").write_bytes(packed)
+    _write_json(stem.with_name(stem.name + ".json"), sidecar)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _licence(labels: Path | str | None) -> str:
+    if labels is None:
+        return "CC0"
+    text = "".join(
+        p.read_text(errors="ignore")[:400] for p in sorted(Path(labels).glob("LICENSE*"))
+    )
+    if "Apache License" in text:
+        return "Apache-2.0 (label maps)"
+    return "That of the label maps"
+
+
+def _write_top(plan: Plan, subjects: int, rows: list[str], labels: Path | str | None) -> None:
+    contrasts, acquisitions = " ".join(plan.contrasts), " ".join(plan.acquisitions)
+    call = f"h2lo-phantom OUT --subjects {subjects} --seed {plan.seed}"
+    call += f" --resolution {plan.resolution:g} --contrast {contrasts} --lf {acquisitions}"
+    call = call.rstrip() + (" --labels DIR" if labels else "")
+    description = sidecars.dataset_description(__version__, _licence(labels), call)
+    _write_json(plan.out / "dataset_description.json", description)
+    _write_json(plan.out / "participants.json", sidecars.PARTICIPANTS)
+    table = "participant_id\tanatomy\tseed\n" + "".join(row + "\n" for row in rows)
+    (plan.out / "participants.tsv").write_text(table, encoding="utf-8")
+    text = sidecars.readme(call, contrasts, acquisitions or "none")
+    (plan.out / "README.md").write_text(text, encoding="utf-8")
+    (plan.out / "CHANGES").write_text(sidecars.CHANGES, encoding="utf-8")

@@ -1,0 +1,125 @@
+"""What the phantom's scans and dataset say about themselves, in BIDS terms and units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from h2lo_bids.phantom.protocols import HighField, LowField
+
+LARMOR = 42.577
+"""Proton Larmor frequency in MHz per tesla."""
+_KIND = {
+    "mprage": ("GR_IR", "SP_MP", "MPRAGE"),
+    "spoiled": ("GR", "SP", "FLASH"),
+    "spin": ("SE", "SK", "3D fast spin echo"),
+}
+
+
+def high_field_sidecar(sequence: HighField, thickness: float) -> dict[str, Any]:
+    """Return a 3 T scan's JSON; times in seconds, angles in degrees, mm.
+
+    Parameters
+    ----------
+    sequence
+        What was played.
+    thickness
+        Slice thickness in mm.
+    """
+    scanning, variant, kind = _KIND[sequence.kind]
+    fields = {
+        "Modality": "MR",
+        "Manufacturer": "GE (simulated)",
+        "ManufacturersModelName": "3 T phantom",
+        "MagneticFieldStrength": 3,
+        "ImagingFrequency": round(3 * LARMOR, 3),
+        "MRAcquisitionType": "3D",
+        "ScanningSequence": scanning,
+        "SequenceVariant": variant,
+        "PulseSequenceType": kind,
+        "SliceThickness": thickness,
+        "RepetitionTime": sequence.tr / 1000,
+        "EchoTime": sequence.te / 1000,
+        "FlipAngle": sequence.flip,
+        "EchoTrainLength": sequence.echoes,
+    }
+    if sequence.ti:
+        fields["InversionTime"] = sequence.ti / 1000
+    return fields
+
+
+def low_field_sidecar(sequence: LowField) -> dict[str, Any]:
+    """Return a 64 mT scan's JSON; times in seconds, angles in degrees, mm."""
+    grid = sequence.grid
+    fields = {
+        "Modality": "MR",
+        "Manufacturer": "Hyperfine (simulated)",
+        "ManufacturersModelName": "64 mT phantom",
+        "MagneticFieldStrength": 0.064,
+        "ImagingFrequency": round(0.064 * LARMOR, 4),
+        "MRAcquisitionType": "3D",
+        "ScanningSequence": "SE_IR" if sequence.ti else "SE",
+        "SequenceVariant": "SK_MP" if sequence.ti else "SK",
+        "PulseSequenceType": "3D fast spin echo",
+        "SliceThickness": grid.zooms[grid.slice_axis],
+        "RepetitionTime": sequence.tr / 1000,
+        "EchoTime": sequence.te / 1000,
+        "FlipAngle": 90,
+        "NumberOfAverages": sequence.averages,
+    }
+    if sequence.ti:
+        fields["InversionTime"] = sequence.ti / 1000
+    return fields
+
+
+def dataset_description(version: str, licence: str, call: str) -> dict[str, Any]:
+    """Return the dataset's description.
+
+    Parameters
+    ----------
+    version
+        Of this software.
+    licence
+        Of the anatomy.
+    call
+        What would make the same dataset again.
+    """
+    return {
+        "Name": "Simulated paired high-field and low-field brain MRI",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "raw",
+        "License": licence,
+        "Authors": ["H2LO-BIDS phantom"],
+        "Acknowledgements": "Simulated data; the layout follows OpenNeuro ds006557.",
+        "GeneratedBy": [
+            {
+                "Name": "h2lo-phantom",
+                "Version": version,
+                "Description": f"Simulation from tissue maps and MR physics: {call}",
+            }
+        ],
+    }
+
+
+PARTICIPANTS = {
+    "participant_id": {"Description": "Number of the simulated person"},
+    "anatomy": {"Description": "Map from which the person was deformed"},
+    "seed": {"Description": "Seed of the dataset; with the number it decides the person"},
+}
+CHANGES = "1.0.0 2026-11-22\n  - Simulated.\n"
+
+
+def readme(call: str, contrasts: str, acquisitions: str) -> str:
+    """Return the dataset's README."""
+    return f"""# Simulated paired high-field and low-field brain MRI
+
+No person was scanned. Each `sub-` is a head deformed at random from a tissue map,
+"scanned" at 3 T (`ses-HF`) and at 64 mT (`ses-LF`). Sequences follow OpenNeuro
+ds006557; relaxation times, coil sensitivity, pose, slice profile, k-space
+truncation and noise are simulated. The two sessions differ by a rigid movement.
+
+- Contrasts: {contrasts}
+- Low-field acquisitions: {acquisitions}
+- Made by: `{call}` (the same call makes the same bytes)
+
+Do not draw conclusions about real scanners or people from these images.
+"""
