@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.query import SUFFIXES
+from h2lo_bids.bids.metadata import Sidecars
+from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import InvalidBidsError, MissingInputError
 
 VALIDATOR = "bids-validator-deno"
@@ -125,7 +126,7 @@ def run_validator(
             issues = _issues(program, folder, seconds)
     except subprocess.TimeoutExpired:
         return (), f"{VALIDATOR} took more than {seconds:g} s and was given up"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return (), f"{VALIDATOR} could not be run ({type(error).__name__}) and was left out"
     errors = {
         (issue.get("location", "").lstrip("/") or "dataset", _explain(issue))
@@ -157,10 +158,13 @@ def require_valid(
     """
     errors, note = run_validator(bids_dir, images, seconds=seconds)
     if errors:
-        lines = [f"  {name}: {what}" for name, what in errors]
+        by_file: dict[str, list[str]] = {}
+        for name, what in errors:
+            by_file.setdefault(name, []).append(what)
+        lines = [f"  {name}: {'; '.join(what)}" for name, what in by_file.items()]
         raise InvalidBidsError(
-            f"{bids_dir}: {len(errors)} BIDS errors; repair these files, {_SKIP}:\n"
-            + "\n".join(lines)
+            f"{bids_dir}: BIDS errors in {len(lines)} of the chosen files; "
+            f"repair them, {_SKIP}:\n" + "\n".join(lines)
         )
     return note
 
@@ -185,14 +189,13 @@ def _skeleton(bids_dir: Path, images: Iterable[Path], folder: Path) -> None:
     The images themselves become empty files: their content is not looked at.
     """
     wanted = {bids_dir / name for name in ("dataset_description.json", "README", "README.md")}
+    sidecars = Sidecars(bids_dir)
     for image in images:
         place = folder / image.relative_to(bids_dir)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
-        wanted.add(image.with_name(image.name.split(".")[0] + ".json"))
-        above = list(image.parents)[1:]
-        for parent in above[: above.index(bids_dir) + 1]:
-            wanted |= {path for suffix in SUFFIXES for path in parent.glob(f"*{suffix}.json")}
+        name = parse_name(image.name)
+        wanted.update(sidecars.applicable(image, name) if name else ())
     for path in wanted:
         with contextlib.suppress(OSError):  # absent or unreadable: reported elsewhere
             shutil.copyfile(path, folder / path.relative_to(bids_dir))

@@ -59,7 +59,10 @@ def test_inline(inline: list[str], expected: bool) -> None:
 
 def test_inline_replaces_the_file_and_queries_stay_apart() -> None:
     compiled = compile_filters({"t1w": {"acq": "A"}, "t2w": {"acq": "B"}}, ["run=1"])
-    assert compiled == {"t1w": {"acq": ("A",), "run": ("1",)}, "t2w": {"acq": ("B",), "run": ("1",)}}
+    assert compiled == {
+        "t1w": {"acq": ("A",), "run": ("1",)},
+        "t2w": {"acq": ("B",), "run": ("1",)},
+    }
     assert compile_filters({"t1w": {"acq": "A"}}, ["acq=C"])["t1w"] == {"acq": ("C",)}
     assert describe({"acq": ("A", None)}) == "acq=A,null"
 

@@ -14,7 +14,7 @@ from h2lo_bids.bids.index import DATABASE, OWN_FOLDER, index_images
 def root(tmp_path: Path) -> Path:
     names = [anat(f"0{n}", ses, "T1w") for n in (1, 2, 3) for ses in ("A", "B")]
     names += [anat("1", None, "T1w"), "sub-01/ses-A/func/sub-01_ses-A_task-x_bold.nii.gz"]
-    return write(tmp_path / "ds", {name: HIGH for name in names})
+    return write(tmp_path / "ds", dict.fromkeys(names, HIGH))
 
 
 def names(found: list[Path]) -> list[str]:

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from h2lo_bids.bids.choose import not_an_input, preference
+from h2lo_bids.bids.names import Name, parse_name
+
+RANKED = [
+    "sub-1_acq-MPRAGE_rec-SCIC_run-1_T1w",
+    "sub-1_acq-mprage1mm_rec-norm_run-2_T1w",
+    "sub-1_acq-MPRAGE_T1w",
+    "sub-1_acq-MPRAGE_run-1_T1w",
+    "sub-1_acq-MPRAGE_run-2_T1w",
+    "sub-1_acq-MPRAGE_run-10_T1w",
+    "sub-1_acq-MPRAGE_rec-nonorm_T1w",
+    "sub-1_acq-FSPGR_rec-SCIC_T1w",
+    "sub-1_rec-SCIC_T1w",
+    "sub-1_T1w",
+    "sub-1_part-mag_T1w",
+    "sub-1_acq-other_T1w",
+    "sub-1_acq-MPRAGE_ce-GD_T1w",
+]
+
+
+def name(text: str) -> Name:
+    parsed = parse_name(f"{text}.nii.gz")
+    assert parsed is not None
+    return parsed
+
+
+@pytest.mark.parametrize(("better", "worse"), list(itertools.pairwise(RANKED)))
+def test_documented_order(better: str, worse: str) -> None:
+    assert preference(name(better)) < preference(name(worse))
+
+
+def test_the_first_of_any_order_is_the_same() -> None:
+    names = [name(text) for text in RANKED]
+    for shift in range(len(names)):
+        assert min(names[shift:] + names[:shift], key=preference).stem == RANKED[0]
+
+
+@pytest.mark.parametrize("pair", ["part-phase", "echo-2", "inv-1", "flip-1", "mt-on", "chunk-1"])
+def test_what_is_no_head(pair: str) -> None:
+    entity = pair.partition("-")[0]
+    assert "--filter" in (not_an_input(name(f"sub-1_{pair}_T1w"), []) or "")
+    assert not_an_input(name(f"sub-1_{pair}_T1w"), [entity]) is None
+    assert not_an_input(name("sub-1_part-mag_T1w"), []) is None

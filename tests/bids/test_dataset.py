@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from h2lo_bids.bids import sidecars
+from h2lo_bids.bids.atomic import save_nifti
+from h2lo_bids.bids.dataset import container, description, write_citation, write_dataset_files
+from h2lo_bids.bids.derivatives import derivative_path, figure_path, report_path
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.validate import find_validator
+from h2lo_bids.errors import CannotCreateError
+
+MODEL = {
+    "name": "h2lo_T1w",
+    "version": "1",
+    "method": "h2lo",
+    "sha256": "0" * 64,
+    "value_range": [0, 1],
+    "source_field_strength": 3.0,
+    "target_field_strength": 0.064,
+    "training_data": {"kind": "simulated", "description": "phantoms", "licence": "CC0"},
+}
+ACQUIRED = {"MagneticFieldStrength": 3, "EchoTime": 0.003, "RepetitionTime": 2.5, "FlipAngle": 8}
+TEMPLATE = "MNI152NLin2009cAsym"
+
+
+def scan(suffix: str, session: str | None) -> Scan:
+    pairs = (("sub", "01"), *([("ses", session)] if session else []), ("run", "02"))
+    folder = Path("/raw/sub-01") / (f"ses-{session}" if session else "") / "anat"
+    stem = "_".join([*(f"{key}-{label}" for key, label in pairs), suffix])
+    path = folder / f"{stem}.nii.gz"
+    return Scan(path, "01", session, suffix, pairs, 3.0, "MagneticFieldStrength", ACQUIRED)
+
+
+def put(path: Path, content: dict) -> Path:
+    image = nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([1, 1, 2, 1]))
+    image.header.set_xyzt_units("mm", "sec")
+    save_nifti(image, path)
+    sidecars.write_sidecar(path, content)
+    return path
+
+
+def outputs(out: Path, head: Scan) -> None:
+    """Write what one participant run may write about one scan."""
+    suffix = head.suffix
+    mask = put(
+        derivative_path(out, head, suffix="mask", desc="brain"),
+        sidecars.mask_sidecar(head, method="deepbet 1.0.2"),
+    )
+    uri = sidecars.derivative_uri(mask, out)
+    preproc = put(
+        derivative_path(out, head, suffix=suffix, desc="preproc"),
+        sidecars.preproc_sidecar(head, skull_stripped=True, mask=uri),
+    )
+    used = [sidecars.derivative_uri(preproc, out), uri]
+    reference = sidecars.template_reference(TEMPLATE)
+    for space, res, place in (
+        (None, None, {}),
+        (None, "1p6x1p6x5", {"resolution": "1.6x1.6x5 mm"}),
+        (TEMPLATE, "1", {"resolution": "1 mm", "spatial_reference": reference}),
+    ):
+        put(
+            derivative_path(out, head, suffix=suffix, desc="lowfield", space=space, res=res),
+            sidecars.lowfield_sidecar(head, model=MODEL, sources=used, seed=1, **place),
+        )
+    put(
+        derivative_path(out, head, suffix="mask", desc="brain", space=TEMPLATE, res="1"),
+        sidecars.mask_sidecar(head, method="x", resolution="1 mm", spatial_reference=reference),
+    )
+    transform = derivative_path(
+        out, head, suffix="xfm", from_=suffix, to=TEMPLATE, mode="image", extension=".h5"
+    )
+    transform.write_bytes(b"transform")
+    sidecars.write_sidecar(
+        transform, sidecars.transform_sidecar(source=used[0], target=reference, method="ANTs SyN")
+    )
+    figure = figure_path(out, head, suffix=suffix, desc="lowfield")
+    figure.parent.mkdir(exist_ok=True)
+    figure.write_text("<svg/>")
+
+
+@pytest.fixture
+def derivative(tmp_path: Path) -> Path:
+    out = tmp_path / "out"
+    write_dataset_files(out, bids_dir="/raw")
+    write_citation(out, "Text")
+    for suffix in ("T1w", "T2w"):
+        for session in (None, "HF"):
+            outputs(out, scan(suffix, session))
+    report_path(out, "01").write_text("<html></html>")
+    (out / "logs" / "20260101.toml").write_text("x = 1")
+    (out / ".tmp-abc_x.nii.gz").write_text("")
+    return out
+
+
+def test_the_official_validator_finds_no_error(derivative: Path) -> None:
+    program = find_validator()
+    if program is None:
+        pytest.skip("bids-validator-deno is not installed")
+    done = subprocess.run(
+        [str(program), str(derivative), "--format", "json"], capture_output=True, text=True
+    )
+    report = json.loads(done.stdout)
+    errors = [i for i in report["issues"]["issues"] if i["severity"] == "error"]
+    assert errors == []
+    assert report["summary"]["totalFiles"] > 20
+
+
+def test_no_acquisition_parameter_is_copied(derivative: Path) -> None:
+    found = list(derivative.rglob("sub-*.json"))
+    assert len(found) > 20
+    for path in found:
+        assert not set(json.loads(path.read_text())) & set(ACQUIRED)
+
+
+def test_every_source_is_declared_and_exists(derivative: Path) -> None:
+    links = json.loads((derivative / "dataset_description.json").read_text())["DatasetLinks"]
+    assert links == {"raw": "file:///raw"}
+    for path in derivative.rglob("sub-*.json"):
+        for uri in json.loads(path.read_text())["Sources"]:
+            scheme, dataset, rest = (uri + ":").split(":", 2)
+            if scheme == "bids" and not dataset:
+                assert (derivative / rest.rstrip(":")).is_file()
+            elif scheme == "bids":
+                assert dataset in links
+
+
+def test_simulated_training_data_is_said_in_the_sidecar() -> None:
+    content = sidecars.lowfield_sidecar(scan("T1w", None), model=MODEL, sources=[], seed=7)
+    assert content["ModelTrainingDataKind"] == "simulated"
+    assert "simulated" in content["ModelWarning"]
+    assert content["SimulatedMagneticFieldStrength"] == 0.064
+    assert content["InputMagneticFieldStrength"] == 3.0
+    assert (content["ModelSha256"], content["RandomSeed"]) == ("0" * 64, 7)
+    real = MODEL | {"training_data": {"kind": "real"}}
+    content = sidecars.lowfield_sidecar(scan("T1w", None), model=real, sources=[])
+    assert "ModelWarning" not in content
+    assert sidecars.lowfield_sidecar(scan("T1w", None), model={}, sources=[])["SkullStripped"]
+
+
+def test_many_runs_may_share_a_folder(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: write_dataset_files(tmp_path, bids_dir="/raw"), range(40)))
+    assert not list(tmp_path.rglob(".tmp-*"))
+    path = tmp_path / "dataset_description.json"
+    assert json.loads(path.read_text())["GeneratedBy"][0]["Name"] == "H2LO-BIDS"
+    before = path.stat().st_ino
+    write_dataset_files(tmp_path, bids_dir="/raw")
+    assert path.stat().st_ino == before
+
+
+def test_somebody_elses_dataset_is_left_alone(tmp_path: Path) -> None:
+    text = json.dumps({"Name": "x", "BIDSVersion": "1.8.0", "GeneratedBy": [{"Name": "fMRIPrep"}]})
+    (tmp_path / "dataset_description.json").write_text(text)
+    with pytest.raises(CannotCreateError, match="fMRIPrep"):
+        write_dataset_files(tmp_path, bids_dir="/raw")
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset_description.json"]
+    assert (tmp_path / "dataset_description.json").read_text() == text
+
+
+def test_the_source_is_named_by_doi_where_it_has_one(tmp_path: Path) -> None:
+    raw = {"Name": "x", "BIDSVersion": "1.8.0", "DatasetDOI": "doi:10.18112/openneuro.ds006557"}
+    (tmp_path / "dataset_description.json").write_text(json.dumps(raw))
+    assert description(tmp_path, environment={})["SourceDatasets"] == [
+        {
+            "DOI": "10.18112/openneuro.ds006557",
+            "URL": "https://doi.org/10.18112/openneuro.ds006557",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"H2LO_CONTAINER": "h2lo:1"}, {"Type": "docker", "Tag": "h2lo:1"}),
+        (
+            {"APPTAINER_CONTAINER": "/x/h2lo.sif", "SINGULARITY_CONTAINER": "/x/h2lo.sif"},
+            {"Type": "apptainer", "URI": "h2lo.sif"},
+        ),
+    ],
+)
+def test_containers(environment: dict[str, str], expected: dict[str, str] | None) -> None:
+    assert container(environment) == expected

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bids.layout.writing import build_path
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bids_app_spec
+from h2lo_bids.bids.derivatives import derivative_path, figure_path, report_path, sidecar_path
+from h2lo_bids.bids.names import ORDER, parse_name
+from h2lo_bids.bids.scan import Scan
+
+LABELS = st.text("abcXYZ0189", min_size=1, max_size=6)
+SOURCE = ("ses", "task", "acq", "ce", "rec", "run", "echo", "part", "chunk")
+
+
+def scan(suffix: str = "T1w", **entities: str) -> Scan:
+    pairs = tuple((key, entities[key]) for key in ORDER if key in entities)
+    folder = Path("/data/ds") / f"sub-{entities['sub']}"
+    if "ses" in entities:
+        folder /= f"ses-{entities['ses']}"
+    stem = "_".join([*(f"{key}-{label}" for key, label in pairs), suffix])
+    path = folder / "anat" / f"{stem}.nii.gz"
+    return Scan(path, entities["sub"], entities.get("ses"), suffix, pairs)
+
+
+def test_examples() -> None:
+    head = scan(sub="01", ses="HF", acq="x", run="01")
+    assert derivative_path("/out", head, suffix="T1w", desc="lowfield") == Path(
+        "/out/sub-01/ses-HF/anat/sub-01_ses-HF_acq-x_run-01_desc-lowfield_T1w.nii.gz"
+    )
+    assert derivative_path("/out", head, suffix="T1w", desc="preproc", space="S", res="1") == Path(
+        "/out/sub-01/ses-HF/anat/sub-01_ses-HF_acq-x_run-01_space-S_res-1_desc-preproc_T1w.nii.gz"
+    )
+    transform = derivative_path(
+        "/out", scan(sub="a"), suffix="xfm", from_="T1w", to="S", mode="image", extension=".h5"
+    )
+    assert transform == Path("/out/sub-a/anat/sub-a_from-T1w_to-S_mode-image_xfm.h5")
+    assert sidecar_path(transform).name == "sub-a_from-T1w_to-S_mode-image_xfm.json"
+    figure = figure_path("/out", head, suffix="T1w", desc="brain")
+    assert figure.parent == Path("/out/sub-01/figures")
+    assert report_path("/out", "01") == Path("/out/sub-01.html")
+    assert head.stem == "sub-01_ses-HF_acq-x_run-01_T1w"
+    assert head.uri == f"bids:raw:sub-01/ses-HF/anat/{head.stem}.nii.gz"
+
+
+def test_masks_of_both_contrasts_never_share_a_name() -> None:
+    heads = scan("T1w", sub="01"), scan("T2w", sub="01")
+    for where in ({}, {"space": "MNI152NLin2009cAsym"}, {"res": "1p6x1p6x5"}):
+        first, second = (
+            derivative_path("/o", head, suffix="mask", desc="brain", **where) for head in heads
+        )
+        assert first != second
+    assert second.name == "sub-01_space-T2w_res-1p6x1p6x5_desc-brain_mask.nii.gz"
+
+
+@given(
+    source=st.fixed_dictionaries({"sub": LABELS}, optional=dict.fromkeys(SOURCE, LABELS)),
+    suffix=st.sampled_from(["T1w", "T2w"]),
+    desc=st.sampled_from(["preproc", "lowfield", "enhanced"]),
+    space=st.none() | LABELS,
+    res=st.none() | LABELS,
+)
+def test_round_trip(
+    source: dict[str, str], suffix: str, desc: str, space: str | None, res: str | None
+) -> None:
+    """Every entity of the input and output is read back, in BIDS order."""
+    path = derivative_path(
+        "/out", scan(suffix, **source), suffix=suffix, desc=desc, space=space, res=res
+    )
+    name = parse_name(path.name)
+    assert name is not None
+    added = {"space": space, "res": res, "desc": desc}
+    expected = source | {key: value for key, value in added.items() if value is not None}
+    assert dict(name.entities) == expected
+    assert path.name == name.stem + name.extension
+    assert "derivatives" not in path.parts
+    assert path.is_relative_to(f"/out/sub-{source['sub']}")
+    patterns = [item["pattern"] for item in bids_app_spec.load("io_spec.json")["outputs"].values()]
+    fields = expected | {"suffix": suffix, "extension": ".nii.gz"}
+    assert path == Path("/out") / build_path(fields, patterns, strict=True)
+
+
+@pytest.mark.parametrize("label", ["../x", "a_b", "a-b", "", "a/b", "a b", "é", "x\n"])
+def test_labels_are_letters_and_digits(label: str) -> None:
+    with pytest.raises(ValueError, match="letters and digits"):
+        derivative_path("/o", {"sub": "01"}, suffix="T1w", desc="preproc", space=label)
+    with pytest.raises(ValueError, match="letters and digits"):
+        derivative_path("/o", {"sub": label}, suffix="T1w", desc="preproc")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"suffix": "T1w"},  # without desc it would be legal in raw
+        {"suffix": "T1w", "desc": "other"},
+        {"suffix": "bold", "desc": "preproc"},
+        {"suffix": "T1w", "desc": "preproc", "extension": ".mgz"},
+        {"suffix": "T1w", "desc": "preproc", "hemi": "L"},
+        {"suffix": "T1w", "desc": "preproc", "datatype": "func"},
+    ],
+)
+def test_what_no_pattern_takes_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"io_spec\.json"):
+        derivative_path("/o", {"sub": "01"}, **wrong)  # type: ignore[arg-type]

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import bids_app_spec
+
+
+def test_every_desc_of_a_pattern_is_explained() -> None:
+    outputs = bids_app_spec.load("io_spec.json")["outputs"]
+    used = set()
+    for output in outputs.values():
+        for labels in re.findall(r"\{desc<([^>]*)>\}", output["pattern"]):
+            used |= set(labels.split("|"))
+    rows = bids_app_spec.load("descriptions.tsv")
+    assert {row["desc_id"] for row in rows} == {f"desc-{label}" for label in used}
+    assert all(row["description"] for row in rows)
+
+
+def test_what_is_loaded_is_fresh() -> None:
+    bids_app_spec.load("io_spec.json")["queries"].clear()
+    assert set(bids_app_spec.load("io_spec.json")["queries"]) == {"t1w", "t2w"}
+
+
+def test_the_bibliography_names_what_is_used() -> None:
+    text = bids_app_spec.load("boilerplate.bib")
+    keys = re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE)
+    needed = {"h2lo", "ants", "nipype", "pybids", "synthstrip", "deepbet", "templateflow", "bids"}
+    assert needed <= set(keys)
+    assert len(keys) == len(set(keys))
+    assert text.count("{") == text.count("}")
+
+
+def test_absent_files() -> None:
+    with pytest.raises(FileNotFoundError):
+        bids_app_spec.load("absent.json")
