@@ -43,8 +43,8 @@ def smooth_field(
     noise /= np.sqrt(np.sum((kernel / kernel.sum()) ** 2)) ** 3
     if step == spacing:
         return noise[: shape[0], : shape[1], : shape[2]]
-    for axis, n in enumerate(shape):
-        noise = _refine(noise, axis, n, spacing / step)
+    for axis, count in enumerate(shape):
+        noise = _refine(noise, axis, count, spacing / step)
     return noise
 
 
@@ -104,7 +104,7 @@ def resample(
     shape
         The new grid.
     displacement
-        Added to the mapped indices, shape (3, \\*shape), in voxels of `volume`.
+        Added to the mapped indices, shape (3, X, Y, Z), in voxels of `volume`.
     nearest
         Nearest neighbour (for labels) instead of trilinear interpolation.
 

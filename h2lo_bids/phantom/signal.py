@@ -9,6 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+_Affine = tuple[np.ndarray, np.ndarray]
+"""Gain and offset that a part of the sequence applies to the magnetisation."""
+
 
 def inversion_recovery(
     t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float, ti: float
@@ -95,17 +98,17 @@ def mprage(
     one = np.exp(-spacing / t1) * np.cos(angle)
     level = (1 - np.exp(-spacing / t1)) / (1 - one)
 
-    def recover(gain: np.ndarray, offset: np.ndarray, time: float) -> tuple:
+    def recover(state: _Affine, time: float) -> _Affine:
         decay = np.exp(-time / t1)
-        return gain * decay, offset * decay + 1 - decay
+        return state[0] * decay, state[1] * decay + 1 - decay
 
-    def train(gain: np.ndarray, offset: np.ndarray, count: int) -> tuple:
+    def train(state: _Affine, count: int) -> _Affine:
         decay = one**count
-        return gain * decay, offset * decay + level * (1 - decay)
+        return state[0] * decay, state[1] * decay + level * (1 - decay)
 
-    start = recover(-np.ones_like(t1), np.zeros_like(t1), before)
-    centre = train(*start, echoes // 2)
-    end = recover(*train(*start, echoes), after)
+    start = recover((-np.ones_like(t1), np.zeros_like(t1)), before)
+    centre = train(start, echoes // 2)
+    end = recover(train(start, echoes), after)
     steady = end[1] / (1 - end[0])
     return pd * (centre[0] * steady + centre[1]) * np.sin(angle) * np.exp(-te / t2)
 

@@ -3,7 +3,8 @@
 White matter, grey matter and fluid follow MRzero-Core's brainweb data (3 T) and
 O'Reilly and Webb 2022 (50 mT). Deep nuclei at 3 T are rounded literature values
 and their low-field times are placed between white and grey matter in proportion.
-T2 at 64 mT (78 ms and 96 ms) is fitted to the contrast of real T2w scans. Tissues outside the brain are rough values that reproduce the look of real scans (our
+T2 at 64 mT (78 ms and 96 ms) is fitted to the contrast of a real T2w scan. Tissues
+outside the brain are rough values that reproduce the look of real scans (our
 choice).
 """
 

@@ -1,0 +1,135 @@
+"""The scanner: slice profiles, k-space, noise and geometry against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from h2lo_bids.phantom.acquisition import (
+    Grid,
+    acquire,
+    complex_noise,
+    profile_matrix,
+    slice_profile,
+    taper_kspace,
+    truncate_kspace,
+)
+from h2lo_bids.phantom.anatomy import rigid
+
+
+@pytest.mark.parametrize("kind", ["gauss", "sinc", "box"])
+def test_a_slice_keeps_the_mean(kind: str) -> None:
+    weights = profile_matrix(kind, 12, 5.0, 5)
+    assert weights.shape == (12, 60)
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0)
+    # Slices see their neighbours alike, away from the ends of the stack.
+    np.testing.assert_allclose(weights[5, 5:45], weights[6, 10:50], atol=1e-12)
+
+
+def test_profiles_have_their_nominal_width() -> None:
+    x = np.linspace(-20, 20, 40001)
+    gauss = slice_profile("gauss", x, 5.0)
+    above = x[gauss >= 0.5]
+    assert np.ptp(above) == pytest.approx(5.0, abs=0.01)
+    assert np.trapezoid(gauss, x) == pytest.approx(5.0 * np.sqrt(np.pi / (4 * np.log(2))), rel=1e-6)
+    assert np.trapezoid(slice_profile("box", x, 5.0), x) == pytest.approx(5.0, rel=1e-3)
+    # A sinc vanishes at the centres of the other slices.
+    np.testing.assert_allclose(slice_profile("sinc", np.array([5.0, 10.0]), 5.0), 0, atol=1e-12)
+    with pytest.raises(ValueError, match="profile"):
+        slice_profile("round", x, 5.0)
+
+
+def test_truncation_leaves_a_band_limited_image_unchanged() -> None:
+    y, x = np.meshgrid(np.arange(48), np.arange(64), indexing="ij")
+    image = 2 + np.cos(2 * np.pi * (3 * y / 48 + 5 * x / 64)) + np.sin(2 * np.pi * 7 * x / 64)
+    # Sample i of the coarse image lies on sample 2 i of the fine one.
+    got = truncate_kspace(image, (24, 32))
+    np.testing.assert_allclose(got.real, image[::2, ::2], atol=1e-10)
+    np.testing.assert_allclose(got.imag, 0, atol=1e-10)
+
+
+def test_truncation_is_the_crop_of_a_discrete_fourier_sum() -> None:
+    rng = np.random.default_rng(0)
+    line = rng.normal(size=(1, 1, 12))
+    kept = np.arange(-3, 3)
+    spectrum = [np.sum(line[0, 0] * np.exp(-2j * np.pi * k * np.arange(12) / 12)) for k in kept]
+    expected = [
+        sum(s * np.exp(2j * np.pi * k * i / 6) for s, k in zip(spectrum, kept, strict=True)) / 12
+        for i in range(6)
+    ]
+    np.testing.assert_allclose(truncate_kspace(line, (1, 6))[0, 0], expected, atol=1e-12)
+
+
+def test_truncation_overshoots_at_an_edge_by_gibbs_nine_percent() -> None:
+    edge = np.zeros((1, 4096))
+    edge[0, 1024:3072] = 1.0
+    spectrum = np.fft.fft(edge[0])
+    spectrum[64:-63] = 0
+    dense = np.fft.ifft(spectrum).real
+    assert dense.max() == pytest.approx(1.0895, abs=0.005)
+    coarse = truncate_kspace(edge, (1, 128))[0].real
+    assert coarse.max() > 1.03
+    assert taper_kspace(coarse[None], 0.46).real.max() < 1.01
+
+
+def test_taper_keeps_the_mean_and_only_smooths() -> None:
+    rng = np.random.default_rng(1)
+    image = rng.normal(5, 1, (3, 16, 18))
+    got = taper_kspace(image, 0.3)
+    np.testing.assert_allclose(got.mean(axis=(1, 2)), image.mean(axis=(1, 2)), atol=1e-12)
+    np.testing.assert_allclose(taper_kspace(image, 0.0), image, atol=1e-12)
+    assert got.real.std() < image.std()
+
+
+def test_noise_is_rayleigh_in_the_background_and_rician_in_tissue() -> None:
+    grid = Grid((60, 62, 40), (1.6, 1.6, 5.0), 2)
+    empty = np.zeros((20, 20, 20), np.float32)
+    scan = acquire(
+        empty,
+        np.eye(4),
+        grid,
+        np.eye(4),
+        profile="gauss",
+        taper=0.0,
+        sigma=0.3,
+        rng=np.random.default_rng(2),
+    )
+    assert scan.mean() == pytest.approx(0.3 * np.sqrt(np.pi / 2), rel=0.01)
+    assert scan.std() == pytest.approx(0.3 * np.sqrt(2 - np.pi / 2), rel=0.02)
+    noise = complex_noise((200, 200), 0.1, np.random.default_rng(3))
+    tissue = np.abs(4 + noise)
+    assert tissue.std() == pytest.approx(0.1, rel=0.02)
+    assert tissue.mean() == pytest.approx(4 + 0.1**2 / 8, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("shape", "zooms", "axis"),
+    [((40, 44, 16), (2.0, 2.0, 5.0), 2), ((40, 16, 44), (2.0, 5.0, 2.0), 1)],
+)
+def test_a_moved_blob_lands_where_the_pose_says(
+    shape: tuple[int, int, int], zooms: tuple[float, float, float], axis: int
+) -> None:
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[:3, 3] = -39.5
+    where = np.indices((80, 80, 80)) - 39.5
+    centre = np.array([8.0, -11.0, 6.0])
+    blob = np.exp(-0.5 * np.sum((where - centre[:, None, None, None]) ** 2, axis=0) / 5.0**2)
+    pose = rigid(np.array([10.0, -5.0, 20.0]), np.array([3.0, -2.0, 4.0]))
+    grid = Grid(shape, zooms, axis)
+    scan = acquire(
+        blob.astype(np.float32),
+        affine,
+        grid,
+        pose,
+        profile="gauss",
+        taper=0.1,
+        sigma=0.0,
+        rng=np.random.default_rng(0),
+    )
+    assert scan.shape == shape
+    index = np.indices(shape).reshape(3, -1)
+    mass = scan.ravel() * (scan.ravel() > 0.05)
+    found = grid.affine[:3, :3] @ (index @ mass / mass.sum()) + grid.affine[:3, 3]
+    np.testing.assert_allclose(found, (pose @ [*centre, 1.0])[:3], atol=0.15)
+    # Volume integrals survive sampling.
+    assert scan.sum() * np.prod(zooms) == pytest.approx(blob.sum(), rel=0.03)

@@ -1,0 +1,87 @@
+"""Random fields and resampling against closed forms and SciPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+from h2lo_bids.phantom.anatomy import rigid
+from h2lo_bids.phantom.fields import resample, smooth_field, vessels
+from h2lo_bids.phantom.fusion import fuse
+from h2lo_bids.phantom.scans import misregistration
+
+
+def test_smooth_field_has_unit_deviation_and_the_asked_correlation() -> None:
+    field = smooth_field(np.random.default_rng(0), (120, 120, 120), 1.0, 4.0)
+    assert field.dtype == np.float32
+    assert field.std() == pytest.approx(1.0, abs=0.1)
+    # White noise through a Gaussian has correlation exp(-d^2 / (4 sigma^2)).
+    for distance in (4, 8):
+        got = np.corrcoef(field[:-distance].ravel(), field[distance:].ravel())[0, 1]
+        assert got == pytest.approx(np.exp(-(distance**2) / 64), abs=0.08)
+
+
+def test_smooth_field_does_not_depend_on_the_voxel_size() -> None:
+    fine = smooth_field(np.random.default_rng(1), (64, 64, 64), 1.0, 16.0)
+    coarse = smooth_field(np.random.default_rng(1), (32, 32, 32), 2.0, 16.0)
+    np.testing.assert_allclose(fine[::2, ::2, ::2], coarse, atol=1e-4)
+
+
+def test_vessels_are_thin_and_bounded() -> None:
+    weight = vessels(np.random.default_rng(2), (64, 64, 64), 1.0, 0.9)
+    assert 0 <= weight.min()
+    assert weight.max() <= 1
+    assert 0.001 < np.mean(weight > 0.5) < 0.05
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_resample_reads_mapped_voxels(nearest: bool) -> None:
+    rng = np.random.default_rng(3)
+    volume = rng.integers(0, 9, (12, 13, 14)).astype(np.float32)
+    matrix = rigid(np.array([4.0, 8.0, -6.0]), np.array([0.3, 1.2, -0.6]))
+    shift = rng.normal(0, 0.5, (3, 9, 8, 7)).astype(np.float32)
+    index = np.indices((9, 8, 7)).reshape(3, -1)
+    where = (matrix[:3, :3] @ index + matrix[:3, 3:]).reshape(3, 9, 8, 7)
+    order = 0 if nearest else 1
+    np.testing.assert_allclose(
+        resample(volume, matrix, (9, 8, 7), nearest=nearest),
+        map_coordinates(volume, where, order=order),
+        atol=1e-4,
+    )
+    got = resample(volume, matrix, (9, 8, 7), displacement=shift, nearest=nearest)
+    expected = map_coordinates(volume, where + shift, order=order)
+    # Rounding of a coordinate may pick the other neighbour at a tie.
+    assert np.mean(np.abs(got - expected) > 1e-2) < 0.002
+
+
+def test_misregistration_has_the_asked_size() -> None:
+    rng = np.random.default_rng(4)
+    points = rng.normal(size=(4000, 3))
+    points *= 60 / np.linalg.norm(points, axis=1, keepdims=True)
+    for rms in (0.3, 0.7):
+        matrix = misregistration(rng, rms)
+        moved = points @ matrix[:3, :3].T + matrix[:3, 3]
+        got = np.sqrt(np.mean(np.sum((moved - points) ** 2, axis=1)))
+        assert got == pytest.approx(rms, rel=0.05)
+
+
+def test_fusion_of_ramps_seen_from_other_poses_gives_the_ramp() -> None:
+    # Linear interpolation is exact on a linear image, whatever the pose.
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -19.0
+    ramp = np.array([0.3, -0.2, 0.5])
+    scans, poses = [], []
+    for zooms in ((1.6, 1.6, 5.0), (1.6, 5.0, 1.6)):
+        own = np.diag([*zooms, 1.0])
+        own[:3, 3] = -40.0
+        pose = rigid(np.array([3.0, -4.0, 5.0]), np.array([1.0, 2.0, -1.0]))
+        shape = tuple(int(80 / z) for z in zooms)
+        index = np.indices(shape).reshape(3, -1)
+        scanner = own[:3, :3] @ index + own[:3, 3:]
+        head = np.linalg.inv(pose) @ np.vstack([scanner, np.ones(scanner.shape[1])])
+        scans.append(((100 + ramp @ head[:3]).reshape(shape), own))
+        poses.append(pose)
+    got = fuse(scans, poses, (20, 20, 20), affine)
+    grid = affine[:3, :3] @ np.indices((20, 20, 20)).reshape(3, -1) + affine[:3, 3:]
+    np.testing.assert_allclose(got, (100 + ramp @ grid).reshape(20, 20, 20), atol=1e-3)
