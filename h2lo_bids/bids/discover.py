@@ -120,6 +120,12 @@ def discover(query: Query) -> Discovery:
         every_subject=subjects == existing,
     )
     findings.notes += notes
+    found = {part for path in paths for part in path.relative_to(root).parts[1:2]}
+    findings.notes += [
+        f"{root}: no chosen subject has a session {label}"
+        for label in query.session_labels
+        if f"ses-{label}" not in found
+    ]
     images = _one_form(_named(paths, query, findings), findings)
     images = _wanted(images, query, findings)
     if not query.skip_bids_validation and images:

@@ -159,6 +159,12 @@ def test_no_match_says_what_was_searched_and_what_exists(tmp_path: Path) -> None
         find(root, inline=("acq=SPACE",))
 
 
+def test_a_session_that_nobody_has_is_noted(tmp_path: Path) -> None:
+    found = find(ds005752(tmp_path / "ds"), session_labels=("01", "ses-02"))
+    assert {scan.session for scan in found.scans} == {"01"}
+    assert [note for note in found.notes if "session 02" in note]
+
+
 def test_absent_subjects_are_named_with_close_matches(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in range(1, 4)})
     put(root / "participants.tsv", "participant_id\nsub-01\nsub-09\n")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,15 @@ def test_where_no_database_can_be_kept_there_is_a_note(root: Path, tmp_path: Pat
     found, notes = index_images(root, ("1",), (), tmp_path / "file" / "db")
     assert names(found) == ["sub-1_T1w"]
     assert "indexed without it" in notes[0]
+
+
+def test_jobs_may_share_a_database(root: Path, tmp_path: Path) -> None:
+    """As many as a cluster starts at once, each building what it does not find."""
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(index_images, root, ("01",), (), tmp_path / "db") for _ in range(8)]
+        results = [job.result()[0] for job in jobs]
+    assert all(names(found) == ["sub-01_ses-A_T1w", "sub-01_ses-B_T1w"] for found in results)
+    assert [path.name for path in (tmp_path / "db" / OWN_FOLDER).iterdir()] == [DATABASE]
 
 
 @pytest.mark.slow
