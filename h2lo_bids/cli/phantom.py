@@ -50,6 +50,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=["axi", "cor", "sag", "iso"],
         help="low-field acquisitions (default: all; nothing after --lf: no low-field session)",
     )
+    parser.add_argument(
+        "--negative-signal",
+        metavar="SHARE",
+        type=float,
+        default=0.2,
+        help="share of inverted fluid signal that low-field T1w scans show: 1 magnitude image, "
+        "0 phase-sensitive image (default: 0.2, between the two as real scans are)",
+    )
     parser.add_argument("--version", action="version", version=f"h2lo-phantom {__version__}")
     return parser
 
@@ -74,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             contrasts=tuple(dict.fromkeys(options.contrast)),
             acquisitions=tuple(dict.fromkeys(options.lf)),
             labels=options.labels,
+            negative_kept=options.negative_signal,
             progress=lambda line: print(line, flush=True),
         )
     except H2loError as err:

@@ -39,6 +39,7 @@ class Plan:
     contrasts: tuple[str, ...]
     acquisitions: tuple[str, ...]
     maps: tuple[Path, ...]
+    negative_kept: float
 
 
 def make_dataset(
@@ -50,6 +51,7 @@ def make_dataset(
     contrasts: Sequence[str] = CONTRASTS,
     acquisitions: Sequence[str] = LOW_FIELD,
     labels: Path | str | None = None,
+    negative_kept: float = 0.2,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a dataset of paired sessions; the same arguments give the same bytes.
@@ -73,6 +75,9 @@ def make_dataset(
         Folder of FreeSurfer label maps of whole heads, used in the order of
         their names, again from the first when there are more people than maps.
         Without it, nilearn's tissue maps.
+    negative_kept
+        Share of inverted (negative) signal that low-field T1w images show: 1 for
+        a magnitude image, 0 for a phase-sensitive one.
     progress
         Called with one line per scan.
 
@@ -89,7 +94,13 @@ def make_dataset(
     """
     out = Path(out)
     plan = Plan(
-        out, seed, float(resolution), tuple(contrasts), tuple(acquisitions), _label_maps(labels)
+        out=out,
+        seed=seed,
+        resolution=float(resolution),
+        contrasts=tuple(contrasts),
+        acquisitions=tuple(acquisitions),
+        maps=_label_maps(labels),
+        negative_kept=negative_kept,
     )
     _check(plan, subjects)
     tell = progress or (lambda line: None)
@@ -130,6 +141,8 @@ def _check(plan: Plan, subjects: int) -> None:
         raise UsageError(f"--seed {plan.seed}: give 0 or a positive number")
     if not 0.5 <= plan.resolution <= 4.0:
         raise UsageError(f"--resolution {plan.resolution:g}: give 0.5 to 4 mm")
+    if not 0 <= plan.negative_kept <= 1:
+        raise UsageError(f"--negative-signal {plan.negative_kept:g}: give a share from 0 to 1")
     if not plan.contrasts or not set(plan.contrasts) <= set(CONTRASTS):
         raise UsageError(f"--contrast {' '.join(plan.contrasts)}: choose of {' '.join(CONTRASTS)}")
     if not set(plan.acquisitions) <= set(LOW_FIELD):
@@ -195,7 +208,14 @@ def _write_low(
     sensitivity = coil(_scan_seed(plan, number, contrast, "coil"), shape, anatomy.affine)
     for acquisition in plan.acquisitions:
         rng = _scan_seed(plan, number, contrast, acquisition)
-        scan = low_field_scan(subject, contrast, acquisition, sensitivity=sensitivity, rng=rng)
+        scan = low_field_scan(
+            subject,
+            contrast,
+            acquisition,
+            sensitivity=sensitivity,
+            rng=rng,
+            negative_kept=plan.negative_kept,
+        )
         stem = f"{name}_ses-LF_acq-{acquisition}_{contrast}"
         path = plan.out / name / "ses-LF" / "anat" / stem
         _write_scan(path, scan.data, scan.affine, sidecars.low_field_sidecar(scan.sequence))
@@ -236,7 +256,8 @@ def _write_top(plan: Plan, subjects: int, rows: list[str], labels: Path | str | 
     contrasts, acquisitions = " ".join(plan.contrasts), " ".join(plan.acquisitions)
     call = f"h2lo-phantom OUT --subjects {subjects} --seed {plan.seed}"
     call += f" --resolution {plan.resolution:g} --contrast {contrasts} --lf {acquisitions}"
-    call = call.rstrip() + (" --labels DIR" if labels else "")
+    call += f" --negative-signal {plan.negative_kept:g}"
+    call += " --labels DIR" if labels else ""
     description = sidecars.dataset_description(__version__, _licence(labels), call)
     _write_json(plan.out / "dataset_description.json", description)
     _write_json(plan.out / "participants.json", sidecars.PARTICIPANTS)

@@ -30,7 +30,7 @@ def test_smooth_field_does_not_depend_on_the_voxel_size() -> None:
 
 def test_vessels_are_thin_and_bounded() -> None:
     weight = vessels(np.random.default_rng(2), (64, 64, 64), 1.0, 0.9)
-    assert 0 <= weight.min()
+    assert weight.min() >= 0
     assert weight.max() <= 1
     assert 0.001 < np.mean(weight > 0.5) < 0.05
 

@@ -1,0 +1,157 @@
+"""The phantom as a dataset: layout, sidecars, bytes, errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from h2lo_bids.cli.phantom import main
+from h2lo_bids.errors import CannotCreateError, H2loError
+from h2lo_bids.phantom.dataset import make_dataset
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def test_same_call_same_bytes_and_another_seed_another_head(tmp_path: Path) -> None:
+    options = {"resolution": 4, "contrasts": ["T1w"], "acquisitions": ["axi"]}
+    one = contents(make_dataset(tmp_path / "one", seed=3, **options))
+    two = contents(make_dataset(tmp_path / "two", seed=3, **options))
+    other = contents(make_dataset(tmp_path / "other", seed=4, **options))
+    assert one == two
+    assert one.keys() == other.keys()
+    for name in one:
+        assert (one[name] != other[name]) or not name.endswith(".nii.gz")
+
+
+@pytest.mark.slow
+def test_a_person_does_not_depend_on_what_else_is_made(tmp_path: Path, ball_folder: Path) -> None:
+    options = {"resolution": 4, "labels": ball_folder}
+    few = contents(
+        make_dataset(tmp_path / "few", contrasts=["T2w"], acquisitions=["cor"], **options)
+    )
+    many = contents(make_dataset(tmp_path / "many", subjects=2, **options))
+    scans = [name for name in few if name.startswith("sub-01")]
+    assert len(scans) == 4
+    assert all(few[name] == many[name] for name in scans)
+    high = "sub-0{0}/ses-HF/anat/sub-0{0}_ses-HF_T2w.nii.gz"
+    assert many[high.format(1)] != many[high.format(2)]
+
+
+def test_layout_grids_and_sidecars(tmp_path: Path, ball_folder: Path) -> None:
+    out = make_dataset(tmp_path / "out", resolution=3, labels=ball_folder)
+    images = {p.name: p for p in out.rglob("*.nii.gz")}
+    low = {
+        f"sub-01_ses-LF_acq-{a}_{c}" for a in ("axi", "cor", "sag", "iso") for c in ("T1w", "T2w")
+    }
+    high = {"sub-01_ses-HF_acq-MPRAGE_T1w", "sub-01_ses-HF_T2w"}
+    assert set(images) == {f"{stem}.nii.gz" for stem in low | high}
+    expected = {
+        "sub-01_ses-HF_acq-MPRAGE_T1w": ((70, 86, 86), (3, 3, 3)),
+        "sub-01_ses-LF_acq-axi_T1w": ((112, 136, 40), (1.6, 1.6, 5)),
+        "sub-01_ses-LF_acq-cor_T2w": ((120, 40, 146), (1.5, 5, 1.5)),
+        "sub-01_ses-LF_acq-sag_T1w": ((40, 136, 112), (5, 1.6, 1.6)),
+    }
+    for stem, (shape, zooms) in expected.items():
+        image = nib.load(images[f"{stem}.nii.gz"])
+        assert image.shape == shape
+        np.testing.assert_allclose(image.header.get_zooms(), zooms, rtol=1e-6)
+        assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+        np.testing.assert_allclose(image.get_sform(), image.get_qform(), atol=1e-4)
+    for name, path in images.items():
+        sidecar = json.loads(path.with_name(name.replace(".nii.gz", ".json")).read_text())
+        field = 0.064 if "ses-LF" in name else 3
+        assert sidecar["MagneticFieldStrength"] == field
+        assert sidecar["ImagingFrequency"] / 42.577 == pytest.approx(field, rel=1e-3)
+        assert 0 < sidecar["EchoTime"] < 0.3
+        assert 1 < sidecar["RepetitionTime"] < 10
+        assert ("InversionTime" in sidecar) == ("T1w" in name)
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "raw"
+    assert description["License"].startswith("Apache-2.0")
+
+
+def test_contrast_is_that_of_mri(tmp_path: Path, ball_folder: Path) -> None:
+    out = make_dataset(tmp_path / "out", resolution=3, labels=ball_folder, acquisitions=["axi"])
+
+    def tissue(pattern: str) -> tuple[float, float, float, float]:
+        """Return white matter, cortex, ventricle and background about the ball's middle."""
+        image = nib.load(next(out.rglob(pattern)))
+        data = image.get_fdata()
+        where = np.moveaxis(np.indices(data.shape), 0, -1) @ image.affine[:3, :3].T
+        radius = np.linalg.norm(where + image.affine[:3, 3], axis=-1)
+        rings = ((26, 40), (56, 60), (0, 6))
+        values = [float(np.median(data[(radius > a) & (radius < b)])) for a, b in rings]
+        return values[0], values[1], values[2], float(np.median(data[:4, :4, :4]))
+
+    white, cortex, fluid, air = tissue("*ses-HF*T1w.nii.gz")
+    assert white > 1.2 * cortex > 1.2 * fluid
+    assert air < 0.1 * white
+    white_low, cortex_low, fluid_low, _ = tissue("*acq-axi_T1w.nii.gz")
+    assert white_low > cortex_low > fluid_low
+    assert white_low / cortex_low < white / cortex
+    for pattern in ("*ses-HF*T2w.nii.gz", "*acq-axi_T2w.nii.gz"):
+        white, cortex, fluid, _ = tissue(pattern)
+        assert fluid > 1.3 * cortex
+        assert cortex > white
+
+
+def test_unusable_arguments_get_one_line(tmp_path: Path, ball_folder: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(CannotCreateError, match="full: is not empty"):
+        make_dataset(tmp_path / "full")
+    wrong = (
+        {"subjects": 0},
+        {"seed": -1},
+        {"resolution": 9},
+        {"contrasts": ["FLAIR"]},
+        {"contrasts": []},
+        {"acquisitions": ["obl"]},
+        {"negative_kept": 2},
+        {"labels": tmp_path / "absent"},
+        {"labels": tmp_path / "full"},
+    )
+    for options in wrong:
+        with pytest.raises(H2loError) as err:
+            make_dataset(tmp_path / "new", **options)
+        assert "\n" not in str(err.value)
+        assert not (tmp_path / "new").exists()
+    with pytest.raises(CannotCreateError, match="file"):
+        make_dataset(tmp_path / "full" / "file" / "new")
+
+
+def test_command_line(tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = [str(tmp_path / "out"), "--resolution", "4", "--labels", str(ball_folder)]
+    arguments += ["--contrast", "T2w", "--lf", "iso"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "sub-01_ses-HF_T2w",
+        "sub-01_ses-LF_acq-iso_T2w",
+        "dataset",
+    ]
+    assert main(arguments) == CannotCreateError.exit_code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_bids_validator_finds_no_error(tmp_path: Path) -> None:
+    validator = shutil.which("bids-validator-deno")
+    if validator is None:
+        pytest.skip("bids-validator-deno is not installed")
+    out = make_dataset(tmp_path / "out", subjects=2, resolution=4)
+    result = subprocess.run(
+        [validator, str(out), "--format", "json"], capture_output=True, text=True
+    )
+    issues = json.loads(result.stdout)["issues"]["issues"]
+    assert [i for i in issues if i["severity"] == "error"] == []

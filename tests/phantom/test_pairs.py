@@ -1,0 +1,69 @@
+"""Pairs for training: ranges, alignment, repeatability."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from h2lo_bids.phantom.anatomy import Anatomy, brain_mask
+from h2lo_bids.phantom.pairs import simulate_training_pair, simulate_training_pairs
+
+SHAPE = (80, 80, 80)
+
+
+@pytest.fixture(scope="module")
+def small() -> Anatomy:
+    """Return a ball of 64 mm at 1 mm, which a small frame can hold."""
+    where = np.indices(SHAPE) - 39.5
+    radius = np.sqrt(np.sum(where**2, axis=0))
+    labels = np.zeros(SHAPE, np.int16)
+    for outer, label in ((36, 511), (33, 515), (30, 24), (27, 3), (20, 2), (6, 4)):
+        labels[radius < outer] = label
+    labels[:40][labels[:40] == 2] = 41
+    labels[:40][labels[:40] == 3] = 42
+    return Anatomy(labels, 1.0, "small ball")
+
+
+@pytest.mark.parametrize("contrast", ["T1w", "T2w"])
+def test_pairs_are_normalised_and_aligned(small: Anatomy, contrast: str) -> None:
+    pair = simulate_training_pair(small, contrast=contrast, seed=1, frame_shape=SHAPE, strength=0.0)
+    np.testing.assert_array_equal(pair.mask, brain_mask(small))
+    for image in (pair.hf, pair.lf):
+        assert image.dtype == np.float32
+        assert image.shape == SHAPE
+        assert image.max() == 1.0
+        assert image.min() >= 0.0
+        assert not image[~pair.mask].any()
+    # The centre of the fluid-filled hole is seen in the middle of both images.
+    where = np.indices(SHAPE) - 39.5
+    near = np.sqrt(np.sum(where**2, axis=0)) < 14
+    for image in (pair.hf, pair.lf):
+        weight = np.abs(image - np.median(image[near])) * near
+        centre = [float((w * weight).sum() / weight.sum()) for w in where]
+        assert np.linalg.norm(centre) < 1.5
+
+
+def test_low_field_is_smoother_than_high_field(small: Anatomy) -> None:
+    pair = simulate_training_pair(small, contrast="T1w", seed=2, frame_shape=SHAPE, strength=0.0)
+
+    def steepness(image: np.ndarray) -> float:
+        return float(np.abs(np.diff(image, axis=2))[pair.mask[..., 1:]].mean() / image.std())
+
+    assert steepness(pair.lf) < steepness(pair.hf)
+    assert np.corrcoef(pair.hf[pair.mask], pair.lf[pair.mask])[0, 1] > 0.7
+
+
+@pytest.mark.slow
+def test_one_seed_is_one_person_in_both_contrasts(small: Anatomy) -> None:
+    both = simulate_training_pairs(small, seed=3, frame_shape=SHAPE)
+    alone = simulate_training_pair(small, contrast="T2w", seed=3, frame_shape=SHAPE)
+    other = simulate_training_pair(small, contrast="T2w", seed=4, frame_shape=SHAPE)
+    np.testing.assert_array_equal(both["T2w"].hf, alone.hf)
+    np.testing.assert_array_equal(both["T2w"].lf, alone.lf)
+    np.testing.assert_array_equal(both["T1w"].mask, alone.mask)
+    assert not np.array_equal(other.mask, alone.mask)
+
+
+def test_unknown_contrast_is_refused(small: Anatomy) -> None:
+    with pytest.raises(ValueError, match="FLAIR"):
+        simulate_training_pair(small, contrast="FLAIR", seed=0)
