@@ -32,7 +32,7 @@ from h2lo_bids.training.simulated import (
     split_labels,
 )
 
-STEPS = 4500
+STEPS = 6000
 AUGMENTATION = Augmentation(flip=0.5, shift=4, scale=0.2, gamma=0.15, bias=0.1, noise=0.02)
 SOURCE = "SynthSeg training label maps, github.com/BBillot/SynthSeg"
 LICENCE = "Apache-2.0"
