@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,16 @@ class NodeFailure:
     message
         Its text, one line.
     crash_file
-        Where the traceback is, if it could be written.
+        Where the traceback is.
+    dependents
+        Nodes that were never run because of it.
     """
 
     node: str
     error: str
     message: str
-    crash_file: Path | None
+    crash_file: Path
+    dependents: tuple[str, ...] = ()
 
 
 def run_workflow(workflow: Workflow, options: RunOptions) -> list[NodeFailure]:
@@ -80,8 +83,7 @@ def run_workflow(workflow: Workflow, options: RunOptions) -> list[NodeFailure]:
     Returns
     -------
     list of NodeFailure
-        Empty if everything was done. Nodes downstream of a failed one are not
-        listed: they never started.
+        Empty if everything was done.
 
     Raises
     ------
@@ -113,7 +115,22 @@ def run_workflow(workflow: Workflow, options: RunOptions) -> list[NodeFailure]:
     crashes = sorted(set(options.crash_dir.glob("crash-*.txt")) - before)
     if error is not None and not crashes:
         raise error
-    return [read_crash(path) for path in crashes]
+    after = _dependents(workflow)
+    failures = [read_crash(path) for path in crashes]
+    return [replace(item, dependents=after.get(item.node, ())) for item in failures]
+
+
+def _dependents(workflow: Workflow) -> dict[str, tuple[str, ...]]:
+    """Return the names of all nodes downstream of each node."""
+    import networkx
+    from nipype.pipeline.engine.utils import generate_expanded_graph
+
+    # As Nipype runs it: identity nodes, where unrelated chains meet, are gone.
+    graph = generate_expanded_graph(workflow._create_flat_graph())
+    return {
+        node.fullname: tuple(sorted(n.fullname for n in networkx.descendants(graph, node)))
+        for node in graph
+    }
 
 
 def read_crash(path: Path) -> NodeFailure:

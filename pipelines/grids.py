@@ -78,9 +78,9 @@ def grids_of(
             name, _, rest = space.partition(":")
             labels = dict(part.split("-", 1) for part in rest.split(":") if part)
             res = labels.get("res")
-            text = f"resolution {res} of the template" if res else None
+            meaning = f"resolution {res} of the template" if res else None
             template = (templates or {}).get(space)
-            grids.append(Grid("template", name, res, template=template, resolution=text))
+            grids.append(Grid("template", name, res, template=template, resolution=meaning))
     return tuple(grids)
 
 

@@ -120,6 +120,7 @@ def check_models_and_templates(task: CheckTask) -> dict[str, Any]:
     notes = [_check_model(*pair) for pair in bundles_for(settings, task.suffixes).items()]
     if settings.use_plugin is not None:
         _check_plugin_name(settings.use_plugin)
+    _check_weights(settings)
     templates = {}
     for space in standard_spaces(settings):
         from h2lo_bids.imaging.templates import find_template
@@ -171,6 +172,14 @@ def _check_model(suffix: str, bundle: Any) -> str:
     kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
     name = bundle.metadata.get("name", bundle.path.name)
     return f"{suffix}: model {name}, trained on {kind} pairs, SHA-256 {bundle.sha256[:12]}"
+
+
+def _check_weights(settings: Settings) -> None:
+    """Find SynthStrip's weights where they are wanted."""
+    if settings.skull_strip in ("auto", "synthstrip"):
+        from h2lo_bids.imaging.brain.synthstrip import find_weights
+
+        find_weights(settings.synthstrip_weights, required=settings.skull_strip == "synthstrip")
 
 
 def _check_plugin_name(path: Path) -> None:

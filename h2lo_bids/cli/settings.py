@@ -10,7 +10,7 @@ from typing import Any
 
 LEVELS = ("participant",)
 LATER_LEVELS = ("group", "train", "evaluate")
-SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip", "classical")
+SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip")
 PRECISIONS = ("fp32", "bf16")
 
 

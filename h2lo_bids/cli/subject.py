@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -98,7 +99,7 @@ def _run(task: SubjectTask, send: Send) -> list[Failed]:
         status_callback=_Steps(send),
     )
     failures = run_workflow(workflow, options)
-    return [_failed(task, failure) for failure in failures]
+    return [item for failure in failures for item in _failed(task, failure)]
 
 
 def build(task: SubjectTask, send: Send) -> Any:
@@ -172,22 +173,31 @@ def _processes(task: SubjectTask, send: Send) -> int:
 
 
 def _write_graph(workflow: Any, task: SubjectTask) -> None:
+    """Write graph.dot, and graph.svg where graphviz is installed."""
     folder = task.logs / f"sub-{task.subject}"
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "graph.svg" if shutil.which("dot") else folder / "graph.dot"
-    # Without graphviz Nipype writes the .dot text alone, which is what is kept then.
-    workflow.write_graph(str(folder / "graph.dot"), graph2use="colored", format="svg")
-    if not target.exists():
-        raise H2loError(f"{target}: the workflow's graph could not be written")
+    # Without graphviz Nipype raises after it has written the text.
+    with contextlib.suppress(OSError):
+        workflow.write_graph(str(folder / "graph.dot"), graph2use="colored", format="svg")
+    if not (folder / "graph.dot").exists():
+        raise H2loError(f"{folder / 'graph.dot'}: the workflow's graph could not be written")
 
 
-def _failed(task: SubjectTask, failure: Any) -> Failed:
-    """Say which scan a failed node belongs to."""
-    parts = failure.node.split(".")
+def _failed(task: SubjectTask, failure: Any) -> list[Failed]:
+    """Say which scan a failed node belongs to, and which others it held up."""
     names = {f"{scan_word(scan)}_wf": scan for scan in task.scans}
-    scan = next((names[part] for part in parts if part in names), task.scans[0])
-    crash = str(failure.crash_file) if failure.crash_file else ""
-    return Failed(scan.relative_path, parts[-1], failure.error, failure.message, crash)
+
+    def scan_of(node: str) -> Scan | None:
+        return next((names[part] for part in node.split(".") if part in names), None)
+
+    own = scan_of(failure.node) or task.scans[0]
+    downstream = [scan_of(node) for node in failure.dependents]
+    held = {scan for scan in downstream if scan is not None and scan != own}
+    step, crash = failure.node.rpartition(".")[2], str(failure.crash_file)
+    return [
+        Failed(scan.relative_path, step, failure.error, failure.message, crash)
+        for scan in (own, *sorted(held, key=lambda scan: scan.stem))
+    ]
 
 
 class _Steps:

@@ -5,34 +5,126 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import File, TraitedSpec, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
+from h2lo_bids import errors
+from h2lo_bids.errors import H2loError
 from pipelines.interfaces.base import H2loInterface, ThreadedInputSpec, load_image
 
 
-class _CheckInput(ThreadedInputSpec):
+class _FindInput(ThreadedInputSpec):
     in_file = File(mandatory=True, desc="the scan, as it came")
+    method = traits.Str("auto", usedefault=True, desc="as --skull-strip")
+    weights = File(exists=True, desc="SynthStrip's weights")
+    given_mask = File(exists=True, desc="a mask to use instead")
 
 
-class _CheckOutput(TraitedSpec):
-    out_file = File(exists=True, desc="3-D, float32, finite; same grid")
+class _FindOutput(TraitedSpec):
+    checked = File(desc="3-D, float32, finite; same grid")
+    mask_file = File(desc="uint8, 1 in the brain, on the scan's grid")
+    method = traits.Str(desc="what found it")
     warnings = traits.List(traits.Str, desc="what was noticed, one line each")
+    error = traits.Str("", desc="class of the error, if the scan cannot be used")
+    message = traits.Str("", desc="its line")
 
 
-class CheckScan(H2loInterface):
-    """Load a scan and make sure that it can be used (`imaging.check.load_checked`)."""
+class FindBrain(H2loInterface):
+    """Load a scan and find its brain (`imaging.check`, `imaging.brain`).
 
-    input_spec = _CheckInput
-    output_spec = _CheckOutput
+    A scan that cannot be used is an output here and not an exception, which
+    `SettleBrain` raises: the session's other scan may wait for this mask, and
+    must go on without it.
+    """
+
+    input_spec = _FindInput
+    output_spec = _FindOutput
 
     def run_step(self, folder: Path) -> dict[str, Any]:
-        """Check, and keep the scan uncompressed for the steps that follow."""
+        """Check and extract; keep the scan uncompressed for the steps that follow."""
         from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.check import load_checked
 
-        checked = load_checked(self.inputs.in_file)
-        out = save_nifti(checked.image, folder / "checked.nii")
-        return {"out_file": str(out), "warnings": list(checked.warnings)}
+        try:
+            checked = load_checked(self.inputs.in_file)
+            brain = self._brain(checked.image)
+        except H2loError as err:
+            return {"error": type(err).__name__, "message": str(err)}
+        return {
+            "checked": str(save_nifti(checked.image, folder / "checked.nii")),
+            "mask_file": str(save_nifti(brain.image, folder / "mask.nii.gz")),
+            "method": brain.method,
+            "warnings": [*checked.warnings, *brain.notes],
+        }
+
+    def _brain(self, image: Any) -> Any:
+        from h2lo_bids.imaging.brain import extract_brain, use_given_mask
+        from h2lo_bids.imaging.check import load_checked
+
+        if isdefined(self.inputs.given_mask):
+            return use_given_mask(load_checked(self.inputs.given_mask).image, image)
+        weights = self.inputs.weights if isdefined(self.inputs.weights) else None
+        return extract_brain(
+            image, method=self.inputs.method, weights=weights, threads=self.inputs.num_threads
+        )
+
+
+class _SettleInput(ThreadedInputSpec):
+    checked = File(desc="the checked scan")
+    mask_file = File(desc="its own mask")
+    method = traits.Str(desc="what found it")
+    warnings = traits.List(traits.Str, desc="what was noticed so far")
+    error = traits.Str(desc="class of the error, if the scan cannot be used")
+    message = traits.Str(desc="its line")
+    donor_mask = File(desc="mask of the session's T1w scan, for a T2w scan")
+    name = traits.Str("the scan", usedefault=True, nohash=True, desc="its path, for messages")
+
+
+class _SettleOutput(TraitedSpec):
+    mask_file = File(exists=True, desc="the mask to use")
+    method = traits.Str(desc="how it was made, with version")
+    warnings = traits.List(traits.Str, desc="what was noticed, one line each")
+
+
+class SettleBrain(H2loInterface):
+    """Stop a scan that cannot be used; share a session's mask where that helps."""
+
+    input_spec = _SettleInput
+    output_spec = _SettleOutput
+
+    def run_step(self, folder: Path) -> dict[str, Any]:
+        """Raise what `FindBrain` met, or choose the mask (`imaging.brain.share_mask`)."""
+        from h2lo_bids.bids.atomic import save_nifti
+        from h2lo_bids.imaging.brain import BrainMask, share_mask
+
+        inputs = self.inputs
+        if isdefined(inputs.error) and inputs.error:
+            raise getattr(errors, inputs.error)(inputs.message)
+        own = BrainMask(load_image(inputs.mask_file), inputs.method)
+        mask = own
+        if isdefined(inputs.donor_mask) and inputs.method in ("deepbet", "synthstrip"):
+            image = load_image(inputs.checked)
+            image.set_filename(inputs.name)
+            mask = share_mask(own, BrainMask(load_image(inputs.donor_mask), "donor"), image)
+        # A copy even of its own mask: a result must not point into another node's folder.
+        return {
+            "mask_file": str(save_nifti(mask.image, folder / "mask.nii.gz")),
+            "method": method_text(mask.method),
+            "warnings": [*inputs.warnings, *mask.notes],
+        }
+
+
+def method_text(method: str) -> str:
+    """Say in a few words how a mask was made; the first word is what reports look at."""
+    from importlib.metadata import version
+
+    return {
+        "deepbet": f"deepbet {version('deepbet')}",
+        "synthstrip": "SynthStrip",
+        "given": "given as a derivative",
+        "shared": "shared with the session's T1w image",
+        "stripped": "none, the scan has no skull",
+        "skip": "none, as asked",
+    }.get(method, method)
 
 
 class _ConformInput(ThreadedInputSpec):
@@ -99,38 +191,3 @@ class Normalise(H2loInterface):
         out = nib.Nifti1Image(scaled, image.affine, image.header)
         out.set_data_dtype(np.float32)
         return {"out_file": str(save_nifti(out, folder / "normalised.nii.gz"))}
-
-
-class _BrainInput(ThreadedInputSpec):
-    in_file = File(exists=True, mandatory=True, desc="the checked scan")
-    method = traits.Str("auto", usedefault=True, desc="as --skull-strip")
-    weights = File(exists=True, desc="SynthStrip's weights")
-    given_mask = File(exists=True, desc="a mask to use instead")
-    name = traits.Str("the scan", usedefault=True, nohash=True, desc="its path, for messages")
-
-
-class _BrainOutput(TraitedSpec):
-    mask_file = File(exists=True, desc="uint8, 1 in the brain, on the scan's grid")
-    method = traits.Str(desc="how the mask was made, with version")
-    warnings = traits.List(traits.Str, desc="what was noticed, one line each")
-
-
-class ExtractBrain(H2loInterface):
-    """Find the brain (`imaging.brain`), or take a mask that was given."""
-
-    input_spec = _BrainInput
-    output_spec = _BrainOutput
-
-    def run_step(self, folder: Path) -> dict[str, Any]:
-        import nibabel as nib
-        import numpy as np
-
-        from h2lo_bids.bids.atomic import save_nifti
-
-        image = load_image(self.inputs.in_file)
-        mask = nib.Nifti1Image((np.asarray(image.dataobj) > 0).astype(np.uint8), image.affine)
-        return {
-            "mask_file": str(save_nifti(mask, folder / "mask.nii.gz")),
-            "method": "none",
-            "warnings": [],
-        }

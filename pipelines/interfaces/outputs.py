@@ -13,13 +13,15 @@ from pipelines.interfaces.base import H2loInterface, ThreadedInputSpec, load_ima
 
 class _WriteInput(ThreadedInputSpec):
     in_file = File(exists=True, mandatory=True, desc="a finished file in the work folder")
-    out_file = traits.Str(mandatory=True, desc="absolute path in the derivative dataset")
+    out_dir = traits.Str(mandatory=True, desc="root of the derivative dataset")
+    out_name = traits.Str(mandatory=True, desc="path of the output below it")
     sidecar = traits.Dict(mandatory=True, desc="content of the JSON beside it")
     mask_method = traits.Str(desc="how the brain was found, for a mask's sidecar")
 
 
 class _WriteOutput(TraitedSpec):
-    out_file = traits.Str(desc="the file written")
+    # Not the whole path: Nipype hashes a path by the content that it finds there.
+    out_name = traits.Str(desc="path of the output below out_dir")
 
 
 class WriteDerivative(H2loInterface):
@@ -38,12 +40,13 @@ class WriteDerivative(H2loInterface):
         from h2lo_bids.bids.atomic import atomic_write_bytes
         from h2lo_bids.bids.sidecars import write_sidecar
 
-        out, content = Path(self.inputs.out_file), dict(self.inputs.sidecar)
+        out = Path(self.inputs.out_dir) / self.inputs.out_name
+        content = dict(self.inputs.sidecar)
         if isdefined(self.inputs.mask_method):
             content["BrainExtractionMethod"] = self.inputs.mask_method
         write_sidecar(out, content)
         atomic_write_bytes(out, Path(self.inputs.in_file).read_bytes())
-        return {"out_file": str(out)}
+        return {"out_name": self.inputs.out_name}
 
 
 class _FiguresInput(ThreadedInputSpec):
@@ -123,13 +126,12 @@ class _RecordInput(ThreadedInputSpec):
     checked = File(exists=True, mandatory=True, desc="the scan")
     mask = File(exists=True, mandatory=True, desc="its brain")
     mask_method = traits.Str(mandatory=True, desc="how it was found")
-    check_warnings = traits.List(traits.Str, desc="lines for the report")
-    brain_warnings = traits.List(traits.Str, desc="lines for the report")
+    warnings = traits.List(traits.Str, desc="lines for the report")
     figures = traits.List(traits.Dict, desc="records of the figures")
     figure_files = traits.List(File(exists=True), desc="the pictures")
     registration_figures = traits.List(traits.Dict, desc="records of the figures")
     registration_files = traits.List(File(exists=True), desc="the pictures")
-    outputs = traits.List(traits.Str, mandatory=True, desc="every image that was written")
+    outputs = traits.List(traits.Str, mandatory=True, desc="what was written, below out_dir")
 
 
 class WriteRecord(H2loInterface):
@@ -161,8 +163,8 @@ class WriteRecord(H2loInterface):
             "spacing": [round(side, 4) for side in spacing],
             "mask_method": inputs.mask_method,
             "mask_volume": round(voxels * float(np.prod(spacing)) / 1000, 1),
-            "warnings": [*_listed(inputs.check_warnings), *_listed(inputs.brain_warnings)],
-            "outputs": [Path(path).relative_to(out_dir).as_posix() for path in inputs.outputs],
+            "warnings": _listed(inputs.warnings),
+            "outputs": list(inputs.outputs),
             "figures": figures,
         }
         # Through JSON, so that tuples are lists as `from_json` expects them.

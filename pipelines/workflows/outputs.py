@@ -28,7 +28,7 @@ from pipelines.interfaces.outputs import (
 )
 from pipelines.workflows.synthesis import ModelSpec
 
-_PASSED = ["checked", "mask_method", "check_warnings", "brain_warnings"]
+_PASSED = ["checked", "mask_method", "warnings"]
 
 
 def init_outputs_wf(
@@ -64,7 +64,7 @@ def init_outputs_wf(
 
     Inputs
     ------
-    checked, mask_method, check_warnings, brain_warnings
+    checked, mask_method, warnings
         From `init_scan_wf`.
     <key>
         A file for every key of `pipelines.grids.output_paths`.
@@ -80,14 +80,18 @@ def init_outputs_wf(
     written = pe.Node(Merge(len(paths)), name="written")
     for number, (key, path) in enumerate(paths.items(), start=1):
         sink = pe.Node(
-            WriteDerivative(out_file=str(path), sidecar=sidecars[key]),
+            WriteDerivative(
+                out_dir=str(out_dir),
+                out_name=path.relative_to(out_dir).as_posix(),
+                sidecar=sidecars[key],
+            ),
             name=f"ds_{key}",
             mem_gb=0.2,
         )
         workflow.connect(
             [
                 (inputnode, sink, [(key, "in_file")]),
-                (sink, written, [("out_file", f"in{number}")]),
+                (sink, written, [("out_name", f"in{number}")]),
             ]
         )
         if key.startswith("mask"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
-from pipelines.interfaces.imaging import CheckScan, Conform, ExtractBrain, Normalise
+from pipelines.interfaces.imaging import Conform, FindBrain, Normalise, SettleBrain
 
 
 def init_scan_wf(
@@ -42,63 +42,71 @@ def init_scan_wf(
     Returns
     -------
     nipype.pipeline.engine.Workflow
-        ``check`` -> ``brain`` -> ``conform`` -> ``normalise_frame``, and from
-        the brain mask also ``normalise_native``.
+        ``find_brain`` -> ``check`` -> ``conform`` -> ``normalise_frame``, and
+        from ``check`` also ``normalise_native``.
 
     Inputs
     ------
-    None: the scan is a parameter.
+    donor_mask
+        Brain mask of the session's T1w scan, optional.
 
     Outputs
     -------
+    found_mask
+        The scan's own mask; undefined if the scan cannot be used.
     checked
         The scan, 3-D float32, on its own grid.
     mask
-        Brain mask on the same grid.
+        The brain mask to use, on the same grid.
     preproc
         The brain in [0, 1] on the same grid, exactly 0 around it.
     volume, volume_mask
         The same on the model's frame.
     mask_method
         How the mask was made.
-    check_warnings, brain_warnings
-        What these steps noticed, one line each.
+    warnings
+        What was noticed, one line each.
     """
-    check = pe.Node(CheckScan(in_file=str(scan_file)), name="check", mem_gb=0.6)
-    brain = pe.Node(
-        ExtractBrain(method=skull_strip, name=str(scan_file)),
-        name="brain",
+    label = str(scan_file)
+    find_brain = pe.Node(
+        FindBrain(in_file=label, method=skull_strip),
+        name="find_brain",
         n_procs=omp_nthreads,
         mem_gb=1.5,
     )
     if synthstrip_weights is not None:
-        brain.inputs.weights = str(synthstrip_weights)
+        find_brain.inputs.weights = str(synthstrip_weights)
     if given_mask is not None:
-        brain.inputs.given_mask = str(given_mask)
-    conform = pe.Node(Conform(frame=frame, name=str(scan_file)), name="conform", mem_gb=1.0)
-    normalise_frame = pe.Node(Normalise(name=str(scan_file)), name="normalise_frame", mem_gb=0.6)
-    normalise_native = pe.Node(Normalise(name=str(scan_file)), name="normalise_native", mem_gb=0.6)
-    fields = ["checked", "mask", "preproc", "volume", "volume_mask", "mask_method"]
-    fields += ["check_warnings", "brain_warnings"]
-    outputnode = pe.Node(IdentityInterface(fields=fields), name="outputnode")
+        find_brain.inputs.given_mask = str(given_mask)
+    check = pe.Node(SettleBrain(name=label), name="check", mem_gb=0.5)
+    conform = pe.Node(Conform(frame=frame, name=label), name="conform", mem_gb=1.0)
+    normalise_frame = pe.Node(Normalise(name=label), name="normalise_frame", mem_gb=0.6)
+    normalise_native = pe.Node(Normalise(name=label), name="normalise_native", mem_gb=0.6)
+    fields = ["found_mask", "checked", "mask", "preproc", "volume", "volume_mask"]
+    inputnode = pe.Node(IdentityInterface(fields=["donor_mask"]), name="inputnode")
+    outputnode = pe.Node(
+        IdentityInterface(fields=[*fields, "mask_method", "warnings"]), name="outputnode"
+    )
+    same = ["checked", "mask_file", "method", "warnings", "error", "message"]
 
     workflow = pe.Workflow(name=name)
     workflow.connect(
         [
-            (check, brain, [("out_file", "in_file")]),
-            (check, conform, [("out_file", "in_file")]),
-            (brain, conform, [("mask_file", "mask_file")]),
+            (inputnode, check, [("donor_mask", "donor_mask")]),
+            (find_brain, check, [(key, key) for key in same]),
+            (find_brain, outputnode, [("mask_file", "found_mask"), ("checked", "checked")]),
+            (find_brain, conform, [("checked", "in_file")]),
+            (check, conform, [("mask_file", "mask_file")]),
+            (find_brain, normalise_native, [("checked", "in_file")]),
+            (check, normalise_native, [("mask_file", "mask_file")]),
             (conform, normalise_frame, [("out_file", "in_file"), ("mask_file", "mask_file")]),
-            (check, normalise_native, [("out_file", "in_file")]),
-            (brain, normalise_native, [("mask_file", "mask_file")]),
-            (check, outputnode, [("out_file", "checked"), ("warnings", "check_warnings")]),
             (
-                brain,
+                check,
                 outputnode,
                 [
                     ("mask_file", "mask"),
                     ("method", "mask_method"),
-                    ("warnings", "brain_warnings"),
+                    ("warnings", "warnings"),
                 ],
             ),
             (conform, outputnode, [("mask_file", "volume_mask")]),

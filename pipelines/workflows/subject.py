@@ -54,7 +54,10 @@ def init_single_subject_wf(
     random_seed: int = 42,
     omp_nthreads: int = 1,
 ) -> pe.Workflow:
-    """Build the workflow of one participant: one branch per scan, none of which needs another.
+    """Build the workflow of one participant: one branch per scan.
+
+    A T2w scan may take the brain mask of its session's T1w scan, and goes on
+    without it when that scan cannot be used.
 
     Parameters
     ----------
@@ -94,24 +97,40 @@ def init_single_subject_wf(
     """
     grids = grids_of(output_spaces, lf_grid, templates)
     workflow = pe.Workflow(name=name)
-    workflow.add_nodes(
-        [
-            init_scan_branch_wf(
-                spec=spec,
-                out_dir=out_dir,
-                grids=grids,
-                skull_strip=skull_strip,
-                synthstrip_weights=synthstrip_weights,
-                device=device,
-                precision=precision,
-                sloppy=sloppy,
-                random_seed=random_seed,
-                omp_nthreads=omp_nthreads,
-            )
-            for spec in scans
-        ]
-    )
+    branches = {
+        spec.name: init_scan_branch_wf(
+            spec=spec,
+            out_dir=out_dir,
+            grids=grids,
+            skull_strip=skull_strip,
+            synthstrip_weights=synthstrip_weights,
+            device=device,
+            precision=precision,
+            sloppy=sloppy,
+            random_seed=random_seed,
+            omp_nthreads=omp_nthreads,
+        )
+        for spec in scans
+    }
+    workflow.add_nodes(list(branches.values()))
+    for spec in scans:
+        donor = _donor(spec, scans)
+        if donor is not None:
+            ends = ("prepare_wf.outputnode.found_mask", "prepare_wf.inputnode.donor_mask")
+            workflow.connect([(branches[donor.name], branches[spec.name], [ends])])
     return workflow
+
+
+def _donor(spec: ScanSpec, scans: tuple[ScanSpec, ...]) -> ScanSpec | None:
+    """Return the T1w scan of the same session whose mask a T2w scan may take."""
+    if spec.scan.suffix != "T2w" or spec.given_mask is not None:
+        return None
+    same = [
+        other
+        for other in scans
+        if other.scan.suffix == "T1w" and other.scan.session == spec.scan.session
+    ]
+    return same[0] if len(same) == 1 else None
 
 
 def init_scan_branch_wf(
@@ -171,7 +190,7 @@ def init_scan_branch_wf(
         random_seed=random_seed,
     )
     workflow = pe.Workflow(name=f"{spec.name}_wf")
-    kept = ["checked", "mask", "preproc", "mask_method", "check_warnings", "brain_warnings"]
+    kept = ["checked", "mask", "preproc", "mask_method", "warnings"]
     workflow.connect(
         [(prepare, outputs, [(f"outputnode.{key}", f"inputnode.{key}") for key in kept])]
     )

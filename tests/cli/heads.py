@@ -1,0 +1,71 @@
+"""A dataset of small stripped heads, and models with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+SIDE, SPACING = 40, 4.0
+
+
+def head(seed: int, shape=(SIDE, SIDE, SIDE)) -> np.ndarray:
+    """Make an ellipsoid with a smooth pattern inside and zero outside."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    radius = sum((a / s) ** 2 for a, s in zip(axes, (0.6, 0.75, 0.65), strict=True))
+    waves = sum(np.cos(5 * a * rng.uniform(0.5, 1.5) + rng.uniform(0, 6)) for a in axes)
+    return np.where(radius < 1, 600 + 100 * waves, 0).astype(np.float32)
+
+
+def write_scan(path: Path, seed: int = 0, data: np.ndarray | None = None) -> Path:
+    """Write one scan and its sidecar."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = head(seed) if data is None else data
+    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
+    affine[:3, 3] = -SPACING * (SIDE - 1) / 2
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+    path.with_name(path.name.split(".")[0] + ".json").write_text('{"MagneticFieldStrength": 3}')
+    return path
+
+
+def write_dataset(root: Path, subjects: int = 1, suffixes=("T1w", "T2w")) -> Path:
+    """Write a dataset with one scan per contrast of each subject."""
+    root.mkdir(parents=True)
+    (root / "dataset_description.json").write_text(
+        json.dumps({"Name": "heads", "BIDSVersion": "1.10.0"})
+    )
+    (root / "README").write_text("Small heads that a test made of ellipsoids.\n" * 5)
+    for number in range(1, subjects + 1):
+        for suffix in suffixes:
+            name = f"sub-{number:02d}_{suffix}.nii.gz"
+            write_scan(root / f"sub-{number:02d}" / "anat" / name, seed=number)
+    return root
+
+
+def write_bundle(folder: Path, contrast: str, seed: int = 0) -> Path:
+    """Save an untrained operator with a small frame."""
+    from h2lo_bids.models.bundle import save_bundle
+    from h2lo_bids.models.frame import Frame
+    from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+
+    torch.manual_seed(seed)
+    model = H2lo(H2loArchitecture(channels=4, n_basis=8, width=16))
+    model.bias.data.fill_(0.5)  # so that little is cut at 0 or 1
+    frame = Frame((SIDE, SIDE, SIDE), (SPACING, SPACING, SPACING))
+    metadata = {
+        "name": f"untrained {contrast}",
+        "version": "0",
+        "value_range": [0, 1],
+        "source_field_strength": 3.0,
+        "target_field_strength": 0.064,
+        "training_data": {"kind": "simulated", "description": "none", "licence": "CC0"},
+    }
+    card = "# Untrained\n\nFor tests.\n"
+    save_bundle(folder, model, contrast=contrast, frame=frame, metadata=metadata, card=card)
+    return folder

@@ -1,0 +1,259 @@
+"""The participant level from end to end, as users run it, on small heads."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from heads import SIDE, head, write_bundle, write_dataset
+
+from h2lo_bids.bids.validate import find_validator
+
+pytestmark = pytest.mark.slow
+
+EXPECTED = [
+    ".bidsignore",
+    "dataset_description.json",
+    "descriptions.json",
+    "descriptions.tsv",
+    "sub-01.html",
+    "sub-01/anat/sub-01_desc-brain_mask.json",
+    "sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+    "sub-01/anat/sub-01_desc-lowfield_T1w.json",
+    "sub-01/anat/sub-01_desc-lowfield_T1w.nii.gz",
+    "sub-01/anat/sub-01_desc-lowfield_T2w.json",
+    "sub-01/anat/sub-01_desc-lowfield_T2w.nii.gz",
+    "sub-01/anat/sub-01_desc-preproc_T1w.json",
+    "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
+    "sub-01/anat/sub-01_desc-preproc_T2w.json",
+    "sub-01/anat/sub-01_desc-preproc_T2w.nii.gz",
+    "sub-01/anat/sub-01_res-6x6x10_desc-brain_mask.json",
+    "sub-01/anat/sub-01_res-6x6x10_desc-brain_mask.nii.gz",
+    "sub-01/anat/sub-01_res-6x6x10_desc-lowfield_T1w.json",
+    "sub-01/anat/sub-01_res-6x6x10_desc-lowfield_T1w.nii.gz",
+    "sub-01/anat/sub-01_res-6x6x10_desc-lowfield_T2w.json",
+    "sub-01/anat/sub-01_res-6x6x10_desc-lowfield_T2w.nii.gz",
+    "sub-01/anat/sub-01_res-model_desc-brain_mask.json",
+    "sub-01/anat/sub-01_res-model_desc-brain_mask.nii.gz",
+    "sub-01/anat/sub-01_res-model_desc-lowfield_T1w.json",
+    "sub-01/anat/sub-01_res-model_desc-lowfield_T1w.nii.gz",
+    "sub-01/anat/sub-01_res-model_desc-lowfield_T2w.json",
+    "sub-01/anat/sub-01_res-model_desc-lowfield_T2w.nii.gz",
+    "sub-01/anat/sub-01_res-model_desc-preproc_T1w.json",
+    "sub-01/anat/sub-01_res-model_desc-preproc_T1w.nii.gz",
+    "sub-01/anat/sub-01_res-model_desc-preproc_T2w.json",
+    "sub-01/anat/sub-01_res-model_desc-preproc_T2w.nii.gz",
+    "sub-01/anat/sub-01_space-T2w_desc-brain_mask.json",
+    "sub-01/anat/sub-01_space-T2w_desc-brain_mask.nii.gz",
+    "sub-01/anat/sub-01_space-T2w_res-6x6x10_desc-brain_mask.json",
+    "sub-01/anat/sub-01_space-T2w_res-6x6x10_desc-brain_mask.nii.gz",
+    "sub-01/anat/sub-01_space-T2w_res-model_desc-brain_mask.json",
+    "sub-01/anat/sub-01_space-T2w_res-model_desc-brain_mask.nii.gz",
+]
+WORDS = ["--output-spaces", "model", "--lf-grid", "6x6x10"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Return a folder with a dataset of one subject, which no test changes."""
+    folder = tmp_path_factory.mktemp("participant")
+    write_dataset(folder / "bids")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(root, models) -> Path:
+    """Return the outputs of a first run."""
+    command = [sys.executable, "-m", "h2lo_bids.cli.run", str(root / "bids"), str(root / "out")]
+    command += ["participant", *models, "--skull-strip", "skip", *WORDS, "-w", str(root / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root / "out"
+
+
+def images(out: Path) -> dict[str, bytes]:
+    """Return the bytes of every image and sidecar."""
+    files = [*out.glob("sub-*/**/*.nii.gz"), *out.glob("sub-*/**/anat/*.json")]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+
+def computed(work: Path) -> dict[str, str]:
+    """Return when each node's result was made, for all nodes but the sinks."""
+    return {
+        path.relative_to(work).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        + str(path.stat().st_mtime_ns)
+        for path in work.rglob("result_*.pklz")
+        if not path.name.startswith("result_ds_")
+    }
+
+
+def test_the_outputs_are_those_promised_and_valid_bids(first):
+    found = {p.relative_to(first).as_posix() for p in first.rglob("*") if p.is_file()}
+    extra = {name for name in found if name.startswith(("logs/", "sub-01/figures/"))}
+    assert sorted(found - extra - {"README.md"}) == sorted(EXPECTED)
+    assert not [name for name in found if ".tmp-" in name]
+    validator = find_validator()
+    if validator is None:
+        pytest.skip("bids-validator-deno is not installed")
+    command = [str(validator), str(first), "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+
+
+def test_values_follow_from_the_operator_evaluated_in_full(first, root, models):
+    """Off the pipeline: the plain whole-volume operator on the normalised, conformed head."""
+    import torch
+
+    from h2lo_bids.models.bundle import load_bundle, load_model
+
+    anat = first / "sub-01" / "anat"
+    data = head(1)
+    volume = data / data.max()
+    model = load_model(load_bundle(models[1].removeprefix("T1w=")))
+    with torch.no_grad():
+        plain = model(torch.from_numpy(volume)[None, None])[0, 0].numpy()
+    low = nib.load(anat / "sub-01_res-model_desc-lowfield_T1w.nii.gz")
+    native = nib.load(anat / "sub-01_desc-lowfield_T1w.nii.gz")
+    mask = data > 0
+    expected = np.where(mask, np.clip(plain, 0, 1), 0)
+    # The frame is centred on the brain, which lies in the middle of the scan already.
+    assert low.shape == native.shape == (SIDE, SIDE, SIDE)
+    np.testing.assert_allclose(native.get_fdata(), expected, atol=1e-4)
+    np.testing.assert_allclose(low.get_fdata(), expected, atol=1e-4)
+    assert not native.get_fdata()[~mask].any()
+    preproc = nib.load(anat / "sub-01_desc-preproc_T1w.nii.gz")
+    np.testing.assert_allclose(preproc.get_fdata(), volume, atol=1e-6)
+    coarse = nib.load(anat / "sub-01_res-6x6x10_desc-lowfield_T1w.nii.gz")
+    assert coarse.header.get_zooms() == pytest.approx((6, 6, 10))
+    assert 0 < coarse.get_fdata().max() <= 1
+
+
+def test_the_same_run_gives_the_same_bytes(first, root, h2lo):
+    done = h2lo(root / "bids", root / "again", *WORDS)
+    assert done.returncode == 0, done.stderr
+    assert images(root / "again") == images(first)
+
+
+def test_a_rerun_and_a_moved_work_folder_compute_nothing_again(first, root, h2lo):
+    before, written = computed(root / "work"), images(first)
+    stamps = {p: p.stat().st_mtime_ns for p in first.glob("sub-*/anat/*")}
+    assert len(before) > 10
+    assert h2lo(root / "bids", first, *WORDS, "-w", root / "work").returncode == 0
+    assert computed(root / "work") == before
+    shutil.move(root / "work", root / "moved")
+    try:
+        shutil.rmtree(first / "sub-01" / "anat")
+        assert h2lo(root / "bids", first, *WORDS, "-w", root / "moved").returncode == 0
+        assert computed(root / "moved") == before
+        assert images(first) == written
+    finally:
+        shutil.move(root / "moved", root / "work")
+    assert set(stamps) == set(first.glob("sub-*/anat/*"))
+
+
+def test_other_weights_are_not_taken_for_done(tmp_path, root, h2lo):
+    work = tmp_path / "work"
+    one, two = (write_bundle(tmp_path / f"m{seed}", "T1w", seed) for seed in (1, 2))
+    for number, model in enumerate((one, two)):
+        words = [
+            "-w",
+            work,
+            "--model",
+            f"T1w={model}",
+            f"T2w={write_bundle(tmp_path / 't2', 'T2w')}",
+        ]
+        done = h2lo(root / "bids", tmp_path / f"o{number}", *words, model=False)
+        assert done.returncode == 0, done.stderr
+    name = "sub-01/anat/sub-01_desc-lowfield_T{}w.nii.gz"
+    read = [images(tmp_path / f"o{number}") for number in (0, 1)]
+    assert read[0][name.format(1)] != read[1][name.format(1)]
+    assert read[0][name.format(2)] == read[1][name.format(2)]
+
+
+def test_a_dry_run_touches_nothing(tmp_path, root, h2lo):
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+    done = h2lo(root / "bids", tmp_path / "out", "--dry-run", "--lf-grid", "6x6x10")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out").exists()
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
+    written = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("write ")]
+    expected = [name for name in EXPECTED if "res-model" not in name and not name.endswith("json")]
+    assert {str(tmp_path / "out" / name) for name in expected} <= set(written)
+
+
+def test_reports_only_makes_the_page_again(first, h2lo, root):
+    page = first / "sub-01.html"
+    before = page.read_text()
+    page.unlink()
+    done = h2lo(root / "bids", first, "--reports-only", "-w", root / "work")
+    assert done.returncode == 0, done.stderr
+    assert page.read_text() == before
+    done = h2lo(root / "bids", root / "empty", "--reports-only")
+    assert done.returncode == 18
+    assert "--reports-only" in done.stderr
+
+
+def test_the_recorded_configuration_repeats_the_run(first, h2lo, root, tmp_path):
+    config = sorted(first.glob("logs/*/config.toml"))[0]
+    done = h2lo(root / "bids", tmp_path, "--config-file", config, "--dry-run", model=False)
+    assert done.returncode == 0, done.stderr
+    assert "res-6x6x10" in done.stdout
+
+
+def test_log_and_table_are_plain(first):
+    log = sorted(first.glob("logs/*/h2lo.log"))[0].read_text()
+    assert "all 2 scans done" in log
+    assert "\x1b" not in log
+    assert all(line[:4].isdigit() for line in log.splitlines())
+
+
+def test_a_given_mask_is_used(tmp_path, root, h2lo):
+    anat = tmp_path / "masks" / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    source = nib.load(root / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    given = np.zeros(source.shape, np.uint8)
+    given[15:25, 15:25, 15:25] = 1
+    nib.save(nib.Nifti1Image(given, source.affine), anat / "sub-01_desc-brain_mask.nii.gz")
+    done = h2lo(root / "bids", tmp_path / "out", "-d", f"mine={tmp_path / 'masks'}")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out" / "sub-01" / "anat"
+    mask = nib.load(out / "sub-01_desc-brain_mask.nii.gz").get_fdata()
+    np.testing.assert_array_equal(mask, given)
+    sidecar = json.loads((out / "sub-01_desc-brain_mask.json").read_text())
+    assert "given" in sidecar["BrainExtractionMethod"]
+    assert "no brain mask given" in done.stdout  # of the T2w scan
+
+
+def test_steps_in_processes_of_their_own_give_the_same_bytes(tmp_path, first, root, h2lo):
+    words = ["--nprocs", "2", "--omp-nthreads", "1"]
+    done = h2lo(root / "bids", tmp_path / "out", *WORDS, *words, "--write-graph", "-v")
+    assert done.returncode == 0, done.stderr
+    a, b = images(tmp_path / "out"), images(first)
+    assert {k: v for k, v in a.items() if k.endswith("nii.gz")} == {
+        k: v for k, v in b.items() if k.endswith("nii.gz")
+    }
+    assert list((tmp_path / "out").glob("logs/*/sub-01/graph.dot"))
+
+
+def test_failures_are_listed_with_their_scan(tmp_path, h2lo):
+    bids = write_dataset(tmp_path / "bids", subjects=1)
+    (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    done = h2lo(bids, tmp_path / "out", "--clean-workdir")
+    assert done.returncode == 1
+    (table,) = (tmp_path / "out").glob("logs/*/failures.tsv")
+    with table.open() as stream:
+        (row,) = csv.DictReader(stream, delimiter="\t")
+    assert row["scan"] == "sub-01/anat/sub-01_T1w.nii.gz"
+    assert "sub-01_T1w.nii.gz" in row["message"]
+    low = tmp_path / "out" / "sub-01" / "anat" / "sub-01_desc-lowfield_T2w.nii.gz"
+    assert low.exists()
+    assert "sub-01_T1w.nii.gz" in (tmp_path / "out" / "sub-01.html").read_text()
