@@ -38,8 +38,8 @@ def smooth_field(
     noise = rng.standard_normal(coarse, dtype=np.float32)
     noise = gaussian_filter(noise, sigma / step, mode="wrap", truncate=3.0)
     # The kernel's energy, not the sample's deviation: a slow field may lie to one side.
-    axis = np.arange(-int(3 * sigma / step) - 1, int(3 * sigma / step) + 2)
-    kernel = np.exp(-0.5 * (axis * step / sigma) ** 2)
+    offsets = np.arange(-int(3 * sigma / step) - 1, int(3 * sigma / step) + 2)
+    kernel = np.exp(-0.5 * (offsets * step / sigma) ** 2)
     noise /= np.sqrt(np.sum((kernel / kernel.sum()) ** 2)) ** 3
     if step == spacing:
         return noise[: shape[0], : shape[1], : shape[2]]
