@@ -13,14 +13,14 @@ from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.explain import absent_subject, nothing_found, rename
 from h2lo_bids.bids.fieldstrength import field_strength
 from h2lo_bids.bids.filters import describe, matches
-from h2lo_bids.bids.index import index_images
+from h2lo_bids.bids.index import folder_names, index_images
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import Name, in_place, looks_wanted, parse_name
 from h2lo_bids.bids.participants import list_subjects, read_participants
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.validate import read_description, require_valid
-from h2lo_bids.errors import H2loError, NoMatchError
+from h2lo_bids.errors import H2loError, MissingInputError, NoMatchError
 
 
 class Problem(NamedTuple):
@@ -157,12 +157,21 @@ def _subjects(query: Query, existing: tuple[str, ...], findings: _Findings) -> t
         )
     for label, message in zip(absent, messages, strict=True):
         findings.fail(query.bids_dir / f"sub-{label}", NoMatchError(message))
-    for label in chosen:
-        if not os.access(query.bids_dir / f"sub-{label}", os.R_OK | os.X_OK):
-            folder = query.bids_dir / f"sub-{label}"
-            message = f"{folder}: cannot be read; check its permissions"
-            findings.problems.append(Problem(folder, message, 66))
-    return chosen
+    return tuple(label for label in chosen if _is_open(query.bids_dir / f"sub-{label}", findings))
+
+
+def _is_open(subject: Path, findings: _Findings) -> bool:
+    """Report a subject with a folder that may not be read: PyBIDS would stop at it."""
+    visits = ["", *(name for name in folder_names(subject) if name.startswith("ses-"))]
+    for folder in (subject, *(subject / visit / "anat" for visit in visits)):
+        if not os.access(folder.parent, os.R_OK | os.X_OK):
+            folder = folder.parent
+        elif not folder.exists() or os.access(folder, os.R_OK | os.X_OK):
+            continue
+        message = f"{folder}: cannot be read; check its permissions"
+        findings.fail(folder, MissingInputError(message))
+        return False
+    return True
 
 
 def _named(paths: list[Path], query: Query, findings: _Findings) -> list[_Image]:

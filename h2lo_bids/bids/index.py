@@ -57,6 +57,8 @@ def index_images(
     notes : list of str
         What happened to the database, for the log.
     """
+    if not subjects:
+        return [], []
     if database_dir is None:
         found = _paths(_layout(bids_dir, () if every_subject else subjects, sessions))
         return _select(found, bids_dir, subjects, sessions), []
@@ -170,14 +172,15 @@ def _on_disk(
         folder = bids_dir / f"sub-{subject}"
         visits = [f"ses-{label}" for label in sessions] or [
             "",
-            *(name for name in _names(folder) if name.startswith("ses-")),
+            *(name for name in folder_names(folder) if name.startswith("ses-")),
         ]
         for visit in visits:
             anat = folder / visit / "anat"
-            yield from (anat / name for name in _names(anat) if name.endswith(NIFTI))
+            yield from (anat / name for name in folder_names(anat) if name.endswith(NIFTI))
 
 
-def _names(folder: Path) -> list[str]:
+def folder_names(folder: Path) -> list[str]:
+    """List a folder's entries; none when it is absent or may not be read."""
     with contextlib.suppress(OSError):
         return os.listdir(folder)  # noqa: PTH208 - names alone, a folder at a time
     return []

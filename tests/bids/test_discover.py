@@ -248,16 +248,23 @@ def test_a_folder_and_an_unreadable_file_are_problems(
     assert "permissions" in found.problems[0].message
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_closed_subject_folder(tmp_path: Path) -> None:
-    root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in (1, 2)})
-    (root / "sub-02").chmod(0)
+@pytest.mark.parametrize("closed", ["sub-02", "sub-02/anat", "sub-02/ses-A", "sub-02/ses-A/anat"])
+def test_a_closed_folder_stops_its_subject_alone(tmp_path: Path, closed: str) -> None:
+    names = (anat("01", None, "T1w"), anat("02", None, "T1w"), anat("02", "A", "T1w"))
+    root = write(tmp_path / "ds", dict.fromkeys(names, HIGH))
+    (root / closed).chmod(0)
     try:
+        if os.access(root / closed, os.R_OK):
+            pytest.skip("this user may read everything")
         found = find(root)
+        kept = find(root, database_dir=tmp_path / "db")
+        assert not find(root, participant_labels=("02",)).scans
     finally:
-        (root / "sub-02").chmod(0o755)
-    assert stems(found) == ["sub-01_T1w"]
-    assert found.problems[0].exit_code == 66
+        (root / closed).chmod(0o755)
+    assert stems(found) == stems(kept) == ["sub-01_T1w"]
+    (problem,) = found.problems
+    assert problem.exit_code == 66
+    assert f"{root / closed}: cannot be read" in problem.message
 
 
 @pytest.mark.parametrize(
