@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -107,7 +108,9 @@ def _unpack(content: bytes, path: Path) -> Mapping[str, Any]:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_numpy_scalar_types()):
+        with torch.serialization.safe_globals(_numpy_scalar_types()), warnings.catch_warnings():
+            # PyTorch warns of foreign pickles before it refuses them.
+            warnings.simplefilter("ignore")
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as err:
         # Damaged archives surface as many types; a refused global as UnpicklingError.

@@ -28,7 +28,8 @@ class Evaluator:
         self, model: H2lo, volume: np.ndarray, device: torch.device, options: EngineOptions
     ) -> None:
         self._shape = volume.shape
-        grid = torch.from_numpy(np.ascontiguousarray(volume))
+        # PyTorch warns of memory that it may not write to.
+        grid = torch.from_numpy(np.require(volume, requirements=["C", "W"]))
         self._features = FeatureTiles(model.encoder, grid, device, options.dtype)
         self._basis = BasisRows(model, options.rows, device)
 

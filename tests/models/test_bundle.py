@@ -1,0 +1,324 @@
+"""Bundles and released checkpoints, whole and broken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
+from h2lo_bids.models import bundle as bundle_module
+from h2lo_bids.models.bundle import default_bundle, load_bundle, load_model, save_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+
+FRAME = Frame((16, 18, 20))
+ARGS = {
+    "feature_dim": 128,
+    "encoder_base_channels": 32,
+    "trunk_type": "siren",
+    "decoder_depth": 4,
+    "decoder_width": 256,
+    "omega": 30.0,
+}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(7)
+    return H2lo().eval()
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    extra = {"name": "test", "training_data": {"kind": "simulated"}}
+    folder = tmp_path / "m"
+    return save_bundle(folder, model, contrast="T2w", frame=FRAME, metadata=extra, card="# é\n")
+
+
+def one_line(error):
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def names(folder):
+    return sorted(item.name for item in folder.iterdir())
+
+
+def same(a, b):
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_a_bundle_comes_back_as_it_was(saved, model):
+    again = load_bundle(saved.path, contrast="T2w")
+    assert again == saved
+    assert (again.contrast, again.frame, again.card) == ("T2w", FRAME, "# é\n")
+    assert again.metadata["parameters"] == 581_409
+    assert again.metadata["training_data"] == {"kind": "simulated"}
+    assert again.sha256 == hashlib.sha256(again.weights_path.read_bytes()).hexdigest()
+    loaded = load_model(again)
+    assert same(loaded, model)
+    assert not loaded.training
+    assert names(saved.path.parent) == ["m"]
+
+
+def test_the_same_model_gives_the_same_bytes(saved, model, tmp_path):
+    extra = {"training_data": {"kind": "simulated"}, "name": "test"}
+    save_bundle(tmp_path / "n", model, contrast="T2w", frame=FRAME, metadata=extra, card="# é\n")
+    for name in names(saved.path):
+        assert (saved.path / name).read_bytes() == (tmp_path / "n" / name).read_bytes()
+
+
+def test_saving_again_replaces(saved, tmp_path):
+    torch.manual_seed(8)
+    other = H2lo()
+    new = save_bundle(saved.path, other, contrast="T1w", frame=FRAME, metadata={}, card="")
+    assert new.contrast == "T1w"
+    assert same(load_model(new), other)
+    assert names(tmp_path) == ["m"]
+
+
+def test_a_failed_save_leaves_the_old_bundle(saved, model, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle_module.os, "fsync", full)
+    with pytest.raises(H2loError) as error:
+        save_bundle(saved.path, model, contrast="T1w", frame=FRAME, metadata={}, card="")
+    assert "No space left" in one_line(error)
+    assert load_bundle(saved.path) == saved
+    assert names(tmp_path) == ["m"]
+
+
+def test_the_mlp_ablation_is_bundled_too(tmp_path):
+    model = H2lo(H2loArchitecture(trunk="mlp", channels=4, width=8, n_basis=3))
+    b = save_bundle(tmp_path / "m", model, contrast="T1w", frame=FRAME, metadata={}, card="")
+    assert same(load_model(b), model)
+
+
+def test_a_model_for_the_other_contrast_is_refused(saved):
+    with pytest.raises(UsageError) as error:
+        load_bundle(saved.path, contrast="T1w")
+    assert "was trained for T2w and cannot be applied to a T1w scan" in one_line(error)
+    assert "--model T1w=PATH" in one_line(error)
+
+
+def test_truncated_weights_are_refused(saved):
+    content = saved.weights_path.read_bytes()
+    saved.weights_path.write_bytes(content[:-1000])
+    with pytest.raises(BadDataError, match="truncated or changed"):
+        load_bundle(saved.path)
+
+
+def test_weights_changed_after_the_check_are_refused(saved):
+    content = bytearray(saved.weights_path.read_bytes())
+    content[-5] ^= 1
+    saved.weights_path.write_bytes(content)
+    with pytest.raises(BadDataError) as error:
+        load_model(saved)
+    assert str(saved.weights_path) in one_line(error)
+
+
+def _rewrite(saved, state):
+    save_file(state, saved.weights_path)
+    metadata = json.loads((saved.path / "metadata.json").read_text())
+    metadata["sha256"] = hashlib.sha256(saved.weights_path.read_bytes()).hexdigest()
+    (saved.path / "metadata.json").write_text(json.dumps(metadata))
+    return load_bundle(saved.path)
+
+
+def test_a_missing_weight_is_named(saved):
+    state = load_file(saved.weights_path)
+    del state["encoder.net.4.bias"]
+    with pytest.raises(BadDataError, match=r"encoder\.net\.4\.bias"):
+        load_model(_rewrite(saved, state))
+
+
+def test_an_unexpected_weight_is_named(saved):
+    state = {**load_file(saved.weights_path), "encoder.net.99.bias": torch.zeros(1)}
+    with pytest.raises(BadDataError, match=r"encoder\.net\.99\.bias"):
+        load_model(_rewrite(saved, state))
+
+
+def test_a_wrong_shape_is_named(saved):
+    state = load_file(saved.weights_path)
+    state["trunk.net.3.weight"] = torch.zeros(128, 255)
+    with pytest.raises(BadDataError) as error:
+        load_model(_rewrite(saved, state))
+    assert "(128, 255), expected (128, 256)" in one_line(error)
+
+
+def test_weights_that_are_not_finite_are_refused(saved):
+    state = load_file(saved.weights_path)
+    state["encoder.net.0.weight"][0] = float("nan")
+    with pytest.raises(BadDataError, match="not finite"):
+        load_model(_rewrite(saved, state))
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "weights.safetensors", "README.md"])
+def test_an_absent_file_is_named(saved, name):
+    (saved.path / name).unlink()
+    with pytest.raises(MissingInputError) as error:
+        load_bundle(saved.path)
+    assert name in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"format": "h2lo-bids bundle 1"}', "\x00\x01", '{"format": 3}']
+)
+def test_broken_metadata_is_one_line(saved, text):
+    (saved.path / "metadata.json").write_text(text)
+    with pytest.raises(BadDataError) as error:
+        load_bundle(saved.path)
+    assert "metadata.json" in one_line(error)
+
+
+def test_a_path_that_does_not_exist(tmp_path):
+    with pytest.raises(MissingInputError) as error:
+        load_bundle(tmp_path / "nothing")
+    assert "nothing" in one_line(error)
+
+
+def test_default_bundles_belong_to_their_contrast(monkeypatch, tmp_path, model):
+    monkeypatch.setattr(bundle_module, "_EMBEDDED", tmp_path)
+    with pytest.raises(H2loError) as error:
+        default_bundle("T1w")
+    assert "--model T1w=PATH" in one_line(error)
+    folder = tmp_path / "h2lo_T1w"
+    save_bundle(folder, model, contrast="T1w", frame=FRAME, metadata={}, card="")
+    assert default_bundle("T1w").path == folder
+    with pytest.raises(UsageError):
+        default_bundle("bold")
+
+
+# The authors' released checkpoints
+
+
+def release(path, model, *, bias_shape=(), args=ARGS, **extra):
+    state = {**model.state_dict(), "bias": model.state_dict()["bias"].reshape(bias_shape)}
+    torch.save({"model_state_dict": state, "args": args, "epoch": 500, **extra}, path)
+    return path
+
+
+@pytest.mark.parametrize("bias_shape", [(), (1,)])
+def test_a_released_checkpoint_loads(tmp_path, model, bias_shape):
+    path = release(tmp_path / "h2lo_T1w_fold0.pth", model, bias_shape=bias_shape)
+    b = load_bundle(path, contrast="T1w")
+    assert (b.contrast, b.frame.anchor, b.metadata["training_data"]["kind"]) == (
+        "T1w", "array", "real",
+    )  # fmt: skip
+    assert b.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert same(load_model(b), model)
+
+
+def test_numpy_scalars_in_a_training_checkpoint_load(tmp_path, model):
+    path = release(
+        tmp_path / "x_T2w.pth",
+        model,
+        optimizer_state_dict={"state": {}, "param_groups": [{"lr": 1e-4}]},
+        val_psnr=np.float64(28.4),
+        val_ssim=np.float32(0.9),
+        steps=np.int64(3),
+    )
+    assert same(load_model(load_bundle(path)), model)
+
+
+def test_numpy_1_names_of_the_scalar_type_load(tmp_path, model):
+    # A NumPy 1 file says numpy.core.multiarray where NumPy 2 says numpy._core.
+    path = release(tmp_path / "x_T1w.pth", model, val_psnr=np.float64(28.4))
+    content = path.read_bytes()
+    assert b"numpy._core.multiarray" in content
+    target = tmp_path / "old_T1w.pth"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as archive:
+        for item in source.infolist():
+            data = source.read(item)
+            if item.filename.endswith("data.pkl"):
+                data = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            archive.writestr(item, data)
+    assert same(load_model(load_bundle(target)), model)
+
+
+def test_the_mlp_release_loads(tmp_path):
+    model = H2lo(H2loArchitecture(trunk="mlp"))
+    path = release(tmp_path / "mlp_T1w.pth", model, args={**ARGS, "trunk_type": "mlp"})
+    assert same(load_model(load_bundle(path)), model)
+
+
+def test_the_contrast_comes_from_the_name_or_the_caller(tmp_path, model):
+    plain = release(tmp_path / "best.pth", model)
+    assert load_bundle(plain, contrast="T2w").contrast == "T2w"
+    with pytest.raises(UsageError, match="which contrast"):
+        load_bundle(plain)
+    with pytest.raises(UsageError, match="trained for T2w"):
+        load_bundle(release(tmp_path / "h2lo_T2w_fold0.pth", model), contrast="T1w")
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, model):
+    target = tmp_path / "exploded"
+    for name, content in {
+        "zip_T1w.pth": {"model_state_dict": model.state_dict(), "args": Bomb(target)},
+        "bare_T1w.pth": Bomb(target),
+    }.items():
+        path = tmp_path / name
+        torch.save(content, path)
+        with pytest.raises(BadDataError) as error:
+            load_bundle(path)
+        assert "mkdir" in one_line(error)
+    raw = tmp_path / "raw_T1w.pth"
+    raw.write_bytes(pickle.dumps(Bomb(target)))
+    with pytest.raises(BadDataError):
+        load_bundle(raw)
+    assert not target.exists()
+
+
+def test_broken_checkpoints_are_one_line(tmp_path, model):
+    path = release(tmp_path / "h2lo_T1w.pth", model)
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], b"", b"hello\n", content[1000:]):
+        path.write_bytes(broken)
+        with pytest.raises(BadDataError) as error:
+            load_bundle(path)
+        assert str(path) in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"args": ARGS},
+        {"model_state_dict": {}},
+        [1, 2],
+        {"model_state_dict": {}, "args": {**ARGS, "decoder_depth": 5}},
+        {"model_state_dict": {}, "args": {**ARGS, "trunk_type": "rnn"}},
+        {"model_state_dict": {}, "args": {**ARGS, "decoder_width": "wide"}},
+        {"model_state_dict": {}, "args": {**ARGS, "decoder_width": 10**9}},
+    ],
+)
+def test_other_checkpoints_are_refused(tmp_path, content):
+    path = tmp_path / "other_T1w.pth"
+    torch.save(content, path)
+    with pytest.raises(BadDataError) as error:
+        load_bundle(path)
+    assert str(path) in one_line(error)
+
+
+def test_a_release_with_other_widths_than_it_says_is_refused(tmp_path, model):
+    path = release(tmp_path / "x_T1w.pth", model, args={**ARGS, "decoder_width": 128})
+    with pytest.raises(BadDataError, match="expected"):
+        load_model(load_bundle(path))

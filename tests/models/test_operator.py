@@ -1,0 +1,124 @@
+"""The operator against the paper's counts and a voxel-by-voxel evaluation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from h2lo_bids.models.frame import Frame, normalised_coordinates
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture, count_parameters
+
+RELEASE_KEYS = {
+    "bias",
+    *(f"encoder.net.{i}.{kind}" for i in (0, 2, 4, 6, 8) for kind in ("weight", "bias")),
+    *(f"trunk.net.{i}.linear.{kind}" for i in (0, 1, 2) for kind in ("weight", "bias")),
+    *(f"trunk.net.3.{kind}" for kind in ("weight", "bias")),
+}
+
+
+def test_parameter_counts_are_the_papers():
+    model = H2lo()
+    assert count_parameters(model.encoder) == 415_904
+    assert count_parameters(model.trunk) == 165_504
+    assert count_parameters(model) == 581_409
+
+
+def test_the_mlp_trunk_has_the_same_size():
+    assert count_parameters(H2lo(H2loArchitecture(trunk="mlp"))) == 581_409
+
+
+def test_state_dict_names_are_the_releases():
+    assert set(H2lo().state_dict()) == RELEASE_KEYS
+    mlp = {key for key in H2lo(H2loArchitecture(trunk="mlp")).state_dict() if "trunk" in key}
+    assert mlp == {f"trunk.net.{i}.{kind}" for i in (0, 2, 4, 6) for kind in ("weight", "bias")}
+
+
+def test_siren_initialisation_fills_its_bounds():
+    torch.manual_seed(0)
+    trunk = H2lo().trunk
+    hidden = math.sqrt(6 / 256) / 30
+    layers = [trunk.net[0].linear, trunk.net[1].linear, trunk.net[2].linear, trunk.net[3]]
+    for layer, bound in zip(layers, (1 / 3, hidden, hidden, hidden), strict=True):
+        largest = float(layer.weight.detach().abs().max())
+        assert 0.98 * bound < largest <= bound
+        # A uniform law's standard deviation is its bound over the root of three.
+        assert float(layer.weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+def test_beta_starts_at_zero():
+    assert float(H2lo().bias.detach()) == 0.0
+
+
+@pytest.mark.parametrize("trunk", ["siren", "mlp"])
+def test_equation_1_voxel_by_voxel(trunk):
+    rng = np.random.default_rng(3)
+    torch.manual_seed(3)
+    model = H2lo(H2loArchitecture(channels=2, n_basis=5, width=6, trunk=trunk)).double().eval()
+    model.bias.data.fill_(0.25)
+    volume = rng.random((4, 5, 3))
+    expected = _equation_1(model, volume)
+    got = model(torch.from_numpy(volume)[None, None])[0, 0].detach().numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def _equation_1(model, volume):
+    """Loops over voxels, channels and taps, in NumPy."""
+    weights = {key: value.detach().numpy() for key, value in model.state_dict().items()}
+    features = volume[None]
+    for index in (0, 2, 4, 6, 8):
+        kernel, offset = (weights[f"encoder.net.{index}.{k}"] for k in ("weight", "bias"))
+        features = _convolve(features, kernel, offset)
+        if index < 8:
+            features = np.maximum(features, 0)
+    out = np.zeros(volume.shape)
+    for voxel in np.ndindex(volume.shape):
+        x = np.array([-1 + 2 * i / (n - 1) for i, n in zip(voxel, volume.shape, strict=True)])
+        out[voxel] = features[(slice(None), *voxel)] @ _basis(model, weights, x) + 0.25
+    return out
+
+
+def _convolve(features, kernel, offset):
+    padded = np.pad(features, [(0, 0), (1, 1), (1, 1), (1, 1)])
+    out = np.zeros((len(kernel), *features.shape[1:]))
+    for channel in range(len(kernel)):
+        for x, y, z in np.ndindex(features.shape[1:]):
+            window = padded[:, x : x + 3, y : y + 3, z : z + 3]
+            out[channel, x, y, z] = (window * kernel[channel]).sum() + offset[channel]
+    return out
+
+
+def _basis(model, weights, x):
+    if model.architecture.trunk == "siren":
+        for i in range(3):
+            w, b = (weights[f"trunk.net.{i}.linear.{k}"] for k in ("weight", "bias"))
+            x = np.sin(30.0 * (w @ x + b))
+        return weights["trunk.net.3.weight"] @ x + weights["trunk.net.3.bias"]
+    for i in (0, 2, 4):
+        x = np.maximum(weights[f"trunk.net.{i}.weight"] @ x + weights[f"trunk.net.{i}.bias"], 0)
+    return weights["trunk.net.6.weight"] @ x + weights["trunk.net.6.bias"]
+
+
+def test_coordinates_are_linspace_along_each_axis():
+    shape = (3, 5, 9)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    expected = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    np.testing.assert_allclose(normalised_coordinates(grid, shape), np.stack(expected, -1))
+    assert normalised_coordinates(np.array([-1.0, 0, 0]), shape)[0] == -2.0
+
+
+def test_a_frame_survives_json():
+    frame = Frame((10, 20, 30), (1.0, 1.5, 2.0), "LPS", "array")
+    assert Frame.from_dict(frame.to_dict()) == frame
+    for field, value in (("anchor", "nose"), ("shape", [1, 2, 3]), ("spacing", [1, 1, 0])):
+        with pytest.raises(ValueError):
+            Frame.from_dict({**frame.to_dict(), field: value})
+    with pytest.raises(ValueError):
+        Frame.from_dict({"shape": [4, 4, 4]})
+
+
+def test_an_unknown_trunk_is_refused():
+    with pytest.raises(ValueError, match="trunk"):
+        H2loArchitecture(trunk="rnn")

@@ -1,0 +1,50 @@
+"""Operators and volumes for the engine's tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+
+
+def scaled(trunk="siren", seed=0):
+    """Draw an operator whose output spans about [0, 1], as a trained one's does."""
+    torch.manual_seed(seed)
+    model = H2lo(H2loArchitecture(trunk=trunk)).eval().requires_grad_(False)
+    sample = torch.rand(1, 1, 12, 12, 12)
+    with torch.inference_mode():
+        out = model(sample)
+    gain = 1.0 / float(out.max() - out.min())
+    last = model.trunk.net[-1]
+    last.weight.mul_(gain)
+    last.bias.mul_(gain)
+    model.bias.fill_(-gain * float(out.min()))
+    return model
+
+
+@pytest.fixture(scope="session")
+def draw_model():
+    return scaled
+
+
+@pytest.fixture(scope="session")
+def model():
+    return scaled()
+
+
+@pytest.fixture(scope="session")
+def naive():
+    """The whole-volume pass in plain PyTorch."""
+
+    def run(model, volume):
+        with torch.inference_mode():
+            return model(torch.from_numpy(volume)[None, None])[0, 0].numpy()
+
+    return run
+
+
+@pytest.fixture
+def volume():
+    return np.random.default_rng(1).random((17, 12, 15), dtype=np.float32)

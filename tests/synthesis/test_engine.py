@@ -1,0 +1,216 @@
+"""The engine against the whole-volume pass and an independent interpolator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import RegularGridInterpolator
+
+from h2lo_bids.errors import TemporaryError, UsageError
+from h2lo_bids.synthesis import engine
+from h2lo_bids.synthesis.engine import synthesize, synthesize_at
+from h2lo_bids.synthesis.options import EngineOptions, resolve_device
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    shape=st.tuples(*[st.integers(2, 19)] * 3),
+    tile=st.integers(2, 20),
+    fill=st.sampled_from([0.02, 0.5, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_tiles_equal_the_whole_volume(model, naive, shape, tile, fill, seed):
+    rng = np.random.default_rng(seed)
+    volume = rng.random(shape, dtype=np.float32)
+    mask = rng.random(shape) < fill
+    got = synthesize(model, volume, mask, options=EngineOptions(tile=tile))
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got[mask], naive(model, volume)[mask], atol=2e-5)
+    assert not got[~mask].any()
+
+
+@pytest.mark.parametrize("face", range(6))
+def test_a_brain_at_a_border_of_the_volume(model, naive, volume, face):
+    mask = np.zeros(volume.shape, dtype=bool)
+    index = [slice(3, -3)] * 3
+    index[face // 2] = slice(0, 4) if face % 2 else slice(-4, None)
+    mask[tuple(index)] = True
+    got = synthesize(model, volume, mask, options=EngineOptions(tile=7))
+    np.testing.assert_allclose(got[mask], naive(model, volume)[mask], atol=2e-5)
+
+
+def test_the_mlp_trunk(draw_model, naive, volume):
+    model = draw_model("mlp")
+    mask = volume > 0.3
+    got = synthesize(model, volume, mask, options=EngineOptions(tile=9))
+    np.testing.assert_allclose(got[mask], naive(model, volume)[mask], atol=2e-5)
+
+
+def test_bfloat16_stays_near_float32(draw_model, naive, volume):
+    # Random weights cancel far more than trained ones, which reach 60 dB.
+    model = draw_model(seed=4)
+    mask = np.ones(volume.shape, dtype=bool)
+    got = synthesize(model, volume, mask, options=EngineOptions(precision="bf16"))
+    error = np.sqrt(np.mean((got - naive(model, volume)) ** 2))
+    assert 0 < error < 10 ** (-50 / 20)
+
+
+def test_an_empty_mask_gives_zeros(model, volume):
+    assert not synthesize(model, volume, np.zeros(volume.shape, dtype=bool)).any()
+
+
+@pytest.mark.parametrize("voxel", [(0, 0, 0), (16, 11, 14), (8, 5, 7)])
+def test_a_single_voxel(model, naive, volume, voxel):
+    mask = np.zeros(volume.shape, dtype=bool)
+    mask[voxel] = True
+    got = synthesize(model, volume, mask)
+    assert got[voxel] == pytest.approx(naive(model, volume)[voxel], abs=2e-5)
+    assert np.count_nonzero(got) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_bytes_depend_neither_on_the_run_nor_on_the_threads(model, volume, precision):
+    mask = volume > 0.2
+    before = torch.get_num_threads()
+    runs = [
+        synthesize(
+            model, volume, mask, options=EngineOptions(tile=6, threads=n, precision=precision)
+        ).tobytes()
+        for n in (1, 1, 2, 3)
+    ]
+    assert len(set(runs)) == 1
+    assert torch.get_num_threads() == before
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_inputs_are_left_alone(model, volume):
+    volume.setflags(write=False)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    synthesize(model, volume, volume > 0.5)
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
+def test_any_layout_and_type_of_volume(model, naive, volume):
+    mask = volume > 0.5
+    expected = synthesize(model, volume, mask)
+    for other in (np.asfortranarray(volume), volume.astype(np.float64), volume.astype(">f4")):
+        np.testing.assert_array_equal(synthesize(model, other, mask), expected)
+
+
+def test_shapes_that_differ_are_refused(model, volume):
+    with pytest.raises(ValueError):
+        synthesize(model, volume, np.ones((2, 2, 2), dtype=bool))
+    with pytest.raises(ValueError):
+        synthesize(model, volume[0], volume[0] > 0)
+    with pytest.raises(ValueError):
+        synthesize_at(model, volume, np.zeros((4, 2)))
+    with pytest.raises(ValueError):
+        synthesize_at(model, volume, np.full((1, 3), np.nan))
+
+
+# Between the voxels
+
+
+def test_points_between_voxels_match_an_independent_interpolator(model, volume):
+    rng = np.random.default_rng(5)
+    points = rng.uniform(-2, np.array(volume.shape) + 1, (300, 3))
+    got = synthesize_at(model, volume, points, options=EngineOptions(tile=6))
+    with torch.inference_mode():
+        field = model.encoder(torch.from_numpy(volume)[None, None])[0].permute(1, 2, 3, 0)
+        last = np.array(volume.shape) - 1
+        read = RegularGridInterpolator([np.arange(n) for n in volume.shape], field.double().numpy())
+        features = torch.from_numpy(read(np.clip(points, 0, last))).float()
+        expected = model.combine(features, torch.from_numpy(2 * points / last - 1).float())
+    np.testing.assert_allclose(got, expected.numpy(), atol=5e-5)
+
+
+def test_points_on_voxels_match_the_grid(model, volume):
+    mask = volume > 0.4
+    grid = synthesize(model, volume, mask)
+    points = np.argwhere(mask)
+    shuffled = np.random.default_rng(0).permutation(len(points))
+    got = synthesize_at(model, volume, points[shuffled], options=EngineOptions(tile=5))
+    np.testing.assert_allclose(got, grid[mask][shuffled], atol=2e-6)
+
+
+def test_many_points_in_one_cell_and_none(model, volume):
+    points = np.full((70_000, 3), 4.25)
+    got = synthesize_at(model, volume, points)
+    assert np.ptp(got) < 1e-6
+    assert got[0] == pytest.approx(synthesize_at(model, volume, points[:1])[0], abs=1e-6)
+    assert synthesize_at(model, volume, np.zeros((0, 3))).shape == (0,)
+
+
+def test_a_flat_volume_can_be_queried(model):
+    flat = np.random.default_rng(0).random((2, 2, 9), dtype=np.float32)
+    points = np.array([[0.5, 1.0, 8.0], [1.0, 0.0, 3.3]])
+    assert np.isfinite(synthesize_at(model, flat, points)).all()
+
+
+# Devices
+
+
+def test_unknown_settings_are_usage_errors():
+    for bad in ({"device": "tpu"}, {"precision": "fp8"}, {"tile": 0}, {"threads": 0}):
+        with pytest.raises(UsageError):
+            EngineOptions(**bad)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_an_absent_gpu_is_one_line(model, volume):
+    for name in ("cuda", "cuda:3"):
+        with pytest.raises(UsageError) as error:
+            synthesize(model, volume, volume > 0, options=EngineOptions(device=name))
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+def test_a_gpu_out_of_memory_gets_smaller_tiles_then_the_cpu(model, naive, volume, monkeypatch):
+    mask = volume > 0.3
+    tried = []
+    visit = engine._visit
+
+    def small_gpu(model, volume, boxes, on_box, options, device):
+        tried.append((device.type, max(max(box.shape) for box in boxes)))
+        if device.type == "cuda":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        visit(model, volume, boxes, on_box, options, device)
+
+    monkeypatch.setattr(engine, "_visit", small_gpu)
+    monkeypatch.setattr(engine, "resolve_device", lambda name: torch.device("cuda"))
+    with pytest.warns(UserWarning, match="out of memory"):
+        got = synthesize(model, volume, mask, options=EngineOptions(device="cuda", tile=16))
+    assert [device for device, _ in tried] == ["cuda", "cuda", "cpu"]
+    assert tried[1][1] <= 8 < tried[0][1]
+    np.testing.assert_allclose(got[mask], naive(model, volume)[mask], atol=2e-5)
+
+
+def test_a_gpu_that_fits_smaller_tiles_is_kept(model, volume, monkeypatch):
+    visit = engine._visit
+    tried = []
+
+    def picky_gpu(model, volume, boxes, on_box, options, device):
+        tried.append(device.type)
+        if len(tried) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        visit(model, volume, boxes, on_box, options, torch.device("cpu"))
+
+    monkeypatch.setattr(engine, "_visit", picky_gpu)
+    monkeypatch.setattr(engine, "resolve_device", lambda name: torch.device("cuda"))
+    mask = volume > 0.3
+    got = synthesize(model, volume, mask, options=EngineOptions(device="cuda", tile=16))
+    assert tried == ["cuda", "cuda"]
+    np.testing.assert_allclose(got, synthesize(model, volume, mask), atol=2e-5)
+
+
+def test_a_cpu_out_of_memory_is_a_temporary_error(model, volume, monkeypatch):
+    def exhausted(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+    monkeypatch.setattr(engine.Evaluator, "at_voxels", exhausted)
+    with pytest.raises(TemporaryError, match="memory"):
+        synthesize(model, volume, volume > 0)

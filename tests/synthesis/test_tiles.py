@@ -1,0 +1,43 @@
+"""Covers: every brain voxel once, and not much else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from h2lo_bids.synthesis.tiles import cover
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 40)] * 3),
+    tile=st.integers(1, 40),
+    fill=st.sampled_from([0.0, 0.001, 0.3, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_boxes_are_disjoint_small_and_complete(shape, tile, fill, seed):
+    mask = np.random.default_rng(seed).random(shape) < fill
+    count = np.zeros(shape, dtype=int)
+    for box in cover(mask, tile):
+        assert max(box.shape) <= tile
+        assert mask[box.slices].any()
+        count[box.slices] += 1
+    assert count.max(initial=0) <= 1
+    assert (count[mask] == 1).all()
+
+
+@pytest.mark.parametrize("tile", [24, 40])
+def test_a_ball_is_covered_tightly(tile):
+    x, y, z = np.ogrid[:120, :120, :120]
+    ball = (x - 60) ** 2 + (y - 60) ** 2 + (z - 60) ** 2 < 50**2
+    covered = sum(np.prod(box.shape) for box in cover(ball, tile))
+    # The ball's bounding box has 6 / pi = 1.91 times its volume.
+    assert covered < 1.4 * ball.sum()
+
+
+def test_far_blobs_do_not_pay_for_what_lies_between():
+    mask = np.zeros((60, 60, 60), dtype=bool)
+    mask[:4, :4, :4] = mask[-4:, -4:, -4:] = True
+    assert sum(np.prod(box.shape) for box in cover(mask, 60)) == 2 * 4**3
