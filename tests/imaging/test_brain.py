@@ -1,0 +1,172 @@
+"""Brain masks: the choice of method, given and shared masks, and tidying, on phantoms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine, from_matvec
+
+from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
+from h2lo_bids.imaging.brain import extract_brain, share_mask, transfer_mask, use_given_mask
+from h2lo_bids.imaging.brain.clean import cut_bridges, largest_component
+from h2lo_bids.imaging.brain.result import BrainMask, make_result
+from h2lo_bids.imaging.brain.stripped import looks_stripped, stripped_mask
+
+SPACING = 4.0
+AFFINE = from_matvec(np.diag([SPACING] * 3), [-100, -120, -100])
+
+
+def ellipsoid(radii: tuple[float, float, float], centre=(0.0, 0.0, 0.0), affine=AFFINE):
+    grid = np.stack(np.meshgrid(np.arange(50), np.arange(60), np.arange(50), indexing="ij"), -1)
+    return (((apply_affine(affine, grid) - centre) / radii) ** 2).sum(-1) < 1
+
+
+def head(scale: float = 1.0, neck: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Return a head's values (0 outside) and its brain: scalp, black skull, brain."""
+    rng = np.random.default_rng(1)
+    brain = ellipsoid((65 * scale, 80 * scale, 62 * scale))
+    skull = ellipsoid((72 * scale, 87 * scale, 69 * scale))
+    scalp = ellipsoid((82 * scale, 98 * scale, 80 * scale))
+    if neck:
+        z = apply_affine(AFFINE, np.array([[0, 0, k] for k in range(50)]))[:, 2]
+        tube = ellipsoid((55 * scale, 60 * scale, 1e6)) & (z < 0)
+        scalp = scalp | tube
+    values = np.where(scalp, 120.0, 0) + np.where(skull, -110.0, 0) + np.where(brain, 80.0, 0)
+    noise = rng.uniform(0, 5, values.shape)
+    return np.where(scalp, np.abs(values) + noise, 0).astype(np.float32), brain
+
+
+def nifti(data: np.ndarray, affine: np.ndarray = AFFINE) -> nib.Nifti1Image:
+    return nib.Nifti1Image(data, affine)
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
+
+
+def test_stripped_scan_is_noticed_and_kept() -> None:
+    values, brain = head()
+    data = np.where(brain, values, 0)
+    data[24:26, 29:31, 24:26] = 0  # dark CSF within
+    result = extract_brain(nifti(data))
+    assert result.method == "stripped"
+    np.testing.assert_array_equal(np.asarray(result.image.dataobj), brain)
+    assert len(result.notes) == 1
+    assert result.volume_ml == pytest.approx(4 / 3 * np.pi * 65 * 80 * 62 / 1000, rel=0.02)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+@pytest.mark.parametrize("defaced", [False, True])
+def test_heads_on_zero_background_are_not_stripped(scale: float, defaced: bool) -> None:
+    values, _ = head(scale)
+    if defaced:
+        values[:, 40:, :20] = 0
+    assert not looks_stripped(nifti(values))
+
+
+def test_noisy_background_is_not_stripped() -> None:
+    values, brain = head()
+    noise = np.random.default_rng(0).rayleigh(3, values.shape).astype(np.float32)
+    assert not looks_stripped(nifti(np.where(brain, values, noise)))
+    assert not looks_stripped(nifti(np.zeros_like(values)))
+
+
+def test_stripped_brain_in_a_tight_box() -> None:
+    values, brain = head()
+    ends = np.argwhere(brain)
+    box = tuple(slice(a, b + 1) for a, b in zip(ends.min(0), ends.max(0), strict=True))
+    assert looks_stripped(nifti(np.where(brain, values, 0)[box]))
+    np.testing.assert_array_equal(stripped_mask(nifti((brain * values)[box])), brain[box])
+
+
+def test_skip_takes_the_scan_as_it_is() -> None:
+    values, _ = head(0.6)
+    result = extract_brain(nifti(values), method="skip")
+    assert result.method == "skip"
+    assert np.all(np.asarray(result.image.dataobj)[values > 0] == 1)
+
+
+def test_unknown_method() -> None:
+    with pytest.raises(UsageError, match="skip, deepbet, synthstrip"):
+        extract_brain(nifti(head()[0]), method="magic")
+
+
+def test_implausible_volume_is_noted_in_one_line() -> None:
+    small = make_result(ellipsoid((20, 20, 20)), nifti(head()[0]), "given", "a.nii")
+    assert len(small.notes) == 1
+    assert small.notes[0].startswith("a.nii: ")
+    assert make_result(head()[1], nifti(head()[0]), "given", "a.nii").notes == ()
+
+
+def test_given_mask_on_the_same_grid() -> None:
+    values, brain = head()
+    result = use_given_mask(nifti(brain.astype(np.float32) * 255), nifti(values))
+    assert result.method == "given"
+    assert result.notes == ()
+    np.testing.assert_array_equal(np.asarray(result.image.dataobj), brain)
+
+
+def test_given_mask_on_another_grid() -> None:
+    values, brain = head()
+    fine = from_matvec(nib.eulerangles.euler2mat(0.1, 0, 0.3) * 3.7, [-90, -110, -80])
+    moved = transfer_mask(nifti(brain.astype(np.uint8)), nib.Nifti1Image(np.zeros((60,) * 3), fine))
+    grid = np.stack(np.meshgrid(*[np.arange(60)] * 3, indexing="ij"), -1)
+    truth = ((apply_affine(fine, grid) / (65, 80, 62)) ** 2).sum(-1) < 1
+    assert dice(np.asarray(moved.dataobj) > 0, truth) > 0.97
+    result = use_given_mask(moved, nifti(values))
+    assert "resampled" in result.notes[0]
+    assert dice(np.asarray(result.image.dataobj) > 0, brain) > 0.95
+
+
+def test_given_mask_that_cannot_serve() -> None:
+    image, brain = nifti(head()[0]), head()[1]
+    with pytest.raises(BadDataError, match="empty"):
+        use_given_mask(nifti(np.zeros_like(brain, np.uint8)), image)
+    far = AFFINE.copy()
+    far[0, 3] += 1000
+    with pytest.raises(BadDataError, match="outside"):
+        use_given_mask(nifti(brain.astype(np.uint8), far), image)
+
+
+@pytest.mark.parametrize(("shift", "method"), [(0.0, "shared"), (2.0, "shared"), (12.0, "deepbet")])
+def test_masks_are_shared_only_where_the_head_stayed(shift: float, method: str) -> None:
+    image, brain = nifti(head()[0]), head()[1]
+    own = BrainMask(nifti(brain.astype(np.uint8)), "deepbet")
+    fine = from_matvec(np.diag([4, 4, 5.0]), [-100 + shift, -120, -110])
+    truth = ellipsoid((65, 80, 62), (shift, 0, 0), fine)
+    donor = BrainMask(nifti(truth.astype(np.uint8), fine), "deepbet")
+    result = share_mask(own, donor, image)
+    assert result.method == method
+    assert result.image.shape == image.shape
+
+
+def test_bridges_are_cut_and_holes_filled() -> None:
+    main, eye = ellipsoid((60, 60, 60)), ellipsoid((14, 14, 14), (0, 85, 0))
+    bridge = ellipsoid((7, 30, 7), (0, 65, 0))
+    hole = ellipsoid((10, 10, 10))
+    speck = ellipsoid((9, 9, 9), (-80, -80, -80))
+    got = cut_bridges((main & ~hole) | eye | bridge | speck, 10.0, (SPACING,) * 3)
+    assert np.all(got[main])
+    assert not got[eye & ~main & ~bridge].any()
+    assert not got[speck].any()
+    assert dice(got, main) > 0.98
+
+
+def test_a_brain_cut_by_the_field_of_view_keeps_its_end() -> None:
+    main = ellipsoid((60, 60, 60))[:, :, :22]
+    np.testing.assert_array_equal(cut_bridges(main, 10.0, (SPACING,) * 3), main)
+    assert not cut_bridges(np.zeros((5, 5, 5), bool), 5, (1, 1, 1)).any()
+    assert not largest_component(np.zeros((5, 5, 5), bool)).any()
+
+
+def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("FREESURFER_HOME", raising=False)
+    image = nifti(head()[0])
+    with pytest.raises(MissingInputError, match="FREESURFER_HOME") as caught:
+        extract_brain(image, method="synthstrip")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(MissingInputError, match=r"none\.pt"):
+        extract_brain(image, method="synthstrip", weights=tmp_path / "none.pt")

@@ -1,0 +1,112 @@
+"""Registration of a phantom moved by a known amount, in processes of their own.
+
+ITK takes threads and seed once per process, hence the processes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine, from_matvec
+from scipy.ndimage import gaussian_filter
+
+from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.imaging.registration import Registration, register, warp_to_fixed
+
+ROOT = Path(__file__).resolve().parents[2]
+MOVE = from_matvec(nib.eulerangles.euler2mat(0.1, -0.05, 0.08), [4, -6, 3])
+RUN = """
+import json, sys
+import nibabel as nib, numpy as np
+from h2lo_bids.imaging.registration import *
+folder, transform, seed = sys.argv[1:]
+fixed, moving = nib.load(folder + "/fixed.nii"), nib.load(folder + "/moving.nii")
+found = register(moving, fixed, folder, transform=transform,
+                 seed=int(seed) if seed != "-" else None, threads=2)
+points = np.load(folder + "/points.npy")
+there = points_template_to_scan(points, found)
+np.savez(folder + "/out.npz", there=there, back=points_scan_to_template(there, found),
+         on_fixed=warp_to_fixed(moving, fixed, found).get_fdata(),
+         on_moving=warp_to_moving(fixed, moving, found, interpolation="bSpline").get_fdata())
+print(json.dumps([found.forward, found.inverse]))
+"""
+
+
+def phantom(folder: Path) -> tuple[nib.Nifti1Image, nib.Nifti1Image, np.ndarray]:
+    """Write a structured blob, the same with another contrast moved by MOVE, and points."""
+    rng = np.random.default_rng(5)
+    texture = gaussian_filter(rng.normal(size=(48, 56, 44)), 2.5)
+    affine = from_matvec(nib.eulerangles.euler2mat(0, 0.1, 0.05) @ np.diag([3, 3, 4.0]))
+    affine[:3, 3] = -apply_affine(affine, (23.5, 27.5, 21.5))
+    grid = np.stack(np.meshgrid(*map(np.arange, texture.shape), indexing="ij"), -1)
+    inside = ((apply_affine(affine, grid) / (58, 70, 60)) ** 2).sum(-1) < 1
+    values = np.where(inside, 100 + 400 * texture, 0).clip(0).astype(np.float32)
+    fixed = nib.Nifti1Image(values, affine)
+    other = np.where(inside, 250 - values, 0).clip(0).astype(np.float32)
+    moving = nib.Nifti1Image(other, MOVE @ affine)
+    moving = moving.as_reoriented([[1, -1], [0, 1], [2, -1]])  # storage must not matter
+    points = rng.uniform(-35, 35, (200, 3))
+    fixed.to_filename(folder / "fixed.nii")
+    moving.to_filename(folder / "moving.nii")
+    np.save(folder / "points.npy", points)
+    return fixed, moving, points
+
+
+def run(folder: Path, transform: str, seed: str) -> tuple[dict[str, np.ndarray], list[list[str]]]:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(folder), transform, seed],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return dict(np.load(folder / "out.npz")), json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("transform", "tolerance"), [("rigid", 0.1), ("affine", 0.3), ("syn", 1.0)]
+)
+def test_points_and_images_follow_the_known_motion(
+    tmp_path: Path, transform: str, tolerance: float
+) -> None:
+    fixed, moving, points = phantom(tmp_path)
+    out, (forward, inverse) = run(tmp_path, transform, "3")
+    error = np.linalg.norm(out["there"] - apply_affine(MOVE, points), axis=1)
+    assert error.mean() < tolerance
+    assert np.linalg.norm(out["back"] - points, axis=1).max() < 0.1
+    assert {Path(file).parent for file in (*forward, *inverse)} == {tmp_path}
+    # The contrasts are inverted, so a strong negative correlation is success.
+    inside = (fixed.get_fdata() > 0) & (out["on_fixed"] > 0)
+    assert np.corrcoef(fixed.get_fdata()[inside], out["on_fixed"][inside])[0, 1] < -0.97
+    inside = (moving.get_fdata() > 0) & (out["on_moving"] > 0)
+    assert np.corrcoef(moving.get_fdata()[inside], out["on_moving"][inside])[0, 1] < -0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transform", ["rigid", "syn"])
+def test_a_seed_gives_the_same_bytes(tmp_path: Path, transform: str) -> None:
+    results = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        phantom(tmp_path / name)
+        out, (forward, _) = run(tmp_path / name, transform, "11")
+        results.append((out, [Path(file).read_bytes() for file in forward]))
+    for key in results[0][0]:
+        np.testing.assert_array_equal(results[0][0][key], results[1][0][key])
+    assert results[0][1] == results[1][1]
+
+
+def test_refusals(tmp_path: Path) -> None:
+    fixed, moving, _ = phantom(tmp_path)
+    with pytest.raises(UsageError, match="rigid, affine, syn"):
+        register(moving, fixed, tmp_path, transform="magic")
+    with pytest.raises(UsageError, match="interpolation"):
+        warp_to_fixed(moving, fixed, Registration((), ()), interpolation="magic")
+    empty = nib.Nifti1Image(np.zeros(fixed.shape, np.float32), fixed.affine)
+    with pytest.raises(BadDataError, match="cannot be registered") as caught:
+        register(empty, fixed, tmp_path, transform="rigid")
+    assert "\n" not in str(caught.value)

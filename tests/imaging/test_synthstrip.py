@@ -1,0 +1,132 @@
+"""SynthStrip's network and its surroundings, without its weights."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.affines import apply_affine, from_matvec
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.brain import extract_brain, synthstrip
+from h2lo_bids.imaging.brain.synthstrip import (
+    build_network,
+    find_weights,
+    load_network,
+    network_grid,
+)
+
+# (in, out) of every convolution, as in the published checkpoint.
+SHAPES = {
+    **{f"encoder.{k}.0": pair for k, pair in enumerate([(1, 16), (16, 32), (32, 64)])},
+    **{f"encoder.{k}.0": (64, 64) for k in (3, 4, 5)},
+    **{f"encoder.{k}.1": (n, n) for k, n in enumerate([16, 32, 64, 64, 64, 64])},
+    "decoder.0.0": (64, 64),
+    **{f"decoder.{k}.0": (128, 64) for k in (1, 2, 3, 4)},
+    "decoder.5.0": (96, 32),
+    **{f"decoder.{k}.1": (n, n) for k, n in enumerate([64, 64, 64, 64, 64, 32])},
+    "remaining.0": (48, 16),
+    "remaining.1": (16, 16),
+    "remaining.2": (16, 1),
+}
+
+
+def checkpoint() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    state = {}
+    for name, (n, m) in SHAPES.items():
+        state[f"{name}.conv.weight"] = torch.randn(m, n, 3, 3, 3) * 0.05
+        state[f"{name}.conv.bias"] = torch.zeros(m)
+    return state
+
+
+def test_parameters_are_those_published() -> None:
+    assert sum(p.numel() for p in build_network().parameters()) == 2_566_561
+    assert sum(w.numel() for w in checkpoint().values()) == 2_566_561
+
+
+def test_a_checkpoint_with_the_published_names_loads(tmp_path: Path) -> None:
+    torch.save({"model_state_dict": checkpoint()}, tmp_path / "w.pt")
+    network = load_network(tmp_path / "w.pt")
+    assert not network.training
+    with torch.no_grad():
+        assert network(torch.rand(1, 1, 64, 64, 64)).shape == (1, 1, 64, 64, 64)
+    torch.testing.assert_close(
+        network.state_dict()["decoder.5.0.conv.weight"], checkpoint()["decoder.5.0.conv.weight"]
+    )
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("/tmp/h2lo-bomb"),))
+
+
+@pytest.mark.parametrize("kind", ["text", "pickle", "wrong keys", "no state"])
+def test_other_files_are_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "w.pt"
+    if kind == "text":
+        path.write_text("hello")
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps({"model_state_dict": Bomb()}))
+    elif kind == "wrong keys":
+        torch.save({"model_state_dict": {"a": torch.zeros(1)}}, path)
+    else:
+        torch.save({"weights": checkpoint()}, path)
+    with pytest.raises(BadDataError, match="SynthStrip's weights") as caught:
+        load_network(path)
+    assert "\n" not in str(caught.value)
+    assert not Path("/tmp/h2lo-bomb").exists()
+
+
+def test_weights_are_found_in_freesurfers_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FREESURFER_HOME", str(tmp_path))
+    assert find_weights(None, required=False) is None
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "synthstrip.1.pt").touch()
+    assert find_weights(None, required=False) == tmp_path / "models" / "synthstrip.1.pt"
+
+
+def phantom() -> tuple[nib.Nifti1Image, np.ndarray]:
+    affine = from_matvec(
+        nib.eulerangles.euler2mat(0.2, -0.1, 0.1) @ np.diag([2, 2, 4.0]), [0, 0, 0]
+    )
+    affine[:3, 3] = [5, -9, 12] - apply_affine(affine, (39.5, 44.5, 19.5))
+    grid = np.stack(np.meshgrid(np.arange(80), np.arange(90), np.arange(40), indexing="ij"), -1)
+    ball = np.linalg.norm(apply_affine(affine, grid) - [5, -9, 12], axis=-1) < 60
+    return nib.Nifti1Image(np.where(ball, 90, 10).astype(np.float32), affine), ball
+
+
+def test_grid_is_lia_one_millimetre_and_holds_the_scan() -> None:
+    image, _ = phantom()
+    shape, affine = network_grid(image)
+    assert nib.aff2axcodes(affine) == ("L", "I", "A")
+    np.testing.assert_allclose(nib.affines.voxel_sizes(affine), 1)
+    assert set(shape) <= {192, 256, 320}
+    np.testing.assert_allclose(apply_affine(affine, (np.array(shape) - 1) / 2), [5, -9, 12])
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape])).reshape(3, -1).T
+    inside = apply_affine(np.linalg.inv(affine) @ image.affine, corners)
+    assert np.all((inside > -0.5) & (inside < np.array(shape) - 0.5))
+
+
+def test_mask_comes_back_to_the_scans_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in network that calls bright voxels brain shows the way there and back."""
+    image, ball = phantom()
+    seen = {}
+
+    def bright(x: torch.Tensor) -> torch.Tensor:
+        seen["range"] = (float(x.min()), float(x.max()))
+        return 1.0 + (0.5 - x) * 10
+
+    monkeypatch.setattr(synthstrip, "load_network", lambda file: bright)
+    (tmp_path / "w.pt").touch()
+    result = extract_brain(image, weights=tmp_path / "w.pt")
+    assert result.method == "synthstrip"
+    assert seen["range"] == (0.0, 1.0)
+    mask = np.asarray(result.image.dataobj) > 0
+    assert 2 * (mask & ball).sum() / (mask.sum() + ball.sum()) > 0.98

@@ -1,0 +1,120 @@
+"""Template lookup in hand-made TemplateFlow folders, with no network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from h2lo_bids.errors import MissingInputError, UsageError
+from h2lo_bids.imaging.templates import (
+    OutputSpace,
+    find_template,
+    parse_space,
+    template_from_file,
+    templateflow_home,
+)
+
+
+def put(folder: Path, name: str, content: bytes = b"x") -> Path:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "space"),
+    [
+        ("MNI152NLin2009cAsym:res-1", OutputSpace("MNI152NLin2009cAsym", 1)),
+        ("MNI152NLin2009cAsym:res-02", OutputSpace("MNI152NLin2009cAsym", 2)),
+        ("MNIPediatricAsym:cohort-3:res-1", OutputSpace("MNIPediatricAsym", 1, "3")),
+        ("Own", OutputSpace("Own")),
+    ],
+)
+def test_spaces(text: str, space: OutputSpace) -> None:
+    assert parse_space(text) == space
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":res-1", "A:res", "A:res-", "A:res-native", "A:den-2", "tpl-A", "a b", "A:res-1:res-2"],
+)
+def test_bad_spaces_are_one_line(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_space(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_custom_folder(tmp_path: Path) -> None:
+    image = put(tmp_path, "tpl-Own/tpl-Own_res-01_T1w.nii.gz")
+    put(tmp_path, "tpl-Own/tpl-Own_res-01_desc-brain_T1w.nii.gz")
+    mask = put(tmp_path, "tpl-Own/tpl-Own_res-01_desc-brain_mask.nii.gz")
+    finer = put(tmp_path, "tpl-Own/tpl-Own_res-02_T1w.nii.gz")
+    found = find_template("Own:res-1", home=tmp_path)
+    assert (found.image, found.mask) == (image, mask)
+    assert find_template("Own:res-2", home=tmp_path).image == finer
+    assert find_template("Own", home=tmp_path).space.resolution == 1
+    assert find_template("Own:res-1", suffix="T2w", home=tmp_path).image == image
+    second = put(tmp_path, "tpl-Own/tpl-Own_res-1_T2w.nii.gz")
+    assert find_template("Own:res-1", suffix="T2w", home=tmp_path).image == second
+
+
+def test_no_resolution_and_cohorts(tmp_path: Path) -> None:
+    image = put(tmp_path, "tpl-Flat/tpl-Flat_T1w.nii.gz")
+    assert find_template("Flat", home=tmp_path).image == image
+    child = put(tmp_path, "tpl-Kid/cohort-2/tpl-Kid_cohort-2_res-1_T1w.nii.gz")
+    assert find_template("Kid:cohort-2:res-1", home=tmp_path).image == child
+
+
+def test_absent_and_empty_files_name_the_variable_and_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
+    stub = put(tmp_path, "tpl-M/tpl-M_res-01_T1w.nii.gz", b"")
+    for text, file in (("M:res-1", stub), ("Unknown:res-2", "tpl-Unknown_res-02_T1w.nii.gz")):
+        with pytest.raises(MissingInputError) as caught:
+            find_template(text)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert "TEMPLATEFLOW_HOME" in message
+        assert "--template-file" in message
+        assert str(file) in message
+
+
+def test_the_client_is_never_imported_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "templateflow", None)
+    monkeypatch.setattr("socket.socket", None)
+    put(tmp_path, "tpl-Own/tpl-Own_res-01_T1w.nii.gz")
+    find_template("Own:res-1", home=tmp_path)
+    with pytest.raises(MissingInputError, match="not there"):
+        find_template("Other:res-1", home=tmp_path)
+    with pytest.raises(MissingInputError, match="could not be fetched"):
+        find_template("Other:res-1", home=tmp_path, allow_download=True)
+
+
+def test_absent_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEMPLATEFLOW_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    assert templateflow_home() == Path("/nonexistent/.cache/templateflow")
+    with pytest.raises(MissingInputError, match="/nonexistent"):
+        find_template("MNI152NLin2009cAsym:res-1")
+
+    def nobody() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(MissingInputError):
+        find_template("MNI152NLin2009cAsym:res-1")
+
+
+def test_template_file(tmp_path: Path) -> None:
+    image = put(tmp_path, "head.nii.gz")
+    assert template_from_file(image, "Mine").image == image
+    with pytest.raises(MissingInputError, match=r"none\.nii"):
+        template_from_file(tmp_path / "none.nii", "Mine")
+    with pytest.raises(UsageError):
+        template_from_file(image, "my space")
