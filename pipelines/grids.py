@@ -9,6 +9,9 @@ from pathlib import Path
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 
+TemplateFiles = tuple[Path | None, Path | None]
+"""A template's image and its brain mask."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -24,8 +27,8 @@ class Grid:
         Entities of the file names, or None.
     spacing
         Voxel sides in mm, for ``"lf"``.
-    template
-        Image of the standard space.
+    template, template_mask
+        Image of the standard space, and its brain mask where there is one.
     resolution
         What ``res`` stands for, for the sidecar.
     """
@@ -35,6 +38,7 @@ class Grid:
     res: str | None = None
     spacing: tuple[float, float, float] | None = None
     template: Path | None = None
+    template_mask: Path | None = None
     resolution: str | None = None
 
     @property
@@ -46,7 +50,7 @@ class Grid:
 def grids_of(
     output_spaces: Iterable[str],
     lf_grid: tuple[float, float, float] | None = None,
-    templates: Mapping[str, Path] | None = None,
+    templates: Mapping[str, TemplateFiles] | None = None,
 ) -> tuple[Grid, ...]:
     """Return the grids that the options ask for, the scan's own first: it is always wanted.
 
@@ -57,7 +61,7 @@ def grids_of(
     lf_grid
         Voxel sides in mm of one more grid along the scan's axes.
     templates
-        Image of each standard space, by its text in `output_spaces`.
+        Image and brain mask of each standard space, by its text in `output_spaces`.
 
     Examples
     --------
@@ -79,8 +83,8 @@ def grids_of(
             labels = dict(part.split("-", 1) for part in rest.split(":") if part)
             res = labels.get("res")
             meaning = f"resolution {res} of the template" if res else None
-            template = (templates or {}).get(space)
-            grids.append(Grid("template", name, res, template=template, resolution=meaning))
+            image, mask = (templates or {}).get(space, (None, None))
+            grids.append(Grid("template", name, res, None, image, mask, meaning))
     return tuple(grids)
 
 

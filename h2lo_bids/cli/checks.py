@@ -109,7 +109,7 @@ def check_models_and_templates(task: CheckTask) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``{"event": "checked", "templates": {space: path}, "notes": [line]}``.
+        ``{"event": "checked", "templates": [[suffix, space, image, mask]], "notes": [line]}``.
 
     Raises
     ------
@@ -121,12 +121,25 @@ def check_models_and_templates(task: CheckTask) -> dict[str, Any]:
     if settings.use_plugin is not None:
         _check_plugin_name(settings.use_plugin)
     _check_weights(settings)
-    templates = {}
-    for space in standard_spaces(settings):
-        from h2lo_bids.imaging.templates import find_template
-
-        templates[space] = str(find_template(space, template_file=settings.template_file))
+    templates = [
+        [suffix, space, *_find_template(settings, space, suffix)]
+        for suffix in task.suffixes
+        for space in standard_spaces(settings)
+    ]
     return {"event": "checked", "templates": templates, "notes": notes}
+
+
+def _find_template(settings: Settings, space: str, suffix: str) -> tuple[str, str | None]:
+    """Return a template's image and brain mask."""
+    from h2lo_bids.imaging.check import load_checked
+    from h2lo_bids.imaging.templates import find_template, parse_space, template_from_file
+
+    if settings.template_file is None:
+        template = find_template(space, suffix=suffix)
+    else:
+        template = template_from_file(settings.template_file, parse_space(space).name)
+    load_checked(template.image)
+    return str(template.image), None if template.mask is None else str(template.mask)
 
 
 def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from h2lo_bids.cli.settings import Settings, to_toml
 from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
 from h2lo_bids.errors import H2loError, TemporaryError
 
+Templates = tuple[tuple[str, str, Path, Path | None], ...]
+
 
 @dataclass
 class Run:
@@ -160,17 +162,20 @@ def fail(run: Run, failed: Failed) -> None:
     run.console.line(failed.line, level="error")
 
 
-def _check(run: Run, found: Discovery, env: dict[str, str]) -> dict[str, Path]:
+def _check(run: Run, found: Discovery, env: dict[str, str]) -> Templates:
     """Load the models and find the templates in a child, before anything is begun."""
     suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
     if not suffixes:
-        return {}
+        return ()
     result = call(CheckTask(run.settings, suffixes), env)
     if result["event"] == "error":
         raise_again(result)
     for note in result["notes"]:
         run.console.line(note)
-    return {space: Path(path) for space, path in result["templates"].items()}
+    return tuple(
+        (suffix, space, Path(image), Path(mask) if mask else None)
+        for suffix, space, image, mask in result["templates"]
+    )
 
 
 def raise_again(result: dict[str, Any]) -> None:
@@ -195,7 +200,7 @@ def _process(
     subjects: dict[str, tuple[Scan, ...]],
     resources: Resources,
     env: dict[str, str],
-    templates: dict[str, Path],
+    templates: Templates,
 ) -> None:
     if not subjects:
         return
@@ -207,7 +212,6 @@ def _process(
         f"{run.total} participants, {scans} scans; {resources.children} at a time, "
         f"{resources.omp_nthreads} threads per step"
     )
-    spaces = tuple(templates.items())
     root = run.settings.bids_dir
 
     def job(subject: str) -> Job:
@@ -218,7 +222,7 @@ def _process(
             scans=subjects[subject],
             resources=resources,
             logs=run.logs,
-            templates=spaces,
+            templates=templates,
             skipped=tuple(s for s in found.skipped if s.path.is_relative_to(folder)),
             problems=tuple(p for p in found.problems if p.path.is_relative_to(folder)),
         )

@@ -133,7 +133,7 @@ def build(task: SubjectTask, send: Send) -> Any:
         out_dir=settings.out_dir,
         output_spaces=settings.output_spaces,
         lf_grid=settings.lf_grid,
-        templates=dict(task.templates),
+        templates=_templates(task),
         skull_strip=settings.skull_strip,
         synthstrip_weights=settings.synthstrip_weights,
         device=_device(settings.device),
@@ -142,6 +142,14 @@ def build(task: SubjectTask, send: Send) -> Any:
         random_seed=settings.random_seed,
         omp_nthreads=task.resources.omp_nthreads,
     )
+
+
+def _templates(task: SubjectTask) -> dict[str, dict[str, tuple[Path, Path | None]]]:
+    """Return the files of each standard space, by contrast."""
+    found: dict[str, dict[str, tuple[Path, Path | None]]] = {}
+    for suffix, space, image, mask in task.templates:
+        found.setdefault(suffix, {})[space] = (image, mask)
+    return found
 
 
 def _device(name: str) -> str:

@@ -44,7 +44,7 @@ class SubjectTask:
     logs
         The run's folder for crash files and graphs.
     templates
-        File of each standard output space, from the check at the start.
+        For each contrast and standard space: both names, image and brain mask.
     skipped
         Images of this participant that were left out, with the reason.
     problems
@@ -56,7 +56,7 @@ class SubjectTask:
     scans: tuple[Scan, ...]
     resources: Resources
     logs: Path
-    templates: tuple[tuple[str, Path], ...] = ()
+    templates: tuple[tuple[str, str, Path, Path | None], ...] = ()
     skipped: tuple[Skipped, ...] = ()
     problems: tuple[Problem, ...] = ()
 

@@ -20,8 +20,8 @@ class _SynthesizeInput(ThreadedInputSpec):
     volume = File(exists=True, mandatory=True, desc="normalised scan on the model's frame")
     reference = File(exists=True, mandatory=True, desc="image on the wanted grid")
     mask_file = File(exists=True, mandatory=True, desc="brain mask on the wanted grid")
-    to_scan = File(
-        exists=True, desc="transform of points from the wanted grid's world to the scan's"
+    to_template = File(
+        exists=True, desc="transform that brings the scan to the wanted grid's world"
     )
     device = traits.Str("cpu", usedefault=True, nohash=True, desc="as --device")
     precision = traits.Enum("fp32", "bf16", usedefault=True, desc="as --precision")
@@ -79,11 +79,12 @@ class Synthesize(H2loInterface):
 
     def _transform(self) -> Any:
         """Return a function from template world to scan world, or None."""
-        if not isdefined(self.inputs.to_scan):
+        if not isdefined(self.inputs.to_template):
             return None
-        from h2lo_bids.imaging.registration import point_transform
+        from h2lo_bids.imaging.registration import Registration, points_template_to_scan
 
-        return point_transform(self.inputs.to_scan)
+        way = Registration((self.inputs.to_template,), ())
+        return lambda points: points_template_to_scan(points, way)
 
 
 class _RegridInput(ThreadedInputSpec):

@@ -9,7 +9,7 @@ from pathlib import Path
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.bids.scan import Scan
-from pipelines.grids import Grid, grids_of
+from pipelines.grids import Grid, TemplateFiles, grids_of
 from pipelines.workflows.outputs import init_outputs_wf
 from pipelines.workflows.scan import init_scan_wf
 from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
@@ -45,7 +45,7 @@ def init_single_subject_wf(
     out_dir: Path,
     output_spaces: tuple[str, ...] = ("native",),
     lf_grid: tuple[float, float, float] | None = None,
-    templates: Mapping[str, Path] | None = None,
+    templates: Mapping[str, Mapping[str, TemplateFiles]] | None = None,
     skull_strip: str = "auto",
     synthstrip_weights: Path | None = None,
     device: str = "cpu",
@@ -70,7 +70,7 @@ def init_single_subject_wf(
     output_spaces, lf_grid
         Where low-field images are wanted; see `pipelines.grids.grids_of`.
     templates
-        Image of each standard space.
+        For each contrast, the files of each standard space.
     skull_strip, synthstrip_weights
         How the brain is found.
     device, precision
@@ -95,13 +95,12 @@ def init_single_subject_wf(
     -------
     None: the branches write to ``out_dir``.
     """
-    grids = grids_of(output_spaces, lf_grid, templates)
     workflow = pe.Workflow(name=name)
     branches = {
         spec.name: init_scan_branch_wf(
             spec=spec,
             out_dir=out_dir,
-            grids=grids,
+            grids=grids_of(output_spaces, lf_grid, (templates or {}).get(spec.scan.suffix)),
             skull_strip=skull_strip,
             synthstrip_weights=synthstrip_weights,
             device=device,
@@ -209,9 +208,10 @@ def init_scan_branch_wf(
             ]
         )
         if grid.kind == "template":
-            _connect_template(
-                workflow, prepare, synthesis, outputs, grid, sloppy, random_seed, omp_nthreads
+            template = init_template_wf(
+                grid=grid, label=str(spec.scan.path), sloppy=sloppy, random_seed=random_seed
             )
+            _connect_template(workflow, prepare, template, synthesis, outputs, grid)
         else:
             _connect_own_grid(workflow, prepare, synthesis, outputs, grid)
     return workflow
@@ -238,17 +238,12 @@ def _connect_own_grid(
 def _connect_template(
     workflow: pe.Workflow,
     prepare: pe.Workflow,
+    template: pe.Workflow,
     synthesis: pe.Workflow,
     outputs: pe.Workflow,
     grid: Grid,
-    sloppy: bool,
-    random_seed: int,
-    omp_nthreads: int,
 ) -> None:
     """Connect a standard space, after registration to it."""
-    template = init_template_wf(
-        grid=grid, sloppy=sloppy, random_seed=random_seed, omp_nthreads=omp_nthreads
-    )
     workflow.connect(
         [
             (
@@ -264,7 +259,7 @@ def _connect_template(
                 synthesis,
                 [
                     ("outputnode.mask", "inputnode.mask"),
-                    ("outputnode.to_scan", "inputnode.to_scan"),
+                    ("outputnode.forward", "inputnode.to_template"),
                 ],
             ),
             (

@@ -73,8 +73,8 @@ def init_synthesis_wf(
         The normalised brain on the model's frame.
     mask
         Brain mask on the wanted grid; for a grid of other voxels, on the scan's.
-    to_scan
-        For a template: transform of points from its world to the scan's.
+    to_template
+        For a template: transform that brings the scan there.
 
     Outputs
     -------
@@ -83,7 +83,9 @@ def init_synthesis_wf(
     mask
         The brain mask on the same grid.
     """
-    inputnode = pe.Node(IdentityInterface(fields=["volume", "mask", "to_scan"]), name="inputnode")
+    inputnode = pe.Node(
+        IdentityInterface(fields=["volume", "mask", "to_template"]), name="inputnode"
+    )
     outputnode = pe.Node(IdentityInterface(fields=["lowfield", "mask"]), name="outputnode")
     synthesize = pe.Node(
         Synthesize(
@@ -107,7 +109,7 @@ def init_synthesis_wf(
     else:
         source, field = inputnode, "mask"
     if grid.kind == "template":
-        workflow.connect([(inputnode, synthesize, [("to_scan", "to_scan")])])
+        workflow.connect([(inputnode, synthesize, [("to_template", "to_template")])])
     workflow.connect(
         [
             (inputnode, synthesize, [("volume", "volume")]),
