@@ -1,0 +1,57 @@
+"""The validation figure against its definition over the whole brain."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from problems import SMALL, ball_pair
+
+from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.training.validation import brain_psnr, validation_places
+
+PAIRS = [ball_pair("a", 1), ball_pair("b", 2)]
+
+
+def reference(predicted: list[np.ndarray], where: list[np.ndarray]) -> float:
+    errors = [
+        (np.clip(u, 0, 1) - p.lf)[w] ** 2 for u, p, w in zip(predicted, PAIRS, where, strict=True)
+    ]
+    return -10 * math.log10(np.concatenate(errors).mean())
+
+
+def test_all_tiles_cover_the_brain_once() -> None:
+    # Tiles of 2 voxels: those left out, less than an eighth brain, hold no brain at all.
+    places = validation_places(PAIRS, 2, 10**6)
+    for index, pair in enumerate(PAIRS):
+        seen = np.zeros(pair.shape, int)
+        for i, (x, y, z) in places:
+            if i == index:
+                seen[x : x + 2, y : y + 2, z : z + 2] += 1
+        assert (seen[pair.mask] == 1).all()
+
+
+def test_figures_equal_the_whole_brain() -> None:
+    places = validation_places(PAIRS, 2, 10**6)
+    masks = [p.mask for p in PAIRS]
+    assert brain_psnr(None, PAIRS, places, 2) == pytest.approx(
+        reference([p.hf for p in PAIRS], masks), abs=1e-4
+    )
+    torch.manual_seed(1)
+    model = H2lo(SMALL).eval()
+    with torch.no_grad():
+        whole = [model(torch.from_numpy(p.hf)[None, None])[0, 0].numpy() for p in PAIRS]
+    assert brain_psnr(model, PAIRS, places, 2) == pytest.approx(reference(whole, masks), abs=1e-3)
+
+
+def test_a_few_places_are_spread_over_all_pairs() -> None:
+    places = validation_places(PAIRS, 4, 10)
+    assert len(places) == 10
+    assert {index for index, _ in places} == {0, 1}
+    assert validation_places(PAIRS, 4, 10) == places
+
+
+def test_without_pairs_there_is_no_figure() -> None:
+    assert math.isnan(brain_psnr(None, [], validation_places([], 4, 5), 4))
+    # A brain smaller than an eighth of a crop still gets one.
+    assert len(validation_places(PAIRS[:1], 60, 5)) == 1
