@@ -154,7 +154,7 @@ def _head(plan: Plan, number: int) -> tuple[Anatomy, np.ndarray, np.random.Gener
     if plan.maps:
         source, strength = load_labels(plan.maps[(number - 1) % len(plan.maps)]), 1.0
     else:
-        source, strength = template_head(plan.resolution, rng), 1.4
+        source, strength = template_head(plan.resolution, rng), 1.2
     side = [int(np.ceil(mm / plan.resolution)) for mm in EXTENT]
     shape = (side[0], side[1], side[2])
     head, mask = vary(source, rng, shape=shape, spacing=plan.resolution, strength=strength)
