@@ -33,6 +33,7 @@ ENV PATH=/opt/h2lo/bin:$PATH \
     HOME=/home/h2lo \
     PYTHONDONTWRITEBYTECODE=1 \
     NIPYPE_NO_ET=1 \
+    H2LO_CONTAINER=h2lo-bids:${VERSION} \
     LANG=C.UTF-8
 USER 1000:1000
 ENTRYPOINT ["h2lo"]
