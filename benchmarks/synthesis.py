@@ -58,7 +58,7 @@ def head(scale: float) -> tuple[np.ndarray, np.ndarray]:
     shape = tuple(round(n * scale) for n in (208, 256, 256))
     grid = np.ogrid[tuple(slice(0, n) for n in shape)]
     x, y, z = ((g / (n - 1) - 0.5) * 2 for g, n in zip(grid, shape, strict=True))
-    radius = (x / 0.596) ** 2 + (y / 0.672) ** 2 + (z / 0.531) ** 2
+    radius = (x / 0.61) ** 2 + (y / 0.687) ** 2 + (z / 0.543) ** 2
     bumps = 0.10 * np.sin(7 * x + 3 * y) + 0.08 * np.sin(9 * y - 5 * z) + 0.06 * np.cos(8 * z * x)
     mask = radius + bumps < 1
     waves = np.sin(40 * x) * np.sin(35 * y + 1) * np.cos(45 * z) + np.sin(90 * x * y + 60 * z)

@@ -40,6 +40,9 @@ class BasisRows:
             weight = (linear.weight.detach().double() * omega).float().t().contiguous()
             bias = (linear.bias.detach().double() * omega).float()
             self._layers.append((weight.to(device), bias.to(device)))
+        last = model.encoder.convolutions[-1].bias
+        self._offset = torch.zeros(()) if last is None else last.detach().float()
+        self._offset = self._offset.to(device)
 
     def __call__(self, coordinates: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """Evaluate Equation 1.
@@ -49,7 +52,7 @@ class BasisRows:
         coordinates
             (N, 3), float32, the frame's outer voxel centres at -1 and 1.
         coefficients
-            (N, P), the branch's features at the same positions.
+            (N, P), the branch's features at the same positions, without the last bias.
 
         Returns
         -------
@@ -59,12 +62,14 @@ class BasisRows:
         n = min(self._rows, len(coordinates))
         sizes = [weight.shape[1] for weight, _ in self._layers]
         buffers = [torch.empty(n, size, device=self._device) for size in sizes]
+        shifted = torch.empty_like(buffers[-1])
         coordinates = coordinates.to(self._device)
         out = torch.empty(len(coordinates), device=self._device)
         for start in range(0, len(coordinates), self._rows):
             block = slice(start, start + self._rows)
             basis = self._basis(coordinates[block], buffers)
-            torch.sum(basis.mul_(coefficients[block]), dim=-1, out=out[block])
+            given = torch.add(self._offset, coefficients[block], out=shifted[: len(basis)])
+            torch.sum(basis.mul_(given), dim=-1, out=out[block])
         return out.add_(self._bias)
 
     def _basis(self, coordinates: torch.Tensor, buffers: list[torch.Tensor]) -> torch.Tensor:

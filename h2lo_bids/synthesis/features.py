@@ -32,15 +32,21 @@ class FeatureTiles:
         self, branch: Branch, volume: torch.Tensor, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._volume, self._device = volume, device
-        self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for index, layer in enumerate(branch.convolutions):
+        self._layers: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        layers = branch.convolutions
+        for index, layer in enumerate(layers):
             kind = torch.float32 if index == 0 else dtype
-            weight, bias = layer.weight.detach(), layer.bias
-            weight = weight.to(device, kind, memory_format=torch.channels_last_3d)
-            self._layers.append((weight, bias.detach().to(device, kind)))  # type: ignore[union-attr]
+            weight = layer.weight.detach().to(device, kind, memory_format=torch.channels_last_3d)
+            last = index == len(layers) - 1
+            bias = None if last or layer.bias is None else layer.bias.detach().to(device, kind)
+            self._layers.append((weight, bias))
 
     def __call__(self, box: Box) -> torch.Tensor:
-        """Return the features (a, b, c, P) of the box's voxels, contiguous."""
+        """Return the features (a, b, c, P) of the box's voxels, contiguous.
+
+        The last layer's bias is left out: added in float32 by `BasisRows`, it
+        does not cost a bfloat16 feature its digits.
+        """
         x = self._read(box)
         for index, (weight, bias) in enumerate(self._layers, start=1):
             x = functional.conv3d(x, weight, bias)
