@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.brain import extract_brain, transfer_mask
+from h2lo_bids.imaging.brain import deepbet, extract_brain, transfer_mask
 from h2lo_bids.imaging.brain.stripped import looks_stripped
 from h2lo_bids.imaging.check import load_checked
 
@@ -106,15 +106,26 @@ def test_orientation_of_storage_does_not_matter(shared_data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_brain_is_one_line() -> None:
+def test_noise_is_noted() -> None:
     noise = np.random.default_rng(0).rayleigh(5, (64, 64, 64)).astype(np.float32)
     image = nib.Nifti1Image(noise, np.diag([3, 3, 3, 1.0]))
-    try:
-        result = extract_brain(image)
-    except BadDataError as err:
-        assert "\n" not in str(err)
-    else:  # the network may still see something in noise, but then its size gives it away
-        assert result.notes
+    image.set_filename("sub-01_T1w.nii.gz")
+    result = extract_brain(image)  # the network sees something in noise; its size gives it away
+    assert len(result.notes) == 1
+    assert "sub-01_T1w" in result.notes[0]
+
+
+def test_a_network_that_sees_nothing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Blind:
+        def run_model(self, volume: np.ndarray) -> np.ndarray:
+            raise AssertionError("Not enough foreground")
+
+    monkeypatch.setattr(deepbet, "_network", Blind)
+    image = nib.Nifti1Image(np.ones((20, 20, 20), np.float32), np.eye(4))
+    image.set_filename("sub-01_T1w.nii.gz")
+    with pytest.raises(BadDataError, match=r"sub-01_T1w.*no brain") as caught:
+        extract_brain(image)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
