@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CheckTask
 from h2lo_bids.errors import (
@@ -60,8 +61,9 @@ def prepare_folders(settings: Settings) -> None:
     Raises
     ------
     CannotCreateError
-        If one of them cannot be created or written.
+        If one of them cannot be created or written, or out_dir is another program's.
     """
+    require_own(settings.out_dir)
     for name, folder in (("out_dir", settings.out_dir), ("the work folder", settings.work)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +119,7 @@ def check_models_and_templates(task: CheckTask) -> dict[str, Any]:
         With what is wrong, in one line.
     """
     settings = task.settings
+    _check_device(settings)
     notes = [_check_model(*pair) for pair in bundles_for(settings, task.suffixes).items()]
     if settings.use_plugin is not None:
         _check_plugin_name(settings.use_plugin)
@@ -185,6 +188,12 @@ def _check_model(suffix: str, bundle: Any) -> str:
     kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
     name = bundle.metadata.get("name", bundle.path.name)
     return f"{suffix}: model {name}, trained on {kind} pairs, SHA-256 {bundle.sha256[:12]}"
+
+
+def _check_device(settings: Settings) -> None:
+    from h2lo_bids.synthesis.options import resolve_device
+
+    resolve_device(settings.device)
 
 
 def _check_weights(settings: Settings) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from h2lo_bids.errors import TemporaryError
 
@@ -38,7 +38,7 @@ class Job:
 
     name: str
     task: Any
-    log: Path | None = None
+    log: Path
 
 
 @dataclass
@@ -139,8 +139,20 @@ def run_jobs(
         _stop(running)
 
 
-def call(task: Any, env: Mapping[str, str]) -> dict[str, Any]:
+def call(task: Any, env: Mapping[str, str], log: Path) -> dict[str, Any]:
     """Run one task in a child and return the last event that it sent.
+
+    Parameters
+    ----------
+    task, env
+        As in `Job` and `run_jobs`.
+    log
+        File that takes what the child prints; not kept if that is nothing.
+
+    Returns
+    -------
+    dict
+        The event.
 
     Raises
     ------
@@ -155,15 +167,18 @@ def call(task: Any, env: Mapping[str, str]) -> dict[str, Any]:
         return True
 
     run_jobs(
-        [Job("", task)],
+        [Job("", task, log)],
         limit=1,
         env=env,
         on_start=lambda job: None,
         on_event=lambda job, event: events.append(event),
         on_end=end,
     )
+    with contextlib.suppress(OSError):
+        if log.stat().st_size == 0:
+            log.unlink()
     if not events or ends[0].killed:
-        raise TemporaryError(f"a check at the start could not be made: {ends[0].cause}; try again")
+        raise TemporaryError(f"{ends[0].cause}; try again, and see {log}")
     return events[-1]
 
 
@@ -171,11 +186,7 @@ def _start(job: Job, env: Mapping[str, str], inbox: queue.Queue[Any]) -> _Runnin
     """Start a child and a thread that listens to it."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "h2lo_bids.cli.worker", str(writing)]
-    with contextlib.ExitStack() as stack:
-        output: Any = None
-        if job.log is not None:
-            job.log.parent.mkdir(parents=True, exist_ok=True)
-            output = stack.enter_context(job.log.open("ab"))
+    with _output(job.log) as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -193,6 +204,15 @@ def _start(job: Job, env: Mapping[str, str], inbox: queue.Queue[Any]) -> _Runnin
         process.stdin.close()
     threading.Thread(target=_listen, args=(child, reading, inbox), daemon=True).start()
     return child
+
+
+def _output(log: Path) -> IO[bytes]:
+    """Open a child's log; without one, as on a full disk, the work goes on."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab")
+    except OSError:
+        return open(os.devnull, "ab")
 
 
 def _listen(child: _Running, reading: int, inbox: queue.Queue[Any]) -> None:

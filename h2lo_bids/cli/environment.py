@@ -85,9 +85,21 @@ def temporary_folder(env: Mapping[str, str], work: Path) -> Path:
     return folder
 
 
-def sockets_fit() -> bool:
-    """Tell whether the temporary folder's path is short enough for sockets."""
-    return len(tempfile.gettempdir()) < _SOCKET_PATH
+def obstacle_to_parallel_steps() -> str:
+    """Say why this process cannot have helpers, or return an empty string.
+
+    Python's process pools need semaphores, which Linux keeps in ``/dev/shm``,
+    and sockets, whose paths are limited to about 100 bytes.
+    """
+    import multiprocessing
+
+    if len(tempfile.gettempdir()) >= _SOCKET_PATH:
+        return f"the path of the temporary folder {tempfile.gettempdir()} is too long; set TMPDIR"
+    try:
+        multiprocessing.get_context("forkserver").Lock()
+    except OSError as err:
+        return f"shared memory cannot be used ({err.strerror})"
+    return ""
 
 
 def _writable(folder: Path) -> bool:

@@ -167,7 +167,7 @@ def _check(run: Run, found: Discovery, env: dict[str, str]) -> Templates:
     suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
     if not suffixes:
         return ()
-    result = call(CheckTask(run.settings, suffixes), env)
+    result = call(CheckTask(run.settings, suffixes), env, run.logs / "checks.log")
     if result["event"] == "error":
         raise_again(result)
     for note in result["notes"]:
@@ -269,7 +269,7 @@ def _fail_rest(run: Run, job: Job, error: str, message: str) -> list[Failed]:
     for scan in job.task.scans:
         if scan.relative_path not in run.told:
             run.told.add(scan.relative_path)
-            log = str(job.log) if error not in ("TemporaryError",) else ""
+            log = "" if error == TemporaryError.__name__ else str(job.log)
             rest.append(Failed(scan.relative_path, "participant", error, message, log))
             fail(run, rest[-1])
     return rest
@@ -299,7 +299,7 @@ def _clean_up_after(run: Run, job: Job, rest: list[Failed], env: dict[str, str])
     remove_temporaries(run.settings.out_dir / f"sub-{job.name}", older_than=0.0)
     failures = tuple((stems[item.scan], item.message) for item in rest)
     try:
-        call(ReportTask(run.settings, job.name, failures), env)
+        call(ReportTask(run.settings, job.name, failures), env, job.log)
     except H2loError as err:
         run.console.line(f"sub-{job.name}: no report: {err}", level="warning")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import bundles_for, read_plugin
-from h2lo_bids.cli.environment import sockets_fit
+from h2lo_bids.cli.environment import obstacle_to_parallel_steps
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.tasks import SubjectTask
@@ -171,13 +171,16 @@ def given_mask(settings: Any, scan: Scan) -> Path | None:
 
 
 def _processes(task: SubjectTask, send: Send) -> int:
-    """Return how many nodes may run at once; processes talk through sockets in TMPDIR."""
-    parallel = task.resources.nprocs // task.resources.omp_nthreads
-    if parallel > 1 and not sockets_fit():
-        text = "the path of the temporary folder is too long for parallel steps; set TMPDIR"
+    """Return how many nodes may run at once."""
+    resources = task.resources
+    if task.settings.use_plugin is not None or resources.nprocs // resources.omp_nthreads < 2:
+        return 1
+    obstacle = obstacle_to_parallel_steps()
+    if obstacle:
+        text = f"steps run one after the other: {obstacle}"
         send({"event": "note", "level": "warning", "text": text})
         return 1
-    return task.resources.nprocs if parallel > 1 else 1
+    return resources.nprocs
 
 
 def _write_graph(workflow: Any, task: SubjectTask) -> None:

@@ -35,9 +35,10 @@ def main() -> int:
         try:
             send(_run(task, send))
         except Exception as err:
-            import traceback
+            if not isinstance(err, H2loError):
+                import traceback
 
-            traceback.print_exc()  # to the participant's log
+                traceback.print_exc()  # to the participant's log
             send({"event": "error", "error": type(err).__name__, "message": _text(err)})
             return err.exit_code if isinstance(err, H2loError) else 1
     return 0

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from heads import write_bundle
+from heads import importable, write_bundle
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def h2lo(models):
         command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), level]
         command += [*(models if model else ()), "--skull-strip", "skip", *map(str, words)]
         options = {
-            "env": {**os.environ, **(env or {})},
+            "env": {**os.environ, **importable(), **(env or {})},
             "text": True,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,

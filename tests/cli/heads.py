@@ -9,7 +9,14 @@ import nibabel as nib
 import numpy as np
 import torch
 
+import h2lo_bids
+
 SIDE, SPACING = 40, 4.0
+
+
+def importable() -> dict[str, str]:
+    """Return an environment in which this checkout can be imported from anywhere."""
+    return {"PYTHONPATH": str(Path(h2lo_bids.__file__).resolve().parents[1])}
 
 
 def head(seed: int, shape=(SIDE, SIDE, SIDE)) -> np.ndarray:

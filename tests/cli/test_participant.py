@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import SIDE, head, write_bundle, write_dataset
+from heads import SIDE, head, importable, write_bundle, write_dataset
 
 from h2lo_bids.bids.validate import find_validator
 
@@ -74,7 +75,8 @@ def first(root, models) -> Path:
     """Return the outputs of a first run."""
     command = [sys.executable, "-m", "h2lo_bids.cli.run", str(root / "bids"), str(root / "out")]
     command += ["participant", *models, "--skull-strip", "skip", *WORDS, "-w", str(root / "work")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    env = {**os.environ, **importable()}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return root / "out"
 

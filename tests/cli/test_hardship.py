@@ -1,0 +1,335 @@
+"""What goes wrong in practice: bad scans, killed processes, full disks, odd machines."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import psutil
+import pytest
+from heads import SIDE, SPACING, head, importable, write_bundle, write_dataset, write_scan
+
+pytestmark = pytest.mark.slow
+
+GRID = np.diag([SPACING, SPACING, SPACING, 1.0])
+
+
+def _raw(data: np.ndarray, **header) -> bytes:
+    """Return a NIfTI file as bytes, with header fields as given, whatever they say."""
+    image = nib.Nifti1Image(data.astype(np.float32), GRID)
+    blob = bytearray(image.to_bytes())
+    fields = nib.Nifti1Header.from_fileobj(io.BytesIO(bytes(blob)), check=False)
+    for key, value in header.items():
+        fields[key] = value
+    blob[:348] = fields.binaryblock
+    return bytes(blob)
+
+
+def _gz(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
+
+
+def _bad_files() -> dict[str, bytes]:
+    """Return the content of one bad T1w file per subject label."""
+    good = _gz(_raw(head(0)))
+    broken = head(0)
+    broken[20, 20, 20] = np.nan
+    infinite = head(0)
+    infinite[20, 20, 20] = np.inf
+    return {
+        "truncated": good[: len(good) // 2],
+        "empty": b"",
+        "text": b"this is not an image\n" * 50,
+        "nan": _gz(_raw(broken)),
+        "infinite": _gz(_raw(infinite)),
+        "zero": _gz(_raw(np.zeros((SIDE,) * 3))),
+        "constant": _gz(_raw(np.full((SIDE,) * 3, 7.0))),
+        "flat": _gz(_raw(head(0)[:, :, 20])),
+        "nospacing": _gz(_raw(head(0), pixdim=[1, 0, 4, 4, 0, 0, 0, 0], sform_code=0)),
+    }
+
+
+def test_each_bad_scan_costs_one_line_and_the_good_one_is_finished(tmp_path, h2lo):
+    bids = write_dataset(tmp_path / "bids", subjects=1, suffixes=("T1w",))
+    bad = _bad_files()
+    for label, content in bad.items():
+        anat = bids / f"sub-{label}" / "anat"
+        write_scan(anat / f"sub-{label}_T1w.nii.gz")
+        (anat / f"sub-{label}_T1w.nii.gz").write_bytes(content)
+    gone = bids / "sub-annex" / "anat" / "sub-annex_T1w.nii.gz"
+    gone.parent.mkdir(parents=True)
+    gone.symlink_to("../../.git/annex/objects/aa/bb/key")
+    out = tmp_path / "out"
+    done = h2lo(bids, out)
+    assert done.returncode == 1, done.stdout + done.stderr
+    for label in [*bad, "annex"]:
+        name = f"sub-{label}_T1w.nii.gz"
+        lines = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+        (line,) = [line for line in lines if name in line]
+        assert ";" in line or "run:" in line, line  # the remedy
+        assert "Traceback" not in line
+        assert not list((out / f"sub-{label}").glob("anat/*")), label
+    assert "datalad get" in done.stdout
+    assert (out / "sub-01" / "anat" / "sub-01_desc-lowfield_T1w.nii.gz").exists()
+    assert not list(out.rglob(".tmp-*"))
+
+
+def test_a_bad_mask_and_a_bad_model_are_told_at_once(tmp_path, h2lo, models):
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
+    t2w = models[2].removeprefix("T2w=")
+    done = h2lo(bids, tmp_path / "out", "--model", f"T1w={t2w}", model=False)
+    assert done.returncode == 64
+    assert "trained for T2w" in done.stderr
+    done = h2lo(bids, tmp_path / "out", "--model", t2w, model=False)
+    assert done.returncode == 64
+    (tmp_path / "m.pth").write_bytes(b"nothing of the kind")
+    done = h2lo(bids, tmp_path / "out", "--model", f"T1w={tmp_path / 'm.pth'}", model=False)
+    assert done.returncode == 65
+    for words, code in {
+        ("--output-spaces", "MNI152NLin2009cAsym:res-1"): 66,
+        ("--template-file", "/nowhere.nii.gz"): 66,
+        ("--bids-filter-file", "/nowhere.json"): 66,
+        ("--skull-strip", "synthstrip"): 66,
+        ("--device", "cuda:7"): 64,
+    }.items():
+        env = {"TEMPLATEFLOW_HOME": str(tmp_path / "none"), "FREESURFER_HOME": ""}
+        done = h2lo(bids, tmp_path / "out", *words, env=env)
+        assert done.returncode == code, (words, done.stderr)
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("h2lo: error: ")
+    assert not (tmp_path / "out" / "sub-01").exists()
+
+
+@pytest.mark.parametrize("where", ["bids/out", "bids/derivatives/h2lo", "bids"])
+def test_nothing_is_written_inside_the_input(tmp_path, h2lo, where):
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
+    before = sorted(bids.rglob("*"))
+    done = h2lo(bids, tmp_path / where)
+    assert done.returncode == 64
+    assert "outside" in done.stderr
+    done = h2lo(bids, tmp_path / "out", "-w", bids / "work")
+    assert done.returncode == 64
+    assert sorted(bids.rglob("*")) == before
+
+
+def test_missing_and_foreign_datasets_have_their_codes(tmp_path, h2lo):
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
+    assert h2lo(tmp_path / "no", tmp_path / "out").returncode == 66
+    assert h2lo(bids, tmp_path / "out", "--participant-label", "77").returncode == 18
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "dataset_description.json").write_text(
+        json.dumps({"Name": "x", "BIDSVersion": "1.8.0", "GeneratedBy": [{"Name": "fMRIPrep"}]})
+    )
+    done = h2lo(bids, foreign)
+    assert done.returncode == 73
+    assert "fMRIPrep" in done.stderr
+    assert sorted(p.name for p in foreign.iterdir()) == ["dataset_description.json"]
+    (tmp_path / "file").write_text("")
+    assert h2lo(bids, tmp_path / "file" / "out").returncode == 73
+    (bids / "dataset_description.json").unlink()
+    assert h2lo(bids, tmp_path / "out").returncode == 16
+
+
+def _wait_for(condition, seconds=120.0):
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def _worker(process, out, subject):
+    """Return the process that works on a subject, once its workflow runs."""
+
+    def find():
+        logs = list(out.glob(f"logs/*/sub-{subject}.log"))
+        if not logs or b"Setting-up" not in logs[0].read_bytes():
+            return None
+        children = psutil.Process(process.pid).children()
+        return next((c for c in children if "h2lo_bids.cli.worker" in " ".join(c.cmdline())), None)
+
+    return _wait_for(find)
+
+
+def _left(out: Path) -> list[str]:
+    """Return what is half-written in the outputs, the work folder aside."""
+    return [str(p) for p in out.rglob(".tmp-*") if ".h2lo-work" not in p.parts]
+
+
+def test_a_killed_worker_costs_one_participant_and_the_run_says_75(tmp_path, h2lo):
+    bids = write_dataset(tmp_path / "bids", subjects=2, suffixes=("T1w",))
+    out = tmp_path / "out"
+    process = h2lo(bids, out, "--nprocs", 1, popen=True)
+    _worker(process, out, "01").send_signal(signal.SIGKILL)
+    text, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, text + errors
+    assert "sub-01_T1w.nii.gz: " in text.replace("sub-01/anat/", "")
+    assert "SIGKILL" in text
+    assert "memory" in text
+    assert (out / "sub-02" / "anat" / "sub-02_desc-lowfield_T1w.nii.gz").exists()
+    assert "SIGKILL" in (out / "sub-01.html").read_text()
+    assert _left(out) == []
+    done = h2lo(bids, out)
+    assert done.returncode == 0, done.stdout
+    assert "SIGKILL" not in (out / "sub-01.html").read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_leaves_no_process_and_nothing_half_written(tmp_path, h2lo, number, code):
+    bids = write_dataset(tmp_path / "bids", subjects=1)
+    out = tmp_path / "out"
+    process = h2lo(bids, out, popen=True)
+    worker = _worker(process, out, "01")
+    process.send_signal(number)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert time.monotonic() - began < 15
+    assert len(errors.splitlines()) == 1
+    assert not worker.is_running()
+    assert _left(out) == []
+    for image in out.rglob("*.nii.gz"):
+        if ".h2lo-work" not in image.parts:
+            nib.load(image).get_fdata()
+    assert h2lo(bids, out).returncode == 0
+
+
+def test_a_killed_parent_takes_its_workers_along(tmp_path, h2lo):
+    bids = write_dataset(tmp_path / "bids", subjects=1)
+    process = h2lo(bids, tmp_path / "out", popen=True)
+    worker = _worker(process, tmp_path / "out", "01")
+    process.kill()
+    process.communicate()
+    _wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 30)
+
+
+def test_two_runs_on_one_folder_both_end_whole(tmp_path, h2lo):
+    bids = write_dataset(tmp_path / "bids", subjects=1)
+    out = tmp_path / "out"
+    runs = [h2lo(bids, out, popen=True) for _ in range(2)]
+    texts = [run.communicate(timeout=200) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], texts
+    assert len(list(out.glob("logs/*/h2lo.log"))) == 2
+    assert _left(out) == []
+    assert h2lo(bids, tmp_path / "alone").returncode == 0
+    for path in (tmp_path / "alone").glob("sub-01/anat/*"):
+        assert (out / path.relative_to(tmp_path / "alone")).read_bytes() == path.read_bytes()
+
+
+def test_stop_on_first_crash_begins_no_other_participant(tmp_path, h2lo):
+    bids = write_dataset(tmp_path / "bids", subjects=2, suffixes=("T1w",))
+    (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"\x1f\x8b")
+    done = h2lo(bids, tmp_path / "out", "--nprocs", 1, "--stop-on-first-crash")
+    assert done.returncode == 65, done.stdout
+    assert not (tmp_path / "out" / "sub-02").exists()
+
+
+def _mounts(script: str, **env) -> subprocess.CompletedProcess[str]:
+    """Run a shell script with mounts of its own."""
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-ec", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, **importable(), **env},
+    )
+
+
+@pytest.fixture
+def mounts():
+    """Skip where a process may not have mounts of its own."""
+    if not shutil.which("unshare") or _mounts("mount -t tmpfs none /mnt").returncode:
+        pytest.skip("this machine gives no mount namespaces")
+    return _mounts
+
+
+def _command(bids: Path, out: Path, models: list[str], *words: object) -> str:
+    parts = [sys.executable, "-m", "h2lo_bids.cli.run", bids, out, "participant", *models]
+    return shlex.join(map(str, [*parts, "--skull-strip", "skip", *words]))
+
+
+@pytest.mark.parametrize("size", ["60k", "200k", "3m"])
+def test_a_full_disk_is_told_in_one_line(tmp_path, mounts, models, size):
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
+    (tmp_path / "disk").mkdir()
+    run = _command(bids, tmp_path / "disk" / "out", models, "-w", tmp_path / "work")
+    code = f"{run} || code=$?; find {tmp_path}/disk -name '.tmp-*'; exit $code"
+    done = mounts(f"mount -t tmpfs -o size={size} none {tmp_path}/disk; {code}")
+    if size == "3m":
+        assert done.returncode == 0, done.stdout + done.stderr
+        return
+    assert done.returncode == 74, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "No space left" in done.stdout + done.stderr
+    assert ".tmp-" not in done.stdout
+
+
+def test_a_full_work_folder_is_told_in_one_line(tmp_path, mounts, models):
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
+    (tmp_path / "disk").mkdir()
+    run = _command(bids, tmp_path / "out", models, "-w", tmp_path / "disk" / "work")
+    done = mounts(f"mount -t tmpfs -o size=300k none {tmp_path}/disk; {run}")
+    assert done.returncode == 74, done.stdout + done.stderr
+    assert "No space left" in done.stdout + done.stderr
+
+
+def test_no_tmp_and_a_read_only_home_are_no_obstacle(tmp_path, mounts):
+    """Nothing but the output folder can be written."""
+    room = Path("/mnt")
+    write_dataset(tmp_path / "bids", suffixes=("T1w",))
+    write_bundle(tmp_path / "model", "T1w")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "home").mkdir()
+    words = ["--nprocs", "2", "--omp-nthreads", "1"]
+    run = _command(room / "bids", room / "out", ["--model", f"T1w={room / 'model'}"], *words)
+    done = mounts(
+        f"mount --bind {tmp_path} /mnt; mount --bind /mnt/out /mnt/out; "
+        "mount -o remount,ro,bind /mnt; mount -o remount,rw,bind /mnt/out; "
+        "for d in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro,size=4k none $d; done; "
+        f"cd /; {run}",
+        HOME="/mnt/home",
+        TMPDIR="",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "one after the other" in done.stdout
+
+
+def test_any_user_id_without_a_name_can_run_it(tmp_path, models):
+    if os.getuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("only root can become somebody else")
+    if str(Path(sys.executable).resolve()).startswith("/root"):
+        pytest.skip("this Python lies in root's own folder")
+    room = Path("/var/tmp") / f"h2lo-{os.getpid()}"
+    bids = write_dataset(room / "bids", suffixes=("T1w",))
+    try:
+        shutil.copytree(Path(models[1].split("=")[1]), room / "m")
+        (room / "out").mkdir()
+        for path in (room, *room.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        os.chown(room / "out", 12345, 12345)
+        run = _command(bids, room / "out", ["--model", f"T1w={room / 'm'}"])
+        done = subprocess.run(
+            ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "sh", "-c", run],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **importable(), "HOME": "/root"},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        shutil.rmtree(room)
