@@ -15,8 +15,7 @@ class Branch(nn.Module):
     """Five 3x3x3 convolutions, 1-32-32-64-64-128, ReLU between them.
 
     Its state-dict names are those of the authors' release. Zero padding of one
-    voxel in every layer keeps the grid, as in the paper; `forward_valid` leaves
-    the padding out for crops that bring their own halo.
+    voxel in every layer keeps the grid, as in the paper.
     """
 
     def __init__(self, channels: int = 32, n_basis: int = 128) -> None:

@@ -160,20 +160,14 @@ def save_bundle(
     metadata: Mapping[str, Any],
     card: str,
 ) -> Bundle:
-    """Write a bundle; the folder appears whole or not at all.
-
-    The same model and metadata give the same bytes.
+    """Write a bundle, whole or not at all; the same model gives the same bytes.
 
     Parameters
     ----------
     folder
         Where to write; a bundle that is there already is replaced.
-    model
-        The trained operator.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    frame
-        The grid on which it was trained.
+    model, contrast, frame
+        The trained operator, its contrast, and the grid on which it was trained.
     metadata
         JSON-ready values to record beside those that follow from the model.
     card
