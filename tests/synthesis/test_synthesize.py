@@ -8,8 +8,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
+from scipy.ndimage import gaussian_filter
 
-from h2lo_bids.errors import TemporaryError, UsageError
+from h2lo_bids.errors import H2loError, TemporaryError, UsageError
+from h2lo_bids.models.bundle import default_bundle, load_model
 from h2lo_bids.synthesis import engine
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.options import EngineOptions, resolve_device
@@ -56,6 +58,25 @@ def test_bfloat16_stays_near_float32(draw_model, naive, volume):
     got = synthesize(model, volume, mask, options=EngineOptions(precision="bf16"))
     error = np.sqrt(np.mean((got - naive(model, volume)) ** 2))
     assert 0 < error < 10 ** (-50 / 20)
+
+
+@pytest.mark.parametrize("contrast", ["T1w", "T2w"])
+def test_the_embedded_models_keep_60_db_in_bfloat16(contrast):
+    try:
+        model = load_model(default_bundle(contrast))
+    except H2loError as error:
+        pytest.skip(str(error))
+    rng = np.random.default_rng(0)
+    volume = np.zeros((208, 256, 256), dtype=np.float32)
+    part = (slice(80, 120), slice(110, 150), slice(100, 140))
+    smooth = gaussian_filter(rng.random((40, 40, 40)), 1.5)
+    volume[part] = (smooth - smooth.min()) / np.ptp(smooth)
+    mask = volume > 0.05
+    exact, fast = (
+        synthesize(model, volume, mask, options=EngineOptions(precision=p))
+        for p in ("fp32", "bf16")
+    )
+    assert np.sqrt(np.mean((exact - fast)[mask] ** 2)) < 10 ** (-60 / 20)
 
 
 def test_an_empty_mask_gives_zeros(model, volume):
