@@ -31,7 +31,8 @@ found = register(moving, fixed, folder, transform=transform,
                  seed=int(seed) if seed != "-" else None, threads=2)
 points = np.load(folder + "/points.npy")
 there = points_template_to_scan(points, found)
-np.savez(folder + "/out.npz", points=points, there=there, back=points_scan_to_template(there, found),
+np.savez(folder + "/out.npz", points=points, there=there,
+         back=points_scan_to_template(there, found),
          on_fixed=warp_to_fixed(moving, fixed, found).get_fdata(),
          on_moving=warp_to_moving(fixed, moving, found, interpolation="bSpline").get_fdata())
 print(json.dumps([found.forward, found.inverse]))
