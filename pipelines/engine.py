@@ -133,6 +133,24 @@ def _dependents(workflow: Workflow) -> dict[str, tuple[str, ...]]:
     }
 
 
+def durations(workflow: Workflow) -> dict[str, float]:
+    """Return how long each finished node took when it was last computed, seconds.
+
+    Read from the results in the work folder, so that a run that resumes still
+    tells what the whole took.
+    """
+    from nipype.pipeline.engine.utils import generate_expanded_graph, load_resultfile
+
+    seconds = {}
+    for node in generate_expanded_graph(workflow._create_flat_graph()):
+        node.base_dir = workflow.base_dir
+        result = Path(node.output_dir()) / f"result_{node.name}.pklz"
+        if result.exists():
+            runtime = load_resultfile(result, resolve=False).runtime
+            seconds[node.fullname] = float(getattr(runtime, "duration", 0.0))
+    return seconds
+
+
 def read_crash(path: Path) -> NodeFailure:
     """Read which node failed, and why, from Nipype's text crash file.
 

@@ -316,7 +316,12 @@ def _finish(run: Run) -> int:
         console.line(f"table of failures: {table}")
     else:
         console.line(f"all {len(run.done)} scans done")
-    for subject in sorted({name.split("/")[0] for name in run.done}):
+    subjects = sorted({name.split("/")[0] for name in run.done})
+    if subjects:
+        from h2lo_bids.cli.reporting import write_citation_text
+
+        write_citation_text(run.settings.out_dir, subjects[0].removeprefix("sub-"))
+    for subject in subjects:
         report = run.settings.out_dir / f"{subject}.html"
         if report.exists():
             console.line(f"report: {report}")

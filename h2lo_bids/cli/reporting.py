@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,12 @@ from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.tasks import ReportTask, SubjectTask
 from h2lo_bids.errors import NoMatchError
 from h2lo_bids.reports.records import Failure, FoundScan, SubjectReport
-from h2lo_bids.reports.store import load_subject_report, save_subject_report, write_scan_failure
+from h2lo_bids.reports.store import (
+    load_subject_report,
+    save_subject_report,
+    write_scan_failure,
+    write_scan_report,
+)
 from h2lo_bids.reports.subject import write_subject_report
 
 if TYPE_CHECKING:
@@ -24,11 +30,28 @@ SOFTWARE = ("torch", "numpy", "nibabel", "nipype", "pybids", "antspyx", "deepbet
 """Distributions named in reports, as on PyPI."""
 
 
-def write_report(task: SubjectTask, failed: list[Failed]) -> Path:
+def write_report(
+    task: SubjectTask, failed: list[Failed], seconds: dict[str, dict[str, float]]
+) -> Path:
     """Write the report of a participant whose workflow has ended.
 
     The records of the scans that were done are in ``figures`` already, written
-    by the workflow; what failed, was found and was left out is added here.
+    by the workflow; what failed, was found and was left out, and how long the
+    steps took, is added here.
+
+    Parameters
+    ----------
+    task
+        What was to be done.
+    failed
+        What was not.
+    seconds
+        Of each step, by the scan's stem.
+
+    Returns
+    -------
+    pathlib.Path
+        The page.
     """
     out_dir = task.settings.out_dir
     stems = {scan.relative_path: scan.stem for scan in task.scans}
@@ -53,6 +76,10 @@ def write_report(task: SubjectTask, failed: list[Failed]) -> Path:
         facts={"grids": _grids(task)} if _grids(task) else {},
     )
     save_subject_report(out_dir, report)
+    for scan in load_subject_report(out_dir, task.subject).scans:
+        if scan.stem in seconds and scan.source not in broken:
+            times = tuple((step, round(took, 2)) for step, took in seconds[scan.stem].items())
+            write_scan_report(out_dir, replace(scan, seconds=times))
     return _render(out_dir, task.subject)
 
 
@@ -88,6 +115,15 @@ def reports_only(run: Run) -> int:
     for subject in subjects:
         console.line(f"report: {_render(out_dir, subject)}")
     return 0
+
+
+def write_citation_text(out_dir: Path, subject: str) -> None:
+    """Write ``logs/CITATION.md`` from what was done for one participant."""
+    from h2lo_bids.bids.dataset import write_citation
+    from h2lo_bids.reports.methods import describe, facts_of
+
+    facts = facts_of(load_subject_report(out_dir, subject))
+    write_citation(out_dir, describe(facts).markdown)
 
 
 def software() -> tuple[tuple[str, str], ...]:

@@ -47,10 +47,10 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
         if not locked:
             text = f"{work}: this file system has no locks; do not run twice on it at a time"
             send({"event": "note", "level": "warning", "text": text})
-        failed = _run(task, send)
+        failed, seconds = _run(task, send)
         from h2lo_bids.cli.reporting import write_report
 
-        write_report(task, failed)
+        write_report(task, failed, seconds)
         for scan in task.scans:
             name = scan.relative_path
             own = [item for item in failed if item.scan == name]
@@ -77,11 +77,11 @@ def _workflow_name(subject: str) -> str:
     return f"sub_{_word(subject)}_wf"
 
 
-def _run(task: SubjectTask, send: Send) -> list[Failed]:
-    """Build the workflow, run it, and return what failed."""
+def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], dict[str, dict[str, float]]]:
+    """Build the workflow, run it, and return what failed and how long the steps took."""
     from nipype import config, logging
 
-    from pipelines.engine import RunOptions, run_workflow
+    from pipelines.engine import RunOptions, durations, run_workflow
 
     settings = task.settings
     config.update_config({"logging": {"workflow_level": "INFO", "interface_level": "INFO"}})
@@ -99,7 +99,24 @@ def _run(task: SubjectTask, send: Send) -> list[Failed]:
         status_callback=_Steps(send),
     )
     failures = run_workflow(workflow, options)
-    return [item for failure in failures for item in _failed(task, failure)]
+    failed = [item for failure in failures for item in _failed(task, failure)]
+    return failed, _seconds(task, durations(workflow))
+
+
+def _seconds(task: SubjectTask, durations: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Return the seconds of each step, by the scan's stem and the step's plain name."""
+    names = {f"{scan_word(scan)}_wf": scan.stem for scan in task.scans}
+    found: dict[str, dict[str, float]] = {scan.stem: {} for scan in task.scans}
+    for node, seconds in durations.items():
+        _, branch, *inner = node.split(".")
+        step = inner[-1]
+        if step.startswith("ds_") or step == "written":
+            step = "write"
+        elif len(inner) > 1 and inner[0].startswith("synthesis_"):
+            step = f"{step} ({inner[0].removeprefix('synthesis_').removesuffix('_wf')})"
+        own = found[names[branch]]
+        own[step] = own.get(step, 0.0) + seconds
+    return found
 
 
 def build(task: SubjectTask, send: Send) -> Any:

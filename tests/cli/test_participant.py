@@ -212,6 +212,9 @@ def test_the_recorded_configuration_repeats_the_run(first, h2lo, root, tmp_path)
 
 
 def test_log_and_table_are_plain(first):
+    text = (first / "logs" / "CITATION.md").read_text()
+    assert "H2LO-BIDS" in text
+    assert (first / "logs" / "CITATION.bib").exists()
     log = sorted(first.glob("logs/*/h2lo.log"))[0].read_text()
     assert "all 2 scans done" in log
     assert "\x1b" not in log
