@@ -93,8 +93,7 @@ def _selection(group: argparse._ArgumentGroup) -> None:
         "--bids-database-dir",
         type=_path,
         metavar="DIR",
-        help="where to keep the index of a large dataset between runs; "
-        "delete it when the dataset changes",
+        help="where to keep the index of a large dataset between runs; remade when out of date",
     )
     add("--skip-bids-validation", action="store_true", help="do not check the input's layout first")
     add(
@@ -240,7 +239,12 @@ def _run(group: argparse._ArgumentGroup) -> None:
     )
     add("--stop-on-first-crash", action="store_true", help="give up at the first failure")
     add("--write-graph", action="store_true", help="write each workflow's graph to logs")
-    add("-v", "--verbose", action="count", help="tell more; -vv adds Nipype's messages")
+    add(
+        "-v",
+        "--verbose",
+        action="count",
+        help="tell each step and its time; -vv also logs Nipype's debugging messages",
+    )
 
 
 def _default(name: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ class Run:
     settings: Settings
     console: Console
     logs: Path
-    done: list[str] = field(default_factory=list)
+    done: set[str] = field(default_factory=set)
     failed: list[Failed] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
     steps: dict[str, str] = field(default_factory=dict)
@@ -83,7 +85,7 @@ def run_participant(settings: Settings, console: Console) -> int:
             console.line(line)
         return 0
     prepare_folders(settings)
-    tempfile.tempdir = str(temporary_folder({}, settings.work))
+    tempfile.tempdir = str(temporary_folder(os.environ, settings.work))
     run = Run(settings, console, settings.out_dir / "logs" / _run_name())
     _begin(run)
     if settings.reports_only:
@@ -213,9 +215,10 @@ def _process(
         f"{resources.omp_nthreads} threads per step"
     )
     root = run.settings.bids_dir
+    skipped = _by_subject(root, found.skipped)
+    problems = _by_subject(root, found.problems)
 
     def job(subject: str) -> Job:
-        folder = root / f"sub-{subject}"
         task = SubjectTask(
             settings=run.settings,
             subject=subject,
@@ -223,8 +226,8 @@ def _process(
             resources=resources,
             logs=run.logs,
             templates=templates,
-            skipped=tuple(s for s in found.skipped if s.path.is_relative_to(folder)),
-            problems=tuple(p for p in found.problems if p.path.is_relative_to(folder)),
+            skipped=tuple(skipped.get(subject, ())),
+            problems=tuple(problems.get(subject, ())),
         )
         return Job(subject, task, run.logs / f"sub-{subject}.log")
 
@@ -236,6 +239,15 @@ def _process(
         on_event=lambda job, event: _hear(run, job, event),
         on_end=lambda ended: _end(run, ended, env),
     )
+
+
+def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
+    """Group what concerns images by the participant whose folder holds them."""
+    groups: dict[str, list[Any]] = {}
+    for item in items:
+        label = item.path.relative_to(root).parts[0].removeprefix("sub-")
+        groups.setdefault(label, []).append(item)
+    return groups
 
 
 def _status(run: Run, job: Job, step: str) -> None:
@@ -258,7 +270,7 @@ def _hear(run: Run, job: Job, event: dict[str, Any]) -> None:
         fail(run, Failed(**event["failed"]))
     elif kind == "done":
         run.told.add(event["scan"])
-        run.done.append(event["scan"])
+        run.done.add(event["scan"])
     elif kind == "error":
         # The child as a whole: every scan that it has not spoken of.
         _fail_rest(run, job, event["error"], event["message"])

@@ -84,7 +84,8 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], dict[str, dict[st
     from pipelines.engine import RunOptions, durations, run_workflow
 
     settings = task.settings
-    config.update_config({"logging": {"workflow_level": "INFO", "interface_level": "INFO"}})
+    level = "DEBUG" if settings.verbose > 1 else "INFO"
+    config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
     logging.update_logging(config)
     workflow = build(task, send)
     workflow.base_dir = str(settings.work)

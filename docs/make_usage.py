@@ -1,0 +1,111 @@
+"""Write docs/usage.md from the parser, or check with --check that it is up to date."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from h2lo_bids.cli.parser import EPILOG, build_parser
+
+PAGE = Path(__file__).resolve().with_name("usage.md")
+HEAD = """# Usage
+
+Written by `make docs` from the parser: change the parser, not this page.
+
+```
+h2lo bids_dir out_dir participant [options]
+```
+
+Only `bids_dir`, `out_dir` and the analysis level are needed. Underscores may
+stand for hyphens in the names of options. Any option may also stand in a TOML
+file given with `--config-file`, without its hyphens in front; the command line
+wins. The configuration of each run is kept in `out_dir/logs/<run>/config.toml`
+and can be given to a later run as it is.
+"""
+RUNNING = """
+## What a run does
+
+- Each participant is processed in a process of its own, several at a time as
+  processors and memory allow (the limits of a container or a job count). One
+  that is killed costs its own scans and no others.
+- `bids_dir` is never written; `out_dir` and the work folder must lie outside it.
+- Outputs appear complete or not at all. A run that was stopped is resumed by
+  the same command: what is done is not computed again, also when the work
+  folder was moved, and only what depends on a changed option, model or scan is.
+- The work folder is `out_dir/.h2lo-work` unless `-w` names another; it takes
+  some 100 MB per scan and may be deleted when all is done (`--clean-workdir`).
+- HOME, `/tmp` and the network are not needed. Without a writable `/dev/shm`
+  the steps of a participant run one after the other.
+- Values of the low-field image lie in [0, 1]: the operator has no output
+  activation, and what exceeds the range of its training data is cut. Outside
+  the brain every voxel is exactly 0.
+- The same inputs, options, versions and number of threads give the same
+  images and sidecars, byte for byte. The transforms of `--output-spaces` hold
+  the same numbers each time, in HDF5 containers that record when they were
+  written.
+- What failed is listed at the end and in `out_dir/logs/<run>/failures.tsv`.
+
+## Exit codes
+
+"""
+CODES = """| code | meaning |
+|---|---|
+"""
+
+
+def render() -> str:
+    """Return the page."""
+    parts = [HEAD]
+    for group in build_parser()._action_groups:
+        actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
+        if not actions:
+            continue
+        title = {"positional arguments": "Arguments", "options": "Help"}.get(
+            str(group.title), str(group.title).capitalize()
+        )
+        parts.append(f"\n## {title}\n\n| option | meaning |\n|---|---|\n")
+        parts += [f"| {_name(action)} | {_escape(action.help or '')} |\n" for action in actions]
+    return "".join([*parts, RUNNING, CODES, *_codes()])
+
+
+def _name(action: argparse.Action) -> str:
+    """Return an option as it is written, with its values."""
+    if not action.option_strings:
+        return f"`{action.metavar or action.dest}`"
+    value = ""
+    if action.nargs != 0:
+        choices = "{" + ",".join(action.choices) + "}" if action.choices else None
+        value = f" {action.metavar or choices or action.dest.upper()}"
+        value += " ..." if action.nargs == "+" else ""
+    return ", ".join(f"`{_escape(option + value)}`" for option in action.option_strings)
+
+
+def _codes() -> list[str]:
+    """Return the exit codes of the help text as rows of a table."""
+    text = " ".join(EPILOG.split(":", 1)[1].split()).rstrip(".")
+    rows = []
+    for item in text.split("; "):
+        code, _, meaning = item.partition(" ")
+        rows.append(f"| {code} | {_escape(meaning)} |\n")
+    return rows
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("%%", "%")
+
+
+def main() -> int:
+    """Write the page; with --check only compare."""
+    page = render()
+    if "--check" in sys.argv[1:]:
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
+            print(f"{PAGE}: differs from the parser; run make docs", file=sys.stderr)
+            return 1
+        return 0
+    PAGE.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
