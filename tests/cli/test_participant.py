@@ -262,3 +262,56 @@ def test_failures_are_listed_with_their_scan(tmp_path, h2lo):
     low = tmp_path / "out" / "sub-01" / "anat" / "sub-01_desc-lowfield_T2w.nii.gz"
     assert low.exists()
     assert "sub-01_T1w.nii.gz" in (tmp_path / "out" / "sub-01.html").read_text()
+
+
+def test_a_standard_space_is_reached_through_its_transforms(tmp_path, h2lo):
+    """The template is the head moved by 6 mm; what ANTs warps there is the judge."""
+    import ants
+
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
+    source = nib.load(bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    moved = source.affine.copy()
+    moved[0, 3] += 6.0
+    nib.save(nib.Nifti1Image(source.get_fdata(dtype="f4"), moved), tmp_path / "tpl.nii.gz")
+    words = ["--output-spaces", "Moved", "--template-file", tmp_path / "tpl.nii.gz", "--sloppy"]
+    done = h2lo(bids, tmp_path / "out", *words)
+    assert done.returncode == 0, done.stdout
+    anat = tmp_path / "out" / "sub-01" / "anat"
+    forward = str(anat / "sub-01_from-T1w_to-Moved_mode-image_xfm.h5")
+    inverse = str(anat / "sub-01_from-Moved_to-T1w_mode-image_xfm.h5")
+    low = anat / "sub-01_space-Moved_desc-lowfield_T1w.nii.gz"
+    there = ants.image_read(str(low)).numpy()
+    warped = ants.apply_transforms(
+        fixed=ants.image_read(str(low)),
+        moving=ants.image_read(str(anat / "sub-01_desc-lowfield_T1w.nii.gz")),
+        transformlist=[forward],
+    ).numpy()
+    mask = nib.load(anat / "sub-01_space-Moved_desc-brain_mask.nii.gz").get_fdata() > 0
+    inner = mask & (warped > 0.05)
+    assert inner.sum() > 0.8 * mask.sum()
+    assert np.median(np.abs(there - warped)[inner]) < 0.02
+    assert not there[~mask].any()
+    import pandas as pd
+
+    points = pd.DataFrame({"x": [5.0, -20.0], "y": [0.0, 15.0], "z": [10.0, -8.0]})
+    to_scan = ants.apply_transforms_to_points(3, points, [forward], whichtoinvert=[False])
+    back = ants.apply_transforms_to_points(3, to_scan, [inverse], whichtoinvert=[False])
+    np.testing.assert_allclose(back, points, atol=0.1)
+    # LPS: the template lies 6 mm to the right, so its points lie 6 mm to the left in the scan.
+    np.testing.assert_allclose(to_scan["x"] - points["x"], 6.0, atol=1.0)
+
+
+def test_a_plugin_file_and_a_clean_work_folder(tmp_path, root, h2lo):
+    (tmp_path / "p.yml").write_text("plugin: Linear\nplugin_args: {}\n")
+    work = tmp_path / "work"
+    done = h2lo(root / "bids", tmp_path / "out", "--use-plugin", tmp_path / "p.yml", "-w", work)
+    assert done.returncode == 0, done.stderr
+    assert (work / "sub_01_wf").exists()
+    done = h2lo(root / "bids", tmp_path / "out", "-w", work, "--clean-workdir")
+    assert done.returncode == 0
+    assert not (work / "sub_01_wf").exists()
+    for text, words in {"plugin: Nothing": "no plugin", "[1": "not YAML", "a: b": "needs"}.items():
+        (tmp_path / "p.yml").write_text(text)
+        done = h2lo(root / "bids", tmp_path / "out2", "--use-plugin", tmp_path / "p.yml")
+        assert done.returncode == 64
+        assert words in done.stderr

@@ -1,0 +1,156 @@
+"""The thin interfaces on small arrays."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from h2lo_bids.errors import BadDataError, InputOutputError, TemporaryError
+from pipelines.interfaces.base import H2loInterface
+from pipelines.interfaces.imaging import FindBrain, Normalise, SettleBrain
+from pipelines.interfaces.outputs import WriteDerivative
+from pipelines.interfaces.synthesis import RegridMask
+
+AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
+
+
+def _save(data: np.ndarray, path: Path) -> str:
+    nib.save(nib.Nifti1Image(data, AFFINE), path)
+    return str(path)
+
+
+def _ball(side: int = 60) -> np.ndarray:
+    grid = np.linspace(-1, 1, side) ** 2
+    inside = grid[:, None, None] + grid[None, :, None] + grid < 0.8
+    return np.where(inside, 100 + 50 * np.random.default_rng(0).random(inside.shape), 0).astype(
+        "f4"
+    )
+
+
+def test_a_bad_scan_is_an_output_first_and_an_error_of_its_own_scan_then(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    found = FindBrain(in_file=str(tmp_path / "bad.nii.gz")).run(cwd=tmp_path).outputs
+    assert found.error == "BadDataError"
+    assert "bad.nii.gz" in found.message
+    with pytest.raises(BadDataError, match="bad"):
+        SettleBrain(error=found.error, message=found.message).run(cwd=tmp_path)
+
+
+def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = _ball()
+    own = (data > 0).astype(np.uint8)
+    close, far = own.copy(), np.roll(own, 12, axis=0)
+    close[30] = 0
+    scan = _save(data, tmp_path / "scan.nii")
+    mine = _save(own, tmp_path / "own.nii.gz")
+
+    def settle(donor: np.ndarray, method: str = "deepbet"):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        given = _save(donor, tmp_path / "d" / "donor.nii.gz")
+        node = SettleBrain(
+            checked=scan, mask_file=mine, method=method, warnings=[], error="", donor_mask=given
+        )
+        out = node.run(cwd=tmp_path).outputs
+        return np.asarray(nib.load(out.mask_file).dataobj), out.method
+
+    mask, method = settle(close)
+    np.testing.assert_array_equal(mask, close)
+    assert method.startswith("shared")
+    mask, method = settle(far)
+    np.testing.assert_array_equal(mask, own)
+    assert method.startswith("deepbet")
+    mask, method = settle(close, method="given")
+    np.testing.assert_array_equal(mask, own)
+
+
+def test_normalised_images_end_at_one_and_are_zero_outside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = _ball(20) + 5
+    mask = (_ball(20) > 0).astype(np.uint8)
+    node = Normalise(
+        in_file=_save(data, tmp_path / "a.nii"), mask_file=_save(mask, tmp_path / "m.nii")
+    )
+    out = nib.load(node.run(cwd=tmp_path).outputs.out_file)
+    np.testing.assert_allclose(out.get_fdata(), np.where(mask, data / data[mask > 0].max(), 0))
+    assert out.get_data_dtype() == np.float32
+
+
+def test_a_regridded_mask_keeps_its_volume_and_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mask = (_ball() > 0).astype(np.uint8)
+    node = RegridMask(mask_file=_save(mask, tmp_path / "m.nii"), spacing=(3.0, 3.0, 5.0))
+    out = nib.load(node.run(cwd=tmp_path).outputs.mask_file)
+    assert out.header.get_zooms() == pytest.approx((3, 3, 5))
+    new = np.asarray(out.dataobj)
+    assert new.sum() * 45 == pytest.approx(mask.sum() * 8, rel=0.05)
+
+    def centre(values, affine):
+        return nib.affines.apply_affine(affine, np.argwhere(values).mean(0))
+
+    np.testing.assert_allclose(centre(new, out.affine), centre(mask, AFFINE), atol=0.5)
+
+
+def test_a_sink_leaves_equal_files_alone_and_restores_missing_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "x.nii.gz"
+    source.write_bytes(b"content")
+    node = WriteDerivative(
+        in_file=str(source), out_dir=str(tmp_path / "out"), out_name="a/b.nii.gz", sidecar={"A": 1}
+    )
+    node.run(cwd=tmp_path)
+    out = tmp_path / "out" / "a" / "b.nii.gz"
+    before = out.stat().st_mtime_ns
+    node.run(cwd=tmp_path)
+    assert out.stat().st_mtime_ns == before
+    out.unlink()
+    node.run(cwd=tmp_path)
+    assert out.read_bytes() == b"content"
+    assert (tmp_path / "out" / "a" / "b.json").exists()
+
+
+class _Fails(H2loInterface):
+    """Raises what it is told to."""
+
+    error: BaseException = OSError()
+
+    def run_step(self, folder):
+        raise type(self).error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), TemporaryError),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), TemporaryError),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x"), InputOutputError),
+        (OSError(errno.ENOENT, "gone", "/x"), FileNotFoundError),
+        (RuntimeError("something else"), RuntimeError),
+    ],
+)
+def test_what_the_machine_lacks_is_told_as_such(tmp_path, error, kind):
+    _Fails.error = error
+    with pytest.raises(kind):
+        _Fails().run(cwd=tmp_path)
+
+
+def test_threads_are_set_before_the_work_begins(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
+    seen = {}
+
+    class Looks(H2loInterface):
+        def run_step(self, folder):
+            seen.update(os.environ)
+            return {}
+
+    for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        monkeypatch.setenv(name, "9")
+    Looks(num_threads=2).run(cwd=tmp_path)
+    assert seen["OMP_NUM_THREADS"] == "2"
+    assert seen["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == "2"

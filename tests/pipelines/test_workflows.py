@@ -1,0 +1,104 @@
+"""Graphs over a matrix of options, built and not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.models.frame import Frame
+from pipelines.grids import grids_of, output_paths
+from pipelines.workflows.subject import ScanSpec, init_single_subject_wf
+from pipelines.workflows.synthesis import ModelSpec
+
+
+def _scan(suffix: str, session: str | None = None) -> Scan:
+    entities = (("sub", "01"), *((("ses", session),) if session else ()))
+    folder = Path("/bids/sub-01") / (f"ses-{session}" if session else "") / "anat"
+    name = "_".join([*(f"{k}-{v}" for k, v in entities), f"{suffix}.nii.gz"])
+    return Scan(folder / name, "01", session, suffix, entities, 3.0, "MagneticFieldStrength")
+
+
+@pytest.fixture
+def template(tmp_path) -> Path:
+    path = tmp_path / "tpl.nii.gz"
+    path.write_bytes(b"x")
+    return path
+
+
+def _build(scans, tmp_path, template=None, masks=(), **options):
+    specs = tuple(
+        ScanSpec(
+            f"scan_{number}_{scan.suffix}",
+            scan,
+            ModelSpec(Path("/m"), scan.suffix, "ab" * 32, Frame().to_dict(), {"name": "m"}),
+            masks[number] if masks else None,
+        )
+        for number, scan in enumerate(scans)
+    )
+    templates = {
+        suffix: dict.fromkeys(options.get("output_spaces", ()), (template, None))
+        for suffix in ("T1w", "T2w")
+    }
+    return init_single_subject_wf(
+        name="wf", scans=specs, out_dir=tmp_path / "out", templates=templates, **options
+    )
+
+
+@pytest.mark.parametrize("suffixes", [("T1w",), ("T1w", "T2w")])
+@pytest.mark.parametrize("spaces", [(), ("model",), ("model", "MNI152NLin2009cAsym:res-1")])
+@pytest.mark.parametrize("lf_grid", [None, (1.6, 1.6, 5.0)])
+def test_every_promised_output_has_its_sink(tmp_path, template, suffixes, spaces, lf_grid):
+    scans = [_scan(suffix) for suffix in suffixes]
+    workflow = _build(scans, tmp_path, template, output_spaces=spaces, lf_grid=lf_grid)
+    nodes = {name: workflow.get_node(name) for name in workflow.list_node_names()}
+    sinks = {
+        tmp_path / "out" / node.inputs.out_name
+        for name, node in nodes.items()
+        if name.rpartition(".")[2].startswith("ds_") and hasattr(node.inputs, "out_name")
+    }
+    grids = grids_of(spaces, lf_grid)
+    expected = [path for s in scans for path in output_paths(tmp_path / "out", s, grids).values()]
+    assert sinks == set(expected)
+    assert len(expected) == len(set(expected))
+    records = [name for name in nodes if name.endswith("ds_record")]
+    assert len(records) == len(scans)
+    for name, node in nodes.items():
+        if name.endswith("synthesize"):
+            assert node.inputs.sha256 == "ab" * 32
+
+
+def test_threads_reach_the_steps_that_use_them(tmp_path):
+    workflow = _build([_scan("T1w")], tmp_path, omp_nthreads=3)
+    threaded = {
+        name.rpartition(".")[2]
+        for name in workflow.list_node_names()
+        if workflow.get_node(name).n_procs == 3
+        and workflow.get_node(name).interface.inputs.num_threads == 3
+    }
+    assert threaded == {"find_brain", "synthesize"}
+
+
+def _donors(workflow) -> set[tuple[str, str]]:
+    return {(a.name, b.name) for a, b in workflow._graph.edges()}
+
+
+def test_a_t2w_scan_may_take_the_mask_of_its_own_session_only(tmp_path):
+    t1, t2 = _scan("T1w", "a"), _scan("T2w", "a")
+    pair = {("scan_0_T1w_wf", "scan_1_T2w_wf")}
+    assert _donors(_build([t1, t2], tmp_path)) == pair
+    assert _donors(_build([t1, _scan("T2w", "b")], tmp_path)) == set()
+    assert _donors(_build([t1, t2], tmp_path, masks=(None, Path(__file__)))) == set()
+
+
+def test_names_of_outputs_are_unique_over_grids_and_contrasts(tmp_path):
+    grids = grids_of(("model", "MNI152NLin2009cAsym:res-1"), (1.5, 1.5, 5.0))
+    names = [
+        path
+        for suffix in ("T1w", "T2w")
+        for path in output_paths(tmp_path, _scan(suffix, "x"), grids).values()
+    ]
+    assert len(names) == len(set(names))
+    assert any("res-1p5x1p5x5" in path.name for path in names)
+    assert any("from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5" in p.name for p in names)
