@@ -116,10 +116,10 @@ whole volume; the histogram distances over voxels with a high-field value above 
 ```
 {options["steps"]} steps of {options["batch"]} crops of {options["crop"]} voxels a side, Adam from
 {options["learning_rate"]:g} along a cosine, weight {options["lambda_grad"]:g} of the gradient term,
-{options["precision"]}, seed {training["seed"]}; {training["seconds"] / 60:.0f} minutes on one
-(shared) core. The weights are those of step {training["best_step"]}, the best in validation
-({training["best_psnr"]:.2f} dB in the brain; the high-field image has
-{training["identity_psnr"]:.2f} dB).
+{options["precision"]}, running average of the weights ({options["average"]:g}), seed
+{training["seed"]}; {training["seconds"] / 60:.0f} minutes on one (shared) core. The weights are
+those of step {training["best_step"]}, the best in validation ({training["best_psnr"]:.2f} dB in
+the brain; the high-field image has {training["identity_psnr"]:.2f} dB).
 """
 
 

@@ -32,8 +32,9 @@ from h2lo_bids.training.simulated import (
     split_labels,
 )
 
-STEPS = 6000
-AUGMENTATION = Augmentation(flip=0.5, shift=4, scale=0.2, gamma=0.15, bias=0.1, noise=0.02)
+STEPS = 5000
+AUGMENTATION = Augmentation(flip=0.5, shift=4, scale=0.05, bias=0.05, noise=0.01)
+"""Little of the intensities: the simulated scanners differ widely already."""
 SOURCE = "SynthSeg training label maps, github.com/BBillot/SynthSeg"
 LICENCE = "Apache-2.0"
 PAIR_SEED = 1000
@@ -59,6 +60,7 @@ def embedded_options(steps: int, seed: int) -> FitOptions:
         batch=2,
         seed=seed,
         precision="bf16",
+        average=0.99,
         validate_every=200,
         checkpoint_every=50,
         validation_crops=48,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -56,6 +57,7 @@ class FitResult:
 class _State:
     model: H2lo
     optimizer: torch.optim.Adam
+    average: H2lo
     step: int = 0
     seconds: float = 0.0
     best_step: int = 0
@@ -144,7 +146,8 @@ def _start(options: FitOptions, folder: Path, identity: dict[str, str], say: Pro
         model = H2lo(options.architecture)
     # Weights in the layout in which the CPU's convolutions are fastest.
     model.encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    state = _State(model, torch.optim.Adam(model.parameters(), lr=options.learning_rate))
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate)
+    state = _State(model, optimizer, copy.deepcopy(model))
     saved = load_checkpoint(folder)
     if saved is None:
         return state
@@ -154,6 +157,7 @@ def _start(options: FitOptions, folder: Path, identity: dict[str, str], say: Pro
                 f"{folder}: holds a fit with {what}; give another work folder or remove it"
             )
     model.load_state_dict(saved["model"])
+    state.average.load_state_dict(saved["average"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.step, state.seconds = saved["step"], saved["seconds"]
     state.best_step, state.best_psnr = saved["best_step"], saved["best_psnr"]
@@ -169,7 +173,6 @@ def _step(state: _State, estimator: Any, options: FitOptions, folder: Path) -> R
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     rng = np.random.default_rng([options.seed, state.step])
-    state.model.train()
     l1, gradient = estimator(state.model, rng)
     loss = l1 + options.lambda_grad * gradient
     if not torch.isfinite(loss):
@@ -181,19 +184,27 @@ def _step(state: _State, estimator: Any, options: FitOptions, folder: Path) -> R
     loss.backward()
     state.optimizer.step()
     state.step += 1
+    _average(state, options.average)
     return Row(state.step, rate, loss.item(), l1.item(), gradient.item())
+
+
+@torch.no_grad()
+def _average(state: _State, decay: float) -> None:
+    # Early on the average forgets faster, so that it does not keep the random start.
+    decay = min(decay, state.step / (10 + state.step)) if decay else 0.0
+    for kept, new in zip(state.average.parameters(), state.model.parameters(), strict=True):
+        kept.lerp_(new, 1.0 - decay)
 
 
 def _validate(
     state: _State, pairs: Sequence[Pair], places: list[Any], options: FitOptions
 ) -> float | None:
-    state.model.eval()
     if not pairs:
         return None
-    psnr = brain_psnr(state.model, pairs, places, options.crop, precision=options.precision)
+    psnr = brain_psnr(state.average, pairs, places, options.crop, precision=options.precision)
     if psnr > state.best_psnr:
         state.best_step, state.best_psnr = state.step, psnr
-        state.best_weights = {k: v.clone() for k, v in state.model.state_dict().items()}
+        state.best_weights = {k: v.clone() for k, v in state.average.state_dict().items()}
     return psnr
 
 
@@ -201,6 +212,7 @@ def _save(state: _State, folder: Path, identity: dict[str, str]) -> None:
     record = {
         **identity,
         "model": state.model.state_dict(),
+        "average": state.average.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         **{k: getattr(state, k) for k in ("step", "seconds", "best_step", "best_psnr")},
         "best_weights": state.best_weights,
@@ -210,7 +222,7 @@ def _save(state: _State, folder: Path, identity: dict[str, str]) -> None:
 
 def _result(state: _State, options: FitOptions, baseline: float) -> FitResult:
     model = H2lo(options.architecture)
-    model.load_state_dict(state.best_weights or state.model.state_dict())
+    model.load_state_dict(state.best_weights or state.average.state_dict())
     return FitResult(
         model.eval(), state.step, state.best_step, state.best_psnr, baseline, state.seconds
     )

@@ -42,6 +42,9 @@ class FitOptions:
         Seeds the weights and every draw.
     precision
         ``"fp32"``, or ``"bf16"`` for autocast.
+    average
+        Decay of the running average of the weights that is validated and kept;
+        0, the paper's way, takes the weights themselves.
     validate_every, checkpoint_every
         In steps.
     validation_crops
@@ -63,6 +66,7 @@ class FitOptions:
     lambda_grad: float = LAMBDA_GRAD
     seed: int = 42
     precision: str = "fp32"
+    average: float = 0.0
     validate_every: int = 250
     checkpoint_every: int = 100
     validation_crops: int = 24
@@ -77,6 +81,8 @@ class FitOptions:
         for name in ("steps", "crop", "batch", "points", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.average < 1:
+            raise UsageError(f"average must be from 0 to below 1, not {self.average}")
         if not self.learning_rate > 0:
             raise UsageError(f"the learning rate must be positive, not {self.learning_rate}")
 
