@@ -110,10 +110,11 @@ def test_missing_unreadable_and_links(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "Permission denied" in complaint(locked, MissingInputError)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_permissions(tmp_path: Path) -> None:
     path = write(tmp_path / "locked.nii.gz")
     path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
     complaint(path, MissingInputError)
 
 
