@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from h2lo_bids import __version__
+from h2lo_bids.cli import convert
 from h2lo_bids.cli.settings import PRECISIONS, SKULL_STRIP, default_of
 from h2lo_bids.errors import UsageError
 
@@ -40,9 +39,11 @@ def build_parser() -> Parser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("bids_dir", type=_path, help="folder of the input dataset; never written")
     parser.add_argument(
-        "out_dir", type=_path, help="folder of the derivative dataset, outside bids_dir"
+        "bids_dir", type=convert.path, help="folder of the input dataset; never written"
+    )
+    parser.add_argument(
+        "out_dir", type=convert.path, help="folder of the derivative dataset, outside bids_dir"
     )
     parser.add_argument("level", metavar="analysis_level", help="participant")
     parser.add_argument("--version", action="version", version=f"h2lo {__version__}")
@@ -59,27 +60,27 @@ def _selection(group: argparse._ArgumentGroup) -> None:
     add(
         "--participant-label",
         nargs="+",
-        type=_label("sub"),
+        type=convert.label("sub"),
         metavar="LABEL",
         help="only these participants, with or without sub-",
     )
     add(
         "--session-label",
         nargs="+",
-        type=_label("ses"),
+        type=convert.label("ses"),
         metavar="LABEL",
         help="only these sessions, with or without ses-",
     )
     add(
         "--bids-filter-file",
-        type=_path,
+        type=convert.path,
         metavar="FILE",
         help='JSON of {"t1w": {ENTITY: VALUE}, "t2w": {…}}; null means absent, "*" means any',
     )
     add(
         "--filter",
         nargs="+",
-        type=_pair,
+        type=convert.pair,
         metavar="ENTITY=VALUE",
         help="only scans with these entities: acq=MPRAGE, run=1,2 (either), rec= (absent), "
         "ses=* (present)",
@@ -91,7 +92,7 @@ def _selection(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--bids-database-dir",
-        type=_path,
+        type=convert.path,
         metavar="DIR",
         help="where to keep the index of a large dataset between runs; remade when out of date",
     )
@@ -100,7 +101,7 @@ def _selection(group: argparse._ArgumentGroup) -> None:
         "-d",
         "--derivatives",
         nargs="+",
-        type=_named_path("NAME"),
+        type=convert.named_path("NAME"),
         metavar="NAME=PATH",
         help="derivative datasets with brain masks to use instead of computing them",
     )
@@ -111,7 +112,7 @@ def _method(group: argparse._ArgumentGroup) -> None:
     add(
         "--model",
         nargs="+",
-        type=_model,
+        type=convert.model,
         metavar="[T1w=|T2w=]PATH",
         help="model bundle, or a .pth file of the authors' release; "
         "default: the embedded model of each contrast, trained on simulated pairs",
@@ -123,7 +124,7 @@ def _method(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--synthstrip-weights",
-        type=_path,
+        type=convert.path,
         metavar="FILE",
         help="FreeSurfer's synthstrip.1.pt; default: $FREESURFER_HOME/models, if there",
     )
@@ -134,7 +135,7 @@ def _method(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--random-seed",
-        type=_integer(0),
+        type=convert.integer(0),
         metavar="N",
         help="seed of whatever draws numbers " + _default("random_seed"),
     )
@@ -150,7 +151,7 @@ def _outputs(group: argparse._ArgumentGroup) -> None:
     add(
         "--output-spaces",
         nargs="+",
-        type=_space,
+        type=convert.space,
         metavar="SPACE",
         help="further grids of the low-field image: model (the model's own frame) or a "
         "TemplateFlow space such as MNI152NLin2009cAsym:res-1; native, the scan's own grid, is "
@@ -158,13 +159,13 @@ def _outputs(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--template-file",
-        type=_path,
+        type=convert.path,
         metavar="FILE",
         help="T1w image of the template space, instead of TemplateFlow's",
     )
     add(
         "--lf-grid",
-        type=_grid,
+        type=convert.grid,
         metavar="XxYxZ",
         help="also on a grid of this voxel size in mm along the scan's axes, such as 1.6x1.6x5",
     )
@@ -174,26 +175,26 @@ def _resources(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--nprocs",
-        type=_integer(1),
+        type=convert.integer(1),
         metavar="N",
         help="processors to use in all (default: all that this process may use)",
     )
     add(
         "--omp-nthreads",
-        type=_integer(1),
+        type=convert.integer(1),
         metavar="N",
         help="threads of one step (default: --nprocs, at most 4)",
     )
     add(
         "--mem",
-        type=_memory,
+        type=convert.memory,
         metavar="GB",
         help="memory to use in all, such as 8 or 8000M (default: what this machine or its "
         "control group has free)",
     )
     add(
         "--device",
-        type=_device,
+        type=convert.device,
         metavar="auto|cpu|cuda[:i]",
         help="where the operator runs; the CPU takes over when the GPU's memory is full "
         + _default("device"),
@@ -201,7 +202,7 @@ def _resources(group: argparse._ArgumentGroup) -> None:
     add(
         "-w",
         "--work-dir",
-        type=_path,
+        type=convert.path,
         metavar="DIR",
         help="folder of intermediate results, from which a later run resumes; outside bids_dir "
         "(default: .h2lo-work in out_dir)",
@@ -213,7 +214,7 @@ def _resources(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--use-plugin",
-        type=_path,
+        type=convert.path,
         metavar="FILE",
         help="YAML with a Nipype plugin and plugin_args, in place of our own",
     )
@@ -223,7 +224,7 @@ def _run(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--config-file",
-        type=_path,
+        type=convert.path,
         metavar="FILE",
         help="TOML with any of these options; the command line wins",
     )
@@ -258,92 +259,3 @@ def normalise_argv(argv: Sequence[str]) -> list[str]:
         name, equals, value = word.partition("=")
         words.append(name.replace("_", "-") + equals + value if name.startswith("--") else word)
     return words
-
-
-# Conversions: each raises ArgumentTypeError with what was expected.
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("a path cannot be empty")
-    # Not resolved: an annex key or a link is named as the user knows it.
-    return Path(text).expanduser().absolute() if not text.startswith("~") else _home(text)
-
-
-def _home(text: str) -> Path:
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as err:
-        raise argparse.ArgumentTypeError(f"{text}: there is no home folder here") from err
-
-
-def _label(prefix: str) -> Any:
-    def convert(text: str) -> str:
-        label = text.removeprefix(f"{prefix}-")
-        if not re.fullmatch(r"[A-Za-z0-9+]+", label):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a label of letters and digits")
-        return label
-
-    return convert
-
-
-def _pair(text: str) -> str:
-    if not re.match(r"[A-Za-z]+=", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not ENTITY=VALUE")
-    return text
-
-
-def _named_path(name: str) -> Any:
-    def convert(text: str) -> tuple[str, Path]:
-        key, equals, value = text.partition("=")
-        if not (equals and value and re.fullmatch(r"\w[\w.-]*", key)):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {name}=PATH")
-        return key, _path(value)
-
-    return convert
-
-
-def _model(text: str) -> tuple[str, Path]:
-    for contrast in ("T1w", "T2w"):
-        if text.startswith(f"{contrast}="):
-            return contrast, _path(text.removeprefix(f"{contrast}="))
-    return "", _path(text)
-
-
-def _integer(least: int) -> Any:
-    def convert(text: str) -> int:
-        if not re.fullmatch(r"\d+", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
-        return int(text)
-
-    return convert
-
-
-def _memory(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
-    if not match or float(match.group(1)) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory such as 8 or 8000M")
-    power = {"k": -2, "m": -1, "g": 0, "": 0, "t": 1}[match.group(2)]
-    return float(match.group(1)) * 1000.0**power
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:NUMBER")
-    return text
-
-
-def _grid(text: str) -> tuple[float, float, float]:
-    try:
-        x, y, z = (float(side) for side in text.lower().split("x"))
-    except ValueError as err:
-        raise argparse.ArgumentTypeError(f"{text!r} is not XxYxZ in mm, as 1.6x1.6x5") from err
-    if not 0.1 <= min(x, y, z) <= max(x, y, z) <= 20:
-        raise argparse.ArgumentTypeError(f"{text!r}: voxel sides go from 0.1 to 20 mm")
-    return x, y, z
-
-
-def _space(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9+]+(:(res|cohort)-[A-Za-z0-9]+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a space such as native or NAME:res-1")
-    return text

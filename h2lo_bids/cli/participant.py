@@ -9,7 +9,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +18,18 @@ from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.filters import load_filter_file
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.cli.account import LOST, Run, fail_problems, fail_rest, hear, status
 from h2lo_bids.cli.checks import check_usage, prepare_folders
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.environment import child_environment, temporary_folder
-from h2lo_bids.cli.failures import Failed, error_of_code, exit_code, write_table
+from h2lo_bids.cli.failures import Failed, exit_code, write_table
 from h2lo_bids.cli.resources import Resources, plan
 from h2lo_bids.cli.settings import Settings, to_toml
 from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
 from h2lo_bids.errors import H2loError, TemporaryError
 
 Templates = tuple[tuple[str, str, Path, Path | None], ...]
-
-
-@dataclass
-class Run:
-    """One run, as it goes on.
-
-    Parameters
-    ----------
-    settings
-        What is asked for.
-    console
-        Where it is told.
-    logs
-        The run's own folder in ``out_dir/logs``.
-    """
-
-    settings: Settings
-    console: Console
-    logs: Path
-    done: set[str] = field(default_factory=set)
-    failed: list[Failed] = field(default_factory=list)
-    told: set[str] = field(default_factory=set)
-    steps: dict[str, str] = field(default_factory=dict)
-    ended: int = 0
-    total: int = 0
 
 
 def run_participant(settings: Settings, console: Console) -> int:
@@ -95,7 +70,7 @@ def run_participant(settings: Settings, console: Console) -> int:
     found = find(settings)
     for note in found.notes:
         console.line(note)
-    _fail_problems(run, found)
+    fail_problems(run, found)
     subjects = _group(found.scans)
     resources = plan(settings, len(subjects))
     env = child_environment(settings.work, resources.omp_nthreads)
@@ -149,19 +124,6 @@ def _group(scans: tuple[Scan, ...]) -> dict[str, tuple[Scan, ...]]:
     for scan in scans:
         subjects.setdefault(scan.subject, []).append(scan)
     return {subject: tuple(own) for subject, own in subjects.items()}
-
-
-def _fail_problems(run: Run, found: Discovery) -> None:
-    root = run.settings.bids_dir
-    for problem in found.problems:
-        name = problem.path.relative_to(root).as_posix()
-        fail(run, Failed(name, "discovery", error_of_code(problem.exit_code), problem.message))
-
-
-def fail(run: Run, failed: Failed) -> None:
-    """Take note of a failure, and tell it once."""
-    run.failed.append(failed)
-    run.console.line(failed.line, level="error")
 
 
 def _check(run: Run, found: Discovery, env: dict[str, str]) -> Templates:
@@ -235,8 +197,8 @@ def _process(
         (job(subject) for subject in subjects),
         limit=resources.children,
         env=env,
-        on_start=lambda job: _status(run, job, "starting"),
-        on_event=lambda job, event: _hear(run, job, event),
+        on_start=lambda job: status(run, job, "starting"),
+        on_event=lambda job, event: hear(run, job, event),
         on_end=lambda ended: _end(run, ended, env),
     )
 
@@ -250,43 +212,6 @@ def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
     return groups
 
 
-def _status(run: Run, job: Job, step: str) -> None:
-    run.steps[job.name] = step
-    now = ", ".join(f"sub-{name}: {what}" for name, what in run.steps.items())
-    run.console.status(f"[{run.ended}/{run.total}] {now}")
-
-
-def _hear(run: Run, job: Job, event: dict[str, Any]) -> None:
-    """Take in one event of a child."""
-    kind = event["event"]
-    if kind == "step":
-        _status(run, job, event["step"])
-        if run.settings.verbose and "seconds" in event:
-            run.console.line(f"sub-{job.name}: {event['step']} took {event['seconds']:.1f} s")
-    elif kind == "note":
-        run.console.line(f"sub-{job.name}: {event['text']}", level=event.get("level", ""))
-    elif kind == "failed":
-        run.told.add(event["failed"]["scan"])
-        fail(run, Failed(**event["failed"]))
-    elif kind == "done":
-        run.told.add(event["scan"])
-        run.done.add(event["scan"])
-    elif kind == "error":
-        # The child as a whole: every scan that it has not spoken of.
-        _fail_rest(run, job, event["error"], event["message"])
-
-
-def _fail_rest(run: Run, job: Job, error: str, message: str) -> list[Failed]:
-    rest = []
-    for scan in job.task.scans:
-        if scan.relative_path not in run.told:
-            run.told.add(scan.relative_path)
-            log = "" if error == TemporaryError.__name__ else str(job.log)
-            rest.append(Failed(scan.relative_path, "participant", error, message, log))
-            fail(run, rest[-1])
-    return rest
-
-
 def _end(run: Run, ended: Ended, env: dict[str, str]) -> bool:
     """Close the account of one participant; say whether to go on with others."""
     job = ended.job
@@ -294,9 +219,10 @@ def _end(run: Run, ended: Ended, env: dict[str, str]) -> bool:
     run.ended += 1
     scans = [scan.relative_path for scan in job.task.scans]
     remedy = "run again with fewer --nprocs or on a machine with more memory"
-    rest = _fail_rest(run, job, TemporaryError.__name__, f"{ended.cause}; {remedy}")
-    if rest:
-        _clean_up_after(run, job, rest, env)
+    fail_rest(run, job, TemporaryError.__name__, f"{ended.cause}; {remedy}")
+    lost = [item for item in run.failed if item.step == LOST and item.scan in scans]
+    if lost:
+        _clean_up_after(run, job, lost, env)
     done = sum(scan in run.done for scan in scans)
     run.console.line(
         f"[{run.ended}/{run.total}] sub-{job.name}: {done} of {len(scans)} scans done "
@@ -305,11 +231,11 @@ def _end(run: Run, ended: Ended, env: dict[str, str]) -> bool:
     return not (run.settings.stop_on_first_crash and run.failed)
 
 
-def _clean_up_after(run: Run, job: Job, rest: list[Failed], env: dict[str, str]) -> None:
+def _clean_up_after(run: Run, job: Job, lost: list[Failed], env: dict[str, str]) -> None:
     """Do for a participant whose process died what it could not do any more."""
     stems = {scan.relative_path: scan.stem for scan in job.task.scans}
     remove_temporaries(run.settings.out_dir / f"sub-{job.name}", older_than=0.0)
-    failures = tuple((stems[item.scan], item.message) for item in rest)
+    failures = tuple((stems[item.scan], item.message) for item in lost)
     try:
         call(ReportTask(run.settings, job.name, failures), env, job.log)
     except H2loError as err:

@@ -24,7 +24,7 @@ from h2lo_bids.reports.store import (
 from h2lo_bids.reports.subject import write_subject_report
 
 if TYPE_CHECKING:
-    from h2lo_bids.cli.participant import Run
+    from h2lo_bids.cli.account import Run
 
 SOFTWARE = ("torch", "numpy", "nibabel", "nipype", "pybids", "antspyx", "deepbet", "templateflow")
 """Distributions named in reports, as on PyPI."""

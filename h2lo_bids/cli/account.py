@@ -1,0 +1,99 @@
+"""The account of a run: what was done, what failed, what goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.bids.discover import Discovery
+from h2lo_bids.cli.children import Job
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.failures import Failed, error_of_code
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.errors import TemporaryError
+
+LOST = "participant"
+"""The step that is named when a participant's process ended before it could tell."""
+
+
+@dataclass
+class Run:
+    """One run, as it goes on.
+
+    Parameters
+    ----------
+    settings
+        What is asked for.
+    console
+        Where it is told.
+    logs
+        The run's own folder in ``out_dir/logs``.
+    done, failed, told
+        Scans that are done, scans that failed, and all that were spoken of, by
+        path relative to the input dataset.
+    steps
+        What each running participant is at.
+    ended, total
+        How many participants have ended, and how many there are.
+    """
+
+    settings: Settings
+    console: Console
+    logs: Path
+    done: set[str] = field(default_factory=set)
+    failed: list[Failed] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
+    steps: dict[str, str] = field(default_factory=dict)
+    ended: int = 0
+    total: int = 0
+
+
+def fail(run: Run, failed: Failed) -> None:
+    """Take note of a failure, and tell it once."""
+    run.failed.append(failed)
+    run.console.line(failed.line, level="error")
+
+
+def fail_problems(run: Run, found: Discovery) -> None:
+    """Take note of what discovery found to be unusable."""
+    root = run.settings.bids_dir
+    for problem in found.problems:
+        name = problem.path.relative_to(root).as_posix()
+        fail(run, Failed(name, "discovery", error_of_code(problem.exit_code), problem.message))
+
+
+def status(run: Run, job: Job, step: str) -> None:
+    """Show what each participant is at."""
+    run.steps[job.name] = step
+    now = ", ".join(f"sub-{name}: {what}" for name, what in run.steps.items())
+    run.console.status(f"[{run.ended}/{run.total}] {now}")
+
+
+def hear(run: Run, job: Job, event: dict[str, Any]) -> None:
+    """Take in one event of a child."""
+    kind = event["event"]
+    if kind == "step":
+        status(run, job, event["step"])
+        if run.settings.verbose and "seconds" in event:
+            run.console.line(f"sub-{job.name}: {event['step']} took {event['seconds']:.1f} s")
+    elif kind == "note":
+        run.console.line(f"sub-{job.name}: {event['text']}", level=event.get("level", ""))
+    elif kind == "failed":
+        run.told.add(event["failed"]["scan"])
+        fail(run, Failed(**event["failed"]))
+    elif kind == "done":
+        run.told.add(event["scan"])
+        run.done.add(event["scan"])
+    elif kind == "error":
+        # The child as a whole: every scan that it has not spoken of.
+        fail_rest(run, job, event["error"], event["message"])
+
+
+def fail_rest(run: Run, job: Job, error: str, message: str) -> None:
+    """Let every scan of a participant fail that was not spoken of yet."""
+    for scan in job.task.scans:
+        if scan.relative_path not in run.told:
+            run.told.add(scan.relative_path)
+            log = "" if error == TemporaryError.__name__ else str(job.log)
+            fail(run, Failed(scan.relative_path, LOST, error, message, log))

@@ -1,0 +1,109 @@
+"""From the words of a command line to values.
+
+Each function raises `argparse.ArgumentTypeError` with what was expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+
+def path(text: str) -> Path:
+    """Return an absolute path, as the user knows it: links are not resolved."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path cannot be empty")
+    return Path(text).expanduser().absolute() if not text.startswith("~") else _home(text)
+
+
+def _home(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as err:
+        raise argparse.ArgumentTypeError(f"{text}: there is no home folder here") from err
+
+
+def label(prefix: str) -> Any:
+    """Return a reader of BIDS labels that drops a prefix."""
+
+    def convert(text: str) -> str:
+        label = text.removeprefix(f"{prefix}-")
+        if not re.fullmatch(r"[A-Za-z0-9+]+", label):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a label of letters and digits")
+        return label
+
+    return convert
+
+
+def pair(text: str) -> str:
+    """Check ``ENTITY=VALUE``."""
+    if not re.match(r"[A-Za-z]+=", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ENTITY=VALUE")
+    return text
+
+
+def named_path(name: str) -> Any:
+    """Return a reader of ``NAME=PATH``."""
+
+    def convert(text: str) -> tuple[str, Path]:
+        key, equals, value = text.partition("=")
+        if not (equals and value and re.fullmatch(r"\w[\w.-]*", key)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name}=PATH")
+        return key, path(value)
+
+    return convert
+
+
+def model(text: str) -> tuple[str, Path]:
+    """Read ``[T1w=|T2w=]PATH``; without a contrast the name is empty."""
+    for contrast in ("T1w", "T2w"):
+        if text.startswith(f"{contrast}="):
+            return contrast, path(text.removeprefix(f"{contrast}="))
+    return "", path(text)
+
+
+def integer(least: int) -> Any:
+    """Return a reader of whole numbers that are not too small."""
+
+    def convert(text: str) -> int:
+        if not re.fullmatch(r"\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return int(text)
+
+    return convert
+
+
+def memory(text: str) -> float:
+    """Read an amount of memory in GB, with or without a unit."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if not match or float(match.group(1)) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory such as 8 or 8000M")
+    power = {"k": -2, "m": -1, "g": 0, "": 0, "t": 1}[match.group(2)]
+    return float(match.group(1)) * 1000.0**power
+
+
+def device(text: str) -> str:
+    """Check the name of a device."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:NUMBER")
+    return text
+
+
+def grid(text: str) -> tuple[float, float, float]:
+    """Read three voxel sides in mm."""
+    try:
+        x, y, z = (float(side) for side in text.lower().split("x"))
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"{text!r} is not XxYxZ in mm, as 1.6x1.6x5") from err
+    if not 0.1 <= min(x, y, z) <= max(x, y, z) <= 20:
+        raise argparse.ArgumentTypeError(f"{text!r}: voxel sides go from 0.1 to 20 mm")
+    return x, y, z
+
+
+def space(text: str) -> str:
+    """Check the form of an output space."""
+    if not re.fullmatch(r"[A-Za-z0-9+]+(:(res|cohort)-[A-Za-z0-9]+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a space such as native or NAME:res-1")
+    return text
