@@ -17,13 +17,12 @@ def describe(settings: Settings, found: Discovery) -> Iterator[str]:
     grids = grids_of(settings.output_spaces, settings.lf_grid)
     yield f"dry run: nothing is written; work folder would be {settings.work}"
     for scan in found.scans:
-        model = dict(settings.model).get(scan.suffix, dict(settings.model).get(""))
         strength = (
             "unknown field strength"
             if scan.field_strength is None
             else (f"{scan.field_strength:g} T ({scan.field_source})")
         )
-        yield f"read  {scan.path} [{strength}; model: {model or 'embedded'}]"
+        yield f"read  {scan.path} [{strength}; model: {_model(settings, scan.suffix)}]"
         for path in output_paths(settings.out_dir, scan, grids).values():
             yield f"write {path}{' (exists)' if path.exists() else ''}"
     for subject in dict.fromkeys(scan.subject for scan in found.scans):
@@ -34,3 +33,11 @@ def describe(settings: Settings, found: Discovery) -> Iterator[str]:
         yield f"cannot use: {problem.message}"
     for skipped in found.skipped:
         yield f"leave out: {skipped.path} [{skipped.reason}]"
+
+
+def _model(settings: Settings, suffix: str) -> str:
+    """Say which model a contrast gets; a bundle is not opened for that."""
+    given = dict(settings.model)
+    if suffix in given:
+        return str(given[suffix])
+    return f"{given['']} if it is for {suffix}, else embedded" if "" in given else "embedded"

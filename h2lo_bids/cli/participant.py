@@ -217,6 +217,8 @@ def _end(run: Run, ended: Ended, env: dict[str, str]) -> bool:
     job = ended.job
     run.steps.pop(job.name, None)
     run.ended += 1
+    if not run.steps:
+        run.console.status("")
     scans = [scan.relative_path for scan in job.task.scans]
     remedy = "run again with fewer --nprocs or on a machine with more memory"
     fail_rest(run, job, TemporaryError.__name__, f"{ended.cause}; {remedy}")

@@ -65,11 +65,6 @@ class Settings:
         """The work folder: the one given, or a hidden one inside ``out_dir``."""
         return self.work_dir if self.work_dir is not None else self.out_dir / ".h2lo-work"
 
-    def model_for(self, suffix: str) -> Path | None:
-        """Return the model given for a contrast, or None for the embedded one."""
-        models = dict(self.model)
-        return models.get(suffix, models.get(""))
-
     def to_options(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as TOML-ready values.
 
