@@ -75,27 +75,6 @@ def conform(image: Any, frame: FrameLike, *, mask: Any = None) -> nib.Nifti1Imag
     return resample(image, shape, affine)
 
 
-def conform_mask(mask: Any, like: Any) -> nib.Nifti1Image:
-    """Put a mask on the grid of a conformed image.
-
-    Parameters
-    ----------
-    mask
-        nibabel image, true where above 0.
-    like
-        The conformed image.
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        uint8, 1 where the linearly interpolated mask exceeds one half; equal to
-        the input where no interpolation is needed.
-    """
-    binary = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
-    share = resample(binary, like.shape, like.affine, order=1)
-    return nib.Nifti1Image((np.asarray(share.dataobj) > 0.5).astype(np.uint8), like.affine)
-
-
 def frame_grid(
     image: Any, frame: FrameLike, *, mask: Any = None
 ) -> tuple[tuple[int, int, int], np.ndarray]:

@@ -27,6 +27,53 @@ def spacing_of(affine: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
 
 
+def placed(data: np.ndarray, affine: np.ndarray, like: Any) -> nib.Nifti1Image:
+    """Wrap an array as an image in the world of another.
+
+    Parameters
+    ----------
+    data
+        3-D.
+    affine
+        (4, 4), voxel to world mm.
+    like
+        nibabel image, whose code says which world that is (1 stands for the scanner).
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        sform and qform agree: programs differ in which of them they read.
+    """
+    image = nib.Nifti1Image(data, np.asarray(affine, dtype=float))
+    code = int(like.header["sform_code"]) or 1
+    # The header's rounding to float32 stays out of the affine in memory.
+    image.set_sform(image.affine, code, update_affine=False)
+    image.set_qform(image.affine, code, update_affine=False)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def resample_mask(mask: Any, shape: tuple[int, ...], affine: np.ndarray) -> nib.Nifti1Image:
+    """Put a mask on another grid through world coordinates.
+
+    Parameters
+    ----------
+    mask
+        nibabel image; every voxel above 0 is inside.
+    shape, affine
+        As for `resample`.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        uint8, 1 where the linearly interpolated mask exceeds one half; equal to
+        the input where no interpolation is needed.
+    """
+    inside = placed((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine, mask)
+    share = resample(inside, shape, affine, order=1)
+    return placed((np.asarray(share.dataobj) > 0.5).astype(np.uint8), affine, mask)
+
+
 def resample(
     image: Any, shape: tuple[int, ...], affine: np.ndarray, *, order: int = 3, fill: float = 0.0
 ) -> nib.Nifti1Image:
@@ -64,7 +111,7 @@ def resample(
         values = _copy(data, tuple(shape), whole.astype(int), fill)
     else:
         values = _interpolate(data, image.affine, tuple(shape), affine, to_source, order, fill)
-    return nib.Nifti1Image(values, np.asarray(affine, dtype=float))
+    return placed(values, affine, image)
 
 
 def _is_signed_permutation(matrix: np.ndarray) -> bool:

@@ -148,13 +148,14 @@ class Conform(H2loInterface):
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Conform both, the frame centred on the brain."""
         from h2lo_bids.bids.atomic import save_nifti
-        from h2lo_bids.imaging.conform import conform, conform_mask
+        from h2lo_bids.imaging.conform import conform
+        from h2lo_bids.imaging.resample import resample_mask
         from h2lo_bids.models.frame import Frame
 
         image, mask = load_image(self.inputs.in_file), load_image(self.inputs.mask_file)
         image.set_filename(self.inputs.name)
         conformed = conform(image, Frame.from_dict(self.inputs.frame), mask=mask)
-        own = conform_mask(mask, conformed)
+        own = resample_mask(mask, conformed.shape, conformed.affine)
         return {
             "out_file": str(save_nifti(conformed, folder / "conformed.nii")),
             "mask_file": str(save_nifti(own, folder / "mask.nii.gz")),

@@ -106,14 +106,11 @@ class RegridMask(H2loInterface):
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Interpolate the mask linearly; a voxel belongs to the brain by more than half."""
-        import nibabel as nib
-        import numpy as np
-
         from h2lo_bids.bids.atomic import save_nifti
-        from h2lo_bids.imaging.conform import conform_mask
+        from h2lo_bids.imaging.resample import resample_mask
         from h2lo_bids.synthesis.grids import lf_grid
 
         mask = load_image(self.inputs.mask_file)
         shape, affine = lf_grid(mask.affine, mask.shape, self.inputs.spacing)
-        like = nib.Nifti1Image(np.zeros(shape, dtype=np.uint8), affine)
-        return {"mask_file": str(save_nifti(conform_mask(mask, like), folder / "mask.nii.gz"))}
+        moved = resample_mask(mask, shape, affine)
+        return {"mask_file": str(save_nifti(moved, folder / "mask.nii.gz"))}

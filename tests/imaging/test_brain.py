@@ -10,10 +10,11 @@ import pytest
 from nibabel.affines import apply_affine, from_matvec
 
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
-from h2lo_bids.imaging.brain import extract_brain, share_mask, transfer_mask, use_given_mask
+from h2lo_bids.imaging.brain import extract_brain, share_mask, use_given_mask
 from h2lo_bids.imaging.brain.clean import cut_bridges, largest_component
 from h2lo_bids.imaging.brain.result import BrainMask, make_result
 from h2lo_bids.imaging.brain.stripped import looks_stripped, stripped_mask
+from h2lo_bids.imaging.resample import resample_mask
 
 SPACING = 4.0
 AFFINE = from_matvec(np.diag([SPACING] * 3), [-100, -120, -100])
@@ -112,7 +113,7 @@ def test_given_mask_on_the_same_grid() -> None:
 def test_given_mask_on_another_grid() -> None:
     values, brain = head()
     fine = from_matvec(nib.eulerangles.euler2mat(0.1, 0, 0.3) * 3.7, [-90, -110, -80])
-    moved = transfer_mask(nifti(brain.astype(np.uint8)), nib.Nifti1Image(np.zeros((60,) * 3), fine))
+    moved = resample_mask(nifti(brain.astype(np.uint8)), (60,) * 3, fine)
     grid = np.stack(np.meshgrid(*[np.arange(60)] * 3, indexing="ij"), -1)
     truth = ((apply_affine(fine, grid) / (65, 80, 62)) ** 2).sum(-1) < 1
     assert dice(np.asarray(moved.dataobj) > 0, truth) > 0.97

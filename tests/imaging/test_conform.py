@@ -12,8 +12,8 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.conform import conform, conform_mask, frame_grid
-from h2lo_bids.imaging.resample import resample
+from h2lo_bids.imaging.conform import conform, frame_grid
+from h2lo_bids.imaging.resample import resample, resample_mask
 
 RNG = np.random.default_rng(11)
 CODES = [
@@ -171,14 +171,14 @@ def test_mask_follows_the_image() -> None:
     image = scan()
     mask = a_mask(image)
     got = conform(image, Box(), mask=mask)
-    moved = conform_mask(mask, got)
+    moved = resample_mask(mask, got.shape, got.affine)
     assert moved.get_data_dtype() == np.uint8
     marked = conform(nib.Nifti1Image(mask.get_fdata() * 5, image.affine), Box(), mask=mask)
     np.testing.assert_array_equal(moved.get_fdata() * 5, marked.get_fdata())
     coarse = scan(zooms=(1.5, 1.5, 2))
     mask = a_mask(coarse)
     frame = Box((40, 40, 50))
-    moved = conform_mask(mask, conform(coarse, frame, mask=mask))
+    moved = resample_mask(mask, *frame_grid(coarse, frame, mask=mask))
     assert moved.get_fdata().sum() == pytest.approx(mask.get_fdata().sum() * 4.5, rel=0.1)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.brain import deepbet, extract_brain, transfer_mask
+from h2lo_bids.imaging.brain import deepbet, extract_brain
+from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.imaging.brain.stripped import looks_stripped
 from h2lo_bids.imaging.check import load_checked
 
@@ -56,7 +57,7 @@ def test_brain_of_a_labelled_head(shared_data: Path, contrast: str, thick: bool)
         step = nib.affines.from_matvec(np.diag([1, 1, 5.0]), [0, 0, 2])
         image = nib.Nifti1Image(data, image.affine @ step)
         truth = nib.Nifti1Image(brain.astype(np.uint8), labels.affine)
-        brain = np.asarray(transfer_mask(truth, image).dataobj) > 0
+        brain = np.asarray(resample_mask(truth, image.shape, image.affine).dataobj) > 0
     result = extract_brain(image, threads=2)
     assert result.method == "deepbet"
     assert dice(np.asarray(result.image.dataobj) > 0, brain) > 0.93

@@ -1,7 +1,7 @@
 """Brain extraction: which voxels of a head are brain."""
 
 from h2lo_bids.imaging.brain.extract import METHODS, extract_brain
-from h2lo_bids.imaging.brain.given import share_mask, transfer_mask, use_given_mask
+from h2lo_bids.imaging.brain.given import share_mask, use_given_mask
 from h2lo_bids.imaging.brain.result import BrainMask
 
 __all__ = [
@@ -9,6 +9,5 @@ __all__ = [
     "BrainMask",
     "extract_brain",
     "share_mask",
-    "transfer_mask",
     "use_given_mask",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -17,7 +16,7 @@ from h2lo_bids.imaging.brain.result import BrainMask, make_result
 from h2lo_bids.imaging.brain.stripped import looks_stripped, stripped_mask
 from h2lo_bids.imaging.brain.synthstrip import find_weights, synthstrip_mask
 from h2lo_bids.imaging.naming import name_of
-from h2lo_bids.imaging.resample import resample, spacing_of
+from h2lo_bids.imaging.resample import resample, resample_mask, spacing_of
 
 METHODS = ("auto", "skip", "deepbet", "synthstrip")
 NEAR_1_MM = (0.8, 1.25)
@@ -92,8 +91,8 @@ def _with_deepbet(image: Any, name: str) -> np.ndarray:
         canonical = resample(canonical, tuple(int(n) for n in shape), canonical.affine @ step)
     volume = np.asarray(canonical.dataobj, dtype=np.float32)
     mask = deepbet_mask(volume, mirror=bool(spacing.max() > THICK_MM), name=name)
-    found = nib.Nifti1Image(mask.astype(np.float32), canonical.affine)
-    return np.asarray(resample(found, image.shape, image.affine, order=1).dataobj) > 0.5
+    found = nib.Nifti1Image(mask.astype(np.uint8), canonical.affine)
+    return np.asarray(resample_mask(found, image.shape, image.affine).dataobj) > 0
 
 
 @contextmanager
@@ -108,14 +107,3 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def default_weights() -> Path | None:
-    """Return SynthStrip's weights in FreeSurfer's folder, if they are there.
-
-    Returns
-    -------
-    pathlib.Path or None
-        The file that ``method="auto"`` would use.
-    """
-    return find_weights(None, required=False)

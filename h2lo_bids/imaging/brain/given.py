@@ -10,7 +10,7 @@ import numpy as np
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.brain.result import BrainMask, make_result
 from h2lo_bids.imaging.naming import name_of
-from h2lo_bids.imaging.resample import resample, spacing_of
+from h2lo_bids.imaging.resample import resample_mask, spacing_of
 
 SHARE_DICE = 0.90
 SHARE_DISTANCE_MM = 4.0
@@ -42,33 +42,13 @@ def use_given_mask(mask: Any, image: Any) -> BrainMask:
         raise BadDataError(f"{name}: this brain mask is empty; give another one")
     if _same_grid(mask, image):
         return make_result(np.asarray(mask.dataobj) > 0, image, "given", label)
-    moved = np.asarray(transfer_mask(mask, image).dataobj) > 0
+    moved = _on_grid_of(image, mask)
     if not moved.any():
         raise BadDataError(
             f"{name}: this brain mask lies outside {label}; check which scan it is of"
         )
     note = f"{name}: this brain mask was resampled to the grid of {label}"
     return make_result(moved, image, "given", label, (note,))
-
-
-def transfer_mask(mask: Any, image: Any) -> nib.Nifti1Image:
-    """Put a mask on another scan's grid by world coordinates.
-
-    Parameters
-    ----------
-    mask
-        nibabel image; every voxel above 0 is inside.
-    image
-        The scan; the head is taken to be in the same place in both.
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        uint8, where the interpolated mask exceeds one half.
-    """
-    inside = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
-    share = resample(inside, image.shape, image.affine, order=1)
-    return nib.Nifti1Image((np.asarray(share.dataobj) > 0.5).astype(np.uint8), image.affine)
 
 
 def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
@@ -94,7 +74,7 @@ def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
     BrainMask
         Method ``"shared"``, or `own`.
     """
-    moved = np.asarray(transfer_mask(donor.image, image).dataobj) > 0
+    moved = _on_grid_of(image, donor.image)
     mine = np.asarray(own.image.dataobj) > 0
     if not moved.any() or not mine.any():
         return own
@@ -106,6 +86,10 @@ def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
         f"{name_of(image)}: uses the brain mask of the session's other contrast (Dice {dice:.3f})"
     )
     return make_result(moved, image, "shared", name_of(image), (note,))
+
+
+def _on_grid_of(image: Any, mask: Any) -> np.ndarray:
+    return np.asarray(resample_mask(mask, image.shape, image.affine).dataobj) > 0
 
 
 def _same_grid(a: Any, b: Any) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from h2lo_bids.imaging.resample import placed
+
 VOLUME_RANGE_ML = (500.0, 2500.0)
 """Volumes between which a brain is plausible, from a newborn's to a large adult's with CSF."""
 
@@ -59,7 +61,7 @@ def make_result(
     BrainMask
         With a note added where the volume is implausible.
     """
-    result = BrainMask(nib.Nifti1Image(mask.astype(np.uint8), image.affine), method, notes)
+    result = BrainMask(placed(mask.astype(np.uint8), image.affine, image), method, notes)
     low, high = VOLUME_RANGE_ML
     if not low <= result.volume_ml <= high:
         note = f"{name}: its brain mask has {result.volume_ml:.0f} ml; look at it or give a mask"

@@ -1,0 +1,229 @@
+"""Where things end up: operators with weights set by hand reveal values and positions.
+
+One returns its input, the other a linear function of the trunk's coordinates.
+They go through the same workflows as trained ones, on scans of several
+orientations, obliquities and voxel sizes, as bundles (frame on the brain) and
+as released checkpoints (frame on the array).
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.affines import apply_affine, from_matvec
+from nipype.pipeline import engine as pe
+
+from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from pipelines.engine import RunOptions, run_workflow
+from pipelines.grids import Grid
+from pipelines.workflows.scan import init_scan_wf
+from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
+
+FRAME = Frame((80, 88, 84))
+SLOPES = np.array([0.07, 0.11, 0.17])
+"""No sum of half-voxel shifts equals a whole one, nor one axis another."""
+MIDDLE = np.array([4.0, -9.0, 13.0])
+"""The head's centre in mm of the scanner."""
+TURN = nib.eulerangles.euler2mat(0.25, -0.17, 0.21)
+
+
+def _empty() -> H2lo:
+    model = H2lo(H2loArchitecture(channels=3, n_basis=4, width=8, trunk="mlp"))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False).zero_()
+    return model.eval()
+
+
+def _copies() -> H2lo:
+    """G(u)(x) = u(x): the middle tap of every convolution is 1, and t_1 = 1."""
+    model = _empty()
+    for layer in model.encoder.convolutions:
+        layer.weight[0, 0, 1, 1, 1] = 1
+    model.trunk.net[-1].bias[0] = 1
+    return model
+
+
+def _locates() -> H2lo:
+    """G(u)(x) = 1/2 + slopes . x, whatever the image."""
+    model = _empty()
+    model.encoder.convolutions[-1].bias[0] = 1
+    linears = [layer for layer in model.trunk.net if isinstance(layer, torch.nn.Linear)]
+    linears[0].bias[:3] = 4  # positive, so that the rectifiers change nothing
+    for layer in linears[:3]:
+        layer.weight[:3, :3] = torch.eye(3)
+    linears[-1].weight[0, :3] = torch.tensor(SLOPES, dtype=torch.float32)
+    linears[-1].bias[0] = 0.5 - 4 * float(SLOPES.sum())
+    return model
+
+
+def _bundle(folder: Path, model: H2lo, anchor: str) -> Bundle:
+    if anchor == "brain":
+        return save_bundle(folder, model, contrast="T1w", frame=FRAME, metadata={}, card="")
+    file = folder.with_suffix(".pth")
+    args = {
+        "feature_dim": 4,
+        "encoder_base_channels": 3,
+        "trunk_type": "mlp",
+        "decoder_depth": 4,
+        "decoder_width": 8,
+        "omega": 30.0,
+    }
+    torch.save({"model_state_dict": model.state_dict(), "args": args, "epoch": 1}, file)
+    return load_bundle(file, contrast="T1w")
+
+
+def _brightness(world: np.ndarray) -> np.ndarray:
+    """Return the head at positions in mm: an ellipsoid, brighter towards one corner."""
+    from_middle = (world - MIDDLE) @ TURN
+    inside = np.sum((from_middle / [30, 34, 32]) ** 2, -1) < 1
+    return np.where(inside, 200 + from_middle @ [0.9, 0.5, -0.7] + 30, 0)
+
+
+def _scan(codes: str, zooms: tuple[float, float, float], tilted: bool) -> nib.Nifti1Image:
+    linear = (TURN if tilted else np.eye(3)) @ np.diag(zooms)
+    shape = np.ceil(np.array([84, 90, 86]) / zooms).astype(int)
+    off = np.array([2.0, -1.0, 1.5])  # the brain is not in the middle of the scan
+    affine = from_matvec(linear, MIDDLE + off - linear @ ((shape - 1) / 2))
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    image = nib.Nifti1Image(_brightness(apply_affine(affine, grid)).astype("f4"), affine)
+    change = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(codes)
+    )
+    turned = image.as_reoriented(change)
+    turned.set_sform(turned.affine, 1)
+    return turned
+
+
+def _world(image: nib.Nifti1Image, where: np.ndarray) -> np.ndarray:
+    return apply_affine(image.affine, np.argwhere(where))
+
+
+def _through(
+    bundles: dict[str, Bundle], scan: nib.Nifti1Image, folder: Path
+) -> dict[str, nib.Nifti1Image]:
+    """Prepare one scan, evaluate the operators on two grids, and return the images."""
+    nib.save(scan, folder / "scan.nii.gz")
+    frame = bundles["copies"].frame.to_dict()
+    prepare = init_scan_wf(
+        name="prepare_wf", scan_file=folder / "scan.nii.gz", frame=frame, skull_strip="skip"
+    )
+    workflow = pe.Workflow(name="wf", base_dir=str(folder))
+    ends = [("outputnode.volume", "inputnode.volume"), ("outputnode.mask", "inputnode.mask")]
+    coarse = Grid("lf", res="x", spacing=(2.0, 3.0, 5.0))
+    for name, grid in (
+        ("copies", Grid("native")),
+        ("locates", Grid("native", "here")),
+        ("locates", coarse),
+    ):
+        model = bundles[name]
+        spec = ModelSpec(model.path, "T1w", model.sha256, frame, {})
+        workflow.connect([(prepare, init_synthesis_wf(grid=grid, model=spec, device="cpu"), [*ends])])
+    assert run_workflow(workflow, RunOptions(folder / "crash")) == []
+    files = {
+        "preproc": "normalise_native/normalised",
+        "mask": "check/mask",
+        "copied": "synthesis_native_wf/synthesize/lowfield",
+        "located": "synthesis_native_here_wf/synthesize/lowfield",
+        "coarse": "synthesis_lf_wf/synthesize/lowfield",
+    }
+    return {key: nib.load(next(folder.rglob(f"{name}.nii.gz"))) for key, name in files.items()}
+
+
+def _coordinates(scan: nib.Nifti1Image, world: np.ndarray, anchor: str) -> np.ndarray:
+    """Return the trunk's coordinates as the bundle's frame defines them, from mm alone.
+
+    The frame's axes are the scan's own, nearest to right, anterior, superior.
+    """
+    canonical = nib.as_closest_canonical(scan)
+    spacing = nib.affines.voxel_sizes(canonical.affine)
+    axes = canonical.affine[:3, :3] / spacing
+    if anchor == "brain":
+        along = _world(scan, scan.get_fdata() > 0) @ axes
+        middle = (along.min(0) + along.max(0)) / 2
+        return 2 * (world @ axes - middle) / (np.array(FRAME.shape) - 1)
+    centre = apply_affine(canonical.affine, (np.array(canonical.shape) - 1) / 2)
+    sides = np.maximum(2, np.rint(np.array(canonical.shape) * spacing))
+    return 2 * ((world - centre) @ axes) / (sides - 1)
+
+
+SCANS = [
+    ("RAS", (1.0, 1.0, 1.0), False),
+    ("LPS", (1.0, 1.0, 1.0), True),
+    ("PIR", (1.0, 1.0, 1.0), True),
+    ("SAL", (1.3, 0.9, 2.0), False),
+    ("LIA", (2.0, 1.3, 0.9), True),
+]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(anchor, *scan) for anchor in ("brain", "array") for scan in SCANS],
+    ids=lambda param: f"{param[0]}-{param[1]}-{'tilted' if param[3] else 'straight'}",
+)
+def case(request, tmp_path_factory):
+    """Return anchor, scan, and what came out."""
+    anchor, codes, zooms, tilted = request.param
+    folder = tmp_path_factory.mktemp("case")
+    scan = _scan(codes, zooms, tilted)
+    assert "".join(nib.aff2axcodes(scan.affine)) == codes
+    made = {"copies": _copies(), "locates": _locates()}
+    bundles = {name: _bundle(folder / name, model, anchor) for name, model in made.items()}
+    assert {bundle.frame.anchor for bundle in bundles.values()} == {anchor}
+    return anchor, scan, _through(bundles, scan, folder)
+
+
+def test_what_was_put_in_comes_out_in_its_place(case):
+    _, scan, found = case
+    low, given = found["copied"], scan.get_fdata()
+    np.testing.assert_allclose(low.affine, scan.affine, atol=1e-5)
+    mask = given > 0
+    np.testing.assert_array_equal(low.get_fdata() > 0, mask)
+    truth = given / given.max()
+    np.testing.assert_allclose(found["preproc"].get_fdata(), truth, atol=2e-6)
+    if np.allclose(scan.header.get_zooms(), 1):  # voxels are moved, never interpolated
+        np.testing.assert_allclose(low.get_fdata(), truth, atol=2e-6)
+    else:
+        error = np.abs(low.get_fdata() - truth)[_deep(mask)]
+        # The head's brightness changes by 0.5 % per mm: half a voxel astray shows.
+        assert np.median(error) < 5e-4
+        assert error.max() < 5e-3
+
+
+def _deep(mask: np.ndarray) -> np.ndarray:
+    """Return voxels away from the border, across which nothing is linear."""
+    from scipy.ndimage import binary_erosion
+
+    return binary_erosion(mask, iterations=5)
+
+
+@pytest.mark.parametrize("grid", ["located", "coarse"])
+def test_the_trunk_sees_where_a_voxel_is(case, grid):
+    anchor, scan, found = case
+    low = found[grid]
+    where = low.get_fdata() > 0
+    world = _world(low, where)
+    truth = 0.5 + _coordinates(scan, world, anchor) @ SLOPES
+    # Where voxels are only moved, the frame is centred to the nearest voxel.
+    whole = anchor == "brain" and np.allclose(scan.header.get_zooms(), 1)
+    shifts = np.array(list(product((-0.5, 0, 0.5), repeat=3))) if whole else np.zeros((1, 3))
+    steps = 2 * shifts / (np.array(FRAME.shape) - 1)
+    errors = [np.abs(low.get_fdata()[where] - truth - step @ SLOPES).max() for step in steps]
+    assert min(errors) < 1e-5
+    brain = _world(scan, scan.get_fdata() > 0)
+    np.testing.assert_allclose(world.mean(0), brain.mean(0), atol=0.3)
+
+
+def test_headers_agree_so_that_no_viewer_reads_another_transform(case):
+    _, scan, found = case
+    for name, image in found.items():
+        header = image.header
+        assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 1), name
+        assert header.get_xyzt_units()[0] == "mm", name
+        np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-3)
