@@ -93,7 +93,7 @@ def draw_crop(
     core = (slice(HALO, HALO + size),) * 3
     mask = np.ascontiguousarray(brain[core])
     hf = vary_intensity(hf, brain, corner, pair.shape, a, rng)
-    return hf, np.where(mask, lf, np.float32(0)), mask
+    return hf, np.where(mask, lf.astype(np.float32), np.float32(0)), mask
 
 
 def vary_intensity(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import textwrap
+from importlib.metadata import version
 from typing import Any
 
+from h2lo_bids import __version__
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.training.augment import Augmentation
 
@@ -15,13 +17,14 @@ INTENDED_USE = (
 )
 LIMITS = (
     "Trained on simulated pairs, never on a real low-field scan: its contrast, noise and "
-    "blur are those of the simulation. No pathology was in the training data. The output is "
+    "blur are those of the simulation. No lesion was simulated. The output is "
     "a conditional median, smoother than a real scan. Not for diagnosis."
 )
 ADVICE = (
     "For the look of your own scanner fit a model on paired scans of it with `train`, or pass "
     "the weights that the paper's authors released with `--model`."
 )
+_RECORDED = ("command", "options", "steps", "best_step", "variants", "pair_seed")
 _HEADINGS = {
     "psnr": "PSNR (dB)", "ssim": "SSIM (%)", "ncc": "NCC", "wass": "WASS",
     "hncc": "HNCC", "bhat": "BHAT", "js": "JS",
@@ -30,13 +33,8 @@ _HEADINGS = {
 
 def software() -> dict[str, str]:
     """Return the versions that a fit depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("h2lo-bids", "torch", "numpy", "scipy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    packages = {name: version(name) for name in ("torch", "numpy", "scipy")}
+    return {"h2lo-bids": __version__, "python": platform.python_version(), **packages}
 
 
 def build_metadata(contrast: str, training: dict[str, Any], held_out: dict[str, Any]) -> dict:
@@ -64,7 +62,7 @@ def build_metadata(contrast: str, training: dict[str, Any], held_out: dict[str, 
             "licence": training["licence"],
             "subjects": training["subjects"],
         },
-        "training": {k: training[k] for k in ("command", "options", "steps", "best_step")},
+        "training": {k: v for k, v in training.items() if k in _RECORDED},
         "seed": training["seed"],
         "software": software(),
         "held_out": held_out,
@@ -75,52 +73,62 @@ def build_metadata(contrast: str, training: dict[str, Any], held_out: dict[str, 
 
 def build_card(contrast: str, training: dict[str, Any], held_out: dict[str, Any]) -> str:
     """Return the model card, Markdown."""
-    subjects = training["subjects"]
-    counts = {part: len(names) for part, names in subjects.items()}
-    pairs = training["variants"]
-    options = training["options"]
-    return f"""# h2lo_{contrast}: the embedded {contrast} model
+    paragraphs = [
+        f"# h2lo_{contrast}: the embedded {contrast} model",
+        f"**Trained on simulated pairs, not on real low-field scans.** {ADVICE}",
+        f"H2LO ({contrast}, 3 T to 64 mT, 581,409 parameters) after arXiv 2603.24968, on a "
+        "208x256x256 grid of 1 mm centred on the brain.",
+        "## Training data",
+        _data(training),
+        _variation(training["options"]["augmentation"]),
+        "## Held-out figures",
+        f"Means over {len(training['subjects']['test'])} simulated test subjects, never trained "
+        "on, nor used to choose the weights. They say how well the simulation was learned, not "
+        "how close the output is to a real 64 mT scan.",
+        _table(held_out["mean"]),
+        '"HF image" is the high-field image itself, taken as the prediction. PSNR, SSIM and NCC '
+        "are those of the whole volume; the histogram distances count the voxels with a "
+        "high-field value above 0.01.",
+        "## Intended use",
+        INTENDED_USE,
+        "## Limits",
+        LIMITS,
+        "## How to fit it again",
+        f"```\n{training['command']}\n```",
+        _fitting(training),
+    ]
+    return "\n\n".join(_wrapped(p) for p in paragraphs) + "\n"
 
-**Trained on simulated pairs, not on real low-field scans.** {ADVICE}
 
-H2LO ({contrast}, 3 T to 64 mT, 581,409 parameters) after arXiv 2603.24968, on a 208x256x256
-grid of 1 mm centred on the brain.
+def _wrapped(paragraph: str) -> str:
+    if paragraph.startswith(("#", "|", "```")):
+        return paragraph
+    return textwrap.fill(paragraph, 92, break_long_words=False, break_on_hyphens=False)
 
-## Training data
-Pairs simulated with MR physics from whole-head label maps: {training["source"]}
-({training["licence"]}). A 3 T scan, and three thick-slice 64 mT scans fused on its grid.
-{counts["train"]} people to train on, {pairs} simulated pair(s) each, every pair with its own
-warp, tissue values and scanner; {counts["validation"]} to choose the weights, {counts["test"]}
-held out.
 
-{_variation(options["augmentation"])}
+def _data(training: dict[str, Any]) -> str:
+    counts = {part: len(names) for part, names in training["subjects"].items()}
+    each = "one simulated pair" if training["variants"] == 1 else f"{training['variants']} pairs"
+    return (
+        f"Pairs simulated with MR physics from whole-head label maps: {training['source']} "
+        f"({training['licence']}). Each is a 3 T scan, and three thick-slice 64 mT scans fused "
+        f"on its grid. {counts['train']} people to train on with {each} each, every pair with "
+        f"its own warp, tissue values and scanner; {counts['validation']} people to choose the "
+        f"weights, {counts['test']} held out."
+    )
 
-## Held-out figures
-Means over {counts["test"]} simulated test subjects (never trained on, nor used to choose).
-They say how well the simulation was learned, not how close the output is to a real 64 mT scan.
 
-{_table(held_out["mean"])}
-
-"HF image" is the high-field image itself, taken as the prediction. PSNR, SSIM and NCC over the
-whole volume; the histogram distances over voxels with a high-field value above 0.01.
-
-## Intended use
-{INTENDED_USE}
-
-## Limits
-{LIMITS}
-
-## How to fit it again
-```
-{training["command"]}
-```
-{options["steps"]} steps of {options["batch"]} crops of {options["crop"]} voxels a side, Adam from
-{options["learning_rate"]:g} along a cosine, weight {options["lambda_grad"]:g} of the gradient term,
-{options["precision"]}, running average of the weights ({options["average"]:g}), seed
-{training["seed"]}; {training["seconds"] / 60:.0f} minutes on one (shared) core. The weights are
-those of step {training["best_step"]}, the best in validation ({training["best_psnr"]:.2f} dB in
-the brain; the high-field image has {training["identity_psnr"]:.2f} dB).
-"""
+def _fitting(training: dict[str, Any]) -> str:
+    o = training["options"]
+    return (
+        f"{o['steps']} steps of {o['batch']} crops of {o['crop']} voxels a side, Adam from "
+        f"{o['learning_rate']:g} along a cosine, weight {o['lambda_grad']:g} of the gradient "
+        f"term, {o['precision']}, running average of the weights {o['average']:g}, seed "
+        f"{training['seed']}; {training['seconds'] / 60:.0f} minutes on one core shared with "
+        f"other work. The weights are those of step {training['best_step']}, the best in "
+        f"validation: {training['best_psnr']:.2f} dB in the brain, where the high-field image "
+        f"has {training['identity_psnr']:.2f} dB."
+    )
 
 
 def _variation(ranges: dict[str, Any]) -> str:

@@ -74,9 +74,11 @@ def volume_terms(
     sides = [min(options.crop, n) for n in shape]
     box = tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))
     inner = torch.from_numpy(np.mgrid[box].reshape(3, -1).T.copy())
-    lf = torch.from_numpy(np.ascontiguousarray(pair.lf))
+    lf = torch.from_numpy(np.ascontiguousarray(pair.lf, np.float32))
     with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
-        features = model.encoder(torch.from_numpy(np.ascontiguousarray(pair.hf))[None, None])[0]
+        features = model.encoder(
+            torch.from_numpy(np.ascontiguousarray(pair.hf, np.float32))[None, None]
+        )[0]
         points = _at_voxels(model, features, at, shape)
         block = _at_voxels(model, features, inner, shape)
     l1 = l1_loss(points, lf[at[:, 0], at[:, 1], at[:, 2]])

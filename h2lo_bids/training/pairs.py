@@ -20,7 +20,8 @@ class Pair:
     name
         The subject, for logs and splits.
     hf, lf
-        float32 (X, Y, Z), normalised to [0, 1]; `hf` is 0 outside the brain.
+        (X, Y, Z), normalised to [0, 1]; `hf` is 0 outside the brain. float32, or
+        float16 to keep many pairs in memory: crops are computed in float32.
     mask
         bool (X, Y, Z): the brain, outside which the product is exactly 0.
 
@@ -55,8 +56,8 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for pair in pairs:
         digest.update(f"{pair.name} {pair.shape}".encode())
-        for volume in (pair.hf, pair.lf, pair.mask):
-            digest.update(np.ascontiguousarray(volume).view(np.uint8).data)
+        for volume, kind in ((pair.hf, np.float32), (pair.lf, np.float32), (pair.mask, bool)):
+            digest.update(np.ascontiguousarray(volume, kind).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -121,7 +121,6 @@ def read_pair(path: Path) -> Pair:
     """Read a pair that `simulated_pairs` wrote, or raise `BadDataError`."""
     try:
         with np.load(path) as content:
-            hf, lf = (content[key].astype(np.float32) for key in ("hf", "lf"))
-            return Pair(path.stem, hf, lf, content["mask"])
+            return Pair(path.stem, content["hf"], content["lf"], content["mask"])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as err:
         raise BadDataError(f"{path}: cannot read this pair ({err}); remove it") from err

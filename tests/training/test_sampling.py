@@ -119,3 +119,21 @@ def test_flip_and_shift_move_the_pair_as_a_whole() -> None:
             b = tuple(slice(c + 10, c + 10 + size) for c in corner)
             matches += np.array_equal(moved[0][a], hf) and np.array_equal(moved[1][b], lf)
         assert matches == 1
+
+
+def test_half_precision_pairs_give_float32_crops() -> None:
+    import dataclasses
+
+    from h2lo_bids.training.augment import draw_crop
+    from h2lo_bids.training.pairs import fingerprint
+
+    pair = ball_pair("a", 1)
+    half = {k: getattr(pair, k).astype(np.float16) for k in ("hf", "lf")}
+    single = {k: v.astype(np.float32) for k, v in half.items()}
+    stored, full = dataclasses.replace(pair, **half), dataclasses.replace(pair, **single)
+    assert fingerprint([stored]) == fingerprint([full]) != fingerprint([pair])
+    wild = Augmentation(flip=0.5, shift=2, scale=0.2, gamma=0.1)
+    crops = [draw_crop(p, (6, 8, 7), 9, wild, np.random.default_rng(3)) for p in (stored, full)]
+    for a, b in zip(*crops, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
