@@ -25,27 +25,25 @@ TRANSFORMS = {
     "rigid": "Rigid",
     "affine": "Affine",
     "syn": "SyN",
-    "synquick": "antsRegistrationSyNQuick[s]",
 }
 """Names of ours and of ANTs, from six degrees of freedom to a dense warp."""
-INTERPOLATIONS = ("linear", "nearestNeighbor", "bSpline")
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Registration:
-    """The way between two images, as ANTs' files.
+    """The way between two images, as ITK composite transforms (HDF5).
 
     Parameters
     ----------
     forward
-        Transforms that bring the moving image to the fixed one, in ANTs' order.
+        Brings the moving image to the fixed one.
     inverse
-        Those that bring the fixed image to the moving one.
+        Brings the fixed image to the moving one.
     """
 
-    forward: tuple[str, ...]
-    inverse: tuple[str, ...]
+    forward: Path
+    inverse: Path
 
 
 def start_ants(*, threads: int | None = None, seed: int | None = None) -> Any:
@@ -89,7 +87,7 @@ def register(
     moving, fixed
         nibabel images, 3-D, of any contrast; brains without skull register best.
     folder
-        Existing folder for the transform files.
+        Existing folder for the transforms.
     transform
         One of `TRANSFORMS`.
     seed, threads
@@ -98,7 +96,7 @@ def register(
     Returns
     -------
     Registration
-        Its files lie in `folder`.
+        Its files are ``forward.h5`` and ``inverse.h5`` in `folder`.
 
     Raises
     ------
@@ -122,136 +120,90 @@ def register(
         raise BadDataError(
             f"{name_of(moving)}: cannot be registered to {name_of(fixed)}; look at both images"
         ) from err
-    forward, inverse = tuple(found["fwdtransforms"]), tuple(found["invtransforms"])
+    forward, inverse = found["fwdtransforms"], found["invtransforms"]
     if not forward or not all(Path(file).is_file() for file in (*forward, *inverse)):
         raise BadDataError(
             f"{name_of(moving)}: cannot be registered to {name_of(fixed)}; look at both images"
         )
-    return Registration(forward, inverse)
-
-
-def warp_to_fixed(
-    image: Any, fixed: Any, registration: Registration, *, interpolation: str = "linear"
-) -> nib.Nifti1Image:
-    """Bring an image in the moving image's world onto the fixed image's grid.
-
-    Parameters
-    ----------
-    image
-        nibabel image.
-    fixed
-        Image whose grid to use.
-    registration
-        From `register`.
-    interpolation
-        One of `INTERPOLATIONS`.
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        float32; 0 outside.
-    """
-    return _warp(image, fixed, registration.forward, interpolation, back=False)
-
-
-def warp_to_moving(
-    image: Any, moving: Any, registration: Registration, *, interpolation: str = "linear"
-) -> nib.Nifti1Image:
-    """Bring an image in the fixed image's world onto the moving image's grid.
-
-    Parameters
-    ----------
-    image
-        nibabel image.
-    moving
-        Image whose grid to use.
-    registration
-        From `register`.
-    interpolation
-        One of `INTERPOLATIONS`.
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        float32; 0 outside.
-    """
-    return _warp(image, moving, registration.inverse, interpolation, back=True)
-
-
-def points_template_to_scan(points: np.ndarray, registration: Registration) -> np.ndarray:
-    """Say where positions of the fixed image (template) lie in the moving one (scan).
-
-    Parameters
-    ----------
-    points
-        (N, 3), RAS mm.
-    registration
-        From `register`, with the scan as moving image.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64, (N, 3), RAS mm.
-    """
-    return _move(points, registration.forward, back=False)  # images are pulled by such points
-
-
-def points_scan_to_template(points: np.ndarray, registration: Registration) -> np.ndarray:
-    """Say where positions of the moving image (scan) lie in the fixed one (template).
-
-    Parameters
-    ----------
-    points
-        (N, 3), RAS mm.
-    registration
-        From `register`, with the scan as moving image.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64, (N, 3), RAS mm.
-    """
-    return _move(points, registration.inverse, back=True)
-
-
-def _move(points: np.ndarray, transforms: tuple[str, ...], *, back: bool) -> np.ndarray:
-    """Send points through ANTs' transforms, in LPS."""
-    import pandas as pd
-
-    ants = start_ants()
-    flip = np.array([-1.0, -1.0, 1.0])
-    table = pd.DataFrame(np.asarray(points, dtype=np.float64) * flip, columns=["x", "y", "z"])
-    moved = ants.apply_transforms_to_points(
-        3, table, list(transforms), whichtoinvert=_inverted(transforms, back)
+    result = Registration(
+        _pack(ants, forward, Path(folder) / "forward.h5", back=False),
+        _pack(ants, inverse, Path(folder) / "inverse.h5", back=True),
     )
-    return moved[["x", "y", "z"]].to_numpy(dtype=np.float64) * flip
+    for file in {*forward, *inverse}:
+        Path(file).unlink()  # some 100 MB that nothing reads again
+    return result
 
 
-def _warp(
-    image: Any, reference: Any, transforms: tuple[str, ...], interpolation: str, *, back: bool
-) -> nib.Nifti1Image:
-    """Resample through transforms."""
-    if interpolation not in INTERPOLATIONS:
-        known = ", ".join(INTERPOLATIONS)
-        raise UsageError(f"interpolation {interpolation!r} is unknown; use one of {known}")
+def warp(image: Any, reference: Any, transform: str | os.PathLike[str]) -> nib.Nifti1Image:
+    """Bring an image through a transform onto another image's grid, linearly.
+
+    Parameters
+    ----------
+    image
+        nibabel image.
+    reference
+        nibabel image whose grid to use, in the world to which `transform` leads.
+    transform
+        ``forward`` or ``inverse`` of a `Registration`.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        float32; 0 outside.
+    """
     ants = start_ants()
     warped = ants.apply_transforms(
         fixed=_to_ants(ants, reference),
         moving=_to_ants(ants, image),
-        transformlist=list(transforms),
-        interpolator=interpolation,
-        whichtoinvert=_inverted(transforms, back),
+        transformlist=[str(transform)],
+        interpolator="linear",
     )
     return nib.Nifti1Image(warped.numpy().astype(np.float32), reference.affine)
 
 
-def _inverted(transforms: tuple[str, ...], back: bool) -> list[bool]:
-    """Tell which files to invert: warps are stored for both ways, an affine for one.
+def points_before(points: np.ndarray, transform: str | os.PathLike[str]) -> np.ndarray:
+    """Say where positions lay before a transform brought the image there.
 
-    Said outright, as ANTs' Python interface guesses it from the number of files
-    and so takes a lone affine forward on the way back.
+    ITK's transforms of images pull: ``forward`` sends points of the fixed image
+    (template) to the moving one (scan).
+
+    Parameters
+    ----------
+    points
+        (N, 3), RAS mm, in the world to which `transform` brings images.
+    transform
+        ``forward`` or ``inverse`` of a `Registration`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, (N, 3), RAS mm, in the world from which it brings them.
     """
-    return [back and file.endswith(".mat") for file in transforms]
+    import pandas as pd
+
+    ants = start_ants()
+    flip = np.array([-1.0, -1.0, 1.0])  # ANTs' points are LPS
+    table = pd.DataFrame(np.asarray(points, dtype=np.float64) * flip, columns=["x", "y", "z"])
+    moved = ants.apply_transforms_to_points(3, table, [str(transform)])
+    return moved[["x", "y", "z"]].to_numpy(dtype=np.float64) * flip
+
+
+def _pack(ants: Any, files: list[str], out: Path, *, back: bool) -> Path:
+    """Write ANTs' files as one composite.
+
+    A warp is stored for each way, an affine for one: it is inverted for the way
+    back. ANTs' Python interface guesses that from the number of files, and so
+    takes a lone affine forward on the way back.
+    """
+    parts = []
+    for file in files:
+        if file.endswith(".mat"):
+            affine = ants.read_transform(file)
+            parts.append(ants.invert_ants_transform(affine) if back else affine)
+        else:
+            parts.append(ants.transform_from_displacement_field(ants.image_read(file)))
+    ants.write_transform(ants.compose_ants_transforms(parts), str(out))
+    return out
 
 
 def _to_ants(ants: Any, image: Any) -> Any:

@@ -23,7 +23,7 @@ class _SynthesizeInput(ThreadedInputSpec):
     to_template = File(
         exists=True, desc="transform that brings the scan to the wanted grid's world"
     )
-    device = traits.Str("cpu", usedefault=True, nohash=True, desc="as --device")
+    device = traits.Str("cpu", usedefault=True, desc="as --device; the sidecar names it")
     precision = traits.Enum("fp32", "bf16", usedefault=True, desc="as --precision")
     use_gpu = traits.Bool(
         False, usedefault=True, nohash=True, desc="takes one of Nipype's GPU slots"
@@ -81,10 +81,9 @@ class Synthesize(H2loInterface):
         """Return a function from template world to scan world, or None."""
         if not isdefined(self.inputs.to_template):
             return None
-        from h2lo_bids.imaging.registration import Registration, points_template_to_scan
+        from h2lo_bids.imaging.registration import points_before
 
-        way = Registration((self.inputs.to_template,), ())
-        return lambda points: points_template_to_scan(points, way)
+        return lambda points: points_before(points, self.inputs.to_template)
 
 
 class _RegridInput(ThreadedInputSpec):

@@ -31,7 +31,7 @@ class RegisterToTemplate(H2loInterface):
     output_spec = _RegisterOutput
 
     def run_step(self, folder: Path) -> dict[str, Any]:
-        """Register, and pack each way into one file."""
+        """Register on one thread, as the seed counts on no more."""
         from h2lo_bids.imaging.registration import register
 
         moving = load_image(self.inputs.in_file)
@@ -42,16 +42,9 @@ class RegisterToTemplate(H2loInterface):
             folder,
             transform=self.inputs.transform,
             seed=self.inputs.seed,
-            threads=1,  # with more threads the seed does not count
+            threads=1,
         )
-        parts = {"forward": found.forward, "inverse": found.inverse}
-        packed = {
-            way: _pack(files, folder / f"{way}.h5", back=way == "inverse")
-            for way, files in parts.items()
-        }
-        for file in {*found.forward, *found.inverse}:
-            Path(file).unlink()  # some 100 MB that nothing reads again
-        return packed
+        return {"forward": str(found.forward), "inverse": str(found.inverse)}
 
     def _template_brain(self) -> Any:
         import nibabel as nib
@@ -69,22 +62,6 @@ class RegisterToTemplate(H2loInterface):
         fixed = nib.Nifti1Image(brain.astype(np.float32), image.affine)
         fixed.set_filename(self.inputs.template)
         return fixed
-
-
-def _pack(files: tuple[str, ...], out: Path, *, back: bool) -> str:
-    """Write ANTs' transform files as one composite; an affine is inverted on the way back."""
-    from h2lo_bids.imaging.registration import start_ants
-
-    ants = start_ants()
-    parts = []
-    for file in files:
-        if file.endswith(".mat"):
-            affine = ants.read_transform(file)
-            parts.append(ants.invert_ants_transform(affine) if back else affine)
-        else:
-            parts.append(ants.transform_from_displacement_field(ants.image_read(file)))
-    ants.write_transform(ants.compose_ants_transforms(parts), str(out))
-    return str(out)
 
 
 class _WarpInput(ThreadedInputSpec):
@@ -111,13 +88,13 @@ class WarpToTemplate(H2loInterface):
         import numpy as np
 
         from h2lo_bids.bids.atomic import save_nifti
-        from h2lo_bids.imaging.registration import Registration, warp_to_fixed
+        from h2lo_bids.imaging.registration import warp
 
-        template, way = load_image(self.inputs.template), Registration((self.inputs.forward,), ())
+        template, way = load_image(self.inputs.template), self.inputs.forward
         mask = load_image(self.inputs.mask_file)
         share = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
-        inside = np.asarray(warp_to_fixed(share, template, way).dataobj) > 0.5
-        moved = np.asarray(warp_to_fixed(load_image(self.inputs.in_file), template, way).dataobj)
+        inside = np.asarray(warp(share, template, way).dataobj) > 0.5
+        moved = np.asarray(warp(load_image(self.inputs.in_file), template, way).dataobj)
         brain = nib.Nifti1Image(np.where(inside, np.clip(moved, 0, 1), 0), template.affine)
         own = nib.Nifti1Image(inside.astype(np.uint8), template.affine)
         for image in (brain, own):

@@ -12,9 +12,9 @@ import pytest
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.brain import deepbet, extract_brain
-from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.imaging.brain.stripped import looks_stripped
 from h2lo_bids.imaging.check import load_checked
+from h2lo_bids.imaging.resample import resample_mask
 
 OUTSIDE = (0, *range(500, 600))
 T1_LIKE = {0: 2, 24: 25, 511: 120, 507: 70, 515: 15, 506: 40, 516: 130, 509: 130, 502: 25, 512: 60}

@@ -124,7 +124,9 @@ def _through(
     ):
         model = bundles[name]
         spec = ModelSpec(model.path, "T1w", model.sha256, frame, {})
-        workflow.connect([(prepare, init_synthesis_wf(grid=grid, model=spec, device="cpu"), [*ends])])
+        workflow.connect(
+            [(prepare, init_synthesis_wf(grid=grid, model=spec, device="cpu"), [*ends])]
+        )
     assert run_workflow(workflow, RunOptions(folder / "crash")) == []
     files = {
         "preproc": "normalise_native/normalised",
