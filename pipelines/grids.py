@@ -8,6 +8,7 @@ from pathlib import Path
 
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.imaging.templates import parse_space
 
 TemplateFiles = tuple[Path | None, Path | None]
 """A template's image and its brain mask."""
@@ -79,12 +80,11 @@ def grids_of(
         grids.append(Grid("lf", res=label, spacing=lf_grid, resolution=text))
     for space in spaces:
         if space not in ("native", "model"):
-            name, _, rest = space.partition(":")
-            labels = dict(part.split("-", 1) for part in rest.split(":") if part)
-            res = labels.get("res")
+            asked = parse_space(space)
+            res = None if asked.resolution is None else str(asked.resolution)
             meaning = f"resolution {res} of the template" if res else None
             image, mask = (templates or {}).get(space, (None, None))
-            grids.append(Grid("template", name, res, None, image, mask, meaning))
+            grids.append(Grid("template", asked.name, res, None, image, mask, meaning))
     return tuple(grids)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import bids_app_spec
 import h2lo_bids
 from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.bids.content import read_json
 from h2lo_bids.errors import CannotCreateError
 
 BIDS_VERSION = "1.10.0"
@@ -32,7 +33,11 @@ _CODE_LABELS = {"code", "repository", "source", "source code", "homepage"}
 
 
 def write_dataset_files(
-    out_dir: str | Path, *, bids_dir: str | Path, environment: Mapping[str, str] | None = None
+    out_dir: str | Path,
+    *,
+    bids_dir: str | Path,
+    links: Mapping[str, Path] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Write the files at the root of the derivative dataset.
 
@@ -43,6 +48,8 @@ def write_dataset_files(
     ----------
     out_dir, bids_dir : path-like
         Roots of the derivative and of the raw dataset.
+    links : mapping, optional
+        Roots of further datasets that sidecars name as sources, by their name there.
     environment : mapping, optional
         Instead of ``os.environ``; see :func:`container`.
 
@@ -61,7 +68,9 @@ def write_dataset_files(
         "desc_id": {"Description": "Label of the desc entity"},
         "description": {"Description": "What files with this label hold"},
     }
-    write_json(out / "dataset_description.json", description(raw, environment=environment))
+    write_json(
+        out / "dataset_description.json", description(raw, links=links, environment=environment)
+    )
     atomic_write_text(out / ".bidsignore", "\n".join(spec["bidsignore"]) + "\n")
     table = (files(bids_app_spec) / "descriptions.tsv").read_text(encoding="utf-8")
     atomic_write_text(out / "descriptions.tsv", table)
@@ -99,7 +108,7 @@ def require_own(out_dir: Path) -> None:
     """
     path = out_dir / "dataset_description.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return  # absent or broken: there is nothing to protect
     makers = content.get("GeneratedBy") if isinstance(content, dict) else None
@@ -111,15 +120,20 @@ def require_own(out_dir: Path) -> None:
         )
 
 
-def description(bids_dir: Path, *, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+def description(
+    bids_dir: Path,
+    *,
+    links: Mapping[str, Path] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Compose ``dataset_description.json`` of the derivative.
 
     Parameters
     ----------
     bids_dir : Path
         Root of the raw dataset, absolute; ``bids:raw:`` leads there.
-    environment : mapping, optional
-        Instead of ``os.environ``.
+    links, environment
+        As for `write_dataset_files`.
 
     Returns
     -------
@@ -139,7 +153,10 @@ def description(bids_dir: Path, *, environment: Mapping[str, str] | None = None)
         "GeneratedBy": [generated],
         "HowToAcknowledge": "Please cite the works listed in logs/CITATION.md.",
         "SourceDatasets": [_source(bids_dir)],
-        "DatasetLinks": {"raw": bids_dir.as_uri()},
+        "DatasetLinks": {
+            "raw": bids_dir.as_uri(),
+            **{name: root.as_uri() for name, root in (links or {}).items()},
+        },
     }
 
 
@@ -176,7 +193,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> bool:
 def _source(bids_dir: Path) -> dict[str, str]:
     """Point to the raw dataset: by DOI where it has one, so that others find it too."""
     try:
-        raw = json.loads((bids_dir / "dataset_description.json").read_text(encoding="utf-8-sig"))
+        raw = read_json(bids_dir / "dataset_description.json")
     except (OSError, ValueError):
         raw = {}
     doi = raw.get("DatasetDOI") if isinstance(raw, dict) else None

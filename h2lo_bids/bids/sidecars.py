@@ -216,9 +216,20 @@ def write_sidecar(image: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def template_reference(space: str, file: str | None = None) -> str:
-    """Give the URI of a TemplateFlow template, or of one of its files."""
-    return "/".join(part for part in (TEMPLATE_URI, f"tpl-{space}", file) if part)
+def template_reference(image: Path) -> str:
+    """Give the URI of a template's image: in TemplateFlow's archive, or of a user's own file.
+
+    Examples
+    --------
+    >>> template_reference(Path("/cache/tpl-X/cohort-1/tpl-X_cohort-1_T1w.nii.gz"))
+    'https://templateflow.s3.amazonaws.com/tpl-X/cohort-1/tpl-X_cohort-1_T1w.nii.gz'
+    >>> template_reference(Path("/mine/head.nii.gz"))
+    'file:///mine/head.nii.gz'
+    """
+    for depth, part in enumerate(image.parts):
+        if part.startswith("tpl-") and image.name.startswith(f"{part}_"):
+            return "/".join([TEMPLATE_URI, *image.parts[depth:]])
+    return image.absolute().as_uri()
 
 
 def software_versions() -> dict[str, str]:

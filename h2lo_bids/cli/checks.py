@@ -50,6 +50,7 @@ def check_usage(settings: Settings) -> None:
         if not path.exists():
             raise MissingInputError(f"{option} {path}: no such file; check the path")
     _check_models(settings)
+    _check_derivatives(settings)
     _check_spaces(settings)
     if settings.use_plugin is not None:
         read_plugin(settings.use_plugin)
@@ -123,7 +124,7 @@ def check_models_and_templates(task: CheckTask) -> dict[str, Any]:
     notes = [_check_model(*pair) for pair in bundles_for(settings, task.suffixes).items()]
     if settings.use_plugin is not None:
         _check_plugin_name(settings.use_plugin)
-    _check_weights(settings)
+    synthstrip_weights(settings)
     templates = [
         [suffix, space, *_find_template(settings, space, suffix)]
         for suffix in task.suffixes
@@ -196,12 +197,17 @@ def _check_device(settings: Settings) -> None:
     resolve_device(settings.device)
 
 
-def _check_weights(settings: Settings) -> None:
-    """Find SynthStrip's weights where they are wanted."""
-    if settings.skull_strip in ("auto", "synthstrip"):
-        from h2lo_bids.imaging.brain.synthstrip import find_weights
+def synthstrip_weights(settings: Settings) -> Path | None:
+    """Find SynthStrip's weights where they are wanted.
 
-        find_weights(settings.synthstrip_weights, required=settings.skull_strip == "synthstrip")
+    The workflow takes them as a file, so that FREESURFER_HOME set later computes masks again.
+    """
+    if settings.skull_strip not in ("auto", "synthstrip"):
+        return None
+    from h2lo_bids.imaging.brain.synthstrip import find_weights
+
+    required = settings.skull_strip == "synthstrip"
+    return find_weights(settings.synthstrip_weights, required=required)
 
 
 def _check_plugin_name(path: Path) -> None:
@@ -245,6 +251,15 @@ def _check_models(settings: Settings) -> None:
             raise UsageError(
                 f"--model is given twice {which}; write --model T1w=PATH T2w=PATH for two models"
             )
+
+
+def _check_derivatives(settings: Settings) -> None:
+    """Names become those of the output's DatasetLinks, where raw is the input."""
+    names = [name for name, _ in settings.derivatives]
+    if "raw" in names or len(set(names)) < len(names):
+        raise UsageError(
+            f"--derivatives {' '.join(names)}: give each dataset a name of its own, other than raw"
+        )
 
 
 def _check_spaces(settings: Settings) -> None:

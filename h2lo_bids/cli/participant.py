@@ -75,7 +75,7 @@ def run_participant(settings: Settings, console: Console) -> int:
     resources = plan(settings, len(subjects))
     env = child_environment(settings.work, resources.omp_nthreads)
     templates = _check(run, found, env)
-    _write_dataset(run, found)
+    _write_dataset(run)
     _process(run, found, subjects, resources, env, templates)
     return _finish(run)
 
@@ -152,10 +152,14 @@ def raise_again(result: dict[str, Any]) -> None:
     raise kind(result["message"])
 
 
-def _write_dataset(run: Run, found: Discovery) -> None:
+def _write_dataset(run: Run) -> None:
     from h2lo_bids.bids.dataset import write_dataset_files
 
-    write_dataset_files(run.settings.out_dir, bids_dir=run.settings.bids_dir)
+    write_dataset_files(
+        run.settings.out_dir,
+        bids_dir=run.settings.bids_dir,
+        links=dict(run.settings.derivatives),
+    )
 
 
 def _process(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.sidecars import software_versions
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.tasks import ReportTask, SubjectTask
 from h2lo_bids.errors import NoMatchError
@@ -25,9 +24,6 @@ from h2lo_bids.reports.subject import write_subject_report
 
 if TYPE_CHECKING:
     from h2lo_bids.cli.account import Run
-
-SOFTWARE = ("torch", "numpy", "nibabel", "nipype", "pybids", "antspyx", "deepbet", "templateflow")
-"""Distributions named in reports, as on PyPI."""
 
 
 def write_report(
@@ -72,7 +68,7 @@ def write_report(
         found=tuple(found),
         failures=tuple(failures),
         command=shlex.join(["h2lo", *_words(task)]),
-        versions=software(),
+        versions=tuple(software_versions().items()),
         facts={"grids": _grids(task)} if _grids(task) else {},
     )
     save_subject_report(out_dir, report)
@@ -124,17 +120,6 @@ def write_citation_text(out_dir: Path, subject: str) -> None:
 
     facts = facts_of(load_subject_report(out_dir, subject))
     write_citation(out_dir, describe(facts).markdown)
-
-
-def software() -> tuple[tuple[str, str], ...]:
-    """Return names and versions of this program and of what it builds on."""
-    found = [("h2lo-bids", __version__)]
-    for name in SOFTWARE:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
-    return tuple(found)
 
 
 def _render(out_dir: Path, subject: str) -> Path:

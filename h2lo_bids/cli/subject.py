@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.checks import bundles_for, read_plugin
+from h2lo_bids.cli.checks import bundles_for, read_plugin, synthstrip_weights
 from h2lo_bids.cli.environment import obstacle_to_parallel_steps
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import exclusive
@@ -130,7 +130,7 @@ def build(task: SubjectTask, send: Send) -> Any:
     masks = {scan: given_mask(settings, scan) for scan in task.scans}
     if settings.derivatives:
         for scan, mask in masks.items():
-            text = f"brain mask {mask}" if mask else "no brain mask given; it is computed"
+            text = f"brain mask {mask[0]}" if mask else "no brain mask given; it is computed"
             send({"event": "note", "text": f"{scan.stem}: {text}"})
     models = {
         suffix: ModelSpec(
@@ -146,14 +146,15 @@ def build(task: SubjectTask, send: Send) -> Any:
     return init_single_subject_wf(
         name=_workflow_name(task.subject),
         scans=tuple(
-            ScanSpec(scan_word(scan), scan, models[scan.suffix], masks[scan]) for scan in task.scans
+            ScanSpec(scan_word(scan), scan, models[scan.suffix], *(masks[scan] or ()))
+            for scan in task.scans
         ),
         out_dir=settings.out_dir,
         output_spaces=settings.output_spaces,
         lf_grid=settings.lf_grid,
         templates=_templates(task),
         skull_strip=settings.skull_strip,
-        synthstrip_weights=settings.synthstrip_weights,
+        synthstrip_weights=synthstrip_weights(settings),
         device=_device(settings.device),
         precision="bf16" if settings.sloppy else settings.precision,
         sloppy=settings.sloppy,
@@ -177,14 +178,14 @@ def _device(name: str) -> str:
     return str(resolve_device(name))
 
 
-def given_mask(settings: Any, scan: Scan) -> Path | None:
-    """Return the scan's brain mask from the derivatives that were given, if it has one."""
+def given_mask(settings: Any, scan: Scan) -> tuple[Path, str] | None:
+    """Return path and URI of the scan's mask in the derivatives that were given, if it has one."""
     from h2lo_bids.bids.derivatives import derivative_path
 
-    for _, root in settings.derivatives:
+    for name, root in settings.derivatives:
         path = derivative_path(root, scan, suffix="mask", desc="brain")
         if path.exists():
-            return path
+            return path, f"bids:{name}:{path.relative_to(root).as_posix()}"
     return None
 
 

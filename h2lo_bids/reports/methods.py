@@ -62,7 +62,9 @@ def facts_of(report: SubjectReport) -> dict[str, Any]:
         "versions": versions,
         "contrasts": sorted({scan.suffix for scan in scans}),
         "masks": sorted({scan.mask_method.split(" ")[0].lower() for scan in scans} - {""}),
-        "templates": sorted({scan.template for scan in scans if scan.template}),
+        "templates": sorted(
+            {_template(scan.template, scan.template_uri) for scan in scans if scan.template}
+        ),
         "models": [
             {
                 "name": model.name,
@@ -87,7 +89,8 @@ def describe(facts: dict[str, Any]) -> MethodsText:
     facts : dict
         All optional: ``version`` of this program, ``versions`` of the
         software (names as on PyPI), ``contrasts``, ``masks`` (first words
-        of :attr:`~h2lo_bids.reports.records.ScanReport.mask_method`), ``templates``, ``grids`` (one
+        of :attr:`~h2lo_bids.reports.records.ScanReport.mask_method`), ``templates`` (with their
+        origin), ``grids`` (one
         phrase per further output grid), ``models`` (dicts with ``name``,
         ``contrast``, ``sha256``, ``training_kind``, ``parameters``),
         ``precision``, ``seed``.
@@ -130,11 +133,13 @@ def _preprocessing(facts: dict[str, Any]) -> str:
     templates = " and ".join(facts.get("templates", []))
     if templates:
         ants = f" (antspyx {versions['antspyx']})" if "antspyx" in versions else ""
-        parts.append(
-            f"Images were registered to {templates} from TemplateFlow [@templateflow] "
-            f"with ANTs{ants} [@ants]."
-        )
+        parts.append(f"Images were registered to {templates} with ANTs{ants} [@ants].")
     return " ".join(parts)
+
+
+def _template(space: str, uri: str) -> str:
+    origin = "TemplateFlow [@templateflow]" if "templateflow" in uri else "a file of the user's own"
+    return f"{space} from {origin}"
 
 
 def _synthesis(facts: dict[str, Any]) -> str:

@@ -162,6 +162,8 @@ class ScanReport:
         Images written, relative to the output folder, POSIX.
     template : str
         Standard space the scan was registered to; empty when none.
+    template_uri : str
+        Where its image comes from.
     warnings : tuple of str
         Shown in a box above the figures.
     figures : tuple of Figure
@@ -185,6 +187,7 @@ class ScanReport:
     seconds: tuple[tuple[str, float], ...] = ()
     outputs: tuple[str, ...] = ()
     template: str = ""
+    template_uri: str = ""
     warnings: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
 

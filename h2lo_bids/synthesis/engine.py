@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from h2lo_bids.errors import TemporaryError
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.synthesis.basis import products_in_bfloat16
 from h2lo_bids.synthesis.evaluator import Evaluator
@@ -186,14 +185,6 @@ def _visit(
         with products_in_bfloat16(options.precision == "bf16"), _same_digits():
             for visited in [pool.submit(visit, box) for box in boxes]:
                 visited.result()
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except (MemoryError, RuntimeError) as err:
-        if isinstance(err, MemoryError) or "can't allocate memory" in str(err):
-            raise TemporaryError(
-                "not enough memory for the synthesis; close other programs or use fewer threads"
-            ) from err
-        raise
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)

@@ -13,6 +13,7 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, trai
 from h2lo_bids.errors import InputOutputError, TemporaryError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -46,7 +47,7 @@ class H2loInterface(SimpleInterface):
             raise TemporaryError(_out_of_memory(str(err))) from err
         except RuntimeError as err:
             # PyTorch's allocators have no exception class of their own on the CPU.
-            if "not enough memory" in str(err) or "out of memory" in str(err):
+            if any(words in str(err) for words in _NO_MEMORY):
                 raise TemporaryError(_out_of_memory(str(err))) from err
             raise
         except OSError as err:

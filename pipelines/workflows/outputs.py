@@ -40,6 +40,7 @@ def init_outputs_wf(
     device: str,
     precision: str,
     random_seed: int,
+    given_mask_uri: str | None = None,
 ) -> pe.Workflow:
     """Write every output of a scan with its sidecar, the figures, and the report's record.
 
@@ -55,6 +56,8 @@ def init_outputs_wf(
         Where low-field images are written.
     device, precision, random_seed
         For sidecars and report.
+    given_mask_uri
+        Where the brain mask comes from, if it was not computed.
 
     Returns
     -------
@@ -75,6 +78,8 @@ def init_outputs_wf(
     """
     paths = output_paths(out_dir, scan, grids)
     sidecars = _sidecars(scan, model, out_dir, grids, paths, device, precision, random_seed)
+    if given_mask_uri is not None:
+        sidecars["mask"]["Sources"].append(given_mask_uri)
     workflow = pe.Workflow(name="outputs_wf")
     inputnode = pe.Node(IdentityInterface(fields=[*_PASSED, *paths]), name="inputnode")
     written = pe.Node(Merge(len(paths)), name="written")
@@ -169,7 +174,7 @@ def _record(
     random_seed: int,
 ) -> dict[str, Any]:
     """Return what the report's record says that is known before the run."""
-    template = next((grid.space for grid in grids if grid.kind == "template"), None)
+    template = next(((grid.space, grid.template) for grid in grids if grid.template), None)
     return {
         "stem": scan.stem,
         "source": scan.relative_path,
@@ -181,7 +186,8 @@ def _record(
         "device": device,
         "precision": precision,
         "seed": random_seed,
-        "template": template or "",
+        "template": template[0] if template else "",
+        "template_uri": template_reference(template[1]) if template else "",
     }
 
 
@@ -228,13 +234,13 @@ def _sidecars(
 
 
 def _where(grid: Grid) -> dict[str, Any]:
-    reference = template_reference(grid.space) if grid.space else None
+    reference = template_reference(grid.template) if grid.template else None
     return {"spatial_reference": reference, "resolution": grid.resolution}
 
 
 def _transform_sidecars(grid: Grid, uris: dict[str, str]) -> dict[str, dict[str, Any]]:
-    template = template_reference(str(grid.space), grid.template.name if grid.template else None)
-    scan = uris["preproc"]
+    assert grid.template is not None
+    template, scan = template_reference(grid.template), uris["preproc"]
     return {
         f"forward_{grid.space}": transform_sidecar(source=scan, target=template, method="ANTs"),
         f"inverse_{grid.space}": transform_sidecar(source=template, target=scan, method="ANTs"),

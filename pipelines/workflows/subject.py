@@ -28,14 +28,15 @@ class ScanSpec:
         The input.
     model
         The operator for its contrast.
-    given_mask
-        A brain mask to use instead of computing one.
+    given_mask, given_mask_uri
+        A brain mask to use instead of computing one, and its BIDS URI.
     """
 
     name: str
     scan: Scan
     model: ModelSpec
     given_mask: Path | None = None
+    given_mask_uri: str | None = None
 
 
 def init_single_subject_wf(
@@ -187,6 +188,7 @@ def init_scan_branch_wf(
         device=device,
         precision=precision,
         random_seed=random_seed,
+        given_mask_uri=spec.given_mask_uri,
     )
     workflow = pe.Workflow(name=f"{spec.name}_wf")
     kept = ["checked", "mask", "preproc", "mask_method", "warnings"]

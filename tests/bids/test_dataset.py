@@ -60,7 +60,9 @@ def outputs(out: Path, head: Scan) -> None:
         sidecars.preproc_sidecar(head, skull_stripped=True, mask=uri),
     )
     used = [sidecars.derivative_uri(preproc, out), uri]
-    reference = sidecars.template_reference(TEMPLATE)
+    reference = sidecars.template_reference(
+        Path(f"/t/tpl-{TEMPLATE}/tpl-{TEMPLATE}_res-01_T1w.nii.gz")
+    )
     for space, res, place in (
         (None, None, {}),
         (None, "1p6x1p6x5", {"resolution": "1.6x1.6x5 mm"}),

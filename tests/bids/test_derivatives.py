@@ -59,7 +59,7 @@ def test_masks_of_both_contrasts_never_share_a_name() -> None:
 @given(
     source=st.fixed_dictionaries({"sub": LABELS}, optional=dict.fromkeys(SOURCE, LABELS)),
     suffix=st.sampled_from(["T1w", "T2w"]),
-    desc=st.sampled_from(["preproc", "lowfield", "enhanced"]),
+    desc=st.sampled_from(["preproc", "lowfield"]),
     space=st.none() | LABELS,
     res=st.none() | LABELS,
 )

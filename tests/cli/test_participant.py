@@ -236,6 +236,12 @@ def test_a_given_mask_is_used(tmp_path, root, h2lo):
     sidecar = json.loads((out / "sub-01_desc-brain_mask.json").read_text())
     assert "given" in sidecar["BrainExtractionMethod"]
     assert "no brain mask given" in done.stdout  # of the T2w scan
+    assert "bids:mine:sub-01/anat/sub-01_desc-brain_mask.nii.gz" in sidecar["Sources"]
+    description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert description["DatasetLinks"]["mine"] == (tmp_path / "masks").as_uri()
+    for names in (["raw"], ["a", "a"]):
+        words = ["-d", *(f"{name}={tmp_path / 'masks'}" for name in names)]
+        assert h2lo(root / "bids", tmp_path / "no", *words).returncode == 64
 
 
 def test_steps_in_processes_of_their_own_give_the_same_bytes(tmp_path, first, root, h2lo):
@@ -291,6 +297,10 @@ def test_a_standard_space_is_reached_through_its_transforms(tmp_path, h2lo):
     assert inner.sum() > 0.8 * mask.sum()
     assert np.median(np.abs(there - warped)[inner]) < 0.02
     assert not there[~mask].any()
+    sidecar = json.loads(low.with_name("sub-01_space-Moved_desc-lowfield_T1w.json").read_text())
+    assert sidecar["SpatialReference"] == (tmp_path / "tpl.nii.gz").as_uri()
+    methods = (tmp_path / "out" / "logs" / "CITATION.md").read_text()
+    assert "TemplateFlow" not in methods
     import pandas as pd
 
     points = pd.DataFrame({"x": [5.0, -20.0], "y": [0.0, 15.0], "z": [10.0, -8.0]})

@@ -223,7 +223,7 @@ def test_the_trunk_sees_where_a_voxel_is(case, grid):
 
 
 def test_headers_agree_so_that_no_viewer_reads_another_transform(case):
-    _, scan, found = case
+    _, _, found = case
     for name, image in found.items():
         header = image.header
         assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 1), name

@@ -18,7 +18,7 @@ EVERYTHING = {
     ),
     "contrasts": ["T1w", "T2w"],
     "masks": ["deepbet", "synthstrip", "given", "shared", "stripped", "skip"],
-    "templates": ["MNI152NLin2009cAsym"],
+    "templates": ["MNI152NLin2009cAsym from TemplateFlow [@templateflow]"],
     "grids": ["on a grid of 1.6 x 1.6 x 5 mm"],
     "models": [
         {

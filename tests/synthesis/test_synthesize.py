@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import gaussian_filter
 
-from h2lo_bids.errors import H2loError, TemporaryError, UsageError
+from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.models.bundle import default_bundle, load_model
 from h2lo_bids.synthesis import engine
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
@@ -226,12 +226,3 @@ def test_a_gpu_that_fits_smaller_tiles_is_kept(model, volume, monkeypatch):
     got = synthesize(model, volume, mask, options=EngineOptions(device="cuda", tile=16))
     assert tried == ["cuda", "cuda"]
     np.testing.assert_allclose(got, synthesize(model, volume, mask), atol=2e-5)
-
-
-def test_a_cpu_out_of_memory_is_a_temporary_error(model, volume, monkeypatch):
-    def exhausted(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
-
-    monkeypatch.setattr(engine.Evaluator, "at_voxels", exhausted)
-    with pytest.raises(TemporaryError, match="memory"):
-        synthesize(model, volume, volume > 0)
