@@ -114,7 +114,6 @@ def find_template(
     *,
     suffix: str = "T1w",
     home: str | os.PathLike[str] | None = None,
-    allow_download: bool = False,
 ) -> Template:
     """Find a template's image and brain mask.
 
@@ -127,8 +126,6 @@ def find_template(
         which mutual information can use.
     home
         TemplateFlow folder, in place of `templateflow_home`.
-    allow_download
-        Fetch what is missing with TemplateFlow's client. Never done unasked.
 
     Returns
     -------
@@ -144,9 +141,6 @@ def find_template(
     root = Path(home) if home is not None else templateflow_home()
     for kind in dict.fromkeys((suffix, "T1w")):
         found = _lookup(root, wanted, kind)
-        if found is None and allow_download:
-            _download(root, wanted, kind)
-            found = _lookup(root, wanted, kind)
         if found is not None:
             return found
     missing = _file(root, wanted, wanted.resolution or 1, "T1w")
@@ -242,20 +236,3 @@ def _has_content(file: Path) -> bool:
         return file.is_file() and file.stat().st_size > 0
     except OSError:
         return False
-
-
-def _download(root: Path, space: OutputSpace, suffix: str) -> None:
-    """Let TemplateFlow's client fetch an image and its mask, if it can."""
-    os.environ["TEMPLATEFLOW_HOME"] = str(root)  # read once, when the client is imported
-    os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "off")
-    try:
-        from templateflow import api
-
-        query = {"resolution": space.resolution or 1, "cohort": space.cohort}
-        api.get(space.name, suffix=suffix, desc=None, raise_empty=True, **query)
-        api.get(space.name, suffix="mask", desc="brain", **query)
-    except Exception as err:  # the client raises whatever its transport does
-        raise MissingInputError(
-            f"{_file(root, space, space.resolution or 1, suffix)}: template could not be fetched"
-            f" ({type(err).__name__}); set TEMPLATEFLOW_HOME or give --template-file"
-        ) from err
