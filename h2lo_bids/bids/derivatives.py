@@ -79,15 +79,6 @@ def derivative_path(
     raise ValueError(f"no output pattern in io_spec.json takes {described}")
 
 
-def figure_path(
-    out_dir: str | Path, source: Source, *, suffix: str, desc: str, extension: str = ".svg"
-) -> Path:
-    """Name a figure of the report: ``sub-01/figures/sub-01_..._desc-x_T1w.svg``."""
-    return derivative_path(
-        out_dir, source, suffix=suffix, desc=desc, extension=extension, datatype="figures"
-    )
-
-
 def report_path(out_dir: str | Path, subject: str) -> Path:
     """Name a subject's report: ``sub-01.html``."""
     return derivative_path(out_dir, {"sub": subject}, suffix=None, extension=".html")
@@ -95,7 +86,7 @@ def report_path(out_dir: str | Path, subject: str) -> Path:
 
 def sidecar_path(path: Path) -> Path:
     """Give the JSON that belongs to an image or transform."""
-    name = re.sub(r"\.(nii\.gz|nii|h5|mat|txt)$", "", path.name)
+    name = re.sub(r"\.(nii\.gz|h5)$", "", path.name)
     return path.with_name(f"{name}.json")
 
 

@@ -102,8 +102,3 @@ class H2lo(nn.Module):
         basis = self.trunk(grid.reshape(-1, 3)).reshape(*volume.shape[2:], -1)
         out = torch.einsum("bpxyz,xyzp->bxyz", features, basis) + self.bias
         return out[:, None]
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of trainable values of a model."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

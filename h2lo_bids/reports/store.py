@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.bids.derivatives import derivative_path
+from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.reports.records import Failure, ScanReport, SubjectReport, from_json, to_json
 
@@ -25,9 +27,17 @@ def figures_folder(out_dir: Path, subject: str) -> Path:
 
 def figure_file(out_dir: Path, stem: str, desc: str, extension: str) -> Path:
     """Name a file of one scan, e.g. ``..._desc-detail_T1w.svg`` of ``..._T1w``."""
-    entities, _, suffix = stem.rpartition("_")
-    subject = entities.split("_")[0].removeprefix("sub-")
-    return figures_folder(out_dir, subject) / f"{entities}_desc-{desc}_{suffix}{extension}"
+    name = parse_name(stem + extension)
+    if name is None:
+        raise ValueError(f"{stem}: is not the stem of a BIDS file name")
+    return derivative_path(
+        out_dir,
+        name.entities,
+        suffix=name.suffix,
+        desc=desc,
+        extension=extension,
+        datatype="figures",
+    )
 
 
 def write_scan_report(out_dir: Path, scan: ScanReport) -> Path:

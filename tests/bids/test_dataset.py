@@ -12,10 +12,11 @@ import pytest
 from h2lo_bids.bids import sidecars
 from h2lo_bids.bids.atomic import save_nifti
 from h2lo_bids.bids.dataset import container, description, write_citation, write_dataset_files
-from h2lo_bids.bids.derivatives import derivative_path, figure_path, report_path
+from h2lo_bids.bids.derivatives import derivative_path, report_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.validate import find_validator
 from h2lo_bids.errors import CannotCreateError
+from h2lo_bids.reports.store import figure_file
 
 MODEL = {
     "name": "h2lo_T1w",
@@ -83,7 +84,7 @@ def outputs(out: Path, head: Scan) -> None:
     sidecars.write_sidecar(
         transform, sidecars.transform_sidecar(source=used[0], target=reference, method="ANTs SyN")
     )
-    figure = figure_path(out, head, suffix=suffix, desc="lowfield")
+    figure = figure_file(out, head.stem, "lowfield", ".svg")
     figure.parent.mkdir(exist_ok=True)
     figure.write_text("<svg/>")
 

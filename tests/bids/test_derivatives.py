@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bids_app_spec
-from h2lo_bids.bids.derivatives import derivative_path, figure_path, report_path, sidecar_path
+from h2lo_bids.bids.derivatives import derivative_path, report_path, sidecar_path
 from h2lo_bids.bids.names import ORDER, parse_name
 from h2lo_bids.bids.scan import Scan
 
@@ -39,7 +39,9 @@ def test_examples() -> None:
     )
     assert transform == Path("/out/sub-a/anat/sub-a_from-T1w_to-S_mode-image_xfm.h5")
     assert sidecar_path(transform).name == "sub-a_from-T1w_to-S_mode-image_xfm.json"
-    figure = figure_path("/out", head, suffix="T1w", desc="brain")
+    figure = derivative_path(
+        "/out", head, suffix="T1w", desc="detail", extension=".svg", datatype="figures"
+    )
     assert figure.parent == Path("/out/sub-01/figures")
     assert report_path("/out", "01") == Path("/out/sub-01.html")
     assert head.stem == "sub-01_ses-HF_acq-x_run-01_T1w"
