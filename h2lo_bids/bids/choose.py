@@ -65,12 +65,15 @@ def not_an_input(name: Name, filtered: Iterable[str]) -> str | None:
     Returns
     -------
     str or None
-        The reason, with the option that takes the image all the same.
+        The reason, with the remedy.
     """
-    excluded = bids_app_spec.load("io_spec.json")["exclude"]
+    spec = bids_app_spec.load("io_spec.json")
     asked = set(filtered)
     for entity, label in name.entities:
-        labels = excluded.get(entity)
+        if entity not in spec["entities"]:
+            # No output could be named after it.
+            return f"BIDS knows no {entity}-{label} in the name of a {name.suffix}; rename it"
+        labels = spec["exclude"].get(entity)
         if labels is not None and entity not in asked and (labels == "*" or label in labels):
             return (
                 f"{entity}-{label} is not a plain magnitude image; "

@@ -4,7 +4,9 @@ import itertools
 
 import pytest
 
+import bids_app_spec
 from h2lo_bids.bids.choose import not_an_input, preference
+from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.names import Name, parse_name
 
 RANKED = [
@@ -41,9 +43,28 @@ def test_the_first_of_any_order_is_the_same() -> None:
         assert min(names[shift:] + names[:shift], key=preference).stem == RANKED[0]
 
 
-@pytest.mark.parametrize("pair", ["part-phase", "echo-2", "inv-1", "flip-1", "mt-on", "chunk-1"])
+@pytest.mark.parametrize("pair", ["part-phase", "echo-2", "chunk-1"])
 def test_what_is_no_head(pair: str) -> None:
     entity = pair.partition("-")[0]
     assert "--filter" in (not_an_input(name(f"sub-1_{pair}_T1w"), []) or "")
     assert not_an_input(name(f"sub-1_{pair}_T1w"), [entity]) is None
     assert not_an_input(name("sub-1_part-mag_T1w"), []) is None
+
+
+@pytest.mark.parametrize("pair", ["dir-AP", "inv-1", "flip-1", "mt-on", "space-x", "desc-y"])
+def test_what_could_not_be_named_is_left_out_even_if_asked_for(pair: str) -> None:
+    given = name(f"sub-1_{pair}_T1w")
+    assert "rename" in (not_an_input(given, [pair.partition("-")[0]]) or "")
+
+
+def test_every_input_that_is_taken_can_be_named() -> None:
+    spec = bids_app_spec.load("io_spec.json")
+    entities = [(entity, "1") for entity in spec["entities"]]
+    for suffix, desc in (("T1w", "preproc"), ("T1w", "lowfield"), ("mask", "brain")):
+        assert derivative_path("/out", entities, suffix=suffix, desc=desc, space="S", res="1")
+    assert derivative_path(
+        "/out", entities, suffix="T1w", desc="x", extension=".svg", datatype="figures"
+    )
+    assert derivative_path(
+        "/out", entities, suffix="xfm", from_="T1w", to="S", mode="image", extension=".h5"
+    )
