@@ -24,7 +24,7 @@ TEMPLATE_URI = "https://templateflow.s3.amazonaws.com"
 
 _SIMULATED = (
     "The model was fitted to simulated pairs, not to scans of the same heads in both fields: "
-    "fit your own with the training level, or give the authors' weights with --model"
+    "for a real scanner give weights that were fitted to its scans with --model"
 )
 
 

