@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ class _WriteInput(ThreadedInputSpec):
     out_name = traits.Str(mandatory=True, desc="path of the output below it")
     sidecar = traits.Dict(mandatory=True, desc="content of the JSON beside it")
     mask_method = traits.Str(desc="how the brain was found, for a mask's sidecar")
+    mask_source = traits.Str(desc="URI of another mask, a source if it was given or shared")
 
 
 class _WriteOutput(TraitedSpec):
@@ -44,6 +46,9 @@ class WriteDerivative(H2loInterface):
         content = dict(self.inputs.sidecar)
         if isdefined(self.inputs.mask_method):
             content["BrainExtractionMethod"] = self.inputs.mask_method
+            taken = self.inputs.mask_method.startswith(("given", "shared"))
+            if taken and isdefined(self.inputs.mask_source):
+                content["Sources"] = [*content["Sources"], self.inputs.mask_source]
         write_sidecar(out, content)
         atomic_write_bytes(out, Path(self.inputs.in_file).read_bytes())
         return {"out_name": self.inputs.out_name}
@@ -71,7 +76,6 @@ class MakeFigures(H2loInterface):
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Draw inside the node's folder, so that a rerun need not draw again."""
         from h2lo_bids.reports.figures import make_figures
-        from h2lo_bids.reports.records import to_json
 
         figures = make_figures(
             folder,
@@ -81,10 +85,7 @@ class MakeFigures(H2loInterface):
             hf=load_image(self.inputs.high),
             lf=load_image(self.inputs.low),
         )
-        return {
-            "figures": [to_json(figure) for figure in figures],
-            "out_files": [str(folder / figure.path) for figure in figures],
-        }
+        return _drawn(folder, figures)
 
 
 class _RegistrationFiguresInput(ThreadedInputSpec):
@@ -104,7 +105,6 @@ class MakeRegistrationFigures(H2loInterface):
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Draw inside the node's folder."""
         from h2lo_bids.reports.figures import make_registration_figures
-        from h2lo_bids.reports.records import to_json
 
         figures = make_registration_figures(
             folder,
@@ -114,10 +114,7 @@ class MakeRegistrationFigures(H2loInterface):
             mask=load_image(self.inputs.mask),
             space=self.inputs.space,
         )
-        return {
-            "figures": [to_json(figure) for figure in figures],
-            "out_files": [str(folder / figure.path) for figure in figures],
-        }
+        return _drawn(folder, figures)
 
 
 class _RecordInput(ThreadedInputSpec):
@@ -170,6 +167,15 @@ class WriteRecord(H2loInterface):
         # Through JSON, so that tuples are lists as `from_json` expects them.
         write_scan_report(out_dir, from_json(ScanReport, json.loads(json.dumps(record))))
         return {}
+
+
+def _drawn(folder: Path, figures: Sequence[Any]) -> dict[str, Any]:
+    from h2lo_bids.reports.records import to_json
+
+    return {
+        "figures": [to_json(figure) for figure in figures],
+        "out_files": [str(folder / figure.path) for figure in figures],
+    }
 
 
 def _listed(value: Any) -> list[Any]:

@@ -40,7 +40,7 @@ def init_outputs_wf(
     device: str,
     precision: str,
     random_seed: int,
-    given_mask_uri: str | None = None,
+    mask_source: str | None = None,
 ) -> pe.Workflow:
     """Write every output of a scan with its sidecar, the figures, and the report's record.
 
@@ -56,8 +56,8 @@ def init_outputs_wf(
         Where low-field images are written.
     device, precision, random_seed
         For sidecars and report.
-    given_mask_uri
-        Where the brain mask comes from, if it was not computed.
+    mask_source
+        URI of the mask that was given, or that the session may share.
 
     Returns
     -------
@@ -78,8 +78,6 @@ def init_outputs_wf(
     """
     paths = output_paths(out_dir, scan, grids)
     sidecars = _sidecars(scan, model, out_dir, grids, paths, device, precision, random_seed)
-    if given_mask_uri is not None:
-        sidecars["mask"]["Sources"].append(given_mask_uri)
     workflow = pe.Workflow(name="outputs_wf")
     inputnode = pe.Node(IdentityInterface(fields=[*_PASSED, *paths]), name="inputnode")
     written = pe.Node(Merge(len(paths)), name="written")
@@ -101,6 +99,8 @@ def init_outputs_wf(
         )
         if key.startswith("mask"):
             workflow.connect([(inputnode, sink, [("mask_method", "mask_method")])])
+        if key == "mask" and mask_source is not None:
+            sink.inputs.mask_source = mask_source
     record = _record(scan, model, grids, device, precision, random_seed)
     ds_record = pe.Node(
         WriteRecord(record=record, out_dir=str(out_dir)), name="ds_record", mem_gb=0.3

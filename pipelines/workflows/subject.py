@@ -8,7 +8,9 @@ from pathlib import Path
 
 from nipype.pipeline import engine as pe
 
+from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.sidecars import derivative_uri
 from pipelines.grids import Grid, TemplateFiles, grids_of
 from pipelines.workflows.outputs import init_outputs_wf
 from pipelines.workflows.scan import init_scan_wf
@@ -109,6 +111,7 @@ def init_single_subject_wf(
             sloppy=sloppy,
             random_seed=random_seed,
             omp_nthreads=omp_nthreads,
+            donor=_donor(spec, scans),
         )
         for spec in scans
     }
@@ -133,6 +136,10 @@ def _donor(spec: ScanSpec, scans: tuple[ScanSpec, ...]) -> ScanSpec | None:
     return same[0] if len(same) == 1 else None
 
 
+def _mask_uri(spec: ScanSpec, out_dir: Path) -> str:
+    return derivative_uri(derivative_path(out_dir, spec.scan, suffix="mask", desc="brain"), out_dir)
+
+
 def init_scan_branch_wf(
     *,
     spec: ScanSpec,
@@ -145,6 +152,7 @@ def init_scan_branch_wf(
     sloppy: bool,
     random_seed: int,
     omp_nthreads: int,
+    donor: ScanSpec | None = None,
 ) -> pe.Workflow:
     """Build all that is done with one scan.
 
@@ -156,6 +164,8 @@ def init_scan_branch_wf(
         Where low-field images are wanted.
     out_dir, skull_strip, synthstrip_weights, device, precision, sloppy, random_seed, omp_nthreads
         As for `init_single_subject_wf`.
+    donor
+        The scan whose mask this one may take.
 
     Returns
     -------
@@ -188,7 +198,7 @@ def init_scan_branch_wf(
         device=device,
         precision=precision,
         random_seed=random_seed,
-        given_mask_uri=spec.given_mask_uri,
+        mask_source=_mask_uri(donor, out_dir) if donor else spec.given_mask_uri,
     )
     workflow = pe.Workflow(name=f"{spec.name}_wf")
     kept = ["checked", "mask", "preproc", "mask_method", "warnings"]

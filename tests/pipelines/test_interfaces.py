@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -122,6 +123,22 @@ def _refused_allocation() -> RuntimeError:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     return caught.value
+
+
+@pytest.mark.parametrize(("method", "named"), [("shared with x", True), ("deepbet 1", False)])
+def test_a_mask_names_the_mask_it_was_taken_from(tmp_path, monkeypatch, method, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.nii.gz").write_bytes(b"content")
+    WriteDerivative(
+        in_file=str(tmp_path / "x.nii.gz"),
+        out_dir=str(tmp_path / "out"),
+        out_name="b.nii.gz",
+        sidecar={"Sources": ["bids:raw:a"]},
+        mask_method=method,
+        mask_source="bids::other",
+    ).run(cwd=tmp_path)
+    sources = json.loads((tmp_path / "out" / "b.json").read_text())["Sources"]
+    assert sources == ["bids:raw:a", *(["bids::other"] if named else [])]
 
 
 class _Fails(H2loInterface):

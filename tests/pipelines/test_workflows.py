@@ -87,7 +87,10 @@ def _donors(workflow) -> set[tuple[str, str]]:
 def test_a_t2w_scan_may_take_the_mask_of_its_own_session_only(tmp_path):
     t1, t2 = _scan("T1w", "a"), _scan("T2w", "a")
     pair = {("scan_0_T1w_wf", "scan_1_T2w_wf")}
-    assert _donors(_build([t1, t2], tmp_path)) == pair
+    workflow = _build([t1, t2], tmp_path)
+    assert _donors(workflow) == pair
+    sink = workflow.get_node("scan_1_T2w_wf.outputs_wf.ds_mask")
+    assert sink.inputs.mask_source == "bids::sub-01/ses-a/anat/sub-01_ses-a_desc-brain_mask.nii.gz"
     assert _donors(_build([t1, _scan("T2w", "b")], tmp_path)) == set()
     assert _donors(_build([t1, t2], tmp_path, masks=(None, Path(__file__)))) == set()
 
