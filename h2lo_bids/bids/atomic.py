@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import nibabel as nib
 
 TEMPORARY_PREFIX = ".tmp-"
+_LONGEST_NAME = 255  # bytes, on the file systems of today
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 _FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
 
@@ -51,7 +52,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         Writing failed half-way, for example on a full disk.
     """
     target = Path(path)
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}_{target.name}")
+    temporary = _sibling(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -168,6 +169,13 @@ def remove_temporaries(folder: str | os.PathLike[str], *, older_than: float = 86
     return removed
 
 
+def _sibling(target: Path) -> Path:
+    """Name a temporary file beside a target; of a very long name only the end is kept."""
+    prefix = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}_"
+    kept = os.fsencode(target.name)[len(prefix) - _LONGEST_NAME :]
+    return target.with_name(prefix + os.fsdecode(kept))
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -189,6 +197,9 @@ def _translate(error: OSError, target: Path, temporary: Path) -> H2loError | Non
     if name not in ours:
         return None
     reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno == errno.ENAMETOOLONG:
+        remedy = "shorten the labels in the scan's name or the path of the output folder"
+        return CannotCreateError(f"{target}: the name is too long; {remedy}")
     if error.errno in _FAILED:
         remedy = "free some space there or choose another output folder, then run again"
         return InputOutputError(f"{target}: writing failed ({reason}); {remedy}")

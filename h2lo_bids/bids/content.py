@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 from pathlib import Path
+from typing import Any
 
 from h2lo_bids.errors import MissingInputError
 
@@ -25,6 +28,9 @@ def check_content(path: Path) -> None:
         pointer), the file is a folder, or it may not be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            # Opening a pipe would wait for a writer for ever.
+            raise MissingInputError(f"{path}: is not a regular file; remove or rename it")
         with path.open("rb") as stream:
             start = stream.read(len(_POINTER))
     except FileNotFoundError as error:
@@ -44,6 +50,32 @@ def check_content(path: Path) -> None:
         ) from error
     if start == _POINTER:
         raise _not_present(path)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file that others wrote.
+
+    Parameters
+    ----------
+    path : Path
+        In UTF-8, with or without a byte order mark.
+
+    Returns
+    -------
+    Any
+        Its content, of whatever type.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is not UTF-8, not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _not_present(path: Path) -> MissingInputError:

@@ -140,7 +140,10 @@ def _number(value: object) -> tuple[float | None, str]:
         except ValueError:
             return None, ""
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        number, unit = float(value), ""
+        try:
+            number, unit = float(value), ""
+        except OverflowError:  # JSON's integers have no bound
+            return None, ""
     else:
         return None, ""
     return (number, unit) if math.isfinite(number) and number > 0 else (None, "")

@@ -6,12 +6,12 @@ within it ``None`` stands for "the entity is absent" and ``"*"`` for "any".
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import bids_app_spec
+from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.names import LONG_TO_SHORT, ORDER, Name
 from h2lo_bids.errors import MissingInputError, UsageError
 
@@ -43,7 +43,7 @@ def load_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
         It is not JSON, or names an unknown query or entity.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(Path(path))
     except OSError as error:
         raise MissingInputError(
             f"{path}: the filter file cannot be read ({error.strerror}); check --bids-filter-file"

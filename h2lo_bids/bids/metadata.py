@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.content import check_content
+from h2lo_bids.bids.content import check_content, read_json
 from h2lo_bids.bids.names import Name, parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError
 
@@ -87,7 +86,7 @@ class Sidecars:
         if path not in self._contents:
             check_content(path)
             try:
-                content = json.loads(path.read_text(encoding="utf-8-sig"))
+                content = read_json(path)
             except OSError as error:
                 raise MissingInputError(
                     f"{path}: the sidecar cannot be read ({error.strerror}); check its permissions"

@@ -35,13 +35,21 @@ def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
             found = [
                 match[1]
                 for entry in entries
-                if (match := _FOLDER.fullmatch(entry.name)) and entry.is_dir()
+                if (match := _FOLDER.fullmatch(entry.name)) and _is_folder(entry)
             ]
     except OSError as error:
         raise MissingInputError(
             f"{bids_dir}: the input dataset cannot be read ({error.strerror}); check the path"
         ) from error
     return tuple(sorted(found))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Count what cannot be told, such as a link to itself: it is reported later, on its own."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
 
 
 def read_participants(bids_dir: str | Path) -> dict[str, dict[str, str]]:

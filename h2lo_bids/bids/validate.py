@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import InvalidBidsError, MissingInputError
@@ -64,7 +65,7 @@ def _checked_description(bids_dir: Path) -> dict[str, Any]:
     path = bids_dir / "dataset_description.json"
     example = '{"Name": "My data", "BIDSVersion": "1.10.0"}'
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except OSError as error:
         raise InvalidBidsError(
             f"{path}: missing or unreadable ({error.strerror}); "

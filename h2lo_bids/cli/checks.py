@@ -49,6 +49,9 @@ def check_usage(settings: Settings) -> None:
     for option, path in _named_files(settings):
         if not path.exists():
             raise MissingInputError(f"{option} {path}: no such file; check the path")
+    for _, path in settings.derivatives:
+        if not path.is_dir():
+            raise MissingInputError(f"--derivatives {path}: is not a folder; give a dataset's root")
     _check_models(settings)
     _check_derivatives(settings)
     _check_spaces(settings)
@@ -123,8 +126,8 @@ def check_models_and_templates(task: CheckTask) -> dict[str, Any]:
     _check_device(settings)
     notes = [_check_model(*pair) for pair in bundles_for(settings, task.suffixes).items()]
     if settings.use_plugin is not None:
-        _check_plugin_name(settings.use_plugin)
-    synthstrip_weights(settings)
+        _check_plugin(settings.use_plugin)
+    _check_weights(synthstrip_weights(settings))
     templates = [
         [suffix, space, *_find_template(settings, space, suffix)]
         for suffix in task.suffixes
@@ -210,15 +213,31 @@ def synthstrip_weights(settings: Settings) -> Path | None:
     return find_weights(settings.synthstrip_weights, required=required)
 
 
-def _check_plugin_name(path: Path) -> None:
+def _check_weights(file: Path | None) -> None:
+    from h2lo_bids.imaging.brain.synthstrip import load_network
+
+    if file is not None:
+        load_network(file)
+
+
+def _check_plugin(path: Path) -> None:
     from nipype.pipeline import plugins
 
-    name = read_plugin(path)["plugin"]
+    content = read_plugin(path)
+    name, args = content["plugin"], content.get("plugin_args") or {}
     if not hasattr(plugins, f"{name}Plugin"):
         known = sorted(n.removesuffix("Plugin") for n in dir(plugins) if n.endswith("Plugin"))
         raise UsageError(
             f"--use-plugin {path}: Nipype has no plugin {name!r}; it has {', '.join(known)}"
         )
+    try:
+        getattr(plugins, f"{name}Plugin")(plugin_args=dict(args))
+    except Exception as err:
+        # Plugins check neither their arguments nor that their scheduler is there.
+        raise UsageError(
+            f"--use-plugin {path}: {name} cannot be used here with these plugin_args "
+            f"({type(err).__name__}: {err}); correct them or leave the option out"
+        ) from err
 
 
 def _outside_input(bids_dir: Path, name: str, path: Path) -> None:

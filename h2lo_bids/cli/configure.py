@@ -12,6 +12,8 @@ from h2lo_bids.cli.parser import build_parser, normalise_argv
 from h2lo_bids.cli.settings import LATER_LEVELS, LEVELS, Settings
 from h2lo_bids.errors import MissingInputError, UnknownLevelError, UsageError
 
+_MOST_VERBOSE = 9
+
 
 def read_settings(argv: Sequence[str]) -> Settings:
     """Read the command line, and the configuration file that it names.
@@ -59,7 +61,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise MissingInputError(f"{path}: cannot read the configuration: {err.strerror}") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise UsageError(f"{path}: not TOML: {' '.join(str(err).split())}") from err
     table.pop("run", None)  # what an earlier run wrote about itself
     parser = build_parser()
@@ -74,7 +76,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         name = key.replace("_", "-")
         if name not in actions:
             raise UsageError(f"{path}: unknown option {key!r}{_suggest(name, actions)}")
-        words += _words(path, name, value, takes_value=actions[name].nargs != 0)
+        words += _words(path, name, value, actions[name].nargs)
     try:
         given = vars(parser.parse_args(["bids", "out", "participant", *words]))
     except UsageError as err:
@@ -82,13 +84,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     return {key: v for key, v in given.items() if key not in ("bids_dir", "out_dir", "level")}
 
 
-def _words(path: Path, name: str, value: Any, *, takes_value: bool) -> list[str]:
+def _words(path: Path, name: str, value: Any, nargs: int | str | None) -> list[str]:
     """Return an option of the file as it would stand on the command line."""
-    if not takes_value:
-        if isinstance(value, bool) or (name == "verbose" and isinstance(value, int)):
+    if nargs == 0:
+        if isinstance(value, bool) or (name == "verbose" and value in range(_MOST_VERBOSE + 1)):
             return [f"--{name}"] * int(value)
-        raise UsageError(f"{path}: {name} is true or false, not {value!r}")
+        kind = f"0 to {_MOST_VERBOSE}" if name == "verbose" else "true or false"
+        raise UsageError(f"{path}: {name} is {kind}, not {value!r}")
     items = value if isinstance(value, list) else [value]
+    if nargs is None and len(items) > 1:
+        raise UsageError(f"{path}: {name} takes one value, not {len(items)}")
     if not items:
         return []
     if any(isinstance(item, bool | dict | list) for item in items):

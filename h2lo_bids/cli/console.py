@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,11 @@ class Console:
     ----------
     stream
         Where to print; standard output by default.
+
+    Attributes
+    ----------
+    log : pathlib.Path or None
+        The log file, once it is open.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -26,18 +32,20 @@ class Console:
         self._tty = self._stream.isatty()
         self._status = ""
         self._log: TextIO | None = None
+        self.log: Path | None = None
 
     def open_log(self, path: Path) -> None:
         """Write every further line to a file too, with the time before it."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._log = path.open("a", encoding="utf-8", buffering=1)
+        self._log = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self.log = path
 
     def line(self, text: str, *, level: str = "") -> None:
         """Print one line; ``level`` is ``"warning"``, ``"error"`` or nothing."""
-        text = f"{level}: {text}" if level else text
+        text = printable(f"{level}: {text}" if level else text)
         with contextlib.suppress(OSError, ValueError):
             self._clear()
-            print(text, file=self._stream, flush=True)
+            print(_encodable(text, self._stream), file=self._stream, flush=True)
             self._draw()
         self.to_log(text)
 
@@ -72,5 +80,16 @@ class Console:
             import shutil
 
             width = shutil.get_terminal_size().columns - 1
-            self._stream.write(self._status[:width])
+            self._stream.write(_encodable(self._status[:width], self._stream))
             self._stream.flush()
+
+
+def printable(text: str) -> str:
+    """Show control characters, which file names may hold, instead of obeying them."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """Escape what the terminal's encoding lacks, so that no line is lost for it."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

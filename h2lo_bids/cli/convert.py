@@ -15,14 +15,21 @@ def path(text: str) -> Path:
     """Return an absolute path, as the user knows it: links are not resolved."""
     if not text:
         raise argparse.ArgumentTypeError("a path cannot be empty")
-    return Path(text).expanduser().absolute() if not text.startswith("~") else _home(text)
-
-
-def _home(text: str) -> Path:
     try:
-        return Path(text).expanduser().absolute()
+        found = Path(text).expanduser().absolute()
+        str(found).encode()
     except RuntimeError as err:
         raise argparse.ArgumentTypeError(f"{text}: there is no home folder here") from err
+    except FileNotFoundError as err:
+        raise argparse.ArgumentTypeError(
+            f"{text}: the current folder was deleted; change to another, or give a full path"
+        ) from err
+    except UnicodeEncodeError as err:
+        # It has to stand in JSON, TOML and HTML.
+        raise argparse.ArgumentTypeError(
+            f"{text!a}: is no text in UTF-8; use a UTF-8 locale, or a link with a plain name"
+        ) from err
+    return found
 
 
 def label(prefix: str) -> Any:

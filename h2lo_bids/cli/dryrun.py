@@ -9,6 +9,15 @@ from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.cli.settings import Settings
 
+_OF_THE_DATASET = (
+    "dataset_description.json",
+    ".bidsignore",
+    "descriptions.tsv",
+    "descriptions.json",
+    "README.md",
+    "logs",
+)
+
 
 def describe(settings: Settings, found: Discovery) -> Iterator[str]:
     """Yield one line per input, output, problem and image left out."""
@@ -27,7 +36,8 @@ def describe(settings: Settings, found: Discovery) -> Iterator[str]:
             yield f"write {path}{' (exists)' if path.exists() else ''}"
     for subject in dict.fromkeys(scan.subject for scan in found.scans):
         yield f"write {report_path(settings.out_dir, subject)}"
-    for name in ("dataset_description.json", ".bidsignore", "descriptions.tsv", "logs"):
+    yield "write a .json beside each image and transform, and figures in sub-<label>/figures"
+    for name in _OF_THE_DATASET:
         yield f"write {Path(settings.out_dir) / name}"
     for problem in found.problems:
         yield f"cannot use: {problem.message}"

@@ -29,6 +29,8 @@ from h2lo_bids.cli.settings import Settings, to_toml
 from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
 from h2lo_bids.errors import H2loError, TemporaryError
 
+_MOST_NAMED = 10
+
 Templates = tuple[tuple[str, str, Path, Path | None], ...]
 
 
@@ -52,6 +54,7 @@ def run_participant(settings: Settings, console: Console) -> int:
     H2loError
         If nothing can be begun.
     """
+    _stand_somewhere()
     check_usage(settings)
     if settings.dry_run:
         from h2lo_bids.cli.dryrun import describe
@@ -70,6 +73,7 @@ def run_participant(settings: Settings, console: Console) -> int:
     found = find(settings)
     for note in found.notes:
         console.line(note)
+    _tell_left_out(run, found)
     fail_problems(run, found)
     subjects = _group(found.scans)
     resources = plan(settings, len(subjects))
@@ -78,6 +82,14 @@ def run_participant(settings: Settings, console: Console) -> int:
     _write_dataset(run)
     _process(run, found, subjects, resources, env, templates)
     return _finish(run)
+
+
+def _stand_somewhere() -> None:
+    """Leave a current folder that was deleted: Nipype and others want one, and none is used."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir("/")
 
 
 def find(settings: Settings) -> Discovery:
@@ -93,7 +105,8 @@ def find(settings: Settings) -> Discovery:
             filters=filters,
             inline=settings.filter,
             all_scans=settings.all_scans,
-            database_dir=settings.bids_database_dir,
+            # A dry run may not write an index, and one that is not kept is of no use.
+            database_dir=None if settings.dry_run else settings.bids_database_dir,
             skip_bids_validation=settings.skip_bids_validation,
         )
     )
@@ -126,6 +139,18 @@ def _group(scans: tuple[Scan, ...]) -> dict[str, tuple[Scan, ...]]:
     return {subject: tuple(own) for subject, own in subjects.items()}
 
 
+def _tell_left_out(run: Run, found: Discovery) -> None:
+    """Name the participants without any scan to work on; single images go to the log alone."""
+    for skipped in found.skipped:
+        run.console.to_log(f"left out: {skipped.path}: {skipped.reason}")
+    folders = [item for item in found.skipped if item.path.parent == run.settings.bids_dir]
+    for skipped in folders[:_MOST_NAMED]:
+        run.console.line(f"{skipped.path.name}: left out: {skipped.reason}")
+    if len(folders) > _MOST_NAMED:
+        rest = len(folders) - _MOST_NAMED
+        run.console.line(f"{rest} more participants left out, see {run.console.log}")
+
+
 def _check(run: Run, found: Discovery, env: dict[str, str]) -> Templates:
     """Load the models and find the templates in a child, before anything is begun."""
     suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
@@ -133,7 +158,7 @@ def _check(run: Run, found: Discovery, env: dict[str, str]) -> Templates:
         return ()
     result = call(CheckTask(run.settings, suffixes), env, run.logs / "checks.log")
     if result["event"] == "error":
-        raise_again(result)
+        raise_again(result, run.logs / "checks.log")
     for note in result["notes"]:
         run.console.line(note)
     return tuple(
@@ -142,13 +167,13 @@ def _check(run: Run, found: Discovery, env: dict[str, str]) -> Templates:
     )
 
 
-def raise_again(result: dict[str, Any]) -> None:
-    """Raise in this process what a child reported."""
+def raise_again(result: dict[str, Any], log: Path) -> None:
+    """Raise in this process what a child reported; its log has the traceback of a surprise."""
     from h2lo_bids import errors
 
     kind = getattr(errors, result["error"], None)
     if kind is None:
-        raise H2loError(f"{result['error']}: {result['message']}")
+        raise H2loError(f"{result['error']}: {result['message']}; see {log}, and report it")
     raise kind(result["message"])
 
 

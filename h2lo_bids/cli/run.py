@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.console import Console, printable
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import H2loError, InputOutputError
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code, as ``h2lo --help`` lists them.
     """
+    _open_closed_streams()
     before = _listen_to_sigterm()
     try:
         return _run(read_settings(sys.argv[1:] if argv is None else argv))
@@ -63,7 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: Settings) -> int:
-    from h2lo_bids.cli.console import Console
     from h2lo_bids.cli.participant import run_participant
 
     console = Console()
@@ -72,8 +73,41 @@ def _run(settings: Settings) -> int:
     except H2loError as err:
         console.to_log(f"error: {err}")
         raise
+    except Exception as err:
+        if isinstance(err, BrokenPipeError) or getattr(err, "errno", None) in _FULL:
+            raise
+        raise _unexpected(err, console, settings) from err
     finally:
         console.close()
+
+
+def _open_closed_streams() -> None:
+    """Give this process a stdin, stdout and stderr, which some daemons start it without.
+
+    Otherwise the pipes to its children would take their numbers.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as we live
+
+
+def _unexpected(err: Exception, console: Console, settings: Settings) -> H2loError:
+    """Say what happened in one line, and keep the traceback where there is a place for it."""
+    import traceback
+
+    text = " ".join(str(err).split())
+    if console.log is not None:
+        console.to_log(traceback.format_exc())
+        where = f"see {console.log}, and report it"
+    else:
+        where = "run again with -v to see where, and report it"
+        if settings.verbose:
+            traceback.print_exc()
+    return H2loError(f"{type(err).__name__}: {text}; {where}")
 
 
 def _listen_to_sigterm():  # type: ignore[no-untyped-def]
@@ -89,7 +123,7 @@ def _listen_to_sigterm():  # type: ignore[no-untyped-def]
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"h2lo: error: {message}", file=sys.stderr)
+    print(f"h2lo: error: {printable(message)}", file=sys.stderr)
     return code
 
 

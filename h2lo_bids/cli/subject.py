@@ -16,7 +16,6 @@ from h2lo_bids.cli.environment import obstacle_to_parallel_steps
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.tasks import SubjectTask
-from h2lo_bids.errors import H2loError
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -90,7 +89,7 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], dict[str, dict[st
     workflow = build(task, send)
     workflow.base_dir = str(settings.work)
     if settings.write_graph:
-        _write_graph(workflow, task)
+        _write_graph(workflow, task, send)
     options = RunOptions(
         crash_dir=task.logs / f"sub-{task.subject}",
         nprocs=_processes(task, send),
@@ -202,15 +201,17 @@ def _processes(task: SubjectTask, send: Send) -> int:
     return resources.nprocs
 
 
-def _write_graph(workflow: Any, task: SubjectTask) -> None:
+def _write_graph(workflow: Any, task: SubjectTask, send: Send) -> None:
     """Write graph.dot, and graph.svg where graphviz is installed."""
     folder = task.logs / f"sub-{task.subject}"
     folder.mkdir(parents=True, exist_ok=True)
-    # Without graphviz Nipype raises after it has written the text.
-    with contextlib.suppress(OSError):
+    # Without graphviz, or with a quotation mark in the path, Nipype raises after it has
+    # written the text.
+    with contextlib.suppress(OSError, ValueError):
         workflow.write_graph(str(folder / "graph.dot"), graph2use="colored", format="svg")
     if not (folder / "graph.dot").exists():
-        raise H2loError(f"{folder / 'graph.dot'}: the workflow's graph could not be written")
+        text = f"{folder / 'graph.dot'}: the workflow's graph could not be written"
+        send({"event": "note", "level": "warning", "text": text})
 
 
 def _failed(task: SubjectTask, failure: Any) -> list[Failed]:

@@ -244,7 +244,8 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as err:
         raise MissingInputError(
-            f"{path}: cannot read this part of a model: {err.strerror}"
+            f"{path}: cannot read this part of a model ({err.strerror}); "
+            "give a bundle's whole folder or a .pth file"
         ) from err
 
 
@@ -274,10 +275,13 @@ def _read_folder(path: Path) -> Bundle:
 def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(read_bytes(path))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise BadDataError(f"{path}: not JSON ({err}); the bundle is damaged") from err
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise BadDataError(f"{path}: not the metadata of a model ('format' must be {FORMAT!r})")
+    for key, kind in (("training_data", dict), ("name", str), ("value_range", list)):
+        if not isinstance(metadata.get(key, kind()), kind):
+            raise BadDataError(f"{path}: wrong field {key!r}: {metadata[key]!r}; get it again")
     return metadata
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+_AXES = ("LR", "AP", "IS")
 ANCHORS = ("brain", "array")
+MAX_VOXELS = 2**28
+"""More than any head scan has: 1 GB in float32."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,13 @@ class Frame:
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 2:
             raise ValueError(f"a frame needs three sides of at least 2 voxels, not {self.shape}")
-        if len(self.spacing) != 3 or not min(self.spacing) > 0:
+        if math.prod(self.shape) > MAX_VOXELS:
+            raise ValueError(f"a frame has at most {MAX_VOXELS} voxels, not {self.shape}")
+        if len(self.spacing) != 3 or not 0 < min(self.spacing) <= max(self.spacing) < math.inf:
             raise ValueError(f"a frame needs three positive spacings in mm, not {self.spacing}")
+        axes = sorted(pair for pair in _AXES for letter in self.orientation if letter in pair)
+        if len(self.orientation) != 3 or axes != sorted(_AXES):
+            raise ValueError(f"a frame's orientation is like RAS, not {self.orientation!r}")
         if self.anchor not in ANCHORS:
             raise ValueError(f"a frame's anchor is one of {ANCHORS}, not {self.anchor!r}")
 
@@ -55,10 +64,11 @@ class Frame:
             If a field is missing or out of range.
         """
         try:
+            # What JSON calls Infinity overflows here.
             shape = tuple(int(n) for n in values["shape"])
             spacing = tuple(float(s) for s in values["spacing"])
             return cls(shape, spacing, str(values["orientation"]), str(values["anchor"]))  # type: ignore[arg-type]
-        except (KeyError, TypeError) as err:
+        except (KeyError, TypeError, OverflowError) as err:
             raise ValueError(
                 f"a frame needs shape, spacing, orientation and anchor: {err}"
             ) from err

@@ -73,7 +73,8 @@ def build_model(
 def _check_names(
     expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], source: Path
 ) -> None:
-    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    missing = sorted(expected.keys() - state.keys())
+    extra = sorted(state.keys() - expected.keys(), key=str)  # a foreign file's may be numbers
     if missing:
         raise BadDataError(f"{source}: no weights named {missing[0]!r}; it is not a whole model")
     if extra:

@@ -129,3 +129,17 @@ def test_only_abandoned_temporaries_are_removed(tmp_path: Path) -> None:
     os.utime(tmp_path / ".tmp-1_x", (0, 0))
     assert remove_temporaries(tmp_path) == 1
     assert names(tmp_path) == [".tmp-2_y", "kept"]
+
+
+def test_the_longest_name_can_be_written_and_a_longer_one_is_told(tmp_path):
+    target = tmp_path / ("x" * 248 + ".nii.gz")  # 255 bytes, the most that a name may have
+    with atomic_path(target) as temporary:
+        assert temporary.name.endswith("x.nii.gz")
+        temporary.write_bytes(b"content")
+    assert target.read_bytes() == b"content"
+    with (
+        pytest.raises(CannotCreateError, match="name is too long; shorten"),
+        atomic_path(tmp_path / ("x" * 300)) as temporary,
+    ):
+        temporary.write_bytes(b"content")
+    assert list(tmp_path.iterdir()) == [target]

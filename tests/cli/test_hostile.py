@@ -1,0 +1,243 @@
+"""Hostile files, names and surroundings: one line and a code, never a traceback or a wait."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+import torch
+from heads import importable, write_bundle, write_dataset
+
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.convert import path
+from h2lo_bids.cli.run import main
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.models.bundle import load_bundle, load_model
+from h2lo_bids.models.frame import Frame
+
+DEEP = "[" * 100_000
+
+
+@pytest.fixture
+def bids(tmp_path):
+    """Return a dataset of one T1w image."""
+    return write_dataset(tmp_path / "bids", suffixes=("T1w",))
+
+
+def run(capsys, bids, out, *words) -> tuple[int, str, str]:
+    """Run in this process; give code, standard output and standard error."""
+    code = main([str(bids), str(out), "participant", *map(str, words)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def add_subject(bids, label: str):
+    """Copy the first subject; give the folder of its images."""
+    anat = bids / f"sub-{label}" / "anat"
+    shutil.copytree(bids / "sub-01" / "anat", anat)
+    for file in list(anat.iterdir()):
+        file.rename(anat / file.name.replace("sub-01", f"sub-{label}"))
+    return anat
+
+
+def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids, capsys):
+    image = add_subject(bids, "pipe") / "sub-pipe_T1w.nii.gz"
+    image.unlink()
+    os.mkfifo(image)  # to open it would take for ever
+    (add_subject(bids, "deep") / "sub-deep_T1w.json").write_text(DEEP)
+    number = '{"MagneticFieldStrength": ' + "9" * 400 + "}"  # no float is as large
+    (add_subject(bids, "number") / "sub-number_T1w.json").write_text(number)
+    (bids / "sub-self").symlink_to("sub-self")
+    words = ("--dry-run", "--skip-bids-validation")
+    code, out, err = run(capsys, bids, tmp_path / "out", *words)
+    assert (code, err) == (0, "")
+    problems = [line for line in out.splitlines() if line.startswith("cannot use: ")]
+    assert len(problems) == 3
+    for name in ("sub-pipe_T1w.nii.gz", "sub-deep_T1w.json", "sub-self"):
+        (line,) = [line for line in problems if name in line]
+        assert ";" in line
+    read = [line for line in out.splitlines() if line.startswith("read ")]
+    assert len(read) == 2  # sub-01 and sub-number
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("verbose = 99999999999", "verbose is 0 to 9"),
+        ("verbose = -1", "verbose is 0 to 9"),
+        ("mem = [1, 2]", "mem takes one value, not 2"),
+        ("a = " + DEEP, "not TOML"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_told_in_one_line(
+    tmp_path, bids, capsys, text, told
+):
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    code, _, err = run(capsys, bids, tmp_path / "out", "--config-file", config)
+    assert code == 64
+    (line,) = err.splitlines()
+    assert str(config) in line
+    assert told in line
+
+
+@pytest.mark.parametrize("name", ["dataset_description.json", "filters.json"])
+def test_deep_json_is_told_in_one_line(tmp_path, bids, capsys, name):
+    (bids / name).write_text(DEEP)
+    words = ("--bids-filter-file", bids / name) if name == "filters.json" else ()
+    code, _, err = run(capsys, bids, tmp_path / "out", "--dry-run", *words)
+    assert code == (64 if words else 16)
+    (line,) = err.splitlines()
+    assert name in line
+    assert "nested too deeply" in line
+
+
+def test_a_dry_run_makes_no_index(tmp_path, bids, capsys):
+    index = tmp_path / "index"
+    words = ("--dry-run", "--skip-bids-validation", "--bids-database-dir", index)
+    assert run(capsys, bids, tmp_path / "out", *words)[0] == 0
+    assert not index.exists()
+
+
+def test_derivatives_have_to_be_a_folder(tmp_path, bids, capsys):
+    file = tmp_path / "masks"
+    file.write_text("not a dataset")
+    code, _, err = run(capsys, bids, tmp_path / "out", "-d", f"x={file}")
+    assert code == 66
+    assert str(file) in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_surprise_is_one_line_and_its_traceback_is_in_the_log(
+    tmp_path, bids, capsys, monkeypatch
+):
+    def broken(settings):
+        raise LookupError("of a kind\nnobody thought of")
+
+    monkeypatch.setattr("h2lo_bids.cli.participant.find", broken)
+    code, _, err = run(capsys, bids, tmp_path / "out")
+    assert code == 1
+    (line,) = err.splitlines()
+    assert "LookupError: of a kind nobody thought of" in line
+    (log,) = tmp_path.glob("out/logs/*/h2lo.log")
+    assert str(log) in line
+    assert "Traceback" in log.read_text()
+
+
+def test_lines_are_neither_obeyed_nor_lost_by_a_terminal():
+    raw = io.BytesIO()
+    console = Console(io.TextIOWrapper(raw, encoding="ascii"))
+    console.line("sub-\x1b[31m01 é\r \udcff")
+    assert raw.getvalue() == b"sub-\\x1b[31m01 \\xe9\\r \\udcff\n"
+
+
+def test_a_path_that_is_no_text_is_refused(capsys):
+    code, _, err = run(capsys, "/data/\udcff", "/out")
+    assert code == 64
+    assert "UTF-8" in err
+    assert len(err.splitlines()) == 1
+    assert path("/data/é").name == "é"
+
+
+def _outside(script: str, cwd) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", script]
+    env = {**os.environ, **importable()}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_deleted_current_folder_is_no_obstacle(tmp_path, bids):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    h2lo = f"{sys.executable} -m h2lo_bids.cli.run"
+    words = f"{tmp_path}/out participant --dry-run --skip-bids-validation"
+    done = _outside(f"rmdir {gone}; {h2lo} {bids} {words}; {h2lo} bids {words}; echo $?", gone)
+    assert f"read  {bids}" in done.stdout
+    assert done.stdout.splitlines()[-1] == "64"
+    (line,) = [line for line in done.stderr.splitlines() if "h2lo: error: " in line]
+    assert "deleted" in line
+
+
+def test_closed_standard_streams_are_no_obstacle(tmp_path, bids):
+    h2lo = f"{sys.executable} -m h2lo_bids.cli.run"
+    words = f"{bids} {tmp_path}/out participant --dry-run --skip-bids-validation"
+    done = _outside(f"{h2lo} {words} <&- >&- 2>&-; exit $?", tmp_path)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training_data", ["real"]),
+        ("name", {"first": "last"}),
+        ("value_range", "0 to 1"),
+        ("frame", {**asdict(Frame()), "shape": [10**6] * 3}),
+        ("frame", {**asdict(Frame()), "shape": [float("inf")] * 3}),
+        ("frame", {**asdict(Frame()), "spacing": [float("nan")] * 3}),
+        ("frame", {**asdict(Frame()), "orientation": "RRS"}),
+    ],
+)
+def test_metadata_of_the_wrong_type_are_refused(tmp_path, key, value):
+    folder = write_bundle(tmp_path / "model", "T1w")
+    file = folder / "metadata.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(BadDataError, match="wrong field"):
+        load_bundle(folder)
+
+
+def test_weights_with_names_of_several_types_are_refused(tmp_path):
+    file = tmp_path / "T1w.pth"
+    whole = load_model(load_bundle(write_bundle(tmp_path / "model", "T1w")))
+    state = {**whole.state_dict(), "other": torch.zeros(1), 3: torch.zeros(1)}
+    sizes = {"feature_dim": 8, "encoder_base_channels": 4, "decoder_width": 16}
+    torch.save({"model_state_dict": state, "args": sizes}, file)
+    with pytest.raises(BadDataError, match="do not belong to this model"):
+        load_model(load_bundle(file))
+
+
+def test_a_dry_run_names_the_files_of_the_dataset(tmp_path, bids):
+    from h2lo_bids.bids.dataset import write_dataset_files
+    from h2lo_bids.cli.dryrun import describe
+    from h2lo_bids.cli.participant import find
+
+    settings = Settings(bids, tmp_path / "out", skip_bids_validation=True)
+    lines = list(describe(settings, find(settings)))
+    write_dataset_files(settings.out_dir, bids_dir=bids)
+    for made in settings.out_dir.iterdir():
+        assert f"write {made}" in lines
+
+
+@pytest.mark.slow
+def test_what_cannot_work_is_told_at_the_start(tmp_path, bids, h2lo):
+    plugin = tmp_path / "plugin.yml"
+    plugin.write_text("plugin: MultiProc\nplugin_args: {n_procs: x}")
+    weights = tmp_path / "synthstrip.1.pt"
+    weights.write_text("nothing of the kind")
+    for words, code in {
+        ("--use-plugin", plugin): 64,
+        ("--skull-strip", "synthstrip", "--synthstrip-weights", weights): 65,
+    }.items():
+        done = h2lo(bids, tmp_path / "out", *words)
+        assert done.returncode == code
+        (line,) = done.stderr.splitlines()
+        assert str(words[-1]) in line
+    assert not (tmp_path / "out" / "sub-01").exists()
+
+
+@pytest.mark.slow
+def test_long_labels_odd_paths_and_empty_subjects(tmp_path, bids, h2lo):
+    label = "a" * 200
+    add_subject(bids, label)
+    (bids / "sub-none" / "func").mkdir(parents=True)
+    out = tmp_path / "a \"b' $c" / "ö"
+    done = h2lo(bids, out, "--skip-bids-validation", "--write-graph")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sub-none: left out: no T1w or T2w image matched" in done.stdout
+    assert (out / f"sub-{label}" / "anat" / f"sub-{label}_desc-lowfield_T1w.nii.gz").exists()
+    assert len(list(out.glob("logs/*/sub-01/graph.dot"))) == 1
