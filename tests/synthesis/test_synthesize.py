@@ -13,7 +13,9 @@ from scipy.ndimage import gaussian_filter
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.models.bundle import default_bundle, load_model
 from h2lo_bids.synthesis import engine
+from h2lo_bids.synthesis.basis import products_in_bfloat16
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
+from h2lo_bids.synthesis.features import _convolve_one_channel
 from h2lo_bids.synthesis.options import EngineOptions, resolve_device
 
 
@@ -77,6 +79,16 @@ def test_the_embedded_models_keep_60_db_in_bfloat16(contrast):
         for p in ("fp32", "bf16")
     )
     assert np.sqrt(np.mean((exact - fast)[mask] ** 2)) < 10 ** (-60 / 20)
+
+
+def test_the_first_layer_is_not_rounded_to_bfloat16(model, volume):
+    """It reads intensities, on whose digits all later layers live."""
+    first = model.encoder.convolutions[0]
+    x = torch.from_numpy(volume)[None, None]
+    with torch.inference_mode(), products_in_bfloat16(True):
+        got = _convolve_one_channel(x, first.weight, first.bias)
+    exact = torch.nn.functional.conv3d(x.double(), first.weight.double(), first.bias.double())
+    np.testing.assert_allclose(got.numpy(), exact.numpy(), atol=1e-5)
 
 
 def test_an_empty_mask_gives_zeros(model, volume):
