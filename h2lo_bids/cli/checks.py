@@ -142,7 +142,7 @@ def _find_template(settings: Settings, space: str, suffix: str) -> tuple[str, st
     from h2lo_bids.imaging.templates import find_template, parse_space, template_from_file
 
     if settings.template_file is None:
-        template = find_template(space, suffix=suffix)
+        template = find_template(space, suffix=suffix, fetch=settings.fetch_templates)
     else:
         template = template_from_file(settings.template_file, parse_space(space).name)
     load_checked(template.image)

@@ -164,6 +164,11 @@ def _outputs(group: argparse._ArgumentGroup) -> None:
         help="T1w image of the template space, instead of TemplateFlow's",
     )
     add(
+        "--fetch-templates",
+        action="store_true",
+        help="let TemplateFlow's client fetch a missing template; the only use of the network",
+    )
+    add(
         "--lf-grid",
         type=convert.grid,
         metavar="XxYxZ",

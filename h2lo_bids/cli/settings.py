@@ -44,6 +44,7 @@ class Settings:
     # outputs
     output_spaces: tuple[str, ...] = ("native",)
     template_file: Path | None = None
+    fetch_templates: bool = False
     lf_grid: tuple[float, float, float] | None = None
     # resources
     nprocs: int | None = None

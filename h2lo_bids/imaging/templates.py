@@ -1,8 +1,9 @@
-"""Finding template images in a TemplateFlow folder, without its client or a network.
+"""Finding template images in a TemplateFlow folder, without a network unless asked.
 
 TemplateFlow's client writes to the home folder when it is imported, stands in for
 files that it has not fetched with empty ones, and answers an unknown template with
-nothing. The layout of its folder is simple enough to be read directly.
+nothing. The layout of its folder is simple enough to be read directly, so the
+client is imported only to fetch what is missing, where the user allows that.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def find_template(
     *,
     suffix: str = "T1w",
     home: str | os.PathLike[str] | None = None,
+    fetch: bool = False,
 ) -> Template:
     """Find a template's image and brain mask.
 
@@ -126,6 +128,8 @@ def find_template(
         which mutual information can use.
     home
         TemplateFlow folder, in place of `templateflow_home`.
+    fetch
+        Fetch what is missing with TemplateFlow's client, over the network.
 
     Returns
     -------
@@ -135,18 +139,22 @@ def find_template(
     Raises
     ------
     MissingInputError
-        If the image is not there; names the variable and the file.
+        If the image is not there or could not be fetched; names the variable
+        and the file.
     """
     wanted = parse_space(space) if isinstance(space, str) else space
     root = Path(home) if home is not None else templateflow_home()
     for kind in dict.fromkeys((suffix, "T1w")):
         found = _lookup(root, wanted, kind)
+        if found is None and fetch:
+            _fetch(root, wanted, kind)
+            found = _lookup(root, wanted, kind)
         if found is not None:
             return found
     missing = _file(root, wanted, wanted.resolution or 1, "T1w")
     raise MissingInputError(
         f"{missing}: template not there (or an empty stand-in); set TEMPLATEFLOW_HOME to a"
-        " TemplateFlow folder that has it, or give --template-file"
+        " TemplateFlow folder that has it, or give --template-file or --fetch-templates"
     )
 
 
@@ -236,3 +244,20 @@ def _has_content(file: Path) -> bool:
         return file.is_file() and file.stat().st_size > 0
     except OSError:
         return False
+
+
+def _fetch(root: Path, space: OutputSpace, suffix: str) -> None:
+    """Let TemplateFlow's client fetch an image and its mask, if it can."""
+    os.environ["TEMPLATEFLOW_HOME"] = str(root)  # read once, when the client is imported
+    os.environ.setdefault("TEMPLATEFLOW_AUTOUPDATE", "off")
+    try:
+        from templateflow import api
+
+        query = {"resolution": space.resolution or 1, "cohort": space.cohort}
+        api.get(space.name, suffix=suffix, desc=None, raise_empty=True, **query)
+        api.get(space.name, suffix="mask", desc="brain", **query)
+    except Exception as err:  # the client raises whatever its transport does
+        raise MissingInputError(
+            f"{_file(root, space, space.resolution or 1, suffix)}: template could not be fetched"
+            f" ({type(err).__name__}); set TEMPLATEFLOW_HOME or give --template-file"
+        ) from err

@@ -10,6 +10,7 @@ from typing import Any
 
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
 
+from h2lo_bids import __version__
 from h2lo_bids.errors import InputOutputError, TemporaryError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -25,6 +26,9 @@ _THREAD_VARIABLES = (
 class ThreadedInputSpec(BaseInterfaceInputSpec):
     """Inputs of every interface here."""
 
+    app_version = traits.Str(
+        __version__, usedefault=True, desc="so that an upgrade takes no older result for done"
+    )
     num_threads = traits.Int(
         1, usedefault=True, nohash=True, desc="threads to use; Nipype sets it to the node's n_procs"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -83,7 +85,7 @@ def test_absent_and_empty_files_name_the_variable_and_the_file(
         assert str(file) in message
 
 
-def test_neither_client_nor_network_is_used(
+def test_the_client_is_never_imported_unasked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "templateflow", None)
@@ -92,6 +94,29 @@ def test_neither_client_nor_network_is_used(
     find_template("Own:res-1", home=tmp_path)
     with pytest.raises(MissingInputError, match="not there"):
         find_template("Other:res-1", home=tmp_path)
+    with pytest.raises(MissingInputError, match="could not be fetched"):
+        find_template("Other:res-1", home=tmp_path, fetch=True)
+
+
+def test_the_client_fetches_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def get(name: str, *, suffix: str, **query: object) -> None:
+        asked.append(suffix)
+        ending = "desc-brain_mask" if query["desc"] == "brain" else suffix
+        home = Path(os.environ["TEMPLATEFLOW_HOME"])
+        put(home, f"tpl-{name}/tpl-{name}_res-{query['resolution']:02d}_{ending}.nii.gz")
+
+    client = types.ModuleType("templateflow")
+    client.api = types.SimpleNamespace(get=get)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "templateflow", client)
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", "")
+    found = find_template("Far:res-2", home=tmp_path, fetch=True)
+    assert found.image == tmp_path / "tpl-Far" / "tpl-Far_res-02_T1w.nii.gz"
+    assert found.mask is not None
+    assert asked == ["T1w", "mask"]
+    find_template("Far:res-2", home=tmp_path, fetch=True)
+    assert asked == ["T1w", "mask"]
 
 
 def test_absent_home(monkeypatch: pytest.MonkeyPatch) -> None:
