@@ -57,9 +57,20 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
                 send({"event": "failed", "failed": asdict(item)})
             if not own:
                 send({"event": "done", "scan": name})
+        _tell_noticed(task, {item.scan for item in failed}, send)
         if task.settings.clean_workdir and not failed:
             shutil.rmtree(work / _workflow_name(task.subject), ignore_errors=True)
     return {"event": "end"}
+
+
+def _tell_noticed(task: SubjectTask, failed: set[str], send: Send) -> None:
+    """Say on the terminal, too, what the report warns of."""
+    from h2lo_bids.reports.store import load_subject_report
+
+    stems = {scan.stem for scan in task.scans if scan.relative_path not in failed}
+    for scan in load_subject_report(task.settings.out_dir, task.subject).scans:
+        for text in scan.warnings if scan.stem in stems else ():
+            send({"event": "note", "level": "warning", "text": text})
 
 
 def scan_word(scan: Scan) -> str:

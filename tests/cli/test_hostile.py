@@ -10,9 +10,11 @@ import subprocess
 import sys
 from dataclasses import asdict
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
-from heads import importable, write_bundle, write_dataset
+from heads import head, importable, write_bundle, write_dataset
 
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.convert import path
@@ -241,3 +243,19 @@ def test_long_labels_odd_paths_and_empty_subjects(tmp_path, bids, h2lo):
     assert "sub-none: left out: no T1w or T2w image matched" in done.stdout
     assert (out / f"sub-{label}" / "anat" / f"sub-{label}_desc-lowfield_T1w.nii.gz").exists()
     assert len(list(out.glob("logs/*/sub-01/graph.dot"))) == 1
+
+
+@pytest.mark.slow
+def test_what_is_doubtful_is_said_on_the_terminal(tmp_path, h2lo):
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
+    file = bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    image = nib.Nifti1Image(head(0) + 1, np.diag([4.0, 4, 4, 1]))  # no zero background
+    image.set_sform(None)
+    image.set_qform(None)
+    image.header.set_zooms((4, 4, 4))
+    nib.save(image, file)
+    done = h2lo(bids, tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    assert any("neither sform nor qform" in line for line in warnings)
+    assert any("does not look like a brain alone" in line for line in warnings)

@@ -171,3 +171,11 @@ def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "\n" not in str(caught.value)
     with pytest.raises(MissingInputError, match=r"none\.pt"):
         extract_brain(image, method="synthstrip", weights=tmp_path / "none.pt")
+
+
+def test_skip_warns_of_what_is_no_brain_alone() -> None:
+    grid, brain = np.diag([4.0, 4, 4, 1]), np.zeros((40, 40, 40), np.float32)
+    brain[8:32, 8:32, 8:32] = 100  # 885 ml at 4 mm
+    assert extract_brain(nifti(brain, grid), method="skip").notes == ()
+    noisy = extract_brain(nifti(brain + 1, grid), method="skip")
+    assert any("does not look like a brain alone" in note for note in noisy.notes)

@@ -69,10 +69,16 @@ def extract_brain(
             f"skull-strip method {method!r} is unknown; use one of {', '.join(METHODS)}"
         )
     name = name_of(image)
-    if method == "skip" or (method == "auto" and looks_stripped(image)):
-        kind, how = ("skip", "as asked") if method == "skip" else ("stripped", "as it has no skull")
-        note = f"{name}: not skull-stripped, {how}"
-        return make_result(stripped_mask(image), image, kind, name, (note,))
+    stripped = method in ("skip", "auto") and looks_stripped(image)
+    if method == "skip" or stripped:
+        notes = []
+        if method == "auto":
+            notes = [f"{name}: not skull-stripped, as it has no skull"]
+        elif not stripped:
+            what = "does not look like a brain alone; was --skull-strip skip meant for it?"
+            notes = [f"{name}: not skull-stripped, as asked, but {what}"]
+        kind = "skip" if method == "skip" else "stripped"
+        return make_result(stripped_mask(image), image, kind, name, tuple(notes))
     file = None if method == "deepbet" else find_weights(weights, required=method == "synthstrip")
     with _torch_threads(threads):
         if file is not None:
