@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from h2lo_bids.bids.validate import find_validator
 from h2lo_bids.cli.phantom import main
 from h2lo_bids.errors import CannotCreateError, H2loError
 from h2lo_bids.phantom.dataset import make_dataset
@@ -146,12 +147,12 @@ def test_command_line(tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureF
 
 @pytest.mark.slow
 def test_bids_validator_finds_no_error(tmp_path: Path) -> None:
-    validator = shutil.which("bids-validator-deno")
+    validator = find_validator()
     if validator is None:
         pytest.skip("bids-validator-deno is not installed")
     out = make_dataset(tmp_path / "out", subjects=2, resolution=4)
     result = subprocess.run(
-        [validator, str(out), "--format", "json"], capture_output=True, text=True
+        [str(validator), str(out), "--format", "json"], capture_output=True, text=True
     )
     issues = json.loads(result.stdout)["issues"]["issues"]
     assert [i for i in issues if i["severity"] == "error"] == []
