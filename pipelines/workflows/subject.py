@@ -17,6 +17,8 @@ from pipelines.workflows.scan import init_scan_wf
 from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
 from pipelines.workflows.template import init_template_wf
 
+_PASSED = ("checked", "mask", "preproc", "mask_method", "warnings")
+
 
 @dataclass(frozen=True)
 class ScanSpec:
@@ -201,10 +203,8 @@ def init_scan_branch_wf(
         mask_source=_mask_uri(donor, out_dir) if donor else spec.given_mask_uri,
     )
     workflow = pe.Workflow(name=f"{spec.name}_wf")
-    kept = ["checked", "mask", "preproc", "mask_method", "warnings"]
-    workflow.connect(
-        [(prepare, outputs, [(f"outputnode.{key}", f"inputnode.{key}") for key in kept])]
-    )
+    passed = [(f"outputnode.{key}", f"inputnode.{key}") for key in _PASSED]
+    workflow.connect([(prepare, outputs, passed)])
     for grid in grids:
         synthesis = init_synthesis_wf(
             grid=grid,
