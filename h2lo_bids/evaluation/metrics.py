@@ -1,8 +1,8 @@
-"""How close a synthesized volume is to a real one: the seven metrics of Table 1.
+"""How close a synthesized volume is to a real one: the seven metrics of Table 1, and NMI.
 
-All take arrays in [0, 1]. The image metrics run over the whole volume; the
-histogram metrics over the foreground that `foreground` returns, or over all
-voxels when given none.
+All take arrays in [0, 1] and count the voxels of ``where``, or all when given
+none. Table 1 takes the image metrics over the whole volume and the histogram
+metrics over the foreground that `foreground` returns.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from h2lo_bids.errors import BadDataError
 BINS = 128
 """Histogram bins on [0, 1] in the authors' release."""
 
+JOINT_BINS = 64
+"""Bins per axis of the joint histogram of NMI in the authors' release."""
+
 FOREGROUND = 0.01
 """Intensity of the high-field image above which a voxel is foreground (paper, section 3.1)."""
 
@@ -23,19 +26,43 @@ METRICS = ("psnr", "ssim", "ncc", "wass", "hncc", "bhat", "js")
 """In the order of Table 1; larger is better for the first three and ``hncc``."""
 
 
-def psnr(predicted: np.ndarray, target: np.ndarray) -> float:
+def psnr(predicted: np.ndarray, target: np.ndarray, where: np.ndarray | None = None) -> float:
     """Return the peak signal-to-noise ratio in dB, data range 1; infinity if equal."""
-    a, b = _pair(predicted, target)
+    a, b = _pair(predicted, target, where)
     error = float(np.mean((a - b) ** 2))
     return math.inf if error == 0 else -10.0 * math.log10(error)
 
 
-def ssim(predicted: np.ndarray, target: np.ndarray, *, window: int = 7) -> float:
+def ssim(
+    predicted: np.ndarray,
+    target: np.ndarray,
+    where: np.ndarray | None = None,
+    *,
+    window: int = 7,
+) -> float:
     """Return the structural similarity in per cent, slice by slice along axis 0.
 
-    A uniform square window, data range 1, K1 = 0.01, K2 = 0.03, sample
-    covariances, and the mean over the pixels whose window lies inside the slice:
+    The mean of `ssim_map` over the pixels whose window lies inside the slice:
     what the authors' release computes.
+
+    Parameters
+    ----------
+    predicted, target
+        (X, Y, Z), in [0, 1]; Y and Z at least `window`.
+    where
+        (X, Y, Z), true for the pixels to count; their windows may reach beyond.
+        NaN is returned when it leaves none.
+    window
+        Side of the window, odd.
+    """
+    return mean_ssim(ssim_map(predicted, target, window=window), where)
+
+
+def ssim_map(predicted: np.ndarray, target: np.ndarray, *, window: int = 7) -> np.ndarray:
+    """Return the structural similarity around each pixel of each slice along axis 0.
+
+    A uniform square window, data range 1, K1 = 0.01, K2 = 0.03, sample
+    covariances.
 
     Parameters
     ----------
@@ -43,6 +70,16 @@ def ssim(predicted: np.ndarray, target: np.ndarray, *, window: int = 7) -> float
         (X, Y, Z), in [0, 1]; Y and Z at least `window`.
     window
         Side of the window, odd.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (X, Y, Z), at most 1; NaN where the window leaves the slice.
+
+    Raises
+    ------
+    BadDataError
+        If the images differ in shape or a slice is smaller than the window.
 
     References
     ----------
@@ -54,24 +91,54 @@ def ssim(predicted: np.ndarray, target: np.ndarray, *, window: int = 7) -> float
     if a.ndim != 3 or min(a.shape[1:]) < window:
         raise BadDataError(f"SSIM needs slices of at least {window} voxels, not {a.shape}")
     c1, c2 = 0.01**2, 0.03**2
-    samples = window**2
+    scale = window**2 / (window**2 - 1)
     edge = window // 2
     inner = (slice(edge, -edge or None),) * 2
-    values = []
-    for x, y in zip(a, b, strict=True):
+    values = np.full(a.shape, np.nan)
+    for x, y, out in zip(a, b, values, strict=True):
         mx, my, xx, yy, xy = (uniform_filter(v, window) for v in (x, y, x * x, y * y, x * y))
-        scale = samples / (samples - 1)
         vx, vy, vxy = scale * (xx - mx * mx), scale * (yy - my * my), scale * (xy - mx * my)
         top = (2 * mx * my + c1) * (2 * vxy + c2)
         bottom = (mx * mx + my * my + c1) * (vx + vy + c2)
-        values.append(float((top / bottom)[inner].mean()))
-    return 100.0 * float(np.mean(values))
+        out[inner] = (top / bottom)[inner]
+    return values
 
 
-def ncc(predicted: np.ndarray, target: np.ndarray) -> float:
+def mean_ssim(values: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Average a map of `ssim_map` over some pixels, in per cent; NaN if there are none."""
+    counted = np.isfinite(values) if where is None else np.isfinite(values) & where
+    return 100.0 * float(values[counted].mean()) if counted.any() else math.nan
+
+
+def ncc(predicted: np.ndarray, target: np.ndarray, where: np.ndarray | None = None) -> float:
     """Return Pearson's correlation of the voxels; NaN if an image is constant."""
-    a, b = _pair(predicted, target)
-    return _pearson(a.ravel(), b.ravel())
+    return _pearson(*_pair(predicted, target, where))
+
+
+def nmi(
+    predicted: np.ndarray,
+    target: np.ndarray,
+    where: np.ndarray | None = None,
+    *,
+    bins: int = JOINT_BINS,
+) -> float:
+    """Return the normalised mutual information, MI / sqrt(H H), 0 to 1.
+
+    Entropies are those of a joint histogram on [0, 1]; values outside are
+    counted in its outermost bins. NaN if an image falls in one bin.
+
+    References
+    ----------
+    Strehl and Ghosh 2002, Journal of Machine Learning Research 3:583.
+    """
+    a, b = (np.clip(v, 0, 1) for v in _pair(predicted, target, where))
+    index = [np.minimum((v.ravel() * bins).astype(np.int64), bins - 1) for v in (a, b)]
+    joint = np.bincount(index[0] * bins + index[1], minlength=bins * bins) / a.size
+    joint = joint.reshape(bins, bins)
+    single = [_entropy(joint.sum(axis)) for axis in (0, 1)]
+    if min(single) <= 0:
+        return math.nan
+    return max(0.0, sum(single) - _entropy(joint.ravel())) / math.sqrt(single[0] * single[1])
 
 
 def foreground(high_field: np.ndarray) -> np.ndarray:
@@ -147,17 +214,34 @@ def evaluate(predicted: np.ndarray, target: np.ndarray, high_field: np.ndarray) 
     }
 
 
-def _pair(predicted: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pair(
+    predicted: np.ndarray, target: np.ndarray, where: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return both images, or as flat arrays the voxels to count."""
     a, b = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
     if a.shape != b.shape:
         raise BadDataError(f"images to compare need one shape, not {a.shape} and {b.shape}")
+    if where is None:
+        return a, b
+    a, b = a[where], b[where]
+    if not a.size:
+        raise BadDataError("images to compare need at least one foreground voxel")
     return a, b
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.ravel(), b.ravel()
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        # The mean of equal numbers is rounded, and would leave a remainder to correlate.
+        return math.nan
     a, b = a - a.mean(), b - b.mean()
     norm = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / norm if norm > 0 else math.nan
+
+
+def _entropy(p: np.ndarray) -> float:
+    some = p[p > 0]
+    return -float((some * np.log(some)).sum())
 
 
 def _relative_entropy(p: np.ndarray, q: np.ndarray) -> float:

@@ -7,12 +7,85 @@ from collections.abc import Sequence
 import numpy as np
 
 from h2lo_bids.evaluation.metrics import METRICS, evaluate
+from h2lo_bids.evaluation.scores import IDENTITY, Score, score
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.pairs import Pair
 
 Figures = dict[str, float]
+
+
+def predict_pair(
+    model: H2lo, pair: Pair, *, device: str = "cpu", precision: str = "fp32"
+) -> np.ndarray:
+    """Synthesize a pair's low-field volume on the pair's own grid.
+
+    Parameters
+    ----------
+    model
+        The operator, fitted on this grid.
+    pair
+        A subject that the model has not seen.
+    device, precision
+        As in `h2lo_bids.synthesis.options.EngineOptions`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (X, Y, Z), not clipped; exactly 0 outside the brain.
+
+    Raises
+    ------
+    UsageError
+        If the device is not there or the precision is unknown.
+    """
+    options = EngineOptions(device=device, precision=precision)
+    return synthesize(model, pair.hf, pair.mask, options=options)
+
+
+def score_pair(
+    model: H2lo | None,
+    pair: Pair,
+    *,
+    method: str = IDENTITY,
+    fold: int | None = None,
+    predicted: np.ndarray | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> tuple[Score, ...]:
+    """Score a model on a pair, or the high-field image itself.
+
+    Parameters
+    ----------
+    model
+        The operator; None for the identity.
+    pair
+        The test subject.
+    method, fold
+        Recorded in the scores.
+    predicted
+        What `predict_pair` returned, if it is at hand: the model then need not
+        run again.
+    device, precision
+        As in `predict_pair`.
+
+    Returns
+    -------
+    tuple of Score
+        One per region.
+
+    Raises
+    ------
+    BadDataError
+        If the prediction is not finite or the pair has no foreground.
+    """
+    if predicted is None:
+        predicted = (
+            pair.hf if model is None
+            else predict_pair(model, pair, device=device, precision=precision)
+        )  # fmt: skip
+    return score(predicted, pair.lf, pair.hf, subject=pair.name, method=method, fold=fold)
 
 
 def held_out_figures(model: H2lo, pairs: Sequence[Pair]) -> dict[str, dict[str, Figures]]:
@@ -33,9 +106,8 @@ def held_out_figures(model: H2lo, pairs: Sequence[Pair]) -> dict[str, dict[str, 
     """
     subjects: dict[str, dict[str, Figures]] = {}
     for pair in pairs:
-        predicted = synthesize(model, pair.hf, pair.mask, options=EngineOptions(device="cpu"))
         subjects[pair.name] = {
-            "h2lo": evaluate(predicted, pair.lf, pair.hf),
+            "h2lo": evaluate(predict_pair(model, pair), pair.lf, pair.hf),
             "identity": evaluate(pair.hf, pair.lf, pair.hf),
         }
     mean = {

@@ -1,0 +1,161 @@
+"""The figures of one subject under one method, and the regions they are counted over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.evaluation import metrics
+from h2lo_bids.evaluation.metrics import METRICS
+
+IDENTITY = "identity"
+"""The method that returns the high-field image: the row "HF image" of Table 1."""
+
+REGIONS = ("foreground", "whole")
+"""As computed: over the voxels of `metrics.foreground`, or over the whole volume."""
+
+PAPER = "paper"
+"""The mix of Table 1: image metrics over the whole volume, the rest over the foreground."""
+
+SCORED = (*METRICS, "nmi")
+"""What a `Score` holds, in the order of the tables."""
+
+_WHOLE_IN_PAPER = ("psnr", "ssim", "ncc")
+
+
+@dataclass(frozen=True)
+class Score:
+    """The metrics of one subject.
+
+    Parameters
+    ----------
+    subject
+        Its label, or ``label_session`` where a subject has several sessions.
+    method
+        The method's name; `IDENTITY` is the high-field image itself.
+    fold
+        Of the cross-validation, or None.
+    region
+        ``"foreground"`` or ``"whole"``; from `select` also ``"paper"``.
+    values
+        Keys as in `SCORED`. NaN where a metric is undefined.
+    """
+
+    subject: str
+    method: str
+    fold: int | None
+    region: str
+    values: dict[str, float] = field(hash=False)
+
+
+def score(
+    predicted: np.ndarray,
+    target: np.ndarray,
+    high_field: np.ndarray,
+    *,
+    subject: str,
+    method: str,
+    fold: int | None = None,
+) -> tuple[Score, ...]:
+    """Compute all metrics of one subject in both regions.
+
+    Parameters
+    ----------
+    predicted
+        (X, Y, Z), synthesized; clipped to [0, 1] first.
+    target
+        (X, Y, Z), the real low-field volume, in [0, 1].
+    high_field
+        (X, Y, Z), in [0, 1]; decides the foreground.
+    subject, method, fold
+        As in `Score`.
+
+    Returns
+    -------
+    tuple of Score
+        One per region, in the order of `REGIONS`.
+
+    Raises
+    ------
+    BadDataError
+        If the shapes differ, a predicted voxel is not finite, or there is no
+        foreground.
+    """
+    image = np.clip(np.asarray(predicted, np.float64), 0, 1)
+    real = np.asarray(target, np.float64)
+    where = metrics.foreground(high_field)
+    if not image.shape == real.shape == where.shape:
+        raise BadDataError(
+            f"subject {subject}: the images to compare need one shape, not "
+            f"{image.shape}, {real.shape} and {where.shape}"
+        )
+    if not np.isfinite(image).all():
+        raise BadDataError(f"subject {subject}: {method} gave NaN voxels; fit the model again")
+    if not where.any():
+        raise BadDataError(
+            f"subject {subject}: no voxel of the high-field image is above "
+            f"{metrics.FOREGROUND}; prepare the pair again"
+        )
+    similar = metrics.ssim_map(image, real)
+    return tuple(
+        Score(subject, method, fold, region, _values(image, real, similar, counted))
+        for region, counted in zip(REGIONS, (where, None), strict=True)
+    )
+
+
+def select(scores: Sequence[Score], region: str = PAPER) -> tuple[Score, ...]:
+    """Keep one region's scores, or mix both as Table 1 does.
+
+    Parameters
+    ----------
+    scores
+        Of both regions, in any order.
+    region
+        ``"foreground"``, ``"whole"`` or ``"paper"``.
+
+    Returns
+    -------
+    tuple of Score
+        One per subject, method and fold, in order of appearance; duplicates, as
+        the identity has in every method's folder, are dropped.
+
+    Raises
+    ------
+    BadDataError
+        If a subject lacks one of the regions that the mix needs.
+    ValueError
+        If there is no such region.
+    """
+    if region not in (*REGIONS, PAPER):
+        raise ValueError(f"region {region!r} is not one of {(*REGIONS, PAPER)}")
+    found = {(s.method, s.fold, s.subject, s.region): s for s in reversed(scores)}
+    keys = list(dict.fromkeys((s.method, s.fold, s.subject) for s in scores))
+    if region != PAPER:
+        return tuple(found[*key, region] for key in keys if (*key, region) in found)
+    mixed = []
+    for key in keys:
+        parts = [found.get((*key, name)) for name in REGIONS]
+        if parts[0] is None or parts[1] is None:
+            raise BadDataError(f"subject {key[2]}: the scores of {key[0]} lack a region")
+        whole = {name: parts[1].values[name] for name in _WHOLE_IN_PAPER}
+        mixed.append(replace(parts[0], region=PAPER, values={**parts[0].values, **whole}))
+    return tuple(mixed)
+
+
+def _values(
+    image: np.ndarray, target: np.ndarray, similar: np.ndarray, where: np.ndarray | None
+) -> dict[str, float]:
+    p, q = metrics.histogram(image, where), metrics.histogram(target, where)
+    return {
+        "psnr": metrics.psnr(image, target, where),
+        "ssim": metrics.mean_ssim(similar, where),
+        "ncc": metrics.ncc(image, target, where),
+        "wass": metrics.wasserstein(p, q),
+        "hncc": metrics.histogram_ncc(p, q),
+        "bhat": metrics.bhattacharyya(p, q),
+        "js": metrics.jensen_shannon(p, q),
+        "nmi": metrics.nmi(image, target, where),
+    }
