@@ -76,7 +76,9 @@ def compile_filters(
     Returns
     -------
     dict
-        One filter per query of ``io_spec.json`` (``t1w``, ``t2w``).
+        One filter per query of ``io_spec.json`` (``t1w``, ``t2w``). A filter file
+        may also speak of pairs (``hf_t1w``, ``lf_t1w`` ...): those keys are there
+        if the file has them, and inline filters leave them alone.
 
     Raises
     ------
@@ -87,21 +89,23 @@ def compile_filters(
     filters = {} if filters is None else filters
     if not isinstance(filters, Mapping):
         raise UsageError('a filter file holds an object such as {"t1w": {"acquisition": "MPRAGE"}}')
-    unknown = [name for name in filters if name not in queries]
+    of_pairs = tuple(f"{side}_{query}" for side in ("hf", "lf") for query in queries)
+    known = (*queries, *of_pairs)
+    unknown = [name for name in filters if name not in known]
     if unknown:
-        raise UsageError(f"unknown query {unknown[0]!r}; the queries are {', '.join(queries)}")
+        raise UsageError(f"unknown query {unknown[0]!r}; the queries are {', '.join(known)}")
     over: Filter = {}
     for text in inline:
-        entity, values = _inline(text)
+        entity, values = read_condition(text, "--filter")
         over[entity] = over.get(entity, ()) + values
     compiled = {}
-    for query in queries:
+    for query in (*queries, *(name for name in of_pairs if name in filters)):
         conditions = filters.get(query, {})
         if not isinstance(conditions, Mapping):
             raise UsageError(f"query {query!r} holds an object of entities, not {conditions!r}")
         compiled[query] = {
             _entity(name): _values(name, value) for name, value in conditions.items()
-        } | over
+        } | (over if query in queries else {})
     return compiled
 
 
@@ -122,6 +126,35 @@ def describe(conditions: Filter) -> str:
         for entity, accepted in conditions.items()
     )
     return " ".join(words) or "none"
+
+
+def read_condition(text: str, option: str) -> tuple[str, Accepted]:
+    """Read ``ENTITY=VALUE[,VALUE]``; no value, ``null`` or ``none`` mean absent.
+
+    Parameters
+    ----------
+    text : str
+        As typed.
+    option : str
+        Where it was typed, for the message.
+
+    Returns
+    -------
+    entity : str
+        Its short name.
+    accepted : tuple of str or None
+
+    Raises
+    ------
+    UsageError
+        It is written otherwise, or names no entity.
+    """
+    entity, equals, values = text.partition("=")
+    if not equals or not entity:
+        raise UsageError(f"{option} {text!r}: write ENTITY=VALUE, for example acq=MPRAGE")
+    words = values.split(",") if values else ["null"]
+    chosen = [None if word.lower() in ("", "null", "none") else word for word in words]
+    return _entity(entity), _values(entity, chosen)
 
 
 def _equal(actual: str | None, wanted: str | None) -> bool:
@@ -167,12 +200,3 @@ def _is_label(entity: str, text: str) -> bool:
     if _entity(entity) in ("sub", "ses"):
         text = text.removeprefix(f"{_entity(entity)}-")
     return text.replace("+", "").isalnum() and text.isascii()
-
-
-def _inline(text: str) -> tuple[str, Accepted]:
-    entity, equals, values = text.partition("=")
-    if not equals or not entity:
-        raise UsageError(f"--filter {text!r}: write ENTITY=VALUE, for example acq=MPRAGE")
-    words = values.split(",") if values else ["null"]
-    chosen = [None if word.lower() in ("", "null", "none") else word for word in words]
-    return _entity(entity), _values(entity, chosen)

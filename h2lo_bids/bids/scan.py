@@ -32,6 +32,9 @@ class Scan:
         The sidecars' content after BIDS inheritance.
     notes : tuple of str
         Warnings met at discovery, for the log and the report.
+    dataset : str
+        What BIDS URIs call the dataset that the image lies in: ``"raw"``, ``"lf"``
+        (a second root of low-field scans), or the name of a derivative.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class Scan:
     field_source: str = "assumed"
     metadata: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
     notes: tuple[str, ...] = field(default=(), hash=False, compare=False)
+    dataset: str = "raw"
 
     @property
     def stem(self) -> str:
@@ -64,5 +68,5 @@ class Scan:
 
     @property
     def uri(self) -> str:
-        """BIDS URI in the derivative, whose ``DatasetLinks`` call the input ``raw``."""
-        return f"bids:raw:{self.relative_path}"
+        """BIDS URI in the derivative, whose ``DatasetLinks`` name the dataset."""
+        return f"bids:{self.dataset}:{self.relative_path}"
