@@ -14,14 +14,18 @@ HEAD = """# Usage
 Written by `make docs` from the parser: change the parser, not this page.
 
 ```
-h2lo bids_dir out_dir participant [options]
+h2lo bids_dir out_dir participant [options]           synthesize low-field images
+h2lo bids_dir out_dir participant --pairs [options]   prepare pairs of some participants
+h2lo bids_dir out_dir group [options]                 fit and cross-validate a model; also: train
+h2lo bids_dir out_dir evaluate [options]              score models on pairs
 ```
 
-Only `bids_dir`, `out_dir` and the analysis level are needed. Underscores may
-stand for hyphens in the names of options. Any option may also stand in a TOML
-file given with `--config-file`, without its hyphens in front; the command line
-wins. The configuration of each run is kept in `out_dir/logs/<run>/config.toml`
-and can be given to a later run as it is.
+Only `bids_dir`, `out_dir` and the analysis level are needed; an option of
+another level is refused. Underscores may stand for hyphens in the names of
+options. Any option may also stand in a TOML file given with `--config-file`,
+without its hyphens in front; the command line wins. The configuration of each
+run is kept in `out_dir/logs/<run>/config.toml` and can be given to a later run
+as it is.
 """
 RUNNING = """
 ## What a run does

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
+from h2lo_bids.cli.checks_values import KNOWN_FOLDS, check_values, standard_spaces
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CheckTask
 from h2lo_bids.errors import (
@@ -14,13 +15,6 @@ from h2lo_bids.errors import (
     MissingInputError,
     UsageError,
 )
-
-OWN_SPACES = ("native", "model")
-
-
-def standard_spaces(settings: Settings) -> tuple[str, ...]:
-    """Return the output spaces that need registration to a template."""
-    return tuple(space for space in settings.output_spaces if space not in OWN_SPACES)
 
 
 def check_usage(settings: Settings) -> None:
@@ -37,10 +31,7 @@ def check_usage(settings: Settings) -> None:
         raise MissingInputError(
             f"{settings.bids_dir}: no such folder; give the root of a BIDS dataset"
         )
-    _outside_input(settings.bids_dir, "out_dir", settings.out_dir)
-    _outside_input(settings.bids_dir, "--work-dir", settings.work)
-    if settings.bids_database_dir is not None:
-        _outside_input(settings.bids_dir, "--bids-database-dir", settings.bids_database_dir)
+    _check_places(settings)
     if settings.work.resolve() == settings.out_dir.resolve():
         raise UsageError(
             f"--work-dir {settings.work}: is out_dir itself; choose another folder, "
@@ -52,9 +43,11 @@ def check_usage(settings: Settings) -> None:
     for _, path in settings.derivatives:
         if not path.is_dir():
             raise MissingInputError(f"--derivatives {path}: is not a folder; give a dataset's root")
-    _check_models(settings)
-    _check_derivatives(settings)
-    _check_spaces(settings)
+    if settings.lf_dir is not None and not settings.lf_dir.is_dir():
+        raise MissingInputError(
+            f"--lf-dir {settings.lf_dir}: is not a folder; give a dataset's root"
+        )
+    check_values(settings)
     if settings.use_plugin is not None:
         read_plugin(settings.use_plugin)
 
@@ -240,6 +233,19 @@ def _check_plugin(path: Path) -> None:
         ) from err
 
 
+def _check_places(settings: Settings) -> None:
+    """Refuse to write into a dataset that is read."""
+    places = {
+        "out_dir": settings.out_dir,
+        "--work-dir": settings.work,
+        "--bids-database-dir": settings.bids_database_dir,
+    }
+    for root in (settings.bids_dir, settings.lf_dir):
+        for name, path in places.items():
+            if root is not None and path is not None:
+                _outside_input(root, name, path)
+
+
 def _outside_input(bids_dir: Path, name: str, path: Path) -> None:
     inside, root = path.resolve(), bids_dir.resolve()
     if inside == root or root in inside.parents:
@@ -257,43 +263,8 @@ def _named_files(settings: Settings) -> list[tuple[str, Path]]:
         ("--template-file", settings.template_file),
         ("--use-plugin", settings.use_plugin),
     ]
+    if not settings.folds.isdigit() and settings.folds != KNOWN_FOLDS:
+        named.append(("--folds", Path(settings.folds)))
     named += [("--model", path) for _, path in settings.model]
     named += [("--derivatives", path) for _, path in settings.derivatives]
     return [(option, path) for option, path in named if path is not None]
-
-
-def _check_models(settings: Settings) -> None:
-    contrasts = [contrast for contrast, _ in settings.model]
-    for contrast in contrasts:
-        if contrasts.count(contrast) > 1:
-            which = contrast or "without a contrast"
-            raise UsageError(
-                f"--model is given twice {which}; write --model T1w=PATH T2w=PATH for two models"
-            )
-
-
-def _check_derivatives(settings: Settings) -> None:
-    """Names become those of the output's DatasetLinks, where raw is the input."""
-    names = [name for name, _ in settings.derivatives]
-    if "raw" in names or len(set(names)) < len(names):
-        raise UsageError(
-            f"--derivatives {' '.join(names)}: give each dataset a name of its own, other than raw"
-        )
-
-
-def _check_spaces(settings: Settings) -> None:
-    standard = standard_spaces(settings)
-    names = [space.partition(":")[0] for space in standard]
-    if len(set(names)) < len(names):
-        raise UsageError(f"--output-spaces {' '.join(standard)}: name each template once")
-    if settings.template_file is not None and len(standard) != 1:
-        raise UsageError(
-            "--template-file is the image of one space; name it with --output-spaces NAME"
-        )
-    if settings.synthstrip_weights is not None and settings.skull_strip not in (
-        "auto",
-        "synthstrip",
-    ):
-        raise UsageError(
-            f"--synthstrip-weights is of no use with --skull-strip {settings.skull_strip}"
-        )

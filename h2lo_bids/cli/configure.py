@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from h2lo_bids.cli.levels import canonical, check_options
 from h2lo_bids.cli.parser import build_parser, normalise_argv
-from h2lo_bids.cli.settings import LATER_LEVELS, LEVELS, Settings
-from h2lo_bids.errors import MissingInputError, UnknownLevelError, UsageError
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.errors import MissingInputError, UsageError
 
 _MOST_VERBOSE = 9
 
@@ -31,7 +32,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
     Raises
     ------
     UsageError
-        If a word or a key of the file makes no sense.
+        If a word or a key of the file makes no sense, or another level takes it.
     UnknownLevelError
         If the analysis level is not one of ours.
     MissingInputError
@@ -39,20 +40,16 @@ def read_settings(argv: Sequence[str]) -> Settings:
     """
     given = vars(build_parser().parse_args(normalise_argv(argv)))
     config = given.pop("config_file", None)
-    _check_level(given["level"])
+    given["level"] = canonical(given["level"])
     if config is not None:
         given = {**_read_config(config), **given}
     lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    for key in lists.keys() & {"hf", "lf"}:  # each item may be several words
+        lists[key] = tuple(word for words in lists[key] for word in words)
+    for key in lists.keys() & {"contrast", "method", "fold"}:  # to be done once each
+        lists[key] = tuple(dict.fromkeys(lists[key]))
+    check_options(given["level"], given, pairs=given.get("pairs", False))
     return Settings(**{**given, **lists})
-
-
-def _check_level(level: str) -> None:
-    if level in LATER_LEVELS:
-        raise UnknownLevelError(
-            f"analysis level {level!r} is not in this version yet; it offers {', '.join(LEVELS)}"
-        )
-    if level not in LEVELS:
-        raise UnknownLevelError(f"analysis level {level!r} is unknown; use {', '.join(LEVELS)}")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

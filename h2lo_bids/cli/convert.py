@@ -6,6 +6,7 @@ Each function raises `argparse.ArgumentTypeError` with what was expected.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,37 @@ def integer(least: int) -> Any:
         return int(text)
 
     return convert
+
+
+def number(least: float, most: float) -> Any:
+    """Return a reader of numbers in a range."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to {most:g}")
+        return value
+
+    return convert
+
+
+def entities(text: str) -> tuple[str, ...]:
+    """Check words such as ``ses-GE`` or ``acq=axi,cor``, one or several in a string."""
+    words = tuple(text.split())
+    for word in words or ("",):
+        if not re.match(r"[A-Za-z]+[-=]", word):
+            raise argparse.ArgumentTypeError(f"{word!r} is not like ses-GE or acq=axi,cor,sag")
+    return words
+
+
+def folds(text: str) -> str:
+    """Read a number of folds, the name of known ones, or the path of a table."""
+    if re.fullmatch(r"\d+", text):
+        return str(int(text))
+    return text if text == "ds006557" else str(path(text))
 
 
 def memory(text: str) -> float:

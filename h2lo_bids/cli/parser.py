@@ -8,10 +8,18 @@ from typing import NoReturn
 
 from h2lo_bids import __version__
 from h2lo_bids.cli import convert
-from h2lo_bids.cli.settings import PRECISIONS, SKULL_STRIP, default_of
+from h2lo_bids.cli.parser_training import add_fitting, add_folds, add_pairs
+from h2lo_bids.cli.settings import NOISES, PRECISIONS, SKULL_STRIP, default_of
 from h2lo_bids.errors import UsageError
 
-DESCRIPTION = "Low-field MRI synthesized from high-field MRI with a neural operator."
+DESCRIPTION = """Low-field MRI synthesized from high-field MRI with a neural operator.
+
+analysis levels:
+  participant  synthesize the low-field partner of each high-field scan
+  group        fit, cross-validate and package a model from paired scans; also: train
+  evaluate     score models on paired scans"""
+_EVALUATION = """evaluate takes the options of pairs above and any number of --model, several of a
+contrast too; without --model it scores the embedded models."""
 EPILOG = """exit codes:
   0 all scans done; 1 some scans failed, the rest is complete; 16 the input is
   not valid BIDS; 17 unknown analysis level; 18 the filters matched no scan;
@@ -45,11 +53,15 @@ def build_parser() -> Parser:
     parser.add_argument(
         "out_dir", type=convert.path, help="folder of the derivative dataset, outside bids_dir"
     )
-    parser.add_argument("level", metavar="analysis_level", help="participant")
+    parser.add_argument("level", metavar="analysis_level", help="participant, group or evaluate")
     parser.add_argument("--version", action="version", version=f"h2lo {__version__}")
     _selection(parser.add_argument_group("which scans"))
     _method(parser.add_argument_group("method"))
     _outputs(parser.add_argument_group("outputs"))
+    add_pairs(parser.add_argument_group("which pairs"))
+    add_fitting(parser.add_argument_group("fitting"))
+    add_folds(parser.add_argument_group("cross-validation"))
+    parser.add_argument_group("evaluation", _EVALUATION)
     _resources(parser.add_argument_group("resources"))
     _run(parser.add_argument_group("the run"))
     return parser
@@ -60,6 +72,7 @@ def _selection(group: argparse._ArgumentGroup) -> None:
     add(
         "--participant-label",
         nargs="+",
+        action="extend",
         type=convert.label("sub"),
         metavar="LABEL",
         help="only these participants, with or without sub-",
@@ -67,6 +80,7 @@ def _selection(group: argparse._ArgumentGroup) -> None:
     add(
         "--session-label",
         nargs="+",
+        action="extend",
         type=convert.label("ses"),
         metavar="LABEL",
         help="only these sessions, with or without ses-",
@@ -80,6 +94,7 @@ def _selection(group: argparse._ArgumentGroup) -> None:
     add(
         "--filter",
         nargs="+",
+        action="extend",
         type=convert.pair,
         metavar="ENTITY=VALUE",
         help="only scans with these entities: acq=MPRAGE, run=1,2 (either), rec= (absent), "
@@ -101,9 +116,11 @@ def _selection(group: argparse._ArgumentGroup) -> None:
         "-d",
         "--derivatives",
         nargs="+",
+        action="extend",
         type=convert.named_path("NAME"),
         metavar="NAME=PATH",
-        help="derivative datasets with brain masks to use instead of computing them",
+        help="derivative datasets: brain masks in them are used instead of computed ones, "
+        "low-field images instead of raw ones",
     )
 
 
@@ -112,6 +129,7 @@ def _method(group: argparse._ArgumentGroup) -> None:
     add(
         "--model",
         nargs="+",
+        action="extend",
         type=convert.model,
         metavar="[T1w=|T2w=]PATH",
         help="model bundle, or a .pth file of the authors' release; "
@@ -131,7 +149,8 @@ def _method(group: argparse._ArgumentGroup) -> None:
     add(
         "--precision",
         choices=PRECISIONS,
-        help="bf16 is faster and within 60 dB of fp32 " + _default("precision"),
+        help="bf16 is faster and within 60 dB of fp32; fp16 is for fitting on a GPU "
+        + _default("precision"),
     )
     add(
         "--random-seed",
@@ -151,6 +170,7 @@ def _outputs(group: argparse._ArgumentGroup) -> None:
     add(
         "--output-spaces",
         nargs="+",
+        action="extend",
         type=convert.space,
         metavar="SPACE",
         help="further grids of the low-field image: model (the model's own frame) or a "
@@ -173,6 +193,23 @@ def _outputs(group: argparse._ArgumentGroup) -> None:
         type=convert.grid,
         metavar="XxYxZ",
         help="also on a grid of this voxel size in mm along the scan's axes, such as 1.6x1.6x5",
+    )
+    add(
+        "--noise",
+        choices=NOISES,
+        help="calibrated: add also images with the noise that the model's training pairs show "
+        + _default("noise"),
+    )
+    add(
+        "--realisations",
+        type=convert.integer(1),
+        metavar="N",
+        help="noisy images of each scan, each with a noise of its own " + _default("realisations"),
+    )
+    add(
+        "--uncertainty",
+        action="store_true",
+        help="also write a map of the standard deviation over the models of the folds",
     )
 
 

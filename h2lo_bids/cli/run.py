@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from h2lo_bids.cli.configure import read_settings
@@ -65,11 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: Settings) -> int:
-    from h2lo_bids.cli.participant import run_participant
-
     console = Console()
     try:
-        return run_participant(settings, console)
+        return _level(settings)(settings, console)
     except H2loError as err:
         console.to_log(f"error: {err}")
         raise
@@ -79,6 +77,25 @@ def _run(settings: Settings) -> int:
         raise _unexpected(err, console, settings) from err
     finally:
         console.close()
+
+
+def _level(settings: Settings) -> Callable[[Settings, Console], int]:
+    """Return what does the work of a level."""
+    if settings.level == "group":
+        from h2lo_bids.cli.group import run_group
+
+        return run_group
+    if settings.level == "evaluate":
+        from h2lo_bids.cli.evaluate import run_evaluate
+
+        return run_evaluate
+    if settings.pairs:
+        from h2lo_bids.cli.pairs import run_pairs
+
+        return run_pairs
+    from h2lo_bids.cli.participant import run_participant
+
+    return run_participant
 
 
 def _open_closed_streams() -> None:

@@ -8,10 +8,14 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-LEVELS = ("participant",)
-LATER_LEVELS = ("group", "train", "evaluate")
 SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+NOISES = ("none", "calibrated")
+FUSIONS = ("auto", "none", "mrr")
+METHODS = ("h2lo", "h2lo-mlp", "h2lo-nograd")
+PROTOCOLS = ("default", "paper")
+SAMPLINGS = ("patch", "volume")
+TRUNKS = ("siren", "mlp")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,38 @@ class Settings:
     template_file: Path | None = None
     fetch_templates: bool = False
     lf_grid: tuple[float, float, float] | None = None
+    noise: str = "none"
+    realisations: int = 1
+    uncertainty: bool = False
+    # pairs
+    pairs: bool = False
+    contrast: tuple[str, ...] = ()
+    hf: tuple[str, ...] = ()
+    lf: tuple[str, ...] = ()
+    lf_dir: Path | None = None
+    lf_fusion: str = "auto"
+    resolution: float | None = None
+    keep_flagged_pairs: bool = False
+    # fitting; None leaves a value to the protocol
+    method: tuple[str, ...] = ("h2lo",)
+    protocol: str = "default"
+    steps: int | None = None
+    epochs: int | None = None
+    sampling: str | None = None
+    crop: int | None = None
+    batch: int | None = None
+    trunk: str | None = None
+    lambda_grad: float | None = None
+    learning_rate: float | None = None
+    validate_every: int | None = None
+    devices: int = 1
+    # cross-validation
+    folds: str = "5"
+    val_count: int = 2
+    test_count: int | None = None
+    fold: tuple[int, ...] = ()
+    n_folds_parallel: int = 1
+    no_final: bool = False
     # resources
     nprocs: int | None = None
     omp_nthreads: int | None = None
@@ -93,7 +129,7 @@ def _plain(name: str, value: Any) -> Any:
     if name in ("derivatives", "model"):
         return [f"{key}={item}" if key else str(item) for key, item in value]
     if isinstance(value, tuple):
-        return [str(item) for item in value]
+        return [item if isinstance(item, int) else str(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

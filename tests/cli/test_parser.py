@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.levels import TAKEN_BY
 from h2lo_bids.cli.parser import build_parser
 from h2lo_bids.cli.run import main
 from h2lo_bids.cli.settings import Settings, to_toml
@@ -25,10 +26,20 @@ EVERYTHING = [
     *["--skull-strip", "synthstrip", "--synthstrip-weights", "/s.pt", "--precision", "bf16"],
     *["--random-seed", "7", "--sloppy"],
     *["--output-spaces", "model", "MNI152NLin2009cAsym:res-1", "--template-file", "/t.nii.gz"],
-    "--fetch-templates",
+    *["--fetch-templates", "--noise", "calibrated", "--realisations", "3", "--uncertainty"],
     *["--lf-grid", "1.6x1.6x5", "--nprocs", "8", "--omp-nthreads", "2", "--mem", "8000M"],
     *["--device", "cuda:1", "-w", "/work", "--clean-workdir", "--use-plugin", "/p.yml"],
     *["--dry-run", "--reports-only", "--stop-on-first-crash", "--write-graph", "-vv"],
+]
+
+TRAINING = [
+    *["/bids", "/out", "train", "--contrast", "T1w", "--hf", "ses-GE", "--lf", "ses-HFC acq-iso"],
+    *["--lf-dir", "/lf", "--lf-fusion", "mrr", "--resolution", "2", "--keep-flagged-pairs"],
+    *["--method", "h2lo", "h2lo-mlp", "--protocol", "paper", "--steps", "9", "--sampling", "patch"],
+    *["--crop", "24", "--batch", "2", "--trunk", "mlp", "--lambda-grad", "0"],
+    *["--learning-rate", "3e-4", "--validate-every", "5", "--devices", "2", "--folds", "3"],
+    *["--val-count", "1", "--test-count", "4", "--fold", "0", "2", "--n-folds-parallel", "2"],
+    "--no-final",
 ]
 
 
@@ -55,6 +66,9 @@ def test_every_option_reaches_its_field():
         output_spaces=("model", "MNI152NLin2009cAsym:res-1"),
         template_file=Path("/t.nii.gz"),
         fetch_templates=True,
+        noise="calibrated",
+        realisations=3,
+        uncertainty=True,
         lf_grid=(1.6, 1.6, 5.0),
         nprocs=8,
         omp_nthreads=2,
@@ -71,14 +85,79 @@ def test_every_option_reaches_its_field():
     )
     defaults = read_settings(BASE)
     same = [name for name in vars(s) if getattr(s, name) == getattr(defaults, name)]
-    assert same == ["bids_dir", "out_dir", "level"]  # the line above tries every option
+    # With the options of the other levels the lines above try every one.
+    assert {*same} - {"bids_dir", "out_dir", "level"} == {
+        *(option for option, levels in TAKEN_BY.items() if "participant" not in levels),
+        "pairs",
+    }
 
 
-def test_the_recorded_configuration_gives_the_same_settings_again(tmp_path):
-    s = read_settings(EVERYTHING)
+def test_every_option_of_the_training_level_reaches_its_field():
+    s = read_settings(TRAINING)
+    assert s == Settings(
+        bids_dir=Path("/bids"),
+        out_dir=Path("/out"),
+        level="group",  # train is another word for it
+        contrast=("T1w",),
+        hf=("ses-GE",),
+        lf=("ses-HFC", "acq-iso"),
+        lf_dir=Path("/lf"),
+        lf_fusion="mrr",
+        resolution=2.0,
+        keep_flagged_pairs=True,
+        method=("h2lo", "h2lo-mlp"),
+        protocol="paper",
+        steps=9,
+        sampling="patch",
+        crop=24,
+        batch=2,
+        trunk="mlp",
+        lambda_grad=0.0,
+        learning_rate=3e-4,
+        validate_every=5,
+        devices=2,
+        folds="3",
+        val_count=1,
+        test_count=4,
+        fold=(0, 2),
+        n_folds_parallel=2,
+        no_final=True,
+    )
+    assert read_settings(["/bids", "/out", "group", "--epochs", "3"]).epochs == 3
+    assert read_settings([*BASE, "--pairs", "--hf", "ses-GE"]).pairs
+
+
+@pytest.mark.parametrize(
+    ("line", "takers"),
+    [
+        ("participant --folds 3", "an option of group"),
+        ("participant --hf ses-GE", "of participant --pairs and group and evaluate"),
+        ("participant --pairs --lf-grid 1x1x1", "of participant; participant --pairs does not"),
+        ("group --model x", "of participant and evaluate; group does not"),
+        ("train --uncertainty", "of participant; group does not"),
+        ("evaluate --steps 3", "of group; evaluate does not"),
+        ("evaluate --pairs", "of participant; evaluate prepares"),
+    ],
+)
+def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line, takers, capsys):
+    assert main(["/bids", "/out", *line.split()]) == 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert takers in line
+
+
+def test_a_repeated_list_goes_on_and_each_name_counts_once(tmp_path):
+    words = ["/bids", "/out", "evaluate", "--model", "/a", "--model", "T1w=/b", "--contrast", "T1w"]
+    s = read_settings([*words, "--contrast", "T1w"])
+    assert s.model == (("", Path("/a")), ("T1w", Path("/b")))
+    assert s.contrast == ("T1w",)
+
+
+@pytest.mark.parametrize("line", [EVERYTHING, TRAINING])
+def test_the_recorded_configuration_gives_the_same_settings_again(tmp_path, line):
+    s = read_settings(line)
     config = tmp_path / "config.toml"
     config.write_text(to_toml({**s.to_options(), "run": {"version": "1"}}))
-    assert read_settings([*BASE, "--config-file", str(config)]) == s
+    assert read_settings([*line[:3], "--config-file", str(config)]) == s
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):
@@ -125,18 +204,15 @@ def test_a_wrong_configuration_is_one_line_that_names_the_file(tmp_path, text, e
         ["-d", "no-path"],
         ["--no-such-option"],
         ["--model", ""],
+        ["--pairs", "--hf", "GE"],
+        ["--pairs", "--resolution", "0"],
+        ["--noise", "loud"],
     ],
 )
 def test_a_wrong_word_is_a_usage_error_of_one_line(words, capsys):
     assert main([*BASE, *words]) == 64
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("h2lo: error: ")
-
-
-@pytest.mark.parametrize("level", ["group", "train", "evaluate"])
-def test_levels_to_come_say_so(level, capsys):
-    assert main(["/bids", "/out", level]) == 17
-    assert "not in this version yet" in capsys.readouterr().err
 
 
 def test_an_unknown_level_has_its_own_code():

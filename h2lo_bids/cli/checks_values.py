@@ -1,0 +1,95 @@
+"""Values of options that do not go together; looks at no file."""
+
+from __future__ import annotations
+
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.errors import UsageError
+
+OWN_SPACES = ("native", "model")
+KNOWN_FOLDS = "ds006557"
+
+
+def standard_spaces(settings: Settings) -> tuple[str, ...]:
+    """Return the output spaces that need registration to a template."""
+    return tuple(space for space in settings.output_spaces if space not in OWN_SPACES)
+
+
+def check_values(settings: Settings) -> None:
+    """Check combinations of options.
+
+    Raises
+    ------
+    UsageError
+        If options contradict each other, or one would be of no use.
+    """
+    _check_models(settings)
+    _check_derivatives(settings)
+    _check_spaces(settings)
+    _check_others(settings)
+    _check_fitting(settings)
+
+
+def _check_models(settings: Settings) -> None:
+    if settings.level == "evaluate":  # any number of models is compared
+        return
+    contrasts = [contrast for contrast, _ in settings.model]
+    for contrast in contrasts:
+        if contrasts.count(contrast) > 1:
+            which = contrast or "without a contrast"
+            raise UsageError(
+                f"--model is given twice {which}; write --model T1w=PATH T2w=PATH for two models"
+            )
+
+
+def _check_derivatives(settings: Settings) -> None:
+    """Names become those of the output's DatasetLinks, where the input has some already."""
+    names = [name for name, _ in settings.derivatives]
+    taken = ("raw", *(("lf",) if settings.lf_dir else ()))
+    if set(names) & set(taken) or len(set(names)) < len(names):
+        raise UsageError(
+            f"--derivatives {' '.join(names)}: give each dataset a name of its own, other than "
+            f"{' and '.join(taken)}"
+        )
+
+
+def _check_spaces(settings: Settings) -> None:
+    standard = standard_spaces(settings)
+    names = [space.partition(":")[0] for space in standard]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--output-spaces {' '.join(standard)}: name each template once")
+    if settings.template_file is not None and len(standard) != 1:
+        raise UsageError(
+            "--template-file is the image of one space; name it with --output-spaces NAME"
+        )
+    if settings.synthstrip_weights is not None and settings.skull_strip not in (
+        "auto",
+        "synthstrip",
+    ):
+        raise UsageError(
+            f"--synthstrip-weights is of no use with --skull-strip {settings.skull_strip}"
+        )
+
+
+def _check_others(settings: Settings) -> None:
+    """Refuse values that only some levels or some other options allow."""
+    if settings.precision == "fp16" and settings.level != "group":
+        raise UsageError(
+            "--precision fp16 is for fitting, at the group level; take bf16, or leave it out"
+        )
+    if settings.realisations > 1 and settings.noise == "none":
+        raise UsageError(
+            f"--realisations {settings.realisations} would all be the same image; "
+            "add --noise calibrated"
+        )
+
+
+def _check_fitting(settings: Settings) -> None:
+    """Refuse what no fit or no fold can follow."""
+    if settings.steps is not None and settings.epochs is not None:
+        raise UsageError("--steps and --epochs say the same thing; give one of them")
+    if settings.folds == "0" and settings.fold:
+        raise UsageError("--fold names folds and --folds 0 asks for none; leave one of them out")
+    if settings.folds == "0" and settings.no_final:
+        raise UsageError("--folds 0 --no-final leaves nothing to fit; leave one of them out")
+    if settings.test_count is not None and not settings.folds.isdigit():
+        raise UsageError(f"--test-count is of no use with --folds {settings.folds}; leave it out")

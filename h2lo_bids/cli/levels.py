@@ -1,0 +1,95 @@
+"""The analysis levels, and which of them takes which option."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from h2lo_bids.errors import UnknownLevelError, UsageError
+
+LEVELS = ("participant", "group", "evaluate")
+ALIASES = {"train": "group"}
+
+_PAIRS = "participant --pairs"
+_ON_PAIRS = (_PAIRS, "group", "evaluate")
+_TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("participant",): (
+        "all_scans",
+        "output_spaces",
+        "template_file",
+        "fetch_templates",
+        "lf_grid",
+        "noise",
+        "realisations",
+        "uncertainty",
+    ),
+    ("participant", "evaluate"): ("model",),
+    ("participant", "group", "evaluate"): ("precision", "device", "reports_only"),
+    _ON_PAIRS: ("contrast", "hf", "lf", "lf_dir", "lf_fusion", "resolution"),
+    ("group", "evaluate"): ("keep_flagged_pairs",),
+    ("group",): (
+        "method",
+        "protocol",
+        "steps",
+        "epochs",
+        "sampling",
+        "crop",
+        "batch",
+        "trunk",
+        "lambda_grad",
+        "learning_rate",
+        "validate_every",
+        "devices",
+        "folds",
+        "val_count",
+        "test_count",
+        "fold",
+        "n_folds_parallel",
+        "no_final",
+    ),
+}
+TAKEN_BY = {option: levels for levels, options in _TAKEN_BY.items() for option in options}
+"""Levels that take an option; one that is not listed is taken by all."""
+
+
+def canonical(level: str) -> str:
+    """Return a level's own name.
+
+    Raises
+    ------
+    UnknownLevelError
+        If it is not one of ours.
+    """
+    level = ALIASES.get(level, level)
+    if level not in LEVELS:
+        known = ", ".join([*LEVELS, *ALIASES])
+        raise UnknownLevelError(f"analysis level {level!r} is unknown; use {known}")
+    return level
+
+
+def check_options(level: str, options: Iterable[str], *, pairs: bool = False) -> None:
+    """Refuse options that a level would ignore.
+
+    Parameters
+    ----------
+    level
+        One of `LEVELS`.
+    options
+        Fields of `Settings` that the user gave.
+    pairs
+        Whether ``--pairs`` is among them.
+
+    Raises
+    ------
+    UsageError
+        With the levels that take the option.
+    """
+    if pairs and level != "participant":
+        raise UsageError(f"--pairs is an option of participant; {level} prepares pairs by itself")
+    mode = _PAIRS if pairs else level
+    for option in options:
+        takers = TAKEN_BY.get(option)
+        if takers is not None and mode not in takers:
+            name = option.replace("_", "-")
+            raise UsageError(
+                f"--{name} is an option of {' and '.join(takers)}; {mode} does not take it"
+            )
