@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import (
@@ -19,6 +16,7 @@ from h2lo_bids.errors import (
     MissingInputError,
     UsageError,
 )
+from h2lo_bids.models.folder import replace_folder
 from h2lo_bids.models.frame import Frame
 
 if TYPE_CHECKING:
@@ -132,19 +130,13 @@ def load_model(bundle: Bundle, *, device: str = "cpu") -> H2lo:
     BadDataError
         If they changed since the bundle was read, or do not fit the architecture.
     """
-    import safetensors.torch
-
     from h2lo_bids.models.registry import build_model
     from h2lo_bids.models.release import read_state
 
     content = read_bytes(bundle.weights_path)
     _verify(content, bundle.sha256, bundle.weights_path)
     if bundle.weights_path.name == WEIGHTS:
-        try:
-            state = safetensors.torch.load(content)
-        except Exception as err:
-            # The library raises its own type, and KeyError or ValueError at times.
-            raise BadDataError(f"{bundle.weights_path}: not a safetensors file: {err}") from err
+        state = parse_weights(content, bundle.weights_path)
     else:
         state = read_state(content, bundle.weights_path)
     model = build_model(bundle.method, bundle.architecture, state, bundle.weights_path)
@@ -159,6 +151,8 @@ def save_bundle(
     frame: Frame,
     metadata: Mapping[str, Any],
     card: str,
+    method: str = "h2lo",
+    extras: Mapping[str, bytes] | None = None,
 ) -> Bundle:
     """Write a bundle, whole or not at all; the same model gives the same bytes.
 
@@ -172,6 +166,12 @@ def save_bundle(
         JSON-ready values to record beside those that follow from the model.
     card
         The model card, Markdown.
+    method
+        A key of `h2lo_bids.models.registry.METHODS`.
+    extras
+        Further files by their name relative to the folder, such as
+        ``members/fold-0.safetensors``. Their digests are recorded as ``files`` and
+        checked by `load_bundle`.
 
     Returns
     -------
@@ -182,28 +182,40 @@ def save_bundle(
     ------
     CannotCreateError
         If the folder cannot be written.
+    ValueError
+        If an extra's name leaves the folder or is that of another part.
     """
     import safetensors.torch
 
+    from h2lo_bids.models.registry import METHODS
+
     if contrast not in CONTRASTS:
         raise UsageError(f"contrast {contrast!r} is not one of {', '.join(CONTRASTS)}")
+    if method not in METHODS:
+        raise UsageError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    extras = extras or {}
+    wrong = [name for name in extras if not _may_be_extra(name)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} cannot be the name of a further file of a bundle")
     folder = Path(folder)
     state = {name: v.detach().cpu().float().contiguous() for name, v in model.state_dict().items()}
     weights = safetensors.torch.save(state)
     record = {
         **metadata,
         "format": FORMAT,
-        "method": "h2lo",
+        "method": method,
         "contrast": contrast,
         "architecture": model.architecture.to_dict(),
         "parameters": sum(v.numel() for v in state.values()),
         "frame": frame.to_dict(),
         "sha256": hashlib.sha256(weights).hexdigest(),
     }
+    if extras:
+        record["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in extras.items()}
     text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    files = {WEIGHTS: weights, METADATA: text.encode(), CARD: card.encode()}
+    files = {WEIGHTS: weights, METADATA: text.encode(), CARD: card.encode(), **extras}
     try:
-        _replace_folder(folder, files)
+        replace_folder(folder, files)
     except OSError as err:
         raise CannotCreateError(f"{folder}: cannot save the model: {err.strerror}") from err
     return load_bundle(folder)
@@ -238,6 +250,42 @@ def default_bundle(contrast: str) -> Bundle:
     return load_bundle(folder, contrast=contrast)
 
 
+def parse_weights(content: bytes, path: Path) -> dict[str, Any]:
+    """Take a safetensors file apart into tensors by name, or raise `BadDataError`."""
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load(content)
+    except Exception as err:
+        # The library raises its own type, and KeyError or ValueError at times.
+        raise BadDataError(f"{path}: not a safetensors file: {err}") from err
+
+
+def read_extra(bundle: Bundle, name: str) -> bytes:
+    """Read a further file of a bundle and check it against its recorded digest.
+
+    Parameters
+    ----------
+    bundle
+        From `load_bundle`.
+    name
+        A key of ``metadata["files"]``.
+
+    Raises
+    ------
+    MissingInputError
+        If it cannot be read.
+    BadDataError
+        If it is not recorded, lies outside the bundle, or was changed.
+    """
+    path = bundle.path / METADATA
+    if not _may_be_extra(name) or name not in bundle.metadata.get("files", {}):
+        raise BadDataError(f"{path}: {name!r} is not a further file of this model")
+    content = read_bytes(bundle.path / name)
+    _verify(content, str(bundle.metadata["files"][name]), bundle.path / name)
+    return content
+
+
 def read_bytes(path: Path) -> bytes:
     """Read a file whole, or raise `MissingInputError`."""
     try:
@@ -269,6 +317,8 @@ def _read_folder(path: Path) -> Bundle:
     if bundle.contrast not in CONTRASTS:
         raise BadDataError(f"{path / METADATA}: contrast {bundle.contrast!r} is not T1w or T2w")
     _verify(content, bundle.sha256, path / WEIGHTS)
+    for name in metadata.get("files", {}):
+        read_extra(bundle, name)
     return bundle
 
 
@@ -279,10 +329,22 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise BadDataError(f"{path}: not JSON ({err}); the bundle is damaged") from err
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise BadDataError(f"{path}: not the metadata of a model ('format' must be {FORMAT!r})")
-    for key, kind in (("training_data", dict), ("name", str), ("value_range", list)):
+    for key, kind in (
+        ("training_data", dict),
+        ("name", str),
+        ("value_range", list),
+        ("files", dict),
+    ):
         if not isinstance(metadata.get(key, kind()), kind):
             raise BadDataError(f"{path}: wrong field {key!r}: {metadata[key]!r}; get it again")
     return metadata
+
+
+def _may_be_extra(name: str) -> bool:
+    """Tell whether a name stays in the bundle's folder, and is no other part's."""
+    parts = PurePosixPath(name).parts
+    plain = bool(parts) and "/".join(parts) == name and not {"/", "..", "."} & {*parts}
+    return plain and "\\" not in name and name not in (WEIGHTS, METADATA, CARD)
 
 
 def _verify(content: bytes, sha256: str, path: Path) -> None:
@@ -291,25 +353,3 @@ def _verify(content: bytes, sha256: str, path: Path) -> None:
             f"{path}: truncated or changed since it was saved (its SHA-256 is not the recorded "
             "one); get the model again"
         )
-
-
-def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        for name, content in files.items():
-            with (partial / name).open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-        partial.chmod(0o755)
-        if folder.exists():
-            # A folder with content cannot be replaced in one step.
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            folder.replace(old / folder.name)
-            partial.replace(folder)
-            shutil.rmtree(old)
-        else:
-            partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

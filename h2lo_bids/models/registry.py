@@ -20,8 +20,16 @@ def _h2lo(architecture: Mapping[str, Any]) -> H2lo:
     return H2lo(H2loArchitecture(**architecture))
 
 
-METHODS: dict[str, Callable[[Mapping[str, Any]], H2lo]] = {"h2lo": _h2lo}
-"""Builders of untrained models from the sizes in a bundle's metadata."""
+METHODS: dict[str, Callable[[Mapping[str, Any]], H2lo]] = {
+    "h2lo": _h2lo,
+    "h2lo-mlp": _h2lo,
+    "h2lo-nograd": _h2lo,
+}
+"""Builders of untrained models from the sizes in a bundle's metadata.
+
+The two ablations are the same operator: the sizes say which trunk it has, and the
+loss that it was fitted with leaves no trace in it.
+"""
 
 
 def build_model(

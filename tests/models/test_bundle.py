@@ -15,9 +15,17 @@ from safetensors.torch import load_file, save_file
 
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
 from h2lo_bids.models import bundle as bundle_module
-from h2lo_bids.models.bundle import default_bundle, load_bundle, load_model, save_bundle
+from h2lo_bids.models import folder as folder_module
+from h2lo_bids.models.bundle import (
+    default_bundle,
+    load_bundle,
+    load_model,
+    read_extra,
+    save_bundle,
+)
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.models.members import member_files, members
 
 FRAME = Frame((16, 18, 20))
 ARGS = {
@@ -91,7 +99,7 @@ def test_a_failed_save_leaves_the_old_bundle(saved, model, tmp_path, monkeypatch
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundle_module.os, "fsync", full)
+    monkeypatch.setattr(folder_module.os, "fsync", full)
     with pytest.raises(H2loError) as error:
         save_bundle(saved.path, model, contrast="T1w", frame=FRAME, metadata={}, card="")
     assert "No space left" in one_line(error)
@@ -322,3 +330,65 @@ def test_a_release_with_other_widths_than_it_says_is_refused(tmp_path, model):
     path = release(tmp_path / "x_T1w.pth", model, args={**ARGS, "decoder_width": 128})
     with pytest.raises(BadDataError, match="expected"):
         load_model(load_bundle(path))
+
+
+def test_further_files_are_kept_and_checked(model, tmp_path):
+    extras = {"members/0.safetensors": b"abc", "notes.txt": b"n"}
+    folder = tmp_path / "m"
+    b = save_bundle(folder, model, contrast="T1w", frame=FRAME, metadata={}, card="", extras=extras)
+    assert b.metadata["files"]["notes.txt"] == hashlib.sha256(b"n").hexdigest()
+    assert read_extra(b, "members/0.safetensors") == b"abc"
+    with pytest.raises(BadDataError, match=r"not a further file"):
+        read_extra(b, "README.md")
+    (folder / "notes.txt").write_bytes(b"m")
+    with pytest.raises(BadDataError, match=r"notes\.txt: truncated or changed"):
+        load_bundle(folder)
+    (folder / "notes.txt").unlink()
+    with pytest.raises(MissingInputError, match=r"notes\.txt"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "/x", "a/../b", "./a", "a//b", "README.md", "a\\b"])
+def test_a_further_file_stays_in_the_bundle(model, tmp_path, name):
+    with pytest.raises(ValueError, match="cannot be the name"):
+        save_bundle(
+            tmp_path / "m", model, contrast="T1w", frame=FRAME, metadata={}, card="",
+            extras={name: b""},
+        )  # fmt: skip
+    b = save_bundle(tmp_path / "m", model, contrast="T1w", frame=FRAME, metadata={}, card="")
+    path = b.path / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": {name: "0"}}))
+    with pytest.raises(BadDataError, match="not a further file"):
+        load_bundle(b.path)
+
+
+@pytest.mark.parametrize("method", ["h2lo-mlp", "h2lo-nograd"])
+def test_ablations_load_by_their_names(tmp_path, method):
+    trunk = "mlp" if method == "h2lo-mlp" else "siren"
+    model = H2lo(H2loArchitecture(trunk=trunk, channels=4, width=8, n_basis=3))
+    b = save_bundle(
+        tmp_path / "m", model, contrast="T1w", frame=FRAME, metadata={}, card="", method=method
+    )
+    assert load_bundle(b.path).method == method
+    assert same(load_model(b), model)
+
+
+def test_members_come_back_in_their_order(tmp_path):
+    def save(name, seed, **more):
+        torch.manual_seed(seed)
+        small = H2lo(H2loArchitecture(channels=4, width=8, n_basis=3)).eval()
+        folder = tmp_path / name
+        return small, save_bundle(
+            folder, small, contrast="T1w", frame=more.pop("frame", FRAME), metadata={}, card="",
+            **more,
+        )  # fmt: skip
+
+    folds = [save(f"fold-{n}", n) for n in range(12)]
+    extras = member_files([b.path for _, b in folds])
+    _, whole = save("final", 99, extras=extras)
+    loaded = members(load_bundle(whole.path))
+    assert all(same(a, b) for a, (b, _) in zip(loaded, folds, strict=True))
+    assert members(folds[0][1]) == ()
+    _, other = save("other", 3, frame=Frame((16, 18, 21)))
+    with pytest.raises(UsageError, match="its frame is not that of"):
+        member_files([whole.path, other.path])
