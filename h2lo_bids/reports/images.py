@@ -34,8 +34,13 @@ def data_uri(path: Path, root: Path) -> str | None:
     content = resolved.read_bytes()
     match path.suffix.lower():
         case ".svg":
-            return "data:image/svg+xml," + quote(content.decode("utf-8").strip(), safe=_SAFE)
+            return svg_uri(content.decode("utf-8"))
         case ".png" | ".webp" as suffix:
             encoded = base64.b64encode(content).decode("ascii")
             return f"data:image/{suffix[1:]};base64,{encoded}"
     return None
+
+
+def svg_uri(drawing: str) -> str:
+    """Embed an SVG that is at hand; see :func:`data_uri`."""
+    return "data:image/svg+xml," + quote(drawing.strip(), safe=_SAFE)

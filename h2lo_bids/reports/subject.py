@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +9,7 @@ import bids_app_spec
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.reports import methods
 from h2lo_bids.reports.images import data_uri
-from h2lo_bids.reports.markdown import render
+from h2lo_bids.reports.page import asset, environment, policy
 from h2lo_bids.reports.records import FoundScan, ModelInfo, ScanReport, SubjectReport
 
 SOURCES = {
@@ -22,13 +18,6 @@ SOURCES = {
     "assumed": "assumed, the sidecar does not say",
 }
 """How a field strength is known, in words."""
-
-KINDS = {
-    "simulated": "simulated pairs",
-    "real": "acquired pairs",
-    "unknown": "not described by the checkpoint",
-}
-"""What a model was trained on, in words."""
 
 MASKS = {
     "given": "given by the user",
@@ -64,25 +53,11 @@ def write_subject_report(report: SubjectReport, path: Path) -> None:
 
 def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
     """Give the HTML of :func:`write_subject_report`."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("h2lo_bids.reports", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "tesla": _tesla,
-        "clock": _clock,
-        "short": "{:.3g}".format,
-        "markdown": _markdown(Markup),
-    }
-    style, script = _asset("style.css"), _asset("script.js.jinja")
+    style, script = asset("style.css"), asset("script.js.jinja")
     described = methods.describe(methods.facts_of(report))
-    return environment.get_template("report.html.jinja").render(
+    return environment().get_template("report.html.jinja").render(
         report=report,
         found=report.found or tuple(_found(scan) for scan in report.scans),
         scans=[_scan_view(scan, out_dir) for scan in report.scans],
@@ -91,11 +66,10 @@ def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
         methods_html=Markup(described.html),  # noqa: S704 - escaped by its own renderer
         texts=_texts(),
         sources=SOURCES,
-        kinds=KINDS,
         masks=MASKS,
         style=Markup(style),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours
-        policy=_policy(style, script),
+        policy=policy(style, script),
     )
 
 
@@ -151,37 +125,3 @@ def _texts() -> dict[str, dict[str, str]]:
     import yaml
 
     return yaml.safe_load(bids_app_spec.load("report.yml"))
-
-
-def _asset(name: str) -> str:
-    return (files("h2lo_bids.reports") / name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Forbid every request, and every style and script but the page's own."""
-
-    def digest(text: str) -> str:
-        return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-
-    return (
-        "default-src 'none'; img-src data:; "
-        f"style-src 'sha256-{digest(style)}'; script-src 'sha256-{digest(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _tesla(value: float | None) -> str:
-    if value is None:
-        return "unknown"
-    return f"{value * 1000:.3g} mT" if value < 0.5 else f"{value:.3g} T"
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
-def _markdown(markup: type) -> Callable[[str], Any]:
-    return lambda text: markup(render(text, top=4))
