@@ -12,7 +12,10 @@ from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.metrics import METRICS
 
 IDENTITY = "identity"
-"""The method that returns the high-field image: the row "HF image" of Table 1."""
+"""The method that returns the high-field image."""
+
+IDENTITY_TITLE = "HF image"
+"""Its row in Table 1."""
 
 REGIONS = ("foreground", "whole")
 """As computed: over the voxels of `metrics.foreground`, or over the whole volume."""

@@ -1,0 +1,110 @@
+"""What the columns of the evaluation's tables mean: their JSON sidecars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from h2lo_bids.evaluation.catalogue import CATALOGUE
+from h2lo_bids.evaluation.metrics import FOREGROUND
+
+Columns = dict[str, dict[str, Any]]
+
+_REGION = {
+    "Description": "Voxels that count",
+    "Levels": {
+        "foreground": f"high-field image above {FOREGROUND}; SSIM: pixels there, whose windows "
+        "may reach beyond",
+        "whole": "the whole volume",
+        "paper": "PSNR, SSIM and NCC over the whole volume, the others over the foreground, as in "
+        "Table 1 of the paper",
+    },
+}
+_BOOTSTRAP = (
+    "bound of the 95 % confidence interval by the bias-corrected and accelerated bootstrap over "
+    "participants, 9999 resamples; too narrow with few participants"
+)
+
+
+def of_scores(titles: Mapping[str, str]) -> Columns:
+    """Describe the columns of the scores; `titles` are the methods'."""
+    regions = {name: text for name, text in _REGION["Levels"].items() if name != "paper"}  # type: ignore[attr-defined]
+    return {
+        "participant_id": {"Description": "Label of the participant"},
+        "session_id": {"Description": "Session, where a participant has several"},
+        "method": _method("What was compared with the low-field image", titles),
+        "fold": {"Description": "Fold of the cross-validation in which this is a test subject"},
+        "region": {"Description": _REGION["Description"], "Levels": regions},
+        **{
+            key: {
+                "LongName": m.title,
+                "Description": f"{m.description}; {'higher' if m.higher else 'lower'} is better; "
+                "n/a where it is undefined or infinite",
+                "Units": m.unit,
+            }
+            for key, m in CATALOGUE.items()
+        },
+    }
+
+
+def of_summary(titles: Mapping[str, str], folds: Sequence[int]) -> Columns:
+    """Describe the columns of the summary, with one per fold."""
+    return {
+        "method": _method("What was compared with the low-field image", titles),
+        "metric": _metric(),
+        "region": _REGION,
+        "n": {"Description": "Participants with a finite value; their sessions are averaged"},
+        "mean": {"Description": "Mean of the fold means, or over participants: see std_over"},
+        "std": {"Description": "Population standard deviation of the same values"},
+        "std_over": {
+            "Description": "Whose mean and standard deviation these are",
+            "Levels": {
+                "folds": "the fold means, as the paper prints them",
+                "participants": "the participants' values, where there are not two folds",
+            },
+        },
+        "ci_low": {"Description": f"Mean over participants: lower {_BOOTSTRAP}"},
+        "ci_high": {"Description": f"Mean over participants: upper {_BOOTSTRAP}"},
+        **{
+            f"fold_{fold}": {"Description": f"Mean over the test subjects of fold {fold}"}
+            for fold in folds
+        },
+    }
+
+
+def of_comparisons(titles: Mapping[str, str]) -> Columns:
+    """Describe the columns of the comparisons."""
+    return {
+        "method": _method("The first of the two methods", titles),
+        "versus": _method("The second", titles),
+        "metric": _metric(),
+        "region": _REGION,
+        "n": {
+            "Description": "Participants with finite values of both; folds whose test sets overlap "
+            "and sessions are averaged"
+        },
+        "difference": {"Description": "Mean of method less mean of versus, in the metric's unit"},
+        "ci_low": {"Description": f"Difference: lower {_BOOTSTRAP}"},
+        "ci_high": {"Description": f"Difference: upper {_BOOTSTRAP}"},
+        "better": {"Description": "The method with the better mean; n/a if they are equal"},
+        "statistic": {
+            "Description": "Wilcoxon's signed-rank test over participants: the smaller rank sum"
+        },
+        "p": {
+            "Description": "Two-sided and exact up to 200 participants; with n of them never below "
+            "2 to the power 1 - n"
+        },
+        "p_holm": {"Description": "p after Holm's correction for all lines of this table"},
+    }
+
+
+def _method(description: str, titles: Mapping[str, str]) -> dict[str, Any]:
+    return {"Description": description, "Levels": dict(titles)}
+
+
+def _metric() -> dict[str, Any]:
+    levels = {
+        key: f"{m.description} (unit: {m.unit}; {'higher' if m.higher else 'lower'} is better)"
+        for key, m in CATALOGUE.items()
+    }
+    return {"Description": "What was measured", "Levels": levels}

@@ -1,0 +1,270 @@
+"""Means, spreads, confidence intervals and paired tests over subjects."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from h2lo_bids.errors import UsageError
+from h2lo_bids.evaluation.catalogue import CATALOGUE
+from h2lo_bids.evaluation.scores import IDENTITY, PAPER, SCORED, Score, select
+from h2lo_bids.evaluation.signedrank import holm, signed_rank
+
+CONFIDENCE = 0.95
+_RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric of one method over all subjects.
+
+    Parameters
+    ----------
+    method, metric, region
+        What was summarised.
+    n
+        Participants with a finite value.
+    mean
+        Of the fold means where there are at least two folds, as the paper
+        prints it; else over participants.
+    std
+        Population standard deviation (divided by the count) of the same values;
+        NaN if there is one value.
+    over
+        ``"folds"`` or ``"participants"``: whose mean and deviation these are.
+    low, high
+        Bootstrap confidence interval of the mean over participants.
+    fold_means
+        By fold; empty when not cross-validated.
+    """
+
+    method: str
+    metric: str
+    region: str
+    n: int
+    mean: float
+    std: float
+    over: str
+    low: float
+    high: float
+    fold_means: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired test of two methods by one metric.
+
+    Parameters
+    ----------
+    method, versus, metric, region
+        What was compared.
+    n
+        Participants with finite values of both.
+    difference
+        Mean of `method` less `versus`.
+    low, high
+        Bootstrap confidence interval of `difference`.
+    better
+        The method with the better mean, or ``""`` if they are equal.
+    statistic, p
+        Of Wilcoxon's signed-rank test, two-sided.
+    p_holm
+        Corrected over all metrics and methods of the family.
+    """
+
+    method: str
+    versus: str
+    metric: str
+    region: str
+    n: int
+    difference: float
+    low: float
+    high: float
+    better: str
+    statistic: float
+    p: float
+    p_holm: float
+
+
+def summarise(
+    scores: Sequence[Score], region: str = PAPER, *, seed: int = 0
+) -> tuple[Summary, ...]:
+    """Summarise every metric of every method.
+
+    Sessions of one participant are averaged before anything else: they are not
+    independent. Values that are not finite are left out.
+
+    Parameters
+    ----------
+    scores
+        Of both regions, in any order; duplicates are dropped.
+    region
+        ``"foreground"``, ``"whole"`` or ``"paper"``.
+    seed
+        Of the resampling; every row draws the same participants.
+
+    Returns
+    -------
+    tuple of Summary
+        The identity first, then methods in order of appearance, metrics in the
+        order of the tables.
+
+    Raises
+    ------
+    BadDataError
+        If a subject lacks a region that is needed.
+    """
+    chosen = select(scores, region)
+    rows = []
+    for method in methods_of(chosen):
+        mine = [s for s in chosen if s.method == method]
+        rows += [_summary(mine, metric, region, seed) for metric in SCORED]
+    return tuple(rows)
+
+
+def compare(
+    scores: Sequence[Score],
+    region: str = PAPER,
+    *,
+    reference: str | None = None,
+    seed: int = 0,
+) -> tuple[Comparison, ...]:
+    """Test every method against a reference and against the identity.
+
+    Parameters
+    ----------
+    scores
+        As for `summarise`. A participant counts once: folds whose test sets
+        overlap, and sessions, are averaged first.
+    region
+        As for `summarise`.
+    reference
+        The method to compare with; None takes the first that is not the identity.
+    seed
+        Of the resampling.
+
+    Returns
+    -------
+    tuple of Comparison
+        One per pair of methods and metric; empty if there is one method only.
+
+    Raises
+    ------
+    UsageError
+        If `reference` is not among the methods.
+    BadDataError
+        If a subject lacks a region that is needed.
+    """
+    chosen = select(scores, region)
+    methods = methods_of(chosen)
+    others = [m for m in methods if m != IDENTITY]
+    if reference is not None and reference not in methods:
+        raise UsageError(f"no scores of method {reference!r}; there are {', '.join(methods)}")
+    reference = reference or (others[0] if others else None)
+    pairs = [(m, reference) for m in others if reference and m != reference]
+    if IDENTITY in methods:
+        pairs += [(m, IDENTITY) for m in others if (m, IDENTITY) not in pairs]
+    rows = []
+    for method, versus in pairs:
+        a, b = ([s for s in chosen if s.method == name] for name in (method, versus))
+        rows += [_test(a, b, metric, seed) for metric in SCORED]
+    corrected = holm([row.p for row in rows])
+    return tuple(replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True))
+
+
+def methods_of(scores: Iterable[Score]) -> tuple[str, ...]:
+    """List the methods, the identity first and the others in order of appearance."""
+    names = dict.fromkeys(s.method for s in scores)
+    return tuple(sorted(names, key=lambda name: name != IDENTITY))
+
+
+def confidence_interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+    """Bound the mean of a population from a sample, by resampling it.
+
+    The bias-corrected and accelerated bootstrap. With few values it is too
+    narrow, as every bootstrap of a mean: 12 normal ones are covered in 91 cases
+    of 100 and not in 95.
+
+    Parameters
+    ----------
+    values
+        (N,), finite.
+    seed
+        Of the resampling.
+
+    Returns
+    -------
+    low, high : float
+        NaN if there are fewer than two values.
+
+    References
+    ----------
+    Efron 1987, Journal of the American Statistical Association 82:171.
+    """
+    from scipy.stats import bootstrap
+
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return math.nan, math.nan
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of degenerate samples, which give NaN
+        interval = bootstrap(
+            (values,), np.mean, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES,
+            method="BCa", random_state=np.random.default_rng(seed),
+        ).confidence_interval  # fmt: skip
+    return float(interval.low), float(interval.high)
+
+
+def by_participant(scores: Iterable[Score], metric: str) -> dict[str, float]:
+    """Average a metric over each participant's sessions and folds, leaving out what is not finite.
+
+    A participant is the part of `Score.subject` before ``_``.
+    """
+    found: dict[str, list[float]] = {}
+    for s in scores:
+        value = s.values.get(metric, math.nan)
+        if math.isfinite(value):
+            found.setdefault(s.subject.partition("_")[0], []).append(value)
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _summary(scores: Sequence[Score], metric: str, region: str, seed: int) -> Summary:
+    folds = sorted({s.fold for s in scores if s.fold is not None})
+    fold_means = []
+    for fold in folds:
+        inside = by_participant([s for s in scores if s.fold == fold], metric)
+        fold_means.append((fold, float(np.mean([*inside.values()])) if inside else math.nan))
+    people = [*by_participant(scores, metric).values()]
+    finite = [value for _, value in fold_means if math.isfinite(value)]
+    over, averaged = ("folds", finite) if len(folds) > 1 else ("participants", people)
+    low, high = confidence_interval(np.array(people), seed=seed)
+    return Summary(
+        scores[0].method, metric, region, len(people),
+        mean=float(np.mean(averaged)) if averaged else math.nan,
+        std=float(np.std(averaged)) if len(averaged) > 1 else math.nan,
+        over=over, low=low, high=high, fold_means=tuple(fold_means),
+    )  # fmt: skip
+
+
+def _test(scores: Sequence[Score], versus: Sequence[Score], metric: str, seed: int) -> Comparison:
+    """Compare two methods by one metric, yet without correction."""
+    first, second = scores[0], versus[0]
+    a, b = by_participant(scores, metric), by_participant(versus, metric)
+    differences = np.array([a[name] - b[name] for name in a if name in b])
+    mean = float(differences.mean()) if differences.size else math.nan
+    info = CATALOGUE[metric]
+    better = first.method if info.better(mean, 0) else ""
+    better = second.method if info.better(0, mean) else better
+    low, high = confidence_interval(differences, seed=seed)
+    statistic, p = signed_rank(differences)
+    return Comparison(
+        first.method, second.method, metric, first.region, len(differences),
+        difference=mean, low=low, high=high, better=better,
+        statistic=statistic, p=p, p_holm=math.nan,
+    )  # fmt: skip
