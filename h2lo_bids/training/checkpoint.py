@@ -10,7 +10,7 @@ import torch
 
 from h2lo_bids.errors import BadDataError, InputOutputError
 
-FORMAT = "h2lo-bids fit 1"
+FORMAT = "h2lo-bids fit 2"
 LAST, PREVIOUS = "last.pt", "previous.pt"
 
 

@@ -2,93 +2,203 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from h2lo_bids.errors import UsageError
 from h2lo_bids.models.frame import normalised_coordinates
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.training.augment import draw_crop
-from h2lo_bids.training.crops import basis_functions, predict_crop
+from h2lo_bids.training.crops import Corner, basis_functions, predict_crop
 from h2lo_bids.training.losses import gaussian_derivative_kernels, gradient_loss, l1_loss
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, common_shape
-from h2lo_bids.training.sampling import CropSampler, draw_points, draw_subvolume
+from h2lo_bids.training.sampling import CropSampler, draw_points, draw_subvolume, epoch_batch
 
 Terms = tuple[torch.Tensor, torch.Tensor]
-Estimator = Callable[[H2lo, np.random.Generator], Terms]
-"""Maps a model and a source of draws to the L1 term and the gradient term."""
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A process's part of each step: every `world`-th sample, from `rank` on."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one process computes in one step.
+
+    Parameters
+    ----------
+    tensors
+        Inputs and targets.
+    places
+        First voxels of the crops, or of the sub-volumes.
+    fraction
+        This process's part of the samples of the step, up to 1.
+    """
+
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+    places: tuple[Corner, ...]
+    fraction: float = 1.0
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        if device.type == "cpu":
+            return self
+        moved = {k: t.to(device, non_blocking=True) for k, t in self.tensors.items()}
+        return dataclasses.replace(self, tensors=moved)
+
+
+class Estimator(Protocol):
+    """Draws a step's samples, and computes its two terms from them."""
+
+    def draw(self, step: int, share: Share = Share()) -> Batch:
+        """Draw a process's part of a step, counted from 0: a function of seed and step."""
+
+    def terms(self, model: H2lo, batch: Batch) -> Terms:
+        """Return the L1 term and the gradient term, means over the batch."""
 
 
 def build_estimator(pairs: Sequence[Pair], options: FitOptions) -> Estimator:
     """Return the estimator that `options.sampling` names."""
-    kernels = gaussian_derivative_kernels()
     if options.sampling == "volume":
-        return lambda model, rng: volume_terms(model, pairs, kernels, options, rng)
-    sampler = CropSampler.build(pairs, options.crop)
-    return lambda model, rng: patch_terms(model, pairs, sampler, kernels, options, rng)
+        return VolumeEstimator(pairs, options)
+    return PatchEstimator(pairs, options, CropSampler.build(pairs, options.crop))
 
 
-def patch_terms(
-    model: H2lo,
-    pairs: Sequence[Pair],
-    sampler: CropSampler,
-    kernels: torch.Tensor,
-    options: FitOptions,
-    rng: np.random.Generator,
-) -> Terms:
-    """Estimate both terms over the brain from crops of several pairs at one place.
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which the operator computes."""
+    kind = _TYPES.get(precision)
+    return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)
+
+
+def _part(samples: np.ndarray, share: Share) -> tuple[np.ndarray, float]:
+    mine = samples[share.rank :: share.world]
+    if not len(mine):
+        raise UsageError(
+            f"a step has {len(samples)} samples for {share.world} processes; "
+            "raise the batch, or use fewer processes or more pairs"
+        )
+    return mine, len(mine) / len(samples)
+
+
+@dataclass(frozen=True)
+class PatchEstimator:
+    """Estimates both terms over the brain from crops of several pairs at one place.
 
     The prediction is set to 0 outside the brain, as in the product. All voxels
     of a crop serve both terms. Background left out, both terms grow by the same
     factor (grid over brain, about nine), so their balance stays the paper's.
     """
-    chosen = rng.permutation(len(pairs))[: options.batch]
-    corner = sampler.draw(rng)
-    crops = [draw_crop(pairs[i], corner, options.crop, options.augmentation, rng) for i in chosen]
-    hf, lf, mask = (torch.from_numpy(np.stack(p))[:, None] for p in zip(*crops, strict=True))
-    weight = torch.from_numpy(sampler.weight(corner))
-    with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
-        predicted = predict_crop(model, hf, corner, pairs[0].shape) * mask
-    l1 = l1_loss(predicted, lf, weight=weight)
-    return l1, gradient_loss(predicted, lf, kernels, weight=weight)
+
+    pairs: Sequence[Pair]
+    options: FitOptions
+    sampler: CropSampler
+    kernels: torch.Tensor = field(default_factory=gaussian_derivative_kernels, repr=False)
+
+    def draw(self, step: int, share: Share = Share()) -> Batch:
+        """Draw crops; see `Estimator.draw`."""
+        o = self.options
+        rng = np.random.default_rng([o.seed, step])
+        chosen = rng.permutation(len(self.pairs))[: o.batch]
+        _, fraction = _part(chosen, share)
+        corner = self.sampler.draw(rng)
+        # Every process makes all the draws, so that they are those of one process.
+        crops = [draw_crop(self.pairs[i], corner, o.crop, o.augmentation, rng) for i in chosen]
+        mine = crops[share.rank :: share.world]
+        hf, lf, mask = (torch.from_numpy(np.stack(p))[:, None] for p in zip(*mine, strict=True))
+        weight = torch.from_numpy(self.sampler.weight(corner))
+        tensors = {"hf": hf, "lf": lf, "mask": mask, "weight": weight}
+        return Batch(tensors, (corner,), fraction)
+
+    def terms(self, model: H2lo, batch: Batch) -> Terms:
+        """Return both terms; see `Estimator.terms`."""
+        t = batch.tensors
+        with autocast(t["hf"].device, self.options.precision):
+            predicted = predict_crop(model, t["hf"], batch.places[0], self.pairs[0].shape)
+            predicted = predicted * t["mask"]
+        with torch.autocast(predicted.device.type, enabled=False):
+            l1 = l1_loss(predicted, t["lf"], weight=t["weight"])
+            if not self.options.lambda_grad:
+                return l1, l1.new_zeros(())
+            return l1, gradient_loss(predicted, t["lf"], self.kernels, weight=t["weight"])
 
 
-def volume_terms(
-    model: H2lo,
-    pairs: Sequence[Pair],
-    kernels: torch.Tensor,
-    options: FitOptions,
-    rng: np.random.Generator,
-) -> Terms:
-    """Estimate both terms as the paper does: one encoder pass over a whole volume.
+@dataclass(frozen=True)
+class VolumeEstimator:
+    """Estimates both terms as the paper does: one encoder pass over a whole volume.
 
     8000 voxels drawn from the whole grid, background included, and one random
-    sub-volume. Needs about 2 kB per voxel of the grid.
+    sub-volume. Each epoch takes each pair once. Needs about 2 kB per voxel of the grid.
     """
-    pair = pairs[int(rng.integers(len(pairs)))]
-    shape = common_shape([pair])
-    at = torch.from_numpy(draw_points(shape, options.points, rng))
-    corner = draw_subvolume(shape, options.crop, rng)
-    sides = [min(options.crop, n) for n in shape]
-    box = tuple(slice(c, c + side) for c, side in zip(corner, sides, strict=True))
-    inner = torch.from_numpy(np.mgrid[box].reshape(3, -1).T.copy())
-    lf = torch.from_numpy(np.ascontiguousarray(pair.lf, np.float32))
-    with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
-        features = model.encoder(
-            torch.from_numpy(np.ascontiguousarray(pair.hf, np.float32))[None, None]
-        )[0]
-        points = _at_voxels(model, features, at, shape)
-        block = _at_voxels(model, features, inner, shape)
-    l1 = l1_loss(points, lf[at[:, 0], at[:, 1], at[:, 2]])
-    return l1, gradient_loss(block.reshape(1, 1, *sides), lf[box][None, None], kernels)
+
+    pairs: Sequence[Pair]
+    options: FitOptions
+    kernels: torch.Tensor = field(default_factory=gaussian_derivative_kernels, repr=False)
+
+    def draw(self, step: int, share: Share = Share()) -> Batch:
+        """Draw voxels and sub-volumes; see `Estimator.draw`."""
+        o, shape = self.options, common_shape(self.pairs)
+        rng = np.random.default_rng([o.seed, step])
+        chosen = epoch_batch(len(self.pairs), o.batch, step, o.seed)
+        points = [draw_points(shape, o.points, rng) for _ in chosen]
+        corners = [draw_subvolume(shape, o.crop, rng) for _ in chosen]
+        mine, fraction = _part(np.arange(len(chosen)), share)
+        pairs = [self.pairs[chosen[i]] for i in mine]
+        at = np.stack([points[i] for i in mine])
+        inner = np.stack([np.mgrid[self._box(corners[i])].reshape(3, -1).T for i in mine])
+        volumes = {
+            name: torch.from_numpy(np.stack([getattr(p, name) for p in pairs]).astype(np.float32))
+            for name in ("hf", "lf")
+        }
+        voxels = {"points": at, "inner": inner}
+        where = {
+            f"{k}_at": torch.from_numpy(normalised_coordinates(v, shape)).float()
+            for k, v in voxels.items()
+        }
+        tensors = {**volumes, **{k: torch.from_numpy(v) for k, v in voxels.items()}, **where}
+        return Batch(tensors, tuple(corners[i] for i in mine), fraction)
+
+    def _box(self, corner: Corner) -> tuple[slice, ...]:
+        shape = self.pairs[0].shape
+        return tuple(
+            slice(c, c + min(self.options.crop, n)) for c, n in zip(corner, shape, strict=True)
+        )
+
+    def terms(self, model: H2lo, batch: Batch) -> Terms:
+        """Return both terms; see `Estimator.terms`."""
+        found = [self._terms(model, batch, i) for i in range(len(batch.places))]
+        l1, gradient = (torch.stack(term).mean() for term in zip(*found, strict=True))
+        return l1, gradient
+
+    def _terms(self, model: H2lo, batch: Batch, index: int) -> Terms:
+        t = {k: v[index] for k, v in batch.tensors.items()}
+        device = t["hf"].device
+        with autocast(device, self.options.precision):
+            features = model.encoder(t["hf"][None, None])[0]
+            points = _at_voxels(model, features, t["points"], t["points_at"])
+            x, y, z = t["points"].unbind(1)
+            l1 = l1_loss(points, t["lf"][x, y, z])
+            if not self.options.lambda_grad:
+                return l1, l1.new_zeros(())
+            block = _at_voxels(model, features, t["inner"], t["inner_at"])
+        target = t["lf"][self._box(batch.places[index])][None, None]
+        with torch.autocast(device.type, enabled=False):
+            return l1, gradient_loss(block.reshape(target.shape), target, self.kernels)
 
 
 def _at_voxels(
-    model: H2lo, features: torch.Tensor, voxels: torch.Tensor, shape: tuple[int, int, int]
+    model: H2lo, features: torch.Tensor, voxels: torch.Tensor, coordinates: torch.Tensor
 ) -> torch.Tensor:
     coefficients = features[:, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T
-    coordinates = torch.from_numpy(normalised_coordinates(voxels.numpy(), shape)).float()
     basis = basis_functions(model, coordinates)
     return (coefficients * basis).sum(-1, dtype=torch.float32) + model.bias

@@ -44,6 +44,11 @@ class Row:
         """Return a copy that carries the time."""
         return replace(self, seconds=round(seconds, 3))
 
+    def figures(self) -> dict[str, float]:
+        """Return the row's figures by name, those that it has."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: v for k, v in values.items() if k != "step" and v is not None}
+
     def describe(self) -> str:
         """Return the row for a person."""
         psnr = "" if self.psnr is None else f", validation PSNR {self.psnr:.2f} dB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +12,10 @@ from h2lo_bids.training.augment import NONE, Augmentation
 from h2lo_bids.training.losses import LAMBDA_GRAD
 
 SAMPLINGS = ("patch", "volume")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+VALIDATIONS = ("crops", "volume")
+_PLACE = ("device",)
+"""Where a fit runs: it may go on elsewhere, so this is no part of what it is."""
 
 
 @dataclass(frozen=True)
@@ -27,38 +31,48 @@ class FitOptions:
         1e-4 and 1e-6.
     warmup
         Steps of linear rise before; the paper has none.
+    rate_steps
+        Steps for which the rate stays the same: 1, or with ``"volume"`` the
+        steps of an epoch, as in the paper.
     sampling
         ``"patch"``: crops with an exact halo, centred on the brain.
         ``"volume"``: the paper's, which encodes a whole volume per step.
     crop
         Side of a crop in voxels; with ``"volume"`` of the gradient sub-volume.
     batch
-        Crops per step, each of another pair, at one place of the frame.
+        Crops per step, each of another pair, at one place of the frame; with
+        ``"volume"`` whole volumes per step, of which the paper takes one.
     points
         Voxels of the L1 term with ``"volume"``; a crop takes all of its own.
     lambda_grad
-        Weight of the gradient term.
+        Weight of the gradient term; with 0 (the paper's ablation) it is not computed.
     seed
         Seeds the weights and every draw.
     precision
-        ``"fp32"``, or ``"bf16"`` for autocast.
+        ``"fp32"``, or ``"bf16"`` for autocast, or on CUDA ``"fp16"``.
     average
         Decay of the running average of the weights that is validated and kept;
         0, the paper's way, takes the weights themselves.
-    validate_every, checkpoint_every
-        In steps.
+    validate_first, validate_every, checkpoint_every
+        In steps. The last step is validated, too.
+    validation
+        ``"crops"``: PSNR over the brain in some crops of the validation pairs.
+        ``"volume"``: the mean of the pairs' whole-volume PSNR, as in the paper.
     validation_crops
         Crops of the validation pairs that a validation takes.
     augmentation
         Variation of the pairs.
     architecture
-        Sizes of the operator.
+        Sizes of the operator, and its trunk.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     """
 
     steps: int = 6500
     learning_rate: float = 1e-4
     floor: float = 1e-6
     warmup: int = 0
+    rate_steps: int = 1
     sampling: str = "patch"
     crop: int = 32
     batch: int = 1
@@ -67,25 +81,55 @@ class FitOptions:
     seed: int = 42
     precision: str = "fp32"
     average: float = 0.0
+    validate_first: int = 1
     validate_every: int = 250
     checkpoint_every: int = 100
+    validation: str = "crops"
     validation_crops: int = 24
     augmentation: Augmentation = NONE
     architecture: H2loArchitecture = field(default_factory=H2loArchitecture)
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.sampling not in SAMPLINGS:
-            raise UsageError(f"sampling {self.sampling!r} is not one of {', '.join(SAMPLINGS)}")
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
-        for name in ("steps", "crop", "batch", "points", "validate_every", "checkpoint_every"):
+        for name, known in (
+            ("sampling", SAMPLINGS), ("precision", PRECISIONS), ("validation", VALIDATIONS)
+        ):  # fmt: skip
+            if getattr(self, name) not in known:
+                listed = ", ".join(known)
+                raise UsageError(f"{name} {getattr(self, name)!r} is not one of {listed}")
+        for name in (
+            "steps", "crop", "batch", "points", "rate_steps", "validate_first", "validate_every",
+            "checkpoint_every", "validation_crops",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.average < 1:
             raise UsageError(f"average must be from 0 to below 1, not {self.average}")
         if not self.learning_rate > 0:
             raise UsageError(f"the learning rate must be positive, not {self.learning_rate}")
+        if not 0 <= self.lambda_grad < float("inf"):
+            raise UsageError(f"lambda_grad must be 0 or more, not {self.lambda_grad}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise UsageError(f"device {self.device!r} is not one of cpu, cuda, cuda:N, auto")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-ready values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FitOptions:
+        """Read options back from `to_dict`'s output, or raise `UsageError`."""
+        try:
+            return cls(
+                **{
+                    **values,
+                    "augmentation": Augmentation(**values["augmentation"]),
+                    "architecture": H2loArchitecture(**values["architecture"]),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as err:
+            raise UsageError(f"these are no options of a fit: {err}") from err
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the weights: the options without the device."""
+        return {k: v for k, v in self.to_dict().items() if k not in _PLACE}

@@ -10,6 +10,9 @@ import numpy as np
 from h2lo_bids.training.crops import Corner, read_crop
 from h2lo_bids.training.pairs import Pair, common_shape
 
+_ORDER = 1
+"""Third word of the seeds of epochs, so that no step's draws share one."""
+
 
 @dataclass(frozen=True)
 class CropSampler:
@@ -91,3 +94,25 @@ def draw_subvolume(shape: tuple[int, int, int], size: int, rng: np.random.Genera
     """Draw the first voxel of a sub-volume that lies inside a grid."""
     x, y, z = (int(rng.integers(0, n - min(size, n) + 1)) for n in shape)
     return x, y, z
+
+
+def epoch_batch(count: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Return the pairs of a step, so that each epoch takes each pair once, shuffled.
+
+    Parameters
+    ----------
+    count, batch
+        Pairs in all, and at most per step; the last step of an epoch may have fewer.
+    step
+        Counted from 0.
+    seed
+        The order of an epoch is a function of it and of the epoch alone.
+    """
+    epoch, at = divmod(step, epoch_steps(count, batch))
+    order = np.random.default_rng([seed, epoch, _ORDER]).permutation(count)
+    return order[at * batch : (at + 1) * batch]
+
+
+def epoch_steps(count: int, batch: int) -> int:
+    """Return the number of steps in which each of `count` pairs is taken once."""
+    return -(-count // batch)

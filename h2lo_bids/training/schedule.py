@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from h2lo_bids.training.options import FitOptions
+
 
 def cosine_rate(step: int, steps: int, start: float, floor: float, warmup: int = 0) -> float:
     """Return the learning rate of a step (cosine annealing, as in the paper).
@@ -30,3 +32,17 @@ def cosine_rate(step: int, steps: int, start: float, floor: float, warmup: int =
         return start * (step + 1) / warmup
     done = (step - warmup) / max(1, steps - 1 - warmup)
     return floor + (start - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def rate_of(step: int, options: FitOptions) -> float:
+    """Return the rate of a step under some options, `step` counted from 0.
+
+    Where the rate changes only every epoch, the cosine counts epochs as
+    `torch.optim.lr_scheduler.CosineAnnealingLR` does: it would reach the floor
+    one epoch after the last.
+    """
+    o, every = options, options.rate_steps
+    if every == 1:
+        return cosine_rate(step, o.steps, o.learning_rate, o.floor, o.warmup)
+    epochs = -(-o.steps // every)
+    return cosine_rate(step // every, epochs + 1, o.learning_rate, o.floor, o.warmup // every)

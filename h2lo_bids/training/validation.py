@@ -5,14 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from h2lo_bids.evaluation.metrics import psnr
 from h2lo_bids.models.branch import HALO
 from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.augment import NONE, draw_crop
 from h2lo_bids.training.crops import Corner, predict_crop
+from h2lo_bids.training.estimators import Share, autocast
+from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
 
@@ -43,6 +49,60 @@ def _centre(pair: Pair, size: int) -> Corner:
     return x, y, z
 
 
+@dataclass(frozen=True)
+class Validation:
+    """The figure by which weights are compared, PSNR in dB with data range 1.
+
+    Parameters
+    ----------
+    pairs
+        The validation pairs.
+    options
+        Which figure, on which crops, in which precision.
+    """
+
+    pairs: Sequence[Pair]
+    options: FitOptions
+    places: Sequence[tuple[int, Corner]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        o = self.options
+        places = validation_places(self.pairs, o.crop, o.validation_crops)
+        object.__setattr__(self, "places", places if o.validation == "crops" else [])
+
+    def parts(self, model: H2lo | None, share: Share = Share()) -> tuple[float, float]:
+        """Return a process's part of the figure, to be added to the others' for `psnr`."""
+        o, mine = self.options, slice(share.rank, None, share.world)
+        if o.validation == "crops":
+            return squared_errors(model, self.pairs, self.places[mine], o.crop, o.precision)
+        found = [volume_psnr(model, pair, precision=o.precision) for pair in self.pairs[mine]]
+        return math.fsum(found), float(len(found))
+
+    def psnr(self, total: float, count: float) -> float:
+        """Return the figure from the sums of `parts`; NaN without validation pairs."""
+        if self.options.validation == "crops":
+            return _decibels(total, count)
+        return total / count if count else math.nan
+
+
+def volume_psnr(model: H2lo | None, pair: Pair, *, precision: str = "fp32") -> float:
+    """Return the whole-volume PSNR of the product in dB, data range 1.
+
+    The product is clipped to [0, 1] and 0 outside the brain. Without a model:
+    of the high-field image itself.
+    """
+    predicted = np.asarray(pair.hf, np.float32)
+    if model is not None:
+        device = model.bias.device
+        options = EngineOptions(
+            device="cpu" if device.type == "cpu" else str(device),
+            precision="bf16" if precision == "bf16" else "fp32",
+        )
+        with torch.inference_mode():
+            predicted = synthesize(model, predicted, pair.mask, options=options)
+    return psnr(predicted, np.asarray(pair.lf, np.float32))
+
+
 def brain_psnr(
     model: H2lo | None,
     pairs: Sequence[Pair],
@@ -56,6 +116,17 @@ def brain_psnr(
     Data range 1, prediction clipped to [0, 1]. Without a model: of the
     high-field image itself, the identity baseline.
     """
+    return _decibels(*squared_errors(model, pairs, places, size, precision))
+
+
+def squared_errors(
+    model: H2lo | None,
+    pairs: Sequence[Pair],
+    places: Sequence[tuple[int, Corner]],
+    size: int,
+    precision: str = "fp32",
+) -> tuple[float, float]:
+    """Return the sum of squared errors over the brain voxels of crops, and their number."""
     total, voxels = 0.0, 0
     rng = np.random.default_rng(0)
     for index, corner in places:
@@ -64,15 +135,18 @@ def brain_psnr(
         if model is None:
             predicted = hf[(slice(HALO, -HALO),) * 3]
         else:
-            crop = torch.from_numpy(np.ascontiguousarray(hf))[None, None]
-            with (
-                torch.inference_mode(),
-                torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
-            ):
-                predicted = predict_crop(model, crop, corner, pair.shape)[0, 0].numpy()
+            device = model.bias.device
+            crop = torch.from_numpy(np.ascontiguousarray(hf))[None, None].to(device)
+            with torch.inference_mode(), autocast(device, precision):
+                found = predict_crop(model, crop, corner, pair.shape)
+            predicted = found[0, 0].cpu().numpy()
         error = predicted.clip(0, 1)[mask].astype(np.float64) - lf[mask]
         total += float((error**2).sum())
         voxels += int(mask.sum())
+    return total, float(voxels)
+
+
+def _decibels(total: float, voxels: float) -> float:
     if not voxels:
         return math.nan
     return math.inf if total == 0 else -10.0 * math.log10(total / voxels)

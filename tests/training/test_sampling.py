@@ -50,8 +50,7 @@ def test_patch_l1_is_unbiased() -> None:
             np.abs(model(torch.from_numpy(p.hf)[None, None])[0, 0].numpy() - p.lf)[p.mask].sum()
             for p in pairs
         ]) / brain  # fmt: skip
-        rng = np.random.default_rng(5)
-        draws = np.array([float(estimator(model, rng)[0]) for _ in range(600)])
+        draws = np.array([float(estimator.terms(model, estimator.draw(i))[0]) for i in range(600)])
     assert abs(draws.mean() - truth) < 4 * draws.std() / np.sqrt(len(draws))
     assert draws.std() / np.sqrt(len(draws)) < 0.02 * truth
 
@@ -69,8 +68,8 @@ def test_volume_l1_is_unbiased_over_the_whole_grid() -> None:
         kernels = gaussian_derivative_kernels()
         blocks = [(slice(None),) * 2 + tuple(slice(c, c + 8) for c in box) for box in boxes]
         gradient = np.mean([float(gradient_loss(whole[b], target[b], kernels)) for b in blocks])
-        rng = np.random.default_rng(5)
-        draws = np.array([[float(t) for t in estimator(model, rng)] for _ in range(150)])
+        batches = (estimator.draw(i) for i in range(150))
+        draws = np.array([[float(t) for t in estimator.terms(model, b)] for b in batches])
     error = draws.std(0) / np.sqrt(len(draws))
     assert abs(draws[:, 0].mean() - truth) < 4 * error[0]
     assert abs(draws[:, 1].mean() - gradient) < 4 * error[1]

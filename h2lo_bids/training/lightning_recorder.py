@@ -1,0 +1,149 @@
+"""What happens after each step: validation, logs, checkpoints, and an orderly stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from h2lo_bids.errors import TemporaryError
+from h2lo_bids.training.checkpoint import LAST
+from h2lo_bids.training.estimators import Share
+from h2lo_bids.training.history import History, Row
+from h2lo_bids.training.lightning_module import FitModule
+from h2lo_bids.training.validation import Validation
+
+
+class Recorder(Callback):
+    """Validates, logs and saves; process 0 alone writes.
+
+    SIGTERM, and SIGUSR1 under Slurm (``sbatch --requeue --signal=USR1@120``),
+    end the fit after the step at hand, with a checkpoint; Lightning would save
+    in the middle of it. After SIGUSR1 the job is put back into Slurm's queue.
+
+    Parameters
+    ----------
+    validation
+        The figure.
+    end
+        The last step of this run.
+    share
+        This process, among all.
+    history
+        The CSV log; None in all processes but the first.
+    say
+        Receives lines of progress.
+    """
+
+    def __init__(
+        self,
+        validation: Validation,
+        end: int,
+        share: Share,
+        history: History | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._validation, self._end, self._share = validation, end, share
+        self._history, self._say = history, say
+        self._requeue, self._mark = False, 0.0
+        self._before: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Listen to Slurm."""
+        self._mark = time.perf_counter()
+        if "SLURM_JOB_ID" in os.environ and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGUSR1, self._on_requeue)
+
+    def _on_requeue(self, number: int, frame: Any) -> None:
+        self._requeue = True
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Give the signal back."""
+        if self._before is not None:
+            signal.signal(signal.SIGUSR1, self._before)
+            self._before = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Finish a step."""
+        module: FitModule = pl_module
+        o, rate = module.options, module.rate
+        module.advance()
+        step, last = module.step, module.step in (module.options.steps, self._end)
+        row = Row(step, rate, *module.last.tolist())
+        if step == o.validate_first or step % o.validate_every == 0 or last:
+            row = row.with_psnr(self._validate(trainer, module))
+        now = time.perf_counter()
+        module.seconds, self._mark = module.seconds + now - self._mark, now
+        row = row.with_seconds(module.seconds)
+        self._log(trainer, module, row)
+        reason = self._reason_to_stop(trainer)
+        if step % o.checkpoint_every == 0 or last or reason:
+            if self._history is not None:
+                self._history.flush()
+            trainer.save_checkpoint(module.folder / LAST)
+        if reason and not last:
+            self._leave(trainer, module, reason)
+
+    def _validate(self, trainer: Trainer, module: FitModule) -> float | None:
+        if not self._validation.pairs:
+            return None
+        parts = torch.tensor(
+            self._validation.parts(module.average, self._share),
+            dtype=torch.float64,
+            device=module.device,
+        )
+        if trainer.world_size > 1:
+            parts = trainer.strategy.reduce(parts, reduce_op="sum")  # type: ignore[assignment]
+        psnr = self._validation.psnr(*parts.tolist())
+        module.keep_if_best(psnr)
+        return psnr
+
+    def _log(self, trainer: Trainer, module: FitModule, row: Row) -> None:
+        if self._history is None:
+            return
+        self._history.add(row)
+        if row.psnr is not None:
+            steps = module.options.steps
+            self._say(f"step {row.step}/{steps}: {row.describe()}, {row.seconds:.0f} s")
+        if row.psnr is not None or row.step % 10 == 0:
+            for logger in trainer.loggers:
+                logger.log_metrics(row.figures(), row.step)
+
+    def _reason_to_stop(self, trainer: Trainer) -> str | None:
+        wish = 2 if self._requeue else int(trainer.received_sigterm)
+        if trainer.world_size > 1:
+            # The signal may reach the processes in different steps.
+            told = torch.tensor(wish, device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            wish = int(told)
+        return (None, "SIGTERM", "SIGUSR1")[wish]
+
+    def _leave(self, trainer: Trainer, module: FitModule, reason: str) -> None:
+        queued = ""
+        if reason == "SIGUSR1" and trainer.is_global_zero:
+            queued = _requeue()
+        raise TemporaryError(
+            f"{module.folder}: stopped by {reason} after step {module.step}{queued}; "
+            "run again to go on from there"
+        )
+
+
+def _requeue() -> str:
+    """Put this job back into Slurm's queue; say how that went."""
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as err:
+        return f", but job {job} was not put back into the queue ({err})"
+    return f", and job {job} was put back into the queue"

@@ -1,0 +1,94 @@
+"""The two ways to fit: the paper's, and the default for modest machines."""
+
+from __future__ import annotations
+
+import torch
+
+from h2lo_bids.synthesis.options import resolve_device
+from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.sampling import epoch_steps
+
+PAPER_EPOCHS = 500
+DEFAULT_STEPS = 5000
+
+
+def paper_options(n_train: int, *, device: str = "auto", epochs: int = PAPER_EPOCHS) -> FitOptions:
+    """Return the paper's protocol, after the authors' release (arXiv 2603.24968).
+
+    One whole volume per step, 8000 voxels of the whole grid, a sub-volume of 32
+    voxels a side; 500 epochs, in each of which every pair is taken once; cosine
+    per epoch; whole-volume validation after the first epoch and every fifth.
+    Needs about 28 GB on a grid of 208 x 256 x 256.
+
+    Parameters
+    ----------
+    n_train
+        Number of training pairs: they decide the steps of an epoch.
+    device
+        As in `FitOptions`; on CUDA the paper computes in float16.
+    epochs
+        Length of the schedule.
+    """
+    epoch = epoch_steps(n_train, 1)
+    return FitOptions(
+        steps=epochs * epoch,
+        learning_rate=1e-4,
+        floor=1e-6,
+        rate_steps=epoch,
+        sampling="volume",
+        crop=32,
+        batch=1,
+        points=8000,
+        lambda_grad=10.0,
+        seed=42,
+        precision="fp16" if resolve_device(device).type == "cuda" else "fp32",
+        validate_first=epoch,
+        validate_every=5 * epoch,
+        checkpoint_every=max(100, epoch),
+        validation="volume",
+        device=device,
+    )
+
+
+def default_options(
+    n_train: int, *, device: str = "auto", steps: int = DEFAULT_STEPS
+) -> FitOptions:
+    """Return the default: crops with exact halos, centred on the brain.
+
+    Fits in 4 GB and on a laptop. Two crops of 24 voxels at one place of the
+    frame share a pass of the trunk, which costs more than the branch there.
+
+    Parameters
+    ----------
+    n_train
+        Number of training pairs; a step takes crops of as many as there are, up to 2.
+    device
+        As in `FitOptions`.
+    steps
+        Length of the schedule.
+    """
+    return FitOptions(
+        steps=steps,
+        learning_rate=3e-4,
+        floor=1e-6,
+        warmup=min(50, steps // 10),
+        crop=24,
+        batch=min(2, n_train),
+        seed=42,
+        precision=native_precision(device),
+        average=0.99,
+        validate_every=min(200, steps),
+        checkpoint_every=50,
+        validation_crops=48,
+        augmentation=Augmentation(flip=0.5, shift=4, scale=0.05, bias=0.05, noise=0.01),
+        device=device,
+    )
+
+
+def native_precision(device: str = "auto") -> str:
+    """Return bfloat16 where the hardware multiplies in it, else float32, or float16 on CUDA."""
+    if resolve_device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
