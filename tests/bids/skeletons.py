@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+CONTRASTS = ("T1w", "T2w")
 HIGH = {"MagneticFieldStrength": 3, "ImagingFrequency": 127.77, "Manufacturer": "GE"}
+
 LOW = {"MagneticFieldStrength": 0.006, "ImagingFrequency": 2.703, "Manufacturer": "Hyperfine"}
 
 
@@ -49,7 +51,13 @@ def annex(path: Path) -> None:
     path.symlink_to(Path("../" * 4) / f".git/annex/objects/xx/yy/{key}/{key}")
 
 
-def ds006557(root: Path, subjects: tuple[str, ...] = ("HYPE00", "HYPE06")) -> Path:
+HYPE = tuple(f"HYPE{number:02d}" for number in range(23))
+"""All subjects of ds006557."""
+
+
+def ds006557(
+    root: Path, subjects: tuple[str, ...] = ("HYPE00", "HYPE06"), *, mrr: bool = False
+) -> Path:
     """Paired sessions of a 3 T GE and a Swoop, every image dangling."""
     images: dict[str, Mapping[str, Any]] = {}
     for sub in subjects:
@@ -57,18 +65,50 @@ def ds006557(root: Path, subjects: tuple[str, ...] = ("HYPE00", "HYPE06")) -> Pa
         images[anat(sub, "GE", "T2w")] = HIGH
         for ses in ("HFC", "HFE"):
             for acq in ("axi", "cor", "sag", "iso"):
-                for suffix in ("T1w", "T2w"):
-                    if (ses, acq, suffix) == ("HFE", "iso", "T2w"):
-                        continue
-                    if (sub, ses, acq, suffix) == ("HYPE06", "HFC", "sag", "T1w"):
-                        continue
+                for suffix in CONTRASTS:
                     images[anat(sub, ses, f"acq-{acq}_{suffix}")] = LOW
+        del images[anat(sub, "HFE", "acq-iso_T2w")]
+    images.pop(anat("HYPE06", "HFC", "acq-sag_T1w"), None)
     write(root, images)
     rows = ["participant_id\tage", *(f"{sub}\t30" for sub in subjects), "HYPE99\t31"]
     put(root / "participants.tsv", "\n".join(rows) + "\n")
     for name in images:
         annex(root / name)
+    if mrr:
+        _fused(root, subjects)
     return root
+
+
+def _fused(root: Path, subjects: tuple[str, ...]) -> None:
+    for sub in subjects:
+        for suffix in CONTRASTS:
+            if (sub, suffix) != ("HYPE06", "T1w"):
+                path = root / ants_mrr(sub, suffix)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+                annex(path)
+
+
+def ants_mrr(subject: str, suffix: str) -> str:
+    """Name a fused image as ds006557 does: no ``anat``, and a word after the contrast."""
+    stem = f"sub-{subject}_ses-HFC_{suffix}_mrr"
+    return f"derivatives/ants-mrr/sub-{subject}/ses-HFC/{stem}.nii.gz"
+
+
+def lumc(high: Path, low: Path, subjects: tuple[str, ...] = ("01", "02", "03")) -> None:
+    """Two roots: high field without sessions, low field without any field strength."""
+    write(high, {anat(sub, None, f"{suffix}"): {} for sub in subjects for suffix in CONTRASTS})
+    names = {anat(sub, "1", f"{suffix}"): None for sub in subjects for suffix in CONTRASTS}
+    write(low, names)
+
+
+def in_one_session(root: Path, sessions: tuple[str | None, ...] = (None,)) -> Path:
+    """High and low field side by side, in one or several sessions."""
+    images: dict[str, Mapping[str, Any]] = {}
+    for ses in sessions:
+        images |= {anat("01", ses, f"acq-3T_{suffix}"): HIGH for suffix in CONTRASTS}
+        images |= {anat("01", ses, f"acq-64mT_{suffix}"): LOW for suffix in CONTRASTS}
+    return write(root, images)
 
 
 def get(root: Path, *names: str) -> None:

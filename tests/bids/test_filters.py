@@ -101,3 +101,15 @@ def test_files(tmp_path: Path) -> None:
         load_filter_file(path)
     with pytest.raises(MissingInputError, match="absent"):
         load_filter_file(tmp_path / "absent.json")
+
+
+def test_pairs_have_queries_of_their_own() -> None:
+    content = {"t1w": {"acq": "A"}, "hf_t1w": {"acq": "B"}, "lf_t2w": {"ses": ["C", None]}}
+    assert compile_filters(content, ["run=1"]) == {
+        "t1w": {"acq": ("A",), "run": ("1",)},
+        "t2w": {"run": ("1",)},
+        "hf_t1w": {"acq": ("B",)},
+        "lf_t2w": {"ses": ("C", None)},
+    }
+    with pytest.raises(UsageError, match="lf_bold"):
+        compile_filters({"lf_bold": {}})

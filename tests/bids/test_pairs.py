@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from skeletons import (
+    CONTRASTS,
+    HIGH,
+    HYPE,
+    LOW,
+    anat,
+    annex,
+    ants_mrr,
+    ds005752,
+    ds006557,
+    get,
+    in_one_session,
+    lumc,
+    write,
+)
+
+from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, discover_pairs
+from h2lo_bids.errors import BadDataError, MissingInputError, NoMatchError, UsageError
+
+pytestmark = pytest.mark.usefixtures("no_validator")
+
+
+def find(root: Path, **options: object) -> PairDiscovery:
+    return discover_pairs(PairQuery(root, **options))  # type: ignore[arg-type]
+
+
+def names(found: PairDiscovery) -> dict[str, list[str]]:
+    return {pair.name: [scan.stem for scan in pair.lf] for pair in found.pairs}
+
+
+def lonely(found: PairDiscovery) -> list[str]:
+    return [
+        item.reason
+        for item in found.skipped
+        if item.path.name.startswith("sub-") and item.reason.startswith("sub-")
+    ]
+
+
+def refused(root: Path, **options: object) -> str:
+    with pytest.raises(UsageError) as caught:
+        find(root, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def hype(tmp_path: Path) -> Path:
+    """All of ds006557, with content except for two subjects."""
+    root = ds006557(tmp_path / "ds006557", HYPE, mrr=True)
+    get(root, *(f"sub-{subject}_" for subject in HYPE[:-2]))
+    return root
+
+
+def test_ds006557_without_a_choice_is_ambiguous(hype: Path) -> None:
+    message = refused(hype)
+    assert message.startswith("sub-HYPE00: 8 low-field T1w scans could be meant (ses-HFC_acq-axi")
+    assert "and 2 more" in message
+    assert "23 subjects affected" in message
+    assert "--lf ses-HFC" in message
+    assert message == refused(hype, fusion="mrr")
+
+
+@pytest.mark.parametrize("fusion", ["auto", "mrr"])
+def test_ds006557_three_to_fuse(hype: Path, fusion: str) -> None:
+    found = find(hype, lf=("ses-HFC",), fusion=fusion)
+    whole = HYPE[:-2]
+    t1w = [pair.subject for pair in found.pairs if pair.contrast == "T1w"]
+    t2w = [pair.subject for pair in found.pairs if pair.contrast == "T2w"]
+    assert t1w == [subject for subject in whole if subject != "HYPE06"]
+    assert t2w == list(whole)
+    assert {(pair.fusion, pair.registered) for pair in found.pairs} == {("mrr", False)}
+    assert names(found)["sub-HYPE03_ses-GE_acq-MPRAGE_T1w"] == [
+        f"sub-HYPE03_ses-HFC_acq-{way}_T1w" for way in ("axi", "cor", "sag")
+    ]
+    assert lonely(found)[0].startswith("sub-HYPE06: no sagittal T1w in ses-HFC (found axial, co")
+    assert len(lonely(found)) == 1
+    # Two subjects without content: per contrast one high-field and three low-field scans.
+    assert len(found.problems) == 2 * 2 * 4
+    assert all("datalad get" in problem.message for problem in found.problems)
+    assert {problem.exit_code for problem in found.problems} == {66}
+    (note,) = (note for note in found.notes if "0.006" in note)
+    assert "0.0635 T" in note
+
+
+def test_ds006557_one_scan(hype: Path) -> None:
+    found = find(hype, lf=("ses-HFC acq-iso",), participant_labels=("HYPE06", "HYPE07"))
+    assert names(found)["sub-HYPE06_ses-GE_T2w"] == ["sub-HYPE06_ses-HFC_acq-iso_T2w"]
+    assert len(found.pairs) == 4
+    assert {pair.fusion for pair in found.pairs} == {"none"}
+    # ses-HFE has no isotropic T2w.
+    found = find(hype, lf=("ses-HFE", "acq=iso"), fusion="none", participant_labels=("HYPE06",))
+    assert names(found) == {"sub-HYPE06_ses-GE_acq-MPRAGE_T1w": ["sub-HYPE06_ses-HFE_acq-iso_T1w"]}
+    (reason,) = lonely(found)
+    assert reason == "sub-HYPE06: no low-field T2w with ses-HFE acq-iso beside ses-GE_T2w"
+
+
+def test_ds006557_none_needs_one(hype: Path) -> None:
+    message = refused(hype, lf=("ses-HFC",), fusion="none")
+    assert "--lf acq-iso" in message
+    assert "or fuse three with --lf-fusion mrr" in message
+
+
+def test_ds006557_fused_by_others(hype: Path) -> None:
+    derivatives = (("mrr", hype / "derivatives" / "ants-mrr"),)
+    found = find(hype, derivatives=derivatives)
+    assert len(found.pairs) == 20 + 21
+    assert {(pair.fusion, pair.registered, len(pair.lf)) for pair in found.pairs} == {
+        ("none", True, 1)
+    }
+    (low,) = found.pairs[0].lf
+    assert low.path == hype / ants_mrr("HYPE00", "T1w")
+    assert low.uri == "bids:mrr:sub-HYPE00/ses-HFC/sub-HYPE00_ses-HFC_T1w_mrr.nii.gz"
+    assert low.root == hype / "derivatives" / "ants-mrr"
+    assert found.pairs[0].hf.uri.startswith("bids:raw:sub-HYPE00/ses-GE/anat/")
+    assert lonely(found) == [
+        "sub-HYPE06: no low-field T1w in --derivatives mrr beside ses-GE_acq-MPRAGE_T1w"
+    ]
+    with pytest.raises(NoMatchError, match="no low-field T1w in --derivatives mrr"):
+        find(hype, derivatives=derivatives, contrasts=("T1w",), participant_labels=("HYPE06",))
+    asked = find(hype, derivatives=derivatives, lf=("ses-HFC",), fusion="mrr")
+    assert {pair.registered for pair in asked.pairs} == {False}
+
+
+def test_proper_derivatives_and_those_of_high_field(tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds", HYPE[:2])
+    get(root, "sub-")
+    prep = tmp_path / "prep"
+    write(
+        prep,
+        {
+            anat("HYPE00", "GE", "acq-MPRAGE_desc-preproc_T1w"): None,
+            anat("HYPE00", "HFC", "space-T1w_desc-fused_T1w"): None,
+            anat("HYPE00", "HFC", "space-T1w_desc-other_T1w"): LOW,
+            anat("HYPE00", "GE", "acq-MPRAGE_desc-brain_mask"): None,
+        },
+    )
+    options = {"derivatives": (("prep", prep),), "contrasts": ("T1w",)}
+    message = refused(root, **options)
+    assert "--lf desc-fused" in message
+    assert "1 subject affected" in message
+    found = find(root, lf=("desc-fused",), **options)
+    assert [scan.path.name for pair in found.pairs for scan in pair.lf] == [
+        "sub-HYPE00_ses-HFC_space-T1w_desc-fused_T1w.nii.gz"
+    ]
+    # A dataset of masks and preprocessed images changes nothing.
+    for path in prep.rglob("*HFC*.nii.gz"):
+        path.unlink()
+    found = find(root, derivatives=(("prep", prep),), lf_dir=None, lf=("ses-HFC acq-iso",))
+    assert {pair.registered for pair in found.pairs} == {False}
+    assert "ses-HFC_acq-axi" in refused(root, **options)
+
+
+def test_ds005752_has_no_partner(tmp_path: Path) -> None:
+    with pytest.raises(NoMatchError) as caught:
+        find(ds005752(tmp_path / "ds"))
+    message = str(caught.value)
+    assert "4 high-field T1w and 2 high-field T2w in ses-01 and no low-field scan" in message
+    assert "--lf-dir" in message
+    assert "\n" not in message
+
+
+def test_two_roots(tmp_path: Path) -> None:
+    high, low = tmp_path / "hf", tmp_path / "lf"
+    lumc(high, low)
+    found = find(high, lf_dir=low)
+    assert names(found) == {
+        f"sub-{sub}_{suffix}": [f"sub-{sub}_ses-1_{suffix}"]
+        for sub in ("01", "02", "03")
+        for suffix in CONTRASTS
+    }
+    (scan,) = found.pairs[0].lf
+    assert scan.uri == "bids:lf:sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz"
+    assert scan.root == low
+    assert any("it lies in --lf-dir" in note and "5 more" in note for note in found.notes)
+    write(low, {anat("03", "2", "T1w"): None})
+    message = refused(high, lf_dir=low)
+    assert message.startswith("sub-03: 2 low-field T1w scans could be meant (ses-1_T1w, ses-2_T1w)")
+    assert "--lf ses-1" in message
+    (low / "sub-03").rename(low / "sub-04")
+    found = find(high, lf_dir=low)
+    assert [reason.split(" beside")[0] for reason in lonely(found)] == [
+        f"sub-03: no low-field {suffix} in {low}" for suffix in CONTRASTS
+    ]
+    with pytest.raises(MissingInputError, match="no such folder"):
+        find(high, lf_dir=tmp_path / "absent")
+
+
+def test_plain_contradictions_of_the_roots_are_left_out(tmp_path: Path) -> None:
+    high = write(tmp_path / "hf", {anat("01", None, "T1w"): HIGH, anat("01", "LF", "T1w"): LOW})
+    low = write(tmp_path / "lf", {anat("01", None, "T1w"): {}, anat("01", "A", "T1w"): HIGH})
+    found = find(high, lf_dir=low)
+    assert names(found) == {"sub-01_T1w": ["sub-01_T1w"]}
+    assert len(found.skipped) == 2
+
+
+def test_within_one_session(tmp_path: Path) -> None:
+    found = find(in_one_session(tmp_path / "ds"))
+    assert names(found) == {f"sub-01_acq-3T_{s}": [f"sub-01_acq-64mT_{s}"] for s in CONTRASTS}
+
+
+def test_longitudinal(tmp_path: Path) -> None:
+    root = in_one_session(tmp_path / "ds", ("1", "2"))
+    found = find(root, contrasts=("T1w",))
+    assert names(found) == {
+        f"sub-01_ses-{ses}_acq-3T_T1w": [f"sub-01_ses-{ses}_acq-64mT_T1w"] for ses in "12"
+    }
+    assert list(names(find(root, contrasts=("T1w",), hf=("ses-2",)))) == ["sub-01_ses-2_acq-3T_T1w"]
+    images = {anat("01", str(ses), "T1w"): HIGH if ses < 3 else LOW for ses in range(1, 5)}
+    message = refused(write(tmp_path / "apart", images))
+    assert "2 high-field T1w scans could be meant (ses-1_T1w, ses-2_T1w)" in message
+    assert "--hf ses-1" in message
+
+
+def test_a_visit_of_one_field_alone_is_left_out(tmp_path: Path) -> None:
+    root = in_one_session(tmp_path / "ds", ("1",))
+    write(root, {anat("01", "2", "acq-64mT_T1w"): LOW})
+    found = find(root, contrasts=("T1w",))
+    assert names(found) == {"sub-01_ses-1_acq-3T_T1w": ["sub-01_ses-1_acq-64mT_T1w"]}
+    assert any("lacks a partner" in item.reason for item in found.skipped)
+
+
+def test_unknown_field_strengths_need_words(tmp_path: Path) -> None:
+    images = {anat("01", ses, "T1w"): None for ses in ("GE", "HFC")}
+    root = write(tmp_path / "ds", images)
+    with pytest.raises(NoMatchError, match=r"those without a field strength are chosen with --lf"):
+        find(root)
+    pair = {"sub-01_ses-GE_T1w": ["sub-01_ses-HFC_T1w"]}
+    found = find(root, lf=("ses-HFC",))
+    assert names(found) == pair
+    assert any("it was chosen with --lf" in note for note in found.notes)
+    assert names(find(root, hf=("ses-GE",), lf=("ses-HFC",))) == pair
+    filters = {"lf_t1w": {"session": "HFC"}, "hf_t1w": {"session": "GE"}}
+    assert names(find(root, filters=filters)) == pair
+
+
+def test_a_scan_without_strength_does_not_pass_for_high_field(tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds", ("HYPE00",))
+    get(root, "sub-")
+    (root / anat("HYPE00", "HFC", "acq-axi_T1w", ".json")).unlink()
+    found = find(root, contrasts=("T1w", "T2w"), lf=("ses=HFC acq=cor,sag,iso,axi",))
+    assert names(found)["sub-HYPE00_ses-GE_acq-MPRAGE_T1w"][0] == "sub-HYPE00_ses-HFC_acq-axi_T1w"
+    filters = {"t1w": {}, "lf_t2w": {"ses": "HFC"}}
+    with pytest.raises(UsageError, match="ses-HFE"):
+        find(root, filters=filters)
+
+
+def test_filters_of_high_field(tmp_path: Path) -> None:
+    images = {anat("01", "A", f"acq-{acq}_T1w"): HIGH for acq in ("MPRAGE", "FSPGR")}
+    root = write(tmp_path / "ds", {**images, anat("01", "B", "T1w"): LOW})
+    assert list(names(find(root))) == ["sub-01_ses-A_acq-MPRAGE_T1w"]
+    fspgr = ["sub-01_ses-A_acq-FSPGR_T1w"]
+    assert list(names(find(root, filters={"t1w": {"acq": "FSPGR"}}))) == fspgr
+    assert list(names(find(root, filters={"hf_t1w": {"acq": "FSPGR"}}))) == fspgr
+    assert list(names(find(root, inline=("acq=FSPGR",)))) == fspgr
+    assert list(names(find(root, inline=("acq=MPRAGE",), hf=("acq-FSPGR",)))) == fspgr
+
+
+def test_labels_of_other_sites(tmp_path: Path) -> None:
+    images = {anat("01", "HF", "T2w"): HIGH}
+    images |= {anat("01", "LF", f"acq-{acq}_T2w"): LOW for acq in ("SAG", "T2Coronal", "T2tra")}
+    root = write(tmp_path / "ds", images)
+    (pair,) = find(root).pairs
+    assert [dict(scan.entities)["acq"] for scan in pair.lf] == ["T2tra", "T2Coronal", "SAG"]
+    assert "T2Coronal" in refused(root, fusion="none")
+
+
+def write_grid(path: Path, zooms: tuple[float, float, float], turn: bool = False) -> None:
+    affine = np.diag([*zooms, 1.0])
+    if turn:  # stored as a scanner would: the third voxel axis runs left to right
+        affine[:3, :3] = affine[:3, [1, 2, 0]]
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3), np.uint8), affine), path)
+
+
+def test_voxels_win_over_labels(tmp_path: Path) -> None:
+    """Slice directions from the header; told apart by hand in the affines."""
+    images = {anat("01", "HF", "T1w"): HIGH}
+    images |= {anat("01", "LF", f"acq-axi_run-{run}_T1w"): LOW for run in "123"}
+    root = write(tmp_path / "ds", images)
+    write_grid(root / anat("01", "LF", "acq-axi_run-1_T1w"), (5.0, 1.6, 1.6), turn=True)
+    write_grid(root / anat("01", "LF", "acq-axi_run-2_T1w"), (1.6, 1.6, 5.0))
+    write_grid(root / anat("01", "LF", "acq-axi_run-3_T1w"), (1.6, 5.0, 1.6))
+    (pair,) = find(root).pairs
+    assert [dict(scan.entities)["run"] for scan in pair.lf] == ["2", "3", "1"]
+    write_grid(root / anat("01", "LF", "acq-axi_run-1_T1w"), (2.0, 2.0, 2.2))
+    assert "2 low-field T1w scans" in refused(root, lf=("run=1,2",))
+
+
+def test_two_runs_of_one_direction(tmp_path: Path) -> None:
+    images = {anat("01", "HF", "T2w"): HIGH}
+    images |= {anat("01", "LF", f"acq-{acq}_T2w"): LOW for acq in ("cor", "sag")}
+    images |= {anat("01", "LF", f"acq-axi_run-{run}_T2w"): LOW for run in "12"}
+    root = write(tmp_path / "ds", images)
+    message = refused(root)
+    assert "2 low-field T2w scans" in message
+    assert "--lf run-1" in message
+    found = find(root, filters={"lf_t2w": {"run": [1, None]}})
+    assert found.pairs[0].fusion == "mrr"
+
+
+def test_a_single_scan_is_not_mixed_with_fused_ones(tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds", HYPE[:2])
+    get(root, "sub-")
+    for acq in ("cor", "sag", "iso"):
+        (root / anat("HYPE01", "HFC", f"acq-{acq}_T1w")).unlink()
+    found = find(root, lf=("ses-HFC",), contrasts=("T1w",))
+    assert list(names(found)) == ["sub-HYPE00_ses-GE_acq-MPRAGE_T1w"]
+    (reason,) = lonely(found)
+    assert "only one (the axial) low-field T1w" in reason
+    assert "--lf-fusion none" in reason
+
+
+def test_before_datalad_get(tmp_path: Path) -> None:
+    found = find(ds006557(tmp_path / "ds"), lf=("ses-HFC acq-iso",), contrasts=("T1w",))
+    assert not found.pairs
+    assert len(found.problems) == 4
+    images = {anat("01", "HF", "T2w"): HIGH}
+    images |= {anat("01", "LF", f"run-{run}_T2w"): LOW for run in "123"}
+    root = write(tmp_path / "runs", images)
+    annex(root / anat("01", "LF", "run-2_T2w"))
+    (problem,) = find(root, fusion="mrr").problems
+    assert "datalad get" in problem.message
+
+
+def test_a_broken_sidecar_costs_its_subject(tmp_path: Path) -> None:
+    root = in_one_session(tmp_path / "ds")
+    write(root, {anat("02", None, "acq-3T_T1w"): HIGH, anat("02", None, "acq-64mT_T1w"): "{"})
+    found = find(root)
+    assert {pair.subject for pair in found.pairs} == {"01"}
+    (problem,) = found.problems
+    assert problem.exit_code == BadDataError.exit_code
+
+
+def test_subjects_by_name(tmp_path: Path) -> None:
+    root = in_one_session(tmp_path / "ds")
+    (root / "sub-02").mkdir()
+    found = find(root, participant_labels=("01", "02", "03"))
+    assert lonely(found) == ["sub-02: no T1w or T2w image"]
+    assert [problem.exit_code for problem in found.problems] == [18]
+    with pytest.raises(NoMatchError, match="subject 03"):
+        find(root, participant_labels=("03",))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"lf": ("HFC",)}, "ses-HFC"),
+        ({"lf": ("colour-red",)}, "colour"),
+        ({"hf": ("ses=a/b",)}, "a/b"),
+        ({"fusion": "mean"}, "--lf-fusion"),
+        ({"contrasts": ("FLAIR",)}, "FLAIR"),
+        ({"filters": {"lf_flair": {}}}, "lf_flair"),
+        ({"derivatives": (("raw", Path()),)}, "raw"),
+        ({"derivatives": (("a", Path()), ("a", Path()))}, "own"),
+    ],
+)
+def test_nonsense_is_one_line(tmp_path: Path, options: dict, word: str) -> None:
+    with pytest.raises(UsageError, match=word) as caught:
+        PairQuery(tmp_path, **options)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="bids_dir itself"):
+        PairQuery(tmp_path, lf_dir=tmp_path)
