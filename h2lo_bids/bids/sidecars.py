@@ -27,6 +27,8 @@ _SIMULATED = (
     "for a real scanner give weights that were fitted to its scans with --model"
 )
 
+_PAIR_RESOLUTION = "the model's frame, centred on the brain"
+
 
 def derivative_uri(path: str | Path, out_dir: str | Path) -> str:
     """Give the BIDS URI of a file of the derivative dataset itself.
@@ -178,6 +180,42 @@ def lowfield_sidecar(
         "Software": software_versions(),
     }
     return {key: value for key, value in content.items() if value is not None}
+
+
+def pair_sidecar(
+    desc: str,
+    scans: Iterable[Scan],
+    *,
+    mask: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Compose the sidecar of an image of a training pair.
+
+    Parameters
+    ----------
+    desc : str
+        ``"pairHF"``, ``"pairLF"``, ``"pair"`` or ``"pairT2w"``.
+    scans : iterable of Scan
+        What it was made from; the high-field scan, first, is the spatial reference.
+    mask : str, optional
+        BIDS URI of the pair's mask; for the two brains.
+    details : mapping, optional
+        How it was made; of the low-field image, what a pair's record holds.
+
+    Returns
+    -------
+    dict
+    """
+    uris = [scan.uri for scan in scans]
+    kind = {"SkullStripped": True} if mask else {"Type": "Brain"}
+    return {
+        "Description": _meaning(desc),
+        "Sources": _sources(*uris, mask),
+        **kind,
+        **_place(uris[0], _PAIR_RESOLUTION),
+        **(details or {}),
+        "Software": software_versions(),
+    }
 
 
 def transform_sidecar(

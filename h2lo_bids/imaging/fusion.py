@@ -1,0 +1,128 @@
+"""Low-field scans brought onto the grid of their high-field partner, and put together.
+
+Each scan is interpolated once, from its own voxels through its rigid motion to the
+wanted grid, and the scans are averaged. The authors of ds006557 refine the average
+with a deformable template (ANTs, SyN, mutual information); see `fuse` for why the
+motion stays rigid here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.naming import name_of
+from h2lo_bids.imaging.resample import resample, resample_mask
+
+
+@dataclass(frozen=True)
+class LowField:
+    """One low-field scan and where it lies.
+
+    Parameters
+    ----------
+    image
+        nibabel image on its own grid.
+    matrix
+        (4, 4): RAS mm of the wanted grid's world to those of this scan's.
+    mask
+        Its brain where the scan shows nothing else, on its grid; None for a head.
+    """
+
+    image: Any
+    matrix: np.ndarray
+    mask: Any = None
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Scans put together.
+
+    Parameters
+    ----------
+    data
+        float32 on the wanted grid, exactly 0 outside `mask`, in the scans' units.
+    mask
+        bool: the brain as far as every scan shows it.
+    coverage
+        Share of the brain's voxels that each scan shows.
+    """
+
+    data: np.ndarray
+    mask: np.ndarray
+    coverage: tuple[float, ...]
+
+
+def fuse(scans: Sequence[LowField], brain: Any) -> Fused:
+    """Average scans on the grid of a brain mask.
+
+    Before averaging, each scan is divided by its mean in the brain: scanners
+    scale each image on its own. A voxel counts only if every scan shows it, so
+    that the average is of one kind throughout.
+
+    Parameters
+    ----------
+    scans
+        One scan, or orthogonal thick-slice ones.
+    brain
+        nibabel image: the brain mask on the wanted grid.
+
+    Returns
+    -------
+    Fused
+        Of one scan: that scan, resampled.
+
+    Raises
+    ------
+    BadDataError
+        If no voxel of the brain is shown by all scans, or one is dark in all of it.
+    """
+    inside = np.asarray(brain.dataobj) > 0
+    box = _box(inside)
+    start = [int(ends.start) for ends in box]
+    affine = brain.affine @ nib.affines.from_matvec(np.eye(3), start)
+    wanted = inside[box]
+    images, common, coverage = [], wanted.copy(), []
+    for scan in scans:
+        values, shown = _on_grid(scan, wanted.shape, affine)
+        coverage.append(float(shown[wanted].mean()))
+        images.append(values)
+        common &= shown
+    if not common.any():
+        names = ", ".join(name_of(scan.image) for scan in scans)
+        raise BadDataError(f"{names}: shows nothing of the high-field brain; look at both images")
+    total = np.zeros(wanted.shape, dtype=np.float64)
+    for scan, values in zip(scans, images, strict=True):
+        mean = float(values[common].mean(dtype=np.float64))
+        if mean <= 0:
+            raise BadDataError(f"{name_of(scan.image)}: is dark in the whole brain; look at it")
+        total += values / mean
+    data, mask = np.zeros(inside.shape, dtype=np.float32), np.zeros(inside.shape, dtype=bool)
+    data[box] = np.where(common, total / len(scans), 0)
+    mask[box] = common
+    return Fused(data, mask, tuple(coverage))
+
+
+def _on_grid(
+    scan: LowField, shape: tuple[int, ...], affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a scan's values on a grid, and which voxels it shows."""
+    own = scan.matrix @ affine
+    values = np.asarray(resample(scan.image, shape, own, fill=np.nan).dataobj)
+    shown = ~np.isnan(values)
+    if scan.mask is not None:
+        shown &= np.asarray(resample_mask(scan.mask, shape, own).dataobj) > 0
+    return np.where(shown, values, 0), shown
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    if not mask.any():
+        raise BadDataError("the high-field brain mask is empty; give another one")
+    at = np.argwhere(mask)
+    x, y, z = (slice(int(a), int(b) + 1) for a, b in zip(at.min(0), at.max(0), strict=True))
+    return x, y, z

@@ -1,0 +1,287 @@
+"""Pairs on a model's frame, as the pair workflow leaves them in the output folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from h2lo_bids.bids.content import read_json
+from h2lo_bids.bids.derivatives import Source, derivative_path, sidecar_path
+from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.training.pairs import Pair
+
+FRAME_MM = (208.0, 256.0, 256.0)
+"""Extent of the paper's grid."""
+RESOLUTION_RANGE = (0.5, 8.0)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is thought of a pair's registration.
+
+    Parameters
+    ----------
+    flagged
+        Whether a criterion failed.
+    reasons
+        One line for each that did.
+    figures
+        The worst over the pair's low-field scans: ``dice``, ``nmi``,
+        ``margin``, ``translation_mm``, ``rotation_deg``, ``coverage``.
+    """
+
+    flagged: bool
+    reasons: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the check as it stands in a record."""
+        return {
+            "Flagged": self.flagged,
+            "Reasons": list(self.reasons),
+            "Figures": dict(self.figures),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Check:
+        """Read a check back from `to_dict`'s output."""
+        figures = {str(key): float(value) for key, value in values["Figures"].items()}
+        return cls(bool(values["Flagged"]), tuple(str(r) for r in values["Reasons"]), figures)
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """A pair on disk, ready to be trained on.
+
+    Parameters
+    ----------
+    subject, session
+        Labels of the high-field scan.
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    hf, lf, mask
+        NIfTI images on one grid: brains in [0, 1], 0 outside the mask.
+    record
+        The low-field image's sidecar, written last.
+    frame
+        The grid, centred on the brain.
+    simulated
+        Whether every source is a simulated scan.
+    fusion
+        ``"none"`` or ``"mrr"``.
+    sources
+        BIDS URIs of the scans, the high-field one first.
+    fingerprint
+        Digest of inputs and settings.
+    check
+        Of the registration.
+    name
+        The subject, with the session (or all entities) where one subject has several pairs
+        of a contrast; empty for the subject alone.
+    """
+
+    subject: str
+    session: str | None
+    contrast: str
+    hf: Path
+    lf: Path
+    mask: Path
+    record: Path
+    frame: Frame
+    simulated: bool
+    fusion: str
+    sources: tuple[str, ...]
+    fingerprint: str
+    check: Check
+    name: str = ""
+
+
+def training_frame(resolution: float = 1.0) -> Frame:
+    """Return the frame of a run: the paper's extent, in voxels of one size.
+
+    Parameters
+    ----------
+    resolution
+        Voxel side in mm, 0.5 to 8.
+
+    Raises
+    ------
+    UsageError
+        If it is out of that range.
+
+    Examples
+    --------
+    >>> training_frame(4.0).shape
+    (52, 64, 64)
+    """
+    low, high = RESOLUTION_RANGE
+    if not low <= resolution <= high:
+        raise UsageError(f"--resolution {resolution:g}: give {low:g} to {high:g} mm")
+    x, y, z = (round(extent / resolution) for extent in FRAME_MM)
+    return Frame((x, y, z), (resolution, resolution, resolution))
+
+
+def pair_paths(out_dir: Path, source: Source, contrast: str) -> dict[str, Path]:
+    """Name the files of a pair: ``hf``, ``lf``, ``mask``, ``record``.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivative dataset.
+    source
+        The high-field scan, or its entities.
+    contrast
+        Its suffix; masks of T2w are named ``desc-pairT2w``, as those of brains are.
+    """
+    # Entities alone: a T2w scan's own mask would get another name for its own space.
+    entities = getattr(source, "entities", source)
+    kind = "pairT2w" if contrast == "T2w" else "pair"
+
+    def name(suffix: str, desc: str) -> Path:
+        return derivative_path(out_dir, entities, suffix=suffix, desc=desc, res="model")
+
+    low = name(contrast, "pairLF")
+    return {
+        "hf": name(contrast, "pairHF"),
+        "lf": low,
+        "mask": name("mask", kind),
+        "record": sidecar_path(low),
+    }
+
+
+def find_prepared(
+    out_dir: Path,
+    *,
+    contrast: str,
+    subjects: tuple[str, ...] | None = None,
+    damaged: Callable[[str], None] | None = None,
+) -> tuple[PreparedPair, ...]:
+    """Find the pairs that were prepared.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivative dataset.
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    subjects
+        Labels without ``sub-``; all when not given.
+    damaged
+        Called with one line for each pair that cannot be used.
+
+    Returns
+    -------
+    tuple of PreparedPair
+        By subject and session.
+
+    Raises
+    ------
+    BadDataError
+        If a pair cannot be used and `damaged` is not given.
+    """
+    ending = f"_res-model_desc-pairLF_{contrast}.json"
+    found = []
+    for pattern in ("sub-*/anat/*", "sub-*/ses-*/anat/*"):
+        for record in sorted(Path(out_dir).glob(pattern + ending)):
+            label = record.relative_to(out_dir).parts[0].removeprefix("sub-")
+            if subjects is not None and label not in subjects:
+                continue
+            try:
+                found.append(_read_record(record, contrast))
+            except BadDataError as err:
+                if damaged is None:
+                    raise
+                damaged(str(err))
+    return tuple(sorted(_named(found), key=lambda p: (p.subject, p.session or "", p.record.name)))
+
+
+def read_prepared(prepared: PreparedPair) -> Pair:
+    """Load a pair's volumes.
+
+    Parameters
+    ----------
+    prepared
+        From `find_prepared`.
+
+    Returns
+    -------
+    Pair
+        float32 volumes of the frame's shape.
+
+    Raises
+    ------
+    BadDataError
+        If a file is damaged or does not have the frame's shape.
+    """
+    hf = _read(prepared.hf, prepared.frame.shape)
+    lf = _read(prepared.lf, prepared.frame.shape)
+    mask = _read(prepared.mask, prepared.frame.shape) > 0
+    return Pair(prepared.name or prepared.subject, hf, lf, mask)
+
+
+def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    import nibabel as nib
+
+    try:
+        data = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+    except Exception as err:  # gzip, zlib, nibabel and the system each raise their own
+        raise BadDataError(f"{path}: cannot be read ({err}); remove it and run again") from err
+    if data.shape != shape:
+        raise BadDataError(
+            f"{path}: has {data.shape} voxels, not {shape} as its record says; "
+            "remove it and run again"
+        )
+    return data
+
+
+def _read_record(record: Path, contrast: str) -> PreparedPair:
+    """Read a pair's record, or say in one line what is wrong with it."""
+    remedy = "remove it and run again"
+    try:
+        values = read_json(record)
+        # The record is named after the low-field image: the others follow from its entities.
+        words = record.name.removesuffix(f"_res-model_desc-pairLF_{contrast}.json").split("_")
+        entities = tuple((key, label) for key, _, label in (w.partition("-") for w in words))
+        labels = dict(entities)
+        root = record.parents[3 if "ses" in labels else 2]
+        paths = pair_paths(root, entities, contrast)
+        paths["record"] = record
+        pair = PreparedPair(
+            subject=labels["sub"],
+            session=labels.get("ses"),
+            contrast=contrast,
+            **paths,
+            frame=Frame.from_dict(values["Frame"]),
+            simulated=bool(values["Simulated"]),
+            fusion=str(values["Fusion"]),
+            sources=tuple(str(uri) for uri in values["SourceScans"]),
+            fingerprint=str(values["Fingerprint"]),
+            check=Check.from_dict(values["RegistrationCheck"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise BadDataError(f"{record}: is not the record of a pair ({err!r}); {remedy}") from err
+    for path in (pair.hf, pair.lf, pair.mask):
+        if not path.is_file():
+            raise BadDataError(f"{path}: is missing, but {record.name} names it; {remedy}")
+    return pair
+
+
+def _named(pairs: list[PreparedPair]) -> list[PreparedPair]:
+    """Name each pair so that no two have one name."""
+    subjects = Counter(pair.subject for pair in pairs)
+    both = Counter((pair.subject, pair.session) for pair in pairs)
+
+    def name(pair: PreparedPair) -> str:
+        if subjects[pair.subject] == 1:
+            return pair.subject
+        if both[pair.subject, pair.session] == 1:
+            return f"{pair.subject}_{pair.session}" if pair.session else pair.subject
+        return pair.record.name.partition("_res-model")[0].removeprefix("sub-")
+
+    return [replace(pair, name=name(pair)) for pair in pairs]
