@@ -1,0 +1,241 @@
+"""Scoring any bundles on any prepared pairs: the `evaluate` level."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from h2lo_bids.bids.dataset import write_json
+from h2lo_bids.errors import UsageError
+from h2lo_bids.evaluation.scores import IDENTITY, Score
+from h2lo_bids.evaluation.tables import write_scores
+from h2lo_bids.imaging.conform import conform
+from h2lo_bids.imaging.normalise import max_normalise
+from h2lo_bids.imaging.resample import resample_mask
+from h2lo_bids.models.bundle import Bundle, load_model
+from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.synthesis.grids import synthesize_on_grid
+from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.training.card import software
+from h2lo_bids.training.heldout import predict_pair, score_pair
+from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.pictures import pictures_of, write_pictures
+from h2lo_bids.training.prepared import PreparedPair, read_prepared
+
+Named = tuple[str, Bundle]
+Say = Callable[[str], None]
+
+
+@dataclass
+class _Run:
+    """One model under way."""
+
+    name: str
+    bundle: Bundle
+    model: H2lo
+    warnings: list[str]
+    scores: list[Score] = field(default_factory=list)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def score_models(
+    models: Sequence[Named],
+    pairs: Sequence[PreparedPair],
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    out_dir: Path,
+    progress: Say | None = None,
+) -> tuple[Score, ...]:
+    """Score models on pairs and keep scores and pictures of each.
+
+    A model whose frame is not the pairs' is given the high-field image on its
+    own frame and asked for the positions of the pair's voxels, so that all
+    models are compared with the same low-field voxels.
+
+    Parameters
+    ----------
+    models
+        Names, which become folders, and bundles of the pairs' contrast.
+    pairs
+        Of one contrast.
+    device, precision
+        As in `h2lo_bids.synthesis.options.EngineOptions`.
+    out_dir
+        Receives ``evaluation/<contrast>/<name>/`` with ``scores.tsv``,
+        ``scores.json``, ``pictures.npz`` and ``record.json``.
+    progress
+        Receives lines of progress, and warnings that begin with ``warning:``.
+
+    Returns
+    -------
+    tuple of Score
+        The identity's and each model's, of both regions.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to score, two names are equal or cannot be a folder,
+        or a model is of another contrast.
+    BadDataError
+        If a pair or a model is damaged.
+    """
+    say = progress or (lambda line: None)
+    contrast = _check(models, pairs)
+    runs = [
+        _Run(name, bundle, load_model(bundle), [*warnings_about(name, bundle, pairs)])
+        for name, bundle in models
+    ]
+    for line in (line for run in runs for line in run.warnings):
+        say(f"warning: {line}")
+    identity: list[Score] = []
+    for number, prepared in enumerate(pairs, start=1):
+        pair = read_prepared(prepared)
+        say(f"{contrast}: scoring {pair.name} ({number} of {len(pairs)})")
+        identity += score_pair(None, pair)
+        for run in runs:
+            predicted = predict_prepared(
+                run.bundle, run.model, prepared, pair, device=device, precision=precision
+            )
+            run.scores += score_pair(run.model, pair, method=run.name, predicted=predicted)
+            run.pictures.update(pictures_of(pair, predicted))
+    for run in runs:
+        _write(run, identity, pairs, Path(out_dir) / "evaluation" / contrast / run.name)
+    return (*identity, *(s for run in runs for s in run.scores))
+
+
+def predict_prepared(
+    bundle: Bundle,
+    model: H2lo,
+    prepared: PreparedPair,
+    pair: Pair,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> np.ndarray:
+    """Synthesize a pair's low-field volume with a model of any frame.
+
+    Parameters
+    ----------
+    bundle, model
+        What is known of the model, and its weights.
+    prepared, pair
+        The pair, on disk and loaded.
+    device, precision
+        As in `h2lo_bids.synthesis.options.EngineOptions`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (X, Y, Z) on the pair's grid; exactly 0 outside its mask.
+
+    Raises
+    ------
+    BadDataError
+        If the brain does not fit into the model's frame.
+    """
+    import nibabel as nib
+
+    if bundle.frame == prepared.frame:
+        return predict_pair(model, pair, device=device, precision=precision)
+    mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
+    volume = conform(nib.load(prepared.hf), bundle.frame, mask=mask)  # type: ignore[attr-defined]
+    inside = resample_mask(mask, volume.shape, volume.affine)
+    normalised = max_normalise(
+        np.asarray(volume.dataobj), np.asarray(inside.dataobj) > 0, name=prepared.hf.name
+    )
+    return synthesize_on_grid(
+        model, normalised, volume.affine, pair.shape, mask.affine, pair.mask,
+        options=EngineOptions(device=device, precision=precision),
+    )  # fmt: skip
+
+
+def training_subjects(bundle: Bundle) -> frozenset[str]:
+    """Return the labels that a bundle was fitted or chosen on, as far as it says.
+
+    ``training_data.subjects`` of its metadata is a list, or lists by part, of
+    which ``test`` does not count.
+    """
+    training = bundle.metadata.get("training_data")
+    told = training.get("subjects") if isinstance(training, dict) else None
+    if isinstance(told, dict):
+        told = [
+            name
+            for part, names in told.items()
+            if part != "test" and isinstance(names, list)
+            for name in names
+        ]
+    names = told if isinstance(told, list) else []
+    return frozenset(str(name).removeprefix("sub-") for name in names)
+
+
+def warnings_about(name: str, bundle: Bundle, pairs: Sequence[PreparedPair]) -> tuple[str, ...]:
+    """Say what makes a model's figures on these pairs doubtful, one line each."""
+    lines = []
+    if seen := sorted({pair.subject for pair in pairs} & training_subjects(bundle)):
+        listed = ", ".join(f"sub-{label}" for label in seen)
+        lines.append(
+            f"model {name} was trained on subjects of these names: {listed}; if they are the same "
+            "people its figures are too good"
+        )
+    if bundle.frame.anchor == "array":
+        lines.append(
+            f"model {name} sees positions in the scan's own array, for which the array of the "
+            "prepared pair stands in"
+        )
+    return tuple(lines)
+
+
+def _check(models: Sequence[Named], pairs: Sequence[PreparedPair]) -> str:
+    """Refuse what cannot be scored, and return the contrast."""
+    contrasts = sorted({pair.contrast for pair in pairs})
+    if not models or len(contrasts) != 1:
+        found = f"{len(models)} models, and pairs of {', '.join(contrasts) or 'no contrast'}"
+        raise UsageError(f"nothing to score: give models and pairs of one contrast, not {found}")
+    names = [name for name, _ in models]
+    for name, bundle in models:
+        if not re.fullmatch(r"\w[\w.+-]*", name) or name == IDENTITY:
+            raise UsageError(f"model name {name!r}: use letters, digits, dots, - and _")
+        if names.count(name) > 1:
+            raise UsageError(f"two models are called {name!r}; rename the folder of one of them")
+        if bundle.contrast != contrasts[0]:
+            raise UsageError(
+                f"model {bundle.path} was trained for {bundle.contrast} and cannot be scored on "
+                f"{contrasts[0]} pairs; pass --model {bundle.contrast}=PATH"
+            )
+    return contrasts[0]
+
+
+def _write(
+    run: _Run, identity: Sequence[Score], pairs: Sequence[PreparedPair], folder: Path
+) -> None:
+    titles = {run.name: run.name}
+    write_scores(folder / "scores.tsv", [*identity, *run.scores], titles)
+    write_pictures(folder / "pictures.npz", run.pictures)
+    digests = sorted(pair.fingerprint for pair in pairs)
+    record = {
+        "contrast": pairs[0].contrast,
+        "method": run.name,
+        "title": run.name,
+        "model": {
+            "name": str(run.bundle.metadata.get("name", run.name)),
+            "method": run.bundle.method,
+            "frame": run.bundle.frame.to_dict(),
+            "sha256": run.bundle.sha256,
+        },
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "pairs_fingerprint": hashlib.blake2b(
+            "\n".join(digests).encode(), digest_size=16
+        ).hexdigest(),
+        "simulated": all(pair.simulated for pair in pairs),
+        "software": software(),
+        "warnings": run.warnings,
+    }
+    # Last: the report takes a folder with a record for a whole one.
+    write_json(folder / "record.json", record)
