@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import pearsonr, wasserstein_distance
+from scipy.stats import entropy, pearsonr, wasserstein_distance
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from h2lo_bids.errors import BadDataError
@@ -109,3 +109,74 @@ def test_shapes_must_agree() -> None:
         metrics.ssim(np.zeros((2, 6, 8)), np.zeros((2, 6, 8)))
     with pytest.raises(BadDataError, match="foreground voxel"):
         metrics.histogram(np.zeros(3), np.zeros(3, bool))
+
+
+def test_foreground_variants_equal_other_libraries_on_those_voxels() -> None:
+    a, b = images(3)
+    where = a > 0.6
+    where[4] = False  # a slice of background
+    assert metrics.psnr(a, b, where) == pytest.approx(
+        peak_signal_noise_ratio(b[where], a[where], data_range=1)
+    )
+    assert metrics.ncc(a, b, where) == pytest.approx(pearsonr(a[where], b[where])[0])
+    counted = []
+    for x, y, inside in zip(a, b, where, strict=True):
+        full = structural_similarity(x, y, data_range=1, full=True)[1]
+        counted.append(full[3:-3, 3:-3][inside[3:-3, 3:-3]])
+    expected = 100 * np.concatenate(counted).mean()
+    assert metrics.ssim(a, b, where) == pytest.approx(expected)
+    assert metrics.ssim(a, b, np.ones_like(where)) == pytest.approx(metrics.ssim(a, b))
+
+
+def test_ssim_by_brute_force_at_one_pixel() -> None:
+    a, b = images(4)
+    x, y = (v[2, 5:12, 8:15].ravel() for v in (a, b))
+    (vx, vxy), (_, vy) = np.cov(x, y)
+    top = (2 * x.mean() * y.mean() + 1e-4) * (2 * vxy + 9e-4)
+    bottom = (x.mean() ** 2 + y.mean() ** 2 + 1e-4) * (vx + vy + 9e-4)
+    values = metrics.ssim_map(a, b)
+    assert values[2, 8, 11] == pytest.approx(top / bottom)
+    assert np.isfinite(values).sum() == 9 * (20 - 6) * (23 - 6)
+
+
+def test_ssim_of_pixels_at_the_edge_alone_is_undefined() -> None:
+    a, b = images()
+    edge = np.zeros(a.shape, bool)
+    edge[:, 0] = True
+    assert math.isnan(metrics.ssim(a, b, edge))
+
+
+@pytest.mark.parametrize("bins", [2, 64])
+def test_nmi_equals_scipy_entropies(bins: int) -> None:
+    a, b = images(5)
+    where = a > 0.3
+    for x, y, chosen in ((a.ravel(), b.ravel(), None), (a[where], b[where], where)):
+        joint = np.histogram2d(x, y, bins=bins, range=[[0, 1], [0, 1]])[0]
+        hx, hy, hxy = (entropy(v) for v in (joint.sum(1), joint.sum(0), joint.ravel()))
+        expected = (hx + hy - hxy) / math.sqrt(hx * hy)
+        assert metrics.nmi(a, b, chosen, bins=bins) == pytest.approx(expected)
+
+
+def test_closed_forms_of_nmi() -> None:
+    # Every combination of four values once: nothing known of one from the other.
+    a, b = np.meshgrid(*[np.arange(4) / 4] * 2)
+    assert metrics.nmi(a, b) == pytest.approx(0, abs=1e-12)
+    assert metrics.nmi(a, a) == pytest.approx(1)
+    assert metrics.nmi(a, 1 - a) == pytest.approx(1)
+    # Two values made of four: MI = H(b) = ln 2, H(a) = ln 4.
+    assert metrics.nmi(a, np.floor(2 * a) / 2) == pytest.approx(math.sqrt(0.5))
+    assert math.isnan(metrics.nmi(a, np.full_like(a, 0.3)))
+    assert metrics.nmi(3 * a - 1, b) == metrics.nmi(np.clip(3 * a - 1, 0, 1), b)
+
+
+def test_a_constant_that_binary_cannot_hold_has_no_correlation() -> None:
+    a, _ = images()
+    for constant in (0.1, 0.7, 1 / 3):
+        assert math.isnan(metrics.ncc(a, np.full_like(a, constant)))
+
+
+def test_no_foreground_is_an_error() -> None:
+    a, b = images()
+    for metric in (metrics.psnr, metrics.ncc, metrics.nmi):
+        with pytest.raises(BadDataError, match="foreground voxel"):
+            metric(a, b, np.zeros(a.shape, bool))

@@ -1,0 +1,91 @@
+"""A subject's scores in both regions, and their mix."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from samples import made_up
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.evaluation import metrics
+from h2lo_bids.evaluation.catalogue import CATALOGUE
+from h2lo_bids.evaluation.scores import REGIONS, SCORED, Score, score, select
+
+
+def volumes(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    hf = rng.random((5, 14, 15))
+    hf[:, :4] = 0
+    hf[2] = 0  # a slice of background
+    return np.clip(hf + 0.2 * rng.standard_normal(hf.shape), -1, 2), 0.8 * hf**2, hf
+
+
+def test_regions_count_their_voxels() -> None:
+    predicted, target, hf = volumes()
+    inside, whole = score(predicted, target, hf, subject="01", method="h2lo", fold=2)
+    assert (inside.region, whole.region) == REGIONS
+    assert (inside.subject, inside.method, inside.fold) == ("01", "h2lo", 2)
+    image, where = np.clip(predicted, 0, 1), hf > 0.01
+    for found, chosen in ((inside, where), (whole, None)):
+        assert tuple(found.values) == SCORED == tuple(CATALOGUE)
+        p, q = metrics.histogram(image, chosen), metrics.histogram(target, chosen)
+        assert found.values["psnr"] == metrics.psnr(image, target, chosen)
+        assert found.values["ssim"] == pytest.approx(metrics.ssim(image, target, chosen))
+        assert found.values["ncc"] == metrics.ncc(image, target, chosen)
+        assert found.values["nmi"] == metrics.nmi(image, target, chosen)
+        assert found.values["js"] == metrics.jensen_shannon(p, q)
+
+
+def test_the_papers_mix_is_that_of_evaluate() -> None:
+    predicted, target, hf = volumes(1)
+    both = score(predicted, target, hf, subject="01", method="h2lo")
+    (mixed,) = select(both)
+    assert mixed.region == "paper"
+    expected = metrics.evaluate(predicted, target, hf)
+    assert {name: mixed.values[name] for name in expected} == pytest.approx(expected)
+    assert mixed.values["nmi"] == both[0].values["nmi"]
+    assert select(both, "whole") == both[1:]
+
+
+def test_edges_identical_disjoint_and_out_of_range() -> None:
+    _, target, hf = volumes(2)
+    same = score(target, target, hf, subject="01", method="x")[1].values
+    assert same["psnr"] == math.inf
+    assert same["ssim"] == pytest.approx(100)
+    for name, best in (("ncc", 1), ("hncc", 1), ("nmi", 1), ("wass", 0), ("bhat", 0), ("js", 0)):
+        assert same[name] == pytest.approx(best, abs=1e-12)
+    apart = score(
+        np.full(hf.shape, -7.0), np.ones_like(hf), np.ones_like(hf), subject="01", method="x"
+    )[0].values
+    assert apart["psnr"] == 0
+    assert (apart["bhat"], apart["js"]) == (math.inf, pytest.approx(math.log(2)))
+    assert apart["wass"] == pytest.approx(127 / 128)
+    assert math.isnan(apart["ncc"])
+    assert math.isnan(apart["nmi"])
+    beyond = score(9 * hf - 3, target, hf, subject="01", method="x")
+    assert beyond == score(np.clip(9 * hf - 3, 0, 1), target, hf, subject="01", method="x")
+
+
+def test_what_cannot_be_scored_names_the_subject() -> None:
+    predicted, target, hf = volumes()
+    with pytest.raises(BadDataError, match="subject 07: no voxel"):
+        score(predicted, target, 0 * hf, subject="07", method="x")
+    with pytest.raises(BadDataError, match=r"subject 07: .* one shape"):
+        score(predicted[1:], target, hf, subject="07", method="x")
+    with pytest.raises(BadDataError, match="subject 07: x gave NaN"):
+        score(predicted * np.nan, target, hf, subject="07", method="x")
+
+
+def test_duplicates_are_dropped_and_missing_regions_told() -> None:
+    first, again = made_up("01", "identity", 0, 1.0), made_up("01", "identity", 0, 5.0)
+    (kept,) = select([*first, *again])
+    assert kept.values["js"] == 1
+    assert kept.values["psnr"] == 2
+    with pytest.raises(BadDataError, match=r"subject 01: .* lack a region"):
+        select(first[:1])
+    with pytest.raises(ValueError, match="region 'brain'"):
+        select(first, "brain")
+    assert select(first[:1], "whole") == ()
+    assert isinstance(kept, Score)
