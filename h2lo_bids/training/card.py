@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import platform
-import textwrap
-from importlib.metadata import version
 from typing import Any
 
-from h2lo_bids import __version__
 from h2lo_bids.evaluation.metrics import METRICS
-from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.card_parts import (
+    FIGURES_NOTE,
+    best_sentence,
+    markdown,
+    software,
+    steps_sentence,
+    variation,
+)
 
 INTENDED_USE = (
     "Research and teaching: simulating what a 64 mT scan of a brain would look like from its "
@@ -29,12 +32,6 @@ _HEADINGS = {
     "psnr": "PSNR (dB)", "ssim": "SSIM (%)", "ncc": "NCC", "wass": "WASS",
     "hncc": "HNCC", "bhat": "BHAT", "js": "JS",
 }  # fmt: skip
-
-
-def software() -> dict[str, str]:
-    """Return the versions that a fit depends on."""
-    packages = {name: version(name) for name in ("torch", "numpy", "scipy")}
-    return {"h2lo-bids": __version__, "python": platform.python_version(), **packages}
 
 
 def build_metadata(contrast: str, training: dict[str, Any], held_out: dict[str, Any]) -> dict:
@@ -80,15 +77,13 @@ def build_card(contrast: str, training: dict[str, Any], held_out: dict[str, Any]
         "208x256x256 grid of 1 mm centred on the brain.",
         "## Training data",
         _data(training),
-        _variation(training["options"]["augmentation"]),
+        variation(training["options"]["augmentation"]),
         "## Held-out figures",
         f"Means over {len(training['subjects']['test'])} simulated test subjects, never trained "
         "on, nor used to choose the weights. They say how well the simulation was learned, not "
         "how close the output is to a real 64 mT scan.",
         _table(held_out["mean"]),
-        '"HF image" is the high-field image itself, taken as the prediction. PSNR, SSIM and NCC '
-        "are those of the whole volume; the histogram distances count the voxels with a "
-        "high-field value above 0.01.",
+        FIGURES_NOTE,
         "## Intended use",
         INTENDED_USE,
         "## Limits",
@@ -97,13 +92,7 @@ def build_card(contrast: str, training: dict[str, Any], held_out: dict[str, Any]
         f"```\n{training['command']}\n```",
         _fitting(training),
     ]
-    return "\n\n".join(_wrapped(p) for p in paragraphs) + "\n"
-
-
-def _wrapped(paragraph: str) -> str:
-    if paragraph.startswith(("#", "|", "```")):
-        return paragraph
-    return textwrap.fill(paragraph, 92, break_long_words=False, break_on_hyphens=False)
+    return markdown(paragraphs)
 
 
 def _data(training: dict[str, Any]) -> str:
@@ -119,25 +108,10 @@ def _data(training: dict[str, Any]) -> str:
 
 
 def _fitting(training: dict[str, Any]) -> str:
-    o = training["options"]
+    best = (training["best_step"], training["best_psnr"], training["identity_psnr"])
     return (
-        f"{o['steps']} steps of {o['batch']} crops of {o['crop']} voxels a side, Adam from "
-        f"{o['learning_rate']:g} along a cosine, weight {o['lambda_grad']:g} of the gradient "
-        f"term, {o['precision']}, running average of the weights {o['average']:g}, seed "
-        f"{training['seed']}; {training['seconds'] / 60:.0f} minutes on one core shared with "
-        f"other work. The weights are those of step {training['best_step']}, the best in "
-        f"validation: {training['best_psnr']:.2f} dB in the brain, where the high-field image "
-        f"has {training['identity_psnr']:.2f} dB."
-    )
-
-
-def _variation(ranges: dict[str, Any]) -> str:
-    a = Augmentation(**ranges)
-    return (
-        f"Varied in training: left-right mirror images (probability {a.flip:g}), shifts in the "
-        f"frame up to {a.shift} voxels, and of the high-field image alone its scale "
-        f"({1 - a.scale:g} to 1), exponent (exp of +-{a.gamma:g}), a smooth field (each term "
-        f"+-{a.bias:g}) and Gaussian noise (standard deviation up to {a.noise:g})."
+        f"{steps_sentence(training['options'])}; {training['seconds'] / 60:.0f} minutes on one "
+        f"core shared with other work. {best_sentence(*best)}"
     )
 
 

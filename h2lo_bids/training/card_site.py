@@ -1,0 +1,293 @@
+"""The model card and the metadata of models that were fitted to a site's pairs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from h2lo_bids.bids.content import read_json
+from h2lo_bids.evaluation.statistics import Summary
+from h2lo_bids.evaluation.tables import markdown_table
+from h2lo_bids.training.card_parts import (
+    FIGURES_NOTE,
+    best_sentence,
+    markdown,
+    software,
+    steps_sentence,
+    variation,
+)
+from h2lo_bids.training.fitting import finite, pairs_fingerprint
+from h2lo_bids.training.methods import Method
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.prepared import PreparedPair
+
+INTENDED_USE = (
+    "Research: simulating what the low-field scanner of the training pairs would show of a brain "
+    "from its high-field scan, to plan studies, test pipelines and augment training data."
+)
+_LIMITS = (
+    "Learned from {pairs} of {people} in one pair of scanners and protocols: other scanners, "
+    "protocols, ages and diseases are untried. The output is a conditional median, smoother than "
+    "a real scan. Not for diagnosis."
+)
+_SIMULATED = (
+    "**Trained on simulated pairs, not on real low-field scans.** Its contrast, noise and blur "
+    "are those of the simulation, and its figures say how well that was learned, not how close "
+    "the output is to a real low-field scan."
+)
+_REAL = "Trained on real pairs: the same people in a high-field and a low-field scanner."
+
+
+@dataclass(frozen=True)
+class SiteModel:
+    """What a card tells of a model.
+
+    Parameters
+    ----------
+    name
+        Of the model.
+    contrast, method
+        What it was fitted to, and how.
+    pairs
+        All that had a part in it, each on the same frame.
+    subjects
+        Labels by part: ``train``, ``validation``, ``test``.
+    options
+        Of the fit.
+    steps, best_step
+        Steps done, and the step whose weights were kept.
+    best_psnr, identity_psnr
+        Validation PSNR in dB of the model and of the high-field image, or NaN.
+    seconds
+        Time of the fit.
+    schedule
+        A sentence on how the number of steps was found; empty for a fold's model.
+    summary
+        Figures of held-out subjects; empty if there were none.
+    extra
+        Further values for the metadata, such as ``noise``.
+    """
+
+    name: str
+    contrast: str
+    method: Method
+    pairs: tuple[PreparedPair, ...]
+    subjects: Mapping[str, tuple[str, ...]]
+    options: FitOptions
+    steps: int
+    best_step: int
+    best_psnr: float
+    identity_psnr: float
+    seconds: float
+    schedule: str = ""
+    summary: tuple[Summary, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """``"real"``, or ``"simulated"`` if any pair is."""
+        return "simulated" if any(pair.simulated for pair in self.pairs) else "real"
+
+    @property
+    def strengths(self) -> tuple[float | None, float | None]:
+        """Field strengths in tesla, high and low: medians over the pairs' records."""
+        return tuple(  # type: ignore[return-value]
+            _median(self.pairs, key)
+            for key in ("InputMagneticFieldStrength", "MagneticFieldStrength")
+        )
+
+
+def site_metadata(model: SiteModel) -> dict[str, Any]:
+    """Return the metadata of a site's model."""
+    high, low = model.strengths
+    return {
+        "name": model.name,
+        "title": model.method.title,
+        "version": "1",
+        "value_range": [0, 1],
+        "source_field_strength": high,
+        "target_field_strength": low,
+        "training_data": {
+            "kind": model.kind,
+            "description": _description(model),
+            "subjects": {part: list(names) for part, names in model.subjects.items()},
+            "pairs": len(model.pairs),
+            "fusion": sorted({pair.fusion for pair in model.pairs}),
+            "fingerprint": pairs_fingerprint(model.pairs),
+        },
+        "training": {
+            "options": model.options.to_dict(),
+            "steps": model.steps,
+            "best_step": model.best_step,
+            "best_psnr": finite(model.best_psnr),
+            "identity_psnr": finite(model.identity_psnr),
+            "seconds": round(model.seconds, 1),
+            "schedule": model.schedule or None,
+        },
+        "seed": model.options.seed,
+        "software": software(),
+        **_held_out(model),
+        "intended_use": INTENDED_USE,
+        "limits": _limits(model),
+        **model.extra,
+    }
+
+
+def site_card(model: SiteModel, parameters: int) -> str:
+    """Return the model card, Markdown.
+
+    Parameters
+    ----------
+    model
+        What to tell.
+    parameters
+        How many the operator has.
+    """
+    frame = model.pairs[0].frame
+    sides, spacing = ("x".join(f"{v:g}" for v in values) for values in (frame.shape, frame.spacing))
+    paragraphs = [
+        f"# {model.name}: a {model.contrast} model of {model.kind} pairs",
+        _SIMULATED if model.kind == "simulated" else _REAL,
+        f"{model.method.title} ({model.contrast}, {_fields(model)}, {parameters:,} parameters) "
+        f"after arXiv 2603.24968, on a {sides} grid of {spacing} mm voxels centred on the brain.",
+        "## Training data",
+        _description(model) + ".",
+        _parts(model),
+        variation(model.options.to_dict()["augmentation"]),
+        "## Figures",
+        *_figures(model),
+        "## Intended use",
+        INTENDED_USE,
+        "## Limits",
+        _limits(model),
+        "## How it was fitted",
+        _fitting(model),
+    ]
+    return markdown(paragraphs)
+
+
+def _description(model: SiteModel) -> str:
+    strengths = " and ".join(_tesla(s) for s in model.strengths)
+    simulated = sum(pair.simulated for pair in model.pairs)
+    word = "simulated" if simulated == len(model.pairs) else "real"
+    mixed = f", of which {simulated} simulated" if 0 < simulated < len(model.pairs) else ""
+    word = "" if mixed else f"{word} "
+    fused = Counter(pair.fusion for pair in model.pairs)["mrr"]
+    fusion = "three thick-slice scans fused" if fused == len(model.pairs) else (
+        f"three scans fused in {fused} of them" if fused else "one scan each"
+    )  # fmt: skip
+    return (
+        f"{_many(len(model.pairs), f'{word}{model.contrast} pair')}{mixed} of "
+        f"{_many(len({p.subject for p in model.pairs}), 'subject')} at {strengths} "
+        f"(low field: {fusion})"
+    )
+
+
+def _parts(model: SiteModel) -> str:
+    does = {"train": "to train on", "validation": "to choose the weights by", "test": "held out"}
+    listed = [
+        f"{len(model.subjects[part])} {use} ({', '.join(model.subjects[part])})"
+        for part, use in does.items()
+        if model.subjects.get(part)
+    ]
+    return f"Subjects: {', '.join(listed)}."
+
+
+def _figures(model: SiteModel) -> list[str]:
+    if not model.summary:
+        return [
+            "None: this model was fitted without cross-validation, so that no subject was held "
+            "out to score it. How good it is, is unknown; `evaluate` tells on other pairs."
+        ]
+    first = model.summary[0]
+    if model.subjects.get("test"):
+        how = f"Means over {_many(first.n, 'test subject')} that this model has not seen"
+        spread = "population standard deviation over them"
+    else:
+        how = (
+            f"Cross-validation: {_many(len(first.fold_means), 'model')} fitted in the same way, "
+            f"each scored on subjects that it had not seen, {first.n} in all. This model saw all "
+            f"subjects and was scored on none. Means over {first.over}"
+        )
+        spread = f"population standard deviation over {first.over}"
+    table = markdown_table(model.summary, {model.method.name: model.method.title})
+    return [f"{how} ± {spread}.", table.strip(), FIGURES_NOTE]
+
+
+def _held_out(model: SiteModel) -> dict[str, Any]:
+    """Return the figures for the metadata, under a name that says whose they are."""
+    key = "held_out" if model.subjects.get("test") else "cross_validation"
+    if not model.summary:
+        return {key: None}
+    values: dict[str, Any] = {
+        "region": model.summary[0].region,
+        "subjects": model.summary[0].n,
+        "over": model.summary[0].over,
+    }
+    columns = {"mean": "mean", "std": "std", "ci_low": "low", "ci_high": "high"}
+    for name, attribute in columns.items():
+        values[name] = _by_method(model, {r: getattr(r, attribute) for r in model.summary})
+    folds = [k for k, _ in model.summary[0].fold_means]
+    values["per_fold"] = [
+        {"fold": k, **_by_method(model, {r: dict(r.fold_means)[k] for r in model.summary})}
+        for k in folds
+    ]
+    return {key: values}
+
+
+def _by_method(
+    model: SiteModel, values: Mapping[Summary, float]
+) -> dict[str, dict[str, float | None]]:
+    methods = dict.fromkeys(row.method for row in model.summary)
+    return {
+        method: {r.metric: finite(v) for r, v in values.items() if r.method == method}
+        for method in methods
+    }
+
+
+def _fitting(model: SiteModel) -> str:
+    sentences = [f"{steps_sentence(model.options.to_dict())}; {model.seconds / 60:.1f} minutes."]
+    if math.isfinite(model.best_psnr):
+        where = " in the brain" if model.options.validation == "crops" else ""
+        sentences += [best_sentence(model.best_step, model.best_psnr, model.identity_psnr, where)]
+    return " ".join([*sentences, model.schedule]).strip()
+
+
+def _limits(model: SiteModel) -> str:
+    text = _LIMITS.format(
+        pairs=_many(len(model.pairs), f"{model.kind} pair"),
+        people=_many(len({p.subject for p in model.pairs}), "subject"),
+    )
+    if model.kind == "simulated":
+        text = f"Trained on simulated pairs: what simulation left out, it cannot know. {text}"
+    return text
+
+
+def _fields(model: SiteModel) -> str:
+    return " to ".join(_tesla(s) for s in model.strengths)
+
+
+def _tesla(strength: float | None) -> str:
+    if strength is None:
+        return "unknown field strength"
+    return f"{strength:g} T" if strength >= 1 else f"{1000 * strength:.0f} mT"
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
+def _median(pairs: tuple[PreparedPair, ...], key: str) -> float | None:
+    found = []
+    for pair in pairs:
+        try:
+            value = read_json(pair.record).get(key)
+        except (OSError, ValueError, AttributeError):
+            continue  # a card is no place to fail over a field strength
+        if isinstance(value, int | float) and math.isfinite(value) and value > 0:
+            found.append(float(value))
+    return median(found) if found else None

@@ -1,0 +1,243 @@
+"""Who trains, who validates and who tests in each fold of a cross-validation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from h2lo_bids.errors import UsageError
+
+PARTS = ("train", "validation", "test")
+AUTHORS = "ds006557"
+"""The dataset whose folds the authors published."""
+
+_AUTHORS_SUBJECTS = range(23)
+_AUTHORS_FOLDS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
+    ((14, 15), (16, 17, 18, 19, 20, 21, 22)),
+    ((19, 22), (4, 7, 8, 12, 13, 18, 21)),
+    ((1, 8), (2, 4, 5, 6, 11, 19, 21)),
+    ((1, 13), (6, 7, 8, 11, 15, 19, 22)),
+    ((15, 18), (1, 2, 6, 7, 10, 13, 14)),
+)
+"""Validation and test subjects in the authors' release, whose test sets overlap."""
+_AUTHORS_LACK: Mapping[str, frozenset[int]] = {"T1w": frozenset({6})}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One division of the subjects.
+
+    Parameters
+    ----------
+    index
+        Counted from 0.
+    train, validation, test
+        Subject labels without ``sub-``, sorted; no subject is in two parts.
+    """
+
+    index: int
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        listed = [s for part in PARTS for s in getattr(self, part)]
+        twice = sorted({s for s in listed if listed.count(s) > 1})
+        if twice:
+            raise UsageError(f"fold {self.index}: sub-{twice[0]} is listed twice; list it once")
+
+
+def make_folds(
+    subjects: Sequence[str],
+    *,
+    folds: int,
+    validation: int | None = None,
+    test: int | None = None,
+    seed: int = 42,
+) -> tuple[Fold, ...]:
+    """Divide subjects at random, the same way for the same seed and labels.
+
+    Parameters
+    ----------
+    subjects
+        Labels; their order does not matter.
+    folds
+        How many.
+    validation
+        Subjects that choose the weights in each fold; None takes a tenth, at least one.
+    test
+        Subjects that test in each fold. None divides all subjects into disjoint
+        test sets of nearly equal size. With a number, test sets may overlap, as
+        the authors' do, and each subject tests equally often, or once more.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    tuple of Fold
+
+    Raises
+    ------
+    UsageError
+        If a fold would have nobody to train on, validate or test.
+    """
+    names = np.array(sorted(set(subjects)), dtype=object)
+    validation = max(1, round(len(names) / 10)) if validation is None else validation
+    _check_counts(len(names), folds, validation, test)
+    rng = np.random.default_rng([seed, len(names)])
+    if test is None:
+        tests = [set(part) for part in np.array_split(rng.permutation(names), folds)]
+    else:
+        tests = _balanced([list(names)] * folds, test, rng)
+    rest = [[name for name in names if name not in held] for held in tests]
+    validations = _balanced(rest, validation, rng)
+    parts = zip(rest, validations, tests, strict=True)
+    return tuple(_fold(k, set(r) - v, v, t) for k, (r, v, t) in enumerate(parts))
+
+
+def hold_out(
+    subjects: Sequence[str], *, validation: int | None = None, seed: int = 42
+) -> tuple[str, ...]:
+    """Draw the subjects that choose the weights of a model without cross-validation.
+
+    Parameters
+    ----------
+    subjects, validation, seed
+        As for `make_folds`.
+
+    Returns
+    -------
+    tuple of str
+        The validation subjects, sorted; the others train.
+
+    Raises
+    ------
+    UsageError
+        If nobody is left to train on.
+    """
+    names = sorted(set(subjects))
+    validation = max(1, round(len(names) / 10)) if validation is None else validation
+    if not 1 <= validation < len(names):
+        raise UsageError(
+            f"{_count(len(names))} cannot be divided into {validation} to validate and "
+            "others to train; add pairs, or change --val-count"
+        )
+    drawn = np.random.default_rng([seed, len(names)]).choice(len(names), validation, replace=False)
+    return tuple(names[i] for i in sorted(drawn))
+
+
+def ds006557_folds(
+    subjects: Sequence[str], contrast: str, note: Say | None = None
+) -> tuple[Fold, ...]:
+    """Return the authors' five folds of ds006557.
+
+    Parameters
+    ----------
+    subjects
+        Labels such as ``HYPE07``, ``07`` or ``7``.
+    contrast
+        ``"T1w"``, for which the authors leave out HYPE06, or ``"T2w"``.
+    note
+        Called with one line when subjects of the list are left out.
+
+    Returns
+    -------
+    tuple of Fold
+        With the labels as given. Subjects that are not there are left out.
+
+    Raises
+    ------
+    UsageError
+        If a subject is not one of the dataset's, or a part is left empty.
+
+    References
+    ----------
+    github.com/Z7Gao/H2Lo-release, version 1.1.
+    """
+    labels = {_authors_number(label): label for label in sorted(set(subjects))}
+    if len(labels) < len(set(subjects)):
+        raise UsageError(f"two subjects have one number of {AUTHORS}; use --folds K or a file")
+    lacking = _AUTHORS_LACK.get(contrast, frozenset())
+    absent = [n for n in _AUTHORS_SUBJECTS if n not in labels and n not in lacking]
+    dropped = [n for n in sorted(lacking) if n in labels]
+    for numbers, why in ((absent, "no pair"), (dropped, f"not in the authors' {contrast} list")):
+        if numbers and note:
+            listed = ", ".join(f"HYPE{n:02d}" for n in numbers)
+            note(f"{contrast}: left out of the authors' folds: {listed} ({why})")
+    folds = []
+    for index, (validation, test) in enumerate(_AUTHORS_FOLDS):
+        train = [n for n in _AUTHORS_SUBJECTS if n not in (*validation, *test)]
+        parts = [
+            {labels[n] for n in part if n in labels and n not in lacking}
+            for part in (train, validation, test)
+        ]
+        for name, part in zip(PARTS, parts, strict=True):
+            if not part:
+                raise UsageError(
+                    f"--folds {AUTHORS}: fold {index} of {contrast} has no {name} subject among "
+                    f"the {len(labels)} with a pair; use --folds K or a file"
+                )
+        folds.append(_fold(index, *parts))
+    return tuple(folds)
+
+
+def _authors_number(label: str) -> int:
+    found = re.fullmatch(r"(?:sub-)?(?:HYPE)?(\d{1,2})", label)
+    if not found or int(found[1]) not in _AUTHORS_SUBJECTS:
+        raise UsageError(
+            f"--folds {AUTHORS}: sub-{label} is not one of that dataset's subjects "
+            "(HYPE00 to HYPE22); use --folds K or a file"
+        )
+    return int(found[1])
+
+
+def _fold(index: int, train: set[str], validation: set[str], test: set[str]) -> Fold:
+    return Fold(index, *(tuple(sorted(part)) for part in (train, validation, test)))
+
+
+def _check_counts(subjects: int, folds: int, validation: int, test: int | None) -> None:
+    if folds < 1 or validation < 1 or (test is not None and test < 1):
+        raise UsageError(
+            f"{folds} folds with {validation} subjects to validate and {test} to test make no "
+            "sense; all must be at least 1 (--folds 0 skips the cross-validation)"
+        )
+    # The largest of nearly equal test sets.
+    largest = -(-subjects // folds) if test is None else test
+    if subjects - largest - validation >= 1 and (test is not None or folds <= subjects):
+        return
+    usable = [
+        k for k in range(2, subjects + 1) if subjects - -(-subjects // k) - validation >= 1
+    ]  # fmt: skip
+    remedy = "add pairs, or use --folds 0"
+    if test is not None:
+        remedy = "lower --test-count or --val-count, add pairs, or use --folds 0"
+    elif usable:
+        span = f"{usable[0]} to {usable[-1]}" if len(usable) > 1 else str(usable[0])
+        remedy = f"use --folds {span}, add pairs, or use --folds 0"
+    held = f"{largest} to test and {validation} to validate each"
+    raise UsageError(
+        f"{_count(subjects)} cannot make {folds} fold{'s' * (folds != 1)} ({held}); {remedy}"
+    )
+
+
+def _count(subjects: int) -> str:
+    return f"{subjects} subject{'s' * (subjects != 1)} with pairs"
+
+
+def _balanced(
+    candidates: Sequence[Sequence[str]], count: int, rng: np.random.Generator
+) -> list[set[str]]:
+    """Draw from each list those drawn least often so far, ties at random."""
+    used: dict[str, int] = {}
+    drawn = []
+    for names in candidates:
+        order = sorted(rng.permutation(len(names)), key=lambda i: used.get(names[i], 0))
+        chosen = {names[i] for i in order[:count]}
+        used |= {name: used.get(name, 0) + 1 for name in chosen}
+        drawn.append(chosen)
+    return drawn

@@ -1,0 +1,46 @@
+"""Prepared pairs of the tiny problem, written as the pair workflow writes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from problems import ball_pair
+
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.training.prepared import PreparedPair, find_prepared, pair_paths
+
+SHAPE = (24, 24, 24)
+
+
+def write_pair(out: Path, subject: str, seed: int, **changes: object) -> None:
+    """Write one T1w pair of a subject."""
+    pair = ball_pair(subject, seed, SHAPE)
+    paths = pair_paths(out, (("sub", subject),), "T1w")
+    paths["hf"].parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([8.0, 8.0, 8.0, 1.0])
+    for name in ("hf", "lf", "mask"):
+        volume = getattr(pair, name).astype(np.uint8 if name == "mask" else np.float32)
+        nib.Nifti1Image(volume, affine).to_filename(paths[name])
+    record = {
+        "Frame": Frame(SHAPE, (8.0, 8.0, 8.0)).to_dict(),
+        "Simulated": True,
+        "Fusion": "mrr",
+        "SourceScans": [f"bids:raw:sub-{subject}/anat/sub-{subject}_T1w.nii.gz"],
+        "Fingerprint": hashlib.sha256(f"{subject} {seed}".encode()).hexdigest(),
+        "RegistrationCheck": {"Flagged": False, "Reasons": [], "Figures": {"dice": 0.9}},
+        "InputMagneticFieldStrength": 3.0,
+        "MagneticFieldStrength": 0.064,
+        **changes,
+    }
+    paths["record"].write_text(json.dumps(record))
+
+
+def write_pairs(out: Path, count: int, **changes: object) -> tuple[PreparedPair, ...]:
+    """Write the pairs of subjects 01, 02, ... and find them."""
+    for n in range(1, count + 1):
+        write_pair(out, f"{n:02d}", n, **changes)
+    return find_prepared(out, contrast="T1w")
