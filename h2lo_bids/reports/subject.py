@@ -57,7 +57,8 @@ def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
 
     style, script = asset("style.css"), asset("script.js.jinja")
     described = methods.describe(methods.facts_of(report))
-    return environment().get_template("report.html.jinja").render(
+    template = environment().get_template("report.html.jinja")
+    return template.render(
         report=report,
         found=report.found or tuple(_found(scan) for scan in report.scans),
         scans=[_scan_view(scan, out_dir) for scan in report.scans],

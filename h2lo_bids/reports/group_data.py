@@ -1,0 +1,240 @@
+"""What a training or evaluation has left in the output folder, as far as it has come.
+
+Nothing here fails on a fold that is under way or on a damaged file: what cannot
+be read is left out and named among the problems.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLE
+
+_FOLD = re.compile(r"fold-(\d+)")
+_CURVES = ("step", "loss", "l1", "gradient", "psnr", "seconds")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fold of one method, or one model that was evaluated.
+
+    Attributes
+    ----------
+    method, title : str
+        Name of its folder, and how tables call it.
+    fold : int or None
+        None when nothing was cross-validated.
+    folder : Path
+        Where its files are.
+    record : dict
+        ``record.json``; empty while the fold is under way.
+    history : dict of ndarray
+        Columns of ``history.csv``; NaN where a step has no value.
+    """
+
+    method: str
+    title: str
+    fold: int | None
+    folder: Path
+    record: dict[str, Any] = field(hash=False)
+    history: dict[str, npt.NDArray[np.float64]] = field(hash=False)
+
+    @property
+    def done(self) -> bool:
+        """Whether the fold has ended."""
+        return bool(self.record)
+
+    @property
+    def pictures(self) -> Path:
+        """Slices and histograms of its test subjects."""
+        return self.folder / "pictures.npz"
+
+    @property
+    def name(self) -> str:
+        """For the reader."""
+        return self.title if self.fold is None else f"{self.title}, fold {self.fold}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One line of ``splits.tsv``."""
+
+    fold: int
+    participant: str
+    part: str
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Everything of one contrast.
+
+    Attributes
+    ----------
+    name : str
+        ``"T1w"`` or ``"T2w"``.
+    runs : tuple of Run
+        By method and fold.
+    splits : tuple of Split
+        As planned.
+    """
+
+    name: str
+    runs: tuple[Run, ...] = ()
+    splits: tuple[Split, ...] = ()
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """Methods in the order of their folders, and how tables call them."""
+        return {IDENTITY: IDENTITY_TITLE, **{run.method: run.title for run in self.runs}}
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """Folds that were planned or begun."""
+        begun = {run.fold for run in self.runs if run.fold is not None}
+        return tuple(sorted(begun | {split.fold for split in self.splits}))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Folds that were planned and have not ended, in words."""
+        lines = []
+        for method, title in self.titles.items():
+            if method == IDENTITY or not self.folds:
+                continue
+            done = {run.fold for run in self.runs if run.method == method and run.done}
+            if lacking := [str(k) for k in self.folds if k not in done]:
+                word = "fold" if len(lacking) == 1 else "folds"
+                lines.append(f"{self.name}, {title}: {word} {', '.join(lacking)} not finished")
+        if self.folds and not self.runs:
+            lines.append(f"{self.name}: no fold of any method has begun")
+        return tuple(lines)
+
+
+def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tuple[str, ...]]:
+    """Find what there is of every contrast.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Root of the derivatives.
+    level : str
+        ``"evaluate"`` looks into ``evaluation``, any other into ``folds``.
+
+    Returns
+    -------
+    contrasts : tuple of Contrast
+        By name.
+    problems : tuple of str
+        Files that could not be read, one line each.
+    """
+    problems: list[str] = []
+    splits = {} if level == "evaluate" else _splits(out_dir / "splits.tsv", problems)
+    root = out_dir / ("evaluation" if level == "evaluate" else "folds")
+    names = {path.name for path in root.glob("*") if path.is_dir()} | set(splits)
+    names |= {path.name.split("_")[1] for path in out_dir.glob(f"{prefix(level)}_*_scores.tsv")}
+    names |= {m[1] for p in sidecars(out_dir) if (m := re.search(r"_([^_]+)\.json$", p.name))}
+    contrasts = [
+        Contrast(name, tuple(_runs(root / name, level, problems)), tuple(splits.get(name, ())))
+        for name in sorted(names)
+    ]
+    return tuple(contrasts), tuple(problems)
+
+
+def prefix(level: str) -> str:
+    """Name what the score files of a level begin with."""
+    return "evaluation" if level == "evaluate" else "group"
+
+
+def sidecars(out_dir: Path, contrast: str = "*") -> list[Path]:
+    """List the records of the prepared pairs."""
+    return sorted(out_dir.glob(f"sub-*/**/*_desc-pairLF_{contrast}.json"))
+
+
+def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read an object; an empty one, and a problem, when there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason = "not an object"
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+    except ValueError:
+        reason = "not JSON"
+    problems.append(f"{path.name} in {path.parent}: cannot be read ({reason}); left out")
+    return {}
+
+
+def read_table(path: Path, problems: list[str]) -> list[dict[str, str]]:
+    """Read a TSV file; an absent one is empty."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, csv.Error) as error:
+        problems.append(f"{path.name}: cannot be read ({error}); left out")
+        return []
+    return [{str(k): v or "" for k, v in row.items()} for row in rows]
+
+
+def _splits(path: Path, problems: list[str]) -> dict[str, list[Split]]:
+    found: dict[str, list[Split]] = {}
+    for row in read_table(path, problems):
+        try:
+            split = Split(int(row["fold"]), row["participant_id"], row["part"])
+            found.setdefault(row["contrast"], []).append(split)
+        except (KeyError, ValueError):
+            problems.append(f"{path.name}: a line is not contrast, fold, participant_id, part")
+    return found
+
+
+def _runs(folder: Path, level: str, problems: list[str]) -> list[Run]:
+    if level == "evaluate":
+        places: list[tuple[int | None, Path]] = [
+            (None, path) for path in sorted(folder.glob("*")) if path.is_dir()
+        ]
+    else:
+        numbered = [(_FOLD.fullmatch(path.name), path) for path in folder.glob("*/fold-*")]
+        places = sorted(
+            ((int(match[1]), path) for match, path in numbered if match),
+            key=lambda place: (place[1].parent.name, place[0] or 0),
+        )
+    return [_run(fold, path, problems) for fold, path in places]
+
+
+def _run(fold: int | None, folder: Path, problems: list[str]) -> Run:
+    method = folder.name if fold is None else folder.parent.name
+    path = folder / "record.json"
+    record = read_json(path, problems) if path.is_file() else {}
+    title = str(record.get("title") or method)
+    return Run(method, title, fold, folder, record, _history(folder / "history.csv"))
+
+
+def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """Read the columns of a log that may still be written to."""
+    rows = []
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = [[_float(row.get(name)) for name in _CURVES] for row in csv.DictReader(stream)]
+    except (OSError, ValueError, csv.Error):
+        rows = []
+    table = np.array(rows, np.float64).reshape(-1, len(_CURVES))
+    table = table[np.isfinite(table[:, 0])]
+    return dict(zip(_CURVES, table.T, strict=True))
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

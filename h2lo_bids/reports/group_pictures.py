@@ -1,0 +1,264 @@
+"""The pictures of the test subjects: Fig. 2 (a) and the data of Fig. 2 (d) of the paper.
+
+One column per image, three planes; below each image its absolute difference
+from the real low-field image, all on one colour scale.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from h2lo_bids.evaluation.scores import IDENTITY
+from h2lo_bids.reports import svg
+from h2lo_bids.reports.group_data import Contrast, Run
+
+PLANES = ("Axial", "Coronal", "Sagittal")
+_SIDES = (("L", "R"), ("L", "R"), ("P", "A"))
+_GAP, _HEAD, _SIDE = 4.0, 34.0, 20.0
+_STYLE = (
+    "text{font:600 11px 'Helvetica Neue',Arial,sans-serif;fill:#e8edf2}"
+    ".side{font-size:9px;stroke:#000;stroke-width:2px;paint-order:stroke}"
+    ".scale{font-weight:400;fill:#c6d2de}"
+)
+# Black to yellow through violet and red, evenly growing lighter.
+_INFERNO = (
+    *("000004", "160b39", "420a68", "6a176e", "932667", "bc3754"),
+    *("dd513a", "f37819", "fca50a", "f6d746", "fcffa4"),
+)
+
+Image = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Slices and histograms of one test subject.
+
+    Attributes
+    ----------
+    name : str
+        As in the score table.
+    hf, lf : ndarray, (3, n, n)
+        Middle axial, coronal and sagittal slices, (right or front, front or up).
+    predicted : dict of ndarray
+        By method.
+    histograms : dict of ndarray, (128,)
+        By ``"hf"``, ``"lf"`` and method.
+    """
+
+    name: str
+    hf: Image
+    lf: Image
+    predicted: dict[str, Image] = field(hash=False)
+    histograms: dict[str, npt.NDArray[np.float64]] = field(hash=False)
+
+
+def read_subjects(contrast: Contrast, problems: list[str]) -> dict[str, Subject]:
+    """Gather what the folds kept; of a subject tested in several folds, the first.
+
+    Every method shows a subject from the same fold where it has been tested
+    there.
+    """
+    found: dict[str, Subject] = {}
+    for run in sorted(contrast.runs, key=lambda run: (run.fold or 0, run.method)):
+        if not run.pictures.is_file():
+            if run.done:
+                problems.append(f"{contrast.name}, {run.name}: no pictures.npz")
+            continue
+        try:
+            for name, arrays in _entries(run):
+                _add(found, name, run.method, arrays)
+        except Exception as error:
+            # zipfile, zlib and numpy raise a dozen types between them.
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            problems.append(f"{contrast.name}, {run.name}: pictures.npz is damaged ({reason})")
+    return found
+
+
+def _entries(run: Run) -> Iterator[tuple[str, dict[str, Image]]]:
+    with np.load(run.pictures, allow_pickle=False) as stored:
+        names = dict.fromkeys(key.rpartition("/")[0] for key in stored.files)
+        for name in names:
+            kinds = ("hf", "lf", "predicted", "histograms")
+            arrays = {kind: stored[f"{name}/{kind}"].astype(np.float32) for kind in kinds}
+            shapes = {arrays[kind].shape for kind in kinds[:3]}
+            if len(shapes) != 1 or len(next(iter(shapes))) != 3 or len(arrays["hf"]) != 3:
+                raise ValueError(f"the slices of {name} have not one shape")
+            yield name, {kind: np.nan_to_num(array) for kind, array in arrays.items()}
+
+
+def _add(found: dict[str, Subject], name: str, method: str, arrays: Mapping[str, Image]) -> None:
+    subject = found.get(name)
+    hf, lf, predicted = (share.astype(np.float64) for share in arrays["histograms"])
+    if subject is None:
+        subject = Subject(name, arrays["hf"], arrays["lf"], {}, {"hf": hf, "lf": lf})
+        found[name] = subject
+    if subject.hf.shape == arrays["predicted"].shape and method not in subject.predicted:
+        subject.predicted[method] = arrays["predicted"]
+        subject.histograms[method] = predicted
+
+
+def bright(subjects: Sequence[Subject]) -> float:
+    """Choose what is shown white: as the subject report does, 0 to the common bright end."""
+    inside = [image[image > 0] for s in subjects for image in (s.hf, s.lf)]
+    tops = [float(np.percentile(values, 99.8)) for values in inside if values.size]
+    return float(np.clip(np.ceil(max(tops, default=1.0) * 50) / 50, 0.02, 1.0))
+
+
+def error_scale(subjects: Sequence[Subject]) -> float:
+    """Choose the end of the colour scale: a round number that 1 % of the errors exceed."""
+    errors = [
+        np.abs(image - s.lf)[(s.hf > 0) | (s.lf > 0)]
+        for s in subjects
+        for image in s.predicted.values()
+    ]
+    errors = [values for values in errors if values.size]
+    if not errors:
+        return 0.1
+    high = float(np.percentile(np.concatenate(errors), 99))
+    steps = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+    return next((step for step in steps if step >= high), 1.0)
+
+
+def mosaic(
+    subject: Subject,
+    titles: Mapping[str, str],
+    psnr: Mapping[str, float],
+    *,
+    white: float,
+    scale: float,
+    title: str,
+) -> str:
+    """Draw Fig. 2 (a) of one subject as a standalone SVG.
+
+    Parameters
+    ----------
+    subject : Subject
+        What is drawn.
+    titles : mapping
+        Methods in their order; those without a picture are left out.
+    psnr : mapping
+        In dB by method, written below its name where it is known.
+    white, scale : float
+        Intensity shown white; difference at the end of the colour scale.
+    title : str
+        For screen readers.
+    """
+    methods = [name for name in titles if name != IDENTITY and name in subject.predicted]
+    images = {"HF": subject.hf, "Real LF": subject.lf}
+    images |= {titles[name]: subject.predicted[name] for name in methods}
+    boxes = [box_of(subject.hf[k], subject.lf[k]) for k in range(3)]
+    cell = max(box[1] - box[0] for box in boxes) + _GAP
+    width = _SIDE + cell * len(images)
+    told = [psnr.get(IDENTITY), None, *(psnr.get(name) for name in methods)]
+    parts, y = [_heads(list(images), told, cell)], _HEAD
+    for plane, (left, right, low, high) in enumerate(boxes):
+        tall = high - low
+        middle = y + tall
+        parts.append(_turned(PLANES[plane], middle))
+        for column, image in enumerate(images.values()):
+            x = _SIDE + column * cell + (cell - _GAP - (right - left)) / 2
+            grey = np.clip(image[plane, left:right, low:high] / white, 0, 1)
+            parts.append(_embed(grey, x, y))
+            if column != 1:
+                error = np.abs(image[plane] - subject.lf[plane])[left:right, low:high]
+                parts.append(_embed(np.clip(error / scale, 0, 1), x, y + tall + 2, coloured=True))
+            elif plane == 0:
+                parts.append(_colour_bar(x, y + tall + 2, right - left, tall, scale))
+        parts.append(_side_letters(plane, right - left, cell, y, tall))
+        y += 2 * tall + 2 + _GAP
+    ground = f'<rect width="{svg.number(width)}" height="{svg.number(y)}" fill="#000"/>'
+    return svg.document(width, y, ground + "".join(parts), title=title, style=_STYLE)
+
+
+def box_of(*planes: npt.NDArray[np.floating], margin: int = 3) -> tuple[int, int, int, int]:
+    """Bound what is bright in any of some slices on one grid: first and last of both axes."""
+    inside = np.logical_or.reduce([plane > 0.01 for plane in planes])
+    bounds: list[int] = []
+    for axis in (0, 1):
+        used = np.flatnonzero(inside.any(axis=1 - axis))
+        first, last = (used[0], used[-1] + 1) if used.size else (0, inside.shape[axis])
+        bounds += [max(int(first) - margin, 0), min(int(last) + margin, inside.shape[axis])]
+    return bounds[0], bounds[1], bounds[2], bounds[3]
+
+
+def _heads(names: Sequence[str], psnr: Sequence[float | None], cell: float) -> str:
+    room = max(int(cell / 6.2), 4)
+    parts = []
+    for column, (name, value) in enumerate(zip(names, psnr, strict=True)):
+        cut = name if len(name) <= room else name[: room - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        x = _SIDE + (column + 0.5) * cell - _GAP / 2
+        parts.append(svg.text(x, 14, cut, anchor="middle"))
+        if value is not None:
+            parts.append(svg.text(x, 27, f"{value:.2f} dB", css="scale", anchor="middle"))
+    return "".join(parts)
+
+
+def _turned(label: str, middle: float) -> str:
+    y = svg.number(middle)
+    return f'<g transform="rotate(-90 13 {y})">{svg.text(13, middle, label, anchor="middle")}</g>'
+
+
+def _side_letters(plane: int, wide: float, cell: float, y: float, tall: float) -> str:
+    x = _SIDE + (cell - _GAP - wide) / 2
+    first, second = _SIDES[plane]
+    return svg.text(x + 1, y + tall / 2, first, css="side") + svg.text(
+        x + wide - 1, y + tall / 2, second, css="side", anchor="end"
+    )
+
+
+def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float) -> str:
+    """Draw the shared scale in the place of the real image's own difference, which is zero."""
+    stops = "".join(
+        f'<stop offset="{k / (len(_INFERNO) - 1):.2f}" stop-color="#{value}"/>'
+        for k, value in enumerate(_INFERNO)
+    )
+    left, long, top = x + wide * 0.08, wide * 0.84, y + tall / 2
+    parts = [
+        f'<defs><linearGradient id="s">{stops}</linearGradient></defs>',
+        f'<rect x="{svg.number(left)}" y="{svg.number(top)}" width="{svg.number(long)}" '
+        'height="10" fill="url(#s)" stroke="#8a96a3" stroke-width=".6"/>',
+        svg.text(x + wide / 2, top - 8, "|image \N{MINUS SIGN} real LF|", anchor="middle"),
+    ]
+    for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
+        text = f"{share * scale:g}" + (" +" if share == 1 else "")
+        parts.append(svg.text(left + share * long, top + 23, text, css="scale", anchor=anchor))
+    return "".join(parts)
+
+
+def _embed(values: npt.NDArray[np.floating], x: float, y: float, *, coloured: bool = False) -> str:
+    pixels = np.round(values * 255).astype(np.uint8).T[::-1]
+    if coloured:
+        pixels = _lut()[pixels]
+    tall, wide = pixels.shape[:2]
+    return (
+        f'<image x="{svg.number(x)}" y="{svg.number(y)}" width="{wide}" height="{tall}" '
+        f'href="{jpeg_uri(np.ascontiguousarray(pixels))}"/>'
+    )
+
+
+def _lut() -> npt.NDArray[np.uint8]:
+    anchors = np.array([[int(c[k : k + 2], 16) for k in (0, 2, 4)] for c in _INFERNO])
+    places = np.linspace(0, 255, len(anchors))
+    channels = [np.interp(np.arange(256), places, anchors[:, k]) for k in range(3)]
+    return np.round(np.stack(channels, axis=1)).astype(np.uint8)
+
+
+def jpeg_uri(pixels: npt.NDArray[np.uint8], *, quality: int = 86) -> str:
+    """Encode a grey or coloured picture, rows from top to bottom, as a data URI.
+
+    Noise makes a PNG of a low-field slice four times as large; many pairs of
+    many subjects share one page.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((svg.MAX_PIXELS, svg.MAX_PIXELS), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=quality, optimize=True, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,101 @@
+"""The tables of the group report: Table 1 of the paper, tests between methods, the splits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from h2lo_bids.evaluation.catalogue import Metric
+from h2lo_bids.reports.group_data import Contrast
+from h2lo_bids.reports.group_scores import Results
+
+
+def write_value(metric: Metric, value: float) -> str:
+    """Write a figure with the decimals of the paper."""
+    if math.isnan(value):
+        return "\N{EN DASH}"
+    if math.isinf(value):
+        return "\N{INFINITY}"
+    return f"{value:.{metric.digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def table_rows(results: Results, titles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Lay out Table 1: a row per method, its cells with their place in the column."""
+    places = {metric.key: _places(results, metric) for metric in results.metrics}
+    rows = []
+    for method in results.methods:
+        cells = []
+        for metric in results.metrics:
+            row = results.summary[method, metric.key]
+            low, high = (write_value(metric, bound) for bound in (row.low, row.high))
+            cells.append(
+                {
+                    "mean": write_value(metric, row.mean),
+                    "std": "" if math.isnan(row.std) else write_value(metric, row.std),
+                    "interval": "" if math.isnan(row.low) else f"{low} to {high}",
+                    "n": row.n,
+                    "place": places[metric.key].get(method),
+                }
+            )
+        rows.append({"method": method, "title": titles.get(method, method), "cells": cells})
+    return rows
+
+
+def _places(results: Results, metric: Metric) -> dict[str, int]:
+    """Rank the best and, among three or more, the second; equal means share a place."""
+    means = {m: row.mean for (m, key), row in results.summary.items() if key == metric.key}
+    means = {m: value for m, value in means.items() if not math.isnan(value)}
+    ordered = sorted(set(means.values()), reverse=metric.higher)
+    marked = ordered[: max(min(len(ordered) - 1, 2), 0)]
+    return {m: marked.index(value) + 1 for m, value in means.items() if value in marked}
+
+
+def comparison_rows(results: Results, titles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Lay out the paired tests: a row per two methods, a cell per metric."""
+    found = {(row.method, row.versus, row.metric): row for row in results.comparisons}
+    pairs = dict.fromkeys((row.method, row.versus) for row in results.comparisons)
+    rows = []
+    for first, second in pairs:
+        cells = []
+        for metric in results.metrics:
+            row = found[first, second, metric.key]
+            sign = "+" if row.difference > 0 else ""
+            cells.append(
+                {
+                    "difference": sign + write_value(metric, row.difference),
+                    "p": probability(row.p_holm),
+                    "raw": probability(row.p),
+                    "better": row.better == first,
+                    "n": row.n,
+                    "clear": row.p_holm < 0.05,
+                }
+            )
+        names = (titles.get(name, name) for name in (first, second))
+        rows.append({"pair": " against ".join(names), "cells": cells})
+    return rows
+
+
+def split_rows(contrast: Contrast) -> list[tuple[str, list[str]]]:
+    """Lay out the splits: a row per participant, its part in every planned fold."""
+    folds = sorted({split.fold for split in contrast.splits})
+    parts = {(split.participant, split.fold): split.part for split in contrast.splits}
+    names = sorted({split.participant for split in contrast.splits})
+    return [(name, [parts.get((name, fold), "") for fold in folds]) for name in names]
+
+
+def median_subject(results: Results, method: str, names: Sequence[str]) -> str | None:
+    """Name the picture in the middle of a method's PSNR; the lower one of two."""
+    values = results.participants.get("psnr", {})
+    psnr = {name: values.get(name.partition("_")[0], {}).get(method) for name in names}
+    ordered = sorted((value, name) for name, value in psnr.items() if value is not None)
+    if not ordered:
+        return names[0] if names else None
+    return ordered[(len(ordered) - 1) // 2][1]
+
+
+def probability(p: float) -> str:
+    """Write a p value."""
+    if math.isnan(p):
+        return "\N{EN DASH}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

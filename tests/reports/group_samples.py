@@ -1,0 +1,209 @@
+"""A made-up output folder of a training: three planes of a ball, scores from a generator."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from h2lo_bids.evaluation.scores import SCORED, Score
+from h2lo_bids.evaluation.tables import write_scores, write_tables
+
+METHODS = {"h2lo": "H2LO", "h2lo-mlp": "H2LO w/o SIREN", "h2lo-nograd": "H2LO w/o L_grad"}
+_SIZE = 48
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What to make up."""
+
+    subjects: tuple[str, ...] = tuple(f"P{k:02d}" for k in range(6))
+    methods: tuple[str, ...] = tuple(METHODS)
+    folds: int = 3
+    contrasts: tuple[str, ...] = ("T1w",)
+    title: str = ""
+    reason: str = "brain masks overlap by Dice 0.61, at least 0.80 is expected"
+    collected: bool = True
+
+
+def make_group(out: Path, sample: Sample | None = None) -> Path:
+    """Write a whole cross-validation."""
+    sample = sample or Sample()
+    for contrast in sample.contrasts:
+        make_pairs(out, contrast, sample)
+        scores = [
+            score
+            for fold in range(sample.folds)
+            for method in sample.methods
+            for score in make_fold(out, contrast, method, fold, sample)
+        ]
+        if scores and sample.collected:
+            write_tables(out / f"group_{contrast}", scores, METHODS)
+        make_model(out, contrast)
+    lines = [
+        f"{contrast}\t{fold}\tsub-{subject}\t{part}"
+        for contrast in sample.contrasts
+        for fold in range(sample.folds)
+        for part, names in parts(sample, fold).items()
+        for subject in names
+    ]
+    if lines:
+        header = "contrast\tfold\tparticipant_id\tpart"
+        (out / "splits.tsv").write_text("\n".join([header, *lines]) + "\n")
+    config = out / "logs" / "20260101T000000_x" / "config.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text('[run]\nanalysis-level = "group"\ncommand = "h2lo bids out group"\n')
+    return out
+
+
+def parts(sample: Sample, fold: int) -> dict[str, tuple[str, ...]]:
+    """Divide the subjects of one fold."""
+    test = sample.subjects[fold :: max(sample.folds, 1)]
+    rest = [name for name in sample.subjects if name not in test]
+    return {"train": tuple(rest[1:]), "validation": tuple(rest[:1]), "test": test}
+
+
+def make_fold(
+    out: Path, contrast: str, method: str, fold: int, sample: Sample, *, done: bool = True
+) -> list[Score]:
+    """Write one fold of one method; not done, only its log."""
+    folder = out / "folds" / contrast / method / f"fold-{fold}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_history(folder / "history.csv", seed=fold, whole=done)
+    if not done:
+        (folder / "record.json").unlink(missing_ok=True)
+        return []
+    test = parts(sample, fold)["test"]
+    write_json(folder / "record.json", record(contrast, method, fold, sample))
+    write_pictures(folder / "pictures.npz", test, seed=list(METHODS).index(method))
+    scores = make_scores(test, method, fold)
+    write_scores(folder / "scores.tsv", scores)
+    return scores
+
+
+def make_evaluation(out: Path, models: tuple[str, ...] = ("site-a", "site-b")) -> Path:
+    """Write the evaluation of some models on the pairs of two subjects."""
+    sample = Sample(subjects=("P00", "P01", "P02"), folds=0)
+    make_pairs(out, "T1w", sample)
+    scores = []
+    for number, model in enumerate(models):
+        folder = out / "evaluation" / "T1w" / model
+        folder.mkdir(parents=True)
+        write_pictures(folder / "pictures.npz", sample.subjects, seed=number)
+        scores += make_scores(sample.subjects, model, None)
+    write_tables(out / "evaluation_T1w", scores)
+    return out
+
+
+def record(contrast: str, method: str, fold: int, sample: Sample) -> dict:
+    """Give what a fold records."""
+    return {
+        "contrast": contrast,
+        "method": method,
+        "title": sample.title or METHODS[method],
+        "fold": {"index": fold, **parts(sample, fold)},
+        "options": {"learning_rate": 3e-4, "sampling": "patch"},
+        "seed": 42,
+        "steps": 400,
+        "best_step": 360,
+        "best_psnr": 28.0 + 0.2 * fold,
+        "identity_psnr": 23.5,
+        "seconds": 754.0,
+        "parameters": 581_409,
+        "simulated": True,
+        "software": {"h2lo-bids": "0.2.0", "torch": "2.13.0"},
+        "warnings": ["The validation PSNR was still rising."] if fold == 0 else [],
+    }
+
+
+def make_scores(subjects: tuple[str, ...], method: str, fold: int | None) -> list[Score]:
+    """Draw scores: the method's, and the identity's, which do not depend on the method."""
+    scores = []
+    for subject in subjects:
+        for name in ("identity", method):
+            rng = np.random.default_rng([sum(map(ord, name + subject)), (fold or 0) + 1])
+            gain = 0.0 if name == "identity" else 1.0
+            middle = (23.5 + 5 * gain, 90 + 5 * gain, 0.92 + 0.05 * gain, 0.12 - 0.08 * gain)
+            more = (0.5 + 0.4 * gain, 0.2 - 0.17 * gain, 0.15 - 0.13 * gain, 0.3 + 0.2 * gain)
+            for region in ("foreground", "whole"):
+                noisy = [v * (1 + 0.02 * rng.standard_normal()) for v in (*middle, *more)]
+                values = dict(zip(SCORED, noisy, strict=True))
+                scores.append(Score(subject, name, fold, region, values))
+    return scores
+
+
+def write_history(path: Path, *, seed: int, whole: bool = True) -> None:
+    """Write the log of 400 steps, or of the first ones, the last line cut short."""
+    rng = np.random.default_rng(seed)
+    lines = ["step,rate,loss,l1,gradient,psnr,seconds"]
+    for step in range(1, 401 if whole else 151):
+        l1 = 0.15 * np.exp(-step / 90) + 0.02 + 0.004 * rng.random()
+        gradient = 0.004 * np.exp(-step / 200) + 1e-4 * rng.random()
+        psnr = f"{28 - 6 * np.exp(-step / 60) + 0.2 * seed:.4f}" if step % 40 == 0 else ""
+        lines.append(f"{step},1e-4,{l1 + 10 * gradient:.6f},{l1:.6f},{gradient:.6f},{psnr},{step}")
+    path.write_text("\n".join(lines) + ("\n" if whole else "\n151,1e-4,0.0"))
+
+
+def ball(size: int = _SIZE, shift: float = 0.0) -> np.ndarray:
+    """Give a bright ball with a dark hole, (size, size, size)."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, size)] * 3, indexing="ij")
+    radius = np.sqrt((x - shift) ** 2 + y**2 + z**2)
+    return np.where(radius < 0.7, np.where(radius < 0.3, 0.25, 0.8), 0.0).astype(np.float32)
+
+
+def write_pictures(path: Path, subjects: tuple[str, ...], *, seed: int) -> None:
+    """Write slices and histograms of some test subjects."""
+    rng = np.random.default_rng(seed)
+    hf = np.stack([ball()[_SIZE // 2]] * 3)
+    arrays = {}
+    for subject in subjects:
+        lf = hf * 0.7 + 0.03 * rng.random(hf.shape) * (hf > 0)
+        made = hf * 0.68 + 0.01 * seed * (hf > 0)
+        stored = {"hf": hf, "lf": lf, "predicted": made}
+        arrays |= {f"{subject}/{kind}": a.astype(np.float16) for kind, a in stored.items()}
+        counts = [np.histogram(a[hf > 0], 128, (0, 1))[0] for a in stored.values()]
+        shares = np.array([c / c.sum() for c in counts])
+        arrays[f"{subject}/histograms"] = shares.astype(np.float16)
+    np.savez_compressed(path, **arrays)
+
+
+def make_pairs(out: Path, contrast: str, sample: Sample) -> None:
+    """Write a prepared pair of each subject; the last one is misplaced and flagged."""
+    for subject in sample.subjects:
+        bad = subject == sample.subjects[-1]
+        folder = out / f"sub-{subject}" / "ses-HF" / "anat"
+        stem = f"sub-{subject}_ses-HF_res-model_desc-"
+        for kind, data in (("pairHF", ball()), ("pairLF", ball(shift=0.25 if bad else 0.0))):
+            path = folder / f"{stem}{kind}_{contrast}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(data, np.diag([4.0, 4.0, 4.0, 1.0])), path)
+        check = {
+            "Flagged": bad,
+            "Reasons": [sample.reason] if bad else [],
+            "Figures": {"dice": 0.61 if bad else 0.96, "margin": 0.11, "translation_mm": 1.42},
+        }
+        content = {"Simulated": True, "Fusion": "mrr", "RegistrationCheck": check, "Warnings": []}
+        write_json(folder / f"{stem}pairLF_{contrast}.json", content)
+
+
+def make_model(out: Path, contrast: str) -> None:
+    """Write a final model's metadata and card."""
+    folder = out / "models" / f"h2lo_{contrast}"
+    metadata = {
+        "method": "h2lo",
+        "contrast": contrast,
+        "sha256": "c" * 64,
+        "parameters": 581_409,
+        "training_data": {"kind": "simulated", "description": "Six balls."},
+    }
+    write_json(folder / "metadata.json", metadata)
+    (folder / "README.md").write_text("# The card\n\nOf a model.\n")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
