@@ -108,13 +108,8 @@ def prepare_pairs(
         A pair that fails does not keep the others from being made.
     """
     how = PairOptions(frame, skull_strip, synthstrip_weights, seed, omp_nthreads)
-    donors = {pair.name: donor for pair in pairs if (donor := _donor(pair, pairs)) is not None}
-    failed, fingerprints = [], {}
-    for pair in pairs:
-        try:
-            fingerprints[pair.name] = pair_fingerprint(pair, donors.get(pair.name), how)
-        except H2loError as err:
-            failed.append(PairFailure(pair.name, "read", type(err).__name__, str(err)))
+    donors = _donors(pairs)
+    fingerprints, failed = _fingerprints(pairs, donors, how)
     current = _current(Path(out_dir), subject, pairs, tell)
     kept = tuple(name for name, own in fingerprints.items() if current.get(name) == own)
     for name in kept:
@@ -135,6 +130,30 @@ def prepare_pairs(
     bad = {item.name for item in failed}
     made = tuple(pair.name for pair in missing if pair.name not in bad)
     return PairsOutcome(made, kept, tuple(failed), _seconds(durations(workflow), missing))
+
+
+def missing_pairs(
+    subject: str,
+    pairs: tuple[PairSource, ...],
+    *,
+    out_dir: Path,
+    frame: Frame,
+    skull_strip: str = "auto",
+    synthstrip_weights: Path | None = None,
+    seed: int = 42,
+) -> tuple[str, ...]:
+    """Name the pairs that `prepare_pairs`, with the same arguments, would have to make.
+
+    Returns
+    -------
+    tuple of str
+        Names of pairs that are absent, damaged, of other inputs, or cannot be read.
+    """
+    how = PairOptions(frame, skull_strip, synthstrip_weights, seed)
+    fingerprints, _ = _fingerprints(pairs, _donors(pairs), how)
+    current = _current(Path(out_dir), subject, pairs, lambda line: None)
+    names = [pair.name for pair in pairs]
+    return tuple(n for n in names if n not in current or current[n] != fingerprints.get(n))
 
 
 def pair_fingerprint(pair: PairSource, donor: Scan | None, options: PairOptions) -> str:
@@ -175,6 +194,23 @@ def pair_fingerprint(pair: PairSource, donor: Scan | None, options: PairOptions)
                 f"{path}: cannot be read ({err.strerror}); for DataLad run: datalad get {path}"
             ) from err
     return digest.hexdigest()
+
+
+def _fingerprints(
+    pairs: tuple[PairSource, ...], donors: dict[str, Scan], how: PairOptions
+) -> tuple[dict[str, str], list[PairFailure]]:
+    """Return the fingerprint of each pair, and the pairs whose files cannot be read."""
+    failed, fingerprints = [], {}
+    for pair in pairs:
+        try:
+            fingerprints[pair.name] = pair_fingerprint(pair, donors.get(pair.name), how)
+        except H2loError as err:
+            failed.append(PairFailure(pair.name, "read", type(err).__name__, str(err)))
+    return fingerprints, failed
+
+
+def _donors(pairs: tuple[PairSource, ...]) -> dict[str, Scan]:
+    return {pair.name: donor for pair in pairs if (donor := _donor(pair, pairs)) is not None}
 
 
 def _donor(pair: PairSource, pairs: tuple[PairSource, ...]) -> Scan | None:
