@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ def _write_high(
     label = "_acq-MPRAGE" if contrast == "T1w" else ""
     stem = plan.out / name / "ses-HF" / "anat" / f"{name}_ses-HF{label}_{contrast}"
     sidecar = sidecars.high_field_sidecar(sequence, plan.resolution)
-    _write_scan(stem, data, subject.anatomy.affine, sidecar)
+    write_scan(stem, data, subject.anatomy.affine, sidecar)
     tell(f"{stem.name}: {'x'.join(map(str, data.shape))}")
 
 
@@ -218,11 +218,24 @@ def _write_low(
         )
         stem = f"{name}_ses-LF_acq-{acquisition}_{contrast}"
         path = plan.out / name / "ses-LF" / "anat" / stem
-        _write_scan(path, scan.data, scan.affine, sidecars.low_field_sidecar(scan.sequence))
+        write_scan(path, scan.data, scan.affine, sidecars.low_field_sidecar(scan.sequence))
         tell(f"{stem}: {'x'.join(map(str, scan.data.shape))}")
 
 
-def _write_scan(stem: Path, data: np.ndarray, affine: np.ndarray, sidecar: dict[str, Any]) -> None:
+def write_scan(
+    stem: Path, data: np.ndarray, affine: np.ndarray, sidecar: Mapping[str, Any] | None
+) -> None:
+    """Write a scan as scanners do, in integers; the same scan gives the same bytes.
+
+    Parameters
+    ----------
+    stem
+        Path without extension; folders are made.
+    data, affine
+        Image, with white matter at about 1, and its voxel indices to mm.
+    sidecar
+        Content of the JSON beside it; None for no JSON.
+    """
     import nibabel as nib
 
     stored = np.rint(data * WHITE_LEVEL).clip(0, 32767).astype(np.int16)
@@ -231,13 +244,14 @@ def _write_scan(stem: Path, data: np.ndarray, affine: np.ndarray, sidecar: dict[
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    # No name and no time in the gzip header: the same scan has the same bytes.
+    # No name and no time in the gzip header.
     packed = gzip.compress(image.to_bytes(), compresslevel=5, mtime=0)
     stem.with_name(stem.name + ".nii.gz").write_bytes(packed)
-    _write_json(stem.with_name(stem.name + ".json"), sidecar)
+    if sidecar is not None:
+        _write_json(stem.with_name(stem.name + ".json"), sidecar)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
