@@ -1,0 +1,272 @@
+"""Noise of a low-field scanner, drawn again and again on any grid.
+
+A prediction is smoother than a scan. What a scan has beside it is described by
+three measured things (`h2lo_bids.training.calibrate`): its standard deviation at
+each predicted intensity, the distribution of the residual divided by that
+deviation, and the power spectrum of the residual after a map of this
+distribution to a normal one. A realisation goes the way back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.models.frame import MAX_VOXELS
+
+PROBES = np.linspace(-4.0, 4.0, 17)
+"""Standard normal values at which a model's quantiles are given."""
+
+_SNAP = 1e-3
+"""Distance in lattice steps below which a position counts as a lattice point."""
+_MOST_DB = 200.0
+_ORDER = 5
+"""Of the splines between lattice points: lower ones smooth the noise."""
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """What a scanner's noise is like.
+
+    Parameters
+    ----------
+    intensities, deviations
+        Predicted intensities, increasing, and the noise's standard deviation
+        there, in units of the image, linear between them, constant beyond.
+    quantiles
+        The noise divided by its deviation, at the standard normal values `PROBES`.
+    frequencies
+        For each of right, anterior and superior: spatial frequencies from 0, in
+        cycles per mm, increasing.
+    power
+        Power at their product in dB of any reference, C order; linear between, none
+        beyond. The same for a frequency and its mirror images along each axis.
+    spacing, shape
+        Lattice on which noise is drawn, that of the pairs it was measured on: mm
+        and steps along the axes. The noise repeats after its length.
+    kept
+        What of the residual was taken for noise: ``"missing"`` or ``"all"``.
+    subjects
+        How many subjects it was measured on.
+
+    Raises
+    ------
+    ValueError
+        If the sizes do not fit, or a value is negative, infinite or out of order.
+    """
+
+    intensities: tuple[float, ...]
+    deviations: tuple[float, ...]
+    quantiles: tuple[float, ...]
+    frequencies: tuple[tuple[float, ...], ...]
+    power: tuple[float, ...]
+    spacing: tuple[float, ...]
+    shape: tuple[int, ...]
+    kept: str = "all"
+    subjects: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = [*self.intensities, *self.deviations, *self.quantiles, *self.power]
+        numbers += [number for axis in self.frequencies for number in axis]
+        if not np.isfinite([*numbers, *self.spacing, *self.shape]).all():
+            raise ValueError("a noise model's values are finite")
+        self._check_sizes()
+        for values in (self.intensities, *self.frequencies):
+            if (np.diff(values) <= 0).any():
+                raise ValueError("a noise model's intensities and frequencies increase")
+        if (np.diff(self.quantiles) < 0).any():
+            raise ValueError("a noise model's quantiles do not decrease")
+        if min(self.deviations) < 0 or np.ptp(self.power) > _MOST_DB:
+            raise ValueError("a noise model's deviations or powers are out of range")
+        if min(self.spacing) <= 0 or min(self.shape) < 1 or np.prod(self.shape) > MAX_VOXELS:
+            raise ValueError("a noise model's lattice has sides that make no sense")
+
+    def _check_sizes(self) -> None:
+        if len(self.intensities) != len(self.deviations) or not self.intensities:
+            raise ValueError("a noise model needs one deviation for each intensity")
+        if not len(self.frequencies) == len(self.spacing) == len(self.shape) == 3:
+            raise ValueError("a noise model has three axes")
+        if len(self.quantiles) != len(PROBES):
+            raise ValueError(f"a noise model needs {len(PROBES)} quantiles")
+        if not 0 < len(self.power) == np.prod([len(axis) for axis in self.frequencies]):
+            raise ValueError("a noise model needs the power at every frequency")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model as JSON-ready values."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> NoiseModel:
+        """Read a model back from `to_dict`'s output.
+
+        Raises
+        ------
+        BadDataError
+            If it is none.
+        """
+        try:
+            given = {item.name: values[item.name] for item in fields(cls)}
+            given["frequencies"] = tuple(tuple(axis) for axis in given["frequencies"])
+            made = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in given.items()}
+            return cls(**made)
+        except (KeyError, TypeError, ValueError) as err:
+            raise BadDataError(f"not a noise model ({err}); fit the model again") from err
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of the model's values."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def deviation(self, intensity: np.ndarray) -> np.ndarray:
+        """Return the noise's standard deviation at predicted intensities, any shape."""
+        return np.interp(intensity, self.intensities, self.deviations)
+
+
+def add_noise(
+    prediction: np.ndarray,
+    mask: np.ndarray,
+    affine: np.ndarray,
+    model: NoiseModel,
+    *,
+    seed: int | Sequence[int],
+    realisation: int,
+    to_frame: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Draw one noisy image of a prediction.
+
+    The noise belongs to places in the head, not to voxels: the same seed and
+    realisation on another grid is the same noise there.
+
+    Parameters
+    ----------
+    prediction
+        (X, Y, Z), in [0, 1].
+    mask
+        (X, Y, Z), the brain.
+    affine
+        (4, 4), voxels to mm along right, anterior and superior, from any origin.
+    model
+        The noise.
+    seed
+        Non-negative, one or several numbers, for example the run's and the scan's.
+    realisation
+        Non-negative; each gives independent noise.
+    to_frame
+        Maps (N, 3) positions in mm from where `affine` leads to the axes in which
+        the noise was measured; None where they are the same.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (X, Y, Z), in [0, 1]; exactly 0 outside the mask.
+
+    Raises
+    ------
+    ValueError
+        If prediction and mask differ in shape.
+    """
+    prediction, mask = np.asarray(prediction, np.float32), np.asarray(mask, bool)
+    if prediction.ndim != 3 or prediction.shape != mask.shape:
+        raise ValueError(f"not one shape: prediction {prediction.shape}, mask {mask.shape}")
+    out = np.zeros(prediction.shape, dtype=np.float32)
+    if not mask.any():
+        return out
+    affine = np.asarray(affine, np.float64)
+    points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+    if to_frame is not None:
+        points = np.asarray(to_frame(points), np.float64)
+    words = [seed] if isinstance(seed, int) else list(seed)
+    field = normal_field(model, np.random.default_rng([*words, realisation]))
+    normal = read_field(field, points / np.array(model.spacing))
+    inside = prediction[mask]
+    noise = model.deviation(inside) * np.interp(normal, PROBES, model.quantiles)
+    out[mask] = np.clip(inside + noise, 0, 1)
+    return out
+
+
+def normal_field(model: NoiseModel, rng: np.random.Generator) -> np.ndarray:
+    """Draw normal noise with a model's spectrum on its whole lattice.
+
+    Parameters
+    ----------
+    model
+        The noise; its deviations and quantiles are not used.
+    rng
+        Source of the draw.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 of ``model.shape``, periodic, mean 0 and variance 1 in expectation.
+    """
+    from scipy import fft
+
+    shape = (model.shape[0], model.shape[1], model.shape[2])
+    waves = fft.rfftn(rng.standard_normal(shape, dtype=np.float32))
+    power = _power_on(model, shape)
+    # Frequencies that the half spectrum leaves out count through their mirror images.
+    weight = np.full(power.shape[2], 2.0)
+    weight[0] = 1.0
+    if shape[2] % 2 == 0:
+        weight[-1] = 1.0
+    mean = float((power.sum(axis=(0, 1), dtype=np.float64) * weight).sum() / np.prod(shape))
+    waves *= np.sqrt(power / np.float32(mean), dtype=np.float32)
+    field: np.ndarray = fft.irfftn(waves, s=shape, overwrite_x=True)
+    return field
+
+
+def read_field(field: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Read a periodic field anywhere.
+
+    Parameters
+    ----------
+    field
+        (X, Y, Z).
+    points
+        (N, 3), in lattice steps.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,): the field itself at lattice points, splines between them.
+    """
+    from scipy.ndimage import map_coordinates
+
+    nearest = np.rint(points)
+    if np.abs(points - nearest).max() < _SNAP:
+        at = nearest.astype(np.int64) % np.array(field.shape)
+        exact: np.ndarray = field[tuple(at.T)]
+        return exact
+    read: np.ndarray = map_coordinates(field, points.T, order=_ORDER, mode="grid-wrap")
+    return read
+
+
+def _power_on(model: NoiseModel, shape: tuple[int, int, int]) -> np.ndarray:
+    """Interpolate the power at the frequencies of the lattice's half spectrum."""
+    sizes = [len(axis) for axis in model.frequencies]
+    level = np.array(model.power, dtype=np.float64).reshape(sizes) - max(model.power)
+    beyond = np.zeros((1, 1, 1), dtype=bool)
+    for axis, (n, step) in enumerate(zip(shape, model.spacing, strict=True)):
+        wanted = np.abs(np.fft.rfftfreq(n, step) if axis == 2 else np.fft.fftfreq(n, step))
+        knots = np.array(model.frequencies[axis])
+        rows = hat_weights(wanted, knots)
+        level = np.moveaxis(np.tensordot(rows, level, axes=(1, axis)), 0, axis)
+        sides = [1, 1, 1]
+        sides[axis] = len(wanted)
+        # What is rounded in the last digit is no frequency beyond.
+        beyond = beyond | (wanted > knots[-1] * (1 + 1e-5)).reshape(sides)
+    spectrum: np.ndarray = np.where(beyond, 0.0, 10 ** (level / 10)).astype(np.float32)
+    return spectrum
+
+
+def hat_weights(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    """Return the weights (N, K) of linear interpolation between knots."""
+    return np.stack([np.interp(values, knots, row) for row in np.eye(len(knots))], axis=1)

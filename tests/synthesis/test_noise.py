@@ -1,0 +1,205 @@
+"""Drawn noise against the model it was drawn from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise, normal_field
+
+FREQUENCIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def level(r, a, s):
+    """Decibels that fall with frequency, at different rates along the axes."""
+    return -40 * r - 20 * a - 10 * s
+
+
+def coloured(shape=(48, 48, 48), power=level, quantiles=PROBES) -> NoiseModel:
+    knots = np.array(FREQUENCIES)
+    grid = np.meshgrid(knots, knots, knots, indexing="ij")
+    return NoiseModel(
+        intensities=(0.2, 0.8),
+        deviations=(0.02, 0.06),
+        quantiles=tuple(quantiles),
+        frequencies=(FREQUENCIES,) * 3,
+        power=tuple(np.broadcast_to(power(*grid), grid[0].shape).ravel()),
+        spacing=(1.0, 1.0, 1.0),
+        shape=shape,
+    )
+
+
+def flat(*_):
+    return 0.0
+
+
+def test_a_model_survives_json():
+    model = coloured()
+    again = NoiseModel.from_dict(json.loads(json.dumps(model.to_dict())))
+    assert again == model
+    assert again.digest == model.digest
+    assert replace(model, subjects=3).digest != model.digest
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"deviations": (0.1,)},
+        {"deviations": (0.1, -0.1)},
+        {"deviations": (0.1, float("nan"))},
+        {"intensities": (0.8, 0.2)},
+        {"quantiles": (0.0, 1.0)},
+        {"quantiles": tuple(-PROBES)},
+        {"power": (0.0,)},
+        {"spacing": (0.0, 1.0, 1.0)},
+        {"shape": (8, 8)},
+    ],
+)
+def test_values_that_make_no_sense(wrong):
+    with pytest.raises(ValueError):
+        replace(coloured(), **wrong)
+    with pytest.raises(BadDataError, match="fit the model again"):
+        NoiseModel.from_dict({**coloured().to_dict(), **wrong})
+    with pytest.raises(BadDataError):
+        NoiseModel.from_dict({"deviations": 3})
+
+
+def test_the_deviation_follows_the_intensity():
+    model = coloured(power=flat)
+    mask = np.ones((48, 48, 48), bool)
+    for intensity, expected in ((0.1, 0.02), (0.2, 0.02), (0.5, 0.04), (0.8, 0.06)):
+        image = np.full(mask.shape, intensity, np.float32)
+        noise = add_noise(image, mask, np.eye(4), model, seed=1, realisation=1) - image
+        assert noise.std() == pytest.approx(expected, rel=0.01)
+
+
+def test_zero_outside_and_within_the_range():
+    mask = np.zeros((20, 20, 20), bool)
+    mask[5:15, 5:15, 5:15] = True
+    loud = replace(coloured(), deviations=(1.0, 1.0))
+    got = add_noise(np.where(mask, 0.5, 0.3), mask, np.eye(4), loud, seed=1, realisation=1)
+    assert (got[~mask] == 0).all()
+    assert got.min() == 0
+    assert got.max() == 1
+    assert got.dtype == np.float32
+    assert not add_noise(mask, ~mask & mask, np.eye(4), loud, seed=1, realisation=1).any()
+    with pytest.raises(ValueError, match="one shape"):
+        add_noise(mask[1:], mask, np.eye(4), loud, seed=1, realisation=1)
+
+
+def test_the_spectrum_is_that_of_the_model():
+    """Averaged periodograms against the closed form, along each axis and off them."""
+    model = coloured()
+    power = np.mean(
+        [
+            np.abs(np.fft.fftn(normal_field(model, np.random.default_rng(n)))) ** 2
+            for n in range(30)
+        ],
+        axis=0,
+    )
+    k = np.fft.fftfreq(48)
+    got = 10 * np.log10(power / power[0, 0, 0])
+    grid = np.abs(np.meshgrid(k, k, k, indexing="ij"))
+    expected = level(*grid)
+    got += np.mean(expected - got)
+    for where in (grid[0] > 0.3, grid[1] > 0.3, grid[2] > 0.3, grid.max(axis=0) < 0.2):
+        assert np.mean((got - expected)[where]) == pytest.approx(0, abs=0.1)
+    assert np.std(got - expected) < 1.2  # that of 30 exponential draws is 0.8 dB
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 32), (31, 30, 33)])
+def test_the_field_is_normal_with_variance_one(shape):
+    fields = [normal_field(coloured(shape), np.random.default_rng(n)) for n in range(20)]
+    assert np.var(fields) == pytest.approx(1, rel=0.03)
+    assert np.mean(np.array(fields) ** 4) == pytest.approx(3, rel=0.1)
+
+
+def test_seeds_and_realisations():
+    model, mask = coloured(), np.ones((32, 32, 32), bool)
+    image = np.full(mask.shape, 0.5, np.float32)
+
+    def draw(seed, realisation):
+        return add_noise(image, mask, np.eye(4), model, seed=seed, realisation=realisation)
+
+    assert draw(7, 1).tobytes() == draw(7, 1).tobytes()
+    assert draw([7, 3], 1).tobytes() == draw([7, 3], 1).tobytes()
+    draws = [draw(7, 1), draw(7, 2), draw(8, 1), draw([7, 1], 1)]
+    relation = np.corrcoef([(d - image).ravel() for d in draws])
+    assert np.abs(relation - np.eye(4)).max() < 0.05
+
+
+def test_heavy_tails_are_drawn():
+    """A cubic map of a normal value has a kurtosis that the draws must show."""
+    tails = PROBES + 0.1 * PROBES**3
+    model = replace(coloured(power=flat, quantiles=tails), deviations=(0.01, 0.01))
+    mask = np.ones((48, 48, 48), bool)
+    noise = add_noise(mask * 0.5, mask, np.eye(4), model, seed=1, realisation=1) - 0.5
+    z = np.random.default_rng(0).standard_normal(10**6)
+    truth = z + 0.1 * z**3
+
+    def kurtosis(x):
+        return np.mean((x - x.mean()) ** 4) / np.var(x) ** 2
+
+    assert kurtosis(noise) == pytest.approx(kurtosis(truth), rel=0.1)
+    assert kurtosis(noise) > 5
+
+
+def _corner(affine, origin):
+    out = np.array(affine, float)
+    out[:3, 3] = origin
+    return out
+
+
+def test_the_same_noise_on_other_grids():
+    """Every second voxel, permuted axes and a shift of the origin: the same places."""
+    model = coloured()
+    fine = np.full((48, 48, 48), 0.5, np.float32)
+
+    def draw(image, affine):
+        mask = np.ones(image.shape, bool)
+        return add_noise(image, mask, affine, model, seed=3, realisation=2)
+
+    whole = draw(fine, np.eye(4))
+    coarse = draw(fine[::2, ::2, ::2], np.diag([2.0, 2.0, 2.0, 1.0]))
+    np.testing.assert_array_equal(coarse, whole[::2, ::2, ::2])
+    turned = draw(
+        fine, _corner([[0, 0, 1, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], (0, 47, 0))
+    )
+    np.testing.assert_array_equal(turned, whole[:, ::-1].transpose(1, 2, 0))
+    rolled = draw(fine, _corner(np.eye(4), (-5, 0, 60)))
+    np.testing.assert_array_equal(rolled, np.roll(whole, (5, 0, -60), axis=(0, 1, 2)))
+
+
+def test_between_lattice_points_deviation_and_smoothness_stay():
+    """A grid turned by 30 degrees and off the lattice."""
+    model = coloured(power=lambda r, a, s: -120 * np.maximum(np.maximum(r, a), s))
+    c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
+    turn = _corner([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], (0.3, 0.6, 0.1))
+    image, mask = np.full((48, 48, 48), 0.5, np.float32), np.ones((48, 48, 48), bool)
+
+    def noise(affine, number):
+        return add_noise(image, mask, affine, model, seed=5, realisation=number) - image
+
+    straight, turned = ([noise(a, n) for n in range(6)] for a in (np.eye(4), turn))
+    assert np.std(turned) == pytest.approx(np.std(straight), rel=0.05)
+    assert np.std(turned) == pytest.approx(0.04, rel=0.06)
+    # Neighbours along S, which both grids share, are equally alike.
+    alike = [
+        np.mean(np.array(d)[..., 1:] * np.array(d)[..., :-1]) / np.var(d)
+        for d in (straight, turned)
+    ]
+    assert alike[0] == pytest.approx(alike[1], abs=0.03)
+
+
+def test_a_warp_leads_to_the_frame():
+    model, mask = coloured(), np.ones((20, 20, 20), bool)
+    image = np.full(mask.shape, 0.5, np.float32)
+    straight = add_noise(image, mask, _corner(np.eye(4), (3, 0, 0)), model, seed=1, realisation=1)
+    warped = add_noise(
+        image, mask, np.eye(4), model, seed=1, realisation=1, to_frame=lambda p: p + (3, 0, 0)
+    )
+    np.testing.assert_array_equal(straight, warped)
