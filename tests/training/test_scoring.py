@@ -1,0 +1,204 @@
+"""Held-out scores, pictures, and the scoring of any bundles on any prepared pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from problems import SMALL, ball_pair
+
+from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.evaluation.metrics import evaluate, histogram
+from h2lo_bids.evaluation.scores import select
+from h2lo_bids.evaluation.tables import read_scores
+from h2lo_bids.models.bundle import Bundle, save_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.training.heldout import predict_pair, score_pair
+from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.pictures import pictures_of, read_pictures, write_pictures
+from h2lo_bids.training.prepared import Check, PreparedPair, read_prepared
+from h2lo_bids.training.scoring import score_models, training_subjects
+
+FRAME = Frame((22, 26, 24), (2.0, 2.0, 2.0))
+
+
+def operator(seed: int = 0) -> H2lo:
+    torch.manual_seed(seed)
+    model = H2lo(SMALL).eval()
+    model.bias.data.fill_(0.5)  # untrained, it would be cut to 0 everywhere
+    return model
+
+
+def bundle_of(folder: Path, seed: int = 0, frame: Frame = FRAME, **changes: object) -> Bundle:
+    told = {"kind": "real", "subjects": {"train": ["sub-01"], "validation": ["02"], "test": ["03"]}}
+    values = {"contrast": "T1w", "frame": frame, "metadata": {"training_data": told}, "card": "x\n"}
+    return save_bundle(folder, operator(seed), **{**values, **changes})  # type: ignore[arg-type]
+
+
+def prepare(folder: Path, label: str, contrast: str = "T1w") -> PreparedPair:
+    pair = ball_pair(label, int(label), FRAME.shape)
+    affine = nib.affines.from_matvec(np.diag([2.0, 2, 2]), [-20.0, -31, 7])
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, data in (("hf", pair.hf), ("lf", pair.lf), ("mask", pair.mask.astype(np.uint8))):
+        paths[name] = folder / f"sub-{label}_{name}.nii.gz"
+        nib.save(nib.Nifti1Image(data, affine), paths[name])
+    return PreparedPair(
+        subject=label, session=None, contrast=contrast, **paths, record=folder / "r.json",
+        frame=FRAME, simulated=True, fusion="none", sources=(), fingerprint=label,
+        check=Check(False),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[PreparedPair]:
+    return [prepare(tmp_path / "pairs", label) for label in ("01", "03")]
+
+
+def test_pair_is_scored_as_its_prediction() -> None:
+    pair, model = ball_pair("07", 7), operator()
+    predicted = predict_pair(model, pair)
+    assert np.array_equal(predicted, synthesize(model, pair.hf, pair.mask))
+    scores = score_pair(model, pair, method="h2lo", fold=1)
+    assert scores == score_pair(model, pair, method="h2lo", fold=1, predicted=predicted)
+    (mixed,) = select(scores)
+    assert (mixed.subject, mixed.method, mixed.fold) == ("07", "h2lo", 1)
+    expected = evaluate(predicted, pair.lf, pair.hf)
+    assert {name: mixed.values[name] for name in expected} == pytest.approx(expected)
+    (identity,) = select(score_pair(None, pair))
+    expected = evaluate(pair.hf, pair.lf, pair.hf)
+    assert identity.method == "identity"
+    assert {name: identity.values[name] for name in expected} == pytest.approx(expected)
+
+
+def test_pictures_are_the_slices_through_the_brain(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    hf, lf = rng.random((2, 8, 12, 9)).astype(np.float32)
+    mask = np.zeros(hf.shape, bool)
+    mask[2:5, 4:11, 1:4] = True  # the middle is 3, 7, 2
+    predicted = 3 * lf - 1
+    found = pictures_of(Pair("05_GE", hf, lf, mask), predicted)
+    assert [*found] == [f"05_GE/{kind}" for kind in ("hf", "lf", "predicted", "histograms")]
+    axial, coronal, sagittal = found["05_GE/hf"]
+    assert found["05_GE/hf"].shape == (3, 12, 12)
+    assert np.array_equal(axial[2:10], hf[:, :, 2].astype(np.float16))
+    assert np.array_equal(coronal[2:10, 1:10], hf[:, 7].astype(np.float16))
+    assert np.array_equal(sagittal[:, 1:10], hf[3].astype(np.float16))
+    assert not axial[:2].any()
+    assert found["05_GE/predicted"].max() <= 1
+    shares = found["05_GE/histograms"]
+    assert shares.shape == (3, 128)
+    assert shares[2] == pytest.approx(histogram(predicted, hf > 0.01), abs=1e-4)
+    first, second = (write_pictures(tmp_path / f"{n}.npz", found) for n in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    again = read_pictures(first)
+    assert {key: value.dtype for key, value in again.items()} == dict.fromkeys(found, np.float16)
+    assert all(np.array_equal(again[key], value) for key, value in found.items())
+
+
+def test_damaged_pictures_and_other_shapes_are_one_line(tmp_path: Path) -> None:
+    pair = ball_pair("01", 1)
+    with pytest.raises(BadDataError, match="pair 01: the prediction has shape"):
+        pictures_of(pair, pair.hf[1:])
+    path = write_pictures(tmp_path / "p.npz", pictures_of(pair, pair.hf))
+    path.write_bytes(path.read_bytes()[:200])
+    for damaged in (path, tmp_path / "none.npz"):
+        with pytest.raises(BadDataError, match="not a whole file of pictures"):
+            read_pictures(damaged)
+
+
+def test_models_are_scored_and_kept_apart(tmp_path: Path, pairs: list[PreparedPair]) -> None:
+    models = [(name, bundle_of(tmp_path / name, seed)) for seed, name in enumerate("ab")]
+    lines: list[str] = []
+    out = tmp_path / "out"
+    scores = score_models(models, pairs, out_dir=out, progress=lines.append)
+    assert [(s.method, s.subject) for s in select(scores)] == [
+        (method, label) for method in ("identity", "a", "b") for label in ("01", "03")
+    ]
+    warned = [line for line in lines if line.startswith("warning:")]
+    assert len(warned) == 2
+    assert all("sub-01" in line and "sub-03" not in line for line in warned)
+    pair = read_prepared(pairs[1])
+    expected = score_pair(operator(1), pair, method="b")
+    assert tuple(s for s in scores if (s.method, s.subject) == ("b", "03")) == expected
+    folder = out / "evaluation" / "T1w" / "b"
+    names = {"scores.tsv", "scores.json", "pictures.npz", "record.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert {s.method for s in read_scores(folder / "scores.tsv")} == {"identity", "b"}
+    assert set(read_scores(folder / "scores.tsv")) <= set(scores)
+    assert "03/predicted" in read_pictures(folder / "pictures.npz")
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["method"], record["simulated"], len(record["warnings"])) == ("b", True, 1)
+
+
+def test_a_model_of_another_frame_is_asked_for_the_pairs_positions(
+    tmp_path: Path, pairs: list[PreparedPair]
+) -> None:
+    # The same voxel size, but more of them: what it sees differs from the pair by padding only,
+    # so its answer can be computed by hand.
+    wide = Frame((26, 30, 28), (2.0, 2.0, 2.0))
+    bundle = bundle_of(tmp_path / "wide", frame=wide)
+    scores = score_models([("wide", bundle)], pairs[:1], out_dir=tmp_path / "out")
+    pair = read_prepared(pairs[0])
+    inside = tuple(slice(2, 2 + n) for n in pair.shape)
+    hf, mask = np.zeros(wide.shape, np.float32), np.zeros(wide.shape, bool)
+    hf[inside], mask[inside] = pair.hf / pair.hf.max(), pair.mask
+    expected = score_pair(
+        None, pair, method="wide", predicted=synthesize(operator(), hf, mask)[inside]
+    )
+    for found, wanted in zip(scores[2:], expected, strict=True):
+        assert found.values == pytest.approx(wanted.values, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "frame", [Frame((20, 20, 20), (3.0, 3.0, 3.0)), Frame(anchor="array", spacing=(2.0,) * 3)]
+)
+def test_other_spacings_and_array_frames_are_scored(
+    tmp_path: Path, pairs: list[PreparedPair], frame: Frame
+) -> None:
+    bundle = bundle_of(tmp_path / "m", frame=frame)
+    lines: list[str] = []
+    scores = score_models([("m", bundle)], pairs[1:], out_dir=tmp_path / "o", progress=lines.append)
+    assert all(np.isfinite(s.values["ssim"]) for s in scores)
+    warned = [line for line in lines if "array" in line]
+    assert len(warned) == (frame.anchor == "array")
+    if frame.anchor == "array":
+        # The pair's array is the frame: nothing is resampled.
+        pair = read_prepared(pairs[1])
+        predicted = synthesize(operator(), pair.hf / pair.hf.max(), pair.mask)
+        expected = score_pair(None, pair, method="m", predicted=predicted)
+        for found, wanted in zip(scores[2:], expected, strict=True):
+            assert found.values == pytest.approx(wanted.values, rel=1e-5)
+
+
+def test_what_cannot_be_scored_is_refused_in_a_line(
+    tmp_path: Path, pairs: list[PreparedPair]
+) -> None:
+    good = bundle_of(tmp_path / "good")
+    other = bundle_of(tmp_path / "other", contrast="T2w")
+    refused = (
+        ([("x", other)], pairs, "was trained for T2w .* T1w pairs"),
+        ([("x", good), ("x", good)], pairs, "two models are called 'x'"),
+        ([("../x", good)], pairs, "model name"),
+        ([("identity", good)], pairs, "model name"),
+        ([], pairs, "nothing to score"),
+        ([("x", good)], [], "nothing to score"),
+    )
+    for models, chosen, message in refused:
+        with pytest.raises(UsageError, match=message) as caught:
+            score_models(models, chosen, out_dir=tmp_path / "out")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("told", [None, "all", {"subjects": 3}, {"subjects": ["sub-01", 2]}])
+def test_training_subjects_of_any_metadata(tmp_path: Path, told: object) -> None:
+    bundle = Bundle(tmp_path, "h2lo", "T1w", {}, FRAME, "", {"training_data": told}, "")
+    listed = isinstance(told, dict) and isinstance(told["subjects"], list)
+    assert training_subjects(bundle) == ({"01", "2"} if listed else set())
