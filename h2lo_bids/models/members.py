@@ -15,15 +15,13 @@ if TYPE_CHECKING:
 FOLDER = "members"
 
 
-def member_files(bundles: Sequence[str | Path], like: Bundle | None = None) -> dict[str, bytes]:
+def member_files(bundles: Sequence[str | Path]) -> dict[str, bytes]:
     """Collect the weights of bundles as further files of another one.
 
     Parameters
     ----------
     bundles
         Folders of bundles of one architecture and frame.
-    like
-        A bundle whose architecture and frame they must share.
 
     Returns
     -------
@@ -39,13 +37,11 @@ def member_files(bundles: Sequence[str | Path], like: Bundle | None = None) -> d
         As `h2lo_bids.models.bundle.load_bundle`.
     """
     loaded = [load_bundle(path) for path in bundles]
-    first = like or (loaded[0] if loaded else None)
     for bundle in loaded:
-        assert first is not None
         for key in ("contrast", "architecture", "frame"):
-            if getattr(bundle, key) != getattr(first, key):
+            if getattr(bundle, key) != getattr(loaded[0], key):
                 raise UsageError(
-                    f"{bundle.path}: its {key} is not that of {first.path}; "
+                    f"{bundle.path}: its {key} is not that of {loaded[0].path}; "
                     "members of one model come from one cross-validation"
                 )
     return {f"{FOLDER}/{n}.safetensors": read_bytes(b.weights_path) for n, b in enumerate(loaded)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -68,8 +68,12 @@ class SiteModel:
         A sentence on how the number of steps was found; empty for a fold's model.
     summary
         Figures of held-out subjects; empty if there were none.
-    extra
-        Further values for the metadata, such as ``noise``.
+    members
+        Models of the folds that the bundle carries.
+    noise
+        A calibrated noise model.
+    job
+        Digest of all that the model depends on.
     """
 
     name: str
@@ -85,7 +89,9 @@ class SiteModel:
     seconds: float
     schedule: str = ""
     summary: tuple[Summary, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    members: int = 0
+    noise: Mapping[str, Any] | None = None
+    job: str = ""
 
     @property
     def kind(self) -> str:
@@ -133,7 +139,9 @@ def site_metadata(model: SiteModel) -> dict[str, Any]:
         **_held_out(model),
         "intended_use": INTENDED_USE,
         "limits": _limits(model),
-        **model.extra,
+        **({"noise": dict(model.noise)} if model.noise else {}),
+        **({"members": model.members} if model.members else {}),
+        **({"job": model.job} if model.job else {}),
     }
 
 
@@ -166,6 +174,7 @@ def site_card(model: SiteModel, parameters: int) -> str:
         _limits(model),
         "## How it was fitted",
         _fitting(model),
+        *_carried(model),
     ]
     return markdown(paragraphs)
 
@@ -255,6 +264,17 @@ def _fitting(model: SiteModel) -> str:
         where = " in the brain" if model.options.validation == "crops" else ""
         sentences += [best_sentence(model.best_step, model.best_psnr, model.identity_psnr, where)]
     return " ".join([*sentences, model.schedule]).strip()
+
+
+def _carried(model: SiteModel) -> list[str]:
+    """Tell of what the bundle holds beside its weights."""
+    noise = "The low-field scanner's noise, measured on held-out subjects (`--noise calibrated`)."
+    members = (
+        f"The weights of {_many(model.members, 'fold')}, whose spread is an estimate of "
+        "uncertainty (`--uncertainty`)."
+    )
+    told = [noise] * bool(model.noise) + [members] * bool(model.members)
+    return ["## What else it carries", " ".join(told)] if told else []
 
 
 def _limits(model: SiteModel) -> str:

@@ -98,6 +98,7 @@ class FoldJob:
             "method": self.method,
             "fold": asdict(self.fold),
             "options": options.identity(),
+            "pairs": {p.record.stem: p.fingerprint for p in self.pairs_in(*PARTS)},
             "pairs_fingerprint": pairs_fingerprint(self.pairs_in(*PARTS)),
         }
         return json.loads(json.dumps(values))  # tuples become lists, as in the file
@@ -135,8 +136,12 @@ def changes(job: FoldJob) -> tuple[str, ...]:
     ]
     if record.get("fold") != identity["fold"]:
         differs.append("the division of the subjects")
-    elif record.get("pairs_fingerprint") != identity["pairs_fingerprint"]:
-        differs.append("the pairs")
+    before, now = record.get("pairs") or {}, identity["pairs"]
+    names = sorted(n for n in {*before, *now} if before.get(n) != now.get(n))
+    if names and "the division of the subjects" not in differs:
+        differs.append(
+            f"pair {names[0].partition('_res-')[0]}" if len(names) == 1 else f"{len(names)} pairs"
+        )
     return tuple(differs)
 
 
@@ -171,12 +176,11 @@ def run_fold(job: FoldJob, progress: Callable[[str], None] | None = None) -> Pat
     if fold_done(job):
         say("done already")
         return job.folder
-    if read_record(job.folder) is not None:
-        say(f"fitting anew, for its results are of other input: {', '.join(changes(job))}")
+    work = fit_folder(job)
+    _tell_of_others(job, work, say)
     method = find_method(job.method)
     options = method.adapt(job.options)
     common_frame(job.pairs_in(*PARTS))
-    work = fit_folder(job)
     result = fit_prepared(
         method, job.pairs_in("train"), job.pairs_in("validation"), options, work,
         cache=pairs_cache(job.work_dir), devices=job.devices, progress=say,
@@ -196,6 +200,15 @@ def fit_folder(job: FoldJob) -> Path:
     digest = hashlib.blake2b(json.dumps(job.identity(), sort_keys=True).encode(), digest_size=4)
     name = f"fold-{job.fold.index}_{digest.hexdigest()}"
     return Path(job.work_dir) / "training" / job.contrast / job.method / name
+
+
+def _tell_of_others(job: FoldJob, work: Path, say: Say) -> None:
+    """Say when what is there belongs to a fit of other pairs, options or subjects."""
+    if read_record(job.folder) is not None:
+        say(f"fitting anew, for its results are of other input: {', '.join(changes(job))}")
+    elif not work.exists():
+        for other in sorted(work.parent.glob(f"fold-{job.fold.index}_*")):
+            say(f"fitting anew, for {other} is of other pairs, options or subjects; it is kept")
 
 
 def _score(job: FoldJob, model: H2lo, device: str, say: Say) -> list[Score]:

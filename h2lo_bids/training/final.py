@@ -1,0 +1,250 @@
+"""The model that a site takes home: fitted to all pairs after the cross-validation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from h2lo_bids.errors import H2loError, UsageError
+from h2lo_bids.evaluation.statistics import summarise
+from h2lo_bids.evaluation.tables import read_scores
+from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
+from h2lo_bids.models.members import member_files
+from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata
+from h2lo_bids.training.crossval import SCORES, FoldJob, fold_done, read_record
+from h2lo_bids.training.fitting import (
+    common_frame,
+    fit_prepared,
+    pairs_cache,
+    pairs_fingerprint,
+    pairs_of,
+)
+from h2lo_bids.training.methods import find_method
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.prepared import PreparedPair
+
+
+@dataclass(frozen=True)
+class FinalJob:
+    """All that a final model depends on.
+
+    Parameters
+    ----------
+    contrast, method
+        As in `h2lo_bids.training.crossval.FoldJob`.
+    pairs
+        All of them; those of other contrasts are left out.
+    options
+        For as many pairs as will train.
+    folds
+        The finished cross-validation; empty without one.
+    out_dir, work_dir, devices
+        As in `FoldJob`.
+    validation
+        Without a cross-validation the subjects that choose the weights; see
+        `h2lo_bids.training.folds.hold_out`. With none, the last weights are kept.
+    """
+
+    contrast: str
+    method: str
+    pairs: tuple[PreparedPair, ...]
+    options: FitOptions
+    folds: tuple[FoldJob, ...]
+    out_dir: Path
+    work_dir: Path
+    devices: int = 1
+    validation: tuple[str, ...] = ()
+
+    @property
+    def adapted(self) -> FitOptions:
+        """The method's own options."""
+        return find_method(self.method).adapt(self.options)
+
+    @property
+    def subjects(self) -> dict[str, tuple[str, ...]]:
+        """Labels by part."""
+        everybody = {pair.subject for pair in self.pairs if pair.contrast == self.contrast}
+        held = set() if self.folds else set(self.validation)
+        return {"train": tuple(sorted(everybody - held)), "validation": tuple(sorted(held))}
+
+    def pairs_in(self, *parts: str) -> tuple[PreparedPair, ...]:
+        """Return the pairs of some parts, or raise `UsageError`."""
+        subjects = self.subjects
+        return pairs_of(self.pairs, [s for p in parts for s in subjects[p]], self.contrast)
+
+
+def model_folder(out_dir: Path, contrast: str, method: str) -> Path:
+    """Name the folder of a final model."""
+    return Path(out_dir) / "models" / f"{method}_{contrast}"
+
+
+def final_steps(job: FinalJob) -> int:
+    """Return the steps that a final model takes.
+
+    Nobody is left to validate on after a cross-validation, so it stops at the
+    part of the schedule at which the folds were best: the median over folds of
+    best step by steps, times its own steps. The rate follows the schedule of the
+    folds up to there. The authors keep each fold's best weights instead and fit
+    no model to all subjects.
+
+    Raises
+    ------
+    UsageError
+        If a fold is not finished, or of other input.
+    """
+    if not job.folds:
+        return job.adapted.steps
+    lacking = [str(fold.fold.index) for fold in job.folds if not fold_done(fold)]
+    if lacking:
+        raise UsageError(
+            f"{job.contrast} {job.method}: fold{'s' * (len(lacking) > 1)} {', '.join(lacking)} "
+            "not finished, or of other pairs or options; run "
+            f"--fold {' '.join(lacking)} before the final model"
+        )
+    shares = [r["best_step"] / r["steps"] for r in _records(job) if r["best_step"]]
+    share = median(shares) if shares else 1.0
+    return max(1, round(share * job.adapted.steps))
+
+
+def fit_final(
+    job: FinalJob,
+    progress: Callable[[str], None] | None = None,
+    *,
+    noise: Mapping[str, Any] | None = None,
+    members: Sequence[Path] = (),
+) -> Bundle:
+    """Fit a model to all pairs and package it, unless that is done already.
+
+    Parameters
+    ----------
+    job
+        What to fit.
+    progress
+        Called with one line of text now and then.
+    noise
+        A calibrated noise model, for the metadata.
+    members
+        Bundles of the folds, whose weights the bundle is to carry for its uncertainty.
+
+    Returns
+    -------
+    Bundle
+        ``models/<method>_<contrast>`` in the output folder.
+
+    Raises
+    ------
+    UsageError
+        If a fold is missing, or the pairs are on different grids.
+    H2loError
+        As `h2lo_bids.training.fit.fit`, or if a file cannot be read or written.
+    """
+    title = f"{job.contrast} {job.method} final model"
+
+    def say(line: str) -> None:
+        if progress:
+            progress(f"{title}: {line}")
+
+    end = final_steps(job)
+    extras = member_files(members)
+    identity = _digest(job, end, noise, extras)
+    folder = model_folder(job.out_dir, job.contrast, job.method)
+    done = _done(folder, identity)
+    if done:
+        say("done already")
+        return done
+    common_frame(job.pairs_in("train", "validation"))
+    say(f"fitting to {len(job.subjects['train'])} subjects for {end} steps")
+    result = fit_prepared(
+        find_method(job.method), job.pairs_in("train"), job.pairs_in("validation"), job.adapted,
+        _work(job, end), cache=pairs_cache(job.work_dir), devices=job.devices, stop_at=end,
+        progress=say,
+    )  # fmt: skip
+    site = SiteModel(
+        name=f"{job.method}_{job.contrast}_site",
+        contrast=job.contrast,
+        method=find_method(job.method),
+        pairs=job.pairs_in("train", "validation"),
+        subjects=job.subjects,
+        options=job.adapted,
+        steps=result.steps,
+        best_step=result.best_step or result.steps,
+        best_psnr=result.best_psnr,
+        identity_psnr=result.identity_psnr,
+        seconds=result.seconds,
+        schedule=_schedule(job, end),
+        summary=summarise(_scores(job)) if job.folds else (),
+        members=len(members),
+        noise=noise,
+        job=identity,
+    )
+    bundle = save_bundle(
+        folder,
+        result.model,
+        contrast=job.contrast,
+        frame=common_frame(site.pairs),
+        metadata=site_metadata(site),
+        card=site_card(site, sum(p.numel() for p in result.model.parameters())),
+        method=job.method,
+        extras=extras,
+    )
+    say(f"wrote {bundle.path}")
+    return bundle
+
+
+def _records(job: FinalJob) -> list[dict[str, Any]]:
+    return [record for fold in job.folds if (record := read_record(fold.folder))]
+
+
+def _scores(job: FinalJob) -> list[Any]:
+    return [score for fold in job.folds for score in read_scores(fold.folder / SCORES)]
+
+
+def _schedule(job: FinalJob, end: int) -> str:
+    steps = job.adapted.steps
+    if job.folds:
+        best = ", ".join(f"{r['best_step']} of {r['steps']}" for r in _records(job))
+        return (
+            f"Nobody was left to choose the weights by: the fit stopped at step {end} of {steps}, "
+            "the median of where in the schedule the folds' validations were best (steps "
+            f"{best}), and the last weights were kept."
+        )
+    if job.subjects["validation"]:
+        return ""
+    return "No subject was held out to choose the weights by: the last ones were kept."
+
+
+def _work(job: FinalJob, end: int) -> Path:
+    # The end, too: a fit that went further has other weights than those of that step.
+    pairs = pairs_fingerprint(job.pairs_in("train", "validation"))
+    name = f"final_{_hash([job.subjects, job.adapted.identity(), pairs, end], 4)}"
+    return Path(job.work_dir) / "training" / job.contrast / job.method / name
+
+
+def _digest(
+    job: FinalJob, end: int, noise: Mapping[str, Any] | None, extras: Mapping[str, bytes]
+) -> str:
+    """Name the job, so that the very same one is not done twice."""
+    pairs = pairs_fingerprint(job.pairs_in("train", "validation"))
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in extras.items()}
+    folds = [fold.identity() for fold in job.folds]
+    best = [record["best_step"] for record in _records(job)]
+    values = [job.subjects, job.adapted.identity(), pairs, end, folds, best, noise, files]
+    return _hash(values, 16)
+
+
+def _hash(values: Any, size: int) -> str:
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+def _done(folder: Path, identity: str) -> Bundle | None:
+    try:
+        bundle = load_bundle(folder)
+    except H2loError:
+        return None  # none yet, or a damaged one, which is made again
+    return bundle if bundle.metadata.get("job") == identity else None

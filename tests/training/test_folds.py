@@ -1,0 +1,229 @@
+"""Divisions against what they promise, and the authors' against their list."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
+from h2lo_bids.training.folds import Fold, ds006557_folds, hold_out, make_folds
+from h2lo_bids.training.splits import read_folds, write_splits
+
+HYPE = [f"HYPE{n:02d}" for n in range(23)]
+
+
+def labels(count: int) -> list[str]:
+    return [f"s{n:03d}" for n in range(count)]
+
+
+def check(folds: tuple[Fold, ...], subjects: list[str]) -> None:
+    assert [f.index for f in folds] == list(range(len(folds)))
+    for fold in folds:
+        parts = [set(fold.train), set(fold.validation), set(fold.test)]
+        assert all(parts)
+        assert set.union(*parts) == set(subjects)
+        assert sum(map(len, parts)) == len(subjects)
+        assert all(list(p) == sorted(set(p)) for p in (fold.train, fold.validation, fold.test))
+
+
+@given(st.integers(3, 40), st.integers(2, 12), st.integers(0, 9))
+def test_disjoint_test_sets_cover_everybody_once(count: int, k: int, seed: int) -> None:
+    held = -(-count // k)
+    validation = max(1, round(count / 10))
+    assume(k <= count and count - held - validation >= 1)
+    folds = make_folds(labels(count), folds=k, seed=seed)
+    check(folds, labels(count))
+    assert sorted(s for f in folds for s in f.test) == labels(count)
+    sizes = {len(f.test) for f in folds}
+    assert max(sizes) - min(sizes) <= 1
+    assert {len(f.validation) for f in folds} == {validation}
+    assert folds == make_folds(labels(count)[::-1], folds=k, seed=seed)
+
+
+@given(st.integers(3, 30), st.integers(1, 8), st.integers(1, 10), st.integers(1, 5))
+def test_overlapping_test_sets_are_balanced(count: int, k: int, test: int, val: int) -> None:
+    assume(count - test - val >= 1)
+    folds = make_folds(labels(count), folds=k, test=test, validation=val, seed=1)
+    check(folds, labels(count))
+    assert {len(f.test) for f in folds} == {test}
+    assert {len(f.validation) for f in folds} == {val}
+    tested = Counter(s for f in folds for s in f.test)
+    times = [tested[s] for s in labels(count)]
+    assert max(times) - min(times) <= 1
+
+
+def test_seeds_matter_and_are_kept() -> None:
+    drawn = {make_folds(labels(12), folds=4, seed=seed) for seed in range(5)}
+    assert len(drawn) == 5
+    assert hold_out(labels(12), seed=1) == hold_out(labels(12)[::-1], seed=1)
+    assert len(hold_out(labels(25))) == 2
+    assert len({hold_out(labels(25), seed=s) for s in range(5)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("count", "values", "remedy"),
+    [
+        (2, {"folds": 5}, "add pairs, or use --folds 0"),
+        (4, {"folds": 5}, "use --folds 2 to 4"),
+        (3, {"folds": 2}, "use --folds 3, add pairs"),
+        (9, {"folds": 3, "validation": 6}, "use --folds 5 to 9"),
+        (9, {"folds": 3, "test": 7, "validation": 2}, "lower --test-count or --val-count"),
+        (9, {"folds": 1}, "use --folds 2 to 9"),
+        (9, {"folds": -1}, "must be at least 1"),
+        (9, {"folds": 3, "validation": 0}, "must be at least 1"),
+    ],
+)
+def test_too_few_subjects_is_one_line(count: int, values: dict, remedy: str) -> None:
+    with pytest.raises(UsageError, match=remedy) as error:
+        make_folds(labels(count), seed=1, **values)
+    assert "\n" not in str(error.value)
+
+
+def test_remedy_of_too_many_folds_works() -> None:
+    # Every number of folds that the message offers is possible, and no other.
+    for count in range(3, 15):
+        for val in range(1, count):
+            possible = []
+            for k in range(2, count + 2):
+                try:
+                    make_folds(labels(count), folds=k, validation=val)
+                except UsageError as error:
+                    last = str(error)
+                else:
+                    possible.append(k)
+            if possible:
+                span = f"{possible[0]} to {possible[-1]}" if len(possible) > 1 else f"{count}"
+                assert f"use --folds {span}," in last
+                assert possible == list(range(possible[0], possible[-1] + 1))
+
+
+def test_holding_out_everybody_is_refused() -> None:
+    with pytest.raises(UsageError, match="1 subject with pairs cannot be divided"):
+        hold_out(["a"])
+
+
+def test_the_authors_folds_literally() -> None:
+    validation = ["14 15", "19 22", "01 08", "01 13", "15 18"]
+    test = [
+        "16 17 18 19 20 21 22", "04 07 08 12 13 18 21", "02 04 05 06 11 19 21",
+        "06 07 08 11 15 19 22", "01 02 06 07 10 13 14",
+    ]  # fmt: skip
+    for contrast, everybody in (("T2w", HYPE), ("T1w", [h for h in HYPE if h != "HYPE06"])):
+        notes: list[str] = []
+        folds = ds006557_folds(everybody, contrast, notes.append)
+        assert notes == []
+        check(folds, everybody)
+        for fold, v, t in zip(folds, validation, test, strict=True):
+            assert fold.validation == tuple(f"HYPE{n}" for n in v.split())
+            assert fold.test == tuple(
+                f"HYPE{n}" for n in t.split() if contrast == "T2w" or n != "06"
+            )
+
+
+def test_the_authors_folds_with_other_subjects() -> None:
+    notes: list[str] = []
+    folds = ds006557_folds([h for h in HYPE if h not in ("HYPE00", "HYPE20")], "T1w", notes.append)
+    assert notes == [
+        "T1w: left out of the authors' folds: HYPE00, HYPE20 (no pair)",
+        "T1w: left out of the authors' folds: HYPE06 (not in the authors' T1w list)",
+    ]
+    assert folds[0].test == ("HYPE16", "HYPE17", "HYPE18", "HYPE19", "HYPE21", "HYPE22")
+    bare = ds006557_folds([str(n) for n in range(23)], "T2w")
+    assert bare[2].validation == ("1", "8")
+    with pytest.raises(UsageError, match="sub-X1 is not one of that dataset's subjects"):
+        ds006557_folds([*HYPE, "X1"], "T1w")
+    with pytest.raises(UsageError, match="sub-HYPE23 is not one"):
+        ds006557_folds(["HYPE23"], "T1w")
+    with pytest.raises(UsageError, match="fold 0 of T1w has no test subject among the 16"):
+        ds006557_folds(HYPE[:16], "T1w")
+    with pytest.raises(UsageError, match="two subjects have one number"):
+        ds006557_folds(["HYPE07", "7"], "T1w")
+
+
+def test_splits_come_back(tmp_path: Path) -> None:
+    splits = {
+        "T2w": make_folds(labels(9), folds=3, seed=4),
+        "T1w": make_folds(labels(7), folds=2, test=3, seed=4),
+    }
+    path = write_splits(tmp_path / "splits.tsv", splits)
+    before = path.read_bytes()
+    lines = before.decode().splitlines()
+    assert lines[0].split("\t") == ["contrast", "fold", "participant_id", "part"]
+    assert lines[1].split("\t")[::3] == ["T1w", "train"]
+    assert len(lines) == 1 + 3 * 9 + 2 * 7
+    assert set(json.loads((tmp_path / "splits.json").read_text())) == set(lines[0].split("\t"))
+    for contrast, folds in splits.items():
+        people = labels(9 if contrast == "T2w" else 7)
+        assert read_folds(path, people, contrast) == folds
+    write_splits(path, dict(reversed(splits.items())))
+    assert path.read_bytes() == before
+
+
+def test_other_forms_of_folds(tmp_path: Path) -> None:
+    table = tmp_path / "folds.tsv"
+    table.write_text("fold\tpart\tparticipant_id\n0\tvalidation\ta\n0\ttest\tsub-b\n")
+    expected = (Fold(0, ("c", "d"), ("a",), ("b",)),)
+    assert read_folds(table, ["a", "b", "c", "d"], "T1w") == expected
+    listed = tmp_path / "folds.json"
+    listed.write_text(json.dumps([{"validation": ["a"], "test": ["b"]}]))
+    assert read_folds(listed, ["a", "b", "c", "d"], "T2w") == expected
+    listed.write_text(json.dumps({"T1w": [{"validation": ["a"], "test": ["b"], "train": ["c"]}]}))
+    assert read_folds(listed, ["a", "b", "c", "d"], "T1w") == (Fold(0, ("c",), ("a",), ("b",)),)
+    with pytest.raises(UsageError, match="no folds for T2w"):
+        read_folds(listed, ["a"], "T2w")
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ("0 train a|0 test b|0 validation b", r"fold 0: sub-b is listed twice"),
+        ("0 train a|0 test b|0 validation x", r"fold 0: sub-x has no pair"),
+        ("0 train a|0 test b", r"fold 0 has no validation subject"),
+        ("0 train a|0 validation b", r"fold 0 has no test subject"),
+        ("0 test a|0 test b|0 validation c|0 validation d", r"fold 0 has no train subject"),
+        ("x train a", r"fold 'x', part 'train'"),
+        ("0 val a", r"fold '0', part 'val'"),
+        ("", r"no folds for T1w"),
+    ],
+)
+def test_complaints_about_folds_are_one_line(tmp_path: Path, rows: str, complaint: str) -> None:
+    path = tmp_path / "f.tsv"
+    lines = ["\t".join(("fold", "part", "participant_id"))]
+    path.write_text("\n".join(lines + ["\t".join(r.split()) for r in rows.split("|")]) + "\n")
+    with pytest.raises(H2loError, match=complaint) as error:
+        read_folds(path, ["a", "b", "c", "d"], "T1w")
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("f.tsv", "fold\tsubject\n"),
+        ("f.tsv", ""),
+        ("f.json", "{"),
+        ("f.json", "3"),
+        ("f.json", "[3]"),
+        ("f.json", '[{"test": "a"}]'),
+        ("f.json", '{"T1w": 3}'),
+        ("f.json", json.dumps({"contrast": {"Description": "a sidecar"}})),
+        ("f.bin", "\x00\x01"),
+    ],
+)
+def test_files_that_are_no_folds(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(H2loError) as error:
+        read_folds(path, ["a"], "T1w")
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadDataError):
+        read_folds(path, ["a"], "T1w")
+    with pytest.raises(MissingInputError):
+        read_folds(tmp_path / "absent.tsv", ["a"], "T1w")
