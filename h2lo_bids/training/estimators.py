@@ -32,6 +32,9 @@ class Share:
     world: int = 1
 
 
+ALONE = Share()
+
+
 @dataclass(frozen=True)
 class Batch:
     """What one process computes in one step.
@@ -61,7 +64,7 @@ class Batch:
 class Estimator(Protocol):
     """Draws a step's samples, and computes its two terms from them."""
 
-    def draw(self, step: int, share: Share = Share()) -> Batch:
+    def draw(self, step: int, share: Share = ALONE) -> Batch:
         """Draw a process's part of a step, counted from 0: a function of seed and step."""
 
     def terms(self, model: H2lo, batch: Batch) -> Terms:
@@ -105,7 +108,7 @@ class PatchEstimator:
     sampler: CropSampler
     kernels: torch.Tensor = field(default_factory=gaussian_derivative_kernels, repr=False)
 
-    def draw(self, step: int, share: Share = Share()) -> Batch:
+    def draw(self, step: int, share: Share = ALONE) -> Batch:
         """Draw crops; see `Estimator.draw`."""
         o = self.options
         rng = np.random.default_rng([o.seed, step])
@@ -145,7 +148,7 @@ class VolumeEstimator:
     options: FitOptions
     kernels: torch.Tensor = field(default_factory=gaussian_derivative_kernels, repr=False)
 
-    def draw(self, step: int, share: Share = Share()) -> Batch:
+    def draw(self, step: int, share: Share = ALONE) -> Batch:
         """Draw voxels and sub-volumes; see `Estimator.draw`."""
         o, shape = self.options, common_shape(self.pairs)
         rng = np.random.default_rng([o.seed, step])

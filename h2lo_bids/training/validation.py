@@ -17,7 +17,7 @@ from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.augment import NONE, draw_crop
 from h2lo_bids.training.crops import Corner, predict_crop
-from h2lo_bids.training.estimators import Share, autocast
+from h2lo_bids.training.estimators import ALONE, Share, autocast
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
@@ -70,7 +70,7 @@ class Validation:
         places = validation_places(self.pairs, o.crop, o.validation_crops)
         object.__setattr__(self, "places", places if o.validation == "crops" else [])
 
-    def parts(self, model: H2lo | None, share: Share = Share()) -> tuple[float, float]:
+    def parts(self, model: H2lo | None, share: Share = ALONE) -> tuple[float, float]:
         """Return a process's part of the figure, to be added to the others' for `psnr`."""
         o, mine = self.options, slice(share.rank, None, share.world)
         if o.validation == "crops":

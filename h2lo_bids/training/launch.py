@@ -1,0 +1,211 @@
+"""One fit from files, alone or in several processes that share each step.
+
+``python -m h2lo_bids.training.launch SPEC.json``, or the same under
+``torchrun --standalone --nproc-per-node N -m`` or ``srun``. `write_spec` writes SPEC.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.errors import BadDataError, H2loError, MissingInputError
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.stored import PairFiles, open_pairs
+
+FORMAT = "h2lo-bids fit specification 1"
+_ERROR = "error.json"
+
+
+@dataclass(frozen=True)
+class FitSpec:
+    """What one fit needs.
+
+    Parameters
+    ----------
+    train, validation
+        The pairs.
+    options
+        What the fit depends on.
+    folder
+        Its work folder.
+    cache
+        Receives the pairs in half precision; see `open_pairs`.
+    stop_at
+        As for `h2lo_bids.training.fit.fit`.
+    threads
+        CPU threads of each process; None leaves PyTorch's own.
+    """
+
+    train: tuple[PairFiles, ...]
+    validation: tuple[PairFiles, ...]
+    options: FitOptions
+    folder: Path
+    cache: Path
+    stop_at: int | None = None
+    threads: int | None = None
+
+
+def write_spec(path: Path, spec: FitSpec) -> None:
+    """Write a specification, or raise `CannotCreateError` or `InputOutputError`."""
+    values = {
+        "format": FORMAT,
+        "train": [p.to_dict() for p in spec.train],
+        "validation": [p.to_dict() for p in spec.validation],
+        "options": spec.options.to_dict(),
+        "folder": str(spec.folder),
+        "cache": str(spec.cache),
+        "stop_at": spec.stop_at,
+        "threads": spec.threads,
+    }
+    atomic_write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_spec(path: Path) -> FitSpec:
+    """Read what `write_spec` wrote.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    BadDataError
+        If it is no specification of a fit.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ValueError(f"format {values['format']!r}")
+        train, validation = (
+            tuple(PairFiles.from_dict(p) for p in values[part]) for part in ("train", "validation")
+        )
+        return FitSpec(
+            train, validation, FitOptions.from_dict(values["options"]), Path(values["folder"]),
+            Path(values["cache"]), values["stop_at"], values["threads"],
+        )  # fmt: skip
+    except OSError as err:
+        raise MissingInputError(f"{path}: cannot be read ({err.strerror})") from err
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise BadDataError(f"{path}: not a specification of a fit ({err}); write it anew") from err
+
+
+def launch(spec: FitSpec, *, processes: int, progress: Callable[[str], None] | None = None) -> None:
+    """Run a fit in several processes on this machine, by torchrun.
+
+    Afterwards `h2lo_bids.training.fit.fit`, with the same pairs from
+    `open_pairs`, finds the fit done and returns it.
+
+    Parameters
+    ----------
+    spec
+        The fit.
+    processes
+        How many; at most the samples of a step. With CUDA, one per device.
+    progress
+        Called with one line of text now and then.
+
+    Raises
+    ------
+    H2loError
+        What a process raised, of its own class.
+    """
+    path, error = spec.folder / "spec.json", spec.folder / _ERROR
+    write_spec(path, spec)
+    error.unlink(missing_ok=True)
+    # One process makes the cache, so that the others find it.
+    open_pairs([*spec.train, *spec.validation], spec.cache)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               f"--nproc-per-node={processes}", "-m", "h2lo_bids.training.launch", str(path)]  # fmt: skip
+    with (
+        (spec.folder / "launch.log").open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child,
+    ):
+        try:
+            for line in child.stdout or ():
+                if progress:
+                    progress(line.rstrip("\n"))
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode:
+        raise _error(error, f"{spec.folder}: the processes of the fit failed; see launch.log there")
+
+
+def _error(path: Path, otherwise: str) -> H2loError:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return H2loError(otherwise)
+    kinds = {k.exit_code: k for k in (H2loError, *H2loError.__subclasses__())}
+    return kinds.get(found["exit_code"], H2loError)(found["message"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the fit of a specification; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m h2lo_bids.training.launch")
+    parser.description = "Run, or go on with, the fit that SPEC.json describes."
+    parser.add_argument("spec", type=Path, metavar="SPEC.json")
+    args = parser.parse_args(argv)
+    folder = None
+    try:
+        spec = read_spec(args.spec)
+        folder = spec.folder
+        _run(spec)
+    except H2loError as err:
+        print(f"error: {err}", file=sys.stderr)
+        if folder is not None:
+            _tell(folder, err)
+        return err.exit_code
+    return 0
+
+
+def _run(spec: FitSpec) -> None:
+    import torch
+
+    from h2lo_bids.training.fit import fit
+    from h2lo_bids.training.memory import keep_freed_memory
+    from h2lo_bids.training.processes import find_processes
+
+    processes = find_processes()
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    keep_freed_memory()
+    train, validation = (open_pairs(part, spec.cache) for part in (spec.train, spec.validation))
+    try:
+        result = fit(
+            train, validation, spec.options, spec.folder, lambda line: print(line, flush=True),
+            stop_at=spec.stop_at, processes=processes,
+        )  # fmt: skip
+    except RuntimeError as err:
+        if processes is None or processes.rank == 0:
+            raise
+        # The first process has failed, and says why.
+        raise H2loError(f"process {processes.rank}: lost the others ({err})") from err
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    if processes is None or processes.rank == 0:
+        print(
+            f"{result.steps} steps, best validation {result.best_psnr:.2f} dB at step "
+            f"{result.best_step}, {result.seconds:.0f} s", flush=True,
+        )  # fmt: skip
+
+
+def _tell(folder: Path, err: H2loError) -> None:
+    """Leave the first process's error for `launch`, which hears only that torchrun failed."""
+    found: dict[str, Any] = {"message": str(err), "exit_code": err.exit_code}
+    path = folder / _ERROR
+    if not path.exists() or type(err) is not H2loError:
+        with contextlib.suppress(H2loError, OSError):
+            atomic_write_text(path, json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Pairs as files: to be named in a fit's specification, and read from disk as needed."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from h2lo_bids.bids.atomic import atomic_path
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.training.pairs import Pair
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Where a pair is.
+
+    Parameters
+    ----------
+    name
+        The pair's.
+    hf, lf, mask
+        Three images on one grid; or `hf` is an ``.npz`` with all three (keys
+        ``hf``, ``lf``, ``mask``) and the others are None.
+    """
+
+    name: str
+    hf: Path
+    lf: Path | None = None
+    mask: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the paths as JSON-ready values."""
+        return {k: v if v is None else str(v) for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PairFiles:
+        """Read it back from `to_dict`'s output."""
+        lf, mask = (Path(v) if (v := values.get(k)) else None for k in ("lf", "mask"))
+        return cls(values["name"], Path(values["hf"]), lf, mask)
+
+    def read(self) -> Pair:
+        """Load the volumes as they are, or raise `BadDataError`."""
+        if self.lf is None or self.mask is None:
+            return _read_npz(self.name, self.hf)
+        hf, lf, mask = (_read_image(path) for path in (self.hf, self.lf, self.mask))
+        return Pair(self.name, hf, lf, mask > 0)
+
+
+def _read_npz(name: str, path: Path) -> Pair:
+    try:
+        with np.load(path) as content:
+            return Pair(name, content["hf"], content["lf"], content["mask"].astype(bool))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as err:
+        raise BadDataError(f"{path}: cannot read this pair ({err}); make it again") from err
+
+
+def _read_image(path: Path) -> np.ndarray:
+    import nibabel as nib
+
+    try:
+        return np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+    except Exception as err:  # gzip, zlib, nibabel and the system each raise their own
+        raise BadDataError(f"{path}: cannot be read ({err}); make the pair again") from err
+
+
+def open_pairs(files: Sequence[PairFiles], cache: Path) -> list[Pair]:
+    """Map pairs into memory in half precision, so that many need no more of it than few.
+
+    Half precision keeps three decimals of [0, 1], finer than the noise. The
+    pages belong to the system, which drops them when memory is short, and are
+    shared by processes that fit at the same time.
+
+    Parameters
+    ----------
+    files
+        The pairs.
+    cache
+        Receives one file per pair, unless it is there; named after the sources'
+        paths, sizes and times, so that a pair that was made again is read again.
+
+    Raises
+    ------
+    BadDataError
+        If a pair cannot be read.
+    InputOutputError
+        If the cache cannot be written.
+    """
+    return [_open(pair, cache / f"{pair.name}_{_stamp(pair)}.npy") for pair in files]
+
+
+def _stamp(files: PairFiles) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for path in (files.hf, files.lf, files.mask):
+        if path is not None:
+            try:
+                found = path.stat()
+            except OSError as err:
+                raise BadDataError(f"{path}: cannot be read ({err.strerror})") from err
+            digest.update(f"{path.resolve()} {found.st_size} {found.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _open(files: PairFiles, kept: Path) -> Pair:
+    if not kept.exists():
+        pair = files.read()
+        volumes = np.stack([pair.hf, pair.lf, pair.mask]).astype(np.float16)
+        with atomic_path(kept) as partial, partial.open("wb") as stream:
+            np.save(stream, volumes)
+    try:
+        hf, lf, mask = np.load(kept, mmap_mode="r")
+    except (OSError, ValueError) as err:
+        raise BadDataError(f"{kept}: cannot be read ({err}); remove it and run again") from err
+    return Pair(files.name, hf, lf, mask > 0)
