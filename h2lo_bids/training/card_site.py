@@ -183,7 +183,7 @@ def _description(model: SiteModel) -> str:
     strengths = " and ".join(_tesla(s) for s in model.strengths)
     simulated = sum(pair.simulated for pair in model.pairs)
     word = "simulated" if simulated == len(model.pairs) else "real"
-    mixed = f", of which {simulated} simulated" if 0 < simulated < len(model.pairs) else ""
+    mixed = f" ({simulated} of them simulated)" if 0 < simulated < len(model.pairs) else ""
     word = "" if mixed else f"{word} "
     fused = Counter(pair.fusion for pair in model.pairs)["mrr"]
     fusion = "three thick-slice scans fused" if fused == len(model.pairs) else (
