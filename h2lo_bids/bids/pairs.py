@@ -185,7 +185,7 @@ def _matches(
             except H2loError as error:
                 findings.fail(hf.path, error)
     if doubts:
-        raise UsageError(ambiguous(doubts))
+        raise UsageError(ambiguous(doubts, query))
     return matches
 
 

@@ -15,13 +15,15 @@ from h2lo_bids.bids.selection import words_of
 _MOST = 6
 
 
-def ambiguous(doubts: Mapping[Key, AmbiguousError]) -> str:
+def ambiguous(doubts: Mapping[Key, AmbiguousError], query: PairQuery) -> str:
     """Say in one line what could be meant, whom it concerns, and which option decides.
 
     Parameters
     ----------
     doubts : mapping
         By subject and contrast, at least one.
+    query : PairQuery
+        What was searched; its selection words are repeated in the advice.
 
     Returns
     -------
@@ -31,7 +33,9 @@ def ambiguous(doubts: Mapping[Key, AmbiguousError]) -> str:
     doubt = doubts[subject, contrast]
     kind = "high-field" if doubt.side == "hf" else "low-field"
     affected = len({name for name, _ in doubts})
-    option = f"--{doubt.side} {_quoted(doubt.words)}" if doubt.words else "--bids-filter-file"
+    said = query.hf if doubt.side == "hf" else query.lf
+    words = " ".join([*said, doubt.words])
+    option = f"--{doubt.side} {_quoted(words)}" if doubt.words else "--bids-filter-file"
     return (
         f"sub-{subject}: {len(doubt.candidates)} {kind} {contrast} scans could be meant "
         f"({_names(doubt.candidates)}); {affected} {_plural('subject', affected)} affected; "

@@ -103,7 +103,7 @@ def test_ds006557_one_scan(hype: Path) -> None:
 
 def test_ds006557_none_needs_one(hype: Path) -> None:
     message = refused(hype, lf=("ses-HFC",), fusion="none")
-    assert "--lf acq-iso" in message
+    assert '--lf "ses-HFC acq-iso"' in message
     assert "or fuse three with --lf-fusion mrr" in message
 
 
