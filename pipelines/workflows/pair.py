@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from nipype.interfaces.utility import IdentityInterface, Merge
@@ -256,6 +257,7 @@ def _writer(pair: PairSource, fingerprint: str, out_dir: Path, options: PairOpti
         "RandomSeed": options.seed,
         "Frame": options.frame.to_dict(),
         "Fingerprint": fingerprint,
+        **_strengths(pair),
     }
     return WritePair(
         out_dir=str(out_dir),
@@ -268,6 +270,16 @@ def _writer(pair: PairSource, fingerprint: str, out_dir: Path, options: PairOpti
             ),
         },
     )
+
+
+def _strengths(pair: PairSource) -> dict[str, float]:
+    """Return the field strengths in tesla that are known, for the card of a model."""
+    low = [scan.field_strength for scan in pair.lf if scan.field_strength is not None]
+    found = {
+        "InputMagneticFieldStrength": pair.hf.field_strength,
+        "MagneticFieldStrength": median(low) if low else None,
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def is_simulated(scan: Scan) -> bool:
