@@ -48,6 +48,32 @@ class Grid:
         return "_".join(part for part in (self.kind, self.space) if part)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What is written beside each low-field image.
+
+    Parameters
+    ----------
+    realisations
+        Images with noise.
+    uncertainty
+        Whether a map of the standard deviation over the folds' models is wanted.
+    """
+
+    realisations: int = 0
+    uncertainty: bool = False
+
+    @property
+    def noisy(self) -> tuple[str, ...]:
+        """A word for each noisy image: ``noise01`` and so on."""
+        return tuple(f"noise{number:02d}" for number in range(1, self.realisations + 1))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """A word for each image; its ``desc`` is ``lowfield`` and this word."""
+        return (*self.noisy, "std") if self.uncertainty else self.noisy
+
+
 def grids_of(
     output_spaces: Iterable[str],
     lf_grid: tuple[float, float, float] | None = None,
@@ -88,7 +114,9 @@ def grids_of(
     return tuple(grids)
 
 
-def output_paths(out_dir: Path, scan: Scan, grids: Iterable[Grid]) -> dict[str, Path]:
+def output_paths(
+    out_dir: Path, scan: Scan, grids: Iterable[Grid], beside: Beside | None = None
+) -> dict[str, Path]:
     """Name every image and transform that a scan yields.
 
     Parameters
@@ -99,12 +127,14 @@ def output_paths(out_dir: Path, scan: Scan, grids: Iterable[Grid]) -> dict[str, 
         The input.
     grids
         From `grids_of`.
+    beside
+        What is wanted beside each low-field image; None for nothing.
 
     Returns
     -------
     dict of str to Path
         Keys are ``preproc``, ``mask``, and for each grid
-        ``{preproc,mask,lowfield}_<grid name>``; for each standard space also
+        ``{preproc,mask,lowfield,noise01,std}_<grid name>``; for each standard space also
         ``forward_<space>`` and ``inverse_<space>``. Nothing is created.
     """
 
@@ -115,6 +145,8 @@ def output_paths(out_dir: Path, scan: Scan, grids: Iterable[Grid]) -> dict[str, 
     paths = {"preproc": name("preproc", scan.suffix), "mask": name("brain", "mask")}
     for grid in grids:
         paths[f"lowfield_{grid.name}"] = name("lowfield", scan.suffix, grid)
+        for kind in beside.kinds if beside else ():
+            paths[f"{kind}_{grid.name}"] = name(f"lowfield{kind}", scan.suffix, grid)
         if grid.kind != "native":
             paths[f"mask_{grid.name}"] = name("brain", "mask", grid)
         if grid.kind in ("model", "template"):

@@ -13,6 +13,8 @@ from h2lo_bids.bids.scan import Scan
 _FIELD = re.compile(r"\{(?P<name>\w+)(?:<(?P<allowed>[^>]*)>)?\}")
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 _LABEL = re.compile(r"[A-Za-z0-9+]+")
+_NUMBER = re.compile(r"\d{2,}$")
+"""Further draws of ``lowfieldnoise01`` are named like the first."""
 _NOT_LABELS = {"suffix", "extension", "datatype"}
 
 Source = Scan | Mapping[str, str] | Iterable[tuple[str, str]]
@@ -107,7 +109,9 @@ def _fill(pattern: str, fields: Mapping[str, str]) -> str | None:
     used = set()
     for field in _FIELD.finditer(pattern):
         value, allowed = fields.get(field["name"]), field["allowed"]
-        if value is None or (allowed is not None and value not in allowed.split("|")):
+        if value is None:
+            return None
+        if allowed is not None and not {value, _NUMBER.sub("01", value)} & {*allowed.split("|")}:
             return None
         used.add(field["name"])
     if used != set(fields):

@@ -7,6 +7,8 @@ said under names of its own.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -180,6 +182,46 @@ def lowfield_sidecar(
         "Software": software_versions(),
     }
     return {key: value for key, value in content.items() if value is not None}
+
+
+def beside_sidecar(
+    lowfield: Mapping[str, Any], kind: str, model: Mapping[str, Any], uri: str
+) -> dict[str, Any]:
+    """Compose the sidecar of what stands beside a ``desc-lowfield`` image.
+
+    Parameters
+    ----------
+    lowfield : mapping
+        That image's own sidecar.
+    kind : str
+        ``"noise01"`` and so on, or ``"std"``.
+    model : mapping
+        The bundle's metadata, with ``noise`` and ``files`` as far as they are used.
+    uri : str
+        BIDS URI of the ``desc-lowfield`` image.
+
+    Returns
+    -------
+    dict
+    """
+    if kind == "std":
+        members = [name for name in model["files"] if name.startswith("members/")]
+        content = {key: v for key, v in lowfield.items() if key not in ("ValueRange", "RandomSeed")}
+        own = {"Units": "arbitrary", "NumberOfModels": len(members)}
+        return {**content, "Description": _meaning("lowfieldstd"), **own}
+    return {
+        **lowfield,
+        "Description": _meaning("lowfieldnoise01"),
+        "Sources": _sources(*lowfield["Sources"], uri),
+        "Realisation": int(kind.removeprefix("noise")),
+        "NoiseModelSha256": json_digest(model["noise"]),
+        "NoiseModelSubjects": model["noise"]["subjects"],
+    }
+
+
+def json_digest(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON-ready values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def pair_sidecar(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
+from h2lo_bids.cli.beside import check_beside
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS, check_values, standard_spaces
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CheckTask
@@ -102,8 +103,15 @@ def read_plugin(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_models_and_templates(task: CheckTask) -> dict[str, Any]:
+def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, Any]:
     """Load each model once and find each template; runs in a child process.
+
+    Parameters
+    ----------
+    task
+        What will be needed.
+    send
+        Not used: the answer is the result.
 
     Returns
     -------
@@ -117,7 +125,10 @@ def check_models_and_templates(task: CheckTask) -> dict[str, Any]:
     """
     settings = task.settings
     _check_device(settings)
-    notes = [_check_model(*pair) for pair in bundles_for(settings, task.suffixes).items()]
+    bundles = bundles_for(settings, task.suffixes)
+    notes = [_check_model(*pair) for pair in bundles.items()]
+    for bundle in bundles.values():
+        check_beside(settings, bundle)
     if settings.use_plugin is not None:
         _check_plugin(settings.use_plugin)
     _check_weights(synthstrip_weights(settings))

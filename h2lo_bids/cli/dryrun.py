@@ -7,6 +7,7 @@ from pathlib import Path
 
 from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.bids.discover import Discovery
+from h2lo_bids.cli.beside import beside_of
 from h2lo_bids.cli.settings import Settings
 
 _OF_THE_DATASET = (
@@ -32,7 +33,7 @@ def describe(settings: Settings, found: Discovery) -> Iterator[str]:
             else (f"{scan.field_strength:g} T ({scan.field_source})")
         )
         yield f"read  {scan.path} [{strength}; model: {_model(settings, scan.suffix)}]"
-        for path in output_paths(settings.out_dir, scan, grids).values():
+        for path in output_paths(settings.out_dir, scan, grids, beside_of(settings)).values():
             yield f"write {path}{' (exists)' if path.exists() else ''}"
     for subject in dict.fromkeys(scan.subject for scan in found.scans):
         yield f"write {report_path(settings.out_dir, subject)}"

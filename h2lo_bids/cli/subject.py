@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.cli.beside import beside_of
 from h2lo_bids.cli.checks import bundles_for, read_plugin, synthstrip_weights
 from h2lo_bids.cli.environment import obstacle_to_parallel_steps
 from h2lo_bids.cli.failures import Failed
@@ -107,7 +108,7 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], dict[str, dict[st
         mem_gb=task.resources.mem_gb,
         stop_on_first_crash=settings.stop_on_first_crash,
         plugin=read_plugin(settings.use_plugin) if settings.use_plugin else None,
-        status_callback=_Steps(send),
+        status_callback=Steps(send),
     )
     failures = run_workflow(workflow, options)
     failed = [item for failure in failures for item in _failed(task, failure)]
@@ -162,11 +163,12 @@ def build(task: SubjectTask, send: Send) -> Any:
         out_dir=settings.out_dir,
         output_spaces=settings.output_spaces,
         lf_grid=settings.lf_grid,
+        beside=beside_of(settings),
         templates=_templates(task),
         skull_strip=settings.skull_strip,
         synthstrip_weights=synthstrip_weights(settings),
         device=_device(settings.device),
-        precision="bf16" if settings.sloppy else settings.precision,
+        precision="bf16" if settings.sloppy else settings.precision or "fp32",
         sloppy=settings.sloppy,
         random_seed=settings.random_seed,
         omp_nthreads=task.resources.omp_nthreads,
@@ -242,7 +244,7 @@ def _failed(task: SubjectTask, failure: Any) -> list[Failed]:
     ]
 
 
-class _Steps:
+class Steps:
     """Tells the parent which step runs, and how long each took."""
 
     def __init__(self, send: Send) -> None:
@@ -250,6 +252,7 @@ class _Steps:
         self._began: dict[str, float] = {}
 
     def __call__(self, node: Any, status: str) -> None:
+        """Take in what Nipype tells of a node."""
         name = ".".join(node.fullname.split(".")[1:])
         event: dict[str, Any] = {"event": "step", "step": name}
         if status == "start":

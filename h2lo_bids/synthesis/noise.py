@@ -9,7 +9,6 @@ distribution to a normal one. A realisation goes the way back.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from h2lo_bids.bids.sidecars import json_digest
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.frame import MAX_VOXELS
 
@@ -112,9 +112,11 @@ class NoiseModel:
             If it is none.
         """
         try:
-            given = {item.name: values[item.name] for item in fields(cls)}
+            given: dict[str, Any] = {item.name: values[item.name] for item in fields(cls)}
             given["frequencies"] = tuple(tuple(axis) for axis in given["frequencies"])
-            made = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in given.items()}
+            made: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list | tuple) else v for k, v in given.items()
+            }
             return cls(**made)
         except (KeyError, TypeError, ValueError) as err:
             raise BadDataError(f"not a noise model ({err}); fit the model again") from err
@@ -122,8 +124,7 @@ class NoiseModel:
     @property
     def digest(self) -> str:
         """Hexadecimal SHA-256 of the model's values."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest(self.to_dict())
 
     def deviation(self, intensity: np.ndarray) -> np.ndarray:
         """Return the noise's standard deviation at predicted intensities, any shape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 from pipelines.interfaces.base import H2loInterface, ThreadedInputSpec, load_image
 
 
-class _SynthesizeInput(ThreadedInputSpec):
+class SynthesizeInput(ThreadedInputSpec):
+    """Inputs of whatever evaluates operators on a grid."""
+
     model = traits.Str(mandatory=True, nohash=True, desc="the bundle's path")
     sha256 = traits.Str(
         mandatory=True, desc="of its weights, so that others are not taken for done"
@@ -41,49 +44,66 @@ class Synthesize(H2loInterface):
     that it was trained on, [0, 1], are cut to it here.
     """
 
-    input_spec = _SynthesizeInput
+    input_spec = SynthesizeInput
     output_spec = _SynthesizeOutput
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Load the model, query it, and save the image on the reference's grid."""
-        import nibabel as nib
+        import numpy as np
+
+        from h2lo_bids.models.bundle import load_bundle, load_model
+        from h2lo_bids.synthesis.grids import synthesize_on_grid
+
+        model = load_model(load_bundle(self.inputs.model, contrast=self.inputs.contrast))
+        low = self.query(synthesize_on_grid, model)
+        np.clip(low, 0.0, 1.0, out=low)
+        return {"out_file": save_like(self.inputs.reference, low, folder / "lowfield.nii.gz")}
+
+    def query(self, evaluate: Callable[..., Any], model: Any) -> Any:
+        """Evaluate what is given, as `synthesize_on_grid` is, on the wanted grid."""
         import numpy as np
         import torch
 
-        from h2lo_bids.bids.atomic import save_nifti
-        from h2lo_bids.models.bundle import load_bundle, load_model
-        from h2lo_bids.synthesis.grids import synthesize_on_grid
         from h2lo_bids.synthesis.options import EngineOptions
 
         torch.set_num_threads(self.inputs.num_threads)
         volume, reference = load_image(self.inputs.volume), load_image(self.inputs.reference)
-        mask = np.asarray(load_image(self.inputs.mask_file).dataobj) > 0
-        low = synthesize_on_grid(
-            load_model(load_bundle(self.inputs.model, contrast=self.inputs.contrast)),
+        return evaluate(
+            model,
             np.asarray(volume.dataobj, dtype=np.float32),
             volume.affine,
             reference.shape,
             reference.affine,
-            mask,
+            np.asarray(load_image(self.inputs.mask_file).dataobj) > 0,
             options=EngineOptions(
                 device=self.inputs.device,
                 precision=self.inputs.precision,
                 threads=self.inputs.num_threads,
             ),
-            world_transform=self._transform(),
+            world_transform=to_scan(self.inputs.to_template),
         )
-        np.clip(low, 0.0, 1.0, out=low)
-        out = nib.Nifti1Image(low, reference.affine, reference.header)
-        out.set_data_dtype(np.float32)
-        return {"out_file": str(save_nifti(out, folder / "lowfield.nii.gz"))}
 
-    def _transform(self) -> Any:
-        """Return a function from template world to scan world, or None."""
-        if not isdefined(self.inputs.to_template):
-            return None
-        from h2lo_bids.imaging.registration import points_before
 
-        return lambda points: points_before(points, self.inputs.to_template)
+def to_scan(to_template: Any) -> Callable[[Any], Any] | None:
+    """Return a function from a template's world to the scan's; None without a transform."""
+    if not isdefined(to_template):
+        return None
+    from h2lo_bids.imaging.registration import points_before
+
+    return lambda points: points_before(points, to_template)
+
+
+def save_like(reference: str, data: Any, path: Path) -> str:
+    """Save float32 voxels on an image's grid; return the path."""
+    import nibabel as nib
+    import numpy as np
+
+    from h2lo_bids.bids.atomic import save_nifti
+
+    like = load_image(reference)
+    out = nib.Nifti1Image(data, like.affine, like.header)
+    out.set_data_dtype(np.float32)
+    return str(save_nifti(out, path))
 
 
 class _RegridInput(ThreadedInputSpec):

@@ -11,6 +11,7 @@ from nipype.pipeline import engine as pe
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import (
+    beside_sidecar,
     derivative_uri,
     lowfield_sidecar,
     mask_sidecar,
@@ -19,7 +20,7 @@ from h2lo_bids.bids.sidecars import (
     transform_sidecar,
 )
 from h2lo_bids.reports.records import ModelInfo
-from pipelines.grids import Grid, output_paths
+from pipelines.grids import Beside, Grid, output_paths
 from pipelines.interfaces.outputs import (
     MakeFigures,
     MakeRegistrationFigures,
@@ -41,6 +42,7 @@ def init_outputs_wf(
     precision: str,
     random_seed: int,
     mask_source: str | None = None,
+    beside: Beside | None = None,
 ) -> pe.Workflow:
     """Write every output of a scan with its sidecar, the figures, and the report's record.
 
@@ -58,6 +60,8 @@ def init_outputs_wf(
         For sidecars and report.
     mask_source
         URI of the mask that was given, or that the session may share.
+    beside
+        What is written beside each low-field image; None for nothing.
 
     Returns
     -------
@@ -76,8 +80,14 @@ def init_outputs_wf(
     -------
     None: this is where results leave the workflow.
     """
-    paths = output_paths(out_dir, scan, grids)
+    paths = output_paths(out_dir, scan, grids, beside)
     sidecars = _sidecars(scan, model, out_dir, grids, paths, device, precision, random_seed)
+    for grid in grids if beside else ():
+        own = sidecars[f"lowfield_{grid.name}"]
+        for kind in beside.kinds if beside else ():
+            sidecars[f"{kind}_{grid.name}"] = beside_sidecar(
+                own, kind, model.metadata, derivative_uri(paths[f"lowfield_{grid.name}"], out_dir)
+            )
     workflow = pe.Workflow(name="outputs_wf")
     inputnode = pe.Node(IdentityInterface(fields=[*_PASSED, *paths]), name="inputnode")
     written = pe.Node(Merge(len(paths)), name="written")

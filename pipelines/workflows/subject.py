@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from nipype.pipeline import engine as pe
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import derivative_uri
-from pipelines.grids import Grid, TemplateFiles, grids_of
+from pipelines.grids import Beside, Grid, TemplateFiles, grids_of
 from pipelines.workflows.outputs import init_outputs_wf
 from pipelines.workflows.scan import init_scan_wf
 from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
@@ -50,6 +51,7 @@ def init_single_subject_wf(
     out_dir: Path,
     output_spaces: tuple[str, ...] = ("native",),
     lf_grid: tuple[float, float, float] | None = None,
+    beside: Beside | None = None,
     templates: Mapping[str, Mapping[str, TemplateFiles]] | None = None,
     skull_strip: str = "auto",
     synthstrip_weights: Path | None = None,
@@ -74,6 +76,8 @@ def init_single_subject_wf(
         Root of the derivative dataset.
     output_spaces, lf_grid
         Where low-field images are wanted; see `pipelines.grids.grids_of`.
+    beside
+        What is wanted beside each of them; None for nothing.
     templates
         For each contrast, the files of each standard space.
     skull_strip, synthstrip_weights
@@ -83,7 +87,7 @@ def init_single_subject_wf(
     sloppy
         Register coarsely.
     random_seed
-        Of the registration.
+        Of the registration, and with the scan's name of the noise.
     omp_nthreads
         Threads of one step.
 
@@ -114,6 +118,7 @@ def init_single_subject_wf(
             random_seed=random_seed,
             omp_nthreads=omp_nthreads,
             donor=_donor(spec, scans),
+            beside=beside,
         )
         for spec in scans
     }
@@ -155,6 +160,7 @@ def init_scan_branch_wf(
     random_seed: int,
     omp_nthreads: int,
     donor: ScanSpec | None = None,
+    beside: Beside | None = None,
 ) -> pe.Workflow:
     """Build all that is done with one scan.
 
@@ -168,6 +174,8 @@ def init_scan_branch_wf(
         As for `init_single_subject_wf`.
     donor
         The scan whose mask this one may take.
+    beside
+        What is wanted beside each low-field image; None for nothing.
 
     Returns
     -------
@@ -201,6 +209,7 @@ def init_scan_branch_wf(
         precision=precision,
         random_seed=random_seed,
         mask_source=_mask_uri(donor, out_dir) if donor else spec.given_mask_uri,
+        beside=beside,
     )
     workflow = pe.Workflow(name=f"{spec.name}_wf")
     passed = [(f"outputnode.{key}", f"inputnode.{key}") for key in _PASSED]
@@ -212,11 +221,16 @@ def init_scan_branch_wf(
             device=device,
             precision=precision,
             omp_nthreads=omp_nthreads,
+            beside=beside,
+            # Two scans of one run never share their noise.
+            seed=(random_seed, zlib.crc32(spec.scan.stem.encode())),
         )
+        kinds = ("lowfield", *(beside.kinds if beside else ()))
+        made = [(f"outputnode.{kind}", f"inputnode.{kind}_{grid.name}") for kind in kinds]
         workflow.connect(
             [
                 (prepare, synthesis, [("outputnode.volume", "inputnode.volume")]),
-                (synthesis, outputs, [("outputnode.lowfield", f"inputnode.lowfield_{grid.name}")]),
+                (synthesis, outputs, made),
             ]
         )
         if grid.kind == "template":

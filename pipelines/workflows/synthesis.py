@@ -9,7 +9,8 @@ from typing import Any
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
-from pipelines.grids import Grid
+from pipelines.grids import Beside, Grid
+from pipelines.interfaces.noise import AddNoise, MapUncertainty
 from pipelines.interfaces.synthesis import RegridMask, Synthesize
 
 
@@ -48,6 +49,8 @@ def init_synthesis_wf(
     device: str = "auto",
     precision: str = "fp32",
     omp_nthreads: int = 1,
+    beside: Beside | None = None,
+    seed: tuple[int, ...] = (42,),
 ) -> pe.Workflow:
     """Query an operator on one grid.
 
@@ -61,11 +64,16 @@ def init_synthesis_wf(
         As the options ``--device`` and ``--precision``.
     omp_nthreads
         Threads of one step.
+    beside
+        What is wanted beside the image; None for nothing.
+    seed
+        Of the noise.
 
     Returns
     -------
     nipype.pipeline.engine.Workflow
-        ``synthesize``, preceded by ``regrid`` for a grid of other voxels.
+        ``synthesize``, preceded by ``regrid`` for a grid of other voxels; one
+        ``noise01`` and so on for each noisy image, and ``std`` for the uncertainty.
 
     Inputs
     ------
@@ -82,25 +90,21 @@ def init_synthesis_wf(
         The low-field image, in [0, 1], exactly 0 outside the brain.
     mask
         The brain mask on the same grid.
+    noise01, ..., std
+        What is wanted beside, by its word in `pipelines.grids.Beside.kinds`.
     """
+    beside = beside or Beside()
     inputnode = pe.Node(
         IdentityInterface(fields=["volume", "mask", "to_template"]), name="inputnode"
     )
-    outputnode = pe.Node(IdentityInterface(fields=["lowfield", "mask"]), name="outputnode")
-    synthesize = pe.Node(
-        Synthesize(
-            model=str(model.path),
-            sha256=model.sha256,
-            frame=model.frame,
-            contrast=model.contrast,
-            device=device,
-            precision=precision,
-            use_gpu=device.startswith("cuda"),
-        ),
-        name="synthesize",
-        n_procs=1 if device.startswith("cuda") else omp_nthreads,
-        mem_gb=1.5,
-    )
+    fields = ["lowfield", "mask", *beside.kinds]
+    outputnode = pe.Node(IdentityInterface(fields=fields), name="outputnode")
+    queries = [_query(Synthesize(), "synthesize", model, device, precision, omp_nthreads)]
+    if beside.uncertainty:
+        node = _query(MapUncertainty(), "std", model, device, precision, omp_nthreads)
+        node.inputs.members = dict(model.metadata["files"])
+        queries.append(node)
+    synthesize = queries[0]
     workflow = pe.Workflow(name=f"synthesis_{grid.name}_wf")
     if grid.kind == "lf":
         regrid = pe.Node(RegridMask(spacing=grid.spacing), name="regrid", mem_gb=0.3)
@@ -108,15 +112,45 @@ def init_synthesis_wf(
         source, field = regrid, "mask_file"
     else:
         source, field = inputnode, "mask"
-    if grid.kind == "template":
-        workflow.connect([(inputnode, synthesize, [("to_template", "to_template")])])
-    workflow.connect(
-        [
-            (inputnode, synthesize, [("volume", "volume")]),
-            # The mask has the grid's shape and affine, so it is the reference too.
-            (source, synthesize, [(field, "mask_file"), (field, "reference")]),
-            (source, outputnode, [(field, "mask")]),
-            (synthesize, outputnode, [("out_file", "lowfield")]),
-        ]
-    )
+    noises = [_noise(name, n, model, seed) for n, name in enumerate(beside.noisy, start=1)]
+    given = ["volume", "to_template"] if grid.kind == "template" else ["volume"]
+    for node in (*queries, *noises):
+        workflow.connect([(inputnode, node, [(name, name) for name in given])])
+        workflow.connect([(source, node, [(field, "mask_file")])])
+        output = "lowfield" if node is synthesize else node.name
+        workflow.connect([(node, outputnode, [("out_file", output)])])
+    for node in queries:
+        # The mask has the grid's shape and affine, so it is the reference too.
+        workflow.connect([(source, node, [(field, "reference")])])
+    for node in noises:
+        workflow.connect([(synthesize, node, [("out_file", "in_file")])])
+    workflow.connect([(source, outputnode, [(field, "mask")])])
     return workflow
+
+
+def _query(
+    interface: Synthesize,
+    name: str,
+    model: ModelSpec,
+    device: str,
+    precision: str,
+    omp_nthreads: int,
+) -> pe.Node:
+    """Return a node that evaluates operators."""
+    interface.inputs.trait_set(
+        model=str(model.path),
+        sha256=model.sha256,
+        frame=model.frame,
+        contrast=model.contrast,
+        device=device,
+        precision=precision,
+        use_gpu=device.startswith("cuda"),
+    )
+    threads = 1 if device.startswith("cuda") else omp_nthreads
+    return pe.Node(interface, name=name, n_procs=threads, mem_gb=1.5)
+
+
+def _noise(name: str, number: int, model: ModelSpec, seed: tuple[int, ...]) -> pe.Node:
+    """Return a node that draws one noisy image."""
+    noise = AddNoise(noise=model.metadata["noise"], seed=list(seed), realisation=number)
+    return pe.Node(noise, name=name, mem_gb=1.0)

@@ -7,10 +7,18 @@ from pathlib import Path
 import pytest
 
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.sidecars import json_digest
 from h2lo_bids.models.frame import Frame
-from pipelines.grids import grids_of, output_paths
+from pipelines.grids import Beside, grids_of, output_paths
 from pipelines.workflows.subject import ScanSpec, init_single_subject_wf
 from pipelines.workflows.synthesis import ModelSpec
+
+METADATA = {
+    "name": "m",
+    "value_range": [0, 1],
+    "noise": {"subjects": 4},
+    "files": {"members/0.safetensors": "aa", "members/1.safetensors": "bb", "other": "cc"},
+}
 
 
 def _scan(suffix: str, session: str | None = None) -> Scan:
@@ -32,7 +40,7 @@ def _build(scans, tmp_path, template=None, masks=(), **options):
         ScanSpec(
             f"scan_{number}_{scan.suffix}",
             scan,
-            ModelSpec(Path("/m"), scan.suffix, "ab" * 32, Frame().to_dict(), {"name": "m"}),
+            ModelSpec(Path("/m"), scan.suffix, "ab" * 32, Frame().to_dict(), METADATA),
             masks[number] if masks else None,
         )
         for number, scan in enumerate(scans)
@@ -49,9 +57,11 @@ def _build(scans, tmp_path, template=None, masks=(), **options):
 @pytest.mark.parametrize("suffixes", [("T1w",), ("T1w", "T2w")])
 @pytest.mark.parametrize("spaces", [(), ("model",), ("model", "MNI152NLin2009cAsym:res-1")])
 @pytest.mark.parametrize("lf_grid", [None, (1.6, 1.6, 5.0)])
-def test_every_promised_output_has_its_sink(tmp_path, template, suffixes, spaces, lf_grid):
+@pytest.mark.parametrize("beside", [None, Beside(2), Beside(1, uncertainty=True)])
+def test_every_promised_output_has_its_sink(tmp_path, template, suffixes, spaces, lf_grid, beside):
     scans = [_scan(suffix) for suffix in suffixes]
-    workflow = _build(scans, tmp_path, template, output_spaces=spaces, lf_grid=lf_grid)
+    options = {"output_spaces": spaces, "lf_grid": lf_grid, "beside": beside}
+    workflow = _build(scans, tmp_path, template, **options)
     nodes = {name: workflow.get_node(name) for name in workflow.list_node_names()}
     sinks = {
         tmp_path / "out" / node.inputs.out_name
@@ -59,7 +69,8 @@ def test_every_promised_output_has_its_sink(tmp_path, template, suffixes, spaces
         if name.rpartition(".")[2].startswith("ds_") and hasattr(node.inputs, "out_name")
     }
     grids = grids_of(spaces, lf_grid)
-    expected = [path for s in scans for path in output_paths(tmp_path / "out", s, grids).values()]
+    out = tmp_path / "out"
+    expected = [path for s in scans for path in output_paths(out, s, grids, beside).values()]
     assert sinks == set(expected)
     assert len(expected) == len(set(expected))
     records = [name for name in nodes if name.endswith("ds_record")]
@@ -105,3 +116,24 @@ def test_names_of_outputs_are_unique_over_grids_and_contrasts(tmp_path):
     assert len(names) == len(set(names))
     assert any("res-1p5x1p5x5" in path.name for path in names)
     assert any("from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5" in p.name for p in names)
+
+
+def test_what_stands_beside_says_what_it_is(tmp_path):
+    scans = [_scan("T1w"), _scan("T2w")]
+    workflow = _build(scans, tmp_path, beside=Beside(2, uncertainty=True))
+    sinks = [f"scan_0_T1w_wf.outputs_wf.ds_{kind}_native" for kind in ("noise01", "noise02", "std")]
+    first, second, std = (workflow.get_node(name).inputs for name in sinks)
+    assert first.out_name == "sub-01/anat/sub-01_desc-lowfieldnoise01_T1w.nii.gz"
+    assert std.out_name == "sub-01/anat/sub-01_desc-lowfieldstd_T1w.nii.gz"
+    assert [first.sidecar["Realisation"], second.sidecar["Realisation"]] == [1, 2]
+    assert first.sidecar["NoiseModelSha256"] == json_digest(METADATA["noise"])
+    assert first.sidecar["RandomSeed"] == 42
+    assert "bids::sub-01/anat/sub-01_desc-lowfield_T1w.nii.gz" in first.sidecar["Sources"]
+    assert std.sidecar["NumberOfModels"] == 2
+    assert "ValueRange" not in std.sidecar
+    seeds = [
+        workflow.get_node(f"scan_{n}_{s.suffix}_wf.synthesis_native_wf.noise02").inputs.seed
+        for n, s in enumerate(scans)
+    ]
+    assert seeds[0][0] == seeds[1][0] == 42
+    assert seeds[0] != seeds[1]

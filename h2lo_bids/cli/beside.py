@@ -1,0 +1,52 @@
+"""What is wanted beside each low-field image, and whether the model can give it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.errors import BadDataError, UsageError
+
+
+def beside_of(settings: Settings) -> Any:
+    """Return `pipelines.grids.Beside` for the options of a run."""
+    from pipelines.grids import Beside
+
+    noisy = settings.realisations if settings.noise == "calibrated" else 0
+    return Beside(realisations=noisy, uncertainty=settings.uncertainty)
+
+
+def check_beside(settings: Settings, bundle: Any) -> None:
+    """Check that a bundle carries what the options need.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    bundle
+        From `h2lo_bids.models.bundle.load_bundle`.
+
+    Raises
+    ------
+    UsageError
+        If it has no noise model, or fewer than two members.
+    BadDataError
+        If what it has is damaged.
+    """
+    remedy = "fit one with `h2lo bids_dir out_dir group`, or leave the option out"
+    if settings.noise == "calibrated":
+        from h2lo_bids.synthesis.noise import NoiseModel
+
+        if "noise" not in bundle.metadata:
+            raise UsageError(f"--noise calibrated: {bundle.path} has no noise model; {remedy}")
+        try:
+            NoiseModel.from_dict(bundle.metadata["noise"])
+        except BadDataError as err:
+            raise BadDataError(f"{bundle.path}: {err}") from err
+    if settings.uncertainty:
+        from h2lo_bids.models.members import members
+
+        if len(members(bundle)) < 2:
+            raise UsageError(
+                f"--uncertainty: {bundle.path} has no models of folds to compare; {remedy}"
+            )

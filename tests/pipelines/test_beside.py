@@ -1,0 +1,123 @@
+"""Noise and uncertainty, run as nodes on a tiny frame."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from h2lo_bids.cli.beside import check_beside
+from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.models.members import member_files
+from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
+from pipelines.grids import Beside, Grid
+from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
+
+SHAPE = (14, 12, 10)
+AFFINE = np.array([[1, 0, 0, -7.0], [0, 1, 0, 3], [0, 0, 1, 5], [0, 0, 0, 1]])
+NOISE = NoiseModel(
+    intensities=(0.0, 1.0),
+    deviations=(0.05, 0.05),
+    quantiles=tuple(PROBES),
+    frequencies=((0.0, 0.5),) * 3,
+    power=(0.0,) * 8,
+    spacing=(1.0, 1.0, 1.0),
+    shape=(16, 16, 16),
+    subjects=2,
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """Return a bundle of random weights with a noise model and three members."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def save(name, seed, **extra):
+        torch.manual_seed(seed)
+        model = H2lo(H2loArchitecture(channels=4, width=8, n_basis=4))
+        with torch.no_grad():
+            model.bias.fill_(0.5)
+        frame = Frame(shape=SHAPE)
+        given = {"metadata": {"name": name}, "card": "", **extra}
+        return save_bundle(folder / name, model, contrast="T1w", frame=frame, **given)
+
+    members = [save(f"fold{n}", n).path for n in range(3)]
+    metadata = {"name": "whole", "noise": NOISE.to_dict()}
+    return save("whole", 9, metadata=metadata, extras=member_files(members)), members
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:-2, 2:-2, 2:-2] = 1
+    volume = rng.random(SHAPE).astype("f4") * mask
+    paths = {}
+    for name, data in (("volume", volume), ("mask", mask)):
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(data, AFFINE), paths[name])
+    return paths, volume, mask > 0
+
+
+def _run(bundle, paths, folder, grid, mask):
+    spec = ModelSpec(bundle.path, "T1w", bundle.sha256, bundle.frame.to_dict(), bundle.metadata)
+    workflow = init_synthesis_wf(
+        grid=grid, model=spec, device="cpu", beside=Beside(2, uncertainty=True), seed=(42, 7)
+    )
+    workflow.base_dir = str(folder)
+    workflow.inputs.inputnode.volume = str(paths["volume"])
+    workflow.inputs.inputnode.mask = str(mask)
+    done = {node.name: node for node in workflow.run().nodes()}
+    names = ("synthesize", "noise01", "noise02", "std")
+    found = {name: nib.load(done[name].result.outputs.out_file) for name in names}
+    return {name: (image.affine, np.asarray(image.dataobj)) for name, image in found.items()}
+
+
+def test_noise_and_deviation_on_two_grids(bundle, images, tmp_path):
+    whole, folds = bundle
+    paths, volume, mask = images
+    own = _run(whole, paths, tmp_path / "a", Grid("native"), paths["mask"])
+    low = np.clip(synthesize(load_model(whole), volume, mask), 0, 1)
+    np.testing.assert_allclose(own["synthesize"][1], low, atol=1e-6)
+    for number in (1, 2):
+        expected = add_noise(low, mask, np.eye(4), NOISE, seed=(42, 7), realisation=number)
+        np.testing.assert_allclose(own[f"noise0{number}"][1], expected, atol=1e-5)
+    models = [load_model(load_bundle(fold)) for fold in folds]
+    seen = [np.clip(synthesize(model, volume, mask), 0, 1) for model in models]
+    np.testing.assert_allclose(own["std"][1], np.std(seen, axis=0, ddof=1), atol=1e-6)
+    assert own["std"][1].max() > 0
+
+    # A grid of the same world with flipped axes and a border cut off shows the same draw.
+    cut = nib.load(paths["mask"]).slicer[1:].as_reoriented(np.array([[1, -1], [0, 1], [2, 1]]))
+    nib.save(cut, tmp_path / "cut.nii.gz")
+    other = _run(whole, paths, tmp_path / "b", Grid("native"), tmp_path / "cut.nii.gz")
+    for name, (affine, data) in other.items():
+        np.testing.assert_allclose(affine, cut.affine)
+        moved = own[name][1][1:].transpose(1, 0, 2)[:, ::-1]
+        np.testing.assert_allclose(data, moved, atol=1e-5, err_msg=name)
+
+
+def _settings(**values):
+    return SimpleNamespace(**{"noise": "none", "uncertainty": False, **values})
+
+
+def test_a_model_that_cannot(bundle):
+    whole, folds = bundle
+    plain = load_bundle(folds[0])
+    check_beside(_settings(), plain)
+    check_beside(_settings(noise="calibrated", uncertainty=True), whole)
+    with pytest.raises(UsageError, match=r"fold0 has no noise model; .* group") as noise:
+        check_beside(_settings(noise="calibrated"), plain)
+    with pytest.raises(UsageError, match=r"fold0 has no models of folds.* group") as members:
+        check_beside(_settings(uncertainty=True), plain)
+    assert "\n" not in f"{noise.value}{members.value}"
+    damaged = SimpleNamespace(path=whole.path, metadata={"noise": {"power": 3}})
+    with pytest.raises(BadDataError, match="whole: not a noise model"):
+        check_beside(_settings(noise="calibrated"), damaged)
