@@ -21,6 +21,7 @@ from h2lo_bids.reports.group_data import Contrast, Run
 PLANES = ("Axial", "Coronal", "Sagittal")
 _SIDES = (("L", "R"), ("L", "R"), ("P", "A"))
 _GAP, _HEAD, _SIDE = 4.0, 34.0, 20.0
+_CELL = 130.0
 _STYLE = (
     "text{font:600 11px 'Helvetica Neue',Arial,sans-serif;fill:#e8edf2}"
     ".side{font-size:9px;stroke:#000;stroke-width:2px;paint-order:stroke}"
@@ -153,24 +154,28 @@ def mosaic(
     images = {"HF": subject.hf, "Real LF": subject.lf}
     images |= {titles[name]: subject.predicted[name] for name in methods}
     boxes = [box_of(subject.hf[k], subject.lf[k]) for k in range(3)]
-    cell = max(box[1] - box[0] for box in boxes) + _GAP
+    # Coarse grids are enlarged, so that the writing fits.
+    zoom = max(1.0, _CELL / max(box[1] - box[0] for box in boxes))
+    cell = zoom * max(box[1] - box[0] for box in boxes) + _GAP
     width = _SIDE + cell * len(images)
     told = [psnr.get(IDENTITY), None, *(psnr.get(name) for name in methods)]
     parts, y = [_heads(list(images), told, cell)], _HEAD
     for plane, (left, right, low, high) in enumerate(boxes):
-        tall = high - low
+        wide, tall = zoom * (right - left), zoom * (high - low)
         middle = y + tall
         parts.append(_turned(PLANES[plane], middle))
         for column, image in enumerate(images.values()):
-            x = _SIDE + column * cell + (cell - _GAP - (right - left)) / 2
+            x = _SIDE + column * cell + (cell - _GAP - wide) / 2
             grey = np.clip(image[plane, left:right, low:high] / white, 0, 1)
-            parts.append(_embed(grey, x, y))
+            parts.append(_embed(grey, x, y, zoom))
             if column != 1:
                 error = np.abs(image[plane] - subject.lf[plane])[left:right, low:high]
-                parts.append(_embed(np.clip(error / scale, 0, 1), x, y + tall + 2, coloured=True))
+                parts.append(
+                    _embed(np.clip(error / scale, 0, 1), x, y + tall + 2, zoom, coloured=True)
+                )
             elif plane == 0:
-                parts.append(_colour_bar(x, y + tall + 2, right - left, tall, scale))
-        parts.append(_side_letters(plane, right - left, cell, y, tall))
+                parts.append(_colour_bar(x, y + tall + 2, wide, tall, scale))
+        parts.append(_side_letters(plane, wide, cell, y, tall))
         y += 2 * tall + 2 + _GAP
     ground = f'<rect width="{svg.number(width)}" height="{svg.number(y)}" fill="#000"/>'
     return svg.document(width, y, ground + "".join(parts), title=title, style=_STYLE)
@@ -231,13 +236,16 @@ def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float) -> s
     return "".join(parts)
 
 
-def _embed(values: npt.NDArray[np.floating], x: float, y: float, *, coloured: bool = False) -> str:
+def _embed(
+    values: npt.NDArray[np.floating], x: float, y: float, zoom: float, *, coloured: bool = False
+) -> str:
     pixels = np.round(values * 255).astype(np.uint8).T[::-1]
     if coloured:
         pixels = _lut()[pixels]
     tall, wide = pixels.shape[:2]
     return (
-        f'<image x="{svg.number(x)}" y="{svg.number(y)}" width="{wide}" height="{tall}" '
+        f'<image x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(wide * zoom)}" '
+        f'height="{svg.number(tall * zoom)}" '
         f'href="{jpeg_uri(np.ascontiguousarray(pixels))}"/>'
     )
 
@@ -249,7 +257,7 @@ def _lut() -> npt.NDArray[np.uint8]:
     return np.round(np.stack(channels, axis=1)).astype(np.uint8)
 
 
-def jpeg_uri(pixels: npt.NDArray[np.uint8], *, quality: int = 86) -> str:
+def jpeg_uri(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> str:
     """Encode a grey or coloured picture, rows from top to bottom, as a data URI.
 
     Noise makes a PNG of a low-field slice four times as large; many pairs of

@@ -68,7 +68,7 @@ def comparison_rows(results: Results, titles: Mapping[str, str]) -> list[dict[st
                     "raw": probability(row.p),
                     "better": row.better == first,
                     "n": row.n,
-                    "clear": row.p_holm < 0.05,
+                    "significant": row.p_holm < 0.05,
                 }
             )
         names = (titles.get(name, name) for name in (first, second))

@@ -24,7 +24,7 @@ PANELS = 24
 stays below 15 MB."""
 
 CHECKS = 40
-_BYTES = 4_000_000
+_BYTES = 4_500_000
 
 
 def contrast_view(
@@ -57,6 +57,7 @@ def contrast_view(
         "caption": _caption(results),
         "rows": tables.table_rows(results, shown),
         "parameters": _parameters(contrast),
+        "floor": _floor(results),
         "comparisons": tables.comparison_rows(results, shown),
         "strips": _strips(results, shown, contrast.name),
         "curves": _curves(contrast, methods),
@@ -73,7 +74,7 @@ def contrast_view(
 def _headline(results: Results, titles: Mapping[str, str]) -> str:
     """Say in one sentence what a reader wants to know first."""
     told = []
-    for method in results.methods[::-1]:
+    for method in sorted(results.methods, key=lambda name: name == IDENTITY):
         row = results.summary[method, "psnr"]
         if not math.isnan(row.mean):
             spread = "" if math.isnan(row.std) else f" \N{PLUS-MINUS SIGN} {row.std:.2f}"
@@ -95,6 +96,18 @@ def _caption(results: Results) -> str:
     if people < 2:
         return f"Figures of {who}."
     return f"Mean \N{PLUS-MINUS SIGN} population standard deviation over {who}."
+
+
+def _floor(results: Results) -> str:
+    """Say when there are too few participants for the test to find anything."""
+    people = max((row.n for row in results.comparisons), default=0)
+    lowest = len(results.comparisons) * 2.0 ** (1 - people)
+    if lowest < 0.05:
+        return ""
+    return (
+        f" With {people} participants no corrected p can be below {min(lowest, 1.0):.2g}: "
+        "the test cannot tell these methods apart, whatever they do."
+    )
 
 
 def _parameters(contrast: Contrast) -> dict[str, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from group_samples import make_group
+from report_browser import Browser, find_chromium
 from report_samples import Ball, make_ball, make_report, make_scan
 
 from h2lo_bids.reports.figures import make_figures, make_registration_figures
@@ -42,3 +45,20 @@ def report_folder(head: Ball, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def tmp_out(tmp_path: Path) -> Path:
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    program = find_chromium()
+    if program is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no chromium: .ci/run installs it")
+        pytest.skip("no chromium on this machine")
+    with Browser(program, tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def group_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole cross-validation of three methods; tests that change it take a copy."""
+    return make_group(tmp_path_factory.mktemp("group"))

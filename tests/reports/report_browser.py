@@ -28,6 +28,32 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
 
+OUTSIDE = (
+    "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll,.plate')"
+    " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+)
+"""Lists what sticks out of the page, except within boxes that scroll by themselves."""
+
+WEAK_TEXT = """(() => {
+        const parse = c => c.match(/[\\d.]+/g).map(Number);
+        const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v =>
+            v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+            .reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+        const behind = e => { for (; e; e = e.parentElement) {
+            const c = parse(getComputedStyle(e).backgroundColor);
+            if (c.length === 3 || c[3] > .5) return c; } return [255, 255, 255]; };
+        const weak = new Set();
+        const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        while (walk.nextNode()) {
+            const e = walk.currentNode.parentElement;
+            if (!walk.currentNode.data.trim() || e.closest('script,style')) continue;
+            const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))];
+            const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+            if (ratio < 4.5) weak.add(e.outerHTML.slice(0, 80) + ' ' + ratio);
+        }
+        return [...weak]; })()"""
+"""Lists text whose contrast to what is behind it is below 4.5 (WCAG AA)."""
+
 
 def find_chromium() -> str | None:
     """Name the browser's program, if there is one."""

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
-from report_browser import Browser, find_chromium
+from report_browser import OUTSIDE, WEAK_TEXT, Browser
 
 from h2lo_bids.reports.subject import write_subject_report
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = find_chromium()
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("no chromium: .ci/run installs it")
-        pytest.skip("no chromium on this machine")
-    with Browser(program, tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +30,7 @@ def choose(browser: Browser, value: str) -> None:
 def test_fits_is_quiet_and_asks_for_nothing(browser, page, width, scheme):
     browser.open(page, width=width, scheme=scheme)
     assert browser.run("document.documentElement.scrollWidth") <= width
-    # Nothing sticks out of the page, except within boxes that scroll by themselves.
-    outside = browser.run(
-        "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll,.plate')"
-        " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
-    )
+    outside = browser.run(OUTSIDE)
     assert outside == []
     assert browser.run("[...document.images].every(i => i.naturalWidth > 0)")
     assert browser.run("document.images.length") == 12
@@ -61,26 +44,7 @@ def test_text_is_legible(browser, page, scheme):
     """Contrast of at least 4.5 (WCAG AA) between every text and what is behind it."""
     browser.open(page, width=1280, scheme=scheme)
     browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
-    weak = browser.run(
-        """(() => {
-        const parse = c => c.match(/[\\d.]+/g).map(Number);
-        const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v =>
-            v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-            .reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
-        const behind = e => { for (; e; e = e.parentElement) {
-            const c = parse(getComputedStyle(e).backgroundColor);
-            if (c.length === 3 || c[3] > .5) return c; } return [255, 255, 255]; };
-        const weak = new Set();
-        const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-        while (walk.nextNode()) {
-            const e = walk.currentNode.parentElement;
-            if (!walk.currentNode.data.trim() || e.closest('script,style')) continue;
-            const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))];
-            const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-            if (ratio < 4.5) weak.add(e.outerHTML.slice(0, 80) + ' ' + ratio);
-        }
-        return [...weak]; })()"""
-    )
+    weak = browser.run(WEAK_TEXT)
     assert weak == []
 
 
