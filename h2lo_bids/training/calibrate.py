@@ -68,11 +68,11 @@ def calibrate_noise(
     found = [_residual(*both) for both in zip(pairs, predictions, strict=True)]
     if keep not in KEEP:
         raise ValueError(f"keep is one of {KEEP}, not {keep!r}")
+    if not any(residual.any() for residual, _, _ in found):
+        raise BadDataError("no noise to measure: every prediction equals its low-field image")
     if keep == "missing":
         found = _without_error(found, steps)
     intensities, deviations = _deviations(found)
-    if not max(deviations) > 0:
-        raise BadDataError("no noise to measure: every prediction equals its low-field image")
     whitened = [
         (np.divide(r, d, out=np.zeros_like(r), where=d > 0), m)
         for r, p, m in found
@@ -220,7 +220,8 @@ def _levels(
     for axis, (n, step) in enumerate(zip(shape, spacing, strict=True)):
         wanted = np.abs(fft.rfftfreq(n, step) if axis == 2 else fft.fftfreq(n, step))
         weights.append(_smoother(hat_weights(wanted, np.array(frequencies[axis]))))
-    levels = 10 * np.log10(np.maximum(power, 1e-12 * power.max()))
+    # Predictions that lack no power leave nothing, which is as white as anything.
+    levels = 10 * np.log10(np.maximum(power, 1e-12 * power.max() or 1.0))
     for axis, rows in enumerate(weights):
         levels = np.moveaxis(np.tensordot(rows, levels, axes=(1, axis)), 0, axis)
     return levels

@@ -127,6 +127,15 @@ def test_what_cannot_be_measured():
         calibrate_noise([pair], [clean], spacing=SPACING, keep="some")
 
 
+def test_predictions_that_lack_nothing_have_no_noise():
+    pair, clean = scene(1, lambda white: white, lambda c: 0.02)
+    smooth = Pair("x", pair.hf, 0.5 * clean, pair.mask)
+    model = calibrate_noise([smooth], [clean], spacing=SPACING)
+    assert max(model.deviations) == 0
+    drawn = add_noise(clean, pair.mask, np.eye(4), model, seed=1, realisation=1)
+    np.testing.assert_array_equal(drawn, np.where(pair.mask, np.clip(clean, 0, 1), 0))
+
+
 def test_the_default_gives_a_model():
     pair, clean = scene(1, lambda white: white, lambda c: 0.02)
     model = calibrate_noise([pair], [clean], spacing=SPACING)
