@@ -344,7 +344,8 @@ def _may_be_extra(name: str) -> bool:
     """Tell whether a name stays in the bundle's folder, and is no other part's."""
     parts = PurePosixPath(name).parts
     plain = bool(parts) and "/".join(parts) == name and not {"/", "..", "."} & {*parts}
-    return plain and "\\" not in name and name not in (WEIGHTS, METADATA, CARD)
+    safe = name.isprintable() and "\\" not in name
+    return plain and safe and name not in (WEIGHTS, METADATA, CARD)
 
 
 def _verify(content: bytes, sha256: str, path: Path) -> None:

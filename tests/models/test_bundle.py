@@ -348,7 +348,9 @@ def test_further_files_are_kept_and_checked(model, tmp_path):
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("name", ["", "../x", "/x", "a/../b", "./a", "a//b", "README.md", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["", "../x", "/x", "a/../b", "./a", "a//b", "README.md", "a\\b", "a\0"]
+)
 def test_a_further_file_stays_in_the_bundle(model, tmp_path, name):
     with pytest.raises(ValueError, match="cannot be the name"):
         save_bundle(
