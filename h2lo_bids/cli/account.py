@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.discover import Discovery
+from h2lo_bids.bids.discover import Problem
 from h2lo_bids.cli.children import Job
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.failures import Failed, error_of_code
@@ -55,11 +56,12 @@ def fail(run: Run, failed: Failed) -> None:
     run.console.line(failed.line, level="error")
 
 
-def fail_problems(run: Run, found: Discovery) -> None:
+def fail_problems(run: Run, problems: Iterable[Problem]) -> None:
     """Take note of what discovery found to be unusable."""
     root = run.settings.bids_dir
-    for problem in found.problems:
-        name = problem.path.relative_to(root).as_posix()
+    for problem in problems:
+        inside = problem.path.is_relative_to(root)  # else it is of a second dataset
+        name = problem.path.relative_to(root).as_posix() if inside else str(problem.path)
         fail(run, Failed(name, "discovery", error_of_code(problem.exit_code), problem.message))
 
 

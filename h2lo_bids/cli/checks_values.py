@@ -44,7 +44,7 @@ def _check_models(settings: Settings) -> None:
 def _check_derivatives(settings: Settings) -> None:
     """Names become those of the output's DatasetLinks, where the input has some already."""
     names = [name for name, _ in settings.derivatives]
-    taken = ("raw", *(("lf",) if settings.lf_dir else ()))
+    taken = ("raw", "lf")
     if set(names) & set(taken) or len(set(names)) < len(names):
         raise UsageError(
             f"--derivatives {' '.join(names)}: give each dataset a name of its own, other than "

@@ -139,7 +139,9 @@ def run_jobs(
         _stop(running)
 
 
-def call(task: Any, env: Mapping[str, str], log: Path) -> dict[str, Any]:
+def call(
+    task: Any, env: Mapping[str, str], log: Path, on_event: EventCallback | None = None
+) -> dict[str, Any]:
     """Run one task in a child and return the last event that it sent.
 
     Parameters
@@ -148,11 +150,13 @@ def call(task: Any, env: Mapping[str, str], log: Path) -> dict[str, Any]:
         As in `Job` and `run_jobs`.
     log
         File that takes what the child prints; not kept if that is nothing.
+    on_event
+        Called for each event as it comes.
 
     Returns
     -------
     dict
-        The event.
+        The last event.
 
     Raises
     ------
@@ -166,12 +170,17 @@ def call(task: Any, env: Mapping[str, str], log: Path) -> dict[str, Any]:
         ends.append(ended)
         return True
 
+    def hear(job: Job, event: dict[str, Any]) -> None:
+        events.append(event)
+        if on_event is not None:
+            on_event(job, event)
+
     run_jobs(
         [Job("", task, log)],
         limit=1,
         env=env,
         on_start=lambda job: None,
-        on_event=lambda job, event: events.append(event),
+        on_event=hear,
         on_end=end,
     )
     with contextlib.suppress(OSError):

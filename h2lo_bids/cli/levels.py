@@ -14,6 +14,7 @@ _ON_PAIRS = (_PAIRS, "group", "evaluate")
 _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
     ("participant",): (
         "all_scans",
+        "sloppy",
         "output_spaces",
         "template_file",
         "fetch_templates",

@@ -149,8 +149,8 @@ def _method(group: argparse._ArgumentGroup) -> None:
     add(
         "--precision",
         choices=PRECISIONS,
-        help="bf16 is faster and within 60 dB of fp32; fp16 is for fitting on a GPU "
-        + _default("precision"),
+        help="bf16 is faster and within 60 dB of fp32; fp16 is for fitting on a GPU (default: "
+        "fp32; group: bf16 where the processor multiplies in it)",
     )
     add(
         "--random-seed",

@@ -148,9 +148,9 @@ def add_folds(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--val-count",
-        type=convert.integer(0),
+        type=convert.integer(1),
         metavar="N",
-        help="validation subjects of a fold " + _default("val_count"),
+        help="validation subjects of a fold (default: a tenth, at least one)",
     )
     add(
         "--test-count",

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-import tempfile
-import time
-import uuid
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from h2lo_bids import __version__
-from h2lo_bids.bids.atomic import atomic_write_text, remove_temporaries
+from h2lo_bids.bids.atomic import remove_temporaries
 from h2lo_bids.bids.discover import Discovery, discover
-from h2lo_bids.bids.filters import load_filter_file
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.account import LOST, Run, fail_problems, fail_rest, hear, status
-from h2lo_bids.cli.checks import check_usage, prepare_folders
+from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.environment import child_environment, temporary_folder
-from h2lo_bids.cli.failures import Failed, exit_code, write_table
+from h2lo_bids.cli.environment import child_environment
+from h2lo_bids.cli.failures import Failed, exit_code
+from h2lo_bids.cli.finish import tell_failures
 from h2lo_bids.cli.resources import Resources, plan
-from h2lo_bids.cli.settings import Settings, to_toml
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.start import (
+    by_subject,
+    query_words,
+    raise_again,
+    stand_somewhere,
+    start_run,
+    tell_left_out,
+    write_dataset,
+)
 from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
 from h2lo_bids.errors import H2loError, TemporaryError
-
-_MOST_NAMED = 10
 
 Templates = tuple[tuple[str, str, Path, Path | None], ...]
 
@@ -54,7 +52,7 @@ def run_participant(settings: Settings, console: Console) -> int:
     H2loError
         If nothing can be begun.
     """
-    _stand_somewhere()
+    stand_somewhere()
     check_usage(settings)
     if settings.dry_run:
         from h2lo_bids.cli.dryrun import describe
@@ -62,10 +60,7 @@ def run_participant(settings: Settings, console: Console) -> int:
         for line in describe(settings, find(settings)):
             console.line(line)
         return 0
-    prepare_folders(settings)
-    tempfile.tempdir = str(temporary_folder(os.environ, settings.work))
-    run = Run(settings, console, settings.out_dir / "logs" / _run_name())
-    _begin(run)
+    run = start_run(settings, console)
     if settings.reports_only:
         from h2lo_bids.cli.reporting import reports_only
 
@@ -73,63 +68,20 @@ def run_participant(settings: Settings, console: Console) -> int:
     found = find(settings)
     for note in found.notes:
         console.line(note)
-    _tell_left_out(run, found)
-    fail_problems(run, found)
+    tell_left_out(run, found.skipped)
+    fail_problems(run, found.problems)
     subjects = _group(found.scans)
     resources = plan(settings, len(subjects))
     env = child_environment(settings.work, resources.omp_nthreads)
     templates = _check(run, found, env)
-    _write_dataset(run)
+    write_dataset(run)
     _process(run, found, subjects, resources, env, templates)
     return _finish(run)
 
 
-def _stand_somewhere() -> None:
-    """Leave a current folder that was deleted: Nipype and others want one, and none is used."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        os.chdir("/")
-
-
 def find(settings: Settings) -> Discovery:
     """Find the scans that the settings ask for."""
-    filters = (
-        {} if settings.bids_filter_file is None else load_filter_file(settings.bids_filter_file)
-    )
-    return discover(
-        Query(
-            bids_dir=settings.bids_dir,
-            participant_labels=settings.participant_label,
-            session_labels=settings.session_label,
-            filters=filters,
-            inline=settings.filter,
-            all_scans=settings.all_scans,
-            # A dry run may not write an index, and one that is not kept is of no use.
-            database_dir=None if settings.dry_run else settings.bids_database_dir,
-            skip_bids_validation=settings.skip_bids_validation,
-        )
-    )
-
-
-def _run_name() -> str:
-    return f"{time.strftime('%Y%m%dT%H%M%S')}_{uuid.uuid4()}"
-
-
-def _begin(run: Run) -> None:
-    """Write down what was asked for, and open the log."""
-    settings = run.settings
-    record = {
-        "version": __version__,
-        "bids-dir": str(settings.bids_dir),
-        "out-dir": str(settings.out_dir),
-        "analysis-level": settings.level,
-        "command": shlex.join(["h2lo", *sys.argv[1:]]),
-        "python": sys.version.split()[0],
-    }
-    atomic_write_text(run.logs / "config.toml", to_toml({**settings.to_options(), "run": record}))
-    run.console.open_log(run.logs / "h2lo.log")
-    run.console.line(f"h2lo {__version__}: {settings.bids_dir} -> {settings.out_dir}")
+    return discover(Query(all_scans=settings.all_scans, **query_words(settings)))
 
 
 def _group(scans: tuple[Scan, ...]) -> dict[str, tuple[Scan, ...]]:
@@ -137,18 +89,6 @@ def _group(scans: tuple[Scan, ...]) -> dict[str, tuple[Scan, ...]]:
     for scan in scans:
         subjects.setdefault(scan.subject, []).append(scan)
     return {subject: tuple(own) for subject, own in subjects.items()}
-
-
-def _tell_left_out(run: Run, found: Discovery) -> None:
-    """Name the participants without any scan to work on; single images go to the log alone."""
-    for skipped in found.skipped:
-        run.console.to_log(f"left out: {skipped.path}: {skipped.reason}")
-    folders = [item for item in found.skipped if item.path.parent == run.settings.bids_dir]
-    for skipped in folders[:_MOST_NAMED]:
-        run.console.line(f"{skipped.path.name}: left out: {skipped.reason}")
-    if len(folders) > _MOST_NAMED:
-        rest = len(folders) - _MOST_NAMED
-        run.console.line(f"{rest} more participants left out, see {run.console.log}")
 
 
 def _check(run: Run, found: Discovery, env: dict[str, str]) -> Templates:
@@ -164,26 +104,6 @@ def _check(run: Run, found: Discovery, env: dict[str, str]) -> Templates:
     return tuple(
         (suffix, space, Path(image), Path(mask) if mask else None)
         for suffix, space, image, mask in result["templates"]
-    )
-
-
-def raise_again(result: dict[str, Any], log: Path) -> None:
-    """Raise in this process what a child reported; its log has the traceback of a surprise."""
-    from h2lo_bids import errors
-
-    kind = getattr(errors, result["error"], None)
-    if kind is None:
-        raise H2loError(f"{result['error']}: {result['message']}; see {log}, and report it")
-    raise kind(result["message"])
-
-
-def _write_dataset(run: Run) -> None:
-    from h2lo_bids.bids.dataset import write_dataset_files
-
-    write_dataset_files(
-        run.settings.out_dir,
-        bids_dir=run.settings.bids_dir,
-        links=dict(run.settings.derivatives),
     )
 
 
@@ -206,8 +126,8 @@ def _process(
         f"{resources.omp_nthreads} threads per step"
     )
     root = run.settings.bids_dir
-    skipped = _by_subject(root, found.skipped)
-    problems = _by_subject(root, found.problems)
+    skipped = by_subject(root, found.skipped)
+    problems = by_subject(root, found.problems)
 
     def job(subject: str) -> Job:
         task = SubjectTask(
@@ -230,15 +150,6 @@ def _process(
         on_event=lambda job, event: hear(run, job, event),
         on_end=lambda ended: _end(run, ended, env),
     )
-
-
-def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
-    """Group what concerns images by the participant whose folder holds them."""
-    groups: dict[str, list[Any]] = {}
-    for item in items:
-        label = item.path.relative_to(root).parts[0].removeprefix("sub-")
-        groups.setdefault(label, []).append(item)
-    return groups
 
 
 def _end(run: Run, ended: Ended, env: dict[str, str]) -> bool:
@@ -277,12 +188,7 @@ def _finish(run: Run) -> int:
     """Write the table of failures, sum up, and choose the exit code."""
     console = run.console
     if run.failed:
-        table = run.logs / "failures.tsv"
-        write_table(table, run.failed)
-        console.line(f"{len(run.failed)} failed, {len(run.done)} scans done:")
-        for failed in run.failed:
-            console.line(f"  {failed.scan}\t{failed.step}\t{failed.message}")
-        console.line(f"table of failures: {table}")
+        tell_failures(run, "scans")
     else:
         console.line(f"all {len(run.done)} scans done")
     subjects = sorted({name.split("/")[0] for name in run.done})

@@ -79,7 +79,7 @@ def write_report(
     return _render(out_dir, task.subject)
 
 
-def rebuild(task: ReportTask) -> dict[str, Any]:
+def rebuild(task: ReportTask, send: Any = None) -> dict[str, Any]:
     """Write a report again, after adding failures that could not be told otherwise."""
     out_dir = task.settings.out_dir
     for stem, message in task.failures:

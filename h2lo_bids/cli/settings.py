@@ -42,7 +42,7 @@ class Settings:
     model: tuple[tuple[str, Path], ...] = ()
     skull_strip: str = "auto"
     synthstrip_weights: Path | None = None
-    precision: str = "fp32"
+    precision: str | None = None
     random_seed: int = 42
     sloppy: bool = False
     # outputs
@@ -77,7 +77,7 @@ class Settings:
     devices: int = 1
     # cross-validation
     folds: str = "5"
-    val_count: int = 2
+    val_count: int | None = None
     test_count: int | None = None
     fold: tuple[int, ...] = ()
     n_folds_parallel: int = 1

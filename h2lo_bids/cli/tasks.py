@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids.bids.discover import Problem, Skipped
+from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.resources import Resources
 from h2lo_bids.cli.settings import Settings
@@ -77,4 +78,158 @@ class ReportTask:
 
     settings: Settings
     subject: str
+    failures: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class PairTask:
+    """Prepare the pairs of one participant.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    subject
+        Label without ``sub-``.
+    pairs
+        All of them of this participant.
+    resources
+        Of this child.
+    logs
+        The run's folder for crash files.
+    """
+
+    settings: Settings
+    subject: str
+    pairs: tuple[PairSource, ...]
+    resources: Resources
+    logs: Path
+
+    @property
+    def scans(self) -> tuple[Scan, ...]:
+        """The high-field scans, by which pairs go."""
+        return tuple(pair.hf for pair in self.pairs)
+
+
+@dataclass(frozen=True)
+class MissingTask:
+    """Tell which pairs are not prepared yet.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    pairs
+        All that were found.
+    """
+
+    settings: Settings
+    pairs: tuple[PairSource, ...]
+
+
+@dataclass(frozen=True)
+class PlanTask:
+    """Look at the prepared pairs and lay out the folds.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    sources
+        BIDS URIs of the high-field scans whose pairs are prepared, per contrast.
+    """
+
+    settings: Settings
+    sources: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """Fit and score one method on one fold.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    contrast, method, index
+        Which.
+    sources
+        BIDS URIs of the high-field scans whose pairs take part.
+    threads
+        Of PyTorch.
+    """
+
+    settings: Settings
+    contrast: str
+    method: str
+    index: int
+    sources: tuple[str, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class FinalTask:
+    """Fit the final model of a contrast on all pairs.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    contrast
+        Which.
+    sources, threads
+        As in `FoldTask`.
+    """
+
+    settings: Settings
+    contrast: str
+    sources: tuple[str, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class CollectTask:
+    """Write the tables from the folds that are done.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    contrasts
+        Of which contrasts.
+    """
+
+    settings: Settings
+    contrasts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Score models on prepared pairs.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    sources
+        As in `PlanTask`.
+    """
+
+    settings: Settings
+    sources: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class GroupReportTask:
+    """Write the report of a level that works on pairs.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    failures
+        What failed, with step and message.
+    """
+
+    settings: Settings
     failures: tuple[tuple[str, str], ...] = ()

@@ -7,6 +7,7 @@ as JSON lines on the file descriptor given. The last one is the result.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import pickle
@@ -15,10 +16,25 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
+from h2lo_bids.cli import tasks
 from h2lo_bids.errors import H2loError
 
 Send = Callable[[dict[str, Any]], None]
+
+_CLI = "h2lo_bids.cli"
+_WORK = {
+    tasks.SubjectTask: f"{_CLI}.subject:process",
+    tasks.CheckTask: f"{_CLI}.checks:check_models_and_templates",
+    tasks.ReportTask: f"{_CLI}.reporting:rebuild",
+    tasks.MissingTask: f"{_CLI}.pairwork:find_missing",
+    tasks.PairTask: f"{_CLI}.pairwork:prepare",
+    tasks.PlanTask: f"{_CLI}.planwork:plan_folds",
+    tasks.FoldTask: f"{_CLI}.fitwork:fit_fold",
+    tasks.FinalTask: f"{_CLI}.fitwork:fit_all",
+    tasks.CollectTask: f"{_CLI}.collectwork:collect",
+    tasks.ScoreTask: f"{_CLI}.scorework:score",
+    tasks.GroupReportTask: f"{_CLI}.collectwork:report",
+}
 
 
 def main() -> int:
@@ -45,20 +61,10 @@ def main() -> int:
 
 
 def _run(task: Any, send: Send) -> dict[str, Any]:
-    # Each branch imports only what its task needs: PyTorch takes a second.
-    if isinstance(task, SubjectTask):
-        from h2lo_bids.cli.subject import process
-
-        return process(task, send)
-    if isinstance(task, CheckTask):
-        from h2lo_bids.cli.checks import check_models_and_templates
-
-        return check_models_and_templates(task)
-    if isinstance(task, ReportTask):
-        from h2lo_bids.cli.reporting import rebuild
-
-        return rebuild(task)
-    raise TypeError(f"unknown task {type(task).__name__}")
+    # Only what the task needs is imported: PyTorch takes a second.
+    module, _, name = _WORK[type(task)].partition(":")
+    work: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
+    return work(task, send)
 
 
 def _text(err: BaseException) -> str:

@@ -1,0 +1,108 @@
+"""Tables and report of a level that works on pairs, in a child process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.cli.planwork import SPLITS, read_splits
+from h2lo_bids.cli.tasks import CollectTask, GroupReportTask
+from h2lo_bids.errors import NoMatchError
+from h2lo_bids.evaluation.scores import Score
+from h2lo_bids.evaluation.tables import markdown_table, read_scores, write_tables
+from h2lo_bids.reports.group import write_group_report
+from h2lo_bids.reports.records import Failure
+from h2lo_bids.training.crossval import SCORES, fold_folder, read_record
+from h2lo_bids.training.folds import Fold
+from h2lo_bids.training.methods import METHODS
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def collect(task: CollectTask, send: Send) -> dict[str, Any]:
+    """Write the tables of each contrast from the folds that are done.
+
+    Parameters
+    ----------
+    task
+        Which contrasts.
+    send
+        Takes ``table`` and ``note`` events.
+
+    Returns
+    -------
+    dict
+        ``{"event": "collected", "tables": [path]}``.
+    """
+    settings = task.settings
+    splits = read_splits(settings.out_dir / SPLITS)
+    tables = []
+    for contrast in task.contrasts:
+        scores, titles = _scores(settings.out_dir, contrast, splits.get(contrast, ()), send)
+        if not titles:
+            continue
+        stem = settings.out_dir / f"group_{contrast}"
+        first = next((name for name in settings.method if name in titles), None)
+        summary = write_tables(stem, scores, titles, reference=first, seed=settings.random_seed)
+        text = markdown_table(summary, titles)
+        send({"event": "table", "contrast": contrast, "text": text})
+        tables.append(f"{stem}_table.md")
+    return {"event": "collected", "tables": tables}
+
+
+def _scores(
+    out_dir: Path, contrast: str, folds: tuple[Fold, ...], send: Send
+) -> tuple[list[Score], dict[str, str]]:
+    """Read the scores of every method's finished folds, and the methods' titles."""
+    scores: list[Score] = []
+    titles: dict[str, str] = {}
+    for method in METHODS:
+        for fold in folds:
+            folder = fold_folder(out_dir, contrast, method, fold.index)
+            record = read_record(folder)
+            if record is None:
+                continue
+            division = {name: list(v) if isinstance(v, tuple) else v for name, v in
+                        asdict(fold).items()}  # fmt: skip
+            if record.get("fold") != division:
+                text = f"{folder}: of another division of the subjects; not in the table"
+                send({"event": "note", "level": "warning", "text": text})
+                continue
+            titles[method] = str(record.get("title", method))
+            scores += read_scores(folder / SCORES)
+    return scores, titles
+
+
+def report(task: GroupReportTask, send: Send) -> dict[str, Any]:
+    """Write ``group.html`` from what is in the output folder.
+
+    Parameters
+    ----------
+    task
+        With what failed in this run.
+    send
+        Not used.
+
+    Returns
+    -------
+    dict
+        ``{"event": "report", "path": path}``.
+
+    Raises
+    ------
+    NoMatchError
+        If there is nothing to report on.
+    """
+    settings = task.settings
+    kinds = ("evaluation/*",) if settings.level == "evaluate" else ("folds/*", "models/*")
+    patterns = (*kinds, "sub-*/**/*_desc-pairLF_*.json")
+    if not any(any(settings.out_dir.glob(pattern)) for pattern in patterns):
+        raise NoMatchError(
+            f"{settings.out_dir}: holds nothing of the {settings.level} level; run it once "
+            "without --reports-only"
+        )
+    failures = [Failure(step, message) for step, message in task.failures]
+    path = write_group_report(settings.out_dir, level=settings.level, failures=failures)
+    return {"event": "report", "path": str(path)}

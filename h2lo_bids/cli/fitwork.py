@@ -1,0 +1,172 @@
+"""What child processes do for fits."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from h2lo_bids.cli.fitoptions import fit_options
+from h2lo_bids.cli.locks import exclusive
+from h2lo_bids.cli.planwork import divide, fold_job, job_of
+from h2lo_bids.cli.prepared import usable_pairs
+from h2lo_bids.cli.tasks import FinalTask, FoldTask
+from h2lo_bids.errors import BadDataError
+
+if TYPE_CHECKING:
+    from h2lo_bids.training.final import FinalJob
+
+Send = Callable[[dict[str, Any]], None]
+
+_STEP = re.compile(r"\bstep (\d+)/(\d+):")
+_PSNR = re.compile(r"validation PSNR (-?[\d.]+) dB")
+
+
+def fit_fold(task: FoldTask, send: Send) -> dict[str, Any]:
+    """Fit and score one method on one fold, unless that is done.
+
+    Parameters
+    ----------
+    task
+        Which.
+    send
+        Takes ``progress`` and ``note`` events.
+
+    Returns
+    -------
+    dict
+        The last event.
+    """
+    from h2lo_bids.training.crossval import run_fold
+
+    _take_threads(task.threads)
+    job = job_of(task)
+    lock = f"fold-{task.contrast}-{task.method}-{task.index}.lock"
+    with exclusive(task.settings.work / "locks" / lock, _waiting(send)):
+        folder = run_fold(job, Progress(send))
+    return {"event": "fitted", "folder": str(folder)}
+
+
+def fit_all(task: FinalTask, send: Send) -> dict[str, Any]:
+    """Fit the final model of a contrast with the first method, unless that is done.
+
+    Parameters
+    ----------
+    task
+        Which.
+    send
+        Takes ``progress`` and ``note`` events.
+
+    Returns
+    -------
+    dict
+        ``{"event": "fitted", "folder": path of the bundle}``.
+    """
+    from h2lo_bids.training.crossval import BUNDLE
+    from h2lo_bids.training.final import fit_final
+
+    _take_threads(task.threads)
+    job = final_job(task)
+    noise = _noise(task, job, send)
+    lock = f"final-{task.contrast}-{job.method}.lock"
+    with exclusive(task.settings.work / "locks" / lock, _waiting(send)):
+        bundle = fit_final(
+            job,
+            Progress(send),
+            noise=noise,
+            members=[fold.folder / BUNDLE for fold in job.folds],
+        )
+    return {"event": "fitted", "folder": str(bundle.path)}
+
+
+def final_job(task: FinalTask) -> FinalJob:
+    """Return the job that a task names, from what is on disk."""
+    from h2lo_bids.training.final import FinalJob
+    from h2lo_bids.training.folds import hold_out
+
+    settings, contrast, method = task.settings, task.contrast, task.settings.method[0]
+    used, _ = usable_pairs(settings, contrast, task.sources)
+    folds = divide(settings, contrast, used)
+    held: tuple[str, ...] = ()
+    if not folds:
+        people = sorted({pair.subject for pair in used})
+        held = hold_out(people, validation=settings.val_count, seed=settings.random_seed)
+    n_train = sum(pair.subject not in held for pair in used)
+    return FinalJob(
+        contrast=contrast,
+        method=method,
+        pairs=used,
+        options=fit_options(settings, n_train),
+        folds=tuple(fold_job(settings, contrast, method, fold, used) for fold in folds),
+        out_dir=settings.out_dir,
+        work_dir=settings.work,
+        devices=settings.devices,
+        validation=held,
+    )
+
+
+def _noise(task: FinalTask, job: FinalJob, send: Send) -> dict[str, Any] | None:
+    """Measure the noise where held-out subjects allow it; without it a model is of use, too."""
+    if not job.folds:
+        return None
+    from h2lo_bids.cli.noisework import measure_noise
+
+    try:
+        return measure_noise(job.folds, task.settings.work, job.options.device)
+    except BadDataError as err:
+        text = f"{job.contrast}: no noise model: {err}"
+        send({"event": "note", "level": "warning", "text": text})
+        return None
+
+
+def _waiting(send: Send) -> Callable[[str], None]:
+    def tell(holder: str) -> None:
+        text = f"another run fits it ({holder}); waiting for it to end"
+        send({"event": "note", "text": text})
+
+    return tell
+
+
+def _take_threads(threads: int) -> None:
+    """Set PyTorch's threads, whose number decides the last bits."""
+    import torch
+
+    from h2lo_bids.training.memory import keep_freed_memory
+
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+
+
+class Progress:
+    """Turns a fit's lines into events with the time that is left.
+
+    Parameters
+    ----------
+    send
+        Takes the events.
+    clock
+        Seconds.
+    """
+
+    def __init__(self, send: Send, clock: Callable[[], float] = time.monotonic) -> None:
+        self._send, self._clock = send, clock
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, line: str) -> None:
+        """Take in one line."""
+        step = _STEP.search(line)
+        if step is None:
+            self._send({"event": "said", "text": line})
+            return
+        now, done, total = self._clock(), int(step[1]), int(step[2])
+        event: dict[str, Any] = {"event": "progress", "step": done, "steps": total}
+        if self._first is None:
+            self._first = (done, now)
+        elif done > self._first[0]:
+            pace = (now - self._first[1]) / (done - self._first[0])
+            event["left"] = pace * (total - done)
+        psnr = _PSNR.search(line)
+        if psnr is not None:
+            event["psnr"] = float(psnr[1])
+        self._send(event)

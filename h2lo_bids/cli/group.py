@@ -1,0 +1,194 @@
+"""The group level, also called train: from paired scans to a model of a site's scanner."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.bids.pairs import PairDiscovery
+from h2lo_bids.cli.account import Run
+from h2lo_bids.cli.checks import check_usage
+from h2lo_bids.cli.children import Job, call
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.environment import child_environment
+from h2lo_bids.cli.failures import exit_code
+from h2lo_bids.cli.finish import tell_failures
+from h2lo_bids.cli.fits import name_of, run_fits, threads_of
+from h2lo_bids.cli.pairs import find_pairs, prepare_pairs
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.start import raise_again, stand_somewhere, start_run
+from h2lo_bids.cli.tasks import CollectTask, FinalTask, FoldTask, GroupReportTask, PlanTask
+
+Plan = dict[str, Any]
+
+
+def run_group(settings: Settings, console: Console) -> int:
+    """Prepare pairs, cross-validate, fit the final model, and report.
+
+    Parameters
+    ----------
+    settings
+        What is asked for.
+    console
+        Where it is told.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    H2loError
+        If nothing can be begun.
+    """
+    stand_somewhere()
+    check_usage(settings)
+    if settings.dry_run:
+        from h2lo_bids.cli.dryrun_group import describe_group
+
+        for line in describe_group(settings, find_pairs(settings)):
+            console.line(line)
+        return 0
+    run = start_run(settings, console)
+    if settings.reports_only:
+        console.line(f"report: {write_report(run)}")
+        return 0
+    sources = prepared_sources(run, prepare_pairs(run))
+    if not sources:
+        return finish(run, 0)
+    plan = ask(run, PlanTask(settings, sources))["contrasts"]
+    _tell_plan(run, plan)
+    done = _fit_folds(run, plan)
+    if settings.fold:
+        console.line("run the same command without --fold to collect")
+        return finish(run, done)
+    if settings.folds != "0":
+        ask(run, CollectTask(settings, tuple(plan)))
+    if not settings.no_final:
+        done += _fit_final(run, plan)
+    console.line(f"report: {write_report(run)}")
+    _tell_models(run)
+    return finish(run, done)
+
+
+def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...]]:
+    """Return the BIDS URIs of the high-field scans whose pairs are prepared, by contrast."""
+    sources: dict[str, list[str]] = {}
+    for pair in found.pairs:
+        if pair.hf.relative_path in run.done:
+            sources.setdefault(pair.contrast, []).append(pair.hf.uri)
+    return {contrast: tuple(sources[contrast]) for contrast in sorted(sources)}
+
+
+def ask(run: Run, task: Any) -> dict[str, Any]:
+    """Let a child do a task, tell what it says, and return its result.
+
+    Raises
+    ------
+    H2loError
+        What the child reports.
+    """
+    env = child_environment(run.settings.work, threads_of(run.settings))
+    log = run.logs / f"{type(task).__name__.removesuffix('Task').lower()}.log"
+
+    def hear(job: Job, event: dict[str, Any]) -> None:
+        if event["event"] == "note":
+            run.console.line(event["text"], level=event.get("level", ""))
+        elif event["event"] == "table":
+            run.console.line(event["contrast"])
+            for line in event["text"].splitlines():
+                run.console.line(line)
+
+    result = call(task, env, log, hear)
+    if result["event"] == "error":
+        raise_again(result, log)
+    return result
+
+
+def write_report(run: Run) -> Path:
+    """Write ``group.html`` from what is in the output folder, and what failed in this run."""
+    failures = tuple((item.step, item.line) for item in run.failed)
+    return Path(ask(run, GroupReportTask(run.settings, failures))["path"])
+
+
+def finish(run: Run, done: int) -> int:
+    """Sum up, and choose the exit code."""
+    if run.failed:
+        tell_failures(run, "pairs and fits")
+    return exit_code(run.failed, done)
+
+
+def _tell_plan(run: Run, plan: Plan) -> None:
+    for contrast, own in plan.items():
+        text = f"{contrast}: {own['pairs']} pairs"
+        for fold in own["folds"]:
+            text += f"; fold {fold['index']}: {fold['train']} to train"
+            text += f", {fold['validation']} to validate, {fold['test']} to test"
+        run.console.line(text)
+
+
+def _fit_folds(run: Run, plan: Plan) -> int:
+    """Fit the folds that are not done; return how many are done in all that were wanted."""
+    settings = run.settings
+    threads = threads_of(settings)
+    wanted = [
+        (FoldTask(settings, contrast, method, fold["index"], tuple(own["sources"]), threads),
+         f"{method}/{fold['index']}" in own["done"])
+        for contrast, own in plan.items()
+        for method in settings.method
+        for fold in own["folds"]
+        if not settings.fold or fold["index"] in settings.fold
+    ]  # fmt: skip
+    todo = [task for task, done in wanted if not done]
+    if todo:
+        ready = f", {len(wanted) - len(todo)} done already" if len(todo) < len(wanted) else ""
+        run.console.line(
+            f"fitting {len(todo)} folds{ready}; {settings.n_folds_parallel} at a time, "
+            f"{threads} threads each"
+        )
+        run_fits(run, todo, at_a_time=settings.n_folds_parallel)
+    elif wanted:
+        run.console.line(f"all {len(wanted)} folds are done already")
+    run.done.update(name_of(task) for task, done in wanted if done)
+    return sum(name_of(task) in run.done for task, _ in wanted)
+
+
+def _fit_final(run: Run, plan: Plan) -> int:
+    """Fit the final model of each contrast whose folds are all done; return how many."""
+    settings = run.settings
+    tasks = []
+    for contrast, own in plan.items():
+        method = settings.method[0]
+        lacking = [
+            str(fold["index"])
+            for fold in own["folds"]
+            if f"folds/{contrast}/{method}/fold-{fold['index']}" not in run.done
+        ]
+        if lacking:
+            text = (
+                f"{contrast}: no final model, as fold {', '.join(lacking)} of {method} is missing"
+            )
+            run.console.line(text, level="warning")
+        else:
+            # As many threads as in the folds, so that a rerun with others gives the same bits.
+            tasks.append(FinalTask(settings, contrast, tuple(own["sources"]), threads_of(settings)))
+    run_fits(run, tasks, at_a_time=1)
+    return sum(name_of(task) in run.done for task in tasks)
+
+
+def _tell_models(run: Run) -> None:
+    """Say how the final models are used."""
+    settings = run.settings
+    models = [
+        (contrast, settings.out_dir / name)
+        for contrast in ("T1w", "T2w")
+        if (name := f"models/{settings.method[0]}_{contrast}") in run.done
+    ]
+    for contrast, path in models:
+        run.console.line(f"{contrast} model: {path}")
+    if models:
+        words = [f"{contrast}={path}" for contrast, path in models]
+        line = ["h2lo", "BIDS_DIR", "OUT_DIR", "participant", "--model", *words]
+        run.console.line(f"to use it: {shlex.join(line)}")

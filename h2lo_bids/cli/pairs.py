@@ -1,0 +1,174 @@
+"""Finding and preparing pairs: one child process per participant, as for scans."""
+
+from __future__ import annotations
+
+from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
+from h2lo_bids.bids.query import SUFFIXES
+from h2lo_bids.cli.account import Run, fail_problems, fail_rest, hear, status
+from h2lo_bids.cli.checks import check_usage
+from h2lo_bids.cli.children import Ended, Job, call, run_jobs
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.environment import child_environment
+from h2lo_bids.cli.failures import exit_code
+from h2lo_bids.cli.finish import tell_failures
+from h2lo_bids.cli.resources import plan
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.start import (
+    query_words,
+    raise_again,
+    stand_somewhere,
+    start_run,
+    tell_left_out,
+    write_dataset,
+)
+from h2lo_bids.cli.tasks import MissingTask, PairTask
+from h2lo_bids.errors import TemporaryError
+
+
+def run_pairs(settings: Settings, console: Console) -> int:
+    """Prepare the pairs of the chosen participants, and do nothing else.
+
+    Parameters
+    ----------
+    settings
+        What is asked for.
+    console
+        Where it is told.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    H2loError
+        If nothing can be begun.
+    """
+    stand_somewhere()
+    check_usage(settings)
+    if settings.dry_run:
+        from h2lo_bids.cli.dryrun_group import describe_pairs
+
+        for line in describe_pairs(settings, find_pairs(settings)):
+            console.line(line)
+        return 0
+    run = start_run(settings, console)
+    prepare_pairs(run)
+    if run.failed:
+        tell_failures(run, "pairs")
+    else:
+        console.line(f"all {len(run.done)} pairs prepared")
+    return exit_code(run.failed, len(run.done))
+
+
+def find_pairs(settings: Settings) -> PairDiscovery:
+    """Find the pairs that the settings ask for."""
+    return discover_pairs(
+        PairQuery(
+            contrasts=settings.contrast or SUFFIXES,
+            hf=settings.hf,
+            lf=settings.lf,
+            lf_dir=settings.lf_dir,
+            derivatives=settings.derivatives,
+            fusion=settings.lf_fusion,
+            **query_words(settings),
+        )
+    )
+
+
+def prepare_pairs(run: Run) -> PairDiscovery:
+    """Find pairs and prepare those that are not prepared yet.
+
+    Parameters
+    ----------
+    run
+        Takes what is done and what failed.
+
+    Returns
+    -------
+    PairDiscovery
+        All pairs that were found, those that failed among them.
+
+    Raises
+    ------
+    H2loError
+        If no pair is found, or nothing can be begun.
+    """
+    found = find_pairs(run.settings)
+    for note in found.notes:
+        run.console.line(note)
+    tell_left_out(run, found.skipped)
+    fail_problems(run, found.problems)
+    write_dataset(run)
+    missing = _missing(run, found)
+    done = [pair for pair in found.pairs if pair not in missing]
+    for pair in done:
+        run.told.add(pair.hf.relative_path)
+        run.done.add(pair.hf.relative_path)
+    if missing:
+        _prepare(run, missing, len(done))
+    elif found.pairs:
+        run.console.line(f"all {len(found.pairs)} pairs are prepared already")
+    return found
+
+
+def _missing(run: Run, found: PairDiscovery) -> list[PairSource]:
+    """Return the pairs that a look at their records does not find whole and current."""
+    if not found.pairs:
+        return []
+    env = child_environment(run.settings.work, 1)
+    log = run.logs / "checks.log"
+    result = call(MissingTask(run.settings, found.pairs), env, log)
+    if result["event"] == "error":
+        raise_again(result, log)
+    names = set(result["missing"])
+    return [pair for pair in found.pairs if pair.name in names]
+
+
+def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
+    subjects: dict[str, list[PairSource]] = {}
+    for pair in pairs:
+        subjects.setdefault(pair.subject, []).append(pair)
+    run.total = len(subjects)
+    resources = plan(run.settings, run.total)
+    if resources.warning:
+        run.console.line(resources.warning, level="warning")
+    already = f", {done} prepared already" if done else ""
+    run.console.line(
+        f"preparing {len(pairs)} pairs of {run.total} participants{already}; "
+        f"{resources.children} at a time, {resources.omp_nthreads} threads per step"
+    )
+    env = child_environment(run.settings.work, resources.omp_nthreads)
+
+    def job(subject: str) -> Job:
+        own = tuple(subjects[subject])
+        task = PairTask(run.settings, subject, own, resources, run.logs)
+        return Job(subject, task, run.logs / f"sub-{subject}.log")
+
+    run_jobs(
+        (job(subject) for subject in subjects),
+        limit=resources.children,
+        env=env,
+        on_start=lambda job: status(run, job, "starting"),
+        on_event=lambda job, event: hear(run, job, event),
+        on_end=lambda ended: _end(run, ended),
+    )
+
+
+def _end(run: Run, ended: Ended) -> bool:
+    """Close the account of one participant; say whether to go on with others."""
+    job = ended.job
+    run.steps.pop(job.name, None)
+    run.ended += 1
+    if not run.steps:
+        run.console.status("")
+    remedy = "run again with fewer --nprocs or on a machine with more memory"
+    fail_rest(run, job, TemporaryError.__name__, f"{ended.cause}; {remedy}")
+    scans = job.task.scans
+    done = sum(scan.relative_path in run.done for scan in scans)
+    run.console.line(
+        f"[{run.ended}/{run.total}] sub-{job.name}: {done} of {len(scans)} pairs prepared "
+        f"in {ended.seconds:.0f} s"
+    )
+    return not (run.settings.stop_on_first_crash and run.failed)

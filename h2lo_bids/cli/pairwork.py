@@ -1,0 +1,118 @@
+"""What child processes do for pairs: look for those that are missing, and prepare them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from h2lo_bids.bids.pairs import PairSource
+from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
+from h2lo_bids.cli.failures import Failed
+from h2lo_bids.cli.locks import exclusive
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.tasks import MissingTask, PairTask
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def find_missing(task: MissingTask, send: Send) -> dict[str, Any]:
+    """Compare what was prepared with the scans and settings of now.
+
+    Parameters
+    ----------
+    task
+        The pairs.
+    send
+        Not used: the answer is the result.
+
+    Returns
+    -------
+    dict
+        ``{"event": "missing", "missing": [name]}``.
+    """
+    from pipelines.pairs import missing_pairs
+
+    subjects: dict[str, list[PairSource]] = {}
+    for pair in task.pairs:
+        subjects.setdefault(pair.subject, []).append(pair)
+    missing = [
+        name
+        for subject, own in subjects.items()
+        for name in missing_pairs(subject, tuple(own), **_how(task.settings))
+    ]
+    return {"event": "missing", "missing": missing}
+
+
+def prepare(task: PairTask, send: Send) -> dict[str, Any]:
+    """Prepare one participant's pairs, alone among all runs.
+
+    Parameters
+    ----------
+    task
+        What is to be done.
+    send
+        Takes events for the parent: ``step``, ``note``, ``failed``, ``done``.
+
+    Returns
+    -------
+    dict
+        The last event.
+    """
+
+    def waiting(holder: str) -> None:
+        text = f"another run prepares its pairs ({holder}); waiting for it to end"
+        send({"event": "note", "text": text})
+
+    # Tasks of a job array want the same pairs: one prepares them, the others find them done.
+    lock = task.settings.work / "locks" / f"sub-{task.subject}.lock"
+    with exclusive(lock, waiting):
+        return _prepare(task, send)
+
+
+def _prepare(task: PairTask, send: Send) -> dict[str, Any]:
+    from nipype import config, logging
+
+    from h2lo_bids.cli.subject import Steps
+    from pipelines.engine import RunOptions
+    from pipelines.pairs import prepare_pairs
+
+    settings = task.settings
+    level = "DEBUG" if settings.verbose > 1 else "INFO"
+    config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
+    logging.update_logging(config)
+    outcome = prepare_pairs(
+        task.subject,
+        task.pairs,
+        work_dir=settings.work,
+        omp_nthreads=task.resources.omp_nthreads,
+        options=RunOptions(
+            crash_dir=task.logs / f"sub-{task.subject}",
+            mem_gb=task.resources.mem_gb,
+            stop_on_first_crash=settings.stop_on_first_crash,
+            plugin=read_plugin(settings.use_plugin) if settings.use_plugin else None,
+            status_callback=Steps(send),
+        ),
+        **_how(settings),
+    )
+    scans = {pair.name: pair.hf.relative_path for pair in task.pairs}
+    for item in outcome.failed:
+        crash = str(item.crash_file or "")
+        failed = Failed(scans[item.name], item.step, item.error, item.message, crash)
+        send({"event": "failed", "failed": asdict(failed)})
+    for name in (*outcome.made, *outcome.kept):
+        send({"event": "done", "scan": scans[name]})
+    return {"event": "end"}
+
+
+def _how(settings: Settings) -> dict[str, Any]:
+    """Return what decides a pair besides its scans."""
+    from h2lo_bids.cli.prepared import frame_of
+
+    return {
+        "out_dir": settings.out_dir,
+        "frame": frame_of(settings),
+        "skull_strip": settings.skull_strip,
+        "synthstrip_weights": synthstrip_weights(settings),
+        "seed": settings.random_seed,
+    }

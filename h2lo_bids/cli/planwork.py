@@ -1,0 +1,205 @@
+"""Laying out the folds, in a child process, before anything is fitted."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.cli.checks_values import KNOWN_FOLDS
+from h2lo_bids.cli.fitoptions import fit_options
+from h2lo_bids.cli.locks import exclusive
+from h2lo_bids.cli.prepared import usable_pairs
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.tasks import FoldTask, PlanTask
+from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.training.crossval import FoldJob, changes, fold_done, read_record
+from h2lo_bids.training.folds import PARTS, Fold, ds006557_folds, make_folds
+from h2lo_bids.training.prepared import PreparedPair
+from h2lo_bids.training.splits import read_folds, write_splits
+
+SPLITS = "splits.tsv"
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
+    """Choose the pairs, divide the subjects and write ``splits.tsv``.
+
+    Parameters
+    ----------
+    task
+        What was prepared.
+    send
+        Takes ``note`` events about what is left out.
+
+    Returns
+    -------
+    dict
+        ``{"event": "planned", "contrasts": {name: {"pairs": number, "sources":
+        [uri], "folds": [{index, train, validation, test: numbers}], "done":
+        ["method/index"]}}}``.
+
+    Raises
+    ------
+    BadDataError
+        If every pair is flagged.
+    UsageError
+        If the folds cannot be made, or results of other options are there.
+    """
+    settings = task.settings
+    planned: dict[str, Any] = {}
+    splits: dict[str, tuple[Fold, ...]] = {}
+    for contrast, sources in task.sources.items():
+        used = _choose(settings, contrast, sources, send)
+        if not used:
+            continue
+        folds = divide(settings, contrast, used, lambda text: send({"event": "note", "text": text}))
+        _check_chosen(settings, contrast, folds)
+        splits[contrast] = folds
+        jobs = [fold_job(settings, contrast, m, f, used) for m in settings.method for f in folds]
+        _check_unchanged(jobs)
+        planned[contrast] = {
+            "pairs": len(used),
+            "sources": [pair.sources[0] for pair in used],
+            "folds": [
+                {"index": f.index, **{part: len(getattr(f, part)) for part in PARTS}} for f in folds
+            ],
+            "done": [f"{job.method}/{job.fold.index}" for job in jobs if fold_done(job)],
+        }
+    if not planned:
+        raise BadDataError(
+            f"{settings.out_dir}: the registration check flagged every pair; look at the images "
+            "in group.html, and keep them with --keep-flagged-pairs if they are well"
+        )
+    _write(settings, {c: folds for c, folds in splits.items() if folds})
+    return {"event": "planned", "contrasts": planned}
+
+
+def divide(
+    settings: Settings,
+    contrast: str,
+    pairs: tuple[PreparedPair, ...],
+    note: Callable[[str], None] | None = None,
+) -> tuple[Fold, ...]:
+    """Return the folds of a contrast; none with ``--folds 0``."""
+    return divide_subjects(settings, contrast, sorted({pair.subject for pair in pairs}), note)
+
+
+def divide_subjects(
+    settings: Settings,
+    contrast: str,
+    subjects: list[str],
+    note: Callable[[str], None] | None = None,
+) -> tuple[Fold, ...]:
+    """Return the folds of some subjects; none with ``--folds 0``.
+
+    Raises
+    ------
+    UsageError
+        If they cannot be made.
+    """
+    if settings.folds == "0":
+        return ()
+    if settings.folds == KNOWN_FOLDS:
+        return ds006557_folds(subjects, contrast, note)
+    if not settings.folds.isdigit():
+        return read_folds(settings.folds, subjects, contrast)
+    try:
+        return make_folds(
+            subjects,
+            folds=int(settings.folds),
+            validation=settings.val_count,
+            test=settings.test_count,
+            seed=settings.random_seed,
+        )
+    except UsageError as err:
+        raise UsageError(f"{contrast}: {err}") from err
+
+
+def job_of(task: FoldTask) -> FoldJob:
+    """Return the job that a task names, from what is on disk."""
+    settings = task.settings
+    used, _ = usable_pairs(settings, task.contrast, task.sources)
+    folds = {fold.index: fold for fold in divide(settings, task.contrast, used)}
+    return fold_job(settings, task.contrast, task.method, folds[task.index], used)
+
+
+def fold_job(
+    settings: Settings, contrast: str, method: str, fold: Fold, pairs: tuple[PreparedPair, ...]
+) -> FoldJob:
+    """Return the job of one method on one fold."""
+    n_train = sum(pair.subject in fold.train for pair in pairs)
+    return FoldJob(
+        contrast=contrast,
+        method=method,
+        fold=fold,
+        pairs=pairs,
+        options=fit_options(settings, n_train),
+        out_dir=settings.out_dir,
+        work_dir=settings.work,
+        devices=settings.devices,
+    )
+
+
+def _choose(
+    settings: Settings, contrast: str, sources: tuple[str, ...], send: Send
+) -> tuple[PreparedPair, ...]:
+    """Drop flagged pairs, and say which and why."""
+    used, flagged = usable_pairs(settings, contrast, sources)
+    for pair in flagged:
+        text = (
+            f"{contrast}: sub-{pair.name or pair.subject} left out, its registration is doubtful: "
+            f"{'; '.join(pair.check.reasons)} (--keep-flagged-pairs keeps it)"
+        )
+        send({"event": "note", "level": "warning", "text": text})
+    return used
+
+
+def _check_chosen(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:
+    known = [fold.index for fold in folds]
+    for index in settings.fold:
+        if index not in known:
+            raise UsageError(
+                f"--fold {index}: {contrast} has the folds {', '.join(map(str, known))}, counted "
+                "from 0"
+            )
+
+
+def _check_unchanged(jobs: list[FoldJob]) -> None:
+    """Refuse to mix results of other options or pairs with those to come."""
+    for job in jobs:
+        if read_record(job.folder) is not None and (differing := changes(job)):
+            raise UsageError(
+                f"{job.folder}: was fitted otherwise ({', '.join(differing[:3])}); give the same "
+                f"options and pairs, another out_dir, or remove {job.out_dir / 'folds'} to fit anew"
+            )
+
+
+def _write(settings: Settings, splits: dict[str, tuple[Fold, ...]]) -> None:
+    """Write the folds, beside those of contrasts that this run does not have."""
+    if not splits:
+        return
+    path = settings.out_dir / SPLITS
+    with exclusive(settings.work / "locks" / "splits.lock"):
+        write_splits(path, {**read_splits(path), **splits})
+
+
+def read_splits(path: Path) -> dict[str, tuple[Fold, ...]]:
+    """Read our own table of folds; what is damaged in it is made anew."""
+    found: dict[str, dict[int, dict[str, list[str]]]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream, delimiter="\t"):
+                fold = found.setdefault(row["contrast"], {}).setdefault(int(row["fold"]), {})
+                fold.setdefault(row["part"], []).append(row["participant_id"].removeprefix("sub-"))
+        return {
+            contrast: tuple(
+                Fold(index, *(tuple(parts.get(part, ())) for part in PARTS))
+                for index, parts in sorted(folds.items())
+            )
+            for contrast, folds in found.items()
+        }
+    except (OSError, KeyError, ValueError, UsageError):
+        return {}

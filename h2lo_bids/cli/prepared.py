@@ -1,0 +1,68 @@
+"""The prepared pairs that a run is to use; imported by child processes alone."""
+
+from __future__ import annotations
+
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.training.prepared import PreparedPair, find_prepared, training_frame
+
+
+def frame_of(settings: Settings) -> Frame:
+    """Return the grid on which pairs are prepared.
+
+    Without ``--resolution`` it has voxels of 1 mm, or at the evaluate level of
+    the size that the models were fitted on, if that is one and the same.
+
+    Raises
+    ------
+    H2loError
+        If a model cannot be read, or the resolution is out of range.
+    """
+    if settings.resolution is not None:
+        return training_frame(settings.resolution)
+    if settings.level != "evaluate" or not settings.model:
+        return training_frame()
+    from h2lo_bids.models.bundle import load_bundle
+
+    sizes = set()
+    for contrast, path in settings.model:
+        frame = load_bundle(path, contrast=contrast or None).frame
+        if frame.anchor == "brain":
+            sizes |= set(frame.spacing)
+    return training_frame(sizes.pop()) if len(sizes) == 1 else training_frame()
+
+
+def usable_pairs(
+    settings: Settings, contrast: str, sources: tuple[str, ...]
+) -> tuple[tuple[PreparedPair, ...], tuple[PreparedPair, ...]]:
+    """Return the prepared pairs of some scans.
+
+    Parameters
+    ----------
+    settings
+        Uses ``out_dir`` and ``keep_flagged_pairs``.
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    sources
+        BIDS URIs of the high-field scans.
+
+    Returns
+    -------
+    used, flagged : tuple of PreparedPair
+        Those to use, and those left out because their registration is doubtful.
+
+    Raises
+    ------
+    BadDataError
+        If a pair is damaged.
+    """
+    wanted = set(sources)
+    found = [
+        pair
+        for pair in find_prepared(settings.out_dir, contrast=contrast)
+        if pair.sources[0] in wanted
+    ]
+    if settings.keep_flagged_pairs:
+        return tuple(found), ()
+    used = tuple(pair for pair in found if not pair.check.flagged)
+    return used, tuple(pair for pair in found if pair.check.flagged)

@@ -1,0 +1,120 @@
+"""What begins a run of any level, and what every level tells in the same way."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids import __version__
+from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.bids.discover import Skipped
+from h2lo_bids.bids.filters import load_filter_file
+from h2lo_bids.cli.account import Run
+from h2lo_bids.cli.checks import prepare_folders
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.environment import temporary_folder
+from h2lo_bids.cli.settings import Settings, to_toml
+from h2lo_bids.errors import H2loError
+
+_MOST_NAMED = 10
+
+
+def stand_somewhere() -> None:
+    """Leave a current folder that was deleted: Nipype and others want one, and none is used."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir("/")
+
+
+def start_run(settings: Settings, console: Console) -> Run:
+    """Create the folders, write down what was asked for, and open the log.
+
+    Raises
+    ------
+    CannotCreateError
+        If a folder cannot be created or written.
+    """
+    prepare_folders(settings)
+    tempfile.tempdir = str(temporary_folder(os.environ, settings.work))
+    name = f"{time.strftime('%Y%m%dT%H%M%S')}_{uuid.uuid4()}"
+    run = Run(settings, console, settings.out_dir / "logs" / name)
+    record = {
+        "version": __version__,
+        "bids-dir": str(settings.bids_dir),
+        "out-dir": str(settings.out_dir),
+        "analysis-level": settings.level,
+        "command": shlex.join(["h2lo", *sys.argv[1:]]),
+        "python": sys.version.split()[0],
+    }
+    atomic_write_text(run.logs / "config.toml", to_toml({**settings.to_options(), "run": record}))
+    console.open_log(run.logs / "h2lo.log")
+    console.line(f"h2lo {__version__}: {settings.bids_dir} -> {settings.out_dir}")
+    return run
+
+
+def query_words(settings: Settings) -> dict[str, Any]:
+    """Return what a search for scans and one for pairs are asked alike."""
+    filters = (
+        {} if settings.bids_filter_file is None else load_filter_file(settings.bids_filter_file)
+    )
+    return {
+        "bids_dir": settings.bids_dir,
+        "participant_labels": settings.participant_label,
+        "session_labels": settings.session_label,
+        "filters": filters,
+        "inline": settings.filter,
+        # A dry run may not write an index, and one that is not kept is of no use.
+        "database_dir": None if settings.dry_run else settings.bids_database_dir,
+        "skip_bids_validation": settings.skip_bids_validation,
+    }
+
+
+def tell_left_out(run: Run, skipped: Iterable[Skipped]) -> None:
+    """Name the participants without anything to work on; single images go to the log alone."""
+    skipped = tuple(skipped)
+    for item in skipped:
+        run.console.to_log(f"left out: {item.path}: {item.reason}")
+    folders = [item for item in skipped if item.path.parent == run.settings.bids_dir]
+    for item in folders[:_MOST_NAMED]:
+        run.console.line(f"{item.path.name}: left out: {item.reason}")
+    if len(folders) > _MOST_NAMED:
+        rest = len(folders) - _MOST_NAMED
+        run.console.line(f"{rest} more participants left out, see {run.console.log}")
+
+
+def by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
+    """Group what concerns images by the participant whose folder holds them."""
+    groups: dict[str, list[Any]] = {}
+    for item in items:
+        label = item.path.relative_to(root).parts[0].removeprefix("sub-")
+        groups.setdefault(label, []).append(item)
+    return groups
+
+
+def raise_again(result: dict[str, Any], log: Path) -> None:
+    """Raise in this process what a child reported; its log has the traceback of a surprise."""
+    from h2lo_bids import errors
+
+    kind = getattr(errors, result["error"], None)
+    if kind is None:
+        raise H2loError(f"{result['error']}: {result['message']}; see {log}, and report it")
+    raise kind(result["message"])
+
+
+def write_dataset(run: Run) -> None:
+    """Write the files at the root of the output dataset."""
+    from h2lo_bids.bids.dataset import write_dataset_files
+
+    settings = run.settings
+    links = dict(settings.derivatives)
+    if settings.lf_dir is not None:
+        links["lf"] = settings.lf_dir
+    write_dataset_files(settings.out_dir, bids_dir=settings.bids_dir, links=links)
