@@ -71,8 +71,8 @@ def figures(model: H2lo | None, pairs: Sequence[Pair]) -> tuple[float, float]:
     options, found = EngineOptions(device="cpu"), []
     for pair in pairs:
         made = pair.hf if model is None else synthesize(model, pair.hf, pair.mask, options=options)
-        made, target = np.asarray(made, np.float32), np.asarray(pair.lf, np.float32)
-        found.append((psnr(made, target), psnr(made.clip(0, 1), target, pair.mask)))
+        made, target = made.astype(np.float32).clip(0, 1), pair.lf.astype(np.float32)
+        found.append((psnr(made, target), psnr(made, target, pair.mask)))
     volume, brain = np.mean(found, 0)
     return float(volume), float(brain)
 

@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from h2lo_bids.errors import UsageError
 from h2lo_bids.models.frame import normalised_coordinates
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.training.augment import draw_crop
@@ -86,11 +85,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 def _part(samples: np.ndarray, share: Share) -> tuple[np.ndarray, float]:
     mine = samples[share.rank :: share.world]
-    if not len(mine):
-        raise UsageError(
-            f"a step has {len(samples)} samples for {share.world} processes; "
-            "raise the batch, or use fewer processes or more pairs"
-        )
     return mine, len(mine) / len(samples)
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import CannotCreateError, UsageError
 from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.checkpoint import load_checkpoint
 from h2lo_bids.training.estimators import Share, build_estimator
 from h2lo_bids.training.history import History
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, common_shape, fingerprint
-from h2lo_bids.training.processes import Processes
+from h2lo_bids.training.processes import Processes, check_shares
 from h2lo_bids.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ def fit(
     """
     if not pairs_train:
         raise UsageError("no pair to train on")
+    if processes is not None:
+        check_shares(len(pairs_train), options, processes.world)
+    if options.precision == "fp16" and resolve_device(options.device).type != "cuda":
+        raise UsageError("precision fp16 needs a CUDA device; take bf16 or fp32")
     common_shape([*pairs_train, *pairs_validation])
     identity = {"options": json.dumps(options.identity(), sort_keys=True)}
     identity["pairs"] = fingerprint([*pairs_train, *pairs_validation])
@@ -169,6 +174,7 @@ def _run(
     share = Share() if processes is None else processes.share
     first = share.rank == 0
     history = History(folder / "history.csv", done) if first else None
+    log = TensorBoard(folder, done, say) if first else None
     run_trainer(
         module,
         Steps(estimator, module, options.steps, share),
@@ -176,7 +182,7 @@ def _run(
         checkpoints=FolderCheckpoints(folder, saved),
         resumed=saved is not None,
         callback=Recorder(Validation(pairs_validation, options), end, share, history, say),
-        logger=TensorBoard(folder, done, say) if first else None,
+        logger=log if log is not None and log.works else None,
         processes=processes,
         bar=bar,
     )

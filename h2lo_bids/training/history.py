@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.errors import InputOutputError
 
 
@@ -67,11 +68,12 @@ class History:
         kept: list[list[str]] = []
         if step and path.exists():
             with path.open(newline="") as stream:
-                kept = [r for r in csv.reader(stream) if r and r[0].isdigit() and int(r[0]) <= step]
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with partial.open("w", newline="") as stream:
-            csv.writer(stream).writerows([COLUMNS, *kept])
-        partial.replace(path)
+                # A killed process may have left half a row.
+                whole = (r for r in csv.reader(stream) if len(r) == len(COLUMNS))
+                kept = [r for r in whole if r[0].isdigit() and int(r[0]) <= step]
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([COLUMNS, *kept])
+        atomic_write_text(path, text.getvalue())
 
     def add(self, row: Row) -> None:
         """Remember a row until `flush`."""

@@ -19,6 +19,7 @@ from typing import Any
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError
 from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.processes import check_shares
 from h2lo_bids.training.stored import PairFiles, open_pairs
 
 FORMAT = "h2lo-bids fit specification 1"
@@ -116,13 +117,16 @@ def launch(spec: FitSpec, *, processes: int, progress: Callable[[str], None] | N
     H2loError
         What a process raised, of its own class.
     """
+    check_shares(len(spec.train), spec.options, processes)
     path, error = spec.folder / "spec.json", spec.folder / _ERROR
     write_spec(path, spec)
     error.unlink(missing_ok=True)
     # One process makes the cache, so that the others find it.
     open_pairs([*spec.train, *spec.validation], spec.cache)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               f"--nproc-per-node={processes}", "-m", "h2lo_bids.training.launch", str(path)]  # fmt: skip
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={processes}", "-m", "h2lo_bids.training.launch", str(path),
+    ]  # fmt: skip
     with (
         (spec.folder / "launch.log").open("w") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child,
@@ -135,15 +139,18 @@ def launch(spec: FitSpec, *, processes: int, progress: Callable[[str], None] | N
             child.terminate()
             raise
     if child.returncode:
-        raise _error(error, f"{spec.folder}: the processes of the fit failed; see launch.log there")
+        raise read_error(
+            error, f"{spec.folder}: the processes of the fit failed; see launch.log there"
+        )
 
 
-def _error(path: Path, otherwise: str) -> H2loError:
+def read_error(path: Path, otherwise: str) -> H2loError:
+    """Return what a process raised, of its own class, or a general error."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return H2loError(otherwise)
-    kinds = {k.exit_code: k for k in (H2loError, *H2loError.__subclasses__())}
+    kinds: dict[int, type[H2loError]] = {k.exit_code: k for k in H2loError.__subclasses__()}
     return kinds.get(found["exit_code"], H2loError)(found["message"])
 
 

@@ -54,6 +54,13 @@ class TensorBoard(TensorBoardLogger):
         super().__init__(folder, name="", version=TENSORBOARD, **purge)
         self._say, self._works = say, True
 
+        self._try(lambda: self.experiment)
+
+    @property
+    def works(self) -> bool:
+        """Whether the log can be written."""
+        return self._works
+
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log scalars."""
         self._try(lambda: super(TensorBoard, self).log_metrics(dict(metrics), step))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.training.estimators import Share
+from h2lo_bids.training.options import FitOptions
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,25 @@ def find_processes() -> Processes | None:
     if world % per_node:
         raise UsageError(f"{world} processes, but {per_node} on this node: use as many on each")
     return Processes(rank, world, per_node, launcher)
+
+
+def check_shares(pairs: int, options: FitOptions, world: int) -> None:
+    """Raise `UsageError` if a step has fewer samples than there are processes.
+
+    Parameters
+    ----------
+    pairs
+        Training pairs, of which a step takes no more than there are.
+    options
+        Of the fit.
+    world
+        Number of processes.
+    """
+    samples = min(pairs, options.batch)
+    if options.sampling == "volume" and pairs % samples:
+        samples = pairs % samples  # those of an epoch's last step
+    if samples < world:
+        raise UsageError(
+            f"a step has {samples} samples for {world} processes; "
+            "raise the batch, or use fewer processes or more pairs"
+        )

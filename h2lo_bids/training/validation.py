@@ -99,7 +99,7 @@ def volume_psnr(model: H2lo | None, pair: Pair, *, precision: str = "fp32") -> f
             precision="bf16" if precision == "bf16" else "fp32",
         )
         with torch.inference_mode():
-            predicted = synthesize(model, predicted, pair.mask, options=options)
+            predicted = synthesize(model, predicted, pair.mask, options=options).clip(0, 1)
     return psnr(predicted, np.asarray(pair.lf, np.float32))
 
 

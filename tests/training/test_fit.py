@@ -84,9 +84,60 @@ def test_nan_loss_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
-    (tmp_path / "last.pt").write_text("nothing")
-    with pytest.raises(BadDataError, match=r"last\.pt"):
+    fit(TRAIN, HELD, small_options(), tmp_path, stop_at=4)
+    for name in ("last.pt", "previous.pt"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(BadDataError, match=r"last\.pt: damaged .*remove .* to start anew"):
         fit(TRAIN, HELD, small_options(), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_lightning_is_quiet_and_stays_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    lines: list[str] = []
+    fit(TRAIN, HELD, small_options(), tmp_path / "fit", lines.append, stop_at=5)
+    fit(TRAIN, HELD, small_options(), tmp_path / "fit", lines.append)
+    assert capfd.readouterr() == ("", "")
+    assert not list(here.iterdir())
+    assert [p for p in (tmp_path / "fit/tensorboard").iterdir() if "tfevents" in p.name]
+    assert lines[0].startswith("identity baseline: ")
+    assert any(line.startswith("going on from step 5") for line in lines)
+    assert lines[-1].startswith("step 8/8: loss ")
+
+
+def test_tensorboard_holds_the_history(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(TRAIN, HELD, small_options(), tmp_path, lambda line: None)
+    log = EventAccumulator(str(tmp_path / "tensorboard"))
+    log.Reload()
+    with (tmp_path / "history.csv").open() as stream:
+        rows = [r for r in csv.DictReader(stream) if r["psnr"]]
+    found = {e.step: e.value for e in log.Scalars("psnr")}
+    assert found == pytest.approx({int(r["step"]): float(r["psnr"]) for r in rows})
+
+
+def test_a_tensorboard_log_is_given_up_where_it_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("in the way")
+    lines: list[str] = []
+    assert fit(TRAIN, HELD, small_options(), tmp_path, lines.append).steps == 8
+    assert sum("TensorBoard log given up" in line for line in lines) == 1
+
+
+def test_fits_go_on_on_another_device_name(tmp_path: Path) -> None:
+    fit(TRAIN, HELD, small_options(device="cpu"), tmp_path, stop_at=2)
+    result = fit(TRAIN, HELD, small_options(device="auto"), tmp_path)
+    assert result.steps == 8
+    with pytest.raises(UsageError, match="CUDA devices"):
+        fit(TRAIN, HELD, small_options(device="cuda:77"), tmp_path / "other")
+    with pytest.raises(UsageError, match="fp16"):
+        fit(TRAIN, HELD, small_options(precision="fp16"), tmp_path / "half")
 
 
 def test_checkpoints_are_whole_and_need_no_pickle(tmp_path: Path) -> None:

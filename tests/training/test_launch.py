@@ -1,0 +1,280 @@
+"""Fits in processes of their own: shared between two, killed, and on a full disk."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fit_children import Child, start_child
+from problems import SMALL, ball_pair, small_options
+
+from h2lo_bids.errors import (
+    BadDataError,
+    H2loError,
+    InputOutputError,
+    MissingInputError,
+    UsageError,
+)
+from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.checkpoint import load_checkpoint
+from h2lo_bids.training.estimators import Share, build_estimator
+from h2lo_bids.training.fit import fit
+from h2lo_bids.training.launch import (
+    FitSpec,
+    launch,
+    main,
+    read_error,
+    read_spec,
+    write_spec,
+)
+from h2lo_bids.training.processes import Processes, check_shares, find_processes
+from h2lo_bids.training.stored import PairFiles, open_pairs
+
+VARIED = Augmentation(flip=0.5, shift=1, scale=0.2, gamma=0.1, bias=0.1, noise=0.02)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> tuple[PairFiles, ...]:
+    files = []
+    for n, name in enumerate("abcd"):
+        pair = ball_pair(name, n + 1)
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, hf=pair.hf, lf=pair.lf, mask=pair.mask)
+        files.append(PairFiles(name, path))
+    return tuple(files)
+
+
+def specify(pairs: tuple[PairFiles, ...], folder: Path, **changes: object) -> FitSpec:
+    options = small_options(**{"augmentation": VARIED, "average": 0.9, **changes})
+    return FitSpec(pairs[:3], pairs[3:], options, folder, folder.parent / "cache", None, 1)
+
+
+def child(spec: FitSpec, **more: object) -> Child:
+    path = spec.folder.with_suffix(".json")
+    write_spec(path, spec)
+    return start_child(path, **more)  # type: ignore[arg-type]
+
+
+def history(folder: Path) -> np.ndarray:
+    with (folder / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    columns = ("step", "loss", "l1", "gradient")
+    return np.array([[float(r[c]) for c in columns] for r in rows])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    saved = load_checkpoint(folder)
+    assert saved is not None
+    return saved["state_dict"]
+
+
+def load_step(folder: Path) -> int:
+    saved = load_checkpoint(folder) if (folder / "last.pt").exists() else None
+    return 0 if saved is None else saved["step"]
+
+
+def alone(spec: FitSpec) -> None:
+    torch.set_num_threads(1)
+    parts = (open_pairs(p, spec.cache) for p in (spec.train, spec.validation))
+    fit(*parts, spec.options, spec.folder, lambda line: None)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(pairs: tuple[PairFiles, ...], tmp_path: Path) -> None:
+    # Three samples in two processes: the shares differ, the sums must not.
+    one = specify(pairs, tmp_path / "one", batch=3)
+    two = dataclasses.replace(one, folder=tmp_path / "two")
+    alone(one)
+    lines: list[str] = []
+    launch(two, processes=2, progress=lines.append)
+    assert lines[-1].startswith("8 steps, best validation")
+    a, b = history(one.folder), history(two.folder)
+    assert np.array_equal(a[:, 0], np.arange(1, 9))
+    np.testing.assert_allclose(b, a, rtol=1e-4)
+    for name, value in weights(one.folder).items():
+        torch.testing.assert_close(weights(two.folder)[name], value, rtol=0, atol=2e-5)
+    # Whoever launched it reads the result as that of a fit of its own.
+    alone(two)
+
+
+@pytest.mark.parametrize("sampling", ["patch", "volume"])
+def test_shares_of_a_step_add_up_to_it(sampling: str) -> None:
+    options = small_options(batch=3, sampling=sampling, augmentation=VARIED)
+    estimator = build_estimator([ball_pair(name, n) for n, name in enumerate("abc")], options)
+    model = H2lo(SMALL)
+    with torch.no_grad():
+        whole = torch.stack(estimator.terms(model, estimator.draw(5)))
+        batches = [estimator.draw(5, Share(rank, 2)) for rank in range(2)]
+        parts = [torch.stack(estimator.terms(model, b)) * b.fraction for b in batches]
+    assert [b.fraction for b in batches] == [2 / 3, 1 / 3]
+    torch.testing.assert_close(parts[0] + parts[1], whole)
+
+
+def test_too_many_processes_and_failed_ones(
+    pairs: tuple[PairFiles, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = specify(pairs, tmp_path / "fit", batch=1)
+    with pytest.raises(UsageError, match="1 samples for 2 processes"):
+        launch(spec, processes=2)
+    options = small_options(sampling="volume", batch=2)
+    with pytest.raises(UsageError, match="1 samples for 2 processes"):
+        check_shares(3, options, 2)  # the third pair is alone in its step
+    # What torchrun swallows: the error of a process, with its class.
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(H2loError, match=r"processes of the fit failed; see launch\.log"):
+        launch(specify(pairs, tmp_path / "fit"), processes=2)
+    monkeypatch.undo()
+    (spec.folder / "last.pt").write_bytes(b"damaged")
+    assert main([str(spec.folder / "spec.json")]) == BadDataError.exit_code
+    found = read_error(spec.folder / "error.json", "unknown")
+    assert isinstance(found, BadDataError)
+    assert "last.pt" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, None),  # no srun: a process of its own
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
+            Processes(3, 4, 2, "torchrun"),
+        ),
+        (
+            {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"},
+            Processes(1, 8, 4, "srun"),
+        ),
+    ],
+)
+def test_processes_are_found_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: Processes | None
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = find_processes()
+    assert found == expected
+    if found is not None:
+        assert found.nodes == 2
+
+
+@pytest.mark.slow
+def test_killed_fit_goes_on_to_the_same_weights(
+    pairs: tuple[PairFiles, ...], tmp_path: Path
+) -> None:
+    more = {"steps": 40, "checkpoint_every": 3, "validate_every": 7}
+    whole = specify(pairs, tmp_path / "whole", **more)
+    parts = dataclasses.replace(whole, folder=tmp_path / "parts")
+    alone(whole)
+    rng = random.Random(5)
+    reached = []
+    for after in sorted(rng.sample(range(1, 36), 4)):
+        process = child(parts)
+        # Killed soon after it has saved a later step than `after`, wherever it is then.
+        while process.running():
+            if load_step(parts.folder) >= after:
+                break
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        assert process.finish()[0] in (-signal.SIGKILL, 0)
+        reached.append(load_step(parts.folder))
+    assert reached[0] < 40
+    assert child(parts).finish() == (0, "")
+    for name, value in weights(whole.folder).items():
+        assert torch.equal(weights(parts.folder)[name], value), name
+    np.testing.assert_array_equal(history(parts.folder), history(whole.folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_stop_it_saves_first(
+    pairs: tuple[PairFiles, ...], tmp_path: Path, number: signal.Signals
+) -> None:
+    queue = tmp_path / "bin"
+    queue.mkdir()
+    (queue / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/queued\n')
+    (queue / "scontrol").chmod(0o755)
+    env = {"PATH": f"{queue}:{os.environ['PATH']}"}
+    if number == signal.SIGUSR1:
+        env["SLURM_JOB_ID"] = "17"
+    spec = specify(pairs, tmp_path / "fit", steps=5000, checkpoint_every=4)
+    process = child(spec, env=env)
+    while not load_step(spec.folder):
+        assert process.running()
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send(number)
+    code, error = process.finish()
+    assert code == 75
+    assert error.count("\n") == 1
+    assert f"stopped by {number.name} after step" in error
+    assert load_checkpoint(spec.folder)["step"] >= 4  # type: ignore[index]
+    if number == signal.SIGUSR1:
+        assert "job 17 was put back into the queue" in error
+        assert (tmp_path / "queued").read_text() == "requeue 17\n"
+
+
+@pytest.mark.slow
+def test_full_disk_is_one_line_and_loses_nothing(
+    pairs: tuple[PairFiles, ...], tmp_path: Path
+) -> None:
+    spec = specify(pairs, tmp_path / "fit")
+    alone(dataclasses.replace(spec, folder=tmp_path / "whole"))
+    parts = [open_pairs(p, spec.cache) for p in (spec.train, spec.validation)]
+    fit(*parts, spec.options, spec.folder, stop_at=3)
+    before = {p.name: p.read_bytes() for p in spec.folder.glob("*.pt")}
+    limit = (spec.folder / "last.pt").stat().st_size // 2
+
+    code, error = child(spec, largest_file=limit).finish()
+    assert code == InputOutputError.exit_code
+    assert error.count("\n") == 1
+    assert "last.pt: cannot write the checkpoint" in error
+    assert {p.name: p.read_bytes() for p in spec.folder.glob("*.pt")} == before
+    assert not [p for p in spec.folder.iterdir() if p.name.startswith(".")]
+    assert child(spec).finish() == (0, "")
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(weights(spec.folder)[name], value), name
+
+
+def test_specification_round_trip_and_errors(
+    pairs: tuple[PairFiles, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = specify(pairs, tmp_path / "fit")
+    write_spec(tmp_path / "spec.json", spec)
+    assert read_spec(tmp_path / "spec.json") == spec
+    with pytest.raises(MissingInputError, match=r"absent\.json"):
+        read_spec(tmp_path / "absent.json")
+    values = json.loads((tmp_path / "spec.json").read_text())
+    (tmp_path / "spec.json").write_text(json.dumps({**values, "options": {"steps": 1}}))
+    assert main([str(tmp_path / "spec.json")]) == UsageError.exit_code
+    (tmp_path / "spec.json").write_text("[]")
+    assert main([str(tmp_path / "spec.json")]) == BadDataError.exit_code
+    assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
+
+
+def test_mapped_pairs_are_read_again_when_they_change(
+    pairs: tuple[PairFiles, ...], tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    (mapped,) = open_pairs(pairs[:1], cache)
+    truth = pairs[0].read()
+    assert isinstance(mapped.hf, np.memmap)
+    np.testing.assert_allclose(mapped.hf, truth.hf, atol=3e-4)
+    np.testing.assert_array_equal(mapped.mask, truth.mask)
+    np.savez(pairs[0].hf, hf=truth.hf / 2, lf=truth.lf, mask=truth.mask)
+    os.utime(pairs[0].hf, ns=(1, 1))
+    np.testing.assert_allclose(open_pairs(pairs[:1], cache)[0].hf, truth.hf / 2, atol=3e-4)
+    pairs[1].hf.write_bytes(b"cut off")
+    with pytest.raises(BadDataError, match=r"b\.npz"):
+        open_pairs(pairs[1:2], cache)
