@@ -80,6 +80,7 @@ def render_group_report(
         views=views,
         facts=_facts(contrasts, views, level),
         models=models,
+        evaluated=notes_of.evaluated(contrasts) if level == "evaluate" else (),
         missing=[line for contrast in contrasts for line in contrast.missing],
         simulated=notes_of.simulated(contrasts, views, models),
         notes=tuple(dict.fromkeys(notes)),
@@ -87,7 +88,7 @@ def render_group_report(
         problems=tuple(dict.fromkeys(problems)),
         failures=failures,
         software=notes_of.software(contrasts),
-        settings=notes_of.settings(contrasts),
+        settings=notes_of.settings(contrasts) if level != "evaluate" else (),
         commands=notes_of.commands(out_dir, level),
         style=Markup(style),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours

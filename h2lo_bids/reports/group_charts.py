@@ -105,8 +105,8 @@ class Curve:
 
 CURVES = (
     Curve("psnr", "Validation PSNR (dB)", log=False, identity=True),
-    Curve("l1", "L1 term of the training loss", log=True),
-    Curve("gradient", "Gradient term of the training loss, before its weight", log=True),
+    Curve("l1", "L1 term of the loss", log=True),
+    Curve("gradient", "Gradient term, before its weight", log=True),
 )
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLE
 
 _FOLD = re.compile(r"fold-(\d+)")
+PARTS = ("train", "validation", "test")
 _CURVES = ("step", "loss", "l1", "gradient", "psnr", "seconds")
 
 
@@ -142,10 +143,19 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
     names = {path.name for path in root.glob("*") if path.is_dir()} | set(splits)
     names |= {path.name.split("_")[1] for path in out_dir.glob(f"{prefix(level)}_*_scores.tsv")}
     names |= {m[1] for p in sidecars(out_dir) if (m := re.search(r"_([^_]+)\.json$", p.name))}
-    contrasts = [
-        Contrast(name, tuple(_runs(root / name, level, problems)), tuple(splits.get(name, ())))
-        for name in sorted(names)
-    ]
+    contrasts = []
+    for name in sorted(names):
+        runs = _runs(root / name, level, problems)
+        planned = tuple(splits.get(name, ()))
+        if level == "evaluate":
+            runs = _scored_together(runs, out_dir / f"{prefix(level)}_{name}_scores.tsv", problems)
+        kept = tuple(run for run in runs if _of_these_splits(run, planned))
+        problems += [
+            f"{name}, {run.name}: fitted on another division of the subjects; left out"
+            for run in runs
+            if run not in kept
+        ]
+        contrasts.append(Contrast(name, kept, planned))
     return tuple(contrasts), tuple(problems)
 
 
@@ -218,6 +228,23 @@ def _run(fold: int | None, folder: Path, problems: list[str]) -> Run:
     record = read_json(path, problems) if path.is_file() else {}
     title = str(record.get("title") or method)
     return Run(method, title, fold, folder, record, _history(folder / "history.csv"))
+
+
+def _scored_together(runs: list[Run], table: Path, problems: list[str]) -> list[Run]:
+    """Keep the models of the last evaluation: an earlier one may have had other pairs."""
+    named = {row.get("method") for row in read_table(table, problems)}
+    return [run for run in runs if run.method in named or not named]
+
+
+def _of_these_splits(run: Run, splits: tuple[Split, ...]) -> bool:
+    """Tell the folds of the present splits from those that an earlier run has left."""
+    told = run.record.get("fold")
+    if not splits or not isinstance(told, dict):
+        return True
+    planned = {(s.part, s.participant.removeprefix("sub-")) for s in splits if s.fold == run.fold}
+    parts = [told.get(part) for part in PARTS]
+    named = zip(PARTS, parts, strict=True)
+    return planned == {(p, str(n)) for p, names in named if isinstance(names, list) for n in names}
 
 
 def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:

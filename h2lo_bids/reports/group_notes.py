@@ -28,6 +28,21 @@ def models(out_dir: Path, problems: list[str]) -> tuple[ModelInfo, ...]:
     return tuple(found)
 
 
+def evaluated(contrasts: Iterable[Contrast]) -> list[tuple[str, ...]]:
+    """List the models that were given: contrast, name here, own name, method, size, digest."""
+    rows = []
+    for contrast in contrasts:
+        for run in contrast.runs:
+            model = run.record.get("model")
+            if isinstance(model, dict):
+                told = (str(model.get(key, "")) for key in ("name", "method"))
+                size = run.record.get("parameters")
+                count = f"{size:,}" if isinstance(size, int) else ""
+                digest = str(model.get("sha256", ""))
+                rows.append((contrast.name, run.title, *told, count, digest))
+    return rows
+
+
 def simulated(
     contrasts: Iterable[Contrast], views: Iterable[dict[str, Any]], models: Iterable[ModelInfo]
 ) -> bool:

@@ -151,7 +151,7 @@ def _panels(
 
     subjects = pictures.read_subjects(contrast, problems)
     names = sorted(subjects)
-    main = next((m for m in contrast.titles if m != IDENTITY), IDENTITY)
+    main = next((method for method in titles if method != IDENTITY), IDENTITY)
     median = tables.median_subject(results, main, names)
     ordered = sorted(names, key=lambda name: (name != median, name))[:PANELS]
     everyone = list(subjects.values())

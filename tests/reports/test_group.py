@@ -146,11 +146,25 @@ def test_unfinished_folds_are_named_and_the_others_shown(tmp_path):
     assert "Mean ± population standard deviation of the means of 3 folds" in text
 
 
-def test_folds_scored_after_the_collection_are_added(folder):
-    late = replace(Sample(), subjects=("X", "Y", "Z"), folds=1)
-    make_fold(folder, "T1w", "h2lo", 3, replace(late, folds=4, subjects=("A", "B", "C", "X")))
-    assert parts(replace(late, folds=4, subjects=("A", "B", "C", "X")), 3)["test"] == ("X",)
-    assert "of the means of 4 folds (7 participants)" in text_of(folder)
+def test_folds_scored_after_the_collection_are_added(tmp_path):
+    sample = Sample(methods=("h2lo",))
+    out = make_group(tmp_path, sample)
+    table = out / "group_T1w_scores.tsv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(line for line in lines if line.split("\t")[3] != "2") + "\n")
+    assert "of the means of 3 folds (6 participants)" in text_of(out)
+    (out / "folds/T1w/h2lo/fold-2/scores.tsv").unlink()
+    assert "of the means of 2 folds (4 participants)" in text_of(out)
+
+
+def test_folds_of_an_earlier_division_are_left_out(folder):
+    """Their test subjects may be those that the present folds were fitted on."""
+    make_fold(folder, "T1w", "h2lo", 3, Sample(subjects=("A", "B", "C", "X"), folds=4))
+    assert parts(Sample(subjects=("A", "B", "C", "X"), folds=4), 3)["test"] == ("X",)
+    text = text_of(folder)
+    assert "T1w, H2LO, fold 3: fitted on another division of the subjects; left out" in text
+    assert "of the means of 3 folds (6 participants)" in text
+    assert "9 of 9" in text
 
 
 def test_a_training_without_folds(tmp_path):
@@ -175,9 +189,16 @@ def test_the_evaluation_of_given_models(tmp_path):
     assert [row[0] for row in rows[1:]] == ["HF image", "site-a", "site-b"]
     text = text_of(out, level="evaluate")
     assert "over 3 participants" in text
-    assert "Models evaluated" in text
+    for told in ("Models evaluated", "site-a 1", "d" * 64, "site-b: Too good."):
+        assert told in text
     assert "Splits" not in text
     assert "not finished" not in text
+
+
+def test_models_of_an_earlier_evaluation_are_left_out(tmp_path):
+    out = make_evaluation(tmp_path)
+    shutil.copytree(out / "evaluation/T1w/site-a", out / "evaluation/T1w/older")
+    assert "older" not in text_of(out, level="evaluate")
 
 
 def test_damaged_files_are_left_out_and_named(folder):
@@ -213,6 +234,7 @@ def test_data_cannot_inject_html(tmp_path):
         path.write_text(path.read_text().replace("sub-A", "sub-" + EVIL))
     record = json.loads((folder / "record.json").read_text())
     record |= {"software": {EVIL: EVIL}, "options": {EVIL: EVIL}, "warnings": [EVIL], "seed": EVIL}
+    record["fold"]["test"] = [EVIL, "B", "C"]
     (folder / "record.json").write_text(json.dumps(record))
     (out / "models/h2lo_T1w/README.md").write_text(EVIL)
     failures = (Failure(EVIL, EVIL, EVIL, EVIL),)
