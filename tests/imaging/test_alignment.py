@@ -1,0 +1,143 @@
+"""Fusing, aligning and judging on a blob whose true place is known."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine, from_matvec
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.alignment import motion_of
+from h2lo_bids.imaging.alignment_check import ScanAt, check_alignments, nmi
+from h2lo_bids.imaging.fusion import LowField, fuse
+
+MOVE = from_matvec(nib.eulerangles.euler2mat(0.1, -0.05, 0.08), [4, -6, 3])
+SHAPE, SPACING = (44, 52, 44), 3.0
+
+
+def _affine(shape, spacing) -> np.ndarray:
+    spacing = np.broadcast_to(np.asarray(spacing, float), 3)
+    return from_matvec(np.diag(spacing), -spacing * (np.asarray(shape) - 1) / 2)
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A textured brain of 3 mm and its mask."""
+    affine = _affine(SHAPE, SPACING)
+    texture = gaussian_filter(np.random.default_rng(4).normal(size=SHAPE), 1.6)
+    at = apply_affine(affine, np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1))
+    inside = ((at / (52, 64, 52)) ** 2).sum(-1) < 1
+    values = np.where(inside, 1 + texture / texture.std() / 4, 0).clip(0).astype(np.float32)
+    return nib.Nifti1Image(values, affine), nib.Nifti1Image(inside.astype(np.uint8), affine)
+
+
+def _scan(head, shape, spacing, noise=0.05):
+    """Sample the moved head with another contrast; linear, as an independent way."""
+    affine = _affine(shape, spacing)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    there = np.linalg.inv(head[0].affine) @ np.linalg.inv(MOVE) @ affine
+    at = np.moveaxis(apply_affine(there, grid), -1, 0)
+    values = map_coordinates(head[0].get_fdata(), at, order=1)
+    values = np.sqrt(values) + np.random.default_rng(1).normal(0, noise, values.shape)
+    mask = map_coordinates(head[1].get_fdata(), at, order=1) > 0.5
+    image = nib.Nifti1Image(values.astype(np.float32), affine)
+    return image, nib.Nifti1Image(mask.astype(np.uint8), affine)
+
+
+def _wrong(shift=(0, 0, 0), degrees=0.0, axis=(1, 0, 0)) -> np.ndarray:
+    return from_matvec(nib.quaternions.angle_axis2mat(np.radians(degrees), axis), shift)
+
+
+def _verdict(head, scan, matrix):
+    return check_alignments([ScanAt("lf", *scan, matrix)], *head)
+
+
+def test_the_right_place_passes_and_says_what_was_moved(head) -> None:
+    verdict = _verdict(head, _scan(head, (70, 80, 26), (2, 2, 5)), MOVE)
+    assert verdict.reasons == ()
+    shift, turn = motion_of(MOVE, np.zeros(3))
+    assert verdict.figures["rotation_deg"] == pytest.approx(turn, abs=1e-3)
+    assert verdict.figures["translation_mm"] == pytest.approx(shift, abs=1.0)
+    assert verdict.figures["dice"] > 0.97
+
+
+@pytest.mark.parametrize("shift", [(5, 0, 0), (0, -8, 0), (3, 3, 3), (0, 0, 15), (-9, 12, 0)])
+def test_a_shifted_pair_is_caught(head, shift) -> None:
+    verdict = _verdict(head, _scan(head, (70, 80, 26), (2, 2, 5)), MOVE @ _wrong(shift))
+    assert verdict.figures["margin"] < 0
+    assert any("fits" in reason for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize(("degrees", "axis"), [(6, (1, 0, 0)), (10, (0, 1, 0)), (20, (0, 0, 1))])
+def test_a_turned_pair_is_caught(head, degrees, axis) -> None:
+    verdict = _verdict(
+        head, _scan(head, (70, 80, 26), (2, 2, 5)), MOVE @ _wrong((0, 0, 0), degrees, axis)
+    )
+    assert verdict.figures["margin"] < 0
+
+
+def test_somebody_elses_noise_is_caught(head) -> None:
+    noise = np.random.default_rng(2).random(SHAPE).astype(np.float32)
+    other = nib.Nifti1Image(noise, head[0].affine)
+    assert _verdict(head, (other, head[1]), np.eye(4)).reasons
+
+
+def test_scans_that_lie_far_apart_are_caught(head) -> None:
+    scan = _scan(head, (70, 80, 26), (2, 2, 5))
+    places = [ScanAt("axi", *scan, MOVE), ScanAt("sag", *scan, MOVE @ _wrong((40, 0, 0)))]
+    reasons = check_alignments(places, *head).reasons
+    assert any("axi and sag" in reason and "40 mm" in reason for reason in reasons)
+
+
+def test_similarity_against_scikit_image() -> None:
+    from skimage.metrics import normalized_mutual_information
+
+    rng = np.random.default_rng(0)
+    a = rng.random(20000)
+    b = 0.7 * a + 0.3 * rng.random(20000)
+    # The top half percent is cut here and not there.
+    assert nmi(a, b) == pytest.approx(normalized_mutual_information(a, b, bins=32), abs=0.01)
+    assert nmi(a, a) == pytest.approx(2)
+
+
+def test_three_scans_become_their_average_on_the_grid(head) -> None:
+    scans = [
+        _scan(head, shape, spacing, noise=0)
+        for shape, spacing in (
+            ((70, 80, 30), (2, 2, 5)),
+            ((70, 34, 80), (2, 5, 2)),
+            ((30, 80, 80), (5, 2, 2)),
+        )
+    ]
+    # Scanners scale each image on its own.
+    lows = [
+        LowField(nib.Nifti1Image(image.get_fdata() * gain, image.affine), MOVE)
+        for (image, _), gain in zip(scans, (1, 7, 0.2), strict=True)
+    ]
+    fused = fuse(lows, head[1])
+    inside = head[1].get_fdata() > 0
+    assert np.array_equal(fused.mask, inside)
+    assert fused.coverage == (1, 1, 1)
+    assert np.all(fused.data[~inside] == 0)
+    truth = np.sqrt(head[0].get_fdata())
+    assert np.corrcoef(fused.data[inside], truth[inside])[0, 1] > 0.9
+    assert fused.data[inside].mean() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_scan_on_the_same_grid_is_not_interpolated(head) -> None:
+    fused = fuse([LowField(head[0], np.eye(4))], head[1])
+    own = head[0].get_fdata()[fused.mask]
+    assert fused.data[fused.mask] == pytest.approx(own / own.mean(), rel=1e-5)
+
+
+def test_the_mask_ends_where_the_field_of_view_does(head) -> None:
+    cut = nib.Nifti1Image(head[0].get_fdata()[:, :, :22], head[0].affine)
+    fused = fuse([LowField(head[0], np.eye(4)), LowField(cut, np.eye(4))], head[1])
+    inside = head[1].get_fdata() > 0
+    assert np.array_equal(fused.mask[:, :, :22], inside[:, :, :22])
+    assert not fused.mask[:, :, 22:].any()
+    assert fused.coverage[1] == pytest.approx(inside[:, :, :22].sum() / inside.sum())
+    with pytest.raises(BadDataError, match="shows nothing"):
+        fuse([LowField(head[0], _wrong((500, 0, 0)))], head[1])
