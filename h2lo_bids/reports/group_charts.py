@@ -51,8 +51,7 @@ def strip_plot(
     everything = [value for values in subjects.values() for value in values.values()]
     axes = Axes(52, 10, width - 62, height - 62, (-0.5, len(names) - 0.5), span(everything))
     parts = [axes.horizontal()]
-    for column, name in enumerate(names):
-        parts.append(_column_name(axes, column, titles[name], len(names)))
+    parts += _column_names(axes, [titles[name] for name in names])
     for subject, values in subjects.items():
         places = [
             (axes.across(column), axes.up(values[name]), colour(name, names))
@@ -79,18 +78,25 @@ def strip_plot(
     return figure(width, height, "".join(parts), label=label)
 
 
-def _column_name(axes: Axes, column: int, title: str, count: int) -> str:
-    """Write a method's name below its column, in two lines, or aslant when there are many."""
-    x, y = axes.across(column), axes.top + axes.height + 16
-    room = int(axes.width / count / 5.6)
-    first, _, rest = title.partition(" ")
-    if len(title) <= room:
-        return svg.text(x, y, title, anchor="middle")
-    if max(len(first), len(rest)) <= room:
-        return svg.text(x, y, first, anchor="middle") + svg.text(x, y + 14, rest, anchor="middle")
-    cut = title if len(title) <= 15 else title[:14] + "\N{HORIZONTAL ELLIPSIS}"
-    turned = f'transform="rotate(-22 {svg.number(x)} {svg.number(y)})"'
-    return f"<g {turned}>" + svg.text(x + 4, y - 2, cut, anchor="end") + "</g>"
+def _column_names(axes: Axes, titles: Sequence[str]) -> list[str]:
+    """Write the methods below their columns in two lines, or all aslant where one is too long."""
+    room, y = int(axes.width / len(titles) / 5.6), axes.top + axes.height + 16
+    halves = [(t, "") if len(t) <= room else t.partition(" ")[::2] for t in titles]
+    places = [axes.across(column) for column in range(len(titles))]
+    if max(len(half) for pair in halves for half in pair) <= room:
+        return [
+            svg.text(x, y + 14 * line, half, anchor="middle")
+            for x, pair in zip(places, halves, strict=True)
+            for line, half in enumerate(pair)
+            if half
+        ]
+    cut = [t if len(t) <= 15 else t[:14] + "\N{HORIZONTAL ELLIPSIS}" for t in titles]
+    return [
+        f'<g transform="rotate(-28 {svg.number(x)} {svg.number(y)})">'
+        + svg.text(x + 5, y - 3, title, anchor="end")
+        + "</g>"
+        for x, title in zip(places, cut, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
