@@ -11,8 +11,6 @@ from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights
 from h2lo_bids.training.pairs import Pair, common_shape
 
 KEEP = ("missing", "all")
-SLOWEST = 0.05
-"""Cycles per mm below which a residual is the model's error: noise is no cloud of 20 mm."""
 _BINS = 32
 """Bins of predicted intensity on [0, 1]."""
 _FEWEST = 1e-3
@@ -21,6 +19,8 @@ _KNOTS = (0.0, 0.04, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 """Frequencies at which power is kept, of the grid's largest."""
 _RINGS = 24
 """Bins of frequency at which the power of scans and predictions is compared."""
+_PLAIN = 0.2
+"""Share of the residual's power that predictions must lack for noise to stand out."""
 _MARGIN = 6.0
 """Width in mm over which the brain's border is faded out."""
 _LEVELS = np.linspace(-12.0, 12.0, 24001)
@@ -45,9 +45,9 @@ def calibrate_noise(
     spacing
         Voxel sides of the grid in mm.
     keep
-        ``"all"`` takes the whole residual for noise. ``"missing"`` takes of it, at
-        each frequency, the power that the predictions lack beside the scans: the
-        rest is the model's own error, which a prediction already shows.
+        ``"all"`` takes the whole residual for noise. ``"missing"`` takes of it the
+        power that the predictions lack beside the scans at high frequencies, and
+        that line drawn on to lower ones, where the model's errors bury the noise.
 
     Returns
     -------
@@ -132,9 +132,8 @@ def _without_error(found: Sequence[Found], spacing: np.ndarray) -> list[Found]:
             waves = fft.rfftn((image - mean) * window)
             power = (waves.real**2 + waves.imag**2) / float((window**2).sum())
             sums[row] += np.bincount(ring.ravel(), power.ravel(), _RINGS + 1)[:_RINGS]
-    gain = np.sqrt(np.clip((sums[2] - sums[1]) / np.maximum(sums[0], 1e-30), 0, 1))
     centres = (edges[1:] + edges[:-1]) / 2
-    gain[centres < SLOWEST] = 0.0
+    gain = _gain(centres, *(sums + 1e-30))
     filtered = []
     for residual, predicted, mask in found:
         _, radius = _rings(mask.shape, spacing, edges)
@@ -142,6 +141,30 @@ def _without_error(found: Sequence[Found], spacing: np.ndarray) -> list[Found]:
         image = fft.irfftn(waves, s=mask.shape)
         filtered.append((np.where(mask, image, np.float32(0)), predicted, mask))
     return filtered
+
+
+def _gain(
+    centres: np.ndarray, residual: np.ndarray, predicted: np.ndarray, scan: np.ndarray
+) -> np.ndarray:
+    """Return the filter that leaves of the residual what is noise, ring by ring.
+
+    Fine detail is scarce, so noise stands out at high frequencies: there it is what
+    predictions lack. Below, errors bury it, and the line of its decibels over the
+    frequency is drawn on.
+    """
+    share = np.clip((scan - predicted) / residual, 0.0, 1.0)
+    buried = np.flatnonzero(share < _PLAIN)
+    first = int(buried[-1]) + 1 if buried.size else 0
+    share[:first] = 0.0
+    if first and len(share) - first >= 3:
+        decibels = 10 * np.log10(share * residual + 1e-30)
+        slope, level = np.polyfit(centres[first:], decibels[first:], 1)
+        if slope > 0:
+            slope, level = 0.0, decibels[first:].mean()
+        line = 10 ** ((level + slope * centres) / 10)
+        share[:first] = np.minimum(line / residual, 1.0)[:first]
+    gain: np.ndarray = np.sqrt(share)
+    return gain
 
 
 def _rings(

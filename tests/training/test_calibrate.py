@@ -140,3 +140,30 @@ def test_the_default_gives_a_model():
     pair, clean = scene(1, lambda white: white, lambda c: 0.02)
     model = calibrate_noise([pair], [clean], spacing=SPACING)
     assert NoiseModel.from_dict(model.to_dict()) == model
+
+
+def test_noise_buried_in_errors_is_drawn_on_from_high_frequencies():
+    """Noise that falls by 20 dB per cycle/mm, under errors that are far stronger at low ones."""
+
+    def level(r, a, s):
+        return -20 * np.sqrt(r**2 + a**2 + s**2)
+
+    def error(clean):
+        rng = np.random.default_rng(int(1e6 * clean.max()))
+        return 0.05 * filtered(rng.standard_normal(SHAPE), lambda r, a, s: -250 * (r + a + s))
+
+    excess, deviations = {}, {}
+    for keep in ("missing", "all"):
+        model, _, _ = calibrated(
+            lambda white: filtered(white, level), lambda c: 0.03 + 0 * c, keep, error
+        )
+        power, grid = levels(model)
+        off = power - level(*grid)
+        low = np.sqrt(sum(g**2 for g in grid)) < 0.12
+        excess[keep] = off[low].mean() - off[~low].mean()
+        deviations[keep] = float(model.deviation(np.array([0.45]))[0])
+    # Rings are as wide as the lowest knots of so small a brain.
+    assert abs(excess["missing"]) < 8
+    assert excess["all"] > 12
+    assert deviations["missing"] == pytest.approx(0.03, rel=0.2)
+    assert deviations["all"] > 0.05
