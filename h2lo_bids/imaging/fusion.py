@@ -1,9 +1,12 @@
 """Low-field scans brought onto the grid of their high-field partner, and put together.
 
 Each scan is interpolated once, from its own voxels through its rigid motion to the
-wanted grid, and the scans are averaged. The authors of ds006557 refine the average
-with a deformable template (ANTs, SyN, mutual information); see `fuse` for why the
-motion stays rigid here.
+wanted grid, by cubic splines (after a Gaussian where the grid is coarser), and the scans
+are averaged. The authors of ds006557 go on to refine the average as a deformable template
+(ANTs, SyN, mutual information). That is left out: on a 1 mm phantom of three T1w scans,
+one round of SyN to the running average at 2 mm took the result further from the truth
+(36.7 dB, 39.8 dB without) and four times as long as all the rest, as thick slices differ
+most in what each cannot resolve. The phantom has no distortion that SyN could undo.
 """
 
 from __future__ import annotations

@@ -251,12 +251,14 @@ def _read_record(record: Path, contrast: str) -> PreparedPair:
         labels = dict(entities)
         root = record.parents[3 if "ses" in labels else 2]
         paths = pair_paths(root, entities, contrast)
-        paths["record"] = record
         pair = PreparedPair(
             subject=labels["sub"],
             session=labels.get("ses"),
             contrast=contrast,
-            **paths,
+            hf=paths["hf"],
+            lf=paths["lf"],
+            mask=paths["mask"],
+            record=record,
             frame=Frame.from_dict(values["Frame"]),
             simulated=bool(values["Simulated"]),
             fusion=str(values["Fusion"]),
