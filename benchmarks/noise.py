@@ -95,7 +95,7 @@ def score(pair: Pair, image: np.ndarray, models: dict[str, NoiseModel]) -> None:
 def spread(pair: Pair, image: np.ndarray, bundles: Sequence[Bundle]) -> None:
     """Compare the deviation over several models with the error of the image."""
     models = [load_model(b) for b in bundles] if len(bundles) > 1 else members(bundles[0])
-    if len(models) < 2:
+    if len(models) < 2 or len({b.sha256 for b in bundles}) < len(bundles):
         return
     grid = (pair.hf.astype(np.float32), np.eye(4), pair.shape, np.eye(4), pair.mask)
     std = deviation_on_grid(models, *grid, options=OPTIONS)[pair.mask]

@@ -156,7 +156,8 @@ def _gain(
     buried = np.flatnonzero(share < _PLAIN)
     first = int(buried[-1]) + 1 if buried.size else 0
     share[:first] = 0.0
-    if first and len(share) - first >= 3:
+    # A line through too few of them leads anywhere.
+    if first and len(share) - first >= len(share) // 3:
         decibels = 10 * np.log10(share * residual + 1e-30)
         slope, level = np.polyfit(centres[first:], decibels[first:], 1)
         if slope > 0:
