@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+# Long enough to see it learn, too short for a model to use.
+DEMO_FIT := --resolution 4 --folds 2 --steps 250 --validate-every 50
 PYTEST_ARGS ?=
 
 .PHONY: help demo test fast lint docs benchmark container clean
 
 help:
-	@echo "make demo       install into $(VENV), make a small dataset, synthesize it, print the report's path"
+	@echo "make demo       install into $(VENV), synthesize a small dataset, train a small model, print the reports' paths"
 	@echo "make test       install into $(VENV) and run every test"
 	@echo "make fast       the tests that take under five seconds each"
 	@echo "make lint       style, types and import contracts"
@@ -35,8 +37,12 @@ demo: $(VENV)/.installed
 	$(BIN)/python tests/data/make_demo.py $(DEMO)
 	$(BIN)/h2lo $(DEMO)/bids $(DEMO)/out participant --work-dir $(DEMO)/work
 	@echo
+	@echo "Now a model is trained on simulated pairs, and applied to one of the heads:"
+	$(BIN)/h2lo $(DEMO)/pairs $(DEMO)/trained group $(DEMO_FIT) --work-dir $(DEMO)/work-trained
+	$(BIN)/h2lo $(DEMO)/pairs $(DEMO)/applied participant --participant-label 01 --model T1w=$(DEMO)/trained/models/h2lo_T1w --work-dir $(DEMO)/work-applied
+	@echo
 	@echo "Open these in a browser:"
-	@ls -1 $(abspath $(DEMO))/out/sub-*.html
+	@ls -1 $(abspath $(DEMO))/out/sub-*.html $(abspath $(DEMO))/trained/group.html $(abspath $(DEMO))/applied/sub-*.html
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from h2lo_bids.bids.dataset import write_citation
+from h2lo_bids.cli.citation import training_text
 from h2lo_bids.cli.planwork import SPLITS, read_splits
 from h2lo_bids.cli.tasks import CollectTask, GroupReportTask
 from h2lo_bids.errors import NoMatchError
@@ -22,7 +24,7 @@ Send = Callable[[dict[str, Any]], None]
 
 
 def collect(task: CollectTask, send: Send) -> dict[str, Any]:
-    """Write the tables of each contrast from the folds that are done.
+    """Write the tables of each contrast, and the methods text, from the folds that are done.
 
     Parameters
     ----------
@@ -49,6 +51,9 @@ def collect(task: CollectTask, send: Send) -> dict[str, Any]:
         text = markdown_table(summary, titles)
         send({"event": "table", "contrast": contrast, "text": text})
         tables.append(f"{stem}_table.md")
+    text = training_text(settings.out_dir)
+    if text:
+        write_citation(settings.out_dir, text)
     return {"event": "collected", "tables": tables}
 
 

@@ -145,6 +145,29 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
     assert takers in line
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "text"),
+    [
+        ("group --steps 5 --epochs 2", 64, "say the same thing"),
+        ("group --folds 0 --fold 1", 64, "leave one of them out"),
+        ("group --folds 0 --no-final", 64, "nothing to fit"),
+        ("group --folds ds006557 --test-count 3", 64, "of no use"),
+        ("group --folds none.tsv", 66, "no such file"),
+        ("group --lf-dir nowhere", 66, "is not a folder"),
+        ("group -d lf=.", 64, "other than raw and lf"),
+        ("evaluate --precision fp16", 64, "at the group level"),
+        ("participant --realisations 2", 64, "add --noise calibrated"),
+    ],
+)
+def test_what_makes_no_sense_together_is_one_line(tmp_path, monkeypatch, capsys, line, code, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bids").mkdir()
+    assert main(["bids", "out", *line.split()]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert text in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_repeated_list_goes_on_and_each_name_counts_once(tmp_path):
     words = ["/bids", "/out", "evaluate", "--model", "/a", "--model", "T1w=/b", "--contrast", "T1w"]
     s = read_settings([*words, "--contrast", "T1w"])

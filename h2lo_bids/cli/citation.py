@@ -1,0 +1,54 @@
+"""The text for a methods section about a training, from what its folds recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids import __version__
+from h2lo_bids.training.crossval import read_record
+
+
+def training_text(out_dir: Path) -> str:
+    """Compose the text; empty if no fold is done.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivative dataset.
+
+    Returns
+    -------
+    str
+        Markdown with citation keys of ``CITATION.bib``.
+    """
+    paths = sorted(out_dir.glob("folds/*/*/fold-*/record.json"))
+    records = [record for path in paths if (record := read_record(path.parent))]
+    if not records:
+        return ""
+    intro = (
+        f"Models of low-field MRI were fitted to paired high- and low-field scans with *H2LO-BIDS* "
+        f"{__version__}, an implementation of the H2LO neural operator [@h2lo] as a BIDS App. "
+        "Inputs and outputs follow the Brain Imaging Data Structure [@bids]. The low-field scans "
+        "were registered rigidly to the high-field ones with ANTs [@ants]; intensities were "
+        "divided by their maximum inside the brain, outside of which voxels are zero."
+    )
+    contrasts = sorted({str(record.get("contrast")) for record in records})
+    parts = [_of_contrast(name, records) for name in contrasts]
+    if any(record.get("simulated") for record in records):
+        parts.append("The pairs were simulated, not acquired.")
+    tail = "Processing relied on Nipype [@nipype], PyTorch [@pytorch] and NiBabel [@nibabel]."
+    return "\n\n".join([intro, " ".join(parts), tail]) + "\n"
+
+
+def _of_contrast(contrast: str, records: Iterable[Mapping[str, Any]]) -> str:
+    own = [record for record in records if record.get("contrast") == contrast]
+    titles = list(dict.fromkeys(str(record.get("title")) for record in own))
+    folds = {record["fold"]["index"] for record in own}
+    steps = sorted({int(record["steps"]) for record in own})
+    return (
+        f"{contrast}: {', '.join(titles)} in {len(folds)} folds of cross-validation, by Adam for "
+        f"{' or '.join(map(str, steps))} steps; weights were chosen on validation subjects and "
+        f"scored on test subjects that had no part in the fit (seed {own[0].get('seed')})."
+    )

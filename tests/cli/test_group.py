@@ -1,0 +1,215 @@
+"""Training and evaluation from end to end, as users run them, on small heads."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from heads import importable
+from pairsets import BAD, write_pairs
+
+from h2lo_bids.bids.validate import find_validator
+
+pytestmark = pytest.mark.slow
+
+FIT = ["--resolution", "8", "--steps", "8", "--crop", "12", "--validate-every", "4"]
+FIT += ["--folds", "2", "--nprocs", "1", "--mem", "8"]
+SAME = ("scores.tsv", "scores.json", "pictures.npz", "bundle/weights.safetensors")
+
+
+def h2lo(bids: Path, out: Path, level: str, *words, popen: bool = False):
+    """Run the program in a process of its own."""
+    command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), level]
+    command += ["--skull-strip", "skip", *map(str, words)]
+    options = {
+        "env": {**os.environ, **importable()},
+        "text": True,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
+    if popen:
+        return subprocess.Popen(command, **options)
+    return subprocess.run(command, **options, check=False, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("group")
+    write_pairs(folder / "bids")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(root) -> Path:
+    """Return the outputs of a plain run, in which one of five subjects is damaged."""
+    before = {p: p.stat().st_mtime_ns for p in (root / "bids").rglob("*")}
+    done = h2lo(root / "bids", root / "out", "group", *FIT)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert f"sub-{BAD}" in done.stdout
+    assert "to use it: h2lo" in done.stdout
+    assert {p: p.stat().st_mtime_ns for p in (root / "bids").rglob("*")} == before
+    return root / "out"
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """Return the bytes of what a run computes, besides times."""
+    names = ["splits.tsv", "splits.json", "models/h2lo_T1w/weights.safetensors"]
+    names += [p.name for p in out.glob("group_*")]
+    names += [f"folds/T1w/h2lo/fold-{k}/{name}" for k in (0, 1) for name in SAME]
+    return {name: (out / name).read_bytes() for name in names}
+
+
+def stamps(out: Path) -> dict[str, int]:
+    """Return when each result was written."""
+    files = [*out.glob("sub-*/**/*"), *out.glob("folds/**/*"), *out.glob("models/**/*")]
+    return {str(p): p.stat().st_mtime_ns for p in files if p.is_file()}
+
+
+def prepared_elsewhere(first: Path, out: Path) -> Path:
+    """Return an output folder that holds the prepared pairs alone."""
+    for folder in first.glob("sub-*"):
+        shutil.copytree(folder, out / folder.name)
+    return out
+
+
+def test_a_run_makes_what_it_promises(first):
+    with (first / "group_T1w_scores.tsv").open() as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    tested = {(row["participant_id"], row["method"]) for row in rows}
+    people = {f"sub-{n:02d}" for n in range(1, 5)}
+    assert tested == {(who, method) for who in people for method in ("identity", "h2lo")}
+    with (first / "splits.tsv").open() as stream:
+        splits = list(csv.DictReader(stream, delimiter="\t"))
+    assert {row["participant_id"] for row in splits} == people
+    for k in (0, 1):
+        record = json.loads((first / f"folds/T1w/h2lo/fold-{k}/record.json").read_text())
+        assert (record["steps"], record["fold"]["index"]) == (8, k)
+    metadata = json.loads((first / "models/h2lo_T1w/metadata.json").read_text())
+    assert metadata["contrast"] == "T1w"
+    assert "psnr" in json.dumps(metadata).lower()  # the figures of the cross-validation
+    assert "H2LO" in (first / "group_T1w_table.md").read_text()
+    assert "<html" in (first / "group.html").read_text()
+    (table,) = first.glob("logs/*/failures.tsv")
+    assert f"sub-{BAD}" in table.read_text()
+
+
+def test_the_outputs_are_valid_bids(first):
+    validator = find_validator()
+    if validator is None:
+        pytest.skip("bids-validator-deno is not installed")
+    command = [str(validator), str(first), "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+
+
+def test_a_rerun_computes_nothing_again(first, root):
+    before, written = stamps(first), results(first)
+    done = h2lo(root / "bids", first, "train", *FIT)
+    assert done.returncode == 1, done.stdout  # the damaged subject still is
+    assert "all 2 folds are done already" in done.stdout
+    assert stamps(first) == before
+    assert results(first) == written
+
+
+def test_other_options_on_finished_folds_are_refused_in_one_line(first, root):
+    before = stamps(first)
+    words = [*FIT[:2], "--steps", "9", *FIT[4:], "--participant-label", "01", "02", "03", "04"]
+    done = h2lo(root / "bids", first, "group", *words)
+    assert done.returncode == 64, done.stdout
+    (line,) = done.stderr.splitlines()
+    assert "option steps" in line
+    assert "another out_dir" in line
+    assert stamps(first) == before
+
+
+def test_folds_one_by_one_and_a_kill_end_in_the_same_bytes(first, root, tmp_path):
+    out = prepared_elsewhere(first, tmp_path / "out")
+    people = ["--participant-label", "01", "02", "03", "04"]
+    process = h2lo(root / "bids", out, "group", *FIT, *people, "--fold", "0", popen=True)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(out.glob(".h2lo-work/training/T1w/h2lo/*/history.csv")):
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    for fold in ("1", "0"):
+        done = h2lo(root / "bids", out, "group", *FIT, *people, "--fold", fold)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not any(out.glob("group_*"))
+        assert not (out / "models").exists()
+    before = stamps(out)
+    done = h2lo(root / "bids", out, "group", *FIT, *people)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert results(out) == results(first)
+    assert {name: stamps(out)[name] for name in before} == before
+
+
+def test_models_are_evaluated_on_pairs(first, root):
+    models = [first / "models" / "h2lo_T1w", first / "folds/T1w/h2lo/fold-0/bundle"]
+    people = ["--participant-label", "01", "02"]
+    words = ["--model", models[0], "--model", models[1], *people]
+    done = h2lo(root / "bids", first, "evaluate", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (first / "evaluation_T1w_scores.tsv").open() as stream:
+        methods = {row["method"] for row in csv.DictReader(stream, delimiter="\t")}
+    assert methods == {"identity", "h2lo_T1w", "h2lo_T1w_fold-0"}
+    assert "on subjects of these names" in done.stdout  # they were trained on
+
+
+def test_the_trained_model_serves_the_participant_level(first, root, tmp_path):
+    words = ["--model", first / "models/h2lo_T1w", "--participant-label", "03"]
+    done = h2lo(root / "bids", tmp_path, "participant", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (low,) = tmp_path.glob("sub-03/ses-HF/anat/*_desc-lowfield_T1w.nii.gz")
+    assert 0 <= np.asarray(nib.load(low).dataobj).max() <= 1
+
+
+def test_pairs_alone_write_nothing_else(root, tmp_path):
+    words = ["--pairs", "--resolution", "8", "--participant-label", "01", BAD]
+    done = h2lo(root / "bids", tmp_path, "participant", *words)
+    assert done.returncode == 1, done.stdout
+    names = {p.name for p in tmp_path.glob("sub-*/**/*") if p.is_file()}
+    stem = "sub-01_ses-HF_res-model_desc-"
+    assert {n for n in names if n.endswith("nii.gz")} == {
+        f"{stem}{name}.nii.gz" for name in ("pairHF_T1w", "pairLF_T1w", "pair_mask")
+    }
+    assert not any(tmp_path.glob("*.html"))
+
+
+def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
+    people = ["--participant-label", "01", "02", "03", "04"]
+    done = h2lo(root / "bids", tmp_path / "out", "group", *FIT, *people, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out").exists()
+    assert done.stdout.count("pair  ") == 4
+    assert "T1w fold 1:" in done.stdout
+    assert "steps 8" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--folds", "9"], 64, "cannot make 9 folds"),
+        (["--lf", "ses-XX"], 18, "ses-XX"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(first, root, tmp_path, words, code, text):
+    out = prepared_elsewhere(first, tmp_path / "out")
+    people = ["--participant-label", "01", "02", "03", "04"]
+    done = h2lo(root / "bids", out, "group", "--resolution", "8", "--nprocs", "1", *people, *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert text in line
