@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +59,23 @@ def run_group(settings: Settings, console: Console) -> int:
     if settings.reports_only:
         console.line(f"report: {write_report(run)}")
         return 0
+    _outlive_requeue()
+    return _work(run)
+
+
+def _work(run: Run) -> int:
+    """Do everything from pairs to the report."""
+    settings, console = run.settings, run.console
     sources = prepared_sources(run, prepare_pairs(run))
-    if not sources:
+    if not sources or _give_up(run):
         return finish(run, 0)
     plan = ask(run, PlanTask(settings, sources))["contrasts"]
     _tell_plan(run, plan)
     done = _fit_folds(run, plan)
     if settings.fold:
         console.line("run the same command without --fold to collect")
+        return finish(run, done)
+    if _give_up(run):
         return finish(run, done)
     if settings.folds != "0":
         ask(run, CollectTask(settings, tuple(plan)))
@@ -117,7 +130,21 @@ def finish(run: Run, done: int) -> int:
     """Sum up, and choose the exit code."""
     if run.failed:
         tell_failures(run, "pairs and fits")
+    elif run.settings.clean_workdir and not run.settings.fold:
+        for folder in (run.settings.work / "training", *run.settings.work.glob("sub_*_pairs_wf")):
+            shutil.rmtree(folder, ignore_errors=True)
     return exit_code(run.failed, done)
+
+
+def _give_up(run: Run) -> bool:
+    return run.settings.stop_on_first_crash and bool(run.failed)
+
+
+def _outlive_requeue() -> None:
+    """Leave Slurm's signal before a requeue to the fits: they save, and ask to be requeued."""
+    if "SLURM_JOB_ID" in os.environ:
+        with contextlib.suppress(ValueError):  # not the main thread of a program
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _tell_plan(run: Run, plan: Plan) -> None:

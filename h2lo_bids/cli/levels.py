@@ -15,6 +15,7 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
     ("participant",): (
         "all_scans",
         "sloppy",
+        "write_graph",
         "output_spaces",
         "template_file",
         "fetch_templates",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from h2lo_bids.bids.atomic import remove_temporaries
 from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
 from h2lo_bids.bids.query import SUFFIXES
 from h2lo_bids.cli.account import Run, fail_problems, fail_rest, hear, status
@@ -128,7 +129,9 @@ def _missing(run: Run, found: PairDiscovery) -> list[PairSource]:
 
 def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
     subjects: dict[str, list[PairSource]] = {}
-    for pair in pairs:
+    # Tasks of a job array begin at different subjects, so that they share the work.
+    first = sum(run.settings.fold) % len(pairs)
+    for pair in (*pairs[first:], *pairs[:first]):
         subjects.setdefault(pair.subject, []).append(pair)
     run.total = len(subjects)
     resources = plan(run.settings, run.total)
@@ -165,6 +168,8 @@ def _end(run: Run, ended: Ended) -> bool:
         run.console.status("")
     remedy = "run again with fewer --nprocs or on a machine with more memory"
     fail_rest(run, job, TemporaryError.__name__, f"{ended.cause}; {remedy}")
+    if ended.killed:
+        remove_temporaries(run.settings.out_dir / f"sub-{job.name}", older_than=0.0)
     scans = job.task.scans
     done = sum(scan.relative_path in run.done for scan in scans)
     run.console.line(

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from h2lo_bids.bids.atomic import atomic_write_bytes
 from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.dataset import write_json
@@ -272,6 +274,7 @@ def _record(job: FoldJob, method: Method, options: FitOptions, result: FitResult
         "seconds": round(result.seconds, 1),
         "parameters": _parameters(result.model),
         "simulated": all(pair.simulated for pair in pairs),
+        "threads": torch.get_num_threads(),  # they decide the last bits
         "software": software(),
         "warnings": _warnings(pairs, result),
     }
