@@ -81,9 +81,7 @@ def fit(
         Stop after this many steps, with a checkpoint; the schedule stays that
         of ``options.steps``.
     processes
-        From `h2lo_bids.training.processes.find_processes`, where several
-        processes that were started together share each step; process 0 alone
-        writes.
+        From `find_processes`, where several share each step; process 0 alone writes.
 
     Returns
     -------
@@ -99,12 +97,7 @@ def fit(
     TemporaryError
         If SIGTERM, or under Slurm SIGUSR1, ended the fit early, with a checkpoint.
     """
-    if not pairs_train:
-        raise UsageError("no pair to train on")
-    if processes is not None:
-        check_shares(len(pairs_train), options, processes.world)
-    if options.precision == "fp16" and resolve_device(options.device).type != "cuda":
-        raise UsageError("precision fp16 needs a CUDA device; take bf16 or fp32")
+    _check(pairs_train, options, processes)
     common_shape([*pairs_train, *pairs_validation])
     identity = {"options": json.dumps(options.identity(), sort_keys=True)}
     identity["pairs"] = fingerprint([*pairs_train, *pairs_validation])
@@ -121,6 +114,15 @@ def fit(
     return FitResult(
         module.fitted(), module.step, module.best_step, module.best_psnr, baseline, module.seconds
     )
+
+
+def _check(pairs: Sequence[Pair], options: FitOptions, processes: Processes | None) -> None:
+    if not pairs:
+        raise UsageError("no pair to train on")
+    if processes is not None:
+        check_shares(len(pairs), options, processes.world)
+    if options.precision == "fp16" and resolve_device(options.device).type != "cuda":
+        raise UsageError("precision fp16 needs a CUDA device; take bf16 or fp32")
 
 
 def _baseline(pairs: Sequence[Pair], options: FitOptions) -> float:
