@@ -172,8 +172,8 @@ def _fit_folds(run: Run, plan: Plan) -> int:
     if todo:
         ready = f", {len(wanted) - len(todo)} done already" if len(todo) < len(wanted) else ""
         run.console.line(
-            f"fitting {len(todo)} folds{ready}; {settings.n_folds_parallel} at a time, "
-            f"{threads} threads each"
+            f"fitting {len(todo)} fold{'s' * (len(todo) > 1)}{ready}; "
+            f"{settings.n_folds_parallel} at a time, {threads} threads each"
         )
         run_fits(run, todo, at_a_time=settings.n_folds_parallel)
     elif wanted:

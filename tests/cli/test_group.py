@@ -156,6 +156,20 @@ def test_folds_one_by_one_and_a_kill_end_in_the_same_bytes(first, root, tmp_path
     assert {name: stamps(out)[name] for name in before} == before
 
 
+def test_a_fold_that_fails_does_not_stop_the_others(first, root, tmp_path):
+    out = prepared_elsewhere(first, tmp_path / "out")
+    shutil.copytree(first / "folds/T1w/h2lo/fold-0", out / "folds/T1w/h2lo/fold-0")
+    (out / "folds/T1w/h2lo/fold-1").touch()  # where a folder is needed
+    people = ["--participant-label", "01", "02", "03", "04"]
+    done = h2lo(root / "bids", out, "group", *FIT, *people)
+    assert done.returncode == 73, done.stdout + done.stderr
+    assert "no final model, as fold 1 of h2lo is missing" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    with (out / "group_T1w_scores.tsv").open() as stream:
+        assert {row["fold"] for row in csv.DictReader(stream, delimiter="\t")} == {"0"}
+    assert (out / "group.html").exists()
+
+
 def test_models_are_evaluated_on_pairs(first, root):
     models = [first / "models" / "h2lo_T1w", first / "folds/T1w/h2lo/fold-0/bundle"]
     people = ["--participant-label", "01", "02"]
