@@ -26,7 +26,7 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["patch", "volume"])
 def test_learns_a_held_out_subject(tmp_path: Path, sampling: str) -> None:
-    options = small_options(steps=150, sampling=sampling, validate_every=50)
+    options = small_options(steps=150, batch=1, sampling=sampling, validate_every=50)
     result = fit(TRAIN, HELD, options, tmp_path)
     assert result.best_psnr > result.identity_psnr + 8
     with (tmp_path / "history.csv").open() as stream:
