@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 # Long enough to see it learn, too short for a model to use.
-DEMO_FIT := --resolution 4 --folds 2 --steps 250 --validate-every 50
+DEMO_FIT := --resolution 4 --folds 2 --n-folds-parallel 2 --steps 200 --validate-every 50
 PYTEST_ARGS ?=
 
 .PHONY: help demo test fast lint docs benchmark container clean
