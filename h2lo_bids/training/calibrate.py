@@ -123,17 +123,19 @@ def _without_error(found: Sequence[Found], spacing: np.ndarray) -> list[Found]:
 
     largest = 0.5 / float(spacing.min())
     edges = np.linspace(0.0, largest * (1 + 1e-9), _RINGS + 1)
-    sums = np.zeros((3, _RINGS))
+    # Means, not sums: a ring has the more frequencies the wider it is, which bends the line.
+    sums, counts = np.zeros((3, _RINGS)), np.zeros(_RINGS)
     for residual, predicted, mask in found:
         window = _window(mask, spacing)
         ring, _ = _rings(mask.shape, spacing, edges)
+        counts += np.bincount(ring.ravel(), minlength=_RINGS + 1)[:_RINGS]
         for row, image in enumerate((residual, predicted, predicted + residual)):
             mean = float((image * window).sum() / window.sum()) if row else 0.0
             waves = fft.rfftn((image - mean) * window)
             power = (waves.real**2 + waves.imag**2) / float((window**2).sum())
             sums[row] += np.bincount(ring.ravel(), power.ravel(), _RINGS + 1)[:_RINGS]
     centres = (edges[1:] + edges[:-1]) / 2
-    gain = _gain(centres, *(sums + 1e-30))
+    gain = _gain(centres, *(sums / np.maximum(counts, 1) + 1e-30))
     filtered = []
     for residual, predicted, mask in found:
         _, radius = _rings(mask.shape, spacing, edges)
