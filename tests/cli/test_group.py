@@ -39,7 +39,7 @@ def h2lo(bids: Path, out: Path, level: str, *words, popen: bool = False):
     }
     if popen:
         return subprocess.Popen(command, **options)
-    return subprocess.run(command, **options, check=False, timeout=600)
+    return subprocess.run(command, **options, check=False, timeout=1800)
 
 
 @pytest.fixture(scope="module")
