@@ -10,7 +10,6 @@ from pathlib import Path
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.pairs import PairSource
-from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import H2loError, InputOutputError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
@@ -85,8 +84,7 @@ def prepare_pairs(
     subject
         Label without ``sub-``.
     pairs
-        All pairs of the subject that are wanted: a T2w scan may take the brain
-        mask of its session's T1w scan.
+        Those of the subject that are wanted.
     out_dir, work_dir
         Root of the derivative dataset, and the folder for intermediate results.
     frame
@@ -108,8 +106,7 @@ def prepare_pairs(
         A pair that fails does not keep the others from being made.
     """
     how = PairOptions(frame, skull_strip, synthstrip_weights, seed, omp_nthreads)
-    donors = _donors(pairs)
-    fingerprints, failed = _fingerprints(pairs, donors, how)
+    fingerprints, failed = _fingerprints(pairs, how)
     current = _current(Path(out_dir), subject, pairs, tell)
     kept = tuple(name for name, own in fingerprints.items() if current.get(name) == own)
     for name in kept:
@@ -120,7 +117,6 @@ def prepare_pairs(
     workflow = init_pairs_wf(
         name=f"sub_{subject.replace('+', 'plus')}_pairs_wf",
         pairs=missing,
-        donors=donors,
         fingerprints=fingerprints,
         out_dir=Path(out_dir),
         options=how,
@@ -150,21 +146,19 @@ def missing_pairs(
         Names of pairs that are absent, damaged, of other inputs, or cannot be read.
     """
     how = PairOptions(frame, skull_strip, synthstrip_weights, seed)
-    fingerprints, _ = _fingerprints(pairs, _donors(pairs), how)
+    fingerprints, _ = _fingerprints(pairs, how)
     current = _current(Path(out_dir), subject, pairs, lambda line: None)
     names = [pair.name for pair in pairs]
     return tuple(n for n in names if n not in current or current[n] != fingerprints.get(n))
 
 
-def pair_fingerprint(pair: PairSource, donor: Scan | None, options: PairOptions) -> str:
+def pair_fingerprint(pair: PairSource, options: PairOptions) -> str:
     """Return a digest of a pair's scans and of all settings that change what comes of them.
 
     Parameters
     ----------
     pair
         The scans; their bytes count, not their times, which copying changes.
-    donor
-        The scan whose brain mask the high-field one may take.
     options
         The settings.
 
@@ -185,7 +179,8 @@ def pair_fingerprint(pair: PairSource, donor: Scan | None, options: PairOptions)
         "sources": [scan.uri for scan in (pair.hf, *pair.lf)],
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    paths = [scan.path for scan in (pair.hf, *pair.lf, *((donor,) if donor else ()))]
+    donor = (pair.donor,) if pair.donor else ()
+    paths = [scan.path for scan in (pair.hf, *pair.lf, *donor)]
     for path in [*paths, *((options.synthstrip_weights,) if options.synthstrip_weights else ())]:
         try:
             digest.update(hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest())
@@ -197,32 +192,16 @@ def pair_fingerprint(pair: PairSource, donor: Scan | None, options: PairOptions)
 
 
 def _fingerprints(
-    pairs: tuple[PairSource, ...], donors: dict[str, Scan], how: PairOptions
+    pairs: tuple[PairSource, ...], how: PairOptions
 ) -> tuple[dict[str, str], list[PairFailure]]:
     """Return the fingerprint of each pair, and the pairs whose files cannot be read."""
     failed, fingerprints = [], {}
     for pair in pairs:
         try:
-            fingerprints[pair.name] = pair_fingerprint(pair, donors.get(pair.name), how)
+            fingerprints[pair.name] = pair_fingerprint(pair, how)
         except H2loError as err:
             failed.append(PairFailure(pair.name, "read", type(err).__name__, str(err)))
     return fingerprints, failed
-
-
-def _donors(pairs: tuple[PairSource, ...]) -> dict[str, Scan]:
-    return {pair.name: donor for pair in pairs if (donor := _donor(pair, pairs)) is not None}
-
-
-def _donor(pair: PairSource, pairs: tuple[PairSource, ...]) -> Scan | None:
-    """Return the T1w scan of the same session whose mask a T2w scan may take."""
-    if pair.contrast != "T2w":
-        return None
-    same = {
-        other.hf.stem: other.hf
-        for other in pairs
-        if other.contrast == "T1w" and other.hf.session == pair.hf.session
-    }
-    return next(iter(same.values())) if len(same) == 1 else None
 
 
 def _current(

@@ -11,6 +11,7 @@ from h2lo_bids.bids.gather import choose_subjects
 from h2lo_bids.bids.orientation import TITLES, orientation
 from h2lo_bids.bids.pairquery import PairQuery
 from h2lo_bids.bids.pairs_choose import AmbiguousError, Match, UnpairedError, by_session, select
+from h2lo_bids.bids.pairs_donor import mask_donor
 from h2lo_bids.bids.pairs_explain import ambiguous, no_partner, nothing_pairs, tally
 from h2lo_bids.bids.pairs_precomputed import use_precomputed
 from h2lo_bids.bids.pairs_sides import Key, Sides, gather_sides
@@ -36,12 +37,15 @@ class PairSource:
         ``"none"`` for one scan, ``"mrr"`` for three.
     registered : bool
         Whether the low-field image is a derivative on the high-field grid.
+    donor : Scan or None
+        For T2w, the session's high-field T1w scan, which may lend its brain mask.
     """
 
     hf: Scan
     lf: tuple[Scan, ...]
     fusion: str
     registered: bool = False
+    donor: Scan | None = None
 
     @property
     def subject(self) -> str:
@@ -132,7 +136,7 @@ def discover_pairs(query: PairQuery) -> PairDiscovery:
     if query.fusion == "auto":
         matches = _alike(query, matches, lonely)
     pairs = [
-        PairSource(*match, registered=match.hf.suffix in derived)
+        PairSource(*match, registered=match.hf.suffix in derived, donor=mask_donor(match.hf, query))
         for match in matches
         if _present(match, findings)
     ]

@@ -218,6 +218,19 @@ def test_longitudinal(tmp_path: Path) -> None:
     assert "--hf ses-1" in message
 
 
+@pytest.mark.parametrize("contrasts", [("T2w",), CONTRASTS])
+def test_who_lends_a_mask_does_not_depend_on_what_is_asked_for(tmp_path, contrasts) -> None:
+    root = in_one_session(tmp_path / "d", ("1", "2", "3"))
+    (root / anat("01", "2", "acq-64mT_T1w")).unlink()  # no T1w pair, yet a T1w scan
+    (root / anat("01", "3", "acq-3T_T1w")).unlink()  # the low-field scan does not count
+    pairs = [pair for pair in find(root, contrasts=contrasts).pairs if pair.contrast == "T2w"]
+    donors = {pair.hf.session: pair.donor and pair.donor.stem for pair in pairs}
+    assert donors == {"1": "sub-01_ses-1_acq-3T_T1w", "2": "sub-01_ses-2_acq-3T_T1w", "3": None}
+    t1w = [pair for pair in find(root).pairs if pair.contrast == "T1w"]
+    assert t1w
+    assert not any(pair.donor for pair in t1w)
+
+
 def test_a_visit_of_one_field_alone_is_left_out(tmp_path: Path) -> None:
     root = in_one_session(tmp_path / "ds", ("1",))
     write(root, {anat("01", "2", "acq-64mT_T1w"): LOW})
