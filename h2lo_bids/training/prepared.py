@@ -72,7 +72,7 @@ class PreparedPair:
     frame
         The grid, centred on the brain.
     simulated
-        Whether every source is a simulated scan.
+        Whether any source is a simulated scan.
     fusion
         ``"none"`` or ``"mrr"``.
     sources

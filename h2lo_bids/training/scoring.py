@@ -233,7 +233,7 @@ def _write(
         "pairs_fingerprint": hashlib.blake2b(
             "\n".join(digests).encode(), digest_size=16
         ).hexdigest(),
-        "simulated": all(pair.simulated for pair in pairs),
+        "simulated": any(pair.simulated for pair in pairs),
         "software": software(),
         "warnings": run.warnings,
     }

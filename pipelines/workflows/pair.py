@@ -10,6 +10,7 @@ from typing import Any
 from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline import engine as pe
 
+from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import derivative_uri, pair_sidecar
@@ -49,7 +50,6 @@ def init_pairs_wf(
     *,
     name: str,
     pairs: tuple[PairSource, ...],
-    donors: dict[str, Scan],
     fingerprints: dict[str, str],
     out_dir: Path,
     options: PairOptions,
@@ -62,8 +62,6 @@ def init_pairs_wf(
         Of the workflow, and of its folder in the work folder.
     pairs
         The pairs to make.
-    donors
-        By a pair's name, the T1w scan whose brain mask its T2w scan may take.
     fingerprints
         By a pair's name; for the records.
     out_dir
@@ -95,7 +93,7 @@ def init_pairs_wf(
     workflow.add_nodes(list(branches.values()))
     alone: dict[str, pe.Node] = {}
     for pair in pairs:
-        donor = donors.get(pair.name)
+        donor = pair.donor
         if donor is None:
             continue
         end = "prepare_wf.inputnode.donor_mask"
@@ -251,7 +249,7 @@ def _writer(pair: PairSource, fingerprint: str, out_dir: Path, options: PairOpti
     mask = derivative_uri(paths["mask"], out_dir)
     record: dict[str, Any] = {
         "SourceScans": [scan.uri for scan in (pair.hf, *pair.lf)],
-        "Simulated": all(is_simulated(scan) for scan in (pair.hf, *pair.lf)),
+        "Simulated": any(is_simulated(scan) for scan in (pair.hf, *pair.lf)),
         "Fusion": pair.fusion,
         "RegistrationMethod": "none, registered already" if pair.registered else "ANTs, rigid",
         "RandomSeed": options.seed,
@@ -283,5 +281,11 @@ def _strengths(pair: PairSource) -> dict[str, float]:
 
 
 def is_simulated(scan: Scan) -> bool:
-    """Tell whether a scan's sidecar says that it was simulated."""
-    return "simulated" in str(scan.metadata.get("Manufacturer", "")).lower()
+    """Tell whether a scan's sidecar, or its dataset's description, says that it was simulated."""
+    if "simulated" in str(scan.metadata.get("Manufacturer", "")).lower():
+        return True
+    try:
+        makers = read_json(scan.root / "dataset_description.json")["GeneratedBy"]
+        return any(maker["Name"] == "h2lo-phantom" for maker in makers)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # others' datasets need not say who made them

@@ -19,6 +19,7 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import find_prepared, read_prepared
 from pipelines.engine import RunOptions
 from pipelines.pairs import prepare_pairs
+from pipelines.workflows.pair import PairOptions, init_pair_wf
 
 SHAPE, FRAME = (44, 52, 44), Frame((36, 44, 36), (3.0, 3.0, 3.0))
 MOVE = from_matvec(nib.eulerangles.euler2mat(0.08, -0.05, 0.06), [4, -6, 3])
@@ -147,6 +148,29 @@ def test_a_deliberately_misregistered_pair_is_flagged(source, tmp_path) -> None:
         record = json.loads(made.record.read_text())
         assert record["RegistrationMethod"].startswith("none")
         assert record["SpatialReference"] == source.hf.uri
+
+
+def test_one_simulated_scan_makes_a_pair_simulated(source, tmp_path) -> None:
+    silent = {"Manufacturer": "GE"}
+    real = replace(
+        source.hf, path=tmp_path / "real" / "sub-01" / "anat" / "sub-01_T1w.nii.gz", metadata=silent
+    )
+    made = replace(real, path=tmp_path / "made" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    for name, maker in (("real", "scanner"), ("made", "h2lo-phantom")):
+        description = tmp_path / name / "dataset_description.json"
+        description.parent.mkdir()
+        description.write_text(json.dumps({"GeneratedBy": [{"Name": maker}]}))
+
+    def simulated(high: Scan, low: Scan) -> bool:
+        pair = PairSource(high, (low,), "none")
+        workflow = init_pair_wf(
+            pair=pair, fingerprint="", out_dir=tmp_path, options=PairOptions(FRAME)
+        )
+        return workflow.get_node("write").inputs.sidecars["lf"]["Simulated"]
+
+    assert not simulated(real, real)
+    assert simulated(real, made)
+    assert simulated(real, source.lf[0])
 
 
 def test_a_record_that_is_none(tmp_path) -> None:
