@@ -8,7 +8,7 @@ from pathlib import Path
 
 from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.catalogue import CATALOGUE, Metric
-from h2lo_bids.evaluation.scores import Score, select
+from h2lo_bids.evaluation.scores import IDENTITY, Score, select
 from h2lo_bids.evaluation.statistics import (
     Comparison,
     Summary,
@@ -18,7 +18,7 @@ from h2lo_bids.evaluation.statistics import (
     summarise,
 )
 from h2lo_bids.evaluation.tables import read_scores
-from h2lo_bids.reports.group_data import Contrast, prefix
+from h2lo_bids.reports.group_data import Contrast, prefix, read_table
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,19 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
     try:
         chosen = select(scores)
         summary = {(row.method, row.metric): row for row in summarise(scores)}
-        comparisons = compare(scores)
+        tests = out_dir / f"{prefix(level)}_{contrast.name}_comparisons.tsv"
+        comparisons = compare(scores, reference=_reference(tests, scores, problems))
     except H2loError as error:
         problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
         return Results()
     return Results(summary, comparisons, _participants(chosen))
+
+
+def _reference(path: Path, scores: list[Score], problems: list[str]) -> str | None:
+    """Find the method that the collected tests compare with, which the user chose."""
+    scored = {score.method for score in scores} - {IDENTITY}
+    versus = (row.get("versus", "") for row in read_table(path, problems))
+    return next((method for method in versus if method in scored), None)
 
 
 def _read(path: Path, problems: list[str]) -> list[Score]:

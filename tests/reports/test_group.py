@@ -14,6 +14,7 @@ from group_samples import METHODS, Sample, make_evaluation, make_fold, make_grou
 from report_page import Page
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE
+from h2lo_bids.evaluation.tables import read_scores, write_tables
 from h2lo_bids.reports.group import render_group_report, write_group_report
 from h2lo_bids.reports.records import Failure
 
@@ -89,6 +90,15 @@ def test_intervals_and_tests_are_those_of_the_files(group_folder):
     cell = rows["H2LO against HF image"][1]
     assert cell == f"+{float(line['difference']):.2f}p = {float(line['p_holm']):.3f}"
     assert "With 6 participants no corrected p can be below" in text_of(group_folder)
+
+
+def test_tests_are_against_the_method_that_the_collection_chose(folder):
+    scores = read_scores(folder / "group_T1w_scores.tsv")
+    write_tables(folder / "group_T1w", scores, METHODS, reference="h2lo-nograd")
+    rows = table_of(render_group_report(folder, level="group"), "Paired tests, T1w")
+    named = {row[0] for row in rows}
+    assert "H2LO against H2LO w/o L_grad" in named
+    assert "H2LO w/o SIREN against H2LO" not in named
 
 
 def test_every_section_is_there_and_every_picture_told(group_folder):
