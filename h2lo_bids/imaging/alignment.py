@@ -125,11 +125,6 @@ def motion_of(matrix: np.ndarray, centre: np.ndarray) -> tuple[float, float]:
     return float(shift), float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def centre_of(mask: Any) -> np.ndarray:
-    """Return the centre of a mask's voxels, (3,), in its world's mm."""
-    return apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0).mean(0))
-
-
 def _plausible(low_mask: Any, high_mask: Any) -> bool:
     """Tell whether the low-field mask can be of the brain that the high-field mask shows."""
     low, high = _volume(low_mask), _volume(high_mask)
