@@ -68,9 +68,10 @@ def write_dataset_files(
         "desc_id": {"Description": "Label of the desc entity"},
         "description": {"Description": "What files with this label hold"},
     }
-    write_json(
-        out / "dataset_description.json", description(raw, links=links, environment=environment)
-    )
+    content = description(raw, links=links, environment=environment)
+    # Sidecars of earlier runs still name what this one does not read.
+    content["DatasetLinks"] = {**_links_of(out), **content["DatasetLinks"]}
+    write_json(out / "dataset_description.json", content)
     atomic_write_text(out / ".bidsignore", "\n".join(spec["bidsignore"]) + "\n")
     table = (files(bids_app_spec) / "descriptions.tsv").read_text(encoding="utf-8")
     atomic_write_text(out / "descriptions.tsv", table)
@@ -78,6 +79,15 @@ def write_dataset_files(
     if not any(out.glob("README*")):
         atomic_write_text(out / "README.md", _README)
     atomic_write_text(out / "logs" / "CITATION.bib", bids_app_spec.load("boilerplate.bib"))
+
+
+def _links_of(out_dir: Path) -> dict[str, str]:
+    """Return the datasets that the description that is there links to."""
+    try:
+        links = read_json(out_dir / "dataset_description.json")["DatasetLinks"]
+        return {str(name): str(uri) for name, uri in links.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def write_citation(out_dir: str | Path, text: str) -> None:

@@ -159,6 +159,15 @@ def test_many_runs_may_share_a_folder(tmp_path: Path) -> None:
     assert path.stat().st_ino == before
 
 
+def test_links_of_earlier_runs_stay(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for links in ({"mrr": raw / "mrr"}, {"lf": tmp_path / "low"}):
+        write_dataset_files(out, bids_dir=raw, links=links)
+    found = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]
+    expected = {"raw": raw, "mrr": raw / "mrr", "lf": tmp_path / "low"}
+    assert found == {name: path.as_uri() for name, path in expected.items()}
+
+
 def test_somebody_elses_dataset_is_left_alone(tmp_path: Path) -> None:
     text = json.dumps({"Name": "x", "BIDSVersion": "1.8.0", "GeneratedBy": [{"Name": "fMRIPrep"}]})
     (tmp_path / "dataset_description.json").write_text(text)
