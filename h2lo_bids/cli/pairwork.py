@@ -30,12 +30,28 @@ def find_missing(task: MissingTask, send: Send) -> dict[str, Any]:
     -------
     dict
         ``{"event": "missing", "missing": [name]}``.
+
+    Raises
+    ------
+    H2loError
+        If the pairs cannot serve what comes after, however well they are prepared.
     """
     from pipelines.pairs import missing_pairs
 
     subjects: dict[str, list[PairSource]] = {}
+    people: dict[str, set[str]] = {}
     for pair in task.pairs:
         subjects.setdefault(pair.subject, []).append(pair)
+        people.setdefault(pair.contrast, set()).add(pair.subject)
+    # Preparing may take hours: nobody should learn only then of a misspelled option.
+    if task.settings.level == "group":
+        from h2lo_bids.cli.planwork import check_ahead
+
+        check_ahead(task.settings, people)
+    elif task.settings.level == "evaluate":
+        from h2lo_bids.cli.scorework import named_models
+
+        named_models(task.settings, tuple(sorted(people)))
     missing = [
         name
         for subject, own in subjects.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from h2lo_bids.cli.prepared import usable_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FoldTask, PlanTask
 from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.crossval import FoldJob, changes, fold_done, read_record
-from h2lo_bids.training.folds import PARTS, Fold, ds006557_folds, make_folds
+from h2lo_bids.training.folds import PARTS, Fold, ds006557_folds, hold_out, make_folds
+from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.training.splits import read_folds, write_splits
 
@@ -116,6 +118,34 @@ def divide_subjects(
         )
     except UsageError as err:
         raise UsageError(f"{contrast}: {err}") from err
+
+
+def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> None:
+    """Refuse what no fold can be made of, or no fit can follow.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    people
+        Subjects with a pair, by contrast; some may yet be lost, none is gained.
+
+    Raises
+    ------
+    H2loError
+        With what is wrong.
+    """
+    device = resolve_device(settings.device)
+    if settings.precision == "fp16" and device.type != "cuda":
+        raise UsageError("--precision fp16 needs a CUDA device; take bf16 or fp32")
+    for contrast in sorted(people):
+        subjects = sorted(people[contrast])
+        folds = divide_subjects(settings, contrast, subjects)
+        _check_chosen(settings, contrast, folds)
+        if not folds:
+            hold_out(subjects, validation=settings.val_count, seed=settings.random_seed)
+        for method in settings.method:
+            find_method(method).adapt(fit_options(settings, len(subjects)))
 
 
 def job_of(task: FoldTask) -> FoldJob:

@@ -9,7 +9,9 @@ import pytest
 
 from h2lo_bids.cli.fits import duration, threads_of
 from h2lo_bids.cli.fitwork import Progress
+from h2lo_bids.cli.planwork import check_ahead
 from h2lo_bids.cli.settings import Settings
+from h2lo_bids.errors import UsageError
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
 
@@ -43,3 +45,20 @@ def test_times_are_told_in_their_unit():
         "120 min",
         "2 h 30 min",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ({"folds": "5"}, "cannot make 5 folds"),
+        ({"folds": "2", "fold": (9,)}, "--fold 9"),
+        ({"folds": "0", "val_count": 4}, "cannot be divided"),
+        ({"device": "cuda:99"}, "--device cpu"),
+        ({"folds": "2", "precision": "fp16", "device": "cpu"}, "fp16"),
+    ],
+)
+def test_what_no_fit_can_follow_is_refused_before_pairs_are_prepared(words, text):
+    people = {"T1w": ("01", "02", "03", "04")}
+    check_ahead(replace(SETTINGS, folds="2"), people)
+    with pytest.raises(UsageError, match=text):
+        check_ahead(replace(SETTINGS, **words), people)
