@@ -106,9 +106,13 @@ def fit_prepared(
     """
     files = [[PairFiles(p.name, p.hf, p.lf, p.mask) for p in part] for part in (train, validation)]
     if devices > 1:
+        import torch
+
         from h2lo_bids.training.launch import FitSpec, launch
 
-        spec = FitSpec(tuple(files[0]), tuple(files[1]), options, folder, cache, stop_at)
+        # The threads decide the last bits, and the record tells those of this process.
+        threads = torch.get_num_threads()
+        spec = FitSpec(tuple(files[0]), tuple(files[1]), options, folder, cache, stop_at, threads)
         launch(spec, processes=devices, progress=progress)
         # What follows finds the finished fit and only reads its weights.
     pairs = [open_pairs(part, cache) for part in files]

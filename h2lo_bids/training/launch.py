@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from h2lo_bids.bids.atomic import atomic_write_text
-from h2lo_bids.errors import BadDataError, H2loError, MissingInputError
+from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, MissingInputError
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.processes import check_shares
 from h2lo_bids.training.stored import PairFiles, open_pairs
@@ -128,7 +128,7 @@ def launch(spec: FitSpec, *, processes: int, progress: Callable[[str], None] | N
         f"--nproc-per-node={processes}", "-m", "h2lo_bids.training.launch", str(path),
     ]  # fmt: skip
     with (
-        (spec.folder / "launch.log").open("w") as log,
+        _log(spec.folder / "launch.log") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child,
     ):
         try:
@@ -144,14 +144,24 @@ def launch(spec: FitSpec, *, processes: int, progress: Callable[[str], None] | N
         )
 
 
+def _log(path: Path) -> IO[str]:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as err:
+        raise InputOutputError(f"{path}: cannot write: {err.strerror}") from err
+
+
 def read_error(path: Path, otherwise: str) -> H2loError:
     """Return what a process raised, of its own class, or a general error."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return H2loError(otherwise)
+    if not isinstance(found, dict) or "message" not in found:
+        return H2loError(otherwise)
     kinds: dict[int, type[H2loError]] = {k.exit_code: k for k in H2loError.__subclasses__()}
-    return kinds.get(found["exit_code"], H2loError)(found["message"])
+    code = found.get("exit_code")
+    return kinds.get(code if isinstance(code, int) else 0, H2loError)(str(found["message"]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

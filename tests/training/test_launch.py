@@ -278,3 +278,12 @@ def test_mapped_pairs_are_read_again_when_they_change(
     pairs[1].hf.write_bytes(b"cut off")
     with pytest.raises(BadDataError, match=r"b\.npz"):
         open_pairs(pairs[1:2], cache)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"exit_code": 65}', '{"exit_code": []}'])
+def test_a_damaged_account_of_an_error_is_a_general_error(tmp_path, text):
+    path = tmp_path / "error.json"
+    path.write_text(text)
+    error = read_error(path, "folder: failed; see launch.log there")
+    assert type(error) is H2loError
+    assert str(error) == "folder: failed; see launch.log there"
