@@ -113,7 +113,12 @@ def fold_folder(out_dir: Path, contrast: str, method: str, index: int) -> Path:
 
 def fold_done(job: FoldJob) -> bool:
     """Tell whether the fold's results are there, whole, and of the very same job."""
-    return read_record(job.folder) is not None and not changes(job)
+    return read_record(job.folder) is not None and not _lost(job) and not changes(job)
+
+
+def _lost(job: FoldJob) -> tuple[str, ...]:
+    """Name the results that somebody removed since."""
+    return tuple(n for n in (BUNDLE, SCORES, HISTORY, PICTURES) if not (job.folder / n).exists())
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -207,7 +212,10 @@ def fit_folder(job: FoldJob) -> Path:
 def _tell_of_others(job: FoldJob, work: Path, say: Say) -> None:
     """Say when what is there belongs to a fit of other pairs, options or subjects."""
     if read_record(job.folder) is not None:
-        say(f"fitting anew, for its results are of other input: {', '.join(changes(job))}")
+        if differing := changes(job):
+            say(f"fitting anew, for its results are of other input: {', '.join(differing)}")
+        else:
+            say(f"making anew what is gone from its results: {', '.join(_lost(job))}")
     elif not work.exists():
         for other in sorted(work.parent.glob(f"fold-{job.fold.index}_*")):
             say(f"fitting anew, for {other} is of other pairs, options or subjects; it is kept")
@@ -274,7 +282,8 @@ def _record(job: FoldJob, method: Method, options: FitOptions, result: FitResult
         "seconds": round(result.seconds, 1),
         "parameters": _parameters(result.model),
         "simulated": any(pair.simulated for pair in pairs),
-        "threads": torch.get_num_threads(),  # they decide the last bits
+        "threads": torch.get_num_threads(),  # they decide the last bits, as do the devices
+        "devices": job.devices,
         "software": software(),
         "warnings": _warnings(pairs, result),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -147,6 +148,22 @@ def test_a_killed_fold_goes_on(tmp_path: Path, finished: tuple[FoldJob, ...], at
     whole = finished[0].folder
     for name in ("bundle/weights.safetensors", "scores.tsv", "pictures.npz"):
         assert (job.folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scores.tsv", "bundle"])
+def test_results_that_were_removed_are_made_again(
+    tmp_path: Path, finished: tuple[FoldJob, ...], name: str
+) -> None:
+    job = dataclasses.replace(finished[0], out_dir=tmp_path)
+    shutil.copytree(finished[0].folder, job.folder)
+    assert fold_done(job)
+    (job.folder / name).rename(tmp_path / "gone")
+    assert not fold_done(job)
+    said: list[str] = []
+    run_fold(job, said.append)
+    assert said[0].endswith(f"making anew what is gone from its results: {name}")
+    assert fold_done(job)
 
 
 @pytest.mark.slow
