@@ -93,3 +93,9 @@ def _check_fitting(settings: Settings) -> None:
         raise UsageError("--folds 0 --no-final leaves nothing to fit; leave one of them out")
     if settings.test_count is not None and not settings.folds.isdigit():
         raise UsageError(f"--test-count is of no use with --folds {settings.folds}; leave it out")
+    if settings.test_count is not None and settings.folds == "0":
+        raise UsageError("--test-count is of no use with --folds 0, which tests nobody")
+    if settings.val_count is not None and not settings.folds.isdigit():
+        raise UsageError(f"--val-count is of no use with --folds {settings.folds}; leave it out")
+    if settings.protocol == "paper" and (settings.batch or 1) > 1:
+        raise UsageError("--protocol paper takes one volume per step; leave --batch out")

@@ -36,8 +36,10 @@ def training_text(out_dir: Path) -> str:
     )
     contrasts = sorted({str(record.get("contrast")) for record in records})
     parts = [_of_contrast(name, records) for name in contrasts]
-    if any(record.get("simulated") for record in records):
-        parts.append("The pairs were simulated, not acquired.")
+    simulated = [bool(record.get("simulated")) for record in records]
+    if any(simulated):
+        whose = "The pairs" if all(simulated) else "Some or all of the pairs"
+        parts.append(f"{whose} were simulated, not acquired.")
     tail = "Processing relied on Nipype [@nipype], PyTorch [@pytorch] and NiBabel [@nibabel]."
     return "\n\n".join([intro, " ".join(parts), tail]) + "\n"
 

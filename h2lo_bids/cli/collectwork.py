@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.dataset import write_citation
 from h2lo_bids.cli.citation import training_text
 from h2lo_bids.cli.planwork import SPLITS, read_splits
+from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CollectTask, GroupReportTask
 from h2lo_bids.errors import NoMatchError
 from h2lo_bids.evaluation.scores import Score
@@ -42,12 +43,12 @@ def collect(task: CollectTask, send: Send) -> dict[str, Any]:
     splits = read_splits(settings.out_dir / SPLITS)
     tables = []
     for contrast in task.contrasts:
-        scores, titles = _scores(settings.out_dir, contrast, splits.get(contrast, ()), send)
+        scores, titles = _scores(settings, contrast, splits.get(contrast, ()), send)
         if not titles:
             continue
         stem = settings.out_dir / f"group_{contrast}"
         first = next((name for name in settings.method if name in titles), None)
-        summary = write_tables(stem, scores, titles, reference=first, seed=settings.random_seed)
+        summary = write_tables(stem, scores, titles, reference=first)
         text = markdown_table(summary, titles)
         send({"event": "table", "contrast": contrast, "text": text})
         tables.append(f"{stem}_table.md")
@@ -58,26 +59,45 @@ def collect(task: CollectTask, send: Send) -> dict[str, Any]:
 
 
 def _scores(
-    out_dir: Path, contrast: str, folds: tuple[Fold, ...], send: Send
+    settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send
 ) -> tuple[list[Score], dict[str, str]]:
-    """Read the scores of every method's finished folds, and the methods' titles."""
+    """Read the scores of every method's finished folds, and the methods' titles.
+
+    Methods of earlier runs are taken in, too, if they had the same chance.
+    """
     scores: list[Score] = []
     titles: dict[str, str] = {}
-    for method in METHODS:
-        for fold in folds:
-            folder = fold_folder(out_dir, contrast, method, fold.index)
+    for fold in folds:
+        terms = None
+        for method in dict.fromkeys([*settings.method, *METHODS]):
+            folder = fold_folder(settings.out_dir, contrast, method, fold.index)
             record = read_record(folder)
             if record is None:
                 continue
-            division = {name: list(v) if isinstance(v, tuple) else v for name, v in
-                        asdict(fold).items()}  # fmt: skip
-            if record.get("fold") != division:
-                text = f"{folder}: of another division of the subjects; not in the table"
+            own = _terms(record)
+            differs = "other pairs or options" if terms not in (None, own) else ""
+            if record.get("fold") != json.loads(json.dumps(asdict(fold))):
+                differs = "another division of the subjects"
+            if differs and method not in settings.method:
+                text = f"{folder}: of {differs}; not in the table"
                 send({"event": "note", "level": "warning", "text": text})
                 continue
+            terms = terms or own
             titles[method] = str(record.get("title", method))
             scores += read_scores(folder / SCORES)
-    return scores, titles
+    order = [method for method in METHODS if method in titles]
+    scores.sort(key=lambda s: order.index(s.method) if s.method in order else -1)
+    return scores, {method: titles[method] for method in order}
+
+
+def _terms(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what methods must share to stand in one table."""
+    options = dict(record.get("options") or {})
+    # What makes a method that method, and where it ran.
+    shared = {
+        k: v for k, v in options.items() if k not in ("architecture", "lambda_grad", "device")
+    }
+    return {"options": shared, "pairs": record.get("pairs")}
 
 
 def report(task: GroupReportTask, send: Send) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from h2lo_bids.cli.start import raise_again, stand_somewhere, start_run
 from h2lo_bids.cli.tasks import CollectTask, FinalTask, FoldTask, GroupReportTask, PlanTask
 
 Plan = dict[str, Any]
+CONTRASTS = ("T1w", "T2w")
 
 
 def run_group(settings: Settings, console: Console) -> int:
@@ -131,9 +132,21 @@ def finish(run: Run, done: int) -> int:
     if run.failed:
         tell_failures(run, "pairs and fits")
     elif run.settings.clean_workdir and not run.settings.fold:
-        for folder in (run.settings.work / "training", *run.settings.work.glob("sub_*_pairs_wf")):
-            shutil.rmtree(folder, ignore_errors=True)
+        _clean(run.settings)
     return exit_code(run.failed, done)
+
+
+def _clean(settings: Settings) -> None:
+    """Delete what this run has no more use of, but no other run's unfinished fits."""
+    training = settings.work / "training"
+    folders = list(settings.work.glob("sub_*_pairs_wf"))
+    if settings.level == "group":
+        for contrast in settings.contrast or CONTRASTS:
+            folders += [training / contrast / name for name in settings.method]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not any(any(training.glob(f"{contrast}/*")) for contrast in CONTRASTS):
+        shutil.rmtree(training, ignore_errors=True)  # nobody reads its copies of pairs any more
 
 
 def _give_up(run: Run) -> bool:
@@ -210,7 +223,7 @@ def _tell_models(run: Run) -> None:
     settings = run.settings
     models = [
         (contrast, settings.out_dir / name)
-        for contrast in ("T1w", "T2w")
+        for contrast in CONTRASTS
         if (name := f"models/{settings.method[0]}_{contrast}") in run.done
     ]
     for contrast, path in models:

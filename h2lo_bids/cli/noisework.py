@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from h2lo_bids import __version__
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.content import read_json
 from h2lo_bids.models.bundle import load_bundle, load_model
@@ -18,6 +19,9 @@ from h2lo_bids.training.crossval import BUNDLE, FoldJob, read_record
 from h2lo_bids.training.heldout import predict_pair
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import read_prepared
+
+RECIPE = 2
+"""Raised when the measurement changes, so that what was kept is not taken for it."""
 
 MOST_PAIRS = 8
 """Pairs that are kept in memory at a time; the noise is the same in all of them."""
@@ -46,7 +50,7 @@ def measure_noise(jobs: Sequence[FoldJob], work: Path, device: str) -> dict[str,
         If there is nothing to measure.
     """
     records = [read_record(job.folder) for job in jobs]
-    text = json.dumps([MOST_PAIRS, records], sort_keys=True)
+    text = json.dumps([__version__, RECIPE, MOST_PAIRS, records], sort_keys=True)
     name = f"noise_{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}.json"
     path = work / "training" / jobs[0].contrast / jobs[0].method / name
     try:

@@ -62,7 +62,7 @@ def add_pairs(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--resolution",
-        type=convert.number(0.5, 16),
+        type=convert.number(0.5, 8),
         metavar="MM",
         help="voxel size of the grid on which pairs are compared and models are fitted "
         "(default: 1; evaluate: that of the models)",

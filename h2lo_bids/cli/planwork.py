@@ -19,6 +19,7 @@ from h2lo_bids.training.crossval import FoldJob, changes, fold_done, read_record
 from h2lo_bids.training.folds import PARTS, Fold, ds006557_folds, hold_out, make_folds
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.prepared import PreparedPair
+from h2lo_bids.training.processes import check_shares
 from h2lo_bids.training.splits import read_folds, write_splits
 
 SPLITS = "splits.tsv"
@@ -145,7 +146,9 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
         if not folds:
             hold_out(subjects, validation=settings.val_count, seed=settings.random_seed)
         for method in settings.method:
-            find_method(method).adapt(fit_options(settings, len(subjects)))
+            options = find_method(method).adapt(fit_options(settings, len(subjects)))
+            if settings.devices > 1:
+                check_shares(len(subjects), options, settings.devices)
 
 
 def job_of(task: FoldTask) -> FoldJob:

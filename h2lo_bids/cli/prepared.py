@@ -50,19 +50,12 @@ def usable_pairs(
     -------
     used, flagged : tuple of PreparedPair
         Those to use, and those left out because their registration is doubtful.
-
-    Raises
-    ------
-    BadDataError
-        If a pair is damaged.
     """
-    wanted = set(sources)
-    found = [
-        pair
-        for pair in find_prepared(settings.out_dir, contrast=contrast)
-        if pair.sources[0] in wanted
-    ]
+    # A damaged pair that is wanted was made again before: others are no concern of this run.
+    found = find_prepared(
+        settings.out_dir, contrast=contrast, sources=set(sources), damaged=lambda line: None
+    )
     if settings.keep_flagged_pairs:
-        return tuple(found), ()
+        return found, ()
     used = tuple(pair for pair in found if not pair.check.flagged)
     return used, tuple(pair for pair in found if pair.check.flagged)

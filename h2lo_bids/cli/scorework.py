@@ -70,7 +70,7 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
             progress=say,
         )
         stem = settings.out_dir / f"evaluation_{contrast}"
-        summary = write_tables(stem, scores, seed=settings.random_seed)
+        summary = write_tables(stem, scores)
         send({"event": "table", "contrast": contrast, "text": markdown_table(summary)})
         tables.append(f"{stem}_table.md")
     if not tables:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,7 @@ def find_prepared(
     *,
     contrast: str,
     subjects: tuple[str, ...] | None = None,
+    sources: Collection[str] | None = None,
     damaged: Callable[[str], None] | None = None,
 ) -> tuple[PreparedPair, ...]:
     """Find the pairs that were prepared.
@@ -172,6 +173,9 @@ def find_prepared(
         ``"T1w"`` or ``"T2w"``.
     subjects
         Labels without ``sub-``; all when not given.
+    sources
+        BIDS URIs of high-field scans: only their pairs, named as if there were no
+        others; all when not given.
     damaged
         Called with one line for each pair that cannot be used.
 
@@ -198,6 +202,8 @@ def find_prepared(
                 if damaged is None:
                     raise
                 damaged(str(err))
+    if sources is not None:
+        found = [pair for pair in found if pair.sources[0] in sources]
     return tuple(sorted(_named(found), key=lambda p: (p.subject, p.session or "", p.record.name)))
 
 
