@@ -12,7 +12,9 @@ SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip")
 PRECISIONS = ("fp32", "bf16", "fp16")
 NOISES = ("none", "calibrated")
 FUSIONS = ("auto", "none", "mrr")
-METHODS = ("h2lo", "h2lo-mlp", "h2lo-nograd")
+METHODS = (
+    "h2lo", "h2lo-mlp", "h2lo-nograd", "arnold", "pix2pix", "diffi2i", "inr", "identity",
+)  # fmt: skip
 PROTOCOLS = ("default", "paper")
 SAMPLINGS = ("patch", "volume")
 TRUNKS = ("siren", "mlp")

@@ -20,7 +20,7 @@ from h2lo_bids.models.folder import replace_folder
 from h2lo_bids.models.frame import Frame
 
 if TYPE_CHECKING:
-    from h2lo_bids.models.h2lo import H2lo
+    from h2lo_bids.models.interface import Model
 
 CONTRASTS = ("T1w", "T2w")
 WEIGHTS, METADATA, CARD = "weights.safetensors", "metadata.json", "README.md"
@@ -108,7 +108,7 @@ def load_bundle(path: str | Path, *, contrast: str | None = None) -> Bundle:
     return bundle
 
 
-def load_model(bundle: Bundle, *, device: str = "cpu") -> H2lo:
+def load_model(bundle: Bundle, *, device: str = "cpu") -> Model:
     """Load a bundle's weights.
 
     Parameters
@@ -120,7 +120,7 @@ def load_model(bundle: Bundle, *, device: str = "cpu") -> H2lo:
 
     Returns
     -------
-    H2lo
+    Model
         In evaluation mode, float32.
 
     Raises
@@ -145,7 +145,7 @@ def load_model(bundle: Bundle, *, device: str = "cpu") -> H2lo:
 
 def save_bundle(
     folder: str | Path,
-    model: H2lo,
+    model: Model,
     *,
     contrast: str,
     frame: Frame,
@@ -161,7 +161,7 @@ def save_bundle(
     folder
         Where to write; a bundle that is there already is replaced.
     model, contrast, frame
-        The trained operator, its contrast, and the grid on which it was trained.
+        The trained model, its contrast, and the grid on which it was trained.
     metadata
         JSON-ready values to record beside those that follow from the model.
     card

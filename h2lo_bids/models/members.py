@@ -10,7 +10,7 @@ from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle, load_bundle, parse_weights, read_bytes, read_extra
 
 if TYPE_CHECKING:
-    from h2lo_bids.models.h2lo import H2lo
+    from h2lo_bids.models.interface import Model
 
 FOLDER = "members"
 
@@ -32,13 +32,13 @@ def member_files(bundles: Sequence[str | Path]) -> dict[str, bytes]:
     Raises
     ------
     UsageError
-        If they differ in contrast, architecture or frame.
+        If they differ in contrast, method, architecture or frame.
     H2loError
         As `h2lo_bids.models.bundle.load_bundle`.
     """
     loaded = [load_bundle(path) for path in bundles]
     for bundle in loaded:
-        for key in ("contrast", "architecture", "frame"):
+        for key in ("contrast", "method", "architecture", "frame"):
             if getattr(bundle, key) != getattr(loaded[0], key):
                 raise UsageError(
                     f"{bundle.path}: its {key} is not that of {loaded[0].path}; "
@@ -47,7 +47,7 @@ def member_files(bundles: Sequence[str | Path]) -> dict[str, bytes]:
     return {f"{FOLDER}/{n}.safetensors": read_bytes(b.weights_path) for n, b in enumerate(loaded)}
 
 
-def members(bundle: Bundle) -> tuple[H2lo, ...]:
+def members(bundle: Bundle) -> tuple[Model, ...]:
     """Load the models of the folds that a bundle carries.
 
     Parameters
@@ -57,7 +57,7 @@ def members(bundle: Bundle) -> tuple[H2lo, ...]:
 
     Returns
     -------
-    tuple of H2lo
+    tuple of Model
         In evaluation mode, float32, on the CPU; empty when there are none.
 
     Raises

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,25 +13,92 @@ from h2lo_bids.errors import BadDataError
 if TYPE_CHECKING:
     import torch
 
-    from h2lo_bids.models.h2lo import H2lo
+    from h2lo_bids.models.interface import Architecture, Model
 
 
-def _h2lo(architecture: Mapping[str, Any]) -> H2lo:
-    from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+@dataclass(frozen=True)
+class Family:
+    """Models of one class.
 
-    return H2lo(H2loArchitecture(**architecture))
+    Parameters
+    ----------
+    module
+        Where the class is; imported when it is needed, for it brings PyTorch.
+    model, architecture
+        Names of the class and of the dataclass of its sizes.
+    continuous
+        Whether it can be asked for any position, not only for voxels of its frame.
+    """
+
+    module: str
+    model: str
+    architecture: str
+    continuous: bool = False
 
 
-METHODS: dict[str, Callable[[Mapping[str, Any]], H2lo]] = {
-    "h2lo": _h2lo,
-    "h2lo-mlp": _h2lo,
-    "h2lo-nograd": _h2lo,
+FAMILIES: dict[str, Family] = {
+    "h2lo": Family("h2lo_bids.models.h2lo", "H2lo", "H2loArchitecture", continuous=True),
+    "arnold": Family("h2lo_bids.models.arnold", "Arnold", "ArnoldArchitecture"),
+    "pix2pix": Family("h2lo_bids.models.pix2pix", "Pix2Pix", "Pix2PixArchitecture"),
+    "diffi2i": Family("h2lo_bids.models.diffi2i", "DiffI2I", "DiffI2IArchitecture"),
+    "inr": Family("h2lo_bids.models.inr", "ConditionalInr", "InrArchitecture", continuous=True),
+    "identity": Family("h2lo_bids.models.identity", "Identity", "IdentityArchitecture"),
 }
-"""Builders of untrained models from the sizes in a bundle's metadata.
+"""The classes of models by name."""
 
-The two ablations are the same operator: the sizes say which trunk it has, and the
+METHODS: dict[str, str] = {
+    "identity": "identity",
+    "arnold": "arnold",
+    "pix2pix": "pix2pix",
+    "diffi2i": "diffi2i",
+    "inr": "inr",
+    "h2lo-mlp": "h2lo",
+    "h2lo-nograd": "h2lo",
+    "h2lo": "h2lo",
+}
+"""The family of each method, in the order of the paper's Table 1.
+
+The two ablations are H2LO's operator: the sizes say which trunk it has, and the
 loss that it was fitted with leaves no trace in it.
 """
+
+
+def make_architecture(family: str, values: Mapping[str, Any]) -> Architecture:
+    """Build the sizes of a model from the values in a bundle or in options.
+
+    Parameters
+    ----------
+    family
+        A key of `FAMILIES`.
+    values
+        What the architecture's ``to_dict`` gave, perhaps by way of JSON.
+
+    Raises
+    ------
+    KeyError
+        If there is no such family.
+    TypeError, ValueError
+        If the values are no sizes of it.
+    """
+    found = FAMILIES[family]
+    kind = getattr(importlib.import_module(found.module), found.architecture)
+    # JSON knows no tuples.
+    sizes = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return kind(**sizes)
+
+
+def make_model(family: str, architecture: Architecture) -> Any:
+    """Build an untrained model, of a class that depends on the family.
+
+    Parameters
+    ----------
+    family
+        A key of `FAMILIES`.
+    architecture
+        Its sizes.
+    """
+    found = FAMILIES[family]
+    return getattr(importlib.import_module(found.module), found.model)(architecture)
 
 
 def build_model(
@@ -37,7 +106,7 @@ def build_model(
     architecture: Mapping[str, Any],
     state: Mapping[str, torch.Tensor],
     source: Path,
-) -> H2lo:
+) -> Model:
     """Build a model and give it its weights, after checking them one by one.
 
     Parameters
@@ -53,7 +122,7 @@ def build_model(
 
     Returns
     -------
-    H2lo
+    Model
         The model in evaluation mode, float32, on the CPU.
 
     Raises
@@ -68,7 +137,8 @@ def build_model(
         raise BadDataError(f"{source}: unknown method {method!r}; this version knows {[*METHODS]}")
     try:
         with torch.device("meta"):
-            model = METHODS[method](architecture)
+            family = METHODS[method]
+            model = make_model(family, make_architecture(family, architecture))
     except (TypeError, ValueError, RuntimeError) as err:
         raise BadDataError(f"{source}: its architecture makes no sense: {_line(err)}") from err
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import CannotCreateError, UsageError
-from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.interface import Model
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.checkpoint import load_checkpoint
 from h2lo_bids.training.estimators import Share, build_estimator
@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class FitResult:
-    """A fitted operator and how the fit went.
+    """A fitted model and how the fit went.
 
     Parameters
     ----------
@@ -41,14 +41,17 @@ class FitResult:
         The same figure of the high-field image itself.
     seconds
         Time spent in the steps, over all resumed runs.
+    timed_out
+        Whether the time budget ended the fit before its schedule did.
     """
 
-    model: H2lo
+    model: Model
     steps: int
     best_step: int
     best_psnr: float
     identity_psnr: float
     seconds: float
+    timed_out: bool = False
 
 
 def fit(

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from h2lo_bids.errors import H2loError
-from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.registry import make_model
 from h2lo_bids.training.estimators import Batch, Estimator, Share
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.schedule import rate_of
@@ -65,9 +65,9 @@ class FitModule(LightningModule):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            self.model = H2lo(options.architecture)
+            self.model = make_model(options.family, options.architecture)
         # Weights in the layout in which the CPU's convolutions are fastest.
-        self.model.encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.model.encoder.to(memory_format=torch.channels_last_3d)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.options, self.estimator = options, estimator
         self.identity, self.folder = identity, folder
@@ -138,8 +138,8 @@ class FitModule(LightningModule):
         for key in KEPT:
             setattr(self, key, checkpoint[key])
 
-    def fitted(self) -> H2lo:
+    def fitted(self) -> Any:
         """Return the best weights, or without a validation the averaged ones."""
-        model = H2lo(self.options.architecture)
+        model = make_model(self.options.family, self.options.architecture)
         model.load_state_dict(self.best_weights or self.average.state_dict())
         return model.eval()

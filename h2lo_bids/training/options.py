@@ -8,6 +8,8 @@ from typing import Any
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.h2lo import H2loArchitecture
+from h2lo_bids.models.interface import Architecture
+from h2lo_bids.models.registry import FAMILIES, make_architecture
 from h2lo_bids.training.augment import NONE, Augmentation
 from h2lo_bids.training.losses import LAMBDA_GRAD
 
@@ -16,6 +18,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 VALIDATIONS = ("crops", "volume")
 _PLACE = ("device",)
 """Where a fit runs: it may go on elsewhere, so this is no part of what it is."""
+_LATER = {"family": "h2lo", "max_seconds": None}
+"""Options that fits of earlier versions do not name, and what they were there."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,14 @@ class FitOptions:
         Crops of the validation pairs that a validation takes.
     augmentation
         Variation of the pairs.
+    family
+        A key of `h2lo_bids.models.registry.FAMILIES`: what `architecture` is of.
     architecture
-        Sizes of the operator, and its trunk.
+        Sizes of the model; for the operator its trunk, too.
+    max_seconds
+        Time budget of the steps: the fit ends at the first step after it, its
+        schedule unfinished; None sets no limit. With one, the weights depend on
+        the machine's speed.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     """
@@ -87,12 +97,15 @@ class FitOptions:
     validation: str = "crops"
     validation_crops: int = 24
     augmentation: Augmentation = NONE
-    architecture: H2loArchitecture = field(default_factory=H2loArchitecture)
+    family: str = "h2lo"
+    architecture: Architecture = field(default_factory=H2loArchitecture)
+    max_seconds: float | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("sampling", SAMPLINGS), ("precision", PRECISIONS), ("validation", VALIDATIONS)
+            ("sampling", SAMPLINGS), ("precision", PRECISIONS), ("validation", VALIDATIONS),
+            ("family", FAMILIES),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 listed = ", ".join(known)
@@ -107,6 +120,8 @@ class FitOptions:
             raise UsageError(f"average must be from 0 to below 1, not {self.average}")
         if not self.learning_rate > 0:
             raise UsageError(f"the learning rate must be positive, not {self.learning_rate}")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise UsageError(f"max_seconds must be positive, not {self.max_seconds}")
         if not 0 <= self.lambda_grad < float("inf"):
             raise UsageError(f"lambda_grad must be 0 or more, not {self.lambda_grad}")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
@@ -124,12 +139,22 @@ class FitOptions:
                 **{
                     **values,
                     "augmentation": Augmentation(**values["augmentation"]),
-                    "architecture": H2loArchitecture(**values["architecture"]),
+                    "architecture": make_architecture(
+                        values.get("family", "h2lo"), values["architecture"]
+                    ),
                 }
             )
         except (KeyError, TypeError, ValueError) as err:
             raise UsageError(f"these are no options of a fit: {err}") from err
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the weights: the options without the device."""
-        return {k: v for k, v in self.to_dict().items() if k not in _PLACE}
+        """Return what decides the weights: the options without the device.
+
+        Options that came with a later version count only where they change something,
+        so that fits of an earlier one stay what they are.
+        """
+        return {
+            k: v
+            for k, v in self.to_dict().items()
+            if k not in _PLACE and not (k in _LATER and v == _LATER[k])
+        }
