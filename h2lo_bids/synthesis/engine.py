@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.operators import Operator
 from h2lo_bids.synthesis.basis import products_in_bfloat16
 from h2lo_bids.synthesis.evaluator import Evaluator
-from h2lo_bids.synthesis.options import EngineOptions, resolve_device
+from h2lo_bids.synthesis.options import CpuTookOverWarning, EngineOptions, resolve_device
 from h2lo_bids.synthesis.tiles import Box, cover
 
 _SMALLEST_TILE = 8
@@ -21,13 +21,13 @@ _SMALLEST_TILE = 8
 
 
 def synthesize(
-    model: H2lo,
+    model: Operator,
     volume: np.ndarray,
     mask: np.ndarray,
     *,
     options: EngineOptions | None = None,
 ) -> np.ndarray:
-    """Evaluate Equation 1 at the brain voxels of the model's own grid.
+    """Evaluate an operator at the brain voxels of the model's own grid.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def synthesize(
 
 
 def synthesize_at(
-    model: H2lo,
+    model: Operator,
     volume: np.ndarray,
     points: np.ndarray,
     *,
@@ -136,7 +136,7 @@ def _rows_in(box: Box, ordered: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
 
 
 def _run(
-    model: H2lo,
+    model: Operator,
     volume: np.ndarray,
     wanted: np.ndarray,
     on_box: Callable[[Evaluator, Box], None],
@@ -154,12 +154,13 @@ def _run(
             torch.cuda.empty_cache()
             tile //= 2
             if tile < _SMALLEST_TILE:
-                warnings.warn(f"{device} is out of memory; continuing on the CPU", stacklevel=3)
+                text = f"{device} is out of memory; continuing on the CPU"
+                warnings.warn(text, CpuTookOverWarning, stacklevel=3)
                 device, tile = torch.device("cpu"), options.tile
 
 
 def _visit(
-    model: H2lo,
+    model: Operator,
     volume: np.ndarray,
     boxes: Sequence[Box],
     on_box: Callable[[Evaluator, Box], None],

@@ -1,4 +1,4 @@
-"""Equation 1 on one box, at its voxels or between them."""
+"""An operator on one box, at its voxels or between them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from h2lo_bids.models.frame import normalised_coordinates
-from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.inr import ConditionalInr
+from h2lo_bids.models.operators import Operator
 from h2lo_bids.synthesis.basis import BasisRows
 from h2lo_bids.synthesis.features import FeatureTiles
+from h2lo_bids.synthesis.inr_rows import InrRows
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.tiles import Box
 
@@ -25,13 +27,17 @@ class Evaluator:
     """
 
     def __init__(
-        self, model: H2lo, volume: np.ndarray, device: torch.device, options: EngineOptions
+        self, model: Operator, volume: np.ndarray, device: torch.device, options: EngineOptions
     ) -> None:
         self._shape = volume.shape
         # PyTorch warns of memory that it may not write to.
         grid = torch.from_numpy(np.require(volume, requirements=["C", "W"]))
         self._features = FeatureTiles(model.encoder, grid, device, options.dtype)
-        self._basis = BasisRows(model, options.rows, device)
+        self._rows: BasisRows | InrRows
+        if isinstance(model, ConditionalInr):
+            self._rows = InrRows(model, options.rows, device, volume.shape)
+        else:
+            self._rows = BasisRows(model, options.rows, device)
 
     def at_voxels(self, box: Box, inside: np.ndarray) -> np.ndarray:
         """Evaluate at those voxels of a box where `inside` is true: (N,) float32."""
@@ -41,7 +47,7 @@ class Evaluator:
         voxels = np.stack(np.unravel_index(rows, box.shape), axis=-1) + np.array(box.start)
         if rows.size < len(features):
             features = features[torch.from_numpy(rows).to(features.device)]
-        return self._basis(self._coordinates(voxels), features).cpu().numpy()
+        return self._rows(self._coordinates(voxels), features).cpu().numpy()
 
     def at_points(self, box: Box, points: np.ndarray) -> np.ndarray:
         """Evaluate at points (N, 3) in voxels whose cells start in the box: (N,) float32."""
@@ -52,7 +58,7 @@ class Evaluator:
         for first in range(0, len(points), _POINTS):
             block = points[first : first + _POINTS]
             local = np.clip(block, 0, last) - np.array(box.start)
-            values = self._basis(self._coordinates(block), interpolate(features, local))
+            values = self._rows(self._coordinates(block), interpolate(features, local))
             out[first : first + _POINTS] = values.cpu().numpy()
         return out
 

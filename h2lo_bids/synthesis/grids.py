@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.operators import Operator
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.options import EngineOptions
 
@@ -15,7 +15,7 @@ _SNAP = 1e-3
 
 
 def synthesize_on_grid(
-    model: H2lo,
+    model: Operator,
     volume: np.ndarray,
     volume_affine: np.ndarray,
     target_shape: Sequence[int],
@@ -129,7 +129,7 @@ def _frame_positions(
 
 
 def _at_voxels(
-    model: H2lo, volume: np.ndarray, voxels: np.ndarray, options: EngineOptions | None
+    model: Operator, volume: np.ndarray, voxels: np.ndarray, options: EngineOptions | None
 ) -> np.ndarray:
     """Evaluate at whole voxels, which needs no interpolation if all are in the frame."""
     if (voxels < 0).any() or (voxels >= volume.shape).any():

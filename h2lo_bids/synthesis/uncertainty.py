@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.operators import Operator
 from h2lo_bids.synthesis.grids import synthesize_on_grid
 from h2lo_bids.synthesis.options import EngineOptions
 
 
 def deviation_on_grid(
-    models: Iterable[H2lo],
+    models: Iterable[Operator],
     volume: np.ndarray,
     volume_affine: np.ndarray,
     target_shape: Sequence[int],

@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from h2lo_bids.models.branch import HALO, Branch
 from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.inr import ConditionalInr
+from h2lo_bids.models.operators import Operator
 from h2lo_bids.models.trunk import SineLayer
 
 ROWS = 8192
@@ -101,11 +103,11 @@ def _inside(corner: Corner, shape: tuple[int, ...], size: int, halo: int) -> tor
 
 
 def predict_crop(
-    model: H2lo, crops: torch.Tensor, corner: Corner, shape: tuple[int, ...]
+    model: Operator, crops: torch.Tensor, corner: Corner, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Evaluate Equation 1 on crops that lie at one place of the frame.
+    """Evaluate an operator on crops that lie at one place of the frame.
 
-    The basis functions depend on the place alone, so the trunk, the dearer
+    H2LO's basis functions depend on the place alone, so its trunk, the dearer
     half, runs once for all crops.
 
     Parameters
@@ -132,9 +134,35 @@ def predict_crop(
     parts = []
     for start in range(0, size**3, ROWS):
         rows = slice(start, start + ROWS)
-        basis = basis_functions(model, coordinates[rows])
-        parts.append((coefficients[:, rows] * basis).sum(-1, dtype=torch.float32))
-    return (torch.cat(parts, 1) + model.bias).reshape(len(crops), 1, size, size, size)
+        parts.append(read_features(model, coefficients[:, rows], coordinates[rows], shape))
+    return torch.cat(parts, 1).reshape(len(crops), 1, size, size, size)
+
+
+def read_features(
+    model: Operator, features: torch.Tensor, coordinates: torch.Tensor, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """Evaluate an operator where its encoder has been evaluated, safely under autocast.
+
+    Parameters
+    ----------
+    model
+        The operator.
+    features
+        (..., N, P), the encoder's.
+    coordinates
+        (N, 3), the frame's outer voxel centres at -1 and 1.
+    shape
+        Voxels of the frame.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 (..., N).
+    """
+    if isinstance(model, ConditionalInr):
+        return model.decode(features, coordinates, shape)
+    basis = basis_functions(model, coordinates)
+    return (features * basis).sum(-1, dtype=torch.float32) + model.bias
 
 
 def basis_functions(model: H2lo, coordinates: torch.Tensor) -> torch.Tensor:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from h2lo_bids.models.frame import normalised_coordinates
-from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.operators import Operator
 from h2lo_bids.training.augment import draw_crop
-from h2lo_bids.training.crops import Corner, basis_functions, predict_crop
+from h2lo_bids.training.crops import Corner, predict_crop, read_features
 from h2lo_bids.training.losses import gaussian_derivative_kernels, gradient_loss, l1_loss
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, common_shape
@@ -66,7 +66,7 @@ class Estimator(Protocol):
     def draw(self, step: int, share: Share = ALONE) -> Batch:
         """Draw a process's part of a step, counted from 0: a function of seed and step."""
 
-    def terms(self, model: H2lo, batch: Batch) -> Terms:
+    def terms(self, model: Operator, batch: Batch) -> Terms:
         """Return the L1 term and the gradient term, means over the batch."""
 
 
@@ -117,7 +117,7 @@ class PatchEstimator:
         tensors = {"hf": hf, "lf": lf, "mask": mask, "weight": weight}
         return Batch(tensors, (corner,), fraction)
 
-    def terms(self, model: H2lo, batch: Batch) -> Terms:
+    def terms(self, model: Operator, batch: Batch) -> Terms:
         """Return both terms; see `Estimator.terms`."""
         t = batch.tensors
         with autocast(t["hf"].device, self.options.precision):
@@ -171,13 +171,13 @@ class VolumeEstimator:
             slice(c, c + min(self.options.crop, n)) for c, n in zip(corner, shape, strict=True)
         )
 
-    def terms(self, model: H2lo, batch: Batch) -> Terms:
+    def terms(self, model: Operator, batch: Batch) -> Terms:
         """Return both terms; see `Estimator.terms`."""
         found = [self._terms(model, batch, i) for i in range(len(batch.places))]
         l1, gradient = (torch.stack(term).mean() for term in zip(*found, strict=True))
         return l1, gradient
 
-    def _terms(self, model: H2lo, batch: Batch, index: int) -> Terms:
+    def _terms(self, model: Operator, batch: Batch, index: int) -> Terms:
         t = {k: v[index] for k, v in batch.tensors.items()}
         device = t["hf"].device
         with autocast(device, self.options.precision):
@@ -194,8 +194,7 @@ class VolumeEstimator:
 
 
 def _at_voxels(
-    model: H2lo, features: torch.Tensor, voxels: torch.Tensor, coordinates: torch.Tensor
+    model: Operator, features: torch.Tensor, voxels: torch.Tensor, coordinates: torch.Tensor
 ) -> torch.Tensor:
     coefficients = features[:, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T
-    basis = basis_functions(model, coordinates)
-    return (coefficients * basis).sum(-1, dtype=torch.float32) + model.bias
+    return read_features(model, coefficients, coordinates, features.shape[1:])

@@ -12,7 +12,7 @@ import torch
 
 from h2lo_bids.evaluation.metrics import psnr
 from h2lo_bids.models.branch import HALO
-from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.operators import Operator
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.augment import NONE, draw_crop
@@ -70,7 +70,7 @@ class Validation:
         places = validation_places(self.pairs, o.crop, o.validation_crops)
         object.__setattr__(self, "places", places if o.validation == "crops" else [])
 
-    def parts(self, model: H2lo | None, share: Share = ALONE) -> tuple[float, float]:
+    def parts(self, model: Operator | None, share: Share = ALONE) -> tuple[float, float]:
         """Return a process's part of the figure, to be added to the others' for `psnr`."""
         o, mine = self.options, slice(share.rank, None, share.world)
         if o.validation == "crops":
@@ -85,7 +85,7 @@ class Validation:
         return total / count if count else math.nan
 
 
-def volume_psnr(model: H2lo | None, pair: Pair, *, precision: str = "fp32") -> float:
+def volume_psnr(model: Operator | None, pair: Pair, *, precision: str = "fp32") -> float:
     """Return the whole-volume PSNR of the product in dB, data range 1.
 
     The product is clipped to [0, 1] and 0 outside the brain. Without a model:
@@ -93,7 +93,7 @@ def volume_psnr(model: H2lo | None, pair: Pair, *, precision: str = "fp32") -> f
     """
     predicted = np.asarray(pair.hf, np.float32)
     if model is not None:
-        device = model.bias.device
+        device = next(model.parameters()).device
         options = EngineOptions(
             device="cpu" if device.type == "cpu" else str(device),
             precision="bf16" if precision == "bf16" else "fp32",
@@ -104,7 +104,7 @@ def volume_psnr(model: H2lo | None, pair: Pair, *, precision: str = "fp32") -> f
 
 
 def brain_psnr(
-    model: H2lo | None,
+    model: Operator | None,
     pairs: Sequence[Pair],
     places: Sequence[tuple[int, Corner]],
     size: int,
@@ -120,7 +120,7 @@ def brain_psnr(
 
 
 def squared_errors(
-    model: H2lo | None,
+    model: Operator | None,
     pairs: Sequence[Pair],
     places: Sequence[tuple[int, Corner]],
     size: int,
@@ -135,7 +135,7 @@ def squared_errors(
         if model is None:
             predicted = hf[(slice(HALO, -HALO),) * 3]
         else:
-            device = model.bias.device
+            device = next(model.parameters()).device
             crop = torch.from_numpy(np.ascontiguousarray(hf))[None, None].to(device)
             with torch.inference_mode(), autocast(device, precision):
                 found = predict_crop(model, crop, corner, pair.shape)
