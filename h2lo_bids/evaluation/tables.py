@@ -17,9 +17,14 @@ from h2lo_bids.bids.dataset import write_json
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.evaluation import columns
 from h2lo_bids.evaluation.catalogue import CATALOGUE
+from h2lo_bids.evaluation.coverage import MARK, coverage_notes, incomplete
 from h2lo_bids.evaluation.metrics import METRICS
+from h2lo_bids.evaluation.places import places
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLE, PAPER, REGIONS, SCORED, Score
 from h2lo_bids.evaluation.statistics import Comparison, Summary, compare, summarise
+
+EMPHASIS = {1: "**{}**", 2: "<u>{}</u>"}
+"""How Markdown sets the best and the second of a column."""
 
 _MISSING = "n/a"
 _KEYS = ("participant_id", "session_id", "method", "fold", "region")
@@ -55,7 +60,7 @@ def write_scores(
         keys = [f"sub-{label}", f"ses-{session}" if session else None, s.method, s.fold, s.region]
         rows.append([*keys, *(s.values.get(name) for name in SCORED)])
     titles = _titles((s.method for s in scores), titles)
-    return _write(Path(path), (*_KEYS, *SCORED), rows, columns.of_scores(titles))
+    return write_table(Path(path), (*_KEYS, *SCORED), rows, columns.of_scores(titles))
 
 
 def read_scores(path: str | Path) -> tuple[Score, ...]:
@@ -111,7 +116,7 @@ def write_summary(
         lines.append([*values, row.low, row.high, *(means.get(fold) for fold in folds)])
     header = (*_SUMMARY, *(f"fold_{fold}" for fold in folds))
     titles = _titles((row.method for row in summary), titles)
-    return _write(Path(path), header, lines, columns.of_summary(titles, folds))
+    return write_table(Path(path), header, lines, columns.of_summary(titles, folds))
 
 
 def write_comparisons(
@@ -134,7 +139,7 @@ def write_comparisons(
         for c in comparisons
     ]  # fmt: skip
     titles = _titles((name for c in comparisons for name in (c.method, c.versus)), titles)
-    return _write(Path(path), _COMPARISON, lines, columns.of_comparisons(titles))
+    return write_table(Path(path), _COMPARISON, lines, columns.of_comparisons(titles))
 
 
 def markdown_table(
@@ -142,6 +147,8 @@ def markdown_table(
     titles: Mapping[str, str] | None = None,
     *,
     metrics: Sequence[str] = METRICS,
+    partial: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """Lay out a summary as Table 1 of the paper.
 
@@ -154,6 +161,11 @@ def markdown_table(
         method's name, and "HF image" for the identity.
     metrics
         The columns.
+    partial
+        Methods that lack folds or subjects of the others: they are marked, and
+        take no place.
+    notes
+        Sentences below the table.
 
     Returns
     -------
@@ -168,14 +180,16 @@ def markdown_table(
         "| Method | " + " | ".join(CATALOGUE[m].heading for m in metrics) + " |",
         "|---" * (len(metrics) + 1) + "|",
     ]
-    marks = {metric: _marks(names, known, metric) for metric in metrics}
+    ranked = [name for name in names if name not in partial]
+    marks = {metric: _marks(ranked, known, metric) for metric in metrics}
     for name in sorted(names, key=lambda name: name != IDENTITY):
         cells = [
             marks[metric].get(name, "{}").format(_cell(known.get((name, metric)), metric))
             for metric in metrics
         ]
-        lines.append(f"| {called[name].replace('|', '&#124;')} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        head = called[name].replace("|", "&#124;") + (f" {MARK}" if name in partial else "")
+        lines.append(f"| {head} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
 
 
 def write_tables(
@@ -186,6 +200,8 @@ def write_tables(
     region: str = PAPER,
     reference: str | None = None,
     seed: int = 0,
+    folds: Sequence[int] = (),
+    wanted: Sequence[str] = (),
 ) -> tuple[Summary, ...]:
     """Write everything that follows from the scores of one contrast.
 
@@ -201,6 +217,8 @@ def write_tables(
         As in `markdown_table`.
     region, reference, seed
         As in `summarise` and `compare`.
+    folds, wanted
+        What was planned; what lacks is told below the table, as in `coverage_notes`.
 
     Returns
     -------
@@ -212,13 +230,16 @@ def write_tables(
     write_summary(f"{stem}_summary.tsv", summary, titles)
     compared = compare(scores, region, reference=reference, seed=seed)
     write_comparisons(f"{stem}_comparisons.tsv", compared, titles)
-    atomic_write_text(f"{stem}_table.md", markdown_table(summary, titles))
+    notes = coverage_notes(scores, _titles((s.method for s in scores), titles), folds, wanted)
+    table = markdown_table(summary, titles, partial=incomplete(scores), notes=notes)
+    atomic_write_text(f"{stem}_table.md", table)
     return summary
 
 
-def _write(
+def write_table(
     path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], sidecar: Mapping[str, Any]
 ) -> Path:
+    """Write rows as TSV, with what the columns mean beside it in JSON."""
     lines = ["\t".join(header), *("\t".join(_text(value) for value in row) for row in rows)]
     atomic_write_text(path, "\n".join(lines) + "\n")
     write_json(path.with_suffix(".json"), sidecar)
@@ -253,14 +274,8 @@ def _marks(
 ) -> dict[str, str]:
     """Say how the cells of the best and of the second method are set."""
     means = {name: known[name, metric].mean for name in names if (name, metric) in known}
-    values = {value for value in means.values() if math.isfinite(value)}
-    ranked = sorted(values, reverse=CATALOGUE[metric].higher)
-    form = {}
-    if len(ranked) > 1:
-        form[ranked[0]] = "**{}**"
-    if len(ranked) > 2:
-        form[ranked[1]] = "<u>{}</u>"
-    return {name: form[value] for name, value in means.items() if value in form}
+    ranked = places(means, higher=CATALOGUE[metric].higher)
+    return {name: EMPHASIS[place] for name, place in ranked.items()}
 
 
 def _cell(row: Summary | None, metric: str) -> str:

@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from h2lo_bids.evaluation.catalogue import Metric
+from h2lo_bids.evaluation.layout import number
+from h2lo_bids.evaluation.places import places
 from h2lo_bids.reports.group_data import Contrast
 from h2lo_bids.reports.group_scores import Results
 
 
 def write_value(metric: Metric, value: float) -> str:
     """Write a figure with the decimals of the paper."""
-    if math.isnan(value):
-        return "\N{EN DASH}"
-    if math.isinf(value):
-        return "\N{INFINITY}"
-    return f"{value:.{metric.digits}f}".replace("-", "\N{MINUS SIGN}")
+    return number(metric.key, value)
 
 
 def table_rows(results: Results, titles: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -43,12 +41,8 @@ def table_rows(results: Results, titles: Mapping[str, str]) -> list[dict[str, An
 
 
 def _places(results: Results, metric: Metric) -> dict[str, int]:
-    """Rank the best and, among three or more, the second; equal means share a place."""
     means = {m: row.mean for (m, key), row in results.summary.items() if key == metric.key}
-    means = {m: value for m, value in means.items() if not math.isnan(value)}
-    ordered = sorted(set(means.values()), reverse=metric.higher)
-    marked = ordered[: max(min(len(ordered) - 1, 2), 0)]
-    return {m: marked.index(value) + 1 for m, value in means.items() if value in marked}
+    return places(means, higher=metric.higher)
 
 
 def comparison_rows(results: Results, titles: Mapping[str, str]) -> list[dict[str, Any]]:
