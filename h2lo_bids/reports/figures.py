@@ -16,7 +16,7 @@ from h2lo_bids.reports import mosaic as drawing
 from h2lo_bids.reports import svg
 from h2lo_bids.reports.histogram import histogram
 from h2lo_bids.reports.records import Figure
-from h2lo_bids.reports.store import figure_file
+from h2lo_bids.reports.store import figure_paths
 from h2lo_bids.reports.volume import IN_PLANE, Volume, extent, volume_of
 
 if TYPE_CHECKING:
@@ -211,8 +211,7 @@ def make_figures(
     tuple of Figure
         For :class:`h2lo_bids.reports.records.ScanReport`.
     """
-    kinds = ("brainmask", "highfield", "lowfield", "detail", "histogram")
-    paths = {kind: figure_file(out_dir, stem, kind, ".svg") for kind in kinds}
+    paths = figure_paths(out_dir, stem, "scan")
     window = shared_window(hf, lf, mask)
     plot_brain_mask(image, mask, paths["brainmask"], title=f"Brain mask of {stem}")
     titles = (f"High-field scan {stem}", f"Low-field image synthesized from {stem}")
@@ -235,18 +234,15 @@ def make_registration_figures(
     mask: nib.Nifti1Image,
     space: str,
 ) -> tuple[Figure, ...]:
-    """Write the registration's figures; see :func:`plot_registration`."""
-    paths = [figure_file(out_dir, stem, kind, ".svg") for kind in ("template", "registered")]
+    """Write the figures of the registration to one space; see :func:`plot_registration`."""
+    paths = figure_paths(out_dir, stem, "registration", space)
     titles = (f"Template {space}", f"{stem} registered to {space}")
-    plot_registration(template, moved, mask, *paths, titles=titles)
-    return (
-        _figure(out_dir, "template", paths[0], ""),
-        _figure(out_dir, "registered", paths[1], ""),
-    )
+    plot_registration(template, moved, mask, *paths.values(), titles=titles)
+    return tuple(_figure(out_dir, kind, path, space=space) for kind, path in paths.items())
 
 
-def _figure(out_dir: Path, kind: str, path: Path, note: str) -> Figure:
-    return Figure(kind, path.relative_to(out_dir).as_posix(), note)
+def _figure(out_dir: Path, kind: str, path: Path, note: str = "", space: str = "") -> Figure:
+    return Figure(kind, path.relative_to(out_dir).as_posix(), note, space)
 
 
 def _inside(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> np.ndarray:

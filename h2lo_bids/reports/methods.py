@@ -62,9 +62,7 @@ def facts_of(report: SubjectReport) -> dict[str, Any]:
         "versions": versions,
         "contrasts": sorted({scan.suffix for scan in scans}),
         "masks": sorted({scan.mask_method.split(" ")[0].lower() for scan in scans} - {""}),
-        "templates": sorted(
-            {_template(scan.template, scan.template_uri) for scan in scans if scan.template}
-        ),
+        "templates": sorted({_template(*own) for scan in scans for own in scan.templates}),
         "models": [
             {
                 "name": model.name,

@@ -24,11 +24,14 @@ class Figure:
         POSIX path relative to the output folder.
     note : str
         What the caption adds for this scan, e.g. the display window.
+    space : str
+        Standard space that it shows; empty for the scan's own.
     """
 
     kind: str
     path: str
     note: str = ""
+    space: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,10 +163,8 @@ class ScanReport:
         Wall-clock time of each step, in order.
     outputs : tuple of str
         Images written, relative to the output folder, POSIX.
-    template : str
-        Standard space the scan was registered to; empty when none.
-    template_uri : str
-        Where its image comes from.
+    templates : tuple of (str, str)
+        Each standard space the scan was registered to, and where its image comes from.
     warnings : tuple of str
         Shown in a box above the figures.
     figures : tuple of Figure
@@ -186,8 +187,7 @@ class ScanReport:
     seed: int | None = None
     seconds: tuple[tuple[str, float], ...] = ()
     outputs: tuple[str, ...] = ()
-    template: str = ""
-    template_uri: str = ""
+    templates: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
 

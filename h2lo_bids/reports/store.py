@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bids_app_spec
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.names import parse_name
@@ -25,7 +26,27 @@ def figures_folder(out_dir: Path, subject: str) -> Path:
     return Path(out_dir) / f"sub-{subject}" / "figures"
 
 
-def figure_file(out_dir: Path, stem: str, desc: str, extension: str) -> Path:
+def figure_paths(out_dir: Path, stem: str, group: str, space: str | None = None) -> dict[str, Path]:
+    """Name the pictures of one scan, by kind.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Root of the derivatives.
+    stem : str
+        File name of the scan without extension.
+    group : str
+        ``"scan"``, or ``"registration"`` for those of one standard space.
+    space : str, optional
+        That space.
+    """
+    kinds = bids_app_spec.load("io_spec.json")["figures"][group]
+    return {kind: figure_file(out_dir, stem, kind, ".svg", space) for kind in kinds}
+
+
+def figure_file(
+    out_dir: Path, stem: str, desc: str, extension: str, space: str | None = None
+) -> Path:
     """Name a file of one scan, e.g. ``..._desc-detail_T1w.svg`` of ``..._T1w``."""
     name = parse_name(stem + extension)
     if name is None:
@@ -35,6 +56,7 @@ def figure_file(out_dir: Path, stem: str, desc: str, extension: str) -> Path:
         name.entities,
         suffix=name.suffix,
         desc=desc,
+        space=space,
         extension=extension,
         datatype="figures",
     )

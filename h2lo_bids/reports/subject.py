@@ -100,14 +100,18 @@ def warnings_of(scan: ScanReport) -> tuple[str, ...]:
 
 
 def _scan_view(scan: ScanReport, out_dir: Path) -> dict[str, Any]:
-    figures = {
-        figure.kind: {"uri": data_uri(out_dir / figure.path, out_dir), "figure": figure}
-        for figure in scan.figures
-    }
+    figures: dict[str, dict[str, Any]] = {"": {}}
+    for figure in scan.figures:
+        entry = {"uri": data_uri(out_dir / figure.path, out_dir), "figure": figure}
+        figures.setdefault(figure.space, {})[figure.kind] = entry
     return {
         "scan": scan,
         "title": scan.stem,
-        "figures": figures,
+        "figures": figures.pop(""),
+        # As a view of its own, which the macros of the page take.
+        "registrations": [
+            {"space": space, "figures": own, "title": scan.stem} for space, own in figures.items()
+        ],
         "warnings": warnings_of(scan),
         "total": sum(seconds for _, seconds in scan.seconds),
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +13,10 @@ import torch
 from h2lo_bids.errors import UsageError
 
 PRECISIONS = ("fp32", "bf16")
+
+
+class CpuTookOverWarning(UserWarning):
+    """A GPU's memory was too small, and the CPU did the work."""
 
 
 @dataclass(frozen=True)
@@ -76,3 +83,33 @@ def resolve_device(name: str) -> torch.device:
             "use --device cpu or auto"
         )
     return device
+
+
+@contextlib.contextmanager
+def noting_device(name: str) -> Iterator[list[str]]:
+    """Note which kind of device does the work of a block.
+
+    Parameters
+    ----------
+    name
+        As in `EngineOptions`.
+
+    Yields
+    ------
+    list of str
+        One item: ``"cpu"`` or ``"cuda"``, final when the block has ended. Warnings
+        of the block are given after it.
+
+    Raises
+    ------
+    UsageError
+        As `resolve_device`.
+    """
+    used = [resolve_device(name).type]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CpuTookOverWarning)
+        yield used
+    for item in caught:
+        if issubclass(item.category, CpuTookOverWarning):
+            used[0] = "cpu"
+        warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)

@@ -62,6 +62,7 @@ class _UncertaintyInput(SynthesizeInput):
 
 class _UncertaintyOutput(TraitedSpec):
     out_file = File(exists=True, desc="standard deviation, exactly 0 outside the mask")
+    device = traits.Str(desc="kind of device that computed it; the sidecar names it")
 
 
 class MapUncertainty(Synthesize):

@@ -19,6 +19,7 @@ class _WriteInput(ThreadedInputSpec):
     sidecar = traits.Dict(mandatory=True, desc="content of the JSON beside it")
     mask_method = traits.Str(desc="how the brain was found, for a mask's sidecar")
     mask_source = traits.Str(desc="URI of another mask, a source if it was given or shared")
+    device = traits.Str(desc="kind of device that computed it, for a low-field image's sidecar")
 
 
 class _WriteOutput(TraitedSpec):
@@ -44,6 +45,8 @@ class WriteDerivative(H2loInterface):
 
         out = Path(self.inputs.out_dir) / self.inputs.out_name
         content = dict(self.inputs.sidecar)
+        if isdefined(self.inputs.device):
+            content["Device"] = self.inputs.device
         if isdefined(self.inputs.mask_method):
             content["BrainExtractionMethod"] = self.inputs.mask_method
             taken = self.inputs.mask_method.startswith(("given", "shared"))
@@ -123,6 +126,7 @@ class _RecordInput(ThreadedInputSpec):
     checked = File(exists=True, mandatory=True, desc="the scan")
     mask = File(exists=True, mandatory=True, desc="its brain")
     mask_method = traits.Str(mandatory=True, desc="how it was found")
+    device = traits.Str(desc="kind of device that computed the low-field image")
     warnings = traits.List(traits.Str, desc="lines for the report")
     figures = traits.List(traits.Dict, desc="records of the figures")
     figure_files = traits.List(File(exists=True), desc="the pictures")
@@ -162,6 +166,7 @@ class WriteRecord(H2loInterface):
             "mask_volume": round(voxels * float(np.prod(spacing)) / 1000, 1),
             "warnings": _listed(inputs.warnings),
             "outputs": list(inputs.outputs),
+            **({"device": inputs.device} if isdefined(inputs.device) else {}),
             "figures": figures,
         }
         # Through JSON, so that tuples are lists as `from_json` expects them.

@@ -26,7 +26,7 @@ class SynthesizeInput(ThreadedInputSpec):
     to_template = File(
         exists=True, desc="transform that brings the scan to the wanted grid's world"
     )
-    device = traits.Str("cpu", usedefault=True, desc="as --device; the sidecar names it")
+    device = traits.Str("cpu", usedefault=True, desc="as --device")
     precision = traits.Enum("fp32", "bf16", usedefault=True, desc="as --precision")
     use_gpu = traits.Bool(
         False, usedefault=True, nohash=True, desc="takes one of Nipype's GPU slots"
@@ -35,6 +35,7 @@ class SynthesizeInput(ThreadedInputSpec):
 
 class _SynthesizeOutput(TraitedSpec):
     out_file = File(exists=True, desc="low-field image, in [0, 1], exactly 0 outside the mask")
+    device = traits.Str(desc="kind of device that computed it; the sidecar names it")
 
 
 class Synthesize(H2loInterface):
@@ -64,24 +65,27 @@ class Synthesize(H2loInterface):
         import numpy as np
         import torch
 
-        from h2lo_bids.synthesis.options import EngineOptions
+        from h2lo_bids.synthesis.options import EngineOptions, noting_device
 
         torch.set_num_threads(self.inputs.num_threads)
         volume, reference = load_image(self.inputs.volume), load_image(self.inputs.reference)
-        return evaluate(
-            model,
-            np.asarray(volume.dataobj, dtype=np.float32),
-            volume.affine,
-            reference.shape,
-            reference.affine,
-            np.asarray(load_image(self.inputs.mask_file).dataobj) > 0,
-            options=EngineOptions(
-                device=self.inputs.device,
-                precision=self.inputs.precision,
-                threads=self.inputs.num_threads,
-            ),
-            world_transform=to_scan(self.inputs.to_template),
-        )
+        with noting_device(self.inputs.device) as used:
+            values = evaluate(
+                model,
+                np.asarray(volume.dataobj, dtype=np.float32),
+                volume.affine,
+                reference.shape,
+                reference.affine,
+                np.asarray(load_image(self.inputs.mask_file).dataobj) > 0,
+                options=EngineOptions(
+                    device=self.inputs.device,
+                    precision=self.inputs.precision,
+                    threads=self.inputs.num_threads,
+                ),
+                world_transform=to_scan(self.inputs.to_template),
+            )
+        self._results["device"] = used[0]
+        return values
 
 
 def to_scan(to_template: Any) -> Callable[[Any], Any] | None:

@@ -75,6 +75,8 @@ def init_outputs_wf(
         From `init_scan_wf`.
     <key>
         A file for every key of `pipelines.grids.output_paths`.
+    device_<key>
+        Kind of device that computed it, for what operators and noise make.
 
     Outputs
     -------
@@ -89,7 +91,10 @@ def init_outputs_wf(
                 own, kind, model.metadata, derivative_uri(paths[f"lowfield_{grid.name}"], out_dir)
             )
     workflow = pe.Workflow(name="outputs_wf")
-    inputnode = pe.Node(IdentityInterface(fields=[*_PASSED, *paths]), name="inputnode")
+    kinds = ("lowfield", *(beside.kinds if beside else ()))
+    computed = [f"{kind}_{grid.name}" for grid in grids for kind in kinds]
+    fields = [*_PASSED, *paths, *(f"device_{key}" for key in computed)]
+    inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     written = pe.Node(Merge(len(paths)), name="written")
     for number, (key, path) in enumerate(paths.items(), start=1):
         sink = pe.Node(
@@ -109,6 +114,8 @@ def init_outputs_wf(
         )
         if key.startswith("mask"):
             workflow.connect([(inputnode, sink, [("mask_method", "mask_method")])])
+        if key in computed:
+            workflow.connect([(inputnode, sink, [(f"device_{key}", "device")])])
         if key == "mask" and mask_source is not None:
             sink.inputs.mask_source = mask_source
     record = _record(scan, model, grids, device, precision, random_seed)
@@ -118,6 +125,7 @@ def init_outputs_wf(
     workflow.connect(
         [
             (inputnode, ds_record, [(name, name) for name in [*_PASSED, "mask"]]),
+            (inputnode, ds_record, [("device_lowfield_native", "device")]),
             (written, ds_record, [("out", "outputs")]),
         ]
     )
@@ -132,7 +140,7 @@ def _connect_figures(
     scan: Scan,
     grids: tuple[Grid, ...],
 ) -> None:
-    """Draw the low-field image on the scan's own grid, and the first registration."""
+    """Draw the low-field image on the scan's own grid, and every registration."""
     figures = pe.Node(MakeFigures(stem=scan.stem), name="figures", mem_gb=1.0)
     workflow.connect(
         [
@@ -149,28 +157,27 @@ def _connect_figures(
             (figures, ds_record, [("figures", "figures"), ("out_files", "figure_files")]),
         ]
     )
-    template = next((grid for grid in grids if grid.kind == "template"), None)
-    if template is None:
+    templates = [grid for grid in grids if grid.kind == "template"]
+    if not templates:
         return
-    registration = pe.Node(
-        MakeRegistrationFigures(
-            stem=scan.stem, space=template.space, template=str(template.template)
-        ),
-        name="registration_figures",
-        mem_gb=1.0,
-    )
+    drawn = {
+        "figures": pe.Node(Merge(len(templates)), name="registrations"),
+        "out_files": pe.Node(Merge(len(templates)), name="registration_files"),
+    }
+    for number, grid in enumerate(templates, start=1):
+        node = pe.Node(
+            MakeRegistrationFigures(stem=scan.stem, space=grid.space, template=str(grid.template)),
+            name=f"registration_figures_{grid.space}",
+            mem_gb=1.0,
+        )
+        given = [(f"preproc_{grid.name}", "moved"), (f"mask_{grid.name}", "mask")]
+        workflow.connect([(inputnode, node, given)])
+        for output, merge in drawn.items():
+            workflow.connect([(node, merge, [(output, f"in{number}")])])
     workflow.connect(
         [
-            (
-                inputnode,
-                registration,
-                [(f"preproc_{template.name}", "moved"), (f"mask_{template.name}", "mask")],
-            ),
-            (
-                registration,
-                ds_record,
-                [("figures", "registration_figures"), ("out_files", "registration_files")],
-            ),
+            (drawn["figures"], ds_record, [("out", "registration_figures")]),
+            (drawn["out_files"], ds_record, [("out", "registration_files")]),
         ]
     )
 
@@ -184,7 +191,6 @@ def _record(
     random_seed: int,
 ) -> dict[str, Any]:
     """Return what the report's record says that is known before the run."""
-    template = next(((grid.space, grid.template) for grid in grids if grid.template), None)
     return {
         "stem": scan.stem,
         "source": scan.relative_path,
@@ -196,8 +202,9 @@ def _record(
         "device": device,
         "precision": precision,
         "seed": random_seed,
-        "template": template[0] if template else "",
-        "template_uri": template_reference(template[1]) if template else "",
+        "templates": [
+            [grid.space, template_reference(grid.template)] for grid in grids if grid.template
+        ],
     }
 
 

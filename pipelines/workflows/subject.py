@@ -226,7 +226,8 @@ def init_scan_branch_wf(
             seed=(random_seed, zlib.crc32(spec.scan.stem.encode())),
         )
         kinds = ("lowfield", *(beside.kinds if beside else ()))
-        made = [(f"outputnode.{kind}", f"inputnode.{kind}_{grid.name}") for kind in kinds]
+        fields = [*kinds, *(f"device_{kind}" for kind in kinds)]
+        made = [(f"outputnode.{name}", f"inputnode.{name}_{grid.name}") for name in fields]
         workflow.connect(
             [
                 (prepare, synthesis, [("outputnode.volume", "inputnode.volume")]),

@@ -92,12 +92,15 @@ def init_synthesis_wf(
         The brain mask on the same grid.
     noise01, ..., std
         What is wanted beside, by its word in `pipelines.grids.Beside.kinds`.
+    device_lowfield, device_noise01, ..., device_std
+        Kind of device that computed each.
     """
     beside = beside or Beside()
     inputnode = pe.Node(
         IdentityInterface(fields=["volume", "mask", "to_template"]), name="inputnode"
     )
-    fields = ["lowfield", "mask", *beside.kinds]
+    made = ("lowfield", *beside.kinds)
+    fields = ["mask", *made, *(f"device_{kind}" for kind in made)]
     outputnode = pe.Node(IdentityInterface(fields=fields), name="outputnode")
     queries = [_query(Synthesize(), "synthesize", model, device, precision, omp_nthreads)]
     if beside.uncertainty:
@@ -119,6 +122,8 @@ def init_synthesis_wf(
         workflow.connect([(source, node, [(field, "mask_file")])])
         output = "lowfield" if node is synthesize else node.name
         workflow.connect([(node, outputnode, [("out_file", output)])])
+        computed = synthesize if node in noises else node
+        workflow.connect([(computed, outputnode, [("device", f"device_{output}")])])
     for node in queries:
         # The mask has the grid's shape and affine, so it is the reference too.
         workflow.connect([(source, node, [(field, "reference")])])

@@ -116,6 +116,20 @@ def test_a_sink_leaves_equal_files_alone_and_restores_missing_ones(tmp_path, mon
     assert (tmp_path / "out" / "a" / "b.json").exists()
 
 
+def test_a_sidecar_names_the_device_that_did_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.nii.gz").write_bytes(b"content")
+    WriteDerivative(
+        in_file=str(tmp_path / "x.nii.gz"),
+        out_dir=str(tmp_path / "out"),
+        out_name="b.nii.gz",
+        sidecar={"Device": "cuda", "Precision": "fp32"},
+        device="cpu",
+    ).run(cwd=tmp_path)
+    content = json.loads((tmp_path / "out" / "b.json").read_text())
+    assert content == {"Device": "cpu", "Precision": "fp32"}
+
+
 def _refused_allocation() -> RuntimeError:
     """Return what PyTorch really says, which differs between systems."""
     import torch

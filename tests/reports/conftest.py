@@ -35,9 +35,10 @@ def report_folder(head: Ball, tmp_path_factory: pytest.TempPathFactory):
         stem = f"sub-01_ses-HF_{suffix}"
         figures = make_figures(out, stem, image=head.image, mask=head.mask, hf=hf, lf=lf)
         if suffix == "T1w":
-            figures += make_registration_figures(
-                out, stem, template=head.image, moved=hf, mask=head.mask, space="MNI"
-            )
+            for space in ("MNI", "MNI2"):
+                figures += make_registration_figures(
+                    out, stem, template=head.image, moved=hf, mask=head.mask, space=space
+                )
         scans.append(make_scan(stem, suffix, figures))
     return out, make_report(tuple(scans))
 

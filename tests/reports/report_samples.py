@@ -89,7 +89,7 @@ def make_scan(stem="sub-01_ses-HF_T1w", suffix="T1w", figures=()) -> ScanReport:
         seconds=(("synthesize", 61.0), ("figures", 2.5)),
         outputs=("sub-01/ses-HF/anat/x.nii.gz",),
         warnings=("A note of its own.",),
-        template="MNI" if suffix == "T1w" else "",
+        templates=(("MNI", ""), ("MNI2", "")) if suffix == "T1w" else (),
         figures=figures,
     )
 

@@ -13,10 +13,11 @@ from scipy.ndimage import gaussian_filter
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.models.bundle import default_bundle, load_model
 from h2lo_bids.synthesis import engine
+from h2lo_bids.synthesis import options as engine_options
 from h2lo_bids.synthesis.basis import products_in_bfloat16
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.features import _convolve_one_channel
-from h2lo_bids.synthesis.options import EngineOptions, resolve_device
+from h2lo_bids.synthesis.options import EngineOptions, noting_device, resolve_device
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -202,6 +203,12 @@ def test_an_absent_gpu_is_one_line(model, volume):
     assert resolve_device("auto") == torch.device("cpu")
 
 
+def _synthesize_noting(model, volume, mask, options):
+    with noting_device(options.device) as used:
+        low = synthesize(model, volume, mask, options=options)
+    return low, used[0]
+
+
 def test_a_gpu_out_of_memory_gets_smaller_tiles_then_the_cpu(model, naive, volume, monkeypatch):
     mask = volume > 0.3
     tried = []
@@ -215,8 +222,11 @@ def test_a_gpu_out_of_memory_gets_smaller_tiles_then_the_cpu(model, naive, volum
 
     monkeypatch.setattr(engine, "_visit", small_gpu)
     monkeypatch.setattr(engine, "resolve_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(engine_options, "resolve_device", lambda name: torch.device("cuda"))
+    options = EngineOptions(device="cuda", tile=16)
     with pytest.warns(UserWarning, match="out of memory"):
-        got = synthesize(model, volume, mask, options=EngineOptions(device="cuda", tile=16))
+        got, used = _synthesize_noting(model, volume, mask, options)
+    assert used == "cpu"
     assert [device for device, _ in tried] == ["cuda", "cuda", "cpu"]
     assert tried[1][1] <= 8 < tried[0][1]
     np.testing.assert_allclose(got[mask], naive(model, volume)[mask], atol=2e-5)
@@ -235,6 +245,9 @@ def test_a_gpu_that_fits_smaller_tiles_is_kept(model, volume, monkeypatch):
     monkeypatch.setattr(engine, "_visit", picky_gpu)
     monkeypatch.setattr(engine, "resolve_device", lambda name: torch.device("cuda"))
     mask = volume > 0.3
-    got = synthesize(model, volume, mask, options=EngineOptions(device="cuda", tile=16))
+    monkeypatch.setattr(engine_options, "resolve_device", lambda name: torch.device("cuda"))
+    options = EngineOptions(device="cuda", tile=16)
+    got, used = _synthesize_noting(model, volume, mask, options)
     assert tried == ["cuda", "cuda"]
+    assert used == "cuda"
     np.testing.assert_allclose(got, synthesize(model, volume, mask), atol=2e-5)
