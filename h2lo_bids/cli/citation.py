@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids import __version__
-from h2lo_bids.training.crossval import read_record
+from h2lo_bids.training.foldjob import read_record
 
 
 def training_text(out_dir: Path) -> str:

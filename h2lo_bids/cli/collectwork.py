@@ -17,7 +17,7 @@ from h2lo_bids.evaluation.scores import Score
 from h2lo_bids.evaluation.tables import markdown_table, read_scores, write_tables
 from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.records import Failure
-from h2lo_bids.training.crossval import SCORES, fold_folder, read_record
+from h2lo_bids.training.foldjob import SCORES, fold_folder, read_record
 from h2lo_bids.training.folds import Fold
 from h2lo_bids.training.methods import METHODS
 

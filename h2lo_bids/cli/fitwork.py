@@ -63,8 +63,8 @@ def fit_all(task: FinalTask, send: Send) -> dict[str, Any]:
     dict
         ``{"event": "fitted", "folder": path of the bundle}``.
     """
-    from h2lo_bids.training.crossval import BUNDLE
     from h2lo_bids.training.final import fit_final
+    from h2lo_bids.training.foldjob import BUNDLE
 
     _take_threads(task.threads)
     job = final_job(task)

@@ -15,7 +15,7 @@ from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.content import read_json
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.training.calibrate import calibrate_noise
-from h2lo_bids.training.crossval import BUNDLE, FoldJob, read_record
+from h2lo_bids.training.foldjob import BUNDLE, FoldJob, read_record
 from h2lo_bids.training.heldout import predict_pair
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import read_prepared

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FoldTask, PlanTask
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.synthesis.options import resolve_device
-from h2lo_bids.training.crossval import FoldJob, changes, fold_done, read_record
+from h2lo_bids.training.foldjob import FoldJob, changes, fold_done, read_record
 from h2lo_bids.training.folds import PARTS, Fold, ds006557_folds, hold_out, make_folds
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.prepared import PreparedPair
@@ -58,7 +59,10 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
         used = _choose(settings, contrast, sources, send)
         if not used:
             continue
-        folds = divide(settings, contrast, used, lambda text: send({"event": "note", "text": text}))
+        with _or_without(contrast, task.sources):
+            folds = divide(
+                settings, contrast, used, lambda text: send({"event": "note", "text": text})
+            )
         _check_chosen(settings, contrast, folds)
         splits[contrast] = folds
         jobs = [fold_job(settings, contrast, m, f, used) for m in settings.method for f in folds]
@@ -141,14 +145,27 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
         raise UsageError("--precision fp16 needs a CUDA device; take bf16 or fp32")
     for contrast in sorted(people):
         subjects = sorted(people[contrast])
-        folds = divide_subjects(settings, contrast, subjects)
+        with _or_without(contrast, people):
+            folds = divide_subjects(settings, contrast, subjects)
+            if not folds:
+                hold_out(subjects, validation=settings.val_count, seed=settings.random_seed)
         _check_chosen(settings, contrast, folds)
-        if not folds:
-            hold_out(subjects, validation=settings.val_count, seed=settings.random_seed)
         for method in settings.method:
             options = find_method(method).adapt(fit_options(settings, len(subjects)))
             if settings.devices > 1:
                 check_shares(len(subjects), options, settings.devices)
+
+
+@contextlib.contextmanager
+def _or_without(contrast: str, contrasts: Collection[str]) -> Iterator[None]:
+    """Add to an error that the other contrasts, if there are any, can be had alone."""
+    try:
+        yield
+    except UsageError as err:
+        others = " ".join(sorted({*contrasts} - {contrast}))
+        if not others:
+            raise
+        raise UsageError(f"{err}; or go on without {contrast}: --contrast {others}") from err
 
 
 def job_of(task: FoldTask) -> FoldJob:

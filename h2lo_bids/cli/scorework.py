@@ -13,7 +13,7 @@ from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.evaluation.tables import markdown_table, write_tables
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
-from h2lo_bids.training.crossval import BUNDLE
+from h2lo_bids.training.foldjob import BUNDLE
 from h2lo_bids.training.scoring import score_models
 
 Send = Callable[[dict[str, Any]], None]

@@ -16,7 +16,6 @@ from h2lo_bids.evaluation.tables import read_scores
 from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.members import member_files
 from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata
-from h2lo_bids.training.crossval import SCORES, FoldJob, fold_done, read_record
 from h2lo_bids.training.fitting import (
     common_frame,
     fit_prepared,
@@ -24,6 +23,7 @@ from h2lo_bids.training.fitting import (
     pairs_fingerprint,
     pairs_of,
 )
+from h2lo_bids.training.foldjob import SCORES, FoldJob, fold_done, read_record
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair

@@ -20,8 +20,9 @@ from h2lo_bids.evaluation.tables import read_scores
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.models.members import members
 from h2lo_bids.training import launch
-from h2lo_bids.training.crossval import FoldJob, changes, fold_done, fold_folder, run_fold
+from h2lo_bids.training.crossval import run_fold
 from h2lo_bids.training.final import FinalJob, final_steps, fit_final
+from h2lo_bids.training.foldjob import FoldJob, changes, fold_done, fold_folder
 from h2lo_bids.training.folds import make_folds
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
 
@@ -35,7 +36,15 @@ def _one_thread() -> None:
 
 def jobs_of(root: Path, pairs: tuple[PreparedPair, ...], **changes: object) -> tuple[FoldJob, ...]:
     folds = make_folds([p.subject for p in pairs], folds=3, seed=1)
-    job = FoldJob("T1w", "h2lo", folds[0], pairs, small_options(), root / "out", root / "work")
+    job = FoldJob(
+        contrast="T1w",
+        method="h2lo",
+        fold=folds[0],
+        pairs=pairs,
+        options=small_options(),
+        out_dir=root / "out",
+        work_dir=root / "work",
+    )
     return tuple(dataclasses.replace(job, **{"fold": fold, **changes}) for fold in folds)
 
 
