@@ -100,14 +100,11 @@ def fit(
     TemporaryError
         If SIGTERM, or under Slurm SIGUSR1, ended the fit early, with a checkpoint.
     """
-    _check(pairs_train, options, processes)
-    common_shape([*pairs_train, *pairs_validation])
-    identity = {"options": json.dumps(options.identity(), sort_keys=True)}
-    identity["pairs"] = fingerprint([*pairs_train, *pairs_validation])
+    identity = check_fit(pairs_train, pairs_validation, options, processes)
     first = processes is None or processes.rank == 0
     say = progress if progress and first else (lambda line: None)
-    saved = _start(folder, identity)
-    baseline = _baseline(pairs_validation, options)
+    saved = start_fit(folder, identity)
+    baseline = identity_psnr(pairs_validation, options)
     say(f"identity baseline: validation PSNR {baseline:.2f} dB")
     module = _run(
         pairs_train, pairs_validation, options, folder, identity, saved, say,
@@ -119,21 +116,53 @@ def fit(
     )
 
 
-def _check(pairs: Sequence[Pair], options: FitOptions, processes: Processes | None) -> None:
-    if not pairs:
+def check_fit(
+    pairs_train: Sequence[Pair],
+    pairs_validation: Sequence[Pair],
+    options: FitOptions,
+    processes: Processes | None = None,
+) -> dict[str, str]:
+    """Return what a fit's checkpoints say of its options and pairs.
+
+    Raises
+    ------
+    BadDataError
+        If the pairs are not on one grid.
+    UsageError
+        If there is no pair to train on, or the options cannot be met here.
+    """
+    if not pairs_train:
         raise UsageError("no pair to train on")
     if processes is not None:
-        check_shares(len(pairs), options, processes.world)
+        check_shares(len(pairs_train), options, processes.world)
     if options.precision == "fp16" and resolve_device(options.device).type != "cuda":
         raise UsageError("precision fp16 needs a CUDA device; take bf16 or fp32")
+    pairs = [*pairs_train, *pairs_validation]
+    common_shape(pairs)
+    return {
+        "options": json.dumps(options.identity(), sort_keys=True),
+        "pairs": fingerprint(pairs),
+    }
 
 
-def _baseline(pairs: Sequence[Pair], options: FitOptions) -> float:
+def identity_psnr(pairs: Sequence[Pair], options: FitOptions) -> float:
+    """Return the validation PSNR of the high-field images themselves, in dB."""
     validation = Validation(pairs, options)
     return validation.psnr(*validation.parts(None))
 
 
-def _start(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:
+def start_fit(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:
+    """Make a fit's work folder, and return the newest checkpoint in it, if any.
+
+    Raises
+    ------
+    BadDataError
+        If there are checkpoints and none can be read.
+    CannotCreateError
+        If the folder cannot be made.
+    UsageError
+        If it holds a fit of another identity, as `check_fit` gives it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.errors import InputOutputError
@@ -60,29 +62,39 @@ COLUMNS = tuple(f.name for f in fields(Row))
 
 
 class History:
-    """Appends rows to a CSV file; rows after the resumed step are dropped first."""
+    """Appends rows to a CSV file; rows after the resumed step are dropped first.
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self._rows: list[Row] = []
+    Parameters
+    ----------
+    path
+        The file.
+    step
+        Steps done before; with 0 the file is begun anew.
+    columns
+        Names of the columns, the step first.
+    """
+
+    def __init__(self, path: Path, step: int, columns: Sequence[str] = COLUMNS) -> None:
+        self.path, self._columns = path, tuple(columns)
+        self._rows: list[Mapping[str, Any]] = []
         kept: list[list[str]] = []
         if step and path.exists():
             with path.open(newline="") as stream:
                 # A killed process may have left half a row.
-                whole = (r for r in csv.reader(stream) if len(r) == len(COLUMNS))
+                whole = (r for r in csv.reader(stream) if len(r) == len(self._columns))
                 kept = [r for r in whole if r[0].isdigit() and int(r[0]) <= step]
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([COLUMNS, *kept])
+        csv.writer(text).writerows([self._columns, *kept])
         atomic_write_text(path, text.getvalue())
 
-    def add(self, row: Row) -> None:
-        """Remember a row until `flush`."""
-        self._rows.append(row)
+    def add(self, row: Row | Mapping[str, Any]) -> None:
+        """Remember a row until `flush`; what it lacks, or has as None, stays empty."""
+        self._rows.append(asdict(row) if isinstance(row, Row) else row)
 
     def flush(self) -> None:
         """Append the remembered rows, or raise `InputOutputError`."""
         values = [
-            ["" if (v := getattr(row, name)) is None else v for name in COLUMNS]
+            ["" if (v := row.get(name)) is None else v for name in self._columns]
             for row in self._rows
         ]
         try:

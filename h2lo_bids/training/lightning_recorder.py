@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from h2lo_bids.errors import TemporaryError
 from h2lo_bids.training.checkpoint import LAST
 from h2lo_bids.training.estimators import Share
 from h2lo_bids.training.history import History, Row
 from h2lo_bids.training.lightning_module import FitModule
+from h2lo_bids.training.stopping import stopped
 from h2lo_bids.training.validation import Validation
 
 
@@ -128,22 +127,4 @@ class Recorder(Callback):
         return (None, "SIGTERM", "SIGUSR1")[wish]
 
     def _leave(self, trainer: Trainer, module: FitModule, reason: str) -> None:
-        queued = ""
-        if reason == "SIGUSR1" and trainer.is_global_zero:
-            queued = _requeue()
-        raise TemporaryError(
-            f"{module.folder}: stopped by {reason} after step {module.step}{queued}; "
-            "run again to go on from there"
-        )
-
-
-def _requeue() -> str:
-    """Put this job back into Slurm's queue; say how that went."""
-    job = os.environ["SLURM_JOB_ID"]
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    try:
-        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as err:
-        return f", but job {job} was not put back into the queue ({err})"
-    return f", and job {job} was put back into the queue"
+        raise stopped(module.folder, module.step, reason, first=trainer.is_global_zero)
