@@ -100,7 +100,7 @@ class ConditionalInr(nn.Module):
         """
         first, *rest = self.decoder
         position = cell_positions(coordinates, shape).expand(*features.shape[:-1], -1)
-        # Half a voxel is less than bfloat16 resolves, so this layer stays float32.
+        # bfloat16 resolves but half a voxel of 256, so this layer stays float32.
         with torch.autocast(features.device.type, enabled=False):
             x = first(torch.cat([features.to(position.dtype), position], -1))
         for layer in rest:
@@ -113,7 +113,10 @@ class ConditionalInr(nn.Module):
         The plain form, which needs some 10 kB per voxel; the engine in
         `h2lo_bids.synthesis` gives the same numbers in less.
         """
-        axes = [torch.linspace(-1, 1, n).to(volume) for n in volume.shape[2:]]
+        axes = [
+            torch.linspace(-1, 1, n, dtype=volume.dtype, device=volume.device)
+            for n in volume.shape[2:]
+        ]
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
         features = self.encoder(volume).permute(0, 2, 3, 4, 1)
         return self.decode(features, grid, volume.shape[2:])[:, None]
@@ -129,6 +132,6 @@ def cell_scale(shape: Sequence[int]) -> list[float]:
 
 def cell_positions(coordinates: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Return cell-centred coordinates and the cell's sides, 2 / n: (..., 6)."""
-    scale = torch.tensor(cell_scale(shape)).to(coordinates)
-    cell = torch.tensor([2.0 / n for n in shape]).to(coordinates)
+    scale = coordinates.new_tensor(cell_scale(shape))
+    cell = coordinates.new_tensor([2.0 / n for n in shape])
     return torch.cat([coordinates * scale, cell.expand_as(coordinates)], -1)

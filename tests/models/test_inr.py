@@ -1,0 +1,81 @@
+"""The conditional INR against its published size and a voxel-by-voxel evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from h2lo_bids.models.inr import ConditionalInr, InrArchitecture, cell_positions
+
+
+def test_the_size_is_the_published_one():
+    model = ConditionalInr(InrArchitecture())
+    assert sum(p.numel() for p in model.parameters()) == 845_473
+    assert sum(p.numel() for p in model.encoder.parameters()) == 415_904
+    assert [(m.in_features, m.out_features) for m in model.linears] == [
+        (134, 256), *[(256, 256)] * 6, (256, 1)
+    ]  # fmt: skip
+
+
+def test_coordinates_run_from_face_to_face():
+    shape = (4, 5, 8)
+    grid = torch.stack(
+        torch.meshgrid(*(torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape),
+                       indexing="ij"), -1
+    )  # fmt: skip
+    position = cell_positions(grid, shape).numpy()
+    for voxel in np.ndindex(shape):
+        centres = [-1 + (2 * i + 1) / n for i, n in zip(voxel, shape, strict=True)]
+        np.testing.assert_allclose(position[voxel], [*centres, 2 / 4, 2 / 5, 2 / 8], atol=1e-12)
+    # The same as PyTorch's own grid of that convention; its axes run the other way.
+    theirs = torch.nn.functional.affine_grid(
+        torch.eye(3, 4, dtype=torch.float64)[None], [1, 1, *shape], align_corners=False
+    )
+    np.testing.assert_allclose(position[..., :3], theirs[0].flip(-1).numpy(), atol=1e-12)
+
+
+def test_forward_is_the_decoder_at_every_voxel():
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    model = ConditionalInr(InrArchitecture(2, 5, 7, 3)).double().eval()
+    volume = rng.random((4, 3, 5))
+    grid = torch.from_numpy(volume)[None, None]
+    with torch.no_grad():
+        got = model(grid)[0, 0].numpy()
+        features = model.encoder(grid)[0].numpy()
+    weights = [(m.weight.detach().numpy(), m.bias.detach().numpy()) for m in model.linears]
+    for voxel in np.ndindex(volume.shape):
+        centre = [-1 + (2 * i + 1) / n for i, n in zip(voxel, volume.shape, strict=True)]
+        x = np.array([*features[(slice(None), *voxel)], *centre, *(2 / n for n in volume.shape)])
+        for weight, bias in weights[:-1]:
+            x = np.maximum(weight @ x + bias, 0)
+        weight, bias = weights[-1]
+        assert got[voxel] == pytest.approx((weight @ x + bias)[0], abs=1e-12)
+
+
+def test_parts_of_a_voxel_count_under_bfloat16():
+    torch.manual_seed(0)
+    model = ConditionalInr(InrArchitecture(2, 4, 8, 2))
+    model.linears[0].weight.data[:, 4] *= 100  # steep along the first axis
+    shape, at = (256, 256, 256), torch.tensor([[0.703125, 0.1, 0.4]])
+    features = torch.zeros(1, 4)
+    moved = at + torch.tensor([1.0 / 1024, 0, 0])
+    assert at.bfloat16()[0, 0] == moved.bfloat16()[0, 0]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found = [model.decode(features, p, shape) for p in (at, moved)]
+    assert found[0].dtype == torch.float32
+    assert found[0] != found[1]
+
+
+def test_sizes_survive_json_and_meta_devices():
+    sizes = InrArchitecture(4, 8, 16, 5)
+    assert InrArchitecture(**json.loads(json.dumps(sizes.to_dict()))) == sizes
+    with torch.device("meta"):
+        model = ConditionalInr(sizes)
+    assert all(v.is_floating_point() for v in model.state_dict().values())
+    with pytest.raises(ValueError, match="2 layers"):
+        dataclasses.replace(sizes, layers=1)
