@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the whole usage."""
-        raise UsageError(f"{message}; see h2lo --help")
+        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def build_parser() -> Parser:

@@ -12,6 +12,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.tasks import ReportTask, SubjectTask
+from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import NoMatchError
 from h2lo_bids.reports.records import Failure, FoundScan, SubjectReport
 from h2lo_bids.reports.store import (
@@ -67,7 +68,7 @@ def write_report(
         subject=task.subject,
         found=tuple(found),
         failures=tuple(failures),
-        command=shlex.join(["h2lo", *_words(task)]),
+        command=shlex.join(["h2lo", *command_words(task.settings)]),
         versions=tuple(software_versions().items()),
         facts={"grids": _grids(task)} if _grids(task) else {},
     )
@@ -136,22 +137,6 @@ def _found(scan: Scan, failed: bool) -> FoundScan:
         field_source=scan.field_source,
         use="failed" if failed else "synthesized",
     )
-
-
-def _words(task: SubjectTask) -> list[str]:
-    """Return the command line that repeats this run."""
-    settings = task.settings
-    words = [str(settings.bids_dir), str(settings.out_dir), settings.level]
-    for name, value in settings.to_options().items():
-        if value is True:
-            words.append(f"--{name}")
-        elif isinstance(value, list):
-            words += [f"--{name}", *map(str, value)]
-        elif name == "verbose":
-            words += ["--verbose"] * int(value)
-        else:
-            words += [f"--{name}", str(value)]
-    return words
 
 
 def _grids(task: SubjectTask) -> list[str]:

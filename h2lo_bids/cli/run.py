@@ -12,7 +12,7 @@ from types import FrameType
 from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.console import Console, printable
 from h2lo_bids.cli.settings import Settings
-from h2lo_bids.errors import H2loError, InputOutputError
+from h2lo_bids.errors import H2loError, InputOutputError, UsageError
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_closed_streams()
     before = _listen_to_sigterm()
     try:
+        _refuse_fellows()
         return _run(read_settings(sys.argv[1:] if argv is None else argv))
     except H2loError as err:
         return _complain(str(err), err.exit_code)
@@ -62,6 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_fellows() -> None:
+    """Refuse to be one of several processes of a job step: each would do the same work."""
+    for launcher, name, rank in (
+        ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+        ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ):
+        count = os.environ.get(name, "1")
+        if count.isdigit() and int(count) > 1 and rank in os.environ:
+            raise UsageError(
+                f"{launcher} started {count} of these, and each would do the same; start one, as "
+                "with `srun --ntasks=1 --cpus-per-task=N`, or divide the work with h2lo-slurm"
+            )
 
 
 def _run(settings: Settings) -> int:
