@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from h2lo_bids.bids.content import check_content
@@ -117,29 +117,12 @@ def discover_pairs(query: PairQuery) -> PairDiscovery:
     NoMatchError
         Nothing pairs; the message says what was found.
     """
-    root, findings = query.bids_dir, Findings()
-    read_description(root, skip=query.skip_bids_validation)
-    existing = list_subjects(root)
+    findings = Findings()
+    read_description(query.bids_dir, skip=query.skip_bids_validation)
+    existing = list_subjects(query.bids_dir)
     subjects = choose_subjects(query.raw(), existing, findings)
     sides = gather_sides(query, subjects, existing, findings)
-    derived: set[str] = set()
-    if query.fusion != "mrr":
-        derived = use_precomputed(query, sides, findings)
-    elif query.derivatives:
-        findings.notes.append("--lf-fusion mrr: no fused images were looked for in --derivatives")
-    lonely = [
-        Skipped(root / f"sub-{label}", f"sub-{label}: no {' or '.join(query.contrasts)} image")
-        for label in subjects
-        if not any((label, contrast) in sides for contrast in query.contrasts)
-    ]
-    matches = _matches(query, sides, derived, findings, lonely)
-    if query.fusion == "auto":
-        matches = _alike(query, matches, lonely)
-    pairs = [
-        PairSource(*match, registered=match.hf.suffix in derived, donor=mask_donor(match.hf, query))
-        for match in matches
-        if _present(match, findings)
-    ]
+    pairs, lonely = _pairs(query, subjects, sides, findings)
     if not pairs and not findings.problems:
         reasons = [item.reason for item in lonely]
         raise NoMatchError(nothing_pairs(query, sides, subjects, reasons))
@@ -151,6 +134,34 @@ def discover_pairs(query: PairQuery) -> PairDiscovery:
         (*lonely, *findings.skipped),
         tuple(findings.notes),
     )
+
+
+def _pairs(
+    query: PairQuery, subjects: Iterable[str], sides: dict[Key, Sides], findings: Findings
+) -> tuple[list[PairSource], list[Skipped]]:
+    """Return the pairs whose content is there, and the subjects without one."""
+    derived: set[str] = set()
+    if query.fusion != "mrr":
+        derived = use_precomputed(query, sides, findings)
+    elif query.derivatives:
+        findings.notes.append("--lf-fusion mrr: no fused images were looked for in --derivatives")
+    lonely = [
+        Skipped(
+            query.bids_dir / f"sub-{label}",
+            f"sub-{label}: no {' or '.join(query.contrasts)} image",
+        )
+        for label in subjects
+        if not any((label, contrast) in sides for contrast in query.contrasts)
+    ]
+    matches = _matches(query, sides, derived, findings, lonely)
+    if query.fusion == "auto":
+        matches = _alike(query, matches, lonely)
+    pairs = [
+        PairSource(*match, registered=match.hf.suffix in derived, donor=mask_donor(match.hf, query))
+        for match in matches
+        if _present(match, findings)
+    ]
+    return pairs, lonely
 
 
 def _matches(

@@ -251,18 +251,20 @@ def _check_places(settings: Settings) -> None:
         "--work-dir": settings.work,
         "--bids-database-dir": settings.bids_database_dir,
     }
-    for root in (settings.bids_dir, settings.lf_dir):
+    read = {"the input dataset": settings.bids_dir, "the dataset of --lf-dir": settings.lf_dir}
+    read |= {f"the dataset of --derivatives {name}": path for name, path in settings.derivatives}
+    for title, root in read.items():
         for name, path in places.items():
             if root is not None and path is not None:
-                _outside_input(root, name, path)
+                _outside_input(title, root, name, path)
 
 
-def _outside_input(bids_dir: Path, name: str, path: Path) -> None:
-    inside, root = path.resolve(), bids_dir.resolve()
-    if inside == root or root in inside.parents:
+def _outside_input(title: str, root: Path, name: str, path: Path) -> None:
+    inside, whole = path.resolve(), root.resolve()
+    if inside == whole or whole in inside.parents:
         raise UsageError(
-            f"{name} {path}: lies inside the input dataset, which is never written; "
-            f"choose a folder outside {bids_dir}"
+            f"{name} {path}: lies inside {title}, which is never written; "
+            f"choose a folder outside {root}"
         )
 
 

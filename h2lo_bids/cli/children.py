@@ -19,8 +19,6 @@ from typing import IO, Any
 
 from h2lo_bids.errors import TemporaryError
 
-_GRACE = 5.0  # seconds between asking a process to end and ending it
-
 
 @dataclass(frozen=True)
 class Job:
@@ -34,11 +32,14 @@ class Job:
         Handed to the child: one of the tasks in `h2lo_bids.cli.tasks`.
     log
         File that takes what the child and its libraries print.
+    grace
+        Seconds between asking it to end and ending it: as long as it takes to save its work.
     """
 
     name: str
     task: Any
     log: Path
+    grace: float = 5.0
 
 
 @dataclass
@@ -94,6 +95,7 @@ def run_jobs(
     on_start: Callable[[Job], None],
     on_event: EventCallback,
     on_end: EndCallback,
+    on_stop: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Run jobs in child processes, some at a time; whatever happens, none is left behind.
 
@@ -110,6 +112,8 @@ def run_jobs(
     on_end
         Called when a child has ended; returning False starts no further job
         and stops those that run.
+    on_stop
+        Called with the number of children that are about to be stopped.
     """
     inbox: queue.Queue[tuple[_Running, dict[str, Any] | None]] = queue.Queue()
     running: list[_Running] = []
@@ -136,7 +140,11 @@ def run_jobs(
             if not on_end(Ended(child.job, code, time.monotonic() - child.began)):
                 return
     finally:
-        _stop(running)
+        try:
+            if running:
+                on_stop(len(running))
+        finally:
+            _stop(running)
 
 
 def call(
@@ -248,14 +256,18 @@ def _next(
 
 
 def _stop(running: list[_Running]) -> None:
+    """Ask all to end, and end those that do not; all at once when asked a second time."""
     for child in running:
         _kill_group(child.process, signal.SIGTERM)
-    limit = time.monotonic() + _GRACE
-    for child in running:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.process.wait(timeout=max(0.0, limit - time.monotonic()))
-        _kill_group(child.process, signal.SIGKILL)
-        child.process.wait()
+    asked = time.monotonic()
+    try:
+        for child in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(timeout=max(0.0, asked + child.job.grace - time.monotonic()))
+    finally:
+        for child in running:
+            _kill_group(child.process, signal.SIGKILL)
+            child.process.wait()
 
 
 def _kill_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

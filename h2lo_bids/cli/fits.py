@@ -16,6 +16,7 @@ from h2lo_bids.cli.tasks import FinalTask, FoldTask
 from h2lo_bids.errors import TemporaryError
 
 _QUIET = 30.0  # seconds between two lines of one fit in the log
+_GRACE = 600.0  # a step on whole volumes takes minutes on a CPU; a fit saves itself after it
 _MINUTE, _HOUR = 60, 3600
 
 Fit = FoldTask | FinalTask
@@ -53,7 +54,7 @@ def run_fits(run: Run, tasks: Iterable[Fit], *, at_a_time: int) -> None:
     run.steps.clear()
     told: dict[str, float] = {}
     jobs = [
-        Job(name_of(task), task, run.logs / f"{name_of(task).replace('/', '_')}.log")
+        Job(name_of(task), task, run.logs / f"{name_of(task).replace('/', '_')}.log", _GRACE)
         for task in tasks
     ]
     run_jobs(
@@ -63,6 +64,9 @@ def run_fits(run: Run, tasks: Iterable[Fit], *, at_a_time: int) -> None:
         on_start=lambda job: _status(run, job, "starting"),
         on_event=lambda job, event: _hear(run, job, event, told),
         on_end=lambda ended: _end(run, ended),
+        on_stop=lambda count: run.console.line(
+            f"waiting for {count} fits to finish their step and save it; Ctrl-C ends them now"
+        ),
     )
 
 

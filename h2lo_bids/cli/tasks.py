@@ -92,7 +92,7 @@ class PairTask:
     subject
         Label without ``sub-``.
     pairs
-        All of them of this participant.
+        Those of this participant that are not prepared yet.
     resources
         Of this child.
     logs

@@ -120,6 +120,13 @@ def test_nothing_is_written_inside_the_input(tmp_path, h2lo, where):
     assert "outside" in done.stderr
     done = h2lo(bids, tmp_path / "out", "-w", bids / "work")
     assert done.returncode == 64
+    masks = tmp_path / "masks"
+    (masks / "sub-01").mkdir(parents=True)
+    for out, words in ((masks / "out", ()), (masks, ()), (tmp_path / "out", ("-w", masks / "w"))):
+        done = h2lo(bids, out, "-d", f"own={masks}", *words)
+        assert done.returncode == 64
+        assert "--derivatives own" in done.stderr
+    assert [path.name for path in masks.rglob("*")] == ["sub-01"]
     assert sorted(bids.rglob("*")) == before
 
 
