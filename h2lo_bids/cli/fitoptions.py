@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from h2lo_bids.cli.settings import Settings
+from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.protocols import default_options, paper_options
 from h2lo_bids.training.sampling import epoch_steps
@@ -43,7 +44,7 @@ def fit_options(settings: Settings, n_train: int) -> FitOptions:
     }
     changed = {name: value for name, value in given.items() if value is not None}
     if settings.trunk is not None:
-        changed["architecture"] = dataclasses.replace(options.architecture, trunk=settings.trunk)
+        changed["architecture"] = H2loArchitecture(trunk=settings.trunk)
     return dataclasses.replace(options, seed=settings.random_seed, **changed)
 
 

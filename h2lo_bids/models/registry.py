@@ -28,17 +28,20 @@ class Family:
         Names of the class and of the dataclass of its sizes.
     continuous
         Whether it can be asked for any position, not only for voxels of its frame.
+    random
+        Whether it draws at random when it synthesizes.
     """
 
     module: str
     model: str
     architecture: str
     continuous: bool = False
+    random: bool = False
 
 
 FAMILIES: dict[str, Family] = {
     "h2lo": Family("h2lo_bids.models.h2lo", "H2lo", "H2loArchitecture", continuous=True),
-    "arnold": Family("h2lo_bids.models.arnold", "Arnold", "ArnoldArchitecture"),
+    "arnold": Family("h2lo_bids.models.arnold", "Arnold", "ArnoldArchitecture", random=True),
     "pix2pix": Family("h2lo_bids.models.pix2pix", "Pix2Pix", "Pix2PixArchitecture"),
     "diffi2i": Family("h2lo_bids.models.diffi2i", "DiffI2I", "DiffI2IArchitecture"),
     "inr": Family("h2lo_bids.models.inr", "ConditionalInr", "InrArchitecture", continuous=True),
@@ -61,6 +64,21 @@ METHODS: dict[str, str] = {
 The two ablations are H2LO's operator: the sizes say which trunk it has, and the
 loss that it was fitted with leaves no trace in it.
 """
+
+
+def family_of(model: Any) -> str:
+    """Return the key of `FAMILIES` that a model, or a model of a derived class, belongs to.
+
+    Raises
+    ------
+    TypeError
+        If it belongs to none.
+    """
+    names = {(kind.__module__, kind.__name__) for kind in type(model).__mro__}
+    for name, family in FAMILIES.items():
+        if (family.module, family.model) in names:
+            return name
+    raise TypeError(f"{type(model).__name__} is no model of {', '.join(FAMILIES)}")
 
 
 def make_architecture(family: str, values: Mapping[str, Any]) -> Architecture:

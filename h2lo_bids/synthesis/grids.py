@@ -57,19 +57,22 @@ def synthesize_on_grid(
     ValueError
         If the mask is not on the wanted grid.
     """
-    mask = np.asarray(target_mask, dtype=bool)
-    if mask.shape != tuple(target_shape) or mask.ndim != 3:
-        raise ValueError(f"the mask has shape {mask.shape}, the grid {tuple(target_shape)}")
+    mask = checked_mask(target_mask, target_shape)
     out = np.zeros(mask.shape, dtype=np.float32)
     if not mask.any():
         return out
-    points = _frame_positions(mask, target_affine, volume_affine, world_transform)
-    nearest = np.rint(points)
-    if np.abs(points - nearest).max() < _SNAP:
-        out[mask] = _at_voxels(model, volume, nearest, options)
-    else:
-        out[mask] = synthesize_at(model, volume, points, options=options)
+    points, whole = frame_positions(mask, target_affine, volume_affine, world_transform)
+    at = _at_voxels if whole else synthesize_at
+    out[mask] = at(model, volume, points, options=options)
     return out
+
+
+def checked_mask(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return a mask as booleans, or raise `ValueError` if it is not on a grid of this shape."""
+    inside = np.asarray(mask, dtype=bool)
+    if inside.shape != tuple(shape) or inside.ndim != 3:
+        raise ValueError(f"the mask has shape {inside.shape}, the grid {tuple(shape)}")
+    return inside
 
 
 def lf_grid(
@@ -112,24 +115,44 @@ def lf_grid(
     return (int(counts[0]), int(counts[1]), int(counts[2])), new
 
 
-def _frame_positions(
+def frame_positions(
     mask: np.ndarray,
     target_affine: np.ndarray,
     volume_affine: np.ndarray,
     world_transform: Callable[[np.ndarray], np.ndarray] | None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, bool]:
+    """Find where a grid's voxels lie in the frame.
+
+    Parameters
+    ----------
+    mask
+        The voxels that are wanted; at least one.
+    target_affine, volume_affine, world_transform
+        As for `synthesize_on_grid`.
+
+    Returns
+    -------
+    points : numpy.ndarray
+        (N, 3), in voxel indices of the frame.
+    whole : bool
+        Whether all of them are voxels of the frame's lattice; they are rounded then.
+    """
     voxels = np.argwhere(mask)
-    if world_transform is None:
-        both = np.linalg.inv(volume_affine) @ np.asarray(target_affine, dtype=np.float64)
-        return voxels @ both[:3, :3].T + both[:3, 3]
-    world = voxels @ np.asarray(target_affine)[:3, :3].T + np.asarray(target_affine)[:3, 3]
-    world = np.asarray(world_transform(world), dtype=np.float64)
     inverse = np.linalg.inv(volume_affine)
-    return world @ inverse[:3, :3].T + inverse[:3, 3]
+    if world_transform is None:
+        both = inverse @ np.asarray(target_affine, dtype=np.float64)
+        points = voxels @ both[:3, :3].T + both[:3, 3]
+    else:
+        world = voxels @ np.asarray(target_affine)[:3, :3].T + np.asarray(target_affine)[:3, 3]
+        world = np.asarray(world_transform(world), dtype=np.float64)
+        points = world @ inverse[:3, :3].T + inverse[:3, 3]
+    nearest = np.rint(points)
+    whole = bool(np.abs(points - nearest).max() < _SNAP)
+    return (nearest if whole else points), whole
 
 
 def _at_voxels(
-    model: Operator, volume: np.ndarray, voxels: np.ndarray, options: EngineOptions | None
+    model: Operator, volume: np.ndarray, voxels: np.ndarray, *, options: EngineOptions | None
 ) -> np.ndarray:
     """Evaluate at whole voxels, which needs no interpolation if all are in the frame."""
     if (voxels < 0).any() or (voxels >= volume.shape).any():

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from h2lo_bids.models.operators import Operator
-from h2lo_bids.synthesis.grids import synthesize_on_grid
+from h2lo_bids.models.interface import Model
 from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.predict import predict_on_grid
 
 
 def deviation_on_grid(
-    models: Iterable[Operator],
+    models: Iterable[Model],
     volume: np.ndarray,
     volume_affine: np.ndarray,
     target_shape: Sequence[int],
@@ -21,8 +21,9 @@ def deviation_on_grid(
     *,
     options: EngineOptions | None = None,
     world_transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    seed: int = 42,
 ) -> np.ndarray:
-    """Evaluate several operators and return the standard deviation of their images.
+    """Evaluate several models and return the standard deviation of their images.
 
     It says how far the outcome depends on which people the model was fitted to,
     not how noisy a scan is. Running moments are kept, never the images.
@@ -30,9 +31,11 @@ def deviation_on_grid(
     Parameters
     ----------
     models
-        At least two operators of one frame; taken one at a time.
+        At least two models of one frame; taken one at a time.
     volume, volume_affine, target_shape, target_affine, target_mask, options, world_transform
-        As for `h2lo_bids.synthesis.grids.synthesize_on_grid`.
+        As for `h2lo_bids.synthesis.predict.predict_on_grid`.
+    seed
+        The same for all of them: methods that draw at random draw the same.
 
     Returns
     -------
@@ -48,7 +51,7 @@ def deviation_on_grid(
     mask = np.asarray(target_mask, dtype=bool)
     number, mean, square = 0, np.zeros(np.count_nonzero(mask)), np.zeros(np.count_nonzero(mask))
     for number, model in enumerate(models, start=1):
-        image = synthesize_on_grid(
+        image = predict_on_grid(
             model,
             volume,
             volume_affine,
@@ -57,6 +60,7 @@ def deviation_on_grid(
             mask,
             options=options,
             world_transform=world_transform,
+            seed=seed,
         )
         values = np.clip(image[mask], 0.0, 1.0)
         # Welford's update does not subtract two large sums.

@@ -8,27 +8,30 @@ import numpy as np
 
 from h2lo_bids.evaluation.metrics import METRICS, evaluate
 from h2lo_bids.evaluation.scores import IDENTITY, Score, score
-from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.models.interface import Model
 from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.predict import predict
+from h2lo_bids.synthesis.seeds import scan_seed
 from h2lo_bids.training.pairs import Pair
 
 Figures = dict[str, float]
 
 
 def predict_pair(
-    model: H2lo, pair: Pair, *, device: str = "cpu", precision: str = "fp32"
+    model: Model, pair: Pair, *, device: str = "cpu", precision: str = "fp32", seed: int = 42
 ) -> np.ndarray:
     """Synthesize a pair's low-field volume on the pair's own grid.
 
     Parameters
     ----------
     model
-        The operator, fitted on this grid.
+        Of any method, fitted on this grid.
     pair
         A subject that the model has not seen.
     device, precision
         As in `h2lo_bids.synthesis.options.EngineOptions`.
+    seed
+        With the pair's name that of the methods that draw at random.
 
     Returns
     -------
@@ -41,11 +44,11 @@ def predict_pair(
         If the device is not there or the precision is unknown.
     """
     options = EngineOptions(device=device, precision=precision)
-    return synthesize(model, pair.hf, pair.mask, options=options)
+    return predict(model, pair.hf, pair.mask, options=options, seed=scan_seed(seed, pair.name))
 
 
 def score_pair(
-    model: H2lo | None,
+    model: Model | None,
     pair: Pair,
     *,
     method: str = IDENTITY,
@@ -59,7 +62,7 @@ def score_pair(
     Parameters
     ----------
     model
-        The operator; None for the identity.
+        Of any method; None for the identity.
     pair
         The test subject.
     method, fold
@@ -88,7 +91,7 @@ def score_pair(
     return score(predicted, pair.lf, pair.hf, subject=pair.name, method=method, fold=fold)
 
 
-def held_out_figures(model: H2lo, pairs: Sequence[Pair]) -> dict[str, dict[str, Figures]]:
+def held_out_figures(model: Model, pairs: Sequence[Pair]) -> dict[str, dict[str, Figures]]:
     """Score a model on pairs it has not seen.
 
     Parameters

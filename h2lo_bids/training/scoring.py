@@ -19,9 +19,10 @@ from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.models.bundle import Bundle, load_model
-from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.synthesis.grids import synthesize_on_grid
+from h2lo_bids.models.interface import Model
 from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.predict import predict_on_grid
+from h2lo_bids.synthesis.seeds import scan_seed
 from h2lo_bids.training.card import software
 from h2lo_bids.training.heldout import predict_pair, score_pair
 from h2lo_bids.training.pairs import Pair
@@ -38,7 +39,7 @@ class _Run:
 
     name: str
     bundle: Bundle
-    model: H2lo
+    model: Model
     warnings: list[str]
     scores: list[Score] = field(default_factory=list)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
@@ -50,6 +51,7 @@ def score_models(
     *,
     device: str = "cpu",
     precision: str = "fp32",
+    seed: int = 42,
     out_dir: Path,
     progress: Say | None = None,
 ) -> tuple[Score, ...]:
@@ -67,6 +69,8 @@ def score_models(
         Of one contrast.
     device, precision
         As in `h2lo_bids.synthesis.options.EngineOptions`.
+    seed
+        As for `predict_pair`.
     out_dir
         Receives ``evaluation/<contrast>/<name>/`` with ``scores.tsv``,
         ``scores.json``, ``pictures.npz`` and ``record.json``.
@@ -101,7 +105,13 @@ def score_models(
         identity += score_pair(None, pair)
         for run in runs:
             predicted = predict_prepared(
-                run.bundle, run.model, prepared, pair, device=device, precision=precision
+                run.bundle,
+                run.model,
+                prepared,
+                pair,
+                device=device,
+                precision=precision,
+                seed=seed,
             )
             run.scores += score_pair(run.model, pair, method=run.name, predicted=predicted)
             run.pictures.update(pictures_of(pair, predicted))
@@ -112,12 +122,13 @@ def score_models(
 
 def predict_prepared(
     bundle: Bundle,
-    model: H2lo,
+    model: Model,
     prepared: PreparedPair,
     pair: Pair,
     *,
     device: str = "cpu",
     precision: str = "fp32",
+    seed: int = 42,
 ) -> np.ndarray:
     """Synthesize a pair's low-field volume with a model of any frame.
 
@@ -129,6 +140,8 @@ def predict_prepared(
         The pair, on disk and loaded.
     device, precision
         As in `h2lo_bids.synthesis.options.EngineOptions`.
+    seed
+        As for `predict_pair`.
 
     Returns
     -------
@@ -143,16 +156,17 @@ def predict_prepared(
     import nibabel as nib
 
     if bundle.frame == prepared.frame:
-        return predict_pair(model, pair, device=device, precision=precision)
+        return predict_pair(model, pair, device=device, precision=precision, seed=seed)
     mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
     volume = conform(nib.load(prepared.hf), bundle.frame, mask=mask)  # type: ignore[attr-defined]
     inside = resample_mask(mask, volume.shape, volume.affine)
     normalised = max_normalise(
         np.asarray(volume.dataobj), np.asarray(inside.dataobj) > 0, name=prepared.hf.name
     )
-    return synthesize_on_grid(
+    return predict_on_grid(
         model, normalised, volume.affine, pair.shape, mask.affine, pair.mask,
         options=EngineOptions(device=device, precision=precision),
+        seed=scan_seed(seed, pair.name),
     )  # fmt: skip
 
 

@@ -1,0 +1,154 @@
+"""Making an image with any model: the one door to all methods."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import numpy as np
+
+from h2lo_bids.models.interface import Model
+from h2lo_bids.models.operators import Operator
+from h2lo_bids.models.registry import FAMILIES, family_of
+from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.synthesis.grids import checked_mask, frame_positions, synthesize_on_grid
+from h2lo_bids.synthesis.options import EngineOptions
+
+_RIM = 6
+"""Voxels around the brain on which the splines lean; further ones count for nothing."""
+
+
+def predict(
+    model: Model,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    *,
+    options: EngineOptions | None = None,
+    seed: int = 42,
+) -> np.ndarray:
+    """Synthesize a volume on the model's own frame.
+
+    Parameters
+    ----------
+    model
+        Of any family of `h2lo_bids.models.registry.FAMILIES`.
+    volume
+        (X, Y, Z), the high-field image in [0, 1], 0 outside the brain.
+    mask
+        (X, Y, Z), true in the brain.
+    options
+        Settings of the engine; None takes the defaults.
+    seed
+        Of the methods that draw at random; see `h2lo_bids.synthesis.seeds`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (X, Y, Z), not clipped; exactly 0 outside the mask.
+
+    Raises
+    ------
+    ValueError
+        If volume and mask differ in shape.
+    UsageError
+        If the device is not there.
+    """
+    volume, mask = np.asarray(volume, dtype=np.float32), np.asarray(mask, dtype=bool)
+    if volume.ndim != 3 or volume.shape != mask.shape:
+        raise ValueError(f"a volume and its mask share a shape: {volume.shape}, {mask.shape}")
+    options = options or EngineOptions()
+    family = family_of(model)
+    if FAMILIES[family].continuous:
+        return synthesize(cast(Operator, model), volume, mask, options=options)
+    if family == "identity":
+        return np.where(mask, volume, np.float32(0))
+    # Each method's file is imported when it is needed.
+    module = importlib.import_module(f"h2lo_bids.synthesis.{family}")
+    made: np.ndarray = getattr(module, f"predict_{family}")(
+        model, volume, mask, options=options, seed=seed
+    )
+    return made
+
+
+def predict_on_grid(
+    model: Model,
+    volume: np.ndarray,
+    volume_affine: np.ndarray,
+    target_shape: Sequence[int],
+    target_affine: np.ndarray,
+    target_mask: np.ndarray,
+    *,
+    options: EngineOptions | None = None,
+    world_transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    seed: int = 42,
+) -> np.ndarray:
+    """Synthesize at the voxels of any grid.
+
+    A continuous model (the operator, the INR) is asked for the positions of the
+    voxels. The others know only their frame: the image is made there and brought
+    to the grid by cubic splines, unless the grid's voxels are voxels of the frame.
+    Beyond the brain's border the splines see the nearest brain voxel, so that the
+    border is not darkened.
+
+    Parameters
+    ----------
+    model
+        Of any family.
+    volume, volume_affine, target_shape, target_affine, target_mask, options, world_transform
+        As for `h2lo_bids.synthesis.grids.synthesize_on_grid`.
+    seed
+        As for `predict`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 of `target_shape`; exactly 0 outside the mask.
+
+    Raises
+    ------
+    ValueError
+        If the mask is not on the wanted grid.
+    """
+    if FAMILIES[family_of(model)].continuous:
+        return synthesize_on_grid(
+            cast(Operator, model), volume, volume_affine, target_shape, target_affine,
+            target_mask, options=options, world_transform=world_transform,
+        )  # fmt: skip
+    wanted = checked_mask(target_mask, target_shape)
+    out = np.zeros(wanted.shape, dtype=np.float32)
+    if not wanted.any():
+        return out
+    own = world_transform is None and wanted.shape == volume.shape
+    if own and np.allclose(target_affine, volume_affine):
+        return predict(model, volume, wanted, options=options, seed=seed)
+    points, whole = frame_positions(wanted, target_affine, volume_affine, world_transform)
+    brain = _brain(volume)
+    image = predict(model, volume, brain, options=options, seed=seed)
+    out[wanted] = _read(image, brain, points, order=0 if whole else 3)
+    return out
+
+
+def _read(image: np.ndarray, brain: np.ndarray, points: np.ndarray, *, order: int) -> np.ndarray:
+    """Read an image at points (N, 3), its brain continued outwards by the nearest voxel."""
+    from scipy.ndimage import distance_transform_edt, map_coordinates
+
+    if not brain.any():
+        return np.zeros(len(points), dtype=np.float32)
+    at = np.argwhere(brain)
+    low = np.maximum(at.min(0) - _RIM, 0)
+    box = tuple(slice(a, b + _RIM + 1) for a, b in zip(low, at.max(0), strict=True))
+    nearest = distance_transform_edt(~brain[box], return_distances=False, return_indices=True)
+    continued = image[box][tuple(nearest)]
+    read: np.ndarray = map_coordinates(
+        continued, (points - low).T, order=order, mode="nearest", output=np.float32
+    )
+    return read
+
+
+def _brain(volume: np.ndarray) -> np.ndarray:
+    """Return the brain of a volume that is 0 outside, holes of value 0 filled."""
+    from scipy.ndimage import binary_fill_holes
+
+    filled: np.ndarray = binary_fill_holes(volume != 0)
+    return filled

@@ -1,0 +1,152 @@
+"""One door to all methods: the same image on the frame, and its values on any grid."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from h2lo_bids.models import registry
+from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.identity import Identity, IdentityArchitecture
+from h2lo_bids.models.registry import Family, family_of
+from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.synthesis.grids import lf_grid, synthesize_on_grid
+from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.predict import predict, predict_on_grid
+from h2lo_bids.synthesis.seeds import scan_seed
+
+AFFINE = np.array([[1, 0, 0, -8.0], [0, 1, 0, -6], [0, 0, 1, -7], [0, 0, 0, 1]])
+IDENTITY = Identity(IdentityArchitecture())
+SHAPE = (24, 28, 26)
+
+
+def ball(radius=9.0, shape=SHAPE):
+    at = np.stack(np.mgrid[tuple(slice(n) for n in shape)], -1) - (np.array(shape) - 1) / 2
+    return (at**2).sum(-1) < radius**2
+
+
+def shifted(offset):
+    affine = AFFINE.copy()
+    affine[:3, 3] += offset
+    return affine
+
+
+def test_the_operator_is_evaluated_by_its_engine(model, volume):
+    mask = volume > 0.4
+    np.testing.assert_array_equal(predict(model, volume, mask), synthesize(model, volume, mask))
+    shape, affine = lf_grid(AFFINE, volume.shape, (1.3, 1.3, 3))
+    coarse = np.ones(shape, bool)
+    np.testing.assert_array_equal(
+        predict_on_grid(model, volume, AFFINE, shape, affine, coarse),
+        synthesize_on_grid(model, volume, AFFINE, shape, affine, coarse),
+    )
+
+
+def test_the_identity_returns_the_brain():
+    volume, mask = np.full(SHAPE, 0.3, np.float32), ball()
+    for got in (
+        predict(IDENTITY, volume, mask),
+        predict_on_grid(IDENTITY, volume, AFFINE, SHAPE, AFFINE, mask),
+    ):
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(got, np.where(mask, np.float32(0.3), 0))
+
+
+def test_voxels_of_the_frame_are_copied():
+    volume = (np.random.default_rng(0).random(SHAPE) * ball()).astype(np.float32)
+    part = (slice(3, 20), slice(5, 25), slice(4, 22))
+    inside = ball()[part]
+    got = predict_on_grid(
+        IDENTITY, volume, AFFINE, inside.shape, shifted([3, 5, 4]), inside
+    )  # fmt: skip
+    np.testing.assert_array_equal(got, volume[part])
+
+
+def test_between_voxels_a_smooth_image_keeps_its_values():
+    grid = np.stack(np.mgrid[tuple(slice(n) for n in SHAPE)], -1)
+
+    def truth(at):
+        return 0.5 + 0.2 * np.sin(at[..., 0] / 3) * np.cos(at[..., 1] / 4) + at[..., 2] / 200
+
+    volume = np.where(ball(12), truth(grid), 0).astype(np.float32)
+    offset = np.array([0.5, 0.3, 0.8])
+    inner = ball(7)
+    got = predict_on_grid(IDENTITY, volume, AFFINE, SHAPE, shifted(offset), inner)
+    np.testing.assert_allclose(got[inner], truth(grid + offset)[inner], atol=5e-4)
+    assert not got[~inner].any()
+
+
+def test_the_border_of_the_brain_is_not_darkened():
+    volume, mask = np.where(ball(), np.float32(0.6), np.float32(0)), ball(9.5)
+    got = predict_on_grid(IDENTITY, volume, AFFINE, SHAPE, shifted([0.4, -0.4, 0.5]), mask)
+    np.testing.assert_allclose(got[mask], 0.6, atol=1e-5)
+
+
+def test_noise_is_not_smoothed_away_between_voxels():
+    rng = np.random.default_rng(1)
+    volume = np.where(ball(12), 0.5 + 0.1 * rng.standard_normal(SHAPE), 0).astype(np.float32)
+    inner = ball(10)
+    got = predict_on_grid(IDENTITY, volume, AFFINE, SHAPE, shifted([0.5] * 3), inner)
+    # Linear interpolation leaves an eighth of the variance there.
+    assert got[inner].var() > 0.3 * volume[inner].var()
+
+
+def test_a_world_transform_leads_back_to_the_scan():
+    volume = (np.random.default_rng(2).random(SHAPE) * ball()).astype(np.float32)
+    mask = ball(6)
+    moved = predict_on_grid(
+        IDENTITY, volume, AFFINE, SHAPE, shifted([100, 0, 0]), mask,
+        world_transform=lambda points: points - [100, 0, 0],
+    )  # fmt: skip
+    np.testing.assert_array_equal(moved, np.where(mask, volume, 0))
+
+
+def test_nothing_wanted_and_nothing_there():
+    volume = np.zeros(SHAPE, np.float32)
+    empty = np.zeros(SHAPE, bool)
+    assert not predict_on_grid(IDENTITY, volume, AFFINE, SHAPE, AFFINE, empty).any()
+    assert not predict_on_grid(
+        IDENTITY, volume, AFFINE, SHAPE, shifted([0.5, 0, 0]), ball()
+    ).any()  # fmt: skip
+    with pytest.raises(ValueError, match="mask has shape"):
+        predict_on_grid(IDENTITY, volume, AFFINE, SHAPE, AFFINE, empty[1:])
+    with pytest.raises(ValueError, match="share a shape"):
+        predict(IDENTITY, volume, empty[1:])
+
+
+def test_other_families_are_found_when_they_are_needed_and_told_the_seed(monkeypatch):
+    class Dice(torch.nn.Module):
+        pass
+
+    def predict_dice(model, volume, mask, *, options, seed):
+        return np.where(mask, np.float32(seed), np.float32(0))
+
+    Dice.__module__ = "dice_models"
+    module = ModuleType("h2lo_bids.synthesis.dice")
+    module.predict_dice = predict_dice
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(registry.FAMILIES, "dice", Family("dice_models", "Dice", "None"))
+    volume = np.ones(SHAPE, np.float32)
+    got = predict(Dice(), volume, ball(), options=EngineOptions(), seed=7)
+    np.testing.assert_array_equal(got, np.where(ball(), 7, 0))
+    on_grid = predict_on_grid(Dice(), volume, AFFINE, SHAPE, shifted([1, 0, 0]), ball(6), seed=9)
+    np.testing.assert_array_equal(on_grid, np.where(ball(6), 9, 0))
+
+
+def test_a_family_is_known_by_its_class():
+    class Own(H2lo):
+        pass
+
+    assert family_of(Own()) == "h2lo"
+    with pytest.raises(TypeError, match="Linear is no model of h2lo, "):
+        family_of(torch.nn.Linear(1, 1))
+
+
+def test_seeds_differ_by_run_and_by_scan():
+    seeds = {scan_seed(seed, name) for seed in (1, 2) for name in ("sub-1_T1w", "sub-1_T2w")}
+    assert len(seeds) == 4
+    assert scan_seed(42, "sub-01_T1w") == 1158172098
