@@ -47,6 +47,7 @@ class _Running:
     job: Job
     process: subprocess.Popen[bytes]
     began: float
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,14 @@ class Ended:
         Exit code; negative is the number of the signal that killed it.
     seconds
         From start to end.
+    reason
+        Why it was stopped by this program, if it was.
     """
 
     job: Job
     code: int
     seconds: float
+    reason: str = ""
 
     @property
     def killed(self) -> bool:
@@ -75,6 +79,8 @@ class Ended:
     @property
     def cause(self) -> str:
         """Tell in one phrase what ended it."""
+        if self.reason:
+            return f"stopped: {self.reason}"
         if self.killed:
             name = signal.Signals(-self.code).name
             return f"its process was killed by {name}" + (
@@ -85,6 +91,7 @@ class Ended:
 
 EventCallback = Callable[[Job, dict[str, Any]], None]
 EndCallback = Callable[[Ended], bool]
+Look = Callable[[int], str]
 
 
 def run_jobs(
@@ -96,6 +103,7 @@ def run_jobs(
     on_event: EventCallback,
     on_end: EndCallback,
     on_stop: Callable[[int], None] = lambda count: None,
+    look: Look | None = None,
 ) -> None:
     """Run jobs in child processes, some at a time; whatever happens, none is left behind.
 
@@ -114,6 +122,9 @@ def run_jobs(
         and stops those that run.
     on_stop
         Called with the number of children that are about to be stopped.
+    look
+        Called with the process number of each child now and then; where it
+        returns a reason the child is stopped.
     """
     inbox: queue.Queue[tuple[_Running, dict[str, Any] | None]] = queue.Queue()
     running: list[_Running] = []
@@ -130,14 +141,15 @@ def run_jobs(
                 running.append(_start(job, env, inbox))
             if not running:
                 return
-            child, event = _next(inbox, running)
+            child, event = _next(inbox, running, look)
             if event is not None:
                 on_event(child.job, event)
                 continue
             code = child.process.wait()
             running.remove(child)
             _kill_group(child.process, signal.SIGKILL)  # what a killed child left behind
-            if not on_end(Ended(child.job, code, time.monotonic() - child.began)):
+            seconds = time.monotonic() - child.began
+            if not on_end(Ended(child.job, code, seconds, child.reason)):
                 return
     finally:
         try:
@@ -242,10 +254,14 @@ def _listen(child: _Running, reading: int, inbox: queue.Queue[Any]) -> None:
 
 
 def _next(
-    inbox: queue.Queue[Any], running: list[_Running]
+    inbox: queue.Queue[Any], running: list[_Running], look: Look | None
 ) -> tuple[_Running, dict[str, Any] | None]:
     """Wait for the next event in short naps, between which signals are heard."""
     while True:
+        for child in running if look is not None else ():
+            if not child.reason and (reason := look(child.process.pid)):  # type: ignore[misc]
+                child.reason = reason
+                _kill_group(child.process, signal.SIGKILL)
         try:
             return inbox.get(timeout=0.5)  # type: ignore[no-any-return]
         except queue.Empty:

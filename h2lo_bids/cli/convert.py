@@ -64,6 +64,14 @@ def named_path(name: str) -> Any:
     return convert
 
 
+def external(text: str) -> tuple[str, str]:
+    """Read ``NAME=COMMAND``; the name becomes a folder."""
+    name, equals, command = text.partition("=")
+    if not (equals and command.strip() and re.fullmatch(r"\w[\w.+-]*", name)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME='program {{input}} {{output}}'")
+    return name, command
+
+
 def model(text: str) -> tuple[str, Path]:
     """Read ``[T1w=|T2w=]PATH``; without a contrast the name is empty."""
     for contrast in ("T1w", "T2w"):

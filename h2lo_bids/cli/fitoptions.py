@@ -41,6 +41,7 @@ def fit_options(settings: Settings, n_train: int) -> FitOptions:
         "learning_rate": settings.learning_rate,
         "validate_every": settings.validate_every,
         "precision": settings.precision,
+        "max_seconds": None if settings.max_time is None else 60 * settings.max_time,
     }
     changed = {name: value for name, value in given.items() if value is not None}
     if settings.trunk is not None:
