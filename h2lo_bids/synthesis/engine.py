@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from h2lo_bids.models.operators import Operator
 from h2lo_bids.synthesis.basis import products_in_bfloat16
+from h2lo_bids.synthesis.cores import each_on_a_core
 from h2lo_bids.synthesis.evaluator import Evaluator
 from h2lo_bids.synthesis.options import CpuTookOverWarning, EngineOptions, resolve_device
 from h2lo_bids.synthesis.tiles import Box, cover
@@ -167,32 +166,12 @@ def _visit(
     options: EngineOptions,
     device: torch.device,
 ) -> None:
-    """Visit every box; on a CPU several at once, one core each.
-
-    A core on its own needs no barriers, keeps a tile in its cache, and gives the
-    same digits however many there are.
-    """
+    """Visit every box; see `each_on_a_core`."""
     evaluator = Evaluator(model, volume, device, options)
-    before = torch.get_num_threads()
-    workers = 1 if device.type != "cpu" else options.threads or before
 
     def visit(box: Box) -> None:
-        # Gradient modes belong to a thread, so each visit sets its own.
-        with torch.inference_mode():
-            on_box(evaluator, box)
+        on_box(evaluator, box)
 
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        with products_in_bfloat16(options.precision == "bf16"), _same_digits():
-            for visited in [pool.submit(visit, box) for box in boxes]:
-                visited.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
-
-
-def _same_digits() -> contextlib.AbstractContextManager[None]:
-    """Keep cuDNN from choosing its algorithms by stopwatch, and from TF32."""
-    return torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
+    with products_in_bfloat16(options.precision == "bf16"):
+        for _ in each_on_a_core(visit, boxes, device=device, threads=options.threads):
+            pass

@@ -30,8 +30,30 @@ def cosine_rate(step: int, steps: int, start: float, floor: float, warmup: int =
     """
     if step < warmup:
         return start * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - 1 - warmup)
+    return cosine_part((step - warmup) / max(1, steps - 1 - warmup), start, floor)
+
+
+def cosine_part(done: float, start: float, floor: float) -> float:
+    """Return the rate when a part `done` of a cosine, 0 to 1, lies behind."""
     return floor + (start - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def linear_rate(step: int, steps: int, start: float) -> float:
+    """Return the learning rate of a step: constant for half the steps, then linear to 0.
+
+    The schedule of Pix2Pix (Isola et al. 2017), counted in steps. The rate would
+    be 0 one step after the last.
+
+    Parameters
+    ----------
+    step
+        Steps already done, 0 to ``steps - 1``.
+    steps
+        Length of the whole schedule.
+    start
+        Rate of the first half.
+    """
+    return start * min(1.0, (steps - step) / (steps - steps // 2))
 
 
 def rate_of(step: int, options: FitOptions) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,6 +83,46 @@ class Validation:
         if self.options.validation == "crops":
             return _decibels(total, count)
         return total / count if count else math.nan
+
+
+def product_psnr(
+    validation: Validation, predict: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> float | None:
+    """Return the validation's figure for a method that is no operator, from its own products.
+
+    With ``"volume"`` each pair is synthesized as a whole. With ``"crops"``, the
+    cheap way, the method is asked for the brain voxels of one crop at a time, so
+    that it need not compute the rest; where its result depends on what else is
+    asked for (blended patches), the figure is that of these products.
+
+    Parameters
+    ----------
+    validation
+        The pairs, the figure and the crops.
+    predict
+        Maps a volume in [0, 1] and a mask, both (X, Y, Z), to the product there.
+
+    Returns
+    -------
+    float or None
+        In dB, data range 1, the products clipped to [0, 1]; None without pairs.
+    """
+    pairs = validation.pairs
+    if not pairs:
+        return None
+    if validation.options.validation == "volume":
+        volumes = [predict(np.asarray(p.hf, np.float32), p.mask).clip(0, 1) for p in pairs]
+        found = [psnr(v, np.asarray(p.lf, np.float32)) for v, p in zip(volumes, pairs, strict=True)]
+        return math.fsum(found) / len(found)
+    total, voxels = 0.0, 0
+    for index, corner in validation.places:
+        pair, wanted = pairs[index], np.zeros(pairs[index].shape, bool)
+        box = tuple(slice(max(0, c), c + validation.options.crop) for c in corner)
+        wanted[box] = pair.mask[box]
+        made = predict(np.asarray(pair.hf, np.float32), wanted)[wanted]
+        error = made.clip(0, 1).astype(np.float64) - pair.lf[wanted]
+        total, voxels = total + float((error**2).sum()), voxels + len(error)
+    return validation.psnr(total, voxels)
 
 
 def volume_psnr(model: Operator | None, pair: Pair, *, precision: str = "fp32") -> float:

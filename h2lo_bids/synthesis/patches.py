@@ -1,0 +1,164 @@
+"""A network that sees cubes of one size, applied to a volume without seams."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from h2lo_bids.synthesis.cores import each_on_a_core
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+Corner = tuple[int, int, int]
+
+
+def blend_patches(
+    network: Network,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    *,
+    patch: int,
+    overlap: int,
+    batch: int = 1,
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+    padding: str = "edge",
+) -> np.ndarray:
+    """Apply a network to overlapping patches and blend what it returns.
+
+    Patches lie evenly over the bounding box of the mask; those without a voxel of
+    the mask are left out. Where patches overlap, each has a weight that rises from
+    its border as a squared sine; the weights of a voxel add up to 1, so that the
+    result passes from one patch to the next over the whole overlap.
+
+    Parameters
+    ----------
+    network
+        Maps (B, 1, p, p, p) to the same shape, on `device`, in evaluation mode:
+        what it makes of a patch must not depend on the others in the batch.
+    volume
+        (X, Y, Z).
+    mask
+        (X, Y, Z), true where the result is wanted.
+    patch
+        Side p of a patch, in voxels. A shorter axis of the volume is padded to it.
+    overlap
+        Voxels that neighbouring patches share at least; below `patch`.
+    batch
+        Patches per call of the network.
+    device
+        Where the network is.
+    threads
+        Calls at the same time on a CPU, one core each; None follows PyTorch's own
+        setting. The result does not depend on it.
+    padding
+        A mode of `numpy.pad`, for volumes smaller than a patch.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (X, Y, Z); exactly 0 outside the mask.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or patch, overlap and batch make no sense.
+    """
+    volume, mask = np.asarray(volume, np.float32), np.asarray(mask, bool)
+    if volume.ndim != 3 or volume.shape != mask.shape:
+        raise ValueError(f"a volume and its mask share a shape: {volume.shape}, {mask.shape}")
+    if not 0 <= overlap < patch or batch < 1:
+        raise ValueError(f"no patches of {patch} voxels that share {overlap}, {batch} at a time")
+    out = np.zeros(volume.shape, np.float32)
+    if not mask.any():
+        return out
+    missing = [max(0, patch - n) for n in volume.shape]
+    before = [m // 2 for m in missing]
+    around = [(b, m - b) for b, m in zip(before, missing, strict=True)]
+    padded, wanted = np.pad(volume, around, mode=padding), np.pad(mask, around)  # type: ignore[call-overload]
+    blended = _blend(network, padded, wanted, patch, overlap, batch, torch.device(device), threads)
+    inner = tuple(slice(b, b + n) for b, n in zip(before, volume.shape, strict=True))
+    out[mask] = blended[inner][mask]
+    return out
+
+
+def _blend(
+    network: Network,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    patch: int,
+    overlap: int,
+    batch: int,
+    device: torch.device,
+    threads: int | None,
+) -> np.ndarray:
+    axes = [
+        axis_weights(*_extent(mask, axis), volume.shape[axis], patch, overlap) for axis in range(3)
+    ]
+    corners = [c for c in itertools.product(*axes) if mask[_cube(c, patch)].any()]
+    groups = [corners[i : i + batch] for i in range(0, len(corners), batch)]
+
+    def make(group: list[Corner]) -> np.ndarray:
+        cubes = np.stack([volume[_cube(corner, patch)] for corner in group])[:, None]
+        return network(torch.from_numpy(cubes).to(device)).float().cpu().numpy()[:, 0]
+
+    total = np.zeros(volume.shape, np.float32)
+    made = each_on_a_core(make, groups, device=device, threads=threads)
+    for group, cubes in zip(groups, made, strict=True):
+        for corner, cube in zip(group, cubes, strict=True):
+            x, y, z = (weights[c] for weights, c in zip(axes, corner, strict=True))
+            total[_cube(corner, patch)] += cube * (x[:, None, None] * y[:, None] * z)
+    return total
+
+
+def axis_weights(
+    first: int, stop: int, length: int, patch: int, overlap: int
+) -> dict[int, np.ndarray]:
+    """Return where patches start along an axis, and the weights of their voxels.
+
+    Parameters
+    ----------
+    first, stop
+        The voxels to be covered, from `first` up to and without `stop`.
+    length
+        Voxels along the axis, at least `patch`: no patch reaches beyond.
+    patch, overlap
+        As for `blend_patches`.
+
+    Returns
+    -------
+    dict of int to numpy.ndarray
+        float32 (patch,) weights by start; at each covered voxel they add up to 1.
+    """
+    count = max(1, -(-(stop - first - overlap) // (patch - overlap)))
+    if count == 1:
+        alone = min(max(0, (first + stop - patch) // 2), length - patch)
+        return {alone: np.ones(patch, np.float32)}
+    starts = np.linspace(first, stop - patch, count).round().astype(int)
+    shared = [0, *(starts[:-1] + patch - starts[1:]), 0]
+    rising = np.zeros((count, length))
+    for k, start in enumerate(starts):
+        ramps = _ramp(patch, shared[k]) * _ramp(patch, shared[k + 1])[::-1]
+        rising[k, start : start + patch] = ramps
+    # Squared sine and cosine add up to 1; three patches at one voxel do not.
+    total = rising.sum(0)
+    shares = (rising / np.where(total > 0, total, 1)).astype(np.float32)
+    return {int(s): shares[k, s : s + patch] for k, s in enumerate(starts)}
+
+
+def _ramp(patch: int, shared: int) -> np.ndarray:
+    """Return weights that rise from 0 to 1 over the first voxels, shared with a neighbour."""
+    at = (np.arange(patch) + 0.5) / max(1, shared)
+    return np.sin(np.pi / 2 * np.minimum(at, 1)) ** 2 if shared else np.ones(patch)
+
+
+def _extent(mask: np.ndarray, axis: int) -> tuple[int, int]:
+    others = tuple(a for a in range(3) if a != axis)
+    hits = np.flatnonzero(mask.any(axis=others))
+    return int(hits[0]), int(hits[-1]) + 1
+
+
+def _cube(corner: Corner, side: int) -> tuple[slice, ...]:
+    return tuple(slice(c, c + side) for c in corner)
