@@ -123,6 +123,8 @@ def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, A
     H2loError
         With what is wrong, in one line.
     """
+    from h2lo_bids.cli.modelchoice import bundles_for
+
     settings = task.settings
     _check_device(settings)
     bundles = bundles_for(settings, task.suffixes)
@@ -151,42 +153,6 @@ def _find_template(settings: Settings, space: str, suffix: str) -> tuple[str, st
         template = template_from_file(settings.template_file, parse_space(space).name)
     load_checked(template.image)
     return str(template.image), None if template.mask is None else str(template.mask)
-
-
-def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Any]:
-    """Return the bundle that is to be used for each contrast.
-
-    A model given without a contrast serves its own; another contrast then
-    takes the embedded model.
-
-    Raises
-    ------
-    UsageError
-        If a model is for a contrast that is not there, or for another than
-        was said.
-    H2loError
-        As `h2lo_bids.models.bundle.load_bundle`.
-    """
-    from h2lo_bids.models.bundle import default_bundle, load_bundle
-
-    given = dict(settings.model)
-    bundles = {}
-    for suffix in suffixes:
-        if suffix in given:
-            bundles[suffix] = load_bundle(given[suffix], contrast=suffix)
-    if "" in given:
-        rest = [suffix for suffix in suffixes if suffix not in given]
-        bundle = load_bundle(given[""], contrast=rest[0] if len(rest) == 1 else None)
-        if bundle.contrast not in rest:
-            raise UsageError(
-                f"--model {given['']}: is for {bundle.contrast}, and no scan needs it; "
-                f"the scans are {', '.join(suffixes)}"
-            )
-        bundles[bundle.contrast] = bundle
-    for suffix in suffixes:
-        if suffix not in bundles:
-            bundles[suffix] = default_bundle(suffix)
-    return bundles
 
 
 def _check_model(suffix: str, bundle: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.settings import ALL, METHODS, Settings
 from h2lo_bids.errors import UsageError
 
 OWN_SPACES = ("native", "model")
@@ -27,11 +27,16 @@ def check_values(settings: Settings) -> None:
     _check_spaces(settings)
     _check_others(settings)
     _check_fitting(settings)
+    _check_benchmark(settings)
 
 
 def _check_models(settings: Settings) -> None:
     if settings.level == "evaluate":  # any number of models is compared
         return
+    if settings.level == "participant" and (len(settings.method) > 1 or ALL in settings.method):
+        raise UsageError(
+            f"--method {' '.join(settings.method)}: one method makes the images; name one"
+        )
     contrasts = [contrast for contrast, _ in settings.model]
     for contrast in contrasts:
         if contrasts.count(contrast) > 1:
@@ -72,9 +77,10 @@ def _check_spaces(settings: Settings) -> None:
 
 def _check_others(settings: Settings) -> None:
     """Refuse values that only some levels or some other options allow."""
-    if settings.precision == "fp16" and settings.level != "group":
+    if settings.precision == "fp16" and settings.level not in ("group", "benchmark"):
         raise UsageError(
-            "--precision fp16 is for fitting, at the group level; take bf16, or leave it out"
+            "--precision fp16 is for fitting, at the group level or in a benchmark; take "
+            "bf16, or leave it out"
         )
     if settings.realisations > 1 and settings.noise == "none":
         raise UsageError(
@@ -99,3 +105,18 @@ def _check_fitting(settings: Settings) -> None:
         raise UsageError(f"--val-count is of no use with --folds {settings.folds}; leave it out")
     if settings.protocol == "paper" and (settings.batch or 1) > 1:
         raise UsageError("--protocol paper takes one volume per step; leave --batch out")
+
+
+def _check_benchmark(settings: Settings) -> None:
+    """Refuse a benchmark without test subjects, and commands that cannot be run."""
+    if settings.level != "benchmark":
+        return
+    if settings.folds == "0":
+        raise UsageError("--folds 0 leaves nothing to compare; give a benchmark 2 folds or more")
+    from h2lo_bids.training.command import Command
+
+    names = [name for name, _ in settings.external]
+    for name, template in settings.external:
+        if name in METHODS or names.count(name) > 1:
+            raise UsageError(f"--external {name}: another method has this name; choose a new one")
+        Command(name, template).find_program()

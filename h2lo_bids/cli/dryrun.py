@@ -47,8 +47,16 @@ def describe(settings: Settings, found: Discovery) -> Iterator[str]:
 
 
 def _model(settings: Settings, suffix: str) -> str:
-    """Say which model a contrast gets; a bundle is not opened for that."""
+    """Say which model a contrast gets; weights are not read for that."""
+    from h2lo_bids.models.collection import choose_bundles, is_collection
+
     given = dict(settings.model)
-    if suffix in given:
-        return str(given[suffix])
-    return f"{given['']} if it is for {suffix}, else embedded" if "" in given else "embedded"
+    embedded = f"embedded {settings.method[0]}" if settings.method else "embedded"
+    path = given.get(suffix, given.get(""))
+    if path is None:
+        return embedded
+    if is_collection(path):
+        found = choose_bundles(path, contrasts=("T1w", "T2w"), methods=settings.method)
+        own = [item.path for item in found if item.contrast == suffix]
+        return " or ".join(map(str, own)) if own else embedded
+    return str(path) if suffix in given else f"{path} if it is for {suffix}, else {embedded}"

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from h2lo_bids.errors import UnknownLevelError, UsageError
 
-LEVELS = ("participant", "group", "evaluate")
+LEVELS = ("participant", "group", "evaluate", "benchmark")
 ALIASES = {"train": "group"}
 
 _PAIRS = "participant --pairs"
-_ON_PAIRS = (_PAIRS, "group", "evaluate")
+_ON_PAIRS = (_PAIRS, "group", "evaluate", "benchmark")
 _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
     ("participant",): (
         "all_scans",
@@ -25,11 +25,10 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
         "uncertainty",
     ),
     ("participant", "evaluate"): ("model",),
-    ("participant", "group", "evaluate"): ("precision", "device", "reports_only"),
+    LEVELS: ("method", "precision", "device", "reports_only"),
     _ON_PAIRS: ("contrast", "hf", "lf", "lf_dir", "lf_fusion", "resolution"),
-    ("group", "evaluate"): ("keep_flagged_pairs",),
-    ("group",): (
-        "method",
+    ("group", "evaluate", "benchmark"): ("keep_flagged_pairs",),
+    ("group", "benchmark"): (
         "protocol",
         "steps",
         "epochs",
@@ -46,8 +45,11 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
         "test_count",
         "fold",
         "n_folds_parallel",
-        "no_final",
+        "max_time",
+        "max_memory",
     ),
+    ("group",): ("no_final",),
+    ("benchmark",): ("external",),
 }
 TAKEN_BY = {option: levels for levels, options in _TAKEN_BY.items() for option in options}
 """Levels that take an option; one that is not listed is taken by all."""

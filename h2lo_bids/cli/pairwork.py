@@ -44,12 +44,12 @@ def find_missing(task: MissingTask, send: Send) -> dict[str, Any]:
         subjects.setdefault(pair.subject, []).append(pair)
         people.setdefault(pair.contrast, set()).add(pair.subject)
     # Preparing may take hours: nobody should learn only then of a misspelled option.
-    if task.settings.level == "group":
+    if task.settings.level in ("group", "benchmark"):
         from h2lo_bids.cli.planwork import check_ahead
 
         check_ahead(task.settings, people)
     elif task.settings.level == "evaluate":
-        from h2lo_bids.cli.scorework import named_models
+        from h2lo_bids.cli.modelchoice import named_models
 
         named_models(task.settings, tuple(sorted(people)))
     missing = [

@@ -8,8 +8,9 @@ from typing import NoReturn
 
 from h2lo_bids import __version__
 from h2lo_bids.cli import convert
+from h2lo_bids.cli.parser_benchmark import BENCHMARK, add_benchmark
 from h2lo_bids.cli.parser_training import add_fitting, add_folds, add_pairs
-from h2lo_bids.cli.settings import NOISES, PRECISIONS, SKULL_STRIP, default_of
+from h2lo_bids.cli.settings import ALL, METHODS, NOISES, PRECISIONS, SKULL_STRIP, default_of
 from h2lo_bids.errors import UsageError
 
 DESCRIPTION = """Low-field MRI synthesized from high-field MRI with a neural operator.
@@ -17,7 +18,8 @@ DESCRIPTION = """Low-field MRI synthesized from high-field MRI with a neural ope
 analysis levels:
   participant  synthesize the low-field partner of each high-field scan
   group        fit, cross-validate and package a model from paired scans; also: train
-  evaluate     score models on paired scans"""
+  evaluate     score models on paired scans
+  benchmark    fit and score every method on the same folds: Table 1 of the paper"""
 _EVALUATION = """evaluate takes the options of pairs above and any number of --model, several of a
 contrast too; without --model it scores the embedded models."""
 EPILOG = """exit codes:
@@ -53,7 +55,9 @@ def build_parser() -> Parser:
     parser.add_argument(
         "out_dir", type=convert.path, help="folder of the derivative dataset, outside bids_dir"
     )
-    parser.add_argument("level", metavar="analysis_level", help="participant, group or evaluate")
+    parser.add_argument(
+        "level", metavar="analysis_level", help="participant, group, evaluate or benchmark"
+    )
     parser.add_argument("--version", action="version", version=f"h2lo {__version__}")
     _selection(parser.add_argument_group("which scans"))
     _method(parser.add_argument_group("method"))
@@ -61,6 +65,7 @@ def build_parser() -> Parser:
     add_pairs(parser.add_argument_group("which pairs"))
     add_fitting(parser.add_argument_group("fitting"))
     add_folds(parser.add_argument_group("cross-validation"))
+    add_benchmark(parser.add_argument_group("benchmark", BENCHMARK))
     parser.add_argument_group("evaluation", _EVALUATION)
     _resources(parser.add_argument_group("resources"))
     _run(parser.add_argument_group("the run"))
@@ -127,12 +132,22 @@ def _selection(group: argparse._ArgumentGroup) -> None:
 def _method(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
+        "--method",
+        "--methods",
+        nargs="+",
+        action="extend",
+        choices=(*METHODS, ALL),
+        help="group and benchmark: what is fitted; the first becomes the final model, and what the "
+        "others are tested against (default: h2lo; benchmark: all); participant and evaluate: "
+        "which of the models in the folder that --model names; `h2lo methods` lists them",
+    )
+    add(
         "--model",
         nargs="+",
         action="extend",
         type=convert.model,
         metavar="[T1w=|T2w=]PATH",
-        help="model bundle, or a .pth file of the authors' release; "
+        help="model bundle, a folder that holds several, or a .pth file of the authors' release; "
         "default: the embedded model of each contrast, trained on simulated pairs",
     )
     add(

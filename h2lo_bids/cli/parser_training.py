@@ -7,7 +7,6 @@ import argparse
 from h2lo_bids.cli import convert
 from h2lo_bids.cli.settings import (
     FUSIONS,
-    METHODS,
     PROTOCOLS,
     SAMPLINGS,
     TRUNKS,
@@ -77,13 +76,6 @@ def add_pairs(group: argparse._ArgumentGroup) -> None:
 def add_fitting(group: argparse._ArgumentGroup) -> None:
     """Add what decides a fit."""
     add = group.add_argument
-    add(
-        "--method",
-        nargs="+",
-        action="extend",
-        choices=METHODS,
-        help="what is fitted; the first becomes the final model (default: h2lo)",
-    )
     add(
         "--protocol",
         choices=PROTOCOLS,

@@ -22,13 +22,13 @@ def frame_of(settings: Settings) -> Frame:
         return training_frame(settings.resolution)
     if settings.level != "evaluate" or not settings.model:
         return training_frame()
-    from h2lo_bids.models.bundle import load_bundle
+    from h2lo_bids.cli.modelchoice import given_bundles
+    from h2lo_bids.models.bundle import CONTRASTS
 
     sizes = set()
-    for contrast, path in settings.model:
-        frame = load_bundle(path, contrast=contrast or None).frame
-        if frame.anchor == "brain":
-            sizes |= set(frame.spacing)
+    for bundle in given_bundles(settings, CONTRASTS):
+        if bundle.frame.anchor == "brain":
+            sizes |= set(bundle.frame.spacing)
     return training_frame(sizes.pop()) if len(sizes) == 1 else training_frame()
 
 

@@ -15,6 +15,7 @@ FUSIONS = ("auto", "none", "mrr")
 METHODS = (
     "h2lo", "h2lo-mlp", "h2lo-nograd", "arnold", "pix2pix", "diffi2i", "inr", "identity",
 )  # fmt: skip
+ALL = "all"
 PROTOCOLS = ("default", "paper")
 SAMPLINGS = ("patch", "volume")
 TRUNKS = ("siren", "mlp")
@@ -41,6 +42,7 @@ class Settings:
     skip_bids_validation: bool = False
     derivatives: tuple[tuple[str, Path], ...] = ()
     # method
+    method: tuple[str, ...] = ()
     model: tuple[tuple[str, Path], ...] = ()
     skull_strip: str = "auto"
     synthstrip_weights: Path | None = None
@@ -65,7 +67,6 @@ class Settings:
     resolution: float | None = None
     keep_flagged_pairs: bool = False
     # fitting; None leaves a value to the protocol
-    method: tuple[str, ...] = ("h2lo",)
     protocol: str = "default"
     steps: int | None = None
     epochs: int | None = None
@@ -84,6 +85,10 @@ class Settings:
     fold: tuple[int, ...] = ()
     n_folds_parallel: int = 1
     no_final: bool = False
+    # benchmark
+    external: tuple[tuple[str, str], ...] = ()
+    max_time: float | None = None
+    max_memory: float | None = None
     # resources
     nprocs: int | None = None
     omp_nthreads: int | None = None
@@ -100,9 +105,20 @@ class Settings:
     verbose: int = 0
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """What is fitted: the methods given; else H2LO, or in a benchmark every method."""
+        every = ALL in self.method or (self.level == "benchmark" and not self.method)
+        return METHODS if every else self.method or ("h2lo",)
+
+    @property
     def work(self) -> Path:
         """The work folder: the one given, or a hidden one inside ``out_dir``."""
         return self.work_dir if self.work_dir is not None else self.out_dir / ".h2lo-work"
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """What is compared: the methods, then the simulators of others."""
+        return (*self.methods, *(name for name, _ in self.external))
 
     def to_options(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as TOML-ready values.
@@ -128,7 +144,7 @@ def _plain(name: str, value: Any) -> Any:
     """Return an option's value as the user would write it."""
     if name == "lf_grid":
         return "x".join(f"{side:g}" for side in value)
-    if name in ("derivatives", "model"):
+    if name in ("derivatives", "model", "external"):
         return [f"{key}={item}" if key else str(item) for key, item in value]
     if isinstance(value, tuple):
         return [item if isinstance(item, int) else str(item) for item in value]

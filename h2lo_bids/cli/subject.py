@@ -12,7 +12,7 @@ from typing import Any
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.beside import beside_of
-from h2lo_bids.cli.checks import bundles_for, read_plugin, synthstrip_weights
+from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
 from h2lo_bids.cli.environment import obstacle_to_parallel_steps
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import exclusive
@@ -133,6 +133,7 @@ def _seconds(task: SubjectTask, durations: dict[str, float]) -> dict[str, dict[s
 
 def build(task: SubjectTask, send: Send) -> Any:
     """Build one participant's workflow."""
+    from h2lo_bids.cli.modelchoice import bundles_for
     from pipelines.workflows.subject import ScanSpec, init_single_subject_wf
     from pipelines.workflows.synthesis import ModelSpec
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 CONTRASTS = ("T1w", "T2w")
 WEIGHTS, METADATA, CARD = "weights.safetensors", "metadata.json", "README.md"
 FORMAT = "h2lo-bids bundle 1"
+EMBEDDED = ("h2lo", "identity")
+"""Methods of which models come with the package."""
+
 _EMBEDDED = Path(__file__).resolve().parents[1] / "data" / "models"
 
 
@@ -221,13 +224,15 @@ def save_bundle(
     return load_bundle(folder)
 
 
-def default_bundle(contrast: str) -> Bundle:
-    """Return the model that comes with the package.
+def default_bundle(contrast: str, *, method: str = "h2lo") -> Bundle:
+    """Return a model that comes with the package.
 
     Parameters
     ----------
     contrast
         ``"T1w"`` or ``"T2w"``.
+    method
+        ``"h2lo"``, or ``"identity"``, which needs no training.
 
     Returns
     -------
@@ -236,12 +241,19 @@ def default_bundle(contrast: str) -> Bundle:
 
     Raises
     ------
+    UsageError
+        If no model of this method comes with the package.
     H2loError
         If this installation carries none.
     """
     if contrast not in CONTRASTS:
         raise UsageError(f"no model for {contrast!r}; contrasts are {', '.join(CONTRASTS)}")
-    folder = _EMBEDDED / f"h2lo_{contrast}"
+    if method not in EMBEDDED:
+        raise UsageError(
+            f"no model of {method} comes with this package; fit one with `group --method {method}` "
+            "and give its models folder with --model"
+        )
+    folder = _EMBEDDED / f"{method}_{contrast}"
     if not folder.is_dir():
         raise H2loError(
             f"{folder}: this installation has no default {contrast} model; "

@@ -1,0 +1,75 @@
+"""A folder of bundles, such as the ``models`` of a training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from h2lo_bids.errors import UsageError
+from h2lo_bids.models.bundle import METADATA
+
+
+@dataclass(frozen=True)
+class Found:
+    """A bundle, as its metadata names it; nothing else of it has been read."""
+
+    path: Path
+    method: str
+    contrast: str
+
+
+def is_collection(path: Path) -> bool:
+    """Tell a folder of bundles from a bundle."""
+    return not (path / METADATA).exists() and any(path.glob(f"*/{METADATA}"))
+
+
+def find_bundles(folder: Path) -> tuple[Found, ...]:
+    """List the bundles in a folder, by name; one whose metadata are damaged is left out."""
+    found = []
+    for path in sorted(folder.glob(f"*/{METADATA}")):
+        try:
+            told = json.loads(path.read_bytes())
+            found.append(Found(path.parent, str(told["method"]), str(told["contrast"])))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return tuple(found)
+
+
+def choose_bundles(
+    folder: Path, *, contrasts: Iterable[str], methods: Iterable[str] = ()
+) -> tuple[Found, ...]:
+    """Choose from a folder of bundles.
+
+    Parameters
+    ----------
+    folder
+        For which `is_collection` holds.
+    contrasts
+        Those that are of use.
+    methods
+        Those that are wanted; with none all are.
+
+    Returns
+    -------
+    tuple of Found
+        At least one, in the order of the methods, else of the names.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or none of a method that is wanted.
+    """
+    found, contrasts, methods = find_bundles(folder), tuple(contrasts), tuple(methods)
+    usable = [item for item in found if item.contrast in contrasts]
+    lacking = [name for name in methods if name not in {item.method for item in usable}]
+    if lacking or not usable:
+        what = f"{lacking[0]} model" if lacking else "model"
+        listed = ", ".join(item.path.name for item in found) or "nothing that can be read"
+        raise UsageError(
+            f"{folder}: holds no {what} for {' or '.join(contrasts)}; it holds {listed}"
+        )
+    if methods:
+        usable = [item for name in methods for item in usable if item.method == name]
+    return tuple(usable)
