@@ -12,7 +12,7 @@ from h2lo_bids.models.inr import ConditionalInr
 from h2lo_bids.models.operators import Operator
 from h2lo_bids.synthesis.basis import BasisRows
 from h2lo_bids.synthesis.features import FeatureTiles
-from h2lo_bids.synthesis.inr_rows import InrRows
+from h2lo_bids.synthesis.inr import InrRows
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.tiles import Box
 

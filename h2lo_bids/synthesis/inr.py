@@ -1,64 +1,77 @@
-"""The conditional INR on a volume and between its voxels, in the engine's tiles."""
+"""The conditional INR's decoder at many positions."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from h2lo_bids.models.inr import ConditionalInr
-from h2lo_bids.synthesis.engine import synthesize, synthesize_at
-from h2lo_bids.synthesis.options import EngineOptions
+import torch
+
+from h2lo_bids.models.inr import ConditionalInr, cell_scale
 
 
-def predict_inr(
-    model: ConditionalInr,
-    volume: np.ndarray,
-    mask: np.ndarray,
-    *,
-    options: EngineOptions | None = None,
-    seed: int = 42,
-) -> np.ndarray:
-    """Evaluate the network at the brain voxels of the model's own grid.
+class InrRows:
+    """Evaluates the decoder row block by row block; the counterpart of `BasisRows`.
+
+    The cell, the scale of the coordinates and the encoder's last bias are the same
+    at all positions, so they are folded into the first layer. That layer's
+    coordinates and the sum of the last layer are float32 always.
 
     Parameters
     ----------
     model
         The network.
-    volume, mask, options
-        As for `h2lo_bids.synthesis.engine.synthesize`.
-    seed
-        Not used: nothing is drawn.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (X, Y, Z), not clipped; exactly 0 outside the mask.
+    rows
+        Positions per block.
+    device
+        Where to compute.
+    shape
+        Voxels of the frame.
     """
-    return synthesize(model, volume, mask, options=options)
 
+    def __init__(
+        self, model: ConditionalInr, rows: int, device: torch.device, shape: Sequence[int]
+    ) -> None:
+        self._rows, self._device = rows, device
+        pairs = [(m.weight.detach().double().t(), m.bias.detach().double()) for m in model.linears]
+        (weight, bias), *rest = pairs
+        n = model.architecture.n_features
+        scale = weight.new_tensor(cell_scale(shape))[:, None]
+        cell = weight.new_tensor([2.0 / side for side in shape])
+        bias = bias + cell @ weight[n + 3 :]
+        last = model.encoder.convolutions[-1].bias
+        if last is not None:
+            bias = bias + last.detach().double() @ weight[:n]
+        self._position = self._put(weight[n : n + 3] * scale)
+        self._layers = [(self._put(w), self._put(b)) for w, b in [(weight[:n], bias), *rest]]
 
-def query_inr(
-    model: ConditionalInr,
-    volume: np.ndarray,
-    points: np.ndarray,
-    *,
-    options: EngineOptions | None = None,
-) -> np.ndarray:
-    """Evaluate the network anywhere.
+    def _put(self, values: torch.Tensor) -> torch.Tensor:
+        return values.float().contiguous().to(self._device)
 
-    Features are read trilinearly between voxels and held constant beyond the outer
-    ones; the decoder sees the position itself, and the frame's own cell.
+    def __call__(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Evaluate the network.
 
-    Parameters
-    ----------
-    model
-        The network.
-    volume, points, options
-        As for `h2lo_bids.synthesis.engine.synthesize_at`: points (N, 3) in voxel
-        indices of the frame.
+        Parameters
+        ----------
+        coordinates
+            (N, 3), float32, the frame's outer voxel centres at -1 and 1.
+        features
+            (N, n_features), the encoder's at the same positions, without the last bias.
 
-    Returns
-    -------
-    numpy.ndarray
-        float32 (N,).
-    """
-    return synthesize_at(model, volume, points, options=options)
+        Returns
+        -------
+        torch.Tensor
+            (N,), float32.
+        """
+        coordinates = coordinates.to(self._device)
+        out = torch.empty(len(coordinates), device=self._device)
+        last_weight, last_bias = self._layers[-1]
+        for start in range(0, len(coordinates), self._rows):
+            block = slice(start, start + self._rows)
+            weight, bias = self._layers[0]
+            x = torch.addmm(bias, features[block].float(), weight)
+            for axis in range(3):
+                x.addcmul_(coordinates[block, axis : axis + 1], self._position[axis])
+            for weight, bias in self._layers[1:-1]:
+                x = torch.addmm(bias, x.relu_(), weight)
+            out[block] = (x.relu_() * last_weight[:, 0]).sum(-1)
+        return out.add_(last_bias)

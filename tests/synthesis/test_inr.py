@@ -8,8 +8,8 @@ import torch
 from scipy.interpolate import RegularGridInterpolator
 
 from h2lo_bids.models.inr import ConditionalInr, InrArchitecture
+from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.grids import synthesize_on_grid
-from h2lo_bids.synthesis.inr import predict_inr, query_inr
 from h2lo_bids.synthesis.options import EngineOptions
 
 
@@ -55,7 +55,7 @@ def test_tiles_equal_the_whole_volume(naive, volume, sizes, tile):
     model = trained_like(sizes)
     mask = np.random.default_rng(2).random(volume.shape) < 0.3
     options = EngineOptions(tile=tile, rows=100)
-    got = predict_inr(model, volume, mask, options=options)
+    got = synthesize(model, volume, mask, options=options)
     expected = naive(model, volume)
     assert got.dtype == np.float32
     assert not got[~mask].any()
@@ -64,7 +64,7 @@ def test_tiles_equal_the_whole_volume(naive, volume, sizes, tile):
 
 def test_threads_and_blocks_do_not_change_a_digit(inr, volume):
     mask = volume > 0.4
-    one, two = (predict_inr(inr, volume, mask, options=EngineOptions(tile=6, threads=n))
+    one, two = (synthesize(inr, volume, mask, options=EngineOptions(tile=6, threads=n))
                 for n in (1, 3))  # fmt: skip
     np.testing.assert_array_equal(one, two)
 
@@ -72,7 +72,7 @@ def test_threads_and_blocks_do_not_change_a_digit(inr, volume):
 def test_bfloat16_stays_near_float32(volume):
     model, mask = trained_like(InrArchitecture()), np.ones(volume.shape, bool)
     exact, fast = (
-        predict_inr(model, volume, mask, options=EngineOptions(precision=p))
+        synthesize(model, volume, mask, options=EngineOptions(precision=p))
         for p in ("fp32", "bf16")
     )
     error = np.sqrt(np.mean((exact - fast) ** 2)) / np.ptp(exact)
@@ -83,15 +83,15 @@ def test_off_grid_queries_equal_brute_force(inr, volume):
     rng = np.random.default_rng(5)
     points = rng.uniform(-2, np.array(volume.shape) + 1, (200, 3))
     points[:50] = np.rint(points[:50]).clip(0, np.array(volume.shape) - 1)
-    got = query_inr(inr, volume, points, options=EngineOptions(tile=5))
+    got = synthesize_at(inr, volume, points, options=EngineOptions(tile=5))
     expected = brute_force(inr, volume, points)
     np.testing.assert_allclose(got, expected, atol=1e-4 * np.ptp(expected))
 
 
 def test_a_query_at_voxels_is_the_prediction(inr, volume):
     mask = np.random.default_rng(3).random(volume.shape) < 0.2
-    at = query_inr(inr, volume, np.argwhere(mask))
-    np.testing.assert_allclose(at, predict_inr(inr, volume, mask)[mask], atol=1e-5)
+    at = synthesize_at(inr, volume, np.argwhere(mask))
+    np.testing.assert_allclose(at, synthesize(inr, volume, mask)[mask], atol=1e-5)
 
 
 def test_other_grids_are_queried_not_resampled(inr, volume):

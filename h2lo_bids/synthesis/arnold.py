@@ -1,0 +1,220 @@
+"""Arnold's simulator: two layers of uniform noise, and a Gaussian blur between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from h2lo_bids.models.arnold import Arnold
+from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.tiles import Box
+
+GRAIN = 0.5
+"""Blur of the first noise, in voxels."""
+LEAST = 0.1
+"""Least standard deviation of a blur, in voxels."""
+
+
+def predict_arnold(
+    model: Arnold,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    *,
+    options: EngineOptions | None = None,
+    seed: int | Sequence[int] = 42,
+) -> np.ndarray:
+    """Simulate a low-field image.
+
+    Parameters
+    ----------
+    model
+        The four parameters.
+    volume
+        (X, Y, Z), the high-field image, 0 or more, 0 outside the brain.
+    mask
+        (X, Y, Z), the brain. The fit compares images where both are above 0, since it
+        has both; here, where the low-field image is what is wanted, all of the brain
+        is simulated. For brains without empty voxels the two are the same.
+    options
+        Not used: there is nothing to tile.
+    seed
+        Of both noises, which are drawn for the whole grid.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (X, Y, Z), from 0 to exactly 1 at the brightest voxel; exactly 0
+        outside the mask.
+
+    Raises
+    ------
+    ValueError
+        If volume and mask differ in shape.
+    """
+    volume, mask = np.asarray(volume, np.float32), np.asarray(mask, bool)
+    if volume.ndim != 3 or volume.shape != mask.shape:
+        raise ValueError(f"a volume and its mask share a shape: {volume.shape}, {mask.shape}")
+    out = np.zeros(volume.shape, np.float32)
+    if mask.any():
+        first, second = draw_noise(volume.shape, seed)
+        sigma, c1, c2, c3 = model.numbers
+        source = Source.build(volume, mask, first, second, max(sigma, c3))
+        blurred = source.inside(source.noisy(c1), sigma)
+        out[mask] = finish(blurred, source.inside(source.second, c3), c2)
+    return out
+
+
+def draw_noise(shape: tuple[int, ...], seed: int | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Draw U1 and U2: float32 of a shape, independent and uniform on [-0.5, 0.5)."""
+    rng = np.random.default_rng(seed)
+    first, second = (rng.random(shape, np.float32) - np.float32(0.5) for _ in range(2))
+    return first, second
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image and its two noises, ready to be mixed.
+
+    Parameters
+    ----------
+    image
+        float32 (a, b, c), what lies around the mask: scaled to a maximum of 1 in it,
+        0 outside.
+    mask
+        bool (a, b, c).
+    box
+        The mask's bounding box there: no voxel beyond it is asked for.
+    grain
+        float32 (a, b, c): the first noise after its blur, times the image's deviation.
+    second
+        float32 (a, b, c): the second noise as drawn.
+    """
+
+    image: np.ndarray = field(repr=False)
+    mask: np.ndarray = field(repr=False)
+    box: Box
+    grain: np.ndarray = field(repr=False)
+    second: np.ndarray = field(repr=False)
+
+    @classmethod
+    def build(
+        cls,
+        volume: np.ndarray,
+        mask: np.ndarray,
+        first: np.ndarray,
+        second: np.ndarray,
+        widest: float,
+    ) -> Source:
+        """Prepare an image for blurs up to a width; the mask must not be empty.
+
+        All that such a blur can reach from the mask is kept, and no more, so that a
+        result is that of the whole volume.
+        """
+        image, inner = scaled(volume, mask), bounds(mask)
+        around = _grown(inner, _reach(widest), volume.shape)
+        grain = blur(first, GRAIN, around) * np.float32(deviation(image))
+        image, mask, second = (v[around.slices].copy() for v in (image, mask, second))
+        return cls(image, mask, bounds(mask), grain, second)
+
+    def noisy(self, c1: float) -> np.ndarray:
+        """Return the image with the first noise."""
+        mixed: np.ndarray = self.image + np.float32(c1) * self.grain
+        return mixed
+
+    def inside(self, values: np.ndarray, sigma: float) -> np.ndarray:
+        """Blur a volume and return the mask's voxels, (N,)."""
+        return blur(values, sigma, self.box)[self.mask[self.box.slices]]
+
+
+def bounds(mask: np.ndarray) -> Box:
+    """Return the smallest box around the true voxels, of which there must be one."""
+    found = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    x, y, z = ((int(hits[0]), int(hits[-1]) + 1) for hits in found)
+    return Box((x[0], y[0], z[0]), (x[1], y[1], z[1]))
+
+
+def _grown(box: Box, margin: int, shape: tuple[int, ...]) -> Box:
+    x, y, z = (
+        (max(0, start - margin), min(n, stop + margin))
+        for start, stop, n in zip(box.start, box.stop, shape, strict=True)
+    )
+    return Box((x[0], y[0], z[0]), (x[1], y[1], z[1]))
+
+
+def scaled(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return float32 (X, Y, Z): the volume over its maximum in the mask, 0 outside."""
+    image = np.where(mask, volume, 0).astype(np.float32)
+    peak = image.max()
+    if peak > 0:
+        image /= peak
+    return image
+
+
+def deviation(values: np.ndarray) -> float:
+    """Return the sample standard deviation of what is not 0, in any shape; 0 of too little."""
+    some = values[values != 0]
+    return float(some.std(ddof=1, dtype=np.float64)) if some.size > 1 else 0.0
+
+
+def blur(values: np.ndarray, sigma: float, box: Box) -> np.ndarray:
+    """Blur a volume and return the part of it that lies in a box.
+
+    As MATLAB's imgaussfilt3 does by default, in which the simulator was written: the
+    kernel reaches ceil(2 sigma) voxels, and border voxels are repeated outward.
+
+    Parameters
+    ----------
+    values
+        float32 (X, Y, Z).
+    sigma
+        Standard deviation in voxels; less than `LEAST` is raised to it.
+    box
+        What is wanted.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, of the box's shape; the same values as of the whole volume.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    sigma, reach = max(sigma, LEAST), _reach(sigma)
+    around = _grown(box, reach, values.shape)
+    out: np.ndarray = gaussian_filter(values[around.slices], sigma, mode="nearest", radius=reach)
+    wanted = [
+        slice(start - low, stop - low)
+        for start, stop, low in zip(box.start, box.stop, around.start, strict=True)
+    ]
+    return out[tuple(wanted)]
+
+
+def _reach(sigma: float) -> int:
+    """Return how far a blur looks, in voxels."""
+    return math.ceil(2 * max(sigma, LEAST))
+
+
+def finish(blurred: np.ndarray, smooth: np.ndarray, c2: float) -> np.ndarray:
+    """Add the second noise and bring the result to [0, 1].
+
+    The background, which is 0, takes part in the minimum: an image without negative
+    voxels is only divided by its maximum.
+
+    Parameters
+    ----------
+    blurred, smooth
+        (N,), the blurred image and the blurred second noise in the mask.
+    c2
+        Amplitude of the noise, in standard deviations of the image.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,), float32, from 0 to 1.
+    """
+    out = blurred + np.float32(c2 * deviation(blurred)) * smooth
+    out -= min(out.min(), np.float32(0))
+    peak = out.max()
+    return out / peak if peak > 0 else out

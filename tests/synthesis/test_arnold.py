@@ -1,0 +1,122 @@
+"""Arnold's simulator against its five steps written out with explicit kernels."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import convolve
+from scipy.stats import kstest
+
+from h2lo_bids.models.arnold import Arnold
+from h2lo_bids.synthesis.arnold import bounds, draw_noise, predict_arnold
+from h2lo_bids.synthesis.tiles import Box
+
+SETS = [(0.5, 2.5, 1.5, 0.5), (0.0, 1.0, 0.0, 1.0), (1.7, 0.0, 3.0, 2.4), (1.0, 4.0, 5.0, 0.05)]
+
+
+def simulator(values):
+    model = Arnold()
+    model.load_state_dict({"values": torch.tensor(values)})
+    return model
+
+
+def kernel(sigma):
+    """A three-dimensional Gaussian of imgaussfilt3's default size, 2 ceil(2 sigma) + 1."""
+    reach = math.ceil(2 * sigma)
+    r = np.arange(-reach, reach + 1)
+    square = sum(axis**2 for axis in np.meshgrid(r, r, r, indexing="ij"))
+    weights = np.exp(-square / (2 * sigma**2))
+    return weights / weights.sum()
+
+
+def five_steps(volume, mask, values, first, second):
+    sigma, c1, c2, c3 = values
+    image = volume.astype(np.float64) * mask
+    image /= image.max()
+    image = image + convolve(
+        c1 * np.std(image[image != 0], ddof=1) * first, kernel(0.5), mode="nearest"
+    )
+    image = convolve(image, kernel(max(sigma, 0.1)), mode="nearest") * mask
+    noise = c2 * np.std(image[image != 0], ddof=1) * second
+    image = (image + convolve(noise, kernel(max(c3, 0.1)), mode="nearest")) * mask
+    image = (image - image.min()) * mask
+    return image / image.max()
+
+
+@pytest.fixture(params=["inner", "border"])
+def head(request):
+    rng = np.random.default_rng(8)
+    mask = np.zeros((17, 14, 15), bool)
+    part = (slice(5, 12), slice(4, 9), slice(6, 11))
+    mask[part if request.param == "inner" else (slice(0, 9), slice(6, 14), slice(3, 15))] = True
+    mask &= rng.random(mask.shape) < 0.9
+    return (rng.random(mask.shape) * 0.7 * mask).astype(np.float32), mask
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_the_five_steps(head, values):
+    volume, mask = head
+    kept = volume.copy()
+    first, second = draw_noise(volume.shape, 3)
+    got = predict_arnold(simulator(values), volume, mask, seed=3)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, five_steps(volume, mask, values, first, second), atol=2e-6)
+    np.testing.assert_array_equal(volume, kept)
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_the_result_fills_0_to_1_in_the_mask_alone(head, values):
+    volume, mask = head
+    got = predict_arnold(simulator(values), volume, mask)
+    assert not got[~mask].any()
+    assert got.min() == 0
+    assert got.max() == 1
+
+
+def test_without_noise_and_blur_only_the_scale_changes(head):
+    volume, mask = head
+    got = predict_arnold(simulator((0.0, 0.0, 0.0, 0.0)), volume, mask)
+    np.testing.assert_allclose(got, volume / volume[mask].max(), atol=1e-6)
+
+
+def test_noise_is_uniform_zero_mean_and_drawn_from_the_seed():
+    first, second = draw_noise((30, 40, 50), 5)
+    for noise in (first, second):
+        assert noise.dtype == np.float32
+        assert kstest(noise.ravel(), "uniform", (-0.5, 1)).pvalue > 0.01
+        assert abs(noise.mean(dtype=np.float64)) < 3 * math.sqrt(1 / 12 / noise.size)
+        # Neighbours know nothing of each other.
+        for axis in range(3):
+            pair = np.moveaxis(noise, axis, 0)
+            r = np.corrcoef(pair[1:].ravel(), pair[:-1].ravel())[0, 1]
+            assert abs(r) < 4 / math.sqrt(noise.size)
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 4 / math.sqrt(first.size)
+
+
+def test_seeds_decide_the_bytes(head):
+    volume, mask = head
+    made = [predict_arnold(simulator(SETS[0]), volume, mask, seed=s) for s in (1, 1, 2, [1, 2])]
+    np.testing.assert_array_equal(made[0], made[1])
+    assert all((a != b).any() for a, b in itertools.combinations(made[1:], 2))
+
+
+def test_bad_and_empty_masks(head):
+    volume, mask = head
+    assert not predict_arnold(simulator(SETS[0]), volume, np.zeros_like(mask)).any()
+    assert not np.isnan(predict_arnold(simulator(SETS[0]), np.zeros_like(volume), mask)).any()
+    with pytest.raises(ValueError, match="share a shape"):
+        predict_arnold(simulator(SETS[0]), volume, mask[1:])
+
+
+def test_bounds_are_the_smallest_box(head):
+    mask = head[1]
+    box = bounds(mask)
+    assert mask[box.slices].sum() == mask.sum()
+    assert isinstance(box, Box)
+    for axis in range(3):
+        for end in (0, -1):
+            assert mask[box.slices].take(end, axis).any()

@@ -1,0 +1,165 @@
+"""Arnold's fit finds what made its data, resumes, and keeps to its budget."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import ball_pair, small_options
+from scipy.stats import skew
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.models.arnold import Arnold
+from h2lo_bids.synthesis.arnold import predict_arnold
+from h2lo_bids.training.arnold_fit import GRID, ArnoldTask, adapt_arnold, choose_pairs, fit_arnold
+from h2lo_bids.training.arnold_objective import Objective, Values
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.pairs import Pair
+
+HEADS = [ball_pair(name, seed) for seed, name in enumerate("abcd")]
+TRUE = [(0.5, 2.5, 1.5, 0.5), (1.2, 1.5, 2.5, 2.0), (1.8, 3.0, 1.0, 3.0), (0.8, 0.5, 3.5, 1.2)]
+
+
+def simulator(values: Values) -> Arnold:
+    model = Arnold()
+    model.load_state_dict({"values": torch.tensor(values)})
+    return model
+
+
+def made_with(values: Values, pairs: list[Pair], seed: int = 42) -> list[Pair]:
+    model = simulator(values)
+    return [
+        dataclasses.replace(p, lf=predict_arnold(model, p.hf, p.mask, seed=[seed, n]))
+        for n, p in enumerate(pairs)
+    ]
+
+
+def options(**changes: object) -> FitOptions:
+    return adapt_arnold(small_options(**{"steps": 5000, **changes}))
+
+
+def test_the_objective_is_the_published_one() -> None:
+    pairs = made_with((1.0, 2.0, 2.0, 1.5), HEADS[:2], seed=9)
+    values = (0.7, 1.5, 2.5, 1.1)
+    found = []
+    for n, pair in enumerate(pairs):
+        mask = pair.hf * pair.lf > 0
+        made = predict_arnold(simulator(values), pair.hf, mask, seed=[7, n])[mask].astype(float)
+        hf, lf = (v[mask].astype(float) / v[mask].max() for v in (pair.hf, pair.lf))
+        found.append(
+            abs(made.mean() - lf.mean()) / 2
+            + abs(skew(made) - skew(lf)) / 10
+            + abs(made.std(ddof=1) - lf.std(ddof=1)) / 2
+            + np.corrcoef(hf, lf)[0, 1]
+            - np.corrcoef(made, lf)[0, 1]
+        )
+    assert Objective(pairs, 7)(values) == pytest.approx(np.mean(found), abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("true", TRUE)
+def test_finds_the_parameters_of_data_made_with_them(tmp_path: Path, true: Values) -> None:
+    # The same noise in data and fit: all four show, and the truth is the best there is.
+    pairs = made_with(true, HEADS[:3])
+    model = fit_arnold(pairs, [], options(), tmp_path).model
+    assert isinstance(model, Arnold)
+    objective = Objective(pairs, 42)
+    assert objective(true) < min(objective(point) for point in GRID[::25]) + 1e-6
+    # The simplex may stop in a fold of the objective, a thousandth above.
+    assert objective(model.numbers) < objective(true) + 2e-3
+    assert model.numbers[0] == pytest.approx(true[0], abs=0.05)
+    assert model.numbers[1] == pytest.approx(true[1], abs=0.3)
+    # c2 and c3 trade with each other: noise that is broader is weaker. What they leave
+    # in the image is its likeness to the data.
+    for pair, n in zip(pairs, range(3), strict=True):
+        made = predict_arnold(model, pair.hf, pair.mask, seed=[42, n])
+        assert np.corrcoef(made[pair.mask], pair.lf[pair.mask])[0, 1] > 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("true", [TRUE[1], TRUE[3]])
+def test_other_noise_leaves_blur_and_statistics(tmp_path: Path, true: Values) -> None:
+    # Real data share no noise with the fit. Noise then only lowers the correlation, so
+    # the amplitudes fall, but blur and moments hold.
+    pairs = made_with(true, HEADS[:3], seed=1000)
+    result = fit_arnold(pairs, made_with(true, HEADS[3:], seed=2000), options(), tmp_path)
+    model = result.model
+    assert isinstance(model, Arnold)
+    objective = Objective(pairs, 42)
+    assert objective(model.numbers) <= objective(true)
+    assert model.numbers[0] == pytest.approx(true[0], abs=0.15)
+    for pair in pairs:
+        made = predict_arnold(model, pair.hf, pair.mask)[pair.mask]
+        lf = pair.lf[pair.mask]
+        assert made.mean() == pytest.approx(lf.mean(), abs=0.03)
+        assert made.std() == pytest.approx(lf.std(), abs=0.03)
+    assert result.best_psnr > result.identity_psnr + 8
+
+
+@pytest.mark.parametrize("stop", [1, 33, 65, 79])  # in the grid, and in the simplex
+def test_a_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, stop: int) -> None:
+    pairs = made_with(TRUE[1], HEADS)
+    o = options(steps=80)
+    whole = fit_arnold(pairs[:3], pairs[3:], o, tmp_path / "whole")
+    first = fit_arnold(pairs[:3], pairs[3:], o, tmp_path / "parts", stop_at=stop)
+    assert first.steps == stop
+    parts = fit_arnold(pairs[:3], pairs[3:], o, tmp_path / "parts")
+    assert parts.model.numbers == whole.model.numbers  # type: ignore[attr-defined]
+    assert (parts.steps, parts.best_psnr) == (80, whole.best_psnr)
+    logs = [(tmp_path / d / "history.csv").read_text().splitlines() for d in ("whole", "parts")]
+    assert [r.split(",")[:7] for r in logs[0]] == [r.split(",")[:7] for r in logs[1]]
+
+
+def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
+    fit_arnold(HEADS[:1], [], options(steps=40), tmp_path)
+    with (tmp_path / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    points = [tuple(float(r[k]) for k in ("sigma", "c1", "c2", "c3")) for r in rows]
+    assert len(points) == 40
+    assert set(points[:30]) <= set(GRID)
+    assert {p[0] for p in points[:30]} == {0.2, 0.6, 1.0, 1.4, 1.8, 2.2}
+    losses = [float(r["loss"]) for r in rows]
+    assert points[30] == points[:30][int(np.argmin(losses[:30]))]  # where the simplex starts
+    assert min(losses[30:]) <= min(losses[:30])
+
+
+def test_a_search_that_has_ended_stays_where_it_is() -> None:
+    pairs = made_with(TRUE[2], HEADS[:1])
+    task = ArnoldTask(pairs, [], options())
+    rows = [task.step(n) for n in range(1000)]
+    assert rows[-1] == min(rows, key=lambda row: row["loss"])
+    assert len(task.state()["values"]) < 1000
+    assert len(GRID) == 750
+
+
+def test_a_time_budget_ends_the_search(tmp_path: Path) -> None:
+    result = fit_arnold(HEADS[:1], HEADS[1:2], options(max_seconds=1e-9), tmp_path)
+    assert (result.steps, result.timed_out) == (1, True)
+    assert np.isfinite(result.best_psnr)
+
+
+def test_three_pairs_drawn_from_the_seed_are_named(tmp_path: Path) -> None:
+    fit_arnold(HEADS, [], options(steps=2, seed=5), tmp_path)
+    names = json.loads((tmp_path / "pairs.json").read_text())["pairs"]
+    assert names == [p.name for p in choose_pairs(HEADS, 5)]
+    assert len(set(names)) == 3
+    assert len({tuple(p.name for p in choose_pairs(HEADS, seed)) for seed in range(30)}) == 4
+
+
+def test_images_without_common_voxels_are_named(tmp_path: Path) -> None:
+    bad = dataclasses.replace(HEADS[0], lf=np.zeros_like(HEADS[0].lf))
+    with pytest.raises(BadDataError, match="pair a: no voxel is above 0 in both"):
+        fit_arnold([bad], [], options(), tmp_path)
+
+
+def test_options_keep_the_figure_that_methods_are_compared_by() -> None:
+    given = small_options(steps=5000)
+    adapted = adapt_arnold(given)
+    assert (adapted.steps, adapted.validation, adapted.crop) == (1000, "crops", given.crop)
+    assert adapt_arnold(adapted) == adapted
+    assert FitOptions.from_dict(adapted.to_dict()) == adapted
