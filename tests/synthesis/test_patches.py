@@ -102,7 +102,7 @@ def test_patches_that_disagree_blend_without_a_jump() -> None:
 
 def test_patches_without_brain_are_not_computed() -> None:
     mask = np.zeros((64, 64, 64), bool)
-    mask[2:10, 2:10, 2:10] = mask[52:60, 52:60, 52:60] = True
+    mask[2:9, 2:9, 2:9] = mask[53:60, 53:60, 53:60] = True
     seen = []
 
     def network(x: torch.Tensor) -> torch.Tensor:
