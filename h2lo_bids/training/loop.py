@@ -26,8 +26,9 @@ _KEPT = ("step", "seconds", "best_step", "best_psnr", "best_weights", "timed_out
 class Task(Protocol):
     """What a method does in a step, and all that it must remember between two."""
 
-    losses: Sequence[str]
-    """Names of the losses that its steps report: columns of ``history.csv``."""
+    @property
+    def losses(self) -> Sequence[str]:
+        """Names of the losses that its steps report: columns of ``history.csv``."""
 
     def step(self, step: int) -> Mapping[str, float]:
         """Do one optimiser step, counted from 0, and return its losses.
@@ -70,6 +71,7 @@ def run_loop(
     progress: Progress | None = None,
     *,
     stop_at: int | None = None,
+    baseline: Callable[[], float] | None = None,
 ) -> FitResult:
     """Do the steps of a method, or go on with the fit that `folder` holds.
 
@@ -93,6 +95,9 @@ def run_loop(
         Called with one line of text now and then.
     stop_at
         Stop after this many steps, with a checkpoint.
+    baseline
+        Returns the validation PSNR of the high-field images themselves, for a task
+        whose validation is not that of `h2lo_bids.training.validation`.
 
     Returns
     -------
@@ -111,8 +116,8 @@ def run_loop(
     identity = check_fit(pairs_train, pairs_validation, options)
     saved = start_fit(folder, identity)
     say = progress or (lambda line: None)
-    baseline = identity_psnr(pairs_validation, options)
-    say(f"identity baseline: validation PSNR {baseline:.2f} dB")
+    identity_figure = baseline() if baseline else identity_psnr(pairs_validation, options)
+    say(f"identity baseline: validation PSNR {identity_figure:.2f} dB")
     task, record = build(), Record()
     if saved is not None:
         record = Record(**{name: saved[name] for name in _KEPT})
@@ -124,8 +129,8 @@ def run_loop(
     model = make_model(options.family, options.architecture)
     model.load_state_dict(_copied(record.best_weights or task.weights()))
     return FitResult(
-        model.eval(), record.step, record.best_step, record.best_psnr, baseline, record.seconds,
-        record.timed_out,
+        model.eval(), record.step, record.best_step, record.best_psnr, identity_figure,
+        record.seconds, record.timed_out,
     )  # fmt: skip
 
 

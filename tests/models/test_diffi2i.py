@@ -1,0 +1,197 @@
+"""DiffI2I: its size, its chain and its blocks against formulas written out in NumPy."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import correlate
+from scipy.special import erf
+from torch import nn
+
+from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture, pad_slices
+from h2lo_bids.models.prior import Denoiser, PriorExtractor, diffuse, reverse_chain
+from h2lo_bids.models.restormer import TransformerBlock
+
+TINY = DiffI2IArchitecture(
+    width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=2, residual=1
+)
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().double().numpy()
+
+
+def convolved(x: np.ndarray, layer: nn.Conv2d) -> np.ndarray:
+    """A convolution of (C, H, W) by one correlation per pair of channels."""
+    weight = array(layer.weight)
+    each = len(x) // layer.groups
+    per_group = len(weight) // layer.groups
+    out = []
+    for n, kernels in enumerate(weight):
+        first = n // per_group * each
+        planes = [correlate(x[first + i], k, mode="constant") for i, k in enumerate(kernels)]
+        out.append(sum(planes) + (0 if layer.bias is None else array(layer.bias)[n]))
+    return np.stack(out)
+
+
+def leaky(x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x, 0.1 * x)
+
+
+def test_has_the_parameters_of_table_1() -> None:
+    with torch.device("meta"):
+        model = DiffI2I()
+        first = model.architecture.extractor(2)
+    parts = [count(p) for p in (model.transformer, model.condition, model.denoiser)]
+    assert parts == [15_091_635, 1_100_608, 197_376]
+    assert count(model) == sum(parts) == 16_389_619
+    # Only synthesis is counted: the extractor that sees the target is none of it.
+    assert count(first) == 1_109_824
+    state = model.state_dict()
+    assert sum(v.numel() for v in state.values()) == 16_389_619
+    assert all(v.is_floating_point() for v in state.values())
+
+
+def test_sizes_survive_json_and_are_checked() -> None:
+    assert DiffI2IArchitecture(**json.loads(json.dumps(TINY.to_dict()))) == TINY
+    for wrong in ({"width": 33}, {"heads": (3, 1, 1, 1)}, {"blocks": (1, 1)}, {"chain": 0}):
+        with pytest.raises(ValueError, match=r"width|need 4"):
+            DiffI2IArchitecture(**wrong)  # type: ignore[arg-type]
+
+
+def test_reverse_chain_follows_the_posterior() -> None:
+    """Against Bayes' rule: the product of the two Gaussians that z_{t-1} obeys."""
+    seen = []
+
+    class Linear(Denoiser):
+        def forward(self, condition: torch.Tensor, step: int, noisy: torch.Tensor) -> torch.Tensor:
+            seen.append(step)
+            return 0.3 * condition + 0.5 * noisy + 0.1 * step
+
+    condition, start = torch.randn(2, 5, 6, dtype=torch.float64)
+    found = reverse_chain(Linear(6, 1, 4), condition, start)
+
+    beta = np.linspace(np.sqrt(0.1), np.sqrt(0.99), 4) ** 2
+    alpha_bar = np.cumprod(1 - beta)
+    z = start.numpy()
+    for t in (3, 2, 1, 0):
+        clean = 0.3 * condition.numpy() + 0.5 * z + 0.1 * t
+        if t == 0:
+            z = clean  # nothing but z_0 itself is left
+            continue
+        # q(z_t | z_{t-1}): z_{t-1} = z_t / sqrt(1 - beta), precision (1 - beta) / beta
+        likelihood = (1 - beta[t]) / beta[t]
+        # q(z_{t-1} | z_0): mean sqrt(alpha_bar) z_0, precision 1 / (1 - alpha_bar)
+        prior = 1 / (1 - alpha_bar[t - 1])
+        means = z / np.sqrt(1 - beta[t]), np.sqrt(alpha_bar[t - 1]) * clean
+        z = (likelihood * means[0] + prior * means[1]) / (likelihood + prior)
+    assert seen == [3, 2, 1, 0]
+    np.testing.assert_allclose(found.numpy(), z, rtol=1e-12)
+
+
+def test_forward_diffusion_adds_up_its_steps() -> None:
+    mean, variance = 1.0, 0.0
+    for beta in np.linspace(np.sqrt(0.1), np.sqrt(0.99), 4) ** 2:
+        mean, variance = mean * np.sqrt(1 - beta), variance * (1 - beta) + beta
+    one, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    assert diffuse(one, zero).item() == pytest.approx(mean, rel=1e-12)
+    assert diffuse(zero, one).item() ** 2 == pytest.approx(variance, rel=1e-12)
+    assert variance == pytest.approx(1 - mean**2)
+
+
+def test_denoiser_reads_condition_time_and_vector() -> None:
+    torch.manual_seed(0)
+    denoiser = Denoiser(3, 1, 4).double()
+    condition, noisy = torch.randn(2, 2, 3, dtype=torch.float64)
+    x = np.concatenate([condition.numpy(), np.full((2, 1), 2 / 40), noisy.numpy()], 1)
+    for layer in (denoiser.net[0], denoiser.net[2]):
+        x = leaky(x @ array(layer.weight).T + array(layer.bias))
+    np.testing.assert_allclose(array(denoiser(condition, 2, noisy)), x, rtol=1e-12)
+
+
+def test_extractor_equals_brute_force() -> None:
+    torch.manual_seed(0)
+    extractor = PriorExtractor(2, features=2, blocks=1).double()
+    images = torch.rand(1, 2, 8, 12, dtype=torch.float64)
+    x = images[0].numpy().reshape(2, 2, 4, 3, 4).transpose(0, 2, 4, 1, 3).reshape(32, 2, 3)
+    layers = [m for m in extractor.modules() if isinstance(m, nn.Conv2d)]
+    x = leaky(convolved(x, layers[0]))
+    x = x + convolved(leaky(convolved(x, layers[1])), layers[2])
+    for layer in layers[3:]:
+        x = leaky(convolved(x, layer))
+    z = x.mean((1, 2))
+    for linear in (m for m in extractor.modules() if isinstance(m, nn.Linear)):
+        z = leaky(array(linear.weight) @ z + array(linear.bias))
+    np.testing.assert_allclose(array(extractor(images))[0], z, rtol=1e-10)
+
+
+def block_by_hand(block: TransformerBlock, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """A block of the transformer, channel by channel."""
+
+    def entered(x: np.ndarray, norm: nn.LayerNorm, kernel: nn.Linear) -> np.ndarray:
+        y = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+        y = y * array(norm.weight)[:, None, None] + array(norm.bias)[:, None, None]
+        scale, shift = np.split(array(kernel.weight) @ z, 2)
+        return y * scale[:, None, None] + shift[:, None, None]
+
+    attention, channels = block.attention, len(x)
+    each = channels // attention.heads
+    y = entered(x, block.norm1, attention.kernel)
+    qkv = convolved(convolved(y, attention.project), attention.depthwise)
+    mixed = np.zeros_like(x)
+    for head in range(attention.heads):
+        for i in range(head * each, (head + 1) * each):
+            score = []
+            for j in range(head * each, (head + 1) * each):
+                q, k = qkv[i], qkv[channels + j]
+                cosine = (q * k).sum() / np.sqrt((q**2).sum() * (k**2).sum())
+                score.append(np.exp(cosine * array(attention.temperature)[head, 0, 0]))
+            for j, weight in enumerate(np.array(score) / np.sum(score)):
+                mixed[i] += weight * qkv[2 * channels + head * each + j]
+    x = x + convolved(mixed, attention.out)
+
+    feed = block.feed_forward
+    y = entered(x, block.norm2, feed.kernel)
+    gate, value = np.split(convolved(convolved(y, feed.project), feed.depthwise), 2)
+    return x + convolved(gate * 0.5 * (1 + erf(gate / np.sqrt(2))) * value, feed.out)
+
+
+def test_transformer_block_equals_brute_force() -> None:
+    torch.manual_seed(1)
+    block = TransformerBlock(4, 2, 1.5, 3).double()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter)
+    x, z = torch.randn(2, 4, 5, 6, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    found = array(block(x, z))
+    for n in range(2):
+        np.testing.assert_allclose(found[n], block_by_hand(block, x[n].numpy(), z[n].numpy()))
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (9, 15), (17, 8), (1, 23)])
+def test_padding_ends_in_multiples_of_8_and_can_be_cut_off(shape: tuple[int, int]) -> None:
+    slices = torch.rand(2, 1, *shape)
+    padded = pad_slices(slices)
+    assert [n % 8 for n in padded.shape[2:]] == [0, 0]
+    assert all(0 <= a - b < 8 for a, b in zip(padded.shape[2:], shape, strict=True))
+    assert torch.equal(padded[..., : shape[0], : shape[1]], slices)
+    assert padded.sum() == pytest.approx(slices.sum().item())
+    # What is shuffled into channels comes back as it was.
+    assert torch.equal(nn.PixelShuffle(4)(nn.PixelUnshuffle(4)(padded)), padded)
+    with torch.inference_mode():
+        assert DiffI2I(TINY)(padded, torch.randn(2, TINY.prior)).shape == padded.shape
+
+
+def test_output_is_a_correction_that_the_prior_steers() -> None:
+    torch.manual_seed(0)
+    model = DiffI2I(TINY)
+    image = torch.rand(1, 1, 8, 8)
+    with torch.inference_mode():
+        a, b = (model.transformer(image, torch.randn(1, TINY.prior)) for _ in range(2))
+        assert not torch.equal(a, b)
+        nn.init.zeros_(model.transformer.out.weight)
+        assert torch.equal(model.transformer(image, torch.randn(1, TINY.prior)), image)
