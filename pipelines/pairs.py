@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids import __version__
+from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.errors import H2loError, InputOutputError
 from h2lo_bids.models.frame import Frame
@@ -212,8 +213,7 @@ def _current(
     for contrast in sorted({pair.contrast for pair in pairs}):
         found += find_prepared(out_dir, contrast=contrast, subjects=(subject,), damaged=tell)
     by_record = {pair.record.name: pair.fingerprint for pair in found}
-    names = {pair.name: pair.name.removesuffix(f"_{pair.contrast}") for pair in pairs}
-    records = {p.name: f"{names[p.name]}_res-model_desc-pairLF_{p.contrast}.json" for p in pairs}
+    records = {p.name: pair_paths(out_dir, p.hf, p.contrast)["record"].name for p in pairs}
     return {name: by_record[record] for name, record in records.items() if record in by_record}
 
 

@@ -18,6 +18,7 @@ import bids_app_spec
 import h2lo_bids
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.content import read_json
+from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import CannotCreateError
 
 BIDS_VERSION = "1.10.0"
@@ -100,7 +101,7 @@ def write_citation(out_dir: str | Path, text: str) -> None:
     text : str
         Markdown.
     """
-    atomic_write_text(Path(out_dir) / "logs" / "CITATION.md", text.rstrip("\n") + "\n")
+    atomic_write_text(result_path(out_dir, "citation"), text.rstrip("\n") + "\n")
 
 
 def require_own(out_dir: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids import __version__
+from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.training.foldjob import read_record
 
 
@@ -23,7 +24,7 @@ def training_text(out_dir: Path) -> str:
     str
         Markdown with citation keys of ``CITATION.bib``.
     """
-    paths = sorted(out_dir.glob("folds/*/*/fold-*/record.json"))
+    paths = sorted(out_dir.glob(result_pattern("fold", "/record.json")))
     records = [record for path in paths if (record := read_record(path.parent))]
     if not records:
         return ""
@@ -46,11 +47,20 @@ def training_text(out_dir: Path) -> str:
 
 def _of_contrast(contrast: str, records: Iterable[Mapping[str, Any]]) -> str:
     own = [record for record in records if record.get("contrast") == contrast]
-    titles = list(dict.fromkeys(str(record.get("title")) for record in own))
-    folds = {record["fold"]["index"] for record in own}
-    steps = sorted({int(record["steps"]) for record in own})
+    fitted = [record for record in own if "steps" in record]
+    others = list(dict.fromkeys(str(r.get("title")) for r in own if "steps" not in r))
+    parts = [_of_fits(contrast, fitted)] if fitted else []
+    if others:
+        parts.append(f"{contrast}: {', '.join(others)} simulated the same test subjects.")
+    return " ".join(parts)
+
+
+def _of_fits(contrast: str, records: list[Mapping[str, Any]]) -> str:
+    titles = list(dict.fromkeys(str(record.get("title")) for record in records))
+    folds = {record["fold"]["index"] for record in records}
+    steps = sorted({int(record["steps"]) for record in records})
     return (
         f"{contrast}: {', '.join(titles)} in {len(folds)} folds of cross-validation, by Adam for "
         f"{' or '.join(map(str, steps))} steps; weights were chosen on validation subjects and "
-        f"scored on test subjects that had no part in the fit (seed {own[0].get('seed')})."
+        f"scored on test subjects that had no part in the fit (seed {records[0].get('seed')})."
     )

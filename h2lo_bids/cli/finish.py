@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from h2lo_bids.bids.results import result_path
 from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.failures import write_table
 
@@ -16,7 +17,7 @@ def tell_failures(run: Run, things: str) -> None:
     things
         What the run's level works on, in the plural.
     """
-    table = run.logs / "failures.tsv"
+    table = result_path(run.settings.out_dir, "failures", run=run.logs.name)
     write_table(table, run.failed)
     run.console.line(f"{len(run.failed)} failed, {len(run.done)} {things} done:")
     for failed in run.failed:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.bids.results import result_path
 from h2lo_bids.reports import group_notes as notes_of
 from h2lo_bids.reports.group_data import Contrast, read_contrasts
 from h2lo_bids.reports.group_views import PANELS, contrast_view
 from h2lo_bids.reports.page import asset, environment, policy
 from h2lo_bids.reports.records import Failure
-
-NAME = "group.html"
 
 
 def write_group_report(
@@ -34,7 +33,7 @@ def write_group_report(
     out_dir : Path
         Root of the derivatives.
     level : str
-        ``"group"`` or ``"train"`` shows the cross-validation, ``"evaluate"``
+        ``"group"``, ``"train"`` or ``"benchmark"`` shows the cross-validation, ``"evaluate"``
         the evaluation of given models.
     notes : tuple of str, optional
         What else the reader should know, one sentence each.
@@ -51,7 +50,7 @@ def write_group_report(
     CannotCreateError, InputOutputError
         The file cannot be written.
     """
-    path = Path(out_dir) / NAME
+    path = result_path(out_dir, "group_report")
     page = render_group_report(Path(out_dir), level=level, notes=notes, failures=failures)
     atomic_write_text(path, page)
     return path
@@ -111,7 +110,8 @@ def _facts(
         return facts
     titles = dict.fromkeys(run.title for run in runs)
     facts.append(("Methods", ", ".join(titles) or "none yet"))
-    wanted = sum(len(c.folds) * (len(c.titles) - 1) for c in contrasts)
+    names = [(c, {run.method for run in c.runs}) for c in contrasts]
+    wanted = sum(len(contrast.folds) * len(methods) for contrast, methods in names)
     done = sum(run.done for run in runs)
     facts.append(("Fits finished", f"{done} of {wanted}" if wanted else "no cross-validation"))
     return facts

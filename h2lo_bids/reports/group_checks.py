@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from h2lo_bids.bids.pairnames import find_records, paths_of_record, record_end
 from h2lo_bids.reports import svg
-from h2lo_bids.reports.group_data import read_json, sidecars
+from h2lo_bids.reports.group_data import read_json
 from h2lo_bids.reports.group_pictures import box_of, jpeg_uri
 from h2lo_bids.reports.images import svg_uri
 
@@ -71,24 +72,24 @@ def read_pairs(
         Pictures at most.
     """
     views = [
-        (_view(path, content), path)
-        for path in sidecars(out_dir, contrast)
+        (_view(path, contrast, content), path)
+        for path in find_records(out_dir, contrast)
         if (content := read_json(path, problems))
     ]
     views.sort(key=lambda item: (not item[0].flagged, item[0].name))
     return tuple(
-        replace(view, picture=_picture(path, problems)) if number < limit else view
+        replace(view, picture=_picture(path, contrast, problems)) if number < limit else view
         for number, (view, path) in enumerate(views)
     )
 
 
-def _view(path: Path, content: dict[str, Any]) -> PairView:
+def _view(path: Path, contrast: str, content: dict[str, Any]) -> PairView:
     check = content.get("RegistrationCheck")
     check = check if isinstance(check, dict) else {}
     figures = check.get("Figures")
     numbers = figures.items() if isinstance(figures, dict) else ()
     return PairView(
-        name=path.name.removesuffix(".json").replace("_res-model_desc-pairLF", ""),
+        name=f"{path.name.removesuffix(record_end(contrast))}_{contrast}",
         flagged=bool(check.get("Flagged")),
         reasons=_lines(check.get("Reasons")),
         notes=_lines(content.get("Warnings")),
@@ -113,16 +114,15 @@ def _named(key: str, value: float) -> tuple[str, str]:
     return name.replace("_", " "), text + (" mm" if unit == "mm" else "\N{DEGREE SIGN}")
 
 
-def _picture(record: Path, problems: list[str]) -> str | None:
+def _picture(record: Path, contrast: str, problems: list[str]) -> str | None:
     """Draw the figure of a pair."""
     import nibabel as nib
 
     stem = record.name.removesuffix(".json")
     try:
-        planes = []
-        for kind in ("pairHF", "pairLF"):
-            path = record.with_name(stem.replace("desc-pairLF", f"desc-{kind}") + ".nii.gz")
-            image = nib.as_closest_canonical(nib.load(path))  # type: ignore[attr-defined]
+        planes, paths = [], paths_of_record(record, contrast)
+        for kind in ("hf", "lf"):
+            image = nib.as_closest_canonical(nib.load(paths[kind]))  # type: ignore[attr-defined]
             planes.append(_middle(np.asarray(image.dataobj, np.float32)))
         drawing = overlay(*planes, title=f"High-field edges on the low-field image of {stem}")
     except Exception as error:

@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from h2lo_bids.bids.pairnames import find_records
+from h2lo_bids.bids.query import SUFFIXES
+from h2lo_bids.bids.results import result_files, result_path, result_pattern
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLE
 
 _FOLD = re.compile(r"fold-(\d+)")
@@ -138,17 +141,19 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
         Files that could not be read, one line each.
     """
     problems: list[str] = []
-    splits = {} if level == "evaluate" else _splits(out_dir / "splits.tsv", problems)
+    table = result_files(out_dir, "splits")[0]
+    splits = {} if level == "evaluate" else _splits(table, problems)
     root = out_dir / ("evaluation" if level == "evaluate" else "folds")
     names = {path.name for path in root.glob("*") if path.is_dir()} | set(splits)
-    names |= {path.name.split("_")[1] for path in out_dir.glob(f"{prefix(level)}_*_scores.tsv")}
-    names |= {m[1] for p in sidecars(out_dir) if (m := re.search(r"_([^_]+)\.json$", p.name))}
+    scored = result_pattern(f"{prefix(level)}_tables", "_scores.tsv")
+    names |= {path.name.split("_")[1] for path in out_dir.glob(scored)}
+    names |= {contrast for contrast in SUFFIXES if find_records(out_dir, contrast)}
     contrasts = []
     for name in sorted(names):
         runs = _runs(root / name, level, problems)
         planned = tuple(splits.get(name, ()))
         if level == "evaluate":
-            runs = _scored_together(runs, out_dir / f"{prefix(level)}_{name}_scores.tsv", problems)
+            runs = _scored_together(runs, table_path(out_dir, level, name, "scores"), problems)
         kept = tuple(run for run in runs if _of_these_splits(run, planned))
         problems += [
             f"{name}, {run.name}: fitted on another division of the subjects; left out"
@@ -164,9 +169,10 @@ def prefix(level: str) -> str:
     return "evaluation" if level == "evaluate" else "group"
 
 
-def sidecars(out_dir: Path, contrast: str = "*") -> list[Path]:
-    """List the records of the prepared pairs."""
-    return sorted(out_dir.glob(f"sub-*/**/*_desc-pairLF_{contrast}.json"))
+def table_path(out_dir: Path, level: str, contrast: str, kind: str) -> Path:
+    """Name a table of a level: ``scores`` or ``comparisons``."""
+    stem = result_path(out_dir, f"{prefix(level)}_tables", contrast=contrast)
+    return stem.with_name(f"{stem.name}_{kind}.tsv")
 
 
 def read_json(path: Path, problems: list[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.reports.group_data import Contrast, Run, read_json
 from h2lo_bids.reports.records import ModelInfo
 
@@ -17,7 +18,7 @@ _COMMANDS = 5
 def models(out_dir: Path, problems: list[str]) -> tuple[ModelInfo, ...]:
     """Read the final models: their metadata and their cards."""
     found = []
-    for path in sorted(out_dir.glob("models/*/metadata.json")):
+    for path in sorted(out_dir.glob(result_pattern("model", "/metadata.json"))):
         card = path.with_name("README.md")
         try:
             text = card.read_text(encoding="utf-8") if card.is_file() else ""
@@ -103,7 +104,7 @@ def settings(contrasts: Iterable[Contrast]) -> list[dict[str, Any]]:
 
 def commands(out_dir: Path, level: str) -> tuple[str, ...]:
     """Give the command lines of the last runs of this level, from their logs."""
-    levels = {"evaluate"} if level == "evaluate" else {"group", "train"}
+    levels = {"evaluate"} if level == "evaluate" else {"group", "train", "benchmark"}
     found: list[str] = []
     for path in sorted(out_dir.glob("logs/*/config.toml")):
         try:

@@ -18,7 +18,7 @@ from h2lo_bids.evaluation.statistics import (
     summarise,
 )
 from h2lo_bids.evaluation.tables import read_scores
-from h2lo_bids.reports.group_data import Contrast, prefix, read_table
+from h2lo_bids.reports.group_data import Contrast, read_table, table_path
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
     problems : list of str
         Extended by what could not be read.
     """
-    scores = _read(out_dir / f"{prefix(level)}_{contrast.name}_scores.tsv", problems)
+    scores = _read(table_path(out_dir, level, contrast.name, "scores"), problems)
     collected = {(score.method, score.fold) for score in scores}
     for run in contrast.runs:
         later = _read(run.folder / "scores.tsv", problems)
@@ -78,7 +78,7 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
     try:
         chosen = select(scores)
         summary = {(row.method, row.metric): row for row in summarise(scores)}
-        tests = out_dir / f"{prefix(level)}_{contrast.name}_comparisons.tsv"
+        tests = table_path(out_dir, level, contrast.name, "comparisons")
         comparisons = compare(scores, reference=_reference(tests, scores, problems))
     except H2loError as error:
         problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")

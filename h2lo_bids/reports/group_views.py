@@ -161,10 +161,8 @@ def _panels(
     for name in ordered:
         if weight > _BYTES:
             break
-        psnr = results.participants.get("psnr", {}).get(name.partition("_")[0], {})
-        title = f"{contrast.name} slices of {name}: high field, real low field, synthesized"
-        drawing = pictures.mosaic(
-            subjects[name], titles, psnr, white=white, scale=scale, title=title
+        drawing = draw_subject(
+            contrast.name, subjects[name], titles, results, white=white, scale=scale
         )
         weight += len(drawing)
         chart = _histogram([subjects[name]], titles, f"Histograms of {name}, {contrast.name}")
@@ -181,6 +179,21 @@ def _panels(
         "mean": Markup(_histogram(everyone, titles, label)) if everyone else None,  # noqa: S704
         "count": len(everyone),
     }
+
+
+def draw_subject(
+    contrast: str,
+    subject: pictures.Subject,
+    titles: Mapping[str, str],
+    results: Results,
+    *,
+    white: float,
+    scale: float,
+) -> str:
+    """Draw Fig. 2 (a) of one subject as SVG, with the PSNR of every method."""
+    psnr = results.participants.get("psnr", {}).get(subject.name.partition("_")[0], {})
+    title = f"{contrast} slices of {subject.name}: high field, real low field, synthesized"
+    return pictures.mosaic(subject, titles, psnr, white=white, scale=scale, title=title)
 
 
 def _histogram(subjects: Sequence[pictures.Subject], titles: Mapping[str, str], label: str) -> str:

@@ -15,10 +15,9 @@ import bids_app_spec
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.names import parse_name
+from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.reports.records import Failure, ScanReport, SubjectReport, from_json, to_json
-
-_SUMMARY = "sub-{subject}_desc-summary.json"
 
 
 def figures_folder(out_dir: Path, subject: str) -> Path:
@@ -101,8 +100,7 @@ def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
     general = tuple(failure for failure in report.failures if not failure.scan)
     summary = to_json(replace(report, scans=(), failures=general))
     del summary["scans"]
-    folder = figures_folder(out_dir, report.subject)
-    _dump(folder / _SUMMARY.format(subject=report.subject), summary)
+    _dump(result_path(out_dir, "subject_summary", sub=report.subject), summary)
 
 
 def load_subject_report(out_dir: Path, subject: str) -> SubjectReport:
@@ -118,7 +116,7 @@ def load_subject_report(out_dir: Path, subject: str) -> SubjectReport:
         A record cannot be read.
     """
     folder = figures_folder(out_dir, subject)
-    summary = folder / _SUMMARY.format(subject=subject)
+    summary = result_path(out_dir, "subject_summary", sub=subject)
     paths = sorted(folder.glob(f"sub-{subject}_*desc-report_*.json"))
     if not paths and not summary.is_file():
         raise MissingInputError(

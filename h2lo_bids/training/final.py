@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.tables import read_scores
@@ -80,7 +81,7 @@ class FinalJob:
 
 def model_folder(out_dir: Path, contrast: str, method: str) -> Path:
     """Name the folder of a final model."""
-    return Path(out_dir) / "models" / f"{method}_{contrast}"
+    return result_path(out_dir, "model", method=method, contrast=contrast)
 
 
 def final_steps(job: FinalJob) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from h2lo_bids.bids.content import read_json
+from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import CannotCreateError
 from h2lo_bids.training.fitting import Say, pairs_fingerprint, pairs_of
 from h2lo_bids.training.folds import PARTS, Fold
@@ -110,7 +111,7 @@ class FoldJob(FoldWork):
 
 def fold_folder(out_dir: Path, contrast: str, method: str, index: int) -> Path:
     """Name the folder of a fold's results."""
-    return Path(out_dir) / "folds" / contrast / method / f"fold-{index}"
+    return result_path(out_dir, "fold", contrast=contrast, method=method, fold=index)
 
 
 def fold_done(job: FoldWork) -> bool:

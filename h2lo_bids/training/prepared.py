@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.bids.content import read_json
-from h2lo_bids.bids.derivatives import Source, derivative_path, sidecar_path
+from h2lo_bids.bids.pairnames import find_records, paths_of_record, record_end, scan_entities
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.pairs import Pair
@@ -127,34 +127,6 @@ def training_frame(resolution: float = 1.0) -> Frame:
     return Frame((x, y, z), (resolution, resolution, resolution))
 
 
-def pair_paths(out_dir: Path, source: Source, contrast: str) -> dict[str, Path]:
-    """Name the files of a pair: ``hf``, ``lf``, ``mask``, ``record``.
-
-    Parameters
-    ----------
-    out_dir
-        Root of the derivative dataset.
-    source
-        The high-field scan, or its entities.
-    contrast
-        Its suffix; masks of T2w are named ``desc-pairT2w``, as those of brains are.
-    """
-    # Entities alone: a T2w scan's own mask would get another name for its own space.
-    entities = getattr(source, "entities", source)
-    kind = "pairT2w" if contrast == "T2w" else "pair"
-
-    def name(suffix: str, desc: str) -> Path:
-        return derivative_path(out_dir, entities, suffix=suffix, desc=desc, res="model")
-
-    low = name(contrast, "pairLF")
-    return {
-        "hf": name(contrast, "pairHF"),
-        "lf": low,
-        "mask": name("mask", kind),
-        "record": sidecar_path(low),
-    }
-
-
 def find_prepared(
     out_dir: Path,
     *,
@@ -189,19 +161,17 @@ def find_prepared(
     BadDataError
         If a pair cannot be used and `damaged` is not given.
     """
-    ending = f"_res-model_desc-pairLF_{contrast}.json"
     found = []
-    for pattern in ("sub-*/anat/*", "sub-*/ses-*/anat/*"):
-        for record in sorted(Path(out_dir).glob(pattern + ending)):
-            label = record.relative_to(out_dir).parts[0].removeprefix("sub-")
-            if subjects is not None and label not in subjects:
-                continue
-            try:
-                found.append(_read_record(record, contrast))
-            except BadDataError as err:
-                if damaged is None:
-                    raise
-                damaged(str(err))
+    for record in find_records(out_dir, contrast):
+        label = record.relative_to(out_dir).parts[0].removeprefix("sub-")
+        if subjects is not None and label not in subjects:
+            continue
+        try:
+            found.append(_read_record(record, contrast))
+        except BadDataError as err:
+            if damaged is None:
+                raise
+            damaged(str(err))
     if sources is not None:
         found = [pair for pair in found if pair.sources[0] in sources]
     return tuple(sorted(_named(found), key=lambda p: (p.subject, p.session or "", p.record.name)))
@@ -251,12 +221,8 @@ def _read_record(record: Path, contrast: str) -> PreparedPair:
     remedy = "remove it and run again"
     try:
         values = read_json(record)
-        # The record is named after the low-field image: the others follow from its entities.
-        words = record.name.removesuffix(f"_res-model_desc-pairLF_{contrast}.json").split("_")
-        entities = tuple((key, label) for key, _, label in (w.partition("-") for w in words))
-        labels = dict(entities)
-        root = record.parents[3 if "ses" in labels else 2]
-        paths = pair_paths(root, entities, contrast)
+        labels = dict(scan_entities(record))
+        paths = paths_of_record(record, contrast)
         pair = PreparedPair(
             subject=labels["sub"],
             session=labels.get("ses"),
@@ -290,6 +256,6 @@ def _named(pairs: list[PreparedPair]) -> list[PreparedPair]:
             return pair.subject
         if both[pair.subject, pair.session] == 1:
             return f"{pair.subject}_{pair.session}" if pair.session else pair.subject
-        return pair.record.name.partition("_res-model")[0].removeprefix("sub-")
+        return pair.record.name.removesuffix(record_end(pair.contrast)).removeprefix("sub-")
 
     return [replace(pair, name=name(pair)) for pair in pairs]

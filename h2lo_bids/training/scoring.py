@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.bids.dataset import write_json
+from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import IDENTITY, Score
 from h2lo_bids.evaluation.tables import write_scores
@@ -116,7 +117,8 @@ def score_models(
             run.scores += score_pair(run.model, pair, method=run.name, predicted=predicted)
             run.pictures.update(pictures_of(pair, predicted))
     for run in runs:
-        _write(run, identity, pairs, Path(out_dir) / "evaluation" / contrast / run.name)
+        folder = result_path(out_dir, "evaluated", contrast=contrast, model=run.name)
+        _write(run, identity, pairs, folder)
     return (*identity, *(s for run in runs for s in run.scores))
 
 

@@ -11,11 +11,11 @@ from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.bids.content import read_json
+from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import derivative_uri, pair_sidecar
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.training.prepared import pair_paths
 from pipelines.interfaces.imaging import FindBrain
 from pipelines.interfaces.pairs import AlignLowField, CheckPair, FuseLowField, WritePair
 from pipelines.workflows.scan import init_scan_wf

@@ -10,8 +10,9 @@ import nibabel as nib
 import numpy as np
 from problems import ball_pair
 
+from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.training.prepared import PreparedPair, find_prepared, pair_paths
+from h2lo_bids.training.prepared import PreparedPair, find_prepared
 
 SHAPE = (24, 24, 24)
 

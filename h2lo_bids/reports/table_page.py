@@ -1,0 +1,136 @@
+"""A table in the paper's layout as one HTML file, with a panel of images like Fig. 2 (a)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.evaluation.layout import Block, Printout, Table, lay_out
+from h2lo_bids.evaluation.layout_text import CAPTION
+from h2lo_bids.evaluation.paper import CITATION, GROUP
+from h2lo_bids.evaluation.scores import IDENTITY
+from h2lo_bids.reports import group_notes as notes_of
+from h2lo_bids.reports import group_pictures as pictures
+from h2lo_bids.reports.group_data import Contrast, read_contrasts
+from h2lo_bids.reports.group_scores import Results, read_results
+from h2lo_bids.reports.group_tables import comparison_rows, median_subject
+from h2lo_bids.reports.group_views import draw_subject
+from h2lo_bids.reports.images import svg_uri
+from h2lo_bids.reports.page import asset, environment, policy
+
+LEVEL = "benchmark"
+
+
+def write_table_page(out_dir: Path, table: Table) -> Path:
+    """Write ``<name>.html``, atomically, from a table and the pictures of its folds.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivatives.
+    table
+        What is shown.
+
+    Returns
+    -------
+    Path
+        The page, which asks for nothing else.
+
+    Raises
+    ------
+    CannotCreateError, InputOutputError
+        The file cannot be written.
+    """
+    path = Path(out_dir) / f"{table.name}.html"
+    atomic_write_text(path, render_table_page(Path(out_dir), table))
+    return path
+
+
+def render_table_page(out_dir: Path, table: Table) -> str:
+    """Give the HTML of `write_table_page`."""
+    from markupsafe import Markup
+
+    contrasts, found = read_contrasts(out_dir, LEVEL)
+    known = {contrast.name: contrast for contrast in contrasts}
+    problems = list(found)
+    views = [_view(table, block, known.get(block.contrast), out_dir, problems)
+             for block in table.blocks]  # fmt: skip
+    style = asset("style.css") + asset("group.css")
+    return environment().get_template("table.html.jinja").render(
+        table=table,
+        views=views,
+        caption=CAPTION,
+        group=GROUP,
+        citation=CITATION,
+        problems=tuple(dict.fromkeys(problems)),
+        software=notes_of.software(contrasts),
+        commands=notes_of.commands(out_dir, LEVEL),
+        style=Markup(style),  # noqa: S704 - ours
+        policy=policy(style, ""),
+    )  # fmt: skip
+
+
+def _view(
+    table: Table, block: Block, contrast: Contrast | None, out_dir: Path, problems: list[str]
+) -> dict[str, Any]:
+    titles = {row.name: row.title for row in block.rows}
+    laid = lay_out(table, block)
+    results = Results() if contrast is None else read_results(contrast, out_dir, LEVEL, problems)
+    tests = Results(results.summary, block.comparisons, results.participants)
+    return {
+        "name": block.contrast,
+        "id": re.sub(r"\W", "-", block.contrast),
+        "notes": block.notes,
+        "laid": laid,
+        "groups": _groups(laid),
+        "comparisons": comparison_rows(tests, titles) if block.comparisons else (),
+        "metrics": tests.metrics,
+        "panel": None if contrast is None else _panel(block, contrast, results, titles, problems),
+    }
+
+
+def _groups(laid: Printout) -> list[tuple[str, int]]:
+    """Count the columns of each group of heads, in their order."""
+    groups: list[tuple[str, int]] = []
+    for head in laid.heads:
+        if groups and groups[-1][0] == head.group:
+            groups[-1] = (head.group, groups[-1][1] + 1)
+        else:
+            groups.append((head.group, 1))
+    return groups
+
+
+def _panel(
+    block: Block,
+    contrast: Contrast,
+    results: Results,
+    titles: Mapping[str, str],
+    problems: list[str],
+) -> dict[str, Any] | None:
+    """Draw the middle one of the test subjects that most methods have a picture of."""
+    subjects = pictures.read_subjects(contrast, problems)
+    if not subjects:
+        return None
+    most = max(len(subject.predicted) for subject in subjects.values())
+    names = sorted(name for name, s in subjects.items() if len(s.predicted) == most)
+    tested = (row.versus for row in block.comparisons if row.versus != IDENTITY)
+    main = next(tested, next((key for key in titles if key != IDENTITY), IDENTITY))
+    name = median_subject(results, main, names) or names[0]
+    everyone = list(subjects.values())
+    white, scale = pictures.bright(everyone), pictures.error_scale([subjects[name]])
+    drawing = draw_subject(contrast.name, subjects[name], titles, results, white=white, scale=scale)
+    lacking = [
+        title for key, title in titles.items()
+        if key != IDENTITY and key not in subjects[name].predicted
+    ]  # fmt: skip
+    return {
+        "name": name,
+        "uri": svg_uri(drawing),
+        "white": white,
+        "scale": scale,
+        "main": titles.get(main, main),
+        "lacking": lacking,
+    }
