@@ -1,0 +1,71 @@
+"""The PF-SR-style network against its sizes and an evaluation with SciPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import correlate
+
+from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
+
+SMALL = PfsrArchitecture(features=4, groups=2, blocks=2, reduction=2)
+
+
+def test_the_size_follows_from_the_layers():
+    conv = 64 * 64 * 27 + 64
+    attention = (64 * 4 + 4) + (4 * 64 + 64)
+    ends = (64 * 27 + 64) + (64 * 27 + 1)
+    assert sum(p.numel() for p in Pfsr().parameters()) == 16 * (2 * conv + attention) + ends
+
+
+def test_an_untrained_network_is_the_identity():
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 6, 5, 7)
+    assert torch.equal(Pfsr(SMALL)(x), x)
+
+
+def test_forward_is_what_scipy_computes():
+    torch.manual_seed(0)
+    model = Pfsr(SMALL).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) / 4)
+    volume = np.random.default_rng(0).random((5, 4, 6))
+    weights = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        got = model(torch.from_numpy(volume)[None, None])[0, 0].numpy()
+    np.testing.assert_allclose(got, _reference(volume, weights), atol=1e-10)
+
+
+def _reference(volume, weights):
+    def conv(x, name):
+        kernel, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return np.stack(
+            [
+                sum(correlate(c, k, mode="constant") for c, k in zip(x, of, strict=True)) + b
+                for of, b in zip(kernel, bias, strict=True)
+            ]
+        )
+
+    def linear(x, name):
+        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+    shallow = deep = conv(volume[None], "head")
+    for g in range(SMALL.groups):
+        into = deep
+        for b in range(SMALL.blocks):
+            name = f"groups.{g}.blocks.{b}"
+            x = conv(np.maximum(conv(deep, f"{name}.first"), 0), f"{name}.second")
+            hidden = np.maximum(linear(x.mean((1, 2, 3)), f"{name}.attention.squeeze"), 0)
+            share = 1 / (1 + np.exp(-linear(hidden, f"{name}.attention.excite")))
+            deep = deep + share[:, None, None, None] * x
+        deep = into + deep
+    return volume + conv(shallow + deep, "tail")[0]
+
+
+def test_sizes_that_make_no_network_are_refused():
+    with pytest.raises(ValueError, match="features"):
+        PfsrArchitecture(features=10, reduction=4)
+    with pytest.raises(ValueError, match="blocks"):
+        PfsrArchitecture(blocks=0)
