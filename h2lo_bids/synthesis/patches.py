@@ -97,14 +97,16 @@ def _blend(
     axes = [
         axis_weights(*_extent(mask, axis), volume.shape[axis], patch, overlap) for axis in range(3)
     ]
-    corners = [c for c in itertools.product(*axes) if mask[_cube(c, patch)].any()]
+    corners = [
+        (x, y, z) for x, y, z in itertools.product(*axes) if mask[_cube((x, y, z), patch)].any()
+    ]
     groups = [corners[i : i + batch] for i in range(0, len(corners), batch)]
 
     def make(group: list[Corner]) -> np.ndarray:
         cubes = np.stack([volume[_cube(corner, patch)] for corner in group])[:, None]
         return network(torch.from_numpy(cubes).to(device)).float().cpu().numpy()[:, 0]
 
-    total = np.zeros(volume.shape, np.float32)
+    total: np.ndarray = np.zeros(volume.shape, np.float32)
     made = each_on_a_core(make, groups, device=device, threads=threads)
     for group, cubes in zip(groups, made, strict=True):
         for corner, cube in zip(group, cubes, strict=True):
@@ -160,5 +162,6 @@ def _extent(mask: np.ndarray, axis: int) -> tuple[int, int]:
     return int(hits[0]), int(hits[-1]) + 1
 
 
-def _cube(corner: Corner, side: int) -> tuple[slice, ...]:
-    return tuple(slice(c, c + side) for c in corner)
+def _cube(corner: Corner, side: int) -> tuple[slice, slice, slice]:
+    x, y, z = (slice(c, c + side) for c in corner)
+    return x, y, z
