@@ -11,6 +11,8 @@ from types import FrameType
 
 from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.console import Console, printable
+from h2lo_bids.cli.methods import WORD as METHODS_WORD
+from h2lo_bids.cli.methods import list_methods
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import H2loError, InputOutputError, UsageError
 
@@ -40,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     before = _listen_to_sigterm()
     try:
         _refuse_fellows()
-        return _run(read_settings(sys.argv[1:] if argv is None else argv))
+        words = sys.argv[1:] if argv is None else argv
+        if _asks_for_methods(words):
+            return list_methods(words[1:])
+        return _run(read_settings(words))
     except H2loError as err:
         return _complain(str(err), err.exit_code)
     except Terminated:
@@ -79,6 +84,11 @@ def _refuse_fellows() -> None:
             )
 
 
+def _asks_for_methods(words: Sequence[str]) -> bool:
+    """Tell ``h2lo methods`` from a dataset of that name, which an output folder follows."""
+    return list(words[:1]) == [METHODS_WORD] and all(word.startswith("-") for word in words[1:])
+
+
 def _run(settings: Settings) -> int:
     console = Console()
     try:
@@ -100,6 +110,10 @@ def _level(settings: Settings) -> Callable[[Settings, Console], int]:
         from h2lo_bids.cli.group import run_group
 
         return run_group
+    if settings.level == "benchmark":
+        from h2lo_bids.cli.benchmark import run_benchmark
+
+        return run_benchmark
     if settings.level == "evaluate":
         from h2lo_bids.cli.evaluate import run_evaluate
 
