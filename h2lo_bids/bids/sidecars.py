@@ -141,7 +141,8 @@ def lowfield_sidecar(
         The high-field input.
     model : mapping
         The bundle's metadata (``name``, ``version``, ``method``, ``sha256``,
-        ``training_data``, field strengths, ``frame`` ...).
+        ``training_data``, field strengths, ``frame`` ...), and of its method
+        the ``title`` and the ``reference``.
     sources : iterable of str
         BIDS URIs of the preprocessed image, the mask and any transform.
     seed : int, optional
@@ -172,6 +173,8 @@ def lowfield_sidecar(
         "ModelName": model.get("name"),
         "ModelVersion": model.get("version"),
         "ModelMethod": model.get("method"),
+        "ModelMethodTitle": model.get("title"),
+        "ModelReference": model.get("reference"),
         "ModelSha256": model.get("sha256"),
         "ModelTrainingDataKind": kind,
         "ModelTrainingData": training.get("description"),

@@ -1,4 +1,4 @@
-"""Interface over `h2lo_bids.synthesis`: the operator, queried on a grid."""
+"""Interface over `h2lo_bids.synthesis`: a model of any method, evaluated on a grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.interfaces.base import H2loInterface, ThreadedInputSpec, load_ima
 
 
 class SynthesizeInput(ThreadedInputSpec):
-    """Inputs of whatever evaluates operators on a grid."""
+    """Inputs of whatever evaluates models on a grid."""
 
     model = traits.Str(mandatory=True, nohash=True, desc="the bundle's path")
     sha256 = traits.Str(
@@ -28,6 +28,7 @@ class SynthesizeInput(ThreadedInputSpec):
     )
     device = traits.Str("cpu", usedefault=True, desc="as --device")
     precision = traits.Enum("fp32", "bf16", usedefault=True, desc="as --precision")
+    seed = traits.Int(42, usedefault=True, desc="of methods that draw at random")
     use_gpu = traits.Bool(
         False, usedefault=True, nohash=True, desc="takes one of Nipype's GPU slots"
     )
@@ -39,10 +40,10 @@ class _SynthesizeOutput(TraitedSpec):
 
 
 class Synthesize(H2loInterface):
-    """Evaluate the operator at the brain voxels of a grid.
+    """Evaluate a model at the brain voxels of a grid (`h2lo_bids.synthesis.predict`).
 
     The paper's operator has no output activation: values beyond the range
-    that it was trained on, [0, 1], are cut to it here.
+    that models are trained on, [0, 1], are cut to it here.
     """
 
     input_spec = SynthesizeInput
@@ -53,15 +54,15 @@ class Synthesize(H2loInterface):
         import numpy as np
 
         from h2lo_bids.models.bundle import load_bundle, load_model
-        from h2lo_bids.synthesis.grids import synthesize_on_grid
+        from h2lo_bids.synthesis.predict import predict_on_grid
 
         model = load_model(load_bundle(self.inputs.model, contrast=self.inputs.contrast))
-        low = self.query(synthesize_on_grid, model)
+        low = self.query(predict_on_grid, model)
         np.clip(low, 0.0, 1.0, out=low)
         return {"out_file": save_like(self.inputs.reference, low, folder / "lowfield.nii.gz")}
 
     def query(self, evaluate: Callable[..., Any], model: Any) -> Any:
-        """Evaluate what is given, as `synthesize_on_grid` is, on the wanted grid."""
+        """Evaluate what is given, as `predict_on_grid` is, on the wanted grid."""
         import numpy as np
         import torch
 
@@ -83,6 +84,7 @@ class Synthesize(H2loInterface):
                     threads=self.inputs.num_threads,
                 ),
                 world_transform=to_scan(self.inputs.to_template),
+                seed=self.inputs.seed,
             )
         self._results["device"] = used[0]
         return values

@@ -19,6 +19,7 @@ from h2lo_bids.bids.sidecars import (
     template_reference,
     transform_sidecar,
 )
+from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.reports.records import ModelInfo
 from pipelines.grids import Beside, Grid, output_paths
 from pipelines.interfaces.outputs import (
@@ -41,6 +42,7 @@ def init_outputs_wf(
     device: str,
     precision: str,
     random_seed: int,
+    draws: int | None = None,
     mask_source: str | None = None,
     beside: Beside | None = None,
 ) -> pe.Workflow:
@@ -51,13 +53,15 @@ def init_outputs_wf(
     scan
         The input.
     model
-        The operator that was used.
+        That was used.
     out_dir
         Root of the derivative dataset.
     grids
         Where low-field images are written.
     device, precision, random_seed
         For sidecars and report.
+    draws
+        Seed of a method that draws at random, for sidecars.
     mask_source
         URI of the mask that was given, or that the session may share.
     beside
@@ -83,7 +87,10 @@ def init_outputs_wf(
     None: this is where results leave the workflow.
     """
     paths = output_paths(out_dir, scan, grids, beside)
-    sidecars = _sidecars(scan, model, out_dir, grids, paths, device, precision, random_seed)
+    settings: dict[str, Any] = {"Precision": precision, "Device": device.partition(":")[0]}
+    if draws is not None:
+        settings["SynthesisSeed"] = draws
+    sidecars = _sidecars(scan, model, out_dir, grids, paths, settings, random_seed)
     for grid in grids if beside else ():
         own = sidecars[f"lowfield_{grid.name}"]
         for kind in beside.kinds if beside else ():
@@ -214,13 +221,18 @@ def _sidecars(
     out_dir: Path,
     grids: tuple[Grid, ...],
     paths: dict[str, Path],
-    device: str,
-    precision: str,
+    settings: dict[str, Any],
     random_seed: int,
 ) -> dict[str, dict[str, Any]]:
     """Compose the sidecar of every output."""
     uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
-    metadata = {**model.metadata, "sha256": model.sha256}
+    entry = CATALOGUE.get(str(model.metadata.get("method")))
+    metadata = {
+        **model.metadata,
+        "sha256": model.sha256,
+        "title": entry.title if entry else None,
+        "reference": entry.link if entry else None,
+    }
     contents = {
         "preproc": preproc_sidecar(scan, skull_stripped=True, mask=uris["mask"]),
         "mask": mask_sidecar(scan, method=""),
@@ -236,7 +248,7 @@ def _sidecars(
             model=metadata,
             sources=used,
             seed=random_seed,
-            settings={"Precision": precision, "Device": device.partition(":")[0]},
+            settings=settings,
             **where,
         )
         if grid.kind != "native":

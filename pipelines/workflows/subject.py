@@ -12,6 +12,7 @@ from nipype.pipeline import engine as pe
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import derivative_uri
+from h2lo_bids.synthesis.seeds import scan_seed
 from pipelines.grids import Beside, Grid, TemplateFiles, grids_of
 from pipelines.workflows.outputs import init_outputs_wf
 from pipelines.workflows.scan import init_scan_wf
@@ -32,7 +33,7 @@ class ScanSpec:
     scan
         The input.
     model
-        The operator for its contrast.
+        Of its contrast.
     given_mask, given_mask_uri
         A brain mask to use instead of computing one, and its BIDS URI.
     """
@@ -83,7 +84,7 @@ def init_single_subject_wf(
     skull_strip, synthstrip_weights
         How the brain is found.
     device, precision
-        How the operator is evaluated.
+        How the model is evaluated.
     sloppy
         Register coarsely.
     random_seed
@@ -191,6 +192,8 @@ def init_scan_branch_wf(
     -------
     None.
     """
+    # Two scans of one run never draw alike; the same command draws the same.
+    draws = scan_seed(random_seed, spec.scan.stem) if spec.model.random else None
     prepare = init_scan_wf(
         name="prepare_wf",
         scan_file=spec.scan.path,
@@ -208,6 +211,7 @@ def init_scan_branch_wf(
         device=device,
         precision=precision,
         random_seed=random_seed,
+        draws=draws,
         mask_source=_mask_uri(donor, out_dir) if donor else spec.given_mask_uri,
         beside=beside,
     )
@@ -224,6 +228,7 @@ def init_scan_branch_wf(
             beside=beside,
             # Two scans of one run never share their noise.
             seed=(random_seed, zlib.crc32(spec.scan.stem.encode())),
+            draws=draws,
         )
         kinds = ("lowfield", *(beside.kinds if beside else ()))
         fields = [*kinds, *(f"device_{kind}" for kind in kinds)]

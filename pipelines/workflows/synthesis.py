@@ -1,4 +1,4 @@
-"""The operator on one grid."""
+"""A model on one grid."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
+from h2lo_bids.models.registry import FAMILIES, METHODS
 from pipelines.grids import Beside, Grid
 from pipelines.interfaces.noise import AddNoise, MapUncertainty
 from pipelines.interfaces.synthesis import RegridMask, Synthesize
@@ -41,6 +42,12 @@ class ModelSpec:
     metadata: dict[str, Any]
     card: str = ""
 
+    @property
+    def random(self) -> bool:
+        """Whether its method draws at random when it synthesizes."""
+        family = METHODS.get(str(self.metadata.get("method")))
+        return family is not None and FAMILIES[family].random
+
 
 def init_synthesis_wf(
     *,
@@ -51,15 +58,16 @@ def init_synthesis_wf(
     omp_nthreads: int = 1,
     beside: Beside | None = None,
     seed: tuple[int, ...] = (42,),
+    draws: int | None = None,
 ) -> pe.Workflow:
-    """Query an operator on one grid.
+    """Evaluate a model on one grid.
 
     Parameters
     ----------
     grid
         Where the low-field image is wanted.
     model
-        The operator.
+        Of any method.
     device, precision
         As the options ``--device`` and ``--precision``.
     omp_nthreads
@@ -68,6 +76,8 @@ def init_synthesis_wf(
         What is wanted beside the image; None for nothing.
     seed
         Of the noise.
+    draws
+        Seed of a method that draws at random; None for one that does not.
 
     Returns
     -------
@@ -107,6 +117,8 @@ def init_synthesis_wf(
         node = _query(MapUncertainty(), "std", model, device, precision, omp_nthreads)
         node.inputs.members = dict(model.metadata["files"])
         queries.append(node)
+    for node in queries if draws is not None else ():
+        node.inputs.seed = draws
     synthesize = queries[0]
     workflow = pe.Workflow(name=f"synthesis_{grid.name}_wf")
     if grid.kind == "lf":
@@ -141,7 +153,7 @@ def _query(
     precision: str,
     omp_nthreads: int,
 ) -> pe.Node:
-    """Return a node that evaluates operators."""
+    """Return a node that evaluates models."""
     interface.inputs.trait_set(
         model=str(model.path),
         sha256=model.sha256,
