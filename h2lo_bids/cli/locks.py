@@ -1,4 +1,4 @@
-"""One run at a time on a participant's work folder."""
+"""One run at a time on a participant's work folder, or on an output that runs share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def common_lock(out_dir: Path, name: str) -> Path:
+    """Name the lock of an output that several runs write, each with a work folder of its own."""
+    return out_dir / "logs" / "locks" / f"{name}.lock"
 
 
 @contextlib.contextmanager

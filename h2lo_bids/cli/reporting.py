@@ -11,9 +11,10 @@ from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
 from h2lo_bids.cli.failures import Failed
+from h2lo_bids.cli.locks import common_lock, exclusive
 from h2lo_bids.cli.tasks import ReportTask, SubjectTask
 from h2lo_bids.cli.words import command_words
-from h2lo_bids.errors import NoMatchError
+from h2lo_bids.errors import H2loError, NoMatchError
 from h2lo_bids.reports.records import Failure, FoundScan, SubjectReport
 from h2lo_bids.reports.store import (
     load_subject_report,
@@ -72,20 +73,44 @@ def write_report(
         versions=tuple(software_versions().items()),
         facts={"grids": _grids(task)} if _grids(task) else {},
     )
-    save_subject_report(out_dir, report)
-    for scan in load_subject_report(out_dir, task.subject).scans:
-        if scan.stem in seconds and scan.source not in broken:
-            times = tuple((step, round(took, 2)) for step, took in seconds[scan.stem].items())
-            write_scan_report(out_dir, replace(scan, seconds=times))
-    return _render(out_dir, task.subject)
+    with exclusive(common_lock(out_dir, f"sub-{task.subject}")):
+        save_subject_report(out_dir, _with_other_sessions(task, report))
+        for scan in load_subject_report(out_dir, task.subject).scans:
+            if scan.stem in seconds and scan.source not in broken:
+                times = tuple((step, round(took, 2)) for step, took in seconds[scan.stem].items())
+                write_scan_report(out_dir, replace(scan, seconds=times))
+        return _render(out_dir, task.subject)
+
+
+def _with_other_sessions(task: SubjectTask, report: SubjectReport) -> SubjectReport:
+    """Keep what other runs, each on a session of its own, said of theirs."""
+    chosen = [f"/ses-{label}/" for label in task.settings.session_label]
+    if not chosen:
+        return report
+    try:
+        before = load_subject_report(task.settings.out_dir, task.subject)
+    except H2loError:  # there is none, or it is broken
+        return report
+
+    def of_others(text: str) -> bool:
+        return not any(folder in text for folder in chosen)
+
+    found = [item for item in before.found if of_others(item.path)]
+    failures = [item for item in before.failures if not item.scan and of_others(item.message)]
+    return replace(
+        report,
+        found=tuple(sorted((*found, *report.found), key=lambda item: item.path)),
+        failures=(*report.failures, *failures),
+    )
 
 
 def rebuild(task: ReportTask, send: Any = None) -> dict[str, Any]:
     """Write a report again, after adding failures that could not be told otherwise."""
     out_dir = task.settings.out_dir
-    for stem, message in task.failures:
-        write_scan_failure(out_dir, stem, Failure("participant", message, "", stem))
-    path = _render(out_dir, task.subject)
+    with exclusive(common_lock(out_dir, f"sub-{task.subject}")):
+        for stem, message in task.failures:
+            write_scan_failure(out_dir, stem, Failure("participant", message, "", stem))
+        path = _render(out_dir, task.subject)
     return {"event": "report", "path": str(path)}
 
 

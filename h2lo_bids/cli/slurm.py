@@ -92,7 +92,7 @@ def _cluster(options: argparse.Namespace) -> Cluster:
         **{
             name: getattr(options, name)
             for name in ("time", "mem", "cpus", "partition", "account", "throttle", "max_array",
-                         "requeue", "scratch", "image", "runtime")
+                         "requeue", "warn", "scratch", "image", "runtime")
         },
         sbatch=tuple(options.sbatch),
         binds=tuple(options.bind),

@@ -9,7 +9,7 @@ from h2lo_bids import __version__
 from h2lo_bids.cli import convert
 from h2lo_bids.cli.parser import Parser
 
-_DESCRIPTION = """Write, and submit, job arrays that do on a Slurm cluster what an h2lo command does.
+_DESCRIPTION = """Write, and submit, job arrays that do on a Slurm cluster what h2lo does elsewhere.
 
 Each participant and session, or each fold of each method, is one task. Give the options
 of the cluster first, then what would follow h2lo:
@@ -70,6 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TIMES",
         help="put a task back into the queue when its time is up (10 times, if not said "
         "otherwise) or its machine fails; it goes on where it was",
+    )
+    group.add_argument(
+        "--warn",
+        type=convert.integer(1),
+        default=60,
+        metavar="SECONDS",
+        help="before the time is up, for a fit to end its step and save (default: 60)",
     )
     group.add_argument(
         "--scratch",

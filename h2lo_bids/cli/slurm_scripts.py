@@ -37,6 +37,8 @@ class Cluster:
         Elements of one array that the cluster takes.
     requeue
         How often a task may go back into the queue when its time is up; 0 for never.
+    warn
+        How many seconds before the end of its time it is told.
     scratch
         Folder, or ``$VARIABLE`` and a path below, for the work of each task; None for
         the work folder of the command line.
@@ -55,6 +57,7 @@ class Cluster:
     throttle: int | None = None
     max_array: int = 1000
     requeue: int = 0
+    warn: int = 60
     scratch: str | None = None
     image: Path | None = None
     runtime: str = "apptainer"
@@ -89,7 +92,7 @@ command=(
 "${{command[@]}}" &
 child=$!
 again=no
-# A minute before the time is up Slurm sends USR1; h2lo keeps what it has on TERM.
+# Before the time is up Slurm sends USR1; h2lo keeps what it has on TERM.
 trap 'again=yes; kill -TERM "$child"' USR1
 trap 'kill -TERM "$child"' TERM
 wait "$child"
@@ -125,6 +128,7 @@ _SUBMIT = """\
 set -euo pipefail
 cd {folder}
 mkdir -p {folders}
+logs={logs} # where Slurm takes %A for the job, %a for the task and %% for a plain %
 jobs={queued}
 before=$jobs
 
@@ -133,7 +137,7 @@ array() {{
     local stage=$1 first=$2 elements=$3 job
     shift 3
     job=$(sbatch --parsable ${{before:+"--dependency=afterany$before"}} --array="$elements" \\
-        --output="{logs}/$stage-%A_%a.log" "$@" "$stage.sh" "$first")
+        --output="$logs/$stage-%A_%a.log" "$@" "$stage.sh" "$first")
     job=${{job%%;*}}
     printf '%s\\t%s\\t%s\\n' "$job" "$stage" "$first" >>{submitted}
     echo "$stage: job $job, tasks $elements, counted from line $first of $stage.tsv"
@@ -141,7 +145,7 @@ array() {{
 }}
 
 {arrays}
-job=$(sbatch --parsable "--dependency=afterany$jobs" --output="{logs}/failures-%j.log" \\
+job=$(sbatch --parsable "--dependency=afterany$jobs" --output="$logs/failures-%j.log" \\
     "$@" failures.sh)
 echo "table of failures: job ${{job%%;*}}, will be {table}"
 """
@@ -185,7 +189,9 @@ def task_script(stage: Stage, cluster: Cluster, folder: Path) -> str:
 
 def collect_script(settings: Settings, cluster: Cluster, folder: Path) -> str:
     """Return the script of the job that writes the table of failures."""
-    small = Cluster(partition=cluster.partition, account=cluster.account, time="01:00:00", cpus=1)
+    small = Cluster(
+        partition=cluster.partition, account=cluster.account, time="01:00:00", mem="1G", cpus=1
+    )
     words = _program(cluster, settings, "h2lo-slurm", work=False)
     return _COLLECT.format(
         version=__version__,
@@ -234,7 +240,7 @@ def submit_script(
         folder=_quote(folder),
         folders=" ".join([LOGS, *(f"{STATES}/{stage}" for stage in stages)]),
         queued=_quote("".join(f":{job}" for job in queued)),
-        logs=LOGS,
+        logs=_quote(str(folder / LOGS).replace("%", "%%")),
         submitted=SUBMITTED,
         arrays="\n".join(lines[1:] if lines[:1] == ["before=$jobs"] else lines),
         table="failures.tsv beside this script",
@@ -253,7 +259,9 @@ def _directives(cluster: Cluster, stage: str) -> str:
     }
     words = [f"--{name}={value}" for name, value in options.items() if value is not None]
     words += ["--ntasks=1", "--open-mode=append"]
-    words += ["--requeue", "--signal=B:USR1@60"] if cluster.requeue else ["--no-requeue"]
+    words += (
+        ["--requeue", f"--signal=B:USR1@{cluster.warn}"] if cluster.requeue else ["--no-requeue"]
+    )
     return "\n".join(f"#SBATCH {word}" for word in [*words, *cluster.sbatch])
 
 

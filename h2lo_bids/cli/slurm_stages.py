@@ -141,10 +141,11 @@ def _by_session(
         merged.setdefault((subject, None if subject in whole else session), []).extend(items)
     tasks = []
     for (subject, session), items in sorted(merged.items(), key=lambda i: (i[0][0], i[0][1] or "")):
-        name, words = f"sub-{subject}", ("--participant-label", subject)
+        name, words = f"sub-{subject}", ["--participant-label", subject]
         if session is not None:
-            name, words = f"{name}_ses-{session}", (*words, "--session-label", session)
-        tasks.append(Task(name, words, _is_current(states.get(name), items)))
+            name += f"_ses-{session}"
+            words += ["--session-label", session]
+        tasks.append(Task(name, tuple(words), _is_current(states.get(name), items)))
     return tuple(tasks)
 
 

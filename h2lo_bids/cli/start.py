@@ -20,6 +20,7 @@ from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.checks import prepare_folders
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.environment import temporary_folder
+from h2lo_bids.cli.locks import common_lock, exclusive
 from h2lo_bids.cli.settings import Settings, to_toml
 from h2lo_bids.errors import H2loError
 
@@ -117,4 +118,6 @@ def write_dataset(run: Run) -> None:
     links = dict(settings.derivatives)
     if settings.lf_dir is not None:
         links["lf"] = settings.lf_dir
-    write_dataset_files(settings.out_dir, bids_dir=settings.bids_dir, links=links)
+    # Links of other runs are kept, so that reading and writing belong together.
+    with exclusive(common_lock(settings.out_dir, "dataset")):
+        write_dataset_files(settings.out_dir, bids_dir=settings.bids_dir, links=links)
