@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.dataset import write_citation
@@ -13,8 +14,8 @@ from h2lo_bids.cli.planwork import SPLITS, read_splits
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CollectTask, GroupReportTask
 from h2lo_bids.errors import NoMatchError
-from h2lo_bids.evaluation.scores import Score
-from h2lo_bids.evaluation.tables import markdown_table, read_scores, write_tables
+from h2lo_bids.evaluation.scores import IDENTITY, Score
+from h2lo_bids.evaluation.tables import read_scores, write_tables
 from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.training.foldjob import SCORES, fold_folder, read_record
@@ -43,13 +44,15 @@ def collect(task: CollectTask, send: Send) -> dict[str, Any]:
     splits = read_splits(settings.out_dir / SPLITS)
     tables = []
     for contrast in task.contrasts:
-        scores, titles = _scores(settings, contrast, splits.get(contrast, ()), send)
+        folds = splits.get(contrast, ())
+        scores, titles = gather_scores(settings, contrast, folds, send)
         if not titles:
             continue
         stem = settings.out_dir / f"group_{contrast}"
-        first = next((name for name in settings.method if name in titles), None)
-        summary = write_tables(stem, scores, titles, reference=first)
-        text = markdown_table(summary, titles)
+        first = reference_of(settings, titles)
+        planned = [fold.index for fold in folds]
+        write_tables(stem, scores, titles, reference=first, folds=planned, wanted=settings.arms)
+        text = Path(f"{stem}_table.md").read_text(encoding="utf-8")
         send({"event": "table", "contrast": contrast, "text": text})
         tables.append(f"{stem}_table.md")
     text = training_text(settings.out_dir)
@@ -58,7 +61,7 @@ def collect(task: CollectTask, send: Send) -> dict[str, Any]:
     return {"event": "collected", "tables": tables}
 
 
-def _scores(
+def gather_scores(
     settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send
 ) -> tuple[list[Score], dict[str, str]]:
     """Read the scores of every method's finished folds, and the methods' titles.
@@ -69,34 +72,41 @@ def _scores(
     titles: dict[str, str] = {}
     for fold in folds:
         terms = None
-        for method in dict.fromkeys([*settings.method, *METHODS]):
+        for method in dict.fromkeys([*settings.arms, *METHODS]):
             folder = fold_folder(settings.out_dir, contrast, method, fold.index)
             record = read_record(folder)
             if record is None:
                 continue
             own = _terms(record)
-            differs = "other pairs or options" if terms not in (None, own) else ""
+            differs = "other pairs or options" if terms and own and terms != own else ""
             if record.get("fold") != json.loads(json.dumps(asdict(fold))):
                 differs = "another division of the subjects"
-            if differs and method not in settings.method:
+            if differs and method not in settings.arms:
                 text = f"{folder}: of {differs}; not in the table"
                 send({"event": "note", "level": "warning", "text": text})
                 continue
             terms = terms or own
             titles[method] = str(record.get("title", method))
             scores += read_scores(folder / SCORES)
-    order = [method for method in METHODS if method in titles]
+    order = [method for method in dict.fromkeys([*METHODS, *settings.arms]) if method in titles]
     scores.sort(key=lambda s: order.index(s.method) if s.method in order else -1)
     return scores, {method: titles[method] for method in order}
 
 
+def reference_of(settings: Settings, titles: Collection[str]) -> str | None:
+    """Return the method that the others are tested against: the first, if it was scored."""
+    return next((name for name in settings.methods if name in titles and name != IDENTITY), None)
+
+
 def _terms(record: dict[str, Any]) -> dict[str, Any]:
     """Return what methods must share to stand in one table."""
-    options = dict(record.get("options") or {})
-    # What makes a method that method, and where it ran.
-    shared = {
-        k: v for k, v in options.items() if k not in ("architecture", "lambda_grad", "device")
-    }
+    if record.get("external"):
+        return {}
+    options = dict(record.get("given") or record.get("options") or {})
+    # What makes a method that method where the user's own options are not recorded, and where
+    # it ran.
+    own = ("device",) if record.get("given") else ("architecture", "lambda_grad", "device")
+    shared = {k: v for k, v in options.items() if k not in own}
     return {"options": shared, "pairs": record.get("pairs")}
 
 

@@ -59,15 +59,17 @@ def describe_group(settings: Settings, found: PairDiscovery) -> Iterator[str]:
                 f"{contrast} fold {fold.index}: {len(fold.train)} to train; validate on "
                 f"{', '.join(fold.validation)}; test on {', '.join(fold.test)}"
             )
-            for method in settings.method:
+            for method in settings.arms:
                 fits += 1
                 yield f"write {settings.out_dir}/folds/{contrast}/{method}/fold-{fold.index}"
         yield from _options(settings, contrast, len(folds[0].train) if folds else len(subjects))
         if folds:
             yield f"write {settings.out_dir}/group_{contrast}_*.tsv, .json, .md"
-        if not settings.no_final and not settings.fold:
+        if settings.level == "group" and not settings.no_final and not settings.fold:
             fits += 1
-            yield f"write {settings.out_dir}/models/{settings.method[0]}_{contrast}"
+            yield f"write {settings.out_dir}/models/{settings.methods[0]}_{contrast}"
+    if settings.level == "benchmark" and not settings.fold:
+        yield f"write {settings.out_dir}/table1*.tsv, .json, .md, table1.html"
     yield f"write {settings.out_dir}/group.html, splits.tsv, splits.json, logs"
     yield (
         f"{fits} fits take about {fits * _FIT_GB:.1f} GB; {settings.n_folds_parallel} at a time, "
@@ -93,9 +95,11 @@ def _options(settings: Settings, contrast: str, n_train: int) -> Iterator[str]:
     from h2lo_bids.cli.fitoptions import fit_options
     from h2lo_bids.training.methods import find_method
 
-    for method in settings.method:
+    for method in settings.methods:
         options = find_method(method).adapt(fit_options(settings, n_train)).to_dict()
         listed = ", ".join(
             f"{name} {value}" for name, value in options.items() if not isinstance(value, dict)
         )
         yield f"{contrast} {method}: {listed}"
+    for name, template in settings.external:
+        yield f"{contrast} {name}: {template}"

@@ -10,10 +10,11 @@ from h2lo_bids.cli.account import Run, fail
 from h2lo_bids.cli.children import Ended, Job, run_jobs
 from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import Failed
+from h2lo_bids.cli.memory import MemoryLimit
 from h2lo_bids.cli.resources import available_processors
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FinalTask, FoldTask
-from h2lo_bids.errors import TemporaryError
+from h2lo_bids.errors import H2loError, TemporaryError
 
 _QUIET = 30.0  # seconds between two lines of one fit in the log
 _GRACE = 600.0  # a step on whole volumes takes minutes on a CPU; a fit saves itself after it
@@ -33,7 +34,7 @@ def threads_of(settings: Settings) -> int:
 def name_of(task: Fit) -> str:
     """Return what a fit is called, on the terminal and in the table of failures."""
     if isinstance(task, FinalTask):
-        return f"models/{task.settings.method[0]}_{task.contrast}"
+        return f"models/{task.settings.methods[0]}_{task.contrast}"
     return f"folds/{task.contrast}/{task.method}/fold-{task.index}"
 
 
@@ -53,6 +54,7 @@ def run_fits(run: Run, tasks: Iterable[Fit], *, at_a_time: int) -> None:
     run.ended, run.total = 0, len(tasks)
     run.steps.clear()
     told: dict[str, float] = {}
+    limit = run.settings.max_memory
     jobs = [
         Job(name_of(task), task, run.logs / f"{name_of(task).replace('/', '_')}.log", _GRACE)
         for task in tasks
@@ -64,6 +66,7 @@ def run_fits(run: Run, tasks: Iterable[Fit], *, at_a_time: int) -> None:
         on_start=lambda job: _status(run, job, "starting"),
         on_event=lambda job, event: _hear(run, job, event, told),
         on_end=lambda ended: _end(run, ended),
+        look=None if limit is None else MemoryLimit(limit).look,
         on_stop=lambda count: run.console.line(
             f"waiting for {count} fits to finish their step and save it; Ctrl-C ends them now"
         ),
@@ -91,6 +94,8 @@ def _hear(run: Run, job: Job, event: dict[str, Any], told: dict[str, float]) -> 
         run.console.to_log(event["text"])
     elif kind == "note":
         run.console.line(f"{job.name}: {event['text']}", level=event.get("level", ""))
+    elif kind == "lost":
+        _lose(run, job, H2loError.__name__, f"{job.name}: {event['text']}")
     elif kind == "fitted":
         run.done.add(job.name)
     elif kind == "error":
@@ -139,6 +144,8 @@ def _end(run: Run, ended: Ended) -> bool:
     else:
         if job.name not in run.told:
             remedy = "run again to go on, with more memory or a lower --n-folds-parallel"
+            if ended.reason:
+                remedy = "raise it and run again to go on, or fit with a smaller --batch or --crop"
             _lose(run, job, TemporaryError.__name__, f"{ended.cause}; {remedy}")
         text = f"failed after {duration(ended.seconds)}"
     run.console.line(f"[{run.ended}/{run.total}] {job.name}: {text}")

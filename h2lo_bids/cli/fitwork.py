@@ -36,15 +36,24 @@ def fit_fold(task: FoldTask, send: Send) -> dict[str, Any]:
     Returns
     -------
     dict
-        The last event.
+        The last event; ``"partial"`` if some test subjects were lost.
     """
     from h2lo_bids.training.crossval import run_fold
+    from h2lo_bids.training.external_fold import ExternalJob, run_external
 
     _take_threads(task.threads)
     job = job_of(task)
     lock = f"fold-{task.contrast}-{task.method}-{task.index}.lock"
     with exclusive(task.settings.work / "locks" / lock, _waiting(send)):
-        folder = run_fold(job, Progress(send))
+        if isinstance(job, ExternalJob):
+            lost: list[str] = []
+            folder = run_external(job, Progress(send), lost.append)
+            for line in lost:
+                send({"event": "lost", "text": line})
+            if lost:
+                return {"event": "partial", "folder": str(folder)}
+        else:
+            folder = run_fold(job, Progress(send))
     return {"event": "fitted", "folder": str(folder)}
 
 
@@ -85,7 +94,7 @@ def final_job(task: FinalTask) -> FinalJob:
     from h2lo_bids.training.final import FinalJob
     from h2lo_bids.training.folds import hold_out
 
-    settings, contrast, method = task.settings, task.contrast, task.settings.method[0]
+    settings, contrast, method = task.settings, task.contrast, task.settings.methods[0]
     used, _ = usable_pairs(settings, contrast, task.sources)
     folds = divide(settings, contrast, used)
     held: tuple[str, ...] = ()

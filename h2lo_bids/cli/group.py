@@ -7,21 +7,22 @@ import os
 import shlex
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.cli.account import Run
-from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Job, call
 from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.dryrun_group import describe_group
 from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import exit_code
 from h2lo_bids.cli.finish import tell_failures
 from h2lo_bids.cli.fits import name_of, run_fits, threads_of
-from h2lo_bids.cli.pairs import find_pairs, prepare_pairs
+from h2lo_bids.cli.pairs import prepare_pairs, run_on_pairs
 from h2lo_bids.cli.settings import Settings
-from h2lo_bids.cli.start import raise_again, stand_somewhere, start_run
+from h2lo_bids.cli.start import raise_again
 from h2lo_bids.cli.tasks import CollectTask, FinalTask, FoldTask, GroupReportTask, PlanTask
 
 Plan = dict[str, Any]
@@ -48,25 +49,33 @@ def run_group(settings: Settings, console: Console) -> int:
     H2loError
         If nothing can be begun.
     """
-    stand_somewhere()
-    check_usage(settings)
-    if settings.dry_run:
-        from h2lo_bids.cli.dryrun_group import describe_group
-
-        for line in describe_group(settings, find_pairs(settings)):
-            console.line(line)
-        return 0
-    run = start_run(settings, console)
-    if settings.reports_only:
-        console.line(f"report: {write_report(run)}")
-        return 0
-    _outlive_requeue()
-    return _work(run)
+    return run_on_pairs(
+        settings,
+        console,
+        describe=describe_group,
+        work=lambda run: cross_validate(run, _close),
+        report=write_report,
+    )
 
 
-def _work(run: Run) -> int:
-    """Do everything from pairs to the report."""
+def cross_validate(run: Run, close: Callable[[Run, Plan], int]) -> int:
+    """Prepare pairs and fit every fold, or those that are asked for.
+
+    Parameters
+    ----------
+    run
+        Takes what is done and what failed.
+    close
+        Does what follows once nothing more is to be fitted, and returns how many
+        further fits are done; not called for one task of a job array.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
     settings, console = run.settings, run.console
+    _outlive_requeue()
     sources = prepared_sources(run, prepare_pairs(run))
     if not sources or _give_up(run):
         return finish(run, 0)
@@ -78,13 +87,18 @@ def _work(run: Run) -> int:
         return finish(run, done)
     if _give_up(run):
         return finish(run, done)
+    return finish(run, done + close(run, plan))
+
+
+def _close(run: Run, plan: Plan) -> int:
+    """Write the tables, fit the final models, and report."""
+    settings = run.settings
     if settings.folds != "0":
         ask(run, CollectTask(settings, tuple(plan)))
-    if not settings.no_final:
-        done += _fit_final(run, plan)
-    console.line(f"report: {write_report(run)}")
+    done = 0 if settings.no_final else _fit_final(run, plan)
+    run.console.line(f"report: {write_report(run)}")
     _tell_models(run)
-    return finish(run, done)
+    return done
 
 
 def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...]]:
@@ -140,9 +154,9 @@ def _clean(settings: Settings) -> None:
     """Delete what this run has no more use of, but no other run's unfinished fits."""
     training = settings.work / "training"
     folders = list(settings.work.glob("sub_*_pairs_wf"))
-    if settings.level == "group":
+    if settings.level != "evaluate":
         for contrast in settings.contrast or CONTRASTS:
-            folders += [training / contrast / name for name in settings.method]
+            folders += [training / contrast / name for name in settings.arms]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     if not any(any(training.glob(f"{contrast}/*")) for contrast in CONTRASTS):
@@ -177,7 +191,7 @@ def _fit_folds(run: Run, plan: Plan) -> int:
         (FoldTask(settings, contrast, method, fold["index"], tuple(own["sources"]), threads),
          f"{method}/{fold['index']}" in own["done"])
         for contrast, own in plan.items()
-        for method in settings.method
+        for method in settings.arms
         for fold in own["folds"]
         if not settings.fold or fold["index"] in settings.fold
     ]  # fmt: skip
@@ -200,7 +214,7 @@ def _fit_final(run: Run, plan: Plan) -> int:
     settings = run.settings
     tasks = []
     for contrast, own in plan.items():
-        method = settings.method[0]
+        method = settings.methods[0]
         lacking = [
             str(fold["index"])
             for fold in own["folds"]
@@ -224,7 +238,7 @@ def _tell_models(run: Run) -> None:
     models = [
         (contrast, settings.out_dir / name)
         for contrast in CONTRASTS
-        if (name := f"models/{settings.method[0]}_{contrast}") in run.done
+        if (name := f"models/{settings.methods[0]}_{contrast}") in run.done
     ]
     for contrast, path in models:
         run.console.line(f"{contrast} model: {path}")

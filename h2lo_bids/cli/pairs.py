@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 from h2lo_bids.bids.atomic import remove_temporaries
 from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
 from h2lo_bids.bids.query import SUFFIXES
@@ -9,6 +12,7 @@ from h2lo_bids.cli.account import Run, fail_problems, fail_rest, hear, status
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.dryrun_group import describe_pairs
 from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import exit_code
 from h2lo_bids.cli.finish import tell_failures
@@ -24,6 +28,8 @@ from h2lo_bids.cli.start import (
 )
 from h2lo_bids.cli.tasks import MissingTask, PairTask
 from h2lo_bids.errors import TemporaryError
+
+Describe = Callable[[Settings, PairDiscovery], Iterator[str]]
 
 
 def run_pairs(settings: Settings, console: Console) -> int:
@@ -46,20 +52,59 @@ def run_pairs(settings: Settings, console: Console) -> int:
     H2loError
         If nothing can be begun.
     """
+    return run_on_pairs(settings, console, describe=describe_pairs, work=_prepare_alone)
+
+
+def run_on_pairs(
+    settings: Settings,
+    console: Console,
+    *,
+    describe: Describe,
+    work: Callable[[Run], int],
+    report: Callable[[Run], Path] | None = None,
+) -> int:
+    """Begin a run of any level that works on pairs, and do its work.
+
+    Parameters
+    ----------
+    settings, console
+        As in `run_pairs`.
+    describe
+        Yields the lines of a dry run.
+    work
+        Does the rest and returns the exit code.
+    report
+        Assembles the report again, where the level has one.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    H2loError
+        If nothing can be begun.
+    """
     stand_somewhere()
     check_usage(settings)
     if settings.dry_run:
-        from h2lo_bids.cli.dryrun_group import describe_pairs
-
-        for line in describe_pairs(settings, find_pairs(settings)):
+        for line in describe(settings, find_pairs(settings)):
             console.line(line)
         return 0
     run = start_run(settings, console)
+    if settings.reports_only and report is not None:
+        console.line(f"report: {report(run)}")
+        return 0
+    return work(run)
+
+
+def _prepare_alone(run: Run) -> int:
     prepare_pairs(run)
     if run.failed:
         tell_failures(run, "pairs")
     else:
-        console.line(f"all {len(run.done)} pairs prepared")
+        run.console.line(f"all {len(run.done)} pairs prepared")
     return exit_code(run.failed, len(run.done))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FoldTask, PlanTask
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.synthesis.options import resolve_device
-from h2lo_bids.training.foldjob import FoldJob, changes, fold_done, read_record
+from h2lo_bids.training.command import Command
+from h2lo_bids.training.external_fold import ExternalJob
+from h2lo_bids.training.foldjob import FoldJob, FoldWork, changes, fold_done, read_record
 from h2lo_bids.training.folds import PARTS, Fold, ds006557_folds, hold_out, make_folds
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.prepared import PreparedPair
@@ -65,7 +67,7 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
             )
         _check_chosen(settings, contrast, folds)
         splits[contrast] = folds
-        jobs = [fold_job(settings, contrast, m, f, used) for m in settings.method for f in folds]
+        jobs = [arm_job(settings, contrast, m, f, used) for m in settings.arms for f in folds]
         _check_unchanged(jobs)
         planned[contrast] = {
             "pairs": len(used),
@@ -150,7 +152,7 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
             if not folds:
                 hold_out(subjects, validation=settings.val_count, seed=settings.random_seed)
         _check_chosen(settings, contrast, folds)
-        for method in settings.method:
+        for method in settings.methods:
             options = find_method(method).adapt(fit_options(settings, len(subjects)))
             if settings.devices > 1:
                 check_shares(len(subjects), options, settings.devices)
@@ -168,12 +170,31 @@ def _or_without(contrast: str, contrasts: Collection[str]) -> Iterator[None]:
         raise UsageError(f"{err}; or go on without {contrast}: --contrast {others}") from err
 
 
-def job_of(task: FoldTask) -> FoldJob:
+def job_of(task: FoldTask) -> FoldJob | ExternalJob:
     """Return the job that a task names, from what is on disk."""
     settings = task.settings
     used, _ = usable_pairs(settings, task.contrast, task.sources)
     folds = {fold.index: fold for fold in divide(settings, task.contrast, used)}
-    return fold_job(settings, task.contrast, task.method, folds[task.index], used)
+    return arm_job(settings, task.contrast, task.method, folds[task.index], used)
+
+
+def arm_job(
+    settings: Settings, contrast: str, name: str, fold: Fold, pairs: tuple[PreparedPair, ...]
+) -> FoldJob | ExternalJob:
+    """Return the job of a method, or of a simulator of others, on one fold."""
+    template = dict(settings.external).get(name)
+    if template is None:
+        return fold_job(settings, contrast, name, fold, pairs)
+    return ExternalJob(
+        contrast=contrast,
+        method=name,
+        fold=fold,
+        pairs=pairs,
+        out_dir=settings.out_dir,
+        work_dir=settings.work,
+        command=Command(name, template),
+        limit=None if settings.max_time is None else 60 * settings.max_time,
+    )
 
 
 def fold_job(
@@ -217,7 +238,7 @@ def _check_chosen(settings: Settings, contrast: str, folds: tuple[Fold, ...]) ->
             )
 
 
-def _check_unchanged(jobs: list[FoldJob]) -> None:
+def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
     """Refuse to mix results of other options or pairs with those to come."""
     for job in jobs:
         if read_record(job.folder) is not None and (differing := changes(job)):

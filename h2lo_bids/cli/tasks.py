@@ -204,6 +204,19 @@ class CollectTask:
 
 
 @dataclass(frozen=True)
+class TableTask:
+    """Write the table of a benchmark from the folds that are done.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    """
+
+    settings: Settings
+
+
+@dataclass(frozen=True)
 class ScoreTask:
     """Score models on prepared pairs.
 

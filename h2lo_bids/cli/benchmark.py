@@ -1,0 +1,53 @@
+"""The benchmark level: every method on the same pairs and folds, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from h2lo_bids.cli.account import Run
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.dryrun_group import describe_group
+from h2lo_bids.cli.group import Plan, ask, cross_validate, write_report
+from h2lo_bids.cli.pairs import run_on_pairs
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.tasks import CollectTask, TableTask
+
+
+def run_benchmark(settings: Settings, console: Console) -> int:
+    """Prepare pairs, fit and score every method on every fold, and write Table 1.
+
+    Parameters
+    ----------
+    settings
+        What is asked for.
+    console
+        Where it is told.
+
+    Returns
+    -------
+    int
+        The exit code.
+
+    Raises
+    ------
+    H2loError
+        If nothing can be begun.
+    """
+    return run_on_pairs(
+        settings,
+        console,
+        describe=describe_group,
+        work=lambda run: cross_validate(run, _close),
+        report=_write_table,
+    )
+
+
+def _close(run: Run, plan: Plan) -> int:
+    ask(run, CollectTask(run.settings, tuple(plan)))
+    run.console.line(f"table: {_write_table(run)}")
+    run.console.line(f"report: {write_report(run)}")
+    return 0
+
+
+def _write_table(run: Run) -> Path:
+    return Path(ask(run, TableTask(run.settings))["path"])

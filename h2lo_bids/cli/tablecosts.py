@@ -1,0 +1,141 @@
+"""What each method of a benchmark has cost: the further columns of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from h2lo_bids.evaluation.layout import Shown, Value
+
+Records = Sequence[Mapping[str, Any]]
+
+_MILLION = 1e6
+_FEW = 10_000
+
+VALUES = (
+    Value("folds", "Folds that were scored"),
+    Value("folds_planned", "Folds of the cross-validation"),
+    Value("participants", "Participants that were scored"),
+    Value("parameters", "Trained parameters of the model that makes the images"),
+    Value("training_seconds", "Time of training, mean over folds", "s"),
+    Value("seconds_per_volume", "Time of synthesizing one volume, mean over test subjects", "s"),
+    Value("peak_memory_gb", "Largest resident memory of the process of a fold", "GB"),
+    Value("steps", "Optimiser steps done, the least of all folds"),
+    Value("steps_planned", "Optimiser steps of the schedule"),
+    Value("stopped_early", "Folds that the time budget ended before the schedule did"),
+    Value("time_budget_minutes", "Time budget of a fit", "min"),
+)
+"""Columns of the TSV file, from `costs_of`."""
+
+
+def costs_of(records: Records, planned: int, participants: int) -> dict[str, Any]:
+    """Sum up what the folds of a method recorded.
+
+    Parameters
+    ----------
+    records
+        Of its finished folds.
+    planned
+        Folds of the cross-validation.
+    participants
+        How many it was scored on.
+
+    Returns
+    -------
+    dict
+        By the keys of `VALUES`; None where nothing is recorded.
+    """
+    options = [record.get("options") or {} for record in records]
+    steps = _numbers(records, "steps")
+    planned_steps = _numbers(options, "steps")
+    limits = _numbers(options, "max_seconds")
+    volumes = [s for r in records for s in r.get("synthesis_seconds") or ()]
+    return {
+        "folds": len(records) or None,
+        "folds_planned": planned,
+        "participants": participants,
+        "parameters": max(_numbers(records, "parameters"), default=None),
+        "training_seconds": _mean(_numbers(records, "seconds")),
+        "seconds_per_volume": _mean(volumes),
+        "peak_memory_gb": max(_numbers(records, "peak_memory_gb"), default=None),
+        "steps": min(steps, default=None),
+        "steps_planned": max(planned_steps, default=None),
+        "stopped_early": sum(bool(r.get("stopped_early")) for r in records) if steps else None,
+        "time_budget_minutes": max(limits) / 60 if limits else None,
+    }
+
+
+def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
+    """Tell which methods the time budget ended early, one sentence each.
+
+    Parameters
+    ----------
+    methods
+        Records by the method's title.
+    """
+    lines = []
+    for title, records in methods.items():
+        early = [r for r in records if r.get("stopped_early")]
+        if early:
+            steps = [int(r["steps"]) for r in early]
+            options = early[0].get("options") or {}
+            span = f"{min(steps)}" if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}"
+            minutes = f" of {options['max_seconds'] / 60:g} min" if "max_seconds" in options else ""
+            lines.append(
+                f"{title}: the time budget{minutes} ended {len(early)} of {len(records)} fits "
+                f"after {span} of {options.get('steps', '?')} steps."
+            )
+    return tuple(lines)
+
+
+def parameters(values: Mapping[str, Any]) -> str:
+    """Write a number of parameters as the paper does.
+
+    Examples
+    --------
+    >>> [parameters({"parameters": n}) for n in (4, 581_409, 16_389_619, 0, None)]
+    ['4', '0.58M', '16.39M', '', '']
+    """
+    count = values.get("parameters")
+    if not count:
+        return ""
+    return f"{count:,}" if count < _FEW else f"{count / _MILLION:.2f}M"
+
+
+def _folds(values: Mapping[str, Any]) -> str:
+    done = values.get("folds")
+    return "" if done is None else f"{done} of {values['folds_planned']}"
+
+
+def _steps(values: Mapping[str, Any]) -> str:
+    done, planned = values.get("steps"), values.get("steps_planned")
+    if not done:
+        return ""
+    return f"{done:,}" if planned in (None, done) else f"{done:,} of {planned:,}"
+
+
+def _seconds(key: str) -> Any:
+    def write(values: Mapping[str, Any]) -> str:
+        value = values.get(key)
+        return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+    return write
+
+
+SHOWN = (
+    Shown("Param.", parameters, "Trained parameters"),
+    Shown("Training (s)", _seconds("training_seconds"), "Mean over folds"),
+    Shown("s / volume", _seconds("seconds_per_volume"), "Mean over test subjects"),
+    Shown("Memory (GB)", _seconds("peak_memory_gb"), "Largest resident memory of a fold"),
+    Shown("Steps", _steps, "Optimiser steps, the least of all folds, of those of the schedule"),
+    Shown("Folds", _folds, "Scored, of those planned"),
+)
+"""The same as text."""
+
+
+def _numbers(records: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    return [v for r in records if isinstance(v := r.get(key), int | float)]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(sum(values) / len(values), 3) if values else None
