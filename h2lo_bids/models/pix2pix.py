@@ -61,8 +61,8 @@ class Pix2Pix(nn.Module):
 
     In evaluation mode it normalises by its running statistics, not by those of the
     patch at hand: so it treats all patches of a volume alike, and what it makes of
-    a voxel does not depend on how bright the rest of the patch is. The statistics
-    of a patch, which Pix2Pix takes, would leave seams.
+    a voxel does not depend on how bright the rest of the patch is. By the statistics
+    of each patch, which Pix2Pix takes, one tissue would change from patch to patch.
 
     References
     ----------

@@ -1,0 +1,122 @@
+"""The networks are those of the paper's count, and compute what Pix2Pix computes."""
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional
+
+from h2lo_bids.models.pix2pix import Norm, PatchDiscriminator, Pix2Pix, Pix2PixArchitecture
+
+TINY = Pix2PixArchitecture(channels=2, downs=3, discriminator_channels=2, discriminator_layers=2)
+
+
+def count(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_parameters_are_those_of_the_paper() -> None:
+    with torch.device("meta"):
+        generator = Pix2Pix(Pix2PixArchitecture())
+        discriminator = PatchDiscriminator(Pix2PixArchitecture())
+    assert count(generator) == 4_165_537
+    assert count(discriminator) == 698_833
+    assert count(generator) + count(discriminator) == 4_864_370
+    widths = [tuple(layer.convolution.weight.shape[:2]) for layer in generator.encoder]
+    assert widths == [(16, 1), (32, 16), (64, 32), (128, 64), (128, 128)]
+
+
+def test_shapes_and_range() -> None:
+    torch.manual_seed(0)
+    network = Pix2Pix(TINY).eval()
+    image = torch.rand(2, 1, 16, 24, 8) * 2 - 1
+    with torch.no_grad():
+        made = network(image)
+    assert made.shape == image.shape
+    assert made.abs().max() <= 1
+    # Kernel 4, padding 1: n / 2 in each of two layers, then n - 1 in each of two.
+    with torch.no_grad():
+        judged = PatchDiscriminator(TINY)(*[torch.rand(2, 1, 32, 24, 16)] * 2)
+    assert judged.shape == (2, 1, 6, 4, 2)
+
+
+def test_forward_is_a_nested_unet() -> None:
+    """Against the recursive definition: each level wraps the next and keeps its input."""
+    torch.manual_seed(1)
+    network = Pix2Pix(TINY).eval()
+    for module in network.modules():
+        if isinstance(module, Norm):
+            module.mean.normal_()
+            module.variance.uniform_(0.5, 2)
+    state = network.state_dict()
+
+    def normalised(x: torch.Tensor, name: str) -> torch.Tensor:
+        if f"{name}.norm.weight" not in state:
+            return x
+        weight, bias, mean, variance = (
+            state[f"{name}.norm.{k}"][:, None, None, None]
+            for k in ("weight", "bias", "mean", "variance")
+        )
+        return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+
+    def level(x: torch.Tensor, depth: int) -> torch.Tensor:
+        down, up = f"encoder.{depth}", f"decoder.{TINY.downs - 1 - depth}"
+        inside = x if depth == 0 else torch.where(x > 0, x, 0.2 * x)
+        inside = functional.conv3d(inside, state[f"{down}.convolution.weight"], None, 2, 1)
+        inside = normalised(inside, down)
+        if depth < TINY.downs - 1:
+            inside = level(inside, depth + 1)
+        bias = state.get(f"{up}.convolution.bias")
+        weight = state[f"{up}.convolution.weight"]
+        outside = functional.conv_transpose3d(inside.relu(), weight, bias, 2, 1)
+        outside = normalised(outside, up)
+        return outside.tanh() if depth == 0 else torch.cat([x, outside], 1)
+
+    image = torch.rand(1, 1, 16, 8, 24) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), level(image, 0), rtol=1e-4, atol=1e-6)
+
+
+def test_weights_start_as_published() -> None:
+    torch.manual_seed(2)
+    for network in (Pix2Pix(), PatchDiscriminator()):
+        for name, value in network.named_parameters():
+            if name.endswith("bias"):
+                assert not value.any()
+                continue
+            centre = 1.0 if "norm" in name else 0.0
+            error = 6 * 0.02 / value.numel() ** 0.5
+            assert value.mean().item() == pytest.approx(centre, abs=error)
+            assert value.std().item() == pytest.approx(0.02, abs=error)
+
+
+def test_norm_is_batch_normalisation() -> None:
+    torch.manual_seed(3)
+    own, known = Norm(3), torch.nn.BatchNorm3d(3)
+    for _ in range(3):
+        x = torch.randn(2, 3, 4, 5, 6) * 2 + 1
+        torch.testing.assert_close(own(x), known(x))
+    torch.testing.assert_close(own.mean, known.running_mean)
+    torch.testing.assert_close(own.variance, known.running_var)
+    torch.testing.assert_close(own.eval()(x), known.eval()(x))
+    assert all(value.is_floating_point() for value in own.state_dict().values())
+
+
+def test_a_patch_is_translated_alike_whatever_its_company() -> None:
+    torch.manual_seed(4)
+    network = Pix2Pix(TINY).eval()
+    images = torch.rand(3, 1, 16, 16, 16) * 2 - 1
+    with torch.no_grad():
+        together = network(images)
+        for image, made in zip(images, together, strict=True):
+            torch.testing.assert_close(network(image[None])[0], made)
+
+
+def test_sizes_that_make_no_sense_are_refused() -> None:
+    for name, value in itertools.product(("channels", "discriminator_layers"), (0, -1)):
+        with pytest.raises(ValueError, match="at least 1"):
+            Pix2PixArchitecture(**{name: value})
+    with pytest.raises(ValueError, match="at least 2 halvings"):
+        Pix2PixArchitecture(downs=1)
+    assert Pix2PixArchitecture(**TINY.to_dict()) == TINY
+    assert Pix2PixArchitecture().multiple == 32
