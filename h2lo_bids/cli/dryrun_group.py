@@ -16,8 +16,8 @@ _FIT_GB = 0.12
 
 def describe_pairs(settings: Settings, found: PairDiscovery) -> Iterator[str]:
     """Yield one line per pair, problem and image left out."""
-    from h2lo_bids.cli.prepared import frame_of
     from h2lo_bids.bids.pairnames import pair_paths
+    from h2lo_bids.cli.prepared import frame_of
 
     yield f"dry run: nothing is written; work folder would be {settings.work}"
     for pair in found.pairs:
