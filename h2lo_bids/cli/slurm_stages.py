@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def stages_of(settings: Settings, states: Mapping[str, Mapping[str, State]]) -> 
     H2loError
         If nothing matches or the input cannot be read.
     """
-    for option in ("dry_run", "reports_only", "fold"):
+    for option in ("dry_run", "output_spec", "reports_only", "fold"):
         if getattr(settings, option):
             name = option.replace("_", "-")
             raise UsageError(f"--{name}: leave it out; h2lo-slurm divides the work by itself")
@@ -200,19 +200,17 @@ def _fits(settings: Settings, states: Mapping[str, Mapping[str, State]]) -> list
     from h2lo_bids.cli.planwork import divide_subjects
 
     pairs, people = _pairs(settings)
-    option = "method" if settings.level == "group" else "methods"
-    folds: list[Task] = []
-    for contrast, subjects in people.items():
-        for fold in divide_subjects(settings, contrast, subjects):
-            folds += [
-                _fold(settings, states.get("folds", {}), contrast, option, method, fold.index)
-                for method in _methods(settings, option)
-            ]
+    folds = tuple(
+        _fold(settings, contrast, method, fold.index)
+        for contrast, subjects in people.items()
+        for fold in divide_subjects(settings, contrast, subjects)
+        for method in settings.methods
+    )
     stages = [pairs]
     if folds:
-        # Each task names its own contrast and method.
-        common = replace(settings, contrast=(), **{option: _default(option)})
-        stages.append(Stage("folds", common, tuple(folds), own_work=False))
+        # Each task names its own contrast and method; commands of others run once, at the end.
+        common = replace(settings, contrast=(), method=(), external=())
+        stages.append(Stage("folds", common, folds, own_work=False))
     before = all(task.done for stage in stages for task in stage.tasks)
     state = states.get("collect", {}).get("collect")
     done = before and state is not None and state.code == 0
@@ -220,27 +218,8 @@ def _fits(settings: Settings, states: Mapping[str, Mapping[str, State]]) -> list
     return [*stages, Stage("collect", settings, (collect,), own_work=False)]
 
 
-def _methods(settings: Settings, option: str) -> Iterable[str]:
-    return getattr(settings, option)
-
-
-def _default(option: str) -> Any:
-    return next(item.default for item in fields(Settings) if item.name == option)
-
-
-def _fold(
-    settings: Settings,
-    states: Mapping[str, State],
-    contrast: str,
-    option: str,
-    method: str,
-    index: int,
-) -> Task:
-    name = f"{contrast}_{method}_fold-{index}"
-    words = ("--contrast", contrast, f"--{option}", method, "--fold", str(index))
-    state = states.get(name)
-    done = state is not None and state.code == 0
-    if settings.level == "group":  # the record decides, whoever made it
-        folder = settings.out_dir / "folds" / contrast / method / f"fold-{index}"
-        done = (folder / "record.json").is_file()
-    return Task(name, words, done)
+def _fold(settings: Settings, contrast: str, method: str, index: int) -> Task:
+    words = ("--contrast", contrast, "--method", method, "--fold", str(index))
+    # The record decides, whoever made it.
+    record = settings.out_dir / "folds" / contrast / method / f"fold-{index}" / "record.json"
+    return Task(f"{contrast}_{method}_fold-{index}", words, record.is_file())
