@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from h2lo_bids.training.schedule import cosine_rate
+from h2lo_bids.training.schedule import cosine_rate, linear_rate
 
 
 def test_follows_the_cosine_from_start_to_floor() -> None:
@@ -28,3 +28,9 @@ def test_equals_pytorch_scheduler() -> None:
 def test_warmup_rises_linearly() -> None:
     assert [cosine_rate(s, 100, 1.0, 0.0, warmup=4) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert cosine_rate(0, 1, 1.0, 0.0) == 1.0
+
+
+def test_linear_rate_is_constant_for_half_and_then_falls_to_nothing() -> None:
+    rates = [linear_rate(step, 10, 2.0) for step in range(11)]
+    assert rates == pytest.approx([2, 2, 2, 2, 2, 2, 1.6, 1.2, 0.8, 0.4, 0])
+    assert linear_rate(0, 1, 2.0) == 2.0

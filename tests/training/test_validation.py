@@ -5,10 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import SMALL, ball_pair
+from problems import SMALL, ball_pair, small_options
 
 from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.training.validation import brain_psnr, validation_places
+from h2lo_bids.training.validation import (
+    Validation,
+    brain_psnr,
+    product_psnr,
+    validation_places,
+)
 
 PAIRS = [ball_pair("a", 1), ball_pair("b", 2)]
 
@@ -55,3 +60,29 @@ def test_without_pairs_there_is_no_figure() -> None:
     assert math.isnan(brain_psnr(None, [], validation_places([], 4, 5), 4))
     # A brain smaller than an eighth of a crop still gets one.
     assert len(validation_places(PAIRS[:1], 60, 5)) == 1
+
+
+@pytest.mark.parametrize("crops", [1, 3, 10**6])
+def test_the_figure_of_a_product_is_that_of_its_voxels(crops: int) -> None:
+    """Of a product that is known; the identity has the baseline's figure."""
+    validation = Validation(PAIRS, small_options(validation_crops=crops))
+    asked = [np.zeros(p.shape, bool) for p in PAIRS]
+
+    def brighter(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        index = [np.array_equal(volume, p.hf) for p in PAIRS].index(True)
+        assert not (asked[index] & mask).any()
+        asked[index] |= mask
+        return np.where(mask, volume + 0.3, 7)
+
+    found = product_psnr(validation, brighter)
+    assert found == pytest.approx(reference([p.hf + np.float32(0.3) for p in PAIRS], asked))
+    baseline = validation.psnr(*validation.parts(None))
+    assert product_psnr(validation, lambda volume, mask: volume) == pytest.approx(baseline)
+    assert product_psnr(Validation([], small_options()), brighter) is None
+
+
+def test_the_figure_of_whole_products_is_the_mean_over_pairs() -> None:
+    validation = Validation(PAIRS, small_options(validation="volume"))
+    found = product_psnr(validation, lambda volume, mask: np.where(mask, volume * 3, 0))
+    each = [-10 * math.log10(((np.minimum(p.hf * 3, 1) - p.lf) ** 2).mean()) for p in PAIRS]
+    assert found == pytest.approx(np.mean(each), rel=1e-5)
