@@ -163,6 +163,7 @@ def _record(job: FoldJob, method: Method, options: FitOptions, result: FitResult
         "given": json.loads(json.dumps(job.options.identity())),
         "steps": result.steps,
         "stopped_early": result.steps < options.steps,
+        "timed_out": result.timed_out,
         "best_step": result.best_step,
         "best_psnr": finite(result.best_psnr),
         "identity_psnr": finite(result.identity_psnr),

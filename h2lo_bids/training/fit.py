@@ -112,8 +112,9 @@ def fit(
         bar=progress is None,
     )  # fmt: skip
     return FitResult(
-        module.fitted(), module.step, module.best_step, module.best_psnr, baseline, module.seconds
-    )
+        module.fitted(), module.step, module.best_step, module.best_psnr, baseline,
+        module.seconds, module.timed_out,
+    )  # fmt: skip
 
 
 def check_fit(
@@ -201,7 +202,7 @@ def _run(
     done = 0 if saved is None else int(saved["step"])
     if saved is not None:
         say(f"going on from step {done} of {folder}")
-    if saved is not None and done >= end:
+    if saved is not None and (done >= end or saved.get("timed_out")):
         module.load_state_dict(saved["state_dict"])
         module.on_load_checkpoint(saved)
         return module

@@ -17,7 +17,7 @@ from h2lo_bids.training.estimators import Batch, Estimator, Share
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.schedule import rate_of
 
-KEPT = ("step", "seconds", "best_step", "best_psnr", "best_weights")
+KEPT = ("step", "seconds", "best_step", "best_psnr", "best_weights", "timed_out")
 
 
 class Steps:
@@ -74,6 +74,7 @@ class FitModule(LightningModule):
         self.step, self.seconds = 0, 0.0
         self.best_step, self.best_psnr = 0, -math.inf
         self.best_weights: dict[str, torch.Tensor] | None = None
+        self.timed_out = False
         self.last = torch.zeros(3)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -136,7 +137,8 @@ class FitModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         for key in KEPT:
-            setattr(self, key, checkpoint[key])
+            if key in checkpoint:  # fits of earlier versions had no time budget
+                setattr(self, key, checkpoint[key])
 
     def fitted(self) -> Any:
         """Return the best weights, or without a validation the averaged ones."""

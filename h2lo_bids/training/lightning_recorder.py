@@ -76,7 +76,9 @@ class Recorder(Callback):
         module: FitModule = pl_module
         o, rate = module.options, module.rate
         module.advance()
-        step, last = module.step, module.step in (module.options.steps, self._end)
+        step = module.step
+        module.timed_out = self._late(trainer, module)
+        last = module.timed_out or step in (o.steps, self._end)
         row = Row(step, rate, *module.last.tolist())
         if step == o.validate_first or step % o.validate_every == 0 or last:
             row = row.with_psnr(self._validate(trainer, module))
@@ -89,8 +91,23 @@ class Recorder(Callback):
             if self._history is not None:
                 self._history.flush()
             trainer.save_checkpoint(module.folder / LAST)
-        if reason and not last:
+        if module.timed_out:
+            trainer.should_stop = True
+            self._say(f"the time budget of {o.max_seconds:g} s ended the fit at step {step}")
+        elif reason and not last:
             self._leave(trainer, module, reason)
+
+    def _late(self, trainer: Trainer, module: FitModule) -> bool:
+        """Tell whether the time budget is spent; process 0 has the clock."""
+        budget = module.options.max_seconds
+        if budget is None:
+            return False
+        late = module.seconds + time.perf_counter() - self._mark >= budget
+        if trainer.world_size > 1:
+            told = torch.tensor(int(late), device=trainer.strategy.root_device)
+            torch.distributed.broadcast(told, 0)
+            late = bool(told)
+        return late
 
     def _validate(self, trainer: Trainer, module: FitModule) -> float | None:
         if not self._validation.pairs:

@@ -54,6 +54,25 @@ def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, precision: str, s
     assert [r.split(",")[:5] for r in logs[0]] == [r.split(",")[:5] for r in logs[1]]
 
 
+def test_a_time_budget_ends_a_fit_for_good(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    lines: list[str] = []
+    options = small_options(max_seconds=1e-9)
+    first = fit(TRAIN, HELD, options, tmp_path / "a", lines.append)
+    assert (first.steps, first.best_step, first.timed_out) == (1, 1, True)
+    assert lines[-1] == "the time budget of 1e-09 s ended the fit at step 1"
+    again = fit(TRAIN, HELD, options, tmp_path / "a")
+    assert (again.steps, again.timed_out) == (1, True)
+    assert torch.equal(weights(again.model), weights(first.model))
+    # What was done within the budget is what a fit without one does.
+    plain = fit(TRAIN, HELD, small_options(), tmp_path / "b", stop_at=1)
+    assert torch.equal(weights(plain.model), weights(first.model))
+    ample = fit(TRAIN, HELD, small_options(max_seconds=3600), tmp_path / "c")
+    assert (ample.steps, ample.timed_out) == (8, False)
+    with pytest.raises(UsageError, match="other options"):
+        fit(TRAIN, HELD, small_options(), tmp_path / "a")
+
+
 def test_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     options = small_options(augmentation=VARIED)
