@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from h2lo_bids.evaluation.metrics import METRICS
+from h2lo_bids.training.card_methods import steps_sentence
 from h2lo_bids.training.card_parts import (
     FIGURES_NOTE,
     best_sentence,
     markdown,
     software,
-    steps_sentence,
     variation,
 )
 

@@ -35,23 +35,6 @@ def _wrapped(paragraph: str) -> str:
     return textwrap.fill(paragraph, 92, break_long_words=False, break_on_hyphens=False)
 
 
-def steps_sentence(options: Mapping[str, Any]) -> str:
-    """Say how many steps of what a fit consists of."""
-    o = options
-    samples = f"crops of {o['crop']} voxels a side"
-    if o.get("sampling") == "volume":
-        samples = (
-            f"whole volumes, of each {o['points']} voxels and a sub-volume of {o['crop']} "
-            "voxels a side"
-        )
-    return (
-        f"{o['steps']} steps of {o['batch']} {samples}, Adam from "
-        f"{o['learning_rate']:g} along a cosine, weight {o['lambda_grad']:g} of the gradient "
-        f"term, {o['precision']}, running average of the weights {o['average']:g}, seed "
-        f"{o['seed']}"
-    )
-
-
 def best_sentence(step: int, psnr: float, identity: float, where: str = " in the brain") -> str:
     """Say which step's weights were kept."""
     return (

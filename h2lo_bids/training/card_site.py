@@ -12,12 +12,13 @@ from typing import Any
 from h2lo_bids.bids.content import read_json
 from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.tables import markdown_table
+from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.training.card_methods import nature, steps_sentence
 from h2lo_bids.training.card_parts import (
     FIGURES_NOTE,
     best_sentence,
     markdown,
     software,
-    steps_sentence,
     variation,
 )
 from h2lo_bids.training.fitting import finite, pairs_fingerprint
@@ -31,8 +32,7 @@ INTENDED_USE = (
 )
 _LIMITS = (
     "Learned from {pairs} of {people} in one pair of scanners and protocols: other scanners, "
-    "protocols, ages and diseases are untried. The output is a conditional median, smoother than "
-    "a real scan. Not for diagnosis."
+    "protocols, ages and diseases are untried. {nature} Not for diagnosis."
 )
 _SIMULATED = (
     "**Trained on simulated pairs, not on real low-field scans.** Its contrast, noise and blur "
@@ -153,7 +153,7 @@ def site_card(model: SiteModel, parameters: int) -> str:
     model
         What to tell.
     parameters
-        How many the operator has.
+        How many the model has.
     """
     frame = model.pairs[0].frame
     sides, spacing = ("x".join(f"{v:g}" for v in values) for values in (frame.shape, frame.spacing))
@@ -161,7 +161,8 @@ def site_card(model: SiteModel, parameters: int) -> str:
         f"# {model.name}: a {model.contrast} model of {model.kind} pairs",
         _SIMULATED if model.kind == "simulated" else _REAL,
         f"{model.method.title} ({model.contrast}, {_fields(model)}, {parameters:,} parameters) "
-        f"after arXiv 2603.24968, on a {sides} grid of {spacing} mm voxels centred on the brain.",
+        f"after {CATALOGUE[model.method.name].reference}, on a {sides} grid of {spacing} mm "
+        "voxels centred on the brain.",
         "## Training data",
         _description(model) + ".",
         _parts(model),
@@ -260,7 +261,7 @@ def _by_method(
 
 def _fitting(model: SiteModel) -> str:
     sentences = [f"{steps_sentence(model.options.to_dict())}; {model.seconds / 60:.1f} minutes."]
-    if math.isfinite(model.best_psnr):
+    if math.isfinite(model.best_psnr) and model.best_step:
         where = " in the brain" if model.options.validation == "crops" else ""
         sentences += [best_sentence(model.best_step, model.best_psnr, model.identity_psnr, where)]
     return " ".join([*sentences, model.schedule]).strip()
@@ -281,6 +282,7 @@ def _limits(model: SiteModel) -> str:
     text = _LIMITS.format(
         pairs=_many(len(model.pairs), f"{model.kind} pair"),
         people=_many(len({p.subject for p in model.pairs}), "subject"),
+        nature=nature(model.options.family),
     )
     if model.kind == "simulated":
         text = f"Trained on simulated pairs: what simulation left out, it cannot know. {text}"

@@ -93,7 +93,7 @@ def run_fold(job: FoldJob, progress: Callable[[str], None] | None = None) -> Pat
         cache=pairs_cache(job.work_dir), devices=job.devices, progress=say,
     )  # fmt: skip
     withdraw(job.folder)
-    scores, seconds = _score(job, result.model, options.device, say)
+    scores, seconds = _score(job, result.model, options, say)
     _write_bundle(job, method, options, result, scores)
     atomic_write_bytes(job.folder / HISTORY, _read(work / HISTORY))
     # Last: a folder with a record is taken for a whole one.
@@ -103,21 +103,25 @@ def run_fold(job: FoldJob, progress: Callable[[str], None] | None = None) -> Pat
     return job.folder
 
 
-def _score(job: FoldJob, model: Model, device: str, say: Say) -> tuple[list[Score], list[float]]:
+def _score(
+    job: FoldJob, model: Model, options: FitOptions, say: Say
+) -> tuple[list[Score], list[float]]:
     """Score the test subjects one by one, so that only one is in memory; time their synthesis."""
     scores: list[Score] = []
     seconds = []
     pictures = {}
+    device, seed = options.device, options.seed
     for prepared in job.pairs_in("test"):
         pair = read_prepared(prepared)
         say(f"synthesizing {pair.name}")
         began = time.perf_counter()
-        predicted = predict_pair(model, pair, device=device)
+        predicted = predict_pair(model, pair, device=device, seed=seed)
         seconds.append(round(time.perf_counter() - began, 3))
         scores += score_pair(None, pair, method=IDENTITY, fold=job.fold.index)
-        scores += score_pair(
-            model, pair, method=job.method, fold=job.fold.index, predicted=predicted
-        )
+        if job.method != IDENTITY:  # whose row stands there already
+            scores += score_pair(
+                model, pair, method=job.method, fold=job.fold.index, predicted=predicted
+            )
         pictures.update(pictures_of(pair, predicted))
     write_scores(job.folder / SCORES, scores, {job.method: find_method(job.method).title})
     write_pictures(job.folder / PICTURES, pictures)
@@ -162,7 +166,6 @@ def _record(job: FoldJob, method: Method, options: FitOptions, result: FitResult
         "seed": options.seed,
         "given": json.loads(json.dumps(job.options.identity())),
         "steps": result.steps,
-        "stopped_early": result.steps < options.steps,
         "timed_out": result.timed_out,
         "best_step": result.best_step,
         "best_psnr": finite(result.best_psnr),
@@ -173,17 +176,17 @@ def _record(job: FoldJob, method: Method, options: FitOptions, result: FitResult
         "threads": torch.get_num_threads(),  # they decide the last bits, as do the devices
         "devices": job.devices,
         "software": software(),
-        "warnings": _warnings(pairs, result),
+        "warnings": _warnings(pairs, result, job.method),
     }
 
 
-def _warnings(pairs: tuple[PreparedPair, ...], result: FitResult) -> list[str]:
+def _warnings(pairs: tuple[PreparedPair, ...], result: FitResult, method: str) -> list[str]:
     lines = [
         f"{pair.name or pair.subject}: doubtful registration: {'; '.join(pair.check.reasons)}"
         for pair in pairs
         if pair.check.flagged
     ]
-    if result.best_psnr <= result.identity_psnr:
+    if method != IDENTITY and result.best_psnr <= result.identity_psnr:
         lines.append(
             "in validation the model is no closer to the low-field images than the high-field "
             "images themselves: take more steps or more pairs"

@@ -177,7 +177,7 @@ def fit_final(
         best_psnr=result.best_psnr,
         identity_psnr=result.identity_psnr,
         seconds=result.seconds,
-        schedule=_schedule(job, end),
+        schedule=_schedule(job, result.steps),
         summary=summarise(_scores(job)) if job.folds else (),
         members=len(members),
         noise=noise,
@@ -206,17 +206,23 @@ def _scores(job: FinalJob) -> list[Any]:
 
 
 def _schedule(job: FinalJob, end: int) -> str:
-    steps = job.adapted.steps
+    """Say where the fit ended, and why there."""
+    options = job.adapted
+    if options.family == "identity":
+        return ""
+    late = end < final_steps(job)
+    budget = f"The time budget of {options.max_seconds:g} s ended the fit. " if late else ""
     if job.folds:
         best = ", ".join(f"{r['best_step']} of {r['steps']}" for r in _records(job))
         return (
-            f"Nobody was left to choose the weights by: the fit stopped at step {end} of {steps}, "
-            "the median of where in the schedule the folds' validations were best (steps "
-            f"{best}), and the last weights were kept."
+            f"{budget}Nobody was left to choose the weights by: the fit stopped at step {end} of "
+            f"{options.steps}, {'no later than ' if late else ''}the median of where in the "
+            f"schedule the folds' validations were best (steps {best}), and the last weights were "
+            "kept."
         )
     if job.subjects["validation"]:
-        return ""
-    return "No subject was held out to choose the weights by: the last ones were kept."
+        return budget.strip()
+    return f"{budget}No subject was held out to choose the weights by: the last ones were kept."
 
 
 def _work(job: FinalJob, end: int) -> Path:

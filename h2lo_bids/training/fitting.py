@@ -94,7 +94,7 @@ def fit_prepared(
     cache
         As for `h2lo_bids.training.stored.open_pairs`.
     devices
-        With more than one, as many processes share each step.
+        With more than one, as many processes share each step, if the method allows it.
     stop_at
         As for `h2lo_bids.training.fit.fit`.
     progress
@@ -105,7 +105,9 @@ def fit_prepared(
     FitResult
     """
     files = [[PairFiles(p.name, p.hf, p.lf, p.mask) for p in part] for part in (train, validation)]
-    if devices > 1:
+    if devices > 1 and not method.shares:
+        (progress or (lambda line: None))(f"{method.name} is fitted by one process, not {devices}")
+    elif devices > 1:
         import torch
 
         from h2lo_bids.training.launch import FitSpec, launch

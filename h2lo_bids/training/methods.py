@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import UsageError
+from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.training.options import FitOptions
 
 if TYPE_CHECKING:
@@ -69,23 +70,27 @@ def _no_gradient_term(options: FitOptions) -> FitOptions:
     return dataclasses.replace(options, lambda_grad=0.0)
 
 
-def _other(name: str, title: str) -> Method:
+def _other(name: str, *, shares: bool = False) -> Method:
     """Return a method that has a file of its own, with its options and its fit."""
-    file = f"{name}_fit"
-    return Method(name, title, _late(file, f"adapt_{name}"), _late(file, f"fit_{name}"))
+    adapt, fit = (_late(f"{name}_fit", f"{verb}_{name}") for verb in ("adapt", "fit"))
+    return Method(name, CATALOGUE[name].title, adapt, fit, shares)
+
+
+def _operator(name: str, adapt: Callable[[FitOptions], FitOptions]) -> Method:
+    return Method(name, CATALOGUE[name].title, adapt, shares=True)
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        _other("identity", "HF image"),
-        _other("arnold", "Arnold et al."),
-        _other("pix2pix", "Pix2Pix"),
-        _other("diffi2i", "DiffI2I"),
-        _other("inr", "Conditional INR"),
-        Method("h2lo-mlp", "H2LO w/o SIREN", _relu_trunk, shares=True),
-        Method("h2lo-nograd", "H2LO w/o L_grad", _no_gradient_term, shares=True),
-        Method("h2lo", "H2LO", _as_given, shares=True),
+        _other("identity"),
+        _other("arnold"),
+        _other("pix2pix"),
+        _other("diffi2i"),
+        _other("inr", shares=True),
+        _operator("h2lo-mlp", _relu_trunk),
+        _operator("h2lo-nograd", _no_gradient_term),
+        _operator("h2lo", _as_given),
     )
 }
 """In the order of the paper's Table 1."""

@@ -1,0 +1,130 @@
+"""The identity goes the whole way of a method: fold, tables, final model and cards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prepared_pairs import write_pairs
+from problems import ball_pair, small_options
+
+from h2lo_bids.errors import UsageError
+from h2lo_bids.evaluation.metrics import evaluate
+from h2lo_bids.evaluation.scores import IDENTITY, select
+from h2lo_bids.evaluation.statistics import summarise
+from h2lo_bids.evaluation.tables import markdown_table, read_scores
+from h2lo_bids.models.bundle import load_bundle, load_model
+from h2lo_bids.models.identity import Identity
+from h2lo_bids.training.card_methods import nature, steps_sentence
+from h2lo_bids.training.crossval import run_fold
+from h2lo_bids.training.final import FinalJob, fit_final
+from h2lo_bids.training.fitting import fit_prepared
+from h2lo_bids.training.foldjob import FoldJob, fold_done
+from h2lo_bids.training.folds import make_folds
+from h2lo_bids.training.heldout import predict_pair
+from h2lo_bids.training.identity_fit import adapt_identity, fit_identity
+from h2lo_bids.training.methods import METHODS
+from h2lo_bids.training.prepared import read_prepared
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory: pytest.TempPathFactory) -> list[FoldJob]:
+    root = tmp_path_factory.mktemp("identity")
+    pairs = write_pairs(root / "out", 4)
+    jobs = [
+        FoldJob(
+            contrast="T1w", method="identity", fold=fold, pairs=pairs, options=small_options(),
+            out_dir=root / "out", work_dir=root / "work",
+        )
+        for fold in make_folds([p.subject for p in pairs], folds=2, seed=1)
+    ]  # fmt: skip
+    for job in jobs:
+        run_fold(job)
+    return jobs
+
+
+def test_nothing_is_fitted(tmp_path: Path) -> None:
+    pairs = [ball_pair("a", 1), ball_pair("b", 2)]
+    options = adapt_identity(small_options())
+    lines: list[str] = []
+    result = fit_identity(pairs[:1], pairs[1:], options, tmp_path, lines.append)
+    assert (result.steps, result.best_step, result.timed_out) == (0, 0, False)
+    assert result.best_psnr == result.identity_psnr
+    assert lines == [f"nothing to fit: validation PSNR {result.identity_psnr:.2f} dB"]
+    assert not list(result.model.parameters())
+    predicted = predict_pair(result.model, pairs[1])
+    assert np.array_equal(predicted, pairs[1].hf * pairs[1].mask)
+    with pytest.raises(UsageError, match="no pair to train on"):
+        fit_identity([], pairs, options, tmp_path / "none")
+
+
+def test_its_row_is_that_of_the_high_field_image_once(folds: list[FoldJob]) -> None:
+    scores = [s for job in folds for s in read_scores(job.folder / "scores.tsv")]
+    assert {s.method for s in scores} == {IDENTITY}
+    assert len(select(scores)) == len({s.subject for s in scores}) == 4
+    pair = read_prepared(folds[0].pairs_in("test")[0])
+    (own,) = (s for s in select(scores) if s.subject == pair.name)
+    expected = evaluate(pair.hf, pair.lf, pair.hf)
+    assert {name: own.values[name] for name in expected} == pytest.approx(expected)
+    table = markdown_table(summarise(scores), {"identity": METHODS["identity"].title})
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["HF image"]
+
+
+def test_the_record_says_that_nothing_was_done(folds: list[FoldJob]) -> None:
+    assert all(fold_done(job) for job in folds)
+    record = json.loads((folds[0].folder / "record.json").read_text())
+    assert (record["steps"], record["parameters"], record["warnings"]) == (0, 0, [])
+    assert record["options"]["family"] == "identity"
+    bundle = load_bundle(folds[0].folder / "bundle")
+    assert isinstance(load_model(bundle), Identity)
+    assert "0 parameters" in bundle.card
+    assert "Nothing was fitted; 0.0 minutes." in bundle.card
+    for word in ("Adam", "SIREN", "neural operator", "conditional median", "Varied"):
+        assert word not in bundle.card
+
+
+def test_the_final_model_is_packaged(folds: list[FoldJob]) -> None:
+    first = folds[0]
+    job = FinalJob(
+        contrast="T1w", method="identity", pairs=first.pairs, options=first.options,
+        folds=tuple(folds), out_dir=first.out_dir, work_dir=first.work_dir,
+    )  # fmt: skip
+    bundle = fit_final(job)
+    assert bundle.path.name == "identity_T1w"
+    assert bundle.metadata["training"]["schedule"] is None
+    assert bundle.metadata["cross_validation"]["mean"].keys() == {"identity"}
+    lines: list[str] = []
+    assert fit_final(job, lines.append) == bundle
+    assert lines == ["T1w identity final model: done already"]
+
+
+def test_what_cannot_share_a_step_is_fitted_by_one_process(
+    folds: list[FoldJob], tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    job = folds[0]
+    fit_prepared(
+        METHODS["identity"], job.pairs_in("train"), (), adapt_identity(job.options), tmp_path,
+        cache=tmp_path / "pairs", devices=2, progress=lines.append,
+    )  # fmt: skip
+    assert lines[0] == "identity is fitted by one process, not 2"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_cards_tell_only_options_that_belong_to_the_method(name: str) -> None:
+    for sampling in ("patch", "volume"):
+        options = METHODS[name].adapt(small_options(sampling=sampling, seed=7))
+        text = steps_sentence(options.to_dict())
+        assert ("gradient" in text) == name.startswith("h2lo")
+        assert ("Adam" in text) == (name not in ("identity", "arnold"))
+        assert ("8 steps" in text) == ("Adam" in text)
+        assert ("seed 7" in text) == (name != "identity")
+        smooth = name.startswith(("h2lo", "inr", "diffi2i"))
+        assert ("median" in nature(options.family)) == smooth
+
+
+def test_a_change_of_method_is_another_fold(folds: list[FoldJob]) -> None:
+    assert not fold_done(dataclasses.replace(folds[0], method="h2lo"))
