@@ -14,7 +14,7 @@ help:
 	@echo "make test       install into $(VENV) and run every test"
 	@echo "make fast       the tests that take under five seconds each"
 	@echo "make lint       style, types and import contracts"
-	@echo "make docs       write docs/usage.md from the parser"
+	@echo "make docs       write docs/usage.md and bids_app_spec/boutiques.json from the parser"
 	@echo "make benchmark  ratios of the engine against its baselines (minutes)"
 	@echo "make container  build the container image with docker, podman or buildah"
 

@@ -1,4 +1,7 @@
-"""Write docs/usage.md from the parser, or check with --check that it is up to date."""
+"""Write docs/usage.md and the Boutiques descriptor from the parser.
+
+With --check only tell whether they are up to date.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from h2lo_bids.cli.parser import EPILOG, build_parser
+from h2lo_bids.cli.boutiques import descriptor_text
+from h2lo_bids.cli.parser import EXIT_CODES, build_parser
 
 PAGE = Path(__file__).resolve().with_name("usage.md")
+DESCRIPTOR = PAGE.parents[1] / "bids_app_spec" / "boutiques.json"
 HEAD = """# Usage
 
 Written by `make docs` from the parser: change the parser, not this page.
@@ -86,13 +91,8 @@ def _name(action: argparse.Action) -> str:
 
 
 def _codes() -> list[str]:
-    """Return the exit codes of the help text as rows of a table."""
-    text = " ".join(EPILOG.split(":", 1)[1].split()).rstrip(".")
-    rows = []
-    for item in text.split("; "):
-        code, _, meaning = item.partition(" ")
-        rows.append(f"| {code} | {_escape(meaning)} |\n")
-    return rows
+    """Return the exit codes as rows of a table."""
+    return [f"| {code} | {_escape(meaning)} |\n" for code, meaning in EXIT_CODES.items()]
 
 
 def _escape(text: str) -> str:
@@ -100,15 +100,15 @@ def _escape(text: str) -> str:
 
 
 def main() -> int:
-    """Write the page; with --check only compare."""
-    page = render()
-    if "--check" in sys.argv[1:]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-            print(f"{PAGE}: differs from the parser; run make docs", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(page, encoding="utf-8")
-    return 0
+    """Write both files; with --check only compare."""
+    code = 0
+    for path, text in {PAGE: render(), DESCRIPTOR: descriptor_text(build_parser())}.items():
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            print(f"{path}: differs from the parser; run make docs", file=sys.stderr)
+            code = 1
+    return code
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.dryrun_group import describe_group
 from h2lo_bids.cli.group import Plan, ask, cross_validate, write_report
 from h2lo_bids.cli.pairs import run_on_pairs
 from h2lo_bids.cli.settings import Settings
@@ -36,7 +35,6 @@ def run_benchmark(settings: Settings, console: Console) -> int:
     return run_on_pairs(
         settings,
         console,
-        describe=describe_group,
         work=lambda run: cross_validate(run, _close),
         report=_write_table,
     )

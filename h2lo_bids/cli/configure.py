@@ -66,7 +66,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         option.removeprefix("--"): action
         for action in parser._actions
         for option in action.option_strings
-        if option.startswith("--") and action.dest not in ("help", "version", "config_file")
+        if option.startswith("--")
+        and action.dest not in ("help", "version", "boutiques", "config_file")
     }
     words: list[str] = []
     for key, value in table.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def path(text: str) -> Path:
             f"{text!a}: is no text in UTF-8; use a UTF-8 locale, or a link with a plain name"
         ) from err
     return found
+
+
+def place(text: str) -> Path:
+    """Return the path of what need not be there yet, absolute as that of `path`."""
+    return path(text)
 
 
 def label(prefix: str) -> Any:
@@ -80,30 +86,39 @@ def model(text: str) -> tuple[str, Path]:
     return "", path(text)
 
 
-def integer(least: int) -> Any:
-    """Return a reader of whole numbers that are not too small."""
+@dataclass(frozen=True)
+class integer:  # noqa: N801 - used like the functions here
+    """A reader of whole numbers that are not too small."""
 
-    def convert(text: str) -> int:
-        if not re.fullmatch(r"\d+", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+    least: int
+
+    def __call__(self, text: str) -> int:
+        """Read one."""
+        if not re.fullmatch(r"\d+", text) or int(text) < self.least:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a whole number of {self.least} or more"
+            )
         return int(text)
 
-    return convert
 
+@dataclass(frozen=True)
+class number:  # noqa: N801 - used like the functions here
+    """A reader of numbers in a range."""
 
-def number(least: float, most: float) -> Any:
-    """Return a reader of numbers in a range."""
+    least: float
+    most: float
 
-    def convert(text: str) -> float:
+    def __call__(self, text: str) -> float:
+        """Read one."""
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least:g} to {most:g}")
+        if not self.least <= value <= self.most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a number from {self.least:g} to {self.most:g}"
+            )
         return value
-
-    return convert
 
 
 def entities(text: str) -> tuple[str, ...]:

@@ -1,31 +1,17 @@
-"""What a run would read and write, told without touching anything."""
+"""What the participant level would read, and what would keep it from beginning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
-from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.bids.discover import Discovery
-from h2lo_bids.cli.beside import beside_of
 from h2lo_bids.cli.settings import Settings
-
-_OF_THE_DATASET = (
-    "dataset_description.json",
-    ".bidsignore",
-    "descriptions.tsv",
-    "descriptions.json",
-    "README.md",
-    "logs",
-)
+from h2lo_bids.errors import MissingInputError
 
 
 def describe(settings: Settings, found: Discovery) -> Iterator[str]:
-    """Yield one line per input, output, problem and image left out."""
-    from pipelines.grids import grids_of, output_paths
-
-    grids = grids_of(settings.output_spaces, settings.lf_grid)
-    yield f"dry run: nothing is written; work folder would be {settings.work}"
+    """Yield one line per input."""
     for scan in found.scans:
         strength = (
             "unknown field strength"
@@ -33,17 +19,29 @@ def describe(settings: Settings, found: Discovery) -> Iterator[str]:
             else (f"{scan.field_strength:g} T ({scan.field_source})")
         )
         yield f"read  {scan.path} [{strength}; model: {_model(settings, scan.suffix)}]"
-        for path in output_paths(settings.out_dir, scan, grids, beside_of(settings)).values():
-            yield f"write {path}{' (exists)' if path.exists() else ''}"
-    for subject in dict.fromkeys(scan.subject for scan in found.scans):
-        yield f"write {report_path(settings.out_dir, subject)}"
-    yield "write a .json beside each image and transform, and figures in sub-<label>/figures"
-    for name in _OF_THE_DATASET:
-        yield f"write {Path(settings.out_dir) / name}"
-    for problem in found.problems:
-        yield f"cannot use: {problem.message}"
-    for skipped in found.skipped:
-        yield f"leave out: {skipped.path} [{skipped.reason}]"
+
+
+def check_beforehand(settings: Settings, found: Discovery) -> None:
+    """Load the models and find the templates, as a run does before it begins.
+
+    Templates that the run would fetch may be missing.
+
+    Raises
+    ------
+    H2loError
+        What the run would end with.
+    """
+    from h2lo_bids.cli.checks import check_models_and_templates
+    from h2lo_bids.cli.tasks import CheckTask
+
+    suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
+    if not suffixes:
+        return
+    try:
+        check_models_and_templates(CheckTask(replace(settings, fetch_templates=False), suffixes))
+    except MissingInputError:
+        if not settings.fetch_templates:
+            raise
 
 
 def _model(settings: Settings, suffix: str) -> str:

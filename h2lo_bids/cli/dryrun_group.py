@@ -1,4 +1,4 @@
-"""What the levels that work on pairs would read and write, told without touching anything."""
+"""What the levels that work on pairs would read, and how they would go about it."""
 
 from __future__ import annotations
 
@@ -15,31 +15,23 @@ _FIT_GB = 0.12
 
 
 def describe_pairs(settings: Settings, found: PairDiscovery) -> Iterator[str]:
-    """Yield one line per pair, problem and image left out."""
-    from h2lo_bids.bids.pairnames import pair_paths
+    """Yield one line per scan of a pair, and the room that the pairs take."""
     from h2lo_bids.cli.prepared import frame_of
 
-    yield f"dry run: nothing is written; work folder would be {settings.work}"
     for pair in found.pairs:
         way = "fused on the high-field grid" if pair.fusion == "mrr" else "registered"
         way = "already on the high-field grid" if pair.registered else way
         yield f"pair  {pair.hf.path} [{pair.contrast}]"
         for scan in pair.lf:
             yield f"      {scan.path} [{way}]"
-        for path in pair_paths(settings.out_dir, pair.hf, pair.contrast).values():
-            yield f"write {path}{' (exists)' if path.exists() else ''}"
     frame = frame_of(settings)
     size = len(found.pairs) * math.prod(frame.shape) * _BYTES_PER_VOXEL / 1e9
     sides = " x ".join(str(n) for n in frame.shape)
     yield f"{len(found.pairs)} pairs on a grid of {sides} voxels take about {size:.1f} GB"
-    for problem in found.problems:
-        yield f"cannot use: {problem.message}"
-    for skipped in found.skipped:
-        yield f"leave out: {skipped.path} [{skipped.reason}]"
 
 
 def describe_group(settings: Settings, found: PairDiscovery) -> Iterator[str]:
-    """Yield what `describe_pairs` does, then folds, options and outputs.
+    """Yield what `describe_pairs` does, then folds, options and the room for fits.
 
     Raises
     ------
@@ -47,30 +39,23 @@ def describe_group(settings: Settings, found: PairDiscovery) -> Iterator[str]:
         If the folds cannot be made of the pairs that were found.
     """
     from h2lo_bids.cli.fits import threads_of
-    from h2lo_bids.cli.planwork import divide_subjects
+    from h2lo_bids.cli.planwork import check_ahead, divide_subjects
+    from h2lo_bids.cli.promise_group import people_of
 
+    people = people_of(found)
+    check_ahead(settings, people)
     yield from describe_pairs(settings, found)
     fits = 0
-    for contrast in sorted({pair.contrast for pair in found.pairs}):
-        subjects = sorted({pair.subject for pair in found.pairs if pair.contrast == contrast})
+    for contrast, subjects in people.items():
         folds = divide_subjects(settings, contrast, subjects)
+        fits += len(settings.arms) * len(settings.fold or folds)
+        fits += settings.level == "group" and not settings.no_final and not settings.fold
         for fold in folds:
             yield (
                 f"{contrast} fold {fold.index}: {len(fold.train)} to train; validate on "
                 f"{', '.join(fold.validation)}; test on {', '.join(fold.test)}"
             )
-            for method in settings.arms:
-                fits += 1
-                yield f"write {settings.out_dir}/folds/{contrast}/{method}/fold-{fold.index}"
         yield from _options(settings, contrast, len(folds[0].train) if folds else len(subjects))
-        if folds:
-            yield f"write {settings.out_dir}/group_{contrast}_*.tsv, .json, .md"
-        if settings.level == "group" and not settings.no_final and not settings.fold:
-            fits += 1
-            yield f"write {settings.out_dir}/models/{settings.methods[0]}_{contrast}"
-    if settings.level == "benchmark" and not settings.fold:
-        yield f"write {settings.out_dir}/table1*.tsv, .json, .md, table1.html"
-    yield f"write {settings.out_dir}/group.html, splits.tsv, splits.json, logs"
     yield (
         f"{fits} fits take about {fits * _FIT_GB:.1f} GB; {settings.n_folds_parallel} at a time, "
         f"{threads_of(settings)} threads each"
@@ -79,16 +64,12 @@ def describe_group(settings: Settings, found: PairDiscovery) -> Iterator[str]:
 
 
 def describe_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[str]:
-    """Yield what `describe_pairs` does, then models and outputs."""
+    """Yield what `describe_pairs` does, then the models."""
     yield from describe_pairs(settings, found)
     for contrast, path in settings.model:
         yield f"score {path}{f' on {contrast} pairs' if contrast else ''}"
     if not settings.model:
         yield "score the embedded models"
-    for contrast in sorted({pair.contrast for pair in found.pairs}):
-        yield f"write {settings.out_dir}/evaluation/{contrast}/<model>"
-        yield f"write {settings.out_dir}/evaluation_{contrast}_*.tsv, .json, .md"
-    yield f"write {settings.out_dir}/group.html, logs"
 
 
 def _options(settings: Settings, contrast: str, n_train: int) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.dryrun_group import describe_evaluation
 from h2lo_bids.cli.group import ask, finish, prepared_sources, write_report
 from h2lo_bids.cli.pairs import prepare_pairs, run_on_pairs
 from h2lo_bids.cli.settings import Settings
@@ -31,9 +30,7 @@ def run_evaluate(settings: Settings, console: Console) -> int:
     H2loError
         If nothing can be begun.
     """
-    return run_on_pairs(
-        settings, console, describe=describe_evaluation, work=_work, report=write_report
-    )
+    return run_on_pairs(settings, console, work=_work, report=write_report)
 
 
 def _work(run: Run) -> int:

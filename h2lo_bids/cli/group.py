@@ -15,7 +15,6 @@ from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.children import Job, call
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.dryrun_group import describe_group
 from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import exit_code
 from h2lo_bids.cli.finish import tell_failures
@@ -52,7 +51,6 @@ def run_group(settings: Settings, console: Console) -> int:
     return run_on_pairs(
         settings,
         console,
-        describe=describe_group,
         work=lambda run: cross_validate(run, _close),
         report=write_report,
     )

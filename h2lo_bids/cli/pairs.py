@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from h2lo_bids.bids.atomic import remove_temporaries
@@ -12,7 +12,6 @@ from h2lo_bids.cli.account import Run, fail_problems, fail_rest, hear, status
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.dryrun_group import describe_pairs
 from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import exit_code
 from h2lo_bids.cli.finish import tell_failures
@@ -28,8 +27,6 @@ from h2lo_bids.cli.start import (
 )
 from h2lo_bids.cli.tasks import MissingTask, PairTask
 from h2lo_bids.errors import TemporaryError
-
-Describe = Callable[[Settings, PairDiscovery], Iterator[str]]
 
 
 def run_pairs(settings: Settings, console: Console) -> int:
@@ -52,14 +49,13 @@ def run_pairs(settings: Settings, console: Console) -> int:
     H2loError
         If nothing can be begun.
     """
-    return run_on_pairs(settings, console, describe=describe_pairs, work=_prepare_alone)
+    return run_on_pairs(settings, console, work=_prepare_alone)
 
 
 def run_on_pairs(
     settings: Settings,
     console: Console,
     *,
-    describe: Describe,
     work: Callable[[Run], int],
     report: Callable[[Run], Path] | None = None,
 ) -> int:
@@ -69,8 +65,6 @@ def run_on_pairs(
     ----------
     settings, console
         As in `run_pairs`.
-    describe
-        Yields the lines of a dry run.
     work
         Does the rest and returns the exit code.
     report
@@ -88,10 +82,6 @@ def run_on_pairs(
     """
     stand_somewhere()
     check_usage(settings)
-    if settings.dry_run:
-        for line in describe(settings, find_pairs(settings)):
-            console.line(line)
-        return 0
     run = start_run(settings, console)
     if settings.reports_only and report is not None:
         console.line(f"report: {report(run)}")

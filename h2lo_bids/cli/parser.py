@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from h2lo_bids import __version__
 from h2lo_bids.cli import convert
@@ -22,13 +23,27 @@ analysis levels:
   benchmark    fit and score every method on the same folds: Table 1 of the paper"""
 _EVALUATION = """evaluate takes the options of pairs above and any number of --model, several of a
 contrast too; without --model it scores the embedded models."""
-EPILOG = """exit codes:
-  0 all scans done; 1 some scans failed, the rest is complete; 16 the input is
-  not valid BIDS; 17 unknown analysis level; 18 the filters matched no scan;
-  64 wrong usage; 65 no scan could be used; 66 an input cannot be read;
-  73 an output cannot be created; 74 reading or writing failed, for example on
-  a full disk; 75 out of memory or killed, try again; 130 interrupted from the
-  keyboard; 143 stopped by SIGTERM."""
+EXIT_CODES = {
+    0: "all scans done",
+    1: "some scans failed, the rest is complete",
+    16: "the input is not valid BIDS",
+    17: "unknown analysis level",
+    18: "the filters matched no scan",
+    64: "wrong usage",
+    65: "no scan could be used",
+    66: "an input cannot be read",
+    73: "an output cannot be created",
+    74: "reading or writing failed, for example on a full disk",
+    75: "out of memory or killed, try again",
+    130: "interrupted from the keyboard",
+    143: "stopped by SIGTERM",
+}
+EPILOG = "exit codes:\n" + textwrap.fill(
+    "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+    width=78,
+    initial_indent="  ",
+    subsequent_indent="  ",
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,6 +52,23 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the whole usage."""
         raise UsageError(f"{message}; see {self.prog} --help")
+
+
+class _PrintDescriptor(argparse.Action):
+    """Print what the parser says of itself as a Boutiques descriptor."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        """Print, and end the program."""
+        from h2lo_bids.cli.boutiques import descriptor_text
+
+        print(descriptor_text(parser), end="")
+        parser.exit()
 
 
 def build_parser() -> Parser:
@@ -53,12 +85,18 @@ def build_parser() -> Parser:
         "bids_dir", type=convert.path, help="folder of the input dataset; never written"
     )
     parser.add_argument(
-        "out_dir", type=convert.path, help="folder of the derivative dataset, outside bids_dir"
+        "out_dir", type=convert.place, help="folder of the derivative dataset, outside bids_dir"
     )
     parser.add_argument(
         "level", metavar="analysis_level", help="participant, group, evaluate or benchmark"
     )
     parser.add_argument("--version", action="version", version=f"h2lo {__version__}")
+    parser.add_argument(
+        "--boutiques",
+        action=_PrintDescriptor,
+        nargs=0,
+        help="print the Boutiques descriptor of this program, and exit",
+    )
     _selection(parser.add_argument_group("which scans"))
     _method(parser.add_argument_group("method"))
     _outputs(parser.add_argument_group("outputs"))
@@ -112,7 +150,7 @@ def _selection(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--bids-database-dir",
-        type=convert.path,
+        type=convert.place,
         metavar="DIR",
         help="where to keep the index of a large dataset between runs; remade when out of date",
     )
@@ -259,7 +297,7 @@ def _resources(group: argparse._ArgumentGroup) -> None:
     add(
         "-w",
         "--work-dir",
-        type=convert.path,
+        type=convert.place,
         metavar="DIR",
         help="folder of intermediate results, from which a later run resumes; outside bids_dir "
         "(default: .h2lo-work in out_dir)",
@@ -288,7 +326,14 @@ def _run(group: argparse._ArgumentGroup) -> None:
     add(
         "--dry-run",
         action="store_true",
-        help="print what would be read and written, and touch nothing",
+        help="print what would be read and written, and touch nothing; exits as the run would, as "
+        "far as that is known before it: 1 if some scans cannot be used",
+    )
+    add(
+        "--output-spec",
+        action="store_true",
+        help="print every file that the run would write as JSON, and touch nothing; as the only "
+        "word after h2lo: the patterns of all outputs",
     )
     add(
         "--reports-only",

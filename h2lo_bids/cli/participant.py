@@ -54,12 +54,6 @@ def run_participant(settings: Settings, console: Console) -> int:
     """
     stand_somewhere()
     check_usage(settings)
-    if settings.dry_run:
-        from h2lo_bids.cli.dryrun import describe
-
-        for line in describe(settings, find(settings)):
-            console.line(line)
-        return 0
     run = start_run(settings, console)
     if settings.reports_only:
         from h2lo_bids.cli.reporting import reports_only

@@ -13,6 +13,7 @@ from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.console import Console, printable
 from h2lo_bids.cli.methods import WORD as METHODS_WORD
 from h2lo_bids.cli.methods import list_methods
+from h2lo_bids.cli.patterns import OUTPUT_SPEC, print_patterns
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import H2loError, InputOutputError, UsageError
 
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = sys.argv[1:] if argv is None else argv
         if _asks_for_methods(words):
             return list_methods(words[1:])
+        if list(words) == [OUTPUT_SPEC]:
+            return print_patterns()
         return _run(read_settings(words))
     except H2loError as err:
         return _complain(str(err), err.exit_code)
@@ -105,7 +108,11 @@ def _run(settings: Settings) -> int:
 
 
 def _level(settings: Settings) -> Callable[[Settings, Console], int]:
-    """Return what does the work of a level."""
+    """Return what does the work of a level, or tells what that would be."""
+    if settings.dry_run or settings.output_spec:
+        from h2lo_bids.cli.rehearse import rehearse
+
+        return rehearse
     if settings.level == "group":
         from h2lo_bids.cli.group import run_group
 

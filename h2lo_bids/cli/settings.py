@@ -99,6 +99,7 @@ class Settings:
     use_plugin: Path | None = None
     # the run
     dry_run: bool = False
+    output_spec: bool = False
     reports_only: bool = False
     stop_on_first_crash: bool = False
     write_graph: bool = False

@@ -29,7 +29,8 @@ EVERYTHING = [
     *["--fetch-templates", "--noise", "calibrated", "--realisations", "3", "--uncertainty"],
     *["--lf-grid", "1.6x1.6x5", "--nprocs", "8", "--omp-nthreads", "2", "--mem", "8000M"],
     *["--device", "cuda:1", "-w", "/work", "--clean-workdir", "--use-plugin", "/p.yml"],
-    *["--dry-run", "--reports-only", "--stop-on-first-crash", "--write-graph", "-vv"],
+    *["--dry-run", "--output-spec", "--reports-only", "--stop-on-first-crash"],
+    *["--write-graph", "-vv"],
 ]
 
 TRAINING = [
@@ -79,6 +80,7 @@ def test_every_option_reaches_its_field():
         clean_workdir=True,
         use_plugin=Path("/p.yml"),
         dry_run=True,
+        output_spec=True,
         reports_only=True,
         stop_on_first_crash=True,
         write_graph=True,
@@ -158,7 +160,7 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
         ("group --protocol paper --batch 2", 64, "one volume per step"),
         ("group --folds none.tsv", 66, "no such file"),
         ("group --lf-dir nowhere", 66, "is not a folder"),
-        ("group -d lf=.", 64, "other than raw and lf"),
+        ("group -d lf=bids", 64, "other than raw and lf"),
         ("evaluate --precision fp16", 64, "at the group level"),
         ("participant --realisations 2", 64, "add --noise calibrated"),
     ],
