@@ -148,9 +148,13 @@ class PatchDiscriminator(nn.Module):
             (B, 1, X, Y, Z), in [-1, 1].
         """
         x = torch.cat([source, image], 1)
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             x = layer(x)
-        return x
+        # In float32 under autocast, too: on CPUs PyTorch 2.13 (oneDNN) reads unset memory
+        # for the bfloat16 gradient of a kernel with one output on 3 x 3 x 3 voxels.
+        with torch.autocast(x.device.type, enabled=False):
+            return last(x.float())
 
 
 class _Layer(nn.Module):

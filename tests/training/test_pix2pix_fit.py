@@ -1,0 +1,159 @@
+"""Fitting Pix2Pix learns, resumes bit for bit, and takes the published steps."""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from problems import ball_pair, small_options
+from torch.nn.functional import softplus
+
+from h2lo_bids.errors import H2loError, UsageError
+from h2lo_bids.models.pix2pix import Norm, Pix2Pix, Pix2PixArchitecture
+from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.pix2pix_fit import Pix2PixTask, adapt_pix2pix, fit_pix2pix
+from h2lo_bids.training.protocols import default_options, paper_options
+
+TINY = Pix2PixArchitecture(channels=4, downs=3, discriminator_channels=4, discriminator_layers=2)
+VARIED = Augmentation(flip=0.5, shift=2, scale=0.1, bias=0.05, noise=0.01)
+TRAIN = [ball_pair("a", 1), ball_pair("b", 2), ball_pair("c", 3)]
+HELD = [ball_pair("d", 4)]
+
+
+def tiny_options(**changes: Any) -> FitOptions:
+    options = adapt_pix2pix(small_options(validate_every=4))
+    values = {"architecture": TINY, "crop": 16, "augmentation": VARIED, **changes}
+    return dataclasses.replace(options, **values)
+
+
+def weights(model: Any) -> torch.Tensor:
+    return torch.cat([value.ravel() for value in model.state_dict().values()])
+
+
+@pytest.mark.slow
+def test_learns_a_change_of_contrast(tmp_path: Path) -> None:
+    options = tiny_options(steps=100, learning_rate=3e-3, validate_every=50, validation="volume")
+    result = fit_pix2pix(TRAIN, HELD, options, tmp_path)
+    assert result.best_psnr > result.identity_psnr + 8
+    # Better than the training pairs' mean value everywhere, so it has looked at the image.
+    pair = HELD[0]
+    mean = np.mean([p.lf[p.mask].mean() for p in TRAIN])
+    flat = ((np.where(pair.mask, mean, 0) - pair.lf) ** 2).mean()
+    assert result.best_psnr > -10 * np.log10(flat) + 2
+    assert isinstance(result.model, Pix2Pix)
+    assert not result.model.training
+
+
+@pytest.mark.parametrize(("stop", "precision"), [(3, "fp32"), (5, "bf16")])
+def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, stop: int, precision: str) -> None:
+    options = tiny_options(steps=8, precision=precision)
+    whole = fit_pix2pix(TRAIN, HELD, options, tmp_path / "whole")
+    torch.manual_seed(999)  # a resumed run starts with other global states
+    np.random.seed(3)  # noqa: NPY002
+    assert fit_pix2pix(TRAIN, HELD, options, tmp_path / "parts", stop_at=stop).steps == stop
+    parts = fit_pix2pix(TRAIN, HELD, options, tmp_path / "parts")
+    assert torch.equal(weights(whole.model), weights(parts.model))
+    assert (whole.best_step, whole.best_psnr) == (parts.best_step, parts.best_psnr)
+    final = [torch.load(tmp_path / d / "last.pt", weights_only=True) for d in ("whole", "parts")]
+    for network in ("generator", "discriminator"):
+        one, other = (f["task"][network] for f in final)
+        assert all(torch.equal(one[k], other[k]) for k in one)
+    other_seed = fit_pix2pix(TRAIN, HELD, tiny_options(steps=1, seed=1), tmp_path / "seed")
+    assert not torch.equal(weights(other_seed.model), weights(whole.model))
+
+
+def test_one_step_is_the_published_one() -> None:
+    """Against the losses written out, and Adam's first step by its formula."""
+    rate = 1e-3
+    task = Pix2PixTask(TRAIN, HELD, tiny_options(steps=10, learning_rate=rate, augmentation=VARIED))
+    generator, discriminator = copy.deepcopy(task.generator), copy.deepcopy(task.discriminator)
+    source, target, brain = task.draw(0)
+    assert source.shape == target.shape == brain.shape == (1, 1, 16, 16, 16)
+    assert (target[~brain] == -1).all()
+
+    made = generator(source) * brain - 1.0 * ~brain
+    fake, real = discriminator(source, made.detach()), discriminator(source, target)
+    d_loss = (softplus(fake).mean() + softplus(-real).mean()) / 2
+    _adam_first_step(discriminator, d_loss, rate)
+    fooled = softplus(-discriminator(source, made)).mean()
+    l1 = (made - target).abs().sum() / 16**3
+    g_loss = fooled + 100 * l1
+    _adam_first_step(generator, g_loss, rate)
+
+    told = task.step(0)
+    expected = {"loss": g_loss, "l1": l1, "adversarial": fooled, "discriminator": d_loss}
+    assert told == pytest.approx(
+        {"rate": rate, **{k: v.item() for k, v in expected.items()}}, rel=1e-4
+    )
+    pairs = ((generator, task.generator), (discriminator, task.discriminator))
+    for mine, theirs in pairs:
+        for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+            # Gradients that are nothing but rounding may step either way.
+            same = (a - b).abs() < 0.02 * rate
+            assert same.float().mean() > 0.98
+    assert {g["betas"] for o in task.optimisers for g in o.param_groups} == {(0.5, 0.999)}
+
+
+def _adam_first_step(network: torch.nn.Module, loss: torch.Tensor, rate: float) -> None:
+    """m / (1 - b1) = g and v / (1 - b2) = g^2, whatever the decays."""
+    parameters = list(network.parameters())
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+    with torch.no_grad():
+        for parameter, g in zip(parameters, gradients, strict=True):
+            parameter.data = parameter - rate * g / (g.abs() + 1e-8)
+
+
+def test_statistics_are_the_mean_over_patches_of_the_present_weights() -> None:
+    task = Pix2PixTask(TRAIN, HELD, tiny_options())
+    for step in range(3):
+        task.step(step)
+    before = weights(task.generator)
+    settled = task.settled()
+    assert torch.equal(before, weights(task.generator))
+    first = next(m for m in settled.modules() if isinstance(m, Norm))
+    layer = settled.encoder[1].convolution
+    found = []
+    for count in range(16):
+        source, _, _ = task.draw(count, 2)
+        with torch.no_grad():
+            x = settled.encoder[0](source)
+            found.append(layer(torch.where(x > 0, x, 0.2 * x)).mean((0, 2, 3, 4)))
+    torch.testing.assert_close(first.mean, torch.stack(found).mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_the_protocol_is_the_published_one() -> None:
+    for given in (paper_options(13, device="cpu"), default_options(3, device="cpu")):
+        options = adapt_pix2pix(given)
+        assert options.family == "pix2pix"
+        assert options.architecture == Pix2PixArchitecture()
+        assert (options.learning_rate, options.floor, options.warmup) == (2e-4, 0.0, 0)
+        assert (options.batch, options.crop, options.lambda_grad, options.average) == (1, 64, 0, 0)
+        assert (options.steps, options.seed) == (given.steps, given.seed)
+        assert adapt_pix2pix(options) == options
+        assert FitOptions.from_dict(options.to_dict()) == options
+
+
+def test_each_epoch_takes_each_pair_once() -> None:
+    # Pairs of one brightness each, by which a patch tells whose it is.
+    mask = TRAIN[0].mask
+    pairs = [
+        Pair(str(i), mask * np.float32(i / 4), mask * np.float32(0.5), mask) for i in (1, 2, 3)
+    ]
+    task = Pix2PixTask(pairs, [], tiny_options(augmentation=Augmentation()))
+    owners = [round((task.draw(step)[0].max().item() + 1) * 2) for step in range(9)]
+    assert [sorted(owners[i : i + 3]) for i in (0, 3, 6)] == [[1, 2, 3]] * 3
+    assert torch.equal(task.draw(4)[0], task.draw(4)[0])
+
+
+def test_nonsense_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="crop of 20 voxels does not divide by 8"):
+        fit_pix2pix(TRAIN, HELD, tiny_options(crop=20), tmp_path / "a")
+    with pytest.raises(UsageError, match="no architecture of Pix2Pix"):
+        fit_pix2pix(TRAIN, HELD, small_options(), tmp_path / "b")
+    with pytest.raises(H2loError, match=r"the \w+ became \w+ at step \d+; .*learning rate"):
+        fit_pix2pix(TRAIN, HELD, tiny_options(steps=40, learning_rate=1e30), tmp_path / "c")
