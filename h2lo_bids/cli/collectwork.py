@@ -71,21 +71,21 @@ def gather_scores(
     scores: list[Score] = []
     titles: dict[str, str] = {}
     for fold in folds:
-        terms = None
+        terms: dict[str, Any] = {}
         for method in dict.fromkeys([*settings.arms, *METHODS]):
             folder = fold_folder(settings.out_dir, contrast, method, fold.index)
             record = read_record(folder)
             if record is None:
                 continue
             own = _terms(record)
-            differs = "other pairs or options" if terms and own and terms != own else ""
+            differs = "" if _agree(terms, own) else "other pairs or options"
             if record.get("fold") != json.loads(json.dumps(asdict(fold))):
                 differs = "another division of the subjects"
             if differs and method not in settings.arms:
                 text = f"{folder}: of {differs}; not in the table"
                 send({"event": "note", "level": "warning", "text": text})
                 continue
-            terms = terms or own
+            terms = {**own, **terms}
             titles[method] = str(record.get("title", method))
             scores += read_scores(folder / SCORES)
     order = [method for method in dict.fromkeys([*METHODS, *settings.arms]) if method in titles]
@@ -99,15 +99,18 @@ def reference_of(settings: Settings, titles: Collection[str]) -> str | None:
 
 
 def _terms(record: dict[str, Any]) -> dict[str, Any]:
-    """Return what methods must share to stand in one table."""
-    if record.get("external"):
-        return {}
+    """Return what methods must share to stand in one table: pairs and, where fitted, options."""
+    terms: dict[str, Any] = {"pairs": record.get("pairs")}
+    if record.get("external") or record.get("method") == IDENTITY:
+        return terms
     options = dict(record.get("given") or record.get("options") or {})
-    # What makes a method that method where the user's own options are not recorded, and where
-    # it ran.
+    # Where it ran and, if the user's own options are not recorded, what makes a method that method.
     own = ("device",) if record.get("given") else ("architecture", "lambda_grad", "device")
-    shared = {k: v for k, v in options.items() if k not in own}
-    return {"options": shared, "pairs": record.get("pairs")}
+    return {**terms, "options": {k: v for k, v in options.items() if k not in own}}
+
+
+def _agree(known: dict[str, Any], own: dict[str, Any]) -> bool:
+    return all(known[key] == own[key] for key in known.keys() & own.keys())
 
 
 def report(task: GroupReportTask, send: Send) -> dict[str, Any]:

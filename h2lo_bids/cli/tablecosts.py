@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from h2lo_bids.evaluation.layout import Shown, Value
+from h2lo_bids.models.catalogue import CATALOGUE
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -16,7 +17,8 @@ VALUES = (
     Value("folds", "Folds that were scored"),
     Value("folds_planned", "Folds of the cross-validation"),
     Value("participants", "Participants that were scored"),
-    Value("parameters", "Trained parameters of the model that makes the images"),
+    Value("parameters", "Parameters of the model that makes the images"),
+    Value("parameters_trained", "Parameters of all networks that its training needs"),
     Value("training_seconds", "Time of training, mean over folds", "s"),
     Value("seconds_per_volume", "Time of synthesizing one volume, mean over test subjects", "s"),
     Value("peak_memory_gb", "Largest resident memory of the process of a fold", "GB"),
@@ -28,39 +30,38 @@ VALUES = (
 """Columns of the TSV file, from `costs_of`."""
 
 
-def costs_of(records: Records, planned: int, participants: int) -> dict[str, Any]:
+def costs_of(name: str, records: Records) -> dict[str, Any]:
     """Sum up what the folds of a method recorded.
 
     Parameters
     ----------
+    name
+        The method.
     records
         Of its finished folds.
-    planned
-        Folds of the cross-validation.
-    participants
-        How many it was scored on.
 
     Returns
     -------
     dict
-        By the keys of `VALUES`; None where nothing is recorded.
+        By the keys of `VALUES` after the first three; None where nothing is recorded.
     """
     options = [record.get("options") or {} for record in records]
     steps = _numbers(records, "steps")
     planned_steps = _numbers(options, "steps")
     limits = _numbers(options, "max_seconds")
+    size = max(_numbers(records, "parameters"), default=None)
+    entry = CATALOGUE.get(name)
+    usual = entry is not None and entry.parameters == size
     volumes = [s for r in records for s in r.get("synthesis_seconds") or ()]
     return {
-        "folds": len(records) or None,
-        "folds_planned": planned,
-        "participants": participants,
-        "parameters": max(_numbers(records, "parameters"), default=None),
+        "parameters": size,
+        "parameters_trained": entry.trained or size if entry is not None and usual else None,
         "training_seconds": _mean(_numbers(records, "seconds")),
         "seconds_per_volume": _mean(volumes),
         "peak_memory_gb": max(_numbers(records, "peak_memory_gb"), default=None),
         "steps": min(steps, default=None),
         "steps_planned": max(planned_steps, default=None),
-        "stopped_early": sum(bool(r.get("stopped_early")) for r in records) if steps else None,
+        "stopped_early": sum(bool(r.get("timed_out")) for r in records) if steps else None,
         "time_budget_minutes": max(limits) / 60 if limits else None,
     }
 
@@ -75,12 +76,13 @@ def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
     """
     lines = []
     for title, records in methods.items():
-        early = [r for r in records if r.get("stopped_early")]
+        early = [r for r in records if r.get("timed_out")]
         if early:
             steps = [int(r["steps"]) for r in early]
             options = early[0].get("options") or {}
             span = f"{min(steps)}" if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}"
-            minutes = f" of {options['max_seconds'] / 60:g} min" if "max_seconds" in options else ""
+            limit = options.get("max_seconds")
+            minutes = f" of {limit / 60:g} min" if limit else ""
             lines.append(
                 f"{title}: the time budget{minutes} ended {len(early)} of {len(records)} fits "
                 f"after {span} of {options.get('steps', '?')} steps."
@@ -89,17 +91,24 @@ def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
 
 
 def parameters(values: Mapping[str, Any]) -> str:
-    """Write a number of parameters as the paper does.
+    """Write numbers of parameters as the paper does.
 
     Examples
     --------
     >>> [parameters({"parameters": n}) for n in (4, 581_409, 16_389_619, 0, None)]
     ['4', '0.58M', '16.39M', '', '']
+    >>> parameters({"parameters": 4_165_537, "parameters_trained": 4_864_370})
+    '4.17M (4.86M trained)'
     """
-    count = values.get("parameters")
+    count, trained = values.get("parameters"), values.get("parameters_trained")
     if not count:
         return ""
-    return f"{count:,}" if count < _FEW else f"{count / _MILLION:.2f}M"
+    more = f" ({_count(trained)} trained)" if trained not in (None, count) else ""
+    return _count(count) + more
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < _FEW else f"{number / _MILLION:.2f}M"
 
 
 def _folds(values: Mapping[str, Any]) -> str:
@@ -123,7 +132,7 @@ def _seconds(key: str) -> Any:
 
 
 SHOWN = (
-    Shown("Param.", parameters, "Trained parameters"),
+    Shown("Param.", parameters, "Parameters of the model that makes the images"),
     Shown("Training (s)", _seconds("training_seconds"), "Mean over folds"),
     Shown("s / volume", _seconds("seconds_per_volume"), "Mean over test subjects"),
     Shown("Memory (GB)", _seconds("peak_memory_gb"), "Largest resident memory of a fold"),

@@ -95,7 +95,7 @@ def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Sen
             name=name,
             title=titles[name],
             summary=summary[name],
-            values=costs_of(records.get(name, ()), len(folds), _people(scores, name)),
+            values=_values(name, scores, records.get(name, ()), len(folds)),
             partial=name in partial,
         )
         for name in order
@@ -123,5 +123,13 @@ def _records(
     return found
 
 
-def _people(scores: Sequence[Score], method: str) -> int:
-    return len({s.subject.partition("_")[0] for s in scores if s.method == method})
+def _values(
+    name: str, scores: Sequence[Score], records: Sequence[dict[str, Any]], planned: int
+) -> dict[str, Any]:
+    own = [s for s in scores if s.method == name]
+    covered = {
+        "folds": len({s.fold for s in own}),
+        "folds_planned": planned,
+        "participants": len({s.subject.partition("_")[0] for s in own}),
+    }
+    return {**covered, **costs_of(name, records)}
