@@ -8,6 +8,8 @@ from typing import Any
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.results import result_pattern
+from h2lo_bids.evaluation.scores import IDENTITY
+from h2lo_bids.models.catalogue import cited
 from h2lo_bids.training.foldjob import read_record
 
 
@@ -28,9 +30,11 @@ def training_text(out_dir: Path) -> str:
     records = [record for path in paths if (record := read_record(path.parent))]
     if not records:
         return ""
+    fitted = {str(record.get("method")) for record in records} - {IDENTITY}
+    named = f": {phrase}" if (phrase := cited(fitted)) else ""
     intro = (
-        f"Models of low-field MRI were fitted to paired high- and low-field scans with *H2LO-BIDS* "
-        f"{__version__}, an implementation of the H2LO neural operator [@h2lo] as a BIDS App. "
+        "Models of low-field MRI were fitted to paired high- and low-field scans with the BIDS App "
+        f"*H2LO-BIDS* {__version__} [@h2lo]{named}. "
         "Inputs and outputs follow the Brain Imaging Data Structure [@bids]. The low-field scans "
         "were registered rigidly to the high-field ones with ANTs [@ants]; intensities were "
         "divided by their maximum inside the brain, outside of which voxels are zero."
@@ -56,11 +60,18 @@ def _of_contrast(contrast: str, records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _of_fits(contrast: str, records: list[Mapping[str, Any]]) -> str:
-    titles = list(dict.fromkeys(str(record.get("title")) for record in records))
+    steps: dict[str, set[int]] = {}
+    for record in records:
+        steps.setdefault(str(record.get("title")), set()).add(int(record["steps"]))
+    each = [f"{title} ({_steps(done)})" for title, done in steps.items()]
     folds = {record["fold"]["index"] for record in records}
-    steps = sorted({int(record["steps"]) for record in records})
     return (
-        f"{contrast}: {', '.join(titles)} in {len(folds)} folds of cross-validation, by Adam for "
-        f"{' or '.join(map(str, steps))} steps; weights were chosen on validation subjects and "
-        f"scored on test subjects that had no part in the fit (seed {records[0].get('seed')})."
+        f"{contrast}: {', '.join(each)} in {len(folds)} folds of cross-validation; "
+        "weights were chosen on validation subjects and scored on test subjects that had no part "
+        f"in the fit (seed {records[0].get('seed')})."
     )
+
+
+def _steps(done: Iterable[int]) -> str:
+    known = " or ".join(str(number) for number in sorted(done) if number)
+    return f"{known} steps" if known else "nothing to fit"

@@ -6,6 +6,7 @@ parameters of the classes and compares.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -129,3 +130,18 @@ CATALOGUE: dict[str, Entry] = {
     )
 }  # fmt: skip
 """In the order of the paper's Table 1."""
+
+
+def cited(names: Iterable[str]) -> str:
+    """Name methods for a sentence, each with the key of its paper, in the catalogue's order.
+
+    Examples
+    --------
+    >>> cited(["h2lo", "pix2pix", "h2lo"])
+    'the Pix2Pix network in 3D [@pix2pix] and the H2LO neural operator [@h2lo]'
+    >>> cited([])
+    ''
+    """
+    wanted = set(names)
+    parts = [f"{e.kind} [@{e.key}]" for name, e in CATALOGUE.items() if name in wanted]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from h2lo_bids.evaluation.scores import IDENTITY
+from h2lo_bids.models.catalogue import cited
+from h2lo_bids.models.registry import FAMILIES, METHODS
 from h2lo_bids.reports.citations import bibtex, works
 from h2lo_bids.reports.markdown import render
 from h2lo_bids.reports.records import SubjectReport
@@ -25,6 +28,7 @@ _KINDS = {
     "not on acquired low-field images",
     "real": "trained on pairs of acquired high-field and low-field images",
     "unknown": "trained on data that its checkpoint does not describe",
+    "none": "not trained on anything",
 }
 
 
@@ -66,6 +70,7 @@ def facts_of(report: SubjectReport) -> dict[str, Any]:
         "models": [
             {
                 "name": model.name,
+                "method": model.method,
                 "contrast": model.contrast,
                 "sha256": model.sha256,
                 "training_kind": model.training_kind,
@@ -89,7 +94,7 @@ def describe(facts: dict[str, Any]) -> MethodsText:
         software (names as on PyPI), ``contrasts``, ``masks`` (first words
         of :attr:`~h2lo_bids.reports.records.ScanReport.mask_method`), ``templates`` (with their
         origin), ``grids`` (one
-        phrase per further output grid), ``models`` (dicts with ``name``,
+        phrase per further output grid), ``models`` (dicts with ``name``, ``method``,
         ``contrast``, ``sha256``, ``training_kind``, ``parameters``),
         ``precision``, ``seed``.
 
@@ -111,11 +116,21 @@ def _overview(facts: dict[str, Any]) -> str:
     contrasts = " and ".join(name.replace("w", "-weighted") for name in facts.get("contrasts", []))
     images = f"{contrasts} images" if contrasts else "images"
     version = f" {facts['version']}" if facts.get("version") else ""
+    used = _methods(facts)
+    if used == {IDENTITY}:
+        made = f"High-field {images} were prepared and returned as they are, not synthesized,"
+    else:
+        # A model that does not say its method is one of H2LO's first releases.
+        by = cited(used - {IDENTITY}) or cited(["h2lo"])
+        made = f"Low-field MRI was synthesized from high-field {images} by {by}"
     return (
-        f"Low-field MRI was synthesized from high-field {images} with *H2LO-BIDS*{version}, "
-        "an implementation of the H2LO neural operator [@h2lo] as a BIDS App. "
+        f"{made} with the BIDS App *H2LO-BIDS*{version} [@h2lo]. "
         "Inputs and outputs follow the Brain Imaging Data Structure [@bids]."
     )
+
+
+def _methods(facts: dict[str, Any]) -> set[str]:
+    return {str(model["method"]) for model in facts.get("models", []) if model.get("method")}
 
 
 def _preprocessing(facts: dict[str, Any]) -> str:
@@ -151,7 +166,9 @@ def _synthesis(facts: dict[str, Any]) -> str:
             f"The {contrast}model `{str(model['name']).replace('`', '')}`{size}{digest} was {kind}."
         )
     for grid in facts.get("grids", []):
-        parts.append(f"The operator was also evaluated {grid}.")
+        parts.append(f"Low-field images were also made {grid}.")
+    if any(not FAMILIES[METHODS[name]].continuous for name in _methods(facts) & METHODS.keys()):
+        parts.append("Images were made on the model's grid and brought to others by cubic splines.")
     if facts.get("precision"):
         parts.append(f"Computations ran in {facts['precision']}.")
     if facts.get("seed") is not None:

@@ -17,6 +17,7 @@ KINDS = {
     "simulated": "simulated pairs",
     "real": "acquired pairs",
     "unknown": "not described by the checkpoint",
+    "none": "nothing",
 }
 """What a model was trained on, in words."""
 

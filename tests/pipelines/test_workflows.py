@@ -9,6 +9,7 @@ import pytest
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import json_digest
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.synthesis.seeds import scan_seed
 from pipelines.grids import Beside, grids_of, output_paths
 from pipelines.workflows.subject import ScanSpec, init_single_subject_wf
 from pipelines.workflows.synthesis import ModelSpec
@@ -137,3 +138,25 @@ def test_what_stands_beside_says_what_it_is(tmp_path):
     ]
     assert seeds[0][0] == seeds[1][0] == 42
     assert seeds[0] != seeds[1]
+
+
+def _seeds(workflow, node: str) -> list[int]:
+    names = [name for name in workflow.list_node_names() if name.endswith(f".{node}")]
+    return [workflow.get_node(name).inputs.seed for name in names]
+
+
+def test_only_a_method_that_draws_has_a_seed_of_each_scan(tmp_path, monkeypatch):
+    scans = [_scan("T1w"), _scan("T2w", "a")]
+    monkeypatch.setitem(METADATA, "method", "arnold")
+    workflow = _build(scans, tmp_path, random_seed=3, output_spaces=("model",))
+    own = [scan_seed(3, scan.stem) for scan in scans]
+    assert sorted(set(_seeds(workflow, "synthesize"))) == sorted(own)
+    sidecar = workflow.get_node("scan_0_T1w_wf.outputs_wf.ds_lowfield_model").inputs.sidecar
+    assert (sidecar["SynthesisSeed"], sidecar["RandomSeed"]) == (own[0], 3)
+    assert sidecar["ModelMethodTitle"] == "Arnold et al."
+    assert sidecar["ModelReference"] == "https://doi.org/10.1016/j.mri.2021.12.007"
+    monkeypatch.setitem(METADATA, "method", "h2lo")
+    workflow = _build(scans, tmp_path, random_seed=3)
+    assert set(_seeds(workflow, "synthesize")) == {42}
+    sidecar = workflow.get_node("scan_0_T1w_wf.outputs_wf.ds_lowfield_native").inputs.sidecar
+    assert "SynthesisSeed" not in sidecar

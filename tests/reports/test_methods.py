@@ -118,3 +118,21 @@ def test_our_bibliography_is_complete():
         assert work.link.startswith("https://"), key
         assert work.fields["title"], key
         assert work.fields["author"], key
+
+
+def test_the_method_that_made_the_images_is_named():
+    pix = describe({"models": [{"name": "m", "method": "pix2pix", "training_kind": "real"}]})
+    assert "by the Pix2Pix network in 3D [@pix2pix] with" in pix.markdown
+    assert "by cubic splines" in pix.markdown
+    assert "operator" not in pix.markdown
+    assert "@inproceedings{pix2pix," in pix.bibtex
+    own = describe({"models": [{"name": "m", "method": "h2lo"}]})
+    assert "by the H2LO neural operator [@h2lo] with" in own.markdown
+    assert "splines" not in own.markdown
+    both = describe({"models": [{"name": n, "method": n} for n in ("arnold", "inr")]})
+    assert "the simulator of Arnold et al. [@arnold] and the conditional implicit" in both.markdown
+    none = describe({"models": [{"name": "m", "method": "identity", "training_kind": "none"}]})
+    assert "returned as they are, not synthesized, with" in none.markdown
+    assert "was not trained on anything" in none.markdown
+    report = make_report((make_scan(),))
+    assert [model["method"] for model in facts_of(report)["models"]] == ["h2lo"]

@@ -1,0 +1,38 @@
+"""The text about a training names what was fitted, each with its paper."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from h2lo_bids.cli.citation import training_text
+from h2lo_bids.reports.citations import works
+
+
+def record(out: Path, method: str, title: str, fold: int, steps: int) -> None:
+    folder = out / "folds" / "T1w" / method / f"fold-{fold}"
+    folder.mkdir(parents=True)
+    told = {
+        "contrast": "T1w", "method": method, "title": title, "steps": steps, "seed": 42,
+        "fold": {"index": fold},
+    }  # fmt: skip
+    (folder / "record.json").write_text(json.dumps(told))
+
+
+def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
+    assert training_text(tmp_path) == ""
+    for fold in (0, 1):
+        record(tmp_path, "pix2pix", "Pix2Pix", fold, 600)
+        record(tmp_path, "arnold", "Arnold et al.", fold, 900 + fold)
+        record(tmp_path, "identity", "HF image", fold, 0)
+    text = training_text(tmp_path)
+    assert (
+        "the simulator of Arnold et al. [@arnold] and the Pix2Pix network in 3D [@pix2pix]" in text
+    )
+    assert "Pix2Pix (600 steps)" in text
+    assert "Arnold et al. (900 or 901 steps)" in text
+    assert "HF image (nothing to fit), Pix2Pix (600 steps) in 2 folds" in text
+    assert "operator" not in text
+    assert "Adam" not in text
+    assert set(re.findall(r"\[@(\w+)\]", text)) <= works().keys()
