@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from h2lo_bids.cli.settings import ALL, METHODS, Settings
 from h2lo_bids.errors import UsageError
+from h2lo_bids.models.registry import METHODS as FAMILY_OF
 
 OWN_SPACES = ("native", "model")
 KNOWN_FOLDS = "ds006557"
+_OWN_OPTIONS = {
+    "trunk": ("h2lo",),
+    "lambda_grad": ("h2lo",),
+    "crop": ("h2lo", "inr"),
+    "batch": ("h2lo", "inr"),
+    "learning_rate": ("h2lo", "inr"),
+    "sampling": ("h2lo", "inr", "diffi2i"),
+}
+"""Options of a fit that mean nothing to the other families of methods."""
 
 
 def standard_spaces(settings: Settings) -> tuple[str, ...]:
@@ -105,6 +115,23 @@ def _check_fitting(settings: Settings) -> None:
         raise UsageError(f"--val-count is of no use with --folds {settings.folds}; leave it out")
     if settings.protocol == "paper" and (settings.batch or 1) > 1:
         raise UsageError("--protocol paper takes one volume per step; leave --batch out")
+    _check_owners(settings)
+
+
+def _check_owners(settings: Settings) -> None:
+    """Refuse options that none of the methods takes; with several, they are for those that do."""
+    families = {FAMILY_OF[name] for name in settings.methods}
+    for option, owners in _OWN_OPTIONS.items():
+        if getattr(settings, option) is not None and not families & set(owners):
+            raise UsageError(
+                f"--{option.replace('_', '-')} means nothing to {' and '.join(settings.methods)}, "
+                "whose own value is fixed; leave it out"
+            )
+    if settings.devices > 1 and not families & {"h2lo", "inr"}:
+        raise UsageError(
+            f"--devices {settings.devices}: {' and '.join(settings.methods)} can be fitted by one "
+            "process only; leave the option out"
+        )
 
 
 def _check_benchmark(settings: Settings) -> None:

@@ -13,6 +13,8 @@ from h2lo_bids.cli.planwork import divide, fold_job, job_of
 from h2lo_bids.cli.prepared import usable_pairs
 from h2lo_bids.cli.tasks import FinalTask, FoldTask
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.evaluation.scores import IDENTITY
+from h2lo_bids.models.registry import FAMILIES, METHODS
 
 if TYPE_CHECKING:
     from h2lo_bids.training.final import FinalJob
@@ -84,7 +86,7 @@ def fit_all(task: FinalTask, send: Send) -> dict[str, Any]:
             job,
             Progress(send),
             noise=noise,
-            members=[fold.folder / BUNDLE for fold in job.folds],
+            members=[fold.folder / BUNDLE for fold in job.folds if job.method != IDENTITY],
         )
     return {"event": "fitted", "folder": str(bundle.path)}
 
@@ -117,7 +119,11 @@ def final_job(task: FinalTask) -> FinalJob:
 
 def _noise(task: FinalTask, job: FinalJob, send: Send) -> dict[str, Any] | None:
     """Measure the noise where held-out subjects allow it; without it a model is of use, too."""
-    if not job.folds:
+    if not job.folds or job.method == IDENTITY:
+        return None
+    if FAMILIES[METHODS[job.method]].random:
+        text = f"{job.contrast}: no noise model is measured: {job.method} draws noise by itself"
+        send({"event": "note", "text": text})
         return None
     from h2lo_bids.cli.noisework import measure_noise
 

@@ -153,8 +153,9 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
                 hold_out(subjects, validation=settings.val_count, seed=settings.random_seed)
         _check_chosen(settings, contrast, folds)
         for method in settings.methods:
-            options = find_method(method).adapt(fit_options(settings, len(subjects)))
-            if settings.devices > 1:
+            found = find_method(method)
+            options = found.adapt(fit_options(settings, len(subjects)))
+            if settings.devices > 1 and found.shares:
                 check_shares(len(subjects), options, settings.devices)
 
 
