@@ -1,0 +1,202 @@
+"""DiffI2I's two stages: what moves, what is learnt, and going on after a stop."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import ball_pair, small_options
+
+from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
+from h2lo_bids.synthesis.diffi2i import predict_diffi2i
+from h2lo_bids.training import diffi2i_task
+from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.checkpoint import load_checkpoint
+from h2lo_bids.training.diffi2i_fit import adapt_diffi2i, fit_diffi2i
+from h2lo_bids.training.diffi2i_task import DiffI2ITask
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.protocols import paper_options
+from h2lo_bids.training.slices import SliceSampler, SliceValidation
+
+TINY = DiffI2IArchitecture(
+    width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=4, residual=1
+)
+VARIED = Augmentation(flip=0.5, scale=0.2, bias=0.1, noise=0.02)
+TRAIN = [ball_pair("a", 1), ball_pair("b", 2), ball_pair("c", 3)]
+HELD = [ball_pair("d", 4)]
+
+
+def tiny_options(**changes: object) -> FitOptions:
+    """Eight steps: four of stage 1, one of the prior alone, three of both."""
+    values: dict = {"crop": 16, "family": "diffi2i", "architecture": TINY, "lambda_grad": 0.0}
+    return small_options(**{**values, "average": 0.9, **changes})
+
+
+def vector(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().ravel().clone() for p in module.parameters()])
+
+
+def moved(task: DiffI2ITask, step: int) -> set[str]:
+    """Name the networks of which a step changes anything."""
+
+    def parts() -> dict[str, torch.Tensor]:
+        model = task.model
+        found = {n: vector(getattr(model, n)) for n in ("transformer", "condition", "denoiser")}
+        return {**found, "extractor": vector(task.networks["extractor"])}
+
+    before = parts()
+    task.step(step)
+    return {name for name, now in parts().items() if not torch.equal(before[name], now)}
+
+
+def test_each_stage_trains_its_own_networks() -> None:
+    # Without an average no stage begins with other weights than the last one's.
+    task = DiffI2ITask(TRAIN, HELD, tiny_options(average=0.0))
+    found = [moved(task, step) for step in range(8)]
+    assert found[:4] == [{"transformer", "extractor"}] * 4
+    assert found[4] == {"condition", "denoiser"}
+    assert found[5:] == [{"transformer", "condition", "denoiser"}] * 3
+
+
+def test_stages_report_their_losses_and_validate_the_product_alone() -> None:
+    task = DiffI2ITask(TRAIN, HELD, tiny_options())
+    names, validated = [], []
+    for step in range(8):
+        losses = task.step(step)
+        terms = [losses[n] for n in ("pixel", "prior") if n in losses]
+        assert losses["loss"] == pytest.approx(sum(terms))
+        names.append({*losses} - {"loss", "rate"})
+        validated.append(task.validate())
+    assert names == [{"pixel"}] * 4 + [{"prior"}] + [{"pixel", "prior"}] * 3
+    assert validated[:4] == [None] * 4
+    model = DiffI2I(TINY)
+    model.load_state_dict(dict(task.weights()))
+    made = predict_diffi2i(model, HELD[0].hf, HELD[0].mask).clip(0, 1)
+    whole = SliceValidation(HELD, dataclasses.replace(task.options, validation_crops=1000))
+    error = np.mean((made - HELD[0].lf)[HELD[0].mask].astype(np.float64) ** 2)
+    assert whole.psnr(lambda v, m: predict_diffi2i(model, v, m)) == pytest.approx(
+        -10 * np.log10(error)
+    )
+
+
+def test_rate_falls_in_every_stage() -> None:
+    options = tiny_options(steps=16, learning_rate=2e-4, floor=1e-6)
+    task = DiffI2ITask(TRAIN, [], options)
+    rates = [task.step(step)["rate"] for step in range(16)]
+    for start, stop in ((0, 8), (8, 10), (10, 16)):
+        at = np.arange(stop - start) / (stop - start)
+        expected = 1e-6 + (2e-4 - 1e-6) * np.cos(np.pi * at / 2) ** 2
+        np.testing.assert_allclose(rates[start:stop], expected)
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5, 7])
+def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, stop: int) -> None:
+    options = tiny_options(augmentation=VARIED, precision="bf16" if stop == 7 else "fp32")
+    whole = fit_diffi2i(TRAIN, HELD, options, tmp_path / "whole")
+    torch.manual_seed(999)  # a resumed run starts with other global states
+    np.random.seed(3)  # noqa: NPY002
+    first = fit_diffi2i(TRAIN, HELD, options, tmp_path / "parts", stop_at=stop)
+    assert first.steps == stop
+    parts = fit_diffi2i(TRAIN, HELD, options, tmp_path / "parts")
+    assert torch.equal(vector(whole.model), vector(parts.model))  # type: ignore[arg-type]
+    states = [load_checkpoint(tmp_path / d)["task"] for d in ("whole", "parts")]  # type: ignore[index]
+    for group in ("networks", "averages"):
+        for name, value in states[0][group].items():
+            assert torch.equal(value, states[1][group][name]), name
+    logs = [(tmp_path / d / "history.csv").read_text().splitlines() for d in ("whole", "parts")]
+    assert [r.split(",")[:-1] for r in logs[0]] == [r.split(",")[:-1] for r in logs[1]]
+
+
+@pytest.mark.slow
+def test_learns_the_prior_and_a_held_out_subject(tmp_path: Path) -> None:
+    options = tiny_options(steps=160, learning_rate=5e-3, validate_every=40)
+    result = fit_diffi2i(TRAIN, HELD, options, tmp_path)
+    assert result.best_psnr > result.identity_psnr + 5
+    assert result.best_step > 80
+    with (tmp_path / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [bool(r["prior"]) for r in rows] == [False] * 80 + [True] * 80
+    # From noise, and for a subject that was in no step, the chain finds stage 1's z.
+    untrained = DiffI2ITask(TRAIN, HELD, options)
+    task = DiffI2ITask(TRAIN, HELD, options)
+    task.load(load_checkpoint(tmp_path)["task"])  # type: ignore[index]
+    source, target, _ = SliceSampler(HELD, options, 8).draw(0)
+    with torch.inference_mode():
+        z = task.networks["extractor"](torch.cat([source, target], 1))
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+        estimates = [t.model.estimate_prior(source, noise) for t in (untrained, task)]
+    before, after = ((estimate - z).abs().mean().item() for estimate in estimates)
+    assert after < 0.3 * before
+
+
+def test_time_budget_is_shared_by_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(diffi2i_task.time, "perf_counter", lambda: now)
+    task = DiffI2ITask(TRAIN, [], tiny_options(steps=1000, max_seconds=10.0))
+    stages = []
+    for step, seconds in enumerate((0.0, 4.9, 5.1, 6.2, 6.3, 9.9)):
+        now = 100.0 + seconds
+        task.step(step)
+        stages.append(task.stage)
+    assert stages == [0, 0, 1, 1, 2, 2]
+
+
+def test_crops_hold_the_pairs_and_are_functions_of_the_step() -> None:
+    options = tiny_options(batch=3, crop=12)
+    sampler = SliceSampler(TRAIN, options, 8)
+    assert sampler.sides == (16, 16)
+    seen = set()
+    for step in range(20):
+        source, target, mask = (t.numpy() for t in sampler.draw(step))
+        assert all(np.array_equal(a, b) for a, b in zip(
+            (source, target, mask), (t.numpy() for t in sampler.draw(step)), strict=True
+        ))  # fmt: skip
+        for crop, partner, inside in zip(source[:, 0], target[:, 0], mask[:, 0], strict=True):
+            found = [
+                (pair, z) for pair in TRAIN for z in range(pair.shape[2])
+                if np.isin(crop[inside], pair.hf[:, :, z]).all()
+            ]  # fmt: skip
+            assert len(found) == 1
+            pair, z = found[0]
+            assert inside.any()
+            assert not partner[~inside].any()
+            assert np.isin(partner[inside], pair.lf[:, :, z]).all()
+            seen.add(pair.name)
+    assert seen == {"a", "b", "c"}
+
+
+def test_whole_slices_are_the_box_of_all_brains() -> None:
+    sampler = SliceSampler(TRAIN, tiny_options(sampling="volume"), 8)
+    low, high = (np.argwhere(TRAIN[0].mask)[:, :2].min(0), np.argwhere(TRAIN[0].mask)[:, :2].max(0))
+    assert sampler.sides == tuple(-(-n // 8) * 8 for n in high - low + 1)
+    source, _, mask = sampler.draw(0)
+    pairs = [
+        pair for pair in TRAIN for z in range(pair.shape[2])
+        if mask[0].sum() == pair.mask[:, :, z].sum()
+        and source[0].sum().item() == pytest.approx(pair.hf[:, :, z].sum(), rel=1e-5)
+    ]  # fmt: skip
+    assert len(pairs) == 1
+
+
+def test_identity_figure_is_over_the_chosen_slices() -> None:
+    pair = HELD[0]
+    slices = np.flatnonzero(pair.mask.any((0, 1)))
+    at = slices[np.linspace(0, len(slices) - 1, 4).round().astype(int)]
+    mask = pair.mask[:, :, at]
+    error = np.mean((pair.hf - pair.lf)[:, :, at][mask].astype(np.float64) ** 2)
+    validation = SliceValidation(HELD, tiny_options(validation_crops=4))
+    assert validation.identity() == pytest.approx(-10 * np.log10(error))
+    assert np.isnan(SliceValidation([], tiny_options()).identity())
+
+
+def test_protocol_is_the_papers_and_survives_json() -> None:
+    given = paper_options(13, device="cpu")
+    options = adapt_diffi2i(given)
+    assert (options.steps, options.seed, options.validation) == (6500, 42, "volume")
+    assert (options.learning_rate, options.average, options.lambda_grad) == (2e-4, 0.999, 0.0)
+    assert options.architecture == DiffI2IArchitecture()
+    assert adapt_diffi2i(options) is options
+    assert FitOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
