@@ -87,7 +87,7 @@ class DiffI2I(nn.Module):
     They are the transformer's 15,091,635, the 1,100,608 of the condition
     extractor (it sees the source) and the denoiser's 197,376: all that stage 2
     trains, and all that synthesis needs. The extractor of stage 1, which sees
-    source and target (1,109,824), is not among them. [I] DiffI2I's authors
+    source and target (1,109,824), is not among them. DiffI2I's authors
     publish no count for this task: these sizes were found from the count in the
     paper's Table 1, with the shapes of DiffIR's public code.
 

@@ -24,7 +24,7 @@ def predict_diffi2i(
     """Synthesize the axial slices (last array axis) that hold a part of the brain.
 
     Slices are cut to the brain's box, as in training: background would only
-    dilute the prior, which is a mean over the slice. [I] All slices of a volume
+    dilute the prior, which is a mean over the slice. Our choice: all slices of a volume
     start the chain from one draw z_T, so that neighbours do not differ by chance.
 
     Parameters

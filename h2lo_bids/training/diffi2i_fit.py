@@ -20,7 +20,7 @@ LEARNING_RATE, AVERAGE = 2e-4, 0.999
 def adapt_diffi2i(options: FitOptions) -> FitOptions:
     """Turn the options that the user gave into those of DiffI2I.
 
-    Adam at 2e-4 and a running average of decay 0.999 are DiffIR's. [I] Our choices:
+    Adam at 2e-4 and a running average of decay 0.999 are DiffIR's. Our choices:
     within each stage the rate falls along a cosine to `floor`; with
     ``sampling="patch"`` a step takes two crops of 64 x 64, with ``"volume"`` four
     whole slices; a validation on ``"crops"`` takes eight slices. float16 needs the
@@ -63,8 +63,7 @@ def fit_diffi2i(
     """Fit DiffI2I to axial slices, or go on with the fit that `folder` holds.
 
     The first half of the steps is stage 1 (see `DiffI2ITask`), an eighth the prior
-    alone, the rest both together. Only then, and from the prior's part on, is there
-    anything to validate: the model of stage 1 sees the target.
+    alone, the rest both together. Stage 1 is not validated: its model sees the target.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ from h2lo_bids.training.schedule import cosine_part
 from h2lo_bids.training.slices import SliceSampler, SliceValidation
 
 STARTS = (0.0, 0.5, 0.625)
-"""Where each stage begins, as a part of the fit; [I], our choice. DiffIR gives both
+"""Where each stage begins, as a part of the fit; our choice. DiffIR gives both
 stages the same length, and the prior alone the first quarter of the second."""
 PRETRAINING, PRIOR, JOINT = range(3)
 _NOISE = 1
