@@ -196,6 +196,8 @@ def _plugin(options: RunOptions) -> Any:
     from nipype.pipeline import plugins
 
     if options.plugin:
+        # Nipype names the jobs of a cluster after the user, and asks for nothing else.
+        os.environ.setdefault("LOGNAME", os.environ.get("USER") or "h2lo")
         name, args = options.plugin["plugin"], dict(options.plugin.get("plugin_args") or {})
         return getattr(plugins, f"{name}Plugin")(
             plugin_args={"status_callback": options.status_callback, **args}

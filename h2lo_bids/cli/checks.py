@@ -8,6 +8,7 @@ from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.cli.beside import check_beside
+from h2lo_bids.cli.checks_plugin import check_plugin
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS, check_values, standard_spaces
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CheckTask
@@ -132,7 +133,7 @@ def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, A
     for bundle in bundles.values():
         check_beside(settings, bundle)
     if settings.use_plugin is not None:
-        _check_plugin(settings.use_plugin)
+        check_plugin(settings, read_plugin(settings.use_plugin))
     _check_weights(synthstrip_weights(settings))
     templates = [
         [suffix, space, *_find_template(settings, space, suffix)]
@@ -188,26 +189,6 @@ def _check_weights(file: Path | None) -> None:
 
     if file is not None:
         load_network(file)
-
-
-def _check_plugin(path: Path) -> None:
-    from nipype.pipeline import plugins
-
-    content = read_plugin(path)
-    name, args = content["plugin"], content.get("plugin_args") or {}
-    if not hasattr(plugins, f"{name}Plugin"):
-        known = sorted(n.removesuffix("Plugin") for n in dir(plugins) if n.endswith("Plugin"))
-        raise UsageError(
-            f"--use-plugin {path}: Nipype has no plugin {name!r}; it has {', '.join(known)}"
-        )
-    try:
-        getattr(plugins, f"{name}Plugin")(plugin_args=dict(args))
-    except Exception as err:
-        # Plugins check neither their arguments nor that their scheduler is there.
-        raise UsageError(
-            f"--use-plugin {path}: {name} cannot be used here with these plugin_args "
-            f"({type(err).__name__}: {err}); correct them or leave the option out"
-        ) from err
 
 
 def _check_places(settings: Settings) -> None:

@@ -91,10 +91,7 @@ command=(
 )
 "${{command[@]}}" &
 child=$!
-again=no
-# Before the time is up Slurm sends USR1; h2lo keeps what it has on TERM.
-trap 'again=yes; kill -TERM "$child"' USR1
-trap 'kill -TERM "$child"' TERM
+{listen}trap 'kill -TERM "$child"' TERM # on which h2lo keeps what it has
 wait "$child"
 code=$?
 while [ "$code" -gt 128 ] && kill -0 "$child" 2>/dev/null; do
@@ -103,6 +100,10 @@ while [ "$code" -gt 128 ] && kill -0 "$child" 2>/dev/null; do
 done
 {requeue}note "$code"
 {cleanup}exit "$code"
+"""
+_LISTEN = """\
+again=no
+trap 'again=yes; kill -TERM "$child"' USR1 # comes from Slurm before the time is up
 """
 _REQUEUE = """\
 if [ "$again" = yes ] && [ "$code" != 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {times} ]; then
@@ -145,6 +146,10 @@ array() {{
 }}
 
 {arrays}
+if [ -z "$jobs" ]; then
+    echo "nothing to submit"
+    exit
+fi
 job=$(sbatch --parsable "--dependency=afterany$jobs" --output="$logs/failures-%j.log" \\
     "$@" failures.sh)
 echo "table of failures: job ${{job%%;*}}, will be {table}"
@@ -182,6 +187,7 @@ def task_script(stage: Stage, cluster: Cluster, folder: Path) -> str:
         work=_work(settings, scratch) + ('/"$name"' if stage.own_work else ""),
         setup=_setup(cluster),
         command=_indented([*_program(cluster, settings, "h2lo", work=True), *words]),
+        listen=_LISTEN if cluster.requeue else "",
         requeue=_REQUEUE.format(times=cluster.requeue) if cluster.requeue else "",
         cleanup='[ "$code" = 0 ] && rm -rf -- "$work"\n' if scratch else "",
     )

@@ -127,7 +127,7 @@ def participants(root: Path, subjects: int, phantom: bool) -> dict:
     if phantom:
         subprocess.run(
             [sys.executable, "-m", "h2lo_bids.cli.phantom", bids, "--subjects", str(subjects),
-             "--resolution", "4", "--lf"], check=True, stdout=subprocess.DEVNULL,
+             "--resolution", "4", "--contrast", "T1w", "--lf"], check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         words = ["--sloppy"]
     else:
@@ -139,7 +139,8 @@ def participants(root: Path, subjects: int, phantom: bool) -> dict:
     broken = next((bids / BROKEN).rglob("*_T1w.nii.gz"))
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
-    cluster = ["--cpus", 1, "--mem", "1900M", "--time", "20", "--throttle", 2, "--requeue"]
+    cluster = ["--cpus", 1, "--mem", "1300M", "--time", "20", "--requeue"]
+    cluster += ["--throttle", os.environ.get("THROTTLE", 2)]
     cluster += ["--scratch", root / "scratch"]
     command = [*cluster, bids, out, "participant", *words]
 

