@@ -162,7 +162,8 @@ def _check_model(suffix: str, bundle: Any) -> str:
     load_model(bundle)
     kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
     name = bundle.metadata.get("name", bundle.path.name)
-    return f"{suffix}: model {name}, trained on {kind} pairs, SHA-256 {bundle.sha256[:12]}"
+    trained = "not trained" if kind == "none" else f"trained on {kind} pairs"
+    return f"{suffix}: model {name}, {trained}, SHA-256 {bundle.sha256[:12]}"
 
 
 def _check_device(settings: Settings) -> None:
