@@ -57,7 +57,7 @@ def contrast_view(
         "caption": _caption(results),
         "rows": tables.table_rows(results, shown),
         "parameters": _parameters(contrast),
-        "floor": _floor(results),
+        "floor": floor_of(results),
         "comparisons": tables.comparison_rows(results, shown),
         "strips": _strips(results, shown, contrast.name),
         "curves": _curves(contrast, methods),
@@ -98,7 +98,7 @@ def _caption(results: Results) -> str:
     return f"Mean \N{PLUS-MINUS SIGN} population standard deviation over {who}."
 
 
-def _floor(results: Results) -> str:
+def floor_of(results: Results) -> str:
     """Say when there are too few participants for the test to find anything."""
     people = max((row.n for row in results.comparisons), default=0)
     lowest = len(results.comparisons) * 2.0 ** (1 - people)

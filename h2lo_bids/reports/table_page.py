@@ -17,7 +17,7 @@ from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports.group_data import Contrast, read_contrasts
 from h2lo_bids.reports.group_scores import Results, read_results
 from h2lo_bids.reports.group_tables import comparison_rows, median_subject
-from h2lo_bids.reports.group_views import draw_subject
+from h2lo_bids.reports.group_views import draw_subject, floor_of
 from h2lo_bids.reports.images import svg_uri
 from h2lo_bids.reports.page import asset, environment, policy
 
@@ -88,6 +88,7 @@ def _view(
         "groups": _groups(laid),
         "comparisons": comparison_rows(tests, titles) if block.comparisons else (),
         "metrics": tests.metrics,
+        "floor": floor_of(tests),
         "panel": None if contrast is None else _panel(block, contrast, results, titles, problems),
     }
 
