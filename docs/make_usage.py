@@ -23,6 +23,7 @@ h2lo bids_dir out_dir participant [options]           synthesize low-field image
 h2lo bids_dir out_dir participant --pairs [options]   prepare pairs of some participants
 h2lo bids_dir out_dir group [options]                 fit and cross-validate a model; also: train
 h2lo bids_dir out_dir evaluate [options]              score models on pairs
+h2lo bids_dir out_dir benchmark [options]             fit and score every method: Table 1
 ```
 
 Only `bids_dir`, `out_dir` and the analysis level are needed; an option of
