@@ -1,0 +1,184 @@
+"""What a dry run lists is what the run then writes, file for file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from heads import SIDE, SPACING, importable, write_dataset, write_scan
+from pairsets import BAD, write_pairs
+
+import bids_app_spec
+from h2lo_bids.bids.results import result_files, result_path, result_pattern
+from h2lo_bids.cli.promise import RUN
+from h2lo_bids.cli.run import main
+
+PAIRS = ["--resolution", "8", "--skull-strip", "skip", "--nprocs", "1", "--mem", "8"]
+FIT = [*PAIRS, "--steps", "2", "--crop", "8", "--validate-every", "1", "--folds", "2"]
+SOME = ["--participant-label", "01", "02", "03"]
+
+
+def write_whole_bundle(folder: Path, contrast: str) -> Path:
+    """Save a small operator with a noise model and two members."""
+    from h2lo_bids.models.bundle import save_bundle
+    from h2lo_bids.models.frame import Frame
+    from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+    from h2lo_bids.models.members import member_files
+    from h2lo_bids.synthesis.noise import PROBES, NoiseModel
+
+    noise = NoiseModel(
+        intensities=(0.0, 1.0), deviations=(0.05, 0.05), quantiles=tuple(PROBES),
+        frequencies=((0.0, 0.5),) * 3, power=(0.0,) * 8, spacing=(SPACING,) * 3,
+        shape=(16, 16, 16), subjects=2,
+    )  # fmt: skip
+    frame = Frame((SIDE,) * 3, (SPACING,) * 3)
+
+    def save(name: str, seed: int, **more) -> Path:
+        torch.manual_seed(seed)
+        model = H2lo(H2loArchitecture(channels=4, width=8, n_basis=4))
+        metadata = {"name": name, **more.pop("metadata", {})}
+        given = {"contrast": contrast, "frame": frame, "metadata": metadata, "card": "", **more}
+        return save_bundle(folder / name, model, **given).path
+
+    members = [save(f"fold-{n}", n) for n in range(2)]
+    return save("whole", 9, metadata={"noise": noise.to_dict()}, extras=member_files(members))
+
+
+def run(bids: Path, out: Path, level: str, *words) -> tuple[int, str]:
+    """Run the program as users do; return its exit code and what it printed."""
+    import os
+
+    command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), level]
+    done = subprocess.run(
+        [*command, *map(str, words)], env={**os.environ, **importable()},
+        capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def promised(bids: Path, out: Path, level: str, *words) -> tuple[int, set[str]]:
+    """Return exit code and files of a dry run, which both its forms tell alike."""
+    code, text = run(bids, out, level, *words, "--dry-run")
+    lines = [line.removeprefix("write ") for line in text.splitlines() if line[:6] == "write "]
+    listed = [str(Path(line.removesuffix(" (exists)")).relative_to(out)) for line in lines]
+    same, text = run(bids, out, level, *words, "--output-spec")
+    spec = json.loads(text)
+    assert [item["path"] for item in spec["files"]] == listed
+    assert same == code == spec["exit_code"]
+    assert len(set(listed)) == len(listed)
+    return code, set(listed)
+
+
+def written(out: Path) -> set[str]:
+    """Return the files of a run, but for what coordinates it: locks and the work folder."""
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    runs = [p.parent.name for p in out.glob("logs/*/config.toml")]
+    assert len(runs) == 1
+    named = {name.replace(runs[0], RUN) for name in files}
+    return {name for name in named if not name.startswith((".h2lo-work/", "logs/locks/"))}
+
+
+def agree(bids: Path, out: Path, level: str, *words) -> set[str]:
+    """Check that a run does what its dry run said, and return the files."""
+    code, expected = promised(bids, out, level, *words)
+    assert not out.exists()
+    done, text = run(bids, out, level, *words)
+    assert done == code, text
+    assert written(out) == expected
+    return expected
+
+
+@pytest.mark.slow
+def test_participant(tmp_path):
+    bids = write_dataset(tmp_path / "bids")
+    bad = bids / "sub-bad" / "anat" / "sub-bad_T1w.nii.gz"
+    bad.parent.mkdir(parents=True)
+    bad.symlink_to("../../.git/annex/objects/key")  # known to be unusable beforehand
+    models = [f"{c}={write_whole_bundle(tmp_path / c, c)}" for c in ("T1w", "T2w")]
+    words = ["--model", *models, "--skull-strip", "skip", "--output-spaces", "model"]
+    words += ["--noise", "calibrated", "--realisations", "2", "--uncertainty"]
+    words += ["--lf-grid", "8x8x10", "-w", tmp_path / "work"]
+    files = agree(bids, tmp_path / "out", "participant", *words)
+    assert "sub-01/anat/sub-01_res-8x8x10_desc-lowfieldnoise02_T2w.nii.gz" in files
+    assert "logs/<run>/failures.tsv" in files
+
+
+@pytest.mark.slow
+def test_registration_to_each_of_two_templates(tmp_path):
+    home = tmp_path / "templateflow"
+    for seed, name in enumerate(("TplOne", "TplTwo")):
+        write_scan(home / f"tpl-{name}" / f"tpl-{name}_res-01_T1w.nii.gz", seed=seed)
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
+    model = write_whole_bundle(tmp_path / "model", "T1w")
+    words = ["--model", model, "--skull-strip", "skip", "--sloppy", "-w", tmp_path / "work"]
+    words += ["--output-spaces", "TplOne:res-1", "TplTwo:res-1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEMPLATEFLOW_HOME", str(home))
+        files = agree(bids, tmp_path / "out", "participant", *words)
+    for name in ("TplOne", "TplTwo"):
+        assert f"sub-01/figures/sub-01_space-{name}_desc-registered_T1w.svg" in files
+    page = (tmp_path / "out" / "sub-01.html").read_text()
+    assert "TplOne" in page
+    assert page.count('data-figure="template"') == 2
+
+
+@pytest.mark.slow
+def test_pairs_group_and_evaluate(tmp_path):
+    bids, work = write_pairs(tmp_path / "bids"), ["-w", tmp_path / "work"]
+    one = ["--participant-label", "01", BAD]
+    code, text = run(bids, tmp_path / "pairs", "participant", "--pairs", *PAIRS, *one, "--dry-run")
+    assert code == 0, text  # the damaged image looks whole from outside
+    agree(bids, tmp_path / "pairs", "participant", "--pairs", *PAIRS, *SOME[:2], *work)
+    files = agree(bids, tmp_path / "group", "group", *FIT, *SOME, *work)
+    assert "models/h2lo_T1w/members/1.safetensors" in files
+    fold = tmp_path / "group" / "folds" / "T1w" / "h2lo" / "fold-0" / "bundle"
+    models = ["--model", tmp_path / "group" / "models" / "h2lo_T1w", fold]
+    agree(bids, tmp_path / "scores", "evaluate", *PAIRS, *SOME[:2], *models, *work)
+
+
+def test_a_dry_run_ends_as_the_run_would_before_it_begins(tmp_path, capsys):
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
+    words = [str(bids), str(tmp_path / "out"), "participant", "--dry-run"]
+    for more, code in {
+        ("--model", "/nowhere"): 66,
+        ("--output-spaces", "MNI152NLin2009cAsym"): 66,
+        ("--noise", "calibrated"): 64,
+        ("--uncertainty",): 64,
+        ("--reports-only",): 64,
+        ("--participant-label", "77"): 18,
+    }.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TEMPLATEFLOW_HOME", str(tmp_path / "none"))
+            assert main([*words, *more]) == code, more
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    foreign = tmp_path / "out"
+    foreign.mkdir()
+    told = {"Name": "x", "BIDSVersion": "1.8.0", "GeneratedBy": [{"Name": "fMRIPrep"}]}
+    (foreign / "dataset_description.json").write_text(json.dumps(told))
+    assert main(words) == 73
+
+
+def test_patterns_are_printed_without_a_dataset(capsys):
+    assert main(["--output-spec"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    spec = bids_app_spec.load("io_spec.json")
+    assert all(told[key] == spec[key] for key in ("outputs", "figures", "results"))
+
+
+def test_results_cannot_leave_the_output_folder(tmp_path):
+    for name in ("../x", "a/b", "", ".hidden"):
+        with pytest.raises(ValueError, match="cannot stand"):
+            result_path(tmp_path, "evaluated", contrast="T1w", model=name)
+    with pytest.raises(ValueError, match="needs"):
+        result_path(tmp_path, "fold", contrast="T1w")
+    made = result_files(tmp_path, "fold", contrast="T1w", method="h2lo", fold=1)
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = list(tmp_path.glob(result_pattern("fold", "/record.json", method="h2lo")))
+    assert found == [path for path in made if path.name == "record.json"]
