@@ -152,12 +152,15 @@ def _missing_subjects(
     spoken = {scan.subject for scan in scans}
     for problem in findings.problems:
         spoken.add(problem.path.relative_to(query.bids_dir).parts[0].removeprefix("sub-"))
+    reasons: dict[str, str] = {}  # looked up: there may be thousands of subjects and images
+    for item in findings.skipped:
+        reasons.setdefault(item.path.relative_to(query.bids_dir).parts[0], item.reason)
     for label in subjects:
         if label in spoken:
             continue
         folder = query.bids_dir / f"sub-{label}"
-        own = [item.reason for item in findings.skipped if item.path.is_relative_to(folder)]
-        reason = f"no scan to work on ({own[0]})" if own else "no T1w or T2w image matched"
+        own = reasons.get(folder.name)
+        reason = f"no scan to work on ({own})" if own else "no T1w or T2w image matched"
         if query.participant_labels:
             message = f"{folder}: {reason}; check the labels and filters"
             findings.problems.append(Problem(folder, message, NoMatchError.exit_code))

@@ -138,7 +138,8 @@ def prepare_pairs(run: Run) -> PairDiscovery:
     fail_problems(run, found.problems)
     write_dataset(run)
     missing = _missing(run, found)
-    done = [pair for pair in found.pairs if pair not in missing]
+    lacking = {pair.name for pair in missing}
+    done = [pair for pair in found.pairs if pair.name not in lacking]
     for pair in done:
         run.told.add(pair.hf.relative_path)
         run.done.add(pair.hf.relative_path)

@@ -125,10 +125,9 @@ def participants(root: Path, subjects: int, phantom: bool) -> dict:
     bids, out = root / "bids", root / "out"
     words: list[object] = ["--skull-strip", "skip"]
     if phantom:
-        subprocess.run(
-            [sys.executable, "-m", "h2lo_bids.cli.phantom", bids, "--subjects", str(subjects),
-             "--resolution", "4", "--contrast", "T1w", "--lf"], check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "h2lo_bids.cli.phantom", bids, "--resolution", "4"]
+        command += ["--subjects", str(subjects), "--contrast", "T1w", "--lf"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         words = ["--sloppy"]
     else:
         write_dataset(bids, subjects, suffixes=("T1w",))

@@ -312,7 +312,7 @@ def test_a_standard_space_is_reached_through_its_transforms(tmp_path, h2lo):
 
 
 def test_a_plugin_file_and_a_clean_work_folder(tmp_path, root, h2lo):
-    (tmp_path / "p.yml").write_text("plugin: Linear\nplugin_args: {}\n")
+    (tmp_path / "p.yml").write_text("plugin: MultiProc\nplugin_args: {n_procs: 2}\n")
     work = tmp_path / "work"
     done = h2lo(root / "bids", tmp_path / "out", "--use-plugin", tmp_path / "p.yml", "-w", work)
     assert done.returncode == 0, done.stderr
@@ -325,3 +325,12 @@ def test_a_plugin_file_and_a_clean_work_folder(tmp_path, root, h2lo):
         done = h2lo(root / "bids", tmp_path / "out2", "--use-plugin", tmp_path / "p.yml")
         assert done.returncode == 64
         assert words in done.stderr
+
+
+def test_a_plugin_for_a_cluster_is_refused_where_there_is_none(tmp_path, root, h2lo):
+    (tmp_path / "p.yml").write_text("plugin: SLURM\n")
+    env = {"PATH": "/nonexistent"}
+    done = h2lo(root / "bids", tmp_path / "out", "--use-plugin", tmp_path / "p.yml", env=env)
+    assert done.returncode == 64
+    assert "SLURM submits with sbatch, which is not on PATH here" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
