@@ -16,11 +16,12 @@ from h2lo_bids.cli.tasks import CollectTask, GroupReportTask
 from h2lo_bids.errors import NoMatchError
 from h2lo_bids.evaluation.scores import IDENTITY, Score
 from h2lo_bids.evaluation.tables import read_scores, write_tables
+from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.training.foldjob import SCORES, fold_folder, read_record
 from h2lo_bids.training.folds import Fold
-from h2lo_bids.training.methods import METHODS
+from h2lo_bids.training.methods import METHODS, methods_of
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -72,7 +73,7 @@ def gather_scores(
     titles: dict[str, str] = {}
     for fold in folds:
         terms: dict[str, Any] = {}
-        for method in dict.fromkeys([*settings.arms, *METHODS]):
+        for method in dict.fromkeys([*settings.arms, *methods_of(SYNTHESIZE)]):
             folder = fold_folder(settings.out_dir, contrast, method, fold.index)
             record = read_record(folder)
             if record is None:

@@ -18,6 +18,7 @@ from h2lo_bids.errors import (
 )
 from h2lo_bids.models.folder import replace_folder
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.registry import METHODS, task_of
 
 if TYPE_CHECKING:
     from h2lo_bids.models.interface import Model
@@ -65,12 +66,19 @@ class Bundle:
     card: str = field(hash=False, compare=False)
 
     @property
+    def task(self) -> str:
+        """What it is for, as follows from its method: ``"synthesize"`` or ``"enhance"``."""
+        return task_of(self.method)
+
+    @property
     def weights_path(self) -> Path:
         """The file that holds the weights."""
         return self.path / WEIGHTS if self.path.is_dir() else self.path
 
 
-def load_bundle(path: str | Path, *, contrast: str | None = None) -> Bundle:
+def load_bundle(
+    path: str | Path, *, contrast: str | None = None, task: str | None = None
+) -> Bundle:
     """Read and check a bundle, or the authors' released checkpoint.
 
     Parameters
@@ -79,6 +87,9 @@ def load_bundle(path: str | Path, *, contrast: str | None = None) -> Bundle:
         A bundle's folder, or a ``.pth`` file.
     contrast
         The contrast of the scans it is meant for; None takes the bundle's own.
+    task
+        What it is to be used for, one of `h2lo_bids.models.registry.TASKS`; None
+        takes the bundle's own.
 
     Returns
     -------
@@ -92,7 +103,7 @@ def load_bundle(path: str | Path, *, contrast: str | None = None) -> Bundle:
     BadDataError
         If a file is damaged, incomplete, or was changed after it was saved.
     UsageError
-        If the model was trained for another contrast.
+        If the model was trained for another contrast or task.
     """
     path = Path(path)
     if not path.exists():
@@ -107,6 +118,11 @@ def load_bundle(path: str | Path, *, contrast: str | None = None) -> Bundle:
         raise UsageError(
             f"model {path} was trained for {bundle.contrast} and cannot be applied to a "
             f"{contrast} scan; pass --model {contrast}=PATH"
+        )
+    if task is not None and bundle.task != task:
+        raise UsageError(
+            f"model {path} was trained to {bundle.task} ({bundle.method}) and cannot be used to "
+            f"{task}; pass --task {bundle.task}, or another --model"
         )
     return bundle
 
@@ -190,8 +206,6 @@ def save_bundle(
     """
     import safetensors.torch
 
-    from h2lo_bids.models.registry import METHODS
-
     if contrast not in CONTRASTS:
         raise UsageError(f"contrast {contrast!r} is not one of {', '.join(CONTRASTS)}")
     if method not in METHODS:
@@ -207,6 +221,7 @@ def save_bundle(
         **metadata,
         "format": FORMAT,
         "method": method,
+        "task": task_of(method),
         "contrast": contrast,
         "architecture": model.architecture.to_dict(),
         "parameters": sum(v.numel() for v in state.values()),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import METADATA
+from h2lo_bids.models.registry import task_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,11 @@ def find_bundles(folder: Path) -> tuple[Found, ...]:
 
 
 def choose_bundles(
-    folder: Path, *, contrasts: Iterable[str], methods: Iterable[str] = ()
+    folder: Path,
+    *,
+    contrasts: Iterable[str],
+    methods: Iterable[str] = (),
+    task: str | None = None,
 ) -> tuple[Found, ...]:
     """Choose from a folder of bundles.
 
@@ -50,6 +55,8 @@ def choose_bundles(
         Those that are of use.
     methods
         Those that are wanted; with none all are.
+    task
+        One of `h2lo_bids.models.registry.TASKS`: only methods for it; None takes all.
 
     Returns
     -------
@@ -59,16 +66,17 @@ def choose_bundles(
     Raises
     ------
     UsageError
-        If there is none, or none of a method that is wanted.
+        If there is none, or none of a method that is wanted, or for the task.
     """
     found, contrasts, methods = find_bundles(folder), tuple(contrasts), tuple(methods)
-    usable = [item for item in found if item.contrast in contrasts]
+    usable = [i for i in found if i.contrast in contrasts and task in (None, task_of(i.method))]
     lacking = [name for name in methods if name not in {item.method for item in usable}]
     if lacking or not usable:
         what = f"{lacking[0]} model" if lacking else "model"
+        aim = f" to {task}" if task else ""
         listed = ", ".join(item.path.name for item in found) or "nothing that can be read"
         raise UsageError(
-            f"{folder}: holds no {what} for {' or '.join(contrasts)}; it holds {listed}"
+            f"{folder}: holds no {what} for {' or '.join(contrasts)}{aim}; it holds {listed}"
         )
     if methods:
         usable = [item for name in methods for item in usable if item.method == name]

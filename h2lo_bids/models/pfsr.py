@@ -118,7 +118,11 @@ class Pfsr(nn.Module):
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """Enhance patches (B, 1, X, Y, Z) in [0, 1]: the same shape, not clipped."""
         shallow = self.head(volume)
-        return volume + self.tail(shallow + self.groups(shallow))
+        deep = shallow + self.groups(shallow)
+        # PyTorch 2.13's CPU gradient of a one-channel convolution in bfloat16 was seen to
+        # differ from run to run; in float32 it costs little.
+        with torch.autocast(volume.device.type, enabled=False):
+            return volume + self.tail(deep.to(self.tail.weight.dtype))
 
 
 def _conv(n_in: int, n_out: int) -> nn.Conv3d:

@@ -1,4 +1,4 @@
-"""The synthesis methods by name, and how each is rebuilt from its weights."""
+"""The methods by name, what they are for, and how each is rebuilt from its weights."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ FAMILIES: dict[str, Family] = {
     "diffi2i": Family("h2lo_bids.models.diffi2i", "DiffI2I", "DiffI2IArchitecture"),
     "inr": Family("h2lo_bids.models.inr", "ConditionalInr", "InrArchitecture", continuous=True),
     "identity": Family("h2lo_bids.models.identity", "Identity", "IdentityArchitecture"),
+    "pfsr": Family("h2lo_bids.models.pfsr", "Pfsr", "PfsrArchitecture"),
 }
 """The classes of models by name."""
 
@@ -58,12 +59,29 @@ METHODS: dict[str, str] = {
     "h2lo-mlp": "h2lo",
     "h2lo-nograd": "h2lo",
     "h2lo": "h2lo",
+    "pfsr": "pfsr",
 }
-"""The family of each method, in the order of the paper's Table 1.
+"""The family of each method, in the order of the paper's Table 1, then those for other tasks.
 
 The two ablations are H2LO's operator: the sizes say which trunk it has, and the
 loss that it was fitted with leaves no trace in it.
 """
+
+SYNTHESIZE, ENHANCE = TASKS = ("synthesize", "enhance")
+"""High field to low field, and low field to high field."""
+
+_ENHANCERS = ("pfsr",)
+
+
+def task_of(method: str) -> str:
+    """Return what a method is for: one of `TASKS`.
+
+    Parameters
+    ----------
+    method
+        A key of `METHODS`.
+    """
+    return ENHANCE if method in _ENHANCERS else SYNTHESIZE
 
 
 def family_of(model: Any) -> str:

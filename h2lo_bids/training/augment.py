@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +95,27 @@ def draw_crop(
     mask = np.ascontiguousarray(brain[core])
     hf = vary_intensity(hf, brain, corner, pair.shape, a, rng)
     return hf, np.where(mask, lf.astype(np.float32), np.float32(0)), mask
+
+
+def flip_rotate(volumes: Sequence[np.ndarray], variant: int) -> tuple[np.ndarray, ...]:
+    """Return one of the eight axial mirror images and quarter turns of cubes.
+
+    The third axis, the depth of axial slices in RAS order, stays as it is.
+
+    Parameters
+    ----------
+    volumes
+        (S, S, S) each, all turned alike.
+    variant
+        0 to 7; 0 leaves them as they are.
+    """
+    mirrored, turns = divmod(variant, 4)
+
+    def turn(volume: np.ndarray) -> np.ndarray:
+        seen = volume[::-1] if mirrored else volume
+        return np.ascontiguousarray(np.rot90(seen, turns, axes=(0, 1)))
+
+    return tuple(turn(volume) for volume in volumes)
 
 
 def vary_intensity(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.models.registry import TASKS, task_of
 from h2lo_bids.training.options import FitOptions
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Method:
     fit: Callable[..., FitResult] = _fit_operator
     shares: bool = False
 
+    @property
+    def task(self) -> str:
+        """What it is for: one of `h2lo_bids.models.registry.TASKS`."""
+        return task_of(self.name)
+
 
 def _as_given(options: FitOptions) -> FitOptions:
     return options
@@ -91,9 +97,23 @@ METHODS: dict[str, Method] = {
         _operator("h2lo-mlp", _relu_trunk),
         _operator("h2lo-nograd", _no_gradient_term),
         _operator("h2lo", _as_given),
+        _other("pfsr"),
     )
 }
-"""In the order of the paper's Table 1."""
+"""In the order of the paper's Table 1, then those for other tasks."""
+
+
+def methods_of(task: str) -> dict[str, Method]:
+    """Return the methods for a task by name, in the order of `METHODS`.
+
+    Raises
+    ------
+    UsageError
+        If there is no such task.
+    """
+    if task not in TASKS:
+        raise UsageError(f"task {task!r} is not one of {', '.join(TASKS)}")
+    return {name: method for name, method in METHODS.items() if method.task == task}
 
 
 def find_method(name: str) -> Method:

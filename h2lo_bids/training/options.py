@@ -18,7 +18,10 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 VALIDATIONS = ("crops", "volume")
 _PLACE = ("device",)
 """Where a fit runs: it may go on elsewhere, so this is no part of what it is."""
-_LATER = {"family": "h2lo", "max_seconds": None}
+_LATER = {
+    "family": "h2lo", "max_seconds": None, "flip_rotate": False, "warmup_from": 0.0,
+    "starts_from": None,
+}  # fmt: skip
 """Options that fits of earlier versions do not name, and what they were there."""
 
 
@@ -33,8 +36,9 @@ class FitOptions:
     learning_rate, floor
         Adam's rate at the start of the cosine and at its end; the paper takes
         1e-4 and 1e-6.
-    warmup
-        Steps of linear rise before; the paper has none.
+    warmup, warmup_from
+        Steps of linear rise before, and the part of the rate from which it rises; the
+        paper has none for synthesis, and rises from 0.5 in fine-tuning an enhancer.
     rate_steps
         Steps for which the rate stays the same: 1, or with ``"volume"`` the
         steps of an epoch, as in the paper.
@@ -66,6 +70,12 @@ class FitOptions:
         Crops of the validation pairs that a validation takes.
     augmentation
         Variation of the pairs.
+    flip_rotate
+        Whether each patch is one of its eight axial mirror images and quarter turns,
+        drawn at random; for enhancement alone.
+    starts_from
+        SHA-256 of the weights from which a fine-tuning starts; None draws them
+        from the seed.
     family
         A key of `h2lo_bids.models.registry.FAMILIES`: what `architecture` is of.
     architecture
@@ -82,6 +92,7 @@ class FitOptions:
     learning_rate: float = 1e-4
     floor: float = 1e-6
     warmup: int = 0
+    warmup_from: float = 0.0
     rate_steps: int = 1
     sampling: str = "patch"
     crop: int = 32
@@ -97,6 +108,8 @@ class FitOptions:
     validation: str = "crops"
     validation_crops: int = 24
     augmentation: Augmentation = NONE
+    flip_rotate: bool = False
+    starts_from: str | None = None
     family: str = "h2lo"
     architecture: Architecture = field(default_factory=H2loArchitecture)
     max_seconds: float | None = None
@@ -110,22 +123,25 @@ class FitOptions:
             if getattr(self, name) not in known:
                 listed = ", ".join(known)
                 raise UsageError(f"{name} {getattr(self, name)!r} is not one of {listed}")
+        self._check_numbers()
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise UsageError(f"device {self.device!r} is not one of cpu, cuda, cuda:N, auto")
+
+    def _check_numbers(self) -> None:
         for name in (
             "steps", "crop", "batch", "points", "rate_steps", "validate_first", "validate_every",
             "checkpoint_every", "validation_crops",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.average < 1:
-            raise UsageError(f"average must be from 0 to below 1, not {self.average}")
-        if not self.learning_rate > 0:
-            raise UsageError(f"the learning rate must be positive, not {self.learning_rate}")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise UsageError(f"max_seconds must be positive, not {self.max_seconds}")
+        for name in ("average", "warmup_from"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+        for name, what in (("learning_rate", "the learning rate"), ("max_seconds", "max_seconds")):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise UsageError(f"{what} must be positive, not {value}")
         if not 0 <= self.lambda_grad < float("inf"):
             raise UsageError(f"lambda_grad must be 0 or more, not {self.lambda_grad}")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UsageError(f"device {self.device!r} is not one of cpu, cuda, cuda:N, auto")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-ready values."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 
 
 @dataclass(frozen=True)
 class Pair:
     """A high-field volume and its low-field partner on the model's frame.
+
+    Whatever fits, applies and scores a model takes `hf` for its input and `lf` for its
+    target. For the other task the two change places: see `swapped`.
 
     Parameters
     ----------
@@ -24,6 +28,9 @@ class Pair:
         float16 to keep many pairs in memory: crops are computed in float32.
     mask
         bool (X, Y, Z): the brain, outside which the product is exactly 0.
+    task
+        ``"synthesize"``, or ``"enhance"`` where `hf` holds the low-field image, the
+        input, and `lf` the high-field one, the target.
 
     Raises
     ------
@@ -35,6 +42,7 @@ class Pair:
     hf: np.ndarray = field(hash=False, compare=False, repr=False)
     lf: np.ndarray = field(hash=False, compare=False, repr=False)
     mask: np.ndarray = field(hash=False, compare=False, repr=False)
+    task: str = SYNTHESIZE
 
     def __post_init__(self) -> None:
         if self.hf.ndim != 3 or not self.hf.shape == self.lf.shape == self.mask.shape:
@@ -44,6 +52,16 @@ class Pair:
             raise BadDataError(f"pair {self.name}: NaN or infinite voxels; prepare the pair again")
         if not self.mask.any():
             raise BadDataError(f"pair {self.name}: its brain mask is empty; prepare the pair again")
+
+    def swapped(self) -> Pair:
+        """Return the pair for the other task: input and target change places."""
+        task = SYNTHESIZE if self.task == ENHANCE else ENHANCE
+        return replace(self, hf=self.lf, lf=self.hf, task=task)
+
+    @property
+    def high_field(self) -> np.ndarray:
+        """The high-field volume, whichever part it plays; it decides the foreground."""
+        return self.lf if self.task == ENHANCE else self.hf
 
     @property
     def shape(self) -> tuple[int, int, int]:

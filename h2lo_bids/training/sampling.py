@@ -113,6 +113,21 @@ def epoch_batch(count: int, batch: int, step: int, seed: int) -> np.ndarray:
     return order[at * batch : (at + 1) * batch]
 
 
+def cycled_batch(count: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Return the pairs of a step of full batches, whatever the number of pairs.
+
+    Pairs follow each other as shuffled epochs do, and a batch may take the end of
+    one and the beginning of the next, and a pair several times if there are few.
+
+    Parameters
+    ----------
+    count, batch, step, seed
+        As for `epoch_batch`.
+    """
+    at = range(step * batch, (step + 1) * batch)
+    return np.concatenate([epoch_batch(count, 1, place, seed) for place in at])
+
+
 def epoch_steps(count: int, batch: int) -> int:
     """Return the number of steps in which each of `count` pairs is taken once."""
     return -(-count // batch)

@@ -7,7 +7,9 @@ import math
 from h2lo_bids.training.options import FitOptions
 
 
-def cosine_rate(step: int, steps: int, start: float, floor: float, warmup: int = 0) -> float:
+def cosine_rate(
+    step: int, steps: int, start: float, floor: float, warmup: int = 0, warmup_from: float = 0.0
+) -> float:
     """Return the learning rate of a step (cosine annealing, as in the paper).
 
     A function of the step alone, so that a resumed run needs no state for it.
@@ -21,13 +23,17 @@ def cosine_rate(step: int, steps: int, start: float, floor: float, warmup: int =
     start, floor
         Rate at the beginning and the rate it falls to.
     warmup
-        Steps over which the rate first rises linearly; the paper has none.
+        Steps over which the rate first rises linearly.
+    warmup_from
+        The part of `start` at which it then begins; with 0 at the first step above.
 
     Returns
     -------
     float
         Between `floor` and `start`, except during the warm-up.
     """
+    if step < warmup and warmup_from:
+        return start * (warmup_from + (1 - warmup_from) * step / warmup)
     if step < warmup:
         return start * (step + 1) / warmup
     return cosine_part((step - warmup) / max(1, steps - 1 - warmup), start, floor)
@@ -65,6 +71,6 @@ def rate_of(step: int, options: FitOptions) -> float:
     """
     o, every = options, options.rate_steps
     if every == 1:
-        return cosine_rate(step, o.steps, o.learning_rate, o.floor, o.warmup)
+        return cosine_rate(step, o.steps, o.learning_rate, o.floor, o.warmup, o.warmup_from)
     epochs = -(-o.steps // every)
     return cosine_rate(step // every, epochs + 1, o.learning_rate, o.floor, o.warmup // every)
