@@ -48,7 +48,8 @@ def read_settings(argv: Sequence[str]) -> Settings:
         lists[key] = tuple(word for words in lists[key] for word in words)
     for key in lists.keys() & {"contrast", "method", "fold"}:  # to be done once each
         lists[key] = tuple(dict.fromkeys(lists[key]))
-    check_options(given["level"], given, pairs=given.get("pairs", False))
+    told = {key: given[key] for key in ("pairs", "task") if key in given}
+    check_options(given["level"], given, **told)
     return Settings(**{**given, **lists})
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from h2lo_bids.cli.settings import ENHANCE, SYNTHESIZE
 from h2lo_bids.errors import UnknownLevelError, UsageError
 
 LEVELS = ("participant", "group", "evaluate", "benchmark")
 ALIASES = {"train": "group"}
 
 _PAIRS = "participant --pairs"
+_ENHANCE = "participant --task enhance"
 _ON_PAIRS = (_PAIRS, "group", "evaluate", "benchmark")
 _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("participant", _ENHANCE): ("all_scans", "sloppy", "write_graph"),
     ("participant",): (
-        "all_scans",
-        "sloppy",
-        "write_graph",
         "output_spaces",
         "template_file",
         "fetch_templates",
@@ -24,9 +24,10 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
         "realisations",
         "uncertainty",
     ),
-    ("participant", "evaluate"): ("model",),
-    LEVELS: ("method", "precision", "device", "reports_only"),
-    _ON_PAIRS: ("contrast", "hf", "lf", "lf_dir", "lf_fusion", "resolution"),
+    ("participant", _ENHANCE, "evaluate"): ("model",),
+    (*LEVELS, _ENHANCE): ("task", "method", "precision", "device", "reports_only"),
+    _ON_PAIRS: ("contrast", "hf", "lf_dir", "resolution"),
+    (*_ON_PAIRS, _ENHANCE): ("lf", "lf_fusion"),
     ("group", "evaluate", "benchmark"): ("keep_flagged_pairs",),
     ("group", "benchmark"): (
         "protocol",
@@ -70,7 +71,9 @@ def canonical(level: str) -> str:
     return level
 
 
-def check_options(level: str, options: Iterable[str], *, pairs: bool = False) -> None:
+def check_options(
+    level: str, options: Iterable[str], *, pairs: bool = False, task: str = SYNTHESIZE
+) -> None:
     """Refuse options that a level would ignore.
 
     Parameters
@@ -81,6 +84,8 @@ def check_options(level: str, options: Iterable[str], *, pairs: bool = False) ->
         Fields of `Settings` that the user gave.
     pairs
         Whether ``--pairs`` is among them.
+    task
+        What ``--task`` says.
 
     Raises
     ------
@@ -89,7 +94,8 @@ def check_options(level: str, options: Iterable[str], *, pairs: bool = False) ->
     """
     if pairs and level != "participant":
         raise UsageError(f"--pairs is an option of participant; {level} prepares pairs by itself")
-    mode = _PAIRS if pairs else level
+    enhances = level == "participant" and task == ENHANCE
+    mode = _PAIRS if pairs else _ENHANCE if enhances else level
     for option in options:
         takers = TAKEN_BY.get(option)
         if takers is not None and mode not in takers:

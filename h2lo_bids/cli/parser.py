@@ -11,13 +11,22 @@ from h2lo_bids import __version__
 from h2lo_bids.cli import convert
 from h2lo_bids.cli.parser_benchmark import BENCHMARK, add_benchmark
 from h2lo_bids.cli.parser_training import add_fitting, add_folds, add_pairs
-from h2lo_bids.cli.settings import ALL, METHODS, NOISES, PRECISIONS, SKULL_STRIP, default_of
+from h2lo_bids.cli.settings import (
+    ALL,
+    METHODS,
+    NOISES,
+    PRECISIONS,
+    SKULL_STRIP,
+    TASKS,
+    default_of,
+)
 from h2lo_bids.errors import UsageError
 
 DESCRIPTION = """Low-field MRI synthesized from high-field MRI with a neural operator.
 
 analysis levels:
-  participant  synthesize the low-field partner of each high-field scan
+  participant  synthesize the low-field partner of each high-field scan; --task enhance: enhance
+               low-field scans
   group        fit, cross-validate and package a model from paired scans; also: train
   evaluate     score models on paired scans
   benchmark    fit and score every method on the same folds: Table 1 of the paper"""
@@ -169,6 +178,12 @@ def _selection(group: argparse._ArgumentGroup) -> None:
 
 def _method(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add(
+        "--task",
+        choices=TASKS,
+        help="synthesize: from high field to low field; enhance: from low field to high field, "
+        "with models that `group --task enhance` fits " + _default("task"),
+    )
     add(
         "--method",
         "--methods",

@@ -16,6 +16,7 @@ METHODS = (
     "h2lo", "h2lo-mlp", "h2lo-nograd", "arnold", "pix2pix", "diffi2i", "inr", "identity",
 )  # fmt: skip
 ALL = "all"
+SYNTHESIZE, ENHANCE = TASKS = ("synthesize", "enhance")
 PROTOCOLS = ("default", "paper")
 SAMPLINGS = ("patch", "volume")
 TRUNKS = ("siren", "mlp")
@@ -42,6 +43,7 @@ class Settings:
     skip_bids_validation: bool = False
     derivatives: tuple[tuple[str, Path], ...] = ()
     # method
+    task: str = SYNTHESIZE
     method: tuple[str, ...] = ()
     model: tuple[tuple[str, Path], ...] = ()
     skull_strip: str = "auto"
