@@ -62,7 +62,7 @@ def fit_diffi2i(
 ) -> FitResult:
     """Fit DiffI2I to axial slices, or go on with the fit that `folder` holds.
 
-    The first half of the steps is stage 1 (see `DiffI2ITask`), an eighth the prior
+    Three sevenths of the steps are stage 1 (see `DiffI2ITask`), one the prior
     alone, the rest both together. Stage 1 is not validated: its model sees the target.
 
     Parameters
