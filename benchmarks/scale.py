@@ -91,7 +91,7 @@ def stand_in(template: str) -> None:
 
     def popen(command, **options):
         if command[1:3] == ["-m", "h2lo_bids.cli.worker"]:
-            command = [sys.executable, str(CHILD), command[3], template]
+            command = [sys.executable, "-I", "-S", str(CHILD), command[3], template]
         return real(command, **options)
 
     names = {name: getattr(subprocess, name) for name in ("PIPE", "TimeoutExpired")}

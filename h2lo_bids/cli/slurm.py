@@ -92,8 +92,9 @@ def _cluster(options: argparse.Namespace) -> Cluster:
         **{
             name: getattr(options, name)
             for name in ("time", "mem", "cpus", "partition", "account", "throttle", "max_array",
-                         "requeue", "warn", "scratch", "image", "runtime")
+                         "warn", "scratch", "image", "runtime")
         },
+        requeue=options.max_requeues if options.requeue else 0,
         sbatch=tuple(options.sbatch),
         binds=tuple(options.bind),
         setup=tuple(options.setup),

@@ -63,13 +63,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--requeue",
+        action="store_true",
+        help="put a task back into the queue when its time is up or its machine fails; it goes on "
+        "where it was",
+    )
+    group.add_argument(
+        "--max-requeues",
         type=convert.integer(1),
-        nargs="?",
-        const=10,
-        default=0,
-        metavar="TIMES",
-        help="put a task back into the queue when its time is up (10 times, if not said "
-        "otherwise) or its machine fails; it goes on where it was",
+        default=10,
+        metavar="N",
+        help="how often at most (default: 10)",
     )
     group.add_argument(
         "--warn",

@@ -203,7 +203,8 @@ def finish(folder: Path, name: str, code: int) -> None:
 
 
 def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
-    code, said, folder = dataset()
+    code, said, folder = dataset("--requeue")  # stands right before the input's folder
+    assert "--signal=B:USR1@60" in (folder / "participant.sh").read_text()
     assert (code, said.splitlines()[0]) == (0, "participant: 2 of 2 tasks to submit")
     finish(folder, "sub-01", 0)
     finish(folder, "sub-02", 65)
