@@ -24,12 +24,17 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+# What the image is locked to is installed here too where Python is the image's.
+$(VENV)/constraints.txt: $(VENV)/.made requirements/common.txt
+	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
+	then sed -n 's/^\([a-z0-9._-]*==[^ ;]*\).*/\1/p' requirements/common.txt; fi >$@
+
+$(VENV)/.installed: $(VENV)/constraints.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint $< --editable .
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[test,lint]'
 	touch $@
 
 demo: $(VENV)/.installed
@@ -56,6 +61,7 @@ lint: $(VENV)/.tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python docs/make_usage.py --check
 
 docs: $(VENV)/.installed
