@@ -12,10 +12,18 @@ from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.metrics import METRICS
 
 IDENTITY = "identity"
-"""The method that returns the high-field image."""
+"""The method that returns its input: the high-field image, or the low-field one to enhance."""
 
 IDENTITY_TITLE = "HF image"
 """Its row in Table 1."""
+
+IDENTITY_TITLES = {"synthesize": IDENTITY_TITLE, "enhance": "LF image"}
+"""Its row by task.
+
+For enhancement no other baseline stands beside it: on the pairs' grid the low-field image is
+what cubic or linear interpolation makes of the thick-slice scans, so that the row is that of
+bicubic interpolation, too.
+"""
 
 REGIONS = ("foreground", "whole")
 """As computed: over the voxels of `metrics.foreground`, or over the whole volume."""
@@ -68,9 +76,9 @@ def score(
     Parameters
     ----------
     predicted
-        (X, Y, Z), synthesized; clipped to [0, 1] first.
+        (X, Y, Z), what a model made; clipped to [0, 1] first.
     target
-        (X, Y, Z), the real low-field volume, in [0, 1].
+        (X, Y, Z), the real low-field volume, or for enhancement the high-field one, in [0, 1].
     high_field
         (X, Y, Z), in [0, 1]; decides the foreground.
     subject, method, fold

@@ -112,8 +112,8 @@ class Pfsr(nn.Module):
         self.groups = nn.Sequential(*(_Group(a) for _ in range(a.groups)))
         self.tail = _conv(a.features, 1)
         if not self.tail.weight.is_meta:
-            nn.init.zeros_(self.tail.weight)
-            nn.init.zeros_(self.tail.bias)
+            for parameter in self.tail.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """Enhance patches (B, 1, X, Y, Z) in [0, 1]: the same shape, not clipped."""

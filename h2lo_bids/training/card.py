@@ -7,8 +7,8 @@ from typing import Any
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.training.card_methods import steps_sentence
 from h2lo_bids.training.card_parts import (
-    FIGURES_NOTE,
     best_sentence,
+    figures_note,
     markdown,
     software,
     variation,
@@ -83,7 +83,7 @@ def build_card(contrast: str, training: dict[str, Any], held_out: dict[str, Any]
         "on, nor used to choose the weights. They say how well the simulation was learned, not "
         "how close the output is to a real 64 mT scan.",
         _table(held_out["mean"]),
-        FIGURES_NOTE,
+        figures_note(),
         "## Intended use",
         INTENDED_USE,
         "## Limits",

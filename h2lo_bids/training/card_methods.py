@@ -11,6 +11,10 @@ _NATURE = {
         "The output's noise is drawn at random, and its contrast is that of the high-field image."
     ),
     "pix2pix": "An adversarial loss may show detail that is in no scan of this person.",
+    "pfsr": (
+        "The output is what is likely, not what was measured: it may lack detail of the scan and "
+        "show some that is not in the head."
+    ),
     "identity": "The output is the high-field image itself, not a low-field image.",
 }
 

@@ -9,13 +9,21 @@ from importlib.metadata import version
 from typing import Any
 
 from h2lo_bids import __version__
+from h2lo_bids.evaluation.scores import IDENTITY_TITLES
 from h2lo_bids.training.augment import Augmentation
 
-FIGURES_NOTE = (
-    '"HF image" is the high-field image itself, taken as the prediction. PSNR, SSIM and NCC '
-    "are those of the whole volume; the histogram distances count the voxels with a "
-    "high-field value above 0.01."
-)
+FIELDS = {"synthesize": ("low-field", "high-field"), "enhance": ("high-field", "low-field")}
+"""Target and input by task."""
+
+
+def figures_note(task: str = "synthesize") -> str:
+    """Say what the rows and columns of a card's table are."""
+    title, field = IDENTITY_TITLES[task], FIELDS[task][1]
+    return (
+        f'"{title}" is the {field} image itself, taken as the prediction. PSNR, SSIM and NCC '
+        "are those of the whole volume; the histogram distances count the voxels with a "
+        "high-field value above 0.01."
+    )
 
 
 def software() -> dict[str, str]:
@@ -35,23 +43,29 @@ def _wrapped(paragraph: str) -> str:
     return textwrap.fill(paragraph, 92, break_long_words=False, break_on_hyphens=False)
 
 
-def best_sentence(step: int, psnr: float, identity: float, where: str = " in the brain") -> str:
+def best_sentence(
+    step: int,
+    psnr: float,
+    identity: float,
+    where: str = " in the brain",
+    task: str = "synthesize",
+) -> str:
     """Say which step's weights were kept."""
     return (
         f"The weights are those of step {step}, the best in "
-        f"validation: {psnr:.2f} dB{where}, where the high-field image "
+        f"validation: {psnr:.2f} dB{where}, where the {FIELDS[task][1]} image "
         f"has {identity:.2f} dB."
     )
 
 
-def variation(ranges: Mapping[str, Any]) -> str:
+def variation(ranges: Mapping[str, Any], task: str = "synthesize") -> str:
     """Say how the pairs were varied in training; empty if they were not."""
     a = Augmentation(**ranges)
     if a == Augmentation():
         return ""
     return (
         f"Varied in training: left-right mirror images (probability {a.flip:g}), shifts in the "
-        f"frame up to {a.shift} voxels, and of the high-field image alone its scale "
+        f"frame up to {a.shift} voxels, and of the {FIELDS[task][1]} image alone its scale "
         f"({1 - a.scale:g} to 1), exponent (exp of +-{a.gamma:g}), a smooth field (each term "
         f"+-{a.bias:g}) and Gaussian noise (standard deviation up to {a.noise:g})."
     )

@@ -13,10 +13,12 @@ from h2lo_bids.bids.content import read_json
 from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.tables import markdown_table
 from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.models.registry import ENHANCE
 from h2lo_bids.training.card_methods import nature, steps_sentence
 from h2lo_bids.training.card_parts import (
-    FIGURES_NOTE,
+    FIELDS,
     best_sentence,
+    figures_note,
     markdown,
     software,
     variation,
@@ -26,19 +28,30 @@ from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
 
-INTENDED_USE = (
-    "Research: simulating what the low-field scanner of the training pairs would show of a brain "
-    "from its high-field scan, to plan studies, test pipelines and augment training data."
-)
+INTENDED_USE = {
+    "synthesize": (
+        "Research: simulating what the low-field scanner of the training pairs would show of a "
+        "brain from its high-field scan, to plan studies, test pipelines and augment training data."
+    ),
+    "enhance": (
+        "Research: estimating from a scan of the training pairs' low-field scanner what their "
+        "high-field scanner would show of the same brain."
+    ),
+}
 _LIMITS = (
     "Learned from {pairs} of {people} in one pair of scanners and protocols: other scanners, "
     "protocols, ages and diseases are untried. {nature} Not for diagnosis."
 )
 _SIMULATED = (
-    "**Trained on simulated pairs, not on real low-field scans.** Its contrast, noise and blur "
-    "are those of the simulation, and its figures say how well that was learned, not how close "
-    "the output is to a real low-field scan."
+    "**Trained on simulated pairs, not on real low-field scans.** {known} of the simulation, and "
+    "its figures say how well that was learned, not how close the output is to a real "
+    "{field} scan."
 )
+_KNOWN = {
+    "synthesize": "Its contrast, noise and blur are those",
+    "enhance": "The contrast, noise and blur that it removes are those",
+}
+_TURNS = "Each patch was one of its eight axial mirror images and quarter turns, drawn at random."
 _REAL = "Trained on real pairs: the same people in a high-field and a low-field scanner."
 
 
@@ -100,23 +113,24 @@ class SiteModel:
 
     @property
     def strengths(self) -> tuple[float | None, float | None]:
-        """Field strengths in tesla, high and low: medians over the pairs' records."""
+        """Field strengths in tesla, of input and target: medians over the pairs' records."""
+        keys = ("InputMagneticFieldStrength", "MagneticFieldStrength")
         return tuple(  # type: ignore[return-value]
             _median(self.pairs, key)
-            for key in ("InputMagneticFieldStrength", "MagneticFieldStrength")
+            for key in (keys if self.method.task != ENHANCE else reversed(keys))
         )
 
 
 def site_metadata(model: SiteModel) -> dict[str, Any]:
     """Return the metadata of a site's model."""
-    high, low = model.strengths
+    source, target = model.strengths
     return {
         "name": model.name,
         "title": model.method.title,
         "version": "1",
         "value_range": [0, 1],
-        "source_field_strength": high,
-        "target_field_strength": low,
+        "source_field_strength": source,
+        "target_field_strength": target,
         "training_data": {
             "kind": model.kind,
             "description": _description(model),
@@ -137,7 +151,7 @@ def site_metadata(model: SiteModel) -> dict[str, Any]:
         "seed": model.options.seed,
         "software": software(),
         **_held_out(model),
-        "intended_use": INTENDED_USE,
+        "intended_use": INTENDED_USE[model.method.task],
         "limits": _limits(model),
         **({"noise": dict(model.noise)} if model.noise else {}),
         **({"members": model.members} if model.members else {}),
@@ -159,18 +173,19 @@ def site_card(model: SiteModel, parameters: int) -> str:
     sides, spacing = ("x".join(f"{v:g}" for v in values) for values in (frame.shape, frame.spacing))
     paragraphs = [
         f"# {model.name}: a {model.contrast} model of {model.kind} pairs",
-        _SIMULATED if model.kind == "simulated" else _REAL,
+        _nature_of_pairs(model),
         f"{model.method.title} ({model.contrast}, {_fields(model)}, {parameters:,} parameters) "
         f"after {CATALOGUE[model.method.name].reference}, on a {sides} grid of {spacing} mm "
         "voxels centred on the brain.",
         "## Training data",
         _description(model) + ".",
         _parts(model),
-        variation(model.options.to_dict()["augmentation"]),
+        variation(model.options.to_dict()["augmentation"], model.method.task),
+        _TURNS * model.options.flip_rotate,
         "## Figures",
         *_figures(model),
         "## Intended use",
-        INTENDED_USE,
+        INTENDED_USE[model.method.task],
         "## Limits",
         _limits(model),
         "## How it was fitted",
@@ -178,6 +193,13 @@ def site_card(model: SiteModel, parameters: int) -> str:
         *_carried(model),
     ]
     return markdown(paragraphs)
+
+
+def _nature_of_pairs(model: SiteModel) -> str:
+    task = model.method.task
+    if model.kind != "simulated":
+        return _REAL
+    return _SIMULATED.format(known=_KNOWN[task], field=FIELDS[task][0])
 
 
 def _description(model: SiteModel) -> str:
@@ -225,7 +247,7 @@ def _figures(model: SiteModel) -> list[str]:
         )
         spread = f"population standard deviation over {first.over}"
     table = markdown_table(model.summary, {model.method.name: model.method.title})
-    return [f"{how} ± {spread}.", table.strip(), FIGURES_NOTE]
+    return [f"{how} ± {spread}.", table.strip(), figures_note(model.method.task)]
 
 
 def _held_out(model: SiteModel) -> dict[str, Any]:
@@ -263,7 +285,8 @@ def _fitting(model: SiteModel) -> str:
     sentences = [f"{steps_sentence(model.options.to_dict())}; {model.seconds / 60:.1f} minutes."]
     if math.isfinite(model.best_psnr) and model.best_step:
         where = " in the brain" if model.options.validation == "crops" else ""
-        sentences += [best_sentence(model.best_step, model.best_psnr, model.identity_psnr, where)]
+        figures = (model.best_step, model.best_psnr, model.identity_psnr)
+        sentences += [best_sentence(*figures, where, model.method.task)]
     return " ".join([*sentences, model.schedule]).strip()
 
 

@@ -13,18 +13,16 @@ import torch
 from h2lo_bids.bids.atomic import atomic_write_bytes
 from h2lo_bids.bids.dataset import write_json
 from h2lo_bids.errors import MissingInputError
-from h2lo_bids.evaluation.scores import IDENTITY, Score
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.tables import write_scores
 from h2lo_bids.models.bundle import save_bundle
-from h2lo_bids.training.card_parts import software
+from h2lo_bids.training.card_parts import FIELDS, software
 from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata
 from h2lo_bids.training.fitting import (
     Say,
     common_frame,
     finite,
-    fit_prepared,
-    pairs_cache,
 )
 from h2lo_bids.training.foldjob import (
     BUNDLE,
@@ -41,11 +39,12 @@ from h2lo_bids.training.foldjob import (
 )
 from h2lo_bids.training.folds import PARTS
 from h2lo_bids.training.heldout import predict_pair, score_pair
-from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 from h2lo_bids.training.resources import peak_memory
+
+_DOING = {"synthesize": "synthesizing", "enhance": "enhancing"}
 
 if TYPE_CHECKING:
     from h2lo_bids.models.interface import Model
@@ -85,20 +84,16 @@ def run_fold(job: FoldJob, progress: Callable[[str], None] | None = None) -> Pat
         return job.folder
     work = fit_folder(job)
     tell_of_others(job, work, say)
-    method = find_method(job.method)
-    options = method.adapt(job.options)
+    options = job.adapted
     common_frame(job.pairs_in(*PARTS))
-    result = fit_prepared(
-        method, job.pairs_in("train"), job.pairs_in("validation"), options, work,
-        cache=pairs_cache(job.work_dir), devices=job.devices, progress=say,
-    )  # fmt: skip
+    result = job.fit(work, say)
     withdraw(job.folder)
     scores, seconds = _score(job, result.model, options, say)
-    _write_bundle(job, method, options, result, scores)
+    _write_bundle(job, options, result, scores)
     atomic_write_bytes(job.folder / HISTORY, _read(work / HISTORY))
     # Last: a folder with a record is taken for a whole one.
     measured = {"synthesis_seconds": seconds, "peak_memory_gb": peak_memory()}
-    write_json(job.folder / RECORD, {**_record(job, method, options, result), **measured})
+    write_json(job.folder / RECORD, {**_record(job, options, result), **measured})
     say(f"done; best validation {result.best_psnr:.2f} dB at step {result.best_step}")
     return job.folder
 
@@ -113,7 +108,7 @@ def _score(
     device, seed = options.device, options.seed
     for prepared in job.pairs_in("test"):
         pair = read_prepared(prepared)
-        say(f"synthesizing {pair.name}")
+        say(f"{_DOING[job.task]} {pair.name}")
         began = time.perf_counter()
         predicted = predict_pair(model, pair, device=device, seed=seed)
         seconds.append(round(time.perf_counter() - began, 3))
@@ -123,19 +118,20 @@ def _score(
                 model, pair, method=job.method, fold=job.fold.index, predicted=predicted
             )
         pictures.update(pictures_of(pair, predicted))
-    write_scores(job.folder / SCORES, scores, {job.method: find_method(job.method).title})
+    titles = {IDENTITY: IDENTITY_TITLES[job.task], job.method: job.row_title}
+    write_scores(job.folder / SCORES, scores, titles)
     write_pictures(job.folder / PICTURES, pictures)
     return scores, seconds
 
 
 def _write_bundle(
-    job: FoldJob, method: Method, options: FitOptions, result: FitResult, scores: list[Score]
+    job: FoldJob, options: FitOptions, result: FitResult, scores: list[Score]
 ) -> None:
     pairs = job.pairs_in(*PARTS)
     site = SiteModel(
         name=f"{job.method}_{job.contrast}_fold-{job.fold.index}",
         contrast=job.contrast,
-        method=method,
+        method=job.recipe,
         pairs=pairs,
         subjects={part: getattr(job.fold, part) for part in PARTS},
         options=options,
@@ -153,15 +149,16 @@ def _write_bundle(
         frame=common_frame(pairs),
         metadata=site_metadata(site),
         card=site_card(site, _parameters(result.model)),
-        method=job.method,
+        method=job.recipe.name,
     )
 
 
-def _record(job: FoldJob, method: Method, options: FitOptions, result: FitResult) -> dict[str, Any]:
+def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, Any]:
     pairs = job.pairs_in(*PARTS)
     return {
         **job.identity(),
-        "title": method.title,
+        "title": job.row_title,
+        "task": job.task,
         "options": json.loads(json.dumps(options.to_dict())),
         "seed": options.seed,
         "given": json.loads(json.dumps(job.options.identity())),
@@ -176,19 +173,20 @@ def _record(job: FoldJob, method: Method, options: FitOptions, result: FitResult
         "threads": torch.get_num_threads(),  # they decide the last bits, as do the devices
         "devices": job.devices,
         "software": software(),
-        "warnings": _warnings(pairs, result, job.method),
+        "warnings": _warnings(pairs, result, job),
     }
 
 
-def _warnings(pairs: tuple[PreparedPair, ...], result: FitResult, method: str) -> list[str]:
+def _warnings(pairs: tuple[PreparedPair, ...], result: FitResult, job: FoldJob) -> list[str]:
     lines = [
         f"{pair.name or pair.subject}: doubtful registration: {'; '.join(pair.check.reasons)}"
         for pair in pairs
         if pair.check.flagged
     ]
-    if method != IDENTITY and result.best_psnr <= result.identity_psnr:
+    if job.method != IDENTITY and result.best_psnr <= result.identity_psnr:
+        target, source = FIELDS[job.task]
         lines.append(
-            "in validation the model is no closer to the low-field images than the high-field "
+            f"in validation the model is no closer to the {target} images than the {source} "
             "images themselves: take more steps or more pairs"
         )
     return lines

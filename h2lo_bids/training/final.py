@@ -74,9 +74,10 @@ class FinalJob:
         return {"train": tuple(sorted(everybody - held)), "validation": tuple(sorted(held))}
 
     def pairs_in(self, *parts: str) -> tuple[PreparedPair, ...]:
-        """Return the pairs of some parts, or raise `UsageError`."""
-        subjects = self.subjects
-        return pairs_of(self.pairs, [s for p in parts for s in subjects[p]], self.contrast)
+        """Return the pairs of some parts, for the method's task, or raise `UsageError`."""
+        subjects, task = self.subjects, find_method(self.method).task
+        found = pairs_of(self.pairs, [s for p in parts for s in subjects[p]], self.contrast)
+        return tuple(pair.for_task(task) for pair in found)
 
 
 def model_folder(out_dir: Path, contrast: str, method: str) -> Path:

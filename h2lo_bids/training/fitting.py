@@ -67,6 +67,11 @@ def pairs_cache(work_dir: Path) -> Path:
     return Path(work_dir) / "training" / "pairs"
 
 
+def pair_files(pairs: Sequence[PreparedPair]) -> list[PairFiles]:
+    """Name the files of pairs, for `h2lo_bids.training.stored.open_pairs`."""
+    return [PairFiles(p.name, p.hf, p.lf, p.mask, p.task) for p in pairs]
+
+
 def fit_prepared(
     method: Method,
     train: Sequence[PreparedPair],
@@ -104,7 +109,7 @@ def fit_prepared(
     -------
     FitResult
     """
-    files = [[PairFiles(p.name, p.hf, p.lf, p.mask) for p in part] for part in (train, validation)]
+    files = [pair_files(part) for part in (train, validation)]
     if devices > 1 and not method.shares:
         (progress or (lambda line: None))(f"{method.name} is fitted by one process, not {devices}")
     elif devices > 1:

@@ -7,16 +7,26 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import CannotCreateError
-from h2lo_bids.training.fitting import Say, pairs_fingerprint, pairs_of
+from h2lo_bids.models.registry import SYNTHESIZE
+from h2lo_bids.training.fitting import (
+    Say,
+    fit_prepared,
+    pairs_cache,
+    pairs_fingerprint,
+    pairs_of,
+)
 from h2lo_bids.training.folds import PARTS, Fold
-from h2lo_bids.training.methods import find_method
+from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
+
+if TYPE_CHECKING:
+    from h2lo_bids.training.fit import FitResult
 
 RECORD, SCORES, HISTORY, PICTURES, BUNDLE = (
     "record.json", "scores.tsv", "history.csv", "pictures.npz", "bundle"
@@ -57,14 +67,20 @@ class FoldWork:
         return fold_folder(self.out_dir, self.contrast, self.method, self.fold.index)
 
     @property
+    def task(self) -> str:
+        """What the method is for; a simulator of others synthesizes."""
+        return SYNTHESIZE
+
+    @property
     def title(self) -> str:
         """The fold for a person."""
         return f"{self.contrast} {self.method} fold {self.fold.index}"
 
     def pairs_in(self, *parts: str) -> tuple[PreparedPair, ...]:
-        """Return the pairs of some parts of the fold, or raise `UsageError`."""
+        """Return the pairs of some parts of the fold, for its task, or raise `UsageError`."""
         subjects = [s for part in parts for s in getattr(self.fold, part)]
-        return pairs_of(self.pairs, subjects, self.contrast)
+        found = pairs_of(self.pairs, subjects, self.contrast)
+        return tuple(pair.for_task(self.task) for pair in found)
 
     def method_options(self) -> dict[str, Any]:
         """Return what decides the results besides pairs and fold."""
@@ -79,6 +95,8 @@ class FoldWork:
             "options": self.method_options(),
             "pairs": {p.record.stem: p.fingerprint for p in self.pairs_in(*PARTS)},
             "pairs_fingerprint": pairs_fingerprint(self.pairs_in(*PARTS)),
+            # Folds of earlier versions say nothing of it, and stay what they are.
+            **({"task": self.task} if self.task != SYNTHESIZE else {}),
         }
         return json.loads(json.dumps(values))  # tuples become lists, as in the file
 
@@ -92,7 +110,7 @@ class FoldJob(FoldWork):
     contrast, fold, pairs, out_dir, work_dir
         As in `FoldWork`.
     method
-        A key of `h2lo_bids.training.methods.METHODS`.
+        A key of `h2lo_bids.training.methods.METHODS`, whose task is the fold's.
     options
         As the user gave them; the method changes what makes it that method.
     devices
@@ -104,9 +122,36 @@ class FoldJob(FoldWork):
     options: FitOptions
     devices: int = 1
 
+    @property
+    def recipe(self) -> Method:
+        """What is fitted, and whose bundle is written; `method` names the row of the table."""
+        return find_method(self.method)
+
+    @property
+    def row_title(self) -> str:
+        """The row of the table."""
+        return self.recipe.title
+
+    @property
+    def task(self) -> str:
+        """What the method is for."""
+        return self.recipe.task
+
+    @property
+    def adapted(self) -> FitOptions:
+        """The options of the fit, as the method has them."""
+        return self.recipe.adapt(self.options)
+
     def method_options(self) -> dict[str, Any]:
         """Return the fit's options, as the method has them."""
-        return find_method(self.method).adapt(self.options).identity()
+        return self.adapted.identity()
+
+    def fit(self, work: Path, say: Say) -> FitResult:
+        """Fit the method in a work folder, or go on there."""
+        return fit_prepared(
+            self.recipe, self.pairs_in("train"), self.pairs_in("validation"), self.adapted, work,
+            cache=pairs_cache(self.work_dir), devices=self.devices, progress=say,
+        )  # fmt: skip
 
 
 def fold_folder(out_dir: Path, contrast: str, method: str, index: int) -> Path:

@@ -1,4 +1,4 @@
-"""Held-out figures of a model, beside those of the high-field image itself."""
+"""Held-out figures of a model, beside those of its input itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Figures = dict[str, float]
 def predict_pair(
     model: Model, pair: Pair, *, device: str = "cpu", precision: str = "fp32", seed: int = 42
 ) -> np.ndarray:
-    """Synthesize a pair's low-field volume on the pair's own grid.
+    """Make a pair's target (its low-field volume, or for enhancement the other) on its grid.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def score_pair(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> tuple[Score, ...]:
-    """Score a model on a pair, or the high-field image itself.
+    """Score a model on a pair, or its input itself.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def score_pair(
             pair.hf if model is None
             else predict_pair(model, pair, device=device, precision=precision)
         )  # fmt: skip
-    return score(predicted, pair.lf, pair.hf, subject=pair.name, method=method, fold=fold)
+    return score(predicted, pair.lf, pair.high_field, subject=pair.name, method=method, fold=fold)
 
 
 def held_out_figures(model: Model, pairs: Sequence[Pair]) -> dict[str, dict[str, Figures]]:

@@ -175,7 +175,7 @@ class PfsrTask:
         wide, target, brain = draw_crop(
             self._pairs[index], corner, self._side, self._options.augmentation, rng
         )
-        patches = (wide[(slice(HALO, -HALO),) * 3], target, brain)
+        patches: tuple[np.ndarray, ...] = (wide[(slice(HALO, -HALO),) * 3], target, brain)
         if self._options.flip_rotate:
             patches = flip_rotate(patches, int(rng.integers(8)))
         return patches

@@ -32,7 +32,9 @@ def pictures_of(pair: Pair, predicted: np.ndarray) -> dict[str, np.ndarray]:
         ``"<name>/predicted"``, each (3, n, n): the axial (x, y), coronal (x, z) and
         sagittal (y, z) slice, n the longest side of the grid, shorter ones padded
         with zeros on both ends; and under ``"<name>/histograms"`` (3, 128): the
-        shares of high-field, low-field and predicted voxels in the foreground.
+        shares of high-field, low-field and predicted voxels in the foreground. Of a
+        pair for enhancement the input stands under ``hf`` and the target under ``lf``,
+        as in the pair itself.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def pictures_of(pair: Pair, predicted: np.ndarray) -> dict[str, np.ndarray]:
         )
     volumes = (pair.hf, pair.lf, np.clip(predicted, 0, 1))
     middle = _middle(pair.mask)
-    where = foreground(pair.hf)
+    where = foreground(pair.high_field)
     pictures = {
         f"{pair.name}/{kind}": _slices(volume, middle).astype(np.float16)
         for kind, volume in zip(KINDS, volumes, strict=True)

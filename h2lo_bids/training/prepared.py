@@ -14,6 +14,7 @@ from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.pairnames import find_records, paths_of_record, record_end, scan_entities
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 from h2lo_bids.training.pairs import Pair
 
 FRAME_MM = (208.0, 256.0, 256.0)
@@ -84,6 +85,9 @@ class PreparedPair:
     name
         The subject, with the session (or all entities) where one subject has several pairs
         of a contrast; empty for the subject alone.
+    task
+        ``"synthesize"``, or ``"enhance"``: it is then read with input and target
+        swapped. The files keep their names.
     """
 
     subject: str
@@ -100,6 +104,16 @@ class PreparedPair:
     fingerprint: str
     check: Check
     name: str = ""
+    task: str = SYNTHESIZE
+
+    @property
+    def source(self) -> Path:
+        """The image that is the task's input."""
+        return self.lf if self.task == ENHANCE else self.hf
+
+    def for_task(self, task: str) -> PreparedPair:
+        """Return the same pair for a task."""
+        return replace(self, task=task)
 
 
 def training_frame(resolution: float = 1.0) -> Frame:
@@ -188,7 +202,7 @@ def read_prepared(prepared: PreparedPair) -> Pair:
     Returns
     -------
     Pair
-        float32 volumes of the frame's shape.
+        float32 volumes of the frame's shape, for the pair's task.
 
     Raises
     ------
@@ -198,7 +212,8 @@ def read_prepared(prepared: PreparedPair) -> Pair:
     hf = _read(prepared.hf, prepared.frame.shape)
     lf = _read(prepared.lf, prepared.frame.shape)
     mask = _read(prepared.mask, prepared.frame.shape) > 0
-    return Pair(prepared.name or prepared.subject, hf, lf, mask)
+    pair = Pair(prepared.name or prepared.subject, hf, lf, mask)
+    return pair.swapped() if prepared.task == ENHANCE else pair
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from h2lo_bids.bids.dataset import write_json
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import UsageError
-from h2lo_bids.evaluation.scores import IDENTITY, Score
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.tables import write_scores
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import max_normalise
@@ -87,12 +87,13 @@ def score_models(
     ------
     UsageError
         If there is nothing to score, two names are equal or cannot be a folder,
-        or a model is of another contrast.
+        a model is of another contrast, or the models are of two tasks.
     BadDataError
         If a pair or a model is damaged.
     """
     say = progress or (lambda line: None)
-    contrast = _check(models, pairs)
+    contrast, task = _check(models, pairs)
+    pairs = [pair.for_task(task) for pair in pairs]
     runs = [
         _Run(name, bundle, load_model(bundle), [*warnings_about(name, bundle, pairs)])
         for name, bundle in models
@@ -132,7 +133,7 @@ def predict_prepared(
     precision: str = "fp32",
     seed: int = 42,
 ) -> np.ndarray:
-    """Synthesize a pair's low-field volume with a model of any frame.
+    """Make a pair's target with a model of any frame.
 
     Parameters
     ----------
@@ -160,10 +161,10 @@ def predict_prepared(
     if bundle.frame == prepared.frame:
         return predict_pair(model, pair, device=device, precision=precision, seed=seed)
     mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
-    volume = conform(nib.load(prepared.hf), bundle.frame, mask=mask)  # type: ignore[attr-defined]
+    volume = conform(nib.load(prepared.source), bundle.frame, mask=mask)  # type: ignore[attr-defined]
     inside = resample_mask(mask, volume.shape, volume.affine)
     normalised = max_normalise(
-        np.asarray(volume.dataobj), np.asarray(inside.dataobj) > 0, name=prepared.hf.name
+        np.asarray(volume.dataobj), np.asarray(inside.dataobj) > 0, name=prepared.source.name
     )
     return predict_on_grid(
         model, normalised, volume.affine, pair.shape, mask.affine, pair.mask,
@@ -208,12 +209,19 @@ def warnings_about(name: str, bundle: Bundle, pairs: Sequence[PreparedPair]) -> 
     return tuple(lines)
 
 
-def _check(models: Sequence[Named], pairs: Sequence[PreparedPair]) -> str:
-    """Refuse what cannot be scored, and return the contrast."""
+def _check(models: Sequence[Named], pairs: Sequence[PreparedPair]) -> tuple[str, str]:
+    """Refuse what cannot be scored, and return the contrast and the task."""
     contrasts = sorted({pair.contrast for pair in pairs})
     if not models or len(contrasts) != 1:
         found = f"{len(models)} models, and pairs of {', '.join(contrasts) or 'no contrast'}"
         raise UsageError(f"nothing to score: give models and pairs of one contrast, not {found}")
+    tasks = sorted({bundle.task for _, bundle in models})
+    if len(tasks) > 1:
+        other = next(bundle for _, bundle in models if bundle.task != models[0][1].task)
+        raise UsageError(
+            f"model {other.path} is trained to {other.task}, others to {models[0][1].task}; "
+            "score the models of each task by themselves"
+        )
     names = [name for name, _ in models]
     for name, bundle in models:
         if not re.fullmatch(r"\w[\w.+-]*", name) or name == IDENTITY:
@@ -225,13 +233,13 @@ def _check(models: Sequence[Named], pairs: Sequence[PreparedPair]) -> str:
                 f"model {bundle.path} was trained for {bundle.contrast} and cannot be scored on "
                 f"{contrasts[0]} pairs; pass --model {bundle.contrast}=PATH"
             )
-    return contrasts[0]
+    return contrasts[0], tasks[0]
 
 
 def _write(
     run: _Run, identity: Sequence[Score], pairs: Sequence[PreparedPair], folder: Path
 ) -> None:
-    titles = {run.name: run.name}
+    titles = {IDENTITY: IDENTITY_TITLES[run.bundle.task], run.name: run.name}
     write_scores(folder / "scores.tsv", [*identity, *run.scores], titles)
     write_pictures(folder / "pictures.npz", run.pictures)
     digests = sorted(pair.fingerprint for pair in pairs)
@@ -239,6 +247,7 @@ def _write(
         "contrast": pairs[0].contrast,
         "method": run.name,
         "title": run.name,
+        "task": run.bundle.task,
         "model": {
             "name": str(run.bundle.metadata.get("name", run.name)),
             "method": run.bundle.method,

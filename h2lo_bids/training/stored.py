@@ -13,6 +13,7 @@ import numpy as np
 
 from h2lo_bids.bids.atomic import atomic_path
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.training.pairs import Pair
 
 
@@ -27,12 +28,15 @@ class PairFiles:
     hf, lf, mask
         Three images on one grid; or `hf` is an ``.npz`` with all three (keys
         ``hf``, ``lf``, ``mask``) and the others are None.
+    task
+        With ``"enhance"`` the pair is read with input and target swapped.
     """
 
     name: str
     hf: Path
     lf: Path | None = None
     mask: Path | None = None
+    task: str = SYNTHESIZE
 
     def to_dict(self) -> dict[str, Any]:
         """Return the paths as JSON-ready values."""
@@ -42,10 +46,17 @@ class PairFiles:
     def from_dict(cls, values: dict[str, Any]) -> PairFiles:
         """Read it back from `to_dict`'s output."""
         lf, mask = (Path(v) if (v := values.get(k)) else None for k in ("lf", "mask"))
-        return cls(values["name"], Path(values["hf"]), lf, mask)
+        return cls(values["name"], Path(values["hf"]), lf, mask, values.get("task", SYNTHESIZE))
 
     def read(self) -> Pair:
-        """Load the volumes as they are, or raise `BadDataError`."""
+        """Load the volumes as they are, for the task, or raise `BadDataError`."""
+        return self.as_task(self._read())
+
+    def as_task(self, pair: Pair) -> Pair:
+        """Swap a pair that was read as it is if the task wants it."""
+        return pair if pair.task == self.task else pair.swapped()
+
+    def _read(self) -> Pair:
         if self.lf is None or self.mask is None:
             return _read_npz(self.name, self.hf)
         hf, lf, mask = (_read_image(path) for path in (self.hf, self.lf, self.mask))
@@ -108,7 +119,8 @@ def _stamp(files: PairFiles) -> str:
 
 def _open(files: PairFiles, kept: Path) -> Pair:
     if not kept.exists():
-        pair = files.read()
+        # As it is, for both tasks share the file.
+        pair = files._read()
         volumes = np.stack([pair.hf, pair.lf, pair.mask]).astype(np.float16)
         with atomic_path(kept) as partial, partial.open("wb") as stream:
             np.save(stream, volumes)
@@ -116,4 +128,4 @@ def _open(files: PairFiles, kept: Path) -> Pair:
         hf, lf, mask = np.load(kept, mmap_mode="r")
     except (OSError, ValueError) as err:
         raise BadDataError(f"{kept}: cannot be read ({err}); remove it and run again") from err
-    return Pair(files.name, hf, lf, mask > 0)
+    return files.as_task(Pair(files.name, hf, lf, mask > 0))
