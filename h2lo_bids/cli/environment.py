@@ -36,7 +36,8 @@ def child_environment(
     """
     env = dict(os.environ if parent is None else parent)
     home = work / "home"
-    env.setdefault("TEMPLATEFLOW_HOME", str(_templateflow_home(env, home)))
+    if not env.get("TEMPLATEFLOW_HOME"):  # images without templates leave it empty
+        env["TEMPLATEFLOW_HOME"] = str(_templateflow_home(env, home))
     for name, folder in {
         "MPLCONFIGDIR": "matplotlib",
         "NIPYPE_CONFIG_DIR": "nipype",
