@@ -195,17 +195,18 @@ def _plugin(options: RunOptions) -> Any:
     """Return the plugin object that is to run the workflow."""
     from nipype.pipeline import plugins
 
+    from pipelines.plugin import ResilientMultiProcPlugin
+
     if options.plugin:
         # Nipype names the jobs of a cluster after the user, and asks for nothing else.
         os.environ.setdefault("LOGNAME", os.environ.get("USER") or "h2lo")
         name, args = options.plugin["plugin"], dict(options.plugin.get("plugin_args") or {})
-        return getattr(plugins, f"{name}Plugin")(
-            plugin_args={"status_callback": options.status_callback, **args}
-        )
+        # Nipype's own MultiProc waits for ever for a worker that was killed.
+        own = name == "MultiProc"
+        kind = ResilientMultiProcPlugin if own else getattr(plugins, f"{name}Plugin")
+        return kind(plugin_args={"status_callback": options.status_callback, **args})
     if options.nprocs < 2:
         return plugins.LinearPlugin(plugin_args={"status_callback": options.status_callback})
-    from pipelines.plugin import ResilientMultiProcPlugin
-
     return ResilientMultiProcPlugin(
         plugin_args={
             "n_procs": options.nprocs,
