@@ -114,6 +114,27 @@ def grids_of(
     return tuple(grids)
 
 
+def enhanced_paths(out_dir: Path, scan: Scan) -> dict[str, Path]:
+    """Name every image that enhancement makes: ``preproc``, ``mask`` and ``enhanced``.
+
+    Parameters
+    ----------
+    out_dir
+        Root of the derivative dataset.
+    scan
+        What the outputs are named after; see `h2lo_bids.bids.lowfield.LowFieldSource`.
+    """
+    kinds = {
+        "preproc": ("preproc", scan.suffix),
+        "mask": ("brain", "mask"),
+        "enhanced": ("enhanced", scan.suffix),
+    }
+    return {
+        key: derivative_path(out_dir, scan, suffix=suffix, desc=desc, res="model")
+        for key, (desc, suffix) in kinds.items()
+    }
+
+
 def output_paths(
     out_dir: Path, scan: Scan, grids: Iterable[Grid], beside: Beside | None = None
 ) -> dict[str, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from h2lo_bids.bids.choose import PREFERENCE, preference
@@ -17,6 +18,8 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.validate import read_description, require_valid
 from h2lo_bids.errors import H2loError, NoMatchError
 
+Choose = Callable[[list[Image], Query, Findings], list[Scan]]
+
 
 @dataclass(frozen=True)
 class Discovery:
@@ -25,7 +28,7 @@ class Discovery:
     Attributes
     ----------
     scans : tuple of Scan
-        High-field scans to work on, by subject, session and contrast.
+        Scans to work on, by subject, session and contrast.
     problems : tuple of Problem
         Each concerns one image or subject; the scans are unaffected.
     skipped : tuple of Skipped
@@ -67,6 +70,30 @@ def discover(query: Query) -> Discovery:
     NoMatchError
         Nothing matched; the message says what was searched and what exists.
     """
+    return search(query, _scans)
+
+
+def search(query: Query, choose: Choose) -> Discovery:
+    """Find the images that a query asks for, and let a function choose the scans among them.
+
+    Parameters
+    ----------
+    query : Query
+        What is wanted.
+    choose : callable
+        Takes the images that match, the query and the findings, to which it adds what it
+        leaves out; returns the scans.
+
+    Returns
+    -------
+    Discovery
+        With at least one scan or problem.
+
+    Raises
+    ------
+    MissingInputError, InvalidBidsError, NoMatchError
+        As `discover`.
+    """
     root = query.bids_dir
     read_description(root, skip=query.skip_bids_validation)
     findings = Findings()
@@ -77,7 +104,7 @@ def discover(query: Query) -> Discovery:
     if not query.skip_bids_validation and images:
         note = require_valid(root, [image.path for image in images])
         findings.notes += [note] if note else []
-    scans = _scans(images, query, findings)
+    scans = choose(images, query, findings)
     if not scans and not findings.problems:
         reasons = sorted({item.reason for item in findings.skipped})
         raise NoMatchError(nothing_found(query, subjects, existing, paths, reasons))

@@ -76,11 +76,11 @@ def preproc_sidecar(
     dict
     """
     return {
-        "Description": _meaning("preproc"),
-        "Sources": _sources(scan.uri, mask, *sources),
+        "Description": meaning_of("preproc"),
+        "Sources": sources_of(scan.uri, mask, *sources),
         "SkullStripped": skull_stripped,
-        **_place(**where),
-        **_input_field(scan),
+        **place_of(**where),
+        **input_field(scan),
         "Software": software_versions(),
     }
 
@@ -113,10 +113,10 @@ def mask_sidecar(
     dict
     """
     return {
-        "Description": _meaning("brain"),
+        "Description": meaning_of("brain"),
         "Type": "Brain",
-        "Sources": _sources(scan.uri, *sources),
-        **_place(where.get("spatial_reference") or scan.uri, where.get("resolution")),
+        "Sources": sources_of(scan.uri, *sources),
+        **place_of(where.get("spatial_reference") or scan.uri, where.get("resolution")),
         "BrainExtractionMethod": method,
         **(details or {}),
         "Software": software_versions(),
@@ -159,16 +159,38 @@ def lowfield_sidecar(
     -------
     dict
     """
-    training = model.get("training_data") or {}
-    kind = training.get("kind") or "unknown"
     content: dict[str, Any] = {
-        "Description": _meaning("lowfield"),
-        "Sources": _sources(scan.uri, *sources),
+        "Description": meaning_of("lowfield"),
+        "Sources": sources_of(scan.uri, *sources),
         "SkullStripped": True,
-        **_place(spatial_reference, resolution),
+        **place_of(spatial_reference, resolution),
         "SimulatedMagneticFieldStrength": model.get("target_field_strength"),
         "ModelInputMagneticFieldStrength": model.get("source_field_strength"),
-        **_input_field(scan),
+        **input_field(scan),
+        **model_facts(model),
+        "RandomSeed": seed,
+        **(settings or {}),
+        "Software": software_versions(),
+    }
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def model_facts(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Say which model made an image, and what it was trained on.
+
+    Parameters
+    ----------
+    model : mapping
+        As for :func:`lowfield_sidecar`.
+
+    Returns
+    -------
+    dict
+        Values may be None, where the model does not say.
+    """
+    training = model.get("training_data") or {}
+    kind = training.get("kind") or "unknown"
+    return {
         "ValueRange": model.get("value_range"),
         "ModelName": model.get("name"),
         "ModelVersion": model.get("version"),
@@ -180,11 +202,7 @@ def lowfield_sidecar(
         "ModelTrainingData": training.get("description"),
         "ModelTrainingDataLicense": training.get("licence"),
         "ModelWarning": _SIMULATED if kind == "simulated" else None,
-        "RandomSeed": seed,
-        **(settings or {}),
-        "Software": software_versions(),
     }
-    return {key: value for key, value in content.items() if value is not None}
 
 
 def beside_sidecar(
@@ -211,11 +229,11 @@ def beside_sidecar(
         members = [name for name in model["files"] if name.startswith("members/")]
         content = {key: v for key, v in lowfield.items() if key not in ("ValueRange", "RandomSeed")}
         own = {"Units": "arbitrary", "NumberOfModels": len(members)}
-        return {**content, "Description": _meaning("lowfieldstd"), **own}
+        return {**content, "Description": meaning_of("lowfieldstd"), **own}
     return {
         **lowfield,
-        "Description": _meaning("lowfieldnoise01"),
-        "Sources": _sources(*lowfield["Sources"], uri),
+        "Description": meaning_of("lowfieldnoise01"),
+        "Sources": sources_of(*lowfield["Sources"], uri),
         "Realisation": int(kind.removeprefix("noise")),
         "NoiseModelSha256": json_digest(model["noise"]),
         "NoiseModelSubjects": model["noise"]["subjects"],
@@ -254,10 +272,10 @@ def pair_sidecar(
     uris = [scan.uri for scan in scans]
     kind = {"SkullStripped": True} if mask else {"Type": "Brain"}
     return {
-        "Description": _meaning(desc),
-        "Sources": _sources(*uris, mask),
+        "Description": meaning_of(desc),
+        "Sources": sources_of(*uris, mask),
         **kind,
-        **_place(uris[0], _PAIR_RESOLUTION),
+        **place_of(uris[0], _PAIR_RESOLUTION),
         **(details or {}),
         "Software": software_versions(),
     }
@@ -283,7 +301,7 @@ def transform_sidecar(
     """
     return {
         "Description": "Spatial transform, in the convention of ANTs/ITK",
-        "Sources": _sources(source, target),
+        "Sources": sources_of(source, target),
         "FromFile": source,
         "ToFile": target,
         "RegistrationMethod": method,
@@ -326,16 +344,19 @@ def software_versions() -> dict[str, str]:
     return versions
 
 
-def _sources(*uris: str | None) -> list[str]:
+def sources_of(*uris: str | None) -> list[str]:
+    """List BIDS URIs once each; what is None is left out."""
     return list(dict.fromkeys(uri for uri in uris if uri))
 
 
-def _place(spatial_reference: str | None = None, resolution: str | None = None) -> dict[str, str]:
+def place_of(spatial_reference: str | None = None, resolution: str | None = None) -> dict[str, str]:
+    """Say on which grid an image is, as far as it is given."""
     place = {"SpatialReference": spatial_reference, "Resolution": resolution}
     return {key: value for key, value in place.items() if value is not None}
 
 
-def _input_field(scan: Scan) -> dict[str, Any]:
+def input_field(scan: Scan) -> dict[str, Any]:
+    """Say of which field strength the input is, as far as it is known."""
     known = {
         "InputMagneticFieldStrength": scan.field_strength,
         "InputMagneticFieldStrengthSource": scan.field_source,
@@ -343,6 +364,7 @@ def _input_field(scan: Scan) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value is not None}
 
 
-def _meaning(desc: str) -> str:
+def meaning_of(desc: str) -> str:
+    """Return what ``descriptions.tsv`` says of a ``desc`` label."""
     rows = bids_app_spec.load("descriptions.tsv")
     return next(str(row["description"]) for row in rows if row["desc_id"] == f"desc-{desc}")

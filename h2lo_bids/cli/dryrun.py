@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from h2lo_bids.bids.discover import Discovery
+from h2lo_bids.cli.participant import sources_of
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import MissingInputError
 
@@ -19,6 +20,10 @@ def describe(settings: Settings, found: Discovery) -> Iterator[str]:
             else (f"{scan.field_strength:g} T ({scan.field_source})")
         )
         yield f"read  {scan.path} [{strength}; model: {_model(settings, scan.suffix)}]"
+    for source in sources_of(found):
+        if source.fusion != "none":
+            names = ", ".join(part.path.name for part in source.parts)
+            yield f"fuse  {names} [as {source.scan.stem}]"
 
 
 def check_beforehand(settings: Settings, found: Discovery) -> None:
@@ -54,7 +59,9 @@ def _model(settings: Settings, suffix: str) -> str:
     if path is None:
         return embedded
     if is_collection(path):
-        found = choose_bundles(path, contrasts=("T1w", "T2w"), methods=settings.method)
+        found = choose_bundles(
+            path, contrasts=("T1w", "T2w"), methods=settings.method, task=settings.task
+        )
         own = [item.path for item in found if item.contrast == suffix]
         return " or ".join(map(str, own)) if own else embedded
     return str(path) if suffix in given else f"{path} if it is for {suffix}, else {embedded}"

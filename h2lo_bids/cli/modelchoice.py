@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from h2lo_bids.cli.settings import ALL, Settings
+from h2lo_bids.cli.settings import ALL, ENHANCE, SYNTHESIZE, Settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
 from h2lo_bids.models.collection import choose_bundles, is_collection
 
+_DEFAULT = {SYNTHESIZE: "h2lo", ENHANCE: "pfsr"}
 BUNDLE = "bundle"
 """What every fold calls the folder of its model."""
 
@@ -30,27 +31,36 @@ def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Bund
     H2loError
         As `h2lo_bids.models.bundle.load_bundle`.
     """
-    given, methods = dict(settings.model), settings.method[:1]
+    given, methods, task = dict(settings.model), settings.method[:1], settings.task
     bundles = {
-        suffix: _only(given[suffix], suffix, methods) for suffix in suffixes if suffix in given
+        suffix: _only(given[suffix], suffix, methods, task)
+        for suffix in suffixes
+        if suffix in given
     }
     if "" in given:
         rest = tuple(suffix for suffix in suffixes if suffix not in given)
-        bundles |= _without_contrast(given[""], suffixes, rest, methods)
+        bundles |= _without_contrast(given[""], suffixes, rest, methods, task)
     for suffix in suffixes:
         if suffix not in bundles:
-            bundles[suffix] = default_bundle(suffix, method=methods[0] if methods else "h2lo")
+            name = methods[0] if methods else _DEFAULT[task]
+            bundles[suffix] = default_bundle(suffix, method=name)
     return bundles
 
 
 def _without_contrast(
-    path: Path, suffixes: tuple[str, ...], rest: tuple[str, ...], methods: tuple[str, ...]
+    path: Path,
+    suffixes: tuple[str, ...],
+    rest: tuple[str, ...],
+    methods: tuple[str, ...],
+    task: str,
 ) -> dict[str, Bundle]:
     """Return what a model or a folder of models serves, of the contrasts that are left."""
     if is_collection(path):
-        found = choose_bundles(path, contrasts=rest, methods=methods)
-        return {name: _only(path, name, methods) for name in {item.contrast for item in found}}
-    bundle = _of_method(load_bundle(path, contrast=rest[0] if len(rest) == 1 else None), methods)
+        found = choose_bundles(path, contrasts=rest, methods=methods, task=task)
+        names = {item.contrast for item in found}
+        return {name: _only(path, name, methods, task) for name in names}
+    only = rest[0] if len(rest) == 1 else None
+    bundle = _of_method(load_bundle(path, contrast=only, task=task), methods)
     if bundle.contrast not in rest:
         raise UsageError(
             f"--model {path}: is for {bundle.contrast}, and no scan needs it; "
@@ -59,10 +69,10 @@ def _without_contrast(
     return {bundle.contrast: bundle}
 
 
-def _only(path: Path, contrast: str, methods: tuple[str, ...]) -> Bundle:
+def _only(path: Path, contrast: str, methods: tuple[str, ...], task: str) -> Bundle:
     """Return the one model of a contrast that a path leads to."""
     if is_collection(path):
-        found = choose_bundles(path, contrasts=[contrast], methods=methods)
+        found = choose_bundles(path, contrasts=[contrast], methods=methods, task=task)
         if len(found) > 1:
             names = ", ".join(item.method for item in found)
             raise UsageError(
@@ -70,7 +80,7 @@ def _only(path: Path, contrast: str, methods: tuple[str, ...]) -> Bundle:
                 f"--method: {names}"
             )
         path = found[0].path
-    return _of_method(load_bundle(path, contrast=contrast), methods)
+    return _of_method(load_bundle(path, contrast=contrast, task=task), methods)
 
 
 def _of_method(bundle: Bundle, methods: tuple[str, ...]) -> Bundle:

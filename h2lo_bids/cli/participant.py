@@ -6,6 +6,12 @@ from pathlib import Path
 
 from h2lo_bids.bids.atomic import remove_temporaries
 from h2lo_bids.bids.discover import Discovery, discover
+from h2lo_bids.bids.lowfield import (
+    LowFieldDiscovery,
+    LowFieldQuery,
+    LowFieldSource,
+    discover_lowfield,
+)
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.account import LOST, Run, fail_problems, fail_rest, hear, status
@@ -16,7 +22,7 @@ from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.finish import tell_failures
 from h2lo_bids.cli.resources import Resources, plan
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.settings import ENHANCE, Settings
 from h2lo_bids.cli.start import (
     by_subject,
     query_words,
@@ -75,7 +81,15 @@ def run_participant(settings: Settings, console: Console) -> int:
 
 def find(settings: Settings) -> Discovery:
     """Find the scans that the settings ask for."""
+    if settings.task == ENHANCE:
+        words = {"lf": settings.lf, "fusion": settings.lf_fusion, **query_words(settings)}
+        return discover_lowfield(LowFieldQuery(all_scans=settings.all_scans, **words))
     return discover(Query(all_scans=settings.all_scans, **query_words(settings)))
+
+
+def sources_of(found: Discovery) -> tuple[LowFieldSource, ...]:
+    """Return which low-field scans belong together, where that was looked for."""
+    return found.sources if isinstance(found, LowFieldDiscovery) else ()
 
 
 def _group(scans: tuple[Scan, ...]) -> dict[str, tuple[Scan, ...]]:
@@ -133,6 +147,7 @@ def _process(
             templates=templates,
             skipped=tuple(skipped.get(subject, ())),
             problems=tuple(problems.get(subject, ())),
+            sources=tuple(s for s in sources_of(found) if s.scan.subject == subject),
         )
         return Job(subject, task, run.logs / f"sub-{subject}.log")
 

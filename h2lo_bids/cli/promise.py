@@ -8,9 +8,11 @@ from pathlib import Path
 
 from h2lo_bids.bids.derivatives import report_path, sidecar_path
 from h2lo_bids.bids.discover import Discovery
+from h2lo_bids.bids.lowfield import LowFieldSource
 from h2lo_bids.bids.results import result_files, result_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.beside import beside_of
+from h2lo_bids.cli.participant import sources_of
 from h2lo_bids.cli.settings import Settings
 
 RUN = "<run>"
@@ -48,7 +50,10 @@ def of_participants(settings: Settings, found: Discovery) -> Iterator[Promise]:
     found
         The scans.
     """
-    for scan in found.scans:
+    sources = sources_of(found)
+    for source in sources:
+        yield from of_enhanced(settings, source)
+    for scan in () if sources else found.scans:
         yield from of_scan(settings, scan)
     for subject in dict.fromkeys(scan.subject for scan in found.scans):
         yield Promise(report_path(settings.out_dir, subject), "subject_report")
@@ -75,6 +80,19 @@ def of_scan(settings: Settings, scan: Scan) -> Iterator[Promise]:
             drawn = figure_paths(out_dir, scan.stem, "registration", grid.space)
             yield from (Promise(path, kind, source) for kind, path in drawn.items())
     yield Promise(figure_file(out_dir, scan.stem, "report", ".json"), "scan_report", source)
+
+
+def of_enhanced(settings: Settings, source: LowFieldSource) -> Iterator[Promise]:
+    """Name the images that low-field scans become, with their sidecars, and the pictures."""
+    from h2lo_bids.reports.store import figure_file, figure_paths
+    from pipelines.grids import enhanced_paths
+
+    out_dir, scan = settings.out_dir, source.scan
+    name = " ".join(part.relative_path for part in source.parts)
+    yield from _with_sidecars(enhanced_paths(out_dir, scan).items(), name)
+    figures = figure_paths(out_dir, scan.stem, "enhancement")
+    yield from (Promise(path, kind, name) for kind, path in figures.items())
+    yield Promise(figure_file(out_dir, scan.stem, "report", ".json"), "scan_report", name)
 
 
 def of_run(settings: Settings, *, failures: bool = False) -> Iterator[Promise]:

@@ -59,7 +59,8 @@ def write_report(
     ]
     failures += [Failure("discovery", problem.message) for problem in task.problems]
     broken = {item.scan for item in failed}
-    found = [_found(scan, scan.relative_path in broken) for scan in task.scans]
+    use = "enhanced" if task.sources else "synthesized"
+    found = [_found(s, "failed" if s.relative_path in broken else use) for s in task.scans]
     root = task.settings.bids_dir
     for skipped in task.skipped:
         if skipped.path.suffix in (".gz", ".nii"):
@@ -154,13 +155,13 @@ def _render(out_dir: Path, subject: str) -> Path:
     return path
 
 
-def _found(scan: Scan, failed: bool) -> FoundScan:
+def _found(scan: Scan, use: str) -> FoundScan:
     return FoundScan(
         path=scan.relative_path,
         session=scan.session or "",
         field_strength=scan.field_strength,
         field_source=scan.field_source,
-        use="failed" if failed else "synthesized",
+        use=use,
     )
 
 

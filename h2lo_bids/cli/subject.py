@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.beside import beside_of
@@ -16,7 +16,11 @@ from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
 from h2lo_bids.cli.environment import obstacle_to_parallel_steps
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import exclusive
+from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import SubjectTask
+
+if TYPE_CHECKING:
+    from pipelines.workflows.synthesis import ModelSpec
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -48,6 +52,10 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
             text = f"{work}: this file system has no locks; do not run twice on it at a time"
             send({"event": "note", "level": "warning", "text": text})
         failed, seconds = _run(task, send)
+        if task.sources:
+            from h2lo_bids.cli.enhance import left_out
+
+            failed += left_out(task, failed)
         from h2lo_bids.cli.reporting import write_report
 
         write_report(task, failed, seconds)
@@ -133,28 +141,15 @@ def _seconds(task: SubjectTask, durations: dict[str, float]) -> dict[str, dict[s
 
 def build(task: SubjectTask, send: Send) -> Any:
     """Build one participant's workflow."""
-    from h2lo_bids.cli.modelchoice import bundles_for
+    if task.sources:
+        from h2lo_bids.cli.enhance import build_enhancement
+
+        return build_enhancement(task, send, _workflow_name(task.subject))
     from pipelines.workflows.subject import ScanSpec, init_single_subject_wf
-    from pipelines.workflows.synthesis import ModelSpec
 
     settings = task.settings
-    suffixes = tuple(sorted({scan.suffix for scan in task.scans}))
-    masks = {scan: given_mask(settings, scan) for scan in task.scans}
-    if settings.derivatives:
-        for scan, mask in masks.items():
-            text = f"brain mask {mask[0]}" if mask else "no brain mask given; it is computed"
-            send({"event": "note", "text": f"{scan.stem}: {text}"})
-    models = {
-        suffix: ModelSpec(
-            path=bundle.path,
-            contrast=bundle.contrast,
-            sha256=bundle.sha256,
-            frame=bundle.frame.to_dict(),
-            metadata=bundle.metadata,
-            card=bundle.card,
-        )
-        for suffix, bundle in bundles_for(settings, suffixes).items()
-    }
+    masks = given_masks(settings, task.scans, send)
+    models = models_of(task)
     return init_single_subject_wf(
         name=_workflow_name(task.subject),
         scans=tuple(
@@ -168,12 +163,36 @@ def build(task: SubjectTask, send: Send) -> Any:
         templates=_templates(task),
         skull_strip=settings.skull_strip,
         synthstrip_weights=synthstrip_weights(settings),
-        device=_device(settings.device),
-        precision="bf16" if settings.sloppy else settings.precision or "fp32",
+        device=device_of(settings.device),
+        precision=precision_of(settings),
         sloppy=settings.sloppy,
         random_seed=settings.random_seed,
         omp_nthreads=task.resources.omp_nthreads,
     )
+
+
+def models_of(task: SubjectTask) -> dict[str, ModelSpec]:
+    """Return what workflows need to know of the model of each contrast."""
+    from h2lo_bids.cli.modelchoice import bundles_for
+    from pipelines.workflows.synthesis import ModelSpec
+
+    suffixes = tuple(sorted({scan.suffix for scan in task.scans}))
+    return {
+        suffix: ModelSpec(
+            path=bundle.path,
+            contrast=bundle.contrast,
+            sha256=bundle.sha256,
+            frame=bundle.frame.to_dict(),
+            metadata=bundle.metadata,
+            card=bundle.card,
+        )
+        for suffix, bundle in bundles_for(task.settings, suffixes).items()
+    }
+
+
+def precision_of(settings: Settings) -> str:
+    """Return the precision in which models are evaluated."""
+    return "bf16" if settings.sloppy else settings.precision or "fp32"
 
 
 def _templates(task: SubjectTask) -> dict[str, dict[str, tuple[Path, Path | None]]]:
@@ -184,14 +203,25 @@ def _templates(task: SubjectTask) -> dict[str, dict[str, tuple[Path, Path | None
     return found
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
     """Return the device that a name stands for here."""
     from h2lo_bids.synthesis.options import resolve_device
 
     return str(resolve_device(name))
 
 
-def given_mask(settings: Any, scan: Scan) -> tuple[Path, str] | None:
+def given_masks(
+    settings: Settings, scans: Iterable[Scan], send: Send
+) -> dict[Scan, tuple[Path, str] | None]:
+    """Return the mask that is given for each scan; where some could be, say which are."""
+    masks = {scan: given_mask(settings, scan) for scan in scans}
+    for scan, mask in masks.items() if settings.derivatives else ():
+        text = f"brain mask {mask[0]}" if mask else "no brain mask given; it is computed"
+        send({"event": "note", "text": f"{scan.stem}: {text}"})
+    return masks
+
+
+def given_mask(settings: Settings, scan: Scan) -> tuple[Path, str] | None:
     """Return path and URI of the scan's mask in the derivatives that were given, if it has one."""
     from h2lo_bids.bids.derivatives import derivative_path
 
@@ -230,18 +260,21 @@ def _write_graph(workflow: Any, task: SubjectTask, send: Send) -> None:
 
 def _failed(task: SubjectTask, failure: Any) -> list[Failed]:
     """Say which scan a failed node belongs to, and which others it held up."""
-    names = {f"{scan_word(scan)}_wf": scan for scan in task.scans}
+    # Of scans that become one image, all have its name.
+    names: dict[str, list[Scan]] = {}
+    for scan in task.scans:
+        names.setdefault(f"{scan_word(scan)}_wf", []).append(scan)
 
-    def scan_of(node: str) -> Scan | None:
-        return next((names[part] for part in node.split(".") if part in names), None)
+    def scans_of(node: str) -> list[Scan]:
+        return next((names[part] for part in node.split(".") if part in names), [])
 
-    own = scan_of(failure.node) or task.scans[0]
-    downstream = [scan_of(node) for node in failure.dependents]
-    held = {scan for scan in downstream if scan is not None and scan != own}
+    own = scans_of(failure.node) or [task.scans[0]]
+    downstream = [scan for node in failure.dependents for scan in scans_of(node)]
+    held = {scan for scan in downstream if scan not in own}
     step, crash = failure.node.rpartition(".")[2], str(failure.crash_file)
     return [
         Failed(scan.relative_path, step, failure.error, failure.message, crash)
-        for scan in (own, *sorted(held, key=lambda scan: scan.stem))
+        for scan in (*own, *sorted(held, key=lambda scan: scan.relative_path))
     ]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids.bids.discover import Problem, Skipped
+from h2lo_bids.bids.lowfield import LowFieldSource
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.resources import Resources
@@ -50,6 +51,8 @@ class SubjectTask:
         Images of this participant that were left out, with the reason.
     problems
         Images of this participant that cannot be used.
+    sources
+        Of enhancement: which scans belong together; `scans` are then their parts.
     """
 
     settings: Settings
@@ -60,6 +63,7 @@ class SubjectTask:
     templates: tuple[tuple[str, str, Path, Path | None], ...] = ()
     skipped: tuple[Skipped, ...] = ()
     problems: tuple[Problem, ...] = ()
+    sources: tuple[LowFieldSource, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def fuse(scans: Sequence[LowField], brain: Any) -> Fused:
         common &= shown
     if not common.any():
         names = ", ".join(name_of(scan.image) for scan in scans)
-        raise BadDataError(f"{names}: shows nothing of the high-field brain; look at both images")
+        raise BadDataError(f"{names}: shows nothing of the wanted brain; look at all images")
     total = np.zeros(wanted.shape, dtype=np.float64)
     for scan, values in zip(scans, images, strict=True):
         mean = float(values[common].mean(dtype=np.float64))
@@ -126,7 +126,7 @@ def _on_grid(
 
 def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
     if not mask.any():
-        raise BadDataError("the high-field brain mask is empty; give another one")
+        raise BadDataError("the brain mask is empty; give another one")
     at = np.argwhere(mask)
     x, y, z = (slice(int(a), int(b) + 1) for a, b in zip(at.min(0), at.max(0), strict=True))
     return x, y, z

@@ -18,7 +18,7 @@ from h2lo_bids.errors import (
 )
 from h2lo_bids.models.folder import replace_folder
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.registry import METHODS, task_of
+from h2lo_bids.models.registry import ENHANCE, METHODS, task_of
 
 if TYPE_CHECKING:
     from h2lo_bids.models.interface import Model
@@ -27,7 +27,7 @@ CONTRASTS = ("T1w", "T2w")
 WEIGHTS, METADATA, CARD = "weights.safetensors", "metadata.json", "README.md"
 FORMAT = "h2lo-bids bundle 1"
 EMBEDDED = ("h2lo", "identity")
-"""Methods of which models come with the package."""
+"""Methods of which models always come with the package."""
 
 _EMBEDDED = Path(__file__).resolve().parents[1] / "data" / "models"
 
@@ -247,7 +247,7 @@ def default_bundle(contrast: str, *, method: str = "h2lo") -> Bundle:
     contrast
         ``"T1w"`` or ``"T2w"``.
     method
-        ``"h2lo"``, or ``"identity"``, which needs no training.
+        ``"h2lo"``, or ``"identity"``, which needs no training, or whatever has a folder.
 
     Returns
     -------
@@ -263,12 +263,13 @@ def default_bundle(contrast: str, *, method: str = "h2lo") -> Bundle:
     """
     if contrast not in CONTRASTS:
         raise UsageError(f"no model for {contrast!r}; contrasts are {', '.join(CONTRASTS)}")
-    if method not in EMBEDDED:
+    folder = _EMBEDDED / f"{method}_{contrast}"
+    if method not in EMBEDDED and not folder.is_dir():
+        aim = f"--task {ENHANCE}" if task_of(method) == ENHANCE else f"--method {method}"
         raise UsageError(
-            f"no model of {method} comes with this package; fit one with `group --method {method}` "
+            f"no {contrast} model of {method} comes with this package; fit one with `group {aim}` "
             "and give its models folder with --model"
         )
-    folder = _EMBEDDED / f"{method}_{contrast}"
     if not folder.is_dir():
         raise H2loError(
             f"{folder}: this installation has no default {contrast} model; "

@@ -108,17 +108,18 @@ def plot_detail(
     *,
     window: tuple[float, float] = (0.0, 1.0),
     title: str = "Enlarged detail, high field above low field",
+    labels: tuple[str, str] = ("High field", "Low field"),
 ) -> None:
     """Enlarge 64 mm around the middle of the brain, voxels drawn as they are.
 
-    Three orientations; the upper row is the high field, the lower the low field.
+    Three orientations; the upper row is the first image, the lower the second.
     """
     low, high = extent(volume_of(mask, like=hf))
     middle, half = (low + high) / 2, np.minimum(high - low, _DETAIL) / 2
     cuts = tuple((float(value),) for value in middle)
     layout = drawing.Layout(middle - half, middle + half, cuts)
     parts, y = [], 10.0
-    for image, label in ((hf, "High field"), (lf, "Low field")):
+    for image, label in zip((hf, lf), labels, strict=True):
         volume, x, tallest = volume_of(image, like=hf), 10.0, 0.0
         for axis in drawing.AXES:
             width, height = layout.size[list(IN_PLANE[axis])]
@@ -141,9 +142,10 @@ def plot_histograms(
     path: Path,
     *,
     title: str = "Histograms of high-field and low-field intensities inside the brain",
+    labels: tuple[str, str] = ("High field", "Low field"),
 ) -> None:
     """Draw the distributions of both images inside the mask, 128 bins on [0, 1]."""
-    curves = {"High field": _inside(hf, mask), "Low field": _inside(lf, mask)}
+    curves = {labels[0]: _inside(hf, mask), labels[1]: _inside(lf, mask)}
     atomic_write_text(path, histogram(curves, title=title))
 
 
@@ -222,7 +224,9 @@ def make_figures(
     plot_histograms(hf, lf, mask, paths["histogram"])
     shown = f"Both images are shown from {window[0]:g} (black) to {window[1]:g} (white)."
     notes = dict.fromkeys(("highfield", "lowfield", "detail"), shown)
-    return tuple(_figure(out_dir, kind, path, notes.get(kind, "")) for kind, path in paths.items())
+    return tuple(
+        figure_record(out_dir, kind, path, notes.get(kind, "")) for kind, path in paths.items()
+    )
 
 
 def make_registration_figures(
@@ -238,10 +242,11 @@ def make_registration_figures(
     paths = figure_paths(out_dir, stem, "registration", space)
     titles = (f"Template {space}", f"{stem} registered to {space}")
     plot_registration(template, moved, mask, *paths.values(), titles=titles)
-    return tuple(_figure(out_dir, kind, path, space=space) for kind, path in paths.items())
+    return tuple(figure_record(out_dir, kind, path, space=space) for kind, path in paths.items())
 
 
-def _figure(out_dir: Path, kind: str, path: Path, note: str = "", space: str = "") -> Figure:
+def figure_record(out_dir: Path, kind: str, path: Path, note: str = "", space: str = "") -> Figure:
+    """Return the record of a picture that was drawn."""
     return Figure(kind, path.relative_to(out_dir).as_posix(), note, space)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.models.catalogue import cited
-from h2lo_bids.models.registry import FAMILIES, METHODS
+from h2lo_bids.models.registry import ENHANCE, FAMILIES, METHODS, task_of
 from h2lo_bids.reports.citations import bibtex, works
 from h2lo_bids.reports.markdown import render
 from h2lo_bids.reports.records import SubjectReport
@@ -66,6 +66,10 @@ def facts_of(report: SubjectReport) -> dict[str, Any]:
         "versions": versions,
         "contrasts": sorted({scan.suffix for scan in scans}),
         "masks": sorted({scan.mask_method.split(" ")[0].lower() for scan in scans} - {""}),
+        "enhanced": any(scan.enhances for scan in scans),
+        "synthesized": any(not scan.enhances for scan in scans),
+        "fused": sorted({len(scan.parts) for scan in scans if len(scan.parts) > 1}),
+        "enhanced_grids": sorted({_grid(scan.spacing) for scan in scans if scan.enhances}),
         "templates": sorted({_template(*own) for scan in scans for own in scan.templates}),
         "models": [
             {
@@ -92,7 +96,9 @@ def describe(facts: dict[str, Any]) -> MethodsText:
     facts : dict
         All optional: ``version`` of this program, ``versions`` of the
         software (names as on PyPI), ``contrasts``, ``masks`` (first words
-        of :attr:`~h2lo_bids.reports.records.ScanReport.mask_method`), ``templates`` (with their
+        of :attr:`~h2lo_bids.reports.records.ScanReport.mask_method`), ``enhanced`` and
+        ``synthesized`` (which way was gone; with neither, to low field), ``fused`` (how many
+        scans were), ``enhanced_grids``, ``templates`` (with their
         origin), ``grids`` (one
         phrase per further output grid), ``models`` (dicts with ``name``, ``method``,
         ``contrast``, ``sha256``, ``training_kind``, ``parameters``),
@@ -116,8 +122,15 @@ def _overview(facts: dict[str, Any]) -> str:
     contrasts = " and ".join(name.replace("w", "-weighted") for name in facts.get("contrasts", []))
     images = f"{contrasts} images" if contrasts else "images"
     version = f" {facts['version']}" if facts.get("version") else ""
-    used = _methods(facts)
-    if used == {IDENTITY}:
+    enhancers = {name for name in _methods(facts) & METHODS.keys() if task_of(name) == ENHANCE}
+    used = _methods(facts) - enhancers
+    if facts.get("enhanced"):
+        by = cited(enhancers)
+        made = f"Low-field {images} were enhanced" + (f" by {by}" if by else "")
+        made += ", used as in the H2LO study [@h2lo],"
+        if facts.get("synthesized"):
+            made += f" and low-field MRI was synthesized by {cited(used) or cited(['h2lo'])}"
+    elif used == {IDENTITY}:
         made = f"High-field {images} were prepared and returned as they are, not synthesized,"
     else:
         # A model that does not say its method is one of H2LO's first releases.
@@ -139,6 +152,7 @@ def _preprocessing(facts: dict[str, Any]) -> str:
     parts = [
         _MASKS[name].format(version=deepbet) for name in facts.get("masks", []) if name in _MASKS
     ]
+    parts += _fusion(facts)
     parts.append(
         "Intensities were divided by their maximum inside the brain mask; "
         "voxels outside the mask are zero."
@@ -148,6 +162,27 @@ def _preprocessing(facts: dict[str, Any]) -> str:
         ants = f" (antspyx {versions['antspyx']})" if "antspyx" in versions else ""
         parts.append(f"Images were registered to {templates} with ANTs{ants} [@ants].")
     return " ".join(parts)
+
+
+def _fusion(facts: dict[str, Any]) -> list[str]:
+    """Say how low-field scans were put together and on which grid."""
+    if not facts.get("enhanced"):
+        return []
+    parts = []
+    grids = " and ".join(facts.get("enhanced_grids", []))
+    if facts.get("fused"):
+        counts = " or ".join({2: "two", 3: "three"}.get(n, str(n)) for n in facts["fused"])
+        parts.append(
+            f"The {counts} orthogonal thick-slice scans of a session were registered rigidly to "
+            "one of them with ANTs [@ants] and averaged."
+        )
+    where = f" with voxels of {grids} mm" if grids else ""
+    parts.append(f"Scans were brought to the model's grid{where} by cubic splines.")
+    return parts
+
+
+def _grid(spacing: tuple[float, ...]) -> str:
+    return " x ".join(f"{side:g}" for side in spacing)
 
 
 def _template(space: str, uri: str) -> str:
@@ -167,7 +202,10 @@ def _synthesis(facts: dict[str, Any]) -> str:
         )
     for grid in facts.get("grids", []):
         parts.append(f"Low-field images were also made {grid}.")
-    if any(not FAMILIES[METHODS[name]].continuous for name in _methods(facts) & METHODS.keys()):
+    wide = not facts.get("enhanced")
+    if wide and any(
+        not FAMILIES[METHODS[name]].continuous for name in _methods(facts) & METHODS.keys()
+    ):
         parts.append("Images were made on the model's grid and brought to others by cubic splines.")
     if facts.get("precision"):
         parts.append(f"Computations ran in {facts['precision']}.")

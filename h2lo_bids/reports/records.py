@@ -169,6 +169,13 @@ class ScanReport:
         Shown in a box above the figures.
     figures : tuple of Figure
         In any order; the page knows where each kind goes.
+    task : str
+        What was done with it: ``"synthesize"`` or ``"enhance"``.
+    parts : tuple of str
+        Of enhancement: the scans that the image was made from, relative to the dataset.
+    lost : tuple of (str, str, str)
+        Of enhancement: path, error and message of each scan that was left out, as it
+        could not be used.
     """
 
     stem: str
@@ -190,6 +197,14 @@ class ScanReport:
     templates: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
+    task: str = "synthesize"
+    parts: tuple[str, ...] = ()
+    lost: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def enhances(self) -> bool:
+        """Whether this is a low-field scan that was enhanced."""
+        return self.task == "enhance"
 
     @property
     def session(self) -> str:

@@ -78,7 +78,14 @@ def warnings_of(scan: ScanReport) -> tuple[str, ...]:
     """Give the warnings of a scan: its own, and those that its facts call for."""
     found = []
     model = scan.model
-    if model is not None and model.training_kind == "simulated":
+    if scan.enhances:
+        found.append(
+            "The enhanced image is a prediction, not an acquired image: it may show structure "
+            "that is not there and hide what is. It is not for diagnosis."
+        )
+    if model is not None and model.training_kind == "simulated" and scan.enhances:
+        found.append("This model was trained on simulated data, not on acquired low-field scans.")
+    elif model is not None and model.training_kind == "simulated":
         found.append(
             "This model was trained on simulated pairs, not on acquired low-field scans. Its "
             "output shows how the method works; fit a model to your own pairs before you draw "

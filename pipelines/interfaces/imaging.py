@@ -54,6 +54,8 @@ class FindBrain(H2loInterface):
             "mask_file": str(save_nifti(brain.image, folder / "mask.nii.gz")),
             "method": brain.method,
             "warnings": [*checked.warnings, *brain.notes],
+            "error": "",
+            "message": "",
         }
 
     def _brain(self, image: Any) -> Any:
@@ -94,23 +96,30 @@ class SettleBrain(H2loInterface):
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Raise what `FindBrain` met, or choose the mask (`imaging.brain.share_mask`)."""
         from h2lo_bids.bids.atomic import save_nifti
-        from h2lo_bids.imaging.brain import BrainMask, share_mask
+        from h2lo_bids.imaging.brain import BrainMask
 
         inputs = self.inputs
         if isdefined(inputs.error) and inputs.error:
             raise getattr(errors, inputs.error)(inputs.message)
         own = BrainMask(load_image(inputs.mask_file), inputs.method)
-        mask = own
-        if isdefined(inputs.donor_mask) and inputs.method in ("deepbet", "synthstrip"):
-            image = load_image(inputs.checked)
-            image.set_filename(inputs.name)
-            mask = share_mask(own, BrainMask(load_image(inputs.donor_mask), "donor"), image)
+        image = load_image(inputs.checked)
+        image.set_filename(inputs.name)
+        mask = shared_mask(own, inputs.donor_mask, image)
         # A copy even of its own mask: a result must not point into another node's folder.
         return {
             "mask_file": str(save_nifti(mask.image, folder / "mask.nii.gz")),
             "method": method_text(mask.method),
             "warnings": [*inputs.warnings, *mask.notes],
         }
+
+
+def shared_mask(own: Any, donor: Any, image: Any) -> Any:
+    """Return the mask of a session's T1w scan where there is one that fits, or else `own`."""
+    from h2lo_bids.imaging.brain import BrainMask, share_mask
+
+    if not isdefined(donor) or own.method not in ("deepbet", "synthstrip"):
+        return own
+    return share_mask(own, BrainMask(load_image(donor), "donor"), image)
 
 
 def method_text(method: str) -> str:

@@ -65,7 +65,9 @@ class _FiguresInput(ThreadedInputSpec):
     low = File(exists=True, mandatory=True, desc="low-field image")
 
 
-class _FiguresOutput(TraitedSpec):
+class FiguresOutput(TraitedSpec):
+    """Outputs of what draws."""
+
     figures = traits.List(traits.Dict, desc="records of reports.records.Figure")
     out_files = traits.List(File(exists=True), desc="the pictures, in the order of the records")
 
@@ -74,7 +76,7 @@ class MakeFigures(H2loInterface):
     """Draw a scan's figures for the report (`reports.figures.make_figures`)."""
 
     input_spec = _FiguresInput
-    output_spec = _FiguresOutput
+    output_spec = FiguresOutput
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Draw inside the node's folder, so that a rerun need not draw again."""
@@ -88,7 +90,7 @@ class MakeFigures(H2loInterface):
             hf=load_image(self.inputs.high),
             lf=load_image(self.inputs.low),
         )
-        return _drawn(folder, figures)
+        return drawn(folder, figures)
 
 
 class _RegistrationFiguresInput(ThreadedInputSpec):
@@ -103,7 +105,7 @@ class MakeRegistrationFigures(H2loInterface):
     """Draw the registration (`reports.figures.make_registration_figures`)."""
 
     input_spec = _RegistrationFiguresInput
-    output_spec = _FiguresOutput
+    output_spec = FiguresOutput
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Draw inside the node's folder."""
@@ -117,10 +119,12 @@ class MakeRegistrationFigures(H2loInterface):
             mask=load_image(self.inputs.mask),
             space=self.inputs.space,
         )
-        return _drawn(folder, figures)
+        return drawn(folder, figures)
 
 
-class _RecordInput(ThreadedInputSpec):
+class RecordInput(ThreadedInputSpec):
+    """Inputs of what stores a record."""
+
     record = traits.Dict(mandatory=True, desc="what is known beforehand, of records.ScanReport")
     out_dir = traits.Str(mandatory=True, desc="root of the derivative dataset")
     checked = File(exists=True, mandatory=True, desc="the scan")
@@ -138,7 +142,7 @@ class _RecordInput(ThreadedInputSpec):
 class WriteRecord(H2loInterface):
     """Store a scan's figures and its record for the report; its last step."""
 
-    input_spec = _RecordInput
+    input_spec = RecordInput
     output_spec = TraitedSpec
     _always_run = True
 
@@ -169,12 +173,18 @@ class WriteRecord(H2loInterface):
             **({"device": inputs.device} if isdefined(inputs.device) else {}),
             "figures": figures,
         }
+        record |= self.further(record)
         # Through JSON, so that tuples are lists as `from_json` expects them.
         write_scan_report(out_dir, from_json(ScanReport, json.loads(json.dumps(record))))
         return {}
 
+    def further(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return fields that stand in place of others, or beside them."""
+        return {}
 
-def _drawn(folder: Path, figures: Sequence[Any]) -> dict[str, Any]:
+
+def drawn(folder: Path, figures: Sequence[Any]) -> dict[str, Any]:
+    """Return the outputs of what has drawn figures."""
     from h2lo_bids.reports.records import to_json
 
     return {

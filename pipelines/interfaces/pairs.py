@@ -11,7 +11,9 @@ from h2lo_bids import errors
 from pipelines.interfaces.base import H2loInterface, ThreadedInputSpec, load_image
 
 
-class _AlignInput(ThreadedInputSpec):
+class AlignInput(ThreadedInputSpec):
+    """Inputs of what registers a low-field scan."""
+
     checked = File(desc="the low-field scan, checked")
     mask_file = File(desc="its brain mask")
     method = traits.Str(desc="what found it")
@@ -26,7 +28,9 @@ class _AlignInput(ThreadedInputSpec):
     high_name = traits.Str("the high-field scan", usedefault=True, nohash=True, desc="the other's")
 
 
-class _AlignOutput(TraitedSpec):
+class AlignOutput(TraitedSpec):
+    """Outputs of what registers a low-field scan."""
+
     matrix = File(exists=True, desc="4 x 4, RAS mm of the high-field world to the low-field one")
     stripped = traits.Bool(desc="whether the scan shows a brain alone")
     warnings = traits.List(traits.Str, desc="what was noticed, one line each")
@@ -35,8 +39,8 @@ class _AlignOutput(TraitedSpec):
 class AlignLowField(H2loInterface):
     """Register a low-field scan to its high-field partner (`imaging.alignment`)."""
 
-    input_spec = _AlignInput
-    output_spec = _AlignOutput
+    input_spec = AlignInput
+    output_spec = AlignOutput
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Raise what `FindBrain` met, or register on one thread."""

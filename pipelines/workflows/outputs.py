@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,48 @@ def init_outputs_wf(
     computed = [f"{kind}_{grid.name}" for grid in grids for kind in kinds]
     fields = [*_PASSED, *paths, *(f"device_{key}" for key in computed)]
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
+    written = connect_sinks(
+        workflow, inputnode, out_dir=out_dir, paths=paths, sidecars=sidecars, computed=computed,
+        mask_source=mask_source,
+    )  # fmt: skip
+    record = known_record(scan, model, device, precision, random_seed, grids)
+    ds_record = pe.Node(
+        WriteRecord(record=record, out_dir=str(out_dir)), name="ds_record", mem_gb=0.3
+    )
+    workflow.connect(
+        [
+            (inputnode, ds_record, [(name, name) for name in [*_PASSED, "mask"]]),
+            (inputnode, ds_record, [("device_lowfield_native", "device")]),
+            (written, ds_record, [("out", "outputs")]),
+        ]
+    )
+    _connect_figures(workflow, inputnode, ds_record, scan, grids)
+    return workflow
+
+
+def connect_sinks(
+    workflow: pe.Workflow,
+    inputnode: pe.Node,
+    *,
+    out_dir: Path,
+    paths: Mapping[str, Path],
+    sidecars: Mapping[str, dict[str, Any]],
+    computed: Sequence[str],
+    mask_source: str | None = None,
+) -> pe.Node:
+    """Write every output with its sidecar; return the node that gathers their names.
+
+    Parameters
+    ----------
+    workflow, inputnode
+        Where the sinks ``ds_<key>`` are put, and what holds a file for each key.
+    out_dir, paths, sidecars
+        Root of the derivative dataset; path and sidecar of each output.
+    computed
+        Keys of outputs that say on which kind of device they were made.
+    mask_source
+        URI of the mask that was given, or that the session may share.
+    """
     written = pe.Node(Merge(len(paths)), name="written")
     for number, (key, path) in enumerate(paths.items(), start=1):
         sink = pe.Node(
@@ -125,19 +168,7 @@ def init_outputs_wf(
             workflow.connect([(inputnode, sink, [(f"device_{key}", "device")])])
         if key == "mask" and mask_source is not None:
             sink.inputs.mask_source = mask_source
-    record = _record(scan, model, grids, device, precision, random_seed)
-    ds_record = pe.Node(
-        WriteRecord(record=record, out_dir=str(out_dir)), name="ds_record", mem_gb=0.3
-    )
-    workflow.connect(
-        [
-            (inputnode, ds_record, [(name, name) for name in [*_PASSED, "mask"]]),
-            (inputnode, ds_record, [("device_lowfield_native", "device")]),
-            (written, ds_record, [("out", "outputs")]),
-        ]
-    )
-    _connect_figures(workflow, inputnode, ds_record, scan, grids)
-    return workflow
+    return written
 
 
 def _connect_figures(
@@ -189,13 +220,13 @@ def _connect_figures(
     )
 
 
-def _record(
+def known_record(
     scan: Scan,
     model: ModelSpec,
-    grids: tuple[Grid, ...],
     device: str,
     precision: str,
     random_seed: int,
+    grids: tuple[Grid, ...] = (),
 ) -> dict[str, Any]:
     """Return what the report's record says that is known before the run."""
     return {
@@ -226,13 +257,7 @@ def _sidecars(
 ) -> dict[str, dict[str, Any]]:
     """Compose the sidecar of every output."""
     uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
-    entry = CATALOGUE.get(str(model.metadata.get("method")))
-    metadata = {
-        **model.metadata,
-        "sha256": model.sha256,
-        "title": entry.title if entry else None,
-        "reference": entry.link if entry else None,
-    }
+    metadata = told_of(model)
     contents = {
         "preproc": preproc_sidecar(scan, skull_stripped=True, mask=uris["mask"]),
         "mask": mask_sidecar(scan, method=""),
@@ -260,6 +285,17 @@ def _sidecars(
         if grid.kind == "template":
             contents |= _transform_sidecars(grid, uris)
     return contents
+
+
+def told_of(model: ModelSpec) -> dict[str, Any]:
+    """Return what sidecars are told of a model."""
+    entry = CATALOGUE.get(str(model.metadata.get("method")))
+    return {
+        **model.metadata,
+        "sha256": model.sha256,
+        "title": entry.title if entry else None,
+        "reference": entry.link if entry else None,
+    }
 
 
 def _where(grid: Grid) -> dict[str, Any]:

@@ -112,9 +112,9 @@ def init_synthesis_wf(
     made = ("lowfield", *beside.kinds)
     fields = ["mask", *made, *(f"device_{kind}" for kind in made)]
     outputnode = pe.Node(IdentityInterface(fields=fields), name="outputnode")
-    queries = [_query(Synthesize(), "synthesize", model, device, precision, omp_nthreads)]
+    queries = [query_node(Synthesize(), "synthesize", model, device, precision, omp_nthreads)]
     if beside.uncertainty:
-        node = _query(MapUncertainty(), "std", model, device, precision, omp_nthreads)
+        node = query_node(MapUncertainty(), "std", model, device, precision, omp_nthreads)
         node.inputs.members = dict(model.metadata["files"])
         queries.append(node)
     for node in queries if draws is not None else ():
@@ -145,7 +145,7 @@ def init_synthesis_wf(
     return workflow
 
 
-def _query(
+def query_node(
     interface: Synthesize,
     name: str,
     model: ModelSpec,
@@ -153,7 +153,7 @@ def _query(
     precision: str,
     omp_nthreads: int,
 ) -> pe.Node:
-    """Return a node that evaluates models."""
+    """Return a node that evaluates models; see `init_synthesis_wf`."""
     interface.inputs.trait_set(
         model=str(model.path),
         sha256=model.sha256,

@@ -9,8 +9,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from nibabel.affines import apply_affine, from_matvec
-from scipy.ndimage import gaussian_filter, map_coordinates
+from nibabel.affines import from_matvec
+from small_brains import GRIDS, SHAPE, make_brain, seen, write_scan
 
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
@@ -21,60 +21,16 @@ from pipelines.engine import RunOptions
 from pipelines.pairs import prepare_pairs
 from pipelines.workflows.pair import PairOptions, init_pair_wf
 
-SHAPE, FRAME = (44, 52, 44), Frame((36, 44, 36), (3.0, 3.0, 3.0))
+FRAME = Frame((36, 44, 36), (3.0, 3.0, 3.0))
 MOVE = from_matvec(nib.eulerangles.euler2mat(0.08, -0.05, 0.06), [4, -6, 3])
-GRIDS = {
-    "axi": ((64, 76, 28), (2, 2, 5)),
-    "cor": ((64, 32, 70), (2, 5, 2)),
-    "sag": ((28, 76, 70), (5, 2, 2)),
-}
-
-
-def _affine(shape, spacing) -> np.ndarray:
-    spacing = np.broadcast_to(np.asarray(spacing, float), 3)
-    return from_matvec(np.diag(spacing), -spacing * (np.asarray(shape) - 1) / 2)
-
-
-def _brain() -> nib.Nifti1Image:
-    affine = _affine(SHAPE, 3.0)
-    texture = gaussian_filter(np.random.default_rng(4).normal(size=SHAPE), 1.6)
-    at = apply_affine(affine, np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1))
-    inside = ((at / (50, 60, 50)) ** 2).sum(-1) < 1
-    values = np.where(inside, (400 + 100 * texture / texture.std()).clip(20), 0)
-    image = nib.Nifti1Image(values.astype(np.int16), affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    return image
-
-
-def _seen(brain: nib.Nifti1Image, motion: np.ndarray, shape, spacing) -> nib.Nifti1Image:
-    affine = _affine(shape, spacing)
-    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    there = np.linalg.inv(brain.affine) @ np.linalg.inv(motion) @ affine
-    at = np.moveaxis(apply_affine(there, grid), -1, 0)
-    values = 20 * np.sqrt(map_coordinates(brain.get_fdata(), at, order=1))
-    image = nib.Nifti1Image(values.astype(np.int16), affine)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    return image
-
-
-def _scan(root: Path, session: str, image, acq: str | None = None) -> Scan:
-    entities = (("sub", "01"), ("ses", session), *((("acq", acq),) if acq else ()))
-    stem = "_".join([*(f"{k}-{v}" for k, v in entities), "T1w"])
-    path = root / "sub-01" / f"ses-{session}" / "anat" / f"{stem}.nii.gz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.to_filename(path)
-    meta = {"Manufacturer": "Nobody (simulated)"}
-    return Scan(path, "01", session, "T1w", entities, 3.0, "MagneticFieldStrength", meta)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> PairSource:
     root = tmp_path_factory.mktemp("raw")
-    brain = _brain()
-    low = tuple(_scan(root, "LF", _seen(brain, MOVE, *g), acq) for acq, g in GRIDS.items())
-    return PairSource(_scan(root, "HF", brain), low, "mrr", False)
+    brain = make_brain()
+    low = tuple(write_scan(root, "LF", seen(brain, MOVE, *g), acq) for acq, g in GRIDS.items())
+    return PairSource(write_scan(root, "HF", brain), low, "mrr", False)
 
 
 def _prepare(out: Path, *pairs: PairSource, **options):
@@ -116,7 +72,7 @@ def test_a_pair_from_scans_to_training(source, tmp_path) -> None:
     assert not data.lf[~data.mask].any()
     assert data.hf.max() == data.lf.max() == 1
     # Of one spacing, the high-field voxels are copied: the scan's values over its largest.
-    own = _brain().get_fdata()
+    own = make_brain().get_fdata()
     assert np.isin(np.rint(data.hf[data.mask] * own.max()), own).all()
     truth = np.sqrt(data.hf[data.mask])
     assert np.corrcoef(truth, data.lf[data.mask])[0, 1] > 0.9
@@ -135,10 +91,10 @@ def test_a_pair_from_scans_to_training(source, tmp_path) -> None:
 def test_a_deliberately_misregistered_pair_is_flagged(source, tmp_path) -> None:
     """A precomputed low-field image that lies 8 mm away from where it should."""
     shift = from_matvec(np.eye(3), [0, 8, 0])
-    brain = _brain()
+    brain = make_brain()
     for motion, flagged in ((np.eye(4), False), (shift, True)):
         out = tmp_path / str(flagged)
-        low = _scan(out / "mrr", "LF", _seen(brain, motion, SHAPE, 3.0))
+        low = write_scan(out / "mrr", "LF", seen(brain, motion, SHAPE, 3.0))
         pair = PairSource(source.hf, (replace(low, dataset="mrr"),), "none", True)
         assert _prepare(out, pair)[0].made
         (made,) = find_prepared(out / "out", contrast="T1w")

@@ -1,0 +1,106 @@
+"""Which low-field scans are enhanced, together or alone, and what the result is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from skeletons import HIGH, LOW, anat, ds006557, get, put, write
+
+from h2lo_bids.bids.lowfield import LowFieldDiscovery, LowFieldQuery, discover_lowfield
+from h2lo_bids.errors import NoMatchError, UsageError
+
+pytestmark = pytest.mark.usefixtures("no_validator")
+
+
+def find(root: Path, **options: object) -> LowFieldDiscovery:
+    return discover_lowfield(LowFieldQuery(root, **options))  # type: ignore[arg-type]
+
+
+def told(found: LowFieldDiscovery) -> dict[str, list[str]]:
+    """Return by the outputs' stem the words that tell the scans apart."""
+    return {
+        source.scan.stem: [dict(part.entities).get("acq", "") for part in source.parts]
+        for source in found.sources
+    }
+
+
+def reasons(found: LowFieldDiscovery) -> dict[str, str]:
+    return {item.path.name.split(".")[0]: item.reason for item in found.skipped}
+
+
+def test_ds006557_fuses_the_three_orientations_of_each_session(tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds")
+    get(root, "")
+    found = find(root, participant_labels=("HYPE00",))
+    three = ["axi", "cor", "sag"]
+    visits = [f"sub-HYPE00_ses-{visit}" for visit in ("HFC", "HFE")]
+    assert told(found) == {f"{v}_{suffix}": three for v in visits for suffix in ("T1w", "T2w")}
+    assert {source.fusion for source in found.sources} == {"mrr"}
+    left = reasons(found)
+    assert "high field (3.0009 T by ImagingFrequency)" in left["sub-HYPE00_ses-GE_T2w"]
+    assert "three orthogonal scans are fused" in left["sub-HYPE00_ses-HFC_acq-iso_T1w"]
+    # A run's account goes by scans, each under its own path and the outputs' name.
+    first = found.scans[0]
+    assert first.stem == "sub-HYPE00_ses-HFC_T1w"
+    assert first.relative_path.endswith("sub-HYPE00_ses-HFC_acq-axi_T1w.nii.gz")
+    # HYPE06 lacks the sagittal T1w of HFC: one scan is taken, the isotropic one.
+    other = told(find(root, participant_labels=("HYPE06",), suffixes=("T1w",)))
+    assert other == {
+        "sub-HYPE06_ses-HFC_acq-iso_T1w": ["iso"],
+        "sub-HYPE06_ses-HFE_T1w": three,
+    }
+
+
+def test_fusion_words_and_all_scans_decide(tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds", ("HYPE00",))
+    get(root, "")
+    some = {"session_labels": ("HFC",), "suffixes": ("T1w",)}
+    assert told(find(root, fusion="none", **some)) == {"sub-HYPE00_ses-HFC_acq-iso_T1w": ["iso"]}
+    assert told(find(root, lf=("acq-cor",), **some)) == {"sub-HYPE00_ses-HFC_acq-cor_T1w": ["cor"]}
+    filters = {"lf_t1w": {"acquisition": "sag"}}
+    assert told(find(root, filters=filters, **some)) == {"sub-HYPE00_ses-HFC_acq-sag_T1w": ["sag"]}
+    each = told(find(root, all_scans=True, **some))
+    assert sorted(each.values()) == [["axi"], ["cor"], ["iso"], ["sag"]]
+    with pytest.raises(NoMatchError, match=r"not three orthogonal scans to fuse \(found coronal\)"):
+        find(root, fusion="mrr", lf=("acq-cor",), **some)
+    with pytest.raises(UsageError, match="--lf-fusion two"):
+        find(root, fusion="two")
+
+
+def test_an_absent_orientation_leaves_the_others_and_their_name(tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds", ("HYPE00",))
+    for way in ("cor", "sag"):
+        get(root, f"ses-HFC_acq-{way}_T1w")
+    found = find(root, session_labels=("HFC",), suffixes=("T1w",))
+    assert told(found) == {"sub-HYPE00_ses-HFC_T1w": ["cor", "sag"]}
+    (problem,) = found.problems
+    assert problem.path.name == "sub-HYPE00_ses-HFC_acq-axi_T1w.nii.gz"
+    assert "datalad get" in problem.message
+
+
+def test_without_field_strength_only_words_make_it_low(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat("01", "a", "T1w"): {}, anat("01", "b", "T1w"): HIGH})
+    with pytest.raises(NoMatchError, match=r"assumed to be high field .* take it with --lf"):
+        find(root)
+    found = find(root, lf=("ses-a",))
+    assert told(found) == {"sub-01_ses-a_T1w": [""]}
+    assert "chosen with --lf" in found.sources[0].parts[0].notes[0]
+    assert any("chosen with --lf" in note for note in found.notes)
+
+
+def test_a_name_that_is_taken_is_not_given_to_the_fused_image(tmp_path: Path) -> None:
+    images = {anat("01", None, f"acq-{way}_T2w"): LOW for way in ("axi", "cor", "sag")}
+    root = write(tmp_path / "ds", {**images, anat("01", None, "T2w"): HIGH})
+    found = find(root)
+    assert list(told(found)) == ["sub-01_acq-mrr_T2w"]
+    assert found.sources[0].scan.entities == (("sub", "01"), ("acq", "mrr"))
+
+
+def test_a_broken_sidecar_concerns_its_own_scan(tmp_path: Path) -> None:
+    names = [anat(label, None, "T1w") for label in ("01", "02")]
+    root = write(tmp_path / "ds", dict.fromkeys(names, LOW))
+    put((root / names[0]).with_name("sub-01_T1w.json"), "{")
+    found = find(root)
+    assert list(told(found)) == ["sub-02_T1w"]
+    assert [problem.path.name for problem in found.problems] == ["sub-01_T1w.nii.gz"]

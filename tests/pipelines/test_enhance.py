@@ -1,0 +1,160 @@
+"""Low-field scans of small brains, enhanced by an untrained network: exactly the identity."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine, from_matvec
+from small_brains import GRIDS, make_brain, seen, write_scan
+
+from h2lo_bids.bids.lowfield import LowFieldSource
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.models.bundle import load_bundle, save_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.reports.store import load_subject_report
+from pipelines.engine import RunOptions, run_workflow
+from pipelines.grids import enhanced_paths
+from pipelines.workflows.enhance import EnhanceOptions, EnhanceSpec, init_enhance_wf
+from pipelines.workflows.synthesis import ModelSpec
+
+FRAME = Frame((40, 48, 40), (3.0, 3.0, 3.0))
+TURN = from_matvec(nib.eulerangles.euler2mat(0.06, -0.04, 0.05), [3, -4, 2])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> ModelSpec:
+    from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
+
+    network = Pfsr(PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1))
+    folder = tmp_path_factory.mktemp("model") / "pfsr_T1w"
+    told = {"name": "untrained", "training_data": {"kind": "simulated"}, "value_range": [0, 1]}
+    bundle = save_bundle(
+        folder, network, method="pfsr", contrast="T1w", frame=FRAME, metadata=told, card="# None\n"
+    )
+    bundle = load_bundle(bundle.path, task="enhance")
+    return ModelSpec(bundle.path, "T1w", bundle.sha256, FRAME.to_dict(), bundle.metadata)
+
+
+def _source(root: Path, ways=("axi", "cor", "sag"), turn: np.ndarray = TURN) -> LowFieldSource:
+    """Return scans of one brain; the head turns after the first."""
+    brain = make_brain()
+    parts = [
+        write_scan(root, "LF", seen(brain, turn if n else np.eye(4), *GRIDS[way]), way)
+        for n, way in enumerate(ways)
+    ]
+    entities = tuple(p for p in parts[0].entities if len(ways) == 1 or p[0] != "acq")
+    return LowFieldSource(replace(parts[0], entities=entities), tuple(parts))
+
+
+def _run(folder: Path, model: ModelSpec, *sources: LowFieldSource):  # type: ignore[no-untyped-def]
+    specs = tuple(
+        EnhanceSpec(f"scan_{n}", source, model, (None,) * len(source.parts))
+        for n, source in enumerate(sources)
+    )
+    workflow = init_enhance_wf(
+        name="wf", specs=specs, out_dir=folder / "out", options=EnhanceOptions(skull_strip="skip")
+    )
+    workflow.base_dir = str(folder / "work")
+    failures = run_workflow(workflow, RunOptions(folder / "crash"))
+    return failures, load_subject_report(folder / "out", "01").scans
+
+
+def _images(folder: Path, scan: Scan) -> dict[str, nib.Nifti1Image]:
+    return {key: nib.load(path) for key, path in enhanced_paths(folder / "out", scan).items()}
+
+
+@pytest.mark.slow
+def test_three_orientations_become_one_image_in_the_place_of_the_first(tmp_path, model):
+    source = _source(tmp_path / "raw")
+    failures, (record,) = _run(tmp_path, model, source)
+    assert failures == []
+    made = _images(tmp_path, source.scan)
+    low, mask = made["preproc"].get_fdata(), made["mask"].get_fdata() > 0
+    # An untrained network adds nothing.
+    np.testing.assert_array_equal(made["enhanced"].get_fdata(), low)
+    assert made["preproc"].shape == FRAME.shape
+    assert made["preproc"].header.get_zooms() == pytest.approx(FRAME.spacing)
+    assert low.max() == 1
+    assert not low[~mask].any()
+    # The brain as it was when the first scan was made, known in every voxel of the frame.
+    brain, affine = make_brain(), made["preproc"].affine
+    there = np.argwhere(mask)
+    truth = _seen_at(brain, apply_affine(affine, there))
+    assert np.corrcoef(truth, low[mask])[0, 1] > 0.95
+    side = json.loads(
+        (tmp_path / "out" / record.outputs[0]).with_suffix("").with_suffix(".json").read_text()
+    )
+    assert side["Fusion"] == "mrr"
+    assert len([s for s in side["Sources"] if "raw" in s]) == 3
+    assert record.task == "enhance"
+    assert record.lost == ()
+    assert [Path(part).name for part in record.parts] == [p.path.name for p in source.parts]
+    assert {figure.kind for figure in record.figures} >= {"lowfieldinput", "enhanced", "difference"}
+
+
+def _seen_at(brain: nib.Nifti1Image, points: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import map_coordinates
+
+    voxels = apply_affine(np.linalg.inv(brain.affine), points)
+    return 20 * np.sqrt(map_coordinates(brain.get_fdata(), voxels.T, order=1))
+
+
+@pytest.mark.slow
+def test_one_scan_alone_and_one_that_cannot_be_read_among_three(tmp_path, model):
+    alone = _source(tmp_path / "one", ("cor",))
+    damaged = _source(tmp_path / "three", turn=np.eye(4))
+    damaged = replace(damaged, scan=replace(damaged.scan, entities=(("sub", "01"), ("run", "2"))))
+    damaged.parts[0].path.write_bytes(b"\x1f\x8bnothing")
+    failures, records = _run(tmp_path, model, alone, damaged)
+    assert failures == []
+    kept = {record.stem: record for record in records}
+    single, rest = kept["sub-01_ses-LF_acq-cor_T1w"], kept["sub-01_run-2_T1w"]
+    assert single.lost == ()
+    assert len(single.parts) == 1
+    ((path, error, message),) = rest.lost
+    assert path.endswith("acq-axi_T1w.nii.gz")
+    assert error == "BadDataError"
+    assert "acq-axi_T1w.nii.gz" in message
+    assert any("made from" in line and "acq-cor" in line for line in rest.warnings)
+    for source in (alone, damaged):
+        made = _images(tmp_path, source.scan)
+        low, mask = made["preproc"].get_fdata(), made["mask"].get_fdata() > 0
+        truth = _seen_at(make_brain(), apply_affine(made["preproc"].affine, np.argwhere(mask)))
+        assert np.corrcoef(truth, low[mask])[0, 1] > 0.9
+        np.testing.assert_array_equal(made["enhanced"].get_fdata(), low)
+
+
+def test_every_promised_output_has_its_sink_and_t2w_its_donor(tmp_path, model):
+    def source(suffix: str, session: str) -> LowFieldSource:
+        entities = (("sub", "01"), ("ses", session))
+        path = tmp_path / "sub-01" / f"ses-{session}" / "anat"
+        parts = tuple(
+            Scan(path / f"sub-01_ses-{session}_acq-{way}_{suffix}.nii.gz", "01", session, suffix,
+                 (*entities, ("acq", way)), 0.064)
+            for way in ("axi", "cor", "sag")
+        )  # fmt: skip
+        return LowFieldSource(replace(parts[0], entities=entities), parts)
+
+    sources = [source("T1w", "a"), source("T2w", "a"), source("T2w", "b")]
+    specs = tuple(
+        EnhanceSpec(f"scan_{n}", own, model, (None,) * 3) for n, own in enumerate(sources)
+    )
+    out = tmp_path / "out"
+    workflow = init_enhance_wf(name="wf", specs=specs, out_dir=out, options=EnhanceOptions())
+    sinks = {
+        out / workflow.get_node(name).inputs.out_name
+        for name in workflow.list_node_names()
+        if name.rpartition(".")[2].startswith("ds_") and not name.endswith("ds_record")
+    }
+    expected = [path for own in sources for path in enhanced_paths(out, own.scan).values()]
+    assert sinks == set(expected)
+    assert len(set(expected)) == 9
+    edges = {(a.name, b.name) for a, b in workflow._graph.edges()}
+    assert edges == {("scan_0_wf", "scan_1_wf")}
+    mask = workflow.get_node("scan_1_wf.ds_mask").inputs.mask_source
+    assert mask == "bids::sub-01/ses-a/anat/sub-01_ses-a_res-model_desc-brain_mask.nii.gz"
