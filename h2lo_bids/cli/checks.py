@@ -42,9 +42,10 @@ def check_usage(settings: Settings) -> None:
     for option, path in _named_files(settings):
         if not path.exists():
             raise MissingInputError(f"{option} {path}: no such file; check the path")
-    for _, path in settings.derivatives:
+    derivatives = [("--derivatives", path) for _, path in settings.derivatives]
+    for option, path in [*derivatives, *_cohorts(settings)]:
         if not path.is_dir():
-            raise MissingInputError(f"--derivatives {path}: is not a folder; give a dataset's root")
+            raise MissingInputError(f"{option} {path}: is not a folder; give a dataset's root")
     if settings.lf_dir is not None and not settings.lf_dir.is_dir():
         raise MissingInputError(
             f"--lf-dir {settings.lf_dir}: is not a folder; give a dataset's root"
@@ -200,11 +201,21 @@ def _check_places(settings: Settings) -> None:
         "--bids-database-dir": settings.bids_database_dir,
     }
     read = {"the input dataset": settings.bids_dir, "the dataset of --lf-dir": settings.lf_dir}
+    read |= {f"the dataset of {option} {path}": path for option, path in _cohorts(settings)}
     read |= {f"the dataset of --derivatives {name}": path for name, path in settings.derivatives}
     for title, root in read.items():
         for name, path in places.items():
             if root is not None and path is not None:
                 _outside_input(title, root, name, path)
+
+
+def _cohorts(settings: Settings) -> list[tuple[str, Path]]:
+    """Return the folders of high-field cohorts."""
+    named = {
+        "--pretrain-derivatives": settings.pretrain_derivatives,
+        "--cohort": settings.cohort,
+    }
+    return [(option, path) for option, paths in named.items() for path in paths]
 
 
 def _outside_input(title: str, root: Path, name: str, path: Path) -> None:

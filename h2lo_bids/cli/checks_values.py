@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.settings import ALL, METHODS, Settings
+from h2lo_bids.cli.settings import ALL, ENHANCER, FLIP_ROTATE, METHODS, REAL, Settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
 
@@ -38,6 +38,7 @@ def check_values(settings: Settings) -> None:
     _check_others(settings)
     _check_fitting(settings)
     _check_benchmark(settings)
+    _check_arms(settings)
 
 
 def _check_models(settings: Settings) -> None:
@@ -147,3 +148,16 @@ def _check_benchmark(settings: Settings) -> None:
         if name in METHODS or names.count(name) > 1:
             raise UsageError(f"--external {name}: another method has this name; choose a new one")
         Command(name, template).find_program()
+
+
+def _check_arms(settings: Settings) -> None:
+    """Refuse arms that are pretrained on nothing."""
+    if not settings.fits_enhancer or settings.level != "benchmark" or settings.reports_only:
+        return
+    lone = {f"{ENHANCER}-{name}" for name in (REAL, FLIP_ROTATE)}
+    if (lacking := [name for name in settings.arms if name not in lone]) and not settings.cohort:
+        named = " ".join(name.removeprefix(f"{ENHANCER}-") for name in lacking)
+        raise UsageError(
+            f"--arms {named}: give --cohort, what participant wrote for the high-field scans that "
+            "these arms are pretrained on; or --arms real flip-rotate"
+        )

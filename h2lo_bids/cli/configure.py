@@ -14,6 +14,8 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import MissingInputError, UsageError
 
 _MOST_VERBOSE = 9
+_ONCE = {"contrast", "method", "fold", "arm", "cohort", "pretrain_derivatives"}
+"""Options whose values are to be done once each."""
 
 
 def read_settings(argv: Sequence[str]) -> Settings:
@@ -46,7 +48,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
     lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
     for key in lists.keys() & {"hf", "lf"}:  # each item may be several words
         lists[key] = tuple(word for words in lists[key] for word in words)
-    for key in lists.keys() & {"contrast", "method", "fold"}:  # to be done once each
+    for key in lists.keys() & _ONCE:
         lists[key] = tuple(dict.fromkeys(lists[key]))
     told = {key: given[key] for key in ("pairs", "task") if key in given}
     check_options(given["level"], given, **told)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from h2lo_bids.cli.fitoptions import fit_options
 from h2lo_bids.cli.locks import exclusive
-from h2lo_bids.cli.planwork import divide, fold_job, job_of
+from h2lo_bids.cli.planwork import arm_job, divide, job_of
 from h2lo_bids.cli.prepared import usable_pairs
 from h2lo_bids.cli.tasks import FinalTask, FoldTask
 from h2lo_bids.errors import BadDataError
@@ -18,6 +18,7 @@ from h2lo_bids.models.registry import FAMILIES, METHODS
 
 if TYPE_CHECKING:
     from h2lo_bids.training.final import FinalJob
+    from h2lo_bids.training.foldjob import FoldJob
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -80,13 +81,14 @@ def fit_all(task: FinalTask, send: Send) -> dict[str, Any]:
     _take_threads(task.threads)
     job = final_job(task)
     noise = _noise(task, job, send)
+    carried = job.method != IDENTITY and not task.settings.fits_enhancer
     lock = f"final-{task.contrast}-{job.method}.lock"
     with exclusive(task.settings.work / "locks" / lock, _waiting(send)):
         bundle = fit_final(
             job,
             Progress(send),
             noise=noise,
-            members=[fold.folder / BUNDLE for fold in job.folds if job.method != IDENTITY],
+            members=[fold.folder / BUNDLE for fold in job.folds if carried],
         )
     return {"event": "fitted", "folder": str(bundle.path)}
 
@@ -104,22 +106,27 @@ def final_job(task: FinalTask) -> FinalJob:
         people = sorted({pair.subject for pair in used})
         held = hold_out(people, validation=settings.val_count, seed=settings.random_seed)
     n_train = sum(pair.subject not in held for pair in used)
-    return FinalJob(
+    job = FinalJob(
         contrast=contrast,
         method=method,
         pairs=used,
         options=fit_options(settings, n_train),
-        folds=tuple(fold_job(settings, contrast, method, fold, used) for fold in folds),
+        folds=tuple(cast("FoldJob", arm_job(settings, contrast, method, f, used)) for f in folds),
         out_dir=settings.out_dir,
         work_dir=settings.work,
         devices=settings.devices,
         validation=held,
     )
+    if not settings.fits_enhancer:
+        return job
+    from h2lo_bids.cli.armwork import enhance_final
+
+    return enhance_final(settings, job)
 
 
 def _noise(task: FinalTask, job: FinalJob, send: Send) -> dict[str, Any] | None:
     """Measure the noise where held-out subjects allow it; without it a model is of use, too."""
-    if not job.folds or job.method == IDENTITY:
+    if not job.folds or job.method == IDENTITY or task.settings.fits_enhancer:
         return None
     if FAMILIES[METHODS[job.method]].random:
         text = f"{job.contrast}: no noise model is measured: {job.method} draws noise by itself"

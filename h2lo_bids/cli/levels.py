@@ -12,7 +12,8 @@ ALIASES = {"train": "group"}
 
 _PAIRS = "participant --pairs"
 _ENHANCE = "participant --task enhance"
-_ON_PAIRS = (_PAIRS, "group", "evaluate", "benchmark")
+_GROUP, _BENCHMARK = "group --task enhance", "benchmark --task enhance"
+_ON_PAIRS = (_PAIRS, "group", "evaluate", "benchmark", _GROUP, _BENCHMARK)
 _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
     ("participant", _ENHANCE): ("all_scans", "sloppy", "write_graph"),
     ("participant",): (
@@ -25,10 +26,11 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
         "uncertainty",
     ),
     ("participant", _ENHANCE, "evaluate"): ("model",),
-    (*LEVELS, _ENHANCE): ("task", "method", "precision", "device", "reports_only"),
+    (*LEVELS, _ENHANCE): ("method",),
+    (*LEVELS, _ENHANCE, _GROUP, _BENCHMARK): ("task", "precision", "device", "reports_only"),
     _ON_PAIRS: ("contrast", "hf", "lf_dir", "resolution"),
     (*_ON_PAIRS, _ENHANCE): ("lf", "lf_fusion"),
-    ("group", "evaluate", "benchmark"): ("keep_flagged_pairs",),
+    ("group", "evaluate", "benchmark", _GROUP, _BENCHMARK): ("keep_flagged_pairs",),
     ("group", "benchmark"): (
         "protocol",
         "steps",
@@ -39,8 +41,10 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
         "trunk",
         "lambda_grad",
         "learning_rate",
-        "validate_every",
         "devices",
+    ),
+    ("group", "benchmark", _GROUP, _BENCHMARK): (
+        "validate_every",
         "folds",
         "val_count",
         "test_count",
@@ -49,8 +53,11 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
         "max_time",
         "max_memory",
     ),
-    ("group",): ("no_final",),
+    ("group", _GROUP): ("no_final",),
     ("benchmark",): ("external",),
+    (_GROUP,): ("pretrain_derivatives", "augment"),
+    (_BENCHMARK,): ("arm", "cohort"),
+    (_GROUP, _BENCHMARK): ("schedule_factor", "finetune_rate", "features"),
 }
 TAKEN_BY = {option: levels for levels, options in _TAKEN_BY.items() for option in options}
 """Levels that take an option; one that is not listed is taken by all."""
@@ -94,8 +101,8 @@ def check_options(
     """
     if pairs and level != "participant":
         raise UsageError(f"--pairs is an option of participant; {level} prepares pairs by itself")
-    enhances = level == "participant" and task == ENHANCE
-    mode = _PAIRS if pairs else _ENHANCE if enhances else level
+    enhances = task == ENHANCE and level != "evaluate"
+    mode = _PAIRS if pairs else f"{level} --task enhance" if enhances else level
     for option in options:
         takers = TAKEN_BY.get(option)
         if takers is not None and mode not in takers:

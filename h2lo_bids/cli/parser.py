@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from h2lo_bids import __version__
 from h2lo_bids.cli import convert
 from h2lo_bids.cli.parser_benchmark import BENCHMARK, add_benchmark
+from h2lo_bids.cli.parser_enhance import ENHANCEMENT, add_enhancement
 from h2lo_bids.cli.parser_training import add_fitting, add_folds, add_pairs
 from h2lo_bids.cli.settings import (
     ALL,
@@ -29,7 +30,8 @@ analysis levels:
                low-field scans
   group        fit, cross-validate and package a model from paired scans; also: train
   evaluate     score models on paired scans
-  benchmark    fit and score every method on the same folds: Table 1 of the paper"""
+  benchmark    fit and score every method on the same folds: Table 1 of the paper; --task enhance:
+               the enhancer with and without synthetic pairs: Table 2"""
 _EVALUATION = """evaluate takes the options of pairs above and any number of --model, several of a
 contrast too; without --model it scores the embedded models."""
 EXIT_CODES = {
@@ -113,6 +115,7 @@ def build_parser() -> Parser:
     add_fitting(parser.add_argument_group("fitting"))
     add_folds(parser.add_argument_group("cross-validation"))
     add_benchmark(parser.add_argument_group("benchmark", BENCHMARK))
+    add_enhancement(parser.add_argument_group("enhancement", ENHANCEMENT))
     parser.add_argument_group("evaluation", _EVALUATION)
     _resources(parser.add_argument_group("resources"))
     _run(parser.add_argument_group("the run"))

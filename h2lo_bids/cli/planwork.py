@@ -66,6 +66,7 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
                 settings, contrast, used, lambda text: send({"event": "note", "text": text})
             )
         _check_chosen(settings, contrast, folds)
+        _check_same_folds(settings, contrast, folds)
         splits[contrast] = folds
         jobs = [arm_job(settings, contrast, m, f, used) for m in settings.arms for f in folds]
         _check_unchanged(jobs)
@@ -182,7 +183,11 @@ def job_of(task: FoldTask) -> FoldJob | ExternalJob:
 def arm_job(
     settings: Settings, contrast: str, name: str, fold: Fold, pairs: tuple[PreparedPair, ...]
 ) -> FoldJob | ExternalJob:
-    """Return the job of a method, or of a simulator of others, on one fold."""
+    """Return the job of a method, an arm, or a simulator of others, on one fold."""
+    if settings.fits_enhancer:
+        from h2lo_bids.cli.armwork import enhance_job
+
+        return enhance_job(settings, contrast, name, fold, pairs)
     template = dict(settings.external).get(name)
     if template is None:
         return fold_job(settings, contrast, name, fold, pairs)
@@ -237,6 +242,16 @@ def _check_chosen(settings: Settings, contrast: str, folds: tuple[Fold, ...]) ->
                 f"--fold {index}: {contrast} has the folds {', '.join(map(str, known))}, counted "
                 "from 0"
             )
+
+
+def _check_same_folds(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:
+    """Refuse to enhance on other folds than those of the synthesis models that are there."""
+    known = read_splits(settings.out_dir / SPLITS).get(contrast)
+    if settings.fits_enhancer and known and folds and known != folds:
+        raise UsageError(
+            f"{settings.out_dir / SPLITS}: has other folds of {contrast}; give the options and "
+            "pairs that the synthesis models had, or another out_dir"
+        )
 
 
 def _check_unchanged(jobs: Sequence[FoldWork]) -> None:

@@ -17,6 +17,13 @@ METHODS = (
 )  # fmt: skip
 ALL = "all"
 SYNTHESIZE, ENHANCE = TASKS = ("synthesize", "enhance")
+ENHANCER = "pfsr"
+REAL, FLIP_ROTATE = "real", "flip-rotate"
+ARMS = (
+    REAL, FLIP_ROTATE, "arnold", "pix2pix", "diffi2i", "inr", "h2lo-mlp", "h2lo-nograd", "h2lo",
+)  # fmt: skip
+"""Rows of the paper's Table 2, and of the two ablations."""
+AUGMENTATIONS = ("none", FLIP_ROTATE)
 PROTOCOLS = ("default", "paper")
 SAMPLINGS = ("patch", "volume")
 TRUNKS = ("siren", "mlp")
@@ -91,6 +98,14 @@ class Settings:
     external: tuple[tuple[str, str], ...] = ()
     max_time: float | None = None
     max_memory: float | None = None
+    # enhancement
+    pretrain_derivatives: tuple[Path, ...] = ()
+    augment: str = "none"
+    schedule_factor: float = 1.0
+    finetune_rate: float | None = None
+    features: int | None = None
+    arm: tuple[str, ...] = ()
+    cohort: tuple[Path, ...] = ()
     # resources
     nprocs: int | None = None
     omp_nthreads: int | None = None
@@ -108,8 +123,15 @@ class Settings:
     verbose: int = 0
 
     @property
+    def fits_enhancer(self) -> bool:
+        """Whether it is the enhancer that is fitted."""
+        return self.task == ENHANCE and self.level in ("group", "benchmark")
+
+    @property
     def methods(self) -> tuple[str, ...]:
         """What is fitted: the methods given; else H2LO, or in a benchmark every method."""
+        if self.fits_enhancer:
+            return (ENHANCER,)
         every = ALL in self.method or (self.level == "benchmark" and not self.method)
         return METHODS if every else self.method or ("h2lo",)
 
@@ -120,7 +142,10 @@ class Settings:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """What is compared: the methods, then the simulators of others."""
+        """What is compared: the methods, then the simulators of others; or Table 2's arms."""
+        if self.fits_enhancer and self.level == "benchmark":
+            chosen = self.arm if self.arm and ALL not in self.arm else ARMS
+            return tuple(f"{ENHANCER}-{name}" for name in chosen)
         return (*self.methods, *(name for name, _ in self.external))
 
     def to_options(self) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def run_fold(job: FoldJob, progress: Callable[[str], None] | None = None) -> Pat
     withdraw(job.folder)
     scores, seconds = _score(job, result.model, options, say)
     _write_bundle(job, options, result, scores)
-    atomic_write_bytes(job.folder / HISTORY, _read(work / HISTORY))
+    atomic_write_bytes(job.folder / HISTORY, _read(job.history(work)))
     # Last: a folder with a record is taken for a whole one.
     measured = {"synthesis_seconds": seconds, "peak_memory_gb": peak_memory()}
     write_json(job.folder / RECORD, {**_record(job, options, result), **measured})
@@ -159,7 +159,7 @@ def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, A
         **job.identity(),
         "title": job.row_title,
         "task": job.task,
-        "options": json.loads(json.dumps(options.to_dict())),
+        "options": json.loads(json.dumps({**job.method_options(), **options.to_dict()})),
         "seed": options.seed,
         "given": json.loads(json.dumps(job.options.identity())),
         "steps": result.steps,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import H2loError, UsageError
@@ -18,6 +18,7 @@ from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.members import member_files
 from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata
 from h2lo_bids.training.fitting import (
+    Say,
     common_frame,
     fit_prepared,
     pairs_cache,
@@ -28,6 +29,9 @@ from h2lo_bids.training.foldjob import SCORES, FoldJob, fold_done, read_record
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
+
+if TYPE_CHECKING:
+    from h2lo_bids.training.fit import FitResult
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,18 @@ class FinalJob:
         subjects, task = self.subjects, find_method(self.method).task
         found = pairs_of(self.pairs, [s for p in parts for s in subjects[p]], self.contrast)
         return tuple(pair.for_task(task) for pair in found)
+
+    def method_options(self) -> dict[str, Any]:
+        """Return the fit's options, as the method has them."""
+        return self.adapted.identity()
+
+    def fit(self, work: Path, stop_at: int, say: Say) -> FitResult:
+        """Fit the method in a work folder, or go on there."""
+        return fit_prepared(
+            find_method(self.method), self.pairs_in("train"), self.pairs_in("validation"),
+            self.adapted, work, cache=pairs_cache(self.work_dir), devices=self.devices,
+            stop_at=stop_at, progress=say,
+        )  # fmt: skip
 
 
 def model_folder(out_dir: Path, contrast: str, method: str) -> Path:
@@ -161,11 +177,7 @@ def fit_final(
         return done
     common_frame(job.pairs_in("train", "validation"))
     say(f"fitting to {len(job.subjects['train'])} subjects for {end} steps")
-    result = fit_prepared(
-        find_method(job.method), job.pairs_in("train"), job.pairs_in("validation"), job.adapted,
-        _work(job, end), cache=pairs_cache(job.work_dir), devices=job.devices, stop_at=end,
-        progress=say,
-    )  # fmt: skip
+    result = job.fit(_work(job, end), end, say)
     site = SiteModel(
         name=f"{job.method}_{job.contrast}_site",
         contrast=job.contrast,
@@ -229,7 +241,7 @@ def _schedule(job: FinalJob, end: int) -> str:
 def _work(job: FinalJob, end: int) -> Path:
     # The end, too: a fit that went further has other weights than those of that step.
     pairs = pairs_fingerprint(job.pairs_in("train", "validation"))
-    name = f"final_{_hash([job.subjects, job.adapted.identity(), pairs, end], 4)}"
+    name = f"final_{_hash([job.subjects, job.method_options(), pairs, end], 4)}"
     return Path(job.work_dir) / "training" / job.contrast / job.method / name
 
 
@@ -241,7 +253,7 @@ def _digest(
     files = {name: hashlib.sha256(content).hexdigest() for name, content in extras.items()}
     folds = [fold.identity() for fold in job.folds]
     best = [record["best_step"] for record in _records(job)]
-    values = [job.subjects, job.adapted.identity(), pairs, end, folds, best, noise, files]
+    values = [job.subjects, job.method_options(), pairs, end, folds, best, noise, files]
     return _hash(values, 16)
 
 

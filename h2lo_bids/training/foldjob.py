@@ -146,6 +146,10 @@ class FoldJob(FoldWork):
         """Return the fit's options, as the method has them."""
         return self.adapted.identity()
 
+    def history(self, work: Path) -> Path:
+        """Name the fit's log in its work folder."""
+        return work / HISTORY
+
     def fit(self, work: Path, say: Say) -> FitResult:
         """Fit the method in a work folder, or go on there."""
         return fit_prepared(
