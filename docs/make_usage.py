@@ -20,6 +20,7 @@ Written by `make docs` from the parser: change the parser, not this page.
 
 ```
 h2lo bids_dir out_dir participant [options]           synthesize low-field images
+h2lo bids_dir out_dir participant --task enhance ...  enhance low-field images
 h2lo bids_dir out_dir participant --pairs [options]   prepare pairs of some participants
 h2lo bids_dir out_dir group [options]                 fit and cross-validate a model; also: train
 h2lo bids_dir out_dir evaluate [options]              score models on pairs
