@@ -1,0 +1,131 @@
+"""``participant --task enhance`` from end to end, as users run it, on small heads."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from heads import SIDE, SPACING, write_dataset, write_scan
+
+from h2lo_bids.bids.validate import find_validator
+from h2lo_bids.cli.promise import RUN
+from h2lo_bids.cli.run import main
+
+ENHANCE = ("--task", "enhance")
+
+
+def write_enhancer(folder: Path, contrast: str) -> Path:
+    """Save an untrained network, which is the identity, with a small frame."""
+    from h2lo_bids.models.bundle import save_bundle
+    from h2lo_bids.models.frame import Frame
+    from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
+
+    network = Pfsr(PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1))
+    frame = Frame((SIDE,) * 3, (SPACING,) * 3)
+    told = {"name": "untrained", "value_range": [0, 1], "training_data": {"kind": "simulated"}}
+    return save_bundle(
+        folder / f"pfsr_{contrast}", network, method="pfsr", contrast=contrast, frame=frame,
+        metadata=told, card="# Untrained\n",
+    ).path  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def enhancers(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("enhancers")
+    for contrast in ("T1w", "T2w"):
+        write_enhancer(folder, contrast)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bids(tmp_path_factory) -> Path:
+    """Return a dataset of a high-field session, a low-field one, and a damaged low-field scan."""
+    root = write_dataset(tmp_path_factory.mktemp("enhance") / "bids")  # at 3 T
+    for label in ("01", "02"):
+        for suffix in ("T1w", "T2w"):
+            name = f"sub-{label}_ses-LF_acq-iso_{suffix}.nii.gz"
+            path = write_scan(root / f"sub-{label}" / "ses-LF" / "anat" / name, seed=7)
+            sidecar = path.with_name(path.name.split(".")[0] + ".json")
+            sidecar.write_text('{"MagneticFieldStrength": 0.064}')
+    (root / "sub-02/ses-LF/anat/sub-02_ses-LF_acq-iso_T1w.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    return root
+
+
+@pytest.mark.slow
+def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = (*ENHANCE, "--model", str(enhancers), "--nprocs", "1", "--mem", "8")
+    begin = [str(bids), str(out), "participant", *words, "--skull-strip", "skip"]
+    assert main([*begin, "--output-spec"]) == 0
+    promised = {item["path"] for item in json.loads(capsys.readouterr().out)["files"]}
+    done = h2lo(bids, out, *words, "-w", tmp_path / "work", model=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    anat = out / "sub-01" / "ses-LF" / "anat"
+    for suffix in ("T1w", "T2w"):
+        images = [
+            nib.load(anat / f"sub-01_ses-LF_acq-iso_res-model_desc-{desc}_{suffix}.nii.gz")
+            for desc in ("preproc", "enhanced")
+        ]
+        low, high = (image.get_fdata() for image in images)
+        np.testing.assert_array_equal(low, high)
+        assert low.max() == 1
+    side = json.loads((anat / "sub-01_ses-LF_acq-iso_res-model_desc-enhanced_T1w.json").read_text())
+    assert "ot for diagnosis" in side["ModelWarning"]
+    assert "simulated" in side["ModelWarning"]
+    assert side["ModelTask"] == "enhance"
+    assert side["InputMagneticFieldStrength"] == 0.064
+    # One bad scan: the others are there, and its own are the only ones that are not.
+    kept = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    missing = {name for name in promised if RUN not in name} - kept
+    assert missing
+    assert all("/sub-02_ses-LF_acq-iso_" in name for name in missing)
+    assert not any("T2w" in name for name in missing)
+    extra = {name for name in kept - promised if not name.startswith(("logs/", ".h2lo"))}
+    assert not extra
+    (table,) = out.glob("logs/*/failures.tsv")
+    (row,) = csv.DictReader(table.open(), delimiter="\t")
+    assert row["scan"] == "sub-02/ses-LF/anat/sub-02_ses-LF_acq-iso_T1w.nii.gz"
+    page = (out / "sub-01.html").read_text()
+    assert "Low-field enhancement of sub-01" in page
+    assert "not for diagnosis" in page
+    assert "Man et al." in page
+    assert "Man, Christopher" in (out / "logs" / "CITATION.bib").read_text()
+    validator = find_validator()
+    if validator is None:
+        pytest.skip("bids-validator-deno is not installed")
+    command = [str(validator), str(out), "--format", "json"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    issues = json.loads(found.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "no T1w model of pfsr comes with this package; fit one with `group --task enhance`"),
+        (("--uncertainty",), "participant --task enhance does not take it"),
+        (("--lf-grid", "2x2x2"), "participant --task enhance does not take it"),
+        (("--lf", "acq-no"), "no scan to work on"),
+    ],
+)
+def test_what_cannot_be_is_one_line(bids, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.setattr("h2lo_bids.models.bundle._EMBEDDED", tmp_path)
+    begin = [str(bids), str(tmp_path / "out"), "participant", *ENHANCE, *words]
+    assert main([*begin, "--dry-run", "--skip-bids-validation"]) != 0
+    told = capsys.readouterr().err
+    assert message in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_a_model_of_the_other_task_is_refused(bids, enhancers, models, tmp_path, capsys):
+    begin = [str(bids), str(tmp_path / "out"), "participant", "--dry-run", "--skip-bids-validation"]
+    assert main([*begin, *ENHANCE, *models]) == 64
+    assert "was trained to synthesize (h2lo)" in capsys.readouterr().err
+    words = [f"T1w={enhancers / 'pfsr_T1w'}", f"T2w={enhancers / 'pfsr_T2w'}"]
+    assert main([*begin, "--model", *words]) == 64
+    assert "was trained to enhance (pfsr)" in capsys.readouterr().err
