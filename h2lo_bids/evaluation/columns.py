@@ -94,7 +94,9 @@ def of_comparisons(titles: Mapping[str, str]) -> Columns:
             "Description": "Two-sided and exact up to 200 participants; with n of them never below "
             "2 to the power 1 - n"
         },
-        "p_holm": {"Description": "p after Holm's correction for all lines of this table"},
+        "p_holm": {
+            "Description": "p after Holm's correction over the methods compared with the same one by this metric"
+        },
     }
 
 

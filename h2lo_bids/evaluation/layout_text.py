@@ -140,7 +140,7 @@ def _tests(table: Table, block: Block) -> str:
         lines.append(f"| {names} | " + " | ".join(cells) + " |")
     lines.append(
         "\nMean difference over participants; two-sided p of Wilcoxon's signed-rank test after "
-        "Holm's correction over all tests of this contrast."
+        "Holm's correction over the methods compared with the same one by one metric."
     )
     return "\n".join(lines)
 

@@ -107,8 +107,10 @@ def test_comparisons_are_paired_and_corrected_together() -> None:
     assert row.low < row.difference < row.high
     assert (row.n, row.better) == (12, "identity")  # JS is better when small
     assert next(r for r in rows if (r.method, r.metric) == ("h2lo", "psnr")).better == "h2lo"
-    # All 24 have the smallest possible p.
-    assert row.p_holm == pytest.approx(24 * 2 / 2**12)
+    # All have the smallest possible p; two methods are compared with the identity, one with h2lo.
+    assert row.p_holm == pytest.approx(2 * 2 / 2**12)
+    alone = next(r for r in rows if (r.versus, r.metric) == ("h2lo", "js"))
+    assert alone.p_holm == pytest.approx(2 / 2**12)
 
 
 def test_overlapping_test_sets_count_a_participant_once() -> None:
