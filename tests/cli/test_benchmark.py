@@ -30,7 +30,7 @@ def benchmark(bids: Path, out: Path, *words) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), "benchmark"]
     return subprocess.run(
         [*command, *FIT, *map(str, words)], env={**os.environ, **importable()}, text=True,
-        capture_output=True, check=False, timeout=600,
+        capture_output=True, check=False, timeout=1800,
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def arms(root) -> list[str]:
     command = f"{shlex.quote(sys.executable)} {shlex.quote(str(root / 'blur.py'))} "
-    return ["--methods", "h2lo", "identity", "--external", f"square={command}{{input}} {{output}}"]
+    return ["--methods", "h2lo", "--external", f"square={command}{{input}} {{output}}"]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_rerun_does_nothing_and_reports_alone_give_the_same(first, root, arms)
     table = (first / "table1.tsv").read_bytes()
     done = benchmark(root / "bids", first, *arms)
     assert done.returncode == 0, done.stderr
-    assert "all 6 folds are done already" in done.stdout
+    assert "all 4 folds are done already" in done.stdout
     done = benchmark(root / "bids", first, *arms, "--reports-only")
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in files} == stamps
@@ -89,10 +89,9 @@ def test_tasks_of_a_job_array_then_collecting_give_the_same_bytes(first, root, a
     out = tmp_path / "out"
     for folder in first.glob("sub-*"):
         shutil.copytree(folder, out / folder.name)
-    for words in (["--methods", "h2lo", "--fold", "1"], ["--methods", "h2lo", "--fold", "0"]):
-        done = benchmark(root / "bids", out, *words)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert not (out / "table1.tsv").exists()
+    done = benchmark(root / "bids", out, "--methods", "h2lo", "--fold", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (out / "table1.tsv").exists()
     done = benchmark(root / "bids", out, *arms)
     assert done.returncode == 0, done.stdout + done.stderr
     assert rows(out) == rows(first)
