@@ -130,6 +130,8 @@ def _seconds(task: SubjectTask, durations: dict[str, float]) -> dict[str, dict[s
     for node, seconds in durations.items():
         _, branch, *inner = node.split(".")
         step = inner[-1]
+        if step.startswith(("found_", "aligned_")):  # lists that are put together
+            continue
         if step.startswith("ds_") or step == "written":
             step = "write"
         elif len(inner) > 1 and inner[0].startswith("synthesis_"):
