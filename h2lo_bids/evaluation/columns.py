@@ -95,7 +95,8 @@ def of_comparisons(titles: Mapping[str, str]) -> Columns:
             "2 to the power 1 - n"
         },
         "p_holm": {
-            "Description": "p after Holm's correction over the methods compared with the same one by this metric"
+            "Description": "p after Holm's correction over the methods that are compared "
+            "with the same one by this metric"
         },
     }
 

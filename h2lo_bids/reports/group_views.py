@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from h2lo_bids.evaluation.scores import IDENTITY
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.reports import group_charts as charts
 from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports import group_tables as tables
@@ -101,7 +102,8 @@ def _caption(results: Results) -> str:
 def floor_of(results: Results) -> str:
     """Say when there are too few participants for the test to find anything."""
     people = max((row.n for row in results.comparisons), default=0)
-    lowest = len(results.comparisons) * 2.0 ** (1 - people)
+    families = Counter((row.versus, row.metric) for row in results.comparisons)
+    lowest = min(families.values(), default=0) * 2.0 ** (1 - people)
     if lowest < 0.05:
         return ""
     return (
@@ -192,13 +194,18 @@ def draw_subject(
 ) -> str:
     """Draw Fig. 2 (a) of one subject as SVG, with the PSNR of every method."""
     psnr = results.participants.get("psnr", {}).get(subject.name.partition("_")[0], {})
-    title = f"{contrast} slices of {subject.name}: high field, real low field, synthesized"
+    ends = "low field, real high field, enhanced"
+    if titles.get(IDENTITY) != IDENTITY_TITLES["enhance"]:
+        ends = "high field, real low field, synthesized"
+    title = f"{contrast} slices of {subject.name}: {ends}"
     return pictures.mosaic(subject, titles, psnr, white=white, scale=scale, title=title)
 
 
 def _histogram(subjects: Sequence[pictures.Subject], titles: Mapping[str, str], label: str) -> str:
     """Draw the high field, the real low field and every method, averaged over subjects."""
     keys = {"hf": "High field", "lf": "Real low field"}
+    if titles.get(IDENTITY) == IDENTITY_TITLES["enhance"]:
+        keys = {"hf": "Low field", "lf": "Real high field"}
     keys |= {name: title for name, title in titles.items() if name != IDENTITY}
     curves = []
     for key, title in keys.items():

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from report_page import Page
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.tables import read_scores, write_tables
 from h2lo_bids.reports.group import render_group_report, write_group_report
+from h2lo_bids.reports.group_views import floor_of
 from h2lo_bids.reports.records import Failure
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}</style></title>"
@@ -89,7 +91,17 @@ def test_intervals_and_tests_are_those_of_the_files(group_folder):
     )
     cell = rows["H2LO against HF image"][1]
     assert cell == f"+{float(line['difference']):.2f}p = {float(line['p_holm']):.3f}"
-    assert "With 6 participants no corrected p can be below" in text_of(group_folder)
+    # Two methods are compared with h2lo, more with the identity.
+    assert "With 6 participants no corrected p can be below 0.062" in text_of(group_folder)
+
+
+def test_too_few_people_for_any_test_are_told() -> None:
+    rows = [SimpleNamespace(n=5, versus="h2lo", metric=m) for m in ("psnr", "ssim")]
+    # One method against h2lo: the smallest p of five people is 2 / 2**5.
+    assert "With 5 participants no corrected p can be below 0.062" in floor_of(
+        SimpleNamespace(comparisons=rows)  # type: ignore[arg-type]
+    )
+    assert floor_of(SimpleNamespace(comparisons=())) == ""  # type: ignore[arg-type]
 
 
 def test_tests_are_against_the_method_that_the_collection_chose(folder):
