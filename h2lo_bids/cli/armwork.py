@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from pathlib import Path
 
 from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.cli.fitoptions import fit_options
@@ -110,7 +109,7 @@ def _cohort(settings: Settings, contrast: str, arm: Arm, fold: Fold | None) -> C
     seed = settings.random_seed
     if arm.name == ENHANCER:
         scans = _find_cohort(settings.pretrain_derivatives, contrast)
-        return Cohort(scans, seed, models=_makers(settings.out_dir, scans))
+        return Cohort(scans, seed, models=_makers(settings, scans))
     assert fold is not None
     if not settings.cohort:
         raise UsageError(f"--arms {arm.pretrain}: give --cohort, whose images it is pretrained on")
@@ -140,13 +139,13 @@ def _synthesizer(settings: Settings, contrast: str, method: str, fold: Fold) -> 
     return load_bundle(folder / BUNDLE, contrast=contrast, task=SYNTHESIZE)
 
 
-def _makers(out_dir: Path, scans: tuple[CohortScan, ...]) -> tuple[Bundle, ...]:
-    """Find the models of this folder that made a cohort's images: their subjects are known."""
+def _makers(settings: Settings, scans: tuple[CohortScan, ...]) -> tuple[Bundle, ...]:
+    """Find the models, given or of this folder, that made a cohort's images."""
     wanted = {image.sha256 for scan in scans for image in scan.low}
     patterns = result_pattern("model"), result_pattern("fold", f"/{BUNDLE}")
-    places = [path for pattern in patterns for path in out_dir.glob(pattern)]
+    places = [path for pattern in patterns for path in sorted(settings.out_dir.glob(pattern))]
     found = []
-    for path in sorted(places):
+    for path in [*(path for _, path in settings.model), *places]:
         try:
             bundle = load_bundle(path)
         except H2loError:

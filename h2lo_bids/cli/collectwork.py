@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.dataset import write_citation
+from h2lo_bids.bids.results import result_path
 from h2lo_bids.cli.citation import training_text
 from h2lo_bids.cli.planwork import SPLITS, read_splits
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CollectTask, GroupReportTask
 from h2lo_bids.errors import NoMatchError
-from h2lo_bids.evaluation.scores import IDENTITY, Score
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.tables import read_scores, write_tables
 from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.training.foldjob import SCORES, fold_folder, read_record
 from h2lo_bids.training.folds import Fold
-from h2lo_bids.training.methods import METHODS, methods_of
+from h2lo_bids.training.methods import methods_of
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -49,10 +50,12 @@ def collect(task: CollectTask, send: Send) -> dict[str, Any]:
         scores, titles = gather_scores(settings, contrast, folds, send)
         if not titles:
             continue
-        stem = settings.out_dir / f"group_{contrast}"
+        key = "enhancement_tables" if settings.fits_enhancer else "group_tables"
+        stem = result_path(settings.out_dir, key, contrast=contrast)
         first = reference_of(settings, titles)
         planned = [fold.index for fold in folds]
-        write_tables(stem, scores, titles, reference=first, folds=planned, wanted=settings.arms)
+        named = {IDENTITY: IDENTITY_TITLES[settings.task], **titles}
+        write_tables(stem, scores, named, reference=first, folds=planned, wanted=settings.arms)
         text = Path(f"{stem}_table.md").read_text(encoding="utf-8")
         send({"event": "table", "contrast": contrast, "text": text})
         tables.append(f"{stem}_table.md")
@@ -73,7 +76,7 @@ def gather_scores(
     titles: dict[str, str] = {}
     for fold in folds:
         terms: dict[str, Any] = {}
-        for method in dict.fromkeys([*settings.arms, *methods_of(SYNTHESIZE)]):
+        for method in dict.fromkeys([*settings.arms, *rows_of(settings)]):
             folder = fold_folder(settings.out_dir, contrast, method, fold.index)
             record = read_record(folder)
             if record is None:
@@ -89,14 +92,22 @@ def gather_scores(
             terms = {**own, **terms}
             titles[method] = str(record.get("title", method))
             scores += read_scores(folder / SCORES)
-    order = [method for method in dict.fromkeys([*METHODS, *settings.arms]) if method in titles]
+    order = [m for m in dict.fromkeys([*rows_of(settings), *settings.arms]) if m in titles]
     scores.sort(key=lambda s: order.index(s.method) if s.method in order else -1)
     return scores, {method: titles[method] for method in order}
 
 
+def rows_of(settings: Settings) -> tuple[str, ...]:
+    """List the rows that a table may have beside those asked for, in its order."""
+    if not settings.fits_enhancer:
+        return tuple(methods_of(SYNTHESIZE))
+    return replace(settings, arm=()).arms
+
+
 def reference_of(settings: Settings, titles: Collection[str]) -> str | None:
     """Return the method that the others are tested against: the first, if it was scored."""
-    return next((name for name in settings.methods if name in titles and name != IDENTITY), None)
+    names = settings.arms if settings.fits_enhancer else settings.methods
+    return next((name for name in names if name in titles and name != IDENTITY), None)
 
 
 def _terms(record: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +116,8 @@ def _terms(record: dict[str, Any]) -> dict[str, Any]:
     if record.get("external") or record.get("method") == IDENTITY:
         return terms
     options = dict(record.get("given") or record.get("options") or {})
+    schedule = (record.get("options") or {}).get("schedule")
+    options |= {"schedule": schedule} if schedule else {}
     # Where it ran and, if the user's own options are not recorded, what makes a method that method.
     own = ("device",) if record.get("given") else ("architecture", "lambda_grad", "device")
     return {**terms, "options": {k: v for k, v in options.items() if k not in own}}
@@ -143,5 +156,6 @@ def report(task: GroupReportTask, send: Send) -> dict[str, Any]:
             "without --reports-only"
         )
     failures = [Failure(step, message) for step, message in task.failures]
-    path = write_group_report(settings.out_dir, level=settings.level, failures=failures)
+    level = "enhance" if settings.fits_enhancer else settings.level
+    path = write_group_report(settings.out_dir, level=level, failures=failures)
     return {"event": "report", "path": str(path)}

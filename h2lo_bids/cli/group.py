@@ -242,5 +242,6 @@ def _tell_models(run: Run) -> None:
         run.console.line(f"{contrast} model: {path}")
     if models:
         words = [f"{contrast}={path}" for contrast, path in models]
-        line = ["h2lo", "BIDS_DIR", "OUT_DIR", "participant", "--model", *words]
+        task = ["--task", settings.task] if settings.fits_enhancer else []
+        line = ["h2lo", "BIDS_DIR", "OUT_DIR", "participant", *task, "--model", *words]
         run.console.line(f"to use it: {shlex.join(line)}")

@@ -25,7 +25,7 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
         "realisations",
         "uncertainty",
     ),
-    ("participant", _ENHANCE, "evaluate"): ("model",),
+    ("participant", _ENHANCE, "evaluate", _GROUP): ("model",),
     (*LEVELS, _ENHANCE): ("method",),
     (*LEVELS, _ENHANCE, _GROUP, _BENCHMARK): ("task", "precision", "device", "reports_only"),
     _ON_PAIRS: ("contrast", "hf", "lf_dir", "resolution"),

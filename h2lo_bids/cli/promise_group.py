@@ -43,7 +43,7 @@ def of_group(settings: Settings, found: PairDiscovery) -> Iterator[Promise]:
     for contrast, numbers in folds.items():
         names = {"method": settings.methods[0], "contrast": contrast}
         yield from of_result(settings, "model", **names)
-        for number, _ in enumerate(numbers):
+        for number, _ in enumerate(() if settings.fits_enhancer else numbers):
             yield from of_result(settings, "member", **names, number=number)
         yield log_of(settings, f"models/{settings.methods[0]}_{contrast}")
 
@@ -59,9 +59,10 @@ def of_benchmark(settings: Settings, found: PairDiscovery) -> Iterator[Promise]:
     folds = _folds(settings, found)
     yield from _cross_validation(settings, found, folds)
     if folds and not settings.fold:
-        yield from of_result(settings, "benchmark")
+        key = "enhancement_benchmark" if settings.fits_enhancer else "benchmark"
+        yield from of_result(settings, key)
         for contrast in folds:
-            yield from of_result(settings, "benchmark_contrast", contrast=contrast)
+            yield from of_result(settings, f"{key}_contrast", contrast=contrast)
 
 
 def of_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[Promise]:
@@ -115,12 +116,13 @@ def _cross_validation(
             yield from _fits(settings, contrast, name, numbers)
     if settings.fold or not folds:
         return
-    yield from of_result(settings, "group_report")
+    prefix = "enhancement" if settings.fits_enhancer else "group"
+    yield from of_result(settings, f"{prefix}_report")
     if some:
         yield from of_result(settings, "citation")
     for contrast, numbers in folds.items():
         if numbers:
-            yield from of_result(settings, "group_tables", contrast=contrast)
+            yield from of_result(settings, f"{prefix}_tables", contrast=contrast)
 
 
 def _fits(settings: Settings, contrast: str, name: str, folds: Iterable[int]) -> Iterator[Promise]:

@@ -1,4 +1,4 @@
-"""Table 1 of a benchmark, in a child process, from the folds that are done."""
+"""Table 1 or 2 of a benchmark, in a child process, from the folds that are done."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from h2lo_bids.cli.collectwork import gather_scores, reference_of
 from h2lo_bids.cli.planwork import SPLITS, read_splits
 from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.tablearms import TABLE_2, arms_of
 from h2lo_bids.cli.tablecosts import SHOWN, VALUES, budget_notes, costs_of
 from h2lo_bids.cli.tasks import TableTask
 from h2lo_bids.errors import NoMatchError
@@ -17,7 +18,7 @@ from h2lo_bids.evaluation.layout import Block, Row, Table
 from h2lo_bids.evaluation.layout_text import write_layout
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.paper import paper_figures
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLE, Score
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.statistics import compare, summarise
 from h2lo_bids.evaluation.tables import write_comparisons
 from h2lo_bids.reports.table_page import write_table_page
@@ -30,7 +31,7 @@ TITLE = "Low-field synthesis: every method on the same pairs and folds"
 
 
 def make_table(task: TableTask, send: Send) -> dict[str, Any]:
-    """Write ``table1`` in every format.
+    """Write ``table1``, or ``table2`` of the enhancers, in every format.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ def make_table(task: TableTask, send: Send) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``{"event": "table written", "path": path of table1.html}``.
+        ``{"event": "table written", "path": path of the page}``.
 
     Raises
     ------
@@ -62,15 +63,10 @@ def make_table(task: TableTask, send: Send) -> dict[str, Any]:
             f"{settings.out_dir}: no fold of any method is done; run the benchmark once without "
             "--reports-only, and see its failures"
         )
-    table = Table(
-        name="table1",
-        title=TITLE,
-        metrics=METRICS,
-        blocks=tuple(blocks),
-        values=VALUES,
-        shown=SHOWN,
-        printed=paper_figures(),
-    )
+    own: dict[str, Any] = {"name": "table1", "title": TITLE, "values": VALUES, "shown": SHOWN}
+    if settings.fits_enhancer:
+        own = TABLE_2
+    table = Table(metrics=METRICS, blocks=tuple(blocks), printed=paper_figures(own["name"]), **own)
     for block in blocks:
         titles = {row.name: row.title for row in block.rows}
         path = settings.out_dir / f"{table.name}_{block.contrast}_comparisons.tsv"
@@ -83,7 +79,7 @@ def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Sen
     scores, named = gather_scores(settings, contrast, folds, send)
     if not scores:
         return None
-    titles = {IDENTITY: IDENTITY_TITLE, **named}
+    titles = {IDENTITY: IDENTITY_TITLES[settings.task], **named}
     records = _records(settings.out_dir, contrast, scores)
     partial = incomplete(scores)
     summary: dict[str, dict[str, Any]] = {}
@@ -132,4 +128,4 @@ def _values(
         "folds_planned": planned,
         "participants": len({s.subject.partition("_")[0] for s in own}),
     }
-    return {**covered, **costs_of(name, records)}
+    return {**covered, **costs_of(name, records), **arms_of(records)}

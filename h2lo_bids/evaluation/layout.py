@@ -13,7 +13,7 @@ from typing import Any
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.coverage import MARK
-from h2lo_bids.evaluation.paper import GROUP, Printed
+from h2lo_bids.evaluation.paper import CITATION, GROUP, Printed
 from h2lo_bids.evaluation.places import places
 from h2lo_bids.evaluation.statistics import Comparison, Summary
 
@@ -121,6 +121,10 @@ class Table:
         The paper's own figures; their columns are left out where it is empty.
     notes
         About all blocks.
+    citation
+        Of the paper's own figures.
+    task
+        What the methods are for.
     """
 
     name: str
@@ -131,6 +135,8 @@ class Table:
     shown: tuple[Shown, ...] = ()
     printed: Printed = field(default_factory=dict, hash=False)
     notes: tuple[str, ...] = ()
+    citation: str = CITATION
+    task: str = "synthesize"
 
 
 @dataclass(frozen=True)
@@ -226,4 +232,5 @@ def _cell(summary: Summary | None, metric: str, place: int) -> Cell:
 def _printed(figures: tuple[float, float] | None, metric: str) -> Cell:
     if figures is None:
         return Cell(NOTHING)
-    return Cell(number(metric, figures[0]), number(metric, figures[1]))
+    mean, std = figures
+    return Cell(number(metric, mean), "" if math.isnan(std) else number(metric, std))

@@ -8,7 +8,7 @@ from typing import Any
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.layout import Block, Cell, Head, Row, Table, lay_out, number
-from h2lo_bids.evaluation.paper import CITATION, GROUP
+from h2lo_bids.evaluation.paper import GROUP
 from h2lo_bids.evaluation.tables import EMPHASIS, write_table
 
 Columns = dict[str, dict[str, Any]]
@@ -49,10 +49,11 @@ def write_layout(folder: Path, table: Table) -> tuple[Path, ...]:
 
 def columns(table: Table) -> Columns:
     """Describe the columns of the TSV file, in their order."""
+    target = "high" if table.task == "enhance" else "low"
     found: Columns = {
-        "contrast": {"Description": "Contrast of the low-field image"},
+        "contrast": {"Description": "Contrast of both images"},
         "method": {
-            "Description": "What was compared with the low-field image",
+            "Description": f"What was compared with the {target}-field image",
             "Levels": {row.name: row.title for block in table.blocks for row in block.rows},
         },
     }
@@ -76,7 +77,8 @@ def columns(table: Table) -> Columns:
     for key in _printed_metrics(table):
         for part in ("mean", "std"):
             found[f"{GROUP} {key}_{part}"] = {
-                "Description": f"{CATALOGUE[key].title}, {part}: {CITATION}; not measured here",
+                "Description": f"{CATALOGUE[key].title}, {part}: {table.citation}; "
+                "not measured here",
                 "Units": CATALOGUE[key].unit,
             }
     return found
@@ -97,7 +99,7 @@ def markdown(table: Table, blocks: tuple[Block, ...] | None = None) -> str:
             parts += ["### Paired tests", _tests(table, block)]
     parts.append(CAPTION)
     if any(head.group == GROUP for b in blocks for head in lay_out(table, b).heads):
-        parts.append(f"Columns “{GROUP}”: {CITATION}; other subjects, not measured here.")
+        parts.append(f"Columns “{GROUP}”: {table.citation}; other subjects, not measured here.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -14,6 +14,11 @@ from h2lo_bids.reports.group_views import PANELS, contrast_view
 from h2lo_bids.reports.page import asset, environment, policy
 from h2lo_bids.reports.records import Failure
 
+_TITLES = {
+    "evaluate": "Evaluation",
+    "enhance": "Enhancement: training and cross-validation",
+}
+
 
 def write_group_report(
     out_dir: Path,
@@ -33,8 +38,8 @@ def write_group_report(
     out_dir : Path
         Root of the derivatives.
     level : str
-        ``"group"``, ``"train"`` or ``"benchmark"`` shows the cross-validation, ``"evaluate"``
-        the evaluation of given models.
+        ``"group"``, ``"train"`` or ``"benchmark"`` shows the cross-validation, ``"enhance"``
+        that of the enhancers, ``"evaluate"`` the evaluation of given models.
     notes : tuple of str, optional
         What else the reader should know, one sentence each.
     failures : sequence of Failure, optional
@@ -43,14 +48,14 @@ def write_group_report(
     Returns
     -------
     Path
-        ``out_dir/group.html``.
+        ``out_dir/group.html``, or ``enhancement.html``.
 
     Raises
     ------
     CannotCreateError, InputOutputError
         The file cannot be written.
     """
-    path = result_path(out_dir, "group_report")
+    path = result_path(out_dir, "enhancement_report" if level == "enhance" else "group_report")
     page = render_group_report(Path(out_dir), level=level, notes=notes, failures=failures)
     atomic_write_text(path, page)
     return path
@@ -75,7 +80,9 @@ def render_group_report(
     template = environment().get_template("group.html.jinja")
     return template.render(
         level=level,
-        title="Evaluation" if level == "evaluate" else "Training and cross-validation",
+        title=_TITLES.get(level, "Training and cross-validation"),
+        low="high" if level == "enhance" else "low",
+        high="low" if level == "enhance" else "high",
         views=views,
         facts=_facts(contrasts, views, level),
         models=models,

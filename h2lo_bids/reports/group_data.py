@@ -21,8 +21,11 @@ import numpy.typing as npt
 from h2lo_bids.bids.pairnames import find_records
 from h2lo_bids.bids.query import SUFFIXES
 from h2lo_bids.bids.results import result_files, result_path, result_pattern
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLE
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 
+_PREFIX = {"evaluate": "evaluation", "enhance": "enhancement"}
+_ENHANCER = re.compile(r"pfsr(-.+)?")
 _FOLD = re.compile(r"fold-(\d+)")
 PARTS = ("train", "validation", "test")
 _CURVES = ("step", "loss", "l1", "gradient", "psnr", "seconds")
@@ -90,16 +93,22 @@ class Contrast:
         By method and fold.
     splits : tuple of Split
         As planned.
+    task : str
+        What the runs are for.
     """
 
     name: str
     runs: tuple[Run, ...] = ()
     splits: tuple[Split, ...] = ()
+    task: str = SYNTHESIZE
 
     @cached_property
     def titles(self) -> dict[str, str]:
         """Methods in the order of their folders, and how tables call them."""
-        return {IDENTITY: IDENTITY_TITLE, **{run.method: run.title for run in self.runs}}
+        return {
+            IDENTITY: IDENTITY_TITLES[self.task],
+            **{run.method: run.title for run in self.runs},
+        }
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -131,7 +140,8 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
     out_dir : Path
         Root of the derivatives.
     level : str
-        ``"evaluate"`` looks into ``evaluation``, any other into ``folds``.
+        ``"evaluate"`` looks into ``evaluation``, any other into ``folds``, of which
+        ``"enhance"`` takes the enhancers and any other the rest.
 
     Returns
     -------
@@ -141,6 +151,7 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
         Files that could not be read, one line each.
     """
     problems: list[str] = []
+    task = ENHANCE if level == "enhance" else SYNTHESIZE
     table = result_files(out_dir, "splits")[0]
     splits = {} if level == "evaluate" else _splits(table, problems)
     root = out_dir / ("evaluation" if level == "evaluate" else "folds")
@@ -160,13 +171,13 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
             for run in runs
             if run not in kept
         ]
-        contrasts.append(Contrast(name, kept, planned))
+        contrasts.append(Contrast(name, kept, planned, task))
     return tuple(contrasts), tuple(problems)
 
 
 def prefix(level: str) -> str:
     """Name what the score files of a level begin with."""
-    return "evaluation" if level == "evaluate" else "group"
+    return _PREFIX.get(level, "group")
 
 
 def table_path(out_dir: Path, level: str, contrast: str, kind: str) -> Path:
@@ -225,6 +236,8 @@ def _runs(folder: Path, level: str, problems: list[str]) -> list[Run]:
             ((int(match[1]), path) for match, path in numbered if match),
             key=lambda place: (place[1].parent.name, place[0] or 0),
         )
+        enhancers = level == "enhance"
+        places = [p for p in places if bool(_ENHANCER.fullmatch(p[1].parent.name)) == enhancers]
     return [_run(fold, path, problems) for fold, path in places]
 
 

@@ -151,7 +151,8 @@ def mosaic(
         For screen readers.
     """
     methods = [name for name in titles if name != IDENTITY and name in subject.predicted]
-    images = {"HF": subject.hf, "Real LF": subject.lf}
+    source = titles.get(IDENTITY, "")[:2] or "HF"
+    images = {source: subject.hf, f"Real {'HF' if source == 'LF' else 'LF'}": subject.lf}
     images |= {titles[name]: subject.predicted[name] for name in methods}
     boxes = [box_of(subject.hf[k], subject.lf[k]) for k in range(3)]
     # Coarse grids are enlarged, so that the writing fits.

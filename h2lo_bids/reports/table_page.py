@@ -10,7 +10,7 @@ from typing import Any
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.evaluation.layout import Block, Printout, Table, lay_out
 from h2lo_bids.evaluation.layout_text import CAPTION
-from h2lo_bids.evaluation.paper import CITATION, GROUP
+from h2lo_bids.evaluation.paper import GROUP
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.reports import group_notes as notes_of
 from h2lo_bids.reports import group_pictures as pictures
@@ -21,7 +21,7 @@ from h2lo_bids.reports.group_views import draw_subject, floor_of
 from h2lo_bids.reports.images import svg_uri
 from h2lo_bids.reports.page import asset, environment, policy
 
-LEVEL = "benchmark"
+LEVEL, ENHANCE = "benchmark", "enhance"
 
 
 def write_table_page(out_dir: Path, table: Table) -> Path:
@@ -53,7 +53,8 @@ def render_table_page(out_dir: Path, table: Table) -> str:
     """Give the HTML of `write_table_page`."""
     from markupsafe import Markup
 
-    contrasts, found = read_contrasts(out_dir, LEVEL)
+    level = level_of(table)
+    contrasts, found = read_contrasts(out_dir, level)
     known = {contrast.name: contrast for contrast in contrasts}
     problems = list(found)
     views = [_view(table, block, known.get(block.contrast), out_dir, problems)
@@ -64,13 +65,21 @@ def render_table_page(out_dir: Path, table: Table) -> str:
         views=views,
         caption=CAPTION,
         group=GROUP,
-        citation=CITATION,
+        citation=table.citation,
+        low="high" if level == ENHANCE else "low",
+        high="low" if level == ENHANCE else "high",
+        page="enhancement.html" if level == ENHANCE else "group.html",
         problems=tuple(dict.fromkeys(problems)),
         software=notes_of.software(contrasts),
-        commands=notes_of.commands(out_dir, LEVEL),
+        commands=notes_of.commands(out_dir, level),
         style=Markup(style),  # noqa: S704 - ours
         policy=policy(style, ""),
     )  # fmt: skip
+
+
+def level_of(table: Table) -> str:
+    """Return the level whose folds a table is of."""
+    return ENHANCE if table.task == ENHANCE else LEVEL
 
 
 def _view(
@@ -78,7 +87,11 @@ def _view(
 ) -> dict[str, Any]:
     titles = {row.name: row.title for row in block.rows}
     laid = lay_out(table, block)
-    results = Results() if contrast is None else read_results(contrast, out_dir, LEVEL, problems)
+    results = (
+        Results()
+        if contrast is None
+        else read_results(contrast, out_dir, level_of(table), problems)
+    )
     tests = Results(results.summary, block.comparisons, results.participants)
     return {
         "name": block.contrast,

@@ -13,12 +13,13 @@ from h2lo_bids.models.bundle import Bundle, read_bytes
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.arms import BACKBONE, FINETUNE, PRETRAIN, Arm, Schedule, fit_arm, stages_of
 from h2lo_bids.training.cohort import CohortScan, provenance, split_cohort
+from h2lo_bids.training.cohort_leaks import check_no_leak
 from h2lo_bids.training.cohort_pairs import cohort_pairs, split_pairs
 from h2lo_bids.training.final import FinalJob
 from h2lo_bids.training.fitting import Say, common_frame, pair_files, pairs_cache
 from h2lo_bids.training.foldjob import HISTORY, FoldJob
 from h2lo_bids.training.folds import PARTS
-from h2lo_bids.training.leaks import check_bundle, check_images, check_labels
+from h2lo_bids.training.leaks import check_images
 from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
@@ -81,6 +82,7 @@ class Cohort:
             "scans": {scan.name: self._digest(scan) for scan in self.scans},
             "validation": list(split_cohort(self.subjects, self.seed)[1]),
             "models": [model] if model else made,
+            "subjects": len({scan.subject for scan in self.parts[0]}),
         }
 
     def open(self, frame: Frame, cache: Path, device: str, say: Say) -> tuple[list[Pair], ...]:
@@ -144,14 +146,17 @@ class ArmJob(FoldJob):
 
     def method_options(self) -> dict[str, Any]:
         """Return what decides the weights: both stages, and the cohort."""
-        return arm_identity(self.arm, self.stages, self.cohort)
+        return arm_identity(self.arm, self.stages, self.cohort, self.schedule)
 
     def history(self, work: Path) -> Path:
         """Name the log of the last stage."""
         return work / FINETUNE / HISTORY
 
     def check_leaks(self) -> None:
-        """Refuse an arm of which a stage has seen a test subject; see `h2lo_bids.training.leaks`.
+        """Refuse an arm of which a stage has seen a test subject.
+
+        By labels, by the files of the scans, and by whom the models were trained on; that
+        none of the cohort's images is a test subject's is seen when they are read.
 
         Raises
         ------
@@ -160,10 +165,11 @@ class ArmJob(FoldJob):
         """
         if self.cohort is None:
             return
-        check_labels(self.cohort.subjects, (pair.subject for pair in self.pairs))
-        own = (self.cohort.bundle,) if self.cohort.bundle else self.cohort.models
-        for bundle in own:
-            check_bundle(bundle, self.fold)
+        own = self.cohort.bundle
+        check_no_leak(
+            self.pairs_in("test"), self.cohort.scans, (own,) if own else self.cohort.models,
+            out_dir=self.out_dir, applied=own is not None,
+        )  # fmt: skip
 
     def fit(self, work: Path, say: Say) -> FitResult:
         """Pretrain and fine-tune in a work folder, or go on there."""
@@ -201,7 +207,7 @@ class ArmFinalJob(FinalJob):
 
     def method_options(self) -> dict[str, Any]:
         """Return what decides the weights."""
-        return arm_identity(self.arm, self.stages, self.cohort)
+        return arm_identity(self.arm, self.stages, self.cohort, self.schedule)
 
     def fit(self, work: Path, stop_at: int, say: Say) -> FitResult:
         """Pretrain and fine-tune in a work folder, or go on there."""
@@ -223,13 +229,16 @@ def arm_stages(
     )  # fmt: skip
 
 
-def arm_identity(arm: Arm, stages: dict[str, FitOptions], cohort: Cohort | None) -> dict[str, Any]:
+def arm_identity(
+    arm: Arm, stages: dict[str, FitOptions], cohort: Cohort | None, schedule: Schedule
+) -> dict[str, Any]:
     """Return what decides an arm's weights besides fold and pairs."""
     first = stages.get(PRETRAIN)
     return {
         **stages[FINETUNE].identity(),
         "pretrain": first.identity() if first else None,
         "cohort": cohort.identity() if cohort and arm.pretrain else None,
+        "schedule": schedule.to_dict(),
     }
 
 
