@@ -61,7 +61,7 @@ def test_what_a_folder_lacks_is_embedded_or_refused(models: Path) -> None:
     assert chosen["T1w"].path == models / "identity_T1w"
     assert chosen["T2w"] == default_bundle("T2w", method="identity")
     given = settings(model=(("", models),), method=("h2lo-mlp",))
-    with pytest.raises(UsageError, match=r"no model of h2lo-mlp comes with this package; fit one"):
+    with pytest.raises(UsageError, match=r"no T2w model of h2lo-mlp comes with this package; fit one"):
         bundles_for(given, ("T1w", "T2w"))
     with pytest.raises(UsageError, match=r"holds no pix2pix model for T1w; it holds h2lo-mlp_T1w,"):
         bundles_for(settings(model=(("", models),), method=("pix2pix",)), ("T1w",))
@@ -86,7 +86,7 @@ def test_without_a_model_only_embedded_methods_will_do() -> None:
     own = bundles_for(settings(method=("identity",)), ("T1w",))["T1w"]
     assert own.metadata["parameters"] == 0
     assert sum(p.numel() for p in load_model(own).parameters()) == 0
-    with pytest.raises(UsageError, match=r"no model of inr comes .* `group --method inr`"):
+    with pytest.raises(UsageError, match=r"no T1w model of inr comes .* `group --method inr`"):
         bundles_for(settings(method=("inr",)), ("T1w",))
 
 
