@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.cli.levels import TAKEN_BY
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.settings import ENHANCER, Settings
 from h2lo_bids.cli.slurm_state import State
 from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import UsageError
@@ -204,22 +204,27 @@ def _fits(settings: Settings, states: Mapping[str, Mapping[str, State]]) -> list
         _fold(settings, contrast, method, fold.index)
         for contrast, subjects in people.items()
         for fold in divide_subjects(settings, contrast, subjects)
-        for method in settings.methods
+        for method in (settings.arms if settings.fits_enhancer else settings.methods)
     )
     stages = [pairs]
     if folds:
         # Each task names its own contrast and method; commands of others run once, at the end.
-        common = replace(settings, contrast=(), method=(), external=())
+        common = replace(settings, contrast=(), method=(), external=(), arm=())
         stages.append(Stage("folds", common, folds, own_work=False))
     before = all(task.done for stage in stages for task in stage.tasks)
     state = states.get("collect", {}).get("collect")
     done = before and state is not None and state.code == 0
-    collect = Task("collect", (), done and (settings.out_dir / "group.html").exists())
+    page = "enhancement.html" if settings.fits_enhancer else "group.html"
+    collect = Task("collect", (), done and (settings.out_dir / page).exists())
     return [*stages, Stage("collect", settings, (collect,), own_work=False)]
 
 
 def _fold(settings: Settings, contrast: str, method: str, index: int) -> Task:
-    words = ("--contrast", contrast, "--method", method, "--fold", str(index))
+    named: tuple[str, ...] = ("--method", method)
+    if settings.fits_enhancer:  # the group level has one enhancer, which needs no name
+        arm = method.removeprefix(f"{ENHANCER}-")
+        named = ("--arm", arm) if settings.level == "benchmark" else ()
+    words = ("--contrast", contrast, *named, "--fold", str(index))
     # The record decides, whoever made it.
     record = settings.out_dir / "folds" / contrast / method / f"fold-{index}" / "record.json"
     return Task(f"{contrast}_{method}_fold-{index}", words, record.is_file())
