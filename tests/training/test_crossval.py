@@ -210,7 +210,7 @@ def test_a_subject_without_a_pair_and_two_grids(tmp_path: Path) -> None:
     mixed = (*pairs[:-1], dataclasses.replace(pairs[-1], frame=frame))
     with pytest.raises(UsageError, match=r"on another grid than .*; prepare all pairs with one"):
         run_fold(dataclasses.replace(job, pairs=mixed))
-    with pytest.raises(UsageError, match="method .x. is not one of identity"):
+    with pytest.raises(UsageError, match=r"method .x. is not one of identity"):
         run_fold(dataclasses.replace(job, method="x"))
 
 
