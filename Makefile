@@ -6,8 +6,10 @@ DEMO := demo
 # Long enough to see it learn, too short for a model to use.
 DEMO_FIT := --resolution 4 --folds 2 --n-folds-parallel 2 --steps 200 --validate-every 50
 PYTEST_ARGS ?=
+# Two files of tests at a time, each on a core of its own.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test fast lint docs benchmark container clean
+.PHONY: help demo test fast lint docs benchmark container fuzz clean
 
 help:
 	@echo "make demo       install into $(VENV), synthesize a small dataset, train a small model, print the reports' paths"
@@ -16,6 +18,7 @@ help:
 	@echo "make lint       style, types and import contracts"
 	@echo "make docs       write docs/usage.md and bids_app_spec/boutiques.json from the parser"
 	@echo "make benchmark  ratios of the engine against its baselines (minutes)"
+	@echo "make fuzz       damaged documents for every reader of outside files (FUZZ_SECONDS=120)"
 	@echo "make container  build the container image with docker, podman or buildah"
 
 # A stamp per set of extras, so that an interrupted install is done again.
@@ -50,11 +53,11 @@ demo: $(VENV)/.installed
 	@ls -1 $(abspath $(DEMO))/out/sub-*.html $(abspath $(DEMO))/trained/group.html $(abspath $(DEMO))/applied/sub-*.html
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 fast: $(VENV)/.tested
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
@@ -74,6 +77,10 @@ benchmark: $(VENV)/.tested
 
 container:
 	.ci/container
+
+FUZZ_SECONDS ?= 120
+fuzz: $(VENV)/.tested
+	$(BIN)/python tests/security/fuzz.py --seconds $(FUZZ_SECONDS)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

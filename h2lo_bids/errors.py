@@ -5,6 +5,9 @@ The codes are those of the BIDS execution specification and of ``sysexits.h``.
 
 from __future__ import annotations
 
+_LONGEST = 2000
+"""Characters of a line: a few paths of the greatest length, and what is said of them."""
+
 
 class H2loError(Exception):
     """A problem that the user can act on.
@@ -14,6 +17,16 @@ class H2loError(Exception):
     """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("\n".join(map(_clipped, message.split("\n"))))
+
+
+def _clipped(line: str) -> str:
+    """Leave out the middle of a line that quotes too much of a hostile file."""
+    if len(line) <= _LONGEST:
+        return line
+    return f"{line[: _LONGEST * 2 // 3]} [...] {line[-_LONGEST // 3 :]}"
 
 
 class InvalidBidsError(H2loError):

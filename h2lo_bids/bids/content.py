@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
 
 from h2lo_bids.errors import MissingInputError
+from h2lo_bids.foreign import read_json
+
+__all__ = ["check_content", "read_json"]
 
 _POINTER = b"/annex/objects/"
 
@@ -50,32 +51,6 @@ def check_content(path: Path) -> None:
         ) from error
     if start == _POINTER:
         raise _not_present(path)
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file that others wrote.
-
-    Parameters
-    ----------
-    path : Path
-        In UTF-8, with or without a byte order mark.
-
-    Returns
-    -------
-    Any
-        Its content, of whatever type.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError
-        It is not UTF-8, not JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
 
 
 def _not_present(path: Path) -> MissingInputError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ def field_strength(metadata: Mapping[str, Any], labels: Iterable[str] = ()) -> F
         agrees = by_field is not None and abs(by_field - by_frequency) <= 0.1 * by_frequency
         if stated is not None and not (agrees and by_field == _number(stated)[0]):
             note = (
-                f"MagneticFieldStrength reads {stated!r}, but ImagingFrequency means "
+                f"MagneticFieldStrength reads {reprlib.repr(stated)}, but ImagingFrequency means "
                 f"{by_frequency:.3g} T, which is used"
             )
         return FieldStrength(round(by_frequency, 4), "ImagingFrequency", note)
@@ -117,12 +118,13 @@ def _from_field(metadata: Mapping[str, Any]) -> tuple[float | None, str | None]:
     if not unit and number > _PLAUSIBLE[1]:  # no magnet: another unit
         tesla = number * (1e-3 if number <= 12000 else 1e-4)
     if _VENDOR_ERROR[0] <= tesla < _VENDOR_ERROR[1]:
-        note = f"MagneticFieldStrength reads {stated!r}, a known vendor error for {SWOOP_TESLA} T"
+        shown = reprlib.repr(stated)
+        note = f"MagneticFieldStrength reads {shown}, a known vendor error for {SWOOP_TESLA} T"
         return SWOOP_TESLA, note
     if not _PLAUSIBLE[0] <= tesla <= _PLAUSIBLE[1]:
         return None, None
     if not math.isclose(tesla, number) or unit:
-        return tesla, f"MagneticFieldStrength reads {stated!r}: taken as {tesla:.4g} T"
+        return tesla, f"MagneticFieldStrength reads {reprlib.repr(stated)}: taken as {tesla:.4g} T"
     return tesla, None
 
 

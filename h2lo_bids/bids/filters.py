@@ -163,7 +163,7 @@ def _equal(actual: str | None, wanted: str | None) -> bool:
     if actual is None or wanted is None:
         return actual is wanted
     if actual.isdigit() and wanted.isdigit():
-        return int(actual) == int(wanted)
+        return actual.lstrip("0") == wanted.lstrip("0")
     return actual == wanted
 
 

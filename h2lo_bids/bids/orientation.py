@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +67,13 @@ def _from_voxels(path: Path) -> str | None:
 
     try:
         check_content(path)
-        image: Any = nib.load(path)
-        affine = image.affine[:3, :3]
+        # Not nib.load: it reads extensions of whatever length the header claims.
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
+            start = stream.read(nib.Nifti2Header.template_dtype.itemsize)
+        first = nib.Nifti1Header.may_contain_header(start)
+        kind: Any = nib.Nifti1Header if first else nib.Nifti2Header
+        header = kind(start[: kind.template_dtype.itemsize], check=False)
+        affine = header.get_best_affine()[:3, :3]
         sizes = (affine**2).sum(axis=0) ** 0.5
         order = sizes.argsort()
         if not sizes[order[0]] > 0:
@@ -74,5 +81,7 @@ def _from_voxels(path: Path) -> str | None:
         if sizes[order[2]] < THICK * sizes[order[1]]:
             return "iso"
         return _ACROSS[abs(affine[:, order[2]]).argmax()]
-    except (MissingInputError, OSError, ValueError, nib.filebasedimages.ImageFileError):
+    except (MissingInputError, OSError, ValueError, EOFError, zlib.error, KeyError):
+        return None
+    except (nib.wrapstruct.WrapStructError, nib.spatialimages.HeaderDataError):
         return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from pathlib import Path
 
 from h2lo_bids.errors import MissingInputError
+from h2lo_bids.foreign import read_text, table_rows
 
 _FOLDER = re.compile(r"sub-([A-Za-z0-9+]+)")
 
@@ -67,13 +67,8 @@ def read_participants(bids_dir: str | Path) -> dict[str, dict[str, str]]:
         makes no sense, since nothing depends on it.
     """
     try:
-        text = (Path(bids_dir) / "participants.tsv").read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
+        rows = list(table_rows(read_text(Path(bids_dir) / "participants.tsv")))
+    except (OSError, ValueError):
         return {}
-    rows = csv.DictReader(text.splitlines(), delimiter="\t")
-    table = {}
-    for row in rows:
-        label = (row.get("participant_id") or "").strip().removeprefix("sub-")
-        if label:
-            table[label] = {key: value or "" for key, value in row.items() if key}
-    return table
+    labelled = ((row.get("participant_id", "").strip().removeprefix("sub-"), row) for row in rows)
+    return {label: row for label, row in labelled if label}

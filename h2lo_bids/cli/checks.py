@@ -17,6 +17,7 @@ from h2lo_bids.errors import (
     MissingInputError,
     UsageError,
 )
+from h2lo_bids.foreign import read_text
 
 
 def check_usage(settings: Settings) -> None:
@@ -90,10 +91,10 @@ def read_plugin(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except OSError as err:
         raise MissingInputError(f"--use-plugin {path}: cannot read it: {err.strerror}") from err
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
         raise UsageError(f"--use-plugin {path}: not YAML: {' '.join(str(err).split())}") from err
     if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
         raise UsageError(f"--use-plugin {path}: needs 'plugin: NAME' and may have 'plugin_args'")

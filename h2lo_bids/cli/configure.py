@@ -12,6 +12,7 @@ from h2lo_bids.cli.levels import canonical, check_options
 from h2lo_bids.cli.parser import build_parser, normalise_argv
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import MissingInputError, UsageError
+from h2lo_bids.foreign import read_text
 
 _MOST_VERBOSE = 9
 _ONCE = {"contrast", "method", "fold", "arm", "cohort", "pretrain_derivatives"}
@@ -58,7 +59,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
 def _read_config(path: Path) -> dict[str, Any]:
     """Read a TOML file as if its keys were options on a command line."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_text(path))
     except OSError as err:
         raise MissingInputError(f"{path}: cannot read the configuration: {err.strerror}") from err
     except (ValueError, RecursionError) as err:

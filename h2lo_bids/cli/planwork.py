@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from h2lo_bids.cli.prepared import usable_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FoldTask, PlanTask
 from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.foreign import read_text, table_rows
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.command import Command
 from h2lo_bids.training.external_fold import ExternalJob
@@ -277,10 +277,9 @@ def read_splits(path: Path) -> dict[str, tuple[Fold, ...]]:
     """Read our own table of folds; what is damaged in it is made anew."""
     found: dict[str, dict[int, dict[str, list[str]]]] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream, delimiter="\t"):
-                fold = found.setdefault(row["contrast"], {}).setdefault(int(row["fold"]), {})
-                fold.setdefault(row["part"], []).append(row["participant_id"].removeprefix("sub-"))
+        for row in table_rows(read_text(path)):
+            fold = found.setdefault(row["contrast"], {}).setdefault(int(row["fold"]), {})
+            fold.setdefault(row["part"], []).append(row["participant_id"].removeprefix("sub-"))
         return {
             contrast: tuple(
                 Fold(index, *(tuple(parts.get(part, ())) for part in PARTS))

@@ -83,15 +83,17 @@ def read_scores(path: str | Path) -> tuple[Score, ...]:
     except UnicodeDecodeError as error:
         raise BadDataError(f"{path}: not a table of scores; score the subjects again") from error
     rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    scores = []
-    for row in rows:
+    scores: list[Score] = []
+    while True:
         try:
+            row = next(rows, None)
+            if row is None:
+                return tuple(scores)
             scores.append(_score(row))
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (csv.Error, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             raise BadDataError(
                 f"{path}: line {rows.line_num} is not a subject's scores; score the subjects again"
             ) from error
-    return tuple(scores)
 
 
 def write_summary(

@@ -18,6 +18,7 @@ SHEAR_LIMIT = 0.01
 """Largest cosine between two voxel axes: half a degree of shear."""
 SPACING_RANGE = (0.05, 30.0)
 """Voxel sizes in mm between which a head scan lies."""
+_ALIGNED = 2
 _ZOOM_TOLERANCE = 0.01
 _DISAGREEMENT_MM = 1.0
 
@@ -61,13 +62,18 @@ def choose_affine(name: str, header: Any) -> tuple[np.ndarray, int, tuple[str, .
         if qform is None or _fault(qform):
             raise BadDataError(f"{name}: its sform is {fault}; reslice it or restore its header")
         warning = f"{name}: its sform is {fault}, so its qform is used"
-        return qform, int(header["qform_code"]), (warning,)
+        return qform, _known(header["qform_code"]), (warning,)
     if sform is None:
         assert qform is not None
         if fault := _fault(qform):
             raise BadDataError(f"{name}: its qform is {fault}; restore its header")
-        return qform, int(header["qform_code"]), ()
-    return sform, int(header["sform_code"]), _agreement(name, header, sform, qform)
+        return qform, _known(header["qform_code"]), ()
+    return sform, _known(header["sform_code"]), _agreement(name, header, sform, qform)
+
+
+def _known(code: int) -> int:
+    """Read a code that no version of NIfTI knows as "aligned to something"."""
+    return int(code) if int(code) in nib.nifti1.xform_codes.value_set("code") else _ALIGNED
 
 
 def _check_spacing(name: str, header: Any) -> None:

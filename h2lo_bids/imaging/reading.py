@@ -24,6 +24,8 @@ MAX_VOXELS = 2**28
 """645 voxels along each side: beyond any head scan, 1 GB in float32."""
 MAX_OFFSET = 2**26
 """Bytes that header extensions may take before the voxels."""
+MAX_RATIO = 1032
+"""Bytes that one byte of gzip can stand for at most (two bits for a match of 258 bytes)."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _ANNEX_POINTER = b"/annex/objects/"
@@ -88,10 +90,10 @@ def read_nifti(path: Path) -> tuple[Any, np.ndarray]:
     MissingInputError
         If the system fails to read the file.
     """
+    header = read_header(path)
+    length = _checked_length(path, header)
+    _check_size(path, length)
     with _opened(path) as file:
-        header = _header(path, file)
-        length = _checked_length(path, header)
-        file.seek(0)
         # One byte more than needed: reaching the end makes gzip verify its checksum.
         raw = file.read(length + 1)
     if len(raw) < length:
@@ -99,6 +101,37 @@ def read_nifti(path: Path) -> tuple[Any, np.ndarray]:
             f"{path}: is truncated ({len(raw)} of {length} bytes); copy or download it again"
         )
     return header, _voxels(path, header, raw)
+
+
+def read_header(path: Path) -> Any:
+    """Read a NIfTI header alone: no repair, and no extensions, which lie about their size.
+
+    Parameters
+    ----------
+    path
+        As for `read_nifti`.
+
+    Returns
+    -------
+    nibabel.Nifti1Header
+        As written.
+
+    Raises
+    ------
+    BadDataError, MissingInputError
+        As `read_nifti`.
+    """
+    with _opened(path) as file:
+        start = file.read(nib.Nifti2Header.template_dtype.itemsize)
+    sizes = {struct.unpack(order + "i", start[:4])[0] for order in "<>" if len(start) > 3}
+    kind = nib.Nifti1Header if 348 in sizes else nib.Nifti2Header if 540 in sizes else None
+    try:
+        header = kind(start[: kind.template_dtype.itemsize], check=False) if kind else None
+    except (nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError, ValueError):
+        header = None
+    if header is None or bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
+        raise BadDataError(f"{path}: is not a NIfTI image; convert it, for example with dcm2niix")
+    return header
 
 
 @contextmanager
@@ -126,19 +159,14 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise MissingInputError(f"{path}: cannot be read ({err}); check the disk") from err
 
 
-def _header(path: Path, file: IO[bytes]) -> Any:
-    """Read the header without nibabel's silent repairs."""
-    size = file.read(4)
-    file.seek(0)
-    sizes = {struct.unpack(order + "i", size)[0] for order in "<>"} if len(size) == 4 else set()
-    kind = nib.Nifti1Header if 348 in sizes else nib.Nifti2Header if 540 in sizes else None
-    try:
-        header = kind.from_fileobj(file, check=False) if kind else None
-    except (nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError, ValueError):
-        header = None
-    if header is None or bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
-        raise BadDataError(f"{path}: is not a NIfTI image; convert it, for example with dcm2niix")
-    return header
+def _check_size(path: Path, length: int) -> None:
+    """Refuse a header that claims more than the file can hold, before any memory is taken."""
+    size = path.stat().st_size
+    most = size * MAX_RATIO if path.name.endswith(".gz") else size
+    if length > most:
+        raise BadDataError(
+            f"{path}: is truncated (at most {most} of {length} bytes); copy or download it again"
+        )
 
 
 def _checked_length(path: Path, header: Any) -> int:
@@ -176,9 +204,12 @@ def _voxels(path: Path, header: Any, raw: bytes) -> np.ndarray:
     )
     stored = np.frombuffer(raw, kind, int(np.prod(shape)), offset).reshape(shape, order="F")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    scaled = slope != 0 and np.isfinite(slope)
+    if scaled and not np.isfinite(intercept):
+        raise BadDataError(f"{path}: its header has no finite intercept; convert it again")
+    data = np.empty(shape, np.float32, order="F")
     with np.errstate(over="ignore", invalid="ignore"):
-        if slope == 0 or not np.isfinite(slope):
-            return stored.astype(np.float32)
-        if not np.isfinite(intercept):
-            raise BadDataError(f"{path}: its header has no finite intercept; convert it again")
-        return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+        for n in range(shape[-1]):  # slice by slice: float64 of all would be twice the image
+            part = stored[..., n]
+            data[..., n] = part.astype(np.float64) * slope + intercept if scaled else part
+    return data

@@ -16,6 +16,7 @@ from h2lo_bids.errors import (
     MissingInputError,
     UsageError,
 )
+from h2lo_bids.foreign import parse_json
 from h2lo_bids.models.folder import replace_folder
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import ENHANCE, METHODS, task_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 CONTRASTS = ("T1w", "T2w")
 WEIGHTS, METADATA, CARD = "weights.safetensors", "metadata.json", "README.md"
 FORMAT = "h2lo-bids bundle 1"
+MAX_BYTES = 2**32
+"""Size of a file of a bundle, 200 times that of the largest model here."""
 EMBEDDED = ("h2lo", "identity")
 """Methods of which models always come with the package."""
 
@@ -317,6 +320,10 @@ def read_extra(bundle: Bundle, name: str) -> bytes:
 def read_bytes(path: Path) -> bytes:
     """Read a file whole, or raise `MissingInputError`."""
     try:
+        if path.exists() and not path.is_file():
+            raise MissingInputError(f"{path}: is not a regular file; get the model again")
+        if path.stat().st_size > MAX_BYTES:
+            raise BadDataError(f"{path}: is larger than any model ({MAX_BYTES} bytes)")
         return path.read_bytes()
     except OSError as err:
         raise MissingInputError(
@@ -352,8 +359,8 @@ def _read_folder(path: Path) -> Bundle:
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as err:
+        metadata = parse_json(read_bytes(path))
+    except ValueError as err:
         raise BadDataError(f"{path}: not JSON ({err}); the bundle is damaged") from err
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise BadDataError(f"{path}: not the metadata of a model ('format' must be {FORMAT!r})")
@@ -362,6 +369,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         ("name", str),
         ("value_range", list),
         ("files", dict),
+        ("parameters", int),
     ):
         if not isinstance(metadata.get(key, kind()), kind):
             raise BadDataError(f"{path}: wrong field {key!r}: {metadata[key]!r}; get it again")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids.errors import UsageError
+from h2lo_bids.foreign import read_json
 from h2lo_bids.models.bundle import METADATA
 from h2lo_bids.models.registry import task_of
 
@@ -31,9 +31,9 @@ def find_bundles(folder: Path) -> tuple[Found, ...]:
     found = []
     for path in sorted(folder.glob(f"*/{METADATA}")):
         try:
-            told = json.loads(path.read_bytes())
+            told = read_json(path)
             found.append(Found(path.parent, str(told["method"]), str(told["contrast"])))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return tuple(found)
 

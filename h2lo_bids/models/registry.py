@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,12 @@ The two ablations are H2LO's operator: the sizes say which trunk it has, and the
 loss that it was fitted with leaves no trace in it.
 """
 
+MAX_SIZE, MAX_DEPTH = 4096, 64
+"""Beyond any width, and any number of layers or blocks, of these models."""
+
+_DEPTHS = {"blocks", "groups", "layers", "downs", "refinement", "residual", "denoiser_layers"}
+_DEPTHS |= {"discriminator_layers", "chain"}
+
 SYNTHESIZE, ENHANCE = TASKS = ("synthesize", "enhance")
 """High field to low field, and low field to high field."""
 
@@ -118,9 +125,22 @@ def make_architecture(family: str, values: Mapping[str, Any]) -> Architecture:
     """
     found = FAMILIES[family]
     kind = getattr(importlib.import_module(found.module), found.architecture)
+    for name, value in values.items():
+        _check_sizes(name, value)
     # JSON knows no tuples.
     sizes = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     return kind(**sizes)
+
+
+def _check_sizes(name: str, value: Any) -> None:
+    """Refuse sizes for which a model would never be built, before it is tried."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    most = MAX_DEPTH if name in _DEPTHS else MAX_SIZE
+    for part in parts:
+        if not isinstance(part, int | float | str) or len(parts) > MAX_DEPTH:
+            raise TypeError(f"{name} = {reprlib.repr(value)} is no size")
+        if not isinstance(part, str) and not -most <= part <= most:
+            raise ValueError(f"{name} = {reprlib.repr(value)} is beyond {most}")
 
 
 def make_model(family: str, architecture: Architecture) -> Any:
@@ -175,7 +195,7 @@ def build_model(
         with torch.device("meta"):
             family = METHODS[method]
             model = make_model(family, make_architecture(family, architecture))
-    except (TypeError, ValueError, RuntimeError) as err:
+    except (TypeError, ValueError, RuntimeError, OverflowError, ZeroDivisionError) as err:
         raise BadDataError(f"{source}: its architecture makes no sense: {_line(err)}") from err
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     _check_names(expected, state, source)
@@ -192,14 +212,19 @@ def _check_names(
     if missing:
         raise BadDataError(f"{source}: no weights named {missing[0]!r}; it is not a whole model")
     if extra:
-        raise BadDataError(f"{source}: weights named {extra[0]!r} do not belong to this model")
+        shown = reprlib.repr(extra[0])
+        raise BadDataError(f"{source}: weights named {shown} do not belong to this model")
 
 
 def _checked(name: str, value: Any, shape: tuple[int, ...], source: Path) -> torch.Tensor:
     import torch
 
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+    dense = isinstance(value, torch.Tensor) and value.layout == torch.strided
+    if not dense or value.device.type != "cpu" or not value.is_floating_point():
         raise BadDataError(f"{source}: {name!r} is not an array of floating-point weights")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        # Strides of 0 make terabytes out of one number.
+        raise BadDataError(f"{source}: {name!r} is larger than what the file holds of it")
     if tuple(value.shape) != shape and not (shape == () and value.numel() == 1):
         raise BadDataError(f"{source}: {name!r} has shape {tuple(value.shape)}, expected {shape}")
     if not bool(torch.isfinite(value).all()):

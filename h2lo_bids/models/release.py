@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import reprlib
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -65,6 +67,7 @@ def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
     architecture = _architecture(checkpoint["args"], path)
     sha256 = hashlib.sha256(content).hexdigest()
     frame = Frame(anchor="array")
+    epoch = checkpoint.get("epoch")
     metadata = {
         "name": path.stem,
         "method": "h2lo",
@@ -79,7 +82,7 @@ def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
             "description": "ds006557, paired 3 T and 64 mT scans (authors' release)",
             "licence": "CC0",
         },
-        "epoch": checkpoint.get("epoch"),
+        "epoch": epoch if isinstance(epoch, int) else None,
         "sha256": sha256,
     }
     card = _CARD.format(name=path.name, contrast=contrast)
@@ -109,6 +112,7 @@ def _unpack(content: bytes, path: Path) -> Mapping[str, Any]:
 
     try:
         with torch.serialization.safe_globals(_numpy_scalar_types()), warnings.catch_warnings():
+            _check_archive(content)
             # PyTorch warns of foreign pickles before it refuses them.
             warnings.simplefilter("ignore")
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -121,6 +125,17 @@ def _unpack(content: bytes, path: Path) -> Mapping[str, Any]:
         if not isinstance(checkpoint.get(key), Mapping):
             raise BadDataError(f"{path}: not a released H2LO checkpoint (no {key!r} in it)")
     return checkpoint
+
+
+def _check_archive(content: bytes) -> None:
+    """Refuse an archive that unpacks to more than it is: PyTorch never compresses."""
+    if content[:2] != b"PK":
+        return
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = archive.infolist()
+    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+    if packed or sum(part.file_size for part in parts) > len(content):
+        raise ValueError("its parts are compressed, or larger than the file")
 
 
 def _numpy_scalar_types() -> list[Any]:
@@ -144,14 +159,16 @@ def _numpy_scalar_types() -> list[Any]:
 def _architecture(args: Mapping[str, Any], path: Path) -> dict[str, Any]:
     from h2lo_bids.models.h2lo import H2loArchitecture
 
-    if args.get("decoder_depth", 4) != 4:
-        depth = args["decoder_depth"]
-        raise BadDataError(f"{path}: a trunk of {depth} layers is not supported, only 4")
+    depth = args.get("decoder_depth", 4)
+    if not isinstance(depth, int) or depth != 4:
+        shown = reprlib.repr(depth)
+        raise BadDataError(f"{path}: a trunk of {shown} layers is not supported, only 4")
     values = {ours: args[name] for name, ours in _NAMES.items() if args.get(name) is not None}
     for name, value in values.items():
         whole = isinstance(value, int) or (name == "omega" and isinstance(value, float))
         if not (isinstance(value, str) if name == "trunk" else whole and 0 < value <= 4096):
-            raise BadDataError(f"{path}: {name} = {value!r} in its 'args' makes no sense")
+            shown = reprlib.repr(value)  # of lists within lists, the whole could be endless
+            raise BadDataError(f"{path}: {name} = {shown} in its 'args' makes no sense")
     try:
         return asdict(H2loArchitecture(**values))
     except ValueError as err:

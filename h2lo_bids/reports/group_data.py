@@ -7,7 +7,6 @@ be read is left out and named among the problems.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from h2lo_bids.bids.pairnames import find_records
 from h2lo_bids.bids.query import SUFFIXES
 from h2lo_bids.bids.results import result_files, result_path, result_pattern
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.foreign import parse_json, read_text
 from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 
 _PREFIX = {"evaluate": "evaluation", "enhance": "enhancement"}
@@ -189,7 +189,7 @@ def table_path(out_dir: Path, level: str, contrast: str, kind: str) -> Path:
 def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     """Read an object; an empty one, and a problem, when there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
         if isinstance(content, dict):
             return content
         reason = "not an object"

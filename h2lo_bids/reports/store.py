@@ -17,6 +17,7 @@ from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.foreign import read_json
 from h2lo_bids.reports.records import Failure, ScanReport, SubjectReport, from_json, to_json
 
 
@@ -144,7 +145,7 @@ def _read(kind: Any, path: Path, part: Any) -> Any:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict):
             raise TypeError("not an object")
     except OSError as error:

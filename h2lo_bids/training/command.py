@@ -14,6 +14,7 @@ from h2lo_bids.errors import MissingInputError, UsageError
 PLACES = ("input", "output", "mask", "contrast")
 """What may stand in braces in a command."""
 
+_LONGEST = 10_000
 _NEEDED = ("input", "output")
 
 
@@ -39,7 +40,11 @@ class Command:
     template: str
 
     def __post_init__(self) -> None:
-        named = re.findall(r"\{(\w*)\}", self.template)
+        if len(self.template) > _LONGEST:
+            raise UsageError(f"--external {self.name}: the command is too long; write a script")
+        words = self._split()
+        # Of the words, not the template: quotes within braces would hide a place.
+        named = [place for word in words for place in re.findall(r"\{(\w*)\}", word)]
         for place in named:
             if place not in PLACES:
                 known = ", ".join(f"{{{p}}}" for p in PLACES)
@@ -50,7 +55,7 @@ class Command:
                     f"--external {self.name}: the command needs {{{place}}}, as in "
                     f"{self.name}='program {{input}} {{output}}'"
                 )
-        if not self._split():
+        if not words:
             raise UsageError(f"--external {self.name}: no program is named")
 
     def words(self, places: Mapping[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,8 @@ class Check:
     def from_dict(cls, values: Mapping[str, Any]) -> Check:
         """Read a check back from `to_dict`'s output."""
         figures = {str(key): float(value) for key, value in values["Figures"].items()}
+        if not all(map(math.isfinite, figures.values())):
+            raise ValueError("its figures are not all finite")
         return cls(bool(values["Flagged"]), tuple(str(r) for r in values["Reasons"]), figures)
 
 
@@ -253,7 +256,7 @@ def _read_record(record: Path, contrast: str) -> PreparedPair:
             fingerprint=str(values["Fingerprint"]),
             check=Check.from_dict(values["RegistrationCheck"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
         raise BadDataError(f"{record}: is not the record of a pair ({err!r}); {remedy}") from err
     for path in (pair.hf, pair.lf, pair.mask):
         if not path.is_file():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
+from h2lo_bids.foreign import read_text, table_rows
 from h2lo_bids.training.folds import PARTS, Fold
 
 COLUMNS = ("contrast", "fold", "participant_id", "part")
@@ -28,6 +28,7 @@ _SIDECAR = {
     },
 }
 
+_NUMBER = re.compile(r"\d{1,9}")
 _Row = tuple[str, str, str]
 """Fold, subject, part, as written."""
 
@@ -92,15 +93,15 @@ def read_folds(path: str | Path, subjects: Sequence[str], contrast: str) -> tupl
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as err:
         raise MissingInputError(f"{path}: cannot read the folds: {err.strerror}") from err
-    except UnicodeDecodeError as err:
+    except ValueError as err:
         raise BadDataError(f"{path}: not a text file; give folds as .tsv or .json") from err
     read = _json_rows if path.suffix.lower() == ".json" else _table_rows
     parts: dict[int, dict[str, list[str]]] = {}
     for number, subject, part in read(path, text, contrast):
-        if not number.strip().isdecimal() or part not in PARTS:
+        if not _NUMBER.fullmatch(number.strip()) or part not in PARTS:
             what = f"fold {number!r}, part {part!r}"
             raise BadDataError(f"{path}: {what}: a fold is a number, a part {', '.join(PARTS)}")
         found = parts.setdefault(int(number), {name: [] for name in PARTS})
@@ -130,16 +131,18 @@ def _check(path: Path, index: int, parts: dict[str, list[str]], known: Sequence[
 
 
 def _table_rows(path: Path, text: str, contrast: str) -> Iterable[_Row]:
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t")
-    missing = {*COLUMNS[1:]} - {*(reader.fieldnames or ())}
+    missing = {*COLUMNS[1:]} - {*text.partition("\n")[0].strip("\r").split("\t")}
     if missing:
         raise BadDataError(
             f"{path}: no column {', '.join(sorted(missing))}; a table of folds has the "
             f"tab-separated columns {', '.join(COLUMNS[1:])}, and contrast where it matters"
         )
-    for row in reader:
-        if row.get("contrast") in (None, "", "n/a", contrast):
-            yield tuple((row[name] or "").strip() for name in COLUMNS[1:])  # type: ignore[misc]
+    try:
+        for row in table_rows(text):
+            if row.get("contrast") in (None, "", "n/a", contrast):
+                yield tuple(row[name].strip() for name in COLUMNS[1:])  # type: ignore[misc]
+    except ValueError as err:
+        raise BadDataError(f"{path}: not a table of folds: {err}; repair it") from err
 
 
 def _json_rows(path: Path, text: str, contrast: str) -> Iterable[_Row]:

@@ -1,0 +1,481 @@
+# ruff: noqa: E501 - documents to damage, as they are
+"""What is fuzzed: every reader of a file that others wrote, with a document to damage.
+
+A reader may return, or raise one `H2loError` of one line. Anything else is a defect.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from h2lo_bids.errors import H2loError
+
+LONGEST = 4000
+"""Characters that a message may have: enough for a path and a reason."""
+
+STEM = "sub-01_ses-HF_T1w"
+_IMAGE = "sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader: where its file stands, whole documents, and how it is read."""
+
+    name: str
+    seeds: Callable[[], list[bytes]]
+    read: Callable[[bytes, Path], object]
+
+    def run(self, data: bytes, folder: Path) -> str | None:
+        """Read a document; give the complaint, or None when there was none."""
+        try:
+            self.read(data, folder)
+        except H2loError as err:
+            text = str(err)
+            assert text, f"{self.name}: an error without a message"
+            assert len(text.splitlines()) == 1, f"{self.name}: several lines: {text[:300]!r}"
+            assert len(text) < LONGEST, f"{self.name}: {len(text)} characters: {text[:300]!r}"
+            return text
+        return None
+
+
+def _nifti() -> list[bytes]:
+    images = []
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        image = kind(np.arange(6**3, dtype=np.int16).reshape(6, 6, 6), np.eye(4))
+        image.set_qform(np.eye(4), 1)
+        images.append(image.to_bytes())
+    extended = nib.Nifti1Image(np.arange(6**3, dtype=np.int16).reshape(6, 6, 6), np.eye(4))
+    extended.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"a comment of some length"))
+    return [*images, extended.to_bytes()]
+
+
+def _read_nifti(data: bytes, folder: Path) -> None:
+    from h2lo_bids.imaging.check import load_checked
+
+    path = folder / "image.nii"
+    path.write_bytes(data)
+    image = load_checked(path).image
+    assert np.isfinite(image.dataobj).all()
+    assert np.isfinite(image.affine).all()
+
+
+def _read_zipped(data: bytes, folder: Path) -> None:
+    from h2lo_bids.imaging.check import load_checked
+
+    path = folder / "image.nii.gz"
+    # The first byte says whether the stream or what is in it was damaged.
+    path.write_bytes(data if data[:2] == b"\x1f\x8b" else gzip.compress(data, 1))
+    load_checked(path)
+
+
+def _read_sidecar(data: bytes, folder: Path) -> None:
+    from h2lo_bids.bids.gather import Image, read_scan
+    from h2lo_bids.bids.metadata import Sidecars
+    from h2lo_bids.bids.names import parse_name
+
+    path = folder / _IMAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / f"{STEM}.json").write_bytes(data)
+    name = parse_name(path.name)
+    assert name is not None
+    scan = read_scan(Image(path, name), Sidecars(folder))
+    _is_text([scan.field_source, *scan.notes])
+
+
+def _is_text(lines: object) -> None:
+    """Make sure that what goes on to logs and pages can be written there."""
+    for line in lines:  # type: ignore[attr-defined]
+        line.encode("utf-8")
+        assert len(line) < LONGEST, f"a note of {len(line)} characters"
+
+
+def _read_filter(data: bytes, folder: Path) -> None:
+    from h2lo_bids.bids.filters import compile_filters, describe, load_filter_file, matches
+    from h2lo_bids.bids.names import parse_name
+
+    path = folder / "filter.json"
+    path.write_bytes(data)
+    for conditions in compile_filters(load_filter_file(path)).values():
+        describe(conditions)
+        for name in (f"{STEM}.nii.gz", "sub-2_run-007_T2w.nii"):
+            found = parse_name(name)
+            assert found is not None
+            matches(found, conditions)
+
+
+def _read_description(data: bytes, folder: Path) -> None:
+    from h2lo_bids.bids.dataset import write_dataset_files
+    from h2lo_bids.bids.validate import read_description
+
+    raw, out = folder / "raw", folder / "out"
+    for place in (raw, out):
+        place.mkdir(exist_ok=True)
+        (place / "dataset_description.json").write_bytes(data)
+    write_dataset_files(out, bids_dir=raw)
+    json.loads((out / "dataset_description.json").read_text())
+    read_description(raw, skip=True)
+    read_description(raw)
+
+
+def _read_participants(data: bytes, folder: Path) -> None:
+    from h2lo_bids.bids.participants import read_participants
+
+    (folder / "participants.tsv").write_bytes(data)
+    assert all(
+        isinstance(v, str) for row in read_participants(folder).values() for v in row.values()
+    )
+
+
+def _folds(name: str) -> Callable[[bytes, Path], None]:
+    def read(data: bytes, folder: Path) -> None:
+        from h2lo_bids.training.splits import read_folds
+
+        (folder / name).write_bytes(data)
+        read_folds(folder / name, ["01", "02", "03"], "T1w")
+
+    return read
+
+
+def _read_record(data: bytes, folder: Path) -> None:
+    from h2lo_bids.bids.pairnames import pair_paths
+    from h2lo_bids.training.prepared import find_prepared
+
+    for path in pair_paths(folder, (("sub", "01"),), "T1w").values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for pair in find_prepared(folder, contrast="T1w"):
+        _is_text([pair.fusion, pair.fingerprint, *pair.sources, *pair.check.reasons])
+        assert pair.hf.resolve().is_relative_to(folder.resolve())
+        json.dumps(pair.check.to_dict(), allow_nan=False)
+
+
+def _read_config(data: bytes, folder: Path) -> None:
+    from h2lo_bids.cli.configure import read_settings
+
+    path = folder / "config.toml"
+    path.write_bytes(data)
+    read_settings(["bids", "out", "participant", "--config-file", str(path)])
+
+
+def _read_plugin(data: bytes, folder: Path) -> None:
+    from h2lo_bids.cli.checks import read_plugin
+
+    path = folder / "plugin.yml"
+    path.write_bytes(data)
+    read_plugin(path)
+
+
+def _read_external(data: bytes, folder: Path) -> None:
+    import argparse
+
+    from h2lo_bids.cli.convert import external
+    from h2lo_bids.training.command import PLACES, Command
+
+    try:
+        name, template = external(data.decode("utf-8", errors="replace"))
+    except argparse.ArgumentTypeError:
+        return
+    assert "/" not in name
+    assert name not in ("", ".", "..")
+    command = Command(name, template)
+    count = len(command._split())
+    # Whatever a value holds, it makes no further word.
+    assert len(command.words(dict.fromkeys(PLACES, "a; rm -rf $HOME `id`"))) == count
+
+
+def _read_scores(data: bytes, folder: Path) -> None:
+    from h2lo_bids.evaluation.tables import read_scores
+
+    path = folder / "scores.tsv"
+    path.write_bytes(data)
+    read_scores(path)
+
+
+def _read_report(data: bytes, folder: Path) -> None:
+    from h2lo_bids.reports.store import figures_folder, load_subject_report
+    from h2lo_bids.reports.subject import render_subject_report
+
+    figures = figures_folder(folder, "01")
+    figures.mkdir(parents=True, exist_ok=True)
+    (figures / "sub-01_desc-summary.json").write_bytes(data)
+    (figures / "sub-01_desc-report_T1w.json").write_bytes(data)
+    page = render_subject_report(load_subject_report(folder, "01"), folder)
+    page.encode("utf-8")
+
+
+def _reports() -> list[bytes]:
+    from dataclasses import replace
+
+    from report_samples import make_report, make_scan
+
+    from h2lo_bids.reports.records import Failure, to_json
+
+    scan = replace(make_scan(), lost=(("a", "b", "c"),))
+    report = to_json(replace(make_report([]), failures=(Failure("node", "message"),)))
+    del report["scans"]
+    both = {**report, "scan": to_json(scan)}
+    return [json.dumps(part).encode() for part in (both, {"scan": to_json(scan)}, report)]
+
+
+def _read_group_record(data: bytes, folder: Path) -> None:
+    from h2lo_bids.reports.group import render_group_report
+
+    fold = folder / "folds/T1w/h2lo/fold-0"
+    fold.mkdir(parents=True, exist_ok=True)
+    (fold / "record.json").write_bytes(data)
+    render_group_report(folder, level="group").encode("utf-8")
+
+
+def _group_records() -> list[bytes]:
+    from group_samples import Sample, record
+
+    return [json.dumps(record("T1w", "h2lo", 0, Sample(subjects=("A", "B", "C")))).encode()]
+
+
+def _read_history_csv(data: bytes, folder: Path) -> None:
+    from h2lo_bids.reports.group import render_group_report
+
+    fold = folder / "folds/T1w/h2lo/fold-0"
+    fold.mkdir(parents=True, exist_ok=True)
+    (fold / "history.csv").write_bytes(data)
+    (folder / "splits.tsv").write_bytes(data)
+    render_group_report(folder, level="group").encode("utf-8")
+
+
+def _read_card(data: bytes, folder: Path) -> None:
+    from html_check import elements
+
+    from h2lo_bids.reports.markdown import render
+
+    for name, attributes in elements(render(data.decode("utf-8", errors="replace"))):
+        assert name in _OF_CARDS, name
+        assert set(attributes) <= {
+            "href",
+            "rel",
+            "scope",
+            "class",
+            "tabindex",
+            "role",
+            "aria-label",
+        }
+        assert (
+            attributes.get("href", "#").lower().startswith(("http://", "https://", "mailto:", "#"))
+        )
+
+
+_OF_CARDS = {
+    *("h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td"),
+    *("div", "blockquote", "pre", "code", "hr", "em", "strong", "a"),
+}
+
+
+def _model() -> object:
+    import torch
+
+    from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+
+    torch.manual_seed(0)
+    return H2lo(H2loArchitecture(channels=2, n_basis=4, width=8))
+
+
+def _saved(folder: Path) -> Path:
+    """Write a small bundle once."""
+    from h2lo_bids.models.bundle import save_bundle
+    from h2lo_bids.models.frame import Frame
+
+    place = folder / "model"
+    if not place.exists():
+        described = {"name": "x", "version": "1", "value_range": [0, 1], "license": "CC0"}
+        described["training_data"] = {"kind": "real", "description": "none"}  # type: ignore[assignment]
+        save_bundle(
+            place,
+            _model(),  # type: ignore[arg-type]
+            contrast="T1w",
+            frame=Frame((8, 8, 8)),
+            metadata=described,
+            card="# card",
+            extras={"members/fold-0.safetensors": b"x"},
+        )
+    return place
+
+
+def _read_metadata(data: bytes, folder: Path) -> None:
+    from h2lo_bids.models.bundle import load_bundle, load_model
+    from h2lo_bids.models.members import members
+    from h2lo_bids.reports.records import ModelInfo
+
+    place = _saved(folder)
+    (place / "metadata.json").write_bytes(data)
+    bundle = load_bundle(place)
+    ModelInfo.from_metadata(bundle.metadata, bundle.card)
+    load_model(bundle)
+    members(bundle)
+
+
+def _metadata() -> list[bytes]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return [(_saved(Path(folder)) / "metadata.json").read_bytes()]
+
+
+def _weights() -> list[bytes]:
+    import safetensors.torch
+
+    return [safetensors.torch.save(_model().state_dict())]  # type: ignore[attr-defined]
+
+
+def _read_weights(data: bytes, folder: Path) -> None:
+    from h2lo_bids.models.bundle import load_bundle, load_model
+
+    place = _saved(folder)
+    (place / "weights.safetensors").write_bytes(data)
+    record = json.loads((place / "metadata.json").read_text())
+    record["sha256"] = hashlib.sha256(data).hexdigest()  # a liar's digest is right
+    (place / "metadata.json").write_text(json.dumps(record))
+    load_model(load_bundle(place))
+
+
+def _lying_weights() -> list[bytes]:
+    """Safetensors whose header was rewritten."""
+    (whole,) = _weights()
+    (size,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + size])
+    first, second = [name for name in header if name != "__metadata__"][:2]
+    lies = []
+    for change in (
+        {first: {**header[first], "data_offsets": [0, 2**60]}},
+        {first: {**header[first], "data_offsets": header[second]["data_offsets"]}},
+        {first: {**header[first], "shape": [2**40, 2**40]}},
+        {first: {**header[first], "dtype": "F64"}},
+    ):
+        text = json.dumps({**header, **change}).encode()
+        lies.append(struct.pack("<Q", len(text)) + text + whole[8 + size :])
+    return [whole, *lies, struct.pack("<Q", 2**62) + whole[8:], struct.pack("<Q", 10**8)]
+
+
+def _checkpoints() -> list[bytes]:
+    import torch
+
+    sizes = {"feature_dim": 4, "encoder_base_channels": 2, "decoder_width": 8}
+    content = {"model_state_dict": _model().state_dict(), "args": sizes, "epoch": 3}  # type: ignore[attr-defined]
+    found = []
+    for zipped in (True, False):
+        stream = io.BytesIO()
+        torch.save(content, stream, _use_new_zipfile_serialization=zipped)
+        found.append(stream.getvalue())
+    return found
+
+
+def _read_checkpoint(data: bytes, folder: Path) -> None:
+    from h2lo_bids.models.bundle import load_bundle, load_model
+    from h2lo_bids.reports.records import ModelInfo
+
+    path = folder / "T1w.pth"
+    path.write_bytes(data)
+    bundle = load_bundle(path)
+    ModelInfo.from_metadata(bundle.metadata, bundle.card)
+    load_model(bundle)
+
+
+def _read_name(data: bytes, folder: Path) -> None:
+    from h2lo_bids.bids.derivatives import derivative_path
+    from h2lo_bids.bids.names import parse_name
+
+    name = parse_name(data.decode("utf-8", errors="surrogateescape"))
+    if name is None:
+        return
+    try:
+        path = derivative_path(folder, name.entities, suffix=name.suffix, desc="lowfield")
+    except ValueError:
+        return
+    inside = path.relative_to(folder)
+    assert ".." not in inside.parts
+    assert len(inside.parts) in (3, 4)
+    assert str(inside).isascii()
+    assert str(inside).isprintable()
+
+
+def _texts(*texts: str) -> Callable[[], list[bytes]]:
+    return lambda: [text.encode() for text in texts]
+
+
+def _scores() -> list[bytes]:
+    import tempfile
+
+    from group_samples import make_scores
+
+    from h2lo_bids.evaluation.tables import write_scores
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "scores.tsv"
+        write_scores(path, make_scores(("01", "02"), "h2lo", 0))
+        return [path.read_bytes()]
+
+
+_SIDECAR = json.dumps(
+    {"MagneticFieldStrength": "64 mT", "ImagingFrequency": [2.72], "Manufacturer": "Hyperfine",
+     "ImagedNucleus": "1H", "IntendedFor": ["bids::../../x"], "Sources": ["bids:raw:../x"]}
+)  # fmt: skip
+_FILTER = json.dumps(
+    {"t1w": {"acquisition": "MPRAGE", "run": [1, "02"], "session": "*", "reconstruction": None},
+     "lf_t2w": {"subject": "sub-01", "extension": ".nii.gz"}}
+)  # fmt: skip
+_DESCRIPTION = json.dumps(
+    {"Name": "a", "BIDSVersion": "1.10.0", "DatasetDOI": "doi:10.1/x", "DatasetType": "raw",
+     "GeneratedBy": [{"Name": "H2LO-BIDS"}], "DatasetLinks": {"raw": "file:///raw"}}
+)  # fmt: skip
+_RECORD = json.dumps(
+    {"Frame": {"shape": [24, 24, 24], "spacing": [8, 8, 8], "orientation": "RAS", "anchor": "brain"},
+     "Simulated": True, "Fusion": "mrr", "SourceScans": ["bids:raw:sub-01/anat/x.nii.gz"],
+     "Fingerprint": "ab", "RegistrationCheck":
+         {"Flagged": False, "Reasons": ["a"], "Figures": {"dice": 0.9}}}
+)  # fmt: skip
+_FOLDS = "contrast\tfold\tparticipant_id\tpart\n" + "".join(
+    f"T1w\t0\tsub-{n}\t{part}\n"
+    for n, part in (("01", "train"), ("02", "validation"), ("03", "test"))
+)
+_FOLDS_JSON = json.dumps(
+    {"T1w": [{"index": 0, "train": ["01"], "validation": ["02"], "test": ["03"]}]}
+)
+_CONFIG = 'n-folds-parallel = 2\nverbose = 1\nparticipant-label = ["01"]\nmem = "8G"\nseed = 4\n[run]\na = 1\n'
+_PLUGIN = "plugin: MultiProc\nplugin_args: {n_procs: 2, memory_gb: 4.0}\n"
+_CARD = "# A\n\n- [a](https://e.org) `b` **c** _d_\n  1. x\n\n| a | b |\n|---|---|\n| 1 | <i> |\n\n> q\n\n```\nc\n```\n"
+_HISTORY = "step,loss,psnr\n100,0.5,20.1\n200,0.4,21.0\n"
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("nifti", _nifti, _read_nifti),
+        Target("nifti-gz", lambda: [*_nifti(), *map(gzip.compress, _nifti())], _read_zipped),
+        Target("sidecar", _texts(_SIDECAR), _read_sidecar),
+        Target("filter", _texts(_FILTER), _read_filter),
+        Target("description", _texts(_DESCRIPTION), _read_description),
+        Target("participants", _texts("participant_id\tage\nsub-01\t3\n"), _read_participants),
+        Target("folds-tsv", _texts(_FOLDS), _folds("folds.tsv")),
+        Target("folds-json", _texts(_FOLDS_JSON), _folds("folds.json")),
+        Target("pair-record", _texts(_RECORD), _read_record),
+        Target("config", _texts(_CONFIG), _read_config),
+        Target("plugin", _texts(_PLUGIN), _read_plugin),
+        Target("external", _texts("x='/bin/echo {input} \"{output}\" {mask}'"), _read_external),
+        Target("scores", _scores, _read_scores),
+        Target("report-record", _reports, _read_report),
+        Target("group-record", _group_records, _read_group_record),
+        Target("history", _texts(_HISTORY, _FOLDS), _read_history_csv),
+        Target("card", _texts(_CARD), _read_card),
+        Target("bundle-metadata", _metadata, _read_metadata),
+        Target("weights", _lying_weights, _read_weights),
+        Target("checkpoint", _checkpoints, _read_checkpoint),
+        Target("name", _texts(f"{STEM}.nii.gz", "sub-01_run-2_desc-a_T2w.nii"), _read_name),
+    )
+}

@@ -1,0 +1,84 @@
+"""Hostile documents for every reader of outside files: hypothesis chooses the seeds."""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+_TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(_TESTS / place) for place in ("security", "reports", "evaluation")]
+
+from html_check import elements  # noqa: E402
+from mutations import EVIL, mutate  # noqa: E402
+from targets import TARGETS  # noqa: E402
+
+_DEAR = {"group-record", "history", "report-record", "description"}
+
+
+@cache
+def seeds_of(name: str) -> list[bytes]:
+    return TARGETS[name].seeds()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_damaged_documents_are_read_or_told_in_one_line(name):
+    @settings(
+        max_examples=3 if name in _DEAR else 15, deadline=None, database=None, derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.integers(0, 2**32), st.integers(0, 2))
+    def read(seed, again):
+        rng = random.Random(seed)
+        data = rng.choice(seeds_of(name))
+        for _ in range(1 + again):
+            data = mutate(data, rng)
+        with tempfile.TemporaryDirectory() as folder:
+            TARGETS[name].run(data, Path(folder))
+
+    read()
+
+
+@pytest.mark.parametrize("name", sorted(set(TARGETS) - _DEAR))
+def test_whole_documents_are_read(name):
+    with tempfile.TemporaryDirectory() as folder:
+        assert TARGETS[name].run(seeds_of(name)[0], Path(folder)) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sub-../x_T1w.nii.gz", "sub-..", "sub-01_ses-../../etc_T1w.nii", "sub-0\u0661_T1w.nii",
+     "sub-\uff10\uff11_T1w.nii", "sub-a\x00_T1w.nii", "sub-a\n_T1w.nii", "sub-%2e%2e_T1w.nii",
+     "sub-.._T1w.nii", "sub-\u202e10_T1w.nii", "/sub-01_T1w.nii", "sub-01\\..\\_T1w.nii"],
+)  # fmt: skip
+def test_names_that_leave_their_place_are_no_names(name):
+    from h2lo_bids.bids.names import parse_name
+
+    assert parse_name(name) is None
+
+
+@given(st.text(st.sampled_from("<>&\"'`[]()*_|#-\n !:/=abscript\\"), max_size=60))
+@settings(max_examples=100, deadline=None, database=None, derandomize=True)
+def test_cards_make_no_elements_of_their_own(text):
+    TARGETS["card"].run(text.encode(), Path())
+    TARGETS["card"].run((text + EVIL).encode(), Path())
+
+
+def test_a_table_makes_no_elements_of_its_own(tmp_path):
+    from table_samples import sample_table
+
+    from h2lo_bids.reports.table_page import render_table_page
+
+    plain = render_table_page(tmp_path / "a", sample_table(tmp_path / "a"))
+    evil = render_table_page(tmp_path / "b", sample_table(tmp_path / "b", more=EVIL))
+    assert "window.hacked" in evil
+    scripts = [name for name, _ in elements(evil) if name in ("script", "img")]
+    assert scripts == [name for name, _ in elements(plain) if name in ("script", "img")]
+    assert {k for _, a in elements(evil) for k in a} <= {k for _, a in elements(plain) for k in a}
