@@ -107,6 +107,7 @@ def check_options(
         takers = TAKEN_BY.get(option)
         if takers is not None and mode not in takers:
             name = option.replace("_", "-")
+            told = [t for t in takers if t in LEVELS or t.partition(" ")[0] not in takers]
             raise UsageError(
-                f"--{name} is an option of {' and '.join(takers)}; {mode} does not take it"
+                f"--{name} is an option of {' and '.join(told)}; {mode} does not take it"
             )

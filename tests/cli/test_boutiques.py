@@ -20,7 +20,7 @@ from h2lo_bids.bids.results import result_files
 from h2lo_bids.cli.boutiques import descriptor
 from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.dependencies import EXCLUSIVE, REQUIRED, USELESS
-from h2lo_bids.cli.levels import LEVELS, TAKEN_BY
+from h2lo_bids.cli.levels import LEVELS, TAKEN_BY, canonical
 from h2lo_bids.cli.parser import EXIT_CODES, build_parser
 from h2lo_bids.cli.run import main
 from h2lo_bids.cli.settings import to_toml
@@ -88,23 +88,32 @@ def refused(level: str, chosen: set[str]) -> set[str]:
     return out
 
 
+MODES = {
+    level: sorted({t for takers in TAKEN_BY.values() for t in takers if t.split()[0] == level})
+    for level in LEVELS
+}
+"""Each level as it is, and with what changes the options that it takes."""
+
+
+def opening(mode: str) -> dict:
+    """Return the inputs that choose a mode of its level."""
+    if mode.endswith("--pairs"):
+        return {"pairs": True}
+    return {"task": mode.rpartition(" ")[2]} if "--task" in mode else {}
+
+
 @st.composite
 def invocations(draw) -> dict:
     """Draw an invocation that keeps all that the descriptor asks for."""
     level = draw(st.sampled_from(INPUTS["analysis_level"]["value-choices"]))
     invocation = {"bids_dir": "/data/bids", "out_dir": "/data/my out", "analysis_level": level}
-    pairs = level == "participant" and draw(st.booleans())
-    # What only --pairs opens at the participant level cannot be said in a descriptor.
-    closed = {
-        option
-        for option, takers in TAKEN_BY.items()
-        if level == "participant" and not pairs and "participant" not in takers
-    }
+    mode = draw(st.sampled_from(MODES[canonical(level)]))
+    # What --pairs and --task open or close at a level cannot be said in a descriptor.
+    closed = {option for option, takers in TAKEN_BY.items() if mode not in takers}
+    invocation |= opening(mode)
     names = draw(st.lists(st.sampled_from([n for n in INPUTS if n not in FIRST]), max_size=8))
-    for name in (["pairs"] if pairs else []) + names:
-        if name in (*closed, *refused(level, set(invocation)), "config_file"):
-            continue
-        if name == "pairs" and not pairs:
+    for name in names:
+        if name in (*closed, *refused(level, set(invocation)), "config_file", "pairs", "task"):
             continue
         needed = INPUTS[name].get("requires-inputs", ())
         for each in (*needed, name):
@@ -164,7 +173,7 @@ def quick(monkeypatch):
     return lambda values: local.LocalExecutor(text, json.dumps(values), options).cmd_line[0]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(invocation=invocations())
 def test_a_command_line_of_boutiques_is_read_as_it_was_meant(quick, tmp_path_factory, invocation):
     line = quick(invocation)
@@ -204,14 +213,28 @@ def test_what_a_level_disables_is_what_the_parser_refuses(level):
         words = ["/b", "/o", level, item["command-line-flag"]]
         if item["type"] != "Flag":
             words.append(example(item))
-        opened_by_pairs = level == "participant" and name in TAKEN_BY and name not in disabled
-        extra = ["--pairs"] if opened_by_pairs and "participant" not in TAKEN_BY[name] else []
-        try:
-            read_settings([*words, *extra])
-            taken = True
-        except UsageError:
-            taken = False
-        assert taken is (name not in disabled), name
+        taken = {mode for mode in MODES[level] if is_read([*words, *words_of(opening(mode), name)])}
+        assert bool(taken) is (name not in disabled), name
+        assert name not in TAKEN_BY or taken == {*MODES[level]} & {*TAKEN_BY[name]}, name
+
+
+def words_of(chosen: dict, name: str) -> list[str]:
+    """Return what chooses a mode as words, unless it is the option itself."""
+    return [
+        word
+        for key, value in chosen.items()
+        if key != name
+        for word in ([f"--{key}"] if value is True else [f"--{key}", value])
+    ]
+
+
+def is_read(words: list[str]) -> bool:
+    """Tell whether the parser takes a command line."""
+    try:
+        read_settings(words)
+    except UsageError:
+        return False
+    return True
 
 
 def example(item: dict) -> str:

@@ -137,7 +137,7 @@ def test_every_option_of_the_training_level_reaches_its_field():
         ("participant --folds 3", "an option of group"),
         ("participant --hf ses-GE", "of participant --pairs and group and evaluate"),
         ("participant --pairs --lf-grid 1x1x1", "of participant; participant --pairs does not"),
-        ("group --model x", "of participant and evaluate; group does not"),
+        ("group --model x", "of participant and evaluate and group --task enhance; group does not"),
         ("train --uncertainty", "of participant; group does not"),
         ("evaluate --steps 3", "of group and benchmark; evaluate does not"),
         ("evaluate --pairs", "of participant; evaluate prepares"),

@@ -72,12 +72,14 @@ def test_cards_make_no_elements_of_their_own(text):
 
 
 def test_a_table_makes_no_elements_of_its_own(tmp_path):
+    from group_samples import make_group
     from table_samples import sample_table
 
     from h2lo_bids.reports.table_page import render_table_page
 
-    plain = render_table_page(tmp_path / "a", sample_table(tmp_path / "a"))
-    evil = render_table_page(tmp_path / "b", sample_table(tmp_path / "b", more=EVIL))
+    folder = make_group(tmp_path)
+    plain = render_table_page(folder, sample_table(folder, more="another"))
+    evil = render_table_page(folder, sample_table(folder, more=EVIL))
     assert "window.hacked" in evil
     scripts = [name for name, _ in elements(evil) if name in ("script", "img")]
     assert scripts == [name for name, _ in elements(plain) if name in ("script", "img")]
