@@ -19,7 +19,7 @@ from h2lo_bids.cli.run import main
 
 PAIRS = ["--resolution", "8", "--skull-strip", "skip", "--nprocs", "1", "--mem", "8"]
 FIT = [*PAIRS, "--steps", "2", "--crop", "8", "--validate-every", "1", "--folds", "2"]
-SOME = ["--participant-label", "01", "02", "03"]
+SOME = ["--participant-label", "01", "02", "03", "04"]
 
 
 def write_whole_bundle(folder: Path, contrast: str) -> Path:

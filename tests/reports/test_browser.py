@@ -33,7 +33,8 @@ def test_fits_is_quiet_and_asks_for_nothing(browser, page, width, scheme):
     outside = browser.run(OUTSIDE)
     assert outside == []
     assert browser.run("[...document.images].every(i => i.naturalWidth > 0)")
-    assert browser.run("document.images.length") == 12
+    # Two pictures to flick between for each space that the brain was registered to, too.
+    assert browser.run("document.images.length") == 14
     assert browser.messages == []
     foreign = [url for url in browser.requests if not url.startswith("data:")]
     assert foreign == [page.as_uri()]
