@@ -208,7 +208,8 @@ def test_asked_to_stop_it_saves_first(
     env = {"PATH": f"{queue}:{os.environ['PATH']}"}
     if number == signal.SIGUSR1:
         env["SLURM_JOB_ID"] = "17"
-    spec = specify(pairs, tmp_path / "fit", steps=5000, checkpoint_every=4)
+    # So many that no stall of this process lets the fit come to its end.
+    spec = specify(pairs, tmp_path / "fit", steps=1_000_000, checkpoint_every=4)
     process = child(spec, env=env)
     while not load_step(spec.folder):
         assert process.running()
