@@ -34,6 +34,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--submit", action="store_true", help="submit the scripts as soon as they are written")
     add("--all", action="store_true", help="submit also the tasks that are done")
     add("--failures", type=Path, metavar="DIR", help="write the table of failures of a run, only")
+    _add_task(parser)
+    _add_array(parser)
+    _add_start(parser)
+    add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    """Add what sbatch gives each task."""
     group = parser.add_argument_group("of each task, as sbatch takes them")
     for name, metavar in (
         ("time", "TIME"),
@@ -50,6 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="=--OPTION",
         help="any other, as --sbatch=--gres=gpu:1",
     )
+
+
+def _add_array(parser: argparse.ArgumentParser) -> None:
+    """Add what concerns the array as a whole."""
     group = parser.add_argument_group("the array")
     group.add_argument(
         "--throttle", type=convert.integer(1), metavar="N", help="tasks that may run at once"
@@ -87,6 +100,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="where each participant's task has its work folder, such as /scratch/me or '$TMPDIR' "
         "of the machine it runs on; removed when all went well (default: h2lo's own -w)",
     )
+
+
+def _add_start(parser: argparse.ArgumentParser) -> None:
+    """Add how a task starts h2lo."""
     group = parser.add_argument_group("how h2lo is started")
     group.add_argument("--image", type=convert.path, metavar="SIF", help="container image")
     group.add_argument(
@@ -109,5 +126,3 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="LINE",
         help="shell first, as 'module load x'",
     )
-    add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    return parser

@@ -230,15 +230,7 @@ def init_scan_branch_wf(
             seed=(random_seed, zlib.crc32(spec.scan.stem.encode())),
             draws=draws,
         )
-        kinds = ("lowfield", *(beside.kinds if beside else ()))
-        fields = [*kinds, *(f"device_{kind}" for kind in kinds)]
-        made = [(f"outputnode.{name}", f"inputnode.{name}_{grid.name}") for name in fields]
-        workflow.connect(
-            [
-                (prepare, synthesis, [("outputnode.volume", "inputnode.volume")]),
-                (synthesis, outputs, made),
-            ]
-        )
+        _connect_synthesis(workflow, prepare, synthesis, outputs, grid, beside)
         if grid.kind == "template":
             template = init_template_wf(
                 grid=grid, label=str(spec.scan.path), sloppy=sloppy, random_seed=random_seed
@@ -247,6 +239,22 @@ def init_scan_branch_wf(
         else:
             _connect_own_grid(workflow, prepare, synthesis, outputs, grid)
     return workflow
+
+
+def _connect_synthesis(
+    workflow: pe.Workflow,
+    prepare: pe.Workflow,
+    synthesis: pe.Workflow,
+    outputs: pe.Workflow,
+    grid: Grid,
+    beside: Beside | None,
+) -> None:
+    """Give a synthesis its volume, and hand on all that it makes on its grid."""
+    kinds = ("lowfield", *(beside.kinds if beside else ()))
+    fields = [*kinds, *(f"device_{kind}" for kind in kinds)]
+    made = [(f"outputnode.{name}", f"inputnode.{name}_{grid.name}") for name in fields]
+    workflow.connect([(prepare, synthesis, [("outputnode.volume", "inputnode.volume")])])
+    workflow.connect([(synthesis, outputs, made)])
 
 
 def _connect_own_grid(
