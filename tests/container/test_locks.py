@@ -10,6 +10,7 @@ from packaging.utils import canonicalize_name
 
 import h2lo_bids
 from h2lo_bids.bids.dataset import BIDS_VERSION
+from h2lo_bids.cli.levels import LEVELS
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("common.txt", "cuda.txt", "build.txt")
@@ -60,7 +61,14 @@ def test_variants_differ_in_torch_alone():
 def test_dockerfile_names_the_versions_of_the_package():
     text = (ROOT / "Dockerfile").read_text()
     assert f"ARG VERSION={h2lo_bids.__version__}\n" in text
-    assert f'org.bids.version="{BIDS_VERSION}"' in text
+
+
+def test_both_recipes_tell_of_the_same_levels():
+    told = {"version": BIDS_VERSION, "levels": " ".join(LEVELS), "app": "h2lo-bids"}
+    for name, line in (("Dockerfile", 'org.bids.{}="{}"'), ("apptainer.def", "org.bids.{} {}\n")):
+        text = (ROOT / name).read_text()
+        for label, value in told.items():
+            assert line.format(label, value) in text, name
 
 
 def test_both_recipes_get_the_same_files():
