@@ -193,8 +193,12 @@ def models_of(task: SubjectTask) -> dict[str, ModelSpec]:
 
 
 def precision_of(settings: Settings) -> str:
-    """Return the precision in which models are evaluated."""
-    return "bf16" if settings.sloppy else settings.precision or "fp32"
+    """Return the precision in which models are evaluated: the fastest one if sloppy."""
+    if not settings.sloppy:
+        return settings.precision or "fp32"
+    from h2lo_bids.synthesis.options import native_precision
+
+    return "bf16" if native_precision(settings.device) == "bf16" else "fp32"
 
 
 def _templates(task: SubjectTask) -> dict[str, dict[str, tuple[Path, Path | None]]]:

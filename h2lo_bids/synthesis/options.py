@@ -85,6 +85,27 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def native_precision(device: str = "auto") -> str:
+    """Return bfloat16 where the hardware multiplies in it, else float32, or float16 on CUDA.
+
+    Where a CPU only emulates bfloat16 a convolution was seen to take 30 times as long.
+
+    Parameters
+    ----------
+    device
+        As in `EngineOptions`.
+
+    Raises
+    ------
+    UsageError
+        As `resolve_device`.
+    """
+    if resolve_device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
+
+
 @contextlib.contextmanager
 def noting_device(name: str) -> Iterator[list[str]]:
     """Note which kind of device does the work of a block.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from h2lo_bids.synthesis.options import resolve_device
+from h2lo_bids.synthesis.options import native_precision, resolve_device
 from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.sampling import epoch_steps
@@ -84,11 +82,3 @@ def default_options(
         augmentation=Augmentation(flip=0.5, shift=4, scale=0.05, bias=0.05, noise=0.01),
         device=device,
     )
-
-
-def native_precision(device: str = "auto") -> str:
-    """Return bfloat16 where the hardware multiplies in it, else float32, or float16 on CUDA."""
-    if resolve_device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
