@@ -185,7 +185,7 @@ def vary(
     matrix[:3, :3] = turn[:3, :3] * (spacing / anatomy.spacing)
     matrix[:3, 3] = middle - matrix[:3, :3] @ ((np.array(shape) - 1) / 2)
     warped = resample(
-        anatomy.labels, matrix, shape, displacement=displacement if strength else None, nearest=True
+        anatomy.labels, matrix, shape, displacement=displacement if strength else None, order=0
     )
     head = Anatomy(warped.astype(np.int16), spacing, anatomy.source)
     return _centred(head, brain_mask(head))

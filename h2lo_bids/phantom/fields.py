@@ -91,7 +91,7 @@ def resample(
     shape: Shape,
     *,
     displacement: np.ndarray | None = None,
-    nearest: bool = False,
+    order: int = 1,
 ) -> np.ndarray:
     """Read a volume at the affinely mapped voxels of another grid, 0 outside.
 
@@ -105,23 +105,25 @@ def resample(
         The new grid.
     displacement
         Added to the mapped indices, shape (3, X, Y, Z), in voxels of `volume`.
-    nearest
-        Nearest neighbour (for labels) instead of trilinear interpolation.
+    order
+        Of the splines: 0 for labels (nearest neighbour), 1 trilinear, 3 cubic.
 
     Returns
     -------
     numpy.ndarray
         float32 of `shape`.
     """
-    from scipy.ndimage import affine_transform, map_coordinates
+    from scipy.ndimage import affine_transform, map_coordinates, spline_filter
 
     source = np.asarray(volume, dtype=np.float32)
     matrix = np.asarray(matrix, dtype=np.float64)
-    order = 0 if nearest else 1
+    if order > 1:
+        source = spline_filter(source, order, output=np.float32)
     if displacement is None:
         return affine_transform(
-            source, matrix[:3, :3], matrix[:3, 3], shape, order=order, output=np.float32
-        )
+            source, matrix[:3, :3], matrix[:3, 3], shape,
+            order=order, output=np.float32, prefilter=False,
+        )  # fmt: skip
     out = np.empty(shape, dtype=np.float32)
     for i in range(shape[0]):
         # One plane at a time: coordinates of a whole volume take gigabytes.
@@ -129,5 +131,5 @@ def resample(
         index[0] = i
         where = np.tensordot(matrix[:3, :3].astype(np.float32), index, axes=1)
         where += matrix[:3, 3, None, None].astype(np.float32) + displacement[:, i]
-        map_coordinates(source, where, output=out[i], order=order)
+        map_coordinates(source, where, output=out[i], order=order, prefilter=False)
     return out

@@ -14,6 +14,7 @@ def fuse(
     to_scanner: Sequence[np.ndarray],
     shape: Shape,
     affine: np.ndarray,
+    order: int = 1,
 ) -> np.ndarray:
     """Return the average of scans after resampling each to one grid.
 
@@ -26,6 +27,8 @@ def fuse(
         registration would find it.
     shape, affine
         The grid.
+    order
+        Of the splines that interpolate; see `h2lo_bids.phantom.fields.resample`.
 
     Returns
     -------
@@ -34,5 +37,5 @@ def fuse(
     """
     total = np.zeros(shape, dtype=np.float32)
     for (data, own), transform in zip(scans, to_scanner, strict=True):
-        total += resample(data, np.linalg.inv(own) @ transform @ affine, shape)
+        total += resample(data, np.linalg.inv(own) @ transform @ affine, shape, order=order)
     return total / np.float32(len(scans))

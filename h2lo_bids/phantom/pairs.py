@@ -21,6 +21,28 @@ from h2lo_bids.phantom.subject import Subject, make_subject
 
 
 @dataclass(frozen=True)
+class LowFieldImage:
+    """How the low-field scans of a pair become one image on its grid.
+
+    Parameters
+    ----------
+    name
+        Tells it from others; empty for the usual one.
+    acquisitions
+        Thick-slice scans that are averaged.
+    order
+        Of the splines that interpolate them: 1 or 3.
+    """
+
+    name: str = ""
+    acquisitions: tuple[str, ...] = ORTHOGONAL
+    order: int = 1
+
+
+FUSED = LowFieldImage()
+
+
+@dataclass(frozen=True)
 class TrainingPair:
     """A pair on a frame grid of 1 mm, axes towards right, anterior, superior.
 
@@ -85,8 +107,13 @@ def simulate_training_pairs(
     seed: int,
     frame_shape: Shape = (208, 256, 256),
     strength: float = 1.0,
+    low_field: LowFieldImage = FUSED,
 ) -> dict[str, TrainingPair]:
-    """Simulate one person's pair in each contrast; see `simulate_training_pair`."""
+    """Simulate one person's pair in each contrast; see `simulate_training_pair`.
+
+    `low_field` says of which scans the low-field image is made; person and scans do
+    not depend on it.
+    """
     for contrast in contrasts:
         if contrast not in CONTRASTS:
             raise ValueError(f"a contrast is one of {CONTRASTS}, not {contrast!r}")
@@ -102,31 +129,41 @@ def simulate_training_pairs(
             contrast,
             sensitivity,
             np.random.default_rng([seed, 1, CONTRASTS.index(contrast)]),
+            low_field,
         )
         for contrast in contrasts
     }
 
 
 def _pair(
-    subject: Subject, contrast: str, sensitivity: np.ndarray, rng: np.random.Generator
+    subject: Subject,
+    contrast: str,
+    sensitivity: np.ndarray,
+    rng: np.random.Generator,
+    low_field: LowFieldImage,
 ) -> TrainingPair:
     high = high_field_scan(subject, contrast, draw_high_field(contrast, rng), rng)
     kept = rng.uniform(0.0, 0.35)
     scans, to_scanner = [], []
-    for acquisition in ORTHOGONAL:
+    # What is not wanted is simulated too where another one follows: all share a generator.
+    last = max(ORTHOGONAL.index(name) for name in low_field.acquisitions)
+    for acquisition in ORTHOGONAL[: last + 1]:
         scan = low_field_scan(
             subject, contrast, acquisition, sensitivity=sensitivity, rng=rng, negative_kept=kept
         )
-        scans.append((scan.data, scan.affine))
-        to_scanner.append(scan.pose @ misregistration(rng, rng.uniform(0.3, 0.7)))
+        pose = scan.pose @ misregistration(rng, rng.uniform(0.3, 0.7))
+        if acquisition in low_field.acquisitions:
+            scans.append((scan.data, scan.affine))
+            to_scanner.append(pose)
     mask, affine = subject.mask, subject.anatomy.affine.copy()
     box = bounding_box(mask)
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
     low = np.zeros_like(high)
-    low[box] = fuse(scans, to_scanner, high[box].shape, affine)  # type: ignore[arg-type]
+    shape = high[box].shape
+    low[box] = fuse(scans, to_scanner, shape, affine, low_field.order)  # type: ignore[arg-type]
     return TrainingPair(_normalised(high, mask), _normalised(low, mask), mask)
 
 
 def _normalised(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    masked = np.where(mask, image, np.float32(0))
+    masked = np.where(mask, image, np.float32(0)).clip(0)
     return (masked / masked.max()).astype(np.float32)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, InputOutputError, MissingInputError
+from h2lo_bids.phantom.pairs import FUSED, LowFieldImage
 from h2lo_bids.training.pairs import Pair
 
 FRAME_SHAPE = (208, 256, 256)
@@ -59,6 +60,7 @@ def simulated_pairs(
     variants: int,
     cache: Path,
     progress: Callable[[str], None],
+    low_fields: Sequence[LowFieldImage] = (FUSED,),
 ) -> dict[str, list[Path]]:
     """Simulate the pairs of some label maps, unless they are kept already.
 
@@ -72,36 +74,42 @@ def simulated_pairs(
     seed
         Pair ``variant`` of map ``number`` has the seed ``seed + 100 variant + number``.
     variants
-        Pairs per map, each with another warp, tissue draw and scanner.
+        Pairs per map and kind of low-field image, each with another warp, tissue draw
+        and scanner.
     cache
         Folder of the pairs; remove it when the simulation has changed.
     progress
         Called with a line of text per new person.
+    low_fields
+        What the low-field images are made of; variants take turns.
 
     Returns
     -------
     dict
-        Per contrast the files, in the order of `labels`.
+        Per contrast the files: all labels in their order, variant by variant.
     """
     found: dict[str, list[Path]] = {contrast: [] for contrast in contrasts}
-    for variant in range(variants):
+    for variant in range(variants * len(low_fields)):
+        low_field = low_fields[variant % len(low_fields)]
+        kind = f"_{low_field.name}" if low_field.name else ""
         for number, path in labels:
             own = seed + 100 * variant + number
-            kept = {c: cache / c / f"{path.name.split('.')[0]}_seed-{own}.npz" for c in contrasts}
+            name = f"{path.name.split('.')[0]}_seed-{own}{kind}.npz"
+            kept = {c: cache / c / name for c in contrasts}
             missing = tuple(c for c in contrasts if not kept[c].exists())
             if missing:
-                _simulate(path, own, {c: kept[c] for c in missing})
+                _simulate(path, own, {c: kept[c] for c in missing}, low_field)
                 progress(f"simulated {', '.join(missing)} of {path.name}, seed {own}")
             for contrast in contrasts:
                 found[contrast].append(kept[contrast])
     return found
 
 
-def _simulate(labels: Path, seed: int, kept: dict[str, Path]) -> None:
+def _simulate(labels: Path, seed: int, kept: dict[str, Path], low_field: LowFieldImage) -> None:
     from h2lo_bids.phantom.pairs import simulate_training_pairs
 
     pairs = simulate_training_pairs(
-        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE
+        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE, low_field=low_field
     )
     for contrast, path in kept.items():
         pair, partial = pairs[contrast], path.with_name(f".{os.getpid()}.{path.name}")
