@@ -1,6 +1,6 @@
 """Fit the models that come with the package: one command from label maps to bundles.
 
-``python -m h2lo_bids.training.embedded --labels DIR --out DIR [--contrast T1w]``
+``python -m h2lo_bids.training.embedded --labels DIR --out DIR [--task enhance] [--contrast T1w]``
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,20 @@ import torch
 from h2lo_bids.errors import H2loError
 from h2lo_bids.models.bundle import CONTRASTS, Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.training.augment import Augmentation
-from h2lo_bids.training.card import build_card, build_metadata
+from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE, TASKS
+from h2lo_bids.training.card import METHOD, build_card, build_metadata
+from h2lo_bids.training.embedded_recipes import (
+    LOW_FIELDS,
+    RECIPES,
+    enhancer_options,
+    recipe_options,
+)
 from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.heldout import held_out_figures
 from h2lo_bids.training.memory import keep_freed_memory
 from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.pfsr_fit import fit_pfsr
 from h2lo_bids.training.simulated import (
     FRAME_SHAPE,
     Numbered,
@@ -41,60 +48,16 @@ PAIR_SEED = 1000
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    """What differs between the contrasts, by the brain PSNR of the validation people."""
-
-    steps: int
-    average: float
-    augmentation: Augmentation
-
-
-RECIPES = {
-    # With wide variation and no average the validation fell from 20.4 to 18 dB by step 2000.
-    "T1w": _Recipe(5000, 0.99, Augmentation(flip=0.5, shift=4, scale=0.05, bias=0.05, noise=0.01)),
-    # 26.6 dB; T1w's recipe gave 25.6 dB.
-    "T2w": _Recipe(
-        6000, 0.0, Augmentation(flip=0.5, shift=4, scale=0.2, gamma=0.15, bias=0.1, noise=0.02)
-    ),
-}
-
-
-def embedded_options(contrast: str, seed: int = 42, steps: int | None = None) -> FitOptions:
-    """Return the options of an embedded model.
-
-    Chosen for one CPU core with AMX (0.27 s per step on a quiet one): two crops
-    of 24 voxels at one place of the frame share a pass of the trunk, which costs
-    more than the branch there. The rate is three times the paper's, for fewer
-    steps; in trials of 200 steps 3e-4 was ahead of 5e-4 and 1e-3.
-    """
-    recipe = RECIPES[contrast]
-    steps = steps or recipe.steps
-    return FitOptions(
-        steps=steps,
-        learning_rate=3e-4,
-        floor=1e-6,
-        warmup=min(50, steps // 10),
-        crop=24,
-        batch=2,
-        seed=seed,
-        precision="bf16",
-        average=recipe.average,
-        validate_every=200,
-        checkpoint_every=50,
-        validation_crops=48,
-        augmentation=recipe.augmentation,
-    )
-
-
 def train_embedded(
     labels: Path,
     out: Path,
     contrast: str,
     *,
+    task: str = SYNTHESIZE,
     steps: int | None = None,
     seed: int = 42,
     variants: int = 1,
+    precision: str | None = None,
     stop_at: int | None = None,
     say: Say = print,
 ) -> Bundle | None:
@@ -105,15 +68,19 @@ def train_embedded(
     labels
         Folder of whole-head label maps.
     out
-        Receives ``h2lo_<contrast>`` and the work folder, from which a run that
-        was stopped goes on.
+        Receives ``h2lo_<contrast>``, or ``pfsr_<contrast>``, and the work folder, from
+        which a run that was stopped goes on.
     contrast
         ``"T1w"`` or ``"T2w"``.
+    task
+        One of `h2lo_bids.models.registry.TASKS`.
     steps, seed
         Length of the schedule (None: the contrast's own), and what every draw
         follows from.
     variants
-        Simulated pairs per training person.
+        Simulated pairs per training person and kind of low-field image.
+    precision
+        Of the products in training; None takes the recipe's.
     stop_at
         Stop after this many steps without writing a bundle.
     say
@@ -124,41 +91,64 @@ def train_embedded(
     Bundle or None
         None if `stop_at` came before the end.
     """
-    work = out / "work" / contrast
+    name = f"{METHOD[task]}_{contrast}"
+    work = out / "work" / (contrast if task == SYNTHESIZE else name)
     split = split_labels(labels)
-    options = embedded_options(contrast, seed, steps)
-
-    train, validation, test = simulate_split(split, out, (contrast,), variants, say)[contrast]
-    pairs = [[read_pair(path) for path in part] for part in (train, validation)]
-    result = fit(pairs[0], pairs[1], options, work, say, stop_at=stop_at)
+    files = simulate_split(split, out, (contrast,), variants, say, task)[contrast]
+    train, validation, test = ([_read(path, task) for path in part] for part in files)
+    options = recipe_options(task, contrast, seed, steps, precision)
+    fit_model = fit_pfsr if task == ENHANCE else fit
+    result = fit_model(train, validation, options, work, say, stop_at=stop_at)
     if result.steps < options.steps:
         say(f"stopped after step {result.steps} of {options.steps}; run again to go on")
         return None
     say(f"best validation at step {result.best_step}: {result.best_psnr:.2f} dB; scoring")
-    held_out = held_out_figures(result.model, [read_pair(path) for path in test])
-    training = _describe(contrast, split, options, result, variants)
+    held_out = _held_out(result, test, task)
+    training = _describe(contrast, split, options, result, variants, task)
     (work / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n")
     bundle = save_bundle(
-        out / f"h2lo_{contrast}",
+        out / name,
         result.model,
+        method=METHOD[task],
         contrast=contrast,
         frame=Frame(shape=FRAME_SHAPE, anchor="brain"),
-        metadata=build_metadata(contrast, training, held_out),
-        card=build_card(contrast, training, held_out),
+        metadata=build_metadata(contrast, training, held_out, task),
+        card=build_card(contrast, training, held_out, task),
     )
-    say(f"wrote {bundle.path}: {json.dumps(held_out['mean'])}")
+    say(f"wrote {bundle.path}; its figures are in {work / 'held_out.json'}")
     return bundle
 
 
+def _read(path: Path, task: str) -> Pair:
+    pair = read_pair(path)
+    return pair.swapped() if task == ENHANCE else pair
+
+
+def _held_out(result: FitResult, test: Sequence[Pair], task: str) -> dict[str, Any]:
+    """Score the model; where there are several kinds of low-field image, each by itself."""
+    kinds = LOW_FIELDS[task]
+    people = len(test) // len(kinds)  # the pairs of a kind follow each other
+    tables = {
+        kind.name: held_out_figures(result.model, test[k * people : (k + 1) * people], METHOD[task])
+        for k, kind in enumerate(kinds)
+    }
+    return tables.get("", tables)
+
+
 def simulate_split(
-    split: Split, out: Path, contrasts: Sequence[str], variants: int, say: Say
+    split: Split,
+    out: Path,
+    contrasts: Sequence[str],
+    variants: int,
+    say: Say,
+    task: str = SYNTHESIZE,
 ) -> dict[str, tuple[list[Path], list[Path], list[Path]]]:
     """Return the files of the pairs to train, validate and test on, per contrast."""
 
     def files(maps: Sequence[Numbered], number: int) -> dict[str, list[Path]]:
         return simulated_pairs(
             maps, contrasts=contrasts, seed=PAIR_SEED, variants=number,
-            cache=out / "work" / "pairs", progress=say,
+            cache=out / "work" / "pairs", progress=say, low_fields=LOW_FIELDS[task],
         )  # fmt: skip
 
     train, validation, test = (
@@ -168,8 +158,9 @@ def simulate_split(
 
 
 def _describe(
-    contrast: str, split: Split, options: FitOptions, result: FitResult, variants: int
+    contrast: str, split: Split, options: FitOptions, result: FitResult, variants: int, task: str
 ) -> dict[str, Any]:
+    aim = f"--task {task} " if task != SYNTHESIZE else ""
     return {
         "source": SOURCE,
         "licence": LICENCE,
@@ -187,9 +178,10 @@ def _describe(
         "identity_psnr": result.identity_psnr,
         "seconds": result.seconds,
         "command": (
-            f"python -m h2lo_bids.training.embedded --labels DIR --out DIR --contrast {contrast} "
+            f"python -m h2lo_bids.training.embedded --labels DIR --out DIR {aim}"
+            f"--contrast {contrast} "
             f"--steps {options.steps} --variants {variants} --threads {torch.get_num_threads()} "
-            f"--seed {options.seed}"
+            f"--seed {options.seed} --precision {options.precision}"
         ),
     }
 
@@ -201,12 +193,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", type=Path, required=True, help="folder of *.nii.gz label maps, FreeSurfer ids")
     add("--out", type=Path, required=True, help="receives the bundles and the work folder")
     add("--contrast", choices=CONTRASTS, help="default: both, one after the other")
+    add("--task", choices=TASKS, default=SYNTHESIZE, help="what for (%(default)s)")
     usual = ", ".join(f"{c}: {recipe.steps}" for c, recipe in RECIPES.items())
+    usual += f"; to enhance: {enhancer_options().steps}"
     add("--steps", type=int, help=f"optimiser steps ({usual})")
     add("--pairs-only", action="store_true", help="simulate the pairs and stop")
     add("--max-steps", type=int, help="stop at this step; run again to go on")
     add("--variants", type=int, default=1, help="simulated pairs per training person (%(default)s)")
     add("--threads", type=int, default=1, help="CPU threads; they decide the last bits (1)")
+    add("--precision", choices=("fp32", "bf16"), help="of products in training (the recipe's)")
     add("--seed", type=int, default=42, help="of weights, pairs and draws (%(default)s)")
     return parser
 
@@ -222,11 +217,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         contrasts = (args.contrast,) if args.contrast else CONTRASTS
-        simulate_split(split_labels(args.labels), args.out, contrasts, args.variants, say)
+        split = split_labels(args.labels)
+        simulate_split(split, args.out, contrasts, args.variants, say, args.task)
         for contrast in () if args.pairs_only else contrasts:
             train_embedded(
-                args.labels, args.out, contrast, steps=args.steps, seed=args.seed,
-                variants=args.variants, stop_at=args.max_steps, say=say,
+                args.labels, args.out, contrast, task=args.task, steps=args.steps,
+                seed=args.seed, variants=args.variants, precision=args.precision,
+                stop_at=args.max_steps, say=say,
             )  # fmt: skip
     except H2loError as err:
         print(f"error: {err}", file=sys.stderr)

@@ -91,31 +91,35 @@ def score_pair(
     return score(predicted, pair.lf, pair.high_field, subject=pair.name, method=method, fold=fold)
 
 
-def held_out_figures(model: Model, pairs: Sequence[Pair]) -> dict[str, dict[str, Figures]]:
+def held_out_figures(
+    model: Model, pairs: Sequence[Pair], method: str = "h2lo"
+) -> dict[str, dict[str, Figures]]:
     """Score a model on pairs it has not seen.
 
     Parameters
     ----------
     model
-        The operator, evaluated in float32 on the CPU.
+        Evaluated in float32 on the CPU.
     pairs
         The test subjects.
+    method
+        The model's key in the result.
 
     Returns
     -------
     dict
-        ``subjects``: per subject and method; ``mean``: per method, ``"h2lo"`` and
-        ``"identity"`` (the table's row "HF image"), each with the seven metrics.
+        ``subject NAME``: per subject and method; ``mean``: per method, `method` and
+        ``"identity"`` (the input itself), each with the seven metrics.
     """
     subjects: dict[str, dict[str, Figures]] = {}
     for pair in pairs:
         subjects[pair.name] = {
-            "h2lo": evaluate(predict_pair(model, pair), pair.lf, pair.hf),
-            "identity": evaluate(pair.hf, pair.lf, pair.hf),
+            method: evaluate(predict_pair(model, pair), pair.lf, pair.high_field),
+            IDENTITY: evaluate(pair.hf, pair.lf, pair.high_field),
         }
     mean = {
-        method: {m: float(np.mean([s[method][m] for s in subjects.values()])) for m in METRICS}
-        for method in ("h2lo", "identity")
+        row: {m: float(np.mean([s[row][m] for s in subjects.values()])) for m in METRICS}
+        for row in (method, IDENTITY)
     }
     flat: dict[str, dict[str, Figures]] = {"mean": mean}
     return {**flat, **{f"subject {name}": figures for name, figures in subjects.items()}}

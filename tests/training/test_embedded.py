@@ -26,10 +26,14 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for n in range(1, 9):
         (folder / f"head_{n:02d}.nii.gz").touch()
 
-    def small(path: Path, *, contrasts: tuple[str, ...], seed: int, frame_shape: tuple) -> dict:
+    def small(
+        path: Path, *, contrasts: tuple[str, ...], seed: int, frame_shape: tuple,
+        low_field: phantom_pairs.LowFieldImage,
+    ) -> dict:  # fmt: skip
         assert frame_shape == (208, 256, 256)
         pair = ball_pair(path.name, seed, SHAPE)
-        return {c: phantom_pairs.TrainingPair(pair.hf, pair.lf, pair.mask) for c in contrasts}
+        lf = pair.lf * np.float32(1 if low_field.name != "axial" else 0.5)
+        return {c: phantom_pairs.TrainingPair(pair.hf, lf, pair.mask) for c in contrasts}
 
     monkeypatch.setattr(phantom_pairs, "simulate_training_pairs", small)
     return folder
@@ -37,6 +41,7 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(labels: Path, out: Path, *more: str) -> int:
     values = ["--labels", str(labels), "--out", str(out), "--contrast", "T2w", "--steps", "4"]
+    values += ["--precision", "fp32"]  # not every processor multiplies in bfloat16
     threads = torch.get_num_threads()
     try:
         return embedded.main([*values, *more])
@@ -96,3 +101,31 @@ def test_pairs_only_and_damaged_pairs(
     kept[0].write_bytes(b"cut off")
     assert run(labels, out) == 65
     assert kept[0].name in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_enhancer_is_scored_on_both_kinds_of_low_field_image(
+    labels: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert run(labels, out, "--task", "enhance", "--steps", "2") == 0
+    names = sorted(path.name for path in (out / "work/pairs/T2w").iterdir())
+    assert len(names) == 16
+    # Every person twice, each time another person's warp and scanner.
+    assert names[:2] == ["head_01_seed-1001_fused.npz", "head_01_seed-1101_axial.npz"]
+    bundle = load_bundle(out / "pfsr_T2w", contrast="T2w", task="enhance")
+    training = bundle.metadata["training_data"]
+    assert (training["kind"], training["subjects"]["test"]) == ("simulated", ["head_08.nii.gz"])
+    fields = [bundle.metadata[f"{end}_field_strength"] for end in ("source", "target")]
+    assert fields == [0.064, 3.0]
+    # The low-field image's figures, computed apart from the package.
+    for kind, seed, factor in (("fused", 1008, 1), ("axial", 1108, 0.5)):
+        pair = ball_pair("head_08.nii.gz", seed, SHAPE)
+        low = (pair.lf * np.float32(factor)).astype(np.float16).astype(float)
+        error = (low - pair.hf.astype(np.float16)) ** 2
+        found = bundle.metadata["held_out"][kind]["mean"]["identity"]["psnr"]
+        assert found == pytest.approx(-10 * np.log10(error.mean()), abs=1e-4)
+    parameters = sum(value.numel() for value in load_model(bundle).state_dict().values())
+    for phrase in (f"{parameters:,} parameters", "the axial scan alone", "LF image", "diagnosis"):
+        assert phrase in " ".join(bundle.card.split())
+    assert "--task enhance --contrast T2w --steps 2" in bundle.metadata["training"]["command"]
