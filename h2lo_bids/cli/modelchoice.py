@@ -108,14 +108,17 @@ def given_bundles(settings: Settings, contrasts: tuple[str, ...]) -> tuple[Bundl
         As `named_models`.
     """
     found, methods = [], () if ALL in settings.method else settings.method
+    # Without the option the models themselves say what they are for.
+    task = ENHANCE if settings.task == ENHANCE else None
     for contrast, path in settings.model:
         if is_collection(path):
             wanted = [contrast] if contrast else contrasts
-            chosen = choose_bundles(path, contrasts=wanted, methods=methods)
+            chosen = choose_bundles(path, contrasts=wanted, methods=methods, task=task)
             found += [load_bundle(item.path, contrast=item.contrast) for item in chosen]
             continue
         only = contrasts[0] if len(contrasts) == 1 and path.is_file() else None
-        found.append(_of_method(load_bundle(path, contrast=contrast or only), methods))
+        bundle = load_bundle(path, contrast=contrast or only, task=task)
+        found.append(_of_method(bundle, methods))
     return tuple(found)
 
 
@@ -124,8 +127,8 @@ def named_models(
 ) -> dict[str, list[tuple[str, Bundle]]]:
     """Return the models of each contrast under names of their own.
 
-    Without any, the embedded model of every contrast. Models of the identity are
-    left out: the high-field image itself is a row of every table.
+    Without any, the embedded model of every contrast for the task. Models of the
+    identity are left out: the high-field image itself is a row of every table.
 
     Raises
     ------
@@ -135,7 +138,7 @@ def named_models(
         As `h2lo_bids.models.bundle.load_bundle`.
     """
     if not settings.model:
-        asked = [name for name in settings.method if name != ALL] or ["h2lo"]
+        asked = [name for name in settings.method if name != ALL] or [_DEFAULT[settings.task]]
         names = [name for name in asked if name != IDENTITY]
         embedded = {
             c: [("embedded", default_bundle(c, method=n)) for n in names] for c in contrasts

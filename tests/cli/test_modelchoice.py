@@ -133,3 +133,25 @@ def test_one_method_makes_the_images() -> None:
     with pytest.raises(UsageError, match="--method is an option of"):
         read_settings(["/data", "/out", "participant", "--pairs", "--method", "h2lo"])
     assert settings("group").methods == ("h2lo",)
+
+
+def test_evaluate_takes_enhancers_where_that_is_the_task(models: Path) -> None:
+    given = settings("evaluate", task="enhance", model=(("", models / "h2lo_T1w"),))
+    with pytest.raises(UsageError, match=r"was trained to synthesize \(h2lo\)"):
+        named_models(given, ("T1w",))
+    with pytest.raises(UsageError, match="holds no model for T1w to enhance"):
+        named_models(settings("evaluate", task="enhance", model=(("", models),)), ("T1w",))
+
+
+@pytest.mark.parametrize("contrast", ["T1w", "T2w"])
+def test_every_task_has_embedded_models(contrast: str) -> None:
+    for level in ("participant", "evaluate"):
+        for task, method in (("synthesize", "h2lo"), ("enhance", "pfsr")):
+            given = settings(level, task=task)
+            if level == "participant":
+                bundle = bundles_for(given, (contrast,))[contrast]
+            else:
+                ((name, bundle),) = named_models(given, (contrast,))[contrast]
+                assert name == "embedded"
+            assert (bundle.method, bundle.contrast, bundle.task) == (method, contrast, task)
+            assert bundle.metadata["training_data"]["kind"] == "simulated"
