@@ -17,6 +17,9 @@ import sys
 from pathlib import Path
 
 IN_BUILD = "/run/secrets/ca.crt"
+WEAKEST_FIRST = ("global", "install", ":env:")
+UNWANTED = {"constraint", "requirement"}
+"""They name files that a build does not see, and bound versions that are locked anyway."""
 
 
 def settings() -> dict[str, str]:
@@ -24,8 +27,9 @@ def settings() -> dict[str, str]:
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True
     ).stdout
-    found = re.findall(r"^(?:global|install|:env:)\.([a-z-]+)=(.*)$", listed, flags=re.M)
-    return {name: str(ast.literal_eval(value)) for name, value in found}
+    found = re.findall(r"^(global|install|:env:)\.([a-z-]+)=(.*)$", listed, flags=re.M)
+    found.sort(key=lambda option: WEAKEST_FIRST.index(option[0]))
+    return {n: str(ast.literal_eval(value)) for _, n, value in found if n not in UNWANTED}
 
 
 def folders(options: dict[str, str]) -> list[str]:
