@@ -103,8 +103,45 @@ class Cohort:
         return " ".join(_content(path) for path in (scan.high, scan.mask, *low))
 
 
+class _Staged:
+    """What the jobs of an arm share: its stages, and what decides its weights."""
+
+    if TYPE_CHECKING:
+        arm: Arm
+        schedule: Schedule
+        cohort: Cohort | None
+        options: FitOptions
+
+        def pairs_in(self, *parts: str) -> tuple[PreparedPair, ...]: ...
+
+    @property
+    def stages(self) -> dict[str, FitOptions]:
+        """Options of each stage."""
+        train = self.pairs_in("train")
+        return stages_of(
+            self.arm, self.options, self.schedule, pairs=len(train),
+            cohort=self.cohort.pairs if self.cohort else 0, spacing=common_frame(train).spacing,
+        )  # fmt: skip
+
+    @property
+    def adapted(self) -> FitOptions:
+        """Options of the stage that sees the real pairs."""
+        return self.stages[FINETUNE]
+
+    def method_options(self) -> dict[str, Any]:
+        """Return what decides the weights besides fold and pairs: both stages, and the cohort."""
+        stages, cohort = self.stages, self.cohort
+        first = stages.get(PRETRAIN)
+        return {
+            **stages[FINETUNE].identity(),
+            "pretrain": first.identity() if first else None,
+            "cohort": cohort.identity() if cohort and self.arm.pretrain else None,
+            "schedule": self.schedule.to_dict(),
+        }
+
+
 @dataclass(frozen=True, kw_only=True)
-class ArmJob(FoldJob):
+class ArmJob(_Staged, FoldJob):
     """An arm on one fold.
 
     Parameters
@@ -132,21 +169,6 @@ class ArmJob(FoldJob):
     def row_title(self) -> str:
         """The arm's row."""
         return self.arm.title
-
-    @property
-    def stages(self) -> dict[str, FitOptions]:
-        """Options of each stage."""
-        train = self.pairs_in("train")
-        return arm_stages(self.arm, self.options, self.schedule, self.cohort, train)
-
-    @property
-    def adapted(self) -> FitOptions:
-        """Options of the stage that sees the real pairs."""
-        return self.stages[FINETUNE]
-
-    def method_options(self) -> dict[str, Any]:
-        """Return what decides the weights: both stages, and the cohort."""
-        return arm_identity(self.arm, self.stages, self.cohort, self.schedule)
 
     def history(self, work: Path) -> Path:
         """Name the log of the last stage."""
@@ -179,7 +201,7 @@ class ArmJob(FoldJob):
 
 
 @dataclass(frozen=True)
-class ArmFinalJob(FinalJob):
+class ArmFinalJob(_Staged, FinalJob):
     """The enhancer of a contrast, fitted to all pairs.
 
     Parameters
@@ -194,52 +216,10 @@ class ArmFinalJob(FinalJob):
     schedule: Schedule = field(default_factory=Schedule)
     cohort: Cohort | None = None
 
-    @property
-    def stages(self) -> dict[str, FitOptions]:
-        """Options of each stage."""
-        train = self.pairs_in("train")
-        return arm_stages(self.arm, self.options, self.schedule, self.cohort, train)
-
-    @property
-    def adapted(self) -> FitOptions:
-        """Options of the stage that sees the real pairs."""
-        return self.stages[FINETUNE]
-
-    def method_options(self) -> dict[str, Any]:
-        """Return what decides the weights."""
-        return arm_identity(self.arm, self.stages, self.cohort, self.schedule)
-
     def fit(self, work: Path, stop_at: int, say: Say) -> FitResult:
         """Pretrain and fine-tune in a work folder, or go on there."""
         train, held = self.pairs_in("train"), self.pairs_in("validation")
         return fit_stages(self, train, held, work, say, stop_at=stop_at)
-
-
-def arm_stages(
-    arm: Arm,
-    options: FitOptions,
-    schedule: Schedule,
-    cohort: Cohort | None,
-    train: Sequence[PreparedPair],
-) -> dict[str, FitOptions]:
-    """Return the options of an arm's stages on some pairs."""
-    return stages_of(
-        arm, options, schedule, pairs=len(train), cohort=cohort.pairs if cohort else 0,
-        spacing=common_frame(train).spacing,
-    )  # fmt: skip
-
-
-def arm_identity(
-    arm: Arm, stages: dict[str, FitOptions], cohort: Cohort | None, schedule: Schedule
-) -> dict[str, Any]:
-    """Return what decides an arm's weights besides fold and pairs."""
-    first = stages.get(PRETRAIN)
-    return {
-        **stages[FINETUNE].identity(),
-        "pretrain": first.identity() if first else None,
-        "cohort": cohort.identity() if cohort and arm.pretrain else None,
-        "schedule": schedule.to_dict(),
-    }
 
 
 def fit_stages(

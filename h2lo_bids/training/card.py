@@ -7,8 +7,7 @@ from typing import Any
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.models.catalogue import CATALOGUE
-from h2lo_bids.models.pfsr import Pfsr
-from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE, make_architecture
+from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE, make_architecture, make_model
 from h2lo_bids.training.card_methods import nature, steps_sentence
 from h2lo_bids.training.card_parts import (
     best_sentence,
@@ -143,7 +142,8 @@ def _network(contrast: str, training: dict[str, Any], task: str) -> str:
     if task == SYNTHESIZE:
         return f"H2LO ({contrast}, 3 T to 64 mT, 581,409 parameters) after arXiv 2603.24968"
     sizes = training["options"]["architecture"]
-    count = sum(p.numel() for p in Pfsr(make_architecture("pfsr", sizes)).parameters())  # type: ignore[arg-type]
+    network = make_model("pfsr", make_architecture("pfsr", sizes))
+    count = sum(value.numel() for value in network.parameters())
     shape = f"{sizes['groups']} groups of {sizes['blocks']} blocks, {sizes['features']} channels"
     told = CATALOGUE["pfsr"]
     return (

@@ -74,7 +74,7 @@ def enhancer_options(seed: int = 42, steps: int | None = None) -> FitOptions:
     16 channels costs a thirtieth of the paper-sized one per patch of 48 voxels.
     """
     given = FitOptions(
-        steps=steps or 1000,
+        steps=steps or 600,
         seed=seed,
         precision="fp32",
         architecture=PfsrArchitecture(features=16, groups=2, blocks=2),
