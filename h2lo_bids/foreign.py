@@ -13,6 +13,8 @@ from typing import Any
 
 MAX_TEXT = 2**26
 """Bytes of a sidecar, table or filter: 64 MB, far beyond any."""
+MAX_DIGITS = 18
+"""Of a whole number; a longer one is read as a float, as other readers of JSON do."""
 MAX_DEPTH = 100
 """Lists and objects within each other, far fewer than Python's own limit on recursion."""
 
@@ -49,7 +51,7 @@ def parse_json(text: str | bytes) -> Any:
         It is not UTF-8, not JSON, nested too deeply, or holds half characters.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_int=_number)
         level = [content]
         for _ in range(MAX_DEPTH):
             level = [part for whole in level for part in _parts(whole)]
@@ -62,6 +64,10 @@ def parse_json(text: str | bytes) -> Any:
     except UnicodeEncodeError as error:
         raise ValueError("it holds half of a character, such as \\ud800 alone") from error
     return content
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
 
 
 def _parts(value: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -46,6 +47,8 @@ def check_content(path: Path) -> None:
     except IsADirectoryError as error:
         raise MissingInputError(f"{path}: is a folder, not a file; remove or rename it") from error
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise MissingInputError(f"{path}: is a link to itself; remove it") from error
         raise MissingInputError(
             f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from error

@@ -123,7 +123,8 @@ def require_own(out_dir: Path) -> None:
     except (OSError, ValueError):
         return  # absent or broken: there is nothing to protect
     makers = content.get("GeneratedBy") if isinstance(content, dict) else None
-    names = [maker.get("Name") for maker in makers or () if isinstance(maker, dict)]
+    listed = makers if isinstance(makers, list) else ()
+    names = [maker.get("Name") for maker in listed if isinstance(maker, dict)]
     if PIPELINE not in names:
         owner = ", ".join(str(name) for name in names if name) or "something else"
         raise CannotCreateError(

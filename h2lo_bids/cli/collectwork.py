@@ -14,7 +14,7 @@ from h2lo_bids.cli.citation import training_text
 from h2lo_bids.cli.planwork import SPLITS, read_splits
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CollectTask, GroupReportTask
-from h2lo_bids.errors import NoMatchError
+from h2lo_bids.errors import BadDataError, NoMatchError
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.tables import read_scores, write_tables
 from h2lo_bids.models.registry import SYNTHESIZE
@@ -91,10 +91,17 @@ def gather_scores(
                 continue
             terms = {**own, **terms}
             titles[method] = str(record.get("title", method))
-            scores += read_scores(folder / SCORES)
+            scores += _scores_of(folder)
     order = [m for m in dict.fromkeys([*rows_of(settings), *settings.arms]) if m in titles]
     scores.sort(key=lambda s: order.index(s.method) if s.method in order else -1)
     return scores, {method: titles[method] for method in order}
+
+
+def _scores_of(folder: Path) -> tuple[Score, ...]:
+    try:
+        return read_scores(folder / SCORES)
+    except BadDataError as err:
+        raise BadDataError(f"{err}: remove {folder} and run again") from err
 
 
 def rows_of(settings: Settings) -> tuple[str, ...]:

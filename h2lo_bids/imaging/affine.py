@@ -18,6 +18,8 @@ SHEAR_LIMIT = 0.01
 """Largest cosine between two voxel axes: half a degree of shear."""
 SPACING_RANGE = (0.05, 30.0)
 """Voxel sizes in mm between which a head scan lies."""
+FARTHEST = 1e6
+"""Distance in mm from the origin, a kilometre, that no scanner writes; far more is no float32."""
 _ALIGNED = 2
 _ZOOM_TOLERANCE = 0.01
 _DISAGREEMENT_MM = 1.0
@@ -103,6 +105,8 @@ def _fault(affine: np.ndarray) -> str:
     linear = affine[:3, :3]
     if not np.all(np.isfinite(affine)):
         return "not finite"
+    if np.abs(affine[:3, 3]).max() > FARTHEST:
+        return "of an impossible position"
     zooms = np.linalg.norm(linear, axis=0)
     low, high = SPACING_RANGE
     if not np.all((zooms >= low) & (zooms <= high)):

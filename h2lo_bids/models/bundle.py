@@ -289,7 +289,7 @@ def parse_weights(content: bytes, path: Path) -> dict[str, Any]:
         return safetensors.torch.load(content)
     except Exception as err:
         # The library raises its own type, and KeyError or ValueError at times.
-        raise BadDataError(f"{path}: not a safetensors file: {err}") from err
+        raise BadDataError(f"{path}: not a safetensors file: {err}; get the model again") from err
 
 
 def read_extra(bundle: Bundle, name: str) -> bytes:

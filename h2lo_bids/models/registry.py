@@ -196,7 +196,9 @@ def build_model(
             family = METHODS[method]
             model = make_model(family, make_architecture(family, architecture))
     except (TypeError, ValueError, RuntimeError, OverflowError, ZeroDivisionError) as err:
-        raise BadDataError(f"{source}: its architecture makes no sense: {_line(err)}") from err
+        raise BadDataError(
+            f"{source}: its architecture makes no sense: {_line(err)}; get the model again"
+        ) from err
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     _check_names(expected, state, source)
     weights = {name: _checked(name, state[name], expected[name], source) for name in expected}
@@ -228,7 +230,7 @@ def _checked(name: str, value: Any, shape: tuple[int, ...], source: Path) -> tor
     if tuple(value.shape) != shape and not (shape == () and value.numel() == 1):
         raise BadDataError(f"{source}: {name!r} has shape {tuple(value.shape)}, expected {shape}")
     if not bool(torch.isfinite(value).all()):
-        raise BadDataError(f"{source}: {name!r} holds values that are not finite")
+        raise BadDataError(f"{source}: {name!r} is not finite everywhere; get the model again")
     weight = value.detach().to("cpu", torch.float32).reshape(shape).contiguous().clone()
     return torch.nn.Parameter(weight)
 

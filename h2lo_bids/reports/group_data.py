@@ -21,12 +21,13 @@ from h2lo_bids.bids.pairnames import find_records
 from h2lo_bids.bids.query import SUFFIXES
 from h2lo_bids.bids.results import result_files, result_path, result_pattern
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
-from h2lo_bids.foreign import parse_json, read_text
+from h2lo_bids.foreign import parse_json, read_text, table_rows
 from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 
 _PREFIX = {"evaluate": "evaluation", "enhance": "enhancement"}
 _ENHANCER = re.compile(r"pfsr(-.+)?")
-_FOLD = re.compile(r"fold-(\d+)")
+_NUMBER = re.compile(r"\d{1,9}")
+_FOLD = re.compile(rf"fold-({_NUMBER.pattern})")
 PARTS = ("train", "validation", "test")
 _CURVES = ("step", "loss", "l1", "gradient", "psnr", "seconds")
 
@@ -155,9 +156,9 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
     table = result_files(out_dir, "splits")[0]
     splits = {} if level == "evaluate" else _splits(table, problems)
     root = out_dir / ("evaluation" if level == "evaluate" else "folds")
-    names = {path.name for path in root.glob("*") if path.is_dir()} | set(splits)
+    names = {contrast for contrast in SUFFIXES if (root / contrast).is_dir()} | set(splits)
     scored = result_pattern(f"{prefix(level)}_tables", "_scores.tsv")
-    names |= {path.name.split("_")[1] for path in out_dir.glob(scored)}
+    names |= {path.name.split("_")[1] for path in out_dir.glob(scored)} & {*SUFFIXES}
     names |= {contrast for contrast in SUFFIXES if find_records(out_dir, contrast)}
     contrasts = []
     for name in sorted(names):
@@ -204,24 +205,25 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
 def read_table(path: Path, problems: list[str]) -> list[dict[str, str]]:
     """Read a TSV file; an absent one is empty."""
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+        return list(table_rows(read_text(path), quoting=csv.QUOTE_NONE))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         problems.append(f"{path.name}: cannot be read ({error}); left out")
         return []
-    return [{str(k): v or "" for k, v in row.items()} for row in rows]
 
 
 def _splits(path: Path, problems: list[str]) -> dict[str, list[Split]]:
     found: dict[str, list[Split]] = {}
     for row in read_table(path, problems):
         try:
+            if row["contrast"] not in SUFFIXES or not _NUMBER.fullmatch(row["fold"]):
+                raise ValueError(row["contrast"])
             split = Split(int(row["fold"]), row["participant_id"], row["part"])
             found.setdefault(row["contrast"], []).append(split)
         except (KeyError, ValueError):
-            problems.append(f"{path.name}: a line is not contrast, fold, participant_id, part")
+            line = f"{path.name}: a line is not contrast, fold, participant_id, part"
+            problems += [line] if line not in problems else []
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,8 @@ def _tesla(value: float | None) -> str:
 
 
 def _clock(seconds: float) -> str:
+    if not 0 <= seconds < math.inf:
+        return "unknown"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

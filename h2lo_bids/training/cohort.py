@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,10 +135,13 @@ def find_cohort(
 def _read_scan(root: Path, image: Path, contrast: str, number: int | None) -> CohortScan:
     """Gather what belongs to a preprocessed scan."""
     told = _sidecar(image)
-    uris = [str(uri) for uri in told.get("Sources", [])]
-    masks = [uri for uri in uris if uri.startswith("bids::") and uri.endswith("_mask.nii.gz")]
-    if not masks:
-        raise BadDataError(f"{sidecar_path(image)}: names no brain mask; run participant again")
+    listed = told.get("Sources")
+    uris = [str(uri) for uri in listed] if isinstance(listed, list) else []
+    masks = [uri for uri in uris if re.fullmatch(r"bids::sub-.+_mask\.nii\.gz", uri)]
+    if not masks or ".." in Path(masks[0]).parts:
+        raise BadDataError(
+            f"{sidecar_path(image)}: names no brain mask of its dataset; run participant again"
+        )
     mask = root / masks[0].removeprefix("bids::")
     stem = image.name.removesuffix(f"_desc-preproc_{contrast}.nii.gz")
     low = [
@@ -230,17 +234,18 @@ def source_files(uris: Sequence[str], root: Path) -> tuple[Path, ...]:
     """Resolve BIDS URIs by a dataset's ``DatasetLinks``; those that lead nowhere are left out."""
     try:
         told = read_json(root / "dataset_description.json")
-        links = told.get("DatasetLinks", {}) if isinstance(told, dict) else {}
-    except (OSError, ValueError):
+        links = told["DatasetLinks"]
+    except (OSError, ValueError, KeyError, TypeError):
         links = {}
     found = []
     for uri in uris:
         match = re.fullmatch(r"bids:([^:]*):(.+)", uri)
-        link = str(links.get(match[1], "")) if match else ""
-        if match and link.startswith("file://"):
-            path = Path(unquote(urlparse(link).path)) / match[2]
-            if path.is_file():
-                found.append(path.resolve())
+        link = links.get(match[1]) if match and isinstance(links, dict) else None
+        if match and isinstance(link, str) and link.startswith("file://"):
+            with contextlib.suppress(ValueError, OSError):  # no address, or no name of a file
+                path = Path(unquote(urlparse(link).path)) / match[2]
+                if path.is_file():
+                    found.append(path.resolve())
     return tuple(found)
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 RECORD, SCORES, HISTORY, PICTURES, BUNDLE = (
     "record.json", "scores.tsv", "history.csv", "pictures.npz", "bundle"
 )  # fmt: skip
+_OBJECTS = ("options", "given", "pairs", "fold", "failed")
+"""What a record holds as objects, where it holds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = read_json(folder / RECORD)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
+    whole = isinstance(record, dict) and all(
+        isinstance(record.get(key) or {}, dict) for key in _OBJECTS
+    )
+    return record if whole else None
 
 
 def changes(job: FoldWork) -> tuple[str, ...]:

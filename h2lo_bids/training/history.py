@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -59,6 +61,7 @@ class Row:
 
 
 COLUMNS = tuple(f.name for f in fields(Row))
+_STEP = re.compile(r"[0-9]{1,12}")
 
 
 class History:
@@ -79,10 +82,7 @@ class History:
         self._rows: list[Mapping[str, Any]] = []
         kept: list[list[str]] = []
         if step and path.exists():
-            with path.open(newline="") as stream:
-                # A killed process may have left half a row.
-                whole = (r for r in csv.reader(stream) if len(r) == len(self._columns))
-                kept = [r for r in whole if r[0].isdigit() and int(r[0]) <= step]
+            kept = _rows_until(path, step, len(self._columns))
         text = io.StringIO(newline="")
         csv.writer(text).writerows([self._columns, *kept])
         atomic_write_text(path, text.getvalue())
@@ -103,3 +103,15 @@ class History:
         except OSError as err:
             raise InputOutputError(f"{self.path}: cannot write: {err.strerror}") from err
         self._rows.clear()
+
+
+def _rows_until(path: Path, step: int, columns: int) -> list[list[str]]:
+    """Read the whole rows of a log up to a step: a crash may have left anything at its end."""
+    kept: list[list[str]] = []
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+        rows = csv.reader(stream)
+        with contextlib.suppress(csv.Error):
+            for row in rows:
+                if len(row) == columns and _STEP.fullmatch(row[0]) and int(row[0]) <= step:
+                    kept.append(row)
+    return kept

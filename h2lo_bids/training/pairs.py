@@ -49,9 +49,9 @@ class Pair:
             shapes = f"{self.hf.shape}, {self.lf.shape}, {self.mask.shape}"
             raise BadDataError(f"pair {self.name}: volumes and mask need one 3-D shape: {shapes}")
         if not (np.isfinite(self.hf).all() and np.isfinite(self.lf).all()):
-            raise BadDataError(f"pair {self.name}: NaN or infinite voxels; prepare the pair again")
+            raise BadDataError(f"pair {self.name}: NaN or infinite voxels")
         if not self.mask.any():
-            raise BadDataError(f"pair {self.name}: its brain mask is empty; prepare the pair again")
+            raise BadDataError(f"pair {self.name}: its brain mask is empty")
 
     def swapped(self) -> Pair:
         """Return the pair for the other task: input and target change places."""

@@ -21,6 +21,7 @@ from h2lo_bids.training.pairs import Pair
 FRAME_MM = (208.0, 256.0, 256.0)
 """Extent of the paper's grid."""
 RESOLUTION_RANGE = (0.5, 8.0)
+_LONGEST = 2000
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Check:
         figures = {str(key): float(value) for key, value in values["Figures"].items()}
         if not all(map(math.isfinite, figures.values())):
             raise ValueError("its figures are not all finite")
-        return cls(bool(values["Flagged"]), tuple(str(r) for r in values["Reasons"]), figures)
+        return cls(bool(values["Flagged"]), tuple(_text(r) for r in values["Reasons"]), figures)
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,10 @@ def read_prepared(prepared: PreparedPair) -> Pair:
     hf = _read(prepared.hf, prepared.frame.shape)
     lf = _read(prepared.lf, prepared.frame.shape)
     mask = _read(prepared.mask, prepared.frame.shape) > 0
-    pair = Pair(prepared.name or prepared.subject, hf, lf, mask)
+    try:
+        pair = Pair(prepared.name or prepared.subject, hf, lf, mask)
+    except BadDataError as err:
+        raise BadDataError(f"{prepared.lf}: {err}; remove it and run again") from err
     return pair.swapped() if prepared.task == ENHANCE else pair
 
 
@@ -240,6 +244,8 @@ def _read_record(record: Path, contrast: str) -> PreparedPair:
     try:
         values = read_json(record)
         labels = dict(scan_entities(record))
+        if not values["SourceScans"]:
+            raise ValueError("no source is named")
         paths = paths_of_record(record, contrast)
         pair = PreparedPair(
             subject=labels["sub"],
@@ -251,9 +257,9 @@ def _read_record(record: Path, contrast: str) -> PreparedPair:
             record=record,
             frame=Frame.from_dict(values["Frame"]),
             simulated=bool(values["Simulated"]),
-            fusion=str(values["Fusion"]),
-            sources=tuple(str(uri) for uri in values["SourceScans"]),
-            fingerprint=str(values["Fingerprint"]),
+            fusion=_text(values["Fusion"]),
+            sources=tuple(_text(uri) for uri in values["SourceScans"]),
+            fingerprint=_text(values["Fingerprint"]),
             check=Check.from_dict(values["RegistrationCheck"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
@@ -262,6 +268,14 @@ def _read_record(record: Path, contrast: str) -> PreparedPair:
         if not path.is_file():
             raise BadDataError(f"{path}: is missing, but {record.name} names it; {remedy}")
     return pair
+
+
+def _text(value: Any) -> str:
+    """Take what logs and pages will show; far more than a path is no such text."""
+    text = str(value)
+    if len(text) > _LONGEST:
+        raise ValueError(f"a value of {len(text)} characters")
+    return text
 
 
 def _named(pairs: list[PreparedPair]) -> list[PreparedPair]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
-from h2lo_bids.foreign import read_text, table_rows
+from h2lo_bids.foreign import parse_json, read_text, table_rows
 from h2lo_bids.training.folds import PARTS, Fold
 
 COLUMNS = ("contrast", "fold", "participant_id", "part")
@@ -95,7 +95,9 @@ def read_folds(path: str | Path, subjects: Sequence[str], contrast: str) -> tupl
     try:
         text = read_text(path)
     except OSError as err:
-        raise MissingInputError(f"{path}: cannot read the folds: {err.strerror}") from err
+        raise MissingInputError(
+            f"{path}: cannot read the folds: {err.strerror}; give a .tsv or .json file"
+        ) from err
     except ValueError as err:
         raise BadDataError(f"{path}: not a text file; give folds as .tsv or .json") from err
     read = _json_rows if path.suffix.lower() == ".json" else _table_rows
@@ -147,9 +149,9 @@ def _table_rows(path: Path, text: str, contrast: str) -> Iterable[_Row]:
 
 def _json_rows(path: Path, text: str, contrast: str) -> Iterable[_Row]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as err:
-        raise BadDataError(f"{path}: not JSON: {err}") from err
+        content = parse_json(text)
+    except ValueError as err:
+        raise BadDataError(f"{path}: not JSON ({err}); repair it") from err
     folds = content.get(contrast, []) if isinstance(content, dict) else content
     wrong = f"{path}: not a list with one object of train, validation and test lists per fold"
     if not isinstance(folds, list):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,15 +61,24 @@ class PairFiles:
         if self.lf is None or self.mask is None:
             return _read_npz(self.name, self.hf)
         hf, lf, mask = (_read_image(path) for path in (self.hf, self.lf, self.mask))
-        return Pair(self.name, hf, lf, mask > 0)
+        return _pair(self.lf, self.name, hf, lf, mask)
 
 
 def _read_npz(name: str, path: Path) -> Pair:
     try:
         with np.load(path) as content:
-            return Pair(name, content["hf"], content["lf"], content["mask"].astype(bool))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as err:
+            hf, lf, mask = (content[key] for key in ("hf", "lf", "mask"))
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as err:
         raise BadDataError(f"{path}: cannot read this pair ({err}); make it again") from err
+    return _pair(path, name, hf, lf, mask)
+
+
+def _pair(path: Path, name: str, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> Pair:
+    """Make a pair, or name the file without which it will be made again."""
+    try:
+        return Pair(name, hf, lf, mask > 0)
+    except BadDataError as err:
+        raise BadDataError(f"{path}: {err}; remove it and run again") from err
 
 
 def _read_image(path: Path) -> np.ndarray:

@@ -20,7 +20,8 @@ _TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_TESTS / place) for place in ("security", "reports", "evaluation")]
 
 from mutations import mutate  # noqa: E402
-from targets import TARGETS, Target  # noqa: E402
+from targets import Target  # noqa: E402
+from targets_group import TARGETS  # noqa: E402
 
 
 def try_one(target: Target, seed: int, folder: Path, seeds: list[bytes]) -> bytes:

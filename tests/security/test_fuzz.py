@@ -17,9 +17,10 @@ sys.path[:0] = [str(_TESTS / place) for place in ("security", "reports", "evalua
 
 from html_check import elements  # noqa: E402
 from mutations import EVIL, mutate  # noqa: E402
-from targets import TARGETS  # noqa: E402
+from targets_group import TARGETS  # noqa: E402
 
-_DEAR = {"group-record", "history", "report-record", "description"}
+_DEAR = {"group-record", "history", "report-record", "description", "cohort"}
+_DEAR |= {name for name in TARGETS if name.startswith("page-")}
 
 
 @cache
