@@ -5,8 +5,13 @@ The codes are those of the BIDS execution specification and of ``sysexits.h``.
 
 from __future__ import annotations
 
+import errno
+import os
+
 _LONGEST = 2000
 """Characters of a line: a few paths of the greatest length, and what is said of them."""
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class H2loError(Exception):
@@ -81,3 +86,34 @@ class TemporaryError(H2loError):
     """The run may succeed when tried again, for example with more memory."""
 
     exit_code = 75
+
+
+def of_the_machine(error: Exception, place: str = "a file") -> H2loError | None:
+    """Say in one line what the machine lacked: memory, or room on a disk.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    place
+        Where was written, if the error does not say.
+
+    Returns
+    -------
+    H2loError or None
+        None where the error speaks of something else.
+    """
+    # PyTorch's allocators have no exception class of their own on the CPU.
+    full = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    if full or isinstance(error, MemoryError):
+        text = " ".join(str(error).split())[:120]
+        return TemporaryError(
+            f"memory ran out{f' ({text})' if text else ''}; run again with fewer --nprocs, in a "
+            "fit with a smaller --batch or --crop, or on a machine with more memory"
+        )
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return InputOutputError(
+            f"{error.filename or place}: writing failed ({os.strerror(error.errno)}); "
+            "free some space or choose another --work-dir, then run again"
+        )
+    return None

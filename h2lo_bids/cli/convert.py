@@ -88,17 +88,21 @@ def model(text: str) -> tuple[str, Path]:
 
 @dataclass(frozen=True)
 class integer:  # noqa: N801 - used like the functions here
-    """A reader of whole numbers that are not too small."""
+    """A reader of whole numbers that are neither too small nor beyond all sense."""
 
     least: int
+    most: int = 10**9
 
     def __call__(self, text: str) -> int:
         """Read one."""
-        if not re.fullmatch(r"\d+", text) or int(text) < self.least:
+        if not re.fullmatch(r"[0-9]+", text) or not self._takes(text):
             raise argparse.ArgumentTypeError(
-                f"{text!r} is not a whole number of {self.least} or more"
+                f"{text[:40]!r} is not a whole number of {self.least} to {self.most}"
             )
         return int(text)
+
+    def _takes(self, text: str) -> bool:
+        return len(text) <= len(str(self.most)) and self.least <= int(text) <= self.most
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,7 @@ def _method(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--random-seed",
-        type=convert.integer(0),
+        type=convert.integer(0, 2**63 - 1),
         metavar="N",
         help="seed of whatever draws numbers " + _default("random_seed"),
     )

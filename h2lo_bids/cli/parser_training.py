@@ -96,11 +96,11 @@ def add_fitting(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--crop",
-        type=convert.integer(4),
+        type=convert.integer(4, 512),
         metavar="N",
         help="side of a crop or of the sub-volume of the gradient loss, voxels",
     )
-    add("--batch", type=convert.integer(1), metavar="N", help="crops or volumes per step")
+    add("--batch", type=convert.integer(1, 4096), metavar="N", help="crops or volumes per step")
     add("--trunk", choices=TRUNKS, help="network of positions; mlp: with ReLU instead of sines")
     add(
         "--lambda-grad",

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from h2lo_bids.cli import tasks
-from h2lo_bids.errors import H2loError
+from h2lo_bids.errors import H2loError, of_the_machine
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -56,8 +56,9 @@ def main() -> int:
                 import traceback
 
                 traceback.print_exc()  # to the participant's log
-            send({"event": "error", "error": type(err).__name__, "message": _text(err)})
-            return err.exit_code if isinstance(err, H2loError) else 1
+            told = of_the_machine(err) or err
+            send({"event": "error", "error": type(told).__name__, "message": _text(told)})
+            return told.exit_code if isinstance(told, H2loError) else 1
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import Any
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, traits
 
 from h2lo_bids import __version__
-from h2lo_bids.errors import InputOutputError, TemporaryError
+from h2lo_bids.errors import of_the_machine
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -47,20 +44,11 @@ class H2loInterface(SimpleInterface):
         set_threads(self.inputs.num_threads)
         try:
             self._results.update(self.run_step(Path(runtime.cwd)))
-        except MemoryError as err:
-            raise TemporaryError(_out_of_memory(str(err))) from err
-        except RuntimeError as err:
-            # PyTorch's allocators have no exception class of their own on the CPU.
-            if any(words in str(err) for words in _NO_MEMORY):
-                raise TemporaryError(_out_of_memory(str(err))) from err
-            raise
-        except OSError as err:
-            if err.errno in _FULL:
-                raise InputOutputError(
-                    f"{err.filename or runtime.cwd}: writing failed ({os.strerror(err.errno)}); "
-                    "free some space or choose another --work-dir, then run again"
-                ) from err
-            raise
+        except (MemoryError, RuntimeError, OSError) as err:
+            told = of_the_machine(err, str(runtime.cwd))
+            if told is None:
+                raise
+            raise told from err
         return runtime
 
 
@@ -81,8 +69,3 @@ def set_threads(count: int) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(count)
-
-
-def _out_of_memory(text: str) -> str:
-    detail = f" ({' '.join(text.split())[:120]})" if text else ""
-    return f"memory ran out{detail}; run again with fewer --nprocs or on a machine with more memory"
