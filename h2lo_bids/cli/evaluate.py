@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.account import Run
+from h2lo_bids.cli.account import Run, fail
 from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.group import ask, finish, prepared_sources, write_report
 from h2lo_bids.cli.pairs import prepare_pairs, run_on_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import ScoreTask
+from h2lo_bids.errors import BadDataError
 
 
 def run_evaluate(settings: Settings, console: Console) -> int:
@@ -37,7 +39,11 @@ def _work(run: Run) -> int:
     sources = prepared_sources(run, prepare_pairs(run))
     if not sources:
         return finish(run, 0)
-    for table in ask(run, ScoreTask(run.settings, sources))["tables"]:
+    result = ask(run, ScoreTask(run.settings, sources))
+    for scan, line in result["lost"]:
+        run.done.discard(scan)
+        fail(run, Failed(scan, "score", BadDataError.__name__, line))
+    for table in result["tables"]:
         run.console.line(f"table: {table}")
     run.console.line(f"report: {write_report(run)}")
     return finish(run, len(run.done))

@@ -50,8 +50,11 @@ def find_missing(task: MissingTask, send: Send) -> dict[str, Any]:
         check_ahead(task.settings, people)
     elif task.settings.level == "evaluate":
         from h2lo_bids.cli.modelchoice import named_models
+        from h2lo_bids.models.bundle import load_model
 
-        named_models(task.settings, tuple(sorted(people)))
+        for named in named_models(task.settings, tuple(sorted(people))).values():
+            for _, bundle in named:
+                load_model(bundle)  # for its complaints alone
     missing = [
         name
         for subject, own in subjects.items()

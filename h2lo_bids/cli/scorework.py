@@ -28,7 +28,7 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``{"event": "scored", "tables": [path]}``.
+        ``{"event": "scored", "tables": [path], "lost": [[high-field scan, line]]}``.
 
     Raises
     ------
@@ -46,6 +46,7 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
         send({"event": "note", "level": "warning" if warning else "", "text": text})
 
     tables = []
+    lost: list[list[str]] = []
     for contrast, sources in task.sources.items():
         if contrast not in models:
             continue
@@ -65,6 +66,7 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
             seed=settings.random_seed,
             out_dir=settings.out_dir,
             progress=say,
+            lost=lambda pair, line: lost.append([pair.sources[0].split(":", 2)[2], line]),
         )
         stem = settings.out_dir / f"evaluation_{contrast}"
         summary = write_tables(stem, scores)
@@ -75,4 +77,4 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
             f"{settings.out_dir}: the registration check flagged every pair; look at the images, "
             "and keep them with --keep-flagged-pairs if they are well"
         )
-    return {"event": "scored", "tables": tables}
+    return {"event": "scored", "tables": tables, "lost": lost}

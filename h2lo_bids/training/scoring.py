@@ -13,7 +13,7 @@ import numpy as np
 
 from h2lo_bids.bids.dataset import write_json
 from h2lo_bids.bids.results import result_path
-from h2lo_bids.errors import UsageError
+from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.tables import write_scores
 from h2lo_bids.imaging.conform import conform
@@ -55,6 +55,7 @@ def score_models(
     seed: int = 42,
     out_dir: Path,
     progress: Say | None = None,
+    lost: Callable[[PreparedPair, str], None] | None = None,
 ) -> tuple[Score, ...]:
     """Score models on pairs and keep scores and pictures of each.
 
@@ -77,6 +78,9 @@ def score_models(
         ``scores.json``, ``pictures.npz`` and ``record.json``.
     progress
         Receives lines of progress, and warnings that begin with ``warning:``.
+    lost
+        Called with each pair that cannot be scored, and why in one line; the others are
+        scored without it.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def score_models(
         If there is nothing to score, two names are equal or cannot be a folder,
         a model is of another contrast, or the models are of two tasks.
     BadDataError
-        If a pair or a model is damaged.
+        If a model is damaged, or a pair where `lost` is not given, or every pair.
     """
     say = progress or (lambda line: None)
     contrast, task = _check(models, pairs)
@@ -101,26 +105,41 @@ def score_models(
     for line in (line for run in runs for line in run.warnings):
         say(f"warning: {line}")
     identity: list[Score] = []
+    scored: list[PreparedPair] = []
+    options = EngineOptions(device=device, precision=precision)
     for number, prepared in enumerate(pairs, start=1):
-        pair = read_prepared(prepared)
-        say(f"{contrast}: scoring {pair.name} ({number} of {len(pairs)})")
-        identity += score_pair(None, pair)
-        for run in runs:
-            predicted = predict_prepared(
-                run.bundle,
-                run.model,
-                prepared,
-                pair,
-                device=device,
-                precision=precision,
-                seed=seed,
-            )
-            run.scores += score_pair(run.model, pair, method=run.name, predicted=predicted)
-            run.pictures.update(pictures_of(pair, predicted))
+        say(f"{contrast}: scoring {prepared.name} ({number} of {len(pairs)})")
+        try:
+            identity += _score_with_all(runs, prepared, options, seed)
+        except BadDataError as err:
+            # Where it is the last hope there is nothing to go on with.
+            if lost is None or (number == len(pairs) and not scored):
+                raise
+            lost(prepared, str(err))
+        else:
+            scored.append(prepared)
     for run in runs:
         folder = result_path(out_dir, "evaluated", contrast=contrast, model=run.name)
-        _write(run, identity, pairs, folder)
+        _write(run, identity, scored, folder)
     return (*identity, *(s for run in runs for s in run.scores))
+
+
+def _score_with_all(
+    runs: Sequence[_Run], prepared: PreparedPair, options: EngineOptions, seed: int
+) -> list[Score]:
+    """Score every model on a pair, or none; return the identity's scores."""
+    pair = read_prepared(prepared)
+    made = [
+        predict_prepared(
+            run.bundle, run.model, prepared, pair, device=options.device,
+            precision=options.precision, seed=seed,
+        )
+        for run in runs
+    ]  # fmt: skip
+    for run, predicted in zip(runs, made, strict=True):
+        run.scores += score_pair(run.model, pair, method=run.name, predicted=predicted)
+        run.pictures.update(pictures_of(pair, predicted))
+    return [*score_pair(None, pair)]
 
 
 def predict_prepared(

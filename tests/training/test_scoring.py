@@ -137,6 +137,29 @@ def test_models_are_scored_and_kept_apart(tmp_path: Path, pairs: list[PreparedPa
     assert (record["method"], record["simulated"], len(record["warnings"])) == ("b", True, 1)
 
 
+@pytest.mark.parametrize("damage", ["truncated", "nan"])
+def test_a_damaged_pair_costs_its_own_scores_alone(
+    tmp_path: Path, pairs: list[PreparedPair], damage: str
+) -> None:
+    models = [("a", bundle_of(tmp_path / "a"))]
+    bad, good = pairs
+    if damage == "nan":
+        image = nib.load(bad.lf)
+        nib.save(nib.Nifti1Image(image.get_fdata() * np.nan, image.affine), bad.lf)
+    else:
+        bad.lf.write_bytes(bad.lf.read_bytes()[:300])
+    lost: list[str] = []
+    out = tmp_path / "out"
+    scores = score_models(models, pairs, out_dir=out, lost=lambda pair, line: lost.append(line))
+    assert {s.subject for s in scores} == {good.subject}
+    (line,) = lost
+    assert line.startswith(f"{bad.lf}: ")
+    assert line.endswith("remove it and run again")
+    for words in ({}, {"lost": lost.append}):  # nobody to tell, or nothing to go on with
+        with pytest.raises(BadDataError, match="remove it and run again"):
+            score_models(models, [bad], out_dir=out, **words)
+
+
 def test_a_model_of_another_frame_is_asked_for_the_pairs_positions(
     tmp_path: Path, pairs: list[PreparedPair]
 ) -> None:
