@@ -88,7 +88,8 @@ def run_command(
     texts = {name: str(path) for name, path in places.items()} | {"contrast": contrast}
     words = [str(command.find_program()), *command.words(texts)[1:]]
     seconds = _run(command.name, words, scratch, log, limit)
-    volume, notes = _read(command.name, places["output"], places["mask"], log)
+    # The pair's own mask: the command may have spoiled its copy.
+    volume, notes = _read(command.name, places["output"], mask, log)
     return Made(volume, seconds, notes)
 
 
@@ -162,5 +163,11 @@ def _read(name: str, path: Path, mask: Path, log: Path) -> tuple[np.ndarray, tup
         notes.append(f"its image of {sides} voxels was resampled to the pair's grid")
         made = resample(made, inside.shape, inside.affine, order=1)
     where = np.asarray(inside.dataobj) > 0
-    volume = max_normalise(np.asarray(made.dataobj), where, name=f"{name}: its output")
+    values = np.asarray(made.dataobj)
+    if not (values[where] > 0).any():
+        raise BadDataError(
+            f"{name}: its output has no positive value in the brain; check what it writes, and "
+            "that its affine is that of {input}"
+        )
+    volume = max_normalise(values, where, name=f"{name}: its output")
     return volume, tuple(notes)

@@ -101,6 +101,9 @@ def test_another_grid_is_resampled_and_told(tmp_path):
         ("sys.exit(0)", None, "left no {output}"),
         ("made, affine = data * np.nan, image.affine", None, "its output: has .* NaN"),
         ("import os; os.kill(os.getpid(), 9)", None, "killed by signal 9"),
+        ("made, affine = -data, image.affine", None, "no positive value in the brain; check what"),
+        ("made, affine = data, np.diag([-8.0, -8, -8, 1])", None, "affine is that of {input}"),
+        ("import os; os.mkfifo(sys.argv[2]); sys.exit(0)", None, "left no {output}"),
     ],
 )
 def test_what_goes_wrong_is_one_line(tmp_path, body, limit, text):
@@ -109,6 +112,13 @@ def test_what_goes_wrong_is_one_line(tmp_path, body, limit, text):
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("sim: ")
     assert (tmp_path / "log.txt").read_text().startswith("$ ")
+
+
+def test_a_command_may_spoil_its_copies(tmp_path):
+    spoil = "open('mask.nii.gz', 'w').close(); open(sys.argv[1], 'w').close()\n"
+    body = spoil.replace("open('mask", "data = np.array(data); open('mask") + HALF
+    _, made = run(tmp_path, body)
+    assert made.volume.max() == 1
 
 
 def test_a_fold_goes_on_without_a_lost_subject_and_is_made_whole_later(tmp_path):
