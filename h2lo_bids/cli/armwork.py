@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
 
 from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.cli.fitoptions import fit_options
@@ -115,6 +116,28 @@ def _cohort(settings: Settings, contrast: str, arm: Arm, fold: Fold | None) -> C
         raise UsageError(f"--arms {arm.pretrain}: give --cohort, whose images it is pretrained on")
     scans = _find_cohort(settings.cohort, contrast, low=False)
     return Cohort(scans, seed, _synthesizer(settings, contrast, arm.pretrain, fold))
+
+
+def check_cohorts(settings: Settings, contrasts: Iterable[str]) -> None:
+    """Read what is known of a cohort's images, for the complaints alone.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    contrasts
+        Those of which there are pairs.
+
+    Raises
+    ------
+    H2loError
+        As `h2lo_bids.training.cohort.find_cohort`.
+    """
+    for contrast in contrasts:
+        if settings.pretrain_derivatives:
+            _find_cohort(settings.pretrain_derivatives, contrast)
+        if settings.cohort:
+            _find_cohort(settings.cohort, contrast, low=False)
 
 
 def _synthesizer(settings: Settings, contrast: str, method: str, fold: Fold) -> Bundle:

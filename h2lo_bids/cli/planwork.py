@@ -146,6 +146,10 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
     device = resolve_device(settings.device)
     if settings.precision == "fp16" and device.type != "cuda":
         raise UsageError("--precision fp16 needs a CUDA device; take bf16 or fp32")
+    if settings.fits_enhancer:
+        from h2lo_bids.cli.armwork import check_cohorts
+
+        check_cohorts(settings, sorted(people))
     for contrast in sorted(people):
         subjects = sorted(people[contrast])
         with _or_without(contrast, people):

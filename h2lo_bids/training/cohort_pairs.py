@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.bids.atomic import atomic_path
-from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
+from h2lo_bids.imaging.affine import choose_affine
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import max_normalise
+from h2lo_bids.imaging.reading import check_present, read_nifti
 from h2lo_bids.imaging.resample import resample, resample_mask
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.frame import Frame
@@ -113,26 +115,30 @@ def _volumes(
     image, mask = _load(scan.high), _load(scan.mask)
     high = conform(image, frame, mask=mask)
     inside = np.asarray(resample_mask(mask, high.shape, high.affine).dataobj) > 0
-    hf = max_normalise(np.asarray(high.dataobj), inside, name=scan.high.name)
+    hf = max_normalise(np.asarray(high.dataobj), inside, name=str(scan.high))
     if low is None:
         made = predict(model[0], hf, inside, options=EngineOptions(device=device), seed=seed)
-        values, name = made.clip(0, 1), scan.high.name
+        values, name = made.clip(0, 1), str(scan.high)
     else:
         moved = resample(_load(low), high.shape, high.affine)
-        values, name = np.asarray(moved.dataobj), low.name
+        values, name = np.asarray(moved.dataobj), str(low)
     lf = max_normalise(values, inside, name=name)
     return {"hf": hf.astype(np.float16), "lf": lf.astype(np.float16), "mask": inside}
 
 
 def _load(path: Path) -> Any:
+    """Read an image that others may have sent, bounded as raw scans are."""
     import nibabel as nib
 
     try:
-        image = nib.load(path)
-        values = np.asarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-    except Exception as err:  # gzip, zlib, nibabel and the system each raise their own
-        raise BadDataError(f"{path}: cannot be read ({err}); run participant again") from err
-    return nib.Nifti1Image(values, image.affine, image.header)  # type: ignore[attr-defined]
+        check_present(path)
+        header, values = read_nifti(path)
+        affine, _, _ = choose_affine(str(path), header)
+    except (BadDataError, MissingInputError) as err:
+        raise BadDataError(f"{err}, or run participant again") from err
+    if not np.isfinite(values).all():
+        raise BadDataError(f"{path}: has NaN or infinite voxels; run participant again")
+    return nib.Nifti1Image(values, affine)
 
 
 def _check_bundle(bundle: Bundle, frame: Frame, scans: Sequence[CohortScan]) -> None:
