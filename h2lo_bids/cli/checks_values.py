@@ -106,6 +106,8 @@ def _check_fitting(settings: Settings) -> None:
         raise UsageError("--steps and --epochs say the same thing; give one of them")
     if settings.folds == "0" and settings.fold:
         raise UsageError("--fold names folds and --folds 0 asks for none; leave one of them out")
+    if settings.fold and settings.collect:
+        raise UsageError("--fold fits some folds and --collect fits none; leave one of them out")
     if settings.folds == "0" and settings.no_final:
         raise UsageError("--folds 0 --no-final leaves nothing to fit; leave one of them out")
     if settings.test_count is not None and not settings.folds.isdigit():

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.pairs import PairDiscovery
-from h2lo_bids.cli.account import Run
+from h2lo_bids.cli.account import Run, fail
 from h2lo_bids.cli.children import Job, call
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.environment import child_environment
-from h2lo_bids.cli.failures import exit_code
+from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.finish import tell_failures
 from h2lo_bids.cli.fits import name_of, run_fits, threads_of
 from h2lo_bids.cli.pairs import prepare_pairs, run_on_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import raise_again
 from h2lo_bids.cli.tasks import CollectTask, FinalTask, FoldTask, GroupReportTask, PlanTask
+from h2lo_bids.errors import TemporaryError
 
 Plan = dict[str, Any]
 CONTRASTS = ("T1w", "T2w")
@@ -194,6 +195,8 @@ def _fit_folds(run: Run, plan: Plan) -> int:
         if not settings.fold or fold["index"] in settings.fold
     ]  # fmt: skip
     todo = [task for task, done in wanted if not done]
+    if settings.collect:
+        todo = _tell_missing(run, todo)
     if todo:
         ready = f", {len(wanted) - len(todo)} done already" if len(todo) < len(wanted) else ""
         run.console.line(
@@ -201,10 +204,21 @@ def _fit_folds(run: Run, plan: Plan) -> int:
             f"{settings.n_folds_parallel} at a time, {threads} threads each"
         )
         run_fits(run, todo, at_a_time=settings.n_folds_parallel)
-    elif wanted:
+    elif wanted and all(done for _, done in wanted):
         run.console.line(f"all {len(wanted)} folds are done already")
     run.done.update(name_of(task) for task, done in wanted if done)
     return sum(name_of(task) in run.done for task, _ in wanted)
+
+
+def _tell_missing(run: Run, todo: list[FoldTask]) -> list[FoldTask]:
+    """Tell what other tasks were to fit; return what is left, which no other task runs."""
+    others = dict(run.settings.external)
+    for task in todo:
+        if task.method not in others:
+            name = name_of(task)
+            text = f"{name}: is missing; fit it with --fold {task.index}, then collect again"
+            fail(run, Failed(name, "collect", TemporaryError.__name__, text))
+    return [task for task in todo if task.method in others]
 
 
 def _fit_final(run: Run, plan: Plan) -> int:

@@ -49,6 +49,7 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
         "val_count",
         "test_count",
         "fold",
+        "collect",
         "n_folds_parallel",
         "max_time",
         "max_memory",

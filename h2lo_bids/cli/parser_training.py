@@ -166,6 +166,11 @@ def add_folds(group: argparse._ArgumentGroup) -> None:
         help="folds fitted at the same time, which share --nprocs " + _default("n_folds_parallel"),
     )
     add("--no-final", action="store_true", help="do not fit the final model on all pairs")
+    add(
+        "--collect",
+        action="store_true",
+        help="fit no fold that is missing but tell which, as the last job of an array does",
+    )
 
 
 def _default(name: str) -> str:

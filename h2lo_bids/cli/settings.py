@@ -94,6 +94,7 @@ class Settings:
     fold: tuple[int, ...] = ()
     n_folds_parallel: int = 1
     no_final: bool = False
+    collect: bool = False
     # benchmark
     external: tuple[tuple[str, str], ...] = ()
     max_time: float | None = None

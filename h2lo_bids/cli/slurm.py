@@ -24,8 +24,9 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.slurm_failures import write_failures
 from h2lo_bids.cli.slurm_parser import build_parser
 from h2lo_bids.cli.slurm_scripts import Cluster, collect_script, submit_script, task_script
-from h2lo_bids.cli.slurm_stages import Stage, name_of_run, stages_of
+from h2lo_bids.cli.slurm_stages import name_of_run, stages_of
 from h2lo_bids.cli.slurm_state import SUBMITTED, as_ranges, read_rows, read_states, write_tasks
+from h2lo_bids.cli.slurm_tasks import Stage
 from h2lo_bids.errors import H2loError, TemporaryError, UsageError
 
 PLAN, SUBMIT = "plan.json", "submit.sh"

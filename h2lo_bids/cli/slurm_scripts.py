@@ -12,8 +12,8 @@ from typing import Any
 
 from h2lo_bids import __version__
 from h2lo_bids.cli.settings import Settings
-from h2lo_bids.cli.slurm_stages import Stage
 from h2lo_bids.cli.slurm_state import LOGS, STATES, SUBMITTED
+from h2lo_bids.cli.slurm_tasks import Stage
 from h2lo_bids.cli.words import option_lines
 from h2lo_bids.errors import UsageError
 
@@ -108,7 +108,8 @@ trap 'again=yes; kill -TERM "$child"' USR1 # comes from Slurm before the time is
 _REQUEUE = """\
 if [ "$again" = yes ] && [ "$code" != 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {times} ]; then
     echo "time is up: back into the queue"
-    scontrol requeue "$SLURM_JOB_ID" && exit
+    # Not SLURM_JOB_ID, which for an array's last task names the array with all its tasks.
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" && exit
 fi
 """
 _COLLECT = """\

@@ -40,7 +40,7 @@ TRAINING = [
     *["--crop", "24", "--batch", "2", "--trunk", "mlp", "--lambda-grad", "0"],
     *["--learning-rate", "3e-4", "--validate-every", "5", "--devices", "2", "--folds", "3"],
     *["--val-count", "1", "--test-count", "4", "--fold", "0", "2", "--n-folds-parallel", "2"],
-    "--no-final",
+    *["--no-final", "--collect"],
 ]
 
 
@@ -126,6 +126,7 @@ def test_every_option_of_the_training_level_reaches_its_field():
         fold=(0, 2),
         n_folds_parallel=2,
         no_final=True,
+        collect=True,
     )
     assert read_settings(["/bids", "/out", "group", "--epochs", "3"]).epochs == 3
     assert read_settings([*BASE, "--pairs", "--hf", "ses-GE"]).pairs
@@ -155,6 +156,7 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
         ("group --steps 5 --epochs 2", 64, "say the same thing"),
         ("group --folds 0 --fold 1", 64, "leave one of them out"),
         ("group --folds 0 --no-final", 64, "nothing to fit"),
+        ("group --fold 0 --collect", 64, "leave one of them out"),
         ("group --folds ds006557 --test-count 3", 64, "of no use"),
         ("group --folds ds006557 --val-count 3", 64, "of no use"),
         ("group --folds 0 --test-count 3", 64, "tests nobody"),

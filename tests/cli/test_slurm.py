@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +23,9 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.slurm import main
 from h2lo_bids.cli.slurm_failures import write_failures
 from h2lo_bids.cli.slurm_scripts import Cluster, collect_script, submit_script, task_script
-from h2lo_bids.cli.slurm_stages import Stage, Task, name_of_run
-from h2lo_bids.cli.slurm_state import as_ranges, read_states, write_tasks
+from h2lo_bids.cli.slurm_stages import name_of_run, stages_of
+from h2lo_bids.cli.slurm_state import State, as_ranges, read_states, write_tasks
+from h2lo_bids.cli.slurm_tasks import Stage, Task
 from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import UsageError
 
@@ -80,6 +83,36 @@ def test_the_shell_hands_on_every_word_as_it_is(tmp_path_factory, bids, model, w
     assert (folder / work / "sub-01").is_dir()
     state = read_states(folder, "participant")["sub-01"]
     assert (state.code, state.job) == (0, "7_0")
+
+
+def listens(process: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
+
+
+def test_a_task_puts_itself_back_into_the_queue_and_no_other(tmp_path):
+    """Slurm gives the last task of an array the number of the array."""
+    for name, line in {"h2lo": "exec sleep 60", "scontrol": 'echo "$*" >"$TOLD"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "work")
+    cluster = Cluster(requeue=3, setup=("true",))
+    (tmp_path / "task.sh").write_text(task_script(stage(asked), cluster, tmp_path))
+    (tmp_path / "participant.tsv").write_text("sub-01\t--participant-label 01\n")
+    state = tmp_path / "state" / "participant" / "sub-01"
+    state.parent.mkdir(parents=True)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
+    env |= {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "7"}
+    task = subprocess.Popen(["bash", tmp_path / "task.sh"], env=env, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not listens(task.pid, signal.SIGUSR1):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    task.send_signal(signal.SIGUSR1)
+    assert task.wait(timeout=30) == 0
+    assert (tmp_path / "told").read_text() == "requeue 7_0\n"
+    assert state.read_text() == "begun 7_0\n"
 
 
 @FEW
@@ -219,6 +252,25 @@ def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
     os.utime(tmp_path / "bids/sub-02/anat/sub-02_T1w.nii.gz", (4e9, 4e9))
     assert "1 of 2 tasks" in dataset()[1]
     assert "2 of 2 tasks" in dataset("--all")[1]
+
+
+def test_enhancement_is_done_when_its_own_images_are_there(tmp_path):
+    path = tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    write_dataset(tmp_path / "bids", 1, suffixes=("T1w",))
+    path.with_name("sub-01_T1w.json").write_text('{"MagneticFieldStrength": 0.064}')
+    words = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--task", "enhance"]
+    ended = {"participant": {"sub-01": State(0, "5_0", 4e9)}}
+
+    def done() -> list[bool]:
+        return [task.done for task in stages_of(read_settings(words), ended)[0].tasks]
+
+    assert done() == [False]
+    for name in ("desc-preproc_T1w", "desc-brain_mask", "desc-enhanced_T1w"):
+        name = f"res-model_{name}"
+        image = tmp_path / "out" / "sub-01" / "anat" / f"sub-01_{name}.nii.gz"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.touch()
+    assert done() == [True]
 
 
 def test_tasks_keep_their_lines(tmp_path):

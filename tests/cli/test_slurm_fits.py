@@ -1,0 +1,109 @@
+"""What of pairs, folds and tables a command given again finds done."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pairsets import write_pairs
+
+from h2lo_bids.bids.results import result_files
+from h2lo_bids.cli import group
+from h2lo_bids.cli.account import Run
+from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.fits import name_of
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.slurm_stages import stages_of
+from h2lo_bids.cli.slurm_state import State
+from h2lo_bids.cli.slurm_tasks import Stage
+
+COLLECTED = State(0, "9_0", 1000.0)
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    """Return a function that divides a command line, with pairs that are all prepared."""
+    write_pairs(tmp_path / "bids", subjects=5)
+    nothing = {"event": "missing", "missing": []}
+    monkeypatch.setattr("h2lo_bids.cli.pairwork.find_missing", lambda task, send: nothing)
+
+    def divide(*words: str, state: State | None = None) -> dict[str, Stage]:
+        asked = read_settings([str(tmp_path / "bids"), str(tmp_path / "out"), *words])
+        states = {"collect": {"collect": state}} if state else {}
+        return {stage.name: stage for stage in stages_of(asked, states)}
+
+    return divide
+
+
+def make(out: Path, key: str, when: float, **names: str | int) -> list[Path]:
+    """Write the files of a result, at a time."""
+    paths = list(result_files(out, key, **names))
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (when, when))
+    return paths
+
+
+def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_newer(
+    stages, tmp_path
+):
+    words = ("group", "--folds", "2")
+    out, fold = tmp_path / "out", {"contrast": "T1w", "method": "h2lo", "fold": 0}
+    make(out, "fold", 900.0, **fold)
+    found = stages(*words, state=COLLECTED)
+    assert [task.done for task in found["folds"].tasks] == [True, False]
+    assert not found["collect"].tasks[0].done
+    make(out, "fold", 900.0, **{**fold, "fold": 1})
+    for key, names in (
+        ("group_report", {}),
+        ("group_tables", {"contrast": "T1w"}),
+        ("model", {"method": "h2lo", "contrast": "T1w"}),
+    ):
+        assert not stages(*words, state=COLLECTED)["collect"].tasks[0].done, key
+        make(out, key, 950.0, **names)
+    assert stages(*words, state=COLLECTED)["collect"].tasks[0].done
+    make(out, "fold", 1001.0, **fold)
+    assert not stages(*words, state=COLLECTED)["collect"].tasks[0].done
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("group",), "--method h2lo"),
+        (("group", "--task", "enhance"), ""),
+        (("benchmark", "--methods", "arnold", "identity"), "--method arnold"),
+        (("benchmark", "--task", "enhance", "--arms", "flip-rotate", "real"), "--arm flip-rotate"),
+    ],
+)
+def test_each_fold_is_a_task_and_the_last_fits_none(stages, words, named):
+    found = stages(*words, "--folds", "2")
+    first = found["folds"].tasks[0]
+    assert list(found) == ["pairs", "folds", "collect"]
+    assert " ".join(first.words) == " ".join(f"--contrast T1w {named} --fold 0".split())
+    assert len(found["folds"].tasks) == (4 if words[0] == "benchmark" else 2)
+    assert len({task.name for task in found["folds"].tasks}) == len(found["folds"].tasks)
+    assert found["collect"].settings.collect
+    assert not found["folds"].settings.collect
+
+
+def test_a_collecting_run_fits_no_fold_but_runs_the_commands_of_others(tmp_path, monkeypatch):
+    fitted: list[str] = []
+    monkeypatch.setattr(
+        group, "run_fits", lambda run, tasks, at_a_time: fitted.extend(map(name_of, tasks))
+    )
+    settings = Settings(tmp_path, tmp_path / "out", "benchmark", method=("h2lo", "arnold"))
+    settings = replace(settings, external=(("theirs", "true"),), collect=True)
+    run = Run(settings, Console(), tmp_path / "logs")
+    folds = [{"index": k} for k in (0, 1)]
+    done = [f"{name}/{k}" for name in ("h2lo", "theirs") for k in (0, 1)]
+    plan = {"T1w": {"sources": [], "folds": folds, "done": ["arnold/0", *done[:-1]]}}
+    assert group._fit_folds(run, plan) == 4
+    assert fitted == ["folds/T1w/theirs/fold-1"]
+    (failed,) = run.failed
+    assert failed.scan == "folds/T1w/arnold/fold-1"
+    assert "is missing; fit it with --fold 1" in failed.message
+    assert failed.exit_code == 75
