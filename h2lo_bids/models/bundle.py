@@ -15,6 +15,7 @@ from h2lo_bids.errors import (
     H2loError,
     MissingInputError,
     UsageError,
+    of_the_machine,
 )
 from h2lo_bids.foreign import parse_json
 from h2lo_bids.models.folder import replace_folder
@@ -238,7 +239,8 @@ def save_bundle(
     try:
         replace_folder(folder, files)
     except OSError as err:
-        raise CannotCreateError(f"{folder}: cannot save the model: {err.strerror}") from err
+        text = f"{folder}: cannot save the model ({err.strerror}); check its permissions"
+        raise of_the_machine(err, str(folder)) or CannotCreateError(text) from err
     return load_bundle(folder)
 
 
