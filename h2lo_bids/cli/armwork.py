@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.cli.fitoptions import fit_options
@@ -140,24 +141,55 @@ def check_cohorts(settings: Settings, contrasts: Iterable[str]) -> None:
             _find_cohort(settings.cohort, contrast, low=False)
 
 
-def _synthesizer(settings: Settings, contrast: str, method: str, fold: Fold) -> Bundle:
-    """Load the synthesis benchmark's model of a fold."""
-    folder = fold_folder(settings.out_dir, contrast, method, fold.index)
+def check_synthesis(settings: Settings, contrast: str, folds: Sequence[int]) -> None:
+    """Refuse arms whose synthesis models are not there.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    contrast, folds
+        Whose models.
+
+    Raises
+    ------
+    UsageError
+        With the command that makes what is missing.
+    """
+    for arm in map(find_arm, settings.arms):
+        if arm.pretrain is not None:
+            for fold in folds:
+                _synthesis_record(settings, contrast, arm.pretrain, fold)
+
+
+def _synthesis_record(settings: Settings, contrast: str, method: str, fold: int) -> dict[str, Any]:
+    """Read the record of the synthesis benchmark's model of a fold."""
+    folder = fold_folder(settings.out_dir, contrast, method, fold)
     record = read_record(folder)
-    command = (
-        f"h2lo {settings.bids_dir} {settings.out_dir} benchmark --methods {method} "
-        f"--folds {settings.folds}"
-    )
     if record is None or not (folder / BUNDLE).is_dir():
         raise UsageError(
             f"{folder / BUNDLE}: is missing, and the arm {method} is pretrained on its images; "
-            f"make it first: {command}"
+            f"make it first: {_synthesis_command(settings, method)}"
         )
+    return record
+
+
+def _synthesis_command(settings: Settings, method: str) -> str:
+    return (
+        f"h2lo {settings.bids_dir} {settings.out_dir} benchmark --methods {method} "
+        f"--folds {settings.folds}"
+    )
+
+
+def _synthesizer(settings: Settings, contrast: str, method: str, fold: Fold) -> Bundle:
+    """Load the synthesis benchmark's model of a fold."""
+    folder = fold_folder(settings.out_dir, contrast, method, fold.index)
+    record = _synthesis_record(settings, contrast, method, fold.index)
     told = record.get("fold") or {}
     if any(sorted(told.get(part, ())) != sorted(getattr(fold, part)) for part in PARTS):
         raise UsageError(
             f"{folder}: is of another division of the subjects; give the same --folds and pairs as "
-            f"the synthesis benchmark had, or make it anew: {command}"
+            f"the synthesis benchmark had, or make it anew: {_synthesis_command(settings, method)}"
         )
     return load_bundle(folder / BUNDLE, contrast=contrast, task=SYNTHESIZE)
 

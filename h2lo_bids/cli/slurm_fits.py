@@ -75,6 +75,11 @@ def fit_stages(settings: Settings, states: Mapping[str, Mapping[str, State]]) ->
         contrast: [fold.index for fold in divide_subjects(settings, contrast, subjects)]
         for contrast, subjects in people.items()
     }
+    if settings.fits_enhancer and settings.level == "benchmark":
+        from h2lo_bids.cli.armwork import check_synthesis
+
+        for contrast, numbers in folds.items():
+            check_synthesis(settings, contrast, numbers)
     tasks = tuple(
         _fold(settings, contrast, method, index)
         for contrast, numbers in folds.items()

@@ -19,6 +19,7 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.slurm_stages import stages_of
 from h2lo_bids.cli.slurm_state import State
 from h2lo_bids.cli.slurm_tasks import Stage
+from h2lo_bids.errors import UsageError
 
 COLLECTED = State(0, "9_0", 1000.0)
 
@@ -88,6 +89,16 @@ def test_each_fold_is_a_task_and_the_last_fits_none(stages, words, named):
     assert len({task.name for task in found["folds"].tasks}) == len(found["folds"].tasks)
     assert found["collect"].settings.collect
     assert not found["folds"].settings.collect
+
+
+def test_arms_without_their_synthesis_models_are_refused_before_anything_is_submitted(
+    stages, tmp_path
+):
+    (tmp_path / "cohort").mkdir()
+    words = ("benchmark", "--task", "enhance", "--folds", "2", "--cohort", str(tmp_path / "cohort"))
+    with pytest.raises(UsageError, match="benchmark --methods arnold --folds 2"):
+        stages(*words, "--arms", "real", "arnold")
+    assert stages(*words, "--arms", "real", "flip-rotate")["folds"]
 
 
 def test_a_collecting_run_fits_no_fold_but_runs_the_commands_of_others(tmp_path, monkeypatch):
