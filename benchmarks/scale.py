@@ -8,6 +8,8 @@ schedule   ``participant --sloppy``: everything that the parent does in a run
 reports    ``participant --reports-only``: every subject's page, assembled by the parent
 divide     ``h2lo-slurm``: tasks and scripts of an array
 group      ``group.html`` of a cross-validation with as many subjects, by its child
+pairs      ``group --dry-run``: as many pairs of a high-field and a low-field scan
+fits       ``h2lo-slurm … group``: tasks and scripts of the arrays of pairs and folds
 
 What is real: the first subject is synthesized by a real child, and all of discovery,
 scheduling, logs, events, tables and pages. What is not: the children of the others are
@@ -62,8 +64,8 @@ write_group_report(Path({out!r}), level="group", failures=[])
 """
 
 
-def write_skeleton(root: Path, subjects: int) -> None:
-    """Write subjects with one tiny stripped T1w each."""
+def write_skeleton(root: Path, subjects: int, *, low: bool = False) -> None:
+    """Write subjects with one tiny stripped T1w each, or one of each field strength."""
     import nibabel as nib
 
     root.mkdir(parents=True)
@@ -79,8 +81,10 @@ def write_skeleton(root: Path, subjects: int) -> None:
     for number in range(1, subjects + 1):
         folder = root / f"sub-{number:05d}" / "anat"
         folder.mkdir(parents=True)
-        (folder / f"sub-{number:05d}_T1w.nii").write_bytes(content)
-        (folder / f"sub-{number:05d}_T1w.json").write_text('{"MagneticFieldStrength": 3}')
+        for entity, tesla in (("", 3), ("_acq-low", 0.064))[: 1 + low]:
+            stem = f"sub-{number:05d}{entity}_T1w"
+            (folder / f"{stem}.nii").write_bytes(content)
+            (folder / f"{stem}.json").write_text(json.dumps({"MagneticFieldStrength": tesla}))
 
 
 def stand_in(template: str) -> None:
@@ -129,20 +133,25 @@ def rehearse(
     options += ["--omp-nthreads", "1", "--mem", "64"]
     words = [str(bids), str(out), "participant", *options]
     first = [str(bids), str(template), *words[2:], "--participant-label", FIRST]
-    subprocess.run(
-        [sys.executable, "-m", "h2lo_bids.cli.run", *first], check=True, stdout=subprocess.DEVNULL
-    )
+    if "schedule" in cases:
+        command = [sys.executable, "-m", "h2lo_bids.cli.run", *first]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def run(*more: str) -> str:
         return RUN.format(template=str(template), words=[*words, *more])
 
+    group = [str(root / "paired"), str(root / "fits"), "group", "--skull-strip", "skip"]
     codes = {
         "index": run("--dry-run"),
         "schedule": run(),
         "reports": run("--reports-only"),
         "divide": DIVIDE.format(words=words),
         "group": GROUP.format(out=str(root / "group")),
+        "pairs": RUN.format(template=str(template), words=[*group, "--dry-run"]),
+        "fits": DIVIDE.format(words=group),
     }
+    if {"pairs", "fits"} & {*cases}:
+        write_skeleton(root / "paired", subjects, low=True)
     found = {}
     for name in cases:
         if name == "group":
@@ -159,7 +168,7 @@ def rehearse(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--subjects", type=int, nargs="+", default=[250, 500, 1000, 2000])
-    cases = ["index", "schedule", "reports", "divide", "group"]
+    cases = ["index", "schedule", "reports", "divide", "group", "pairs", "fits"]
     parser.add_argument("--cases", nargs="+", default=cases, choices=cases)
     options = parser.parse_args()
     sys.path.insert(0, str(HERE.parent / "tests" / "cli"))
