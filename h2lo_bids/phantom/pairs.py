@@ -10,7 +10,7 @@ import numpy as np
 from h2lo_bids.phantom.anatomy import Anatomy, bounding_box, load_labels, vary
 from h2lo_bids.phantom.fields import Shape
 from h2lo_bids.phantom.fusion import fuse
-from h2lo_bids.phantom.protocols import CONTRASTS, ORTHOGONAL, draw_high_field
+from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, ORTHOGONAL, draw_high_field
 from h2lo_bids.phantom.scans import (
     coil,
     high_field_scan,
@@ -21,25 +21,29 @@ from h2lo_bids.phantom.subject import Subject, make_subject
 
 
 @dataclass(frozen=True)
-class LowFieldImage:
-    """How the low-field scans of a pair become one image on its grid.
+class PairKind:
+    """What the two images of a pair are.
 
     Parameters
     ----------
     name
         Tells it from others; empty for the usual one.
     acquisitions
-        Thick-slice scans that are averaged.
+        Thick-slice scans that are averaged to the low-field image.
     order
         Of the splines that interpolate them: 1 or 3.
+    nominal
+        Whether the 3 T scan is of the nominal protocol, and not of some other scanner
+        for each seed. What a model is to make should look alike; what it is given, vary.
     """
 
     name: str = ""
     acquisitions: tuple[str, ...] = ORTHOGONAL
     order: int = 1
+    nominal: bool = False
 
 
-FUSED = LowFieldImage()
+FUSED = PairKind()
 
 
 @dataclass(frozen=True)
@@ -107,12 +111,11 @@ def simulate_training_pairs(
     seed: int,
     frame_shape: Shape = (208, 256, 256),
     strength: float = 1.0,
-    low_field: LowFieldImage = FUSED,
+    kind: PairKind = FUSED,
 ) -> dict[str, TrainingPair]:
     """Simulate one person's pair in each contrast; see `simulate_training_pair`.
 
-    `low_field` says of which scans the low-field image is made; person and scans do
-    not depend on it.
+    Person and low-field scans do not depend on `kind`.
     """
     for contrast in contrasts:
         if contrast not in CONTRASTS:
@@ -129,7 +132,7 @@ def simulate_training_pairs(
             contrast,
             sensitivity,
             np.random.default_rng([seed, 1, CONTRASTS.index(contrast)]),
-            low_field,
+            kind,
         )
         for contrast in contrasts
     }
@@ -140,19 +143,20 @@ def _pair(
     contrast: str,
     sensitivity: np.ndarray,
     rng: np.random.Generator,
-    low_field: LowFieldImage,
+    kind: PairKind,
 ) -> TrainingPair:
-    high = high_field_scan(subject, contrast, draw_high_field(contrast, rng), rng)
+    other = draw_high_field(contrast, rng)  # drawn anyway, so that what follows is the same
+    high = high_field_scan(subject, contrast, HIGH_FIELD[contrast] if kind.nominal else other, rng)
     kept = rng.uniform(0.0, 0.35)
     scans, to_scanner = [], []
     # What is not wanted is simulated too where another one follows: all share a generator.
-    last = max(ORTHOGONAL.index(name) for name in low_field.acquisitions)
+    last = max(ORTHOGONAL.index(name) for name in kind.acquisitions)
     for acquisition in ORTHOGONAL[: last + 1]:
         scan = low_field_scan(
             subject, contrast, acquisition, sensitivity=sensitivity, rng=rng, negative_kept=kept
         )
         pose = scan.pose @ misregistration(rng, rng.uniform(0.3, 0.7))
-        if acquisition in low_field.acquisitions:
+        if acquisition in kind.acquisitions:
             scans.append((scan.data, scan.affine))
             to_scanner.append(pose)
     mask, affine = subject.mask, subject.anatomy.affine.copy()
@@ -160,7 +164,7 @@ def _pair(
     affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
     low = np.zeros_like(high)
     shape = high[box].shape
-    low[box] = fuse(scans, to_scanner, shape, affine, low_field.order)  # type: ignore[arg-type]
+    low[box] = fuse(scans, to_scanner, shape, affine, kind.order)  # type: ignore[arg-type]
     return TrainingPair(_normalised(high, mask), _normalised(low, mask), mask)
 
 

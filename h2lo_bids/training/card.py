@@ -161,11 +161,16 @@ def _data(training: dict[str, Any], task: str) -> str:
         if task == SYNTHESIZE
         else "on its grid either three thick-slice 64 mT scans fused, or the axial one alone"
     )
+    scanner = (
+        "3 T scanner"
+        if task == SYNTHESIZE
+        else "64 mT scan, and the 3 T protocol of ds006557 throughout"
+    )
     return (
         f"Pairs simulated with MR physics from whole-head label maps: {training['source']} "
         f"({training['licence']}). Each is a 3 T scan, and {low}. "
         f"{counts['train']} people to train on with {each} each, every pair with "
-        f"its own warp, tissue values and scanner; {counts['validation']} people to choose the "
+        f"its own warp, tissue values and {scanner}; {counts['validation']} people to choose the "
         f"weights, {counts['test']} held out."
     )
 

@@ -20,7 +20,7 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE, TASKS
 from h2lo_bids.training.card import METHOD, build_card, build_metadata
 from h2lo_bids.training.embedded_recipes import (
-    LOW_FIELDS,
+    KINDS,
     RECIPES,
     enhancer_options,
     recipe_options,
@@ -78,7 +78,7 @@ def train_embedded(
         Length of the schedule (None: the contrast's own), and what every draw
         follows from.
     variants
-        Simulated pairs per training person and kind of low-field image.
+        Simulated pairs per training person and kind.
     precision
         Of the products in training; None takes the recipe's.
     stop_at
@@ -125,8 +125,8 @@ def _read(path: Path, task: str) -> Pair:
 
 
 def _held_out(result: FitResult, test: Sequence[Pair], task: str) -> dict[str, Any]:
-    """Score the model; where there are several kinds of low-field image, each by itself."""
-    kinds = LOW_FIELDS[task]
+    """Score the model; where there are several kinds of pairs, each by itself."""
+    kinds = KINDS[task]
     people = len(test) // len(kinds)  # the pairs of a kind follow each other
     tables = {
         kind.name: held_out_figures(result.model, test[k * people : (k + 1) * people], METHOD[task])
@@ -148,7 +148,7 @@ def simulate_split(
     def files(maps: Sequence[Numbered], number: int) -> dict[str, list[Path]]:
         return simulated_pairs(
             maps, contrasts=contrasts, seed=PAIR_SEED, variants=number,
-            cache=out / "work" / "pairs", progress=say, low_fields=LOW_FIELDS[task],
+            cache=out / "work" / "pairs", progress=say, kinds=KINDS[task],
         )  # fmt: skip
 
     train, validation, test = (

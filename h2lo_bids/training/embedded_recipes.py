@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
-from h2lo_bids.phantom.pairs import FUSED, LowFieldImage
+from h2lo_bids.phantom.pairs import FUSED, PairKind
 from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pfsr_fit import adapt_pfsr
@@ -32,15 +32,15 @@ RECIPES = {
 }
 
 
-LOW_FIELDS = {
+KINDS = {
     SYNTHESIZE: (FUSED,),
     # Interpolated as the product does it. Many sites acquire one orientation alone.
     ENHANCE: (
-        LowFieldImage("fused", FUSED.acquisitions, 3),
-        LowFieldImage("axial", FUSED.acquisitions[:1], 3),
+        PairKind("fused", FUSED.acquisitions, 3, nominal=True),
+        PairKind("axial", FUSED.acquisitions[:1], 3, nominal=True),
     ),
 }
-"""What the low-field images are made of, by task."""
+"""What the pairs are, by task."""
 
 
 def recipe_options(
@@ -74,7 +74,7 @@ def enhancer_options(seed: int = 42, steps: int | None = None) -> FitOptions:
     16 channels costs a thirtieth of the paper-sized one per patch of 48 voxels.
     """
     given = FitOptions(
-        steps=steps or 600,
+        steps=steps or 450,
         seed=seed,
         precision="fp32",
         architecture=PfsrArchitecture(features=16, groups=2, blocks=2),

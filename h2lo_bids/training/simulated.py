@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, InputOutputError, MissingInputError
-from h2lo_bids.phantom.pairs import FUSED, LowFieldImage
+from h2lo_bids.phantom.pairs import FUSED, PairKind
 from h2lo_bids.training.pairs import Pair
 
 FRAME_SHAPE = (208, 256, 256)
@@ -60,7 +60,7 @@ def simulated_pairs(
     variants: int,
     cache: Path,
     progress: Callable[[str], None],
-    low_fields: Sequence[LowFieldImage] = (FUSED,),
+    kinds: Sequence[PairKind] = (FUSED,),
 ) -> dict[str, list[Path]]:
     """Simulate the pairs of some label maps, unless they are kept already.
 
@@ -74,14 +74,14 @@ def simulated_pairs(
     seed
         Pair ``variant`` of map ``number`` has the seed ``seed + 100 variant + number``.
     variants
-        Pairs per map and kind of low-field image, each with another warp, tissue draw
+        Pairs per map and kind, each with another warp, tissue draw
         and scanner.
     cache
         Folder of the pairs; remove it when the simulation has changed.
     progress
         Called with a line of text per new person.
-    low_fields
-        What the low-field images are made of; variants take turns.
+    kinds
+        What the images of a pair are; variants take turns.
 
     Returns
     -------
@@ -89,27 +89,27 @@ def simulated_pairs(
         Per contrast the files: all labels in their order, variant by variant.
     """
     found: dict[str, list[Path]] = {contrast: [] for contrast in contrasts}
-    for variant in range(variants * len(low_fields)):
-        low_field = low_fields[variant % len(low_fields)]
-        kind = f"_{low_field.name}" if low_field.name else ""
+    for variant in range(variants * len(kinds)):
+        kind = kinds[variant % len(kinds)]
+        ending = f"_{kind.name}" if kind.name else ""
         for number, path in labels:
             own = seed + 100 * variant + number
-            name = f"{path.name.split('.')[0]}_seed-{own}{kind}.npz"
+            name = f"{path.name.split('.')[0]}_seed-{own}{ending}.npz"
             kept = {c: cache / c / name for c in contrasts}
             missing = tuple(c for c in contrasts if not kept[c].exists())
             if missing:
-                _simulate(path, own, {c: kept[c] for c in missing}, low_field)
+                _simulate(path, own, {c: kept[c] for c in missing}, kind)
                 progress(f"simulated {', '.join(missing)} of {path.name}, seed {own}")
             for contrast in contrasts:
                 found[contrast].append(kept[contrast])
     return found
 
 
-def _simulate(labels: Path, seed: int, kept: dict[str, Path], low_field: LowFieldImage) -> None:
+def _simulate(labels: Path, seed: int, kept: dict[str, Path], kind: PairKind) -> None:
     from h2lo_bids.phantom.pairs import simulate_training_pairs
 
     pairs = simulate_training_pairs(
-        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE, low_field=low_field
+        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE, kind=kind
     )
     for contrast, path in kept.items():
         pair, partial = pairs[contrast], path.with_name(f".{os.getpid()}.{path.name}")

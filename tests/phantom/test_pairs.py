@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from h2lo_bids.phantom.anatomy import Anatomy, brain_mask
-from h2lo_bids.phantom.pairs import simulate_training_pair, simulate_training_pairs
+from h2lo_bids.phantom.pairs import PairKind, simulate_training_pair, simulate_training_pairs
 
 SHAPE = (80, 80, 80)
 
@@ -62,6 +62,26 @@ def test_one_seed_is_one_person_in_both_contrasts(small: Anatomy) -> None:
     np.testing.assert_array_equal(both["T2w"].lf, alone.lf)
     np.testing.assert_array_equal(both["T1w"].mask, alone.mask)
     assert not np.array_equal(other.mask, alone.mask)
+
+
+@pytest.mark.slow
+def test_kinds_of_pairs_are_of_the_same_scans(small: Anatomy) -> None:
+    def pair(**kind: object):
+        return simulate_training_pairs(
+            small, contrasts=("T2w",), seed=5, frame_shape=SHAPE, strength=0.0,
+            kind=PairKind("kind", **kind),  # type: ignore[arg-type]
+        )["T2w"]  # fmt: skip
+
+    usual, nominal = pair(), pair(nominal=True)
+    np.testing.assert_array_equal(usual.lf, nominal.lf)
+    assert np.abs(usual.hf - nominal.hf).max() > 0.02
+    # An axial scan alone is blurred along its thick slices, and its partner is the same.
+    axial = pair(acquisitions=("axi",), order=3)
+    np.testing.assert_array_equal(usual.hf, axial.hf)
+    inside = usual.mask & np.roll(usual.mask, 1, 0) & np.roll(usual.mask, 1, 2)
+    steep = [np.abs(np.diff(axial.lf, axis=k, prepend=0))[inside].mean() for k in (0, 2)]
+    both = [np.abs(np.diff(usual.lf, axis=k, prepend=0))[inside].mean() for k in (0, 2)]
+    assert steep[1] / steep[0] < 0.8 * both[1] / both[0]
 
 
 def test_unknown_contrast_is_refused(small: Anatomy) -> None:

@@ -28,11 +28,11 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def small(
         path: Path, *, contrasts: tuple[str, ...], seed: int, frame_shape: tuple,
-        low_field: phantom_pairs.LowFieldImage,
+        kind: phantom_pairs.PairKind,
     ) -> dict:  # fmt: skip
         assert frame_shape == (208, 256, 256)
         pair = ball_pair(path.name, seed, SHAPE)
-        lf = pair.lf * np.float32(1 if low_field.name != "axial" else 0.5)
+        lf = pair.lf * np.float32(1 if kind.name != "axial" else 0.5)
         return {c: phantom_pairs.TrainingPair(pair.hf, lf, pair.mask) for c in contrasts}
 
     monkeypatch.setattr(phantom_pairs, "simulate_training_pairs", small)
