@@ -220,8 +220,9 @@ def _method(group: argparse._ArgumentGroup) -> None:
     add(
         "--precision",
         choices=PRECISIONS,
-        help="bf16 is faster and within 60 dB of fp32; fp16 is for fitting on a GPU (default: "
-        "fp32; group: bf16 where the processor multiplies in it)",
+        help="bf16 is within 60 dB of fp32, and faster where the processor multiplies in it "
+        "(lscpu: amx_bf16, avx512_bf16), elsewhere far slower; fp16 is for fitting on a GPU "
+        "(default: fp32; group: bf16 where that is faster)",
     )
     add(
         "--random-seed",
@@ -232,7 +233,8 @@ def _method(group: argparse._ArgumentGroup) -> None:
     add(
         "--sloppy",
         action="store_true",
-        help="bf16 and coarse registration: for trying things out, not for results",
+        help="coarse registration, and bf16 where the processor multiplies in it: for trying "
+        "things out, not for results",
     )
 
 
