@@ -60,6 +60,44 @@ def test_an_array_survives_a_broken_scan_and_a_requeue_and_a_rerun_does_the_rest
     assert facts["temporaries"] == []
 
 
+def test_fits_survive_a_requeue_and_a_loss_and_end_in_the_bytes_of_a_plain_run(tmp_path):
+    done = under_slurm(sys.executable, HERE / "slurm_fits_rehearsal.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert all(": 0 " in line for line in facts["test_only"]), facts["test_only"]
+    told = ["pairs: 4 of 4", "folds: 2 of 2", "collect: 1 of 1"]
+    assert facts["first"] == [f"{text} tasks to submit" for text in told]
+    assert sorted(facts["disturbed"]) == ["T1w_h2lo_fold-0", "T1w_h2lo_fold-1"]
+    # The requeued fold went on where it was; the other tasks of its array were left alone.
+    assert facts["requeued"] == 1
+    (step,) = facts["resumed"]
+    assert 0 < step < 60
+    assert facts["pairs"] == {f"sub-0{n}": "0" for n in range(1, 5)}
+    assert facts["folds"]["T1w_h2lo_fold-0"] != "0"
+    assert facts["folds"]["T1w_h2lo_fold-1"] == "0"
+    # The last job tells what is missing, reports the rest, and fits no model.
+    assert facts["collect"] == {"collect": "75"}
+    lost = "folds/T1w/h2lo/fold-0: is missing; fit it with --fold 0, then collect again"
+    assert any(line.startswith("collect\t") and lost in line for line in facts["failures"])
+    tasks = [line.split("\t")[:2] for line in facts["failed_tasks"][1:]]
+    assert tasks == [["folds", "T1w_h2lo_fold-0"], ["collect", "collect"]]
+    assert facts["page"]
+    assert not facts["model"]
+    # The same command does the rest, and ends in what one machine would have made.
+    assert [line.partition(" tasks")[0] for line in facts["again"]] == [
+        "pairs: 0 of 4",
+        "folds: 1 of 2",
+        "collect: 1 of 1",
+    ]
+    assert {code for stage in facts["after"].values() for code in stage.values()} == {"0"}
+    assert facts["third"] == "all 7 tasks are done or in the queue"
+    assert facts["temporaries"] == []
+    assert facts["plain"] == 0
+    assert facts["lacking"] == []
+    assert facts["different"] == []
+    assert facts["compared"] == 14
+
+
 def test_srun_with_several_tasks_is_refused_and_one_in_a_larger_job_is_not(tmp_path):
     """Only a step of several tasks runs several copies; a batch script is one process."""
     h2lo = f"{sys.executable} -m h2lo_bids.cli.run {tmp_path}/none {tmp_path}/out participant"
