@@ -85,9 +85,9 @@ def test_stopped_command_goes_on_to_the_same_bundle(labels: Path, tmp_path: Path
     assert run(labels, tmp_path / "b") == 0
     digests = [load_bundle(tmp_path / d / "h2lo_T2w").sha256 for d in "ab"]
     assert digests[0] == digests[1]
-    with (tmp_path / "b/work/T2w/history.csv").open() as stream:
+    with (tmp_path / "b" / "work" / "T2w" / "history.csv").open() as stream:
         assert [r["step"] for r in csv.DictReader(stream)] == ["1", "2", "3", "4"]
-    held_out = json.loads((tmp_path / "b/work/T2w/held_out.json").read_text())
+    held_out = json.loads((tmp_path / "b" / "work" / "T2w" / "held_out.json").read_text())
     assert held_out["mean"]["identity"]["psnr"] > 0
 
 
