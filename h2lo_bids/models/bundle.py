@@ -271,11 +271,9 @@ def default_bundle(contrast: str, *, method: str = "h2lo") -> Bundle:
     folder = _EMBEDDED / f"{method}_{contrast}"
     if method not in EMBEDDED and not folder.is_dir():
         aim = f"--task {ENHANCE}" if task_of(method) == ENHANCE else f"--method {method}"
-        others = [c for c in CONTRASTS if (_EMBEDDED / f"{method}_{c}").is_dir()]
-        alone = "".join(f", or take {c} alone with --filter suffix={c}" for c in others)
         raise UsageError(
             f"no {contrast} model of {method} comes with this package; fit one with `group {aim}` "
-            f"and give its models folder with --model{alone}"
+            "and give its models folder with --model"
         )
     if not folder.is_dir():
         raise H2loError(

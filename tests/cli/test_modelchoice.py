@@ -145,9 +145,9 @@ def test_evaluate_takes_enhancers_where_that_is_the_task(models: Path) -> None:
 
 @pytest.mark.parametrize(
     ("task", "method", "contrast"),
-    [("synthesize", "h2lo", "T1w"), ("synthesize", "h2lo", "T2w"), ("enhance", "pfsr", "T2w")],
+    [("synthesize", "h2lo", "T1w"), ("synthesize", "h2lo", "T2w")],
 )
-def test_every_task_has_embedded_models(task: str, method: str, contrast: str) -> None:
+def test_synthesis_has_embedded_models(task: str, method: str, contrast: str) -> None:
     bundle = bundles_for(settings(task=task), (contrast,))[contrast]
     assert (bundle.method, bundle.contrast, bundle.task) == (method, contrast, task)
     assert bundle.metadata["training_data"]["kind"] == "simulated"
@@ -155,7 +155,9 @@ def test_every_task_has_embedded_models(task: str, method: str, contrast: str) -
     assert scored == [("embedded", bundle)]
 
 
-def test_where_one_contrast_has_no_embedded_model_the_other_is_named() -> None:
-    text = r"no T1w model of pfsr comes .*, or take T2w alone with --filter suffix=T2w$"
+def test_no_enhancer_is_embedded_and_whoever_wants_one_is_told() -> None:
+    text = r"no T1w model of pfsr comes .* `group --task enhance` .* with --model$"
     with pytest.raises(UsageError, match=text):
         bundles_for(settings(task="enhance"), ("T1w", "T2w"))
+    with pytest.raises(UsageError, match=text):
+        named_models(settings("evaluate", task="enhance"), ("T1w",))
