@@ -9,6 +9,7 @@ from h2lo_bids.cli.modelchoice import named_models
 from h2lo_bids.cli.prepared import usable_pairs
 from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.tables import markdown_table, write_tables
 from h2lo_bids.training.scoring import score_models
 
@@ -69,8 +70,11 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
             lost=lambda pair, line: lost.append([pair.sources[0].split(":", 2)[2], line]),
         )
         stem = settings.out_dir / f"evaluation_{contrast}"
-        summary = write_tables(stem, scores)
-        send({"event": "table", "contrast": contrast, "text": markdown_table(summary)})
+        # All of a contrast are of one task, or scoring would have refused them.
+        titles = {IDENTITY: IDENTITY_TITLES[models[contrast][0][1].task]}
+        summary = write_tables(stem, scores, titles)
+        text = markdown_table(summary, titles)
+        send({"event": "table", "contrast": contrast, "text": text})
         tables.append(f"{stem}_table.md")
     if not tables:
         raise BadDataError(

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from h2lo_bids.bids.content import read_json
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.tables import markdown_table
 from h2lo_bids.models.catalogue import CATALOGUE
@@ -246,8 +247,10 @@ def _figures(model: SiteModel) -> list[str]:
             f"subjects and was scored on none. Means over {first.over}"
         )
         spread = f"population standard deviation over {first.over}"
-    table = markdown_table(model.summary, {model.method.name: model.method.title})
-    return [f"{how} ± {spread}.", table.strip(), figures_note(model.method.task)]
+    task = model.method.task
+    titles = {IDENTITY: IDENTITY_TITLES[task], model.method.name: model.method.title}
+    table = markdown_table(model.summary, titles)
+    return [f"{how} ± {spread}.", table.strip(), figures_note(task)]
 
 
 def _held_out(model: SiteModel) -> dict[str, Any]:
