@@ -11,8 +11,12 @@ import pytest
 from prepared_pairs import write_pairs
 from problems import small_options
 
+from h2lo_bids.cli import scorework
+from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation import metrics
+from h2lo_bids.models.arnold import Arnold, ArnoldArchitecture
 from h2lo_bids.models.bundle import load_bundle, save_bundle
 from h2lo_bids.models.identity import Identity, IdentityArchitecture
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
@@ -85,6 +89,8 @@ def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path: Path) -> None:
     assert bundle.metadata["source_field_strength"] == 0.064
     for told in ('"LF image" is the low-field image', "64 mT to 3 T", "Not for diagnosis", "eight"):
         assert told in " ".join(bundle.card.split())
+    assert "| LF image |" in bundle.card
+    assert "| HF image |" not in bundle.card
     assert "task" not in job(pairs, tmp_path, "h2lo").identity()  # as before there were two
 
 
@@ -99,6 +105,27 @@ def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path: Path) -> 
     whole = {s.method: s.values["psnr"] for s in scores if s.region == "whole"}
     assert whole["identity"] == pytest.approx(expected)
     assert whole["mine"] != whole["identity"]
+
+
+@pytest.mark.parametrize(("task", "row"), [("enhance", "LF image"), ("synthesize", "HF image")])
+def test_evaluate_names_what_it_gave_the_models(pairs, tmp_path, monkeypatch, task, row) -> None:
+    method, network = {
+        "enhance": ("pfsr", Pfsr(TINY)), "synthesize": ("arnold", Arnold(ArnoldArchitecture()))
+    }[task]  # fmt: skip
+    model = save_bundle(
+        tmp_path / method, network, contrast="T1w", frame=pairs[0].frame, metadata={}, card="",
+        method=method,
+    )  # fmt: skip
+    given = [pair.for_task(task) for pair in pairs]
+    monkeypatch.setattr(scorework, "named_models", lambda *_: {"T1w": [("mine", model)]})
+    monkeypatch.setattr(scorework, "usable_pairs", lambda *_: (given, []))
+    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, level="evaluate", task=task)
+    sent: list[dict[str, object]] = []
+    done = scorework.score(ScoreTask(settings, {"T1w": ()}), sent.append)
+    (table,) = [event for event in sent if event["event"] == "table"]
+    assert table["text"] == Path(done["tables"][0]).read_text()
+    names = [line.split("|")[1].strip() for line in str(table["text"]).splitlines()[2:]]
+    assert names == [row, "mine"]
 
 
 def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path: Path) -> None:
