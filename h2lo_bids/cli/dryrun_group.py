@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.cli.settings import Settings
+from h2lo_bids.wording import counted
 
 _BYTES_PER_VOXEL = 3.0
 """Of a prepared pair on disk: two compressed images that are zero outside the brain."""
@@ -58,7 +59,7 @@ def describe_group(settings: Settings, found: PairDiscovery) -> Iterator[str]:
         yield from _options(settings, contrast, len(folds[0].train) if folds else len(subjects))
     yield (
         f"{fits} fits take about {fits * _FIT_GB:.1f} GB; {settings.n_folds_parallel} at a time, "
-        f"{threads_of(settings)} threads each"
+        f"{counted(threads_of(settings), 'thread')} each"
     )
     yield "pairs that the registration check flags are left out, which changes the folds"
 

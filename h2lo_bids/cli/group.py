@@ -24,6 +24,7 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import raise_again
 from h2lo_bids.cli.tasks import CollectTask, FinalTask, FoldTask, GroupReportTask, PlanTask
 from h2lo_bids.errors import TemporaryError
+from h2lo_bids.wording import counted
 
 Plan = dict[str, Any]
 CONTRASTS = ("T1w", "T2w")
@@ -200,8 +201,8 @@ def _fit_folds(run: Run, plan: Plan) -> int:
     if todo:
         ready = f", {len(wanted) - len(todo)} done already" if len(todo) < len(wanted) else ""
         run.console.line(
-            f"fitting {len(todo)} fold{'s' * (len(todo) > 1)}{ready}; "
-            f"{settings.n_folds_parallel} at a time, {threads} threads each"
+            f"fitting {counted(len(todo), 'fold')}{ready}; "
+            f"{settings.n_folds_parallel} at a time, {counted(threads, 'thread')} each"
         )
         run_fits(run, todo, at_a_time=settings.n_folds_parallel)
     elif wanted and all(done for _, done in wanted):

@@ -27,6 +27,7 @@ from h2lo_bids.cli.start import (
 )
 from h2lo_bids.cli.tasks import MissingTask, PairTask
 from h2lo_bids.errors import TemporaryError
+from h2lo_bids.wording import counted
 
 
 def run_pairs(settings: Settings, console: Console) -> int:
@@ -175,8 +176,8 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
         run.console.line(resources.warning, level="warning")
     already = f", {done} prepared already" if done else ""
     run.console.line(
-        f"preparing {len(pairs)} pairs of {run.total} participants{already}; "
-        f"{resources.children} at a time, {resources.omp_nthreads} threads per step"
+        f"preparing {counted(len(pairs), 'pair')} of {counted(run.total, 'participant')}{already}; "
+        f"{resources.children} at a time, {counted(resources.omp_nthreads, 'thread')} per step"
     )
     env = child_environment(run.settings.work, resources.omp_nthreads)
 

@@ -34,6 +34,7 @@ from h2lo_bids.cli.start import (
 )
 from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
 from h2lo_bids.errors import H2loError, TemporaryError
+from h2lo_bids.wording import counted
 
 Templates = tuple[tuple[str, str, Path, Path | None], ...]
 
@@ -130,8 +131,8 @@ def _process(
         run.console.line(resources.warning, level="warning")
     scans = sum(len(own) for own in subjects.values())
     run.console.line(
-        f"{run.total} participants, {scans} scans; {resources.children} at a time, "
-        f"{resources.omp_nthreads} threads per step"
+        f"{counted(run.total, 'participant')}, {counted(scans, 'scan')}; "
+        f"{resources.children} at a time, {counted(resources.omp_nthreads, 'thread')} per step"
     )
     root = run.settings.bids_dir
     skipped = by_subject(root, found.skipped)

@@ -19,6 +19,7 @@ from h2lo_bids.reports.group_checks import read_pairs
 from h2lo_bids.reports.group_data import Contrast
 from h2lo_bids.reports.group_scores import Results, read_results
 from h2lo_bids.reports.images import svg_uri
+from h2lo_bids.wording import counted
 
 PANELS = 24
 """Subjects with pictures at most; with those of the checks a page of both contrasts
@@ -88,7 +89,7 @@ def _caption(results: Results) -> str:
     rows = list(results.summary.values())
     people = max((row.n for row in rows), default=0)
     folds = max((len(row.fold_means) for row in rows), default=0)
-    who = f"{people} participant" + ("" if people == 1 else "s")
+    who = counted(people, "participant")
     if any(row.over == "folds" for row in rows):
         return (
             f"Mean \N{PLUS-MINUS SIGN} population standard deviation of the means of {folds} folds "

@@ -28,6 +28,7 @@ from h2lo_bids.training.fitting import finite, pairs_fingerprint
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
+from h2lo_bids.wording import counted
 
 INTENDED_USE = {
     "synthesize": (
@@ -214,8 +215,8 @@ def _description(model: SiteModel) -> str:
         f"three scans fused in {fused} of them" if fused else "one scan each"
     )  # fmt: skip
     return (
-        f"{_many(len(model.pairs), f'{word}{model.contrast} pair')}{mixed} of "
-        f"{_many(len({p.subject for p in model.pairs}), 'subject')} at {strengths} "
+        f"{counted(len(model.pairs), f'{word}{model.contrast} pair')}{mixed} of "
+        f"{counted(len({p.subject for p in model.pairs}), 'subject')} at {strengths} "
         f"(low field: {fusion})"
     )
 
@@ -238,11 +239,11 @@ def _figures(model: SiteModel) -> list[str]:
         ]
     first = model.summary[0]
     if model.subjects.get("test"):
-        how = f"Means over {_many(first.n, 'test subject')} that this model has not seen"
+        how = f"Means over {counted(first.n, 'test subject')} that this model has not seen"
         spread = "population standard deviation over them"
     else:
         how = (
-            f"Cross-validation: {_many(len(first.fold_means), 'model')} fitted in the same way, "
+            f"Cross-validation: {counted(len(first.fold_means), 'model')} fitted in the same way, "
             f"each scored on subjects that it had not seen, {first.n} in all. This model saw all "
             f"subjects and was scored on none. Means over {first.over}"
         )
@@ -297,7 +298,7 @@ def _carried(model: SiteModel) -> list[str]:
     """Tell of what the bundle holds beside its weights."""
     noise = "The low-field scanner's noise, measured on held-out subjects (`--noise calibrated`)."
     members = (
-        f"The weights of {_many(model.members, 'fold')}, whose spread is an estimate of "
+        f"The weights of {counted(model.members, 'fold')}, whose spread is an estimate of "
         "uncertainty (`--uncertainty`)."
     )
     told = [noise] * bool(model.noise) + [members] * bool(model.members)
@@ -306,8 +307,8 @@ def _carried(model: SiteModel) -> list[str]:
 
 def _limits(model: SiteModel) -> str:
     text = _LIMITS.format(
-        pairs=_many(len(model.pairs), f"{model.kind} pair"),
-        people=_many(len({p.subject for p in model.pairs}), "subject"),
+        pairs=counted(len(model.pairs), f"{model.kind} pair"),
+        people=counted(len({p.subject for p in model.pairs}), "subject"),
         nature=nature(model.options.family),
     )
     if model.kind == "simulated":
@@ -323,10 +324,6 @@ def _tesla(strength: float | None) -> str:
     if strength is None:
         return "unknown field strength"
     return f"{strength:g} T" if strength >= 1 else f"{1000 * strength:.0f} mT"
-
-
-def _many(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def _median(pairs: tuple[PreparedPair, ...], key: str) -> float | None:

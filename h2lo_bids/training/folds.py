@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from h2lo_bids.errors import UsageError
+from h2lo_bids.wording import counted
 
 PARTS = ("train", "validation", "test")
 AUTHORS = "ds006557"
@@ -220,13 +221,11 @@ def _check_counts(subjects: int, folds: int, validation: int, test: int | None) 
         span = f"{usable[0]} to {usable[-1]}" if len(usable) > 1 else str(usable[0])
         remedy = f"use --folds {span}, add pairs, or use --folds 0"
     held = f"{largest} to test and {validation} to validate each"
-    raise UsageError(
-        f"{_count(subjects)} cannot make {folds} fold{'s' * (folds != 1)} ({held}); {remedy}"
-    )
+    raise UsageError(f"{_count(subjects)} cannot make {counted(folds, 'fold')} ({held}); {remedy}")
 
 
 def _count(subjects: int) -> str:
-    return f"{subjects} subject{'s' * (subjects != 1)} with pairs"
+    return f"{counted(subjects, 'subject')} with pairs"
 
 
 def _balanced(
