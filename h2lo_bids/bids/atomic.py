@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TEMPORARY_PREFIX = ".tmp-"
 _LONGEST_NAME = 255  # bytes, on the file systems of today
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_ELSEWHERE = "choose another output folder or --work-dir"
 _FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
 
 
@@ -201,9 +202,9 @@ def _translate(error: OSError, target: Path, temporary: Path) -> H2loError | Non
         remedy = "shorten the labels in the scan's name or the path of the output folder"
         return CannotCreateError(f"{target}: the name is too long; {remedy}")
     if error.errno in _FAILED:
-        remedy = "free some space there or choose another output folder, then run again"
+        remedy = f"free some space there or {_ELSEWHERE}, then run again"
         return InputOutputError(f"{target}: writing failed ({reason}); {remedy}")
     if error.errno in _REFUSED:
-        remedy = "check the permissions of its folder or choose another output folder"
+        remedy = f"check the permissions of its folder or {_ELSEWHERE}"
         return CannotCreateError(f"{target}: cannot be created ({reason}); {remedy}")
     return None
