@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +13,19 @@ from h2lo_bids.training.checkpoint import LAST
 from h2lo_bids.training.estimators import Share
 from h2lo_bids.training.history import History, Row
 from h2lo_bids.training.lightning_module import FitModule
-from h2lo_bids.training.stopping import stopped
+from h2lo_bids.training.stopping import Signals, stopped
 from h2lo_bids.training.validation import Validation
+
+_REASONS = (None, "SIGTERM", "SIGUSR1")
 
 
 class Recorder(Callback):
     """Validates, logs and saves; process 0 alone writes.
 
     SIGTERM, and SIGUSR1 under Slurm (``sbatch --requeue --signal=USR1@120``),
-    end the fit after the step at hand, with a checkpoint; Lightning would save
-    in the middle of it. After SIGUSR1 the job is put back into Slurm's queue.
+    end the fit after the step at hand, with a checkpoint; Lightning would save in
+    the middle of it, or leave without a checkpoint or a word, as if all were done.
+    After SIGUSR1 the job is put back into Slurm's queue.
 
     Parameters
     ----------
@@ -51,23 +51,16 @@ class Recorder(Callback):
     ) -> None:
         self._validation, self._end, self._share = validation, end, share
         self._history, self._say = history, say
-        self._requeue, self._mark = False, 0.0
-        self._before: Any = None
+        self._signals, self._mark = Signals(), 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Listen to Slurm."""
+        """Listen to signals, in Lightning's place."""
         self._mark = time.perf_counter()
-        if "SLURM_JOB_ID" in os.environ and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGUSR1, self._on_requeue)
-
-    def _on_requeue(self, number: int, frame: Any) -> None:
-        self._requeue = True
+        self._signals.__enter__()
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Give the signal back."""
-        if self._before is not None:
-            signal.signal(signal.SIGUSR1, self._before)
-            self._before = None
+        """Give the signals back."""
+        self._signals.__exit__(None, None, None)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -135,13 +128,15 @@ class Recorder(Callback):
                 logger.log_metrics(row.figures(), row.step)
 
     def _reason_to_stop(self, trainer: Trainer) -> str | None:
-        wish = 2 if self._requeue else int(trainer.received_sigterm)
+        wish = _REASONS.index(self._signals.reason)
+        if trainer.received_sigterm:  # before the first step, when Lightning listened
+            wish = max(wish, 1)
         if trainer.world_size > 1:
             # The signal may reach the processes in different steps.
             told = torch.tensor(wish, device=trainer.strategy.root_device)
             torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
             wish = int(told)
-        return (None, "SIGTERM", "SIGUSR1")[wish]
+        return _REASONS[wish]
 
     def _leave(self, trainer: Trainer, module: FitModule, reason: str) -> None:
         raise stopped(module.folder, module.step, reason, first=trainer.is_global_zero)

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from h2lo_bids.errors import (
     H2loError,
     InputOutputError,
     MissingInputError,
+    TemporaryError,
     UsageError,
 )
 from h2lo_bids.models.h2lo import H2lo
@@ -38,6 +40,7 @@ from h2lo_bids.training.launch import (
     read_spec,
     write_spec,
 )
+from h2lo_bids.training.lightning_plugins import FolderCheckpoints
 from h2lo_bids.training.processes import Processes, check_shares, find_processes
 from h2lo_bids.training.stored import PairFiles, open_pairs
 
@@ -224,6 +227,27 @@ def test_asked_to_stop_it_saves_first(
     if number == signal.SIGUSR1:
         assert "job 17 was put back into the queue" in error
         assert (tmp_path / "queued").read_text() == "requeue 17\n"
+
+
+def test_a_signal_after_the_last_look_for_signals_ends_the_next_step(
+    pairs: tuple[PairFiles, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's own look, which follows, would end the fit as if it were done."""
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals come to the main thread alone")
+    spec = specify(pairs, tmp_path / "fit", steps=12, checkpoint_every=4)
+    save = FolderCheckpoints.save_checkpoint
+
+    def save_and_send(self: FolderCheckpoints, *args: object, **more: object) -> None:
+        save(self, *args, **more)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(FolderCheckpoints, "save_checkpoint", save_and_send)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TemporaryError, match="stopped by SIGTERM after step 5;"):
+        alone(spec)
+    assert load_step(spec.folder) == 5
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.slow
