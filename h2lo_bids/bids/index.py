@@ -89,9 +89,7 @@ def _layout(
     sessions: tuple[str, ...],
     database: Path | None = None,
 ) -> Any:
-    from bids import BIDSLayout
-    from bids.layout import BIDSLayoutIndexer
-
+    layouts = _pybids()
     sub = "|".join(map(re.escape, subjects)) or "[^/]+"
     ses = "|".join(map(re.escape, sessions)) or "[^/]+"
     below = f"ses-(?:{ses})" if sessions else f"anat|ses-(?:{ses})"
@@ -101,8 +99,23 @@ def _layout(
         re.compile(r"^/[^/]+/ses-[^/]+/(?!anat(?:/|$))"),
         re.compile(r"/anat/(?!.*\.nii(?:\.gz)?$)"),
     ]
-    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
-    return BIDSLayout(bids_dir, validate=False, indexer=indexer, database_path=database)
+    indexer = layouts.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
+    return layouts.BIDSLayout(bids_dir, validate=False, indexer=indexer, database_path=database)
+
+
+def _pybids() -> Any:
+    """Import pybids, which looks for settings in HOME and fails where it may not look."""
+    home = os.environ.get("HOME")
+    if not (home and os.access(home, os.X_OK)):
+        os.environ["HOME"] = os.devnull  # nothing lies below it
+    try:
+        import bids.layout
+    finally:
+        if home is None:
+            del os.environ["HOME"]
+        else:
+            os.environ["HOME"] = home
+    return bids.layout
 
 
 def _paths(layout: Any) -> list[str]:
@@ -117,10 +130,9 @@ def _paths(layout: Any) -> list[str]:
 
 
 def _open(folder: Path, bids_dir: Path) -> tuple[list[str], str | None]:
-    from bids import BIDSLayout
-
+    layouts = _pybids()
     try:
-        layout = BIDSLayout(bids_dir, validate=False, database_path=folder)
+        layout = layouts.BIDSLayout(bids_dir, validate=False, database_path=folder)
         root = Path(layout.root)
         paths = _paths(layout)
     except Exception as error:

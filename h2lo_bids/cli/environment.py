@@ -67,7 +67,8 @@ def child_environment(
 def _templateflow_home(env: Mapping[str, str], fallback: Path) -> Path:
     """Return the user's TemplateFlow folder if it is there, else one in the work folder."""
     for base in (env.get("XDG_CACHE_HOME"), env.get("HOME") and f"{env['HOME']}/.cache"):
-        if base and (Path(base) / "templateflow").is_dir():
+        # Unlike pathlib's, this one takes a folder that may not be entered for none.
+        if base and os.path.isdir(Path(base) / "templateflow"):  # noqa: PTH112
             return Path(base) / "templateflow"
     return fallback / "templateflow"
 

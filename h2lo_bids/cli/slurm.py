@@ -160,6 +160,7 @@ def _in_queue(folder: Path) -> dict[tuple[str, int], str]:
 
 
 def _submit(folder: Path) -> int:
+    sys.stdout.flush()  # what was said comes before what the script says
     try:
         done = subprocess.run(["bash", str(folder / SUBMIT)], check=False)
     except OSError as err:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +39,9 @@ def h2lo(models):
             "stderr": subprocess.PIPE,
         }
         if popen:
-            return subprocess.Popen(command, **options)
+            # Whoever started the tests in the background had them ignore Ctrl-C.
+            heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+            return subprocess.Popen(command, **options, preexec_fn=heed)
         return subprocess.run(command, **options, check=False, timeout=300)
 
     return run

@@ -316,7 +316,8 @@ def test_no_tmp_and_a_read_only_home_are_no_obstacle(tmp_path, mounts):
     assert "one after the other" in done.stdout
 
 
-def test_any_user_id_without_a_name_can_run_it(tmp_path, models):
+@pytest.mark.parametrize("home", [{"HOME": "/root"}, {}], ids=["closed home", "no home"])
+def test_any_user_id_without_a_name_can_run_it(tmp_path, models, home):
     if os.getuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("only root can become somebody else")
     if str(Path(sys.executable).resolve()).startswith("/root"):
@@ -335,7 +336,7 @@ def test_any_user_id_without_a_name_can_run_it(tmp_path, models):
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, **importable(), "HOME": "/root"},
+            env={**{k: v for k, v in os.environ.items() if k != "HOME"}, **importable(), **home},
         )
         assert done.returncode == 0, done.stdout + done.stderr
     finally:

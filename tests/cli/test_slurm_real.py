@@ -24,6 +24,7 @@ pytestmark = [
 def under_slurm(*words: object) -> subprocess.CompletedProcess[str]:
     # More processors than the throttle lets tasks run, so that it is the throttle that holds.
     env = {**os.environ, "OMP_NUM_THREADS": "1", "SLURM_CPUS": "4", "SLURM_MEMORY": "8000"}
+    env.pop("PYTHONUNBUFFERED", None)  # which would hide lines that come in the wrong order
     done = subprocess.run(
         [SLURM, *map(str, words)], capture_output=True, text=True, check=False, env=env
     )
