@@ -4,7 +4,7 @@ Run ``python benchmarks/grey_curve.py OUT_DIR --contrast T2w [--task enhance]``;
 that of a ``group`` or ``benchmark`` run, whose prepared pairs and folds are read, and in
 which nothing is written. The curve gives each grey level of the input the mean of the
 target at that level over a fold's training pairs: contrast alone, no detail. What a model
-has beyond it is what it knows of the image around a voxel. A second per pair at 2 mm.
+has beyond it is what it knows of the image around a voxel.
 """
 
 from __future__ import annotations
