@@ -69,12 +69,14 @@ def _measure(jobs: Sequence[FoldJob], device: str) -> dict[str, Any]:
     seen: set[str] = set()
     share = -(-MOST_PAIRS // len(jobs))
     for job in jobs:
-        model = load_model(load_bundle(job.folder / BUNDLE))
+        bundle = load_bundle(job.folder / BUNDLE)
+        model = load_model(bundle)
         fresh = [p for p in job.pairs_in("test") if p.subject not in seen][:share]
         for prepared in fresh[: MOST_PAIRS - len(pairs)]:
             seen.add(prepared.subject)
             pair = read_prepared(prepared)
             pairs.append(pair)
-            predictions.append(predict_pair(model, pair, device=device))
+            given = pair.scaled(bundle.scaling, prepared.contrast, prepared.frame.spacing)
+            predictions.append(predict_pair(model, given, device=device))
     spacing = jobs[0].pairs[0].frame.spacing
     return calibrate_noise(pairs, predictions, spacing=spacing).to_dict()

@@ -75,6 +75,11 @@ class Bundle:
         return task_of(self.method)
 
     @property
+    def scaling(self) -> str:
+        """How its input is scaled; the authors' checkpoints, which do not say, take the maximum."""
+        return str(self.metadata.get("scaling", "max"))
+
+    @property
     def weights_path(self) -> Path:
         """The file that holds the weights."""
         return self.path / WEIGHTS if self.path.is_dir() else self.path
@@ -369,6 +374,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     for key, kind in (
         ("training_data", dict),
         ("name", str),
+        ("scaling", str),
         ("value_range", list),
         ("files", dict),
         ("parameters", int),

@@ -54,6 +54,7 @@ def adapt_arnold(options: FitOptions) -> FitOptions:
         options,
         family="arnold",
         architecture=ArnoldArchitecture(),
+        scaling="max",
         steps=steps,
         validate_first=steps,
         validate_every=steps,

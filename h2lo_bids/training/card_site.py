@@ -131,6 +131,7 @@ def site_metadata(model: SiteModel) -> dict[str, Any]:
         "title": model.method.title,
         "version": "1",
         "value_range": [0, 1],
+        "scaling": model.options.scaling,
         "source_field_strength": source,
         "target_field_strength": target,
         "training_data": {

@@ -14,7 +14,7 @@ from h2lo_bids.bids.atomic import atomic_path
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.imaging.affine import choose_affine
 from h2lo_bids.imaging.conform import conform
-from h2lo_bids.imaging.normalise import max_normalise
+from h2lo_bids.imaging.normalise import max_normalise, scale_brain
 from h2lo_bids.imaging.reading import check_present, read_nifti
 from h2lo_bids.imaging.resample import resample, resample_mask
 from h2lo_bids.models.bundle import Bundle, load_model
@@ -89,7 +89,7 @@ def cohort_pairs(
                 say(f"bringing {name} of the cohort to the fit's grid")
                 if low is None and not model:
                     model.append(load_model(bundle, device="cpu"))  # type: ignore[arg-type]
-                volumes = _volumes(scan, frame, low, model, scan_seed(seed, name), device)
+                volumes = _volumes(scan, frame, low, bundle, model, scan_seed(seed, name), device)
                 with atomic_path(kept) as partial, partial.open("wb") as stream:
                     np.savez_compressed(stream, **volumes)  # type: ignore[arg-type]
             found.append(PairFiles(name, kept, task=ENHANCE))
@@ -109,17 +109,29 @@ def _inputs(scan: CohortScan, bundle: Bundle | None) -> list[tuple[str, Path | N
 
 
 def _volumes(
-    scan: CohortScan, frame: Frame, low: Path | None, model: Sequence[Any], seed: int, device: str
+    scan: CohortScan,
+    frame: Frame,
+    low: Path | None,
+    bundle: Bundle | None,
+    model: Sequence[Any],
+    seed: int,
+    device: str,
 ) -> dict[str, np.ndarray]:
     """Make a pair's volumes in half precision: ``hf``, ``lf`` and ``mask``."""
     image, mask = _load(scan.high), _load(scan.mask)
     high = conform(image, frame, mask=mask)
     inside = np.asarray(resample_mask(mask, high.shape, high.affine).dataobj) > 0
     hf = max_normalise(np.asarray(high.dataobj), inside, name=str(scan.high))
-    if low is None:
-        made = predict(model[0], hf, inside, options=EngineOptions(device=device), seed=seed)
+    if low is None and bundle is not None:
+        given = scale_brain(
+            hf, inside, frame.spacing, contrast=scan.contrast, scaling=bundle.scaling,
+            name=str(scan.high),
+        )  # fmt: skip
+        how = EngineOptions(device=device)
+        made = predict(model[0], given.volume, inside, options=how, seed=seed)
         values, name = made.clip(0, 1), str(scan.high)
     else:
+        assert low is not None
         moved = resample(_load(low), high.shape, high.affine)
         values, name = np.asarray(moved.dataobj), str(low)
     lf = max_normalise(values, inside, name=name)

@@ -110,7 +110,8 @@ def _score(
         pair = read_prepared(prepared)
         say(f"{_DOING[job.task]} {pair.name}")
         began = time.perf_counter()
-        predicted = predict_pair(model, pair, device=device, seed=seed)
+        given = pair.scaled(options.scaling, prepared.contrast, prepared.frame.spacing)
+        predicted = predict_pair(model, given, device=device, seed=seed)
         seconds.append(round(time.perf_counter() - began, 3))
         scores += score_pair(None, pair, method=IDENTITY, fold=job.fold.index)
         if job.method != IDENTITY:  # whose row stands there already

@@ -67,9 +67,12 @@ def pairs_cache(work_dir: Path) -> Path:
     return Path(work_dir) / "training" / "pairs"
 
 
-def pair_files(pairs: Sequence[PreparedPair]) -> list[PairFiles]:
+def pair_files(pairs: Sequence[PreparedPair], scaling: str = "max") -> list[PairFiles]:
     """Name the files of pairs, for `h2lo_bids.training.stored.open_pairs`."""
-    return [PairFiles(p.name, p.hf, p.lf, p.mask, p.task) for p in pairs]
+    return [
+        PairFiles(p.name, p.hf, p.lf, p.mask, p.task, scaling, p.contrast, p.frame.spacing)
+        for p in pairs
+    ]
 
 
 def fit_prepared(
@@ -109,7 +112,7 @@ def fit_prepared(
     -------
     FitResult
     """
-    files = [pair_files(part) for part in (train, validation)]
+    files = [pair_files(part, options.scaling) for part in (train, validation)]
     if devices > 1 and not method.shares:
         (progress or (lambda line: None))(f"{method.name} is fitted by one process, not {devices}")
     elif devices > 1:

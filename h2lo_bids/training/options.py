@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from h2lo_bids.errors import UsageError
+from h2lo_bids.imaging.normalise import SCALINGS
 from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.models.interface import Architecture
 from h2lo_bids.models.registry import FAMILIES, make_architecture
@@ -20,7 +21,7 @@ _PLACE = ("device",)
 """Where a fit runs: it may go on elsewhere, so this is no part of what it is."""
 _LATER = {
     "family": "h2lo", "max_seconds": None, "flip_rotate": False, "warmup_from": 0.0,
-    "starts_from": None,
+    "starts_from": None, "scaling": "max",
 }  # fmt: skip
 """Options that fits of earlier versions do not name, and what they were there."""
 
@@ -80,6 +81,9 @@ class FitOptions:
         A key of `h2lo_bids.models.registry.FAMILIES`: what `architecture` is of.
     architecture
         Sizes of the model; for the operator its trunk, too.
+    scaling
+        How a model's input is scaled, one of `h2lo_bids.imaging.normalise.SCALINGS`; the
+        paper divides by the maximum.
     max_seconds
         Time budget of the steps: the fit ends at the first step after it, its
         schedule unfinished; None sets no limit. With one, the weights depend on
@@ -112,13 +116,14 @@ class FitOptions:
     starts_from: str | None = None
     family: str = "h2lo"
     architecture: Architecture = field(default_factory=H2loArchitecture)
+    scaling: str = "max"
     max_seconds: float | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name, known in (
             ("sampling", SAMPLINGS), ("precision", PRECISIONS), ("validation", VALIDATIONS),
-            ("family", FAMILIES),
+            ("family", FAMILIES), ("scaling", SCALINGS),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 listed = ", ".join(known)

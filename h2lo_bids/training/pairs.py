@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.normalise import scale_brain
 from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 
 
@@ -57,6 +58,28 @@ class Pair:
         """Return the pair for the other task: input and target change places."""
         task = SYNTHESIZE if self.task == ENHANCE else ENHANCE
         return replace(self, hf=self.lf, lf=self.hf, task=task)
+
+    def scaled(self, scaling: str, contrast: str, spacing: Sequence[float]) -> Pair:
+        """Return the pair with its high-field input as a model of this scaling takes it.
+
+        Parameters
+        ----------
+        scaling, contrast, spacing
+            As for `h2lo_bids.imaging.normalise.scale_brain`. The files hold volumes
+            divided by their maximum, which is what ``"max"`` leaves.
+
+        Raises
+        ------
+        BadDataError
+            If the input has no contrast.
+        """
+        if scaling == "max":
+            return self
+        made = scale_brain(
+            np.asarray(self.hf, np.float32), self.mask, spacing,
+            contrast=contrast, scaling=scaling, name=f"pair {self.name}",
+        )  # fmt: skip
+        return replace(self, hf=made.volume)
 
     @property
     def high_field(self) -> np.ndarray:

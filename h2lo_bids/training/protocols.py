@@ -80,5 +80,6 @@ def default_options(
         checkpoint_every=50,
         validation_crops=48,
         augmentation=Augmentation(flip=0.5, shift=4, scale=0.05, bias=0.05, noise=0.01),
+        scaling="robust",
         device=device,
     )

@@ -17,7 +17,7 @@ from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.tables import write_scores
 from h2lo_bids.imaging.conform import conform
-from h2lo_bids.imaging.normalise import max_normalise
+from h2lo_bids.imaging.normalise import scale_brain
 from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.interface import Model
@@ -178,13 +178,15 @@ def predict_prepared(
     import nibabel as nib
 
     if bundle.frame == prepared.frame:
-        return predict_pair(model, pair, device=device, precision=precision, seed=seed)
+        given = pair.scaled(bundle.scaling, bundle.contrast, prepared.frame.spacing)
+        return predict_pair(model, given, device=device, precision=precision, seed=seed)
     mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
     volume = conform(nib.load(prepared.source), bundle.frame, mask=mask)  # type: ignore[attr-defined]
     inside = resample_mask(mask, volume.shape, volume.affine)
-    normalised = max_normalise(
-        np.asarray(volume.dataobj), np.asarray(inside.dataobj) > 0, name=prepared.source.name
-    )
+    normalised = scale_brain(
+        np.asarray(volume.dataobj), np.asarray(inside.dataobj) > 0, bundle.frame.spacing,
+        contrast=bundle.contrast, scaling=bundle.scaling, name=prepared.source.name,
+    ).volume  # fmt: skip
     return predict_on_grid(
         model, normalised, volume.affine, pair.shape, mask.affine, pair.mask,
         options=EngineOptions(device=device, precision=precision),

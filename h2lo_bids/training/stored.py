@@ -31,6 +31,8 @@ class PairFiles:
         ``hf``, ``lf``, ``mask``) and the others are None.
     task
         With ``"enhance"`` the pair is read with input and target swapped.
+    scaling, contrast, spacing
+        How `hf` is scaled, as for `h2lo_bids.training.pairs.Pair.scaled`.
     """
 
     name: str
@@ -38,20 +40,27 @@ class PairFiles:
     lf: Path | None = None
     mask: Path | None = None
     task: str = SYNTHESIZE
+    scaling: str = "max"
+    contrast: str = "T1w"
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the paths as JSON-ready values."""
-        return {k: v if v is None else str(v) for k, v in asdict(self).items()}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PairFiles:
         """Read it back from `to_dict`'s output."""
         lf, mask = (Path(v) if (v := values.get(k)) else None for k in ("lf", "mask"))
-        return cls(values["name"], Path(values["hf"]), lf, mask, values.get("task", SYNTHESIZE))
+        return cls(
+            values["name"], Path(values["hf"]), lf, mask, values["task"], values["scaling"],
+            values["contrast"], tuple(values["spacing"]),
+        )  # fmt: skip
 
     def read(self) -> Pair:
-        """Load the volumes as they are, for the task, or raise `BadDataError`."""
-        return self.as_task(self._read())
+        """Load the volumes, scaled and for the task, or raise `BadDataError`."""
+        pair = self._read().scaled(self.scaling, self.contrast, self.spacing)
+        return self.as_task(pair)
 
     def as_task(self, pair: Pair) -> Pair:
         """Swap a pair that was read as it is if the task wants it."""
@@ -117,6 +126,8 @@ def open_pairs(files: Sequence[PairFiles], cache: Path) -> list[Pair]:
 
 def _stamp(files: PairFiles) -> str:
     digest = hashlib.blake2b(digest_size=8)
+    if files.scaling != "max":
+        digest.update(files.scaling.encode())
     for path in (files.hf, files.lf, files.mask):
         if path is not None:
             try:
@@ -129,8 +140,8 @@ def _stamp(files: PairFiles) -> str:
 
 def _open(files: PairFiles, kept: Path) -> Pair:
     if not kept.exists():
-        # As it is, for both tasks share the file.
-        pair = files._read()
+        # As divided by their maxima, both tasks share the file.
+        pair = files._read().scaled(files.scaling, files.contrast, files.spacing)
         volumes = np.stack([pair.hf, pair.lf, pair.mask]).astype(np.float16)
         with atomic_path(kept) as partial, partial.open("wb") as stream:
             np.save(stream, volumes)

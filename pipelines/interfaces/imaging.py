@@ -174,15 +174,20 @@ class Conform(H2loInterface):
 class _NormaliseInput(ThreadedInputSpec):
     in_file = File(exists=True, mandatory=True, desc="an image")
     mask_file = File(exists=True, mandatory=True, desc="its brain mask, same grid")
+    scaling = traits.Enum("max", "robust", usedefault=True, desc="imaging.normalise.SCALINGS")
+    contrast = traits.Enum("T1w", "T2w", usedefault=True, desc="for robust scaling")
     name = traits.Str("the scan", usedefault=True, nohash=True, desc="its path, for messages")
 
 
 class _NormaliseOutput(TraitedSpec):
     out_file = File(exists=True, desc="in [0, 1], exactly 0 outside the mask")
+    field_ratio = traits.Float(desc="of the receive field over the brain; 0 if not measured")
+    field_corrected = traits.Bool(desc="whether N4 took it away")
+    negative = traits.Float(desc="share of negative voxels in the brain")
 
 
 class Normalise(H2loInterface):
-    """Divide a brain by its largest value (`imaging.normalise.max_normalise`)."""
+    """Bring a brain to the scale of a model (`imaging.normalise.scale_brain`)."""
 
     input_spec = _NormaliseInput
     output_spec = _NormaliseOutput
@@ -193,11 +198,20 @@ class Normalise(H2loInterface):
         import numpy as np
 
         from h2lo_bids.bids.atomic import save_nifti
-        from h2lo_bids.imaging.normalise import max_normalise
+        from h2lo_bids.imaging.normalise import scale_brain
+        from h2lo_bids.imaging.resample import spacing_of
 
-        image, mask = load_image(self.inputs.in_file), load_image(self.inputs.mask_file)
-        inside = np.asarray(mask.dataobj) > 0
-        scaled = max_normalise(np.asarray(image.dataobj), inside, name=self.inputs.name)
-        out = nib.Nifti1Image(scaled, image.affine, image.header)
+        inputs = self.inputs
+        image, mask = load_image(inputs.in_file), load_image(inputs.mask_file)
+        scaled = scale_brain(
+            np.asarray(image.dataobj), np.asarray(mask.dataobj) > 0, list(spacing_of(image.affine)),
+            contrast=inputs.contrast, scaling=inputs.scaling, name=inputs.name,
+        )  # fmt: skip
+        out = nib.Nifti1Image(scaled.volume, image.affine, image.header)
         out.set_data_dtype(np.float32)
-        return {"out_file": str(save_nifti(out, folder / "normalised.nii.gz"))}
+        return {
+            "out_file": str(save_nifti(out, folder / "normalised.nii.gz")),
+            "field_ratio": scaled.field_ratio or 0.0,
+            "field_corrected": scaled.field_corrected,
+            "negative": scaled.negative,
+        }

@@ -152,6 +152,7 @@ def init_pair_wf(
         name="prepare_wf",
         scan_file=pair.hf.path,
         frame=options.frame.to_dict(),
+        contrast=pair.contrast,
         skull_strip=options.skull_strip,
         synthstrip_weights=options.synthstrip_weights,
         omp_nthreads=options.omp_nthreads,

@@ -15,6 +15,8 @@ def init_scan_wf(
     name: str,
     scan_file: Path,
     frame: dict[str, object],
+    contrast: str,
+    scaling: str = "max",
     skull_strip: str = "auto",
     synthstrip_weights: Path | None = None,
     given_mask: Path | None = None,
@@ -30,6 +32,8 @@ def init_scan_wf(
         The scan.
     frame
         The model's frame, as `h2lo_bids.models.frame.Frame.to_dict` gives it.
+    contrast, scaling
+        As for `h2lo_bids.imaging.normalise.scale_brain`.
     skull_strip
         As the option ``--skull-strip``.
     synthstrip_weights
@@ -80,8 +84,16 @@ def init_scan_wf(
         find_brain.inputs.given_mask = str(given_mask)
     check = pe.Node(SettleBrain(name=label), name="check", mem_gb=0.5)
     conform = pe.Node(Conform(frame=frame, name=label), name="conform", mem_gb=1.0)
-    normalise_frame = pe.Node(Normalise(name=label), name="normalise_frame", mem_gb=0.6)
-    normalise_native = pe.Node(Normalise(name=label), name="normalise_native", mem_gb=0.6)
+    normalise_frame = pe.Node(
+        Normalise(name=label, scaling=scaling, contrast=contrast),
+        name="normalise_frame",
+        mem_gb=1.0,
+    )
+    normalise_native = pe.Node(
+        Normalise(name=label, scaling=scaling, contrast=contrast),
+        name="normalise_native",
+        mem_gb=1.0,
+    )
     fields = ["found_mask", "checked", "mask", "preproc", "volume", "volume_mask"]
     inputnode = pe.Node(IdentityInterface(fields=["donor_mask"]), name="inputnode")
     outputnode = pe.Node(

@@ -198,6 +198,8 @@ def init_scan_branch_wf(
         name="prepare_wf",
         scan_file=spec.scan.path,
         frame=spec.model.frame,
+        contrast=spec.model.contrast,
+        scaling=spec.model.scaling,
         skull_strip=skull_strip,
         synthstrip_weights=synthstrip_weights,
         given_mask=spec.given_mask,

@@ -43,6 +43,11 @@ class ModelSpec:
     card: str = ""
 
     @property
+    def scaling(self) -> str:
+        """How its input is scaled; see `h2lo_bids.models.bundle.Bundle.scaling`."""
+        return str(self.metadata.get("scaling", "max"))
+
+    @property
     def random(self) -> bool:
         """Whether its method draws at random when it synthesizes."""
         family = METHODS.get(str(self.metadata.get("method")))

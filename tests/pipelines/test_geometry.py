@@ -112,7 +112,11 @@ def _through(
     nib.save(scan, folder / "scan.nii.gz")
     frame = bundles["copies"].frame.to_dict()
     prepare = init_scan_wf(
-        name="prepare_wf", scan_file=folder / "scan.nii.gz", frame=frame, skull_strip="skip"
+        name="prepare_wf",
+        scan_file=folder / "scan.nii.gz",
+        frame=frame,
+        contrast="T1w",
+        skull_strip="skip",
     )
     workflow = pe.Workflow(name="wf", base_dir=str(folder))
     ends = [("outputnode.volume", "inputnode.volume"), ("outputnode.mask", "inputnode.mask")]
