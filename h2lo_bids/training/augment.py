@@ -33,6 +33,9 @@ class Augmentation:
         Largest relative amplitude of each term of a smooth second-order field.
     noise
         Largest standard deviation of Gaussian noise.
+    outliers
+        Largest share of voxels that become two to five times brighter, as vessels, spikes
+        and the overshoot of filters are.
     """
 
     flip: float = 0.0
@@ -41,6 +44,7 @@ class Augmentation:
     gamma: float = 0.0
     bias: float = 0.0
     noise: float = 0.0
+    outliers: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ranges as JSON-ready values."""
@@ -138,7 +142,10 @@ def vary_intensity(
         out += rng.standard_normal(hf.shape, np.float32) * np.float32(sigma)
     if a.scale:
         out *= np.float32(rng.uniform(1 - a.scale, 1))
-    if a.gamma or a.bias or a.noise or a.scale:
+    if a.outliers:
+        hit = rng.random(hf.shape, np.float32) < rng.uniform(0, a.outliers)
+        out[hit] *= rng.uniform(2, 5, np.count_nonzero(hit)).astype(np.float32)
+    if a.gamma or a.bias or a.noise or a.scale or a.outliers:
         np.clip(out, 0, 1, out=out)
         out[~brain] = 0
     return out

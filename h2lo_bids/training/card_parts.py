@@ -68,4 +68,9 @@ def variation(ranges: Mapping[str, Any], task: str = "synthesize") -> str:
         f"frame up to {a.shift} voxels, and of the {FIELDS[task][1]} image alone its scale "
         f"({1 - a.scale:g} to 1), exponent (exp of +-{a.gamma:g}), a smooth field (each term "
         f"+-{a.bias:g}) and Gaussian noise (standard deviation up to {a.noise:g})."
+        + (
+            f" Up to {a.outliers:.1%} of its voxels were made 2 to 5 times brighter."
+            if a.outliers
+            else ""
+        )
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -92,7 +92,11 @@ def score_pair(
 
 
 def held_out_figures(
-    model: Model, pairs: Sequence[Pair], method: str = "h2lo"
+    model: Model,
+    pairs: Sequence[Pair],
+    method: str = "h2lo",
+    *,
+    given: Callable[[Pair], Pair] = lambda pair: pair,
 ) -> dict[str, dict[str, Figures]]:
     """Score a model on pairs it has not seen.
 
@@ -104,6 +108,9 @@ def held_out_figures(
         The test subjects.
     method
         The model's key in the result.
+    given
+        Turns a pair into that whose input the model takes; the identity's figures are of
+        the pair as it is.
 
     Returns
     -------
@@ -114,7 +121,7 @@ def held_out_figures(
     subjects: dict[str, dict[str, Figures]] = {}
     for pair in pairs:
         subjects[pair.name] = {
-            method: evaluate(predict_pair(model, pair), pair.lf, pair.high_field),
+            method: evaluate(predict_pair(model, given(pair)), pair.lf, pair.high_field),
             IDENTITY: evaluate(pair.hf, pair.lf, pair.high_field),
         }
     mean = {

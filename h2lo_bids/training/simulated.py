@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, InputOutputError, MissingInputError
-from h2lo_bids.phantom.pairs import FUSED, PairKind
+from h2lo_bids.imaging.normalise import max_normalise, scale_brain
 from h2lo_bids.training.pairs import Pair
 
 FRAME_SHAPE = (208, 256, 256)
+SPACING = (1.0, 1.0, 1.0)
 
 Numbered = tuple[int, Path]
 """A label map and its place in the sorted folder, from 1."""
@@ -27,6 +27,25 @@ class Split:
     train: tuple[Numbered, ...]
     validation: tuple[Numbered, ...]
     test: tuple[Numbered, ...]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """How often each person of a part of the split is simulated.
+
+    Parameters
+    ----------
+    variants
+        Persons per label map, each with another warp, tissue draw and low-field scans.
+    inputs
+        High-field scanners per variant, all with the same low-field target.
+    scaling
+        Of the high-field images, as for `h2lo_bids.imaging.normalise.scale_brain`.
+    """
+
+    variants: int = 1
+    inputs: int = 1
+    scaling: str = "robust"
 
 
 def split_labels(folder: Path) -> Split:
@@ -53,14 +72,13 @@ def split_labels(folder: Path) -> Split:
 
 
 def simulated_pairs(
-    labels: Sequence[tuple[int, Path]],
+    labels: Sequence[Numbered],
+    how: Simulation,
     *,
     contrasts: Sequence[str],
     seed: int,
-    variants: int,
     cache: Path,
     progress: Callable[[str], None],
-    kinds: Sequence[PairKind] = (FUSED,),
 ) -> dict[str, list[Path]]:
     """Simulate the pairs of some label maps, unless they are kept already.
 
@@ -68,67 +86,78 @@ def simulated_pairs(
     ----------
     labels
         Numbered label maps of whole heads; the number enters the pair's seed.
+    how
+        Variants and inputs; variant ``v`` of map ``n`` has the seed ``seed + 100 v + n``.
     contrasts
-        Of ``"T1w"`` and ``"T2w"``: those wanted. One person is simulated once
-        for both.
+        Of ``"T1w"`` and ``"T2w"``: those wanted. One person is simulated once for both.
     seed
-        Pair ``variant`` of map ``number`` has the seed ``seed + 100 variant + number``.
-    variants
-        Pairs per map and kind, each with another warp, tissue draw
-        and scanner.
+        Of all pairs.
     cache
         Folder of the pairs; remove it when the simulation has changed.
     progress
         Called with a line of text per new person.
-    kinds
-        What the images of a pair are; variants take turns.
 
     Returns
     -------
     dict
-        Per contrast the files: all labels in their order, variant by variant.
+        Per contrast the files, for `read_pairs`: all labels in their order, variant by
+        variant.
     """
     found: dict[str, list[Path]] = {contrast: [] for contrast in contrasts}
-    for variant in range(variants * len(kinds)):
-        kind = kinds[variant % len(kinds)]
-        ending = f"_{kind.name}" if kind.name else ""
+    for variant in range(how.variants):
         for number, path in labels:
             own = seed + 100 * variant + number
-            name = f"{path.name.split('.')[0]}_seed-{own}{ending}.npz"
+            name = f"{path.name.split('.')[0]}_seed-{own}_{how.scaling}-{how.inputs}.npy"
             kept = {c: cache / c / name for c in contrasts}
             missing = tuple(c for c in contrasts if not kept[c].exists())
             if missing:
-                _simulate(path, own, {c: kept[c] for c in missing}, kind)
+                _simulate(path, own, {c: kept[c] for c in missing}, how)
                 progress(f"simulated {', '.join(missing)} of {path.name}, seed {own}")
             for contrast in contrasts:
                 found[contrast].append(kept[contrast])
     return found
 
 
-def _simulate(labels: Path, seed: int, kept: dict[str, Path], kind: PairKind) -> None:
+def _simulate(labels: Path, seed: int, kept: dict[str, Path], how: Simulation) -> None:
+    """Write for each contrast the target, the mask and the inputs in half precision."""
     from h2lo_bids.phantom.pairs import simulate_training_pairs
 
     pairs = simulate_training_pairs(
-        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE, kind=kind
+        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE, inputs=how.inputs
     )
     for contrast, path in kept.items():
-        pair, partial = pairs[contrast], path.with_name(f".{os.getpid()}.{path.name}")
-        # Half precision keeps three decimals of [0, 1], finer than the noise.
-        volumes = {"hf": pair.hf.astype(np.float16), "lf": pair.lf.astype(np.float16)}
+        pair = pairs[contrast]
+        scaled = [
+            scale_brain(hf, pair.mask, SPACING, contrast=contrast, scaling=how.scaling).volume
+            for hf in pair.hf
+        ]
+        volumes = np.stack([max_normalise(pair.lf, pair.mask), pair.mask, *scaled])
+        partial = path.with_name(f".{os.getpid()}.{path.name}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as stream:
-                np.savez(stream, mask=pair.mask, **volumes)  # type: ignore[arg-type]
+                # Half precision keeps three decimals of [0, 1], finer than the noise.
+                np.save(stream, volumes.astype(np.float16))
             partial.replace(path)
         except OSError as err:
             partial.unlink(missing_ok=True)
             raise InputOutputError(f"{path}: cannot write the pair: {err.strerror}") from err
 
 
-def read_pair(path: Path) -> Pair:
-    """Read a pair that `simulated_pairs` wrote, or raise `BadDataError`."""
-    try:
-        with np.load(path) as content:
-            return Pair(path.stem, content["hf"], content["lf"], content["mask"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as err:
-        raise BadDataError(f"{path}: cannot read this pair ({err}); remove it") from err
+def read_pairs(paths: Sequence[Path]) -> list[Pair]:
+    """Map the pairs of files that `simulated_pairs` wrote: one per input, mapped into memory.
+
+    Raises
+    ------
+    BadDataError
+        If a file is damaged.
+    """
+    pairs = []
+    for path in paths:
+        try:
+            lf, mask, *inputs = np.load(path, mmap_mode="r")
+            own = np.asarray(mask) > 0
+            pairs += [Pair(f"{path.stem}_{n}", hf, lf, own) for n, hf in enumerate(inputs, 1)]
+        except (OSError, ValueError) as err:
+            raise BadDataError(f"{path}: cannot read this pair ({err}); remove it") from err
+    return pairs
