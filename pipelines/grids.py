@@ -60,8 +60,9 @@ class Grid:
     @property
     def told(self) -> str:
         """What ``res`` stands for, and over what its voxels average."""
-        slices = f", {self.response.profile} slice profile of {self.thickness:g} mm"
-        return f"{self.resolution}{slices if self.spacing else ''}"
+        if self.thickness is None:
+            return str(self.resolution)
+        return f"{self.resolution}, {self.response.profile} slice profile of {self.thickness:g} mm"
 
 
 @dataclass(frozen=True)
