@@ -120,7 +120,7 @@ def noise_deviation(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float
     from scipy.ndimage import binary_erosion, convolve1d
 
     plane = [axis for axis in range(3) if axis != slice_axis(spacing)]
-    filtered = np.asarray(image, dtype=np.float64)
+    filtered = np.asarray(image, dtype=np.float32)
     for axis in plane:
         filtered = convolve1d(filtered, [1.0, -2.0, 1.0], axis=axis)
     padded = np.pad(mask, 1)

@@ -162,7 +162,7 @@ def connect_sinks(
                 sidecar=sidecars[key],
             ),
             name=f"ds_{key}",
-            mem_gb=0.2,
+            mem_gb=0.5 if key in computed else 0.2,
         )
         workflow.connect(
             [
