@@ -237,15 +237,13 @@ def lf_mask(
     shape, new = lf_grid(affine, mask.shape, zooms)
     share = np.asarray(mask, dtype=np.float32)
     for axis, old in enumerate(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)):
-        edges = [
+        # Both grids have one centre.
+        ours, theirs = (
             (np.arange(n + 1) - n / 2) * side
             for n, side in ((shape[axis], zooms[axis]), (mask.shape[axis], old))
-        ]
-        high, low = (
-            np.minimum.outer(edges[0][1:], edges[1][1:]),
-            np.maximum.outer(edges[0][:-1], edges[1][:-1]),
         )
-        weights = np.maximum(high - low, 0) / zooms[axis]
+        ends, starts = np.minimum.outer(ours[1:], theirs[1:]), np.maximum.outer(ours, theirs)
+        weights = np.maximum(ends - starts[:-1, :-1], 0) / zooms[axis]
         share = np.moveaxis(np.tensordot(weights.astype(np.float32), share, (1, axis)), 0, axis)
     return share > 0.5 + 1e-5, new
 
