@@ -36,7 +36,7 @@ def add_lowfield(group: argparse._ArgumentGroup) -> None:
         "--noise",
         choices=NOISES,
         help="calibrated: add also images with the noise that the model's training pairs show "
-        + f"(default: {default_of('noise')})",
+        f"(default: {default_of('noise')})",
     )
     add(
         "--noise-scale",
@@ -49,7 +49,7 @@ def add_lowfield(group: argparse._ArgumentGroup) -> None:
         type=convert.integer(1),
         metavar="N",
         help="noisy images of each scan, each with a noise of its own "
-        + f"(default: {default_of('realisations')})",
+        f"(default: {default_of('realisations')})",
     )
     add(
         "--uncertainty",
