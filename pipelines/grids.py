@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.imaging.templates import parse_space
+from h2lo_bids.imaging.voxels import VoxelResponse
 
 TemplateFiles = tuple[Path | None, Path | None]
 """A template's image and its brain mask."""
@@ -32,6 +33,8 @@ class Grid:
         Image of the standard space, and its brain mask where there is one.
     resolution
         What ``res`` stands for, for the sidecar.
+    response
+        What a voxel averages over, for ``"lf"``.
     """
 
     kind: str
@@ -41,11 +44,25 @@ class Grid:
     template: Path | None = None
     template_mask: Path | None = None
     resolution: str | None = None
+    response: VoxelResponse = field(default_factory=VoxelResponse)
 
     @property
     def name(self) -> str:
         """A word for workflow names."""
-        return "_".join(part for part in (self.kind, self.space) if part)
+        own = self.res if self.kind == "lf" else self.space
+        return "_".join(part for part in (self.kind, own) if part)
+
+    @property
+    def thickness(self) -> float | None:
+        """Nominal thickness of the slices in mm, for ``"lf"``."""
+        return (self.response.thickness or max(self.spacing)) if self.spacing else None
+
+    @property
+    def told(self) -> str:
+        """What ``res`` stands for, and over what its voxels average."""
+        if self.thickness is None:
+            return str(self.resolution)
+        return f"{self.resolution}, {self.response.profile} slice profile of {self.thickness:g} mm"
 
 
 @dataclass(frozen=True)
@@ -58,10 +75,13 @@ class Beside:
         Images with noise.
     uncertainty
         Whether a map of the standard deviation over the folds' models is wanted.
+    noise_scale
+        Factor of the noise.
     """
 
     realisations: int = 0
     uncertainty: bool = False
+    noise_scale: float = 1.0
 
     @property
     def noisy(self) -> tuple[str, ...]:
@@ -76,8 +96,9 @@ class Beside:
 
 def grids_of(
     output_spaces: Iterable[str],
-    lf_grid: tuple[float, float, float] | None = None,
+    lf_grid: Iterable[tuple[float, float, float]] = (),
     templates: Mapping[str, TemplateFiles] | None = None,
+    response: VoxelResponse | None = None,
 ) -> tuple[Grid, ...]:
     """Return the grids that the options ask for, the scan's own first: it is always wanted.
 
@@ -86,24 +107,30 @@ def grids_of(
     output_spaces
         ``"native"``, ``"model"``, or ``NAME[:res-LABEL]`` of a standard space.
     lf_grid
-        Voxel sides in mm of one more grid along the scan's axes.
+        Voxel sides in mm of each further grid along the scan's axes; its ``res`` is
+        their text with ``p`` for the point, as ``1p6x1p6x5``.
     templates
         Image and brain mask of each standard space, by its text in `output_spaces`.
+    response
+        What the voxels of `lf_grid` average over; None for a box as thick as the slices
+        are apart.
 
     Examples
     --------
-    >>> [grid.name for grid in grids_of(["MNI152NLin2009cAsym:res-1"], (1.6, 1.6, 5))]
-    ['native', 'lf', 'template_MNI152NLin2009cAsym']
+    >>> grids = grids_of(["MNI152NLin2009cAsym:res-1"], [(1.6, 1.6, 5), (2, 2, 2)])
+    >>> [grid.name for grid in grids]
+    ['native', 'lf_1p6x1p6x5', 'lf_2x2x2', 'template_MNI152NLin2009cAsym']
     """
     spaces = list(dict.fromkeys(output_spaces))
     grids = [Grid("native")]
     if "model" in spaces:
         text = "the grid on which the model was trained, centred on the brain"
         grids.append(Grid("model", res="model", resolution=text))
-    if lf_grid is not None:
-        label = "x".join(f"{side:g}" for side in lf_grid).replace(".", "p")
-        text = " x ".join(f"{side:g}" for side in lf_grid) + " mm voxels along the scan's own axes"
-        grids.append(Grid("lf", res=label, spacing=lf_grid, resolution=text))
+    for sides in lf_grid:
+        label = "x".join(f"{side:g}" for side in sides).replace(".", "p")
+        text = " x ".join(f"{side:g}" for side in sides) + " mm voxels along the scan's own axes"
+        own = response or VoxelResponse()
+        grids.append(Grid("lf", res=label, spacing=sides, resolution=text, response=own))
     for space in spaces:
         if space not in ("native", "model"):
             asked = parse_space(space)

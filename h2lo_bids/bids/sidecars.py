@@ -206,7 +206,12 @@ def model_facts(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def beside_sidecar(
-    lowfield: Mapping[str, Any], kind: str, model: Mapping[str, Any], uri: str
+    lowfield: Mapping[str, Any],
+    kind: str,
+    model: Mapping[str, Any],
+    uri: str,
+    *,
+    scale: float = 1.0,
 ) -> dict[str, Any]:
     """Compose the sidecar of what stands beside a ``desc-lowfield`` image.
 
@@ -220,6 +225,8 @@ def beside_sidecar(
         The bundle's metadata, with ``noise`` and ``files`` as far as they are used.
     uri : str
         BIDS URI of the ``desc-lowfield`` image.
+    scale : float
+        Factor of the noise.
 
     Returns
     -------
@@ -237,6 +244,7 @@ def beside_sidecar(
         "Realisation": int(kind.removeprefix("noise")),
         "NoiseModelSha256": json_digest(model["noise"]),
         "NoiseModelSubjects": model["noise"]["subjects"],
+        "NoiseScale": scale,
     }
 
 

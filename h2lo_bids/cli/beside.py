@@ -1,11 +1,25 @@
-"""What is wanted beside each low-field image, and whether the model can give it."""
+"""Where low-field images are wanted, what beside them, and whether the model can give it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.settings import PROFILES, Settings
 from h2lo_bids.errors import BadDataError, UsageError
+
+
+def response_of(settings: Settings) -> Any:
+    """Return `h2lo_bids.imaging.voxels.VoxelResponse` for the options of a run."""
+    from h2lo_bids.imaging.voxels import VoxelResponse
+
+    return VoxelResponse(settings.slice_profile or PROFILES[0], settings.slice_thickness)
+
+
+def grids_for(settings: Settings) -> Any:
+    """Return `pipelines.grids.grids_of` for the options of a run, without templates' files."""
+    from pipelines.grids import grids_of
+
+    return grids_of(settings.output_spaces, settings.lf_grid, response=response_of(settings))
 
 
 def beside_of(settings: Settings) -> Any:
@@ -13,7 +27,8 @@ def beside_of(settings: Settings) -> Any:
     from pipelines.grids import Beside
 
     noisy = settings.realisations if settings.noise == "calibrated" else 0
-    return Beside(realisations=noisy, uncertainty=settings.uncertainty)
+    scale = 1.0 if settings.noise_scale is None else settings.noise_scale
+    return Beside(realisations=noisy, uncertainty=settings.uncertainty, noise_scale=scale)
 
 
 def check_beside(settings: Settings, bundle: Any) -> None:

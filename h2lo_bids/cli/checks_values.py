@@ -98,6 +98,17 @@ def _check_others(settings: Settings) -> None:
             f"--realisations {settings.realisations} would all be the same image; "
             "add --noise calibrated"
         )
+    if settings.noise_scale is not None and settings.noise == "none":
+        raise UsageError(
+            f"--noise-scale {settings.noise_scale:g}: there is no noise to scale; "
+            "add --noise calibrated"
+        )
+    for option in ("slice_profile", "slice_thickness"):
+        if getattr(settings, option) is not None and not settings.lf_grid:
+            raise UsageError(
+                f"--{option.replace('_', '-')} is of no use without the slices of --lf-grid; "
+                "add --lf-grid XxYxZ"
+            )
 
 
 def _check_fitting(settings: Settings) -> None:

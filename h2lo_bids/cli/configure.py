@@ -15,7 +15,7 @@ from h2lo_bids.errors import MissingInputError, UsageError
 from h2lo_bids.foreign import read_text
 
 _MOST_VERBOSE = 9
-_ONCE = {"contrast", "method", "fold", "arm", "cohort", "pretrain_derivatives"}
+_ONCE = {"contrast", "method", "fold", "arm", "cohort", "pretrain_derivatives", "lf_grid"}
 """Options whose values are to be done once each."""
 
 

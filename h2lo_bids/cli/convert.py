@@ -160,7 +160,8 @@ def device(text: str) -> str:
 def grid(text: str) -> tuple[float, float, float]:
     """Read three voxel sides in mm."""
     try:
-        x, y, z = (float(side) for side in text.lower().split("x"))
+        # As many digits as the label of the grid has.
+        x, y, z = (float(f"{float(side):g}") for side in text.lower().split("x"))
     except ValueError as err:
         raise argparse.ArgumentTypeError(f"{text!r} is not XxYxZ in mm, as 1.6x1.6x5") from err
     if not 0.1 <= min(x, y, z) <= max(x, y, z) <= 20:

@@ -7,7 +7,13 @@ from h2lo_bids.cli.settings import SKULL_STRIP
 
 EXCLUSIVE = {"length_of_a_fit": ("steps", "epochs"), "without_work": ("dry_run", "reports_only")}
 """Sets of options of which one is given at most."""
-REQUIRED = {"realisations": ("noise",), "template_file": ("output_spaces",)}
+REQUIRED = {
+    "realisations": ("noise",),
+    "noise_scale": ("noise",),
+    "slice_profile": ("lf_grid",),
+    "slice_thickness": ("lf_grid",),
+    "template_file": ("output_spaces",),
+}
 """What an option is of no use without."""
 USELESS = {
     "skull_strip": {

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from h2lo_bids.bids.discover import Discovery
+from h2lo_bids.cli.beside import grids_for
 from h2lo_bids.cli.participant import sources_of
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import MissingInputError
@@ -24,6 +25,9 @@ def describe(settings: Settings, found: Discovery) -> Iterator[str]:
         if source.fusion != "none":
             names = ", ".join(part.path.name for part in source.parts)
             yield f"fuse  {names} [as {source.scan.stem}]"
+    for grid in grids_for(settings) if found.scans else ():
+        if grid.kind == "lf":
+            yield f"grid  res-{grid.res} [{grid.told}]"
 
 
 def check_beforehand(settings: Settings, found: Discovery) -> None:

@@ -11,11 +11,11 @@ from h2lo_bids import __version__
 from h2lo_bids.cli import convert
 from h2lo_bids.cli.parser_benchmark import BENCHMARK, add_benchmark
 from h2lo_bids.cli.parser_enhance import ENHANCEMENT, add_enhancement
+from h2lo_bids.cli.parser_lowfield import add_lowfield
 from h2lo_bids.cli.parser_training import add_fitting, add_folds, add_pairs
 from h2lo_bids.cli.settings import (
     ALL,
     METHODS,
-    NOISES,
     PRECISIONS,
     SKULL_STRIP,
     TASKS,
@@ -261,29 +261,7 @@ def _outputs(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="let TemplateFlow's client fetch a missing template; the only use of the network",
     )
-    add(
-        "--lf-grid",
-        type=convert.grid,
-        metavar="XxYxZ",
-        help="also on a grid of this voxel size in mm along the scan's axes, such as 1.6x1.6x5",
-    )
-    add(
-        "--noise",
-        choices=NOISES,
-        help="calibrated: add also images with the noise that the model's training pairs show "
-        + _default("noise"),
-    )
-    add(
-        "--realisations",
-        type=convert.integer(1),
-        metavar="N",
-        help="noisy images of each scan, each with a noise of its own " + _default("realisations"),
-    )
-    add(
-        "--uncertainty",
-        action="store_true",
-        help="also write a map of the standard deviation over the models of the folds",
-    )
+    add_lowfield(group)
 
 
 def _resources(group: argparse._ArgumentGroup) -> None:

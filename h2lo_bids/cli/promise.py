@@ -11,7 +11,7 @@ from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.bids.lowfield import LowFieldSource
 from h2lo_bids.bids.results import result_files, result_path
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.beside import beside_of
+from h2lo_bids.cli.beside import beside_of, grids_for
 from h2lo_bids.cli.participant import sources_of
 from h2lo_bids.cli.settings import Settings
 
@@ -67,10 +67,10 @@ def of_participants(settings: Settings, found: Discovery) -> Iterator[Promise]:
 def of_scan(settings: Settings, scan: Scan) -> Iterator[Promise]:
     """Name the images of a scan with their sidecars, and its pictures."""
     from h2lo_bids.reports.store import figure_file, figure_paths
-    from pipelines.grids import grids_of, output_paths
+    from pipelines.grids import output_paths
 
     out_dir, source = settings.out_dir, scan.relative_path
-    grids = grids_of(settings.output_spaces, settings.lf_grid)
+    grids = grids_for(settings)
     images = output_paths(out_dir, scan, grids, beside_of(settings))
     yield from _with_sidecars(images.items(), source)
     figures = figure_paths(out_dir, scan.stem, "scan")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
+from h2lo_bids.cli.beside import grids_for
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import common_lock, exclusive
 from h2lo_bids.cli.tasks import ReportTask, SubjectTask
@@ -166,10 +167,8 @@ def _found(scan: Scan, use: str) -> FoundScan:
 
 
 def _grids(task: SubjectTask) -> list[str]:
-    from pipelines.grids import grids_of
-
-    grids = grids_of(task.settings.output_spaces, task.settings.lf_grid)
-    return [f"at {grid.resolution}" for grid in grids if grid.kind in ("model", "lf")]
+    grids = grids_for(task.settings)
+    return [f"at {grid.told}" for grid in grids if grid.kind in ("model", "lf")]
 
 
 def _traceback(crash_file: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip")
 PRECISIONS = ("fp32", "bf16", "fp16")
 NOISES = ("none", "calibrated")
+PROFILES = ("box", "gauss", "sinc")
 FUSIONS = ("auto", "none", "mrr")
 METHODS = (
     "h2lo", "h2lo-mlp", "h2lo-nograd", "arnold", "pix2pix", "diffi2i", "inr", "identity",
@@ -62,8 +63,11 @@ class Settings:
     output_spaces: tuple[str, ...] = ("native",)
     template_file: Path | None = None
     fetch_templates: bool = False
-    lf_grid: tuple[float, float, float] | None = None
+    lf_grid: tuple[tuple[float, float, float], ...] = ()
+    slice_profile: str | None = None
+    slice_thickness: float | None = None
     noise: str = "none"
+    noise_scale: float | None = None
     realisations: int = 1
     uncertainty: bool = False
     # pairs
@@ -172,7 +176,7 @@ def default_of(name: str) -> Any:
 def _plain(name: str, value: Any) -> Any:
     """Return an option's value as the user would write it."""
     if name == "lf_grid":
-        return "x".join(f"{side:g}" for side in value)
+        return ["x".join(f"{side:g}" for side in sides) for sides in value]
     if name in ("derivatives", "model", "external"):
         return [f"{key}={item}" if key else str(item) for key, item in value]
     if isinstance(value, tuple):

@@ -91,15 +91,15 @@ def _scans(settings: Settings, states: Mapping[str, State]) -> Stage:
 
 def _outputs_of(settings: Settings, found: Discovery) -> Iterator[tuple[Scan, list[Path]]]:
     """Yield each scan with the images that come of it, alone or fused with others."""
-    from h2lo_bids.cli.beside import beside_of
+    from h2lo_bids.cli.beside import beside_of, grids_for
     from h2lo_bids.cli.participant import sources_of
-    from pipelines.grids import enhanced_paths, grids_of, output_paths
+    from pipelines.grids import enhanced_paths, output_paths
 
     sources = sources_of(found)
     for source in sources:
         enhanced = list(enhanced_paths(settings.out_dir, source.scan).values())
         yield from ((part, enhanced) for part in source.parts)
-    grids, beside = grids_of(settings.output_spaces, settings.lf_grid), beside_of(settings)
+    grids, beside = grids_for(settings), beside_of(settings)
     for scan in () if sources else found.scans:
         yield scan, list(output_paths(settings.out_dir, scan, grids, beside).values())
 

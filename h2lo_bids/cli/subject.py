@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.beside import beside_of
+from h2lo_bids.cli.beside import beside_of, response_of
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
 from h2lo_bids.cli.environment import obstacle_to_parallel_steps
 from h2lo_bids.cli.failures import Failed
@@ -161,6 +161,7 @@ def build(task: SubjectTask, send: Send) -> Any:
         out_dir=settings.out_dir,
         output_spaces=settings.output_spaces,
         lf_grid=settings.lf_grid,
+        response=response_of(settings),
         beside=beside_of(settings),
         templates=_templates(task),
         skull_strip=settings.skull_strip,

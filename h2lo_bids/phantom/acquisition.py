@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from h2lo_bids.imaging.voxels import slice_profile
 from h2lo_bids.phantom.fields import Shape, resample
 
 
@@ -33,34 +34,6 @@ class Grid:
         return affine
 
 
-def slice_profile(kind: str, offsets: np.ndarray, thickness: float) -> np.ndarray:
-    """Return a slice's weight at distances from its centre, not normalised.
-
-    Parameters
-    ----------
-    kind
-        ``"gauss"`` (full width at half maximum = thickness), ``"sinc"`` (Hamming
-        window over three lobes, as encoded slices have) or ``"box"``.
-    offsets
-        Distances in mm.
-    thickness
-        Nominal thickness in mm.
-
-    Raises
-    ------
-    ValueError
-        If the kind is unknown.
-    """
-    x = np.asarray(offsets, dtype=np.float64) / thickness
-    if kind == "gauss":
-        return np.exp(-4 * np.log(2) * x**2)
-    if kind == "sinc":
-        return np.sinc(x) * np.where(np.abs(x) < 3, 0.54 + 0.46 * np.cos(np.pi * x / 3), 0.0)
-    if kind == "box":
-        return np.where(np.abs(x) < 0.5, 1.0, np.where(np.abs(x) == 0.5, 0.5, 0.0))
-    raise ValueError(f"a slice profile is gauss, sinc or box, not {kind!r}")
-
-
 def profile_matrix(kind: str, slices: int, thickness: float, per_slice: int) -> np.ndarray:
     """Return the weights that make slices from a finer stack; rows sum to 1.
 
@@ -70,7 +43,7 @@ def profile_matrix(kind: str, slices: int, thickness: float, per_slice: int) -> 
     Parameters
     ----------
     kind
-        See `slice_profile`.
+        See `h2lo_bids.imaging.voxels.slice_profile`.
     slices
         Number of slices.
     thickness
@@ -171,7 +144,7 @@ def acquire(
     pose
         4 x 4, from mm of the head to mm of the scanner.
     profile, taper
-        See `slice_profile` and `taper_kspace`; the taper smooths the noise too.
+        See `profile_matrix` and `taper_kspace`; the taper smooths the noise too.
     sigma
         Standard deviation of the noise per channel before the taper, in units of
         `signal`.

@@ -163,6 +163,9 @@ class ScanReport:
         Wall-clock time of each step, in order.
     outputs : tuple of str
         Images written, relative to the output folder, POSIX.
+    signal_to_noise : tuple of (str, float, float, float, float)
+        Of each low-field image: its name, the standard deviation of its noise, and
+        white matter, grey matter and fluid over that.
     templates : tuple of (str, str)
         Each standard space the scan was registered to, and where its image comes from.
     warnings : tuple of str
@@ -194,6 +197,7 @@ class ScanReport:
     seed: int | None = None
     seconds: tuple[tuple[str, float], ...] = ()
     outputs: tuple[str, ...] = ()
+    signal_to_noise: tuple[tuple[str, float, float, float, float], ...] = ()
     templates: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()

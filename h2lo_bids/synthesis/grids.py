@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
+from h2lo_bids.imaging.voxels import SubVoxels, VoxelResponse, sub_voxels
 from h2lo_bids.models.operators import Operator
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.options import EngineOptions
 
 _SNAP = 1e-3
 """Distance in voxels below which a position counts as a voxel of the frame."""
+_LEAST = 0.25
+"""Share of a voxel's response in the brain below which its neighbours tell nothing of it."""
+_POINTS = 4_000_000
+"""Positions evaluated at once: 100 MB."""
 
 
 def synthesize_on_grid(
@@ -24,6 +30,7 @@ def synthesize_on_grid(
     *,
     options: EngineOptions | None = None,
     world_transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    response: VoxelResponse | None = None,
 ) -> np.ndarray:
     """Evaluate the operator at the voxels of another grid, without resampling.
 
@@ -46,6 +53,8 @@ def synthesize_on_grid(
     world_transform
         Maps (N, 3) positions in mm from the target's world to the scan's, as for
         a template; None where both share a world.
+    response
+        What a voxel averages over, see `voxel_means`; None takes the value at its centre.
 
     Returns
     -------
@@ -61,10 +70,101 @@ def synthesize_on_grid(
     out = np.zeros(mask.shape, dtype=np.float32)
     if not mask.any():
         return out
-    points, whole = frame_positions(mask, target_affine, volume_affine, world_transform)
+    place = positions_in_frame(target_affine, volume_affine, world_transform)
+    if response is not None:
+        evaluate = partial(synthesize_at, model, volume, options=options)
+        nodes = nodes_of(target_affine, volume_affine, response)
+        out[mask] = voxel_means(evaluate, mask, nodes, place, brain_of(volume))
+        return out
+    points, whole = snapped(place(np.argwhere(mask)))
     at = _at_voxels if whole else synthesize_at
     out[mask] = at(model, volume, points, options=options)
     return out
+
+
+def voxel_means(
+    evaluate: Callable[[np.ndarray], np.ndarray],
+    mask: np.ndarray,
+    nodes: SubVoxels,
+    place: Callable[[np.ndarray], np.ndarray],
+    brain: np.ndarray,
+) -> np.ndarray:
+    """Integrate over the voxels of a grid, as far as they lie in the brain.
+
+    What surrounds the brain is neither 0 nor known: of a scan whose skull is removed
+    afterwards, a voxel of the rim holds brain and what lies beside it. Here it holds
+    the mean of its brain alone, so that the rim is not darkened. A voxel without a
+    point in the brain holds the mean of all its points.
+
+    Parameters
+    ----------
+    evaluate
+        Values at positions (N, 3) in voxels of the frame.
+    mask
+        (X, Y, Z) on the grid: the voxels that are wanted, at least one.
+    nodes
+        Points of a voxel, from `h2lo_bids.imaging.voxels.sub_voxels`.
+    place
+        From voxels (N, 3) of the grid to those of the frame.
+    brain
+        The brain on the frame.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (N,), for the wanted voxels in C order.
+    """
+    axis, reach, count = nodes.axis, len(nodes.weights) // 2, len(nodes.offsets)
+    padded = np.pad(mask, [(reach, reach) if a == axis else (0, 0) for a in range(3)])
+    needed = np.any([np.roll(padded, step, axis) for step in range(-reach, reach + 1)], axis=0)
+    rows = np.cumsum(needed).reshape(needed.shape) - 1
+    voxels = np.argwhere(needed)
+    start = np.zeros(3, dtype=int)
+    start[axis] = reach
+    values, inside = np.zeros((2, len(voxels), count), dtype=np.float32)
+    for first in range(0, len(voxels), max(_POINTS // count, 1)):
+        block = slice(first, first + max(_POINTS // count, 1))
+        points = place((voxels[block, None] - start + nodes.offsets).reshape(-1, 3))
+        shown = _holds(brain, points).reshape(-1, count)
+        inside[block] = shown
+        # Of the wanted voxels also those that have no point in the brain.
+        shown |= (~shown.any(axis=1) & padded[needed][block])[:, None]
+        values[block][shown] = evaluate(points[shown.ravel()])
+    sums, share = np.zeros((2, np.count_nonzero(mask)))
+    for step, weights in enumerate(nodes.weights, start=-reach):
+        row = np.roll(rows, -step, axis)[padded]
+        sums += (values[row] * inside[row]) @ weights
+        share += inside[row] @ weights
+    own = rows[padded]
+    held = inside[own].sum(axis=1)
+    alone = values[own].sum(axis=1) / np.where(held > 0, held, count)
+    enough = (held > 0) & (share > _LEAST)
+    return np.where(enough, sums / np.where(enough, share, 1.0), alone)
+
+
+def nodes_of(
+    target_affine: np.ndarray, volume_affine: np.ndarray, response: VoxelResponse
+) -> SubVoxels:
+    """Return the points of a grid's voxels that suit a frame of this spacing."""
+    sides, pitch = (np.linalg.norm(a[:3, :3], axis=0) for a in (target_affine, volume_affine))
+    return sub_voxels(sides.tolist(), response, float(pitch.min()))
+
+
+def brain_of(volume: np.ndarray) -> np.ndarray:
+    """Return the brain of a volume that is 0 outside, holes of value 0 filled."""
+    from scipy.ndimage import binary_fill_holes
+
+    filled: np.ndarray = binary_fill_holes(volume != 0)
+    return filled
+
+
+def _holds(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Tell which points (N, 3) have a nearest voxel that is in the mask."""
+    nearest = np.rint(points).astype(np.int64)
+    there = ((nearest >= 0) & (nearest < mask.shape)).all(axis=1)
+    found = np.zeros(len(points), dtype=bool)
+    found[there] = mask[tuple(nearest[there].T)]
+    return found
 
 
 def checked_mask(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -115,37 +215,62 @@ def lf_grid(
     return (int(counts[0]), int(counts[1]), int(counts[2])), new
 
 
-def frame_positions(
-    mask: np.ndarray,
-    target_affine: np.ndarray,
-    volume_affine: np.ndarray,
-    world_transform: Callable[[np.ndarray], np.ndarray] | None,
-) -> tuple[np.ndarray, bool]:
-    """Find where a grid's voxels lie in the frame.
+def lf_mask(
+    mask: np.ndarray, affine: np.ndarray, zooms: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a mask to the grid of other voxels over its field of view.
 
     Parameters
     ----------
     mask
-        The voxels that are wanted; at least one.
-    target_affine, volume_affine, world_transform
-        As for `synthesize_on_grid`.
+        (X, Y, Z), boolean.
+    affine, zooms
+        As `image_affine` and `zooms` of `lf_grid`.
 
     Returns
     -------
-    points : numpy.ndarray
-        (N, 3), in voxel indices of the frame.
-    whole : bool
-        Whether all of them are voxels of the frame's lattice; they are rounded then.
+    mask : numpy.ndarray
+        Boolean: the voxels of which more than half the volume is in the mask.
+    affine : numpy.ndarray
+        (4, 4), of the new grid.
     """
-    voxels = np.argwhere(mask)
-    inverse = np.linalg.inv(volume_affine)
-    if world_transform is None:
-        both = inverse @ np.asarray(target_affine, dtype=np.float64)
-        points = voxels @ both[:3, :3].T + both[:3, 3]
-    else:
-        world = voxels @ np.asarray(target_affine)[:3, :3].T + np.asarray(target_affine)[:3, 3]
-        world = np.asarray(world_transform(world), dtype=np.float64)
-        points = world @ inverse[:3, :3].T + inverse[:3, 3]
+    shape, new = lf_grid(affine, mask.shape, zooms)
+    share = np.asarray(mask, dtype=np.float32)
+    for axis, old in enumerate(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)):
+        # Both grids have one centre.
+        ours, theirs = (
+            (np.arange(n + 1) - n / 2) * side
+            for n, side in ((shape[axis], zooms[axis]), (mask.shape[axis], old))
+        )
+        ends, starts = np.minimum.outer(ours[1:], theirs[1:]), np.maximum.outer(ours, theirs)
+        weights = np.maximum(ends - starts[:-1, :-1], 0) / zooms[axis]
+        share = np.moveaxis(np.tensordot(weights.astype(np.float32), share, (1, axis)), 0, axis)
+    return share > 0.5 + 1e-5, new
+
+
+def positions_in_frame(
+    target_affine: np.ndarray,
+    volume_affine: np.ndarray,
+    world_transform: Callable[[np.ndarray], np.ndarray] | None,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from voxels (N, 3) of a grid to those of the frame.
+
+    Parameters are those of `synthesize_on_grid`.
+    """
+    inverse, target = np.linalg.inv(volume_affine), np.asarray(target_affine, dtype=np.float64)
+    both = inverse @ target
+
+    def place(voxels: np.ndarray) -> np.ndarray:
+        if world_transform is None:
+            return voxels @ both[:3, :3].T + both[:3, 3]
+        world = np.asarray(world_transform(voxels @ target[:3, :3].T + target[:3, 3]), np.float64)
+        return world @ inverse[:3, :3].T + inverse[:3, 3]
+
+    return place
+
+
+def snapped(points: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Round positions (N, 3) in the frame if all are its voxels, and tell whether they are."""
     nearest = np.rint(points)
     whole = bool(np.abs(points - nearest).max() < _SNAP)
     return (nearest if whole else points), whole

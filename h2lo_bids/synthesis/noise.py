@@ -140,6 +140,8 @@ def add_noise(
     seed: int | Sequence[int],
     realisation: int,
     to_frame: Callable[[np.ndarray], np.ndarray] | None = None,
+    scale: float = 1.0,
+    acquired: bool = False,
 ) -> np.ndarray:
     """Draw one noisy image of a prediction.
 
@@ -163,6 +165,13 @@ def add_noise(
     to_frame
         Maps (N, 3) positions in mm from where `affine` leads to the axes in which
         the noise was measured; None where they are the same.
+    scale
+        Factor of the noise.
+    acquired
+        Whether the voxels stand for those of a scan. Its noise is bounded by the
+        band of its own voxels, 1 / (2 side), so that larger ones are less noisy: of
+        the noise's power only that in the band is drawn, see `share_in_band`. On any
+        other grid the noise of the pairs' own voxels is shown.
 
     Returns
     -------
@@ -172,8 +181,10 @@ def add_noise(
     Raises
     ------
     ValueError
-        If prediction and mask differ in shape.
+        If prediction and mask differ in shape, or a warped grid is called acquired.
     """
+    if acquired and to_frame is not None:
+        raise ValueError("voxels that a scan acquired lie along straight axes")
     prediction, mask = np.asarray(prediction, np.float32), np.asarray(mask, bool)
     if prediction.ndim != 3 or prediction.shape != mask.shape:
         raise ValueError(f"not one shape: prediction {prediction.shape}, mask {mask.shape}")
@@ -185,15 +196,19 @@ def add_noise(
     if to_frame is not None:
         points = np.asarray(to_frame(points), np.float64)
     words = [seed] if isinstance(seed, int) else list(seed)
-    field = normal_field(model, np.random.default_rng([*words, realisation]))
+    band = affine[:3, :3] if acquired else None
+    field = normal_field(model, np.random.default_rng([*words, realisation]), band)
     normal = read_field(field, points / np.array(model.spacing))
     inside = prediction[mask]
-    noise = model.deviation(inside) * np.interp(normal, PROBES, model.quantiles)
+    level = scale * float(np.sqrt(share_in_band(model, band)))
+    noise = level * model.deviation(inside) * np.interp(normal, PROBES, model.quantiles)
     out[mask] = np.clip(inside + noise, 0, 1)
     return out
 
 
-def normal_field(model: NoiseModel, rng: np.random.Generator) -> np.ndarray:
+def normal_field(
+    model: NoiseModel, rng: np.random.Generator, band: np.ndarray | None = None
+) -> np.ndarray:
     """Draw normal noise with a model's spectrum on its whole lattice.
 
     Parameters
@@ -202,6 +217,8 @@ def normal_field(model: NoiseModel, rng: np.random.Generator) -> np.ndarray:
         The noise; its deviations and quantiles are not used.
     rng
         Source of the draw.
+    band
+        As for `share_in_band`; frequencies outside are left out.
 
     Returns
     -------
@@ -213,15 +230,61 @@ def normal_field(model: NoiseModel, rng: np.random.Generator) -> np.ndarray:
     shape = (model.shape[0], model.shape[1], model.shape[2])
     waves = fft.rfftn(rng.standard_normal(shape, dtype=np.float32))
     power = _power_on(model, shape)
-    # Frequencies that the half spectrum leaves out count through their mirror images.
+    if band is not None:
+        power *= _in_band(model, shape, band)
+    waves *= np.sqrt(power / np.float32(_mean_power(power, shape)), dtype=np.float32)
+    field: np.ndarray = fft.irfftn(waves, s=shape, overwrite_x=True)
+    return field
+
+
+def share_in_band(model: NoiseModel, band: np.ndarray | None) -> float:
+    """Return how much of the noise's variance lies in the band of other voxels.
+
+    Noise of a scanner is white up to the band of the voxels that it acquires, whatever
+    the profile of its slices: the power in a band is kept, what lies beyond is not
+    acquired. White noise keeps 1 / n of its variance in voxels n times as large.
+
+    Parameters
+    ----------
+    model
+        The noise.
+    band
+        (3, 3), columns are the sides of a voxel in mm along the model's axes; None
+        for all frequencies.
+    """
+    if band is None:
+        return 1.0
+    shape = (model.shape[0], model.shape[1], model.shape[2])
+    power = _power_on(model, shape)
+    kept = _mean_power(power * _in_band(model, shape, band), shape)
+    return kept / _mean_power(power, shape)
+
+
+def _mean_power(power: np.ndarray, shape: tuple[int, int, int]) -> float:
+    """Average a half spectrum over all frequencies: those left out are mirror images."""
     weight = np.full(power.shape[2], 2.0)
     weight[0] = 1.0
     if shape[2] % 2 == 0:
         weight[-1] = 1.0
-    mean = float((power.sum(axis=(0, 1), dtype=np.float64) * weight).sum() / np.prod(shape))
-    waves *= np.sqrt(power / np.float32(mean), dtype=np.float32)
-    field: np.ndarray = fft.irfftn(waves, s=shape, overwrite_x=True)
-    return field
+    return float((power.sum(axis=(0, 1), dtype=np.float64) * weight).sum() / np.prod(shape))
+
+
+def _in_band(model: NoiseModel, shape: tuple[int, int, int], band: np.ndarray) -> np.ndarray:
+    """Return which share of each frequency's cell lies in the band of a voxel's sides."""
+    axes = [np.fft.fftfreq(n, step) for n, step in zip(shape, model.spacing, strict=True)]
+    axes[2] = np.fft.rfftfreq(shape[2], model.spacing[2])
+    kept = np.ones((1, 1, 1), dtype=np.float32)
+    for side in np.asarray(band, dtype=np.float64).T:
+        cell = float(
+            np.abs(side) @ [1 / (n * d) for n, d in zip(shape, model.spacing, strict=True)]
+        )
+        cycles = sum(
+            length * axis.reshape([-1 if a == b else 1 for b in range(3)])
+            for a, (length, axis) in enumerate(zip(side, axes, strict=True))
+            if abs(length) > 1e-9
+        )
+        kept = kept * np.clip((0.5 - np.abs(cycles)) / cell + 0.5, 0, 1).astype(np.float32)
+    return kept
 
 
 def read_field(field: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import numpy as np
 
+from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.interface import Model
 from h2lo_bids.models.operators import Operator
 from h2lo_bids.models.registry import FAMILIES, family_of
 from h2lo_bids.synthesis.engine import synthesize
-from h2lo_bids.synthesis.grids import checked_mask, frame_positions, synthesize_on_grid
+from h2lo_bids.synthesis.grids import (
+    brain_of,
+    checked_mask,
+    nodes_of,
+    positions_in_frame,
+    snapped,
+    synthesize_on_grid,
+    voxel_means,
+)
 from h2lo_bids.synthesis.options import EngineOptions
 
 _RIM = 6
@@ -82,6 +92,7 @@ def predict_on_grid(
     options: EngineOptions | None = None,
     world_transform: Callable[[np.ndarray], np.ndarray] | None = None,
     seed: int = 42,
+    response: VoxelResponse | None = None,
 ) -> np.ndarray:
     """Synthesize at the voxels of any grid.
 
@@ -99,6 +110,8 @@ def predict_on_grid(
         As for `h2lo_bids.synthesis.grids.synthesize_on_grid`.
     seed
         As for `predict`.
+    response
+        As for `synthesize_on_grid`; the splines are integrated in the same way.
 
     Returns
     -------
@@ -113,18 +126,25 @@ def predict_on_grid(
     if FAMILIES[family_of(model)].continuous:
         return synthesize_on_grid(
             cast(Operator, model), volume, volume_affine, target_shape, target_affine,
-            target_mask, options=options, world_transform=world_transform,
+            target_mask, options=options, world_transform=world_transform, response=response,
         )  # fmt: skip
     wanted = checked_mask(target_mask, target_shape)
     out = np.zeros(wanted.shape, dtype=np.float32)
     if not wanted.any():
         return out
-    own = world_transform is None and wanted.shape == volume.shape
+    own = response is None and world_transform is None and wanted.shape == volume.shape
     if own and np.allclose(target_affine, volume_affine):
         return predict(model, volume, wanted, options=options, seed=seed)
-    points, whole = frame_positions(wanted, target_affine, volume_affine, world_transform)
-    brain = _brain(volume)
+    place = positions_in_frame(target_affine, volume_affine, world_transform)
+    brain = brain_of(volume)
     image = predict(model, volume, brain, options=options, seed=seed)
+    if response is not None:
+        nodes = nodes_of(target_affine, volume_affine, response)
+        out[wanted] = voxel_means(
+            partial(_read, image, brain, order=3), wanted, nodes, place, brain
+        )
+        return out
+    points, whole = snapped(place(np.argwhere(wanted)))
     out[wanted] = _read(image, brain, points, order=0 if whole else 3)
     return out
 
@@ -144,11 +164,3 @@ def _read(image: np.ndarray, brain: np.ndarray, points: np.ndarray, *, order: in
         continued, (points - low).T, order=order, mode="nearest", output=np.float32
     )
     return read
-
-
-def _brain(volume: np.ndarray) -> np.ndarray:
-    """Return the brain of a volume that is 0 outside, holes of value 0 filled."""
-    from scipy.ndimage import binary_fill_holes
-
-    filled: np.ndarray = binary_fill_holes(volume != 0)
-    return filled

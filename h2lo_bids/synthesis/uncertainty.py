@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.interface import Model
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
@@ -22,6 +23,7 @@ def deviation_on_grid(
     options: EngineOptions | None = None,
     world_transform: Callable[[np.ndarray], np.ndarray] | None = None,
     seed: int = 42,
+    response: VoxelResponse | None = None,
 ) -> np.ndarray:
     """Evaluate several models and return the standard deviation of their images.
 
@@ -36,6 +38,8 @@ def deviation_on_grid(
         As for `h2lo_bids.synthesis.predict.predict_on_grid`.
     seed
         The same for all of them: methods that draw at random draw the same.
+    response
+        As for `predict_on_grid`.
 
     Returns
     -------
@@ -61,6 +65,7 @@ def deviation_on_grid(
             options=options,
             world_transform=world_transform,
             seed=seed,
+            response=response,
         )
         values = np.clip(image[mask], 0.0, 1.0)
         # Welford's update does not subtract two large sums.

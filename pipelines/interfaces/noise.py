@@ -18,6 +18,10 @@ class _NoiseInput(ThreadedInputSpec):
     noise = traits.Dict(mandatory=True, desc="what NoiseModel.to_dict gives")
     seed = traits.List(traits.Int, mandatory=True, desc="of the run and of the scan")
     realisation = traits.Int(mandatory=True, desc="number of the draw")
+    scale = traits.Float(1.0, usedefault=True, desc="factor of the noise")
+    acquired = traits.Bool(
+        False, usedefault=True, desc="whether the voxels stand for those of a scan"
+    )
     to_template = File(exists=True, desc="transform that brings the scan to the image's world")
 
 
@@ -28,7 +32,8 @@ class _NoiseOutput(TraitedSpec):
 class AddNoise(H2loInterface):
     """Draw one noisy image (`h2lo_bids.synthesis.noise.add_noise`).
 
-    The noise is fixed to the model's frame, so that all grids show the same draw.
+    The noise is fixed to the model's frame, so that all grids show the same draw,
+    those of larger voxels without its detail.
     """
 
     input_spec = _NoiseInput
@@ -51,6 +56,8 @@ class AddNoise(H2loInterface):
             NoiseModel.from_dict(self.inputs.noise),
             seed=self.inputs.seed,
             realisation=self.inputs.realisation,
+            scale=self.inputs.scale,
+            acquired=self.inputs.acquired,
             to_frame=(lambda points: apply_affine(to_mm, back(points))) if back else None,
         )
         return {"out_file": save_like(self.inputs.in_file, noisy, folder / "noisy.nii.gz")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ class _WriteInput(ThreadedInputSpec):
     mask_method = traits.Str(desc="how the brain was found, for a mask's sidecar")
     mask_source = traits.Str(desc="URI of another mask, a source if it was given or shared")
     device = traits.Str(desc="kind of device that computed it, for a low-field image's sidecar")
+    mask_file = File(exists=True, desc="the brain in a low-field image, to measure its noise in")
+    contrast = traits.Str(desc="of that image: says which tissue is bright")
 
 
 class _WriteOutput(TraitedSpec):
@@ -52,6 +54,11 @@ class WriteDerivative(H2loInterface):
             taken = self.inputs.mask_method.startswith(("given", "shared"))
             if taken and isdefined(self.inputs.mask_source):
                 content["Sources"] = [*content["Sources"], self.inputs.mask_source]
+        if isdefined(self.inputs.mask_file):
+            from h2lo_bids.evaluation.snr import snr_of
+
+            image, mask = load_image(self.inputs.in_file), load_image(self.inputs.mask_file)
+            content |= snr_of(image, mask, self.inputs.contrast)
         write_sidecar(out, content)
         atomic_write_bytes(out, Path(self.inputs.in_file).read_bytes())
         return {"out_name": self.inputs.out_name}
@@ -170,6 +177,7 @@ class WriteRecord(H2loInterface):
             "mask_volume": round(voxels * float(np.prod(spacing)) / 1000, 1),
             "warnings": _listed(inputs.warnings),
             "outputs": list(inputs.outputs),
+            "signal_to_noise": list(_signal_to_noise(out_dir, inputs.outputs)),
             **({"device": inputs.device} if isdefined(inputs.device) else {}),
             "figures": figures,
         }
@@ -191,6 +199,17 @@ def drawn(folder: Path, figures: Sequence[Any]) -> dict[str, Any]:
         "figures": [to_json(figure) for figure in figures],
         "out_files": [str(folder / figure.path) for figure in figures],
     }
+
+
+def _signal_to_noise(out_dir: Path, outputs: Sequence[str]) -> Iterator[list[Any]]:
+    """Yield name, noise and ratios of each image whose sidecar tells them."""
+    from h2lo_bids.bids.derivatives import sidecar_path
+
+    for name in outputs:
+        content = json.loads(sidecar_path(out_dir / name).read_text())
+        if ratios := content.get("TissueSignalToNoiseRatio"):
+            tissues = [ratios[key] for key in ("WhiteMatter", "GreyMatter", "CerebrospinalFluid")]
+            yield [Path(name).name, content["NoiseStandardDeviation"], *tissues]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -29,6 +29,8 @@ class SynthesizeInput(ThreadedInputSpec):
     device = traits.Str("cpu", usedefault=True, desc="as --device")
     precision = traits.Enum("fp32", "bf16", usedefault=True, desc="as --precision")
     seed = traits.Int(42, usedefault=True, desc="of methods that draw at random")
+    slice_profile = traits.Str(desc="of voxels that are integrated over; else centres count")
+    slice_thickness = traits.Float(desc="of that profile, mm; as the slices lie apart if absent")
     use_gpu = traits.Bool(
         False, usedefault=True, nohash=True, desc="takes one of Nipype's GPU slots"
     )
@@ -66,8 +68,11 @@ class Synthesize(H2loInterface):
         import numpy as np
         import torch
 
+        from h2lo_bids.imaging.voxels import VoxelResponse
         from h2lo_bids.synthesis.options import EngineOptions, noting_device
 
+        profile, thickness = self.inputs.slice_profile, self.inputs.slice_thickness
+        response = VoxelResponse(profile, thickness if isdefined(thickness) else None)
         torch.set_num_threads(self.inputs.num_threads)
         volume, reference = load_image(self.inputs.volume), load_image(self.inputs.reference)
         with noting_device(self.inputs.device) as used:
@@ -85,6 +90,7 @@ class Synthesize(H2loInterface):
                 ),
                 world_transform=to_scan(self.inputs.to_template),
                 seed=self.inputs.seed,
+                response=response if isdefined(profile) else None,
             )
         self._results["device"] = used[0]
         return values
@@ -130,12 +136,15 @@ class RegridMask(H2loInterface):
     output_spec = _RegridOutput
 
     def run_step(self, folder: Path) -> dict[str, Any]:
-        """Interpolate the mask linearly; a voxel belongs to the brain by more than half."""
+        """Measure each voxel's share of brain: it belongs to the brain by more than half."""
+        import numpy as np
+
         from h2lo_bids.bids.atomic import save_nifti
-        from h2lo_bids.imaging.resample import resample_mask
-        from h2lo_bids.synthesis.grids import lf_grid
+        from h2lo_bids.imaging.resample import placed
+        from h2lo_bids.synthesis.grids import lf_mask
 
         mask = load_image(self.inputs.mask_file)
-        shape, affine = lf_grid(mask.affine, mask.shape, self.inputs.spacing)
-        moved = resample_mask(mask, shape, affine)
-        return {"mask_file": str(save_nifti(moved, folder / "mask.nii.gz"))}
+        inside = np.asarray(mask.dataobj) > 0
+        moved, affine = lf_mask(inside, mask.affine, self.inputs.spacing)
+        image = placed(moved.astype(np.uint8), affine, mask)
+        return {"mask_file": str(save_nifti(image, folder / "mask.nii.gz"))}

@@ -87,19 +87,21 @@ def init_outputs_wf(
     -------
     None: this is where results leave the workflow.
     """
+    beside = beside or Beside()
     paths = output_paths(out_dir, scan, grids, beside)
     settings: dict[str, Any] = {"Precision": precision, "Device": device.partition(":")[0]}
     if draws is not None:
         settings["SynthesisSeed"] = draws
     sidecars = _sidecars(scan, model, out_dir, grids, paths, settings, random_seed)
-    for grid in grids if beside else ():
+    for grid in grids:
         own = sidecars[f"lowfield_{grid.name}"]
-        for kind in beside.kinds if beside else ():
+        for kind in beside.kinds:
             sidecars[f"{kind}_{grid.name}"] = beside_sidecar(
-                own, kind, model.metadata, derivative_uri(paths[f"lowfield_{grid.name}"], out_dir)
-            )
+                own, kind, model.metadata, derivative_uri(paths[f"lowfield_{grid.name}"], out_dir),
+                scale=beside.noise_scale,
+            )  # fmt: skip
     workflow = pe.Workflow(name="outputs_wf")
-    kinds = ("lowfield", *(beside.kinds if beside else ()))
+    kinds = ("lowfield", *beside.kinds)
     computed = [f"{kind}_{grid.name}" for grid in grids for kind in kinds]
     fields = [*_PASSED, *paths, *(f"device_{key}" for key in computed)]
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
@@ -107,6 +109,12 @@ def init_outputs_wf(
         workflow, inputnode, out_dir=out_dir, paths=paths, sidecars=sidecars, computed=computed,
         mask_source=mask_source,
     )  # fmt: skip
+    for grid in grids:
+        mask = "mask" if grid.kind == "native" else f"mask_{grid.name}"
+        for kind in ("lowfield", *beside.noisy):
+            sink = workflow.get_node(f"ds_{kind}_{grid.name}")
+            sink.inputs.contrast = scan.suffix
+            workflow.connect([(inputnode, sink, [(mask, "mask_file")])])
     record = known_record(scan, model, device, precision, random_seed, grids)
     ds_record = pe.Node(
         WriteRecord(record=record, out_dir=str(out_dir)), name="ds_record", mem_gb=0.3
@@ -154,7 +162,7 @@ def connect_sinks(
                 sidecar=sidecars[key],
             ),
             name=f"ds_{key}",
-            mem_gb=0.2,
+            mem_gb=0.5 if key in computed else 0.2,
         )
         workflow.connect(
             [
@@ -273,7 +281,7 @@ def _sidecars(
             model=metadata,
             sources=used,
             seed=random_seed,
-            settings=settings,
+            settings={**settings, **_response(grid)},
             **where,
         )
         if grid.kind != "native":
@@ -301,6 +309,13 @@ def told_of(model: ModelSpec) -> dict[str, Any]:
 def _where(grid: Grid) -> dict[str, Any]:
     reference = template_reference(grid.template) if grid.template else None
     return {"spatial_reference": reference, "resolution": grid.resolution}
+
+
+def _response(grid: Grid) -> dict[str, Any]:
+    if grid.spacing is None:
+        return {}
+    profile, thickness = grid.response.profile, grid.thickness
+    return {"SimulatedSliceProfile": profile, "SimulatedSliceThickness": thickness}
 
 
 def _transform_sidecars(grid: Grid, uris: dict[str, str]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from nipype.pipeline import engine as pe
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import derivative_uri
+from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.synthesis.seeds import scan_seed
 from pipelines.grids import Beside, Grid, TemplateFiles, grids_of
 from pipelines.workflows.outputs import init_outputs_wf
@@ -51,7 +52,8 @@ def init_single_subject_wf(
     scans: tuple[ScanSpec, ...],
     out_dir: Path,
     output_spaces: tuple[str, ...] = ("native",),
-    lf_grid: tuple[float, float, float] | None = None,
+    lf_grid: tuple[tuple[float, float, float], ...] = (),
+    response: VoxelResponse | None = None,
     beside: Beside | None = None,
     templates: Mapping[str, Mapping[str, TemplateFiles]] | None = None,
     skull_strip: str = "auto",
@@ -75,7 +77,7 @@ def init_single_subject_wf(
         The participant's scans.
     out_dir
         Root of the derivative dataset.
-    output_spaces, lf_grid
+    output_spaces, lf_grid, response
         Where low-field images are wanted; see `pipelines.grids.grids_of`.
     beside
         What is wanted beside each of them; None for nothing.
@@ -110,7 +112,9 @@ def init_single_subject_wf(
         spec.name: init_scan_branch_wf(
             spec=spec,
             out_dir=out_dir,
-            grids=grids_of(output_spaces, lf_grid, (templates or {}).get(spec.scan.suffix)),
+            grids=grids_of(
+                output_spaces, lf_grid, (templates or {}).get(spec.scan.suffix), response
+            ),
             skull_strip=skull_strip,
             synthstrip_weights=synthstrip_weights,
             device=device,

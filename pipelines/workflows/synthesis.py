@@ -130,9 +130,14 @@ def init_synthesis_wf(
         regrid = pe.Node(RegridMask(spacing=grid.spacing), name="regrid", mem_gb=0.3)
         workflow.connect([(inputnode, regrid, [("mask", "mask_file")])])
         source, field = regrid, "mask_file"
+        for node in queries:
+            node.inputs.slice_profile = grid.response.profile
+            node.inputs.slice_thickness = grid.thickness
     else:
         source, field = inputnode, "mask"
     noises = [_noise(name, n, model, seed) for n, name in enumerate(beside.noisy, start=1)]
+    for node in noises:
+        node.inputs.trait_set(scale=beside.noise_scale, acquired=grid.kind == "lf")
     given = ["volume", "to_template"] if grid.kind == "template" else ["volume"]
     for node in (*queries, *noises):
         workflow.connect([(inputnode, node, [(name, name) for name in given])])

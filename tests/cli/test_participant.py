@@ -188,6 +188,7 @@ def test_a_dry_run_touches_nothing(tmp_path, root, h2lo):
     assert not (tmp_path / "out").exists()
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
     written = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("write ")]
+    assert "grid  res-6x6x10 [6 x 6 x 10 mm voxels along the scan's own axes" in done.stdout
     expected = [name for name in EXPECTED if "res-model" not in name and not name.endswith("json")]
     assert {str(tmp_path / "out" / name) for name in expected} <= set(written)
 

@@ -110,10 +110,19 @@ def test_participant(tmp_path):
     models = [f"{c}={write_whole_bundle(tmp_path / c, c)}" for c in ("T1w", "T2w")]
     words = ["--model", *models, "--skull-strip", "skip", "--output-spaces", "model"]
     words += ["--noise", "calibrated", "--realisations", "2", "--uncertainty"]
-    words += ["--lf-grid", "8x8x10", "-w", tmp_path / "work"]
+    words += ["--lf-grid", "8x8x10", "6x6x6", "--slice-profile", "gauss", "--noise-scale", "2"]
+    words += ["-w", tmp_path / "work"]
     files = agree(bids, tmp_path / "out", "participant", *words)
     assert "sub-01/anat/sub-01_res-8x8x10_desc-lowfieldnoise02_T2w.nii.gz" in files
+    assert "sub-01/anat/sub-01_res-6x6x6_desc-lowfieldstd_T1w.nii.gz" in files
     assert "logs/<run>/failures.tsv" in files
+    sidecar = tmp_path / "out" / "sub-01/anat/sub-01_res-8x8x10_desc-lowfieldnoise01_T1w.json"
+    content = json.loads(sidecar.read_text())
+    assert (content["SimulatedSliceProfile"], content["NoiseScale"]) == ("gauss", 2.0)
+    assert set(content["TissueSignalToNoiseRatio"]) == set(content["TissueSignal"])
+    page = (tmp_path / "out" / "sub-01.html").read_text()
+    assert "sub-01_res-8x8x10_desc-lowfieldnoise01_T1w.nii.gz</code></td>" in page
+    assert "gauss slice profile of 10 mm" in page
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from h2lo_bids.phantom.acquisition import (
     acquire,
     complex_noise,
     profile_matrix,
-    slice_profile,
     taper_kspace,
     truncate_kspace,
 )
@@ -24,19 +23,6 @@ def test_a_slice_keeps_the_mean(kind: str) -> None:
     np.testing.assert_allclose(weights.sum(axis=1), 1.0)
     # Slices see their neighbours alike, away from the ends of the stack.
     np.testing.assert_allclose(weights[5, 5:45], weights[6, 10:50], atol=1e-12)
-
-
-def test_profiles_have_their_nominal_width() -> None:
-    x = np.linspace(-20, 20, 40001)
-    gauss = slice_profile("gauss", x, 5.0)
-    above = x[gauss >= 0.5]
-    assert np.ptp(above) == pytest.approx(5.0, abs=0.01)
-    assert np.trapezoid(gauss, x) == pytest.approx(5.0 * np.sqrt(np.pi / (4 * np.log(2))), rel=1e-6)
-    assert np.trapezoid(slice_profile("box", x, 5.0), x) == pytest.approx(5.0, rel=1e-3)
-    # A sinc vanishes at the centres of the other slices.
-    np.testing.assert_allclose(slice_profile("sinc", np.array([5.0, 10.0]), 5.0), 0, atol=1e-12)
-    with pytest.raises(ValueError, match="profile"):
-        slice_profile("round", x, 5.0)
 
 
 def test_truncation_leaves_a_band_limited_image_unchanged() -> None:

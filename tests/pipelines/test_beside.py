@@ -11,13 +11,15 @@ import torch
 
 from h2lo_bids.cli.beside import check_beside
 from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.models.members import member_files
 from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.synthesis.grids import lf_mask, synthesize_on_grid
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
-from pipelines.grids import Beside, Grid
+from pipelines.grids import Beside, Grid, grids_of
 from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
 
 SHAPE = (14, 12, 10)
@@ -102,6 +104,24 @@ def test_noise_and_deviation_on_two_grids(bundle, images, tmp_path):
         np.testing.assert_allclose(affine, cut.affine)
         moved = own[name][1][1:].transpose(1, 0, 2)[:, ::-1]
         np.testing.assert_allclose(data, moved, atol=1e-5, err_msg=name)
+
+
+def test_a_grid_of_larger_voxels_is_integrated_and_less_noisy(bundle, images, tmp_path):
+    whole, _ = bundle
+    paths, volume, mask = images
+    (grid,) = grids_of((), [(2.0, 2.0, 5.0)])[1:]
+    got = _run(whole, paths, tmp_path / "a", grid, paths["mask"])
+    affine, low = got["synthesize"]
+    inside, expected = lf_mask(mask, AFFINE, (2.0, 2.0, 5.0))
+    np.testing.assert_allclose(affine, expected)
+    np.testing.assert_array_equal(low > 0, inside)
+    given = (load_model(whole), volume, AFFINE, inside.shape, expected, inside)
+    integrated = np.clip(synthesize_on_grid(*given, response=VoxelResponse()), 0, 1)
+    np.testing.assert_allclose(low, integrated, atol=1e-6)
+    assert np.abs(low - np.clip(synthesize_on_grid(*given), 0, 1)).max() > 1e-3
+    at_frame = np.linalg.inv(AFFINE) @ expected
+    noise = add_noise(low, inside, at_frame, NOISE, seed=(42, 7), realisation=1, acquired=True)
+    np.testing.assert_allclose(got["noise01"][1], noise, atol=1e-5)
 
 
 def _settings(**values):

@@ -116,6 +116,24 @@ def test_a_sink_leaves_equal_files_alone_and_restores_missing_ones(tmp_path, mon
     assert (tmp_path / "out" / "a" / "b.json").exists()
 
 
+def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mask = _ball() > 0
+    noisy = 0.5 * mask + 0.02 * np.random.default_rng(1).standard_normal(mask.shape) * mask
+    node = WriteDerivative(
+        in_file=_save(noisy.astype("f4"), tmp_path / "low.nii.gz"),
+        mask_file=_save(mask.astype(np.uint8), tmp_path / "mask.nii.gz"), contrast="T2w",
+        out_dir=str(tmp_path / "out"), out_name="a/b_T2w.nii.gz", sidecar={"A": 1},
+    )  # fmt: skip
+    node.run(cwd=tmp_path)
+    content = json.loads((tmp_path / "out" / "a" / "b_T2w.json").read_text())
+    assert content["A"] == 1
+    assert content["NoiseStandardDeviation"] == pytest.approx(0.02, rel=0.05)
+    assert content["TissueSignalToNoiseRatio"]["GreyMatter"] == pytest.approx(25, rel=0.06)
+    signal = content["TissueSignal"]
+    assert signal["WhiteMatter"] < signal["GreyMatter"] < signal["CerebrospinalFluid"]
+
+
 def test_a_sidecar_names_the_device_that_did_the_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.nii.gz").write_bytes(b"content")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from nipype.interfaces.base import isdefined
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import json_digest
+from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.synthesis.seeds import scan_seed
 from pipelines.grids import Beside, grids_of, output_paths
@@ -57,7 +59,7 @@ def _build(scans, tmp_path, template=None, masks=(), **options):
 
 @pytest.mark.parametrize("suffixes", [("T1w",), ("T1w", "T2w")])
 @pytest.mark.parametrize("spaces", [(), ("model",), ("model", "MNI152NLin2009cAsym:res-1")])
-@pytest.mark.parametrize("lf_grid", [None, (1.6, 1.6, 5.0)])
+@pytest.mark.parametrize("lf_grid", [(), ((1.6, 1.6, 5.0), (2.0, 2.0, 2.0))])
 @pytest.mark.parametrize("beside", [None, Beside(2), Beside(1, uncertainty=True)])
 def test_every_promised_output_has_its_sink(tmp_path, template, suffixes, spaces, lf_grid, beside):
     scans = [_scan(suffix) for suffix in suffixes]
@@ -108,14 +110,15 @@ def test_a_t2w_scan_may_take_the_mask_of_its_own_session_only(tmp_path):
 
 
 def test_names_of_outputs_are_unique_over_grids_and_contrasts(tmp_path):
-    grids = grids_of(("model", "MNI152NLin2009cAsym:res-1"), (1.5, 1.5, 5.0))
+    grids = grids_of(("model", "MNI152NLin2009cAsym:res-1"), [(1.5, 1.5, 5.0), (2.0, 2.0, 2.0)])
     names = [
         path
         for suffix in ("T1w", "T2w")
         for path in output_paths(tmp_path, _scan(suffix, "x"), grids).values()
     ]
     assert len(names) == len(set(names))
-    assert any("res-1p5x1p5x5" in path.name for path in names)
+    for label in ("res-1p5x1p5x5", "res-2x2x2"):
+        assert sum(f"_{label}_desc-lowfield_" in path.name for path in names) == 2
     assert any("from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5" in p.name for p in names)
 
 
@@ -138,6 +141,47 @@ def test_what_stands_beside_says_what_it_is(tmp_path):
     ]
     assert seeds[0][0] == seeds[1][0] == 42
     assert seeds[0] != seeds[1]
+
+
+def test_each_low_field_grid_says_over_what_its_voxels_average(tmp_path):
+    """The profile goes to the step that integrates and, as what was simulated, to the sidecar."""
+    grids = ((1.6, 1.6, 5.0), (2.0, 2.0, 2.0))
+    for response, thickness in ((None, (5.0, 2.0)), (VoxelResponse("gauss", 4.0), (4.0, 4.0))):
+        workflow = _build(
+            [_scan("T1w")], tmp_path, lf_grid=grids, response=response,
+            beside=Beside(1, uncertainty=True, noise_scale=1.5),
+        )  # fmt: skip
+        profile = response.profile if response else "box"
+        for label, own in zip(("1p6x1p6x5", "2x2x2"), thickness, strict=True):
+            sinks = {
+                kind: workflow.get_node(f"scan_0_T1w_wf.outputs_wf.ds_{kind}_lf_{label}").inputs
+                for kind in ("lowfield", "noise01", "std", "mask")
+            }
+            for kind in ("lowfield", "noise01", "std"):
+                sidecar = sinks[kind].sidecar
+                assert sidecar["SimulatedSliceProfile"] == profile
+                assert sidecar["SimulatedSliceThickness"] == own
+                assert ("NoiseScale" in sidecar) is (kind == "noise01")
+            assert sinks["noise01"].sidecar["NoiseScale"] == 1.5
+            assert sinks["mask"].out_name.endswith(f"_res-{label}_desc-brain_mask.nii.gz")
+            inner = f"scan_0_T1w_wf.synthesis_lf_{label}_wf"
+            for name in ("synthesize", "std"):
+                node = workflow.get_node(f"{inner}.{name}").inputs
+                assert (node.slice_profile, node.slice_thickness) == (profile, own)
+            noise = workflow.get_node(f"{inner}.noise01").inputs
+            assert (noise.acquired, noise.scale) == (True, 1.5)
+        native = "scan_0_T1w_wf.synthesis_native_wf"
+        assert not isdefined(workflow.get_node(f"{native}.synthesize").inputs.slice_profile)
+        assert workflow.get_node(f"{native}.noise01").inputs.acquired is False
+
+
+def test_grids_say_what_they_are():
+    (_, model, coarse, fine) = grids_of(("model",), [(1.6, 1.6, 5.0), (2.0, 2.0, 2.0)])
+    assert model.told == "the grid on which the model was trained, centred on the brain"
+    assert (coarse.name, fine.name) == ("lf_1p6x1p6x5", "lf_2x2x2")
+    assert coarse.told == (
+        "1.6 x 1.6 x 5 mm voxels along the scan's own axes, box slice profile of 5 mm"
+    )
 
 
 def _seeds(workflow, node: str) -> list[int]:

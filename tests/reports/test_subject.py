@@ -49,6 +49,8 @@ def test_every_section_is_there(report_folder):
         "deepbet 1.0.2, 1400 ml",
         "a" * 64,
         "1 min 04 s",
+        "Signal to noise: white matter 61.5, grey matter 42.5, fluid 20.1",
+        "0.0123",
         "trained on simulated pairs",
         "A note of its own.",
         "2 steps failed",

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise, normal_field
+from h2lo_bids.synthesis.noise import (
+    PROBES,
+    NoiseModel,
+    add_noise,
+    normal_field,
+    share_in_band,
+)
 
 FREQUENCIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -203,3 +209,65 @@ def test_a_warp_leads_to_the_frame():
         image, mask, np.eye(4), model, seed=1, realisation=1, to_frame=lambda p: p + (3, 0, 0)
     )
     np.testing.assert_array_equal(straight, warped)
+
+
+def _acquired(model, sides, *, scale=1.0, acquired=True):
+    """Draw noise alone on a grid over most of a lattice of 48 mm."""
+    shape = tuple(int(46 // side) for side in sides)
+    image, mask = np.full(shape, 0.5, np.float32), np.ones(shape, bool)
+    affine = np.diag([*sides, 1.0])
+    options = {"scale": scale, "acquired": acquired}
+    return np.array(
+        [
+            add_noise(image, mask, affine, model, seed=8, realisation=n, **options) - image
+            for n in range(6)
+        ]
+    )
+
+
+@pytest.mark.parametrize("sides", [(2.0, 2.0, 2.0), (1.6, 1.6, 5.0), (3.0, 1.0, 1.0)])
+def test_white_noise_of_larger_voxels_falls_with_the_root_of_their_volume(sides):
+    noise = _acquired(coloured(power=flat), sides)
+    assert noise.std() == pytest.approx(0.04 / np.sqrt(np.prod(sides)), rel=0.04)
+    for axis in (1, 2):  # and is white on its own grid
+        a, b = np.moveaxis(noise, axis, 0)[1:], np.moveaxis(noise, axis, 0)[:-1]
+        assert abs(np.mean(a * b) / np.var(noise)) < 0.06
+    # At points of the finer noise it is not weaker at all.
+    plain = _acquired(coloured(power=flat), sides, acquired=False)
+    assert plain.std() == pytest.approx(0.04, rel=0.1)
+
+
+def test_coloured_noise_keeps_the_power_in_the_band_of_its_voxels():
+    """Decibels that fall linearly: the integral over a band has a closed form."""
+    sides = (1.6, 1.6, 5.0)
+    share = 1.0
+    for slope, side in zip((40, 20, 10), sides, strict=True):
+        share *= (1 - 10 ** (-slope * 0.5 / side / 10)) / (1 - 10 ** (-slope * 0.5 / 10))
+    assert share_in_band(coloured(), np.diag(sides)) == pytest.approx(share, rel=0.01)
+    assert _acquired(coloured(), sides).std() == pytest.approx(0.04 * np.sqrt(share), rel=0.06)
+    assert share_in_band(coloured(), np.diag([0.8, 0.8, 0.8])) == pytest.approx(1)
+    turned = np.diag(sides)[:, [2, 0, 1]]
+    assert share_in_band(coloured(), turned) == pytest.approx(share, rel=0.01)
+
+
+def test_larger_voxels_show_the_same_draw_without_its_detail():
+    model = coloured(power=flat)
+    fine = normal_field(model, np.random.default_rng([8, 0]))
+    waves = np.fft.fftn(fine)
+    for axis in range(3):
+        k = np.abs(np.fft.fftfreq(48)).reshape([-1 if a == axis else 1 for a in range(3)])
+        waves = waves * (k < 0.25)
+    low = np.fft.ifftn(waves).real[:46:2, :46:2, :46:2]
+    coarse = _acquired(model, (2.0, 2.0, 2.0))[0]
+    assert np.corrcoef(coarse.ravel(), low.ravel())[0, 1] > 0.9
+
+
+def test_the_noise_can_be_scaled():
+    model = coloured()
+    twice, once = (_acquired(model, (2.0, 2.0, 2.0), scale=s) for s in (2.0, 1.0))
+    np.testing.assert_allclose(twice, 2 * once, atol=1e-6)
+    with pytest.raises(ValueError, match="straight"):
+        add_noise(
+            np.ones((4, 4, 4)), np.ones((4, 4, 4), bool), np.eye(4), model, seed=1, realisation=1,
+            to_frame=lambda points: points, acquired=True,
+        )  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models import registry
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.models.identity import Identity, IdentityArchitecture
@@ -93,6 +94,23 @@ def test_noise_is_not_smoothed_away_between_voxels():
     got = predict_on_grid(IDENTITY, volume, AFFINE, SHAPE, shifted([0.5] * 3), inner)
     # Linear interpolation leaves an eighth of the variance there.
     assert got[inner].var() > 0.3 * volume[inner].var()
+
+
+def test_a_method_without_positions_is_integrated_too():
+    grid = np.stack(np.mgrid[tuple(slice(n) for n in SHAPE)], -1)
+    volume = np.where(ball(12), 0.5 + 0.3 * np.cos(2 * np.pi * 0.1 * grid[..., 2]), 0)
+    target = AFFINE @ np.diag([2.0, 2.0, 5.0, 1.0])
+    target[:3, 3] += [8, 10, 8]
+    inner = np.ones((3, 3, 2), bool)
+    given = (IDENTITY, volume.astype(np.float32), AFFINE, inner.shape, target, inner)
+    got = predict_on_grid(*given, response=VoxelResponse())
+    z = 8 + 5 * np.arange(2)
+    expected = 0.5 + 0.3 * np.sinc(0.5) * np.cos(2 * np.pi * 0.1 * z)
+    np.testing.assert_allclose(got, np.broadcast_to(expected, got.shape), atol=0.01)
+    alone = 0.5 + 0.3 * np.cos(2 * np.pi * 0.1 * z)
+    np.testing.assert_allclose(
+        predict_on_grid(*given), np.broadcast_to(alone, got.shape), atol=1e-5
+    )
 
 
 def test_a_world_transform_leads_back_to_the_scan():
