@@ -98,7 +98,7 @@ def realism_rows(
     found: dict[tuple[str, str], dict[Any, dict[str, str]]] = {}
     for run in contrast.runs:
         for row in read_table(run.folder / "realism.tsv", problems):
-            kind, image = row.get("kind", ""), row.get("image", "")
+            kind, image = row.get("kind") or "", row.get("image") or ""
             fold = run.fold if kind == "synthesized" else None  # a target is the same in all folds
             key = (row.get("participant_id"), row.get("session_id"), fold)
             found.setdefault((kind, image), {})[key] = row

@@ -16,6 +16,7 @@ from h2lo_bids.evaluation.realism import (
     band_correlation,
     histogram_distance,
     spectrum_distance,
+    tapered,
 )
 from h2lo_bids.evaluation.scores import IDENTITY, Realism, Score, score
 from h2lo_bids.models.interface import Model
@@ -146,13 +147,14 @@ def realism_of(
         The target's, then one per method.
     """
     shared = pair.mask if stranger is None else pair.mask & stranger.mask
+    window = tapered(shared, spacing)
     target = appearance(pair.lf, pair.mask, spacing)
 
     def measure(kind: str, name: str, image: np.ndarray, own: Appearance) -> Realism:
         values = {**own.values(), **nearest(own, references)}
-        values |= zip(OWN, band_correlation(image, pair.hf, shared, spacing), strict=True)
+        values |= zip(OWN, band_correlation(image, pair.hf, window, spacing), strict=True)
         if stranger is not None:
-            other = band_correlation(image, stranger.hf, shared, spacing)
+            other = band_correlation(image, stranger.hf, window, spacing)
             values |= zip(STRANGER, other, strict=True)
         if own is not target:
             values["spectrum_db"] = spectrum_distance(own, target)
