@@ -207,10 +207,10 @@ def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) 
     curves = []
     for css, title, values in lines:
         for who, style, columns in (("own", "line", OWN), ("stranger", "level", STRANGER)):
-            points = [(n, values[key]) for n, key in enumerate(columns)]
-            kept = np.array([p for p in points if math.isfinite(p[1])]).reshape(-1, 2)
-            if len(kept) > 1:
-                curves.append((f"{style} {css}", f"{title}, {who}", kept))
+            points = np.array([(n, values[key]) for n, key in enumerate(columns)])
+            points = points[np.isfinite(points[:, 1])]
+            if len(points) > 1:
+                curves.append((f"{style} {css}", f"{title}, {who}", points))
     if not curves:
         return None
     shown = span([0.0, 1.0, *(y for _, _, points in curves for y in points[:, 1])])
