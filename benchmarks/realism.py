@@ -1,10 +1,10 @@
 """Measure how real synthesized images look beside real low-field scans: tables and a picture.
 
-Run ``python benchmarks/realism.py OUT --synthesized NAME=PATH ... --reference NAME=PATH ...``.
-PATH is an image, or a folder: of it every ``*_desc-lowfield*`` image, or else every image, is
-taken. ``PATH,HF`` names the subject's own high-field image; beside outputs of ``h2lo`` their
-``desc-preproc`` image is found. OUT receives ``how-real.md`` and ``how-real.png``. One
-contrast a run. A head without mask takes about half a minute on one thread.
+Run ``python benchmarks/realism.py OUT T1w --synthesized NAME=PATH ... --reference NAME=PATH ...``.
+PATH is an image, or a folder that ``h2lo`` wrote: its low-field images of the contrast on the
+scans' own grids are taken. ``PATH,HF`` names the subject's own high-field image; beside
+outputs of ``h2lo`` their ``desc-preproc`` image is found. OUT receives ``how-real_T1w.md`` and
+``how-real_T1w.png``. About half a minute per head on one thread.
 """
 
 from __future__ import annotations
@@ -64,19 +64,21 @@ class Image:
         return low, np.asarray(resample_mask(brain, shape, affine).dataobj) > 0, high
 
 
-def find(text: str, real: bool) -> list[Image]:
+def find(text: str, contrast: str, real: bool) -> list[Image]:
     name, _, rest = text.partition("=")
     path, _, own = rest.partition(",")
     root = Path(path)
     files = [root]
     if root.is_dir():
-        every = sorted(root.glob("**/*.nii.gz"))
-        files = [file for file in every if "_desc-lowfield_" in file.name] or every
+        every = sorted(root.glob(f"**/*_desc-lowfield_{contrast}.nii.gz"))
+        files = [file for file in every if not re.search("_(space|res)-", file.name)]
     if not rest or not files:
-        raise MissingInputError(f"{text}: give NAME=IMAGE[,HF] or NAME=FOLDER that holds images")
+        raise MissingInputError(
+            f"{text}: give NAME=IMAGE[,HF], or NAME=FOLDER that holds *_desc-lowfield_{contrast}"
+        )
     found = []
     for file in files:
-        beside = file.with_name(re.sub(r"_desc-lowfield[a-z0-9]*_", "_desc-preproc_", file.name))
+        beside = file.with_name(re.sub("_desc-lowfield[a-z0-9]*_", "_desc-preproc_", file.name))
         high = Path(own) if own else beside if beside.is_file() and beside != file else None
         label = name if len(files) == 1 else f"{name}, {file.name.partition('_')[0]}"
         found.append(Image(label, real, file, high))
@@ -150,6 +152,7 @@ def picture(images: Sequence[Image], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
+    parser.add_argument("contrast", choices=("T1w", "T2w"))
     for word in ("--synthesized", "--reference"):
         parser.add_argument(word, nargs="+", default=[], metavar="NAME=PATH[,HF]")
     given = parser.parse_args()
@@ -159,7 +162,7 @@ def main() -> None:
             *((text, True) for text in given.reference),
             *((text, False) for text in given.synthesized),
         ):
-            for image in find(text, real):
+            for image in find(text, given.contrast, real):
                 try:
                     images.append((image, image.framed)[0])
                 except H2loError as err:
@@ -170,8 +173,8 @@ def main() -> None:
         parser.exit(err.exit_code, f"{err}\n")
     given.out.mkdir(parents=True, exist_ok=True)
     text = "\n".join([*appearances(images), "", *bands(images), ""])
-    (given.out / "how-real.md").write_text(text)
-    picture(images, given.out / "how-real.png")
+    (given.out / f"how-real_{given.contrast}.md").write_text(text)
+    picture(images, given.out / f"how-real_{given.contrast}.png")
     print(text)
 
 

@@ -141,4 +141,7 @@ def _reference(path: Path, frame: Frame, method: str, weights: Path | None) -> A
     mask = extract_brain(image, method=method, weights=weights).image
     placed = conform(image, frame, mask=mask)
     inside = np.asarray(resample_mask(mask, placed.shape, placed.affine).dataobj) > 0
-    return appearance(np.asarray(placed.dataobj), inside, frame.spacing)
+    found = appearance(np.asarray(placed.dataobj), inside, frame.spacing)
+    if np.isnan(found.median):
+        raise BadDataError(f"{path}: no positive value in its brain; look at the image")
+    return found
