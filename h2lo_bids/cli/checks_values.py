@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.settings import ALL, ENHANCER, FLIP_ROTATE, METHODS, REAL, Settings
+from h2lo_bids.cli.settings import (
+    ALL,
+    ENHANCER,
+    FLIP_ROTATE,
+    METHODS,
+    REAL,
+    SYNTHESIZE,
+    Settings,
+)
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
 
@@ -92,6 +100,10 @@ def _check_others(settings: Settings) -> None:
         raise UsageError(
             "--precision fp16 is for fitting, at the group level or in a benchmark; take "
             "bf16, or leave it out"
+        )
+    if settings.realism_reference and settings.task != SYNTHESIZE:
+        raise UsageError(
+            "--realism-reference is for synthesized images; leave it or --task enhance out"
         )
     if settings.realisations > 1 and settings.noise == "none":
         raise UsageError(

@@ -86,6 +86,19 @@ def model(text: str) -> tuple[str, Path]:
     return "", path(text)
 
 
+def reference(text: str) -> tuple[str, Path]:
+    """Read ``[T1w=|T2w=]IMAGE``; without a contrast the file's name says it."""
+    contrast, image = model(text)
+    named = re.search(r"_(T[12])w?\.nii(\.gz)?$", image.name)
+    if not contrast:
+        if named is None:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is of no known contrast; write T1w=IMAGE or T2w=IMAGE"
+            )
+        contrast = f"{named[1]}w"
+    return contrast, image
+
+
 @dataclass(frozen=True)
 class integer:  # noqa: N801 - used like the functions here
     """A reader of whole numbers that are neither too small nor beyond all sense."""

@@ -71,6 +71,8 @@ def describe_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[st
         yield f"score {path}{f' on {contrast} pairs' if contrast else ''}"
     if not settings.model:
         yield "score the embedded models"
+    for contrast, path in settings.realism_reference:
+        yield f"compare with {path} [{contrast}]"
 
 
 def _options(settings: Settings, contrast: str, n_train: int) -> Iterator[str]:

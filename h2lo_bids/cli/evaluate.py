@@ -43,6 +43,8 @@ def _work(run: Run) -> int:
     for scan, line in result["lost"]:
         run.done.discard(scan)
         fail(run, Failed(scan, "score", BadDataError.__name__, line))
+    for name, line in result["unusable"]:
+        fail(run, Failed(name, "reference", BadDataError.__name__, line))
     for table in result["tables"]:
         run.console.line(f"table: {table}")
     run.console.line(f"report: {write_report(run)}")

@@ -58,6 +58,7 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
         "max_memory",
     ),
     ("group", _GROUP): ("no_final",),
+    ("evaluate",): ("realism_reference",),
     ("benchmark",): ("external",),
     (_GROUP,): ("pretrain_derivatives", "augment"),
     (_BENCHMARK,): ("arm", "cohort"),

@@ -116,7 +116,16 @@ def build_parser() -> Parser:
     add_folds(parser.add_argument_group("cross-validation"))
     add_benchmark(parser.add_argument_group("benchmark", BENCHMARK))
     add_enhancement(parser.add_argument_group("enhancement", ENHANCEMENT))
-    parser.add_argument_group("evaluation", _EVALUATION)
+    parser.add_argument_group("evaluation", _EVALUATION).add_argument(
+        "--realism-reference",
+        nargs="+",
+        action="extend",
+        type=convert.reference,
+        metavar="[T1w=|T2w=]IMAGE",
+        help="real low-field scans without partner, whose tissue levels, noise, spectrum and "
+        "histogram the synthesized images are compared with; the contrast may stand in the "
+        "file's name (_T1w.nii.gz)",
+    )
     _resources(parser.add_argument_group("resources"))
     _run(parser.add_argument_group("the run"))
     return parser

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.cli.promise import RUN, Promise, log_of, of_pair_images, of_result, of_run
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.settings import SYNTHESIZE, Settings
 
 
 def of_pairs(settings: Settings, found: PairDiscovery) -> Iterator[Promise]:
@@ -79,8 +79,10 @@ def of_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[Promise]
     from h2lo_bids.cli.modelchoice import named_models
 
     for contrast, models in named_models(settings, tuple(people_of(found))).items():
-        for name, _ in models:
+        for name, bundle in models:
             yield from of_result(settings, "evaluated", contrast=contrast, model=name)
+            if bundle.task == SYNTHESIZE:
+                yield from of_result(settings, "evaluated_realism", contrast=contrast, model=name)
         yield from of_result(settings, "evaluation_tables", contrast=contrast)
     yield from of_result(settings, "group_report")
 
@@ -130,4 +132,8 @@ def _fits(settings: Settings, contrast: str, name: str, folds: Iterable[int]) ->
     for fold in folds:
         if not settings.fold or fold in settings.fold:
             yield from of_result(settings, key, contrast=contrast, method=name, fold=fold)
+            if not settings.fits_enhancer:
+                yield from of_result(
+                    settings, "fold_realism", contrast=contrast, method=name, fold=fold
+                )
             yield log_of(settings, f"folds/{contrast}/{name}/fold-{fold}")

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.modelchoice import named_models
 from h2lo_bids.cli.prepared import usable_pairs
+from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import ScoreTask
-from h2lo_bids.errors import BadDataError
+from h2lo_bids.errors import BadDataError, H2loError
+from h2lo_bids.evaluation.realism import Appearance, appearance
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.tables import markdown_table, write_tables
+from h2lo_bids.imaging.brain import extract_brain
+from h2lo_bids.imaging.check import load_checked
+from h2lo_bids.imaging.conform import conform
+from h2lo_bids.imaging.resample import resample_mask
+from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.scoring import score_models
 
 Send = Callable[[dict[str, Any]], None]
@@ -29,7 +40,8 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``{"event": "scored", "tables": [path], "lost": [[high-field scan, line]]}``.
+        ``{"event": "scored", "tables": [path], "lost": [[high-field scan, line]],
+        "unusable": [[reference, line]]}``.
 
     Raises
     ------
@@ -48,6 +60,7 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
 
     tables = []
     lost: list[list[str]] = []
+    unusable: list[list[str]] = []
     for contrast, sources in task.sources.items():
         if contrast not in models:
             continue
@@ -66,6 +79,7 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
             precision=settings.precision or "fp32",
             seed=settings.random_seed,
             out_dir=settings.out_dir,
+            references=read_references(settings, contrast, used[0].frame, unusable),
             progress=say,
             lost=lambda pair, line: lost.append([pair.sources[0].split(":", 2)[2], line]),
         )
@@ -76,9 +90,58 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
         text = markdown_table(summary, titles)
         send({"event": "table", "contrast": contrast, "text": text})
         tables.append(f"{stem}_table.md")
+    for own, path in settings.realism_reference:
+        if own not in models:
+            say(f"warning: {path}: not used, as no {own} model is evaluated")
     if not tables:
         raise BadDataError(
             f"{settings.out_dir}: the registration check flagged every pair; look at the images, "
             "and keep them with --keep-flagged-pairs if they are well"
         )
-    return {"event": "scored", "tables": tables, "lost": lost}
+    return {"event": "scored", "tables": tables, "lost": lost, "unusable": unusable}
+
+
+def read_references(
+    settings: Settings, contrast: str, frame: Frame, unusable: list[list[str]]
+) -> dict[str, Appearance]:
+    """Measure the real low-field scans that ``--realism-reference`` names for a contrast.
+
+    Each is put on the pairs' frame as the scans of pairs are, so that all are compared alike.
+
+    Parameters
+    ----------
+    settings
+        Uses ``realism_reference`` and how the brain is found; a scan that has no skull keeps
+        what is not 0.
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    frame
+        Of the pairs.
+    unusable
+        Extended by file and line of each that cannot be used.
+
+    Returns
+    -------
+    dict
+        By the file's name, or the path where two have one name.
+    """
+    method = "auto" if settings.skull_strip == "skip" else settings.skull_strip
+    found: dict[str, Appearance] = {}
+    for path in (path for own, path in settings.realism_reference if own == contrast):
+        try:
+            name = path.name if path.name not in found else str(path)
+            found[name] = _reference(path, frame, method, synthstrip_weights(settings))
+        except H2loError as err:
+            unusable.append([str(path), str(err)])
+    return found
+
+
+def _reference(path: Path, frame: Frame, method: str, weights: Path | None) -> Appearance:
+    image = load_checked(path).image
+    mask = extract_brain(image, method=method, weights=weights).image
+    placed = conform(image, frame, mask=mask)
+    inside = np.asarray(resample_mask(mask, placed.shape, placed.affine).dataobj) > 0
+    found = appearance(np.asarray(placed.dataobj), inside, frame.spacing)
+    if np.isnan(found.median):
+        raise BadDataError(f"{path}: no positive value in its brain; look at the image")
+    return found

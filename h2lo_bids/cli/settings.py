@@ -103,6 +103,8 @@ class Settings:
     external: tuple[tuple[str, str], ...] = ()
     max_time: float | None = None
     max_memory: float | None = None
+    # evaluation
+    realism_reference: tuple[tuple[str, Path], ...] = ()
     # enhancement
     pretrain_derivatives: tuple[Path, ...] = ()
     augment: str = "none"
@@ -177,7 +179,7 @@ def _plain(name: str, value: Any) -> Any:
     """Return an option's value as the user would write it."""
     if name == "lf_grid":
         return ["x".join(f"{side:g}" for side in sides) for sides in value]
-    if name in ("derivatives", "model", "external"):
+    if name in ("derivatives", "model", "external", "realism_reference"):
         return [f"{key}={item}" if key else str(item) for key, item in value]
     if isinstance(value, tuple):
         return [item if isinstance(item, int) else str(item) for item in value]

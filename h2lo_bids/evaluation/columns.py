@@ -7,6 +7,7 @@ from typing import Any
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.metrics import FOREGROUND
+from h2lo_bids.evaluation.realism import FREQUENCIES, HALF_PITCH_MM
 
 Columns = dict[str, dict[str, Any]]
 
@@ -24,6 +25,39 @@ _BOOTSTRAP = (
     "bound of the 95 % confidence interval by the bias-corrected and accelerated bootstrap over "
     "participants, 9999 resamples; too narrow with few participants"
 )
+_BINS = f"bins of {', '.join(f'{f:g}' for f in FREQUENCIES)} cycles per mm that both grids carry"
+_SPECTRA = f"in-plane power spectra of the middle of the brain, root mean square over the {_BINS}"
+
+
+def _bands(who: str, whose: str) -> dict[str, tuple[str, str]]:
+    return {
+        f"{who}_{fine:g}mm".replace(".", "p"): (
+            f"Correlation with {whose} high-field image in the band of half-pitch {coarse:g} to "
+            f"{fine:g} mm",
+            "1",
+        )
+        for coarse, fine in HALF_PITCH_MM
+    }
+
+
+OWN, STRANGER = _bands("own", "the subject's own"), _bands("stranger", "another subject's")
+REALISM = {
+    **OWN,
+    **STRANGER,
+    "level_low": ("Mean of the darkest of three classes of brain voxels over the brightest's", "1"),
+    "level_mid": ("The same of the middle class", "1"),
+    "noise": ("In-plane noise, standard deviation over the brain's median", "1"),
+    **{f"snr_{level}": (f"Mean of the {level} class over the noise", "1")
+       for level in ("low", "mid", "high")},
+    "cnr_low_mid": ("Difference of the low and the middle class over the noise", "1"),
+    "cnr_mid_high": ("Difference of the middle and the high class over the noise", "1"),
+    "spectrum_db": (f"Distance from the target: {_SPECTRA}", "dB"),
+    "reference_spectrum_db": ("The same from the nearest other reference", "dB"),
+    "reference_histogram": (
+        "Wasserstein-1 distance of the brain's values over their 99.5th percentile from the "
+        "nearest other reference", "1"),
+}  # fmt: skip
+"""Description and unit of each measure of a `Realism`, in the order of the table."""
 
 
 def of_scores(titles: Mapping[str, str]) -> Columns:
@@ -44,6 +78,23 @@ def of_scores(titles: Mapping[str, str]) -> Columns:
             }
             for key, m in CATALOGUE.items()
         },
+    }
+
+
+def of_realism(titles: Mapping[str, str]) -> Columns:
+    """Describe the columns of the table of realism; `titles` are the methods'."""
+    kinds = {
+        "synthesized": "made by a method",
+        "target": "the pair's real low-field image",
+        "reference": "a real low-field scan without partner, named with --realism-reference",
+    }
+    return {
+        "participant_id": {"Description": "Label of the participant; n/a for a reference"},
+        "session_id": {"Description": "Session, where a participant has several"},
+        "kind": {"Description": "What the image is", "Levels": kinds},
+        "image": _method("The method, or the reference's file", titles),
+        "fold": {"Description": "Fold of the cross-validation in which this is a test subject"},
+        **{key: {"Description": text, "Units": unit} for key, (text, unit) in REALISM.items()},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -60,6 +60,31 @@ class Score:
     fold: int | None
     region: str
     values: dict[str, float] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Realism:
+    """How real one image looks.
+
+    Parameters
+    ----------
+    kind
+        ``"synthesized"``, ``"target"``: the pair's real low-field scan, or ``"reference"``:
+        a real scan without partner.
+    image
+        The method, or the reference's file; empty for a target.
+    subject, fold
+        As in `Score`; a reference has none.
+    values
+        Keys as in `h2lo_bids.evaluation.columns.REALISM`; what is absent was not measured,
+        NaN is undefined.
+    """
+
+    kind: str
+    image: str
+    subject: str
+    fold: int | None
+    values: Mapping[str, float] = field(hash=False)
 
 
 def score(

@@ -20,7 +20,15 @@ from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.coverage import MARK, coverage_notes, incomplete
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.places import places
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLE, PAPER, REGIONS, SCORED, Score
+from h2lo_bids.evaluation.scores import (
+    IDENTITY,
+    IDENTITY_TITLE,
+    PAPER,
+    REGIONS,
+    SCORED,
+    Realism,
+    Score,
+)
 from h2lo_bids.evaluation.statistics import Comparison, Summary, compare, summarise
 
 EMPHASIS = {1: "**{}**", 2: "<u>{}</u>"}
@@ -54,13 +62,37 @@ def write_scores(
     Path
         The TSV file.
     """
-    rows = []
-    for s in scores:
-        label, _, session = s.subject.partition("_")
-        keys = [f"sub-{label}", f"ses-{session}" if session else None, s.method, s.fold, s.region]
-        rows.append([*keys, *(s.values.get(name) for name in SCORED)])
+    rows = [
+        [*_person(s.subject), s.method, s.fold, s.region, *(s.values.get(name) for name in SCORED)]
+        for s in scores
+    ]
     titles = _titles((s.method for s in scores), titles)
     return write_table(Path(path), (*_KEYS, *SCORED), rows, columns.of_scores(titles))
+
+
+def write_realism(
+    path: str | Path, rows: Sequence[Realism], titles: Mapping[str, str] | None = None
+) -> Path:
+    """Write one line per image, and the sidecar.
+
+    Parameters
+    ----------
+    path
+        The ``.tsv`` file.
+    rows
+        In the order of the lines.
+    titles
+        As in `write_scores`.
+    """
+    measures = columns.REALISM
+    lines = [
+        [*_person(r.subject), r.kind, r.image or None, r.fold, *map(r.values.get, measures)]
+        for r in rows
+    ]
+    sidecar = columns.of_realism(
+        _titles((r.image for r in rows if r.kind == "synthesized"), titles)
+    )
+    return write_table(Path(path), tuple(sidecar), lines, sidecar)
 
 
 def read_scores(path: str | Path) -> tuple[Score, ...]:
@@ -253,6 +285,12 @@ def _text(value: Any) -> str:
         return _MISSING
     # The shortest text that reads back as the same number.
     return repr(float(value)) if isinstance(value, float) else " ".join(str(value).split())
+
+
+def _person(subject: str) -> tuple[str | None, str | None]:
+    """Return participant and session of a subject's name."""
+    label, _, session = subject.partition("_")
+    return f"sub-{label}" if label else None, f"ses-{session}" if session else None
 
 
 def _score(row: Mapping[str, str]) -> Score:

@@ -10,6 +10,7 @@ from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.reports import group_notes as notes_of
 from h2lo_bids.reports.group_data import Contrast, read_contrasts
+from h2lo_bids.reports.group_tables import REALISM_COLUMNS
 from h2lo_bids.reports.group_views import PANELS, contrast_view
 from h2lo_bids.reports.page import asset, environment, policy
 from h2lo_bids.reports.records import Failure
@@ -86,6 +87,7 @@ def render_group_report(
         views=views,
         facts=_facts(contrasts, views, level),
         models=models,
+        realism_columns=REALISM_COLUMNS,
         evaluated=notes_of.evaluated(contrasts) if level == "evaluate" else (),
         missing=[line for contrast in contrasts for line in contrast.missing],
         simulated=notes_of.simulated(contrasts, views, models),

@@ -10,6 +10,8 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
+from h2lo_bids.evaluation.columns import OWN, STRANGER
+from h2lo_bids.evaluation.realism import HALF_PITCH_MM
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.reports import svg
 from h2lo_bids.reports.group_data import Run
@@ -184,6 +186,48 @@ def _best(axes: Axes, run: Run, line: npt.NDArray[np.float64], css: str) -> str:
         return ""
     x, y = axes.across(float(step or 0)), axes.up(float(psnr or 0))
     return f'<circle class="{css}" cx="{svg.number(x)}" cy="{svg.number(y)}" r="3.6"/>'
+
+
+def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) -> str | None:
+    """Draw the band correlations: with the own high-field image whole, a stranger's broken.
+
+    Parameters
+    ----------
+    lines : sequence of (class, title, values)
+        Values by measure of `h2lo_bids.evaluation.columns.REALISM`.
+    label : str
+        For screen readers.
+
+    Returns
+    -------
+    str or None
+        None where no image has a value in two bands.
+    """
+    width, height = _CURVE
+    curves = []
+    for css, title, values in lines:
+        for who, style, columns in (("own", "line", OWN), ("stranger", "level", STRANGER)):
+            points = np.array([(n, values[key]) for n, key in enumerate(columns)])
+            points = points[np.isfinite(points[:, 1])]
+            if len(points) > 1:
+                curves.append((f"{style} {css}", f"{title}, {who}", points))
+    if not curves:
+        return None
+    shown = span([0.0, 1.0, *(y for _, _, points in curves for y in points[:, 1])])
+    axes = Axes(46, 10, width - 62, height - 58, (0, len(HALF_PITCH_MM) - 1), shown)
+    parts = [axes.horizontal(name="half-pitch (mm), coarse to fine")]
+    bottom = axes.top + axes.height + 16
+    for n, (coarse, fine) in enumerate(HALF_PITCH_MM):
+        name = f"{coarse:g}\N{EN DASH}{fine:g}"
+        parts.append(svg.text(axes.across(n), bottom, name, anchor="middle"))
+    for css, title, points in curves:
+        told = "; ".join(f"{HALF_PITCH_MM[int(n)][1]:g} mm {y:.2f}" for n, y in points)
+        data = axes.line(points)
+        parts.append(
+            f'<g class="run"><title>{escape(f"{title}: {told}")}</title>'
+            f'<path class="{css}" d="{data}"/><path class="reach" d="{data}"/></g>'
+        )
+    return figure(width, height, "".join(parts), label=label)
 
 
 def histograms(curves: Sequence[tuple[str, str, npt.NDArray[np.float64]]], *, label: str) -> str:

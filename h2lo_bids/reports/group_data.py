@@ -273,7 +273,9 @@ def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
     rows = []
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            rows = [[_float(row.get(name)) for name in _CURVES] for row in csv.DictReader(stream)]
+            rows = [
+                [number_of(row.get(name)) for name in _CURVES] for row in csv.DictReader(stream)
+            ]
     except (OSError, ValueError, csv.Error):
         rows = []
     table = np.array(rows, np.float64).reshape(-1, len(_CURVES))
@@ -281,7 +283,8 @@ def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
     return dict(zip(_CURVES, table.T, strict=True))
 
 
-def _float(value: Any) -> float:
+def number_of(value: Any) -> float:
+    """Read a cell; NaN where it holds no number."""
     try:
         return float(value)
     except (TypeError, ValueError):

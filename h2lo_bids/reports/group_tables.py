@@ -7,10 +7,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from h2lo_bids.evaluation.catalogue import Metric
+from h2lo_bids.evaluation.columns import REALISM
 from h2lo_bids.evaluation.layout import number
 from h2lo_bids.evaluation.places import places
-from h2lo_bids.reports.group_data import Contrast
+from h2lo_bids.reports.group_data import Contrast, number_of, read_table
 from h2lo_bids.reports.group_scores import Results
+
+_SHOWN = {
+    "level_low": ("Low", 2),
+    "level_mid": ("Middle", 2),
+    "noise": ("Noise", 4),
+    "snr_low": ("SNR low", 1),
+    "snr_mid": ("SNR middle", 1),
+    "snr_high": ("SNR high", 1),
+    "cnr_low_mid": ("CNR low, middle", 1),
+    "cnr_mid_high": ("CNR middle, high", 1),
+    "spectrum_db": ("Spectrum (dB)", 1),
+    "reference_spectrum_db": ("Spectrum, reference (dB)", 1),
+    "reference_histogram": ("Histogram, reference", 3),
+}
+REALISM_COLUMNS = tuple((head, REALISM[key][0]) for key, (head, _) in _SHOWN.items())
+"""Heads of the measures that the page shows as numbers, and what they mean."""
 
 
 def write_value(metric: Metric, value: float) -> str:
@@ -67,6 +84,40 @@ def comparison_rows(results: Results, titles: Mapping[str, str]) -> list[dict[st
             )
         names = (titles.get(name, name) for name in (first, second))
         rows.append({"pair": " against ".join(names), "cells": cells})
+    return rows
+
+
+def realism_rows(
+    contrast: Contrast, titles: Mapping[str, str], problems: list[str]
+) -> list[dict[str, Any]]:
+    """Average the realism of each image over its participants: a row per image.
+
+    Each row has its ``kind``, ``image`` and ``title``, ``n`` images, ``values``, the means by
+    measure, NaN where there is none, and ``cells``, those of `REALISM_COLUMNS` as text.
+    """
+    found: dict[tuple[str, str], dict[Any, dict[str, str]]] = {}
+    for run in contrast.runs:
+        for row in read_table(run.folder / "realism.tsv", problems):
+            kind, image = row.get("kind") or "", row.get("image") or ""
+            fold = run.fold if kind == "synthesized" else None  # a target is the same in all folds
+            key = (row.get("participant_id"), row.get("session_id"), fold)
+            found.setdefault((kind, image), {})[key] = row
+    order = ["target", "reference", "synthesized"]
+    kept = [key for key in found if key[0] in order]
+    rows = []
+    for kind, image in sorted(kept, key=lambda key: order.index(key[0])):
+        own = list(found[kind, image].values())
+        means = {}
+        for measure in REALISM:
+            numbers = [v for row in own if math.isfinite(v := number_of(row.get(measure)))]
+            means[measure] = sum(numbers) / len(numbers) if numbers else math.nan
+        title = "Real low field" if kind == "target" else titles.get(image, image)
+        cells = [
+            "\N{EN DASH}" if math.isnan(means[key]) else f"{means[key]:.{digits}f}"
+            for key, (_, digits) in _SHOWN.items()
+        ]
+        told = {"kind": kind, "image": image, "title": title, "n": len(own)}
+        rows.append({**told, "values": means, "cells": cells})
     return rows
 
 

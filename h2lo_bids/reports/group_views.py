@@ -64,6 +64,7 @@ def contrast_view(
         "strips": _strips(results, shown, contrast.name),
         "curves": _curves(contrast, methods),
         "panels": _panels(contrast, results, shown, problems),
+        "realism": _realism(contrast, shown, methods, problems),
         "splits": tables.split_rows(contrast),
         "split_folds": sorted({split.fold for split in contrast.splits}),
         "pairs": pairs,
@@ -144,6 +145,31 @@ def _curves(contrast: Contrast, methods: Sequence[str]) -> list[dict[str, Any]]:
         if drawing:
             found.append({"title": curve.title, "svg": Markup(drawing)})  # noqa: S704 - as above
     return found
+
+
+def _realism(
+    contrast: Contrast, titles: Mapping[str, str], methods: Sequence[str], problems: list[str]
+) -> dict[str, Any] | None:
+    """Lay out how real the images look, or nothing where no run has measured it."""
+    from markupsafe import Markup
+
+    rows = tables.realism_rows(contrast, titles, problems)
+    if not rows:
+        return None
+    lines = [
+        ("lf" if row["kind"] == "target" else charts.colour(row["image"], methods),
+         row["title"], row["values"])
+        for row in rows
+        if row["kind"] != "reference" and row["image"] != IDENTITY
+    ]  # fmt: skip
+    chart = charts.bands(
+        lines, label=f"Correlation with high-field images by band, {contrast.name}"
+    )
+    return {
+        "rows": rows,
+        "chart": Markup(chart) if chart else None,  # noqa: S704 - escaped there
+        "legend": [(css, title) for css, title, _ in lines],
+    }
 
 
 def _panels(

@@ -13,10 +13,11 @@ import torch
 from h2lo_bids.bids.atomic import atomic_write_bytes
 from h2lo_bids.bids.dataset import write_json
 from h2lo_bids.errors import MissingInputError
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Realism, Score
 from h2lo_bids.evaluation.statistics import summarise
-from h2lo_bids.evaluation.tables import write_scores
+from h2lo_bids.evaluation.tables import write_realism, write_scores
 from h2lo_bids.models.bundle import save_bundle
+from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.training.card_parts import FIELDS, software
 from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata
 from h2lo_bids.training.fitting import (
@@ -28,6 +29,7 @@ from h2lo_bids.training.foldjob import (
     BUNDLE,
     HISTORY,
     PICTURES,
+    REALISM,
     RECORD,
     SCORES,
     FoldJob,
@@ -38,7 +40,7 @@ from h2lo_bids.training.foldjob import (
     withdraw,
 )
 from h2lo_bids.training.folds import PARTS
-from h2lo_bids.training.heldout import predict_pair, score_pair
+from h2lo_bids.training.heldout import predict_pair, realism_of, score_pair, stranger_to
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
@@ -68,8 +70,8 @@ def run_fold(job: FoldJob, progress: Callable[[str], None] | None = None) -> Pat
     Returns
     -------
     Path
-        The fold's folder: ``bundle``, ``scores.tsv``, ``history.csv``,
-        ``pictures.npz`` and, last, ``record.json``.
+        The fold's folder: ``bundle``, ``scores.tsv``, ``history.csv``, ``pictures.npz``,
+        for synthesis ``realism.tsv`` and, last, ``record.json``.
 
     Raises
     ------
@@ -103,6 +105,7 @@ def _score(
 ) -> tuple[list[Score], list[float]]:
     """Score the test subjects one by one, so that only one is in memory; time their synthesis."""
     scores: list[Score] = []
+    realism: list[Realism] = []
     seconds = []
     pictures = {}
     device, seed = options.device, options.seed
@@ -119,8 +122,15 @@ def _score(
                 model, pair, method=job.method, fold=job.fold.index, predicted=predicted
             )
         pictures.update(pictures_of(pair, predicted))
+        if job.task == SYNTHESIZE:
+            realism += realism_of(
+                pair, {job.method: predicted}, prepared.frame.spacing, fold=job.fold.index,
+                stranger=stranger_to(prepared, job.pairs_in(*PARTS)),
+            )  # fmt: skip
     titles = {IDENTITY: IDENTITY_TITLES[job.task], job.method: job.row_title}
     write_scores(job.folder / SCORES, scores, titles)
+    if realism:
+        write_realism(job.folder / REALISM, realism, titles)
     write_pictures(job.folder / PICTURES, pictures)
     return scores, seconds
 

@@ -18,13 +18,14 @@ from h2lo_bids.bids.atomic import atomic_path
 from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.dataset import write_json
 from h2lo_bids.errors import H2loError
-from h2lo_bids.evaluation.scores import Score
-from h2lo_bids.evaluation.tables import write_scores
+from h2lo_bids.evaluation.scores import Realism, Score
+from h2lo_bids.evaluation.tables import write_realism, write_scores
 from h2lo_bids.training.card_parts import software
 from h2lo_bids.training.command import Command
 from h2lo_bids.training.external import Made, run_command
 from h2lo_bids.training.foldjob import (
     PICTURES,
+    REALISM,
     RECORD,
     SCORES,
     FoldWork,
@@ -34,7 +35,8 @@ from h2lo_bids.training.foldjob import (
     tell_of_others,
     withdraw,
 )
-from h2lo_bids.training.heldout import score_pair
+from h2lo_bids.training.folds import PARTS
+from h2lo_bids.training.heldout import realism_of, score_pair, stranger_to
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 
@@ -84,7 +86,8 @@ def run_external(
     Returns
     -------
     Path
-        The fold's folder: ``scores.tsv``, ``pictures.npz`` and, last, ``record.json``.
+        The fold's folder: ``scores.tsv``, ``realism.tsv``, ``pictures.npz`` and, last,
+        ``record.json``.
 
     Raises
     ------
@@ -98,6 +101,7 @@ def run_external(
     work = fit_folder(job)
     tell_of_others(job, work, say)
     scores: list[Score] = []
+    realism: list[Realism] = []
     pictures: dict[str, np.ndarray] = {}
     seconds, notes, failed = [], {}, {}
     for prepared in job.pairs_in("test"):
@@ -115,6 +119,10 @@ def run_external(
             continue
         scores += [*score_pair(None, pair, fold=job.fold.index), *own]
         pictures.update(pictures_of(pair, made.volume))
+        realism += realism_of(
+            pair, {job.method: made.volume}, prepared.frame.spacing, fold=job.fold.index,
+            stranger=stranger_to(prepared, job.pairs_in(*PARTS)),
+        )  # fmt: skip
         seconds.append(round(made.seconds, 3))
         notes.update(dict.fromkeys(f"{pair.name}: {note}" for note in made.notes))
     if not scores:
@@ -123,6 +131,7 @@ def run_external(
         )
     withdraw(job.folder)
     write_scores(job.folder / SCORES, scores, {job.method: job.method})
+    write_realism(job.folder / REALISM, realism)
     write_pictures(job.folder / PICTURES, pictures)
     # Last: a folder with a record is taken for a whole one.
     write_json(job.folder / RECORD, _record(job, seconds, tuple(notes), failed))

@@ -28,8 +28,8 @@ from h2lo_bids.training.prepared import PreparedPair
 if TYPE_CHECKING:
     from h2lo_bids.training.fit import FitResult
 
-RECORD, SCORES, HISTORY, PICTURES, BUNDLE = (
-    "record.json", "scores.tsv", "history.csv", "pictures.npz", "bundle"
+RECORD, SCORES, HISTORY, PICTURES, BUNDLE, REALISM = (
+    "record.json", "scores.tsv", "history.csv", "pictures.npz", "bundle", "realism.tsv"
 )  # fmt: skip
 _OBJECTS = ("options", "given", "pairs", "fold", "failed")
 """What a record holds as objects, where it holds it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,26 @@ import numpy as np
 from h2lo_bids.bids.dataset import write_json
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import BadDataError, UsageError
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
-from h2lo_bids.evaluation.tables import write_scores
+from h2lo_bids.evaluation.realism import Appearance
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Realism, Score
+from h2lo_bids.evaluation.tables import write_realism, write_scores
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import scale_brain
 from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.interface import Model
+from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.synthesis.seeds import scan_seed
 from h2lo_bids.training.card import software
-from h2lo_bids.training.heldout import predict_pair, score_pair
+from h2lo_bids.training.heldout import (
+    nearest,
+    predict_pair,
+    realism_of,
+    score_pair,
+    stranger_to,
+)
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
@@ -43,6 +51,7 @@ class _Run:
     model: Model
     warnings: list[str]
     scores: list[Score] = field(default_factory=list)
+    realism: list[Realism] = field(default_factory=list)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -54,6 +63,7 @@ def score_models(
     precision: str = "fp32",
     seed: int = 42,
     out_dir: Path,
+    references: Mapping[str, Appearance] | None = None,
     progress: Say | None = None,
     lost: Callable[[PreparedPair, str], None] | None = None,
 ) -> tuple[Score, ...]:
@@ -75,7 +85,10 @@ def score_models(
         As for `predict_pair`.
     out_dir
         Receives ``evaluation/<contrast>/<name>/`` with ``scores.tsv``,
-        ``scores.json``, ``pictures.npz`` and ``record.json``.
+        ``scores.json``, ``pictures.npz``, ``record.json`` and, for synthesis, ``realism.tsv``
+        and ``realism.json``.
+    references
+        Real low-field scans on the pairs' frame, by name, to which the images are compared.
     progress
         Receives lines of progress, and warnings that begin with ``warning:``.
     lost
@@ -107,10 +120,11 @@ def score_models(
     identity: list[Score] = []
     scored: list[PreparedPair] = []
     options = EngineOptions(device=device, precision=precision)
+    known = references or {}
     for number, prepared in enumerate(pairs, start=1):
         say(f"{contrast}: scoring {prepared.name} ({number} of {len(pairs)})")
         try:
-            identity += _score_with_all(runs, prepared, options, seed)
+            identity += _score_with_all(runs, prepared, options, seed, pairs, known)
         except BadDataError as err:
             # Where it is the last hope there is nothing to go on with.
             if lost is None or (number == len(pairs) and not scored):
@@ -120,12 +134,17 @@ def score_models(
             scored.append(prepared)
     for run in runs:
         folder = result_path(out_dir, "evaluated", contrast=contrast, model=run.name)
-        _write(run, identity, scored, folder)
+        _write(run, identity, scored, folder, known)
     return (*identity, *(s for run in runs for s in run.scores))
 
 
 def _score_with_all(
-    runs: Sequence[_Run], prepared: PreparedPair, options: EngineOptions, seed: int
+    runs: Sequence[_Run],
+    prepared: PreparedPair,
+    options: EngineOptions,
+    seed: int,
+    pairs: Sequence[PreparedPair],
+    references: Mapping[str, Appearance],
 ) -> list[Score]:
     """Score every model on a pair, or none; return the identity's scores."""
     pair = read_prepared(prepared)
@@ -139,6 +158,14 @@ def _score_with_all(
     for run, predicted in zip(runs, made, strict=True):
         run.scores += score_pair(run.model, pair, method=run.name, predicted=predicted)
         run.pictures.update(pictures_of(pair, predicted))
+    if pair.task == SYNTHESIZE:
+        target, *rows = realism_of(
+            pair, {run.name: image for run, image in zip(runs, made, strict=True)},
+            prepared.frame.spacing, stranger=stranger_to(prepared, pairs),
+            references=tuple(references.values()),
+        )  # fmt: skip
+        for run, row in zip(runs, rows, strict=True):
+            run.realism += [target, row]
     return [*score_pair(None, pair)]
 
 
@@ -257,11 +284,27 @@ def _check(models: Sequence[Named], pairs: Sequence[PreparedPair]) -> tuple[str,
     return contrasts[0], tasks[0]
 
 
+def _rows_of(references: Mapping[str, Appearance]) -> list[Realism]:
+    """Make the references' own rows, with their distances from each other."""
+    rows = []
+    for name, own in references.items():
+        others = [other for other in references.values() if other is not own]
+        rows.append(Realism("reference", name, "", None, {**own.values(), **nearest(own, others)}))
+    return rows
+
+
 def _write(
-    run: _Run, identity: Sequence[Score], pairs: Sequence[PreparedPair], folder: Path
+    run: _Run,
+    identity: Sequence[Score],
+    pairs: Sequence[PreparedPair],
+    folder: Path,
+    references: Mapping[str, Appearance],
 ) -> None:
     titles = {IDENTITY: IDENTITY_TITLES[run.bundle.task], run.name: run.name}
     write_scores(folder / "scores.tsv", [*identity, *run.scores], titles)
+    if run.realism:
+        rows = [*run.realism, *_rows_of(references)]
+        write_realism(folder / "realism.tsv", rows, {run.name: run.name})
     write_pictures(folder / "pictures.npz", run.pictures)
     digests = sorted(pair.fingerprint for pair in pairs)
     record = {

@@ -44,6 +44,10 @@ TRAINING = [
     *["--val-count", "1", "--test-count", "4", "--fold", "0", "2", "--n-folds-parallel", "2"],
     *["--no-final", "--collect"],
 ]
+EVALUATION = [
+    *["/bids", "/out", "evaluate", "--realism-reference"],
+    *["/a_T1w.nii.gz", "/MS017_T2.nii.gz", "T1w=/x_T2w.nii"],
+]
 
 
 def test_every_option_reaches_its_field():
@@ -146,6 +150,7 @@ def test_every_option_of_the_training_level_reaches_its_field():
         ("group --model x", "of participant and evaluate and group --task enhance; group does not"),
         ("train --uncertainty", "of participant; group does not"),
         ("evaluate --steps 3", "of group and benchmark; evaluate does not"),
+        ("group --realism-reference x_T1w.nii", "an option of evaluate; group does not"),
         ("evaluate --pairs", "of participant; evaluate prepares"),
     ],
 )
@@ -174,6 +179,8 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
         ("group --lf-dir nowhere", 66, "is not a folder"),
         ("group -d lf=bids", 64, "other than raw and lf"),
         ("evaluate --precision fp16", 64, "at the group level"),
+        ("evaluate --realism-reference scan.nii", 64, "write T1w=IMAGE or T2w=IMAGE"),
+        ("evaluate --realism-reference T1w=scan.nii", 66, "scan.nii: no such file"),
         ("participant --realisations 2", 64, "add --noise calibrated"),
     ],
 )
@@ -193,7 +200,13 @@ def test_a_repeated_list_goes_on_and_each_name_counts_once(tmp_path):
     assert s.contrast == ("T1w",)
 
 
-@pytest.mark.parametrize("line", [EVERYTHING, TRAINING])
+def test_the_contrast_of_a_reference_is_given_or_in_its_name():
+    s = read_settings(EVALUATION)
+    assert [name for name, _ in s.realism_reference] == ["T1w", "T2w", "T1w"]
+    assert s.realism_reference[2][1] == Path("/x_T2w.nii")
+
+
+@pytest.mark.parametrize("line", [EVERYTHING, TRAINING, EVALUATION])
 def test_the_recorded_configuration_gives_the_same_settings_again(tmp_path, line):
     s = read_settings(line)
     config = tmp_path / "config.toml"

@@ -15,7 +15,9 @@ from group_samples import METHODS, Sample, make_evaluation, make_fold, make_grou
 from report_page import Page
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE
-from h2lo_bids.evaluation.tables import read_scores, write_tables
+from h2lo_bids.evaluation.columns import OWN, STRANGER
+from h2lo_bids.evaluation.scores import Realism
+from h2lo_bids.evaluation.tables import read_scores, write_realism, write_tables
 from h2lo_bids.reports.group import render_group_report, write_group_report
 from h2lo_bids.reports.group_views import floor_of
 from h2lo_bids.reports.records import Failure
@@ -217,6 +219,35 @@ def test_the_evaluation_of_given_models(tmp_path):
     assert "not finished" not in text
 
 
+def test_realism_is_averaged_over_participants_and_drawn(tmp_path):
+    out = make_evaluation(tmp_path)
+    assert "How real" not in text_of(out, level="evaluate")
+    people = ("P00", "P01", "P02")
+    for model, gain in (("site-a", 0.0), ("site-b", 0.1)):
+        rows = [Realism("reference", "<i>.nii", "", None, {"level_low": 0.4, "noise": 0.05})]
+        for n, subject in enumerate(people):
+            for kind, image, own in (("target", "", 0.5), ("synthesized", model, 0.6 + gain)):
+                bands = dict.fromkeys([*OWN][:4], own + 0.1 * n) | dict.fromkeys(
+                    [*STRANGER][:4], 0.02
+                )
+                told = {**bands, "level_low": own / 2, "spectrum_db": 3.0 * n, "own_2mm": np.nan}
+                rows.append(Realism(kind, image, subject, None, told))
+        write_realism(out / "evaluation/T1w" / model / "realism.tsv", rows)
+    html = render_group_report(out, level="evaluate")
+    head, *rows = table_of(html, "Realism, T1w")
+    found = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert [*found] == ["Real low field", "<i>.nii (reference)", "site-a", "site-b"]
+    assert [found[name]["Low"] for name in found] == ["0.25", "0.40", "0.30", "0.35"]
+    assert (found["site-b"]["Spectrum (dB)"], found["site-b"]["Noise"]) == ("3.0", "\N{EN DASH}")
+    assert [row["Images"] for row in found.values()] == ["3", "1", "3", "3"]
+    told = re.findall(r"<title>([^<]*: 8 mm [^<]*)</title>", html)
+    ends = (f"8 mm {x}; 5 mm {x}; 4 mm {x}; 3 mm {x}" for x in ("0.60", "0.70", "0.80"))
+    for name, end in zip(("Real low field", "site-a", "site-b"), ends, strict=True):
+        assert f"{name}, own: {end}" in told
+    assert sum("stranger: 8 mm 0.02;" in line for line in told) == 3
+    assert len(told) == 6
+
+
 def test_models_of_an_earlier_evaluation_are_left_out(tmp_path):
     out = make_evaluation(tmp_path)
     shutil.copytree(out / "evaluation/T1w/site-a", out / "evaluation/T1w/older")
@@ -237,6 +268,9 @@ def test_damaged_files_are_left_out_and_named(folder):
     assert "cannot be drawn" in text
     assert "1 pair has no figure here" in text
     assert "fold 1 not finished" in text
+    table = folder / "folds/T1w/h2lo/fold-0/realism.tsv"
+    table.write_text("kind\timage\tnoise\ntarget\nother\tx\t1\ntarget\t\tmany\n")
+    assert "How real" in text_of(folder)
 
 
 def test_same_files_same_bytes(group_folder, tmp_path):

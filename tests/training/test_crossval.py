@@ -73,8 +73,16 @@ def test_a_fold_leaves_what_the_report_reads(finished: tuple[FoldJob, ...]) -> N
     job = finished[1]
     folder = fold_folder(job.out_dir, "T1w", "h2lo", 1)
     assert sorted(p.name for p in folder.iterdir()) == [
-        "bundle", "history.csv", "pictures.npz", "record.json", "scores.json", "scores.tsv"
+        "bundle", "history.csv", "pictures.npz", "realism.json", "realism.tsv", "record.json",
+        "scores.json", "scores.tsv",
     ]  # fmt: skip
+    with (folder / "realism.tsv").open() as stream:
+        told = [
+            (r["participant_id"][4:], r["kind"], r["image"], r["fold"])
+            for r in csv.DictReader(stream, delimiter="\t")
+        ]
+    kinds = (("target", "n/a"), ("synthesized", "h2lo"))
+    assert told == [(subject, *kind, "1") for subject in job.fold.test for kind in kinds]
     record = json.loads((folder / "record.json").read_text())
     assert record["fold"]["test"] == list(job.fold.test)
     assert (record["title"], record["seed"], record["steps"]) == ("H2LO", 42, 8)

@@ -70,7 +70,9 @@ def test_command_writes_a_bundle_with_its_figures(labels: Path, tmp_path: Path) 
     # The identity's figure of the first scanner, computed apart from the package: both
     # images are divided by their maximum.
     pair = ball_pair("head_08.nii.gz", embedded.PAIR_SEED + 8, SHAPE)
-    hf, lf = ((v * pair.mask / (v * pair.mask).max()).astype(np.float16) for v in (pair.hf, pair.lf))
+    hf, lf = (
+        (v * pair.mask / (v * pair.mask).max()).astype(np.float16) for v in (pair.hf, pair.lf)
+    )
     error = np.mean((hf.astype(float) - lf.astype(float)) ** 2)
     first = bundle.metadata["held_out"]["subject head_08_seed-1008_max-3_1"]
     assert first["identity"]["psnr"] == pytest.approx(-10 * np.log10(error), abs=1e-3)

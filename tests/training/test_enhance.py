@@ -72,6 +72,7 @@ def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path: Path) -> None:
     own = job(pairs, tmp_path)
     folder = run_fold(own)
     assert fold_done(own)
+    assert not (folder / "realism.tsv").exists()  # the target is no low-field image
     record = json.loads((folder / "record.json").read_text())
     assert (record["task"], record["options"]["family"]) == ("enhance", "pfsr")
     rows = [r.split("\t") for r in (folder / "scores.tsv").read_text().splitlines()]

@@ -153,6 +153,8 @@ def test_a_fold_goes_on_without_a_lost_subject_and_is_made_whole_later(tmp_path)
     found = [s for s in read_scores(job.folder / "scores.tsv") if s.subject == "04"]
     ours = {s.region: s.values["psnr"] for s in found if s.method == "sim"}
     assert ours == pytest.approx({s.region: s.values["psnr"] for s in expected}, abs=1e-3)
+    lines = (job.folder / "realism.tsv").read_text().splitlines()[1:]
+    assert [line[:6] for line in lines] == ["sub-03", "sub-03", "sub-04", "sub-04"]
     stamp = (job.folder / "record.json").stat().st_mtime_ns
     run_external(job)
     assert (job.folder / "record.json").stat().st_mtime_ns == stamp

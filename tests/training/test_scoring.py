@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,15 +12,25 @@ import pytest
 import torch
 from problems import SMALL, ball_pair
 
+from h2lo_bids.cli import convert
+from h2lo_bids.cli.scorework import read_references
+from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation.metrics import evaluate, histogram
+from h2lo_bids.evaluation.realism import (
+    appearance,
+    band_correlation,
+    histogram_distance,
+    spectrum_distance,
+    tapered,
+)
 from h2lo_bids.evaluation.scores import select
 from h2lo_bids.evaluation.tables import read_scores
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.synthesis.engine import synthesize
-from h2lo_bids.training.heldout import predict_pair, score_pair
+from h2lo_bids.training.heldout import predict_pair, score_pair, stranger_to
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.pictures import pictures_of, read_pictures, write_pictures
 from h2lo_bids.training.prepared import Check, PreparedPair, read_prepared
@@ -129,7 +140,7 @@ def test_models_are_scored_and_kept_apart(tmp_path: Path, pairs: list[PreparedPa
     assert tuple(s for s in scores if (s.method, s.subject) == ("b", "03")) == expected
     folder = out / "evaluation" / "T1w" / "b"
     names = {"scores.tsv", "scores.json", "pictures.npz", "record.json"}
-    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == names | {"realism.tsv", "realism.json"}
     assert {s.method for s in read_scores(folder / "scores.tsv")} == {"identity", "b"}
     assert set(read_scores(folder / "scores.tsv")) <= set(scores)
     assert "03/predicted" in read_pictures(folder / "pictures.npz")
@@ -177,6 +188,73 @@ def test_a_model_of_another_frame_is_asked_for_the_pairs_positions(
     )
     for found, wanted in zip(scores[2:], expected, strict=True):
         assert found.values == pytest.approx(wanted.values, rel=1e-4)
+
+
+def test_realism_is_of_the_model_the_real_scan_and_the_references(
+    tmp_path: Path, pairs: list[PreparedPair]
+) -> None:
+    bundle, out = bundle_of(tmp_path / "m"), tmp_path / "out"
+    rng, mask = np.random.default_rng(0), np.ones((40, 40, 40), bool)
+    far, near = (
+        appearance(1 + sd * rng.standard_normal(mask.shape), mask, (2.0,) * 3) for sd in (0.3, 0.01)
+    )
+    score_models([("m", bundle)], pairs, out_dir=out, references={"far.nii": far, "near.nii": near})
+    folder = out / "evaluation" / "T1w" / "m"
+    head, *lines = [r.split("\t") for r in (folder / "realism.tsv").read_text().splitlines()]
+    assert head == list(json.loads((folder / "realism.json").read_text()))
+    rows = [dict(zip(head, line, strict=True)) for line in lines]
+    assert [(r["participant_id"], r["kind"], r["image"]) for r in rows] == [
+        ("sub-01", "target", "n/a"), ("sub-01", "synthesized", "m"),
+        ("sub-03", "target", "n/a"), ("sub-03", "synthesized", "m"),
+        ("n/a", "reference", "far.nii"), ("n/a", "reference", "near.nii"),
+    ]  # fmt: skip
+    first, second = map(read_prepared, pairs)
+    window = tapered(first.mask & second.mask, (2.0,) * 3)
+    own, other = (band_correlation(first.lf, x.hf, window, (2.0,) * 3) for x in (first, second))
+    for key, bands in (("own", own), ("stranger", other)):
+        assert float(rows[0][f"{key}_8mm"]) == pytest.approx(bands[0])
+    assert rows[0]["own_1p5mm"] == rows[0]["spectrum_db"] == "n/a"
+    told = [
+        appearance(v, first.mask, (2.0,) * 3) for v in (first.lf, predict_pair(operator(), first))
+    ]
+    assert float(rows[1]["spectrum_db"]) == pytest.approx(spectrum_distance(*told))
+    assert float(rows[1]["reference_histogram"]) == pytest.approx(
+        min(histogram_distance(told[1], r) for r in (far, near))
+    )
+    assert float(rows[4]["reference_spectrum_db"]) == pytest.approx(20 * np.log10(30), abs=0.5)
+
+
+def test_a_stranger_is_another_person_whose_pair_can_be_read(pairs: list[PreparedPair]) -> None:
+    first, last = pairs
+    again = dataclasses.replace(first, session="2", name="01_2")
+    assert stranger_to(first, [first, again, last]).name == "03"
+    assert stranger_to(last, [again, first, last]).name == "01_2"
+    assert stranger_to(first, [first, again]) is None
+    again.lf.write_bytes(b"")  # of first, too: they share their files
+    assert stranger_to(last, [first, last, again]) is None
+
+
+def test_references_are_read_one_by_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = np.zeros((48, 56, 48), np.float32)
+    data[8:40, 6:50, 8:40] = 1 + 0.02 * rng.standard_normal((32, 44, 32))  # 1.2 litres
+    for name in ("a_T1w.nii.gz", "b_T1w.nii.gz", "c_T2w.nii.gz"):
+        nib.save(nib.Nifti1Image(data, np.diag([3.0, 3, 3, 1])), tmp_path / name)
+    (tmp_path / "b_T1w.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    given = tuple(convert.reference(f"{tmp_path}/{n}") for n in ("b_T1w.nii.gz", "a_T1w.nii.gz",
+                                                                "c_T2w.nii.gz"))  # fmt: skip
+    settings = Settings(
+        bids_dir=tmp_path, out_dir=tmp_path, level="evaluate", skull_strip="skip",
+        realism_reference=given,
+    )  # fmt: skip
+    unusable: list[list[str]] = []
+    found = read_references(settings, "T1w", Frame((50, 60, 60), (3.0, 3.0, 3.0)), unusable)
+    assert [*found] == ["a_T1w.nii.gz"]
+    assert found["a_T1w.nii.gz"].values()["noise"] == pytest.approx(0.02, rel=0.05)
+    ((name, line),) = unusable
+    assert name == str(tmp_path / "b_T1w.nii.gz")
+    assert line.startswith(f"{name}: ")
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(

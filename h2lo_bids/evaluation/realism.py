@@ -1,0 +1,199 @@
+"""How real a low-field image looks: whose detail it keeps, its contrast, noise and spectrum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from h2lo_bids.evaluation.snr import noise_deviation, tissue_levels
+from h2lo_bids.imaging.voxels import slice_axis
+
+HALF_PITCH_MM = ((16, 8), (8, 5), (5, 4), (4, 3), (3, 2), (2, 1.5), (1.5, 1))
+"""Bands of spatial frequency f by their half-pitch 1 / (2 f), as in arXiv 2609.36837."""
+
+TAPER_MM = 8.0
+"""Depth over which the brain's border fades; 12 mm changed no correlation by 0.03 on phantoms."""
+
+FREQUENCIES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Borders of the bins of in-plane spectra, cycles per mm."""
+
+SLICES = (0.45, 0.75)
+"""Part of the brain's extent across the plane from which spectra are taken."""
+
+_ERODED = 3
+_ROUNDS = 60
+_PERCENTILES = np.linspace(0.5, 99.5, 200)
+_SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What an image shows by itself.
+
+    Parameters
+    ----------
+    levels, noise, spectrum
+        Of `tissue_levels`, `noise_deviation` and `plane_spectrum`.
+    median
+        Of the brain, in the image's units.
+    quantiles
+        Of the brain's values divided by their 99.5th percentile.
+    """
+
+    levels: tuple[float, float, float]
+    noise: float
+    median: float
+    spectrum: np.ndarray = field(hash=False, compare=False, repr=False)
+    quantiles: np.ndarray = field(hash=False, compare=False, repr=False)
+
+    def values(self) -> dict[str, float]:
+        """Return levels over the highest, noise over the median, SNR and CNR."""
+        low, mid, high = self.levels
+        noise = {"snr_low": low, "snr_mid": mid, "snr_high": high}
+        noise |= {"cnr_low_mid": mid - low, "cnr_mid_high": high - mid}
+        top = high if high > 0 else math.nan
+        levels = {"level_low": low / top, "level_mid": mid / top}
+        share = self.noise / self.median if self.median > 0 else math.nan
+        over = {key: v / self.noise if self.noise > 0 else math.nan for key, v in noise.items()}
+        return {**levels, "noise": share, **over}
+
+
+def tapered(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Fade a mask out towards its border: a raised cosine over `TAPER_MM`.
+
+    Cut sharply, two masked heads share an edge, and correlate at the finest bands.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    out, box = np.zeros(mask.shape), _box(mask)
+    depth = distance_transform_edt(np.pad(mask[box], 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    out[box] = 0.5 - 0.5 * np.cos(np.pi * np.minimum(depth / TAPER_MM, 1))
+    return out
+
+
+def band_correlation(
+    image: np.ndarray, other: np.ndarray, window: np.ndarray, spacing: Sequence[float]
+) -> tuple[float, ...]:
+    """Correlate two images band by band of spatial frequency.
+
+    With a subject's own high-field image as `other` this says how much of the person an
+    image keeps; with a stranger's, what any two heads share. Values are cut to their 0.5th
+    and 99.5th percentile, and the window multiplies what differs from their mean.
+    Band-passed images correlate as their Fourier coefficients in the band do (Parseval).
+
+    Parameters
+    ----------
+    image, other
+        (X, Y, Z), any units.
+    window
+        (X, Y, Z), 0 to 1: of voxels that both images show, as `tapered` makes it.
+    spacing
+        Of the voxels, mm.
+
+    Returns
+    -------
+    tuple of float
+        -1 to 1, one per band of `HALF_PITCH_MM`; NaN where the grid does not carry
+        the whole band, or an image has no power in it.
+
+    References
+    ----------
+    arXiv 2609.36837.
+    """
+    from scipy import fft
+
+    box = _box(window > 0)
+    a, b = (fft.fftn(_windowed(x[box], window[box])) for x in (image, other))
+    axes = np.ix_(*(np.fft.fftfreq(n, side) for n, side in zip(a.shape, spacing, strict=True)))
+    pitch = 0.5 / np.sqrt(np.maximum(axes[0] ** 2 + axes[1] ** 2 + axes[2] ** 2, 1e-12))
+    found = []
+    for coarse, fine in HALF_PITCH_MM:
+        inside = (pitch <= coarse) & (pitch > fine)
+        x, y = a[inside], b[inside]
+        power = math.sqrt(float(np.vdot(x, x).real) * float(np.vdot(y, y).real))
+        carried = fine >= max(spacing) - _SAME and power > 0
+        found.append(float(np.vdot(x, y).real) / power if carried else math.nan)
+    return tuple(found)
+
+
+def plane_spectrum(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Return the radial power spectrum of slices of the brain, dB re 1 mm^2.
+
+    Slices (`SLICES`) lie across the longest voxel side, or else the third axis. Each is
+    divided by its mean in the brain, less 1, and 0 outside. Power is per area, so that grids
+    compare: a value per bin of `FREQUENCIES`, NaN where the grid does not carry all of it.
+    """
+    from scipy import fft
+
+    axis = slice_axis(spacing)
+    sides = np.delete(np.asarray(spacing, np.float64), axis)
+    planes, insides = (np.moveaxis(x, axis, 0) for x in (image, mask))
+    shown = np.flatnonzero(insides.any((1, 2)))
+    first, last = (int(share * len(shown)) for share in SLICES)
+    power, count = np.zeros(planes.shape[1:]), 0
+    for k in shown[first:last]:
+        inside, mean = insides[k], float(planes[k][insides[k]].mean())
+        if mean > 0:
+            plane = np.where(inside, planes[k].astype(np.float64) / mean - 1, 0)
+            power += np.abs(fft.fft2(plane)) ** 2 / inside.sum() * sides.prod()
+            count += 1
+    radius = np.hypot(*np.ix_(*(np.fft.fftfreq(power.shape[k], sides[k]) for k in (0, 1))))
+    found = np.full(len(FREQUENCIES) - 1, np.nan)
+    for n, (low, high) in enumerate(pairwise(FREQUENCIES)):
+        values = power[(radius >= low) & (radius < high)]
+        if count and values.any() and high <= 0.5 / sides.max() + _SAME:
+            found[n] = 10 * math.log10(values.mean() / count)
+    return found
+
+
+def appearance(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> Appearance:
+    """Measure an image, (X, Y, Z) in any units, by itself, inside a mask that is not empty.
+
+    All is NaN where the 99.5th percentile of the brain is not positive.
+    """
+    values = image[mask].astype(np.float64)
+    top = float(np.percentile(values, 99.5))
+    if not top > 0:
+        none, many = math.nan, np.full(len(FREQUENCIES) - 1, math.nan)
+        return Appearance((none,) * 3, none, none, many, _PERCENTILES * none)
+    box = _box(mask)
+    image, mask = image[box], mask[box]
+    return Appearance(
+        tissue_levels(image, mask),
+        noise_deviation(image, mask, spacing),
+        float(np.median(values)),
+        plane_spectrum(image, mask, spacing),
+        np.percentile(values, _PERCENTILES) / top,
+    )
+
+
+def spectrum_distance(a: Appearance, b: Appearance) -> float:
+    """Return the root mean square difference of two spectra over the bins of both, dB."""
+    differences = a.spectrum - b.spectrum
+    differences = differences[np.isfinite(differences)]
+    return float(np.sqrt(np.mean(differences**2))) if differences.size else math.nan
+
+
+def histogram_distance(a: Appearance, b: Appearance) -> float:
+    """Return the Wasserstein-1 distance of two brains' values over their 99.5th percentile."""
+    return float(np.abs(a.quantiles - b.quantiles).mean())
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the box around a mask, the whole array if it is empty."""
+    ends = [np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return tuple(slice(int(at[0]), int(at[-1]) + 1) if at.size else slice(None) for at in ends)
+
+
+def _windowed(image: np.ndarray, window: np.ndarray) -> np.ndarray:
+    weights = window[window > 0]
+    out = np.zeros(image.shape)
+    if weights.size:
+        inside = image[window > 0].astype(np.float64)
+        inside = np.clip(inside, *np.percentile(inside, (0.5, 99.5)))
+        out[window > 0] = weights * (inside - np.average(inside, weights=weights))
+    return out

@@ -1,0 +1,140 @@
+"""Realism against closed forms: bands of known SNR, levels, noise and spectra that were drawn."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from h2lo_bids.evaluation import realism
+
+SPACING = (1.0, 1.0, 1.0)
+BANDS = ((16, 8), (8, 5), (5, 4), (4, 3), (3, 2), (2, 1.5), (1.5, 1))
+
+
+def band_passed(field: np.ndarray, coarse: float, fine: float) -> np.ndarray:
+    f = np.linalg.norm(np.meshgrid(*map(np.fft.fftfreq, field.shape), indexing="ij"), axis=0)
+    kept = (f >= 1 / (2 * coarse)) & (f < 1 / (2 * fine))
+    return np.fft.ifftn(np.fft.fftn(field) * kept).real
+
+
+def ball(side: int, radius: float) -> np.ndarray:
+    at = np.indices((side,) * 3) - (side - 1) / 2
+    return np.linalg.norm(at, axis=0) <= radius
+
+
+def test_a_signal_and_noise_correlate_as_their_ratio_in_each_band_says() -> None:
+    signal, noise, stranger = np.random.default_rng(0).standard_normal((3, 64, 64, 64))
+    ratios = (0.2, 0.5, 1.0, 0.7, 2.0, 0.3, 4.0)
+    dirty = signal + sum(
+        (r - 1) * band_passed(noise, *band) for r, band in zip(ratios, BANDS, strict=True)
+    ) + noise  # fmt: skip
+    everywhere = np.ones(signal.shape)
+    found = realism.band_correlation(3 * dirty + 7, signal, everywhere, SPACING)
+    assert found == pytest.approx([1 / math.sqrt(1 + r**2) for r in ratios], abs=0.03)
+    other = realism.band_correlation(dirty, stranger, everywhere, SPACING)
+    assert other[1:] == pytest.approx([0] * 6, abs=0.06)
+
+
+def test_bands_that_a_grid_does_not_carry_are_undefined() -> None:
+    image = np.random.default_rng(0).standard_normal((32, 32, 32))
+    found = realism.band_correlation(image, image, np.ones(image.shape), (4.0, 4.0, 4.0))
+    assert found[:3] == pytest.approx([1, 1, 1])
+    assert np.isnan(found[3:]).all()
+    flat = np.ones(image.shape)
+    assert np.isnan(realism.band_correlation(image, flat, flat, SPACING)).all()
+    assert np.isnan(realism.band_correlation(image, image, flat * 0, SPACING)).all()
+
+
+def test_where_two_heads_are_cut_is_no_common_detail() -> None:
+    mask, at = ball(72, 32), np.indices((72,) * 3) - 35.5
+    shading = np.sum(at**2, axis=0) / 32**2  # all they share, and nothing but coarse
+    noise = 0.1 * np.random.default_rng(1).standard_normal((2, *mask.shape))
+    a, b = (shading + noise) * mask
+    cut = realism.band_correlation(a, b, mask.astype(float), SPACING)
+    faded = realism.band_correlation(a, b, realism.tapered(mask, SPACING), SPACING)
+    assert min(cut[4:]) > 0.2
+    assert faded[4:] == pytest.approx([0, 0, 0], abs=0.06)
+
+
+def test_the_taper_is_a_raised_cosine_of_depth() -> None:
+    window = realism.tapered(np.ones((40, 9, 9), bool), (1.0, 9.0, 9.0))
+    depth = np.minimum(np.arange(1, 41), np.arange(40, 0, -1))
+    expected = 0.5 - 0.5 * np.cos(np.pi * np.minimum(depth / 8, 1))
+    assert window[:, 4, 4] == pytest.approx(expected)
+    assert not realism.tapered(np.zeros((9, 9, 9), bool), SPACING).any()
+
+
+def tissues(levels: tuple[float, ...], sd: float, seed: int = 0) -> np.ndarray:
+    """Draw three thick layers of tissue along the first axis, with noise."""
+    clean = np.repeat(np.repeat(levels, (20, 40, 30)), 60 * 60).reshape(90, 60, 60)
+    return clean + sd * np.random.default_rng(seed).standard_normal(clean.shape)
+
+
+def test_levels_snr_and_cnr_are_those_drawn() -> None:
+    image, mask = tissues((300.0, 600.0, 900.0), 20.0), np.ones((90, 60, 60), bool)
+    image.ravel()[::3000] = 9000.0  # vessels and spikes, a third of a thousandth
+    found = realism.appearance(image, mask, SPACING)
+    assert found.levels == pytest.approx((300, 600, 900), rel=0.005)
+    assert found.values() == pytest.approx(
+        {
+            "level_low": 1 / 3, "level_mid": 2 / 3, "noise": 20 / 600,
+            "snr_low": 15, "snr_mid": 30, "snr_high": 45, "cnr_low_mid": 15, "cnr_mid_high": 15,
+        },
+        rel=0.03,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_noise_is_that_within_the_acquired_plane(axis: int) -> None:
+    rng = np.random.default_rng(axis)
+    shape, spacing = np.full(3, 48), np.ones(3)
+    shape[axis], spacing[axis] = 30, 5.0
+    # Stripes in the plane, another pattern in each slice: no noise of the plane.
+    along = 1 if axis == 2 else 2
+    stripes = rng.normal(0, 9, np.where(np.arange(3) == along, 1, shape))
+    slope = 5 * np.indices(shape)[along]
+    image = 100 + stripes + slope + 0.5 * rng.standard_normal(shape)
+    mask = np.ones(shape, bool)
+    assert realism.noise_deviation(image, mask, spacing) == pytest.approx(0.5, rel=0.02)
+    mask[2:] = False  # nothing is left of it but border
+    assert math.isnan(realism.noise_deviation(image, mask, spacing))
+
+
+def test_white_noise_has_the_spectrum_of_its_variance_times_the_voxels_area() -> None:
+    noise = np.random.default_rng(0).standard_normal((60, 70, 80))
+    mask = np.ones(noise.shape, bool)
+    fine, coarse = (
+        realism.plane_spectrum(5 * (1 + 0.02 * noise), mask, spacing)
+        for spacing in (SPACING, (1.5, 2.0, 2.0))
+    )
+    assert fine == pytest.approx([20 * math.log10(0.02)] * 8, abs=0.2)
+    assert np.isnan(coarse[5:]).all()  # beyond 0.25 cycles per mm
+    # Its longest sides are the second and the third; the last of them is across.
+    assert coarse[1:5] == pytest.approx([20 * math.log10(0.02) + 10 * math.log10(3)] * 4, abs=0.2)
+
+
+def test_spectra_of_scaled_noise_lie_as_far_apart_as_the_scale() -> None:
+    noise, mask = np.random.default_rng(0).standard_normal((50, 50, 50)), ball(50, 24)
+    a, b = (realism.appearance((1 + sd * noise) * mask, mask, SPACING) for sd in (0.01, 0.03))
+    assert realism.spectrum_distance(a, b) == pytest.approx(20 * math.log10(3), abs=0.05)
+    assert realism.spectrum_distance(b, b) == 0
+
+
+def test_histogram_distance_is_the_mass_moved_and_ignores_the_scale() -> None:
+    mask = np.ones((20, 20, 20), bool)
+    dark = [np.where(np.arange(8000) < share * 8000, 1.0, 2.0) for share in (0.3, 0.5)]
+    a, b = (realism.appearance(v.reshape(20, 20, 20), mask, SPACING) for v in dark)
+    assert realism.histogram_distance(a, b) == pytest.approx(0.2 * 0.5, abs=0.003)
+    scaled = realism.appearance(70 * dark[0].reshape(20, 20, 20), mask, SPACING)
+    assert realism.histogram_distance(a, scaled) == pytest.approx(0)
+
+
+def test_an_empty_image_has_no_appearance_and_breaks_nothing() -> None:
+    mask = ball(20, 9)
+    nothing = realism.appearance(np.zeros(mask.shape), mask, SPACING)
+    assert np.isnan([*nothing.values().values()]).all()
+    some = realism.appearance(mask * 1.0, mask, SPACING)
+    assert math.isnan(realism.spectrum_distance(nothing, some))
+    assert math.isnan(some.values()["snr_low"])  # no noise to divide by
