@@ -82,7 +82,9 @@ def _scans(settings: Settings, states: Mapping[str, State]) -> Stage:
     for scan, outputs in _outputs_of(settings, found):
         files.setdefault((scan.subject, scan.session), []).append((scan.path, outputs))
     for problem in found.problems:  # a task of its own tells of it in the table of failures
-        subject, *rest = problem.path.relative_to(settings.bids_dir).parts
+        subject, *rest = problem.path.relative_to(settings.bids_dir).parts or ("",)
+        if not subject.startswith("sub-"):  # each task tells of what concerns the dataset
+            continue
         session = _IN_SESSION.fullmatch(rest[0]) if rest else None
         key = (subject.removeprefix("sub-"), session[1] if session else None)
         files.setdefault(key, []).append((problem.path, [problem.path / "never"]))
