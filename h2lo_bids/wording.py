@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 _NAMED = 3
@@ -110,11 +110,17 @@ def _parts(group: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _part(names: list[str], braces: bool) -> str:
-    begin = os.path.commonprefix(names)
+    begin = _shared(names)
     rests = [name[len(begin) :] for name in names]
-    end = os.path.commonprefix([rest[::-1] for rest in rests])[::-1]
+    end = _shared([rest[::-1] for rest in rests])[::-1]
     if braces:
         return f"{begin}{{{','.join(rest[: len(rest) - len(end)] for rest in rests)}}}{end}"
     # Not within a label: sub-0* would not match a sub-10 that comes later.
     begin = re.sub(r"(?<=-)[A-Za-z0-9+]+$", "", begin)
     return f"{begin}*{end}"
+
+
+def _shared(names: Sequence[str]) -> str:
+    """Return the characters with which all names begin."""
+    columns = zip(*names, strict=False)
+    return "".join(same[0] for same in takewhile(lambda column: len(set(column)) == 1, columns))

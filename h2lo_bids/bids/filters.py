@@ -91,10 +91,11 @@ def compile_filters(
         raise UsageError('a filter file holds an object such as {"t1w": {"acquisition": "MPRAGE"}}')
     queries, of_pairs = _queries()
     for name in other_queries(filters):
-        near = difflib.get_close_matches(name.lower(), (*queries, *of_pairs), n=1, cutoff=0.75)
-        if near or name.lower() in ("t1", "t2"):
-            meant = near[0] if near else f"{name.lower()}w"
-            raise UsageError(f"unknown query {name!r}; did you mean {meant!r}?")
+        known = (*queries, *of_pairs)
+        near = difflib.get_close_matches(f"{name.lower().removesuffix('w')}w", known, 1, 0.75)
+        if near or name.lower().startswith(("hf_", "lf_")):
+            hint = f"did you mean {near[0]!r}?" if near else f"the queries are {', '.join(known)}"
+            raise UsageError(f"unknown query {name!r}; {hint}")
     over: Filter = {}
     for text in inline:
         entity, values = read_condition(text, "--filter")

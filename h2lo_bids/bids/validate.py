@@ -23,6 +23,7 @@ SECONDS = 60.0
 _SKIP = "or pass --skip-bids-validation"
 _LEFT_TO_THE_SCAN = {"EMPTY_FILE", "FILE_READ", "JSON_INVALID", "NIFTI_HEADER_UNREADABLE"}
 _LEFT_TO_THE_SCAN |= {"SYMLINK_BROKEN", "NIFTI_UNIT", "NIFTI_TOO_SMALL"}
+_LEFT_TO_THE_SCAN |= {"MagneticFieldStrength", "ImagingFrequency"}
 
 
 def read_description(
@@ -139,8 +140,8 @@ def run_validator(
     A skeleton of ``dataset_description.json``, the sidecars and the chosen
     images' names is validated, so that a large dataset costs no more than its
     chosen part and another subject's error stops nobody. What concerns one
-    file's content (broken JSON, empty or unreadable images) is left to the
-    scan itself, so that the other scans are finished.
+    file's content (broken JSON, empty or unreadable images, a field strength
+    in words) is left to the scan itself, so that the other scans are finished.
 
     Parameters
     ----------
@@ -172,7 +173,8 @@ def run_validator(
     errors = {
         (issue.get("location", "").lstrip("/") or "dataset", _explain(issue))
         for issue in issues
-        if issue.get("severity") == "error" and issue.get("code") not in _LEFT_TO_THE_SCAN
+        if issue.get("severity") == "error"
+        and not {issue.get("code"), issue.get("subCode")} & _LEFT_TO_THE_SCAN
     }
     return tuple(sorted(errors)), None
 
