@@ -104,7 +104,8 @@ def _parts(group: Sequence[tuple[str, ...]]) -> list[str]:
     parts: list[str] = []
     for column in zip(*group, strict=True):
         names = list(dict.fromkeys(column))
-        braces = len(names) <= _NAMED and not any("{" in part or "*" in part for part in parts)
+        is_file, before = len(parts) == len(group[0]) - 1, "".join(parts)
+        braces = len(names) <= _NAMED and not set("{*" if is_file else "{") & set(before)
         parts.append(names[0] if len(names) == 1 else _part(names, braces))
     return parts
 

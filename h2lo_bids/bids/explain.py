@@ -41,16 +41,28 @@ def misnamed_subjects(root: Path) -> str | None:
     """
     found = []
     for name in sorted(folder_names(root)):
-        if _SUBJECT.fullmatch(name):
-            continue
         like, folder = _LIKE_SUBJECT.match(name), root / name
+        if _SUBJECT.fullmatch(name):
+            if folder.is_file() or (folder.is_symlink() and not _leads_somewhere(folder)):
+                found.append(f"{name} (a file or a link to nothing)")
+            continue
         label = re.sub(r"[^A-Za-z0-9+]", "", name[like.end() :] if like else name)
         if label and folder.is_dir() and (like or _holds_anat(folder)):
             found.append(f"{name} (did you mean sub-{label}?)")
     if not found:
         return None
-    are = "folder is" if len(found) == 1 else "folders are"
-    return f"{root}: {len(found)} {are} not named sub-<label> and not read: {listed(found)}"
+    are = "entry is no folder" if len(found) == 1 else "entries are no folders"
+    return f"{root}: {len(found)} {are} sub-<label>, so not read: {listed(found)}"
+
+
+def _leads_somewhere(link: Path) -> bool:
+    try:
+        link.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:  # told when it is read
+        return True
+    return True
 
 
 def _holds_anat(folder: Path) -> bool:
@@ -62,8 +74,9 @@ def unlisted(rows: Collection[str], existing: Collection[str]) -> Iterator[str]:
     """Compare ``participants.tsv`` with the folders, one line for each side."""
     lacking = sorted(set(rows) - set(existing))
     if rows and lacking:
-        near = ((label, nearest(label, set(existing) - set(rows))) for label in lacking)
-        names = [f"sub-{row}" + (f" (did you mean sub-{n}?)" if n else "") for row, n in near]
+        near = {label: nearest(label, set(existing) - set(rows)) for label in lacking[:3]}
+        hints = {label: f" (did you mean sub-{other}?)" for label, other in near.items() if other}
+        names = [f"sub-{label}{hints.get(label, '')}" for label in lacking]
         yield f"{counted(len(names), 'row')} without a folder: {listed(names)}"
     extra = [f"sub-{label}" for label in sorted(set(existing) - set(rows))]
     if rows and extra:
@@ -160,7 +173,7 @@ def absent_subject(bids_dir: Path, label: str, existing: tuple[str, ...], listed
         else f"there are {_some(existing)}"
     )
     where = "only in participants.tsv, without a folder" if listed else "not there"
-    return f"{bids_dir}: subject {label} is {where}; {hint}"
+    return f"{bids_dir}: sub-{label} is {where}; {hint}"
 
 
 def rename(name: Name | None, path: Path) -> str:

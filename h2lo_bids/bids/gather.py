@@ -33,7 +33,7 @@ from h2lo_bids.bids.participants import read_participants
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import BadDataError, InvalidBidsError, MissingInputError, NoMatchError
-from h2lo_bids.wording import listed
+from h2lo_bids.wording import listed, summarise
 
 _UNIFORM = ("UNIT1", "MP2RAGE")
 """Suffixes that BIDS knows, of images that look like a T1w one or are made into one."""
@@ -76,8 +76,9 @@ def choose_subjects(query: Query, existing: tuple[str, ...], findings: Findings)
     rows, misnamed = read_participants(query.bids_dir), misnamed_subjects(query.bids_dir)
     messages = [absent_subject(query.bids_dir, label, existing, label in rows) for label in absent]
     if not chosen:
+        told = summarise(zip((query.bids_dir / f"sub-{s}" for s in absent), messages, strict=True))
         raise NoMatchError(
-            "; ".join(messages + [misnamed] * bool(misnamed))
+            "; ".join([*told, *filter(None, [misnamed])])
             or f"{query.bids_dir}: holds no folder sub-<label>; check the path"
         )
     if misnamed and (absent or not query.participant_labels):
@@ -272,7 +273,7 @@ def check_filters(query: Query, images: list[Image], findings: Findings) -> None
     for suffix, asked in query.conditions().items():
         names = [image.name for image in images if image.name.suffix == suffix]
         words = f"the filter {describe(asked)}"
-        own = bool(query.filters.get(suffix.lower()))
+        own = any(query.filters.get(f"{side}{suffix.lower()}") for side in ("", "lf_"))
         check_fit(query.bids_dir, asked, names, words, findings, own=own)
 
 

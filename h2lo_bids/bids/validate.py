@@ -17,6 +17,7 @@ from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import InvalidBidsError, MissingInputError
+from h2lo_bids.wording import summarise
 
 VALIDATOR = "bids-validator-deno"
 SECONDS = 60.0
@@ -204,9 +205,11 @@ def require_valid(
         by_file: dict[str, list[str]] = {}
         for name, what in errors:
             by_file.setdefault(name, []).append(what)
-        lines = [f"  {name}: {'; '.join(what)}" for name, what in by_file.items()]
+        lines = summarise(
+            (Path(name), f"  {name}: {'; '.join(what)}") for name, what in by_file.items()
+        )
         raise InvalidBidsError(
-            f"{bids_dir}: BIDS errors in {len(lines)} of the chosen files; "
+            f"{bids_dir}: BIDS errors in {len(by_file)} of the chosen files; "
             f"repair them, {_SKIP}:\n" + "\n".join(lines)
         )
     return note

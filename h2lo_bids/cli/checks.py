@@ -225,9 +225,8 @@ def _outside_input(title: str, root: Path, name: str, path: Path) -> None:
     inside, whole = path.resolve(), root.resolve()
     if inside == whole or whole in inside.parents:
         raise UsageError(
-            f"{name} {path}: lies inside {title}, which is never written; "
-            f"choose a folder outside {root}"
-            f"{f', or {root}/derivatives/NAME' if 'dataset of --' not in title else ''}"
+            f"{name} {path}: lies inside {title}, which is never written; choose a folder "
+            f"outside it{'' if 'dataset of --' in title else ', or in its derivatives/NAME'}"
         )
 
 

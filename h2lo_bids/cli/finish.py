@@ -22,7 +22,7 @@ def tell_failures(run: Run, things: str) -> None:
     write_table(table, run.failed)
     run.console.line(f"{len(run.failed)} failed, {len(run.done)} {things} done")
     root = run.settings.bids_dir
-    # What was told when nothing had run yet is still in sight if nothing ran since.
-    for line in summarise((root / f.scan, f.line) for f in run.failed) if run.total else ():
-        run.console.line(f"  {line}")
+    if any(failed.step != "discovery" for failed in run.failed):  # else it was just printed
+        for line in summarise((root / f.scan, f.line) for f in run.failed):
+            run.console.line(f"  {line}")
     run.console.line(f"table of failures: {table}")

@@ -172,7 +172,7 @@ def test_a_session_that_nobody_has_is_warned_of(tmp_path: Path) -> None:
 def test_absent_subjects_are_named_with_close_matches(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in range(1, 4)})
     put(root / "participants.tsv", "participant_id\nsub-01\nsub-09\n")
-    with pytest.raises(NoMatchError, match=r"subject 1 is not there; did you mean 01"):
+    with pytest.raises(NoMatchError, match=r"sub-1 is not there; did you mean 01"):
         find(root, participant_labels=("1",))
     found = find(root, participant_labels=("sub-02", "09"))
     assert stems(found) == ["sub-02_T1w"]

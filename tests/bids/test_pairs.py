@@ -356,7 +356,7 @@ def test_subjects_by_name(tmp_path: Path) -> None:
     found = find(root, participant_labels=("01", "02", "03"))
     assert lonely(found) == ["sub-02: no T1w or T2w image: no anat folder (found nothing)"]
     assert [problem.exit_code for problem in found.problems] == [18]
-    with pytest.raises(NoMatchError, match="subject 03"):
+    with pytest.raises(NoMatchError, match="sub-03 is not there"):
         find(root, participant_labels=("03",))
 
 
