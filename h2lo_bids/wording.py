@@ -111,13 +111,12 @@ def _parts(group: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _part(names: list[str], braces: bool) -> str:
-    begin = _shared(names)
+    # Whole labels: sub-0* would not match a sub-10, and ses-HF{C,E} is hard to read.
+    begin = re.sub(r"(?<=-)[A-Za-z0-9+]+$", "", _shared(names))
     rests = [name[len(begin) :] for name in names]
     end = _shared([rest[::-1] for rest in rests])[::-1]
     if braces:
         return f"{begin}{{{','.join(rest[: len(rest) - len(end)] for rest in rests)}}}{end}"
-    # Not within a label: sub-0* would not match a sub-10 that comes later.
-    begin = re.sub(r"(?<=-)[A-Za-z0-9+]+$", "", begin)
     return f"{begin}*{end}"
 
 

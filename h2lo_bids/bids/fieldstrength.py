@@ -24,7 +24,7 @@ _VENDOR_ERROR = (0.005, 0.01)
 _UNITS = {"t": 1.0, "tesla": 1.0, "mt": 1e-3, "millitesla": 1e-3, "g": 1e-4, "gauss": 1e-4}
 _UNITS |= {"mhz": 1.0, "hz": 1e-6, "khz": 1e-3}
 _NUMBER = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*")
-_NOTHING = (None, "", [], {}, "n/a")
+_NOTHING: tuple[object, ...] = (None, "", [], {}, "n/a")
 _LOW_WORD = re.compile(r"hyperfine|swoop|lowfield|ultralow", re.IGNORECASE)
 _LOW_LETTERS = re.compile(
     r"(?i:^u?lf(?!ov))|(?<![A-Z])U?LF(?![A-Z]|ov)|0p0\d+T|(?<!\d)00\d+T(?!\d)"
@@ -199,7 +199,7 @@ def _from_frequency(metadata: Mapping[str, Any]) -> _Claim | None:
 
 
 def _from_field(metadata: Mapping[str, Any]) -> _Claim | None:
-    stated = metadata.get("MagneticFieldStrength")
+    stated: object = metadata.get("MagneticFieldStrength")
     number, unit = _number(stated)
     if number is None:
         return None
@@ -211,9 +211,9 @@ def _from_field(metadata: Mapping[str, Any]) -> _Claim | None:
         return _Claim(SWOOP_TESLA, "MagneticFieldStrength", quote, note)
     if not _PLAUSIBLE[0] <= tesla <= _PLAUSIBLE[1]:
         return None
-    odd = not math.isclose(tesla, number) or unit or (isinstance(stated, str) and "," in stated)
-    note = f"{quote}: taken as {tesla:.4g} T" if odd else None
-    return _Claim(tesla, "MagneticFieldStrength", quote, note)
+    odd = not math.isclose(tesla, number) or unit or "," in str(stated)
+    text = f"{quote}: taken as {tesla:.4g} T"
+    return _Claim(tesla, "MagneticFieldStrength", quote, text if odd else None)
 
 
 def _number(value: object) -> tuple[float | None, str]:
