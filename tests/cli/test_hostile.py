@@ -61,12 +61,12 @@ def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids, capsys):
     assert (code, err) == (1, "")  # as the run would end
     assert "exit code 1" in out.splitlines()[-1]
     problems = [line for line in out.splitlines() if line.startswith("cannot use: ")]
-    assert len(problems) == 3
-    for name in ("sub-pipe_T1w.nii.gz", "sub-deep_T1w.json", "sub-self"):
+    assert len(problems) == 4
+    for name in ("sub-pipe_T1w.nii.gz", "sub-deep_T1w.json", "sub-self", "sub-number_T1w"):
         (line,) = [line for line in problems if name in line]
         assert ";" in line
     read = [line for line in out.splitlines() if line.startswith("read ")]
-    assert len(read) == 2  # sub-01 and sub-number
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize(
@@ -252,22 +252,22 @@ def test_what_is_doubtful_is_said_on_the_terminal(tmp_path, h2lo):
 def test_many_absent_images_are_one_line_with_one_command(tmp_path, capsys):
     bids = write_dataset(tmp_path / "bids", subjects=0)
     images = [bids / f"sub-{n:02d}" / "anat" / f"sub-{n:02d}_T1w.nii.gz" for n in range(30)]
-    for path in images:
-        path.parent.mkdir(parents=True)
-        path.symlink_to(f"../../.git/annex/objects/{path.name}")
+    for image in images:
+        image.parent.mkdir(parents=True)
+        image.symlink_to(f"../../.git/annex/objects/{image.name}")
     words = ("--skip-bids-validation",)
     code, rehearsed, _ = run(capsys, bids, tmp_path / "out", *words, "--dry-run")
     assert (code, run(capsys, bids, tmp_path / "out", *words)[0]) == (66, 66)
     (log,) = (tmp_path / "out").glob("logs/*/h2lo.log")
     for text in (rehearsed, log.read_text()):
-        assert len(text.splitlines()) < 10
+        assert len([line for line in text.splitlines() if "sub-" in line]) == 1
         (line,) = [line for line in text.splitlines() if "datalad get" in line]
         assert "(30 images: sub-00_T1w.nii.gz, " in line
         command = line.partition("datalad get ")[2].partition(" (")[0]
         done = subprocess.run(
             ["bash", "-c", f"ls -d {command}"], capture_output=True, text=True, check=True
         )
-        assert done.stdout.split() == [str(path) for path in images]
+        assert done.stdout.split() == list(map(str, images))
     assert len((log.parent / "failures.tsv").read_text().splitlines()) == 31
 
 
