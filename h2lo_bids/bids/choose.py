@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import bids_app_spec
-from h2lo_bids.bids.names import Name
+from h2lo_bids.bids.names import Name, words_of_label
 from h2lo_bids.bids.orientation import read_grid
 
 PREFERENCE = (
@@ -19,7 +19,6 @@ PREFERENCE = (
 
 _AGENT = re.compile(r"(post|gd|gad[a-z]*|contrast|ce)+")
 _NO_AGENT = re.compile(r"(pre|no|non|none|without|wo)(gd|gad[a-z]*|contrast|ce)*")
-_WORDS = (re.compile(r"[A-Z]+|[a-z]+"), re.compile(r"[A-Z][a-z]+"))
 
 
 def rank(path: Path, name: Name) -> tuple[Any, ...]:
@@ -60,7 +59,7 @@ def has_agent(name: Name) -> bool:
         if entity in ("sub", "ses"):
             continue
         rest = re.sub(rf"(?i:{sequences}|t[12]w?|3d)", " ", label)
-        words = {word.lower() for way in _WORDS for word in way.findall(rest)}
+        words = words_of_label(rest)
         if any(_NO_AGENT.fullmatch(word) for word in words):
             return False
         found |= any(_AGENT.fullmatch(word) for word in words)

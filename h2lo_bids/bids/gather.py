@@ -38,6 +38,9 @@ from h2lo_bids.wording import listed, summarise
 _UNIFORM = ("UNIT1", "MP2RAGE")
 """Suffixes that BIDS knows, of images that look like a T1w one or are made into one."""
 
+_OF_SCANNING = ("ses", "task", "acq", "ce", "rec", "run", "mod", "proc")
+"""Entities whose labels may tell the scanner; ``desc-lowfield`` is no scan's."""
+
 
 class Image(NamedTuple):
     """A file and its name, taken apart."""
@@ -84,7 +87,10 @@ def choose_subjects(query: Query, existing: tuple[str, ...], findings: Findings)
     if misnamed and (absent or not query.participant_labels):
         _invalid(query.bids_dir, misnamed, query, findings)
     if not query.participant_labels:
-        findings.doubt(query.bids_dir / "participants.tsv", *unlisted(rows, existing))
+        table = query.bids_dir / "participants.tsv"
+        findings.doubt(table, *unlisted(rows, existing))
+        if not rows and table.exists():
+            findings.doubt(table, "no column participant_id, or it cannot be read; not used")
     for label, message in zip(absent, messages, strict=True):
         findings.fail(query.bids_dir / f"sub-{label}", NoMatchError(message))
     return readable(query.bids_dir, chosen, findings)
@@ -239,7 +245,7 @@ def read_scan(image: Image, sidecars: Sidecars, dataset: str = "raw") -> Scan:
         A sidecar is broken or cannot be read.
     """
     metadata = sidecars.read(image.path, image.name)
-    labels = [label for key, label in image.name.entities if key != "sub"]
+    labels = [label for key, label in image.name.entities if key in _OF_SCANNING]
     try:
         strength = field_strength(metadata, labels)
     except BadDataError as error:

@@ -122,6 +122,18 @@ def looks_wanted(path: Path, name: Name | None, suffixes: tuple[str, ...]) -> bo
     )
 
 
+def words_of_label(label: str) -> set[str]:
+    """Return the words of a label, in lower case, apart by any change of case or by digits.
+
+    Examples
+    --------
+    >>> sorted(words_of_label("MPRAGEgd")), sorted(words_of_label("T2Axial"))
+    (['egd', 'gd', 'mprage'], ['a', 'axial', 't', 'xial'])
+    """
+    found = re.findall(r"[A-Z]+|[a-z]+", label) + re.findall(r"[A-Z][a-z]+", label)
+    return {word.lower() for word in found}
+
+
 def meant_suffix(suffix: str, suffixes: Iterable[str]) -> str | None:
     """Return which of the suffixes that are read one like UNIT1, T1 or T1W stands for.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.content import check_content
+from h2lo_bids.bids.names import words_of_label
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import MissingInputError
 
@@ -33,7 +33,6 @@ _WORDS = {
     "sag": {"sag", "sagittal"},
     "iso": {"iso", "isotropic"},
 }
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _ACROSS = ("sag", "cor", "axi")  # the world axis (right, anterior, superior) across the slices
 
 
@@ -119,10 +118,10 @@ def from_label(label: str | None) -> str | None:
 
     Examples
     --------
-    >>> [from_label(label) for label in ("axi", "T2Coronal", "SAG5mm", "core", None)]
-    ['axi', 'cor', 'sag', None, None]
+    >>> [from_label(label) for label in ("axi", "T2Coronal", "SAG5mm", "LFaxial", "core", None)]
+    ['axi', 'cor', 'sag', 'axi', None, None]
     """
-    words = {word.lower() for word in _WORD.findall(label or "")}
+    words = words_of_label(label or "")
     found = [name for name, known in _WORDS.items() if words & known]
     return found[0] if len(found) == 1 else None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from h2lo_bids.bids.choose import not_an_input
+from h2lo_bids.bids.explain import misnamed_subjects
 from h2lo_bids.bids.filters import did_you_mean, matches
 from h2lo_bids.bids.findings import Findings
 from h2lo_bids.bids.gather import (
@@ -22,10 +23,12 @@ from h2lo_bids.bids.gather import (
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.pairquery import LF_DATASET, PairQuery
 from h2lo_bids.bids.participants import list_subjects
+from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.selection import words_of
 from h2lo_bids.bids.validate import read_description, require_valid
 from h2lo_bids.errors import H2loError
+from h2lo_bids.wording import counted, listed
 
 Key = tuple[str, str]
 """Subject and contrast."""
@@ -89,6 +92,7 @@ def gather_sides(
         skip = query.skip_bids_validation
         read_description(second.bids_dir, skip=skip, doubt=findings.doubt)
         there = list_subjects(second.bids_dir)
+        _compare(second, subjects, existing, there, findings)
         shared = readable(second.bids_dir, (s for s in subjects if s in set(there)), findings)
         _, images = find_images(second, shared, there, findings)
         _check_fit("lf", images, query, findings)
@@ -101,6 +105,23 @@ def gather_sides(
                 _keep(image, scan, own.low, "lf", query, findings)
         _validate(second.bids_dir, sides, LF_DATASET, query, findings)
     return dict(sides)
+
+
+def _compare(
+    second: Query,
+    subjects: tuple[str, ...],
+    existing: tuple[str, ...],
+    there: tuple[str, ...],
+    findings: Findings,
+) -> None:
+    """Warn of participants that only the second root has, or has under an odd name."""
+    others = [f"sub-{label}" for label in there if label not in set(existing)]
+    if others and subjects == existing:
+        text = f"{counted(len(others), 'participant')} not in the first dataset: {listed(others)}"
+        findings.doubt(second.bids_dir, text)
+    misnamed = misnamed_subjects(second.bids_dir)
+    if misnamed:
+        findings.doubt(second.bids_dir, misnamed.removeprefix(f"{second.bids_dir}: "))
 
 
 def _check_fit(side: str, images: list[Image], query: PairQuery, findings: Findings) -> None:
@@ -129,7 +150,10 @@ def _read(
             findings.skip(image.path, reason)
             continue
         try:
-            yield image, read_scan(image, sidecars, dataset)
+            scan = read_scan(image, sidecars, dataset)
+            if scan.field_strength is not None:  # else it is told where it counts
+                findings.doubt(image.path, *scan.warnings)
+            yield image, scan
         except H2loError as error:
             if any(matches(image.name, conditions) for conditions in asked):
                 findings.fail(image.path, error)

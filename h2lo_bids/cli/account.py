@@ -63,6 +63,7 @@ def fail_problems(run: Run, problems: Iterable[Problem]) -> None:
     for problem in problems:
         inside = problem.path.is_relative_to(root)  # else it is of a second dataset
         name = problem.path.relative_to(root).as_posix() if inside else str(problem.path)
+        name = "" if problem.path == root else name  # of the dataset as a whole
         error = error_of_code(problem.exit_code)
         run.failed.append(Failed(name, "discovery", error, problem.message))
     for line in summarise((problem.path, problem.message) for problem in problems):

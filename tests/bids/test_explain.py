@@ -78,6 +78,8 @@ def test_participants_without_folder_or_row(tmp_path: Path) -> None:
     assert "2 rows without a folder: sub-1 (did you mean sub-01?), sub-77" in lacking
     assert "5 folders of participants without a row: sub-01, sub-05, sub-06 and 2 more" in extra
     assert not find(root, participant_labels=("02",)).warnings
+    put(root / "participants.tsv", "subject,age\n01,30\n")
+    assert "no column participant_id" in find(root).warnings[0]
     (root / "participants.tsv").unlink()
     assert not find(root).warnings
 
@@ -178,6 +180,24 @@ def test_selection_words_in_other_case(tmp_path: Path) -> None:
     assert (code, "did you mean ses=HF?" in message) == (18, True)
     with pytest.raises(NoMatchError, match=r"did you mean acq=AXI\?"):
         discover_lowfield(LowFieldQuery(root, lf=("acq-axi",)))
+
+
+def test_the_second_root_is_compared_too(tmp_path: Path) -> None:
+    high = write(tmp_path / "hf", {anat(n, None, "T1w"): HIGH for n in ("1", "2")})
+    low = {anat("1", None, "acq-3T_T1w"): LOW, anat("9", None, "T1w"): LOW}
+    low |= {"sub_2/anat/sub_2_T1w.nii.gz": LOW}
+    found = discover_pairs(PairQuery(high, lf_dir=write(tmp_path / "lf", low)))
+    assert [pair.subject for pair in found.pairs] == ["1"]
+    for text in ("1 participant not in the first dataset: sub-9", "did you mean sub-2?", "'3T'"):
+        (line,) = [line for line in found.warnings if text in line]
+        assert line.count(str(tmp_path)) == 1
+
+
+def test_a_synthetic_image_is_not_low_field_by_its_desc(tmp_path: Path) -> None:
+    made = write(tmp_path / "made", {anat("1", "HF", "acq-MPRAGE_desc-lowfield_T1w"): None})
+    root = write(tmp_path / "ds", BOTH)
+    with pytest.raises(NoMatchError):
+        discover_pairs(PairQuery(root, derivatives=(("made", made),)))
 
 
 def test_a_session_in_other_case(tmp_path: Path) -> None:
