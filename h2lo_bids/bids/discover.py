@@ -118,9 +118,8 @@ def search(query: Query, choose: Choose) -> Discovery:
         findings.notes += [note] if note else []
     scans = choose(images, query, findings)
     if not scans and not findings.problems:
-        reasons = sorted(
-            {item.reason for item in findings.skipped}, key=lambda text: "did you mean" not in text
-        )
+        reasons = sorted({item.reason for item in findings.skipped})
+        reasons.sort(key=lambda text: "did you mean" not in text)
         raise NoMatchError(nothing_found(query, subjects, existing, paths, reasons))
     _missing_subjects(query, subjects, scans, findings)
     return Discovery(
@@ -209,8 +208,11 @@ def _missing_subjects(
             continue
         folder = query.bids_dir / f"sub-{label}"
         own = reasons.get(folder.name)
-        empty = empty_subject(folder, query.session_labels, query.suffixes)
-        reason = f"no scan to work on ({own})" if own else empty
+        reason = (
+            f"no scan to work on ({own})"
+            if own
+            else empty_subject(folder, query.session_labels, query.suffixes)
+        )
         if query.participant_labels:
             message = f"{folder}: {reason}; check the labels and filters"
             findings.problems.append(Problem(folder, message, NoMatchError.exit_code))

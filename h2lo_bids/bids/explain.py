@@ -74,7 +74,9 @@ def unlisted(rows: Collection[str], existing: Collection[str]) -> Iterator[str]:
     """Compare ``participants.tsv`` with the folders, one line for each side."""
     lacking = sorted(set(rows) - set(existing))
     if rows and lacking:
-        near = {label: nearest(label, set(existing) - set(rows)) for label in lacking[:3]}
+        near = {
+            label: nearest(label, set(existing) - set(rows), similar=True) for label in lacking[:3]
+        }
         hints = {label: f" (did you mean sub-{other}?)" for label, other in near.items() if other}
         names = [f"sub-{label}{hints.get(label, '')}" for label in lacking]
         yield f"{counted(len(names), 'row')} without a folder: {listed(names)}"
@@ -100,7 +102,8 @@ def odd_names(subject: Path, sessions: Collection[str], suffixes: tuple[str, ...
         like = _LIKE_SESSION.match(name)
         if like and not _SESSION.fullmatch(name) and (subject / name).is_dir():
             label = re.sub(r"[^A-Za-z0-9+]", "", name[like.end() :])
-            yield Odd(subject / name, f"the name is not BIDS; did you mean ses-{label}?", True)
+            if not sessions or label in sessions:
+                yield Odd(subject / name, f"the name is not BIDS; did you mean ses-{label}?", True)
     visits = [name for name in names if _SESSION.fullmatch(name)]
     for visit in [visit for visit in ("", *visits) if not sessions or visit[4:] in sessions]:
         place = subject / visit

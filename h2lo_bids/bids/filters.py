@@ -122,7 +122,7 @@ def other_queries(filters: Mapping[str, Any]) -> list[str]:
     return [name for name in filters if name not in (*queries, *of_pairs)]
 
 
-def did_you_mean(conditions: Filter, names: Iterable[Name]) -> str:
+def did_you_mean(conditions: Filter, names: Iterable[Name], *, similar: bool = False) -> str:
     """Give what was probably meant by conditions that do not match.
 
     Parameters
@@ -131,6 +131,8 @@ def did_you_mean(conditions: Filter, names: Iterable[Name]) -> str:
         As typed.
     names : iterable of Name
         Of the images that there are.
+    similar : bool, optional
+        As in `nearest`.
 
     Returns
     -------
@@ -141,25 +143,28 @@ def did_you_mean(conditions: Filter, names: Iterable[Name]) -> str:
     for entity, accepted in conditions.items():
         labels = {label for name in names if (label := _fields(name).get(entity))}
         if not any(_equal(label, value) for label in labels for value in accepted):
-            near = (nearest(value, labels) for value in accepted if value not in (None, "*"))
+            given = [value for value in accepted if value not in (None, "*")]
+            near = (nearest(value, labels, similar=similar) for value in given)
             meant += [f"{entity}={label}" for label in near if label]
     return f"; did you mean {' '.join(meant)}?" if meant else ""
 
 
-def nearest(label: str | None, labels: Collection[str]) -> str | None:
-    """Return the label that differs in case or leading zeros only, else a similar one.
+def nearest(label: str | None, labels: Collection[str], *, similar: bool = False) -> str | None:
+    """Return the label that differs in case or leading zeros only, or else a ``similar`` one.
 
     Examples
     --------
-    >>> nearest("mprage", ["FSPGR", "MPRAGE"]), nearest("1", ["01", "11"]), nearest("GE", ["PH"])
+    >>> nearest("mprage", ["FSPGR", "MPRAGE"]), nearest("1", ["01", "11"]), nearest("a1", ["a2"])
     ('MPRAGE', '01', None)
+    >>> nearest("mparge", ["FSPGR", "MPRAGE"], similar=True)
+    'MPRAGE'
     """
     wanted = str(label).lower()
     for other in sorted(labels):
         if other.lower().lstrip("0") == wanted.lstrip("0"):
             return other
     forms = {other.lower(): other for other in sorted(labels)}
-    close = difflib.get_close_matches(wanted, forms, n=1, cutoff=0.75) if len(wanted) > 3 else []
+    close = difflib.get_close_matches(wanted, forms, n=1, cutoff=0.75) if similar else []
     return forms[close[0]] if close else None
 
 

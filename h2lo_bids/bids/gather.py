@@ -164,18 +164,18 @@ def find_images(
 
 
 def _absent_sessions(query: Query, subjects: tuple[str, ...], findings: Findings) -> None:
-    """Tell of sessions that no chosen subject has; one that was meant otherwise is a problem."""
+    """Tell of sessions that no chosen subject has; one in other case is a problem."""
     if not query.session_labels:
         return
     names = {name for label in subjects for name in folder_names(query.bids_dir / f"sub-{label}")}
     there = {name.removeprefix("ses-") for name in names if name.startswith("ses-")}
     for label in query.session_labels:
         if label not in there:
-            near = nearest(label, there)
+            near = nearest(label, there, similar=True)
             known = listed(sorted(there)) or "none"
             hint = f"did you mean {near}?" if near else f"found sessions {known}"
             text = f"no chosen subject has a session {label}; {hint}"
-            if near:
+            if nearest(label, there):
                 findings.fail(query.bids_dir, NoMatchError(f"{query.bids_dir}: {text}"))
             else:
                 findings.doubt(query.bids_dir, text)
@@ -295,14 +295,14 @@ def check_fit(
 ) -> None:
     """Tell that conditions fit none of the images of a contrast.
 
-    That is a problem if they were written for this contrast (``own``), or if a similar
-    label is there; else they may be meant for the other contrast, and it is a warning.
+    That is a problem if they were written for this contrast (``own``), or if a label is
+    there in other case; else they may be meant for the other contrast: a warning.
     """
     if not asked or not names or any(matches(name, asked) for name in names):
         return
-    hint = did_you_mean(asked, names)
+    hint = did_you_mean(asked, names, similar=True)
     text = f"no {names[0].suffix} image matches {words}{hint}"
-    if hint or own:
+    if own or did_you_mean(asked, names):
         findings.fail(root, NoMatchError(f"{root}: {text}"))
     else:
         findings.doubt(root, text)

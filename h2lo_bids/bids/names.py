@@ -51,7 +51,11 @@ NEAR = {
     "T2w": ("t2", "t2w", "t2wi", "t2weighted", "cube"),
 }
 """Suffixes, in lower case, of images that may have been meant as one of those that are read."""
-FORMS = re.compile(r"\.(nii|mgz|mgh|img|hdr|mnc|nrrd|nhdr|mif|dcm|gz)(\.\w+)*", re.IGNORECASE)
+FORMS = re.compile(
+    r"(?!.*\.(?:json|txt|log|md5|sha\d+|tsv|csv|png|svg|html)$)"
+    r"\.(?:nii|mgz|mgh|img|hdr|mnc|nrrd|nhdr|mif|dcm|gz)(?:\.\w+)*",
+    re.IGNORECASE,
+)
 """Extensions of images in other formats or case, packed otherwise, or not whole."""
 
 _PAIR = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")

@@ -127,7 +127,7 @@ def discover_pairs(query: PairQuery) -> PairDiscovery:
     sides = gather_sides(query, subjects, existing, findings)
     pairs, lonely = _pairs(query, subjects, sides, findings)
     if not pairs and not findings.problems:
-        reasons = [item.reason for item in (*lonely, *findings.skipped)]
+        reasons = list(dict.fromkeys(item.reason for item in (*lonely, *findings.skipped)))
         reasons.sort(key=lambda text: "did you mean" not in text)
         raise NoMatchError(nothing_pairs(query, sides, subjects, reasons))
     for scan in (scan for pair in pairs for scan in (pair.hf, *pair.lf)):

@@ -91,8 +91,8 @@ def _checked_description(bids_dir: Path) -> dict[str, Any]:
         raise InvalidBidsError(f"{path}: not valid JSON ({error}); repair it, {_SKIP}") from error
     version = content.get("BIDSVersion") if isinstance(content, dict) else None
     if not isinstance(version, str | int | float) or isinstance(version, bool):
-        keys = [key for key in content if _plain(key) == "bidsversion"] if content else []
-        near = [key for key in keys if key != "BIDSVersion"]
+        keys = [key for key in content if key != "BIDSVersion"] if type(content) is dict else []
+        near = [key for key in keys if _plain(key) == "bidsversion"]
         remedy = f"rename {near[0]}" if near else f"add it, as in {example}"
         raise InvalidBidsError(f"{path}: has no BIDSVersion; {remedy}, {_SKIP}")
     if content.get("DatasetType") == "derivative":

@@ -115,6 +115,7 @@ def test_near_misses_of_images_are_problems(tmp_path: Path, name: str, remedy: s
 
 def test_what_stands_beside_an_image_costs_nothing(tmp_path: Path) -> None:
     beside = ("T1w.mgz", "T1w.nii.gz.part", "T1w.txt", "T2w.png", "FLAIR.mgz", "T1map.nii.gz")
+    beside += ("T2w.nii.gz.md5", "T2w.nii.json")
     names = [anat("01", None, "T1w"), *(f"sub-01/anat/sub-01_{end}" for end in beside)]
     names += ["sub-01/anat/old/sub-01_T1w.nii.gz", "sub-01/anat/._sub-01_T2w.nii.gz"]
     found = find(write(tmp_path / "ds", dict.fromkeys(names)))
@@ -155,7 +156,8 @@ BOTH = {anat(s, "HF", f"acq-{a}"): HIGH for s in "12" for a in ("MPRAGE_T1w", "C
 
 def test_a_filter_for_one_contrast_that_fits_nothing_is_a_problem(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", BOTH)
-    for asked, told in (("mprage", "did you mean acq=MPRAGE?"), ("FSPGR", "acq=FSPGR")):
+    hint = "did you mean acq=MPRAGE?"
+    for asked, told in (("mprage", hint), ("MPARGE", hint), ("FSPGR", "acq=FSPGR")):
         found = find(root, filters={"t1w": {"acquisition": asked}})
         assert {scan.suffix for scan in found.scans} == {"T2w"}
         ((message, code),) = problems(found)
@@ -202,6 +204,9 @@ def test_a_synthetic_image_is_not_low_field_by_its_desc(tmp_path: Path) -> None:
 
 def test_a_session_in_other_case(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {**BOTH, anat("1", "LF", "T1w"): LOW})
+    absent = find(root, session_labels=("HF", "HF2"))  # of another participant of an array
+    assert not absent.problems
+    assert any("no chosen subject has a session HF2" in line for line in absent.warnings)
     found = find(root, session_labels=("hf", "HF"))
     assert len(found.scans) == 4
     ((message, code),) = problems(found)
