@@ -195,7 +195,7 @@ def _checked(group: list[tuple[Image, Scan | H2loError]], findings: Findings) ->
 def _missing_subjects(
     query: Query, subjects: tuple[str, ...], scans: list[Scan], findings: Findings
 ) -> None:
-    """Say of each subject without any scan that it has none, when asked for by name."""
+    """Name each subject without any scan; one that was asked for by name is a problem."""
     spoken = {scan.subject for scan in scans}
     for problem in findings.problems:
         spoken |= {part.removeprefix("sub-") for part in _first(problem.path, query)}
@@ -208,16 +208,12 @@ def _missing_subjects(
             continue
         folder = query.bids_dir / f"sub-{label}"
         own = reasons.get(folder.name)
-        reason = (
-            f"no scan to work on ({own})"
-            if own
-            else empty_subject(folder, query.session_labels, query.suffixes)
-        )
+        empty = "" if own else empty_subject(folder, query.session_labels, query.suffixes)
         if query.participant_labels:
-            message = f"{folder}: {reason}; check the labels and filters"
-            findings.problems.append(Problem(folder, message, NoMatchError.exit_code))
+            reason = empty or f"no scan to work on ({own})"
+            findings.fail(folder, NoMatchError(f"{folder}: {reason}; check the labels and filters"))
         else:
-            findings.skip(folder, reason)
+            findings.skip(folder, empty or "all its images are skipped")
 
 
 def _first(path: Path, query: Query) -> tuple[str, ...]:

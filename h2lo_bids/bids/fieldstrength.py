@@ -103,7 +103,7 @@ def field_strength(metadata: Mapping[str, Any], labels: Iterable[str] = ()) -> F
         if stated:
             raise BadDataError(
                 f"{' and '.join(stated)}, which is no field strength; "
-                "write the number of tesla as MagneticFieldStrength"
+                "write the number of tesla as MagneticFieldStrength into its sidecar"
             )
         text = "no field strength in the sidecar: assumed to be high field (1 T or more)"
         return FieldStrength(None, "assumed", warning=text)
