@@ -40,7 +40,8 @@ RUNNING = """
 - Each participant is processed in a process of its own, several at a time as
   processors and memory allow (the limits of a container or a job count). One
   that is killed costs its own scans and no others.
-- `bids_dir` is never written; `out_dir` and the work folder must lie outside it.
+- `bids_dir` is never written; `out_dir` and the work folder lie outside it, or in its
+  `derivatives/NAME`, which is never read as input.
 - Outputs appear complete or not at all. A run that was stopped is resumed by
   the same command: what is done is not computed again, also when the work
   folder was moved, and only what depends on a changed option, model or scan is.

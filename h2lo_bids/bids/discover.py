@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from h2lo_bids.bids.choose import PREFERENCE, preference
+from h2lo_bids.bids.choose import PREFERENCE, rank
 from h2lo_bids.bids.content import check_content
-from h2lo_bids.bids.explain import nothing_found
+from h2lo_bids.bids.explain import empty_subject, nothing_found
 from h2lo_bids.bids.findings import Findings, Problem, Skipped
-from h2lo_bids.bids.gather import Image, choose_subjects, find_images, is_low, read_scan, unwanted
+from h2lo_bids.bids.gather import (
+    Image,
+    check_filters,
+    choose_subjects,
+    find_images,
+    is_low,
+    read_scan,
+    unwanted,
+)
 from h2lo_bids.bids.metadata import Sidecars
+from h2lo_bids.bids.orientation import header_warnings
 from h2lo_bids.bids.participants import list_subjects
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
@@ -33,21 +43,23 @@ class Discovery:
         Each concerns one image or subject; the scans are unaffected.
     skipped : tuple of Skipped
         Images left out on purpose.
-    notes : tuple of str
-        For the log: about the database, the validator, assumptions.
+    notes, warnings : tuple of str
+        About the database, the validator, what was derived; and what was assumed
+        or is contradictory.
     """
 
     scans: tuple[Scan, ...]
     problems: tuple[Problem, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def discover(query: Query) -> Discovery:
     """Find the high-field T1w and T2w scans that a query asks for.
 
     Per subject, session and contrast one scan is taken (order of preference in
-    :func:`h2lo_bids.bids.choose.preference`), or every one with
+    :func:`h2lo_bids.bids.choose.rank`), or every one with
     ``query.all_scans``. The preferred scan is never replaced silently: when
     its content is missing, that is a problem, not a reason to take another.
 
@@ -95,8 +107,8 @@ def search(query: Query, choose: Choose) -> Discovery:
         As `discover`.
     """
     root = query.bids_dir
-    read_description(root, skip=query.skip_bids_validation)
     findings = Findings()
+    read_description(root, skip=query.skip_bids_validation, doubt=findings.doubt)
     existing = list_subjects(root)
     subjects = choose_subjects(query, existing, findings)
     paths, images = find_images(query, subjects, existing, findings)
@@ -107,10 +119,15 @@ def search(query: Query, choose: Choose) -> Discovery:
     scans = choose(images, query, findings)
     if not scans and not findings.problems:
         reasons = sorted({item.reason for item in findings.skipped})
+        reasons.sort(key=lambda text: "did you mean" not in text)
         raise NoMatchError(nothing_found(query, subjects, existing, paths, reasons))
     _missing_subjects(query, subjects, scans, findings)
     return Discovery(
-        tuple(scans), tuple(findings.problems), tuple(findings.skipped), tuple(findings.notes)
+        tuple(scans),
+        tuple(findings.problems),
+        tuple(findings.skipped),
+        findings.told,
+        findings.warnings,
     )
 
 
@@ -124,6 +141,8 @@ def _wanted(images: list[Image], query: Query, findings: Findings) -> list[Image
             wanted.append(image)
         else:
             findings.skip(image.path, reason)
+    if wanted:
+        check_filters(query, images, findings)
     return wanted
 
 
@@ -138,14 +157,14 @@ def _scans(images: list[Image], query: Query, findings: Findings) -> list[Scan]:
         except H2loError as error:
             scan = error
         if isinstance(scan, Scan) and is_low(scan):
-            strength = f"{scan.field_strength:g} T by {scan.field_source}"
-            findings.skip(image.path, f"low field ({strength}): never an input to synthesis")
+            findings.skip(image.path, f"low field ({scan.strength}): never an input to synthesis")
+            findings.doubt(image.path, *scan.warnings)
             continue
         name = image.name
         groups[name.get("sub") or "", name.get("ses") or "", name.suffix].append((image, scan))
     scans = []
     for _, group in sorted(groups.items(), key=lambda item: item[0]):
-        group.sort(key=lambda entry: preference(entry[0].name))
+        group.sort(key=lambda entry: rank(entry[0].path, entry[0].name))
         count = len(group) if query.all_scans else 1
         scans += _checked(group[:count], findings)
         for image, _ in group[count:]:
@@ -168,28 +187,35 @@ def _checked(group: list[tuple[Image, Scan | H2loError]], findings: Findings) ->
             findings.fail(image.path, error)
         else:
             scans.append(scan)
-            findings.notes += [f"{image.path}: {note}" for note in scan.notes]
+            findings.hear(scan)
+            findings.doubt(scan.path, *header_warnings(scan))
     return scans
 
 
 def _missing_subjects(
     query: Query, subjects: tuple[str, ...], scans: list[Scan], findings: Findings
 ) -> None:
-    """Say of each subject without any scan that it has none, when asked for by name."""
+    """Name each subject without any scan; one that was asked for by name is a problem."""
     spoken = {scan.subject for scan in scans}
     for problem in findings.problems:
-        spoken.add(problem.path.relative_to(query.bids_dir).parts[0].removeprefix("sub-"))
+        spoken |= {part.removeprefix("sub-") for part in _first(problem.path, query)}
     reasons: dict[str, str] = {}  # looked up: there may be thousands of subjects and images
     for item in findings.skipped:
-        reasons.setdefault(item.path.relative_to(query.bids_dir).parts[0], item.reason)
+        for part in _first(item.path, query):
+            reasons.setdefault(part, item.reason)
     for label in subjects:
         if label in spoken:
             continue
         folder = query.bids_dir / f"sub-{label}"
         own = reasons.get(folder.name)
-        reason = f"no scan to work on ({own})" if own else "no T1w or T2w image matched"
+        empty = "" if own else empty_subject(folder, query.session_labels, query.suffixes)
         if query.participant_labels:
-            message = f"{folder}: {reason}; check the labels and filters"
-            findings.problems.append(Problem(folder, message, NoMatchError.exit_code))
+            reason = empty or f"no scan to work on ({own})"
+            findings.fail(folder, NoMatchError(f"{folder}: {reason}; check the labels and filters"))
         else:
-            findings.skip(folder, reason)
+            findings.skip(folder, empty or "all its images are skipped")
+
+
+def _first(path: Path, query: Query) -> tuple[str, ...]:
+    """Return the subject's folder of a path; nothing for the dataset itself."""
+    return path.relative_to(query.bids_dir).parts[:1]

@@ -6,7 +6,8 @@ within it ``None`` stands for "the entity is absent" and ``"*"`` for "any".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def load_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
 def compile_filters(
     filters: Mapping[str, Mapping[str, Any]] | None = None, inline: Iterable[str] = ()
 ) -> dict[str, Filter]:
-    """Check filters and bring them to one form.
+    """Check filters and bring them to one form; see `other_queries` for those passed over.
 
     Parameters
     ----------
@@ -85,15 +86,16 @@ def compile_filters(
     UsageError
         In one line, what is wrong and what would be right.
     """
-    queries = tuple(bids_app_spec.load("io_spec.json")["queries"])
     filters = {} if filters is None else filters
     if not isinstance(filters, Mapping):
         raise UsageError('a filter file holds an object such as {"t1w": {"acquisition": "MPRAGE"}}')
-    of_pairs = tuple(f"{side}_{query}" for side in ("hf", "lf") for query in queries)
-    known = (*queries, *of_pairs)
-    unknown = [name for name in filters if name not in known]
-    if unknown:
-        raise UsageError(f"unknown query {unknown[0]!r}; the queries are {', '.join(known)}")
+    queries, of_pairs = _queries()
+    for name in other_queries(filters):
+        known = (*queries, *of_pairs)
+        near = difflib.get_close_matches(f"{name.lower().removesuffix('w')}w", known, 1, 0.75)
+        if near or name.lower().startswith(("hf_", "lf_")):
+            hint = f"did you mean {near[0]!r}?" if near else f"the queries are {', '.join(known)}"
+            raise UsageError(f"unknown query {name!r}; {hint}")
     over: Filter = {}
     for text in inline:
         entity, values = read_condition(text, "--filter")
@@ -109,14 +111,75 @@ def compile_filters(
     return compiled
 
 
+def _queries() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    queries = tuple(bids_app_spec.load("io_spec.json")["queries"])
+    return queries, tuple(f"{side}_{query}" for side in ("hf", "lf") for query in queries)
+
+
+def other_queries(filters: Mapping[str, Any]) -> list[str]:
+    """List the queries of a filter file that are for other programs, such as fMRIPrep's bold."""
+    queries, of_pairs = _queries()
+    return [name for name in filters if name not in (*queries, *of_pairs)]
+
+
+def did_you_mean(conditions: Filter, names: Iterable[Name], *, similar: bool = False) -> str:
+    """Give what was probably meant by conditions that do not match.
+
+    Parameters
+    ----------
+    conditions : Filter
+        As typed.
+    names : iterable of Name
+        Of the images that there are.
+    similar : bool, optional
+        As in `nearest`.
+
+    Returns
+    -------
+    str
+        Such as ``"; did you mean acq=MPRAGE?"``; empty where no label comes near.
+    """
+    names, meant = tuple(names), []
+    for entity, accepted in conditions.items():
+        labels = {label for name in names if (label := _fields(name).get(entity))}
+        if not any(_equal(label, value) for label in labels for value in accepted):
+            given = [value for value in accepted if value not in (None, "*")]
+            near = (nearest(value, labels, similar=similar) for value in given)
+            meant += [f"{entity}={label}" for label in near if label]
+    return f"; did you mean {' '.join(meant)}?" if meant else ""
+
+
+def nearest(label: str | None, labels: Collection[str], *, similar: bool = False) -> str | None:
+    """Return the label that differs in case or leading zeros only, or else a ``similar`` one.
+
+    Examples
+    --------
+    >>> nearest("mprage", ["FSPGR", "MPRAGE"]), nearest("1", ["01", "11"]), nearest("a1", ["a2"])
+    ('MPRAGE', '01', None)
+    >>> nearest("mparge", ["FSPGR", "MPRAGE"], similar=True)
+    'MPRAGE'
+    """
+    wanted = str(label).lower()
+    for other in sorted(labels):
+        if other.lower().lstrip("0") == wanted.lstrip("0"):
+            return other
+    forms = {other.lower(): other for other in sorted(labels)}
+    close = difflib.get_close_matches(wanted, forms, n=1, cutoff=0.75) if similar else []
+    return forms[close[0]] if close else None
+
+
 def matches(name: Name, conditions: Filter) -> bool:
     """Say whether a file name meets every condition of a filter."""
-    fields = {"suffix": name.suffix, "extension": name.extension, "datatype": "anat"}
-    fields |= dict(name.entities)
+    fields = _fields(name)
     return all(
         any(_equal(fields.get(entity), value) for value in accepted)
         for entity, accepted in conditions.items()
     )
+
+
+def _fields(name: Name) -> dict[str, str]:
+    fixed = {"suffix": name.suffix, "extension": name.extension, "datatype": "anat"}
+    return fixed | dict(name.entities)
 
 
 def describe(conditions: Filter) -> str:
@@ -184,6 +247,8 @@ def _value(entity: str, value: object) -> str | None:
     if value is None or value == "*":
         return value  # type: ignore[return-value]
     text = str(value)
+    if entity == "extension":
+        text = f".{text.lstrip('.')}"
     if isinstance(value, bool) or not isinstance(value, str | int) or not _is_label(entity, text):
         raise UsageError(
             f"filter {entity}={value!r}: a value is a label of letters and digits, null or '*'"

@@ -171,6 +171,8 @@ def _select(
         parts = path.removeprefix(prefix).split("/")
         if not path.startswith(prefix) or not path.endswith(NIFTI) or parts[-2:-1] != ["anat"]:
             continue
+        if parts[-1].startswith("."):  # such as what macOS writes beside each file
+            continue
         session = parts[1] if len(parts) == 4 else None
         if parts[0] in wanted and len(parts) in (3, 4) and (not visits or session in visits):
             chosen.append(Path(path))
@@ -192,9 +194,10 @@ def _on_disk(
 
 
 def folder_names(folder: Path) -> list[str]:
-    """List a folder's entries; none when it is absent or may not be read."""
+    """List a folder's entries that are not hidden; none when it cannot be read."""
     with contextlib.suppress(OSError):
-        return os.listdir(folder)  # noqa: PTH208 - names alone, a folder at a time
+        names = os.listdir(folder)  # noqa: PTH208 - names alone, a folder at a time
+        return [name for name in names if not name.startswith(".")]
     return []
 
 

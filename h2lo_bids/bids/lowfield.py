@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from h2lo_bids.bids.choose import preference
+from h2lo_bids.bids.choose import rank
 from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.discover import Discovery, search
 from h2lo_bids.bids.filters import Filter, compile_filters
@@ -15,7 +15,7 @@ from h2lo_bids.bids.findings import Findings
 from h2lo_bids.bids.gather import Image, is_low, read_scan
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import Name
-from h2lo_bids.bids.orientation import ORTHOGONAL, TITLES, orientation
+from h2lo_bids.bids.orientation import ORTHOGONAL, TITLES, header_warnings, orientation
 from h2lo_bids.bids.pairquery import FUSIONS
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
@@ -147,7 +147,9 @@ def _sources(images: list[Image], query: LowFieldQuery, findings: Findings) -> l
             there = tuple(part for part in parts if _is_there(part, findings))
             if there:
                 sources.append(LowFieldSource(_named_after(parts, there[0]), there))
-                findings.notes += [f"{p.path}: {note}" for p in there for note in p.notes]
+                for part in there:
+                    findings.hear(part)
+                    findings.doubt(part.path, *header_warnings(part))
     return sources
 
 
@@ -163,13 +165,14 @@ def _low(images: list[Image], query: LowFieldQuery, findings: Findings) -> list[
         if is_low(scan):
             kept.append(scan)
         elif scan.field_strength is not None:
-            strength = f"{scan.field_strength:g} T by {scan.field_source}"
-            findings.skip(image.path, f"high field ({strength}): never an input to enhancement")
+            reason = f"high field ({scan.strength}): never an input to enhancement"
+            findings.skip(image.path, reason)
+            findings.doubt(image.path, *scan.warnings)
         elif query.words(scan.suffix):
             note = "no field strength in the sidecar: low field, since it was chosen with --lf"
-            kept.append(replace(scan, notes=(note,)))
+            kept.append(replace(scan, notes=(note,), warnings=()))
         else:
-            findings.skip(image.path, f"{scan.notes[0]}; take it with --lf ENTITY-LABEL")
+            findings.skip(image.path, f"{scan.warnings[0]}; take it with --lf ENTITY-LABEL")
     return kept
 
 
@@ -204,8 +207,8 @@ def _three(group: Sequence[Scan]) -> tuple[Scan, ...]:
 
 
 def _order(scan: Scan) -> tuple[object, ...]:
-    name = Name(scan.entities, scan.suffix, ".nii.gz")
-    return (_RANK.index(orientation(scan)), *preference(name))
+    partial, several, *rest = rank(scan.path, Name(scan.entities, scan.suffix, ".nii.gz"))
+    return (partial, several, _RANK.index(orientation(scan)), *rest)
 
 
 def _is_there(scan: Scan, findings: Findings) -> bool:

@@ -7,6 +7,7 @@ dataset below a folder called ``sub-something`` is read correctly.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,18 @@ ORDER: tuple[str, ...] = _BEFORE + _AFTER
 """Short names in the order in which BIDS wants them."""
 
 NIFTI = (".nii.gz", ".nii")
+
+NEAR = {
+    "T1w": ("t1", "t1w", "t1wi", "t1weighted", "mprage", "mp2rage", "unit1", "bravo", "spgr"),
+    "T2w": ("t2", "t2w", "t2wi", "t2weighted", "cube"),
+}
+"""Suffixes, in lower case, of images that may have been meant as one of those that are read."""
+FORMS = re.compile(
+    r"(?!.*\.(?:json|txt|log|md5|sha\d+|tsv|csv|png|svg|html)$)"
+    r"\.(?:nii|mgz|mgh|img|hdr|mnc|nrrd|nhdr|mif|dcm|gz)(?:\.\w+)*",
+    re.IGNORECASE,
+)
+"""Extensions of images in other formats or case, packed otherwise, or not whole."""
 
 _PAIR = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")
 
@@ -106,6 +119,32 @@ def in_place(path: Path, name: Name) -> bool:
 def looks_wanted(path: Path, name: Name | None, suffixes: tuple[str, ...]) -> bool:
     """Guess whether a file that is not named by the rules was meant as such an image."""
     if name is not None and name.suffix not in suffixes:
-        return name.suffix.lower() in {suffix.lower() for suffix in suffixes}
+        return meant_suffix(name.suffix, suffixes) is not None
     words = path.name.split(".")[0].lower().split("_")
-    return any(suffix.lower() in words for suffix in suffixes)
+    return any(suffix.lower() in words for suffix in suffixes) or (
+        name is None and meant_suffix(words[-1], suffixes) is not None
+    )
+
+
+def words_of_label(label: str) -> set[str]:
+    """Return the words of a label, in lower case, apart by any change of case or by digits.
+
+    Examples
+    --------
+    >>> sorted(words_of_label("MPRAGEgd")), sorted(words_of_label("T2Axial"))
+    (['egd', 'gd', 'mprage'], ['a', 'axial', 't', 'xial'])
+    """
+    found = re.findall(r"[A-Z]+|[a-z]+", label) + re.findall(r"[A-Z][a-z]+", label)
+    return {word.lower() for word in found}
+
+
+def meant_suffix(suffix: str, suffixes: Iterable[str]) -> str | None:
+    """Return which of the suffixes that are read one like UNIT1, T1 or T1W stands for.
+
+    Examples
+    --------
+    >>> meant_suffix("UNIT1", ("T1w", "T2w")), meant_suffix("T2star", ("T1w", "T2w"))
+    ('T1w', None)
+    """
+    found = (right for right in suffixes if suffix.lower() in NEAR.get(right, ()))
+    return next(found, None)

@@ -53,7 +53,7 @@ def find_records(out_dir: Path, contrast: str) -> list[Path]:
     """List the records of the pairs of a contrast, sorted."""
     end = record_end(contrast)
     folders = ("sub-*/anat", "sub-*/ses-*/anat")
-    return sorted(path for folder in folders for path in Path(out_dir).glob(f"{folder}/*{end}"))
+    return sorted(path for folder in folders for path in Path(out_dir).glob(f"{folder}/[!.]*{end}"))
 
 
 def scan_entities(record: Path) -> tuple[tuple[str, str], ...]:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from h2lo_bids.bids.content import check_content
+from h2lo_bids.bids.explain import empty_subject
 from h2lo_bids.bids.findings import Findings, Problem, Skipped
 from h2lo_bids.bids.gather import choose_subjects
-from h2lo_bids.bids.orientation import TITLES, orientation
+from h2lo_bids.bids.orientation import TITLES, header_warnings, orientation
 from h2lo_bids.bids.pairquery import PairQuery
 from h2lo_bids.bids.pairs_choose import AmbiguousError, Match, UnpairedError, by_session, select
 from h2lo_bids.bids.pairs_donor import mask_donor
-from h2lo_bids.bids.pairs_explain import ambiguous, no_partner, nothing_pairs, tally
+from h2lo_bids.bids.pairs_explain import ambiguous, no_partner, nothing_pairs
 from h2lo_bids.bids.pairs_precomputed import use_precomputed
 from h2lo_bids.bids.pairs_sides import Key, Sides, gather_sides
 from h2lo_bids.bids.participants import list_subjects
@@ -75,14 +76,15 @@ class PairDiscovery:
         Each concerns one image or subject; the pairs are unaffected.
     skipped : tuple of Skipped
         Subjects without a partner first, then scans left out on purpose.
-    notes : tuple of str
-        For the log.
+    notes, warnings : tuple of str
+        As of :class:`~h2lo_bids.bids.discover.Discovery`.
     """
 
     pairs: tuple[PairSource, ...]
     problems: tuple[Problem, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def discover_pairs(query: PairQuery) -> PairDiscovery:
@@ -118,21 +120,25 @@ def discover_pairs(query: PairQuery) -> PairDiscovery:
         Nothing pairs; the message says what was found.
     """
     findings = Findings()
-    read_description(query.bids_dir, skip=query.skip_bids_validation)
+    skip = query.skip_bids_validation
+    read_description(query.bids_dir, skip=skip, doubt=findings.doubt)
     existing = list_subjects(query.bids_dir)
     subjects = choose_subjects(query.raw(), existing, findings)
     sides = gather_sides(query, subjects, existing, findings)
     pairs, lonely = _pairs(query, subjects, sides, findings)
     if not pairs and not findings.problems:
-        reasons = [item.reason for item in lonely]
+        reasons = list(dict.fromkeys(item.reason for item in (*lonely, *findings.skipped)))
+        reasons.sort(key=lambda text: "did you mean" not in text)
         raise NoMatchError(nothing_pairs(query, sides, subjects, reasons))
-    scans = [scan for pair in pairs for scan in (pair.hf, *pair.lf)]
-    findings.notes += tally([(scan.path, note) for scan in scans for note in scan.notes])
+    for scan in (scan for pair in pairs for scan in (pair.hf, *pair.lf)):
+        findings.hear(scan)
+        findings.doubt(scan.path, *header_warnings(scan))
     return PairDiscovery(
         tuple(pairs),
         tuple(findings.problems),
         (*lonely, *findings.skipped),
-        tuple(findings.notes),
+        findings.told,
+        findings.warnings,
     )
 
 
@@ -148,7 +154,7 @@ def _pairs(
     lonely = [
         Skipped(
             query.bids_dir / f"sub-{label}",
-            f"sub-{label}: no {' or '.join(query.contrasts)} image",
+            f"sub-{label}: {_empty(query, label)}",
         )
         for label in subjects
         if not any((label, contrast) in sides for contrast in query.contrasts)
@@ -162,6 +168,10 @@ def _pairs(
         if _present(match, findings)
     ]
     return pairs, lonely
+
+
+def _empty(query: PairQuery, label: str) -> str:
+    return empty_subject(query.bids_dir / f"sub-{label}", query.session_labels, query.contrasts)
 
 
 def _matches(

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from h2lo_bids.bids.choose import preference
+from h2lo_bids.bids.choose import rank
 from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.names import ORDER, Name
 from h2lo_bids.bids.orientation import ORTHOGONAL, TITLES, orientation
@@ -42,7 +42,7 @@ def by_session(
     A partner in the same session wins; with several such sessions each is a
     pair of its own. Otherwise there must be one high-field and one low-field
     session. Of several high-field scans in a session the preferred is taken
-    (:func:`h2lo_bids.bids.choose.preference`).
+    (:func:`h2lo_bids.bids.choose.rank`).
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def _of_known_strength(high: Sequence[Scan], tell: Tell) -> Sequence[Scan]:
 
 def _preferred(high: Sequence[Scan], tell: Tell) -> Scan:
     best, *others = sorted(
-        high, key=lambda scan: preference(Name(scan.entities, scan.suffix, ".nii.gz"))
+        high, key=lambda scan: rank(scan.path, Name(scan.entities, scan.suffix, ".nii.gz"))
     )
     for scan in others:
         tell(scan, f"{best.path.name} was preferred; choose with --hf")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from h2lo_bids.bids.choose import not_an_input, preference
+from h2lo_bids.bids.choose import not_an_input, rank
 from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.filters import matches
 from h2lo_bids.bids.gather import Image, is_low, read_scan
@@ -54,4 +54,4 @@ def _beside(hf: Scan) -> list[Image]:
     paths = [hf.path.with_name(filename) for filename in folder_names(hf.path.parent)]
     images = [Image(path, name) for path in paths if (name := parse_name(path.name))]
     wanted = [i for i in images if i.name.suffix == "T1w" and in_place(i.path, i.name)]
-    return sorted(wanted, key=lambda i: (*preference(i.name), i.name.extension == ".nii"))
+    return sorted(wanted, key=lambda i: (*rank(i.path, i.name), i.name.extension == ".nii"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from h2lo_bids.bids.pairquery import PairQuery
 from h2lo_bids.bids.pairs_choose import AmbiguousError
@@ -114,16 +113,6 @@ def nothing_pairs(
         remedy = "; high-field scans (1 T or more) are chosen with --hf"
     people = f"{len(subjects)} {_plural('subject', len(subjects))}"
     return f"{query.bids_dir}: nothing pairs; {people} with {found}{why}{remedy}"
-
-
-def tally(notes: Sequence[tuple[Path, str]]) -> list[str]:
-    """Say what concerns many images once."""
-    counts = Counter(text for _, text in notes)
-    first = {text: path for path, text in reversed(notes)}
-    return [
-        f"{first[text]}: {text}" + (f" (and {count - 1} more such images)" if count > 1 else "")
-        for text, count in counts.items()
-    ]
 
 
 def _count(scans: Sequence[Scan], kind: str) -> str:

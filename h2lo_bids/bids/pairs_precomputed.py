@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from h2lo_bids.bids.filters import matches
+from h2lo_bids.bids.filters import did_you_mean, matches
 from h2lo_bids.bids.findings import Findings
 from h2lo_bids.bids.gather import Image, is_low, read_scan
 from h2lo_bids.bids.index import folder_names
@@ -83,7 +83,7 @@ def _low(
         reason = _unfit(image, scan, fused, visits[name.suffix], query)
         if reason is None:
             note = f"on the high-field grid, since --derivatives {dataset} holds it"
-            yield replace(scan, notes=(note,))
+            yield replace(scan, notes=(note,), warnings=())
         elif own is not None:
             findings.skip(image.path, reason)
 
@@ -116,9 +116,9 @@ def _unfit(
     """Say why an image is not wanted, or rather of high field, as a preprocessed T1w is."""
     asked = query.conditions("lf", scan.suffix)
     if not matches(image.name, asked):
-        return f"does not match --lf {words_of(asked)}"
+        return f"does not match --lf {words_of(asked)}{did_you_mean(asked, [image.name])}"
     if scan.field_strength is not None and not is_low(scan):
-        return f"{scan.field_strength:g} T by {scan.field_source}: not low field"
+        return f"{scan.strength}: not low field"
     if fused or is_low(scan) or asked or scan.session not in visits:
         return None
     return (

@@ -8,16 +8,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from h2lo_bids.bids.choose import not_an_input
-from h2lo_bids.bids.filters import matches
+from h2lo_bids.bids.explain import misnamed_subjects
+from h2lo_bids.bids.filters import did_you_mean, matches
 from h2lo_bids.bids.findings import Findings
-from h2lo_bids.bids.gather import Image, find_images, is_low, read_scan, readable
+from h2lo_bids.bids.gather import (
+    Image,
+    check_fit,
+    find_images,
+    is_low,
+    note_others,
+    read_scan,
+    readable,
+)
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.pairquery import LF_DATASET, PairQuery
 from h2lo_bids.bids.participants import list_subjects
+from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.selection import words_of
 from h2lo_bids.bids.validate import read_description, require_valid
 from h2lo_bids.errors import H2loError
+from h2lo_bids.wording import counted, listed
 
 Key = tuple[str, str]
 """Subject and contrast."""
@@ -62,7 +73,11 @@ def gather_sides(
         The second root cannot be read.
     """
     sides: dict[Key, Sides] = defaultdict(Sides)
+    note_others(query.filters, findings)
     _, images = find_images(query.raw(), subjects, existing, findings)
+    _check_fit("hf", images, query, findings)
+    if query.lf_dir is None and not query.derivatives:
+        _check_fit("lf", images, query, findings)
     for image, scan in _read(images, query.bids_dir, "raw", query, sides, findings):
         own = sides[scan.subject, scan.suffix]
         if query.lf_dir is None:
@@ -74,19 +89,48 @@ def gather_sides(
     _validate(query.bids_dir, sides, "raw", query, findings)
     second = query.second()
     if second is not None:
-        read_description(second.bids_dir, skip=query.skip_bids_validation)
+        skip = query.skip_bids_validation
+        read_description(second.bids_dir, skip=skip, doubt=findings.doubt)
         there = list_subjects(second.bids_dir)
+        _compare(second, subjects, existing, there, findings)
         shared = readable(second.bids_dir, (s for s in subjects if s in set(there)), findings)
         _, images = find_images(second, shared, there, findings)
+        _check_fit("lf", images, query, findings)
         for image, scan in _read(images, second.bids_dir, LF_DATASET, query, sides, findings):
             own = sides[scan.subject, scan.suffix]
             if scan.field_strength is not None and not is_low(scan):
-                findings.skip(image.path, f"{_strength(scan)}: not low field, in spite of --lf-dir")
+                findings.skip(image.path, f"{scan.strength}: not low field, in spite of --lf-dir")
             else:
                 scan = _taken_as_low(scan, "it lies in --lf-dir")
                 _keep(image, scan, own.low, "lf", query, findings)
         _validate(second.bids_dir, sides, LF_DATASET, query, findings)
     return dict(sides)
+
+
+def _compare(
+    second: Query,
+    subjects: tuple[str, ...],
+    existing: tuple[str, ...],
+    there: tuple[str, ...],
+    findings: Findings,
+) -> None:
+    """Warn of participants that only the second root has, or has under an odd name."""
+    others = [f"sub-{label}" for label in there if label not in set(existing)]
+    if others and subjects == existing:
+        text = f"{counted(len(others), 'participant')} not in the first dataset: {listed(others)}"
+        findings.doubt(second.bids_dir, text)
+    misnamed = misnamed_subjects(second.bids_dir)
+    if misnamed:
+        findings.doubt(second.bids_dir, misnamed.removeprefix(f"{second.bids_dir}: "))
+
+
+def _check_fit(side: str, images: list[Image], query: PairQuery, findings: Findings) -> None:
+    for contrast in query.contrasts:
+        names = [image.name for image in images if image.name.suffix == contrast]
+        asked, key = query.conditions(side, contrast), contrast.lower()
+        own = any(query.filters.get(name) for name in (key, f"{side}_{key}"))
+        words = f"--{side} {words_of(asked)}" if asked else ""
+        check_fit(query.bids_dir, asked, names, words, findings, own=own)
 
 
 def _read(
@@ -106,7 +150,10 @@ def _read(
             findings.skip(image.path, reason)
             continue
         try:
-            yield image, read_scan(image, sidecars, dataset)
+            scan = read_scan(image, sidecars, dataset)
+            if scan.field_strength is not None:  # else it is told where it counts
+                findings.doubt(image.path, *scan.warnings)
+            yield image, scan
         except H2loError as error:
             if any(matches(image.name, conditions) for conditions in asked):
                 findings.fail(image.path, error)
@@ -135,17 +182,15 @@ def _keep(
         kept.append(scan)
     else:
         kind = "high field" if side == "hf" else "low field"
-        findings.skip(image.path, f"{kind}, but does not match --{side} {words_of(conditions)}")
+        words = f"{words_of(conditions)}{did_you_mean(conditions, [image.name])}"
+        findings.skip(image.path, f"{kind}, but does not match --{side} {words}")
 
 
 def _taken_as_low(scan: Scan, why: str) -> Scan:
     if scan.field_strength is not None:
         return scan
-    return replace(scan, notes=(f"no field strength in the sidecar: low field, since {why}",))
-
-
-def _strength(scan: Scan) -> str:
-    return f"{scan.field_strength:g} T by {scan.field_source}"
+    note = f"no field strength in the sidecar: low field, since {why}"
+    return replace(scan, notes=(note,), warnings=())
 
 
 def _validate(

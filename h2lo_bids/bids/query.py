@@ -41,7 +41,7 @@ class Query:
     ------
     UsageError
         A label holds something other than letters and digits, a filter makes
-        no sense, or ``database_dir`` lies inside ``bids_dir``.
+        no sense, or ``database_dir`` lies inside ``bids_dir`` (but its ``derivatives/NAME``).
     """
 
     bids_dir: Path
@@ -64,7 +64,8 @@ class Query:
             raise UsageError(f"unknown image type {unknown or 'none'}; choose T1w, T2w or both")
         if self.database_dir is not None:
             folder = Path(self.database_dir).absolute()
-            if folder.resolve().is_relative_to(self.bids_dir.resolve()):
+            inside = folder.resolve().is_relative_to(self.bids_dir.resolve())
+            if inside and not in_derivatives(folder, self.bids_dir):
                 raise UsageError(
                     f"{folder}: the index would be written inside the input dataset; "
                     "give --bids-database-dir a folder outside it"
@@ -76,6 +77,13 @@ class Query:
         """Give the filter of each wanted suffix."""
         compiled = compile_filters(self.filters, self.inline)
         return {suffix: compiled[suffix.lower()] for suffix in self.suffixes}
+
+
+def in_derivatives(path: Path, root: Path) -> bool:
+    """Say whether a path lies in ``derivatives/NAME`` of a dataset, where outputs may be."""
+    inside, whole = path.resolve(), root.resolve()
+    parts = inside.relative_to(whole).parts if inside.is_relative_to(whole) else ()
+    return len(parts) > 1 and parts[0] == "derivatives"
 
 
 def clean_labels(labels: tuple[str, ...], prefix: str) -> tuple[str, ...]:

@@ -27,11 +27,11 @@ class Scan:
     field_strength : float or None
         Tesla, corrected (see :mod:`h2lo_bids.bids.fieldstrength`).
     field_source : str
-        ``"ImagingFrequency"``, ``"MagneticFieldStrength"`` or ``"assumed"``.
+        As `h2lo_bids.bids.fieldstrength.FieldStrength.source`.
     metadata : dict
         The sidecars' content after BIDS inheritance.
-    notes : tuple of str
-        Warnings met at discovery, for the log and the report.
+    notes, warnings : tuple of str
+        What discovery derived, and what it found contradictory or assumed.
     dataset : str
         What BIDS URIs call the dataset that the image lies in: ``"raw"``, ``"lf"``
         (a second root of low-field scans), or the name of a derivative.
@@ -47,6 +47,15 @@ class Scan:
     metadata: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
     notes: tuple[str, ...] = field(default=(), hash=False, compare=False)
     dataset: str = "raw"
+    warnings: tuple[str, ...] = field(default=(), hash=False, compare=False)
+
+    @property
+    def strength(self) -> str:
+        """Field strength and what it is known by, e.g. ``3 T by ImagingFrequency``."""
+        if self.field_strength is None:
+            return "unknown field strength, assumed to be high field"
+        source = "a label" if self.field_source == "label" else self.field_source
+        return f"{self.field_strength:g} T by {source}"
 
     @property
     def stem(self) -> str:

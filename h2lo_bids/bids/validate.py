@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,19 @@ from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import InvalidBidsError, MissingInputError
+from h2lo_bids.wording import summarise
 
 VALIDATOR = "bids-validator-deno"
 SECONDS = 60.0
 _SKIP = "or pass --skip-bids-validation"
 _LEFT_TO_THE_SCAN = {"EMPTY_FILE", "FILE_READ", "JSON_INVALID", "NIFTI_HEADER_UNREADABLE"}
 _LEFT_TO_THE_SCAN |= {"SYMLINK_BROKEN", "NIFTI_UNIT", "NIFTI_TOO_SMALL"}
+_LEFT_TO_THE_SCAN |= {"MagneticFieldStrength", "ImagingFrequency"}
 
 
-def read_description(bids_dir: Path, *, skip: bool = False) -> dict[str, Any]:
+def read_description(
+    bids_dir: Path, *, skip: bool = False, doubt: Callable[[Path, str], None] | None = None
+) -> dict[str, Any]:
     """Check that a folder is a raw BIDS dataset, and read its description.
 
     Parameters
@@ -34,6 +38,8 @@ def read_description(bids_dir: Path, *, skip: bool = False) -> dict[str, Any]:
         Root of the dataset.
     skip : bool, optional
         Ask for no more than a folder that can be read.
+    doubt : callable, optional
+        Takes a file and what is wrong with it, but does no harm.
 
     Returns
     -------
@@ -54,11 +60,18 @@ def read_description(bids_dir: Path, *, skip: bool = False) -> dict[str, Any]:
     if not os.access(bids_dir, os.R_OK | os.X_OK):
         raise MissingInputError(f"{bids_dir}: cannot be read; check its permissions")
     try:
-        return _checked_description(bids_dir)
+        content = _checked_description(bids_dir)
     except InvalidBidsError:
         if skip:
             return {}
         raise
+    if doubt is not None and not isinstance(content["BIDSVersion"], str):
+        number = content["BIDSVersion"]
+        doubt(
+            bids_dir / "dataset_description.json",
+            f"BIDSVersion is the number {number}; put it in quotes, as BIDS wants a text",
+        )
+    return content
 
 
 def _checked_description(bids_dir: Path) -> dict[str, Any]:
@@ -67,20 +80,49 @@ def _checked_description(bids_dir: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except OSError as error:
+        elsewhere = _elsewhere(bids_dir)
+        if elsewhere:
+            raise InvalidBidsError(f"{bids_dir}: {elsewhere}") from error
         raise InvalidBidsError(
             f"{path}: missing or unreadable ({error.strerror}); "
             f"write at least {example} into it, {_SKIP}"
         ) from error
     except ValueError as error:
         raise InvalidBidsError(f"{path}: not valid JSON ({error}); repair it, {_SKIP}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("BIDSVersion"), str):
-        raise InvalidBidsError(f"{path}: has no BIDSVersion; add it, as in {example}, {_SKIP}")
+    version = content.get("BIDSVersion") if isinstance(content, dict) else None
+    if not isinstance(version, str | int | float) or isinstance(version, bool):
+        keys = [key for key in content if key != "BIDSVersion"] if type(content) is dict else []
+        near = [key for key in keys if _plain(key) == "bidsversion"]
+        remedy = f"rename {near[0]}" if near else f"add it, as in {example}"
+        raise InvalidBidsError(f"{path}: has no BIDSVersion; {remedy}, {_SKIP}")
     if content.get("DatasetType") == "derivative":
         raise InvalidBidsError(
             f"{bids_dir}: is a derivative dataset (DatasetType in {path.name}); "
             "give the raw dataset that it was made from"
         )
     return content
+
+
+def _plain(key: object) -> str:
+    return "".join(c for c in str(key).lower() if c.isalnum())
+
+
+def _elsewhere(folder: Path) -> str | None:
+    """Say which folder was probably meant: the dataset around this one, or the one inside it."""
+    if any(path.is_dir() for path in folder.glob("sub-*")):
+        return None
+    for parent in list(folder.parents)[:3]:
+        if (parent / "dataset_description.json").is_file():
+            name = folder.relative_to(parent).parts[0]
+            label = name.removeprefix("sub-")
+            option = f" with --participant-label {label}" if label != name else ""
+            return f"is inside the dataset {parent}; give that as bids_dir{option}"
+    with contextlib.suppress(OSError):
+        inside = sorted(p.parent for p in folder.glob("[!.]*/dataset_description.json"))
+        if inside:
+            more = f" (or one of {len(inside) - 1} more)" if len(inside) > 1 else ""
+            return f"is no dataset, but holds {inside[0]}{more}; give that as bids_dir"
+    return None
 
 
 def find_validator() -> Path | None:
@@ -99,8 +141,8 @@ def run_validator(
     A skeleton of ``dataset_description.json``, the sidecars and the chosen
     images' names is validated, so that a large dataset costs no more than its
     chosen part and another subject's error stops nobody. What concerns one
-    file's content (broken JSON, empty or unreadable images) is left to the
-    scan itself, so that the other scans are finished.
+    file's content (broken JSON, empty or unreadable images, a field strength
+    in words) is left to the scan itself, so that the other scans are finished.
 
     Parameters
     ----------
@@ -132,7 +174,8 @@ def run_validator(
     errors = {
         (issue.get("location", "").lstrip("/") or "dataset", _explain(issue))
         for issue in issues
-        if issue.get("severity") == "error" and issue.get("code") not in _LEFT_TO_THE_SCAN
+        if issue.get("severity") == "error"
+        and not {issue.get("code"), issue.get("subCode")} & _LEFT_TO_THE_SCAN
     }
     return tuple(sorted(errors)), None
 
@@ -162,9 +205,11 @@ def require_valid(
         by_file: dict[str, list[str]] = {}
         for name, what in errors:
             by_file.setdefault(name, []).append(what)
-        lines = [f"  {name}: {'; '.join(what)}" for name, what in by_file.items()]
+        lines = summarise(
+            (Path(name), f"  {name}: {'; '.join(what)}") for name, what in by_file.items()
+        )
         raise InvalidBidsError(
-            f"{bids_dir}: BIDS errors in {len(lines)} of the chosen files; "
+            f"{bids_dir}: BIDS errors in {len(by_file)} of the chosen files; "
             f"repair them, {_SKIP}:\n" + "\n".join(lines)
         )
     return note
@@ -200,3 +245,9 @@ def _skeleton(bids_dir: Path, images: Iterable[Path], folder: Path) -> None:
     for path in wanted:
         with contextlib.suppress(OSError):  # absent or unreadable: reported elsewhere
             shutil.copyfile(path, folder / path.relative_to(bids_dir))
+    copied = folder / "dataset_description.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = read_json(copied)
+        # A number was warned of, and is no reason to stop.
+        content["BIDSVersion"] = str(content["BIDSVersion"])
+        copied.write_text(json.dumps(content))

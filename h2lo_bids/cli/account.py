@@ -13,6 +13,7 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.failures import Failed, error_of_code
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import TemporaryError
+from h2lo_bids.wording import summarise
 
 LOST = "participant"
 """The step that is named when a participant's process ended before it could tell."""
@@ -57,12 +58,16 @@ def fail(run: Run, failed: Failed) -> None:
 
 
 def fail_problems(run: Run, problems: Iterable[Problem]) -> None:
-    """Take note of what discovery found to be unusable."""
-    root = run.settings.bids_dir
+    """Take note of what discovery found to be unusable, and print one line for each kind."""
+    root, problems = run.settings.bids_dir, tuple(problems)
     for problem in problems:
         inside = problem.path.is_relative_to(root)  # else it is of a second dataset
         name = problem.path.relative_to(root).as_posix() if inside else str(problem.path)
-        fail(run, Failed(name, "discovery", error_of_code(problem.exit_code), problem.message))
+        name = "" if problem.path == root else name  # of the dataset as a whole
+        error = error_of_code(problem.exit_code)
+        run.failed.append(Failed(name, "discovery", error, problem.message))
+    for line in summarise((problem.path, problem.message) for problem in problems):
+        run.console.line(line, level="error")
 
 
 def status(run: Run, job: Job, step: str) -> None:

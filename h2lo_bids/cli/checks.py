@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
+from h2lo_bids.bids.query import in_derivatives
 from h2lo_bids.cli.beside import check_beside
 from h2lo_bids.cli.checks_plugin import check_plugin
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS, check_values, standard_spaces
@@ -201,12 +202,13 @@ def _check_places(settings: Settings) -> None:
         "--work-dir": settings.work,
         "--bids-database-dir": settings.bids_database_dir,
     }
-    read = {"the input dataset": settings.bids_dir, "the dataset of --lf-dir": settings.lf_dir}
+    raw = {"the input dataset": settings.bids_dir, "the dataset of --lf-dir": settings.lf_dir}
+    read: dict[str, Path] = {title: root for title, root in raw.items() if root is not None}
     read |= {f"the dataset of {option} {path}": path for option, path in _cohorts(settings)}
     read |= {f"the dataset of --derivatives {name}": path for name, path in settings.derivatives}
     for title, root in read.items():
         for name, path in places.items():
-            if root is not None and path is not None:
+            if path is not None and not (title in raw and in_derivatives(path, root)):
                 _outside_input(title, root, name, path)
 
 
@@ -223,8 +225,8 @@ def _outside_input(title: str, root: Path, name: str, path: Path) -> None:
     inside, whole = path.resolve(), root.resolve()
     if inside == whole or whole in inside.parents:
         raise UsageError(
-            f"{name} {path}: lies inside {title}, which is never written; "
-            f"choose a folder outside {root}"
+            f"{name} {path}: lies inside {title}, which is never written; choose a folder "
+            f"outside it{'' if 'dataset of --' in title else ', or in its derivatives/NAME'}"
         )
 
 

@@ -15,12 +15,7 @@ from h2lo_bids.errors import MissingInputError
 def describe(settings: Settings, found: Discovery) -> Iterator[str]:
     """Yield one line per input."""
     for scan in found.scans:
-        strength = (
-            "unknown field strength"
-            if scan.field_strength is None
-            else (f"{scan.field_strength:g} T ({scan.field_source})")
-        )
-        yield f"read  {scan.path} [{strength}; model: {_model(settings, scan.suffix)}]"
+        yield f"read  {scan.path} [{scan.strength}; model: {_model(settings, scan.suffix)}]"
     for source in sources_of(found):
         if source.fusion != "none":
             names = ", ".join(part.path.name for part in source.parts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from h2lo_bids.bids.atomic import remove_temporaries
 from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
 from h2lo_bids.bids.query import SUFFIXES
-from h2lo_bids.cli.account import Run, fail_problems, fail_rest, hear, status
+from h2lo_bids.cli.account import Run, fail_rest, hear, status
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
@@ -20,9 +20,9 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import (
     query_words,
     raise_again,
+    report_discovery,
     stand_somewhere,
     start_run,
-    tell_left_out,
     write_dataset,
 )
 from h2lo_bids.cli.tasks import MissingTask, PairTask
@@ -133,10 +133,7 @@ def prepare_pairs(run: Run) -> PairDiscovery:
         If no pair is found, or nothing can be begun.
     """
     found = find_pairs(run.settings)
-    for note in found.notes:
-        run.console.line(note)
-    tell_left_out(run, found.skipped)
-    fail_problems(run, found.problems)
+    report_discovery(run, found)
     write_dataset(run)
     missing = _missing(run, found)
     lacking = {pair.name for pair in missing}

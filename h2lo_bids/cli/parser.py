@@ -96,7 +96,9 @@ def build_parser() -> Parser:
         "bids_dir", type=convert.path, help="folder of the input dataset; never written"
     )
     parser.add_argument(
-        "out_dir", type=convert.place, help="folder of the derivative dataset, outside bids_dir"
+        "out_dir",
+        type=convert.place,
+        help="folder of the derivative dataset, outside bids_dir or in its derivatives/NAME",
     )
     parser.add_argument(
         "level", metavar="analysis_level", help="participant, group, evaluate or benchmark"

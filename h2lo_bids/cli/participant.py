@@ -14,7 +14,7 @@ from h2lo_bids.bids.lowfield import (
 )
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.account import LOST, Run, fail_problems, fail_rest, hear, status
+from h2lo_bids.cli.account import LOST, Run, fail_rest, hear, status
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
@@ -27,9 +27,9 @@ from h2lo_bids.cli.start import (
     by_subject,
     query_words,
     raise_again,
+    report_discovery,
     stand_somewhere,
     start_run,
-    tell_left_out,
     write_dataset,
 )
 from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
@@ -67,10 +67,7 @@ def run_participant(settings: Settings, console: Console) -> int:
 
         return reports_only(run)
     found = find(settings)
-    for note in found.notes:
-        console.line(note)
-    tell_left_out(run, found.skipped)
-    fail_problems(run, found.problems)
+    report_discovery(run, found)
     subjects = _group(found.scans)
     resources = plan(settings, len(subjects))
     env = child_environment(settings.work, resources.omp_nthreads)

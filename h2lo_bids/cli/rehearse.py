@@ -13,8 +13,9 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.failures import Failed, error_of_code, exit_code
 from h2lo_bids.cli.promise import RUN, Promise
 from h2lo_bids.cli.settings import Settings
-from h2lo_bids.cli.start import stand_somewhere
+from h2lo_bids.cli.start import skipped_lines, stand_somewhere
 from h2lo_bids.errors import UsageError
+from h2lo_bids.wording import summarise
 
 Describe = Callable[[Settings, Any], Iterator[str]]
 Promised = Callable[[Settings, Any], Iterator[Promise]]
@@ -57,7 +58,11 @@ def rehearse(settings: Settings, console: Console) -> int:
         print(json.dumps(spec_of(settings, found, promises, code), indent=2))
         return code
     console.line(f"dry run: nothing is written; work folder would be {settings.work}")
-    for line in (*describe(settings, found), *_writes(promises), *_rest(found)):
+    for line in (*found.notes, *describe(settings, found), *_writes(promises)):
+        console.line(line)
+    for warning in found.warnings:
+        console.line(warning, level="warning")
+    for line in (*_unusable(found), *skipped_lines(found.skipped)):
         console.line(line)
     if code:
         console.line(f"the run would end with exit code {code}: not everything can be used")
@@ -118,6 +123,7 @@ def spec_of(
         ],
         "unusable": [{"path": str(p.path), "reason": p.message} for p in found.problems],
         "left_out": [{"path": str(s.path), "reason": s.reason} for s in found.skipped],
+        "warnings": list(found.warnings),
         "logs": f"{result_path(settings.out_dir, 'run', run=RUN).name} stands for the time and "
         "a unique name of a run; locks, crash files and logs of single steps come beside these",
     }
@@ -128,8 +134,5 @@ def _writes(promises: Iterable[Promise]) -> Iterator[str]:
         yield f"write {item.path}{' (exists)' if item.path.exists() else ''}"
 
 
-def _rest(found: Any) -> Iterator[str]:
-    for problem in found.problems:
-        yield f"cannot use: {problem.message}"
-    for skipped in found.skipped:
-        yield f"leave out: {skipped.path} [{skipped.reason}]"
+def _unusable(found: Any) -> list[str]:
+    return summarise((p.path, f"cannot use: {p.message}") for p in found.problems)

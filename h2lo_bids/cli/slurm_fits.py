@@ -11,7 +11,7 @@ from h2lo_bids.bids.results import result_files, result_path
 from h2lo_bids.cli.levels import TAKEN_BY
 from h2lo_bids.cli.settings import ENHANCER, Settings
 from h2lo_bids.cli.slurm_state import State
-from h2lo_bids.cli.slurm_tasks import Stage, Task
+from h2lo_bids.cli.slurm_tasks import Stage, Task, warn_of
 
 _COLLECT = "collect"
 
@@ -30,6 +30,7 @@ def pairs_stage(settings: Settings) -> tuple[Stage, dict[str, list[str]]]:
 
     own = _as_pairs(settings)
     found = find_pairs(own)
+    warn_of(found, own)
     missing = set(find_missing(MissingTask(own, found.pairs), lambda event: None)["missing"])
     lacking: dict[str, bool] = {}
     people: dict[str, set[str]] = {}

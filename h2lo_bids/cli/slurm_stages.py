@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.slurm_fits import fit_stages, pairs_stage
 from h2lo_bids.cli.slurm_state import State
-from h2lo_bids.cli.slurm_tasks import Stage, Task
+from h2lo_bids.cli.slurm_tasks import Stage, Task, warn_of
 from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import UsageError
 
@@ -78,11 +78,14 @@ def _scans(settings: Settings, states: Mapping[str, State]) -> Stage:
     from h2lo_bids.cli.participant import find
 
     found = find(settings)
+    warn_of(found, settings)
     files: dict[tuple[str, str | None], list[tuple[Path, list[Path]]]] = {}
     for scan, outputs in _outputs_of(settings, found):
         files.setdefault((scan.subject, scan.session), []).append((scan.path, outputs))
     for problem in found.problems:  # a task of its own tells of it in the table of failures
-        subject, *rest = problem.path.relative_to(settings.bids_dir).parts
+        subject, *rest = problem.path.relative_to(settings.bids_dir).parts or ("",)
+        if not subject.startswith("sub-"):  # it concerns the dataset as a whole
+            continue
         session = _IN_SESSION.fullmatch(rest[0]) if rest else None
         key = (subject.removeprefix("sub-"), session[1] if session else None)
         files.setdefault(key, []).append((problem.path, [problem.path / "never"]))

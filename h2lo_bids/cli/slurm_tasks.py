@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Any
 
+from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.settings import Settings
 
 
@@ -47,3 +50,10 @@ class Stage:
     settings: Settings
     tasks: tuple[Task, ...]
     own_work: bool
+
+
+def warn_of(found: Any, settings: Settings) -> None:
+    """Print what concerns the dataset, since no task, which has one participant, comes upon it."""
+    whole = [problem.message for problem in found.problems if problem.path == settings.bids_dir]
+    for text in (*found.warnings, *whole):
+        print(f"h2lo-slurm: warning: {printable(text)}", file=sys.stderr)

@@ -14,17 +14,17 @@ from typing import Any
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.atomic import atomic_write_text
-from h2lo_bids.bids.discover import Skipped
+from h2lo_bids.bids.discover import Discovery, Skipped
 from h2lo_bids.bids.filters import load_filter_file
-from h2lo_bids.cli.account import Run
+from h2lo_bids.bids.pairs import PairDiscovery
+from h2lo_bids.cli.account import Run, fail_problems
 from h2lo_bids.cli.checks import prepare_folders
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.environment import temporary_folder
 from h2lo_bids.cli.locks import common_lock, exclusive
 from h2lo_bids.cli.settings import Settings, to_toml
 from h2lo_bids.errors import H2loError
-
-_MOST_NAMED = 10
+from h2lo_bids.wording import summarise
 
 
 def stand_somewhere() -> None:
@@ -78,25 +78,30 @@ def query_words(settings: Settings) -> dict[str, Any]:
     }
 
 
-def tell_left_out(run: Run, skipped: Iterable[Skipped]) -> None:
-    """Name the participants without anything to work on; single images go to the log alone."""
-    skipped = tuple(skipped)
-    for item in skipped:
-        run.console.to_log(f"left out: {item.path}: {item.reason}")
-    folders = [item for item in skipped if item.path.parent == run.settings.bids_dir]
-    for item in folders[:_MOST_NAMED]:
-        run.console.line(f"{item.path.name}: left out: {item.reason}")
-    if len(folders) > _MOST_NAMED:
-        rest = len(folders) - _MOST_NAMED
-        run.console.line(f"{rest} more participants left out, see {run.console.log}")
+def report_discovery(run: Run, found: Discovery | PairDiscovery) -> None:
+    """Print what a search noted, warns of, skipped and cannot use; one line for each kind."""
+    for note in found.notes:
+        run.console.line(note)
+    for warning in found.warnings:
+        run.console.line(warning, level="warning")
+    for line in skipped_lines(found.skipped):
+        run.console.line(line)
+    fail_problems(run, found.problems)
+
+
+def skipped_lines(skipped: Iterable[Skipped]) -> list[str]:
+    """Return one line for each kind of reason."""
+    # A reason that begins with the participant need not name it again.
+    items = ((s.path, s.reason.removeprefix(f"{s.path.name}: ")) for s in skipped)
+    return summarise((path, f"skipped: {path}: {reason}") for path, reason in items)
 
 
 def by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
     """Group what concerns images by the participant whose folder holds them."""
     groups: dict[str, list[Any]] = {}
     for item in items:
-        label = item.path.relative_to(root).parts[0].removeprefix("sub-")
-        groups.setdefault(label, []).append(item)
+        for name in item.path.relative_to(root).parts[:1]:  # none for the dataset as a whole
+            groups.setdefault(name.removeprefix("sub-"), []).append(item)
     return groups
 
 

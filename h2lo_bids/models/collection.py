@@ -23,13 +23,13 @@ class Found:
 
 def is_collection(path: Path) -> bool:
     """Tell a folder of bundles from a bundle."""
-    return not (path / METADATA).exists() and any(path.glob(f"*/{METADATA}"))
+    return not (path / METADATA).exists() and any(path.glob(f"[!.]*/{METADATA}"))
 
 
 def find_bundles(folder: Path) -> tuple[Found, ...]:
     """List the bundles in a folder, by name; one whose metadata are damaged is left out."""
     found = []
-    for path in sorted(folder.glob(f"*/{METADATA}")):
+    for path in sorted(folder.glob(f"[!.]*/{METADATA}")):
         try:
             told = read_json(path)
             found.append(Found(path.parent, str(told["method"]), str(told["contrast"])))

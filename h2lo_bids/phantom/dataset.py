@@ -107,7 +107,7 @@ def make_dataset(
     width = max(2, len(str(subjects)))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
+        if any(out.glob("[!.]*")):
             raise CannotCreateError(f"{out}: is not empty; name a new folder")
     except OSError as err:
         raise CannotCreateError(f"{out}: cannot create this folder: {err.strerror}") from err
@@ -126,7 +126,8 @@ def _label_maps(folder: Path | str | None) -> tuple[Path, ...]:
     if folder is None:
         return ()
     try:
-        found = sorted(p for p in Path(folder).iterdir() if p.name.endswith((".nii", ".nii.gz")))
+        names = (p for p in Path(folder).iterdir() if not p.name.startswith("."))
+        found = sorted(p for p in names if p.name.endswith((".nii", ".nii.gz")))
     except OSError as err:
         raise MissingInputError(f"{folder}: cannot list label maps: {err.strerror}") from err
     if not found:

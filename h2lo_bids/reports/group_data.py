@@ -230,10 +230,10 @@ def _splits(path: Path, problems: list[str]) -> dict[str, list[Split]]:
 def _runs(folder: Path, level: str, problems: list[str]) -> list[Run]:
     if level == "evaluate":
         places: list[tuple[int | None, Path]] = [
-            (None, path) for path in sorted(folder.glob("*")) if path.is_dir()
+            (None, path) for path in sorted(folder.glob("[!.]*")) if path.is_dir()
         ]
     else:
-        numbered = [(_FOLD.fullmatch(path.name), path) for path in folder.glob("*/fold-*")]
+        numbered = [(_FOLD.fullmatch(path.name), path) for path in folder.glob("[!.]*/fold-*")]
         places = sorted(
             ((int(match[1]), path) for match, path in numbered if match),
             key=lambda place: (place[1].parent.name, place[0] or 0),

@@ -15,6 +15,8 @@ from h2lo_bids.reports.records import FoundScan, ModelInfo, ScanReport, SubjectR
 SOURCES = {
     "ImagingFrequency": "from the imaging frequency",
     "MagneticFieldStrength": "as its sidecar states",
+    "Manufacturer": "by the name of its manufacturer",
+    "label": "by a label in its name, the sidecar does not say",
     "assumed": "assumed, the sidecar does not say",
 }
 """How a field strength is known, in words."""
@@ -98,7 +100,7 @@ def warnings_of(scan: ScanReport) -> tuple[str, ...]:
         )
     if model is not None and model.contrast and model.contrast != scan.suffix:
         found.append(f"A {model.contrast} model was applied to a {scan.suffix} scan.")
-    if scan.field_source == "assumed":
+    if scan.field_source in ("assumed", "label"):
         found.append(
             "The field strength of this scan is assumed: its sidecar has neither "
             "ImagingFrequency nor MagneticFieldStrength."

@@ -110,7 +110,7 @@ def find_cohort(
             raise MissingInputError(f"{root}: no such folder; give --pretrain-derivatives others")
         images = [
             path
-            for path in sorted(root.glob(f"sub-*/**/anat/*_desc-preproc_{contrast}.nii.gz"))
+            for path in sorted(root.glob(f"sub-*/**/anat/[!.]*_desc-preproc_{contrast}.nii.gz"))
             if (name := parse_name(path.name)) and not (name.get("space") or name.get("res"))
         ]
         usable = []

@@ -61,7 +61,7 @@ def split_labels(folder: Path) -> Split:
     MissingInputError
         If there are fewer than three.
     """
-    found = list(enumerate(sorted(folder.glob("*.nii.gz")), 1))
+    found = list(enumerate(sorted(folder.glob("[!.]*.nii.gz")), 1))
     if len(found) < 3:
         raise MissingInputError(
             f"{folder}: {len(found)} label maps (*.nii.gz) found, at least 3 are needed to "

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 import bids_app_spec
-from h2lo_bids.bids.choose import not_an_input, preference
+from h2lo_bids.bids.choose import has_agent, not_an_input, preference, rank
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.names import Name, parse_name
 
@@ -68,3 +71,44 @@ def test_every_input_that_is_taken_can_be_named() -> None:
     assert derivative_path(
         "/out", entities, suffix="xfm", from_="T1w", to="S", mode="image", extension=".h5"
     )
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        *("acq-MPRAGEgd", "acq-MPRAGEGD", "acq-T1Post", "acq-postgad", "acq-SPACECE", "acq-ce"),
+        *("rec-Gadovist", "acq-postContrast", "acq-contrast", "task-post_acq-MPRAGE"),
+    ],
+)
+def test_a_contrast_agent_in_any_entity_comes_last(pairs: str) -> None:
+    given = name(f"sub-1_{pairs}_T1w")
+    assert has_agent(given)
+    assert preference(name("sub-1_acq-other_run-9_T1w")) < preference(given)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        *("acq-preGd", "acq-noContrast", "acq-precontrast", "acq-SPACE", "acq-postproc", "acq-iso"),
+        *("ce-none", "ses-post_acq-MPRAGE", "acq-noise", "acq-ORIGD"),
+    ],
+)
+def test_other_words_are_no_contrast_agent(pairs: str) -> None:
+    assert not has_agent(name(f"sub-1_{pairs}_T1w"))
+
+
+def test_a_whole_head_in_one_volume_comes_before_any_name(tmp_path: Path) -> None:
+    def image(stem: str, shape: tuple[int, ...], unit: float = 1.0) -> tuple[Path, Name]:
+        path = tmp_path / f"{stem}.nii.gz"
+        made = nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([4 * unit] * 3 + [1.0]))
+        made.header.set_xyzt_units("meter" if unit < 1 else "mm")
+        nib.save(made, path)
+        return path, name(stem)
+
+    whole = image("sub-1_acq-other_ce-GD_run-2_T1w", (50, 60, 50))
+    metres = image("sub-1_acq-zother_ce-GD_T1w", (50, 60, 50), 1e-3)
+    several = image("sub-1_acq-MPRAGE_run-1_T1w", (50, 60, 50, 2))
+    slab = image("sub-1_acq-MPRAGE_T1w", (50, 60, 8))
+    absent = (tmp_path / "gone.nii.gz", name("sub-1_acq-MPRAGE_run-3_T1w"))
+    ranked = sorted([slab, several, whole, metres, absent], key=lambda item: rank(*item))
+    assert ranked == [absent, metres, whole, several, slab]

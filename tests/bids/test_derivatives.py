@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path, report_path, sidecar_path
 from h2lo_bids.bids.names import ORDER, parse_name
+from h2lo_bids.bids.pairnames import find_records, pair_paths
 from h2lo_bids.bids.scan import Scan
 
 LABELS = st.text("abcXYZ0189", min_size=1, max_size=6)
@@ -107,3 +108,11 @@ def test_labels_are_letters_and_digits(label: str) -> None:
 def test_what_no_pattern_takes_is_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"io_spec\.json"):
         derivative_path("/o", {"sub": "01"}, **wrong)  # type: ignore[arg-type]
+
+
+def test_hidden_files_are_no_records_of_pairs(tmp_path: Path) -> None:
+    record = pair_paths(tmp_path, {"sub": "01"}, "T1w")["record"]
+    record.parent.mkdir(parents=True)
+    record.touch()
+    record.with_name(f"._{record.name}").touch()
+    assert find_records(tmp_path, "T1w") == [record]

@@ -139,7 +139,8 @@ def test_missing_field_strength_is_assumed_high_with_a_warning(tmp_path: Path) -
     found = find(root)
     assert found.scans[0].field_strength is None
     assert found.scans[0].field_source == "assumed"
-    assert any("assumed to be high field" in note for note in found.notes)
+    (warning,) = found.warnings
+    assert "assumed to be high field" in warning
 
 
 def test_low_field_only_is_no_match_and_says_why(tmp_path: Path) -> None:
@@ -161,16 +162,17 @@ def test_no_match_says_what_was_searched_and_what_exists(tmp_path: Path) -> None
         find(root, inline=("acq=SPACE",))
 
 
-def test_a_session_that_nobody_has_is_noted(tmp_path: Path) -> None:
+def test_a_session_that_nobody_has_is_warned_of(tmp_path: Path) -> None:
     found = find(ds005752(tmp_path / "ds"), session_labels=("01", "ses-02"))
     assert {scan.session for scan in found.scans} == {"01"}
-    assert [note for note in found.notes if "session 02" in note]
+    assert [line for line in found.warnings if "session 02" in line]
+    assert not found.problems
 
 
 def test_absent_subjects_are_named_with_close_matches(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in range(1, 4)})
     put(root / "participants.tsv", "participant_id\nsub-01\nsub-09\n")
-    with pytest.raises(NoMatchError, match=r"subject 1 is not there; did you mean 01"):
+    with pytest.raises(NoMatchError, match=r"sub-1 is not there; did you mean 01"):
         find(root, participant_labels=("1",))
     found = find(root, participant_labels=("sub-02", "09"))
     assert stems(found) == ["sub-02_T1w"]

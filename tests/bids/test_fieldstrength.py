@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
 from h2lo_bids.bids.fieldstrength import field_strength
+from h2lo_bids.errors import BadDataError
 
 GE = {"Manufacturer": "GE MEDICAL SYSTEMS"}
 
@@ -18,6 +20,9 @@ GE = {"Manufacturer": "GE MEDICAL SYSTEMS"}
         ({"MagneticFieldStrength": "3"}, 3.0, "MagneticFieldStrength"),
         ({"MagneticFieldStrength": "3T"}, 3.0, "MagneticFieldStrength"),
         ({"MagneticFieldStrength": "64 mT"}, 0.064, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": "0,064"}, 0.064, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": "1,5 T"}, 1.5, "MagneticFieldStrength"),
+        ({"ImagingFrequency": "2,703"}, 0.0635, "ImagingFrequency"),
         ({"MagneticFieldStrength": 64}, 0.064, "MagneticFieldStrength"),
         ({"MagneticFieldStrength": 3000}, 3.0, "MagneticFieldStrength"),
         ({"MagneticFieldStrength": 15000}, 1.5, "MagneticFieldStrength"),
@@ -46,13 +51,28 @@ def test_table(metadata: dict, tesla: float, source: str) -> None:
     assert found.low == (tesla < 1)
 
 
-@pytest.mark.parametrize("value", [None, 0, -3, "", "strong", [], [3, 1.5], True, {}, math.inf])
-def test_no_sense_means_high_field_with_a_note(value: object) -> None:
+@pytest.mark.parametrize("value", [None, "", [], {}, "n/a"])
+def test_nothing_means_high_field_with_a_warning(value: object) -> None:
     found = field_strength({**GE, "MagneticFieldStrength": value})
     assert found.tesla is None
     assert found.source == "assumed"
     assert not found.low
-    assert "assumed" in (found.note or "")
+    assert "assumed to be high field" in (found.warning or "")
+
+
+@pytest.mark.parametrize("key", ["MagneticFieldStrength", "ImagingFrequency"])
+@pytest.mark.parametrize("value", ["ultra-low", 0, -3, [3, 1.5], True, math.inf, "0,0,6", 1e9])
+def test_what_cannot_be_read_is_quoted_and_never_called_absent(key: str, value: object) -> None:
+    stated = {**GE, key: value}
+    for labels in ([], ["LF"]):
+        with pytest.raises(BadDataError) as caught:
+            field_strength(stated, labels)
+        assert f"{key} reads {value!r}" in str(caught.value)
+    other = {"MagneticFieldStrength": 3} if key == "ImagingFrequency" else {"ImagingFrequency": 127}
+    found = field_strength({**stated, **other})
+    assert found.tesla == pytest.approx(3, abs=0.1)
+    for name in (f"{key} reads {value!r}", next(iter(other))):
+        assert name in (found.warning or "")
 
 
 @pytest.mark.parametrize(
@@ -67,23 +87,57 @@ def test_no_sense_means_high_field_with_a_note(value: object) -> None:
 def test_a_swoop_is_low_field_whatever_is_missing(metadata: dict) -> None:
     found = field_strength(metadata)
     assert found.low
-    assert found.note
+    assert found.source == "Manufacturer"
+    assert found.note or found.warning
 
 
-@pytest.mark.parametrize("label", ["LF", "ULF", "64mT", "047mT", "lowfield", "Swoop", "LF02"])
+LOW_LABELS = "LF ULF 64mT 047mT lowfield Swoop LF02 baselineLF LFbaseline LF1month 64mTpre"
+LOW_LABELS += " Hyperfine24mo swoopV1 0064T 0p064T LFaxial 64mTaxi hyperfineAXI lowfieldIso T1LF"
+HIGH_LABELS = "HF GE MPRAGE 01 HFC flair wolf 3T HALF LFOV halfFOV WOLFpack self 3000mT 2MT 15T"
+
+
+@pytest.mark.parametrize("label", LOW_LABELS.split())
 def test_labels_tell_when_nothing_else_does(label: str) -> None:
-    assert field_strength({}, [label]).low
-    assert not field_strength({"MagneticFieldStrength": 3}, [label]).low
+    found = field_strength({}, [label])
+    assert (found.low, found.source) == (True, "label")
+    trusted = field_strength({"MagneticFieldStrength": 3}, [label])
+    assert trusted.tesla == 3
+    for quoted in (repr(label), "MagneticFieldStrength reads 3"):
+        assert quoted in (trusted.warning or "")
 
 
-@pytest.mark.parametrize("label", ["HF", "GE", "MPRAGE", "01", "HFC", "flair", "wolf", "3T"])
+@pytest.mark.parametrize("label", HIGH_LABELS.split())
 def test_other_labels_tell_nothing(label: str) -> None:
     assert field_strength({}, [label]).tesla is None
+    assert field_strength({"MagneticFieldStrength": 3}, [label]).warning is None
 
 
-def test_corrections_are_noted_and_agreement_is_not() -> None:
-    wrong = field_strength({"MagneticFieldStrength": 0.006, "ImagingFrequency": 2.703})
+@pytest.mark.parametrize(
+    ("metadata", "label", "tesla", "quoted"),
+    [
+        ({"MagneticFieldStrength": 3, "ImagingFrequency": 2.7}, "x", 0.0634, "Field.*3.*Freq.*2.7"),
+        ({"MagneticFieldStrength": 3, "ImagingFrequency": 63.9}, "x", 1.5008, "Field.*3.*63.9"),
+        ({"Manufacturer": "Hyperfine", "ImagingFrequency": 127.7}, "x", 2.9993, "Hyperf.*127.7"),
+        ({"Manufacturer": "Hyperfine", "MagneticFieldStrength": 3}, "x", 0.064, "Field.*3.*Hyperf"),
+        ({"MagneticFieldStrength": 0.064}, "3T", 0.064, "3T.*0.064"),
+        ({"ImagingFrequency": 2.703}, "acq15T", 0.0635, "15T.*2.703"),
+    ],
+)
+def test_contradictions_quote_both(metadata: dict, label: str, tesla: float, quoted: str) -> None:
+    found = field_strength(metadata, [label])
+    assert found.tesla == pytest.approx(tesla, abs=1e-4)
+    assert re.search(quoted, found.warning or "")
+    assert found.note is None
+
+
+def test_a_known_vendor_error_is_noted_and_agreement_is_not() -> None:
+    wrong = field_strength({"MagneticFieldStrength": 0.006, "ImagingFrequency": 2.703}, ["LF"])
     assert "0.006" in (wrong.note or "")
-    assert field_strength({"MagneticFieldStrength": 3, "ImagingFrequency": 127.7}).note is None
-    assert field_strength({"ImagingFrequency": 127.7}).note is None
-    assert field_strength({"MagneticFieldStrength": 3, "ImagingFrequency": 2.7}).note
+    assert wrong.warning is None
+    for metadata in (
+        {"MagneticFieldStrength": 3, "ImagingFrequency": 127.7},
+        {"ImagingFrequency": 127.7},
+        {"Manufacturer": "Hyperfine", "MagneticFieldStrength": 0.064},
+    ):
+        found = field_strength(metadata, ["64mT"] if "Manufacturer" in metadata else ["3T"])
+        assert (found.note, found.warning) == (None, None)

@@ -33,6 +33,8 @@ def name(text: str) -> Name:
         ({"session": "ses-GE", "subject": "sub-01"}, True),
         ({"suffix": "T1w", "datatype": "anat", "extension": ".nii.gz"}, True),
         ({"extension": ".nii"}, False),
+        ({"extension": "nii.gz"}, True),
+        ({"extension": ["nii", ".nii.gz"]}, True),
     ],
 )
 def test_conditions(conditions: dict, expected: bool) -> None:
@@ -70,7 +72,8 @@ def test_inline_replaces_the_file_and_queries_stay_apart() -> None:
 @pytest.mark.parametrize(
     ("content", "inline", "word"),
     [
-        ({"bold": {}}, [], "bold"),
+        ({"T1W": {}}, [], "did you mean 't1w'"),
+        ({"t2": {}}, [], "did you mean 't2w'"),
         ({"t1w": {"aquisition": "x"}}, [], "aquisition"),
         ({"t1w": {"acq": "../x"}}, [], r"\.\./x"),
         ({"t1w": {"acq": {"a": 1}}}, [], "acq"),
@@ -96,8 +99,8 @@ def test_files(tmp_path: Path) -> None:
     path.write_text("{'t1w': 1}")
     with pytest.raises(UsageError, match=r"filter\.json.*JSON"):
         load_filter_file(path)
-    path.write_text('{"bold": {}}')
-    with pytest.raises(UsageError, match=r"filter\.json.*bold"):
+    path.write_text('{"t1": {}}')
+    with pytest.raises(UsageError, match=r"filter\.json.*'t1'"):
         load_filter_file(path)
     with pytest.raises(MissingInputError, match="absent"):
         load_filter_file(tmp_path / "absent.json")

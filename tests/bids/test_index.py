@@ -132,3 +132,18 @@ def test_one_subject_of_a_thousand_in_five_seconds(tmp_path: Path) -> None:
         taken.append(time.perf_counter() - start)
         assert done.stdout.strip() == "2"
     assert min(taken) <= 5
+
+
+def test_hidden_files_do_not_count(root: Path, tmp_path: Path) -> None:
+    database = tmp_path / "db"
+    for folder in ("sub-01/ses-A/anat", "sub-01/ses-A", "sub-01"):
+        (root / folder / "._sub-01_ses-A_T1w.nii.gz").write_bytes(b"\0\5\x16\7Mac OS X")
+        (root / folder / ".DS_Store").write_bytes(b"\0")
+    found, notes = index_images(root, ("01",), (), database)
+    assert names(found) == ["sub-01_ses-A_T1w", "sub-01_ses-B_T1w"]
+    stamp = (database / OWN_FOLDER / DATABASE).stat().st_mtime_ns
+    (root / "sub-01/ses-B/anat/._other_T1w.nii.gz").write_bytes(b"\0")
+    again, notes = index_images(root, ("01",), (), database)
+    assert (again, notes) == (found, [])
+    assert (database / OWN_FOLDER / DATABASE).stat().st_mtime_ns == stamp
+    assert index_images(root, ("01",))[0] == found

@@ -178,7 +178,7 @@ def test_two_roots(tmp_path: Path) -> None:
     (scan,) = found.pairs[0].lf
     assert scan.uri == "bids:lf:sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz"
     assert scan.root == low
-    assert any("it lies in --lf-dir" in note and "5 more" in note for note in found.notes)
+    assert any("it lies in --lf-dir" in note and "6 images" in note for note in found.notes)
     write(low, {anat("03", "2", "T1w"): None})
     message = refused(high, lf_dir=low)
     assert message.startswith("sub-03: 2 low-field T1w scans could be meant (ses-1_T1w, ses-2_T1w)")
@@ -354,9 +354,9 @@ def test_subjects_by_name(tmp_path: Path) -> None:
     root = in_one_session(tmp_path / "ds")
     (root / "sub-02").mkdir()
     found = find(root, participant_labels=("01", "02", "03"))
-    assert lonely(found) == ["sub-02: no T1w or T2w image"]
+    assert lonely(found) == ["sub-02: no T1w or T2w image: no anat folder (found nothing)"]
     assert [problem.exit_code for problem in found.problems] == [18]
-    with pytest.raises(NoMatchError, match="subject 03"):
+    with pytest.raises(NoMatchError, match="sub-03 is not there"):
         find(root, participant_labels=("03",))
 
 

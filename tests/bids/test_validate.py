@@ -28,7 +28,7 @@ def test_real_layouts_are_valid(tmp_path: Path) -> None:
 def test_errors_are_listed_by_file(tmp_path: Path) -> None:
     images = {
         anat("01", None, "T1w"): {**HIGH, "EchoTime": "short"},
-        anat("02", None, "T1w"): {**HIGH, "MagneticFieldStrength": "strong"},
+        anat("02", None, "T1w"): {**HIGH, "FlipAngle": "steep"},
     }
     root = write(tmp_path / "ds", images)
     with pytest.raises(InvalidBidsError) as caught:
@@ -36,7 +36,7 @@ def test_errors_are_listed_by_file(tmp_path: Path) -> None:
     message = str(caught.value)
     assert caught.value.exit_code == 16
     assert "sub-01/anat/sub-01_T1w.json: JSON_SCHEMA_VALIDATION_ERROR EchoTime" in message
-    assert "sub-02/anat/sub-02_T1w.json: JSON_SCHEMA_VALIDATION_ERROR MagneticField" in message
+    assert "sub-02/anat/sub-02_T1w.json: JSON_SCHEMA_VALIDATION_ERROR FlipAngle" in message
     assert message.count("\n") == 2
     assert "--skip-bids-validation" in message
     assert len(discover(Query(root, skip_bids_validation=True)).scans) == 2

@@ -61,12 +61,12 @@ def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids, capsys):
     assert (code, err) == (1, "")  # as the run would end
     assert "exit code 1" in out.splitlines()[-1]
     problems = [line for line in out.splitlines() if line.startswith("cannot use: ")]
-    assert len(problems) == 3
-    for name in ("sub-pipe_T1w.nii.gz", "sub-deep_T1w.json", "sub-self"):
+    assert len(problems) == 4
+    for name in ("sub-pipe_T1w.nii.gz", "sub-deep_T1w.json", "sub-self", "sub-number_T1w"):
         (line,) = [line for line in problems if name in line]
         assert ";" in line
     read = [line for line in out.splitlines() if line.startswith("read ")]
-    assert len(read) == 2  # sub-01 and sub-number
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_long_labels_odd_paths_and_empty_subjects(tmp_path, bids, h2lo):
     out = tmp_path / "a \"b' $c" / "ö"
     done = h2lo(bids, out, "--skip-bids-validation", "--write-graph")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "sub-none: left out: no T1w or T2w image matched" in done.stdout
+    assert "sub-none: no T1w or T2w image: no anat folder (found func)" in done.stdout
     assert (out / f"sub-{label}" / "anat" / f"sub-{label}_desc-lowfield_T1w.nii.gz").exists()
     assert len(list(out.glob("logs/*/sub-01/graph.dot"))) == 1
 
@@ -247,3 +247,53 @@ def test_what_is_doubtful_is_said_on_the_terminal(tmp_path, h2lo):
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert any("neither sform nor qform" in line for line in warnings)
     assert any("does not look like a brain alone" in line for line in warnings)
+
+
+def test_many_absent_images_are_one_line_with_one_command(tmp_path, capsys):
+    bids = write_dataset(tmp_path / "bids", subjects=0)
+    images = [bids / f"sub-{n:02d}" / "anat" / f"sub-{n:02d}_T1w.nii.gz" for n in range(30)]
+    for image in images:
+        image.parent.mkdir(parents=True)
+        image.symlink_to(f"../../.git/annex/objects/{image.name}")
+    words = ("--skip-bids-validation",)
+    code, rehearsed, _ = run(capsys, bids, tmp_path / "out", *words, "--dry-run")
+    assert (code, run(capsys, bids, tmp_path / "out", *words)[0]) == (66, 66)
+    (log,) = (tmp_path / "out").glob("logs/*/h2lo.log")
+    for text in (rehearsed, log.read_text()):
+        assert len([line for line in text.splitlines() if "sub-" in line]) == 1
+        (line,) = [line for line in text.splitlines() if "datalad get" in line]
+        assert "(30 images: sub-00_T1w.nii.gz, " in line
+        command = line.partition("datalad get ")[2].partition(" (")[0]
+        done = subprocess.run(
+            ["bash", "-c", f"ls -d {command}"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == list(map(str, images))
+    assert len((log.parent / "failures.tsv").read_text().splitlines()) == 31
+
+
+def test_what_is_assumed_is_a_warning_also_of_a_dry_run(tmp_path, bids, capsys):
+    (bids / "sub-01" / "anat" / "sub-01_T1w.json").unlink()
+    words = ("--skip-bids-validation", "--dry-run")
+    code, out, _ = run(capsys, bids, tmp_path / "out", *words)
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("warning: ")]
+    assert "assumed to be high field" in line
+    spec = json.loads(run(capsys, bids, tmp_path / "out", words[0], "--output-spec")[1])
+    assert spec["warnings"] == [line.removeprefix("warning: ")]
+
+
+def test_outputs_may_be_in_derivatives_and_are_not_read_again(tmp_path, bids, capsys):
+    out = bids / "derivatives" / "h2lo"
+    shutil.copytree(bids / "sub-01", out / "sub-01")
+    words = ("--skip-bids-validation", "--dry-run")
+    code, told, err = run(capsys, bids, out, *words)
+    assert (code, err) == (0, "")
+    read = [line.split()[1] for line in told.splitlines() if line.startswith("read ")]
+    assert read == [str(bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz")]
+    for folder in ("derivatives", "h2lo", "sub-01/derivatives/h2lo"):
+        code, _, err = run(capsys, bids, bids / folder, *words)
+        assert code == 64
+        assert "derivatives/NAME" in err
+        assert err.count(str(bids)) == 1
+    code, _, err = run(capsys, bids, out, "-d", f"x={out}", *words)
+    assert code == 64

@@ -254,6 +254,17 @@ def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
     assert "2 of 2 tasks" in dataset("--all")[1]
 
 
+def test_what_concerns_the_dataset_is_said_when_tasks_are_made(dataset, tmp_path):
+    shutil.copytree(tmp_path / "bids" / "sub-02", tmp_path / "bids" / "sub_03")
+    (tmp_path / "bids" / "participants.tsv").write_text("participant_id\nsub-01\nsub-77\n")
+    code, said, _ = dataset()
+    assert code == 0
+    assert "2 of 2 tasks to submit" in said
+    for text in ("sub_03 (did you mean sub-03?)", "without a folder: sub-77"):
+        (line,) = [line for line in said.splitlines() if text in line]
+        assert line.startswith("h2lo-slurm: warning: ")
+
+
 def test_enhancement_is_done_when_its_own_images_are_there(tmp_path):
     path = tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     write_dataset(tmp_path / "bids", 1, suffixes=("T1w",))

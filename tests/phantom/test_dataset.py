@@ -48,6 +48,7 @@ def test_a_person_does_not_depend_on_what_else_is_made(tmp_path: Path, ball_fold
 
 
 def test_layout_grids_and_sidecars(tmp_path: Path, ball_folder: Path) -> None:
+    (ball_folder / "._ball_01.nii.gz").write_bytes(b"\0\5\x16\7Mac OS X")  # is no label map
     out = make_dataset(tmp_path / "out", resolution=3, labels=ball_folder)
     images = {p.name: p for p in out.rglob("*.nii.gz")}
     low = {

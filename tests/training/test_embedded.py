@@ -53,7 +53,10 @@ def test_split_keeps_people_apart(labels: Path, tmp_path: Path) -> None:
     split = simulated.split_labels(labels)
     numbers = [[n for n, _ in part] for part in (split.train, split.validation, split.test)]
     assert numbers == [[1, 2, 3, 4, 5, 6], [7], [8]]
-    assert embedded.main(["--labels", str(tmp_path), "--out", str(tmp_path / "o")]) == 66
+    (tmp_path / "few").mkdir()
+    for number in range(3):
+        (tmp_path / "few" / f"._map_{number}.nii.gz").touch()  # what macOS writes beside files
+    assert embedded.main(["--labels", str(tmp_path / "few"), "--out", str(tmp_path / "o")]) == 66
 
 
 @pytest.mark.slow

@@ -1,0 +1,291 @@
+"""What a search passes over is named, with the nearest right thing, and counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from skeletons import HIGH, LOW, anat, put, write
+
+from h2lo_bids.bids.discover import Discovery, discover
+from h2lo_bids.bids.lowfield import LowFieldQuery, discover_lowfield
+from h2lo_bids.bids.pairs import PairQuery, discover_pairs
+from h2lo_bids.bids.query import Query
+from h2lo_bids.errors import InvalidBidsError, NoMatchError, UsageError
+
+pytestmark = pytest.mark.usefixtures("no_validator")
+
+
+def find(root: Path, **options: object) -> Discovery:
+    return discover(Query(root, **options))  # type: ignore[arg-type]
+
+
+def problems(found: object) -> list[tuple[str, int]]:
+    return [(p.message, p.exit_code) for p in found.problems]  # type: ignore[attr-defined]
+
+
+def reasons(found: Discovery) -> dict[str, str]:
+    return {item.path.name: item.reason for item in found.skipped}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("sub_02", "sub-02"),
+        ("Sub-02", "sub-02"),
+        ("subject02", "sub-02"),
+        ("SUBJ_A_3", "sub-A3"),
+        ("Patient 7", "sub-7"),
+        ("HC12", "sub-HC12"),
+    ],
+)
+def test_folders_that_look_like_participants_are_one_problem(
+    tmp_path: Path, name: str, meant: str
+) -> None:
+    images = {anat("01", None, "T1w"): HIGH, f"{name}/ses-1/anat/x_T1w.nii.gz": None}
+    images |= {f"{folder}/x/anat/x_T1w.nii.gz": None for folder in ("derivatives", "subcortical")}
+    root = write(tmp_path / "ds", images)
+    found = find(root)
+    assert [scan.subject for scan in found.scans] == ["01"]
+    ((message, code),) = problems(found)
+    assert code == 16
+    assert f"{name} (did you mean {meant}?)" in message
+    assert message.count(str(root)) == 1
+    kept = find(root, skip_bids_validation=True)
+    assert not kept.problems
+    assert f"{name} (did you mean {meant}?)" in reasons(kept)["ds"]
+    assert not find(root, participant_labels=("01",)).problems
+    (root / "sub-01").rename(tmp_path / "gone")
+    with pytest.raises(NoMatchError, match=f"did you mean {meant}"):
+        find(root)
+
+
+def test_many_misnamed_folders_and_links_to_nothing_are_one_line(tmp_path: Path) -> None:
+    names = {f"sub_{n:03d}/anat/x_T1w.nii.gz": None for n in range(40)}
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH, **names})
+    (root / "sub-99").symlink_to("nowhere")
+    ((message, _),) = problems(find(root))
+    assert ": 41 entries are no folders sub-<label>" in message
+    assert "sub-99 (a file or a link to nothing)" in message
+    assert "and 38 more" in message
+
+
+def test_participants_without_folder_or_row(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat(f"{n:02d}", None, "T1w"): HIGH for n in range(1, 9)})
+    rows = ["participant_id", "sub-1", *(f"sub-{n:02d}" for n in range(2, 5)), "sub-77"]
+    put(root / "participants.tsv", "\n".join(rows) + "\n")
+    lacking, extra = find(root).warnings
+    assert "2 rows without a folder: sub-1 (did you mean sub-01?), sub-77" in lacking
+    assert "5 folders of participants without a row: sub-01, sub-05, sub-06 and 2 more" in extra
+    assert not find(root, participant_labels=("02",)).warnings
+    put(root / "participants.tsv", "subject,age\n01,30\n")
+    assert "no column participant_id" in find(root).warnings[0]
+    (root / "participants.tsv").unlink()
+    assert not find(root).warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("sub-02/anat/sub-02_T1w.NII.GZ", "rename it to sub-02_T1w.nii.gz"),
+        ("sub-02/anat/sub-02_T1.nii.gz", "rename it to sub-02_T1w.nii.gz"),
+        ("sub-02/anat/sub-02_acq-a_t2W.nii", "rename it to sub-02_acq-a_T2w.nii"),
+        ("sub-02/anat/sub-02_T1w.mgz", "convert it to sub-02_T1w.nii.gz"),
+        ("sub-02/anat/sub-02_T1w.img", "convert it to sub-02_T1w.nii.gz"),
+        ("sub-02/anat/sub-02_T1w.nii.gz.part", "not a whole NIfTI file"),
+        ("sub-02/anat/sub-02_T1w.nii.bz2", "unpack sub-02_T1w.nii.gz"),
+        ("sub-02/sub-02_T1w.nii.gz", "lies outside anat"),
+        ("sub-02/ses-A/sub-02_ses-A_T1w.nii.gz", "lies outside anat"),
+        ("sub-02/Anat/sub-02_T1w.nii.gz", "did you mean anat?"),
+        ("sub-02/ses_A/anat/sub-02_T1w.nii.gz", "did you mean ses-A?"),
+        ("sub-02/Session01/anat/sub-02_T1w.nii.gz", "did you mean ses-01?"),
+    ],
+)
+def test_near_misses_of_images_are_problems(tmp_path: Path, name: str, remedy: str) -> None:
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH, name: None})
+    found = find(root)
+    assert [scan.subject for scan in found.scans] == ["01"]
+    ((message, code),) = problems(found)
+    assert code == 16
+    assert remedy in message
+    assert message.count(str(root)) == 1
+    assert not find(root, participant_labels=("01",)).problems
+    assert not find(root, skip_bids_validation=True).problems
+
+
+def test_what_stands_beside_an_image_costs_nothing(tmp_path: Path) -> None:
+    beside = ("T1w.mgz", "T1w.nii.gz.part", "T1w.txt", "T2w.png", "FLAIR.mgz", "T1map.nii.gz")
+    beside += ("T2w.nii.gz.md5", "T2w.nii.json")
+    names = [anat("01", None, "T1w"), *(f"sub-01/anat/sub-01_{end}" for end in beside)]
+    names += ["sub-01/anat/old/sub-01_T1w.nii.gz", "sub-01/anat/._sub-01_T2w.nii.gz"]
+    found = find(write(tmp_path / "ds", dict.fromkeys(names)))
+    assert not found.problems
+    assert set(reasons(found)) == {"sub-01_T1w.mgz", "sub-01_T1w.nii.gz.part", "old"}
+
+
+def test_a_uniform_image_is_named_and_no_error(tmp_path: Path) -> None:
+    images = {anat("01", None, "T2w"): HIGH, anat("01", None, "acq-x_UNIT1"): HIGH}
+    root = write(tmp_path / "ds", images)
+    found = find(root)
+    assert not found.problems
+    told = reasons(found)["sub-01_acq-x_UNIT1.nii.gz"]
+    assert "did you mean T1w?" in told
+    assert "sub-01_acq-x_T1w.nii.gz" in told
+    (root / anat("01", None, "T2w")).unlink()
+    with pytest.raises(NoMatchError, match=r"UNIT1 is not read; did you mean T1w\?"):
+        find(root)
+
+
+def test_empty_subjects_say_what_they_hold(tmp_path: Path) -> None:
+    images = {anat("01", "A", "T1w"): HIGH, anat("02", None, "FLAIR"): HIGH}
+    images |= {"sub-03/ses-A/func/sub-03_ses-A_bold.nii.gz": None, anat("04", "B", "T1w"): HIGH}
+    root = write(tmp_path / "ds", images)
+    (root / "sub-05").mkdir()
+    told = reasons(find(root))
+    assert told["sub-02"] == "no T1w or T2w image in anat (found FLAIR)"
+    assert told["sub-03"] == "no T1w or T2w image: no anat folder (found func)"
+    assert told["sub-05"] == "no T1w or T2w image: no anat folder (found nothing)"
+    told = reasons(find(root, session_labels=("A",)))
+    assert told["sub-04"] == "none of the chosen sessions (found ses-B)"
+    lonely = discover_pairs(PairQuery(write(root, {anat("01", "A", "acq-l_T1w"): LOW}))).skipped
+    assert any("no anat folder (found func)" in item.reason for item in lonely)
+
+
+BOTH = {anat(s, "HF", f"acq-{a}"): HIGH for s in "12" for a in ("MPRAGE_T1w", "CUBE_T2w")}
+
+
+def test_a_filter_for_one_contrast_that_fits_nothing_is_a_problem(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", BOTH)
+    hint = "did you mean acq=MPRAGE?"
+    for asked, told in (("mprage", hint), ("MPARGE", hint), ("FSPGR", "acq=FSPGR")):
+        found = find(root, filters={"t1w": {"acquisition": asked}})
+        assert {scan.suffix for scan in found.scans} == {"T2w"}
+        ((message, code),) = problems(found)
+        assert code == 18
+        assert "no T1w image matches the filter acq=" in message
+        assert told in message
+    # For both contrasts: that it fits one may be meant, but is told.
+    found = find(root, inline=("acq=MPRAGE",))
+    assert not found.problems
+    assert any("no T2w image matches the filter acq=MPRAGE" in line for line in found.warnings)
+    with pytest.raises(NoMatchError, match=r"did you mean acq=MPRAGE\?"):
+        find(root, inline=("acq=mprage",))
+    words = {"t1w": {"run": None}, "t2w": {"acq": "CUBE"}}
+    assert not problems(find(root, filters=words))
+
+
+def test_selection_words_in_other_case(tmp_path: Path) -> None:
+    images = {anat("01", "HF", "T1w"): HIGH, anat("01", "LF", "acq-AXI_T1w"): LOW}
+    root = write(tmp_path / "ds", images)
+    found = discover_pairs(PairQuery(root, hf=("ses-hf",)))
+    ((message, code),) = problems(found)
+    assert (code, "did you mean ses=HF?" in message) == (18, True)
+    with pytest.raises(NoMatchError, match=r"did you mean acq=AXI\?"):
+        discover_lowfield(LowFieldQuery(root, lf=("acq-axi",)))
+
+
+def test_the_second_root_is_compared_too(tmp_path: Path) -> None:
+    high = write(tmp_path / "hf", {anat(n, None, "T1w"): HIGH for n in ("1", "2")})
+    low = {anat("1", None, "acq-3T_T1w"): LOW, anat("9", None, "T1w"): LOW}
+    low |= {"sub_2/anat/sub_2_T1w.nii.gz": LOW}
+    found = discover_pairs(PairQuery(high, lf_dir=write(tmp_path / "lf", low)))
+    assert [pair.subject for pair in found.pairs] == ["1"]
+    for text in ("1 participant not in the first dataset: sub-9", "did you mean sub-2?", "'3T'"):
+        (line,) = [line for line in found.warnings if text in line]
+        assert line.count(str(tmp_path)) == 1
+
+
+def test_a_synthetic_image_is_not_low_field_by_its_desc(tmp_path: Path) -> None:
+    made = write(tmp_path / "made", {anat("1", "HF", "acq-MPRAGE_desc-lowfield_T1w"): None})
+    root = write(tmp_path / "ds", BOTH)
+    with pytest.raises(NoMatchError):
+        discover_pairs(PairQuery(root, derivatives=(("made", made),)))
+
+
+def test_a_session_in_other_case(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {**BOTH, anat("1", "LF", "T1w"): LOW})
+    absent = find(root, session_labels=("HF", "HF2"))  # of another participant of an array
+    assert not absent.problems
+    assert any("no chosen subject has a session HF2" in line for line in absent.warnings)
+    found = find(root, session_labels=("hf", "HF"))
+    assert len(found.scans) == 4
+    ((message, code),) = problems(found)
+    assert (code, "did you mean HF?" in message) == (18, True)
+
+
+def test_queries_for_other_programs_are_named_once(tmp_path: Path) -> None:
+    """The queries are those of fMRIPrep 25's own filter file."""
+    anats = {"datatype": "anat", "extension": "nii.gz"}
+    filters = {
+        "fmap": {"datatype": "fmap"},
+        "bold": {"datatype": "func", "suffix": "bold", "colour": {"a": 1}},
+        "sbref": {"datatype": "func", "suffix": "sbref"},
+        "flair": {"datatype": "anat", "suffix": "FLAIR"},
+        "roi": {"datatype": "anat", "suffix": "roi"},
+        "t2w": {**anats, "suffix": "T2w"},
+        "t1w": {**anats, "suffix": "T1w"},
+    }
+    root = write(tmp_path / "ds", {**BOTH, anat("1", "LF", "T1w"): LOW})
+    for found in (find(root, filters=filters), discover_pairs(PairQuery(root, filters=filters))):
+        (note,) = [line for line in found.notes if "not used" in line]
+        assert "fmap, bold, sbref and 2 more" in note
+        assert not found.problems
+    assert len(find(root, filters=filters).scans) == 4
+
+
+@pytest.mark.parametrize("given", ["sub-1", "sub-1/ses-HF", "derivatives/x", ".."])
+def test_a_folder_beside_the_dataset_names_the_dataset(tmp_path: Path, given: str) -> None:
+    root = write(tmp_path / "here" / "ds", BOTH)
+    (root / "derivatives" / "x").mkdir(parents=True)
+    with pytest.raises(InvalidBidsError) as caught:
+        find((root / given).resolve())
+    message = str(caught.value)
+    assert f"{root}" in message
+    assert "give that as bids_dir" in message
+    assert ("--participant-label 1" in message) == given.startswith("sub-")
+    assert "write" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("version", [1.8, 1])
+def test_a_version_without_quotes_is_taken_with_a_warning(tmp_path: Path, version: float) -> None:
+    description = {"Name": "x", "BIDSVersion": version}
+    found = find(write(tmp_path / "ds", BOTH, description=description))
+    assert len(found.scans) == 4
+    (warning,) = found.warnings
+    assert f"BIDSVersion is the number {version}; put it in quotes" in warning
+    with pytest.raises(InvalidBidsError, match="rename BIDSversion"):
+        find(write(tmp_path / "other", BOTH, description={"Name": "x", "BIDSversion": "1.8.0"}))
+
+
+def test_contradictions_are_warned_of_also_where_a_scan_is_not_used(tmp_path: Path) -> None:
+    images = {anat("1", "LF", "acq-64mT_T1w"): HIGH, anat("1", "HF", "acq-3T_T1w"): LOW}
+    root = write(tmp_path / "ds", images)
+    found = find(root)
+    assert [scan.session for scan in found.scans] == ["LF"]
+    told = " ".join(found.warnings)
+    for quoted in ("'LF'", "'64mT'", "127.77", "'3T'", "2.703"):
+        assert quoted in told
+    assert len(found.warnings) == 2
+    low = discover_lowfield(LowFieldQuery(root))
+    assert [scan.session for scan in low.scans] == ["HF"]
+    assert set(low.warnings) == set(found.warnings)
+
+
+def test_an_unreadable_field_strength_costs_its_own_scan(tmp_path: Path) -> None:
+    images = {anat("1", None, "T1w"): {"MagneticFieldStrength": "ultra-low"}}
+    found = find(write(tmp_path / "ds", {**images, anat("2", None, "T1w"): HIGH}))
+    assert [scan.subject for scan in found.scans] == ["2"]
+    ((message, code),) = problems(found)
+    assert code == 65
+    assert "sub-1_T1w.nii.gz: MagneticFieldStrength reads 'ultra-low'" in message
+    assert "number of tesla" in message
+
+
+def test_outputs_in_derivatives_may_hold_the_index(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {**BOTH, "derivatives/a/" + anat("9", None, "T1w"): HIGH})
+    found = find(root, database_dir=root / "derivatives" / "a" / "index")
+    assert {scan.subject for scan in found.scans} == {"1", "2"}
+    for refused in ("derivatives", "index", "sub-1/derivatives/a"):
+        with pytest.raises(UsageError, match="inside the input dataset"):
+            Query(root, database_dir=root / refused)
