@@ -52,6 +52,9 @@ class Augmentation:
 
 
 NONE = Augmentation()
+_KEPT = (0.2, 0.775)
+"""Levels that a change of the exponent leaves: robust scaling brings fluid and white matter,
+of either contrast, near them again."""
 
 
 def draw_crop(
@@ -134,7 +137,10 @@ def vary_intensity(
     a = augmentation
     out = np.array(hf, np.float32)
     if a.gamma:
-        out **= np.float32(np.exp(rng.uniform(-a.gamma, a.gamma)))
+        power = np.exp(rng.uniform(-a.gamma, a.gamma))
+        low, high = (level**power for level in _KEPT)
+        gain = (_KEPT[1] - _KEPT[0]) / (high - low)
+        out = np.float32(_KEPT[0]) + (out ** np.float32(power) - np.float32(low)) * np.float32(gain)
     if a.bias:
         out *= _bias_field(hf.shape, corner, shape, a.bias, rng)
     if a.noise:

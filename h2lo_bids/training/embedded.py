@@ -42,8 +42,8 @@ SOURCE = "SynthSeg training label maps, github.com/BBillot/SynthSeg"
 LICENCE = "Apache-2.0"
 PAIR_SEED = 1000
 """Added to a label map's number: the pairs stay the same when the fit's seed changes."""
-STEPS = 6000
-TRAIN, VALIDATE = Simulation(variants=3, inputs=6), Simulation(inputs=3)
+STEPS = 4000
+TRAIN, VALIDATE = Simulation(variants=4, inputs=6), Simulation(inputs=3)
 TEST = Simulation(inputs=3, scaling="max")
 """Scored as the paper does: images divided by their maximum, the model's input scaled anew."""
 
@@ -72,7 +72,7 @@ def embedded_options(seed: int = 42, steps: int = STEPS, precision: str = "bf16"
         checkpoint_every=50,
         validation_crops=96,
         augmentation=Augmentation(
-            flip=0.5, shift=4, scale=0.05, gamma=0.15, bias=0.1, noise=0.02, outliers=0.001
+            flip=0.5, shift=4, scale=0.05, gamma=0.35, bias=0.1, noise=0.02, outliers=0.001
         ),
         scaling="robust",
     )
