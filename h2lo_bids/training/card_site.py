@@ -25,6 +25,7 @@ from h2lo_bids.training.card_parts import (
     variation,
 )
 from h2lo_bids.training.fitting import finite, pairs_fingerprint
+from h2lo_bids.training.leaks import brain_of, encode
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
@@ -140,6 +141,7 @@ def site_metadata(model: SiteModel) -> dict[str, Any]:
             "pairs": len(model.pairs),
             "fusion": sorted({pair.fusion for pair in model.pairs}),
             "fingerprint": pairs_fingerprint(model.pairs),
+            "fingerprints": _brains(model),
         },
         "training": {
             "options": model.options.to_dict(),
@@ -159,6 +161,15 @@ def site_metadata(model: SiteModel) -> dict[str, Any]:
         **({"members": model.members} if model.members else {}),
         **({"job": model.job} if model.job else {}),
     }
+
+
+def _brains(model: SiteModel) -> dict[str, list[str]]:
+    """Describe the brains that had a part in the weights, so that `evaluate` knows them."""
+    found: dict[str, list[str]] = {}
+    for pair in model.pairs:
+        if pair.subject not in model.subjects.get("test", ()):
+            found.setdefault(pair.subject, []).append(encode(brain_of(pair)))
+    return found
 
 
 def site_card(model: SiteModel, parameters: int) -> str:

@@ -26,6 +26,7 @@ from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.synthesis.seeds import scan_seed
 from h2lo_bids.training.card import software
 from h2lo_bids.training.heldout import predict_pair, score_pair
+from h2lo_bids.training.leaks import seen_in_training
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
@@ -91,13 +92,14 @@ def score_models(
     ------
     UsageError
         If there is nothing to score, two names are equal or cannot be a folder,
-        a model is of another contrast, or the models are of two tasks.
+        a model is of another contrast, the models are of two tasks, or a model was
+        trained on every pair's person under another label (on one, if `lost` is not given).
     BadDataError
         If a model is damaged, or a pair where `lost` is not given, or every pair.
     """
     say = progress or (lambda line: None)
     contrast, task = _check(models, pairs)
-    pairs = [pair.for_task(task) for pair in pairs]
+    pairs = [pair.for_task(task) for pair in _unseen(models, pairs, lost)]
     runs = [
         _Run(name, bundle, load_model(bundle), [*warnings_about(name, bundle, pairs)])
         for name, bundle in models
@@ -122,6 +124,28 @@ def score_models(
         folder = result_path(out_dir, "evaluated", contrast=contrast, model=run.name)
         _write(run, identity, scored, folder)
     return (*identity, *(s for run in runs for s in run.scores))
+
+
+def _unseen(
+    models: Sequence[Named],
+    pairs: Sequence[PreparedPair],
+    lost: Callable[[PreparedPair, str], None] | None,
+) -> list[PreparedPair]:
+    """Drop the pairs of people whom a model was trained on under another label.
+
+    Under their own label there is a warning: the user can see who they are.
+    """
+    seen: dict[PreparedPair, str] = {}
+    for name, bundle in models:
+        for pair, label in seen_in_training(bundle, pairs).items():
+            if label != pair.subject:
+                text = f"sub-{pair.subject} has the high-field image of sub-{label}, on whom model "
+                seen.setdefault(pair, f"{text}{name} was trained")
+    for pair, why in seen.items():
+        if lost is None or len(seen) == len(pairs):
+            raise UsageError(f"{why}; evaluate on other subjects, or with another --model")
+        lost(pair, f"{why}: not scored")
+    return [pair for pair in pairs if pair not in seen]
 
 
 def _score_with_all(
@@ -218,7 +242,7 @@ def warnings_about(name: str, bundle: Bundle, pairs: Sequence[PreparedPair]) -> 
         listed = ", ".join(f"sub-{label}" for label in seen)
         lines.append(
             f"model {name} was trained on subjects of these names: {listed}; if they are the same "
-            "people its figures are too good"
+            "people, its figures are better than on anyone else"
         )
     if bundle.frame.anchor == "array":
         lines.append(
