@@ -21,6 +21,7 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.finish import tell_failures
+from h2lo_bids.cli.fits import duration
 from h2lo_bids.cli.resources import Resources, plan
 from h2lo_bids.cli.settings import ENHANCE, Settings
 from h2lo_bids.cli.start import (
@@ -34,7 +35,7 @@ from h2lo_bids.cli.start import (
 )
 from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
 from h2lo_bids.errors import H2loError, TemporaryError
-from h2lo_bids.wording import counted
+from h2lo_bids.wording import all_counted, counted
 
 Templates = tuple[tuple[str, str, Path, Path | None], ...]
 
@@ -177,8 +178,8 @@ def _end(run: Run, ended: Ended, env: dict[str, str]) -> bool:
         _clean_up_after(run, job, lost, env)
     done = sum(scan in run.done for scan in scans)
     run.console.line(
-        f"[{run.ended}/{run.total}] sub-{job.name}: {done} of {len(scans)} scans done "
-        f"in {ended.seconds:.0f} s"
+        f"[{run.ended}/{run.total}] sub-{job.name}: {done} of {counted(len(scans), 'scan')} done "
+        f"in {duration(ended.seconds)}"
     )
     return not (run.settings.stop_on_first_crash and run.failed)
 
@@ -198,9 +199,9 @@ def _finish(run: Run) -> int:
     """Write the table of failures, sum up, and choose the exit code."""
     console = run.console
     if run.failed:
-        tell_failures(run, "scans")
+        tell_failures(run, counted(len(run.done), "scan"))
     else:
-        console.line(f"all {len(run.done)} scans done")
+        console.line(f"{all_counted(len(run.done), 'scan')} done")
     subjects = sorted({name.split("/")[0] for name in run.done})
     if subjects:
         from h2lo_bids.cli.reporting import write_citation_text

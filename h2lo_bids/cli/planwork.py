@@ -10,7 +10,7 @@ from typing import Any
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS
 from h2lo_bids.cli.fitoptions import fit_options
 from h2lo_bids.cli.locks import exclusive
-from h2lo_bids.cli.prepared import usable_pairs
+from h2lo_bids.cli.prepared import flagged_line, usable_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FoldTask, PlanTask
 from h2lo_bids.errors import BadDataError, UsageError
@@ -276,10 +276,7 @@ def _choose(
     """Drop flagged pairs, and say which and why."""
     used, flagged = usable_pairs(settings, contrast, sources)
     for pair in flagged:
-        text = (
-            f"{contrast}: sub-{pair.name or pair.subject} left out, its registration is doubtful: "
-            f"{'; '.join(pair.check.reasons)} (--keep-flagged-pairs keeps it)"
-        )
+        text = f"{flagged_line(pair)}; skipped without --keep-flagged-pairs"
         send({"event": "note", "level": "warning", "text": text})
     return used
 

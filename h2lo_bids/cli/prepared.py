@@ -1,4 +1,4 @@
-"""The prepared pairs that a run is to use; imported by child processes alone."""
+"""The prepared pairs that a run is to use."""
 
 from __future__ import annotations
 
@@ -59,3 +59,11 @@ def usable_pairs(
         return found, ()
     used = tuple(pair for pair in found if not pair.check.flagged)
     return used, tuple(pair for pair in found if pair.check.flagged)
+
+
+def flagged_line(pair: PreparedPair) -> str:
+    """Say why the registration of a pair is doubtful."""
+    return (
+        f"{pair.contrast}: sub-{pair.name or pair.subject} is flagged, its registration is "
+        f"doubtful: {'; '.join(pair.check.reasons)}"
+    )

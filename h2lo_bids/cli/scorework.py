@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from h2lo_bids.cli.modelchoice import named_models
-from h2lo_bids.cli.prepared import usable_pairs
+from h2lo_bids.cli.prepared import flagged_line, usable_pairs
 from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
@@ -53,10 +53,7 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
             continue
         used, flagged = usable_pairs(settings, contrast, sources)
         for pair in flagged:
-            say(
-                f"warning: {contrast}: sub-{pair.name or pair.subject} left out, its registration "
-                f"is doubtful: {'; '.join(pair.check.reasons)} (--keep-flagged-pairs keeps it)"
-            )
+            say(f"warning: {flagged_line(pair)}; skipped without --keep-flagged-pairs")
         if not used:
             continue
         scores = score_models(

@@ -30,6 +30,7 @@ from h2lo_bids.training.leaks import seen_in_training
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.wording import counted
 
 Named = tuple[str, Bundle]
 Say = Callable[[str], None]
@@ -256,7 +257,7 @@ def _check(models: Sequence[Named], pairs: Sequence[PreparedPair]) -> tuple[str,
     """Refuse what cannot be scored, and return the contrast and the task."""
     contrasts = sorted({pair.contrast for pair in pairs})
     if not models or len(contrasts) != 1:
-        found = f"{len(models)} models, and pairs of {', '.join(contrasts) or 'no contrast'}"
+        found = f"{counted(len(models), 'model')}, and pairs of {', '.join(contrasts) or 'none'}"
         raise UsageError(f"nothing to score: give models and pairs of one contrast, not {found}")
     tasks = sorted({bundle.task for _, bundle in models})
     if len(tasks) > 1:

@@ -206,7 +206,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("nproc = 4", "did you mean 'nprocs'"),
+        ("nproc = 4", "did you mean nprocs"),
         ("config-file = 'x'", "unknown option 'config-file'"),
         ("nprocs = true", "not a value"),
         ("nprocs = 0", "whole number of 1 to 1000000000"),
