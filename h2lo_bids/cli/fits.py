@@ -65,6 +65,7 @@ def run_fits(run: Run, tasks: Iterable[Fit], *, at_a_time: int) -> None:
         limit=at_a_time,
         env=child_environment(run.settings.work, threads_of(run.settings)),
         on_start=lambda job: _status(run, job, "starting"),
+        tick=run.console.tick,
         on_event=lambda job, event: _hear(run, job, event, told),
         on_end=lambda ended: _end(run, ended),
         look=None if limit is None else MemoryLimit(limit).look,

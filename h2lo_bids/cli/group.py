@@ -21,12 +21,26 @@ from h2lo_bids.cli.fits import name_of, run_fits, threads_of
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import raise_again
-from h2lo_bids.cli.tasks import CollectTask, FinalTask, FoldTask, GroupReportTask, PlanTask
+from h2lo_bids.cli.tasks import (
+    CollectTask,
+    FinalTask,
+    FoldTask,
+    GroupReportTask,
+    PlanTask,
+    ScoreTask,
+    TableTask,
+)
 from h2lo_bids.errors import TemporaryError
 from h2lo_bids.wording import all_counted, counted
 
 Plan = dict[str, Any]
 CONTRASTS = ("T1w", "T2w")
+_ASKED = {
+    PlanTask: "dividing the subjects",
+    CollectTask: "collecting the scores",
+    TableTask: "collecting the scores",
+    ScoreTask: "scoring the models",
+}
 
 
 def run_group(settings: Settings, console: Console) -> int:
@@ -119,7 +133,9 @@ def ask(run: Run, task: Any) -> dict[str, Any]:
             for line in event["text"].splitlines():
                 run.console.line(line)
 
-    result = call(task, env, log, hear)
+    run.console.status(_ASKED.get(type(task), "writing the report"))
+    result = call(task, env, log, hear, run.console.tick)
+    run.console.status("")
     if result["event"] == "error":
         raise_again(result, log)
     return result

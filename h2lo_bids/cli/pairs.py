@@ -9,7 +9,7 @@ from pathlib import Path
 from h2lo_bids.bids.atomic import remove_temporaries
 from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
 from h2lo_bids.bids.query import SUFFIXES
-from h2lo_bids.cli.account import Run, fail_problems, fail_rest, hear, status
+from h2lo_bids.cli.account import Run, fail_problems, fail_rest, hear, start
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
@@ -187,7 +187,9 @@ def _missing(run: Run, found: PairDiscovery) -> list[PairSource]:
         return []
     env = child_environment(run.settings.work, 1)
     log = run.logs / "checks.log"
-    result = call(MissingTask(run.settings, found.pairs), env, log)
+    run.console.status("checking which pairs are prepared")
+    result = call(MissingTask(run.settings, found.pairs), env, log, tick=run.console.tick)
+    run.console.status("")
     if result["event"] == "error":
         raise_again(result, log)
     names = set(result["missing"])
@@ -220,7 +222,8 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
         (job(subject) for subject in subjects),
         limit=resources.children,
         env=env,
-        on_start=lambda job: status(run, job, "starting"),
+        on_start=lambda job: start(run, job, "pair"),
+        tick=run.console.tick,
         on_event=lambda job, event: hear(run, job, event),
         on_end=lambda ended: _end(run, ended),
     )

@@ -14,7 +14,7 @@ from h2lo_bids.bids.lowfield import (
 )
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.account import LOST, Run, fail_problems, fail_rest, hear, status
+from h2lo_bids.cli.account import LOST, Run, fail_problems, fail_rest, hear, start
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
@@ -106,9 +106,12 @@ def _check(run: Run, found: Discovery, env: dict[str, str]) -> Templates:
     suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
     if not suffixes:
         return ()
-    result = call(CheckTask(run.settings, suffixes), env, run.logs / "checks.log")
+    run.console.status("checking the models and templates")
+    log, tick = run.logs / "checks.log", run.console.tick
+    result = call(CheckTask(run.settings, suffixes), env, log, tick=tick)
+    run.console.status("")
     if result["event"] == "error":
-        raise_again(result, run.logs / "checks.log")
+        raise_again(result, log)
     for note in result["notes"]:
         run.console.line(note)
     return tuple(
@@ -157,7 +160,8 @@ def _process(
         (job(subject) for subject in subjects),
         limit=resources.children,
         env=env,
-        on_start=lambda job: status(run, job, "starting"),
+        on_start=lambda job: start(run, job, "scan"),
+        tick=run.console.tick,
         on_event=lambda job, event: hear(run, job, event),
         on_end=lambda ended: _end(run, ended, env),
     )

@@ -85,8 +85,8 @@ def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
             limit = options.get("max_seconds")
             minutes = f" of {limit / 60:g} min" if limit else ""
             lines.append(
-                f"{title}: the time budget{minutes} ended {len(early)} of {counted(len(records), 'fit')} "
-                f"after {span} of {options.get('steps', '?')} steps."
+                f"{title}: the time budget{minutes} ended {len(early)} of "
+                f"{counted(len(records), 'fit')} after {span} of {options.get('steps', '?')} steps."
             )
     return tuple(lines)
 

@@ -145,7 +145,7 @@ def _unseen(
     for pair, why in seen.items():
         if lost is None or len(seen) == len(pairs):
             raise UsageError(f"{why}; evaluate on other subjects, or with another --model")
-        lost(pair, f"{why}: not scored")
+        lost(pair, f"{why}; not scored")
     return [pair for pair in pairs if pair not in seen]
 
 

@@ -58,8 +58,10 @@ def altered(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
         "scaled 16 bits": print_of(np.rint(image / image.max() * 2000).astype(np.int16), mask),
         "flipped": print_of(image[::-1], mask[::-1]),
         "cropped": print_of(image[3:-3, 3:-5, 2:-3], mask[3:-3, 3:-5, 2:-3]),
-        "padded": print_of(np.pad(image, ((9, 0), (0, 5), (4, 1))), np.pad(mask, ((9, 0), (0, 5), (4, 1)))),
-        "noisy and another mask": print_of(noisy, ndimage.binary_erosion(mask) | (mask & (noisy > 0.3))),
+        "padded": print_of(*(np.pad(v, ((9, 0), (0, 5), (4, 1))) for v in (image, mask))),
+        "noisy and another mask": print_of(
+            noisy, ndimage.binary_erosion(mask) | (mask & (noisy > 0.3))
+        ),
         "resampled": print_of(half, ndimage.shift(mask.astype(float), -0.5, order=1) > 0.5),
         "a bright voxel": print_of(bright, mask),
     }  # fmt: skip
