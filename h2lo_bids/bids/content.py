@@ -40,7 +40,7 @@ def check_content(path: Path) -> None:
             raise _not_present(path) from error
         if path.is_symlink():
             raise MissingInputError(
-                f"{path}: content not present, run: datalad get {path} "
+                f"content not present, run: datalad get {path} "
                 f"(the link leads to {path.readlink()}, which does not exist)"
             ) from error
         raise MissingInputError(f"{path}: no such file; check the path") from error
@@ -57,4 +57,4 @@ def check_content(path: Path) -> None:
 
 
 def _not_present(path: Path) -> MissingInputError:
-    return MissingInputError(f"{path}: content not present, run: datalad get {path}")
+    return MissingInputError(f"content not present, run: datalad get {path}")

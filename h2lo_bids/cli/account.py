@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import TemporaryError
 from h2lo_bids.wording import counted
 
+_MOST_ALONE = 3
+_PATH = "\0"
 LOST = "participant"
 """The step that is named when a participant's process ended before it could tell."""
 
@@ -58,13 +60,48 @@ def fail(run: Run, failed: Failed) -> None:
     run.console.line(failed.line, level="error")
 
 
-def fail_problems(run: Run, problems: Iterable[Problem]) -> None:
-    """Take note of what discovery found to be unusable."""
+def fail_problems(run: Run, problems: Sequence[Problem]) -> None:
+    """Take note of what discovery found to be unusable; many of a kind are one line."""
     root = run.settings.bids_dir
     for problem in problems:
         inside = problem.path.is_relative_to(root)  # else it is of a second dataset
         name = problem.path.relative_to(root).as_posix() if inside else str(problem.path)
-        fail(run, Failed(name, "discovery", error_of_code(problem.exit_code), problem.message))
+        failed = Failed(name, "discovery", error_of_code(problem.exit_code), problem.message)
+        run.failed.append(failed)
+        run.console.to_log(f"error: {failed.line}")
+    for line in tally_problems(problems):
+        run.console.to_terminal(f"error: {line}")
+
+
+def tally_problems(problems: Iterable[Problem]) -> Iterator[str]:
+    """Yield the message of each problem, or one line for more than three that differ in the path.
+
+    Parameters
+    ----------
+    problems
+        Whose messages name their path once.
+    """
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.message.replace(str(problem.path), _PATH), []).append(problem)
+    for kind, own in kinds.items():
+        if len(own) <= _MOST_ALONE or _PATH not in kind:
+            yield from (problem.message for problem in own)
+            continue
+        what = f"{own[0].path}, {own[1].path.name} and {len(own) - 2} more"
+        if kind.startswith(f"{_PATH}: "):
+            yield f"{len(own)} files: {what}: {kind.removeprefix(f'{_PATH}: ')}".replace(
+                _PATH, "it"
+            )
+        else:  # a command that takes them all at once
+            patterns = " ".join(dict.fromkeys(_pattern(problem.path) for problem in own))
+            yield f"{len(own)} files, such as {own[0].path.name}: {kind.replace(_PATH, patterns)}"
+
+
+def _pattern(path: Path) -> str:
+    """Return the glob of what stands at a file's place in every participant and session."""
+    folder = re.sub(r"/(sub|ses)-[^/]+", r"/\1-*", str(path.parent))
+    return f"{folder}/*_{path.name.rpartition('_')[2]}"
 
 
 def start(run: Run, job: Job, thing: str) -> None:

@@ -41,15 +41,7 @@ def check_usage(settings: Settings) -> None:
             f"--work-dir {settings.work}: is out_dir itself; choose another folder, "
             "or leave the option out"
         )
-    for option, path in _named_files(settings):
-        if not path.exists():
-            meant = did_you_mean(path.name, [KNOWN_FOLDS]) if option == "--folds" else ""
-            raise MissingInputError(f"{option} {path}: no such file{meant or '; check the path'}")
-    if settings.model:
-        from h2lo_bids.models.collection import check_place
-
-        for _, path in settings.model:
-            check_place(path)
+    _check_files(settings)
     derivatives = [("--derivatives", path) for _, path in settings.derivatives]
     for option, path in [*derivatives, *_cohorts(settings)]:
         if not path.is_dir():
@@ -61,6 +53,19 @@ def check_usage(settings: Settings) -> None:
     check_values(settings)
     if settings.use_plugin is not None:
         read_plugin(settings.use_plugin)
+
+
+def _check_files(settings: Settings) -> None:
+    """Refuse what is not there, and what is only a part or a parent of a model."""
+    for option, path in _named_files(settings):
+        if not path.exists():
+            meant = did_you_mean(path.name, [KNOWN_FOLDS]) if option == "--folds" else ""
+            raise MissingInputError(f"{option} {path}: no such file{meant or '; check the path'}")
+    if settings.model:
+        from h2lo_bids.models.collection import check_place
+
+        for _, path in settings.model:
+            check_place(path)
 
 
 def prepare_folders(settings: Settings) -> None:

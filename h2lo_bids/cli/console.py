@@ -47,11 +47,15 @@ class Console:
     def line(self, text: str, *, level: str = "") -> None:
         """Print one line; ``level`` is ``"warning"``, ``"error"`` or nothing."""
         text = printable(f"{level}: {text}" if level else text)
+        self.to_terminal(text)
+        self.to_log(text)
+
+    def to_terminal(self, text: str) -> None:
+        """Print one line that the log file does not need."""
         with contextlib.suppress(OSError, ValueError):
             self._clear()
-            print(_encodable(text, self._stream), file=self._stream, flush=True)
+            print(_encodable(printable(text), self._stream), file=self._stream, flush=True)
             self._draw()
-        self.to_log(text)
 
     def to_log(self, text: str) -> None:
         """Write one line to the log file alone."""

@@ -70,7 +70,7 @@ def run_fits(run: Run, tasks: Iterable[Fit], *, at_a_time: int) -> None:
         on_end=lambda ended: _end(run, ended),
         look=None if limit is None else MemoryLimit(limit).look,
         on_stop=lambda count: run.console.line(
-            f"waiting for {counted(count, 'fit')} to finish the step and save it; Ctrl-C ends all now"
+            f"waiting for {counted(count, 'fit')} to save the current step; Ctrl-C ends them now"
         ),
     )
 

@@ -144,7 +144,7 @@ def _noise(task: FinalTask, job: FinalJob, send: Send) -> dict[str, Any] | None:
 
 def _waiting(send: Send) -> Callable[[str], None]:
     def tell(holder: str) -> None:
-        text = f"another run fits it ({holder}); waiting for it to end"
+        text = f"waiting for another run of this fit ({holder})"
         send({"event": "note", "text": text})
 
     return tell

@@ -96,7 +96,7 @@ def cross_validate(run: Run, close: Callable[[Run, Plan], int]) -> int:
     _tell_plan(run, plan)
     done = _fit_folds(run, plan)
     if settings.fold:
-        console.line("run the same command without --fold to collect")
+        console.line("run the same command without --fold to collect the results")
         return finish(run, done)
     if _give_up(run):
         return finish(run, done)

@@ -294,7 +294,7 @@ def _method(group: argparse._ArgumentGroup) -> None:
         "--random-seed",
         type=convert.integer(0, 2**63 - 1),
         metavar="N",
-        help="seed of whatever draws numbers " + _default("random_seed"),
+        help="random seed " + _default("random_seed"),
     )
     add(
         "--sloppy",
@@ -336,14 +336,15 @@ def _outputs(group: argparse._ArgumentGroup) -> None:
     add(
         "--noise",
         choices=NOISES,
-        help="calibrated: add also images with the noise that the model's training pairs show "
+        help="calibrated: also write images with the noise that the model's training pairs show "
         + _default("noise"),
     )
     add(
         "--realisations",
         type=convert.integer(1),
         metavar="N",
-        help="noisy images of each scan, each with a noise of its own " + _default("realisations"),
+        help="noisy images of each scan, each with another draw of the noise "
+        + _default("realisations"),
     )
     add(
         "--uncertainty",
@@ -358,19 +359,19 @@ def _resources(group: argparse._ArgumentGroup) -> None:
         "--nprocs",
         type=convert.integer(1),
         metavar="N",
-        help="processors to use in all (default: all that this process may use)",
+        help="number of processors (default: all that this process may use)",
     )
     add(
         "--omp-nthreads",
         type=convert.integer(1),
         metavar="N",
-        help="threads of one step (default: --nprocs, at most 4)",
+        help="threads per step (default: --nprocs, at most 4)",
     )
     add(
         "--mem",
         type=convert.memory,
         metavar="GB",
-        help="memory to use in all, such as 8 or 8000M (default: what this machine or its "
+        help="memory limit of the run, such as 8 or 8000M (default: what this machine or its "
         "control group has free)",
     )
     add(
@@ -397,7 +398,7 @@ def _resources(group: argparse._ArgumentGroup) -> None:
         "--use-plugin",
         type=convert.path,
         metavar="FILE",
-        help="YAML with a Nipype plugin and plugin_args, in place of our own",
+        help="YAML with a Nipype plugin and plugin_args, instead of the built-in one",
     )
 
 
@@ -419,7 +420,7 @@ def _run(group: argparse._ArgumentGroup) -> None:
         "--output-spec",
         action="store_true",
         help="print every file that the run would write as JSON, and touch nothing; as the only "
-        "word after h2lo: the patterns of all outputs",
+        "argument of h2lo: the patterns of all outputs",
     )
     add(
         "--reports-only",

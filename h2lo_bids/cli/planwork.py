@@ -10,10 +10,10 @@ from typing import Any
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS
 from h2lo_bids.cli.fitoptions import fit_options
 from h2lo_bids.cli.locks import exclusive
-from h2lo_bids.cli.prepared import flagged_line, usable_pairs
+from h2lo_bids.cli.prepared import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FoldTask, PlanTask
-from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.errors import UsageError
 from h2lo_bids.foreign import read_text, table_rows
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.command import Command
@@ -97,10 +97,7 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
             "done": [f"{job.method}/{job.fold.index}" for job in jobs if fold_done(job)],
         }
     if not planned:
-        raise BadDataError(
-            f"{settings.out_dir}: the registration check flagged every pair; look at the images "
-            "in group.html, and keep them with --keep-flagged-pairs if they are well"
-        )
+        raise all_flagged(settings)
     _write(settings, {c: folds for c, folds in splits.items() if folds})
     return {"event": "planned", "contrasts": planned}
 
@@ -314,7 +311,7 @@ def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
     for job in jobs:
         if read_record(job.folder) is not None and (differing := changes(job)):
             raise UsageError(
-                f"{job.folder}: was fitted otherwise ({', '.join(differing[:3])}); give the same "
+                f"{job.folder}: was fitted with other input ({', '.join(differing[:3])}); give the same "
                 f"options and pairs, another out_dir, or remove {job.out_dir / 'folds'} to fit anew"
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from h2lo_bids.cli.settings import Settings
+from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared, training_frame
 
@@ -66,4 +67,12 @@ def flagged_line(pair: PreparedPair) -> str:
     return (
         f"{pair.contrast}: sub-{pair.name or pair.subject} is flagged, its registration is "
         f"doubtful: {'; '.join(pair.check.reasons)}"
+    )
+
+
+def all_flagged(settings: Settings) -> BadDataError:
+    """Return the error of a run that the registration check has left no pair."""
+    return BadDataError(
+        f"{settings.out_dir}: the registration check flagged every pair; inspect them in "
+        "group.html, which --reports-only writes, and use --keep-flagged-pairs if they are good"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.results import result_path
+from h2lo_bids.cli.account import tally_problems
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.failures import Failed, error_of_code, exit_code
@@ -56,11 +57,11 @@ def rehearse(settings: Settings, console: Console) -> int:
     if settings.output_spec:
         print(json.dumps(spec_of(settings, found, promises, code), indent=2))
         return code
-    console.line(f"dry run: nothing is written; work folder would be {settings.work}")
+    console.line(f"dry run: nothing is written; the work folder would be {settings.work}")
     for line in (*describe(settings, found), *_writes(promises), *_rest(found)):
         console.line(line)
     if code:
-        console.line(f"the run would end with exit code {code}: not everything can be used")
+        console.line(f"the run would exit with code {code}: some inputs cannot be used")
     return code
 
 
@@ -129,7 +130,7 @@ def _writes(promises: Iterable[Promise]) -> Iterator[str]:
 
 
 def _rest(found: Any) -> Iterator[str]:
-    for problem in found.problems:
-        yield f"cannot use: {problem.message}"
+    for line in tally_problems(found.problems):
+        yield f"cannot use: {line}"
     for skipped in found.skipped:
-        yield f"leave out: {skipped.path} [{skipped.reason}]"
+        yield f"skip  {skipped.path} [{skipped.reason}]"

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from h2lo_bids.cli.modelchoice import named_models
-from h2lo_bids.cli.prepared import flagged_line, usable_pairs
+from h2lo_bids.cli.prepared import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.cli.tasks import ScoreTask
-from h2lo_bids.errors import BadDataError
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.tables import markdown_table, write_tables
 from h2lo_bids.training.scoring import score_models
@@ -74,8 +73,5 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
         send({"event": "table", "contrast": contrast, "text": text})
         tables.append(f"{stem}_table.md")
     if not tables:
-        raise BadDataError(
-            f"{settings.out_dir}: the registration check flagged every pair; look at the images, "
-            "and keep them with --keep-flagged-pairs if they are well"
-        )
+        raise all_flagged(settings)
     return {"event": "scored", "tables": tables, "lost": lost}

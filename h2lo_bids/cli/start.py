@@ -23,6 +23,7 @@ from h2lo_bids.cli.environment import temporary_folder
 from h2lo_bids.cli.locks import common_lock, exclusive
 from h2lo_bids.cli.settings import Settings, to_toml
 from h2lo_bids.errors import H2loError
+from h2lo_bids.wording import counted
 
 _MOST_NAMED = 10
 
@@ -82,13 +83,13 @@ def tell_left_out(run: Run, skipped: Iterable[Skipped]) -> None:
     """Name the participants without anything to work on; single images go to the log alone."""
     skipped = tuple(skipped)
     for item in skipped:
-        run.console.to_log(f"left out: {item.path}: {item.reason}")
+        run.console.to_log(f"skipped: {item.path}: {item.reason}")
     folders = [item for item in skipped if item.path.parent == run.settings.bids_dir]
     for item in folders[:_MOST_NAMED]:
-        run.console.line(f"{item.path.name}: left out: {item.reason}")
+        run.console.line(f"{item.path.name}: skipped: {item.reason}")
     if len(folders) > _MOST_NAMED:
         rest = len(folders) - _MOST_NAMED
-        run.console.line(f"{rest} more participants left out, see {run.console.log}")
+        run.console.line(f"{counted(rest, 'more participant')} skipped, see {run.console.log}")
 
 
 def by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:

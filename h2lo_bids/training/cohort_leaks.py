@@ -73,7 +73,7 @@ def _check_bundle(bundle: Bundle, people: set[str], tested: Sequence[PreparedPai
     seen = training_subjects(bundle)
     if leaked := sorted(seen & people):
         raise UsageError(
-            f"model {bundle.path}: was trained on sub-{leaked[0]}, a test subject; take a model "
+            f"model {bundle.path}: was trained on sub-{leaked[0]}, a test subject; use a model "
             "that was fitted without the fold's test subjects"
         )
     for pair, label in seen_in_training(bundle, tested).items():

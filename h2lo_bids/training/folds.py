@@ -225,7 +225,7 @@ def ds006557_folds(
     for numbers, why in ((absent, "no pair"), (dropped, f"not in the authors' {contrast} list")):
         if numbers and note:
             listed = ", ".join(f"HYPE{n:02d}" for n in numbers)
-            note(f"{contrast}: left out of the authors' folds: {listed} ({why})")
+            note(f"{contrast}: not in the authors' folds: {listed} ({why})")
     folds = []
     for index, (validation, test) in enumerate(_AUTHORS_FOLDS):
         train = [n for n in _AUTHORS_SUBJECTS if n not in (*validation, *test)]
@@ -271,8 +271,9 @@ def _check_counts(
     _check_two(subjects)
     if folds < 1 or validation < 1 or (test is not None and test < 1):
         raise UsageError(
-            f"{folds} folds with {validation} subjects to validate and {test} to test make no "
-            "sense; all must be at least 1 (--folds 0 skips the cross-validation)"
+            f"folds ({folds}), validation subjects ({validation}) and test subjects "
+            f"({'any' if test is None else test}) must be at least 1 each; --folds 0 skips the "
+            "cross-validation"
         )
     # The largest of nearly equal test sets.
     largest = -(-subjects // folds) if test is None else test

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
+from pathlib import Path
 
 import pytest
 
 from h2lo_bids import errors
+from h2lo_bids.bids.discover import Problem
+from h2lo_bids.cli.account import tally_problems
 from h2lo_bids.cli.failures import Failed, error_of_code, exit_code, write_table
 
 
@@ -52,6 +56,31 @@ def test_the_table_keeps_one_row_per_failure_whatever_the_text(tmp_path):
         rows = list(csv.DictReader(stream, delimiter="\t"))
     assert [row["message"] for row in rows] == ["a b c", GONE.message]
     assert rows[0]["crash_file"] == "n/a"
+
+
+def test_many_problems_of_a_kind_are_one_line():
+    def problems(count: int, text: str) -> list[Problem]:
+        paths = [
+            Path(f"/d/sub-{n:02d}/ses-{n % 2}/anat/sub-{n:02d}_ses-{n % 2}_T1w.nii.gz")
+            for n in range(count)
+        ]
+        return [Problem(path, text.format(path), 66) for path in paths]
+
+    few = problems(3, "{}: is empty; get it again")
+    assert list(tally_problems(few)) == [problem.message for problem in few]
+    (line,) = tally_problems(problems(184, "{}: is empty; get it again"))
+    assert line == (
+        "184 files: /d/sub-00/ses-0/anat/sub-00_ses-0_T1w.nii.gz, sub-01_ses-1_T1w.nii.gz and 182 "
+        "more: is empty; get it again"
+    )
+    # A command that takes a path takes the pattern of all.
+    absent = problems(184, "content not present, run: datalad get {}")
+    (line,) = tally_problems([*absent])
+    assert line.endswith("run: datalad get /d/sub-*/ses-*/anat/*_T1w.nii.gz")
+    assert all(fnmatch.fnmatch(p.path, "/d/sub-*/ses-*/anat/*_T1w.nii.gz") for p in absent)
+    # Each kind, and whatever speaks of no path, has lines of its own.
+    other = [Problem(Path("/d/sub-1"), "no scan of sub-1", 18)] * 4
+    assert len(list(tally_problems([*few, *absent, *other]))) == 3 + 1 + 4
 
 
 def test_the_line_names_the_scan_exactly_once():

@@ -228,7 +228,7 @@ def test_long_labels_odd_paths_and_empty_subjects(tmp_path, bids, h2lo):
     out = tmp_path / "a \"b' $c" / "ö"
     done = h2lo(bids, out, "--skip-bids-validation", "--write-graph")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "sub-none: left out: no T1w or T2w image matched" in done.stdout
+    assert "sub-none: skipped: no T1w or T2w image matched" in done.stdout
     assert (out / f"sub-{label}" / "anat" / f"sub-{label}_desc-lowfield_T1w.nii.gz").exists()
     assert len(list(out.glob("logs/*/sub-01/graph.dot"))) == 1
 

@@ -166,8 +166,8 @@ def test_the_authors_folds_with_other_subjects() -> None:
     notes: list[str] = []
     folds = ds006557_folds([h for h in HYPE if h not in ("HYPE00", "HYPE20")], "T1w", notes.append)
     assert notes == [
-        "T1w: left out of the authors' folds: HYPE00, HYPE20 (no pair)",
-        "T1w: left out of the authors' folds: HYPE06 (not in the authors' T1w list)",
+        "T1w: not in the authors' folds: HYPE00, HYPE20 (no pair)",
+        "T1w: not in the authors' folds: HYPE06 (not in the authors' T1w list)",
     ]
     assert folds[0].test == ("HYPE16", "HYPE17", "HYPE18", "HYPE19", "HYPE21", "HYPE22")
     bare = ds006557_folds([str(n) for n in range(23)], "T2w")
