@@ -311,8 +311,8 @@ def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
     for job in jobs:
         if read_record(job.folder) is not None and (differing := changes(job)):
             raise UsageError(
-                f"{job.folder}: was fitted with other input ({', '.join(differing[:3])}); give the same "
-                f"options and pairs, another out_dir, or remove {job.out_dir / 'folds'} to fit anew"
+                f"{job.folder}: was fitted with other input ({', '.join(differing[:3])}); give the "
+                f"same options and pairs, another out_dir, or remove {job.out_dir / 'folds'}"
             )
 
 

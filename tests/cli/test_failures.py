@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from h2lo_bids import errors
-from h2lo_bids.bids.discover import Problem
+from h2lo_bids.bids.findings import Problem
 from h2lo_bids.cli.account import tally_problems
 from h2lo_bids.cli.failures import Failed, error_of_code, exit_code, write_table
 

@@ -200,6 +200,19 @@ def test_pairs_alone_write_nothing_else(root, tmp_path):
         f"{stem}{name}.nii.gz" for name in ("pairHF_T1w", "pairLF_T1w", "pair_mask")
     }
     assert not any(tmp_path.glob("*.html"))
+    assert done.stdout.count("error: ") == 1  # each failure is told once
+    assert "1 failed, 1 pair done; table of failures" in done.stdout
+    # A pair that is prepared already is flagged all the same.
+    (record,) = tmp_path.glob("sub-01/ses-HF/anat/*_desc-pairLF_T1w.json")
+    told = json.loads(record.read_text())
+    told["RegistrationCheck"] |= {"Flagged": True, "Reasons": ["the overlap is 0.31"]}
+    record.write_text(json.dumps(told))
+    done = h2lo(root / "bids", tmp_path, "participant", *words[:-1])
+    assert done.returncode == 0, done.stdout
+    assert "warning: T1w: sub-01 is flagged, its registration is doubtful: the overlap is 0.31" in (
+        done.stdout
+    )
+    assert "1 pair prepared; 1 flagged" in done.stdout
 
 
 def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
