@@ -98,6 +98,8 @@ class Parser(argparse.ArgumentParser):
         argparse gives an option of several values every word up to the next option. The
         level is always the last of the three, so it is by this that they are known.
         """
+        if not any(action.metavar == _POSITIONAL[-1] for action in self._actions):
+            return ""  # another program's parser
         free, runs = self._runs()
         level = next((run for run in runs if run[-1] in (*LEVELS, *ALIASES)), None)
         needed = len(_POSITIONAL) - len(free)
