@@ -86,7 +86,8 @@ def tally_problems(problems: Iterable[Problem]) -> Iterator[str]:
         kinds.setdefault(problem.message.replace(str(problem.path), _PATH), []).append(problem)
     for kind, own in kinds.items():
         if len(own) <= _MOST_ALONE or _PATH not in kind:
-            yield from (problem.message for problem in own)
+            for path, message, _ in own:
+                yield message if path.name in message else f"{path.name}: {message}"
             continue
         what = f"{own[0].path}, {own[1].path.name} and {len(own) - 2} more"
         if kind.startswith(f"{_PATH}: "):

@@ -55,6 +55,10 @@ _KNOWN = {
     "enhance": "The contrast, noise and blur that it removes are those",
 }
 _TURNS = "Each patch was one of its eight axial mirror images and quarter turns, drawn at random."
+_KNOWN_BRAINS = (
+    "`metadata.json` holds a coarse fingerprint (8 mm) of each training brain, by which `evaluate` "
+    "recognises these people under other names."
+)
 _REAL = "Trained on real pairs: the same people in a high-field and a low-field scanner."
 
 
@@ -239,7 +243,7 @@ def _parts(model: SiteModel) -> str:
         for part, use in does.items()
         if model.subjects.get(part)
     ]
-    return f"Subjects: {', '.join(listed)}."
+    return f"Subjects: {', '.join(listed)}. {_KNOWN_BRAINS}"
 
 
 def _figures(model: SiteModel) -> list[str]:

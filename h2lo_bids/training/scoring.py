@@ -111,7 +111,10 @@ def score_models(
     scored: list[PreparedPair] = []
     options = EngineOptions(device=device, precision=precision)
     for number, prepared in enumerate(pairs, start=1):
-        say(f"{contrast}: scoring {prepared.name} ({number} of {len(pairs)})")
+        say(
+            f"{contrast}: scoring sub-{prepared.name or prepared.subject} "
+            f"({number} of {len(pairs)})"
+        )
         try:
             identity += _score_with_all(runs, prepared, options, seed)
         except BadDataError as err:

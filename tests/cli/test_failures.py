@@ -79,8 +79,10 @@ def test_many_problems_of_a_kind_are_one_line():
     assert line.endswith("run: datalad get /d/sub-*/ses-*/anat/*_T1w.nii.gz")
     assert all(fnmatch.fnmatch(p.path, "/d/sub-*/ses-*/anat/*_T1w.nii.gz") for p in absent)
     # Each kind, and whatever speaks of no path, has lines of its own.
-    other = [Problem(Path("/d/sub-1"), "no scan of sub-1", 18)] * 4
-    assert len(list(tally_problems([*few, *absent, *other]))) == 3 + 1 + 4
+    other = [Problem(Path("/d/sub-1"), "no scan was found", 18)] * 4
+    lines = list(tally_problems([*few, *absent, *other]))
+    assert len(lines) == 3 + 1 + 4
+    assert lines[-1] == "sub-1: no scan was found"
 
 
 def test_the_line_names_the_scan_exactly_once():
