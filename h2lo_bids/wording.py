@@ -1,7 +1,8 @@
-"""Counts, lists and many alike in one line, as every message writes them."""
+"""Counts, lists, many alike in one line, and the word that was meant, for every message."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -124,3 +125,40 @@ def _shared(names: Sequence[str]) -> str:
     """Return the characters with which all names begin."""
     columns = zip(*names, strict=False)
     return "".join(same[0] for same in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def all_counted(number: int, word: str) -> str:
+    """Return what `counted` does, with "all" before more than one.
+
+    Examples
+    --------
+    >>> all_counted(1, "scan"), all_counted(2, "scan")
+    ('1 scan', 'all 2 scans')
+    """
+    return "all " * (number > 1) + counted(number, word)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message that names the known word closest to an unknown one.
+
+    Parameters
+    ----------
+    word
+        As the user wrote it.
+    known
+        What may stand in its place.
+
+    Returns
+    -------
+    str
+        Begins with a semicolon; empty where nothing is close. Upper and lower case count
+        as one, for that is how most names are misspelt.
+
+    Examples
+    --------
+    >>> did_you_mean("--sloopy", ["--sloppy", "--steps"]), did_you_mean("x", ["--steps"])
+    ('; did you mean --sloppy?', '')
+    """
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), folded, n=1)
+    return f"; did you mean {folded[close[0]]}?" if close else ""

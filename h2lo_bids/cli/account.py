@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.failures import Failed, error_of_code
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import TemporaryError
-from h2lo_bids.wording import summarise
+from h2lo_bids.wording import counted, summarise
 
 LOST = "participant"
 """The step that is named when a participant's process ended before it could tell."""
@@ -70,6 +71,47 @@ def fail_problems(run: Run, problems: Iterable[Problem]) -> None:
         run.console.line(line, level="error")
 
 
+def start(run: Run, job: Job, thing: str) -> None:
+    """Say that a participant is begun, and with how many things."""
+    status(run, job, "starting")
+    things = counted(len(job.task.scans), thing)
+    run.console.progress(f"sub-{job.name}: started, {things}")
+
+
+_STEPS = {
+    "find_brain": "brain extraction",
+    "align": "registration",
+    "register": "registration",
+    "check": "quality check",
+    "conform": "resampling",
+    "normalise_frame": "normalisation",
+    "normalise_native": "normalisation",
+    "written": "writing",
+    "fuse": "fusion",
+    "figures": "figures",
+    "synthesize": "synthesis",
+    "enhance": "enhancement",
+}
+
+
+def plain_step(node: str) -> str:
+    """Say what a node of a workflow does, and to which scan.
+
+    Examples
+    --------
+    >>> plain_step("scan_ses_HF_T1w_wf.prepare_wf.find_brain")
+    'ses-HF_T1w brain extraction'
+    >>> plain_step("pair_sub_01_T2w_wf.align_0"), plain_step("scan_T1w_wf.outputs_wf.ds_record")
+    ('T2w registration', 'T1w writing record')
+    """
+    branch, _, rest = node.partition(".")
+    step = re.sub(r"_\d+$", "", rest.rpartition(".")[2]).replace("ds_", "writing ")
+    *words, suffix = branch.removesuffix("_wf").split("_")[1:] or [branch]
+    entities = zip(words[::2], words[1::2], strict=False)
+    scan = "_".join([f"{key}-{label}" for key, label in entities if key != "sub"] + [suffix])
+    return f"{scan} {_STEPS.get(step) or step.replace('_', ' ')}".strip()
+
+
 def status(run: Run, job: Job, step: str) -> None:
     """Show what each participant is at."""
     run.steps[job.name] = step
@@ -81,7 +123,7 @@ def hear(run: Run, job: Job, event: dict[str, Any]) -> None:
     """Take in one event of a child."""
     kind = event["event"]
     if kind == "step":
-        status(run, job, event["step"])
+        status(run, job, plain_step(event["step"]))
         if run.settings.verbose and "seconds" in event:
             run.console.line(f"sub-{job.name}: {event['step']} took {event['seconds']:.1f} s")
     elif kind == "note":

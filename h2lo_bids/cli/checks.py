@@ -10,7 +10,7 @@ from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
 from h2lo_bids.cli.beside import check_beside
 from h2lo_bids.cli.checks_plugin import check_plugin
-from h2lo_bids.cli.checks_values import KNOWN_FOLDS, check_values, standard_spaces
+from h2lo_bids.cli.checks_values import KNOWN_FOLDS, OWN_SPACES, check_values, standard_spaces
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CheckTask
 from h2lo_bids.errors import (
@@ -19,6 +19,7 @@ from h2lo_bids.errors import (
     UsageError,
 )
 from h2lo_bids.foreign import read_text
+from h2lo_bids.wording import did_you_mean
 
 
 def check_usage(settings: Settings) -> None:
@@ -41,9 +42,7 @@ def check_usage(settings: Settings) -> None:
             f"--work-dir {settings.work}: is out_dir itself; choose another folder, "
             "or leave the option out"
         )
-    for option, path in _named_files(settings):
-        if not path.exists():
-            raise MissingInputError(f"{option} {path}: no such file; check the path")
+    _check_files(settings)
     derivatives = [("--derivatives", path) for _, path in settings.derivatives]
     for option, path in [*derivatives, *_cohorts(settings)]:
         if not path.is_dir():
@@ -55,6 +54,19 @@ def check_usage(settings: Settings) -> None:
     check_values(settings)
     if settings.use_plugin is not None:
         read_plugin(settings.use_plugin)
+
+
+def _check_files(settings: Settings) -> None:
+    """Refuse what is not there, and what is only a part or a parent of a model."""
+    for option, path in _named_files(settings):
+        if not path.exists():
+            meant = did_you_mean(path.name, [KNOWN_FOLDS]) if option == "--folds" else ""
+            raise MissingInputError(f"{option} {path}: no such file{meant or '; check the path'}")
+    if settings.model:
+        from h2lo_bids.models.collection import check_place
+
+        for _, path in settings.model:
+            check_place(path)
 
 
 def prepare_folders(settings: Settings) -> None:
@@ -152,11 +164,26 @@ def _find_template(settings: Settings, space: str, suffix: str) -> tuple[str, st
     from h2lo_bids.imaging.templates import find_template, parse_space, template_from_file
 
     if settings.template_file is None:
-        template = find_template(space, suffix=suffix, fetch=settings.fetch_templates)
+        name = space.partition(":")[0]
+        try:
+            template = find_template(space, suffix=suffix, fetch=settings.fetch_templates)
+        except MissingInputError as err:
+            known = _known_spaces()
+            meant = "" if name in known else did_you_mean(name, known)
+            raise MissingInputError(f"{err}{meant}") from err
     else:
         template = template_from_file(settings.template_file, parse_space(space).name)
     load_checked(template.image)
     return str(template.image), None if template.mask is None else str(template.mask)
+
+
+def _known_spaces() -> list[str]:
+    """Return the names of our own output spaces, of usual templates, and of those found here."""
+    from h2lo_bids.imaging.templates import templateflow_home
+
+    found = templateflow_home().glob("tpl-*")
+    names = sorted(path.name.removeprefix("tpl-") for path in found)
+    return [*OWN_SPACES, "MNI152NLin2009cAsym", "MNI152NLin6Asym", *names]
 
 
 def _check_model(suffix: str, bundle: Any) -> str:

@@ -53,9 +53,7 @@ def _check_models(settings: Settings) -> None:
     if settings.level == "evaluate":  # any number of models is compared
         return
     if settings.level == "participant" and (len(settings.method) > 1 or ALL in settings.method):
-        raise UsageError(
-            f"--method {' '.join(settings.method)}: one method makes the images; name one"
-        )
+        raise UsageError(f"--method {' '.join(settings.method)}: give one method")
     contrasts = [contrast for contrast, _ in settings.model]
     for contrast in contrasts:
         if contrasts.count(contrast) > 1:
@@ -71,7 +69,7 @@ def _check_derivatives(settings: Settings) -> None:
     taken = ("raw", "lf")
     if set(names) & set(taken) or len(set(names)) < len(names):
         raise UsageError(
-            f"--derivatives {' '.join(names)}: give each dataset a name of its own, other than "
+            f"--derivatives {' '.join(names)}: give each dataset a unique name other than "
             f"{' and '.join(taken)}"
         )
 
@@ -90,7 +88,7 @@ def _check_spaces(settings: Settings) -> None:
         "synthstrip",
     ):
         raise UsageError(
-            f"--synthstrip-weights is of no use with --skull-strip {settings.skull_strip}"
+            f"--synthstrip-weights has no effect with --skull-strip {settings.skull_strip}"
         )
 
 
@@ -134,11 +132,11 @@ def _check_fitting(settings: Settings) -> None:
     if settings.folds == "0" and settings.no_final:
         raise UsageError("--folds 0 --no-final leaves nothing to fit; leave one of them out")
     if settings.test_count is not None and not settings.folds.isdigit():
-        raise UsageError(f"--test-count is of no use with --folds {settings.folds}; leave it out")
+        raise UsageError(f"--test-count has no effect with --folds {settings.folds}; leave it out")
     if settings.test_count is not None and settings.folds == "0":
-        raise UsageError("--test-count is of no use with --folds 0, which tests nobody")
+        raise UsageError("--test-count has no effect with --folds 0, which tests nobody")
     if settings.val_count is not None and not settings.folds.isdigit():
-        raise UsageError(f"--val-count is of no use with --folds {settings.folds}; leave it out")
+        raise UsageError(f"--val-count has no effect with --folds {settings.folds}; leave it out")
     if settings.protocol == "paper" and (settings.batch or 1) > 1:
         raise UsageError("--protocol paper takes one volume per step; leave --batch out")
     _check_owners(settings)

@@ -104,6 +104,7 @@ def run_jobs(
     on_end: EndCallback,
     on_stop: Callable[[int], None] = lambda count: None,
     look: Look | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> None:
     """Run jobs in child processes, some at a time; whatever happens, none is left behind.
 
@@ -125,6 +126,8 @@ def run_jobs(
     look
         Called with the process number of each child now and then; where it
         returns a reason the child is stopped.
+    tick
+        Called about twice a second while nothing comes.
     """
     inbox: queue.Queue[tuple[_Running, dict[str, Any] | None]] = queue.Queue()
     running: list[_Running] = []
@@ -141,7 +144,7 @@ def run_jobs(
                 running.append(_start(job, env, inbox))
             if not running:
                 return
-            child, event = _next(inbox, running, look)
+            child, event = _next(inbox, running, look, tick)
             if event is not None:
                 on_event(child.job, event)
                 continue
@@ -160,7 +163,11 @@ def run_jobs(
 
 
 def call(
-    task: Any, env: Mapping[str, str], log: Path, on_event: EventCallback | None = None
+    task: Any,
+    env: Mapping[str, str],
+    log: Path,
+    on_event: EventCallback | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run one task in a child and return the last event that it sent.
 
@@ -172,6 +179,8 @@ def call(
         File that takes what the child prints; not kept if that is nothing.
     on_event
         Called for each event as it comes.
+    tick
+        As in `run_jobs`.
 
     Returns
     -------
@@ -202,6 +211,7 @@ def call(
         on_start=lambda job: None,
         on_event=hear,
         on_end=end,
+        tick=tick,
     )
     with contextlib.suppress(OSError):
         if log.stat().st_size == 0:
@@ -254,7 +264,10 @@ def _listen(child: _Running, reading: int, inbox: queue.Queue[Any]) -> None:
 
 
 def _next(
-    inbox: queue.Queue[Any], running: list[_Running], look: Look | None
+    inbox: queue.Queue[Any],
+    running: list[_Running],
+    look: Look | None,
+    tick: Callable[[], None],
 ) -> tuple[_Running, dict[str, Any] | None]:
     """Wait for the next event in short naps, between which signals are heard."""
     while True:
@@ -265,6 +278,7 @@ def _next(
         try:
             return inbox.get(timeout=0.5)  # type: ignore[no-any-return]
         except queue.Empty:
+            tick()
             for child in running:
                 # A helper that outlives its killed parent would keep the pipe open.
                 if child.process.poll() is not None:

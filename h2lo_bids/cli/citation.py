@@ -11,6 +11,7 @@ from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.models.catalogue import cited
 from h2lo_bids.training.foldjob import read_record
+from h2lo_bids.wording import counted
 
 
 def training_text(out_dir: Path) -> str:
@@ -66,7 +67,7 @@ def _of_fits(contrast: str, records: list[Mapping[str, Any]]) -> str:
     each = [f"{title} ({_steps(done)})" for title, done in steps.items()]
     folds = {record["fold"]["index"] for record in records}
     return (
-        f"{contrast}: {', '.join(each)} in {len(folds)} folds of cross-validation; "
+        f"{contrast}: {', '.join(each)} in {counted(len(folds), 'fold')} of cross-validation; "
         "weights were chosen on validation subjects and scored on test subjects that had no part "
         f"in the fit (seed {records[0].get('seed')})."
     )

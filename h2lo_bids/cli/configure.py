@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from h2lo_bids.cli.parser import build_parser, normalise_argv
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import MissingInputError, UsageError
 from h2lo_bids.foreign import read_text
+from h2lo_bids.wording import did_you_mean
 
 _MOST_VERBOSE = 9
 _ONCE = {"contrast", "method", "fold", "arm", "cohort", "pretrain_derivatives", "lf_grid"}
@@ -77,7 +77,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key, value in table.items():
         name = key.replace("_", "-")
         if name not in actions:
-            raise UsageError(f"{path}: unknown option {key!r}{_suggest(name, actions)}")
+            meant = did_you_mean(name, actions) or "; see h2lo --help"
+            raise UsageError(f"{path}: unknown option {key!r}{meant}")
         words += _words(path, name, value, actions[name].nargs)
     try:
         given = vars(parser.parse_args(["bids", "out", "participant", *words]))
@@ -101,8 +102,3 @@ def _words(path: Path, name: str, value: Any, nargs: int | str | None) -> list[s
     if any(isinstance(item, bool | dict | list) for item in items):
         raise UsageError(f"{path}: {name} = {value!r} is not a value of this option")
     return [f"--{name}", *(str(item) for item in items)]
-
-
-def _suggest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; see h2lo --help"

@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+_TICK = 1.0
+"""Seconds from one look at the time to the next."""
+
 
 class Console:
     """Lines on the terminal and in a log file, and one status line on a terminal.
@@ -30,7 +33,8 @@ class Console:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stdout if stream is None else stream
         self._tty = self._stream.isatty()
-        self._status = ""
+        self._status, self._since = "", 0.0
+        self._drawn = 0.0
         self._log: TextIO | None = None
         self.log: Path | None = None
 
@@ -43,11 +47,15 @@ class Console:
     def line(self, text: str, *, level: str = "") -> None:
         """Print one line; ``level`` is ``"warning"``, ``"error"`` or nothing."""
         text = printable(f"{level}: {text}" if level else text)
+        self.to_terminal(text)
+        self.to_log(text)
+
+    def to_terminal(self, text: str) -> None:
+        """Print one line that the log file does not need."""
         with contextlib.suppress(OSError, ValueError):
             self._clear()
-            print(_encodable(text, self._stream), file=self._stream, flush=True)
+            print(_encodable(printable(text), self._stream), file=self._stream, flush=True)
             self._draw()
-        self.to_log(text)
 
     def to_log(self, text: str) -> None:
         """Write one line to the log file alone."""
@@ -60,8 +68,19 @@ class Console:
         """Replace the status line; shown on a terminal only."""
         with contextlib.suppress(OSError, ValueError):
             self._clear()
-            self._status = text
+            self._status, self._since = text, time.monotonic()
             self._draw()
+
+    def tick(self) -> None:
+        """Show on the status line how long it has said the same; to be called often."""
+        if self._tty and time.monotonic() - self._drawn >= _TICK:
+            with contextlib.suppress(OSError, ValueError):
+                self._clear()
+                self._draw()
+
+    def progress(self, text: str) -> None:
+        """Print a line where there is no status line to tell the same; log it anyway."""
+        (self.to_log if self._tty else self.line)(text)
 
     def close(self) -> None:
         """Remove the status line and close the log."""
@@ -79,8 +98,11 @@ class Console:
         if self._tty and self._status:
             import shutil
 
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write(_encodable(self._status[:width], self._stream))
+            self._drawn = time.monotonic()
+            seconds = int(self._drawn - self._since)
+            waited = f" ({seconds} s)" if seconds >= _TICK else ""
+            width = max(1, shutil.get_terminal_size().columns - 1 - len(waited))
+            self._stream.write(_encodable(self._status[:width] + waited, self._stream))
             self._stream.flush()
 
 

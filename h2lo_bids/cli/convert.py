@@ -29,7 +29,7 @@ def path(text: str) -> Path:
     except UnicodeEncodeError as err:
         # It has to stand in JSON, TOML and HTML.
         raise argparse.ArgumentTypeError(
-            f"{text!a}: is no text in UTF-8; use a UTF-8 locale, or a link with a plain name"
+            f"{text!a}: is not valid UTF-8; use a UTF-8 locale, or a link with an ASCII name"
         ) from err
     return found
 

@@ -28,7 +28,9 @@ def describe_pairs(settings: Settings, found: PairDiscovery) -> Iterator[str]:
     frame = frame_of(settings)
     size = len(found.pairs) * math.prod(frame.shape) * _BYTES_PER_VOXEL / 1e9
     sides = " x ".join(str(n) for n in frame.shape)
-    yield f"{len(found.pairs)} pairs on a grid of {sides} voxels take about {size:.1f} GB"
+    verb = "takes" if len(found.pairs) == 1 else "take"
+    pairs = counted(len(found.pairs), "pair")
+    yield f"{pairs} on a grid of {sides} voxels {verb} about {size:.1f} GB of disk"
 
 
 def describe_group(settings: Settings, found: PairDiscovery) -> Iterator[str]:
@@ -53,15 +55,16 @@ def describe_group(settings: Settings, found: PairDiscovery) -> Iterator[str]:
         fits += settings.level == "group" and not settings.no_final and not settings.fold
         for fold in folds:
             yield (
-                f"{contrast} fold {fold.index}: {len(fold.train)} to train; validate on "
+                f"{contrast} fold {fold.index}: train on {len(fold.train)}; validate on "
                 f"{', '.join(fold.validation)}; test on {', '.join(fold.test)}"
             )
         yield from _options(settings, contrast, len(folds[0].train) if folds else len(subjects))
     yield (
-        f"{fits} fits take about {fits * _FIT_GB:.1f} GB; {settings.n_folds_parallel} at a time, "
+        f"{counted(fits, 'fit')}, about {fits * _FIT_GB:.1f} GB of disk; "
+        f"{settings.n_folds_parallel} at a time, "
         f"{counted(threads_of(settings), 'thread')} each"
     )
-    yield "pairs that the registration check flags are left out, which changes the folds"
+    yield "the folds change if the registration check flags a pair, or two subjects are one person"
 
 
 def describe_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[str]:
@@ -77,13 +80,17 @@ def describe_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[st
 
 def _options(settings: Settings, contrast: str, n_train: int) -> Iterator[str]:
     from h2lo_bids.cli.fitoptions import fit_options
+    from h2lo_bids.cli.fits import duration
+    from h2lo_bids.training.card_methods import steps_sentence
     from h2lo_bids.training.methods import find_method
 
     for method in settings.methods:
         options = find_method(method).adapt(fit_options(settings, n_train)).to_dict()
-        listed = ", ".join(
-            f"{name} {value}" for name, value in options.items() if not isinstance(value, dict)
-        )
-        yield f"{contrast} {method}: {listed}"
+        text = f"{contrast} {method}: {steps_sentence(options)}"
+        if options["family"] != "identity":
+            text += f", validated every {counted(options['validate_every'], 'step')}"
+        if options["max_seconds"]:
+            text += f", ended after {duration(options['max_seconds'])}"
+        yield f"{text}; device {options['device']}"
     for name, template in settings.external:
         yield f"{contrast} {name}: {template}"

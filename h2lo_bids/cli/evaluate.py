@@ -5,8 +5,8 @@ from __future__ import annotations
 from h2lo_bids.cli.account import Run, fail
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.failures import Failed
-from h2lo_bids.cli.group import ask, finish, prepared_sources, write_report
-from h2lo_bids.cli.pairs import prepare_pairs, run_on_pairs
+from h2lo_bids.cli.group import ask, finish, write_report
+from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import BadDataError

@@ -15,6 +15,7 @@ from h2lo_bids.cli.resources import available_processors
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FinalTask, FoldTask
 from h2lo_bids.errors import H2loError, TemporaryError
+from h2lo_bids.wording import counted
 
 _QUIET = 30.0  # seconds between two lines of one fit in the log
 _GRACE = 600.0  # a step on whole volumes takes minutes on a CPU; a fit saves itself after it
@@ -64,11 +65,12 @@ def run_fits(run: Run, tasks: Iterable[Fit], *, at_a_time: int) -> None:
         limit=at_a_time,
         env=child_environment(run.settings.work, threads_of(run.settings)),
         on_start=lambda job: _status(run, job, "starting"),
+        tick=run.console.tick,
         on_event=lambda job, event: _hear(run, job, event, told),
         on_end=lambda ended: _end(run, ended),
         look=None if limit is None else MemoryLimit(limit).look,
         on_stop=lambda count: run.console.line(
-            f"waiting for {count} fits to finish their step and save it; Ctrl-C ends them now"
+            f"waiting for {counted(count, 'fit')} to save the current step; Ctrl-C ends them now"
         ),
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from h2lo_bids.cli.fitoptions import fit_options
 from h2lo_bids.cli.locks import exclusive
-from h2lo_bids.cli.planwork import arm_job, divide, job_of
+from h2lo_bids.cli.planwork import arm_job, divide, held_out, job_of
 from h2lo_bids.cli.prepared import usable_pairs
 from h2lo_bids.cli.tasks import FinalTask, FoldTask
 from h2lo_bids.errors import BadDataError
@@ -96,7 +96,7 @@ def fit_all(task: FinalTask, send: Send) -> dict[str, Any]:
 def final_job(task: FinalTask) -> FinalJob:
     """Return the job that a task names, from what is on disk."""
     from h2lo_bids.training.final import FinalJob
-    from h2lo_bids.training.folds import hold_out
+    from h2lo_bids.training.leaks import same_people
 
     settings, contrast, method = task.settings, task.contrast, task.settings.methods[0]
     used, _ = usable_pairs(settings, contrast, task.sources)
@@ -104,7 +104,7 @@ def final_job(task: FinalTask) -> FinalJob:
     held: tuple[str, ...] = ()
     if not folds:
         people = sorted({pair.subject for pair in used})
-        held = hold_out(people, validation=settings.val_count, seed=settings.random_seed)
+        held = held_out(settings, people, same_people(used))
     n_train = sum(pair.subject not in held for pair in used)
     job = FinalJob(
         contrast=contrast,
@@ -144,7 +144,7 @@ def _noise(task: FinalTask, job: FinalJob, send: Send) -> dict[str, Any] | None:
 
 def _waiting(send: Send) -> Callable[[str], None]:
     def tell(holder: str) -> None:
-        text = f"another run fits it ({holder}); waiting for it to end"
+        text = f"waiting for another run of this fit ({holder})"
         send({"event": "note", "text": text})
 
     return tell

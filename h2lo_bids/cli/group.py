@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.cli.account import Run, fail
 from h2lo_bids.cli.children import Job, call
 from h2lo_bids.cli.console import Console
@@ -19,15 +18,29 @@ from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.finish import tell_failures
 from h2lo_bids.cli.fits import name_of, run_fits, threads_of
-from h2lo_bids.cli.pairs import prepare_pairs, run_on_pairs
+from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import raise_again
-from h2lo_bids.cli.tasks import CollectTask, FinalTask, FoldTask, GroupReportTask, PlanTask
+from h2lo_bids.cli.tasks import (
+    CollectTask,
+    FinalTask,
+    FoldTask,
+    GroupReportTask,
+    PlanTask,
+    ScoreTask,
+    TableTask,
+)
 from h2lo_bids.errors import TemporaryError
-from h2lo_bids.wording import counted
+from h2lo_bids.wording import all_counted, counted
 
 Plan = dict[str, Any]
 CONTRASTS = ("T1w", "T2w")
+_ASKED = {
+    PlanTask: "dividing the subjects",
+    CollectTask: "collecting the scores",
+    TableTask: "collecting the scores",
+    ScoreTask: "scoring the models",
+}
 
 
 def run_group(settings: Settings, console: Console) -> int:
@@ -83,7 +96,7 @@ def cross_validate(run: Run, close: Callable[[Run, Plan], int]) -> int:
     _tell_plan(run, plan)
     done = _fit_folds(run, plan)
     if settings.fold:
-        console.line("run the same command without --fold to collect")
+        console.line("run the same command without --fold to collect the results")
         return finish(run, done)
     if _give_up(run):
         return finish(run, done)
@@ -99,15 +112,6 @@ def _close(run: Run, plan: Plan) -> int:
     run.console.line(f"report: {write_report(run)}")
     _tell_models(run)
     return done
-
-
-def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...]]:
-    """Return the BIDS URIs of the high-field scans whose pairs are prepared, by contrast."""
-    sources: dict[str, list[str]] = {}
-    for pair in found.pairs:
-        if pair.hf.relative_path in run.done:
-            sources.setdefault(pair.contrast, []).append(pair.hf.uri)
-    return {contrast: tuple(sources[contrast]) for contrast in sorted(sources)}
 
 
 def ask(run: Run, task: Any) -> dict[str, Any]:
@@ -129,7 +133,9 @@ def ask(run: Run, task: Any) -> dict[str, Any]:
             for line in event["text"].splitlines():
                 run.console.line(line)
 
-    result = call(task, env, log, hear)
+    run.console.status(_ASKED.get(type(task), "writing the report"))
+    result = call(task, env, log, hear, run.console.tick)
+    run.console.status("")
     if result["event"] == "error":
         raise_again(result, log)
     return result
@@ -144,7 +150,10 @@ def write_report(run: Run) -> Path:
 def finish(run: Run, done: int) -> int:
     """Sum up, and choose the exit code."""
     if run.failed:
-        tell_failures(run, "pairs and fits")
+        fits = sum(name.startswith(("folds/", "models/")) for name in run.done)
+        pairs = counted(len(run.done) - fits, "pair")
+        fitted = f" and {counted(fits, 'fit')}" if run.settings.level != "evaluate" else ""
+        tell_failures(run, pairs + fitted)
     elif run.settings.clean_workdir and not run.settings.fold:
         _clean(run.settings)
     return exit_code(run.failed, done)
@@ -176,7 +185,7 @@ def _outlive_requeue() -> None:
 
 def _tell_plan(run: Run, plan: Plan) -> None:
     for contrast, own in plan.items():
-        text = f"{contrast}: {own['pairs']} pairs"
+        text = f"{contrast}: {counted(own['pairs'], 'pair')}"
         for fold in own["folds"]:
             text += f"; fold {fold['index']}: {fold['train']} to train"
             text += f", {fold['validation']} to validate, {fold['test']} to test"
@@ -206,7 +215,8 @@ def _fit_folds(run: Run, plan: Plan) -> int:
         )
         run_fits(run, todo, at_a_time=settings.n_folds_parallel)
     elif wanted and all(done for _, done in wanted):
-        run.console.line(f"all {len(wanted)} folds are done already")
+        verb = "is" if len(wanted) == 1 else "are"
+        run.console.line(f"{all_counted(len(wanted), 'fold')} {verb} done already")
     run.done.update(name_of(task) for task, done in wanted if done)
     return sum(name_of(task) in run.done for task, _ in wanted)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from h2lo_bids.cli.settings import ENHANCE, SYNTHESIZE
 from h2lo_bids.errors import UnknownLevelError, UsageError
+from h2lo_bids.wording import did_you_mean
 
 LEVELS = ("participant", "group", "evaluate", "benchmark")
 ALIASES = {"train": "group"}
@@ -78,8 +79,9 @@ def canonical(level: str) -> str:
     """
     level = ALIASES.get(level, level)
     if level not in LEVELS:
-        known = ", ".join([*LEVELS, *ALIASES])
-        raise UnknownLevelError(f"analysis level {level!r} is unknown; use {known}")
+        known = [*LEVELS, *ALIASES]
+        meant = did_you_mean(level, known) or f"; use {', '.join(known)}"
+        raise UnknownLevelError(f"analysis level {level!r} is unknown{meant}")
     return level
 
 

@@ -7,7 +7,7 @@ import json
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from h2lo_bids.cli.parser import Parser
+from h2lo_bids.cli.parser_base import Parser
 from h2lo_bids.models.catalogue import CATALOGUE, Entry
 
 WORD = "methods"

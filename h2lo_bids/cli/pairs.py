@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from h2lo_bids.bids.atomic import remove_temporaries
 from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
 from h2lo_bids.bids.query import SUFFIXES
-from h2lo_bids.cli.account import Run, fail_rest, hear, status
+from h2lo_bids.cli.account import Run, fail_rest, hear, start
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import exit_code
 from h2lo_bids.cli.finish import tell_failures
+from h2lo_bids.cli.fits import duration
 from h2lo_bids.cli.resources import plan
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import (
@@ -27,7 +29,7 @@ from h2lo_bids.cli.start import (
 )
 from h2lo_bids.cli.tasks import MissingTask, PairTask
 from h2lo_bids.errors import TemporaryError
-from h2lo_bids.wording import counted
+from h2lo_bids.wording import all_counted, counted
 
 
 def run_pairs(settings: Settings, console: Console) -> int:
@@ -91,12 +93,40 @@ def run_on_pairs(
 
 
 def _prepare_alone(run: Run) -> int:
-    prepare_pairs(run)
+    found = prepare_pairs(run)
+    flagged = _tell_flagged(run, found)
     if run.failed:
-        tell_failures(run, "pairs")
+        tell_failures(run, counted(len(run.done), "pair"))
     else:
-        run.console.line(f"all {len(run.done)} pairs prepared")
+        text = f"{all_counted(len(run.done), 'pair')} prepared"
+        if flagged:
+            text += (
+                f"; {flagged} flagged: group and evaluate skip them without --keep-flagged-pairs"
+            )
+        run.console.line(text)
     return exit_code(run.failed, len(run.done))
+
+
+def _tell_flagged(run: Run, found: PairDiscovery) -> int:
+    """Warn of prepared pairs whose registration is doubtful; return how many there are."""
+    from h2lo_bids.cli.prepared import flagged_line, usable_pairs
+
+    settings = replace(run.settings, keep_flagged_pairs=False)
+    lines = []
+    for contrast, sources in prepared_sources(run, found).items():
+        lines += [flagged_line(pair) for pair in usable_pairs(settings, contrast, sources)[1]]
+    for line in lines:
+        run.console.line(line, level="warning")
+    return len(lines)
+
+
+def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...]]:
+    """Return the BIDS URIs of the high-field scans whose pairs are prepared, by contrast."""
+    sources: dict[str, list[str]] = {}
+    for pair in found.pairs:
+        if pair.hf.relative_path in run.done:
+            sources.setdefault(pair.contrast, []).append(pair.hf.uri)
+    return {contrast: tuple(sources[contrast]) for contrast in sorted(sources)}
 
 
 def find_pairs(settings: Settings) -> PairDiscovery:
@@ -144,7 +174,7 @@ def prepare_pairs(run: Run) -> PairDiscovery:
     if missing:
         _prepare(run, missing, len(done))
     elif found.pairs:
-        run.console.line(f"all {len(found.pairs)} pairs are prepared already")
+        run.console.line(f"{all_counted(len(found.pairs), 'pair')} prepared already")
     return found
 
 
@@ -154,7 +184,9 @@ def _missing(run: Run, found: PairDiscovery) -> list[PairSource]:
         return []
     env = child_environment(run.settings.work, 1)
     log = run.logs / "checks.log"
-    result = call(MissingTask(run.settings, found.pairs), env, log)
+    run.console.status("checking which pairs are prepared")
+    result = call(MissingTask(run.settings, found.pairs), env, log, tick=run.console.tick)
+    run.console.status("")
     if result["event"] == "error":
         raise_again(result, log)
     names = set(result["missing"])
@@ -187,7 +219,8 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
         (job(subject) for subject in subjects),
         limit=resources.children,
         env=env,
-        on_start=lambda job: status(run, job, "starting"),
+        on_start=lambda job: start(run, job, "pair"),
+        tick=run.console.tick,
         on_event=lambda job, event: hear(run, job, event),
         on_end=lambda ended: _end(run, ended),
     )
@@ -207,7 +240,7 @@ def _end(run: Run, ended: Ended) -> bool:
     scans = job.task.scans
     done = sum(scan.relative_path in run.done for scan in scans)
     run.console.line(
-        f"[{run.ended}/{run.total}] sub-{job.name}: {done} of {len(scans)} pairs prepared "
-        f"in {ended.seconds:.0f} s"
+        f"[{run.ended}/{run.total}] sub-{job.name}: {done} of {counted(len(scans), 'pair')} "
+        f"prepared in {duration(ended.seconds)}"
     )
     return not (run.settings.stop_on_first_crash and run.failed)

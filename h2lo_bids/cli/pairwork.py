@@ -80,7 +80,7 @@ def prepare(task: PairTask, send: Send) -> dict[str, Any]:
     """
 
     def waiting(holder: str) -> None:
-        text = f"another run prepares its pairs ({holder}); waiting for it to end"
+        text = f"waiting for another run that prepares these pairs ({holder})"
         send({"event": "note", "text": text})
 
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from h2lo_bids import __version__
 from h2lo_bids.cli import convert
+from h2lo_bids.cli.parser_base import Parser
 from h2lo_bids.cli.parser_benchmark import BENCHMARK, add_benchmark
 from h2lo_bids.cli.parser_enhance import ENHANCEMENT, add_enhancement
 from h2lo_bids.cli.parser_lowfield import add_lowfield
@@ -21,7 +22,6 @@ from h2lo_bids.cli.settings import (
     TASKS,
     default_of,
 )
-from h2lo_bids.errors import UsageError
 
 DESCRIPTION = """Low-field MRI synthesized from high-field MRI with a neural operator.
 
@@ -55,14 +55,6 @@ EPILOG = "exit codes:\n" + textwrap.fill(
     initial_indent="  ",
     subsequent_indent="  ",
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line and exit code 64."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the whole usage."""
-        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 class _PrintDescriptor(argparse.Action):
@@ -239,7 +231,7 @@ def _method(group: argparse._ArgumentGroup) -> None:
         "--random-seed",
         type=convert.integer(0, 2**63 - 1),
         metavar="N",
-        help="seed of whatever draws numbers " + _default("random_seed"),
+        help="random seed " + _default("random_seed"),
     )
     add(
         "--sloppy",
@@ -281,19 +273,19 @@ def _resources(group: argparse._ArgumentGroup) -> None:
         "--nprocs",
         type=convert.integer(1),
         metavar="N",
-        help="processors to use in all (default: all that this process may use)",
+        help="number of processors (default: all that this process may use)",
     )
     add(
         "--omp-nthreads",
         type=convert.integer(1),
         metavar="N",
-        help="threads of one step (default: --nprocs, at most 4)",
+        help="threads per step (default: --nprocs, at most 4)",
     )
     add(
         "--mem",
         type=convert.memory,
         metavar="GB",
-        help="memory to use in all, such as 8 or 8000M (default: what this machine or its "
+        help="memory limit of the run, such as 8 or 8000M (default: what this machine or its "
         "control group has free)",
     )
     add(
@@ -320,7 +312,7 @@ def _resources(group: argparse._ArgumentGroup) -> None:
         "--use-plugin",
         type=convert.path,
         metavar="FILE",
-        help="YAML with a Nipype plugin and plugin_args, in place of our own",
+        help="YAML with a Nipype plugin and plugin_args, instead of the built-in one",
     )
 
 
@@ -342,7 +334,7 @@ def _run(group: argparse._ArgumentGroup) -> None:
         "--output-spec",
         action="store_true",
         help="print every file that the run would write as JSON, and touch nothing; as the only "
-        "word after h2lo: the patterns of all outputs",
+        "argument of h2lo: the patterns of all outputs",
     )
     add(
         "--reports-only",
@@ -355,7 +347,7 @@ def _run(group: argparse._ArgumentGroup) -> None:
         "-v",
         "--verbose",
         action="count",
-        help="tell each step and its time; -vv also logs Nipype's debugging messages",
+        help="print each step and its time; -vv also logs Nipype's debugging messages",
     )
 
 

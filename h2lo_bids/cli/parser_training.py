@@ -69,7 +69,7 @@ def add_pairs(group: argparse._ArgumentGroup) -> None:
     add(
         "--keep-flagged-pairs",
         action="store_true",
-        help="use also the pairs that the registration check finds bad",
+        help="also use the pairs that the registration check flags",
     )
 
 
@@ -169,7 +169,7 @@ def add_folds(group: argparse._ArgumentGroup) -> None:
     add(
         "--collect",
         action="store_true",
-        help="fit no fold that is missing but tell which, as the last job of an array does",
+        help="fit nothing and report which folds are missing, as the last job of an array does",
     )
 
 

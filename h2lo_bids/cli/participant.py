@@ -14,13 +14,14 @@ from h2lo_bids.bids.lowfield import (
 )
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.account import LOST, Run, fail_rest, hear, status
+from h2lo_bids.cli.account import LOST, Run, fail_rest, hear, start
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.finish import tell_failures
+from h2lo_bids.cli.fits import duration
 from h2lo_bids.cli.resources import Resources, plan
 from h2lo_bids.cli.settings import ENHANCE, Settings
 from h2lo_bids.cli.start import (
@@ -34,7 +35,7 @@ from h2lo_bids.cli.start import (
 )
 from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
 from h2lo_bids.errors import H2loError, TemporaryError
-from h2lo_bids.wording import counted
+from h2lo_bids.wording import all_counted, counted
 
 Templates = tuple[tuple[str, str, Path, Path | None], ...]
 
@@ -102,9 +103,12 @@ def _check(run: Run, found: Discovery, env: dict[str, str]) -> Templates:
     suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
     if not suffixes:
         return ()
-    result = call(CheckTask(run.settings, suffixes), env, run.logs / "checks.log")
+    run.console.status("checking the models and templates")
+    log, tick = run.logs / "checks.log", run.console.tick
+    result = call(CheckTask(run.settings, suffixes), env, log, tick=tick)
+    run.console.status("")
     if result["event"] == "error":
-        raise_again(result, run.logs / "checks.log")
+        raise_again(result, log)
     for note in result["notes"]:
         run.console.line(note)
     return tuple(
@@ -153,7 +157,8 @@ def _process(
         (job(subject) for subject in subjects),
         limit=resources.children,
         env=env,
-        on_start=lambda job: status(run, job, "starting"),
+        on_start=lambda job: start(run, job, "scan"),
+        tick=run.console.tick,
         on_event=lambda job, event: hear(run, job, event),
         on_end=lambda ended: _end(run, ended, env),
     )
@@ -174,8 +179,8 @@ def _end(run: Run, ended: Ended, env: dict[str, str]) -> bool:
         _clean_up_after(run, job, lost, env)
     done = sum(scan in run.done for scan in scans)
     run.console.line(
-        f"[{run.ended}/{run.total}] sub-{job.name}: {done} of {len(scans)} scans done "
-        f"in {ended.seconds:.0f} s"
+        f"[{run.ended}/{run.total}] sub-{job.name}: {done} of {counted(len(scans), 'scan')} done "
+        f"in {duration(ended.seconds)}"
     )
     return not (run.settings.stop_on_first_crash and run.failed)
 
@@ -195,9 +200,9 @@ def _finish(run: Run) -> int:
     """Write the table of failures, sum up, and choose the exit code."""
     console = run.console
     if run.failed:
-        tell_failures(run, "scans")
+        tell_failures(run, counted(len(run.done), "scan"))
     else:
-        console.line(f"all {len(run.done)} scans done")
+        console.line(f"{all_counted(len(run.done), 'scan')} done")
     subjects = sorted({name.split("/")[0] for name in run.done})
     if subjects:
         from h2lo_bids.cli.reporting import write_citation_text

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from h2lo_bids import __version__
+from h2lo_bids.cli.parser_base import Parser
 from h2lo_bids.errors import H2loError
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``h2lo-phantom``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="h2lo-phantom",
+        allow_abbrev=False,
         description="Simulate paired 3 T and 64 mT brain MRI as a BIDS dataset in the style of "
         "OpenNeuro ds006557. The same command makes the same bytes.",
     )
@@ -70,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv
         Arguments; those of the process by default.
     """
-    options = build_parser().parse_args(argv)
     from h2lo_bids.phantom.dataset import make_dataset
 
     try:
+        options = build_parser().parse_args(argv)
         out = make_dataset(
             options.out,
             subjects=options.subjects,
@@ -86,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress=lambda line: print(line, flush=True),
         )
     except H2loError as err:
-        print(f"h2lo-phantom: {err}", file=sys.stderr)
+        print(f"h2lo-phantom: error: {err}", file=sys.stderr)
         return err.exit_code
     print(f"dataset: {out}")
     return 0

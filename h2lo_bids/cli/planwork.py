@@ -10,16 +10,24 @@ from typing import Any
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS
 from h2lo_bids.cli.fitoptions import fit_options
 from h2lo_bids.cli.locks import exclusive
-from h2lo_bids.cli.prepared import usable_pairs
+from h2lo_bids.cli.prepared import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FoldTask, PlanTask
-from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.errors import UsageError
 from h2lo_bids.foreign import read_text, table_rows
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.command import Command
 from h2lo_bids.training.external_fold import ExternalJob
 from h2lo_bids.training.foldjob import FoldJob, FoldWork, changes, fold_done, read_record
-from h2lo_bids.training.folds import PARTS, Fold, ds006557_folds, hold_out, make_folds
+from h2lo_bids.training.folds import (
+    PARTS,
+    Fold,
+    check_together,
+    ds006557_folds,
+    hold_out,
+    make_folds,
+)
+from h2lo_bids.training.leaks import same_people
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.training.processes import check_shares
@@ -61,10 +69,20 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
         used = _choose(settings, contrast, sources, send)
         if not used:
             continue
+        same = same_people(used)
+        for group in same:
+            send({"event": "note", "level": "warning", "text": f"{contrast}: {_one_person(group)}"})
+        subjects = sorted({pair.subject for pair in used})
         with _or_without(contrast, task.sources):
-            folds = divide(
-                settings, contrast, used, lambda text: send({"event": "note", "text": text})
+            folds = divide_subjects(
+                settings,
+                contrast,
+                subjects,
+                lambda text: send({"event": "note", "text": text}),
+                same,
             )
+            if not folds:
+                held_out(settings, subjects, same)
         _check_chosen(settings, contrast, folds)
         _check_same_folds(settings, contrast, folds)
         splits[contrast] = folds
@@ -79,10 +97,7 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
             "done": [f"{job.method}/{job.fold.index}" for job in jobs if fold_done(job)],
         }
     if not planned:
-        raise BadDataError(
-            f"{settings.out_dir}: the registration check flagged every pair; look at the images "
-            "in group.html, and keep them with --keep-flagged-pairs if they are well"
-        )
+        raise all_flagged(settings)
     _write(settings, {c: folds for c, folds in splits.items() if folds})
     return {"event": "planned", "contrasts": planned}
 
@@ -94,7 +109,8 @@ def divide(
     note: Callable[[str], None] | None = None,
 ) -> tuple[Fold, ...]:
     """Return the folds of a contrast; none with ``--folds 0``."""
-    return divide_subjects(settings, contrast, sorted({pair.subject for pair in pairs}), note)
+    subjects = sorted({pair.subject for pair in pairs})
+    return divide_subjects(settings, contrast, subjects, note, same_people(pairs))
 
 
 def divide_subjects(
@@ -102,8 +118,20 @@ def divide_subjects(
     contrast: str,
     subjects: list[str],
     note: Callable[[str], None] | None = None,
+    same: Sequence[Sequence[str]] = (),
 ) -> tuple[Fold, ...]:
     """Return the folds of some subjects; none with ``--folds 0``.
+
+    Parameters
+    ----------
+    settings, contrast
+        Whose folds.
+    subjects
+        Labels without ``sub-``.
+    note
+        Called with one line when subjects are not used.
+    same
+        Groups of labels that are one person each; none is in two parts of a fold.
 
     Raises
     ------
@@ -112,20 +140,35 @@ def divide_subjects(
     """
     if settings.folds == "0":
         return ()
+    if settings.folds.isdigit():
+        try:
+            return make_folds(
+                subjects,
+                folds=int(settings.folds),
+                validation=settings.val_count,
+                test=settings.test_count,
+                seed=settings.random_seed,
+                same=same,
+                optional=settings.level != "benchmark",
+            )
+        except UsageError as err:
+            raise UsageError(f"{contrast}: {err}") from err
     if settings.folds == KNOWN_FOLDS:
-        return ds006557_folds(subjects, contrast, note)
-    if not settings.folds.isdigit():
-        return read_folds(settings.folds, subjects, contrast)
+        folds = ds006557_folds(subjects, contrast, note)
+    else:
+        folds = read_folds(settings.folds, subjects, contrast)
     try:
-        return make_folds(
-            subjects,
-            folds=int(settings.folds),
-            validation=settings.val_count,
-            test=settings.test_count,
-            seed=settings.random_seed,
-        )
+        check_together(folds, same)
     except UsageError as err:
-        raise UsageError(f"{contrast}: {err}") from err
+        raise UsageError(f"--folds {settings.folds}: {contrast}: {err}") from err
+    return folds
+
+
+def held_out(
+    settings: Settings, subjects: list[str], same: Sequence[Sequence[str]] = ()
+) -> tuple[str, ...]:
+    """Return the validation subjects of a model without cross-validation, or raise `UsageError`."""
+    return hold_out(subjects, validation=settings.val_count, seed=settings.random_seed, same=same)
 
 
 def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> None:
@@ -155,7 +198,7 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
         with _or_without(contrast, people):
             folds = divide_subjects(settings, contrast, subjects)
             if not folds:
-                hold_out(subjects, validation=settings.val_count, seed=settings.random_seed)
+                held_out(settings, subjects)
         _check_chosen(settings, contrast, folds)
         for method in settings.methods:
             found = find_method(method)
@@ -230,12 +273,17 @@ def _choose(
     """Drop flagged pairs, and say which and why."""
     used, flagged = usable_pairs(settings, contrast, sources)
     for pair in flagged:
-        text = (
-            f"{contrast}: sub-{pair.name or pair.subject} left out, its registration is doubtful: "
-            f"{'; '.join(pair.check.reasons)} (--keep-flagged-pairs keeps it)"
-        )
+        text = f"{flagged_line(pair)}; skipped without --keep-flagged-pairs"
         send({"event": "note", "level": "warning", "text": text})
     return used
+
+
+def _one_person(labels: Sequence[str]) -> str:
+    *first, last = [f"sub-{label}" for label in labels]
+    return (
+        f"{', '.join(first)} and {last} have the same high-field image: they count as one person "
+        "and stay in one part of every fold; remove one of them if it is a copy"
+    )
 
 
 def _check_chosen(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:
@@ -263,8 +311,8 @@ def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
     for job in jobs:
         if read_record(job.folder) is not None and (differing := changes(job)):
             raise UsageError(
-                f"{job.folder}: was fitted otherwise ({', '.join(differing[:3])}); give the same "
-                f"options and pairs, another out_dir, or remove {job.out_dir / 'folds'} to fit anew"
+                f"{job.folder}: was fitted with other input ({', '.join(differing[:3])}); give the "
+                f"same options and pairs, another out_dir, or remove {job.out_dir / 'folds'}"
             )
 
 

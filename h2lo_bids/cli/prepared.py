@@ -1,8 +1,9 @@
-"""The prepared pairs that a run is to use; imported by child processes alone."""
+"""The prepared pairs that a run is to use."""
 
 from __future__ import annotations
 
 from h2lo_bids.cli.settings import Settings
+from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared, training_frame
 
@@ -59,3 +60,19 @@ def usable_pairs(
         return found, ()
     used = tuple(pair for pair in found if not pair.check.flagged)
     return used, tuple(pair for pair in found if pair.check.flagged)
+
+
+def flagged_line(pair: PreparedPair) -> str:
+    """Say why the registration of a pair is doubtful."""
+    return (
+        f"{pair.contrast}: sub-{pair.name or pair.subject} is flagged, its registration is "
+        f"doubtful: {'; '.join(pair.check.reasons)}"
+    )
+
+
+def all_flagged(settings: Settings) -> BadDataError:
+    """Return the error of a run that the registration check has left no pair."""
+    return BadDataError(
+        f"{settings.out_dir}: the registration check flagged every pair; inspect them in "
+        "group.html, which --reports-only writes, and use --keep-flagged-pairs if they are good"
+    )

@@ -57,7 +57,7 @@ def rehearse(settings: Settings, console: Console) -> int:
     if settings.output_spec:
         print(json.dumps(spec_of(settings, found, promises, code), indent=2))
         return code
-    console.line(f"dry run: nothing is written; work folder would be {settings.work}")
+    console.line(f"dry run: nothing is written; the work folder would be {settings.work}")
     for line in (*found.notes, *describe(settings, found), *_writes(promises)):
         console.line(line)
     for warning in found.warnings:
@@ -65,7 +65,7 @@ def rehearse(settings: Settings, console: Console) -> int:
     for line in (*_unusable(found), *skipped_lines(found.skipped)):
         console.line(line)
     if code:
-        console.line(f"the run would end with exit code {code}: not everything can be used")
+        console.line(f"the run would exit with code {code}: some inputs cannot be used")
     return code
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.modelchoice import named_models
-from h2lo_bids.cli.prepared import usable_pairs
+from h2lo_bids.cli.prepared import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import BadDataError, H2loError
@@ -66,10 +66,7 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
             continue
         used, flagged = usable_pairs(settings, contrast, sources)
         for pair in flagged:
-            say(
-                f"warning: {contrast}: sub-{pair.name or pair.subject} left out, its registration "
-                f"is doubtful: {'; '.join(pair.check.reasons)} (--keep-flagged-pairs keeps it)"
-            )
+            say(f"warning: {flagged_line(pair)}; skipped without --keep-flagged-pairs")
         if not used:
             continue
         scores = score_models(
@@ -94,10 +91,7 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
         if own not in models:
             say(f"warning: {path}: not used, as no {own} model is evaluated")
     if not tables:
-        raise BadDataError(
-            f"{settings.out_dir}: the registration check flagged every pair; look at the images, "
-            "and keep them with --keep-flagged-pairs if they are well"
-        )
+        raise all_flagged(settings)
     return {"event": "scored", "tables": tables, "lost": lost, "unusable": unusable}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from h2lo_bids import __version__
 from h2lo_bids.cli import convert
-from h2lo_bids.cli.parser import Parser
+from h2lo_bids.cli.parser_base import Parser
 
 _DESCRIPTION = """Write, and submit, job arrays that do on a Slurm cluster what h2lo does elsewhere.
 

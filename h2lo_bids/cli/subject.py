@@ -43,13 +43,13 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
     work = task.settings.work
 
     def waiting(holder: str) -> None:
-        send(
-            {"event": "note", "text": f"another run works on it ({holder}); waiting for it to end"}
-        )
+        send({"event": "note", "text": f"waiting for another run of this participant ({holder})"})
 
     with exclusive(work / "locks" / f"sub-{task.subject}.lock", waiting) as locked:
         if not locked:
-            text = f"{work}: this file system has no locks; do not run twice on it at a time"
+            text = (
+                f"{work}: this file system has no file locks; do not start two runs on it at once"
+            )
             send({"event": "note", "level": "warning", "text": text})
         failed, seconds = _run(task, send)
         if task.sources:

@@ -7,6 +7,7 @@ from typing import Any
 
 from h2lo_bids.evaluation.layout import Shown, Value
 from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.wording import counted
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -84,8 +85,8 @@ def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
             limit = options.get("max_seconds")
             minutes = f" of {limit / 60:g} min" if limit else ""
             lines.append(
-                f"{title}: the time budget{minutes} ended {len(early)} of {len(records)} fits "
-                f"after {span} of {options.get('steps', '?')} steps."
+                f"{title}: the time budget{minutes} ended {len(early)} of "
+                f"{counted(len(records), 'fit')} after {span} of {options.get('steps', '?')} steps."
             )
     return tuple(lines)
 

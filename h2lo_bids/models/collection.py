@@ -26,6 +26,33 @@ def is_collection(path: Path) -> bool:
     return not (path / METADATA).exists() and any(path.glob(f"[!.]*/{METADATA}"))
 
 
+def check_place(path: Path) -> None:
+    """Refuse a part or a parent of what a model is kept in, and name what was meant.
+
+    Parameters
+    ----------
+    path
+        That was given for a bundle, a folder of bundles or a ``.pth`` file; exists.
+
+    Raises
+    ------
+    UsageError
+        If it is a file or folder inside a bundle, or a folder whose subfolders hold bundles,
+        such as the output folder of a training.
+    """
+    if (path / METADATA).exists() or is_collection(path) or path.suffix == ".pth":
+        return
+    whole = next((parent for parent in path.parents[:2] if (parent / METADATA).is_file()), None)
+    if whole is not None:
+        raise UsageError(f"{path}: is a part of a model; give the model's folder: {whole}")
+    folders = sorted({found.parents[1] for found in path.glob(f"*/*/{METADATA}")})
+    if folders:
+        meant = path / "models" if path / "models" in folders else folders[0]
+        raise UsageError(
+            f"{path}: is not a model, but its folder {meant.name}/ holds some: {meant}"
+        )
+
+
 def find_bundles(folder: Path) -> tuple[Found, ...]:
     """List the bundles in a folder, by name; one whose metadata are damaged is left out."""
     found = []

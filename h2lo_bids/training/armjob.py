@@ -254,7 +254,7 @@ def fit_stages(
     more: tuple[list[Pair], ...] = ([], [])
     if job.cohort is not None and job.arm.pretrain is not None:
         more = job.cohort.open(frame, cache, job.options.device, say)
-        check_images([*more[0], *more[1]], open_pairs(pair_files(tested), cache))
+        check_images([*more[0], *more[1]], open_pairs(pair_files(tested), cache), frame.spacing)
     return fit_arm(
         job.arm, own[0], own[1], more[0], more[1], job.options, work, say,
         schedule=job.schedule, spacing=frame.spacing, stop_at=stop_at,

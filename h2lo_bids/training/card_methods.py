@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from h2lo_bids.wording import counted
+
 _MEDIAN = "The output is a conditional median, smoother than a real scan."
 _NATURE = {
     "arnold": (
@@ -50,9 +52,10 @@ def _samples(family: str, o: Mapping[str, Any]) -> str:
     if family == "pix2pix":
         return f"{o['batch']} patch of {o['crop']} voxels a side for generator and discriminator"
     if family == "diffi2i":
-        slices = "whole axial slices" if whole else f"axial crops of {o['crop']} pixels a side"
-        return f"{o['batch']} {slices}, in two stages"
+        slices = counted(o["batch"], "whole axial slice" if whole else "axial crop")
+        size = "" if whole else f" of {o['crop']} pixels a side"
+        return f"{slices}{size}, in two stages"
     if not whole:
-        return f"{o['batch']} crops of {o['crop']} voxels a side"
+        return f"{counted(o['batch'], 'crop')} of {o['crop']} voxels a side"
     block = f" and a sub-volume of {o['crop']} voxels a side" if family == "h2lo" else ""
-    return f"{o['batch']} whole volumes, of each {o['points']} voxels{block}"
+    return f"{counted(o['batch'], 'whole volume')}, of each {o['points']} voxels{block}"

@@ -25,6 +25,7 @@ from h2lo_bids.training.card_parts import (
     variation,
 )
 from h2lo_bids.training.fitting import finite, pairs_fingerprint
+from h2lo_bids.training.leaks import brain_of, encode
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
@@ -54,6 +55,10 @@ _KNOWN = {
     "enhance": "The contrast, noise and blur that it removes are those",
 }
 _TURNS = "Each patch was one of its eight axial mirror images and quarter turns, drawn at random."
+_KNOWN_BRAINS = (
+    "`metadata.json` holds a coarse fingerprint (8 mm) of each training brain, by which `evaluate` "
+    "recognises these people under other names."
+)
 _REAL = "Trained on real pairs: the same people in a high-field and a low-field scanner."
 
 
@@ -141,6 +146,7 @@ def site_metadata(model: SiteModel) -> dict[str, Any]:
             "pairs": len(model.pairs),
             "fusion": sorted({pair.fusion for pair in model.pairs}),
             "fingerprint": pairs_fingerprint(model.pairs),
+            "fingerprints": _brains(model),
         },
         "training": {
             "options": model.options.to_dict(),
@@ -160,6 +166,15 @@ def site_metadata(model: SiteModel) -> dict[str, Any]:
         **({"members": model.members} if model.members else {}),
         **({"job": model.job} if model.job else {}),
     }
+
+
+def _brains(model: SiteModel) -> dict[str, list[str]]:
+    """Describe the brains that had a part in the weights, so that `evaluate` knows them."""
+    found: dict[str, list[str]] = {}
+    for pair in model.pairs:
+        if pair.subject not in model.subjects.get("test", ()):
+            found.setdefault(pair.subject, []).append(encode(brain_of(pair)))
+    return found
 
 
 def site_card(model: SiteModel, parameters: int) -> str:
@@ -229,7 +244,7 @@ def _parts(model: SiteModel) -> str:
         for part, use in does.items()
         if model.subjects.get(part)
     ]
-    return f"Subjects: {', '.join(listed)}."
+    return f"Subjects: {', '.join(listed)}. {_KNOWN_BRAINS}"
 
 
 def _figures(model: SiteModel) -> list[str]:

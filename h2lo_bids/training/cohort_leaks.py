@@ -9,6 +9,7 @@ from pathlib import Path
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import CONTRASTS, EMBEDDED, Bundle, default_bundle
 from h2lo_bids.training.cohort import CohortScan, source_files
+from h2lo_bids.training.leaks import seen_in_training
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.training.scoring import training_subjects
 
@@ -49,7 +50,7 @@ def check_no_leak(
     if not people:
         return
     for bundle in bundles:
-        _check_bundle(bundle, people)
+        _check_bundle(bundle, people, tested)
     if not applied:
         _check_makers(cohort, bundles)
     own = {path for pair in tested for path in source_files(pair.sources, out_dir)}
@@ -68,12 +69,17 @@ def check_no_leak(
                 )
 
 
-def _check_bundle(bundle: Bundle, people: set[str]) -> None:
+def _check_bundle(bundle: Bundle, people: set[str], tested: Sequence[PreparedPair]) -> None:
     seen = training_subjects(bundle)
     if leaked := sorted(seen & people):
         raise UsageError(
-            f"model {bundle.path}: was trained on sub-{leaked[0]}, a test subject; take a model "
+            f"model {bundle.path}: was trained on sub-{leaked[0]}, a test subject; use a model "
             "that was fitted without the fold's test subjects"
+        )
+    for pair, label in seen_in_training(bundle, tested).items():
+        raise UsageError(
+            f"model {bundle.path}: was trained on sub-{label}, whose high-field image is that of "
+            f"the test subject sub-{pair.subject}; use a model that was fitted without it"
         )
     training = bundle.metadata.get("training_data") or {}
     if not seen and training.get("kind") != "none":

@@ -29,6 +29,7 @@ from h2lo_bids.training.foldjob import SCORES, FoldJob, fold_done, read_record
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
+from h2lo_bids.wording import counted
 
 if TYPE_CHECKING:
     from h2lo_bids.training.fit import FitResult
@@ -176,7 +177,7 @@ def fit_final(
         say("done already")
         return done
     common_frame(job.pairs_in("train", "validation"))
-    say(f"fitting to {len(job.subjects['train'])} subjects for {end} steps")
+    say(f"fitting to {counted(len(job.subjects['train']), 'subject')} for {counted(end, 'step')}")
     result = job.fit(_work(job, end), end, say)
     site = SiteModel(
         name=f"{job.method}_{job.contrast}_site",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +60,8 @@ def make_folds(
     validation: int | None = None,
     test: int | None = None,
     seed: int = 42,
+    same: Sequence[Sequence[str]] = (),
+    optional: bool = True,
 ) -> tuple[Fold, ...]:
     """Divide subjects at random, the same way for the same seed and labels.
 
@@ -77,6 +79,10 @@ def make_folds(
         the authors' do, and each subject tests equally often, or once more.
     seed
         Of the draws.
+    same
+        Groups of labels that are one person each, who stays together and counts once.
+    optional
+        Whether the run could do without folds, for the advice in an error.
 
     Returns
     -------
@@ -87,9 +93,10 @@ def make_folds(
     UsageError
         If a fold would have nobody to train on, validate or test.
     """
-    names = np.array(sorted(set(subjects)), dtype=object)
+    people = _people(subjects, same)
+    names = np.array(sorted(people), dtype=object)
     validation = max(1, round(len(names) / 10)) if validation is None else validation
-    _check_counts(len(names), folds, validation, test)
+    _check_counts(len(names), folds, validation, test, ", or use --folds 0" * optional)
     rng = np.random.default_rng([seed, len(names)])
     if test is None:
         tests = [set(part) for part in np.array_split(rng.permutation(names), folds)]
@@ -98,17 +105,64 @@ def make_folds(
     rest = [[name for name in names if name not in held] for held in tests]
     validations = _balanced(rest, validation, rng)
     parts = zip(rest, validations, tests, strict=True)
-    return tuple(_fold(k, set(r) - v, v, t) for k, (r, v, t) in enumerate(parts))
+    return tuple(
+        _fold(k, *(_labels(people, part) for part in (set(r) - v, v, t)))
+        for k, (r, v, t) in enumerate(parts)
+    )
+
+
+def _people(subjects: Sequence[str], same: Sequence[Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Return all labels of each person under the first of them."""
+    known = set(subjects)
+    groups = [own for group in same if (own := tuple(sorted(known & set(group))))]
+    alone = known.difference(*groups)
+    return {**{name: (name,) for name in alone}, **{group[0]: group for group in groups}}
+
+
+def _labels(people: dict[str, tuple[str, ...]], names: Iterable[str]) -> set[str]:
+    return {label for name in names for label in people[name]}
+
+
+def check_together(folds: Sequence[Fold], same: Sequence[Sequence[str]]) -> None:
+    """Refuse folds in which one person is in two parts.
+
+    Parameters
+    ----------
+    folds
+        That were given.
+    same
+        As for `make_folds`.
+
+    Raises
+    ------
+    UsageError
+        With the labels and both parts.
+    """
+    for fold in folds:
+        part_of = {label: part for part in PARTS for label in getattr(fold, part)}
+        for group in same:
+            first, *others = [label for label in group if label in part_of] or [""]
+            for other in others:
+                if part_of[other] != part_of[first]:
+                    raise UsageError(
+                        f"fold {fold.index}: sub-{first} ({part_of[first]}) and sub-{other} "
+                        f"({part_of[other]}) have the same high-field image; put them in one part "
+                        "of every fold, or remove one from the dataset"
+                    )
 
 
 def hold_out(
-    subjects: Sequence[str], *, validation: int | None = None, seed: int = 42
+    subjects: Sequence[str],
+    *,
+    validation: int | None = None,
+    seed: int = 42,
+    same: Sequence[Sequence[str]] = (),
 ) -> tuple[str, ...]:
     """Draw the subjects that choose the weights of a model without cross-validation.
 
     Parameters
     ----------
-    subjects, validation, seed
+    subjects, validation, seed, same
         As for `make_folds`.
 
     Returns
@@ -121,7 +175,9 @@ def hold_out(
     UsageError
         If nobody is left to train on.
     """
-    names = sorted(set(subjects))
+    people = _people(subjects, same)
+    names = sorted(people)
+    _check_two(len(names))
     validation = max(1, round(len(names) / 10)) if validation is None else validation
     if not 1 <= validation < len(names):
         raise UsageError(
@@ -129,7 +185,7 @@ def hold_out(
             "others to train; add pairs, or change --val-count"
         )
     drawn = np.random.default_rng([seed, len(names)]).choice(len(names), validation, replace=False)
-    return tuple(names[i] for i in sorted(drawn))
+    return tuple(sorted(_labels(people, (names[i] for i in drawn))))
 
 
 def ds006557_folds(
@@ -169,7 +225,7 @@ def ds006557_folds(
     for numbers, why in ((absent, "no pair"), (dropped, f"not in the authors' {contrast} list")):
         if numbers and note:
             listed = ", ".join(f"HYPE{n:02d}" for n in numbers)
-            note(f"{contrast}: left out of the authors' folds: {listed} ({why})")
+            note(f"{contrast}: not in the authors' folds: {listed} ({why})")
     folds = []
     for index, (validation, test) in enumerate(_AUTHORS_FOLDS):
         train = [n for n in _AUTHORS_SUBJECTS if n not in (*validation, *test)]
@@ -201,11 +257,23 @@ def _fold(index: int, train: set[str], validation: set[str], test: set[str]) -> 
     return Fold(index, *(tuple(sorted(part)) for part in (train, validation, test)))
 
 
-def _check_counts(subjects: int, folds: int, validation: int, test: int | None) -> None:
+def _check_two(subjects: int) -> None:
+    if subjects < 2:
+        raise UsageError(
+            f"only {counted(subjects, 'subject')} with a pair; two subjects are the least, one to "
+            "train and one to validate on; add pairs"
+        )
+
+
+def _check_counts(
+    subjects: int, folds: int, validation: int, test: int | None, otherwise: str
+) -> None:
+    _check_two(subjects)
     if folds < 1 or validation < 1 or (test is not None and test < 1):
         raise UsageError(
-            f"{folds} folds with {validation} subjects to validate and {test} to test make no "
-            "sense; all must be at least 1 (--folds 0 skips the cross-validation)"
+            f"folds ({folds}), validation subjects ({validation}) and test subjects "
+            f"({'any' if test is None else test}) must be at least 1 each; --folds 0 skips the "
+            "cross-validation"
         )
     # The largest of nearly equal test sets.
     largest = -(-subjects // folds) if test is None else test
@@ -214,12 +282,12 @@ def _check_counts(subjects: int, folds: int, validation: int, test: int | None) 
     usable = [
         k for k in range(2, subjects + 1) if subjects - -(-subjects // k) - validation >= 1
     ]  # fmt: skip
-    remedy = "add pairs, or use --folds 0"
+    remedy = f"add pairs{otherwise}"
     if test is not None:
-        remedy = "lower --test-count or --val-count, add pairs, or use --folds 0"
+        remedy = f"lower --test-count or --val-count, add pairs{otherwise}"
     elif usable:
         span = f"{usable[0]} to {usable[-1]}" if len(usable) > 1 else str(usable[0])
-        remedy = f"use --folds {span}, add pairs, or use --folds 0"
+        remedy = f"use --folds {span}, add pairs{otherwise}"
     held = f"{largest} to test and {validation} to validate each"
     raise UsageError(f"{_count(subjects)} cannot make {counted(folds, 'fold')} ({held}); {remedy}")
 

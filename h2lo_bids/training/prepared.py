@@ -92,6 +92,9 @@ class PreparedPair:
     task
         ``"synthesize"``, or ``"enhance"``: it is then read with input and target
         swapped. The files keep their names.
+    brain
+        Fingerprint of the high-field brain, from `h2lo_bids.training.leaks.encode`; empty
+        where the record has none.
     """
 
     subject: str
@@ -109,6 +112,7 @@ class PreparedPair:
     check: Check
     name: str = ""
     task: str = SYNTHESIZE
+    brain: str = field(default="", compare=False, repr=False)
 
     @property
     def source(self) -> Path:
@@ -261,6 +265,7 @@ def _read_record(record: Path, contrast: str) -> PreparedPair:
             sources=tuple(_text(uri) for uri in values["SourceScans"]),
             fingerprint=_text(values["Fingerprint"]),
             check=Check.from_dict(values["RegistrationCheck"]),
+            brain=str(values.get("BrainFingerprint", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
         raise BadDataError(f"{record}: is not the record of a pair ({err!r}); {remedy}") from err

@@ -34,9 +34,11 @@ from h2lo_bids.training.heldout import (
     score_pair,
     stranger_to,
 )
+from h2lo_bids.training.leaks import seen_in_training
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.wording import counted
 
 Named = tuple[str, Bundle]
 Say = Callable[[str], None]
@@ -104,13 +106,14 @@ def score_models(
     ------
     UsageError
         If there is nothing to score, two names are equal or cannot be a folder,
-        a model is of another contrast, or the models are of two tasks.
+        a model is of another contrast, the models are of two tasks, or a model was
+        trained on every pair's person under another label (on one, if `lost` is not given).
     BadDataError
         If a model is damaged, or a pair where `lost` is not given, or every pair.
     """
     say = progress or (lambda line: None)
     contrast, task = _check(models, pairs)
-    pairs = [pair.for_task(task) for pair in pairs]
+    pairs = [pair.for_task(task) for pair in _unseen(models, pairs, lost)]
     runs = [
         _Run(name, bundle, load_model(bundle), [*warnings_about(name, bundle, pairs)])
         for name, bundle in models
@@ -122,7 +125,10 @@ def score_models(
     options = EngineOptions(device=device, precision=precision)
     known = references or {}
     for number, prepared in enumerate(pairs, start=1):
-        say(f"{contrast}: scoring {prepared.name} ({number} of {len(pairs)})")
+        say(
+            f"{contrast}: scoring sub-{prepared.name or prepared.subject} "
+            f"({number} of {len(pairs)})"
+        )
         try:
             identity += _score_with_all(runs, prepared, options, seed, pairs, known)
         except BadDataError as err:
@@ -136,6 +142,28 @@ def score_models(
         folder = result_path(out_dir, "evaluated", contrast=contrast, model=run.name)
         _write(run, identity, scored, folder, known)
     return (*identity, *(s for run in runs for s in run.scores))
+
+
+def _unseen(
+    models: Sequence[Named],
+    pairs: Sequence[PreparedPair],
+    lost: Callable[[PreparedPair, str], None] | None,
+) -> list[PreparedPair]:
+    """Drop the pairs of people whom a model was trained on under another label.
+
+    Under their own label there is a warning: the user can see who they are.
+    """
+    seen: dict[PreparedPair, str] = {}
+    for name, bundle in models:
+        for pair, label in seen_in_training(bundle, pairs).items():
+            if label != pair.subject:
+                text = f"sub-{pair.subject} has the high-field image of sub-{label}, on whom model "
+                seen.setdefault(pair, f"{text}{name} was trained")
+    for pair, why in seen.items():
+        if lost is None or len(seen) == len(pairs):
+            raise UsageError(f"{why}; evaluate on other subjects, or with another --model")
+        lost(pair, f"{why}; not scored")
+    return [pair for pair in pairs if pair not in seen]
 
 
 def _score_with_all(
@@ -247,7 +275,7 @@ def warnings_about(name: str, bundle: Bundle, pairs: Sequence[PreparedPair]) -> 
         listed = ", ".join(f"sub-{label}" for label in seen)
         lines.append(
             f"model {name} was trained on subjects of these names: {listed}; if they are the same "
-            "people its figures are too good"
+            "people, its figures are better than on anyone else"
         )
     if bundle.frame.anchor == "array":
         lines.append(
@@ -261,7 +289,7 @@ def _check(models: Sequence[Named], pairs: Sequence[PreparedPair]) -> tuple[str,
     """Refuse what cannot be scored, and return the contrast and the task."""
     contrasts = sorted({pair.contrast for pair in pairs})
     if not models or len(contrasts) != 1:
-        found = f"{len(models)} models, and pairs of {', '.join(contrasts) or 'no contrast'}"
+        found = f"{counted(len(models), 'model')}, and pairs of {', '.join(contrasts) or 'none'}"
         raise UsageError(f"nothing to score: give models and pairs of one contrast, not {found}")
     tasks = sorted({bundle.task for _, bundle in models})
     if len(tasks) > 1:

@@ -192,7 +192,7 @@ class WritePair(H2loInterface):
 
         inputs = self.inputs
         out = {key: Path(inputs.out_dir) / name for key, name in inputs.out_names.items()}
-        files = self._images(folder)
+        files, brain = self._images(folder)
         out["record"].unlink(missing_ok=True)
         method = inputs.mask_method if isdefined(inputs.mask_method) else ""
         notes = [
@@ -204,17 +204,23 @@ class WritePair(H2loInterface):
         write_sidecar(out["mask"], {**inputs.sidecars["mask"], "BrainExtractionMethod": method})
         for key, file in files.items():
             atomic_write_bytes(out[key], file.read_bytes())
-        record = {**inputs.sidecars["lf"], "RegistrationCheck": inputs.check, "Warnings": notes}
+        record = {
+            **inputs.sidecars["lf"],
+            "RegistrationCheck": inputs.check,
+            "Warnings": notes,
+            "BrainFingerprint": brain,
+        }
         write_sidecar(out["lf"], record)
         return {"out_name": inputs.out_names["record"]}
 
-    def _images(self, folder: Path) -> dict[str, Path]:
-        """Divide both images by their largest value inside the pair's mask."""
+    def _images(self, folder: Path) -> tuple[dict[str, Path], str]:
+        """Divide both images by their largest value inside the pair's mask; describe the brain."""
         import numpy as np
 
         from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.normalise import max_normalise
         from h2lo_bids.imaging.resample import placed
+        from h2lo_bids.training.leaks import encode, fingerprint
 
         mask = load_image(self.inputs.mask_file)
         inside = np.asarray(mask.dataobj) > 0
@@ -222,9 +228,11 @@ class WritePair(H2loInterface):
         for key, path in (("hf", self.inputs.volume), ("lf", self.inputs.lowfield)):
             image = load_image(path)
             scaled = max_normalise(np.asarray(image.dataobj), inside, name=path)
+            if key == "hf":
+                brain = encode(fingerprint(scaled, inside, image.header.get_zooms()[:3]))
             files[key] = save_nifti(
                 placed(scaled, mask.affine, mask), folder / f"{key}.nii.gz", compresslevel=4
             )
         own = placed(inside.astype(np.uint8), mask.affine, mask)
         files["mask"] = save_nifti(own, folder / "mask.nii.gz")
-        return files
+        return files, brain

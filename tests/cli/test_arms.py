@@ -186,7 +186,7 @@ def test_leaks_are_refused_before_anything_is_fitted(root: Path, synthesized: Pa
     assert "a test subject" in done.stderr
     done = enhance(root / "bids", synthesized, *ARMS, "--cohort", root / "renamed")
     assert done.returncode != 0
-    assert "is the scan of the test subject" in done.stdout + done.stderr
+    assert "have the same high-field image" in done.stdout + done.stderr
     assert not [*synthesized.glob("folds/T1w/pfsr-arnold/*/record.json")]
 
 

@@ -200,6 +200,19 @@ def test_pairs_alone_write_nothing_else(root, tmp_path):
         f"{stem}{name}.nii.gz" for name in ("pairHF_T1w", "pairLF_T1w", "pair_mask")
     }
     assert not any(tmp_path.glob("*.html"))
+    assert done.stdout.count("error: ") == 1  # each failure is told once
+    assert "1 failed, 1 pair done; table of failures" in done.stdout
+    # A pair that is prepared already is flagged all the same.
+    (record,) = tmp_path.glob("sub-01/ses-HF/anat/*_desc-pairLF_T1w.json")
+    told = json.loads(record.read_text())
+    told["RegistrationCheck"] |= {"Flagged": True, "Reasons": ["the overlap is 0.31"]}
+    record.write_text(json.dumps(told))
+    done = h2lo(root / "bids", tmp_path, "participant", *words[:-1])
+    assert done.returncode == 0, done.stdout
+    assert "warning: T1w: sub-01 is flagged, its registration is doubtful: the overlap is 0.31" in (
+        done.stdout
+    )
+    assert "1 pair prepared; 1 flagged" in done.stdout
 
 
 def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
@@ -209,7 +222,46 @@ def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
     assert not (tmp_path / "out").exists()
     assert done.stdout.count("pair  ") == 4
     assert "T1w fold 1:" in done.stdout
-    assert "steps 8" in done.stdout
+    assert "T1w h2lo: 8 steps of 1 crop of 12 voxels a side" in done.stdout
+    assert "None" not in done.stdout
+
+
+def test_one_person_under_two_names_is_found_and_kept_together(root, tmp_path):
+    bids, out = tmp_path / "bids", tmp_path / "out"
+    shutil.copytree(root / "bids", bids, ignore=shutil.ignore_patterns(f"sub-{BAD}"))
+    for session in ("HF", "LF"):  # the mirror image of sub-01, of another type and scale
+        for name in (bids / f"sub-01/ses-{session}/anat").iterdir():
+            copy = Path(str(name).replace("sub-01", "sub-09"))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if name.suffix == ".json":
+                shutil.copy(name, copy)
+                continue
+            image = nib.load(name)
+            data = np.rint(7 * np.asarray(image.dataobj)[::-1]).astype(np.int16)
+            nib.save(nib.Nifti1Image(data, image.affine), copy)
+    divided = tmp_path / "folds.json"
+    divided.write_text(json.dumps([{"validation": ["02"], "test": ["09"]}]))
+    words = [*FIT, "--skip-bids-validation", "--folds"]
+    done = h2lo(bids, out, "group", *words, divided)
+    assert done.returncode == 64, done.stdout + done.stderr
+    assert "fold 0: sub-01 (train) and sub-09 (test) have the same high-field image" in done.stderr
+    done = h2lo(bids, out, "group", *words, "3", "--collect")  # fits nothing
+    assert "warning: T1w: sub-01 and sub-09 have the same high-field image" in done.stdout
+    with (out / "splits.tsv").open() as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    parts = {label: [r["part"] for r in rows if r["participant_id"] == label] for label in
+             ("sub-01", "sub-02", "sub-09")}  # fmt: skip
+    assert parts["sub-01"] == parts["sub-09"] != parts["sub-02"]
+
+
+@pytest.mark.parametrize("words", [[], ["--folds", "0"], ["--folds", "2"], ["--dry-run"]])
+def test_one_pair_is_too_few_whatever_is_asked(root, tmp_path, words):
+    people = ["--resolution", "8", "--nprocs", "1", "--participant-label", "01"]
+    done = h2lo(root / "bids", tmp_path / "out", "group", *people, *words)
+    assert done.returncode == 64, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "two subjects are the least" in line
+    assert "--" not in line  # no option changes that
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from h2lo_bids.cli.prepared import frame_of
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
+from h2lo_bids.models.collection import check_place
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.models.identity import Identity, IdentityArchitecture
@@ -123,6 +125,24 @@ def test_the_dry_run_names_the_model(models: Path) -> None:
     assert _model(given, "T2w") == str(models / "h2lo_T2w")
     assert _model(settings(method=("identity",)), "T1w") == "embedded identity"
     assert _model(settings(), "T1w") == "embedded"
+
+
+def test_a_part_or_a_parent_of_a_model_names_what_is_meant(models: Path, tmp_path: Path) -> None:
+    training = tmp_path / "out"
+    shutil.copytree(models, training / "models")
+    bundle = next(path.parent for path in sorted(training.glob("models/*/metadata.json")))
+    (bundle / "members").mkdir(exist_ok=True)
+    for good in (bundle, training / "models", tmp_path):
+        check_place(good)  # the last holds no model at all: others will say so
+    for given, meant in (
+        (training, training / "models"),
+        (bundle / "weights.safetensors", bundle),
+        (bundle / "README.md", bundle),
+        (bundle / "members", bundle),
+        (bundle / "members" / "0.safetensors", bundle),
+    ):
+        with pytest.raises(UsageError, match=rf"^{given}: .*: {meant}$"):
+            check_place(given)
 
 
 def test_one_method_makes_the_images() -> None:

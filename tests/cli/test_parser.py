@@ -167,8 +167,8 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
         ("group --folds 0 --fold 1", 64, "leave one of them out"),
         ("group --folds 0 --no-final", 64, "nothing to fit"),
         ("group --fold 0 --collect", 64, "leave one of them out"),
-        ("group --folds ds006557 --test-count 3", 64, "of no use"),
-        ("group --folds ds006557 --val-count 3", 64, "of no use"),
+        ("group --folds ds006557 --test-count 3", 64, "has no effect"),
+        ("group --folds ds006557 --val-count 3", 64, "has no effect"),
         ("group --folds 0 --test-count 3", 64, "tests nobody"),
         ("group --protocol paper --batch 2", 64, "one volume per step"),
         ("group --method pix2pix --trunk mlp", 64, "--trunk means nothing to pix2pix"),
@@ -224,7 +224,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("nproc = 4", "did you mean 'nprocs'"),
+        ("nproc = 4", "did you mean nprocs"),
         ("config-file = 'x'", "unknown option 'config-file'"),
         ("nprocs = true", "not a value"),
         ("nprocs = 0", "whole number of 1 to 1000000000"),
@@ -270,6 +270,54 @@ def test_a_wrong_word_is_a_usage_error_of_one_line(words, capsys):
     assert main([*BASE, *words]) == 64
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("h2lo: error: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "taken", "right"),
+    [
+        ("--participant-label 01 bids out participant", "bids, out and participant",
+         "bids out participant --participant-label 01"),
+        ("bids out --participant-label 01 02 participant --sloppy", "participant",
+         "bids out participant --participant-label 01 02 --sloppy"),
+        ("--sloppy --participant-label /a/bids --nprocs 2", "", ""),
+        ("--filter acq=MPRAGE /a/bids /a/out group", "/a/bids, /a/out and group",
+         "/a/bids /a/out group --filter acq=MPRAGE"),
+        ("bids --hf ses-A out train --nprocs=2", "out and train",
+         "bids out train --hf ses-A --nprocs=2"),
+        ("bids out --participant-label 01 02", "", ""),
+    ],
+)  # fmt: skip
+def test_an_option_that_took_the_positional_words_is_named(words, taken, right) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_settings(words.split())
+    told = str(caught.value)
+    assert ("took" in told) == bool(taken)
+    if taken:
+        assert f"took {taken} as well" in told
+        assert told.endswith(f": h2lo {right}")
+        read_settings(right.split())  # and that is right
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("participant --sloopy", "--sloppy"),
+        ("participant --nproc=4", "--nprocs"),
+        ("participant --participant-lable 01", "--participant-label"),
+        ("group --method H2LO", "h2lo"),
+        ("group --contrast T1", "T1w"),
+        ("participant --skull-strip deepbeet", "deepbet"),
+        ("particpant", "participant"),
+        ("Group", "group"),
+        ("participant --xyzzy", None),
+        ("xyzzy", None),
+    ],
+)
+def test_what_was_probably_meant_is_named(words, meant) -> None:
+    with pytest.raises((UsageError, UnknownLevelError)) as caught:
+        read_settings(["bids", "out", *words.split()])
+    told = str(caught.value)
+    assert told.endswith(f"; did you mean {meant}?") if meant else "did you mean" not in told
 
 
 def test_an_unknown_level_has_its_own_code():

@@ -145,6 +145,12 @@ def test_command_line(tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_misspelt_option_is_one_line_with_what_was_meant(tmp_path: Path, capsys) -> None:
+    assert main([str(tmp_path / "out"), "--subject", "2"]) == 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("did you mean --subjects?")
+
+
 @pytest.mark.slow
 def test_bids_validator_finds_no_error(tmp_path: Path) -> None:
     validator = find_validator()

@@ -11,7 +11,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
-from h2lo_bids.training.folds import Fold, ds006557_folds, hold_out, make_folds
+from h2lo_bids.training.folds import (
+    Fold,
+    check_together,
+    ds006557_folds,
+    hold_out,
+    make_folds,
+)
 from h2lo_bids.training.splits import read_folds, write_splits
 
 HYPE = [f"HYPE{n:02d}" for n in range(23)]
@@ -102,8 +108,39 @@ def test_remedy_of_too_many_folds_works() -> None:
                 assert possible == list(range(possible[0], possible[-1] + 1))
 
 
+@pytest.mark.parametrize("test", [None, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_one_person_stays_on_one_side(test: int | None, seed: int) -> None:
+    people, same = labels(9), [("s000", "s004", "s007"), ("s002", "s003")]
+    assert {label for group in same for label in group} < set(people)
+    folds = make_folds(people, folds=3, test=test, seed=seed, same=same)
+    check(folds, people)
+    for fold in folds:
+        parts = [{*fold.train}, {*fold.validation}, {*fold.test}]
+        assert all(any({*group} <= part for part in parts) for group in same)
+    if test is None:
+        assert sorted(s for fold in folds for s in fold.test) == people
+    held = hold_out(people, validation=4, seed=seed, same=same)
+    assert all({*group} <= {*held} or not {*group} & {*held} for group in same)
+    check_together(folds, same)
+
+
+def test_one_person_under_two_names_is_one_subject() -> None:
+    with pytest.raises(UsageError, match="only 1 subject with a pair; two subjects are the least"):
+        hold_out(["a", "b"], same=[("a", "b")])
+    with pytest.raises(UsageError, match="only 1 subject with a pair; two subjects are the least"):
+        make_folds(["a", "b"], folds=5, same=[("a", "b")])
+
+
+def test_given_folds_that_divide_a_person_are_refused() -> None:
+    folds = (Fold(0, ("a", "b"), ("c",), ("d",)), Fold(1, ("a", "c"), ("b",), ("d",)))
+    check_together(folds, [("c", "x")])  # x is in no part
+    with pytest.raises(UsageError, match=r"fold 1: sub-a \(train\) and sub-b \(validation\) have"):
+        check_together(folds, [("a", "b")])
+
+
 def test_holding_out_everybody_is_refused() -> None:
-    with pytest.raises(UsageError, match="1 subject with pairs cannot be divided"):
+    with pytest.raises(UsageError, match="only 1 subject with a pair; two subjects are the least"):
         hold_out(["a"])
 
 
@@ -129,8 +166,8 @@ def test_the_authors_folds_with_other_subjects() -> None:
     notes: list[str] = []
     folds = ds006557_folds([h for h in HYPE if h not in ("HYPE00", "HYPE20")], "T1w", notes.append)
     assert notes == [
-        "T1w: left out of the authors' folds: HYPE00, HYPE20 (no pair)",
-        "T1w: left out of the authors' folds: HYPE06 (not in the authors' T1w list)",
+        "T1w: not in the authors' folds: HYPE00, HYPE20 (no pair)",
+        "T1w: not in the authors' folds: HYPE06 (not in the authors' T1w list)",
     ]
     assert folds[0].test == ("HYPE16", "HYPE17", "HYPE18", "HYPE19", "HYPE21", "HYPE22")
     bare = ds006557_folds([str(n) for n in range(23)], "T2w")

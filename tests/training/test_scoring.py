@@ -31,6 +31,7 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.training.heldout import predict_pair, score_pair, stranger_to
+from h2lo_bids.training.leaks import encode, fingerprint
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.pictures import pictures_of, read_pictures, write_pictures
 from h2lo_bids.training.prepared import Check, PreparedPair, read_prepared
@@ -276,6 +277,29 @@ def test_other_spacings_and_array_frames_are_scored(
         expected = score_pair(None, pair, method="m", predicted=predicted)
         for found, wanted in zip(scores[2:], expected, strict=True):
             assert found.values == pytest.approx(wanted.values, rel=1e-5)
+
+
+def test_a_training_subject_under_another_name_is_not_scored(
+    tmp_path: Path, pairs: list[PreparedPair]
+) -> None:
+    # The model's sub-07 is the person who is sub-03 here.
+    seen = encode(
+        fingerprint(*(nib.load(p).get_fdata() for p in (pairs[1].hf, pairs[1].mask)), (2,) * 3)
+    )
+    told = {"kind": "real", "subjects": ["07"], "fingerprints": {"07": [seen]}}
+    bundle = bundle_of(tmp_path / "m", metadata={"training_data": told})
+    lost: list[str] = []
+    scores = score_models(
+        [("m", bundle)], pairs, out_dir=tmp_path / "o", lost=lambda pair, line: lost.append(line)
+    )
+    assert {score.subject for score in scores} == {"01"}
+    (line,) = lost
+    assert line.startswith("sub-03 has the high-field image of sub-07, on whom model m was trained")
+    # Nothing is left, or nobody is there to hear of it.
+    for chosen, more in ((pairs[1:], {"lost": lambda pair, line: None}), (pairs, {})):
+        with pytest.raises(UsageError, match="sub-03 has the high-field image of sub-07"):
+            score_models([("m", bundle)], chosen, out_dir=tmp_path / "p", **more)
+    assert not (tmp_path / "p").exists()
 
 
 def test_what_cannot_be_scored_is_refused_in_a_line(
