@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 
+from h2lo_bids.imaging.brain.stripped import cut_share
 from h2lo_bids.imaging.resample import FWHM_PER_SIGMA, block_means, spacing_of
 
 CELL_MM = 8.0
@@ -40,6 +41,9 @@ MIN_FIT = 0.75
 """Least fit of that other orientation: what looks like no brain has no orientation."""
 MAX_CUT = 0.15
 """Share of the face of the brain's box at a border of the image, beyond which part is missing."""
+
+Turn = tuple[tuple[int, ...], tuple[int, ...]]
+"""Along which world axis the head's right, anterior and superior lie, and with which sign."""
 
 _TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 _FINE_MM = 3.0
@@ -69,7 +73,7 @@ def orientation_note(image: Any, mask: Any, name: str) -> str | None:
         One line. None too where the image shows too little of the brain to tell.
     """
     inside = np.asarray(mask.dataobj) > 0
-    if not inside.any() or _cut(inside) > MAX_CUT:
+    if not inside.any() or cut_share(inside) > MAX_CUT:
         return None
     fits = orientation_fits(image, mask)
     best = max(fits, key=lambda turn: fits[turn])
@@ -83,9 +87,7 @@ def orientation_note(image: Any, mask: Any, name: str) -> str | None:
     )
 
 
-def orientation_fits(
-    image: Any, mask: Any
-) -> dict[tuple[tuple[int, ...], tuple[int, ...]], float]:
+def orientation_fits(image: Any, mask: Any) -> dict[Turn, float]:
     """Return how well a brain fits the template's in each of 24 orientations.
 
     Parameters
@@ -96,8 +98,7 @@ def orientation_fits(
     Returns
     -------
     dict
-        By which world axis the head's right, anterior and superior lie along, and with
-        which sign: the share of the image's energy in the brain that a mix of the
+        By `Turn`: the share of the image's energy in the brain that a mix of the
         template's shape and intensity explains. The header's own orientation is
         ``((0, 1, 2), (1, 1, 1))``, the first.
     """
@@ -156,7 +157,7 @@ def _cube(
     return [map_coordinates(part, voxels, order=1).reshape((CELLS,) * 3) for part in smooth]
 
 
-def _codes(told: str, turn: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
+def _codes(told: str, turn: Turn) -> str:
     """Name the voxel axes' directions in the head, from those that the header names."""
     order, signs = turn
     world = dict(zip(order, zip("RAS", "LPI", strict=True), strict=True))

@@ -68,9 +68,7 @@ class FindBrain(H2loInterface):
         threads = self.inputs.num_threads
         if not isdefined(self.inputs.given_mask):
             weights = self.inputs.weights if isdefined(self.inputs.weights) else None
-            return extract_brain(
-                image, method=self.inputs.method, weights=weights, threads=threads
-            )
+            return extract_brain(image, method=self.inputs.method, weights=weights, threads=threads)
         given = self._given(image)
         method = "auto" if looks_stripped(image) else "deepbet"  # SynthStrip takes a minute
         try:

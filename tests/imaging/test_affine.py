@@ -85,14 +85,12 @@ def test_impossible_sform(tmp_path: Path, bad: np.ndarray, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("length", "warned"), [(1, 0), (1.0000004, 0), (1 + 1e-5, 0), (1.5, 1)]
-)
+@pytest.mark.parametrize(("length", "warned"), [(1, 0), (1.0000004, 0), (1 + 1e-5, 0), (1.5, 1)])
 @pytest.mark.parametrize("qfac", [-1.0, 0.0, 1.0, -0.99999, 1.00001, np.nan])
 def test_a_quaternion_too_long_is_a_half_turn(
     tmp_path: Path, length: float, warned: int, qfac: float
 ) -> None:
-    """What nifti1_io, and so FSL and ITK, make of it: the axis says all, the turn is 180 degrees."""
+    """What nifti1_io, and so FSL and ITK, make of it: 180 degrees about the axis."""
     axis = np.array([0.6, 0.0, 0.8])
     path = save(tmp_path, None, 0, OTHER, 1)
     header = {"quatern_b": 0.6, "quatern_c": 0.0, "quatern_d": 0.8}

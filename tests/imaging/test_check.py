@@ -131,9 +131,7 @@ def test_truncated_gzip(tmp_path: Path, share: float) -> None:
     ("tail", "warned"),
     [(bytes(3000), False), (b"\0\0", False), (b"garbage", True), (bytes(9) + b"\x1f?", True)],
 )
-def test_bytes_after_the_gzip_stream(
-    tmp_path: Path, side: int, tail: bytes, warned: bool
-) -> None:
+def test_bytes_after_the_gzip_stream(tmp_path: Path, side: int, tail: bytes, warned: bool) -> None:
     data = RNG.integers(0, 255, (side, 4, 4), dtype=np.uint8)
     path = write(tmp_path / "tail.nii.gz", data)
     path.write_bytes(path.read_bytes() + tail)

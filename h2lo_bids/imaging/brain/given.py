@@ -18,7 +18,7 @@ SHARE_DISTANCE_MM = 4.0
 MASK_RANGE_ML = (50.0, 3000.0)
 """Volumes that a given mask may have: from a slab or an unborn child to a large hydrocephalus."""
 MIN_IN_HEAD = 0.75
-"""Share of a given mask that must not lie in the background: 0.95 or more on real and simulated heads."""
+"""Share of a given mask that must not lie in the background: 0.95 on real and simulated heads."""
 EXPECTED_DICE = 0.8
 """Overlap with the brain that extraction finds, below which a given mask is doubtful."""
 _GRID_TOLERANCE_MM = 0.1
