@@ -9,7 +9,7 @@ from h2lo_bids.cli.modelchoice import named_models
 from h2lo_bids.cli.prepared import usable_pairs
 from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.scores import CONVENTIONS, IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.tables import markdown_table, write_tables
 from h2lo_bids.training.scoring import score_models
 
@@ -72,8 +72,9 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
         stem = settings.out_dir / f"evaluation_{contrast}"
         # All of a contrast are of one task, or scoring would have refused them.
         titles = {IDENTITY: IDENTITY_TITLES[models[contrast][0][1].task]}
-        summary = write_tables(stem, scores, titles)
-        text = markdown_table(summary, titles)
+        how = settings.metrics_convention
+        summary = write_tables(stem, scores, titles, convention=how)
+        text = markdown_table(summary, titles, notes=(CONVENTIONS[how],))
         send({"event": "table", "contrast": contrast, "text": text})
         tables.append(f"{stem}_table.md")
     if not tables:
