@@ -142,7 +142,7 @@ def test_given_masks_of_no_brain_are_refused_by_their_file() -> None:
         (np.ones_like(brain), "inverted"),
         (0.4 * brain, "empty"),
         (-1.0 * brain, "empty"),
-        (ellipsoid((95, 110, 95)), "415. ml"),
+        (ellipsoid((95, 110, 95)), "415. ml of scan.nii.gz"),  # a whole head
         (speck, "[34] ml"),
         (beside, "in the background of scan.nii.gz"),
     ):
