@@ -39,7 +39,8 @@ _UNKNOWN = "unknown: the file does not say what it was trained on"
 
 _CARD = """# H2LO, weights in the layout of the authors' release
 
-Imported from `{name}`, of the layout of arXiv 2603.24968's code. Trained {training}.
+Imported from `{name}`, of the layout of arXiv 2603.24968's code. Training:
+{training}.
 Its contrast, {contrast}, is {source}. Positions are those of the scan's own array in RAS order,
 neither centred nor resampled beyond 1 mm, as in that code.
 """

@@ -194,6 +194,8 @@ def test_pairs_alone_write_nothing_else(root, tmp_path):
     words = ["--pairs", "--resolution", "8", "--participant-label", "01", BAD]
     done = h2lo(root / "bids", tmp_path, "participant", *words)
     assert done.returncode == 1, done.stdout
+    # What was noticed of both scans is told here, and not in the record alone.
+    assert done.stdout.count("not skull-stripped, as it has no skull") == 2
     names = {p.name for p in tmp_path.glob("sub-*/**/*") if p.is_file()}
     stem = "sub-01_ses-HF_res-model_desc-"
     assert {n for n in names if n.endswith("nii.gz")} == {
