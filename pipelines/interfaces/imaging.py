@@ -75,7 +75,7 @@ class FindBrain(H2loInterface):
             found = extract_brain(image, method=method, threads=threads)
         except BadDataError:  # what masks are given for
             return given
-        return compare_masks(given, found, str(self.inputs.given_mask), str(self.inputs.in_file))
+        return compare_masks(given, found, str(self.inputs.given_mask), image)
 
     def _given(self, image: Any) -> Any:
         """Use the mask that was given, and what was noticed about its file."""

@@ -160,9 +160,16 @@ def test_a_given_mask_of_another_place_is_noted() -> None:
     for shift, notes in ((0, 0), (2, 0), (9, 1)):
         mask = nifti(np.roll(brain, shift, 1).astype(np.uint8))
         given = use_given_mask(mask, image)
-        compared = compare_masks(given, found, "mask.nii.gz", "scan.nii.gz")
+        compared = compare_masks(given, found, "mask.nii.gz", image)
         assert [line.startswith("mask.nii.gz: ") for line in compared.notes] == [True] * notes
         np.testing.assert_array_equal(compared.image.dataobj, given.image.dataobj)
+    elsewhere = nifti(np.roll(brain, 16, 1).astype(np.uint8))  # 64 of 160 mm: most lies beside
+    given = BrainMask(elsewhere, "given")
+    with pytest.raises(BadDataError, match=r"^mask\.nii\.gz: .* Dice of 0\.4"):
+        compare_masks(given, found, "mask.nii.gz", image)
+    # What extraction finds may be no brain: then the mask that was given is believed.
+    rod = BrainMask(nifti(ellipsoid((15, 90, 15)).astype(np.uint8)), "deepbet")
+    assert len(compare_masks(given, rod, "mask.nii.gz", image).notes) == 1
 
 
 def test_given_mask_on_another_grid() -> None:

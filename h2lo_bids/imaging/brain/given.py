@@ -21,6 +21,8 @@ MIN_IN_HEAD = 0.75
 """Share of a given mask that must not lie in the background: 0.95 on real and simulated heads."""
 EXPECTED_DICE = 0.8
 """Overlap with the brain that extraction finds, below which a given mask is doubtful."""
+MIN_DICE = 0.5
+"""Below it the mask is refused, if what extraction finds has a brain's shape."""
 _GRID_TOLERANCE_MM = 0.1
 _BLOCK_MM = 4.0
 
@@ -104,30 +106,41 @@ def _share_in_head(inside: np.ndarray, image: Any) -> float:
     return float(np.mean(data[counted] > bright.mean() / 8))
 
 
-def compare_masks(given: BrainMask, found: BrainMask, name: str, label: str) -> BrainMask:
-    """Note on a given mask that it differs from what extraction finds.
+def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> BrainMask:
+    """Note on a given mask that it differs from what extraction finds, or refuse it.
 
     Parameters
     ----------
     given, found
         The mask to use, and what `extract_brain` finds, on the scan's grid.
-    name, label
-        Files of the mask and of the scan.
+    name
+        The mask's file.
+    image
+        The scan.
 
     Returns
     -------
     BrainMask
         `given`, with a note if it is another brain or lies elsewhere.
+
+    Raises
+    ------
+    BadDataError
+        If it lies mostly elsewhere, and extraction found what has the shape of a brain.
     """
+    from h2lo_bids.imaging.orientation import MIN_FIT, orientation_fits
+
     mine, other = (np.asarray(mask.image.dataobj) > 0 for mask in (given, found))
     dice = 2 * np.count_nonzero(mine & other) / max(1, mine.sum() + other.sum())
     if dice >= EXPECTED_DICE:
         return given
-    note = (
-        f"{name}: this brain mask and the brain that {found.method} finds in {label} overlap by "
-        f"a Dice of {dice:.2f} only; check that it is of this scan"
+    told = (
+        f"{name}: this brain mask and the brain that {found.method} finds in {name_of(image)} "
+        f"overlap by a Dice of {dice:.2f} only"
     )
-    return replace(given, notes=(*given.notes, note))
+    if dice < MIN_DICE and max(orientation_fits(image, found.image).values()) >= MIN_FIT:
+        raise BadDataError(f"{told}; {_REMEDY}")
+    return replace(given, notes=(*given.notes, f"{told}; check that it is of this scan"))
 
 
 def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
