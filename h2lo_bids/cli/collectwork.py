@@ -55,7 +55,10 @@ def collect(task: CollectTask, send: Send) -> dict[str, Any]:
         first = reference_of(settings, titles)
         planned = [fold.index for fold in folds]
         named = {IDENTITY: IDENTITY_TITLES[settings.task], **titles}
-        write_tables(stem, scores, named, reference=first, folds=planned, wanted=settings.arms)
+        write_tables(
+            stem, scores, named, reference=first, folds=planned, wanted=settings.arms,
+            convention=settings.metrics_convention,
+        )  # fmt: skip
         text = Path(f"{stem}_table.md").read_text(encoding="utf-8")
         send({"event": "table", "contrast": contrast, "text": text})
         tables.append(f"{stem}_table.md")

@@ -34,7 +34,10 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
     (*LEVELS, _ENHANCE, _GROUP, _BENCHMARK): ("task", "precision", "device", "reports_only"),
     _ON_PAIRS: ("contrast", "hf", "lf_dir", "resolution"),
     (*_ON_PAIRS, _ENHANCE): ("lf", "lf_fusion"),
-    ("group", "evaluate", "benchmark", _GROUP, _BENCHMARK): ("keep_flagged_pairs",),
+    ("group", "evaluate", "benchmark", _GROUP, _BENCHMARK): (
+        "keep_flagged_pairs",
+        "metrics_convention",
+    ),
     ("group", "benchmark"): (
         "protocol",
         "steps",

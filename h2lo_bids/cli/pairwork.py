@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from h2lo_bids.bids.content import read_json
+from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
 from h2lo_bids.cli.failures import Failed
@@ -121,6 +123,11 @@ def _prepare(task: PairTask, send: Send) -> dict[str, Any]:
         send({"event": "failed", "failed": asdict(failed)})
     for name in (*outcome.made, *outcome.kept):
         send({"event": "done", "scan": scans[name]})
+    for pair in task.pairs:
+        if pair.name in outcome.made:
+            record = pair_paths(settings.out_dir, pair.hf, pair.contrast)["record"]
+            for text in read_json(record).get("Warnings", ()):
+                send({"event": "note", "level": "warning", "text": text})
     return {"event": "end"}
 
 

@@ -7,6 +7,7 @@ import argparse
 from h2lo_bids.cli import convert
 from h2lo_bids.cli.settings import (
     FUSIONS,
+    METRICS_CONVENTIONS,
     PROTOCOLS,
     SAMPLINGS,
     TRUNKS,
@@ -70,6 +71,12 @@ def add_pairs(group: argparse._ArgumentGroup) -> None:
         "--keep-flagged-pairs",
         action="store_true",
         help="also use the pairs that the registration check flags",
+    )
+    add(
+        "--metrics-convention",
+        choices=METRICS_CONVENTIONS,
+        help="what PSNR, SSIM and NCC in the tables are of: predictions clipped to [0, 1], or as "
+        "they come, as in the authors' release " + _default("metrics_convention"),
     )
 
 

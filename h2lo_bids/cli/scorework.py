@@ -15,7 +15,7 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import BadDataError, H2loError
 from h2lo_bids.evaluation.realism import Appearance, appearance
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.scores import CONVENTIONS, IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.tables import markdown_table, write_tables
 from h2lo_bids.imaging.brain import extract_brain
 from h2lo_bids.imaging.check import load_checked
@@ -83,8 +83,9 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
         stem = settings.out_dir / f"evaluation_{contrast}"
         # All of a contrast are of one task, or scoring would have refused them.
         titles = {IDENTITY: IDENTITY_TITLES[models[contrast][0][1].task]}
-        summary = write_tables(stem, scores, titles)
-        text = markdown_table(summary, titles)
+        how = settings.metrics_convention
+        summary = write_tables(stem, scores, titles, convention=how)
+        text = markdown_table(summary, titles, notes=(CONVENTIONS[how],))
         send({"event": "table", "contrast": contrast, "text": text})
         tables.append(f"{stem}_table.md")
     for own, path in settings.realism_reference:

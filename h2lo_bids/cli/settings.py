@@ -25,6 +25,7 @@ ARMS = (
 )  # fmt: skip
 """Rows of the paper's Table 2, and of the two ablations."""
 AUGMENTATIONS = ("none", FLIP_ROTATE)
+METRICS_CONVENTIONS = ("clipped", "release")
 PROTOCOLS = ("default", "paper")
 SAMPLINGS = ("patch", "volume")
 TRUNKS = ("siren", "mlp")
@@ -79,6 +80,7 @@ class Settings:
     lf_fusion: str = "auto"
     resolution: float | None = None
     keep_flagged_pairs: bool = False
+    metrics_convention: str = "clipped"
     # fitting; None leaves a value to the protocol
     protocol: str = "default"
     steps: int | None = None

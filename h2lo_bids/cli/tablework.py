@@ -18,7 +18,7 @@ from h2lo_bids.evaluation.layout import Block, Row, Table
 from h2lo_bids.evaluation.layout_text import write_layout
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.paper import paper_figures
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score, under
 from h2lo_bids.evaluation.statistics import compare, summarise
 from h2lo_bids.evaluation.tables import write_comparisons
 from h2lo_bids.reports.table_page import write_table_page
@@ -66,11 +66,13 @@ def make_table(task: TableTask, send: Send) -> dict[str, Any]:
     own: dict[str, Any] = {"name": "table1", "title": TITLE, "values": VALUES, "shown": SHOWN}
     if settings.fits_enhancer:
         own = TABLE_2
-    table = Table(metrics=METRICS, blocks=tuple(blocks), printed=paper_figures(own["name"]), **own)
+    how = settings.metrics_convention
+    own = {**own, "blocks": tuple(blocks), "convention": how}
+    table = Table(metrics=METRICS, printed=paper_figures(own["name"]), **own)
     for block in blocks:
         titles = {row.name: row.title for row in block.rows}
         path = settings.out_dir / f"{table.name}_{block.contrast}_comparisons.tsv"
-        write_comparisons(path, block.comparisons, titles)
+        write_comparisons(path, block.comparisons, titles, how)
     write_layout(settings.out_dir, table)
     return {"event": "table written", "path": str(write_table_page(settings.out_dir, table))}
 
@@ -79,6 +81,7 @@ def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Sen
     scores, named = gather_scores(settings, contrast, folds, send)
     if not scores:
         return None
+    scores = list(under(scores, settings.metrics_convention))
     titles = {IDENTITY: IDENTITY_TITLES[settings.task], **named}
     records = _records(settings.out_dir, contrast, scores)
     partial = incomplete(scores)

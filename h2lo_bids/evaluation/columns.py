@@ -8,6 +8,7 @@ from typing import Any
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.metrics import FOREGROUND
 from h2lo_bids.evaluation.realism import FREQUENCIES, HALF_PITCH_MM
+from h2lo_bids.evaluation.scores import CLIPPED, CONVENTIONS, RELEASE
 
 Columns = dict[str, dict[str, Any]]
 
@@ -60,8 +61,8 @@ REALISM = {
 """Description and unit of each measure of a `Realism`, in the order of the table."""
 
 
-def of_scores(titles: Mapping[str, str]) -> Columns:
-    """Describe the columns of the scores; `titles` are the methods'."""
+def of_scores(titles: Mapping[str, str], unclipped: Sequence[str] = ()) -> Columns:
+    """Describe the columns of the scores; `titles` are the methods', `unclipped` metrics."""
     regions = {name: text for name, text in _REGION["Levels"].items() if name != "paper"}  # type: ignore[attr-defined]
     return {
         "participant_id": {"Description": "Label of the participant"},
@@ -77,6 +78,14 @@ def of_scores(titles: Mapping[str, str]) -> Columns:
                 "Units": m.unit,
             }
             for key, m in CATALOGUE.items()
+        },
+        **{
+            f"{key}_{RELEASE}": {
+                "LongName": f"{CATALOGUE[key].title}, not clipped",
+                "Description": f"{CATALOGUE[key].description}; {CONVENTIONS[RELEASE]}",
+                "Units": CATALOGUE[key].unit,
+            }
+            for key in unclipped
         },
     }
 
@@ -98,11 +107,13 @@ def of_realism(titles: Mapping[str, str]) -> Columns:
     }
 
 
-def of_summary(titles: Mapping[str, str], folds: Sequence[int]) -> Columns:
+def of_summary(
+    titles: Mapping[str, str], folds: Sequence[int], convention: str = CLIPPED
+) -> Columns:
     """Describe the columns of the summary, with one per fold."""
     return {
         "method": _method("What was compared with the low-field image", titles),
-        "metric": _metric(),
+        "metric": _metric(convention),
         "region": _REGION,
         "n": {"Description": "Participants with a finite value; their sessions are averaged"},
         "mean": {"Description": "Mean of the fold means, or over participants: see std_over"},
@@ -123,12 +134,12 @@ def of_summary(titles: Mapping[str, str], folds: Sequence[int]) -> Columns:
     }
 
 
-def of_comparisons(titles: Mapping[str, str]) -> Columns:
+def of_comparisons(titles: Mapping[str, str], convention: str = CLIPPED) -> Columns:
     """Describe the columns of the comparisons."""
     return {
         "method": _method("The first of the two methods", titles),
         "versus": _method("The second", titles),
-        "metric": _metric(),
+        "metric": _metric(convention),
         "region": _REGION,
         "n": {
             "Description": "Participants with finite values of both; folds whose test sets overlap "
@@ -156,9 +167,13 @@ def _method(description: str, titles: Mapping[str, str]) -> dict[str, Any]:
     return {"Description": description, "Levels": dict(titles)}
 
 
-def _metric() -> dict[str, Any]:
+def _metric(convention: str) -> dict[str, Any]:
     levels = {
         key: f"{m.description} (unit: {m.unit}; {'higher' if m.higher else 'lower'} is better)"
         for key, m in CATALOGUE.items()
     }
-    return {"Description": "What was measured", "Levels": levels}
+    return {
+        "Description": f"What was measured. {CONVENTIONS[convention]}",
+        "Levels": levels,
+        "MetricsConvention": convention,
+    }

@@ -15,6 +15,7 @@ from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.coverage import MARK
 from h2lo_bids.evaluation.paper import CITATION, GROUP, Printed
 from h2lo_bids.evaluation.places import places
+from h2lo_bids.evaluation.scores import CLIPPED
 from h2lo_bids.evaluation.statistics import Comparison, Summary
 
 NOTHING = "\N{EN DASH}"
@@ -125,6 +126,8 @@ class Table:
         Of the paper's own figures.
     task
         What the methods are for.
+    convention
+        A key of `h2lo_bids.evaluation.scores.CONVENTIONS`.
     """
 
     name: str
@@ -137,6 +140,7 @@ class Table:
     notes: tuple[str, ...] = ()
     citation: str = CITATION
     task: str = "synthesize"
+    convention: str = CLIPPED
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.layout import Block, Cell, Head, Row, Table, lay_out, number
 from h2lo_bids.evaluation.paper import GROUP
+from h2lo_bids.evaluation.scores import CONVENTIONS
 from h2lo_bids.evaluation.tables import EMPHASIS, write_table
 
 Columns = dict[str, dict[str, Any]]
@@ -19,6 +20,11 @@ CAPTION = (
     "participants and take no place. PSNR, SSIM and NCC run over the whole volume, the other "
     "metrics over the foreground, as in the paper."
 )
+
+
+def caption_of(table: Table) -> str:
+    """Return what stands below a table, in every format."""
+    return f"{CAPTION} {CONVENTIONS[table.convention]}"
 
 
 def write_layout(folder: Path, table: Table) -> tuple[Path, ...]:
@@ -68,6 +74,7 @@ def columns(table: Table) -> Columns:
         }
         for part, text in what.items():
             found[f"{key}_{part}"] = {"LongName": f"{info.title}, {part}", "Description": text}
+            found[f"{key}_{part}"]["MetricsConvention"] = table.convention
             if part != "place":
                 found[f"{key}_{part}"]["Units"] = info.unit
     for value in table.values:
@@ -97,7 +104,7 @@ def markdown(table: Table, blocks: tuple[Block, ...] | None = None) -> str:
         parts += [f"## {block.contrast}", "\n".join(lines), *_list(block.notes)]
         if block.comparisons:
             parts += ["### Paired tests", _tests(table, block)]
-    parts.append(CAPTION)
+    parts.append(caption_of(table))
     if any(head.group == GROUP for b in blocks for head in lay_out(table, b).heads):
         parts.append(f"Columns “{GROUP}”: {table.citation}; other subjects, not measured here.")
     return "\n\n".join(parts) + "\n"

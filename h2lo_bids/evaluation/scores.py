@@ -34,6 +34,19 @@ PAPER = "paper"
 SCORED = (*METRICS, "nmi")
 """What a `Score` holds, in the order of the tables."""
 
+CLIPPED, RELEASE = "clipped", "release"
+CONVENTIONS = {
+    CLIPPED: "Predictions are clipped to [0, 1] before they are scored; the authors' release does "
+    "not clip, so that its figures are not to be compared with these (--metrics-convention "
+    "release scores as it does).",
+    RELEASE: "PSNR, SSIM and NCC are of predictions as they come, not clipped to [0, 1], as in the "
+    "authors' release; figures of clipped predictions are not to be compared with these.",
+}
+"""What is done with predicted values outside [0, 1], as the footnote of every table says it.
+
+Histograms and NMI count them in their outermost bins under both; the brain's surroundings are 0.
+"""
+
 _WHOLE_IN_PAPER = ("psnr", "ssim", "ncc")
 
 
@@ -53,6 +66,8 @@ class Score:
         ``"foreground"`` or ``"whole"``; from `select` also ``"paper"``.
     values
         Keys as in `SCORED`. NaN where a metric is undefined.
+    unclipped
+        PSNR, SSIM and NCC under the release's convention; empty if they were not computed.
     """
 
     subject: str
@@ -60,6 +75,7 @@ class Score:
     fold: int | None
     region: str
     values: dict[str, float] = field(hash=False)
+    unclipped: dict[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -101,7 +117,7 @@ def score(
     Parameters
     ----------
     predicted
-        (X, Y, Z), what a model made; clipped to [0, 1] first.
+        (X, Y, Z), what a model made; clipped to [0, 1] first, save for `Score.unclipped`.
     target
         (X, Y, Z), the real low-field volume, or for enhancement the high-field one, in [0, 1].
     high_field
@@ -120,7 +136,8 @@ def score(
         If the shapes differ, a predicted voxel is not finite, or there is no
         foreground.
     """
-    image = np.clip(np.asarray(predicted, np.float64), 0, 1)
+    raw = np.asarray(predicted, np.float64)
+    image = np.clip(raw, 0, 1)
     real = np.asarray(target, np.float64)
     where = metrics.foreground(high_field)
     if not image.shape == real.shape == where.shape:
@@ -136,10 +153,34 @@ def score(
             f"{metrics.FOREGROUND}; prepare the pair again"
         )
     similar = metrics.ssim_map(image, real)
-    return tuple(
-        Score(subject, method, fold, region, _values(image, real, similar, counted))
-        for region, counted in zip(REGIONS, (where, None), strict=True)
-    )
+    same = np.array_equal(raw, image)
+    also = similar if same else metrics.ssim_map(raw, real)
+    scores = []
+    for region, counted in zip(REGIONS, (where, None), strict=True):
+        values = _values(image, real, similar, counted)
+        unclipped = values if same else _image_values(raw, real, also, counted)
+        unclipped = {name: unclipped[name] for name in _WHOLE_IN_PAPER}
+        scores.append(Score(subject, method, fold, region, values, unclipped))
+    return tuple(scores)
+
+
+def under(scores: Sequence[Score], convention: str) -> tuple[Score, ...]:
+    """Return scores under a convention, a key of `CONVENTIONS`.
+
+    Raises
+    ------
+    BadDataError
+        If they were written by a version that knew but one.
+    """
+    if convention == CLIPPED:
+        return tuple(scores)
+    for s in scores:
+        if not s.unclipped:
+            raise BadDataError(
+                f"subject {s.subject}: {s.method} was scored by an earlier version, without "
+                "--metrics-convention release; remove its fold and run again"
+            )
+    return tuple(replace(s, values={**s.values, **s.unclipped}) for s in scores)
 
 
 def select(scores: Sequence[Score], region: str = PAPER) -> tuple[Score, ...]:
@@ -177,7 +218,8 @@ def select(scores: Sequence[Score], region: str = PAPER) -> tuple[Score, ...]:
         if parts[0] is None or parts[1] is None:
             raise BadDataError(f"subject {key[2]}: the scores of {key[0]} lack a region")
         whole = {name: parts[1].values[name] for name in _WHOLE_IN_PAPER}
-        mixed.append(replace(parts[0], region=PAPER, values={**parts[0].values, **whole}))
+        values = {**parts[0].values, **whole}
+        mixed.append(replace(parts[0], region=PAPER, values=values, unclipped=parts[1].unclipped))
     return tuple(mixed)
 
 
@@ -186,12 +228,20 @@ def _values(
 ) -> dict[str, float]:
     p, q = metrics.histogram(image, where), metrics.histogram(target, where)
     return {
-        "psnr": metrics.psnr(image, target, where),
-        "ssim": metrics.mean_ssim(similar, where),
-        "ncc": metrics.ncc(image, target, where),
+        **_image_values(image, target, similar, where),
         "wass": metrics.wasserstein(p, q),
         "hncc": metrics.histogram_ncc(p, q),
         "bhat": metrics.bhattacharyya(p, q),
         "js": metrics.jensen_shannon(p, q),
         "nmi": metrics.nmi(image, target, where),
+    }
+
+
+def _image_values(
+    image: np.ndarray, target: np.ndarray, similar: np.ndarray, where: np.ndarray | None
+) -> dict[str, float]:
+    return {
+        "psnr": metrics.psnr(image, target, where),
+        "ssim": metrics.mean_ssim(similar, where),
+        "ncc": metrics.ncc(image, target, where),
     }

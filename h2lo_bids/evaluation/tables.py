@@ -21,13 +21,17 @@ from h2lo_bids.evaluation.coverage import MARK, coverage_notes, incomplete
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.places import places
 from h2lo_bids.evaluation.scores import (
+    CLIPPED,
+    CONVENTIONS,
     IDENTITY,
     IDENTITY_TITLE,
     PAPER,
     REGIONS,
+    RELEASE,
     SCORED,
     Realism,
     Score,
+    under,
 )
 from h2lo_bids.evaluation.statistics import Comparison, Summary, compare, summarise
 
@@ -62,12 +66,17 @@ def write_scores(
     Path
         The TSV file.
     """
+    also = tuple(dict.fromkeys(name for s in scores for name in s.unclipped))
     rows = [
-        [*_person(s.subject), s.method, s.fold, s.region, *(s.values.get(name) for name in SCORED)]
+        [
+            *_person(s.subject), s.method, s.fold, s.region,
+            *(s.values.get(name) for name in SCORED), *(s.unclipped.get(name) for name in also),
+        ]
         for s in scores
-    ]
+    ]  # fmt: skip
     titles = _titles((s.method for s in scores), titles)
-    return write_table(Path(path), (*_KEYS, *SCORED), rows, columns.of_scores(titles))
+    header = (*_KEYS, *SCORED, *(f"{name}_{RELEASE}" for name in also))
+    return write_table(Path(path), header, rows, columns.of_scores(titles, also))
 
 
 def write_realism(
@@ -129,7 +138,10 @@ def read_scores(path: str | Path) -> tuple[Score, ...]:
 
 
 def write_summary(
-    path: str | Path, summary: Sequence[Summary], titles: Mapping[str, str] | None = None
+    path: str | Path,
+    summary: Sequence[Summary],
+    titles: Mapping[str, str] | None = None,
+    convention: str = CLIPPED,
 ) -> Path:
     """Write one line per method and metric, with the fold means, and the sidecar.
 
@@ -141,6 +153,8 @@ def write_summary(
         From `h2lo_bids.evaluation.statistics.summarise`.
     titles
         As in `write_scores`.
+    convention
+        A key of `h2lo_bids.evaluation.scores.CONVENTIONS`, for the sidecar.
     """
     folds = sorted({fold for row in summary for fold, _ in row.fold_means})
     lines = []
@@ -150,11 +164,14 @@ def write_summary(
         lines.append([*values, row.low, row.high, *(means.get(fold) for fold in folds)])
     header = (*_SUMMARY, *(f"fold_{fold}" for fold in folds))
     titles = _titles((row.method for row in summary), titles)
-    return write_table(Path(path), header, lines, columns.of_summary(titles, folds))
+    return write_table(Path(path), header, lines, columns.of_summary(titles, folds, convention))
 
 
 def write_comparisons(
-    path: str | Path, comparisons: Sequence[Comparison], titles: Mapping[str, str] | None = None
+    path: str | Path,
+    comparisons: Sequence[Comparison],
+    titles: Mapping[str, str] | None = None,
+    convention: str = CLIPPED,
 ) -> Path:
     """Write one line per pair of methods and metric, and the sidecar.
 
@@ -164,8 +181,8 @@ def write_comparisons(
         The ``.tsv`` file.
     comparisons
         From `h2lo_bids.evaluation.statistics.compare`.
-    titles
-        As in `write_scores`.
+    titles, convention
+        As in `write_summary`.
     """
     lines = [
         [c.method, c.versus, c.metric, c.region, c.n, c.difference, c.low, c.high,
@@ -173,7 +190,8 @@ def write_comparisons(
         for c in comparisons
     ]  # fmt: skip
     titles = _titles((name for c in comparisons for name in (c.method, c.versus)), titles)
-    return write_table(Path(path), _COMPARISON, lines, columns.of_comparisons(titles))
+    sidecar = columns.of_comparisons(titles, convention)
+    return write_table(Path(path), _COMPARISON, lines, sidecar)
 
 
 def markdown_table(
@@ -236,6 +254,7 @@ def write_tables(
     seed: int = 0,
     folds: Sequence[int] = (),
     wanted: Sequence[str] = (),
+    convention: str = CLIPPED,
 ) -> tuple[Summary, ...]:
     """Write everything that follows from the scores of one contrast.
 
@@ -253,18 +272,23 @@ def write_tables(
         As in `summarise` and `compare`.
     folds, wanted
         What was planned; what lacks is told below the table, as in `coverage_notes`.
+    convention
+        A key of `h2lo_bids.evaluation.scores.CONVENTIONS`: of all but the scores, which hold
+        both.
 
     Returns
     -------
     tuple of Summary
         What was written to the summary.
     """
-    summary = summarise(scores, region, seed=seed)
     write_scores(f"{stem}_scores.tsv", scores, titles)
-    write_summary(f"{stem}_summary.tsv", summary, titles)
+    scores = under(scores, convention)
+    summary = summarise(scores, region, seed=seed)
+    write_summary(f"{stem}_summary.tsv", summary, titles, convention)
     compared = compare(scores, region, reference=reference, seed=seed)
-    write_comparisons(f"{stem}_comparisons.tsv", compared, titles)
+    write_comparisons(f"{stem}_comparisons.tsv", compared, titles, convention)
     notes = coverage_notes(scores, _titles((s.method for s in scores), titles), folds, wanted)
+    notes = (*notes, CONVENTIONS[convention])
     table = markdown_table(summary, titles, partial=incomplete(scores), notes=notes)
     atomic_write_text(f"{stem}_table.md", table)
     return summary
@@ -301,7 +325,12 @@ def _score(row: Mapping[str, str]) -> Score:
     if not subject or row["region"] not in REGIONS:
         raise ValueError(row["region"])
     values = {name: math.nan if row[name] == _MISSING else float(row[name]) for name in SCORED}
-    return Score(subject, row["method"], fold, row["region"], values)
+    unclipped = {
+        name: math.nan if row[key] == _MISSING else float(row[key])
+        for name in SCORED
+        if (key := f"{name}_{RELEASE}") in row
+    }
+    return Score(subject, row["method"], fold, row["region"], values, unclipped)
 
 
 def _titles(methods: Iterable[str], titles: Mapping[str, str] | None) -> dict[str, str]:

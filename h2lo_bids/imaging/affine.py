@@ -2,7 +2,10 @@
 
 The rules are those of nibabel and fMRIPrep: a coded sform first, then a coded
 qform, then the voxel size alone. A sform that no scanner could have made (sheared
-or singular) gives way to a sound qform.
+or singular) gives way to a sound qform. Where a header breaks the standard by
+little, it is read as NIfTI's own library does, and with it FSL and ITK: a negative
+``qfac`` of any size is -1 and any other 1, a quaternion longer than 1 is divided by
+its length, and (as in MRtrix and nibabel) a voxel size counts without its sign.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ SPACING_RANGE = (0.05, 30.0)
 """Voxel sizes in mm between which a head scan lies."""
 FARTHEST = 1e6
 """Distance in mm from the origin, a kilometre, that no scanner writes; far more is no float32."""
+LONGEST_QUATERNION = 1e-3
+"""Excess over length 1 that rounding explains; beyond it there is a warning."""
 _ALIGNED = 2
 _ZOOM_TOLERANCE = 0.01
 _DISAGREEMENT_MM = 1.0
@@ -49,7 +54,12 @@ def choose_affine(name: str, header: Any) -> tuple[np.ndarray, int, tuple[str, .
     BadDataError
         If the spacing is not positive, or no coded transform is rigid.
     """
-    _check_spacing(name, header)
+    signs = _check_spacing(name, header)
+    affine, code, warnings = _choose(name, header)
+    return affine, code, (*signs, *warnings)
+
+
+def _choose(name: str, header: Any) -> tuple[np.ndarray, int, tuple[str, ...]]:
     sform, qform = _coded(header, "sform"), _coded(header, "qform")
     if sform is None and qform is None:
         return (
@@ -64,12 +74,12 @@ def choose_affine(name: str, header: Any) -> tuple[np.ndarray, int, tuple[str, .
         if qform is None or _fault(qform):
             raise BadDataError(f"{name}: its sform is {fault}; reslice it or restore its header")
         warning = f"{name}: its sform is {fault}, so its qform is used"
-        return qform, _known(header["qform_code"]), (warning,)
+        return qform, _known(header["qform_code"]), (warning, *_excess(name, header))
     if sform is None:
         assert qform is not None
         if fault := _fault(qform):
             raise BadDataError(f"{name}: its qform is {fault}; restore its header")
-        return qform, _known(header["qform_code"]), ()
+        return qform, _known(header["qform_code"]), _excess(name, header)
     return sform, _known(header["sform_code"]), _agreement(name, header, sform, qform)
 
 
@@ -78,26 +88,49 @@ def _known(code: int) -> int:
     return int(code) if int(code) in nib.nifti1.xform_codes.value_set("code") else _ALIGNED
 
 
-def _check_spacing(name: str, header: Any) -> None:
-    """Refuse voxel sizes that are not positive or not those of a head."""
+def _check_spacing(name: str, header: Any) -> tuple[str, ...]:
+    """Refuse voxel sizes that are none of a head's; take the sign off negative ones."""
     spacing = np.asarray(header["pixdim"][1:4], dtype=float)
     shown = " x ".join(f"{s:g}" for s in spacing)
-    if not np.all(spacing > 0):
+    if not np.all(np.abs(spacing) > 0):
         raise BadDataError(f"{name}: voxel size {shown} is not positive; restore its header")
-    if not np.all((spacing >= SPACING_RANGE[0]) & (spacing <= SPACING_RANGE[1])):
+    low, high = SPACING_RANGE
+    if not np.all((np.abs(spacing) >= low) & (np.abs(spacing) <= high)):
         raise BadDataError(f"{name}: voxel size {shown} mm is not that of a head; check its units")
+    header["pixdim"][1:4] = np.abs(spacing)
+    return () if np.all(spacing > 0) else (f"{name}: voxel size {shown} is read without its sign",)
 
 
 def _coded(header: Any, which: str) -> np.ndarray | None:
     """Return a transform that has a code, or nothing."""
     if int(header[f"{which}_code"]) <= 0:
         return None
-    if which == "qform" and header["pixdim"][0] not in (-1, 1):
-        header["pixdim"][0] = 1  # the standard reads 0 as 1; nibabel's reader is stricter
-    try:
-        return np.asarray(getattr(header, f"get_{which}")(), dtype=float)
-    except (ValueError, nib.spatialimages.HeaderDataError):  # a qform of no rotation
+    if which == "sform":
+        return np.asarray(header.get_sform(), dtype=float)
+    vector, length = _quaternion(header)
+    if not np.isfinite(length):
         return np.full((4, 4), np.nan)
+    vector /= max(1.0, length)
+    whole = np.array([np.sqrt(max(0.0, 1 - vector @ vector)), *vector])
+    spacing = np.asarray(header["pixdim"][1:4], dtype=float)
+    spacing[2] *= -1 if header["pixdim"][0] < 0 else 1
+    origin = [float(header[f"qoffset_{axis}"]) for axis in "xyz"]
+    return nib.affines.from_matvec(nib.quaternions.quat2mat(whole) * spacing, origin)
+
+
+def _quaternion(header: Any) -> tuple[np.ndarray, float]:
+    """Return the quaternion's vector part as written, and its length."""
+    vector = np.array([float(header[f"quatern_{part}"]) for part in "bcd"])
+    return vector, float(np.linalg.norm(vector))
+
+
+def _excess(name: str, header: Any) -> tuple[str, ...]:
+    """Warn of a quaternion that is longer than rounding makes it."""
+    length = _quaternion(header)[1]
+    if length <= 1 + LONGEST_QUATERNION:
+        return ()
+    text = f"its qform's quaternion has length {length:.3g}, not 1; it is read as FSL and ITK do"
+    return (f"{name}: {text}, check left and right",)
 
 
 def _fault(affine: np.ndarray) -> str:

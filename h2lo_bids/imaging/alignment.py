@@ -10,10 +10,11 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 
+from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.brain.result import VOLUME_RANGE_ML
 from h2lo_bids.imaging.naming import name_of
 from h2lo_bids.imaging.registration import points_before, register
-from h2lo_bids.imaging.resample import placed, resample, spacing_of
+from h2lo_bids.imaging.resample import placed, resample, resample_mask, spacing_of
 
 FIXED_MM = 1.5
 """Voxels of the high-field brain during registration, unless the scan's are coarser.
@@ -25,6 +26,9 @@ MARGIN_MM = 6.0
 """Kept around the high-field brain, so that its edge takes part."""
 VOLUME_RATIO = (0.6, 1.5)
 """Low- to high-field brain volume between which the low-field mask is believed."""
+
+MIN_OVERLAP = 0.5
+"""Share of the smaller brain below which two scans are not on each other at all."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,33 @@ def align(
     fixed.set_filename(name_of(high))
     found = register(moving, fixed, folder, transform="rigid", seed=seed, threads=1)
     return Alignment(rigid_matrix(found.forward), by, notes)
+
+
+def check_overlap(low_mask: Any, high_mask: Any, name: str, high_name: str) -> None:
+    """Make sure that a scan which is said to be registered lies on its partner at all.
+
+    Parameters
+    ----------
+    low_mask, high_mask
+        nibabel images: the brain masks, each on its own grid.
+    name, high_name
+        Files of the scans, for the message.
+
+    Raises
+    ------
+    BadDataError
+        If less than half of the smaller brain lies in the other.
+    """
+    mine = np.asarray(low_mask.dataobj) > 0
+    there = np.asarray(resample_mask(high_mask, mine.shape, low_mask.affine).dataobj) > 0
+    sizes = [_volume(mask) for mask in (low_mask, high_mask)]
+    voxel = _volume(low_mask) / max(1, mine.sum())
+    share = np.count_nonzero(mine & there) * voxel / max(min(sizes), 1e-6)
+    if share < MIN_OVERLAP:
+        raise BadDataError(
+            f"{name}: was given as registered to {high_name}, but {share:.0%} of its brain lies "
+            "there; check whose scan it is, or leave its dataset out and take the raw scans"
+        )
 
 
 def rigid_matrix(transform: str | os.PathLike[str]) -> np.ndarray:

@@ -60,7 +60,7 @@ def load_checked(path: str | PathLike[str]) -> Checked:
     if not file.name.endswith((".nii", ".nii.gz")):
         raise BadDataError(f"{file}: is not .nii or .nii.gz; convert it to NIfTI")
     check_present(file)
-    header, data = read_nifti(file)
+    header, data, noticed = read_nifti(file)
     data = _three_dimensional(file, data)
     affine, code, warnings = choose_affine(str(file), header)
     _check_values(file, data)
@@ -69,7 +69,7 @@ def load_checked(path: str | PathLike[str]) -> Checked:
     image.set_qform(affine, code)
     image.header.set_xyzt_units("mm")
     image.set_filename(str(file))
-    return Checked(image, warnings)
+    return Checked(image, (*noticed, *warnings))
 
 
 def _three_dimensional(file: Path, data: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def check_present(path: Path) -> None:
         raise MissingInputError(f"{path}: content not present, run: git lfs pull")
 
 
-def read_nifti(path: Path) -> tuple[Any, np.ndarray]:
+def read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:
     """Read a NIfTI-1 or NIfTI-2 file's raw header and its scaled voxels.
 
     Parameters
@@ -81,6 +81,9 @@ def read_nifti(path: Path) -> tuple[Any, np.ndarray]:
         As written, with no repair.
     data : numpy.ndarray
         float32, in the header's shape.
+    warnings : tuple of str
+        One line if bytes follow the compressed image that are neither gzip nor
+        padding. They are left out, as ``gzip`` and the zlib of other programs do.
 
     Raises
     ------
@@ -94,13 +97,14 @@ def read_nifti(path: Path) -> tuple[Any, np.ndarray]:
     length = _checked_length(path, header)
     _check_size(path, length)
     with _opened(path) as file:
-        # One byte more than needed: reaching the end makes gzip verify its checksum.
-        raw = file.read(length + 1)
+        raw = file.read(length)
+        garbage = _garbage_follows(file)
     if len(raw) < length:
         raise BadDataError(
             f"{path}: is truncated ({len(raw)} of {length} bytes); copy or download it again"
         )
-    return header, _voxels(path, header, raw)
+    warning = f"{path}: what follows its gzip stream is no image and is left out; copy it again"
+    return header, _voxels(path, header, raw), (warning,) if garbage else ()
 
 
 def read_header(path: Path) -> Any:
@@ -122,7 +126,10 @@ def read_header(path: Path) -> Any:
         As `read_nifti`.
     """
     with _opened(path) as file:
-        start = file.read(nib.Nifti2Header.template_dtype.itemsize)
+        # No further than needed: the smallest image ends within a NIfTI-2 header's length.
+        start = file.read(nib.Nifti1Header.template_dtype.itemsize)
+        if start[:4] in (struct.pack("<i", 540), struct.pack(">i", 540)):
+            start += file.read(nib.Nifti2Header.template_dtype.itemsize - len(start))
     sizes = {struct.unpack(order + "i", start[:4])[0] for order in "<>" if len(start) > 3}
     kind = nib.Nifti1Header if 348 in sizes else nib.Nifti2Header if 540 in sizes else None
     try:
@@ -159,6 +166,17 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise MissingInputError(f"{path}: cannot be read ({err}); check the disk") from err
 
 
+def _garbage_follows(file: IO[bytes]) -> bool:
+    """Read on by a byte, which makes gzip verify its checksum and look for a further stream."""
+    try:
+        file.read(1)
+    except gzip.BadGzipFile as err:
+        if str(err).startswith("Not a gzipped file"):  # a wrong checksum has another text
+            return True
+        raise
+    return False
+
+
 def _check_size(path: Path, length: int) -> None:
     """Refuse a header that claims more than the file can hold, before any memory is taken."""
     size = path.stat().st_size
@@ -171,6 +189,8 @@ def _check_size(path: Path, length: int) -> None:
 
 def _checked_length(path: Path, header: Any) -> int:
     """Return how many bytes the header claims, after bounding them."""
+    # Axes beyond the third may be written with 0, which NIfTI's library reads as 1.
+    header["dim"][4:] = np.where(header["dim"][4:] == 0, 1, header["dim"][4:])
     dims = [int(n) for n in header["dim"]]
     if not 1 <= dims[0] <= 7 or min(dims[1 : dims[0] + 1]) < 1:
         raise BadDataError(f"{path}: its header has impossible dimensions; convert it again")

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 
 _ON_GRID = 1e-3
-_FWHM_PER_SIGMA = 2.3548200450309493
+FWHM_PER_SIGMA = 2.3548200450309493
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
@@ -51,6 +51,21 @@ def placed(data: np.ndarray, affine: np.ndarray, like: Any) -> nib.Nifti1Image:
     image.set_qform(image.affine, code, update_affine=False)
     image.header.set_xyzt_units("mm")
     return image
+
+
+def block_means(data: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Average blocks of voxels.
+
+    Parameters
+    ----------
+    data
+        3-D; what fills no whole block at the end of an axis is left out.
+    step
+        (3,), voxels along each side of a block.
+    """
+    kept = [int(n // k * k) for n, k in zip(data.shape, step, strict=True)]
+    sides = [part for n, k in zip(kept, step, strict=True) for part in (n // int(k), int(k))]
+    return data[: kept[0], : kept[1], : kept[2]].reshape(sides).mean(axis=(1, 3, 5))
 
 
 def resample_mask(mask: Any, shape: tuple[int, ...], affine: np.ndarray) -> nib.Nifti1Image:
@@ -217,5 +232,5 @@ def _blur(source_affine: np.ndarray, affine: np.ndarray) -> np.ndarray:
     old, new = spacing_of(source_affine), spacing_of(affine)
     along = np.abs((source_affine[:3, :3] / old).T @ (affine[:3, :3] / new))
     wanted = new[np.argmax(along, axis=1)]
-    sigma = np.sqrt(np.clip(wanted**2 - old**2, 0, None)) / _FWHM_PER_SIGMA / old
+    sigma = np.sqrt(np.clip(wanted**2 - old**2, 0, None)) / FWHM_PER_SIGMA / old
     return np.where(wanted < 1.01 * old, 0.0, sigma)

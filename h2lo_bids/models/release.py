@@ -26,12 +26,23 @@ _NAMES = {
 }
 """The release's argument names, and ours."""
 
-_CARD = """# H2LO, the authors' released weights
+KNOWN: dict[str, str] = {}
+"""What is known of the training of a file, by the SHA-256 of its bytes.
 
-Imported from `{name}`. Trained by the authors of arXiv 2603.24968 on paired 3 T and
-64 mT scans of ds006557. The file does not record which contrast it belongs to: {contrast}
-was given by the user or read from the file name. Positions are those of the scan's own
-array in RAS order, neither centred nor resampled beyond 1 mm, as in training.
+Nothing in a ``.pth`` file proves who trained it on what. To add one: take the file from the
+authors' own page, run ``sha256sum`` on it, and write the digest (64 lower-case hexadecimal
+digits) with a sentence such as "by the authors, on paired 3 T and 64 mT scans of ds006557
+(fold 0)" and, in a comment, the address and the day.
+"""
+
+_UNKNOWN = "unknown: the file does not say what it was trained on"
+
+_CARD = """# H2LO, weights in the layout of the authors' release
+
+Imported from `{name}`, of the layout of arXiv 2603.24968's code. Training:
+{training}.
+Its contrast, {contrast}, is {source}. Positions are those of the scan's own array in RAS order,
+neither centred nor resampled beyond 1 mm, as in that code.
 """
 
 
@@ -43,7 +54,8 @@ def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
     path
         A checkpoint of github.com/Z7Gao/H2Lo-release.
     contrast
-        ``"T1w"`` or ``"T2w"``; None reads it from the file name.
+        ``"T1w"`` or ``"T2w"``, where neither the file (``args['contrast']``) nor its
+        name tells.
 
     Returns
     -------
@@ -53,19 +65,18 @@ def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
     Raises
     ------
     BadDataError
-        If the file is not such a checkpoint, or asks for code to be run.
+        If the file is not such a checkpoint, asks for code to be run, or is of another
+        contrast than T1w and T2w.
     UsageError
-        If the contrast is not given and not in the file name.
+        If the contrast is not given and neither in the file nor in its name.
     """
     content = read_bytes(path)
     checkpoint = _unpack(content, path)
-    named = re.findall("|".join(CONTRASTS), path.name)
-    # The file itself does not say, so a contrast in its name is believed.
-    contrast = named[0] if len(set(named)) == 1 else contrast
-    if contrast not in CONTRASTS:
-        raise UsageError(f"{path}: say which contrast this model is for: --model T1w={path}")
-    architecture = _architecture(checkpoint["args"], path)
+    args = checkpoint.get("args") or {}
+    contrast, source = _contrast(args, path, contrast)
+    architecture = _architecture(args, path)
     sha256 = hashlib.sha256(content).hexdigest()
+    training = KNOWN.get(sha256, _UNKNOWN)
     frame = Frame(anchor="array")
     epoch = checkpoint.get("epoch")
     metadata = {
@@ -78,15 +89,32 @@ def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
         "source_field_strength": 3.0,
         "target_field_strength": 0.064,
         "training_data": {
-            "kind": "real",
-            "description": "ds006557, paired 3 T and 64 mT scans (authors' release)",
-            "licence": "CC0",
+            "kind": "real" if sha256 in KNOWN else "unknown",
+            "description": training,
         },
         "epoch": epoch if isinstance(epoch, int) else None,
         "sha256": sha256,
     }
-    card = _CARD.format(name=path.name, contrast=contrast)
+    card = _CARD.format(name=path.name, contrast=contrast, source=source, training=training)
     return Bundle(path, "h2lo", contrast, architecture, frame, sha256, metadata, card)
+
+
+def _contrast(args: Mapping[str, Any], path: Path, given: str | None) -> tuple[str, str]:
+    """Return the contrast and how it is known: the file itself is believed first."""
+    told = args.get("contrast")
+    if told is not None:
+        known = {name.removesuffix("w").lower(): name for name in CONTRASTS}
+        contrast = known.get(str(told).lower().removesuffix("w"))
+        if contrast is None:
+            shown = reprlib.repr(told)
+            raise BadDataError(f"{path}: contrast = {shown} in its 'args' is not T1w or T2w")
+        return contrast, "what the file states"
+    named = {*re.findall("|".join(CONTRASTS), path.name)}
+    if len(named) == 1:
+        return named.pop(), "that of the file's name"
+    if given not in CONTRASTS:
+        raise UsageError(f"{path}: say which contrast this model is for: --model T1w={path}")
+    return str(given), "what the user says"
 
 
 def read_state(content: bytes, path: Path) -> dict[str, Any]:
@@ -121,8 +149,11 @@ def _unpack(content: bytes, path: Path) -> Mapping[str, Any]:
         raise BadDataError(f"{path}: {_reason(err)}") from err
     if not isinstance(checkpoint, Mapping):
         raise BadDataError(f"{path}: not a released H2LO checkpoint (it holds no dictionary)")
-    for key in ("model_state_dict", "args"):
-        if not isinstance(checkpoint.get(key), Mapping):
+    # Published weights may come without the arguments: the release's defaults are meant.
+    for key, least in (("model_state_dict", 1), ("args", 0)):
+        value = checkpoint.get(key)
+        found = {} if value is None and not least else value
+        if not isinstance(found, Mapping) or len(found) < least:
             raise BadDataError(f"{path}: not a released H2LO checkpoint (no {key!r} in it)")
     return checkpoint
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.catalogue import CATALOGUE, Metric
-from h2lo_bids.evaluation.scores import IDENTITY, Score, select
+from h2lo_bids.evaluation.scores import CLIPPED, CONVENTIONS, IDENTITY, Score, select, under
 from h2lo_bids.evaluation.statistics import (
     Comparison,
     Summary,
@@ -18,7 +18,7 @@ from h2lo_bids.evaluation.statistics import (
     summarise,
 )
 from h2lo_bids.evaluation.tables import read_scores
-from h2lo_bids.reports.group_data import Contrast, read_table, table_path
+from h2lo_bids.reports.group_data import Contrast, read_json, read_table, table_path
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,14 @@ class Results:
         Paired tests between methods.
     participants : dict
         By metric and participant, the mean over folds by method.
+    convention : str
+        A key of `h2lo_bids.evaluation.scores.CONVENTIONS`: that of the collected tables.
     """
 
     summary: dict[tuple[str, str], Summary] = field(default_factory=dict, hash=False)
     comparisons: tuple[Comparison, ...] = ()
     participants: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict, hash=False)
+    convention: str = CLIPPED
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -75,7 +78,9 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
         scores += [score for score in later if (score.method, score.fold) not in collected]
     if not scores:
         return Results()
+    convention = _convention(table_path(out_dir, level, contrast.name, "summary"), problems)
     try:
+        scores = list(under(scores, convention))
         chosen = select(scores)
         summary = {(row.method, row.metric): row for row in summarise(scores)}
         tests = table_path(out_dir, level, contrast.name, "comparisons")
@@ -83,7 +88,15 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
     except H2loError as error:
         problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
         return Results()
-    return Results(summary, comparisons, _participants(chosen))
+    return Results(summary, comparisons, _participants(chosen), convention)
+
+
+def _convention(summary: Path, problems: list[str]) -> str:
+    """Find the convention of what was collected."""
+    sidecar = summary.with_suffix(".json")
+    metric = read_json(sidecar, problems).get("metric") if sidecar.is_file() else None
+    told = metric.get("MetricsConvention") if isinstance(metric, dict) else None
+    return told if told in CONVENTIONS else CLIPPED
 
 
 def _reference(path: Path, scores: list[Score], problems: list[str]) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.scores import CONVENTIONS, IDENTITY, IDENTITY_TITLES
 from h2lo_bids.reports import group_charts as charts
 from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports import group_tables as tables
@@ -56,7 +56,7 @@ def contrast_view(
         "contrast": contrast,
         "metrics": results.metrics,
         "headline": _headline(results, shown),
-        "caption": _caption(results),
+        "caption": f"{_caption(results)} {CONVENTIONS[results.convention]}",
         "rows": tables.table_rows(results, shown),
         "parameters": _parameters(contrast),
         "floor": floor_of(results),

@@ -9,7 +9,7 @@ from typing import Any
 
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.evaluation.layout import Block, Printout, Table, lay_out
-from h2lo_bids.evaluation.layout_text import CAPTION
+from h2lo_bids.evaluation.layout_text import caption_of
 from h2lo_bids.evaluation.paper import GROUP
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.reports import group_notes as notes_of
@@ -63,7 +63,7 @@ def render_table_page(out_dir: Path, table: Table) -> str:
     return environment().get_template("table.html.jinja").render(
         table=table,
         views=views,
-        caption=CAPTION,
+        caption=caption_of(table),
         group=GROUP,
         citation=table.citation,
         low="high" if level == ENHANCE else "low",

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from h2lo_bids.bids.content import read_json
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.scores import CLIPPED, CONVENTIONS, IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.tables import markdown_table
 from h2lo_bids.models.catalogue import CATALOGUE
@@ -266,7 +266,7 @@ def _figures(model: SiteModel) -> list[str]:
         spread = f"population standard deviation over {first.over}"
     task = model.method.task
     titles = {IDENTITY: IDENTITY_TITLES[task], model.method.name: model.method.title}
-    table = markdown_table(model.summary, titles)
+    table = markdown_table(model.summary, titles, notes=(CONVENTIONS[CLIPPED],))
     return [f"{how} ± {spread}.", table.strip(), figures_note(task)]
 
 

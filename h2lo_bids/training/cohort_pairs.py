@@ -144,7 +144,7 @@ def _load(path: Path) -> Any:
 
     try:
         check_present(path)
-        header, values = read_nifti(path)
+        header, values, _ = read_nifti(path)
         affine, _, _ = choose_affine(str(path), header)
     except (BadDataError, MissingInputError) as err:
         raise BadDataError(f"{err}, or run participant again") from err

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from h2lo_bids import errors
-from h2lo_bids.errors import H2loError
+from h2lo_bids.errors import BadDataError, H2loError
 from pipelines.interfaces.base import H2loInterface, ThreadedInputSpec, load_image
 
 
@@ -43,31 +44,50 @@ class FindBrain(H2loInterface):
         """Check and extract; keep the scan uncompressed for the steps that follow."""
         from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.check import load_checked
+        from h2lo_bids.imaging.orientation import orientation_note
 
         try:
             checked = load_checked(self.inputs.in_file)
             brain = self._brain(checked.image)
+            note = orientation_note(checked.image, brain.image, str(self.inputs.in_file))
         except H2loError as err:
             return {"error": type(err).__name__, "message": str(err)}
         return {
             "checked": str(save_nifti(checked.image, folder / "checked.nii")),
             "mask_file": str(save_nifti(brain.image, folder / "mask.nii.gz")),
             "method": brain.method,
-            "warnings": [*checked.warnings, *brain.notes],
+            "warnings": [*checked.warnings, *brain.notes, *([note] if note else [])],
             "error": "",
             "message": "",
         }
 
     def _brain(self, image: Any) -> Any:
-        from h2lo_bids.imaging.brain import extract_brain, use_given_mask
+        from h2lo_bids.imaging.brain import compare_masks, extract_brain
+        from h2lo_bids.imaging.brain.stripped import looks_stripped
+
+        threads = self.inputs.num_threads
+        if not isdefined(self.inputs.given_mask):
+            weights = self.inputs.weights if isdefined(self.inputs.weights) else None
+            return extract_brain(image, method=self.inputs.method, weights=weights, threads=threads)
+        given = self._given(image)
+        method = "auto" if looks_stripped(image) else "deepbet"  # SynthStrip takes a minute
+        try:
+            found = extract_brain(image, method=method, threads=threads)
+        except BadDataError:  # what masks are given for
+            return given
+        return compare_masks(given, found, str(self.inputs.given_mask), image)
+
+    def _given(self, image: Any) -> Any:
+        """Use the mask that was given, and what was noticed about its file."""
+        from h2lo_bids.imaging.brain import use_given_mask
         from h2lo_bids.imaging.check import load_checked
 
-        if isdefined(self.inputs.given_mask):
-            return use_given_mask(load_checked(self.inputs.given_mask).image, image)
-        weights = self.inputs.weights if isdefined(self.inputs.weights) else None
-        return extract_brain(
-            image, method=self.inputs.method, weights=weights, threads=self.inputs.num_threads
-        )
+        try:
+            mask = load_checked(self.inputs.given_mask)
+        except BadDataError as err:
+            raise BadDataError(f"{err}; without this brain mask, one is computed") from err
+        brain = use_given_mask(mask.image, image)
+        return replace(brain, notes=(*mask.warnings, *brain.notes))
 
 
 class _SettleInput(ThreadedInputSpec):

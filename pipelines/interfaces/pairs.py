@@ -46,18 +46,19 @@ class AlignLowField(H2loInterface):
         """Raise what `FindBrain` met, or register on one thread."""
         import numpy as np
 
-        from h2lo_bids.imaging.alignment import Alignment, align
+        from h2lo_bids.imaging.alignment import Alignment, align, check_overlap
 
         inputs = self.inputs
         if isdefined(inputs.error) and inputs.error:
             raise getattr(errors, inputs.error)(inputs.message)
+        masks = load_image(inputs.mask_file), load_image(inputs.high_mask)
         if inputs.registered:
+            check_overlap(*masks, inputs.name, inputs.high_name)
             found = Alignment(np.eye(4))
         else:
             low, high = load_image(inputs.checked), load_image(inputs.high)
             low.set_filename(inputs.name)
             high.set_filename(inputs.high_name)
-            masks = load_image(inputs.mask_file), load_image(inputs.high_mask)
             found = align(low, masks[0], high, masks[1], folder, seed=inputs.seed)
         np.savetxt(folder / "matrix.txt", found.matrix, fmt="%.12g")
         return {

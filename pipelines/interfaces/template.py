@@ -50,12 +50,12 @@ class RegisterToTemplate(H2loInterface):
         import nibabel as nib
         import numpy as np
 
-        from h2lo_bids.imaging.brain import extract_brain
+        from h2lo_bids.imaging.brain import extract_brain, use_given_mask
         from h2lo_bids.imaging.check import load_checked
 
         image = load_checked(self.inputs.template).image
         if isdefined(self.inputs.template_mask):
-            mask = load_checked(self.inputs.template_mask).image
+            mask = use_given_mask(load_checked(self.inputs.template_mask).image, image).image
         else:
             mask = extract_brain(image, threads=self.inputs.num_threads).image
         brain = np.where(np.asarray(mask.dataobj) > 0, np.asarray(image.dataobj), 0)

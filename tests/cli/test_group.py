@@ -194,6 +194,11 @@ def test_pairs_alone_write_nothing_else(root, tmp_path):
     words = ["--pairs", "--resolution", "8", "--participant-label", "01", BAD]
     done = h2lo(root / "bids", tmp_path, "participant", *words)
     assert done.returncode == 1, done.stdout
+    # What was noticed of a pair's scans is told here, too: of an ellipsoid, that it is no head.
+    (record,) = tmp_path.glob("sub-01/**/*_desc-pairLF_T1w.json")
+    noticed = json.loads(record.read_text())["Warnings"]
+    assert noticed
+    assert all(f"warning: sub-01: {line}\n" in done.stdout for line in noticed)
     names = {p.name for p in tmp_path.glob("sub-*/**/*") if p.is_file()}
     stem = "sub-01_ses-HF_res-model_desc-"
     assert {n for n in names if n.endswith("nii.gz")} == {

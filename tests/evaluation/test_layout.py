@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from h2lo_bids.evaluation.layout import Block, Row, Shown, Table, Value, lay_out
 from h2lo_bids.evaluation.layout_text import markdown, write_layout
 from h2lo_bids.evaluation.paper import GROUP, paper_figures
 from h2lo_bids.evaluation.places import places
-from h2lo_bids.evaluation.scores import SCORED, Score
+from h2lo_bids.evaluation.scores import CONVENTIONS, SCORED, Score
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.tables import write_tables
 
@@ -139,3 +140,11 @@ def test_missing_folds_and_subjects_are_told_below_the_table(tmp_path):
     assert "inr †: 1 of 3 folds" in text
     assert "| h2lo | **29.67" in text
     assert "h2lo †" not in text
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_layout_says_its_convention(tmp_path, convention: str) -> None:
+    write_layout(tmp_path, replace(table_of(), convention=convention))
+    assert CONVENTIONS[convention] in (tmp_path / "table1.md").read_text()
+    told = json.loads((tmp_path / "table1.json").read_text())
+    assert told["psnr_mean"]["MetricsConvention"] == convention

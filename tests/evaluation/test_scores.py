@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from samples import made_up
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.catalogue import CATALOGUE
-from h2lo_bids.evaluation.scores import REGIONS, SCORED, Score, score, select
+from h2lo_bids.evaluation.scores import REGIONS, SCORED, Score, score, select, under
 
 
 def volumes(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -20,6 +21,31 @@ def volumes(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     hf[:, :4] = 0
     hf[2] = 0  # a slice of background
     return np.clip(hf + 0.2 * rng.standard_normal(hf.shape), -1, 2), 0.8 * hf**2, hf
+
+
+def test_both_conventions_are_scored_and_differ_only_beyond_the_range() -> None:
+    """A release's figure by hand: unclipped, its error is 0.5 in each of a tenth of the voxels."""
+    target = np.full((4, 10, 10), 0.5)
+    target[:, 0] = 1.0
+    target[0, 1, 1] = 0.0
+    predicted = target.copy()
+    predicted[:, 0] = 1.5
+    for s in score(predicted, target, np.ones_like(target), subject="01", method="m"):
+        assert s.values["psnr"] == math.inf
+        assert s.values["ssim"] == pytest.approx(100)
+        (raw,) = under([s], "release")
+        assert raw.values["psnr"] == pytest.approx(-10 * math.log10(0.1 * 0.5**2))
+        expected = np.corrcoef(predicted.ravel(), target.ravel())[0, 1]
+        assert raw.values["ncc"] == pytest.approx(expected)
+        assert raw.values["ssim"] < 99
+        assert {k: v for k, v in raw.values.items() if k not in ("psnr", "ssim", "ncc")} == {
+            k: v for k, v in s.values.items() if k not in ("psnr", "ssim", "ncc")
+        }
+        assert under([s], "clipped") == (s,)
+    within = score(target.clip(0.2, 0.9), target, target, subject="01", method="m")
+    assert [s.values for s in under(within, "release")] == [s.values for s in within]
+    with pytest.raises(BadDataError, match="scored by an earlier version"):
+        under([replace(within[0], unclipped={})], "release")
 
 
 def test_regions_count_their_voxels() -> None:
@@ -65,7 +91,8 @@ def test_edges_identical_disjoint_and_out_of_range() -> None:
     assert math.isnan(apart["ncc"])
     assert math.isnan(apart["nmi"])
     beyond = score(9 * hf - 3, target, hf, subject="01", method="x")
-    assert beyond == score(np.clip(9 * hf - 3, 0, 1), target, hf, subject="01", method="x")
+    clipped = score(np.clip(9 * hf - 3, 0, 1), target, hf, subject="01", method="x")
+    assert [s.values for s in beyond] == [s.values for s in clipped]
 
 
 def test_what_cannot_be_scored_names_the_subject() -> None:

@@ -12,6 +12,7 @@ from samples import cohort, made_up
 
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.evaluation import tables
+from h2lo_bids.evaluation.scores import CONVENTIONS, REGIONS, SCORED, Score
 from h2lo_bids.evaluation.statistics import Summary, compare, summarise
 
 
@@ -121,3 +122,22 @@ def test_absent_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadDataError, match=r"x\.tsv: not a table"):
         tables.read_scores(tmp_path / "x.tsv")
+
+
+@pytest.mark.parametrize(("convention", "psnr"), [("clipped", 20.0), ("release", 17.0)])
+def test_every_table_says_its_convention(tmp_path, convention: str, psnr: float) -> None:
+    raw = {"psnr": 17.0, "ssim": 60.0, "ncc": 0.5}
+    scores = [
+        Score(f"{n}", "h2lo", 0, region, dict.fromkeys(SCORED, 20.0), raw)
+        for n in range(3)
+        for region in REGIONS
+    ]
+    (first, *_) = tables.write_tables(tmp_path / "g", scores, convention=convention)
+    assert (first.metric, first.mean) == ("psnr", psnr)
+    # The scores hold both, so that the choice can be made again.
+    assert list(tables.read_scores(tmp_path / "g_scores.tsv")) == scores
+    for kind in ("summary", "comparisons"):
+        told = json.loads((tmp_path / f"g_{kind}.json").read_text())["metric"]
+        assert told["MetricsConvention"] == convention
+        assert CONVENTIONS[convention] in told["Description"]
+    assert (tmp_path / "g_table.md").read_text().endswith(f"\n{CONVENTIONS[convention]}\n")

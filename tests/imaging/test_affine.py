@@ -85,6 +85,59 @@ def test_impossible_sform(tmp_path: Path, bad: np.ndarray, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("length", "warned"), [(1, 0), (1.0000004, 0), (1 + 1e-5, 0), (1.5, 1)])
+@pytest.mark.parametrize("qfac", [-1.0, 0.0, 1.0, -0.99999, 1.00001, np.nan])
+def test_a_quaternion_too_long_is_a_half_turn(
+    tmp_path: Path, length: float, warned: int, qfac: float
+) -> None:
+    """What nifti1_io, and so FSL and ITK, make of it: 180 degrees about the axis."""
+    axis = np.array([0.6, 0.0, 0.8])
+    path = save(tmp_path, None, 0, OTHER, 1)
+    header = {"quatern_b": 0.6, "quatern_c": 0.0, "quatern_d": 0.8}
+    rewrite(path, qfac, **{key: part * length for key, part in header.items()})
+    checked = load_checked(path)
+    turn = 2 * np.outer(axis, axis) - np.eye(3)
+    sides = np.diag([2, 2, -2 if qfac < 0 else 2])
+    np.testing.assert_allclose(checked.image.affine[:3, :3], turn @ sides, atol=2e-3)
+    np.testing.assert_allclose(checked.image.affine[:3, 3], OTHER[:3, 3], atol=1e-5)
+    assert ["length" in line for line in checked.warnings] == [True] * warned
+
+
+def rewrite(path: Path, qfac: float, **fields: float) -> None:
+    """Write header fields past nibabel's checks."""
+    import gzip
+
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    header = np.frombuffer(raw[:348], nib.Nifti1Header.template_dtype).copy()
+    header["pixdim"][0][0] = qfac
+    for key, value in fields.items():
+        header[key] = value
+    path.write_bytes(gzip.compress(header.tobytes() + bytes(raw[348:])))
+
+
+def test_a_quaternion_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, None, 0, OTHER, 1)
+    rewrite(path, 1.0, quatern_b=np.nan)
+    with pytest.raises(BadDataError, match="qform is not finite"):
+        load_checked(path)
+
+
+def test_voxel_sizes_count_without_their_sign(tmp_path: Path) -> None:
+    path = save(tmp_path, None, 0, OTHER, 1)
+    rewrite(path, 1.0, pixdim=[[1, 2, -2, 2, 0, 0, 0, 0]])
+    checked = load_checked(path)
+    np.testing.assert_allclose(checked.image.affine, OTHER, atol=1e-5)
+    assert ["without its sign" in line for line in checked.warnings] == [True]
+
+
+def test_rounding_is_no_fault(tmp_path: Path) -> None:
+    """Shear and disagreement as float32, or text of five digits, leave them."""
+    rounded = np.round(OTHER, 5) + np.array([[0, 1e-4, 0, 0], [0] * 4, [0] * 4, [0] * 4])
+    checked = load_checked(save(tmp_path, rounded, 1, OTHER, 1))
+    np.testing.assert_allclose(checked.image.affine, rounded, atol=1e-5)
+    assert checked.warnings == ()
+
+
 def test_contradictions_warn(tmp_path: Path) -> None:
     checked = load_checked(save(tmp_path, ONE, 1, OTHER, 1))
     np.testing.assert_allclose(checked.image.affine, ONE, atol=1e-5)

@@ -9,7 +9,7 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.alignment import motion_of
+from h2lo_bids.imaging.alignment import check_overlap, motion_of
 from h2lo_bids.imaging.alignment_check import ScanAt, check_alignments, nmi
 from h2lo_bids.imaging.fusion import LowField, fuse
 
@@ -141,3 +141,24 @@ def test_the_mask_ends_where_the_field_of_view_does(head) -> None:
     assert fused.coverage[1] == pytest.approx(inside[:, :, :22].sum() / inside.sum())
     with pytest.raises(BadDataError, match="shows nothing"):
         fuse([LowField(head[0], _wrong((500, 0, 0)))], head[1])
+
+
+def test_what_is_said_to_be_registered_must_lie_there() -> None:
+    """Two balls of radius 40 mm, d apart, share 1 - 1.5 d/80 + 0.5 (d/80)^3 of each."""
+
+    def ball(middle: float, spacing: float) -> nib.Nifti1Image:
+        side = int(240 / spacing)
+        affine = from_matvec(np.eye(3) * spacing, [-120] * 3)
+        grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), -1)
+        inside = ((apply_affine(affine, grid) - (middle, 0, 0)) ** 2).sum(-1) < 40**2
+        return nib.Nifti1Image(inside.astype(np.uint8), affine)
+
+    high = ball(0, 4)
+    for distance, lies in ((0, True), (24, True), (32, False), (90, False)):
+        share = max(0, 1 - 1.5 * distance / 80 + 0.5 * (distance / 80) ** 3) * (distance < 80)
+        assert (share > 0.5) == lies
+        if lies:
+            check_overlap(ball(distance, 3), high, "low.nii.gz", "high.nii.gz")
+            continue
+        with pytest.raises(BadDataError, match=r"^low\.nii\.gz: was given as registered to high"):
+            check_overlap(ball(distance, 3), high, "low.nii.gz", "high.nii.gz")

@@ -8,9 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine, from_matvec
+from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
-from h2lo_bids.imaging.brain import extract_brain, share_mask, use_given_mask
+from h2lo_bids.imaging.brain import compare_masks, extract_brain, share_mask, use_given_mask
 from h2lo_bids.imaging.brain.clean import cut_bridges, largest_component
 from h2lo_bids.imaging.brain.result import BrainMask, make_result
 from h2lo_bids.imaging.brain.stripped import looks_stripped, stripped_mask
@@ -108,6 +109,67 @@ def test_given_mask_on_the_same_grid() -> None:
     assert result.method == "given"
     assert result.notes == ()
     np.testing.assert_array_equal(np.asarray(result.image.dataobj), brain)
+
+
+@pytest.mark.parametrize("unit", [1.0, 100.0])
+def test_a_given_mask_between_0_and_1_is_cut_at_its_half(unit: float) -> None:
+    values, brain = head()
+    soft = unit * gaussian_filter(brain.astype(np.float32), 1.5)
+    result = use_given_mask(nifti(soft), nifti(values))
+    np.testing.assert_array_equal(np.asarray(result.image.dataobj) > 0, soft > unit / 2)
+    assert dice(np.asarray(result.image.dataobj) > 0, brain) > 0.95
+    assert len(result.notes) == 1
+    assert "cut at" in result.notes[0]
+    ringing = brain + np.random.default_rng(0).normal(0, 1e-7, brain.shape).astype(np.float32)
+    result = use_given_mask(nifti(ringing.astype(np.float32)), nifti(values))
+    assert result.notes == ()
+    np.testing.assert_array_equal(np.asarray(result.image.dataobj) > 0, brain)
+    # On another grid, too: all above 0 would be a brain wider by centimetres.
+    shifted = from_matvec(np.diag([SPACING] * 3), [-98, -118, -98])
+    moved = use_given_mask(nifti(soft), nifti(values, shifted))
+    truth = ellipsoid((65, 80, 62), affine=shifted)
+    assert dice(np.asarray(moved.image.dataobj) > 0, truth) > 0.95
+
+
+def test_given_masks_of_no_brain_are_refused_by_their_file() -> None:
+    values, brain = head()
+    image = nifti(values)
+    image.set_filename("scan.nii.gz")
+    beside = np.roll(brain, (24, 0, 24), (0, 1, 2))
+    speck = ellipsoid((9, 9, 9))
+    for wrong, said in (
+        (~brain, "inverted"),
+        (np.ones_like(brain), "inverted"),
+        (0.4 * brain, "empty"),
+        (-1.0 * brain, "empty"),
+        (ellipsoid((95, 110, 95)), "415. ml of scan.nii.gz"),  # a whole head
+        (speck, "[34] ml"),
+        (beside, "in the background of scan.nii.gz"),
+    ):
+        mask = nifti(np.asarray(wrong, np.float32))
+        mask.set_filename("mask.nii.gz")
+        with pytest.raises(BadDataError, match=said) as caught:
+            use_given_mask(mask, image)
+        assert str(caught.value).startswith("mask.nii.gz: ")
+        assert "give another one" in str(caught.value)
+
+
+def test_a_given_mask_of_another_place_is_noted() -> None:
+    image, brain = nifti(head()[0]), head()[1]
+    found = BrainMask(nifti(brain.astype(np.uint8)), "deepbet")
+    for shift, notes in ((0, 0), (2, 0), (9, 1)):
+        mask = nifti(np.roll(brain, shift, 1).astype(np.uint8))
+        given = use_given_mask(mask, image)
+        compared = compare_masks(given, found, "mask.nii.gz", image)
+        assert [line.startswith("mask.nii.gz: ") for line in compared.notes] == [True] * notes
+        np.testing.assert_array_equal(compared.image.dataobj, given.image.dataobj)
+    elsewhere = nifti(np.roll(brain, 16, 1).astype(np.uint8))  # 64 of 160 mm: most lies beside
+    given = BrainMask(elsewhere, "given")
+    with pytest.raises(BadDataError, match=r"^mask\.nii\.gz: .* Dice of 0\.4"):
+        compare_masks(given, found, "mask.nii.gz", image)
+    # What extraction finds may be no brain: then the mask that was given is believed.
+    rod = BrainMask(nifti(ellipsoid((15, 90, 15)).astype(np.uint8)), "deepbet")
+    assert len(compare_masks(given, rod, "mask.nii.gz", image).notes) == 1
 
 
 def test_given_mask_on_another_grid() -> None:

@@ -126,6 +126,39 @@ def test_truncated_gzip(tmp_path: Path, share: float) -> None:
     assert "truncated" in complaint(path, BadDataError)
 
 
+@pytest.mark.parametrize("side", [4, 24])  # 416 bytes: less than a NIfTI-2 header
+@pytest.mark.parametrize(
+    ("tail", "warned"),
+    [(bytes(3000), False), (b"\0\0", False), (b"garbage", True), (bytes(9) + b"\x1f?", True)],
+)
+def test_bytes_after_the_gzip_stream(tmp_path: Path, side: int, tail: bytes, warned: bool) -> None:
+    data = RNG.integers(0, 255, (side, 4, 4), dtype=np.uint8)
+    path = write(tmp_path / "tail.nii.gz", data)
+    path.write_bytes(path.read_bytes() + tail)
+    checked = load_checked(path)
+    np.testing.assert_array_equal(checked.image.get_fdata(), data)
+    assert [str(path) in line for line in checked.warnings] == [True] * warned
+    # A damaged checksum stays an error, with a tail or without.
+    raw = bytearray(path.read_bytes())
+    raw[-len(tail) - 6] ^= 0xFF
+    path.write_bytes(raw)
+    assert "damaged" in complaint(path, BadDataError)
+
+
+def test_an_image_in_two_gzip_streams(tmp_path: Path) -> None:
+    path = write(tmp_path / "two.nii.gz")
+    raw = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(raw[:400]) + bytes(5) + gzip.compress(raw[400:]))
+    checked = load_checked(path)
+    np.testing.assert_array_equal(checked.image.get_fdata(), DATA)
+    assert checked.warnings == ()
+
+
+def test_a_fourth_axis_of_length_0_is_one_volume(tmp_path: Path) -> None:
+    path = patched(write(tmp_path / "d.nii"), 40, "8h", 4, *DATA.shape, 0, 0, 0, 0)
+    np.testing.assert_array_equal(load_checked(path).image.get_fdata(), DATA)
+
+
 def test_truncated_and_damaged_content(tmp_path: Path) -> None:
     plain = write(tmp_path / "cut.nii")
     plain.write_bytes(plain.read_bytes()[:-10])
@@ -185,7 +218,7 @@ def test_no_volume(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert "3-D" in message
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, 1000.0, 1e-6])
+@pytest.mark.parametrize("value", [0.0, -1000.0, np.nan, 1000.0, 1e-6])
 def test_spacing(tmp_path: Path, value: float) -> None:
     path = patched(write(tmp_path / "s.nii"), 76 + 4 * 2, "f", value)
     assert "voxel size" in complaint(path, BadDataError)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
 from h2lo_bids.models import bundle as bundle_module
 from h2lo_bids.models import folder as folder_module
+from h2lo_bids.models import release as release_module
 from h2lo_bids.models.bundle import (
     default_bundle,
     load_bundle,
@@ -210,6 +211,8 @@ def test_default_bundles_belong_to_their_contrast(monkeypatch, tmp_path, model):
 
 # The authors' released checkpoints
 
+STATE = {"bias": torch.zeros(())}
+
 
 def release(path, model, *, bias_shape=(), args=ARGS, **extra):
     state = {**model.state_dict(), "bias": model.state_dict()["bias"].reshape(bias_shape)}
@@ -222,8 +225,9 @@ def test_a_released_checkpoint_loads(tmp_path, model, bias_shape):
     path = release(tmp_path / "h2lo_T1w_fold0.pth", model, bias_shape=bias_shape)
     b = load_bundle(path, contrast="T1w")
     assert (b.contrast, b.frame.anchor, b.metadata["training_data"]["kind"]) == (
-        "T1w", "array", "real",
+        "T1w", "array", "unknown",
     )  # fmt: skip
+    assert "ds006557" not in json.dumps(b.metadata) + b.card
     assert b.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert same(load_model(b), model)
 
@@ -270,6 +274,38 @@ def test_the_contrast_comes_from_the_name_or_the_caller(tmp_path, model):
         load_bundle(release(tmp_path / "h2lo_T2w_fold0.pth", model), contrast="T1w")
 
 
+@pytest.mark.parametrize("told", ["T1w", "t1w", "T1"])
+def test_the_contrast_that_a_file_states_comes_before_its_name(tmp_path, model, told):
+    path = release(tmp_path / "T2w_best.pth", model, args={**ARGS, "contrast": told})
+    assert load_bundle(path).contrast == load_bundle(path, contrast="T1w").contrast == "T1w"
+    with pytest.raises(UsageError, match="trained for T1w"):
+        load_bundle(path, contrast="T2w")
+
+
+@pytest.mark.parametrize("args", [{}, None])
+def test_weights_without_arguments_are_of_the_release_s_sizes(tmp_path, model, args):
+    """Those of the release's own parser: its weights alone do not say omega."""
+    path = tmp_path / "h2lo_T1w.pth"
+    torch.save({"model_state_dict": model.state_dict()} | ({} if args is None else
+               {"args": args}), path)  # fmt: skip
+    found = load_bundle(path)
+    assert found.architecture == {
+        "n_basis": 128, "channels": 32, "trunk": "siren", "width": 256, "omega": 30.0,
+    }  # fmt: skip
+    assert same(load_model(found), model)
+
+
+def test_only_a_file_of_known_digest_has_a_known_training(tmp_path, model, monkeypatch):
+    path = release(tmp_path / "h2lo_T1w.pth", model)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(release_module.KNOWN, digest, "by the authors, on ds006557")
+    known = load_bundle(path)
+    assert known.metadata["training_data"]["kind"] == "real"
+    assert "by the authors, on ds006557" in known.card
+    other = load_bundle(release(tmp_path / "h2lo_T1w.pth", model, extra=1))
+    assert other.metadata["training_data"]["kind"] == "unknown"
+
+
 class Bomb:
     def __init__(self, target):
         self.target = str(target)
@@ -311,11 +347,14 @@ def test_broken_checkpoints_are_one_line(tmp_path, model):
     [
         {"args": ARGS},
         {"model_state_dict": {}},
+        {"model_state_dict": STATE, "args": [1]},
         [1, 2],
-        {"model_state_dict": {}, "args": {**ARGS, "decoder_depth": 5}},
-        {"model_state_dict": {}, "args": {**ARGS, "trunk_type": "rnn"}},
-        {"model_state_dict": {}, "args": {**ARGS, "decoder_width": "wide"}},
-        {"model_state_dict": {}, "args": {**ARGS, "decoder_width": 10**9}},
+        {"model_state_dict": STATE, "args": {**ARGS, "decoder_depth": 5}},
+        {"model_state_dict": STATE, "args": {**ARGS, "trunk_type": "rnn"}},
+        {"model_state_dict": STATE, "args": {**ARGS, "decoder_width": "wide"}},
+        {"model_state_dict": STATE, "args": {**ARGS, "decoder_width": 10**9}},
+        {"model_state_dict": STATE, "args": {**ARGS, "contrast": "FLAIR"}},
+        {"model_state_dict": STATE, "args": {**ARGS, "contrast": ["T1w"]}},
     ],
 )
 def test_other_checkpoints_are_refused(tmp_path, content):

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from h2lo_bids.errors import BadDataError, InputOutputError, TemporaryError
+from h2lo_bids.imaging.registration import Registration
 from pipelines.interfaces.base import H2loInterface
 from pipelines.interfaces.imaging import FindBrain, Normalise, SettleBrain
 from pipelines.interfaces.outputs import WriteDerivative
 from pipelines.interfaces.synthesis import RegridMask
+from pipelines.interfaces.template import RegisterToTemplate
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
@@ -41,6 +43,58 @@ def test_a_bad_scan_is_an_output_first_and_an_error_of_its_own_scan_then(tmp_pat
     assert "bad.nii.gz" in found.message
     with pytest.raises(BadDataError, match="bad"):
         SettleBrain(error=found.error, message=found.message).run(cwd=tmp_path)
+
+
+def test_a_given_mask_is_judged_and_what_was_noticed_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = _ball()
+    scan, inside = _save(data, tmp_path / "scan.nii"), (data > 0).astype("f4")
+
+    def find(mask: np.ndarray):
+        given = _save(mask, tmp_path / "mask.nii.gz")
+        return FindBrain(in_file=scan, given_mask=given).run(cwd=tmp_path).outputs, given
+
+    found, _ = find(inside)
+    assert (found.method, found.warnings, found.error) == ("given", [], "")
+    found, given = find(0.9 * inside)  # a probability
+    np.testing.assert_array_equal(nib.load(found.mask_file).get_fdata(), inside)
+    assert [line.startswith(f"{given}: ") for line in found.warnings] == [True]
+    found, given = find(np.roll(inside, 9, 0))
+    assert [("overlap" in line, given in line, scan in line) for line in found.warnings] == [
+        (True, True, True)
+    ]
+    for wrong in (0 * inside, 0 * inside + 1, 1 - inside, 0.1 * inside):
+        found, given = find(wrong)
+        assert found.error == "BadDataError"
+        assert found.message.startswith(f"{given}: ")
+        assert "it is computed" in found.message or "one is computed" in found.message
+
+
+def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, taken = _ball(), []
+
+    def register(moving, fixed, folder, **_):
+        taken.append(np.asarray(fixed.dataobj) > 0)
+        return Registration(Path(scan), Path(scan))
+
+    monkeypatch.setattr("h2lo_bids.imaging.registration.register", register)
+    scan = _save(data, tmp_path / "scan.nii")
+    template = _save(np.where(data > 0, data, 1), tmp_path / "template.nii")
+    finer = np.repeat(np.repeat(np.repeat(data > 0, 2, 0), 2, 1), 2, 2) * np.float32(0.8)
+    affine = AFFINE @ np.diag([0.5, 0.5, 0.5, 1]) + np.array([[0, 0, 0, -0.5]] * 3 + [[0] * 4])
+    nib.save(nib.Nifti1Image(finer, affine), tmp_path / "mask.nii")
+    RegisterToTemplate(
+        in_file=scan, template=template, template_mask=str(tmp_path / "mask.nii")
+    ).run(cwd=tmp_path)
+    differs = np.count_nonzero(taken[0] != (data > 0)) / np.count_nonzero(data)
+    assert differs < 0.05  # of the voxels on the surface, some are half in
+    (tmp_path / "mask.nii").unlink()
+    _save(1 - 0.9 * (data > 0), tmp_path / "mask.nii")
+    with pytest.raises(BadDataError, match=r"mask\.nii: this brain mask"):
+        RegisterToTemplate(
+            in_file=scan, template=template, template_mask=str(tmp_path / "mask.nii")
+        ).run(cwd=tmp_path)
 
 
 def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path, monkeypatch):

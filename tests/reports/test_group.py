@@ -16,7 +16,7 @@ from report_page import Page
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.columns import OWN, STRANGER
-from h2lo_bids.evaluation.scores import Realism
+from h2lo_bids.evaluation.scores import CONVENTIONS, Realism
 from h2lo_bids.evaluation.tables import read_scores, write_realism, write_tables
 from h2lo_bids.reports.group import render_group_report, write_group_report
 from h2lo_bids.reports.group_views import floor_of
@@ -113,6 +113,16 @@ def test_tests_are_against_the_method_that_the_collection_chose(folder):
     named = {row[0] for row in rows}
     assert "H2LO against H2LO w/o L_grad" in named
     assert "H2LO w/o SIREN against H2LO" not in named
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_the_page_follows_the_convention_of_the_tables(folder, convention):
+    raw = {"psnr": 11.25, "ssim": 60.0, "ncc": 0.5}
+    scores = [replace(s, unclipped=raw) for s in read_scores(folder / "group_T1w_scores.tsv")]
+    write_tables(folder / "group_T1w", scores, METHODS, convention=convention)
+    page = text_of(folder)
+    assert CONVENTIONS[convention] in page
+    assert ("11.25" in page) == (convention == "release")
 
 
 def test_every_section_is_there_and_every_picture_told(group_folder):

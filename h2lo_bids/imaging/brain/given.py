@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import nibabel as nib
@@ -10,11 +11,20 @@ import numpy as np
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.brain.result import BrainMask, make_result
 from h2lo_bids.imaging.naming import name_of
-from h2lo_bids.imaging.resample import resample_mask, spacing_of
+from h2lo_bids.imaging.resample import block_means, placed, resample_mask, spacing_of
 
 SHARE_DICE = 0.90
 SHARE_DISTANCE_MM = 4.0
+MASK_RANGE_ML = (50.0, 3000.0)
+"""Volumes that a given mask may have: from a slab or an unborn child to a large hydrocephalus."""
+MIN_IN_HEAD = 0.75
+"""Share of a given mask that must not lie in the background: 0.95 on real and simulated heads."""
+EXPECTED_DICE = 0.8
+"""Overlap with the brain that extraction finds, below which a given mask is doubtful."""
+MIN_DICE = 0.5
+"""Below it the mask is refused, if what extraction finds has a brain's shape."""
 _GRID_TOLERANCE_MM = 0.1
+_BLOCK_MM = 4.0
 
 
 def use_given_mask(mask: Any, image: Any) -> BrainMask:
@@ -23,32 +33,114 @@ def use_given_mask(mask: Any, image: Any) -> BrainMask:
     Parameters
     ----------
     mask
-        nibabel image; every voxel above 0 is brain.
+        nibabel image; every voxel above 0.5 is brain. Where its values are fractions of
+        a larger one (100 per cent, say) half of the largest is the limit.
     image
         The scan.
 
     Returns
     -------
     BrainMask
-        Method ``"given"``, with a note where the mask was resampled.
+        Method ``"given"``, with a note where the mask was cut or resampled.
 
     Raises
     ------
     BadDataError
-        If the mask is empty, or does not cover any of the scan.
+        If the mask is empty, inverted, larger or smaller than any brain, or lies outside
+        the scan or in its background.
     """
     name, label = name_of(mask), name_of(image)
-    if not np.any(np.asarray(mask.dataobj) > 0):
-        raise BadDataError(f"{name}: this brain mask is empty; give another one")
-    if _same_grid(mask, image):
-        return make_result(np.asarray(mask.dataobj) > 0, image, "given", label)
-    moved = _on_grid_of(image, mask)
-    if not moved.any():
-        raise BadDataError(
-            f"{name}: this brain mask lies outside {label}; check which scan it is of"
-        )
-    note = f"{name}: this brain mask was resampled to the grid of {label}"
-    return make_result(moved, image, "given", label, (note,))
+    inside, notes = _binary(mask)
+    if not inside.any():
+        raise BadDataError(f"{name}: this brain mask is empty (nothing above 0.5); {_REMEDY}")
+    if not _same_grid(mask, image):
+        inside = _on_grid_of(image, placed(inside.astype(np.uint8), mask.affine, mask))
+        notes += (f"{name}: this brain mask was resampled to the grid of {label}",)
+    if fault := _fault(inside, image):
+        raise BadDataError(f"{name}: this brain mask {fault}; {_REMEDY}")
+    return make_result(inside, image, "given", name, notes)
+
+
+_REMEDY = "check which scan it is of, and give another one, or none and it is computed"
+
+
+def _binary(mask: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Cut a mask's values, and say so where they are more than two."""
+    values = np.asarray(mask.dataobj, dtype=np.float32)
+    between = np.abs(values - np.rint(values)) > 0.01
+    if not between.any():
+        return values > 0.5, ()
+    largest = float(values.max())
+    limit = 0.5 if largest < 2 else largest / 2  # splines overshoot 1
+    note = f"{name_of(mask)}: this brain mask has values between 0 and 1; it is cut at {limit:g}"
+    return values > limit, (note,)
+
+
+def _fault(inside: np.ndarray, image: Any) -> str:
+    """Say what keeps a mask from being that of the scan's brain, if anything."""
+    label = name_of(image)
+    if not inside.any():
+        return f"lies outside {label}"
+    if inside[np.ix_(*[(0, -1)] * 3)].mean() > 0.5:
+        return f"is inverted, or not one: it holds the corners of {label}"
+    volume = inside.sum() * abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
+    low, high = MASK_RANGE_ML
+    if not low <= volume <= high:
+        return f"takes {volume:.0f} ml of {label}, unlike any brain"
+    share = _share_in_head(inside, image)
+    if share < MIN_IN_HEAD:
+        return f"lies by {100 * (1 - share):.0f} % in the background of {label}"
+    return ""
+
+
+def _share_in_head(inside: np.ndarray, image: Any) -> float:
+    """Return how much of a mask is brighter than an eighth of what is bright in the scan."""
+    step = np.maximum(1, _BLOCK_MM // spacing_of(image.affine)).astype(int)
+    data = block_means(np.asarray(image.dataobj, dtype=np.float32), step)
+    low, high = np.percentile(data, (1, 99.5))
+    data = np.clip(data, low, high) - low
+    bright = data[data > data.mean()]
+    counted = block_means(inside.astype(np.float32), step) > 0.5
+    if not bright.size or not counted.any():
+        return 1.0
+    return float(np.mean(data[counted] > bright.mean() / 8))
+
+
+def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> BrainMask:
+    """Note on a given mask that it differs from what extraction finds, or refuse it.
+
+    Parameters
+    ----------
+    given, found
+        The mask to use, and what `extract_brain` finds, on the scan's grid.
+    name
+        The mask's file.
+    image
+        The scan.
+
+    Returns
+    -------
+    BrainMask
+        `given`, with a note if it is another brain or lies elsewhere.
+
+    Raises
+    ------
+    BadDataError
+        If it lies mostly elsewhere, and extraction found what has the shape of a brain.
+    """
+    from h2lo_bids.imaging.orientation import MIN_FIT, orientation_fits
+
+    mine, other = (np.asarray(mask.image.dataobj) > 0 for mask in (given, found))
+    dice = 2 * np.count_nonzero(mine & other) / max(1, mine.sum() + other.sum())
+    if dice >= EXPECTED_DICE:
+        return given
+    told = (
+        f"{name}: this brain mask and the brain that {found.method} finds in {name_of(image)} "
+        f"overlap by a Dice of {dice:.2f} only"
+    )
+    if dice < MIN_DICE and max(orientation_fits(image, found.image).values()) >= MIN_FIT:
+        raise BadDataError(f"{told}; {_REMEDY}")
+    return replace(given, notes=(*given.notes, f"{told}; check that it is of this scan"))
 
 
 def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:

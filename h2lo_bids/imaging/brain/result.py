@@ -54,7 +54,7 @@ def make_result(
     method, notes
         As in `BrainMask`.
     name
-        The scan's file, for messages.
+        The scan's file, or that of a given mask, for messages.
 
     Returns
     -------
@@ -64,6 +64,8 @@ def make_result(
     result = BrainMask(placed(mask.astype(np.uint8), image.affine, image), method, notes)
     low, high = VOLUME_RANGE_ML
     if not low <= result.volume_ml <= high:
-        note = f"{name}: its brain mask has {result.volume_ml:.0f} ml; look at it or give a mask"
+        what, remedy = ("this", "another mask") if method == "given" else ("its", "a mask")
+        volume = f"{result.volume_ml:.0f} ml"
+        note = f"{name}: {what} brain mask has {volume}; look at it or give {remedy}"
         result = BrainMask(result.image, method, (*notes, note))
     return result

@@ -41,7 +41,9 @@ def looks_stripped(image: Any) -> bool:
     if 1 - nonzero.mean() < MIN_ZERO_SHARE or not nonzero.any():
         return False
     volume = nonzero.sum() * abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
-    return VOLUME_RANGE_ML[0] <= volume <= VOLUME_RANGE_ML[1] and _cut(nonzero) <= MAX_CUT_SHARE
+    return (
+        VOLUME_RANGE_ML[0] <= volume <= VOLUME_RANGE_ML[1] and cut_share(nonzero) <= MAX_CUT_SHARE
+    )
 
 
 def stripped_mask(image: Any) -> np.ndarray:
@@ -69,12 +71,18 @@ def stripped_mask(image: Any) -> np.ndarray:
     return binary_fill_holes(closed[inner] | nonzero)
 
 
-def _cut(nonzero: np.ndarray) -> float:
-    """Return the largest share of a bounding box's face that an array border cuts."""
-    seen = [np.flatnonzero(nonzero.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+def cut_share(inside: np.ndarray) -> float:
+    """Return the largest share of a bounding box's face that an array border cuts.
+
+    Parameters
+    ----------
+    inside
+        Boolean, 3-D, not empty.
+    """
+    seen = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     sides = [int(ends[-1] - ends[0] + 1) for ends in seen]
     shares = []
     for axis in range(3):
         face = np.prod([side for other, side in enumerate(sides) if other != axis])
-        shares += [np.take(nonzero, end, axis).sum() / face for end in (0, -1)]
+        shares += [np.take(inside, end, axis).sum() / face for end in (0, -1)]
     return float(max(shares))
