@@ -31,8 +31,8 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
     _ON_PAIRS: ("contrast", "hf", "lf_dir", "resolution"),
     (*_ON_PAIRS, _ENHANCE): ("lf", "lf_fusion"),
     ("group", "evaluate", "benchmark", _GROUP, _BENCHMARK): ("keep_flagged_pairs",),
+    (_PAIRS, "group", "evaluate", "benchmark"): ("protocol",),
     ("group", "benchmark"): (
-        "protocol",
         "steps",
         "epochs",
         "sampling",

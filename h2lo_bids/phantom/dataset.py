@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from h2lo_bids.errors import (
 )
 from h2lo_bids.phantom import sidecars
 from h2lo_bids.phantom.anatomy import Anatomy, load_labels, vary
-from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, LOW_FIELD
-from h2lo_bids.phantom.scans import coil, high_field_scan, low_field_scan
+from h2lo_bids.phantom.looks import distortion
+from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, LOW_FIELD, NEGATIVE_KEPT
+from h2lo_bids.phantom.scans import DISTORTION, coil, high_field_scan, low_field_scan
 from h2lo_bids.phantom.subject import Subject, make_subject
 from h2lo_bids.phantom.template import EXTENT, template_head
 
@@ -51,7 +52,7 @@ def make_dataset(
     contrasts: Sequence[str] = CONTRASTS,
     acquisitions: Sequence[str] = LOW_FIELD,
     labels: Path | str | None = None,
-    negative_kept: float = 0.2,
+    negative_kept: float = NEGATIVE_KEPT,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a dataset of paired sessions; the same arguments give the same bytes.
@@ -186,7 +187,7 @@ def _write_high(
     contrast: str,
     tell: Callable[[str], None],
 ) -> None:
-    sequence = replace(HIGH_FIELD[contrast], white_saturation=0.9 if contrast == "T2w" else 1.0)
+    sequence = HIGH_FIELD[contrast]
     data = high_field_scan(subject, contrast, sequence, _scan_seed(plan, number, contrast, "HF"))
     label = "_acq-MPRAGE" if contrast == "T1w" else ""
     stem = plan.out / name / "ses-HF" / "anat" / f"{name}_ses-HF{label}_{contrast}"
@@ -205,7 +206,10 @@ def _write_low(
 ) -> None:
     anatomy = subject.anatomy
     shape: Any = anatomy.labels.shape
-    sensitivity = coil(_scan_seed(plan, number, contrast, "coil"), shape, anatomy.affine)
+    rng = _scan_seed(plan, number, contrast, "coil")
+    sensitivity = coil(rng, shape, anatomy.affine, contrast)
+    session = np.random.default_rng([plan.seed, number, 0, 1])
+    displacement = distortion(session, subject.mask, anatomy.spacing, DISTORTION)
     for acquisition in plan.acquisitions:
         rng = _scan_seed(plan, number, contrast, acquisition)
         scan = low_field_scan(
@@ -215,6 +219,7 @@ def _write_low(
             sensitivity=sensitivity,
             rng=rng,
             negative_kept=plan.negative_kept,
+            displacement=displacement,
         )
         stem = f"{name}_ses-LF_acq-{acquisition}_{contrast}"
         path = plan.out / name / "ses-LF" / "anat" / stem
