@@ -32,12 +32,14 @@ INTENDED_USE = {
 LIMITS = {
     SYNTHESIZE: (
         "Trained on simulated pairs, never on a real low-field scan: its contrast, noise and "
-        "blur are those of the simulation. No lesion was simulated. The output is "
+        "blur are those of the simulation. White-matter lesions as in the label maps were "
+        "simulated; no tumour, infarct, haemorrhage or placed plaque was. The output is "
         "a conditional median, smoother than a real scan. Not for diagnosis."
     ),
     ENHANCE: (
         "Trained on simulated pairs, never on a real low-field scan: the contrast, noise and blur "
-        "that it removes are those of the simulation. No lesion was simulated, so that one may "
+        "that it removes are those of the simulation. White-matter lesions as in the label maps "
+        "were simulated; no tumour, infarct, haemorrhage or placed plaque was, so that one may "
         f"be weakened or lost. {nature('pfsr')} Not for diagnosis."
     ),
 }
