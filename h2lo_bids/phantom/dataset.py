@@ -20,7 +20,7 @@ from h2lo_bids.errors import (
 )
 from h2lo_bids.phantom import sidecars
 from h2lo_bids.phantom.anatomy import Anatomy, load_labels, vary
-from h2lo_bids.phantom.lesions import LesionPlan, place_lesions, with_lesions
+from h2lo_bids.phantom.lesions import NO_LESIONS, LesionPlan, place_lesions, with_lesions
 from h2lo_bids.phantom.looks import distortion
 from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, LOW_FIELD, NEGATIVE_KEPT
 from h2lo_bids.phantom.scans import DISTORTION, WHITE, coil, high_field_scan, low_field_scan
@@ -55,7 +55,7 @@ def make_dataset(
     acquisitions: Sequence[str] = LOW_FIELD,
     labels: Path | str | None = None,
     negative_kept: float = NEGATIVE_KEPT,
-    lesions: LesionPlan = LesionPlan(),
+    lesions: LesionPlan = NO_LESIONS,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a dataset of paired sessions; the same arguments give the same bytes.

@@ -60,6 +60,9 @@ class LesionPlan:
             raise UsageError(f"--lesion-severity {self.severity:g}: give 0 to 2")
 
 
+NO_LESIONS = LesionPlan()
+
+
 def place_lesions(
     white: np.ndarray, affine: np.ndarray, plan: LesionPlan, rng: np.random.Generator
 ) -> tuple[Lesion, ...]:
@@ -99,8 +102,7 @@ def place_lesions(
         found.append(Lesion(at, plan.diameters[number % len(plan.diameters)]))
     for number in range(len(found), len(found) + plan.count):
         diameter = plan.diameters[number % len(plan.diameters)]
-        index = np.argwhere(depth >= diameter / 2)
-        where = index @ affine[:3, :3].T + affine[:3, 3]
+        where = np.argwhere(depth >= diameter / 2) @ affine[:3, :3].T + affine[:3, 3]
         free = np.ones(len(where), dtype=bool)
         for other in found:
             apart = (diameter + other.diameter) / 2 + GAP
@@ -140,7 +142,9 @@ def lesion_share(
         high = np.minimum(np.ceil(middle + reach) + 1, shape).astype(int)
         if (low >= high).any():
             continue
-        axes = [(np.arange(a, b) - m) * s for a, b, m, s in zip(low, high, middle, step, strict=True)]
+        axes = [
+            (np.arange(a, b) - m) * s for a, b, m, s in zip(low, high, middle, step, strict=True)
+        ]
         apart = np.sqrt(sum(v**2 for v in np.meshgrid(*axes, indexing="ij", sparse=True)))
         ball = np.clip(0.5 + (lesion.diameter / 2 - apart) / step.mean(), 0, 1)
         part = share[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
@@ -200,7 +204,9 @@ def with_lesions(
         See `LesionPlan`.
     """
     white, full = subject.tissues["white"], subject.tissues["lesion"]
-    values = {k: (1 - severity) * getattr(white, k) + severity * getattr(full, k) for k in RELAXATION}
+    values = {
+        k: (1 - severity) * getattr(white, k) + severity * getattr(full, k) for k in RELAXATION
+    }
     tissue: Tissue = replace(full, **values)
     shape = subject.anatomy.labels.shape
     mask = lesion_share(lesions, shape, subject.anatomy.affine) >= 0.5  # type: ignore[arg-type]

@@ -91,6 +91,27 @@ def test_kinds_of_pairs_are_of_the_same_scans(small: Anatomy) -> None:
         assert np.argmin(steepness(alone.lf) / steepness(usual.hf)) == thick
 
 
+def test_more_inputs_are_of_other_scanners_and_one_target(small: Anatomy) -> None:
+    def pair(**more: object):
+        return simulate_training_pairs(
+            small, contrasts=("T1w",), seed=6, frame_shape=SHAPE, strength=0.0, **more
+        )["T1w"]  # type: ignore[arg-type]
+
+    one, three, raw = pair(), pair(inputs=3), pair(inputs=3, normalise=False)
+    assert len(three.inputs) == 3
+    np.testing.assert_array_equal(one.hf, three.hf)
+    np.testing.assert_array_equal(one.lf, three.lf)
+    a, b, c = (image[three.mask] for image in three.inputs)
+    for x, y in ((a, b), (a, c), (b, c)):
+        assert 0.5 < np.corrcoef(x, y)[0, 1] < 0.9999
+    for scaled, plain in zip((*three.inputs, three.lf), (*raw.inputs, raw.lf), strict=True):
+        assert plain.dtype == np.float32
+        assert not plain[~raw.mask].any()
+        np.testing.assert_allclose(scaled, plain / plain.max(), atol=1e-6)
+    # In units of white matter: shell 2 and 41 of the ball.
+    assert np.median(raw.lf[raw.mask & np.isin(small.labels, (2, 41))]) == pytest.approx(1, abs=0.1)
+
+
 def test_unknown_contrast_is_refused(small: Anatomy) -> None:
     with pytest.raises(ValueError, match="FLAIR"):
         simulate_training_pair(small, contrast="FLAIR", seed=0)

@@ -33,7 +33,7 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert frame_shape == (208, 256, 256)
         pair = ball_pair(path.name, seed, SHAPE)
         lf = pair.lf * np.float32(1 if kind.name != "axial" else 0.5)
-        return {c: phantom_pairs.TrainingPair(pair.hf, lf, pair.mask) for c in contrasts}
+        return {c: phantom_pairs.TrainingPair((pair.hf,), lf, pair.mask) for c in contrasts}
 
     monkeypatch.setattr(phantom_pairs, "simulate_training_pairs", small)
     return folder
