@@ -74,6 +74,7 @@ def prepare_pairs(
     skull_strip: str = "auto",
     synthstrip_weights: Path | None = None,
     seed: int = 42,
+    own_masks: bool = False,
     omp_nthreads: int = 1,
     options: RunOptions,
     tell: Callable[[str], None] = lambda line: None,
@@ -94,6 +95,8 @@ def prepare_pairs(
         How brains are found, as the options of these names.
     seed
         Of the registrations.
+    own_masks
+        Whether each image of a pair is masked by its own brain mask.
     omp_nthreads
         Threads of one step.
     options
@@ -106,7 +109,7 @@ def prepare_pairs(
     PairsOutcome
         A pair that fails does not keep the others from being made.
     """
-    how = PairOptions(frame, skull_strip, synthstrip_weights, seed, omp_nthreads)
+    how = PairOptions(frame, skull_strip, synthstrip_weights, seed, omp_nthreads, own_masks)
     fingerprints, failed = _fingerprints(pairs, how)
     current = _current(Path(out_dir), subject, pairs, tell)
     kept = tuple(name for name, own in fingerprints.items() if current.get(name) == own)
@@ -138,6 +141,7 @@ def missing_pairs(
     skull_strip: str = "auto",
     synthstrip_weights: Path | None = None,
     seed: int = 42,
+    own_masks: bool = False,
 ) -> tuple[str, ...]:
     """Name the pairs that `prepare_pairs`, with the same arguments, would have to make.
 
@@ -146,7 +150,7 @@ def missing_pairs(
     tuple of str
         Names of pairs that are absent, damaged, of other inputs, or cannot be read.
     """
-    how = PairOptions(frame, skull_strip, synthstrip_weights, seed)
+    how = PairOptions(frame, skull_strip, synthstrip_weights, seed, own_masks=own_masks)
     fingerprints, _ = _fingerprints(pairs, how)
     current = _current(Path(out_dir), subject, pairs, lambda line: None)
     names = [pair.name for pair in pairs]
@@ -176,11 +180,12 @@ def pair_fingerprint(pair: PairSource, options: PairOptions) -> str:
         "registered": pair.registered,
         "frame": options.frame.to_dict(),
         "skull_strip": options.skull_strip,
+        "own_masks": options.own_masks,
         "seed": options.seed,
         "sources": [scan.uri for scan in (pair.hf, *pair.lf)],
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    donor = (pair.donor,) if pair.donor else ()
+    donor = (pair.donor,) if pair.donor and not options.own_masks else ()
     paths = [scan.path for scan in (pair.hf, *pair.lf, *donor)]
     for path in [*paths, *((options.synthstrip_weights,) if options.synthstrip_weights else ())]:
         try:

@@ -38,8 +38,8 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
         "keep_flagged_pairs",
         "metrics_convention",
     ),
+    (_PAIRS, "group", "evaluate", "benchmark"): ("protocol",),
     ("group", "benchmark"): (
-        "protocol",
         "steps",
         "epochs",
         "sampling",

@@ -141,4 +141,5 @@ def _how(settings: Settings) -> dict[str, Any]:
         "skull_strip": settings.skull_strip,
         "synthstrip_weights": synthstrip_weights(settings),
         "seed": settings.random_seed,
+        "own_masks": settings.protocol == "paper",
     }

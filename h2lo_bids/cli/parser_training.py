@@ -86,8 +86,9 @@ def add_fitting(group: argparse._ArgumentGroup) -> None:
     add(
         "--protocol",
         choices=PROTOCOLS,
-        help="paper: whole volumes, 8000 voxels and a 32^3 sub-volume per step, 500 epochs; "
-        "default: crops with exact halos, for a CPU or a small GPU; the options below win",
+        help="paper: each image of a pair keeps its own brain mask; whole volumes, 8000 voxels "
+        "and a 32^3 sub-volume per step, 500 epochs; default: one mask for both; crops with "
+        "exact halos, for a CPU or a small GPU; the options below win",
     )
     add("--steps", type=convert.integer(1), metavar="N", help="optimiser steps of a fit")
     add(

@@ -60,6 +60,39 @@ def build_parser() -> argparse.ArgumentParser:
         help="share of inverted fluid signal that low-field T1w scans show: 1 magnitude image, "
         "0 phase-sensitive image (default: 0.2, between the two as real scans are)",
     )
+    parser.add_argument(
+        "--lesions",
+        metavar="N",
+        type=int,
+        default=0,
+        help="balls of lesion tissue at random white-matter places of each person; their mask is "
+        "written to derivatives/h2lo-phantom (default: 0)",
+    )
+    parser.add_argument(
+        "--lesion-at",
+        metavar=("X", "Y", "Z"),
+        nargs=3,
+        type=float,
+        action="append",
+        default=[],
+        help="one more at this place, in mm of the 3 T images; may be given several times",
+    )
+    parser.add_argument(
+        "--lesion-diameter",
+        metavar="MM",
+        nargs="+",
+        type=float,
+        default=[6.0],
+        help="their diameters, taken in turn (default: 6)",
+    )
+    parser.add_argument(
+        "--lesion-severity",
+        metavar="S",
+        type=float,
+        default=1.0,
+        help="their T1, T2 and proton density on the line from white matter (0) to multiple "
+        "sclerosis (1, the default); the mask's sidecar holds the contrast that follows",
+    )
     parser.add_argument("--version", action="version", version=f"h2lo-phantom {__version__}")
     return parser
 
@@ -73,9 +106,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         Arguments; those of the process by default.
     """
     from h2lo_bids.phantom.dataset import make_dataset
+    from h2lo_bids.phantom.lesions import LesionPlan
 
     try:
         options = build_parser().parse_args(argv)
+        lesions = LesionPlan(
+            options.lesions,
+            tuple(options.lesion_diameter),
+            tuple(tuple(place) for place in options.lesion_at),
+            options.lesion_severity,
+        )
         out = make_dataset(
             options.out,
             subjects=options.subjects,
@@ -85,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             acquisitions=tuple(dict.fromkeys(options.lf)),
             labels=options.labels,
             negative_kept=options.negative_signal,
+            lesions=lesions,
             progress=lambda line: print(line, flush=True),
         )
     except H2loError as err:

@@ -50,7 +50,8 @@ class Fused:
     Parameters
     ----------
     data
-        float32 on the wanted grid, exactly 0 outside `mask`, in the scans' units.
+        float32 on the wanted grid, exactly 0 outside `mask` or the scans' own brains,
+        in the scans' units.
     mask
         bool: the brain as far as every scan shows it.
     coverage
@@ -62,7 +63,7 @@ class Fused:
     coverage: tuple[float, ...]
 
 
-def fuse(scans: Sequence[LowField], brain: Any) -> Fused:
+def fuse(scans: Sequence[LowField], brain: Any, own: Sequence[Any] = ()) -> Fused:
     """Average scans on the grid of a brain mask.
 
     Before averaging, each scan is divided by its mean in the brain: scanners
@@ -75,6 +76,10 @@ def fuse(scans: Sequence[LowField], brain: Any) -> Fused:
         One scan, or orthogonal thick-slice ones.
     brain
         nibabel image: the brain mask on the wanted grid.
+    own
+        The scans' own brain masks, on their grids. Where they are given, the average is
+        masked by what most of them call brain, and not by `brain`: as in the paper, which
+        strips the images of a pair separately.
 
     Returns
     -------
@@ -87,16 +92,18 @@ def fuse(scans: Sequence[LowField], brain: Any) -> Fused:
         If no voxel of the brain is shown by all scans, or one is dark in all of it.
     """
     inside = np.asarray(brain.dataobj) > 0
-    box = _box(inside)
+    kept = _most(scans, own, brain) if own else inside
+    box = _box(inside | kept)
     start = [int(ends.start) for ends in box]
     affine = brain.affine @ nib.affines.from_matvec(np.eye(3), start)
-    wanted = inside[box]
-    images, common, coverage = [], wanted.copy(), []
+    wanted, kept = inside[box], kept[box]
+    images, everywhere, coverage = [], np.ones(wanted.shape, dtype=bool), []
     for scan in scans:
         values, shown = _on_grid(scan, wanted.shape, affine)
         coverage.append(float(shown[wanted].mean()))
         images.append(values)
-        common &= shown
+        everywhere &= shown
+    common = wanted & everywhere
     if not common.any():
         names = ", ".join(name_of(scan.image) for scan in scans)
         raise BadDataError(f"{names}: shows nothing of the wanted brain; look at all images")
@@ -107,9 +114,18 @@ def fuse(scans: Sequence[LowField], brain: Any) -> Fused:
             raise BadDataError(f"{name_of(scan.image)}: is dark in the whole brain; look at it")
         total += values / mean
     data, mask = np.zeros(inside.shape, dtype=np.float32), np.zeros(inside.shape, dtype=bool)
-    data[box] = np.where(common, total / len(scans), 0)
+    data[box] = np.where(kept & everywhere, total / len(scans), 0)
     mask[box] = common
     return Fused(data, mask, tuple(coverage))
+
+
+def _most(scans: Sequence[LowField], own: Sequence[Any], brain: Any) -> np.ndarray:
+    """Return what more than half of the scans' own masks call brain, on the grid of `brain`."""
+    votes = np.zeros(brain.shape, dtype=np.uint8)
+    for scan, mask in zip(scans, own, strict=True):
+        moved = resample_mask(mask, brain.shape, scan.matrix @ brain.affine)
+        votes += np.asarray(moved.dataobj) > 0
+    return 2 * votes > len(scans)
 
 
 def _on_grid(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from h2lo_bids.errors import (
 )
 from h2lo_bids.phantom import sidecars
 from h2lo_bids.phantom.anatomy import Anatomy, load_labels, vary
-from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, LOW_FIELD
-from h2lo_bids.phantom.scans import coil, high_field_scan, low_field_scan
+from h2lo_bids.phantom.lesions import NO_LESIONS, LesionPlan, place_lesions, with_lesions
+from h2lo_bids.phantom.looks import distortion
+from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, LOW_FIELD, NEGATIVE_KEPT
+from h2lo_bids.phantom.scans import DISTORTION, WHITE, coil, high_field_scan, low_field_scan
 from h2lo_bids.phantom.subject import Subject, make_subject
 from h2lo_bids.phantom.template import EXTENT, template_head
 
@@ -40,6 +42,7 @@ class Plan:
     acquisitions: tuple[str, ...]
     maps: tuple[Path, ...]
     negative_kept: float
+    lesions: LesionPlan
 
 
 def make_dataset(
@@ -51,7 +54,8 @@ def make_dataset(
     contrasts: Sequence[str] = CONTRASTS,
     acquisitions: Sequence[str] = LOW_FIELD,
     labels: Path | str | None = None,
-    negative_kept: float = 0.2,
+    negative_kept: float = NEGATIVE_KEPT,
+    lesions: LesionPlan = NO_LESIONS,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a dataset of paired sessions; the same arguments give the same bytes.
@@ -78,6 +82,9 @@ def make_dataset(
     negative_kept
         Share of inverted (negative) signal that low-field T1w images show: 1 for
         a magnitude image, 0 for a phase-sensitive one.
+    lesions
+        White-matter lesions to plant in each person; their mask is written as a BIDS
+        derivative in ``derivatives/h2lo-phantom``.
     progress
         Called with one line per scan.
 
@@ -101,6 +108,7 @@ def make_dataset(
         acquisitions=tuple(acquisitions),
         maps=_label_maps(labels),
         negative_kept=negative_kept,
+        lesions=lesions,
     )
     _check(plan, subjects)
     tell = progress or (lambda line: None)
@@ -136,6 +144,7 @@ def _label_maps(folder: Path | str | None) -> tuple[Path, ...]:
 
 
 def _check(plan: Plan, subjects: int) -> None:
+    plan.lesions.check()
     if subjects < 1:
         raise UsageError(f"--subjects {subjects}: give at least 1")
     if plan.seed < 0:
@@ -166,11 +175,28 @@ def _write_subject(plan: Plan, name: str, number: int, tell: Callable[[str], Non
     """Simulate one person's scans; return where the anatomy comes from."""
     head, mask, rng = _head(plan, number)
     subject = make_subject(head, mask, rng)
+    if plan.lesions:
+        subject = _plant(plan, subject, name, number)
     for contrast in plan.contrasts:
         _write_high(plan, subject, name, number, contrast, tell)
     for contrast in plan.contrasts if plan.acquisitions else ():
         _write_low(plan, subject, name, number, contrast, tell)
     return head.source
+
+
+def _plant(plan: Plan, subject: Subject, name: str, number: int) -> Subject:
+    """Plant a person's lesions and write their mask beside the dataset."""
+    affine = subject.anatomy.affine
+    white = subject.classes == WHITE
+    rng = np.random.default_rng([plan.seed, number, 0, 2])
+    lesions = place_lesions(white, affine, plan.lesions, rng)
+    subject, mask = with_lesions(subject, lesions, plan.lesions.severity)
+    stem = plan.out / "derivatives" / "h2lo-phantom" / name / "ses-HF" / "anat"
+    stem /= f"{name}_ses-HF_label-lesion_mask"
+    _write_image(stem, mask.astype(np.uint8), affine)
+    sidecar = sidecars.lesion_sidecar(lesions, plan.lesions.severity, subject.tissues)
+    _write_json(stem.with_name(stem.name + ".json"), sidecar)
+    return subject
 
 
 def _scan_seed(plan: Plan, number: int, contrast: str, scan: str) -> np.random.Generator:
@@ -187,7 +213,7 @@ def _write_high(
     contrast: str,
     tell: Callable[[str], None],
 ) -> None:
-    sequence = replace(HIGH_FIELD[contrast], white_saturation=0.9 if contrast == "T2w" else 1.0)
+    sequence = HIGH_FIELD[contrast]
     data = high_field_scan(subject, contrast, sequence, _scan_seed(plan, number, contrast, "HF"))
     label = "_acq-MPRAGE" if contrast == "T1w" else ""
     stem = plan.out / name / "ses-HF" / "anat" / f"{name}_ses-HF{label}_{contrast}"
@@ -206,7 +232,10 @@ def _write_low(
 ) -> None:
     anatomy = subject.anatomy
     shape: Any = anatomy.labels.shape
-    sensitivity = coil(_scan_seed(plan, number, contrast, "coil"), shape, anatomy.affine)
+    rng = _scan_seed(plan, number, contrast, "coil")
+    sensitivity = coil(rng, shape, anatomy.affine, contrast)
+    session = np.random.default_rng([plan.seed, number, 0, 1])
+    displacement = distortion(session, subject.mask, anatomy.spacing, DISTORTION)
     for acquisition in plan.acquisitions:
         rng = _scan_seed(plan, number, contrast, acquisition)
         scan = low_field_scan(
@@ -216,6 +245,7 @@ def _write_low(
             sensitivity=sensitivity,
             rng=rng,
             negative_kept=plan.negative_kept,
+            displacement=displacement,
         )
         stem = f"{name}_ses-LF_acq-{acquisition}_{contrast}"
         path = plan.out / name / "ses-LF" / "anat" / stem
@@ -237,9 +267,14 @@ def write_scan(
     sidecar
         Content of the JSON beside it; None for no JSON.
     """
+    _write_image(stem, np.rint(data * WHITE_LEVEL).clip(0, 32767).astype(np.int16), affine)
+    if sidecar is not None:
+        _write_json(stem.with_name(stem.name + ".json"), sidecar)
+
+
+def _write_image(stem: Path, stored: np.ndarray, affine: np.ndarray) -> None:
     import nibabel as nib
 
-    stored = np.rint(data * WHITE_LEVEL).clip(0, 32767).astype(np.int16)
     image = nib.Nifti1Image(stored, affine)
     image.header.set_xyzt_units("mm", "sec")
     image.set_sform(affine, code=1)
@@ -248,8 +283,6 @@ def write_scan(
     # No name and no time in the gzip header.
     packed = gzip.compress(image.to_bytes(), compresslevel=5, mtime=0)
     stem.with_name(stem.name + ".nii.gz").write_bytes(packed)
-    if sidecar is not None:
-        _write_json(stem.with_name(stem.name + ".json"), sidecar)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -273,8 +306,13 @@ def _write_top(plan: Plan, subjects: int, rows: list[str], labels: Path | str | 
     call += f" --resolution {plan.resolution:g} --contrast {contrasts} --lf {acquisitions}"
     call += f" --negative-signal {plan.negative_kept:g}"
     call += " --labels DIR" if labels else ""
+    call += sidecars.lesion_options(plan.lesions)
     description = sidecars.dataset_description(__version__, _licence(labels), call)
     _write_json(plan.out / "dataset_description.json", description)
+    if plan.lesions:
+        below = plan.out / "derivatives" / "h2lo-phantom" / "dataset_description.json"
+        own = {"Name": "Lesions planted in simulated heads", "DatasetType": "derivative"}
+        _write_json(below, {**description, **own, "SourceDatasets": [{"URL": "../.."}]})
     _write_json(plan.out / "participants.json", sidecars.PARTICIPANTS)
     table = "participant_id\tanatomy\tseed\n" + "".join(row + "\n" for row in rows)
     (plan.out / "participants.tsv").write_text(table, encoding="utf-8")

@@ -10,8 +10,12 @@ import numpy as np
 from h2lo_bids.phantom.anatomy import Anatomy, bounding_box, load_labels, vary
 from h2lo_bids.phantom.fields import Shape
 from h2lo_bids.phantom.fusion import fuse
+from h2lo_bids.phantom.looks import distortion, draw_look, nominal_look
 from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, ORTHOGONAL, draw_high_field
 from h2lo_bids.phantom.scans import (
+    DISTORTION,
+    MISREGISTRATION,
+    WHITE,
     coil,
     high_field_scan,
     low_field_scan,
@@ -19,31 +23,8 @@ from h2lo_bids.phantom.scans import (
 )
 from h2lo_bids.phantom.subject import Subject, make_subject
 
-
-@dataclass(frozen=True)
-class PairKind:
-    """What the two images of a pair are.
-
-    Parameters
-    ----------
-    name
-        Tells it from others; empty for the usual one.
-    acquisitions
-        Thick-slice scans that are averaged to the low-field image.
-    order
-        Of the splines that interpolate them: 1 or 3.
-    nominal
-        Whether the 3 T scan is of the nominal protocol, and not of some other scanner
-        for each seed. What a model is to make should look alike; what it is given, vary.
-    """
-
-    name: str = ""
-    acquisitions: tuple[str, ...] = ORTHOGONAL
-    order: int = 1
-    nominal: bool = False
-
-
-FUSED = PairKind()
+MARGIN = 12
+"""Voxels around the brain that thick slices, blur and distortion may bring into it."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +33,24 @@ class TrainingPair:
 
     Parameters
     ----------
-    hf, lf
-        float32 (X, Y, Z) in [0, 1], 0 outside the mask.
+    inputs
+        High-field images of the person, each of another scanner: float32 (X, Y, Z), 0
+        outside the mask; in [0, 1], or in units of white matter where they were not to be
+        normalised.
+    lf
+        The low-field image, the same way.
     mask
         Brain mask, bool; the centre of its bounding box is the grid's centre.
     """
 
-    hf: np.ndarray
+    inputs: tuple[np.ndarray, ...]
     lf: np.ndarray
     mask: np.ndarray
+
+    @property
+    def hf(self) -> np.ndarray:
+        """The first high-field image."""
+        return self.inputs[0]
 
 
 def simulate_training_pair(
@@ -111,11 +101,26 @@ def simulate_training_pairs(
     seed: int,
     frame_shape: Shape = (208, 256, 256),
     strength: float = 1.0,
-    kind: PairKind = FUSED,
+    inputs: int = 1,
+    nominal: bool = False,
+    normalise: bool = True,
 ) -> dict[str, TrainingPair]:
     """Simulate one person's pair in each contrast; see `simulate_training_pair`.
 
-    Person and low-field scans do not depend on `kind`.
+    Person and low-field scans do not depend on the number and kind of the inputs.
+
+    Parameters
+    ----------
+    labels_path_or_anatomy, seed, frame_shape, strength
+        See `simulate_training_pair`.
+    contrasts
+        Of ``"T1w"`` and ``"T2w"``.
+    inputs
+        High-field images per low-field one, each of another scanner, at least 1.
+    nominal
+        Whether the first of them is of the calibrated site.
+    normalise
+        Whether images are divided by their largest value in the brain.
     """
     for contrast in contrasts:
         if contrast not in CONTRASTS:
@@ -124,50 +129,79 @@ def simulate_training_pairs(
     anatomy = source if isinstance(source, Anatomy) else load_labels(Path(source))
     person = np.random.default_rng([seed, 0])
     head, mask = vary(anatomy, person, shape=frame_shape, strength=strength)
-    subject = make_subject(head, mask, person)
-    sensitivity = coil(np.random.default_rng([seed, 2]), frame_shape, head.affine)
-    return {
-        contrast: _pair(
-            subject,
-            contrast,
-            sensitivity,
-            np.random.default_rng([seed, 1, CONTRASTS.index(contrast)]),
-            kind,
-        )
-        for contrast in contrasts
-    }
+    part = _around_brain(mask)
+    head = Anatomy(head.labels[part], head.spacing, head.source)
+    subject = make_subject(head, mask[part], person)
+    session = np.random.default_rng([seed, 2])
+    displacement = distortion(session, subject.mask, head.spacing, DISTORTION)
+    pairs = {}
+    for contrast in contrasts:
+        stream = (seed, 1 + CONTRASTS.index(contrast))
+        high = _high_field(subject, contrast, stream, nominal, inputs)
+        rng = np.random.default_rng([*stream, 1])
+        low = _low_field(subject, contrast, displacement, rng)
+        images = [_masked(image, subject.mask, normalise) for image in (*high, low)]
+        *framed, target = (_framed(image, part, frame_shape) for image in images)
+        pairs[contrast] = TrainingPair(tuple(framed), target, mask)
+    return pairs
 
 
-def _pair(
+def _around_brain(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the part of a grid, about its centre, that the scans of its brain depend on."""
+    part = []
+    for n, box in zip(mask.shape, bounding_box(mask, margin=MARGIN), strict=True):
+        cut = max(0, min(box.start, n - box.stop))
+        part.append(slice(cut, n - cut))
+    return tuple(part)
+
+
+def _high_field(
+    subject: Subject, contrast: str, stream: tuple[int, int], nominal: bool, count: int
+) -> list[np.ndarray]:
+    """Scan a person on several scanners; each follows from its number alone."""
+    images = []
+    for number in range(count):
+        rng = np.random.default_rng([*stream, 2, 1 + number])
+        sequence, look = draw_high_field(contrast, rng), draw_look(contrast, rng)
+        if nominal and number == 0:
+            sequence, look = HIGH_FIELD[contrast], nominal_look(contrast, rng)
+        images.append(high_field_scan(subject, contrast, sequence, rng, look))
+    return images
+
+
+def _low_field(
     subject: Subject,
     contrast: str,
-    sensitivity: np.ndarray,
+    displacement: np.ndarray,
     rng: np.random.Generator,
-    kind: PairKind,
-) -> TrainingPair:
-    other = draw_high_field(contrast, rng)  # drawn anyway, so that what follows is the same
-    high = high_field_scan(subject, contrast, HIGH_FIELD[contrast] if kind.nominal else other, rng)
-    kept = rng.uniform(0.0, 0.35)
+) -> np.ndarray:
+    """Scan a person at low field and put the scans together on the person's grid."""
+    affine, shape = subject.anatomy.affine, subject.mask.shape
+    sensitivity = coil(rng, shape, affine, contrast)  # type: ignore[arg-type]
     scans, to_scanner = [], []
-    # What is not wanted is simulated too where another one follows: all share a generator.
-    last = max(ORTHOGONAL.index(name) for name in kind.acquisitions)
-    for acquisition in ORTHOGONAL[: last + 1]:
+    for acquisition in ORTHOGONAL:
         scan = low_field_scan(
-            subject, contrast, acquisition, sensitivity=sensitivity, rng=rng, negative_kept=kept
+            subject,
+            contrast,
+            acquisition,
+            sensitivity=sensitivity,
+            rng=rng,
+            displacement=displacement,
         )
-        pose = scan.pose @ misregistration(rng, rng.uniform(0.3, 0.7))
-        if acquisition in kind.acquisitions:
-            scans.append((scan.data, scan.affine))
-            to_scanner.append(pose)
-    mask, affine = subject.mask, subject.anatomy.affine.copy()
-    box = bounding_box(mask)
-    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
-    low = np.zeros_like(high)
-    shape = high[box].shape
-    low[box] = fuse(scans, to_scanner, shape, affine, kind.order)  # type: ignore[arg-type]
-    return TrainingPair(_normalised(high, mask), _normalised(low, mask), mask)
+        pose = scan.pose @ misregistration(rng, MISREGISTRATION)
+        # The scanner scales each image on its own, and so does the fusion of real ones.
+        scans.append((scan.data / scan.data.mean(), scan.affine))
+        to_scanner.append(pose)
+    fused = fuse(scans, to_scanner, shape, affine, order=3)  # type: ignore[arg-type]
+    return fused / np.median(fused[subject.classes == WHITE])
 
 
-def _normalised(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _masked(image: np.ndarray, mask: np.ndarray, normalise: bool) -> np.ndarray:
     masked = np.where(mask, image, np.float32(0)).clip(0)
-    return (masked / masked.max()).astype(np.float32)
+    return (masked / masked.max() if normalise else masked).astype(np.float32)
+
+
+def _framed(image: np.ndarray, part: tuple[slice, ...], shape: Shape) -> np.ndarray:
+    framed = np.zeros(shape, dtype=np.float32)
+    framed[part] = image
+    return framed

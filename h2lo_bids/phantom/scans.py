@@ -8,8 +8,10 @@ import numpy as np
 
 from h2lo_bids.phantom.acquisition import acquire, complex_noise
 from h2lo_bids.phantom.anatomy import rigid
-from h2lo_bids.phantom.fields import Shape, smooth_field
+from h2lo_bids.phantom.fields import Shape, resample
+from h2lo_bids.phantom.looks import Look, millimetres, nominal_look, receive_field
 from h2lo_bids.phantom.protocols import (
+    NEGATIVE_KEPT,
     HighField,
     LowField,
     high_field_values,
@@ -43,7 +45,11 @@ class LowFieldScan:
 
 
 def high_field_scan(
-    subject: Subject, contrast: str, sequence: HighField, rng: np.random.Generator
+    subject: Subject,
+    contrast: str,
+    sequence: HighField,
+    rng: np.random.Generator,
+    look: Look | None = None,
 ) -> np.ndarray:
     """Scan a person at 3 T, on the anatomy's own grid.
 
@@ -57,31 +63,46 @@ def high_field_scan(
         What is played.
     rng
         The scan's own generator.
+    look
+        What else the scanner does; that of the nominal site when not given.
 
     Returns
     -------
     numpy.ndarray
         float32 magnitude image; white matter lies about 1.
     """
+    look = look or nominal_look(contrast, rng)
     values = high_field_values(sequence, subject.tissues)
     values = values / values[WHITE]
-    # Inflow brightens vessels in a gradient echo; a spin echo leaves them dark.
-    vessel = rng.uniform(0.5, 1.3) if contrast == "T1w" else rng.uniform(0.05, 0.6)
-    step = subject.anatomy.spacing
-    blur = np.full(3, rng.uniform(0.5, 0.75))
-    if rng.random() < 0.15:
-        blur[2] = rng.uniform(0.9, 1.3)
-    texture = rng.uniform(0.02, 0.045)
-    image = render(subject, values, vessel=vessel, texture=texture, blur=tuple(blur))
-    image *= np.exp(rng.uniform(0.03, 0.10) * smooth_field(rng, image.shape, step, 40.0))  # type: ignore[arg-type]
-    return np.abs(image + complex_noise(image.shape, 1 / rng.uniform(22, 70), rng))
+    anatomy = subject.anatomy
+    shape: Shape = anatomy.labels.shape  # type: ignore[assignment]
+    image = render(
+        subject, values, vessel=look.vessel, texture=look.texture, blur=look.blur
+    ) * receive_field(rng, shape, anatomy.affine, rim=look.rim, rough=look.rough)
+    image = np.abs(image + complex_noise(shape, look.noise, rng))
+    if look.outliers:
+        bright = np.flatnonzero(image > np.quantile(image[subject.mask], 0.9))
+        where = rng.choice(bright, look.outliers)
+        image.flat[where] = image[subject.mask].max() * rng.uniform(1.5, 3.0, look.outliers)
+    return image
 
 
-def coil(rng: np.random.Generator, shape: Shape, affine: np.ndarray) -> np.ndarray:
-    """Return the sensitivity of a low-field head coil over a head.
+_COIL = {
+    "T1w": {"rim": 0.6, "rough": 0.05, "peak": 1.0, "width": 140.0, "hot": 0.75},
+    "T2w": {"rim": 0.32, "rough": 0.13, "peak": 27.0, "width": 90.0, "hot": 0.85},
+}
+"""Calibrated with `looks`; `hot`: gain in the middle of the hot spot beyond 1."""
+_HOT_SPOT, _HOT_WIDTH = (20.0, -90.0, 0.0), 22.0
 
-    Brighter towards the surface and the vertex, falling off below the skull's
-    base, with a random smooth part (fitted by eye to real 64 mT scans).
+
+def coil(
+    rng: np.random.Generator, shape: Shape, affine: np.ndarray, contrast: str = "T1w"
+) -> np.ndarray:
+    """Return the sensitivity of the low-field head coil over a head, with its correction.
+
+    Brighter towards the surface, falling off along the body's axis, with a hot spot at
+    the back of the head and a random smooth part; the scanner corrects the images of
+    each contrast on its own.
 
     Parameters
     ----------
@@ -89,16 +110,26 @@ def coil(rng: np.random.Generator, shape: Shape, affine: np.ndarray) -> np.ndarr
         Source of the draw.
     shape, affine
         Grid of the head and its voxel indices to mm.
+    contrast
+        ``"T1w"`` or ``"T2w"``.
     """
-    axes = [affine[a, a] * np.arange(n) + affine[a, 3] for a, n in enumerate(shape)]
-    x, y, z = np.meshgrid(*(a.astype(np.float32) for a in axes), indexing="ij", sparse=True)
-    radial = (x / 75) ** 2 + (y / 95) ** 2 + (z / 85) ** 2
-    field = 1 + rng.uniform(0.05, 0.35) * (np.minimum(radial, 1.5) - 0.5)
-    field = field * np.exp(-(((z - rng.uniform(30, 60)) / rng.uniform(130, 190)) ** 2))
-    return field * np.exp(0.08 * smooth_field(rng, shape, float(affine[0, 0]), 45.0))
+    own = _COIL[contrast]
+    rim = own["rim"] + rng.normal(0, 0.05)
+    field = receive_field(rng, shape, affine, rim=rim, rough=own["rough"])
+    x, y, z = millimetres(shape, affine)
+    peak, width = own["peak"] + rng.normal(0, 5.0), own["width"] * rng.uniform(0.95, 1.05)
+    field *= np.exp(-(((z - np.float32(peak)) / np.float32(width)) ** 2))
+    apart = sum((v - np.float32(h)) ** 2 for v, h in zip((x, y, z), _HOT_SPOT, strict=True))
+    gain = np.float32(own["hot"] * rng.uniform(0.8, 1.2))
+    return field * (1 + gain * np.exp(-apart / np.float32(2 * _HOT_WIDTH**2)))
 
 
-def low_field_head(subject: Subject, sequence: LowField, sensitivity: np.ndarray) -> np.ndarray:
+def low_field_head(
+    subject: Subject,
+    sequence: LowField,
+    sensitivity: np.ndarray,
+    displacement: np.ndarray | None = None,
+) -> np.ndarray:
     """Return the signal that a 64 mT scanner would sample; white matter lies about 1.
 
     Parameters
@@ -109,11 +140,16 @@ def low_field_head(subject: Subject, sequence: LowField, sensitivity: np.ndarray
         What is played.
     sensitivity
         See `coil`.
+    displacement
+        See `looks.distortion`.
     """
     values = low_field_values(sequence, subject.tissues)
     values = values / values[WHITE]
-    vessel = 0.8 if sequence.ti else 0.35
+    vessel = 0.3 if sequence.ti else 2.7
     image = render(subject, values, vessel=vessel, texture=0.04, blur=(0.6, 0.6, 0.6))
+    if displacement is not None:
+        shape: Shape = image.shape  # type: ignore[assignment]
+        image = resample(image, np.eye(4), shape, displacement=displacement)
     return image * sensitivity
 
 
@@ -124,7 +160,8 @@ def low_field_scan(
     *,
     sensitivity: np.ndarray,
     rng: np.random.Generator,
-    negative_kept: float = 0.2,
+    negative_kept: float = NEGATIVE_KEPT,
+    displacement: np.ndarray | None = None,
 ) -> LowFieldScan:
     """Scan a person at 64 mT.
 
@@ -137,12 +174,14 @@ def low_field_scan(
     sensitivity
         The coil's, on the anatomy's grid; shared by the scans of a session.
     rng
-        The scan's own generator (pose, profile, noise).
+        The scan's own generator (pose, noise).
     negative_kept
         Share of negative (inverted) signal that stays, see `signal.rectify`.
+    displacement
+        See `looks.distortion`; shared by the scans of a session.
     """
     sequence = replace(low_field(contrast, acquisition), negative_kept=negative_kept)
-    head = low_field_head(subject, sequence, sensitivity)
+    head = low_field_head(subject, sequence, sensitivity, displacement)
     pose = rigid(rng.normal(0, 3.0, 3).clip(-8, 8), rng.normal(0, 3.0, 3).clip(-8, 8))
     coarse = subject.anatomy.spacing > 1.5
     across = 2 if acquisition == "iso" or coarse else 4
@@ -151,13 +190,21 @@ def low_field_scan(
         subject.anatomy.affine,
         sequence.grid,
         pose,
-        profile="sinc" if acquisition == "iso" or rng.random() < 0.5 else "gauss",
-        taper=rng.uniform(0.05, 0.3),
-        sigma=1 / (rng.uniform(11, 22) if contrast == "T1w" else rng.uniform(20, 40)),
+        profile="sinc" if acquisition == "iso" else "gauss",
+        taper=0.15,
+        sigma=NOISE[contrast] * rng.uniform(0.9, 1.1),
         rng=rng,
         fine=(1 if coarse else 2, across),
     )
     return LowFieldScan(data, sequence.grid.affine, pose, sequence)
+
+
+NOISE = {"T1w": 0.065, "T2w": 0.14}
+"""Standard deviation per channel of a low-field scan, in units of white matter."""
+DISTORTION = 2.75
+"""Root mean square in mm, see `looks.distortion`."""
+MISREGISTRATION = 0.6
+"""Root mean square in mm of a scan's rigid registration error."""
 
 
 def misregistration(rng: np.random.Generator, rms: float) -> np.ndarray:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from h2lo_bids.phantom.protocols import HighField, LowField
+from h2lo_bids.phantom.lesions import Lesion, LesionPlan
+from h2lo_bids.phantom.protocols import (
+    CONTRASTS,
+    HIGH_FIELD,
+    HighField,
+    LowField,
+    high_field_values,
+    low_field,
+    low_field_values,
+)
+from h2lo_bids.phantom.tissues import NAMES, Tissue
 
 LARMOR = 42.577
 """Proton Larmor frequency in MHz per tesla."""
@@ -69,6 +80,49 @@ def low_field_sidecar(sequence: LowField) -> dict[str, Any]:
     if sequence.ti:
         fields["InversionTime"] = sequence.ti / 1000
     return fields
+
+
+def lesion_sidecar(
+    lesions: Sequence[Lesion], severity: float, tissues: Mapping[str, Tissue]
+) -> dict[str, Any]:
+    """Return the JSON of a mask of planted lesions.
+
+    Parameters
+    ----------
+    lesions
+        What was planted.
+    severity
+        See `h2lo_bids.phantom.lesions.LesionPlan`.
+    tissues
+        The person's, from which the contrasts follow: signal over that of white matter, less 1.
+    """
+    contrasts = {}
+    for contrast in CONTRASTS:
+        high = high_field_values(HIGH_FIELD[contrast], dict(tissues))
+        low = low_field_values(low_field(contrast, "axi"), dict(tissues))
+        for name, values in ((f"3T {contrast}", high), (f"64mT axial {contrast}", low)):
+            ratio = values[NAMES.index("plaque")] / values[NAMES.index("white")]
+            contrasts[name] = round(float(ratio) - 1, 4)
+    return {
+        "Type": "Lesion",
+        "Description": "Lesions planted in white matter; those of the label maps are not marked",
+        "SpatialReference": "orig",
+        "Severity": severity,
+        "ContrastToWhiteMatter": contrasts,
+        "Lesions": [{"CentreMM": list(v.centre), "DiameterMM": v.diameter} for v in lesions],
+    }
+
+
+def lesion_options(plan: LesionPlan) -> str:
+    """Return the options that plant these lesions again."""
+    if not plan:
+        return ""
+    at = "".join(" --lesion-at " + " ".join(f"{v:g}" for v in place) for place in plan.places)
+    diameters = " ".join(f"{d:g}" for d in plan.diameters)
+    return (
+        f" --lesions {plan.count} --lesion-diameter {diameters}"
+        f" --lesion-severity {plan.severity:g}{at}"
+    )
 
 
 def dataset_description(version: str, licence: str, call: str) -> dict[str, Any]:

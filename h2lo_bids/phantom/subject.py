@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from h2lo_bids.phantom.anatomy import Anatomy
+from h2lo_bids.phantom.anatomy import Anatomy, bounding_box
 from h2lo_bids.phantom.fields import smooth_field, vessels
 from h2lo_bids.phantom.tissues import (
     FLUID_AROUND_BRAIN,
@@ -50,6 +50,11 @@ class Subject:
     vessel_tone: np.ndarray
 
 
+BONE = 6.0
+"""Thickness in mm of the bone around the brain, which label maps lack at the skull's base."""
+_OUTSIDE = [NAMES.index(name) for name in ("scalp", "marrow", "soft", "mucosa")]
+
+
 def make_subject(anatomy: Anatomy, mask: np.ndarray, rng: np.random.Generator) -> Subject:
     """Draw what a person has beside a shape.
 
@@ -60,9 +65,14 @@ def make_subject(anatomy: Anatomy, mask: np.ndarray, rng: np.random.Generator) -
     rng
         The subject's own generator.
     """
+    from scipy.ndimage import distance_transform_edt
+
     shape: tuple[int, int, int] = anatomy.labels.shape  # type: ignore[assignment]
     step = anatomy.spacing
     classes = class_of_label(anatomy.labels)
+    box = bounding_box(mask, margin=int(np.ceil(BONE / step)))
+    near = distance_transform_edt(~mask[box], sampling=step) <= BONE
+    classes[box][near & np.isin(classes[box], _OUTSIDE)] = NAMES.index("bone")
     texture = 0.7 * smooth_field(rng, shape, step, 8.0)
     texture += 0.7 * smooth_field(rng, shape, step, 2.0)
     strength = np.array([TISSUES[name].texture for name in NAMES], dtype=np.float32)

@@ -59,9 +59,11 @@ TISSUES: dict[str, Tissue] = {
     "vessel": Tissue(1550, 60, 0.85, 800, 120, 0.15),
     "scalp": Tissue(380, 110, 0.85, 170, 110, 0.08, 3.0),
     "marrow": Tissue(420, 90, 0.60, 180, 90, 0.15, 3.0),
-    "soft": Tissue(900, 55, 0.70, 200, 60, 0.08, 4.0),
+    "soft": Tissue(900, 55, 0.50, 260, 60, 0.08, 4.0),
     "mucosa": Tissue(1500, 90, 0.70, 400, 110, 0.10, 4.0),
     "bone": Tissue(900, 12, 0.10, 250, 12, 0.10, 2.0),
+    # What `lesions` plants; label maps hold none.
+    "plaque": Tissue(1350, 130, 0.80, 340, 170, 0.10),
 }
 GREY = (
     "cortex",

@@ -38,7 +38,8 @@ class Simulation:
     variants
         Persons per label map, each with another warp, tissue draw and low-field scans.
     inputs
-        High-field scanners per variant, all with the same low-field target.
+        High-field scanners per variant, all with the same low-field target; the first is
+        that of the calibrated site.
     scaling
         Of the high-field images, as for `h2lo_bids.imaging.normalise.scale_brain`.
     """
@@ -123,13 +124,14 @@ def _simulate(labels: Path, seed: int, kept: dict[str, Path], how: Simulation) -
     from h2lo_bids.phantom.pairs import simulate_training_pairs
 
     pairs = simulate_training_pairs(
-        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE, inputs=how.inputs
-    )
+        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE, inputs=how.inputs,
+        nominal=True, normalise=False,
+    )  # fmt: skip
     for contrast, path in kept.items():
         pair = pairs[contrast]
         scaled = [
             scale_brain(hf, pair.mask, SPACING, contrast=contrast, scaling=how.scaling).volume
-            for hf in pair.hf
+            for hf in pair.inputs
         ]
         volumes = np.stack([max_normalise(pair.lf, pair.mask), pair.mask, *scaled])
         partial = path.with_name(f".{os.getpid()}.{path.name}")

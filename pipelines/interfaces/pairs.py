@@ -78,6 +78,7 @@ class _ScansInput(ThreadedInputSpec):
 
 class _FuseInput(_ScansInput):
     stripped = traits.List(traits.Bool, mandatory=True, desc="which show a brain alone")
+    own_masks = traits.Bool(False, usedefault=True, desc="mask them by their own brain masks")
 
 
 class _FuseOutput(TraitedSpec):
@@ -108,7 +109,8 @@ class FuseLowField(H2loInterface):
         ]
         for scan, name in zip(scans, inputs.names, strict=True):
             scan.image.set_filename(name)
-        fused = fuse(scans, brain)
+        own = [load_image(mask) for mask in inputs.masks] if inputs.own_masks else ()
+        fused = fuse(scans, brain, own)
         low = placed(fused.data, brain.affine, brain)
         mask = placed(fused.mask.astype(np.uint8), brain.affine, brain)
         return {
@@ -215,7 +217,10 @@ class WritePair(H2loInterface):
         return {"out_name": inputs.out_names["record"]}
 
     def _images(self, folder: Path) -> tuple[dict[str, Path], str]:
-        """Divide both images by their largest value inside the pair's mask; describe the brain."""
+        """Divide each image by its largest value, and describe the brain.
+
+        A low-field image is exactly 0 outside its mask.
+        """
         import numpy as np
 
         from h2lo_bids.bids.atomic import save_nifti
@@ -228,7 +233,8 @@ class WritePair(H2loInterface):
         files = {}
         for key, path in (("hf", self.inputs.volume), ("lf", self.inputs.lowfield)):
             image = load_image(path)
-            scaled = max_normalise(np.asarray(image.dataobj), inside, name=path)
+            data = np.asarray(image.dataobj)
+            scaled = max_normalise(data, inside if key == "hf" else data != 0, name=path)
             if key == "hf":
                 brain = encode(fingerprint(scaled, inside, image.header.get_zooms()[:3]))
             files[key] = save_nifti(

@@ -37,6 +37,10 @@ class PairOptions:
         Of the registrations.
     omp_nthreads
         Threads of one step; registrations take one.
+    own_masks
+        Whether each image is masked by its own brain mask, as in the paper: the low-field
+        one by those of its scans, a T2w one without help of the session's T1w scan.
+        Otherwise the high-field mask serves both.
     """
 
     frame: Frame
@@ -44,6 +48,7 @@ class PairOptions:
     synthstrip_weights: Path | None = None
     seed: int = 42
     omp_nthreads: int = 1
+    own_masks: bool = False
 
 
 def init_pairs_wf(
@@ -94,7 +99,7 @@ def init_pairs_wf(
     alone: dict[str, pe.Node] = {}
     for pair in pairs:
         donor = pair.donor
-        if donor is None:
+        if donor is None or options.own_masks:
             continue
         end = "prepare_wf.inputnode.donor_mask"
         if donor.stem in branches:
@@ -160,7 +165,7 @@ def init_pair_wf(
     # The brain on its own grid has no reader here.
     prepare.remove_nodes([prepare.get_node("normalise_native")])
     names = [str(scan.path) for scan in pair.lf]
-    fuse = pe.Node(FuseLowField(names=names), name="fuse", mem_gb=1.5)
+    fuse = pe.Node(FuseLowField(names=names, own_masks=options.own_masks), name="fuse", mem_gb=1.5)
     check = pe.Node(CheckPair(names=names), name="check", mem_gb=1.0)
     write = pe.Node(_writer(pair, fingerprint, out_dir, options), name="write", mem_gb=1.0)
     low = _connect_low_field(workflow, prepare, pair, options)
@@ -252,6 +257,7 @@ def _writer(pair: PairSource, fingerprint: str, out_dir: Path, options: PairOpti
         "SourceScans": [scan.uri for scan in (pair.hf, *pair.lf)],
         "Simulated": any(is_simulated(scan) for scan in (pair.hf, *pair.lf)),
         "Fusion": pair.fusion,
+        "BrainMasks": "one for each image" if options.own_masks else "that of the high-field image",
         "RegistrationMethod": "none, registered already" if pair.registered else "ANTs, rigid",
         "RandomSeed": options.seed,
         "Frame": options.frame.to_dict(),

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine, from_matvec
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.alignment import check_overlap, motion_of
@@ -124,6 +124,20 @@ def test_three_scans_become_their_average_on_the_grid(head) -> None:
     truth = np.sqrt(head[0].get_fdata())
     assert np.corrcoef(fused.data[inside], truth[inside])[0, 1] > 0.9
     assert fused.data[inside].mean() == pytest.approx(1, abs=1e-3)
+
+
+def test_own_masks_decide_by_majority_where_the_average_ends(head) -> None:
+    inside = head[1].get_fdata() > 0
+    grown, shifted = binary_dilation(inside, iterations=2), np.roll(inside, 3, axis=0)
+    own = [nib.Nifti1Image(m.astype(np.uint8), head[1].affine) for m in (inside, grown, shifted)]
+    bright = nib.Nifti1Image(head[0].get_fdata() + 1, head[0].affine)
+    fused = fuse([LowField(bright, np.eye(4))] * 3, head[1], own)
+    votes = sum(m.astype(int) for m in (inside, grown, shifted)) >= 2
+    assert not np.array_equal(votes, inside)
+    np.testing.assert_array_equal(fused.data != 0, votes)
+    np.testing.assert_array_equal(fused.mask, inside)
+    with_one = fuse([LowField(bright, np.eye(4))] * 3, head[1])
+    np.testing.assert_allclose(fused.data[votes & inside], with_one.data[votes & inside])
 
 
 def test_a_scan_on_the_same_grid_is_not_interpolated(head) -> None:

@@ -9,6 +9,7 @@ from scipy.ndimage import map_coordinates
 from h2lo_bids.phantom.anatomy import rigid
 from h2lo_bids.phantom.fields import resample, smooth_field, vessels
 from h2lo_bids.phantom.fusion import fuse
+from h2lo_bids.phantom.looks import distortion, receive_field
 from h2lo_bids.phantom.scans import misregistration
 
 
@@ -63,6 +64,28 @@ def test_misregistration_has_the_asked_size() -> None:
         moved = points @ matrix[:3, :3].T + matrix[:3, 3]
         got = np.sqrt(np.mean(np.sum((moved - points) ** 2, axis=1)))
         assert got == pytest.approx(rms, rel=0.05)
+
+
+def test_distortion_has_the_asked_size_and_no_rigid_motion_left() -> None:
+    where = np.indices((48, 56, 50)) - np.array([23.5, 27.5, 24.5])[:, None, None, None]
+    mask = np.sum((where / np.array([20, 24, 21])[:, None, None, None]) ** 2, axis=0) < 1
+    field = distortion(np.random.default_rng(6), mask, 3.0, 2.5) * 3.0
+    inside = field[:, mask]
+    assert np.sqrt(np.mean(np.sum(inside**2, axis=0))) == pytest.approx(2.5, rel=0.03)
+    np.testing.assert_allclose(inside.mean(1), 0, atol=0.05)
+    torque = np.cross(where[:, mask].T, inside.T).mean(0)
+    np.testing.assert_allclose(torque, 0, atol=0.05 * 20 * 2.5)
+
+
+def test_receive_field_is_brighter_at_the_rim_by_its_logarithm() -> None:
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -100.0
+    field = receive_field(np.random.default_rng(0), (101, 101, 101), affine, rim=0.8, rough=0.0)
+    middle = field[50, 50, 50]
+    for axis, half in enumerate((75, 95, 85)):
+        at = [50, 50, 50]
+        at[axis] = 50 + round(half / 2)
+        assert np.log(field[tuple(at)] / middle) == pytest.approx(0.8, abs=0.03)
 
 
 def test_fusion_of_ramps_seen_from_other_poses_gives_the_ramp() -> None:

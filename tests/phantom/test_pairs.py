@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from h2lo_bids.phantom.anatomy import Anatomy, brain_mask
-from h2lo_bids.phantom.pairs import PairKind, simulate_training_pair, simulate_training_pairs
+from h2lo_bids.phantom.pairs import simulate_training_pair, simulate_training_pairs
 
 SHAPE = (80, 80, 80)
 
@@ -64,31 +64,36 @@ def test_one_seed_is_one_person_in_both_contrasts(small: Anatomy) -> None:
     assert not np.array_equal(other.mask, alone.mask)
 
 
-@pytest.mark.slow
-def test_kinds_of_pairs_are_of_the_same_scans(small: Anatomy) -> None:
-    def pair(**kind: object):
-        return simulate_training_pairs(
-            small, contrasts=("T2w",), seed=5, frame_shape=SHAPE, strength=0.0,
-            kind=PairKind("kind", **kind),  # type: ignore[arg-type]
-        )["T2w"]  # fmt: skip
-
-    usual, nominal = pair(), pair(nominal=True)
+def test_a_nominal_input_is_of_the_same_person_and_scans(small: Anatomy) -> None:
+    usual, nominal = (
+        simulate_training_pairs(
+            small, contrasts=("T2w",), seed=5, frame_shape=SHAPE, strength=0.0, nominal=nominal
+        )["T2w"]
+        for nominal in (False, True)
+    )
     np.testing.assert_array_equal(usual.lf, nominal.lf)
     assert np.abs(usual.hf - nominal.hf).max() > 0.02
-    # A scan alone is blurred most along its own thick slices, and its partner is the same.
-    inside = usual.mask.copy()
-    for axis in range(3):
-        inside &= np.roll(usual.mask, 1, axis)
 
-    def steepness(image: np.ndarray) -> np.ndarray:
-        return np.array(
-            [np.abs(np.diff(image, axis=k, prepend=0))[inside].mean() for k in range(3)]
-        )
 
-    for name, thick in (("axi", 2), ("cor", 1), ("sag", 0)):
-        alone = pair(acquisitions=(name,), order=3)
-        np.testing.assert_array_equal(usual.hf, alone.hf)
-        assert np.argmin(steepness(alone.lf) / steepness(usual.hf)) == thick
+def test_more_inputs_are_of_other_scanners_and_one_target(small: Anatomy) -> None:
+    def pair(**more: object):
+        return simulate_training_pairs(
+            small, contrasts=("T1w",), seed=6, frame_shape=SHAPE, strength=0.0, **more
+        )["T1w"]  # type: ignore[arg-type]
+
+    one, three, raw = pair(), pair(inputs=3), pair(inputs=3, normalise=False)
+    assert len(three.inputs) == 3
+    np.testing.assert_array_equal(one.hf, three.hf)
+    np.testing.assert_array_equal(one.lf, three.lf)
+    a, b, c = (image[three.mask] for image in three.inputs)
+    for x, y in ((a, b), (a, c), (b, c)):
+        assert 0.5 < np.corrcoef(x, y)[0, 1] < 0.9999
+    for scaled, plain in zip((*three.inputs, three.lf), (*raw.inputs, raw.lf), strict=True):
+        assert plain.dtype == np.float32
+        assert not plain[~raw.mask].any()
+        np.testing.assert_allclose(scaled, plain / plain.max(), atol=1e-6)
+    # In units of white matter: shell 2 and 41 of the ball.
+    assert np.median(raw.lf[raw.mask & np.isin(small.labels, (2, 41))]) == pytest.approx(1, abs=0.1)
 
 
 def test_unknown_contrast_is_refused(small: Anatomy) -> None:

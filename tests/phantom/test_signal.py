@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from h2lo_bids.phantom import signal
+from h2lo_bids.phantom.protocols import draw_high_field, high_field_values
+from h2lo_bids.phantom.tissues import NAMES, TISSUES
 
 # Literature values (MRzero-Core brainweb data; O'Reilly and Webb 2022) typed in
 # here, so that a change of the phantom's own table does not change the truth.
@@ -53,6 +55,21 @@ def test_inversion_recovery_is_null_at_ln2_and_inverted_at_zero() -> None:
     null = signal.inversion_recovery(1000, 100, 1, tr=1e7, te=0, ti=1000 * np.log(2))
     assert null == pytest.approx(0, abs=1e-12)
     assert signal.inversion_recovery(1000, 100, 1, tr=1e7, te=0, ti=0) == pytest.approx(-1)
+
+
+def test_other_scanners_have_the_contrasts_of_real_ones() -> None:
+    at = [NAMES.index(name) for name in ("white", "cortex", "csf")]
+    found: dict[str, list[np.ndarray]] = {"T1w": [], "T2w": []}
+    for contrast, ratios in found.items():
+        for seed in range(200):
+            sequence = draw_high_field(contrast, np.random.default_rng(seed))
+            values = high_field_values(sequence, TISSUES)[at]
+            ratios.append(values[1:] / values[0])
+    (grey, fluid), (grey2, fluid2) = (np.array(v).T for v in found.values())
+    assert 0.5 <= grey.min() < 0.55 < 0.8 < grey.max() <= 0.9
+    assert fluid.max() <= 0.6
+    assert 1.1 <= grey2.min() < 1.3 < 1.6 < grey2.max() <= 1.8
+    assert 2 <= fluid2.min() < 3 < 4.5 < fluid2.max() <= 5
 
 
 def test_spin_echo_limits() -> None:

@@ -1,0 +1,214 @@
+"""White-matter lesions of known size, place and strength, planted in phantoms and real heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from h2lo_bids.errors import UsageError
+from h2lo_bids.phantom.subject import Subject
+from h2lo_bids.phantom.tissues import NAMES, Tissue
+
+GAP = 2.0
+"""Least distance in mm between the surfaces of two lesions that are placed at random."""
+RELAXATION = ("t1", "t2", "pd", "t1_low", "t2_low")
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A ball: its centre in mm of the image's world, and its diameter in mm."""
+
+    centre: tuple[float, float, float]
+    diameter: float
+
+
+@dataclass(frozen=True)
+class LesionPlan:
+    """What to plant.
+
+    Parameters
+    ----------
+    count
+        Lesions at random white-matter places.
+    diameters
+        In mm; taken in turn, by those at given places first.
+    places
+        Centres of further lesions, mm.
+    severity
+        Of phantoms' lesions: 0 for the relaxation of white matter, 1 for that of tissue
+        ``lesion``, and on a line between them.
+    """
+
+    count: int = 0
+    diameters: tuple[float, ...] = (6.0,)
+    places: tuple[tuple[float, float, float], ...] = ()
+    severity: float = 1.0
+
+    def __bool__(self) -> bool:
+        return bool(self.count or self.places)
+
+    def check(self) -> None:
+        """Raise `UsageError` where a value makes no sense."""
+        if self.count < 0:
+            raise UsageError(f"--lesions {self.count}: give 0 or a positive number")
+        if not self.diameters or not all(1 <= d <= 40 for d in self.diameters):
+            given = " ".join(f"{d:g}" for d in self.diameters)
+            raise UsageError(f"--lesion-diameter {given}: give 1 to 40 mm")
+        if not 0 <= self.severity <= 2:
+            raise UsageError(f"--lesion-severity {self.severity:g}: give 0 to 2")
+
+
+NO_LESIONS = LesionPlan()
+
+
+def place_lesions(
+    white: np.ndarray, affine: np.ndarray, plan: LesionPlan, rng: np.random.Generator
+) -> tuple[Lesion, ...]:
+    """Choose where lesions lie: each one whole in white matter, apart from the others.
+
+    Parameters
+    ----------
+    white
+        White matter, bool (X, Y, Z).
+    affine
+        Voxel indices to mm, without shear.
+    plan
+        How many, how large, and which places are given.
+    rng
+        Source of the random places.
+
+    Returns
+    -------
+    tuple of Lesion
+        Those at given places first.
+
+    Raises
+    ------
+    UsageError
+        If a given place is not white matter, or no place is left for a lesion.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    depth = distance_transform_edt(white, sampling=np.linalg.norm(affine[:3, :3], axis=0))
+    inverse, found = np.linalg.inv(affine), []
+    for number, at in enumerate(plan.places):
+        index = tuple(np.rint(inverse[:3, :3] @ at + inverse[:3, 3]).astype(int))
+        inside = all(0 <= i < n for i, n in zip(index, white.shape, strict=True))
+        if not inside or not white[index]:
+            where = " ".join(f"{v:g}" for v in at)
+            raise UsageError(f"--lesion-at {where}: is not white matter; give another place")
+        found.append(Lesion(at, plan.diameters[number % len(plan.diameters)]))
+    for number in range(len(found), len(found) + plan.count):
+        diameter = plan.diameters[number % len(plan.diameters)]
+        where = np.argwhere(depth >= diameter / 2) @ affine[:3, :3].T + affine[:3, 3]
+        free = np.ones(len(where), dtype=bool)
+        for other in found:
+            apart = (diameter + other.diameter) / 2 + GAP
+            free &= np.linalg.norm(where - other.centre, axis=1) >= apart
+        if not free.any():
+            raise UsageError(
+                f"--lesions {plan.count}: white matter has no place for one of {diameter:g} mm "
+                f"beside {len(found)} others; ask for fewer or smaller ones"
+            )
+        x, y, z = map(float, rng.choice(where[free]))
+        found.append(Lesion((x, y, z), diameter))
+    return tuple(found)
+
+
+def lesion_share(
+    lesions: Sequence[Lesion], shape: tuple[int, int, int], affine: np.ndarray
+) -> np.ndarray:
+    """Return how much of each voxel is lesion; float32 from 0 to 1.
+
+    The share falls linearly over one voxel at the surface, so that a ball of radius r on
+    voxels of side h sums to (4/3) pi (r^3 + r h^2 / 4).
+
+    Parameters
+    ----------
+    lesions
+        Balls.
+    shape, affine
+        The grid; `affine` without shear.
+    """
+    share = np.zeros(shape, dtype=np.float32)
+    step = np.linalg.norm(affine[:3, :3], axis=0)
+    inverse = np.linalg.inv(affine)
+    for lesion in lesions:
+        middle = inverse[:3, :3] @ lesion.centre + inverse[:3, 3]
+        reach = lesion.diameter / 2 / step + 1
+        low = np.maximum(np.floor(middle - reach), 0).astype(int)
+        high = np.minimum(np.ceil(middle + reach) + 1, shape).astype(int)
+        if (low >= high).any():
+            continue
+        axes = [
+            (np.arange(a, b) - m) * s for a, b, m, s in zip(low, high, middle, step, strict=True)
+        ]
+        apart = np.sqrt(sum(v**2 for v in np.meshgrid(*axes, indexing="ij", sparse=True)))
+        ball = np.clip(0.5 + (lesion.diameter / 2 - apart) / step.mean(), 0, 1)
+        part = share[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        np.maximum(part, ball, out=part)
+    return share
+
+
+def plant_lesions(
+    image: np.ndarray, lesions: Sequence[Lesion], affine: np.ndarray, contrast: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Plant lesions in the image of a real head, whose white matter they lie in.
+
+    The signal is multiplied, so that receive field, texture and noise of the head stay.
+
+    Parameters
+    ----------
+    image
+        High-field head or brain, (X, Y, Z).
+    lesions
+        From `place_lesions`.
+    affine
+        Voxel indices to mm.
+    contrast
+        Signal relative to the white matter in its place, less 1: open_ms_data's lesions
+        have -0.15 to -0.25 in T1w, 0.4 to 0.5 in T2w images at 3 T.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 image.
+    numpy.ndarray
+        Lesion mask, bool: voxels of which at least half is lesion.
+
+    Raises
+    ------
+    UsageError
+        If the contrast is below -1.
+    """
+    if contrast < -1:
+        raise UsageError(f"a lesion's contrast is -1 or more, not {contrast:g}")
+    share = lesion_share(lesions, image.shape, affine)  # type: ignore[arg-type]
+    return (image * (1 + np.float32(contrast) * share)).astype(np.float32), share >= 0.5
+
+
+def with_lesions(
+    subject: Subject, lesions: Sequence[Lesion], severity: float
+) -> tuple[Subject, np.ndarray]:
+    """Return a phantom's person with lesions, which every scan then shows, and their mask.
+
+    Parameters
+    ----------
+    subject
+        The person.
+    lesions
+        From `place_lesions`, on the anatomy's affine.
+    severity
+        See `LesionPlan`.
+    """
+    white, full = subject.tissues["white"], subject.tissues["lesion"]
+    values = {
+        k: (1 - severity) * getattr(white, k) + severity * getattr(full, k) for k in RELAXATION
+    }
+    tissue: Tissue = replace(full, **values)
+    shape = subject.anatomy.labels.shape
+    mask = lesion_share(lesions, shape, subject.anatomy.affine) >= 0.5  # type: ignore[arg-type]
+    classes = np.where(mask, np.uint8(NAMES.index("plaque")), subject.classes)
+    return replace(subject, classes=classes, tissues={**subject.tissues, "plaque": tissue}), mask

@@ -1,0 +1,97 @@
+"""Planted lesions against the volume of a ball and the contrast that was asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from h2lo_bids.cli.phantom import main
+from h2lo_bids.errors import UsageError
+from h2lo_bids.phantom.lesions import Lesion, LesionPlan, lesion_share, place_lesions, plant_lesions
+
+AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
+AFFINE[:3, 3] = -19.5
+
+
+@pytest.mark.parametrize("diameter", [3.0, 6.0, 12.0])
+@pytest.mark.parametrize("step", [0.8, 1.0])
+def test_a_planted_ball_has_the_volume_of_a_ball(diameter: float, step: float) -> None:
+    affine = np.diag([step, -step, step, 1.0])
+    affine[:3, 3] = (-20, 20, -20)
+    share = lesion_share([Lesion((0.3, -0.2, 0.1), diameter)], (50, 50, 50), affine)
+    radius = diameter / 2
+    expected = 4 / 3 * np.pi * (radius**3 + radius * step**2 / 4)
+    assert share.sum() * step**3 == pytest.approx(expected, rel=0.02)
+    at = np.argwhere(share > 0) @ affine[:3, :3].T + affine[:3, 3]
+    assert np.linalg.norm(at - (0.3, -0.2, 0.1), axis=1).max() < radius + step
+
+
+def test_contrast_against_the_ring_is_the_one_asked_for() -> None:
+    field = 1 + 0.2 * np.linspace(-1, 1, 40)[:, None, None] * np.ones((40, 40, 40))
+    image, mask = plant_lesions(700 * field, [Lesion((2.0, 1.0, -3.0), 9.0)], AFFINE, -0.25)
+    centre = np.argwhere(mask).mean(0) - 19.5
+    np.testing.assert_allclose(centre, (2.0, 1.0, -3.0), atol=0.2)
+    assert mask.sum() == pytest.approx(4 / 3 * np.pi * 4.5**3, rel=0.08)
+    apart = np.linalg.norm(np.moveaxis(np.indices(mask.shape), 0, -1) - 19.5 - centre, axis=-1)
+    ring = (apart > 6) & (apart < 8)
+    inner = apart < 3.5
+    assert image[inner].mean() / image[ring].mean() - 1 == pytest.approx(-0.25, abs=0.005)
+    np.testing.assert_allclose(
+        image[~mask & (apart > 6)], (700 * field)[~mask & (apart > 6)], rtol=1e-6
+    )
+    with pytest.raises(UsageError, match="-1 or more"):
+        plant_lesions(image, [], AFFINE, -1.5)
+
+
+def test_random_places_are_whole_in_white_matter_and_apart() -> None:
+    white = np.zeros((40, 40, 40), bool)
+    white[5:35, 5:35, 5:25] = True
+    plan = LesionPlan(5, (8.0, 4.0), places=((-4.5, -4.5, -4.5),))
+    lesions = place_lesions(white, AFFINE, plan, np.random.default_rng(0))
+    assert [v.diameter for v in lesions] == [8, 4, 8, 4, 8, 4]
+    assert lesions[0].centre == (-4.5, -4.5, -4.5)
+    for number, one in enumerate(lesions):
+        assert not (lesion_share([one], white.shape, AFFINE) > 0.5)[~white].any()
+        for other in lesions[:number]:
+            apart = np.linalg.norm(np.subtract(one.centre, other.centre))
+            assert apart >= (one.diameter + other.diameter) / 2 + 2
+    assert lesions == place_lesions(white, AFFINE, plan, np.random.default_rng(0))
+    with pytest.raises(UsageError, match="not white matter"):
+        place_lesions(white, AFFINE, LesionPlan(places=((90, 0, 0),)), np.random.default_rng(0))
+    with pytest.raises(UsageError, match="no place for one of 30 mm"):
+        place_lesions(white, AFFINE, LesionPlan(1, (30.0,)), np.random.default_rng(0))
+
+
+def test_command_line_plants_the_same_lesions_in_every_scan(
+    tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    common = ["--resolution", "3", "--labels", str(ball_folder), "--lf"]
+    at = ["--lesion-at", "34", "0", "0", "--lesion-diameter", "18"]
+    assert main([str(tmp_path / "with"), *common, *at, "--lesions", "1"]) == 0
+    assert main([str(tmp_path / "without"), *common]) == 0
+    stem = "sub-01/ses-HF/anat/sub-01_ses-HF"
+    below = tmp_path / "with" / "derivatives" / "h2lo-phantom"
+    mask = np.asarray(nib.load(below / f"{stem}_label-lesion_mask.nii.gz").dataobj) > 0
+    assert mask.sum() * 27 == pytest.approx(2 * 4 / 3 * np.pi * 9**3, rel=0.1)
+    told = json.loads((below / f"{stem}_label-lesion_mask.json").read_text())
+    assert told["Lesions"][0] == {"CentreMM": [34.0, 0.0, 0.0], "DiameterMM": 18.0}
+    assert (
+        json.loads((below / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    )
+    for name, sign in (("_acq-MPRAGE_T1w", -1), ("_T2w", 1)):
+        images = [
+            nib.load(tmp_path / kind / f"{stem}{name}.nii.gz").get_fdata()
+            for kind in ("with", "without")
+        ]
+        change = (images[0] - images[1])[mask].mean() / images[1][mask].mean()
+        contrast = told["ContrastToWhiteMatter"][f"3T {name[-3:]}"]
+        assert sign * contrast > 0.2
+        # Blur takes some of it at the rim of a lesion of six voxels.
+        assert 0.5 < change / contrast < 1.1
+    for wrong in (["--lesions", "-1"], ["--lesions", "1", "--lesion-diameter", "99"]):
+        assert main([str(tmp_path / "no"), *common, *wrong]) == UsageError.exit_code
+        assert capsys.readouterr().err.count("\n") == 1
