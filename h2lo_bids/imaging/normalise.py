@@ -161,7 +161,7 @@ def tissue_anchors(
     data, mask, spacing, contrast
         As for `scale_brain`.
     """
-    median, spread, _ = _blocks(data, mask, spacing, BLOCK_MM)
+    median, spread, _ = blocks(data, mask, spacing, BLOCK_MM)
     flat = median[_flat(spread, FLAT_SHARE)]
     fluid = float(np.quantile(median, FLUID_QUANTILE[contrast]))
     return fluid, float(np.quantile(flat, WHITE_QUANTILE[contrast]))
@@ -181,7 +181,7 @@ def field_ratio(
     data, mask, spacing, contrast
         As for `scale_brain`.
     """
-    median, spread, places = _blocks(data, mask, spacing, BLOCK_MM)
+    median, spread, places = blocks(data, mask, spacing, BLOCK_MM)
     fluid, white = tissue_anchors(data, mask, spacing, contrast)
     middle = (fluid + white) / 2
     x = (places - places.mean(0)) / 60.0
@@ -280,7 +280,7 @@ def _cut(data: np.ndarray, size: Sequence[int], *, pad: bool = False) -> np.ndar
     return whole.transpose(0, 2, 4, 1, 3, 5).reshape(a, b, c, -1)
 
 
-def _blocks(
+def blocks(
     data: np.ndarray, mask: np.ndarray, spacing: Sequence[float], side: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return median, interquartile range and place in mm of the blocks inside the brain."""

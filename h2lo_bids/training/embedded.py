@@ -29,7 +29,7 @@ from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.heldout import held_out_figures
 from h2lo_bids.training.memory import keep_freed_memory
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.pairs import Pair, training_range
 from h2lo_bids.training.pfsr_fit import fit_pfsr
 from h2lo_bids.training.simulated import (
     FRAME_SHAPE,
@@ -105,6 +105,7 @@ def train_embedded(
     say(f"best validation at step {result.best_step}: {result.best_psnr:.2f} dB; scoring")
     held_out = _held_out(result, test, task)
     training = _describe(contrast, split, options, result, variants, task)
+    ranges = training_range(train, contrast, (1.0, 1.0, 1.0), scaling=options.scaling)
     (work / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n")
     bundle = save_bundle(
         out / name,
@@ -112,7 +113,7 @@ def train_embedded(
         method=METHOD[task],
         contrast=contrast,
         frame=Frame(shape=FRAME_SHAPE, anchor="brain"),
-        metadata=build_metadata(contrast, training, held_out, task),
+        metadata=build_metadata(contrast, training, held_out, task) | {"input_range": ranges},
         card=build_card(contrast, training, held_out, task),
     )
     say(f"wrote {bundle.path}; its figures are in {work / 'held_out.json'}")
