@@ -50,7 +50,6 @@ TISSUES = ("dark", "middle", "bright")
 MEASURES = {
     "cut_low": Measure("share of the brain cut to 0", 0.01),
     "cut_high": Measure("share of the brain cut at 1", 0.01),
-    "order": Measure("depth of white below grey matter in mm", 7.0, True),
     "noise": Measure("noise", 0.01),
     "smoothness": Measure("smoothness along its coarsest axis in mm", 0.0, factor=1.1),
     **{f"{name}_level": Measure(f"level of the {name} tissue", 0.15, True) for name in TISSUES},
@@ -58,8 +57,6 @@ MEASURES = {
     **{f"q{part:02d}": Measure(f"{part} % quantile", 0.2, True) for part in QUANTILES},
     "volume_ml": Measure("volume of the brain in ml", 0.0, True, 1.4),
     "field_ratio": Measure("receive field, its brightest by its darkest end", 0.0, factor=1.3),
-    "negative": Measure("share of negative voxels", 0.01),
-    "voxel_mm": Measure("longest voxel side in mm", 0.0, factor=1.3),
 }
 """In the order in which they are told."""
 
@@ -129,7 +126,6 @@ def measure(
     contrast: str,
     field_ratio: float | None = None,
     negative: float | None = None,
-    voxel: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Return the profile of a model's input.
 
@@ -145,17 +141,15 @@ def measure(
         ``"T1w"`` or ``"T2w"``: whether white matter is bright or dark.
     field_ratio, negative
         As `h2lo_bids.imaging.normalise.Scaled` tells; left out if None.
-    voxel
-        Sides of the scan's own voxels in mm.
 
     Returns
     -------
     dict
-        ``name: value`` for names of `MEASURES`. ``order`` compares the median distance to
-        the brain's surface of what should be white and grey matter by its brightness;
-        ``smoothness`` is the width at half maximum of the Gaussian that would make white
-        noise as alike from voxel to voxel (Forman and others 1995, doi:10.1002/mrm.1910330508),
-        without the noise.
+        ``name: value`` for names of `MEASURES`, ``negative`` as given, and ``order``: by how
+        many mm what should be white matter by its brightness lies deeper in the brain than
+        what should be grey matter, in the median. ``smoothness`` is the width at half maximum
+        of the Gaussian that would make white noise as alike from voxel to voxel (Forman and
+        others 1995, doi:10.1002/mrm.1910330508), once the image's noise is subtracted.
     """
     box = tuple(slice(int(a.min()), int(a.max()) + 1) for a in np.nonzero(mask))
     volume, mask = np.asarray(volume[box], np.float32), np.asarray(mask[box], dtype=bool)
@@ -177,7 +171,6 @@ def measure(
         "volume_ml": brain.size * np.prod(spacing) / 1000,
         "field_ratio": field_ratio,
         "negative": negative,
-        "voxel_mm": max(voxel) if voxel is not None else None,
     }
     return {name: float(value) for name, value in found.items() if value is not None}
 

@@ -167,6 +167,11 @@ class ScanReport:
         Each standard space the scan was registered to, and where its image comes from.
     warnings : tuple of str
         Shown in a box above the figures.
+    noticed : tuple of str
+        By what its input and output differ from the model's training pairs; shown at the
+        top of the page, too.
+    likeness : str
+        Whether they are like those: ``"yes"``, ``"no"``, ``"unknown"``; empty if not checked.
     figures : tuple of Figure
         In any order; the page knows where each kind goes.
     task : str
@@ -196,6 +201,8 @@ class ScanReport:
     outputs: tuple[str, ...] = ()
     templates: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    noticed: tuple[str, ...] = ()
+    likeness: str = ""
     figures: tuple[Figure, ...] = ()
     task: str = "synthesize"
     parts: tuple[str, ...] = ()
