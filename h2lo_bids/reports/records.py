@@ -74,6 +74,8 @@ class ModelInfo:
         Number of trained weights; 0 when unknown.
     card : str
         The model card, Markdown.
+    scaling : str
+        How its input is scaled: ``"max"`` or ``"robust"``.
     """
 
     name: str
@@ -85,6 +87,7 @@ class ModelInfo:
     training_description: str = ""
     parameters: int = 0
     card: str = ""
+    scaling: str = "max"
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any], card: str = "") -> ModelInfo:
@@ -100,6 +103,7 @@ class ModelInfo:
             training_description=str(training.get("description", "")),
             parameters=int(metadata.get("parameters") or 0),
             card=card,
+            scaling=str(metadata.get("scaling", "max")),
         )
 
 

