@@ -10,7 +10,7 @@ from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.normalise import LEVELS, Scaled, max_normalise, scale_brain
 
 TISSUES = ("fluid", "grey", "white")
-VALUES = {"T1w": (200.0, 520.0, 800.0), "T2w": (1000.0, 450.0, 330.0)}
+VALUES = {"T1w": (200.0, 480.0, 800.0), "T2w": (1000.0, 480.0, 330.0)}
 CONTRASTS = sorted(VALUES)
 
 
@@ -21,7 +21,7 @@ def head(contrast: str, spacing: float = 1.0, size: float = 28.0):
     x, y, z = where / np.array([0.9, 1.0, 0.85])[:, None, None, None]
     radius = np.sqrt(x**2 + y**2 + z**2)
     folds = 0.04 * np.cos(9 * np.arctan2(y, x)) * np.cos(7 * z)
-    tissue = np.select([radius < 0.16, radius < 0.72 + folds, radius < 0.9 + folds], [0, 2, 1], 0)
+    tissue = np.select([radius < 0.2, radius < 0.8 + folds, radius < 0.93 + folds], [0, 2, 1], 0)
     image = gaussian_filter(np.array(VALUES[contrast])[tissue], 0.6)
     image += 0.01 * VALUES[contrast][2] * np.random.default_rng(5).normal(size=image.shape)
     return image.astype(np.float32), radius < 1, tissue, radius
@@ -75,7 +75,7 @@ def test_fluid_and_white_matter_come_to_their_levels(contrast: str) -> None:
     image, mask, tissue, radius = head(contrast)
     got = scaled(image, mask, contrast)
     fluid, white = LEVELS[contrast]
-    assert np.median(got.volume[radius < 0.1]) == pytest.approx(fluid, abs=0.02)
+    assert np.median(got.volume[radius < 0.12]) == pytest.approx(fluid, abs=0.02)
     assert np.median(got.volume[mask & (tissue == 2)]) == pytest.approx(white, abs=0.02)
     assert not got.volume[~mask].any()
     assert not got.field_corrected
