@@ -150,10 +150,10 @@ def test_voxel_size_keeps_the_order(contrast: str, spacing: float) -> None:
 
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_a_strong_receive_field_is_taken_away(contrast: str) -> None:
-    parts = head(contrast, 3.0, 70.0)
+    parts = head(contrast)
     image, mask, _, radius = parts
     field = np.exp(np.log(3.0) * np.minimum(radius, 1.0) ** 2).astype(np.float32)
-    clean, got = scaled(image, mask, contrast, 3.0), scaled(image * field, mask, contrast, 3.0)
+    clean, got = (scaled(i, mask, contrast) for i in (image, image * field))
     assert got.field_corrected
     assert got.field_ratio > 1.5
     check_tissues(got.volume, clean.volume, parts, contrast, 0.2)
