@@ -32,9 +32,9 @@ class Run:
         Where it is told.
     logs
         The run's own folder in ``out_dir/logs``.
-    done, failed, told
-        Scans that are done, scans that failed, and all that were spoken of, by
-        path relative to the input dataset.
+    done, failed, told, unlike
+        Scans that are done, scans that failed, all that were spoken of, and those that are
+        not like the training data, by path relative to the input dataset.
     steps
         What each running participant is at.
     ended, total
@@ -47,6 +47,7 @@ class Run:
     done: set[str] = field(default_factory=set)
     failed: list[Failed] = field(default_factory=list)
     told: set[str] = field(default_factory=set)
+    unlike: set[str] = field(default_factory=set)
     steps: dict[str, str] = field(default_factory=dict)
     ended: int = 0
     total: int = 0
@@ -134,6 +135,8 @@ def hear(run: Run, job: Job, event: dict[str, Any]) -> None:
     elif kind == "done":
         run.told.add(event["scan"])
         run.done.add(event["scan"])
+    elif kind == "unlike":
+        run.unlike.add(event["scan"])
     elif kind == "error":
         # The child as a whole: every scan that it has not spoken of.
         fail_rest(run, job, event["error"], event["message"])

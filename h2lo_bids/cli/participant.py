@@ -203,6 +203,11 @@ def _finish(run: Run) -> int:
         tell_failures(run, counted(len(run.done), "scan"))
     else:
         console.line(f"{all_counted(len(run.done), 'scan')} done")
+    if run.unlike:
+        console.line(
+            f"{counted(len(run.unlike), 'scan')} not like the training data of the model: see the "
+            "warnings above, and the reports before you use the images"
+        )
     subjects = sorted({name.split("/")[0] for name in run.done})
     if subjects:
         from h2lo_bids.cli.reporting import write_citation_text

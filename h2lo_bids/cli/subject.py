@@ -78,8 +78,10 @@ def _tell_noticed(task: SubjectTask, failed: set[str], send: Send) -> None:
 
     stems = {scan.stem for scan in task.scans if scan.relative_path not in failed}
     for scan in load_subject_report(task.settings.out_dir, task.subject).scans:
-        for text in scan.warnings if scan.stem in stems else ():
+        for text in (*scan.noticed, *scan.warnings) if scan.stem in stems else ():
             send({"event": "note", "level": "warning", "text": text})
+        if scan.stem in stems and scan.likeness == "no":
+            send({"event": "unlike", "scan": scan.source})
 
 
 def scan_word(scan: Scan) -> str:

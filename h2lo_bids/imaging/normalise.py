@@ -32,6 +32,8 @@ STRONG_FIELD = 1.25
 normalisation real heads measured 1.07 to 1.15, without it 1.28 to 1.50."""
 NEGATIVE_SHARE = 0.01
 """From this share of negative voxels on, an image has an offset, and no receive field."""
+_FEWEST = 4
+"""Voxels of a block, below which blocks are two voxels a side."""
 _FIELD_BLOCK_MM = 5.0
 _FIELD_KNOTS_MM = 150.0
 
@@ -161,7 +163,7 @@ def tissue_anchors(
     data, mask, spacing, contrast
         As for `scale_brain`.
     """
-    median, spread, _ = _blocks(data, mask, spacing, BLOCK_MM)
+    median, spread, _ = blocks(data, mask, spacing, BLOCK_MM)
     flat = median[_flat(spread, FLAT_SHARE)]
     fluid = float(np.quantile(median, FLUID_QUANTILE[contrast]))
     return fluid, float(np.quantile(flat, WHITE_QUANTILE[contrast]))
@@ -181,7 +183,7 @@ def field_ratio(
     data, mask, spacing, contrast
         As for `scale_brain`.
     """
-    median, spread, places = _blocks(data, mask, spacing, BLOCK_MM)
+    median, spread, places = blocks(data, mask, spacing, BLOCK_MM)
     fluid, white = tissue_anchors(data, mask, spacing, contrast)
     middle = (fluid + white) / 2
     x = (places - places.mean(0)) / 60.0
@@ -280,12 +282,14 @@ def _cut(data: np.ndarray, size: Sequence[int], *, pad: bool = False) -> np.ndar
     return whole.transpose(0, 2, 4, 1, 3, 5).reshape(a, b, c, -1)
 
 
-def _blocks(
+def blocks(
     data: np.ndarray, mask: np.ndarray, spacing: Sequence[float], side: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return median, interquartile range and place in mm of the blocks inside the brain."""
     box: Any = tuple(slice(int(a.min()), int(a.max()) + 1) for a in np.nonzero(mask))
     size = _block_size(spacing, side)
+    if np.prod(size) < _FEWEST:  # of one or two voxels no spread is to be seen
+        size = [max(2, n) for n in size]
     whole = _cut(mask[box], size).all(-1)
     if not whole.any():  # a brain of a few voxels, in tests
         size = [1, 1, 1]

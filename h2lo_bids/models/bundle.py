@@ -371,14 +371,11 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise BadDataError(f"{path}: not JSON ({err}); the bundle is damaged") from err
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise BadDataError(f"{path}: not the metadata of a model ('format' must be {FORMAT!r})")
-    for key, kind in (
-        ("training_data", dict),
-        ("name", str),
-        ("scaling", str),
-        ("value_range", list),
-        ("files", dict),
-        ("parameters", int),
-    ):
+    kinds = {
+        "training_data": dict, "name": str, "scaling": str, "value_range": list,
+        "input_range": dict, "files": dict, "parameters": int,
+    }  # fmt: skip
+    for key, kind in kinds.items():
         if not isinstance(metadata.get(key, kind()), kind):
             raise BadDataError(f"{path}: wrong field {key!r}: {metadata[key]!r}; get it again")
     return metadata

@@ -22,6 +22,8 @@ from h2lo_bids.reports.volume import IN_PLANE, Volume, extent, volume_of
 if TYPE_CHECKING:
     import nibabel as nib
 
+UNSTRETCHED = "Both images are shown from 0 (black) to 1 (white) of the model's scale, unstretched."
+"""Of pictures with the default window: what the model saw is what is shown."""
 _DETAIL = 64.0
 _ZOOM = 5.0
 
@@ -51,22 +53,6 @@ def plot_brain_mask(
     bright = float(np.percentile(scan.data, 99.7)) or float(scan.data.max())
     window = (min(float(scan.data.min()), 0.0), bright)
     atomic_write_text(path, drawing.mosaic(scan, layout, window, title=title, mask=brain))
-
-
-def shared_window(
-    hf: nib.Nifti1Image, lf: nib.Nifti1Image, mask: nib.Nifti1Image
-) -> tuple[float, float]:
-    """Choose one display window for both images: 0 to their common bright end.
-
-    The brightest voxel of a brain is a vessel or noise; with it as white the
-    tissue would be nearly black. White is the larger of the two 99.8th
-    percentiles inside the mask, rounded up to two decimals, at most 1.
-    """
-    brights = [
-        float(np.percentile(inside, 99.8)) if inside.size else 1.0
-        for inside in (_inside(image, mask) for image in (hf, lf))
-    ]
-    return 0.0, float(np.clip(np.ceil(max(brights) * 100) / 100, 0.01, 1.0))
 
 
 def plot_before_after(
@@ -214,16 +200,12 @@ def make_figures(
         For :class:`h2lo_bids.reports.records.ScanReport`.
     """
     paths = figure_paths(out_dir, stem, "scan")
-    window = shared_window(hf, lf, mask)
     plot_brain_mask(image, mask, paths["brainmask"], title=f"Brain mask of {stem}")
     titles = (f"High-field scan {stem}", f"Low-field image synthesized from {stem}")
-    plot_before_after(
-        hf, lf, mask, paths["highfield"], paths["lowfield"], window=window, titles=titles
-    )
-    plot_detail(hf, lf, mask, paths["detail"], window=window)
+    plot_before_after(hf, lf, mask, paths["highfield"], paths["lowfield"], titles=titles)
+    plot_detail(hf, lf, mask, paths["detail"])
     plot_histograms(hf, lf, mask, paths["histogram"])
-    shown = f"Both images are shown from {window[0]:g} (black) to {window[1]:g} (white)."
-    notes = dict.fromkeys(("highfield", "lowfield", "detail"), shown)
+    notes = dict.fromkeys(("highfield", "lowfield", "detail"), UNSTRETCHED)
     return tuple(
         figure_record(out_dir, kind, path, notes.get(kind, "")) for kind, path in paths.items()
     )

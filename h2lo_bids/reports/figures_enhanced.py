@@ -87,25 +87,23 @@ def make_enhancement_figures(
         For :class:`h2lo_bids.reports.records.ScanReport`.
     """
     paths = figure_paths(out_dir, stem, "enhancement")
-    window = figures.shared_window(low, enhanced, mask)
     figures.plot_brain_mask(image, image_mask, paths["brainmask"], title=f"Brain mask of {stem}")
     figures.plot_before_after(
-        low, enhanced, mask, paths["lowfieldinput"], paths["enhanced"], window=window,
+        low, enhanced, mask, paths["lowfieldinput"], paths["enhanced"],
         titles=(f"Low-field image {stem}", f"Image enhanced from {stem}"),
     )  # fmt: skip
     bright = plot_difference(
         low, enhanced, mask, paths["difference"], title=f"What enhancement changed in {stem}"
     )
     figures.plot_detail(
-        low, enhanced, mask, paths["enhanceddetail"], window=window, labels=LABELS,
+        low, enhanced, mask, paths["enhanceddetail"], labels=LABELS,
         title="Enlarged detail, low field above enhanced",
     )  # fmt: skip
     figures.plot_histograms(
         low, enhanced, mask, paths["enhancedhistogram"], labels=LABELS,
         title="Histograms of low-field and enhanced intensities inside the brain",
     )  # fmt: skip
-    shown = f"Both images are shown from {window[0]:g} (black) to {window[1]:g} (white)."
-    notes = dict.fromkeys(("lowfieldinput", "enhanced", "enhanceddetail"), shown)
+    notes = dict.fromkeys(("lowfieldinput", "enhanced", "enhanceddetail"), figures.UNSTRETCHED)
     notes["difference"] = f"Shown from -{bright:g} (black) to {bright:g} (white)."
     return tuple(
         figures.figure_record(out_dir, kind, path, notes.get(kind, ""))

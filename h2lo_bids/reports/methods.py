@@ -15,6 +15,14 @@ from h2lo_bids.reports.markdown import render
 from h2lo_bids.reports.records import SubjectReport
 
 _CITATION = re.compile(r"\s*\[(@[^\[\]]+)\]")
+_SCALINGS = {
+    "max": "divided by their maximum inside the brain mask",
+    "robust": (
+        "brought by an affine map to fixed levels of cerebrospinal fluid and white matter, found "
+        "from medians over blocks of 2 mm, after N4 bias field correction [@n4] where the receive "
+        "field was strong"
+    ),
+}
 _MASKS = {
     "deepbet": "The brain was extracted with deepbet{version} [@deepbet].",
     "synthstrip": "The brain was extracted with SynthStrip [@synthstrip].",
@@ -78,6 +86,7 @@ def facts_of(report: SubjectReport) -> dict[str, Any]:
                 "contrast": model.contrast,
                 "sha256": model.sha256,
                 "training_kind": model.training_kind,
+                "scaling": model.scaling,
                 "parameters": model.parameters,
             }
             for model in {model.sha256 or model.name: model for model in models}.values()
@@ -101,7 +110,7 @@ def describe(facts: dict[str, Any]) -> MethodsText:
         scans were), ``enhanced_grids``, ``templates`` (with their
         origin), ``grids`` (one
         phrase per further output grid), ``models`` (dicts with ``name``, ``method``,
-        ``contrast``, ``sha256``, ``training_kind``, ``parameters``),
+        ``contrast``, ``sha256``, ``training_kind``, ``scaling``, ``parameters``),
         ``precision``, ``seed``.
 
     Returns
@@ -153,10 +162,9 @@ def _preprocessing(facts: dict[str, Any]) -> str:
         _MASKS[name].format(version=deepbet) for name in facts.get("masks", []) if name in _MASKS
     ]
     parts += _fusion(facts)
-    parts.append(
-        "Intensities were divided by their maximum inside the brain mask; "
-        "voxels outside the mask are zero."
-    )
+    scalings = {model.get("scaling", "max") for model in facts.get("models", [])} or {"max"}
+    how = " or ".join(text for name, text in _SCALINGS.items() if name in scalings)
+    parts.append(f"Intensities were {how}; voxels outside the mask are zero.")
     templates = " and ".join(facts.get("templates", []))
     if templates:
         ants = f" (antspyx {versions['antspyx']})" if "antspyx" in versions else ""

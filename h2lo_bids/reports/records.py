@@ -74,6 +74,8 @@ class ModelInfo:
         Number of trained weights; 0 when unknown.
     card : str
         The model card, Markdown.
+    scaling : str
+        How its input is scaled: ``"max"`` or ``"robust"``.
     """
 
     name: str
@@ -85,6 +87,7 @@ class ModelInfo:
     training_description: str = ""
     parameters: int = 0
     card: str = ""
+    scaling: str = "max"
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any], card: str = "") -> ModelInfo:
@@ -100,6 +103,7 @@ class ModelInfo:
             training_description=str(training.get("description", "")),
             parameters=int(metadata.get("parameters") or 0),
             card=card,
+            scaling=str(metadata.get("scaling", "max")),
         )
 
 
@@ -170,6 +174,11 @@ class ScanReport:
         Each standard space the scan was registered to, and where its image comes from.
     warnings : tuple of str
         Shown in a box above the figures.
+    noticed : tuple of str
+        By what its input and output differ from the model's training pairs; shown at the
+        top of the page, too.
+    likeness : str
+        Whether they are like those: ``"yes"``, ``"no"``, ``"unknown"``; empty if not checked.
     figures : tuple of Figure
         In any order; the page knows where each kind goes.
     task : str
@@ -200,6 +209,8 @@ class ScanReport:
     signal_to_noise: tuple[tuple[str, float, float, float, float], ...] = ()
     templates: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    noticed: tuple[str, ...] = ()
+    likeness: str = ""
     figures: tuple[Figure, ...] = ()
     task: str = "synthesize"
     parts: tuple[str, ...] = ()

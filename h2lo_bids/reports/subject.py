@@ -105,7 +105,7 @@ def warnings_of(scan: ScanReport) -> tuple[str, ...]:
             "The field strength of this scan is assumed: its sidecar has neither "
             "ImagingFrequency nor MagneticFieldStrength."
         )
-    return tuple(dict.fromkeys([*found, *scan.warnings]))
+    return tuple(dict.fromkeys([*scan.noticed, *found, *scan.warnings]))
 
 
 def _scan_view(scan: ScanReport, out_dir: Path) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class SiteModel:
         A calibrated noise model.
     job
         Digest of all that the model depends on.
+    input_range
+        Of the pairs that trained; see `h2lo_bids.training.pairs.training_range`.
     """
 
     name: str
@@ -112,6 +114,7 @@ class SiteModel:
     members: int = 0
     noise: Mapping[str, Any] | None = None
     job: str = ""
+    input_range: Mapping[str, Any] | None = None
 
     @property
     def kind(self) -> str:
@@ -162,6 +165,7 @@ def site_metadata(model: SiteModel) -> dict[str, Any]:
         **_held_out(model),
         "intended_use": INTENDED_USE[model.method.task],
         "limits": _limits(model),
+        **({"input_range": dict(model.input_range)} if model.input_range else {}),
         **({"noise": dict(model.noise)} if model.noise else {}),
         **({"members": model.members} if model.members else {}),
         **({"job": model.job} if model.job else {}),

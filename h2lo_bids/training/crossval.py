@@ -43,7 +43,7 @@ from h2lo_bids.training.folds import PARTS
 from h2lo_bids.training.heldout import predict_pair, realism_of, score_pair, stranger_to
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pictures import pictures_of, write_pictures
-from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.training.prepared import PreparedPair, prepared_range, read_prepared
 from h2lo_bids.training.resources import peak_memory
 
 _DOING = {"synthesize": "synthesizing", "enhance": "enhancing"}
@@ -152,6 +152,7 @@ def _write_bundle(
         identity_psnr=result.identity_psnr,
         seconds=result.seconds,
         summary=summarise(scores),
+        input_range=prepared_range(job.pairs_in("train"), options.scaling),
     )
     save_bundle(
         job.folder / BUNDLE,

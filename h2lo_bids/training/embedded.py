@@ -26,7 +26,7 @@ from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.heldout import held_out_figures, predict_pair
 from h2lo_bids.training.memory import keep_freed_memory
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.pairs import Pair, training_range
 from h2lo_bids.training.simulated import (
     FRAME_SHAPE,
     SPACING,
@@ -133,6 +133,8 @@ def train_embedded(
     held_out = held_out_figures(
         best.model, parts[2], given=lambda pair: pair.scaled(options.scaling, contrast, SPACING)
     )
+    # Scaled already; a fifth of the pairs, each person's and each scanner's among them.
+    ranges = training_range(parts[0][::5], contrast, SPACING, scaling="max")
     (work / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n")
     noise = _noise(best, parts[1])
     training = _describe(contrast, split, options, best, members)
@@ -141,7 +143,8 @@ def train_embedded(
         best.model,
         contrast=contrast,
         frame=Frame(shape=FRAME_SHAPE, anchor="brain"),
-        metadata={**build_metadata(contrast, training, held_out), "noise": noise},
+        metadata=build_metadata(contrast, training, held_out)
+        | {"noise": noise, "input_range": ranges},
         card=build_card(contrast, training, held_out),
         extras={
             f"{FOLDER}/{n}.safetensors": _weights(result) for n, result in enumerate(results)

@@ -28,7 +28,7 @@ from h2lo_bids.training.fitting import (
 from h2lo_bids.training.foldjob import SCORES, FoldJob, fold_done, read_record
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.prepared import PreparedPair
+from h2lo_bids.training.prepared import PreparedPair, prepared_range
 from h2lo_bids.wording import counted
 
 if TYPE_CHECKING:
@@ -196,6 +196,7 @@ def fit_final(
         members=len(members),
         noise=noise,
         job=identity,
+        input_range=prepared_range(job.pairs_in("train"), job.adapted.scaling),
     )
     bundle = save_bundle(
         folder,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.normalise import scale_brain
+from h2lo_bids.imaging.normalise import Scaled, scale_brain
+from h2lo_bids.imaging.profile import measure, measure_output, ranges_of
 from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 
 
@@ -100,6 +102,37 @@ def fingerprint(pairs: Sequence[Pair]) -> str:
         for volume, kind in ((pair.hf, np.float32), (pair.lf, np.float32), (pair.mask, bool)):
             digest.update(np.ascontiguousarray(volume, kind).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def training_range(
+    pairs: Iterable[Pair], contrast: str, spacing: Sequence[float], *, scaling: str = "robust"
+) -> dict[str, Any]:
+    """Return a bundle's ``input_range``: what the inputs and targets of its training are like.
+
+    Parameters
+    ----------
+    pairs
+        As the files hold them. Those that `Pair.scaled` has scaled give the same but for
+        ``field_ratio``, of which nothing is left to measure where it was strong.
+    contrast, spacing, scaling
+        As for `Pair.scaled`.
+
+    Returns
+    -------
+    dict
+        See `h2lo_bids.imaging.profile.InputRange.to_dict`.
+    """
+    profiles, outputs = [], []
+    for pair in pairs:
+        made = Scaled(np.asarray(pair.hf, np.float32))
+        if scaling != "max":
+            made = scale_brain(made.volume, pair.mask, spacing, contrast=contrast, name=pair.name)
+        profiles.append(
+            measure(made.volume, pair.mask, spacing, contrast=contrast,
+                    field_ratio=made.field_ratio, negative=made.negative)
+        )  # fmt: skip
+        outputs.append(measure_output(pair.lf, made.volume, pair.mask, spacing))
+    return ranges_of(profiles, outputs).to_dict()
 
 
 def common_shape(pairs: Sequence[Pair]) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from h2lo_bids.bids.pairnames import find_records, paths_of_record, record_end, 
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
-from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.pairs import Pair, training_range
 
 FRAME_MM = (208.0, 256.0, 256.0)
 """Extent of the paper's grid."""
@@ -225,6 +225,13 @@ def read_prepared(prepared: PreparedPair) -> Pair:
     except BadDataError as err:
         raise BadDataError(f"{prepared.lf}: {err}; remove it and run again") from err
     return pair.swapped() if prepared.task == ENHANCE else pair
+
+
+def prepared_range(pairs: Sequence[PreparedPair], scaling: str) -> dict[str, Any]:
+    """Return `h2lo_bids.training.pairs.training_range` of pairs on disk, one at a time."""
+    return training_range(
+        map(read_prepared, pairs), pairs[0].contrast, pairs[0].frame.spacing, scaling=scaling
+    )
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:

@@ -196,14 +196,14 @@ class _NormaliseInput(ThreadedInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="its brain mask, same grid")
     scaling = traits.Enum("max", "robust", usedefault=True, desc="imaging.normalise.SCALINGS")
     contrast = traits.Enum("T1w", "T2w", usedefault=True, desc="for robust scaling")
+    profiled = traits.Bool(False, usedefault=True, desc="whether the result is measured, too")
     name = traits.Str("the scan", usedefault=True, nohash=True, desc="its path, for messages")
 
 
 class _NormaliseOutput(TraitedSpec):
     out_file = File(exists=True, desc="in [0, 1], exactly 0 outside the mask")
-    field_ratio = traits.Float(desc="of the receive field over the brain; 0 if not measured")
-    field_corrected = traits.Bool(desc="whether N4 took it away")
-    negative = traits.Float(desc="share of negative voxels in the brain")
+    scaling = traits.Dict(desc="how it was done, for a sidecar")
+    profile = traits.Dict(desc="from imaging.profile.measure, if asked for")
 
 
 class Normalise(H2loInterface):
@@ -219,19 +219,76 @@ class Normalise(H2loInterface):
 
         from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.normalise import scale_brain
+        from h2lo_bids.imaging.profile import measure
+        from h2lo_bids.imaging.range_check import scaling_facts
         from h2lo_bids.imaging.resample import spacing_of
 
-        inputs = self.inputs
+        inputs, profile = self.inputs, {}
         image, mask = load_image(inputs.in_file), load_image(inputs.mask_file)
+        inside, sides = np.asarray(mask.dataobj) > 0, list(spacing_of(image.affine))
         scaled = scale_brain(
-            np.asarray(image.dataobj), np.asarray(mask.dataobj) > 0, list(spacing_of(image.affine)),
+            np.asarray(image.dataobj), inside, sides,
             contrast=inputs.contrast, scaling=inputs.scaling, name=inputs.name,
         )  # fmt: skip
+        if inputs.profiled:
+            profile = measure(
+                scaled.volume, inside, sides, contrast=inputs.contrast,
+                field_ratio=scaled.field_ratio, negative=scaled.negative,
+            )  # fmt: skip
         out = nib.Nifti1Image(scaled.volume, image.affine, image.header)
         out.set_data_dtype(np.float32)
         return {
             "out_file": str(save_nifti(out, folder / "normalised.nii.gz")),
-            "field_ratio": scaled.field_ratio or 0.0,
-            "field_corrected": scaled.field_corrected,
-            "negative": scaled.negative,
+            "scaling": scaling_facts(scaled, inputs.contrast, inputs.scaling),
+            "profile": profile,
         }
+
+
+class _CheckInput(ThreadedInputSpec):
+    profile = traits.Dict(mandatory=True, desc="of the model's input, from Normalise")
+    ranges = traits.Dict(desc="the bundle's input_range, if it has one")
+    high = File(exists=True, mandatory=True, desc="the scaled input on the output's grid")
+    output = File(exists=True, mandatory=True, desc="what the model made of it")
+    mask_file = File(exists=True, mandatory=True, desc="the brain on that grid")
+    contrast = traits.Enum("T1w", "T2w", mandatory=True, desc="of the scan")
+    scaling = traits.Enum("max", "robust", mandatory=True, desc="imaging.normalise.SCALINGS")
+    name = traits.Str("the scan", usedefault=True, desc="its path, for messages")
+
+
+class _CheckOutput(TraitedSpec):
+    facts = traits.Dict(desc="for the output's sidecar")
+    warnings = traits.List(traits.Str, desc="one line each")
+    verdict = traits.Str(desc="imaging.range_check.RangeCheck.verdict")
+
+
+class CheckRange(H2loInterface):
+    """Compare input and output with the training pairs (`imaging.range_check`)."""
+
+    input_spec = _CheckInput
+    output_spec = _CheckOutput
+
+    def run_step(self, folder: Path) -> dict[str, Any]:
+        """Measure the output; judge both."""
+        import numpy as np
+
+        from h2lo_bids.imaging.profile import InputRange, measure_output
+        from h2lo_bids.imaging.range_check import check_range
+        from h2lo_bids.imaging.resample import spacing_of
+
+        inputs = self.inputs
+        high, output = load_image(inputs.high), load_image(inputs.output)
+        mask = np.asarray(load_image(inputs.mask_file).dataobj) > 0
+        made = measure_output(
+            np.asarray(output.dataobj),
+            np.asarray(high.dataobj),
+            mask,
+            list(spacing_of(high.affine)),
+        )
+        given = isdefined(inputs.ranges) and inputs.ranges
+        found = check_range(
+            inputs.profile, made, InputRange.from_dict(inputs.ranges) if given else None,
+            contrast=inputs.contrast, scaling=inputs.scaling, name=inputs.name,
+        )  # fmt: skip
+        return {
+            "facts": found.facts, "warnings": list(found.warnings), "verdict": found.verdict
+        }  # fmt: skip

@@ -22,6 +22,7 @@ class _WriteInput(ThreadedInputSpec):
     device = traits.Str(desc="kind of device that computed it, for a low-field image's sidecar")
     mask_file = File(exists=True, desc="the brain in a low-field image, to measure its noise in")
     contrast = traits.Str(desc="of that image: says which tissue is bright")
+    facts = traits.Dict(desc="further fields of the sidecar")
 
 
 class _WriteOutput(TraitedSpec):
@@ -47,6 +48,8 @@ class WriteDerivative(H2loInterface):
 
         out = Path(self.inputs.out_dir) / self.inputs.out_name
         content = dict(self.inputs.sidecar)
+        if isdefined(self.inputs.facts):
+            content |= self.inputs.facts
         if isdefined(self.inputs.device):
             content["Device"] = self.inputs.device
         if isdefined(self.inputs.mask_method):
@@ -139,6 +142,8 @@ class RecordInput(ThreadedInputSpec):
     mask_method = traits.Str(mandatory=True, desc="how it was found")
     device = traits.Str(desc="kind of device that computed the low-field image")
     warnings = traits.List(traits.Str, desc="lines for the report")
+    noticed = traits.List(traits.Str, desc="lines of the range check")
+    likeness = traits.Str(desc="its verdict")
     figures = traits.List(traits.Dict, desc="records of the figures")
     figure_files = traits.List(File(exists=True), desc="the pictures")
     registration_figures = traits.List(traits.Dict, desc="records of the figures")
@@ -176,6 +181,8 @@ class WriteRecord(H2loInterface):
             "mask_method": inputs.mask_method,
             "mask_volume": round(voxels * float(np.prod(spacing)) / 1000, 1),
             "warnings": _listed(inputs.warnings),
+            "noticed": _listed(inputs.noticed),
+            "likeness": inputs.likeness,
             "outputs": list(inputs.outputs),
             "signal_to_noise": list(_signal_to_noise(out_dir, inputs.outputs)),
             **({"device": inputs.device} if isdefined(inputs.device) else {}),

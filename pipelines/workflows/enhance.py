@@ -21,7 +21,7 @@ from pipelines.interfaces.enhance import (
 from pipelines.interfaces.imaging import Conform, FindBrain, Normalise
 from pipelines.interfaces.pairs import FuseLowField
 from pipelines.interfaces.synthesis import Synthesize
-from pipelines.workflows.outputs import connect_sinks, known_record, told_of
+from pipelines.workflows.outputs import connect_check, connect_sinks, known_record, told_of
 from pipelines.workflows.synthesis import ModelSpec, query_node
 
 _FOUND = ("checked", "mask_file", "method", "warnings", "error", "message")
@@ -186,7 +186,12 @@ def init_enhance_branch_wf(
     choose, aligned = _connect_scans(workflow, spec, options)
     conform = pe.Node(Conform(frame=spec.model.frame, name=label), name="conform", mem_gb=1.0)
     fuse = pe.Node(FuseLowField(), name="fuse", mem_gb=1.5)
-    normalise = pe.Node(Normalise(name=label), name="normalise", mem_gb=0.6)
+    model = spec.model
+    normalise = pe.Node(
+        Normalise(name=label, scaling=model.scaling, contrast=model.contrast, profiled=True),
+        name="normalise",
+        mem_gb=1.0,
+    )
     enhance = query_node(
         Synthesize(), "enhance", spec.model, options.device, options.precision, options.omp_nthreads
     )
@@ -254,7 +259,7 @@ def _gather(workflow: pe.Workflow, *steps: pe.Node) -> pe.Node:
     choose, fuse, normalise, enhance = steps
     fields = [
         "reference", "reference_mask", "mask_method", "notes", "mask", "coverage", "preproc",
-        "enhanced", "device_enhanced",
+        "profile", "scaling", "enhanced", "device_enhanced",
     ]  # fmt: skip
     results = pe.Node(IdentityInterface(fields=fields), name="results")
     chosen = [
@@ -265,7 +270,11 @@ def _gather(workflow: pe.Workflow, *steps: pe.Node) -> pe.Node:
         [
             (choose, results, chosen),
             (fuse, results, [("mask_file", "mask"), ("coverage", "coverage")]),
-            (normalise, results, [("out_file", "preproc")]),
+            (
+                normalise,
+                results,
+                [("out_file", "preproc"), *((k, k) for k in ("profile", "scaling"))],
+            ),
             (enhance, results, [("out_file", "enhanced"), ("device", "device_enhanced")]),
         ]
     )
@@ -294,6 +303,7 @@ def _connect_outputs(
         workflow, results, out_dir=out_dir, paths=paths, sidecars=sidecars, computed=("enhanced",),
         mask_source=derivative_uri(lender, out_dir) if lender else None,
     )  # fmt: skip
+    check = connect_check(workflow, results, "enhanced", model, source.scan, ("enhanced",))
     figures = pe.Node(MakeEnhancementFigures(stem=source.scan.stem), name="figures", mem_gb=1.5)
     parts = [part.relative_path for part in source.parts]
     known = known_record(source.scan, model, options.device, options.precision, options.random_seed)
@@ -315,5 +325,6 @@ def _connect_outputs(
             (aligned, ds_record, [(key, key) for key in ("warnings", "errors", "messages")]),
             (figures, ds_record, [("figures", "figures"), ("out_files", "figure_files")]),
             (written, ds_record, [("out", "outputs")]),
+            (check, ds_record, [("warnings", "noticed"), ("verdict", "likeness")]),
         ]
     )

@@ -23,6 +23,7 @@ from h2lo_bids.bids.sidecars import (
 from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.reports.records import ModelInfo
 from pipelines.grids import Beside, Grid, output_paths
+from pipelines.interfaces.imaging import CheckRange
 from pipelines.interfaces.outputs import (
     MakeFigures,
     MakeRegistrationFigures,
@@ -76,7 +77,7 @@ def init_outputs_wf(
 
     Inputs
     ------
-    checked, mask_method, warnings
+    checked, mask_method, warnings, profile, scaling
         From `init_scan_wf`.
     <key>
         A file for every key of `pipelines.grids.output_paths`.
@@ -103,7 +104,7 @@ def init_outputs_wf(
     workflow = pe.Workflow(name="outputs_wf")
     kinds = ("lowfield", *beside.kinds)
     computed = [f"{kind}_{grid.name}" for grid in grids for kind in kinds]
-    fields = [*_PASSED, *paths, *(f"device_{key}" for key in computed)]
+    fields = [*_PASSED, "profile", "scaling", *paths, *(f"device_{key}" for key in computed)]
     inputnode = pe.Node(IdentityInterface(fields=fields), name="inputnode")
     written = connect_sinks(
         workflow, inputnode, out_dir=out_dir, paths=paths, sidecars=sidecars, computed=computed,
@@ -115,6 +116,7 @@ def init_outputs_wf(
             sink = workflow.get_node(f"ds_{kind}_{grid.name}")
             sink.inputs.contrast = scan.suffix
             workflow.connect([(inputnode, sink, [(mask, "mask_file")])])
+    check = connect_check(workflow, inputnode, "lowfield_native", model, scan, computed)
     record = known_record(scan, model, device, precision, random_seed, grids)
     ds_record = pe.Node(
         WriteRecord(record=record, out_dir=str(out_dir)), name="ds_record", mem_gb=0.3
@@ -124,6 +126,7 @@ def init_outputs_wf(
             (inputnode, ds_record, [(name, name) for name in [*_PASSED, "mask"]]),
             (inputnode, ds_record, [("device_lowfield_native", "device")]),
             (written, ds_record, [("out", "outputs")]),
+            (check, ds_record, [("warnings", "noticed"), ("verdict", "likeness")]),
         ]
     )
     _connect_figures(workflow, inputnode, ds_record, scan, grids)
@@ -177,6 +180,51 @@ def connect_sinks(
         if key == "mask" and mask_source is not None:
             sink.inputs.mask_source = mask_source
     return written
+
+
+def connect_check(
+    workflow: pe.Workflow,
+    inputnode: pe.Node,
+    output: str,
+    model: ModelSpec,
+    scan: Scan,
+    computed: Sequence[str],
+) -> pe.Node:
+    """Compare a model's input and output with its training pairs, and tell the sidecars.
+
+    Parameters
+    ----------
+    workflow, inputnode, computed
+        As for `connect_sinks`; also holds ``profile``, ``scaling`` and ``preproc``.
+    output
+        Key of the output on the grid of ``preproc`` and ``mask``.
+    model, scan
+        What was used, and on what.
+
+    Returns
+    -------
+    nipype.pipeline.engine.Node
+        With ``warnings``, for the record.
+    """
+    check = pe.Node(
+        CheckRange(
+            contrast=model.contrast,
+            scaling=model.scaling,
+            ranges=model.metadata.get("input_range") or {},
+            name=scan.relative_path,
+        ),
+        name="check_range",
+        mem_gb=0.5,
+    )
+    used = [("profile", "profile"), ("preproc", "high"), (output, "output"), ("mask", "mask_file")]
+    workflow.connect([(inputnode, check, used)])
+    for name in workflow.list_node_names():
+        key = name.removeprefix("ds_")
+        if key in computed:
+            workflow.connect([(check, workflow.get_node(name), [("facts", "facts")])])
+        elif key.startswith("preproc"):
+            workflow.connect([(inputnode, workflow.get_node(name), [("scaling", "facts")])])
+    return check
 
 
 def _connect_figures(

@@ -66,6 +66,10 @@ def init_scan_wf(
         The brain in [0, 1] on the same grid, exactly 0 around it.
     volume, volume_mask
         The same on the model's frame.
+    profile
+        What ``volume`` is like; see `h2lo_bids.imaging.profile.measure`.
+    scaling
+        How intensities were scaled, for sidecars.
     mask_method
         How the mask was made.
     warnings
@@ -85,7 +89,7 @@ def init_scan_wf(
     check = pe.Node(SettleBrain(name=label), name="check", mem_gb=0.5)
     conform = pe.Node(Conform(frame=frame, name=label), name="conform", mem_gb=1.0)
     normalise_frame = pe.Node(
-        Normalise(name=label, scaling=scaling, contrast=contrast),
+        Normalise(name=label, scaling=scaling, contrast=contrast, profiled=True),
         name="normalise_frame",
         mem_gb=1.0,
     )
@@ -97,7 +101,8 @@ def init_scan_wf(
     fields = ["found_mask", "checked", "mask", "preproc", "volume", "volume_mask"]
     inputnode = pe.Node(IdentityInterface(fields=["donor_mask"]), name="inputnode")
     outputnode = pe.Node(
-        IdentityInterface(fields=[*fields, "mask_method", "warnings"]), name="outputnode"
+        IdentityInterface(fields=[*fields, "profile", "scaling", "mask_method", "warnings"]),
+        name="outputnode",
     )
     same = ["checked", "mask_file", "method", "warnings", "error", "message"]
 
@@ -122,8 +127,8 @@ def init_scan_wf(
                 ],
             ),
             (conform, outputnode, [("mask_file", "volume_mask")]),
-            (normalise_frame, outputnode, [("out_file", "volume")]),
-            (normalise_native, outputnode, [("out_file", "preproc")]),
+            (normalise_frame, outputnode, [("out_file", "volume"), ("profile", "profile")]),
+            (normalise_native, outputnode, [("out_file", "preproc"), ("scaling", "scaling")]),
         ]
     )
     return workflow

@@ -20,7 +20,7 @@ from pipelines.workflows.scan import init_scan_wf
 from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
 from pipelines.workflows.template import init_template_wf
 
-_PASSED = ("checked", "mask", "preproc", "mask_method", "warnings")
+_PASSED = ("checked", "mask", "preproc", "mask_method", "warnings", "profile", "scaling")
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,51 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.normalise import max_normalise
+from h2lo_bids.imaging.normalise import LEVELS, Scaled, max_normalise, scale_brain
+
+TISSUES = ("fluid", "grey", "white")
+VALUES = {"T1w": (200.0, 480.0, 800.0), "T2w": (1000.0, 480.0, 330.0)}
+CONTRASTS = sorted(VALUES)
+
+
+def head(contrast: str, spacing: float = 1.0, size: float = 28.0):
+    """Return image, mask, tissue per voxel (its index in `TISSUES`), and place by radius."""
+    count = int(np.ceil(2.1 * size / spacing))
+    where = (np.indices((count,) * 3) - (count - 1) / 2) * spacing / size
+    x, y, z = where / np.array([0.9, 1.0, 0.85])[:, None, None, None]
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    folds = 0.04 * np.cos(9 * np.arctan2(y, x)) * np.cos(7 * z)
+    tissue = np.select([radius < 0.2, radius < 0.8 + folds, radius < 0.93 + folds], [0, 2, 1], 0)
+    image = gaussian_filter(np.array(VALUES[contrast])[tissue], 0.6)
+    image += 0.01 * VALUES[contrast][2] * np.random.default_rng(5).normal(size=image.shape)
+    return image.astype(np.float32), radius < 1, tissue, radius
+
+
+def scaled(image: np.ndarray, mask: np.ndarray, contrast: str, spacing: float = 1.0) -> Scaled:
+    return scale_brain(image, mask, (spacing,) * 3, contrast=contrast)
+
+
+def check_tissues(got: np.ndarray, clean: np.ndarray, parts, contrast: str, within: float) -> None:
+    """Compare the order of the tissues per octant, and grey by white matter in all."""
+    _, mask, tissue, _ = parts
+    half = np.array(mask.shape) // 2
+    for corner in product((slice(None, half[0]), slice(half[0], None)), repeat=3):
+        levels = [
+            np.median(got[corner][(mask & (tissue == k))[corner]]) for k in range(len(TISSUES))
+        ]
+        order = levels if contrast == "T1w" else levels[::-1]
+        assert order[0] < order[1] < order[2], (corner, levels)
+    ratios = [
+        np.median(volume[mask & (tissue == 1)]) / np.median(volume[mask & (tissue == 2)])
+        for volume in (got, clean)
+    ]
+    assert ratios[0] == pytest.approx(ratios[1], rel=within)
 
 
 def test_values_run_from_zero_to_one_inside_only() -> None:
@@ -23,3 +64,96 @@ def test_refusals() -> None:
         max_normalise(data, np.ones((2, 2, 2)))
     with pytest.raises(ValueError, match="shape"):
         max_normalise(data, np.ones((2, 2, 3)))
+    with pytest.raises(BadDataError, match=r"sub-1.*one intensity"):
+        scale_brain(data, np.ones((2, 2, 2)), (1, 1, 1), contrast="T1w", name="sub-1")
+    with pytest.raises(ValueError, match="scaling"):
+        scale_brain(data, np.ones((2, 2, 2)), (1, 1, 1), contrast="T1w", scaling="other")
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_fluid_and_white_matter_come_to_their_levels(contrast: str) -> None:
+    image, mask, tissue, radius = head(contrast)
+    got = scaled(image, mask, contrast)
+    fluid, white = LEVELS[contrast]
+    assert np.median(got.volume[radius < 0.12]) == pytest.approx(fluid, abs=0.02)
+    assert np.median(got.volume[mask & (tissue == 2)]) == pytest.approx(white, abs=0.02)
+    assert not got.volume[~mask].any()
+    assert not got.field_corrected
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+@pytest.mark.parametrize("share", [0.0005, 0.0])
+def test_few_bright_voxels_change_nothing_elsewhere(contrast: str, share: float) -> None:
+    image, mask, *_ = head(contrast)
+    rng = np.random.default_rng(1)
+    places = rng.permutation(np.argwhere(mask))[: max(1, int(share * mask.sum()))]
+    spoiled = image.copy()
+    factor = rng.uniform(2, 5, len(places)) if share else 20.0
+    spoiled[tuple(places.T)] = factor * image[mask].max()
+    change = np.abs(scaled(spoiled, mask, contrast).volume - scaled(image, mask, contrast).volume)
+    change[tuple(places.T)] = 0
+    assert change.max() < 0.01
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+@pytest.mark.parametrize("gain", [1e-6, 1e6])
+def test_gain_does_not_matter(contrast: str, gain: float) -> None:
+    image, mask, *_ = head(contrast)
+    got = scaled(image * np.float32(gain), mask, contrast).volume
+    np.testing.assert_allclose(got, scaled(image, mask, contrast).volume, atol=1e-4)
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_offsets_do_not_matter(contrast: str) -> None:
+    image, mask, *_ = head(contrast)
+    clean = scaled(image, mask, contrast).volume
+    mean, spread = image[mask].mean(), image[mask].std()
+    # As (x - mean) / sd, and in an MP2RAGE UNI image's range of -0.5 to 0.5.
+    for other in ((image - mean) / spread, image / image[mask].max() - 0.5):
+        made = scaled(other.astype(np.float32), mask, contrast)
+        assert made.negative > 0.1
+        np.testing.assert_allclose(made.volume, clean, atol=1e-3)
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+@pytest.mark.parametrize("gamma", [0.7, 1.5])
+def test_other_grey_level_curves_keep_the_order(contrast: str, gamma: float) -> None:
+    parts = head(contrast)
+    image, mask, *_ = parts
+    clean, got = (scaled(i, mask, contrast).volume for i in (image, image**gamma))
+    check_tissues(got, clean, parts, contrast, 0.2)
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_noise_keeps_the_order(contrast: str) -> None:
+    parts = head(contrast)
+    image, mask, *_ = parts
+    noise = 0.05 * VALUES[contrast][2] * np.random.default_rng(2).normal(size=image.shape)
+    clean, got = (scaled(i, mask, contrast).volume for i in (image, image + noise))
+    check_tissues(got, clean, parts, contrast, 0.1)
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+@pytest.mark.parametrize("spacing", [0.7, 1.3])
+def test_voxel_size_keeps_the_order(contrast: str, spacing: float) -> None:
+    image, mask, tissue, _ = head(contrast)
+    clean = scaled(image, mask, contrast).volume
+    parts = head(contrast, spacing)
+    got = scaled(parts[0], parts[1], contrast, spacing).volume
+    check_tissues(got, got, parts, contrast, 0.1)
+    levels = [
+        [np.median(volume[inside & (kind == k)]) for k in range(3)]
+        for volume, inside, kind in ((got, parts[1], parts[2]), (clean, mask, tissue))
+    ]
+    assert levels[0] == pytest.approx(levels[1], rel=0.1)
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_a_strong_receive_field_is_taken_away(contrast: str) -> None:
+    parts = head(contrast)
+    image, mask, _, radius = parts
+    field = np.exp(np.log(3.0) * np.minimum(radius, 1.0) ** 2).astype(np.float32)
+    clean, got = (scaled(i, mask, contrast) for i in (image, image * field))
+    assert got.field_corrected
+    assert got.field_ratio > 1.5
+    check_tissues(got.volume, clean.volume, parts, contrast, 0.2)

@@ -164,13 +164,18 @@ def test_noise_on_a_fine_grid_stays_light(tmp_path):
     assert sum((tmp_path / figure.path).stat().st_size for figure in made) < 5e6
 
 
-def test_window_is_shared_and_ignores_stray_voxels():
-    rng = np.random.default_rng(2)
-    data = rng.uniform(0, 0.4, (30, 30, 30)).astype(np.float32)
-    data[15, 15, 15] = 1.0
-    hf = nib.Nifti1Image(data, np.eye(4))
-    mask = nib.Nifti1Image(np.ones(data.shape, np.uint8), np.eye(4))
-    assert figures.shared_window(hf, nib.Nifti1Image(data / 2, np.eye(4)), mask) == (0.0, 0.4)
+def test_dark_images_are_shown_dark_and_the_caption_says_so(tmp_path, head):
+    bright = nib.Nifti1Image(head.mask.get_fdata(dtype=np.float32), head.mask.affine)
+    dark = nib.Nifti1Image(bright.get_fdata(dtype=np.float32) / 5, head.mask.affine)
+    made = figures.make_figures(
+        tmp_path, "sub-01_T1w", image=head.image, mask=head.mask, hf=bright, lf=dark
+    )
+    shown = {figure.kind: figure for figure in made}
+    assert "from 0 (black) to 1 (white)" in shown["highfield"].note
+    assert shown["highfield"].note == shown["lowfield"].note == shown["detail"].note
+    for kind, white in (("highfield", 255), ("lowfield", 51)):
+        cells = tiles(tmp_path / shown[kind].path)
+        assert max(pixels(cell).max() for cell in cells) == white
 
 
 def test_title_is_escaped(tmp_path, head):

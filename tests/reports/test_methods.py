@@ -26,6 +26,7 @@ EVERYTHING = {
             "contrast": "T1w",
             "sha256": "a" * 64,
             "training_kind": kind,
+            "scaling": "robust" if kind == "simulated" else "max",
             "parameters": 1,
         }
         for kind in ("simulated", "real", "unknown", "other")
@@ -58,6 +59,15 @@ def test_nothing_is_claimed_without_a_fact():
     for word in ("deepbet", "SynthStrip", "registered", "seed", "Nipype", "model `", "None"):
         assert word not in text
     assert "[@h2lo]" in text
+
+
+def test_scaling_is_that_of_the_models():
+    both = describe(EVERYTHING).markdown
+    assert "divided by their maximum" in both
+    assert "fixed levels of cerebrospinal fluid and white matter" in both
+    one = describe({"models": [{"name": "x", "scaling": "robust"}]}).markdown
+    assert "N4 bias field correction [@n4]" in one
+    assert "maximum" not in one
 
 
 def test_simulated_training_is_said():

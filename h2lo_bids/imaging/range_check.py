@@ -1,0 +1,172 @@
+"""What is told of an image that is not like those that its model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from h2lo_bids.imaging.normalise import LEVELS, NEGATIVE_SHARE, Scaled
+from h2lo_bids.imaging.profile import (
+    MEASURES,
+    OUTPUTS,
+    TISSUES,
+    InputRange,
+    Measure,
+    Outlier,
+    outside,
+)
+
+NAMES = {
+    "T1w": ("cerebrospinal fluid", "grey matter", "white matter"),
+    "T2w": ("white matter", "grey matter", "cerebrospinal fluid"),
+}
+"""Of the three tissues, from dark to bright."""
+LEAST_ORDER = -2.0
+"""White matter lies deeper than grey matter: by -0.6 to 8 mm in real heads, with lesions in
+slices of 5 mm the least; by -3 mm or less where the contrast is another."""
+_TOLD = 3
+_REMEDIES = {
+    "noise": "give a scan of less noise",
+    "smoothness": "give a scan of thinner slices",
+    "volume_ml": "check its brain mask",
+    "field_ratio": "correct its bias field first",
+}
+_USUAL = "check that it is a {} image without contrast agent, and its brain mask"
+
+
+@dataclass(frozen=True)
+class RangeCheck:
+    """What was found.
+
+    Parameters
+    ----------
+    facts
+        ``InputCheck`` and ``OutputCheck``, for a sidecar.
+    warnings
+        One line for the input's offset, its measures, and the output's, as far as there
+        is something to say.
+    verdict
+        Whether both are like the training pairs: ``"yes"``, ``"no"``, or ``"unknown"``
+        where the model does not tell their range.
+    """
+
+    facts: dict[str, Any]
+    warnings: tuple[str, ...]
+    verdict: str
+
+
+def check_range(
+    profile: Mapping[str, float],
+    output: Mapping[str, float],
+    ranges: InputRange | None,
+    *,
+    contrast: str,
+    scaling: str,
+    name: str,
+) -> RangeCheck:
+    """Compare an input and its output with the pairs that the model was trained on.
+
+    Parameters
+    ----------
+    profile, output
+        From `h2lo_bids.imaging.profile.measure` and ``measure_output``.
+    ranges
+        Of the model's bundle; without them only what needs none is looked at: the share
+        of negative voxels, and the order of the tissues in the input and in the output.
+    contrast, scaling
+        As for `h2lo_bids.imaging.normalise.scale_brain`.
+    name
+        What to call the scan in a line.
+    """
+    given = outside(profile, ranges.inputs) if ranges else ()
+    made = outside(output, ranges.targets, OUTPUTS) if ranges else ()
+    tissues = [output[tissue] for tissue in TISSUES]
+    kept = tissues[0] < tissues[1] < tissues[2]
+    depth = profile["order"]
+    unlike = bool(given or made) or not kept or depth < LEAST_ORDER
+    lines = []
+    negative = profile.get("negative", 0.0)
+    if negative >= NEGATIVE_SHARE:
+        what = "was taken away" if scaling == "robust" else "is cut to 0: give the image without it"
+        lines.append(
+            f"{name}: {negative:.0%} of its brain is negative; the offset, as MP2RAGE UNI and "
+            f"z-scored images have it, {what}"
+        )
+    if given or depth < LEAST_ORDER:
+        usual = _USUAL.format(contrast)
+        remedies = [_REMEDIES.get(one.name, usual) for one in given[:_TOLD]]
+        told = []
+        if depth < LEAST_ORDER:
+            told.append(f"what is as bright as white matter lies {-depth:.0f} mm above the grey")
+            remedies.insert(0, usual)
+        told += _listed(given, MEASURES)
+        lines.append(
+            f"{name}: is not like the inputs that the model was trained on: {', '.join(told)}; "
+            f"{', '.join(dict.fromkeys(remedies))}, or fit a model to such scans"
+        )
+    if made or not kept:
+        told = [] if kept else [_crossed(tissues, contrast)]
+        told += _listed(made, OUTPUTS)
+        lines.append(
+            f"{name}: its output is not like the images that the model was trained on: "
+            f"{', '.join(told)}; look at both in the report before you use it"
+        )
+    return RangeCheck(
+        {
+            "InputCheck": {**_facts(given, ranges), "TissueOrderKept": depth >= LEAST_ORDER},
+            "OutputCheck": {
+                **_facts(made, ranges),
+                "TissueLevels": {
+                    _key(tissue): round(value, 4)
+                    for tissue, value in zip(NAMES[contrast], tissues, strict=True)
+                },
+                "TissueOrderKept": kept,
+            },
+        },
+        tuple(lines),
+        "no" if unlike else "yes" if ranges else "unknown",
+    )
+
+
+def scaling_facts(made: Scaled, contrast: str, scaling: str) -> dict[str, Any]:
+    """Return ``IntensityScaling``, which says in a sidecar how an input was scaled."""
+    fluid, white = LEVELS[contrast]
+    facts: dict[str, Any] = {"Method": scaling, "NegativeVoxels": round(made.negative, 4)}
+    if scaling == "robust":
+        facts |= {"CerebrospinalFluidLevel": fluid, "WhiteMatterLevel": white}
+    if made.field_ratio is not None:
+        facts["ReceiveFieldRatio"] = round(made.field_ratio, 3)
+    return {"IntensityScaling": facts | {"BiasFieldCorrection": made.field_corrected}}
+
+
+def _listed(found: Sequence[Outlier], known: Mapping[str, Measure]) -> list[str]:
+    parts = [
+        f"{known[one.name].title} {one.value:.3g} ({one.lowest:.3g} to {one.highest:.3g})"
+        for one in found[:_TOLD]
+    ]
+    more = len(found) - len(parts)
+    return [*parts, f"{more} more"] if more else parts
+
+
+def _crossed(levels: Sequence[float], contrast: str) -> str:
+    """Say which two tissues changed places, the darker one of the input first."""
+    pair = 0 if levels[0] >= levels[1] else 1
+    dark, bright = NAMES[contrast][pair : pair + 2]
+    return f"{dark} ({levels[pair]:.2f}) is not darker than {bright} ({levels[pair + 1]:.2f})"
+
+
+def _facts(found: Sequence[Outlier], ranges: InputRange | None) -> dict[str, Any]:
+    if ranges is None:
+        return {}
+    beyond = {
+        _key(one.name.replace("_", " ")): {
+            "Value": float(f"{one.value:.4g}"), "TrainingRange": [one.lowest, one.highest]
+        }
+        for one in found
+    }  # fmt: skip
+    return {"InRange": not found, "OutOfRange": beyond, "TrainingPairs": ranges.pairs}
+
+
+def _key(words: str) -> str:
+    return "".join(word[:1].upper() + word[1:] for word in words.split())

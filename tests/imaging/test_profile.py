@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from h2lo_bids.imaging.normalise import scale_brain
+from h2lo_bids.imaging.profile import (
+    MEASURES,
+    OUTPUTS,
+    InputRange,
+    Measure,
+    Outlier,
+    measure,
+    measure_output,
+    outside,
+    ranges_of,
+)
+from h2lo_bids.imaging.range_check import RangeCheck, check_range
+from h2lo_bids.imaging.resample import resample
+from h2lo_bids.phantom.anatomy import Anatomy
+from h2lo_bids.phantom.pairs import simulate_training_pairs
+from h2lo_bids.training.pairs import Pair, training_range
+
+SHAPE = (64, 64, 64)
+ONE = (1.0, 1.0, 1.0)
+RADIUS = np.sqrt(np.sum((np.indices(SHAPE) - 31.5) ** 2, axis=0))
+MASK = RADIUS < 30
+GOOD_OUTPUT = {"dark": 0.2, "middle": 0.5, "bright": 0.7, "q50": 0.5, "q95": 0.7, "cut_low": 0.0,
+               "correlation": 0.9}  # fmt: skip
+
+
+def shells(fluid: float, grey: float, white: float) -> np.ndarray:
+    """Paint a ball: fluid around grey around white around fluid."""
+    return np.select([RADIUS < 6, RADIUS < 20, RADIUS < 27, MASK], [fluid, white, grey, fluid])
+
+
+# What each number means, against closed forms.
+
+
+def test_noise_is_measured_and_structure_is_not() -> None:
+    clean = shells(0.2, 0.5, 0.75)
+    noise = 0.05 * np.random.default_rng(1).normal(size=SHAPE)
+    assert measure(clean, MASK, ONE, contrast="T1w")["noise"] == 0
+    found = measure(clean + noise, MASK, ONE, contrast="T1w")
+    # A tenth of this small ball's voxels lie at an edge.
+    assert found["noise"] == pytest.approx(0.05, rel=0.2)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_smoothness_is_that_of_the_coarsest_axis(noise: float) -> None:
+    rng = np.random.default_rng(2)
+    # White noise under a Gaussian kernel has an autocorrelation sqrt(2) wider than that.
+    image = gaussian_filter(rng.normal(size=SHAPE), [1.2, 1.2, 2.5])
+    image = image / image.std() + noise * rng.normal(size=SHAPE)
+    found = measure(image, MASK, (1.0, 1.0, 2.0), contrast="T1w")
+    assert found["smoothness"] == pytest.approx(2.0 * 2.5 * 2.3548, rel=0.15)
+
+
+def test_shares_levels_and_volume() -> None:
+    image = shells(0.0, 0.5, 1.0)
+    found = measure(image, MASK, (1.0, 1.0, 2.0), contrast="T1w", negative=0.25)
+    brain = image[MASK]
+    assert found["cut_low"] == pytest.approx(np.mean(brain == 0))
+    assert found["cut_high"] == pytest.approx(np.mean(brain == 1))
+    assert found["volume_ml"] == pytest.approx(2 * MASK.sum() / 1000)
+    assert [found[f"{k}_level"] for k in ("dark", "middle", "bright")] == [0.0, 0.5, 1.0]
+    assert sum(found[f"{k}_share"] for k in ("dark", "middle", "bright")) == pytest.approx(1.0)
+    assert found["q50"] == np.median(brain)
+    assert found["negative"] == 0.25
+    assert "field_ratio" not in found
+
+
+def test_order_is_how_much_deeper_white_matter_lies() -> None:
+    depths = 30 - RADIUS
+    white, grey = ((a <= RADIUS) & (b > RADIUS) for a, b in ((6, 20), (20, 27)))
+    truth = np.median(depths[white]) - np.median(depths[grey])
+    for contrast, values in (("T1w", (0.2, 0.5, 0.75)), ("T2w", (0.8, 0.4, 0.25))):
+        found = measure(shells(*values), MASK, ONE, contrast=contrast)
+        assert found["order"] == pytest.approx(truth, abs=2.0)
+    flair = measure(shells(0.15, 0.75, 0.6), MASK, ONE, contrast="T1w")
+    assert flair["order"] == pytest.approx(-truth, abs=2.0)
+
+
+def test_output_is_told_by_the_inputs_tissues() -> None:
+    found = measure_output(shells(0.1, 0.3, 0.9), shells(0.2, 0.5, 0.75), MASK, ONE)
+    assert [found[k] for k in ("dark", "middle", "bright")] == pytest.approx([0.1, 0.3, 0.9])
+    values = [shells(*v)[MASK] for v in ((0.1, 0.3, 0.9), (0.2, 0.5, 0.75))]
+    assert found["correlation"] == pytest.approx(np.corrcoef(*values)[0, 1], abs=1e-4)
+    flat = measure_output(np.zeros(SHAPE), shells(0.2, 0.5, 0.75), MASK, ONE)
+    assert (flat["correlation"], flat["cut_low"]) == (0.0, 1.0)
+
+
+# Ranges and their margins.
+
+
+def test_margins_are_the_larger_of_their_own_and_a_quarter_of_the_spread() -> None:
+    assert Measure("x", 0.1).limits(0.2, 0.4) == (-np.inf, pytest.approx(0.5))
+    assert Measure("x", 0.1, True).limits(0.2, 1.0) == pytest.approx((0.0, 1.2))
+    assert Measure("x", 0.0, True, 1.4).limits(1000, 1400) == pytest.approx((1000 / 1.4, 1960))
+
+
+def test_ranges_find_what_lies_beyond_and_survive_their_file() -> None:
+    ranges = ranges_of([{"noise": 0.02, "q50": 0.4}, {"noise": 0.04}], [{"q50": 0.5, "dark": 0}])
+    assert ranges.inputs == {"noise": (0.02, 0.04), "q50": (0.4, 0.4)}
+    assert ranges.targets == {"q50": (0.5, 0.5)}
+    again = InputRange.from_dict(ranges.to_dict() | {"later": 1})
+    assert again == ranges
+    assert outside({"noise": 0.049, "q50": 0.21, "other": 9}, again.inputs) == ()
+    assert outside({"noise": 0.051, "q50": 0.1}, again.inputs) == (
+        Outlier("noise", 0.051, 0.02, 0.04), Outlier("q50", 0.1, 0.4, 0.4),
+    )  # fmt: skip
+    assert [o.name for o in outside({"q50": 0.29}, again.targets, OUTPUTS)] == ["q50"]
+
+
+def test_what_is_told() -> None:
+    ranges = InputRange({"noise": (0.02, 0.04)}, {"correlation": (0.9, 0.95)}, 5)
+
+    def told(profile: dict, ranges: InputRange | None, **output: float) -> RangeCheck:
+        return check_range(
+            {"order": 5.0, "noise": 0.03, **profile}, GOOD_OUTPUT | output, ranges,
+            contrast="T1w", scaling="robust", name="sub-1_T1w.nii.gz",
+        )  # fmt: skip
+
+    assert told({}, ranges).warnings == ()
+    assert (told({}, ranges).verdict, told({}, None).verdict) == ("yes", "unknown")
+    assert told({}, None).facts["InputCheck"] == {"TissueOrderKept": True}
+    noisy = told({"noise": 0.2}, ranges)
+    assert len(noisy.warnings) == 1
+    for part in ("sub-1_T1w.nii.gz", "noise 0.2 (0.02 to 0.04)", "less noise"):
+        assert part in noisy.warnings[0]
+    assert noisy.facts["InputCheck"]["OutOfRange"] == {
+        "Noise": {"Value": 0.2, "TrainingRange": [0.02, 0.04]}
+    }
+    assert (noisy.facts["InputCheck"]["InRange"], noisy.verdict) == (False, "no")
+    crossed = told({}, None, middle=0.8)
+    assert "grey matter (0.80) is not darker than white matter (0.70)" in crossed.warnings[0]
+    assert not crossed.facts["OutputCheck"]["TissueOrderKept"]
+    assert "correlation with the input 0.5" in told({}, ranges, correlation=0.5).warnings[0]
+    assert "offset" in told({"negative": 0.3}, None).warnings[0]
+    assert told({"negative": 0.3}, ranges).verdict == "yes"
+    assert "lies 4 mm above the grey" in told({"order": -4.0}, None).warnings[0]
+
+
+# Planted faults, against the range of simulated pairs.
+
+
+@pytest.fixture(scope="module")
+def pairs() -> dict[str, list[Pair]]:
+    labels = np.select([RADIUS < 6, RADIUS < 20, RADIUS < 27, MASK], [4, 2, 3, 24], 0)
+    labels[(RADIUS >= 30) & (RADIUS < 31.5)] = 515
+    labels = labels.astype(np.int16)
+    labels[:32][labels[:32] == 2] = 41
+    labels[:32][labels[:32] == 3] = 42
+    anatomy = Anatomy(labels, 1.0, "ball")
+    found: dict[str, list[Pair]] = {"T1w": [], "T2w": []}
+    for seed in (1, 2):
+        made = simulate_training_pairs(anatomy, seed=seed, frame_shape=SHAPE, strength=0.0)
+        for contrast, pair in made.items():
+            found[contrast].append(Pair(str(seed), pair.hf, pair.lf, pair.mask))
+    return found
+
+
+def thick_slices(image: np.ndarray, thickness: float) -> np.ndarray:
+    """Average along z and interpolate back, as scan and conforming do."""
+    affine = np.diag([1.0, 1.0, thickness, 1.0])
+    affine[2, 3] = (thickness - 1) / 2
+    shape = (*SHAPE[:2], int(SHAPE[2] / thickness))
+    slices = resample(nib.Nifti1Image(image, np.eye(4)), shape, affine, order=1)
+    return np.asarray(resample(slices, SHAPE, np.eye(4)).dataobj)
+
+
+def painted(fluid: float, grey: float, white: float, noise: float = 0.02) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    image = gaussian_filter(shells(fluid, grey, white), 0.6) + noise * rng.normal(size=SHAPE)
+    return image.astype(np.float32)
+
+
+def enhanced(image: np.ndarray) -> np.ndarray:
+    """Let a twentieth of the brain take up contrast agent."""
+    spot = np.sqrt(np.sum((np.indices(SHAPE) - [42.0, 36.0, 34.0]) ** 2, axis=0)) < 11
+    return np.where(spot, 1.6 * np.quantile(image[MASK], 0.75), image).astype(np.float32)
+
+
+def noisy(image: np.ndarray) -> np.ndarray:
+    level = np.quantile(image[MASK], 0.6)
+    return np.abs(image + 0.2 * level * np.random.default_rng(4).normal(size=SHAPE))
+
+
+FAULTS = {
+    "T2w labelled T1w": ("T1w", lambda hf: hf["T2w"]),
+    "T1w labelled T2w": ("T2w", lambda hf: hf["T1w"]),
+    "FLAIR labelled T1w": ("T1w", lambda hf: painted(0.1, 0.7, 0.55)),
+    "FLAIR labelled T2w": ("T2w", lambda hf: painted(0.1, 0.7, 0.55)),
+    "INV1 labelled T1w": ("T1w", lambda hf: painted(0.7, 0.08, 0.35)),
+    "INV2 labelled T1w": ("T1w", lambda hf: painted(0.55, 0.8, 0.75)),
+    "CT labelled T1w": ("T1w", lambda hf: painted(8, 37, 30, 2)),
+    "CT labelled T2w": ("T2w", lambda hf: painted(8, 37, 30, 2)),
+    "contrast agent": ("T1w", lambda hf: enhanced(hf["T1w"])),
+    "noise of 20 %": ("T1w", lambda hf: noisy(hf["T1w"])),
+    "slices of 5 mm": ("T1w", lambda hf: thick_slices(hf["T1w"], 5.0)),
+}
+
+
+@pytest.mark.slow
+def test_planted_faults_are_noticed_and_sound_heads_are_not(pairs: dict[str, list[Pair]]) -> None:
+    ranges = {
+        contrast: InputRange.from_dict(
+            training_range(
+                [*own, *(Pair("thick", thick_slices(p.hf, 3.0), p.lf, p.mask) for p in own)],
+                contrast, ONE,
+            )
+        )
+        for contrast, own in pairs.items()
+    }  # fmt: skip
+    mask = pairs["T1w"][0].mask
+    hf = {contrast: own[0].hf for contrast, own in pairs.items()}
+
+    def verdict(image: np.ndarray, contrast: str) -> tuple[str, tuple[str, ...]]:
+        scaled = scale_brain(image, mask, ONE, contrast=contrast)
+        profile = measure(scaled.volume, mask, ONE, contrast=contrast,
+                          field_ratio=scaled.field_ratio, negative=scaled.negative)  # fmt: skip
+        output = measure_output(pairs[contrast][0].lf, scaled.volume, mask, ONE)
+        found = check_range(profile, GOOD_OUTPUT | {"q50": output["q50"]}, InputRange(
+            ranges[contrast].inputs), contrast=contrast, scaling="robust", name="x")  # fmt: skip
+        return found.verdict, found.warnings
+
+    for contrast, image in hf.items():
+        mixed = 0.5 * image + 0.5 * pairs[contrast][1].hf
+        assert verdict(mixed, contrast) == ("yes", ())
+    for name, (contrast, make) in FAULTS.items():
+        assert verdict(make(hf), contrast)[0] == "no", name
+
+
+@pytest.mark.slow
+def test_real_heads_are_like_simulated_ones(shared_data: Path) -> None:
+    from h2lo_bids.imaging.brain import extract_brain
+    from h2lo_bids.imaging.check import load_checked
+    from h2lo_bids.imaging.conform import conform
+    from h2lo_bids.imaging.resample import resample_mask
+    from h2lo_bids.models.frame import Frame
+
+    frame = Frame((208, 256, 256), anchor="brain")
+    ranges = {}
+    made = [
+        simulate_training_pairs(shared_data / "labels" / f"training_seg_{n:02d}.nii.gz", seed=n)
+        for n in (1, 2, 3)
+    ]
+    for contrast in ("T1w", "T2w"):
+        own = [Pair("x", p[contrast].hf, p[contrast].lf, p[contrast].mask) for p in made]
+        ranges[contrast] = InputRange.from_dict(training_range(own, contrast, ONE))
+    for path in sorted(shared_data.glob("hf/*.nii.gz")):
+        if "lesions" in path.name:
+            continue
+        contrast = "T2w" if "_T2" in path.name else "T1w"
+        scan = load_checked(path).image
+        brain = extract_brain(scan, threads=1).image
+        image = conform(scan, frame, mask=brain)
+        mask = np.asarray(resample_mask(brain, image.shape, image.affine).dataobj) > 0
+        scaled = scale_brain(np.asarray(image.dataobj), mask, ONE, contrast=contrast)
+        profile = measure(scaled.volume, mask, ONE, contrast=contrast,
+                          field_ratio=scaled.field_ratio, negative=scaled.negative)  # fmt: skip
+        found = check_range(profile, GOOD_OUTPUT, InputRange(ranges[contrast].inputs),
+                            contrast=contrast, scaling="robust", name=path.name)  # fmt: skip
+        assert found.verdict == "yes", found.warnings
+
+
+def test_every_measure_of_a_range_is_measured() -> None:
+    found = measure(shells(0.2, 0.5, 0.75), MASK, ONE, contrast="T1w", field_ratio=1.0)
+    assert set(MEASURES) <= set(found)
+    output = measure_output(shells(0.2, 0.5, 0.75), shells(0.2, 0.5, 0.75), MASK, ONE)
+    assert set(OUTPUTS) <= set(output)
