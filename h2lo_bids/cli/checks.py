@@ -239,5 +239,6 @@ def _named_files(settings: Settings) -> list[tuple[str, Path]]:
     if not settings.folds.isdigit() and settings.folds != KNOWN_FOLDS:
         named.append(("--folds", Path(settings.folds)))
     named += [("--model", path) for _, path in settings.model]
+    named += [("--init", path) for _, path in settings.init if isinstance(path, Path)]
     named += [("--derivatives", path) for _, path in settings.derivatives]
     return [(option, path) for option, path in named if path is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.settings import ALL, ENHANCER, FLIP_ROTATE, METHODS, REAL, Settings
+from h2lo_bids.cli.settings import ALL, ENHANCER, FLIP_ROTATE, METHODS, NONE, REAL, Settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
 
@@ -42,18 +42,23 @@ def check_values(settings: Settings) -> None:
 
 
 def _check_models(settings: Settings) -> None:
+    _check_once("init", [contrast for contrast, _ in settings.init])
     if settings.level == "evaluate":  # any number of models is compared
         return
     if settings.level == "participant" and (len(settings.method) > 1 or ALL in settings.method):
         raise UsageError(
             f"--method {' '.join(settings.method)}: one method makes the images; name one"
         )
-    contrasts = [contrast for contrast, _ in settings.model]
+    _check_once("model", [contrast for contrast, _ in settings.model])
+
+
+def _check_once(option: str, contrasts: list[str]) -> None:
     for contrast in contrasts:
         if contrasts.count(contrast) > 1:
             which = contrast or "without a contrast"
             raise UsageError(
-                f"--model is given twice {which}; write --model T1w=PATH T2w=PATH for two models"
+                f"--{option} is given twice {which}; write --{option} T1w=PATH T2w=PATH for two "
+                "models"
             )
 
 
@@ -130,6 +135,11 @@ def _check_owners(settings: Settings) -> None:
                 f"--{option.replace('_', '-')} means nothing to {' and '.join(settings.methods)}, "
                 "whose own value is fixed; leave it out"
             )
+    if "h2lo" not in settings.methods and any(start != NONE for _, start in settings.init):
+        raise UsageError(
+            f"--init is for h2lo; {' and '.join(settings.methods)} starts from random weights; "
+            "leave it out"
+        )
     if settings.devices > 1 and not families & {"h2lo", "inr"}:
         raise UsageError(
             f"--devices {settings.devices}: {' and '.join(settings.methods)} can be fitted by one "

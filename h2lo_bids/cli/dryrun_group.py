@@ -74,14 +74,15 @@ def describe_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[st
 
 
 def _options(settings: Settings, contrast: str, n_train: int) -> Iterator[str]:
-    from h2lo_bids.cli.fitoptions import fit_options
+    from h2lo_bids.cli.fitoptions import find_start, fit_options
     from h2lo_bids.training.methods import find_method
 
     for method in settings.methods:
-        options = find_method(method).adapt(fit_options(settings, n_train)).to_dict()
+        start, line = find_start(settings, contrast, method)
+        options = find_method(method).adapt(fit_options(settings, n_train, start)).to_dict()
         listed = ", ".join(
             f"{name} {value}" for name, value in options.items() if not isinstance(value, dict)
         )
-        yield f"{contrast} {method}: {listed}"
+        yield f"{contrast} {method}: {line}{'; ' * bool(line)}{listed}"
     for name, template in settings.external:
         yield f"{contrast} {name}: {template}"

@@ -32,6 +32,7 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
     (*_ON_PAIRS, _ENHANCE): ("lf", "lf_fusion"),
     ("group", "evaluate", "benchmark", _GROUP, _BENCHMARK): ("keep_flagged_pairs",),
     ("group", "benchmark"): (
+        "init",
         "protocol",
         "steps",
         "epochs",

@@ -7,6 +7,7 @@ import argparse
 from h2lo_bids.cli import convert
 from h2lo_bids.cli.settings import (
     FUSIONS,
+    INIT,
     PROTOCOLS,
     SAMPLINGS,
     TRUNKS,
@@ -76,6 +77,16 @@ def add_pairs(group: argparse._ArgumentGroup) -> None:
 def add_fitting(group: argparse._ArgumentGroup) -> None:
     """Add what decides a fit."""
     add = group.add_argument
+    add(
+        "--init",
+        nargs="+",
+        action="extend",
+        type=convert.start,
+        metavar="[T1w=|T2w=]embedded|none|PATH",
+        help="what the fits of h2lo start from: the embedded model of the contrast, random "
+        f"weights, or a model bundle of the same sizes, scaling and grid (default: {INIT}; "
+        "--protocol paper, --trunk mlp and other methods: none)",
+    )
     add(
         "--protocol",
         choices=PROTOCOLS,

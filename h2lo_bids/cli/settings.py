@@ -27,6 +27,9 @@ AUGMENTATIONS = ("none", FLIP_ROTATE)
 PROTOCOLS = ("default", "paper")
 SAMPLINGS = ("patch", "volume")
 TRUNKS = ("siren", "mlp")
+STARTS = EMBEDDED, NONE = "embedded", "none"
+INIT = NONE
+"""What h2lo's fits start from by default: one of `STARTS`."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Settings:
     resolution: float | None = None
     keep_flagged_pairs: bool = False
     # fitting; None leaves a value to the protocol
+    init: tuple[tuple[str, str | Path], ...] = ()
     protocol: str = "default"
     steps: int | None = None
     epochs: int | None = None
@@ -173,7 +177,7 @@ def _plain(name: str, value: Any) -> Any:
     """Return an option's value as the user would write it."""
     if name == "lf_grid":
         return "x".join(f"{side:g}" for side in value)
-    if name in ("derivatives", "model", "external"):
+    if name in ("derivatives", "model", "external", "init"):
         return [f"{key}={item}" if key else str(item) for key, item in value]
     if isinstance(value, tuple):
         return [item if isinstance(item, int) else str(item) for item in value]

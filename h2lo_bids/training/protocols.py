@@ -9,6 +9,8 @@ from h2lo_bids.training.sampling import epoch_steps
 
 PAPER_EPOCHS = 500
 DEFAULT_STEPS = 5000
+ADAPTING = {"learning_rate": 1e-4}
+"""What is other in the default where a fit starts from a model."""
 
 
 def paper_options(n_train: int, *, device: str = "auto", epochs: int = PAPER_EPOCHS) -> FitOptions:

@@ -3,8 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from h2lo_bids.training.options import FitOptions
+
+GAIN = 0.02
+"""Rise of the validation PSNR in dB that counts as one."""
+
+
+def has_stalled(psnrs: Sequence[float], patience: int) -> bool:
+    """Tell whether the last `patience` validations brought no rise above `GAIN`.
+
+    A function of the validations so far, so that a resumed fit ends where an undisturbed
+    one does.
+
+    Parameters
+    ----------
+    psnrs
+        All validations in dB, in their order.
+    patience
+        At least 1; 0 for a fit that never stalls.
+
+    Examples
+    --------
+    >>> has_stalled([20, 21, 21.01, 21.02], 2), has_stalled([20, 21, 21.01, 21.03], 2)
+    (True, False)
+    """
+    if not patience or len(psnrs) <= patience:
+        return False
+    return max(psnrs[-patience:]) <= max(psnrs[:-patience]) + GAIN
 
 
 def cosine_rate(
