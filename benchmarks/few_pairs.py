@@ -226,14 +226,12 @@ def layout(rows: Sequence[Row], args: argparse.Namespace) -> str:
     lines = [f"{args.contrast} at {args.resolution} mm", "", _line(head), "|---" * len(head) + "|"]
     for site in dict.fromkeys(row["site"] for row in rows):
         for kind, real in (("simulated", False), ("real", True)):
-            mine = [
-                r for r in rows if r["site"] == site and ("test-real-" in r["subject"]) == real
-            ]
+            mine = [r for r in rows if r["site"] == site and ("test-real-" in r["subject"]) == real]
             keys = {(list(titles).index(r["arm"]), int(r["pairs"])): r["arm"] for r in mine}
             for (_, count), arm in sorted(keys.items()):
                 own = [r for r in mine if (r["arm"], int(r["pairs"])) == (arm, count)]
                 cells = [_spread(own, name) for name in (*METRICS, "steps", "cpu_seconds")]
-                lines.append(_line([f"{site}, {kind}", titles[arm], count or "–", *cells]))
+                lines.append(_line([f"{site}, {kind}", titles[arm], count or "-", *cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -246,7 +244,7 @@ def _spread(rows: Sequence[Row], name: str) -> str:
     values = [[float(r[name]) for r in rows if r["seed"] == seed and r[name]] for seed in seeds]
     means = [np.mean(some) for some in values if some]
     if not means:
-        return "–"
+        return "-"
     digits = {"psnr": 2, "steps": 0, "cpu_seconds": 0}.get(name, 4)
     spread = f" ± {np.std(means):.{digits}f}" if len(means) > 1 and digits else ""
     return f"{np.mean(means):.{digits}f}{spread}"

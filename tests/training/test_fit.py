@@ -75,7 +75,7 @@ def test_a_time_budget_ends_a_fit_for_good(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [None, 3, 7, 8])
 def test_a_fit_that_no_longer_rises_ends_for_good(tmp_path: Path, stop: int | None) -> None:
-    """At a rate of almost 0 nothing rises, so that it ends `patience` validations after the first."""
+    """At a rate of almost 0 nothing rises: it ends `patience` validations after the first."""
     torch.set_num_threads(1)
     lines: list[str] = []
     options = small_options(
