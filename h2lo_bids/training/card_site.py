@@ -319,8 +319,8 @@ def _fitting(model: SiteModel) -> str:
     sentences = [f"{steps_sentence(model.options.to_dict())}; {model.seconds / 60:.1f} minutes."]
     if model.stalled:
         sentences += [
-            f"The fit ended at step {model.steps}, as its last {model.options.patience} "
-            f"validations brought no more than {GAIN:g} dB."
+            f"The fit ended at step {model.steps}, as the validation had risen by no more than "
+            f"{GAIN:g} dB in {model.options.patience} steps."
         ]
     if math.isfinite(model.best_psnr) and model.best_step:
         where = " in the brain" if model.options.validation == "crops" else ""

@@ -84,7 +84,7 @@ class FitModule(LightningModule):
         self.best_step, self.best_psnr = 0, -math.inf
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.timed_out = False
-        self.validations: list[float] = []
+        self.validations: list[tuple[int, float]] = []
         self.last = torch.zeros(3)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -93,8 +93,9 @@ class FitModule(LightningModule):
 
     @property
     def stalled(self) -> bool:
-        """Whether the validation no longer rises."""
-        return has_stalled(self.validations, self.options.patience)
+        """Whether the fit ends early, as its validation no longer rises."""
+        o = self.options
+        return self.step < o.steps and has_stalled(self.validations, o.patience)
 
     @property
     def rate(self) -> float:
@@ -139,7 +140,8 @@ class FitModule(LightningModule):
             kept.lerp_(new, 1.0 - decay)
 
     def keep_if_best(self, psnr: float) -> None:
-        """Keep the averaged weights if they are the best so far."""
+        """Note a validation, and keep the averaged weights if they are the best so far."""
+        self.validations.append((self.step, psnr))
         if psnr > self.best_psnr:
             self.best_step, self.best_psnr = self.step, psnr
             weights = self.average.state_dict().items()

@@ -72,14 +72,12 @@ class Recorder(Callback):
         module.advance()
         step = module.step
         module.timed_out = self._late(trainer, module)
-        last = module.timed_out or step in (o.steps, self._end)
         row = Row(step, rate, *module.last.tolist())
-        due = step == o.validate_first or step % o.validate_every == 0
-        if due or last:
+        # Not at `stop_at` as such: a fit in parts keeps the weights of a whole one.
+        whole = module.timed_out or step == o.steps
+        if whole or step == o.validate_first or step % o.validate_every == 0:
             row = row.with_psnr(self._validate(trainer, module))
-        if due and row.psnr is not None:  # not at `stop_at` as such, which a whole fit knows not
-            module.validations.append(row.psnr)
-            last = last or module.stalled
+        last = whole or module.stalled or step == self._end
         now = time.perf_counter()
         module.seconds, self._mark = module.seconds + now - self._mark, now
         row = row.with_seconds(module.seconds)
@@ -95,8 +93,8 @@ class Recorder(Callback):
         elif module.stalled:
             trainer.should_stop = True
             self._say(
-                f"ended at step {step}: the last {o.patience} validations brought no more than "
-                f"{GAIN:g} dB"
+                f"ended at step {step}: in the last {o.patience} steps the validation rose by no "
+                f"more than {GAIN:g} dB"
             )
         elif reason and not last:
             self._leave(trainer, module, reason)

@@ -65,8 +65,8 @@ class FitOptions:
     validate_first, validate_every, checkpoint_every
         In steps. The last step is validated, too.
     patience
-        Validations after which the fit ends if none of them was better than all before by
-        more than `h2lo_bids.training.schedule.GAIN`; 0, the paper's way, never ends it.
+        Steps after which the fit ends if no validation in them was better than all before
+        by more than `h2lo_bids.training.schedule.GAIN`; 0, the paper's way, never ends it.
     validation
         ``"crops"``: PSNR over the brain in some crops of the validation pairs.
         ``"volume"``: the mean of the pairs' whole-volume PSNR, as in the paper.

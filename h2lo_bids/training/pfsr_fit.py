@@ -56,7 +56,7 @@ def adapt_pfsr(options: FitOptions) -> FitOptions:
         architecture=sizes if isinstance(sizes, PfsrArchitecture) else PfsrArchitecture(),
         learning_rate=RATE, floor=FLOOR, warmup=0, warmup_from=0.0, rate_steps=1,
         scaling="max", sampling="patch", crop=PATCH, batch=BATCH, lambda_grad=0.0, average=0.0,
-        precision="fp32" if options.precision == "fp16" else options.precision,
+        patience=0, precision="fp32" if options.precision == "fp16" else options.precision,
         validation_crops=min(options.validation_crops, _CROPS),
     )  # fmt: skip
 

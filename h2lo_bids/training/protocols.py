@@ -9,6 +9,8 @@ from h2lo_bids.training.sampling import epoch_steps
 
 PAPER_EPOCHS = 500
 DEFAULT_STEPS = 5000
+PATIENCE = 800
+"""Steps in which the validation must rise, or the default ends."""
 ADAPTING = {"learning_rate": 1e-4}
 """What is other in the default where a fit starts from a model."""
 
@@ -78,8 +80,9 @@ def default_options(
         seed=42,
         precision=native_precision(device),
         average=0.99,
-        validate_every=min(200, steps),
+        validate_every=min(100, steps),
         checkpoint_every=50,
+        patience=PATIENCE,
         validation_crops=48,
         augmentation=Augmentation(flip=0.5, shift=4, scale=0.05, bias=0.05, noise=0.01),
         scaling="robust",

@@ -11,27 +11,31 @@ GAIN = 0.02
 """Rise of the validation PSNR in dB that counts as one."""
 
 
-def has_stalled(psnrs: Sequence[float], patience: int) -> bool:
-    """Tell whether the last `patience` validations brought no rise above `GAIN`.
+def has_stalled(validations: Sequence[tuple[int, float]], patience: int) -> bool:
+    """Tell whether no validation of the last `patience` steps brought a rise above `GAIN`.
 
     A function of the validations so far, so that a resumed fit ends where an undisturbed
     one does.
 
     Parameters
     ----------
-    psnrs
-        All validations in dB, in their order.
+    validations
+        Step and PSNR in dB of each, in their order.
     patience
-        At least 1; 0 for a fit that never stalls.
+        In steps; 0 for a fit that never ends by it.
 
     Examples
     --------
-    >>> has_stalled([20, 21, 21.01, 21.02], 2), has_stalled([20, 21, 21.01, 21.03], 2)
-    (True, False)
+    >>> found = [(10, 20.0), (20, 21.0), (30, 21.01), (40, 21.02)]
+    >>> has_stalled(found, 20), has_stalled(found, 30), has_stalled([*found, (50, 21.04)], 30)
+    (True, False, False)
     """
-    if not patience or len(psnrs) <= patience:
+    if not patience or not validations:
         return False
-    return max(psnrs[-patience:]) <= max(psnrs[:-patience]) + GAIN
+    start = validations[-1][0] - patience
+    before = [psnr for step, psnr in validations if step <= start]
+    since = [psnr for step, psnr in validations if step > start]
+    return bool(before) and max(since) <= max(before) + GAIN
 
 
 def cosine_rate(
