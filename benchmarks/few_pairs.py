@@ -42,7 +42,7 @@ from h2lo_bids.training.heldout import predict_pair
 from h2lo_bids.training.memory import keep_freed_memory
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import training_frame
-from h2lo_bids.training.protocols import ADAPTING, default_options, paper_options
+from h2lo_bids.training.protocols import default_options, paper_options
 from h2lo_bids.training.simulated import split_labels
 from h2lo_bids.training.stored import PairFiles, open_pairs
 
@@ -148,9 +148,8 @@ def options_of(arm: str, count: int, seed: int, bundle: Bundle, steps: int | Non
     if arm == "paper":
         options = paper_options(count, device="cpu")
     else:
-        options = default_options(count, device="cpu")
-    if arm == "adapted":
-        options = dataclasses.replace(options, starts_from=bundle.sha256, **ADAPTING)
+        digest = bundle.sha256 if arm == "adapted" else None
+        options = default_options(count, device="cpu", starts_from=digest)
     short = {} if steps is None else {"steps": min(steps, options.steps)}
     return dataclasses.replace(options, seed=seed, **short)
 

@@ -12,7 +12,7 @@ from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
 from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.training.fitting import start_fault
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.protocols import ADAPTING, default_options, paper_options
+from h2lo_bids.training.protocols import default_options, paper_options
 from h2lo_bids.training.sampling import epoch_steps
 
 
@@ -33,13 +33,14 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
     UsageError
         If they make no sense together.
     """
+    digest = None if start is None else start.sha256
     if settings.protocol == "paper":
         words = {} if settings.epochs is None else {"epochs": settings.epochs}
         options = paper_options(n_train, device=settings.device, **words)
+        options = dataclasses.replace(options, starts_from=digest)
     else:
-        options = default_options(n_train, device=settings.device, **_length(settings, n_train))
-        if start is not None:
-            options = dataclasses.replace(options, **ADAPTING)
+        length = _length(settings, n_train)
+        options = default_options(n_train, device=settings.device, starts_from=digest, **length)
     given: dict[str, Any] = {
         "steps": settings.steps,
         "sampling": settings.sampling,
@@ -54,8 +55,7 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
     changed = {name: value for name, value in given.items() if value is not None}
     if settings.trunk is not None:
         changed["architecture"] = H2loArchitecture(trunk=settings.trunk)
-    digest = None if start is None else start.sha256
-    return dataclasses.replace(options, seed=settings.random_seed, starts_from=digest, **changed)
+    return dataclasses.replace(options, seed=settings.random_seed, **changed)
 
 
 def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle | None, str]:

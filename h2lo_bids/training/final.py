@@ -95,7 +95,7 @@ class FinalJob:
         return fit_prepared(
             find_method(self.method), self.pairs_in("train"), self.pairs_in("validation"),
             self.adapted, work, cache=pairs_cache(self.work_dir), devices=self.devices,
-            stop_at=stop_at, progress=say, initial=self.initial and self.initial.path,
+            stop_at=stop_at, progress=say, initial=self.initial,
         )  # fmt: skip
 
 

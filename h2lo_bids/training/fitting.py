@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,7 @@ def fit_prepared(
     devices: int = 1,
     stop_at: int | None = None,
     progress: Say | None = None,
-    initial: Path | None = None,
+    initial: Bundle | None = None,
 ) -> FitResult:
     """Fit a method to prepared pairs, or go on with the fit that `folder` holds.
 
@@ -115,7 +115,7 @@ def fit_prepared(
     progress
         Called with one line of text now and then.
     initial
-        Bundle whose weights the fit starts from; ``options.starts_from`` is their digest.
+        The model whose weights the fit starts from; ``options.starts_from`` is their digest.
 
     Returns
     -------
@@ -131,13 +131,15 @@ def fit_prepared(
 
         # The threads decide the last bits, and the record tells those of this process.
         threads = torch.get_num_threads()
+        path = None if initial is None else initial.path
         spec = FitSpec(
-            tuple(files[0]), tuple(files[1]), options, folder, cache, stop_at, threads, initial
+            tuple(files[0]), tuple(files[1]), options, folder, cache, stop_at, threads, path
         )
         launch(spec, processes=devices, progress=progress)
         # What follows finds the finished fit and only reads its weights.
     pairs = [open_pairs(part, cache) for part in files]
-    start = {} if initial is None else {"initial": read_start(initial)}  # not all methods take it
+    # Only the operators can be given weights.
+    start = {} if initial is None else {"initial": read_start(initial.path)}
     return method.fit(pairs[0], pairs[1], options, folder, progress, stop_at=stop_at, **start)
 
 
@@ -156,7 +158,7 @@ def start_fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame
     """
     own, sizes = bundle.architecture, options.architecture.to_dict()
     other = ", ".join(f"{k} {own.get(k)}, not {v}" for k, v in sizes.items() if own.get(k) != v)
-    extents = [np.multiply(f.shape, f.spacing) for f in (bundle.frame, frame)]
+    theirs, ours = (np.multiply(f.shape, f.spacing) for f in (bundle.frame, frame))
     steps = [max(f.spacing) for f in (bundle.frame, frame)]
     if bundle.contrast != contrast:
         return f"is a model of {bundle.contrast}"
@@ -167,14 +169,14 @@ def start_fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame
     if bundle.scaling != options.scaling:
         return f"takes an input of {bundle.scaling} scaling, not {options.scaling}"
     placed = (bundle.frame.orientation, bundle.frame.anchor) == (frame.orientation, frame.anchor)
-    if not placed or not np.allclose(*extents, atol=max(steps)):
+    if not placed or not np.allclose(theirs, ours, atol=max(steps)):
         return "sees positions on another grid"
     if max(steps) > START_RATIO * min(steps):
         return f"is for voxels of {steps[0]:g} mm, not {steps[1]:g} mm"
     return None
 
 
-def read_start(path: Path | None) -> dict[str, Any] | None:
+def read_start(path: Path | None) -> Mapping[str, Any] | None:
     """Read the weights of a bundle that a fit starts from; None starts from none."""
     return None if path is None else load_model(load_bundle(path)).state_dict()
 

@@ -161,7 +161,7 @@ class FoldJob(FoldWork):
         return fit_prepared(
             self.recipe, self.pairs_in("train"), self.pairs_in("validation"), self.adapted, work,
             cache=pairs_cache(self.work_dir), devices=self.devices, progress=say,
-            initial=self.initial and self.initial.path,
+            initial=self.initial,
         )  # fmt: skip
 
 
