@@ -93,7 +93,13 @@ def add_fitting(group: argparse._ArgumentGroup) -> None:
         help="paper: whole volumes, 8000 voxels and a 32^3 sub-volume per step, 500 epochs; "
         "default: crops with exact halos, for a CPU or a small GPU; the options below win",
     )
-    add("--steps", type=convert.integer(1), metavar="N", help="optimiser steps of a fit")
+    add(
+        "--steps",
+        type=convert.integer(1),
+        metavar="N",
+        help="optimiser steps of a fit; unless with --protocol paper it ends earlier if its "
+        "validation no longer rises",
+    )
     add(
         "--epochs",
         type=convert.integer(1),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RECORD, SCORES, HISTORY, PICTURES, BUNDLE = (
     "record.json", "scores.tsv", "history.csv", "pictures.npz", "bundle"
 )  # fmt: skip
-_OBJECTS = ("options", "given", "pairs", "fold", "failed")
+_OBJECTS = ("options", "given", "pairs", "fold", "failed", "initial")
 """What a record holds as objects, where it holds it."""
 
 
