@@ -137,8 +137,8 @@ def _check_owners(settings: Settings) -> None:
             )
     if "h2lo" not in settings.methods and any(start != NONE for _, start in settings.init):
         raise UsageError(
-            f"--init is for h2lo; {' and '.join(settings.methods)} starts from random weights; "
-            "leave it out"
+            f"--init means nothing to {' and '.join(settings.methods)}: of the methods, only h2lo "
+            "can start from another model; leave it out"
         )
     if settings.devices > 1 and not families & {"h2lo", "inr"}:
         raise UsageError(

@@ -195,7 +195,7 @@ def fit_final(
         seconds=result.seconds,
         initial=job.initial,
         stalled=result.stalled,
-        schedule=_schedule(job, result.steps),
+        schedule=_schedule(job, result),
         summary=summarise(_scores(job)) if job.folds else (),
         members=len(members),
         noise=noise,
@@ -228,12 +228,12 @@ def _scores(job: FinalJob) -> list[Any]:
     return [score for fold in job.folds for score in read_scores(fold.folder / SCORES)]
 
 
-def _schedule(job: FinalJob, end: int) -> str:
+def _schedule(job: FinalJob, result: FitResult) -> str:
     """Say where the fit ended, and why there."""
-    options = job.adapted
+    options, end = job.adapted, result.steps
     if options.family == "identity":
         return ""
-    late = end < final_steps(job)
+    late = result.timed_out and end < final_steps(job)
     budget = f"The time budget of {options.max_seconds:g} s ended the fit. " if late else ""
     if job.folds:
         best = ", ".join(f"{r['best_step']} of {_planned(r)}" for r in _records(job))

@@ -167,7 +167,7 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
         ("group --method diffi2i --learning-rate 1e-3", 64, "whose own value is fixed"),
         ("group --method identity --devices 2", 64, "can be fitted by one process only"),
         ("group --init embedded none", 64, "--init is given twice without a contrast"),
-        ("group --method inr --init embedded", 64, "--init is for h2lo; inr starts from random"),
+        ("group --method inr --init embedded", 64, "--init means nothing to inr"),
         ("group --init nowhere", 66, "no such file"),
         ("group --folds none.tsv", 66, "no such file"),
         ("group --lf-dir nowhere", 66, "is not a folder"),

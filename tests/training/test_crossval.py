@@ -334,7 +334,12 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
     assert "started from the weights of h2lo_T1w_fold-0, a model of simulated pairs" in card
     assert "ended at step 8, as the validation had risen by no more than 0.02 dB in 7" in card
     # The final model takes the best step's part of the whole schedule, not of the steps done.
-    assert final_steps(final_of((job,), tmp_path, initial=start)) == record["best_step"]
+    final = final_of((job,), tmp_path, initial=start)
+    assert final_steps(final) == record["best_step"]
+    lone = fit_final(dataclasses.replace(final, folds=(), validation=("02",)))
+    assert lone.metadata["training"]["stalled"] is True
+    assert "ended at step 8" in lone.card
+    assert "time budget" not in lone.card
     other = dataclasses.replace(options, starts_from="0" * 64)
     assert changes(dataclasses.replace(job, options=other)) == ("option starts_from",)
 
