@@ -1,6 +1,6 @@
 """Compare ways to fit a site's model from few pairs: from a given model, and from nothing.
 
-``python benchmarks/few_pairs.py make SITES --labels DIR [--heads DIR --simulator COMMAND]``
+``python benchmarks/few_pairs.py make SITES --labels DIR [--simulator COMMAND --heads DIR]``
 simulates the pairs of one site, 3 T protocol and all, on heads that no embedded model was
 fitted to or chosen by: in ``SITES/phantom`` with low-field images of this package, in
 ``SITES/simulator`` with those of another program, to which ``--heads`` adds real 3 T heads.
@@ -73,7 +73,7 @@ def make(args: argparse.Namespace) -> None:
             if command is not None:
                 with np.load(path) as known:
                     imitate(args, command, path.name, known["hf"], known["mask"])
-    for head in sorted(args.heads.glob("*.nii*")) if args.heads and command else ():
+    for head in heads_in(args.heads) if command else ():
         image = load_checked(head).image
         mask = extract_brain(image).image
         frame = training_frame()
@@ -81,6 +81,11 @@ def make(args: argparse.Namespace) -> None:
         inside = resample_mask(mask, put.shape, put.affine).get_fdata() > 0
         hf = max_normalise(np.asarray(put.dataobj), inside, name=head.name)
         imitate(args, command, f"test-real-{head.name.split('.')[0]}.npz", hf, inside)
+
+
+def heads_in(paths: Sequence[Path]) -> list[Path]:
+    """Return the images that some paths name, or that are in the folders that they name."""
+    return [f for p in paths for f in (sorted(p.glob("*.nii*")) if p.is_dir() else [p])]
 
 
 def imitate(
@@ -256,7 +261,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     making.set_defaults(action=make)
     making.add_argument("sites", type=Path, help="receives a folder of pairs per site")
     making.add_argument("--labels", type=Path, required=True, help="whole-head label maps")
-    making.add_argument("--heads", type=Path, help="real high-field heads of the contrast, NIfTI")
+    making.add_argument(
+        "--heads", type=Path, nargs="+", default=[], help="real high-field heads of the contrast, "
+        "NIfTI files or folders of them; only with --simulator",
+    )  # fmt: skip
     making.add_argument("--simulator", help="as 'ulfsynth simulate --quiet {input} {output}'")
     running.set_defaults(action=run)
     running.add_argument("sites", type=Path, nargs="+", help="folders that `make` wrote")

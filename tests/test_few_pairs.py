@@ -7,7 +7,9 @@ import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -15,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from h2lo_bids.models.bundle import save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.phantom.pairs import TrainingPair
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (40, 48, 44)
@@ -42,6 +45,47 @@ def write_head(path: Path, seed: int) -> None:
     lf = gaussian_filter(np.array([0.3, 0.7, 0.8])[tissue], 1.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, hf=hf * mask / hf[mask].max(), lf=lf * mask / lf[mask].max(), mask=mask)
+
+
+@pytest.mark.slow
+def test_a_site_is_simulated_once_and_imitated_by_a_program(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    def simulate(labels: Path, **how: Any) -> dict[str, TrainingPair]:
+        seeds.append(how["seed"])
+        write_head(tmp_path / "head.npz", how["seed"])
+        with np.load(tmp_path / "head.npz") as head:
+            return {"T1w": TrainingPair(head["hf"], head["lf"], head["mask"])}
+
+    monkeypatch.setattr(script, "simulate_training_pairs", simulate)
+    monkeypatch.setattr(script, "PARTS", {"train": 2, "validation": 1, "test": 1})
+    (tmp_path / "labels").mkdir()
+    for name in "abc":
+        (tmp_path / "labels" / f"{name}.nii.gz").touch()
+    write_head(tmp_path / "head.npz", 1)
+    with np.load(tmp_path / "head.npz") as head:
+        real = np.where(head["mask"], 1 + 99 * head["hf"], 0).astype(np.float32)
+    nib.Nifti1Image(real, np.eye(4)).to_filename(tmp_path / "x.nii.gz")
+    words = ["make", tmp_path / "sites", "--labels", tmp_path / "labels"]
+    words += ["--heads", tmp_path / "x.nii.gz", "--simulator", "cp {input} {output}"]
+    script.main([*map(str, words)])
+    names = {"train-01", "train-02", "validation-01", "test-01"}
+    made = {p.relative_to(tmp_path / "sites"): p for p in (tmp_path / "sites").rglob("*.npz")}
+    assert {f"{p.parent}/{p.stem}" for p in made} == {
+        *(f"{site}/{name}" for site in ("phantom", "simulator") for name in names),
+        "simulator/test-real-x",
+    }
+    assert len(set(seeds)) == 4
+    with np.load(made[Path("simulator/train-01.npz")]) as pair:
+        np.testing.assert_allclose(pair["lf"], pair["hf"], atol=1e-6)  # what `cp` makes of it
+    with np.load(made[Path("simulator/test-real-x.npz")]) as pair:
+        assert pair["hf"].shape == pair["mask"].shape == (208, 256, 256)
+        assert abs(pair["mask"].sum() - (real > 0).sum()) < 0.02 * (real > 0).sum()
+    before = {p: p.stat().st_mtime_ns for p in made.values()}
+    script.main([*map(str, words)])
+    assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
 @pytest.mark.slow
