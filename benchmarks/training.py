@@ -103,7 +103,7 @@ def fit_measured(
 
     steps: list[int] = []
     options = dataclasses.replace(
-        options, validate_first=1, validate_every=every, checkpoint_every=options.steps
+        options, validate_first=1, validate_every=every, checkpoint_every=options.steps, patience=0
     )
     before, fitting.Validation = fitting.Validation, Meter  # type: ignore[misc]
     folder = Path(tempfile.mkdtemp(prefix="fit"))

@@ -270,5 +270,6 @@ def _named_files(settings: Settings) -> list[tuple[str, Path]]:
         named.append(("--folds", Path(settings.folds)))
     named += [("--model", path) for _, path in settings.model]
     named += [("--realism-reference", path) for _, path in settings.realism_reference]
+    named += [("--init", path) for _, path in settings.init if isinstance(path, Path)]
     named += [("--derivatives", path) for _, path in settings.derivatives]
     return [(option, path) for option, path in named if path is not None]

@@ -7,6 +7,7 @@ from h2lo_bids.cli.settings import (
     ENHANCER,
     FLIP_ROTATE,
     METHODS,
+    NONE,
     REAL,
     SYNTHESIZE,
     Settings,
@@ -50,16 +51,21 @@ def check_values(settings: Settings) -> None:
 
 
 def _check_models(settings: Settings) -> None:
+    _check_once("init", [contrast for contrast, _ in settings.init])
     if settings.level == "evaluate":  # any number of models is compared
         return
     if settings.level == "participant" and (len(settings.method) > 1 or ALL in settings.method):
         raise UsageError(f"--method {' '.join(settings.method)}: give one method")
-    contrasts = [contrast for contrast, _ in settings.model]
+    _check_once("model", [contrast for contrast, _ in settings.model])
+
+
+def _check_once(option: str, contrasts: list[str]) -> None:
     for contrast in contrasts:
         if contrasts.count(contrast) > 1:
             which = contrast or "without a contrast"
             raise UsageError(
-                f"--model is given twice {which}; write --model T1w=PATH T2w=PATH for two models"
+                f"--{option} is given twice {which}; write --{option} T1w=PATH T2w=PATH for two "
+                "models"
             )
 
 
@@ -151,6 +157,11 @@ def _check_owners(settings: Settings) -> None:
                 f"--{option.replace('_', '-')} means nothing to {' and '.join(settings.methods)}, "
                 "whose own value is fixed; leave it out"
             )
+    if "h2lo" not in settings.methods and any(start != NONE for _, start in settings.init):
+        raise UsageError(
+            f"--init means nothing to {' and '.join(settings.methods)}: of the methods, only h2lo "
+            "can start from another model; leave it out"
+        )
     if settings.devices > 1 and not families & {"h2lo", "inr"}:
         raise UsageError(
             f"--devices {settings.devices}: {' and '.join(settings.methods)} can be fitted by one "

@@ -62,9 +62,12 @@ def _of_contrast(contrast: str, records: Iterable[Mapping[str, Any]]) -> str:
 
 def _of_fits(contrast: str, records: list[Mapping[str, Any]]) -> str:
     steps: dict[str, set[int]] = {}
+    starts: dict[str, str] = {}
     for record in records:
         steps.setdefault(str(record.get("title")), set()).add(int(record["steps"]))
-    each = [f"{title} ({_steps(done)})" for title, done in steps.items()]
+        if initial := record.get("initial"):
+            starts[str(record.get("title"))] = f" from the weights of {initial.get('name')}"
+    each = [f"{title} ({_steps(done)}{starts.get(title, '')})" for title, done in steps.items()]
     folds = {record["fold"]["index"] for record in records}
     return (
         f"{contrast}: {', '.join(each)} in {counted(len(folds), 'fold')} of cross-validation; "
@@ -74,5 +77,6 @@ def _of_fits(contrast: str, records: list[Mapping[str, Any]]) -> str:
 
 
 def _steps(done: Iterable[int]) -> str:
-    known = " or ".join(str(number) for number in sorted(done) if number)
+    found = sorted({number for number in done if number})
+    known = " to ".join(str(number) for number in dict.fromkeys([*found[:1], *found[-1:]]))
     return f"{known} steps" if known else "nothing to fit"

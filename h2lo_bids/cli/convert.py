@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from h2lo_bids.cli.settings import STARTS
+
 
 def path(text: str) -> Path:
     """Return an absolute path, as the user knows it: links are not resolved."""
@@ -97,6 +99,13 @@ def reference(text: str) -> tuple[str, Path]:
             )
         contrast = f"{named[1]}w"
     return contrast, image
+
+
+def start(text: str) -> tuple[str, str | Path]:
+    """Read ``[T1w=|T2w=]embedded``, ``none`` or a path; without a contrast the name is empty."""
+    contrast, found = model(text)
+    word = text.removeprefix(f"{contrast}=")
+    return contrast, word if word in STARTS else found
 
 
 @dataclass(frozen=True)

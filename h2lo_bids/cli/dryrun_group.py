@@ -79,14 +79,15 @@ def describe_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[st
 
 
 def _options(settings: Settings, contrast: str, n_train: int) -> Iterator[str]:
-    from h2lo_bids.cli.fitoptions import fit_options
+    from h2lo_bids.cli.fitoptions import find_start, fit_options
     from h2lo_bids.cli.fits import duration
     from h2lo_bids.training.card_methods import steps_sentence
     from h2lo_bids.training.methods import find_method
 
     for method in settings.methods:
-        options = find_method(method).adapt(fit_options(settings, n_train)).to_dict()
-        text = f"{contrast} {method}: {steps_sentence(options)}"
+        start, line = find_start(settings, contrast, method)
+        options = find_method(method).adapt(fit_options(settings, n_train, start)).to_dict()
+        text = f"{contrast} {method}: {line}{'; ' * bool(line)}{steps_sentence(options)}"
         if options["family"] != "identity":
             text += f", validated every {counted(options['validate_every'], 'step')}"
         if options["max_seconds"]:

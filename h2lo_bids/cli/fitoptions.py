@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.cli.prepared import frame_of
+from h2lo_bids.cli.settings import INIT, NONE, Settings
+from h2lo_bids.errors import UsageError
+from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
 from h2lo_bids.models.h2lo import H2loArchitecture
+from h2lo_bids.training.fitting import start_fault
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.protocols import default_options, paper_options
 from h2lo_bids.training.sampling import epoch_steps
 
 
-def fit_options(settings: Settings, n_train: int) -> FitOptions:
+def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -> FitOptions:
     """Return the options of a fit: the protocol's, where the user says nothing else.
 
     Parameters
@@ -21,17 +25,22 @@ def fit_options(settings: Settings, n_train: int) -> FitOptions:
         Of the run.
     n_train
         Number of training pairs.
+    start
+        From `find_start`.
 
     Raises
     ------
     UsageError
         If they make no sense together.
     """
+    digest = None if start is None else start.sha256
     if settings.protocol == "paper":
         words = {} if settings.epochs is None else {"epochs": settings.epochs}
         options = paper_options(n_train, device=settings.device, **words)
+        options = dataclasses.replace(options, starts_from=digest)
     else:
-        options = default_options(n_train, device=settings.device, **_length(settings, n_train))
+        length = _length(settings, n_train)
+        options = default_options(n_train, device=settings.device, starts_from=digest, **length)
     given: dict[str, Any] = {
         "steps": settings.steps,
         "sampling": settings.sampling,
@@ -47,6 +56,39 @@ def fit_options(settings: Settings, n_train: int) -> FitOptions:
     if settings.trunk is not None:
         changed["architecture"] = H2loArchitecture(trunk=settings.trunk)
     return dataclasses.replace(options, seed=settings.random_seed, **changed)
+
+
+def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle | None, str]:
+    """Return the model from whose weights a method's fits start, and words that name it.
+
+    None is for random weights, the only start of methods other than h2lo. Without
+    ``--init`` a model that the fits cannot start from is not an error: the words say why
+    they start from random weights.
+
+    Raises
+    ------
+    UsageError
+        If the model that ``--init`` names is of another contrast, method, scaling, grid or
+        other sizes.
+    H2loError
+        As `h2lo_bids.models.bundle.load_bundle`.
+    """
+    given = dict(settings.init)
+    asked = given.get(contrast, given.get(""))
+    usual = settings.protocol == "default" and settings.trunk in (None, "siren")
+    chosen = asked if asked is not None else INIT if usual else NONE
+    if method != "h2lo":
+        return None, ""
+    if chosen == NONE:
+        return None, "starts from random weights"
+    bundle = default_bundle(contrast) if isinstance(chosen, str) else load_bundle(chosen)
+    fault = start_fault(bundle, contrast, fit_options(settings, 1), frame_of(settings))
+    if fault is None:
+        name = bundle.metadata.get("name", bundle.path.name)
+        return bundle, f"starts from the weights of {name} (SHA-256 {bundle.sha256})"
+    if asked is None:
+        return None, f"starts from random weights, as the {chosen} model {fault}"
+    raise UsageError(f"--init {chosen}: the {contrast} fits cannot start from it, as it {fault}")
 
 
 def _length(settings: Settings, n_train: int) -> dict[str, int]:

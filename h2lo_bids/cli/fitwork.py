@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from h2lo_bids.cli.fitoptions import fit_options
+from h2lo_bids.cli.fitoptions import find_start, fit_options
 from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.planwork import arm_job, divide, held_out, job_of
 from h2lo_bids.cli.prepared import usable_pairs
@@ -106,16 +106,18 @@ def final_job(task: FinalTask) -> FinalJob:
         people = sorted({pair.subject for pair in used})
         held = held_out(settings, people, same_people(used))
     n_train = sum(pair.subject not in held for pair in used)
+    start, _ = find_start(settings, contrast, method)
     job = FinalJob(
         contrast=contrast,
         method=method,
         pairs=used,
-        options=fit_options(settings, n_train),
+        options=fit_options(settings, n_train, start),
         folds=tuple(cast("FoldJob", arm_job(settings, contrast, method, f, used)) for f in folds),
         out_dir=settings.out_dir,
         work_dir=settings.work,
         devices=settings.devices,
         validation=held,
+        initial=start,
     )
     if not settings.fits_enhancer:
         return job

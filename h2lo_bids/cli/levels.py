@@ -40,6 +40,7 @@ _TAKEN_BY: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
     (_PAIRS, "group", "evaluate", "benchmark"): ("protocol",),
     ("group", "benchmark"): (
+        "init",
         "steps",
         "epochs",
         "sampling",

@@ -7,6 +7,7 @@ import argparse
 from h2lo_bids.cli import convert
 from h2lo_bids.cli.settings import (
     FUSIONS,
+    INIT,
     METRICS_CONVENTIONS,
     PROTOCOLS,
     SAMPLINGS,
@@ -84,13 +85,29 @@ def add_fitting(group: argparse._ArgumentGroup) -> None:
     """Add what decides a fit."""
     add = group.add_argument
     add(
+        "--init",
+        nargs="+",
+        action="extend",
+        type=convert.start,
+        metavar="[T1w=|T2w=]embedded|none|PATH",
+        help="what the fits of h2lo start from: the embedded model of the contrast, random "
+        f"weights, or a model bundle of the same sizes, scaling and grid (default: {INIT}; "
+        "--protocol paper, --trunk mlp and other methods: none)",
+    )
+    add(
         "--protocol",
         choices=PROTOCOLS,
         help="paper: each image of a pair keeps its own brain mask; whole volumes, 8000 voxels "
         "and a 32^3 sub-volume per step, 500 epochs; default: one mask for both; crops with "
         "exact halos, for a CPU or a small GPU; the options below win",
     )
-    add("--steps", type=convert.integer(1), metavar="N", help="optimiser steps of a fit")
+    add(
+        "--steps",
+        type=convert.integer(1),
+        metavar="N",
+        help="optimiser steps of a fit; unless with --protocol paper it ends earlier if its "
+        "validation no longer rises",
+    )
     add(
         "--epochs",
         type=convert.integer(1),

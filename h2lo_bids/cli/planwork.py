@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS
-from h2lo_bids.cli.fitoptions import fit_options
+from h2lo_bids.cli.fitoptions import find_start, fit_options
 from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.prepared import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.cli.settings import Settings
@@ -16,6 +16,7 @@ from h2lo_bids.cli.tasks import FoldTask, PlanTask
 from h2lo_bids.errors import UsageError
 from h2lo_bids.foreign import read_text, table_rows
 from h2lo_bids.synthesis.options import resolve_device
+from h2lo_bids.training.cohort_leaks import check_no_leak
 from h2lo_bids.training.command import Command
 from h2lo_bids.training.external_fold import ExternalJob
 from h2lo_bids.training.foldjob import FoldJob, FoldWork, changes, fold_done, read_record
@@ -86,6 +87,9 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
         _check_chosen(settings, contrast, folds)
         _check_same_folds(settings, contrast, folds)
         splits[contrast] = folds
+        for method in settings.methods:
+            if line := find_start(settings, contrast, method)[1]:
+                send({"event": "note", "text": f"{contrast} {method}: {line}"})
         jobs = [arm_job(settings, contrast, m, f, used) for m in settings.arms for f in folds]
         _check_unchanged(jobs)
         planned[contrast] = {
@@ -202,7 +206,8 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
         _check_chosen(settings, contrast, folds)
         for method in settings.methods:
             found = find_method(method)
-            options = found.adapt(fit_options(settings, len(subjects)))
+            start, _ = find_start(settings, contrast, method)
+            options = found.adapt(fit_options(settings, len(subjects), start))
             if settings.devices > 1 and found.shares:
                 check_shares(len(subjects), options, settings.devices)
 
@@ -255,16 +260,22 @@ def fold_job(
 ) -> FoldJob:
     """Return the job of one method on one fold."""
     n_train = sum(pair.subject in fold.train for pair in pairs)
-    return FoldJob(
+    start, _ = find_start(settings, contrast, method)
+    job = FoldJob(
         contrast=contrast,
         method=method,
         fold=fold,
         pairs=pairs,
-        options=fit_options(settings, n_train),
+        options=fit_options(settings, n_train, start),
         out_dir=settings.out_dir,
         work_dir=settings.work,
         devices=settings.devices,
+        initial=start,
     )
+    if start is not None:
+        tested = job.pairs_in("test")
+        check_no_leak(tested, (), (start,), out_dir=settings.out_dir, applied=True)
+    return job
 
 
 def _choose(

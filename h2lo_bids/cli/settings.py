@@ -29,6 +29,9 @@ METRICS_CONVENTIONS = ("clipped", "release")
 PROTOCOLS = ("default", "paper")
 SAMPLINGS = ("patch", "volume")
 TRUNKS = ("siren", "mlp")
+STARTS = EMBEDDED, NONE = "embedded", "none"
+INIT = NONE
+"""What h2lo's fits start from by default: one of `STARTS`."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Settings:
     keep_flagged_pairs: bool = False
     metrics_convention: str = "clipped"
     # fitting; None leaves a value to the protocol
+    init: tuple[tuple[str, str | Path], ...] = ()
     protocol: str = "default"
     steps: int | None = None
     epochs: int | None = None
@@ -181,7 +185,7 @@ def _plain(name: str, value: Any) -> Any:
     """Return an option's value as the user would write it."""
     if name == "lf_grid":
         return ["x".join(f"{side:g}" for side in sides) for sides in value]
-    if name in ("derivatives", "model", "external", "realism_reference"):
+    if name in ("derivatives", "model", "external", "realism_reference", "init"):
         return [f"{key}={item}" if key else str(item) for key, item in value]
     if isinstance(value, tuple):
         return [item if isinstance(item, int) else str(item) for item in value]

@@ -59,6 +59,7 @@ def adapt_arnold(options: FitOptions) -> FitOptions:
         validate_first=steps,
         validate_every=steps,
         checkpoint_every=10,
+        patience=0,
         precision="fp32",
         lambda_grad=0.0,
         device="cpu",

@@ -13,6 +13,7 @@ from h2lo_bids.bids.content import read_json
 from h2lo_bids.evaluation.scores import CLIPPED, CONVENTIONS, IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.tables import markdown_table
+from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.models.registry import ENHANCE
 from h2lo_bids.training.card_methods import nature, steps_sentence
@@ -29,6 +30,7 @@ from h2lo_bids.training.leaks import brain_of, encode
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
+from h2lo_bids.training.schedule import GAIN
 from h2lo_bids.wording import counted
 
 INTENDED_USE = {
@@ -84,6 +86,10 @@ class SiteModel:
         Validation PSNR in dB of the model and of the high-field image, or NaN.
     seconds
         Time of the fit.
+    initial
+        The model whose weights the fit started from.
+    stalled
+        Whether the fit ended because its validation no longer rose.
     schedule
         A sentence on how the number of steps was found; empty for a fold's model.
     summary
@@ -109,6 +115,8 @@ class SiteModel:
     best_psnr: float
     identity_psnr: float
     seconds: float
+    initial: Bundle | None = None
+    stalled: bool = False
     schedule: str = ""
     summary: tuple[Summary, ...] = ()
     members: int = 0
@@ -158,6 +166,8 @@ def site_metadata(model: SiteModel) -> dict[str, Any]:
             "best_psnr": finite(model.best_psnr),
             "identity_psnr": finite(model.identity_psnr),
             "seconds": round(model.seconds, 1),
+            "initial": start_of(model.initial),
+            "stalled": model.stalled,
             "schedule": model.schedule or None,
         },
         "seed": model.options.seed,
@@ -195,7 +205,7 @@ def site_card(model: SiteModel, parameters: int) -> str:
     sides, spacing = ("x".join(f"{v:g}" for v in values) for values in (frame.shape, frame.spacing))
     paragraphs = [
         f"# {model.name}: a {model.contrast} model of {model.kind} pairs",
-        _nature_of_pairs(model),
+        f"{_nature_of_pairs(model)} {_started(model.initial)}".strip(),
         f"{model.method.title} ({model.contrast}, {_fields(model)}, {parameters:,} parameters) "
         f"after {CATALOGUE[model.method.name].reference}, on a {sides} grid of {spacing} mm "
         "voxels centred on the brain.",
@@ -215,6 +225,25 @@ def site_card(model: SiteModel, parameters: int) -> str:
         *_carried(model),
     ]
     return markdown(paragraphs)
+
+
+def start_of(bundle: Bundle | None) -> dict[str, Any] | None:
+    """Return what records and metadata say of the model that a fit started from."""
+    if bundle is None:
+        return None
+    kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
+    name = bundle.metadata.get("name", bundle.path.name)
+    return {"name": name, "sha256": bundle.sha256, "pairs": kind}
+
+
+def _started(bundle: Bundle | None) -> str:
+    """Say what the fit started from; empty for random weights."""
+    if (start := start_of(bundle)) is None:
+        return ""
+    return (
+        "The fit started from the weights of {name}, a model of {pairs} pairs "
+        "(SHA-256 {sha256}).".format(**start)
+    )
 
 
 def _nature_of_pairs(model: SiteModel) -> str:
@@ -307,6 +336,11 @@ def _by_method(
 
 def _fitting(model: SiteModel) -> str:
     sentences = [f"{steps_sentence(model.options.to_dict())}; {model.seconds / 60:.1f} minutes."]
+    if model.stalled:
+        sentences += [
+            f"The fit ended at step {model.steps}, as the validation had risen by no more than "
+            f"{GAIN:g} dB in {model.options.patience} steps."
+        ]
     if math.isfinite(model.best_psnr) and model.best_step:
         where = " in the brain" if model.options.validation == "crops" else ""
         figures = (model.best_step, model.best_psnr, model.identity_psnr)

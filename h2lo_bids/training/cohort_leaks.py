@@ -53,6 +53,8 @@ def check_no_leak(
         _check_bundle(bundle, people, tested)
     if not applied:
         _check_makers(cohort, bundles)
+    if not cohort:
+        return
     own = {path for pair in tested for path in source_files(pair.sources, out_dir)}
     sizes, digests = {path.stat().st_size for path in own}, {_sha256(path) for path in own}
     for scan in cohort:

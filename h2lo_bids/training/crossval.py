@@ -19,7 +19,7 @@ from h2lo_bids.evaluation.tables import write_realism, write_scores
 from h2lo_bids.models.bundle import save_bundle
 from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.training.card_parts import FIELDS, software
-from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata
+from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata, start_of
 from h2lo_bids.training.fitting import (
     Say,
     common_frame,
@@ -151,6 +151,8 @@ def _write_bundle(
         best_psnr=result.best_psnr,
         identity_psnr=result.identity_psnr,
         seconds=result.seconds,
+        initial=job.initial,
+        stalled=result.stalled,
         summary=summarise(scores),
         input_range=prepared_range(job.pairs_in("train"), options.scaling),
     )
@@ -176,6 +178,8 @@ def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, A
         "given": json.loads(json.dumps(job.options.identity())),
         "steps": result.steps,
         "timed_out": result.timed_out,
+        "stalled": result.stalled,
+        "initial": start_of(job.initial),
         "best_step": result.best_step,
         "best_psnr": finite(result.best_psnr),
         "identity_psnr": finite(result.identity_psnr),

@@ -47,6 +47,7 @@ def adapt_diffi2i(options: FitOptions) -> FitOptions:
         lambda_grad=0.0,
         precision="bf16" if options.precision == "fp16" else options.precision,
         average=AVERAGE,
+        patience=0,
         validation_crops=min(8, options.validation_crops),
     )
 

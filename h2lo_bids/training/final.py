@@ -54,6 +54,8 @@ class FinalJob:
     validation
         Without a cross-validation the subjects that choose the weights; see
         `h2lo_bids.training.folds.hold_out`. With none, the last weights are kept.
+    initial
+        As in `FoldJob`.
     """
 
     contrast: str
@@ -65,6 +67,7 @@ class FinalJob:
     work_dir: Path
     devices: int = 1
     validation: tuple[str, ...] = ()
+    initial: Bundle | None = None
 
     @property
     def adapted(self) -> FitOptions:
@@ -93,7 +96,7 @@ class FinalJob:
         return fit_prepared(
             find_method(self.method), self.pairs_in("train"), self.pairs_in("validation"),
             self.adapted, work, cache=pairs_cache(self.work_dir), devices=self.devices,
-            stop_at=stop_at, progress=say,
+            stop_at=stop_at, progress=say, initial=self.initial,
         )  # fmt: skip
 
 
@@ -125,7 +128,7 @@ def final_steps(job: FinalJob) -> int:
             "not finished, or of other pairs or options; run "
             f"--fold {' '.join(lacking)} before the final model"
         )
-    shares = [r["best_step"] / r["steps"] for r in _records(job) if r["best_step"]]
+    shares = [r["best_step"] / _planned(r) for r in _records(job) if r["best_step"]]
     share = median(shares) if shares else 1.0
     return max(1, round(share * job.adapted.steps))
 
@@ -191,7 +194,9 @@ def fit_final(
         best_psnr=result.best_psnr,
         identity_psnr=result.identity_psnr,
         seconds=result.seconds,
-        schedule=_schedule(job, result.steps),
+        initial=job.initial,
+        stalled=result.stalled,
+        schedule=_schedule(job, result),
         summary=summarise(_scores(job)) if job.folds else (),
         members=len(members),
         noise=noise,
@@ -216,19 +221,24 @@ def _records(job: FinalJob) -> list[dict[str, Any]]:
     return [record for fold in job.folds if (record := read_record(fold.folder))]
 
 
+def _planned(record: Mapping[str, Any]) -> int:
+    """Return the steps of a fold's schedule, which its validation may have ended early."""
+    return int((record["options"] if record.get("stalled") else record)["steps"])
+
+
 def _scores(job: FinalJob) -> list[Any]:
     return [score for fold in job.folds for score in read_scores(fold.folder / SCORES)]
 
 
-def _schedule(job: FinalJob, end: int) -> str:
+def _schedule(job: FinalJob, result: FitResult) -> str:
     """Say where the fit ended, and why there."""
-    options = job.adapted
+    options, end = job.adapted, result.steps
     if options.family == "identity":
         return ""
-    late = end < final_steps(job)
+    late = result.timed_out and end < final_steps(job)
     budget = f"The time budget of {options.max_seconds:g} s ended the fit. " if late else ""
     if job.folds:
-        best = ", ".join(f"{r['best_step']} of {r['steps']}" for r in _records(job))
+        best = ", ".join(f"{r['best_step']} of {_planned(r)}" for r in _records(job))
         return (
             f"{budget}Nobody was left to choose the weights by: the fit stopped at step {end} of "
             f"{options.steps}, {'no later than ' if late else ''}the median of where in the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from h2lo_bids.training.processes import Processes, check_shares
 from h2lo_bids.training.validation import Validation
 
 if TYPE_CHECKING:
+    import torch
+
     from h2lo_bids.training.lightning_module import FitModule
 
 Progress = Callable[[str], None]
@@ -43,6 +45,8 @@ class FitResult:
         Time spent in the steps, over all resumed runs.
     timed_out
         Whether the time budget ended the fit before its schedule did.
+    stalled
+        Whether the validation did, which no longer rose.
     """
 
     model: Model
@@ -52,6 +56,7 @@ class FitResult:
     identity_psnr: float
     seconds: float
     timed_out: bool = False
+    stalled: bool = False
 
 
 def fit(
@@ -63,6 +68,7 @@ def fit(
     *,
     stop_at: int | None = None,
     processes: Processes | None = None,
+    initial: Mapping[str, torch.Tensor] | None = None,
 ) -> FitResult:
     """Fit an operator, or go on with the fit that `folder` holds.
 
@@ -85,6 +91,9 @@ def fit(
         of ``options.steps``.
     processes
         From `find_processes`, where several share each step; process 0 alone writes.
+    initial
+        Weights to start from, of the same sizes; ``options.starts_from`` is their digest,
+        so that a resumed fit goes on from no others.
 
     Returns
     -------
@@ -96,10 +105,12 @@ def fit(
     H2loError
         If the loss is not finite: the last checkpoint from before it remains.
     UsageError
-        If `folder` holds a fit of other options or other pairs.
+        If `folder` holds a fit of other options or other pairs, or ``options.starts_from``
+        and `initial` do not belong together.
     TemporaryError
         If SIGTERM, or under Slurm SIGUSR1, ended the fit early, with a checkpoint.
     """
+    check_start(options, initial)
     identity = check_fit(pairs_train, pairs_validation, options, processes)
     first = processes is None or processes.rank == 0
     say = progress if progress and first else (lambda line: None)
@@ -109,11 +120,11 @@ def fit(
     module = _run(
         pairs_train, pairs_validation, options, folder, identity, saved, say,
         min(options.steps, stop_at or options.steps), processes,
-        bar=progress is None,
+        initial, bar=progress is None,
     )  # fmt: skip
     return FitResult(
         module.fitted(), module.step, module.best_step, module.best_psnr, baseline,
-        module.seconds, module.timed_out,
+        module.seconds, module.timed_out, module.stalled,
     )  # fmt: skip
 
 
@@ -144,6 +155,12 @@ def check_fit(
         "options": json.dumps(options.identity(), sort_keys=True),
         "pairs": fingerprint(pairs),
     }
+
+
+def check_start(options: FitOptions, initial: Mapping[str, torch.Tensor] | None) -> None:
+    """Refuse weights to start from without their digest, or the other way round."""
+    if (initial is None) != (options.starts_from is None):
+        raise UsageError("starts_from names weights: give both, or neither")
 
 
 def identity_psnr(pairs: Sequence[Pair], options: FitOptions) -> float:
@@ -187,6 +204,7 @@ def _run(
     say: Progress,
     end: int,
     processes: Processes | None,
+    initial: Mapping[str, torch.Tensor] | None,
     *,
     bar: bool,
 ) -> FitModule:
@@ -198,14 +216,14 @@ def _run(
     from h2lo_bids.training.lightning_trainer import run_trainer
 
     estimator = build_estimator(pairs_train, options)
-    module = FitModule(options, estimator, identity, folder)
+    module = FitModule(options, estimator, identity, folder, initial)
     done = 0 if saved is None else int(saved["step"])
     if saved is not None:
         say(f"going on from step {done} of {folder}")
-    if saved is not None and (done >= end or saved.get("timed_out")):
-        module.load_state_dict(saved["state_dict"])
         module.on_load_checkpoint(saved)
-        return module
+        if done >= end or module.timed_out or module.stalled:
+            module.load_state_dict(saved["state_dict"])
+            return module
     share = Share() if processes is None else processes.share
     first = share.rank == 0
     history = History(folder / "history.csv", done) if first else None

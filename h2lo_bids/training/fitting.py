@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from h2lo_bids.errors import UsageError
+from h2lo_bids.models.bundle import Bundle, load_bundle, load_model
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from h2lo_bids.training.fit import FitResult
 
 Say = Callable[[str], None]
+
+START_RATIO = 1.0
+"""By which voxel sizes may differ where a fit starts from a model."""
 
 
 def pairs_fingerprint(pairs: Sequence[PreparedPair]) -> str:
@@ -86,6 +92,7 @@ def fit_prepared(
     devices: int = 1,
     stop_at: int | None = None,
     progress: Say | None = None,
+    initial: Bundle | None = None,
 ) -> FitResult:
     """Fit a method to prepared pairs, or go on with the fit that `folder` holds.
 
@@ -107,6 +114,8 @@ def fit_prepared(
         As for `h2lo_bids.training.fit.fit`.
     progress
         Called with one line of text now and then.
+    initial
+        The model whose weights the fit starts from; ``options.starts_from`` is their digest.
 
     Returns
     -------
@@ -122,11 +131,54 @@ def fit_prepared(
 
         # The threads decide the last bits, and the record tells those of this process.
         threads = torch.get_num_threads()
-        spec = FitSpec(tuple(files[0]), tuple(files[1]), options, folder, cache, stop_at, threads)
+        path = None if initial is None else initial.path
+        spec = FitSpec(
+            tuple(files[0]), tuple(files[1]), options, folder, cache, stop_at, threads, path
+        )
         launch(spec, processes=devices, progress=progress)
         # What follows finds the finished fit and only reads its weights.
     pairs = [open_pairs(part, cache) for part in files]
-    return method.fit(pairs[0], pairs[1], options, folder, progress, stop_at=stop_at)
+    # Only the operators can be given weights.
+    start = {} if initial is None else {"initial": read_start(initial.path)}
+    return method.fit(pairs[0], pairs[1], options, folder, progress, stop_at=stop_at, **start)
+
+
+def start_fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame) -> str | None:
+    """Tell why an operator's fit cannot start from a model; None if it can.
+
+    The trunk sees positions from -1 to 1 over the frame's extent in mm, so weights
+    carry over to another voxel size, although the branch then sees other voxels.
+
+    Parameters
+    ----------
+    bundle
+        The model.
+    contrast, options, frame
+        Of the pairs, the fit, and the grid of the pairs.
+    """
+    own, sizes = bundle.architecture, options.architecture.to_dict()
+    other = ", ".join(f"{k} {own.get(k)}, not {v}" for k, v in sizes.items() if own.get(k) != v)
+    theirs, ours = (np.multiply(f.shape, f.spacing) for f in (bundle.frame, frame))
+    steps = [max(f.spacing) for f in (bundle.frame, frame)]
+    if bundle.contrast != contrast:
+        return f"is a model of {bundle.contrast}"
+    if bundle.method != options.family:
+        return f"is a model of {bundle.method}"
+    if other:
+        return f"has other sizes ({other})"
+    if bundle.scaling != options.scaling:
+        return f"takes an input of {bundle.scaling} scaling, not {options.scaling}"
+    placed = (bundle.frame.orientation, bundle.frame.anchor) == (frame.orientation, frame.anchor)
+    if not placed or not np.allclose(theirs, ours, atol=max(steps)):
+        return "sees positions on another grid"
+    if max(steps) > START_RATIO * min(steps):
+        return f"is for voxels of {steps[0]:g} mm, not {steps[1]:g} mm"
+    return None
+
+
+def read_start(path: Path | None) -> Mapping[str, Any] | None:
+    """Read the weights of a bundle that a fit starts from; None starts from none."""
+    return None if path is None else load_model(load_bundle(path)).state_dict()
 
 
 def finite(value: float) -> float | None:

@@ -26,12 +26,13 @@ from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
 
 if TYPE_CHECKING:
+    from h2lo_bids.models.bundle import Bundle
     from h2lo_bids.training.fit import FitResult
 
 RECORD, SCORES, HISTORY, PICTURES, BUNDLE, REALISM = (
     "record.json", "scores.tsv", "history.csv", "pictures.npz", "bundle", "realism.tsv"
 )  # fmt: skip
-_OBJECTS = ("options", "given", "pairs", "fold", "failed")
+_OBJECTS = ("options", "given", "pairs", "fold", "failed", "initial")
 """What a record holds as objects, where it holds it."""
 
 
@@ -117,12 +118,15 @@ class FoldJob(FoldWork):
         As the user gave them; the method changes what makes it that method.
     devices
         Processes that share each step.
+    initial
+        The model whose weights the fit starts from; ``options.starts_from`` is their digest.
     """
 
     results: ClassVar[tuple[str, ...]] = (BUNDLE, SCORES, HISTORY, PICTURES)
 
     options: FitOptions
     devices: int = 1
+    initial: Bundle | None = None
 
     @property
     def recipe(self) -> Method:
@@ -157,6 +161,7 @@ class FoldJob(FoldWork):
         return fit_prepared(
             self.recipe, self.pairs_in("train"), self.pairs_in("validation"), self.adapted, work,
             cache=pairs_cache(self.work_dir), devices=self.devices, progress=say,
+            initial=self.initial,
         )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ def adapt_identity(options: FitOptions) -> FitOptions:
     """Return options of a fit without anything to fit: one step, of which none is done."""
     return dataclasses.replace(
         options, family="identity", architecture=IdentityArchitecture(), steps=1, warmup=0,
-        lambda_grad=0.0, average=0.0, augmentation=NONE, scaling="max",
+        lambda_grad=0.0, average=0.0, augmentation=NONE, scaling="max", patience=0,
     )  # fmt: skip
 
 

@@ -44,6 +44,8 @@ class FitSpec:
         As for `h2lo_bids.training.fit.fit`.
     threads
         CPU threads of each process; None leaves PyTorch's own.
+    initial
+        Bundle whose weights it starts from.
     """
 
     train: tuple[PairFiles, ...]
@@ -53,6 +55,7 @@ class FitSpec:
     cache: Path
     stop_at: int | None = None
     threads: int | None = None
+    initial: Path | None = None
 
 
 def write_spec(path: Path, spec: FitSpec) -> None:
@@ -66,6 +69,7 @@ def write_spec(path: Path, spec: FitSpec) -> None:
         "cache": str(spec.cache),
         "stop_at": spec.stop_at,
         "threads": spec.threads,
+        "initial": None if spec.initial is None else str(spec.initial),
     }
     atomic_write_text(path, json.dumps(values, indent=2) + "\n")
 
@@ -90,6 +94,7 @@ def read_spec(path: Path) -> FitSpec:
         return FitSpec(
             train, validation, FitOptions.from_dict(values["options"]), Path(values["folder"]),
             Path(values["cache"]), values["stop_at"], values["threads"],
+            Path(first) if (first := values["initial"]) else None,
         )  # fmt: skip
     except OSError as err:
         raise MissingInputError(f"{path}: cannot be read ({err.strerror})") from err
@@ -187,6 +192,7 @@ def _run(spec: FitSpec) -> None:
     import torch
 
     from h2lo_bids.training.fit import fit
+    from h2lo_bids.training.fitting import read_start
     from h2lo_bids.training.memory import keep_freed_memory
     from h2lo_bids.training.processes import find_processes
 
@@ -198,7 +204,7 @@ def _run(spec: FitSpec) -> None:
     try:
         result = fit(
             train, validation, spec.options, spec.folder, lambda line: print(line, flush=True),
-            stop_at=spec.stop_at, processes=processes,
+            stop_at=spec.stop_at, processes=processes, initial=read_start(spec.initial),
         )  # fmt: skip
     except RuntimeError as err:
         if processes is None or processes.rank == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from h2lo_bids.errors import H2loError
 from h2lo_bids.models.registry import make_model
 from h2lo_bids.training.estimators import Batch, Estimator, Share
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.schedule import rate_of
+from h2lo_bids.training.schedule import has_stalled, rate_of
 
-KEPT = ("step", "seconds", "best_step", "best_psnr", "best_weights", "timed_out")
+KEPT = ("step", "seconds", "best_step", "best_psnr", "best_weights", "timed_out", "validations")
 
 
 class Steps:
@@ -57,15 +57,24 @@ class FitModule(LightningModule):
         Options and pairs, written into each checkpoint.
     folder
         Named in errors.
+    initial
+        Weights to start from; None draws them from the seed.
     """
 
     def __init__(
-        self, options: FitOptions, estimator: Estimator, identity: dict[str, str], folder: Path
+        self,
+        options: FitOptions,
+        estimator: Estimator,
+        identity: dict[str, str],
+        folder: Path,
+        initial: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self.model = make_model(options.family, options.architecture)
+        if initial is not None:
+            self.model.load_state_dict(initial)
         # Weights in the layout in which the CPU's convolutions are fastest.
         self.model.encoder.to(memory_format=torch.channels_last_3d)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -75,11 +84,18 @@ class FitModule(LightningModule):
         self.best_step, self.best_psnr = 0, -math.inf
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.timed_out = False
+        self.validations: list[tuple[int, float]] = []
         self.last = torch.zeros(3)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam, as in the paper; `on_train_batch_start` sets its rate."""
         return torch.optim.Adam(self.model.parameters(), lr=self.options.learning_rate)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the fit ends early, as its validation no longer rises."""
+        o = self.options
+        return self.step < o.steps and has_stalled(self.validations, o.patience)
 
     @property
     def rate(self) -> float:
@@ -124,7 +140,8 @@ class FitModule(LightningModule):
             kept.lerp_(new, 1.0 - decay)
 
     def keep_if_best(self, psnr: float) -> None:
-        """Keep the averaged weights if they are the best so far."""
+        """Note a validation, and keep the averaged weights if they are the best so far."""
+        self.validations.append((self.step, psnr))
         if psnr > self.best_psnr:
             self.best_step, self.best_psnr = self.step, psnr
             weights = self.average.state_dict().items()

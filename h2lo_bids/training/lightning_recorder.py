@@ -13,6 +13,7 @@ from h2lo_bids.training.checkpoint import LAST
 from h2lo_bids.training.estimators import Share
 from h2lo_bids.training.history import History, Row
 from h2lo_bids.training.lightning_module import FitModule
+from h2lo_bids.training.schedule import GAIN
 from h2lo_bids.training.stopping import Signals, stopped
 from h2lo_bids.training.validation import Validation
 
@@ -71,10 +72,12 @@ class Recorder(Callback):
         module.advance()
         step = module.step
         module.timed_out = self._late(trainer, module)
-        last = module.timed_out or step in (o.steps, self._end)
         row = Row(step, rate, *module.last.tolist())
-        if step == o.validate_first or step % o.validate_every == 0 or last:
+        # Not at `stop_at` as such: a fit in parts keeps the weights of a whole one.
+        whole = module.timed_out or step == o.steps
+        if whole or step == o.validate_first or step % o.validate_every == 0:
             row = row.with_psnr(self._validate(trainer, module))
+        last = whole or module.stalled or step == self._end
         now = time.perf_counter()
         module.seconds, self._mark = module.seconds + now - self._mark, now
         row = row.with_seconds(module.seconds)
@@ -87,6 +90,12 @@ class Recorder(Callback):
         if module.timed_out:
             trainer.should_stop = True
             self._say(f"the time budget of {o.max_seconds:g} s ended the fit at step {step}")
+        elif module.stalled:
+            trainer.should_stop = True
+            self._say(
+                f"ended at step {step}: in the last {o.patience} steps the validation rose by no "
+                f"more than {GAIN:g} dB"
+            )
         elif reason and not last:
             self._leave(trainer, module, reason)
 

@@ -21,7 +21,7 @@ _PLACE = ("device",)
 """Where a fit runs: it may go on elsewhere, so this is no part of what it is."""
 _LATER = {
     "family": "h2lo", "max_seconds": None, "flip_rotate": False, "warmup_from": 0.0,
-    "starts_from": None, "scaling": "max",
+    "starts_from": None, "scaling": "max", "patience": 0,
 }  # fmt: skip
 """Options that fits of earlier versions do not name, and what they were there."""
 
@@ -64,6 +64,9 @@ class FitOptions:
         0, the paper's way, takes the weights themselves.
     validate_first, validate_every, checkpoint_every
         In steps. The last step is validated, too.
+    patience
+        Steps after which the fit ends if no validation in them was better than all before
+        by more than `h2lo_bids.training.schedule.GAIN`; 0, the paper's way, never ends it.
     validation
         ``"crops"``: PSNR over the brain in some crops of the validation pairs.
         ``"volume"``: the mean of the pairs' whole-volume PSNR, as in the paper.
@@ -109,6 +112,7 @@ class FitOptions:
     validate_first: int = 1
     validate_every: int = 250
     checkpoint_every: int = 100
+    patience: int = 0
     validation: str = "crops"
     validation_crops: int = 24
     augmentation: Augmentation = NONE
@@ -139,6 +143,8 @@ class FitOptions:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.patience < 0:
+            raise UsageError(f"patience must be 0 or more, not {self.patience}")
         for name in ("average", "warmup_from"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")

@@ -19,7 +19,7 @@ from h2lo_bids.synthesis.pfsr import PATCH, predict_pfsr
 from h2lo_bids.synthesis.pix2pix import patch_side
 from h2lo_bids.training.augment import draw_crop, flip_rotate
 from h2lo_bids.training.estimators import autocast
-from h2lo_bids.training.fit import FitResult, Progress
+from h2lo_bids.training.fit import FitResult, Progress, check_start
 from h2lo_bids.training.loop import run_loop
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
@@ -56,7 +56,7 @@ def adapt_pfsr(options: FitOptions) -> FitOptions:
         architecture=sizes if isinstance(sizes, PfsrArchitecture) else PfsrArchitecture(),
         learning_rate=RATE, floor=FLOOR, warmup=0, warmup_from=0.0, rate_steps=1,
         scaling="max", sampling="patch", crop=PATCH, batch=BATCH, lambda_grad=0.0, average=0.0,
-        precision="fp32" if options.precision == "fp16" else options.precision,
+        patience=0, precision="fp32" if options.precision == "fp16" else options.precision,
         validation_crops=min(options.validation_crops, _CROPS),
     )  # fmt: skip
 
@@ -97,8 +97,7 @@ def fit_pfsr(
         As `h2lo_bids.training.loop.run_loop`; `UsageError` also where
         ``options.starts_from`` and `initial` do not belong together.
     """
-    if (initial is None) != (options.starts_from is None):
-        raise UsageError("starts_from names weights: give both, or neither")
+    check_start(options, initial)
     build = partial(PfsrTask, pairs_train, pairs_validation, options, initial)
     return run_loop(
         build, pairs_train, pairs_validation, options, folder, progress, stop_at=stop_at

@@ -63,7 +63,7 @@ def adapt_pix2pix(options: FitOptions) -> FitOptions:
         family="pix2pix",
         architecture=sizes if isinstance(sizes, Pix2PixArchitecture) else Pix2PixArchitecture(),
         learning_rate=RATE, floor=0.0, warmup=0, rate_steps=1, sampling="patch", crop=PATCH,
-        batch=1, lambda_grad=0.0, average=0.0,
+        batch=1, lambda_grad=0.0, average=0.0, patience=0,
         precision="fp32" if options.precision == "fp16" else options.precision,
         validation_crops=min(options.validation_crops, _CROPS),
     )  # fmt: skip

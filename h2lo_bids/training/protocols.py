@@ -9,6 +9,10 @@ from h2lo_bids.training.sampling import epoch_steps
 
 PAPER_EPOCHS = 500
 DEFAULT_STEPS = 5000
+PATIENCE = 800
+"""Steps in which the validation must rise, or the default ends."""
+RATE, ADAPTING_RATE = 3e-4, 1e-4
+"""The default's first learning rate, from random weights and from those of a model."""
 
 
 def paper_options(n_train: int, *, device: str = "auto", epochs: int = PAPER_EPOCHS) -> FitOptions:
@@ -50,7 +54,11 @@ def paper_options(n_train: int, *, device: str = "auto", epochs: int = PAPER_EPO
 
 
 def default_options(
-    n_train: int, *, device: str = "auto", steps: int = DEFAULT_STEPS
+    n_train: int,
+    *,
+    device: str = "auto",
+    steps: int = DEFAULT_STEPS,
+    starts_from: str | None = None,
 ) -> FitOptions:
     """Return the default: crops with exact halos, centred on the brain.
 
@@ -65,10 +73,12 @@ def default_options(
         As in `FitOptions`.
     steps
         Length of the schedule.
+    starts_from
+        As in `FitOptions`.
     """
     return FitOptions(
         steps=steps,
-        learning_rate=3e-4,
+        learning_rate=RATE if starts_from is None else ADAPTING_RATE,
         floor=1e-6,
         warmup=min(50, steps // 10),
         crop=24,
@@ -76,10 +86,12 @@ def default_options(
         seed=42,
         precision=native_precision(device),
         average=0.99,
-        validate_every=min(200, steps),
+        validate_every=min(100, steps),
         checkpoint_every=50,
+        patience=PATIENCE,
         validation_crops=48,
         augmentation=Augmentation(flip=0.5, shift=4, scale=0.05, bias=0.05, noise=0.01),
         scaling="robust",
+        starts_from=starts_from,
         device=device,
     )

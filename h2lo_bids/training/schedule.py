@@ -3,8 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from h2lo_bids.training.options import FitOptions
+
+GAIN = 0.02
+"""Rise of the validation PSNR in dB that counts as one."""
+
+
+def has_stalled(validations: Sequence[tuple[int, float]], patience: int) -> bool:
+    """Tell whether no validation of the last `patience` steps brought a rise above `GAIN`.
+
+    A function of the validations so far, so that a resumed fit ends where an undisturbed
+    one does.
+
+    Parameters
+    ----------
+    validations
+        Step and PSNR in dB of each, in their order.
+    patience
+        In steps; 0 for a fit that never ends by it.
+
+    Examples
+    --------
+    >>> found = [(10, 20.0), (20, 21.0), (30, 21.01), (40, 21.02)]
+    >>> has_stalled(found, 20), has_stalled(found, 30), has_stalled([*found, (50, 21.04)], 30)
+    (True, False, False)
+    """
+    if not patience or not validations:
+        return False
+    start = validations[-1][0] - patience
+    before = [psnr for step, psnr in validations if step <= start]
+    since = [psnr for step, psnr in validations if step > start]
+    return bool(before) and max(since) <= max(before) + GAIN
 
 
 def cosine_rate(

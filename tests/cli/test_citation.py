@@ -10,14 +10,20 @@ from h2lo_bids.cli.citation import training_text
 from h2lo_bids.reports.citations import works
 
 
-def record(out: Path, method: str, title: str, fold: int, steps: int) -> None:
+def record(out: Path, method: str, title: str, fold: int, steps: int, **more: object) -> None:
     folder = out / "folds" / "T1w" / method / f"fold-{fold}"
     folder.mkdir(parents=True)
     told = {
         "contrast": "T1w", "method": method, "title": title, "steps": steps, "seed": 42,
-        "fold": {"index": fold},
+        "fold": {"index": fold}, **more,
     }  # fmt: skip
     (folder / "record.json").write_text(json.dumps(told))
+
+
+def test_the_model_that_a_fit_started_from_is_named(tmp_path: Path) -> None:
+    for fold, steps in enumerate((7, 9, 8)):
+        record(tmp_path, "h2lo", "H2LO", fold, steps, initial={"name": "my_model"})
+    assert "H2LO (7 to 9 steps from the weights of my_model) in 3 folds" in training_text(tmp_path)
 
 
 def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
@@ -31,7 +37,7 @@ def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
         "the simulator of Arnold et al. [@arnold] and the Pix2Pix network in 3D [@pix2pix]" in text
     )
     assert "Pix2Pix (600 steps)" in text
-    assert "Arnold et al. (900 or 901 steps)" in text
+    assert "Arnold et al. (900 to 901 steps)" in text
     assert "HF image (nothing to fit), Pix2Pix (600 steps) in 2 folds" in text
     assert "operator" not in text
     assert "Adam" not in text

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from h2lo_bids.cli import fitoptions
+from h2lo_bids.cli.fitoptions import find_start, fit_options
 from h2lo_bids.cli.fits import duration, threads_of
 from h2lo_bids.cli.fitwork import Progress
 from h2lo_bids.cli.planwork import check_ahead
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import UsageError
+from h2lo_bids.models.bundle import Bundle, save_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
 
@@ -73,3 +79,56 @@ def test_an_impossible_division_names_the_contrasts_that_can_be_had():
     with pytest.raises(UsageError) as alone:
         check_ahead(SETTINGS, {"T2w": ["01", "02"]})
     assert "--contrast" not in str(alone.value)
+
+
+def save(folder: Path, **changes: Any) -> Bundle:
+    """Save a model of the default's sizes, scaling and frame, but for some changes."""
+    model = H2lo(changes.pop("architecture", H2loArchitecture()))
+    values = {"contrast": "T1w", "frame": Frame(), "metadata": {"scaling": "robust"}, **changes}
+    return save_bundle(folder, model, card="x\n", **values)
+
+
+def test_fits_start_from_the_model_that_is_named(tmp_path, monkeypatch):
+    bundle = save(tmp_path / "m")
+    given = replace(SETTINGS, init=(("T1w", bundle.path), ("T2w", "none")))
+    found, words = find_start(given, "T1w", "h2lo")
+    assert found == bundle
+    assert words == f"starts from the weights of m (SHA-256 {bundle.sha256})"
+    options, usual = fit_options(given, 3, found), fit_options(given, 3)
+    assert (options.starts_from, usual.starts_from) == (bundle.sha256, None)
+    assert options.learning_rate < usual.learning_rate
+    assert fit_options(replace(given, learning_rate=0.5), 3, found).learning_rate == 0.5
+    assert find_start(given, "T2w", "h2lo") == (None, "starts from random weights")
+    assert find_start(given, "T1w", "h2lo-nograd") == (None, "")
+    # As a default it is taken where it can be, and what prevents it is said.
+    monkeypatch.setattr(fitoptions, "INIT", "embedded")
+    monkeypatch.setattr(fitoptions, "default_bundle", lambda contrast: bundle)
+    assert find_start(SETTINGS, "T1w", "h2lo")[0] == bundle
+    for changes in ({"protocol": "paper"}, {"trunk": "mlp"}, {"init": (("", "none"),)}):
+        other = find_start(replace(SETTINGS, **changes), "T1w", "h2lo")
+        assert other == (None, "starts from random weights")
+    none, words = find_start(SETTINGS, "T2w", "h2lo")
+    assert none is None
+    assert words == "starts from random weights, as the embedded model is a model of T1w"
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "text"),
+    [
+        ({"contrast": "T2w"}, {}, "is a model of T2w"),
+        ({"method": "h2lo-mlp", "architecture": H2loArchitecture(trunk="mlp")}, {}, "of h2lo-mlp"),
+        ({"architecture": H2loArchitecture(width=8)}, {}, r"other sizes \(width 8, not 256\)"),
+        ({}, {"trunk": "mlp"}, r"other sizes \(trunk siren, not mlp\)"),
+        ({"metadata": {}}, {}, "takes an input of max scaling, not robust"),
+        ({}, {"protocol": "paper"}, "takes an input of robust scaling, not max"),
+        ({"frame": Frame((200, 256, 256))}, {}, "sees positions on another grid"),
+        ({"frame": Frame(anchor="array")}, {}, "sees positions on another grid"),
+        ({}, {"resolution": 4.0}, "is for voxels of 1 mm, not 4 mm"),
+    ],
+)
+def test_a_model_that_no_fit_can_start_from_is_one_line(tmp_path, model, words, text):
+    bundle = save(tmp_path / "m", **model)
+    given = replace(SETTINGS, init=(("", bundle.path),), **words)
+    with pytest.raises(UsageError, match=rf"^--init {bundle.path}: the T1w fits .*{text}$") as err:
+        find_start(given, "T1w", "h2lo")
+    assert "\n" not in str(err.value)

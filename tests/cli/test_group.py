@@ -190,6 +190,29 @@ def test_the_trained_model_serves_the_participant_level(first, root, tmp_path):
     assert 0 <= np.asarray(nib.load(low).dataobj).max() <= 1
 
 
+def test_a_model_starts_from_another_and_says_so(first, root, tmp_path):
+    out, start = prepared_elsewhere(first, tmp_path / "out"), first / "models/h2lo_T1w"
+    people = ["--participant-label", "01", "02", "03", "04", "--init", start]
+    done = h2lo(root / "bids", out, "group", *FIT, *people)
+    assert done.returncode == 64, done.stdout + done.stderr
+    assert "was trained on sub-" in done.stderr
+    assert "a test subject" in done.stderr
+    done = h2lo(root / "bids", out, "group", *FIT, *people, "--folds", "0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    known = json.loads((start / "metadata.json").read_text())
+    made = json.loads((out / "models/h2lo_T1w/metadata.json").read_text())
+    assert made["training"]["initial"] == {
+        "name": "h2lo_T1w_site", "sha256": known["sha256"], "pairs": "real"
+    }  # fmt: skip
+    assert made["training"]["options"]["starts_from"] == known["sha256"]
+    card = " ".join((out / "models/h2lo_T1w/README.md").read_text().split())
+    words = "started from the weights of h2lo_T1w_site, a model of real pairs"
+    assert f"{words} (SHA-256 {known['sha256']})" in card
+    assert f"T1w h2lo: starts from the weights of h2lo_T1w_site (SHA-256 {known['sha256']})" in (
+        done.stdout
+    )
+
+
 def test_pairs_alone_write_nothing_else(root, tmp_path):
     words = ["--pairs", "--resolution", "8", "--participant-label", "01", BAD]
     done = h2lo(root / "bids", tmp_path, "participant", *words)

@@ -42,7 +42,7 @@ TRAINING = [
     *["--crop", "24", "--batch", "2", "--trunk", "mlp", "--lambda-grad", "0"],
     *["--learning-rate", "3e-4", "--validate-every", "5", "--devices", "2", "--folds", "3"],
     *["--val-count", "1", "--test-count", "4", "--fold", "0", "2", "--n-folds-parallel", "2"],
-    *["--no-final", "--collect"],
+    *["--no-final", "--collect", "--init", "T1w=/m1", "T2w=embedded"],
 ]
 EVALUATION = [
     *["/bids", "/out", "evaluate", "--realism-reference"],
@@ -136,6 +136,7 @@ def test_every_option_of_the_training_level_reaches_its_field():
         n_folds_parallel=2,
         no_final=True,
         collect=True,
+        init=(("T1w", Path("/m1")), ("T2w", "embedded")),
     )
     assert read_settings(["/bids", "/out", "group", "--epochs", "3"]).epochs == 3
     assert read_settings([*BASE, "--pairs", "--hf", "ses-GE"]).pairs
@@ -175,6 +176,9 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
         ("group --method inr arnold --lambda-grad 1", 64, "nothing to inr and arnold"),
         ("group --method diffi2i --learning-rate 1e-3", 64, "whose own value is fixed"),
         ("group --method identity --devices 2", 64, "can be fitted by one process only"),
+        ("group --init embedded none", 64, "--init is given twice without a contrast"),
+        ("group --method inr --init embedded", 64, "--init means nothing to inr"),
+        ("group --init nowhere", 66, "no such file"),
         ("group --folds none.tsv", 66, "no such file"),
         ("group --lf-dir nowhere", 66, "is not a folder"),
         ("group -d lf=bids", 64, "other than raw and lf"),

@@ -318,6 +318,41 @@ def test_the_final_model_of_a_cross_validation(
 
 
 @pytest.mark.slow
+def test_a_fold_says_what_it_started_from_and_why_it_ended(
+    tmp_path: Path, finished: tuple[FoldJob, ...]
+) -> None:
+    start = load_bundle(finished[0].folder / "bundle")
+    options = small_options(
+        steps=40, learning_rate=1e-9, floor=1e-9, validate_every=2, patience=7,
+        starts_from=start.sha256,
+    )  # fmt: skip
+    pairs = write_pairs(tmp_path / "out", COUNT)
+    job = jobs_of(tmp_path, pairs, options=options, initial=start)[0]
+    run_fold(job)
+    record = json.loads((job.folder / "record.json").read_text())
+    assert (record["steps"], record["stalled"], record["timed_out"]) == (8, True, False)
+    known = {"name": "h2lo_T1w_fold-0", "sha256": start.sha256, "pairs": "simulated"}
+    assert record["initial"] == known
+    made = load_bundle(job.folder / "bundle")
+    assert made.metadata["training"]["initial"] == known
+    before, after = (load_model(bundle).state_dict() for bundle in (start, made))
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-7, rtol=0)
+    card = " ".join(made.card.split())
+    assert "started from the weights of h2lo_T1w_fold-0, a model of simulated pairs" in card
+    assert "ended at step 8, as the validation had risen by no more than 0.02 dB in 7" in card
+    # The final model takes the best step's part of the whole schedule, not of the steps done.
+    final = final_of((job,), tmp_path, initial=start)
+    assert final_steps(final) == record["best_step"]
+    lone = fit_final(dataclasses.replace(final, folds=(), validation=("02",)))
+    assert lone.metadata["training"]["stalled"] is True
+    assert "ended at step 8" in lone.card
+    assert "time budget" not in lone.card
+    other = dataclasses.replace(options, starts_from="0" * 64)
+    assert changes(dataclasses.replace(job, options=other)) == ("option starts_from",)
+
+
+@pytest.mark.slow
 def test_a_final_model_needs_all_folds(finished: tuple[FoldJob, ...], tmp_path: Path) -> None:
     other = [dataclasses.replace(j, options=small_options(steps=9)) for j in finished[1:]]
     with pytest.raises(UsageError, match=r"folds 1, 2 not finished.*run --fold 1 2 before"):

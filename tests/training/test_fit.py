@@ -73,6 +73,47 @@ def test_a_time_budget_ends_a_fit_for_good(tmp_path: Path) -> None:
         fit(TRAIN, HELD, small_options(), tmp_path / "a")
 
 
+@pytest.mark.parametrize("stop", [None, 3, 7, 8])
+def test_a_fit_that_no_longer_rises_ends_for_good(tmp_path: Path, stop: int | None) -> None:
+    """At a rate of almost 0 nothing rises: it ends `patience` steps after the first."""
+    torch.set_num_threads(1)
+    lines: list[str] = []
+    options = small_options(
+        steps=40, learning_rate=1e-9, floor=1e-9, validate_every=2, patience=7, average=0.5
+    )
+    if stop:
+        part = fit(TRAIN, HELD, options, tmp_path, stop_at=stop)
+        assert (part.steps, part.stalled) == (stop, stop == 8)
+    result = fit(TRAIN, HELD, options, tmp_path, lines.append)
+    # Validated at 1, 2, 4, 6 and 8, which is 7 after the first.
+    assert (result.steps, result.stalled, result.timed_out) == (8, True, False)
+    if stop != 8:
+        assert lines[-1] == (
+            "ended at step 8: in the last 7 steps the validation rose by no more than 0.02 dB"
+        )
+    again = fit(TRAIN, HELD, options, tmp_path)
+    assert (again.steps, again.best_step, again.stalled) == (8, result.best_step, True)
+    assert torch.equal(weights(again.model), weights(result.model))
+
+
+def test_it_starts_from_given_weights(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    given = fit(TRAIN, HELD, small_options(seed=7), tmp_path / "given").model
+    start = given.state_dict()
+    options = small_options(starts_from="0" * 64, augmentation=VARIED, average=0.9)
+    still = dataclasses.replace(options, learning_rate=1e-12, floor=1e-12, steps=1)
+    begun = fit(TRAIN, [], still, tmp_path / "still", initial=start)
+    torch.testing.assert_close(weights(begun.model), weights(given), atol=1e-9, rtol=0)
+    whole = fit(TRAIN, HELD, options, tmp_path / "whole", initial=start)
+    fit(TRAIN, HELD, options, tmp_path / "parts", initial=start, stop_at=3)
+    parts = fit(TRAIN, HELD, options, tmp_path / "parts", initial=start)
+    assert torch.equal(weights(whole.model), weights(parts.model))
+    with pytest.raises(UsageError, match="other options"):
+        fit(TRAIN, HELD, small_options(), tmp_path / "whole")
+    with pytest.raises(UsageError, match="give both, or neither"):
+        fit(TRAIN, HELD, options, tmp_path / "none")
+
+
 def test_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     options = small_options(augmentation=VARIED)

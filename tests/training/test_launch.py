@@ -275,9 +275,10 @@ def test_full_disk_is_one_line_and_loses_nothing(
 def test_specification_round_trip_and_errors(
     pairs: tuple[PairFiles, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = specify(pairs, tmp_path / "fit")
-    write_spec(tmp_path / "spec.json", spec)
-    assert read_spec(tmp_path / "spec.json") == spec
+    for initial in (tmp_path / "bundle", None):
+        spec = dataclasses.replace(specify(pairs, tmp_path / "fit"), initial=initial)
+        write_spec(tmp_path / "spec.json", spec)
+        assert read_spec(tmp_path / "spec.json") == spec
     with pytest.raises(MissingInputError, match=r"absent\.json"):
         read_spec(tmp_path / "absent.json")
     values = json.loads((tmp_path / "spec.json").read_text())

@@ -1,0 +1,125 @@
+"""The comparison of fits from few pairs runs at a toy size, goes on, and counts right."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from h2lo_bids.models.bundle import save_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.phantom.pairs import TrainingPair
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = (40, 48, 44)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, where the benchmarks are: no part of the package."""
+    folder = ROOT / "benchmarks"
+    if not folder.is_dir():
+        pytest.skip("the benchmarks are not beside the tests")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "argv", ["few_pairs.py"])
+    return importlib.import_module("few_pairs")
+
+
+def write_head(path: Path, seed: int) -> None:
+    """Write a ball of three tissues and its blurred partner."""
+    rng = np.random.default_rng(seed)
+    at = np.stack(np.mgrid[tuple(slice(n) for n in SHAPE)], -1) - (np.array(SHAPE) - 1) / 2
+    mask = (at**2).sum(-1) < (0.45 * min(SHAPE)) ** 2
+    texture = gaussian_filter(rng.standard_normal(SHAPE), 4)
+    tissue = np.digitize(texture / texture.std(), [-0.8, 0.3])
+    hf = np.array([0.2, 0.6, 0.9])[tissue] + 0.02 * rng.standard_normal(SHAPE)
+    lf = gaussian_filter(np.array([0.3, 0.7, 0.8])[tissue], 1.5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, hf=hf * mask / hf[mask].max(), lf=lf * mask / lf[mask].max(), mask=mask)
+
+
+@pytest.mark.slow
+def test_a_site_is_simulated_once_and_imitated_by_a_program(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    def simulate(labels: Path, **how: Any) -> dict[str, TrainingPair]:
+        seeds.append(how["seed"])
+        write_head(tmp_path / "head.npz", how["seed"])
+        with np.load(tmp_path / "head.npz") as head:
+            return {"T1w": TrainingPair(head["hf"], head["lf"], head["mask"])}
+
+    monkeypatch.setattr(script, "simulate_training_pairs", simulate)
+    monkeypatch.setattr(script, "PARTS", {"train": 2, "validation": 1, "test": 1})
+    (tmp_path / "labels").mkdir()
+    for name in "abc":
+        (tmp_path / "labels" / f"{name}.nii.gz").touch()
+    write_head(tmp_path / "head.npz", 1)
+    with np.load(tmp_path / "head.npz") as head:
+        real = np.where(head["mask"], 1 + 99 * head["hf"], 0).astype(np.float32)
+    nib.Nifti1Image(real, np.diag([3.0, 3.0, 3.0, 1.0])).to_filename(tmp_path / "x.nii.gz")
+    words = ["make", tmp_path / "sites", "--labels", tmp_path / "labels"]
+    words += ["--heads", tmp_path / "x.nii.gz", "--simulator", "cp {input} {output}"]
+    script.main([*map(str, words)])
+    names = {"train-01", "train-02", "validation-01", "test-01"}
+    made = {p.relative_to(tmp_path / "sites"): p for p in (tmp_path / "sites").rglob("*.npz")}
+    assert {f"{p.parent}/{p.stem}" for p in made} == {
+        *(f"{site}/{name}" for site in ("phantom", "simulator") for name in names),
+        "simulator/test-real-x",
+    }
+    assert len(set(seeds)) == 4
+    with np.load(made[Path("simulator/train-01.npz")]) as pair:
+        np.testing.assert_allclose(pair["lf"], pair["hf"], atol=1e-6)  # what `cp` makes of it
+    with np.load(made[Path("simulator/test-real-x.npz")]) as pair:
+        assert pair["hf"].shape == pair["mask"].shape == (208, 256, 256)
+        assert pair["mask"].sum() == pytest.approx(27 * (real > 0).sum(), rel=0.05)  # in mm3
+    before = {p: p.stat().st_mtime_ns for p in made.values()}
+    script.main([*map(str, words)])
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.slow
+def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_path: Path) -> None:
+    names = ["train-01", "train-02", "validation-01", "test-01", "test-02", "test-real-x"]
+    for seed, name in enumerate(names):
+        write_head(tmp_path / "site" / f"{name}.npz", seed)
+    model = H2lo(H2loArchitecture())
+    bundle = save_bundle(
+        tmp_path / "bundle", model, contrast="T1w", frame=Frame(), metadata={"scaling": "robust"},
+        card="x\n",
+    )  # fmt: skip
+    words = ["run", tmp_path / "site", "--out", tmp_path / "out", "--init", bundle.path]
+    words += ["--resolution", 2, "--steps", 1, "--seeds", 1, "--counts", 1, 2]
+    script.main([*map(str, words)])
+    table = tmp_path / "out" / "few_pairs.tsv"
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    keys = [(r["arm"], r["pairs"], r["seed"], r["subject"]) for r in rows]
+    arms = [("input", "0", "0"), ("model", "0", "0")]
+    arms += [(arm, n, "1") for n in ("1", "2") for arm in ("adapted", "default", "paper")]
+    assert keys == [(*arm, name) for arm in arms for name in names[3:]]
+    # One step of the warm-up leaves the model almost as it was; from nothing is elsewhere.
+    psnr = {key: float(row["psnr"]) for key, row in zip(keys, rows, strict=True)}
+    for name in names[3:]:
+        before = psnr["model", "0", "0", name]
+        assert psnr["adapted", "2", "1", name] == pytest.approx(before, abs=0.05)
+        assert abs(psnr["default", "2", "1", name] - before) > 0.1
+    # The first row of the page is the high-field image's mean over the simulated heads.
+    mean = np.mean([psnr["input", "0", "0", name] for name in names[3:5]])
+    lines = (tmp_path / "out" / "few_pairs.md").read_text().splitlines()
+    assert lines[4].startswith(f"| site, simulated | HF image | - | {mean:.2f} |")
+    before = table.read_bytes()
+    table.write_bytes(b"".join(before.splitlines(True)[:-3]))  # as if stopped before the last
+    script.main([*map(str, words)])
+    assert table.read_bytes().splitlines()[:-3] == before.splitlines()[:-3]
+    assert len(table.read_bytes().splitlines()) == len(rows) + 1
