@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.normalise import BLOCK_MM, blocks
 
 
@@ -99,13 +100,25 @@ class InputRange:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InputRange:
-        """Read it back from `to_dict`'s output; what is unknown here is left out."""
+        """Read it back from `to_dict`'s output; what is unknown here is left out.
+
+        Raises
+        ------
+        BadDataError
+            If a value is no pair of numbers.
+        """
 
         def read(part: str, known: Mapping[str, Measure]) -> dict[str, tuple[float, float]]:
             given = values.get(part) or {}
             return {n: (float(given[n][0]), float(given[n][1])) for n in known if n in given}
 
-        return cls(read("inputs", MEASURES), read("targets", OUTPUTS), int(values.get("pairs", 0)))
+        try:
+            inputs, targets = read("inputs", MEASURES), read("targets", OUTPUTS)
+            return cls(inputs, targets, int(values.get("pairs", 0)))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
+            raise BadDataError(
+                f"the model's input_range is damaged ({err}); get the model again"
+            ) from err
 
 
 @dataclass(frozen=True)
