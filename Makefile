@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-# Long enough to see it learn, too short for a model to use.
-DEMO_FIT := --resolution 4 --folds 2 --n-folds-parallel 2 --steps 200 --validate-every 50
+# Long enough to see it win, too short and too coarse for a model to use.
+DEMO_FIT := --resolution 3 --folds 2 --n-folds-parallel 2 --steps 400
 PYTEST_ARGS ?=
 # Two files of tests at a time, each on a core of its own.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -51,6 +51,8 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "Open these in a browser:"
 	@ls -1 $(abspath $(DEMO))/out/sub-*.html $(abspath $(DEMO))/trained/group.html $(abspath $(DEMO))/applied/sub-*.html
+	@echo
+	@$(BIN)/python tests/data/tell_gain.py $(DEMO)/trained/group_T1w_summary.tsv
 
 test: $(VENV)/.tested
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)

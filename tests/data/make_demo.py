@@ -47,7 +47,7 @@ def main() -> None:
 
     def pairs(folder: Path) -> None:
         make_dataset(
-            folder, subjects=4, seed=2, resolution=4.0, contrasts=("T1w",), acquisitions=("iso",)
+            folder, subjects=6, seed=2, resolution=3.0, contrasts=("T1w",), acquisitions=("iso",)
         )
 
     for name, make in {"bids": heads, "pairs": pairs}.items():
