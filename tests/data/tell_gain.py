@@ -29,8 +29,8 @@ def gain(summary: Path) -> str:
     before, after = means["identity", "psnr"], means["h2lo", "psnr"]
     return (
         f"On people it had not seen, the model's images come {after - before:+.2f} dB closer to "
-        f"the low-field scans than the high-field image itself (PSNR {before:.2f} -> {after:.2f} dB), "
-        f"and are better in {len(better)} of {len(metrics)} metrics."
+        f"the low-field scans than the high-field image itself (PSNR {before:.2f} -> "
+        f"{after:.2f} dB), and are better in {len(better)} of {len(metrics)} metrics."
     )
 
 
