@@ -40,8 +40,7 @@ from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import H2loError, TemporaryError, UsageError
 
 Rows = list[tuple[str, ...]]
-_PLAN, _SUBMIT = "plan.json", "submit.sh"
-_SUBMITTED = "submitted.tsv"
+_PLAN, _SUBMIT, _SUBMITTED = "plan.json", "submit.sh", "submitted.tsv"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,20 +180,10 @@ def _submit(script: Path) -> int:
 
 
 def report_failures(folder: Path) -> int:
-    """Write the tables of what failed in a run, and what concerns all its participants.
+    """Write the tables of what failed in a run; return 0 if all tasks are done, else 1.
 
     ``failed_tasks.tsv`` has a row per task that is not done, ``failures.tsv`` one per
     scan or fit that its last run recorded as failed.
-
-    Returns
-    -------
-    int
-        0 if all tasks are done, else 1.
-
-    Raises
-    ------
-    UsageError
-        If the folder holds no run.
     """
     try:
         record = json.loads((folder / _PLAN).read_text(encoding="utf-8"))

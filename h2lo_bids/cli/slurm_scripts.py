@@ -129,19 +129,7 @@ def submit_script(
     counts: tuple[int, int],
     queued: Iterable[str] = (),
 ) -> str:
-    """Return the script that submits all.
-
-    Parameters
-    ----------
-    arrays
-        Stage, first line and elements of each array, in order.
-    cluster, folder
-        Options of the cluster, and where the scripts are.
-    counts
-        How many tasks are submitted, and how many there are.
-    queued
-        Jobs of earlier runs that still go on.
-    """
+    """Return the script that submits arrays: the stage, first line and elements of each."""
     jobs = "".join(f":{job}" for job in queued)
     own = {"arrays": arrays, "missing": counts[0], "total": counts[1], "queued": jobs}
     return _rendered("submit", cluster, folder, **own)

@@ -67,15 +67,7 @@ def read_states(folder: Path, stage: str) -> dict[str, State]:
 
 
 def stages_of(settings: Settings, folder: Path) -> list[Stage]:
-    """Divide a command line; `folder` holds the records of tasks that ended before.
-
-    Raises
-    ------
-    UsageError
-        If a level or option cannot be divided.
-    H2loError
-        If nothing matches or the input cannot be read.
-    """
+    """Divide a command line into stages; `folder` holds the records of tasks that ended before."""
     for option in ("dry_run", "output_spec", "reports_only", "fold", "collect"):
         if getattr(settings, option):
             name = option.replace("_", "-")
