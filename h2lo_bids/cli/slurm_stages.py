@@ -99,13 +99,16 @@ def _participants(settings: Settings, ended: Mapping[str, State]) -> Stage:
     works = [(s.parts, partial(promise.of_enhanced, settings, s)) for s in sources_of(found)] or [
         ((scan,), partial(promise.of_scan, settings, scan)) for scan in found.scans
     ]
-    owned = [((p[0].subject, p[0].session or ""), [s.path for s in p], made) for p, made in works]
+    owned: list[tuple[tuple[str, str], list[Path], Any]] = [
+        ((parts[0].subject, parts[0].session or ""), [part.path for part in parts], made)
+        for parts, made in works
+    ]
     for problem in found.problems:  # its task fails, so that the table of failures names it
         inside = problem.path.as_posix().removeprefix(f"{settings.bids_dir.as_posix()}/")
         if owner := _OWNER.match(inside):
             owned.append(((owner[1], owner[2] or ""), [problem.path], None))
     whole = {subject for (subject, session), *_ in owned if not session}
-    items = defaultdict(list)
+    items: dict[tuple[str, str], list[Any]] = defaultdict(list)
     for (subject, session), *item in owned:
         items[subject, "" if subject in whole else session].append(item)
     tasks = []
