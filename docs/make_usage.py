@@ -9,7 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from h2lo_bids.cli.boutiques import descriptor_text
+from make_descriptor import descriptor_text
+
 from h2lo_bids.cli.parser import EXIT_CODES, build_parser
 
 PAGE = Path(__file__).resolve().with_name("usage.md")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import bids_app_spec
 from h2lo_bids import __version__
 from h2lo_bids.cli import convert
 from h2lo_bids.cli.parser_base import Parser
@@ -58,7 +60,7 @@ EPILOG = "exit codes:\n" + textwrap.fill(
 
 
 class _PrintDescriptor(argparse.Action):
-    """Print what the parser says of itself as a Boutiques descriptor."""
+    """Print the Boutiques descriptor, which `docs/make_usage.py` writes from the parser."""
 
     def __call__(
         self,
@@ -68,9 +70,7 @@ class _PrintDescriptor(argparse.Action):
         option_string: str | None = None,
     ) -> NoReturn:
         """Print, and end the program."""
-        from h2lo_bids.cli.boutiques import descriptor_text
-
-        print(descriptor_text(parser), end="")
+        print(json.dumps(bids_app_spec.load("boutiques.json"), indent=2, ensure_ascii=False))
         parser.exit()
 
 

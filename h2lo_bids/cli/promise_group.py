@@ -36,7 +36,7 @@ def of_group(settings: Settings, found: PairDiscovery) -> Iterator[Promise]:
     UsageError
         If the folds cannot be made of the pairs that were found.
     """
-    folds = _folds(settings, found)
+    folds = folds_of(settings, found)
     yield from _cross_validation(settings, found, folds)
     if settings.fold or settings.no_final:
         return
@@ -56,7 +56,7 @@ def of_benchmark(settings: Settings, found: PairDiscovery) -> Iterator[Promise]:
     UsageError
         As `of_group`.
     """
-    folds = _folds(settings, found)
+    folds = folds_of(settings, found)
     yield from _cross_validation(settings, found, folds)
     if folds and not settings.fold:
         key = "enhancement_benchmark" if settings.fits_enhancer else "benchmark"
@@ -95,7 +95,7 @@ def people_of(found: PairDiscovery) -> dict[str, list[str]]:
     return {contrast: sorted(people[contrast]) for contrast in sorted(people)}
 
 
-def _folds(settings: Settings, found: PairDiscovery) -> dict[str, tuple[int, ...]]:
+def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[int, ...]]:
     """Return the numbers of the folds of each contrast."""
     from h2lo_bids.cli.planwork import divide_subjects
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -98,13 +99,26 @@ def _run(settings: Settings) -> int:
         return _level(settings)(settings, console)
     except H2loError as err:
         console.to_log(f"error: {err}")
+        _record(err, console, settings)
         raise
     except Exception as err:
         if isinstance(err, BrokenPipeError) or getattr(err, "errno", None) in _FULL:
             raise
-        raise _unexpected(err, console, settings) from err
+        unexpected = _unexpected(err, console, settings)
+        _record(unexpected, console, settings)
+        raise unexpected from err
     finally:
         console.close()
+
+
+def _record(err: H2loError, console: Console, settings: Settings) -> None:
+    """Put what ended the whole run into its table of failures, if it got as far as a log."""
+    from h2lo_bids.cli.failures import Failed, write_table
+
+    table = console.log.with_name("failures.tsv") if console.log is not None else None
+    if table is not None and not table.exists():
+        with contextlib.suppress(H2loError, OSError):  # what ended it may be the disk
+            write_table(table, [Failed("", settings.level, type(err).__name__, str(err))])
 
 
 def _level(settings: Settings) -> Callable[[Settings, Console], int]:

@@ -55,6 +55,9 @@ def start_run(settings: Settings, console: Console) -> Run:
         "command": shlex.join(["h2lo", *sys.argv[1:]]),
         "python": sys.version.split()[0],
     }
+    if "SLURM_ARRAY_JOB_ID" in os.environ:  # by which h2lo-slurm finds what this run records
+        array, task = os.environ["SLURM_ARRAY_JOB_ID"], os.environ.get("SLURM_ARRAY_TASK_ID", "0")
+        record["slurm-job"] = f"{array}_{task}"
     atomic_write_text(run.logs / "config.toml", to_toml({**settings.to_options(), "run": record}))
     console.open_log(run.logs / "h2lo.log")
     console.line(f"h2lo {__version__}: {settings.bids_dir} -> {settings.out_dir}")

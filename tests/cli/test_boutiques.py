@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.results import result_files
-from h2lo_bids.cli.boutiques import descriptor
 from h2lo_bids.cli.configure import read_settings
-from h2lo_bids.cli.dependencies import EXCLUSIVE, REQUIRED, USELESS
 from h2lo_bids.cli.levels import LEVELS, TAKEN_BY, canonical
 from h2lo_bids.cli.parser import EXIT_CODES, build_parser
 from h2lo_bids.cli.run import main
@@ -127,8 +125,12 @@ def bosh():
     return pytest.importorskip("boutiques.bosh").bosh
 
 
-def test_the_descriptor_is_that_of_the_parser():
-    assert descriptor(build_parser()) == DESCRIPTOR, "run make docs"
+def test_the_program_prints_the_descriptor_that_is_shipped(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--boutiques"])
+    assert ended.value.code == 0
+    shipped = Path(bids_app_spec.__file__).with_name("boutiques.json").read_text()
+    assert capsys.readouterr().out == shipped  # which test_usage.py compares with the parser
 
 
 def test_the_tool_of_boutiques_finds_the_descriptor_valid(bosh, tmp_path):
@@ -252,21 +254,25 @@ def test_what_the_descriptor_calls_dependent_is_refused_alone(tmp_path, capsys):
     bids = tmp_path / "bids"
     bids.mkdir()
     (tmp_path / "file").write_text("")
+    groups = [group for group in DESCRIPTOR["groups"] if group.get("mutually-exclusive")]
+    exclusive = {group["id"]: group["members"] for group in groups}
     lines = {
-        "group": [f"--{a} 3 --{b} 3" for a, b in [EXCLUSIVE["length_of_a_fit"]]],
+        "group": [f"--{a} 3 --{b} 3" for a, b in [exclusive["length_of_a_fit"]]],
         "participant": [
             "--dry-run --reports-only",
             *(
                 f"--{name.replace('_', '-')} {tmp_path / 'file' if 'file' in name else 2}"
-                for name in REQUIRED
+                for name, item in INPUTS.items()
+                if "requires-inputs" in item
             ),
             *(
                 f"--skull-strip {value} --{name.replace('_', '-')} {tmp_path / 'file'}"
-                for value, names in USELESS["skull_strip"].items()
+                for value, names in INPUTS["skull_strip"]["value-disables"].items()
                 for name in names
             ),
         ],
     }
+    assert [len(own) for own in lines.values()] == [1, 8]
     for level, words in lines.items():
         for line in words:
             code = main([str(bids), str(tmp_path / "out"), level, *line.split()])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import tomllib
 
 import pytest
+from heads import write_dataset
 
 from h2lo_bids import errors
 from h2lo_bids.cli.failures import Failed, error_of_code, exit_code, write_table
+from h2lo_bids.cli.run import main
 
 
 def _failed(error: str, message: str = "x: broken; mend it", scan: str = "sub-1/anat/x") -> Failed:
@@ -52,6 +55,19 @@ def test_the_table_keeps_one_row_per_failure_whatever_the_text(tmp_path):
         rows = list(csv.DictReader(stream, delimiter="\t"))
     assert [row["message"] for row in rows] == ["a b c", GONE.message]
     assert rows[0]["crash_file"] == "n/a"
+
+
+def test_a_run_in_an_array_records_its_job_and_what_ended_it(tmp_path, monkeypatch, capsys):
+    write_dataset(tmp_path / "bids", 1, suffixes=("T1w",))
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    none = ["--filter", "acq=other", "--skull-strip", "skip"]
+    assert main([str(tmp_path / "bids"), str(tmp_path / "out"), "participant", *none]) == 18
+    (logs,) = (tmp_path / "out" / "logs").glob("*_*")
+    assert tomllib.loads((logs / "config.toml").read_text())["run"]["slurm-job"] == "7_3"
+    (row,) = (logs / "failures.tsv").read_text().splitlines()[1:]
+    (error,) = capsys.readouterr().err.splitlines()
+    assert row == f"n/a\tparticipant\tNoMatchError\t{error.removeprefix('h2lo: error: ')}\tn/a"
 
 
 def test_the_line_names_the_scan_exactly_once():

