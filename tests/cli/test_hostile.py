@@ -59,7 +59,7 @@ def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids, capsys):
     words = ("--dry-run", "--skip-bids-validation")
     code, out, err = run(capsys, bids, tmp_path / "out", *words)
     assert (code, err) == (1, "")  # as the run would end
-    assert "exit code 1" in out.splitlines()[-1]
+    assert "exit with code 1" in out.splitlines()[-1]
     problems = [line for line in out.splitlines() if line.startswith("cannot use: ")]
     assert len(problems) == 4
     for name in ("sub-pipe_T1w.nii.gz", "sub-deep_T1w.json", "sub-self", "sub-number_T1w"):

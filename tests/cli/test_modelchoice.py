@@ -147,7 +147,7 @@ def test_a_part_or_a_parent_of_a_model_names_what_is_meant(models: Path, tmp_pat
 
 def test_one_method_makes_the_images() -> None:
     given = read_settings(["/data", "/out", "participant", "--method", "h2lo", "arnold"])
-    with pytest.raises(UsageError, match="one method makes the images"):
+    with pytest.raises(UsageError, match="give one method"):
         check_values(given)
     check_values(read_settings(["/data", "/out", "participant", "--method", "arnold"]))
     with pytest.raises(UsageError, match="--method is an option of"):

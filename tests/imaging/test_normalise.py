@@ -155,5 +155,4 @@ def test_a_strong_receive_field_is_taken_away(contrast: str) -> None:
     field = np.exp(np.log(3.0) * np.minimum(radius, 1.0) ** 2).astype(np.float32)
     clean, got = (scaled(i, mask, contrast) for i in (image, image * field))
     assert got.field_corrected
-    assert got.field_ratio > 1.5
     check_tissues(got.volume, clean.volume, parts, contrast, 0.2)

@@ -137,7 +137,7 @@ def _through(
         "mask": "check/mask",
         "copied": "synthesis_native_wf/synthesize/lowfield",
         "located": "synthesis_native_here_wf/synthesize/lowfield",
-        "coarse": "synthesis_lf_wf/synthesize/lowfield",
+        "coarse": "synthesis_lf_x_wf/synthesize/lowfield",
     }
     return {key: nib.load(next(folder.rglob(f"{name}.nii.gz"))) for key, name in files.items()}
 
