@@ -1,8 +1,8 @@
 """What the app promises, in machine-readable form.
 
 ``io_spec.json`` says which images are looked up and how every output is named,
-``descriptions.tsv`` what every ``desc-`` label means, ``boilerplate.bib`` what
-is cited. There is no logic here beyond reading these files.
+``descriptions.tsv`` what every ``desc-`` label means, ``references.yml`` what
+is cited (BibTeX's types and fields). There is no logic here beyond reading these files.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def load(name: str) -> Any:
 
     Returns
     -------
-    dict or list for ``.json``, list of dict (one per row) for ``.tsv``, and
-    str for everything else. The object is fresh: changing it harms nobody.
+    dict or list for ``.json`` and ``.yml``, list of dict (one per row) for ``.tsv``.
+    The object is fresh: changing it harms nobody.
 
     Raises
     ------
@@ -43,4 +43,6 @@ def load(name: str) -> Any:
         return json.loads(text)
     if name.endswith(".tsv"):
         return list(csv.DictReader(io.StringIO(text), delimiter="\t"))
-    return text
+    import yaml
+
+    return yaml.safe_load(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -79,7 +79,20 @@ def write_dataset_files(
     write_json(out / "descriptions.json", columns)
     if not any(out.glob("README*")):
         atomic_write_text(out / "README.md", _README)
-    atomic_write_text(out / "logs" / "CITATION.bib", bids_app_spec.load("boilerplate.bib"))
+    atomic_write_text(out / "logs" / "CITATION.bib", bibtex())
+
+
+def bibtex(keys: Iterable[str] | None = None) -> str:
+    """Write BibTeX entries, by default all; unknown keys are skipped."""
+    references = bids_app_spec.load("references.yml")
+    entries = []
+    for key in references if keys is None else keys:
+        if key in references:
+            kind, *names = fields = references[key]
+            width = max(map(len, names))
+            lines = [f"  {name:<{width}} = {{{fields[name]}}}" for name in names]
+            entries.append(f"@{fields[kind]}{{{key},\n" + ",\n".join(lines) + "\n}")
+    return "\n\n".join(entries) + "\n"
 
 
 def _links_of(out_dir: Path) -> dict[str, str]:

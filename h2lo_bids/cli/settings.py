@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -190,34 +188,3 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, tuple):
         return [item if isinstance(item, int) else str(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def to_toml(tables: Mapping[str, Any]) -> str:
-    """Write strings, numbers, booleans, lists of them and one level of tables as TOML.
-
-    Examples
-    --------
-    >>> print(to_toml({"mem": 4.0, "filter": ["acq=x"], "run": {"version": "1"}}), end="")
-    mem = 4.0
-    filter = ["acq=x"]
-    <BLANKLINE>
-    [run]
-    version = "1"
-    """
-    lines = [f"{key} = {_toml(v)}" for key, v in tables.items() if not isinstance(v, Mapping)]
-    for key, table in tables.items():
-        if isinstance(table, Mapping):
-            lines += ["", f"[{key}]", *(f"{name} = {_toml(v)}" for name, v in table.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    escaped = re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m.group()):04x}", escaped)
-    return f'"{escaped}"'

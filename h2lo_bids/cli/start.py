@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from h2lo_bids import __version__
 from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.discover import Discovery, Skipped
@@ -22,7 +24,7 @@ from h2lo_bids.cli.checks import prepare_folders
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.environment import temporary_folder
 from h2lo_bids.cli.locks import common_lock, exclusive
-from h2lo_bids.cli.settings import Settings, to_toml
+from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import H2loError
 from h2lo_bids.wording import summarise
 
@@ -58,7 +60,8 @@ def start_run(settings: Settings, console: Console) -> Run:
     if "SLURM_ARRAY_JOB_ID" in os.environ:  # by which h2lo-slurm finds what this run records
         array, task = os.environ["SLURM_ARRAY_JOB_ID"], os.environ.get("SLURM_ARRAY_TASK_ID", "0")
         record["slurm-job"] = f"{array}_{task}"
-    atomic_write_text(run.logs / "config.toml", to_toml({**settings.to_options(), "run": record}))
+    config = tomli_w.dumps({**settings.to_options(), "run": record})
+    atomic_write_text(run.logs / "config.toml", config)
     console.open_log(run.logs / "h2lo.log")
     console.line(f"h2lo {__version__}: {settings.bids_dir} -> {settings.out_dir}")
     return run

@@ -34,7 +34,7 @@ class Entry:
     link
         Its DOI or arXiv page.
     key
-        Its entry in ``bids_app_spec/boilerplate.bib``.
+        Its entry in ``bids_app_spec/references.yml``.
     exact
         What follows a publication or its authors' code.
     ours

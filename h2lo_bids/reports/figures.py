@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.reports import charts, svg
 from h2lo_bids.reports import mosaic as drawing
-from h2lo_bids.reports import svg
-from h2lo_bids.reports.histogram import histogram
 from h2lo_bids.reports.records import Figure
 from h2lo_bids.reports.store import figure_paths
 from h2lo_bids.reports.volume import IN_PLANE, Volume, extent, volume_of
@@ -22,6 +22,8 @@ from h2lo_bids.reports.volume import IN_PLANE, Volume, extent, volume_of
 if TYPE_CHECKING:
     import nibabel as nib
 
+BINS = 128
+_FEW_LEVELS = 1024
 UNSTRETCHED = "Both images are shown from 0 (black) to 1 (white) of the model's scale, unstretched."
 """Of pictures with the default window: what the model saw is what is shown."""
 _DETAIL = 64.0
@@ -131,8 +133,38 @@ def plot_histograms(
     labels: tuple[str, str] = ("High field", "Low field"),
 ) -> None:
     """Draw the distributions of both images inside the mask, 128 bins on [0, 1]."""
-    curves = {labels[0]: _inside(hf, mask), labels[1]: _inside(lf, mask)}
-    atomic_write_text(path, histogram(curves, title=title))
+    curves = []
+    for css, label, image in zip(("hf", "lf"), labels, (hf, lf), strict=True):
+        values = _inside(image, mask)
+        curves.append((css, label + _outside(values), densities(values)))
+    drawn = charts.histograms(curves, label=title, inside="inside the brain", alone=True)
+    atomic_write_text(path, drawn)
+
+
+def densities(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Give the share of ``values`` in each of ``BINS`` equal bins on [0, 1].
+
+    Values outside are not counted, so the shares sum to less than 1 then. An
+    image of few grey levels would leave some bins with one level and others
+    with two: such levels are spread evenly over their distance.
+    """
+    counts, _ = np.histogram(_spread(values), bins=BINS, range=(0.0, 1.0))
+    return counts / max(values.size, 1)
+
+
+def _spread(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    levels = np.unique(values)
+    if not 1 < levels.size <= _FEW_LEVELS:
+        return values
+    # Multiples of the golden ratio fill an interval evenly, without a generator.
+    even = (np.arange(values.size) * 0.6180339887498949) % 1 - 0.5
+    spread = np.clip(values + even * float(np.diff(levels).min()), 0.0, 1.0)
+    return np.where((values >= 0) & (values <= 1), spread, values)
+
+
+def _outside(values: npt.NDArray[np.floating]) -> str:
+    beyond = 100 * float(np.mean((values < 0) | (values > 1))) if values.size else 0.0
+    return f" ({beyond:.2g} % outside 0 to 1)" if beyond >= 0.01 else ""
 
 
 def plot_registration(

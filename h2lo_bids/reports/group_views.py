@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.evaluation.scores import CONVENTIONS, IDENTITY, IDENTITY_TITLES
-from h2lo_bids.reports import group_charts as charts
+from h2lo_bids.reports import charts
 from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports import group_tables as tables
 from h2lo_bids.reports.group_checks import read_pairs

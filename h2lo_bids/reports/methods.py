@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from h2lo_bids.bids.dataset import bibtex
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.models.catalogue import cited
 from h2lo_bids.models.registry import ENHANCE, FAMILIES, METHODS, task_of
-from h2lo_bids.reports.citations import bibtex, works
+from h2lo_bids.reports.citations import works
 from h2lo_bids.reports.markdown import render
 from h2lo_bids.reports.records import SubjectReport
 

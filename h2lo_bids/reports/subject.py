@@ -136,6 +136,4 @@ def _models(report: SubjectReport) -> list[ModelInfo]:
 
 
 def _texts() -> dict[str, dict[str, str]]:
-    import yaml
-
-    return yaml.safe_load(bids_app_spec.load("report.yml"))
+    return bids_app_spec.load("report.yml")

@@ -11,7 +11,13 @@ import pytest
 
 from h2lo_bids.bids import sidecars
 from h2lo_bids.bids.atomic import save_nifti
-from h2lo_bids.bids.dataset import container, description, write_citation, write_dataset_files
+from h2lo_bids.bids.dataset import (
+    bibtex,
+    container,
+    description,
+    write_citation,
+    write_dataset_files,
+)
 from h2lo_bids.bids.derivatives import derivative_path, report_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.validate import find_validator
@@ -157,6 +163,21 @@ def test_many_runs_may_share_a_folder(tmp_path: Path) -> None:
     before = path.stat().st_ino
     write_dataset_files(tmp_path, bids_dir="/raw")
     assert path.stat().st_ino == before
+
+
+def test_the_bibliography_is_bibtex(tmp_path: Path) -> None:
+    write_dataset_files(tmp_path, bids_dir="/raw")
+    text = (tmp_path / "logs" / "CITATION.bib").read_text()
+    assert text == bibtex()
+    assert text.count("{") == text.count("}")
+    assert bibtex(["nibabel", "absent"]) == (
+        "@misc{nibabel,\n"
+        "  author    = {Brett, Matthew and Markiewicz, Christopher J. and Hanke, Michael and"
+        " others},\n"
+        "  title     = {nipy/nibabel},\n"
+        "  publisher = {Zenodo},\n"
+        "  doi       = {10.5281/zenodo.591597}\n}\n"
+    )
 
 
 def test_links_of_earlier_runs_stay(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.levels import LEVELS, TAKEN_BY, canonical
 from h2lo_bids.cli.parser import EXIT_CODES, build_parser
 from h2lo_bids.cli.run import main
-from h2lo_bids.cli.settings import to_toml
 from h2lo_bids.errors import UsageError
 
 DESCRIPTOR = bids_app_spec.load("boutiques.json")
@@ -202,7 +202,7 @@ def through_toml(invocation: dict, file: Path) -> list[str]:
     options = {k.replace("_", "-"): v for k, v in invocation.items() if k not in FIRST}
     if "verbose" in options:
         options["verbose"] = options["verbose"].count("v")
-    file.write_text(to_toml(options))
+    file.write_text(tomli_w.dumps(options))
     return [*(str(invocation[name]) for name in FIRST), "--config-file", str(file)]
 
 

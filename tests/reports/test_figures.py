@@ -14,7 +14,7 @@ from PIL import Image
 from report_samples import make_ball
 
 from h2lo_bids.reports import figures
-from h2lo_bids.reports.histogram import BINS, densities
+from h2lo_bids.reports.figures import BINS, densities
 from h2lo_bids.reports.volume import extent, volume_of
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -134,9 +134,13 @@ def test_every_section_is_there_and_every_picture_told(group_folder):
     assert {f"T1w-{name}" for name in sections} <= ids
     assert page.tags.count("img") == 6 + 6
     assert all(value for tag, name, value in page.attributes if (tag, name) == ("img", "alt"))
-    assert page.tags.count("svg") == 8 + 6 + 1 + 3
     labels = [v for t, n, v in page.attributes if (t, n) == ("svg", "aria-label")]
     assert len(labels) == page.tags.count("svg")
+    counts = {"by method": len(CATALOGUE), "Histograms of": 6, "Mean": 1, "against step": 3}
+    assert {part: sum(part in label for label in labels) for part in counts} == counts
+    assert not [name for _, name, _ in page.attributes if name == "style"]
+    names = [value for _, name, value in page.attributes if name == "id"]
+    assert len(set(names)) == len(names)
     for told in ("A remark.", "h2lo bids out group", "still rising", "torch", "42", "12 min 34 s"):
         assert told in page.text
     for told in ("Simulated data.", "9 of 9", "The card", "HF image 23.50", "No errors to report."):

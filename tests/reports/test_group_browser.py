@@ -64,11 +64,11 @@ def test_a_subject_stands_out_in_every_chart(browser, pages):
 def test_colours_of_a_method_are_the_same_everywhere(browser, pages):
     browser.open(pages["group"], width=1280, scheme="dark")
     colours = browser.run(
-        "[...new Set([...document.querySelectorAll('path.line.m1')]"
+        "[...new Set([...document.querySelectorAll('[stroke=\"var(--m1)\"]')]"
         ".map(e => getComputedStyle(e).stroke))]"
     )
-    assert len(colours) == 1
-    assert browser.run("getComputedStyle(document.querySelector('.mean.m1')).stroke") == colours[0]
+    legend = "getComputedStyle(document.querySelector('.legend .m1'), '::before').backgroundColor"
+    assert colours == [browser.run(legend)]
 
 
 def test_every_control_has_a_name(browser, pages):

@@ -262,6 +262,7 @@ def _read_card(data: bytes, folder: Path) -> None:
         assert set(attributes) <= {
             "href",
             "rel",
+            "start",
             "scope",
             "class",
             "tabindex",
@@ -275,7 +276,7 @@ def _read_card(data: bytes, folder: Path) -> None:
 
 _OF_CARDS = {
     *("h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td"),
-    *("div", "blockquote", "pre", "code", "hr", "em", "strong", "a"),
+    *("div", "blockquote", "pre", "code", "hr", "br", "em", "strong", "a"),
 }
 
 
