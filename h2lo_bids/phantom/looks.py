@@ -20,6 +20,10 @@ HALF_AXES = (75.0, 95.0, 85.0)
 """Of an ellipsoid about the brain, in mm: receive fields grow with the distance from its middle."""
 
 
+RIM_T1W, RIM_T2W = (0.48, 0.05), (0.5, 0.05)
+"""Mean and standard deviation, between the nominal site's subjects, of `Look.rim` at 3 T."""
+
+
 @dataclass(frozen=True)
 class Look:
     """A 3 T scan beside its sequence, in units of white matter.
@@ -58,13 +62,10 @@ def nominal_look(contrast: str, rng: np.random.Generator) -> Look:
         vessel=rng.uniform(0.45, 0.65) if t1w else rng.uniform(0.9, 1.2),
         texture=rng.uniform(0.03, 0.045),
         blur=(0.4, 0.4, 0.4),
-        noise=rng.uniform(0.04, 0.05) if t1w else rng.uniform(0.035, 0.045),
+        noise=rng.uniform(0.06, 0.07) if t1w else rng.uniform(0.043, 0.053),
         rim=rim,
-        rough=0.04 if t1w else 0.17,
+        rough=0.04 if t1w else 0.215,
     )
-
-
-RIM_T1W, RIM_T2W = (0.6, 0.05), (0.63, 0.05)
 
 
 def draw_look(contrast: str, rng: np.random.Generator) -> Look:

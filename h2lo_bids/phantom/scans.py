@@ -88,8 +88,8 @@ def high_field_scan(
 
 
 _COIL = {
-    "T1w": {"rim": 0.6, "rough": 0.05, "peak": 1.0, "width": 140.0, "hot": 0.75},
-    "T2w": {"rim": 0.32, "rough": 0.13, "peak": 27.0, "width": 90.0, "hot": 0.85},
+    "T1w": {"rim": 0.93, "rough": 0.05, "peak": 1.0, "width": 135.0, "hot": 0.75},
+    "T2w": {"rim": 0.6, "rough": 0.13, "peak": 27.0, "width": 95.0, "hot": 0.62},
 }
 """Calibrated with `looks`; `hot`: gain in the middle of the hot spot beyond 1."""
 _HOT_SPOT, _HOT_WIDTH = (20.0, -90.0, 0.0), 22.0

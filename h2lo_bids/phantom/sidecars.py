@@ -169,7 +169,9 @@ def readme(call: str, contrasts: str, acquisitions: str) -> str:
 No person was scanned. Each `sub-` is a head deformed at random from a tissue map,
 "scanned" at 3 T (`ses-HF`) and at 64 mT (`ses-LF`). Sequences follow OpenNeuro
 ds006557; relaxation times, coil sensitivity, pose, slice profile, k-space
-truncation and noise are simulated. The two sessions differ by a rigid movement.
+truncation, distortion and noise are simulated. The two sessions differ by a rigid
+movement and by the distortion of the low-field one. Fields, noise and distortion were
+fitted to the figures that the paper of H2LO reports for the high-field images of ds006557.
 
 - Contrasts: {contrasts}
 - Low-field acquisitions: {acquisitions}

