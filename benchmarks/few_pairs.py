@@ -34,7 +34,7 @@ from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.models.bundle import CONTRASTS, Bundle, default_bundle, load_bundle, load_model
 from h2lo_bids.models.interface import Model
-from h2lo_bids.phantom.pairs import PairKind, simulate_training_pairs
+from h2lo_bids.phantom.pairs import simulate_training_pairs
 from h2lo_bids.training.command import Command
 from h2lo_bids.training.external import run_command
 from h2lo_bids.training.fit import fit
@@ -46,7 +46,6 @@ from h2lo_bids.training.protocols import default_options, paper_options
 from h2lo_bids.training.simulated import split_labels
 from h2lo_bids.training.stored import PairFiles, open_pairs
 
-SITE = PairKind("site", nominal=True)
 SEED = 7000
 """Added to a head's number: the embedded models' own pairs have seeds from 1001 to 1216."""
 PARTS = {"train": 13, "validation": 2, "test": 3}
@@ -67,7 +66,7 @@ def make(args: argparse.Namespace) -> None:
             if not path.exists():
                 seed = SEED + 100 * list(PARTS).index(part) + number
                 pair = simulate_training_pairs(
-                    labels, contrasts=(args.contrast,), seed=seed, kind=SITE
+                    labels, contrasts=(args.contrast,), seed=seed, nominal=True
                 )[args.contrast]
                 keep(path, pair.hf, pair.lf, pair.mask)
             if command is not None:

@@ -188,7 +188,7 @@ def test_exec_simulate_prints_that_command_line_and_checks_invocations(bosh, qui
     path = tmp_path / "boutiques.json"
     path.write_text(json.dumps(DESCRIPTOR))
     given_ = {"bids_dir": "/data/bids", "out_dir": "/data/my out", "analysis_level": "participant"}
-    given_ |= {"participant_label": ["01", "02"], "lf_grid": "1.6x1.6x5", "random_seed": 7}
+    given_ |= {"participant_label": ["01", "02"], "lf_grid": ["1.6x1.6x5"], "random_seed": 7}
     told = io.StringIO()
     with contextlib.redirect_stdout(told):
         bosh(["exec", "simulate", str(path), "-i", json.dumps(given_)])

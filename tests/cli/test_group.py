@@ -250,7 +250,7 @@ def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
     assert not (tmp_path / "out").exists()
     assert done.stdout.count("pair  ") == 4
     assert "T1w fold 1:" in done.stdout
-    assert "T1w h2lo: 8 steps of 1 crop of 12 voxels a side" in done.stdout
+    assert "8 steps of 1 crop of 12 voxels a side" in done.stdout
     assert "None" not in done.stdout
 
 

@@ -111,7 +111,7 @@ def test_a_bad_mask_and_a_bad_model_are_told_at_once(tmp_path, h2lo, models):
     assert not (tmp_path / "out" / "sub-01").exists()
 
 
-@pytest.mark.parametrize("where", ["bids/out", "bids/derivatives/h2lo", "bids"])
+@pytest.mark.parametrize("where", ["bids/out", "bids/derivatives", "bids"])
 def test_nothing_is_written_inside_the_input(tmp_path, h2lo, where):
     bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
     before = sorted(bids.rglob("*"))

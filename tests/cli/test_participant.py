@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import binary_erosion
 from heads import SIDE, head, importable, write_bundle, write_dataset
 
 from h2lo_bids.bids.validate import find_validator
@@ -222,12 +223,12 @@ def test_log_and_table_are_plain(first):
     assert all(line[:4].isdigit() for line in log.splitlines())
 
 
-def test_a_given_mask_is_used(tmp_path, root, h2lo):
+def test_a_given_mask_is_used(tmp_path, root, first, h2lo):
     anat = tmp_path / "masks" / "sub-01" / "anat"
     anat.mkdir(parents=True)
     source = nib.load(root / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
-    given = np.zeros(source.shape, np.uint8)
-    given[15:25, 15:25, 15:25] = 1
+    own = nib.load(first / "sub-01" / "anat" / "sub-01_desc-brain_mask.nii.gz").get_fdata() > 0
+    given = binary_erosion(own).astype(np.uint8)
     nib.save(nib.Nifti1Image(given, source.affine), anat / "sub-01_desc-brain_mask.nii.gz")
     done = h2lo(root / "bids", tmp_path / "out", "-d", f"mine={tmp_path / 'masks'}")
     assert done.returncode == 0, done.stderr

@@ -181,7 +181,7 @@ def painted(fluid: float, grey: float, white: float, noise: float = 0.02) -> np.
 
 def enhanced(image: np.ndarray) -> np.ndarray:
     """Let a twentieth of the brain take up contrast agent."""
-    spot = np.sqrt(np.sum((np.indices(SHAPE) - [42.0, 36.0, 34.0]) ** 2, axis=0)) < 11
+    spot = np.sqrt(np.sum((np.indices(SHAPE).T - [42.0, 36.0, 34.0]).T ** 2, axis=0)) < 11
     return np.where(spot, 1.6 * np.quantile(image[MASK], 0.75), image).astype(np.float32)
 
 
