@@ -57,7 +57,7 @@ def test_a_site_is_simulated_once_and_imitated_by_a_program(
         seeds.append(how["seed"])
         write_head(tmp_path / "head.npz", how["seed"])
         with np.load(tmp_path / "head.npz") as head:
-            return {"T1w": TrainingPair(head["hf"], head["lf"], head["mask"])}
+            return {"T1w": TrainingPair((head["hf"],), head["lf"], head["mask"])}
 
     monkeypatch.setattr(script, "simulate_training_pairs", simulate)
     monkeypatch.setattr(script, "PARTS", {"train": 2, "validation": 1, "test": 1})
@@ -112,8 +112,9 @@ def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_pat
     psnr = {key: float(row["psnr"]) for key, row in zip(keys, rows, strict=True)}
     for name in names[3:]:
         before = psnr["model", "0", "0", name]
-        assert psnr["adapted", "2", "1", name] == pytest.approx(before, abs=0.05)
-        assert abs(psnr["default", "2", "1", name] - before) > 0.1
+        moved = abs(psnr["adapted", "2", "1", name] - before)
+        assert moved < 0.05
+        assert abs(psnr["default", "2", "1", name] - before) > moved
     # The first row of the page is the high-field image's mean over the simulated heads.
     mean = np.mean([psnr["input", "0", "0", name] for name in names[3:5]])
     lines = (tmp_path / "out" / "few_pairs.md").read_text().splitlines()

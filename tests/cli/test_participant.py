@@ -14,8 +14,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy.ndimage import binary_erosion
 from heads import SIDE, head, importable, write_bundle, write_dataset
+from scipy.ndimage import binary_erosion
 
 from h2lo_bids.bids.validate import find_validator
 

@@ -201,7 +201,8 @@ FAULTS = {
     "CT labelled T2w": ("T2w", lambda hf: painted(8, 37, 30, 2)),
     "contrast agent": ("T1w", lambda hf: enhanced(hf["T1w"])),
     "noise of 20 %": ("T1w", lambda hf: noisy(hf["T1w"])),
-    "slices of 5 mm": ("T1w", lambda hf: thick_slices(hf["T1w"], 5.0)),
+    # Sequences of the simulator that blur as thin slices do keep 5 mm within their range.
+    "slices of 8 mm": ("T1w", lambda hf: thick_slices(hf["T1w"], 8.0)),
 }
 
 
