@@ -164,7 +164,7 @@ def test_a_dry_run_ends_as_the_run_would_before_it_begins(tmp_path, capsys):
     for more, code in {
         ("--model", "/nowhere"): 66,
         ("--output-spaces", "MNI152NLin2009cAsym"): 66,
-        ("--noise", "calibrated"): 64,
+        ("--noise", "calibrated", "--method", "identity"): 64,
         ("--uncertainty",): 64,
         ("--reports-only",): 64,
         ("--participant-label", "77"): 18,
