@@ -86,10 +86,7 @@ def stages_of(settings: Settings, folder: Path) -> list[Stage]:
 def _warn(found: Any, settings: Settings) -> None:
     """Print what concerns the dataset, which no task sees, as each has one participant."""
     whole = [problem.message for problem in found.problems if problem.path == settings.bids_dir]
-    odd = [
-        f"{item.path}: {item.reason}" for item in found.skipped
-        if item.path.parent == settings.bids_dir and not item.path.name.startswith("sub-")
-    ]  # fmt: skip
+    odd = [f"{s.path}: {s.reason}" for s in found.skipped if s.path == settings.bids_dir]
     for text in (*found.warnings, *whole, *odd):
         print(f"h2lo-slurm: warning: {printable(text)}", file=sys.stderr)
 
