@@ -6,7 +6,6 @@ them alone, so that any number of runs may share a folder.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -16,10 +15,9 @@ from typing import Any
 
 import bids_app_spec
 import h2lo_bids
-from h2lo_bids.bids.atomic import atomic_write_text
-from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import CannotCreateError
+from h2lo_bids.io import atomic_write_text, read_json, write_json
 
 BIDS_VERSION = "1.10.0"
 PIPELINE = "H2LO-BIDS"
@@ -207,12 +205,6 @@ def container(environment: Mapping[str, str]) -> dict[str, str] | None:
         if image:
             return {"Type": kind, **({"Tag": tag} if tag else {}), "URI": Path(image).name}
     return {"Type": "docker", "Tag": tag} if tag else None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> bool:
-    """Write JSON atomically, unless the file holds just that; see :mod:`.atomic`."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    return atomic_write_text(path, text + "\n")
 
 
 def _source(bids_dir: Path) -> dict[str, str]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids.bids.choose import PREFERENCE, rank
-from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.explain import empty_subject, nothing_found
 from h2lo_bids.bids.findings import Findings, Problem, Skipped
 from h2lo_bids.bids.gather import (
@@ -27,6 +26,7 @@ from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.validate import read_description, require_valid
 from h2lo_bids.errors import H2loError, NoMatchError
+from h2lo_bids.io import check_content
 
 Choose = Callable[[list[Image], Query, Findings], list[Scan]]
 

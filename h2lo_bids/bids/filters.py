@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import bids_app_spec
-from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.names import LONG_TO_SHORT, ORDER, Name
 from h2lo_bids.errors import MissingInputError, UsageError
+from h2lo_bids.io import read_json
 
 Accepted = tuple[str | None, ...]
 Filter = dict[str, Accepted]

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.atomic import TEMPORARY_PREFIX
 from h2lo_bids.bids.names import NIFTI
+from h2lo_bids.io import TEMPORARY_PREFIX
 
 DATABASE = "layout_index.sqlite"
 OWN_FOLDER = "h2lo"

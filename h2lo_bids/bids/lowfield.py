@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from h2lo_bids.bids.choose import rank
-from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.discover import Discovery, search
 from h2lo_bids.bids.filters import Filter, compile_filters
 from h2lo_bids.bids.findings import Findings
@@ -21,6 +20,7 @@ from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.selection import compile_words
 from h2lo_bids.errors import H2loError, UsageError
+from h2lo_bids.io import check_content
 
 _FUSED = "mrr"
 _BEFORE_ACQ = ("sub", "ses", "task")

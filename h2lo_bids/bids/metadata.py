@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.content import check_content, read_json
 from h2lo_bids.bids.names import Name, parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.io import check_content, read_json
 
 
 class Sidecars:

@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.names import words_of_label
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import MissingInputError
+from h2lo_bids.io import check_content
 
 ORTHOGONAL = ("axi", "cor", "sag")
 TITLES = {"axi": "axial", "cor": "coronal", "sag": "sagittal", "iso": "isotropic"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.explain import empty_subject
 from h2lo_bids.bids.findings import Findings, Problem, Skipped
 from h2lo_bids.bids.gather import choose_subjects
@@ -20,6 +19,7 @@ from h2lo_bids.bids.participants import list_subjects
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.validate import read_description
 from h2lo_bids.errors import H2loError, NoMatchError, UsageError
+from h2lo_bids.io import check_content
 
 __all__ = ["PairDiscovery", "PairQuery", "PairSource", "discover_pairs"]
 

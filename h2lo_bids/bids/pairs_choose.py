@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from h2lo_bids.bids.choose import rank
-from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.names import ORDER, Name
 from h2lo_bids.bids.orientation import ORTHOGONAL, TITLES, orientation
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.io import check_content
 
 Tell = Callable[[Scan, str], None]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from h2lo_bids.bids.choose import not_an_input, rank
-from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.filters import matches
 from h2lo_bids.bids.gather import Image, is_low, read_scan
 from h2lo_bids.bids.index import folder_names
@@ -12,6 +11,7 @@ from h2lo_bids.bids.names import in_place, parse_name
 from h2lo_bids.bids.pairquery import PairQuery
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import H2loError
+from h2lo_bids.io import check_content
 
 
 def mask_donor(hf: Scan, query: PairQuery) -> Scan | None:

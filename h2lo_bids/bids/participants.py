@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from h2lo_bids.errors import MissingInputError
-from h2lo_bids.foreign import read_text, table_rows
+from h2lo_bids.io import read_text, table_rows
 
 _FOLDER = re.compile(r"sub-([A-Za-z0-9+]+)")
 

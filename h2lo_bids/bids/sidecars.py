@@ -7,8 +7,6 @@ said under names of its own.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -17,9 +15,9 @@ from typing import Any
 
 import bids_app_spec
 import h2lo_bids
-from h2lo_bids.bids.dataset import write_json
 from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.io import json_digest, write_json
 
 SOFTWARE = ("torch", "numpy", "scipy", "nibabel", "antspyx", "nipype", "pybids", "deepbet")
 TEMPLATE_URI = "https://templateflow.s3.amazonaws.com"
@@ -246,11 +244,6 @@ def beside_sidecar(
         "NoiseModelSubjects": model["noise"]["subjects"],
         "NoiseScale": scale,
     }
-
-
-def json_digest(values: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of JSON-ready values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def pair_sidecar(

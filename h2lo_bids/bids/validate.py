@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import InvalidBidsError, MissingInputError
+from h2lo_bids.io import read_json
 from h2lo_bids.wording import summarise
 
 VALIDATOR = "bids-validator-deno"

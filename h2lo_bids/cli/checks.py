@@ -18,7 +18,7 @@ from h2lo_bids.errors import (
     MissingInputError,
     UsageError,
 )
-from h2lo_bids.foreign import read_text
+from h2lo_bids.io import read_text
 from h2lo_bids.wording import did_you_mean
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids import errors
-from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.io import atomic_write_text
 
 COLUMNS = ("scan", "step", "error", "message", "crash_file")
 _OF_THE_MACHINE = (73, 74, 75)

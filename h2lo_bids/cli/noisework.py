@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids import __version__
-from h2lo_bids.bids.atomic import atomic_write_text
-from h2lo_bids.bids.content import read_json
+from h2lo_bids.io import atomic_write_text, read_json
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.training.calibrate import calibrate_noise
 from h2lo_bids.training.foldjob import BUNDLE, FoldJob, read_record

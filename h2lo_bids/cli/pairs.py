@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from h2lo_bids.bids.atomic import remove_temporaries
 from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
 from h2lo_bids.bids.query import SUFFIXES
 from h2lo_bids.cli.account import Run, fail_rest, hear, start
@@ -29,6 +28,7 @@ from h2lo_bids.cli.start import (
 )
 from h2lo_bids.cli.tasks import MissingTask, PairTask
 from h2lo_bids.errors import TemporaryError
+from h2lo_bids.io import remove_temporaries
 from h2lo_bids.wording import all_counted, counted
 
 

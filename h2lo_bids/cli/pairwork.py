@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
@@ -14,6 +13,7 @@ from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import MissingTask, PairTask
+from h2lo_bids.io import read_json
 
 Send = Callable[[dict[str, Any]], None]
 

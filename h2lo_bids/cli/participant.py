@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from h2lo_bids.bids.atomic import remove_temporaries
 from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.lowfield import (
     LowFieldDiscovery,
@@ -35,6 +34,7 @@ from h2lo_bids.cli.start import (
 )
 from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
 from h2lo_bids.errors import H2loError, TemporaryError
+from h2lo_bids.io import remove_temporaries
 from h2lo_bids.wording import all_counted, counted
 
 Templates = tuple[tuple[str, str, Path, Path | None], ...]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids import __version__
-from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.cli.checks import check_usage
@@ -38,6 +37,7 @@ from h2lo_bids.cli.slurm_scripts import (
 from h2lo_bids.cli.slurm_stages import PARTICIPANT, Stage, State, read_states, stages_of
 from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import H2loError, TemporaryError, UsageError
+from h2lo_bids.io import atomic_write_text
 
 Rows = list[tuple[str, ...]]
 _PLAN, _SUBMIT, _SUBMITTED = "plan.json", "submit.sh", "submitted.tsv"

@@ -15,7 +15,6 @@ from typing import Any
 import tomli_w
 
 from h2lo_bids import __version__
-from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.discover import Discovery, Skipped
 from h2lo_bids.bids.filters import load_filter_file
 from h2lo_bids.bids.pairs import PairDiscovery
@@ -26,6 +25,7 @@ from h2lo_bids.cli.environment import temporary_folder
 from h2lo_bids.cli.locks import common_lock, exclusive
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import H2loError
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.wording import summarise
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.layout import Block, Cell, Head, Row, Table, lay_out, number
 from h2lo_bids.evaluation.paper import GROUP
 from h2lo_bids.evaluation.scores import CONVENTIONS
 from h2lo_bids.evaluation.tables import EMPHASIS, write_table
+from h2lo_bids.io import atomic_write_text
 
 Columns = dict[str, dict[str, Any]]
 

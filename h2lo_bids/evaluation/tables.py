@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.atomic import atomic_write_text
-from h2lo_bids.bids.dataset import write_json
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.evaluation import columns
 from h2lo_bids.evaluation.catalogue import CATALOGUE
@@ -34,6 +32,7 @@ from h2lo_bids.evaluation.scores import (
     under,
 )
 from h2lo_bids.evaluation.statistics import Comparison, Summary, compare, summarise
+from h2lo_bids.io import atomic_write_text, write_json
 
 EMPHASIS = {1: "**{}**", 2: "<u>{}</u>"}
 """How Markdown sets the best and the second of a column."""

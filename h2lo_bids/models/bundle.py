@@ -17,7 +17,7 @@ from h2lo_bids.errors import (
     UsageError,
     of_the_machine,
 )
-from h2lo_bids.foreign import parse_json
+from h2lo_bids.io import parse_json
 from h2lo_bids.models.folder import replace_folder
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import ENHANCE, METHODS, task_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.foreign import read_json
+from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import METADATA
 from h2lo_bids.models.registry import task_of
 

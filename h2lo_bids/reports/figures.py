@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import charts, svg
 from h2lo_bids.reports import mosaic as drawing
 from h2lo_bids.reports.records import Figure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import figures
 from h2lo_bids.reports import mosaic as drawing
 from h2lo_bids.reports.records import Figure

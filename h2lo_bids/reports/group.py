@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.results import result_path
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import group_notes as notes_of
 from h2lo_bids.reports.group_data import Contrast, read_contrasts
 from h2lo_bids.reports.group_tables import REALISM_COLUMNS

@@ -21,7 +21,7 @@ from h2lo_bids.bids.pairnames import find_records
 from h2lo_bids.bids.query import SUFFIXES
 from h2lo_bids.bids.results import result_files, result_path, result_pattern
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
-from h2lo_bids.foreign import parse_json, read_text, table_rows
+from h2lo_bids.io import parse_json, read_text, table_rows
 from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 
 _PREFIX = {"evaluate": "evaluation", "enhance": "enhancement"}

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import bids_app_spec
-from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.foreign import read_json
+from h2lo_bids.io import atomic_write_text, read_json
 from h2lo_bids.reports.records import Failure, ScanReport, SubjectReport, from_json, to_json
 
 

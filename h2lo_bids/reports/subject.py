@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import bids_app_spec
-from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import methods
 from h2lo_bids.reports.images import data_uri
 from h2lo_bids.reports.page import asset, environment, policy

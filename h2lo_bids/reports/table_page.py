@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.evaluation.layout import Block, Printout, Table, lay_out
 from h2lo_bids.evaluation.layout_text import caption_of
 from h2lo_bids.evaluation.paper import GROUP
 from h2lo_bids.evaluation.scores import IDENTITY
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import group_notes as notes_of
 from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports.group_data import Contrast, read_contrasts

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.bids.sidecars import json_digest
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.io import json_digest
 from h2lo_bids.models.frame import MAX_VOXELS
 
 PROBES = np.linspace(-4.0, 4.0, 17)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from h2lo_bids.bids.atomic import atomic_write_text
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.models.arnold import PARAMETERS, Arnold, ArnoldArchitecture
 from h2lo_bids.synthesis.arnold import predict_arnold
 from h2lo_bids.training.arnold_objective import BOUNDS, Objective, Values

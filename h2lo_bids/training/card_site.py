@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from h2lo_bids.bids.content import read_json
 from h2lo_bids.evaluation.scores import CLIPPED, CONVENTIONS, IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.tables import markdown_table
+from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.models.registry import ENHANCE

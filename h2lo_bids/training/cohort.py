@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
-from h2lo_bids.bids.content import check_content, read_json
 from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
+from h2lo_bids.io import check_content, read_json
 
 VALIDATION_SHARE = 0.2
 _ORDER = 3

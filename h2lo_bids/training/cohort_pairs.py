@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.bids.atomic import atomic_path
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.imaging.affine import choose_affine
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
 from h2lo_bids.imaging.reading import check_present, read_nifti
 from h2lo_bids.imaging.resample import resample, resample_mask
+from h2lo_bids.io import atomic_path
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import CannotCreateError
+from h2lo_bids.io import read_json
 from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.training.fitting import (
     Say,

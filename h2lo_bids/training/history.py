@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.errors import InputOutputError
+from h2lo_bids.io import atomic_write_text
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, MissingInputError
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.processes import check_shares
 from h2lo_bids.training.stored import PairFiles, open_pairs

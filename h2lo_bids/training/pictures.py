@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from h2lo_bids.bids.atomic import atomic_path
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.evaluation.metrics import foreground, histogram
+from h2lo_bids.io import atomic_path
 from h2lo_bids.training.pairs import Pair
 
 KINDS = ("hf", "lf", "predicted")

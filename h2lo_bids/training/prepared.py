@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.pairnames import find_records, paths_of_record, record_end, scan_entities
 from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 from h2lo_bids.training.pairs import Pair, training_range

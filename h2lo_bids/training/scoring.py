@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.bids.dataset import write_json
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation.realism import Appearance
@@ -20,6 +19,7 @@ from h2lo_bids.evaluation.tables import write_realism, write_scores
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import scale_brain
 from h2lo_bids.imaging.resample import resample_mask
+from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.interface import Model
 from h2lo_bids.models.registry import SYNTHESIZE

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.atomic import atomic_write_text
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
-from h2lo_bids.foreign import parse_json, read_text, table_rows
+from h2lo_bids.io import atomic_write_text, parse_json, read_text, table_rows
 from h2lo_bids.training.folds import PARTS, Fold
 
 COLUMNS = ("contrast", "fold", "participant_id", "part")

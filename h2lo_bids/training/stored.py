@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.bids.atomic import atomic_path
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.io import atomic_path
 from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.training.pairs import Pair
 

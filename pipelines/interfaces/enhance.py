@@ -42,8 +42,8 @@ class ChooseReference(H2loInterface):
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Raise what the first scan met, if no scan can be used."""
-        from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.brain import BrainMask
+        from h2lo_bids.io import save_nifti
 
         inputs = self.inputs
         if not isdefined(inputs.scans) or not inputs.scans:

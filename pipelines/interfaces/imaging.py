@@ -42,9 +42,9 @@ class FindBrain(H2loInterface):
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Check and extract; keep the scan uncompressed for the steps that follow."""
-        from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.check import load_checked
         from h2lo_bids.imaging.orientation import orientation_note
+        from h2lo_bids.io import save_nifti
 
         try:
             checked = load_checked(self.inputs.in_file)
@@ -115,8 +115,8 @@ class SettleBrain(H2loInterface):
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Raise what `FindBrain` met, or choose the mask (`imaging.brain.share_mask`)."""
-        from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.brain import BrainMask
+        from h2lo_bids.io import save_nifti
 
         inputs = self.inputs
         if isdefined(inputs.error) and inputs.error:
@@ -176,9 +176,9 @@ class Conform(H2loInterface):
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Conform both, the frame centred on the brain."""
-        from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.conform import conform
         from h2lo_bids.imaging.resample import resample_mask
+        from h2lo_bids.io import save_nifti
         from h2lo_bids.models.frame import Frame
 
         image, mask = load_image(self.inputs.in_file), load_image(self.inputs.mask_file)
@@ -217,11 +217,11 @@ class Normalise(H2loInterface):
         import nibabel as nib
         import numpy as np
 
-        from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.normalise import scale_brain
         from h2lo_bids.imaging.profile import measure
         from h2lo_bids.imaging.range_check import scaling_facts
         from h2lo_bids.imaging.resample import spacing_of
+        from h2lo_bids.io import save_nifti
 
         inputs, profile = self.inputs, {}
         image, mask = load_image(inputs.in_file), load_image(inputs.mask_file)

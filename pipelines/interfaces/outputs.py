@@ -43,8 +43,8 @@ class WriteDerivative(H2loInterface):
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Write the image last, so that it never stands there without its sidecar."""
-        from h2lo_bids.bids.atomic import atomic_write_bytes
         from h2lo_bids.bids.sidecars import write_sidecar
+        from h2lo_bids.io import atomic_write_bytes
 
         out = Path(self.inputs.out_dir) / self.inputs.out_name
         content = dict(self.inputs.sidecar)
@@ -162,7 +162,7 @@ class WriteRecord(H2loInterface):
         """Measure scan and mask, copy the figures, write the record."""
         import numpy as np
 
-        from h2lo_bids.bids.atomic import atomic_write_bytes
+        from h2lo_bids.io import atomic_write_bytes
         from h2lo_bids.reports.records import ScanReport, from_json
         from h2lo_bids.reports.store import write_scan_report
 

@@ -97,9 +97,9 @@ class FuseLowField(H2loInterface):
         """Resample each scan once, from its own voxels."""
         import numpy as np
 
-        from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.fusion import LowField, fuse
         from h2lo_bids.imaging.resample import placed
+        from h2lo_bids.io import save_nifti
 
         inputs, brain = self.inputs, load_image(self.inputs.volume_mask)
         parts = zip(inputs.scans, inputs.masks, inputs.matrices, inputs.stripped, strict=True)
@@ -190,8 +190,8 @@ class WritePair(H2loInterface):
 
     def run_step(self, folder: Path) -> dict[str, Any]:
         """Take away an older record first: a pair that is half new has none."""
-        from h2lo_bids.bids.atomic import atomic_write_bytes
         from h2lo_bids.bids.sidecars import write_sidecar
+        from h2lo_bids.io import atomic_write_bytes
 
         inputs = self.inputs
         out = {key: Path(inputs.out_dir) / name for key, name in inputs.out_names.items()}
@@ -223,9 +223,9 @@ class WritePair(H2loInterface):
         """
         import numpy as np
 
-        from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.normalise import max_normalise
         from h2lo_bids.imaging.resample import placed
+        from h2lo_bids.io import save_nifti
         from h2lo_bids.training.leaks import encode, fingerprint
 
         mask = load_image(self.inputs.mask_file)

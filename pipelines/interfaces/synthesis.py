@@ -110,7 +110,7 @@ def save_like(reference: str, data: Any, path: Path) -> str:
     import nibabel as nib
     import numpy as np
 
-    from h2lo_bids.bids.atomic import save_nifti
+    from h2lo_bids.io import save_nifti
 
     like = load_image(reference)
     out = nib.Nifti1Image(data, like.affine, like.header)
@@ -139,8 +139,8 @@ class RegridMask(H2loInterface):
         """Measure each voxel's share of brain: it belongs to the brain by more than half."""
         import numpy as np
 
-        from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.resample import placed
+        from h2lo_bids.io import save_nifti
         from h2lo_bids.synthesis.grids import lf_mask
 
         mask = load_image(self.inputs.mask_file)

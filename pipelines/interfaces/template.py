@@ -87,8 +87,8 @@ class WarpToTemplate(H2loInterface):
         import nibabel as nib
         import numpy as np
 
-        from h2lo_bids.bids.atomic import save_nifti
         from h2lo_bids.imaging.registration import warp
+        from h2lo_bids.io import save_nifti
 
         template, way = load_image(self.inputs.template), self.inputs.forward
         mask = load_image(self.inputs.mask_file)

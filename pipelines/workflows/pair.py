@@ -10,11 +10,11 @@ from typing import Any
 from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline import engine as pe
 
-from h2lo_bids.bids.content import read_json
 from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import derivative_uri, pair_sidecar
+from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from pipelines.interfaces.imaging import FindBrain
 from pipelines.interfaces.pairs import AlignLowField, CheckPair, FuseLowField, WritePair

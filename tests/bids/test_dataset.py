@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from h2lo_bids.bids import sidecars
-from h2lo_bids.bids.atomic import save_nifti
 from h2lo_bids.bids.dataset import (
     bibtex,
     container,
@@ -22,6 +21,7 @@ from h2lo_bids.bids.derivatives import derivative_path, report_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.validate import find_validator
 from h2lo_bids.errors import CannotCreateError
+from h2lo_bids.io import save_nifti
 from h2lo_bids.reports.store import figure_file
 
 MODEL = {

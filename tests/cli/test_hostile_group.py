@@ -16,7 +16,6 @@ import pytest
 from heads import SIDE, SPACING, write_bundle
 from pairsets import BAD, write_pairs
 
-from h2lo_bids.bids.content import check_content
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.cli.run import main
 from h2lo_bids.errors import (
@@ -26,6 +25,7 @@ from h2lo_bids.errors import (
     TemporaryError,
     of_the_machine,
 )
+from h2lo_bids.io import check_content
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "security"))
 from html_check import elements

@@ -8,8 +8,8 @@ import pytest
 from nipype.interfaces.base import isdefined
 
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.sidecars import json_digest
 from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.io import json_digest
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.synthesis.seeds import scan_seed
 from pipelines.grids import Beside, grids_of, output_paths

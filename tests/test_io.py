@@ -10,14 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from h2lo_bids.bids.atomic import (
+from h2lo_bids.errors import CannotCreateError, InputOutputError
+from h2lo_bids.io import (
     atomic_path,
     atomic_write_bytes,
     atomic_write_text,
     remove_temporaries,
     save_nifti,
 )
-from h2lo_bids.errors import CannotCreateError, InputOutputError
 
 
 def names(folder: Path) -> list[str]:

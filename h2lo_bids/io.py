@@ -1,0 +1,257 @@
+"""Files: those of others are read within bounds, ours appear complete or not at all.
+
+Everything is written to a hidden sibling on the same file system, flushed to the disk and
+then renamed over the target, so that a full disk, a killed process or a second run on the
+same folder never leaves half a file behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import gzip
+import hashlib
+import io
+import json
+import os
+import stat
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from h2lo_bids.errors import CannotCreateError, H2loError, InputOutputError, MissingInputError
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+MAX_TEXT = 2**26
+"""Bytes of a sidecar, table or filter: 64 MB, far beyond any."""
+MAX_DIGITS = 18
+"""Of a whole number; a longer one is read as a float, as other readers of JSON do."""
+MAX_DEPTH = 100
+"""Lists and objects within each other, far fewer than Python's own limit on recursion."""
+
+TEMPORARY_PREFIX = ".tmp-"
+_LONGEST_NAME = 255  # bytes, on the file systems of today
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_ELSEWHERE = "choose another output folder or --work-dir"
+_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
+_POINTER = b"/annex/objects/"
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file that others wrote."""
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that others wrote."""
+    try:
+        content = json.loads(text, parse_int=_number)
+        level = [content]
+        for _ in range(MAX_DEPTH):
+            level = [part for whole in level for part in _parts(whole)]
+        if level:
+            raise ValueError("it is nested too deeply")
+        # Half a surrogate pair has no UTF-8, and would stop whatever writes it on.
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half of a character, such as \\ud800 alone") from error
+    return content
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [*value.values()]
+    return value if isinstance(value, list) else []
+
+
+def read_text(path: Path) -> str:
+    """Read a text file that others wrote, of no more than `MAX_TEXT` bytes."""
+    kind = path.stat().st_mode
+    given = path.parts[:3] in (("/", "dev", "fd"), ("/", "proc", "self"))
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or given):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    with path.open("rb") as stream:
+        content = stream.read(MAX_TEXT + 1)
+    if len(content) > MAX_TEXT:
+        raise ValueError(f"it is larger than {MAX_TEXT >> 20} MB")
+    return content.decode("utf-8-sig")
+
+
+def table_rows(text: str, **form: Any) -> Iterator[dict[str, str]]:
+    """Give the rows of a tab-separated table that others wrote."""
+    rows = csv.DictReader(io.StringIO(text), delimiter="\t", restval="", **form)
+    try:
+        for row in rows:
+            yield {key: value for key, value in row.items() if key is not None}
+    except csv.Error as error:
+        raise ValueError(f"line {rows.line_num}: {error}") from error
+
+
+def check_content(path: Path) -> None:
+    """Make sure that a file can be read and is not a git-annex placeholder."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            # Opening a pipe would wait for a writer for ever.
+            raise MissingInputError(f"{path}: is not a regular file; remove or rename it")
+        with path.open("rb") as stream:
+            start = stream.read(len(_POINTER))
+    except FileNotFoundError as error:
+        if path.is_symlink() and "annex" in os.fspath(path.readlink()):
+            raise _not_present(path) from error
+        if path.is_symlink():
+            raise MissingInputError(
+                f"content not present, run: datalad get {path} "
+                f"(the link leads to {path.readlink()}, which does not exist)"
+            ) from error
+        raise MissingInputError(f"{path}: no such file; check the path") from error
+    except IsADirectoryError as error:
+        raise MissingInputError(f"{path}: is a folder, not a file; remove or rename it") from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise MissingInputError(f"{path}: is a link to itself; remove it") from error
+        raise MissingInputError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    if start == _POINTER:
+        raise _not_present(path)
+
+
+def _not_present(path: Path) -> MissingInputError:
+    return MissingInputError(f"content not present, run: datalad get {path}")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary sibling of ``path`` that replaces it on success.
+
+    The sibling keeps the whole file name at its end, so that writers which
+    look at the extension behave. Missing folders are created.
+    """
+    target = Path(path)
+    temporary = _sibling(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(target)
+        _flush_folder(target.parent)
+    except OSError as error:
+        translated = _translate(error, target, temporary)
+        if translated is None:
+            raise
+        raise translated from error
+    finally:
+        # After the rename there is nothing left under this name.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> bool:
+    """Write ``data`` to ``path``, unless the file holds exactly that already."""
+    target = Path(path)
+    with contextlib.suppress(OSError):
+        if target.read_bytes() == data:
+            return False
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+    return True
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> bool:
+    """Write UTF-8 text with POSIX line ends; see :func:`atomic_write_bytes`."""
+    return atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> bool:
+    """Write JSON atomically, unless the file holds just that."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return atomic_write_text(path, text + "\n")
+
+
+def json_digest(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON-ready values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def save_nifti(
+    image: nib.Nifti1Image, path: str | os.PathLike[str], *, compresslevel: int = 1
+) -> Path:
+    """Save an image atomically, with the same bytes for the same content."""
+    import nibabel as nib
+
+    target = Path(path)
+    if not target.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"{target}: an image is saved as .nii or .nii.gz")
+    with atomic_path(target) as temporary, temporary.open("wb") as raw:
+        if target.name.endswith(".gz"):
+            # No file name and no time in the gzip header: same content, same bytes.
+            with gzip.GzipFile(
+                filename="", mode="wb", compresslevel=compresslevel, fileobj=raw, mtime=0
+            ) as packed:
+                image.to_file_map({"image": nib.FileHolder(fileobj=packed)})
+        else:
+            image.to_file_map({"image": nib.FileHolder(fileobj=raw)})
+    return target
+
+
+def remove_temporaries(folder: str | os.PathLike[str], *, older_than: float = 86400.0) -> int:
+    """Delete what killed runs left behind, sparing files a live run may be writing."""
+    removed = 0
+    limit = time.time() - older_than
+    for path in Path(folder).rglob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and path.stat().st_mtime < limit:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _sibling(target: Path) -> Path:
+    """Name a temporary file beside a target; of a very long name only the end is kept."""
+    prefix = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}_"
+    kept = os.fsencode(target.name)[len(prefix) - _LONGEST_NAME :]
+    return target.with_name(prefix + os.fsdecode(kept))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    # Some network file systems refuse to sync a folder; the rename stands anyway.
+    with contextlib.suppress(OSError):
+        _flush(folder)
+
+
+def _translate(error: OSError, target: Path, temporary: Path) -> H2loError | None:
+    """Turn an error about this file into one line; leave errors about others alone."""
+    ours = {None, str(target), str(temporary), *(str(parent) for parent in target.parents)}
+    name = None if error.filename is None else str(error.filename)
+    if name not in ours:
+        return None
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno == errno.ENAMETOOLONG:
+        remedy = "shorten the labels in the scan's name or the path of the output folder"
+        return CannotCreateError(f"{target}: the name is too long; {remedy}")
+    if error.errno in _FAILED:
+        remedy = f"free some space there or {_ELSEWHERE}, then run again"
+        return InputOutputError(f"{target}: writing failed ({reason}); {remedy}")
+    if error.errno in _REFUSED:
+        remedy = f"check the permissions of its folder or {_ELSEWHERE}"
+        return CannotCreateError(f"{target}: cannot be created ({reason}); {remedy}")
+    return None
