@@ -16,15 +16,15 @@ def response_of(settings: Settings) -> Any:
 
 
 def grids_for(settings: Settings) -> Any:
-    """Return `pipelines.grids.grids_of` for the options of a run, without templates' files."""
-    from pipelines.grids import grids_of
+    """Return `h2lo_bids.outputs.grids_of` for the options of a run, without templates' files."""
+    from h2lo_bids.outputs import grids_of
 
     return grids_of(settings.output_spaces, settings.lf_grid, response=response_of(settings))
 
 
 def beside_of(settings: Settings) -> Any:
-    """Return `pipelines.grids.Beside` for the options of a run."""
-    from pipelines.grids import Beside
+    """Return `h2lo_bids.outputs.Beside` for the options of a run."""
+    from h2lo_bids.outputs import Beside
 
     noisy = settings.realisations if settings.noise == "calibrated" else 0
     scale = 1.0 if settings.noise_scale is None else settings.noise_scale

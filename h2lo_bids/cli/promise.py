@@ -28,7 +28,7 @@ class Promise:
     path
         Where; in the folder of a run's logs ``<run>`` stands for the name of the run.
     kind
-        What it is: a key of `pipelines.grids.output_paths`, of ``results`` or ``figures``
+        What it is: a key of `h2lo_bids.outputs.output_paths`, of ``results`` or ``figures``
         in ``io_spec.json``, or the like.
     source
         Scan that it is made of, relative to the input dataset; empty for what concerns
@@ -66,8 +66,8 @@ def of_participants(settings: Settings, found: Discovery) -> Iterator[Promise]:
 
 def of_scan(settings: Settings, scan: Scan) -> Iterator[Promise]:
     """Name the images of a scan with their sidecars, and its pictures."""
+    from h2lo_bids.outputs import output_paths
     from h2lo_bids.reports.store import figure_file, figure_paths
-    from pipelines.grids import output_paths
 
     out_dir, source = settings.out_dir, scan.relative_path
     grids = grids_for(settings)
@@ -84,8 +84,8 @@ def of_scan(settings: Settings, scan: Scan) -> Iterator[Promise]:
 
 def of_enhanced(settings: Settings, source: LowFieldSource) -> Iterator[Promise]:
     """Name the images that low-field scans become, with their sidecars, and the pictures."""
+    from h2lo_bids.outputs import enhanced_paths
     from h2lo_bids.reports.store import figure_file, figure_paths
-    from pipelines.grids import enhanced_paths
 
     out_dir, scan = settings.out_dir, source.scan
     name = " ".join(part.relative_path for part in source.parts)

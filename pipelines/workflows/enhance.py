@@ -11,7 +11,7 @@ from nipype.pipeline import engine as pe
 from h2lo_bids.bids.lowfield import LowFieldSource
 from h2lo_bids.bids.sidecars import derivative_uri
 from h2lo_bids.bids.sidecars_enhanced import enhancement_sidecars
-from pipelines.grids import enhanced_paths
+from h2lo_bids.outputs import enhanced_paths
 from pipelines.interfaces.enhance import (
     AlignPart,
     ChooseReference,
@@ -169,7 +169,7 @@ def init_enhance_branch_wf(
     nipype.pipeline.engine.Workflow
         ``find_<n>`` for each scan; ``choose`` -> ``conform``; ``align_<n>`` for each
         scan; ``fuse`` -> ``normalise`` -> ``enhance``; ``ds_<key>`` for each of
-        `pipelines.grids.enhanced_paths`; ``figures`` and ``ds_record``.
+        `h2lo_bids.outputs.enhanced_paths`; ``figures`` and ``ds_record``.
 
     Inputs
     ------

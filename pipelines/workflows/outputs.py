@@ -21,8 +21,8 @@ from h2lo_bids.bids.sidecars import (
     transform_sidecar,
 )
 from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.outputs import Beside, Grid, output_paths
 from h2lo_bids.reports.records import ModelInfo
-from pipelines.grids import Beside, Grid, output_paths
 from pipelines.interfaces.imaging import CheckRange
 from pipelines.interfaces.outputs import (
     MakeFigures,
@@ -72,7 +72,7 @@ def init_outputs_wf(
     Returns
     -------
     nipype.pipeline.engine.Workflow
-        One ``ds_<key>`` per output of `pipelines.grids.output_paths`, then
+        One ``ds_<key>`` per output of `h2lo_bids.outputs.output_paths`, then
         ``figures`` and, after all of them, ``ds_record``.
 
     Inputs
@@ -80,7 +80,7 @@ def init_outputs_wf(
     checked, mask_method, warnings, profile, scaling
         From `init_scan_wf`.
     <key>
-        A file for every key of `pipelines.grids.output_paths`.
+        A file for every key of `h2lo_bids.outputs.output_paths`.
     device_<key>
         Kind of device that computed it, for what operators and noise make.
 

@@ -13,8 +13,8 @@ from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import derivative_uri
 from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.outputs import Beside, Grid, TemplateFiles, grids_of
 from h2lo_bids.synthesis.seeds import scan_seed
-from pipelines.grids import Beside, Grid, TemplateFiles, grids_of
 from pipelines.workflows.outputs import init_outputs_wf
 from pipelines.workflows.scan import init_scan_wf
 from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
@@ -78,7 +78,7 @@ def init_single_subject_wf(
     out_dir
         Root of the derivative dataset.
     output_spaces, lf_grid, response
-        Where low-field images are wanted; see `pipelines.grids.grids_of`.
+        Where low-field images are wanted; see `h2lo_bids.outputs.grids_of`.
     beside
         What is wanted beside each of them; None for nothing.
     templates

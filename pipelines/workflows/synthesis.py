@@ -10,7 +10,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.models.registry import FAMILIES, METHODS
-from pipelines.grids import Beside, Grid
+from h2lo_bids.outputs import Beside, Grid
 from pipelines.interfaces.noise import AddNoise, MapUncertainty
 from pipelines.interfaces.synthesis import RegridMask, Synthesize
 
@@ -106,7 +106,7 @@ def init_synthesis_wf(
     mask
         The brain mask on the same grid.
     noise01, ..., std
-        What is wanted beside, by its word in `pipelines.grids.Beside.kinds`.
+        What is wanted beside, by its word in `h2lo_bids.outputs.Beside.kinds`.
     device_lowfield, device_noise01, ..., device_std
         Kind of device that computed each.
     """

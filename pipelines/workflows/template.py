@@ -5,7 +5,7 @@ from __future__ import annotations
 from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
-from pipelines.grids import Grid
+from h2lo_bids.outputs import Grid
 from pipelines.interfaces.template import RegisterToTemplate, WarpToTemplate
 
 

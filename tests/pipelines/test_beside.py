@@ -16,10 +16,10 @@ from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.models.members import member_files
+from h2lo_bids.outputs import Beside, Grid, grids_of
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.grids import lf_mask, synthesize_on_grid
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
-from pipelines.grids import Beside, Grid, grids_of
 from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
 
 SHAPE = (14, 12, 10)

@@ -22,8 +22,8 @@ from scipy.ndimage import binary_erosion
 from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.outputs import Grid
 from pipelines.engine import RunOptions, run_workflow
-from pipelines.grids import Grid
 from pipelines.workflows.scan import init_scan_wf
 from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
 

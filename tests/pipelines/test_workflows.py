@@ -11,8 +11,8 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import json_digest
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.outputs import Beside, grids_of, output_paths
 from h2lo_bids.synthesis.seeds import scan_seed
-from pipelines.grids import Beside, grids_of, output_paths
 from pipelines.workflows.subject import ScanSpec, init_single_subject_wf
 from pipelines.workflows.synthesis import ModelSpec
 

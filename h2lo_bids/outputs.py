@@ -1,4 +1,4 @@
-"""The grids on which results are wanted, and the name of every output; knows no Nipype."""
+"""The grids on which results are wanted, and the name of every output of the participant level."""
 
 from __future__ import annotations
 
@@ -17,25 +17,7 @@ TemplateFiles = tuple[Path | None, Path | None]
 
 @dataclass(frozen=True)
 class Grid:
-    """A voxel grid on which low-field images are written.
-
-    Parameters
-    ----------
-    kind
-        ``"native"``: the scan's own. ``"model"``: the model's frame.
-        ``"lf"``: other voxels along the scan's axes. ``"template"``: a
-        standard space.
-    space, res
-        Entities of the file names, or None.
-    spacing
-        Voxel sides in mm, for ``"lf"``.
-    template, template_mask
-        Image of the standard space, and its brain mask where there is one.
-    resolution
-        What ``res`` stands for, for the sidecar.
-    response
-        What a voxel averages over, for ``"lf"``.
-    """
+    """A voxel grid on which low-field images are written."""
 
     kind: str
     space: str | None = None
@@ -67,17 +49,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Beside:
-    """What is written beside each low-field image.
-
-    Parameters
-    ----------
-    realisations
-        Images with noise.
-    uncertainty
-        Whether a map of the standard deviation over the folds' models is wanted.
-    noise_scale
-        Factor of the noise.
-    """
+    """What is written beside each low-field image."""
 
     realisations: int = 0
     uncertainty: bool = False
@@ -101,19 +73,6 @@ def grids_of(
     response: VoxelResponse | None = None,
 ) -> tuple[Grid, ...]:
     """Return the grids that the options ask for, the scan's own first: it is always wanted.
-
-    Parameters
-    ----------
-    output_spaces
-        ``"native"``, ``"model"``, or ``NAME[:res-LABEL]`` of a standard space.
-    lf_grid
-        Voxel sides in mm of each further grid along the scan's axes; its ``res`` is
-        their text with ``p`` for the point, as ``1p6x1p6x5``.
-    templates
-        Image and brain mask of each standard space, by its text in `output_spaces`.
-    response
-        What the voxels of `lf_grid` average over; None for a box as thick as the slices
-        are apart.
 
     Examples
     --------
@@ -142,15 +101,7 @@ def grids_of(
 
 
 def enhanced_paths(out_dir: Path, scan: Scan) -> dict[str, Path]:
-    """Name every image that enhancement makes: ``preproc``, ``mask`` and ``enhanced``.
-
-    Parameters
-    ----------
-    out_dir
-        Root of the derivative dataset.
-    scan
-        What the outputs are named after; see `h2lo_bids.bids.lowfield.LowFieldSource`.
-    """
+    """Name every image that enhancement makes: ``preproc``, ``mask`` and ``enhanced``."""
     kinds = {
         "preproc": ("preproc", scan.suffix),
         "mask": ("brain", "mask"),
@@ -165,26 +116,7 @@ def enhanced_paths(out_dir: Path, scan: Scan) -> dict[str, Path]:
 def output_paths(
     out_dir: Path, scan: Scan, grids: Iterable[Grid], beside: Beside | None = None
 ) -> dict[str, Path]:
-    """Name every image and transform that a scan yields.
-
-    Parameters
-    ----------
-    out_dir
-        Root of the derivative dataset.
-    scan
-        The input.
-    grids
-        From `grids_of`.
-    beside
-        What is wanted beside each low-field image; None for nothing.
-
-    Returns
-    -------
-    dict of str to Path
-        Keys are ``preproc``, ``mask``, and for each grid
-        ``{preproc,mask,lowfield,noise01,std}_<grid name>``; for each standard space also
-        ``forward_<space>`` and ``inverse_<space>``. Nothing is created.
-    """
+    """Name every image and transform that a scan yields."""
 
     def name(desc: str, suffix: str, grid: Grid | None = None) -> Path:
         space, res = (grid.space, grid.res) if grid else (None, None)
