@@ -32,7 +32,7 @@ from h2lo_bids.imaging.check import load_checked
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.resample import resample_mask
-from h2lo_bids.models.bundle import CONTRASTS, Bundle, default_bundle, load_bundle, load_model
+from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle, load_model
 from h2lo_bids.models.interface import Model
 from h2lo_bids.phantom.pairs import simulate_training_pairs
 from h2lo_bids.training.command import Command
@@ -45,6 +45,7 @@ from h2lo_bids.training.prepared import training_frame
 from h2lo_bids.training.protocols import default_options, paper_options
 from h2lo_bids.training.simulated import split_labels
 from h2lo_bids.training.stored import PairFiles, open_pairs
+from h2lo_bids.vocabulary import CONTRASTS
 
 SEED = 7000
 """Added to a head's number: the embedded models' own pairs have seeds from 1001 to 1216."""

@@ -19,12 +19,12 @@ from h2lo_bids.bids.results import result_files
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.tables import markdown_table
-from h2lo_bids.models.registry import SYNTHESIZE, TASKS
 from h2lo_bids.training.folds import Fold
 from h2lo_bids.training.heldout import score_pair
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, find_prepared, read_prepared
 from h2lo_bids.training.splits import read_folds
+from h2lo_bids.vocabulary import SYNTHESIZE, TASKS
 
 LEVELS = 200
 """Steps of grey from 0 to 1."""

@@ -17,8 +17,9 @@ from typing import Any
 import bids_app_spec
 from h2lo_bids import __version__
 from h2lo_bids.cli import convert
-from h2lo_bids.cli.levels import ALIASES, LEVELS, TAKEN_BY
+from h2lo_bids.cli.levels import TAKEN_BY
 from h2lo_bids.cli.parser import EXIT_CODES
+from h2lo_bids.vocabulary import LEVEL_ALIASES, LEVELS
 
 EXCLUSIVE = {"length_of_a_fit": ("steps", "epochs"), "without_work": ("dry_run", "reports_only")}
 """Sets of options of which one is given at most."""
@@ -95,7 +96,7 @@ def _input(name: str, action: argparse.Action, known: list[str]) -> dict[str, An
     if action.nargs == "+":
         item |= {"list": True, "list-separator": " ", "min-list-entries": 1}
     if name == _LEVEL:
-        levels = {**{level: level for level in LEVELS}, **ALIASES}
+        levels = {**{level: level for level in LEVELS}, **LEVEL_ALIASES}
         item["value-choices"] = list(levels)
         item["value-disables"] = {
             word: [option for option in _refused_at(level) if option in known]

@@ -5,13 +5,13 @@ The codes are those of the BIDS execution specification and of ``sysexits.h``.
 
 from __future__ import annotations
 
-import errno
 import os
+
+from h2lo_bids.vocabulary import DISK_FULL
 
 _LONGEST = 2000
 """Characters of a line: a few paths of the greatest length, and what is said of them."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class H2loError(Exception):
@@ -111,7 +111,7 @@ def of_the_machine(error: Exception, place: str = "a file") -> H2loError | None:
             f"memory ran out{f' ({text})' if text else ''}; run again with fewer --nprocs, in a "
             "fit with a smaller --batch or --crop, or on a machine with more memory"
         )
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return InputOutputError(
             f"{error.filename or place}: writing failed ({os.strerror(error.errno)}); "
             "free some space or choose another --work-dir, then run again"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import CannotCreateError, H2loError, InputOutputError, MissingInputError
+from h2lo_bids.vocabulary import DISK_FULL
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -38,7 +39,7 @@ TEMPORARY_PREFIX = ".tmp-"
 _LONGEST_NAME = 255  # bytes, on the file systems of today
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 _ELSEWHERE = "choose another output folder or --work-dir"
-_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
+_FAILED = {*DISK_FULL, errno.EIO, errno.ESTALE}
 _POINTER = b"/annex/objects/"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.errors import H2loError, InputOutputError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
+from h2lo_bids.vocabulary import Say
 from pipelines.engine import NodeFailure, RunOptions, durations, run_workflow
 from pipelines.workflows.pair import PairOptions, init_pairs_wf, pair_word
 
@@ -77,7 +77,7 @@ def prepare_pairs(
     own_masks: bool = False,
     omp_nthreads: int = 1,
     options: RunOptions,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Say = lambda line: None,
 ) -> PairsOutcome:
     """Make those of a subject's pairs that are not there yet, or not from these inputs.
 
@@ -211,7 +211,7 @@ def _fingerprints(
 
 
 def _current(
-    out_dir: Path, subject: str, pairs: tuple[PairSource, ...], tell: Callable[[str], None]
+    out_dir: Path, subject: str, pairs: tuple[PairSource, ...], tell: Say
 ) -> dict[str, str]:
     """Return the fingerprints of the pairs that are whole, by the pair's name."""
     found: list[PreparedPair] = []

@@ -12,6 +12,7 @@ from h2lo_bids.bids.filters import describe, nearest
 from h2lo_bids.bids.index import folder_names
 from h2lo_bids.bids.names import FORMS, NIFTI, Name, meant_suffix, parse_name
 from h2lo_bids.bids.query import Query
+from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import counted, listed
 
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9+]+")
@@ -183,7 +184,7 @@ def rename(name: Name | None, path: Path) -> str:
     """Suggest the name that an image should have."""
     if name is None:
         return "write sub-<label>[_ses-<label>][_acq-<label>][_run-<index>]_T1w.nii.gz"
-    suffix = meant_suffix(name.suffix, ("T1w", "T2w")) or name.suffix
+    suffix = meant_suffix(name.suffix, CONTRASTS) or name.suffix
     extension = ".nii" if path.suffix == ".nii" else ".nii.gz"
     better = f"{name.stem.rpartition('_')[0]}_{suffix}{extension}"
     if better == path.name:

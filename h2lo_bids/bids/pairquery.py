@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.filters import Filter, compile_filters
-from h2lo_bids.bids.query import SUFFIXES, Query
+from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.selection import compile_words
 from h2lo_bids.errors import UsageError
+from h2lo_bids.vocabulary import CONTRASTS
 
 FUSIONS = ("auto", "none", "mrr")
 LF_DATASET = "lf"
@@ -53,7 +54,7 @@ class PairQuery:
     bids_dir: Path
     participant_labels: tuple[str, ...] = ()
     session_labels: tuple[str, ...] = ()
-    contrasts: tuple[str, ...] = SUFFIXES
+    contrasts: tuple[str, ...] = CONTRASTS
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     inline: tuple[str, ...] = ()
     hf: tuple[str, ...] = ()

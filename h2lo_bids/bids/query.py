@@ -10,8 +10,7 @@ from typing import Any
 
 from h2lo_bids.bids.filters import Filter, compile_filters
 from h2lo_bids.errors import UsageError
-
-SUFFIXES = ("T1w", "T2w")
+from h2lo_bids.vocabulary import CONTRASTS
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Query:
     bids_dir: Path
     participant_labels: tuple[str, ...] = ()
     session_labels: tuple[str, ...] = ()
-    suffixes: tuple[str, ...] = SUFFIXES
+    suffixes: tuple[str, ...] = CONTRASTS
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     inline: tuple[str, ...] = ()
     all_scans: bool = False
@@ -59,7 +58,7 @@ class Query:
         set_(self, "bids_dir", Path(self.bids_dir).absolute())
         set_(self, "participant_labels", clean_labels(self.participant_labels, "sub"))
         set_(self, "session_labels", clean_labels(self.session_labels, "ses"))
-        unknown = [suffix for suffix in self.suffixes if suffix not in SUFFIXES]
+        unknown = [suffix for suffix in self.suffixes if suffix not in CONTRASTS]
         if unknown or not self.suffixes:
             raise UsageError(f"unknown image type {unknown or 'none'}; choose T1w, T2w or both")
         if self.database_dir is not None:

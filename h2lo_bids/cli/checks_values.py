@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.settings import (
-    ALL,
-    ENHANCER,
-    FLIP_ROTATE,
-    METHODS,
-    NONE,
-    REAL,
-    SYNTHESIZE,
-    Settings,
-)
+from h2lo_bids.cli.settings import ALL, NONE, Settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
+from h2lo_bids.vocabulary import ENHANCER, FLIP_ROTATE, METHODS, REAL, SYNTHESIZE
 
 OWN_SPACES = ("native", "model")
 KNOWN_FOLDS = "ds006557"

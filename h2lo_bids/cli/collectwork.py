@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,12 @@ from h2lo_bids.cli.tasks import CollectTask, GroupReportTask
 from h2lo_bids.errors import BadDataError, NoMatchError
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.tables import read_scores, write_tables
-from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.training.foldjob import SCORES, fold_folder, read_record
 from h2lo_bids.training.folds import Fold
 from h2lo_bids.training.methods import methods_of
-
-Send = Callable[[dict[str, Any]], None]
+from h2lo_bids.vocabulary import SYNTHESIZE, Send
 
 
 def collect(task: CollectTask, send: Send) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.cli.settings import STARTS
+from h2lo_bids.vocabulary import CONTRASTS, DEVICE
 
 
 def path(text: str) -> Path:
@@ -82,7 +83,7 @@ def external(text: str) -> tuple[str, str]:
 
 def model(text: str) -> tuple[str, Path]:
     """Read ``[T1w=|T2w=]PATH``; without a contrast the name is empty."""
-    for contrast in ("T1w", "T2w"):
+    for contrast in CONTRASTS:
         if text.startswith(f"{contrast}="):
             return contrast, path(text.removeprefix(f"{contrast}="))
     return "", path(text)
@@ -174,7 +175,7 @@ def memory(text: str) -> float:
 
 def device(text: str) -> str:
     """Check the name of a device."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+    if not DEVICE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:NUMBER")
     return text
 

@@ -10,6 +10,7 @@ from h2lo_bids.cli.beside import grids_for
 from h2lo_bids.cli.participant import sources_of
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import MissingInputError
+from h2lo_bids.vocabulary import CONTRASTS
 
 
 def describe(settings: Settings, found: Discovery) -> Iterator[str]:
@@ -59,7 +60,7 @@ def _model(settings: Settings, suffix: str) -> str:
         return embedded
     if is_collection(path):
         found = choose_bundles(
-            path, contrasts=("T1w", "T2w"), methods=settings.method, task=settings.task
+            path, contrasts=CONTRASTS, methods=settings.method, task=settings.task
         )
         own = [item.path for item in found if item.contrast == suffix]
         return " or ".join(map(str, own)) if own else embedded

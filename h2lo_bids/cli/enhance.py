@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.subject import device_of, given_masks, models_of, precision_of, scan_word
 from h2lo_bids.cli.tasks import SubjectTask
 from h2lo_bids.errors import H2loError
+from h2lo_bids.vocabulary import Send
 
 LEFT_OUT = "fusion"
 """The step that is named for a scan without which the others were fused."""
 
 
-def build_enhancement(task: SubjectTask, send: Callable[[dict[str, Any]], None], name: str) -> Any:
+def build_enhancement(task: SubjectTask, send: Send, name: str) -> Any:
     """Build the workflow that enhances one participant's low-field scans.
 
     Parameters

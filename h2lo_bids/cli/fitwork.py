@@ -15,12 +15,12 @@ from h2lo_bids.cli.tasks import FinalTask, FoldTask
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.models.registry import FAMILIES, METHODS
+from h2lo_bids.vocabulary import Send
 
 if TYPE_CHECKING:
     from h2lo_bids.training.final import FinalJob
     from h2lo_bids.training.foldjob import FoldJob
 
-Send = Callable[[dict[str, Any]], None]
 
 _STEP = re.compile(r"\bstep (\d+)/(\d+):")
 _PSNR = re.compile(r"validation PSNR (-?[\d.]+) dB")

@@ -31,10 +31,10 @@ from h2lo_bids.cli.tasks import (
     TableTask,
 )
 from h2lo_bids.errors import TemporaryError
+from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import all_counted, counted
 
 Plan = dict[str, Any]
-CONTRASTS = ("T1w", "T2w")
 _ASKED = {
     PlanTask: "dividing the subjects",
     CollectTask: "collecting the scores",

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from h2lo_bids.cli.settings import ENHANCE, SYNTHESIZE
 from h2lo_bids.errors import UnknownLevelError, UsageError
+from h2lo_bids.vocabulary import ENHANCE, LEVEL_ALIASES, LEVELS, SYNTHESIZE
 from h2lo_bids.wording import did_you_mean
-
-LEVELS = ("participant", "group", "evaluate", "benchmark")
-ALIASES = {"train": "group"}
 
 _PAIRS = "participant --pairs"
 _ENHANCE = "participant --task enhance"
@@ -81,9 +78,9 @@ def canonical(level: str) -> str:
     UnknownLevelError
         If it is not one of ours.
     """
-    level = ALIASES.get(level, level)
+    level = LEVEL_ALIASES.get(level, level)
     if level not in LEVELS:
-        known = [*LEVELS, *ALIASES]
+        known = [*LEVELS, *LEVEL_ALIASES]
         meant = did_you_mean(level, known) or f"; use {', '.join(known)}"
         raise UnknownLevelError(f"analysis level {level!r} is unknown{meant}")
     return level

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
-from h2lo_bids.bids.query import SUFFIXES
 from h2lo_bids.cli.account import Run, fail_rest, hear, start
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.children import Ended, Job, call, run_jobs
@@ -29,6 +28,7 @@ from h2lo_bids.cli.start import (
 from h2lo_bids.cli.tasks import MissingTask, PairTask
 from h2lo_bids.errors import TemporaryError
 from h2lo_bids.io import remove_temporaries
+from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import all_counted, counted
 
 
@@ -133,7 +133,7 @@ def find_pairs(settings: Settings) -> PairDiscovery:
     """Find the pairs that the settings ask for."""
     return discover_pairs(
         PairQuery(
-            contrasts=settings.contrast or SUFFIXES,
+            contrasts=settings.contrast or CONTRASTS,
             hf=settings.hf,
             lf=settings.lf,
             lf_dir=settings.lf_dir,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -14,8 +13,7 @@ from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import MissingTask, PairTask
 from h2lo_bids.io import read_json
-
-Send = Callable[[dict[str, Any]], None]
+from h2lo_bids.vocabulary import Send
 
 
 def find_missing(task: MissingTask, send: Send) -> dict[str, Any]:

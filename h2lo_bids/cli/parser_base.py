@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from h2lo_bids.cli.levels import ALIASES, LEVELS
 from h2lo_bids.errors import UsageError
+from h2lo_bids.vocabulary import LEVEL_ALIASES, LEVELS
 from h2lo_bids.wording import did_you_mean
 
 _POSITIONAL = ("bids_dir", "out_dir", "analysis_level")
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         if not any(action.metavar == _POSITIONAL[-1] for action in self._actions):
             return ""  # another program's parser
         free, runs = self._runs()
-        level = next((run for run in runs if run[-1] in (*LEVELS, *ALIASES)), None)
+        level = next((run for run in runs if run[-1] in (*LEVELS, *LEVEL_ALIASES)), None)
         needed = len(_POSITIONAL) - len(free)
         if level is None or not 1 <= needed < len(level) - 1:
             return ""

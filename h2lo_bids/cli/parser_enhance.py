@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from h2lo_bids.cli import convert
-from h2lo_bids.cli.settings import ALL, ARMS, AUGMENTATIONS, default_of
+from h2lo_bids.cli.settings import ALL, AUGMENTATIONS, default_of
+from h2lo_bids.vocabulary import ARMS
 
 ENHANCEMENT = """group --task enhance fits a PF-SR-style enhancer to the pairs, from low to high
 field; benchmark --task enhance writes table2. Schedules are the paper's, in epochs: the options

@@ -14,6 +14,7 @@ from h2lo_bids.cli.settings import (
     TRUNKS,
     default_of,
 )
+from h2lo_bids.vocabulary import CONTRASTS
 
 
 def add_pairs(group: argparse._ArgumentGroup) -> None:
@@ -29,7 +30,7 @@ def add_pairs(group: argparse._ArgumentGroup) -> None:
         "--contrast",
         nargs="+",
         action="extend",
-        choices=("T1w", "T2w"),
+        choices=CONTRASTS,
         help="only these contrasts (default: each that has pairs)",
     )
     add(

@@ -10,6 +10,7 @@ from pathlib import Path
 from h2lo_bids import __version__
 from h2lo_bids.cli.parser_base import Parser
 from h2lo_bids.errors import H2loError
+from h2lo_bids.vocabulary import CONTRASTS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--contrast",
         nargs="+",
-        choices=("T1w", "T2w"),
-        default=["T1w", "T2w"],
+        choices=CONTRASTS,
+        default=[*CONTRASTS],
         help="default: both",
     )
     parser.add_argument(

@@ -33,10 +33,9 @@ from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.training.processes import check_shares
 from h2lo_bids.training.splits import read_folds, write_splits
+from h2lo_bids.vocabulary import Send
 
 SPLITS = "splits.tsv"
-
-Send = Callable[[dict[str, Any]], None]
 
 
 def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:

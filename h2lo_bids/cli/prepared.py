@@ -6,6 +6,7 @@ from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared, training_frame
+from h2lo_bids.vocabulary import CONTRASTS
 
 
 def frame_of(settings: Settings) -> Frame:
@@ -24,7 +25,6 @@ def frame_of(settings: Settings) -> Frame:
     if settings.level != "evaluate" or not settings.model:
         return training_frame()
     from h2lo_bids.cli.modelchoice import given_bundles
-    from h2lo_bids.models.bundle import CONTRASTS
 
     sizes = set()
     for bundle in given_bundles(settings, CONTRASTS):

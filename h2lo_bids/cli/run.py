@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -17,10 +16,10 @@ from h2lo_bids.cli.methods import list_methods
 from h2lo_bids.cli.patterns import OUTPUT_SPEC, print_patterns
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import H2loError, InputOutputError, UsageError
+from h2lo_bids.vocabulary import DISK_FULL
 
 INTERRUPTED = 130
 TERMINATED = 143
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Terminated(BaseException):
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return InputOutputError.exit_code
     except OSError as err:
-        if err.errno not in _FULL:
+        if err.errno not in DISK_FULL:
             raise
         where = err.filename or "a file"
         reason = os.strerror(err.errno or 0)
@@ -102,7 +101,7 @@ def _run(settings: Settings) -> int:
         _record(err, console, settings)
         raise
     except Exception as err:
-        if isinstance(err, BrokenPipeError) or getattr(err, "errno", None) in _FULL:
+        if isinstance(err, BrokenPipeError) or getattr(err, "errno", None) in DISK_FULL:
             raise
         unexpected = _unexpected(err, console, settings)
         _record(unexpected, console, settings)

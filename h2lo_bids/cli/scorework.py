@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.scoring import score_models
-
-Send = Callable[[dict[str, Any]], None]
+from h2lo_bids.vocabulary import Send
 
 
 def score(task: ScoreTask, send: Send) -> dict[str, Any]:

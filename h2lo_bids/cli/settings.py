@@ -6,22 +6,12 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip")
-PRECISIONS = ("fp32", "bf16", "fp16")
+from h2lo_bids.vocabulary import ARMS, ENHANCE, ENHANCER, FLIP_ROTATE, METHODS, SYNTHESIZE
+
 NOISES = ("none", "calibrated")
 PROFILES = ("box", "gauss", "sinc")
 FUSIONS = ("auto", "none", "mrr")
-METHODS = (
-    "h2lo", "h2lo-mlp", "h2lo-nograd", "arnold", "pix2pix", "diffi2i", "inr", "identity",
-)  # fmt: skip
 ALL = "all"
-SYNTHESIZE, ENHANCE = TASKS = ("synthesize", "enhance")
-ENHANCER = "pfsr"
-REAL, FLIP_ROTATE = "real", "flip-rotate"
-ARMS = (
-    REAL, FLIP_ROTATE, "arnold", "pix2pix", "diffi2i", "inr", "h2lo-mlp", "h2lo-nograd", "h2lo",
-)  # fmt: skip
-"""Rows of the paper's Table 2, and of the two ablations."""
 AUGMENTATIONS = ("none", FLIP_ROTATE)
 METRICS_CONVENTIONS = ("clipped", "release")
 PROTOCOLS = ("default", "paper")

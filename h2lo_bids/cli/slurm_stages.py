@@ -18,8 +18,9 @@ from h2lo_bids.bids.results import result_path
 from h2lo_bids.cli import promise, promise_group
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.levels import TAKEN_BY
-from h2lo_bids.cli.settings import ENHANCER, Settings
+from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import UsageError
+from h2lo_bids.vocabulary import ENHANCER
 
 STAGES = PARTICIPANT, PAIRS, FOLDS, COLLECT = "participant", "pairs", "folds", "collect"
 _OWNER = re.compile(r"sub-([^/]+)(?:/ses-([A-Za-z0-9+]+)(?=/|$))?")

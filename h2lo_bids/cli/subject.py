@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,10 @@ from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import SubjectTask
+from h2lo_bids.vocabulary import Send
 
 if TYPE_CHECKING:
     from pipelines.workflows.synthesis import ModelSpec
-
-Send = Callable[[dict[str, Any]], None]
 
 
 def process(task: SubjectTask, send: Send) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from h2lo_bids.cli.tablecosts import SHOWN, VALUES
 from h2lo_bids.evaluation.layout import Shown, Value
 from h2lo_bids.evaluation.paper import CITATION_2
-from h2lo_bids.models.registry import ENHANCE
+from h2lo_bids.vocabulary import ENHANCE
 
 _OURS = (
     Value("subjects_real", "Subjects whose pairs were trained on, the most of all folds"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from h2lo_bids.evaluation.tables import write_comparisons
 from h2lo_bids.reports.table_page import write_table_page
 from h2lo_bids.training.foldjob import fold_folder, read_record
 from h2lo_bids.training.folds import Fold
-
-Send = Callable[[dict[str, Any]], None]
+from h2lo_bids.vocabulary import Send
 
 TITLE = "Low-field synthesis: every method on the same pairs and folds"
 

@@ -18,8 +18,7 @@ from typing import Any
 
 from h2lo_bids.cli import tasks
 from h2lo_bids.errors import H2loError, of_the_machine
-
-Send = Callable[[dict[str, Any]], None]
+from h2lo_bids.vocabulary import Send
 
 _CLI = "h2lo_bids.cli"
 _WORK = {

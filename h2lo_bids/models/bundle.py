@@ -20,12 +20,12 @@ from h2lo_bids.errors import (
 from h2lo_bids.io import parse_json
 from h2lo_bids.models.folder import replace_folder
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.registry import ENHANCE, METHODS, task_of
+from h2lo_bids.models.registry import METHODS, task_of
+from h2lo_bids.vocabulary import CONTRASTS, ENHANCE
 
 if TYPE_CHECKING:
     from h2lo_bids.models.interface import Model
 
-CONTRASTS = ("T1w", "T2w")
 WEIGHTS, METADATA, CARD = "weights.safetensors", "metadata.json", "README.md"
 FORMAT = "h2lo-bids bundle 1"
 MAX_BYTES = 2**32
@@ -97,7 +97,7 @@ def load_bundle(
     contrast
         The contrast of the scans it is meant for; None takes the bundle's own.
     task
-        What it is to be used for, one of `h2lo_bids.models.registry.TASKS`; None
+        What it is to be used for, one of `h2lo_bids.vocabulary.TASKS`; None
         takes the bundle's own.
 
     Returns

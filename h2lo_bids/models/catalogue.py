@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def task(self) -> str:
-        """One of `h2lo_bids.models.registry.TASKS`."""
+        """One of `h2lo_bids.vocabulary.TASKS`."""
         return task_of(self.name)
 
 

@@ -83,7 +83,7 @@ def choose_bundles(
     methods
         Those that are wanted; with none all are.
     task
-        One of `h2lo_bids.models.registry.TASKS`: only methods for it; None takes all.
+        One of `h2lo_bids.vocabulary.TASKS`: only methods for it; None takes all.
 
     Returns
     -------

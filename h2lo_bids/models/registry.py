@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.vocabulary import ENHANCE, ENHANCER, SYNTHESIZE
 
 if TYPE_CHECKING:
     import torch
@@ -74,11 +75,6 @@ MAX_SIZE, MAX_DEPTH = 4096, 64
 _DEPTHS = {"blocks", "groups", "layers", "downs", "refinement", "residual", "denoiser_layers"}
 _DEPTHS |= {"discriminator_layers", "chain"}
 
-SYNTHESIZE, ENHANCE = TASKS = ("synthesize", "enhance")
-"""High field to low field, and low field to high field."""
-
-_ENHANCERS = ("pfsr",)
-
 
 def task_of(method: str) -> str:
     """Return what a method is for: one of `TASKS`.
@@ -88,7 +84,7 @@ def task_of(method: str) -> str:
     method
         A key of `METHODS`.
     """
-    return ENHANCE if method in _ENHANCERS else SYNTHESIZE
+    return ENHANCE if method == ENHANCER else SYNTHESIZE
 
 
 def family_of(model: Any) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.errors import BadDataError, UsageError
-from h2lo_bids.models.bundle import CONTRASTS, Bundle, read_bytes
+from h2lo_bids.models.bundle import Bundle, read_bytes
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.vocabulary import CONTRASTS
 
 _NAMES = {
     "feature_dim": "n_basis",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from h2lo_bids.phantom import sidecars
 from h2lo_bids.phantom.anatomy import Anatomy, load_labels, vary
 from h2lo_bids.phantom.lesions import NO_LESIONS, LesionPlan, place_lesions, with_lesions
 from h2lo_bids.phantom.looks import distortion
-from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, LOW_FIELD, NEGATIVE_KEPT
+from h2lo_bids.phantom.protocols import HIGH_FIELD, LOW_FIELD, NEGATIVE_KEPT
 from h2lo_bids.phantom.scans import DISTORTION, WHITE, coil, high_field_scan, low_field_scan
 from h2lo_bids.phantom.subject import Subject, make_subject
 from h2lo_bids.phantom.template import EXTENT, template_head
+from h2lo_bids.vocabulary import CONTRASTS, Say
 
 WHITE_LEVEL = 700.0
 """Stored intensity of white matter; scanners store integers."""
@@ -56,7 +57,7 @@ def make_dataset(
     labels: Path | str | None = None,
     negative_kept: float = NEGATIVE_KEPT,
     lesions: LesionPlan = NO_LESIONS,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
 ) -> Path:
     """Write a dataset of paired sessions; the same arguments give the same bytes.
 
@@ -171,7 +172,7 @@ def _head(plan: Plan, number: int) -> tuple[Anatomy, np.ndarray, np.random.Gener
     return head, mask, rng
 
 
-def _write_subject(plan: Plan, name: str, number: int, tell: Callable[[str], None]) -> str:
+def _write_subject(plan: Plan, name: str, number: int, tell: Say) -> str:
     """Simulate one person's scans; return where the anatomy comes from."""
     head, mask, rng = _head(plan, number)
     subject = make_subject(head, mask, rng)
@@ -211,7 +212,7 @@ def _write_high(
     name: str,
     number: int,
     contrast: str,
-    tell: Callable[[str], None],
+    tell: Say,
 ) -> None:
     sequence = HIGH_FIELD[contrast]
     data = high_field_scan(subject, contrast, sequence, _scan_seed(plan, number, contrast, "HF"))
@@ -228,7 +229,7 @@ def _write_low(
     name: str,
     number: int,
     contrast: str,
-    tell: Callable[[str], None],
+    tell: Say,
 ) -> None:
     anatomy = subject.anatomy
     shape: Any = anatomy.labels.shape

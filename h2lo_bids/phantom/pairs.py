@@ -11,7 +11,7 @@ from h2lo_bids.phantom.anatomy import Anatomy, bounding_box, load_labels, vary
 from h2lo_bids.phantom.fields import Shape
 from h2lo_bids.phantom.fusion import fuse
 from h2lo_bids.phantom.looks import distortion, draw_look, nominal_look
-from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, ORTHOGONAL, draw_high_field
+from h2lo_bids.phantom.protocols import HIGH_FIELD, ORTHOGONAL, draw_high_field
 from h2lo_bids.phantom.scans import (
     DISTORTION,
     MISREGISTRATION,
@@ -22,6 +22,7 @@ from h2lo_bids.phantom.scans import (
     misregistration,
 )
 from h2lo_bids.phantom.subject import Subject, make_subject
+from h2lo_bids.vocabulary import CONTRASTS
 
 MARGIN = 12
 """Voxels around the brain that thick slices, blur and distortion may bring into it."""

@@ -14,7 +14,6 @@ from h2lo_bids.phantom import signal
 from h2lo_bids.phantom.acquisition import Grid
 from h2lo_bids.phantom.tissues import NAMES, TISSUES, Tissue, relaxation
 
-CONTRASTS = ("T1w", "T2w")
 ORTHOGONAL = ("axi", "cor", "sag")
 LOW_FIELD = (*ORTHOGONAL, "iso")
 NEGATIVE_KEPT = 0.2

@@ -7,7 +7,6 @@ from typing import Any
 
 from h2lo_bids.phantom.lesions import Lesion, LesionPlan
 from h2lo_bids.phantom.protocols import (
-    CONTRASTS,
     HIGH_FIELD,
     HighField,
     LowField,
@@ -16,6 +15,7 @@ from h2lo_bids.phantom.protocols import (
     low_field_values,
 )
 from h2lo_bids.phantom.tissues import NAMES, Tissue
+from h2lo_bids.vocabulary import CONTRASTS
 
 LARMOR = 42.577
 """Proton Larmor frequency in MHz per tesla."""

@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from h2lo_bids.bids.pairnames import find_records
-from h2lo_bids.bids.query import SUFFIXES
 from h2lo_bids.bids.results import result_files, result_path, result_pattern
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.io import parse_json, read_text, table_rows
-from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
+from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
 
 _PREFIX = {"evaluate": "evaluation", "enhance": "enhancement"}
 _ENHANCER = re.compile(r"pfsr(-.+)?")
@@ -156,10 +155,10 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
     table = result_files(out_dir, "splits")[0]
     splits = {} if level == "evaluate" else _splits(table, problems)
     root = out_dir / ("evaluation" if level == "evaluate" else "folds")
-    names = {contrast for contrast in SUFFIXES if (root / contrast).is_dir()} | set(splits)
+    names = {contrast for contrast in CONTRASTS if (root / contrast).is_dir()} | set(splits)
     scored = result_pattern(f"{prefix(level)}_tables", "_scores.tsv")
-    names |= {path.name.split("_")[1] for path in out_dir.glob(scored)} & {*SUFFIXES}
-    names |= {contrast for contrast in SUFFIXES if find_records(out_dir, contrast)}
+    names |= {path.name.split("_")[1] for path in out_dir.glob(scored)} & {*CONTRASTS}
+    names |= {contrast for contrast in CONTRASTS if find_records(out_dir, contrast)}
     contrasts = []
     for name in sorted(names):
         runs = _runs(root / name, level, problems)
@@ -217,7 +216,7 @@ def _splits(path: Path, problems: list[str]) -> dict[str, list[Split]]:
     found: dict[str, list[Split]] = {}
     for row in read_table(path, problems):
         try:
-            if row["contrast"] not in SUFFIXES or not _NUMBER.fullmatch(row["fold"]):
+            if row["contrast"] not in CONTRASTS or not _NUMBER.fullmatch(row["fold"]):
                 raise ValueError(row["contrast"])
             split = Split(int(row["fold"]), row["participant_id"], row["part"])
             found.setdefault(row["contrast"], []).append(split)

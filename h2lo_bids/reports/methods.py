@@ -10,10 +10,11 @@ from typing import Any
 from h2lo_bids.bids.dataset import bibtex
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.models.catalogue import cited
-from h2lo_bids.models.registry import ENHANCE, FAMILIES, METHODS, task_of
+from h2lo_bids.models.registry import FAMILIES, METHODS, task_of
 from h2lo_bids.reports.citations import works
 from h2lo_bids.reports.markdown import render
 from h2lo_bids.reports.records import SubjectReport
+from h2lo_bids.vocabulary import ENHANCE
 
 _CITATION = re.compile(r"\s*\[(@[^\[\]]+)\]")
 _SCALINGS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from h2lo_bids.errors import UsageError
-
-PRECISIONS = ("fp32", "bf16")
+from h2lo_bids.vocabulary import DEVICE, SYNTHESIS_PRECISIONS
 
 
 class CpuTookOverWarning(UserWarning):
@@ -47,10 +45,12 @@ class EngineOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+        if not DEVICE.fullmatch(self.device):
             raise UsageError(f"device {self.device!r} is not one of cpu, cuda, cuda:N, auto")
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        if self.precision not in SYNTHESIS_PRECISIONS:
+            raise UsageError(
+                f"precision {self.precision!r} is not one of {', '.join(SYNTHESIS_PRECISIONS)}"
+            )
         if self.tile < 1 or self.rows < 1 or (self.threads is not None and self.threads < 1):
             raise UsageError("tile, rows and threads must be at least 1")
 

@@ -16,7 +16,7 @@ from h2lo_bids.training.cohort import CohortScan, provenance, split_cohort
 from h2lo_bids.training.cohort_leaks import check_no_leak
 from h2lo_bids.training.cohort_pairs import cohort_pairs, split_pairs
 from h2lo_bids.training.final import FinalJob
-from h2lo_bids.training.fitting import Say, common_frame, pair_files, pairs_cache
+from h2lo_bids.training.fitting import common_frame, pair_files, pairs_cache
 from h2lo_bids.training.foldjob import HISTORY, FoldJob
 from h2lo_bids.training.folds import PARTS
 from h2lo_bids.training.leaks import check_images
@@ -25,6 +25,7 @@ from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.training.stored import open_pairs
+from h2lo_bids.vocabulary import Say
 
 if TYPE_CHECKING:
     from h2lo_bids.training.fit import FitResult

@@ -15,7 +15,6 @@ from h2lo_bids.evaluation.tables import markdown_table
 from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.catalogue import CATALOGUE
-from h2lo_bids.models.registry import ENHANCE
 from h2lo_bids.training.card_methods import nature, steps_sentence
 from h2lo_bids.training.card_parts import (
     FIELDS,
@@ -31,6 +30,7 @@ from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.training.schedule import GAIN
+from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 
 INTENDED_USE = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.io import check_content, read_json
+from h2lo_bids.vocabulary import Say
 
 VALIDATION_SHARE = 0.2
 _ORDER = 3
@@ -75,7 +76,7 @@ def find_cohort(
     contrast: str,
     *,
     low: bool = True,
-    damaged: Callable[[str], None] | None = None,
+    damaged: Say | None = None,
 ) -> tuple[CohortScan, ...]:
     """Find the scans of a contrast that the participant level has preprocessed.
 

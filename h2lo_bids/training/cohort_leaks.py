@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.models.bundle import CONTRASTS, EMBEDDED, Bundle, default_bundle
+from h2lo_bids.models.bundle import EMBEDDED, Bundle, default_bundle
 from h2lo_bids.training.cohort import CohortScan, source_files
 from h2lo_bids.training.leaks import seen_in_training
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.training.scoring import training_subjects
+from h2lo_bids.vocabulary import CONTRASTS
 
 
 def check_no_leak(

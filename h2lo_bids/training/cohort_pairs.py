@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,12 @@ from h2lo_bids.imaging.resample import resample, resample_mask
 from h2lo_bids.io import atomic_path
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict
 from h2lo_bids.synthesis.seeds import scan_seed
 from h2lo_bids.training.cohort import CohortScan
 from h2lo_bids.training.stored import PairFiles
-
-Say = Callable[[str], None]
+from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Say
 
 
 def cohort_pairs(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,9 @@ from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.tables import write_realism, write_scores
 from h2lo_bids.io import atomic_write_bytes, write_json
 from h2lo_bids.models.bundle import save_bundle
-from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.training.card_parts import FIELDS, software
 from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata, start_of
 from h2lo_bids.training.fitting import (
-    Say,
     common_frame,
     finite,
 )
@@ -44,6 +41,7 @@ from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, prepared_range, read_prepared
 from h2lo_bids.training.resources import peak_memory
+from h2lo_bids.vocabulary import SYNTHESIZE, Say
 
 _DOING = {"synthesize": "synthesizing", "enhance": "enhancing"}
 
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
     from h2lo_bids.training.fit import FitResult
 
 
-def run_fold(job: FoldJob, progress: Callable[[str], None] | None = None) -> Path:
+def run_fold(job: FoldJob, progress: Say | None = None) -> Path:
     """Fit, synthesize the test subjects and score, unless that is done already.
 
     A killed fold goes on from its last checkpoint. Results of another job, such as of

@@ -9,14 +9,14 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from h2lo_bids.errors import H2loError
-from h2lo_bids.models.bundle import CONTRASTS, Bundle, save_bundle
+from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.members import FOLDER
 from h2lo_bids.training.augment import Augmentation
@@ -37,6 +37,7 @@ from h2lo_bids.training.simulated import (
     simulated_pairs,
     split_labels,
 )
+from h2lo_bids.vocabulary import CONTRASTS, Say
 
 SOURCE = "SynthSeg training label maps, github.com/BBillot/SynthSeg"
 LICENCE = "Apache-2.0"
@@ -47,7 +48,6 @@ TRAIN, VALIDATE = Simulation(variants=4, inputs=6), Simulation(inputs=3)
 TEST = Simulation(inputs=3, scaling="max")
 """Scored as the paper does: images divided by their maximum, the model's input scaled anew."""
 
-Say = Callable[[str], None]
 Parts = tuple[list[Pair], list[Pair], list[Pair]]
 
 

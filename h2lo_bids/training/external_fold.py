@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from h2lo_bids.training.folds import PARTS
 from h2lo_bids.training.heldout import realism_of, score_pair, stranger_to
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.vocabulary import Say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class ExternalJob(FoldWork):
 
 def run_external(
     job: ExternalJob,
-    progress: Callable[[str], None] | None = None,
-    lost: Callable[[str], None] | None = None,
+    progress: Say | None = None,
+    lost: Say | None = None,
 ) -> Path:
     """Run a simulator on the test subjects of a fold and score it, unless that is done.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,6 @@ from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.members import member_files
 from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata
 from h2lo_bids.training.fitting import (
-    Say,
     common_frame,
     fit_prepared,
     pairs_cache,
@@ -29,6 +28,7 @@ from h2lo_bids.training.foldjob import SCORES, FoldJob, fold_done, read_record
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair, prepared_range
+from h2lo_bids.vocabulary import Say
 from h2lo_bids.wording import counted
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def final_steps(job: FinalJob) -> int:
 
 def fit_final(
     job: FinalJob,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
     *,
     noise: Mapping[str, Any] | None = None,
     members: Sequence[Path] = (),

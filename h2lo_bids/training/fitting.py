@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,12 @@ from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.training.stored import PairFiles, open_pairs
+from h2lo_bids.vocabulary import Say
 
 if TYPE_CHECKING:
     from h2lo_bids.models.frame import Frame
     from h2lo_bids.training.fit import FitResult
 
-Say = Callable[[str], None]
 
 START_RATIO = 1.0
 """By which voxel sizes may differ where a fit starts from a model."""

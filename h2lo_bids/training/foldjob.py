@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,9 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import CannotCreateError
 from h2lo_bids.io import read_json
-from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.training.fitting import (
-    Say,
     fit_prepared,
     pairs_cache,
     pairs_fingerprint,
@@ -24,6 +21,7 @@ from h2lo_bids.training.folds import PARTS, Fold
 from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
+from h2lo_bids.vocabulary import SYNTHESIZE, Say
 
 if TYPE_CHECKING:
     from h2lo_bids.models.bundle import Bundle
@@ -243,6 +241,6 @@ def withdraw(folder: Path) -> None:
         raise CannotCreateError(f"{folder / RECORD}: cannot be replaced: {err.strerror}") from err
 
 
-def prefixed(title: str, progress: Callable[[str], None] | None) -> Say:
+def prefixed(title: str, progress: Say | None) -> Say:
     """Return what says lines with a title in front, or nothing at all."""
     return lambda line: progress(f"{title}: {line}") if progress else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from h2lo_bids.errors import UsageError
+from h2lo_bids.vocabulary import Say
 from h2lo_bids.wording import counted
 
 PARTS = ("train", "validation", "test")
@@ -25,8 +26,6 @@ _AUTHORS_FOLDS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
 )
 """Validation and test subjects in the authors' release, whose test sets overlap."""
 _AUTHORS_LACK: Mapping[str, frozenset[int]] = {"T1w": frozenset({6})}
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

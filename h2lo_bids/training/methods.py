@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.catalogue import CATALOGUE
-from h2lo_bids.models.registry import TASKS, task_of
+from h2lo_bids.models.registry import task_of
 from h2lo_bids.training.options import FitOptions
+from h2lo_bids.vocabulary import TASKS
 
 if TYPE_CHECKING:
     from h2lo_bids.training.fit import FitResult
@@ -59,7 +60,7 @@ class Method:
 
     @property
     def task(self) -> str:
-        """What it is for: one of `h2lo_bids.models.registry.TASKS`."""
+        """What it is for: one of `h2lo_bids.vocabulary.TASKS`."""
         return task_of(self.name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,9 +12,9 @@ from h2lo_bids.models.interface import Architecture
 from h2lo_bids.models.registry import FAMILIES, make_architecture
 from h2lo_bids.training.augment import NONE, Augmentation
 from h2lo_bids.training.losses import LAMBDA_GRAD
+from h2lo_bids.vocabulary import DEVICE, PRECISIONS
 
 SAMPLINGS = ("patch", "volume")
-PRECISIONS = ("fp32", "bf16", "fp16")
 VALIDATIONS = ("crops", "volume")
 _PLACE = ("device",)
 """Where a fit runs: it may go on elsewhere, so this is no part of what it is."""
@@ -133,7 +132,7 @@ class FitOptions:
                 listed = ", ".join(known)
                 raise UsageError(f"{name} {getattr(self, name)!r} is not one of {listed}")
         self._check_numbers()
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+        if not DEVICE.fullmatch(self.device):
             raise UsageError(f"device {self.device!r} is not one of cpu, cuda, cuda:N, auto")
 
     def _check_numbers(self) -> None:

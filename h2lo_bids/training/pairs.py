@@ -12,7 +12,7 @@ import numpy as np
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.normalise import Scaled, scale_brain
 from h2lo_bids.imaging.profile import measure, measure_output, ranges_of
-from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
+from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from h2lo_bids.bids.pairnames import find_records, paths_of_record, record_end, 
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.registry import ENHANCE, SYNTHESIZE
 from h2lo_bids.training.pairs import Pair, training_range
+from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Say
 
 FRAME_MM = (208.0, 256.0, 256.0)
 """Extent of the paper's grid."""
@@ -155,7 +155,7 @@ def find_prepared(
     contrast: str,
     subjects: tuple[str, ...] | None = None,
     sources: Collection[str] | None = None,
-    damaged: Callable[[str], None] | None = None,
+    damaged: Say | None = None,
 ) -> tuple[PreparedPair, ...]:
     """Find the pairs that were prepared.
 

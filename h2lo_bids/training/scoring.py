@@ -22,7 +22,6 @@ from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.interface import Model
-from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.synthesis.seeds import scan_seed
@@ -38,10 +37,10 @@ from h2lo_bids.training.leaks import seen_in_training
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.vocabulary import SYNTHESIZE, Say
 from h2lo_bids.wording import counted
 
 Named = tuple[str, Bundle]
-Say = Callable[[str], None]
 
 
 @dataclass

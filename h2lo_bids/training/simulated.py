@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from h2lo_bids.errors import BadDataError, InputOutputError, MissingInputError
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
 from h2lo_bids.training.pairs import Pair
+from h2lo_bids.vocabulary import Say
 
 FRAME_SHAPE = (208, 256, 256)
 SPACING = (1.0, 1.0, 1.0)
@@ -79,7 +80,7 @@ def simulated_pairs(
     contrasts: Sequence[str],
     seed: int,
     cache: Path,
-    progress: Callable[[str], None],
+    progress: Say,
 ) -> dict[str, list[Path]]:
     """Simulate the pairs of some label maps, unless they are kept already.
 

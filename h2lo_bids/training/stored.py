@@ -14,8 +14,8 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.io import atomic_path
-from h2lo_bids.models.registry import SYNTHESIZE
 from h2lo_bids.training.pairs import Pair
+from h2lo_bids.vocabulary import SYNTHESIZE
 
 
 @dataclass(frozen=True)

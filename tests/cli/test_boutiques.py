@@ -19,10 +19,11 @@ import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.results import result_files
 from h2lo_bids.cli.configure import read_settings
-from h2lo_bids.cli.levels import LEVELS, TAKEN_BY, canonical
+from h2lo_bids.cli.levels import TAKEN_BY, canonical
 from h2lo_bids.cli.parser import EXIT_CODES, build_parser
 from h2lo_bids.cli.run import main
 from h2lo_bids.errors import UsageError
+from h2lo_bids.vocabulary import LEVELS
 
 DESCRIPTOR = bids_app_spec.load("boutiques.json")
 INPUTS = {item["id"]: item for item in DESCRIPTOR["inputs"]}

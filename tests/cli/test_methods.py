@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from h2lo_bids.cli.run import main
-from h2lo_bids.cli.settings import METHODS
+from h2lo_bids.vocabulary import METHODS
 
 
 def test_every_method_is_listed_with_its_size_and_paper(capsys: pytest.CaptureFixture) -> None:

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 import h2lo_bids
 from h2lo_bids.bids.dataset import BIDS_VERSION
-from h2lo_bids.cli.levels import LEVELS
+from h2lo_bids.vocabulary import LEVELS
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("common.txt", "cuda.txt", "build.txt")

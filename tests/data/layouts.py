@@ -27,7 +27,7 @@ from h2lo_bids.phantom import sidecars
 from h2lo_bids.phantom.anatomy import vary
 from h2lo_bids.phantom.dataset import write_scan
 from h2lo_bids.phantom.fusion import fuse
-from h2lo_bids.phantom.protocols import CONTRASTS, HIGH_FIELD, LOW_FIELD, ORTHOGONAL
+from h2lo_bids.phantom.protocols import HIGH_FIELD, LOW_FIELD, ORTHOGONAL
 from h2lo_bids.phantom.scans import (
     LowFieldScan,
     coil,
@@ -37,6 +37,7 @@ from h2lo_bids.phantom.scans import (
 )
 from h2lo_bids.phantom.subject import Subject, make_subject
 from h2lo_bids.phantom.template import EXTENT, template_head
+from h2lo_bids.vocabulary import CONTRASTS
 
 HIGH = {**skeletons.HIGH, "Manufacturer": "GE (simulated)"}
 LOW = {**skeletons.LOW, "Manufacturer": "Hyperfine (simulated)"}

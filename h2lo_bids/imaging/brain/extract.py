@@ -17,8 +17,8 @@ from h2lo_bids.imaging.brain.stripped import looks_stripped, stripped_mask
 from h2lo_bids.imaging.brain.synthstrip import find_weights, synthstrip_mask
 from h2lo_bids.imaging.naming import name_of
 from h2lo_bids.imaging.resample import resample, resample_mask, spacing_of
+from h2lo_bids.vocabulary import SKULL_STRIP
 
-METHODS = ("auto", "skip", "deepbet", "synthstrip")
 NEAR_1_MM = (0.8, 1.25)
 """Spacings in mm that the networks take as they are."""
 
@@ -64,9 +64,9 @@ def extract_brain(
     BadDataError
         If no brain is found.
     """
-    if method not in METHODS:
+    if method not in SKULL_STRIP:
         raise UsageError(
-            f"skull-strip method {method!r} is unknown; use one of {', '.join(METHODS)}"
+            f"skull-strip method {method!r} is unknown; use one of {', '.join(SKULL_STRIP)}"
         )
     name = name_of(image)
     stripped = method in ("skip", "auto") and looks_stripped(image)

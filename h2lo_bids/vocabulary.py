@@ -1,0 +1,44 @@
+"""Words, limits and types that several rooms share; this module imports nothing of ours."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable
+from typing import Any
+
+LEVELS = ("participant", "group", "evaluate", "benchmark")
+"""Analysis levels of the BIDS App."""
+LEVEL_ALIASES = {"train": "group"}
+
+SYNTHESIZE, ENHANCE = TASKS = ("synthesize", "enhance")
+"""High field to low field, and low field to high field."""
+CONTRASTS = ("T1w", "T2w")
+"""BIDS suffixes of the scans that are read."""
+
+METHODS = (
+    "h2lo", "h2lo-mlp", "h2lo-nograd", "arnold", "pix2pix", "diffi2i", "inr", "identity",
+)  # fmt: skip
+"""Methods of synthesis, the default first; `h2lo_bids.models.registry` has their families."""
+ENHANCER = "pfsr"
+"""The method of enhancement."""
+REAL, FLIP_ROTATE = "real", "flip-rotate"
+ARMS = (
+    REAL, FLIP_ROTATE, "arnold", "pix2pix", "diffi2i", "inr", "h2lo-mlp", "h2lo-nograd", "h2lo",
+)  # fmt: skip
+"""Rows of the paper's Table 2, and of the two ablations."""
+
+SYNTHESIS_PRECISIONS = ("fp32", "bf16")
+PRECISIONS = (*SYNTHESIS_PRECISIONS, "fp16")
+"""Of fits."""
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip")
+"""Ways of finding the brain."""
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of an OSError that free space or a larger quota would mend."""
+
+Say = Callable[[str], None]
+"""Takes one line about the progress of something."""
+Send = Callable[[dict[str, Any]], None]
+"""Takes an event of a child process, for the process that started it."""
