@@ -34,8 +34,9 @@ FEW = ("--folds", "2", "--val-count", "1", "--steps", "4", "--validate-every", "
 FEW_EPOCHS = ("--folds", "2", "--val-count", "1", "--schedule-factor", "0.005", "--features", "8")
 STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "participant": (
-        ("{person}", "participant", "participant", "--model", "T1w={h2lo_T1w}", "T2w={identity_T2w}",
-         "--output-spaces", "model", "--lf-grid", "4x4x8", "--noise", "calibrated"),
+        ("{person}", "participant", "participant", "--model", "T1w={h2lo_T1w}",
+         "T2w={identity_T2w}", "--output-spaces", "model", "--lf-grid", "4x4x8",
+         "--noise", "calibrated"),
     ),
     "pairs": (
         ("{person}", "pairs", "participant", "--pairs", "--resolution", "4", "--contrast", "T1w"),

@@ -12,8 +12,8 @@ from h2lo_bids.bids.discover import Problem
 from h2lo_bids.cli.children import Job
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.failures import Failed, error_of_code
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import TemporaryError
+from h2lo_bids.settings import Settings
 from h2lo_bids.wording import counted, summarise
 
 LOST = "participant"

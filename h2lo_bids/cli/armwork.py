@@ -10,10 +10,10 @@ from typing import Any
 
 from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.cli.fitoptions import fit_options
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.models.bundle import Bundle, load_bundle
 from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.settings import Settings
 from h2lo_bids.training.armjob import ArmFinalJob, ArmJob, Cohort
 from h2lo_bids.training.arms import Arm, Schedule, find_arm
 from h2lo_bids.training.cohort import CohortScan, find_cohort

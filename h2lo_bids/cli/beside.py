@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from h2lo_bids.cli.settings import PROFILES, Settings
 from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.settings import PROFILES, Settings
 
 
 def response_of(settings: Settings) -> Any:

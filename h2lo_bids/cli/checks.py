@@ -11,7 +11,6 @@ from h2lo_bids.bids.query import in_derivatives
 from h2lo_bids.cli.beside import check_beside
 from h2lo_bids.cli.checks_plugin import check_plugin
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS, OWN_SPACES, check_values, standard_spaces
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CheckTask
 from h2lo_bids.errors import (
     CannotCreateError,
@@ -19,6 +18,7 @@ from h2lo_bids.errors import (
     UsageError,
 )
 from h2lo_bids.io import read_text
+from h2lo_bids.settings import Settings
 from h2lo_bids.wording import did_you_mean
 
 

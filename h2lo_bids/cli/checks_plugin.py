@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import UsageError
+from h2lo_bids.settings import Settings
 
 _SUBMITS_WITH = {
     "SLURM": "sbatch", "SLURMGraph": "sbatch", "PBS": "qsub", "PBSGraph": "qsub", "SGE": "qsub",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.settings import ALL, NONE, Settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
+from h2lo_bids.settings import ALL, NONE, Settings
 from h2lo_bids.vocabulary import ENHANCER, FLIP_ROTATE, METHODS, REAL, SYNTHESIZE
 
 OWN_SPACES = ("native", "model")

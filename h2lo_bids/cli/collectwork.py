@@ -12,13 +12,13 @@ from h2lo_bids.bids.dataset import write_citation
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.cli.citation import training_text
 from h2lo_bids.cli.planwork import SPLITS, read_splits
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import CollectTask, GroupReportTask
 from h2lo_bids.errors import BadDataError, NoMatchError
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.tables import read_scores, write_tables
 from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.records import Failure
+from h2lo_bids.settings import Settings
 from h2lo_bids.training.foldjob import SCORES, fold_folder, read_record
 from h2lo_bids.training.folds import Fold
 from h2lo_bids.training.methods import methods_of

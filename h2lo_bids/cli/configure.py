@@ -9,9 +9,9 @@ from typing import Any
 
 from h2lo_bids.cli.levels import canonical, check_options
 from h2lo_bids.cli.parser import build_parser, normalise_argv
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import MissingInputError, UsageError
 from h2lo_bids.io import read_text
+from h2lo_bids.settings import Settings
 from h2lo_bids.wording import did_you_mean
 
 _MOST_VERBOSE = 9

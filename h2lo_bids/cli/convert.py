@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.cli.settings import STARTS
+from h2lo_bids.settings import STARTS
 from h2lo_bids.vocabulary import CONTRASTS, DEVICE
 
 

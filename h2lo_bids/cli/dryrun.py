@@ -8,8 +8,8 @@ from dataclasses import replace
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.cli.beside import grids_for
 from h2lo_bids.cli.participant import sources_of
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import MissingInputError
+from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from h2lo_bids.bids.pairs import PairDiscovery
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.settings import Settings
 from h2lo_bids.wording import counted
 
 _BYTES_PER_VOXEL = 3.0

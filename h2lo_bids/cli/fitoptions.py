@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 from h2lo_bids.cli.prepared import frame_of
-from h2lo_bids.cli.settings import INIT, NONE, Settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
 from h2lo_bids.models.h2lo import H2loArchitecture
+from h2lo_bids.settings import INIT, NONE, Settings
 from h2lo_bids.training.fitting import start_fault
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.protocols import default_options, paper_options

@@ -12,9 +12,9 @@ from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.memory import MemoryLimit
 from h2lo_bids.cli.resources import available_processors
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FinalTask, FoldTask
 from h2lo_bids.errors import H2loError, TemporaryError
+from h2lo_bids.settings import Settings
 from h2lo_bids.wording import counted
 
 _QUIET = 30.0  # seconds between two lines of one fit in the log

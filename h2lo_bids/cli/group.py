@@ -19,7 +19,6 @@ from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.finish import tell_failures
 from h2lo_bids.cli.fits import name_of, run_fits, threads_of
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import raise_again
 from h2lo_bids.cli.tasks import (
     CollectTask,
@@ -31,6 +30,7 @@ from h2lo_bids.cli.tasks import (
     TableTask,
 )
 from h2lo_bids.errors import TemporaryError
+from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import all_counted, counted
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from h2lo_bids.cli.settings import ALL, Settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
 from h2lo_bids.models.collection import choose_bundles, is_collection
+from h2lo_bids.settings import ALL, Settings
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 _DEFAULT = {SYNTHESIZE: "h2lo", ENHANCE: "pfsr"}

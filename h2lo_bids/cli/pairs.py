@@ -16,7 +16,6 @@ from h2lo_bids.cli.failures import exit_code
 from h2lo_bids.cli.finish import tell_failures
 from h2lo_bids.cli.fits import duration
 from h2lo_bids.cli.resources import plan
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import (
     query_words,
     raise_again,
@@ -28,6 +27,7 @@ from h2lo_bids.cli.start import (
 from h2lo_bids.cli.tasks import MissingTask, PairTask
 from h2lo_bids.errors import TemporaryError
 from h2lo_bids.io import remove_temporaries
+from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import all_counted, counted
 

@@ -10,9 +10,9 @@ from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import exclusive
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import MissingTask, PairTask
 from h2lo_bids.io import read_json
+from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 
 

@@ -16,7 +16,7 @@ from h2lo_bids.cli.parser_benchmark import BENCHMARK, add_benchmark
 from h2lo_bids.cli.parser_enhance import ENHANCEMENT, add_enhancement
 from h2lo_bids.cli.parser_lowfield import add_lowfield
 from h2lo_bids.cli.parser_training import add_fitting, add_folds, add_pairs
-from h2lo_bids.cli.settings import ALL, default_of
+from h2lo_bids.settings import ALL, default_of
 from h2lo_bids.vocabulary import METHODS, PRECISIONS, SKULL_STRIP, TASKS
 
 DESCRIPTION = """Low-field MRI synthesized from high-field MRI with a neural operator.

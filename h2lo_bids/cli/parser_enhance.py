@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from h2lo_bids.cli import convert
-from h2lo_bids.cli.settings import ALL, AUGMENTATIONS, default_of
+from h2lo_bids.settings import ALL, AUGMENTATIONS, default_of
 from h2lo_bids.vocabulary import ARMS
 
 ENHANCEMENT = """group --task enhance fits a PF-SR-style enhancer to the pairs, from low to high

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from h2lo_bids.cli import convert
-from h2lo_bids.cli.settings import NOISES, PROFILES, default_of
+from h2lo_bids.settings import NOISES, PROFILES, default_of
 
 
 def add_lowfield(group: argparse._ArgumentGroup) -> None:

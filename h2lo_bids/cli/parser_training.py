@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from h2lo_bids.cli import convert
-from h2lo_bids.cli.settings import (
+from h2lo_bids.settings import (
     FUSIONS,
     INIT,
     METRICS_CONVENTIONS,

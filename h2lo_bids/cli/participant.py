@@ -22,7 +22,6 @@ from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.finish import tell_failures
 from h2lo_bids.cli.fits import duration
 from h2lo_bids.cli.resources import Resources, plan
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import (
     by_subject,
     query_words,
@@ -35,6 +34,7 @@ from h2lo_bids.cli.start import (
 from h2lo_bids.cli.tasks import CheckTask, ReportTask, SubjectTask
 from h2lo_bids.errors import H2loError, TemporaryError
 from h2lo_bids.io import remove_temporaries
+from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import all_counted, counted
 

@@ -11,10 +11,10 @@ from h2lo_bids.cli.checks_values import KNOWN_FOLDS
 from h2lo_bids.cli.fitoptions import find_start, fit_options
 from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.prepared import all_flagged, flagged_line, usable_pairs
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import FoldTask, PlanTask
 from h2lo_bids.errors import UsageError
 from h2lo_bids.io import read_text, table_rows
+from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.cohort_leaks import check_no_leak
 from h2lo_bids.training.command import Command

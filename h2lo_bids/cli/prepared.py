@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.settings import Settings
 from h2lo_bids.training.prepared import PreparedPair, find_prepared, training_frame
 from h2lo_bids.vocabulary import CONTRASTS
 

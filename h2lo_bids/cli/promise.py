@@ -13,7 +13,7 @@ from h2lo_bids.bids.results import result_files, result_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.beside import beside_of, grids_for
 from h2lo_bids.cli.participant import sources_of
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.settings import Settings
 
 RUN = "<run>"
 """Stands for the name of a run's folder in ``logs``, which holds the time of its start."""

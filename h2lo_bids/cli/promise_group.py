@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.cli.promise import RUN, Promise, log_of, of_pair_images, of_result, of_run
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import SYNTHESIZE
 
 

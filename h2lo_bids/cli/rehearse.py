@@ -12,9 +12,9 @@ from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.failures import Failed, error_of_code, exit_code
 from h2lo_bids.cli.promise import RUN, Promise
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import skipped_lines, stand_somewhere
 from h2lo_bids.errors import UsageError
+from h2lo_bids.settings import Settings
 from h2lo_bids.wording import summarise
 
 Describe = Callable[[Settings, Any], Iterator[str]]

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.settings import Settings
 
 SUBJECT_GB = 2.0
 """Peak memory of one subject without registration, GB, as measured."""

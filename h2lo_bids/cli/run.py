@@ -14,8 +14,8 @@ from h2lo_bids.cli.console import Console, printable
 from h2lo_bids.cli.methods import WORD as METHODS_WORD
 from h2lo_bids.cli.methods import list_methods
 from h2lo_bids.cli.patterns import OUTPUT_SPEC, print_patterns
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import H2loError, InputOutputError, UsageError
+from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import DISK_FULL
 
 INTERRUPTED = 130

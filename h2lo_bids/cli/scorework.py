@@ -10,7 +10,6 @@ import numpy as np
 from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.modelchoice import named_models
 from h2lo_bids.cli.prepared import all_flagged, flagged_line, usable_pairs
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import BadDataError, H2loError
 from h2lo_bids.evaluation.realism import Appearance, appearance
@@ -21,6 +20,7 @@ from h2lo_bids.imaging.check import load_checked
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.settings import Settings
 from h2lo_bids.training.scoring import score_models
 from h2lo_bids.vocabulary import Send
 

@@ -26,7 +26,6 @@ from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.failures import COLUMNS
 from h2lo_bids.cli.parser import EXIT_CODES
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.slurm_scripts import (
     build_parser,
     check_cluster,
@@ -38,6 +37,7 @@ from h2lo_bids.cli.slurm_stages import PARTICIPANT, Stage, State, read_states, s
 from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import H2loError, TemporaryError, UsageError
 from h2lo_bids.io import atomic_write_text
+from h2lo_bids.settings import Settings
 
 Rows = list[tuple[str, ...]]
 _PLAN, _SUBMIT, _SUBMITTED = "plan.json", "submit.sh", "submitted.tsv"

@@ -14,10 +14,10 @@ from typing import Any
 from h2lo_bids import __version__
 from h2lo_bids.cli import convert
 from h2lo_bids.cli.parser_base import Parser
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.slurm_stages import Stage
 from h2lo_bids.cli.words import option_lines
 from h2lo_bids.errors import UsageError
+from h2lo_bids.settings import Settings
 
 _DESCRIPTION = """Write, and submit, job arrays that do on a Slurm cluster what h2lo does elsewhere.
 

@@ -18,8 +18,8 @@ from h2lo_bids.bids.results import result_path
 from h2lo_bids.cli import promise, promise_group
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.levels import TAKEN_BY
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import UsageError
+from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import ENHANCER
 
 STAGES = PARTICIPANT, PAIRS, FOLDS, COLLECT = "participant", "pairs", "folds", "collect"

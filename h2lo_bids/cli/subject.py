@@ -16,8 +16,8 @@ from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
 from h2lo_bids.cli.environment import obstacle_to_parallel_steps
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import exclusive
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import SubjectTask
+from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from typing import Any
 
 from h2lo_bids.cli.collectwork import gather_scores, reference_of
 from h2lo_bids.cli.planwork import SPLITS, read_splits
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tablearms import TABLE_2, arms_of
 from h2lo_bids.cli.tablecosts import SHOWN, VALUES, budget_notes, costs_of
 from h2lo_bids.cli.tasks import TableTask
@@ -22,6 +21,7 @@ from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score, under
 from h2lo_bids.evaluation.statistics import compare, summarise
 from h2lo_bids.evaluation.tables import write_comparisons
 from h2lo_bids.reports.table_page import write_table_page
+from h2lo_bids.settings import Settings
 from h2lo_bids.training.foldjob import fold_folder, read_record
 from h2lo_bids.training.folds import Fold
 from h2lo_bids.vocabulary import Send

@@ -10,7 +10,7 @@ from h2lo_bids.bids.lowfield import LowFieldSource
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.resources import Resources
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.settings import Settings
 
 
 def command_words(settings: Settings) -> list[str]:

@@ -15,7 +15,6 @@ from heads import importable
 from pairsets import BAD, write_pairs
 
 from h2lo_bids.cli.configure import read_settings
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tablearms import TABLE_2, arms_of, epochs, subjects
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.layout import Block, Row, Table, lay_out
@@ -23,6 +22,7 @@ from h2lo_bids.evaluation.layout_text import markdown
 from h2lo_bids.evaluation.paper import paper_figures
 from h2lo_bids.evaluation.scores import SCORED, Score
 from h2lo_bids.evaluation.statistics import summarise
+from h2lo_bids.settings import Settings
 
 PAPER = {  # arXiv 2603.24968, Table 2
     "pfsr-real": (30.12, 92.93, 29.26, 92.61), "pfsr-flip-rotate": (29.49, 92.06, 28.50, 91.98),

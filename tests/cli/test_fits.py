@@ -13,11 +13,11 @@ from h2lo_bids.cli.fitoptions import find_start, fit_options
 from h2lo_bids.cli.fits import duration, threads_of
 from h2lo_bids.cli.fitwork import Progress
 from h2lo_bids.cli.planwork import check_ahead
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.settings import Settings
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
 

@@ -13,13 +13,13 @@ from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.dryrun import _model
 from h2lo_bids.cli.modelchoice import bundles_for, named_models
 from h2lo_bids.cli.prepared import frame_of
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
 from h2lo_bids.models.collection import check_place
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.models.identity import Identity, IdentityArchitecture
+from h2lo_bids.settings import Settings
 
 SMALL = H2loArchitecture(channels=2, n_basis=4, width=4)
 

@@ -13,8 +13,8 @@ from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.levels import TAKEN_BY
 from h2lo_bids.cli.parser import build_parser
 from h2lo_bids.cli.run import main
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.errors import UnknownLevelError, UsageError
+from h2lo_bids.settings import Settings
 
 BASE = ["/bids", "/out", "participant"]
 EVERYTHING = [

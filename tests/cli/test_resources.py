@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from h2lo_bids.cli import resources
-from h2lo_bids.cli.settings import Settings
+from h2lo_bids.settings import Settings
 
 
 @pytest.fixture

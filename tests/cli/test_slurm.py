@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.participant import find
 from h2lo_bids.cli.promise import of_participants
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.slurm import as_ranges, main, run_folder
 from h2lo_bids.cli.slurm_scripts import build_parser, failures_script, submit_script, task_script
 from h2lo_bids.cli.slurm_stages import Stage, Task, read_states, stages_of
 from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import UsageError
+from h2lo_bids.settings import Settings
 
 # Whatever a shell, Slurm or argparse might take apart.
 NASTY = st.text(

@@ -11,9 +11,9 @@ from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.reporting import write_report
 from h2lo_bids.cli.resources import Resources
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.start import write_dataset
 from h2lo_bids.cli.tasks import SubjectTask
+from h2lo_bids.settings import Settings
 
 WRITERS, ROUNDS = 4, 12
 """A round is one race: each writer writes once, so that what is lost stays lost."""

@@ -15,9 +15,9 @@ from h2lo_bids.cli.configure import read_settings
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.fits import name_of
 from h2lo_bids.cli.pairs import find_pairs
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.slurm_stages import Stage, stages_of
 from h2lo_bids.errors import UsageError
+from h2lo_bids.settings import Settings
 
 COLLECTED = 1000.0
 """When the last task ended."""

@@ -12,7 +12,6 @@ from prepared_pairs import write_pairs
 from problems import small_options
 
 from h2lo_bids.cli import scorework
-from h2lo_bids.cli.settings import Settings
 from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation import metrics
@@ -20,6 +19,7 @@ from h2lo_bids.models.arnold import Arnold, ArnoldArchitecture
 from h2lo_bids.models.bundle import load_bundle, save_bundle
 from h2lo_bids.models.identity import Identity, IdentityArchitecture
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
+from h2lo_bids.settings import Settings
 from h2lo_bids.training.crossval import run_fold
 from h2lo_bids.training.final import FinalJob, fit_final
 from h2lo_bids.training.fitting import pair_files
