@@ -18,7 +18,7 @@ import numpy as np
 from h2lo_bids.bids.results import result_files
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.statistics import summarise
-from h2lo_bids.evaluation.tables import markdown_table
+from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.training.folds import Fold
 from h2lo_bids.training.heldout import score_pair
 from h2lo_bids.training.pairs import Pair
@@ -73,7 +73,7 @@ def main() -> None:
     folds = read_folds(table, sorted(pairs), words.contrast)
     scores = [score for fold in folds for score in measure(fold, pairs)]
     titles = {IDENTITY: IDENTITY_TITLES[words.task], CURVE: "Grey-level curve"}
-    print(markdown_table(summarise(scores), titles))
+    print(Table((Block("T1w", rows_of(summarise(scores), titles)),)).to_md())
 
 
 if __name__ == "__main__":

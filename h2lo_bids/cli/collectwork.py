@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,16 @@ from h2lo_bids.bids.dataset import write_citation
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.cli.citation import training_text
 from h2lo_bids.cli.planwork import SPLITS, read_splits
-from h2lo_bids.cli.tasks import CollectTask, GroupReportTask
+from h2lo_bids.cli.tasks import CollectTask, GroupReportTask, TableTask
 from h2lo_bids.errors import BadDataError, NoMatchError
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
-from h2lo_bids.evaluation.tables import read_scores, write_tables
+from h2lo_bids.evaluation.benchmark import benchmark_table, budget_notes, row_values
+from h2lo_bids.evaluation.coverage import coverage_notes
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score, read_scores, under
+from h2lo_bids.evaluation.statistics import write_comparisons
+from h2lo_bids.evaluation.table import Block, tabulate, write_tables
 from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.records import Failure
+from h2lo_bids.reports.table_page import write_table_page
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.foldjob import SCORES, fold_folder, read_record
 from h2lo_bids.training.folds import Fold
@@ -48,22 +52,86 @@ def collect(task: CollectTask, send: Send) -> dict[str, Any]:
         scores, titles = gather_scores(settings, contrast, folds, send)
         if not titles:
             continue
-        key = "enhancement_tables" if settings.fits_enhancer else "group_tables"
-        stem = result_path(settings.out_dir, key, contrast=contrast)
-        first = reference_of(settings, titles)
-        planned = [fold.index for fold in folds]
-        named = {IDENTITY: IDENTITY_TITLES[settings.task], **titles}
-        write_tables(
-            stem, scores, named, reference=first, folds=planned, wanted=settings.arms,
+        stem = _stem(settings, contrast)
+        table = write_tables(
+            stem,
+            scores,
+            {IDENTITY: IDENTITY_TITLES[settings.task], **titles},
+            reference=reference_of(settings, titles),
+            folds=[fold.index for fold in folds],
+            wanted=settings.arms,
             convention=settings.metrics_convention,
-        )  # fmt: skip
-        text = Path(f"{stem}_table.md").read_text(encoding="utf-8")
-        send({"event": "table", "contrast": contrast, "text": text})
+        )
+        send({"event": "table", "contrast": contrast, "text": table.to_md()})
         tables.append(f"{stem}_table.md")
     text = training_text(settings.out_dir)
     if text:
         write_citation(settings.out_dir, text)
     return {"event": "collected", "tables": tables}
+
+
+def _stem(settings: Settings, contrast: str) -> Path:
+    key = "enhancement_tables" if settings.fits_enhancer else "group_tables"
+    return result_path(settings.out_dir, key, contrast=contrast)
+
+
+def make_table(task: TableTask, send: Send) -> dict[str, Any]:
+    """Write ``table1``, or ``table2`` of the enhancers, in every format, and its page."""
+    settings = task.settings
+    splits = read_splits(settings.out_dir / SPLITS)
+    wanted = settings.contrast or tuple(sorted(splits))
+    found = [_block(settings, name, splits.get(name, ()), send) for name in wanted]
+    blocks = [block for block in found if block is not None]
+    if not blocks:
+        raise NoMatchError(
+            f"{settings.out_dir}: no fold of any method is done; run the benchmark once without "
+            "--reports-only, and see its failures"
+        )
+    table = benchmark_table(settings.task, blocks, settings.metrics_convention)
+    for block in blocks:
+        path = settings.out_dir / f"{table.name}_{block.contrast}_comparisons.tsv"
+        write_comparisons(path, block.comparisons, block.titles, table.convention)
+    table.save(settings.out_dir)
+    return {"event": "table written", "path": str(write_table_page(settings.out_dir, table))}
+
+
+def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send) -> Block | None:
+    scores, named = gather_scores(settings, contrast, folds, send)
+    if not scores:
+        return None
+    scores = list(under(scores, settings.metrics_convention))
+    titles = {IDENTITY: IDENTITY_TITLES[settings.task], **named}
+    block = tabulate(
+        scores,
+        titles,
+        contrast=contrast,
+        reference=reference_of(settings, named),
+        stem=_stem(settings, contrast),
+    )
+    records = _records(settings.out_dir, contrast, scores)
+    rows = tuple(
+        replace(row, values=row_values(row.name, scores, records.get(row.name, ()), len(folds)))
+        for row in block.rows
+    )
+    notes = [
+        *coverage_notes(scores, titles, [fold.index for fold in folds], settings.arms),
+        *budget_notes({row.title: records[row.name] for row in rows if row.name in records}),
+    ]
+    if any(record.get("simulated") for own in records.values() for record in own):
+        notes.insert(0, "Simulated pairs: the figures show how the methods work, not a scanner.")
+    return replace(block, rows=rows, notes=tuple(notes))
+
+
+def _records(
+    out_dir: Path, contrast: str, scores: Sequence[Score]
+) -> dict[str, list[dict[str, Any]]]:
+    """Read what the folds recorded that the scores are of."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for method, fold in sorted({(s.method, s.fold) for s in scores if s.fold is not None}):
+        record = read_record(fold_folder(out_dir, contrast, method, fold))
+        if record is not None:
+            found.setdefault(method, []).append(record)
+    return found
 
 
 def gather_scores(

@@ -81,7 +81,7 @@ def describe_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[st
 def _options(settings: Settings, contrast: str, n_train: int) -> Iterator[str]:
     from h2lo_bids.cli.fitoptions import find_start, fit_options
     from h2lo_bids.cli.fits import duration
-    from h2lo_bids.training.card_methods import steps_sentence
+    from h2lo_bids.training.card import steps_sentence
     from h2lo_bids.training.methods import find_method
 
     for method in settings.methods:

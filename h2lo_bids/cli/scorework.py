@@ -13,8 +13,8 @@ from h2lo_bids.cli.prepared import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import BadDataError, H2loError
 from h2lo_bids.evaluation.realism import Appearance, appearance
-from h2lo_bids.evaluation.scores import CONVENTIONS, IDENTITY, IDENTITY_TITLES
-from h2lo_bids.evaluation.tables import markdown_table, write_tables
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.table import write_tables
 from h2lo_bids.imaging.brain import extract_brain
 from h2lo_bids.imaging.check import load_checked
 from h2lo_bids.imaging.conform import conform
@@ -81,10 +81,8 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
         stem = settings.out_dir / f"evaluation_{contrast}"
         # All of a contrast are of one task, or scoring would have refused them.
         titles = {IDENTITY: IDENTITY_TITLES[models[contrast][0][1].task]}
-        how = settings.metrics_convention
-        summary = write_tables(stem, scores, titles, convention=how)
-        text = markdown_table(summary, titles, notes=(CONVENTIONS[how],))
-        send({"event": "table", "contrast": contrast, "text": text})
+        table = write_tables(stem, scores, titles, convention=settings.metrics_convention)
+        send({"event": "table", "contrast": contrast, "text": table.to_md()})
         tables.append(f"{stem}_table.md")
     for own, path in settings.realism_reference:
         if own not in models:

@@ -31,7 +31,7 @@ _WORK = {
     tasks.FoldTask: f"{_CLI}.fitwork:fit_fold",
     tasks.FinalTask: f"{_CLI}.fitwork:fit_all",
     tasks.CollectTask: f"{_CLI}.collectwork:collect",
-    tasks.TableTask: f"{_CLI}.tablework:make_table",
+    tasks.TableTask: f"{_CLI}.collectwork:make_table",
     tasks.ScoreTask: f"{_CLI}.scorework:score",
     tasks.GroupReportTask: f"{_CLI}.collectwork:report",
 }

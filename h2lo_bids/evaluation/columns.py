@@ -1,16 +1,23 @@
-"""What the columns of the evaluation's tables mean: their JSON sidecars."""
+"""The evaluation's TSV files, and what their columns mean: the JSON sidecars.
+
+A missing, undefined or infinite number is ``n/a``, as BIDS has it. The same
+values give the same bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from h2lo_bids.evaluation.catalogue import CATALOGUE
+from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, RELEASE
 from h2lo_bids.evaluation.metrics import FOREGROUND
 from h2lo_bids.evaluation.realism import FREQUENCIES, HALF_PITCH_MM
-from h2lo_bids.evaluation.scores import CLIPPED, CONVENTIONS, RELEASE
+from h2lo_bids.io import atomic_write_text, write_json
 
 Columns = dict[str, dict[str, Any]]
+MISSING = "n/a"
 
 _REGION = {
     "Description": "Voxels that count",
@@ -59,6 +66,31 @@ REALISM = {
         "nearest other reference", "1"),
 }  # fmt: skip
 """Description and unit of each measure of a `Realism`, in the order of the table."""
+
+
+def write_table(path: str | Path, rows: Iterable[Sequence[Any]], sidecar: Columns) -> Path:
+    """Write rows as TSV, with what the columns mean beside it in JSON; return the TSV file."""
+    path = Path(path)
+    atomic_write_text(path, to_tsv(rows, sidecar))
+    write_json(path.with_suffix(".json"), sidecar)
+    return path
+
+
+def to_tsv(rows: Iterable[Sequence[Any]], header: Iterable[str]) -> str:
+    """Write rows below their header; a number is the shortest text that reads back as the same."""
+    lines = ["\t".join(header), *("\t".join(map(_text, row)) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def number(text: str) -> float:
+    """Read a cell that `to_tsv` wrote; ``n/a`` is NaN."""
+    return math.nan if text == MISSING else float(text)
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return MISSING
+    return repr(float(value)) if isinstance(value, float) else " ".join(str(value).split())
 
 
 def of_scores(titles: Mapping[str, str], unclipped: Sequence[str] = ()) -> Columns:

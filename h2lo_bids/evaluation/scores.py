@@ -1,14 +1,17 @@
-"""The figures of one subject under one method, and the regions they are counted over."""
+"""The figures of one subject under one method, the regions they are counted over, their files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
-from h2lo_bids.errors import BadDataError
-from h2lo_bids.evaluation import metrics
+from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.evaluation import columns, metrics
+from h2lo_bids.evaluation.catalogue import CLIPPED, RELEASE
 from h2lo_bids.evaluation.metrics import METRICS
 
 IDENTITY = "identity"
@@ -33,19 +36,6 @@ PAPER = "paper"
 
 SCORED = (*METRICS, "nmi")
 """What a `Score` holds, in the order of the tables."""
-
-CLIPPED, RELEASE = "clipped", "release"
-CONVENTIONS = {
-    CLIPPED: "Predictions are clipped to [0, 1] before they are scored; the authors' release does "
-    "not clip, so that its figures are not to be compared with these (--metrics-convention "
-    "release scores as it does).",
-    RELEASE: "PSNR, SSIM and NCC are of predictions as they come, not clipped to [0, 1], as in the "
-    "authors' release; figures of clipped predictions are not to be compared with these.",
-}
-"""What is done with predicted values outside [0, 1], as the footnote of every table says it.
-
-Histograms and NMI count them in their outermost bins under both; the brain's surroundings are 0.
-"""
 
 _WHOLE_IN_PAPER = ("psnr", "ssim", "ncc")
 
@@ -223,6 +213,72 @@ def select(scores: Sequence[Score], region: str = PAPER) -> tuple[Score, ...]:
     return tuple(mixed)
 
 
+def titles_of(methods: Iterable[str], titles: Mapping[str, str] | None) -> dict[str, str]:
+    """Return how tables call methods: by their title, else "HF image" or the method's name."""
+    given = {IDENTITY: IDENTITY_TITLE, **(titles or {})}
+    return {name: given.get(name, name) for name in methods}
+
+
+def write_scores(
+    path: str | Path, scores: Sequence[Score], titles: Mapping[str, str] | None = None
+) -> Path:
+    """Write one line per subject, method, fold and region as TSV, and the sidecar."""
+    also = tuple(dict.fromkeys(name for s in scores for name in s.unclipped))
+    rows = [
+        [*_person(s.subject), s.method, s.fold, s.region,
+         *map(s.values.get, SCORED), *map(s.unclipped.get, also)]
+        for s in scores
+    ]  # fmt: skip
+    titles = titles_of((s.method for s in scores), titles)
+    return columns.write_table(path, rows, columns.of_scores(titles, also))
+
+
+def write_realism(
+    path: str | Path, rows: Sequence[Realism], titles: Mapping[str, str] | None = None
+) -> Path:
+    """Write one line per image as TSV, and the sidecar."""
+    measures = columns.REALISM
+    lines = [
+        [*_person(r.subject), r.kind, r.image or None, r.fold, *map(r.values.get, measures)]
+        for r in rows
+    ]
+    titles = titles_of((r.image for r in rows if r.kind == "synthesized"), titles)
+    return columns.write_table(path, lines, columns.of_realism(titles))
+
+
+def read_scores(path: str | Path) -> tuple[Score, ...]:
+    """Read what `write_scores` wrote, digit by digit; ``n/a`` becomes NaN.
+
+    Raises
+    ------
+    MissingInputError
+        If the file cannot be read.
+    BadDataError
+        If a column is missing or a value makes no sense.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MissingInputError(
+            f"{path}: cannot read these scores ({error.strerror}); score the subjects again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise BadDataError(f"{path}: not a table of scores; score the subjects again") from error
+    rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    scores: list[Score] = []
+    while True:
+        try:
+            row = next(rows, None)
+            if row is None:
+                return tuple(scores)
+            scores.append(_score(row))
+        except (csv.Error, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise BadDataError(
+                f"{path}: line {rows.line_num} is not a subject's scores; score the subjects again"
+            ) from error
+
+
 def _values(
     image: np.ndarray, target: np.ndarray, similar: np.ndarray, where: np.ndarray | None
 ) -> dict[str, float]:
@@ -245,3 +301,23 @@ def _image_values(
         "ssim": metrics.mean_ssim(similar, where),
         "ncc": metrics.ncc(image, target, where),
     }
+
+
+def _person(subject: str) -> tuple[str | None, str | None]:
+    """Return participant and session of a subject's name."""
+    label, _, session = subject.partition("_")
+    return f"sub-{label}" if label else None, f"ses-{session}" if session else None
+
+
+def _score(row: Mapping[str, str]) -> Score:
+    subject = row["participant_id"].removeprefix("sub-")
+    if row["session_id"] != columns.MISSING:
+        subject += "_" + row["session_id"].removeprefix("ses-")
+    fold = None if row["fold"] == columns.MISSING else int(row["fold"])
+    if not subject or row["region"] not in REGIONS:
+        raise ValueError(row["region"])
+    values = {name: columns.number(row[name]) for name in SCORED}
+    unclipped = {
+        name: columns.number(row[key]) for name in SCORED if (key := f"{name}_{RELEASE}") in row
+    }
+    return Score(subject, row["method"], fold, row["region"], values, unclipped)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.evaluation.catalogue import CATALOGUE
-from h2lo_bids.evaluation.scores import IDENTITY, PAPER, SCORED, Score, select
+from h2lo_bids.evaluation import columns
+from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED
+from h2lo_bids.evaluation.scores import IDENTITY, PAPER, SCORED, Score, select, titles_of
 from h2lo_bids.evaluation.signedrank import holm, signed_rank
+from h2lo_bids.io import read_text, table_rows
 
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
@@ -91,7 +95,7 @@ class Comparison:
 
 
 def summarise(
-    scores: Sequence[Score], region: str = PAPER, *, seed: int = 0
+    scores: Sequence[Score], region: str = PAPER, *, seed: int = 0, intervals: bool = True
 ) -> tuple[Summary, ...]:
     """Summarise every metric of every method.
 
@@ -106,6 +110,8 @@ def summarise(
         ``"foreground"``, ``"whole"`` or ``"paper"``.
     seed
         Of the resampling; every row draws the same participants.
+    intervals
+        Whether to bound the means, which takes nearly all of the time; else NaN.
 
     Returns
     -------
@@ -122,7 +128,7 @@ def summarise(
     rows = []
     for method in methods_of(chosen):
         mine = [s for s in chosen if s.method == method]
-        rows += [_summary(mine, metric, region, seed) for metric in SCORED]
+        rows += [_summary(mine, metric, region, seed if intervals else None) for metric in SCORED]
     return tuple(rows)
 
 
@@ -165,15 +171,10 @@ def compare(
     """
     chosen = select(scores, region)
     methods = methods_of(chosen)
-    others = [m for m in methods if m != IDENTITY]
     if reference is not None and reference not in methods:
         raise UsageError(f"no scores of method {reference!r}; there are {', '.join(methods)}")
-    reference = reference or (others[0] if others else None)
-    pairs = [(m, reference) for m in others if reference and m != reference]
-    if IDENTITY in methods:
-        pairs += [(m, IDENTITY) for m in others if (m, IDENTITY) not in pairs]
     rows = []
-    for method, versus in pairs:
+    for method, versus in _pairs(methods, reference):
         a, b = ([s for s in chosen if s.method == name] for name in (method, versus))
         rows += [_test(a, b, metric, seed) for metric in SCORED]
     corrected: dict[Comparison, float] = {}
@@ -181,6 +182,16 @@ def compare(
         family = [row for row in rows if (row.versus, row.metric) == question]
         corrected |= zip(family, holm([row.p for row in family]), strict=True)
     return tuple(replace(row, p_holm=corrected[row]) for row in rows)
+
+
+def _pairs(methods: Sequence[str], reference: str | None) -> list[tuple[str, str]]:
+    """List who is compared with whom."""
+    others = [m for m in methods if m != IDENTITY]
+    reference = reference or (others[0] if others else None)
+    pairs = [(m, reference) for m in others if reference and m != reference]
+    if IDENTITY in methods:
+        pairs += [(m, IDENTITY) for m in others if (m, IDENTITY) not in pairs]
+    return pairs
 
 
 def methods_of(scores: Iterable[Score]) -> tuple[str, ...]:
@@ -241,7 +252,93 @@ def by_participant(scores: Iterable[Score], metric: str) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def _summary(scores: Sequence[Score], metric: str, region: str, seed: int) -> Summary:
+def write_summary(
+    path: str | Path,
+    summary: Sequence[Summary],
+    titles: Mapping[str, str] | None = None,
+    convention: str = CLIPPED,
+) -> Path:
+    """Write one line per method and metric, with the fold means, as TSV, and the sidecar."""
+    folds = sorted({fold for row in summary for fold, _ in row.fold_means})
+    lines = []
+    for row in summary:
+        means = dict(row.fold_means)
+        values = [row.method, row.metric, row.region, row.n, row.mean, row.std, row.over]
+        lines.append([*values, row.low, row.high, *(means.get(fold) for fold in folds)])
+    titles = titles_of((row.method for row in summary), titles)
+    return columns.write_table(path, lines, columns.of_summary(titles, folds, convention))
+
+
+def write_comparisons(
+    path: str | Path,
+    comparisons: Sequence[Comparison],
+    titles: Mapping[str, str] | None = None,
+    convention: str = CLIPPED,
+) -> Path:
+    """Write one line per pair of methods and metric as TSV, and the sidecar."""
+    lines = [
+        [c.method, c.versus, c.metric, c.region, c.n, c.difference, c.low, c.high,
+         c.better or None, c.statistic, c.p, c.p_holm]
+        for c in comparisons
+    ]  # fmt: skip
+    titles = titles_of((name for c in comparisons for name in (c.method, c.versus)), titles)
+    return columns.write_table(path, lines, columns.of_comparisons(titles, convention))
+
+
+def read_statistics(
+    stem: str | Path, scores: Sequence[Score], reference: str | None = None
+) -> tuple[tuple[Summary, ...], tuple[Comparison, ...]] | None:
+    """Read summary and comparisons that `h2lo_bids.evaluation.table.write_tables` wrote.
+
+    Returns
+    -------
+    tuple or None
+        None if a file is absent or damaged, or is of other scores or another reference.
+    """
+    try:
+        summary = tuple(map(_summary_of, _rows(f"{stem}_summary.tsv")))
+        comparisons = tuple(map(_comparison_of, _rows(f"{stem}_comparisons.tsv")))
+    except (OSError, ValueError, KeyError):
+        return None
+    now, then = (
+        [(row.method, row.metric, row.n, row.over, repr(row.mean), repr(row.std)) for row in rows]
+        for rows in (summarise(scores, intervals=False), summary)
+    )
+    pairs = list(dict.fromkeys((c.method, c.versus) for c in comparisons))
+    known = reference is None or pairs == _pairs(methods_of(scores), reference)
+    return (summary, comparisons) if now == then and known else None
+
+
+def _rows(path: str) -> Iterator[dict[str, str]]:
+    return table_rows(read_text(Path(path)), quoting=csv.QUOTE_NONE)
+
+
+def _summary_of(row: Mapping[str, str]) -> Summary:
+    means = {
+        int(key[5:]): columns.number(text) for key, text in row.items() if key.startswith("fold_")
+    }
+    mean, std, low, high = (
+        columns.number(row[key]) for key in ("mean", "std", "ci_low", "ci_high")
+    )
+    return Summary(
+        row["method"], row["metric"], row["region"], int(row["n"]),
+        mean=mean, std=std, over=row["std_over"], low=low, high=high,
+        fold_means=tuple((fold, value) for fold, value in means.items() if math.isfinite(value)),
+    )  # fmt: skip
+
+
+def _comparison_of(row: Mapping[str, str]) -> Comparison:
+    keys = ("difference", "ci_low", "ci_high", "statistic", "p", "p_holm")
+    difference, low, high, statistic, p, p_holm = (columns.number(row[key]) for key in keys)
+    return Comparison(
+        row["method"], row["versus"], row["metric"], row["region"], int(row["n"]),
+        difference=difference, low=low, high=high,
+        better="" if row["better"] == columns.MISSING else row["better"],
+        statistic=statistic, p=p, p_holm=p_holm,
+    )  # fmt: skip
+
+
+def _summary(scores: Sequence[Score], metric: str, region: str, seed: int | None) -> Summary:
     folds = sorted({s.fold for s in scores if s.fold is not None})
     fold_means = []
     for fold in folds:
@@ -250,7 +347,9 @@ def _summary(scores: Sequence[Score], metric: str, region: str, seed: int) -> Su
     people = [*by_participant(scores, metric).values()]
     finite = [value for _, value in fold_means if math.isfinite(value)]
     over, averaged = ("folds", finite) if len(folds) > 1 else ("participants", people)
-    low, high = confidence_interval(np.array(people), seed=seed)
+    low, high = math.nan, math.nan
+    if seed is not None:
+        low, high = confidence_interval(np.array(people), seed=seed)
     return Summary(
         scores[0].method, metric, region, len(people),
         mean=float(np.mean(averaged)) if averaged else math.nan,

@@ -10,8 +10,7 @@ from h2lo_bids.bids.results import result_path
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import group_notes as notes_of
 from h2lo_bids.reports.group_data import Contrast, read_contrasts
-from h2lo_bids.reports.group_tables import REALISM_COLUMNS
-from h2lo_bids.reports.group_views import PANELS, contrast_view
+from h2lo_bids.reports.group_views import PANELS, REALISM_COLUMNS, contrast_view
 from h2lo_bids.reports.page import asset, environment, policy
 from h2lo_bids.reports.records import Failure
 

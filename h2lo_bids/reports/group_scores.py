@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import H2loError
-from h2lo_bids.evaluation.catalogue import CATALOGUE, Metric
-from h2lo_bids.evaluation.scores import CLIPPED, CONVENTIONS, IDENTITY, Score, select, under
-from h2lo_bids.evaluation.statistics import (
-    Comparison,
-    Summary,
-    by_participant,
-    compare,
-    methods_of,
-    summarise,
-)
-from h2lo_bids.evaluation.tables import read_scores
-from h2lo_bids.reports.group_data import Contrast, read_json, read_table, table_path
+from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, Metric
+from h2lo_bids.evaluation.scores import IDENTITY, Score, read_scores, select, under
+from h2lo_bids.evaluation.statistics import by_participant, methods_of
+from h2lo_bids.evaluation.table import Block, tabulate
+from h2lo_bids.reports.group_data import Contrast, prefix, read_json, read_table
+
+Participants = dict[str, dict[str, dict[str, float]]]
+"""By metric and participant, the mean over folds by method."""
 
 
 @dataclass(frozen=True)
@@ -27,35 +25,28 @@ class Results:
 
     Attributes
     ----------
-    summary : dict
-        By (method, metric).
-    comparisons : tuple of Comparison
-        Paired tests between methods.
+    block : Block
+        Rows of the table, and paired tests between methods.
     participants : dict
-        By metric and participant, the mean over folds by method.
+        See `Participants`.
     convention : str
-        A key of `h2lo_bids.evaluation.scores.CONVENTIONS`: that of the collected tables.
+        A key of `h2lo_bids.evaluation.catalogue.CONVENTIONS`: that of the collected tables.
     """
 
-    summary: dict[tuple[str, str], Summary] = field(default_factory=dict, hash=False)
-    comparisons: tuple[Comparison, ...] = ()
-    participants: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict, hash=False)
+    block: Block
+    participants: Participants = field(default_factory=dict, hash=False)
     convention: str = CLIPPED
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """In the order of the summary, the high-field image first."""
-        return tuple(dict.fromkeys(method for method, _ in self.summary))
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Those that have a value, in the order of the tables."""
-        found = {key for (_, key), value in self.summary.items() if not math.isnan(value.mean)}
+        summary = [value for row in self.block.rows for value in row.summary.values()]
+        found = {value.metric for value in summary if not math.isnan(value.mean)}
         return tuple(metric for key, metric in CATALOGUE.items() if key in found)
 
 
 def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[str]) -> Results:
-    """Read and summarise the scores of a contrast.
+    """Read the scores of a contrast, and their table if it is saved; else compute it.
 
     Folds that were scored after the last collection are added to what was
     collected.
@@ -71,35 +62,58 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
     problems : list of str
         Extended by what could not be read.
     """
-    scores = _read(table_path(out_dir, level, contrast.name, "scores"), problems)
+    stem = _stem(contrast, out_dir, level)
+    empty = Results(Block(contrast.name, ()))
+    try:
+        scores, convention = _scores(contrast, stem, problems)
+        if not scores:
+            return empty
+        reference = _reference(Path(f"{stem}_comparisons.tsv"), scores, problems)
+        block = tabulate(
+            scores, contrast.titles, contrast=contrast.name, reference=reference, stem=stem
+        )
+        return Results(block, _participants(select(scores)), convention)
+    except H2loError as error:
+        problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
+        return empty
+
+
+def read_participants(
+    contrast: Contrast, out_dir: Path, level: str, problems: list[str]
+) -> Participants:
+    """Read the scores of a contrast by participant; parameters as for `read_results`."""
+    try:
+        scores, _ = _scores(contrast, _stem(contrast, out_dir, level), problems)
+        return _participants(select(scores))
+    except H2loError as error:
+        problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
+        return {}
+
+
+def _stem(contrast: Contrast, out_dir: Path, level: str) -> Path:
+    return result_path(out_dir, f"{prefix(level)}_tables", contrast=contrast.name)
+
+
+def _scores(contrast: Contrast, stem: Path, problems: list[str]) -> tuple[tuple[Score, ...], str]:
+    """Read the scores under the convention of what was collected."""
+    scores = _read(Path(f"{stem}_scores.tsv"), problems)
     collected = {(score.method, score.fold) for score in scores}
     for run in contrast.runs:
         later = _read(run.folder / "scores.tsv", problems)
         scores += [score for score in later if (score.method, score.fold) not in collected]
-    if not scores:
-        return Results()
-    convention = _convention(table_path(out_dir, level, contrast.name, "summary"), problems)
-    try:
-        scores = list(under(scores, convention))
-        chosen = select(scores)
-        summary = {(row.method, row.metric): row for row in summarise(scores)}
-        tests = table_path(out_dir, level, contrast.name, "comparisons")
-        comparisons = compare(scores, reference=_reference(tests, scores, problems))
-    except H2loError as error:
-        problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
-        return Results()
-    return Results(summary, comparisons, _participants(chosen), convention)
+    convention = _convention(stem, problems) if scores else CLIPPED
+    return under(scores, convention), convention
 
 
-def _convention(summary: Path, problems: list[str]) -> str:
+def _convention(stem: Path, problems: list[str]) -> str:
     """Find the convention of what was collected."""
-    sidecar = summary.with_suffix(".json")
+    sidecar = Path(f"{stem}_summary.json")
     metric = read_json(sidecar, problems).get("metric") if sidecar.is_file() else None
     told = metric.get("MetricsConvention") if isinstance(metric, dict) else None
     return told if told in CONVENTIONS else CLIPPED
 
 
-def _reference(path: Path, scores: list[Score], problems: list[str]) -> str | None:
+def _reference(path: Path, scores: Sequence[Score], problems: list[str]) -> str | None:
     """Find the method that the collected tests compare with, which the user chose."""
     scored = {score.method for score in scores} - {IDENTITY}
     versus = (row.get("versus", "") for row in read_table(path, problems))
@@ -116,8 +130,8 @@ def _read(path: Path, problems: list[str]) -> list[Score]:
         return []
 
 
-def _participants(scores: tuple[Score, ...]) -> dict[str, dict[str, dict[str, float]]]:
-    found: dict[str, dict[str, dict[str, float]]] = {}
+def _participants(scores: tuple[Score, ...]) -> Participants:
+    found: Participants = {}
     for metric in CATALOGUE:
         for method in methods_of(scores):
             mine = [score for score in scores if score.method == method]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from h2lo_bids.evaluation.scores import CONVENTIONS, IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.catalogue import CONVENTIONS
+from h2lo_bids.evaluation.columns import REALISM
+from h2lo_bids.evaluation.printout import floor_of, tests_html
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.table import Block, Shown, Table
 from h2lo_bids.reports import charts
 from h2lo_bids.reports import group_pictures as pictures
-from h2lo_bids.reports import group_tables as tables
 from h2lo_bids.reports.group_checks import read_pairs
-from h2lo_bids.reports.group_data import Contrast
-from h2lo_bids.reports.group_scores import Results, read_results
+from h2lo_bids.reports.group_data import Contrast, number_of, read_table
+from h2lo_bids.reports.group_scores import Participants, Results, read_results
 from h2lo_bids.reports.images import svg_uri
 from h2lo_bids.wording import counted
 
@@ -27,6 +31,21 @@ stays below 15 MB."""
 
 CHECKS = 40
 _BYTES = 4_500_000
+_SHOWN = {
+    "level_low": ("Low", 2),
+    "level_mid": ("Middle", 2),
+    "noise": ("Noise", 4),
+    "snr_low": ("SNR low", 1),
+    "snr_mid": ("SNR middle", 1),
+    "snr_high": ("SNR high", 1),
+    "cnr_low_mid": ("CNR low, middle", 1),
+    "cnr_mid_high": ("CNR middle, high", 1),
+    "spectrum_db": ("Spectrum (dB)", 1),
+    "reference_spectrum_db": ("Spectrum, reference (dB)", 1),
+    "reference_histogram": ("Histogram, reference", 3),
+}
+REALISM_COLUMNS = tuple((head, REALISM[key][0]) for key, (head, _) in _SHOWN.items())
+"""Heads of the measures that the page shows as numbers, and what they mean."""
 
 
 def contrast_view(
@@ -46,26 +65,27 @@ def contrast_view(
         Extended by what could not be read.
     """
     results = read_results(contrast, out_dir, level, problems)
-    titles = contrast.titles
-    methods = tuple(dict.fromkeys([*results.methods, *titles]))
-    shown = {name: titles.get(name, name) for name in methods}
+    block = results.block
+    shown = {**block.titles, **contrast.titles}
+    methods = tuple(shown)
+    table = _table(results, contrast)
     pairs = read_pairs(out_dir, contrast.name, problems, limit=CHECKS)
     return {
         "name": contrast.name,
         "id": re.sub(r"\W", "-", contrast.name),
         "contrast": contrast,
         "metrics": results.metrics,
-        "headline": _headline(results, shown),
-        "caption": f"{_caption(results)} {CONVENTIONS[results.convention]}",
-        "rows": tables.table_rows(results, shown),
-        "parameters": _parameters(contrast),
-        "floor": floor_of(results),
-        "comparisons": tables.comparison_rows(results, shown),
+        "headline": _headline(block),
+        "caption": f"{_caption(block)} {CONVENTIONS[results.convention]}",
+        "printout": table.lay_out(table.blocks[0]),
+        "partial": any(row.partial for row in block.rows),
+        "tests": tests_html(block.comparisons, shown) if block.comparisons else "",
+        "floor": floor_of(block.comparisons),
         "strips": _strips(results, shown, contrast.name),
         "curves": _curves(contrast, methods),
         "panels": _panels(contrast, results, shown, problems),
         "realism": _realism(contrast, shown, methods, problems),
-        "splits": tables.split_rows(contrast),
+        "splits": _split_rows(contrast),
         "split_folds": sorted({split.fold for split in contrast.splits}),
         "pairs": pairs,
         "flagged": [pair.name for pair in pairs if pair.flagged],
@@ -74,24 +94,36 @@ def contrast_view(
     }
 
 
-def _headline(results: Results, titles: Mapping[str, str]) -> str:
+def _table(results: Results, contrast: Contrast) -> Table:
+    """Lay out Table 1, with the number of parameters of each method that recorded it."""
+    counts = {run.method: run.record.get("parameters") for run in contrast.runs if run.done}
+    known = {name: f"{n:,}" for name, n in counts.items() if isinstance(n, int)}
+    rows = (replace(r, values={"parameters": known.get(r.name, "")}) for r in results.block.rows)
+    return Table(
+        (replace(results.block, rows=tuple(rows)),),
+        metrics=tuple(metric.key for metric in results.metrics),
+        shown=(Shown("Parameters", itemgetter("parameters")),) if known else (),
+    )
+
+
+def _headline(block: Block) -> str:
     """Say in one sentence what a reader wants to know first."""
     told = []
-    for method in sorted(results.methods, key=lambda name: name == IDENTITY):
-        row = results.summary[method, "psnr"]
-        if not math.isnan(row.mean):
-            spread = "" if math.isnan(row.std) else f" \N{PLUS-MINUS SIGN} {row.std:.2f}"
-            told.append(f"{titles[method]} {row.mean:.2f}{spread} dB")
+    for row in sorted(block.rows, key=lambda row: row.name == IDENTITY):
+        psnr = row.summary["psnr"]
+        if not math.isnan(psnr.mean):
+            spread = "" if math.isnan(psnr.std) else f" \N{PLUS-MINUS SIGN} {psnr.std:.2f}"
+            told.append(f"{row.title} {psnr.mean:.2f}{spread} dB")
     return "PSNR of " + ", ".join(told) + "." if told else ""
 
 
-def _caption(results: Results) -> str:
+def _caption(block: Block) -> str:
     """Say whose means and deviations the table gives."""
-    rows = list(results.summary.values())
-    people = max((row.n for row in rows), default=0)
-    folds = max((len(row.fold_means) for row in rows), default=0)
+    found = [summary for row in block.rows for summary in row.summary.values()]
+    people = max((summary.n for summary in found), default=0)
+    folds = max((len(summary.fold_means) for summary in found), default=0)
     who = counted(people, "participant")
-    if any(row.over == "folds" for row in rows):
+    if any(summary.over == "folds" for summary in found):
         return (
             f"Mean \N{PLUS-MINUS SIGN} population standard deviation of the means of {folds} folds "
             f"({who})."
@@ -99,24 +131,6 @@ def _caption(results: Results) -> str:
     if people < 2:
         return f"Figures of {who}."
     return f"Mean \N{PLUS-MINUS SIGN} population standard deviation over {who}."
-
-
-def floor_of(results: Results) -> str:
-    """Say when there are too few participants for the test to find anything."""
-    people = max((row.n for row in results.comparisons), default=0)
-    families = Counter((row.versus, row.metric) for row in results.comparisons)
-    lowest = min(families.values(), default=0) * 2.0 ** (1 - people)
-    if lowest < 0.05:
-        return ""
-    return (
-        f" With {people} participants no corrected p can be below {min(lowest, 1.0):.2g}: "
-        "the test cannot tell these methods apart, whatever they do."
-    )
-
-
-def _parameters(contrast: Contrast) -> dict[str, str]:
-    counts = {run.method: run.record.get("parameters") for run in contrast.runs if run.done}
-    return {name: f"{n:,}" for name, n in counts.items() if isinstance(n, int)}
 
 
 def _strips(results: Results, titles: Mapping[str, str], name: str) -> list[dict[str, Any]]:
@@ -153,7 +167,7 @@ def _realism(
     """Lay out how real the images look, or nothing where no run has measured it."""
     from markupsafe import Markup
 
-    rows = tables.realism_rows(contrast, titles, problems)
+    rows = _realism_rows(contrast, titles, problems)
     if not rows:
         return None
     lines = [
@@ -172,6 +186,58 @@ def _realism(
     }
 
 
+def _realism_rows(
+    contrast: Contrast, titles: Mapping[str, str], problems: list[str]
+) -> list[dict[str, Any]]:
+    """Average the realism of each image over its participants: a row per image.
+
+    Each row has its ``kind``, ``image`` and ``title``, ``n`` images, ``values``, the means by
+    measure, NaN where there is none, and ``cells``, those of `REALISM_COLUMNS` as text.
+    """
+    found: dict[tuple[str, str], dict[Any, dict[str, str]]] = {}
+    for run in contrast.runs:
+        for row in read_table(run.folder / "realism.tsv", problems):
+            kind, image = row.get("kind") or "", row.get("image") or ""
+            fold = run.fold if kind == "synthesized" else None  # a target is the same in all folds
+            key = (row.get("participant_id"), row.get("session_id"), fold)
+            found.setdefault((kind, image), {})[key] = row
+    order = ["target", "reference", "synthesized"]
+    kept = [key for key in found if key[0] in order]
+    rows = []
+    for kind, image in sorted(kept, key=lambda key: order.index(key[0])):
+        own = list(found[kind, image].values())
+        means = {}
+        for measure in REALISM:
+            numbers = [v for row in own if math.isfinite(v := number_of(row.get(measure)))]
+            means[measure] = sum(numbers) / len(numbers) if numbers else math.nan
+        title = "Real low field" if kind == "target" else titles.get(image, image)
+        cells = [
+            "\N{EN DASH}" if math.isnan(means[key]) else f"{means[key]:.{digits}f}"
+            for key, (_, digits) in _SHOWN.items()
+        ]
+        told = {"kind": kind, "image": image, "title": title, "n": len(own)}
+        rows.append({**told, "values": means, "cells": cells})
+    return rows
+
+
+def _split_rows(contrast: Contrast) -> list[tuple[str, list[str]]]:
+    """Lay out the splits: a row per participant, its part in every planned fold."""
+    folds = sorted({split.fold for split in contrast.splits})
+    parts = {(split.participant, split.fold): split.part for split in contrast.splits}
+    names = sorted({split.participant for split in contrast.splits})
+    return [(name, [parts.get((name, fold), "") for fold in folds]) for name in names]
+
+
+def median_subject(participants: Participants, method: str, names: Sequence[str]) -> str | None:
+    """Name the picture in the middle of a method's PSNR; the lower one of two."""
+    values = participants.get("psnr", {})
+    psnr = {name: values.get(name.partition("_")[0], {}).get(method) for name in names}
+    ordered = sorted((value, name) for name, value in psnr.items() if value is not None)
+    if not ordered:
+        return names[0] if names else None
+    return ordered[(len(ordered) - 1) // 2][1]
+
+
 def _panels(
     contrast: Contrast, results: Results, titles: Mapping[str, str], problems: list[str]
 ) -> dict[str, Any]:
@@ -181,7 +247,7 @@ def _panels(
     subjects = pictures.read_subjects(contrast, problems)
     names = sorted(subjects)
     main = next((method for method in titles if method != IDENTITY), IDENTITY)
-    median = tables.median_subject(results, main, names)
+    median = median_subject(results.participants, main, names)
     ordered = sorted(names, key=lambda name: (name != median, name))[:PANELS]
     everyone = list(subjects.values())
     white, scale = pictures.bright(everyone), pictures.error_scale(everyone)
@@ -191,7 +257,7 @@ def _panels(
         if weight > _BYTES:
             break
         drawing = draw_subject(
-            contrast.name, subjects[name], titles, results, white=white, scale=scale
+            contrast.name, subjects[name], titles, results.participants, white=white, scale=scale
         )
         weight += len(drawing)
         chart = _histogram([subjects[name]], titles, f"Histograms of {name}, {contrast.name}")
@@ -214,13 +280,13 @@ def draw_subject(
     contrast: str,
     subject: pictures.Subject,
     titles: Mapping[str, str],
-    results: Results,
+    participants: Participants,
     *,
     white: float,
     scale: float,
 ) -> str:
     """Draw Fig. 2 (a) of one subject as SVG, with the PSNR of every method."""
-    psnr = results.participants.get("psnr", {}).get(subject.name.partition("_")[0], {})
+    psnr = participants.get("psnr", {}).get(subject.name.partition("_")[0], {})
     ends = "low field, real high field, enhanced"
     if titles.get(IDENTITY) != IDENTITY_TITLES["enhance"]:
         ends = "high field, real low field, synthesized"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.evaluation.layout import Block, Printout, Table, lay_out
-from h2lo_bids.evaluation.layout_text import caption_of
 from h2lo_bids.evaluation.paper import GROUP
+from h2lo_bids.evaluation.printout import floor_of, tests_html
 from h2lo_bids.evaluation.scores import IDENTITY
+from h2lo_bids.evaluation.table import Block, Table
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import group_notes as notes_of
 from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports.group_data import Contrast, read_contrasts
-from h2lo_bids.reports.group_scores import Results, read_results
-from h2lo_bids.reports.group_tables import comparison_rows, median_subject
-from h2lo_bids.reports.group_views import draw_subject, floor_of
+from h2lo_bids.reports.group_scores import read_participants
+from h2lo_bids.reports.group_views import draw_subject, median_subject
 from h2lo_bids.reports.images import svg_uri
 from h2lo_bids.reports.page import asset, environment, policy
 
@@ -53,17 +51,21 @@ def render_table_page(out_dir: Path, table: Table) -> str:
     """Give the HTML of `write_table_page`."""
     from markupsafe import Markup
 
-    level = level_of(table)
+    level = ENHANCE if table.task == ENHANCE else LEVEL
     contrasts, found = read_contrasts(out_dir, level)
     known = {contrast.name: contrast for contrast in contrasts}
     problems = list(found)
-    views = [_view(table, block, known.get(block.contrast), out_dir, problems)
-             for block in table.blocks]  # fmt: skip
+    views = []
+    for block in table.blocks:
+        panel, contrast = None, known.get(block.contrast)
+        if contrast is not None:
+            panel = _panel(block, contrast, out_dir, level, problems)
+        views.append(_view(table, block, panel))
     style = asset("style.css") + asset("group.css")
     return environment().get_template("table.html.jinja").render(
         table=table,
         views=views,
-        caption=caption_of(table),
+        caption=table.caption,
         group=GROUP,
         citation=table.citation,
         low="high" if level == ENHANCE else "low",
@@ -77,65 +79,38 @@ def render_table_page(out_dir: Path, table: Table) -> str:
     )  # fmt: skip
 
 
-def level_of(table: Table) -> str:
-    """Return the level whose folds a table is of."""
-    return ENHANCE if table.task == ENHANCE else LEVEL
-
-
-def _view(
-    table: Table, block: Block, contrast: Contrast | None, out_dir: Path, problems: list[str]
-) -> dict[str, Any]:
-    titles = {row.name: row.title for row in block.rows}
-    laid = lay_out(table, block)
-    results = (
-        Results()
-        if contrast is None
-        else read_results(contrast, out_dir, level_of(table), problems)
-    )
-    tests = Results(results.summary, block.comparisons, results.participants)
+def _view(table: Table, block: Block, panel: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "name": block.contrast,
         "id": re.sub(r"\W", "-", block.contrast),
         "notes": block.notes,
-        "laid": laid,
-        "groups": _groups(laid),
-        "comparisons": comparison_rows(tests, titles) if block.comparisons else (),
-        "metrics": tests.metrics,
-        "floor": floor_of(tests),
-        "panel": None if contrast is None else _panel(block, contrast, results, titles, problems),
+        "table": table.to_html(block),
+        "paper": any(head.group for head in table.lay_out(block).heads),
+        "tests": tests_html(block.comparisons, block.titles) if block.comparisons else "",
+        "floor": floor_of(block.comparisons),
+        "panel": panel,
     }
 
 
-def _groups(laid: Printout) -> list[tuple[str, int]]:
-    """Count the columns of each group of heads, in their order."""
-    groups: list[tuple[str, int]] = []
-    for head in laid.heads:
-        if groups and groups[-1][0] == head.group:
-            groups[-1] = (head.group, groups[-1][1] + 1)
-        else:
-            groups.append((head.group, 1))
-    return groups
-
-
 def _panel(
-    block: Block,
-    contrast: Contrast,
-    results: Results,
-    titles: Mapping[str, str],
-    problems: list[str],
+    block: Block, contrast: Contrast, out_dir: Path, level: str, problems: list[str]
 ) -> dict[str, Any] | None:
     """Draw the middle one of the test subjects that most methods have a picture of."""
     subjects = pictures.read_subjects(contrast, problems)
     if not subjects:
         return None
+    titles = block.titles
+    participants = read_participants(contrast, out_dir, level, problems)
     most = max(len(subject.predicted) for subject in subjects.values())
     names = sorted(name for name, s in subjects.items() if len(s.predicted) == most)
     tested = (row.versus for row in block.comparisons if row.versus != IDENTITY)
     main = next(tested, next((key for key in titles if key != IDENTITY), IDENTITY))
-    name = median_subject(results, main, names) or names[0]
+    name = median_subject(participants, main, names) or names[0]
     everyone = list(subjects.values())
     white, scale = pictures.bright(everyone), pictures.error_scale([subjects[name]])
-    drawing = draw_subject(contrast.name, subjects[name], titles, results, white=white, scale=scale)
+    drawing = draw_subject(
+        contrast.name, subjects[name], titles, participants, white=white, scale=scale
+    )
     lacking = [
         title for key, title in titles.items()
         if key != IDENTITY and key not in subjects[name].predicted

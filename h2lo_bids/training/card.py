@@ -1,19 +1,25 @@
-"""The model card and the metadata of the embedded models."""
+"""The model card and the metadata of the embedded models; what all cards share."""
 
 from __future__ import annotations
 
-from typing import Any
+import platform
+import re
+import textwrap
+from collections.abc import Mapping
+from importlib.metadata import version
+from math import nan
+from typing import TYPE_CHECKING, Any
 
+from h2lo_bids import __version__
 from h2lo_bids.evaluation.metrics import METRICS
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
-from h2lo_bids.training.card_methods import steps_sentence
-from h2lo_bids.training.card_parts import (
-    best_sentence,
-    figures_note,
-    markdown,
-    software,
-    variation,
-)
+from h2lo_bids.evaluation.scores import IDENTITY, PAPER
+from h2lo_bids.evaluation.statistics import Summary
+from h2lo_bids.evaluation.table import Block, Table, rows_of
+from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.wording import counted
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 INTENDED_USE = (
     "Research and teaching: simulating what a 64 mT scan of a brain would look like from its "
@@ -26,17 +32,11 @@ LIMITS = (
     "tumour, infarct, haemorrhage or placed plaque was. The output is a conditional median, "
     "smoother than a real scan: add `--noise calibrated` for its noise. Not for diagnosis."
 )
-ADVICE = (
-    "For the look of your own scanner fit a model on paired scans of it with `group`, or pass "
-    "the weights that the paper's authors released with `--model`."
-)
 _RECORDED = (
     "command", "options", "steps", "best_step", "simulation", "pair_seed", "members",
 )  # fmt: skip
-_HEADINGS = {
-    "psnr": "PSNR (dB)", "ssim": "SSIM (%)", "ncc": "NCC", "wass": "WASS",
-    "hncc": "HNCC", "bhat": "BHAT", "js": "JS",
-}  # fmt: skip
+FIELDS = {"synthesize": ("low-field", "high-field"), "enhance": ("high-field", "low-field")}
+"""Target and input by task."""
 
 
 def build_metadata(
@@ -78,65 +78,61 @@ def build_metadata(
 
 def build_card(contrast: str, training: dict[str, Any], held_out: dict[str, Any]) -> str:
     """Return the model card, Markdown; parameters as for `build_metadata`."""
-    paragraphs = [
-        f"# h2lo_{contrast}: the embedded {contrast} model",
-        f"**Trained on simulated pairs, not on real low-field scans.** {ADVICE}",
-        f"H2LO ({contrast}, 3 T to 64 mT, 581,409 parameters) after arXiv 2603.24968, on a "
-        "208x256x256 grid of 1 mm centred on the brain.",
-        "## Training data",
-        _data(training),
-        variation(training["options"]["augmentation"]),
-        "## Held-out figures",
-        f"Means over {len(training['subjects']['test'])} simulated test subjects, each on three "
-        "3 T scanners, never trained on, nor used to choose the weights. They say how well the "
-        "simulation was learned, not how close the output is to a real 64 mT scan. Targets and "
-        "the HF image are divided by their maximum, as in the paper's Table 1.",
-        _table(held_out["mean"]),
-        figures_note(),
-        "## Intended use",
-        INTENDED_USE,
-        "## Limits",
-        LIMITS,
-        "## How to fit it again",
-        f"```\n{training['command']}\n```",
-        _fitting(training),
+    summary = [
+        Summary(method, metric, PAPER, 0, held_out["mean"][method][metric], nan, "", nan, nan, ())
+        for method in (IDENTITY, "h2lo")
+        for metric in METRICS
     ]
-    return markdown(paragraphs)
-
-
-def _data(training: dict[str, Any]) -> str:
-    counts = {part: len(names) for part, names in training["subjects"].items()}
-    how = training["simulation"]
-    return (
-        f"Pairs simulated with MR physics from whole-head label maps: {training['source']} "
-        f"({training['licence']}). Each is a high-field scan, and three thick-slice 64 mT scans "
-        f"fused on its grid. {counts['train']} people to train on, each simulated "
-        f"{how['variants']} times with its own warp, tissue values and 64 mT scans, and seen by "
-        f"{how['inputs']} high-field scanners (sequence, resolution, receive field, noise) each "
-        f"time; {counts['validation']} people to choose the weights, {counts['test']} held out."
+    return render_card(
+        "embedded",
+        contrast=contrast,
+        training=training,
+        augmentation=varied(training["options"]["augmentation"]),
+        table=Table((Block(contrast, rows_of(summary, {"h2lo": "this model"})),)).to_md(),
+        intended_use=INTENDED_USE,
+        limits=LIMITS,
     )
 
 
-def _fitting(training: dict[str, Any]) -> str:
-    best = (training["best_step"], training["best_psnr"], training["identity_psnr"])
-    members = training["members"]
-    more = (
-        f" The bundle carries {members + 1} members for `--uncertainty`: this model, and "
-        f"{members} of other seeds and half as many steps." if members else ""
-    )  # fmt: skip
-    return (
-        f"{steps_sentence(training['options'])}; {training['seconds'] / 60:.0f} minutes on one "
-        f"core shared with other work. {best_sentence(*best)}{more}"
+def render_card(template: str, **values: Any) -> str:
+    """Fill in a template of ``data/cards``, Markdown, and wrap its paragraphs of text."""
+    text = _templates().get_template(f"{template}.jinja").render(values)
+    return "\n\n".join(map(_wrapped, re.split(r"\n\s*\n", text.strip()))) + "\n"
+
+
+def steps_sentence(options: Mapping[str, Any]) -> str:
+    """Say what a step of a fit was, and how many there were."""
+    module = _templates().get_template("parts.jinja").module
+    return " ".join(module.steps(options).split())  # type: ignore[attr-defined]
+
+
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 - Markdown
+        loader=PackageLoader("h2lo_bids", "data/cards"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.globals["counted"] = counted
+    return environment
 
 
-def _table(mean: dict[str, dict[str, float]]) -> str:
-    rows = [
-        "| | " + " | ".join(_HEADINGS[m] for m in METRICS) + " |",
-        "|---" * (len(METRICS) + 1) + "|",
-    ]
-    for method, label in ((IDENTITY, IDENTITY_TITLES["synthesize"]), ("h2lo", "this model")):
-        digits = {"psnr": 2, "ssim": 2}
-        values = [f"{mean[method][m]:.{digits.get(m, 4)}f}" for m in METRICS]
-        rows.append(f"| {label} | " + " | ".join(values) + " |")
-    return "\n".join(rows)
+def _wrapped(paragraph: str) -> str:
+    if paragraph.startswith(("#", "|", "```")):
+        return paragraph
+    text = " ".join(paragraph.split())
+    return textwrap.fill(text, 92, break_long_words=False, break_on_hyphens=False)
+
+
+def varied(ranges: Mapping[str, Any]) -> Augmentation | None:
+    """Return how pairs were varied in training, or None if they were not."""
+    augmentation = Augmentation(**ranges)
+    return None if augmentation == Augmentation() else augmentation
+
+
+def software() -> dict[str, str]:
+    """Return the versions that a fit depends on."""
+    packages = {name: version(name) for name in ("torch", "numpy", "scipy")}
+    return {"h2lo-bids": __version__, "python": platform.python_version(), **packages}

@@ -9,21 +9,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from h2lo_bids.evaluation.scores import CLIPPED, CONVENTIONS, IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.catalogue import CLIPPED, CONVENTIONS
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.statistics import Summary
-from h2lo_bids.evaluation.tables import markdown_table
+from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.catalogue import CATALOGUE
-from h2lo_bids.training.card_methods import nature, steps_sentence
-from h2lo_bids.training.card_parts import (
-    FIELDS,
-    best_sentence,
-    figures_note,
-    markdown,
-    software,
-    variation,
-)
+from h2lo_bids.training.card import FIELDS, render_card, software, varied
 from h2lo_bids.training.fitting import finite, pairs_fingerprint
 from h2lo_bids.training.leaks import brain_of, encode
 from h2lo_bids.training.methods import Method
@@ -47,21 +40,18 @@ _LIMITS = (
     "Learned from {pairs} of {people} in one pair of scanners and protocols: other scanners, "
     "protocols, ages and diseases are untried. {nature} Not for diagnosis."
 )
-_SIMULATED = (
-    "**Trained on simulated pairs, not on real low-field scans.** {known} of the simulation, and "
-    "its figures say how well that was learned, not how close the output is to a real "
-    "{field} scan."
-)
-_KNOWN = {
-    "synthesize": "Its contrast, noise and blur are those",
-    "enhance": "The contrast, noise and blur that it removes are those",
+_MEDIAN = "The output is a conditional median, smoother than a real scan."
+_NATURE = {
+    "arnold": (
+        "The output's noise is drawn at random, and its contrast is that of the high-field image."
+    ),
+    "pix2pix": "An adversarial loss may show detail that is in no scan of this person.",
+    "pfsr": (
+        "The output is what is likely, not what was measured: it may lack detail of the scan and "
+        "show some that is not in the head."
+    ),
+    "identity": "The output is the high-field image itself, not a low-field image.",
 }
-_TURNS = "Each patch was one of its eight axial mirror images and quarter turns, drawn at random."
-_KNOWN_BRAINS = (
-    "`metadata.json` holds a coarse fingerprint (8 mm) of each training brain, by which `evaluate` "
-    "recognises these people under other names."
-)
-_REAL = "Trained on real pairs: the same people in a high-field and a low-field scanner."
 
 
 @dataclass(frozen=True)
@@ -203,28 +193,32 @@ def site_card(model: SiteModel, parameters: int) -> str:
     """
     frame = model.pairs[0].frame
     sides, spacing = ("x".join(f"{v:g}" for v in values) for values in (frame.shape, frame.spacing))
-    paragraphs = [
-        f"# {model.name}: a {model.contrast} model of {model.kind} pairs",
-        f"{_nature_of_pairs(model)} {_started(model.initial)}".strip(),
-        f"{model.method.title} ({model.contrast}, {_fields(model)}, {parameters:,} parameters) "
-        f"after {CATALOGUE[model.method.name].reference}, on a {sides} grid of {spacing} mm "
-        "voxels centred on the brain.",
-        "## Training data",
-        _description(model) + ".",
-        _parts(model),
-        variation(model.options.to_dict()["augmentation"], model.method.task),
-        _TURNS * model.options.flip_rotate,
-        "## Figures",
-        *_figures(model),
-        "## Intended use",
-        INTENDED_USE[model.method.task],
-        "## Limits",
-        _limits(model),
-        "## How it was fitted",
-        _fitting(model),
-        *_carried(model),
-    ]
-    return markdown(paragraphs)
+    task, options = model.method.task, model.options.to_dict()
+    titles = {IDENTITY: IDENTITY_TITLES[task], model.method.name: model.method.title}
+    rows = rows_of(model.summary, titles)
+    target, source = FIELDS[task]
+    return render_card(
+        "site",
+        model=model,
+        task=task,
+        target=target,
+        input=source,
+        strengths=[_tesla(s) for s in model.strengths],
+        parameters=parameters,
+        reference=CATALOGUE[model.method.name].reference,
+        sides=sides,
+        spacing=spacing,
+        start=start_of(model.initial),
+        description=_description(model),
+        options=options,
+        augmentation=varied(options["augmentation"]),
+        table=Table((Block(model.contrast, rows, (CONVENTIONS[CLIPPED],)),)).to_md(),
+        baseline=IDENTITY_TITLES[task],
+        intended_use=INTENDED_USE[task],
+        limits=_limits(model),
+        gain=GAIN,
+        validated=math.isfinite(model.best_psnr) and bool(model.best_step),
+    )
 
 
 def start_of(bundle: Bundle | None) -> dict[str, Any] | None:
@@ -234,23 +228,6 @@ def start_of(bundle: Bundle | None) -> dict[str, Any] | None:
     kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
     name = bundle.metadata.get("name", bundle.path.name)
     return {"name": name, "sha256": bundle.sha256, "pairs": kind}
-
-
-def _started(bundle: Bundle | None) -> str:
-    """Say what the fit started from; empty for random weights."""
-    if (start := start_of(bundle)) is None:
-        return ""
-    return (
-        "The fit started from the weights of {name}, a model of {pairs} pairs "
-        "(SHA-256 {sha256}).".format(**start)
-    )
-
-
-def _nature_of_pairs(model: SiteModel) -> str:
-    task = model.method.task
-    if model.kind != "simulated":
-        return _REAL
-    return _SIMULATED.format(known=_KNOWN[task], field=FIELDS[task][0])
 
 
 def _description(model: SiteModel) -> str:
@@ -268,39 +245,6 @@ def _description(model: SiteModel) -> str:
         f"{counted(len({p.subject for p in model.pairs}), 'subject')} at {strengths} "
         f"(low field: {fusion})"
     )
-
-
-def _parts(model: SiteModel) -> str:
-    does = {"train": "to train on", "validation": "to choose the weights by", "test": "held out"}
-    listed = [
-        f"{len(model.subjects[part])} {use} ({', '.join(model.subjects[part])})"
-        for part, use in does.items()
-        if model.subjects.get(part)
-    ]
-    return f"Subjects: {', '.join(listed)}. {_KNOWN_BRAINS}"
-
-
-def _figures(model: SiteModel) -> list[str]:
-    if not model.summary:
-        return [
-            "None: this model was fitted without cross-validation, so that no subject was held "
-            "out to score it. How good it is, is unknown; `evaluate` tells on other pairs."
-        ]
-    first = model.summary[0]
-    if model.subjects.get("test"):
-        how = f"Means over {counted(first.n, 'test subject')} that this model has not seen"
-        spread = "population standard deviation over them"
-    else:
-        how = (
-            f"Cross-validation: {counted(len(first.fold_means), 'model')} fitted in the same way, "
-            f"each scored on subjects that it had not seen, {first.n} in all. This model saw all "
-            f"subjects and was scored on none. Means over {first.over}"
-        )
-        spread = f"population standard deviation over {first.over}"
-    task = model.method.task
-    titles = {IDENTITY: IDENTITY_TITLES[task], model.method.name: model.method.title}
-    table = markdown_table(model.summary, titles, notes=(CONVENTIONS[CLIPPED],))
-    return [f"{how} ± {spread}.", table.strip(), figures_note(task)]
 
 
 def _held_out(model: SiteModel) -> dict[str, Any]:
@@ -334,31 +278,6 @@ def _by_method(
     }
 
 
-def _fitting(model: SiteModel) -> str:
-    sentences = [f"{steps_sentence(model.options.to_dict())}; {model.seconds / 60:.1f} minutes."]
-    if model.stalled:
-        sentences += [
-            f"The fit ended at step {model.steps}, as the validation had risen by no more than "
-            f"{GAIN:g} dB in {model.options.patience} steps."
-        ]
-    if math.isfinite(model.best_psnr) and model.best_step:
-        where = " in the brain" if model.options.validation == "crops" else ""
-        figures = (model.best_step, model.best_psnr, model.identity_psnr)
-        sentences += [best_sentence(*figures, where, model.method.task)]
-    return " ".join([*sentences, model.schedule]).strip()
-
-
-def _carried(model: SiteModel) -> list[str]:
-    """Tell of what the bundle holds beside its weights."""
-    noise = "The low-field scanner's noise, measured on held-out subjects (`--noise calibrated`)."
-    members = (
-        f"The weights of {counted(model.members, 'fold')}, whose spread is an estimate of "
-        "uncertainty (`--uncertainty`)."
-    )
-    told = [noise] * bool(model.noise) + [members] * bool(model.members)
-    return ["## What else it carries", " ".join(told)] if told else []
-
-
 def _limits(model: SiteModel) -> str:
     text = _LIMITS.format(
         pairs=counted(len(model.pairs), f"{model.kind} pair"),
@@ -370,8 +289,9 @@ def _limits(model: SiteModel) -> str:
     return text
 
 
-def _fields(model: SiteModel) -> str:
-    return " to ".join(_tesla(s) for s in model.strengths)
+def nature(family: str) -> str:
+    """Say what a family's images are like, in one sentence."""
+    return _NATURE.get(family, _MEDIAN)
 
 
 def _tesla(strength: float | None) -> str:

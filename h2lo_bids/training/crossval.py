@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from h2lo_bids.errors import MissingInputError
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Realism, Score
+from h2lo_bids.evaluation.scores import (
+    IDENTITY,
+    IDENTITY_TITLES,
+    Realism,
+    Score,
+    write_realism,
+    write_scores,
+)
 from h2lo_bids.evaluation.statistics import summarise
-from h2lo_bids.evaluation.tables import write_realism, write_scores
 from h2lo_bids.io import atomic_write_bytes, write_json
 from h2lo_bids.models.bundle import save_bundle
-from h2lo_bids.training.card_parts import FIELDS, software
+from h2lo_bids.training.card import FIELDS, software
 from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata, start_of
 from h2lo_bids.training.fitting import (
     common_frame,

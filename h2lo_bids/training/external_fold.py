@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.errors import H2loError
-from h2lo_bids.evaluation.scores import Realism, Score
-from h2lo_bids.evaluation.tables import write_realism, write_scores
+from h2lo_bids.evaluation.scores import Realism, Score, write_realism, write_scores
 from h2lo_bids.io import atomic_path, read_json, write_json
-from h2lo_bids.training.card_parts import software
+from h2lo_bids.training.card import software
 from h2lo_bids.training.command import Command
 from h2lo_bids.training.external import Made, run_command
 from h2lo_bids.training.foldjob import (

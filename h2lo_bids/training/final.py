@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import H2loError, UsageError
+from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.statistics import summarise
-from h2lo_bids.evaluation.tables import read_scores
 from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.members import member_files
 from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata

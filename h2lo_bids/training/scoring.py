@@ -14,8 +14,14 @@ import numpy as np
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation.realism import Appearance
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Realism, Score
-from h2lo_bids.evaluation.tables import write_realism, write_scores
+from h2lo_bids.evaluation.scores import (
+    IDENTITY,
+    IDENTITY_TITLES,
+    Realism,
+    Score,
+    write_realism,
+    write_scores,
+)
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import scale_brain
 from h2lo_bids.imaging.resample import resample_mask

@@ -15,13 +15,12 @@ from heads import importable
 from pairsets import BAD, write_pairs
 
 from h2lo_bids.cli.configure import read_settings
-from h2lo_bids.cli.tablearms import TABLE_2, arms_of, epochs, subjects
 from h2lo_bids.errors import UsageError
-from h2lo_bids.evaluation.layout import Block, Row, Table, lay_out
-from h2lo_bids.evaluation.layout_text import markdown
+from h2lo_bids.evaluation.benchmark import arms_of, benchmark_table, epochs, subjects
 from h2lo_bids.evaluation.paper import paper_figures
 from h2lo_bids.evaluation.scores import SCORED, Score
 from h2lo_bids.evaluation.statistics import summarise
+from h2lo_bids.evaluation.table import Block, Row
 from h2lo_bids.settings import Settings
 
 PAPER = {  # arXiv 2603.24968, Table 2
@@ -96,16 +95,13 @@ def test_the_table_ranks_arms_and_shows_the_papers_figures_apart() -> None:
             {"subjects_real": 2, "epochs_real": 10})
         for name in psnr
     )  # fmt: skip
-    table = Table(
-        metrics=("psnr", "ssim"), blocks=(Block("T1w", rows),), printed=paper_figures("table2"),
-        **TABLE_2,
-    )  # fmt: skip
-    heads, laid = (lambda p: (p.heads, dict(p.rows)))(lay_out(table, table.blocks[0]))
+    table = benchmark_table("enhance", [Block("T1w", rows)])
+    heads, laid = (lambda p: (p.heads, dict(p.rows)))(table.lay_out(table.blocks[0]))
     assert [c.place for c in (laid[n][0] for n in psnr)] == [0, 2, 1]
     at = [k for k, head in enumerate(heads) if head.group]
     assert [laid["pfsr-real"][k].text for k in at] == ["30.12", "92.93"]
     assert [laid["pfsr-real"][k].std for k in at] == ["", ""]
-    text = markdown(table)
+    text = table.to_md()
     assert "Table 2" in text
     assert "not for diagnosis" in text
     assert "paper (ds006557): PSNR" in text

@@ -11,8 +11,7 @@ import pytest
 from h2lo_bids.cli.collectwork import collect
 from h2lo_bids.cli.group import _clean
 from h2lo_bids.cli.tasks import CollectTask
-from h2lo_bids.evaluation.scores import SCORED, Score
-from h2lo_bids.evaluation.tables import read_scores, write_scores
+from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.foldjob import fold_folder
 from h2lo_bids.training.folds import Fold

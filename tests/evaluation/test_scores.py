@@ -1,18 +1,28 @@
-"""A subject's scores in both regions, and their mix."""
+"""A subject's scores in both regions, their mix and their file."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import made_up
+from samples import cohort, lines_of, made_up
 
-from h2lo_bids.errors import BadDataError
+from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.catalogue import CATALOGUE
-from h2lo_bids.evaluation.scores import REGIONS, SCORED, Score, score, select, under
+from h2lo_bids.evaluation.scores import (
+    REGIONS,
+    SCORED,
+    Score,
+    read_scores,
+    score,
+    select,
+    under,
+    write_scores,
+)
 
 
 def volumes(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,3 +126,43 @@ def test_duplicates_are_dropped_and_missing_regions_told() -> None:
         select(first, "brain")
     assert select(first[:1], "whole") == ()
     assert isinstance(kept, Score)
+
+
+def test_scores_come_back_digit_by_digit(tmp_path: Path) -> None:
+    scores = [*cohort(), *made_up("3_GE", "h2lo", None, 1 / 3)]
+    path = write_scores(tmp_path / "x_scores.tsv", scores)
+    assert read_scores(path) == tuple(scores)
+    last = lines_of(path)[-1]
+    assert (last["participant_id"], last["session_id"], last["fold"]) == ("sub-3", "ses-GE", "n/a")
+
+
+def test_undefined_and_infinite_values_are_not_applicable(tmp_path: Path) -> None:
+    scores = made_up("1", "h2lo", 0, 1.0, psnr=math.inf, ncc=math.nan)
+    path = write_scores(tmp_path / "s.tsv", scores)
+    assert {row["psnr"] + row["ncc"] for row in lines_of(path)} == {"n/an/a"}
+    assert math.isnan(read_scores(path)[0].values["psnr"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda t: t.replace("foreground", "brain", 1),
+        lambda t: t.replace("psnr", "snr", 1),
+        lambda t: t[: len(t) // 2].rsplit("\t", 2)[0],
+        lambda t: t.replace("\t0\t", "\tzero\t", 1),
+    ],
+)
+def test_damaged_scores_are_one_line(tmp_path: Path, damage) -> None:
+    path = write_scores(tmp_path / "s.tsv", cohort())
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(BadDataError, match=r"s\.tsv: line \d+ is not") as caught:
+        read_scores(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_and_foreign_files(tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match=r"no\.tsv: cannot read"):
+        read_scores(tmp_path / "no.tsv")
+    (tmp_path / "x.tsv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadDataError, match=r"x\.tsv: not a table"):
+        read_scores(tmp_path / "x.tsv")

@@ -9,8 +9,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from h2lo_bids.evaluation.scores import SCORED, Score
-from h2lo_bids.evaluation.tables import write_scores, write_tables
+from h2lo_bids.evaluation.scores import SCORED, Score, write_scores
+from h2lo_bids.evaluation.table import write_tables
 
 METHODS = {"h2lo": "H2LO", "h2lo-mlp": "H2LO w/o SIREN", "h2lo-nograd": "H2LO w/o L_grad"}
 _SIZE = 48

@@ -194,7 +194,7 @@ def _read_external(data: bytes, folder: Path) -> None:
 
 
 def _read_scores(data: bytes, folder: Path) -> None:
-    from h2lo_bids.evaluation.tables import read_scores
+    from h2lo_bids.evaluation.scores import read_scores
 
     path = folder / "scores.tsv"
     path.write_bytes(data)
@@ -416,7 +416,7 @@ def _scores() -> list[bytes]:
 
     from group_samples import make_scores
 
-    from h2lo_bids.evaluation.tables import write_scores
+    from h2lo_bids.evaluation.scores import write_scores
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scores.tsv"

@@ -14,8 +14,7 @@ import pytest
 from prepared_pairs import write_pairs
 
 from h2lo_bids.errors import H2loError, MissingInputError, UsageError
-from h2lo_bids.evaluation.scores import score
-from h2lo_bids.evaluation.tables import read_scores
+from h2lo_bids.evaluation.scores import read_scores, score
 from h2lo_bids.training.command import Command
 from h2lo_bids.training.external import run_command
 from h2lo_bids.training.external_fold import ExternalJob, run_external

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ from problems import ball_pair, small_options
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.metrics import evaluate
-from h2lo_bids.evaluation.scores import IDENTITY, select
+from h2lo_bids.evaluation.scores import IDENTITY, read_scores, select
 from h2lo_bids.evaluation.statistics import summarise
-from h2lo_bids.evaluation.tables import markdown_table, read_scores
+from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.models.identity import Identity
-from h2lo_bids.training.card_methods import nature, steps_sentence
+from h2lo_bids.training.card_site import SiteModel, site_card
 from h2lo_bids.training.crossval import run_fold
 from h2lo_bids.training.final import FinalJob, fit_final
 from h2lo_bids.training.fitting import fit_prepared
@@ -69,7 +70,8 @@ def test_its_row_is_that_of_the_high_field_image_once(folds: list[FoldJob]) -> N
     (own,) = (s for s in select(scores) if s.subject == pair.name)
     expected = evaluate(pair.hf, pair.lf, pair.hf)
     assert {name: own.values[name] for name in expected} == pytest.approx(expected)
-    table = markdown_table(summarise(scores), {"identity": METHODS["identity"].title})
+    rows = rows_of(summarise(scores), {"identity": METHODS["identity"].title})
+    table = Table((Block("T1w", rows),)).to_md()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["HF image"]
 
 
@@ -114,16 +116,20 @@ def test_what_cannot_share_a_step_is_fitted_by_one_process(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_cards_tell_only_options_that_belong_to_the_method(name: str) -> None:
+def test_cards_tell_only_options_that_belong_to_the_method(name: str, folds: list[FoldJob]) -> None:
     for sampling in ("patch", "volume"):
         options = METHODS[name].adapt(small_options(sampling=sampling, seed=7))
-        text = steps_sentence(options.to_dict())
-        assert ("gradient" in text) == name.startswith("h2lo")
-        assert ("Adam" in text) == (name not in ("identity", "arnold"))
-        assert ("8 steps" in text) == ("Adam" in text)
-        assert ("seed 7" in text) == (name != "identity")
+        model = SiteModel(
+            "x", "T1w", METHODS[name], folds[0].pairs, {"train": ("01",)}, options, steps=8,
+            best_step=8, best_psnr=math.nan, identity_psnr=math.nan, seconds=1.0,
+        )  # fmt: skip
+        card = " ".join(site_card(model, 1).split())
+        assert ("gradient term" in card) == name.startswith("h2lo")
+        assert ("Adam" in card) == (name not in ("identity", "arnold"))
+        assert ("8 steps of" in card) == ("Adam" in card)
+        assert ("seed 7; 0.0 minutes." in card) == (name != "identity")
         smooth = name.startswith(("h2lo", "inr", "diffi2i"))
-        assert ("median" in nature(options.family)) == smooth
+        assert ("conditional median" in card) == smooth
 
 
 def test_a_change_of_method_is_another_fold(folds: list[FoldJob]) -> None:

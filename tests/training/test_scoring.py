@@ -23,8 +23,7 @@ from h2lo_bids.evaluation.realism import (
     spectrum_distance,
     tapered,
 )
-from h2lo_bids.evaluation.scores import select
-from h2lo_bids.evaluation.tables import read_scores
+from h2lo_bids.evaluation.scores import read_scores, select
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo

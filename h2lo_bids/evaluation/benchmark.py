@@ -1,12 +1,16 @@
-"""What each method of a benchmark has cost: the further columns of its table."""
+"""The tables of a benchmark: their further columns, of what each method cost and learned from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from h2lo_bids.evaluation.layout import Shown, Value
+from h2lo_bids.evaluation.catalogue import CLIPPED
+from h2lo_bids.evaluation.paper import CITATION_2, paper_figures
+from h2lo_bids.evaluation.scores import Score
+from h2lo_bids.evaluation.table import Block, Shown, Table, Value
 from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 
 Records = Sequence[Mapping[str, Any]]
@@ -14,7 +18,7 @@ Records = Sequence[Mapping[str, Any]]
 _MILLION = 1e6
 _FEW = 10_000
 
-VALUES = (
+_VALUES = (
     Value("folds", "Folds that were scored"),
     Value("folds_planned", "Folds of the cross-validation"),
     Value("participants", "Participants that were scored"),
@@ -28,24 +32,36 @@ VALUES = (
     Value("stopped_early", "Folds that the time budget ended before the schedule did"),
     Value("time_budget_minutes", "Time budget of a fit", "min"),
 )
-"""Columns of the TSV file, from `costs_of`."""
+_ARM_VALUES = (
+    Value("subjects_real", "Subjects whose pairs were trained on, the most of all folds"),
+    Value("subjects_cohort", "Subjects of the cohort that were pretrained on"),
+    Value("epochs_pretrain", "Epochs of pretraining, of the schedule"),
+    Value("epochs_real", "Epochs with the real pairs, of the schedule"),
+    Value("flip_rotate", "Whether patches were mirrored and turned"),
+)
 
 
-def costs_of(name: str, records: Records) -> dict[str, Any]:
-    """Sum up what the folds of a method recorded.
+def benchmark_table(task: str, blocks: Sequence[Block], convention: str = CLIPPED) -> Table:
+    """Return Table 1 of synthesis methods, or Table 2 of enhancers, from `row_values`."""
+    own = _TABLE_2 if task == ENHANCE else _TABLE_1
+    return Table(tuple(blocks), convention=convention, printed=paper_figures(own["name"]), **own)
 
-    Parameters
-    ----------
-    name
-        The method.
-    records
-        Of its finished folds.
 
-    Returns
-    -------
-    dict
-        By the keys of `VALUES` after the first three; None where nothing is recorded.
-    """
+def row_values(
+    name: str, scores: Sequence[Score], records: Records, planned: int
+) -> dict[str, Any]:
+    """Sum up what was scored of a method, and what its finished folds recorded."""
+    own = [s for s in scores if s.method == name]
+    covered = {
+        "folds": len({s.fold for s in own}),
+        "folds_planned": planned,
+        "participants": len({s.subject.partition("_")[0] for s in own}),
+    }
+    return {**covered, **_costs(name, records), **arms_of(records)}
+
+
+def _costs(name: str, records: Records) -> dict[str, Any]:
+    """Sum up what the folds of a method recorded; None where nothing is recorded."""
     options = [record.get("options") or {} for record in records]
     steps = _numbers(records, "steps")
     planned_steps = _numbers(options, "steps")
@@ -67,14 +83,59 @@ def costs_of(name: str, records: Records) -> dict[str, Any]:
     }
 
 
-def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
-    """Tell which methods the time budget ended early, one sentence each.
+def arms_of(records: Records) -> dict[str, Any]:
+    """Tell whom an arm was trained on, and for how long; empty for what is no arm."""
+    options = records[0].get("options") or {} if records else {}
+    schedule = options.get("schedule")
+    if not schedule:
+        return {}
+    factor, cohort = schedule["factor"], options.get("cohort")
+    turned = bool(options.get("flip_rotate"))
+    real = "finetune" if cohort else "augmented" if turned else "real"
+    return {
+        "subjects_real": max(len(record["fold"]["train"]) for record in records),
+        "subjects_cohort": cohort["subjects"] if cohort else None,
+        "epochs_pretrain": factor * schedule["pretrain"] if cohort else None,
+        "epochs_real": factor * schedule[real],
+        "flip_rotate": turned,
+    }
 
-    Parameters
-    ----------
-    methods
-        Records by the method's title.
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    value = values.get(key)
+    return "" if value is None else f"{value:.4g}"
+
+
+def subjects(values: Mapping[str, Any]) -> str:
+    """Write the subjects as the paper does.
+
+    Examples
+    --------
+    >>> subjects({"subjects_real": 13, "subjects_cohort": 147})
+    '13+147'
+    >>> subjects({"subjects_real": 13, "flip_rotate": True}), subjects({})
+    ('13 (*8)', '')
     """
+    real, cohort = _text(values, "subjects_real"), _text(values, "subjects_cohort")
+    if cohort:
+        return f"{real}+{cohort}"
+    return f"{real} (*8)" if values.get("flip_rotate") else real
+
+
+def epochs(values: Mapping[str, Any]) -> str:
+    """Write the epochs as the paper does.
+
+    Examples
+    --------
+    >>> epochs({"epochs_real": 50.0, "epochs_pretrain": 150.0}), epochs({"epochs_real": 2.0})
+    ('150+50', '2')
+    """
+    real, first = _text(values, "epochs_real"), _text(values, "epochs_pretrain")
+    return f"{first}+{real}" if first else real
+
+
+def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
+    """Tell which methods, by title, the time budget ended early, one sentence each."""
     lines = []
     for title, records in methods.items():
         early = [r for r in records if r.get("timed_out")]
@@ -132,7 +193,7 @@ def _seconds(key: str) -> Any:
     return write
 
 
-SHOWN = (
+_SHOWN = (
     Shown("Param.", parameters, "Parameters of the model that makes the images"),
     Shown("Training (s)", _seconds("training_seconds"), "Mean over folds"),
     Shown("s / volume", _seconds("seconds_per_volume"), "Mean over test subjects"),
@@ -140,10 +201,29 @@ SHOWN = (
     Shown("Steps", _steps, "Optimiser steps, the least of all folds, of those of the schedule"),
     Shown("Folds", _folds, "Scored, of those planned"),
 )
-"""The same as text."""
+
+_TABLE_1: dict[str, Any] = {
+    "name": "table1",
+    "title": "Low-field synthesis: every method on the same pairs and folds",
+    "values": _VALUES,
+    "shown": _SHOWN,
+}
+_TABLE_2: dict[str, Any] = {
+    "name": "table2",
+    "title": "Low-field enhancement: with and without synthetic pairs, on the same folds",
+    "values": (*_VALUES, *_ARM_VALUES),
+    "shown": (
+        Shown("Subjects", subjects, "Real pairs, and the cohort's subjects to pretrain on"),
+        Shown("Epochs", epochs, "Of the schedule: pretraining, and those with real pairs"),
+        *(column for column in _SHOWN if column.heading in ("Training (s)", "Steps", "Folds")),
+    ),
+    "citation": CITATION_2,
+    "task": ENHANCE,
+    "notes": ("Research use only: an enhanced image is not for diagnosis.",),
+}
 
 
-def _numbers(records: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+def _numbers(records: Records, key: str) -> list[Any]:
     return [v for r in records if isinstance(v := r.get(key), int | float)]
 
 

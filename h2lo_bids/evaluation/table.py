@@ -1,0 +1,400 @@
+"""Table 1 of the paper, and Table 2: computed from scores once, saved, written in any format.
+
+A table is rows of a method's figures, in one block per contrast as the paper
+prints them, with further columns that the caller brings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from h2lo_bids.evaluation import columns
+from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, NOTHING, places
+from h2lo_bids.evaluation.coverage import MARK, coverage_notes, incomplete
+from h2lo_bids.evaluation.metrics import METRICS
+from h2lo_bids.evaluation.paper import CITATION, GROUP, Printed
+from h2lo_bids.evaluation.printout import Cell, Head, Printout, tests_md
+from h2lo_bids.evaluation.scores import IDENTITY, Score, titles_of, under, write_scores
+from h2lo_bids.evaluation.statistics import (
+    Comparison,
+    Summary,
+    compare,
+    read_statistics,
+    summarise,
+    write_comparisons,
+    write_summary,
+)
+from h2lo_bids.io import atomic_write_text, write_json
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+CAPTION = (
+    "Mean ± population standard deviation over the means of the folds, or over participants "
+    "where there are not two folds. Best in bold, second underlined; rows with † lack folds or "
+    "participants and take no place. PSNR, SSIM and NCC run over the whole volume, the other "
+    "metrics over the foreground, as in the paper."
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A further column of the TSV file.
+
+    Parameters
+    ----------
+    key
+        Its head; also the key in `Row.values`.
+    description, unit
+        For the sidecar.
+    """
+
+    key: str
+    description: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A further column of the printed table.
+
+    Parameters
+    ----------
+    heading
+        Its head.
+    write
+        Makes a cell's text from `Row.values`.
+    description
+        What it means, for who points at it.
+    """
+
+    heading: str
+    write: Callable[[Mapping[str, Any]], str]
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method.
+
+    Parameters
+    ----------
+    name, title
+        The method, and how the table calls it.
+    summary
+        By metric.
+    values
+        Of the further columns; None stands for what is not known.
+    partial
+        Whether it lacks folds or subjects of others: it is marked, and takes no place.
+    """
+
+    name: str
+    title: str
+    summary: Mapping[str, Summary] = field(hash=False)
+    values: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of one contrast.
+
+    Parameters
+    ----------
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    rows
+        The methods, the identity first.
+    notes
+        What the reader must know, one sentence each.
+    comparisons
+        Paired tests.
+    """
+
+    contrast: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Titles of the rows, by method."""
+        return {row.name: row.title for row in self.rows}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A whole table.
+
+    Parameters
+    ----------
+    blocks
+        One per contrast.
+    metrics
+        Keys of `CATALOGUE`.
+    name
+        What its files are called, for example ``"table1"``.
+    title
+        One line; a table without one has one block, and no headings in Markdown.
+    values, shown
+        The further columns, as numbers and as text.
+    printed
+        The paper's own figures; their columns are left out where it is empty.
+    notes
+        About all blocks.
+    citation
+        Of the paper's own figures.
+    task
+        What the methods are for.
+    convention
+        A key of `CONVENTIONS`.
+    """
+
+    blocks: tuple[Block, ...]
+    metrics: tuple[str, ...] = METRICS
+    name: str = ""
+    title: str = ""
+    values: tuple[Value, ...] = ()
+    shown: tuple[Shown, ...] = ()
+    printed: Printed = field(default_factory=dict, hash=False)
+    notes: tuple[str, ...] = ()
+    citation: str = CITATION
+    task: str = "synthesize"
+    convention: str = CLIPPED
+
+    def save(self, folder: Path) -> None:
+        """Write ``<name>.tsv``, ``.json`` and ``.md``, and ``<name>_<contrast>`` of each block."""
+        parts = {self.name: self.blocks}
+        parts |= {f"{self.name}_{block.contrast}": (block,) for block in self.blocks}
+        for name, blocks in parts.items():
+            atomic_write_text(folder / f"{name}.tsv", self.to_tsv(blocks))
+            write_json(folder / f"{name}.json", self.to_json())
+            atomic_write_text(folder / f"{name}.md", self.to_md(blocks))
+
+    @property
+    def caption(self) -> str:
+        """What stands below the table in every format."""
+        return f"{CAPTION} {CONVENTIONS[self.convention]}"
+
+    def lay_out(self, block: Block) -> Printout:
+        """Turn a block into texts: metrics, then further columns, then the paper's figures."""
+        heads = [Head(CATALOGUE[m].heading, CATALOGUE[m].description) for m in self.metrics]
+        heads += [Head(column.heading, column.description) for column in self.shown]
+        names = {row.name for row in block.rows}
+        known = {m for contrast, n, m in self.printed if contrast == block.contrast and n in names}
+        paper = [m for m in self.metrics if m in known]
+        heads += [Head(CATALOGUE[m].heading, "As the paper prints it", GROUP) for m in paper]
+        ranked = {metric: _places(block.rows, metric) for metric in self.metrics}
+        rows = []
+        for row in block.rows:
+            cells = [_cell(row.summary.get(m), m, ranked[m].get(row.name, 0)) for m in self.metrics]
+            cells += [Cell(column.write(row.values) or NOTHING) for column in self.shown]
+            cells += [_printed(self.printed.get((block.contrast, row.name, m)), m) for m in paper]
+            rows.append((f"{row.title} {MARK}" if row.partial else row.title, tuple(cells)))
+        return Printout(tuple(heads), tuple(rows))
+
+    def to_json(self) -> columns.Columns:
+        """Describe the columns of `to_tsv`, in their order."""
+        target = "high" if self.task == "enhance" else "low"
+        found: columns.Columns = {
+            "contrast": {"Description": "Contrast of both images"},
+            "method": {
+                "Description": f"What was compared with the {target}-field image",
+                "Levels": {row.name: row.title for block in self.blocks for row in block.rows},
+            },
+        }
+        for key in self.metrics:
+            info = CATALOGUE[key]
+            sense = f"{'higher' if info.higher else 'lower'} is better"
+            what = {
+                "mean": f"{info.description}; {sense}; mean over folds or, without two of them, "
+                "over participants",
+                "std": "Population standard deviation of the same values",
+                "place": "1 for the best method of this contrast, 2 for the second, else n/a",
+            }
+            for part, text in what.items():
+                found[f"{key}_{part}"] = {"LongName": f"{info.title}, {part}", "Description": text}
+                found[f"{key}_{part}"]["MetricsConvention"] = self.convention
+                if part != "place":
+                    found[f"{key}_{part}"]["Units"] = info.unit
+        for value in self.values:
+            unit = {"Units": value.unit} if value.unit else {}
+            found[value.key] = {"Description": value.description, **unit}
+        for key in self._paper_metrics():
+            for part in ("mean", "std"):
+                found[f"{GROUP} {key}_{part}"] = {
+                    "Description": f"{CATALOGUE[key].title}, {part}: {self.citation}; "
+                    "not measured here",
+                    "Units": CATALOGUE[key].unit,
+                }
+        return found
+
+    def to_tsv(self, blocks: tuple[Block, ...] | None = None) -> str:
+        """Write blocks, all unless told which, one line per contrast and method."""
+        lines = []
+        for block in self.blocks if blocks is None else blocks:
+            for row, (_, cells) in zip(block.rows, self.lay_out(block).rows, strict=True):
+                values: list[Any] = [block.contrast, row.name]
+                for key, cell in zip(self.metrics, cells, strict=False):
+                    found = row.summary.get(key)
+                    values += [found and found.mean, found and found.std, cell.place or None]
+                values += [row.values.get(value.key) for value in self.values]
+                for key in self._paper_metrics():
+                    values += self.printed.get((block.contrast, row.name, key), (None, None))
+                lines.append(values)
+        return columns.to_tsv(lines, self.to_json())
+
+    def to_md(self, blocks: tuple[Block, ...] | None = None) -> str:
+        """Write blocks, all unless told which, with their notes and paired tests."""
+        blocks = self.blocks if blocks is None else blocks
+        printouts = [self.lay_out(block) for block in blocks]
+        if not self.title:
+            (printout,), (block,) = printouts, blocks
+            return "\n\n".join([printout.to_md(plain=True), *block.notes]) + "\n"
+        parts = [f"# {self.title}", *_list(self.notes)]
+        for printout, block in zip(printouts, blocks, strict=True):
+            parts += [f"## {block.contrast}", printout.to_md(), *_list(block.notes)]
+            if block.comparisons:
+                parts += [
+                    "### Paired tests",
+                    tests_md(block.comparisons, block.titles, self.metrics),
+                ]
+        parts.append(self.caption)
+        if any(head.group for printout in printouts for head in printout.heads):
+            parts.append(f"Columns “{GROUP}”: {self.citation}; other subjects, not measured here.")
+        return "\n\n".join(parts) + "\n"
+
+    def to_html(self, block: Block) -> Markup:
+        """Write a block as a ``<table>``."""
+        return self.lay_out(block).to_html()
+
+    def _paper_metrics(self) -> tuple[str, ...]:
+        return tuple(m for m in self.metrics if any(key[2] == m for key in self.printed))
+
+
+def tabulate(
+    scores: Sequence[Score],
+    titles: Mapping[str, str] | None = None,
+    *,
+    contrast: str = "",
+    reference: str | None = None,
+    stem: str | Path | None = None,
+) -> Block:
+    """Summarise and compare the scores of one contrast.
+
+    Parameters
+    ----------
+    scores
+        Of all methods, subjects, folds and regions.
+    titles
+        What the rows are called; see `titles_of`.
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    reference
+        As in `compare`.
+    stem
+        Where `write_tables` has saved a table: if it is of these scores and this reference,
+        it is read and nothing is computed.
+
+    Raises
+    ------
+    UsageError
+        If there are no scores of `reference`.
+    BadDataError
+        If a subject lacks a region.
+    """
+    saved = read_statistics(stem, scores, reference) if stem is not None else None
+    summary, comparisons = saved or (summarise(scores), compare(scores, reference=reference))
+    rows = rows_of(summary, titles, partial=incomplete(scores))
+    return Block(contrast, rows, comparisons=comparisons)
+
+
+def rows_of(
+    summary: Sequence[Summary],
+    titles: Mapping[str, str] | None = None,
+    *,
+    partial: Sequence[str] = (),
+) -> tuple[Row, ...]:
+    """Make the rows of a summary, the identity first; parameters as in `Row`."""
+    found: dict[str, dict[str, Summary]] = {}
+    for row in summary:
+        found.setdefault(row.method, {})[row.metric] = row
+    called = titles_of(found, titles)
+    order = sorted(found, key=lambda name: name != IDENTITY)
+    return tuple(Row(n, called[n], found[n], partial=n in partial) for n in order)
+
+
+def write_tables(
+    stem: str | Path,
+    scores: Sequence[Score],
+    titles: Mapping[str, str] | None = None,
+    *,
+    reference: str | None = None,
+    folds: Sequence[int] = (),
+    wanted: Sequence[str] = (),
+    convention: str = CLIPPED,
+) -> Table:
+    """Write everything that follows from the scores of one contrast.
+
+    Parameters
+    ----------
+    stem
+        What the files' names begin with, for example ``out/group_T1w``: they go on
+        ``_scores.tsv``, ``_summary.tsv``, ``_comparisons.tsv``, each with a ``.json``,
+        and ``_table.md``.
+    scores, titles, reference
+        As in `tabulate`.
+    folds, wanted
+        What was planned; what lacks is told below the table, as in `coverage_notes`.
+    convention
+        A key of `CONVENTIONS`: of all but the file of scores, which holds both.
+
+    Returns
+    -------
+    Table
+        What was written.
+    """
+    block = tabulate(under(scores, convention), titles, reference=reference)
+    notes = coverage_notes(scores, titles_of((s.method for s in scores), titles), folds, wanted)
+    notes = (*notes, CONVENTIONS[convention])
+    table = Table((replace(block, notes=notes),), convention=convention)
+    write_scores(f"{stem}_scores.tsv", scores, titles)
+    write_comparisons(f"{stem}_comparisons.tsv", block.comparisons, titles, convention)
+    # The last one: where it is of the scores, the comparisons are, too.
+    summary = [row.summary[metric] for row in block.rows for metric in row.summary]
+    write_summary(f"{stem}_summary.tsv", summary, titles, convention)
+    atomic_write_text(f"{stem}_table.md", table.to_md())
+    return table
+
+
+def _places(rows: Sequence[Row], metric: str) -> dict[str, int]:
+    whole = [row for row in rows if not row.partial and metric in row.summary]
+    return places(
+        {row.name: row.summary[metric].mean for row in whole}, higher=CATALOGUE[metric].higher
+    )
+
+
+def _cell(summary: Summary | None, metric: str, place: int) -> Cell:
+    if summary is None:
+        return Cell(NOTHING)
+    write = CATALOGUE[metric].write
+    std = "" if math.isnan(summary.mean + summary.std) else write(summary.std)
+    bounded = math.isfinite(summary.low)
+    interval = f"{write(summary.low)} to {write(summary.high)}" if bounded else ""
+    return Cell(write(summary.mean), std, place, interval, summary.n)
+
+
+def _printed(figures: tuple[float, float] | None, metric: str) -> Cell:
+    if figures is None:
+        return Cell(NOTHING)
+    mean, std = (CATALOGUE[metric].write(value) for value in figures)
+    return Cell(mean, "" if std == NOTHING else std)
+
+
+def _list(notes: tuple[str, ...]) -> list[str]:
+    return ["\n".join(f"- {note}" for note in notes)] if notes else []

@@ -1,0 +1,284 @@
+"""Tables in the paper's layout: values, places, gaps, the paper's own figures, files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from samples import cohort, lines_of, made_up
+
+from h2lo_bids.evaluation import statistics
+from h2lo_bids.evaluation.catalogue import CONVENTIONS, places
+from h2lo_bids.evaluation.coverage import coverage_notes, incomplete
+from h2lo_bids.evaluation.paper import GROUP, paper_figures
+from h2lo_bids.evaluation.printout import floor_of
+from h2lo_bids.evaluation.scores import REGIONS, SCORED, Score, read_scores
+from h2lo_bids.evaluation.statistics import Summary, compare, summarise
+from h2lo_bids.evaluation.table import (
+    Block,
+    Row,
+    Shown,
+    Table,
+    Value,
+    rows_of,
+    tabulate,
+    write_tables,
+)
+
+PSNR = {"identity": (20.0, 22.0), "h2lo": (28.0, 31.0), "inr": (27.0, 27.0), "arnold": (21.0, 21.0)}
+"""The mean of each fold."""
+
+
+def scores_of(method: str, folds: tuple[float, ...]) -> list[Score]:
+    """Give two subjects per fold, half a dB to either side of its mean."""
+    return [
+        Score(f"{fold}{side:+d}", method, fold, region, dict.fromkeys(SCORED, mean + side / 2))
+        for fold, mean in enumerate(folds)
+        for side in (-1, 1)
+        for region in ("foreground", "whole")
+    ]
+
+
+def table_of(partial: tuple[str, ...] = (), **values: object) -> Table:
+    rows = []
+    for name, means in PSNR.items():
+        summary = {row.metric: row for row in summarise(scores_of(name, means))}
+        rows.append(Row(name, name.upper(), summary, values, name in partial))
+    return Table(
+        name="table1",
+        title="T",
+        metrics=("psnr",),
+        blocks=(Block("T1w", tuple(rows)), Block("T2w", tuple(rows[:1]), ("a note",))),
+        values=(Value("seconds", "Time", "s"),),
+        shown=(Shown("Time (s)", lambda values: str(values.get("seconds") or "")),),
+        printed={("T1w", "h2lo", "psnr"): (28.98, 0.27)},
+    )
+
+
+def test_means_and_population_deviations_are_those_counted_by_hand():
+    rows = dict(table_of().lay_out(table_of().blocks[0]).rows)
+    # Fold means 28 and 31: mean 29.5; both lie 1.5 from it, so the population deviation is 1.5.
+    assert (rows["H2LO"][0].text, rows["H2LO"][0].std) == ("29.50", "1.50")
+    assert (rows["IDENTITY"][0].text, rows["IDENTITY"][0].std) == ("21.00", "1.00")
+
+
+def test_best_second_and_what_ties_in_every_format(tmp_path):
+    text = table_of().to_md()
+    assert "| **29.50 ± 1.50** |" in text
+    assert "| <u>27.00 ± 0.00</u> |" in text
+    table_of().save(tmp_path)
+    with (tmp_path / "table1_T1w.tsv").open() as stream:
+        rows = {row["method"]: row for row in csv.DictReader(stream, delimiter="\t")}
+    assert {name: row["psnr_place"] for name, row in rows.items()} == {
+        "identity": "n/a", "h2lo": "1", "inr": "2", "arnold": "n/a"
+    }  # fmt: skip
+    assert float(rows["h2lo"]["psnr_std"]) == 1.5
+    tied = places({"a": 3.0, "b": 3.0, "c": 2.0, "d": 1.0, "e": float("nan")}, higher=True)
+    assert tied == {"a": 1, "b": 1, "c": 2}
+    assert places({"a": 3.0, "b": 3.0}, higher=True) == {}
+    assert places({"a": 3.0, "b": 1.0, "c": 2.0}, higher=False) == {"b": 1, "c": 2}
+
+
+def test_a_row_that_lacks_folds_is_marked_and_takes_no_place():
+    table = table_of(("h2lo",))
+    rows = dict(table.lay_out(table.blocks[0]).rows)
+    assert rows["H2LO †"][0].place == 0
+    assert (rows["INR"][0].place, rows["ARNOLD"][0].place) == (1, 0)  # 27 above twice 21
+
+
+def test_every_column_is_described_and_one_table_holds_all_contrasts(tmp_path):
+    table_of(seconds=1.5).save(tmp_path)
+    for name, contrasts in (("table1", {"T1w", "T2w"}), ("table1_T2w", {"T2w"})):
+        with (tmp_path / f"{name}.tsv").open() as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t"))
+        told = json.loads((tmp_path / f"{name}.json").read_text())
+        assert list(told) == list(rows[0])
+        assert all(told[key]["Description"] for key in told)
+        assert {row["contrast"] for row in rows} == contrasts
+        assert {row["seconds"] for row in rows} == {"1.5"}
+    assert "- a note" in (tmp_path / "table1_T2w.md").read_text()
+
+
+def test_figures_of_the_paper_stand_in_their_own_columns_only():
+    laid = table_of().lay_out(table_of().blocks[0])
+    assert [head.group for head in laid.heads] == ["", "", GROUP]
+    cells = {title: [cell.text for cell in row] for title, row in laid.rows}
+    assert cells["H2LO"][-1] == "28.98"
+    assert cells["INR"][-1] == "\N{EN DASH}"
+    assert all("28.98" not in row[:-1] for row in cells.values())
+    assert "28.98" not in table_of().to_md(table_of().blocks[1:])
+
+
+PAPER = Path(__file__).resolve().parents[2].parent / "shared" / "paper" / "h2lo.txt"
+
+
+def test_the_papers_table_is_copied_digit_by_digit():
+    if not PAPER.is_file():
+        pytest.skip("the paper's text is not here")
+    lines = PAPER.read_text(encoding="utf-8").splitlines()
+    heads = {"HF Image": "identity", "Arnold": "arnold", "Pix2Pix": "pix2pix", "DiffI2I": "diffi2i",
+             "Conditional INR": "inr", "Ours": "h2lo"}  # fmt: skip
+    table = [line for line in lines if line.count("±") == 7]
+    assert len(table) == 12
+    for number, line in enumerate(table):
+        method = next(name for head, name in heads.items() if line.startswith(head))
+        printed = [tuple(map(float, w.split("±"))) for w in line.split() if "±" in w]
+        contrast = "T1w" if number < 6 else "T2w"
+        ours = [paper_figures()[contrast, method, metric] for metric in SCORED[:7]]
+        assert ours == printed
+
+
+def test_missing_folds_and_subjects_are_told_below_the_table(tmp_path):
+    scores = scores_of("identity", (20.0, 22.0, 21.0)) + scores_of("h2lo", (28.0, 31.0, 30.0))
+    scores += scores_of("inr", (27.0,)) + scores_of("arnold", (21.0, 21.0, 21.0))[2:]
+    assert incomplete(scores) == ("inr", "arnold")
+    wanted = ("h2lo", "inr", "arnold", "pix2pix")
+    notes = coverage_notes(scores, {"inr": "INR"}, (0, 1, 2, 3), wanted)
+    assert notes == (
+        "h2lo †: 3 of 4 folds; fold 3 is not finished.",
+        "INR †: 1 of 4 folds; folds 1, 2, 3 are not finished.",
+        "arnold †: 3 of 4 folds; fold 3 is not finished.",
+        "arnold †: sub-0-1 of fold 0 not scored.",
+        "pix2pix: no fold is finished; it is not in the table.",
+    )
+    write_tables(tmp_path / "group_T1w", scores, folds=(0, 1, 2), wanted=wanted)
+    text = (tmp_path / "group_T1w_table.md").read_text()
+    assert "| inr † | 27.00" in text
+    assert "inr †: 1 of 3 folds" in text
+    assert "| h2lo | **29.67" in text
+    assert "h2lo †" not in text
+
+
+def test_every_column_is_described_in_order(tmp_path: Path) -> None:
+    write_tables(tmp_path / "group_T1w", cohort(), {"h2lo": "H2LO"})
+    names = {path.name for path in tmp_path.iterdir()}
+    kinds = ("scores", "summary", "comparisons")
+    files = {f"group_T1w_{kind}.{ending}" for kind in kinds for ending in ("tsv", "json")}
+    assert names == {*files, "group_T1w_table.md"}
+    for kind in kinds:
+        path = tmp_path / f"group_T1w_{kind}.tsv"
+        columns = json.loads(path.with_suffix(".json").read_text())
+        assert list(columns) == path.read_text().splitlines()[0].split("\t")
+        assert all(column["Description"] for column in columns.values())
+        assert columns["method"]["Levels"]["h2lo"] == "H2LO"
+        assert columns["method"]["Levels"].get("identity", "HF image") == "HF image"
+    assert columns["versus"]["Levels"]["identity"] == "HF image"
+
+
+def test_files_hold_what_was_computed_and_the_same_bytes_again(tmp_path: Path) -> None:
+    scores = cohort()
+    for folder in ("a", "b"):
+        write_tables(tmp_path / folder / "g", scores)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    summary, compared = summarise(scores), compare(scores)
+    for line, row in zip(lines_of(tmp_path / "a/g_summary.tsv"), summary, strict=True):
+        assert (line["method"], line["metric"], int(line["n"])) == (row.method, row.metric, row.n)
+        assert (float(line["mean"]), float(line["std"])) == (row.mean, row.std)
+        assert [(k, float(line[f"fold_{k}"])) for k in range(3)] == list(row.fold_means)
+    for line, test in zip(lines_of(tmp_path / "a/g_comparisons.tsv"), compared, strict=True):
+        assert (line["versus"], float(line["p_holm"])) == (test.versus, test.p_holm)
+
+
+def summary_of(method: str, psnr: float, js: float, std: float = 0.1234) -> list[Summary]:
+    shared = {"region": "paper", "n": 5, "std": std, "over": "folds", "low": 0, "high": 1}
+    return [
+        Summary(method, metric, mean=mean, fold_means=(), **shared)  # type: ignore[arg-type]
+        for metric, mean in (("psnr", psnr), ("js", js))
+    ]
+
+
+def test_markdown_is_laid_out_as_table_1() -> None:
+    # Of two numbers in a column the second is not singled out.
+    rows = [*summary_of("h2lo", 28.984, 0.0186), *summary_of("h2lo-mlp", 27.0, math.nan)]
+    rows += summary_of("identity", 23.5, 0.1495, std=math.nan)
+    text = Table((Block("T1w", rows_of(rows, {"h2lo": "H2LO"})),), metrics=("psnr", "js")).to_md()
+    assert text.splitlines() == [
+        "| Method | PSNR (dB) ↑ | JS ↓ |",
+        "|---|---|---|",
+        "| HF image | 23.50 | 0.1495 |",
+        "| H2LO | **28.98 ± 0.12** | **0.0186 ± 0.1234** |",
+        "| h2lo-mlp | <u>27.00 ± 0.12</u> | n/a |",
+    ]
+
+
+def test_seven_columns_and_no_second_among_two() -> None:
+    scores = [s for s in cohort() if s.method != "h2lo-mlp"]
+    head, _, first, second = Table((tabulate(scores),)).to_md().splitlines()
+    columns = ("PSNR (dB) ↑", "SSIM (%) ↑", "NCC ↑", "WASS ↓", "HNCC ↑", "BHAT ↓", "JS ↓")
+    assert head == "| Method | " + " | ".join(columns) + " |"
+    assert "<u>" not in first + second
+    assert second.split("|")[2].startswith(" **")
+    assert first.split("|")[8].startswith(" **")
+
+
+def test_a_saved_table_is_read_and_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, stem = cohort(), tmp_path / "group_T1w"
+    write_tables(stem, scores)
+    fresh = tabulate(scores)
+    drawn: list[int] = []
+
+    def draw(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+        drawn.append(len(values))
+        return 0.0, 0.0
+
+    monkeypatch.setattr(statistics, "confidence_interval", draw)
+    assert tabulate(scores, stem=stem) == fresh
+    assert tabulate(scores, stem=stem, reference="h2lo") == fresh
+    assert drawn == []
+    # Other scores, another reference, a damaged or an absent file.
+    assert tabulate(cohort(1), stem=stem).rows[0].summary["psnr"].low == 0
+    other = tabulate(scores, stem=stem, reference="h2lo-mlp")
+    assert {c.versus for c in other.comparisons} == {"h2lo-mlp", "identity"}
+    path = tmp_path / "group_T1w_comparisons.tsv"
+    path.write_text(path.read_text().replace("p_holm", "q"))
+    assert tabulate(scores, stem=stem).rows[0].summary["psnr"].low == 0
+    assert tabulate(scores, stem=tmp_path / "none").rows[0].summary["psnr"].low == 0
+
+
+@pytest.mark.parametrize(("convention", "psnr"), [("clipped", 20.0), ("release", 17.0)])
+def test_every_table_says_its_convention(tmp_path: Path, convention: str, psnr: float) -> None:
+    raw = {"psnr": 17.0, "ssim": 60.0, "ncc": 0.5}
+    scores = [
+        Score(f"{n}", "h2lo", 0, region, dict.fromkeys(SCORED, 20.0), raw)
+        for n in range(3)
+        for region in REGIONS
+    ]
+    table = write_tables(tmp_path / "g", scores, convention=convention)
+    assert table.blocks[0].rows[0].summary["psnr"].mean == psnr
+    # The scores hold both, so that the choice can be made again.
+    assert list(read_scores(tmp_path / "g_scores.tsv")) == scores
+    for kind in ("summary", "comparisons"):
+        sidecar = json.loads((tmp_path / f"g_{kind}.json").read_text())["metric"]
+        assert sidecar["MetricsConvention"] == convention
+        assert CONVENTIONS[convention] in sidecar["Description"]
+    assert (tmp_path / "g_table.md").read_text().endswith(f"\n{CONVENTIONS[convention]}\n")
+    replace(table_of(), convention=convention).save(tmp_path)
+    assert CONVENTIONS[convention] in (tmp_path / "table1.md").read_text()
+    sidecar = json.loads((tmp_path / "table1.json").read_text())
+    assert sidecar["psnr_mean"]["MetricsConvention"] == convention
+
+
+def test_what_is_undefined_comes_back_from_the_files(tmp_path: Path) -> None:
+    scores = [*made_up("1", "h2lo", 0, 1.0, psnr=math.inf), *made_up("1", "identity", 0, 1.0)]
+    write_tables(tmp_path / "x", scores)
+    summary, (first, *_) = statistics.read_statistics(tmp_path / "x", scores)
+    (psnr,) = [row for row in summary if (row.method, row.metric) == ("h2lo", "psnr")]
+    assert (psnr.n, psnr.fold_means) == (0, ())
+    assert math.isnan(psnr.mean)
+    assert (first.metric, first.n, first.better) == ("psnr", 0, "")
+
+
+def test_too_few_people_for_any_test_are_told() -> None:
+    rows = [SimpleNamespace(n=5, versus="h2lo", metric=m) for m in ("psnr", "ssim")]
+    # One method against h2lo: the smallest p of five people is 2 / 2**5.
+    assert "With 5 participants no corrected p can be below 0.062" in floor_of(rows)
+    assert floor_of(()) == ""
