@@ -105,6 +105,7 @@ def simulate_training_pairs(
     inputs: int = 1,
     nominal: bool = False,
     normalise: bool = True,
+    distorted: bool = True,
 ) -> dict[str, TrainingPair]:
     """Simulate one person's pair in each contrast; see `simulate_training_pair`.
 
@@ -122,6 +123,8 @@ def simulate_training_pairs(
         Whether the first of them is of the calibrated site.
     normalise
         Whether images are divided by their largest value in the brain.
+    distorted
+        Whether the low-field scans are distorted and registered with an error, as real ones.
     """
     for contrast in contrasts:
         if contrast not in CONTRASTS:
@@ -134,7 +137,9 @@ def simulate_training_pairs(
     head = Anatomy(head.labels[part], head.spacing, head.source)
     subject = make_subject(head, mask[part], person)
     session = np.random.default_rng([seed, 2])
-    displacement = distortion(session, subject.mask, head.spacing, DISTORTION)
+    displacement = None
+    if distorted:
+        displacement = distortion(session, subject.mask, head.spacing, DISTORTION)
     pairs = {}
     for contrast in contrasts:
         stream = (seed, 1 + CONTRASTS.index(contrast))
@@ -173,7 +178,7 @@ def _high_field(
 def _low_field(
     subject: Subject,
     contrast: str,
-    displacement: np.ndarray,
+    displacement: np.ndarray | None,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Scan a person at low field and put the scans together on the person's grid."""
@@ -189,7 +194,9 @@ def _low_field(
             rng=rng,
             displacement=displacement,
         )
-        pose = scan.pose @ misregistration(rng, MISREGISTRATION)
+        # Drawn in any case: the noise of a person's scans does not depend on the distortion.
+        error = misregistration(rng, MISREGISTRATION)
+        pose = scan.pose if displacement is None else scan.pose @ error
         # The scanner scales each image on its own, and so does the fusion of real ones.
         scans.append((scan.data / scan.data.mean(), scan.affine))
         to_scanner.append(pose)

@@ -45,7 +45,7 @@ PAIR_SEED = 1000
 """Added to a label map's number: the pairs stay the same when the fit's seed changes."""
 STEPS = 4000
 TRAIN, VALIDATE = Simulation(variants=4, inputs=6), Simulation(inputs=3)
-TEST = Simulation(inputs=3, scaling="max")
+TEST = Simulation(inputs=3, scaling="max", distorted=True)
 """Scored as the paper does: images divided by their maximum, the model's input scaled anew."""
 
 Parts = tuple[list[Pair], list[Pair], list[Pair]]

@@ -43,11 +43,16 @@ class Simulation:
         that of the calibrated site.
     scaling
         Of the high-field images, as for `h2lo_bids.imaging.normalise.scale_brain`.
+    distorted
+        Whether the low-field images are distorted and misregistered as real ones are. A model
+        that learns from such pairs blurs its output by what it cannot know: tissues come out
+        too alike.
     """
 
     variants: int = 1
     inputs: int = 1
     scaling: str = "robust"
+    distorted: bool = False
 
 
 def split_labels(folder: Path) -> Split:
@@ -109,7 +114,8 @@ def simulated_pairs(
     for variant in range(how.variants):
         for number, path in labels:
             own = seed + 100 * variant + number
-            name = f"{path.name.split('.')[0]}_seed-{own}_{how.scaling}-{how.inputs}.npy"
+            kind = f"{how.scaling}-{how.inputs}{'-distorted' if how.distorted else ''}"
+            name = f"{path.name.split('.')[0]}_seed-{own}_{kind}.npy"
             kept = {c: cache / c / name for c in contrasts}
             missing = tuple(c for c in contrasts if not kept[c].exists())
             if missing:
@@ -126,7 +132,7 @@ def _simulate(labels: Path, seed: int, kept: dict[str, Path], how: Simulation) -
 
     pairs = simulate_training_pairs(
         labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE, inputs=how.inputs,
-        nominal=True, normalise=False,
+        nominal=True, normalise=False, distorted=how.distorted,
     )  # fmt: skip
     for contrast, path in kept.items():
         pair = pairs[contrast]

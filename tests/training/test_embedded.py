@@ -28,10 +28,11 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def small(
         path: Path, *, contrasts: tuple[str, ...], seed: int, frame_shape: tuple, inputs: int,
-        nominal: bool, normalise: bool,
+        nominal: bool, normalise: bool, distorted: bool,
     ) -> dict:  # fmt: skip
         assert frame_shape == (208, 256, 256)
         assert (nominal, normalise) == (True, False)
+        assert distorted == (seed in (1008,))  # only what is tested on is as real pairs are
         pair = ball_pair(path.name, seed, SHAPE)
         # Scanners that differ in gain and offset, which robust scaling takes away.
         seen = tuple(100 * (n + 1) * pair.hf + n * pair.mask for n in range(inputs))
