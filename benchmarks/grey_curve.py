@@ -17,13 +17,12 @@ import numpy as np
 
 from h2lo_bids.bids.results import result_files
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
+from h2lo_bids.evaluation.splits import Fold, read_folds
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.table import Block, Table, rows_of
-from h2lo_bids.training.folds import Fold
 from h2lo_bids.training.heldout import score_pair
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, find_prepared, read_prepared
-from h2lo_bids.training.splits import read_folds
 from h2lo_bids.vocabulary import SYNTHESIZE, TASKS
 
 LEVELS = 200

@@ -5,9 +5,10 @@ people at 4 mm with a few optimiser steps, once with the code of each checkout (
 the interpreter is the one that runs this script), and prints each output file as ``same``,
 ``different`` or ``only in base`` (``new``). Both runs see the same paths, one after the other, and
 models are given by ``--model``, so that a refitted embedded model makes no difference. The exit
-code is 1 if a file differs. ``--only`` takes some of the steps (see `STEPS`), with those that
-they need; what is in ``OUT/base`` is not made again, so that a later comparison with the same base
-costs half the time. Not compared: logs of the runs, and what `VOLATILE` and `PATTERNS` name.
+code is 1 if a file differs. ``--only`` takes some of the steps: group stands alone, benchmark and
+evaluate follow it, enhance follows participant, group and benchmark. ``OUT/base`` is made once, so
+that a later comparison with the same base and steps costs half the time. Not compared: logs of
+the runs, and what `VOLATILE` and `PATTERNS` name.
 """
 
 from __future__ import annotations
@@ -21,53 +22,51 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 PHANTOMS = {
     "site": ("--subjects", "4", "--contrast", "T1w", "--lf", "iso"),
-    "person": ("--subjects", "1", "--seed", "9", "--lf", "axi", "cor", "sag"),
+    "people": ("--subjects", "2", "--seed", "9", "--lf", "axi", "cor", "sag"),
 }
-FEW = ("--folds", "2", "--val-count", "1", "--steps", "4", "--validate-every", "2", "--crop", "12",
-       "--init", "none")  # fmt: skip
-FEW_EPOCHS = ("--folds", "2", "--val-count", "1", "--schedule-factor", "0.005", "--features", "8")
+FEW = ("--resolution", "4", "--folds", "2", "--val-count", "1")
+FIT = (*FEW, "--steps", "4", "--validate-every", "2", "--crop", "12", "--init", "none")
+ENHANCE = (*FEW, "--task", "enhance", "--schedule-factor", "0.005", "--features", "8")
 STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "participant": (
-        ("{person}", "participant", "participant", "--model", "T1w={h2lo_T1w}",
-         "T2w={identity_T2w}", "--output-spaces", "model", "--lf-grid", "4x4x8",
-         "--noise", "calibrated"),
+        ("people", "people", "participant", "--model", "T1w={h2lo_T1w}", "T2w={identity_T2w}",
+         "--lf-grid", "4x4x8"),
     ),
     "pairs": (
-        ("{person}", "pairs", "participant", "--pairs", "--resolution", "4", "--contrast", "T1w"),
+        ("people", "pairs", "participant", "--pairs", "--resolution", "4", "--contrast", "T1w",
+         "--participant-label", "01"),
     ),
     "group": (
-        ("{site}", "group", "group", "--resolution", "4", *FEW),
-        ("{site}", "alone", "group", "--resolution", "4", *FEW, "--folds", "0"),
-        ("{site}", "applied", "participant", "--participant-label", "01", "--model",
-         "{out}/group/models/h2lo_T1w", "--uncertainty", "--noise", "calibrated"),
+        ("site", "site", "group", *FIT),
+        ("site", "applied", "participant", "--participant-label", "01", "--model",
+         "{run}/site/models/h2lo_T1w", "--output-spaces", "model", "--uncertainty",
+         "--noise", "calibrated"),
     ),
     "benchmark": (
-        ("{site}", "benchmark", "benchmark", "--resolution", "4", "--methods", "all", *FEW,
-         "--external", "copy=cp {{input}} {{output}}"),
+        ("site", "site", "benchmark", *FIT, "--methods", "all", "--external",
+         "copy=cp {{input}} {{output}}"),
     ),
     "evaluate": (
-        ("{site}", "evaluate", "evaluate", "--resolution", "4", "--model", "{h2lo_T1w}",
-         "{identity_T1w}", "--realism-reference", "{lowfield}"),
+        ("site", "site", "evaluate", "--resolution", "4", "--model", "{h2lo_T1w}",
+         "--realism-reference", "{lowfield}"),
     ),
     "enhance": (
-        ("{site}", "cohort", "participant", "--participant-label", "01", "02", "03", "04",
-         "--model", "{identity_T1w}"),
-        ("{site2}", "enhance", "group", "--task", "enhance", "--resolution", "4", *FEW_EPOCHS,
-         "--pretrain-derivatives", "{out}/cohort", "--model", "{identity_T1w}"),
-        ("{site2}", "arms", "benchmark", "--resolution", "4", "--methods", "arnold", *FEW),
-        ("{site2}", "arms", "benchmark", "--task", "enhance", "--resolution", "4", *FEW_EPOCHS,
-         "--arms", "real", "flip-rotate", "arnold", "--cohort", "{out}/cohort"),
-        ("{site2}", "enhanced", "participant", "--task", "enhance", "--participant-label", "11",
-         "--model", "{out}/enhance/models/pfsr_T1w"),
+        ("site", "site", "group", *ENHANCE, "--pretrain-derivatives", "{run}/people",
+         "--model", "{h2lo_T1w}"),
+        ("site", "site", "benchmark", *ENHANCE, "--arms", "real", "flip-rotate", "identity",
+         "--cohort", "{run}/people"),
+        ("site", "enhanced", "participant", "--task", "enhance", "--participant-label", "01",
+         "--model", "{run}/site/models/pfsr_T1w"),
     ),
 }  # fmt: skip
-"""Command lines: dataset, name of the output folder, level and options."""
+"""Command lines: phantom, name of the output folder, level and options."""
 
 VOLATILE = frozenset(
     {"software", "SoftwareVersions", "Version", "version", "seconds", "synthesis_seconds",
@@ -97,9 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = make_phantoms(args.base.resolve(), out / "phantoms")
     models = args.base.resolve() / "h2lo_bids" / "data" / "models"
     inputs |= {folder.name: str(folder) for folder in models.iterdir()}
+    names = dict.fromkeys(line[1] for step in args.only for line in STEPS[step])
+    shutil.rmtree(out / "new", ignore_errors=True)
     for side, checkout in (("base", args.base), ("new", args.new)):
-        run_steps(checkout.resolve(), out, side, args.only, inputs)
-    return compare(out, args.only)
+        if not (out / side).is_dir():
+            run_steps(checkout.resolve(), out, args.only, inputs)
+            (out / "run").rename(out / side)
+    return compare(out, names)
 
 
 def make_phantoms(base: Path, folder: Path) -> dict[str, str]:
@@ -107,39 +110,23 @@ def make_phantoms(base: Path, folder: Path) -> dict[str, str]:
     for name, options in PHANTOMS.items():
         if not (folder / name).is_dir():
             run_program(base, "h2lo-phantom", [str(folder / name), "--resolution", "4", *options])
-    other = folder / "site2"
-    if not other.is_dir():
-        options = ("--subjects", "4", "--seed", "50", *PHANTOMS["site"][2:])
-        run_program(base, "h2lo-phantom", [str(other), "--resolution", "4", *options])
-    paths = {name: str(folder / name) for name in (*PHANTOMS, "site2")}
-    lowfield = next((folder / "person").glob("sub-*/ses-LF/anat/*_T1w.nii.gz"))
-    return {**paths, "lowfield": f"T1w={lowfield}"}
+    lowfield = next((folder / "people").glob("sub-*/ses-LF/anat/*_T1w.nii.gz"))
+    return {name: str(folder / name) for name in PHANTOMS} | {"lowfield": f"T1w={lowfield}"}
 
 
-def run_steps(
-    checkout: Path, out: Path, side: str, only: Sequence[str], inputs: dict[str, str]
-) -> None:
-    """Run the command lines of some steps with the code of a checkout."""
-    if side == "new":
-        shutil.rmtree(out / side, ignore_errors=True)
-    running = out / "run"
-    for step in only:
-        kept = out / side / step
-        if kept.is_dir():
-            continue
-        shutil.rmtree(running, ignore_errors=True)
-        for dataset, name, *rest in STEPS[step]:
-            values = {**inputs, "out": str(running)}
-            words = [word.format(**values) for word in (dataset, f"{{out}}/{name}", *rest)]
-            common = ["--nprocs", "1", "--omp-nthreads", "1", "-w", f"{running}/work"]
-            if "participant" in words and "--pairs" not in words:
-                common.append("--sloppy")
-            began = time.monotonic()
-            run_program(checkout, "h2lo", [*words, *common])
-            print(f"{side} {step} {name}: {time.monotonic() - began:.0f} s", flush=True)
-        shutil.rmtree(running / "work", ignore_errors=True)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        running.rename(kept)
+def run_steps(checkout: Path, out: Path, only: Sequence[str], inputs: dict[str, str]) -> None:
+    """Run the command lines of some steps with the code of a checkout, in ``OUT/run``."""
+    run = out / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    for dataset, name, *rest in (line for step in only for line in STEPS[step]):
+        words = [word.format(**inputs, run=run) for word in rest]
+        how = ["--nprocs", "1", "--omp-nthreads", "1", "-w", str(out / "work")]
+        if "participant" in words and "--pairs" not in words:
+            how.append("--sloppy")
+        began = time.monotonic()
+        run_program(checkout, "h2lo", [inputs[dataset], str(run / name), *words, *how])
+        print(f"{checkout.name} {name} {words[0]}: {time.monotonic() - began:.0f} s", flush=True)
+    shutil.rmtree(out / "work")
 
 
 def run_program(checkout: Path, name: str, words: Sequence[str]) -> None:
@@ -154,11 +141,11 @@ def run_program(checkout: Path, name: str, words: Sequence[str]) -> None:
         sys.exit(f"{name} {' '.join(words)}\n{done.stdout}{done.stderr}: code {done.returncode}")
 
 
-def compare(out: Path, only: Sequence[str]) -> int:
+def compare(out: Path, names: Iterable[str]) -> int:
     """Print each file of both sides with a verdict; return 1 if any differs."""
-    verdicts: dict[str, int] = {}
-    for step in only:
-        base, new = (out / side / step for side in ("base", "new"))
+    verdicts: Counter[str] = Counter()
+    for name in names:
+        base, new = (out / side / name for side in ("base", "new"))
         for path in sorted({*files_of(base), *files_of(new)}):
             there = [(side / path).is_file() for side in (base, new)]
             if all(there):
@@ -166,8 +153,8 @@ def compare(out: Path, only: Sequence[str]) -> int:
                 verdict = "same" if same else "different"
             else:
                 verdict = "only in base" if there[0] else "only in new"
-            verdicts[verdict] = verdicts.get(verdict, 0) + 1
-            print(f"{verdict:12}  {step}/{path}")
+            verdicts[verdict] += 1
+            print(f"{verdict:12}  {name}/{path}")
     print(", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())))
     return int(set(verdicts) != {"same"})
 

@@ -11,6 +11,7 @@ from typing import Any
 from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.cli.fitoptions import fit_options
 from h2lo_bids.errors import H2loError, UsageError
+from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.models.bundle import Bundle, load_bundle
 from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.settings import Settings
@@ -19,7 +20,6 @@ from h2lo_bids.training.arms import Arm, Schedule, find_arm
 from h2lo_bids.training.cohort import CohortScan, find_cohort
 from h2lo_bids.training.final import FinalJob
 from h2lo_bids.training.foldjob import BUNDLE, fold_folder, read_record
-from h2lo_bids.training.folds import PARTS, Fold
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.vocabulary import ENHANCER, SYNTHESIZE

@@ -11,12 +11,13 @@ from typing import Any
 from h2lo_bids.bids.dataset import write_citation
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.cli.citation import training_text
-from h2lo_bids.cli.planwork import SPLITS, read_splits
+from h2lo_bids.cli.planwork import SPLITS
 from h2lo_bids.cli.tasks import CollectTask, GroupReportTask, TableTask
 from h2lo_bids.errors import BadDataError, NoMatchError
 from h2lo_bids.evaluation.benchmark import benchmark_table, budget_notes, row_values
 from h2lo_bids.evaluation.coverage import coverage_notes
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score, read_scores, under
+from h2lo_bids.evaluation.splits import Fold, read_splits
 from h2lo_bids.evaluation.statistics import write_comparisons
 from h2lo_bids.evaluation.table import Block, tabulate, write_tables
 from h2lo_bids.reports.group import write_group_report
@@ -24,7 +25,6 @@ from h2lo_bids.reports.records import Failure
 from h2lo_bids.reports.table_page import write_table_page
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.foldjob import SCORES, fold_folder, read_record
-from h2lo_bids.training.folds import Fold
 from h2lo_bids.training.methods import methods_of
 from h2lo_bids.vocabulary import SYNTHESIZE, Send
 

@@ -12,27 +12,24 @@ from h2lo_bids.cli.fitoptions import find_start, fit_options
 from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.prepared import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.cli.tasks import FoldTask, PlanTask
-from h2lo_bids.errors import UsageError
-from h2lo_bids.io import read_text, table_rows
+from h2lo_bids.errors import H2loError, UsageError
+from h2lo_bids.evaluation.splits import PARTS, Fold, read_folds, read_splits, write_splits
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.cohort_leaks import check_no_leak
 from h2lo_bids.training.command import Command
-from h2lo_bids.training.external_fold import ExternalJob
-from h2lo_bids.training.foldjob import FoldJob, FoldWork, changes, fold_done, read_record
-from h2lo_bids.training.folds import (
-    PARTS,
-    Fold,
+from h2lo_bids.training.experiments.folds import (
     check_together,
     ds006557_folds,
     hold_out,
     make_folds,
 )
+from h2lo_bids.training.external_fold import ExternalJob
+from h2lo_bids.training.foldjob import FoldJob, FoldWork, changes, fold_done, read_record
 from h2lo_bids.training.leaks import same_people
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.training.processes import check_shares
-from h2lo_bids.training.splits import read_folds, write_splits
 from h2lo_bids.vocabulary import Send
 
 SPLITS = "splits.tsv"
@@ -159,7 +156,7 @@ def divide_subjects(
     if settings.folds == KNOWN_FOLDS:
         folds = ds006557_folds(subjects, contrast, note)
     else:
-        folds = read_folds(settings.folds, subjects, contrast)
+        folds = read_folds(Path(settings.folds), subjects, contrast)
     try:
         check_together(folds, same)
     except UsageError as err:
@@ -308,7 +305,7 @@ def _check_chosen(settings: Settings, contrast: str, folds: tuple[Fold, ...]) ->
 
 def _check_same_folds(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:
     """Refuse to enhance on other folds than those of the synthesis models that are there."""
-    known = read_splits(settings.out_dir / SPLITS).get(contrast)
+    known = _known(settings.out_dir / SPLITS).get(contrast)
     if settings.fits_enhancer and known and folds and known != folds:
         raise UsageError(
             f"{settings.out_dir / SPLITS}: has other folds of {contrast}; give the options and "
@@ -332,22 +329,12 @@ def _write(settings: Settings, splits: dict[str, tuple[Fold, ...]]) -> None:
         return
     path = settings.out_dir / SPLITS
     with exclusive(settings.work / "locks" / "splits.lock"):
-        write_splits(path, {**read_splits(path), **splits})
+        write_splits(path, {**_known(path), **splits})
 
 
-def read_splits(path: Path) -> dict[str, tuple[Fold, ...]]:
-    """Read our own table of folds; what is damaged in it is made anew."""
-    found: dict[str, dict[int, dict[str, list[str]]]] = {}
+def _known(path: Path) -> dict[str, tuple[Fold, ...]]:
+    """Read the folds of earlier runs; what is damaged is made anew."""
     try:
-        for row in table_rows(read_text(path)):
-            fold = found.setdefault(row["contrast"], {}).setdefault(int(row["fold"]), {})
-            fold.setdefault(row["part"], []).append(row["participant_id"].removeprefix("sub-"))
-        return {
-            contrast: tuple(
-                Fold(index, *(tuple(parts.get(part, ())) for part in PARTS))
-                for index, parts in sorted(folds.items())
-            )
-            for contrast, folds in found.items()
-        }
-    except (OSError, KeyError, ValueError, UsageError):
+        return read_splits(path)
+    except H2loError:
         return {}

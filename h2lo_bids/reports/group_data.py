@@ -19,7 +19,9 @@ import numpy.typing as npt
 
 from h2lo_bids.bids.pairnames import find_records
 from h2lo_bids.bids.results import result_files, result_path, result_pattern
+from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.splits import PARTS, Fold, read_splits
 from h2lo_bids.io import parse_json, read_text, table_rows
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
 
@@ -27,7 +29,6 @@ _PREFIX = {"evaluate": "evaluation", "enhance": "enhancement"}
 _ENHANCER = re.compile(r"pfsr(-.+)?")
 _NUMBER = re.compile(r"\d{1,9}")
 _FOLD = re.compile(rf"fold-({_NUMBER.pattern})")
-PARTS = ("train", "validation", "test")
 _CURVES = ("step", "loss", "l1", "gradient", "psnr", "seconds")
 
 
@@ -73,15 +74,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Split:
-    """One line of ``splits.tsv``."""
-
-    fold: int
-    participant: str
-    part: str
-
-
-@dataclass(frozen=True)
 class Contrast:
     """Everything of one contrast.
 
@@ -91,7 +83,7 @@ class Contrast:
         ``"T1w"`` or ``"T2w"``.
     runs : tuple of Run
         By method and fold.
-    splits : tuple of Split
+    splits : tuple of Fold
         As planned.
     task : str
         What the runs are for.
@@ -99,7 +91,7 @@ class Contrast:
 
     name: str
     runs: tuple[Run, ...] = ()
-    splits: tuple[Split, ...] = ()
+    splits: tuple[Fold, ...] = ()
     task: str = SYNTHESIZE
 
     @cached_property
@@ -114,7 +106,7 @@ class Contrast:
     def folds(self) -> tuple[int, ...]:
         """Folds that were planned or begun."""
         begun = {run.fold for run in self.runs if run.fold is not None}
-        return tuple(sorted(begun | {split.fold for split in self.splits}))
+        return tuple(sorted(begun | {fold.index for fold in self.splits}))
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -162,7 +154,7 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
     contrasts = []
     for name in sorted(names):
         runs = _runs(root / name, level, problems)
-        planned = tuple(splits.get(name, ()))
+        planned = splits.get(name, ())
         if level == "evaluate":
             runs = _scored_together(runs, table_path(out_dir, level, name, "scores"), problems)
         kept = tuple(run for run in runs if _of_these_splits(run, planned))
@@ -212,18 +204,12 @@ def read_table(path: Path, problems: list[str]) -> list[dict[str, str]]:
         return []
 
 
-def _splits(path: Path, problems: list[str]) -> dict[str, list[Split]]:
-    found: dict[str, list[Split]] = {}
-    for row in read_table(path, problems):
-        try:
-            if row["contrast"] not in CONTRASTS or not _NUMBER.fullmatch(row["fold"]):
-                raise ValueError(row["contrast"])
-            split = Split(int(row["fold"]), row["participant_id"], row["part"])
-            found.setdefault(row["contrast"], []).append(split)
-        except (KeyError, ValueError):
-            line = f"{path.name}: a line is not contrast, fold, participant_id, part"
-            problems += [line] if line not in problems else []
-    return found
+def _splits(path: Path, problems: list[str]) -> dict[str, tuple[Fold, ...]]:
+    try:
+        return {name: own for name, own in read_splits(path).items() if name in CONTRASTS}
+    except H2loError as error:
+        problems.append(str(error).replace(str(path), path.name))
+        return {}
 
 
 def _runs(folder: Path, level: str, problems: list[str]) -> list[Run]:
@@ -256,15 +242,19 @@ def _scored_together(runs: list[Run], table: Path, problems: list[str]) -> list[
     return [run for run in runs if run.method in named or not named]
 
 
-def _of_these_splits(run: Run, splits: tuple[Split, ...]) -> bool:
+def _of_these_splits(run: Run, splits: tuple[Fold, ...]) -> bool:
     """Tell the folds of the present splits from those that an earlier run has left."""
-    told = run.record.get("fold")
-    if not splits or not isinstance(told, dict):
+    recorded = run.record.get("fold")
+    if not splits or not isinstance(recorded, dict):
         return True
-    planned = {(s.part, s.participant.removeprefix("sub-")) for s in splits if s.fold == run.fold}
-    parts = [told.get(part) for part in PARTS]
-    named = zip(PARTS, parts, strict=True)
-    return planned == {(p, str(n)) for p, names in named if isinstance(names, list) for n in names}
+    planned = next((fold for fold in splits if fold.index == run.fold), None)
+    if planned is None:
+        return False
+    named = {part: recorded.get(part) for part in PARTS}
+    return all(
+        isinstance(names, list) and sorted(map(str, names)) == sorted(getattr(planned, part))
+        for part, names in named.items()
+    )
 
 
 def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:

@@ -16,6 +16,7 @@ from h2lo_bids.evaluation.catalogue import CONVENTIONS
 from h2lo_bids.evaluation.columns import REALISM
 from h2lo_bids.evaluation.printout import floor_of, tests_html
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.splits import PARTS
 from h2lo_bids.evaluation.table import Block, Shown, Table
 from h2lo_bids.reports import charts
 from h2lo_bids.reports import group_pictures as pictures
@@ -86,7 +87,7 @@ def contrast_view(
         "panels": _panels(contrast, results, shown, problems),
         "realism": _realism(contrast, shown, methods, problems),
         "splits": _split_rows(contrast),
-        "split_folds": sorted({split.fold for split in contrast.splits}),
+        "split_folds": [fold.index for fold in contrast.splits],
         "pairs": pairs,
         "flagged": [pair.name for pair in pairs if pair.flagged],
         "undrawn": sum(pair.picture is None for pair in pairs),
@@ -222,10 +223,15 @@ def _realism_rows(
 
 def _split_rows(contrast: Contrast) -> list[tuple[str, list[str]]]:
     """Lay out the splits: a row per participant, its part in every planned fold."""
-    folds = sorted({split.fold for split in contrast.splits})
-    parts = {(split.participant, split.fold): split.part for split in contrast.splits}
-    names = sorted({split.participant for split in contrast.splits})
-    return [(name, [parts.get((name, fold), "") for fold in folds]) for name in names]
+    parts = {
+        (subject, fold.index): part
+        for fold in contrast.splits
+        for part in PARTS
+        for subject in getattr(fold, part)
+    }
+    names = sorted({subject for subject, _ in parts})
+    folds = [fold.index for fold in contrast.splits]
+    return [(f"sub-{name}", [parts.get((name, fold), "") for fold in folds]) for name in names]
 
 
 def median_subject(participants: Participants, method: str, names: Sequence[str]) -> str | None:

@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from h2lo_bids.evaluation.splits import PARTS
 from h2lo_bids.models.bundle import Bundle, read_bytes
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.arms import BACKBONE, FINETUNE, PRETRAIN, Arm, Schedule, fit_arm, stages_of
@@ -18,7 +19,6 @@ from h2lo_bids.training.cohort_pairs import cohort_pairs, split_pairs
 from h2lo_bids.training.final import FinalJob
 from h2lo_bids.training.fitting import common_frame, pair_files, pairs_cache
 from h2lo_bids.training.foldjob import HISTORY, FoldJob
-from h2lo_bids.training.folds import PARTS
 from h2lo_bids.training.leaks import check_images
 from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions

@@ -18,6 +18,7 @@ from h2lo_bids.evaluation.scores import (
     write_realism,
     write_scores,
 )
+from h2lo_bids.evaluation.splits import PARTS
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.io import atomic_write_bytes, write_json
 from h2lo_bids.models.bundle import save_bundle
@@ -41,7 +42,6 @@ from h2lo_bids.training.foldjob import (
     tell_of_others,
     withdraw,
 )
-from h2lo_bids.training.folds import PARTS
 from h2lo_bids.training.heldout import predict_pair, realism_of, score_pair, stranger_to
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pictures import pictures_of, write_pictures

@@ -15,6 +15,7 @@ import numpy as np
 
 from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.scores import Realism, Score, write_realism, write_scores
+from h2lo_bids.evaluation.splits import PARTS
 from h2lo_bids.io import atomic_path, read_json, write_json
 from h2lo_bids.training.card import software
 from h2lo_bids.training.command import Command
@@ -31,7 +32,6 @@ from h2lo_bids.training.foldjob import (
     tell_of_others,
     withdraw,
 )
-from h2lo_bids.training.folds import PARTS
 from h2lo_bids.training.heldout import realism_of, score_pair, stranger_to
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared

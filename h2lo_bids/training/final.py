@@ -53,7 +53,7 @@ class FinalJob:
         As in `FoldJob`.
     validation
         Without a cross-validation the subjects that choose the weights; see
-        `h2lo_bids.training.folds.hold_out`. With none, the last weights are kept.
+        `h2lo_bids.training.experiments.folds.hold_out`. With none, the last weights are kept.
     initial
         As in `FoldJob`.
     """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import CannotCreateError
+from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.io import read_json
 from h2lo_bids.training.fitting import (
     fit_prepared,
@@ -17,7 +18,6 @@ from h2lo_bids.training.fitting import (
     pairs_fingerprint,
     pairs_of,
 )
-from h2lo_bids.training.folds import PARTS, Fold
 from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair

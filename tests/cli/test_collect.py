@@ -12,10 +12,9 @@ from h2lo_bids.cli.collectwork import collect
 from h2lo_bids.cli.group import _clean
 from h2lo_bids.cli.tasks import CollectTask
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
+from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.foldjob import fold_folder
-from h2lo_bids.training.folds import Fold
-from h2lo_bids.training.splits import write_splits
 
 FOLDS = (Fold(0, ("03", "04"), ("05",), ("01", "02")), Fold(1, ("01", "02"), ("05",), ("03", "04")))
 

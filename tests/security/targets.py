@@ -138,7 +138,7 @@ def _read_participants(data: bytes, folder: Path) -> None:
 
 def _folds(name: str) -> Callable[[bytes, Path], None]:
     def read(data: bytes, folder: Path) -> None:
-        from h2lo_bids.training.splits import read_folds
+        from h2lo_bids.evaluation.splits import read_folds
 
         (folder / name).write_bytes(data)
         read_folds(folder / name, ["01", "02", "03"], "T1w")

@@ -50,8 +50,7 @@ def _read_fold(data: bytes, folder: Path) -> None:
 
 
 def _read_splits(data: bytes, folder: Path) -> None:
-    from h2lo_bids.cli.planwork import read_splits
-    from h2lo_bids.training.splits import write_splits
+    from h2lo_bids.evaluation.splits import read_splits, write_splits
 
     (folder / "splits.tsv").write_bytes(data)
     write_splits(folder / "again.tsv", read_splits(folder / "splits.tsv"))

@@ -13,6 +13,7 @@ from prepared_pairs import SHAPE, write_pairs
 from problems import ball_pair, small_options
 
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
+from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.cohort import find_cohort, provenance, split_cohort
@@ -20,7 +21,6 @@ from h2lo_bids.training.cohort_leaks import check_no_leak
 from h2lo_bids.training.cohort_pairs import cohort_pairs, split_pairs
 from h2lo_bids.training.crossval import run_fold
 from h2lo_bids.training.foldjob import FoldJob
-from h2lo_bids.training.folds import Fold
 from h2lo_bids.training.stored import open_pairs
 
 FRAME = Frame(SHAPE, (8.0, 8.0, 8.0))

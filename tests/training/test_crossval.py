@@ -21,9 +21,9 @@ from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.models.members import members
 from h2lo_bids.training import launch
 from h2lo_bids.training.crossval import run_fold
+from h2lo_bids.training.experiments.folds import make_folds
 from h2lo_bids.training.final import FinalJob, final_steps, fit_final
 from h2lo_bids.training.foldjob import FoldJob, changes, fold_done, fold_folder
-from h2lo_bids.training.folds import make_folds
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
 
 COUNT = 5

@@ -15,6 +15,7 @@ from h2lo_bids.cli import scorework
 from h2lo_bids.cli.tasks import ScoreTask
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation import metrics
+from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.arnold import Arnold, ArnoldArchitecture
 from h2lo_bids.models.bundle import load_bundle, save_bundle
 from h2lo_bids.models.identity import Identity, IdentityArchitecture
@@ -24,7 +25,6 @@ from h2lo_bids.training.crossval import run_fold
 from h2lo_bids.training.final import FinalJob, fit_final
 from h2lo_bids.training.fitting import pair_files
 from h2lo_bids.training.foldjob import FoldJob, fold_done
-from h2lo_bids.training.folds import Fold
 from h2lo_bids.training.heldout import score_pair
 from h2lo_bids.training.pictures import read_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared

@@ -15,11 +15,11 @@ from prepared_pairs import write_pairs
 
 from h2lo_bids.errors import H2loError, MissingInputError, UsageError
 from h2lo_bids.evaluation.scores import read_scores, score
+from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.training.command import Command
 from h2lo_bids.training.external import run_command
 from h2lo_bids.training.external_fold import ExternalJob, run_external
 from h2lo_bids.training.foldjob import fold_done
-from h2lo_bids.training.folds import Fold
 from h2lo_bids.training.prepared import read_prepared
 
 SCRIPT = """

@@ -11,14 +11,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
-from h2lo_bids.training.folds import (
-    Fold,
+from h2lo_bids.evaluation.splits import Fold, read_folds, read_splits, write_splits
+from h2lo_bids.training.experiments.folds import (
     check_together,
     ds006557_folds,
     hold_out,
     make_folds,
 )
-from h2lo_bids.training.splits import read_folds, write_splits
 
 HYPE = [f"HYPE{n:02d}" for n in range(23)]
 
@@ -197,6 +196,8 @@ def test_splits_come_back(tmp_path: Path) -> None:
     for contrast, folds in splits.items():
         people = labels(9 if contrast == "T2w" else 7)
         assert read_folds(path, people, contrast) == folds
+    assert read_splits(path) == splits
+    assert read_splits(tmp_path / "absent.tsv") == {}
     write_splits(path, dict(reversed(splits.items())))
     assert path.read_bytes() == before
 

@@ -1,18 +1,17 @@
-"""Who trains, who validates and who tests in each fold of a cross-validation."""
+"""Dividing subjects into those who train, who validate and who test."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from h2lo_bids.errors import UsageError
+from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.vocabulary import Say
 from h2lo_bids.wording import counted
 
-PARTS = ("train", "validation", "test")
 AUTHORS = "ds006557"
 """The dataset whose folds the authors published."""
 
@@ -26,30 +25,6 @@ _AUTHORS_FOLDS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
 )
 """Validation and test subjects in the authors' release, whose test sets overlap."""
 _AUTHORS_LACK: Mapping[str, frozenset[int]] = {"T1w": frozenset({6})}
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One division of the subjects.
-
-    Parameters
-    ----------
-    index
-        Counted from 0.
-    train, validation, test
-        Subject labels without ``sub-``, sorted; no subject is in two parts.
-    """
-
-    index: int
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        listed = [s for part in PARTS for s in getattr(self, part)]
-        twice = sorted({s for s in listed if listed.count(s) > 1})
-        if twice:
-            raise UsageError(f"fold {self.index}: sub-{twice[0]} is listed twice; list it once")
 
 
 def make_folds(

@@ -1,0 +1,1 @@
+"""Cross-validation, final models, enhancement and evaluation of models on prepared pairs."""
