@@ -72,7 +72,7 @@ def left_out(task: SubjectTask, failed: Iterable[Failed]) -> list[Failed]:
     failed
         What is known to have failed as a whole.
     """
-    from h2lo_bids.reports.store import load_subject_report
+    from h2lo_bids.reports.records import load_subject_report
 
     broken = {item.scan for item in failed}
     stems = {scan.stem for scan in task.scans if scan.relative_path not in broken}

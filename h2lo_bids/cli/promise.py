@@ -67,7 +67,7 @@ def of_participants(settings: Settings, found: Discovery) -> Iterator[Promise]:
 def of_scan(settings: Settings, scan: Scan) -> Iterator[Promise]:
     """Name the images of a scan with their sidecars, and its pictures."""
     from h2lo_bids.outputs import output_paths
-    from h2lo_bids.reports.store import figure_file, figure_paths
+    from h2lo_bids.reports.records import figure_file, figure_paths
 
     out_dir, source = settings.out_dir, scan.relative_path
     grids = grids_for(settings)
@@ -85,7 +85,7 @@ def of_scan(settings: Settings, scan: Scan) -> Iterator[Promise]:
 def of_enhanced(settings: Settings, source: LowFieldSource) -> Iterator[Promise]:
     """Name the images that low-field scans become, with their sidecars, and the pictures."""
     from h2lo_bids.outputs import enhanced_paths
-    from h2lo_bids.reports.store import figure_file, figure_paths
+    from h2lo_bids.reports.records import figure_file, figure_paths
 
     out_dir, scan = settings.out_dir, source.scan
     name = " ".join(part.relative_path for part in source.parts)

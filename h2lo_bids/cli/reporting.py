@@ -16,8 +16,10 @@ from h2lo_bids.cli.locks import common_lock, exclusive
 from h2lo_bids.cli.tasks import ReportTask, SubjectTask
 from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import H2loError, NoMatchError
-from h2lo_bids.reports.records import Failure, FoundScan, SubjectReport
-from h2lo_bids.reports.store import (
+from h2lo_bids.reports.records import (
+    Failure,
+    FoundScan,
+    SubjectReport,
     load_subject_report,
     save_subject_report,
     write_scan_failure,

@@ -73,7 +73,7 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
 
 def _tell_noticed(task: SubjectTask, failed: set[str], send: Send) -> None:
     """Say on the terminal, too, what the report warns of."""
-    from h2lo_bids.reports.store import load_subject_report
+    from h2lo_bids.reports.records import load_subject_report
 
     stems = {scan.stem for scan in task.scans if scan.relative_path not in failed}
     for scan in load_subject_report(task.settings.out_dir, task.subject).scans:

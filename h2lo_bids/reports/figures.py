@@ -15,9 +15,8 @@ import numpy.typing as npt
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import charts, svg
 from h2lo_bids.reports import mosaic as drawing
-from h2lo_bids.reports.records import Figure
-from h2lo_bids.reports.store import figure_paths
-from h2lo_bids.reports.volume import IN_PLANE, Volume, extent, volume_of
+from h2lo_bids.reports.mosaic import IN_PLANE, Volume, extent, volume_of
+from h2lo_bids.reports.records import Figure, figure_paths
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -33,17 +32,7 @@ _ZOOM = 5.0
 def plot_brain_mask(
     image: nib.Nifti1Image, mask: nib.Nifti1Image, path: Path, *, title: str
 ) -> None:
-    """Outline the brain mask on the scan as it came from the scanner.
-
-    Parameters
-    ----------
-    image, mask : nibabel images
-        The scan and its mask; the grids may differ.
-    path : Path
-        SVG to write.
-    title : str
-        Plain text for screen readers.
-    """
+    """Outline the brain mask on the scan as it came from the scanner; the grids may differ."""
     scan, brain = volume_of(image), volume_of(mask, like=image)
     layout = drawing.layout_of(brain)
     low, high = _head(scan)
@@ -67,20 +56,9 @@ def plot_before_after(
     window: tuple[float, float] = (0.0, 1.0),
     titles: tuple[str, str] = ("High-field scan", "Synthesized low-field image"),
 ) -> None:
-    """Draw two mosaics of the same slices with the same window, for the flicker.
+    """Draw two images in [0, 1] as mosaics of the same slices and size, for the flicker.
 
-    Parameters
-    ----------
-    hf, lf : nibabel images
-        Normalised to [0, 1]; their grids may differ.
-    mask : nibabel image
-        Brain, on any grid: chooses the slices.
-    hf_path, lf_path : Path
-        SVGs to write; they have the same size and lie exactly on each other.
-    window : (float, float), optional
-        Intensities shown black and white.
-    titles : (str, str), optional
-        Plain text for screen readers.
+    `mask` chooses the slices; all three may be on grids of their own.
     """
     layout = drawing.layout_of(volume_of(mask, like=hf))
     for image, path, title in zip((hf, lf), (hf_path, lf_path), titles, strict=True):
@@ -98,10 +76,7 @@ def plot_detail(
     title: str = "Enlarged detail, high field above low field",
     labels: tuple[str, str] = ("High field", "Low field"),
 ) -> None:
-    """Enlarge 64 mm around the middle of the brain, voxels drawn as they are.
-
-    Three orientations; the upper row is the first image, the lower the second.
-    """
+    """Enlarge 64 mm around the middle of the brain, `hf` above `lf`, voxels drawn as they are."""
     low, high = extent(volume_of(mask, like=hf))
     middle, half = (low + high) / 2, np.minimum(high - low, _DETAIL) / 2
     cuts = tuple((float(value),) for value in middle)
@@ -132,7 +107,7 @@ def plot_histograms(
     title: str = "Histograms of high-field and low-field intensities inside the brain",
     labels: tuple[str, str] = ("High field", "Low field"),
 ) -> None:
-    """Draw the distributions of both images inside the mask, 128 bins on [0, 1]."""
+    """Draw the distributions of both images inside the mask."""
     curves = []
     for css, label, image in zip(("hf", "lf"), labels, (hf, lf), strict=True):
         values = _inside(image, mask)
@@ -142,11 +117,10 @@ def plot_histograms(
 
 
 def densities(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Give the share of ``values`` in each of ``BINS`` equal bins on [0, 1].
+    """Return the share of `values` in each of ``BINS`` equal bins on [0, 1].
 
-    Values outside are not counted, so the shares sum to less than 1 then. An
-    image of few grey levels would leave some bins with one level and others
-    with two: such levels are spread evenly over their distance.
+    An image of few grey levels would leave some bins with one level and others with two:
+    such levels are spread evenly over their distance.
     """
     counts, _ = np.histogram(_spread(values), bins=BINS, range=(0.0, 1.0))
     return counts / max(values.size, 1)
@@ -176,17 +150,7 @@ def plot_registration(
     *,
     titles: tuple[str, str] = ("Template", "Registered scan"),
 ) -> None:
-    """Draw a template and the scan brought to it, both with the outline of one mask.
-
-    Parameters
-    ----------
-    template, moved, mask : nibabel images
-        In template space; ``mask`` is the template's brain, or the moved one.
-    template_path, moved_path : Path
-        SVGs to write, of the same size.
-    titles : (str, str), optional
-        Plain text for screen readers.
-    """
+    """Draw a template and the scan brought to it, both with the outline of `mask`."""
     brain = volume_of(mask, like=template)
     layout = drawing.layout_of(brain, margin=12.0)
     for image, path, title in zip(
@@ -211,26 +175,7 @@ def make_figures(
     hf: nib.Nifti1Image,
     lf: nib.Nifti1Image,
 ) -> tuple[Figure, ...]:
-    """Write every figure of one scan where the report expects it.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Root of the derivatives.
-    stem : str
-        File name of the scan without extension, e.g. ``sub-01_ses-HF_T1w``.
-    image : nibabel image
-        The scan as it came.
-    mask : nibabel image
-        Its brain.
-    hf, lf : nibabel images
-        Normalised high-field image and synthesized low-field image.
-
-    Returns
-    -------
-    tuple of Figure
-        For :class:`h2lo_bids.reports.records.ScanReport`.
-    """
+    """Write every figure of one scan: `image` as it came, `hf` and `lf` in [0, 1]."""
     paths = figure_paths(out_dir, stem, "scan")
     plot_brain_mask(image, mask, paths["brainmask"], title=f"Brain mask of {stem}")
     titles = (f"High-field scan {stem}", f"Low-field image synthesized from {stem}")
@@ -252,7 +197,7 @@ def make_registration_figures(
     mask: nib.Nifti1Image,
     space: str,
 ) -> tuple[Figure, ...]:
-    """Write the figures of the registration to one space; see :func:`plot_registration`."""
+    """Write the figures of the registration of a scan to one space."""
     paths = figure_paths(out_dir, stem, "registration", space)
     titles = (f"Template {space}", f"{stem} registered to {space}")
     plot_registration(template, moved, mask, *paths.values(), titles=titles)
@@ -260,12 +205,12 @@ def make_registration_figures(
 
 
 def figure_record(out_dir: Path, kind: str, path: Path, note: str = "", space: str = "") -> Figure:
-    """Return the record of a picture that was drawn."""
+    """Return the record of a picture."""
     return Figure(kind, path.relative_to(out_dir).as_posix(), note, space)
 
 
 def _inside(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> np.ndarray:
-    """Give the voxels of an image whose centres lie in a mask on any grid."""
+    """Return the voxels of an image whose centres lie in a mask on any grid."""
     from scipy.ndimage import affine_transform
 
     data = np.asarray(image.dataobj, dtype=np.float32)

@@ -10,9 +10,8 @@ import numpy as np
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import figures
 from h2lo_bids.reports import mosaic as drawing
-from h2lo_bids.reports.records import Figure
-from h2lo_bids.reports.store import figure_paths
-from h2lo_bids.reports.volume import Volume, volume_of
+from h2lo_bids.reports.mosaic import Volume, volume_of
+from h2lo_bids.reports.records import Figure, figure_paths
 
 if TYPE_CHECKING:
     import nibabel as nib

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from h2lo_bids.bids.pairnames import find_records, paths_of_record, record_end
 from h2lo_bids.reports import svg
 from h2lo_bids.reports.group_data import read_json
-from h2lo_bids.reports.group_pictures import box_of, jpeg_uri
-from h2lo_bids.reports.images import svg_uri
+from h2lo_bids.reports.group_pictures import box_of
 
 Plane = npt.NDArray[np.float32]
 
@@ -130,7 +129,7 @@ def _picture(record: Path, contrast: str, problems: list[str]) -> str | None:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         problems.append(f"{stem}: the prepared pair cannot be drawn ({reason}); prepare it again")
         return None
-    return svg_uri(drawing)
+    return svg.svg_uri(drawing)
 
 
 def _middle(volume: npt.NDArray[np.float32]) -> tuple[Plane, Plane, Plane]:
@@ -160,7 +159,7 @@ def overlay(hf: tuple[Plane, Plane, Plane], lf: tuple[Plane, Plane, Plane], *, t
         wide, tall = (right - left) * zoom, (upper - bottom) * zoom
         parts.append(
             f'<image x="{svg.number(x)}" y="0" width="{svg.number(wide)}" '
-            f'height="{svg.number(tall)}" href="{jpeg_uri(np.ascontiguousarray(pixels))}"/>'
+            f'height="{svg.number(tall)}" href="{svg.jpeg_uri(np.ascontiguousarray(pixels))}"/>'
         )
         for line in _edges(high[left:right, bottom:upper]):
             placed = np.column_stack(

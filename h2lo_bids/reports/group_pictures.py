@@ -6,8 +6,6 @@ from the real low-field image, all on one colour scale.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -247,7 +245,7 @@ def _embed(
     return (
         f'<image x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(wide * zoom)}" '
         f'height="{svg.number(tall * zoom)}" '
-        f'href="{jpeg_uri(np.ascontiguousarray(pixels))}"/>'
+        f'href="{svg.jpeg_uri(np.ascontiguousarray(pixels))}"/>'
     )
 
 
@@ -256,18 +254,3 @@ def _lut() -> npt.NDArray[np.uint8]:
     places = np.linspace(0, 255, len(anchors))
     channels = [np.interp(np.arange(256), places, anchors[:, k]) for k in range(3)]
     return np.round(np.stack(channels, axis=1)).astype(np.uint8)
-
-
-def jpeg_uri(pixels: npt.NDArray[np.uint8], *, quality: int = 80) -> str:
-    """Encode a grey or coloured picture, rows from top to bottom, as a data URI.
-
-    Noise makes a PNG of a low-field slice four times as large; many pairs of
-    many subjects share one page.
-    """
-    from PIL import Image
-
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((svg.MAX_PIXELS, svg.MAX_PIXELS), Image.Resampling.BOX)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=quality, optimize=True, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -23,7 +23,7 @@ from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports.group_checks import read_pairs
 from h2lo_bids.reports.group_data import Contrast, number_of, read_table
 from h2lo_bids.reports.group_scores import Participants, Results, read_results
-from h2lo_bids.reports.images import svg_uri
+from h2lo_bids.reports.svg import svg_uri
 from h2lo_bids.wording import counted
 
 PANELS = 24

@@ -1,18 +1,19 @@
-"""Text for a paper's Methods section, from the facts of a run."""
+"""Text for a paper's Methods section, from the facts of a run, and the works that it cites."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from typing import Any
 
+import bids_app_spec
 from h2lo_bids.bids.dataset import bibtex
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.models.catalogue import cited
 from h2lo_bids.models.registry import FAMILIES, METHODS, task_of
-from h2lo_bids.reports.citations import works
-from h2lo_bids.reports.markdown import render
+from h2lo_bids.reports.page import render_markdown
 from h2lo_bids.reports.records import SubjectReport
 from h2lo_bids.vocabulary import ENHANCE
 
@@ -43,32 +44,74 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
+class Work:
+    """One entry of the bibliography; fields as BibTeX names and writes them."""
+
+    key: str
+    fields: dict[str, str]
+
+    @property
+    def authors(self) -> list[str]:
+        """Names as ``Given Family``; a trailing ``others`` is kept."""
+        names = self.fields["author"].split(" and ")
+        return [" ".join(reversed(name.split(", ", 1))) for name in names]
+
+    @property
+    def short(self) -> str:
+        """Author and year, for the running text."""
+        families = [name.split(",")[0] for name in self.fields["author"].split(" and ")]
+        label = families[0]
+        if len(families) > 2 or families[-1] == "others":
+            label += " et al."
+        elif len(families) == 2:
+            label += " and " + families[1]
+        return ", ".join(part for part in (label, self.fields.get("year", "")) if part)
+
+    @property
+    def html(self) -> str:
+        """Full reference, escaped, with its link."""
+        fields = self.fields
+        names = ", ".join(self.authors).replace(", others", " et al.")
+        where = fields.get("journal") or fields.get("booktitle") or fields.get("publisher") or ""
+        for name, mark in (("volume", " "), ("pages", ": ")):
+            if where and fields.get(name):
+                where += mark + fields[name].replace("--", "-")
+        year = f" ({fields['year']})" if "year" in fields else ""
+        parts = [names + year, fields["title"], where]
+        text = "".join(f"{part.rstrip('.')}. " for part in parts if part).strip()
+        text = escape(text.replace("{", "").replace("}", ""))
+        link = escape(self.link)
+        return text + (f' <a href="{link}" rel="noopener noreferrer">{link}</a>' if link else "")
+
+    @property
+    def link(self) -> str:
+        """Where the work is found, or an empty string."""
+        if "doi" in self.fields:
+            return "https://doi.org/" + self.fields["doi"]
+        if "eprint" in self.fields:
+            return "https://arxiv.org/abs/" + self.fields["eprint"]
+        return self.fields.get("url", "")
+
+
+@cache
+def works() -> dict[str, Work]:
+    """Return the bibliography of the specification."""
+    references = bids_app_spec.load("references.yml")
+    return {key: Work(key, fields) for key, fields in references.items()}
+
+
+@dataclass(frozen=True)
 class MethodsText:
-    """The text in the forms that users paste.
+    """The text in the forms that users paste."""
 
-    Attributes
-    ----------
-    markdown : str
-        With Pandoc citations, ``[@key]``.
-    html : str
-        Safe, citations linked to the list of references.
-    keys : tuple of str
-        Cited works, in the order of first mention.
-    bibtex : str
-        Their entries.
-    """
-
-    markdown: str
-    html: str
-    keys: tuple[str, ...]
+    markdown: str  # with Pandoc citations, [@key]
+    html: str  # safe; citations link to the list of references
+    keys: tuple[str, ...]  # cited works, in the order of first mention
     bibtex: str
 
 
 def facts_of(report: SubjectReport) -> dict[str, Any]:
-    """Collect what the Methods text needs from the scans of a report.
-
-    What ``report.facts`` states wins over what is found in the scans.
-    """
+    """Collect the facts for `describe` from the scans of a report; `report.facts` wins."""
     scans, models = report.scans, [scan.model for scan in report.scans if scan.model]
     versions = dict(report.versions)
     found = {
@@ -100,25 +143,13 @@ def facts_of(report: SubjectReport) -> dict[str, Any]:
 
 
 def describe(facts: dict[str, Any]) -> MethodsText:
-    """Write the Methods text.
+    """Write the Methods text; nothing is claimed that the facts do not state.
 
-    Parameters
-    ----------
-    facts : dict
-        All optional: ``version`` of this program, ``versions`` of the
-        software (names as on PyPI), ``contrasts``, ``masks`` (first words
-        of :attr:`~h2lo_bids.reports.records.ScanReport.mask_method`), ``enhanced`` and
-        ``synthesized`` (which way was gone; with neither, to low field), ``fused`` (how many
-        scans were), ``enhanced_grids``, ``templates`` (with their
-        origin), ``grids`` (one
-        phrase per further output grid), ``models`` (dicts with ``name``, ``method``,
-        ``contrast``, ``sha256``, ``training_kind``, ``scaling``, ``parameters``),
-        ``precision``, ``seed``.
-
-    Returns
-    -------
-    MethodsText
-        Nothing is claimed that the facts do not state.
+    All facts are optional: ``version`` of this program, ``versions`` of software (names as on
+    PyPI), ``contrasts``, ``masks`` (first words of `ScanReport.mask_method`), ``enhanced`` and
+    ``synthesized`` (with neither, to low field), ``fused`` (numbers of scans), ``enhanced_grids``,
+    ``templates`` (with their origin), ``grids`` (one phrase per further output grid), ``models``
+    (dicts of fields of `ModelInfo`), ``precision``, ``seed``.
     """
     paragraphs = [_overview(facts), _preprocessing(facts), _synthesis(facts), _software(facts)]
     text = "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
@@ -255,7 +286,7 @@ def _html(text: str, keys: tuple[str, ...]) -> str:
         ]
         return f" ({'; '.join(links)})" if links else ""
 
-    body = _CITATION.sub(link, render(text))
+    body = _CITATION.sub(link, render_markdown(text))
     items = [f'<li id="ref-{escape(key)}">{known[key].html}</li>' for key in keys if key in known]
     references = f'<h3>References</h3><ol class="references">{"".join(items)}</ol>'
     return body + (references if items else "")

@@ -1,14 +1,23 @@
-"""Slices in three orientations, side by side, at their true proportions."""
+"""Slices in three orientations, side by side, at their true proportions.
+
+Images are seen along their own axes, in millimetres, so that thick slices keep their shape.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from h2lo_bids.reports import svg
-from h2lo_bids.reports.volume import IN_PLANE, Volume, extent
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+IN_PLANE = {0: (1, 2), 1: (0, 2), 2: (0, 1)}
+"""Axes drawn to the right and upwards in a slice across each axis."""
 
 AXES = (2, 1, 0)
 """Rows of a mosaic: axial, coronal, sagittal."""
@@ -16,6 +25,7 @@ AXES = (2, 1, 0)
 _AXIS_NAMES = "xyz"
 _SIDES = {0: ("P", "A"), 1: ("L", "R"), 2: ("L", "R")}
 _GAP = 4.0
+_PARALLEL = 1e-2
 STYLE = (
     "text{font:600 9px 'Helvetica Neue',Arial,sans-serif;fill:#e8edf2;"
     "stroke:#000;stroke-width:2px;paint-order:stroke}"
@@ -25,16 +35,87 @@ STYLE = (
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Which part of space is drawn, and where it is cut.
+class Volume:
+    """A 3-D image whose axes run to the right, to the front and upwards; lengths in mm."""
 
-    Attributes
-    ----------
-    low, high : ndarray, (3,)
-        The box, in millimetres along the axes.
-    cuts : tuple of tuple of float
-        Positions across axes 0, 1 and 2.
+    data: npt.NDArray[np.float32]
+    origin: npt.NDArray[np.float64]  # of the centre of voxel (0, 0, 0), along the axes
+    spacing: npt.NDArray[np.float64]
+
+    @property
+    def low(self) -> npt.NDArray[np.float64]:
+        """Outer border of the first voxel of each axis."""
+        return self.origin - self.spacing / 2
+
+    @property
+    def high(self) -> npt.NDArray[np.float64]:
+        """Outer border of the last voxel of each axis."""
+        return self.low + self.spacing * self.data.shape
+
+    def index(self, axis: int, position: float) -> int:
+        """Find the slice that holds a position, or the nearest one."""
+        nearest = round((position - self.origin[axis]) / self.spacing[axis])
+        return int(np.clip(nearest, 0, self.data.shape[axis] - 1))
+
+    def slice(self, axis: int, position: float) -> npt.NDArray[np.float32]:
+        """Cut across an axis: (right, up)."""
+        where = [slice(None)] * 3
+        where[axis] = slice(self.index(axis, position), self.index(axis, position) + 1)
+        return self.data[tuple(where)].squeeze(axis)
+
+
+def volume_of(image: nib.Nifti1Image, like: nib.Nifti1Image | None = None) -> Volume:
+    """Bring an image of any orientation to axes that run right, front and up.
+
+    With `like`, positions are along that image's axes, so that both share one frame; an image
+    that is tilted against it is interpolated onto its grid.
     """
+    import nibabel as nib
+
+    canonical = nib.as_closest_canonical(image)
+    rotation, _ = _axes(canonical if like is None else nib.as_closest_canonical(like))
+    local = np.linalg.inv(rotation) @ canonical.affine[:3]
+    spacing = np.diag(local[:, :3])
+    tilt = np.abs(local[:, :3] - np.diag(spacing)) / np.abs(spacing)
+    if like is not None and tilt.max() > _PARALLEL:
+        return volume_of(_resample(canonical, nib.as_closest_canonical(like)))
+    data = np.asarray(canonical.dataobj, dtype=np.float32)
+    return Volume(np.nan_to_num(data), local[:, 3].copy(), spacing.copy())
+
+
+def extent(mask: Volume) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the bounds of what is not zero, in mm; of the whole image when all is zero."""
+    low, high = mask.low.copy(), mask.high.copy()
+    inside = mask.data > 0
+    if not inside.any():
+        return low, high
+    for axis in range(3):
+        used = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+        low[axis] = mask.low[axis] + used[0] * mask.spacing[axis]
+        high[axis] = mask.low[axis] + (used[-1] + 1) * mask.spacing[axis]
+    return low, high
+
+
+def _axes(image: nib.Nifti1Image) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    linear = np.asarray(image.affine, dtype=np.float64)[:3, :3]
+    spacing = np.linalg.norm(linear, axis=0)
+    return linear / spacing, spacing
+
+
+def _resample(image: nib.Nifti1Image, like: nib.Nifti1Image) -> nib.Nifti1Image:
+    import nibabel as nib
+    from scipy.ndimage import affine_transform
+
+    to_image = np.linalg.inv(image.affine) @ like.affine
+    data = affine_transform(
+        np.asarray(image.dataobj, dtype=np.float32), to_image, output_shape=like.shape[:3], order=1
+    )
+    return nib.Nifti1Image(data, like.affine)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which box of space is drawn, mm, and where it is cut across axes 0, 1 and 2."""
 
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
@@ -47,17 +128,7 @@ class Layout:
 
 
 def layout_of(mask: Volume, *, columns: int = 6, margin: float = 4.0) -> Layout:
-    """Cut evenly through what the mask covers, sparing its thin ends.
-
-    Parameters
-    ----------
-    mask : Volume
-        Non-zero where it matters.
-    columns : int, optional
-        Cuts per axis.
-    margin : float, optional
-        Millimetres kept around the mask.
-    """
+    """Cut evenly through what the mask covers, sparing its thin ends; `margin` in mm."""
     low, high = extent(mask)
     share = np.linspace(0.14, 0.86, columns)
     cuts = tuple(
@@ -76,22 +147,9 @@ def mosaic(
     mask: Volume | None = None,
     colour: str = "#ff9d2e",
 ) -> str:
-    """Draw a mosaic as a standalone SVG; one unit is one millimetre.
+    """Draw a mosaic as a standalone SVG, one unit is 1 mm, with the outline of `mask`.
 
-    Parameters
-    ----------
-    volume : Volume
-        What is drawn.
-    layout : Layout
-        Shared by pictures that are to lie on top of each other.
-    window : (float, float)
-        Intensities shown black and white.
-    title : str
-        Plain text for screen readers.
-    mask : Volume, optional
-        Outlined.
-    colour : str, optional
-        Of the outline.
+    Pictures of one layout lie exactly on top of each other; `window` is shown black to white.
     """
     size, columns = layout.size, len(layout.cuts[0])
     cell = max(size[IN_PLANE[axis][0]] for axis in AXES) + _GAP

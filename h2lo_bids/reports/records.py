@@ -1,104 +1,72 @@
-"""What a report is made of: plain, frozen values, and their JSON form.
+"""Records of what the reports show, and their files beside the figures.
 
-Everything here survives the trip to disk and back, so that ``--reports-only``
-rebuilds the same page from the files in the output folder.
+``sub-01/figures/<scan>_desc-report_T1w.json`` holds one scan and its failures,
+``sub-01/figures/sub-01_desc-summary.json`` what concerns the subject, so that
+``--reports-only`` rebuilds the same page from the files in the output folder.
 """
 
 from __future__ import annotations
 
+import json
 import types
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import bids_app_spec
+from h2lo_bids.bids.derivatives import derivative_path
+from h2lo_bids.bids.names import parse_name
+from h2lo_bids.bids.results import result_path
+from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.io import atomic_write_text, read_json
+from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture of a report.
+    """One picture of a report."""
 
-    Attributes
-    ----------
-    kind : str
-        Key of ``bids_app_spec/report.yml``, e.g. ``"brainmask"``.
-    path : str
-        POSIX path relative to the output folder.
-    note : str
-        What the caption adds for this scan, e.g. the display window.
-    space : str
-        Standard space that it shows; empty for the scan's own.
-    """
-
-    kind: str
-    path: str
-    note: str = ""
-    space: str = ""
+    kind: str  # key of bids_app_spec/report.yml, such as "brainmask"
+    path: str  # POSIX, relative to the output folder
+    note: str = ""  # what the caption adds for this scan, such as the display window
+    space: str = ""  # standard space that it shows; empty for the scan itself
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that went wrong, as the Errors section tells it.
+    """An error, as the Errors section shows it."""
 
-    Attributes
-    ----------
-    node : str
-        The step that failed.
-    message : str
-        One line, with the remedy.
-    traceback : str
-        Shown folded; may be empty.
-    scan : str
-        Stem of the scan concerned, or empty for the whole subject.
-    """
-
-    node: str
-    message: str
+    node: str  # the step that failed
+    message: str  # one line, with the remedy
     traceback: str = ""
-    scan: str = ""
+    scan: str = ""  # its stem; empty for the whole subject
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The trained model behind an image.
-
-    Attributes
-    ----------
-    name, version, method, contrast : str
-        As in the bundle's metadata.
-    sha256 : str
-        Of the weights.
-    training_kind : str
-        ``"simulated"``, ``"real"`` or ``"unknown"`` (an imported checkpoint).
-    training_description : str
-        One sentence on the training data.
-    parameters : int
-        Number of trained weights; 0 when unknown.
-    card : str
-        The model card, Markdown.
-    scaling : str
-        How its input is scaled: ``"max"`` or ``"robust"``.
-    """
+    """The trained model behind an image; fields as in the bundle's metadata."""
 
     name: str
     version: str = ""
     method: str = ""
     contrast: str = ""
     sha256: str = ""
-    training_kind: str = "unknown"
+    training_kind: str = "unknown"  # "simulated", "real", or "unknown": an imported checkpoint
     training_description: str = ""
-    parameters: int = 0
-    card: str = ""
-    scaling: str = "max"
+    parameters: int = 0  # trained weights; 0 when unknown
+    card: str = ""  # Markdown
+    scaling: str = "max"  # how its input is scaled: "max" or "robust"
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any], card: str = "") -> ModelInfo:
         """Read a bundle's ``metadata.json``; absent fields stay at their defaults."""
         training = metadata.get("training_data") or {}
+        texts = ("version", "method", "contrast", "sha256")
         return cls(
             name=str(metadata.get("name", "unnamed")),
-            version=str(metadata.get("version", "")),
-            method=str(metadata.get("method", "")),
-            contrast=str(metadata.get("contrast", "")),
-            sha256=str(metadata.get("sha256", "")),
+            **{key: str(metadata.get(key, "")) for key in texts},
             training_kind=str(training.get("kind", "unknown")),
             training_description=str(training.get("description", "")),
             parameters=int(metadata.get("parameters") or 0),
@@ -109,117 +77,52 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class FoundScan:
-    """One image that discovery met, whether it was used or not.
+    """One image of the subject in the dataset, used or not."""
 
-    Attributes
-    ----------
-    path : str
-        Relative to the dataset, POSIX.
-    session : str
-        Without ``ses-``; empty when there is none.
-    field_strength : float or None
-        Tesla.
-    field_source : str
-        How it is known: ``ImagingFrequency``, ``MagneticFieldStrength``, ``assumed``.
-    use : str
-        What became of it, e.g. ``"synthesized"``, ``"not used: low field"``.
-    """
-
-    path: str
-    session: str = ""
-    field_strength: float | None = None
-    field_source: str = "assumed"
-    use: str = "synthesized"
+    path: str  # relative to the dataset, POSIX
+    session: str = ""  # without ses-; empty when there is none
+    field_strength: float | None = None  # tesla
+    field_source: str = "assumed"  # key of h2lo_bids.reports.subject.SOURCES
+    use: str = "synthesized"  # or why not, such as "not used: low field"
 
 
 @dataclass(frozen=True)
 class ScanReport:
-    """One scan that was processed.
+    """One scan that was processed."""
 
-    Attributes
-    ----------
-    stem : str
-        File name without extension, e.g. ``sub-01_ses-HF_T1w``.
-    source : str
-        Path relative to the dataset, POSIX.
-    entities : tuple of (str, str)
-        In BIDS order, from the file name.
-    suffix : str
-        ``"T1w"`` or ``"T2w"``.
-    field_strength, field_source
-        As in :class:`FoundScan`.
-    shape : tuple of int
-        Voxels.
-    spacing : tuple of float
-        Millimetres.
-    mask_method : str
-        How the brain was found: ``deepbet``, ``synthstrip`` (a version may
-        follow), ``given``, ``shared``, ``stripped`` or ``skip``.
-    mask_volume : float or None
-        Millilitres.
-    model : ModelInfo or None
-        What synthesized the image.
-    device, precision : str
-        E.g. ``"cpu"``, ``"fp32"``.
-    seed : int or None
-        Of the run.
-    seconds : tuple of (str, float)
-        Wall-clock time of each step, in order.
-    outputs : tuple of str
-        Images written, relative to the output folder, POSIX.
-    signal_to_noise : tuple of (str, float, float, float, float)
-        Of each low-field image: its name, the standard deviation of its noise, and
-        white matter, grey matter and fluid over that.
-    templates : tuple of (str, str)
-        Each standard space the scan was registered to, and where its image comes from.
-    warnings : tuple of str
-        Shown in a box above the figures.
-    noticed : tuple of str
-        By what its input and output differ from the model's training pairs; shown at the
-        top of the page, too.
-    likeness : str
-        Whether they are like those: ``"yes"``, ``"no"``, ``"unknown"``; empty if not checked.
-    figures : tuple of Figure
-        In any order; the page knows where each kind goes.
-    task : str
-        What was done with it: ``"synthesize"`` or ``"enhance"``.
-    parts : tuple of str
-        Of enhancement: the scans that the image was made from, relative to the dataset.
-    lost : tuple of (str, str, str)
-        Of enhancement: path, error and message of each scan that was left out, as it
-        could not be used.
-    """
-
-    stem: str
-    source: str
-    entities: tuple[tuple[str, str], ...]
-    suffix: str
-    field_strength: float | None = None
+    stem: str  # file name without extension
+    source: str  # relative to the dataset, POSIX
+    entities: tuple[tuple[str, str], ...]  # in BIDS order, from the file name
+    suffix: str  # "T1w" or "T2w"
+    field_strength: float | None = None  # as in FoundScan
     field_source: str = "assumed"
-    shape: tuple[int, ...] = ()
-    spacing: tuple[float, ...] = ()
-    mask_method: str = ""
-    mask_volume: float | None = None
+    shape: tuple[int, ...] = ()  # voxels
+    spacing: tuple[float, ...] = ()  # mm
+    mask_method: str = ""  # "deepbet" or "synthstrip", with version, or a key of subject.MASKS
+    mask_volume: float | None = None  # ml
     model: ModelInfo | None = None
     device: str = ""
     precision: str = ""
     seed: int | None = None
-    seconds: tuple[tuple[str, float], ...] = ()
-    outputs: tuple[str, ...] = ()
+    seconds: tuple[tuple[str, float], ...] = ()  # wall-clock time of each step, in order
+    outputs: tuple[str, ...] = ()  # images written, relative to the output folder, POSIX
+    # Of each low-field image: name, standard deviation of the noise, and the signal of white
+    # matter, grey matter and fluid over it.
     signal_to_noise: tuple[tuple[str, float, float, float, float], ...] = ()
-    templates: tuple[tuple[str, str], ...] = ()
+    templates: tuple[tuple[str, str], ...] = ()  # standard space, and where its image comes from
     warnings: tuple[str, ...] = ()
-    noticed: tuple[str, ...] = ()
-    likeness: str = ""
-    figures: tuple[Figure, ...] = ()
-    task: str = "synthesize"
-    parts: tuple[str, ...] = ()
+    noticed: tuple[str, ...] = ()  # differences from the model's training pairs
+    likeness: str = ""  # to them: "yes", "no", "unknown"; empty if not checked
+    figures: tuple[Figure, ...] = ()  # in any order; the page knows where each kind goes
+    task: str = SYNTHESIZE
+    parts: tuple[str, ...] = ()  # of enhancement: scans that the image was made from
+    # Of enhancement: path, error and message of each scan that could not be used.
     lost: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def enhances(self) -> bool:
         """Whether this is a low-field scan that was enhanced."""
-        return self.task == "enhance"
+        return self.task == ENHANCE
 
     @property
     def session(self) -> str:
@@ -229,37 +132,19 @@ class ScanReport:
 
 @dataclass(frozen=True)
 class SubjectReport:
-    """Everything on one subject's page.
+    """Everything on one subject's page."""
 
-    Attributes
-    ----------
-    subject : str
-        Without ``sub-``.
-    scans : tuple of ScanReport
-        Those that were processed.
-    found : tuple of FoundScan
-        Everything that discovery met, used or not.
-    failures : tuple of Failure
-        What went wrong.
-    command : str
-        The command line of the run.
-    versions : tuple of (str, str)
-        Software and its version, this program first.
-    facts : dict
-        For the Methods text, see :func:`h2lo_bids.reports.methods.describe`.
-    """
-
-    subject: str
+    subject: str  # without sub-
     scans: tuple[ScanReport, ...] = ()
     found: tuple[FoundScan, ...] = ()
     failures: tuple[Failure, ...] = ()
-    command: str = ""
-    versions: tuple[tuple[str, str], ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
+    command: str = ""  # the command line of the run
+    versions: tuple[tuple[str, str], ...] = ()  # of software, this program first
+    facts: dict[str, Any] = field(default_factory=dict)  # for h2lo_bids.reports.methods.describe
 
     @property
     def sessions(self) -> tuple[str, ...]:
-        """Session labels met, in the order of discovery."""
+        """Session labels in the order of discovery."""
         labels = [*(scan.session for scan in self.found), *(scan.session for scan in self.scans)]
         return tuple(dict.fromkeys(label for label in labels if label))
 
@@ -270,22 +155,9 @@ def to_json(record: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type, value: Any) -> Any:
-    """Rebuild a record, or one of its parts, from what :mod:`json` reads.
+    """Rebuild a record, or a part of one, from JSON; raise `TypeError` or `ValueError` if unfit.
 
-    Fields that this version does not know are ignored, so that a report
-    written by a later version still opens.
-
-    Parameters
-    ----------
-    kind : type
-        A dataclass of this module, or the annotation of one of its fields.
-    value
-        What was read.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        The value does not fit.
+    Fields that this version does not know are ignored, so that a report of a later version opens.
     """
     if is_dataclass(kind):
         hints = typing.get_type_hints(kind)
@@ -309,3 +181,121 @@ def from_json(kind: type, value: Any) -> Any:
     if not isinstance(value, expected):
         raise TypeError(f"expected {expected.__name__}, found {type(value).__name__}")
     return value
+
+
+def figures_folder(out_dir: Path, subject: str) -> Path:
+    """Return the folder of a subject's figures and records."""
+    return Path(out_dir) / f"sub-{subject}" / "figures"
+
+
+def figure_paths(out_dir: Path, stem: str, group: str, space: str | None = None) -> dict[str, Path]:
+    """Return the pictures of one scan by kind; `group` is a key of ``figures`` in io_spec.json."""
+    kinds = bids_app_spec.load("io_spec.json")["figures"][group]
+    return {kind: figure_file(out_dir, stem, kind, ".svg", space) for kind in kinds}
+
+
+def figure_file(
+    out_dir: Path, stem: str, desc: str, extension: str, space: str | None = None
+) -> Path:
+    """Return the path of a file of one scan, such as ``..._desc-detail_T1w.svg`` of ``..._T1w``."""
+    name = parse_name(stem + extension)
+    if name is None:
+        raise ValueError(f"{stem}: is not the stem of a BIDS file name")
+    return derivative_path(
+        out_dir,
+        name.entities,
+        suffix=name.suffix,
+        desc=desc,
+        space=space,
+        extension=extension,
+        datatype="figures",
+    )
+
+
+def write_scan_report(out_dir: Path, scan: ScanReport) -> Path:
+    """Store the record of one scan, atomically; an earlier failure of it is removed."""
+    path = figure_file(out_dir, scan.stem, "report", ".json")
+    _dump(path, {"scan": to_json(scan)})
+    return path
+
+
+def write_scan_failure(out_dir: Path, stem: str, *failures: Failure) -> Path:
+    """Store how a scan failed; what an earlier run made of the scan stays on the page."""
+    path = figure_file(out_dir, stem, "report", ".json")
+    content = _load(path) if path.is_file() else {}
+    listed = [to_json(replace(item, scan=stem)) for item in failures]
+    _dump(path, {**content, "failures": listed})
+    return path
+
+
+def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
+    """Store a whole report: the subject's summary and every scan's record."""
+    failed: dict[str, list[Failure]] = {}
+    for failure in report.failures:
+        if failure.scan:
+            failed.setdefault(failure.scan, []).append(failure)
+    for scan in report.scans:
+        write_scan_report(out_dir, scan)
+    for stem, failures in failed.items():
+        write_scan_failure(out_dir, stem, *failures)
+    general = tuple(failure for failure in report.failures if not failure.scan)
+    summary = to_json(replace(report, scans=(), failures=general))
+    del summary["scans"]
+    _dump(result_path(out_dir, "subject_summary", sub=report.subject), summary)
+
+
+def load_subject_report(out_dir: Path, subject: str) -> SubjectReport:
+    """Read what an earlier run stored, scans by file name, for ``--reports-only``.
+
+    Raises
+    ------
+    MissingInputError
+        This subject has no stored report.
+    BadDataError
+        A record cannot be read.
+    """
+    folder = figures_folder(out_dir, subject)
+    summary = result_path(out_dir, "subject_summary", sub=subject)
+    paths = sorted(folder.glob(f"sub-{subject}_*desc-report_*.json"))
+    if not paths and not summary.is_file():
+        raise MissingInputError(
+            f"{folder}: no stored report of sub-{subject}; run once without --reports-only"
+        )
+    report = SubjectReport(subject=subject)
+    if summary.is_file():
+        report = _read(SubjectReport, summary, lambda content: content)
+    scans: list[ScanReport] = []
+    failures: list[Failure] = list(report.failures)
+    for path in paths:
+        if "scan" in _load(path):
+            scans.append(_read(ScanReport, path, lambda content: content["scan"]))
+        failures += _read(tuple[Failure, ...], path, lambda content: content.get("failures", []))
+    return replace(report, subject=subject, scans=tuple(scans), failures=tuple(failures))
+
+
+def _read(kind: Any, path: Path, part: Callable[[dict[str, Any]], Any]) -> Any:
+    try:
+        return from_json(kind, part(_load(path)))
+    except (TypeError, ValueError, KeyError) as error:
+        raise BadDataError(_broken(path, error)) from error
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise TypeError("not an object")
+    except OSError as error:
+        raise MissingInputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError) as error:
+        raise BadDataError(_broken(path, error)) from error
+    return content
+
+
+def _broken(path: Path, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{path}: not a stored report ({reason}); delete it and run without --reports-only"
+
+
+def _dump(path: Path, content: dict[str, Any]) -> None:
+    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -8,9 +8,9 @@ from typing import Any
 import bids_app_spec
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import methods
-from h2lo_bids.reports.images import data_uri
 from h2lo_bids.reports.page import asset, environment, policy
 from h2lo_bids.reports.records import FoundScan, ModelInfo, ScanReport, SubjectReport
+from h2lo_bids.reports.svg import data_uri
 
 SOURCES = {
     "ImagingFrequency": "from the imaging frequency",
@@ -31,30 +31,17 @@ MASKS = {
 
 
 def write_subject_report(report: SubjectReport, path: Path) -> None:
-    """Write a subject's page, atomically.
+    """Write a subject's page, atomically, with its figures embedded from the folder of `path`.
 
-    Figures are read from the folder of ``path`` and embedded, so the file can
-    be moved or mailed alone. Everything that comes from data is escaped; the
-    page's own policy forbids every request and every script but its own.
-
-    Parameters
-    ----------
-    report : SubjectReport
-        What to show.
-    path : Path
-        ``out_dir/sub-XX.html``.
-
-    Raises
-    ------
-    CannotCreateError, InputOutputError
-        The file cannot be written.
+    Everything that comes from data is escaped; the page's own policy forbids every request and
+    every script but its own.
     """
     path = Path(path)
     atomic_write_text(path, render_subject_report(report, path.parent))
 
 
 def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
-    """Give the HTML of :func:`write_subject_report`."""
+    """Return the HTML of `write_subject_report`."""
     from markupsafe import Markup
 
     style, script = asset("style.css"), asset("script.js.jinja")
@@ -77,7 +64,7 @@ def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
 
 
 def warnings_of(scan: ScanReport) -> tuple[str, ...]:
-    """Give the warnings of a scan: its own, and those that its facts call for."""
+    """Return the warnings of a scan: its own, and those that its facts call for."""
     found = []
     model = scan.model
     if scan.enhances:

@@ -16,8 +16,8 @@ from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports.group_data import Contrast, read_contrasts
 from h2lo_bids.reports.group_scores import read_participants
 from h2lo_bids.reports.group_views import draw_subject, median_subject
-from h2lo_bids.reports.images import svg_uri
 from h2lo_bids.reports.page import asset, environment, policy
+from h2lo_bids.reports.svg import svg_uri
 
 LEVEL, ENHANCE = "benchmark", "enhance"
 

@@ -163,8 +163,7 @@ class WriteRecord(H2loInterface):
         import numpy as np
 
         from h2lo_bids.io import atomic_write_bytes
-        from h2lo_bids.reports.records import ScanReport, from_json
-        from h2lo_bids.reports.store import write_scan_report
+        from h2lo_bids.reports.records import ScanReport, from_json, write_scan_report
 
         inputs, out_dir = self.inputs, Path(self.inputs.out_dir)
         image, mask = load_image(inputs.checked), load_image(inputs.mask)

@@ -22,7 +22,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.validate import find_validator
 from h2lo_bids.errors import CannotCreateError
 from h2lo_bids.io import save_nifti
-from h2lo_bids.reports.store import figure_file
+from h2lo_bids.reports.records import figure_file
 
 MODEL = {
     "name": "h2lo_T1w",

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from h2lo_bids.cli.citation import training_text
-from h2lo_bids.reports.citations import works
+from h2lo_bids.reports.methods import works
 
 
 def record(out: Path, method: str, title: str, fold: int, steps: int, **more: object) -> None:

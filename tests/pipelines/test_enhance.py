@@ -17,7 +17,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.models.bundle import load_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.outputs import enhanced_paths
-from h2lo_bids.reports.store import load_subject_report
+from h2lo_bids.reports.records import load_subject_report
 from pipelines.engine import RunOptions, run_workflow
 from pipelines.workflows.enhance import EnhanceOptions, EnhanceSpec, init_enhance_wf
 from pipelines.workflows.synthesis import ModelSpec

@@ -15,7 +15,7 @@ from report_samples import make_ball
 
 from h2lo_bids.reports import figures
 from h2lo_bids.reports.figures import BINS, densities
-from h2lo_bids.reports.volume import extent, volume_of
+from h2lo_bids.reports.mosaic import extent, volume_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 CENTRE = np.array([5.0, -10.0, 15.0])

@@ -8,8 +8,7 @@ import pytest
 from report_page import Page
 from report_samples import make_report, make_scan
 
-from h2lo_bids.reports.citations import Work, works
-from h2lo_bids.reports.methods import describe, facts_of
+from h2lo_bids.reports.methods import Work, describe, facts_of, works
 
 EVERYTHING = {
     "version": "0.1.0",

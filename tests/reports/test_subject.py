@@ -10,8 +10,15 @@ import pytest
 from report_page import Page
 from report_samples import make_report, make_scan
 
-from h2lo_bids.reports.records import Failure, Figure, FoundScan, ModelInfo, ScanReport
-from h2lo_bids.reports.store import load_subject_report, save_subject_report
+from h2lo_bids.reports.records import (
+    Failure,
+    Figure,
+    FoundScan,
+    ModelInfo,
+    ScanReport,
+    load_subject_report,
+    save_subject_report,
+)
 from h2lo_bids.reports.subject import (
     render_subject_report,
     warnings_of,

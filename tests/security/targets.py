@@ -202,7 +202,7 @@ def _read_scores(data: bytes, folder: Path) -> None:
 
 
 def _read_report(data: bytes, folder: Path) -> None:
-    from h2lo_bids.reports.store import figures_folder, load_subject_report
+    from h2lo_bids.reports.records import figures_folder, load_subject_report
     from h2lo_bids.reports.subject import render_subject_report
 
     figures = figures_folder(folder, "01")
@@ -255,9 +255,9 @@ def _read_history_csv(data: bytes, folder: Path) -> None:
 def _read_card(data: bytes, folder: Path) -> None:
     from html_check import elements
 
-    from h2lo_bids.reports.markdown import render
+    from h2lo_bids.reports.page import render_markdown
 
-    for name, attributes in elements(render(data.decode("utf-8", errors="replace"))):
+    for name, attributes in elements(render_markdown(data.decode("utf-8", errors="replace"))):
         assert name in _OF_CARDS, name
         assert set(attributes) <= {
             "href",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_page import Page
 
-from h2lo_bids.reports.markdown import render
+from h2lo_bids.reports.page import render_markdown
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,11 @@ from h2lo_bids.reports.markdown import render
     ],
 )
 def test_blocks(text, html):
-    assert re.sub(r"\s*(</?[^>]+>)\s*", r"\1", render(text)) == html
+    assert re.sub(r"\s*(</?[^>]+>)\s*", r"\1", render_markdown(text)) == html
 
 
 def test_a_table_scrolls_in_a_box_that_the_keyboard_reaches():
-    html = render("| a | b |\n|---|:-:|\n| 1 | **2** |\n| 3 |")
+    html = render_markdown("| a | b |\n|---|:-:|\n| 1 | **2** |\n| 3 |")
     assert re.sub(r"\s*(</?[^>]+>)\s*", r"\1", html) == (
         '<div class="scroll" tabindex="0" role="group" aria-label="Table"><table><thead><tr>'
         '<th scope="col">a</th><th scope="col">b</th></tr></thead><tbody>'
@@ -65,13 +65,13 @@ def test_a_table_scrolls_in_a_box_that_the_keyboard_reaches():
     ],
 )
 def test_nothing_harmful_passes(text):
-    _harmless(Page.of(render(text)))
+    _harmless(Page.of(render_markdown(text)))
 
 
 @settings(deadline=None)  # a busy machine is no hang
 @given(st.text(alphabet="ab<>&\"'`*_[]()#-|>!:/ \n.1h", max_size=120))
 def test_any_text_is_harmless_and_nothing_hangs(text):
-    _harmless(Page.of(render(text)))
+    _harmless(Page.of(render_markdown(text)))
 
 
 def _harmless(page: Page) -> None:

@@ -9,8 +9,12 @@ import pytest
 from report_samples import make_report, make_scan
 
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.reports.records import Failure, Figure, ModelInfo, ScanReport, SubjectReport
-from h2lo_bids.reports.store import (
+from h2lo_bids.reports.records import (
+    Failure,
+    Figure,
+    ModelInfo,
+    ScanReport,
+    SubjectReport,
     figure_file,
     load_subject_report,
     save_subject_report,
