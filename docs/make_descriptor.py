@@ -14,14 +14,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from h2lo_bids.settings.options import MODES, PAIRS
+
 import bids_app_spec
 from h2lo_bids import __version__
-from h2lo_bids.cli import convert
-from h2lo_bids.cli.levels import TAKEN_BY
 from h2lo_bids.cli.parser import EXIT_CODES
+from h2lo_bids.settings import OPTIONS, convert
 from h2lo_bids.vocabulary import LEVEL_ALIASES, LEVELS
 
-EXCLUSIVE = {"length_of_a_fit": ("steps", "epochs"), "without_work": ("dry_run", "reports_only")}
+TAKEN_BY = {o.name: o.modes for o in OPTIONS.values() if set(o.modes) != set(MODES)}
+EXCLUSIVE = {"without_work": ("dry_run", "reports_only")}
 """Sets of options of which one is given at most."""
 REQUIRED = {
     "realisations": ("noise",),
@@ -49,6 +51,7 @@ def descriptor_text(parser: argparse.ArgumentParser) -> str:
         _LEVEL if action.dest == "level" else action.dest: action
         for action in parser._actions
         if action.dest not in ("help", "version", "boutiques")  # these only print something
+        and action.help != argparse.SUPPRESS  # a second spelling
     }
     ids = [*_FIRST, *(name for name in actions if name not in _FIRST)]
     inputs = [_input(name, actions[name], ids) for name in ids]
@@ -109,7 +112,7 @@ def _input(name: str, action: argparse.Action, known: list[str]) -> dict[str, An
     if name in REQUIRED:
         item["requires-inputs"] = list(REQUIRED[name])
     if name == "pairs":
-        refused = sorted(o for o, takers in TAKEN_BY.items() if "participant --pairs" not in takers)
+        refused = sorted(o for o, takers in TAKEN_BY.items() if PAIRS not in takers)
         item["disables-inputs"] = [option for option in refused if option in known]
     return item
 
@@ -131,8 +134,7 @@ def _kind(action: argparse.Action) -> dict[str, Any]:
 def _refused_at(level: str) -> list[str]:
     """List the options that a level does not take in any mode."""
     modes = {option: {taker.split()[0] for taker in takers} for option, takers in TAKEN_BY.items()}
-    refused = sorted(option for option, levels in modes.items() if level not in levels)
-    return refused if level == "participant" else [*refused, "pairs"]
+    return sorted(option for option, levels in modes.items() if level not in levels)
 
 
 def _groups(

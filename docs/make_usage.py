@@ -9,9 +9,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from h2lo_bids.settings.options import MODES, Option
 from make_descriptor import descriptor_text
 
 from h2lo_bids.cli.parser import EXIT_CODES, build_parser
+from h2lo_bids.settings import OPTIONS
+from h2lo_bids.vocabulary import LEVELS
 
 PAGE = Path(__file__).resolve().with_name("usage.md")
 DESCRIPTOR = PAGE.parents[1] / "bids_app_spec" / "boutiques.json"
@@ -28,12 +31,14 @@ h2lo bids_dir out_dir evaluate [options]              score models on pairs
 h2lo bids_dir out_dir benchmark [options]             fit and score every method: Table 1
 ```
 
-Only `bids_dir`, `out_dir` and the analysis level are needed; an option of
-another level is refused. Underscores may stand for hyphens in the names of
-options. Any option may also stand in a TOML file given with `--config-file`,
-without its hyphens in front; the command line wins. The configuration of each
-run is kept in `out_dir/logs/<run>/config.toml` and can be given to a later run
-as it is.
+Only `bids_dir`, `out_dir` and the analysis level are needed, one level per call; an
+option of another level is refused. `h2lo --help` prints the levels and the common
+options, `h2lo participant --help` every option of that level, `h2lo methods` the
+methods, `h2lo outputs` the pattern of every output. Underscores may stand for hyphens
+in the names of options; `--notrack` is accepted, as nothing is ever tracked. Any
+option may also stand in a TOML file given with `--config-file`, without its hyphens
+in front; the command line wins. The configuration of each run is kept in
+`out_dir/logs/<run>/config.toml` and can be given to a later run as it is.
 """
 RUNNING = """
 ## What a run does
@@ -62,6 +67,9 @@ RUNNING = """
 ## Exit codes
 
 """
+TABLE = """| option | meaning | level |
+|---|---|---|
+"""
 CODES = """| code | meaning |
 |---|---|
 """
@@ -69,17 +77,35 @@ CODES = """| code | meaning |
 
 def render() -> str:
     """Return the page."""
-    parts = [HEAD]
-    for group in build_parser()._action_groups:
-        actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
-        if not actions:
-            continue
-        title = {"positional arguments": "Arguments", "options": "Help"}.get(
-            str(group.title), str(group.title).capitalize()
-        )
-        parts.append(f"\n## {title}\n\n| option | meaning |\n|---|---|\n")
-        parts += [f"| {_name(action)} | {_escape(action.help or '')} |\n" for action in actions]
+    parser = build_parser()
+    positional, general = (group._group_actions for group in parser._action_groups[:2])
+    parts = [HEAD, "\n## Arguments\n\n", TABLE, *(_row(action) for action in positional)]
+    parts += ["\n## Help\n\n", TABLE]
+    parts += [_row(action) for action in general if action.dest != "help"]
+    for group in parser._action_groups[2:]:
+        parts += [f"\n## {str(group.title).capitalize()}\n\n", TABLE]
+        parts += [_row(a) for a in group._group_actions if a.help != argparse.SUPPRESS]
     return "".join([*parts, RUNNING, CODES, *_codes()])
+
+
+def _row(action: argparse.Action) -> str:
+    """Return an argument or option with its values, meaning and the levels that take it."""
+    option = OPTIONS.get(action.dest)
+    levels = "all" if option is None or set(option.modes) == set(MODES) else _levels(option)
+    also = "".join(f"; also `{flag}`" for flag in (option.synonyms if option else ()))
+    return f"| {_name(action)} | {_escape(action.help or '')}{also} | {levels} |\n"
+
+
+def _levels(option: Option) -> str:
+    """Return which levels take an option, and in which of their modes."""
+    words = []
+    for level in LEVELS:
+        modes = [mode for mode in MODES if mode.partition(" ")[0] == level]
+        others = [mode.partition(" ")[2] for mode in modes if mode not in option.modes]
+        without = f" (not with {' or '.join(others)})" if others else ""
+        taken = [mode for mode in modes if mode in option.modes]
+        words += [level + without] if level in taken else taken
+    return ", ".join(words)
 
 
 def _name(action: argparse.Action) -> str:

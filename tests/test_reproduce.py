@@ -11,7 +11,7 @@ import pytest
 from skeletons import HYPE, ds006557, get
 
 from h2lo_bids.bids.pairs import PairQuery, discover_pairs
-from h2lo_bids.cli.parser import build_parser, normalise_argv
+from h2lo_bids.cli.config import read_settings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reproduce-ds006557.md"
 BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -37,7 +37,7 @@ def test_every_block_is_bash(block: str) -> None:
 
 @pytest.mark.parametrize("line", H2LO)
 def test_every_command_parses(line: str) -> None:
-    asked = build_parser().parse_args(normalise_argv(words_of(line)))
+    asked = read_settings(words_of(line))
     assert asked.level in ("participant", "group")
     assert asked.bids_dir.name == "ds006557"
 
@@ -48,17 +48,16 @@ def test_every_command_finds_its_pairs(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)
     # Only what the page tells to fetch by then is there.
     get(root, "ses-GE", "_mrr", *(["ses-HFC"] if "--lf" in words else []))
-    asked = build_parser().parse_args(normalise_argv(words_of(line)))
+    asked = read_settings(words_of(line))
     found = discover_pairs(
         PairQuery(
             root,
-            participant_labels=tuple(getattr(asked, "participant_label", ())),
+            participant_labels=asked.participant_label,
             derivatives=tuple(
-                (name, root / path.relative_to(asked.bids_dir))
-                for name, path in getattr(asked, "derivatives", ())
+                (name, root / path.relative_to(asked.bids_dir)) for name, path in asked.derivatives
             ),
-            lf=tuple(word for words in getattr(asked, "lf", ()) for word in words),
-            fusion=getattr(asked, "lf_fusion", "auto"),
+            lf=asked.lf,
+            fusion=asked.lf_fusion,
             skip_bids_validation=True,
         )
     )

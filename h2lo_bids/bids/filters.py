@@ -192,7 +192,7 @@ def describe(conditions: Filter) -> str:
 
 
 def read_condition(text: str, option: str) -> tuple[str, Accepted]:
-    """Read ``ENTITY=VALUE[,VALUE]``; no value, ``null`` or ``none`` mean absent.
+    """Read ``ENTITY-VALUE`` or ``ENTITY=VALUE[,VALUE]``; no value, ``null``, ``none`` mean absent.
 
     Parameters
     ----------
@@ -212,9 +212,13 @@ def read_condition(text: str, option: str) -> tuple[str, Accepted]:
     UsageError
         It is written otherwise, or names no entity.
     """
-    entity, equals, values = text.partition("=")
-    if not equals or not entity:
-        raise UsageError(f"{option} {text!r}: write ENTITY=VALUE, for example acq=MPRAGE")
+    sign = "=" if "=" in text else "-"
+    entity, given, values = text.partition(sign)
+    if not (given and entity and (values or sign == "=")):
+        raise UsageError(
+            f"{option} {text!r}: write ENTITY-LABEL as in file names, for example ses-HFC, or "
+            "ENTITY=LABEL,LABEL"
+        )
     words = values.split(",") if values else ["null"]
     chosen = [None if word.lower() in ("", "null", "none") else word for word in words]
     return _entity(entity), _values(entity, chosen)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from h2lo_bids.bids.filters import Filter, read_condition
-from h2lo_bids.errors import UsageError
 
 
 def compile_words(words: Iterable[str], option: str) -> Filter:
@@ -39,17 +38,7 @@ def compile_words(words: Iterable[str], option: str) -> Filter:
     """
     chosen: Filter = {}
     for word in (part for text in words for part in text.split()):
-        entity, dash, label = word.partition("-")
-        if "=" in word:
-            condition = word
-        elif dash and entity and label:
-            condition = f"{entity}={label}"
-        else:
-            raise UsageError(
-                f"{option} {word!r}: write ENTITY-LABEL as in file names, "
-                "for example ses-HFC, or ENTITY=LABEL,LABEL"
-            )
-        key, values = read_condition(condition, option)
+        key, values = read_condition(word, option)
         chosen[key] = chosen.get(key, ()) + values
     return chosen
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from h2lo_bids.errors import BadDataError, UsageError
-from h2lo_bids.settings import PROFILES, Settings
+from h2lo_bids.settings import Settings
+from h2lo_bids.settings.options import PROFILES
 
 
 def response_of(settings: Settings) -> Any:

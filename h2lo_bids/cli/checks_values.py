@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
-from h2lo_bids.settings import ALL, NONE, Settings
+from h2lo_bids.settings import Settings
+from h2lo_bids.settings.convert import NONE
+from h2lo_bids.settings.options import ALL
 from h2lo_bids.vocabulary import ENHANCER, FLIP_ROTATE, METHODS, REAL, SYNTHESIZE
 
 OWN_SPACES = ("native", "model")
 KNOWN_FOLDS = "ds006557"
 _OWN_OPTIONS = {
-    "trunk": ("h2lo",),
     "lambda_grad": ("h2lo",),
     "crop": ("h2lo", "inr"),
     "batch": ("h2lo", "inr"),
@@ -121,8 +122,8 @@ def _check_others(settings: Settings) -> None:
 
 def _check_fitting(settings: Settings) -> None:
     """Refuse what no fit or no fold can follow."""
-    if settings.steps is not None and settings.epochs is not None:
-        raise UsageError("--steps and --epochs say the same thing; give one of them")
+    if settings.lambda_grad == 0:
+        raise UsageError("--lambda-grad 0 is what --method h2lo-nograd does; use that")
     if settings.folds == "0" and settings.fold:
         raise UsageError("--fold names folds and --folds 0 asks for none; leave one of them out")
     if settings.fold and settings.collect:

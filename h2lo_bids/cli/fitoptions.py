@@ -8,12 +8,12 @@ from typing import Any
 from h2lo_bids.cli.prepared import frame_of
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
-from h2lo_bids.models.h2lo import H2loArchitecture
-from h2lo_bids.settings import INIT, NONE, Settings
+from h2lo_bids.settings import Settings
+from h2lo_bids.settings.convert import NONE
+from h2lo_bids.settings.options_pairs import INIT
 from h2lo_bids.training.fitting import start_fault
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.protocols import default_options, paper_options
-from h2lo_bids.training.sampling import epoch_steps
 
 
 def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -> FitOptions:
@@ -35,11 +35,10 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
     """
     digest = None if start is None else start.sha256
     if settings.protocol == "paper":
-        words = {} if settings.epochs is None else {"epochs": settings.epochs}
-        options = paper_options(n_train, device=settings.device, **words)
+        options = paper_options(n_train, device=settings.device)
         options = dataclasses.replace(options, starts_from=digest)
-    else:
-        length = _length(settings, n_train)
+    else:  # warm-up and validation follow from the number of steps
+        length = {} if settings.steps is None else {"steps": settings.steps}
         options = default_options(n_train, device=settings.device, starts_from=digest, **length)
     given: dict[str, Any] = {
         "steps": settings.steps,
@@ -53,8 +52,6 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
         "max_seconds": None if settings.max_time is None else 60 * settings.max_time,
     }
     changed = {name: value for name, value in given.items() if value is not None}
-    if settings.trunk is not None:
-        changed["architecture"] = H2loArchitecture(trunk=settings.trunk)
     return dataclasses.replace(options, seed=settings.random_seed, **changed)
 
 
@@ -75,8 +72,8 @@ def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle |
     """
     given = dict(settings.init)
     asked = given.get(contrast, given.get(""))
-    usual = settings.protocol == "default" and settings.trunk in (None, "siren")
-    chosen = asked if asked is not None else INIT if usual else NONE
+    usual = INIT if settings.protocol == "default" else NONE
+    chosen = usual if asked is None else asked
     if method != "h2lo":
         return None, ""
     if chosen == NONE:
@@ -89,13 +86,3 @@ def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle |
     if asked is None:
         return None, f"starts from random weights, as the {chosen} model {fault}"
     raise UsageError(f"--init {chosen}: the {contrast} fits cannot start from it, as it {fault}")
-
-
-def _length(settings: Settings, n_train: int) -> dict[str, int]:
-    """Return the steps, if the user says how many: warm-up and validation follow from them."""
-    if settings.steps is not None:
-        return {"steps": settings.steps}
-    if settings.epochs is not None:
-        batch = settings.batch or default_options(n_train, device=settings.device).batch
-        return {"steps": settings.epochs * epoch_steps(n_train, batch)}
-    return {}

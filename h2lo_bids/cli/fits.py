@@ -55,7 +55,7 @@ def run_fits(run: Run, tasks: Iterable[Fit], *, at_a_time: int) -> None:
     run.ended, run.total = 0, len(tasks)
     run.steps.clear()
     told: dict[str, float] = {}
-    limit = run.settings.max_memory
+    limit = None if run.settings.mem is None else run.settings.mem / at_a_time
     jobs = [
         Job(name_of(task), task, run.logs / f"{name_of(task).replace('/', '_')}.log", _GRACE)
         for task in tasks

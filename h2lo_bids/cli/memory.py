@@ -33,7 +33,7 @@ class MemoryLimit:
         held = resident(pid) / 1e9
         if held <= self._gigabytes:
             return ""
-        return f"it held {held:.2f} GB, more than the {self._gigabytes:g} GB of --max-memory"
+        return f"it held {held:.2f} GB, more than its share of --mem, {self._gigabytes:g} GB"
 
 
 def resident(pid: int) -> int:

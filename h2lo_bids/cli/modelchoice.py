@@ -9,7 +9,8 @@ from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
 from h2lo_bids.models.collection import choose_bundles, is_collection
-from h2lo_bids.settings import ALL, Settings
+from h2lo_bids.settings import Settings
+from h2lo_bids.settings.options import ALL
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 _DEFAULT = {SYNTHESIZE: "h2lo", ENHANCE: "pfsr"}

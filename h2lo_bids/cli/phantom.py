@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from h2lo_bids import __version__
-from h2lo_bids.cli.parser_base import Parser
+from h2lo_bids.cli.parser import Parser
 from h2lo_bids.errors import H2loError
 from h2lo_bids.vocabulary import CONTRASTS
 

@@ -14,7 +14,6 @@ from h2lo_bids.cli.beside import grids_for
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.locks import common_lock, exclusive
 from h2lo_bids.cli.tasks import ReportTask, SubjectTask
-from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import H2loError, NoMatchError
 from h2lo_bids.reports.records import (
     Failure,
@@ -73,7 +72,7 @@ def write_report(
         subject=task.subject,
         found=tuple(found),
         failures=tuple(failures),
-        command=shlex.join(["h2lo", *command_words(task.settings)]),
+        command=shlex.join(["h2lo", *task.settings.words()]),
         versions=tuple(software_versions().items()),
         facts={"grids": _grids(task)} if _grids(task) else {},
     )

@@ -9,11 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import Console, printable
-from h2lo_bids.cli.methods import WORD as METHODS_WORD
-from h2lo_bids.cli.methods import list_methods
-from h2lo_bids.cli.patterns import OUTPUT_SPEC, print_patterns
+from h2lo_bids.cli.listing import find_listing
 from h2lo_bids.errors import H2loError, InputOutputError, UsageError
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import DISK_FULL
@@ -44,10 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _refuse_fellows()
         words = sys.argv[1:] if argv is None else argv
-        if _asks_for_methods(words):
-            return list_methods(words[1:])
-        if list(words) == [OUTPUT_SPEC]:
-            return print_patterns()
+        if listing := find_listing(words):
+            return listing(words[1:])
         return _run(read_settings(words))
     except H2loError as err:
         return _complain(str(err), err.exit_code)
@@ -85,11 +81,6 @@ def _refuse_fellows() -> None:
                 f"{launcher} started {count} of these, and each would do the same; start one, as "
                 "with `srun --ntasks=1 --cpus-per-task=N`, or divide the work with h2lo-slurm"
             )
-
-
-def _asks_for_methods(words: Sequence[str]) -> bool:
-    """Tell ``h2lo methods`` from a dataset of that name, which an output folder follows."""
-    return list(words[:1]) == [METHODS_WORD] and all(word.startswith("-") for word in words[1:])
 
 
 def _run(settings: Settings) -> int:

@@ -22,7 +22,7 @@ from h2lo_bids import __version__
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.cli.checks import check_usage
-from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.failures import COLUMNS
 from h2lo_bids.cli.parser import EXIT_CODES
@@ -34,7 +34,6 @@ from h2lo_bids.cli.slurm_scripts import (
     task_script,
 )
 from h2lo_bids.cli.slurm_stages import PARTICIPANT, Stage, State, read_states, stages_of
-from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import H2loError, TemporaryError, UsageError
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.settings import Settings
@@ -90,7 +89,7 @@ def run_folder(settings: Settings) -> Path:
     own = settings
     if settings.level == "participant":
         own = replace(settings, participant_label=(), session_label=())
-    digest = hashlib.sha256("\0".join(command_words(own)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256("\0".join(own.words()).encode()).hexdigest()[:8]
     return settings.out_dir / "logs" / "slurm" / f"{settings.level}-{digest}"
 
 

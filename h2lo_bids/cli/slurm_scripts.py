@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids import __version__
-from h2lo_bids.cli import convert
-from h2lo_bids.cli.parser_base import Parser
+from h2lo_bids.cli.parser import Parser
 from h2lo_bids.cli.slurm_stages import Stage
-from h2lo_bids.cli.words import option_lines
 from h2lo_bids.errors import UsageError
-from h2lo_bids.settings import Settings
+from h2lo_bids.settings import Settings, convert
 
 _DESCRIPTION = """Write, and submit, job arrays that do on a Slurm cluster what h2lo does elsewhere.
 
@@ -107,8 +105,7 @@ def check_cluster(cluster: argparse.Namespace) -> None:
 def task_script(stage: Stage, cluster: argparse.Namespace, folder: Path) -> str:
     """Return the script of one stage's tasks; refuse a path that no container can be given."""
     settings = stage.settings
-    lines: list[list[Any]] = [[settings.bids_dir, settings.out_dir, settings.level]]
-    lines += [line for line in option_lines(settings) if line[0] != "--work-dir"]
+    lines = [line for line in settings.lines() if line[0] != "--work-dir"]
     work = _work(settings, cluster.scratch if stage.own_work else None)
     own = {"name": stage.name, "own_work": stage.own_work, "work": work, "lines": lines}
     return _rendered("task", cluster, folder, **own, **_program(cluster, settings, "h2lo"))

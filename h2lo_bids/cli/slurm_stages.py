@@ -9,7 +9,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 from h2lo_bids.bids.results import result_path
 from h2lo_bids.cli import promise, promise_group
 from h2lo_bids.cli.console import printable
-from h2lo_bids.cli.levels import TAKEN_BY
 from h2lo_bids.errors import UsageError
-from h2lo_bids.settings import Settings
+from h2lo_bids.settings import OPTIONS, Settings
+from h2lo_bids.settings.options import PAIRS as ON_PAIRS
 from h2lo_bids.vocabulary import ENHANCER
 
 STAGES = PARTICIPANT, PAIRS, FOLDS, COLLECT = "participant", "pairs", "folds", "collect"
@@ -141,11 +141,12 @@ def _pairs(settings: Settings) -> tuple[Stage, Any]:
     from h2lo_bids.cli.tasks import MissingTask
 
     taken: dict[str, Any] = {
-        item.name: getattr(settings, item.name)
-        for item in fields(Settings)
-        if "participant --pairs" in TAKEN_BY.get(item.name, ("participant --pairs",))
+        option.name: getattr(settings, option.name)
+        for option in OPTIONS.values()
+        if ON_PAIRS in option.modes
     }
-    own = Settings(**{**taken, "level": "participant", "pairs": True})
+    own = Settings(**{**taken, "bids_dir": settings.bids_dir, "out_dir": settings.out_dir})
+    own = replace(own, level="participant", pairs=True)
     found = find_pairs(own)
     _warn(found, own)
     missing = set(find_missing(MissingTask(own, found.pairs), lambda event: None)["missing"])

@@ -12,22 +12,26 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from h2lo_bids.settings.options import MODES as EVERY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.results import result_files
-from h2lo_bids.cli.configure import read_settings
-from h2lo_bids.cli.levels import TAKEN_BY, canonical
+from h2lo_bids.cli.config import canonical, read_settings
 from h2lo_bids.cli.parser import EXIT_CODES, build_parser
 from h2lo_bids.cli.run import main
 from h2lo_bids.errors import UsageError
+from h2lo_bids.settings import OPTIONS
 from h2lo_bids.vocabulary import LEVELS
 
 DESCRIPTOR = bids_app_spec.load("boutiques.json")
 INPUTS = {item["id"]: item for item in DESCRIPTOR["inputs"]}
-ACTIONS = {action.dest: action for action in build_parser()._actions}
+ACTIONS = {
+    action.dest: action for action in build_parser()._actions if action.help != argparse.SUPPRESS
+}
+TAKEN_BY = {option.name: option.modes for option in OPTIONS.values()}
 FIRST = ("bids_dir", "out_dir", "analysis_level")
 WORDS = (
     *(
@@ -87,10 +91,7 @@ def refused(level: str, chosen: set[str]) -> set[str]:
     return out
 
 
-MODES = {
-    level: sorted({t for takers in TAKEN_BY.values() for t in takers if t.split()[0] == level})
-    for level in LEVELS
-}
+MODES = {level: [mode for mode in EVERY if mode.split()[0] == level] for level in LEVELS}
 """Each level as it is, and with what changes the options that it takes."""
 
 
@@ -255,10 +256,7 @@ def test_what_the_descriptor_calls_dependent_is_refused_alone(tmp_path, capsys):
     bids = tmp_path / "bids"
     bids.mkdir()
     (tmp_path / "file").write_text("")
-    groups = [group for group in DESCRIPTOR["groups"] if group.get("mutually-exclusive")]
-    exclusive = {group["id"]: group["members"] for group in groups}
     lines = {
-        "group": [f"--{a} 3 --{b} 3" for a, b in [exclusive["length_of_a_fit"]]],
         "participant": [
             "--dry-run --reports-only",
             *(
@@ -273,7 +271,7 @@ def test_what_the_descriptor_calls_dependent_is_refused_alone(tmp_path, capsys):
             ),
         ],
     }
-    assert [len(own) for own in lines.values()] == [1, 8]
+    assert [len(own) for own in lines.values()] == [8]
     for level, words in lines.items():
         for line in words:
             code = main([str(bids), str(tmp_path / "out"), level, *line.split()])

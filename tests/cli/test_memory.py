@@ -22,7 +22,7 @@ def test_helpers_count_and_looks_are_spaced():
         assert resident(process.pid) > 400_000_000
         now = [0.0]
         limit = MemoryLimit(0.3, clock=lambda: now[0])
-        assert "more than the 0.3 GB of --max-memory" in limit.look(process.pid)
+        assert "more than its share of --mem, 0.3 GB" in limit.look(process.pid)
         assert limit.look(process.pid) == ""
         now[0] = 1.0
         assert limit.look(process.pid)

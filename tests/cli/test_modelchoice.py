@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from h2lo_bids.cli.checks_values import check_values
-from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.dryrun import _model
 from h2lo_bids.cli.modelchoice import bundles_for, named_models
 from h2lo_bids.cli.prepared import frame_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,11 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from h2lo_bids.cli.configure import read_settings
-from h2lo_bids.cli.levels import TAKEN_BY
-from h2lo_bids.cli.parser import build_parser
+from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.run import main
-from h2lo_bids.errors import UnknownLevelError, UsageError
-from h2lo_bids.settings import Settings
+from h2lo_bids.errors import MissingInputError, UnknownLevelError, UsageError
+from h2lo_bids.settings import OPTIONS, Settings
+from h2lo_bids.vocabulary import LEVELS
 
 BASE = ["/bids", "/out", "participant"]
 EVERYTHING = [
@@ -39,7 +39,7 @@ TRAINING = [
     *["/bids", "/out", "train", "--contrast", "T1w", "--hf", "ses-GE", "--lf", "ses-HFC acq-iso"],
     *["--lf-dir", "/lf", "--lf-fusion", "mrr", "--resolution", "2", "--keep-flagged-pairs"],
     *["--method", "h2lo", "h2lo-mlp", "--protocol", "paper", "--steps", "9", "--sampling", "patch"],
-    *["--crop", "24", "--batch", "2", "--trunk", "mlp", "--lambda-grad", "0"],
+    *["--crop", "24", "--batch", "2", "--lambda-grad", "0.5", "--max-time", "3"],
     *["--learning-rate", "3e-4", "--validate-every", "5", "--devices", "2", "--folds", "3"],
     *["--val-count", "1", "--test-count", "4", "--fold", "0", "2", "--n-folds-parallel", "2"],
     *["--no-final", "--collect", "--init", "T1w=/m1", "T2w=embedded"],
@@ -99,7 +99,7 @@ def test_every_option_reaches_its_field():
     same = [name for name in vars(s) if getattr(s, name) == getattr(defaults, name)]
     # With the options of the other levels the lines above try every one.
     assert {*same} - {"bids_dir", "out_dir", "level"} == {
-        *(option for option, levels in TAKEN_BY.items() if "participant" not in levels),
+        *(option.name for option in OPTIONS.values() if "participant" not in option.modes),
         "pairs",
         "task",  # the other one refuses most of these
     }
@@ -124,8 +124,8 @@ def test_every_option_of_the_training_level_reaches_its_field():
         sampling="patch",
         crop=24,
         batch=2,
-        trunk="mlp",
-        lambda_grad=0.0,
+        lambda_grad=0.5,
+        max_time=3.0,
         learning_rate=3e-4,
         validate_every=5,
         devices=2,
@@ -138,7 +138,6 @@ def test_every_option_of_the_training_level_reaches_its_field():
         collect=True,
         init=(("T1w", Path("/m1")), ("T2w", "embedded")),
     )
-    assert read_settings(["/bids", "/out", "group", "--epochs", "3"]).epochs == 3
     assert read_settings([*BASE, "--pairs", "--hf", "ses-GE"]).pairs
 
 
@@ -152,7 +151,8 @@ def test_every_option_of_the_training_level_reaches_its_field():
         ("train --uncertainty", "of participant; group does not"),
         ("evaluate --steps 3", "of group and benchmark; evaluate does not"),
         ("group --realism-reference x_T1w.nii", "an option of evaluate; group does not"),
-        ("evaluate --pairs", "of participant; evaluate prepares"),
+        ("evaluate --pairs", "of participant; evaluate does not"),
+        ("--folds 3 participant", "an option of group and benchmark; participant does not"),
     ],
 )
 def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line, takers, capsys):
@@ -164,7 +164,7 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
 @pytest.mark.parametrize(
     ("line", "code", "text"),
     [
-        ("group --steps 5 --epochs 2", 64, "say the same thing"),
+        ("group --lambda-grad 0", 64, "use that"),
         ("group --folds 0 --fold 1", 64, "leave one of them out"),
         ("group --folds 0 --no-final", 64, "nothing to fit"),
         ("group --fold 0 --collect", 64, "leave one of them out"),
@@ -172,7 +172,7 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
         ("group --folds ds006557 --val-count 3", 64, "has no effect"),
         ("group --folds 0 --test-count 3", 64, "tests nobody"),
         ("group --protocol paper --batch 2", 64, "one volume per step"),
-        ("group --method pix2pix --trunk mlp", 64, "--trunk means nothing to pix2pix"),
+        ("group --method pix2pix --crop 8", 64, "--crop means nothing to pix2pix"),
         ("group --method inr arnold --lambda-grad 1", 64, "nothing to inr and arnold"),
         ("group --method diffi2i --learning-rate 1e-3", 64, "whose own value is fixed"),
         ("group --method identity --devices 2", 64, "can be fitted by one process only"),
@@ -340,6 +340,77 @@ def test_memory_is_read_with_its_unit():
         assert read_settings([*BASE, "--mem", text]).mem == pytest.approx(gigabytes)
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        ("--n-cpus 3", "nprocs", 3),
+        ("--nthreads 3", "nprocs", 3),
+        ("--mem-gb 16", "mem", 16.0),
+        ("--mem_mb 16000", "mem", 16.0),
+        ("--mem-mb 16GB", "mem", 16.0),
+        ("--notrack --nprocs 2", "nprocs", 2),
+        ("--filter acq-MPRAGE rec=", "filter", ("acq-MPRAGE", "rec=")),
+        ("--methods identity", "method", ("identity",)),
+    ],
+)
+def test_spellings_of_other_bids_apps_are_accepted(words, name, value):
+    assert getattr(read_settings([*BASE, *words.split()]), name) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "successor"),
+    [
+        ("group --trunk mlp", "--method h2lo-mlp"),
+        ("group --epochs 3", "--steps"),
+        ("benchmark --max-memory=3", "--mem"),
+    ],
+)
+def test_an_earlier_spelling_is_refused_with_its_successor(line, successor, tmp_path):
+    with pytest.raises(UsageError, match=f"no longer an option; use {successor}"):
+        read_settings(["/bids", "/out", *line.split()])
+    level, _, option = line.partition(" --")
+    config = tmp_path / "c.toml"
+    config.write_text(f"{re.split('[ =]', option)[0]} = 3")
+    with pytest.raises(UsageError, match=f"c.toml: .* use {successor}"):
+        read_settings(["/bids", "/out", level, "--config-file", str(config)])
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("participant_id\tage\nsub-01\t30\nsub-02\tn/a\n", ("01", "02")),
+        ("sub_id\nsub-01\n", ("01",)),
+        ("01\n\n# later\nsub-02\n", ("01", "02")),
+    ],
+)
+def test_participants_are_read_from_a_file(tmp_path, text, labels):
+    file = tmp_path / "people.tsv"
+    file.write_text(text)
+    s = read_settings([*BASE, "--participant-label", f"@{file}", "07"])
+    assert s.participant_label == (*labels, "07")
+    with pytest.raises(UsageError, match=f"write @{file}"):
+        read_settings([*BASE, "--participant-label", str(file)])
+    file.write_text("participant_id\n")
+    with pytest.raises(UsageError, match="names no participant"):
+        read_settings([*BASE, "--participant-label", f"@{file}"])
+    with pytest.raises(MissingInputError, match="nowhere"):
+        read_settings([*BASE, "--participant-label", f"@{tmp_path}/nowhere"])
+
+
+def test_one_level_is_run_at_a_time():
+    with pytest.raises(UsageError, match="participant and group: run one analysis level per call"):
+        read_settings([*BASE, "group", "--nprocs", "2"])
+    with pytest.raises(UsageError, match="unrecognized arguments: extra"):
+        read_settings([*BASE, "extra"])
+
+
+def test_a_level_of_the_file_refuses_what_the_level_of_the_command_line_would(tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text("folds = 3")
+    with pytest.raises(UsageError, match=r"c\.toml: --folds is an option of group and benchmark"):
+        read_settings([*BASE, "--config-file", str(config)])
+
+
 def test_the_parser_imports_nothing_heavy():
     code = (
         "import sys; import h2lo_bids.cli.run; import h2lo_bids.cli.parser as p;"
@@ -351,11 +422,30 @@ def test_the_parser_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_help_and_version_name_every_exit_code_and_the_program(capsys):
+def printed(capsys, *words) -> str:
+    """Return what the program prints instead of a run."""
     with pytest.raises(SystemExit) as caught:
-        main(["--version"])
+        main([*words])
     assert caught.value.code == 0
-    assert capsys.readouterr().out.startswith("h2lo ")
-    text = build_parser().format_help()
-    for code in ("16", "17", "18", "64", "65", "66", "73", "74", "75", "130", "143"):
-        assert f" {code} " in text
+    return capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys):
+    assert printed(capsys, "--version").startswith("h2lo ")
+
+
+def test_the_help_is_short_and_that_of_a_level_is_whole(capsys):
+    short = printed(capsys, "--help")
+    assert all(level in short for level in LEVELS)
+    assert "--nprocs" in short
+    assert "--folds" not in short
+    assert printed(capsys, "participant", "--help") == printed(capsys, *BASE, "-h")
+    for level in LEVELS:
+        text = printed(capsys, level, "--help")
+        assert len(short) < len(text)
+        for code in ("16", "17", "18", "64", "65", "66", "73", "74", "75", "130", "143"):
+            assert f" {code} " in text
+            assert f" {code} " in short
+        for option in OPTIONS.values():
+            taken = any(mode.split()[0] == level for mode in option.modes)
+            assert bool(re.search(rf"^  (-\w\b.*)?{option.flag}\b(?!-)", text, re.M)) is taken

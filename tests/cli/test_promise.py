@@ -15,7 +15,6 @@ import torch
 from heads import SIDE, SPACING, importable, write_dataset, write_scan
 from pairsets import BAD, write_pairs
 
-import bids_app_spec
 from h2lo_bids.bids.results import result_files, result_path, result_pattern
 from h2lo_bids.cli.promise import RUN
 from h2lo_bids.cli.run import main
@@ -178,13 +177,6 @@ def test_a_dry_run_ends_as_the_run_would_before_it_begins(tmp_path, capsys):
     told = {"Name": "x", "BIDSVersion": "1.8.0", "GeneratedBy": [{"Name": "fMRIPrep"}]}
     (foreign / "dataset_description.json").write_text(json.dumps(told))
     assert main(words) == 73
-
-
-def test_patterns_are_printed_without_a_dataset(capsys):
-    assert main(["--output-spec"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    spec = bids_app_spec.load("io_spec.json")
-    assert all(told[key] == spec[key] for key in ("outputs", "figures", "results"))
 
 
 def test_results_cannot_leave_the_output_folder(tmp_path):

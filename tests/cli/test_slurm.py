@@ -18,13 +18,12 @@ from heads import write_dataset, write_scan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.participant import find
 from h2lo_bids.cli.promise import of_participants
 from h2lo_bids.cli.slurm import as_ranges, main, run_folder
 from h2lo_bids.cli.slurm_scripts import build_parser, failures_script, submit_script, task_script
 from h2lo_bids.cli.slurm_stages import Stage, Task, read_states, stages_of
-from h2lo_bids.cli.words import command_words
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import Settings
 
@@ -64,9 +63,9 @@ def run_script(text: str, folder: Path, name: str, chosen: str) -> list[str]:
 @given(bids=NASTY, model=NASTY, masks=NASTY)
 def test_words_of_settings_are_read_as_the_same_settings(bids, model, masks):
     words = [bids, "/out", "participant", "--model", f"T1w={model}", "-d", f"masks={masks}"]
-    words += ["--filter", "acq=a b", "--lf-grid", "1.6x1.6x5", "-v", "--sloppy"]
+    words += ["--filter", "acq=a,b", "--lf-grid", "1.6x1.6x5", "-v", "--sloppy"]
     asked = read_settings(words)
-    assert read_settings(command_words(asked)) == asked
+    assert read_settings(asked.words()) == asked
 
 
 @FEW

@@ -11,7 +11,7 @@ from pairsets import write_pairs
 
 from h2lo_bids.cli import group, promise_group
 from h2lo_bids.cli.account import Run
-from h2lo_bids.cli.configure import read_settings
+from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.fits import name_of
 from h2lo_bids.cli.pairs import find_pairs

@@ -160,7 +160,7 @@ def _read_record(data: bytes, folder: Path) -> None:
 
 
 def _read_config(data: bytes, folder: Path) -> None:
-    from h2lo_bids.cli.configure import read_settings
+    from h2lo_bids.cli.config import read_settings
 
     path = folder / "config.toml"
     path.write_bytes(data)
@@ -178,7 +178,8 @@ def _read_plugin(data: bytes, folder: Path) -> None:
 def _read_external(data: bytes, folder: Path) -> None:
     import argparse
 
-    from h2lo_bids.cli.convert import external
+    from h2lo_bids.settings.convert import external
+
     from h2lo_bids.training.command import PLACES, Command
 
     try:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from problems import SMALL, ball_pair
 
-from h2lo_bids.cli import convert
 from h2lo_bids.cli.scorework import read_references
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation.metrics import evaluate, histogram
@@ -27,7 +26,7 @@ from h2lo_bids.evaluation.scores import read_scores, select
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.settings import Settings
+from h2lo_bids.settings import Settings, convert
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.training.heldout import predict_pair, score_pair, stranger_to
 from h2lo_bids.training.leaks import encode, fingerprint

@@ -1,4 +1,4 @@
-"""``h2lo methods``."""
+"""``h2lo methods`` and ``h2lo outputs``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import bids_app_spec
 from h2lo_bids.cli.run import main
 from h2lo_bids.vocabulary import METHODS
 
@@ -33,6 +34,15 @@ def test_json_tells_the_same(capsys: pytest.CaptureFixture) -> None:
     assert (told["h2lo"]["parameters"], told["h2lo"]["trained"]) == (581_409, 581_409)
     assert told["inr"]["exact"]
     assert told["inr"]["ours"]
+
+
+def test_patterns_are_printed_without_a_dataset(capsys: pytest.CaptureFixture) -> None:
+    assert main(["outputs"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    spec = bids_app_spec.load("io_spec.json")
+    assert all(printed[key] == spec[key] for key in ("outputs", "figures", "results"))
+    assert main(["--output-spec"]) == 64  # which it was called
+    assert "`h2lo outputs`" in capsys.readouterr().err
 
 
 def test_it_loads_nothing_heavy() -> None:

@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.settings import STARTS
+from h2lo_bids.errors import MissingInputError
+from h2lo_bids.io import read_text
 from h2lo_bids.vocabulary import CONTRASTS, DEVICE
+
+STARTS = EMBEDDED, NONE = "embedded", "none"
+"""Words of ``--init`` that are no path."""
+_LABEL = re.compile(r"[A-Za-z0-9+]+")
 
 
 def path(text: str) -> Path:
@@ -47,18 +52,34 @@ def label(prefix: str) -> Any:
 
     def convert(text: str) -> str:
         label = text.removeprefix(f"{prefix}-")
-        if not re.fullmatch(r"[A-Za-z0-9+]+", label):
+        if not _LABEL.fullmatch(label):
             raise argparse.ArgumentTypeError(f"{text!r} is not a label of letters and digits")
         return label
 
     return convert
 
 
-def pair(text: str) -> str:
-    """Check ``ENTITY=VALUE``."""
-    if not re.match(r"[A-Za-z]+=", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not ENTITY=VALUE")
-    return text
+def participants(text: str) -> list[str]:
+    """Read a label, or with ``@FILE`` one from the first column of each line of a file."""
+    if not text.startswith("@"):
+        if not _LABEL.fullmatch(text.removeprefix("sub-")) and Path(text).is_file():
+            raise argparse.ArgumentTypeError(f"{text} is a file; write @{text} to read it")
+        return [label("sub")(text)]
+    file = path(text[1:])
+    try:
+        rows = [re.split(r"[\s,]", line.strip())[0] for line in read_text(file).splitlines()]
+    except OSError as err:
+        raise MissingInputError(
+            f"--participant-label {text}: cannot read {file}: {err.strerror}"
+        ) from err
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"{file}: is not a text file: {err}") from err
+    if rows[:1] in (["participant_id"], ["sub_id"]):  # of a participants.tsv, of BABS
+        rows = rows[1:]
+    labels = [label("sub")(row) for row in rows if row and not row.startswith("#")]
+    if not labels:
+        raise argparse.ArgumentTypeError(f"{file}: names no participant")
+    return labels
 
 
 def named_path(name: str) -> Any:
@@ -148,10 +169,10 @@ class number:  # noqa: N801 - used like the functions here
         return value
 
 
-def entities(text: str) -> tuple[str, ...]:
+def entities(text: str) -> list[str]:
     """Check words such as ``ses-GE`` or ``acq=axi,cor``, one or several in a string."""
-    words = tuple(text.split())
-    for word in words or ("",):
+    words = text.split()
+    for word in words or [""]:
         if not re.match(r"[A-Za-z]+[-=]", word):
             raise argparse.ArgumentTypeError(f"{word!r} is not like ses-GE or acq=axi,cor,sag")
     return words
@@ -171,6 +192,11 @@ def memory(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory such as 8 or 8000M")
     power = {"k": -2, "m": -1, "g": 0, "": 0, "t": 1}[match.group(2)]
     return float(match.group(1)) * 1000.0**power
+
+
+def megabytes(text: str) -> float:
+    """Read an amount of memory that is in MB unless it has a unit."""
+    return memory(f"{text}M" if text.strip()[-1:].isdigit() else text)
 
 
 def device(text: str) -> str:

@@ -1,0 +1,122 @@
+"""One frozen object with all that the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.settings.options import (
+    ALL,
+    Method,
+    Outputs,
+    Resources,
+    Selection,
+    TheRun,
+    options_of,
+)
+from h2lo_bids.settings.options_pairs import Comparison, Enhancement, Fitting, Folds, Pairs
+from h2lo_bids.vocabulary import ARMS, ENHANCE, ENHANCER, METHODS
+
+GROUPS: dict[str, type] = {
+    "which scans": Selection,
+    "method": Method,
+    "outputs": Outputs,
+    "which pairs": Pairs,
+    "fitting": Fitting,
+    "cross-validation": Folds,
+    "comparison": Comparison,
+    "fitting an enhancer": Enhancement,
+    "resources": Resources,
+    "the run": TheRun,
+}
+"""All options, as the help and the documents have them."""
+OPTIONS = {option.name: option for group in GROUPS.values() for option in options_of(group)}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What stands on a command line without a name; paths are absolute."""
+
+    bids_dir: Path
+    out_dir: Path
+    level: str = "participant"
+
+
+@dataclass(frozen=True)
+class Settings(
+    TheRun,
+    Resources,
+    Enhancement,
+    Comparison,
+    Folds,
+    Fitting,
+    Pairs,
+    Outputs,
+    Method,
+    Selection,
+    Arguments,
+):
+    """What the command line and the configuration file ask for: a field for each option."""
+
+    @property
+    def fits_enhancer(self) -> bool:
+        """Whether it is the enhancer that is fitted."""
+        return self.task == ENHANCE and self.level in ("group", "benchmark")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What is fitted: the methods given; else H2LO, or in a benchmark every method."""
+        if self.fits_enhancer:
+            return (ENHANCER,)
+        every = ALL in self.method or (self.level == "benchmark" and not self.method)
+        return METHODS if every else self.method or ("h2lo",)
+
+    @property
+    def work(self) -> Path:
+        """The work folder: the one given, or a hidden one inside ``out_dir``."""
+        return self.work_dir if self.work_dir is not None else self.out_dir / ".h2lo-work"
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """What is compared: the methods, then the external tools; or Table 2's arms."""
+        if self.fits_enhancer and self.level == "benchmark":
+            chosen = self.arm if self.arm and ALL not in self.arm else ARMS
+            return tuple(f"{ENHANCER}-{name}" for name in chosen)
+        return (*self.methods, *(name for name, _ in self.external))
+
+    def to_options(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, as ``--config-file`` takes them."""
+        options = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name in OPTIONS and value != item.default:
+                many = isinstance(value, tuple)
+                options[item.name.replace("_", "-")] = (
+                    [_word(one) for one in value] if many else _word(value)
+                )
+        return options
+
+    def lines(self) -> Iterator[list[str]]:
+        """Yield the arguments and each option that differs from its default, as words."""
+        yield [str(self.bids_dir), str(self.out_dir), self.level]
+        for name, value in self.to_options().items():
+            if name == "verbose":
+                yield ["--verbose"] * value
+            else:
+                values = value if isinstance(value, list) else [value]
+                yield [f"--{name}", *(str(one) for one in values if one is not True)]
+
+    def words(self) -> list[str]:
+        """Return the words after ``h2lo`` that ask for the same."""
+        return [word for line in self.lines() for word in line]
+
+
+def _word(value: Any) -> Any:
+    """Return one value of an option as a configuration file has it."""
+    if isinstance(value, tuple):
+        if isinstance(value[0], str):
+            return f"{value[0]}={value[1]}" if value[0] else str(value[1])
+        return "x".join(f"{side:g}" for side in value)
+    return value if isinstance(value, int | float) else str(value)

@@ -1,0 +1,344 @@
+"""The options of every level, each declared once: field, values, help and who takes it.
+
+`h2lo_bids.settings.Settings` inherits the fields, `h2lo_bids.cli.parser` makes a parser
+of each level from them, and refuses what a level does not take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from h2lo_bids.settings import convert
+from h2lo_bids.vocabulary import (
+    ENHANCE,
+    METHODS,
+    PRECISIONS,
+    SKULL_STRIP,
+    SYNTHESIZE,
+    TASKS,
+)
+
+FILE, DIR, PATH = ((convert.path, name) for name in ("FILE", "DIR", "PATH"))
+PLACE = (convert.place, "DIR")
+COUNT = (convert.integer(1), "N")
+ENTITIES = (convert.entities, "ENTITY=VALUE")
+ALL = "all"
+NOISES = ("none", "calibrated")
+PROFILES = ("box", "gauss", "sinc")
+FUSIONS = ("auto", "none", "mrr")
+
+# Modes: a level, or a level with the option that changes what else it takes.
+PARTICIPANT, EVALUATE, GROUP, BENCHMARK = "participant", "evaluate", "group", "benchmark"
+PAIRS, ENHANCED = "participant --pairs", f"participant --task {ENHANCE}"
+GROUP_ENHANCE, BENCHMARK_ENHANCE = f"group --task {ENHANCE}", f"benchmark --task {ENHANCE}"
+MODES = (
+    PARTICIPANT,
+    ENHANCED,
+    PAIRS,
+    GROUP,
+    GROUP_ENHANCE,
+    EVALUATE,
+    BENCHMARK,
+    BENCHMARK_ENHANCE,
+)
+ON_PAIRS = (PAIRS, GROUP, EVALUATE, BENCHMARK, GROUP_ENHANCE, BENCHMARK_ENHANCE)
+FITS = (GROUP, BENCHMARK)
+ALL_FITS = (*FITS, GROUP_ENHANCE, BENCHMARK_ENHANCE)
+NOT_PAIRS = tuple(mode for mode in MODES if mode != PAIRS)
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of the command line: a field of `Settings`."""
+
+    name: str
+    default: Any
+    help: str
+    modes: tuple[str, ...]
+    values: tuple[Callable[[str], Any], str] | None = None
+    choices: tuple[str, ...] | None = None
+    short: str | None = None
+    synonyms: Mapping[str, Callable[[str], Any] | None] = field(default_factory=dict)
+    common: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The option as it is written."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def nargs(self) -> str | int | None:
+        """How many values it takes, as argparse puts it."""
+        if isinstance(self.default, bool) or self.name == "verbose":
+            return 0
+        return "+" if isinstance(self.default, tuple) else None
+
+    @property
+    def text(self) -> str:
+        """The help text, with the default unless the text has one."""
+        told = "default:" in self.help or self.nargs == 0 or self.default in (None, ())
+        return self.help if told else f"{self.help} (default: {self.default})"
+
+
+def option(default: Any, text: str, values: Any = None, **more: Any) -> Any:
+    """Declare a field of `Settings` as an option; `more` are further fields of `Option`."""
+    return field(default=default, metadata={"help": text, "values": values, **more})
+
+
+def options_of(group: type) -> Iterator[Option]:
+    """Yield the options of a dataclass; all modes take them, or those that itself or they name."""
+    modes = getattr(group, "taken_by", MODES)
+    for item in fields(group):
+        yield Option(item.name, item.default, **{"modes": modes, **item.metadata})
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which scans of the input dataset are used."""
+
+    participant_label: tuple[str, ...] = option(
+        (),
+        "only these participants, with or without sub-; @FILE reads them from a "
+        "participants.tsv or a text file with one on each line",
+        (convert.participants, "LABEL"),
+        common=True,
+    )
+    session_label: tuple[str, ...] = option(
+        (),
+        "only these sessions, with or without ses-",
+        (convert.label("ses"), "LABEL"),
+        common=True,
+    )
+    bids_filter_file: Path | None = option(
+        None,
+        'JSON of {"t1w": {ENTITY: VALUE}, "t2w": {…}}; null means absent, "*" means any',
+        FILE,
+    )
+    filter: tuple[str, ...] = option(
+        (),
+        "only scans with these entities: acq-MPRAGE or acq=MPRAGE, run=1,2 (either), rec= "
+        "(absent), ses=* (present)",
+        ENTITIES,
+    )
+    all_scans: bool = option(
+        False,
+        "use every matching scan of a session, not only the preferred one of each contrast",
+        modes=(PARTICIPANT, ENHANCED),
+    )
+    bids_database_dir: Path | None = option(
+        None,
+        "where to keep the index of a large dataset between runs; remade when out of date",
+        PLACE,
+    )
+    skip_bids_validation: bool = option(False, "do not check the input's layout first")
+    derivatives: tuple[tuple[str, Path], ...] = option(
+        (),
+        "derivative datasets: brain masks in them are used instead of computed ones, low-field "
+        "images instead of raw ones",
+        (convert.named_path("NAME"), "NAME=PATH"),
+        short="-d",
+    )
+
+
+@dataclass(frozen=True)
+class Method:
+    """How images are made."""
+
+    task: str = option(
+        SYNTHESIZE,
+        "synthesize: from high field to low field; enhance: from low field to high field, with "
+        "models that `group --task enhance` fits",
+        choices=TASKS,
+        modes=NOT_PAIRS,
+    )
+    method: tuple[str, ...] = option(
+        (),
+        "group and benchmark: what is fitted; the first becomes the final model, and what the "
+        "others are tested against (default: h2lo; benchmark: all); participant and evaluate: "
+        "which of the models in the folder that --model names; `h2lo methods` lists them",
+        choices=(*METHODS, ALL),
+        synonyms={"--methods": None},
+        modes=(PARTICIPANT, GROUP, EVALUATE, BENCHMARK, ENHANCED),
+    )
+    model: tuple[tuple[str, Path], ...] = option(
+        (),
+        "model bundle, a folder that holds several, or a .pth file of the authors' release; at "
+        "evaluate any number of them; default: the embedded model of each contrast, trained on "
+        "simulated pairs",
+        (convert.model, "[T1w=|T2w=]PATH"),
+        modes=(PARTICIPANT, ENHANCED, EVALUATE, GROUP_ENHANCE),
+    )
+    skull_strip: str = option(
+        "auto", "how the brain is found; skip: the input is brain already", choices=SKULL_STRIP
+    )
+    synthstrip_weights: Path | None = option(
+        None,
+        "FreeSurfer's synthstrip.1.pt; default: $FREESURFER_HOME/models, if there",
+        FILE,
+    )
+    precision: str | None = option(
+        None,
+        "bf16 is within 60 dB of fp32, and faster where the processor multiplies in it "
+        "(lscpu: amx_bf16, avx512_bf16), elsewhere far slower; fp16 is for fitting on a GPU "
+        "(default: fp32; group: bf16 where that is faster)",
+        choices=PRECISIONS,
+        modes=NOT_PAIRS,
+    )
+    random_seed: int = option(
+        42,
+        "random seed",
+        (convert.integer(0, 2**63 - 1), "N"),
+    )
+    sloppy: bool = option(
+        False,
+        "coarse registration, and bf16 where the processor multiplies in it: for trying things "
+        "out, not for results",
+        modes=(PARTICIPANT, ENHANCED),
+    )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written for each scan."""
+
+    taken_by: ClassVar[tuple[str, ...]] = (PARTICIPANT,)
+
+    output_spaces: tuple[str, ...] = option(
+        ("native",),
+        "further grids of the low-field image: model (the model's own frame) or a "
+        "TemplateFlow space such as MNI152NLin2009cAsym:res-1; default: native, the scan's own "
+        "grid, which is always written",
+        (convert.space, "SPACE"),
+        common=True,
+    )
+    template_file: Path | None = option(
+        None,
+        "T1w image of the template space, instead of TemplateFlow's",
+        FILE,
+    )
+    fetch_templates: bool = option(
+        False,
+        "let TemplateFlow's client fetch a missing template; the only use of the network",
+    )
+    lf_grid: tuple[tuple[float, float, float], ...] = option(
+        (),
+        "also on grids of these voxel sizes in mm along the scan's axes, such as 1.6x1.6x5, "
+        "each voxel integrated; named res-1p6x1p6x5",
+        (convert.grid, "XxYxZ"),
+    )
+    slice_profile: str | None = option(
+        None,
+        "across the longest side of these voxels: gauss by its full width at half maximum, "
+        "sinc with a Hamming window over three lobes (default: box)",
+        choices=PROFILES,
+    )
+    slice_thickness: float | None = option(
+        None,
+        "nominal thickness of these slices (default: the longest side)",
+        (convert.number(0.1, 20), "MM"),
+    )
+    noise: str = option(
+        "none",
+        "calibrated: add also images with the noise that the model's training pairs show",
+        choices=NOISES,
+    )
+    noise_scale: float | None = option(
+        None,
+        "factor of that noise (default: 1)",
+        (convert.number(0.01, 100), "X"),
+    )
+    realisations: int = option(
+        1,
+        "noisy images of each scan, each with a noise of its own",
+        COUNT,
+    )
+    uncertainty: bool = option(
+        False,
+        "also write a map of the standard deviation over the models of the folds",
+    )
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Processors, memory and the work folder."""
+
+    nprocs: int | None = option(
+        None,
+        "number of processors (default: all that this process may use)",
+        COUNT,
+        common=True,
+        synonyms={"--n-cpus": None, "--nthreads": None},
+    )
+    omp_nthreads: int | None = option(
+        None,
+        "threads per step (default: --nprocs, at most 4)",
+        COUNT,
+    )
+    mem: float | None = option(
+        None,
+        "memory limit of the run, such as 8 or 8000M; at group and benchmark a fit that holds more "
+        "than its share is stopped and fails, the others go on (default: what this machine or its "
+        "control group has free; fits have no limit)",
+        (convert.memory, "GB"),
+        common=True,
+        synonyms={"--mem-gb": None, "--mem-mb": convert.megabytes},
+    )
+    device: str = option(
+        "auto",
+        "where the operator runs; the CPU takes over when the GPU's memory is full",
+        (convert.device, "auto|cpu|cuda[:i]"),
+        modes=NOT_PAIRS,
+    )
+    work_dir: Path | None = option(
+        None,
+        "folder of intermediate results, from which a later run resumes; outside bids_dir "
+        "(default: .h2lo-work in out_dir)",
+        PLACE,
+        short="-w",
+        common=True,
+    )
+    clean_workdir: bool = option(
+        False, "delete the intermediate results of each participant once all is done"
+    )
+    use_plugin: Path | None = option(
+        None,
+        "YAML with a Nipype plugin and plugin_args, instead of the built-in one",
+        FILE,
+    )
+
+
+@dataclass(frozen=True)
+class TheRun:
+    """How the program goes about it."""
+
+    dry_run: bool = option(
+        False,
+        "print what would be read and written, and touch nothing; exits as the run would, as far "
+        "as that is known before it: 1 if some scans cannot be used",
+        common=True,
+    )
+    output_spec: bool = option(
+        False,
+        "print every file that the run would write as JSON, and touch nothing; `h2lo outputs` "
+        "prints the patterns of all outputs",
+    )
+    reports_only: bool = option(
+        False,
+        "assemble the reports again from what is in out_dir",
+        modes=NOT_PAIRS,
+    )
+    stop_on_first_crash: bool = option(False, "give up at the first failure")
+    write_graph: bool = option(
+        False,
+        "write each workflow's graph to logs",
+        modes=(PARTICIPANT, ENHANCED),
+    )
+    verbose: int = option(
+        0,
+        "print each step and its time; -vv also logs Nipype's debugging messages",
+        short="-v",
+        common=True,
+    )
