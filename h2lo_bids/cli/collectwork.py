@@ -20,9 +20,8 @@ from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score, read_s
 from h2lo_bids.evaluation.splits import Fold, read_splits
 from h2lo_bids.evaluation.statistics import write_comparisons
 from h2lo_bids.evaluation.table import Block, tabulate, write_tables
-from h2lo_bids.reports.group import write_group_report
+from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.records import Failure
-from h2lo_bids.reports.table_page import write_table_page
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.foldjob import SCORES, fold_folder, read_record
 from h2lo_bids.training.methods import methods_of

@@ -180,14 +180,7 @@ def strip_plot(
 ) -> str:
     """Draw one metric: a column per method, a point per subject, their mean as a bar.
 
-    Parameters
-    ----------
-    subjects : mapping
-        Of each subject, the value by method; a line joins its points.
-    titles : mapping
-        Methods in their order, and what is written below them.
-    label : str
-        For screen readers.
+    A line joins the points of a subject; `label` is for screen readers, here and below.
     """
     axes = _axes(330, 232, 52, 52)
     axes.margins(y=0.06)
@@ -314,17 +307,8 @@ def _identity_level(runs: Sequence[Run]) -> float | None:
 def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) -> str | None:
     """Draw the band correlations: with the own high-field image whole, a stranger's broken.
 
-    Parameters
-    ----------
-    lines : sequence of (class, title, values)
-        Values by measure of `h2lo_bids.evaluation.columns.REALISM`.
-    label : str
-        For screen readers.
-
-    Returns
-    -------
-    str or None
-        None where no image has a value in two bands.
+    `lines` are classes, titles and values by measure of `h2lo_bids.evaluation.columns.REALISM`;
+    None is returned where no image has a value in two bands.
     """
     axes = _axes(430, 262, 46, 48)
     for css, title, values in lines:
@@ -353,18 +337,9 @@ def histograms(
     inside: str = "of foreground voxels",
     alone: bool = False,
 ) -> str:
-    """Draw distributions over [0, 1].
+    """Draw distributions over [0, 1]: `curves` are classes, titles and shares in equal bins.
 
-    Parameters
-    ----------
-    curves : sequence of (class, title, shares)
-        Shares of the voxels in equal bins.
-    label : str
-        For screen readers.
-    inside : str, optional
-        Which voxels they are.
-    alone : bool, optional
-        As a file with its own legend, and not as a part of a page.
+    `alone` makes a file with its own legend, and not a part of a page.
     """
     axes = _axes(760, 300, 14, 46)
     axes.grid(visible=False)

@@ -24,25 +24,7 @@ _CUTS = (0.4, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class PairView:
-    """One prepared pair as the page shows it.
-
-    Attributes
-    ----------
-    name : str
-        Of the high-field scan.
-    flagged : bool
-        Whether the registration check doubts it.
-    reasons, notes : tuple of str
-        Why, and what its preparation warned of.
-    figures : tuple of (str, str)
-        What the check measured.
-    fusion : str
-        How the low-field image came of several scans; ``"none"`` of one.
-    simulated : bool
-        Whether the record calls the pair simulated.
-    picture : str or None
-        Data URI.
-    """
+    """One prepared pair as the page shows it."""
 
     name: str
     flagged: bool
@@ -57,19 +39,7 @@ class PairView:
 def read_pairs(
     out_dir: Path, contrast: str, problems: list[str], *, limit: int
 ) -> tuple[PairView, ...]:
-    """Read the records of a contrast's pairs, flagged ones first, and draw them.
-
-    Parameters
-    ----------
-    out_dir : Path
-        Root of the derivatives.
-    contrast : str
-        ``"T1w"`` or ``"T2w"``.
-    problems : list of str
-        Extended by what could not be read.
-    limit : int
-        Pictures at most.
-    """
+    """Read the records of a contrast's pairs, flagged ones first, and draw the first `limit`."""
     views = [
         (_view(path, contrast, content), path)
         for path in find_records(out_dir, contrast)
@@ -139,15 +109,7 @@ def _middle(volume: npt.NDArray[np.float32]) -> tuple[Plane, Plane, Plane]:
 
 
 def overlay(hf: tuple[Plane, Plane, Plane], lf: tuple[Plane, Plane, Plane], *, title: str) -> str:
-    """Draw the edges of one image upon the other, three planes in a row.
-
-    Parameters
-    ----------
-    hf, lf : tuple of ndarray
-        Axial, coronal and sagittal slices on one grid, (right or front, front or up).
-    title : str
-        For screen readers.
-    """
+    """Draw the edges of one image upon the other: axial, coronal and sagittal slices."""
     # Grids of 2 mm and more are enlarged, so that lines keep their weight.
     zoom = max(1.0, 110.0 / max(max(plane.shape) for plane in lf))
     top = max(float(np.percentile(plane[plane > 0], 99.5)) for plane in lf if (plane > 0).any())

@@ -1,7 +1,7 @@
 """What a training or evaluation has left in the output folder, as far as it has come.
 
 Nothing here fails on a fold that is under way or on a damaged file: what cannot
-be read is left out and named among the problems.
+be read is skipped and named among the problems.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +21,18 @@ import numpy.typing as npt
 from h2lo_bids.bids.pairnames import find_records
 from h2lo_bids.bids.results import result_files, result_path, result_pattern
 from h2lo_bids.errors import H2loError
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, Metric
+from h2lo_bids.evaluation.scores import (
+    IDENTITY,
+    IDENTITY_TITLES,
+    Score,
+    read_scores,
+    select,
+    under,
+)
 from h2lo_bids.evaluation.splits import PARTS, Fold, read_splits
+from h2lo_bids.evaluation.statistics import by_participant, methods_of
+from h2lo_bids.evaluation.table import Block, tabulate
 from h2lo_bids.io import parse_json, read_text, table_rows
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
 
@@ -34,21 +45,7 @@ _CURVES = ("step", "loss", "l1", "gradient", "psnr", "seconds")
 
 @dataclass(frozen=True)
 class Run:
-    """One fold of one method, or one model that was evaluated.
-
-    Attributes
-    ----------
-    method, title : str
-        Name of its folder, and how tables call it.
-    fold : int or None
-        None when nothing was cross-validated.
-    folder : Path
-        Where its files are.
-    record : dict
-        ``record.json``; empty while the fold is under way.
-    history : dict of ndarray
-        Columns of ``history.csv``; NaN where a step has no value.
-    """
+    """One fold of one method, or one model that was evaluated."""
 
     method: str
     title: str
@@ -75,19 +72,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Everything of one contrast.
-
-    Attributes
-    ----------
-    name : str
-        ``"T1w"`` or ``"T2w"``.
-    runs : tuple of Run
-        By method and fold.
-    splits : tuple of Fold
-        As planned.
-    task : str
-        What the runs are for.
-    """
+    """Everything of one contrast: its runs by method and fold, and its splits as planned."""
 
     name: str
     runs: tuple[Run, ...] = ()
@@ -125,22 +110,10 @@ class Contrast:
 
 
 def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tuple[str, ...]]:
-    """Find what there is of every contrast.
+    """Find the runs and splits of every contrast, and the problems of files, one line each.
 
-    Parameters
-    ----------
-    out_dir : Path
-        Root of the derivatives.
-    level : str
-        ``"evaluate"`` looks into ``evaluation``, any other into ``folds``, of which
-        ``"enhance"`` takes the enhancers and any other the rest.
-
-    Returns
-    -------
-    contrasts : tuple of Contrast
-        By name.
-    problems : tuple of str
-        Files that could not be read, one line each.
+    Level ``"evaluate"`` looks into ``evaluation``, any other into ``folds``, of which
+    ``"enhance"`` takes the enhancers and any other the rest.
     """
     problems: list[str] = []
     task = ENHANCE if level == "enhance" else SYNTHESIZE
@@ -148,7 +121,7 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
     splits = {} if level == "evaluate" else _splits(table, problems)
     root = out_dir / ("evaluation" if level == "evaluate" else "folds")
     names = {contrast for contrast in CONTRASTS if (root / contrast).is_dir()} | set(splits)
-    scored = result_pattern(f"{prefix(level)}_tables", "_scores.tsv")
+    scored = result_pattern(_tables(level), "_scores.tsv")
     names |= {path.name.split("_")[1] for path in out_dir.glob(scored)} & {*CONTRASTS}
     names |= {contrast for contrast in CONTRASTS if find_records(out_dir, contrast)}
     contrasts = []
@@ -156,7 +129,8 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
         runs = _runs(root / name, level, problems)
         planned = splits.get(name, ())
         if level == "evaluate":
-            runs = _scored_together(runs, table_path(out_dir, level, name, "scores"), problems)
+            stem = result_path(out_dir, _tables(level), contrast=name)
+            runs = _scored_together(runs, Path(f"{stem}_scores.tsv"), problems)
         kept = tuple(run for run in runs if _of_these_splits(run, planned))
         problems += [
             f"{name}, {run.name}: fitted on another division of the subjects; left out"
@@ -167,15 +141,9 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
     return tuple(contrasts), tuple(problems)
 
 
-def prefix(level: str) -> str:
-    """Name what the score files of a level begin with."""
-    return _PREFIX.get(level, "group")
-
-
-def table_path(out_dir: Path, level: str, contrast: str, kind: str) -> Path:
-    """Name a table of a level: ``scores`` or ``comparisons``."""
-    stem = result_path(out_dir, f"{prefix(level)}_tables", contrast=contrast)
-    return stem.with_name(f"{stem.name}_{kind}.tsv")
+def _tables(level: str) -> str:
+    """Name the tables of a level, as io_spec.json does."""
+    return f"{_PREFIX.get(level, 'group')}_tables"
 
 
 def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -278,3 +246,104 @@ def number_of(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
+
+
+Participants = dict[str, dict[str, dict[str, float]]]
+"""By metric and participant, the mean over folds by method."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Scores of one contrast, in the regions of the paper's Table 1."""
+
+    block: Block
+    participants: Participants = field(default_factory=dict, hash=False)
+    convention: str = CLIPPED
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that have a value, in the order of the tables."""
+        summary = [value for row in self.block.rows for value in row.summary.values()]
+        found = {value.metric for value in summary if not math.isnan(value.mean)}
+        return tuple(metric for key, metric in CATALOGUE.items() if key in found)
+
+
+def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[str]) -> Results:
+    """Read the scores of a contrast, and their table if it is saved; else compute it.
+
+    Folds that were scored after the last collection are added to it; `problems` is extended by
+    what could not be read.
+    """
+    stem = result_path(out_dir, _tables(level), contrast=contrast.name)
+    empty = Results(Block(contrast.name, ()))
+    try:
+        scores, convention = _scores(contrast, stem, problems)
+        if not scores:
+            return empty
+        reference = _reference(Path(f"{stem}_comparisons.tsv"), scores, problems)
+        block = tabulate(
+            scores, contrast.titles, contrast=contrast.name, reference=reference, stem=stem
+        )
+        return Results(block, _participants(select(scores)), convention)
+    except H2loError as error:
+        problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
+        return empty
+
+
+def read_participants(
+    contrast: Contrast, out_dir: Path, level: str, problems: list[str]
+) -> Participants:
+    """Read the scores of a contrast by participant, as `read_results` does."""
+    try:
+        stem = result_path(out_dir, _tables(level), contrast=contrast.name)
+        scores, _ = _scores(contrast, stem, problems)
+        return _participants(select(scores))
+    except H2loError as error:
+        problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
+        return {}
+
+
+def _scores(contrast: Contrast, stem: Path, problems: list[str]) -> tuple[tuple[Score, ...], str]:
+    """Read the scores under the convention of what was collected."""
+    scores = _read(Path(f"{stem}_scores.tsv"), problems)
+    collected = {(score.method, score.fold) for score in scores}
+    for run in contrast.runs:
+        later = _read(run.folder / "scores.tsv", problems)
+        scores += [score for score in later if (score.method, score.fold) not in collected]
+    convention = _convention(stem, problems) if scores else CLIPPED
+    return under(scores, convention), convention
+
+
+def _convention(stem: Path, problems: list[str]) -> str:
+    """Find the convention of what was collected."""
+    sidecar = Path(f"{stem}_summary.json")
+    metric = read_json(sidecar, problems).get("metric") if sidecar.is_file() else None
+    told = metric.get("MetricsConvention") if isinstance(metric, dict) else None
+    return told if told in CONVENTIONS else CLIPPED
+
+
+def _reference(path: Path, scores: Sequence[Score], problems: list[str]) -> str | None:
+    """Find the method that the collected tests compare with, which the user chose."""
+    scored = {score.method for score in scores} - {IDENTITY}
+    versus = (row.get("versus", "") for row in read_table(path, problems))
+    return next((method for method in versus if method in scored), None)
+
+
+def _read(path: Path, problems: list[str]) -> list[Score]:
+    if not path.is_file():
+        return []
+    try:
+        return list(read_scores(path))
+    except H2loError as error:
+        problems.append(f"{error}")
+        return []
+
+
+def _participants(scores: tuple[Score, ...]) -> Participants:
+    found: Participants = {}
+    for metric in CATALOGUE:
+        for method in methods_of(scores):
+            mine = [score for score in scores if score.method == method]
+            for name, value in by_participant(mine, metric).items():
+                found.setdefault(metric, {}).setdefault(name, {})[method] = value
+    return found

@@ -36,19 +36,7 @@ Image = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Subject:
-    """Slices and histograms of one test subject.
-
-    Attributes
-    ----------
-    name : str
-        As in the score table.
-    hf, lf : ndarray, (3, n, n)
-        Middle axial, coronal and sagittal slices, (right or front, front or up).
-    predicted : dict of ndarray
-        By method.
-    histograms : dict of ndarray, (128,)
-        By ``"hf"``, ``"lf"`` and method.
-    """
+    """Slices and histograms of one test subject."""
 
     name: str
     hf: Image
@@ -58,11 +46,7 @@ class Subject:
 
 
 def read_subjects(contrast: Contrast, problems: list[str]) -> dict[str, Subject]:
-    """Gather what the folds kept; of a subject tested in several folds, the first.
-
-    Every method shows a subject from the same fold where it has been tested
-    there.
-    """
+    """Gather the pictures of the folds; of a subject tested in several, those of the first."""
     found: dict[str, Subject] = {}
     for run in sorted(contrast.runs, key=lambda run: (run.fold or 0, run.method)):
         if not run.pictures.is_file():
@@ -133,20 +117,9 @@ def mosaic(
     scale: float,
     title: str,
 ) -> str:
-    """Draw Fig. 2 (a) of one subject as a standalone SVG.
+    """Draw Fig. 2 (a) of one subject as a standalone SVG, PSNR in dB below the names.
 
-    Parameters
-    ----------
-    subject : Subject
-        What is drawn.
-    titles : mapping
-        Methods in their order; those without a picture are left out.
-    psnr : mapping
-        In dB by method, written below its name where it is known.
-    white, scale : float
-        Intensity shown white; difference at the end of the colour scale.
-    title : str
-        For screen readers.
+    `white` is the intensity shown white, `scale` the difference at the end of the colour scale.
     """
     methods = [name for name in titles if name != IDENTITY and name in subject.predicted]
     source = titles.get(IDENTITY, "")[:2] or "HF"

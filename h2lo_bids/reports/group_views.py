@@ -21,8 +21,14 @@ from h2lo_bids.evaluation.table import Block, Shown, Table
 from h2lo_bids.reports import charts
 from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports.group_checks import read_pairs
-from h2lo_bids.reports.group_data import Contrast, number_of, read_table
-from h2lo_bids.reports.group_scores import Participants, Results, read_results
+from h2lo_bids.reports.group_data import (
+    Contrast,
+    Participants,
+    Results,
+    number_of,
+    read_results,
+    read_table,
+)
 from h2lo_bids.reports.svg import svg_uri
 from h2lo_bids.wording import counted
 
@@ -52,19 +58,7 @@ REALISM_COLUMNS = tuple((head, REALISM[key][0]) for key, (head, _) in _SHOWN.ite
 def contrast_view(
     contrast: Contrast, out_dir: Path, level: str, problems: list[str]
 ) -> dict[str, Any]:
-    """Draw and lay out everything of one contrast.
-
-    Parameters
-    ----------
-    contrast : Contrast
-        What was found.
-    out_dir : Path
-        Root of the derivatives.
-    level : str
-        As in :func:`h2lo_bids.reports.group.write_group_report`.
-    problems : list of str
-        Extended by what could not be read.
-    """
+    """Draw and lay out everything of one contrast; `problems` is extended."""
     results = read_results(contrast, out_dir, level, problems)
     block = results.block
     shown = {**block.titles, **contrast.titles}

@@ -115,7 +115,7 @@ def test_the_page_follows_the_convention_of_the_tables(folder, convention):
 
 
 def test_every_section_is_there_and_every_picture_told(group_folder):
-    page = Page.of(render_group_report(group_folder, level="group", notes=("A remark.",)))
+    page = Page.of(render_group_report(group_folder, level="group"))
     ids = {value for _, name, value in page.attributes if name == "id"}
     links = {v[1:] for t, n, v in page.attributes if (t, n) == ("a", "href") and v[0] == "#"}
     assert links <= ids
@@ -130,7 +130,7 @@ def test_every_section_is_there_and_every_picture_told(group_folder):
     assert not [name for _, name, _ in page.attributes if name == "style"]
     names = [value for _, name, value in page.attributes if name == "id"]
     assert len(set(names)) == len(names)
-    for told in ("A remark.", "h2lo bids out group", "still rising", "torch", "42", "12 min 34 s"):
+    for told in ("h2lo bids out group", "still rising", "torch", "42", "12 min 34 s"):
         assert told in page.text
     for told in ("Simulated data.", "9 of 9", "The card", "HF image 23.50", "No errors to report."):
         assert told in page.text
@@ -297,7 +297,7 @@ def test_data_cannot_inject_html(tmp_path):
     (folder / "record.json").write_text(json.dumps(record))
     (out / "models/h2lo_T1w/README.md").write_text(EVIL)
     failures = (Failure(EVIL, EVIL, EVIL, EVIL),)
-    html = render_group_report(out, level="group", notes=(EVIL,), failures=failures)
+    html = render_group_report(out, level="group", failures=failures)
     page = Page.of(html)
     plain = make_group(tmp_path / "plain", SMALL)
     clean = Page.of(render_group_report(plain, level="group", failures=(Failure("a", "b"),)))

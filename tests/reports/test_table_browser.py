@@ -7,7 +7,7 @@ from group_samples import Sample, make_group
 from report_browser import OUTSIDE, WEAK_TEXT
 from table_samples import sample_table
 
-from h2lo_bids.reports.table_page import write_table_page
+from h2lo_bids.reports.group import write_table_page
 
 pytestmark = pytest.mark.slow
 

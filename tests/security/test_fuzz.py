@@ -76,7 +76,7 @@ def test_a_table_makes_no_elements_of_its_own(tmp_path):
     from group_samples import make_group
     from table_samples import sample_table
 
-    from h2lo_bids.reports.table_page import render_table_page
+    from h2lo_bids.reports.group import render_table_page
 
     folder = make_group(tmp_path)
     plain = render_table_page(folder, sample_table(folder, more="another"))
