@@ -14,12 +14,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from h2lo_bids.settings.options import MODES, PAIRS
-
 import bids_app_spec
 from h2lo_bids import __version__
 from h2lo_bids.cli.parser import EXIT_CODES
 from h2lo_bids.settings import OPTIONS, convert
+from h2lo_bids.settings.options import MODES, PAIRS
 from h2lo_bids.vocabulary import LEVEL_ALIASES, LEVELS
 
 TAKEN_BY = {o.name: o.modes for o in OPTIONS.values() if set(o.modes) != set(MODES)}

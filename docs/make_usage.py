@@ -9,11 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from h2lo_bids.settings.options import MODES, Option
 from make_descriptor import descriptor_text
 
 from h2lo_bids.cli.parser import EXIT_CODES, build_parser
 from h2lo_bids.settings import OPTIONS
+from h2lo_bids.settings.options import MODES, Option
 from h2lo_bids.vocabulary import LEVELS
 
 PAGE = Path(__file__).resolve().with_name("usage.md")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from h2lo_bids.settings.options import MODES as EVERY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from h2lo_bids.cli.parser import EXIT_CODES, build_parser
 from h2lo_bids.cli.run import main
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import OPTIONS
+from h2lo_bids.settings.options import MODES as EVERY
 from h2lo_bids.vocabulary import LEVELS
 
 DESCRIPTOR = bids_app_spec.load("boutiques.json")

@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from h2lo_bids.settings.convert import path
 from heads import head, importable, write_bundle, write_dataset
 
 from h2lo_bids.cli.console import Console
@@ -22,6 +21,7 @@ from h2lo_bids.cli.run import main
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.settings.convert import path
 
 DEEP = "[" * 100_000
 

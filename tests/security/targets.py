@@ -179,7 +179,6 @@ def _read_external(data: bytes, folder: Path) -> None:
     import argparse
 
     from h2lo_bids.settings.convert import external
-
     from h2lo_bids.training.command import PLACES, Command
 
     try:
