@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.account import Run, fail
+from h2lo_bids.cli.account import Run, fail_alike
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.group import ask, finish, write_report
@@ -40,11 +40,9 @@ def _work(run: Run) -> int:
     if not sources:
         return finish(run, 0)
     result = ask(run, ScoreTask(run.settings, sources))
-    for scan, line in result["lost"]:
-        run.done.discard(scan)
-        fail(run, Failed(scan, "score", BadDataError.__name__, line))
-    for name, line in result["unusable"]:
-        fail(run, Failed(name, "reference", BadDataError.__name__, line))
+    run.done -= {scan for scan, _ in result["lost"]}
+    for step, items in (("score", result["lost"]), ("reference", result["unusable"])):
+        fail_alike(run, (Failed(name, step, BadDataError.__name__, line) for name, line in items))
     for table in result["tables"]:
         run.console.line(f"table: {table}")
     run.console.line(f"report: {write_report(run)}")

@@ -111,8 +111,8 @@ def score_models(
     ------
     UsageError
         If there is nothing to score, two names are equal or cannot be a folder,
-        a model is of another contrast, the models are of two tasks, or a model was
-        trained on every pair's person under another label (on one, if `lost` is not given).
+        a model is of another contrast, the models are of two tasks, or every pair's image
+        is one that a model was trained on (a single pair's, if `lost` is not given).
     BadDataError
         If a model is damaged, or a pair where `lost` is not given, or every pair.
     """
@@ -154,20 +154,21 @@ def _unseen(
     pairs: Sequence[PreparedPair],
     lost: Callable[[PreparedPair, str], None] | None,
 ) -> list[PreparedPair]:
-    """Drop the pairs of people whom a model was trained on under another label.
+    """Drop the pairs whose high-field image a model was trained on, under whatever label.
 
-    Under their own label there is a warning: the user can see who they are.
+    Where the label alone is the same there is a warning: it may be of another dataset.
     """
     seen: dict[PreparedPair, str] = {}
     for name, bundle in models:
         for pair, label in seen_in_training(bundle, pairs).items():
+            who = f"sub-{pair.subject}"
             if label != pair.subject:
-                text = f"sub-{pair.subject} has the high-field image of sub-{label}, on whom model "
-                seen.setdefault(pair, f"{text}{name} was trained")
+                who += f" has the high-field image of sub-{label}, who"
+            seen.setdefault(pair, f"{who} is a training subject of model {name}")
     for pair, why in seen.items():
         if lost is None or len(seen) == len(pairs):
             raise UsageError(f"{why}; evaluate on other subjects, or with another --model")
-        lost(pair, f"{why}; not scored")
+        lost(pair, f"{why}; not scored, evaluate on other subjects or with another --model")
     return [pair for pair in pairs if pair not in seen]
 
 

@@ -170,16 +170,24 @@ def test_a_fold_that_fails_does_not_stop_the_others(first, root, tmp_path):
     assert (out / "group.html").exists()
 
 
-def test_models_are_evaluated_on_pairs(first, root):
-    models = [first / "models" / "h2lo_T1w", first / "folds/T1w/h2lo/fold-0/bundle"]
-    people = ["--participant-label", "01", "02"]
-    words = ["--model", models[0], "--model", models[1], *people]
+def test_models_are_evaluated_on_those_whom_they_have_not_seen(first, root):
+    with (first / "splits.tsv").open() as stream:
+        rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["fold"] == "0"]
+    tested = {row["participant_id"] for row in rows if row["part"] == "test"}
+    model = first / "folds/T1w/h2lo/fold-0/bundle"
+    words = ["--model", model, "--participant-label", "01", "02", "03", "04"]
     done = h2lo(root / "bids", first, "evaluate", *words)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
     with (first / "evaluation_T1w_scores.tsv").open() as stream:
-        methods = {row["method"] for row in csv.DictReader(stream, delimiter="\t")}
-    assert methods == {"identity", "h2lo_T1w", "h2lo_T1w_fold-0"}
-    assert "on subjects of these names" in done.stdout  # they were trained on
+        scores = [
+            (r["method"], r["participant_id"]) for r in csv.DictReader(stream, delimiter="\t")
+        ]
+    assert {method for method, _ in scores} == {"identity", "h2lo_T1w_fold-0"}
+    assert {who for _, who in scores} == tested
+    assert done.stdout.count("is a training subject of model h2lo_T1w_fold-0; not scored") == 1
+    done = h2lo(root / "bids", first, "evaluate", "--model", first / "models/h2lo_T1w", *words[2:])
+    assert done.returncode == 64, done.stdout + done.stderr
+    assert "is a training subject of model h2lo_T1w; evaluate on other subjects" in done.stderr
 
 
 def test_the_trained_model_serves_the_participant_level(first, root, tmp_path):
