@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from h2lo_bids.bids.choose import PREFERENCE, rank
@@ -186,9 +186,9 @@ def _checked(group: list[tuple[Image, Scan | H2loError]], findings: Findings) ->
         except H2loError as error:
             findings.fail(image.path, error)
         else:
+            scan = replace(scan, warnings=(*scan.warnings, *header_warnings(scan)))
             scans.append(scan)
             findings.hear(scan)
-            findings.doubt(scan.path, *header_warnings(scan))
     return scans
 
 

@@ -144,12 +144,15 @@ def _sources(images: list[Image], query: LowFieldQuery, findings: Findings) -> l
     sources = []
     for _, group in sorted(groups.items(), key=lambda item: item[0]):
         for parts in _choices(group, query, findings):
-            there = tuple(part for part in parts if _is_there(part, findings))
+            there = tuple(
+                replace(part, warnings=(*part.warnings, *header_warnings(part)))
+                for part in parts
+                if _is_there(part, findings)
+            )
             if there:
                 sources.append(LowFieldSource(_named_after(parts, there[0]), there))
                 for part in there:
                     findings.hear(part)
-                    findings.doubt(part.path, *header_warnings(part))
     return sources
 
 

@@ -72,6 +72,14 @@ def fail_problems(run: Run, problems: Iterable[Problem]) -> None:
         run.console.line(line, level="error")
 
 
+def fail_alike(run: Run, failed: Iterable[Failed]) -> None:
+    """Take note of failures that come together, and print one line for each kind."""
+    failed = tuple(failed)
+    run.failed += failed
+    for line in summarise((Path(item.scan), item.line) for item in failed):
+        run.console.line(line, level="error")
+
+
 def start(run: Run, job: Job, thing: str) -> None:
     """Say that a participant is begun, and with how many things."""
     status(run, job, "starting")
@@ -125,8 +133,9 @@ def hear(run: Run, job: Job, event: dict[str, Any]) -> None:
     kind = event["event"]
     if kind == "step":
         status(run, job, plain_step(event["step"]))
-        if run.settings.verbose and "seconds" in event:
-            run.console.line(f"sub-{job.name}: {event['step']} took {event['seconds']:.1f} s")
+        if "seconds" in event:
+            say = run.console.line if run.settings.verbose else run.console.to_log
+            say(f"sub-{job.name}: {plain_step(event['step'])} took {event['seconds']:.1f} s")
     elif kind == "note":
         run.console.line(f"sub-{job.name}: {event['text']}", level=event.get("level", ""))
     elif kind == "failed":

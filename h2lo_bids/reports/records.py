@@ -110,6 +110,8 @@ class ScanReport:
     # matter, grey matter and fluid over it.
     signal_to_noise: tuple[tuple[str, float, float, float, float], ...] = ()
     templates: tuple[tuple[str, str], ...] = ()  # standard space, and where its image comes from
+    # How its field strength was derived, and where sidecar, name and header disagree.
+    metadata_warnings: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     noticed: tuple[str, ...] = ()  # differences from the model's training pairs
     likeness: str = ""  # to them: "yes", "no", "unknown"; empty if not checked

@@ -87,12 +87,7 @@ def warnings_of(scan: ScanReport) -> tuple[str, ...]:
         )
     if model is not None and model.contrast and model.contrast != scan.suffix:
         found.append(f"A {model.contrast} model was applied to a {scan.suffix} scan.")
-    if scan.field_source in ("assumed", "label"):
-        found.append(
-            "The field strength of this scan is assumed: its sidecar has neither "
-            "ImagingFrequency nor MagneticFieldStrength."
-        )
-    return tuple(dict.fromkeys([*scan.noticed, *found, *scan.warnings]))
+    return tuple(dict.fromkeys([*scan.noticed, *found, *scan.metadata_warnings, *scan.warnings]))
 
 
 def _scan_view(scan: ScanReport, out_dir: Path) -> dict[str, Any]:

@@ -307,10 +307,10 @@ def _connect_outputs(
     figures = pe.Node(MakeEnhancementFigures(stem=source.scan.stem), name="figures", mem_gb=1.5)
     parts = [part.relative_path for part in source.parts]
     known = known_record(source.scan, model, options.device, options.precision, options.random_seed)
+    remarks = [f"{part.path.name}: {text}" for part in source.parts for text in part.remarks]
+    known |= {"task": "enhance", "metadata_warnings": remarks}
     ds_record = pe.Node(
-        WriteEnhancementRecord(
-            record={**known, "task": "enhance"}, parts=parts, out_dir=str(out_dir)
-        ),
+        WriteEnhancementRecord(record=known, parts=parts, out_dir=str(out_dir)),
         name="ds_record",
         mem_gb=0.5,
     )

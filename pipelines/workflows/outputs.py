@@ -292,6 +292,7 @@ def known_record(
         "suffix": scan.suffix,
         "field_strength": scan.field_strength,
         "field_source": scan.field_source,
+        "metadata_warnings": list(scan.remarks),
         "model": asdict(ModelInfo.from_metadata(model.metadata, model.card)),
         "device": device,
         "precision": precision,

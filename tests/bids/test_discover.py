@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from skeletons import HIGH, LOW, anat, annex, ds005752, ds006557, get, put, write
 
@@ -141,6 +143,19 @@ def test_missing_field_strength_is_assumed_high_with_a_warning(tmp_path: Path) -
     assert found.scans[0].field_source == "assumed"
     (warning,) = found.warnings
     assert "assumed to be high field" in warning
+
+
+def test_contradictions_stay_with_their_scan_for_its_report(tmp_path: Path) -> None:
+    sidecar = {"ImagingFrequency": 123.2, "MagneticFieldStrength": 7, "SliceThickness": 9}
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): sidecar})
+    nib.Nifti1Image(np.zeros((99, 99, 99), np.int8), np.diag([2, 2, 2, 1])).to_filename(
+        root / anat("01", None, "T1w")
+    )
+    found = find(root)
+    field, sides = found.scans[0].remarks
+    assert "7, but ImagingFrequency reads 123.2, which means 2.89 T" in field
+    assert "SliceThickness in the sidecar reads 9, but the header has voxels of 2 x 2 x 2" in sides
+    assert [line.partition(": ")[2] for line in found.warnings] == [field, sides]
 
 
 def test_low_field_only_is_no_match_and_says_why(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,8 @@ WORDS = ["--output-spaces", "model", "--lf-grid", "6x6x10"]
 def root(tmp_path_factory) -> Path:
     """Return a folder with a dataset of one subject, which no test changes."""
     folder = tmp_path_factory.mktemp("participant")
-    write_dataset(folder / "bids")
+    sidecar = write_dataset(folder / "bids") / "sub-01/anat/sub-01_T1w.json"
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "SliceThickness": 99}))
     return folder
 
 
@@ -197,6 +199,7 @@ def test_a_dry_run_touches_nothing(tmp_path, root, h2lo):
 def test_reports_only_makes_the_page_again(first, h2lo, root):
     page = first / "sub-01.html"
     before = page.read_text()
+    assert before.count("SliceThickness in the sidecar reads 99") == 1
     page.unlink()
     done = h2lo(root / "bids", first, "--reports-only", "-w", root / "work")
     assert done.returncode == 0, done.stderr
@@ -219,6 +222,7 @@ def test_log_and_table_are_plain(first):
     assert (first / "logs" / "CITATION.bib").exists()
     log = sorted(first.glob("logs/*/h2lo.log"))[0].read_text()
     assert "all 2 scans done" in log
+    assert len(re.findall("sub-01: T[12]w synthesis took [0-9.]+ s\n", log)) == 6
     assert "\x1b" not in log
     assert all(line[:4].isdigit() for line in log.splitlines())
 

@@ -179,7 +179,7 @@ def test_no_errors(tmp_path):
         ({"model": ModelInfo("m", training_kind="simulated")}, "simulated pairs"),
         ({"model": ModelInfo("m", training_kind="unknown")}, "does not say"),
         ({"model": ModelInfo("m", training_kind="real", contrast="T2w")}, "T2w model"),
-        ({"field_source": "assumed", "model": None}, "field strength"),
+        ({"metadata_warnings": ("no field strength",), "model": None}, "no field strength"),
         ({"warnings": ("own",), "model": None}, "own"),
     ],
 )
