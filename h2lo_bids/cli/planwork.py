@@ -18,6 +18,7 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.cohort_leaks import check_no_leak
 from h2lo_bids.training.command import Command
+from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.experiments.folds import (
     check_together,
     ds006557_folds,
@@ -29,7 +30,6 @@ from h2lo_bids.training.foldjob import FoldJob, FoldWork, changes, fold_done, re
 from h2lo_bids.training.leaks import same_people
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.prepared import PreparedPair
-from h2lo_bids.training.processes import check_shares
 from h2lo_bids.vocabulary import Send
 
 SPLITS = "splits.tsv"

@@ -15,12 +15,12 @@ from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.models.registry import task_of
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.vocabulary import SYNTHESIZE
+from h2lo_bids.vocabulary import SYNTHESIZE, Say
 
 if TYPE_CHECKING:
     import torch
 
-    from h2lo_bids.training.fit import FitResult, Progress
+    from h2lo_bids.training.fit import FitResult
 
 BACKBONE = "pfsr"
 """The method that all arms fit."""
@@ -222,7 +222,7 @@ def stages_of(
     UsageError
         If an arm that is pretrained has no cohort.
     """
-    from h2lo_bids.training.pfsr_fit import adapt_pfsr
+    from h2lo_bids.training.methods.pfsr import adapt_pfsr
 
     base = dataclasses.replace(
         adapt_pfsr(options), learning_rate=schedule.pretrain_rate, floor=schedule.pretrain_floor,
@@ -270,7 +270,7 @@ def fit_arm(
     cohort_validation: Sequence[Pair],
     options: FitOptions,
     folder: Path,
-    progress: Progress | None = None,
+    progress: Say | None = None,
     *,
     schedule: Schedule | None = None,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
@@ -294,7 +294,7 @@ def fit_arm(
         As for `stages_of`; its steps, rates and patches do not count.
     folder
         Receives ``pretrain`` and ``finetune``, each a work folder as of
-        `h2lo_bids.training.pfsr_fit.fit_pfsr`.
+        `h2lo_bids.training.fit.fit`.
     progress
         Called with one line of text now and then.
     schedule
@@ -312,9 +312,9 @@ def fit_arm(
     Raises
     ------
     H2loError, UsageError, TemporaryError
-        As `h2lo_bids.training.pfsr_fit.fit_pfsr` and `stages_of`.
+        As `h2lo_bids.training.fit.fit` and `stages_of`.
     """
-    from h2lo_bids.training.pfsr_fit import fit_pfsr
+    from h2lo_bids.training.fit import fit
 
     say = progress or (lambda line: None)
     stages = stages_of(
@@ -324,13 +324,13 @@ def fit_arm(
     tuned = stages[FINETUNE]
     first, start = None, None
     if PRETRAIN in stages:
-        first = fit_pfsr(
+        first = fit(
             cohort_train, cohort_validation, stages[PRETRAIN], folder / PRETRAIN,
             lambda line: say(f"pretraining: {line}"),
         )  # fmt: skip
         start = {name: v.detach().clone() for name, v in first.model.state_dict().items()}
         tuned = dataclasses.replace(tuned, starts_from=weights_digest(start))
-    result = fit_pfsr(
+    result = fit(
         pairs_train, pairs_validation, tuned, folder / FINETUNE,
         (lambda line: say(f"fine-tuning: {line}")) if first else progress,
         stop_at=stop_at, initial=start,

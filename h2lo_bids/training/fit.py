@@ -1,30 +1,67 @@
-"""Fit an operator to pairs; a killed fit goes on where it was, bit for bit."""
+"""The training loop of every method; a killed fit continues where it was, bit for bit."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from h2lo_bids.errors import CannotCreateError, UsageError
+import torch
+
+from h2lo_bids.errors import CannotCreateError, H2loError, UsageError
 from h2lo_bids.models.interface import Model
+from h2lo_bids.models.registry import make_model
 from h2lo_bids.synthesis.options import resolve_device
-from h2lo_bids.training.checkpoint import load_checkpoint
-from h2lo_bids.training.estimators import Share, build_estimator
-from h2lo_bids.training.history import History
+from h2lo_bids.training.devices import Processes, check_shares, make_fabric, quiet_fabric
+from h2lo_bids.training.folder import HISTORY, History, load_checkpoint, save_checkpoint
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, common_shape, fingerprint
-from h2lo_bids.training.processes import Processes, check_shares
+from h2lo_bids.training.schedule import GAIN, has_stalled
+from h2lo_bids.training.signals import REASONS, Signals, stopped
 from h2lo_bids.training.validation import Validation
+from h2lo_bids.vocabulary import Say
 
 if TYPE_CHECKING:
-    import torch
+    from lightning_fabric import Fabric
 
-    from h2lo_bids.training.lightning_module import FitModule
 
-Progress = Callable[[str], None]
+class Trainer(Protocol):
+    """What a method does in a step, and all that it must keep between two.
+
+    Its class is called with the training pairs, the validation pairs, the options and
+    `lightning_fabric.Fabric`, and where a method can start from given weights with
+    ``initial``, too; it draws its weights from ``options.seed``.
+    """
+
+    @property
+    def losses(self) -> Sequence[str]:
+        """Names of the losses that its steps report: columns of ``history.csv``."""
+
+    def step(self, step: int) -> Mapping[str, float]:
+        """Do one optimiser step, counted from 0, and return its losses.
+
+        Every draw, and the learning rates, are functions of the seed and `step`;
+        the returned dict has ``"loss"`` and ``"rate"``, and may lack other names.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """Return networks and optimisers as tensors and plain values."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned; its tensors are on the CPU."""
+
+    def baseline(self) -> float:
+        """Return the validation PSNR of the input images themselves, in dB."""
+
+    def validate(self) -> float | None:
+        """Return the validation PSNR in dB; None, or NaN, where there is none (yet)."""
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """Return the state dict of the model that a bundle would hold now."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +75,7 @@ class FitResult:
     steps
         Optimiser steps done; fewer than the schedule's after `stop_at`.
     best_step, best_psnr
-        When the best validation was, and its brain PSNR in dB.
+        When the best validation was, and its PSNR in dB.
     identity_psnr
         The same figure of the high-field image itself.
     seconds
@@ -46,7 +83,7 @@ class FitResult:
     timed_out
         Whether the time budget ended the fit before its schedule did.
     stalled
-        Whether the validation did, which no longer rose.
+        Whether the fit ended because its validation no longer rose.
     """
 
     model: Model
@@ -64,13 +101,13 @@ def fit(
     pairs_validation: Sequence[Pair],
     options: FitOptions,
     folder: Path,
-    progress: Progress | None = None,
+    progress: Say | None = None,
     *,
     stop_at: int | None = None,
     processes: Processes | None = None,
     initial: Mapping[str, torch.Tensor] | None = None,
 ) -> FitResult:
-    """Fit an operator, or go on with the fit that `folder` holds.
+    """Fit a model to pairs, or continue the fit that `folder` holds.
 
     Every draw is a function of the seed and the step alone, so that a resumed
     fit needs no generator's state and gives the weights of an undisturbed one.
@@ -81,19 +118,20 @@ def fit(
     pairs_train, pairs_validation
         Pairs on one common grid; with no validation pair the last weights win.
     options
-        What the fit depends on.
+        What the fit depends on; ``options.family`` names the method.
     folder
-        Work folder: checkpoints, ``history.csv`` and a TensorBoard log.
+        Work folder: checkpoints and ``history.csv``.
     progress
         Called with one line of text now and then.
     stop_at
         Stop after this many steps, with a checkpoint; the schedule stays that
         of ``options.steps``.
     processes
-        From `find_processes`, where several share each step; process 0 alone writes.
+        From `h2lo_bids.training.devices.find_processes`, where several share each step
+        of an operator's fit; process 0 alone writes.
     initial
         Weights to start from, of the same sizes; ``options.starts_from`` is their digest,
-        so that a resumed fit goes on from no others.
+        so that a resumed fit continues from no others.
 
     Returns
     -------
@@ -103,46 +141,55 @@ def fit(
     Raises
     ------
     H2loError
-        If the loss is not finite: the last checkpoint from before it remains.
+        If a loss is not finite: the last checkpoint from before it remains.
     UsageError
         If `folder` holds a fit of other options or other pairs, or ``options.starts_from``
         and `initial` do not belong together.
     TemporaryError
         If SIGTERM, or under Slurm SIGUSR1, ended the fit early, with a checkpoint.
     """
-    check_start(options, initial)
-    identity = check_fit(pairs_train, pairs_validation, options, processes)
-    first = processes is None or processes.rank == 0
-    say = progress if progress and first else (lambda line: None)
-    saved = start_fit(folder, identity)
-    baseline = identity_psnr(pairs_validation, options)
-    say(f"identity baseline: validation PSNR {baseline:.2f} dB")
-    module = _run(
-        pairs_train, pairs_validation, options, folder, identity, saved, say,
-        min(options.steps, stop_at or options.steps), processes,
-        initial, bar=progress is None,
-    )  # fmt: skip
+    from h2lo_bids.training.methods import TRAINERS
+
+    identity = _check(pairs_train, pairs_validation, options, processes, initial)
+    saved = _open(folder, identity)
+    if options.family == "identity":
+        return _identity(pairs_validation, options, folder, progress)
+    with quiet_fabric():
+        fabric = make_fabric(options, processes)
+        say = progress if progress and fabric.is_global_zero else (lambda line: None)
+        start = {} if initial is None else {"initial": initial}
+        trainer: Trainer = TRAINERS[options.family](
+            pairs_train, pairs_validation, options, fabric, **start
+        )
+        baseline = trainer.baseline()
+        say(f"identity baseline: validation PSNR {baseline:.2f} dB")
+        record = Record()
+        if saved is not None:
+            record = Record(**saved["record"])
+            trainer.load(saved["trainer"])
+            say(f"going on from step {record.step} of {folder}")
+        end = min(options.steps, stop_at or options.steps)
+        loop = _Loop(trainer, record, options, folder, identity, end, say, fabric)
+        if record.step < end and not (record.timed_out or loop.stalled):
+            loop.run()
+    model = make_model(options.family, options.architecture)
+    model.load_state_dict(_copied(record.best_weights or trainer.weights()))
     return FitResult(
-        module.fitted(), module.step, module.best_step, module.best_psnr, baseline,
-        module.seconds, module.timed_out, module.stalled,
+        model.eval(), record.step, record.best_step, record.best_psnr, baseline,
+        record.seconds, record.timed_out, loop.stalled,
     )  # fmt: skip
 
 
-def check_fit(
+def _check(
     pairs_train: Sequence[Pair],
     pairs_validation: Sequence[Pair],
     options: FitOptions,
-    processes: Processes | None = None,
+    processes: Processes | None,
+    initial: Mapping[str, torch.Tensor] | None,
 ) -> dict[str, str]:
-    """Return what a fit's checkpoints say of its options and pairs.
-
-    Raises
-    ------
-    BadDataError
-        If the pairs are not on one grid.
-    UsageError
-        If there is no pair to train on, or the options cannot be met here.
-    """
+    """Return what a fit's checkpoints record of its options and pairs."""
+    if (initial is None) != (options.starts_from is None):
+        raise UsageError("starts_from names weights: give both, or neither")
     if not pairs_train:
         raise UsageError("no pair to train on")
     if processes is not None:
@@ -157,30 +204,8 @@ def check_fit(
     }
 
 
-def check_start(options: FitOptions, initial: Mapping[str, torch.Tensor] | None) -> None:
-    """Refuse weights to start from without their digest, or the other way round."""
-    if (initial is None) != (options.starts_from is None):
-        raise UsageError("starts_from names weights: give both, or neither")
-
-
-def identity_psnr(pairs: Sequence[Pair], options: FitOptions) -> float:
-    """Return the validation PSNR of the high-field images themselves, in dB."""
-    validation = Validation(pairs, options)
-    return validation.psnr(*validation.parts(None))
-
-
-def start_fit(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:
-    """Make a fit's work folder, and return the newest checkpoint in it, if any.
-
-    Raises
-    ------
-    BadDataError
-        If there are checkpoints and none can be read.
-    CannotCreateError
-        If the folder cannot be made.
-    UsageError
-        If it holds a fit of another identity, as `check_fit` gives it.
-    """
+def _open(folder: Path, identity: Mapping[str, str]) -> dict[str, Any] | None:
+    """Make a fit's work folder, and return the newest checkpoint in it, if any."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
@@ -194,49 +219,143 @@ def start_fit(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:
     return saved
 
 
-def _run(
-    pairs_train: Sequence[Pair],
-    pairs_validation: Sequence[Pair],
-    options: FitOptions,
-    folder: Path,
-    identity: dict[str, str],
-    saved: dict[str, Any] | None,
-    say: Progress,
-    end: int,
-    processes: Processes | None,
-    initial: Mapping[str, torch.Tensor] | None,
-    *,
-    bar: bool,
-) -> FitModule:
-    """Do the steps that are left."""
-    # Lightning takes seconds to import; only those who fit need it.
-    from h2lo_bids.training.lightning_module import FitModule, Steps
-    from h2lo_bids.training.lightning_plugins import FolderCheckpoints, TensorBoard
-    from h2lo_bids.training.lightning_recorder import Recorder
-    from h2lo_bids.training.lightning_trainer import run_trainer
+def _identity(
+    pairs: Sequence[Pair], options: FitOptions, folder: Path, progress: Say | None
+) -> FitResult:
+    """Return the identity, of which no step is done, and its validation figure."""
+    History(folder / HISTORY, 0, ("step", "rate", "loss", "l1", "gradient", "psnr", "seconds"))
+    baseline = Validation(pairs, options).baseline()
+    if progress:
+        progress(f"nothing to fit: validation PSNR {baseline:.2f} dB")
+    model = make_model(options.family, options.architecture)
+    return FitResult(model.eval(), 0, 0, baseline, baseline, 0.0)
 
-    estimator = build_estimator(pairs_train, options)
-    module = FitModule(options, estimator, identity, folder, initial)
-    done = 0 if saved is None else int(saved["step"])
-    if saved is not None:
-        say(f"going on from step {done} of {folder}")
-        module.on_load_checkpoint(saved)
-        if done >= end or module.timed_out or module.stalled:
-            module.load_state_dict(saved["state_dict"])
-            return module
-    share = Share() if processes is None else processes.share
-    first = share.rank == 0
-    history = History(folder / "history.csv", done) if first else None
-    log = TensorBoard(folder, done, say) if first else None
-    run_trainer(
-        module,
-        Steps(estimator, module, options.steps, share),
-        end=end,
-        checkpoints=FolderCheckpoints(folder, saved),
-        resumed=saved is not None,
-        callback=Recorder(Validation(pairs_validation, options), end, share, history, say),
-        logger=log if log is not None and log.works else None,
-        processes=processes,
-        bar=bar,
-    )
-    return module
+
+@dataclass
+class Record:
+    """How far a fit is: what a checkpoint keeps beside the method's own state."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    best_psnr: float = -math.inf
+    best_weights: dict[str, torch.Tensor] | None = field(default=None, repr=False)
+    timed_out: bool = False
+    validations: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass
+class _Loop:
+    """Does the steps that are left."""
+
+    trainer: Trainer
+    record: Record
+    options: FitOptions
+    folder: Path
+    identity: Mapping[str, str]
+    end: int
+    say: Say
+    fabric: Fabric
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the fit ends early, as its validation no longer rises."""
+        o, record = self.options, self.record
+        return record.step < o.steps and has_stalled(record.validations, o.patience)
+
+    def run(self) -> None:
+        """Step, validate, log and save, up to the end or a signal."""
+        history, record, mark = self._history(), self.record, time.perf_counter()
+        with Signals() as signals:
+            last = False
+            while not last:
+                losses = self._step()
+                late = self._late(record.seconds + time.perf_counter() - mark)
+                # Not at `stop_at` as such: a fit in parts keeps the weights of a whole one.
+                whole = late or record.step == self.options.steps
+                psnr = self._validate() if whole or self._due() else None
+                last = whole or self.stalled or record.step == self.end
+                now = time.perf_counter()
+                record.seconds, mark = record.seconds + now - mark, now
+                record.timed_out = late and record.step < self.options.steps
+                seconds = round(record.seconds, 3)
+                row = {"step": record.step, **losses, "psnr": psnr, "seconds": seconds}
+                if history is not None:
+                    history.add(row)
+                self._report(row, last=last)
+                reason = self._reason(signals)
+                if last or reason or record.step % self.options.checkpoint_every == 0:
+                    self._save(history)
+                if reason and not last:
+                    first = self.fabric.is_global_zero
+                    raise stopped(self.folder, record.step, reason, first=first)
+
+    def _history(self) -> History | None:
+        columns = ("step", "rate", *self.trainer.losses, "psnr", "seconds")
+        path, first = self.folder / HISTORY, self.fabric.is_global_zero
+        return History(path, self.record.step, columns) if first else None
+
+    def _step(self) -> Mapping[str, float]:
+        record = self.record
+        losses = self.trainer.step(record.step)
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad:
+            raise H2loError(
+                f"{self.folder}: the {bad[0]} became {losses[bad[0]]} at step {record.step + 1}; "
+                "start anew with a lower learning rate or another precision"
+            )
+        record.step += 1
+        return losses
+
+    def _late(self, seconds: float) -> bool:
+        """Return whether the time budget is spent; process 0 has the clock."""
+        budget = self.options.max_seconds
+        return budget is not None and self.fabric.broadcast(seconds >= budget)
+
+    def _due(self) -> bool:
+        o, step = self.options, self.record.step
+        return step == o.validate_first or step % o.validate_every == 0
+
+    def _validate(self) -> float | None:
+        record, psnr = self.record, self.trainer.validate()
+        if psnr is None or math.isnan(psnr):
+            return None
+        record.validations.append((record.step, psnr))
+        if psnr > record.best_psnr:
+            record.best_step, record.best_psnr = record.step, psnr
+            record.best_weights = _copied(self.trainer.weights())
+        return psnr
+
+    def _report(self, row: Mapping[str, Any], *, last: bool) -> None:
+        if not (last or self._due()):
+            return
+        o, record = self.options, self.record
+        losses = ", ".join(f"{k} {row[k]:.4f}" for k in self.trainer.losses if k in row)
+        psnr = "" if row["psnr"] is None else f", validation PSNR {row['psnr']:.2f} dB"
+        self.say(f"step {record.step}/{o.steps}: {losses}{psnr}, {record.seconds:.0f} s")
+        if record.timed_out:
+            self.say(f"the time budget of {o.max_seconds:g} s ended the fit at step {record.step}")
+        elif self.stalled:
+            self.say(
+                f"ended at step {record.step}: in the last {o.patience} steps the validation "
+                f"rose by no more than {GAIN:g} dB"
+            )
+
+    def _reason(self, signals: Signals) -> str | None:
+        """Return the signal that any of the processes has received."""
+        wish = REASONS.index(signals.reason)
+        if self.fabric.world_size > 1:
+            # It may reach the processes in different steps.
+            wish = int(self.fabric.all_reduce(torch.tensor(wish), reduce_op="max"))  # type: ignore[arg-type]
+        return REASONS[wish]
+
+    def _save(self, history: History | None) -> None:
+        state = self.trainer.state()
+        if history is not None:
+            history.flush()
+            record = dict(vars(self.record))
+            save_checkpoint(self.folder, {**self.identity, "record": record, "trainer": state})
+
+
+def _copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in weights.items()}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.models.bundle import Bundle, load_bundle, load_model
+from h2lo_bids.models.bundle import Bundle, load_model
+from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair
@@ -20,7 +21,6 @@ from h2lo_bids.vocabulary import Say
 
 if TYPE_CHECKING:
     from h2lo_bids.models.frame import Frame
-    from h2lo_bids.training.fit import FitResult
 
 
 START_RATIO = 1.0
@@ -40,13 +40,7 @@ def pairs_fingerprint(pairs: Sequence[PreparedPair]) -> str:
 def pairs_of(
     pairs: Sequence[PreparedPair], subjects: Sequence[str], contrast: str
 ) -> tuple[PreparedPair, ...]:
-    """Return the pairs of some subjects, in the order of their names.
-
-    Raises
-    ------
-    UsageError
-        If a subject has none.
-    """
+    """Return the pairs of some subjects, in the order of their names."""
     wanted = [p for p in pairs if p.contrast == contrast and p.subject in set(subjects)]
     missing = sorted(set(subjects) - {p.subject for p in wanted})
     if missing:
@@ -94,7 +88,7 @@ def fit_prepared(
     progress: Say | None = None,
     initial: Bundle | None = None,
 ) -> FitResult:
-    """Fit a method to prepared pairs, or go on with the fit that `folder` holds.
+    """Fit a method to prepared pairs, or continue the fit that `folder` holds.
 
     Parameters
     ----------
@@ -103,23 +97,17 @@ def fit_prepared(
     train, validation
         Pairs on disk.
     options
-        The method's own, as its ``adapt`` gives them.
+        The method's own, as its ``adapt`` returns them.
     folder
         Work folder of this fit.
     cache
         As for `h2lo_bids.training.stored.open_pairs`.
     devices
         With more than one, as many processes share each step, if the method allows it.
-    stop_at
+    stop_at, progress
         As for `h2lo_bids.training.fit.fit`.
-    progress
-        Called with one line of text now and then.
     initial
         The model whose weights the fit starts from; ``options.starts_from`` is their digest.
-
-    Returns
-    -------
-    FitResult
     """
     files = [pair_files(part, options.scaling) for part in (train, validation)]
     if devices > 1 and not method.shares:
@@ -129,33 +117,22 @@ def fit_prepared(
 
         from h2lo_bids.training.launch import FitSpec, launch
 
-        # The threads decide the last bits, and the record tells those of this process.
-        threads = torch.get_num_threads()
-        path = None if initial is None else initial.path
         spec = FitSpec(
-            tuple(files[0]), tuple(files[1]), options, folder, cache, stop_at, threads, path
-        )
+            tuple(files[0]), tuple(files[1]), options, folder, cache, stop_at,
+            threads=torch.get_num_threads(),  # they decide the last bits
+            initial=None if initial is None else initial.path,
+        )  # fmt: skip
         launch(spec, processes=devices, progress=progress)
         # What follows finds the finished fit and only reads its weights.
-    pairs = [open_pairs(part, cache) for part in files]
-    # Only the operators can be given weights.
-    start = {} if initial is None else {"initial": read_start(initial.path)}
-    return method.fit(pairs[0], pairs[1], options, folder, progress, stop_at=stop_at, **start)
+    opened, held = (open_pairs(part, cache) for part in files)
+    start = None if initial is None else load_model(initial).state_dict()
+    return fit(opened, held, options, folder, progress, stop_at=stop_at, initial=start)
 
 
 def start_fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame) -> str | None:
-    """Tell why an operator's fit cannot start from a model; None if it can.
-
-    The trunk sees positions from -1 to 1 over the frame's extent in mm, so weights
-    carry over to another voxel size, although the branch then sees other voxels.
-
-    Parameters
-    ----------
-    bundle
-        The model.
-    contrast, options, frame
-        Of the pairs, the fit, and the grid of the pairs.
-    """
+    """Return why an operator's fit cannot start from a model; None if it can."""
+    # The trunk sees positions from -1 to 1 over the frame's extent in mm, so weights carry
+    # over to another voxel size, although the branch then sees other voxels.
     own, sizes = bundle.architecture, options.architecture.to_dict()
     other = ", ".join(f"{k} {own.get(k)}, not {v}" for k, v in sizes.items() if own.get(k) != v)
     theirs, ours = (np.multiply(f.shape, f.spacing) for f in (bundle.frame, frame))
@@ -174,11 +151,6 @@ def start_fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame
     if max(steps) > START_RATIO * min(steps):
         return f"is for voxels of {steps[0]:g} mm, not {steps[1]:g} mm"
     return None
-
-
-def read_start(path: Path | None) -> Mapping[str, Any] | None:
-    """Read the weights of a bundle that a fit starts from; None starts from none."""
-    return None if path is None else load_model(load_bundle(path)).state_dict()
 
 
 def finite(value: float) -> float | None:

@@ -11,16 +11,17 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, MissingInputError
 from h2lo_bids.io import atomic_write_text
+from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.processes import check_shares
 from h2lo_bids.training.stored import PairFiles, open_pairs
+from h2lo_bids.vocabulary import Say
 
 FORMAT = "h2lo-bids fit specification 1"
 _ERROR = "error.json"
@@ -28,25 +29,7 @@ _ERROR = "error.json"
 
 @dataclass(frozen=True)
 class FitSpec:
-    """What one fit needs.
-
-    Parameters
-    ----------
-    train, validation
-        The pairs.
-    options
-        What the fit depends on.
-    folder
-        Its work folder.
-    cache
-        Receives the pairs in half precision; see `open_pairs`.
-    stop_at
-        As for `h2lo_bids.training.fit.fit`.
-    threads
-        CPU threads of each process; None leaves PyTorch's own.
-    initial
-        Bundle whose weights it starts from.
-    """
+    """What one fit needs; see `h2lo_bids.training.fitting.fit_prepared`."""
 
     train: tuple[PairFiles, ...]
     validation: tuple[PairFiles, ...]
@@ -54,12 +37,12 @@ class FitSpec:
     folder: Path
     cache: Path
     stop_at: int | None = None
-    threads: int | None = None
+    threads: int | None = None  # of each process; None leaves PyTorch's own
     initial: Path | None = None
 
 
 def write_spec(path: Path, spec: FitSpec) -> None:
-    """Write a specification, or raise `CannotCreateError` or `InputOutputError`."""
+    """Write a specification of a fit."""
     values = {
         "format": FORMAT,
         "train": [p.to_dict() for p in spec.train],
@@ -75,15 +58,7 @@ def write_spec(path: Path, spec: FitSpec) -> None:
 
 
 def read_spec(path: Path) -> FitSpec:
-    """Read what `write_spec` wrote.
-
-    Raises
-    ------
-    MissingInputError
-        If there is no such file.
-    BadDataError
-        If it is no specification of a fit.
-    """
+    """Read what `write_spec` wrote."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["format"] != FORMAT:
@@ -102,25 +77,11 @@ def read_spec(path: Path) -> FitSpec:
         raise BadDataError(f"{path}: not a specification of a fit ({err}); write it anew") from err
 
 
-def launch(spec: FitSpec, *, processes: int, progress: Callable[[str], None] | None = None) -> None:
-    """Run a fit in several processes on this machine, by torchrun.
+def launch(spec: FitSpec, *, processes: int, progress: Say | None = None) -> None:
+    """Run a fit in several processes on this machine, by torchrun; with CUDA one per device.
 
-    Afterwards `h2lo_bids.training.fit.fit`, with the same pairs from
-    `open_pairs`, finds the fit done and returns it.
-
-    Parameters
-    ----------
-    spec
-        The fit.
-    processes
-        How many; at most the samples of a step. With CUDA, one per device.
-    progress
-        Called with one line of text now and then.
-
-    Raises
-    ------
-    H2loError
-        What a process raised, of its own class.
+    Afterwards `h2lo_bids.training.fit.fit`, with the same pairs from `open_pairs`, finds the
+    fit done and returns it. An error of a process is raised with its own class.
     """
     check_shares(len(spec.train), spec.options, processes)
     path, error = spec.folder / "spec.json", spec.folder / _ERROR
@@ -183,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except H2loError as err:
         print(f"error: {err}", file=sys.stderr)
         if folder is not None:
-            _tell(folder, err)
+            _leave_error(folder, err)
         return err.exit_code
     return 0
 
@@ -191,20 +152,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(spec: FitSpec) -> None:
     import torch
 
+    from h2lo_bids.models.bundle import load_bundle, load_model
+    from h2lo_bids.training.devices import find_processes
     from h2lo_bids.training.fit import fit
-    from h2lo_bids.training.fitting import read_start
     from h2lo_bids.training.memory import keep_freed_memory
-    from h2lo_bids.training.processes import find_processes
 
     processes = find_processes()
     if spec.threads:
         torch.set_num_threads(spec.threads)
     keep_freed_memory()
     train, validation = (open_pairs(part, spec.cache) for part in (spec.train, spec.validation))
+    first = None if spec.initial is None else load_model(load_bundle(spec.initial)).state_dict()
     try:
         result = fit(
             train, validation, spec.options, spec.folder, lambda line: print(line, flush=True),
-            stop_at=spec.stop_at, processes=processes, initial=read_start(spec.initial),
+            stop_at=spec.stop_at, processes=processes, initial=first,
         )  # fmt: skip
     except RuntimeError as err:
         if processes is None or processes.rank == 0:
@@ -221,7 +183,7 @@ def _run(spec: FitSpec) -> None:
         )  # fmt: skip
 
 
-def _tell(folder: Path, err: H2loError) -> None:
+def _leave_error(folder: Path, err: H2loError) -> None:
     """Leave the first process's error for `launch`, which hears only that torchrun failed."""
     found: dict[str, Any] = {"message": str(err), "exit_code": err.exit_code}
     path = folder / _ERROR

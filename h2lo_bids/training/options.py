@@ -131,6 +131,12 @@ class FitOptions:
             if getattr(self, name) not in known:
                 listed = ", ".join(known)
                 raise UsageError(f"{name} {getattr(self, name)!r} is not one of {listed}")
+        wanted = FAMILIES[self.family].architecture
+        if type(self.architecture).__name__ != wanted:
+            raise UsageError(
+                f"{type(self.architecture).__name__} is no architecture of {self.family}, "
+                f"which takes {wanted}"
+            )
         self._check_numbers()
         if not DEVICE.fullmatch(self.device):
             raise UsageError(f"device {self.device!r} is not one of cpu, cuda, cuda:N, auto")

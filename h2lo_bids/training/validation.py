@@ -70,6 +70,10 @@ class Validation:
         places = validation_places(self.pairs, o.crop, o.validation_crops)
         object.__setattr__(self, "places", places if o.validation == "crops" else [])
 
+    def baseline(self) -> float:
+        """Return the figure of the input images themselves, in dB."""
+        return self.psnr(*self.parts(None))
+
     def parts(self, model: Operator | None, share: Share = ALONE) -> tuple[float, float]:
         """Return a process's part of the figure, to be added to the others' for `psnr`."""
         o, mine = self.options, slice(share.rank, None, share.world)

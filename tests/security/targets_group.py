@@ -57,10 +57,10 @@ def _read_splits(data: bytes, folder: Path) -> None:
 
 
 def _read_log(data: bytes, folder: Path) -> None:
-    from h2lo_bids.training.history import History
+    from h2lo_bids.training.folder import History
 
     (folder / "history.csv").write_bytes(data)
-    History(folder / "history.csv", 1)
+    History(folder / "history.csv", 1, _LOG.partition("\n")[0].split(","))
 
 
 def _page(place: str, *more: str) -> Callable[[bytes, Path], None]:

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-_MODULES = ["torch", "lightning.pytorch", "h2lo_bids.training.fit", "h2lo_bids.training.launch"]
+_MODULES = ["torch", "lightning_fabric", "h2lo_bids.training.fit", "h2lo_bids.training.launch"]
 _START = multiprocessing.get_context("forkserver")
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.models.h2lo import H2loArchitecture
+from h2lo_bids.training.devices import make_fabric
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
@@ -30,3 +34,10 @@ def small_options(**changes: object) -> FitOptions:
         "checkpoint_every": 2, "validation_crops": 4, "points": 500, "architecture": SMALL,
     }  # fmt: skip
     return FitOptions(**{**values, **changes})
+
+
+def trainer_of(
+    kind: Callable[..., Any], train: Sequence[Pair], held: Sequence[Pair], options: FitOptions
+) -> Any:
+    """A method's trainer, alone."""
+    return kind(train, held, options, make_fabric(options))

@@ -11,7 +11,7 @@ from problems import ball_pair, small_options
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.pfsr import PfsrArchitecture
-from h2lo_bids.training import pfsr_fit
+from h2lo_bids.training import fit as fit_module
 from h2lo_bids.training.arms import (
     FINETUNE,
     FLIP_ROTATE,
@@ -25,7 +25,7 @@ from h2lo_bids.training.arms import (
     stages_of,
     weights_digest,
 )
-from h2lo_bids.training.loop import run_loop
+from h2lo_bids.training.fit import fit
 from h2lo_bids.training.options import FitOptions
 
 TINY = PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1)
@@ -33,7 +33,7 @@ SHAPE = (10, 12, 11)
 REAL_PAIRS = [ball_pair(name, k, SHAPE).swapped() for k, name in enumerate("abc")]
 COHORT = [ball_pair(name, k, SHAPE).swapped() for k, name in enumerate("uvwxy", start=7)]
 SHORT = Schedule(factor=0.02)
-OPTIONS = small_options(architecture=TINY, validation="volume")
+OPTIONS = small_options(family="pfsr", architecture=TINY, validation="volume")
 
 
 def stages(arm, schedule=None, **sizes) -> dict[str, FitOptions]:
@@ -99,10 +99,10 @@ def test_fine_tuning_starts_from_the_best_pretrained_weights(tmp_path: Path, mon
     fits = []
 
     def watched(*args, **kwargs):
-        fits.append(run_loop(*args, **kwargs))
+        fits.append(fit(*args, **kwargs))
         return fits[-1]
 
-    monkeypatch.setattr(pfsr_fit, "run_loop", watched)
+    monkeypatch.setattr(fit_module, "fit", watched)
     still = dataclasses.replace(SHORT, finetune_rate=1e-12, finetune_floor=1e-12)
     result = fitted(tmp_path, schedule=still, progress=said.append)
     assert len(fits) == 2
@@ -121,9 +121,7 @@ def test_each_stage_goes_on_bit_for_bit(tmp_path: Path) -> None:
     whole = fitted(tmp_path / "whole")
     plan = stages_of(pretrained("h2lo"), OPTIONS, SHORT, pairs=3, cohort=4, spacing=(8.0, 8.0, 8.0))
     assert plan[PRETRAIN].steps == 3
-    pfsr_fit.fit_pfsr(
-        COHORT[:4], COHORT[4:], plan[PRETRAIN], tmp_path / "parts" / PRETRAIN, stop_at=2
-    )
+    fit(COHORT[:4], COHORT[4:], plan[PRETRAIN], tmp_path / "parts" / PRETRAIN, stop_at=2)
     assert fitted(tmp_path / "parts", stop_at=1).steps == 1
     parts = fitted(tmp_path / "parts")
     assert weights_digest(parts.model.state_dict()) == weights_digest(whole.model.state_dict())

@@ -32,7 +32,9 @@ from h2lo_bids.training.scoring import score_models
 from h2lo_bids.training.stored import PairFiles, open_pairs
 
 TINY = PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1)
-OPTIONS = small_options(steps=2, validate_every=2, architecture=TINY, flip_rotate=True)
+OPTIONS = small_options(
+    steps=2, validate_every=2, family="pfsr", architecture=TINY, flip_rotate=True
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,108 @@
-"""Fitting learns, resumes bit for bit, and fails in one line."""
+"""Fits learn, resume bit for bit, keep the best, stop in good order, and fail in one line."""
+
+from __future__ import annotations
 
 import csv
 import dataclasses
+import math
+import os
+import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from problems import ball_pair, small_options
+from problems import SMALL, ball_pair, small_options
 
-from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, UsageError
+from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, TemporaryError, UsageError
+from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.training.augment import Augmentation
-from h2lo_bids.training.checkpoint import load_checkpoint, save_checkpoint
-from h2lo_bids.training.fit import fit
+from h2lo_bids.training.fit import FitResult, fit
+from h2lo_bids.training.folder import load_checkpoint, save_checkpoint
+from h2lo_bids.training.methods import TRAINERS
 
 VARIED = Augmentation(flip=0.5, shift=1, scale=0.2, gamma=0.1, bias=0.1, noise=0.02)
 TRAIN = [ball_pair("a", 1), ball_pair("b", 2), ball_pair("c", 3)]
 HELD = [ball_pair("d", 4)]
+Act = Callable[[int], float | None]
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().ravel() for p in model.parameters()])
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def saved_step(folder: Path) -> int:
+    saved = load_checkpoint(folder)
+    assert saved is not None
+    return saved["record"]["step"]
+
+
+class Walk:
+    """A trainer whose weights move by draws, with momentum; its figure depends on the step."""
+
+    losses = ("loss", "side")
+
+    def __init__(self, act: Act) -> None:
+        torch.manual_seed(0)
+        self.model = H2lo(SMALL)
+        self.momentum = torch.zeros(3)
+        self.done, self.act = 0, act
+        self.figures = {4: 10.0, 8: 30.0, 12: 20.0}
+
+    def step(self, step: int) -> Mapping[str, float]:
+        assert step == self.done
+        found = self.act(step)
+        draw = torch.randn(3, generator=torch.Generator().manual_seed(1000 + step))
+        self.momentum = 0.9 * self.momentum + draw
+        for parameter in self.model.parameters():
+            parameter.data.add_(self.momentum.sum() * 1e-3)
+        self.done += 1
+        loss = float(draw.sum()) if found is None else found
+        return {"rate": 0.1, "loss": loss, **({"side": 2.0} if step % 2 else {})}
+
+    def state(self) -> dict[str, Any]:
+        weights = self.model.state_dict()
+        return {"model": weights, "momentum": self.momentum, "done": self.done}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.momentum, self.done = state["momentum"], state["done"]
+
+    def baseline(self) -> float:
+        return 5.0
+
+    def validate(self) -> float | None:
+        return self.figures.get(self.done)
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        return self.model.state_dict()
+
+
+@pytest.fixture
+def walk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FitResult]:
+    """Fits with `Walk` in place of the operator."""
+
+    def run(folder: Path, act: Act = lambda step: None, **changes: Any) -> FitResult:
+        more = {k: changes.pop(k) for k in ("stop_at", "progress") if k in changes}
+        monkeypatch.setitem(TRAINERS, "h2lo", lambda *given: Walk(act))
+        return fit(TRAIN, HELD, small_options(**{"steps": 14, **changes}), folder, **more)
+
+    return run
+
+
+def walked(steps: int) -> torch.Tensor:
+    """The weights after some steps, without the loop."""
+    walk = Walk(lambda step: None)
+    for step in range(steps):
+        walk.step(step)
+    return weights(walk.model)
 
 
 @pytest.mark.slow
@@ -29,17 +111,34 @@ def test_learns_a_held_out_subject(tmp_path: Path, sampling: str) -> None:
     options = small_options(steps=150, batch=1, sampling=sampling, validate_every=50)
     result = fit(TRAIN, HELD, options, tmp_path)
     assert result.best_psnr > result.identity_psnr + 8
-    with (tmp_path / "history.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
+    rows = history(tmp_path)
     losses = [float(r["loss"]) for r in rows]
     assert [int(r["step"]) for r in rows] == list(range(1, 151))
     assert np.mean(losses[-20:]) < 0.3 * np.mean(losses[:5])
 
 
+def test_the_best_weights_are_kept(walk: Callable[..., FitResult], tmp_path: Path) -> None:
+    lines: list[str] = []
+    result = walk(tmp_path, progress=lines.append)
+    assert (result.steps, result.best_step, result.best_psnr) == (14, 8, 30.0)
+    assert torch.equal(weights(result.model), walked(8))
+    assert not result.model.training
+    assert lines[0] == "identity baseline: validation PSNR 5.00 dB"
+    assert lines[3].startswith("step 8/14: loss ")
+    assert lines[3].endswith(", side 2.0000, validation PSNR 30.00 dB, 0 s")
+    rows = history(tmp_path)
+    assert [*rows[0]] == ["step", "rate", "loss", "side", "psnr", "seconds"]
+    assert [int(r["step"]) for r in rows] == list(range(1, 15))
+    psnr = {r["step"]: r["psnr"] for r in rows if r["psnr"]}
+    assert psnr == {"4": "10.0", "8": "30.0", "12": "20.0"}
+    assert [r["side"] for r in rows] == ["", "2.0"] * 7
+    last = walk(tmp_path / "unvalidated", steps=3)
+    assert (last.best_step, torch.equal(weights(last.model), walked(3))) == (0, True)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stop", [1, 3, 6])
 def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, precision: str, stop: int) -> None:
-    torch.set_num_threads(1)
     average = 0.9 if precision == "fp32" else 0.0
     options = small_options(precision=precision, augmentation=VARIED, average=average)
     whole = fit(TRAIN, HELD, options, tmp_path / "whole")
@@ -49,34 +148,50 @@ def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, precision: str, s
     assert first.steps == stop
     parts = fit(TRAIN, HELD, options, tmp_path / "parts")
     assert torch.equal(weights(whole.model), weights(parts.model))
-    assert load_checkpoint(tmp_path / "parts")["step"] == 8  # type: ignore[index]
-    logs = [(tmp_path / d / "history.csv").read_text().splitlines() for d in ("whole", "parts")]
-    assert [r.split(",")[:5] for r in logs[0]] == [r.split(",")[:5] for r in logs[1]]
+    assert saved_step(tmp_path / "parts") == 8
+    logs = [history(tmp_path / d) for d in ("whole", "parts")]
+    assert all(row.pop("seconds") for log in logs for row in log)
+    assert logs[0] == logs[1]
 
 
-def test_a_time_budget_ends_a_fit_for_good(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
+def test_a_kill_costs_the_steps_since_the_checkpoint(
+    walk: Callable[..., FitResult], tmp_path: Path
+) -> None:
+    def die(step: int) -> None:
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        walk(tmp_path, die)
+    assert saved_step(tmp_path) == 6
+    # The newest is damaged as well: the one before it serves.
+    (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 cut off")
+    assert saved_step(tmp_path) == 4
+    result = walk(tmp_path)
+    assert (result.best_step, torch.equal(weights(result.model), walked(8))) == (8, True)
+
+
+def test_a_time_budget_ends_a_fit_for_good(walk: Callable[..., FitResult], tmp_path: Path) -> None:
     lines: list[str] = []
-    options = small_options(max_seconds=1e-9)
-    first = fit(TRAIN, HELD, options, tmp_path / "a", lines.append)
-    assert (first.steps, first.best_step, first.timed_out) == (1, 1, True)
+    first = walk(tmp_path / "a", max_seconds=1e-9, progress=lines.append)
+    assert (first.steps, first.timed_out) == (1, True)
     assert lines[-1] == "the time budget of 1e-09 s ended the fit at step 1"
-    again = fit(TRAIN, HELD, options, tmp_path / "a")
-    assert (again.steps, again.timed_out) == (1, True)
-    assert torch.equal(weights(again.model), weights(first.model))
-    # What was done within the budget is what a fit without one does.
-    plain = fit(TRAIN, HELD, small_options(), tmp_path / "b", stop_at=1)
-    assert torch.equal(weights(plain.model), weights(first.model))
-    ample = fit(TRAIN, HELD, small_options(max_seconds=3600), tmp_path / "c")
-    assert (ample.steps, ample.timed_out) == (8, False)
+
+    def never(step: int) -> None:
+        raise AssertionError("it is finished")
+
+    again = walk(tmp_path / "a", never, max_seconds=1e-9)
+    assert again.timed_out
+    assert torch.equal(weights(again.model), walked(1))
+    ample = walk(tmp_path / "b", max_seconds=3600)
+    assert (ample.steps, ample.timed_out) == (14, False)
     with pytest.raises(UsageError, match="other options"):
-        fit(TRAIN, HELD, small_options(), tmp_path / "a")
+        walk(tmp_path / "a")
 
 
 @pytest.mark.parametrize("stop", [None, 3, 7, 8])
 def test_a_fit_that_no_longer_rises_ends_for_good(tmp_path: Path, stop: int | None) -> None:
     """At a rate of almost 0 nothing rises: it ends `patience` steps after the first."""
-    torch.set_num_threads(1)
     lines: list[str] = []
     options = small_options(
         steps=40, learning_rate=1e-9, floor=1e-9, validate_every=2, patience=7, average=0.5
@@ -97,7 +212,6 @@ def test_a_fit_that_no_longer_rises_ends_for_good(tmp_path: Path, stop: int | No
 
 
 def test_it_starts_from_given_weights(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     given = fit(TRAIN, HELD, small_options(seed=7), tmp_path / "given").model
     start = given.state_dict()
     options = small_options(starts_from="0" * 64, augmentation=VARIED, average=0.9)
@@ -114,16 +228,34 @@ def test_it_starts_from_given_weights(tmp_path: Path) -> None:
         fit(TRAIN, HELD, options, tmp_path / "none")
 
 
-def test_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    options = small_options(augmentation=VARIED)
-    whole = fit(TRAIN, HELD, options, tmp_path / "whole")
-    fit(TRAIN, HELD, options, tmp_path / "parts", stop_at=6)
-    (tmp_path / "parts" / "last.pt").write_bytes(b"PK\x03\x04 cut off")
-    assert load_checkpoint(tmp_path / "parts")["step"] == 4  # type: ignore[index]
-    assert torch.equal(
-        weights(whole.model), weights(fit(TRAIN, HELD, options, tmp_path / "parts").model)
-    )
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_signals_end_the_step_with_a_checkpoint(
+    walk: Callable[..., FitResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("PATH", str(tmp_path))  # there is no scontrol
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)]
+
+    def send(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), getattr(signal, name))
+
+    with pytest.raises(TemporaryError, match=f"stopped by {name} after step 5.*run again") as err:
+        walk(tmp_path, send)
+    assert ("job 77 was not put back" in str(err.value)) == (name == "SIGUSR1")
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)] == before
+    assert saved_step(tmp_path) == 5
+    assert torch.equal(weights(walk(tmp_path).model), walked(8))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_one_line(
+    walk: Callable[..., FitResult], tmp_path: Path, value: float
+) -> None:
+    with pytest.raises(H2loError, match=r"the loss became \w+ at step 5; .*learning rate") as err:
+        walk(tmp_path, lambda step: value if step == 4 else None)
+    assert "\n" not in str(err.value)
+    assert saved_step(tmp_path) == 4
 
 
 def test_other_options_or_pairs_are_refused(tmp_path: Path) -> None:
@@ -134,13 +266,8 @@ def test_other_options_or_pairs_are_refused(tmp_path: Path) -> None:
     changed = dataclasses.replace(TRAIN[0], lf=TRAIN[0].lf * np.float32(0.99))
     with pytest.raises(UsageError, match="other pairs"):
         fit([changed, *TRAIN[1:]], HELD, options, tmp_path)
-
-
-def test_nan_loss_is_one_clear_line(tmp_path: Path) -> None:
-    options = small_options(steps=40, learning_rate=1e30, checkpoint_every=1)
-    with pytest.raises(H2loError, match=r"the loss became .* at step \d+; .*learning rate") as err:
-        fit(TRAIN, HELD, options, tmp_path)
-    assert "\n" not in str(err.value)
+    with pytest.raises(UsageError, match="no pair"):
+        fit([], HELD, options, tmp_path / "b")
 
 
 def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
@@ -154,40 +281,19 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-def test_lightning_is_quiet_and_stays_in_its_folder(
+def test_fabric_is_quiet_and_stays_in_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     lines: list[str] = []
-    fit(TRAIN, HELD, small_options(), tmp_path / "fit", lines.append, stop_at=5)
-    fit(TRAIN, HELD, small_options(), tmp_path / "fit", lines.append)
+    for stop in (5, None):
+        fit(TRAIN, HELD, small_options(), tmp_path / "fit", lines.append, stop_at=stop)
     assert capfd.readouterr() == ("", "")
-    assert not list(here.iterdir())
-    assert [p for p in (tmp_path / "fit/tensorboard").iterdir() if "tfevents" in p.name]
-    assert lines[0].startswith("identity baseline: ")
+    assert not list((tmp_path / "here").iterdir())
+    names = {p.name for p in (tmp_path / "fit").iterdir()}
+    assert names == {"history.csv", "last.pt", "previous.pt"}
     assert any(line.startswith("going on from step 5") for line in lines)
-    assert lines[-1].startswith("step 8/8: loss ")
-
-
-def test_tensorboard_holds_the_history(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    fit(TRAIN, HELD, small_options(), tmp_path, lambda line: None)
-    log = EventAccumulator(str(tmp_path / "tensorboard"))
-    log.Reload()
-    with (tmp_path / "history.csv").open() as stream:
-        rows = [r for r in csv.DictReader(stream) if r["psnr"]]
-    found = {e.step: e.value for e in log.Scalars("psnr")}
-    assert found == pytest.approx({int(r["step"]): float(r["psnr"]) for r in rows})
-
-
-def test_a_tensorboard_log_is_given_up_where_it_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "tensorboard").write_text("in the way")
-    lines: list[str] = []
-    assert fit(TRAIN, HELD, small_options(), tmp_path, lines.append).steps == 8
-    assert sum("TensorBoard log given up" in line for line in lines) == 1
 
 
 def test_fits_go_on_on_another_device_name(tmp_path: Path) -> None:
@@ -206,9 +312,6 @@ def test_checkpoints_are_whole_and_need_no_pickle(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
     assert load_checkpoint(tmp_path)["step"] == 3  # type: ignore[index]
     assert torch.load(tmp_path / "previous.pt", weights_only=True)["step"] == 2
-
-
-def test_unwritable_checkpoint_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputOutputError, match="cannot write the checkpoint"):
         save_checkpoint(tmp_path / "absent", {"step": 1})
 

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -24,14 +23,14 @@ from h2lo_bids.errors import (
     H2loError,
     InputOutputError,
     MissingInputError,
-    TemporaryError,
     UsageError,
 )
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.training.augment import Augmentation
-from h2lo_bids.training.checkpoint import load_checkpoint
+from h2lo_bids.training.devices import Processes, check_shares, find_processes
 from h2lo_bids.training.estimators import Share, build_estimator
 from h2lo_bids.training.fit import fit
+from h2lo_bids.training.folder import load_checkpoint
 from h2lo_bids.training.launch import (
     FitSpec,
     launch,
@@ -40,8 +39,6 @@ from h2lo_bids.training.launch import (
     read_spec,
     write_spec,
 )
-from h2lo_bids.training.lightning_plugins import FolderCheckpoints
-from h2lo_bids.training.processes import Processes, check_shares, find_processes
 from h2lo_bids.training.stored import PairFiles, open_pairs
 
 VARIED = Augmentation(flip=0.5, shift=1, scale=0.2, gamma=0.1, bias=0.1, noise=0.02)
@@ -79,12 +76,12 @@ def history(folder: Path) -> np.ndarray:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     saved = load_checkpoint(folder)
     assert saved is not None
-    return saved["state_dict"]
+    return saved["trainer"]["average"]
 
 
 def load_step(folder: Path) -> int:
     saved = load_checkpoint(folder) if (folder / "last.pt").exists() else None
-    return 0 if saved is None else saved["step"]
+    return 0 if saved is None else saved["record"]["step"]
 
 
 def alone(spec: FitSpec) -> None:
@@ -223,31 +220,10 @@ def test_asked_to_stop_it_saves_first(
     assert code == 75
     assert error.count("\n") == 1
     assert f"stopped by {number.name} after step" in error
-    assert load_checkpoint(spec.folder)["step"] >= 4  # type: ignore[index]
+    assert load_step(spec.folder) >= 4
     if number == signal.SIGUSR1:
         assert "job 17 was put back into the queue" in error
         assert (tmp_path / "queued").read_text() == "requeue 17\n"
-
-
-def test_a_signal_after_the_last_look_for_signals_ends_the_next_step(
-    pairs: tuple[PairFiles, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lightning's own look, which follows, would end the fit as if it were done."""
-    if threading.current_thread() is not threading.main_thread():
-        pytest.skip("signals come to the main thread alone")
-    spec = specify(pairs, tmp_path / "fit", steps=12, checkpoint_every=4)
-    save = FolderCheckpoints.save_checkpoint
-
-    def save_and_send(self: FolderCheckpoints, *args: object, **more: object) -> None:
-        save(self, *args, **more)  # type: ignore[arg-type]
-        signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(FolderCheckpoints, "save_checkpoint", save_and_send)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(TemporaryError, match="stopped by SIGTERM after step 5;"):
-        alone(spec)
-    assert load_step(spec.folder) == 5
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.slow

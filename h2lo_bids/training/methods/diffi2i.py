@@ -3,35 +3,70 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from h2lo_bids.errors import UsageError
 from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
 from h2lo_bids.models.prior import diffuse
 from h2lo_bids.models.restormer import STRIDE
 from h2lo_bids.synthesis.diffi2i import predict_diffi2i
-from h2lo_bids.synthesis.options import EngineOptions, resolve_device
+from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.estimators import autocast
+from h2lo_bids.training.methods.operators import advance_average
+from h2lo_bids.training.methods.slices import SliceSampler, SliceValidation
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.schedule import cosine_part
-from h2lo_bids.training.slices import SliceSampler, SliceValidation
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 STARTS = (0.0, 3 / 7, 4 / 7)
 """Where each stage begins, as a part of the fit. The shares are our choice: those of
 DiffIR's published deblurring options, 300, 100 and 300 thousand iterations."""
 PRETRAINING, PRIOR, JOINT = range(3)
+LEARNING_RATE, AVERAGE = 2e-4, 0.999
 _NOISE = 1
 """Third word of the seeds of z_T, so that it shares none with the crops."""
 
 
-class DiffI2ITask:
+def adapt_diffi2i(options: FitOptions) -> FitOptions:
+    """Turn the options that the user gave into those of DiffI2I.
+
+    Adam at 2e-4 and a running average of decay 0.999 are DiffIR's. Our choices:
+    within each stage the rate falls along a cosine to `floor`; with
+    ``sampling="patch"`` a step takes two crops of 64 x 64, with ``"volume"`` four
+    whole slices; a validation on ``"crops"`` takes eight slices. float16 needs the
+    loss to be scaled, so bfloat16 takes its place. Options that are DiffI2I's already are
+    returned as they are.
+    """
+    if options.family == "diffi2i":
+        return options
+    return dataclasses.replace(
+        options,
+        family="diffi2i",
+        architecture=DiffI2IArchitecture(),
+        learning_rate=LEARNING_RATE,
+        floor=min(options.floor, LEARNING_RATE),
+        warmup=0,
+        rate_steps=1,
+        crop=64,
+        batch=4 if options.sampling == "volume" else 2,
+        lambda_grad=0.0,
+        precision="bf16" if options.precision == "fp16" else options.precision,
+        average=AVERAGE,
+        patience=0,
+        validation_crops=min(8, options.validation_crops),
+    )
+
+
+class DiffI2ITrainer:
     """The networks of both stages, and the running averages of their weights.
 
     Stage 1 trains the transformer together with an extractor that sees source and
@@ -40,25 +75,32 @@ class DiffI2ITask:
     extractor and denoiser alone on L1(z, z_hat), then with the transformer on the
     sum of both distances. In training the chain starts from the z of stage 1,
     diffused to z_T; in synthesis from noise. Every stage starts from the averages
-    of the one before, with a new optimiser.
+    of the one before, with a new optimiser. Three sevenths of the steps are stage 1, one
+    the prior alone, the rest both together; stage 1 is not validated, as its model sees
+    the target.
 
     Parameters
     ----------
     pairs_train, pairs_validation
         Pairs on one common grid.
     options
-        From `adapt_diffi2i`.
+        From `adapt_diffi2i`. With `max_seconds` the stages share the time instead of the
+        steps where it is the time that runs out first.
+    fabric
+        Names the device.
     """
 
     losses: Sequence[str] = ("loss", "pixel", "prior")
 
     def __init__(
-        self, pairs_train: Sequence[Pair], pairs_validation: Sequence[Pair], options: FitOptions
+        self,
+        pairs_train: Sequence[Pair],
+        pairs_validation: Sequence[Pair],
+        options: FitOptions,
+        fabric: Fabric,
     ) -> None:
-        architecture = options.architecture
-        if not isinstance(architecture, DiffI2IArchitecture):
-            raise UsageError("the options of a DiffI2I fit come from adapt_diffi2i")
-        self.options, self.device = options, resolve_device(options.device)
+        architecture = cast("DiffI2IArchitecture", options.architecture)
+        self.options, self.device = options, fabric.device
         self.sampler = SliceSampler(pairs_train, options, STRIDE)
         self.validation = SliceValidation(pairs_validation, options)
         with torch.random.fork_rng(devices=[]):
@@ -68,7 +110,8 @@ class DiffI2ITask:
         self.averages = copy.deepcopy(self.networks).requires_grad_(False)
         self.stage, self.first = PRETRAINING, 0
         self.optimiser = self._enter(PRETRAINING)
-        self._before, self._mark = 0.0, time.perf_counter()
+        self._before = 0.0
+        self._mark: float | None = None
 
     @property
     def model(self) -> DiffI2I:
@@ -76,7 +119,7 @@ class DiffI2ITask:
         return self.networks["model"]  # type: ignore[return-value]
 
     def step(self, step: int) -> dict[str, float]:
-        """Do a step of the stage that it belongs to; see `Task.step`."""
+        """Do a step of the stage that it belongs to."""
         done = self._done(step)
         wanted = max(i for i, start in enumerate(STARTS) if start <= done)
         while self.stage < wanted:
@@ -93,12 +136,12 @@ class DiffI2ITask:
         loss = torch.stack([*losses.values()]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        self._average(step - self.first + 1)
+        advance_average(self.averages, self.networks, self.options.average, step - self.first + 1)
         found = {name: float(value.detach()) for name, value in losses.items()}
         return {"loss": float(loss.detach()), "rate": rate, **found}
 
     def state(self) -> dict[str, Any]:
-        """Return all that the next step depends on; see `Task.state`."""
+        """Return all that the next step depends on."""
         return {
             "stage": self.stage,
             "first": self.first,
@@ -109,12 +152,16 @@ class DiffI2ITask:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take a state back; see `Task.load`."""
+        """Take back what `state` returned."""
         self.networks.load_state_dict(state["networks"])
         self.averages.load_state_dict(state["averages"])
         self.first, self._before = state["first"], state["seconds"]
         self.optimiser = self._enter(state["stage"])
         self.optimiser.load_state_dict(state["optimiser"])
+
+    def baseline(self) -> float:
+        """Return the validation PSNR of the input images, in dB."""
+        return self.validation.identity()
 
     def validate(self) -> float | None:
         """Return the PSNR of the product in some slices, in stage 2 only."""
@@ -163,13 +210,6 @@ class DiffI2ITask:
         rng = np.random.default_rng([self.options.seed, step, _NOISE])
         return torch.from_numpy(rng.standard_normal(like.shape, np.float32)).to(like)
 
-    @torch.no_grad()
-    def _average(self, steps: int) -> None:
-        # Early in a stage the average forgets faster, so that short fits learn, too.
-        decay = min(self.options.average, steps / (10 + steps)) if self.options.average else 0.0
-        for kept, new in zip(self.averages.parameters(), self.networks.parameters(), strict=True):
-            kept.lerp_(new, 1.0 - decay)
-
     def _done(self, step: int) -> float:
         """Return how much of the fit lies behind: of its steps or, if more, of its time."""
         budget = self.options.max_seconds
@@ -177,7 +217,9 @@ class DiffI2ITask:
         return max(step / self.options.steps, spent)
 
     def _seconds(self) -> float:
-        return self._before + time.perf_counter() - self._mark
+        now = time.perf_counter()
+        self._mark = now if self._mark is None else self._mark  # from the first step on
+        return self._before + now - self._mark
 
 
 def _over_brain(made: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from problems import ball_pair, small_options
+from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
 from h2lo_bids.synthesis.diffi2i import predict_diffi2i
-from h2lo_bids.training import diffi2i_task
 from h2lo_bids.training.augment import Augmentation
-from h2lo_bids.training.checkpoint import load_checkpoint
-from h2lo_bids.training.diffi2i_fit import adapt_diffi2i, fit_diffi2i
-from h2lo_bids.training.diffi2i_task import DiffI2ITask
+from h2lo_bids.training.fit import fit
+from h2lo_bids.training.folder import load_checkpoint
+from h2lo_bids.training.methods import diffi2i
+from h2lo_bids.training.methods.diffi2i import DiffI2ITrainer, adapt_diffi2i
+from h2lo_bids.training.methods.slices import SliceSampler, SliceValidation
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.protocols import paper_options
-from h2lo_bids.training.slices import SliceSampler, SliceValidation
 
 TINY = DiffI2IArchitecture(
     width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=4, residual=1
@@ -39,7 +39,7 @@ def vector(module: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().ravel().clone() for p in module.parameters()])
 
 
-def moved(task: DiffI2ITask, step: int) -> set[str]:
+def moved(task: DiffI2ITrainer, step: int) -> set[str]:
     """Name the networks of which a step changes anything."""
 
     def parts() -> dict[str, torch.Tensor]:
@@ -54,7 +54,7 @@ def moved(task: DiffI2ITask, step: int) -> set[str]:
 
 def test_each_stage_trains_its_own_networks() -> None:
     # Without an average no stage begins with other weights than the last one's.
-    task = DiffI2ITask(TRAIN, HELD, tiny_options(average=0.0))
+    task = trainer_of(DiffI2ITrainer, TRAIN, HELD, tiny_options(average=0.0))
     found = [moved(task, step) for step in range(8)]
     assert found[:4] == [{"transformer", "extractor"}] * 4
     assert found[4] == {"condition", "denoiser"}
@@ -62,7 +62,7 @@ def test_each_stage_trains_its_own_networks() -> None:
 
 
 def test_stages_report_their_losses_and_validate_the_product_alone() -> None:
-    task = DiffI2ITask(TRAIN, HELD, tiny_options())
+    task = trainer_of(DiffI2ITrainer, TRAIN, HELD, tiny_options())
     names, validated = [], []
     for step in range(8):
         losses = task.step(step)
@@ -84,7 +84,7 @@ def test_stages_report_their_losses_and_validate_the_product_alone() -> None:
 
 def test_rate_falls_in_every_stage() -> None:
     options = tiny_options(steps=14, learning_rate=2e-4, floor=1e-6)
-    task = DiffI2ITask(TRAIN, [], options)
+    task = trainer_of(DiffI2ITrainer, TRAIN, [], options)
     rates = [task.step(step)["rate"] for step in range(14)]
     for start, stop in ((0, 6), (6, 8), (8, 14)):
         at = np.arange(stop - start) / (stop - start)
@@ -95,14 +95,14 @@ def test_rate_falls_in_every_stage() -> None:
 @pytest.mark.parametrize("stop", [2, 4, 5, 7])
 def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, stop: int) -> None:
     options = tiny_options(augmentation=VARIED, precision="bf16" if stop == 7 else "fp32")
-    whole = fit_diffi2i(TRAIN, HELD, options, tmp_path / "whole")
+    whole = fit(TRAIN, HELD, options, tmp_path / "whole")
     torch.manual_seed(999)  # a resumed run starts with other global states
     np.random.seed(3)  # noqa: NPY002
-    first = fit_diffi2i(TRAIN, HELD, options, tmp_path / "parts", stop_at=stop)
+    first = fit(TRAIN, HELD, options, tmp_path / "parts", stop_at=stop)
     assert first.steps == stop
-    parts = fit_diffi2i(TRAIN, HELD, options, tmp_path / "parts")
+    parts = fit(TRAIN, HELD, options, tmp_path / "parts")
     assert torch.equal(vector(whole.model), vector(parts.model))  # type: ignore[arg-type]
-    states = [load_checkpoint(tmp_path / d)["task"] for d in ("whole", "parts")]  # type: ignore[index]
+    states = [load_checkpoint(tmp_path / d)["trainer"] for d in ("whole", "parts")]  # type: ignore[index]
     for group in ("networks", "averages"):
         for name, value in states[0][group].items():
             assert torch.equal(value, states[1][group][name]), name
@@ -113,16 +113,16 @@ def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, stop: int) -> Non
 @pytest.mark.slow
 def test_learns_the_prior_and_a_held_out_subject(tmp_path: Path) -> None:
     options = tiny_options(steps=160, learning_rate=5e-3, validate_every=40)
-    result = fit_diffi2i(TRAIN, HELD, options, tmp_path)
+    result = fit(TRAIN, HELD, options, tmp_path)
     assert result.best_psnr > result.identity_psnr + 5
     assert result.best_step > 69
     with (tmp_path / "history.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [bool(r["prior"]) for r in rows] == [False] * 69 + [True] * 91
     # From noise, and for a subject that was in no step, the chain finds stage 1's z.
-    untrained = DiffI2ITask(TRAIN, HELD, options)
-    task = DiffI2ITask(TRAIN, HELD, options)
-    task.load(load_checkpoint(tmp_path)["task"])  # type: ignore[index]
+    untrained = trainer_of(DiffI2ITrainer, TRAIN, HELD, options)
+    task = trainer_of(DiffI2ITrainer, TRAIN, HELD, options)
+    task.load(load_checkpoint(tmp_path)["trainer"])  # type: ignore[index]
     source, target, _ = SliceSampler(HELD, options, 8).draw(0)
     with torch.inference_mode():
         z = task.networks["extractor"](torch.cat([source, target], 1))
@@ -134,8 +134,8 @@ def test_learns_the_prior_and_a_held_out_subject(tmp_path: Path) -> None:
 
 def test_time_budget_is_shared_by_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(diffi2i_task.time, "perf_counter", lambda: now)
-    task = DiffI2ITask(TRAIN, [], tiny_options(steps=1000, max_seconds=10.0))
+    monkeypatch.setattr(diffi2i.time, "perf_counter", lambda: now)
+    task = trainer_of(DiffI2ITrainer, TRAIN, [], tiny_options(steps=1000, max_seconds=10.0))
     stages = []
     for step, seconds in enumerate((0.0, 4.2, 4.4, 5.7, 5.8, 9.9)):
         now = 100.0 + seconds

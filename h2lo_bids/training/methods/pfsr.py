@@ -1,31 +1,30 @@
-"""Fitting the PF-SR-style enhancer to patches of low-field and high-field images."""
+"""The PF-SR-style enhancer, fitted to patches of low-field and high-field images."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from h2lo_bids.errors import UsageError
 from h2lo_bids.models.branch import HALO
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
-from h2lo_bids.synthesis.options import EngineOptions, resolve_device
+from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.pfsr import PATCH, predict_pfsr
 from h2lo_bids.synthesis.pix2pix import patch_side
 from h2lo_bids.training.augment import draw_crop, flip_rotate
 from h2lo_bids.training.estimators import autocast
-from h2lo_bids.training.fit import FitResult, Progress, check_start
-from h2lo_bids.training.loop import run_loop
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.sampling import CropSampler, cycled_batch
 from h2lo_bids.training.schedule import rate_of
 from h2lo_bids.training.validation import Validation, product_psnr
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 RATE, FLOOR = 1e-4, 1e-6
 """Adam's rate at both ends of the cosine; the lower end is our choice."""
@@ -43,11 +42,6 @@ def adapt_pfsr(options: FitOptions) -> FitOptions:
     Adam at 1e-4 along a cosine without warm-up, four patches of 48 voxels per step,
     L1 alone, the weights themselves and not their average. Steps, seed,
     augmentation, turns and intervals stay, and the precision, but float16.
-
-    Parameters
-    ----------
-    options
-        As given.
     """
     sizes = options.architecture
     return dataclasses.replace(
@@ -61,63 +55,24 @@ def adapt_pfsr(options: FitOptions) -> FitOptions:
     )  # fmt: skip
 
 
-def fit_pfsr(
-    pairs_train: Sequence[Pair],
-    pairs_validation: Sequence[Pair],
-    options: FitOptions,
-    folder: Path,
-    progress: Progress | None = None,
-    *,
-    stop_at: int | None = None,
-    initial: Mapping[str, torch.Tensor] | None = None,
-) -> FitResult:
-    """Fit the enhancer, or go on with the fit that `folder` holds.
+class PfsrTrainer:
+    """The network, its optimiser, and one step.
+
+    The prediction is set to 0 outside the brain, as in the product, before it is compared.
+    A grid smaller than a patch is padded with zeros. With ``validation="crops"`` each crop
+    is enhanced by itself.
 
     Parameters
     ----------
     pairs_train, pairs_validation
         Pairs whose input is the low-field image, as `h2lo_bids.training.pairs.Pair.swapped`
         makes them, on one common grid.
-    options, folder, progress, stop_at
-        As for `h2lo_bids.training.fit.fit`; options as `adapt_pfsr` gives them. A
-        grid smaller than a patch is padded with zeros. With ``validation="crops"``
-        each crop is enhanced by itself.
-    initial
-        Weights to start from, of the same sizes; ``options.starts_from`` says which,
-        so that a fit goes on from no others.
-
-    Returns
-    -------
-    FitResult
-        With the network of the best validation.
-
-    Raises
-    ------
-    H2loError, UsageError, TemporaryError
-        As `h2lo_bids.training.loop.run_loop`; `UsageError` also where
-        ``options.starts_from`` and `initial` do not belong together.
-    """
-    check_start(options, initial)
-    build = partial(PfsrTask, pairs_train, pairs_validation, options, initial)
-    return run_loop(
-        build, pairs_train, pairs_validation, options, folder, progress, stop_at=stop_at
-    )
-
-
-class PfsrTask:
-    """The network, its optimiser, and one step.
-
-    The prediction is set to 0 outside the brain, as in the product, before it is
-    compared.
-
-    Parameters
-    ----------
-    pairs_train, pairs_validation
-        Pairs on one common grid, swapped.
     options
-        As `adapt_pfsr` gives them.
+        From `adapt_pfsr`.
+    fabric
+        Names the device.
     initial
-        Weights to start from.
+        Weights to start from, of the same sizes.
     """
 
     losses = ("loss",)
@@ -127,19 +82,17 @@ class PfsrTask:
         pairs_train: Sequence[Pair],
         pairs_validation: Sequence[Pair],
         options: FitOptions,
+        fabric: Fabric,
         initial: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        sizes = options.architecture
-        if not isinstance(sizes, PfsrArchitecture):
-            raise UsageError(f"{type(sizes).__name__} is no architecture of PF-SR")
         self._pairs, self._options = pairs_train, options
         self._side = patch_side(pairs_train[0].shape, 1, options.crop)
         self._sampler = CropSampler.build(pairs_train, self._side)
         self._validation = Validation(pairs_validation, options)
-        self._device = resolve_device(options.device)
+        self._device = fabric.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            self.network = Pfsr(sizes).to(self._device)
+            self.network = Pfsr(cast("PfsrArchitecture", options.architecture)).to(self._device)
         if initial is not None:
             self.network.load_state_dict(initial)
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=options.learning_rate)
@@ -180,13 +133,17 @@ class PfsrTask:
         return patches
 
     def state(self) -> dict[str, Any]:
-        """Return network and optimiser; see `h2lo_bids.training.loop.Task`."""
+        """Return network and optimiser."""
         return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` returned."""
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
+
+    def baseline(self) -> float:
+        """Return the validation PSNR of the input images, in dB."""
+        return self._validation.baseline()
 
     def validate(self) -> float | None:
         """Return the PSNR of the network's own products."""

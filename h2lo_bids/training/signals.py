@@ -12,12 +12,15 @@ from typing import Any
 
 from h2lo_bids.errors import TemporaryError
 
+REASONS = (None, "SIGTERM", "SIGUSR1")
+"""What `Signals.reason` can be; the later ones weigh more."""
+
 
 class Signals:
-    """Notes SIGTERM, and under Slurm SIGUSR1, while its block runs.
+    """Records SIGTERM, and under Slurm SIGUSR1, while its block runs.
 
     Slurm sends the second with ``sbatch --requeue --signal=USR1@120``. Python
-    gives signals to the main thread alone; elsewhere nothing is noted.
+    delivers signals to the main thread alone; elsewhere none is recorded.
     """
 
     def __init__(self) -> None:
@@ -44,19 +47,7 @@ class Signals:
 
 
 def stopped(folder: Path, step: int, reason: str, *, first: bool = True) -> TemporaryError:
-    """Return the error that ends a fit early; after SIGUSR1 the job is queued again.
-
-    Parameters
-    ----------
-    folder
-        The fit's work folder.
-    step
-        Steps done.
-    reason
-        The signal's name.
-    first
-        Whether this is the process that speaks to Slurm.
-    """
+    """Return the error that ends a fit early; after SIGUSR1 the first process queues it again."""
     queued = _requeue() if reason == "SIGUSR1" and first else ""
     return TemporaryError(
         f"{folder}: stopped by {reason} after step {step}{queued}; run again to go on from there"
@@ -64,7 +55,7 @@ def stopped(folder: Path, step: int, reason: str, *, first: bool = True) -> Temp
 
 
 def _requeue() -> str:
-    """Put this job back into Slurm's queue; say how that went."""
+    """Put this job back into Slurm's queue; return a remark on how that went."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

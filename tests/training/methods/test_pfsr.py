@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import ball_pair, small_options
+from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.errors import UsageError
+from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.training.augment import Augmentation, flip_rotate
+from h2lo_bids.training.fit import fit
+from h2lo_bids.training.methods.pfsr import PfsrTrainer, adapt_pfsr
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.pfsr_fit import PfsrTask, adapt_pfsr, fit_pfsr
 from h2lo_bids.training.protocols import default_options, paper_options
 from h2lo_bids.training.schedule import cosine_rate, rate_of
 
@@ -38,7 +40,7 @@ def weights(model: Any) -> torch.Tensor:
 @pytest.mark.slow
 def test_learns_to_undo_a_change_of_contrast(tmp_path: Path) -> None:
     options = tiny_options(steps=60, validate_every=30, batch=4)
-    result = fit_pfsr(TRAIN, HELD, options, tmp_path)
+    result = fit(TRAIN, HELD, options, tmp_path)
     assert result.best_psnr > result.identity_psnr + 1
     assert isinstance(result.model, Pfsr)
     assert not result.model.training
@@ -49,23 +51,23 @@ def test_two_runs_and_a_resumed_one_are_the_same_bits(tmp_path: Path, precision:
     options = tiny_options(
         precision=precision, flip_rotate=True, augmentation=Augmentation(shift=1, noise=0.01)
     )
-    whole = fit_pfsr(TRAIN, HELD, options, tmp_path / "whole")
-    again = fit_pfsr(TRAIN, HELD, options, tmp_path / "again")
+    whole = fit(TRAIN, HELD, options, tmp_path / "whole")
+    again = fit(TRAIN, HELD, options, tmp_path / "again")
     torch.manual_seed(999)  # a resumed run starts with another global state
-    assert fit_pfsr(TRAIN, HELD, options, tmp_path / "parts", stop_at=3).steps == 3
-    parts = fit_pfsr(TRAIN, HELD, options, tmp_path / "parts")
+    assert fit(TRAIN, HELD, options, tmp_path / "parts", stop_at=3).steps == 3
+    parts = fit(TRAIN, HELD, options, tmp_path / "parts")
     assert torch.equal(weights(whole.model), weights(again.model))
     assert torch.equal(weights(whole.model), weights(parts.model))
     assert whole.best_psnr == parts.best_psnr
     other = dataclasses.replace(options, seed=1)
     assert not torch.equal(
-        weights(fit_pfsr(TRAIN, HELD, other, tmp_path / "other").model), weights(whole.model)
+        weights(fit(TRAIN, HELD, other, tmp_path / "other").model), weights(whole.model)
     )
 
 
 def test_gradients_in_bf16_are_the_same_every_time() -> None:
     """The one-channel layer's gradient was seen to read memory that nobody had set."""
-    task = PfsrTask(TRAIN, [], tiny_options(precision="bf16", crop=4))
+    task = trainer_of(PfsrTrainer, TRAIN, [], tiny_options(precision="bf16", crop=4))
     with torch.no_grad():
         task.network.tail.weight.normal_()
     x = torch.rand(2, 1, 4, 4, 4)
@@ -85,7 +87,7 @@ def test_gradients_in_bf16_are_the_same_every_time() -> None:
 
 
 def test_a_first_step_is_adam_on_the_mean_absolute_difference() -> None:
-    task = PfsrTask(TRAIN, [], tiny_options(learning_rate=1e-3))
+    task = trainer_of(PfsrTrainer, TRAIN, [], tiny_options(learning_rate=1e-3))
     source, target, brain = task.draw(0)
     assert source.shape == target.shape == brain.shape == (2, 1, 8, 8, 8)
     assert not target[~brain].any()
@@ -101,7 +103,7 @@ def test_patches_follow_each_other_through_all_pairs() -> None:
     mask = np.zeros(SHAPE, bool)
     mask[4:10, 4:10, 4:10] = True
     pairs = [Pair(str(k), mask * np.float32(0.5), mask * np.float32(k / 4), mask) for k in (1, 2)]
-    task = PfsrTask(pairs, [], tiny_options(batch=4, crop=6))
+    task = trainer_of(PfsrTrainer, pairs, [], tiny_options(batch=4, crop=6))
     found = [task.draw(step)[1].amax((1, 2, 3, 4)) * 4 for step in range(3)]
     assert all(sorted(f.round().int().tolist()) == [1, 1, 2, 2] for f in found)
     assert torch.equal(task.draw(2)[0], task.draw(2)[0])
@@ -149,11 +151,11 @@ def test_it_starts_from_given_weights_and_says_so(tmp_path: Path) -> None:
     torch.nn.init.normal_(given.tail.weight)
     start = {name: value.clone() for name, value in given.state_dict().items()}
     options = tiny_options(starts_from="0" * 64, learning_rate=1e-9, steps=1)
-    result = fit_pfsr(TRAIN, [], options, tmp_path, initial=start)
+    result = fit(TRAIN, [], options, tmp_path, initial=start)
     torch.testing.assert_close(weights(result.model), weights(given), atol=1e-8, rtol=0)
     with pytest.raises(UsageError, match="holds a fit with other options"):
-        fit_pfsr(TRAIN, [], tiny_options(steps=1), tmp_path)
+        fit(TRAIN, [], tiny_options(steps=1), tmp_path)
     with pytest.raises(UsageError, match="give both, or neither"):
-        fit_pfsr(TRAIN, [], options, tmp_path / "b")
-    with pytest.raises(UsageError, match="no architecture of PF-SR"):
-        fit_pfsr(TRAIN, [], small_options(), tmp_path / "c")
+        fit(TRAIN, [], options, tmp_path / "b")
+    with pytest.raises(UsageError, match="H2loArchitecture is no architecture of pfsr"):
+        dataclasses.replace(options, architecture=H2loArchitecture())

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import ball_pair, small_options
+from problems import ball_pair, small_options, trainer_of
 from torch.nn.functional import softplus
 
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.models.pix2pix import Norm, Pix2Pix, Pix2PixArchitecture
 from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.fit import fit
+from h2lo_bids.training.methods.pix2pix import Pix2PixTrainer, adapt_pix2pix
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.pix2pix_fit import Pix2PixTask, adapt_pix2pix, fit_pix2pix
 from h2lo_bids.training.protocols import default_options, paper_options
 
 TINY = Pix2PixArchitecture(channels=4, downs=3, discriminator_channels=4, discriminator_layers=2)
@@ -38,7 +39,7 @@ def weights(model: Any) -> torch.Tensor:
 @pytest.mark.slow
 def test_learns_a_change_of_contrast(tmp_path: Path) -> None:
     options = tiny_options(steps=100, learning_rate=3e-3, validate_every=50, validation="volume")
-    result = fit_pix2pix(TRAIN, HELD, options, tmp_path)
+    result = fit(TRAIN, HELD, options, tmp_path)
     assert result.best_psnr > result.identity_psnr + 8
     # Better than the training pairs' mean value everywhere, so it has looked at the image.
     pair = HELD[0]
@@ -52,25 +53,27 @@ def test_learns_a_change_of_contrast(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stop", "precision"), [(3, "fp32"), (5, "bf16")])
 def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, stop: int, precision: str) -> None:
     options = tiny_options(steps=8, precision=precision)
-    whole = fit_pix2pix(TRAIN, HELD, options, tmp_path / "whole")
+    whole = fit(TRAIN, HELD, options, tmp_path / "whole")
     torch.manual_seed(999)  # a resumed run starts with other global states
     np.random.seed(3)  # noqa: NPY002
-    assert fit_pix2pix(TRAIN, HELD, options, tmp_path / "parts", stop_at=stop).steps == stop
-    parts = fit_pix2pix(TRAIN, HELD, options, tmp_path / "parts")
+    assert fit(TRAIN, HELD, options, tmp_path / "parts", stop_at=stop).steps == stop
+    parts = fit(TRAIN, HELD, options, tmp_path / "parts")
     assert torch.equal(weights(whole.model), weights(parts.model))
     assert (whole.best_step, whole.best_psnr) == (parts.best_step, parts.best_psnr)
     final = [torch.load(tmp_path / d / "last.pt", weights_only=True) for d in ("whole", "parts")]
     for network in ("generator", "discriminator"):
-        one, other = (f["task"][network] for f in final)
+        one, other = (f["trainer"][network] for f in final)
         assert all(torch.equal(one[k], other[k]) for k in one)
-    other_seed = fit_pix2pix(TRAIN, HELD, tiny_options(steps=1, seed=1), tmp_path / "seed")
+    other_seed = fit(TRAIN, HELD, tiny_options(steps=1, seed=1), tmp_path / "seed")
     assert not torch.equal(weights(other_seed.model), weights(whole.model))
 
 
 def test_one_step_is_the_published_one() -> None:
     """Against the losses written out, and Adam's first step by its formula."""
     rate = 1e-3
-    task = Pix2PixTask(TRAIN, HELD, tiny_options(steps=10, learning_rate=rate, augmentation=VARIED))
+    task = trainer_of(
+        Pix2PixTrainer, TRAIN, HELD, tiny_options(steps=10, learning_rate=rate, augmentation=VARIED)
+    )
     generator, discriminator = copy.deepcopy(task.generator), copy.deepcopy(task.discriminator)
     source, target, brain = task.draw(0)
     assert source.shape == target.shape == brain.shape == (1, 1, 16, 16, 16)
@@ -109,7 +112,7 @@ def _adam_first_step(network: torch.nn.Module, loss: torch.Tensor, rate: float) 
 
 
 def test_statistics_are_the_mean_over_patches_of_the_present_weights() -> None:
-    task = Pix2PixTask(TRAIN, HELD, tiny_options())
+    task = trainer_of(Pix2PixTrainer, TRAIN, HELD, tiny_options())
     for step in range(3):
         task.step(step)
     before = weights(task.generator)
@@ -144,7 +147,7 @@ def test_each_epoch_takes_each_pair_once() -> None:
     pairs = [
         Pair(str(i), mask * np.float32(i / 4), mask * np.float32(0.5), mask) for i in (1, 2, 3)
     ]
-    task = Pix2PixTask(pairs, [], tiny_options(augmentation=Augmentation()))
+    task = trainer_of(Pix2PixTrainer, pairs, [], tiny_options(augmentation=Augmentation()))
     owners = [round((task.draw(step)[0].max().item() + 1) * 2) for step in range(9)]
     assert [sorted(owners[i : i + 3]) for i in (0, 3, 6)] == [[1, 2, 3]] * 3
     assert torch.equal(task.draw(4)[0], task.draw(4)[0])
@@ -152,8 +155,6 @@ def test_each_epoch_takes_each_pair_once() -> None:
 
 def test_nonsense_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="crop of 20 voxels does not divide by 8"):
-        fit_pix2pix(TRAIN, HELD, tiny_options(crop=20), tmp_path / "a")
-    with pytest.raises(UsageError, match="no architecture of Pix2Pix"):
-        fit_pix2pix(TRAIN, HELD, small_options(), tmp_path / "b")
+        fit(TRAIN, HELD, tiny_options(crop=20), tmp_path / "a")
     with pytest.raises(H2loError, match=r"the \w+ became \w+ at step \d+; .*learning rate"):
-        fit_pix2pix(TRAIN, HELD, tiny_options(steps=40, learning_rate=1e30), tmp_path / "c")
+        fit(TRAIN, HELD, tiny_options(steps=40, learning_rate=1e30), tmp_path / "c")

@@ -23,11 +23,11 @@ from h2lo_bids.training.card_site import SiteModel, site_card
 from h2lo_bids.training.crossval import run_fold
 from h2lo_bids.training.experiments.folds import make_folds
 from h2lo_bids.training.final import FinalJob, fit_final
+from h2lo_bids.training.fit import fit
 from h2lo_bids.training.fitting import fit_prepared
 from h2lo_bids.training.foldjob import FoldJob, fold_done
 from h2lo_bids.training.heldout import predict_pair
-from h2lo_bids.training.identity_fit import adapt_identity, fit_identity
-from h2lo_bids.training.methods import METHODS
+from h2lo_bids.training.methods import METHODS, adapt_identity
 from h2lo_bids.training.prepared import read_prepared
 
 
@@ -51,7 +51,7 @@ def test_nothing_is_fitted(tmp_path: Path) -> None:
     pairs = [ball_pair("a", 1), ball_pair("b", 2)]
     options = adapt_identity(small_options())
     lines: list[str] = []
-    result = fit_identity(pairs[:1], pairs[1:], options, tmp_path, lines.append)
+    result = fit(pairs[:1], pairs[1:], options, tmp_path, lines.append)
     assert (result.steps, result.best_step, result.timed_out) == (0, 0, False)
     assert result.best_psnr == result.identity_psnr
     assert lines == [f"nothing to fit: validation PSNR {result.identity_psnr:.2f} dB"]
@@ -59,7 +59,7 @@ def test_nothing_is_fitted(tmp_path: Path) -> None:
     predicted = predict_pair(result.model, pairs[1])
     assert np.array_equal(predicted, pairs[1].hf * pairs[1].mask)
     with pytest.raises(UsageError, match="no pair to train on"):
-        fit_identity([], pairs, options, tmp_path / "none")
+        fit([], pairs, options, tmp_path / "none")
 
 
 def test_its_row_is_that_of_the_high_field_image_once(folds: list[FoldJob]) -> None:

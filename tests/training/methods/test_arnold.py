@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,16 @@ from scipy.stats import skew
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.arnold import Arnold
 from h2lo_bids.synthesis.arnold import predict_arnold
-from h2lo_bids.training.arnold_fit import GRID, ArnoldTask, adapt_arnold, choose_pairs, fit_arnold
-from h2lo_bids.training.arnold_objective import Objective, Values
+from h2lo_bids.training.fit import fit
+from h2lo_bids.training.folder import load_checkpoint
+from h2lo_bids.training.methods.arnold import (
+    GRID,
+    ArnoldTrainer,
+    Objective,
+    Values,
+    adapt_arnold,
+    choose_pairs,
+)
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
@@ -66,7 +73,7 @@ def test_the_objective_is_the_published_one() -> None:
 def test_finds_the_parameters_of_data_made_with_them(tmp_path: Path, true: Values) -> None:
     # The same noise in data and fit: all four show, and the truth is the best there is.
     pairs = made_with(true, HEADS[:3])
-    model = fit_arnold(pairs, [], options(), tmp_path).model
+    model = fit(pairs, [], options(), tmp_path).model
     assert isinstance(model, Arnold)
     objective = Objective(pairs, 42)
     assert objective(true) < min(objective(point) for point in GRID[::25]) + 1e-6
@@ -87,7 +94,7 @@ def test_other_noise_leaves_blur_and_statistics(tmp_path: Path, true: Values) ->
     # Real data share no noise with the fit. Noise then only lowers the correlation, so
     # the amplitudes fall, but blur and moments hold.
     pairs = made_with(true, HEADS[:3], seed=1000)
-    result = fit_arnold(pairs, made_with(true, HEADS[3:], seed=2000), options(), tmp_path)
+    result = fit(pairs, made_with(true, HEADS[3:], seed=2000), options(), tmp_path)
     model = result.model
     assert isinstance(model, Arnold)
     objective = Objective(pairs, 42)
@@ -105,10 +112,10 @@ def test_other_noise_leaves_blur_and_statistics(tmp_path: Path, true: Values) ->
 def test_a_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, stop: int) -> None:
     pairs = made_with(TRUE[1], HEADS)
     o = options(steps=80)
-    whole = fit_arnold(pairs[:3], pairs[3:], o, tmp_path / "whole")
-    first = fit_arnold(pairs[:3], pairs[3:], o, tmp_path / "parts", stop_at=stop)
+    whole = fit(pairs[:3], pairs[3:], o, tmp_path / "whole")
+    first = fit(pairs[:3], pairs[3:], o, tmp_path / "parts", stop_at=stop)
     assert first.steps == stop
-    parts = fit_arnold(pairs[:3], pairs[3:], o, tmp_path / "parts")
+    parts = fit(pairs[:3], pairs[3:], o, tmp_path / "parts")
     assert parts.model.numbers == whole.model.numbers  # type: ignore[attr-defined]
     assert (parts.steps, parts.best_psnr) == (80, whole.best_psnr)
     logs = [(tmp_path / d / "history.csv").read_text().splitlines() for d in ("whole", "parts")]
@@ -116,7 +123,7 @@ def test_a_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, stop: int) -> N
 
 
 def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
-    fit_arnold(HEADS[:1], [], options(steps=40), tmp_path)
+    fit(HEADS[:1], [], options(steps=40), tmp_path)
     with (tmp_path / "history.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     points = [tuple(float(r[k]) for k in ("sigma", "c1", "c2", "c3")) for r in rows]
@@ -130,7 +137,7 @@ def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
 
 def test_a_search_that_has_ended_stays_where_it_is() -> None:
     pairs = made_with(TRUE[2], HEADS[:1])
-    task = ArnoldTask(pairs, [], options())
+    task = ArnoldTrainer(pairs, [], options())
     rows = [task.step(n) for n in range(1000)]
     assert rows[-1] == min(rows, key=lambda row: row["loss"])
     assert len(task.state()["values"]) < 1000
@@ -138,14 +145,14 @@ def test_a_search_that_has_ended_stays_where_it_is() -> None:
 
 
 def test_a_time_budget_ends_the_search(tmp_path: Path) -> None:
-    result = fit_arnold(HEADS[:1], HEADS[1:2], options(max_seconds=1e-9), tmp_path)
+    result = fit(HEADS[:1], HEADS[1:2], options(max_seconds=1e-9), tmp_path)
     assert (result.steps, result.timed_out) == (1, True)
     assert np.isfinite(result.best_psnr)
 
 
 def test_three_pairs_drawn_from_the_seed_are_named(tmp_path: Path) -> None:
-    fit_arnold(HEADS, [], options(steps=2, seed=5), tmp_path)
-    names = json.loads((tmp_path / "pairs.json").read_text())["pairs"]
+    fit(HEADS, [], options(steps=2, seed=5), tmp_path)
+    names = load_checkpoint(tmp_path)["trainer"]["pairs"]  # type: ignore[index]
     assert names == [p.name for p in choose_pairs(HEADS, 5)]
     assert len(set(names)) == 3
     assert len({tuple(p.name for p in choose_pairs(HEADS, seed)) for seed in range(30)}) == 4
@@ -154,7 +161,7 @@ def test_three_pairs_drawn_from_the_seed_are_named(tmp_path: Path) -> None:
 def test_images_without_common_voxels_are_named(tmp_path: Path) -> None:
     bad = dataclasses.replace(HEADS[0], lf=np.zeros_like(HEADS[0].lf))
     with pytest.raises(BadDataError, match="pair a: no voxel is above 0 in both"):
-        fit_arnold([bad], [], options(), tmp_path)
+        fit([bad], [], options(), tmp_path)
 
 
 def test_options_keep_the_figure_that_methods_are_compared_by() -> None:

@@ -1,4 +1,4 @@
-"""Fitting Pix2Pix: generator and discriminator take turns (Isola et al. 2017, CVPR)."""
+"""Pix2Pix: generator and discriminator take turns (Isola et al. 2017, CVPR)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,17 +15,18 @@ from torch.nn import functional
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.branch import HALO
 from h2lo_bids.models.pix2pix import Norm, PatchDiscriminator, Pix2Pix, Pix2PixArchitecture
-from h2lo_bids.synthesis.options import EngineOptions, resolve_device
+from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.pix2pix import PATCH, patch_side, predict_pix2pix
 from h2lo_bids.training.augment import draw_crop
 from h2lo_bids.training.estimators import autocast
-from h2lo_bids.training.fit import FitResult, Progress
-from h2lo_bids.training.loop import run_loop
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.sampling import CropSampler, epoch_batch
 from h2lo_bids.training.schedule import linear_rate
 from h2lo_bids.training.validation import Validation, product_psnr
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 L1_WEIGHT = 100.0
 """Weight of the L1 term beside the adversarial one."""
@@ -51,11 +51,6 @@ def adapt_pix2pix(options: FitOptions) -> FitOptions:
     voxels per step, no gradient term, no warm-up, the weights themselves and not
     their average. Steps, seed, augmentation and intervals stay, and the precision,
     but float16, for which two losses would need a scale each.
-
-    Parameters
-    ----------
-    options
-        As given.
     """
     sizes = options.architecture
     return dataclasses.replace(
@@ -69,63 +64,38 @@ def adapt_pix2pix(options: FitOptions) -> FitOptions:
     )  # fmt: skip
 
 
-def fit_pix2pix(
-    pairs_train: Sequence[Pair],
-    pairs_validation: Sequence[Pair],
-    options: FitOptions,
-    folder: Path,
-    progress: Progress | None = None,
-    *,
-    stop_at: int | None = None,
-) -> FitResult:
-    """Fit Pix2Pix, or go on with the fit that `folder` holds.
+class Pix2PixTrainer:
+    """Generator and discriminator, their optimisers, and one step of each.
 
-    Parameters
-    ----------
-    pairs_train, pairs_validation, options, folder, progress, stop_at
-        As for `h2lo_bids.training.fit.fit`; options as `adapt_pix2pix` gives them.
-        A grid smaller than a patch is padded with zeros, up to the next multiple
-        of 32 only. With ``validation="crops"`` each crop is translated as one patch.
-
-    Returns
-    -------
-    FitResult
-        With the generator of the best validation.
-
-    Raises
-    ------
-    H2loError, UsageError, TemporaryError
-        As `h2lo_bids.training.loop.run_loop`; `UsageError` also where the side of the
-        patches does not suit the network.
-    """
-    build = partial(Pix2PixTask, pairs_train, pairs_validation, options)
-    return run_loop(
-        build, pairs_train, pairs_validation, options, folder, progress, stop_at=stop_at
-    )
-
-
-class Pix2PixTask:
-    """Both networks, their optimisers, and one step of each.
-
-    The prediction is set to background outside the brain, as in the product,
-    before it is compared and judged.
+    The prediction is set to background outside the brain, as in the product, before it is
+    compared and judged. A grid smaller than a patch is padded with zeros, up to the next
+    multiple of 32 only. With ``validation="crops"`` each crop is translated as one patch.
 
     Parameters
     ----------
     pairs_train, pairs_validation
         Pairs on one common grid.
     options
-        As `adapt_pix2pix` gives them.
+        From `adapt_pix2pix`.
+    fabric
+        Names the device.
+
+    Raises
+    ------
+    UsageError
+        If the side of the patches does not suit the network.
     """
 
     losses = ("loss", "l1", "adversarial", "discriminator")
 
     def __init__(
-        self, pairs_train: Sequence[Pair], pairs_validation: Sequence[Pair], options: FitOptions
+        self,
+        pairs_train: Sequence[Pair],
+        pairs_validation: Sequence[Pair],
+        options: FitOptions,
+        fabric: Fabric,
     ) -> None:
-        sizes = options.architecture
-        if not isinstance(sizes, Pix2PixArchitecture):
-            raise UsageError(f"{type(sizes).__name__} is no architecture of Pix2Pix")
+        sizes = cast("Pix2PixArchitecture", options.architecture)
         if options.crop % sizes.multiple:
             raise UsageError(
                 f"a crop of {options.crop} voxels does not divide by {sizes.multiple}, "
@@ -135,7 +105,7 @@ class Pix2PixTask:
         self._side = patch_side(pairs_train[0].shape, sizes.multiple, options.crop)
         self._sampler = CropSampler.build(pairs_train, self._side)
         self._validation = Validation(pairs_validation, options)
-        self._device = resolve_device(options.device)
+        self._device = fabric.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self.generator = Pix2Pix(sizes).to(self._device)
@@ -189,7 +159,7 @@ class Pix2PixTask:
         return source, target, torch.from_numpy(mask).to(self._device)
 
     def state(self) -> dict[str, Any]:
-        """Return both networks and both optimisers; see `h2lo_bids.training.loop.Task`."""
+        """Return both networks and both optimisers."""
         return {
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -198,12 +168,16 @@ class Pix2PixTask:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` returned."""
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         self._done = state["done"]
+
+    def baseline(self) -> float:
+        """Return the validation PSNR of the input images, in dB."""
+        return self._validation.baseline()
 
     def validate(self) -> float | None:
         """Return the PSNR of the generator's own products."""

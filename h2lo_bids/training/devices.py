@@ -1,0 +1,118 @@
+"""Where a fit runs: device, precision and processes, by Lightning Fabric."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from h2lo_bids.errors import UsageError
+from h2lo_bids.synthesis.options import resolve_device
+from h2lo_bids.training.options import FitOptions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One process of several that share the steps of a fit.
+
+    Parameters
+    ----------
+    rank, world
+        The number of the process, and how many there are.
+    per_node
+        Processes on each node.
+    launcher
+        ``"torchrun"`` or ``"srun"``.
+    """
+
+    rank: int
+    world: int
+    per_node: int
+    launcher: str
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes."""
+        return self.world // self.per_node
+
+
+def find_processes() -> Processes | None:
+    """Read torchrun's or srun's environment; None if this process was started alone."""
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"), "torchrun"
+        rank, world, per_node = (int(env[name]) for name in names)
+    elif int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in env:
+        rank, world, launcher = int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), "srun"
+        per_node = world // int(env.get("SLURM_STEP_NUM_NODES", "1"))
+    else:
+        return None
+    if world == 1:
+        return None
+    if world % per_node:
+        raise UsageError(f"{world} processes, but {per_node} on this node: use as many on each")
+    return Processes(rank, world, per_node, launcher)
+
+
+def check_shares(pairs: int, options: FitOptions, world: int) -> None:
+    """Raise `UsageError` if a step on so many pairs has fewer samples than processes."""
+    samples = min(pairs, options.batch)
+    if options.sampling == "volume" and pairs % samples:
+        samples = pairs % samples  # those of an epoch's last step
+    if samples < world:
+        raise UsageError(
+            f"a step has {samples} samples for {world} processes; "
+            "raise the batch, or use fewer processes or more pairs"
+        )
+
+
+def make_fabric(options: FitOptions, processes: Processes | None = None) -> Fabric:
+    """Return Fabric for the device and precision of a fit, with its processes connected."""
+    # Takes seconds to import; only fits need it.
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import (
+        LightningEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
+    from lightning_fabric.strategies import DDPStrategy
+
+    device = resolve_device(options.device)
+    gpu = device.type == "cuda"
+    where: dict[str, Any] = {"devices": [device.index or 0] if gpu else 1}
+    # Named, for Fabric would take one process of a Slurm job for one of many.
+    environment: Any = LightningEnvironment()
+    if processes is not None:
+        srun = processes.launcher == "srun"
+        environment = SLURMEnvironment(auto_requeue=False) if srun else TorchElasticEnvironment()
+        where = {
+            "devices": processes.per_node,
+            "num_nodes": processes.nodes,
+            "strategy": DDPStrategy(
+                process_group_backend="nccl" if gpu else "gloo", gradient_as_bucket_view=True
+            ),
+        }
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    fabric = Fabric(
+        **where,
+        accelerator="gpu" if gpu else "cpu",
+        precision="16-mixed" if options.precision == "fp16" else "32-true",
+        plugins=[environment],
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextlib.contextmanager
+def quiet_fabric() -> Iterator[None]:
+    """Silence what Fabric warns of, such as an srun that it was told not to use."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning_fabric\.|torch\.distributed\.")
+        yield

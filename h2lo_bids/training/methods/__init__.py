@@ -1,0 +1,107 @@
+"""The methods that can be trained, by name; each has a file in this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from h2lo_bids.errors import UsageError
+from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.models.identity import IdentityArchitecture
+from h2lo_bids.models.registry import METHODS as FAMILY_OF
+from h2lo_bids.models.registry import task_of
+from h2lo_bids.training.augment import NONE
+from h2lo_bids.training.methods.arnold import ArnoldTrainer, adapt_arnold
+from h2lo_bids.training.methods.diffi2i import DiffI2ITrainer, adapt_diffi2i
+from h2lo_bids.training.methods.operators import (
+    OperatorTrainer,
+    adapt_inr,
+    adapt_mlp,
+    adapt_nograd,
+)
+from h2lo_bids.training.methods.pfsr import PfsrTrainer, adapt_pfsr
+from h2lo_bids.training.methods.pix2pix import Pix2PixTrainer, adapt_pix2pix
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.vocabulary import TASKS
+
+TRAINERS: dict[str, Callable[..., Any]] = {
+    "h2lo": OperatorTrainer,
+    "inr": OperatorTrainer,
+    "arnold": ArnoldTrainer,
+    "pix2pix": Pix2PixTrainer,
+    "diffi2i": DiffI2ITrainer,
+    "pfsr": PfsrTrainer,
+}
+"""The `h2lo_bids.training.fit.Trainer` of each family that has anything to fit."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that is fitted to pairs.
+
+    Parameters
+    ----------
+    name
+        As on the command line and in a bundle; also a key of
+        `h2lo_bids.models.registry.METHODS`.
+    adapt
+        Turns the options that the user gave into the method's own.
+    """
+
+    name: str
+    adapt: Callable[[FitOptions], FitOptions]
+
+    @property
+    def title(self) -> str:
+        """The row in the paper's Table 1."""
+        return CATALOGUE[self.name].title
+
+    @property
+    def task(self) -> str:
+        """What it is for: one of `h2lo_bids.vocabulary.TASKS`."""
+        return task_of(self.name)
+
+    @property
+    def shares(self) -> bool:
+        """Whether several processes can share a step."""
+        return TRAINERS.get(FAMILY_OF[self.name]) is OperatorTrainer
+
+
+def adapt_identity(options: FitOptions) -> FitOptions:
+    """Return options of a fit without anything to fit: one step, of which none is done."""
+    return replace(
+        options, family="identity", architecture=IdentityArchitecture(), steps=1, warmup=0,
+        lambda_grad=0.0, average=0.0, augmentation=NONE, scaling="max", patience=0,
+    )  # fmt: skip
+
+
+METHODS: dict[str, Method] = {
+    name: Method(name, adapt)
+    for name, adapt in (
+        ("identity", adapt_identity),
+        ("arnold", adapt_arnold),
+        ("pix2pix", adapt_pix2pix),
+        ("diffi2i", adapt_diffi2i),
+        ("inr", adapt_inr),
+        ("h2lo-mlp", adapt_mlp),
+        ("h2lo-nograd", adapt_nograd),
+        ("h2lo", lambda options: options),
+        ("pfsr", adapt_pfsr),
+    )
+}
+"""In the order of the paper's Table 1, then those for other tasks."""
+
+
+def methods_of(task: str) -> dict[str, Method]:
+    """Return the methods for a task by name, in the order of `METHODS`."""
+    if task not in TASKS:
+        raise UsageError(f"task {task!r} is not one of {', '.join(TASKS)}")
+    return {name: method for name, method in METHODS.items() if method.task == task}
+
+
+def find_method(name: str) -> Method:
+    """Return a method by its name, or raise `UsageError`."""
+    if name not in METHODS:
+        raise UsageError(f"method {name!r} is not one of {', '.join(METHODS)}")
+    return METHODS[name]

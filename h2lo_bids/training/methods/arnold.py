@@ -1,0 +1,273 @@
+"""Arnold's simulator: a coarse grid, then a simplex, over four numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.models.arnold import PARAMETERS, Arnold, ArnoldArchitecture
+from h2lo_bids.synthesis.arnold import Source, draw_noise, finish, predict_arnold, scaled
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.validation import Validation
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+PAIRS = 3
+"""Pairs that the authors fitted to."""
+Values = tuple[float, float, float, float]
+"""sigma, c1, c2, c3: see `h2lo_bids.models.arnold.Arnold`."""
+BOUNDS = ((0.1, 5.0), (0.0, 20.0), (0.0, 20.0), (0.1, 8.0))
+"""Where the four are looked for: blurs in voxels, noises in standard deviations."""
+_WIDTHS = 5
+"""Blurs of the second noise that are kept: as many as the grid has."""
+GRID: tuple[Values, ...] = tuple(
+    (sigma, c1, c2, c3)
+    for sigma in (0.2, 0.6, 1.0, 1.4, 1.8, 2.2)
+    for c1, c2, c3 in itertools.product((1.0, 2.0, 3.0, 4.0, 5.0), repeat=3)
+)
+"""The authors' starting points, (sigma, c1, c2, c3): 750 in all."""
+LOCAL = 250
+"""Evaluations that the simplex may take; it needs about 150."""
+
+
+def adapt_arnold(options: FitOptions) -> FitOptions:
+    """Turn the options that the user gave into those of Arnold's simulator.
+
+    A step is one evaluation of the objective. There are at most 1000, of which three
+    quarters visit the grid: all of its points, or every n-th where fewer steps are
+    given. Validated once, at the end, in the way of the options: the objective, not
+    the PSNR, chooses the parameters. Learning rate, batch, precision, device and the
+    like mean nothing here.
+    """
+    steps = min(options.steps, len(GRID) + LOCAL)
+    return dataclasses.replace(
+        options,
+        family="arnold",
+        architecture=ArnoldArchitecture(),
+        scaling="max",
+        steps=steps,
+        validate_first=steps,
+        validate_every=steps,
+        checkpoint_every=10,
+        patience=0,
+        precision="fp32",
+        lambda_grad=0.0,
+        device="cpu",
+    )
+
+
+def choose_pairs(pairs: Sequence[Pair], seed: int) -> list[Pair]:
+    """Draw the pairs that the parameters are fitted to, in the order of the training pairs."""
+    order = np.random.default_rng(seed).permutation(len(pairs))[:PAIRS]
+    return [pairs[i] for i in sorted(order)]
+
+
+class _NextPoint(Exception):  # noqa: N818  (no error: it carries a point out of the search)
+    """The search asks for a point that has no value yet."""
+
+    def __init__(self, point: Values) -> None:
+        self.point = point
+
+
+class ArnoldTrainer:
+    """The search, one evaluation per step; its state is the values so far.
+
+    The best point of the grid is where a Nelder-Mead search starts, in place of the
+    authors' fminunc (our choice: the objective has kinks). At most three training
+    pairs are used, as there, drawn from the seed. Grid and simplex are deterministic, so
+    the values say which point comes next: the search is run anew over the known values,
+    which costs next to nothing, until it asks for an unknown one.
+
+    Parameters
+    ----------
+    pairs_train, pairs_validation
+        Pairs on one common grid.
+    options
+        From `adapt_arnold`; the history's ``loss`` is the objective's value.
+    """
+
+    losses: Sequence[str] = ("loss", *PARAMETERS)
+
+    def __init__(
+        self,
+        pairs_train: Sequence[Pair],
+        pairs_validation: Sequence[Pair],
+        options: FitOptions,
+        fabric: Fabric | None = None,
+    ) -> None:
+        chosen = choose_pairs(pairs_train, options.seed)
+        self._names = [pair.name for pair in chosen]
+        self._objective = Objective(chosen, options.seed)
+        self._validation, self._options = pairs_validation, options
+        n = min(len(GRID), max(1, options.steps * len(GRID) // (len(GRID) + LOCAL)))
+        self._grid = [GRID[i] for i in np.linspace(0, len(GRID) - 1, n).round().astype(int)]
+        self._points: list[Values] = []
+        self._found: list[float] = []
+
+    def step(self, step: int) -> Mapping[str, float]:
+        """Evaluate the next point; once the search has ended, nothing."""
+        point = self._next()
+        if point is None:
+            return self._report(int(np.argmin(self._found)))
+        self._points.append(point)
+        self._found.append(self._objective(point))
+        return self._report(-1)
+
+    def _report(self, index: int) -> dict[str, float]:
+        values = dict(zip(PARAMETERS, self._points[index], strict=True))
+        return {"rate": 0.0, "loss": self._found[index], **values}
+
+    def _next(self) -> Values | None:
+        """Return the point that comes after the known ones; None after the last."""
+        from scipy.optimize import minimize
+
+        known = len(self._found)
+        if known < len(self._grid):
+            return self._grid[known]
+        replay = iter(self._found[len(self._grid) :])
+
+        def value(at: np.ndarray) -> float:
+            found = next(replay, None)
+            if found is None:
+                sigma, c1, c2, c3 = at.tolist()
+                raise _NextPoint((sigma, c1, c2, c3))
+            return found
+
+        start = np.array(self._grid[int(np.argmin(self._found[: len(self._grid)]))])
+        try:
+            minimize(
+                value, start, method="Nelder-Mead", bounds=BOUNDS,
+                options={"initial_simplex": _simplex(start), "xatol": 5e-3, "fatol": 1e-5},
+            )  # fmt: skip
+        except _NextPoint as asked:
+            return asked.point
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Return the names of the pairs, the points and their values."""
+        return {"pairs": self._names, "points": self._points, "values": self._found}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self._points = [tuple(p) for p in state["points"]]
+        self._found = list(state["values"])
+
+    def baseline(self) -> float:
+        """Return the validation PSNR of the input images, in dB."""
+        return Validation(self._validation, self._options).baseline()
+
+    def validate(self) -> float | None:
+        """Return the validation PSNR of the simulated images, in dB."""
+        if not self._validation:
+            return None
+        model = Arnold()
+        model.load_state_dict(dict(self.weights()))
+        made = [
+            dataclasses.replace(p, hf=predict_arnold(model, p.hf, p.mask, seed=self._options.seed))
+            for p in self._validation
+        ]
+        return Validation(made, self._options).baseline()
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """Return the best parameters so far."""
+        return {"values": torch.tensor(self._points[int(np.argmin(self._found))])}
+
+
+def _simplex(start: np.ndarray) -> np.ndarray:
+    """Return the first simplex: half a step of the grid along each axis, inwards."""
+    steps = np.array([0.2, 0.5, 0.5, 0.5])
+    high = np.array([b for _, b in BOUNDS])
+    return np.vstack([start, start + np.diag(np.where(start + steps > high, -steps, steps))])
+
+
+class Objective:
+    """How unlike the simulated images are to the low-field ones, averaged over some pairs.
+
+    Both noises of each pair are drawn once from the seed. Blurring is linear, so an image
+    and its noise are blurred apart, once for each width. A point of the grid then costs
+    sums over brain voxels, no filter: the 750 points need 18 filters per pair.
+
+    Parameters
+    ----------
+    pairs
+        One or more.
+    seed
+        Of the noises.
+
+    Raises
+    ------
+    BadDataError
+        If the images of a pair have no voxel in common.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], seed: int) -> None:
+        self._terms = [_Terms(pair, [seed, n]) for n, pair in enumerate(pairs)]
+
+    def __call__(self, values: Values) -> float:
+        """Return the objective at sigma, c1, c2, c3; the lower the better, and below 0 at best."""
+        return float(np.mean([terms(values) for terms in self._terms]))
+
+
+class _Terms:
+    """One pair's part: voxels where HF x LF is above 0, each image over its maximum there."""
+
+    def __init__(self, pair: Pair, seed: Sequence[int]) -> None:
+        hf, lf = (np.asarray(v, np.float32) for v in (pair.hf, pair.lf))
+        mask = hf * lf > 0
+        if not mask.any():
+            raise BadDataError(
+                f"pair {pair.name}: no voxel is above 0 in both images; prepare the pair again"
+            )
+        widest = max(BOUNDS[0][1], BOUNDS[3][1])
+        self._source = Source.build(hf, mask, *draw_noise(pair.shape, seed), widest)
+        self._target = scaled(lf, mask)[mask]
+        self._wanted = _moments(self._target)
+        self._likeness = _correlation(scaled(hf, mask)[mask], self._target)
+        self._first = functools.lru_cache(1)(self._blur_first)
+        self._second = functools.lru_cache(_WIDTHS)(self._blur_second)
+
+    def _blur_first(self, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+        source = self._source
+        return source.inside(source.image, sigma), source.inside(source.grain, sigma)
+
+    def _blur_second(self, sigma: float) -> np.ndarray:
+        return self._source.inside(self._source.second, sigma)
+
+    def __call__(self, values: Values) -> float:
+        """Compare the simulated image with the low-field one by four figures."""
+        sigma, c1, c2, c3 = values
+        image, grain = self._first(sigma)
+        simulated = finish(image + np.float32(c1) * grain, self._second(c3), c2)
+        mean, spread, skew = (
+            abs(a - b) for a, b in zip(_moments(simulated), self._wanted, strict=True)
+        )
+        loss = self._likeness - _correlation(simulated, self._target)
+        return mean / 2 + spread / 2 + skew / 10 + loss
+
+
+def _moments(values: np.ndarray) -> tuple[float, float, float]:
+    """Return mean, sample standard deviation and skewness (biased) of (N,) values."""
+    mean = float(values.mean(dtype=np.float64))
+    apart = values - np.float32(mean)
+    square = apart * apart
+    second = float(square.mean(dtype=np.float64))
+    third = float((square * apart).mean(dtype=np.float64))
+    n = len(values)
+    skew = third / second**1.5 if second > 0 else 0.0
+    return mean, (second * n / max(n - 1, 1)) ** 0.5, skew
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Pearson's correlation of two (N,) arrays; 0 where one does not vary."""
+    x, y = (v - np.float32(v.mean(dtype=np.float64)) for v in (a, b))
+    scale = float(np.dot(x, x)) * float(np.dot(y, y))
+    return float(np.dot(x, y)) / scale**0.5 if scale > 0 else 0.0
