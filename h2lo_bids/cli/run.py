@@ -114,9 +114,9 @@ def _record(err: H2loError, console: Console, settings: Settings) -> None:
 def _level(settings: Settings) -> Callable[[Settings, Console], int]:
     """Return what does the work of a level, or tells what that would be."""
     if settings.dry_run or settings.output_spec:
-        from h2lo_bids.cli.rehearse import rehearse
+        from h2lo_bids.cli.dryrun import dry_run
 
-        return rehearse
+        return dry_run
     if settings.level == "group":
         from h2lo_bids.cli.group import run_group
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.results import result_path
-from h2lo_bids.cli import promise, promise_group
+from h2lo_bids.cli import outputs
 from h2lo_bids.cli.console import printable
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import OPTIONS, Settings
@@ -98,8 +98,9 @@ def _participants(settings: Settings, ended: Mapping[str, State]) -> Stage:
 
     found = find(settings)
     _warn(found, settings)
-    works = [(s.parts, partial(promise.of_enhanced, settings, s)) for s in sources_of(found)] or [
-        ((scan,), partial(promise.of_scan, settings, scan)) for scan in found.scans
+    fused = sources_of(found)
+    works = [(s.parts, partial(outputs.enhanced_outputs, settings, s)) for s in fused] or [
+        ((scan,), partial(outputs.scan_outputs, settings, scan)) for scan in found.scans
     ]
     owned: list[tuple[tuple[str, str], list[Path], Any]] = [
         ((parts[0].subject, parts[0].session or ""), [part.path for part in parts], made)
@@ -161,7 +162,7 @@ def _pairs(settings: Settings) -> tuple[Stage, Any]:
 def _fits(settings: Settings, collected: State | None) -> list[Stage]:
     """Return pairs, folds, and the one task that collects."""
     pairs, found = _pairs(settings)
-    folds = promise_group.folds_of(settings, found)
+    folds = outputs.folds_of(settings, found)
     if settings.fits_enhancer and settings.level == "benchmark":
         from h2lo_bids.cli.armwork import check_synthesis
 
@@ -201,8 +202,7 @@ def _is_collected(settings: Settings, found: Any, state: State | None) -> bool:
     """Whether the last task ended well, after every fold, and what it writes is there."""
     if state is None or state.code != 0:
         return False
-    made = promise_group.of_group if settings.level == "group" else promise_group.of_benchmark
-    for path in (item.path for item in made(settings, found)):
+    for path in (item.path for item in outputs.expected_outputs(settings, found)):
         parts = path.relative_to(settings.out_dir).parts
         if parts[0] == "models" or len(parts) == 1 or path.name == "record.json":
             if not path.exists():

@@ -13,7 +13,7 @@ import pytest
 from heads import SIDE, SPACING, write_dataset, write_scan
 
 from h2lo_bids.bids.validate import find_validator
-from h2lo_bids.cli.promise import RUN
+from h2lo_bids.cli.outputs import RUN
 from h2lo_bids.cli.run import main
 
 ENHANCE = ("--task", "enhance")

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from h2lo_bids.cli.config import read_settings
+from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.participant import find
-from h2lo_bids.cli.promise import of_participants
 from h2lo_bids.cli.slurm import as_ranges, main, run_folder
 from h2lo_bids.cli.slurm_scripts import build_parser, failures_script, submit_script, task_script
 from h2lo_bids.cli.slurm_stages import Stage, Task, read_states, stages_of
@@ -240,9 +240,9 @@ def finish(folder: Path, name: str, code: int) -> None:
 
 
 def make_outputs(words: list[str], name: str) -> list[Path]:
-    """Touch what a dry run lists of a participant, which `test_promise` compares with a run."""
+    """Touch what a dry run lists of a participant, which `test_outputs` compares with a run."""
     asked = read_settings([*words, "--skip-bids-validation"])
-    listed = of_participants(asked, find(asked))
+    listed = expected_outputs(asked, find(asked))
     paths = [item.path for item in listed if item.source.startswith(f"{name}/")]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)

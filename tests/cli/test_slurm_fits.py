@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from pairsets import write_pairs
 
-from h2lo_bids.cli import group, promise_group
+from h2lo_bids.cli import group
 from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.fits import name_of
+from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.pairs import find_pairs
 from h2lo_bids.cli.slurm_stages import Stage, stages_of
 from h2lo_bids.errors import UsageError
@@ -65,8 +66,7 @@ def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_ne
         return stages(*words, ended=ended)["collect"].tasks[0].done
 
     asked = read_settings([str(tmp_path / "bids"), str(out), *words])
-    listed = {"group": promise_group.of_group, "benchmark": promise_group.of_benchmark}[level]
-    made = [item.path for item in listed(asked, find_pairs(asked))]
+    made = [item.path for item in expected_outputs(asked, find_pairs(asked))]
     own = [path for path in made if path.is_relative_to(out / "folds/T1w/h2lo")]
     for path in own:
         if "fold-0" in path.parts:

@@ -16,7 +16,7 @@ from heads import SIDE, SPACING, importable, write_dataset, write_scan
 from pairsets import BAD, write_pairs
 
 from h2lo_bids.bids.results import result_files, result_path, result_pattern
-from h2lo_bids.cli.promise import RUN
+from h2lo_bids.cli.outputs import RUN
 from h2lo_bids.cli.run import main
 
 PAIRS = ["--resolution", "8", "--skull-strip", "skip", "--nprocs", "1", "--mem", "8"]
