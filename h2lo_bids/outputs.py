@@ -1,15 +1,30 @@
-"""The grids on which results are wanted, and the name of every output of the participant level."""
+"""The participant level's outputs: grids, names and sidecars."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.sidecars import (
+    beside_sidecar,
+    derivative_uri,
+    enhancement_sidecars,
+    lowfield_sidecar,
+    mask_sidecar,
+    preproc_sidecar,
+    template_reference,
+    transform_sidecar,
+)
 from h2lo_bids.imaging.templates import parse_space
 from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.models.catalogue import CATALOGUE
+
+if TYPE_CHECKING:
+    from h2lo_bids.models.bundle import Bundle
 
 TemplateFiles = tuple[Path | None, Path | None]
 """A template's image and its brain mask."""
@@ -145,3 +160,90 @@ def output_paths(
                     **{"from_": ends[0], "to": ends[1]},
                 )
     return paths
+
+
+def output_sidecars(
+    scan: Scan,
+    model: Bundle,
+    out_dir: Path,
+    grids: Iterable[Grid],
+    beside: Beside,
+    *,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Compose the sidecar of every output that `output_paths` names."""
+    paths = output_paths(out_dir, scan, grids, beside)
+    uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
+    mask, facts = uris["mask"], _model_facts(model)
+    contents = {
+        "preproc": preproc_sidecar(scan, skull_stripped=True, mask=mask),
+        "mask": mask_sidecar(scan, method=""),
+    }
+    for grid in grids:
+        reference = template_reference(grid.template) if grid.template else None
+        where: dict[str, Any] = {"spatial_reference": reference, "resolution": grid.resolution}
+        moved = [uris[f"forward_{grid.space}"]] if grid.kind == "template" else []
+        averaged: dict[str, Any] = {}
+        if grid.spacing is not None:
+            averaged["SimulatedSliceProfile"] = grid.response.profile
+            averaged["SimulatedSliceThickness"] = grid.thickness
+        low = lowfield_sidecar(
+            scan,
+            model=facts,
+            sources=[uris["preproc"], mask, *moved],
+            seed=seed,
+            settings={**settings, **averaged},
+            **where,
+        )
+        contents[f"lowfield_{grid.name}"] = low
+        for kind in beside.kinds:
+            contents[f"{kind}_{grid.name}"] = beside_sidecar(
+                low, kind, model.metadata, uris[f"lowfield_{grid.name}"], scale=beside.noise_scale
+            )
+        if grid.kind != "native":
+            contents[f"mask_{grid.name}"] = mask_sidecar(
+                scan, method="", sources=[mask, *moved], **where
+            )
+        if grid.kind in ("model", "template"):
+            contents[f"preproc_{grid.name}"] = preproc_sidecar(
+                scan, skull_stripped=True, mask=mask, sources=moved, **where
+            )
+        if reference is not None:
+            ends = {
+                "forward": (uris["preproc"], reference),
+                "inverse": (reference, uris["preproc"]),
+            }
+            for way, (source, target) in ends.items():
+                contents[f"{way}_{grid.space}"] = transform_sidecar(
+                    source=source, target=target, method="ANTs"
+                )
+    return contents
+
+
+def enhanced_sidecars(
+    scan: Scan,
+    parts: Sequence[Scan],
+    model: Bundle,
+    out_dir: Path,
+    *,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Compose the sidecar of every output that `enhanced_paths` names."""
+    paths = enhanced_paths(out_dir, scan)
+    uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
+    return enhancement_sidecars(
+        scan, parts, uris, _model_facts(model), seed=seed, settings=settings
+    )
+
+
+def _model_facts(model: Bundle) -> dict[str, Any]:
+    """Return what sidecars say of a model."""
+    entry = CATALOGUE.get(model.method)
+    return {
+        **model.metadata,
+        "sha256": model.sha256,
+        "title": entry.title if entry else None,
+        "reference": entry.link if entry else None,
+    }

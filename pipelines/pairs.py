@@ -1,4 +1,4 @@
-"""One call that makes a subject's pairs, for the command line's child processes."""
+"""From the scans of a subject to training pairs on a model's frame."""
 
 from __future__ import annotations
 
@@ -6,36 +6,48 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
+
+from nipype.pipeline import engine as pe
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.bids.pairs import PairSource
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.sidecars import derivative_uri, pair_sidecar
 from h2lo_bids.errors import H2loError, InputOutputError
+from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
-from h2lo_bids.vocabulary import Say
-from pipelines.engine import NodeFailure, RunOptions, durations, run_workflow
-from pipelines.workflows.pair import PairOptions, init_pairs_wf, pair_word
+from pipelines.engine import NodeFailure, RunOptions, run_workflow
+from pipelines.lowfield_steps import AlignLowField, CheckPair, FuseLowField, WritePair
+from pipelines.nodes import Source, add, add_find_brain, add_preparation
+from pipelines.scan_steps import FOUND
 
 RECIPE = 1
 """Raised whenever the same inputs and settings give another pair."""
 
 
 @dataclass(frozen=True)
-class PairFailure:
-    """A pair that could not be made.
+class PairOptions:
+    """How pairs are made."""
 
-    Parameters
-    ----------
-    name
-        Of the pair.
-    step
-        What failed.
-    error, message
-        Class and one-line text of the exception.
-    crash_file
-        Where the traceback is; None where nothing was run.
-    """
+    out_dir: Path
+    frame: Frame
+    skull_strip: str = "auto"
+    synthstrip_weights: Path | None = None
+    seed: int = 42
+    omp_nthreads: int = 1
+    # Whether each image is masked by its own brain mask, as in the paper: the low-field one
+    # by those of its scans, a T2w one without help of the session's T1w scan. Otherwise the
+    # high-field mask serves both.
+    own_masks: bool = False
+
+
+@dataclass(frozen=True)
+class PairFailure:
+    """A pair that could not be made."""
 
     name: str
     step: str
@@ -46,131 +58,52 @@ class PairFailure:
 
 @dataclass(frozen=True)
 class PairsOutcome:
-    """What became of a subject's pairs.
-
-    Parameters
-    ----------
-    made, kept
-        Names of pairs that were made now, and that were there already.
-    failed
-        Those that could not be made.
-    seconds
-        By pair and step, of those that were made now.
-    """
+    """Names of a subject's pairs that were made, and that were there; those that failed."""
 
     made: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     failed: tuple[PairFailure, ...] = ()
-    seconds: dict[str, dict[str, float]] | None = None
 
 
 def prepare_pairs(
     subject: str,
     pairs: tuple[PairSource, ...],
+    how: PairOptions,
     *,
-    out_dir: Path,
     work_dir: Path,
-    frame: Frame,
-    skull_strip: str = "auto",
-    synthstrip_weights: Path | None = None,
-    seed: int = 42,
-    own_masks: bool = False,
-    omp_nthreads: int = 1,
     options: RunOptions,
-    tell: Say = lambda line: None,
 ) -> PairsOutcome:
     """Make those of a subject's pairs that are not there yet, or not from these inputs.
 
-    Parameters
-    ----------
-    subject
-        Label without ``sub-``.
-    pairs
-        Those of the subject that are wanted.
-    out_dir, work_dir
-        Root of the derivative dataset, and the folder for intermediate results.
-    frame
-        From `h2lo_bids.training.prepared.training_frame`.
-    skull_strip, synthstrip_weights
-        How brains are found, as the options of these names.
-    seed
-        Of the registrations.
-    own_masks
-        Whether each image of a pair is masked by its own brain mask.
-    omp_nthreads
-        Threads of one step.
-    options
-        How Nipype is to run.
-    tell
-        Called with one line per pair that is kept or damaged.
-
-    Returns
-    -------
-    PairsOutcome
-        A pair that fails does not keep the others from being made.
+    A pair that fails does not keep the others from being made.
     """
-    how = PairOptions(frame, skull_strip, synthstrip_weights, seed, omp_nthreads, own_masks)
     fingerprints, failed = _fingerprints(pairs, how)
-    current = _current(Path(out_dir), subject, pairs, tell)
+    current = _current(subject, pairs, how.out_dir)
     kept = tuple(name for name, own in fingerprints.items() if current.get(name) == own)
-    for name in kept:
-        tell(f"{name}: pair is there already")
     missing = tuple(p for p in pairs if p.name in fingerprints and p.name not in kept)
     if not missing:
-        return PairsOutcome((), kept, tuple(failed), {})
-    workflow = init_pairs_wf(
-        name=f"sub_{subject.replace('+', 'plus')}_pairs_wf",
-        pairs=missing,
-        fingerprints=fingerprints,
-        out_dir=Path(out_dir),
-        options=how,
-    )
+        return PairsOutcome((), kept, tuple(failed))
+    name = f"sub_{subject.replace('+', 'plus')}_pairs_wf"
+    workflow = init_pairs_wf(name, missing, fingerprints, how)
     workflow.base_dir = str(work_dir)
     failed += _failures(run_workflow(workflow, options), missing)
     bad = {item.name for item in failed}
     made = tuple(pair.name for pair in missing if pair.name not in bad)
-    return PairsOutcome(made, kept, tuple(failed), _seconds(durations(workflow), missing))
+    return PairsOutcome(made, kept, tuple(failed))
 
 
-def missing_pairs(
-    subject: str,
-    pairs: tuple[PairSource, ...],
-    *,
-    out_dir: Path,
-    frame: Frame,
-    skull_strip: str = "auto",
-    synthstrip_weights: Path | None = None,
-    seed: int = 42,
-    own_masks: bool = False,
-) -> tuple[str, ...]:
-    """Name the pairs that `prepare_pairs`, with the same arguments, would have to make.
-
-    Returns
-    -------
-    tuple of str
-        Names of pairs that are absent, damaged, of other inputs, or cannot be read.
-    """
-    how = PairOptions(frame, skull_strip, synthstrip_weights, seed, own_masks=own_masks)
+def missing_pairs(subject: str, pairs: tuple[PairSource, ...], how: PairOptions) -> tuple[str, ...]:
+    """Name the pairs that are absent, damaged, of other inputs, or cannot be read."""
     fingerprints, _ = _fingerprints(pairs, how)
-    current = _current(Path(out_dir), subject, pairs, lambda line: None)
+    current = _current(subject, pairs, how.out_dir)
     names = [pair.name for pair in pairs]
     return tuple(n for n in names if n not in current or current[n] != fingerprints.get(n))
 
 
-def pair_fingerprint(pair: PairSource, options: PairOptions) -> str:
+def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
     """Return a digest of a pair's scans and of all settings that change what comes of them.
 
-    Parameters
-    ----------
-    pair
-        The scans; their bytes count, not their times, which copying changes.
-    options
-        The settings.
-
-    Raises
-    ------
-    InputOutputError
-        If a file cannot be read.
+    The scans' bytes count, not their times, which copying changes.
     """
     digest = hashlib.blake2b(digest_size=16)
     settings = {
@@ -178,16 +111,16 @@ def pair_fingerprint(pair: PairSource, options: PairOptions) -> str:
         "recipe": RECIPE,
         "fusion": pair.fusion,
         "registered": pair.registered,
-        "frame": options.frame.to_dict(),
-        "skull_strip": options.skull_strip,
-        "own_masks": options.own_masks,
-        "seed": options.seed,
+        "frame": how.frame.to_dict(),
+        "skull_strip": how.skull_strip,
+        "own_masks": how.own_masks,
+        "seed": how.seed,
         "sources": [scan.uri for scan in (pair.hf, *pair.lf)],
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    donor = (pair.donor,) if pair.donor and not options.own_masks else ()
+    donor = (pair.donor,) if pair.donor and not how.own_masks else ()
     paths = [scan.path for scan in (pair.hf, *pair.lf, *donor)]
-    for path in [*paths, *((options.synthstrip_weights,) if options.synthstrip_weights else ())]:
+    for path in [*paths, *((how.synthstrip_weights,) if how.synthstrip_weights else ())]:
         try:
             digest.update(hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest())
         except OSError as err:
@@ -210,13 +143,14 @@ def _fingerprints(
     return fingerprints, failed
 
 
-def _current(
-    out_dir: Path, subject: str, pairs: tuple[PairSource, ...], tell: Say
-) -> dict[str, str]:
+def _current(subject: str, pairs: tuple[PairSource, ...], out_dir: Path) -> dict[str, str]:
     """Return the fingerprints of the pairs that are whole, by the pair's name."""
     found: list[PreparedPair] = []
     for contrast in sorted({pair.contrast for pair in pairs}):
-        found += find_prepared(out_dir, contrast=contrast, subjects=(subject,), damaged=tell)
+        # A damaged pair is made again, as one that is absent.
+        found += find_prepared(
+            out_dir, contrast=contrast, subjects=(subject,), damaged=lambda line: None
+        )
     by_record = {pair.record.name: pair.fingerprint for pair in found}
     records = {p.name: pair_paths(out_dir, p.hf, p.contrast)["record"].name for p in pairs}
     return {name: by_record[record] for name, record in records.items() if record in by_record}
@@ -237,14 +171,142 @@ def _failures(failures: list[NodeFailure], pairs: tuple[PairSource, ...]) -> lis
     return list(found.values())
 
 
-def _seconds(found: dict[str, float], pairs: tuple[PairSource, ...]) -> dict[str, dict[str, float]]:
-    """Return the seconds of each pair's steps."""
-    names = {f"{pair_word(pair)}_wf": pair.name for pair in pairs}
-    seconds: dict[str, dict[str, float]] = {pair.name: {} for pair in pairs}
-    for node, duration in found.items():
-        parts = node.split(".")
-        name = next((names[part] for part in parts if part in names), None)
-        if name is not None:
-            own = seconds[name]
-            own[parts[-1]] = own.get(parts[-1], 0.0) + duration
-    return seconds
+def init_pairs_wf(
+    name: str, pairs: tuple[PairSource, ...], fingerprints: dict[str, str], how: PairOptions
+) -> pe.Workflow:
+    """Build the workflow of one subject's pairs: one branch ``<pair>_wf`` per pair.
+
+    A donor whose own pair is not made has a ``find_<scan>``.
+    """
+    workflow = pe.Workflow(name=name)
+    branches = {pair.name: init_pair_wf(pair, fingerprints[pair.name], how) for pair in pairs}
+    workflow.add_nodes(list(branches.values()))
+    alone: dict[str, pe.Node] = {}
+    for pair in pairs:
+        donor = pair.donor
+        if donor is None or how.own_masks:
+            continue
+        if donor.stem in branches:
+            source, field = branches[donor.stem], "find_brain.mask_file"
+        else:
+            if donor.stem not in alone:
+                alone[donor.stem] = _find(workflow, f"find_{_word(donor)}", donor, how)
+            source, field = alone[donor.stem], "mask_file"
+        workflow.connect([(source, branches[pair.name], [(field, "check.donor_mask")])])
+    return workflow
+
+
+def pair_word(pair: PairSource) -> str:
+    """Return a pair's name as a word that a workflow may be called."""
+    return f"pair_{_word(pair.hf)}"
+
+
+def _word(scan: Scan) -> str:
+    return scan.stem.replace("-", "_").replace("+", "plus")
+
+
+def _find(workflow: pe.Workflow, name: str, scan: Scan, how: PairOptions) -> pe.Node:
+    return add_find_brain(
+        workflow, name, scan.path, method=how.skull_strip, weights=how.synthstrip_weights,
+        threads=how.omp_nthreads,
+    )  # fmt: skip
+
+
+def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Workflow:
+    """Build all that is done with one pair, up to ``write``, where it leaves the workflow."""
+    workflow = pe.Workflow(name=f"{pair_word(pair)}_wf")
+    find = _find(workflow, "find_brain", pair.hf, how)
+    high = add_preparation(workflow, find, pair.hf.path, how.frame, pair.contrast, "max")
+    low = _add_low_field(workflow, high, pair, how)
+    names = [str(scan.path) for scan in pair.lf]
+    shared: dict[str, Any] = {key: low[key] for key in ("scans", "masks", "matrices")}
+    fuse = add(
+        workflow, FuseLowField(names=names, own_masks=how.own_masks), "fuse", 1.5,
+        volume_mask=high["volume_mask"], stripped=low["stripped"], **shared,
+    )  # fmt: skip
+    check = add(
+        workflow, CheckPair(names=names), "check_registration", 1.0, volume=high["volume"],
+        volume_mask=high["volume_mask"], coverage=(fuse, "coverage"), **shared,
+    )  # fmt: skip
+    add(
+        workflow, _writer(pair, fingerprint, how), "write", 1.0,
+        volume=high["volume"], mask_method=high["mask_method"], warnings=high["warnings"],
+        lowfield=(fuse, "out_file"), mask_file=(fuse, "mask_file"), check=(check, "check"),
+        low_warnings=low["warnings"],
+    )  # fmt: skip
+    return workflow
+
+
+def _add_low_field(
+    workflow: pe.Workflow, high: dict[str, Source], pair: PairSource, how: PairOptions
+) -> dict[str, list[Source]]:
+    """Find the brain of each low-field scan and register it; return what came of them."""
+    found: dict[str, list[Source]] = {}
+    for number, scan in enumerate(pair.lf, start=1):
+        find = _find(workflow, f"find_{number}", scan, how)
+        step = AlignLowField(
+            registered=pair.registered,
+            seed=how.seed,
+            name=str(scan.path),
+            high_name=str(pair.hf.path),
+        )
+        align = add(
+            workflow, step, f"align_{number}", 1.0, high=high["checked"],
+            high_mask=high["mask"], **{key: (find, key) for key in FOUND},
+        )  # fmt: skip
+        ends = {
+            "scans": (find, "checked"), "masks": (find, "mask_file"), "matrices": (align, "matrix"),
+            "stripped": (align, "stripped"), "warnings": (align, "warnings"),
+        }  # fmt: skip
+        for key, end in ends.items():
+            found.setdefault(key, []).append(end)
+    return found
+
+
+def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
+    """Compose the writer with the sidecars as far as they are known beforehand."""
+    paths = pair_paths(how.out_dir, pair.hf, pair.contrast)
+    mask = derivative_uri(paths["mask"], how.out_dir)
+    record: dict[str, Any] = {
+        "SourceScans": [scan.uri for scan in (pair.hf, *pair.lf)],
+        "Simulated": any(is_simulated(scan) for scan in (pair.hf, *pair.lf)),
+        "Fusion": pair.fusion,
+        "BrainMasks": "one for each image" if how.own_masks else "that of the high-field image",
+        "RegistrationMethod": "none, registered already" if pair.registered else "ANTs, rigid",
+        "RandomSeed": how.seed,
+        "Frame": how.frame.to_dict(),
+        "Fingerprint": fingerprint,
+        **_strengths(pair),
+    }
+    return WritePair(
+        out_dir=str(how.out_dir),
+        out_names={key: path.relative_to(how.out_dir).as_posix() for key, path in paths.items()},
+        sidecars={
+            "hf": pair_sidecar("pairHF", (pair.hf,), mask=mask),
+            "lf": pair_sidecar("pairLF", (pair.hf, *pair.lf), mask=mask, details=record),
+            "mask": pair_sidecar(
+                "pairT2w" if pair.contrast == "T2w" else "pair", (pair.hf, *pair.lf)
+            ),
+        },
+    )
+
+
+def _strengths(pair: PairSource) -> dict[str, float]:
+    """Return the field strengths in tesla that are known, for the card of a model."""
+    low = [scan.field_strength for scan in pair.lf if scan.field_strength is not None]
+    found = {
+        "InputMagneticFieldStrength": pair.hf.field_strength,
+        "MagneticFieldStrength": median(low) if low else None,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def is_simulated(scan: Scan) -> bool:
+    """Tell whether a scan's sidecar, or its dataset's description, says that it was simulated."""
+    if "simulated" in str(scan.metadata.get("Manufacturer", "")).lower():
+        return True
+    try:
+        makers = read_json(scan.root / "dataset_description.json")["GeneratedBy"]
+        return any(maker["Name"] == "h2lo-phantom" for maker in makers)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # others' datasets need not say who made them

@@ -8,7 +8,7 @@ said under names of its own.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,18 @@ _SIMULATED = (
     "for a real scanner give weights that were fitted to its scans with --model"
 )
 
-_PAIR_RESOLUTION = "the model's frame, centred on the brain"
+_ON_FRAME = "the model's frame, centred on the brain"
+_PREDICTION = (
+    "A prediction, not an acquired image: it may show structure that is not there and hide what "
+    "is. Not for diagnosis"
+)
+_TRAINED_ON_SIMULATED = (
+    "The model was trained on simulated data, not on scans of the same heads in both fields"
+)
 
 
 def derivative_uri(path: str | Path, out_dir: str | Path) -> str:
-    """Give the BIDS URI of a file of the derivative dataset itself.
-
-    Parameters
-    ----------
-    path, out_dir : path-like
-        The file, and the root that it lies below.
-
-    Returns
-    -------
-    str
-        ``bids::sub-01/anat/...``
-    """
+    """Give the BIDS URI of a file of the derivative dataset itself."""
     return f"bids::{Path(path).absolute().relative_to(Path(out_dir).absolute()).as_posix()}"
 
 
@@ -54,25 +50,7 @@ def preproc_sidecar(
     sources: Iterable[str] = (),
     **where: str | None,
 ) -> dict[str, Any]:
-    """Compose the sidecar of a ``desc-preproc`` image.
-
-    Parameters
-    ----------
-    scan : Scan
-        The input.
-    skull_stripped : bool
-        Whether voxels outside the brain are zero.
-    mask : str, optional
-        BIDS URI of the brain mask that was used.
-    sources : iterable of str
-        Further BIDS URIs, e.g. of a transform.
-    **where : str, optional
-        ``spatial_reference`` and ``resolution``; see :func:`lowfield_sidecar`.
-
-    Returns
-    -------
-    dict
-    """
+    """Compose the sidecar of a ``desc-preproc`` image."""
     return {
         "Description": meaning_of("preproc"),
         "Sources": sources_of(scan.uri, mask, *sources),
@@ -91,25 +69,7 @@ def mask_sidecar(
     details: Mapping[str, Any] | None = None,
     **where: str | None,
 ) -> dict[str, Any]:
-    """Compose the sidecar of a ``desc-brain_mask`` image.
-
-    Parameters
-    ----------
-    scan : Scan
-        The input; the spatial reference unless another is given.
-    method : str
-        What found the brain, e.g. ``"deepbet 1.0.2"``.
-    sources : iterable of str
-        Further BIDS URIs, e.g. of the T1w image whose mask is shared.
-    details : mapping, optional
-        Anything else worth keeping, e.g. a checksum of weights.
-    **where : str, optional
-        ``spatial_reference`` and ``resolution``; see :func:`lowfield_sidecar`.
-
-    Returns
-    -------
-    dict
-    """
+    """Compose the sidecar of a ``desc-brain_mask`` image."""
     return {
         "Description": meaning_of("brain"),
         "Type": "Brain",
@@ -131,32 +91,7 @@ def lowfield_sidecar(
     spatial_reference: str | None = None,
     resolution: str | None = None,
 ) -> dict[str, Any]:
-    """Compose the sidecar of a ``desc-lowfield`` image.
-
-    Parameters
-    ----------
-    scan : Scan
-        The high-field input.
-    model : mapping
-        The bundle's metadata (``name``, ``version``, ``method``, ``sha256``,
-        ``training_data``, field strengths, ``frame`` ...), and of its method
-        the ``title`` and the ``reference``.
-    sources : iterable of str
-        BIDS URIs of the preprocessed image, the mask and any transform.
-    seed : int, optional
-        Of the run.
-    settings : mapping, optional
-        Of the synthesis: device, precision and the like.
-    spatial_reference : str, optional
-        URI of the image that defines the grid; needed when the name has a
-        ``space`` that is not a standard one.
-    resolution : str, optional
-        What the ``res`` entity stands for; needed when the name has one.
-
-    Returns
-    -------
-    dict
-    """
+    """Compose the sidecar of a ``desc-lowfield`` image."""
     content: dict[str, Any] = {
         "Description": meaning_of("lowfield"),
         "Sources": sources_of(scan.uri, *sources),
@@ -174,18 +109,7 @@ def lowfield_sidecar(
 
 
 def model_facts(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Say which model made an image, and what it was trained on.
-
-    Parameters
-    ----------
-    model : mapping
-        As for :func:`lowfield_sidecar`.
-
-    Returns
-    -------
-    dict
-        Values may be None, where the model does not say.
-    """
+    """Say which model made an image, and what it was trained on."""
     training = model.get("training_data") or {}
     kind = training.get("kind") or "unknown"
     return {
@@ -211,25 +135,7 @@ def beside_sidecar(
     *,
     scale: float = 1.0,
 ) -> dict[str, Any]:
-    """Compose the sidecar of what stands beside a ``desc-lowfield`` image.
-
-    Parameters
-    ----------
-    lowfield : mapping
-        That image's own sidecar.
-    kind : str
-        ``"noise01"`` and so on, or ``"std"``.
-    model : mapping
-        The bundle's metadata, with ``noise`` and ``files`` as far as they are used.
-    uri : str
-        BIDS URI of the ``desc-lowfield`` image.
-    scale : float
-        Factor of the noise.
-
-    Returns
-    -------
-    dict
-    """
+    """Compose the sidecar of what stands beside a ``desc-lowfield`` image."""
     if kind == "std":
         members = [name for name in model["files"] if name.startswith("members/")]
         content = {key: v for key, v in lowfield.items() if key not in ("ValueRange", "RandomSeed")}
@@ -246,6 +152,61 @@ def beside_sidecar(
     }
 
 
+def enhancement_sidecars(
+    scan: Scan,
+    parts: Sequence[Scan],
+    uris: Mapping[str, str],
+    model: Mapping[str, Any],
+    *,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Compose the sidecars of an enhanced image, of its input on the frame, and of the mask."""
+    scans = [part.uri for part in parts]
+    fused = len(parts) > 1
+    made = {
+        **place_of(resolution=_ON_FRAME),
+        "Fusion": "mrr" if fused else "none",
+        "RegistrationMethod": "ANTs, rigid, to one of the scans" if fused else None,
+        "RandomSeed": seed,
+        **input_field(scan),
+        "Software": software_versions(),
+    }
+    facts = model_facts(model)
+    lines = [facts.pop("ModelWarning") and _TRAINED_ON_SIMULATED, _PREDICTION]
+    contents: dict[str, dict[str, Any]] = {
+        "preproc": {
+            "Description": meaning_of("preproc"),
+            "Sources": sources_of(*scans, uris["mask"]),
+            "SkullStripped": True,
+            **made,
+        },
+        "mask": {
+            "Description": meaning_of("brain"),
+            "Type": "Brain",
+            "Sources": sources_of(*scans),
+            **made,
+            **place_of(scans[0]),
+        },
+        "enhanced": {
+            "Description": meaning_of("enhanced"),
+            "Sources": sources_of(*scans, uris["preproc"], uris["mask"]),
+            "SkullStripped": True,
+            **made,
+            "ModelTask": "enhance",
+            "ModelInputMagneticFieldStrength": model.get("source_field_strength"),
+            "ModelTargetMagneticFieldStrength": model.get("target_field_strength"),
+            **facts,
+            "ModelWarning": ". ".join(line for line in lines if line),
+            **settings,
+        },
+    }
+    return {
+        key: {name: value for name, value in content.items() if value is not None}
+        for key, content in contents.items()
+    }
+
+
 def pair_sidecar(
     desc: str,
     scans: Iterable[Scan],
@@ -253,30 +214,14 @@ def pair_sidecar(
     mask: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Compose the sidecar of an image of a training pair.
-
-    Parameters
-    ----------
-    desc : str
-        ``"pairHF"``, ``"pairLF"``, ``"pair"`` or ``"pairT2w"``.
-    scans : iterable of Scan
-        What it was made from; the high-field scan, first, is the spatial reference.
-    mask : str, optional
-        BIDS URI of the pair's mask; for the two brains.
-    details : mapping, optional
-        How it was made; of the low-field image, what a pair's record holds.
-
-    Returns
-    -------
-    dict
-    """
+    """Compose the sidecar of an image of a training pair."""
     uris = [scan.uri for scan in scans]
     kind = {"SkullStripped": True} if mask else {"Type": "Brain"}
     return {
         "Description": meaning_of(desc),
         "Sources": sources_of(*uris, mask),
         **kind,
-        **place_of(uris[0], _PAIR_RESOLUTION),
+        **place_of(uris[0], _ON_FRAME),
         **(details or {}),
         "Software": software_versions(),
     }
@@ -285,21 +230,7 @@ def pair_sidecar(
 def transform_sidecar(
     *, source: str, target: str, method: str, settings: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Compose the sidecar of a spatial transform.
-
-    Parameters
-    ----------
-    source, target : str
-        URIs of the moving and of the fixed image.
-    method : str
-        What found it, e.g. ``"ANTs SyN"``.
-    settings : mapping, optional
-        Of the registration.
-
-    Returns
-    -------
-    dict
-    """
+    """Compose the sidecar of a spatial transform."""
     return {
         "Description": "Spatial transform, in the convention of ANTs/ITK",
         "Sources": sources_of(source, target),

@@ -92,10 +92,10 @@ _STEPS = {
     "align": "registration",
     "register": "registration",
     "check": "quality check",
+    "check_registration": "quality check",
     "conform": "resampling",
     "normalise_frame": "normalisation",
     "normalise_native": "normalisation",
-    "written": "writing",
     "fuse": "fusion",
     "figures": "figures",
     "synthesize": "synthesis",
@@ -108,13 +108,14 @@ def plain_step(node: str) -> str:
 
     Examples
     --------
-    >>> plain_step("scan_ses_HF_T1w_wf.prepare_wf.find_brain")
-    'ses-HF_T1w brain extraction'
-    >>> plain_step("pair_sub_01_T2w_wf.align_0"), plain_step("scan_T1w_wf.outputs_wf.ds_record")
+    >>> plain_step("scan_ses_HF_T1w_wf.find_brain"), plain_step("scan_T1w_wf.synthesize_native")
+    ('ses-HF_T1w brain extraction', 'T1w synthesis')
+    >>> plain_step("pair_sub_01_T2w_wf.align_0"), plain_step("scan_T1w_wf.ds_record")
     ('T2w registration', 'T1w writing record')
     """
     branch, _, rest = node.partition(".")
-    step = re.sub(r"_\d+$", "", rest.rpartition(".")[2]).replace("ds_", "writing ")
+    step = re.sub(r"_\d+$|(?<=^register)_.*|(?<=^synthesize)_.*", "", rest)
+    step = step.replace("ds_", "writing ")
     *words, suffix = branch.removesuffix("_wf").split("_")[1:] or [branch]
     entities = zip(words[::2], words[1::2], strict=False)
     scan = "_".join([f"{key}-{label}" for key, label in entities if key != "sub"] + [suffix])

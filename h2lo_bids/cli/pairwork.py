@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from h2lo_bids.bids.pairnames import pair_paths
@@ -58,7 +58,7 @@ def find_missing(task: MissingTask, send: Send) -> dict[str, Any]:
     missing = [
         name
         for subject, own in subjects.items()
-        for name in missing_pairs(subject, tuple(own), **_how(task.settings))
+        for name in missing_pairs(subject, tuple(own), _how(task.settings))
     ]
     return {"event": "missing", "missing": missing}
 
@@ -103,8 +103,8 @@ def _prepare(task: PairTask, send: Send) -> dict[str, Any]:
     outcome = prepare_pairs(
         task.subject,
         task.pairs,
+        replace(_how(settings), omp_nthreads=task.resources.omp_nthreads),
         work_dir=settings.work,
-        omp_nthreads=task.resources.omp_nthreads,
         options=RunOptions(
             crash_dir=task.logs / f"sub-{task.subject}",
             mem_gb=task.resources.mem_gb,
@@ -112,7 +112,6 @@ def _prepare(task: PairTask, send: Send) -> dict[str, Any]:
             plugin=read_plugin(settings.use_plugin) if settings.use_plugin else None,
             status_callback=Steps(send),
         ),
-        **_how(settings),
     )
     scans = {pair.name: pair.hf.relative_path for pair in task.pairs}
     for item in outcome.failed:
@@ -129,15 +128,16 @@ def _prepare(task: PairTask, send: Send) -> dict[str, Any]:
     return {"event": "end"}
 
 
-def _how(settings: Settings) -> dict[str, Any]:
+def _how(settings: Settings) -> Any:
     """Return what decides a pair besides its scans."""
     from h2lo_bids.cli.prepared import frame_of
+    from pipelines.pairs import PairOptions
 
-    return {
-        "out_dir": settings.out_dir,
-        "frame": frame_of(settings),
-        "skull_strip": settings.skull_strip,
-        "synthstrip_weights": synthstrip_weights(settings),
-        "seed": settings.random_seed,
-        "own_masks": settings.protocol == "paper",
-    }
+    return PairOptions(
+        out_dir=settings.out_dir,
+        frame=frame_of(settings),
+        skull_strip=settings.skull_strip,
+        synthstrip_weights=synthstrip_weights(settings),
+        seed=settings.random_seed,
+        own_masks=settings.protocol == "paper",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,11 @@ from h2lo_bids.errors import H2loError, NoMatchError
 from h2lo_bids.reports.records import (
     Failure,
     FoundScan,
+    ScanReport,
     SubjectReport,
     load_subject_report,
     save_subject_report,
     write_scan_failure,
-    write_scan_report,
 )
 from h2lo_bids.reports.subject import write_subject_report
 
@@ -30,29 +31,8 @@ if TYPE_CHECKING:
     from h2lo_bids.cli.account import Run
 
 
-def write_report(
-    task: SubjectTask, failed: list[Failed], seconds: dict[str, dict[str, float]]
-) -> Path:
-    """Write the report of a participant whose workflow has ended.
-
-    The records of the scans that were done are in ``figures`` already, written
-    by the workflow; what failed, was found and was left out, and how long the
-    steps took, is added here.
-
-    Parameters
-    ----------
-    task
-        What was to be done.
-    failed
-        What was not.
-    seconds
-        Of each step, by the scan's stem.
-
-    Returns
-    -------
-    pathlib.Path
-        The page.
-    """
+def write_report(task: SubjectTask, failed: list[Failed], scans: Sequence[ScanReport]) -> Path:
+    """Write the records and the page of a participant whose workflow has ended."""
     out_dir = task.settings.out_dir
     stems = {scan.relative_path: scan.stem for scan in task.scans}
     failures = [
@@ -77,11 +57,8 @@ def write_report(
         facts={"grids": _grids(task)} if _grids(task) else {},
     )
     with exclusive(common_lock(out_dir, f"sub-{task.subject}")):
-        save_subject_report(out_dir, _with_other_sessions(task, report))
-        for scan in load_subject_report(out_dir, task.subject).scans:
-            if scan.stem in seconds and scan.source not in broken:
-                times = tuple((step, round(took, 2)) for step, took in seconds[scan.stem].items())
-                write_scan_report(out_dir, replace(scan, seconds=times))
+        report = replace(_with_other_sessions(task, report), scans=tuple(scans))
+        save_subject_report(out_dir, report)
         return _render(out_dir, task.subject)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from h2lo_bids.bids.lowfield import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.beside import beside_of, response_of
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
@@ -21,24 +22,15 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 
 if TYPE_CHECKING:
-    from pipelines.workflows.synthesis import ModelSpec
+    from h2lo_bids.reports.records import ScanReport
+    from pipelines.specs import RunSpec
+
+LEFT_OUT = "fusion"
+"""The step that is named for a scan without which the others were fused."""
 
 
 def process(task: SubjectTask, send: Send) -> dict[str, Any]:
-    """Run one participant's workflow and write the report.
-
-    Parameters
-    ----------
-    task
-        What is to be done.
-    send
-        Takes events for the parent: ``step``, ``note``, ``failed``, ``done``.
-
-    Returns
-    -------
-    dict
-        The last event.
-    """
+    """Run one participant's workflow and write the report; return the last event."""
     work = task.settings.work
 
     def waiting(holder: str) -> None:
@@ -50,14 +42,15 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
                 f"{work}: this file system has no file locks; do not start two runs on it at once"
             )
             send({"event": "note", "level": "warning", "text": text})
-        failed, seconds = _run(task, send)
-        if task.sources:
-            from h2lo_bids.cli.enhance import left_out
-
-            failed += left_out(task, failed)
+        failed, scans = _run(task, send)
+        failed += [
+            Failed(path, LEFT_OUT, error, message)
+            for scan in scans
+            for path, error, message in scan.lost
+        ]
         from h2lo_bids.cli.reporting import write_report
 
-        write_report(task, failed, seconds)
+        write_report(task, failed, scans)
         for scan in task.scans:
             name = scan.relative_path
             own = [item for item in failed if item.scan == name]
@@ -65,21 +58,21 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
                 send({"event": "failed", "failed": asdict(item)})
             if not own:
                 send({"event": "done", "scan": name})
-        _tell_noticed(task, {item.scan for item in failed}, send)
+        _send_warnings(task, scans, {item.scan for item in failed}, send)
         if task.settings.clean_workdir and not failed:
             shutil.rmtree(work / _workflow_name(task.subject), ignore_errors=True)
     return {"event": "end"}
 
 
-def _tell_noticed(task: SubjectTask, failed: set[str], send: Send) -> None:
-    """Say on the terminal, too, what the report warns of."""
-    from h2lo_bids.reports.records import load_subject_report
-
+def _send_warnings(
+    task: SubjectTask, scans: Sequence[ScanReport], failed: set[str], send: Send
+) -> None:
+    """Print on the terminal, too, what the report warns of."""
     stems = {scan.stem for scan in task.scans if scan.relative_path not in failed}
-    for scan in load_subject_report(task.settings.out_dir, task.subject).scans:
-        for text in (*scan.noticed, *scan.warnings) if scan.stem in stems else ():
+    for scan in sorted((scan for scan in scans if scan.stem in stems), key=lambda scan: scan.stem):
+        for text in (*scan.noticed, *scan.warnings):
             send({"event": "note", "level": "warning", "text": text})
-        if scan.stem in stems and scan.likeness == "no":
+        if scan.likeness == "no":
             send({"event": "unlike", "scan": scan.source})
 
 
@@ -97,11 +90,12 @@ def _workflow_name(subject: str) -> str:
     return f"sub_{_word(subject)}_wf"
 
 
-def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], dict[str, dict[str, float]]]:
-    """Build the workflow, run it, and return what failed and how long the steps took."""
+def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]:
+    """Build the workflow and run it; return what failed, and the records of what did not."""
     from nipype import config, logging
 
     from pipelines.engine import RunOptions, durations, run_workflow
+    from pipelines.participant import records
 
     settings = task.settings
     level = "DEBUG" if settings.verbose > 1 else "INFO"
@@ -121,50 +115,72 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], dict[str, dict[st
     )
     failures = run_workflow(workflow, options)
     failed = [item for failure in failures for item in _failed(task, failure)]
-    return failed, _seconds(task, durations(workflow))
+    broken = {item.scan for item in failed}
+    # Of a scan that failed now, the work folder may hold the record of an earlier run.
+    stems = {scan.stem for scan in task.scans if scan.relative_path not in broken}
+    whole = {stem: record for stem, record in records(workflow).items() if stem in stems}
+    return failed, _reports(task, whole, durations(workflow))
 
 
-def _seconds(task: SubjectTask, durations: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Return the seconds of each step, by the scan's stem and the step's plain name."""
+def _reports(
+    task: SubjectTask, records: dict[str, dict[str, Any]], durations: dict[str, float]
+) -> list[ScanReport]:
+    """Return the records, with the seconds of each step by its plain name."""
+    from h2lo_bids.reports.records import ScanReport, from_json
+    from pipelines.participant import step_label
+
     names = {f"{scan_word(scan)}_wf": scan.stem for scan in task.scans}
-    found: dict[str, dict[str, float]] = {scan.stem: {} for scan in task.scans}
+    took: dict[str, dict[str, float]] = {scan.stem: {} for scan in task.scans}
     for node, seconds in durations.items():
         _, branch, *inner = node.split(".")
-        step = inner[-1]
-        if step.startswith(("found_", "aligned_")):  # lists that are put together
-            continue
-        if step.startswith("ds_") or step == "written":
-            step = "write"
-        elif len(inner) > 1 and inner[0].startswith("synthesis_"):
-            step = f"{step} ({inner[0].removeprefix('synthesis_').removesuffix('_wf')})"
-        own = found[names[branch]]
-        own[step] = own.get(step, 0.0) + seconds
-    return found
+        label, own = step_label(inner[-1]), took[names[branch]]
+        own[label] = own.get(label, 0.0) + seconds
+    return [
+        replace(
+            from_json(ScanReport, record),
+            seconds=tuple((step, round(took[stem][step], 2)) for step in took[stem]),
+        )
+        for stem, record in records.items()
+    ]
 
 
 def build(task: SubjectTask, send: Send) -> Any:
     """Build one participant's workflow."""
-    if task.sources:
-        from h2lo_bids.cli.enhance import build_enhancement
+    from h2lo_bids.cli.modelchoice import bundles_for
+    from pipelines.participant import init_participant_wf
+    from pipelines.specs import ImageSpec
 
-        return build_enhancement(task, send, _workflow_name(task.subject))
-    from pipelines.workflows.subject import ScanSpec, init_single_subject_wf
+    sources = task.sources or tuple(LowFieldSource(scan, (scan,)) for scan in task.scans)
+    masks = given_masks(task.settings, (part for item in sources for part in item.parts), send)
+    models = bundles_for(task.settings, tuple(sorted({scan.suffix for scan in task.scans})))
+    images = [
+        ImageSpec(
+            scan_word(source.scan),
+            source.scan,
+            models[source.scan.suffix],
+            source.parts,
+            tuple(masks[part] for part in source.parts),
+        )
+        for source in sources
+    ]
+    return init_participant_wf(_workflow_name(task.subject), images, run_spec(task))
+
+
+def run_spec(task: SubjectTask) -> RunSpec:
+    """Return how the task's images are made."""
+    from pipelines.specs import RunSpec
 
     settings = task.settings
-    masks = given_masks(settings, task.scans, send)
-    models = models_of(task)
-    return init_single_subject_wf(
-        name=_workflow_name(task.subject),
-        scans=tuple(
-            ScanSpec(scan_word(scan), scan, models[scan.suffix], *(masks[scan] or ()))
-            for scan in task.scans
-        ),
+    templates: dict[str, dict[str, tuple[Path | None, Path | None]]] = {}
+    for suffix, space, image, mask in task.templates:
+        templates.setdefault(suffix, {})[space] = (image, mask)
+    return RunSpec(
         out_dir=settings.out_dir,
         output_spaces=settings.output_spaces,
         lf_grid=settings.lf_grid,
         response=response_of(settings),
         beside=beside_of(settings),
-        templates=_templates(task),
+        templates=templates,
         skull_strip=settings.skull_strip,
         synthstrip_weights=synthstrip_weights(settings),
         device=device_of(settings.device),
@@ -175,25 +191,6 @@ def build(task: SubjectTask, send: Send) -> Any:
     )
 
 
-def models_of(task: SubjectTask) -> dict[str, ModelSpec]:
-    """Return what workflows need to know of the model of each contrast."""
-    from h2lo_bids.cli.modelchoice import bundles_for
-    from pipelines.workflows.synthesis import ModelSpec
-
-    suffixes = tuple(sorted({scan.suffix for scan in task.scans}))
-    return {
-        suffix: ModelSpec(
-            path=bundle.path,
-            contrast=bundle.contrast,
-            sha256=bundle.sha256,
-            frame=bundle.frame.to_dict(),
-            metadata=bundle.metadata,
-            card=bundle.card,
-        )
-        for suffix, bundle in bundles_for(task.settings, suffixes).items()
-    }
-
-
 def precision_of(settings: Settings) -> str:
     """Return the precision in which models are evaluated: the fastest one if sloppy."""
     if not settings.sloppy:
@@ -201,14 +198,6 @@ def precision_of(settings: Settings) -> str:
     from h2lo_bids.synthesis.options import native_precision
 
     return "bf16" if native_precision(settings.device) == "bf16" else "fp32"
-
-
-def _templates(task: SubjectTask) -> dict[str, dict[str, tuple[Path, Path | None]]]:
-    """Return the files of each standard space, by contrast."""
-    found: dict[str, dict[str, tuple[Path, Path | None]]] = {}
-    for suffix, space, image, mask in task.templates:
-        found.setdefault(suffix, {})[space] = (image, mask)
-    return found
 
 
 def device_of(name: str) -> str:
@@ -296,6 +285,8 @@ class Steps:
     def __call__(self, node: Any, status: str) -> None:
         """Take in what Nipype tells of a node."""
         name = ".".join(node.fullname.split(".")[1:])
+        if "_list_" in name:  # several outputs that become one input
+            return
         event: dict[str, Any] = {"event": "step", "step": name}
         if status == "start":
             self._began[name] = time.monotonic()

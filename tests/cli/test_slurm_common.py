@@ -44,7 +44,7 @@ def _report_a_session(root: Path, session: str, ready) -> None:
         settings = Settings(bids, out, participant_label=("01",), session_label=(session,))
         task = SubjectTask(settings, "01", (scan,), Resources(1, 1, 1, 1.0), out / "logs")
         ready.wait()
-        write_report(task, [], {scan.stem: {}})
+        write_report(task, [], [])
 
 
 def _together(*works) -> None:

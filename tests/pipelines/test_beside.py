@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline import engine as pe
 
+from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.beside import check_beside
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.voxels import VoxelResponse
@@ -20,10 +24,13 @@ from h2lo_bids.outputs import Beside, Grid, grids_of
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.grids import lf_mask, synthesize_on_grid
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
-from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
+from pipelines.participant import add_grid
+from pipelines.specs import ImageSpec, RunSpec
 
 SHAPE = (14, 12, 10)
 AFFINE = np.array([[1, 0, 0, -7.0], [0, 1, 0, 3], [0, 0, 1, 5], [0, 0, 0, 1]])
+SEED = (42, zlib.crc32(b"sub-01_T1w"))
+"""Of the run, and of the scan."""
 NOISE = NoiseModel(
     intensities=(0.0, 1.0),
     deviations=(0.05, 0.05),
@@ -69,17 +76,17 @@ def images(tmp_path):
 
 
 def _run(bundle, paths, folder, grid, mask):
-    spec = ModelSpec(bundle.path, "T1w", bundle.sha256, bundle.frame.to_dict(), bundle.metadata)
-    workflow = init_synthesis_wf(
-        grid=grid, model=spec, device="cpu", beside=Beside(2, uncertainty=True), seed=(42, 7)
-    )
-    workflow.base_dir = str(folder)
-    workflow.inputs.inputnode.volume = str(paths["volume"])
-    workflow.inputs.inputnode.mask = str(mask)
+    scan = Scan(folder / "sub-01_T1w.nii.gz", "01", None, "T1w", (("sub", "01"),))
+    image = ImageSpec("scan", scan, bundle, (scan,), (None,))
+    run = RunSpec(folder / "out", beside=Beside(2, uncertainty=True))
+    workflow = pe.Workflow(name="wf", base_dir=str(folder))
+    files = pe.Node(IdentityInterface(fields=["volume", "mask"]), name="files")
+    files.inputs.trait_set(volume=str(paths["volume"]), mask=str(mask))
+    add_grid(workflow, image, run, grid, {key: (files, key) for key in ("volume", "mask")})
     done = {node.name: node for node in workflow.run().nodes()}
     names = ("synthesize", "noise01", "noise02", "std")
-    found = {name: nib.load(done[name].result.outputs.out_file) for name in names}
-    return {name: (image.affine, np.asarray(image.dataobj)) for name, image in found.items()}
+    found = {n: nib.load(done[f"{n}_{grid.name}"].result.outputs.out_file) for n in names}
+    return {name: (made.affine, np.asarray(made.dataobj)) for name, made in found.items()}
 
 
 def test_noise_and_deviation_on_two_grids(bundle, images, tmp_path):
@@ -89,7 +96,7 @@ def test_noise_and_deviation_on_two_grids(bundle, images, tmp_path):
     low = np.clip(synthesize(load_model(whole), volume, mask), 0, 1)
     np.testing.assert_allclose(own["synthesize"][1], low, atol=1e-6)
     for number in (1, 2):
-        expected = add_noise(low, mask, np.eye(4), NOISE, seed=(42, 7), realisation=number)
+        expected = add_noise(low, mask, np.eye(4), NOISE, seed=SEED, realisation=number)
         np.testing.assert_allclose(own[f"noise0{number}"][1], expected, atol=1e-5)
     models = [load_model(load_bundle(fold)) for fold in folds]
     seen = [np.clip(synthesize(model, volume, mask), 0, 1) for model in models]
@@ -120,7 +127,7 @@ def test_a_grid_of_larger_voxels_is_integrated_and_less_noisy(bundle, images, tm
     np.testing.assert_allclose(low, integrated, atol=1e-6)
     assert np.abs(low - np.clip(synthesize_on_grid(*given), 0, 1)).max() > 1e-3
     at_frame = np.linalg.inv(AFFINE) @ expected
-    noise = add_noise(low, inside, at_frame, NOISE, seed=(42, 7), realisation=1, acquired=True)
+    noise = add_noise(low, inside, at_frame, NOISE, seed=SEED, realisation=1, acquired=True)
     np.testing.assert_allclose(got["noise01"][1], noise, atol=1e-5)
 
 

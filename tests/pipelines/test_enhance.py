@@ -14,20 +14,20 @@ from small_brains import GRIDS, make_brain, seen, write_scan
 
 from h2lo_bids.bids.lowfield import LowFieldSource
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.models.bundle import load_bundle, save_bundle
+from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.outputs import enhanced_paths
-from h2lo_bids.reports.records import load_subject_report
+from h2lo_bids.reports.records import ScanReport, from_json
 from pipelines.engine import RunOptions, run_workflow
-from pipelines.workflows.enhance import EnhanceOptions, EnhanceSpec, init_enhance_wf
-from pipelines.workflows.synthesis import ModelSpec
+from pipelines.participant import init_participant_wf, records
+from pipelines.specs import ImageSpec, RunSpec
 
 FRAME = Frame((40, 48, 40), (3.0, 3.0, 3.0))
 TURN = from_matvec(nib.eulerangles.euler2mat(0.06, -0.04, 0.05), [3, -4, 2])
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> ModelSpec:
+def model(tmp_path_factory) -> Bundle:
     from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 
     network = Pfsr(PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1))
@@ -36,8 +36,7 @@ def model(tmp_path_factory) -> ModelSpec:
     bundle = save_bundle(
         folder, network, method="pfsr", contrast="T1w", frame=FRAME, metadata=told, card="# None\n"
     )
-    bundle = load_bundle(bundle.path, task="enhance")
-    return ModelSpec(bundle.path, "T1w", bundle.sha256, FRAME.to_dict(), bundle.metadata)
+    return load_bundle(bundle.path, task="enhance")
 
 
 def _source(root: Path, ways=("axi", "cor", "sag"), turn: np.ndarray = TURN) -> LowFieldSource:
@@ -51,17 +50,19 @@ def _source(root: Path, ways=("axi", "cor", "sag"), turn: np.ndarray = TURN) -> 
     return LowFieldSource(replace(parts[0], entities=entities), tuple(parts))
 
 
-def _run(folder: Path, model: ModelSpec, *sources: LowFieldSource):  # type: ignore[no-untyped-def]
-    specs = tuple(
-        EnhanceSpec(f"scan_{n}", source, model, (None,) * len(source.parts))
-        for n, source in enumerate(sources)
-    )
-    workflow = init_enhance_wf(
-        name="wf", specs=specs, out_dir=folder / "out", options=EnhanceOptions(skull_strip="skip")
-    )
+def _specs(model: Bundle, sources) -> list[ImageSpec]:  # type: ignore[no-untyped-def]
+    return [
+        ImageSpec(f"scan_{n}", own.scan, model, own.parts, (None,) * len(own.parts))
+        for n, own in enumerate(sources)
+    ]
+
+
+def _run(folder: Path, model: Bundle, *sources: LowFieldSource):  # type: ignore[no-untyped-def]
+    run = RunSpec(folder / "out", skull_strip="skip")
+    workflow = init_participant_wf("wf", _specs(model, sources), run)
     workflow.base_dir = str(folder / "work")
     failures = run_workflow(workflow, RunOptions(folder / "crash"))
-    return failures, load_subject_report(folder / "out", "01").scans
+    return failures, [from_json(ScanReport, record) for record in records(workflow).values()]
 
 
 def _images(folder: Path, scan: Scan) -> dict[str, nib.Nifti1Image]:
@@ -147,15 +148,12 @@ def test_every_promised_output_has_its_sink_and_t2w_its_donor(tmp_path, model):
         return LowFieldSource(replace(parts[0], entities=entities), parts)
 
     sources = [source("T1w", "a"), source("T2w", "a"), source("T2w", "b")]
-    specs = tuple(
-        EnhanceSpec(f"scan_{n}", own, model, (None,) * 3) for n, own in enumerate(sources)
-    )
     out = tmp_path / "out"
-    workflow = init_enhance_wf(name="wf", specs=specs, out_dir=out, options=EnhanceOptions())
+    workflow = init_participant_wf("wf", _specs(model, sources), RunSpec(out))
     sinks = {
         out / workflow.get_node(name).inputs.out_name
         for name in workflow.list_node_names()
-        if name.rpartition(".")[2].startswith("ds_") and not name.endswith("ds_record")
+        if name.rpartition(".")[2].startswith("ds_") and "ds_record" not in name
     }
     expected = [path for own in sources for path in enhanced_paths(out, own.scan).values()]
     assert sinks == set(expected)

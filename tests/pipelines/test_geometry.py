@@ -19,13 +19,13 @@ from nibabel.affines import apply_affine, from_matvec
 from nipype.pipeline import engine as pe
 from scipy.ndimage import binary_erosion
 
+from h2lo_bids.bids.scan import Scan
 from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
-from h2lo_bids.outputs import Grid
 from pipelines.engine import RunOptions, run_workflow
-from pipelines.workflows.scan import init_scan_wf
-from pipelines.workflows.synthesis import ModelSpec, init_synthesis_wf
+from pipelines.participant import add_grid, prepare_scan
+from pipelines.specs import ImageSpec, RunSpec
 
 FRAME = Frame((80, 88, 84))
 SLOPES = np.array([0.07, 0.11, 0.17])
@@ -110,35 +110,24 @@ def _through(
     bundles: dict[str, Bundle], scan: nib.Nifti1Image, folder: Path
 ) -> dict[str, nib.Nifti1Image]:
     """Prepare one scan, evaluate the operators on two grids, and return the images."""
-    nib.save(scan, folder / "scan.nii.gz")
-    frame = bundles["copies"].frame.to_dict()
-    prepare = init_scan_wf(
-        name="prepare_wf",
-        scan_file=folder / "scan.nii.gz",
-        frame=frame,
-        contrast="T1w",
-        skull_strip="skip",
-    )
-    workflow = pe.Workflow(name="wf", base_dir=str(folder))
-    ends = [("outputnode.volume", "inputnode.volume"), ("outputnode.mask", "inputnode.mask")]
-    coarse = Grid("lf", res="x", spacing=(2.0, 3.0, 5.0))
-    for name, grid in (
-        ("copies", Grid("native")),
-        ("locates", Grid("native", "here")),
-        ("locates", coarse),
-    ):
-        model = bundles[name]
-        spec = ModelSpec(model.path, "T1w", model.sha256, frame, {})
-        workflow.connect(
-            [(prepare, init_synthesis_wf(grid=grid, model=spec, device="cpu"), [*ends])]
-        )
-    assert run_workflow(workflow, RunOptions(folder / "crash")) == []
+    path = folder / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    path.parent.mkdir(parents=True)
+    nib.save(scan, path)
+    own = Scan(path, "01", None, "T1w", (("sub", "01"),))
+    run = RunSpec(folder / "out", skull_strip="skip", lf_grid=((2.0, 3.0, 5.0),))
+    for name, model in bundles.items():
+        image = ImageSpec(name, own, model, (own,), (None,))
+        workflow = pe.Workflow(name=f"{name}_wf", base_dir=str(folder))
+        made = prepare_scan(workflow, image, run)
+        for grid in run.grids(image):
+            add_grid(workflow, image, run, grid, made)
+        assert run_workflow(workflow, RunOptions(folder / "crash")) == []
     files = {
-        "preproc": "normalise_native/normalised",
-        "mask": "check/mask",
-        "copied": "synthesis_native_wf/synthesize/lowfield",
-        "located": "synthesis_native_here_wf/synthesize/lowfield",
-        "coarse": "synthesis_lf_x_wf/synthesize/lowfield",
+        "preproc": "copies_wf/normalise_native/normalised",
+        "mask": "copies_wf/check/mask",
+        "copied": "copies_wf/synthesize_native/lowfield",
+        "located": "locates_wf/synthesize_native/lowfield",
+        "coarse": "locates_wf/synthesize_lf_2x3x5/lowfield",
     }
     return {key: nib.load(next(folder.rglob(f"{name}.nii.gz"))) for key, name in files.items()}
 

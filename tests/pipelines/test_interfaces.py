@@ -11,13 +11,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from h2lo_bids.errors import BadDataError, InputOutputError, TemporaryError
+from h2lo_bids.errors import (
+    BadDataError,
+    InputOutputError,
+    MissingInputError,
+    TemporaryError,
+)
 from h2lo_bids.imaging.registration import Registration
-from pipelines.interfaces.base import H2loInterface
-from pipelines.interfaces.imaging import FindBrain, Normalise, SettleBrain
-from pipelines.interfaces.outputs import WriteDerivative
-from pipelines.interfaces.synthesis import RegridMask
-from pipelines.interfaces.template import RegisterToTemplate
+from pipelines.interface import interface
+from pipelines.output_steps import WriteDerivative
+from pipelines.scan_steps import FindBrain, Normalise, SettleBrain
+from pipelines.synthesis_steps import RegisterToTemplate, RegridMask, Synthesize
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
@@ -227,15 +231,6 @@ def test_a_mask_names_the_mask_it_was_taken_from(tmp_path, monkeypatch, method, 
     assert sources == ["bids:raw:a", *(["bids::other"] if named else [])]
 
 
-class _Fails(H2loInterface):
-    """Raises what it is told to."""
-
-    error: BaseException = OSError()
-
-    def run_step(self, folder):
-        raise type(self).error
-
-
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -247,22 +242,44 @@ class _Fails(H2loInterface):
     ],
 )
 def test_what_the_machine_lacks_is_told_as_such(tmp_path, error, kind):
-    _Fails.error = error
+    def fails(folder):
+        raise error
+
     with pytest.raises(kind):
-        _Fails().run(cwd=tmp_path)
+        interface(fails)().run(cwd=tmp_path)
 
 
 def test_threads_are_set_before_the_work_begins(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
     seen = {}
 
-    class Looks(H2loInterface):
-        def run_step(self, folder):
-            seen.update(os.environ)
-            return {}
+    def looks(folder, threads=1):
+        seen.update(os.environ, threads=threads)
+        return {}
 
     for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         monkeypatch.setenv(name, "9")
-    Looks(num_threads=2).run(cwd=tmp_path)
+    interface(looks)(num_threads=2).run(cwd=tmp_path)
+    assert seen["threads"] == 2
     assert seen["OMP_NUM_THREADS"] == "2"
     assert seen["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == "2"
+
+
+def test_an_image_on_the_same_grid_is_taken_over(tmp_path, monkeypatch):
+    """Of the same mask on the same grid; else the model, which is not there, is asked for."""
+    monkeypatch.chdir(tmp_path)
+    mask = (_ball(20) > 0).astype(np.uint8)
+    made = np.random.default_rng(3).random(mask.shape).astype("f4")
+    given = {
+        "model": str(tmp_path / "absent"), "sha256": "ab", "frame": {"a": 1}, "contrast": "T1w",
+        "volume": _save(made, tmp_path / "volume.nii"),
+        "mask_file": _save(mask, tmp_path / "mask.nii"),
+        "twin": _save(made, tmp_path / "twin.nii"), "twin_device": "cuda",
+    }  # fmt: skip
+    same = _save(mask, tmp_path / "same.nii.gz")
+    found = Synthesize(**given, twin_mask=same).run(cwd=tmp_path).outputs
+    np.testing.assert_array_equal(nib.load(found.out_file).get_fdata(), made)
+    assert found.device == "cuda"
+    mask[10, 10, 10] = 0
+    with pytest.raises(MissingInputError, match="no such model"):
+        Synthesize(**given, twin_mask=_save(mask, tmp_path / "other.nii")).run(cwd=tmp_path)

@@ -10,11 +10,12 @@ from nipype.interfaces.base import isdefined
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import json_digest
+from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.outputs import Beside, grids_of, output_paths
 from h2lo_bids.synthesis.seeds import scan_seed
-from pipelines.workflows.subject import ScanSpec, init_single_subject_wf
-from pipelines.workflows.synthesis import ModelSpec
+from pipelines.participant import init_participant_wf
+from pipelines.specs import ImageSpec, RunSpec
 
 METADATA = {
     "name": "m",
@@ -38,29 +39,29 @@ def template(tmp_path) -> Path:
     return path
 
 
-def _build(scans, tmp_path, template=None, masks=(), **options):
-    specs = tuple(
-        ScanSpec(
+def _build(scans, tmp_path, template=None, masks=(), method="h2lo", **options):
+    images = [
+        ImageSpec(
             f"scan_{number}_{scan.suffix}",
             scan,
-            ModelSpec(Path("/m"), scan.suffix, "ab" * 32, Frame().to_dict(), METADATA),
-            masks[number] if masks else None,
+            Bundle(Path("/m"), method, scan.suffix, {}, Frame(), "ab" * 32, METADATA, ""),
+            (scan,),
+            (masks[number] if masks else None,),
         )
         for number, scan in enumerate(scans)
-    )
+    ]
     templates = {
         suffix: dict.fromkeys(options.get("output_spaces", ()), (template, None))
         for suffix in ("T1w", "T2w")
     }
-    return init_single_subject_wf(
-        name="wf", scans=specs, out_dir=tmp_path / "out", templates=templates, **options
-    )
+    run = RunSpec(tmp_path / "out", templates=templates, **options)
+    return init_participant_wf("wf", images, run)
 
 
 @pytest.mark.parametrize("suffixes", [("T1w",), ("T1w", "T2w")])
 @pytest.mark.parametrize("spaces", [(), ("model",), ("model", "MNI152NLin2009cAsym:res-1")])
 @pytest.mark.parametrize("lf_grid", [(), ((1.6, 1.6, 5.0), (2.0, 2.0, 2.0))])
-@pytest.mark.parametrize("beside", [None, Beside(2), Beside(1, uncertainty=True)])
+@pytest.mark.parametrize("beside", [Beside(), Beside(2), Beside(1, uncertainty=True)])
 def test_every_promised_output_has_its_sink(tmp_path, template, suffixes, spaces, lf_grid, beside):
     scans = [_scan(suffix) for suffix in suffixes]
     options = {"output_spaces": spaces, "lf_grid": lf_grid, "beside": beside}
@@ -79,7 +80,7 @@ def test_every_promised_output_has_its_sink(tmp_path, template, suffixes, spaces
     records = [name for name in nodes if name.endswith("ds_record")]
     assert len(records) == len(scans)
     for name, node in nodes.items():
-        if name.endswith("synthesize"):
+        if name.rpartition(".")[2].startswith("synthesize_"):
             assert node.inputs.sha256 == "ab" * 32
 
 
@@ -91,7 +92,7 @@ def test_threads_reach_the_steps_that_use_them(tmp_path):
         if workflow.get_node(name).n_procs == 3
         and workflow.get_node(name).interface.inputs.num_threads == 3
     }
-    assert threaded == {"find_brain", "synthesize"}
+    assert threaded == {"find_brain", "synthesize_native"}
 
 
 def _donors(workflow) -> set[tuple[str, str]]:
@@ -103,10 +104,10 @@ def test_a_t2w_scan_may_take_the_mask_of_its_own_session_only(tmp_path):
     pair = {("scan_0_T1w_wf", "scan_1_T2w_wf")}
     workflow = _build([t1, t2], tmp_path)
     assert _donors(workflow) == pair
-    sink = workflow.get_node("scan_1_T2w_wf.outputs_wf.ds_mask")
+    sink = workflow.get_node("scan_1_T2w_wf.ds_mask")
     assert sink.inputs.mask_source == "bids::sub-01/ses-a/anat/sub-01_ses-a_desc-brain_mask.nii.gz"
     assert _donors(_build([t1, _scan("T2w", "b")], tmp_path)) == set()
-    assert _donors(_build([t1, t2], tmp_path, masks=(None, Path(__file__)))) == set()
+    assert _donors(_build([t1, t2], tmp_path, masks=(None, (Path(__file__), "bids:x:y")))) == set()
 
 
 def test_names_of_outputs_are_unique_over_grids_and_contrasts(tmp_path):
@@ -125,7 +126,7 @@ def test_names_of_outputs_are_unique_over_grids_and_contrasts(tmp_path):
 def test_what_stands_beside_says_what_it_is(tmp_path):
     scans = [_scan("T1w"), _scan("T2w")]
     workflow = _build(scans, tmp_path, beside=Beside(2, uncertainty=True))
-    sinks = [f"scan_0_T1w_wf.outputs_wf.ds_{kind}_native" for kind in ("noise01", "noise02", "std")]
+    sinks = [f"scan_0_T1w_wf.ds_{kind}_native" for kind in ("noise01", "noise02", "std")]
     first, second, std = (workflow.get_node(name).inputs for name in sinks)
     assert first.out_name == "sub-01/anat/sub-01_desc-lowfieldnoise01_T1w.nii.gz"
     assert std.out_name == "sub-01/anat/sub-01_desc-lowfieldstd_T1w.nii.gz"
@@ -136,7 +137,7 @@ def test_what_stands_beside_says_what_it_is(tmp_path):
     assert std.sidecar["NumberOfModels"] == 2
     assert "ValueRange" not in std.sidecar
     seeds = [
-        workflow.get_node(f"scan_{n}_{s.suffix}_wf.synthesis_native_wf.noise02").inputs.seed
+        workflow.get_node(f"scan_{n}_{s.suffix}_wf.noise02_native").inputs.seed
         for n, s in enumerate(scans)
     ]
     assert seeds[0][0] == seeds[1][0] == 42
@@ -154,7 +155,7 @@ def test_each_low_field_grid_says_over_what_its_voxels_average(tmp_path):
         profile = response.profile if response else "box"
         for label, own in zip(("1p6x1p6x5", "2x2x2"), thickness, strict=True):
             sinks = {
-                kind: workflow.get_node(f"scan_0_T1w_wf.outputs_wf.ds_{kind}_lf_{label}").inputs
+                kind: workflow.get_node(f"scan_0_T1w_wf.ds_{kind}_lf_{label}").inputs
                 for kind in ("lowfield", "noise01", "std", "mask")
             }
             for kind in ("lowfield", "noise01", "std"):
@@ -164,15 +165,14 @@ def test_each_low_field_grid_says_over_what_its_voxels_average(tmp_path):
                 assert ("NoiseScale" in sidecar) is (kind == "noise01")
             assert sinks["noise01"].sidecar["NoiseScale"] == 1.5
             assert sinks["mask"].out_name.endswith(f"_res-{label}_desc-brain_mask.nii.gz")
-            inner = f"scan_0_T1w_wf.synthesis_lf_{label}_wf"
             for name in ("synthesize", "std"):
-                node = workflow.get_node(f"{inner}.{name}").inputs
+                node = workflow.get_node(f"scan_0_T1w_wf.{name}_lf_{label}").inputs
                 assert (node.slice_profile, node.slice_thickness) == (profile, own)
-            noise = workflow.get_node(f"{inner}.noise01").inputs
+            noise = workflow.get_node(f"scan_0_T1w_wf.noise01_lf_{label}").inputs
             assert (noise.acquired, noise.scale) == (True, 1.5)
-        native = "scan_0_T1w_wf.synthesis_native_wf"
-        assert not isdefined(workflow.get_node(f"{native}.synthesize").inputs.slice_profile)
-        assert workflow.get_node(f"{native}.noise01").inputs.acquired is False
+        native = workflow.get_node("scan_0_T1w_wf.synthesize_native").inputs
+        assert not isdefined(native.slice_profile)
+        assert workflow.get_node("scan_0_T1w_wf.noise01_native").inputs.acquired is False
 
 
 def test_grids_say_what_they_are():
@@ -185,22 +185,20 @@ def test_grids_say_what_they_are():
 
 
 def _seeds(workflow, node: str) -> list[int]:
-    names = [name for name in workflow.list_node_names() if name.endswith(f".{node}")]
+    names = [name for name in workflow.list_node_names() if f".{node}_" in name]
     return [workflow.get_node(name).inputs.seed for name in names]
 
 
-def test_only_a_method_that_draws_has_a_seed_of_each_scan(tmp_path, monkeypatch):
+def test_only_a_method_that_draws_has_a_seed_of_each_scan(tmp_path):
     scans = [_scan("T1w"), _scan("T2w", "a")]
-    monkeypatch.setitem(METADATA, "method", "arnold")
-    workflow = _build(scans, tmp_path, random_seed=3, output_spaces=("model",))
+    workflow = _build(scans, tmp_path, method="arnold", random_seed=3, output_spaces=("model",))
     own = [scan_seed(3, scan.stem) for scan in scans]
     assert sorted(set(_seeds(workflow, "synthesize"))) == sorted(own)
-    sidecar = workflow.get_node("scan_0_T1w_wf.outputs_wf.ds_lowfield_model").inputs.sidecar
+    sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_model").inputs.sidecar
     assert (sidecar["SynthesisSeed"], sidecar["RandomSeed"]) == (own[0], 3)
     assert sidecar["ModelMethodTitle"] == "Arnold et al."
     assert sidecar["ModelReference"] == "https://doi.org/10.1016/j.mri.2021.12.007"
-    monkeypatch.setitem(METADATA, "method", "h2lo")
     workflow = _build(scans, tmp_path, random_seed=3)
     assert set(_seeds(workflow, "synthesize")) == {42}
-    sidecar = workflow.get_node("scan_0_T1w_wf.outputs_wf.ds_lowfield_native").inputs.sidecar
+    sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_native").inputs.sidecar
     assert "SynthesisSeed" not in sidecar

@@ -1,1 +1,0 @@
-"""Thin Nipype interfaces: each hands files to one function of ``h2lo_bids``."""

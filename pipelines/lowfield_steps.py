@@ -1,0 +1,299 @@
+"""Steps that register low-field scans to another scan, fuse them, and keep training pairs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h2lo_bids.errors
+from h2lo_bids.errors import BadDataError, H2loError
+from pipelines.interface import AnyFile, InFile, Label, interface, load_image
+from pipelines.scan_steps import method_text, raise_error, shared_mask
+
+
+def choose_reference(
+    folder: Path,
+    errors: list[str],  # of every scan; empty for a usable one
+    messages: list[str],
+    names: list[Label],  # paths of all scans
+    scans: list[InFile] | None = None,  # those that can be used, checked
+    masks: list[InFile] | None = None,
+    methods: list[str] | None = None,
+    donor_mask: AnyFile | None = None,  # of the session's T1w scan, for T2w scans
+) -> dict[str, Any]:
+    """Take the first scan that can be used, and the session's brain mask where that fits."""
+    from h2lo_bids.imaging.brain import BrainMask
+    from h2lo_bids.io import save_nifti
+
+    if not (scans and masks and methods):
+        raise getattr(h2lo_bids.errors, errors[0])("; ".join(messages))
+    number = errors.index("")
+    image = load_image(scans[0])
+    image.set_filename(names[number])
+    mask = shared_mask(BrainMask(load_image(masks[0]), methods[0]), donor_mask, image)
+    return {
+        "number": number + 1,
+        "reference": shutil.copy(scans[0], folder / "reference.nii"),
+        "mask_file": str(save_nifti(mask.image, folder / "mask.nii.gz")),
+        "method": method_text(mask.method),
+        "notes": list(mask.notes),
+    }
+
+
+ChooseReference = interface(
+    choose_reference,
+    number=int, reference=InFile, mask_file=InFile, method=str, notes=list[str],
+)  # fmt: skip
+
+
+def align_low_field(
+    folder: Path,
+    high: InFile,
+    high_mask: InFile,
+    checked: AnyFile | None = None,
+    mask_file: AnyFile | None = None,
+    method: str = "",
+    warnings: list[str] | None = None,
+    error: str = "",
+    message: str = "",
+    registered: bool = False,  # it lies in the other's world already
+    seed: int = 42,
+    name: Label = "the scan",
+    high_name: Label = "the high-field scan",
+) -> dict[str, Any]:
+    """Register a scan to its partner on one thread, or raise what `find_brain` met."""
+    import numpy as np
+
+    from h2lo_bids.imaging.alignment import Alignment, align, check_overlap
+
+    raise_error(error, message)
+    assert checked is not None
+    assert mask_file is not None
+    masks = load_image(mask_file), load_image(high_mask)
+    if registered:
+        check_overlap(*masks, name, high_name)
+        found = Alignment(np.eye(4))
+    else:
+        low, partner = load_image(checked), load_image(high)
+        low.set_filename(name)
+        partner.set_filename(high_name)
+        found = align(low, masks[0], partner, masks[1], folder, seed=seed)
+    np.savetxt(folder / "matrix.txt", found.matrix, fmt="%.12g")
+    return {
+        "matrix": str(folder / "matrix.txt"),  # from the partner's world to the scan's, RAS mm
+        "stripped": method in ("stripped", "skip"),  # it shows a brain alone
+        "warnings": [*(warnings or ()), *found.notes],
+    }
+
+
+AlignLowField = interface(align_low_field, matrix=InFile, stripped=bool, warnings=list[str])
+
+
+def align_part(
+    folder: Path,
+    number: int,
+    reference: int,  # number of the scan that the others are brought to
+    high: InFile,
+    high_mask: InFile,
+    checked: AnyFile | None = None,
+    mask_file: AnyFile | None = None,
+    method: str = "",
+    warnings: list[str] | None = None,
+    error: str = "",
+    message: str = "",
+    seed: int = 42,
+    name: Label = "the scan",
+) -> dict[str, Any]:
+    """Register a scan to another of its session.
+
+    What keeps it from being used is an output and not an exception: the others go on
+    without it.
+    """
+    try:
+        found = align_low_field(
+            folder, high, high_mask, checked, mask_file, method, warnings, error, message,
+            number == reference, seed, name, "its reference",
+        )  # fmt: skip
+        _refuse_strays(found["matrix"], high_mask, name)
+    except H2loError as err:
+        return {"error": type(err).__name__, "message": str(err)}
+    assert checked is not None
+    assert mask_file is not None
+    return {
+        **found,
+        "scan": shutil.copy(checked, folder / "scan.nii"),
+        "mask_file": shutil.copy(mask_file, folder / "mask.nii.gz"),
+        "name": name,
+        "error": "",
+        "message": "",
+    }
+
+
+AlignPart = interface(
+    align_part,
+    matrix=InFile, stripped=bool, warnings=list[str],
+    scan=InFile, mask_file=InFile, name=str, error=str, message=str,
+)  # fmt: skip
+
+
+def _refuse_strays(matrix: str, high_mask: str, name: str) -> None:
+    """Refuse a motion that no head makes within a session."""
+    import numpy as np
+    from nibabel.affines import apply_affine
+
+    from h2lo_bids.imaging.alignment import motion_of
+    from h2lo_bids.imaging.alignment_check import MAX_MOTION_MM, MAX_TURN_DEG
+
+    mask = load_image(high_mask)
+    centre = apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0).mean(0))
+    shift, turn = motion_of(np.loadtxt(matrix), centre)
+    if shift > MAX_MOTION_MM or turn > MAX_TURN_DEG:
+        raise BadDataError(
+            f"{name}: was registered {shift:.0f} mm and {turn:.0f} degrees away "
+            "from the session's other scan; look at both, or choose one with --lf"
+        )
+
+
+def fuse_low_field(
+    folder: Path,
+    volume_mask: InFile,  # the brain on the frame
+    scans: list[InFile],
+    masks: list[InFile],
+    matrices: list[InFile],
+    stripped: list[bool],  # which show a brain alone
+    names: list[Label],
+    own_masks: bool = False,  # mask them by their own brain masks
+) -> dict[str, Any]:
+    """Resample each low-field scan once to the frame, from its own voxels, and average them."""
+    import numpy as np
+
+    from h2lo_bids.imaging.fusion import LowField, fuse
+    from h2lo_bids.imaging.resample import placed
+    from h2lo_bids.io import save_nifti
+
+    brain = load_image(volume_mask)
+    parts = [
+        LowField(load_image(scan), np.loadtxt(matrix), load_image(mask) if alone else None)
+        for scan, mask, matrix, alone in zip(scans, masks, matrices, stripped, strict=True)
+    ]
+    for part, name in zip(parts, names, strict=True):
+        part.image.set_filename(name)
+    fused = fuse(parts, brain, [load_image(mask) for mask in masks] if own_masks else ())
+    low = placed(fused.data, brain.affine, brain)
+    mask = placed(fused.mask.astype(np.uint8), brain.affine, brain)
+    return {
+        "out_file": str(save_nifti(low, folder / "lowfield.nii.gz")),
+        "mask_file": str(save_nifti(mask, folder / "mask.nii.gz")),
+        "coverage": list(fused.coverage),
+    }
+
+
+FuseLowField = interface(fuse_low_field, out_file=InFile, mask_file=InFile, coverage=list[float])
+
+
+def check_pair(
+    folder: Path,
+    volume: InFile,
+    volume_mask: InFile,
+    scans: list[InFile],
+    masks: list[InFile],
+    matrices: list[InFile],
+    coverage: list[float],
+    names: list[Label],
+) -> dict[str, Any]:
+    """Judge each low-field scan's registration on its own voxels, and all of them together."""
+    import numpy as np
+
+    from h2lo_bids.imaging.alignment_check import ScanAt, check_alignments
+
+    parts = [
+        ScanAt(Path(name).name, load_image(scan), load_image(mask), np.loadtxt(matrix), share)
+        for name, scan, mask, matrix, share in zip(
+            names, scans, masks, matrices, coverage, strict=True
+        )
+    ]
+    verdict = check_alignments(parts, load_image(volume), load_image(volume_mask))
+    return {
+        "check": {
+            "Flagged": bool(verdict.reasons),
+            "Reasons": list(verdict.reasons),
+            "Figures": verdict.figures,
+        }
+    }
+
+
+CheckPair = interface(check_pair, check=dict[str, Any])
+
+
+def write_pair(
+    folder: Path,
+    volume: InFile,
+    lowfield: InFile,
+    mask_file: InFile,
+    check: dict[str, Any],
+    out_dir: str,
+    out_names: dict[str, Any],  # paths below it: hf, lf, mask, record
+    sidecars: dict[str, Any],  # hf, lf, mask; the record is that of lf
+    mask_method: str = "",
+    warnings: list[str] | None = None,
+    low_warnings: list[str] | None = None,
+) -> dict[str, Any]:
+    """Normalise a pair inside its mask and write it, its record last.
+
+    An older record is deleted first: a pair that is half new has none.
+    """
+    from h2lo_bids.bids.sidecars import write_sidecar
+    from h2lo_bids.io import atomic_write_bytes
+
+    out = {key: Path(out_dir) / name for key, name in out_names.items()}
+    files, brain = _pair_images(folder, volume, lowfield, mask_file)
+    out["record"].unlink(missing_ok=True)
+    write_sidecar(out["hf"], sidecars["hf"])
+    write_sidecar(out["mask"], {**sidecars["mask"], "BrainExtractionMethod": mask_method})
+    for key, file in files.items():
+        atomic_write_bytes(out[key], file.read_bytes())
+    record = {
+        **sidecars["lf"],
+        "RegistrationCheck": check,
+        "Warnings": [*(warnings or ()), *(low_warnings or ())],
+        "BrainFingerprint": brain,
+    }
+    write_sidecar(out["lf"], record)
+    return {"out_name": out_names["record"]}
+
+
+# It runs every time, since the work folder cannot tell whether the outputs are still there.
+# Its output is no path: Nipype would hash that by the content that it finds there.
+WritePair = interface(write_pair, always_run=True, out_name=str)
+
+
+def _pair_images(
+    folder: Path, volume: str, lowfield: str, mask_file: str
+) -> tuple[dict[str, Path], str]:
+    """Divide each image by its largest value, and describe the brain.
+
+    A low-field image is exactly 0 outside its mask.
+    """
+    import numpy as np
+
+    from h2lo_bids.imaging.normalise import max_normalise
+    from h2lo_bids.imaging.resample import placed
+    from h2lo_bids.io import save_nifti
+    from h2lo_bids.training.leaks import encode, fingerprint
+
+    mask = load_image(mask_file)
+    inside = np.asarray(mask.dataobj) > 0
+    files = {}
+    for key, path in (("hf", volume), ("lf", lowfield)):
+        image = load_image(path)
+        data = np.asarray(image.dataobj)
+        scaled = max_normalise(data, inside if key == "hf" else data != 0, name=path)
+        if key == "hf":
+            brain = encode(fingerprint(scaled, inside, image.header.get_zooms()[:3]))
+        files[key] = save_nifti(
+            placed(scaled, mask.affine, mask), folder / f"{key}.nii.gz", compresslevel=4
+        )
+    own = placed(inside.astype(np.uint8), mask.affine, mask)
+    files["mask"] = save_nifti(own, folder / "mask.nii.gz")
+    return files, brain

@@ -1,0 +1,91 @@
+"""Nodes that several workflows are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.utility import Merge
+from nipype.pipeline import engine as pe
+
+from h2lo_bids.models.frame import Frame
+from pipelines.scan_steps import FOUND, Conform, FindBrain, Normalise, SettleBrain
+
+Source = tuple[Any, str]
+"""A node and one of its outputs."""
+
+
+def add(
+    workflow: pe.Workflow,
+    interface: Any,
+    name: str,
+    mem_gb: float,
+    threads: int = 1,
+    /,
+    **inputs: Source | list[Source] | None,
+) -> pe.Node:
+    """Add a node with memory in GB; outputs of others are its inputs, several of them as a list."""
+    node = pe.Node(interface, name=name, n_procs=threads, mem_gb=mem_gb)
+    workflow.add_nodes([node])
+    for key, source in inputs.items():
+        if isinstance(source, list):
+            merge = pe.Node(Merge(len(source)), name=f"{name}_list_{key}")
+            for number, one in enumerate(source, start=1):
+                workflow.connect(*one, merge, f"in{number}")
+            source = (merge, "out")
+        if source is not None:
+            workflow.connect(*source, node, key)
+    return node
+
+
+def given(interface: Any, **values: Any) -> Any:
+    """Return an interface with those of its inputs that are not None."""
+    known = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
+    return interface(**{key: value for key, value in known.items() if value is not None})
+
+
+def add_find_brain(
+    workflow: pe.Workflow,
+    name: str,
+    path: Path,
+    *,
+    method: str,
+    weights: Path | None,
+    threads: int,
+    given_mask: Path | None = None,
+) -> pe.Node:
+    """Add the node that reads a scan and finds its brain."""
+    find = given(FindBrain, in_file=path, method=method, weights=weights, given_mask=given_mask)
+    return add(workflow, find, name, 1.5, threads)
+
+
+def add_preparation(
+    workflow: pe.Workflow, find: pe.Node, path: Path, frame: Frame, contrast: str, scaling: str
+) -> dict[str, Source]:
+    """Add what brings a scan to a model's frame and range.
+
+    ``check`` takes a ``donor_mask``: the brain mask of the session's T1w scan, if any.
+    """
+    label = str(path)
+    found = {key: (find, key) for key in FOUND}
+    check = add(workflow, SettleBrain(name=label), "check", 0.5, **found)
+    mask = (check, "mask_file")
+    conform = add(
+        workflow, Conform(frame=frame.to_dict(), name=label), "conform", 1.0,
+        in_file=(find, "checked"), mask_file=mask,
+    )  # fmt: skip
+    normalise = add(
+        workflow,
+        Normalise(name=label, scaling=scaling, contrast=contrast, profiled=True),
+        "normalise_frame", 1.0,
+        in_file=(conform, "out_file"), mask_file=(conform, "mask_file"),
+    )  # fmt: skip
+    return {
+        "checked": (find, "checked"),
+        "mask": mask,
+        "mask_method": (check, "method"),
+        "warnings": (check, "warnings"),
+        "volume": (normalise, "out_file"),
+        "volume_mask": (conform, "mask_file"),
+        "profile": (normalise, "profile"),
+    }

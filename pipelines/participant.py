@@ -1,0 +1,325 @@
+"""All images of one participant: low-field ones synthesized, or enhanced ones."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nipype.pipeline import engine as pe
+
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.outputs import Grid
+from pipelines.lowfield_steps import AlignPart, ChooseReference, FuseLowField
+from pipelines.nodes import Source, add, add_find_brain, add_preparation, given
+from pipelines.output_steps import MakeEnhancementFigures, MakeFigures, MakeRegistrationFigures
+from pipelines.outputs import Made, add_outputs
+from pipelines.scan_steps import FOUND, Conform, Normalise
+from pipelines.specs import ImageSpec, RunSpec, draws
+from pipelines.synthesis_steps import (
+    AddNoise,
+    RegisterToTemplate,
+    RegridMask,
+    Synthesize,
+    WarpToTemplate,
+)
+
+
+def init_participant_wf(name: str, images: Sequence[ImageSpec], run: RunSpec) -> pe.Workflow:
+    """Build the workflow of one participant: one branch ``<name>_wf`` per image.
+
+    A T2w scan may take the brain mask of its session's T1w scan, and goes on without it
+    when that scan cannot be used.
+    """
+    workflow = pe.Workflow(name=name)
+    donors = {image.name: _donor(image, images) for image in images}
+    branches = {image.name: init_branch_wf(image, run, donors[image.name]) for image in images}
+    workflow.add_nodes(list(branches.values()))
+    for image in images:
+        donor = donors[image.name]
+        if donor is not None:
+            # From the step that fails for no scan: this image must not fail with its donor.
+            find, taker = ("find_1", "choose") if image.enhanced else ("find_brain", "check")
+            ends = (f"{find}.mask_file", f"{taker}.donor_mask")
+            workflow.connect([(branches[donor.name], branches[image.name], [ends])])
+    return workflow
+
+
+def _donor(image: ImageSpec, images: Sequence[ImageSpec]) -> ImageSpec | None:
+    """Return the T1w scan of the same session whose mask a T2w scan may take."""
+    if image.scan.suffix != "T2w" or any(image.masks):
+        return None
+    same = [
+        other
+        for other in images
+        if other.scan.suffix == "T1w" and other.scan.session == image.scan.session
+    ]
+    return same[0] if len(same) == 1 else None
+
+
+def init_branch_wf(image: ImageSpec, run: RunSpec, donor: ImageSpec | None = None) -> pe.Workflow:
+    """Build all that is done for one image.
+
+    The scans are prepared, the model is evaluated on each grid, every output of
+    `RunSpec.paths` has its sink ``ds_<key>``, and ``ds_record`` ends the branch.
+    """
+    workflow = pe.Workflow(name=f"{image.name}_wf")
+    made = (_enhance if image.enhanced else _synthesize)(workflow, image, run)
+    add_outputs(workflow, image, run, made, donor)
+    return workflow
+
+
+def _synthesize(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Made:
+    """Prepare a scan, evaluate the model on every grid, and draw the low-field image."""
+    made = prepare_scan(workflow, image, run)
+    for grid in run.grids(image):
+        made |= add_grid(workflow, image, run, grid, made)
+    figures = add(
+        workflow, MakeFigures(stem=image.scan.stem), "figures", 1.0,
+        image=made["checked"], mask=made["mask"], high=made["preproc"],
+        low=made["lowfield_native"],
+    )  # fmt: skip
+    drawn = [figures, *_add_registration_figures(workflow, image, run, made)]
+    record = {key: made[key] for key in ("checked", "warnings")}
+    return Made(made, "lowfield_native", drawn, record)
+
+
+def prepare_scan(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> dict[str, Source]:
+    """Bring a scan to the model's frame and range, and to that range on its own grid, too."""
+    (part,), (mask,), model = image.parts, image.masks, image.model
+    find = _find(workflow, "find_brain", part, mask, run)
+    made = add_preparation(workflow, find, part.path, model.frame, model.contrast, model.scaling)
+    native = add(
+        workflow,
+        Normalise(name=str(part.path), scaling=model.scaling, contrast=model.contrast),
+        "normalise_native", 1.0, in_file=made["checked"], mask_file=made["mask"],
+    )  # fmt: skip
+    return made | {"preproc": (native, "out_file"), "scaling": (native, "scaling")}
+
+
+def _add_registration_figures(
+    workflow: pe.Workflow, image: ImageSpec, run: RunSpec, made: Mapping[str, Source]
+) -> list[pe.Node]:
+    return [
+        add(
+            workflow,
+            MakeRegistrationFigures(
+                stem=image.scan.stem, space=grid.space, template=str(grid.template)
+            ),
+            f"registration_figures_{grid.space}", 1.0,
+            moved=made[f"preproc_{grid.name}"], mask=made[f"mask_{grid.name}"],
+        )
+        for grid in run.grids(image)
+        if grid.kind == "template"
+    ]  # fmt: skip
+
+
+def _find(
+    workflow: pe.Workflow, name: str, part: Scan, mask: tuple[Path, str] | None, run: RunSpec
+) -> pe.Node:
+    return add_find_brain(
+        workflow, name, part.path, method=run.skull_strip, weights=run.synthstrip_weights,
+        threads=run.omp_nthreads, given_mask=mask[0] if mask else None,
+    )  # fmt: skip
+
+
+def add_grid(
+    workflow: pe.Workflow,
+    image: ImageSpec,
+    run: RunSpec,
+    grid: Grid,
+    made: Mapping[str, Source],
+) -> dict[str, Source]:
+    """Evaluate the model on one grid; return what was made there."""
+    found: dict[str, Source] = {}
+    mask, moved, twin = made["mask"], None, None
+    if grid.kind == "model":
+        # A scan that came on the model's own grid is synthesized once.
+        mask, twin = made["volume_mask"], "native"
+        found = {"preproc_model": made["volume"], "mask_model": mask}
+    elif grid.kind == "lf":
+        regrid = RegridMask(spacing=grid.spacing)
+        mask = (
+            add(workflow, regrid, f"regrid_{grid.name}", 0.3, mask_file=mask), "mask_file",
+        )  # fmt: skip
+        found[f"mask_{grid.name}"] = mask
+    elif grid.kind == "template":
+        found = _add_template(workflow, image, run, grid, made)
+        mask, moved = found[f"mask_{grid.name}"], found[f"forward_{grid.space}"]
+    ends = {"volume": made["volume"], "mask_file": mask, "to_template": moved}
+    averaged = (grid.response.profile, grid.thickness) if grid.kind == "lf" else (None, None)
+    folds = {"std": dict(image.model.metadata["files"])} if run.beside.uncertainty else {}
+    for kind, members in {"lowfield": None, **folds}.items():
+        step = given(
+            Synthesize, **_evaluation(image, run), members=members,
+            slice_profile=averaged[0], slice_thickness=averaged[1],
+        )  # fmt: skip
+        name = "synthesize" if kind == "lowfield" else kind
+        other = {} if twin is None else {
+            "twin": made[f"{kind}_{twin}"], "twin_mask": made["mask"],
+            "twin_device": made[f"device_{kind}_{twin}"],
+        }  # fmt: skip
+        node = _add_evaluation(workflow, step, f"{name}_{grid.name}", run, **ends, **other)
+        found[f"{kind}_{grid.name}"] = (node, "out_file")
+        found[f"device_{kind}_{grid.name}"] = (node, "device")
+    for number, kind in enumerate(run.beside.noisy, start=1):
+        step = AddNoise(
+            noise=image.model.metadata["noise"],
+            # Two scans of one run never share their noise.
+            seed=[run.random_seed, zlib.crc32(image.scan.stem.encode())],
+            realisation=number,
+            scale=run.beside.noise_scale,
+            acquired=grid.kind == "lf",
+        )
+        low = found[f"lowfield_{grid.name}"]
+        node = add(workflow, step, f"{kind}_{grid.name}", 1.0, in_file=low, **ends)
+        found[f"{kind}_{grid.name}"] = (node, "out_file")
+        found[f"device_{kind}_{grid.name}"] = found[f"device_lowfield_{grid.name}"]
+    return found
+
+
+def _evaluation(image: ImageSpec, run: RunSpec) -> dict[str, Any]:
+    """Return the inputs of a step that evaluates a model."""
+    model = image.model
+    return {
+        "model": str(model.path),
+        "sha256": model.sha256,
+        "frame": model.frame.to_dict(),
+        "contrast": model.contrast,
+        "device": run.device,
+        "precision": run.precision,
+        "use_gpu": run.device.startswith("cuda"),
+        "seed": draws(image, run),
+    }
+
+
+def _add_evaluation(
+    workflow: pe.Workflow, step: Any, name: str, run: RunSpec, **ends: Source | None
+) -> pe.Node:
+    threads = 1 if run.device.startswith("cuda") else run.omp_nthreads
+    return add(workflow, step, name, 1.5, threads, **ends)
+
+
+def _add_template(
+    workflow: pe.Workflow,
+    image: ImageSpec,
+    run: RunSpec,
+    grid: Grid,
+    made: Mapping[str, Source],
+) -> dict[str, Source]:
+    """Register a brain to a standard space, and bring it and its mask there."""
+    step = given(
+        RegisterToTemplate, template=grid.template, template_mask=grid.template_mask,
+        transform="affine" if run.sloppy else "syn", seed=run.random_seed,
+        name=str(image.parts[0].path),
+    )  # fmt: skip
+    register = add(workflow, step, f"register_{grid.space}", 3.0, in_file=made["preproc"])
+    warp = add(
+        workflow, WarpToTemplate(template=str(grid.template)), f"warp_{grid.space}", 1.0,
+        in_file=made["preproc"], mask_file=made["mask"], forward=(register, "forward"),
+    )  # fmt: skip
+    return {
+        f"forward_{grid.space}": (register, "forward"),
+        f"inverse_{grid.space}": (register, "inverse"),
+        f"preproc_{grid.name}": (warp, "out_file"),
+        f"mask_{grid.name}": (warp, "mask_file"),
+    }
+
+
+def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Made:
+    """Fuse low-field scans on the frame, enhance them, and draw what changed."""
+    model, names = image.model, [str(part.path) for part in image.parts]
+    finds = [
+        _find(workflow, f"find_{number}", part, mask, run)
+        for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
+    ]
+    choose = add(
+        workflow, ChooseReference(names=names), "choose", 0.5,
+        **{key: [(find, output) for find in finds] for key, output in (
+            ("scans", "checked"), ("masks", "mask_file"), ("methods", "method"),
+            ("errors", "error"), ("messages", "message"),
+        )},
+    )  # fmt: skip
+    aligned = [
+        add(
+            workflow, AlignPart(number=number, seed=run.random_seed, name=label),
+            f"align_{number}", 1.0, reference=(choose, "number"),
+            high=(choose, "reference"), high_mask=(choose, "mask_file"),
+            **{key: (find, key) for key in FOUND},
+        )
+        for number, (find, label) in enumerate(zip(finds, names, strict=True), start=1)
+    ]  # fmt: skip
+    parts = {
+        key: [(align, output) for align in aligned]
+        for key, output in (
+            ("scans", "scan"), ("masks", "mask_file"), ("matrices", "matrix"),
+            ("stripped", "stripped"), ("names", "name"), ("warnings", "warnings"),
+            ("errors", "error"), ("messages", "message"),
+        )
+    }  # fmt: skip
+    conform = add(
+        workflow, Conform(frame=model.frame.to_dict(), name=names[0]), "conform", 1.0,
+        in_file=(choose, "reference"), mask_file=(choose, "mask_file"),
+    )  # fmt: skip
+    fuse = add(
+        workflow, given(FuseLowField), "fuse", 1.5, volume_mask=(conform, "mask_file"),
+        **{key: parts[key] for key in ("scans", "masks", "matrices", "stripped", "names")},
+    )  # fmt: skip
+    mask = (fuse, "mask_file")
+    normalise = add(
+        workflow,
+        Normalise(name=names[0], scaling=model.scaling, contrast=model.contrast, profiled=True),
+        "normalise", 1.0, in_file=(fuse, "out_file"), mask_file=mask,
+    )  # fmt: skip
+    volume = (normalise, "out_file")
+    step = given(Synthesize, **_evaluation(image, run))
+    enhance = _add_evaluation(workflow, step, "enhance", run, volume=volume, mask_file=mask)
+    figures = add(
+        workflow, MakeEnhancementFigures(stem=image.scan.stem), "figures", 1.5,
+        image=(choose, "reference"), image_mask=(choose, "mask_file"), low=volume,
+        enhanced=(enhance, "out_file"), mask=mask,
+    )  # fmt: skip
+    made = {
+        "mask": mask, "mask_method": (choose, "method"), "preproc": volume,
+        "profile": (normalise, "profile"), "scaling": (normalise, "scaling"),
+        "enhanced": (enhance, "out_file"), "device_enhanced": (enhance, "device"),
+    }  # fmt: skip
+    record: dict[str, Any] = {
+        "checked": volume, "coverage": (fuse, "coverage"), "errors": parts["errors"],
+        "messages": parts["messages"], "warnings": [(choose, "notes"), *parts["warnings"]],
+    }  # fmt: skip
+    return Made(made, "enhanced", [figures], record)
+
+
+def records(workflow: pe.Workflow) -> dict[str, dict[str, Any]]:
+    """Return the record of every branch that ended, by the stem of its scan."""
+    from nipype.pipeline.engine.utils import load_resultfile
+
+    found = {}
+    for node in workflow._create_flat_graph():
+        node.base_dir = workflow.base_dir
+        file = Path(node.output_dir()) / "result_ds_record.pklz"
+        if file.exists():
+            record = load_resultfile(file, resolve=False).outputs.record
+            found[record["stem"]] = record
+    return found
+
+
+def step_label(node: str) -> str:
+    """Return what the report calls a node, by its name within its branch.
+
+    Examples
+    --------
+    >>> [step_label(name) for name in ("check", "synthesize_native", "noise01_lf_2x2x2")]
+    ['check', 'synthesize (native)', 'noise01 (lf_2x2x2)']
+    >>> [step_label(name) for name in ("ds_mask", "ds_record_list_outputs", "warp_MNI152")]
+    ['write', 'write', 'warp']
+    """
+    node = re.sub(r"_list_.*", "", node)
+    if node.startswith("ds_"):
+        return "write"
+    if match := re.fullmatch(r"(regrid|synthesize|std|noise\d+)_(.+)", node):
+        return f"{match[1]} ({match[2]})"
+    return re.sub(r"^(register|warp)_.*", r"\1", node)

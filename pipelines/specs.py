@@ -1,0 +1,79 @@
+"""What the images of a participant are made from, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.models.bundle import Bundle
+from h2lo_bids.models.registry import FAMILIES, METHODS
+from h2lo_bids.outputs import (
+    Beside,
+    Grid,
+    TemplateFiles,
+    enhanced_paths,
+    grids_of,
+    output_paths,
+)
+from h2lo_bids.synthesis.seeds import scan_seed
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What one image, or one set of images on several grids, is made from.
+
+    Several parts are low-field scans of one session, which are fused. A part's mask is one
+    to use instead of computing it, with its BIDS URI.
+    """
+
+    name: str  # unique within the participant
+    scan: Scan  # what the outputs are named after
+    model: Bundle
+    parts: tuple[Scan, ...]
+    masks: tuple[tuple[Path, str] | None, ...]
+
+    @property
+    def enhanced(self) -> bool:
+        """Whether it is made from low-field scans."""
+        return self.model.task == "enhance"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """How the images of a participant are made."""
+
+    out_dir: Path
+    output_spaces: tuple[str, ...] = ("native",)
+    lf_grid: tuple[tuple[float, float, float], ...] = ()
+    response: VoxelResponse | None = None
+    beside: Beside = field(default_factory=Beside)
+    templates: Mapping[str, Mapping[str, TemplateFiles]] = field(default_factory=dict)
+    skull_strip: str = "auto"
+    synthstrip_weights: Path | None = None
+    device: str = "cpu"
+    precision: str = "fp32"
+    sloppy: bool = False  # register affinely instead of with SyN
+    random_seed: int = 42
+    omp_nthreads: int = 1
+
+    def grids(self, image: ImageSpec) -> tuple[Grid, ...]:
+        """Return where low-field images are wanted."""
+        templates = self.templates.get(image.scan.suffix)
+        return grids_of(self.output_spaces, self.lf_grid, templates, self.response)
+
+    def paths(self, image: ImageSpec) -> dict[str, Path]:
+        """Name every output of an image."""
+        if image.enhanced:
+            return enhanced_paths(self.out_dir, image.scan)
+        return output_paths(self.out_dir, image.scan, self.grids(image), self.beside)
+
+
+def draws(image: ImageSpec, run: RunSpec) -> int | None:
+    """Return the seed of a method that draws at random, of each scan its own; else None."""
+    family = METHODS.get(image.model.method)
+    if image.enhanced or family is None or not FAMILIES[family].random:
+        return None
+    return scan_seed(run.random_seed, image.scan.stem)

@@ -1,0 +1,233 @@
+"""Steps over `h2lo_bids.synthesis` and registration: a model evaluated on a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.interface import InFile, Label, interface, load_image
+from pipelines.scan_steps import save_like
+
+
+def synthesize(
+    folder: Path,
+    model: Label,
+    sha256: str,  # of its weights, so that others are not taken for done
+    frame: dict[str, Any],  # may change with the same weights
+    contrast: str,
+    volume: InFile,  # the normalised scan on the model's frame
+    mask_file: InFile,  # the brain on the wanted grid, which it defines
+    to_template: InFile | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    seed: int = 42,
+    slice_profile: str | None = None,  # of voxels that are integrated over; else centres count
+    slice_thickness: float | None = None,
+    members: dict[str, Any] | None = None,
+    twin: InFile | None = None,
+    twin_mask: InFile | None = None,
+    twin_device: str = "",
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Evaluate a model at the brain voxels of a grid (`h2lo_bids.synthesis.predict`).
+
+    With `members`, digests of the folds' models, their standard deviation takes the place
+    of the image. A `twin` that was made on the very same grid is taken over.
+    """
+    import numpy as np
+    import torch
+
+    from h2lo_bids.imaging.voxels import VoxelResponse
+    from h2lo_bids.synthesis.options import EngineOptions, noting_device
+
+    grid, scan = load_image(mask_file), load_image(volume)
+    inside = np.asarray(grid.dataobj) > 0
+    out = folder / ("std.nii.gz" if members else "lowfield.nii.gz")
+    if twin is not None and twin_mask is not None and _same(load_image(twin_mask), grid):
+        made = np.asarray(load_image(twin).dataobj)
+        return {"out_file": save_like(grid, made, out), "device": twin_device}
+    torch.set_num_threads(threads)
+    with noting_device(device) as used:
+        values = _evaluate(model, contrast, bool(members))(
+            np.asarray(scan.dataobj, dtype=np.float32),
+            scan.affine,
+            grid.shape,
+            grid.affine,
+            inside,
+            options=EngineOptions(device=device, precision=precision, threads=threads),
+            world_transform=_to_scan(to_template),
+            seed=seed,
+            response=VoxelResponse(slice_profile, slice_thickness) if slice_profile else None,
+        )
+    if not members:
+        # The paper's operator has no output activation; models are trained on [0, 1].
+        np.clip(values, 0.0, 1.0, out=values)
+    return {"out_file": save_like(grid, values, out), "device": used[0]}
+
+
+Synthesize = interface(synthesize, out_file=InFile, device=str)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two masks hold the same voxels of the same grid."""
+    import numpy as np
+
+    return (
+        one.shape == other.shape
+        and np.allclose(one.affine, other.affine, rtol=0, atol=1e-6)
+        and np.array_equal(np.asarray(one.dataobj) > 0, np.asarray(other.dataobj) > 0)
+    )
+
+
+def _evaluate(path: str, contrast: str, members: bool) -> Callable[..., Any]:
+    from functools import partial
+
+    from h2lo_bids.models import members as folds
+    from h2lo_bids.models.bundle import load_bundle, load_model
+    from h2lo_bids.synthesis.predict import predict_on_grid
+    from h2lo_bids.synthesis.uncertainty import deviation_on_grid
+
+    bundle = load_bundle(path, contrast=contrast)
+    if members:
+        return partial(deviation_on_grid, folds.members(bundle))
+    return partial(predict_on_grid, load_model(bundle))
+
+
+def _to_scan(to_template: str | None) -> Callable[[Any], Any] | None:
+    """Return a function from a template's world to the scan's; None without a transform."""
+    if to_template is None:
+        return None
+    from h2lo_bids.imaging.registration import points_before
+
+    return lambda points: points_before(points, to_template)
+
+
+def regrid_mask(
+    folder: Path, mask_file: InFile, spacing: tuple[float, float, float]
+) -> dict[str, Any]:
+    """Lay other voxels over a scan's field of view; those more than half in brain belong to it."""
+    import numpy as np
+
+    from h2lo_bids.imaging.resample import placed
+    from h2lo_bids.io import save_nifti
+    from h2lo_bids.synthesis.grids import lf_mask
+
+    mask = load_image(mask_file)
+    moved, affine = lf_mask(np.asarray(mask.dataobj) > 0, mask.affine, spacing)
+    image = placed(moved.astype(np.uint8), affine, mask)
+    return {"mask_file": str(save_nifti(image, folder / "mask.nii.gz"))}
+
+
+RegridMask = interface(regrid_mask, mask_file=InFile)
+
+
+def add_noise(
+    folder: Path,
+    in_file: InFile,
+    mask_file: InFile,
+    volume: InFile,
+    noise: dict[str, Any],
+    seed: list[int],
+    realisation: int,
+    scale: float = 1.0,
+    acquired: bool = False,  # whether the voxels stand for those of a scan
+    to_template: InFile | None = None,
+) -> dict[str, Any]:
+    """Draw one noisy image (`h2lo_bids.synthesis.noise.add_noise`).
+
+    The noise is fixed to the model's frame, so that all grids show the same draw, those of
+    larger voxels without its detail.
+    """
+    import numpy as np
+    from nibabel.affines import apply_affine, voxel_sizes
+
+    from h2lo_bids.synthesis import noise as noises
+
+    image, frame = load_image(in_file), load_image(volume).affine
+    to_mm = np.diag([*voxel_sizes(frame), 1.0]) @ np.linalg.inv(frame)
+    back = _to_scan(to_template)
+    noisy = noises.add_noise(
+        np.asarray(image.dataobj, dtype=np.float32),
+        np.asarray(load_image(mask_file).dataobj) > 0,
+        image.affine if back else to_mm @ image.affine,
+        noises.NoiseModel.from_dict(noise),
+        seed=seed,
+        realisation=realisation,
+        scale=scale,
+        acquired=acquired,
+        to_frame=(lambda points: apply_affine(to_mm, back(points))) if back else None,
+    )
+    return {"out_file": save_like(image, noisy, folder / "noisy.nii.gz")}
+
+
+AddNoise = interface(add_noise, out_file=InFile)
+
+
+def register_to_template(
+    folder: Path,
+    in_file: InFile,
+    template: InFile,
+    template_mask: InFile | None = None,
+    transform: str = "syn",
+    seed: int = 42,
+    name: Label = "the scan",
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Register a brain to the brain of a template, on one thread, as the seed counts on no more."""
+    from h2lo_bids.imaging.registration import register
+
+    moving = load_image(in_file)
+    moving.set_filename(name)
+    fixed = _template_brain(template, template_mask, threads)
+    found = register(moving, fixed, folder, transform=transform, seed=seed, threads=1)
+    return {"forward": str(found.forward), "inverse": str(found.inverse)}
+
+
+RegisterToTemplate = interface(register_to_template, forward=InFile, inverse=InFile)
+
+
+def _template_brain(template: str, template_mask: str | None, threads: int) -> Any:
+    import nibabel as nib
+    import numpy as np
+
+    from h2lo_bids.imaging.brain import extract_brain, use_given_mask
+    from h2lo_bids.imaging.check import load_checked
+
+    image = load_checked(template).image
+    if template_mask is not None:
+        mask = use_given_mask(load_checked(template_mask).image, image).image
+    else:
+        mask = extract_brain(image, threads=threads).image
+    brain = np.where(np.asarray(mask.dataobj) > 0, np.asarray(image.dataobj), 0)
+    fixed = nib.Nifti1Image(brain.astype(np.float32), image.affine)
+    fixed.set_filename(template)
+    return fixed
+
+
+def warp_to_template(
+    folder: Path, in_file: InFile, mask_file: InFile, template: InFile, forward: InFile
+) -> dict[str, Any]:
+    """Bring a brain and its mask to a template's grid, both interpolated linearly."""
+    import nibabel as nib
+    import numpy as np
+
+    from h2lo_bids.imaging.registration import warp
+    from h2lo_bids.io import save_nifti
+
+    space, mask = load_image(template), load_image(mask_file)
+    share = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
+    inside = np.asarray(warp(share, space, forward).dataobj) > 0.5
+    moved = np.asarray(warp(load_image(in_file), space, forward).dataobj)
+    brain = nib.Nifti1Image(np.where(inside, np.clip(moved, 0, 1), 0), space.affine)
+    own = nib.Nifti1Image(inside.astype(np.uint8), space.affine)
+    for image in (brain, own):
+        image.set_sform(space.affine, 4)  # a standard space other than Talairach's: MNI
+        image.set_qform(space.affine, 4)
+    return {
+        "out_file": str(save_nifti(brain, folder / "preproc.nii.gz")),
+        "mask_file": str(save_nifti(own, folder / "mask.nii.gz")),
+    }
+
+
+WarpToTemplate = interface(warp_to_template, out_file=InFile, mask_file=InFile)

@@ -1,1 +1,0 @@
-"""Workflows: what is done to a scan, and in which order."""
