@@ -1,0 +1,232 @@
+"""Synthesis for notebooks and scripts: images in, images out, nothing written.
+
+The names are those of the package: ``from h2lo_bids import load_model, read_image, synthesize``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from h2lo_bids.errors import UsageError
+from h2lo_bids.models.bundle import Bundle
+from h2lo_bids.vocabulary import CONTRASTS
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory.
+
+    Parameters
+    ----------
+    bundle
+        Where it comes from: ``bundle.contrast``, ``bundle.frame``, ``bundle.metadata``.
+    network
+        The PyTorch module.
+    """
+
+    bundle: Bundle
+    network: Any
+
+
+def read_image(path: str | PathLike[str]) -> Any:
+    """Read a head scan and check what synthesis relies on.
+
+    Parameters
+    ----------
+    path
+        ``.nii`` or ``.nii.gz``, three-dimensional.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        float32, with a rigid affine. What is odd about the file is a `UserWarning`.
+
+    Raises
+    ------
+    MissingInputError
+        If the file is absent or cannot be read.
+    BadDataError
+        If its content cannot be used.
+    """
+    from h2lo_bids.imaging.check import load_checked
+
+    checked = load_checked(path)
+    for line in checked.warnings:
+        warnings.warn(line, stacklevel=2)
+    return checked.image
+
+
+def load_model(source: str | PathLike[str] = "T1w", *, device: str = "cpu") -> LoadedModel:
+    """Load a model.
+
+    Parameters
+    ----------
+    source
+        ``"T1w"`` or ``"T2w"`` for the model of that contrast that comes with the package;
+        else a model folder that `h2lo group` wrote, or a checkpoint of the authors' release.
+    device
+        As PyTorch names it.
+
+    Returns
+    -------
+    LoadedModel
+        For `synthesize`.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such folder or file.
+    BadDataError
+        If it is damaged.
+    """
+    from h2lo_bids.models.bundle import default_bundle, load_bundle
+    from h2lo_bids.models.bundle import load_model as load_network
+
+    named = str(source) in CONTRASTS
+    bundle = default_bundle(str(source)) if named else load_bundle(str(source))
+    return LoadedModel(bundle, load_network(bundle, device=device))
+
+
+def synthesize(
+    image: Any,
+    model: LoadedModel,
+    *,
+    affine: np.ndarray | None = None,
+    mask: Any = None,
+    voxel_size: Sequence[float] | None = None,
+    slice_profile: str = "box",
+    precision: str = "fp32",
+    threads: int | None = None,
+) -> Any:
+    """Synthesize the low-field image of a high-field head scan.
+
+    What `h2lo participant` computes without noise: the brain is found, brought to the
+    model's frame and scaled as the model was trained, and the model is evaluated at the
+    voxels of the wanted grid (arXiv 2603.24968). An input or output unlike the model's
+    training pairs is a `UserWarning`.
+
+    Parameters
+    ----------
+    image
+        High-field head or brain of the model's contrast: a nibabel image, or an array
+        (X, Y, Z) with `affine`.
+    model
+        From `load_model`.
+    affine
+        (4, 4), voxel indices to mm in RAS+; for arrays only.
+    mask
+        Brain mask on the image's grid, of the same kind as `image`; None looks for the brain.
+    voxel_size
+        Three sides in mm along the image's axes, as a scanner's 1.6 x 1.6 x 5; None keeps
+        the image's grid.
+    slice_profile
+        ``"box"``, ``"gauss"`` or ``"sinc"``: response along the slices of `voxel_size`.
+    precision
+        ``"fp32"`` or ``"bf16"``.
+    threads
+        CPU threads; None leaves PyTorch's own number.
+
+    Returns
+    -------
+    nibabel.Nifti1Image or tuple of numpy.ndarray
+        float32 in [0, 1], exactly 0 outside the brain. For an array: the volume and the
+        affine of its grid.
+
+    Raises
+    ------
+    UsageError
+        If an array comes without affine, or the model does not synthesize low field.
+    BadDataError
+        If the image or the mask cannot be used, or no brain is found.
+    """
+    import nibabel as nib
+
+    from h2lo_bids.imaging.brain.extract import extract_brain
+    from h2lo_bids.imaging.brain.given import use_given_mask
+    from h2lo_bids.imaging.conform import conform
+    from h2lo_bids.imaging.resample import resample_mask
+    from h2lo_bids.imaging.voxels import VoxelResponse
+    from h2lo_bids.synthesis.grids import lf_mask
+    from h2lo_bids.synthesis.options import EngineOptions
+    from h2lo_bids.synthesis.predict import predict_on_grid
+
+    bundle, arrays = model.bundle, isinstance(image, np.ndarray)
+    if bundle.task != "synthesize":
+        raise UsageError(f"the model {bundle.path} was trained to {bundle.task}, not to synthesize")
+    if arrays:
+        image = _image_of(image, affine)
+        mask = mask if mask is None else _image_of(np.asarray(mask, np.float32), affine)
+    if mask is None:
+        found = extract_brain(image, threads=threads)
+    else:
+        found = use_given_mask(mask, image)
+    frame = conform(image, bundle.frame, mask=found.image)
+    inside = np.asarray(resample_mask(found.image, frame.shape, frame.affine).dataobj) > 0
+    scaled, profile = _scaled(np.asarray(frame.dataobj), inside, frame.affine, bundle)
+    wanted, grid, response = np.asarray(found.image.dataobj) > 0, image.affine, None
+    if voxel_size is not None:
+        wanted, grid = lf_mask(wanted, image.affine, tuple(float(s) for s in voxel_size))
+        response = VoxelResponse(slice_profile, None)
+    options = EngineOptions(precision=precision, threads=threads)
+    low = predict_on_grid(
+        model.network, scaled, frame.affine, wanted.shape, grid, wanted,
+        options=options, response=response,
+    )  # fmt: skip
+    low = np.clip(low, 0.0, 1.0).astype(np.float32)
+    _warn(image, found, low if voxel_size is None else None, wanted, profile, bundle)
+    return (low, grid) if arrays else nib.Nifti1Image(low, grid)
+
+
+def _image_of(volume: np.ndarray, affine: np.ndarray | None) -> Any:
+    """Return an array as an image."""
+    import nibabel as nib
+
+    if affine is None:
+        raise UsageError("an array needs its affine: voxel indices to mm, 4 x 4")
+    return nib.Nifti1Image(np.asarray(volume, dtype=np.float32), np.asarray(affine, dtype=float))
+
+
+def _scaled(
+    volume: np.ndarray, inside: np.ndarray, affine: np.ndarray, bundle: Bundle
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Return a brain on the model's scale, and its profile."""
+    from h2lo_bids.imaging.normalise import scale_brain
+    from h2lo_bids.imaging.profile import measure
+    from h2lo_bids.imaging.resample import spacing_of
+
+    sides, contrast = list(spacing_of(affine)), bundle.contrast
+    made = scale_brain(volume, inside, sides, contrast=contrast, scaling=bundle.scaling)
+    profile = measure(
+        made.volume, inside, sides, contrast=contrast, field_ratio=made.field_ratio,
+        negative=made.negative,
+    )  # fmt: skip
+    return made.volume, profile
+
+
+def _warn(
+    image: Any, found: Any, low: np.ndarray | None, inside: np.ndarray, profile: dict[str, float],
+    bundle: Bundle,
+) -> None:  # fmt: skip
+    """Warn of the mask, and of an input or output unlike the training pairs."""
+    from h2lo_bids.imaging.profile import InputRange, measure_output
+    from h2lo_bids.imaging.range_check import check_range
+    from h2lo_bids.imaging.resample import spacing_of
+
+    lines = list(found.notes)
+    if low is not None:
+        high, _ = _scaled(np.asarray(image.dataobj), inside, image.affine, bundle)
+        ranges = bundle.metadata.get("input_range")
+        lines += check_range(
+            profile, measure_output(low, high, inside, list(spacing_of(image.affine))),
+            InputRange.from_dict(ranges) if ranges else None,
+            contrast=bundle.contrast, scaling=bundle.scaling,
+            name=str(image.get_filename() or "the image"),
+        ).warnings  # fmt: skip
+    for line in lines:
+        warnings.warn(line, stacklevel=3)

@@ -1,0 +1,53 @@
+"""The functions for notebooks give what the command line writes."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+from heads import SPACING, head, write_bundle, write_dataset
+
+from h2lo_bids import load_model, read_image, synthesize
+from h2lo_bids.errors import BadDataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model(write_bundle(tmp_path_factory.mktemp("model") / "T1w", "T1w"))
+
+
+@pytest.mark.slow
+def test_the_image_is_the_one_that_participant_writes(tmp_path, h2lo, models) -> None:
+    bids, out = write_dataset(tmp_path / "bids", suffixes=("T1w",)), tmp_path / "out"
+    assert h2lo(bids, out, "--lf-grid", "6x6x10").returncode == 0
+    scan = read_image(bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    loaded = load_model(models[1].split("=", 1)[1])
+    for sides, label in ((None, ""), ((6.0, 6.0, 10.0), "_res-6x6x10")):
+        written = nib.load(out / "sub-01" / "anat" / f"sub-01{label}_desc-lowfield_T1w.nii.gz")
+        made = synthesize(scan, loaded, voxel_size=sides, threads=1)
+        np.testing.assert_allclose(made.affine, written.affine, atol=1e-5)
+        np.testing.assert_array_equal(made.get_fdata(), written.get_fdata())
+
+
+def test_arrays_come_back_as_arrays_and_the_mask_bounds_the_image(model) -> None:
+    volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
+    mask = volume > 0
+    low, grid = synthesize(volume, model, affine=affine, mask=mask)
+    image = synthesize(nib.Nifti1Image(volume, affine), model, mask=nib.Nifti1Image(
+        mask.astype(np.uint8), affine))  # fmt: skip
+    np.testing.assert_array_equal(low, np.asarray(image.dataobj))
+    np.testing.assert_array_equal(grid, affine)
+    assert np.all(low[~mask] == 0)
+    assert low[mask].min() >= 0
+    assert 0 < low[mask].max() <= 1
+
+
+def test_what_cannot_be_used_is_refused(model) -> None:
+    with pytest.raises(UsageError, match="affine"):
+        synthesize(head(1), model)
+    with pytest.raises(BadDataError):
+        synthesize(head(1), model, affine=np.eye(4), mask=np.zeros(head(1).shape))
+
+
+def test_embedded_models_are_named_by_contrast() -> None:
+    assert load_model("T2w").bundle.contrast == "T2w"
