@@ -162,10 +162,8 @@ def synthesize(
     if arrays:
         image = _image_of(image, affine)
         mask = mask if mask is None else _image_of(np.asarray(mask, np.float32), affine)
-    if mask is None:
-        found = extract_brain(image, threads=threads)
-    else:
-        found = use_given_mask(mask, image)
+    given = mask is not None
+    found = use_given_mask(mask, image) if given else extract_brain(image, threads=threads)
     frame = conform(image, bundle.frame, mask=found.image)
     inside = np.asarray(resample_mask(found.image, frame.shape, frame.affine).dataobj) > 0
     scaled, profile = _scaled(np.asarray(frame.dataobj), inside, frame.affine, bundle)
