@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.evaluation.snr import tissue_levels
+from h2lo_bids.evaluation.realism import tissue_levels
 from h2lo_bids.imaging.brain import extract_brain
 from h2lo_bids.imaging.check import load_checked
 from h2lo_bids.imaging.conform import conform

@@ -28,7 +28,7 @@ def write_derivative(
     A file with the same content is left alone.
     """
     from h2lo_bids.bids.sidecars import write_sidecar
-    from h2lo_bids.evaluation.snr import snr_of
+    from h2lo_bids.evaluation.realism import snr_of
     from h2lo_bids.io import atomic_write_bytes
 
     out = Path(out_dir) / out_name

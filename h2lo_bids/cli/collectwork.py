@@ -15,8 +15,14 @@ from h2lo_bids.cli.planwork import SPLITS
 from h2lo_bids.cli.tasks import CollectTask, GroupReportTask, TableTask
 from h2lo_bids.errors import BadDataError, NoMatchError
 from h2lo_bids.evaluation.benchmark import benchmark_table, budget_notes, row_values
-from h2lo_bids.evaluation.coverage import coverage_notes
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score, read_scores, under
+from h2lo_bids.evaluation.scores import (
+    IDENTITY,
+    IDENTITY_TITLES,
+    Score,
+    coverage_notes,
+    read_scores,
+    under,
+)
 from h2lo_bids.evaluation.splits import Fold, read_splits
 from h2lo_bids.evaluation.statistics import write_comparisons
 from h2lo_bids.evaluation.table import Block, tabulate, write_tables

@@ -1,10 +1,20 @@
-"""What each metric is called, its unit, and which way is better: said here only."""
+"""What is measured: names, units and which way is better; and the TSV files with their sidecars.
+
+A missing, undefined or infinite number is ``n/a``, as BIDS has it. The same
+values give the same bytes.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.evaluation.metrics import FOREGROUND
+from h2lo_bids.evaluation.realism import FREQUENCIES, HALF_PITCH_MM
+from h2lo_bids.io import atomic_write_text, write_json
 
 NOTHING = "\N{EN DASH}"
 """Stands where there is no figure."""
@@ -122,3 +132,198 @@ def places(means: Mapping[str, float], *, higher: bool) -> dict[str, int]:
     ordered = sorted(set(known.values()), reverse=higher)
     marked = ordered[: max(min(len(ordered) - 1, 2), 0)]
     return {name: marked.index(value) + 1 for name, value in known.items() if value in marked}
+
+
+Columns = dict[str, dict[str, Any]]
+MISSING = "n/a"
+
+_REGION = {
+    "Description": "Voxels that count",
+    "Levels": {
+        "foreground": f"high-field image above {FOREGROUND}; SSIM: pixels there, whose windows "
+        "may reach beyond",
+        "whole": "the whole volume",
+        "paper": "PSNR, SSIM and NCC over the whole volume, the others over the foreground, as in "
+        "Table 1 of the paper",
+    },
+}
+_BOOTSTRAP = (
+    "bound of the 95 % confidence interval by the bias-corrected and accelerated bootstrap over "
+    "participants, 9999 resamples; too narrow with few participants"
+)
+_BINS = f"bins of {', '.join(f'{f:g}' for f in FREQUENCIES)} cycles per mm that both grids carry"
+_SPECTRA = f"in-plane power spectra of the middle of the brain, root mean square over the {_BINS}"
+
+
+def _bands(who: str, whose: str) -> dict[str, tuple[str, str]]:
+    return {
+        f"{who}_{fine:g}mm".replace(".", "p"): (
+            f"Correlation with {whose} high-field image in the band of half-pitch {coarse:g} to "
+            f"{fine:g} mm",
+            "1",
+        )
+        for coarse, fine in HALF_PITCH_MM
+    }
+
+
+OWN, STRANGER = _bands("own", "the subject's own"), _bands("stranger", "another subject's")
+REALISM = {
+    **OWN,
+    **STRANGER,
+    "level_low": ("Mean of the darkest of three classes of brain voxels over the brightest's", "1"),
+    "level_mid": ("The same of the middle class", "1"),
+    "noise": ("In-plane noise, standard deviation over the brain's median", "1"),
+    **{f"snr_{level}": (f"Mean of the {level} class over the noise", "1")
+       for level in ("low", "mid", "high")},
+    "cnr_low_mid": ("Difference of the low and the middle class over the noise", "1"),
+    "cnr_mid_high": ("Difference of the middle and the high class over the noise", "1"),
+    "spectrum_db": (f"Distance from the target: {_SPECTRA}", "dB"),
+    "reference_spectrum_db": ("The same from the nearest other reference", "dB"),
+    "reference_histogram": (
+        "Wasserstein-1 distance of the brain's values over their 99.5th percentile from the "
+        "nearest other reference", "1"),
+}  # fmt: skip
+"""Description and unit of each measure of a `Realism`, in the order of the table."""
+
+
+def write_table(path: str | Path, rows: Iterable[Sequence[Any]], sidecar: Columns) -> Path:
+    """Write rows as TSV, with what the columns mean beside it in JSON; return the TSV file."""
+    path = Path(path)
+    atomic_write_text(path, to_tsv(rows, sidecar))
+    write_json(path.with_suffix(".json"), sidecar)
+    return path
+
+
+def to_tsv(rows: Iterable[Sequence[Any]], header: Iterable[str]) -> str:
+    """Write rows below their header; a number is the shortest text that reads back as the same."""
+    lines = ["\t".join(header), *("\t".join(map(_text, row)) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def number(text: str) -> float:
+    """Read a cell that `to_tsv` wrote; ``n/a`` is NaN."""
+    return math.nan if text == MISSING else float(text)
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return MISSING
+    return repr(float(value)) if isinstance(value, float) else " ".join(str(value).split())
+
+
+def of_scores(titles: Mapping[str, str], unclipped: Sequence[str] = ()) -> Columns:
+    """Describe the columns of the scores; `titles` are the methods', `unclipped` metrics."""
+    regions = {name: text for name, text in _REGION["Levels"].items() if name != "paper"}  # type: ignore[attr-defined]
+    return {
+        "participant_id": {"Description": "Label of the participant"},
+        "session_id": {"Description": "Session, where a participant has several"},
+        "method": _method("What was compared with the low-field image", titles),
+        "fold": {"Description": "Fold of the cross-validation in which this is a test subject"},
+        "region": {"Description": _REGION["Description"], "Levels": regions},
+        **{
+            key: {
+                "LongName": m.title,
+                "Description": f"{m.description}; {'higher' if m.higher else 'lower'} is better; "
+                "n/a where it is undefined or infinite",
+                "Units": m.unit,
+            }
+            for key, m in CATALOGUE.items()
+        },
+        **{
+            f"{key}_{RELEASE}": {
+                "LongName": f"{CATALOGUE[key].title}, not clipped",
+                "Description": f"{CATALOGUE[key].description}; {CONVENTIONS[RELEASE]}",
+                "Units": CATALOGUE[key].unit,
+            }
+            for key in unclipped
+        },
+    }
+
+
+def of_realism(titles: Mapping[str, str]) -> Columns:
+    """Describe the columns of the table of realism; `titles` are the methods'."""
+    kinds = {
+        "synthesized": "made by a method",
+        "target": "the pair's real low-field image",
+        "reference": "a real low-field scan without partner, named with --realism-reference",
+    }
+    return {
+        "participant_id": {"Description": "Label of the participant; n/a for a reference"},
+        "session_id": {"Description": "Session, where a participant has several"},
+        "kind": {"Description": "What the image is", "Levels": kinds},
+        "image": _method("The method, or the reference's file", titles),
+        "fold": {"Description": "Fold of the cross-validation in which this is a test subject"},
+        **{key: {"Description": text, "Units": unit} for key, (text, unit) in REALISM.items()},
+    }
+
+
+def of_summary(
+    titles: Mapping[str, str], folds: Sequence[int], convention: str = CLIPPED
+) -> Columns:
+    """Describe the columns of the summary, with one per fold."""
+    return {
+        "method": _method("What was compared with the low-field image", titles),
+        "metric": _metric(convention),
+        "region": _REGION,
+        "n": {"Description": "Participants with a finite value; their sessions are averaged"},
+        "mean": {"Description": "Mean of the fold means, or over participants: see std_over"},
+        "std": {"Description": "Population standard deviation of the same values"},
+        "std_over": {
+            "Description": "Whose mean and standard deviation these are",
+            "Levels": {
+                "folds": "the fold means, as the paper prints them",
+                "participants": "the participants' values, where there are not two folds",
+            },
+        },
+        "ci_low": {"Description": f"Mean over participants: lower {_BOOTSTRAP}"},
+        "ci_high": {"Description": f"Mean over participants: upper {_BOOTSTRAP}"},
+        **{
+            f"fold_{fold}": {"Description": f"Mean over the test subjects of fold {fold}"}
+            for fold in folds
+        },
+    }
+
+
+def of_comparisons(titles: Mapping[str, str], convention: str = CLIPPED) -> Columns:
+    """Describe the columns of the comparisons."""
+    return {
+        "method": _method("The first of the two methods", titles),
+        "versus": _method("The second", titles),
+        "metric": _metric(convention),
+        "region": _REGION,
+        "n": {
+            "Description": "Participants with finite values of both; folds whose test sets overlap "
+            "and sessions are averaged"
+        },
+        "difference": {"Description": "Mean of method less mean of versus, in the metric's unit"},
+        "ci_low": {"Description": f"Difference: lower {_BOOTSTRAP}"},
+        "ci_high": {"Description": f"Difference: upper {_BOOTSTRAP}"},
+        "better": {"Description": "The method with the better mean; n/a if they are equal"},
+        "statistic": {
+            "Description": "Wilcoxon's signed-rank test over participants: the smaller rank sum"
+        },
+        "p": {
+            "Description": "Two-sided and exact up to 200 participants; with n of them never below "
+            "2 to the power 1 - n"
+        },
+        "p_holm": {
+            "Description": "p after Holm's correction over the methods that are compared "
+            "with the same one by this metric"
+        },
+    }
+
+
+def _method(description: str, titles: Mapping[str, str]) -> dict[str, Any]:
+    return {"Description": description, "Levels": dict(titles)}
+
+
+def _metric(convention: str) -> dict[str, Any]:
+    levels = {
+        key: f"{m.description} (unit: {m.unit}; {'higher' if m.higher else 'lower'} is better)"
+        for key, m in CATALOGUE.items()
+    }
+    return {
+        "Description": f"What was measured. {CONVENTIONS[convention]}",
+        "Levels": levels,
+        "MetricsConvention": convention,
+    }

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.evaluation import columns, metrics
+from h2lo_bids.evaluation import catalogue, metrics
 from h2lo_bids.evaluation.catalogue import CLIPPED, RELEASE
 from h2lo_bids.evaluation.metrics import METRICS
+from h2lo_bids.io import read_text, table_rows
 
 IDENTITY = "identity"
 """The method that returns its input: the high-field image, or the low-field one to enhance."""
@@ -36,6 +37,9 @@ PAPER = "paper"
 
 SCORED = (*METRICS, "nmi")
 """What a `Score` holds, in the order of the tables."""
+
+MARK = "†"
+"""Stands behind the name of a method that lacks folds or subjects."""
 
 _WHOLE_IN_PAPER = ("psnr", "ssim", "ncc")
 
@@ -82,7 +86,7 @@ class Realism:
     subject, fold
         As in `Score`; a reference has none.
     values
-        Keys as in `h2lo_bids.evaluation.columns.REALISM`; what is absent was not measured,
+        Keys as in `h2lo_bids.evaluation.catalogue.REALISM`; what is absent was not measured,
         NaN is undefined.
     """
 
@@ -219,6 +223,63 @@ def titles_of(methods: Iterable[str], titles: Mapping[str, str] | None) -> dict[
     return {name: given.get(name, name) for name in methods}
 
 
+def incomplete(scores: Sequence[Score]) -> tuple[str, ...]:
+    """Name the methods that lack a fold or a subject that another one has.
+
+    Their means are over other subjects, and so are not to be compared.
+    """
+    covered = _covered(scores)
+    most = set().union(*covered.values()) if covered else set()
+    return tuple(name for name, own in covered.items() if own != most)
+
+
+def coverage_notes(
+    scores: Sequence[Score],
+    titles: Mapping[str, str],
+    folds: Sequence[int] = (),
+    wanted: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Name the missing folds and subjects, one sentence per method; empty if there are none.
+
+    `folds` are those that were planned; without them, those that any method has. `wanted` are
+    methods that were asked for.
+    """
+    covered = _covered(scores)
+    everyone = set().union(*covered.values()) if covered else set()
+    planned = sorted({*folds, *(fold for _, fold in everyone if fold is not None)})
+    lines = []
+    for name in dict.fromkeys([*covered, *wanted]):
+        own = covered.get(name, set())
+        title = titles.get(name, name)
+        done = {fold for _, fold in own}
+        lacking = [fold for fold in planned if fold not in done]
+        if not own:
+            lines.append(f"{title}: no fold is finished; it is not in the table.")
+            continue
+        if lacking and name != IDENTITY:
+            lines.append(
+                f"{title} {MARK}: {len(planned) - len(lacking)} of {len(planned)} folds; "
+                f"{_folds(lacking)} not finished."
+            )
+        missed = [(who, fold) for who, fold in everyone - own if fold in done]
+        for who, fold in sorted(missed, key=lambda item: (item[1] or 0, item[0])):
+            where = "" if fold is None else f" of fold {fold}"
+            lines.append(f"{title} {MARK}: sub-{who}{where} not scored.")
+    return tuple(lines)
+
+
+def _covered(scores: Sequence[Score]) -> dict[str, set[tuple[str, int | None]]]:
+    found: dict[str, set[tuple[str, int | None]]] = {}
+    for s in scores:
+        found.setdefault(s.method, set()).add((s.subject, s.fold))
+    return found
+
+
+def _folds(lacking: Sequence[int]) -> str:
+    word = "fold" if len(lacking) == 1 else "folds"
+    return f"{word} {', '.join(map(str, lacking))} {'is' if len(lacking) == 1 else 'are'}"
+
+
 def write_scores(
     path: str | Path, scores: Sequence[Score], titles: Mapping[str, str] | None = None
 ) -> Path:
@@ -230,20 +291,20 @@ def write_scores(
         for s in scores
     ]  # fmt: skip
     titles = titles_of((s.method for s in scores), titles)
-    return columns.write_table(path, rows, columns.of_scores(titles, also))
+    return catalogue.write_table(path, rows, catalogue.of_scores(titles, also))
 
 
 def write_realism(
     path: str | Path, rows: Sequence[Realism], titles: Mapping[str, str] | None = None
 ) -> Path:
     """Write one line per image as TSV, and the sidecar."""
-    measures = columns.REALISM
+    measures = catalogue.REALISM
     lines = [
         [*_person(r.subject), r.kind, r.image or None, r.fold, *map(r.values.get, measures)]
         for r in rows
     ]
     titles = titles_of((r.image for r in rows if r.kind == "synthesized"), titles)
-    return columns.write_table(path, lines, columns.of_realism(titles))
+    return catalogue.write_table(path, lines, catalogue.of_realism(titles))
 
 
 def read_scores(path: str | Path) -> tuple[Score, ...]:
@@ -258,25 +319,22 @@ def read_scores(path: str | Path) -> tuple[Score, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise MissingInputError(
             f"{path}: cannot read these scores ({error.strerror}); score the subjects again"
         ) from error
-    except UnicodeDecodeError as error:
+    except ValueError as error:
         raise BadDataError(f"{path}: not a table of scores; score the subjects again") from error
-    rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     scores: list[Score] = []
-    while True:
-        try:
-            row = next(rows, None)
-            if row is None:
-                return tuple(scores)
+    try:
+        for row in table_rows(text, quoting=csv.QUOTE_NONE):
             scores.append(_score(row))
-        except (csv.Error, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-            raise BadDataError(
-                f"{path}: line {rows.line_num} is not a subject's scores; score the subjects again"
-            ) from error
+    except (KeyError, ValueError) as error:
+        raise BadDataError(
+            f"{path}: line {len(scores) + 2} is not a subject's scores; score the subjects again"
+        ) from error
+    return tuple(scores)
 
 
 def _values(
@@ -311,13 +369,13 @@ def _person(subject: str) -> tuple[str | None, str | None]:
 
 def _score(row: Mapping[str, str]) -> Score:
     subject = row["participant_id"].removeprefix("sub-")
-    if row["session_id"] != columns.MISSING:
+    if row["session_id"] != catalogue.MISSING:
         subject += "_" + row["session_id"].removeprefix("ses-")
-    fold = None if row["fold"] == columns.MISSING else int(row["fold"])
+    fold = None if row["fold"] == catalogue.MISSING else int(row["fold"])
     if not subject or row["region"] not in REGIONS:
         raise ValueError(row["region"])
-    values = {name: columns.number(row[name]) for name in SCORED}
+    values = {name: catalogue.number(row[name]) for name in SCORED}
     unclipped = {
-        name: columns.number(row[key]) for name in SCORED if (key := f"{name}_{RELEASE}") in row
+        name: catalogue.number(row[key]) for name in SCORED if (key := f"{name}_{RELEASE}") in row
     }
     return Score(subject, row["method"], fold, row["region"], values, unclipped)

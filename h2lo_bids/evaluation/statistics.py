@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import csv
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.evaluation import columns
+from h2lo_bids.evaluation import catalogue
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED
+from h2lo_bids.evaluation.inference import confidence_interval, holm, signed_rank
 from h2lo_bids.evaluation.scores import IDENTITY, PAPER, SCORED, Score, select, titles_of
-from h2lo_bids.evaluation.signedrank import holm, signed_rank
 from h2lo_bids.io import read_text, table_rows
-
-CONFIDENCE = 0.95
-_RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
@@ -92,6 +89,11 @@ class Comparison:
     statistic: float
     p: float
     p_holm: float
+
+
+_Row = TypeVar("_Row", Summary, Comparison)
+_COLUMNS = {"over": "std_over", "low": "ci_low", "high": "ci_high"}
+"""Columns that are not called as their fields."""
 
 
 def summarise(
@@ -200,45 +202,6 @@ def methods_of(scores: Iterable[Score]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name != IDENTITY))
 
 
-def confidence_interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
-    """Bound the mean of a population from a sample, by resampling it.
-
-    The bias-corrected and accelerated bootstrap. With few values it is too
-    narrow, as every bootstrap of a mean: 12 normal ones are covered in 91 cases
-    of 100 and not in 95.
-
-    Parameters
-    ----------
-    values
-        (N,), finite.
-    seed
-        Of the resampling.
-
-    Returns
-    -------
-    low, high : float
-        NaN if there are fewer than two values.
-
-    References
-    ----------
-    Efron 1987, Journal of the American Statistical Association 82:171.
-    """
-    from scipy.stats import bootstrap
-
-    values = np.asarray(values, np.float64)
-    if len(values) < 2:
-        return math.nan, math.nan
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of degenerate samples, which give NaN
-        interval = bootstrap(
-            (values,), np.mean, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES,
-            method="BCa", random_state=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
-    return float(interval.low), float(interval.high)
-
-
 def by_participant(scores: Iterable[Score], metric: str) -> dict[str, float]:
     """Average a metric over each participant's sessions and folds, leaving out what is not finite.
 
@@ -260,13 +223,9 @@ def write_summary(
 ) -> Path:
     """Write one line per method and metric, with the fold means, as TSV, and the sidecar."""
     folds = sorted({fold for row in summary for fold, _ in row.fold_means})
-    lines = []
-    for row in summary:
-        means = dict(row.fold_means)
-        values = [row.method, row.metric, row.region, row.n, row.mean, row.std, row.over]
-        lines.append([*values, row.low, row.high, *(means.get(fold) for fold in folds)])
+    lines = [[*_cells(row), *map(dict(row.fold_means).get, folds)] for row in summary]
     titles = titles_of((row.method for row in summary), titles)
-    return columns.write_table(path, lines, columns.of_summary(titles, folds, convention))
+    return catalogue.write_table(path, lines, catalogue.of_summary(titles, folds, convention))
 
 
 def write_comparisons(
@@ -276,28 +235,21 @@ def write_comparisons(
     convention: str = CLIPPED,
 ) -> Path:
     """Write one line per pair of methods and metric as TSV, and the sidecar."""
-    lines = [
-        [c.method, c.versus, c.metric, c.region, c.n, c.difference, c.low, c.high,
-         c.better or None, c.statistic, c.p, c.p_holm]
-        for c in comparisons
-    ]  # fmt: skip
     titles = titles_of((name for c in comparisons for name in (c.method, c.versus)), titles)
-    return columns.write_table(path, lines, columns.of_comparisons(titles, convention))
+    sidecar = catalogue.of_comparisons(titles, convention)
+    return catalogue.write_table(path, map(_cells, comparisons), sidecar)
 
 
 def read_statistics(
     stem: str | Path, scores: Sequence[Score], reference: str | None = None
 ) -> tuple[tuple[Summary, ...], tuple[Comparison, ...]] | None:
-    """Read summary and comparisons that `h2lo_bids.evaluation.table.write_tables` wrote.
+    """Read what `h2lo_bids.evaluation.table.write_tables` wrote, to spare the resampling.
 
-    Returns
-    -------
-    tuple or None
-        None if a file is absent or damaged, or is of other scores or another reference.
+    None if a file is absent or damaged, or is of other scores or another reference.
     """
     try:
-        summary = tuple(map(_summary_of, _rows(f"{stem}_summary.tsv")))
-        comparisons = tuple(map(_comparison_of, _rows(f"{stem}_comparisons.tsv")))
+        summary = tuple(_rows(f"{stem}_summary.tsv", Summary))
+        comparisons = tuple(_rows(f"{stem}_comparisons.tsv", Comparison))
     except (OSError, ValueError, KeyError):
         return None
     now, then = (
@@ -309,33 +261,31 @@ def read_statistics(
     return (summary, comparisons) if now == then and known else None
 
 
-def _rows(path: str) -> Iterator[dict[str, str]]:
-    return table_rows(read_text(Path(path)), quoting=csv.QUOTE_NONE)
+def _cells(row: Summary | Comparison) -> list[Any]:
+    """List the values of a row in the order of its columns, which is that of the fields."""
+    values = [getattr(row, f.name) for f in fields(row) if f.name != "fold_means"]
+    return [None if value == "" else value for value in values]
 
 
-def _summary_of(row: Mapping[str, str]) -> Summary:
-    means = {
-        int(key[5:]): columns.number(text) for key, text in row.items() if key.startswith("fold_")
+def _rows(path: str, kind: type[_Row]) -> Iterator[_Row]:
+    read: dict[str, Callable[[str], Any]] = {
+        "int": int,
+        "float": catalogue.number,
+        "str": lambda text: "" if text == catalogue.MISSING else text,
     }
-    mean, std, low, high = (
-        columns.number(row[key]) for key in ("mean", "std", "ci_low", "ci_high")
-    )
-    return Summary(
-        row["method"], row["metric"], row["region"], int(row["n"]),
-        mean=mean, std=std, over=row["std_over"], low=low, high=high,
-        fold_means=tuple((fold, value) for fold, value in means.items() if math.isfinite(value)),
-    )  # fmt: skip
-
-
-def _comparison_of(row: Mapping[str, str]) -> Comparison:
-    keys = ("difference", "ci_low", "ci_high", "statistic", "p", "p_holm")
-    difference, low, high, statistic, p, p_holm = (columns.number(row[key]) for key in keys)
-    return Comparison(
-        row["method"], row["versus"], row["metric"], row["region"], int(row["n"]),
-        difference=difference, low=low, high=high,
-        better="" if row["better"] == columns.MISSING else row["better"],
-        statistic=statistic, p=p, p_holm=p_holm,
-    )  # fmt: skip
+    for row in table_rows(read_text(Path(path)), quoting=csv.QUOTE_NONE):
+        values = {
+            f.name: read[str(f.type)](row[_COLUMNS.get(f.name, f.name)])
+            for f in fields(kind)  # type: ignore[arg-type]
+            if f.name != "fold_means"
+        }
+        if kind is Summary:
+            values["fold_means"] = tuple(
+                (int(key[5:]), mean)
+                for key, text in row.items()
+                if key.startswith("fold_") and math.isfinite(mean := catalogue.number(text))
+            )
+        yield kind(**values)
 
 
 def _summary(scores: Sequence[Score], metric: str, region: str, seed: int | None) -> Summary:

@@ -12,13 +12,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h2lo_bids.evaluation import columns
+from h2lo_bids.evaluation import catalogue
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, NOTHING, places
-from h2lo_bids.evaluation.coverage import MARK, coverage_notes, incomplete
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.paper import CITATION, GROUP, Printed
 from h2lo_bids.evaluation.printout import Cell, Head, Printout, tests_md
-from h2lo_bids.evaluation.scores import IDENTITY, Score, titles_of, under, write_scores
+from h2lo_bids.evaluation.scores import (
+    IDENTITY,
+    MARK,
+    Score,
+    coverage_notes,
+    incomplete,
+    titles_of,
+    under,
+    write_scores,
+)
 from h2lo_bids.evaluation.statistics import (
     Comparison,
     Summary,
@@ -29,6 +37,7 @@ from h2lo_bids.evaluation.statistics import (
     write_summary,
 )
 from h2lo_bids.io import atomic_write_text, write_json
+from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -43,82 +52,40 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Value:
-    """A further column of the TSV file.
+    """A further column of the TSV file."""
 
-    Parameters
-    ----------
-    key
-        Its head; also the key in `Row.values`.
-    description, unit
-        For the sidecar.
-    """
-
-    key: str
-    description: str
+    key: str  # its head, and the key in Row.values
+    description: str  # for the sidecar
     unit: str = ""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A further column of the printed table.
-
-    Parameters
-    ----------
-    heading
-        Its head.
-    write
-        Makes a cell's text from `Row.values`.
-    description
-        What it means, for who points at it.
-    """
+    """A further column of the printed table."""
 
     heading: str
-    write: Callable[[Mapping[str, Any]], str]
+    write: Callable[[Mapping[str, Any]], str]  # makes a cell's text from Row.values
     description: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method.
-
-    Parameters
-    ----------
-    name, title
-        The method, and how the table calls it.
-    summary
-        By metric.
-    values
-        Of the further columns; None stands for what is not known.
-    partial
-        Whether it lacks folds or subjects of others: it is marked, and takes no place.
-    """
+    """One method."""
 
     name: str
     title: str
-    summary: Mapping[str, Summary] = field(hash=False)
-    values: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    partial: bool = False
+    summary: Mapping[str, Summary] = field(hash=False)  # by metric
+    values: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of the further columns
+    partial: bool = False  # it lacks folds or subjects of others, is marked and takes no place
 
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one contrast.
-
-    Parameters
-    ----------
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    rows
-        The methods, the identity first.
-    notes
-        What the reader must know, one sentence each.
-    comparisons
-        Paired tests.
-    """
+    """The rows of one contrast, and their paired tests."""
 
     contrast: str
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
+    rows: tuple[Row, ...]  # the identity first
+    notes: tuple[str, ...] = ()  # one sentence each
     comparisons: tuple[Comparison, ...] = ()
 
     @property
@@ -129,42 +96,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A whole table.
-
-    Parameters
-    ----------
-    blocks
-        One per contrast.
-    metrics
-        Keys of `CATALOGUE`.
-    name
-        What its files are called, for example ``"table1"``.
-    title
-        One line; a table without one has one block, and no headings in Markdown.
-    values, shown
-        The further columns, as numbers and as text.
-    printed
-        The paper's own figures; their columns are left out where it is empty.
-    notes
-        About all blocks.
-    citation
-        Of the paper's own figures.
-    task
-        What the methods are for.
-    convention
-        A key of `CONVENTIONS`.
-    """
+    """A whole table: one block per contrast."""
 
     blocks: tuple[Block, ...]
     metrics: tuple[str, ...] = METRICS
-    name: str = ""
-    title: str = ""
+    name: str = ""  # of its files
+    title: str = ""  # a table without one has one block, and no headings in Markdown
     values: tuple[Value, ...] = ()
     shown: tuple[Shown, ...] = ()
-    printed: Printed = field(default_factory=dict, hash=False)
-    notes: tuple[str, ...] = ()
-    citation: str = CITATION
-    task: str = "synthesize"
+    printed: Printed = field(default_factory=dict, hash=False)  # the paper's own figures
+    notes: tuple[str, ...] = ()  # about all blocks
+    citation: str = CITATION  # of the paper's own figures
+    task: str = SYNTHESIZE
     convention: str = CLIPPED
 
     def save(self, folder: Path) -> None:
@@ -198,10 +141,10 @@ class Table:
             rows.append((f"{row.title} {MARK}" if row.partial else row.title, tuple(cells)))
         return Printout(tuple(heads), tuple(rows))
 
-    def to_json(self) -> columns.Columns:
+    def to_json(self) -> catalogue.Columns:
         """Describe the columns of `to_tsv`, in their order."""
-        target = "high" if self.task == "enhance" else "low"
-        found: columns.Columns = {
+        target = "high" if self.task == ENHANCE else "low"
+        found: catalogue.Columns = {
             "contrast": {"Description": "Contrast of both images"},
             "method": {
                 "Description": f"What was compared with the {target}-field image",
@@ -247,7 +190,7 @@ class Table:
                 for key in self._paper_metrics():
                     values += self.printed.get((block.contrast, row.name, key), (None, None))
                 lines.append(values)
-        return columns.to_tsv(lines, self.to_json())
+        return catalogue.to_tsv(lines, self.to_json())
 
     def to_md(self, blocks: tuple[Block, ...] | None = None) -> str:
         """Write blocks, all unless told which, with their notes and paired tests."""
@@ -287,19 +230,8 @@ def tabulate(
 ) -> Block:
     """Summarise and compare the scores of one contrast.
 
-    Parameters
-    ----------
-    scores
-        Of all methods, subjects, folds and regions.
-    titles
-        What the rows are called; see `titles_of`.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    reference
-        As in `compare`.
-    stem
-        Where `write_tables` has saved a table: if it is of these scores and this reference,
-        it is read and nothing is computed.
+    `titles` are as in `titles_of`, `reference` as in `compare`. Where `write_tables` has saved a
+    table of these scores and this reference at `stem`, it is read and nothing is computed.
 
     Raises
     ------
@@ -341,23 +273,9 @@ def write_tables(
 ) -> Table:
     """Write everything that follows from the scores of one contrast.
 
-    Parameters
-    ----------
-    stem
-        What the files' names begin with, for example ``out/group_T1w``: they go on
-        ``_scores.tsv``, ``_summary.tsv``, ``_comparisons.tsv``, each with a ``.json``,
-        and ``_table.md``.
-    scores, titles, reference
-        As in `tabulate`.
-    folds, wanted
-        What was planned; what lacks is told below the table, as in `coverage_notes`.
-    convention
-        A key of `CONVENTIONS`: of all but the file of scores, which holds both.
-
-    Returns
-    -------
-    Table
-        What was written.
+    Files are `stem` with ``_scores.tsv``, ``_summary.tsv`` and ``_comparisons.tsv``, each with a
+    ``.json``, and ``_table.md``. The scores hold both conventions, the other files `convention`.
+    `folds` and `wanted` are as in `coverage_notes`, the rest as in `tabulate`.
     """
     block = tabulate(under(scores, convention), titles, reference=reference)
     notes = coverage_notes(scores, titles_of((s.method for s in scores), titles), folds, wanted)

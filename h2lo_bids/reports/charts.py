@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 
-from h2lo_bids.evaluation.columns import OWN, STRANGER
+from h2lo_bids.evaluation.catalogue import OWN, STRANGER
 from h2lo_bids.evaluation.realism import HALF_PITCH_MM
 from h2lo_bids.evaluation.scores import IDENTITY
 
@@ -307,7 +307,7 @@ def _identity_level(runs: Sequence[Run]) -> float | None:
 def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) -> str | None:
     """Draw the band correlations: with the own high-field image whole, a stranger's broken.
 
-    `lines` are classes, titles and values by measure of `h2lo_bids.evaluation.columns.REALISM`;
+    `lines` are classes, titles and values by measure of `h2lo_bids.evaluation.catalogue.REALISM`;
     None is returned where no image has a value in two bands.
     """
     axes = _axes(430, 262, 46, 48)

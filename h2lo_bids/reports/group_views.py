@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.evaluation.catalogue import CONVENTIONS
-from h2lo_bids.evaluation.columns import REALISM
+from h2lo_bids.evaluation.catalogue import CONVENTIONS, REALISM
 from h2lo_bids.evaluation.printout import floor_of, tests_html
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.splits import PARTS

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.evaluation.columns import OWN, STRANGER
+from h2lo_bids.evaluation.catalogue import OWN, STRANGER
 from h2lo_bids.evaluation.metrics import METRICS, evaluate
 from h2lo_bids.evaluation.realism import (
     Appearance,

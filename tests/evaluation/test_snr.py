@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from h2lo_bids.evaluation.snr import noise_deviation, signal_to_noise, snr_of, tissue_levels
+from h2lo_bids.evaluation.realism import noise_deviation, signal_to_noise, snr_of, tissue_levels
 
 SHAPE = (60, 64, 40)
 

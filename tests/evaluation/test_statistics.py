@@ -8,11 +8,11 @@ import statistics
 import numpy as np
 import pytest
 from samples import cohort, made_up
-from scipy.stats import norm, t, wilcoxon
+from scipy.stats import wilcoxon
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import SCORED
-from h2lo_bids.evaluation.statistics import compare, confidence_interval, summarise
+from h2lo_bids.evaluation.statistics import compare, summarise
 
 
 def test_mean_and_population_deviation_of_folds_as_the_paper_prints() -> None:
@@ -60,34 +60,6 @@ def test_values_that_are_not_finite_are_left_out() -> None:
 def test_identity_stands_first() -> None:
     methods = list(dict.fromkeys(row.method for row in summarise(cohort())))
     assert methods == ["identity", "h2lo", "h2lo-mlp"]
-
-
-def test_interval_is_seeded_and_degenerate_samples_have_one() -> None:
-    values = np.random.default_rng(0).normal(size=9)
-    assert confidence_interval(values, seed=3) == confidence_interval(values, seed=3)
-    assert confidence_interval(values, seed=3) != confidence_interval(values, seed=4)
-    assert confidence_interval(np.full(5, 2.5)) == (2.5, 2.5)
-    assert all(math.isnan(v) for v in confidence_interval(np.array([1.0])))
-
-
-def test_interval_of_many_values_is_that_of_the_normal_law() -> None:
-    values = np.random.default_rng(1).normal(5, 2, 400)
-    expected = norm.interval(0.95, values.mean(), values.std() / 20)
-    assert confidence_interval(values) == pytest.approx(expected, abs=0.02)
-
-
-@pytest.mark.parametrize("n", [6, 12, 23])
-def test_interval_covers_as_often_as_theory_says(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The bootstrap's deviation is that of the sample divided by n: to first order it covers
-    # as often as Student's t stays below z sqrt((n - 1) / n).
-    monkeypatch.setattr("h2lo_bids.evaluation.statistics._RESAMPLES", 999)
-    rng, trials = np.random.default_rng(n), 1500
-    covered = 0
-    for trial in range(trials):
-        low, high = confidence_interval(rng.standard_normal(n), seed=trial)
-        covered += low <= 0 <= high
-    expected = 1 - 2 * t.sf(norm.ppf(0.975) * math.sqrt((n - 1) / n), n - 1)
-    assert covered / trials == pytest.approx(expected, abs=0.025)
 
 
 def test_comparisons_are_paired_and_corrected_together() -> None:

@@ -15,10 +15,16 @@ from samples import cohort, lines_of, made_up
 
 from h2lo_bids.evaluation import statistics
 from h2lo_bids.evaluation.catalogue import CONVENTIONS, places
-from h2lo_bids.evaluation.coverage import coverage_notes, incomplete
 from h2lo_bids.evaluation.paper import GROUP, paper_figures
 from h2lo_bids.evaluation.printout import floor_of
-from h2lo_bids.evaluation.scores import REGIONS, SCORED, Score, read_scores
+from h2lo_bids.evaluation.scores import (
+    REGIONS,
+    SCORED,
+    Score,
+    coverage_notes,
+    incomplete,
+    read_scores,
+)
 from h2lo_bids.evaluation.statistics import Summary, compare, summarise
 from h2lo_bids.evaluation.table import (
     Block,

@@ -13,8 +13,7 @@ import pytest
 from group_samples import METHODS, Sample, make_evaluation, make_fold, make_group, parts
 from report_page import Page
 
-from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS
-from h2lo_bids.evaluation.columns import OWN, STRANGER
+from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
 from h2lo_bids.evaluation.scores import Realism, read_scores, write_realism
 from h2lo_bids.evaluation.table import write_tables
 from h2lo_bids.reports.group import render_group_report, write_group_report

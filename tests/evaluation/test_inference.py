@@ -1,4 +1,4 @@
-"""Wilcoxon's test against scipy and the enumeration of all signs."""
+"""Intervals against theory; the signed-rank test against scipy and the enumeration of all signs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import rankdata, wilcoxon
+from scipy.stats import norm, rankdata, t, wilcoxon
 
-from h2lo_bids.evaluation.signedrank import holm, signed_rank
+from h2lo_bids.evaluation.inference import confidence_interval, holm, signed_rank
 
 
 def by_enumeration(differences: np.ndarray) -> float:
@@ -48,11 +48,10 @@ def test_many_pairs_are_approximated_as_scipy_does(ties: bool) -> None:
     assert signed_rank(values) == pytest.approx((expected.statistic, expected.pvalue))
 
 
-def test_approximation_joins_the_exact_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_approximation_joins_the_exact_distribution() -> None:
     values = np.random.default_rng(4).normal(0.15, 1, 200)
     exact = signed_rank(values)
-    monkeypatch.setattr("h2lo_bids.evaluation.signedrank._EXACT_UP_TO", 0)
-    assert signed_rank(values) == pytest.approx(exact, rel=0.05)
+    assert signed_rank(values, exact_up_to=0) == pytest.approx(exact, rel=0.05)
 
 
 def test_extremes() -> None:
@@ -67,6 +66,33 @@ def test_p_is_uniform_or_larger_where_nothing_differs() -> None:
     p = np.array([signed_rank(rng.standard_normal(10))[1] for _ in range(2000)])
     for level in (0.05, 0.2, 0.5):
         assert (p <= level).mean() <= level + 3 * math.sqrt(level * (1 - level) / 2000)
+
+
+def test_interval_is_seeded_and_degenerate_samples_have_one() -> None:
+    values = np.random.default_rng(0).normal(size=9)
+    assert confidence_interval(values, seed=3) == confidence_interval(values, seed=3)
+    assert confidence_interval(values, seed=3) != confidence_interval(values, seed=4)
+    assert confidence_interval(np.full(5, 2.5)) == (2.5, 2.5)
+    assert all(math.isnan(v) for v in confidence_interval(np.array([1.0])))
+
+
+def test_interval_of_many_values_is_that_of_the_normal_law() -> None:
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    expected = norm.interval(0.95, values.mean(), values.std() / 20)
+    assert confidence_interval(values) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("n", [6, 12, 23])
+def test_interval_covers_as_often_as_theory_says(n: int) -> None:
+    # The bootstrap's deviation is that of the sample divided by n: to first order it covers
+    # as often as Student's t stays below z sqrt((n - 1) / n).
+    rng, trials = np.random.default_rng(n), 1500
+    covered = 0
+    for trial in range(trials):
+        low, high = confidence_interval(rng.standard_normal(n), seed=trial, resamples=999)
+        covered += low <= 0 <= high
+    expected = 1 - 2 * t.sf(norm.ppf(0.975) * math.sqrt((n - 1) / n), n - 1)
+    assert covered / trials == pytest.approx(expected, abs=0.025)
 
 
 def test_holm_by_hand() -> None:

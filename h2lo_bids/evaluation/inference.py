@@ -1,28 +1,71 @@
-"""Wilcoxon's signed-rank test, exact with ties too, and Holm's correction."""
+"""Bootstrap intervals, Wilcoxon's signed-rank test, exact with ties too, and Holm's correction."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
-_EXACT_UP_TO = 200
-"""Pairs up to which the whole distribution is counted: a few milliseconds."""
+CONFIDENCE = 0.95
 
 
-def signed_rank(differences: np.ndarray) -> tuple[float, float]:
+def confidence_interval(
+    values: np.ndarray, *, seed: int = 0, resamples: int = 9999
+) -> tuple[float, float]:
+    """Bound the mean of a population from a sample, by resampling it.
+
+    The bias-corrected and accelerated bootstrap. With few values it is too
+    narrow, as every bootstrap of a mean: 12 normal ones are covered in 91 cases
+    of 100 and not in 95.
+
+    Parameters
+    ----------
+    values
+        (N,), finite.
+    seed, resamples
+        Of the resampling, and how often it is done.
+
+    Returns
+    -------
+    low, high : float
+        NaN if there are fewer than two values.
+
+    References
+    ----------
+    Efron 1987, Journal of the American Statistical Association 82:171.
+    """
+    from scipy.stats import bootstrap
+
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return math.nan, math.nan
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of degenerate samples, which give NaN
+        interval = bootstrap(
+            (values,), np.mean, confidence_level=CONFIDENCE, n_resamples=resamples,
+            method="BCa", random_state=np.random.default_rng(seed),
+        ).confidence_interval  # fmt: skip
+    return float(interval.low), float(interval.high)
+
+
+def signed_rank(differences: np.ndarray, *, exact_up_to: int = 200) -> tuple[float, float]:
     """Test whether paired differences are symmetric about zero.
 
-    Zero differences are left out, tied ones share their mean rank. The p value
+    Zero differences are dropped, tied ones share their mean rank. The p value
     is exact: the share of all choices of signs whose rank sum is as extreme. For
-    more than 200 differences the normal approximation is used, with the
-    variance that belongs to the ties.
+    more differences than `exact_up_to`, which takes a few milliseconds, the normal
+    approximation is used, with the variance that belongs to the ties.
 
     Parameters
     ----------
     differences
         (N,), finite.
+    exact_up_to
+        Most differences of which the whole distribution is counted.
 
     Returns
     -------
@@ -46,7 +89,7 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
     ranks = rankdata(np.abs(values))
     positive, total = float(ranks[values > 0].sum()), float(ranks.sum())
     statistic = min(positive, total - positive)
-    if len(ranks) <= _EXACT_UP_TO:
+    if len(ranks) <= exact_up_to:
         return statistic, _exact(ranks, statistic)
     distance = (statistic - total / 2) / math.sqrt(float((ranks**2).sum()) / 4)
     return statistic, min(1.0, math.erfc(-distance / math.sqrt(2)))
