@@ -17,13 +17,6 @@ _SUBJECT = re.compile(r"sub-[A-Za-z0-9+]+")
 def counted(number: int, word: str) -> str:
     """Return a number and its noun, in the singular only for one.
 
-    Parameters
-    ----------
-    number
-        0 or more.
-    word
-        A noun whose plural ends in s.
-
     Examples
     --------
     >>> counted(1, "scan"), counted(2, "scan")
@@ -49,11 +42,6 @@ def summarise(items: Iterable[tuple[Path, str]]) -> list[str]:
 
     Messages are of a kind if they differ in nothing but the file they are about and
     its subject. A pattern that a shell expands stands for the files of several.
-
-    Parameters
-    ----------
-    items
-        Files, and the message about each, which may name it.
 
     Examples
     --------
@@ -140,19 +128,6 @@ def all_counted(number: int, word: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a message that names the known word closest to an unknown one.
-
-    Parameters
-    ----------
-    word
-        As the user wrote it.
-    known
-        What may stand in its place.
-
-    Returns
-    -------
-    str
-        Begins with a semicolon; empty where nothing is close. Upper and lower case count
-        as one, for that is how most names are misspelt.
 
     Examples
     --------

@@ -13,25 +13,7 @@ from h2lo_bids.settings import Settings
 
 
 def run_benchmark(settings: Settings, console: Console) -> int:
-    """Prepare pairs, fit and score every method on every fold, and write Table 1.
-
-    Parameters
-    ----------
-    settings
-        What is asked for.
-    console
-        Where it is told.
-
-    Returns
-    -------
-    int
-        The exit code.
-
-    Raises
-    ------
-    H2loError
-        If nothing can be begun.
-    """
+    """Prepare pairs, fit and score every method on every fold, and write Table 1."""
     return run_on_pairs(
         settings,
         console,

@@ -33,22 +33,7 @@ def beside_of(settings: Settings) -> Any:
 
 
 def check_beside(settings: Settings, bundle: Any) -> None:
-    """Check that a bundle carries what the options need.
-
-    Parameters
-    ----------
-    settings
-        Of the run.
-    bundle
-        From `h2lo_bids.models.bundle.load_bundle`.
-
-    Raises
-    ------
-    UsageError
-        If it has no noise model, or fewer than two members.
-    BadDataError
-        If what it has is damaged.
-    """
+    """Check that a bundle carries what the options need."""
     remedy = "fit one with `h2lo bids_dir out_dir group`, or leave the option out"
     if settings.noise == "calibrated":
         from h2lo_bids.synthesis.noise import NoiseModel

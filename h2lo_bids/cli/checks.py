@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
 from h2lo_bids.cli.beside import check_beside
-from h2lo_bids.cli.checks_plugin import check_plugin
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS, OWN_SPACES, check_values, standard_spaces
 from h2lo_bids.cli.tasks import CheckTask
-from h2lo_bids.errors import (
-    CannotCreateError,
-    MissingInputError,
-    UsageError,
-)
+from h2lo_bids.errors import CannotCreateError, MissingInputError, UsageError
 from h2lo_bids.io import read_text
 from h2lo_bids.settings import Settings
 from h2lo_bids.wording import did_you_mean
 
+_DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives", "--cohort")
+_SUBMITS_WITH = {
+    "SLURM": "sbatch", "SLURMGraph": "sbatch", "PBS": "qsub", "PBSGraph": "qsub", "SGE": "qsub",
+    "SGEGraph": "qsub", "LSF": "bsub", "OAR": "oarsub", "Condor": "condor_qsub",
+    "CondorDAGMan": "condor_submit_dag",
+}  # fmt: skip
+
 
 def check_usage(settings: Settings) -> None:
-    """Check paths and combinations of options; reads folders, writes nothing.
-
-    Raises
-    ------
-    UsageError
-        If options contradict each other or a folder is where it must not be.
-    MissingInputError
-        If a file or folder that an option names does not exist.
-    """
+    """Check paths and combinations of options; reads folders, writes nothing."""
     if not settings.bids_dir.is_dir():
         raise MissingInputError(
             f"{settings.bids_dir}: no such folder; give the root of a BIDS dataset"
@@ -42,23 +38,17 @@ def check_usage(settings: Settings) -> None:
             f"--work-dir {settings.work}: is out_dir itself; choose another folder, "
             "or leave the option out"
         )
-    _check_files(settings)
-    derivatives = [("--derivatives", path) for _, path in settings.derivatives]
-    for option, path in [*derivatives, *_cohorts(settings)]:
-        if not path.is_dir():
-            raise MissingInputError(f"{option} {path}: is not a folder; give a dataset's root")
-    if settings.lf_dir is not None and not settings.lf_dir.is_dir():
-        raise MissingInputError(
-            f"--lf-dir {settings.lf_dir}: is not a folder; give a dataset's root"
-        )
+    _check_inputs(settings)
     check_values(settings)
     if settings.use_plugin is not None:
         read_plugin(settings.use_plugin)
 
 
-def _check_files(settings: Settings) -> None:
+def _check_inputs(settings: Settings) -> None:
     """Refuse what is not there, and what is only a part or a parent of a model."""
-    for option, path in _named_files(settings):
+    for option, path in settings.inputs():
+        if option in _DATASETS and not path.is_dir():
+            raise MissingInputError(f"{option} {path}: is not a folder; give a dataset's root")
         if not path.exists():
             meant = did_you_mean(path.name, [KNOWN_FOLDS]) if option == "--folds" else ""
             raise MissingInputError(f"{option} {path}: no such file{meant or '; check the path'}")
@@ -70,13 +60,7 @@ def _check_files(settings: Settings) -> None:
 
 
 def prepare_folders(settings: Settings) -> None:
-    """Create out_dir and the work folder.
-
-    Raises
-    ------
-    CannotCreateError
-        If one of them cannot be created or written, or out_dir is another program's.
-    """
+    """Create out_dir and the work folder."""
     require_own(settings.out_dir)
     for name, folder in (("out_dir", settings.out_dir), ("the work folder", settings.work)):
         try:
@@ -92,15 +76,7 @@ def prepare_folders(settings: Settings) -> None:
 
 
 def read_plugin(path: Path) -> dict[str, Any]:
-    """Read a Nipype plugin's name and arguments from YAML.
-
-    Raises
-    ------
-    UsageError
-        If the file says something else.
-    MissingInputError
-        If it cannot be read.
-    """
+    """Read a Nipype plugin's name and arguments from YAML."""
     import yaml
 
     try:
@@ -119,37 +95,60 @@ def read_plugin(path: Path) -> dict[str, Any]:
     return content
 
 
+def _check_plugin(settings: Settings, content: dict[str, Any]) -> None:
+    """Check a plugin before any scan depends on it."""
+    from nipype.pipeline import plugins
+
+    path = settings.use_plugin
+    name, args = content["plugin"], content.get("plugin_args") or {}
+    if not hasattr(plugins, f"{name}Plugin"):
+        known = sorted(n.removesuffix("Plugin") for n in dir(plugins) if n.endswith("Plugin"))
+        raise UsageError(
+            f"--use-plugin {path}: Nipype has no plugin {name!r}; it has {', '.join(known)}"
+        )
+    if name in _SUBMITS_WITH:
+        _check_cluster(path, name, settings.work)
+    try:
+        getattr(plugins, f"{name}Plugin")(plugin_args=dict(args))
+    except Exception as err:
+        # Plugins check neither their arguments nor that their scheduler is there.
+        raise UsageError(
+            f"--use-plugin {path}: {name} cannot be used here with these plugin_args "
+            f"({type(err).__name__}: {err}); correct them or leave the option out"
+        ) from err
+
+
+def _check_cluster(path: Path | None, name: str, work: Path) -> None:
+    """Refuse what would fail with every scan: Nipype looks at neither."""
+    command = _SUBMITS_WITH[name]
+    if shutil.which(command) is None:
+        raise UsageError(
+            f"--use-plugin {path}: {name} submits with {command}, which is not on PATH here; run "
+            "on a machine that submits jobs, or leave the option out"
+        )
+    if not re.fullmatch(r"[\w@%+=:,./-]+", str(work)):
+        raise UsageError(
+            f"--use-plugin {path}: {name} takes no work folder with spaces or quotation marks "
+            f"({work}); choose another with -w"
+        )
+
+
 def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, Any]:
-    """Load each model once and find each template; runs in a child process.
-
-    Parameters
-    ----------
-    task
-        What will be needed.
-    send
-        Not used: the answer is the result.
-
-    Returns
-    -------
-    dict
-        ``{"event": "checked", "templates": [[suffix, space, image, mask]], "notes": [line]}``.
-
-    Raises
-    ------
-    H2loError
-        With what is wrong, in one line.
-    """
+    """Load each model once and find each template; runs in a child process."""
     from h2lo_bids.cli.modelchoice import bundles_for
+    from h2lo_bids.imaging.brain.synthstrip import load_network
+    from h2lo_bids.synthesis.options import resolve_device
 
     settings = task.settings
-    _check_device(settings)
+    resolve_device(settings.device)
     bundles = bundles_for(settings, task.suffixes)
     notes = [_check_model(*pair) for pair in bundles.items()]
     for bundle in bundles.values():
         check_beside(settings, bundle)
     if settings.use_plugin is not None:
-        check_plugin(settings, read_plugin(settings.use_plugin))
-    _check_weights(synthstrip_weights(settings))
+        _check_plugin(settings, read_plugin(settings.use_plugin))
+    if (weights := synthstrip_weights(settings)) is not None:
+        load_network(weights)
     templates = [
         [suffix, space, *_find_template(settings, space, suffix)]
         for suffix in task.suffixes
@@ -197,12 +196,6 @@ def _check_model(suffix: str, bundle: Any) -> str:
     return f"{suffix}: model {name}, {trained}, SHA-256 {bundle.sha256[:12]}"
 
 
-def _check_device(settings: Settings) -> None:
-    from h2lo_bids.synthesis.options import resolve_device
-
-    resolve_device(settings.device)
-
-
 def synthstrip_weights(settings: Settings) -> Path | None:
     """Find SynthStrip's weights where they are wanted.
 
@@ -216,13 +209,6 @@ def synthstrip_weights(settings: Settings) -> Path | None:
     return find_weights(settings.synthstrip_weights, required=required)
 
 
-def _check_weights(file: Path | None) -> None:
-    from h2lo_bids.imaging.brain.synthstrip import load_network
-
-    if file is not None:
-        load_network(file)
-
-
 def _check_places(settings: Settings) -> None:
     """Refuse to write into a dataset that is read."""
     places = {
@@ -232,21 +218,16 @@ def _check_places(settings: Settings) -> None:
     }
     raw = {"the input dataset": settings.bids_dir, "the dataset of --lf-dir": settings.lf_dir}
     read: dict[str, Path] = {title: root for title, root in raw.items() if root is not None}
-    read |= {f"the dataset of {option} {path}": path for option, path in _cohorts(settings)}
+    read |= {
+        f"the dataset of {option} {path}": path
+        for option, path in settings.inputs()
+        if option in ("--pretrain-derivatives", "--cohort")
+    }
     read |= {f"the dataset of --derivatives {name}": path for name, path in settings.derivatives}
     for title, root in read.items():
         for name, path in places.items():
             if path is not None and not (title in raw and in_derivatives(path, root)):
                 _outside_input(title, root, name, path)
-
-
-def _cohorts(settings: Settings) -> list[tuple[str, Path]]:
-    """Return the folders of high-field cohorts."""
-    named = {
-        "--pretrain-derivatives": settings.pretrain_derivatives,
-        "--cohort": settings.cohort,
-    }
-    return [(option, path) for option, paths in named.items() for path in paths]
 
 
 def _outside_input(title: str, root: Path, name: str, path: Path) -> None:
@@ -256,20 +237,3 @@ def _outside_input(title: str, root: Path, name: str, path: Path) -> None:
             f"{name} {path}: lies inside {title}, which is never written; choose a folder "
             f"outside it{'' if 'dataset of --' in title else ', or in its derivatives/NAME'}"
         )
-
-
-def _named_files(settings: Settings) -> list[tuple[str, Path]]:
-    """Return every path that an option says is there already."""
-    named = [
-        ("--bids-filter-file", settings.bids_filter_file),
-        ("--synthstrip-weights", settings.synthstrip_weights),
-        ("--template-file", settings.template_file),
-        ("--use-plugin", settings.use_plugin),
-    ]
-    if not settings.folds.isdigit() and settings.folds != KNOWN_FOLDS:
-        named.append(("--folds", Path(settings.folds)))
-    named += [("--model", path) for _, path in settings.model]
-    named += [("--realism-reference", path) for _, path in settings.realism_reference]
-    named += [("--init", path) for _, path in settings.init if isinstance(path, Path)]
-    named += [("--derivatives", path) for _, path in settings.derivatives]
-    return [(option, path) for option, path in named if path is not None]

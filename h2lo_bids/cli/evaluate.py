@@ -13,25 +13,7 @@ from h2lo_bids.settings import Settings
 
 
 def run_evaluate(settings: Settings, console: Console) -> int:
-    """Prepare pairs, score the models on them, and report.
-
-    Parameters
-    ----------
-    settings
-        What is asked for.
-    console
-        Where it is told.
-
-    Returns
-    -------
-    int
-        The exit code.
-
-    Raises
-    ------
-    H2loError
-        If nothing can be begun.
-    """
+    """Prepare pairs, score the models on them, and report."""
     return run_on_pairs(settings, console, work=_work, report=write_report)
 
 

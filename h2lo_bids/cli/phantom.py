@@ -99,13 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``h2lo-phantom`` and return its exit code.
-
-    Parameters
-    ----------
-    argv
-        Arguments; those of the process by default.
-    """
+    """Run ``h2lo-phantom`` and return its exit code."""
     from h2lo_bids.phantom.dataset import make_dataset
     from h2lo_bids.phantom.lesions import LesionPlan
 

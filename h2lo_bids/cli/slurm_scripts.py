@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +162,8 @@ def _program(cluster: argparse.Namespace, settings: Settings, name: str) -> dict
         beside = Path(sys.executable).with_name(name)
         return {"program": name if cluster.setup or not beside.exists() else beside}
     writable = [path for path in (settings.out_dir, settings.bids_database_dir) if path]
-    given = [path for item in fields(Settings) for path in _paths(getattr(settings, item.name))]
-    if Path(settings.folds).is_absolute():
-        given.append(Path(settings.folds))
-    hidden = (*writable, settings.work_dir)  # bound otherwise
-    readable = [path for path in dict.fromkeys(given) if path not in hidden]
+    given = dict.fromkeys([settings.bids_dir, *(path for _, path in settings.inputs())])
+    readable = [path for path in given if path not in writable]
     for path in (*readable, *writable):
         if re.search(r'[:,\\"]', str(path)):
             raise UsageError(
@@ -176,9 +172,3 @@ def _program(cluster: argparse.Namespace, settings: Settings, name: str) -> dict
             )
     binds = [*(f"{path}:{path}:ro" for path in readable), *(f"{path}:{path}" for path in writable)]
     return {"program": name, "binds": binds, "cuda": settings.device.startswith("cuda")}
-
-
-def _paths(value: Any) -> list[Path]:
-    if isinstance(value, Path):
-        return [value]
-    return [path for item in value for path in _paths(item)] if isinstance(value, tuple) else []

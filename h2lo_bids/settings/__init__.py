@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from h2lo_bids.settings import convert
 from h2lo_bids.settings.options import (
     ALL,
     Method,
@@ -86,6 +87,15 @@ class Settings(
             return tuple(f"{ENHANCER}-{name}" for name in chosen)
         return (*self.methods, *(name for name, _ in self.external))
 
+    def inputs(self) -> Iterator[tuple[str, Path]]:
+        """Yield each path that an option says is there already, with the option."""
+        for option in OPTIONS.values():
+            reader = option.values[0] if option.values else None
+            for path in _paths(getattr(self, option.name)) if reader is not convert.place else ():
+                yield option.flag, path
+        if Path(self.folds).is_absolute():
+            yield "--folds", Path(self.folds)
+
     def to_options(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as ``--config-file`` takes them."""
         options = {}
@@ -111,6 +121,12 @@ class Settings(
     def words(self) -> list[str]:
         """Return the words after ``h2lo`` that ask for the same."""
         return [word for line in self.lines() for word in line]
+
+
+def _paths(value: Any) -> list[Path]:
+    if isinstance(value, Path):
+        return [value]
+    return [path for item in value for path in _paths(item)] if isinstance(value, tuple) else []
 
 
 def _word(value: Any) -> Any:
