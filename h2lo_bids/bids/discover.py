@@ -120,6 +120,7 @@ def search(query: Query, choose: Choose) -> Discovery:
     if not scans and not findings.problems:
         reasons = sorted({item.reason for item in findings.skipped})
         reasons.sort(key=lambda text: "did you mean" not in text)
+        reasons = [one for one in reasons if not any(r.startswith(f"{one};") for r in reasons)]
         raise NoMatchError(nothing_found(query, subjects, existing, paths, reasons))
     _missing_subjects(query, subjects, scans, findings)
     return Discovery(

@@ -16,6 +16,7 @@ from h2lo_bids.cli.tasks import CheckTask
 from h2lo_bids.errors import CannotCreateError, MissingInputError, UsageError
 from h2lo_bids.io import read_text
 from h2lo_bids.settings import Settings
+from h2lo_bids.settings.convert import STARTS
 from h2lo_bids.wording import did_you_mean
 
 _DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives", "--cohort")
@@ -50,12 +51,14 @@ def _check_inputs(settings: Settings) -> None:
         if option in _DATASETS and not path.is_dir():
             raise MissingInputError(f"{option} {path}: is not a folder; give a dataset's root")
         if not path.exists():
-            meant = did_you_mean(path.name, [KNOWN_FOLDS]) if option == "--folds" else ""
+            words = {"--folds": (KNOWN_FOLDS,), "--init": STARTS}.get(option, ())
+            meant = did_you_mean(path.name, words)
             raise MissingInputError(f"{option} {path}: no such file{meant or '; check the path'}")
-    if settings.model:
+    models = [path for _, path in (*settings.model, *settings.init) if isinstance(path, Path)]
+    if models:
         from h2lo_bids.models.collection import check_place
 
-        for _, path in settings.model:
+        for path in models:
             check_place(path)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from h2lo_bids.cli.prepared import frame_of
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
+from h2lo_bids.models.collection import choose_bundles, is_collection
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.convert import NONE
 from h2lo_bids.settings.options_pairs import INIT
@@ -78,7 +79,13 @@ def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle |
         return None, ""
     if chosen == NONE:
         return None, "starts from random weights"
-    bundle = default_bundle(contrast) if isinstance(chosen, str) else load_bundle(chosen)
+    if isinstance(chosen, str):
+        bundle = default_bundle(contrast)
+    elif is_collection(chosen):
+        found, *_ = choose_bundles(chosen, contrasts=(contrast,), methods=(method,))
+        bundle = load_bundle(found.path)
+    else:
+        bundle = load_bundle(chosen)
     fault = start_fault(bundle, contrast, fit_options(settings, 1), frame_of(settings))
     if fault is None:
         name = bundle.metadata.get("name", bundle.path.name)

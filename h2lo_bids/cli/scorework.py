@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from h2lo_bids.bids.fieldstrength import field_strength
 from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.modelchoice import named_models
 from h2lo_bids.cli.prepared import all_flagged, flagged_line, usable_pairs
@@ -19,6 +20,7 @@ from h2lo_bids.imaging.brain import extract_brain
 from h2lo_bids.imaging.check import load_checked
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.resample import resample_mask
+from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.scoring import score_models
@@ -128,6 +130,7 @@ def read_references(
 
 
 def _reference(path: Path, frame: Frame, method: str, weights: Path | None) -> Appearance:
+    _check_low_field(path)
     image = load_checked(path).image
     mask = extract_brain(image, method=method, weights=weights).image
     placed = conform(image, frame, mask=mask)
@@ -136,3 +139,20 @@ def _reference(path: Path, frame: Frame, method: str, weights: Path | None) -> A
     if np.isnan(found.median):
         raise BadDataError(f"{path}: no positive value in its brain; look at the image")
     return found
+
+
+def _check_low_field(path: Path) -> None:
+    """Refuse a reference whose sidecar, where there is one, says that it is a high-field scan."""
+    sidecar = path.with_name(f"{path.name.partition('.nii')[0]}.json")
+    if not sidecar.exists():
+        return
+    try:
+        content = read_json(sidecar)
+    except (OSError, ValueError) as err:
+        raise BadDataError(f"{sidecar}: cannot be read as JSON ({err}); mend it") from err
+    strength = field_strength(content if isinstance(content, dict) else {})
+    if strength.tesla is not None and not strength.low:
+        raise BadDataError(
+            f"{path}: is no low-field scan, but of {strength.tesla:g} T by {strength.source} in "
+            "its sidecar; give another one, or correct the sidecar"
+        )

@@ -87,11 +87,18 @@ def place_lesions(
     Raises
     ------
     UsageError
-        If a given place is not white matter, or no place is left for a lesion.
+        If a lesion is smaller than a voxel, a given place is not white matter, or no place
+        is left for a lesion.
     """
     from scipy.ndimage import distance_transform_edt
 
-    depth = distance_transform_edt(white, sampling=np.linalg.norm(affine[:3, :3], axis=0))
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    if plan and min(plan.diameters) < sides.max() - 1e-3:
+        raise UsageError(
+            f"--lesion-diameter {min(plan.diameters):g}: is less than a voxel's side of "
+            f"{sides.max():.3g} mm; give more, or a finer --resolution"
+        )
+    depth = distance_transform_edt(white, sampling=sides)
     inverse, found = np.linalg.inv(affine), []
     for number, at in enumerate(plan.places):
         index = tuple(np.rint(inverse[:3, :3] @ at + inverse[:3, 3]).astype(int))

@@ -166,6 +166,14 @@ def test_low_field_only_is_no_match_and_says_why(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_label_in_other_case_is_named_once(tmp_path: Path) -> None:
+    names = [anat("01", None, f"acq-{label}_T1w") for label in ("MPRAGE", "other")]
+    root = write(tmp_path / "ds", dict.fromkeys(names, HIGH))
+    with pytest.raises(NoMatchError, match="did you mean acq=MPRAGE") as caught:
+        find(root, inline=("acq=mprage",))
+    assert str(caught.value).count("does not match the filter acq=mprage") == 1
+
+
 def test_no_match_says_what_was_searched_and_what_exists(tmp_path: Path) -> None:
     root = ds005752(tmp_path / "ds")
     with pytest.raises(NoMatchError) as caught:

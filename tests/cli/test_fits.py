@@ -100,6 +100,11 @@ def test_fits_start_from_the_model_that_is_named(tmp_path, monkeypatch):
     assert fit_options(replace(given, learning_rate=0.5), 3, found).learning_rate == 0.5
     assert find_start(given, "T2w", "h2lo") == (None, "starts from random weights")
     assert find_start(given, "T1w", "h2lo-nograd") == (None, "")
+    # A folder of models serves the contrasts that it has.
+    folder = replace(given, init=(("", bundle.path.parent),))
+    assert find_start(folder, "T1w", "h2lo")[0] == bundle
+    with pytest.raises(UsageError, match="holds no h2lo model for T2w"):
+        find_start(folder, "T2w", "h2lo")
     # As a default it is taken where it can be, and what prevents it is said.
     monkeypatch.setattr(fitoptions, "INIT", "embedded")
     monkeypatch.setattr(fitoptions, "default_bundle", lambda contrast: bundle)

@@ -179,6 +179,8 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
         ("group --init embedded none", 64, "--init is given twice without a contrast"),
         ("group --method inr --init embedded", 64, "--init means nothing to inr"),
         ("group --init nowhere", 66, "no such file"),
+        ("group --init embeded", 66, "no such file; did you mean embedded?"),
+        ("group --init trained", 64, "its folder models/ holds some: "),
         ("group --folds none.tsv", 66, "no such file"),
         ("group --lf-dir nowhere", 66, "is not a folder"),
         ("group -d lf=bids", 64, "other than raw and lf"),
@@ -191,6 +193,8 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
 def test_what_makes_no_sense_together_is_one_line(tmp_path, monkeypatch, capsys, line, code, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bids").mkdir()
+    (tmp_path / "trained/models/h2lo_T1w").mkdir(parents=True)
+    (tmp_path / "trained/models/h2lo_T1w/metadata.json").touch()
     assert main(["bids", "out", *line.split()]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert text in line

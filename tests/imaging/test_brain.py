@@ -143,6 +143,7 @@ def test_given_masks_of_no_brain_are_refused_by_their_file() -> None:
         (0.4 * brain, "empty"),
         (-1.0 * brain, "empty"),
         (ellipsoid((95, 110, 95)), "415. ml of scan.nii.gz"),  # a whole head
+        (0.9 * ellipsoid((95, 110, 95)), r"cut at 0.5 it takes 415. ml .*\(50 to 3000 ml\)"),
         (speck, "[34] ml"),
         (beside, "in the background of scan.nii.gz"),
     ):

@@ -62,6 +62,8 @@ def test_random_places_are_whole_in_white_matter_and_apart() -> None:
     assert lesions == place_lesions(white, AFFINE, plan, np.random.default_rng(0))
     with pytest.raises(UsageError, match="not white matter"):
         place_lesions(white, AFFINE, LesionPlan(places=((90, 0, 0),)), np.random.default_rng(0))
+    with pytest.raises(UsageError, match="2: is less than a voxel's side of 3 mm"):
+        place_lesions(white, 3 * AFFINE, LesionPlan(1, (8.0, 2.0)), np.random.default_rng(0))
     with pytest.raises(UsageError, match="no place for one of 30 mm"):
         place_lesions(white, AFFINE, LesionPlan(1, (30.0,)), np.random.default_rng(0))
 

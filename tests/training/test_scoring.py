@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -237,11 +238,15 @@ def test_references_are_read_one_by_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     data = np.zeros((48, 56, 48), np.float32)
     data[8:40, 6:50, 8:40] = 1 + 0.02 * rng.standard_normal((32, 44, 32))  # 1.2 litres
-    for name in ("a_T1w.nii.gz", "b_T1w.nii.gz", "c_T2w.nii.gz"):
+    names = ("a_T1w.nii.gz", "b_T1w.nii.gz", "c_T2w.nii.gz", "d_T1w.nii.gz")
+    for name in names:
         nib.save(nib.Nifti1Image(data, np.diag([3.0, 3, 3, 1])), tmp_path / name)
     (tmp_path / "b_T1w.nii.gz").write_bytes(b"\x1f\x8bnothing")
-    given = tuple(convert.reference(f"{tmp_path}/{n}") for n in ("b_T1w.nii.gz", "a_T1w.nii.gz",
-                                                                "c_T2w.nii.gz"))  # fmt: skip
+    for name, field in (("a", 0.064), ("d", 3)):
+        (tmp_path / f"{name}_T1w.json").write_text(f'{{"MagneticFieldStrength": {field}}}')
+    given = tuple(convert.reference(f"{tmp_path}/{n}") for n in names)
+    with pytest.raises(argparse.ArgumentTypeError, match="its file's name says T2w"):
+        convert.reference(f"T1w={tmp_path}/c_T2w.nii.gz")
     settings = Settings(
         bids_dir=tmp_path, out_dir=tmp_path, level="evaluate", skull_strip="skip",
         realism_reference=given,
@@ -250,10 +255,11 @@ def test_references_are_read_one_by_one(tmp_path: Path) -> None:
     found = read_references(settings, "T1w", Frame((50, 60, 60), (3.0, 3.0, 3.0)), unusable)
     assert [*found] == ["a_T1w.nii.gz"]
     assert found["a_T1w.nii.gz"].values()["noise"] == pytest.approx(0.02, rel=0.05)
-    ((name, line),) = unusable
-    assert name == str(tmp_path / "b_T1w.nii.gz")
-    assert line.startswith(f"{name}: ")
-    assert "\n" not in line
+    assert [name for name, _ in unusable] == [f"{tmp_path}/{n}_T1w.nii.gz" for n in "bd"]
+    for name, line in unusable:
+        assert line.startswith(f"{name}: ")
+        assert "\n" not in line
+    assert "is no low-field scan, but of 3 T by MagneticFieldStrength" in unusable[1][1]
 
 
 @pytest.mark.parametrize(

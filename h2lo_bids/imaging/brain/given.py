@@ -50,30 +50,32 @@ def use_given_mask(mask: Any, image: Any) -> BrainMask:
         the scan or in its background.
     """
     name, label = name_of(mask), name_of(image)
-    inside, notes = _binary(mask)
+    inside, cut = _binary(mask)
+    notes = () if cut is None else (f"{name}: this brain mask {_SOFT}; it is cut at {cut:g}",)
     if not inside.any():
         raise BadDataError(f"{name}: this brain mask is empty (nothing above 0.5); {_REMEDY}")
     if not _same_grid(mask, image):
         inside = _on_grid_of(image, placed(inside.astype(np.uint8), mask.affine, mask))
         notes += (f"{name}: this brain mask was resampled to the grid of {label}",)
     if fault := _fault(inside, image):
-        raise BadDataError(f"{name}: this brain mask {fault}; {_REMEDY}")
+        soft = "" if cut is None else f"{_SOFT}, and cut at {cut:g} it "
+        raise BadDataError(f"{name}: this brain mask {soft}{fault}; {_REMEDY}")
     return make_result(inside, image, "given", name, notes)
 
 
 _REMEDY = "check which scan it is of, and give another one, or none and it is computed"
+_SOFT = "has values between 0 and 1"
 
 
-def _binary(mask: Any) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Cut a mask's values, and say so where they are more than two."""
+def _binary(mask: Any) -> tuple[np.ndarray, float | None]:
+    """Cut a mask's values, and return where, if they are more than two."""
     values = np.asarray(mask.dataobj, dtype=np.float32)
     between = np.abs(values - np.rint(values)) > 0.01
     if not between.any():
-        return values > 0.5, ()
+        return values > 0.5, None
     largest = float(values.max())
     limit = 0.5 if largest < 2 else largest / 2  # splines overshoot 1
-    note = f"{name_of(mask)}: this brain mask has values between 0 and 1; it is cut at {limit:g}"
-    return values > limit, (note,)
+    return values > limit, limit
 
 
 def _fault(inside: np.ndarray, image: Any) -> str:
@@ -86,7 +88,7 @@ def _fault(inside: np.ndarray, image: Any) -> str:
     volume = inside.sum() * abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
     low, high = MASK_RANGE_ML
     if not low <= volume <= high:
-        return f"takes {volume:.0f} ml of {label}, unlike any brain"
+        return f"takes {volume:.0f} ml of {label}, unlike any brain ({low:g} to {high:g} ml)"
     share = _share_in_head(inside, image)
     if share < MIN_IN_HEAD:
         return f"lies by {100 * (1 - share):.0f} % in the background of {label}"
