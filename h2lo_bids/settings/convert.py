@@ -120,10 +120,6 @@ def reference(text: str) -> tuple[str, Path]:
                 f"{text!r} is of no known contrast; write T1w=IMAGE or T2w=IMAGE"
             )
         contrast = f"{named[1]}w"
-    if named is not None and named[1] not in contrast:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: its file's name says {named[1]}w; correct the option, or rename the file"
-        )
     return contrast, image
 
 

@@ -109,7 +109,7 @@ def test_fits_start_from_the_model_that_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(fitoptions, "INIT", "embedded")
     monkeypatch.setattr(fitoptions, "default_bundle", lambda contrast: bundle)
     assert find_start(SETTINGS, "T1w", "h2lo")[0] == bundle
-    for changes in ({"protocol": "paper"}, {"trunk": "mlp"}, {"init": (("", "none"),)}):
+    for changes in ({"protocol": "paper"}, {"init": (("", "none"),)}):
         other = find_start(replace(SETTINGS, **changes), "T1w", "h2lo")
         assert other == (None, "starts from random weights")
     none, words = find_start(SETTINGS, "T2w", "h2lo")
@@ -123,7 +123,6 @@ def test_fits_start_from_the_model_that_is_named(tmp_path, monkeypatch):
         ({"contrast": "T2w"}, {}, "is a model of T2w"),
         ({"method": "h2lo-mlp", "architecture": H2loArchitecture(trunk="mlp")}, {}, "of h2lo-mlp"),
         ({"architecture": H2loArchitecture(width=8)}, {}, r"other sizes \(width 8, not 256\)"),
-        ({}, {"trunk": "mlp"}, r"other sizes \(trunk siren, not mlp\)"),
         ({"metadata": {}}, {}, "takes an input of max scaling, not robust"),
         ({}, {"protocol": "paper"}, "takes an input of robust scaling, not max"),
         ({"frame": Frame((200, 256, 256))}, {}, "sees positions on another grid"),

@@ -51,16 +51,16 @@ def use_given_mask(mask: Any, image: Any) -> BrainMask:
     """
     name, label = name_of(mask), name_of(image)
     inside, cut = _binary(mask)
-    notes = () if cut is None else (f"{name}: this brain mask {_SOFT}; it is cut at {cut:g}",)
+    notes = [f"{name}: this brain mask {_SOFT}; it is cut at {cut:g}"] if cut is not None else []
     if not inside.any():
         raise BadDataError(f"{name}: this brain mask is empty (nothing above 0.5); {_REMEDY}")
     if not _same_grid(mask, image):
         inside = _on_grid_of(image, placed(inside.astype(np.uint8), mask.affine, mask))
-        notes += (f"{name}: this brain mask was resampled to the grid of {label}",)
+        notes.append(f"{name}: this brain mask was resampled to the grid of {label}")
     if fault := _fault(inside, image):
         soft = "" if cut is None else f"{_SOFT}, and cut at {cut:g} it "
         raise BadDataError(f"{name}: this brain mask {soft}{fault}; {_REMEDY}")
-    return make_result(inside, image, "given", name, notes)
+    return make_result(inside, image, "given", name, tuple(notes))
 
 
 _REMEDY = "check which scan it is of, and give another one, or none and it is computed"
