@@ -36,13 +36,12 @@ from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle, load_mo
 from h2lo_bids.models.interface import Model
 from h2lo_bids.phantom.pairs import simulate_training_pairs
 from h2lo_bids.training.command import Command
+from h2lo_bids.training.devices import keep_freed_memory
 from h2lo_bids.training.external import run_command
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.heldout import predict_pair
-from h2lo_bids.training.memory import keep_freed_memory
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.prepared import training_frame
-from h2lo_bids.training.protocols import default_options, paper_options
 from h2lo_bids.training.simulated import split_labels
 from h2lo_bids.training.stored import PairFiles, open_pairs
 from h2lo_bids.vocabulary import CONTRASTS

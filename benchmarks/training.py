@@ -29,10 +29,9 @@ from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training import fit as fitting
-from h2lo_bids.training.memory import keep_freed_memory
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.devices import keep_freed_memory
+from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.protocols import default_options, paper_options
 from h2lo_bids.training.stored import PairFiles
 from h2lo_bids.training.validation import Validation
 

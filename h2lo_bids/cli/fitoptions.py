@@ -13,8 +13,7 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.settings.convert import NONE
 from h2lo_bids.settings.options_pairs import INIT
 from h2lo_bids.training.fitting import start_fault
-from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.protocols import default_options, paper_options
+from h2lo_bids.training.options import FitOptions, default_options, paper_options
 
 
 def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -> FitOptions:

@@ -156,7 +156,7 @@ def _take_threads(threads: int) -> None:
     """Set PyTorch's threads, whose number decides the last bits."""
     import torch
 
-    from h2lo_bids.training.memory import keep_freed_memory
+    from h2lo_bids.training.devices import keep_freed_memory
 
     torch.set_num_threads(threads)
     keep_freed_memory()

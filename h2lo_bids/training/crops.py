@@ -1,7 +1,9 @@
-"""Evaluate an operator on crops, exactly as on the whole volume."""
+"""Crops: where they are drawn, and operators evaluated on them as on the whole volume."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -13,30 +15,19 @@ from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.models.inr import ConditionalInr
 from h2lo_bids.models.operators import Operator
 from h2lo_bids.models.trunk import SineLayer
+from h2lo_bids.training.pairs import Pair, common_shape
 
 ROWS = 8192
 """Trunk rows at a time: small enough for the cache, where sines are three times faster."""
+
+_ORDER = 1
+"""Third word of the seeds of epochs, so that no step's draws share one."""
 
 Corner = tuple[int, int, int]
 
 
 def read_crop(volume: np.ndarray, start: tuple[int, ...], size: int) -> np.ndarray:
-    """Copy a cube out of a volume, with zeros where it reaches over the border.
-
-    Parameters
-    ----------
-    volume
-        (X, Y, Z).
-    start
-        First voxel of the cube; may be negative.
-    size
-        Side of the cube in voxels.
-
-    Returns
-    -------
-    numpy.ndarray
-        (size, size, size), of the volume's type.
-    """
+    """Copy a cube (S, S, S) out of a volume, with zeros where it reaches over the border."""
     out = np.zeros((size,) * 3, volume.dtype)
     low = [max(0, s) for s in start]
     high = [min(n, s + size) for s, n in zip(start, volume.shape, strict=True)]
@@ -59,28 +50,12 @@ def crop_coordinates(corner: Corner, size: int, shape: tuple[int, ...]) -> torch
 def encode_crop(
     branch: Branch, crops: torch.Tensor, corner: Corner, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Run the branch without padding on crops that bring their halo.
+    """Return the branch's features (B, P, S, S, S) of crops that bring their halo of 5.
 
     Every layer of the whole-volume branch sees zeros outside the volume, not
     what its bias makes of zeros. So where a crop's halo reaches over the border,
     each layer's output is set to 0 there: the result equals the whole-volume
     features everywhere, at the border too.
-
-    Parameters
-    ----------
-    branch
-        The encoder.
-    crops
-        (B, 1, S + 10, S + 10, S + 10), zero outside the volume.
-    corner
-        First voxel of the crop proper in the volume, halo not counted.
-    shape
-        Voxels of the volume.
-
-    Returns
-    -------
-    torch.Tensor
-        (B, n_basis, S, S, S).
     """
     size = crops.shape[-1] - 2 * HALO
     inside = all(c >= HALO and c + size + HALO <= n for c, n in zip(corner, shape, strict=True))
@@ -141,41 +116,131 @@ def predict_crop(
 def read_features(
     model: Operator, features: torch.Tensor, coordinates: torch.Tensor, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Evaluate an operator where its encoder has been evaluated, safely under autocast.
+    """Evaluate an operator at (N, 3) coordinates with its encoder's features (..., N, P).
 
-    Parameters
-    ----------
-    model
-        The operator.
-    features
-        (..., N, P), the encoder's.
-    coordinates
-        (N, 3), the frame's outer voxel centres at -1 and 1.
-    shape
-        Voxels of the frame.
-
-    Returns
-    -------
-    torch.Tensor
-        float32 (..., N).
+    Safe under autocast: returns float32 (..., N).
     """
     if isinstance(model, ConditionalInr):
         return model.decode(features, coordinates, shape)
-    basis = basis_functions(model, coordinates)
+    basis = _basis_functions(model, coordinates)
     return (features * basis).sum(-1, dtype=torch.float32) + model.bias
 
 
-def basis_functions(model: H2lo, coordinates: torch.Tensor) -> torch.Tensor:
-    """Evaluate the trunk at (N, 3) coordinates, safely under autocast.
-
-    The first layer stays in float32: its phases reach 50 radians, of which
-    bfloat16 would keep one decimal.
-    """
+def _basis_functions(model: H2lo, coordinates: torch.Tensor) -> torch.Tensor:
     first = model.trunk.net[0]
     if not isinstance(first, SineLayer):
         return model.trunk(coordinates)
+    # Its phases reach 50 radians, of which bfloat16 would keep one decimal.
     with torch.autocast(coordinates.device.type, enabled=False):
         x = cast("torch.Tensor", first(coordinates.float()))
     for layer in list(model.trunk.net)[1:]:
         x = layer(x)
     return x
+
+
+@dataclass(frozen=True)
+class CropSampler:
+    """Draws cubes centred on brain voxels.
+
+    Nine tenths of a uniform sample are background, which the product sets to 0
+    whatever the model says, so no step is spent there: crops are centred on a
+    brain voxel, drawn from the mean of all masks. A voxel near the brain's
+    surface then lies in fewer crops than one inside. Weighting each voxel by
+    the inverse of its chance to be in a crop makes the expected loss equal to
+    that of the whole brain.
+
+    Parameters
+    ----------
+    size
+        Side of a crop, in voxels.
+    centres
+        Flat indices of the voxels that may become a centre.
+    cumulative
+        Running sum of their probabilities, ending at 1.
+    weights
+        float32 (X, Y, Z): the weight of each voxel, about 1 inside the brain.
+    """
+
+    size: int
+    centres: np.ndarray = field(repr=False)
+    cumulative: np.ndarray = field(repr=False)
+    weights: np.ndarray = field(repr=False)
+
+    @classmethod
+    def build(cls, pairs: Sequence[Pair], size: int) -> CropSampler:
+        """Prepare the draws for a set of pairs on one grid."""
+        shape = common_shape(pairs)
+        counts = np.zeros(shape, np.float64)
+        for pair in pairs:
+            counts += pair.mask
+        brain = counts.sum() / len(pairs)
+        centres = np.flatnonzero(counts)
+        cumulative = np.cumsum(counts.ravel()[centres])
+        inclusion = counts / cumulative[-1]
+        for axis in range(3):
+            inclusion = _window_sum(inclusion, size, axis)
+        reached = counts > 0
+        weights = np.zeros(shape, np.float32)
+        weights[reached] = size**3 / (brain * inclusion[reached])
+        # Augmentation shifts brains by a few voxels, so their rims need a weight too.
+        rim = ~reached & (inclusion > 0.05 * size**3 / brain)
+        weights[rim] = size**3 / (brain * inclusion[rim])
+        return cls(size, centres, cumulative / cumulative[-1], weights)
+
+    def draw(self, rng: np.random.Generator) -> Corner:
+        """Draw the first voxel of a crop; it may lie outside the volume."""
+        at = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
+        centre = np.unravel_index(self.centres[min(at, len(self.centres) - 1)], self.weights.shape)
+        x, y, z = (int(c) - self.size // 2 for c in centre)
+        return x, y, z
+
+    def weight(self, corner: Corner) -> np.ndarray:
+        """Return the weights of a crop's voxels, (S, S, S)."""
+        return read_crop(self.weights, corner, self.size)
+
+
+def _window_sum(values: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """Return for each voxel the sum over the centres whose crop holds it, along one axis."""
+    n = values.shape[axis]
+    running = np.cumsum(values, axis)
+    running = np.concatenate([np.zeros_like(running.take([0], axis)), running], axis)
+    last = np.arange(n) + size // 2 + 1
+    upper = running.take(np.clip(last, 0, n), axis)
+    return upper - running.take(np.clip(last - size, 0, n), axis)
+
+
+def draw_points(shape: tuple[int, int, int], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw voxels uniformly from a whole grid, background included: (count, 3)."""
+    return rng.integers(0, shape, (count, 3))
+
+
+def draw_subvolume(shape: tuple[int, int, int], size: int, rng: np.random.Generator) -> Corner:
+    """Draw the first voxel of a sub-volume that lies inside a grid."""
+    x, y, z = (int(rng.integers(0, n - min(size, n) + 1)) for n in shape)
+    return x, y, z
+
+
+def epoch_batch(count: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Return the pairs of a step, at most `batch`; each epoch takes each pair once, shuffled.
+
+    The order of an epoch is a function of the seed and of the epoch alone; its last step
+    may have fewer pairs.
+    """
+    epoch, at = divmod(step, epoch_steps(count, batch))
+    order = np.random.default_rng([seed, epoch, _ORDER]).permutation(count)
+    return order[at * batch : (at + 1) * batch]
+
+
+def cycled_batch(count: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Return the pairs of a step of a full batch, whatever the number of pairs.
+
+    Shuffled epochs follow each other without a gap: a batch may take the end of one and the
+    beginning of the next, and a pair several times if there are few.
+    """
+    at = range(step * batch, (step + 1) * batch)
+    return np.concatenate([epoch_batch(count, 1, place, seed) for place in at])
+
+
+def epoch_steps(count: int, batch: int) -> int:
+    """Return the number of steps in which each of `count` pairs is taken once."""
+    return -(-count // batch)

@@ -24,6 +24,7 @@ from h2lo_bids.io import atomic_write_bytes, write_json
 from h2lo_bids.models.bundle import save_bundle
 from h2lo_bids.training.card import FIELDS, software
 from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata, start_of
+from h2lo_bids.training.devices import peak_memory
 from h2lo_bids.training.fitting import (
     common_frame,
     finite,
@@ -46,7 +47,6 @@ from h2lo_bids.training.heldout import predict_pair, realism_of, score_pair, str
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pictures import pictures_of, write_pictures
 from h2lo_bids.training.prepared import PreparedPair, prepared_range, read_prepared
-from h2lo_bids.training.resources import peak_memory
 from h2lo_bids.vocabulary import SYNTHESIZE, Say
 
 _DOING = {"synthesize": "synthesizing", "enhance": "enhancing"}

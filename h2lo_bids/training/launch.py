@@ -153,9 +153,8 @@ def _run(spec: FitSpec) -> None:
     import torch
 
     from h2lo_bids.models.bundle import load_bundle, load_model
-    from h2lo_bids.training.devices import find_processes
+    from h2lo_bids.training.devices import find_processes, keep_freed_memory
     from h2lo_bids.training.fit import fit
-    from h2lo_bids.training.memory import keep_freed_memory
 
     processes = find_processes()
     if spec.threads:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from h2lo_bids.training.losses import gaussian_derivative_kernels, gradient_loss, l1_loss
+from h2lo_bids.training.estimators import gaussian_derivative_kernels, gradient_loss, l1_loss
 
 
 @pytest.mark.parametrize(("sigma", "size"), [(1.0, 5), (0.7, 3), (2.0, 7)])

@@ -14,11 +14,10 @@ from h2lo_bids.errors import UsageError
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.synthesis.options import native_precision
 from h2lo_bids.training import estimators
+from h2lo_bids.training.crops import epoch_batch, epoch_steps
 from h2lo_bids.training.estimators import build_estimator
 from h2lo_bids.training.fit import fit
-from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.protocols import default_options, paper_options
-from h2lo_bids.training.sampling import epoch_batch, epoch_steps
+from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.schedule import rate_of
 from h2lo_bids.training.validation import Validation
 

@@ -9,9 +9,12 @@ from problems import SMALL, ball_pair, small_options
 
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.training.augment import Augmentation
-from h2lo_bids.training.estimators import build_estimator
-from h2lo_bids.training.losses import gaussian_derivative_kernels, gradient_loss
-from h2lo_bids.training.sampling import CropSampler, draw_points, draw_subvolume
+from h2lo_bids.training.crops import CropSampler, draw_points, draw_subvolume
+from h2lo_bids.training.estimators import (
+    build_estimator,
+    gaussian_derivative_kernels,
+    gradient_loss,
+)
 
 
 @pytest.mark.parametrize("size", [5, 8])

@@ -1,5 +1,7 @@
 """The validation figure against its definition over the whole brain."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -8,14 +10,14 @@ import torch
 from problems import SMALL, ball_pair, small_options
 
 from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.training.validation import (
-    Validation,
-    brain_psnr,
-    product_psnr,
-    validation_places,
-)
+from h2lo_bids.training.validation import Validation
 
 PAIRS = [ball_pair("a", 1), ball_pair("b", 2)]
+MASKS = [p.mask for p in PAIRS]
+
+
+def crops(size: int, count: int) -> Validation:
+    return Validation(PAIRS, small_options(crop=size, validation_crops=count))
 
 
 def reference(predicted: list[np.ndarray], where: list[np.ndarray]) -> float:
@@ -26,8 +28,8 @@ def reference(predicted: list[np.ndarray], where: list[np.ndarray]) -> float:
 
 
 def test_all_tiles_cover_the_brain_once() -> None:
-    # Tiles of 2 voxels: those left out, less than an eighth brain, hold no brain at all.
-    places = validation_places(PAIRS, 2, 10**6)
+    # Tiles of 2 voxels: those skipped, less than an eighth brain, hold no brain at all.
+    places = crops(2, 10**6).places
     for index, pair in enumerate(PAIRS):
         seen = np.zeros(pair.shape, int)
         for i, (x, y, z) in places:
@@ -37,35 +39,35 @@ def test_all_tiles_cover_the_brain_once() -> None:
 
 
 def test_figures_equal_the_whole_brain() -> None:
-    places = validation_places(PAIRS, 2, 10**6)
-    masks = [p.mask for p in PAIRS]
-    assert brain_psnr(None, PAIRS, places, 2) == pytest.approx(
-        reference([p.hf for p in PAIRS], masks), abs=1e-4
-    )
+    validation = crops(2, 10**6)
+    assert validation.baseline() == pytest.approx(reference([p.hf for p in PAIRS], MASKS), abs=1e-4)
     torch.manual_seed(1)
     model = H2lo(SMALL).eval()
     with torch.no_grad():
         whole = [model(torch.from_numpy(p.hf)[None, None])[0, 0].numpy() for p in PAIRS]
-    assert brain_psnr(model, PAIRS, places, 2) == pytest.approx(reference(whole, masks), abs=1e-3)
+    found = validation.psnr(*validation.parts(model))
+    assert found == pytest.approx(reference(whole, MASKS), abs=1e-3)
 
 
 def test_a_few_places_are_spread_over_all_pairs() -> None:
-    places = validation_places(PAIRS, 4, 10)
+    places = crops(4, 10).places
     assert len(places) == 10
     assert {index for index, _ in places} == {0, 1}
-    assert validation_places(PAIRS, 4, 10) == places
-
-
-def test_without_pairs_there_is_no_figure() -> None:
-    assert math.isnan(brain_psnr(None, [], validation_places([], 4, 5), 4))
     # A brain smaller than an eighth of a crop still gets one.
-    assert len(validation_places(PAIRS[:1], 60, 5)) == 1
+    assert len(Validation(PAIRS[:1], small_options(crop=60)).places) == 1
 
 
-@pytest.mark.parametrize("crops", [1, 3, 10**6])
-def test_the_figure_of_a_product_is_that_of_its_voxels(crops: int) -> None:
+@pytest.mark.parametrize("which", ["crops", "volume"])
+def test_without_pairs_there_is_no_figure(which: str) -> None:
+    empty = Validation([], small_options(validation=which))
+    assert math.isnan(empty.baseline())
+    assert empty.product(lambda volume, mask: volume) is None
+
+
+@pytest.mark.parametrize("count", [1, 3, 10**6])
+def test_the_figure_of_a_product_is_that_of_its_voxels(count: int) -> None:
     """Of a product that is known; the identity has the baseline's figure."""
-    validation = Validation(PAIRS, small_options(validation_crops=crops))
+    validation = Validation(PAIRS, small_options(validation_crops=count))
     asked = [np.zeros(p.shape, bool) for p in PAIRS]
 
     def brighter(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -74,15 +76,13 @@ def test_the_figure_of_a_product_is_that_of_its_voxels(crops: int) -> None:
         asked[index] |= mask
         return np.where(mask, volume + 0.3, 7)
 
-    found = product_psnr(validation, brighter)
+    found = validation.product(brighter)
     assert found == pytest.approx(reference([p.hf + np.float32(0.3) for p in PAIRS], asked))
-    baseline = validation.psnr(*validation.parts(None))
-    assert product_psnr(validation, lambda volume, mask: volume) == pytest.approx(baseline)
-    assert product_psnr(Validation([], small_options()), brighter) is None
+    assert validation.product(lambda volume, mask: volume) == pytest.approx(validation.baseline())
 
 
 def test_the_figure_of_whole_products_is_the_mean_over_pairs() -> None:
     validation = Validation(PAIRS, small_options(validation="volume"))
-    found = product_psnr(validation, lambda volume, mask: np.where(mask, volume * 3, 0))
+    found = validation.product(lambda volume, mask: np.where(mask, volume * 3, 0))
     each = [-10 * math.log10(((np.minimum(p.hf * 3, 1) - p.lf) ** 2).mean()) for p in PAIRS]
     assert found == pytest.approx(np.mean(each), rel=1e-5)

@@ -16,12 +16,12 @@ from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.pfsr import PATCH, predict_pfsr
 from h2lo_bids.synthesis.pix2pix import patch_side
 from h2lo_bids.training.augment import draw_crop, flip_rotate
+from h2lo_bids.training.crops import CropSampler, cycled_batch
 from h2lo_bids.training.estimators import autocast
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.sampling import CropSampler, cycled_batch
 from h2lo_bids.training.schedule import rate_of
-from h2lo_bids.training.validation import Validation, product_psnr
+from h2lo_bids.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -150,7 +150,7 @@ class PfsrTrainer:
         precision = "bf16" if self._options.precision == "bf16" else "fp32"
         engine = EngineOptions(device=str(self._device), precision=precision)
         self.network.eval()
-        found = product_psnr(self._validation, partial(predict_pfsr, self.network, options=engine))
+        found = self._validation.product(partial(predict_pfsr, self.network, options=engine))
         self.network.train()
         return found
 

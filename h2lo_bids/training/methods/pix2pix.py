@@ -18,12 +18,12 @@ from h2lo_bids.models.pix2pix import Norm, PatchDiscriminator, Pix2Pix, Pix2PixA
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.pix2pix import PATCH, patch_side, predict_pix2pix
 from h2lo_bids.training.augment import draw_crop
+from h2lo_bids.training.crops import CropSampler, epoch_batch
 from h2lo_bids.training.estimators import autocast
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.sampling import CropSampler, epoch_batch
 from h2lo_bids.training.schedule import linear_rate
-from h2lo_bids.training.validation import Validation, product_psnr
+from h2lo_bids.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -186,7 +186,7 @@ class Pix2PixTrainer:
             device=str(self._device), precision="bf16" if o.precision == "bf16" else "fp32"
         )
         predict = partial(predict_pix2pix, self.settled(), options=engine)
-        return product_psnr(self._validation, predict)
+        return self._validation.product(predict)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """Return the generator that a bundle would hold now."""

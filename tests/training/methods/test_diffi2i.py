@@ -16,10 +16,13 @@ from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.folder import load_checkpoint
 from h2lo_bids.training.methods import diffi2i
-from h2lo_bids.training.methods.diffi2i import DiffI2ITrainer, adapt_diffi2i
-from h2lo_bids.training.methods.slices import SliceSampler, SliceValidation
-from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.protocols import paper_options
+from h2lo_bids.training.methods.diffi2i import (
+    DiffI2ITrainer,
+    SliceSampler,
+    SliceValidation,
+    adapt_diffi2i,
+)
+from h2lo_bids.training.options import FitOptions, paper_options
 
 TINY = DiffI2IArchitecture(
     width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=4, residual=1
@@ -123,7 +126,7 @@ def test_learns_the_prior_and_a_held_out_subject(tmp_path: Path) -> None:
     untrained = trainer_of(DiffI2ITrainer, TRAIN, HELD, options)
     task = trainer_of(DiffI2ITrainer, TRAIN, HELD, options)
     task.load(load_checkpoint(tmp_path)["trainer"])  # type: ignore[index]
-    source, target, _ = SliceSampler(HELD, options, 8).draw(0)
+    source, target, _ = SliceSampler(HELD, options).draw(0)
     with torch.inference_mode():
         z = task.networks["extractor"](torch.cat([source, target], 1))
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
@@ -146,7 +149,7 @@ def test_time_budget_is_shared_by_the_stages(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_crops_hold_the_pairs_and_are_functions_of_the_step() -> None:
     options = tiny_options(batch=3, crop=12)
-    sampler = SliceSampler(TRAIN, options, 8)
+    sampler = SliceSampler(TRAIN, options)
     assert sampler.sides == (16, 16)
     seen = set()
     for step in range(20):
@@ -169,7 +172,7 @@ def test_crops_hold_the_pairs_and_are_functions_of_the_step() -> None:
 
 
 def test_whole_slices_are_the_box_of_all_brains() -> None:
-    sampler = SliceSampler(TRAIN, tiny_options(sampling="volume"), 8)
+    sampler = SliceSampler(TRAIN, tiny_options(sampling="volume"))
     low, high = (np.argwhere(TRAIN[0].mask)[:, :2].min(0), np.argwhere(TRAIN[0].mask)[:, :2].max(0))
     assert sampler.sides == tuple(-(-n // 8) * 8 for n in high - low + 1)
     source, _, mask = sampler.draw(0)
@@ -188,8 +191,8 @@ def test_identity_figure_is_over_the_chosen_slices() -> None:
     mask = pair.mask[:, :, at]
     error = np.mean((pair.hf - pair.lf)[:, :, at][mask].astype(np.float64) ** 2)
     validation = SliceValidation(HELD, tiny_options(validation_crops=4))
-    assert validation.identity() == pytest.approx(-10 * np.log10(error))
-    assert np.isnan(SliceValidation([], tiny_options()).identity())
+    assert validation.baseline() == pytest.approx(-10 * np.log10(error))
+    assert np.isnan(SliceValidation([], tiny_options()).baseline())
 
 
 def test_protocol_is_the_papers_and_survives_json() -> None:

@@ -16,8 +16,7 @@ from h2lo_bids.training.crops import predict_crop, read_crop
 from h2lo_bids.training.estimators import build_estimator
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods.operators import adapt_inr
-from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.protocols import default_options, paper_options
+from h2lo_bids.training.options import FitOptions, default_options, paper_options
 
 SIZES = InrArchitecture(4, 8, 16, 4)
 TRAIN = [ball_pair("a", 1), ball_pair("b", 2)]

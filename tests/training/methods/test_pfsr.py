@@ -16,9 +16,8 @@ from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.training.augment import Augmentation, flip_rotate
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods.pfsr import PfsrTrainer, adapt_pfsr
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.protocols import default_options, paper_options
 from h2lo_bids.training.schedule import cosine_rate, rate_of
 
 TINY = PfsrArchitecture(features=4, groups=1, blocks=2, reduction=2)

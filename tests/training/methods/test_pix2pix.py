@@ -16,9 +16,8 @@ from h2lo_bids.models.pix2pix import Norm, Pix2Pix, Pix2PixArchitecture
 from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods.pix2pix import Pix2PixTrainer, adapt_pix2pix
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.protocols import default_options, paper_options
 
 TINY = Pix2PixArchitecture(channels=4, downs=3, discriminator_channels=4, discriminator_layers=2)
 VARIED = Augmentation(flip=0.5, shift=2, scale=0.1, bias=0.05, noise=0.01)
