@@ -22,8 +22,7 @@ from h2lo_bids.evaluation.splits import PARTS
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.io import atomic_write_bytes, write_json
 from h2lo_bids.models.bundle import save_bundle
-from h2lo_bids.training.card import FIELDS, software
-from h2lo_bids.training.card_site import SiteModel, site_card, site_metadata, start_of
+from h2lo_bids.training.card import FIELDS, SiteModel, site_card, site_metadata, software, start_of
 from h2lo_bids.training.devices import peak_memory
 from h2lo_bids.training.fitting import (
     common_frame,

@@ -19,7 +19,7 @@ from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.models.identity import Identity
-from h2lo_bids.training.card_site import SiteModel, site_card
+from h2lo_bids.training.card import SiteModel, site_card
 from h2lo_bids.training.crossval import run_fold
 from h2lo_bids.training.experiments.folds import make_folds
 from h2lo_bids.training.final import FinalJob, fit_final
