@@ -192,17 +192,69 @@ def add_noise(
     if not mask.any():
         return out
     affine = np.asarray(affine, np.float64)
-    points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
-    if to_frame is not None:
-        points = np.asarray(to_frame(points), np.float64)
+    level, shape = unit_noise(
+        mask, affine, model, seed=seed, realisation=realisation, to_frame=to_frame,
+        acquired=acquired,
+    )  # fmt: skip
+    inside = prediction[mask]
+    out[mask] = np.clip(inside + scale * level * model.deviation(inside) * shape, 0, 1)
+    return out
+
+
+def unit_noise(
+    mask: np.ndarray,
+    affine: np.ndarray,
+    model: NoiseModel,
+    *,
+    seed: int | Sequence[int],
+    realisation: int,
+    to_frame: Callable[[np.ndarray], np.ndarray] | None = None,
+    acquired: bool = False,
+) -> tuple[float, np.ndarray]:
+    """Draw noise before it is scaled by the image's deviation; see `add_noise`.
+
+    Returns
+    -------
+    level : float
+        Factor of the deviation that the voxels' band leaves.
+    noise : numpy.ndarray
+        (N,), at the voxels of the mask in C order.
+    """
     words = [seed] if isinstance(seed, int) else list(seed)
     band = affine[:3, :3] if acquired else None
     field = normal_field(model, np.random.default_rng([*words, realisation]), band)
-    normal = read_field(field, points / np.array(model.spacing))
-    inside = prediction[mask]
-    level = scale * float(np.sqrt(share_in_band(model, band)))
-    noise = level * model.deviation(inside) * np.interp(normal, PROBES, model.quantiles)
-    out[mask] = np.clip(inside + noise, 0, 1)
+    steps = np.diag([1 / side for side in model.spacing])
+    to_lattice = np.vstack([steps @ affine[:3], [0, 0, 0, 1]])
+    size = np.abs(to_lattice[:3, :3])
+    if to_frame is None and np.count_nonzero(size > _SNAP * size.max()) == 3:
+        normal = _read_along_axes(field, mask.shape, to_lattice)[mask]
+    else:
+        points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+        points = points if to_frame is None else np.asarray(to_frame(points), np.float64)
+        normal = read_field(field, points / np.array(model.spacing))
+    level = float(np.sqrt(share_in_band(model, band)))
+    return level, np.interp(normal, PROBES, model.quantiles)
+
+
+def _read_along_axes(field: np.ndarray, shape: Sequence[int], to_lattice: np.ndarray) -> np.ndarray:
+    """Read a field at a grid whose axes are the lattice's: as `read_field`, far faster."""
+    from scipy.ndimage import map_coordinates
+
+    axes = [int(np.argmax(np.abs(column))) for column in to_lattice[:3, :3].T]
+    at = [
+        to_lattice[old, new] * np.arange(shape[new]) + to_lattice[old, 3]
+        for new, old in enumerate(axes)
+    ]
+    out = field.transpose(axes)
+    if all(np.abs(line - np.rint(line)).max() < _SNAP for line in at):
+        return out[
+            np.ix_(*(np.rint(v).astype(int) % n for v, n in zip(at, out.shape, strict=True)))
+        ]
+    for new, line in enumerate(at):
+        units = np.eye(out.shape[new])
+        columns = [map_coordinates(u, line[None], order=_ORDER, mode="grid-wrap") for u in units]
+        weights = np.stack(columns, axis=1).astype(np.float32)
+        out = np.moveaxis(np.tensordot(weights, out, (1, new)), 0, new)
     return out
 
 

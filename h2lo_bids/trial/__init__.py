@@ -1,0 +1,1 @@
+"""The virtual trial: labels carried to every output, lesions, observers and study figures."""

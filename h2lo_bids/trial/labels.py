@@ -1,0 +1,320 @@
+"""Labels of a derivative dataset: found for a scan, checked, and carried to other grids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.imaging.check import load_checked
+from h2lo_bids.imaging.resample import resample, spacing_of
+from h2lo_bids.imaging.voxels import VoxelResponse, slice_axis, slice_profile
+from h2lo_bids.io import read_text, table_rows
+
+SUFFIXES = ("mask", "dseg", "probseg")
+_SAME = 1e-2
+"""Of affines, in mm, within which two grids are one."""
+_DENSE = 16
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label image in the space of a scan.
+
+    Parameters
+    ----------
+    name
+        As given with ``--labels``.
+    path
+        The file.
+    kind
+        ``"mask"``, ``"dseg"`` or ``"probseg"``.
+    data
+        (X, Y, Z): bool, whole numbers, or shares in [0, 1].
+    names
+        Of the regions of a ``dseg``, by number, where its table has them.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    data: np.ndarray
+    names: dict[int, str]
+
+    @property
+    def lesions(self) -> np.ndarray | None:
+        """Lesion mask; None for a segmentation, which has regions only."""
+        return None if self.kind == "dseg" else self.data >= 0.5
+
+    def regions(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Give name and shares, float32, of each region."""
+        if self.kind != "dseg":
+            yield self.name, self.data.astype(np.float32)
+            return
+        for code in np.unique(self.data[self.data > 0]):
+            yield self.names.get(int(code), str(int(code))), (self.data == code).astype(np.float32)
+
+
+def find_label(name: str, root: Path, scan: Scan) -> Path:
+    """Find the one label image of a scan in a derivative dataset.
+
+    Candidates are the ``mask``, ``dseg`` and ``probseg`` of its participant and session, but
+    brain masks; one with other entities than the scan (``acq``, ``run``) is another scan's,
+    as is one whose ``space`` is the other contrast or a template.
+
+    Parameters
+    ----------
+    name, root
+        As given with ``--labels``.
+    scan
+        The high-field scan.
+
+    Raises
+    ------
+    MissingInputError
+        If there is none.
+    BadDataError
+        If several fit, or the file's name says another participant than its folder.
+    """
+    from bids.layout import parse_file_entities
+
+    folder = root / f"sub-{scan.subject}"
+    if scan.session and (folder / f"ses-{scan.session}").is_dir():
+        folder /= f"ses-{scan.session}"
+    if not root.is_dir():
+        raise MissingInputError(f"--labels {name}={root}: no such folder; check the path")
+    found = []
+    for path in sorted(folder.glob("anat/*.nii*")):
+        entities = parse_file_entities(f"/{path.relative_to(root).as_posix()}")
+        if entities.get("suffix") not in SUFFIXES or "desc-brain" in path.name:
+            continue
+        if not path.name.startswith(f"sub-{scan.subject}_"):
+            raise BadDataError(
+                f"{path}: is in the folder of sub-{scan.subject}, and its name is of another "
+                "participant; rename or move it"
+            )
+        if _fits(path.name, scan):
+            found.append(path)
+    # A label in the space of this very scan is meant before one that names none.
+    named = [path for path in found if f"_space-{scan.suffix}_" in path.name]
+    found = named or found
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:3])
+        raise BadDataError(
+            f"{folder}: {len(found)} label images fit {scan.stem} ({names}); keep one, or tell "
+            "them apart by space-T1w and space-T2w"
+        )
+    if not found:
+        raise MissingInputError(
+            f"{folder}: --labels {name} holds no mask, dseg or probseg for {scan.stem}; add "
+            "one in the scan's space"
+        )
+    return found[0]
+
+
+def _fits(name: str, scan: Scan) -> bool:
+    """Tell whether a label's entities leave it to be this scan's."""
+    own = dict(part.split("-", 1) for part in name.split("_") if "-" in part)
+    space = own.get("space", "orig")
+    if space not in ("orig", "native", "individual", scan.suffix):
+        return False
+    mine = dict(scan.entities)
+    return all(
+        own[key] == mine.get(key) for key in ("ses", "acq", "ce", "rec", "run") if key in own
+    )
+
+
+def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Label:
+    """Load a label image and check that it belongs to a scan.
+
+    Parameters
+    ----------
+    name, path
+        As given with ``--labels``, and the file found.
+    scan_image
+        nibabel image of the scan.
+    brain
+        Bool, on its grid.
+
+    Returns
+    -------
+    Label
+
+    Raises
+    ------
+    BadDataError
+        If it is empty, not whole numbers where they must be, on another grid, or mostly
+        outside the brain.
+    """
+    try:
+        image = load_checked(path).image
+    except BadDataError as err:
+        if "all zero" in str(err):
+            raise BadDataError(f"{path}: is empty: no voxel has a label") from err
+        raise
+    if image.shape != scan_image.shape:
+        shapes = [" x ".join(map(str, i.shape)) for i in (image, scan_image)]
+        raise BadDataError(
+            f"{path}: is on another grid than {scan_image.get_filename()} ({shapes[0]} and "
+            f"{shapes[1]} voxels); resample it to the scan"
+        )
+    if not np.allclose(image.affine, scan_image.affine, atol=_SAME):
+        raise BadDataError(
+            f"{path}: lies elsewhere than {scan_image.get_filename()} (their affines differ); "
+            "resample it to the scan"
+        )
+    kind = path.name.split(".")[0].rpartition("_")[2]
+    data = np.asarray(image.dataobj)
+    held = _checked_values(path, kind, data)
+    if 2 * np.count_nonzero(held & brain) < np.count_nonzero(held):
+        raise BadDataError(
+            f"{path}: most of it lies outside the brain of {scan_image.get_filename()}; it may be "
+            "of another person"
+        )
+    if kind == "dseg":
+        return Label(name, path, kind, np.rint(data).astype(np.int32), _names(path))
+    return Label(name, path, kind, held if kind == "mask" else data.astype(np.float32), {})
+
+
+def _checked_values(path: Path, kind: str, data: np.ndarray) -> np.ndarray:
+    """Return where a label is, or refuse values that its kind does not have."""
+    whole = kind != "probseg"
+    if whole and not np.array_equal(data, np.rint(data)):
+        raise BadDataError(f"{path}: a {kind} holds whole numbers, this one does not")
+    if data.min() < 0 or (kind == "probseg" and data.max() > 1 + 1e-3):
+        raise BadDataError(f"{path}: has values beyond those of a {kind}; check how it was made")
+    held: np.ndarray = data > (0 if whole else 0.5)
+    if not held.any():
+        raise BadDataError(f"{path}: is empty: no voxel has a label")
+    return held
+
+
+def _names(path: Path) -> dict[int, str]:
+    """Read the regions' names from the table beside a segmentation, or of its dataset."""
+    own = path.with_name(path.name.split(".")[0] + ".tsv")
+    found = [own, *(parent / "dseg.tsv" for parent in path.parents[:4])]
+    for table in found:
+        try:
+            return {int(row["index"]): row["name"] for row in table_rows(read_text(table))}
+        except (OSError, KeyError, ValueError):
+            continue
+    return {}
+
+
+def response_lines(
+    shape: Sequence[int],
+    affine: np.ndarray,
+    new_shape: Sequence[int],
+    new_affine: np.ndarray,
+    response: VoxelResponse,
+) -> list[np.ndarray] | None:
+    """Return what each voxel of a grid along the same axes averages of the old ones.
+
+    Parameters
+    ----------
+    shape, affine
+        The old grid.
+    new_shape, new_affine
+        The new one; its axes run along the old ones, not turned.
+    response
+        In the plane the voxel's own length counts, across the slices the profile.
+
+    Returns
+    -------
+    list of numpy.ndarray or None
+        For each axis (new, old); a row sums to 1 where the old grid covers the voxel.
+        None where both grids are one.
+
+    Raises
+    ------
+    ValueError
+        If the axes differ.
+    """
+    step = np.linalg.inv(affine) @ new_affine
+    scale = np.diag(step)[:3]
+    if not np.allclose(step[:3, :3], np.diag(scale), atol=1e-4) or (scale <= 0).any():
+        raise ValueError("the grids do not share their axes")
+    if tuple(shape) == tuple(new_shape) and np.allclose(step, np.eye(4), atol=1e-4):
+        return None
+    old, new = spacing_of(affine), spacing_of(new_affine)
+    slices = slice_axis(new.tolist())
+    lines = []
+    for axis in range(3):
+        centres = scale[axis] * np.arange(new_shape[axis]) + step[axis, 3]
+        sliced = axis == slices
+        kind = response.profile if sliced else "box"
+        thick = (response.thickness or new[axis]) if sliced else new[axis]
+        # Far enough beyond the old grid that the whole profile is counted.
+        pad = int(np.ceil(3 * thick / old[axis])) + 1
+        at = np.arange(-pad, shape[axis] + pad)
+        offsets = (np.arange(_DENSE) + 0.5) / _DENSE - 0.5
+        where = (at[None, :, None] + offsets - centres[:, None, None]) * old[axis]
+        weights = slice_profile(kind, where, thick).mean(axis=2)
+        lines.append((weights / weights.sum(axis=1, keepdims=True))[:, pad:-pad])
+    return lines
+
+
+def carry(share: np.ndarray, lines: Sequence[np.ndarray] | None) -> np.ndarray:
+    """Carry shares, (X, Y, Z), to the grid of `response_lines`; float32."""
+    out = np.asarray(share, dtype=np.float32)
+    for axis, weights in enumerate(lines or ()):
+        moved = np.tensordot(weights.astype(np.float32), out, (1, axis))
+        out = np.moveaxis(moved, 0, axis)
+    return np.ascontiguousarray(out)
+
+
+def carry_label(
+    label: Label,
+    affine: np.ndarray,
+    new_shape: Sequence[int],
+    new_affine: np.ndarray,
+    response: VoxelResponse,
+) -> np.ndarray:
+    """Carry a label to any grid by partial volume.
+
+    Parameters
+    ----------
+    label
+        On the scan's grid.
+    affine
+        Of the scan.
+    new_shape, new_affine, response
+        The grid, and what its voxels average over, where it has the scan's axes; on
+        any other, shares are interpolated.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shares, float32, of a mask or ``probseg``; of a ``dseg`` the region that has the
+        largest share, int32; 0 where no region's is larger than the background's.
+    """
+    try:
+        lines = response_lines(label.data.shape, affine, new_shape, new_affine, response)
+    except ValueError:
+        lines = None
+        import nibabel as nib
+
+        def carried(share: np.ndarray) -> np.ndarray:
+            source = nib.Nifti1Image(share, affine)
+            moved = resample(source, tuple(new_shape), new_affine, order=1)
+            return np.asarray(moved.dataobj)
+    else:
+
+        def carried(share: np.ndarray) -> np.ndarray:
+            return carry(share, lines)
+
+    if label.kind != "dseg":
+        return carried(label.data.astype(np.float32))
+    codes = np.zeros(tuple(new_shape), dtype=np.int32)
+    best = carried((label.data == 0).astype(np.float32))
+    best = np.maximum(best, 1e-6)
+    for code in np.unique(label.data[label.data > 0]):
+        share = carried((label.data == code).astype(np.float32))
+        codes[share > best] = code
+        np.maximum(best, share, out=best)
+    return codes

@@ -1,0 +1,162 @@
+"""Labels: which file is a scan's, what is refused, and partial volume on other grids."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.synthesis.grids import lf_grid
+from h2lo_bids.trial.labels import (
+    carry,
+    carry_label,
+    find_label,
+    load_label,
+    response_lines,
+)
+
+SHAPE, AFFINE = (20, 24, 16), np.diag([1.0, 1.0, 1.0, 1.0])
+BRAIN = np.zeros(SHAPE, dtype=bool)
+BRAIN[2:-2, 2:-2, 2:-2] = True
+IMAGE = nib.Nifti1Image(np.zeros(SHAPE, np.float32), AFFINE)
+IMAGE.set_filename("/data/sub-01_T1w.nii.gz")
+
+
+def scan(root, name="sub-01_ses-A_acq-x_T1w"):
+    *entities, suffix = name.split("_")
+    pairs = tuple(tuple(e.split("-")) for e in entities)
+    path = root / "raw" / "sub-01" / "ses-A" / "anat" / f"{name}.nii.gz"
+    return Scan(path, "01", dict(pairs).get("ses"), suffix, pairs)
+
+
+def write(folder, name, data=None, affine=AFFINE):
+    folder.mkdir(parents=True, exist_ok=True)
+    data = np.zeros(SHAPE, np.float32) if data is None else data
+    nib.save(nib.Nifti1Image(data.astype(np.float32), affine), folder / name)
+    return folder / name
+
+
+def test_the_label_of_a_scan_is_found_by_its_entities(tmp_path):
+    anat = tmp_path / "d" / "sub-01" / "ses-A" / "anat"
+    for name in (
+        "sub-01_ses-A_desc-brain_mask.nii.gz", "sub-01_ses-A_acq-y_label-lesion_mask.nii.gz",
+        "sub-01_ses-A_space-MNI152NLin6Asym_label-lesion_mask.nii.gz",
+        "sub-01_ses-A_space-T2w_label-lesion_mask.nii.gz", "sub-01_ses-A_T1w.nii.gz",
+    ):  # fmt: skip
+        write(anat, name)
+    with pytest.raises(MissingInputError, match="no mask, dseg or probseg for sub-01"):
+        find_label("x", tmp_path / "d", scan(tmp_path))
+    mine = write(anat, "sub-01_ses-A_label-lesion_mask.nii.gz")
+    assert find_label("x", tmp_path / "d", scan(tmp_path)) == mine
+    other = find_label("x", tmp_path / "d", scan(tmp_path, "sub-01_ses-A_T2w"))
+    assert "space-T2w" in other.name
+    write(anat, "sub-01_ses-A_label-wm_probseg.nii.gz")
+    with pytest.raises(BadDataError, match="2 label images fit"):
+        find_label("x", tmp_path / "d", scan(tmp_path))
+    with pytest.raises(MissingInputError, match="no such folder"):
+        find_label("x", tmp_path / "none", scan(tmp_path))
+
+
+def test_a_file_of_another_participant_is_refused(tmp_path):
+    write(tmp_path / "sub-01" / "ses-A" / "anat", "sub-02_ses-A_label-lesion_mask.nii.gz")
+    with pytest.raises(BadDataError, match="another participant"):
+        find_label("x", tmp_path, scan(tmp_path))
+
+
+def ball(at=(10, 12, 8), radius=3):
+    return radius >= np.linalg.norm(np.indices(SHAPE).T - at, axis=-1).T
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "affine", "line"),
+    [
+        ("mask", np.zeros(SHAPE), AFFINE, "is empty"),
+        ("mask", ball() * 0.7, AFFINE, "a mask holds whole numbers"),
+        ("dseg", ball() * 1.5, AFFINE, "a dseg holds whole numbers"),
+        ("probseg", ball() * 2.0, AFFINE, "values beyond those of a probseg"),
+        ("mask", ball()[:10], AFFINE, "another grid than /data/sub-01_T1w.nii.gz"),
+        ("mask", ball(), np.diag([1, 1, 1.1, 1]), "lies elsewhere than"),
+        ("mask", ~BRAIN, AFFINE, "most of it lies outside the brain"),
+    ],
+)
+def test_what_is_wrong_with_a_label_is_one_line_that_names_it(tmp_path, kind, data, affine, line):
+    path = write(tmp_path, f"sub-01_{kind}.nii.gz", np.asarray(data), affine)
+    with pytest.raises(BadDataError, match=line) as caught:
+        load_label("x", path, IMAGE, BRAIN)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_regions_have_the_names_of_the_table_beside_them(tmp_path):
+    data = np.zeros(SHAPE)
+    data[5:8, 5:8, 5:8], data[10:14, 10:14, 8] = 3, 7
+    path = write(tmp_path, "sub-01_dseg.nii.gz", data)
+    (tmp_path / "sub-01_dseg.tsv").write_text("index\tname\n3\tthalamus\n")
+    label = load_label("x", path, IMAGE, BRAIN)
+    regions = dict(label.regions())
+    assert {k: int(v.sum()) for k, v in regions.items()} == {"thalamus": 27, "7": 16}
+    assert label.lesions is None
+
+
+def brute_force(share, shape, affine):
+    """Average a share over voxels by many points."""
+    out = np.zeros(shape)
+    n = 10
+    step = (np.arange(n) + 0.5) / n - 0.5
+    for index in np.ndindex(*shape):
+        total = 0.0
+        for a in step:
+            for b in step:
+                at = (
+                    affine[:3, :3]
+                    @ np.stack(
+                        [np.full(n, index[0] + a), np.full(n, index[1] + b), index[2] + step]
+                    )
+                    + affine[:3, 3:]
+                )
+                near = np.rint(at).astype(int)
+                ok = ((near >= 0) & (near < np.array(share.shape)[:, None])).all(0)
+                total += share[tuple(near[:, ok])].sum()
+        out[index] = total / n**3
+    return out
+
+
+def test_partial_volume_is_the_share_of_the_voxel():
+    share = ball((9.5, 11.5, 7.5), 4).astype(float)
+    shape, affine = lf_grid(AFFINE, SHAPE, (2.5, 2, 5))
+    lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
+    found = carry(share, lines)
+    assert found == pytest.approx(brute_force(share, shape, affine), abs=0.02)
+    assert found.sum() * 25 == pytest.approx(share.sum(), rel=1e-5)
+    assert response_lines(SHAPE, AFFINE, SHAPE, AFFINE, VoxelResponse()) is None
+
+
+def test_a_gaussian_slice_reaches_its_neighbours_and_keeps_the_volume():
+    share = ball((9.5, 11.5, 7.5), 3).astype(float)
+    shape, affine = lf_grid(AFFINE, SHAPE, (1, 1, 4))
+    box, gauss = (
+        carry(share, response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse(kind)))
+        for kind in ("box", "gauss")
+    )
+    assert (gauss > 0.01).sum() > (box > 0.01).sum()
+    assert gauss.sum() == pytest.approx(box.sum(), rel=0.03)
+
+
+def test_a_segmentation_keeps_whole_numbers_and_turns_on_any_grid():
+    from h2lo_bids.trial.labels import Label
+
+    data = np.zeros(SHAPE, np.int32)
+    data[4:10, 4:20, 4:12], data[10:16, 4:20, 4:12] = 5, 9
+    label = Label("x", "f", "dseg", data, {})
+    shape, affine = lf_grid(AFFINE, SHAPE, (2, 2, 4))
+    found = carry_label(label, AFFINE, shape, affine, VoxelResponse())
+    assert set(np.unique(found)) == {0, 5, 9}
+    assert np.count_nonzero(found == 5) * 16 == np.count_nonzero(data == 5)
+    turned = np.eye(4)
+    turned[:2, :2] = [[0, 1], [-1, 0]]
+    turned[:3, 3] = (0, 19, 0)
+    moved = carry_label(label, AFFINE, (20, 24, 16), turned, VoxelResponse())
+    assert np.count_nonzero(moved == 9) == np.count_nonzero(data == 9)

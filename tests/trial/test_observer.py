@@ -1,0 +1,113 @@
+"""Observers against closed forms, and against lesions planted in noise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.phantom.lesions import Lesion, plant_lesions
+from h2lo_bids.synthesis.grids import lf_grid
+from h2lo_bids.trial.labels import carry, response_lines
+from h2lo_bids.trial.lesions import find_lesions, healthy_places, shown
+from h2lo_bids.trial.observer import CHANNELS, Observers, channel_weights, segment
+from h2lo_bids.trial.statistics import delong, hotelling_ratings
+
+SHAPE, LEVEL = (60, 38, 34), 0.5
+AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
+BRAIN = np.zeros(SHAPE, dtype=bool)
+BRAIN[2:-2, 2:-2, 2:-2] = True
+PLACE = (17.0, 19.0, 17.0)
+
+
+def planted(diameter: float, contrast: float):
+    """A white brain with one lesion, its image and its places."""
+    lesion = [Lesion(PLACE, diameter)]
+    image, mask = plant_lesions(np.where(BRAIN, LEVEL, 0.0), lesion, AFFINE, contrast)
+    found, _ = find_lesions(mask, BRAIN, AFFINE)
+    twin = healthy_places(found, np.where(BRAIN, LEVEL, 0.0), mask, BRAIN, AFFINE)[1]
+    return image, found[0], twin
+
+
+def areas(diameter, contrast, noise, sides=None, realisations=100):
+    """Areas under both observers' curves for one lesion in white noise."""
+    image, *places = planted(diameter, contrast)
+    affine, brain, lines = AFFINE, BRAIN, None
+    if sides:
+        shape, affine = lf_grid(AFFINE, SHAPE, sides)
+        lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
+        image, brain = carry(image, lines), carry(BRAIN, lines) > 0.5
+        noise = noise / math.sqrt(np.prod(sides))
+    seen = [(place, shown(place, lines, brain)) for place in places]
+    observers, rng = Observers(seen, brain, affine, "T2w"), np.random.default_rng(0)
+    ratings = [
+        list(observers.look((image + rng.normal(0, noise, image.shape)) * brain))
+        for _ in range(realisations)
+    ]
+    cnr = np.array([[r.cnr for r in pair] for pair in ratings])
+    channels = np.array([r.channels for pair in ratings for r in pair])
+    which = np.tile([True, False], realisations)
+    scores = hotelling_ratings(channels, which, np.arange(2 * realisations) // 2)
+    return (
+        float(delong(cnr[:, 0], cnr[:, 1])[0][0]),
+        float(delong(scores[which], scores[~which])[0][0]),
+    )
+
+
+def test_the_cnr_observer_reaches_the_closed_form_in_white_noise():
+    image, lesion, _ = planted(8, 0.1)
+    own = shown(lesion, None, BRAIN)
+    weights = own.inside - own.around
+    signal, sigma = (image[own.box] * weights).sum(), 0.6
+    dprime = signal / (sigma * np.linalg.norm(weights))
+    assert 0.8 < dprime < 3
+    assert areas(8, 0.1, sigma)[0] == pytest.approx(norm.cdf(dprime / math.sqrt(2)), abs=0.05)
+
+
+def test_a_channel_like_the_signal_is_the_matched_filter():
+    image, lesion, _ = planted(9, 0.2)
+    weights = channel_weights(shown(lesion, None, BRAIN), np.ones(3), lesion.diameter)
+    assert weights.shape[0] == CHANNELS
+    assert np.allclose(weights.sum(axis=(1, 2, 3)), 0, atol=1e-3)
+    assert np.allclose(np.linalg.norm(weights.reshape(CHANNELS, -1), axis=1), 1, atol=1e-4)
+    own = shown(lesion, None, BRAIN)
+    signal = image[own.box] - LEVEL
+    ideal = np.linalg.norm(signal)
+    gram = np.einsum("aijk,bijk->ab", weights, weights)
+    heard = np.einsum("aijk,ijk->a", weights, signal)
+    reached = math.sqrt(heard @ np.linalg.solve(gram, heard))
+    assert 0.9 * ideal < reached <= ideal * 1.001
+    # Hotelling in white noise: d' is the norm of the signal that the channels span over sigma.
+    sigma = 1.2
+    truth = norm.cdf(reached / sigma / math.sqrt(2))
+    assert 0.75 < truth < 0.99
+    assert areas(9, 0.2, sigma)[1] == pytest.approx(truth, abs=0.05)
+
+
+@pytest.mark.parametrize("sides", [pytest.param(None, marks=pytest.mark.slow), (1.6, 1.6, 5.0)])
+def test_detectability_rises_with_size_and_contrast_and_falls_with_noise(sides):
+    noise = 1.2
+    by_size = np.array([areas(d, 0.3, noise, sides, 80) for d in (2, 4, 7, 15)])
+    by_contrast = np.array([areas(6, c, noise, sides, 80) for c in (0.0, 0.1, 0.3, 0.6)])
+    by_noise = np.array([areas(6, 0.3, n, sides, 80) for n in (4.0, 1.5, 0.5)])
+    for values in (by_size, by_contrast, by_noise):
+        assert (np.diff(values, axis=0) > -0.06).all()
+        assert (values[-1] > values[0] + 0.2).all()
+    assert by_contrast[0] == pytest.approx([0.5, 0.5], abs=0.12)  # no contrast: chance
+    assert (by_size[-1] > 0.97).all()
+
+
+def test_thick_slices_hide_small_lesions():
+    thin, thick = areas(4, 0.5, 0.8, (2.0, 2.0, 2.0)), areas(4, 0.5, 0.8, (2.0, 2.0, 5.0))
+    assert thin[0] > thick[0]
+
+
+def test_the_segmenter_finds_the_volume_without_noise():
+    image, lesion, twin = planted(10, 0.4)
+    own = shown(lesion, None, BRAIN)
+    assert segment(image, own, 1.0) == pytest.approx(lesion.volume, rel=0.02)
+    assert segment(image, own, -1.0) == 0  # the wrong sign
+    assert segment(image, shown(twin, None, BRAIN), 1.0) == 0

@@ -1,0 +1,160 @@
+"""Study figures against published examples, closed forms and brute force."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from statsmodels.stats.power import TTestPower
+
+from h2lo_bids.trial import statistics as st
+
+# Albumin, total protein, K-G score and whether the patient benefits: DeLong and others 1988.
+OVARY = np.fromstring(
+    """3.0 5.8 10 0 3.2 6.3 5 1 3.9 6.8 3 1 2.8 4.8 6 0 3.2 5.8 3 1 0.9 4.0 5 0 2.5 5.7 8 0
+    1.6 5.6 5 1 3.8 5.7 5 1 3.7 6.7 6 1 3.2 5.4 4 1 3.8 6.6 6 1 4.1 6.6 5 1 3.6 5.7 5 1
+    4.3 7.0 4 1 3.6 6.7 4 0 2.3 4.4 6 1 4.2 7.6 4 0 4.0 6.6 6 0 3.5 5.8 6 1 3.8 6.8 7 1
+    3.0 4.7 8 0 4.5 7.4 5 1 3.7 7.4 5 1 3.1 6.6 6 1 4.1 8.2 6 1 4.3 7.0 5 1 4.3 6.5 4 1
+    3.2 5.1 5 1 2.6 4.7 6 1 3.3 6.8 6 0 1.7 4.0 7 0 3.7 6.1 5 1 3.3 6.3 7 1 4.2 7.7 6 1
+    3.5 6.2 5 1 2.9 5.7 9 0 2.1 4.8 7 1 2.8 6.2 8 0 4.0 7.0 7 1 3.3 5.7 6 1 3.7 6.9 5 1
+    3.6 6.6 5 1""",
+    sep=" ",
+).reshape(-1, 4)
+
+
+def test_delong_gives_the_published_areas_and_errors():
+    scores = np.column_stack([OVARY[:, 0], OVARY[:, 1], 10 - OVARY[:, 2]]).T
+    well = OVARY[:, 3] == 1
+    areas, covariance = st.delong(scores[:, well], scores[:, ~well])
+    # SAS/STAT user's guide, example "Comparing Receiver Operating Characteristic Curves".
+    assert areas == pytest.approx([0.7366, 0.6478, 0.7258], abs=5e-5)
+    assert np.sqrt(np.diag(covariance)) == pytest.approx([0.0927, 0.1000, 0.1028], abs=5e-5)
+
+
+def test_delong_bounds_cover_the_area_of_two_normal_classes():
+    rng, truth = np.random.default_rng(0), norm.cdf(1 / math.sqrt(2))
+    hits = 0
+    for _ in range(400):
+        found = st.area(
+            rng.normal(1, 1, (1, 40)), rng.normal(0, 1, (1, 40)),
+            np.zeros(40), np.zeros(40),
+        )  # fmt: skip
+        hits += found.low <= truth <= found.high
+    assert 0.91 < hits / 400 < 0.98
+
+
+def test_bootstrap_resamples_subjects_and_not_lesions():
+    rng = np.random.default_rng(1)
+    subjects = np.repeat(np.arange(20), 30)
+    shift = rng.normal(0, 3, 20)[subjects]  # lesions of one person are alike
+    found = st.area(
+        (1.5 + shift + rng.normal(0, 1, 600))[None], rng.normal(0, 1, 600)[None],
+        subjects, subjects,
+    )  # fmt: skip
+    assert found.boot_high - found.boot_low > 3 * (found.high - found.low)
+    one = st.area(np.ones((1, 4)), np.zeros((1, 4)), np.zeros(4), np.zeros(4))
+    assert one.auc == 1
+    assert math.isnan(one.boot_low)
+
+
+def test_weights_of_the_bootstrap_agree_with_repeating_the_subjects():
+    rng = np.random.default_rng(2)
+    positive, negative = rng.integers(0, 5, (2, 6)), rng.integers(0, 4, (2, 6))
+    whose = np.array([0, 0, 1, 1, 2, 2])
+    counts = np.array([[2, 0, 1], [1, 1, 1], [0, 3, 0]])
+    found = st.weighted_areas(positive, negative, whose, whose, counts)
+    for row, weights in zip(found, counts, strict=True):
+        index = np.repeat(np.arange(6), weights[whose])
+        areas = [
+            np.mean([(p > n) + 0.5 * (p == n) for p in a[index] for n in b[index]])
+            for a, b in zip(positive, negative, strict=True)
+        ]
+        assert row == pytest.approx(np.mean(areas))
+
+
+def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
+    rng = np.random.default_rng(3)
+    n, shift = 4000, np.array([1.0, -0.5, 0.0])
+    mixing = np.array([[1, 0.6, 0.2], [0, 1, 0.5], [0, 0, 1.0]])
+    lesion = np.arange(n) % 2 == 0
+    channels = rng.normal(size=(n, 3)) @ mixing + lesion[:, None] * shift
+    truth = math.sqrt(shift @ np.linalg.inv(mixing.T @ mixing) @ shift)
+    ratings = st.hotelling_ratings(channels, lesion, np.arange(n) // 100)
+    areas, _ = st.delong(ratings[lesion], ratings[~lesion])
+    assert st.detectability(float(areas[0])) == pytest.approx(truth, rel=0.06)
+    # Noise alone, many channels, few cases: trained on itself it would seem to see.
+    few = rng.normal(size=(60, 20))
+    which = np.arange(60) % 2 == 0
+    ratings = st.hotelling_ratings(few, which, np.arange(60) // 2)
+    assert abs(float(st.delong(ratings[which], ratings[~which])[0][0]) - 0.5) < 0.2
+    assert np.isnan(st.hotelling_ratings(few, which, np.zeros(60))).all()
+
+
+def test_threshold_keeps_the_specificity():
+    negative = np.random.default_rng(4).normal(size=1001)
+    assert np.mean(negative <= st.threshold(negative)) == pytest.approx(0.9, abs=0.002)
+
+
+def test_the_diameter_seen_is_that_of_the_curve_it_was_drawn_from():
+    rng = np.random.default_rng(5)
+    diameters = rng.uniform(2, 15, 3000)
+    a, b = -6.0, 4.0
+    seen = (rng.random(3000) < 1 / (1 + np.exp(-(a + b * np.log(diameters))))).astype(float)
+    truth = math.exp((math.log(4) - a) / b)
+    found = st.diameter_seen(diameters, seen, np.arange(3000) // 10)
+    assert found.diameter == pytest.approx(truth, rel=0.05)
+    assert found.low < truth < found.high
+    falling = st.diameter_seen(diameters, 1 - seen, np.arange(3000) // 10)
+    assert math.isnan(falling.diameter)
+    assert math.isnan(st.diameter_seen(diameters, np.ones(3000), np.zeros(3000)).diameter)
+
+
+def test_intraclass_correlation_is_the_published_one():
+    ratings = np.array(  # Shrout and Fleiss 1979, table 2
+        [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float
+    )
+    assert st.intraclass_correlation(ratings) == pytest.approx(0.29, abs=0.005)
+
+
+def test_agreement_of_volumes():
+    truth = np.arange(10.0)
+    found = st.agreement(truth, truth + 2 + np.array([1, -1] * 5))
+    spread = np.std([1, -1] * 5, ddof=1)
+    assert (found.bias, found.n) == (pytest.approx(2), 10)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=1e-4)
+    assert st.agreement(truth, truth).icc == pytest.approx(1)
+    assert math.isnan(st.agreement(truth[:1], truth[:1]).icc)
+
+
+def test_subjects_needed_reach_the_power_by_statsmodels():
+    rng = np.random.default_rng(6)
+    differences = rng.normal(0.1, 0.2, 30)
+    effect = differences.mean() / differences.std(ddof=1)
+    for wanted in (0.8, 0.9):
+        n = st.subjects_needed(differences, wanted)
+        assert TTestPower().power(effect, n, 0.05) >= wanted
+        assert TTestPower().power(effect, n - 1, 0.05) < wanted
+    assert st.subjects_needed(np.zeros(5), 0.8) is None
+    assert st.subjects_needed(np.ones(1), 0.8) is None
+
+
+def test_dose_response_finds_the_odds_it_was_drawn_with():
+    rng = np.random.default_rng(7)
+    subjects, dose = np.repeat(np.arange(60), 60), np.tile([0.5, 1, 2], 1200)
+    diameters = rng.uniform(3, 12, 3600)
+    logit = -2 + 2 * np.log(diameters) - 1.2 * dose
+    seen = (rng.random(3600) < 1 / (1 + np.exp(-logit))).astype(float)
+    found = st.dose_response(seen, dose, diameters, subjects)
+    assert found.low < math.exp(-1.2) < found.high
+    assert found.p < 1e-6
+    assert st.dose_response(seen, np.ones(3600), diameters, subjects) is None
+    assert st.dose_response(seen, dose, diameters, np.zeros(3600)) is None
+
+
+def test_sensitivity_counts_lesions():
+    mean, low, high = st.sensitivity(np.array([1.0, 0.5, 0.0, 0.5]))
+    assert mean == 0.5
+    assert low < 0.2
+    assert high > 0.8
