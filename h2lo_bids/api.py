@@ -54,7 +54,7 @@ def read_image(path: str | PathLike[str]) -> Any:
     BadDataError
         If its content cannot be used.
     """
-    from h2lo_bids.imaging.check import load_checked
+    from h2lo_bids.imaging.reading import load_checked
 
     checked = load_checked(path)
     for line in checked.warnings:

@@ -24,8 +24,8 @@ def find_brain(
     A scan that cannot be used is an output here and not an exception, which `settle_brain`
     raises: the session's other scan may wait for this mask, and must go on without it.
     """
-    from h2lo_bids.imaging.check import load_checked
     from h2lo_bids.imaging.orientation import orientation_note
+    from h2lo_bids.imaging.reading import load_checked
     from h2lo_bids.io import save_nifti
 
     try:
@@ -49,8 +49,8 @@ def _brain(
 ) -> Any:
     """Compute the brain mask, or take the given one and compare it with a computed one."""
     from h2lo_bids.imaging.brain import compare_masks, extract_brain, use_given_mask
-    from h2lo_bids.imaging.brain.stripped import looks_stripped
-    from h2lo_bids.imaging.check import load_checked
+    from h2lo_bids.imaging.brain.extract import looks_stripped
+    from h2lo_bids.imaging.reading import load_checked
 
     if given_mask is None:
         return extract_brain(image, method=method, weights=weights, threads=threads)

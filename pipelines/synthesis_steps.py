@@ -192,7 +192,7 @@ def _template_brain(template: str, template_mask: str | None, threads: int) -> A
     import numpy as np
 
     from h2lo_bids.imaging.brain import extract_brain, use_given_mask
-    from h2lo_bids.imaging.check import load_checked
+    from h2lo_bids.imaging.reading import load_checked
 
     image = load_checked(template).image
     if template_mask is not None:

@@ -162,7 +162,7 @@ def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, A
 
 def _find_template(settings: Settings, space: str, suffix: str) -> tuple[str, str | None]:
     """Return a template's image and brain mask."""
-    from h2lo_bids.imaging.check import load_checked
+    from h2lo_bids.imaging.reading import load_checked
     from h2lo_bids.imaging.templates import find_template, parse_space, template_from_file
 
     if settings.template_file is None:

@@ -17,8 +17,8 @@ from h2lo_bids.evaluation.realism import Appearance, appearance
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.table import write_tables
 from h2lo_bids.imaging.brain import extract_brain
-from h2lo_bids.imaging.check import load_checked
 from h2lo_bids.imaging.conform import conform
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.imaging.voxels import slice_axis
 
 HALF_PITCH_MM = ((16, 8), (8, 5), (5, 4), (4, 3), (3, 2), (2, 1.5), (1.5, 1))
@@ -302,8 +303,7 @@ def noise_deviation(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
     """Return the box around a mask, the whole array if it is empty."""
-    ends = [np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return tuple(slice(int(at[0]), int(at[-1]) + 1) if at.size else slice(None) for at in ends)
+    return bounding_box(mask) if mask.any() else (slice(None),) * 3
 
 
 def _windowed(image: np.ndarray, window: np.ndarray) -> np.ndarray:

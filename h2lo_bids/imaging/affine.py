@@ -31,29 +31,7 @@ _DISAGREEMENT_MM = 1.0
 
 
 def choose_affine(name: str, header: Any) -> tuple[np.ndarray, int, tuple[str, ...]]:
-    """Return the voxel-to-world transform that a header stands for.
-
-    Parameters
-    ----------
-    name
-        The file, for messages.
-    header
-        A NIfTI header as written.
-
-    Returns
-    -------
-    affine : numpy.ndarray
-        float64, (4, 4), to RAS mm.
-    code : int
-        The NIfTI code of the space; 1 when none is given.
-    warnings : tuple of str
-        One line each, naming the file.
-
-    Raises
-    ------
-    BadDataError
-        If the spacing is not positive, or no coded transform is rigid.
-    """
+    """Return the voxel-to-world transform that a header stands for."""
     signs = _check_spacing(name, header)
     affine, code, warnings = _choose(name, header)
     return affine, code, (*signs, *warnings)

@@ -11,8 +11,9 @@ import numpy as np
 from nibabel.affines import apply_affine
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.brain.result import VOLUME_RANGE_ML
-from h2lo_bids.imaging.naming import name_of
+from h2lo_bids.imaging.brain.extract import VOLUME_RANGE_ML
+from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.registration import points_before, register
 from h2lo_bids.imaging.resample import placed, resample, resample_mask, spacing_of
 
@@ -101,20 +102,7 @@ def align(
 
 
 def check_overlap(low_mask: Any, high_mask: Any, name: str, high_name: str) -> None:
-    """Make sure that a scan which is said to be registered lies on its partner at all.
-
-    Parameters
-    ----------
-    low_mask, high_mask
-        nibabel images: the brain masks, each on its own grid.
-    name, high_name
-        Files of the scans, for the message.
-
-    Raises
-    ------
-    BadDataError
-        If less than half of the smaller brain lies in the other.
-    """
+    """Make sure that a scan which is said to be registered lies on its partner at all."""
     mine = np.asarray(low_mask.dataobj) > 0
     there = np.asarray(resample_mask(high_mask, mine.shape, low_mask.affine).dataobj) > 0
     sizes = [_volume(mask) for mask in (low_mask, high_mask)]
@@ -128,13 +116,7 @@ def check_overlap(low_mask: Any, high_mask: Any, name: str, high_name: str) -> N
 
 
 def rigid_matrix(transform: str | os.PathLike[str]) -> np.ndarray:
-    """Return the matrix of a transform that `register` found, (4, 4), RAS mm.
-
-    Parameters
-    ----------
-    transform
-        A rigid or affine ``forward`` or ``inverse``; points go as in `points_before`.
-    """
+    """Return the matrix of a transform that `register` found, (4, 4), RAS mm."""
     reach = 100.0
     points = np.vstack([np.zeros(3), reach * np.eye(3)])
     moved = points_before(points, transform)
@@ -142,15 +124,7 @@ def rigid_matrix(transform: str | os.PathLike[str]) -> np.ndarray:
 
 
 def motion_of(matrix: np.ndarray, centre: np.ndarray) -> tuple[float, float]:
-    """Return how far a rigid motion moves a point, in mm, and how far it turns, in degrees.
-
-    Parameters
-    ----------
-    matrix
-        (4, 4), rigid.
-    centre
-        (3,), mm: such as the centre of the brain, since the origin is arbitrary.
-    """
+    """Return how far a rigid motion moves a point, in mm, and how far it turns, in degrees."""
     shift = np.linalg.norm(apply_affine(matrix, centre) - centre)
     cosine = (np.trace(matrix[:3, :3]) - 1) / 2
     return float(shift), float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
@@ -180,8 +154,9 @@ def _fixed(image: Any, mask: Any) -> nib.Nifti1Image:
     spacing = spacing_of(image.affine)
     first, last = np.zeros(3), np.asarray(image.shape) - 1.0
     if mask is not None:
-        at = np.argwhere(np.asarray(mask.dataobj) > 0)
-        first, last = at.min(0) - MARGIN_MM / spacing, at.max(0) + MARGIN_MM / spacing
+        box = bounding_box(np.asarray(mask.dataobj) > 0)
+        first = np.array([ends.start for ends in box]) - MARGIN_MM / spacing
+        last = np.array([ends.stop - 1 for ends in box]) + MARGIN_MM / spacing
     step = np.maximum(1.0, FIXED_MM / spacing)
     shape = np.ceil((last - first) / step).astype(int) + 1
     affine = image.affine @ nib.affines.from_matvec(np.diag(step), first)

@@ -42,19 +42,7 @@ _LARGE_IS_BAD = ("translation_mm", "rotation_deg")
 
 @dataclass(frozen=True)
 class ScanAt:
-    """A low-field scan and where it was put.
-
-    Parameters
-    ----------
-    name
-        For messages.
-    image, mask
-        nibabel images: the scan and its brain mask on one grid.
-    matrix
-        (4, 4): RAS mm of the high-field world to those of this scan's.
-    coverage
-        Share of the high-field brain that the scan shows.
-    """
+    """A low-field scan and where it was put."""
 
     name: str
     image: Any
@@ -65,18 +53,7 @@ class ScanAt:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found about an alignment.
-
-    Parameters
-    ----------
-    figures
-        ``nmi`` at the alignment; ``margin``, by how much it beats its best
-        neighbour, relative to what it exceeds 1 by; ``dice`` of both brain
-        masks; ``translation_mm`` of the brain's centre and ``rotation_deg``;
-        ``coverage``. Of several scans, the worst.
-    reasons
-        One line each; empty for a good alignment.
-    """
+    """What was found about an alignment."""
 
     figures: dict[str, float]
     reasons: tuple[str, ...] = ()
@@ -142,13 +119,7 @@ def _figures(
 
 
 def neighbours(centre: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the small motions that an alignment must beat, 4 x 4 each.
-
-    Parameters
-    ----------
-    centre
-        (3,), mm: what turns are about.
-    """
+    """Yield the small motions that an alignment must beat, 4 x 4 each."""
     for (shift, angle), axis, sign in itertools.product(STEPS, range(3), (-1, 1)):
         step = np.zeros(3)
         step[axis] = 1
@@ -203,18 +174,7 @@ def _linear(data: np.ndarray, voxels: np.ndarray) -> np.ndarray:
 
 
 def nmi(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Studholme's normalised mutual information of two samples.
-
-    Parameters
-    ----------
-    a, b
-        Values at the same positions, (N,).
-
-    Returns
-    -------
-    float
-        1 for unrelated samples, 2 where each value of one stands for one of the other.
-    """
+    """Return Studholme's normalised mutual information of two samples."""
     pairs = np.bincount(_binned(a) * BINS + _binned(b), minlength=BINS**2)
     joint = pairs.reshape(BINS, BINS) / a.size
     return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / max(_entropy(joint), 1e-12)

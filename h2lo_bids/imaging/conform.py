@@ -14,7 +14,8 @@ from nibabel.orientations import (
 )
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.naming import name_of
+from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.resample import resample, spacing_of
 
 SAME_SPACING = 0.01
@@ -78,25 +79,7 @@ def conform(image: Any, frame: FrameLike, *, mask: Any = None) -> nib.Nifti1Imag
 def frame_grid(
     image: Any, frame: FrameLike, *, mask: Any = None
 ) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Place a model's frame in a scan's world.
-
-    Parameters
-    ----------
-    image, frame, mask
-        As for `conform`.
-
-    Returns
-    -------
-    shape : tuple of int
-        The frame's voxels.
-    affine : numpy.ndarray
-        (4, 4), frame voxel to the scan's world mm.
-
-    Raises
-    ------
-    BadDataError
-        If the brain does not fit into the frame.
-    """
+    """Place a model's frame in a scan's world."""
     own_shape, own_affine, back = _reoriented(image, frame.orientation)
     own, wanted = spacing_of(own_affine), np.asarray(frame.spacing, dtype=float)
     kept = bool(np.all(np.abs(own / wanted - 1) <= SAME_SPACING))
@@ -139,10 +122,7 @@ def _mask_box(mask: Any, image: Any, back: np.ndarray) -> tuple[np.ndarray, np.n
         raise BadDataError(
             f"{name_of(image)}: its brain mask is empty; look at the image or give a mask"
         )
-    ends = []
-    for axis in range(3):
-        seen = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
-        ends.append((seen[0], seen[-1]))
+    ends = [(box.start, box.stop - 1) for box in bounding_box(inside)]
     corners = nib.affines.apply_affine(np.linalg.inv(back), np.array(ends, dtype=float).T)
     return corners.min(0), corners.max(0)
 

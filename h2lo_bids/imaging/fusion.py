@@ -20,7 +20,8 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.naming import name_of
+from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.resample import resample, resample_mask
 
 
@@ -93,7 +94,7 @@ def fuse(scans: Sequence[LowField], brain: Any, own: Sequence[Any] = ()) -> Fuse
     """
     inside = np.asarray(brain.dataobj) > 0
     kept = _most(scans, own, brain) if own else inside
-    box = _box(inside | kept)
+    box = bounding_box(inside | kept)
     start = [int(ends.start) for ends in box]
     affine = brain.affine @ nib.affines.from_matvec(np.eye(3), start)
     wanted, kept = inside[box], kept[box]
@@ -138,11 +139,3 @@ def _on_grid(
     if scan.mask is not None:
         shown &= np.asarray(resample_mask(scan.mask, shape, own).dataobj) > 0
     return np.where(shown, values, 0), shown
-
-
-def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
-    if not mask.any():
-        raise BadDataError("the brain mask is empty; give another one")
-    at = np.argwhere(mask)
-    x, y, z = (slice(int(a), int(b) + 1) for a, b in zip(at.min(0), at.max(0), strict=True))
-    return x, y, z

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 
-from h2lo_bids.imaging.brain.stripped import cut_share
+from h2lo_bids.imaging.brain.extract import cut_share
 from h2lo_bids.imaging.resample import FWHM_PER_SIGMA, block_means, spacing_of
 
 CELL_MM = 8.0
@@ -93,20 +93,7 @@ def orientation_note(image: Any, mask: Any, name: str) -> str | None:
 
 
 def orientation_fits(image: Any, mask: Any) -> dict[Turn, float]:
-    """Return how well a brain fits the template's in each of 24 orientations.
-
-    Parameters
-    ----------
-    image, mask
-        As for `orientation_note`.
-
-    Returns
-    -------
-    dict
-        By `Turn`: the share of the image's energy in the brain that a mix of the
-        template's shape and intensity explains. The header's own orientation is
-        ``((0, 1, 2), (1, 1, 1))``, the first.
-    """
+    """Return how well a brain fits the template's in each of 24 orientations."""
     brain = _cube(*_coarse(image, mask))[1]
     turned = [
         np.transpose(brain, order)[tuple(slice(None, None, sign) for sign in signs)].ravel()

@@ -246,17 +246,7 @@ def outside(
     ranges: Mapping[str, tuple[float, float]],
     known: Mapping[str, Measure] = MEASURES,
 ) -> tuple[Outlier, ...]:
-    """Return the measures by which an image is not like those of the training.
-
-    Parameters
-    ----------
-    profile
-        Of the image.
-    ranges
-        `InputRange.inputs`, or `InputRange.targets` with `OUTPUTS`.
-    known
-        The measures, whose margins apply.
-    """
+    """Return the measures by which an image is not like those of the training."""
     found = []
     for name, one in known.items():
         if name in profile and name in ranges:

@@ -1,4 +1,4 @@
-"""Reading a NIfTI file with a bound on what its header may claim.
+"""Loading a head scan, or saying in one line why it cannot be used.
 
 Nothing is allocated before the header has been judged, and never more than the
 header asks for is decompressed, so that neither a corrupt header nor a gzip bomb
@@ -12,6 +12,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -19,7 +21,10 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.imaging.affine import choose_affine
 
+MIN_SIDE = 4
+"""Fewer voxels along a side make no volume."""
 MAX_VOXELS = 2**28
 """645 voxels along each side: beyond any head scan, 1 GB in float32."""
 MAX_OFFSET = 2**26
@@ -32,20 +37,94 @@ _ANNEX_POINTER = b"/annex/objects/"
 _LFS_POINTER = b"version https://git-lfs"
 
 
-def check_present(path: Path) -> None:
-    """Make sure that a file exists, is readable and has its own content.
+@dataclass(frozen=True)
+class Checked:
+    """A scan that is fit for processing.
+
+    Parameters
+    ----------
+    image
+        3-D, float32, finite, with a rigid affine and positive spacing; it
+        remembers its file (``image.get_filename()``).
+    warnings
+        One line each, naming the file.
+    """
+
+    image: nib.Nifti1Image
+    warnings: tuple[str, ...] = ()
+
+
+def load_checked(path: str | PathLike[str]) -> Checked:
+    """Load a 3-D image and check all that later steps rely on.
 
     Parameters
     ----------
     path
-        The image file.
+        A ``.nii`` or ``.nii.gz`` file. Four dimensions with one volume are
+        accepted and squeezed.
+
+    Returns
+    -------
+    Checked
+        The image and what was noticed.
 
     Raises
     ------
     MissingInputError
-        For a missing, unreadable or empty file, a folder, a dangling (git-annex)
-        link, or a git-annex or git-lfs pointer.
+        If the file is absent, empty, unreadable, or a dangling link.
+    BadDataError
+        If its content cannot be used: truncated, not NIfTI, not 3-D, not
+        finite, constant, without voxel size, or with a sheared transform.
     """
+    file = Path(path)
+    if not file.name.endswith((".nii", ".nii.gz")):
+        raise BadDataError(f"{file}: is not .nii or .nii.gz; convert it to NIfTI")
+    check_present(file)
+    header, data, noticed = read_nifti(file)
+    data = _three_dimensional(file, data)
+    affine, code, warnings = choose_affine(str(file), header)
+    _check_values(file, data)
+    image = nib.Nifti1Image(data, affine)
+    image.set_sform(affine, code)
+    image.set_qform(affine, code)
+    image.header.set_xyzt_units("mm")
+    image.set_filename(str(file))
+    return Checked(image, (*noticed, *warnings))
+
+
+def _three_dimensional(file: Path, data: np.ndarray) -> np.ndarray:
+    """Drop trailing axes of one; refuse what is then not a volume."""
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim > 3:
+        volumes = int(np.prod(data.shape[3:]))
+        raise BadDataError(f"{file}: has {volumes} volumes; keep one 3-D image")
+    if data.ndim < 3 or min(data.shape) < MIN_SIDE:
+        sides = " x ".join(str(n) for n in data.shape)
+        raise BadDataError(f"{file}: has {sides} voxels, not a 3-D volume; give the whole scan")
+    return np.ascontiguousarray(data)
+
+
+def _check_values(file: Path, data: np.ndarray) -> None:
+    """Refuse values from which nothing can be made."""
+    low, high = float(data.min()), float(data.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = int(np.count_nonzero(~np.isfinite(data)))
+        raise BadDataError(
+            f"{file}: has {count} NaN or infinite voxels; export it again or set them to 0"
+        )
+    if low == high:
+        what = "is all zero" if low == 0 else f"has the same value ({low:g}) everywhere"
+        raise BadDataError(f"{file}: {what}; check how it was exported")
+
+
+def name_of(image: Any) -> str:
+    """Return the file an image was read from, or a stand-in."""
+    return str(image.get_filename() or "the image")
+
+
+def check_present(path: Path) -> None:
+    """Make sure that a file exists, is readable and has its own content."""
     if path.is_symlink() and not path.exists():
         raise MissingInputError(f"{path}: content not present, run: datalad get {path}")
     if not path.exists():
@@ -68,31 +147,7 @@ def check_present(path: Path) -> None:
 
 
 def read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:
-    """Read a NIfTI-1 or NIfTI-2 file's raw header and its scaled voxels.
-
-    Parameters
-    ----------
-    path
-        A ``.nii`` or ``.nii.gz`` file, already seen to be present.
-
-    Returns
-    -------
-    header : nibabel.Nifti1Header
-        As written, with no repair.
-    data : numpy.ndarray
-        float32, in the header's shape.
-    warnings : tuple of str
-        One line if bytes follow the compressed image that are neither gzip nor
-        padding. They are left out, as ``gzip`` and the zlib of other programs do.
-
-    Raises
-    ------
-    BadDataError
-        If the content is not a NIfTI image of real numbers that this machine
-        can hold, or is cut short or damaged.
-    MissingInputError
-        If the system fails to read the file.
-    """
+    """Read a NIfTI-1 or NIfTI-2 file's raw header and its scaled voxels."""
     header = read_header(path)
     length = _checked_length(path, header)
     _check_size(path, length)

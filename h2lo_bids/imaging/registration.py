@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, UsageError
-from h2lo_bids.imaging.naming import name_of
+from h2lo_bids.imaging.reading import name_of
 
 TRANSFORMS = {
     "rigid": "Rigid",
@@ -47,20 +47,7 @@ class Registration:
 
 
 def start_ants(*, threads: int | None = None, seed: int | None = None) -> Any:
-    """Import ANTs with its threads and seed set; only a process's first call counts.
-
-    Parameters
-    ----------
-    threads
-        ITK's threads; ITK's own choice when not given.
-    seed
-        Makes registration give the same bytes each time, on one thread.
-
-    Returns
-    -------
-    module
-        ``ants``.
-    """
+    """Import ANTs with its threads and seed set; only a process's first call counts."""
     if threads is not None:
         os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
     import ants
@@ -166,18 +153,6 @@ def points_before(points: np.ndarray, transform: str | os.PathLike[str]) -> np.n
 
     ITK's transforms of images pull: ``forward`` sends points of the fixed image
     (template) to the moving one (scan).
-
-    Parameters
-    ----------
-    points
-        (N, 3), RAS mm, in the world to which `transform` brings images.
-    transform
-        ``forward`` or ``inverse`` of a `Registration`.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64, (N, 3), RAS mm, in the world from which it brings them.
     """
     import pandas as pd
 

@@ -12,38 +12,12 @@ FWHM_PER_SIGMA = 2.3548200450309493
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
-    """Return the voxel size along each axis.
-
-    Parameters
-    ----------
-    affine
-        (4, 4), voxel to mm.
-
-    Returns
-    -------
-    numpy.ndarray
-        (3,), mm.
-    """
+    """Return the voxel size along each axis."""
     return np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
 
 
 def placed(data: np.ndarray, affine: np.ndarray, like: Any) -> nib.Nifti1Image:
-    """Wrap an array as an image in the world of another.
-
-    Parameters
-    ----------
-    data
-        3-D.
-    affine
-        (4, 4), voxel to world mm.
-    like
-        nibabel image, whose code says which world that is (1 stands for the scanner).
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        sform and qform agree: programs differ in which of them they read.
-    """
+    """Wrap an array as an image in the world of another."""
     image = nib.Nifti1Image(data, np.asarray(affine, dtype=float))
     code = int(like.header["sform_code"]) or 1
     # The header's rounding to float32 stays out of the affine in memory.
@@ -54,15 +28,7 @@ def placed(data: np.ndarray, affine: np.ndarray, like: Any) -> nib.Nifti1Image:
 
 
 def block_means(data: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Average blocks of voxels.
-
-    Parameters
-    ----------
-    data
-        3-D; what fills no whole block at the end of an axis is left out.
-    step
-        (3,), voxels along each side of a block.
-    """
+    """Average blocks of voxels."""
     kept = [int(n // k * k) for n, k in zip(data.shape, step, strict=True)]
     sides = [part for n, k in zip(kept, step, strict=True) for part in (n // int(k), int(k))]
     return data[: kept[0], : kept[1], : kept[2]].reshape(sides).mean(axis=(1, 3, 5))

@@ -58,23 +58,7 @@ class Template:
 
 
 def parse_space(text: str) -> OutputSpace:
-    """Read ``NAME[:res-N][:cohort-C]``.
-
-    Parameters
-    ----------
-    text
-        One value of ``--output-spaces``.
-
-    Returns
-    -------
-    OutputSpace
-        What it asks for.
-
-    Raises
-    ------
-    UsageError
-        If it is not of that form.
-    """
+    """Read ``NAME[:res-N][:cohort-C]``."""
     name, *modifiers = text.strip().split(":")
     values: dict[str, str] = {}
     for modifier in modifiers:
@@ -94,13 +78,7 @@ def parse_space(text: str) -> OutputSpace:
 
 
 def templateflow_home() -> Path:
-    """Return the folder in which templates are looked for.
-
-    Returns
-    -------
-    pathlib.Path
-        ``$TEMPLATEFLOW_HOME``, or ``~/.cache/templateflow``; it may not exist.
-    """
+    """Return the folder in which templates are looked for."""
     given = os.environ.get("TEMPLATEFLOW_HOME")
     if given:
         return Path(given)
@@ -164,29 +142,7 @@ def template_from_file(
     *,
     mask: str | os.PathLike[str] | None = None,
 ) -> Template:
-    """Use a user's own image as a template.
-
-    Parameters
-    ----------
-    image
-        The file; `h2lo_bids.imaging.check.load_checked` judges its content.
-    name
-        The space's name, for output files: letters and digits.
-    mask
-        Its brain mask.
-
-    Returns
-    -------
-    Template
-        Without resolution.
-
-    Raises
-    ------
-    MissingInputError
-        If a file is absent or empty.
-    UsageError
-        If the name has other characters.
-    """
+    """Use a user's own image as a template."""
     if not _SPACE.fullmatch(name):
         raise UsageError(f"template name {name!r}: use letters and digits only")
     for file in (image, mask):

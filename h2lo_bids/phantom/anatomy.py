@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.phantom.fields import Shape, resample, smooth_field
 from h2lo_bids.phantom.tissues import FIRST_OUTSIDE, FLUID_AROUND_BRAIN
 
@@ -95,6 +96,8 @@ def brain_mask(anatomy: Anatomy) -> np.ndarray:
 
     labels, step = anatomy.labels, anatomy.spacing
     inside = _tissue(labels)
+    if not inside.any():
+        raise BadDataError("the anatomy holds no brain; choose another label map or seed")
     box = bounding_box(inside, margin=int(np.ceil((CLOSING + 2) / step)))
     part = np.pad(inside[box], 1)
     grown = distance_transform_edt(~part, sampling=step) <= CLOSING
@@ -110,18 +113,6 @@ def brain_mask(anatomy: Anatomy) -> np.ndarray:
 
 def _tissue(labels: np.ndarray) -> np.ndarray:
     return (labels > 0) & (labels < FIRST_OUTSIDE) & (labels != FLUID_AROUND_BRAIN)
-
-
-def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
-    """Return the bounding box of a mask, grown by a margin within the array."""
-    slices = []
-    for axis in range(3):
-        hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        if not hits.size:
-            raise BadDataError("the anatomy holds no brain; choose another label map or seed")
-        low, high = max(int(hits[0]) - margin, 0), int(hits[-1]) + margin + 1
-        slices.append(slice(low, min(high, mask.shape[axis])))
-    return slices[0], slices[1], slices[2]
 
 
 def rigid(rotations: np.ndarray, translation: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from h2lo_bids.phantom.anatomy import Anatomy, bounding_box, load_labels, vary
+from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.phantom.anatomy import Anatomy, load_labels, vary
 from h2lo_bids.phantom.fields import Shape
 from h2lo_bids.phantom.fusion import fuse
 from h2lo_bids.phantom.looks import distortion, draw_look, nominal_look

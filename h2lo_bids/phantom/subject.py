@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from h2lo_bids.phantom.anatomy import Anatomy, bounding_box
+from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.phantom.anatomy import Anatomy
 from h2lo_bids.phantom.fields import smooth_field, vessels
 from h2lo_bids.phantom.tissues import (
     FLUID_AROUND_BRAIN,

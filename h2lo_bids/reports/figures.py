@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import charts, svg
 from h2lo_bids.reports import mosaic as drawing
@@ -211,16 +212,8 @@ def figure_record(out_dir: Path, kind: str, path: Path, note: str = "", space: s
 
 def _inside(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> np.ndarray:
     """Return the voxels of an image whose centres lie in a mask on any grid."""
-    from scipy.ndimage import affine_transform
-
     data = np.asarray(image.dataobj, dtype=np.float32)
-    inside = np.asarray(mask.dataobj) > 0
-    if data.shape != inside.shape or not np.allclose(image.affine, mask.affine, atol=1e-3):
-        to_mask = np.linalg.inv(mask.affine) @ image.affine
-        inside = (
-            affine_transform(inside.astype(np.uint8), to_mask, output_shape=data.shape, order=0) > 0
-        )
-    return data[inside]
+    return data[np.asarray(resample_mask(mask, data.shape, image.affine).dataobj) > 0]
 
 
 def _head(scan: Volume) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.imaging.resample import resample
 from h2lo_bids.reports import svg
 
 if TYPE_CHECKING:
@@ -78,7 +80,8 @@ def volume_of(image: nib.Nifti1Image, like: nib.Nifti1Image | None = None) -> Vo
     spacing = np.diag(local[:, :3])
     tilt = np.abs(local[:, :3] - np.diag(spacing)) / np.abs(spacing)
     if like is not None and tilt.max() > _PARALLEL:
-        return volume_of(_resample(canonical, nib.as_closest_canonical(like)))
+        grid = nib.as_closest_canonical(like)
+        return volume_of(resample(canonical, grid.shape[:3], grid.affine, order=1))
     data = np.asarray(canonical.dataobj, dtype=np.float32)
     return Volume(np.nan_to_num(data), local[:, 3].copy(), spacing.copy())
 
@@ -87,12 +90,9 @@ def extent(mask: Volume) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float6
     """Return the bounds of what is not zero, in mm; of the whole image when all is zero."""
     low, high = mask.low.copy(), mask.high.copy()
     inside = mask.data > 0
-    if not inside.any():
-        return low, high
-    for axis in range(3):
-        used = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        low[axis] = mask.low[axis] + used[0] * mask.spacing[axis]
-        high[axis] = mask.low[axis] + (used[-1] + 1) * mask.spacing[axis]
+    for axis, used in enumerate(bounding_box(inside) if inside.any() else ()):
+        low[axis] = mask.low[axis] + used.start * mask.spacing[axis]
+        high[axis] = mask.low[axis] + used.stop * mask.spacing[axis]
     return low, high
 
 
@@ -100,17 +100,6 @@ def _axes(image: nib.Nifti1Image) -> tuple[npt.NDArray[np.float64], npt.NDArray[
     linear = np.asarray(image.affine, dtype=np.float64)[:3, :3]
     spacing = np.linalg.norm(linear, axis=0)
     return linear / spacing, spacing
-
-
-def _resample(image: nib.Nifti1Image, like: nib.Nifti1Image) -> nib.Nifti1Image:
-    import nibabel as nib
-    from scipy.ndimage import affine_transform
-
-    to_image = np.linalg.inv(image.affine) @ like.affine
-    data = affine_transform(
-        np.asarray(image.dataobj, dtype=np.float32), to_image, output_shape=like.shape[:3], order=1
-    )
-    return nib.Nifti1Image(data, like.affine)
 
 
 @dataclass(frozen=True)

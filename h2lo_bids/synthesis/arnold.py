@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.arnold import Arnold
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.tiles import Box
@@ -131,9 +132,8 @@ class Source:
 
 def bounds(mask: np.ndarray) -> Box:
     """Return the smallest box around the true voxels, of which there must be one."""
-    found = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    x, y, z = ((int(hits[0]), int(hits[-1]) + 1) for hits in found)
-    return Box((x[0], y[0], z[0]), (x[1], y[1], z[1]))
+    x, y, z = bounding_box(mask)
+    return Box((x.start, y.start, z.start), (x.stop, y.stop, z.stop))
 
 
 def _grown(box: Box, margin: int, shape: tuple[int, ...]) -> Box:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.diffi2i import DiffI2I, pad_slices
 from h2lo_bids.synthesis.cores import each_on_a_core
 from h2lo_bids.synthesis.options import EngineOptions, resolve_device
@@ -56,7 +57,7 @@ def predict_diffi2i(
     if not mask.any():
         return out
     model = model.to(device)
-    box = brain_box(np.any(mask, 2))
+    box = bounding_box(np.any(mask, 2))
     image = np.where(mask, volume, 0).astype(np.float32)[box].transpose(2, 0, 1)
     start = torch.randn(
         1, model.architecture.prior, generator=torch.Generator().manual_seed(seed)
@@ -75,12 +76,6 @@ def predict_diffi2i(
     parts = np.array_split(wanted, -(-len(wanted) // batch))
     made = each_on_a_core(synthesize, parts, device=device, threads=options.threads)
     for at, slices in zip(parts, made, strict=True):
-        out[(*box, at)] = slices.transpose(1, 2, 0)
+        out[box[0], box[1], at] = slices.transpose(1, 2, 0)
     out[~mask] = 0
     return out
-
-
-def brain_box(plane: np.ndarray) -> tuple[slice, slice]:
-    """Return the smallest rectangle around the true pixels of a plane (X, Y)."""
-    x, y = np.nonzero(plane)
-    return slice(int(x.min()), int(x.max()) + 1), slice(int(y.min()), int(y.max()) + 1)

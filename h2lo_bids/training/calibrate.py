@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights
 from h2lo_bids.training.pairs import Pair, common_shape
 
@@ -106,8 +107,7 @@ Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _residual(pair: Pair, prediction: np.ndarray) -> Found:
     """Return what is left of a scan without its prediction, in the brain's box."""
-    hits = [np.flatnonzero(pair.mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    box = tuple(slice(int(h[0]), int(h[-1]) + 1) for h in hits)
+    box = bounding_box(pair.mask)
     mask = pair.mask[box]
     predicted = np.where(mask, np.clip(prediction[box].astype(np.float32), 0, 1), np.float32(0))
     return (

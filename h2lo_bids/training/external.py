@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError
-from h2lo_bids.imaging.check import load_checked
 from h2lo_bids.imaging.normalise import max_normalise
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample
 from h2lo_bids.training.command import Command
 

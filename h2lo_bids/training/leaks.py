@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
@@ -55,7 +56,7 @@ def fingerprint(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -
     found = np.argwhere(mask)
     if not len(found):
         return np.zeros(_SITES, np.int8)
-    box = tuple(slice(a, b + 1) for a, b in zip(found.min(0), found.max(0), strict=True))
+    box = bounding_box(mask)
     inside = np.asarray(mask[box], np.float32)
     centre = (found - found.min(0)).mean(0)
     values = np.asarray(image[box], np.float32) * inside

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.check import load_checked
+from h2lo_bids.imaging.reading import load_checked
 
 DATA = np.random.default_rng(3).uniform(0, 1, (8, 9, 10)).astype(np.float32)
 ONE = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.2, 0.1, 0) * 2, [1, 2, 3])

@@ -12,9 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.imaging.brain import compare_masks, extract_brain, share_mask, use_given_mask
-from h2lo_bids.imaging.brain.clean import cut_bridges, largest_component
-from h2lo_bids.imaging.brain.result import BrainMask, make_result
-from h2lo_bids.imaging.brain.stripped import looks_stripped, stripped_mask
+from h2lo_bids.imaging.brain.extract import BrainMask, looks_stripped, make_result, stripped_mask
 from h2lo_bids.imaging.resample import resample_mask
 
 SPACING = 4.0
@@ -205,25 +203,6 @@ def test_masks_are_shared_only_where_the_head_stayed(shift: float, method: str) 
     result = share_mask(own, donor, image)
     assert result.method == method
     assert result.image.shape == image.shape
-
-
-def test_bridges_are_cut_and_holes_filled() -> None:
-    main, eye = ellipsoid((60, 60, 60)), ellipsoid((14, 14, 14), (0, 85, 0))
-    bridge = ellipsoid((7, 30, 7), (0, 65, 0))
-    hole = ellipsoid((10, 10, 10))
-    speck = ellipsoid((9, 9, 9), (-80, -80, -80))
-    got = cut_bridges((main & ~hole) | eye | bridge | speck, 10.0, (SPACING,) * 3)
-    assert np.all(got[main])
-    assert not got[eye & ~main & ~bridge].any()
-    assert not got[speck].any()
-    assert dice(got, main) > 0.98
-
-
-def test_a_brain_cut_by_the_field_of_view_keeps_its_end() -> None:
-    main = ellipsoid((60, 60, 60))[:, :, :22]
-    np.testing.assert_array_equal(cut_bridges(main, 10.0, (SPACING,) * 3), main)
-    assert not cut_bridges(np.zeros((5, 5, 5), bool), 5, (1, 1, 1)).any()
-    assert not largest_component(np.zeros((5, 5, 5), bool)).any()
 
 
 def test_missing_weights_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.brain import deepbet, extract_brain
-from h2lo_bids.imaging.brain.stripped import looks_stripped
-from h2lo_bids.imaging.check import load_checked
+from h2lo_bids.imaging.brain.extract import looks_stripped
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample_mask
 
 OUTSIDE = (0, *range(500, 600))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from h2lo_bids.errors import H2loError
-from h2lo_bids.imaging.check import load_checked
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.models.bundle import load_bundle, load_model
 
 

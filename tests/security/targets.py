@@ -60,7 +60,7 @@ def _nifti() -> list[bytes]:
 
 
 def _read_nifti(data: bytes, folder: Path) -> None:
-    from h2lo_bids.imaging.check import load_checked
+    from h2lo_bids.imaging.reading import load_checked
 
     path = folder / "image.nii"
     path.write_bytes(data)
@@ -70,7 +70,7 @@ def _read_nifti(data: bytes, folder: Path) -> None:
 
 
 def _read_zipped(data: bytes, folder: Path) -> None:
-    from h2lo_bids.imaging.check import load_checked
+    from h2lo_bids.imaging.reading import load_checked
 
     path = folder / "image.nii.gz"
     # The first byte says whether the stream or what is in it was damaged.

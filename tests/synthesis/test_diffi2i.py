@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
 from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.synthesis.diffi2i import brain_box, predict_diffi2i
+from h2lo_bids.synthesis.diffi2i import predict_diffi2i
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict
 
@@ -100,4 +101,4 @@ def test_voxels_outside_the_mask_have_no_say(
 def test_box_is_the_smallest_around_the_brain() -> None:
     plane = np.zeros((6, 9), bool)
     plane[[1, 4], [7, 2]] = True
-    assert brain_box(plane) == (slice(1, 5), slice(2, 8))
+    assert bounding_box(plane) == (slice(1, 5), slice(2, 8))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.brain.clean import cut_bridges
+from h2lo_bids.imaging.masks import cut_bridges
 
 THRESHOLD = 0.5
 BRIDGE_MM = 5.0
@@ -22,29 +22,7 @@ BRIDGE_MM = 5.0
 def deepbet_mask(
     volume: np.ndarray, *, mirror: bool = False, name: str = "the image"
 ) -> np.ndarray:
-    """Find the brain in a head.
-
-    Parameters
-    ----------
-    volume
-        float32, in RAS order, about 1 mm (the network rescales the brain's box
-        to 256 voxels a side with nearest neighbours, hence not thick slices).
-    mirror
-        Average with the result for the left-right mirrored head: twice the time,
-        and fewer leaks into nose and orbits on thick-slice low-field scans.
-    name
-        The scan's file, for messages.
-
-    Returns
-    -------
-    numpy.ndarray
-        Boolean.
-
-    Raises
-    ------
-    BadDataError
-        If the network sees no brain at all.
-    """
+    """Find the brain in a head."""
     network = _network()
     try:
         probability = network.run_model(np.array(volume, dtype=np.float32, order="C"))

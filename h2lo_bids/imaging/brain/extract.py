@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
@@ -12,11 +13,10 @@ import numpy as np
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.imaging.brain.deepbet import deepbet_mask
-from h2lo_bids.imaging.brain.result import BrainMask, make_result
-from h2lo_bids.imaging.brain.stripped import looks_stripped, stripped_mask
 from h2lo_bids.imaging.brain.synthstrip import find_weights, synthstrip_mask
-from h2lo_bids.imaging.naming import name_of
-from h2lo_bids.imaging.resample import resample, resample_mask, spacing_of
+from h2lo_bids.imaging.masks import bounding_box, largest_component, within
+from h2lo_bids.imaging.reading import name_of
+from h2lo_bids.imaging.resample import placed, resample, resample_mask, spacing_of
 from h2lo_bids.vocabulary import SKULL_STRIP
 
 NEAR_1_MM = (0.8, 1.25)
@@ -24,6 +24,41 @@ NEAR_1_MM = (0.8, 1.25)
 
 THICK_MM = 4.0
 """Slices thicker than this are low-field ones, for which deepbet sees the head mirrored too."""
+VOLUME_RANGE_ML = (500.0, 2500.0)
+"""Volumes between which a brain is plausible, from a newborn's to a large adult's with CSF."""
+MIN_ZERO_SHARE = 0.25
+"""A brain fills about half of its own box; a raw scan's background is noise, not 0."""
+STRIPPED_RANGE_ML = (300.0, 2300.0)
+"""An adult's head with a zeroed background has 3 litres or more."""
+MAX_CUT_SHARE = 0.15
+"""Share of the box's face that may be cut: the brain stem's, not the neck's (a third)."""
+_CLOSE_MM = 3.0
+
+
+@dataclass(frozen=True)
+class BrainMask:
+    """A brain mask and how it came about.
+
+    Parameters
+    ----------
+    image
+        uint8, 0 or 1, on the scan's grid.
+    method
+        ``"deepbet"``, ``"synthstrip"``, ``"stripped"`` (the scan had no skull),
+        ``"skip"``, ``"given"`` or ``"shared"``.
+    notes
+        One line each: what a user should look at.
+    """
+
+    image: nib.Nifti1Image
+    method: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def volume_ml(self) -> float:
+        """Return the mask's volume in ml."""
+        voxel = abs(float(np.linalg.det(self.image.affine[:3, :3])))
+        return float(np.count_nonzero(np.asarray(self.image.dataobj))) * voxel / 1000
 
 
 def extract_brain(
@@ -113,3 +148,59 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def make_result(
+    mask: np.ndarray, image: Any, method: str, name: str, notes: tuple[str, ...] = ()
+) -> BrainMask:
+    """Wrap a mask, and warn of a volume that no brain has."""
+    result = BrainMask(placed(mask.astype(np.uint8), image.affine, image), method, notes)
+    low, high = VOLUME_RANGE_ML
+    if not low <= result.volume_ml <= high:
+        what, remedy = ("this", "another mask") if method == "given" else ("its", "a mask")
+        volume = f"{result.volume_ml:.0f} ml"
+        note = f"{name}: {what} brain mask has {volume}; look at it or give {remedy}"
+        result = BrainMask(result.image, method, (*notes, note))
+    return result
+
+
+def looks_stripped(image: Any) -> bool:
+    """Tell whether a scan is a brain on an exactly zero background.
+
+    All three must hold: at least a quarter of the voxels are exactly 0; the
+    rest have a brain's volume (0.3 to 2.3 litres); and no border of the array
+    cuts the rest over more than 15 % of the face of its bounding box, as a neck
+    does in a small head. Defaced heads and heads whose background was zeroed
+    fail the second, small ones the third.
+    """
+    nonzero = np.asarray(image.dataobj) != 0
+    if 1 - nonzero.mean() < MIN_ZERO_SHARE or not nonzero.any():
+        return False
+    volume = nonzero.sum() * abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
+    return (
+        STRIPPED_RANGE_ML[0] <= volume <= STRIPPED_RANGE_ML[1]
+        and cut_share(nonzero) <= MAX_CUT_SHARE
+    )
+
+
+def stripped_mask(image: Any) -> np.ndarray:
+    """Return the brain of a stripped scan: what is not 0, closed by 3 mm and filled."""
+    from scipy.ndimage import binary_fill_holes
+
+    nonzero = largest_component(np.asarray(image.dataobj) != 0)
+    spacing = spacing_of(image.affine).tolist()
+    margin = [int(np.ceil(_CLOSE_MM / s)) + 1 for s in spacing]
+    padded = np.pad(nonzero, [(m, m) for m in margin])
+    closed = ~within(~within(padded, _CLOSE_MM, spacing), _CLOSE_MM, spacing)
+    inner = tuple(slice(m, -m) for m in margin)
+    return binary_fill_holes(closed[inner] | nonzero)
+
+
+def cut_share(inside: np.ndarray) -> float:
+    """Return the largest share of a bounding box's face that an array border cuts."""
+    sides = [ends.stop - ends.start for ends in bounding_box(inside)]
+    shares = []
+    for axis in range(3):
+        face = np.prod([side for other, side in enumerate(sides) if other != axis])
+        shares += [np.take(inside, end, axis).sum() / face for end in (0, -1)]
+    return float(max(shares))

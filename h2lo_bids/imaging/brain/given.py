@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.brain.result import BrainMask, make_result
-from h2lo_bids.imaging.naming import name_of
+from h2lo_bids.imaging.brain.extract import BrainMask, make_result
+from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.resample import block_means, placed, resample_mask, spacing_of
 
 SHARE_DICE = 0.90

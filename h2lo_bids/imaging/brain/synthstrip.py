@@ -15,8 +15,8 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.imaging.brain.clean import largest_component
-from h2lo_bids.imaging.naming import name_of
+from h2lo_bids.imaging.masks import largest_component
+from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.resample import resample
 
 WEIGHTS_NAME = "synthstrip.1.pt"
@@ -28,25 +28,7 @@ _SIDES = (192, 256, 320)
 
 
 def find_weights(given: str | os.PathLike[str] | None, *, required: bool) -> Path | None:
-    """Look for SynthStrip's weights.
-
-    Parameters
-    ----------
-    given
-        The user's file, which must then exist.
-    required
-        Whether to fail when there are none.
-
-    Returns
-    -------
-    pathlib.Path or None
-        The file.
-
-    Raises
-    ------
-    MissingInputError
-        If a given or required file is absent.
-    """
+    """Look for SynthStrip's weights."""
     if given is not None:
         if not Path(given).is_file():
             raise MissingInputError(f"{given}: no SynthStrip weights there; check the path")
@@ -64,36 +46,14 @@ def find_weights(given: str | os.PathLike[str] | None, *, required: bool) -> Pat
 
 
 def build_network() -> Any:
-    """Build SynthStrip's U-Net, named as its checkpoint names it.
-
-    Returns
-    -------
-    torch.nn.Module
-        2,566,561 parameters; (1, 1, X, Y, Z) to the same shape.
-    """
+    """Build SynthStrip's U-Net, named as its checkpoint names it."""
     from h2lo_bids.imaging.brain.unet import DistanceUNet
 
     return DistanceUNet(WIDTHS)
 
 
 def load_network(file: Path) -> Any:
-    """Load the weights without running any code they may contain.
-
-    Parameters
-    ----------
-    file
-        A torch file with the weights under ``model_state_dict``.
-
-    Returns
-    -------
-    torch.nn.Module
-        In evaluation mode.
-
-    Raises
-    ------
-    BadDataError
-        If the file does not hold SynthStrip's weights.
-    """
+    """Load the weights without running any code they may contain."""
     import torch
 
     network = build_network()
@@ -108,25 +68,7 @@ def load_network(file: Path) -> Any:
 
 
 def synthstrip_mask(image: Any, weights: Path) -> np.ndarray:
-    """Find the brain with SynthStrip.
-
-    Parameters
-    ----------
-    image
-        nibabel image, 3-D.
-    weights
-        ``synthstrip.1.pt``.
-
-    Returns
-    -------
-    numpy.ndarray
-        Boolean, on the image's grid. Takes about 6 GB and a minute on two cores.
-
-    Raises
-    ------
-    BadDataError
-        If the weights or the result make no sense.
-    """
+    """Find the brain with SynthStrip."""
     import torch
 
     network = load_network(weights)
@@ -149,20 +91,7 @@ def synthstrip_mask(image: Any, weights: Path) -> np.ndarray:
 
 
 def network_grid(image: Any) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Return the 1 mm grid that SynthStrip expects, centred on the scan.
-
-    Parameters
-    ----------
-    image
-        nibabel image, 3-D.
-
-    Returns
-    -------
-    shape : tuple of int
-        Each side 192, 256 or 320, the least that holds the scan (or the largest).
-    affine : numpy.ndarray
-        (4, 4), axes to the left, inferior and anterior.
-    """
+    """Return the 1 mm grid that SynthStrip expects, centred on the scan."""
     ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in image.shape])).reshape(3, -1).T
     corners = nib.affines.apply_affine(image.affine, ends)
     extent = corners.max(0) - corners.min(0)

@@ -10,15 +10,7 @@ from torch.nn import functional
 
 
 class Convolution(nn.Module):
-    """A 3x3x3 convolution, and a leaky rectifier unless it is the last.
-
-    Parameters
-    ----------
-    width_in, width_out
-        Features.
-    last
-        Whether the output is left linear.
-    """
+    """A 3x3x3 convolution, and a leaky rectifier unless it is the last."""
 
     def __init__(self, width_in: int, width_out: int, *, last: bool = False):
         super().__init__()
@@ -37,11 +29,6 @@ class DistanceUNet(nn.Module):
     The deepest level belongs to the decoder; every decoder level ends by going
     up and meeting the encoder's features. Three convolutions follow at full
     resolution. The attribute names are those of the published checkpoint.
-
-    Parameters
-    ----------
-    widths
-        Features of each level, from full resolution down.
     """
 
     def __init__(self, widths: Sequence[int]):

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from h2lo_bids.evaluation.metrics import psnr
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.branch import HALO
 from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
 from h2lo_bids.models.prior import diffuse
 from h2lo_bids.models.restormer import STRIDE
-from h2lo_bids.synthesis.diffi2i import brain_box, predict_diffi2i
+from h2lo_bids.synthesis.diffi2i import predict_diffi2i
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.augment import vary_intensity
 from h2lo_bids.training.estimators import autocast
@@ -259,7 +260,7 @@ class SliceSampler:
         plane = np.zeros(self.pairs[0].shape[:2], bool)
         for pair in self.pairs:
             plane |= pair.mask.any(2)
-        box = brain_box(plane)
+        box = bounding_box(plane)
         whole = self.options.sampling == "volume"
         lengths = [s.stop - s.start for s in box]
         rows, columns = (n if whole else min(n, self.options.crop) for n in lengths)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError
-from h2lo_bids.imaging.check import load_checked
+from h2lo_bids.imaging.reading import load_checked
 
 RNG = np.random.default_rng(7)
 DATA = RNG.uniform(0, 100, (12, 14, 16)).astype(np.float32)

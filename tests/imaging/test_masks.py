@@ -1,0 +1,57 @@
+"""Shapes of masks, against brute force and scipy's exact distances."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine, from_matvec
+from scipy.ndimage import distance_transform_edt
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.masks import bounding_box, cut_bridges, largest_component, within
+
+SPACING = 4.0
+AFFINE = from_matvec(np.diag([SPACING] * 3), [-100, -120, -100])
+
+
+def ellipsoid(radii: tuple[float, float, float], centre=(0.0, 0.0, 0.0), affine=AFFINE):
+    grid = np.stack(np.meshgrid(np.arange(50), np.arange(60), np.arange(50), indexing="ij"), -1)
+    return (((apply_affine(affine, grid) - centre) / radii) ** 2).sum(-1) < 1
+
+
+def test_a_box_holds_every_voxel_and_not_one_more() -> None:
+    mask = np.zeros((9, 7, 8), dtype=bool)
+    mask[2, 3, 1] = mask[5, 3, 7] = True
+    assert bounding_box(mask) == (slice(2, 6), slice(3, 4), slice(1, 8))
+    assert bounding_box(mask, margin=2) == (slice(0, 8), slice(1, 6), slice(0, 8))
+    assert bounding_box(mask[:, 3]) == (slice(2, 6), slice(1, 8))
+    with pytest.raises(BadDataError, match="empty"):
+        bounding_box(~np.ones((3, 3, 3), dtype=bool))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.93, 1.31, 2.17), (5.03, 1.61, 1.63)])
+@pytest.mark.parametrize("radius", [0.5, 5.0, 7.5, 40.0])
+def test_nearness_is_that_of_exact_distances(spacing, radius) -> None:
+    mask = np.random.default_rng(5).random((21, 18, 19)) < 0.002
+    assert mask.any()
+    exact = distance_transform_edt(~mask, sampling=spacing) <= radius
+    np.testing.assert_array_equal(within(mask, radius, spacing), exact)
+
+
+def test_bridges_are_cut_and_holes_filled() -> None:
+    main, eye = ellipsoid((60, 60, 60)), ellipsoid((14, 14, 14), (0, 85, 0))
+    bridge = ellipsoid((7, 30, 7), (0, 65, 0))
+    hole = ellipsoid((10, 10, 10))
+    speck = ellipsoid((9, 9, 9), (-80, -80, -80))
+    got = cut_bridges((main & ~hole) | eye | bridge | speck, 10.0, (SPACING,) * 3)
+    assert np.all(got[main])
+    assert not got[eye & ~main & ~bridge].any()
+    assert not got[speck].any()
+    assert 2 * np.count_nonzero(got & main) > 0.98 * (got.sum() + main.sum())
+
+
+def test_a_brain_cut_by_the_field_of_view_keeps_its_end() -> None:
+    main = ellipsoid((60, 60, 60))[:, :, :22]
+    np.testing.assert_array_equal(cut_bridges(main, 10.0, (SPACING,) * 3), main)
+    assert not cut_bridges(np.zeros((5, 5, 5), bool), 5, (1, 1, 1)).any()
+    assert not largest_component(np.zeros((5, 5, 5), bool)).any()
