@@ -41,9 +41,9 @@ from h2lo_bids.training.external import run_command
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.heldout import predict_pair
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
+from h2lo_bids.training.pairs import PairFiles, open_pairs
 from h2lo_bids.training.prepared import training_frame
 from h2lo_bids.training.simulated import split_labels
-from h2lo_bids.training.stored import PairFiles, open_pairs
 from h2lo_bids.vocabulary import CONTRASTS
 
 SEED = 7000

@@ -31,8 +31,7 @@ from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training import fit as fitting
 from h2lo_bids.training.devices import keep_freed_memory
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
-from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.stored import PairFiles
+from h2lo_bids.training.pairs import Pair, PairFiles
 from h2lo_bids.training.validation import Validation
 
 COLUMNS = ("arm", "pairs", "step", "cpu_seconds", "volume_psnr", "brain_psnr", "part", "peak_mb")

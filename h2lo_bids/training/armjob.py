@@ -22,9 +22,8 @@ from h2lo_bids.training.foldjob import HISTORY, FoldJob
 from h2lo_bids.training.leaks import check_images
 from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.pairs import Pair, open_pairs
 from h2lo_bids.training.prepared import PreparedPair
-from h2lo_bids.training.stored import open_pairs
 from h2lo_bids.vocabulary import Say
 
 if TYPE_CHECKING:

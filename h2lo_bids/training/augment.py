@@ -60,30 +60,7 @@ of either contrast, near them again."""
 def draw_crop(
     pair: Pair, corner: Corner, size: int, augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read a crop of a pair that was first varied as a whole.
-
-    Parameters
-    ----------
-    pair
-        The pair.
-    corner
-        First voxel of the crop in the frame.
-    size
-        Side of the crop, S.
-    augmentation
-        What to vary.
-    rng
-        Source of every draw.
-
-    Returns
-    -------
-    hf : numpy.ndarray
-        float32 (S + 10, S + 10, S + 10), with the branch's halo.
-    lf : numpy.ndarray
-        float32 (S, S, S), 0 outside the brain.
-    mask : numpy.ndarray
-        bool (S, S, S).
-    """
+    """Read a crop of a pair that was first varied as a whole."""
     a = augmentation
     mirrored = rng.random() < a.flip
     shift = rng.integers(-a.shift, a.shift + 1, 3)
@@ -108,13 +85,6 @@ def flip_rotate(volumes: Sequence[np.ndarray], variant: int) -> tuple[np.ndarray
     """Return one of the eight axial mirror images and quarter turns of cubes.
 
     The third axis, the depth of axial slices in RAS order, stays as it is.
-
-    Parameters
-    ----------
-    volumes
-        (S, S, S) each, all turned alike.
-    variant
-        0 to 7; 0 leaves them as they are.
     """
     mirrored, turns = divmod(variant, 4)
 

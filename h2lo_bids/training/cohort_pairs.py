@@ -23,7 +23,7 @@ from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict
 from h2lo_bids.synthesis.seeds import scan_seed
 from h2lo_bids.training.cohort import CohortScan
-from h2lo_bids.training.stored import PairFiles
+from h2lo_bids.training.pairs import PairFiles
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Say
 
 
@@ -65,7 +65,7 @@ def cohort_pairs(
     -------
     list of PairFiles
         One per low-field image, or per scan with a `bundle`; for
-        `h2lo_bids.training.stored.open_pairs`, input and target swapped.
+        `h2lo_bids.training.pairs.open_pairs`, input and target swapped.
 
     Raises
     ------

@@ -20,21 +20,7 @@ _NEEDED = ("input", "output")
 
 @dataclass(frozen=True)
 class Command:
-    """A command line with places for the files.
-
-    Parameters
-    ----------
-    name
-        Of the simulator.
-    template
-        Words as a shell would split them; no shell sees them. ``{input}``,
-        ``{output}``, ``{mask}`` and ``{contrast}`` are replaced.
-
-    Raises
-    ------
-    UsageError
-        If a place is missing or unknown, or the words cannot be split.
-    """
+    """A command line with places for the files."""
 
     name: str
     template: str

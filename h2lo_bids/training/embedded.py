@@ -88,31 +88,7 @@ def train_embedded(
     stop_at: int | None = None,
     say: Say = print,
 ) -> Bundle | None:
-    """Simulate pairs, fit, score on held-out people and write the bundle.
-
-    Parameters
-    ----------
-    labels
-        Folder of whole-head label maps.
-    out
-        Receives ``h2lo_<contrast>`` and the work folder, from which a run that was stopped
-        goes on.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    options
-        Of the fit.
-    members
-        Further models, each of another seed and half as many steps, for ``--uncertainty``.
-    stop_at
-        Stop each fit after this many steps without writing a bundle.
-    say
-        Receives lines of progress.
-
-    Returns
-    -------
-    Bundle or None
-        None if `stop_at` came before the end.
-    """
+    """Simulate pairs, fit, score on held-out people and write the bundle."""
     work = out / "work" / contrast
     split = split_labels(labels)
     parts = pairs_of_split(split, out, (contrast,), say)[contrast]

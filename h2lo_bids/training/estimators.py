@@ -118,21 +118,11 @@ ALONE = Share()
 
 @dataclass(frozen=True)
 class Batch:
-    """What one process computes in one step.
-
-    Parameters
-    ----------
-    tensors
-        Inputs and targets.
-    places
-        First voxels of the crops, or of the sub-volumes.
-    fraction
-        This process's part of the samples of the step, up to 1.
-    """
+    """What one process computes in one step."""
 
     tensors: dict[str, torch.Tensor] = field(repr=False)
-    places: tuple[Corner, ...]
-    fraction: float = 1.0
+    places: tuple[Corner, ...]  # first voxels of the crops, or of the sub-volumes
+    fraction: float = 1.0  # of the step's samples
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""

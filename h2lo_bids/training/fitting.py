@@ -15,8 +15,8 @@ from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.pairs import PairFiles, open_pairs
 from h2lo_bids.training.prepared import PreparedPair
-from h2lo_bids.training.stored import PairFiles, open_pairs
 from h2lo_bids.vocabulary import Say
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def pairs_cache(work_dir: Path) -> Path:
 
 
 def pair_files(pairs: Sequence[PreparedPair], scaling: str = "max") -> list[PairFiles]:
-    """Name the files of pairs, for `h2lo_bids.training.stored.open_pairs`."""
+    """Name the files of pairs, for `h2lo_bids.training.pairs.open_pairs`."""
     return [
         PairFiles(p.name, p.hf, p.lf, p.mask, p.task, scaling, p.contrast, p.frame.spacing)
         for p in pairs
@@ -88,27 +88,7 @@ def fit_prepared(
     progress: Say | None = None,
     initial: Bundle | None = None,
 ) -> FitResult:
-    """Fit a method to prepared pairs, or continue the fit that `folder` holds.
-
-    Parameters
-    ----------
-    method
-        What is fitted.
-    train, validation
-        Pairs on disk.
-    options
-        The method's own, as its ``adapt`` returns them.
-    folder
-        Work folder of this fit.
-    cache
-        As for `h2lo_bids.training.stored.open_pairs`.
-    devices
-        With more than one, as many processes share each step, if the method allows it.
-    stop_at, progress
-        As for `h2lo_bids.training.fit.fit`.
-    initial
-        The model whose weights the fit starts from; ``options.starts_from`` is their digest.
-    """
+    """Fit a method to prepared pairs, or continue the fit that `folder` holds."""
     files = [pair_files(part, options.scaling) for part in (train, validation)]
     if devices > 1 and not method.shares:
         (progress or (lambda line: None))(f"{method.name} is fitted by one process, not {devices}")

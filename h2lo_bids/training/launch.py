@@ -20,7 +20,7 @@ from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, MissingI
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.stored import PairFiles, open_pairs
+from h2lo_bids.training.pairs import PairFiles, open_pairs
 from h2lo_bids.vocabulary import Say
 
 FORMAT = "h2lo-bids fit specification 1"

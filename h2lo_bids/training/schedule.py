@@ -80,15 +80,6 @@ def linear_rate(step: int, steps: int, start: float) -> float:
 
     The schedule of Pix2Pix (Isola et al. 2017), counted in steps. The rate would
     be 0 one step after the last.
-
-    Parameters
-    ----------
-    step
-        Steps already done, 0 to ``steps - 1``.
-    steps
-        Length of the whole schedule.
-    start
-        Rate of the first half.
     """
     return start * min(1.0, (steps - step) / (steps - steps // 2))
 

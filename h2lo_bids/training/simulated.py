@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from h2lo_bids.errors import BadDataError, InputOutputError, MissingInputError
+from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
+from h2lo_bids.io import atomic_path
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.vocabulary import Say
 
@@ -32,42 +32,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Simulation:
-    """How often each person of a part of the split is simulated.
+    """How often each person of a part of the split is simulated."""
 
-    Parameters
-    ----------
-    variants
-        Persons per label map, each with another warp, tissue draw and low-field scans.
-    inputs
-        High-field scanners per variant, all with the same low-field target; the first is
-        that of the calibrated site.
-    scaling
-        Of the high-field images, as for `h2lo_bids.imaging.normalise.scale_brain`.
-    distorted
-        Whether the low-field images are distorted and misregistered as real ones are. A model
-        that learns from such pairs blurs its output by what it cannot know: tissues come out
-        too alike.
-    """
-
-    variants: int = 1
-    inputs: int = 1
-    scaling: str = "robust"
+    variants: int = 1  # persons per label map, each of another warp, tissue draw and LF scans
+    inputs: int = 1  # HF scanners per variant, of one LF target; the first is the calibrated site
+    scaling: str = "robust"  # of the HF images
+    # Whether the LF images are distorted and misregistered as real ones are. A model that
+    # learns from such pairs blurs its output by what it cannot know.
     distorted: bool = False
 
 
 def split_labels(folder: Path) -> Split:
-    """Divide a folder's label maps: the last eighth tests, the one before validates.
-
-    Parameters
-    ----------
-    folder
-        Holds ``*.nii.gz`` label maps with FreeSurfer ids, one per person.
-
-    Raises
-    ------
-    MissingInputError
-        If there are fewer than three.
-    """
+    """Divide a folder's label maps: the last eighth tests, the one before validates."""
     found = list(enumerate(sorted(folder.glob("[!.]*.nii.gz")), 1))
     if len(found) < 3:
         raise MissingInputError(
@@ -87,40 +63,18 @@ def simulated_pairs(
     cache: Path,
     progress: Say,
 ) -> dict[str, list[Path]]:
-    """Simulate the pairs of some label maps, unless they are kept already.
-
-    Parameters
-    ----------
-    labels
-        Numbered label maps of whole heads; the number enters the pair's seed.
-    how
-        Variants and inputs; variant ``v`` of map ``n`` has the seed ``seed + 100 v + n``.
-    contrasts
-        Of ``"T1w"`` and ``"T2w"``: those wanted. One person is simulated once for both.
-    seed
-        Of all pairs.
-    cache
-        Folder of the pairs; remove it when the simulation has changed.
-    progress
-        Called with a line of text per new person.
-
-    Returns
-    -------
-    dict
-        Per contrast the files, for `read_pairs`: all labels in their order, variant by
-        variant.
-    """
+    """Simulate the pairs of some label maps, unless they are kept already."""
     found: dict[str, list[Path]] = {contrast: [] for contrast in contrasts}
     for variant in range(how.variants):
         for number, path in labels:
-            own = seed + 100 * variant + number
+            person = seed + 100 * variant + number
             kind = f"{how.scaling}-{how.inputs}{'-distorted' if how.distorted else ''}"
-            name = f"{path.name.split('.')[0]}_seed-{own}_{kind}.npy"
+            name = f"{path.name.split('.')[0]}_seed-{person}_{kind}.npy"
             kept = {c: cache / c / name for c in contrasts}
             missing = tuple(c for c in contrasts if not kept[c].exists())
             if missing:
-                _simulate(path, own, {c: kept[c] for c in missing}, how)
-                progress(f"simulated {', '.join(missing)} of {path.name}, seed {own}")
+                _simulate(path, person, {c: kept[c] for c in missing}, how)
+                progress(f"simulated {', '.join(missing)} of {path.name}, seed {person}")
             for contrast in contrasts:
                 found[contrast].append(kept[contrast])
     return found
@@ -141,32 +95,19 @@ def _simulate(labels: Path, seed: int, kept: dict[str, Path], how: Simulation) -
             for hf in pair.inputs
         ]
         volumes = np.stack([max_normalise(pair.lf, pair.mask), pair.mask, *scaled])
-        partial = path.with_name(f".{os.getpid()}.{path.name}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                # Half precision keeps three decimals of [0, 1], finer than the noise.
-                np.save(stream, volumes.astype(np.float16))
-            partial.replace(path)
-        except OSError as err:
-            partial.unlink(missing_ok=True)
-            raise InputOutputError(f"{path}: cannot write the pair: {err.strerror}") from err
+        with atomic_path(path) as partial, partial.open("wb") as stream:
+            # Half precision keeps three decimals of [0, 1], finer than the noise.
+            np.save(stream, volumes.astype(np.float16))
 
 
 def read_pairs(paths: Sequence[Path]) -> list[Pair]:
-    """Map the pairs of files that `simulated_pairs` wrote: one per input, mapped into memory.
-
-    Raises
-    ------
-    BadDataError
-        If a file is damaged.
-    """
+    """Map the pairs of files that `simulated_pairs` wrote: one per input, mapped into memory."""
     pairs = []
     for path in paths:
         try:
             lf, mask, *inputs = np.load(path, mmap_mode="r")
-            own = np.asarray(mask) > 0
-            pairs += [Pair(f"{path.stem}_{n}", hf, lf, own) for n, hf in enumerate(inputs, 1)]
+            brain = np.asarray(mask) > 0
+            pairs += [Pair(f"{path.stem}_{n}", hf, lf, brain) for n, hf in enumerate(inputs, 1)]
         except (OSError, ValueError) as err:
             raise BadDataError(f"{path}: cannot read this pair ({err}); remove it") from err
     return pairs

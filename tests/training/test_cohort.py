@@ -21,7 +21,7 @@ from h2lo_bids.training.cohort_leaks import check_no_leak
 from h2lo_bids.training.cohort_pairs import cohort_pairs, split_pairs
 from h2lo_bids.training.crossval import run_fold
 from h2lo_bids.training.foldjob import FoldJob
-from h2lo_bids.training.stored import open_pairs
+from h2lo_bids.training.pairs import open_pairs
 
 FRAME = Frame(SHAPE, (8.0, 8.0, 8.0))
 SHA = default_bundle("T1w").sha256

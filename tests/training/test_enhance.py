@@ -26,10 +26,10 @@ from h2lo_bids.training.final import FinalJob, fit_final
 from h2lo_bids.training.fitting import pair_files
 from h2lo_bids.training.foldjob import FoldJob, fold_done
 from h2lo_bids.training.heldout import score_pair
+from h2lo_bids.training.pairs import PairFiles, open_pairs
 from h2lo_bids.training.pictures import read_pictures
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 from h2lo_bids.training.scoring import score_models
-from h2lo_bids.training.stored import PairFiles, open_pairs
 
 TINY = PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1)
 OPTIONS = small_options(

@@ -39,7 +39,7 @@ from h2lo_bids.training.launch import (
     read_spec,
     write_spec,
 )
-from h2lo_bids.training.stored import PairFiles, open_pairs
+from h2lo_bids.training.pairs import PairFiles, open_pairs
 
 VARIED = Augmentation(flip=0.5, shift=1, scale=0.2, gamma=0.1, bias=0.1, noise=0.02)
 
