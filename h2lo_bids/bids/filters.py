@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bids_app_spec
+from h2lo_bids import wording
 from h2lo_bids.bids.names import LONG_TO_SHORT, ORDER, Name
 from h2lo_bids.errors import MissingInputError, UsageError
 from h2lo_bids.io import read_json
@@ -237,8 +238,9 @@ def _equal(actual: str | None, wanted: str | None) -> bool:
 def _entity(name: str) -> str:
     short = LONG_TO_SHORT.get(name, name)
     if short not in ORDER and short not in _FILE_FIELDS:
-        known = ", ".join(sorted({*LONG_TO_SHORT, *ORDER, *_FILE_FIELDS}))
-        raise UsageError(f"unknown entity {name!r} in a filter; the entities are {known}")
+        known = sorted({*LONG_TO_SHORT, *ORDER, *_FILE_FIELDS})
+        meant = wording.did_you_mean(name, known) or f"; the entities are {', '.join(known)}"
+        raise UsageError(f"unknown entity {name!r} in a filter{meant}")
     return short
 
 

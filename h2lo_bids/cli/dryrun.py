@@ -123,10 +123,12 @@ def _check_models_and_templates(settings: Settings, found: Discovery) -> None:
 def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
     from h2lo_bids.cli.beside import grids_for
     from h2lo_bids.cli.participant import sources_of
+    from h2lo_bids.cli.subject import mask_words
 
     models = {scan.suffix: _model(settings, scan.suffix) for scan in found.scans}
     for scan in found.scans:
-        yield f"read  {scan.path} [{scan.strength}; model: {models[scan.suffix]}]"
+        mask = f"; brain mask: {mask_words(settings, scan)}" if settings.derivatives else ""
+        yield f"read  {scan.path} [{scan.strength}; model: {models[scan.suffix]}{mask}]"
     for source in sources_of(found):
         if source.fusion != "none":
             names = ", ".join(part.path.name for part in source.parts)
@@ -163,6 +165,8 @@ def _pair_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
         yield f"pair  {pair.hf.path} [{pair.contrast}]"
         for scan in pair.lf:
             yield f"      {scan.path} [{way}]"
+    if not found.pairs:
+        return
     frame = frame_of(settings)
     size = len(found.pairs) * math.prod(frame.shape) * _BYTES_PER_VOXEL / 1e9
     sides = " x ".join(str(n) for n in frame.shape)
@@ -192,6 +196,8 @@ def _fit_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
         yield from _method_lines(
             settings, contrast, len(folds[0].train) if folds else len(subjects)
         )
+    if not fits:
+        return
     yield (
         f"{counted(fits, 'fit')}, about {fits * _FIT_GB:.1f} GB of disk; "
         f"{settings.n_folds_parallel} at a time, "

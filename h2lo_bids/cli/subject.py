@@ -212,21 +212,33 @@ def given_masks(
 ) -> dict[Scan, tuple[Path, str] | None]:
     """Return the mask that is given for each scan; where some could be, say which are."""
     masks = {scan: given_mask(settings, scan) for scan in scans}
-    for scan, mask in masks.items() if settings.derivatives else ():
-        text = f"brain mask {mask[0]}" if mask else "no brain mask given; it is computed"
-        send({"event": "note", "text": f"{scan.stem}: {text}"})
+    for scan in masks if settings.derivatives else ():
+        level = "" if any(masks.values()) else "warning"
+        text = f"{scan.stem}: brain mask {mask_words(settings, scan)}"
+        send({"event": "note", "level": level, "text": text})
     return masks
+
+
+def mask_words(settings: Settings, scan: Scan) -> str:
+    """Name the mask that is given for a scan, or where the derivatives lack it."""
+    if mask := given_mask(settings, scan):
+        return str(mask[0])
+    return f"computed, as there is no {_mask_in(settings.derivatives[0][1], scan)}"
 
 
 def given_mask(settings: Settings, scan: Scan) -> tuple[Path, str] | None:
     """Return path and URI of the scan's mask in the derivatives that were given, if it has one."""
-    from h2lo_bids.bids.derivatives import derivative_path
-
     for name, root in settings.derivatives:
-        path = derivative_path(root, scan, suffix="mask", desc="brain")
+        path = _mask_in(root, scan)
         if path.exists():
             return path, f"bids:{name}:{path.relative_to(root).as_posix()}"
     return None
+
+
+def _mask_in(root: Path, scan: Scan) -> Path:
+    from h2lo_bids.bids.derivatives import derivative_path
+
+    return derivative_path(root, scan, suffix="mask", desc="brain")
 
 
 def _processes(task: SubjectTask, send: Send) -> int:

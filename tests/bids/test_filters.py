@@ -74,7 +74,7 @@ def test_inline_replaces_the_file_and_queries_stay_apart() -> None:
     [
         ({"T1W": {}}, [], "did you mean 't1w'"),
         ({"t2": {}}, [], "did you mean 't2w'"),
-        ({"t1w": {"aquisition": "x"}}, [], "aquisition"),
+        ({"t1w": {"aquisition": "x"}}, [], "'aquisition' .*did you mean acquisition"),
         ({"t1w": {"acq": "../x"}}, [], r"\.\./x"),
         ({"t1w": {"acq": {"a": 1}}}, [], "acq"),
         ({"t1w": {"acq": True}}, [], "acq"),
@@ -82,7 +82,8 @@ def test_inline_replaces_the_file_and_queries_stay_apart() -> None:
         ([], [], "object"),
         ({}, ["acq"], "ENTITY=LABEL"),
         ({}, ["=x"], "ENTITY=LABEL"),
-        ({}, ["colour=x"], "colour"),
+        ({}, ["colour=x"], "colour.* the entities are acq"),
+        ({}, ["aqc=x"], "did you mean acq"),
         ({}, ["acq=a/b"], "a/b"),
     ],
 )

@@ -115,6 +115,12 @@ def test_derivatives_have_to_be_a_folder(tmp_path, bids, capsys):
     assert code == 66
     assert str(file) in err
     assert len(err.splitlines()) == 1
+    # What is expected of them is named where it is not there.
+    words = ("-d", f"x={tmp_path / 'none'}", "--skip-bids-validation", "--dry-run")
+    (tmp_path / "none").mkdir()
+    _, out, _ = run(capsys, bids, tmp_path / "out", *words)
+    mask = tmp_path / "none/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+    assert f"brain mask: computed, as there is no {mask}]" in out
 
 
 def test_a_surprise_is_one_line_and_its_traceback_is_in_the_log(

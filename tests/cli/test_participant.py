@@ -241,7 +241,7 @@ def test_a_given_mask_is_used(tmp_path, root, first, h2lo):
     np.testing.assert_array_equal(mask, given)
     sidecar = json.loads((out / "sub-01_desc-brain_mask.json").read_text())
     assert "given" in sidecar["BrainExtractionMethod"]
-    assert "no brain mask given" in done.stdout  # of the T2w scan
+    assert "sub-01: sub-01_T2w: brain mask computed, as there is no " in done.stdout
     assert "bids:mine:sub-01/anat/sub-01_desc-brain_mask.nii.gz" in sidecar["Sources"]
     description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
     assert description["DatasetLinks"]["mine"] == (tmp_path / "masks").as_uri()
