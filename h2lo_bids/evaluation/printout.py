@@ -6,13 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from markupsafe import Markup
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE, NOTHING
 from h2lo_bids.evaluation.statistics import Comparison
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 _EMPHASIS = {1: "**{}**", 2: "<u>{}</u>"}
 _CSS = {1: "first", 2: "second"}
@@ -62,8 +61,6 @@ class Printout:
 
     def to_html(self) -> Markup:
         """Write a ``<table>``; what comes from data is escaped."""
-        from markupsafe import Markup
-
         groups = Counter(head.group for head in self.heads if head.group)
         above = Markup("").join(
             Markup('<th scope="colgroup" colspan="{}">{}</th>').format(span, name)
@@ -94,8 +91,6 @@ def tests_md(
 
 def tests_html(comparisons: Sequence[Comparison], titles: Mapping[str, str]) -> Markup:
     """Write the paired tests as a ``<table>``: a row per two methods, a cell per metric."""
-    from markupsafe import Markup
-
     metrics = dict.fromkeys(c.metric for c in comparisons if math.isfinite(c.difference))
     cell = Markup(
         '<td class="{}" title="n = {}, p = {} before correction"><span class="{}">{}</span>'
@@ -155,8 +150,6 @@ def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell_html(cell: Cell) -> Markup:
-    from markupsafe import Markup
-
     hint = f"n = {cell.n} participants" if cell.n else ""
     if cell.interval:
         hint = f"95 % confidence interval of the mean over participants: {cell.interval}; {hint}"
@@ -175,7 +168,6 @@ def _table(
     css: str = "results",
 ) -> Markup:
     """Join heads, with their descriptions, and rows, whose first cell is plain text."""
-    from markupsafe import Markup
 
     def join(parts: Iterable[Markup]) -> Markup:
         return Markup("").join(parts)

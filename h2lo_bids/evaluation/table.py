@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from markupsafe import Markup
 
 from h2lo_bids.evaluation import catalogue
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, NOTHING, places
@@ -38,9 +40,6 @@ from h2lo_bids.evaluation.statistics import (
 )
 from h2lo_bids.io import atomic_write_text, write_json
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 CAPTION = (
     "Mean ± population standard deviation over the means of the folds, or over participants "

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from h2lo_bids.evaluation.catalogue import OWN, STRANGER
 from h2lo_bids.evaluation.realism import HALF_PITCH_MM
@@ -89,7 +90,7 @@ def _plain(text: str) -> str:
     return "".join(letter for letter in text if letter.isprintable())
 
 
-def _svg(axes: Axes, label: str, *, alone: bool = False) -> str:
+def _svg(axes: Axes, label: str, *, alone: bool = False) -> Markup:
     """Write a chart; the policy of the page that it is part of refuses styles.
 
     An artist whose id is of the form ``class words`` becomes a group of that class
@@ -127,7 +128,7 @@ def _svg(axes: Axes, label: str, *, alone: bool = False) -> str:
     drawing = ElementTree.tostring(root, encoding="unicode")
     for name, colour_ in () if alone else _LIGHT.items():
         drawing = drawing.replace(f'"{colour_}"', f'"var(--{name})"')
-    return drawing
+    return Markup(drawing)  # noqa: S704 - ElementTree escapes
 
 
 def _attributes(given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -177,7 +178,7 @@ def colour(method: str, methods: Sequence[str]) -> str:
 @_style()
 def strip_plot(
     subjects: Mapping[str, Mapping[str, float]], titles: Mapping[str, str], *, label: str
-) -> str:
+) -> Markup:
     """Draw one metric: a column per method, a point per subject, their mean as a bar.
 
     A line joins the points of a subject; `label` is for screen readers, here and below.
@@ -239,7 +240,7 @@ CURVES = (
 
 
 @_style()
-def training_curves(runs: Sequence[Run], methods: Sequence[str], curve: Curve) -> str | None:
+def training_curves(runs: Sequence[Run], methods: Sequence[str], curve: Curve) -> Markup | None:
     """Draw one quantity of all folds; None when no log has it.
 
     A fold's thousands of steps are averaged down to what the eye can see; the
@@ -304,7 +305,7 @@ def _identity_level(runs: Sequence[Run]) -> float | None:
 
 
 @_style()
-def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) -> str | None:
+def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) -> Markup | None:
     """Draw the band correlations: with the own high-field image whole, a stranger's broken.
 
     `lines` are classes, titles and values by measure of `h2lo_bids.evaluation.catalogue.REALISM`;
@@ -336,7 +337,7 @@ def histograms(
     label: str,
     inside: str = "of foreground voxels",
     alone: bool = False,
-) -> str:
+) -> Markup:
     """Draw distributions over [0, 1]: `curves` are classes, titles and shares in equal bins.
 
     `alone` makes a file with its own legend, and not a part of a page.

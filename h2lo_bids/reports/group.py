@@ -21,16 +21,15 @@ from h2lo_bids.reports.group_data import (
     Run,
     read_contrasts,
     read_json,
-    read_participants,
+    read_results,
 )
 from h2lo_bids.reports.group_views import (
     PANELS,
     REALISM_COLUMNS,
     contrast_view,
-    draw_subject,
     median_subject,
 )
-from h2lo_bids.reports.page import asset, environment, policy
+from h2lo_bids.reports.page import asset, render
 from h2lo_bids.reports.records import Failure, ModelInfo
 from h2lo_bids.reports.svg import svg_uri
 from h2lo_bids.vocabulary import ENHANCE
@@ -68,16 +67,14 @@ def render_group_report(
     failures: Sequence[Failure] = (),
 ) -> str:
     """Return the HTML of `write_group_report`."""
-    from markupsafe import Markup
-
     contrasts, found = read_contrasts(out_dir, level)
     problems = list(found)
     views = [contrast_view(contrast, out_dir, level, problems) for contrast in contrasts]
     models = _models(out_dir, problems) if level != "evaluate" else ()
-    style = asset("style.css") + asset("group.css") + _panel_rules()
-    script = asset("group.js.jinja")
-    template = environment().get_template("group.html.jinja")
-    return template.render(
+    return render(
+        "group.html.jinja",
+        style=asset("style.css") + asset("group.css") + _panel_rules(),
+        script=asset("group.js.jinja"),
         level=level,
         title=_TITLES.get(level, "Training and cross-validation"),
         low="high" if level == ENHANCE else "low",
@@ -95,9 +92,6 @@ def render_group_report(
         software=_software(contrasts),
         settings=_settings(contrasts) if level != "evaluate" else (),
         commands=_commands(out_dir, level),
-        style=Markup(style),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
-        policy=policy(style, script),
     )
 
 
@@ -110,8 +104,6 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
 
 def render_table_page(out_dir: Path, table: Table) -> str:
     """Return the HTML of `write_table_page`."""
-    from markupsafe import Markup
-
     level = ENHANCE if table.task == ENHANCE else "benchmark"
     contrasts, found = read_contrasts(out_dir, level)
     known = {contrast.name: contrast for contrast in contrasts}
@@ -122,8 +114,9 @@ def render_table_page(out_dir: Path, table: Table) -> str:
         if contrast is not None:
             panel = _panel(block, contrast, out_dir, level, problems)
         views.append(_table_view(table, block, panel))
-    style = asset("style.css") + asset("group.css")
-    return environment().get_template("table.html.jinja").render(
+    return render(
+        "table.html.jinja",
+        style=asset("style.css") + asset("group.css"),
         table=table,
         views=views,
         caption=table.caption,
@@ -135,9 +128,7 @@ def render_table_page(out_dir: Path, table: Table) -> str:
         problems=tuple(dict.fromkeys(problems)),
         software=_software(contrasts),
         commands=_commands(out_dir, level),
-        style=Markup(style),  # noqa: S704 - ours
-        policy=policy(style, ""),
-    )  # fmt: skip
+    )
 
 
 def _table_view(table: Table, block: Block, panel: dict[str, Any] | None) -> dict[str, Any]:
@@ -161,7 +152,7 @@ def _panel(
     if not subjects:
         return None
     titles = block.titles
-    participants = read_participants(contrast, out_dir, level, problems)
+    participants = read_results(contrast, out_dir, level, problems).participants
     most = max(len(subject.predicted) for subject in subjects.values())
     names = sorted(name for name, s in subjects.items() if len(s.predicted) == most)
     tested = (row.versus for row in block.comparisons if row.versus != IDENTITY)
@@ -169,8 +160,8 @@ def _panel(
     name = median_subject(participants, main, names) or names[0]
     everyone = list(subjects.values())
     white, scale = pictures.bright(everyone), pictures.error_scale([subjects[name]])
-    drawing = draw_subject(
-        contrast.name, subjects[name], titles, participants, white=white, scale=scale
+    drawing = pictures.mosaic(
+        subjects[name], contrast.name, titles, participants, white=white, scale=scale
     )
     lacking = [
         title for key, title in titles.items()

@@ -290,19 +290,6 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
         return empty
 
 
-def read_participants(
-    contrast: Contrast, out_dir: Path, level: str, problems: list[str]
-) -> Participants:
-    """Read the scores of a contrast by participant, as `read_results` does."""
-    try:
-        stem = result_path(out_dir, _tables(level), contrast=contrast.name)
-        scores, _ = _scores(contrast, stem, problems)
-        return _participants(select(scores))
-    except H2loError as error:
-        problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
-        return {}
-
-
 def _scores(contrast: Contrast, stem: Path, problems: list[str]) -> tuple[tuple[Score, ...], str]:
     """Read the scores under the convention of what was collected."""
     scores = _read(Path(f"{stem}_scores.tsv"), problems)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from h2lo_bids.evaluation.scores import IDENTITY
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.reports import svg
-from h2lo_bids.reports.group_data import Contrast, Run
+from h2lo_bids.reports.group_data import Contrast, Participants, Run
+from h2lo_bids.vocabulary import ENHANCE
 
 PLANES = ("Axial", "Coronal", "Sagittal")
 _SIDES = (("L", "R"), ("L", "R"), ("P", "A"))
@@ -110,17 +111,18 @@ def error_scale(subjects: Sequence[Subject]) -> float:
 
 def mosaic(
     subject: Subject,
+    contrast: str,
     titles: Mapping[str, str],
-    psnr: Mapping[str, float],
+    participants: Participants,
     *,
     white: float,
     scale: float,
-    title: str,
 ) -> str:
     """Draw Fig. 2 (a) of one subject as a standalone SVG, PSNR in dB below the names.
 
     `white` is the intensity shown white, `scale` the difference at the end of the colour scale.
     """
+    psnr = participants.get("psnr", {}).get(subject.name.partition("_")[0], {})
     methods = [name for name in titles if name != IDENTITY and name in subject.predicted]
     source = titles.get(IDENTITY, "")[:2] or "HF"
     images = {source: subject.hf, f"Real {'HF' if source == 'LF' else 'LF'}": subject.lf}
@@ -150,6 +152,10 @@ def mosaic(
         parts.append(_side_letters(plane, wide, cell, y, tall))
         y += 2 * tall + 2 + _GAP
     ground = f'<rect width="{svg.number(width)}" height="{svg.number(y)}" fill="#000"/>'
+    ends = "high field, real low field, synthesized"
+    if titles.get(IDENTITY) == IDENTITY_TITLES[ENHANCE]:
+        ends = "low field, real high field, enhanced"
+    title = f"{contrast} slices of {subject.name}: {ends}"
     return svg.document(width, y, ground + "".join(parts), title=title, style=_STYLE)
 
 

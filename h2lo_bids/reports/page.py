@@ -6,12 +6,10 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Callable
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from markupsafe import Markup
 
 KINDS = {
     "simulated": "simulated pairs",
@@ -27,26 +25,31 @@ _SAFE_URL = re.compile(r"https?://|mailto:|#", re.IGNORECASE)
 _BOX = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 
-def environment() -> Environment:
-    """Give the templates, which escape every value unless it is marked as ours."""
+def render(template: str, *, style: str, script: str = "", **values: Any) -> str:
+    """Fill in a page, which escapes every value but `Markup` and forbids every request."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader("h2lo_bids.reports", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {
+    filters: dict[str, Any] = {
         "tesla": _tesla,
         "clock": _clock,
         "short": "{:.3g}".format,
-        "markdown": _markdown(Markup),
+        "markdown": lambda text: Markup(render_markdown(text, top=4)),  # noqa: S704
     }
-    found.globals |= {"kinds": KINDS}
-    return found
+    environment.filters |= filters
+    environment.globals["kinds"] = KINDS
+    return environment.get_template(template).render(
+        style=Markup(style),  # noqa: S704 - ours
+        script=Markup(script),  # noqa: S704 - ours
+        policy=_policy(style, script),
+        **values,
+    )
 
 
 def asset(name: str) -> str:
@@ -54,7 +57,7 @@ def asset(name: str) -> str:
     return (files("h2lo_bids.reports") / name).read_text(encoding="utf-8")
 
 
-def policy(style: str, script: str) -> str:
+def _policy(style: str, script: str) -> str:
     """Forbid every request, and every style and script but the page's own."""
 
     def digest(text: str) -> str:
@@ -110,7 +113,3 @@ def _clock(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _markdown(markup: type) -> Callable[[str], Any]:
-    return lambda text: markup(render_markdown(text, top=4))

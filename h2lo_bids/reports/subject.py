@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 import bids_app_spec
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import methods
-from h2lo_bids.reports.page import asset, environment, policy
+from h2lo_bids.reports.page import asset, render
 from h2lo_bids.reports.records import FoundScan, ModelInfo, ScanReport, SubjectReport
 from h2lo_bids.reports.svg import data_uri
 
@@ -42,12 +44,11 @@ def write_subject_report(report: SubjectReport, path: Path) -> None:
 
 def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
     """Return the HTML of `write_subject_report`."""
-    from markupsafe import Markup
-
-    style, script = asset("style.css"), asset("script.js.jinja")
     described = methods.describe(methods.facts_of(report))
-    template = environment().get_template("report.html.jinja")
-    return template.render(
+    return render(
+        "report.html.jinja",
+        style=asset("style.css"),
+        script=asset("script.js.jinja"),
         report=report,
         found=report.found or tuple(_found(scan) for scan in report.scans),
         scans=[_scan_view(scan, out_dir) for scan in report.scans],
@@ -57,9 +58,6 @@ def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
         texts=_texts(),
         sources=SOURCES,
         masks=MASKS,
-        style=Markup(style),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
-        policy=policy(style, script),
     )
 
 
