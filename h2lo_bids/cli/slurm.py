@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -20,26 +19,67 @@ from typing import Any
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.dataset import require_own
-from h2lo_bids.bids.results import result_pattern
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import printable
-from h2lo_bids.cli.failures import COLUMNS
-from h2lo_bids.cli.parser import EXIT_CODES
-from h2lo_bids.cli.slurm_scripts import (
-    build_parser,
-    check_cluster,
-    failures_script,
-    submit_script,
-    task_script,
-)
-from h2lo_bids.cli.slurm_stages import PARTICIPANT, Stage, State, read_states, stages_of
+from h2lo_bids.cli.parser import Parser
+from h2lo_bids.cli.slurm_tasks import PLAN, Stage, read_rows, report_failures, stages_of
 from h2lo_bids.errors import H2loError, TemporaryError, UsageError
 from h2lo_bids.io import atomic_write_text
-from h2lo_bids.settings import Settings
+from h2lo_bids.settings import Settings, convert
 
-Rows = list[tuple[str, ...]]
-_PLAN, _SUBMIT, _SUBMITTED = "plan.json", "submit.sh", "submitted.tsv"
+_DESCRIPTION = """Write, and submit, job arrays that do on a Slurm cluster what h2lo does elsewhere.
+
+Each participant and session, or each fold of each method, is one task. Give the options
+of the cluster first, then what would follow h2lo:
+
+  h2lo-slurm --time 1:00:00 --mem 4G --cpus 4 --submit /data/bids /data/out participant
+
+Scripts, lists of tasks and logs go to out_dir/logs/slurm. The same command again submits
+only what is not done. See docs/hpc.md."""
+_OPTIONS: dict[str, tuple[tuple[str, str, str, Any], ...]] = {
+    "what is submitted": (
+        ("--submit", "", "submit the scripts as soon as they are written", False),
+        ("--all", "", "submit also the tasks that are done", False),
+        ("--failures", "DIR", "write the table of failures of a run, only", None),
+    ),
+    "of each task, as sbatch takes them": (
+        ("--time", "TIME", "", None),
+        ("--mem", "SIZE", "", None),
+        ("--partition", "NAME", "", None),
+        ("--account", "NAME", "", None),
+        ("--cpus", "N", "processors", None),
+        ("--sbatch", "=--OPTION", "any other, as --sbatch=--gres=gpu:1", []),
+    ),
+    "the array": (
+        ("--throttle", "N", "tasks that may run at once", None),
+        ("--max-array", "N", "elements of one array; the cluster's MaxArraySize less one", 1000),
+        ("--requeue", "", "put a task back into the queue when its time is up or its machine "
+         "fails; it goes on where it was", False),
+        ("--max-requeues", "N", "how often at most", 10),
+        ("--warn", "SECONDS", "before the time is up, for a fit to end its step and save", 60),
+        ("--scratch", "FOLDER", "where each participant's task has its work folder, such as "
+         "/scratch/me or '$TMPDIR' of the machine it runs on; removed when all went well "
+         "(default: h2lo's own -w)", None),
+    ),
+    "how h2lo is started": (
+        ("--image", "SIF", "container image", None),
+        ("--runtime", "PROGRAM", "or singularity", "apptainer"),
+        ("--bind", "SRC[:DST[:OPTS]]", "further paths for the container; those on the command "
+         "line are bound already", []),
+        ("--setup", "LINE", "shell first, as 'module load x'", []),
+    ),
+}  # fmt: skip
+"""Flag, what its values are called, help and default; a list is given several times."""
+_READERS: dict[str, Any] = {
+    "N": convert.integer(1),
+    "SECONDS": convert.integer(1),
+    "DIR": Path,
+    "SIF": convert.path,
+}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(/.*)?")
+_SUBMIT, _SUBMITTED = "submit.sh", "submitted.tsv"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,17 +88,62 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(argv)
         if options.failures is not None:
             return report_failures(options.failures)
-        return _write(options)
+        return _write_run(options)
     except H2loError as err:
         print(f"h2lo-slurm: error: {printable(str(err))}", file=sys.stderr)
         return err.exit_code
 
 
-def _write(cluster: argparse.Namespace) -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``h2lo-slurm``."""
+    parser = Parser(
+        prog="h2lo-slurm",
+        usage="h2lo-slurm [options] bids_dir out_dir analysis_level [options of h2lo]",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"h2lo-slurm {__version__}")
+    for title, options in _OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for flag, metavar, text, default in options:
+            if default is False:
+                group.add_argument(flag, action="store_true", help=text)
+                continue
+            group.add_argument(
+                flag,
+                action="append" if isinstance(default, list) else "store",
+                metavar=metavar,
+                type=_READERS.get(metavar),
+                default=default,
+                help=f"{text} (default: {default})" if default else text,
+            )
+    parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _check_cluster(cluster: argparse.Namespace) -> None:
+    """Refuse what would break a script, or what sbatch cannot take."""
+    for name in ("time", "mem", "partition", "account"):
+        value = getattr(cluster, name)
+        if value is not None and not re.fullmatch(r"[\w:.,@+-]+", value, re.ASCII):
+            raise UsageError(f"--{name} {value!r}: is nothing that sbatch takes")
+    for text in (*cluster.sbatch, *cluster.setup):
+        if _CONTROL.search(text):
+            raise UsageError(f"{text!r}: is more than one line")
+    for text in cluster.sbatch:
+        if not text.startswith("-"):
+            raise UsageError(f"--sbatch {text}: give an option of sbatch, as --sbatch=--gres=gpu:1")
+    if cluster.image is not None and not cluster.image.exists():
+        raise UsageError(f"--image {cluster.image}: no such file; build it as docs/hpc.md tells")
+
+
+def _write_run(cluster: argparse.Namespace) -> int:
+    """Write lists of tasks and scripts for a command line, and submit them if asked to."""
     words = cluster.command[1:] if cluster.command[:1] in (["h2lo"], ["--"]) else cluster.command
     if not words:
         raise UsageError("give the h2lo command line after the cluster's options; see --help")
-    check_cluster(cluster)
+    _check_cluster(cluster)
     settings = read_settings(words)
     if settings.nprocs is None and cluster.cpus is not None:
         settings = replace(settings, nprocs=cluster.cpus)
@@ -73,11 +158,11 @@ def _write(cluster: argparse.Namespace) -> int:
     total = sum(len(stage.tasks) for stage in stages)
     if not _write_scripts(settings, cluster, stages, folder, total):
         print(f"all {total} tasks are done or in the queue")
-        return 0
-    if not cluster.submit:
+    elif cluster.submit:
+        _submit(folder / _SUBMIT)
+    else:
         print(f"to submit: bash {folder / _SUBMIT}")
-        return 0
-    return _submit(folder / _SUBMIT)
+    return 0
 
 
 def run_folder(settings: Settings) -> Path:
@@ -113,11 +198,8 @@ def _write_scripts(
     jobs = sorted(set(waiting.values()))
     text = submit_script(arrays, cluster, folder, counts=(missing, total), queued=jobs)
     atomic_write_text(folder / _SUBMIT, text)
-    record: dict[str, Any] = {
-        "version": __version__, "level": settings.level, "out_dir": str(settings.out_dir),
-        "stages": [stage.name for stage in stages],
-    }  # fmt: skip
-    atomic_write_text(folder / _PLAN, json.dumps(record, indent=2) + "\n")
+    record = {"out_dir": str(settings.out_dir), "stages": [stage.name for stage in stages]}
+    atomic_write_text(folder / PLAN, json.dumps(record, indent=2) + "\n")
     return missing
 
 
@@ -128,7 +210,7 @@ def _list_tasks(folder: Path, stage: Stage) -> dict[str, int]:
     its number; new ones are added at the end.
     """
     path = folder / f"{stage.name}.tsv"
-    tasks = {row[0]: row[1] for row in _read_rows(path) if len(row) > 1}
+    tasks = {row[0]: row[1] for row in read_rows(path) if len(row) > 1}
     tasks |= {task.name: " ".join(task.words) for task in stage.tasks}
     atomic_write_text(path, "".join(f"{name}\t{words}\n" for name, words in tasks.items()))
     return {name: line for line, name in enumerate(tasks)}
@@ -147,9 +229,81 @@ def as_ranges(numbers: Iterable[int]) -> str:
     return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in ends)
 
 
+def task_script(stage: Stage, cluster: argparse.Namespace, folder: Path) -> str:
+    """Return the script of one stage's tasks; refuse a path that no container can be given."""
+    lines = [line for line in stage.settings.lines() if line[0] != "--work-dir"]
+    work = _work(stage.settings, cluster.scratch if stage.own_work else None)
+    own = {"name": stage.name, "own_work": stage.own_work, "work": work, "lines": lines}
+    return _rendered("task", cluster, folder, **own, **_program(cluster, stage.settings, "h2lo"))
+
+
+def failures_script(settings: Settings, cluster: argparse.Namespace, folder: Path) -> str:
+    """Return the script of the job that writes the table of failures."""
+    program = _program(cluster, settings, "h2lo-slurm")
+    lines = [["--failures", folder]]
+    return _rendered("failures", cluster, folder, name="failures", lines=lines, **program)
+
+
+def submit_script(
+    arrays: Sequence[tuple[str, int, str]],
+    cluster: argparse.Namespace,
+    folder: Path,
+    *,
+    counts: tuple[int, int],
+    queued: Iterable[str] = (),
+) -> str:
+    """Return the script that submits arrays: the stage, first line and elements of each."""
+    jobs = "".join(f":{job}" for job in queued)
+    own = {"arrays": arrays, "missing": counts[0], "total": counts[1], "queued": jobs}
+    return _rendered("submit", cluster, folder, **own)
+
+
+def _rendered(script: str, cluster: argparse.Namespace, folder: Path, **values: Any) -> str:
+    """Fill ``data/slurm.sh.jinja``, which quotes for the shell what the user gave."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("h2lo_bids", "data"),
+        autoescape=select_autoescape(),  # of HTML, which this is not
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["quote"] = lambda word: shlex.quote(str(word))
+    common = {"script": script, "cluster": cluster, "folder": folder, "version": __version__}
+    return environment.get_template("slurm.sh.jinja").render(**common, **values)
+
+
+def _work(settings: Settings, scratch: str | None) -> str:
+    """Return the folder below which a task works, as a word of the shell."""
+    if scratch and (found := _VARIABLE.fullmatch(scratch)):
+        where = f'"${{{found[1] or found[2]}:?is not set on this machine}}"'
+        return where + (shlex.quote(found[3]) if found[3] else "")
+    return shlex.quote(scratch or str(settings.work))
+
+
+def _program(cluster: argparse.Namespace, settings: Settings, name: str) -> dict[str, Any]:
+    """Return how a program is started, and what its container sees."""
+    if cluster.image is None:
+        installed = Path(sys.executable).with_name(name)
+        return {"program": name if cluster.setup or not installed.exists() else installed}
+    writable = [path for path in (settings.out_dir, settings.bids_database_dir) if path]
+    given = dict.fromkeys([settings.bids_dir, *(path for _, path in settings.inputs())])
+    readable = [path for path in given if path not in writable]
+    for path in (*readable, *writable):
+        if re.search(r'[:,\\"]', str(path)):
+            raise UsageError(
+                f"{path}: a container cannot be given a path with a colon, a comma, a backslash "
+                "or a quotation mark; use a link with a plain name"
+            )
+    binds = [*(f"{path}:{path}:ro" for path in readable), *(f"{path}:{path}" for path in writable)]
+    return {"program": name, "binds": binds, "cuda": settings.device.startswith("cuda")}
+
+
 def _in_queue(folder: Path) -> dict[tuple[str, int], str]:
     """Return the job of each stage's line that is still waiting or running."""
-    submitted = {row[0]: (row[1], int(row[2])) for row in _read_rows(folder / _SUBMITTED)}
+    submitted = {row[0]: (row[1], int(row[2])) for row in read_rows(folder / _SUBMITTED)}
     if not submitted or shutil.which("squeue") is None:
         return {}
     command = ["squeue", "--noheader", "--array", "--format=%F %K"]
@@ -164,7 +318,7 @@ def _in_queue(folder: Path) -> dict[tuple[str, int], str]:
     return {}
 
 
-def _submit(script: Path) -> int:
+def _submit(script: Path) -> None:
     sys.stdout.flush()  # what was said comes before what the script says
     try:
         done = subprocess.run(["bash", str(script)], check=False)
@@ -175,90 +329,6 @@ def _submit(script: Path) -> int:
             f"{script}: submitting ended with code {done.returncode}; correct what sbatch "
             "says, and give the same command again"
         )
-    return 0
-
-
-def report_failures(folder: Path) -> int:
-    """Write the tables of what failed in a run; return 0 if all tasks are done, else 1.
-
-    ``failed_tasks.tsv`` has a row per task that is not done, ``failures.tsv`` one per
-    scan or fit that its last run recorded as failed.
-    """
-    try:
-        record = json.loads((folder / _PLAN).read_text(encoding="utf-8"))
-        stages, out_dir = list(record["stages"]), Path(record["out_dir"])
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise UsageError(f"--failures {folder}: holds no run of h2lo-slurm") from err
-    recorded = _recorded_failures(out_dir)
-    tasks: Rows = []
-    scans: Rows = []
-    total = 0
-    for stage in stages:
-        states = read_states(folder, stage)
-        for name, *_ in _read_rows(folder / f"{stage}.tsv"):
-            total += 1
-            state = states.get(name)
-            if state is not None and state.code == 0:
-                continue
-            job = state.job if state else "n/a"
-            log = f"{folder}/log/{stage}-{job}.log" if state else "n/a"
-            code = "n/a" if state is None or state.code is None else str(state.code)
-            rows = recorded.get(job, []) if code != "n/a" else []
-            rows = rows or [("n/a", stage, "n/a", _cause(state), log)]
-            tasks.append((stage, name, code, job, log, rows[0][3]))
-            scans += [(name, *row) for row in rows]
-    columns = ("stage", "task", "exit_code", "job", "log", "message")
-    _write_rows(folder / "failed_tasks.tsv", [columns, *tasks])
-    _write_rows(folder / "failures.tsv", [("task", *COLUMNS), *scans])
-    if stages == [PARTICIPANT]:
-        _write_citation(out_dir)
-    for stage, name, *_, message in tasks:
-        print(f"  {stage}\t{name}\t{message}")
-    print(f"{len(tasks)} of {total} tasks failed; tables: {folder}/failures.tsv, failed_tasks.tsv")
-    return 1 if tasks else 0
-
-
-def _recorded_failures(out_dir: Path) -> dict[str, Rows]:
-    """Return what the runs in an output folder recorded as failed, by the job they ran in."""
-    found: dict[str, Rows] = {}
-    for table in sorted(out_dir.glob(result_pattern("failures"))):  # the last run of a job counts
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            run = tomllib.loads(table.with_name("config.toml").read_text(encoding="utf-8"))["run"]
-            found[run["slurm-job"]] = _read_rows(table)[1:]
-    return found
-
-
-def _cause(state: State | None) -> str:
-    """Return one line on why a task is not done that recorded no failure."""
-    if state is None:
-        return "never began"
-    if state.code is None:
-        return "killed or out of time before it could say how it ended; see its log"
-    return EXIT_CODES.get(state.code, f"exit code {state.code}; see its log")
-
-
-def _write_citation(out_dir: Path) -> None:
-    """Let the methods text speak of the first participant, as in a run without a cluster."""
-    from h2lo_bids.cli.reporting import write_citation_text
-
-    subjects = sorted(path.parent.name for path in out_dir.glob("sub-*/figures"))
-    if subjects:
-        write_citation_text(out_dir, subjects[0].removeprefix("sub-"))
-
-
-def _read_rows(path: Path) -> Rows:
-    """Return the rows of a table, without those that are empty; none if there is no file."""
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-            return [tuple(row) for row in rows if row]
-    except FileNotFoundError:
-        return []
-
-
-def _write_rows(path: Path, rows: Rows) -> None:
-    text = "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
-    atomic_write_text(path, text)
 
 
 if __name__ == "__main__":

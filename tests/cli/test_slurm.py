@@ -21,9 +21,16 @@ from hypothesis import strategies as st
 from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.participant import find
-from h2lo_bids.cli.slurm import as_ranges, main, run_folder
-from h2lo_bids.cli.slurm_scripts import build_parser, failures_script, submit_script, task_script
-from h2lo_bids.cli.slurm_stages import Stage, Task, read_states, stages_of
+from h2lo_bids.cli.slurm import (
+    as_ranges,
+    build_parser,
+    failures_script,
+    main,
+    run_folder,
+    submit_script,
+    task_script,
+)
+from h2lo_bids.cli.slurm_tasks import Stage, Task, read_states, stages_of
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import Settings
 

@@ -16,7 +16,7 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.fits import name_of
 from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.pairs import find_pairs
-from h2lo_bids.cli.slurm_stages import Stage, stages_of
+from h2lo_bids.cli.slurm_tasks import Stage, stages_of
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import Settings
 
