@@ -114,7 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
                 flag,
                 action="append" if isinstance(default, list) else "store",
                 metavar=metavar,
-                type=_READERS.get(metavar),
+                type=_READERS.get(metavar, str),
                 default=default,
                 help=f"{text} (default: {default})" if default else text,
             )
