@@ -35,11 +35,10 @@ from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle, load_model
 from h2lo_bids.models.interface import Model
 from h2lo_bids.phantom.pairs import simulate_training_pairs
-from h2lo_bids.training.command import Command
 from h2lo_bids.training.devices import keep_freed_memory
-from h2lo_bids.training.external import run_command
+from h2lo_bids.training.experiments.external import Command, run_command
+from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.fit import fit
-from h2lo_bids.training.heldout import predict_pair
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.pairs import PairFiles, open_pairs
 from h2lo_bids.training.prepared import training_frame

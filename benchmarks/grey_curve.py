@@ -20,7 +20,7 @@ from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.splits import Fold, read_folds
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.table import Block, Table, rows_of
-from h2lo_bids.training.heldout import score_pair
+from h2lo_bids.training.experiments.heldout import score_pair
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, find_prepared, read_prepared
 from h2lo_bids.vocabulary import SYNTHESIZE, TASKS
@@ -52,10 +52,8 @@ def measure(fold: Fold, pairs: dict[str, list[PreparedPair]]) -> list[Score]:
     curve = fit(read_prepared(pair) for name in fold.train for pair in pairs[name])
     scores: list[Score] = []
     for pair in (read_prepared(pair) for name in fold.test for pair in pairs[name]):
-        scores += score_pair(None, pair, method=IDENTITY, fold=fold.index)
-        scores += score_pair(
-            None, pair, method=CURVE, fold=fold.index, predicted=apply(curve, pair)
-        )
+        scores += score_pair(pair, fold=fold.index)
+        scores += score_pair(pair, apply(curve, pair), method=CURVE, fold=fold.index)
     return scores
 
 

@@ -23,7 +23,7 @@ from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.noise import NoiseModel, add_noise
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.uncertainty import deviation_on_grid
-from h2lo_bids.training.calibrate import KEEP, calibrate_noise
+from h2lo_bids.training.experiments.noise import calibrate_noise
 from h2lo_bids.training.pairs import Pair
 
 EDGES = np.array([0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5])
@@ -68,21 +68,20 @@ def draw(image: np.ndarray, mask: np.ndarray, model: NoiseModel, number: int) ->
     return add_noise(image, mask, np.eye(4), model, seed=42, realisation=number)
 
 
-def score(pair: Pair, image: np.ndarray, models: dict[str, NoiseModel]) -> None:
+def score(pair: Pair, image: np.ndarray, model: NoiseModel) -> None:
     """Print both tables of one subject."""
     lf, hf = pair.lf.astype(np.float32), pair.hf.astype(np.float32)
     scores: dict[str, dict[str, float]] = {"without noise": evaluate(image, lf, hf)}
     real = rings(lf, pair.mask)
     against, alone = {"without noise": rings(image, pair.mask) - real}, {}
     alone["real residual"] = rings(lf - image, pair.mask)
-    for name, model in models.items():
-        draws = [draw(image, pair.mask, model, n) for n in range(1, DRAWS + 1)]
-        each = [evaluate(one, lf, hf) for one in draws]
-        scores[f"{name}, one draw"] = each[0]
-        scores[f"{name}, mean score"] = {k: float(np.mean([e[k] for e in each])) for k in METRICS}
-        scores[f"{name}, mean image"] = evaluate(np.mean(draws, axis=0), lf, hf)
-        against[name] = rings(draws[0], pair.mask) - real
-        alone[f"drawn, {name}"] = rings(draws[0] - image, pair.mask)
+    draws = [draw(image, pair.mask, model, n) for n in range(1, DRAWS + 1)]
+    each = [evaluate(one, lf, hf) for one in draws]
+    scores["one draw"] = each[0]
+    scores["mean score"] = {k: float(np.mean([e[k] for e in each])) for k in METRICS}
+    scores["mean image"] = evaluate(np.mean(draws, axis=0), lf, hf)
+    against["with noise"] = rings(draws[0], pair.mask) - real
+    alone["drawn"] = rings(draws[0] - image, pair.mask)
     print(f"subject {pair.name}: metrics")
     table({name: [s[m] for m in METRICS] for name, s in scores.items()}, METRICS, 4)
     head = [f"<{edge:g}" for edge in EDGES[1:]]
@@ -143,18 +142,16 @@ def main() -> None:
     bundle = load_bundle(args.bundle)
     pairs, images = zip(*[read(args.folder, n, bundle) for n in args.calibrate], strict=True)
     spacing = bundle.frame.spacing
-    models = {keep: calibrate_noise(pairs, images, spacing=spacing, keep=keep) for keep in KEEP}
-    for keep, model in models.items():
-        print(f"{keep}: digest {model.digest[:12]}, {len(json.dumps(model.to_dict()))} bytes")
-        table({"deviation": model.deviations}, [f"{i:.2f}" for i in model.intensities], 4)
+    model = calibrate_noise(pairs, images, spacing=spacing)
+    print(f"{len(json.dumps(model.to_dict()))} bytes")
+    table({"deviation": model.deviations}, [f"{i:.2f}" for i in model.intensities], 4)
     for number in args.test:
         pair, image = read(args.folder, number, bundle)
-        score(pair, image, models)
+        score(pair, image, model)
         spread(pair, image, [bundle, *(load_bundle(other) for other in args.others)])
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
-            for keep, model in models.items():
-                picture(args.out / f"{bundle.contrast}_{number}_{keep}.png", pair, image, model)
+            picture(args.out / f"{bundle.contrast}_{number}.png", pair, image, model)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import stat
 import time
 import uuid
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import CannotCreateError, H2loError, InputOutputError, MissingInputError
-from h2lo_bids.vocabulary import DISK_FULL
+from h2lo_bids.vocabulary import DISK_FULL, Say
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -41,6 +42,7 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
 _ELSEWHERE = "choose another output folder or --work-dir"
 _FAILED = {*DISK_FULL, errno.EIO, errno.ESTALE}
 _POINTER = b"/annex/objects/"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def read_json(path: Path) -> Any:
@@ -256,3 +258,40 @@ def _translate(error: OSError, target: Path, temporary: Path) -> H2loError | Non
         remedy = f"check the permissions of its folder or {_ELSEWHERE}"
         return CannotCreateError(f"{target}: cannot be created ({reason}); {remedy}")
     return None
+
+
+def common_lock(out_dir: Path, name: str) -> Path:
+    """Name the lock of an output that several runs write, each with a work folder of its own."""
+    return out_dir / "logs" / "locks" / f"{name}.lock"
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, on_wait: Say | None = None) -> Iterator[bool]:
+    """Hold a lock file while the body runs; yields False where the file system has no locks.
+
+    The operating system releases the lock however its holder ends, so that no stale lock is
+    ever left; the file stays. `on_wait` is called once with who holds it, if there is a wait.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is not None:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+                on_wait(holder or "another run")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as err:
+            if err.errno not in _NO_LOCKS:
+                raise
+            yield False
+            return
+        with contextlib.suppress(OSError):  # only for the message; a full disk does not matter
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield True
+    finally:
+        os.close(descriptor)

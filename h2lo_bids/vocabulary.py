@@ -20,6 +20,8 @@ METHODS = (
     "h2lo", "h2lo-mlp", "h2lo-nograd", "arnold", "pix2pix", "diffi2i", "inr", "identity",
 )  # fmt: skip
 """Methods of synthesis, the default first; `h2lo_bids.models.registry` has their families."""
+IDENTITY = "identity"
+"""The method that returns its input: the high-field image, or the low-field one to enhance."""
 ENHANCER = "pfsr"
 """The method of enhancement."""
 REAL, FLIP_ROTATE = "real", "flip-rotate"
@@ -42,3 +44,21 @@ Say = Callable[[str], None]
 """Takes one line about the progress of something."""
 Send = Callable[[dict[str, Any]], None]
 """Takes an event of a child process, for the process that started it."""
+
+
+class Step(str):
+    """A line about the progress of a fit, with its numbers: steps, and PSNR in dB if validated."""
+
+    def __new__(cls, text: str, step: int, steps: int, psnr: float | None = None) -> Step:
+        """Make a line of a text."""
+        line = super().__new__(cls, text)
+        line.step, line.steps, line.psnr = step, steps, psnr
+        return line
+
+    step: int
+    steps: int
+    psnr: float | None
+
+    def titled(self, title: str) -> Step:
+        """Return the same with a title in front."""
+        return Step(f"{title}: {self}", self.step, self.steps, self.psnr)

@@ -280,7 +280,7 @@ def _pair_images(
     from h2lo_bids.imaging.normalise import max_normalise
     from h2lo_bids.imaging.resample import placed
     from h2lo_bids.io import save_nifti
-    from h2lo_bids.training.leaks import encode, fingerprint
+    from h2lo_bids.training.experiments.leaks import encode, fingerprint
 
     mask = load_image(mask_file)
     inside = np.asarray(mask.dataobj) > 0

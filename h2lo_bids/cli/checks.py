@@ -138,8 +138,8 @@ def _check_cluster(path: Path | None, name: str, work: Path) -> None:
 
 def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, Any]:
     """Load each model once and find each template; runs in a child process."""
-    from h2lo_bids.cli.modelchoice import bundles_for
     from h2lo_bids.imaging.brain.synthstrip import load_network
+    from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.synthesis.options import resolve_device
 
     settings = task.settings

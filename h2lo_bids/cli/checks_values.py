@@ -168,7 +168,7 @@ def _check_external(settings: Settings) -> None:
     """Refuse external tools that have the name of a method, or no program."""
     if not settings.external:
         return
-    from h2lo_bids.training.command import Command
+    from h2lo_bids.training.experiments.external import Command
 
     names = [name for name, _ in settings.external]
     for name, template in settings.external:

@@ -157,7 +157,7 @@ def _model(settings: Settings, suffix: str) -> str:
 
 
 def _pair_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
-    from h2lo_bids.cli.prepared import frame_of
+    from h2lo_bids.training.experiments.options import frame_of
 
     for pair in found.pairs:
         way = "fused on the high-field grid" if pair.fusion == "mrr" else "registered"
@@ -178,14 +178,14 @@ def _pair_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
 def _fit_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
     """Yield pairs, folds, options and the disk space of fits; raise if folds cannot be made."""
     from h2lo_bids.cli.fits import threads_of
-    from h2lo_bids.cli.planwork import check_ahead, divide_subjects
+    from h2lo_bids.training.experiments.plan import check_ahead, divide_subjects
 
     people = subjects_of(found)
     check_ahead(settings, people)
     yield from _pair_lines(settings, found)
     fits = 0
     for contrast, subjects in people.items():
-        folds = divide_subjects(settings, contrast, subjects)
+        folds, _ = divide_subjects(settings, contrast, subjects)
         fits += len(settings.arms) * len(settings.fold or folds)
         fits += settings.level == "group" and not settings.no_final and not settings.fold
         for fold in folds:
@@ -207,9 +207,9 @@ def _fit_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
 
 
 def _method_lines(settings: Settings, contrast: str, n_train: int) -> Iterator[str]:
-    from h2lo_bids.cli.fitoptions import find_start, fit_options
     from h2lo_bids.cli.fits import duration
     from h2lo_bids.training.card import steps_sentence
+    from h2lo_bids.training.experiments.options import find_start, fit_options
     from h2lo_bids.training.methods import find_method
 
     for method in settings.methods:

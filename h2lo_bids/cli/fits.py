@@ -12,9 +12,9 @@ from h2lo_bids.cli.environment import child_environment
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.memory import MemoryLimit
 from h2lo_bids.cli.resources import available_processors
-from h2lo_bids.cli.tasks import FinalTask, FoldTask
 from h2lo_bids.errors import H2loError, TemporaryError
 from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments.tasks import FinalTask, FoldTask
 from h2lo_bids.wording import counted
 
 _QUIET = 30.0  # seconds between two lines of one fit in the log
@@ -36,7 +36,7 @@ def name_of(task: Fit) -> str:
     """Return what a fit is called, on the terminal and in the table of failures."""
     if isinstance(task, FinalTask):
         return f"models/{task.settings.methods[0]}_{task.contrast}"
-    return f"folds/{task.contrast}/{task.method}/fold-{task.index}"
+    return f"folds/{task.contrast}/{task.method}/fold-{task.fold.index}"
 
 
 def run_fits(run: Run, tasks: Iterable[Fit], *, at_a_time: int) -> None:

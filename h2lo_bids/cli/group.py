@@ -20,7 +20,10 @@ from h2lo_bids.cli.finish import tell_failures
 from h2lo_bids.cli.fits import name_of, run_fits, threads_of
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
 from h2lo_bids.cli.start import raise_again
-from h2lo_bids.cli.tasks import (
+from h2lo_bids.errors import TemporaryError
+from h2lo_bids.evaluation.splits import PARTS, Fold
+from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments.tasks import (
     CollectTask,
     FinalTask,
     FoldTask,
@@ -29,8 +32,6 @@ from h2lo_bids.cli.tasks import (
     ScoreTask,
     TableTask,
 )
-from h2lo_bids.errors import TemporaryError
-from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import all_counted, counted
 
@@ -183,12 +184,16 @@ def _outlive_requeue() -> None:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
+def _folds_of(plan: dict[str, Any]) -> tuple[Fold, ...]:
+    return tuple(Fold(f["index"], *(tuple(f[part]) for part in PARTS)) for f in plan["folds"])
+
+
 def _tell_plan(run: Run, plan: Plan) -> None:
     for contrast, own in plan.items():
         text = f"{contrast}: {counted(own['pairs'], 'pair')}"
-        for fold in own["folds"]:
-            text += f"; fold {fold['index']}: {fold['train']} to train"
-            text += f", {fold['validation']} to validate, {fold['test']} to test"
+        for fold in _folds_of(own):
+            text += f"; fold {fold.index}: {len(fold.train)} to train"
+            text += f", {len(fold.validation)} to validate, {len(fold.test)} to test"
         run.console.line(text)
 
 
@@ -197,12 +202,12 @@ def _fit_folds(run: Run, plan: Plan) -> int:
     settings = run.settings
     threads = threads_of(settings)
     wanted = [
-        (FoldTask(settings, contrast, method, fold["index"], tuple(own["sources"]), threads),
-         f"{method}/{fold['index']}" in own["done"])
+        (FoldTask(settings, contrast, method, fold, tuple(own["sources"]), threads),
+         f"{method}/{fold.index}" in own["done"])
         for contrast, own in plan.items()
         for method in settings.arms
-        for fold in own["folds"]
-        if not settings.fold or fold["index"] in settings.fold
+        for fold in _folds_of(own)
+        if not settings.fold or fold.index in settings.fold
     ]  # fmt: skip
     todo = [task for task, done in wanted if not done]
     if settings.collect:
@@ -227,7 +232,7 @@ def _tell_missing(run: Run, todo: list[FoldTask]) -> list[FoldTask]:
     for task in todo:
         if task.method not in others:
             name = name_of(task)
-            text = f"{name}: is missing; fit it with --fold {task.index}, then collect again"
+            text = f"{name}: is missing; fit it with --fold {task.fold.index}, then collect again"
             fail(run, Failed(name, "collect", TemporaryError.__name__, text))
     return [task for task in todo if task.method in others]
 
@@ -239,9 +244,9 @@ def _fit_final(run: Run, plan: Plan) -> int:
     for contrast, own in plan.items():
         method = settings.methods[0]
         lacking = [
-            str(fold["index"])
-            for fold in own["folds"]
-            if f"folds/{contrast}/{method}/fold-{fold['index']}" not in run.done
+            str(fold.index)
+            for fold in _folds_of(own)
+            if f"folds/{contrast}/{method}/fold-{fold.index}" not in run.done
         ]
         if lacking:
             text = (
@@ -250,7 +255,9 @@ def _fit_final(run: Run, plan: Plan) -> int:
             run.console.line(text, level="warning")
         else:
             # As many threads as in the folds, so that a rerun with others gives the same bits.
-            tasks.append(FinalTask(settings, contrast, tuple(own["sources"]), threads_of(settings)))
+            held, sources = tuple(own["held"]), tuple(own["sources"])
+            threads = threads_of(settings)
+            tasks.append(FinalTask(settings, contrast, _folds_of(own), held, sources, threads))
     run_fits(run, tasks, at_a_time=1)
     return sum(name_of(task) in run.done for task in tasks)
 

@@ -82,10 +82,10 @@ def subjects_of(found: PairDiscovery) -> dict[str, list[str]]:
 
 def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[int, ...]]:
     """Return the numbers of the folds of each contrast."""
-    from h2lo_bids.cli.planwork import divide_subjects
+    from h2lo_bids.training.experiments.plan import divide_subjects
 
     return {
-        contrast: tuple(fold.index for fold in divide_subjects(settings, contrast, subjects))
+        contrast: tuple(fold.index for fold in divide_subjects(settings, contrast, subjects)[0])
         for contrast, subjects in subjects_of(found).items()
     }
 
@@ -114,7 +114,7 @@ def _of_pairs(settings: Settings, found: PairDiscovery) -> Iterator[Output]:
 
 
 def _of_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[Output]:
-    from h2lo_bids.cli.modelchoice import named_models
+    from h2lo_bids.models.choice import named_models
 
     for contrast, models in named_models(settings, tuple(subjects_of(found))).items():
         for name, bundle in models:

@@ -109,7 +109,7 @@ def _prepare_alone(run: Run) -> int:
 
 def _tell_flagged(run: Run, found: PairDiscovery) -> int:
     """Warn of prepared pairs whose registration is doubtful; return how many there are."""
-    from h2lo_bids.cli.prepared import flagged_line, usable_pairs
+    from h2lo_bids.training.experiments.options import flagged_line, usable_pairs
 
     settings = replace(run.settings, keep_flagged_pairs=False)
     lines = []

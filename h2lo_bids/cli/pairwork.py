@@ -9,9 +9,8 @@ from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
 from h2lo_bids.cli.failures import Failed
-from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.tasks import MissingTask, PairTask
-from h2lo_bids.io import read_json
+from h2lo_bids.io import exclusive, read_json
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 
@@ -45,12 +44,12 @@ def find_missing(task: MissingTask, send: Send) -> dict[str, Any]:
         people.setdefault(pair.contrast, set()).add(pair.subject)
     # Preparing may take hours: nobody should learn only then of a misspelled option.
     if task.settings.level in ("group", "benchmark"):
-        from h2lo_bids.cli.planwork import check_ahead
+        from h2lo_bids.training.experiments.plan import check_ahead
 
         check_ahead(task.settings, people)
     elif task.settings.level == "evaluate":
-        from h2lo_bids.cli.modelchoice import named_models
         from h2lo_bids.models.bundle import load_model
+        from h2lo_bids.models.choice import named_models
 
         for named in named_models(task.settings, tuple(sorted(people))).values():
             for _, bundle in named:
@@ -130,7 +129,7 @@ def _prepare(task: PairTask, send: Send) -> dict[str, Any]:
 
 def _how(settings: Settings) -> Any:
     """Return what decides a pair besides its scans."""
-    from h2lo_bids.cli.prepared import frame_of
+    from h2lo_bids.training.experiments.options import frame_of
     from pipelines.pairs import PairOptions
 
     return PairOptions(

@@ -13,9 +13,9 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
 from h2lo_bids.cli.beside import grids_for
 from h2lo_bids.cli.failures import Failed
-from h2lo_bids.cli.locks import common_lock, exclusive
 from h2lo_bids.cli.tasks import ReportTask, SubjectTask
 from h2lo_bids.errors import H2loError, NoMatchError
+from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.reports.records import (
     Failure,
     FoundScan,

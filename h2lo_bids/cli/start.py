@@ -22,9 +22,8 @@ from h2lo_bids.cli.account import Run, fail_problems
 from h2lo_bids.cli.checks import prepare_folders
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.environment import temporary_folder
-from h2lo_bids.cli.locks import common_lock, exclusive
 from h2lo_bids.errors import H2loError
-from h2lo_bids.io import atomic_write_text
+from h2lo_bids.io import atomic_write_text, common_lock, exclusive
 from h2lo_bids.settings import Settings
 from h2lo_bids.wording import summarise
 

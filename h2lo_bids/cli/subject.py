@@ -16,8 +16,8 @@ from h2lo_bids.cli.beside import beside_of, response_of
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
 from h2lo_bids.cli.environment import obstacle_to_parallel_steps
 from h2lo_bids.cli.failures import Failed
-from h2lo_bids.cli.locks import exclusive
 from h2lo_bids.cli.tasks import SubjectTask
+from h2lo_bids.io import exclusive
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 
@@ -146,7 +146,7 @@ def _reports(
 
 def build(task: SubjectTask, send: Send) -> Any:
     """Build one participant's workflow."""
-    from h2lo_bids.cli.modelchoice import bundles_for
+    from h2lo_bids.models.choice import bundles_for
     from pipelines.participant import init_participant_wf
     from pipelines.specs import ImageSpec
 

@@ -18,22 +18,23 @@ from typing import Any
 
 from h2lo_bids.cli import tasks
 from h2lo_bids.errors import H2loError, of_the_machine
+from h2lo_bids.training.experiments import tasks as experiments
 from h2lo_bids.vocabulary import Send
 
-_CLI = "h2lo_bids.cli"
+_CLI, _EXPERIMENTS = "h2lo_bids.cli", "h2lo_bids.training.experiments"
 _WORK = {
     tasks.SubjectTask: f"{_CLI}.subject:process",
     tasks.CheckTask: f"{_CLI}.checks:check_models_and_templates",
     tasks.ReportTask: f"{_CLI}.reporting:rebuild",
     tasks.MissingTask: f"{_CLI}.pairwork:find_missing",
     tasks.PairTask: f"{_CLI}.pairwork:prepare",
-    tasks.PlanTask: f"{_CLI}.planwork:plan_folds",
-    tasks.FoldTask: f"{_CLI}.fitwork:fit_fold",
-    tasks.FinalTask: f"{_CLI}.fitwork:fit_all",
-    tasks.CollectTask: f"{_CLI}.collectwork:collect",
-    tasks.TableTask: f"{_CLI}.collectwork:make_table",
-    tasks.ScoreTask: f"{_CLI}.scorework:score",
-    tasks.GroupReportTask: f"{_CLI}.collectwork:report",
+    experiments.PlanTask: f"{_EXPERIMENTS}.plan:plan_folds",
+    experiments.FoldTask: f"{_EXPERIMENTS}.fits:fit_fold",
+    experiments.FinalTask: f"{_EXPERIMENTS}.fits:fit_all",
+    experiments.CollectTask: f"{_EXPERIMENTS}.results:collect",
+    experiments.TableTask: f"{_EXPERIMENTS}.results:make_table",
+    experiments.ScoreTask: f"{_EXPERIMENTS}.scoring:score",
+    experiments.GroupReportTask: f"{_EXPERIMENTS}.results:report",
 }
 
 

@@ -14,9 +14,7 @@ from h2lo_bids.evaluation import catalogue, metrics
 from h2lo_bids.evaluation.catalogue import CLIPPED, RELEASE
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.io import read_text, table_rows
-
-IDENTITY = "identity"
-"""The method that returns its input: the high-field image, or the low-field one to enhance."""
+from h2lo_bids.vocabulary import IDENTITY
 
 IDENTITY_TITLE = "HF image"
 """Its row in Table 1."""

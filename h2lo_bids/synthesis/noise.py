@@ -1,7 +1,7 @@
 """Noise of a low-field scanner, drawn again and again on any grid.
 
 A prediction is smoother than a scan. What a scan has beside it is described by
-three measured things (`h2lo_bids.training.calibrate`): its standard deviation at
+three measured things (`h2lo_bids.training.experiments.noise`): its standard deviation at
 each predicted intensity, the distribution of the residual divided by that
 deviation, and the power spectrum of the residual after a map of this
 distribution to a normal one. A realisation goes the way back.

@@ -23,11 +23,11 @@ from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.training.augment import Augmentation
-from h2lo_bids.training.fitting import finite, pairs_fingerprint
-from h2lo_bids.training.leaks import brain_of, encode
+from h2lo_bids.training.experiments.leaks import brain_of, encode
+from h2lo_bids.training.fitting import finite
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.prepared import PreparedPair
+from h2lo_bids.training.prepared import PreparedPair, pairs_fingerprint
 from h2lo_bids.training.schedule import GAIN
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
@@ -85,7 +85,7 @@ def build_metadata(
     """Return the metadata of an embedded model.
 
     `training` says how it was fitted (``source``, ``subjects``, ``options``, ...), `held_out` is
-    of `h2lo_bids.training.heldout.held_out_figures`.
+    of `h2lo_bids.training.experiments.heldout.held_out_figures`.
     """
     return {
         "name": f"h2lo_{contrast}",

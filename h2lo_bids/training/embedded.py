@@ -20,11 +20,11 @@ from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.members import FOLDER
 from h2lo_bids.training.augment import Augmentation
-from h2lo_bids.training.calibrate import calibrate_noise
 from h2lo_bids.training.card import build_card, build_metadata
 from h2lo_bids.training.devices import keep_freed_memory
+from h2lo_bids.training.experiments.heldout import held_out_figures, predict_pair
+from h2lo_bids.training.experiments.noise import calibrate_noise
 from h2lo_bids.training.fit import FitResult, fit
-from h2lo_bids.training.heldout import held_out_figures, predict_pair
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, training_range
 from h2lo_bids.training.simulated import (

@@ -23,7 +23,7 @@ from h2lo_bids.training.pairs import Pair, common_shape, fingerprint
 from h2lo_bids.training.schedule import GAIN, has_stalled
 from h2lo_bids.training.signals import REASONS, Signals, stopped
 from h2lo_bids.training.validation import Validation
-from h2lo_bids.vocabulary import Say
+from h2lo_bids.vocabulary import Say, Step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -332,7 +332,8 @@ class _Loop:
         o, record = self.options, self.record
         losses = ", ".join(f"{k} {row[k]:.4f}" for k in self.trainer.losses if k in row)
         psnr = "" if row["psnr"] is None else f", validation PSNR {row['psnr']:.2f} dB"
-        self.say(f"step {record.step}/{o.steps}: {losses}{psnr}, {record.seconds:.0f} s")
+        text = f"step {record.step}/{o.steps}: {losses}{psnr}, {record.seconds:.0f} s"
+        self.say(Step(text, record.step, o.steps, row["psnr"]))
         if record.timed_out:
             self.say(f"the time budget of {o.max_seconds:g} s ended the fit at step {record.step}")
         elif self.stalled:

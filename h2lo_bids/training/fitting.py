@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.pairs import PairFiles, open_pairs
-from h2lo_bids.training.prepared import PreparedPair
+from h2lo_bids.training.pairs import open_pairs
+from h2lo_bids.training.prepared import PreparedPair, pair_files
 from h2lo_bids.vocabulary import Say
 
 if TYPE_CHECKING:
@@ -27,52 +25,9 @@ START_RATIO = 1.0
 """By which voxel sizes may differ where a fit starts from a model."""
 
 
-def pairs_fingerprint(pairs: Sequence[PreparedPair]) -> str:
-    """Return a digest of what some pairs were made from, whatever their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for line in sorted(
-        f"{p.contrast} {p.subject} {p.session} {p.record.name} {p.fingerprint}" for p in pairs
-    ):
-        digest.update(f"{line}\n".encode())
-    return digest.hexdigest()
-
-
-def pairs_of(
-    pairs: Sequence[PreparedPair], subjects: Sequence[str], contrast: str
-) -> tuple[PreparedPair, ...]:
-    """Return the pairs of some subjects, in the order of their names."""
-    wanted = [p for p in pairs if p.contrast == contrast and p.subject in set(subjects)]
-    missing = sorted(set(subjects) - {p.subject for p in wanted})
-    if missing:
-        raise UsageError(
-            f"sub-{missing[0]} has no {contrast} pair; prepare its pair or divide anew"
-        )
-    return tuple(sorted(wanted, key=lambda p: p.record.name))
-
-
-def common_frame(pairs: Sequence[PreparedPair]) -> Frame:
-    """Return the frame that all pairs share, or raise `UsageError`."""
-    first = pairs[0]
-    for pair in pairs:
-        if pair.frame != first.frame:
-            raise UsageError(
-                f"{pair.record}: on another grid than {first.record.name}; "
-                "prepare all pairs with one --resolution"
-            )
-    return first.frame
-
-
 def pairs_cache(work_dir: Path) -> Path:
     """Name the folder in which all fits of a run share their pairs."""
     return Path(work_dir) / "training" / "pairs"
-
-
-def pair_files(pairs: Sequence[PreparedPair], scaling: str = "max") -> list[PairFiles]:
-    """Name the files of pairs, for `h2lo_bids.training.pairs.open_pairs`."""
-    return [
-        PairFiles(p.name, p.hf, p.lf, p.mask, p.task, scaling, p.contrast, p.frame.spacing)
-        for p in pairs
-    ]
 
 
 def fit_prepared(

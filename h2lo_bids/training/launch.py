@@ -21,7 +21,7 @@ from h2lo_bids.io import atomic_write_text
 from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import PairFiles, open_pairs
-from h2lo_bids.vocabulary import Say
+from h2lo_bids.vocabulary import Say, Step
 
 FORMAT = "h2lo-bids fit specification 1"
 _ERROR = "error.json"
@@ -100,7 +100,7 @@ def launch(spec: FitSpec, *, processes: int, progress: Say | None = None) -> Non
         try:
             for line in child.stdout or ():
                 if progress:
-                    progress(line.rstrip("\n"))
+                    progress(_received(line.rstrip("\n")))
         except BaseException:
             child.terminate()
             raise
@@ -108,6 +108,21 @@ def launch(spec: FitSpec, *, processes: int, progress: Say | None = None) -> Non
         raise read_error(
             error, f"{spec.folder}: the processes of the fit failed; see launch.log there"
         )
+
+
+def _send(line: str) -> None:
+    """Print a line for `launch`, a step with its numbers as JSON."""
+    if isinstance(line, Step):
+        line = json.dumps([line, line.step, line.steps, line.psnr])
+    print(line, flush=True)
+
+
+def _received(line: str) -> str:
+    """Read back what a process has printed; a library's output is a line, too."""
+    try:
+        return Step(*json.loads(line))
+    except (TypeError, ValueError):
+        return line
 
 
 def _log(path: Path) -> IO[str]:
@@ -164,7 +179,7 @@ def _run(spec: FitSpec) -> None:
     first = None if spec.initial is None else load_model(load_bundle(spec.initial)).state_dict()
     try:
         result = fit(
-            train, validation, spec.options, spec.folder, lambda line: print(line, flush=True),
+            train, validation, spec.options, spec.folder, _send,
             stop_at=spec.stop_at, processes=processes, initial=first,
         )  # fmt: skip
     except RuntimeError as err:

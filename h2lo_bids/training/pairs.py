@@ -1,4 +1,4 @@
-"""One subject's pair of volumes, as the estimators read it, and the files that it is in."""
+"""A pair of volumes in memory, as the estimators read it, and as files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from h2lo_bids.cache import digest, stamp
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.normalise import Scaled, scale_brain
 from h2lo_bids.imaging.profile import measure, measure_output, ranges_of
@@ -100,12 +101,12 @@ class Pair:
 
 def fingerprint(pairs: Sequence[Pair]) -> str:
     """Return a digest of names and voxels, by which a resumed run knows its data."""
-    digest = hashlib.blake2b(digest_size=16)
+    found = hashlib.blake2b(digest_size=16)
     for pair in pairs:
-        digest.update(f"{pair.name} {pair.shape}".encode())
+        found.update(f"{pair.name} {pair.shape}".encode())
         for volume, kind in ((pair.hf, np.float32), (pair.lf, np.float32), (pair.mask, bool)):
-            digest.update(np.ascontiguousarray(volume, kind).view(np.uint8).data)
-    return digest.hexdigest()
+            found.update(np.ascontiguousarray(volume, kind).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def training_range(
@@ -150,7 +151,11 @@ def common_shape(pairs: Sequence[Pair]) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class PairFiles:
-    """Where a pair is: three images on one grid, or one ``.npz`` with all three as `hf`."""
+    """A pair on disk: three images on one grid, or `hf` alone, an ``.npz`` with all three.
+
+    With task ``"enhance"`` it is read with input and target swapped. `hf` is scaled by `scaling`,
+    `contrast` and `spacing` as by `Pair.scaled`.
+    """
 
     name: str
     hf: Path
@@ -158,7 +163,7 @@ class PairFiles:
     mask: Path | None = None
     task: str = SYNTHESIZE
     scaling: str = "max"
-    contrast: str = "T1w"  # as for `Pair.scaled`
+    contrast: str = "T1w"
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -219,25 +224,20 @@ def _read_image(path: Path) -> np.ndarray:
 def open_pairs(files: Sequence[PairFiles], cache: Path) -> list[Pair]:
     """Map pairs into memory in half precision, so that many need no more of it than few.
 
-    Half precision keeps three decimals of [0, 1], finer than the noise. The
-    pages belong to the system, which drops them when memory is short, and are
-    shared by processes that fit at the same time.
+    Half precision keeps three decimals of [0, 1], finer than the noise. The pages belong to the
+    system, which drops them when memory is short, and are shared by processes that fit at the
+    same time. `cache` receives one file per pair, named after its sources' paths, sizes and
+    times, so that a pair that was made again is read again.
     """
     return [_open(pair, cache / f"{pair.name}_{_stamp(pair)}.npy") for pair in files]
 
 
 def _stamp(files: PairFiles) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    if files.scaling != "max":
-        digest.update(files.scaling.encode())
-    for path in (files.hf, files.lf, files.mask):
-        if path is not None:
-            try:
-                found = path.stat()
-            except OSError as err:
-                raise BadDataError(f"{path}: cannot be read ({err.strerror})") from err
-            digest.update(f"{path.resolve()} {found.st_size} {found.st_mtime_ns}".encode())
-    return digest.hexdigest()
+    paths = [path for path in (files.hf, files.lf, files.mask) if path is not None]
+    try:
+        return digest([files.scaling, [stamp(path) for path in paths]])
+    except OSError as err:
+        raise BadDataError(f"{err.filename}: cannot be read ({err.strerror})") from err
 
 
 def _open(files: PairFiles, kept: Path) -> Pair:

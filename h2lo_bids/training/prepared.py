@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.bids.pairnames import find_records, paths_of_record, record_end, scan_entities
+from h2lo_bids.cache import digest
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.training.pairs import Pair, training_range
+from h2lo_bids.training.pairs import Pair, PairFiles, training_range
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Say
 
 FRAME_MM = (208.0, 256.0, 256.0)
@@ -93,8 +94,7 @@ class PreparedPair:
         ``"synthesize"``, or ``"enhance"``: it is then read with input and target
         swapped. The files keep their names.
     brain
-        Fingerprint of the high-field brain, from `h2lo_bids.training.leaks.encode`; empty
-        where the record has none.
+        Fingerprint of the high-field brain, as text; empty where the record has none.
     """
 
     subject: str
@@ -225,6 +225,45 @@ def read_prepared(prepared: PreparedPair) -> Pair:
     except BadDataError as err:
         raise BadDataError(f"{prepared.lf}: {err}; remove it and run again") from err
     return pair.swapped() if prepared.task == ENHANCE else pair
+
+
+def pairs_of(
+    pairs: Sequence[PreparedPair], subjects: Sequence[str], contrast: str
+) -> tuple[PreparedPair, ...]:
+    """Return the pairs of some subjects, in the order of their names."""
+    wanted = [p for p in pairs if p.contrast == contrast and p.subject in set(subjects)]
+    missing = sorted(set(subjects) - {p.subject for p in wanted})
+    if missing:
+        raise UsageError(
+            f"sub-{missing[0]} has no {contrast} pair; prepare its pair or divide anew"
+        )
+    return tuple(sorted(wanted, key=lambda p: p.record.name))
+
+
+def common_frame(pairs: Sequence[PreparedPair]) -> Frame:
+    """Return the frame that all pairs share, or raise `UsageError`."""
+    first = pairs[0]
+    for pair in pairs:
+        if pair.frame != first.frame:
+            raise UsageError(
+                f"{pair.record}: on another grid than {first.record.name}; "
+                "prepare all pairs with one --resolution"
+            )
+    return first.frame
+
+
+def pairs_fingerprint(pairs: Sequence[PreparedPair]) -> str:
+    """Return a digest of what some pairs were made from, whatever their order."""
+    made = [(p.contrast, p.subject, p.session, p.record.name, p.fingerprint) for p in pairs]
+    return digest(sorted(made, key=str), 16)
+
+
+def pair_files(pairs: Sequence[PreparedPair], scaling: str = "max") -> list[PairFiles]:
+    """Name the files of pairs, for `h2lo_bids.training.pairs.open_pairs`."""
+    return [
+        PairFiles(p.name, p.hf, p.lf, p.mask, p.task, scaling, p.contrast, p.frame.spacing)
+        for p in pairs
+    ]
 
 
 def prepared_range(pairs: Sequence[PreparedPair], scaling: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from h2lo_bids.cli.citation import training_text
 from h2lo_bids.reports.methods import works
+from h2lo_bids.training.experiments.results import training_text
 
 
 def record(out: Path, method: str, title: str, fold: int, steps: int, **more: object) -> None:

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from h2lo_bids.cli import fitoptions
-from h2lo_bids.cli.fitoptions import find_start, fit_options
 from h2lo_bids.cli.fits import duration, threads_of
-from h2lo_bids.cli.fitwork import Progress
-from h2lo_bids.cli.planwork import check_ahead
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments import options as fitoptions
+from h2lo_bids.training.experiments.fits import Progress
+from h2lo_bids.training.experiments.options import find_start, fit_options
+from h2lo_bids.training.experiments.plan import check_ahead
+from h2lo_bids.vocabulary import Step
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
 
@@ -34,9 +35,9 @@ def test_progress_tells_the_time_that_is_left():
     events, now = [], [100.0]
     say = Progress(events.append, clock=lambda: now[0])
     say("T1w h2lo fold 0: going on from step 200 of /work")
-    say("T1w h2lo fold 0: step 201/1000: loss 0.5, 9 s")
+    say(Step("T1w h2lo fold 0: step 201/1000: loss 0.5, 9 s", 201, 1000))
     now[0] += 50.0
-    say("T1w h2lo fold 0: step 301/1000: loss 0.4, validation PSNR 21.50 dB, 59 s")
+    say(Step("T1w h2lo fold 0: step 301/1000: loss 0.4, 59 s", 301, 1000, psnr=21.5))
     assert [event["event"] for event in events] == ["said", "progress", "progress"]
     assert "left" not in events[1]  # what was done before the resumption says nothing of pace
     assert events[2]["psnr"] == 21.5

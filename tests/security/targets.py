@@ -179,7 +179,7 @@ def _read_external(data: bytes, folder: Path) -> None:
     import argparse
 
     from h2lo_bids.settings.convert import external
-    from h2lo_bids.training.command import PLACES, Command
+    from h2lo_bids.training.experiments.external import PLACES, Command
 
     try:
         name, template = external(data.decode("utf-8", errors="replace"))

@@ -23,7 +23,7 @@ _LOG = "step,loss,l1,gradient,psnr,seconds\n1,0.5,0.4,0.1,20.1,1\n2,0.4,0.3,0.1,
 
 def _read_cohort(data: bytes, folder: Path) -> None:
     """One file of JSON plays every part: of both images, and of the dataset."""
-    from h2lo_bids.training.cohort import find_cohort, provenance, source_files
+    from h2lo_bids.training.experiments.cohort import find_cohort, provenance, source_files
 
     image = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
     for name in ("preproc_T1w", "lowfield_T1w", "brain_mask"):
@@ -40,8 +40,8 @@ def _read_cohort(data: bytes, folder: Path) -> None:
 
 
 def _read_fold(data: bytes, folder: Path) -> None:
-    from h2lo_bids.cli.collectwork import _agree, _terms
-    from h2lo_bids.training.foldjob import read_record
+    from h2lo_bids.training.experiments.crossvalidation import read_record
+    from h2lo_bids.training.experiments.results import _agree, _terms
 
     (folder / "record.json").write_bytes(data)
     record = read_record(folder)

@@ -98,20 +98,7 @@ def _labels(people: dict[str, tuple[str, ...]], names: Iterable[str]) -> set[str
 
 
 def check_together(folds: Sequence[Fold], same: Sequence[Sequence[str]]) -> None:
-    """Refuse folds in which one person is in two parts.
-
-    Parameters
-    ----------
-    folds
-        That were given.
-    same
-        As for `make_folds`.
-
-    Raises
-    ------
-    UsageError
-        With the labels and both parts.
-    """
+    """Refuse folds in which one person is in two parts."""
     for fold in folds:
         part_of = {label: part for part in PARTS for label in getattr(fold, part)}
         for group in same:
@@ -132,23 +119,7 @@ def hold_out(
     seed: int = 42,
     same: Sequence[Sequence[str]] = (),
 ) -> tuple[str, ...]:
-    """Draw the subjects that choose the weights of a model without cross-validation.
-
-    Parameters
-    ----------
-    subjects, validation, seed, same
-        As for `make_folds`.
-
-    Returns
-    -------
-    tuple of str
-        The validation subjects, sorted; the others train.
-
-    Raises
-    ------
-    UsageError
-        If nobody is left to train on.
-    """
+    """Draw the subjects that choose the weights of a model without cross-validation."""
     people = _people(subjects, same)
     names = sorted(people)
     _check_two(len(names))
@@ -165,31 +136,7 @@ def hold_out(
 def ds006557_folds(
     subjects: Sequence[str], contrast: str, note: Say | None = None
 ) -> tuple[Fold, ...]:
-    """Return the authors' five folds of ds006557.
-
-    Parameters
-    ----------
-    subjects
-        Labels such as ``HYPE07``, ``07`` or ``7``.
-    contrast
-        ``"T1w"``, for which the authors leave out HYPE06, or ``"T2w"``.
-    note
-        Called with one line when subjects of the list are left out.
-
-    Returns
-    -------
-    tuple of Fold
-        With the labels as given. Subjects that are not there are left out.
-
-    Raises
-    ------
-    UsageError
-        If a subject is not one of the dataset's, or a part is left empty.
-
-    References
-    ----------
-    github.com/Z7Gao/H2Lo-release, version 1.1.
-    """
+    """Return the authors' five folds of ds006557."""
     labels = {_authors_number(label): label for label in sorted(set(subjects))}
     if len(labels) < len(set(subjects)):
         raise UsageError(f"two subjects have one number of {AUTHORS}; use --folds K or a file")

@@ -20,13 +20,12 @@ from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.models.identity import Identity
 from h2lo_bids.training.card import SiteModel, site_card
-from h2lo_bids.training.crossval import run_fold
+from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
+from h2lo_bids.training.experiments.final import FinalJob, fit_final
 from h2lo_bids.training.experiments.folds import make_folds
-from h2lo_bids.training.final import FinalJob, fit_final
+from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.fitting import fit_prepared
-from h2lo_bids.training.foldjob import FoldJob, fold_done
-from h2lo_bids.training.heldout import predict_pair
 from h2lo_bids.training.methods import METHODS, adapt_identity
 from h2lo_bids.training.prepared import read_prepared
 

@@ -1,0 +1,183 @@
+"""Which models a run uses; imported by child processes alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from h2lo_bids.errors import UsageError
+from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
+from h2lo_bids.models.collection import choose_bundles, is_collection
+from h2lo_bids.settings import Settings
+from h2lo_bids.settings.options import ALL
+from h2lo_bids.vocabulary import ENHANCE, IDENTITY, SYNTHESIZE
+
+_DEFAULT = {SYNTHESIZE: "h2lo", ENHANCE: "pfsr"}
+BUNDLE = "bundle"
+"""What every fold calls the folder of its model."""
+
+
+def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Bundle]:
+    """Return the bundle that is to be used for each contrast.
+
+    A model given without a contrast serves its own, a folder of models all that it
+    has one for; another contrast then takes the embedded model of the method, if
+    there is one.
+
+    Raises
+    ------
+    UsageError
+        If a model is for a contrast that is not there, or for another than was said,
+        or of another method, or if the choice is not plain.
+    H2loError
+        As `h2lo_bids.models.bundle.load_bundle`.
+    """
+    given, methods, task = dict(settings.model), settings.method[:1], settings.task
+    bundles = {
+        suffix: _only(given[suffix], suffix, methods, task)
+        for suffix in suffixes
+        if suffix in given
+    }
+    if "" in given:
+        rest = tuple(suffix for suffix in suffixes if suffix not in given)
+        bundles |= _without_contrast(given[""], suffixes, rest, methods, task)
+    for suffix in suffixes:
+        if suffix not in bundles:
+            name = methods[0] if methods else _DEFAULT[task]
+            bundles[suffix] = default_bundle(suffix, method=name)
+    return bundles
+
+
+def _without_contrast(
+    path: Path,
+    suffixes: tuple[str, ...],
+    rest: tuple[str, ...],
+    methods: tuple[str, ...],
+    task: str,
+) -> dict[str, Bundle]:
+    """Return what a model or a folder of models serves, of the contrasts that are left."""
+    if is_collection(path):
+        found = choose_bundles(path, contrasts=rest, methods=methods, task=task)
+        names = {item.contrast for item in found}
+        return {name: _only(path, name, methods, task) for name in names}
+    only = rest[0] if len(rest) == 1 else None
+    bundle = _of_method(load_bundle(path, contrast=only, task=task), methods)
+    if bundle.contrast not in rest:
+        raise UsageError(
+            f"--model {path}: is for {bundle.contrast}, and no scan needs it; "
+            f"the scans are {', '.join(suffixes)}"
+        )
+    return {bundle.contrast: bundle}
+
+
+def _only(path: Path, contrast: str, methods: tuple[str, ...], task: str) -> Bundle:
+    """Return the one model of a contrast that a path leads to."""
+    if is_collection(path):
+        found = choose_bundles(path, contrasts=[contrast], methods=methods, task=task)
+        if len(found) > 1:
+            names = ", ".join(item.method for item in found)
+            raise UsageError(
+                f"--model {path}: holds {len(found)} models for {contrast}; choose one with "
+                f"--method: {names}"
+            )
+        path = found[0].path
+    return _of_method(load_bundle(path, contrast=contrast, task=task), methods)
+
+
+def _of_method(bundle: Bundle, methods: tuple[str, ...]) -> Bundle:
+    if methods and bundle.method not in methods:
+        raise UsageError(
+            f"--model {bundle.path}: is a model of {bundle.method}, and --method asks for "
+            f"{' and '.join(methods)}; leave --method out, or give another model"
+        )
+    return bundle
+
+
+def given_bundles(settings: Settings, contrasts: tuple[str, ...]) -> tuple[Bundle, ...]:
+    """Return all models that the evaluate level is given, in the order of the options.
+
+    Parameters
+    ----------
+    settings
+        Of the run.
+    contrasts
+        Those of which there are pairs.
+
+    Raises
+    ------
+    H2loError
+        As `named_models`.
+    """
+    found, methods = [], () if ALL in settings.method else settings.method
+    # Without the option the models themselves say what they are for.
+    task = ENHANCE if settings.task == ENHANCE else None
+    for contrast, path in settings.model:
+        if is_collection(path):
+            wanted = [contrast] if contrast else contrasts
+            chosen = choose_bundles(path, contrasts=wanted, methods=methods, task=task)
+            found += [load_bundle(item.path, contrast=item.contrast) for item in chosen]
+            continue
+        only = contrasts[0] if len(contrasts) == 1 and path.is_file() else None
+        bundle = load_bundle(path, contrast=contrast or only, task=task)
+        found.append(_of_method(bundle, methods))
+    return tuple(found)
+
+
+def named_models(
+    settings: Settings, contrasts: tuple[str, ...]
+) -> dict[str, list[tuple[str, Bundle]]]:
+    """Return the models of each contrast under names of their own.
+
+    Without any, the embedded model of every contrast for the task. Models of the
+    identity are left out: the high-field image itself is a row of every table.
+
+    Raises
+    ------
+    UsageError
+        If a model is for a contrast of which there are no pairs, or none is left.
+    H2loError
+        As `h2lo_bids.models.bundle.load_bundle`.
+    """
+    if not settings.model:
+        asked = [name for name in settings.method if name != ALL] or [_DEFAULT[settings.task]]
+        names = [name for name in asked if name != IDENTITY]
+        embedded = {
+            c: [("embedded", default_bundle(c, method=n)) for n in names] for c in contrasts
+        }
+        return _some(embedded if names else {})
+    found: dict[str, list[tuple[str, Bundle]]] = {}
+    for bundle in given_bundles(settings, contrasts):
+        if bundle.contrast not in contrasts:
+            raise UsageError(
+                f"--model {bundle.path}: is for {bundle.contrast}, and there are no pairs of it; "
+                f"the pairs are {', '.join(contrasts)}"
+            )
+        if bundle.method != IDENTITY:
+            own = found.setdefault(bundle.contrast, [])
+            own.append((_unique(_name(bundle), [name for name, _ in own]), bundle))
+    return _some(found)
+
+
+def _some(found: dict[str, list[tuple[str, Bundle]]]) -> dict[str, list[tuple[str, Bundle]]]:
+    if not found:
+        raise UsageError(
+            f"method {IDENTITY}: the high-field image itself is a row of every table; name "
+            "another method or model to compare with it"
+        )
+    return found
+
+
+def _name(bundle: Bundle) -> str:
+    """Call a model by its folder or file, or, where every model's folder is called so, itself."""
+    name = bundle.path.stem if bundle.path.is_file() else bundle.path.name
+    if name == BUNDLE:
+        name = str(bundle.metadata.get("name", name))
+    return re.sub(r"[^\w.+-]+", "-", name).lstrip(".+-") or "model"
+
+
+def _unique(name: str, taken: list[str]) -> str:
+    base = name = f"model-{name}" if name == IDENTITY else name
+    number = 2
+    while name in taken:
+        name, number = f"{base}-{number}", number + 1
+    return name

@@ -1,0 +1,413 @@
+"""One fold of a cross-validation: fit, synthesize its test subjects, score."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from h2lo_bids.bids.results import result_path
+from h2lo_bids.cache import digest
+from h2lo_bids.errors import CannotCreateError, MissingInputError
+from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Score
+from h2lo_bids.evaluation.splits import PARTS, Fold
+from h2lo_bids.evaluation.statistics import summarise
+from h2lo_bids.io import atomic_write_bytes, read_json, write_json
+from h2lo_bids.models.bundle import Bundle, save_bundle
+from h2lo_bids.training.card import FIELDS, SiteModel, site_card, site_metadata, software, start_of
+from h2lo_bids.training.devices import peak_memory
+from h2lo_bids.training.experiments.heldout import (
+    PICTURES,
+    SCORES,
+    Scored,
+    pictures_of,
+    predict_pair,
+    realism_of,
+    score_pair,
+    stranger_to,
+)
+from h2lo_bids.training.fitting import finite, fit_prepared, pairs_cache
+from h2lo_bids.training.methods import Method, find_method
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.prepared import (
+    PreparedPair,
+    common_frame,
+    pairs_fingerprint,
+    pairs_of,
+    prepared_range,
+    read_prepared,
+)
+from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Say, Step
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from h2lo_bids.models.interface import Model
+    from h2lo_bids.training.fit import FitResult
+
+RECORD, HISTORY, BUNDLE = "record.json", "history.csv", "bundle"
+_OBJECTS = ("options", "given", "pairs", "fold", "failed", "initial")
+"""What a record holds as objects, where it holds it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldWork:
+    """One method on one fold: what our methods and external tools have in common."""
+
+    results: ClassVar[tuple[str, ...]] = (SCORES, PICTURES)
+    """Files without which the fold is not done."""
+
+    contrast: str
+    method: str
+    fold: Fold
+    pairs: tuple[PreparedPair, ...]
+    """At least those of the fold's subjects."""
+    out_dir: Path
+    work_dir: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the fold's results go."""
+        return fold_folder(self.out_dir, self.contrast, self.method, self.fold.index)
+
+    @property
+    def task(self) -> str:
+        """What the method is for; an external tool synthesizes."""
+        return SYNTHESIZE
+
+    @property
+    def title(self) -> str:
+        """The fold for a person."""
+        return f"{self.contrast} {self.method} fold {self.fold.index}"
+
+    def pairs_in(self, *parts: str) -> tuple[PreparedPair, ...]:
+        """Return the pairs of some parts of the fold, for its task, or raise `UsageError`."""
+        subjects = [s for part in parts for s in getattr(self.fold, part)]
+        found = pairs_of(self.pairs, subjects, self.contrast)
+        return tuple(pair.for_task(self.task) for pair in found)
+
+    def method_options(self) -> dict[str, Any]:
+        """Return what decides the results besides pairs and fold."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the fold's results, as it stands in the record."""
+        values = {
+            "contrast": self.contrast,
+            "method": self.method,
+            "fold": asdict(self.fold),
+            "options": self.method_options(),
+            "pairs": {p.record.stem: p.fingerprint for p in self.pairs_in(*PARTS)},
+            "pairs_fingerprint": pairs_fingerprint(self.pairs_in(*PARTS)),
+            # Folds of earlier versions say nothing of it, and stay what they are.
+            **({"task": self.task} if self.task != SYNTHESIZE else {}),
+        }
+        return json.loads(json.dumps(values))  # tuples become lists, as in the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldJob(FoldWork):
+    """A method of this package on one fold; `initial` is what its fit starts from."""
+
+    results: ClassVar[tuple[str, ...]] = (BUNDLE, SCORES, HISTORY, PICTURES)
+
+    options: FitOptions
+    devices: int = 1
+    initial: Bundle | None = None
+
+    @property
+    def recipe(self) -> Method:
+        """What is fitted, and whose bundle is written; `method` names the row of the table."""
+        return find_method(self.method)
+
+    @property
+    def row_title(self) -> str:
+        """The row of the table."""
+        return self.recipe.title
+
+    @property
+    def task(self) -> str:
+        """What the method is for."""
+        return self.recipe.task
+
+    @property
+    def adapted(self) -> FitOptions:
+        """The options of the fit, as the method has them."""
+        return self.recipe.adapt(self.options)
+
+    def method_options(self) -> dict[str, Any]:
+        """Return the fit's options, as the method has them."""
+        return self.adapted.identity()
+
+    def history(self, work: Path) -> Path:
+        """Name the fit's log in its work folder."""
+        return work / HISTORY
+
+    def fit(self, work: Path, say: Say) -> FitResult:
+        """Fit the method in a work folder, or go on there."""
+        return fit_prepared(
+            self.recipe, self.pairs_in("train"), self.pairs_in("validation"), self.adapted, work,
+            cache=pairs_cache(self.work_dir), devices=self.devices, progress=say,
+            initial=self.initial,
+        )  # fmt: skip
+
+
+def fold_folder(out_dir: Path, contrast: str, method: str, index: int) -> Path:
+    """Name the folder of a fold's results."""
+    return result_path(out_dir, "fold", contrast=contrast, method=method, fold=index)
+
+
+def fold_done(job: FoldWork) -> bool:
+    """Tell whether the fold's results are there, whole, and of the very same job."""
+    record = read_record(job.folder)
+    whole = record is not None and not record.get("failed") and not _lost(job)
+    return whole and not changes(job)
+
+
+def _lost(job: FoldWork) -> tuple[str, ...]:
+    """Name the results that somebody removed since."""
+    return tuple(name for name in job.results if not (job.folder / name).exists())
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Read a fold's record; None if the fold is not finished or the record damaged."""
+    try:
+        record = read_json(folder / RECORD)
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(record, dict) and all(
+        isinstance(record.get(key) or {}, dict) for key in _OBJECTS
+    )
+    return record if whole else None
+
+
+def changes(job: FoldWork) -> tuple[str, ...]:
+    """Name what is another in the results that are there: options, pairs or division."""
+    record = read_record(job.folder) or {}
+    recorded = dict(record.get("options") or {})
+    recorded.pop("device", None)
+    identity = job.identity()
+    differs = [
+        f"option {name}"
+        for name, value in identity["options"].items()
+        if recorded.get(name, ...) != value
+    ]
+    if record.get("fold") != identity["fold"]:
+        differs.append("the division of the subjects")
+    before, now = record.get("pairs") or {}, identity["pairs"]
+    names = sorted(n for n in {*before, *now} if before.get(n) != now.get(n))
+    if names and "the division of the subjects" not in differs:
+        differs.append(
+            f"pair {names[0].partition('_res-')[0]}" if len(names) == 1 else f"{len(names)} pairs"
+        )
+    return tuple(differs)
+
+
+def fit_folder(job: FoldWork) -> Path:
+    """Name the fold's work folder: another job, another folder, so that no fit is lost."""
+    name = f"fold-{job.fold.index}_{digest(job.identity(), 4)}"
+    return Path(job.work_dir) / "training" / job.contrast / job.method / name
+
+
+def report_others(job: FoldWork, work: Path, say: Say) -> None:
+    """Report that what is there belongs to a fit of other pairs, options or subjects."""
+    if read_record(job.folder) is not None:
+        if differing := changes(job):
+            say(f"fitting anew, for its results are of other input: {', '.join(differing)}")
+        else:
+            say(f"making anew what is gone from its results: {', '.join(_lost(job))}")
+    elif not work.exists():
+        for other in sorted(work.parent.glob(f"fold-{job.fold.index}_*")):
+            say(f"fitting anew, for {other} is of other pairs, options or subjects; it is kept")
+
+
+def prefixed(title: str, progress: Say | None) -> Say:
+    """Return what passes on lines with a title in front, or nothing at all."""
+
+    def say(line: str) -> None:
+        if progress is not None:
+            progress(line.titled(title) if isinstance(line, Step) else f"{title}: {line}")
+
+    return say
+
+
+def score_subject(
+    job: FoldWork, scored: Scored, prepared: PreparedPair, pair: Pair, predicted: np.ndarray
+) -> None:
+    """Add a test subject's prediction, and its input itself, to the scores of a fold."""
+    fold = job.fold.index
+    own = score_pair(pair, predicted, method=job.method, fold=fold)
+    scored.scores += score_pair(pair, fold=fold)
+    if job.method != IDENTITY:  # whose row stands there already
+        scored.scores += own
+    scored.pictures.update(pictures_of(pair, predicted))
+    if job.task == SYNTHESIZE:
+        scored.realism += realism_of(
+            pair, {job.method: predicted}, prepared.frame.spacing, fold=fold,
+            stranger=stranger_to(prepared, job.pairs_in(*PARTS)),
+        )  # fmt: skip
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write a fold's record, the last of its files: a folder with one is taken for whole."""
+    write_json(folder / RECORD, record)
+
+
+def withdraw(folder: Path) -> None:
+    """Remove the record, so that results that are being replaced are not taken for whole."""
+    try:
+        (folder / RECORD).unlink(missing_ok=True)
+    except OSError as err:
+        raise CannotCreateError(f"{folder / RECORD}: cannot be replaced: {err.strerror}") from err
+
+
+def run_fold(job: FoldJob, progress: Say | None = None) -> Path:
+    """Fit, synthesize the test subjects and score, unless that is done already.
+
+    A killed fold goes on from its last checkpoint. Results of another job, such as of
+    changed pairs, are replaced once the new fit has ended; the old fit's checkpoints
+    stay in the work folder.
+
+    Parameters
+    ----------
+    job
+        The fold.
+    progress
+        Called with a line, or a step of the fit, now and then.
+
+    Returns
+    -------
+    Path
+        The fold's folder: ``bundle``, ``scores.tsv``, ``history.csv``, ``pictures.npz``,
+        for synthesis ``realism.tsv`` and, last, ``record.json``.
+
+    Raises
+    ------
+    UsageError
+        If a subject has no pair, or pairs are on different grids.
+    H2loError
+        As `h2lo_bids.training.fit.fit`, or if a file cannot be read or written.
+    """
+    say = prefixed(job.title, progress)
+    if fold_done(job):
+        say("done already")
+        return job.folder
+    work = fit_folder(job)
+    report_others(job, work, say)
+    options = job.adapted
+    common_frame(job.pairs_in(*PARTS))
+    result = job.fit(work, say)
+    withdraw(job.folder)
+    tested, seconds = _test(job, result.model, options, say)
+    titles = {IDENTITY: IDENTITY_TITLES[job.task], job.method: job.row_title}
+    tested.write(job.folder, titles, titles)
+    _write_bundle(job, options, result, tested.scores)
+    atomic_write_bytes(job.folder / HISTORY, _read(job.history(work)))
+    measured = {"synthesis_seconds": seconds, "peak_memory_gb": peak_memory()}
+    write_record(job.folder, {**_record(job, options, result), **measured})
+    say(f"done; best validation {result.best_psnr:.2f} dB at step {result.best_step}")
+    return job.folder
+
+
+def _test(job: FoldJob, model: Model, options: FitOptions, say: Say) -> tuple[Scored, list[float]]:
+    """Score the test subjects one by one, so that only one is in memory; time their synthesis."""
+    scored, seconds = Scored(), []
+    doing = "synthesizing" if job.task == SYNTHESIZE else "enhancing"
+    for prepared in job.pairs_in("test"):
+        pair = read_prepared(prepared)
+        say(f"{doing} {pair.name}")
+        began = time.perf_counter()
+        given = pair.scaled(options.scaling, prepared.contrast, prepared.frame.spacing)
+        predicted = predict_pair(model, given, device=options.device, seed=options.seed)
+        seconds.append(round(time.perf_counter() - began, 3))
+        score_subject(job, scored, prepared, pair, predicted)
+    return scored, seconds
+
+
+def _write_bundle(
+    job: FoldJob, options: FitOptions, result: FitResult, scores: list[Score]
+) -> None:
+    pairs = job.pairs_in(*PARTS)
+    site = SiteModel(
+        name=f"{job.method}_{job.contrast}_fold-{job.fold.index}",
+        contrast=job.contrast,
+        method=job.recipe,
+        pairs=pairs,
+        subjects={part: getattr(job.fold, part) for part in PARTS},
+        options=options,
+        steps=result.steps,
+        best_step=result.best_step,
+        best_psnr=result.best_psnr,
+        identity_psnr=result.identity_psnr,
+        seconds=result.seconds,
+        initial=job.initial,
+        stalled=result.stalled,
+        summary=summarise(scores),
+        input_range=prepared_range(job.pairs_in("train"), options.scaling),
+    )
+    save_bundle(
+        job.folder / BUNDLE,
+        result.model,
+        contrast=job.contrast,
+        frame=common_frame(pairs),
+        metadata=site_metadata(site),
+        card=site_card(site, _parameters(result.model)),
+        method=job.recipe.name,
+    )
+
+
+def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, Any]:
+    pairs = job.pairs_in(*PARTS)
+    return {
+        **job.identity(),
+        "title": job.row_title,
+        "task": job.task,
+        "options": json.loads(json.dumps({**job.method_options(), **options.to_dict()})),
+        "seed": options.seed,
+        "given": json.loads(json.dumps(job.options.identity())),
+        "steps": result.steps,
+        "timed_out": result.timed_out,
+        "stalled": result.stalled,
+        "initial": start_of(job.initial),
+        "best_step": result.best_step,
+        "best_psnr": finite(result.best_psnr),
+        "identity_psnr": finite(result.identity_psnr),
+        "seconds": round(result.seconds, 1),
+        "parameters": _parameters(result.model),
+        "simulated": any(pair.simulated for pair in pairs),
+        "threads": torch.get_num_threads(),  # they decide the last bits, as do the devices
+        "devices": job.devices,
+        "software": software(),
+        "warnings": _warnings(pairs, result, job),
+    }
+
+
+def _warnings(pairs: tuple[PreparedPair, ...], result: FitResult, job: FoldJob) -> list[str]:
+    lines = [
+        f"{pair.name or pair.subject}: doubtful registration: {'; '.join(pair.check.reasons)}"
+        for pair in pairs
+        if pair.check.flagged
+    ]
+    if job.method != IDENTITY and result.best_psnr <= result.identity_psnr:
+        target, source = FIELDS[job.task]
+        lines.append(
+            f"in validation the model is no closer to the {target} images than the {source} "
+            "images themselves: take more steps or more pairs"
+        )
+    return lines
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise MissingInputError(f"{path}: cannot be read ({err.strerror}); run again") from err
+
+
+def _parameters(model: Model) -> int:
+    return sum(p.numel() for p in model.parameters())

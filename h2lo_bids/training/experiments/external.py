@@ -1,0 +1,351 @@
+"""External tools, run as a command on a fold's test subjects and scored like our methods."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from h2lo_bids.cache import digest
+from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
+from h2lo_bids.imaging.normalise import max_normalise
+from h2lo_bids.imaging.reading import load_checked
+from h2lo_bids.imaging.resample import resample
+from h2lo_bids.io import atomic_path, read_json, write_json
+from h2lo_bids.training.card import software
+from h2lo_bids.training.experiments.crossvalidation import (
+    FoldWork,
+    fit_folder,
+    fold_done,
+    prefixed,
+    report_others,
+    score_subject,
+    withdraw,
+    write_record,
+)
+from h2lo_bids.training.experiments.heldout import Scored
+from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.vocabulary import Say
+
+PLACES = ("input", "output", "mask", "contrast")
+"""What may stand in braces in a command."""
+
+_LONGEST = 10_000
+_NEEDED = ("input", "output")
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command line of an external tool, with places for the files.
+
+    Parameters
+    ----------
+    name
+        Of the tool.
+    template
+        Words as a shell would split them; no shell sees them. ``{input}``,
+        ``{output}``, ``{mask}`` and ``{contrast}`` are replaced.
+
+    Raises
+    ------
+    UsageError
+        If a place is missing or unknown, or the words cannot be split.
+    """
+
+    name: str
+    template: str
+
+    def __post_init__(self) -> None:
+        if len(self.template) > _LONGEST:
+            raise UsageError(f"--external {self.name}: the command is too long; write a script")
+        words = self._split()
+        # Of the words, not the template: quotes within braces would hide a place.
+        named = [place for word in words for place in re.findall(r"\{(\w*)\}", word)]
+        for place in named:
+            if place not in PLACES:
+                known = ", ".join(f"{{{p}}}" for p in PLACES)
+                raise UsageError(f"--external {self.name}: {{{place}}} is not one of {known}")
+        for place in _NEEDED:
+            if place not in named:
+                raise UsageError(
+                    f"--external {self.name}: the command needs {{{place}}}, as in "
+                    f"{self.name}='program {{input}} {{output}}'"
+                )
+        if not words:
+            raise UsageError(f"--external {self.name}: no program is named")
+
+    def words(self, places: Mapping[str, str]) -> list[str]:
+        """Fill in the places, each inside its word whatever the value holds."""
+        return [
+            re.sub(r"\{(\w+)\}", lambda match: places[match[1]], word) for word in self._split()
+        ]
+
+    def find_program(self) -> Path:
+        """Return the program, or raise `MissingInputError`."""
+        program = self._split()[0]
+        found = shutil.which(program)
+        if found is None:
+            raise MissingInputError(
+                f"--external {self.name}: {program} is not found or not executable; give its "
+                "full path, such as /path/to/venv/bin/program"
+            )
+        return Path(found).absolute()
+
+    def _split(self) -> list[str]:
+        try:
+            return shlex.split(self.template)
+        except ValueError as err:
+            text = f"--external {self.name}: cannot be split into words ({err}); check the quotes"
+            raise UsageError(text) from err
+
+
+_SAME = 1e-3  # mm by which two grids may differ
+_GRACE = 5.0  # seconds that a stopped command has for its last words
+
+
+@dataclass(frozen=True)
+class Made:
+    """An image that an external tool made, the seconds it took, and how it was made comparable."""
+
+    volume: np.ndarray
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def run_command(
+    command: Command,
+    *,
+    hf: Path,
+    mask: Path,
+    contrast: str,
+    scratch: Path,
+    log: Path,
+    limit: float | None = None,
+) -> Made:
+    """Run an external tool on one image, and bring it to the pair's grid and scale.
+
+    Parameters
+    ----------
+    command
+        What is run, in `scratch`, with nothing on its standard input.
+    hf, mask
+        NIfTI images of the pair; the command sees copies.
+    contrast
+        ``"T1w"`` or ``"T2w"``.
+    scratch
+        An empty folder, for the copies and the output.
+    log
+        Takes what the command prints.
+    limit
+        Seconds after which it is stopped; None lets it take its time.
+
+    Returns
+    -------
+    Made
+        Resampled linearly if its grid is another, divided by its maximum in the
+        mask and set to 0 outside, as the pair's own images are.
+
+    Raises
+    ------
+    H2loError
+        If the command fails, takes too long, or leaves no usable image.
+    """
+    places = {
+        "input": scratch / "input.nii.gz",
+        "output": scratch / "output.nii.gz",
+        "mask": scratch / "mask.nii.gz",
+    }
+    shutil.copyfile(hf, places["input"])
+    shutil.copyfile(mask, places["mask"])
+    texts = {name: str(path) for name, path in places.items()} | {"contrast": contrast}
+    words = [str(command.find_program()), *command.words(texts)[1:]]
+    seconds = _run(command.name, words, scratch, log, limit)
+    # The pair's own mask: the command may have spoiled its copy.
+    volume, notes = _read(command.name, places["output"], mask, log)
+    return Made(volume, seconds, notes)
+
+
+def _run(name: str, words: list[str], folder: Path, log: Path, limit: float | None) -> float:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    with log.open("ab") as stream:
+        stream.write(f"$ {shlex.join(words)}\n".encode())
+        stream.flush()
+        try:
+            process = subprocess.Popen(
+                words, cwd=folder, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
+            )
+        except OSError as err:
+            raise MissingInputError(
+                f"{name}: cannot be started ({err.strerror}): {words[0]}"
+            ) from err
+        try:
+            code = process.wait(timeout=limit)
+        except subprocess.TimeoutExpired as err:
+            raise H2loError(
+                f"{name}: stopped after {limit:g} s, the limit of --max-time; raise it"
+            ) from err
+        finally:
+            _end(process)
+    if code != 0:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        raise H2loError(f"{name}: {how}{_last_words(log)}; what it printed is in {log}")
+    return time.perf_counter() - began
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stop a command and its helpers, if they still run."""
+    import psutil
+
+    if process.poll() is not None:
+        return
+    try:
+        tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        tree = []
+    for one in tree:
+        one.terminate() if one.is_running() else None
+    _, alive = psutil.wait_procs(tree, timeout=_GRACE)
+    for one in alive:
+        one.kill()
+    process.wait()
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    printed = [line.strip() for line in lines if line.strip() and not line.startswith("$ ")]
+    return f" ({printed[-1][:160]})" if printed else ""
+
+
+def _read(name: str, path: Path, mask: Path, log: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read the output back and bring it to the pair's grid and scale."""
+    if not path.is_file():
+        raise MissingInputError(
+            f"{name}: ended well but left no {{output}}; what it printed is in {log}"
+        )
+    inside = load_checked(mask).image
+    try:
+        made = load_checked(path).image
+    except H2loError as err:
+        text = str(err).replace(str(path), "its output")
+        raise BadDataError(f"{name}: {text}") from err
+    notes: list[str] = []
+    if made.shape != inside.shape or not np.allclose(made.affine, inside.affine, atol=_SAME):
+        sides = " x ".join(str(n) for n in made.shape)
+        notes.append(f"its image of {sides} voxels was resampled to the pair's grid")
+        made = resample(made, inside.shape, inside.affine, order=1)
+    where = np.asarray(inside.dataobj) > 0
+    values = np.asarray(made.dataobj)
+    if not (values[where] > 0).any():
+        raise BadDataError(
+            f"{name}: its output has no positive value in the brain; check what it writes, and "
+            "that its affine is that of {input}"
+        )
+    volume = max_normalise(values, where, name=f"{name}: its output")
+    return volume, tuple(notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalJob(FoldWork):
+    """An external tool on one fold; an image may take `limit` seconds."""
+
+    command: Command
+    limit: float | None = None
+
+    def method_options(self) -> dict[str, Any]:
+        """Return the command, which decides what is made."""
+        return {"command": self.command.template}
+
+
+def run_external(job: ExternalJob, progress: Say | None = None, lost: Say | None = None) -> Path:
+    """Run an external tool on the test subjects of a fold and score it, unless that is done.
+
+    One subject that fails does not stop the others: the fold is then scored
+    without it, says so, and counts as unfinished. Images are kept in the work
+    folder, so that a later run makes only those that are missing.
+    """
+    say = prefixed(job.title, progress)
+    if fold_done(job):
+        say("done already")
+        return job.folder
+    work = fit_folder(job)
+    report_others(job, work, say)
+    scored, seconds = Scored(), []
+    notes: dict[str, None] = {}
+    failed: dict[str, str] = {}
+    for prepared in job.pairs_in("test"):
+        pair = read_prepared(prepared)
+        say(f"synthesizing {pair.name}")
+        try:
+            made = _make(job, prepared, pair.name, work)
+            score_subject(job, scored, prepared, pair, made.volume)
+        except H2loError as err:
+            failed[pair.name] = str(err)
+            if lost is not None:
+                lost(f"sub-{pair.name}: {err}")
+            continue
+        seconds.append(round(made.seconds, 3))
+        notes.update(dict.fromkeys(f"{pair.name}: {note}" for note in made.notes))
+    if not scored.scores:
+        raise H2loError(
+            f"{job.title}: no test subject could be made: {next(iter(failed.values()))}"
+        )
+    withdraw(job.folder)
+    scored.write(job.folder, {job.method: job.method})
+    write_record(job.folder, _record(job, seconds, tuple(notes), failed))
+    return job.folder
+
+
+def _make(job: ExternalJob, prepared: PreparedPair, name: str, work: Path) -> Made:
+    """Return the image of a subject, from the work folder if an earlier run has made it."""
+    kept = work / f"{name}_{digest(prepared.fingerprint, 4)}"
+    image, account = kept.with_suffix(".npy"), kept.with_suffix(".json")
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        known = read_json(account)
+        volume = np.load(image, allow_pickle=False)
+        return Made(volume, float(known["seconds"]), tuple(known["notes"]))
+    scratch = Path(tempfile.mkdtemp(prefix="h2lo-external-"))
+    try:
+        made = run_command(
+            job.command,
+            hf=prepared.hf,
+            mask=prepared.mask,
+            contrast=job.contrast,
+            scratch=scratch,
+            log=work / f"{name}.log",
+            limit=job.limit,
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    with atomic_path(image) as temporary:
+        np.save(temporary, made.volume)
+    write_json(account, {"seconds": made.seconds, "notes": list(made.notes)})
+    return made
+
+
+def _record(
+    job: ExternalJob, seconds: list[float], notes: tuple[str, ...], failed: dict[str, str]
+) -> dict[str, Any]:
+    lost = [f"{name}: not made: {line}" for name, line in failed.items()]
+    return {
+        **job.identity(),
+        "title": job.method,
+        "external": True,
+        "seconds": None,
+        "synthesis_seconds": seconds,
+        "parameters": None,
+        "simulated": any(pair.simulated for pair in job.pairs_in("test")),
+        "software": software(),
+        "warnings": [*notes, *lost],
+        "failed": failed,
+    }

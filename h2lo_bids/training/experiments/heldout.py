@@ -1,0 +1,268 @@
+"""Scores, realism and pictures of a held-out pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.evaluation.catalogue import OWN, STRANGER
+from h2lo_bids.evaluation.metrics import METRICS, evaluate, foreground, histogram
+from h2lo_bids.evaluation.realism import (
+    Appearance,
+    appearance,
+    band_correlation,
+    histogram_distance,
+    spectrum_distance,
+    tapered,
+)
+from h2lo_bids.evaluation.scores import Realism, Score, score, write_realism, write_scores
+from h2lo_bids.io import atomic_path
+from h2lo_bids.models.interface import Model
+from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.predict import predict
+from h2lo_bids.synthesis.seeds import scan_seed
+from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.vocabulary import IDENTITY
+
+SCORES, PICTURES, REALISM = "scores.tsv", "pictures.npz", "realism.tsv"
+Figures = dict[str, float]
+
+
+def predict_pair(
+    model: Model, pair: Pair, *, device: str = "cpu", precision: str = "fp32", seed: int = 42
+) -> np.ndarray:
+    """Make a pair's target (its low-field volume, or for enhancement the other) on its grid.
+
+    Parameters
+    ----------
+    model
+        Of any method, fitted on this grid.
+    pair
+        A subject that the model has not seen.
+    device, precision
+        As in `h2lo_bids.synthesis.options.EngineOptions`.
+    seed
+        With the pair's name that of the methods that draw at random.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (X, Y, Z), not clipped; exactly 0 outside the brain.
+
+    Raises
+    ------
+    UsageError
+        If the device is not there or the precision is unknown.
+    """
+    options = EngineOptions(device=device, precision=precision)
+    return predict(model, pair.hf, pair.mask, options=options, seed=scan_seed(seed, pair.name))
+
+
+def score_pair(
+    pair: Pair,
+    predicted: np.ndarray | None = None,
+    *,
+    method: str = IDENTITY,
+    fold: int | None = None,
+) -> tuple[Score, ...]:
+    """Score a prediction of a pair's target, or the pair's input itself.
+
+    Parameters
+    ----------
+    pair
+        The test subject.
+    predicted
+        (X, Y, Z), from `predict_pair`; None for the identity.
+    method, fold
+        Recorded in the scores.
+
+    Returns
+    -------
+    tuple of Score
+        One per region.
+
+    Raises
+    ------
+    BadDataError
+        If the prediction is not finite or the pair has no foreground.
+    """
+    image = pair.hf if predicted is None else predicted
+    return score(image, pair.lf, pair.high_field, subject=pair.name, method=method, fold=fold)
+
+
+@dataclass
+class Scored:
+    """Scores, realism and pictures of some test subjects."""
+
+    scores: list[Score] = field(default_factory=list)
+    realism: list[Realism] = field(default_factory=list)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def write(
+        self,
+        folder: Path,
+        titles: Mapping[str, str],
+        realism_titles: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write them as files of a folder; pictures as one ``.npz`` file, always the same bytes."""
+        write_scores(folder / SCORES, self.scores, titles)
+        if self.realism:
+            write_realism(folder / REALISM, self.realism, realism_titles)
+        pictures = {key: self.pictures[key] for key in sorted(self.pictures)}
+        with atomic_path(folder / PICTURES) as temporary:
+            np.savez_compressed(temporary, **pictures)  # type: ignore[arg-type]
+
+
+def stranger_to(prepared: PreparedPair, pairs: Sequence[PreparedPair]) -> Pair | None:
+    """Load the pair of the next other subject that can be read; None if there is none."""
+    at = list(pairs).index(prepared)
+    for other in (*pairs[at + 1 :], *pairs[:at]):
+        if other.subject != prepared.subject and other.frame == prepared.frame:
+            try:
+                return read_prepared(other)
+            except BadDataError:
+                continue  # reported in its own turn
+    return None
+
+
+def realism_of(
+    pair: Pair,
+    made: Mapping[str, np.ndarray],
+    spacing: Sequence[float],
+    *,
+    stranger: Pair | None = None,
+    fold: int | None = None,
+    references: Sequence[Appearance] = (),
+) -> list[Realism]:
+    """Measure how real the images made of a pair look, and its real low-field image.
+
+    Parameters
+    ----------
+    pair
+        For synthesis.
+    made
+        (X, Y, Z) by method; cut to [0, 1].
+    spacing
+        Of the voxels, mm.
+    stranger
+        Another subject's pair on the same frame.
+    fold
+        As in `Realism`.
+    references
+        Real low-field scans on the same frame.
+
+    Returns
+    -------
+    list of Realism
+        The target's, then one per method.
+    """
+    shared = pair.mask if stranger is None else pair.mask & stranger.mask
+    window = tapered(shared, spacing)
+    target = appearance(pair.lf, pair.mask, spacing)
+
+    def measure(kind: str, name: str, image: np.ndarray, own: Appearance) -> Realism:
+        values = {**own.values(), **nearest(own, references)}
+        values |= zip(OWN, band_correlation(image, pair.hf, window, spacing), strict=True)
+        if stranger is not None:
+            other = band_correlation(image, stranger.hf, window, spacing)
+            values |= zip(STRANGER, other, strict=True)
+        if own is not target:
+            values["spectrum_db"] = spectrum_distance(own, target)
+        return Realism(kind, name, pair.name, fold, values)
+
+    rows = [measure("target", "", pair.lf, target)]
+    for name, image in made.items():
+        cut = np.clip(image, 0, 1)
+        rows.append(measure("synthesized", name, cut, appearance(cut, pair.mask, spacing)))
+    return rows
+
+
+def nearest(own: Appearance, references: Sequence[Appearance]) -> dict[str, float]:
+    """Return the distances of an image from the nearest reference; empty without one."""
+    if not references:
+        return {}
+    spectra = [spectrum_distance(own, other) for other in references]
+    return {
+        "reference_spectrum_db": min((d for d in spectra if not math.isnan(d)), default=math.nan),
+        "reference_histogram": min(histogram_distance(own, other) for other in references),
+    }
+
+
+def held_out_figures(
+    model: Model,
+    pairs: Sequence[Pair],
+    method: str = "h2lo",
+    *,
+    given: Callable[[Pair], Pair] = lambda pair: pair,
+) -> dict[str, dict[str, Figures]]:
+    """Score a model on pairs it has not seen."""
+    subjects: dict[str, dict[str, Figures]] = {}
+    for pair in pairs:
+        subjects[pair.name] = {
+            method: evaluate(predict_pair(model, given(pair)), pair.lf, pair.high_field),
+            IDENTITY: evaluate(pair.hf, pair.lf, pair.high_field),
+        }
+    mean = {
+        row: {m: float(np.mean([s[row][m] for s in subjects.values()])) for m in METRICS}
+        for row in (method, IDENTITY)
+    }
+    flat: dict[str, dict[str, Figures]] = {"mean": mean}
+    return {**flat, **{f"subject {name}": figures for name, figures in subjects.items()}}
+
+
+KINDS = ("hf", "lf", "predicted")
+
+
+def pictures_of(pair: Pair, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """Cut the slices through the middle of the brain and count the histograms.
+
+    Parameters
+    ----------
+    pair
+        The subject, on a grid in RAS order.
+    predicted
+        (X, Y, Z), what a model made of it; clipped to [0, 1].
+
+    Returns
+    -------
+    dict
+        float16 (3, n, n) under ``"<name>/hf"``, ``"<name>/lf"`` and ``"<name>/predicted"``: the
+        axial, coronal and sagittal slice, n the longest side of the grid, shorter ones padded
+        with zeros; and under ``"<name>/histograms"`` (3, 128) the shares of voxels in the
+        foreground. To enhance, the input stands under ``hf`` and the target under ``lf``.
+    """
+    if predicted.shape != pair.shape:
+        raise BadDataError(
+            f"pair {pair.name}: the prediction has shape {predicted.shape}, not {pair.shape}"
+        )
+    volumes = (pair.hf, pair.lf, np.clip(predicted, 0, 1))
+    middle = _middle(pair.mask)
+    where = foreground(pair.high_field)
+    pictures = {
+        f"{pair.name}/{kind}": _slices(volume, middle).astype(np.float16)
+        for kind, volume in zip(KINDS, volumes, strict=True)
+    }
+    counts = np.stack([histogram(volume, where) for volume in volumes])
+    return {**pictures, f"{pair.name}/histograms": counts.astype(np.float16)}
+
+
+def _middle(mask: np.ndarray) -> tuple[int, int, int]:
+    """Find the centre of the box around the brain."""
+    x, y, z = ((at.min() + at.max()) // 2 for at in np.nonzero(mask))
+    return int(x), int(y), int(z)
+
+
+def _slices(volume: np.ndarray, middle: tuple[int, int, int]) -> np.ndarray:
+    x, y, z = middle
+    side = max(volume.shape)
+    out = np.zeros((3, side, side))
+    for square, cut in zip(out, (volume[:, :, z], volume[:, y, :], volume[x]), strict=True):
+        first = [(side - n) // 2 for n in cut.shape]
+        square[first[0] : first[0] + cut.shape[0], first[1] : first[1] + cut.shape[1]] = cut
+    return out

@@ -1,0 +1,221 @@
+"""The plan of a cross-validation: its pairs, its folds, and what is done already."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids.errors import H2loError, UsageError
+from h2lo_bids.evaluation.splits import Fold, read_folds, read_splits, write_splits
+from h2lo_bids.io import exclusive
+from h2lo_bids.settings import Settings
+from h2lo_bids.synthesis.options import resolve_device
+from h2lo_bids.training.devices import check_shares
+from h2lo_bids.training.experiments.crossvalidation import FoldWork, changes, fold_done, read_record
+from h2lo_bids.training.experiments.fits import job_of_fold
+from h2lo_bids.training.experiments.folds import (
+    AUTHORS,
+    check_together,
+    ds006557_folds,
+    hold_out,
+    make_folds,
+)
+from h2lo_bids.training.experiments.leaks import same_people
+from h2lo_bids.training.experiments.options import (
+    all_flagged,
+    find_start,
+    fit_options,
+    flagged_line,
+    usable_pairs,
+)
+from h2lo_bids.training.experiments.tasks import PlanTask
+from h2lo_bids.training.methods import find_method
+from h2lo_bids.training.prepared import PreparedPair
+from h2lo_bids.vocabulary import Say, Send
+
+SPLITS = "splits.tsv"
+
+
+def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
+    """Choose the pairs, divide the subjects and write ``splits.tsv``.
+
+    Returns by contrast the number of pairs, their sources, the folds, without folds the subjects
+    held out to validate on, and what is done already as ``"method/fold"``.
+    """
+    settings = task.settings
+    planned: dict[str, Any] = {}
+    splits: dict[str, tuple[Fold, ...]] = {}
+    for contrast, sources in task.sources.items():
+        used = _choose(settings, contrast, sources, send)
+        if not used:
+            continue
+        same = same_people(used)
+        for group in same:
+            send({"event": "note", "level": "warning", "text": f"{contrast}: {_one_person(group)}"})
+        subjects = sorted({pair.subject for pair in used})
+        with _or_without(contrast, task.sources):
+            folds, held = divide_subjects(
+                settings,
+                contrast,
+                subjects,
+                lambda text: send({"event": "note", "text": text}),
+                same,
+            )
+        _check_chosen(settings, contrast, folds)
+        _check_same_folds(settings, contrast, folds)
+        splits[contrast] = folds
+        for method in settings.methods:
+            if line := find_start(settings, contrast, method)[1]:
+                send({"event": "note", "text": f"{contrast} {method}: {line}"})
+        jobs = [job_of_fold(settings, contrast, m, f, used) for m in settings.arms for f in folds]
+        _check_unchanged(jobs)
+        planned[contrast] = {
+            "pairs": len(used),
+            "sources": [pair.sources[0] for pair in used],
+            "folds": [asdict(fold) for fold in folds],
+            "held": held,
+            "done": [f"{job.method}/{job.fold.index}" for job in jobs if fold_done(job)],
+        }
+    if not planned:
+        raise all_flagged(settings)
+    _write(settings, {c: folds for c, folds in splits.items() if folds})
+    return {"event": "planned", "contrasts": planned}
+
+
+def divide_subjects(
+    settings: Settings,
+    contrast: str,
+    subjects: list[str],
+    note: Say | None = None,
+    same: Sequence[Sequence[str]] = (),
+) -> tuple[tuple[Fold, ...], tuple[str, ...]]:
+    """Return the folds of some subjects, or with ``--folds 0`` those held out to validate on."""
+    if settings.folds == "0":
+        seed = settings.random_seed
+        return (), hold_out(subjects, validation=settings.val_count, seed=seed, same=same)
+    if settings.folds.isdigit():
+        try:
+            folds = make_folds(
+                subjects,
+                folds=int(settings.folds),
+                validation=settings.val_count,
+                test=settings.test_count,
+                seed=settings.random_seed,
+                same=same,
+                optional=settings.level != "benchmark",
+            )
+        except UsageError as err:
+            raise UsageError(f"{contrast}: {err}") from err
+        return folds, ()
+    if settings.folds == AUTHORS:
+        folds = ds006557_folds(subjects, contrast, note)
+    else:
+        folds = read_folds(Path(settings.folds), subjects, contrast)
+    try:
+        check_together(folds, same)
+    except UsageError as err:
+        raise UsageError(f"--folds {settings.folds}: {contrast}: {err}") from err
+    return folds, ()
+
+
+def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> None:
+    """Refuse what no fold can be made of, or no fit can follow."""
+    device = resolve_device(settings.device)
+    if settings.precision == "fp16" and device.type != "cuda":
+        raise UsageError("--precision fp16 needs a CUDA device; take bf16 or fp32")
+    if settings.fits_enhancer:
+        from h2lo_bids.training.experiments.enhancement import check_cohorts
+
+        check_cohorts(settings, sorted(people))
+    for contrast in sorted(people):
+        subjects = sorted(people[contrast])
+        with _or_without(contrast, people):
+            folds, _ = divide_subjects(settings, contrast, subjects)
+        _check_chosen(settings, contrast, folds)
+        for method in settings.methods:
+            found = find_method(method)
+            start, _ = find_start(settings, contrast, method)
+            options = found.adapt(fit_options(settings, len(subjects), start))
+            if settings.devices > 1 and found.shares:
+                check_shares(len(subjects), options, settings.devices)
+
+
+@contextlib.contextmanager
+def _or_without(contrast: str, contrasts: Collection[str]) -> Iterator[None]:
+    """Add to an error that the other contrasts, if there are any, can be had alone."""
+    try:
+        yield
+    except UsageError as err:
+        others = " ".join(sorted({*contrasts} - {contrast}))
+        if not others:
+            raise
+        raise UsageError(f"{err}; or go on without {contrast}: --contrast {others}") from err
+
+
+def _choose(
+    settings: Settings, contrast: str, sources: tuple[str, ...], send: Send
+) -> tuple[PreparedPair, ...]:
+    """Drop flagged pairs, and say which and why."""
+    used, flagged = usable_pairs(settings, contrast, sources)
+    for pair in flagged:
+        text = f"{flagged_line(pair)}; skipped without --keep-flagged-pairs"
+        send({"event": "note", "level": "warning", "text": text})
+    return used
+
+
+def _one_person(labels: Sequence[str]) -> str:
+    *first, last = [f"sub-{label}" for label in labels]
+    return (
+        f"{', '.join(first)} and {last} have the same high-field image: they count as one person "
+        "and stay in one part of every fold; remove one of them if it is a copy"
+    )
+
+
+def _check_chosen(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:
+    known = [fold.index for fold in folds]
+    for index in settings.fold:
+        if index not in known:
+            raise UsageError(
+                f"--fold {index}: {contrast} has the folds {', '.join(map(str, known))}, counted "
+                "from 0"
+            )
+
+
+def _check_same_folds(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:
+    """Refuse to enhance on other folds than those of the synthesis models that are there."""
+    known = _known(settings.out_dir / SPLITS).get(contrast)
+    if settings.fits_enhancer and known and folds and known != folds:
+        raise UsageError(
+            f"{settings.out_dir / SPLITS}: has other folds of {contrast}; give the options and "
+            "pairs that the synthesis models had, or another out_dir"
+        )
+
+
+def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
+    """Refuse to mix results of other options or pairs with those to come."""
+    for job in jobs:
+        if read_record(job.folder) is not None and (differing := changes(job)):
+            raise UsageError(
+                f"{job.folder}: was fitted with other input ({', '.join(differing[:3])}); give the "
+                f"same options and pairs, another out_dir, or remove {job.out_dir / 'folds'}"
+            )
+
+
+def _write(settings: Settings, splits: dict[str, tuple[Fold, ...]]) -> None:
+    """Write the folds, beside those of contrasts that this run does not have."""
+    if not splits:
+        return
+    path = settings.out_dir / SPLITS
+    with exclusive(settings.work / "locks" / "splits.lock"):
+        write_splits(path, {**_known(path), **splits})
+
+
+def _known(path: Path) -> dict[str, tuple[Fold, ...]]:
+    """Read the folds of earlier runs; what is damaged is made anew."""
+    try:
+        return read_splits(path)
+    except H2loError:
+        return {}

@@ -1,0 +1,269 @@
+"""Tables, methods text and report of a level that works on pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from h2lo_bids import __version__
+from h2lo_bids.bids.dataset import write_citation
+from h2lo_bids.bids.results import result_path, result_pattern
+from h2lo_bids.errors import BadDataError, NoMatchError
+from h2lo_bids.evaluation.benchmark import benchmark_table, budget_notes, row_values
+from h2lo_bids.evaluation.scores import (
+    IDENTITY_TITLES,
+    Score,
+    coverage_notes,
+    read_scores,
+    under,
+)
+from h2lo_bids.evaluation.splits import Fold, read_splits
+from h2lo_bids.evaluation.statistics import write_comparisons
+from h2lo_bids.evaluation.table import Block, tabulate, write_tables
+from h2lo_bids.models.catalogue import cited
+from h2lo_bids.reports.group import write_group_report, write_table_page
+from h2lo_bids.reports.records import Failure
+from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments.crossvalidation import SCORES, fold_folder, read_record
+from h2lo_bids.training.experiments.plan import SPLITS
+from h2lo_bids.training.experiments.tasks import CollectTask, GroupReportTask, TableTask
+from h2lo_bids.training.methods import methods_of
+from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
+from h2lo_bids.wording import counted
+
+
+def collect(task: CollectTask, send: Send) -> dict[str, Any]:
+    """Write the tables of each contrast, and the methods text, from the folds that are done."""
+    settings = task.settings
+    splits = read_splits(settings.out_dir / SPLITS)
+    tables = []
+    for contrast in task.contrasts:
+        folds = splits.get(contrast, ())
+        scores, titles = gather_scores(settings, contrast, folds, send)
+        if not titles:
+            continue
+        stem = _stem(settings, contrast)
+        table = write_tables(
+            stem,
+            scores,
+            {IDENTITY: IDENTITY_TITLES[settings.task], **titles},
+            reference=reference_of(settings, titles),
+            folds=[fold.index for fold in folds],
+            wanted=settings.arms,
+            convention=settings.metrics_convention,
+        )
+        send({"event": "table", "contrast": contrast, "text": table.to_md()})
+        tables.append(f"{stem}_table.md")
+    text = training_text(settings.out_dir)
+    if text:
+        write_citation(settings.out_dir, text)
+    return {"event": "collected", "tables": tables}
+
+
+def _stem(settings: Settings, contrast: str) -> Path:
+    key = "enhancement_tables" if settings.fits_enhancer else "group_tables"
+    return result_path(settings.out_dir, key, contrast=contrast)
+
+
+def make_table(task: TableTask, send: Send) -> dict[str, Any]:
+    """Write ``table1``, or ``table2`` of the enhancers, in every format, and its page."""
+    settings = task.settings
+    splits = read_splits(settings.out_dir / SPLITS)
+    wanted = settings.contrast or tuple(sorted(splits))
+    found = [_block(settings, name, splits.get(name, ()), send) for name in wanted]
+    blocks = [block for block in found if block is not None]
+    if not blocks:
+        raise NoMatchError(
+            f"{settings.out_dir}: no fold of any method is done; run the benchmark once without "
+            "--reports-only, and see its failures"
+        )
+    table = benchmark_table(settings.task, blocks, settings.metrics_convention)
+    for block in blocks:
+        path = settings.out_dir / f"{table.name}_{block.contrast}_comparisons.tsv"
+        write_comparisons(path, block.comparisons, block.titles, table.convention)
+    table.save(settings.out_dir)
+    return {"event": "table written", "path": str(write_table_page(settings.out_dir, table))}
+
+
+def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send) -> Block | None:
+    scores, named = gather_scores(settings, contrast, folds, send)
+    if not scores:
+        return None
+    scores = list(under(scores, settings.metrics_convention))
+    titles = {IDENTITY: IDENTITY_TITLES[settings.task], **named}
+    block = tabulate(
+        scores,
+        titles,
+        contrast=contrast,
+        reference=reference_of(settings, named),
+        stem=_stem(settings, contrast),
+    )
+    records = _records(settings.out_dir, contrast, scores)
+    rows = tuple(
+        replace(row, values=row_values(row.name, scores, records.get(row.name, ()), len(folds)))
+        for row in block.rows
+    )
+    notes = [
+        *coverage_notes(scores, titles, [fold.index for fold in folds], settings.arms),
+        *budget_notes({row.title: records[row.name] for row in rows if row.name in records}),
+    ]
+    if any(record.get("simulated") for own in records.values() for record in own):
+        notes.insert(0, "Simulated pairs: the figures show how the methods work, not a scanner.")
+    return replace(block, rows=rows, notes=tuple(notes))
+
+
+def _records(
+    out_dir: Path, contrast: str, scores: Sequence[Score]
+) -> dict[str, list[dict[str, Any]]]:
+    """Read what the folds recorded that the scores are of."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for method, fold in sorted({(s.method, s.fold) for s in scores if s.fold is not None}):
+        record = read_record(fold_folder(out_dir, contrast, method, fold))
+        if record is not None:
+            found.setdefault(method, []).append(record)
+    return found
+
+
+def gather_scores(
+    settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send
+) -> tuple[list[Score], dict[str, str]]:
+    """Read the scores of every method's finished folds, and the methods' titles.
+
+    Methods of earlier runs are taken in, too, if they had the same chance.
+    """
+    scores: list[Score] = []
+    titles: dict[str, str] = {}
+    for fold in folds:
+        terms: dict[str, Any] = {}
+        for method in dict.fromkeys([*settings.arms, *rows_of(settings)]):
+            folder = fold_folder(settings.out_dir, contrast, method, fold.index)
+            record = read_record(folder)
+            if record is None:
+                continue
+            own = _terms(record)
+            differs = "" if _agree(terms, own) else "other pairs or options"
+            if record.get("fold") != json.loads(json.dumps(asdict(fold))):
+                differs = "another division of the subjects"
+            if differs and method not in settings.arms:
+                text = f"{folder}: of {differs}; not in the table"
+                send({"event": "note", "level": "warning", "text": text})
+                continue
+            terms = {**own, **terms}
+            titles[method] = str(record.get("title", method))
+            scores += _scores_of(folder)
+    order = [m for m in dict.fromkeys([*rows_of(settings), *settings.arms]) if m in titles]
+    scores.sort(key=lambda s: order.index(s.method) if s.method in order else -1)
+    return scores, {method: titles[method] for method in order}
+
+
+def _scores_of(folder: Path) -> tuple[Score, ...]:
+    try:
+        return read_scores(folder / SCORES)
+    except BadDataError as err:
+        raise BadDataError(f"{err}: remove {folder} and run again") from err
+
+
+def rows_of(settings: Settings) -> tuple[str, ...]:
+    """List the rows that a table may have beside those asked for, in its order."""
+    if not settings.fits_enhancer:
+        return tuple(methods_of(SYNTHESIZE))
+    return replace(settings, arm=()).arms
+
+
+def reference_of(settings: Settings, titles: Collection[str]) -> str | None:
+    """Return the method that the others are tested against: the first, if it was scored."""
+    names = settings.arms if settings.fits_enhancer else settings.methods
+    return next((name for name in names if name in titles and name != IDENTITY), None)
+
+
+def _terms(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what methods must share to stand in one table: pairs and, where fitted, options."""
+    terms: dict[str, Any] = {"pairs": record.get("pairs")}
+    if record.get("external") or record.get("method") == IDENTITY:
+        return terms
+    options = dict(record.get("given") or record.get("options") or {})
+    schedule = (record.get("options") or {}).get("schedule")
+    options |= {"schedule": schedule} if schedule else {}
+    # Where it ran and, if the user's own options are not recorded, what makes a method that method.
+    own = ("device",) if record.get("given") else ("architecture", "lambda_grad", "device")
+    return {**terms, "options": {k: v for k, v in options.items() if k not in own}}
+
+
+def _agree(known: dict[str, Any], own: dict[str, Any]) -> bool:
+    return all(known[key] == own[key] for key in known.keys() & own.keys())
+
+
+def report(task: GroupReportTask, send: Send) -> dict[str, Any]:
+    """Write ``group.html`` from what is in the output folder."""
+    settings = task.settings
+    kinds = ("evaluation/*",) if settings.level == "evaluate" else ("folds/*", "models/*")
+    patterns = (*kinds, "sub-*/**/*_desc-pairLF_*.json")
+    if not any(any(settings.out_dir.glob(pattern)) for pattern in patterns):
+        raise NoMatchError(
+            f"{settings.out_dir}: holds nothing of the {settings.level} level; run it once "
+            "without --reports-only"
+        )
+    failures = [Failure(step, message) for step, message in task.failures]
+    level = "enhance" if settings.fits_enhancer else settings.level
+    path = write_group_report(settings.out_dir, level=level, failures=failures)
+    return {"event": "report", "path": str(path)}
+
+
+def training_text(out_dir: Path) -> str:
+    """Compose the text; empty if no fold is done."""
+    paths = sorted(out_dir.glob(result_pattern("fold", "/record.json")))
+    records = [record for path in paths if (record := read_record(path.parent))]
+    if not records:
+        return ""
+    fitted = {str(record.get("method")) for record in records} - {IDENTITY}
+    named = f": {phrase}" if (phrase := cited(fitted)) else ""
+    intro = (
+        "Models of low-field MRI were fitted to paired high- and low-field scans with the BIDS App "
+        f"*H2LO-BIDS* {__version__} [@h2lo]{named}. "
+        "Inputs and outputs follow the Brain Imaging Data Structure [@bids]. The low-field scans "
+        "were registered rigidly to the high-field ones with ANTs [@ants]; intensities were "
+        "divided by their maximum inside the brain, outside of which voxels are zero."
+    )
+    contrasts = sorted({str(record.get("contrast")) for record in records})
+    parts = [_of_contrast(name, records) for name in contrasts]
+    simulated = [bool(record.get("simulated")) for record in records]
+    if any(simulated):
+        whose = "The pairs" if all(simulated) else "Some or all of the pairs"
+        parts.append(f"{whose} were simulated, not acquired.")
+    tail = "Processing relied on Nipype [@nipype], PyTorch [@pytorch] and NiBabel [@nibabel]."
+    return "\n\n".join([intro, " ".join(parts), tail]) + "\n"
+
+
+def _of_contrast(contrast: str, records: Iterable[Mapping[str, Any]]) -> str:
+    own = [record for record in records if record.get("contrast") == contrast]
+    fitted = [record for record in own if "steps" in record]
+    others = list(dict.fromkeys(str(r.get("title")) for r in own if "steps" not in r))
+    parts = [_of_fits(contrast, fitted)] if fitted else []
+    if others:
+        parts.append(f"{contrast}: {', '.join(others)} simulated the same test subjects.")
+    return " ".join(parts)
+
+
+def _of_fits(contrast: str, records: list[Mapping[str, Any]]) -> str:
+    steps: dict[str, set[int]] = {}
+    starts: dict[str, str] = {}
+    for record in records:
+        steps.setdefault(str(record.get("title")), set()).add(int(record["steps"]))
+        if initial := record.get("initial"):
+            starts[str(record.get("title"))] = f" from the weights of {initial.get('name')}"
+    each = [f"{title} ({_steps(done)}{starts.get(title, '')})" for title, done in steps.items()]
+    folds = {record["fold"]["index"] for record in records}
+    return (
+        f"{contrast}: {', '.join(each)} in {counted(len(folds), 'fold')} of cross-validation; "
+        "weights were chosen on validation subjects and scored on test subjects that had no part "
+        f"in the fit (seed {records[0].get('seed')})."
+    )
+
+
+def _steps(done: Iterable[int]) -> str:
+    found = sorted({number for number in done if number})
+    known = " to ".join(str(number) for number in dict.fromkeys([*found[:1], *found[-1:]]))
+    return f"{known} steps" if known else "nothing to fit"

@@ -1,0 +1,418 @@
+"""The evaluate level: scores of any models on any prepared pairs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from h2lo_bids.bids.fieldstrength import field_strength
+from h2lo_bids.bids.results import result_path
+from h2lo_bids.cache import digest
+from h2lo_bids.errors import BadDataError, H2loError, UsageError
+from h2lo_bids.evaluation.realism import Appearance, appearance
+from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Realism, Score
+from h2lo_bids.evaluation.table import write_tables
+from h2lo_bids.imaging.brain import extract_brain
+from h2lo_bids.imaging.brain.synthstrip import find_weights
+from h2lo_bids.imaging.conform import conform
+from h2lo_bids.imaging.normalise import scale_brain
+from h2lo_bids.imaging.reading import load_checked
+from h2lo_bids.imaging.resample import resample_mask
+from h2lo_bids.io import read_json, write_json
+from h2lo_bids.models.bundle import Bundle, load_model
+from h2lo_bids.models.choice import named_models
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.interface import Model
+from h2lo_bids.settings import Settings
+from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.predict import predict_on_grid
+from h2lo_bids.synthesis.seeds import scan_seed
+from h2lo_bids.training.card import software
+from h2lo_bids.training.experiments.heldout import (
+    Scored,
+    nearest,
+    pictures_of,
+    predict_pair,
+    realism_of,
+    score_pair,
+    stranger_to,
+)
+from h2lo_bids.training.experiments.leaks import seen_in_training, training_subjects
+from h2lo_bids.training.experiments.options import all_flagged, flagged_line, usable_pairs
+from h2lo_bids.training.experiments.tasks import ScoreTask
+from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Say, Send
+from h2lo_bids.wording import counted
+
+Named = tuple[str, Bundle]
+
+
+@dataclass
+class _Run:
+    """One model under way."""
+
+    name: str
+    bundle: Bundle
+    model: Model
+    warnings: list[str]
+    scored: Scored = field(default_factory=Scored)
+
+
+def score_models(
+    models: Sequence[Named],
+    pairs: Sequence[PreparedPair],
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    seed: int = 42,
+    out_dir: Path,
+    references: Mapping[str, Appearance] | None = None,
+    progress: Say | None = None,
+    lost: Callable[[PreparedPair, str], None] | None = None,
+) -> tuple[Score, ...]:
+    """Score models on pairs and keep scores and pictures of each.
+
+    A model whose frame is not the pairs' is given the high-field image on its
+    own frame and asked for the positions of the pair's voxels, so that all
+    models are compared with the same low-field voxels.
+
+    Parameters
+    ----------
+    models
+        Names, which become folders, and bundles of the pairs' contrast.
+    pairs
+        Of one contrast.
+    device, precision
+        As in `h2lo_bids.synthesis.options.EngineOptions`.
+    seed
+        As for `predict_pair`.
+    out_dir
+        Receives ``evaluation/<contrast>/<name>/`` with ``scores.tsv``,
+        ``scores.json``, ``pictures.npz``, ``record.json`` and, for synthesis, ``realism.tsv``
+        and ``realism.json``.
+    references
+        Real low-field scans on the pairs' frame, by name, to which the images are compared.
+    progress
+        Receives lines of progress, and warnings that begin with ``warning:``.
+    lost
+        Called with each pair that cannot be scored, and why in one line; the others are
+        scored without it.
+
+    Returns
+    -------
+    tuple of Score
+        The identity's and each model's, of both regions.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to score, two names are equal or cannot be a folder,
+        a model is of another contrast, the models are of two tasks, or every pair's image
+        is one that a model was trained on (a single pair's, if `lost` is not given).
+    BadDataError
+        If a model is damaged, or a pair where `lost` is not given, or every pair.
+    """
+    say = progress or (lambda line: None)
+    contrast, task = _check(models, pairs)
+    pairs = [pair.for_task(task) for pair in _unseen(models, pairs, lost)]
+    runs = [
+        _Run(name, bundle, load_model(bundle), [*warnings_about(name, bundle, pairs)])
+        for name, bundle in models
+    ]
+    for line in (line for run in runs for line in run.warnings):
+        say(f"warning: {line}")
+    identity: list[Score] = []
+    scored: list[PreparedPair] = []
+    options = EngineOptions(device=device, precision=precision)
+    known = references or {}
+    for number, prepared in enumerate(pairs, start=1):
+        say(
+            f"{contrast}: scoring sub-{prepared.name or prepared.subject} "
+            f"({number} of {len(pairs)})"
+        )
+        try:
+            identity += _score_with_all(runs, prepared, options, seed, pairs, known)
+        except BadDataError as err:
+            # If no pair can be scored, the last one's error is that of the run.
+            if lost is None or (number == len(pairs) and not scored):
+                raise
+            lost(prepared, str(err))
+        else:
+            scored.append(prepared)
+    for run in runs:
+        folder = result_path(out_dir, "evaluated", contrast=contrast, model=run.name)
+        _write(run, identity, scored, folder, known)
+    return (*identity, *(s for run in runs for s in run.scored.scores))
+
+
+def _unseen(
+    models: Sequence[Named],
+    pairs: Sequence[PreparedPair],
+    lost: Callable[[PreparedPair, str], None] | None,
+) -> list[PreparedPair]:
+    """Drop the pairs whose high-field image a model was trained on, under whatever label.
+
+    Where the label alone is the same there is a warning: it may be of another dataset.
+    """
+    seen: dict[PreparedPair, str] = {}
+    for name, bundle in models:
+        for pair, label in seen_in_training(bundle, pairs).items():
+            who = f"sub-{pair.subject}"
+            if label != pair.subject:
+                who += f" has the high-field image of sub-{label}, who"
+            seen.setdefault(pair, f"{who} is a training subject of model {name}")
+    for pair, why in seen.items():
+        if lost is None or len(seen) == len(pairs):
+            raise UsageError(f"{why}; evaluate on other subjects, or with another --model")
+        lost(pair, f"{why}; not scored, evaluate on other subjects or with another --model")
+    return [pair for pair in pairs if pair not in seen]
+
+
+def _score_with_all(
+    runs: Sequence[_Run],
+    prepared: PreparedPair,
+    options: EngineOptions,
+    seed: int,
+    pairs: Sequence[PreparedPair],
+    references: Mapping[str, Appearance],
+) -> list[Score]:
+    """Score every model on a pair, or none; return the identity's scores."""
+    pair = read_prepared(prepared)
+    made = [
+        predict_prepared(
+            run.bundle, run.model, prepared, pair, device=options.device,
+            precision=options.precision, seed=seed,
+        )
+        for run in runs
+    ]  # fmt: skip
+    for run, predicted in zip(runs, made, strict=True):
+        run.scored.scores += score_pair(pair, predicted, method=run.name)
+        run.scored.pictures.update(pictures_of(pair, predicted))
+    if pair.task == SYNTHESIZE:
+        target, *rows = realism_of(
+            pair, {run.name: image for run, image in zip(runs, made, strict=True)},
+            prepared.frame.spacing, stranger=stranger_to(prepared, pairs),
+            references=tuple(references.values()),
+        )  # fmt: skip
+        for run, row in zip(runs, rows, strict=True):
+            run.scored.realism += [target, row]
+    return [*score_pair(pair)]
+
+
+def predict_prepared(
+    bundle: Bundle,
+    model: Model,
+    prepared: PreparedPair,
+    pair: Pair,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    seed: int = 42,
+) -> np.ndarray:
+    """Make a pair's target with a model of any frame."""
+    if bundle.frame == prepared.frame:
+        given = pair.scaled(bundle.scaling, bundle.contrast, prepared.frame.spacing)
+        return predict_pair(model, given, device=device, precision=precision, seed=seed)
+    mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
+    volume = conform(nib.load(prepared.source), bundle.frame, mask=mask)  # type: ignore[attr-defined]
+    inside = resample_mask(mask, volume.shape, volume.affine)
+    normalised = scale_brain(
+        np.asarray(volume.dataobj), np.asarray(inside.dataobj) > 0, bundle.frame.spacing,
+        contrast=bundle.contrast, scaling=bundle.scaling, name=prepared.source.name,
+    ).volume  # fmt: skip
+    return predict_on_grid(
+        model, normalised, volume.affine, pair.shape, mask.affine, pair.mask,
+        options=EngineOptions(device=device, precision=precision),
+        seed=scan_seed(seed, pair.name),
+    )  # fmt: skip
+
+
+def warnings_about(name: str, bundle: Bundle, pairs: Sequence[PreparedPair]) -> tuple[str, ...]:
+    """Say what makes a model's figures on these pairs doubtful, one line each."""
+    lines = []
+    if seen := sorted({pair.subject for pair in pairs} & training_subjects(bundle)):
+        listed = ", ".join(f"sub-{label}" for label in seen)
+        lines.append(
+            f"model {name} was trained on subjects of these names: {listed}; if they are the same "
+            "people, its figures are better than on anyone else"
+        )
+    if bundle.frame.anchor == "array":
+        lines.append(
+            f"model {name} sees positions in the scan's own array, for which the array of the "
+            "prepared pair stands in"
+        )
+    return tuple(lines)
+
+
+def _check(models: Sequence[Named], pairs: Sequence[PreparedPair]) -> tuple[str, str]:
+    """Refuse what cannot be scored, and return the contrast and the task."""
+    contrasts = sorted({pair.contrast for pair in pairs})
+    if not models or len(contrasts) != 1:
+        found = f"{counted(len(models), 'model')}, and pairs of {', '.join(contrasts) or 'none'}"
+        raise UsageError(f"nothing to score: give models and pairs of one contrast, not {found}")
+    tasks = sorted({bundle.task for _, bundle in models})
+    if len(tasks) > 1:
+        other = next(bundle for _, bundle in models if bundle.task != models[0][1].task)
+        raise UsageError(
+            f"model {other.path} is trained to {other.task}, others to {models[0][1].task}; "
+            "score the models of each task by themselves"
+        )
+    names = [name for name, _ in models]
+    for name, bundle in models:
+        if not re.fullmatch(r"\w[\w.+-]*", name) or name == IDENTITY:
+            raise UsageError(f"model name {name!r}: use letters, digits, dots, - and _")
+        if names.count(name) > 1:
+            raise UsageError(f"two models are called {name!r}; rename the folder of one of them")
+        if bundle.contrast != contrasts[0]:
+            raise UsageError(
+                f"model {bundle.path} was trained for {bundle.contrast} and cannot be scored on "
+                f"{contrasts[0]} pairs; pass --model {bundle.contrast}=PATH"
+            )
+    return contrasts[0], tasks[0]
+
+
+def _rows_of(references: Mapping[str, Appearance]) -> list[Realism]:
+    """Make the references' own rows, with their distances from each other."""
+    rows = []
+    for name, own in references.items():
+        others = [other for other in references.values() if other is not own]
+        rows.append(Realism("reference", name, "", None, {**own.values(), **nearest(own, others)}))
+    return rows
+
+
+def _write(
+    run: _Run,
+    identity: Sequence[Score],
+    pairs: Sequence[PreparedPair],
+    folder: Path,
+    references: Mapping[str, Appearance],
+) -> None:
+    scored = run.scored
+    scored = Scored([*identity, *scored.scores], scored.realism, scored.pictures)
+    if scored.realism:
+        scored.realism += _rows_of(references)
+    titles = {IDENTITY: IDENTITY_TITLES[run.bundle.task], run.name: run.name}
+    scored.write(folder, titles, {run.name: run.name})
+    record = {
+        "contrast": pairs[0].contrast,
+        "method": run.name,
+        "title": run.name,
+        "task": run.bundle.task,
+        "model": {
+            "name": str(run.bundle.metadata.get("name", run.name)),
+            "method": run.bundle.method,
+            "frame": run.bundle.frame.to_dict(),
+            "sha256": run.bundle.sha256,
+        },
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "pairs_fingerprint": digest(sorted(pair.fingerprint for pair in pairs), 16),
+        "simulated": any(pair.simulated for pair in pairs),
+        "software": software(),
+        "warnings": run.warnings,
+    }
+    # Last: the report takes a folder with a record for a whole one.
+    write_json(folder / "record.json", record)
+
+
+def score(task: ScoreTask, send: Send) -> dict[str, Any]:
+    """Score the models on every contrast's pairs and write the tables."""
+    settings = task.settings
+    models = named_models(settings, tuple(task.sources))
+
+    def say(line: str) -> None:
+        warning = line.startswith("warning: ")
+        text = line.removeprefix("warning: ")
+        send({"event": "note", "level": "warning" if warning else "", "text": text})
+
+    tables = []
+    lost: list[list[str]] = []
+    unusable: list[list[str]] = []
+    for contrast, sources in task.sources.items():
+        if contrast not in models:
+            continue
+        used, flagged = usable_pairs(settings, contrast, sources)
+        for pair in flagged:
+            say(f"warning: {flagged_line(pair)}; skipped without --keep-flagged-pairs")
+        if not used:
+            continue
+        scores = score_models(
+            models[contrast],
+            used,
+            device=settings.device,
+            precision=settings.precision or "fp32",
+            seed=settings.random_seed,
+            out_dir=settings.out_dir,
+            references=read_references(settings, contrast, used[0].frame, unusable),
+            progress=say,
+            lost=lambda pair, line: lost.append([pair.sources[0].split(":", 2)[2], line]),
+        )
+        stem = settings.out_dir / f"evaluation_{contrast}"
+        # All of a contrast are of one task, or scoring would have refused them.
+        titles = {IDENTITY: IDENTITY_TITLES[models[contrast][0][1].task]}
+        table = write_tables(stem, scores, titles, convention=settings.metrics_convention)
+        send({"event": "table", "contrast": contrast, "text": table.to_md()})
+        tables.append(f"{stem}_table.md")
+    for own, path in settings.realism_reference:
+        if own not in models:
+            say(f"warning: {path}: not used, as no {own} model is evaluated")
+    if not tables:
+        raise all_flagged(settings)
+    return {"event": "scored", "tables": tables, "lost": lost, "unusable": unusable}
+
+
+def read_references(
+    settings: Settings, contrast: str, frame: Frame, unusable: list[list[str]]
+) -> dict[str, Appearance]:
+    """Measure the real low-field scans that ``--realism-reference`` names for a contrast.
+
+    Each is put on the pairs' frame as the scans of pairs are, so that all are compared alike.
+    """
+    method = "auto" if settings.skull_strip == "skip" else settings.skull_strip
+    weights = None
+    if settings.skull_strip in ("auto", "synthstrip"):
+        required = settings.skull_strip == "synthstrip"
+        weights = find_weights(settings.synthstrip_weights, required=required)
+    found: dict[str, Appearance] = {}
+    for path in (path for own, path in settings.realism_reference if own == contrast):
+        try:
+            name = path.name if path.name not in found else str(path)
+            found[name] = _reference(path, frame, method, weights)
+        except H2loError as err:
+            unusable.append([str(path), str(err)])
+    return found
+
+
+def _reference(path: Path, frame: Frame, method: str, weights: Path | None) -> Appearance:
+    _check_low_field(path)
+    image = load_checked(path).image
+    mask = extract_brain(image, method=method, weights=weights).image
+    placed = conform(image, frame, mask=mask)
+    inside = np.asarray(resample_mask(mask, placed.shape, placed.affine).dataobj) > 0
+    found = appearance(np.asarray(placed.dataobj), inside, frame.spacing)
+    if np.isnan(found.median):
+        raise BadDataError(f"{path}: no positive value in its brain; look at the image")
+    return found
+
+
+def _check_low_field(path: Path) -> None:
+    """Refuse a reference whose sidecar, where there is one, says that it is a high-field scan."""
+    sidecar = path.with_name(f"{path.name.partition('.nii')[0]}.json")
+    if not sidecar.exists():
+        return
+    try:
+        content = read_json(sidecar)
+    except (OSError, ValueError) as err:
+        raise BadDataError(f"{sidecar}: cannot be read as JSON ({err}); mend it") from err
+    strength = field_strength(content if isinstance(content, dict) else {})
+    if strength.tesla is not None and not strength.low:
+        raise BadDataError(
+            f"{path}: is no low-field scan, but of {strength.tesla:g} T by {strength.source} in "
+            "its sidecar; give another one, or correct the sidecar"
+        )

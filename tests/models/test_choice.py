@@ -1,0 +1,183 @@
+"""Which of the given or embedded models makes the images, and which are scored."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from h2lo_bids.cli.checks_values import check_values
+from h2lo_bids.cli.config import read_settings
+from h2lo_bids.cli.dryrun import _model
+from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
+from h2lo_bids.models.choice import bundles_for, named_models
+from h2lo_bids.models.collection import check_place
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.models.identity import Identity, IdentityArchitecture
+from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments.options import frame_of
+
+SMALL = H2loArchitecture(channels=2, n_basis=4, width=4)
+
+
+def save(folder: Path, contrast: str, method: str) -> Path:
+    model = Identity(IdentityArchitecture()) if method == "identity" else H2lo(SMALL)
+    name = folder / f"{method}_{contrast}"
+    save_bundle(
+        name, model, contrast=contrast, frame=Frame((8, 8, 8), (2.0, 2.0, 2.0)), metadata={},
+        card="x\n", method=method,
+    )  # fmt: skip
+    return name
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """T1w models of three methods and a T2w one, as `group` leaves them."""
+    folder = tmp_path_factory.mktemp("out") / "models"
+    for contrast, method in (
+        ("T1w", "h2lo"), ("T1w", "h2lo-mlp"), ("T1w", "identity"), ("T2w", "h2lo"),
+    ):  # fmt: skip
+        save(folder, contrast, method)
+    return folder
+
+
+def settings(level: str = "participant", **changes: Any) -> Settings:
+    return Settings(Path("/data"), Path("/out"), level, **changes)
+
+
+def test_a_folder_serves_every_contrast_that_it_has_the_method_for(models: Path) -> None:
+    chosen = bundles_for(settings(model=(("", models),), method=("h2lo",)), ("T1w", "T2w"))
+    assert {c: b.path.name for c, b in chosen.items()} == {"T1w": "h2lo_T1w", "T2w": "h2lo_T2w"}
+    both = (("T1w", models), ("T2w", models / "h2lo_T2w"))
+    chosen = bundles_for(settings(model=both, method=()), ("T2w",))
+    assert chosen["T2w"].path.name == "h2lo_T2w"
+
+
+def test_what_a_folder_lacks_is_embedded_or_refused(models: Path) -> None:
+    given = settings(model=(("", models),), method=("identity",))
+    chosen = bundles_for(given, ("T1w", "T2w"))
+    assert chosen["T1w"].path == models / "identity_T1w"
+    assert chosen["T2w"] == default_bundle("T2w", method="identity")
+    given = settings(model=(("", models),), method=("h2lo-mlp",))
+    with pytest.raises(UsageError, match="no T2w model of h2lo-mlp comes with this package"):
+        bundles_for(given, ("T1w", "T2w"))
+    with pytest.raises(UsageError, match=r"holds no pix2pix model for T1w to synthesize; it holds"):
+        bundles_for(settings(model=(("", models),), method=("pix2pix",)), ("T1w",))
+
+
+def test_several_models_of_a_contrast_ask_for_a_choice(models: Path) -> None:
+    text = "holds 3 models for T1w; choose one with --method: h2lo-mlp, h2lo, identity"
+    with pytest.raises(UsageError, match=text):
+        bundles_for(settings(model=(("", models),)), ("T1w",))
+    alone = bundles_for(settings(model=(("", models),)), ("T2w",))
+    assert alone["T2w"].path.name == "h2lo_T2w"
+
+
+def test_a_model_of_another_method_is_refused(models: Path) -> None:
+    given = settings(model=(("", models / "h2lo_T1w"),), method=("arnold",))
+    with pytest.raises(UsageError, match="is a model of h2lo, and --method asks for arnold"):
+        bundles_for(given, ("T1w",))
+
+
+def test_without_a_model_only_embedded_methods_will_do() -> None:
+    assert bundles_for(settings(), ("T1w",))["T1w"].method == "h2lo"
+    own = bundles_for(settings(method=("identity",)), ("T1w",))["T1w"]
+    assert own.metadata["parameters"] == 0
+    assert sum(p.numel() for p in load_model(own).parameters()) == 0
+    with pytest.raises(UsageError, match=r"no T1w model of inr comes .* `group --method inr`"):
+        bundles_for(settings(method=("inr",)), ("T1w",))
+
+
+def test_a_damaged_bundle_of_a_folder_hurts_only_those_who_want_it(tmp_path: Path) -> None:
+    save(tmp_path, "T1w", "h2lo")
+    (save(tmp_path, "T1w", "h2lo-mlp") / "metadata.json").write_text("{")
+    weights = save(tmp_path, "T2w", "h2lo") / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    given = settings(model=(("", tmp_path),))
+    assert bundles_for(given, ("T1w",))["T1w"].method == "h2lo"
+    with pytest.raises(BadDataError, match=r"weights\.safetensors"):
+        bundles_for(given, ("T2w",))
+
+
+def test_every_model_of_a_folder_is_scored_but_the_identity(models: Path) -> None:
+    given = settings("evaluate", model=(("", models),))
+    names = {c: [n for n, _ in own] for c, own in named_models(given, ("T1w", "T2w")).items()}
+    assert names == {"T1w": ["h2lo-mlp_T1w", "h2lo_T1w"], "T2w": ["h2lo_T2w"]}
+    given = settings("evaluate", model=(("", models),), method=("h2lo",))
+    names = {c: [n for n, _ in own] for c, own in named_models(given, ("T1w",)).items()}
+    assert names == {"T1w": ["h2lo_T1w"]}
+    for model in ((("", models),), ()):
+        given = settings("evaluate", model=model, method=("identity",))
+        with pytest.raises(UsageError, match="the high-field image itself is a row of every"):
+            named_models(given, ("T1w",))
+
+
+def test_pairs_are_prepared_on_the_voxels_of_a_folders_models(models: Path) -> None:
+    assert frame_of(settings("evaluate", model=(("", models),))).spacing == (2.0, 2.0, 2.0)
+
+
+def test_the_dry_run_names_the_model(models: Path) -> None:
+    given = settings(model=(("", models),), method=("h2lo",))
+    assert _model(given, "T2w") == str(models / "h2lo_T2w")
+    assert _model(settings(method=("identity",)), "T1w") == "embedded identity"
+    assert _model(settings(), "T1w") == "embedded"
+
+
+def test_a_part_or_a_parent_of_a_model_names_what_is_meant(models: Path, tmp_path: Path) -> None:
+    training = tmp_path / "out"
+    shutil.copytree(models, training / "models")
+    bundle = next(path.parent for path in sorted(training.glob("models/*/metadata.json")))
+    (bundle / "members").mkdir(exist_ok=True)
+    for good in (bundle, training / "models", tmp_path):
+        check_place(good)  # the last holds no model at all: others will say so
+    for given, meant in (
+        (training, training / "models"),
+        (bundle / "weights.safetensors", bundle),
+        (bundle / "README.md", bundle),
+        (bundle / "members", bundle),
+        (bundle / "members" / "0.safetensors", bundle),
+    ):
+        with pytest.raises(UsageError, match=rf"^{given}: .*: {meant}$"):
+            check_place(given)
+
+
+def test_one_method_makes_the_images() -> None:
+    given = read_settings(["/data", "/out", "participant", "--method", "h2lo", "arnold"])
+    with pytest.raises(UsageError, match="give one method"):
+        check_values(given)
+    check_values(read_settings(["/data", "/out", "participant", "--method", "arnold"]))
+    with pytest.raises(UsageError, match="--method is an option of"):
+        read_settings(["/data", "/out", "participant", "--pairs", "--method", "h2lo"])
+    assert settings("group").methods == ("h2lo",)
+
+
+def test_evaluate_takes_enhancers_where_that_is_the_task(models: Path) -> None:
+    given = settings("evaluate", task="enhance", model=(("", models / "h2lo_T1w"),))
+    with pytest.raises(UsageError, match=r"was trained to synthesize \(h2lo\)"):
+        named_models(given, ("T1w",))
+    with pytest.raises(UsageError, match="holds no model for T1w to enhance"):
+        named_models(settings("evaluate", task="enhance", model=(("", models),)), ("T1w",))
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "contrast"),
+    [("synthesize", "h2lo", "T1w"), ("synthesize", "h2lo", "T2w")],
+)
+def test_synthesis_has_embedded_models(task: str, method: str, contrast: str) -> None:
+    bundle = bundles_for(settings(task=task), (contrast,))[contrast]
+    assert (bundle.method, bundle.contrast, bundle.task) == (method, contrast, task)
+    assert bundle.metadata["training_data"]["kind"] == "simulated"
+    scored = named_models(settings("evaluate", task=task), (contrast,))[contrast]
+    assert scored == [("embedded", bundle)]
+
+
+def test_no_enhancer_is_embedded_and_whoever_wants_one_is_told() -> None:
+    text = r"no T1w model of pfsr comes .* `group --task enhance` .* with --model$"
+    with pytest.raises(UsageError, match=text):
+        bundles_for(settings(task="enhance"), ("T1w", "T2w"))
+    with pytest.raises(UsageError, match=text):
+        named_models(settings("evaluate", task="enhance"), ("T1w",))

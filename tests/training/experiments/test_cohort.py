@@ -1,0 +1,209 @@
+"""A cohort's derivatives become pairs, and no test subject gets into any stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from prepared_pairs import SHAPE, write_pairs
+from problems import ball_pair, small_options
+
+from h2lo_bids.errors import BadDataError, H2loError, UsageError
+from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.training.experiments.cohort import (
+    cohort_pairs,
+    find_cohort,
+    provenance,
+    split_cohort,
+)
+from h2lo_bids.training.experiments.crossvalidation import FoldJob, run_fold
+from h2lo_bids.training.experiments.leaks import check_no_leak
+from h2lo_bids.training.pairs import open_pairs
+
+FRAME = Frame(SHAPE, (8.0, 8.0, 8.0))
+SHA = default_bundle("T1w").sha256
+
+
+def write_scan(
+    root: Path, subject: str, seed: int, kinds: Sequence[str] = ("lowfield",), sha256: str = SHA
+) -> None:
+    """What `participant` writes for a T1w scan, its array turned and its values not at most 1."""
+    pair = ball_pair(subject, seed, (26, 20, 22))
+    stem = root / f"sub-{subject}" / "ses-A" / "anat" / f"sub-{subject}_ses-A"
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([-8.0, 8.0, 8.0, 1.0])
+    mask = f"bids::sub-{subject}/ses-A/anat/sub-{subject}_ses-A_desc-brain_mask.nii.gz"
+    raw = f"bids:raw:sub-{subject}/anat/sub-{subject}_T1w.nii.gz"
+    names = {"preproc": pair.hf, **{k: 0.5 * pair.lf + 0.01 * n * pair.mask for n, k in
+             enumerate(kinds)}}  # fmt: skip
+    for kind, values in names.items():
+        image = Path(f"{stem}_desc-{kind}_T1w.nii.gz")
+        nib.Nifti1Image(values.astype(np.float32), affine).to_filename(image)
+        told = {"Sources": [raw, mask]}
+        if kind != "preproc":
+            told |= {"ModelMethod": "h2lo", "ModelName": "mine", "ModelSha256": sha256}
+        Path(str(image).replace(".nii.gz", ".json")).write_text(json.dumps(told))
+    nib.Nifti1Image(pair.mask.astype(np.uint8), affine).to_filename(
+        f"{stem}_desc-brain_mask.nii.gz"
+    )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "cohort"
+    write_scan(folder, "u1", 11, ("lowfield", "lowfieldnoise01", "lowfieldnoise02"))
+    write_scan(folder, "u2", 12, ("lowfield", "lowfieldstd"))
+    # Other grids' images are not taken for scans of their own.
+    other = folder / "sub-u1" / "ses-A" / "anat"
+    (other / "sub-u1_ses-A_res-model_desc-preproc_T1w.nii.gz").write_bytes(b"")
+    return folder
+
+
+def test_scans_are_found_with_all_realisations_and_their_maker(root: Path) -> None:
+    found = find_cohort([root], "T1w")
+    assert [(scan.subject, len(scan.low)) for scan in found] == [("u1", 3), ("u2", 1)]
+    told = provenance(found)
+    assert (told["subjects"], told["images"]) == (2, 4)
+    assert told["models"] == [{"method": "h2lo", "name": "mine", "sha256": SHA}]
+
+
+def test_pairs_are_on_the_frame_centred_and_normalised(root: Path, tmp_path: Path) -> None:
+    scans = find_cohort([root], "T1w")
+    said: list[str] = []
+    files = cohort_pairs(scans, FRAME, tmp_path / "cache", progress=said.append)
+    assert len(files) == len(said) == len({f.name for f in files}) == 4
+    first = open_pairs(files, tmp_path / "maps")[0]
+    assert (first.shape, first.task) == (SHAPE, "enhance")
+    given = ball_pair("u1", 11, (26, 20, 22))
+    # Axes in RAS order, no voxel interpolated: the same brain voxels in mirrored order.
+    for made, source in ((first.hf, given.lf), (first.lf, given.hf)):
+        brain = source[::-1][given.mask[::-1]]
+        np.testing.assert_allclose(made[first.mask], brain / brain.max(), atol=1e-3)
+        assert not made[~first.mask].any()
+    low, high = (np.argwhere(first.mask).min(0), np.argwhere(first.mask).max(0))
+    assert np.abs((low + high) / 2 - (np.array(SHAPE) - 1) / 2).max() <= 0.5
+    again = cohort_pairs(scans, FRAME, tmp_path / "cache", progress=said.append)
+    assert (again, len(said)) == (files, 4)
+    write_scan(root, "u2", 99)
+    assert cohort_pairs(scans, FRAME, tmp_path / "cache")[3] != files[3]
+
+
+def test_a_given_model_makes_the_low_field_images(root: Path, tmp_path: Path) -> None:
+    bundle = fold_bundle(tmp_path)
+    files = cohort_pairs(
+        find_cohort([root], "T1w", low=False), FRAME, tmp_path / "c", bundle=bundle
+    )
+    assert [f.name for f in files] == ["u1_ses-A_T1w_identity", "u2_ses-A_T1w_identity"]
+    pair = files[0].read()
+    np.testing.assert_array_equal(pair.hf, pair.lf)  # the identity's
+    with pytest.raises(UsageError, match="is on another grid than the pairs"):
+        cohort_pairs(find_cohort([root], "T1w"), Frame(SHAPE), tmp_path / "c", bundle=bundle)
+
+
+def test_the_split_is_by_subject_and_seed() -> None:
+    labels = [f"{n:03d}" for n in range(10)]
+    train, held = split_cohort(labels, 42)
+    assert (len(train), len(held)) == (8, 2)
+    assert sorted(train + held) == labels
+    assert split_cohort(labels[::-1], 42) == (train, held)
+    assert len({split_cohort(labels, seed)[1] for seed in range(20)}) > 5
+    assert split_cohort(["a"], 1) == (("a",), ())
+
+
+def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path) -> None:
+    def line(kind: type[H2loError]) -> str:
+        with pytest.raises(kind) as caught:
+            find_cohort([root], "T1w")
+        return str(caught.value)
+
+    with pytest.raises(UsageError, match="no desc-preproc image of T2w; run the participant"):
+        find_cohort([root], "T2w")
+    with pytest.raises(H2loError, match="no such folder"):
+        find_cohort([tmp_path / "none"], "T1w")
+    anat = root / "sub-u2" / "ses-A" / "anat"
+    low = anat / "sub-u2_ses-A_desc-lowfield_T1w.nii.gz"
+    nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)).to_filename(low)
+    assert "is on another grid than sub-u2_ses-A_desc-preproc_T1w.nii.gz" in line(BadDataError)
+    lost: list[str] = []
+    assert [s.subject for s in find_cohort([root], "T1w", damaged=lost.append)] == ["u1"]
+    assert len(lost) == 1
+    write_scan(root, "u2", 12, sha256="")
+    assert "does not say which model made the image" in line(BadDataError)
+    (anat / "sub-u2_ses-A_desc-lowfield_T1w.json").unlink()
+    assert "nobody knows what made sub-u2_ses-A_desc-lowfield_T1w" in line(BadDataError)
+    for image in root.glob("sub-*/*/anat/*desc-lowfield*"):
+        image.unlink()
+    assert "no desc-lowfield image of T1w" in line(UsageError)
+
+
+def fold_bundle(tmp_path: Path) -> Bundle:
+    """A bundle of a real fold: 01 and 02 trained, 03 validated, 04 was tested."""
+    job = FoldJob(
+        contrast="T1w", method="identity", fold=Fold(0, ("01", "02"), ("03",), ("04",)),
+        pairs=write_pairs(tmp_path / "out", 4), options=small_options(),
+        out_dir=tmp_path / "out", work_dir=tmp_path / "work",
+    )  # fmt: skip
+    return load_bundle(run_fold(job) / "bundle")
+
+
+def test_no_test_subject_gets_into_any_stage(root: Path, tmp_path: Path) -> None:
+    bundle = fold_bundle(tmp_path)
+    pairs = write_pairs(tmp_path / "out", 4)
+    cohort = find_cohort([root], "T1w")
+    out = tmp_path / "out"
+
+    def check(tested, scans=cohort, bundles=(bundle,), *, applied=True) -> None:
+        check_no_leak(tested, scans, bundles, out_dir=out, applied=applied)
+
+    check(pairs[3:])
+    # Whoever trained or chose the model may not be tested.
+    for index, label in ((0, "01"), (2, "03")):
+        with pytest.raises(UsageError, match=f"was trained on sub-{label}, a test subject"):
+            check(pairs[index : index + 1])
+    # The same fold's model, tampered with: it saw the test subject, or does not say.
+    path = bundle.path / METADATA
+    told = json.loads(path.read_text())
+    told["training_data"]["subjects"]["train"].append("04")
+    path.write_text(json.dumps(told))
+    with pytest.raises(UsageError, match="was trained on sub-04"):
+        check(pairs[3:], bundles=[load_bundle(bundle.path)])
+    del told["training_data"]["subjects"]
+    path.write_text(json.dumps(told))
+    with pytest.raises(UsageError, match="does not say whom it was trained on"):
+        check(pairs[3:], bundles=[load_bundle(bundle.path)])
+    # Images that a model made of which nothing is known here.
+    check(pairs[3:], applied=False)  # the embedded model made these
+    write_scan(root, "u2", 12, sha256="1" * 64)
+    with pytest.raises(UsageError, match=r"mine \(111111111111\).* is unknown here"):
+        check(pairs[3:], find_cohort([root], "T1w"), applied=False)
+    check((), find_cohort([root], "T1w"), applied=False)  # nobody is tested
+
+
+def test_a_cohort_holds_no_test_subject_under_any_name(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pairs = write_pairs(out, 4)
+    write_scan(root, "04", 4)
+    with pytest.raises(UsageError, match="sub-04 is a test subject, too"):
+        check_no_leak(pairs[3:], find_cohort([root], "T1w"), out_dir=out)
+    # The raw scans of pairs and of the cohort, one of them the same under another name.
+    cohort = [s for s in find_cohort([root], "T1w") if s.subject != "04"]
+    for folder, dataset, subjects in (
+        (out, tmp_path / "raw", ("01", "04")), (root, tmp_path / "cohort-raw", ("u1", "u2"))
+    ):  # fmt: skip
+        links = {"DatasetLinks": {"raw": dataset.as_uri()}}
+        (folder / "dataset_description.json").write_text(json.dumps(links))
+        for subject in subjects:
+            scan = dataset / f"sub-{subject}" / "anat" / f"sub-{subject}_T1w.nii.gz"
+            scan.parent.mkdir(parents=True)
+            scan.write_bytes(f"scan {subject}".encode())
+    check_no_leak(pairs[3:], cohort, out_dir=out)
+    (tmp_path / "cohort-raw/sub-u2/anat/sub-u2_T1w.nii.gz").write_bytes(b"scan 04")
+    with pytest.raises(UsageError, match=r"sub-u2.*was made from the scan of a test subject"):
+        check_no_leak(pairs[3:], cohort, out_dir=out)
+    check_no_leak(pairs[:1], cohort, out_dir=out)

@@ -1,0 +1,412 @@
+"""Folds and final models from prepared pairs on disk to bundles, on tiny grids."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from prepared_pairs import write_pair, write_pairs
+from problems import small_options
+
+from h2lo_bids.errors import UsageError
+from h2lo_bids.evaluation.scores import read_scores
+from h2lo_bids.models.bundle import load_bundle, load_model
+from h2lo_bids.models.members import members
+from h2lo_bids.training import launch
+from h2lo_bids.training.experiments.crossvalidation import (
+    FoldJob,
+    changes,
+    fold_done,
+    fold_folder,
+    run_fold,
+)
+from h2lo_bids.training.experiments.final import FinalJob, final_steps, fit_final
+from h2lo_bids.training.experiments.folds import make_folds
+from h2lo_bids.training.prepared import PreparedPair, find_prepared
+
+COUNT = 5
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def jobs_of(root: Path, pairs: tuple[PreparedPair, ...], **changes: object) -> tuple[FoldJob, ...]:
+    folds = make_folds([p.subject for p in pairs], folds=3, seed=1)
+    job = FoldJob(
+        contrast="T1w",
+        method="h2lo",
+        fold=folds[0],
+        pairs=pairs,
+        options=small_options(),
+        out_dir=root / "out",
+        work_dir=root / "work",
+    )
+    return tuple(dataclasses.replace(job, **{"fold": fold, **changes}) for fold in folds)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[FoldJob, ...]:
+    """Three folds that have run; to be read only."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("finished")
+    jobs = jobs_of(root, write_pairs(root / "out", COUNT))
+    for job in jobs:
+        run_fold(job)
+    return jobs
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
+
+
+def array(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj, np.float64)
+
+
+@pytest.mark.slow
+def test_a_fold_leaves_what_the_report_reads(finished: tuple[FoldJob, ...]) -> None:
+    job = finished[1]
+    folder = fold_folder(job.out_dir, "T1w", "h2lo", 1)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "bundle", "history.csv", "pictures.npz", "realism.json", "realism.tsv", "record.json",
+        "scores.json", "scores.tsv",
+    ]  # fmt: skip
+    with (folder / "realism.tsv").open() as stream:
+        told = [
+            (r["participant_id"][4:], r["kind"], r["image"], r["fold"])
+            for r in csv.DictReader(stream, delimiter="\t")
+        ]
+    kinds = (("target", "n/a"), ("synthesized", "h2lo"))
+    assert told == [(subject, *kind, "1") for subject in job.fold.test for kind in kinds]
+    record = json.loads((folder / "record.json").read_text())
+    assert record["fold"]["test"] == list(job.fold.test)
+    assert (record["title"], record["seed"], record["steps"]) == ("H2LO", 42, 8)
+    assert record["simulated"] is True
+    assert record["parameters"] == sum(
+        p.numel() for p in load_model(load_bundle(folder / "bundle")).parameters()
+    )
+    with (folder / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(r["step"]) for r in rows] == list(range(1, 9))
+    best = max((r for r in rows if r["psnr"]), key=lambda r: float(r["psnr"]))
+    assert record["best_step"] == int(best["step"])
+    with np.load(folder / "pictures.npz") as pictures:
+        assert {key.split("/")[0] for key in pictures.files} == set(job.fold.test)
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_the_bundle_on_the_test_subjects(
+    finished: tuple[FoldJob, ...],
+) -> None:
+    job = finished[0]
+    scores = read_scores(job.folder / "scores.tsv")
+    assert {(s.subject, s.method, s.fold, s.region) for s in scores} == {
+        (subject, method, 0, region)
+        for subject in job.fold.test
+        for method in ("identity", "h2lo")
+        for region in ("foreground", "whole")
+    }
+    model = load_model(load_bundle(job.folder / "bundle", contrast="T1w"))
+    for pair in job.pairs_in("test"):
+        hf, lf, mask = array(pair.hf), array(pair.lf), array(pair.mask) > 0
+        with torch.no_grad():
+            out = model(torch.from_numpy(hf).float()[None, None])[0, 0].numpy() * mask
+        for method, image in (("identity", hf), ("h2lo", np.clip(out, 0, 1))):
+            (found,) = [
+                s.values["psnr"]
+                for s in scores
+                if (s.subject, s.method, s.region) == (pair.subject, method, "whole")
+            ]
+            assert found == pytest.approx(-10 * np.log10(((image - lf) ** 2).mean()), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_same_fold_is_skipped(finished: tuple[FoldJob, ...]) -> None:
+    job, said = finished[2], []
+    before = contents(job.out_dir)
+    assert fold_done(job)
+    assert fold_done(dataclasses.replace(job, devices=2))
+    run_fold(dataclasses.replace(job, work_dir=job.work_dir / "gone"), said.append)
+    assert said == ["T1w h2lo fold 2: done already"]
+    assert contents(job.out_dir) == before
+    longer = dataclasses.replace(job, options=small_options(steps=9))
+    assert changes(longer) == ("option steps",)
+    elsewhere = dataclasses.replace(job, options=small_options(device="auto"))
+    assert changes(elsewhere) == ()
+    other = dataclasses.replace(job, fold=dataclasses.replace(finished[0].fold, index=2))
+    assert changes(other) == ("the division of the subjects",)
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["step 4/8", "synthesizing"])
+def test_a_killed_fold_goes_on(tmp_path: Path, finished: tuple[FoldJob, ...], at: str) -> None:
+    job = jobs_of(tmp_path, write_pairs(tmp_path / "out", COUNT))[0]
+
+    def kill(line: str) -> None:
+        if at in line:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_fold(job, kill)
+    assert not fold_done(job)
+    said: list[str] = []
+    run_fold(job, said.append)
+    assert any("going on from step" in line for line in said) or at == "synthesizing"
+    assert not any("fitting anew" in line for line in said)
+    whole = finished[0].folder
+    for name in ("bundle/weights.safetensors", "scores.tsv", "pictures.npz"):
+        assert (job.folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scores.tsv", "bundle"])
+def test_results_that_were_removed_are_made_again(
+    tmp_path: Path, finished: tuple[FoldJob, ...], name: str
+) -> None:
+    job = dataclasses.replace(finished[0], out_dir=tmp_path)
+    shutil.copytree(finished[0].folder, job.folder)
+    assert fold_done(job)
+    (job.folder / name).rename(tmp_path / "gone")
+    assert not fold_done(job)
+    said: list[str] = []
+    run_fold(job, said.append)
+    assert said[0].endswith(f"making anew what is gone from its results: {name}")
+    assert fold_done(job)
+
+
+@pytest.mark.slow
+def test_changed_pairs_are_fitted_anew_and_named(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = jobs_of(tmp_path, write_pairs(out, COUNT))[0]
+    first = load_bundle(run_fold(job) / "bundle").sha256
+    changed = job.fold.train[0]
+    write_pair(out, changed, 77)
+    job = dataclasses.replace(job, pairs=find_prepared(out, contrast="T1w"))
+    assert changes(job) == (f"pair sub-{changed}",)
+    assert not fold_done(job)
+    said: list[str] = []
+    run_fold(job, said.append)
+    assert said[0].endswith(f"fitting anew, for its results are of other input: pair sub-{changed}")
+    assert load_bundle(job.folder / "bundle").sha256 != first
+    assert fold_done(job)
+    assert len(list((tmp_path / "work/training/T1w/h2lo").glob("fold-0_*"))) == 2
+    # An unfinished one is not mixed up either.
+    (job.folder / "record.json").unlink()
+    write_pair(out, changed, 78)
+    job = dataclasses.replace(job, pairs=find_prepared(out, contrast="T1w"))
+    said.clear()
+    run_fold(job, said.append)
+    assert "is of other pairs, options or subjects; it is kept" in said[0]
+
+
+def test_a_subject_without_a_pair_and_two_grids(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "out", COUNT)
+    job = jobs_of(tmp_path, pairs)[0]
+    lacking = dataclasses.replace(job, pairs=tuple(p for p in pairs if p.subject != "02"))
+    with pytest.raises(UsageError, match="sub-02 has no T1w pair"):
+        run_fold(lacking)
+    frame = dataclasses.replace(pairs[0].frame, shape=(24, 24, 25))
+    mixed = (*pairs[:-1], dataclasses.replace(pairs[-1], frame=frame))
+    with pytest.raises(UsageError, match=r"on another grid than .*; prepare all pairs with one"):
+        run_fold(dataclasses.replace(job, pairs=mixed))
+    with pytest.raises(UsageError, match=r"method .x. is not one of identity"):
+        run_fold(dataclasses.replace(job, method="x"))
+
+
+def test_doubtful_pairs_are_recorded(tmp_path: Path) -> None:
+    check = {"Flagged": True, "Reasons": ["dice 0.5"], "Figures": {"dice": 0.5}}
+    pairs = write_pairs(tmp_path / "out", COUNT, RegistrationCheck=check)
+    job = jobs_of(tmp_path, pairs, options=small_options(steps=1))[0]
+    record = json.loads((run_fold(job) / "record.json").read_text())
+    assert "01: doubtful registration: dice 0.5" in record["warnings"]
+
+
+@pytest.mark.parametrize("method", ["h2lo-mlp", "h2lo-nograd"])
+def test_ablations_are_what_their_names_say(tmp_path: Path, method: str) -> None:
+    pairs = write_pairs(tmp_path / "out", COUNT)
+    job = jobs_of(tmp_path, pairs, options=small_options(steps=1), method=method)[0]
+    bundle = load_bundle(run_fold(job) / "bundle", contrast="T1w")
+    options = json.loads((job.folder / "record.json").read_text())["options"]
+    assert bundle.method == method
+    assert bundle.architecture["trunk"] == ("mlp" if method == "h2lo-mlp" else "siren")
+    assert options["lambda_grad"] == (0 if method == "h2lo-nograd" else 10)
+
+
+def test_several_devices_go_through_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = write_pairs(tmp_path / "out", COUNT)
+    job = jobs_of(tmp_path, pairs, options=small_options(steps=1), devices=2)[0]
+    launched = []
+
+    def stand_in(spec: launch.FitSpec, *, processes: int, progress: object) -> None:
+        assert not spec.folder.exists()
+        launched.append((spec, processes))
+
+    monkeypatch.setattr(launch, "launch", stand_in)
+    run_fold(job)
+    ((spec, processes),) = launched
+    assert processes == 2
+    assert [p.name for p in spec.train] == list(job.fold.train)
+    assert spec.options == job.options
+
+
+def final_of(jobs: tuple[FoldJob, ...], root: Path, **changes: object) -> FinalJob:
+    first = jobs[0]
+    job = FinalJob(
+        "T1w", "h2lo", first.pairs, first.options, jobs, first.out_dir, root / "work"
+    )  # fmt: skip
+    return dataclasses.replace(job, **changes)
+
+
+@pytest.mark.slow
+def test_the_final_model_of_a_cross_validation(
+    finished: tuple[FoldJob, ...], tmp_path: Path
+) -> None:
+    job = final_of(finished, tmp_path, out_dir=tmp_path)
+    best = [json.loads((j.folder / "record.json").read_text())["best_step"] for j in finished]
+    assert final_steps(job) == np.median(best)
+    # With a longer schedule the same part of it.
+    assert final_steps(final_of(finished, tmp_path, options=small_options(steps=80))) == (
+        10 * np.median(best)
+    )
+    folders = [j.folder / "bundle" for j in finished]
+    bundle = fit_final(job, noise={"kind": "measured"}, members=folders)
+    assert bundle.path == tmp_path / "models" / "h2lo_T1w"
+    m = bundle.metadata
+    assert m["training_data"]["kind"] == "simulated"
+    assert m["training_data"]["subjects"]["train"] == [f"{n:02d}" for n in range(1, COUNT + 1)]
+    assert (m["source_field_strength"], m["target_field_strength"]) == (3.0, 0.064)
+    assert m["noise"] == {"kind": "measured"}
+    assert m["frame"] == finished[0].pairs[0].frame.to_dict()
+    # The figures are means over folds of means over subjects.
+    means = []
+    for fold in finished:
+        values = [
+            s.values["psnr"]
+            for s in read_scores(fold.folder / "scores.tsv")
+            if (s.method, s.region) == ("h2lo", "whole")
+        ]
+        means.append(np.mean(values))
+    figures = m["cross_validation"]
+    assert figures["mean"]["h2lo"]["psnr"] == pytest.approx(np.mean(means))
+    assert figures["std"]["h2lo"]["psnr"] == pytest.approx(np.std(means))
+    assert [f["h2lo"]["psnr"] for f in figures["per_fold"]] == pytest.approx(means)
+    assert set(figures["mean"]) == {"identity", "h2lo"}
+    for phrase in ("simulated pairs, not on real", "Cross-validation: 3 models", "Nobody was left"):
+        assert phrase in " ".join(bundle.card.split())
+    for model, folder in zip(members(bundle), folders, strict=True):
+        kept = load_model(load_bundle(folder)).state_dict()
+        assert all(torch.equal(kept[k], v) for k, v in model.state_dict().items())
+    # Once more: nothing to do; without the noise: packaged again from the same fit.
+    said: list[str] = []
+    assert fit_final(job, said.append, noise={"kind": "measured"}, members=folders) == bundle
+    assert said == ["T1w h2lo final model: done already"]
+    bare = fit_final(job)
+    assert bare.sha256 == bundle.sha256
+    assert "noise" not in bare.metadata
+    assert members(bare) == ()
+
+
+@pytest.mark.slow
+def test_a_fold_says_what_it_started_from_and_why_it_ended(
+    tmp_path: Path, finished: tuple[FoldJob, ...]
+) -> None:
+    start = load_bundle(finished[0].folder / "bundle")
+    options = small_options(
+        steps=40, learning_rate=1e-9, floor=1e-9, validate_every=2, patience=7,
+        starts_from=start.sha256,
+    )  # fmt: skip
+    pairs = write_pairs(tmp_path / "out", COUNT)
+    job = jobs_of(tmp_path, pairs, options=options, initial=start)[0]
+    run_fold(job)
+    record = json.loads((job.folder / "record.json").read_text())
+    assert (record["steps"], record["stalled"], record["timed_out"]) == (8, True, False)
+    known = {"name": "h2lo_T1w_fold-0", "sha256": start.sha256, "pairs": "simulated"}
+    assert record["initial"] == known
+    made = load_bundle(job.folder / "bundle")
+    assert made.metadata["training"]["initial"] == known
+    before, after = (load_model(bundle).state_dict() for bundle in (start, made))
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-7, rtol=0)
+    card = " ".join(made.card.split())
+    assert "started from the weights of h2lo_T1w_fold-0, a model of simulated pairs" in card
+    assert "ended at step 8, as the validation had risen by no more than 0.02 dB in 7" in card
+    # The final model takes the best step's part of the whole schedule, not of the steps done.
+    final = final_of((job,), tmp_path, initial=start)
+    assert final_steps(final) == record["best_step"]
+    lone = fit_final(dataclasses.replace(final, folds=(), validation=("02",)))
+    assert lone.metadata["training"]["stalled"] is True
+    assert "ended at step 8" in " ".join(lone.card.split())
+    assert "time budget" not in lone.card
+    other = dataclasses.replace(options, starts_from="0" * 64)
+    assert changes(dataclasses.replace(job, options=other)) == ("option starts_from",)
+
+
+@pytest.mark.slow
+def test_a_final_model_needs_all_folds(finished: tuple[FoldJob, ...], tmp_path: Path) -> None:
+    other = [dataclasses.replace(j, options=small_options(steps=9)) for j in finished[1:]]
+    with pytest.raises(UsageError, match=r"folds 1, 2 not finished.*run --fold 1 2 before"):
+        fit_final(final_of((finished[0], *other), tmp_path))
+
+
+@pytest.mark.slow
+def test_without_folds_some_subjects_choose_the_weights(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "out", 3, Simulated=False)
+    options = small_options(steps=6, validate_every=2)
+    job = FinalJob(
+        "T1w", "h2lo-mlp", pairs, options, (), tmp_path / "out", tmp_path / "work",
+        validation=("02",),
+    )  # fmt: skip
+    bundle = fit_final(job)
+    assert bundle.method == "h2lo-mlp"
+    assert bundle.metadata["cross_validation"] is None
+    assert bundle.metadata["training_data"]["kind"] == "real"
+    assert bundle.metadata["training_data"]["subjects"] == {
+        "train": ["01", "03"], "validation": ["02"]
+    }  # fmt: skip
+    assert bundle.metadata["training"]["best_psnr"] > 0
+    card = " ".join(bundle.card.split())
+    assert "fitted without cross-validation" in card
+    assert "Trained on real pairs" in card
+    assert "simulated" not in card
+    last = fit_final(dataclasses.replace(job, validation=()))
+    assert last.metadata["training"]["best_psnr"] is None
+    assert "the last ones were kept" in " ".join(last.card.split())
+
+
+def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "out", 2)
+    write_pair(tmp_path / "out", "09", 9, Simulated=False)
+    for subject in ("01", "02"):
+        write_pair(
+            tmp_path / "out", subject, int(subject),
+            MagneticFieldStrength=None, InputMagneticFieldStrength=None, Fusion="none",
+        )  # fmt: skip
+    pairs = find_prepared(tmp_path / "out", contrast="T1w")
+    options = small_options(steps=1)
+    job = FinalJob("T1w", "h2lo", pairs, options, (), tmp_path / "out", tmp_path / "work")
+    bundle = fit_final(job)
+    assert bundle.metadata["training_data"]["kind"] == "simulated"
+    assert bundle.metadata["training_data"]["description"] == (
+        "3 T1w pairs (2 of them simulated) of 3 subjects at 3 T and 64 mT "
+        "(low field: three scans fused in 1 of them)"
+    )
+    nowhere = tuple(p for p in pairs if p.subject != "09")
+    metadata = fit_final(dataclasses.replace(job, pairs=nowhere)).metadata
+    assert metadata["source_field_strength"] is None
+    assert "unknown field strength" in metadata["training_data"]["description"]

@@ -1,0 +1,144 @@
+"""The other task: folds, models and scores of pairs with input and target swapped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prepared_pairs import write_pairs
+from problems import small_options
+
+from h2lo_bids.errors import UsageError
+from h2lo_bids.evaluation import metrics
+from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.models.arnold import Arnold, ArnoldArchitecture
+from h2lo_bids.models.bundle import load_bundle, save_bundle
+from h2lo_bids.models.identity import Identity, IdentityArchitecture
+from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
+from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments import scoring as scorework
+from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
+from h2lo_bids.training.experiments.final import FinalJob, fit_final
+from h2lo_bids.training.experiments.heldout import score_pair
+from h2lo_bids.training.experiments.scoring import score_models
+from h2lo_bids.training.experiments.tasks import ScoreTask
+from h2lo_bids.training.fitting import pair_files
+from h2lo_bids.training.pairs import PairFiles, open_pairs
+from h2lo_bids.training.prepared import PreparedPair, read_prepared
+
+TINY = PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1)
+OPTIONS = small_options(
+    steps=2, validate_every=2, family="pfsr", architecture=TINY, flip_rotate=True
+)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedPair, ...]:
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 4)
+
+
+def job(pairs: tuple[PreparedPair, ...], tmp_path: Path, method: str = "pfsr") -> FoldJob:
+    return FoldJob(
+        contrast="T1w", method=method, fold=Fold(0, ("01", "02"), ("03",), ("04",)), pairs=pairs,
+        options=OPTIONS, out_dir=tmp_path / "out", work_dir=tmp_path / "work",
+    )  # fmt: skip
+
+
+def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path: Path) -> None:
+    plain, swapped = read_prepared(pairs[0]), read_prepared(pairs[0].for_task("enhance"))
+    np.testing.assert_array_equal(swapped.hf, plain.lf)
+    np.testing.assert_array_equal(swapped.lf, plain.hf)
+    np.testing.assert_array_equal(swapped.high_field, plain.hf)
+    assert swapped.swapped().task == plain.task
+    # From the fits' cache, which both tasks share.
+    files = pair_files([pairs[0], pairs[0].for_task("enhance")])
+    assert [PairFiles.from_dict(f.to_dict()) for f in files] == files
+    stored = open_pairs(files, tmp_path)
+    assert len([*tmp_path.iterdir()]) == 1
+    np.testing.assert_array_equal(stored[0].hf, stored[1].lf)
+    np.testing.assert_array_equal(stored[0].lf, stored[1].hf)
+    np.testing.assert_allclose(stored[1].high_field, plain.hf, atol=1e-3)
+    # Histograms where the high-field image is above 0.01, whatever the input is there.
+    dark = dataclasses.replace(swapped, hf=np.zeros_like(plain.lf))
+    counted = metrics.histogram(np.zeros_like(plain.hf), plain.hf > 0.01)
+    expected = metrics.wasserstein(counted, metrics.histogram(plain.hf, plain.hf > 0.01))
+    assert score_pair(dark)[0].values["wass"] == pytest.approx(expected)
+
+
+def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path: Path) -> None:
+    own = job(pairs, tmp_path)
+    folder = run_fold(own)
+    assert fold_done(own)
+    assert not (folder / "realism.tsv").exists()  # the target is no low-field image
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["task"], record["options"]["family"]) == ("enhance", "pfsr")
+    rows = [r.split("\t") for r in (folder / "scores.tsv").read_text().splitlines()]
+    found = [dict(zip(rows[0], r, strict=True)) for r in rows[1:]]
+    pair = read_prepared(pairs[3])
+    first = next(r for r in found if r["method"] == "identity" and r["region"] == "whole")
+    # The baseline is the low-field image, compared with the high-field one.
+    error = ((pair.lf.astype(float) - pair.hf) ** 2).mean()
+    assert float(first["psnr"]) == pytest.approx(-10 * np.log10(error), abs=1e-3)
+    assert '"LF image"' in (folder / "scores.json").read_text()
+    pictures = np.load(folder / "pictures.npz")
+    np.testing.assert_allclose(pictures["04/lf"][0], pair.hf[:, :, 11], atol=1e-3)  # the target
+    bundle = load_bundle(folder / "bundle", task="enhance")
+    assert (bundle.method, bundle.metadata["task"]) == ("pfsr", "enhance")
+    assert bundle.metadata["source_field_strength"] == 0.064
+    for told in ('"LF image" is the low-field image', "64 mT to 3 T", "Not for diagnosis", "eight"):
+        assert told in " ".join(bundle.card.split())
+    assert "| LF image |" in bundle.card
+    assert "| HF image |" not in bundle.card
+    assert "task" not in job(pairs, tmp_path, "h2lo").identity()  # as before there were two
+
+
+def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path: Path) -> None:
+    bundle = fit_final(
+        FinalJob("T1w", "pfsr", pairs[:3], OPTIONS, (), tmp_path / "out", tmp_path / "work")
+    )
+    assert (bundle.path.name, bundle.task) == ("pfsr_T1w", "enhance")
+    scores = score_models([("mine", bundle)], pairs[3:], out_dir=tmp_path / "scored")
+    pair = read_prepared(pairs[3])
+    expected = metrics.psnr(pair.lf, pair.hf)
+    whole = {s.method: s.values["psnr"] for s in scores if s.region == "whole"}
+    assert whole["identity"] == pytest.approx(expected)
+    assert whole["mine"] != whole["identity"]
+
+
+@pytest.mark.parametrize(("task", "row"), [("enhance", "LF image"), ("synthesize", "HF image")])
+def test_evaluate_names_what_it_gave_the_models(pairs, tmp_path, monkeypatch, task, row) -> None:
+    method, network = {
+        "enhance": ("pfsr", Pfsr(TINY)), "synthesize": ("arnold", Arnold(ArnoldArchitecture()))
+    }[task]  # fmt: skip
+    model = save_bundle(
+        tmp_path / method, network, contrast="T1w", frame=pairs[0].frame, metadata={}, card="",
+        method=method,
+    )  # fmt: skip
+    given = [pair.for_task(task) for pair in pairs]
+    monkeypatch.setattr(scorework, "named_models", lambda *_: {"T1w": [("mine", model)]})
+    monkeypatch.setattr(scorework, "usable_pairs", lambda *_: (given, []))
+    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, level="evaluate", task=task)
+    sent: list[dict[str, object]] = []
+    done = scorework.score(ScoreTask(settings, {"T1w": ()}), sent.append)
+    (table,) = [event for event in sent if event["event"] == "table"]
+    assert table["text"] == Path(done["tables"][0]).read_text()
+    rows = [line for line in str(table["text"]).splitlines() if line.startswith("|")]
+    names = [line.split("|")[1].strip() for line in rows[2:]]
+    assert names == [row, "mine"]
+
+
+def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path: Path) -> None:
+    frame = pairs[0].frame
+    kinds = (("pfsr", Pfsr(TINY)), ("identity", Identity(IdentityArchitecture())))
+    both = [
+        (name, save_bundle(
+            tmp_path / name, model, contrast="T1w", frame=frame, metadata={}, card="", method=name
+        ))
+        for name, model in kinds
+    ]  # fmt: skip
+    both[1] = ("plain", both[1][1])
+    with pytest.raises(UsageError, match="is trained to synthesize, others to enhance"):
+        score_models(both, pairs, out_dir=tmp_path)

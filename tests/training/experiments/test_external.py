@@ -1,0 +1,158 @@
+"""Simulators of others: their command lines, what may go wrong, and what is kept."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from prepared_pairs import write_pairs
+
+from h2lo_bids.errors import H2loError, MissingInputError, UsageError
+from h2lo_bids.evaluation.scores import read_scores, score
+from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.training.experiments.crossvalidation import fold_done
+from h2lo_bids.training.experiments.external import Command, ExternalJob, run_command, run_external
+from h2lo_bids.training.prepared import read_prepared
+
+SCRIPT = """
+import sys, nibabel as nib, numpy as np
+image = nib.load(sys.argv[1])
+data = np.asarray(image.dataobj)
+{body}
+nib.save(nib.Nifti1Image(made.astype(np.float32), affine), sys.argv[2])
+"""
+HALF = "made, affine = 300 * data ** 2 + 5, image.affine"
+COARSE = "made, affine = data[::2, ::2, ::2], image.affine @ np.diag([2, 2, 2, 1])"
+
+
+def command(folder: Path, body: str, name: str = "sim") -> Command:
+    script = folder / f"{name} script.py"  # with a space, as folders of people have
+    script.write_text(SCRIPT.format(body=body))
+    words = [shlex.quote(str(word)) for word in (sys.executable, script)]
+    return Command(name, " ".join([*words, "{input}", "{output}"]))
+
+
+def run(tmp_path: Path, body: str, limit: float | None = None):
+    pair = write_pairs(tmp_path / "out", 1)[0]
+    scratch = tmp_path / "scratch folder"
+    scratch.mkdir()
+    before = pair.hf.read_bytes()
+    try:
+        return pair, run_command(
+            command(tmp_path, body), hf=pair.hf, mask=pair.mask, contrast="T1w",
+            scratch=scratch, log=tmp_path / "log.txt", limit=limit,
+        )  # fmt: skip
+    finally:
+        assert pair.hf.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("sim {input}", "needs {output}"),
+        ("sim {input} {output} {inptu}", "{inptu} is not one of"),
+        ("sim '{input} {output}", "check the quotes"),
+    ],
+)
+def test_templates_that_cannot_work_are_refused(template, text):
+    with pytest.raises(UsageError, match="--external sim: .*" + text.replace("{", r"\{")):
+        Command("sim", template)
+
+
+def test_places_are_filled_word_by_word_and_no_shell_reads_them():
+    words = Command("s", "a {input} --to={output} '{contrast} x' $HOME").words(
+        {"input": "/a b;rm *", "output": "{mask}", "mask": "m", "contrast": "T1w"}
+    )
+    assert words == ["a", "/a b;rm *", "--to={mask}", "T1w x", "$HOME"]
+    with pytest.raises(MissingInputError, match="give its full path"):
+        Command("s", "no-such-program {input} {output}").find_program()
+
+
+def test_an_image_is_divided_by_its_maximum_in_the_brain_and_masked(tmp_path):
+    pair, made = run(tmp_path, HALF)
+    loaded = read_prepared(pair)
+    raw = np.where(loaded.mask, 300 * np.asarray(nib.load(pair.hf).dataobj) ** 2 + 5, 0)
+    np.testing.assert_allclose(made.volume, raw / raw.max(), atol=1e-6)
+    assert made.volume[~loaded.mask].max() == 0
+    assert made.notes == ()
+    assert made.seconds > 0
+
+
+def test_another_grid_is_resampled_and_told(tmp_path):
+    _, made = run(tmp_path, COARSE)
+    assert made.volume.shape == (24, 24, 24)
+    assert "12 x 12 x 12" in made.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "limit", "text"),
+    [
+        ("print('bad luck'); sys.exit(3)", None, r"ended with code 3 \(bad luck\)"),
+        ("import time; time.sleep(60)", 1.0, "stopped after 1 s, the limit of --max-time"),
+        ("sys.exit(0)", None, "left no {output}"),
+        ("made, affine = data * np.nan, image.affine", None, "its output: has .* NaN"),
+        ("import os; os.kill(os.getpid(), 9)", None, "killed by signal 9"),
+        ("made, affine = -data, image.affine", None, "no positive value in the brain; check what"),
+        ("made, affine = data, np.diag([-8.0, -8, -8, 1])", None, "affine is that of {input}"),
+        ("import os; os.mkfifo(sys.argv[2]); sys.exit(0)", None, "left no {output}"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(tmp_path, body, limit, text):
+    with pytest.raises(H2loError, match=text) as caught:
+        run(tmp_path, body, limit)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("sim: ")
+    assert (tmp_path / "log.txt").read_text().startswith("$ ")
+
+
+def test_a_command_may_spoil_its_copies(tmp_path):
+    spoil = "open('mask.nii.gz', 'w').close(); open(sys.argv[1], 'w').close()\n"
+    body = spoil.replace("open('mask", "data = np.array(data); open('mask") + HALF
+    _, made = run(tmp_path, body)
+    assert made.volume.max() == 1
+
+
+def test_a_fold_goes_on_without_a_lost_subject_and_is_made_whole_later(tmp_path):
+    pairs = write_pairs(tmp_path / "out", 4)
+    stop = tmp_path / "stop"
+    stop.touch()
+    first = read_prepared(pairs[2])
+    guard = f"import os\nif os.path.exists({str(stop)!r}) and np.isclose(data.sum(), {float(np.asarray(first.hf, np.float64).sum())!r}): sys.exit('no')\n"  # noqa: E501
+    job = ExternalJob(
+        contrast="T1w", method="sim", fold=Fold(0, ("01",), ("02",), ("03", "04")), pairs=pairs,
+        out_dir=tmp_path / "out", work_dir=tmp_path / "work",
+        command=command(tmp_path, guard + HALF),
+    )  # fmt: skip
+    lost: list[str] = []
+    run_external(job, lost=lost.append)
+    assert len(lost) == 1
+    assert lost[0].startswith("sub-03: sim: ended with code 1")
+    scores = read_scores(job.folder / "scores.tsv")
+    assert {s.subject for s in scores} == {"04"}
+    assert not fold_done(job)
+    stop.unlink()
+    said: list[str] = []
+    run_external(job, said.append, lost.append)
+    assert len(lost) == 1
+    assert fold_done(job)
+    record = json.loads((job.folder / "record.json").read_text())
+    assert (record["failed"], len(record["synthesis_seconds"])) == ({}, 2)
+    # Scored like everything else: by the same function on the same volumes.
+    fourth = read_prepared(pairs[3])
+    raw = np.where(fourth.mask, 300 * np.asarray(fourth.hf, np.float64) ** 2 + 5, 0)
+    expected = score(raw / raw.max(), fourth.lf, fourth.hf, subject="04", method="sim", fold=0)
+    found = [s for s in read_scores(job.folder / "scores.tsv") if s.subject == "04"]
+    ours = {s.region: s.values["psnr"] for s in found if s.method == "sim"}
+    assert ours == pytest.approx({s.region: s.values["psnr"] for s in expected}, abs=1e-3)
+    lines = (job.folder / "realism.tsv").read_text().splitlines()[1:]
+    assert [line[:6] for line in lines] == ["sub-03", "sub-03", "sub-04", "sub-04"]
+    stamp = (job.folder / "record.json").stat().st_mtime_ns
+    run_external(job)
+    assert (job.folder / "record.json").stat().st_mtime_ns == stamp
+    assert not fold_done(replace(job, command=Command("sim", "other {input} {output}")))

@@ -1,0 +1,146 @@
+"""One person under two names is found by the image, and other people are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from prepared_pairs import write_pairs
+from scipy import ndimage
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.models.bundle import Bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.phantom.anatomy import load_labels, vary
+from h2lo_bids.phantom.protocols import HIGH_FIELD, draw_high_field
+from h2lo_bids.phantom.scans import high_field_scan
+from h2lo_bids.phantom.subject import make_subject
+from h2lo_bids.training.experiments.leaks import (
+    SAME,
+    decode,
+    encode,
+    fingerprint,
+    likeness,
+    same_people,
+    seen_in_training,
+)
+
+SHAPE, SIDE = (52, 64, 64), 4.0
+
+
+def scan(labels: Path, person: int, contrast: str, other: bool = False) -> tuple[np.ndarray, ...]:
+    """Return a simulated head and its brain, in one of two scanners."""
+    rng = np.random.default_rng([person, 0])
+    head, mask = vary(load_labels(labels), rng, shape=SHAPE, spacing=SIDE)
+    subject, noise = make_subject(head, mask, rng), np.random.default_rng([person, 1 + other])
+    protocol = draw_high_field(contrast, noise) if other else HIGH_FIELD[contrast]
+    return high_field_scan(subject, contrast, protocol, noise), mask
+
+
+def print_of(image: np.ndarray, mask: np.ndarray, side: float = SIDE) -> np.ndarray:
+    return fingerprint(image, mask, (side, side, side))
+
+
+def between(one: np.ndarray, other: np.ndarray) -> float:
+    return float(likeness([one], [other])[0, 0])
+
+
+def altered(image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Return prints of an image as other hands may pass it on."""
+    noisy = image + 0.02 * image.max() * np.random.default_rng(1).normal(size=image.shape)
+    half = ndimage.affine_transform(image, np.eye(3), offset=0.5, order=1)
+    bright = image.copy()
+    bright[tuple(np.argwhere(mask)[1000])] *= 10
+    return {
+        "scaled 16 bits": print_of(np.rint(image / image.max() * 2000).astype(np.int16), mask),
+        "flipped": print_of(image[::-1], mask[::-1]),
+        "cropped": print_of(image[3:-3, 3:-5, 2:-3], mask[3:-3, 3:-5, 2:-3]),
+        "padded": print_of(*(np.pad(v, ((9, 0), (0, 5), (4, 1))) for v in (image, mask))),
+        "noisy and another mask": print_of(
+            noisy, ndimage.binary_erosion(mask) | (mask & (noisy > 0.3))
+        ),
+        "resampled": print_of(half, ndimage.shift(mask.astype(float), -0.5, order=1) > 0.5),
+        "a bright voxel": print_of(bright, mask),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("contrast", ["T1w", "T2w"])
+def test_one_person_is_found_and_others_are_not(shared_data: Path, contrast: str) -> None:
+    maps = sorted((shared_data / "labels").glob("*.nii.gz"))[::8]
+    people = {(m.name, n): scan(m, n, contrast) for m in maps for n in (1, 2)}
+    prints = {key: print_of(*own) for key, own in people.items()}
+    for key, own in people.items():
+        found = {name: between(prints[key], other) for name, other in altered(*own).items()}
+        found["another scanner"] = between(
+            prints[key],
+            print_of(*scan(shared_data / "labels" / key[0], key[1], contrast, other=True)),
+        )
+        assert min(found.values()) > SAME, found
+    for one, mine in prints.items():
+        for other, theirs in prints.items():
+            if one != other:  # two people of one label map among them
+                assert between(mine, theirs) < SAME - 0.1, (one, other)
+
+
+def test_real_people_are_told_apart(shared_data: Path) -> None:
+    prints = []
+    for name in ("openms_cross_patient19_T1", "openms_cross_patient26_T1"):
+        image = nib.as_closest_canonical(nib.load(shared_data / "hf" / f"{name}.nii.gz"))
+        data = np.asarray(image.dataobj, np.float32)
+        prints.append(print_of(data - data.min(), data != 0, 1.0))
+        noisy = (
+            data - data.min() + np.random.default_rng(2).normal(0, 0.02 * np.ptp(data), data.shape)
+        )
+        assert between(prints[-1], print_of(noisy[::-1], (data != 0)[::-1], 1.0)) > SAME + 0.1
+    assert between(*prints) < SAME - 0.1
+
+
+def test_text_is_read_back_and_nothing_else() -> None:
+    found = np.random.default_rng(0).integers(-7, 8, (21, 25, 23)).astype(np.int8)
+    assert np.array_equal(decode(encode(found)), found)
+    for text in ("", "x", "eJw=", encode(found[:5]), encode(np.zeros((99, 99, 99), np.int8))):
+        with pytest.raises(ValueError, match="not a fingerprint"):
+            decode(text)
+
+
+def test_nothing_is_like_an_empty_brain() -> None:
+    empty = print_of(np.ones((9, 9, 9)), np.zeros((9, 9, 9), bool))
+    assert likeness([empty], [empty]).tolist() == [[0]]
+
+
+def test_subjects_of_one_person_are_grouped(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path, 5)
+    assert same_people(pairs) == ()
+    assert same_people(()) == ()
+    twins = {0: 0, 1: 1, 2: 0, 3: 1, 4: 0}
+    copies = [replace(pair, hf=pairs[twins[k]].hf) for k, pair in enumerate(pairs)]
+    assert same_people(copies) == (("01", "03", "05"), ("02", "04"))
+    # What the record says is believed, so that no image is read.
+    text = encode(np.ones((21, 25, 23), np.int8))
+    recorded = [replace(pair, hf=tmp_path / "gone", brain=text) for pair in pairs[:2]]
+    assert same_people(recorded) == (("01", "02"),)
+
+
+def test_a_model_knows_whom_it_has_seen(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path, 3)
+
+    def bundle(told: object) -> Bundle:
+        metadata = {"training_data": {"fingerprints": told}}
+        return Bundle(tmp_path, "h2lo", "T1w", {}, Frame(), "", metadata, "")
+
+    text = encode(print_of(*_volumes(pairs[1].hf, pairs[1].mask), 8.0))
+    renamed = replace(pairs[1], subject="77")
+    assert seen_in_training(bundle(None), pairs) == {}
+    assert seen_in_training(bundle({"02": [text]}), pairs) == {pairs[1]: "02"}
+    assert seen_in_training(bundle({"02": [text]}), [renamed]) == {renamed: "02"}
+    assert seen_in_training(bundle({"01": [text], "02": [text]}), pairs[1:]) == {pairs[1]: "02"}
+    for damaged in ({"02": ["x"]}, {"02": 3}, ["x"], "x"):
+        with pytest.raises(BadDataError, match="fingerprints are damaged"):
+            seen_in_training(bundle(damaged), pairs)
+
+
+def _volumes(*paths: Path) -> list[np.ndarray]:
+    return [np.asarray(nib.load(path).dataobj) for path in paths]

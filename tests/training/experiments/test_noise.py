@@ -1,0 +1,182 @@
+"""Noise that was put in must be found again."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import fft
+from scipy.ndimage import map_coordinates
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.synthesis.noise import NoiseModel, add_noise
+from h2lo_bids.training.experiments.noise import calibrate_noise
+from h2lo_bids.training.pairs import Pair
+
+SHAPE = (56, 60, 52)
+SPACING = (1.0, 1.0, 2.0)
+
+
+def filtered(values, level):
+    """Give white noise a power of `level` dB at frequencies (R, A, S) in cycles per mm."""
+    axes = [np.abs(np.fft.fftfreq(n, d)) for n, d in zip(SHAPE, SPACING, strict=True)]
+    db = level(*np.meshgrid(*axes, indexing="ij"))
+    out = fft.ifftn(fft.fftn(values) * 10 ** (db / 20)).real
+    return out / out.std()
+
+
+def scene(seed, noise, sigma):
+    """Return a pair whose residual is `noise` times sigma(prediction), and the prediction."""
+    rng = np.random.default_rng(seed)
+    grid = np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
+    mask = sum(g**2 for g in grid) < 0.95
+    clean = np.where(mask, 0.5 + 0.25 * np.sin(5 * grid[0] + seed) * np.cos(4 * grid[1]), 0)
+    low = np.where(mask, clean + sigma(clean) * noise(rng.standard_normal(SHAPE)), 0)
+    return Pair(f"s{seed}", clean.astype("f4"), low.astype("f4"), mask), clean.astype("f4")
+
+
+def calibrated(noise, sigma, error=None):
+    pairs, clean = zip(*[scene(seed, noise, sigma) for seed in range(3)], strict=True)
+    predictions = clean if error is None else [c + error(c) for c in clean]
+    return calibrate_noise(pairs, predictions, spacing=SPACING), pairs, predictions
+
+
+def levels(model):
+    sizes = [len(axis) for axis in model.frequencies]
+    grid = np.meshgrid(*model.frequencies, indexing="ij")
+    return np.array(model.power).reshape(sizes), grid
+
+
+def test_white_noise_of_known_deviation():
+    model, _, _ = calibrated(lambda white: white, lambda c: 0.02 + 0.06 * c)
+    wanted = np.array([0.3, 0.4, 0.5, 0.6, 0.7])
+    np.testing.assert_allclose(model.deviation(wanted), 0.02 + 0.06 * wanted, rtol=0.05)
+    power, grid = levels(model)
+    inside = np.max([g / g.max() for g in grid], axis=0) > 0.05
+    assert np.std(power[inside]) < 0.5
+    np.testing.assert_allclose(model.quantiles, np.linspace(-4, 4, 17), atol=0.35)
+    np.testing.assert_allclose(model.quantiles[3:-3], np.linspace(-4, 4, 17)[3:-3], atol=0.06)
+    assert len(json.dumps(model.to_dict())) < 16_000
+    assert model.subjects == 3
+
+
+def test_coloured_noise_of_known_spectrum():
+    def level(r, a, s):
+        return -60 * r - 30 * a - 40 * s
+
+    model, _, _ = calibrated(lambda white: filtered(white, level), lambda c: 0.03 + 0 * c)
+    power, grid = levels(model)
+    np.testing.assert_allclose(model.deviation(np.array([0.4, 0.5])), 0.03, rtol=0.1)
+    off = power - level(*grid)
+    assert np.std(off) < 1.0
+    assert np.ptp(off) < 8
+
+
+def test_heavy_tails_are_measured():
+    model, _, _ = calibrated(lambda white: white**3 / np.sqrt(15), lambda c: 0.01 + 0 * c)
+    z = np.linspace(-4, 4, 17)[4:-4]
+    np.testing.assert_allclose(model.quantiles[4:-4], z**3 / np.sqrt(15), atol=0.1)
+
+
+def test_what_is_drawn_is_what_was_measured():
+    """Draw from a calibrated model, calibrate on the draws: the same model."""
+
+    def level(r, a, s):
+        return -50 * (r + a + s)
+
+    model, pairs, predictions = calibrated(
+        lambda white: filtered(white, level), lambda c: 0.01 + 0.05 * c
+    )
+    affine = np.diag([*SPACING, 1.0])
+    again = [
+        Pair(p.name, p.hf, add_noise(q, p.mask, affine, model, seed=n, realisation=1), p.mask)
+        for n, (p, q) in enumerate(zip(pairs, predictions, strict=True))
+    ]
+    second = calibrate_noise(again, predictions, spacing=SPACING)
+    wanted = np.linspace(0.3, 0.7, 5)
+    np.testing.assert_allclose(second.deviation(wanted), model.deviation(wanted), rtol=0.08)
+    assert np.std(levels(second)[0] - levels(model)[0]) < 1.2
+
+
+def test_errors_of_the_model_are_not_taken_for_noise():
+    """A prediction with structure of its own: the residual's power there is its error."""
+
+    def error(clean):
+        rng = np.random.default_rng(int(1e6 * clean.max()))
+        return 0.05 * filtered(rng.standard_normal(SHAPE), lambda r, a, s: -200 * (r + a + s))
+
+    def noise(white):
+        return filtered(white, lambda r, a, s: 60 * (r + a + s) - 60)
+
+    model, pairs, predictions = calibrated(noise, lambda c: 0.03 + 0 * c, error)
+    residual = (pairs[0].lf - predictions[0])[pairs[0].mask]
+    assert residual.std() > 0.05
+    np.testing.assert_allclose(model.deviation(np.array([0.4, 0.5, 0.6])), 0.03, rtol=0.15)
+
+
+def test_what_cannot_be_measured():
+    pair, clean = scene(0, lambda white: white, lambda c: 0.02)
+    perfect = Pair("x", pair.hf, clean, pair.mask)
+    with pytest.raises(BadDataError, match="no noise to measure"):
+        calibrate_noise([perfect], [clean], spacing=SPACING)
+    with pytest.raises(ValueError, match="one prediction each"):
+        calibrate_noise([pair], [], spacing=SPACING)
+
+
+def test_predictions_that_lack_nothing_have_no_noise():
+    pair, clean = scene(1, lambda white: white, lambda c: 0.02)
+    smooth = Pair("x", pair.hf, 0.5 * clean, pair.mask)
+    model = calibrate_noise([smooth], [clean], spacing=SPACING)
+    assert max(model.deviations) == 0
+    drawn = add_noise(clean, pair.mask, np.eye(4), model, seed=1, realisation=1)
+    np.testing.assert_array_equal(drawn, np.where(pair.mask, np.clip(clean, 0, 1), 0))
+
+
+def test_noise_of_a_thick_slice_scan_comes_back_on_its_own_grid():
+    """White noise of voxels of 1.6 x 1.6 x 5 mm, seen only after interpolation to 1 mm."""
+    shape, sides = (72, 72, 80), np.array([1.6, 1.6, 5.0])
+    grid = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    mask = sum(g**2 for g in grid) < 0.95
+    coarse = tuple((np.array(shape) // sides + 4).astype(int))
+    noise = 0.03 * np.random.default_rng(3).standard_normal(coarse)
+    at = np.stack(np.nonzero(mask), axis=0) / sides[:, None] + 1
+    low, clean = np.zeros((2, *shape), np.float32)
+    clean[mask] = 0.5
+    low[mask] = 0.5 + map_coordinates(noise, at, order=3)
+    pair = Pair("x", clean, low, mask)
+    model = calibrate_noise([pair], [clean], spacing=(1, 1, 1))
+    image, inside = np.full((44, 44, 15), 0.5, np.float32), np.ones((44, 44, 15), bool)
+    drawn = [
+        add_noise(image, inside, np.diag([*sides, 1]), model, seed=n, realisation=1, acquired=True)
+        for n in range(4)
+    ]
+    # A fifth is lost to the splines.
+    assert 0.7 < np.std(np.array(drawn) - image) / 0.03 < 0.9
+
+
+def test_the_default_gives_a_model():
+    pair, clean = scene(1, lambda white: white, lambda c: 0.02)
+    model = calibrate_noise([pair], [clean], spacing=SPACING)
+    assert NoiseModel.from_dict(model.to_dict()) == model
+
+
+def test_noise_buried_in_errors_is_drawn_on_from_high_frequencies():
+    """Noise that falls by 20 dB per cycle/mm, under errors that are far stronger at low ones."""
+
+    def level(r, a, s):
+        return -20 * np.sqrt(r**2 + a**2 + s**2)
+
+    def error(clean):
+        rng = np.random.default_rng(int(1e6 * clean.max()))
+        return 0.05 * filtered(rng.standard_normal(SHAPE), lambda r, a, s: -250 * (r + a + s))
+
+    model, pairs, predictions = calibrated(
+        lambda white: filtered(white, level), lambda c: 0.03 + 0 * c, error
+    )
+    power, grid = levels(model)
+    off = power - level(*grid)
+    low = np.sqrt(sum(g**2 for g in grid)) < 0.12
+    assert abs(off[low].mean() - off[~low].mean()) < 3
+    assert float(model.deviation(np.array([0.45]))[0]) == pytest.approx(0.03, rel=0.2)
+    assert (pairs[0].lf - predictions[0])[pairs[0].mask].std() > 0.05

@@ -1,0 +1,333 @@
+"""Held-out scores, pictures, and the scoring of any bundles on any prepared pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from problems import SMALL, ball_pair
+
+from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.evaluation.metrics import evaluate, histogram
+from h2lo_bids.evaluation.realism import (
+    appearance,
+    band_correlation,
+    histogram_distance,
+    spectrum_distance,
+    tapered,
+)
+from h2lo_bids.evaluation.scores import read_scores, select
+from h2lo_bids.models.bundle import Bundle, save_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.settings import Settings, convert
+from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.training.experiments.heldout import (
+    Scored,
+    pictures_of,
+    predict_pair,
+    score_pair,
+    stranger_to,
+)
+from h2lo_bids.training.experiments.leaks import encode, fingerprint, training_subjects
+from h2lo_bids.training.experiments.scoring import read_references, score_models
+from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.prepared import Check, PreparedPair, read_prepared
+
+FRAME = Frame((22, 26, 24), (2.0, 2.0, 2.0))
+
+
+def operator(seed: int = 0) -> H2lo:
+    torch.manual_seed(seed)
+    model = H2lo(SMALL).eval()
+    model.bias.data.fill_(0.5)  # untrained, it would be cut to 0 everywhere
+    return model
+
+
+def bundle_of(folder: Path, seed: int = 0, frame: Frame = FRAME, **changes: object) -> Bundle:
+    told = {"kind": "real", "subjects": {"train": ["sub-01"], "validation": ["02"], "test": ["03"]}}
+    values = {"contrast": "T1w", "frame": frame, "metadata": {"training_data": told}, "card": "x\n"}
+    return save_bundle(folder, operator(seed), **{**values, **changes})  # type: ignore[arg-type]
+
+
+def prepare(folder: Path, label: str, contrast: str = "T1w") -> PreparedPair:
+    pair = ball_pair(label, int(label), FRAME.shape)
+    affine = nib.affines.from_matvec(np.diag([2.0, 2, 2]), [-20.0, -31, 7])
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, data in (("hf", pair.hf), ("lf", pair.lf), ("mask", pair.mask.astype(np.uint8))):
+        paths[name] = folder / f"sub-{label}_{name}.nii.gz"
+        nib.save(nib.Nifti1Image(data, affine), paths[name])
+    return PreparedPair(
+        subject=label, session=None, contrast=contrast, **paths, record=folder / "r.json",
+        frame=FRAME, simulated=True, fusion="none", sources=(), fingerprint=label,
+        check=Check(False),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[PreparedPair]:
+    return [prepare(tmp_path / "pairs", label) for label in ("01", "03")]
+
+
+def test_pair_is_scored_as_its_prediction() -> None:
+    pair, model = ball_pair("07", 7), operator()
+    predicted = predict_pair(model, pair)
+    assert np.array_equal(predicted, synthesize(model, pair.hf, pair.mask))
+    (mixed,) = select(score_pair(pair, predicted, method="h2lo", fold=1))
+    assert (mixed.subject, mixed.method, mixed.fold) == ("07", "h2lo", 1)
+    expected = evaluate(predicted, pair.lf, pair.hf)
+    assert {name: mixed.values[name] for name in expected} == pytest.approx(expected)
+    (identity,) = select(score_pair(pair))
+    expected = evaluate(pair.hf, pair.lf, pair.hf)
+    assert identity.method == "identity"
+    assert {name: identity.values[name] for name in expected} == pytest.approx(expected)
+
+
+def test_pictures_are_the_slices_through_the_brain(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    hf, lf = rng.random((2, 8, 12, 9)).astype(np.float32)
+    mask = np.zeros(hf.shape, bool)
+    mask[2:5, 4:11, 1:4] = True  # the middle is 3, 7, 2
+    predicted = 3 * lf - 1
+    found = pictures_of(Pair("05_GE", hf, lf, mask), predicted)
+    assert [*found] == [f"05_GE/{kind}" for kind in ("hf", "lf", "predicted", "histograms")]
+    axial, coronal, sagittal = found["05_GE/hf"]
+    assert found["05_GE/hf"].shape == (3, 12, 12)
+    assert np.array_equal(axial[2:10], hf[:, :, 2].astype(np.float16))
+    assert np.array_equal(coronal[2:10, 1:10], hf[:, 7].astype(np.float16))
+    assert np.array_equal(sagittal[:, 1:10], hf[3].astype(np.float16))
+    assert not axial[:2].any()
+    assert found["05_GE/predicted"].max() <= 1
+    shares = found["05_GE/histograms"]
+    assert shares.shape == (3, 128)
+    assert shares[2] == pytest.approx(histogram(predicted, hf > 0.01), abs=1e-4)
+    for name in "ab":
+        Scored(pictures=found).write(tmp_path / name, {})
+    first, second = (tmp_path / name / "pictures.npz" for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    again = np.load(first)
+    assert {key: value.dtype for key, value in again.items()} == dict.fromkeys(found, np.float16)
+    assert all(np.array_equal(again[key], value) for key, value in found.items())
+
+
+def test_a_picture_of_another_shape_is_one_line() -> None:
+    pair = ball_pair("01", 1)
+    with pytest.raises(BadDataError, match="pair 01: the prediction has shape"):
+        pictures_of(pair, pair.hf[1:])
+
+
+def test_models_are_scored_and_kept_apart(tmp_path: Path, pairs: list[PreparedPair]) -> None:
+    models = [(name, bundle_of(tmp_path / name, seed)) for seed, name in enumerate("ab")]
+    lines: list[str] = []
+    out = tmp_path / "out"
+    scores = score_models(models, pairs, out_dir=out, progress=lines.append)
+    assert [(s.method, s.subject) for s in select(scores)] == [
+        (method, label) for method in ("identity", "a", "b") for label in ("01", "03")
+    ]
+    warned = [line for line in lines if line.startswith("warning:")]
+    assert len(warned) == 2
+    assert all("sub-01" in line and "sub-03" not in line for line in warned)
+    pair = read_prepared(pairs[1])
+    expected = score_pair(pair, predict_pair(operator(1), pair), method="b")
+    assert tuple(s for s in scores if (s.method, s.subject) == ("b", "03")) == expected
+    folder = out / "evaluation" / "T1w" / "b"
+    names = {"scores.tsv", "scores.json", "pictures.npz", "record.json"}
+    assert {path.name for path in folder.iterdir()} == names | {"realism.tsv", "realism.json"}
+    assert {s.method for s in read_scores(folder / "scores.tsv")} == {"identity", "b"}
+    assert set(read_scores(folder / "scores.tsv")) <= set(scores)
+    assert "03/predicted" in np.load(folder / "pictures.npz")
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["method"], record["simulated"], len(record["warnings"])) == ("b", True, 1)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "nan"])
+def test_a_damaged_pair_costs_its_own_scores_alone(
+    tmp_path: Path, pairs: list[PreparedPair], damage: str
+) -> None:
+    models = [("a", bundle_of(tmp_path / "a"))]
+    bad, good = pairs
+    if damage == "nan":
+        image = nib.load(bad.lf)
+        nib.save(nib.Nifti1Image(image.get_fdata() * np.nan, image.affine), bad.lf)
+    else:
+        bad.lf.write_bytes(bad.lf.read_bytes()[:300])
+    lost: list[str] = []
+    out = tmp_path / "out"
+    scores = score_models(models, pairs, out_dir=out, lost=lambda pair, line: lost.append(line))
+    assert {s.subject for s in scores} == {good.subject}
+    (line,) = lost
+    assert line.startswith(f"{bad.lf}: ")
+    assert line.endswith("remove it and run again")
+    for words in ({}, {"lost": lost.append}):  # nobody to tell, or nothing to go on with
+        with pytest.raises(BadDataError, match="remove it and run again"):
+            score_models(models, [bad], out_dir=out, **words)
+
+
+def test_a_model_of_another_frame_is_asked_for_the_pairs_positions(
+    tmp_path: Path, pairs: list[PreparedPair]
+) -> None:
+    # The same voxel size, but more of them: what it sees differs from the pair by padding only,
+    # so its answer can be computed by hand.
+    wide = Frame((26, 30, 28), (2.0, 2.0, 2.0))
+    bundle = bundle_of(tmp_path / "wide", frame=wide)
+    scores = score_models([("wide", bundle)], pairs[:1], out_dir=tmp_path / "out")
+    pair = read_prepared(pairs[0])
+    inside = tuple(slice(2, 2 + n) for n in pair.shape)
+    hf, mask = np.zeros(wide.shape, np.float32), np.zeros(wide.shape, bool)
+    hf[inside], mask[inside] = pair.hf / pair.hf.max(), pair.mask
+    expected = score_pair(pair, synthesize(operator(), hf, mask)[inside], method="wide")
+    for found, wanted in zip(scores[2:], expected, strict=True):
+        assert found.values == pytest.approx(wanted.values, rel=1e-4)
+
+
+def test_realism_is_of_the_model_the_real_scan_and_the_references(
+    tmp_path: Path, pairs: list[PreparedPair]
+) -> None:
+    bundle, out = bundle_of(tmp_path / "m"), tmp_path / "out"
+    rng, mask = np.random.default_rng(0), np.ones((40, 40, 40), bool)
+    far, near = (
+        appearance(1 + sd * rng.standard_normal(mask.shape), mask, (2.0,) * 3) for sd in (0.3, 0.01)
+    )
+    score_models([("m", bundle)], pairs, out_dir=out, references={"far.nii": far, "near.nii": near})
+    folder = out / "evaluation" / "T1w" / "m"
+    head, *lines = [r.split("\t") for r in (folder / "realism.tsv").read_text().splitlines()]
+    assert head == list(json.loads((folder / "realism.json").read_text()))
+    rows = [dict(zip(head, line, strict=True)) for line in lines]
+    assert [(r["participant_id"], r["kind"], r["image"]) for r in rows] == [
+        ("sub-01", "target", "n/a"), ("sub-01", "synthesized", "m"),
+        ("sub-03", "target", "n/a"), ("sub-03", "synthesized", "m"),
+        ("n/a", "reference", "far.nii"), ("n/a", "reference", "near.nii"),
+    ]  # fmt: skip
+    first, second = map(read_prepared, pairs)
+    window = tapered(first.mask & second.mask, (2.0,) * 3)
+    own, other = (band_correlation(first.lf, x.hf, window, (2.0,) * 3) for x in (first, second))
+    for key, bands in (("own", own), ("stranger", other)):
+        assert float(rows[0][f"{key}_8mm"]) == pytest.approx(bands[0])
+    assert rows[0]["own_1p5mm"] == rows[0]["spectrum_db"] == "n/a"
+    told = [
+        appearance(v, first.mask, (2.0,) * 3) for v in (first.lf, predict_pair(operator(), first))
+    ]
+    assert float(rows[1]["spectrum_db"]) == pytest.approx(spectrum_distance(*told))
+    assert float(rows[1]["reference_histogram"]) == pytest.approx(
+        min(histogram_distance(told[1], r) for r in (far, near))
+    )
+    assert float(rows[4]["reference_spectrum_db"]) == pytest.approx(20 * np.log10(30), abs=0.5)
+
+
+def test_a_stranger_is_another_person_whose_pair_can_be_read(pairs: list[PreparedPair]) -> None:
+    first, last = pairs
+    again = dataclasses.replace(first, session="2", name="01_2")
+    assert stranger_to(first, [first, again, last]).name == "03"
+    assert stranger_to(last, [again, first, last]).name == "01_2"
+    assert stranger_to(first, [first, again]) is None
+    again.lf.write_bytes(b"")  # of first, too: they share their files
+    assert stranger_to(last, [first, last, again]) is None
+
+
+def test_references_are_read_one_by_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = np.zeros((48, 56, 48), np.float32)
+    data[8:40, 6:50, 8:40] = 1 + 0.02 * rng.standard_normal((32, 44, 32))  # 1.2 litres
+    names = ("a_T1w.nii.gz", "b_T1w.nii.gz", "c_T2w.nii.gz", "d_T1w.nii.gz")
+    for name in names:
+        nib.save(nib.Nifti1Image(data, np.diag([3.0, 3, 3, 1])), tmp_path / name)
+    (tmp_path / "b_T1w.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    for name, field in (("a", 0.064), ("d", 3)):
+        (tmp_path / f"{name}_T1w.json").write_text(f'{{"MagneticFieldStrength": {field}}}')
+    given = tuple(convert.reference(f"{tmp_path}/{n}") for n in names)
+    settings = Settings(
+        bids_dir=tmp_path, out_dir=tmp_path, level="evaluate", skull_strip="skip",
+        realism_reference=given,
+    )  # fmt: skip
+    unusable: list[list[str]] = []
+    found = read_references(settings, "T1w", Frame((50, 60, 60), (3.0, 3.0, 3.0)), unusable)
+    assert [*found] == ["a_T1w.nii.gz"]
+    assert found["a_T1w.nii.gz"].values()["noise"] == pytest.approx(0.02, rel=0.05)
+    assert [name for name, _ in unusable] == [f"{tmp_path}/{n}_T1w.nii.gz" for n in "bd"]
+    for name, line in unusable:
+        assert line.startswith(f"{name}: ")
+        assert "\n" not in line
+    assert "is no low-field scan, but of 3 T by MagneticFieldStrength" in unusable[1][1]
+
+
+@pytest.mark.parametrize(
+    "frame", [Frame((20, 20, 20), (3.0, 3.0, 3.0)), Frame(anchor="array", spacing=(2.0,) * 3)]
+)
+def test_other_spacings_and_array_frames_are_scored(
+    tmp_path: Path, pairs: list[PreparedPair], frame: Frame
+) -> None:
+    bundle = bundle_of(tmp_path / "m", frame=frame)
+    lines: list[str] = []
+    scores = score_models([("m", bundle)], pairs[1:], out_dir=tmp_path / "o", progress=lines.append)
+    assert all(np.isfinite(s.values["ssim"]) for s in scores)
+    warned = [line for line in lines if "array" in line]
+    assert len(warned) == (frame.anchor == "array")
+    if frame.anchor == "array":
+        # The pair's array is the frame: nothing is resampled.
+        pair = read_prepared(pairs[1])
+        predicted = synthesize(operator(), pair.hf / pair.hf.max(), pair.mask)
+        expected = score_pair(pair, predicted, method="m")
+        for found, wanted in zip(scores[2:], expected, strict=True):
+            assert found.values == pytest.approx(wanted.values, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("label", "why"),
+    [
+        ("07", "sub-03 has the high-field image of sub-07, who is a training subject of model m"),
+        ("03", "sub-03 is a training subject of model m"),
+    ],
+)
+def test_a_training_subject_is_not_scored_under_any_name(
+    tmp_path: Path, pairs: list[PreparedPair], label: str, why: str
+) -> None:
+    seen = encode(
+        fingerprint(*(nib.load(p).get_fdata() for p in (pairs[1].hf, pairs[1].mask)), (2,) * 3)
+    )
+    told = {"kind": "real", "subjects": [label], "fingerprints": {label: [seen]}}
+    bundle = bundle_of(tmp_path / "m", metadata={"training_data": told})
+    lost: list[str] = []
+    scores = score_models(
+        [("m", bundle)], pairs, out_dir=tmp_path / "o", lost=lambda pair, line: lost.append(line)
+    )
+    assert {score.subject for score in scores} == {"01"}
+    (line,) = lost
+    assert line.startswith(f"{why}; not scored, ")
+    # Nothing is left, or nobody is there to hear of it.
+    for chosen, more in ((pairs[1:], {"lost": lambda pair, line: None}), (pairs, {})):
+        with pytest.raises(UsageError, match=why):
+            score_models([("m", bundle)], chosen, out_dir=tmp_path / "p", **more)
+    assert not (tmp_path / "p").exists()
+
+
+def test_what_cannot_be_scored_is_refused_in_a_line(
+    tmp_path: Path, pairs: list[PreparedPair]
+) -> None:
+    good = bundle_of(tmp_path / "good")
+    other = bundle_of(tmp_path / "other", contrast="T2w")
+    refused = (
+        ([("x", other)], pairs, "was trained for T2w .* T1w pairs"),
+        ([("x", good), ("x", good)], pairs, "two models are called 'x'"),
+        ([("../x", good)], pairs, "model name"),
+        ([("identity", good)], pairs, "model name"),
+        ([], pairs, "nothing to score"),
+        ([("x", good)], [], "nothing to score"),
+    )
+    for models, chosen, message in refused:
+        with pytest.raises(UsageError, match=message) as caught:
+            score_models(models, chosen, out_dir=tmp_path / "out")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("told", [None, "all", {"subjects": 3}, {"subjects": ["sub-01", 2]}])
+def test_training_subjects_of_any_metadata(tmp_path: Path, told: object) -> None:
+    bundle = Bundle(tmp_path, "h2lo", "T1w", {}, FRAME, "", {"training_data": told}, "")
+    listed = isinstance(told, dict) and isinstance(told["subjects"], list)
+    assert training_subjects(bundle) == ({"01", "2"} if listed else set())
