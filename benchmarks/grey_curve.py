@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from h2lo_bids.bids.results import result_files
+from h2lo_bids.bids.derivatives import result_files
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score
 from h2lo_bids.evaluation.splits import Fold, read_folds
 from h2lo_bids.evaluation.statistics import summarise

@@ -12,7 +12,7 @@ from typing import Any
 from nipype.pipeline import engine as pe
 
 from h2lo_bids import __version__
-from h2lo_bids.bids.pairnames import pair_paths
+from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import derivative_uri, pair_sidecar

@@ -15,7 +15,7 @@ from typing import Any
 
 import bids_app_spec
 import h2lo_bids
-from h2lo_bids.bids.results import result_path
+from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.errors import CannotCreateError
 from h2lo_bids.io import atomic_write_text, read_json, write_json
 
@@ -42,22 +42,6 @@ def write_dataset_files(
 
     ``dataset_description.json``, ``.bidsignore``, ``descriptions.tsv`` with
     its ``.json``, ``logs/CITATION.bib``, and a ``README.md`` unless there is one.
-
-    Parameters
-    ----------
-    out_dir, bids_dir : path-like
-        Roots of the derivative and of the raw dataset.
-    links : mapping, optional
-        Roots of further datasets that sidecars name as sources, by their name there.
-    environment : mapping, optional
-        Instead of ``os.environ``; see :func:`container`.
-
-    Raises
-    ------
-    CannotCreateError
-        ``out_dir`` holds a dataset that something else made, or cannot be written.
-    InputOutputError
-        The disk is full.
     """
     out, raw = Path(out_dir).absolute(), Path(bids_dir).absolute()
     require_own(out)
@@ -103,31 +87,12 @@ def _links_of(out_dir: Path) -> dict[str, str]:
 
 
 def write_citation(out_dir: str | Path, text: str) -> None:
-    """Write the methods text to ``logs/CITATION.md``.
-
-    Parameters
-    ----------
-    out_dir : path-like
-        Root of the derivative dataset.
-    text : str
-        Markdown.
-    """
+    """Write the methods text to ``logs/CITATION.md``."""
     atomic_write_text(result_path(out_dir, "citation"), text.rstrip("\n") + "\n")
 
 
 def require_own(out_dir: Path) -> None:
-    """Refuse a folder that holds somebody else's dataset.
-
-    Parameters
-    ----------
-    out_dir : Path
-        May not exist yet.
-
-    Raises
-    ------
-    CannotCreateError
-        In one line, with the remedy.
-    """
+    """Refuse a folder that holds somebody else's dataset."""
     path = out_dir / "dataset_description.json"
     try:
         content = read_json(path)
@@ -149,19 +114,7 @@ def description(
     links: Mapping[str, Path] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Compose ``dataset_description.json`` of the derivative.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        Root of the raw dataset, absolute; ``bids:raw:`` leads there.
-    links, environment
-        As for `write_dataset_files`.
-
-    Returns
-    -------
-    dict
-    """
+    """Compose ``dataset_description.json`` of the derivative."""
     generated: dict[str, Any] = {"Name": PIPELINE, "Version": h2lo_bids.__version__}
     url = _code_url()
     if url:
@@ -188,16 +141,6 @@ def container(environment: Mapping[str, str]) -> dict[str, str] | None:
 
     ``H2LO_CONTAINER`` is set when the image is built, e.g. to
     ``h2lo-bids:0.1.0``; Apptainer and Singularity name the image themselves.
-
-    Parameters
-    ----------
-    environment : mapping
-        Such as ``os.environ``.
-
-    Returns
-    -------
-    dict or None
-        ``Type`` with ``Tag`` or ``URI``; None outside of containers.
     """
     tag = environment.get("H2LO_CONTAINER")
     for kind in ("apptainer", "singularity"):

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import bids_app_spec
+from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.scan import Scan
 
 _FIELD = re.compile(r"\{(?P<name>\w+)(?:<(?P<allowed>[^>]*)>)?\}")
@@ -36,33 +38,6 @@ def derivative_path(
     A T2w scan's brain mask would have the name of the T1w scan's, since BIDS
     gives masks no entity for the contrast: on the scan's own grid it is named
     ``space-T2w_..._desc-brain_mask``, in any other space ``desc-brainT2w``.
-
-    Parameters
-    ----------
-    out_dir : path-like
-        Root of the derivative dataset.
-    source : Scan, mapping or pairs
-        The input, or its entities by short name (``sub``, ``ses``, ``acq``,
-        ``rec``, ``run`` ...), whose labels are kept as written.
-    suffix : str or None
-        ``T1w``, ``T2w``, ``mask`` or ``xfm``; None for a subject's report.
-    desc, space, res : str, optional
-        Entities of the output.
-    extension : str, optional
-        With its dot.
-    **extra : str
-        Further entities: ``from_``, ``to``, ``mode`` of a transform (a
-        trailing underscore is dropped), ``datatype="figures"``.
-
-    Returns
-    -------
-    Path
-        Below ``out_dir``. Nothing is created.
-
-    Raises
-    ------
-    ValueError
-        A label is not alphanumeric, or no pattern takes these entities.
     """
     fields = dict(source.entities if isinstance(source, Scan) else source)
     added = {"desc": desc, "space": space, "res": res, "suffix": suffix, **extra}
@@ -117,3 +92,113 @@ def _fill(pattern: str, fields: Mapping[str, str]) -> str | None:
     if used != set(fields):
         return None
     return _FIELD.sub(lambda field: fields[field["name"]], pattern)
+
+
+_BLANK = re.compile(r"\{(\w+)\}")
+_WORD = re.compile(r"[\w+<>][\w.+<>-]*")
+
+
+def result_path(out_dir: str | Path, key: str, **fields: str | int) -> Path:
+    """Name a result: a file, a folder, or what the names of several files begin with.
+
+    Examples
+    --------
+    >>> result_path("/out", "model", method="h2lo", contrast="T1w").as_posix()
+    '/out/models/h2lo_T1w'
+    """
+    return Path(out_dir) / _filled(key, fields)
+
+
+def result_files(out_dir: str | Path, key: str, **fields: str | int) -> tuple[Path, ...]:
+    """Name every file of a result.
+
+    Examples
+    --------
+    >>> [path.name for path in result_files("/out", "splits")]
+    ['splits.tsv', 'splits.json']
+    """
+    begin = _filled(key, fields)
+    return tuple(Path(out_dir) / (begin + end) for end in _results()[key].get("files", [""]))
+
+
+def result_pattern(key: str, end: str = "", **fields: str | int) -> str:
+    """Return the pattern, for `Path.glob`, of all results of a kind.
+
+    Examples
+    --------
+    >>> result_pattern("fold", "/record.json", contrast="T1w")
+    'folds/T1w/*/fold-*/record.json'
+    """
+    open_ = dict.fromkeys(_BLANK.findall(_results()[key]["path"]), "*")
+    return _BLANK.sub(lambda m: str({**open_, **fields}[m[1]]), _results()[key]["path"]) + end
+
+
+def _filled(key: str, fields: dict[str, str | int]) -> str:
+    path = _results()[key]["path"]
+    names = set(_BLANK.findall(path))
+    if names != set(fields):
+        raise ValueError(f"{key}: needs {sorted(names)}, not {sorted(fields)}")
+    for name, value in fields.items():
+        if not _WORD.fullmatch(str(value)):
+            raise ValueError(f"{name} {value!r} cannot stand in the name of a result")
+    return _BLANK.sub(lambda match: str(fields[match[1]]), path)
+
+
+@cache
+def _results() -> dict[str, Any]:
+    results: dict[str, Any] = bids_app_spec.load("io_spec.json")["results"]
+    return results
+
+
+_ADDED = ("res", "desc")
+
+
+def pair_paths(out_dir: Path, source: Source, contrast: str) -> dict[str, Path]:
+    """Name the files of a pair: ``hf``, ``lf``, ``mask``, ``record``."""
+    # Entities alone: a T2w scan's own mask would get another name for its own space.
+    entities = getattr(source, "entities", source)
+    kind = "pairT2w" if contrast == "T2w" else "pair"
+
+    def name(suffix: str, desc: str) -> Path:
+        return derivative_path(out_dir, entities, suffix=suffix, desc=desc, res="model")
+
+    low = name(contrast, "pairLF")
+    return {
+        "hf": name(contrast, "pairHF"),
+        "lf": low,
+        "mask": name("mask", kind),
+        "record": sidecar_path(low),
+    }
+
+
+def record_end(contrast: str) -> str:
+    """Return what the name of every pair's record of a contrast ends with.
+
+    Examples
+    --------
+    >>> record_end("T1w")
+    '_res-model_desc-pairLF_T1w.json'
+    """
+    return pair_paths(Path(), {"sub": "x"}, contrast)["record"].name.removeprefix("sub-x")
+
+
+def find_records(out_dir: Path, contrast: str) -> list[Path]:
+    """List the records of the pairs of a contrast, sorted."""
+    end = record_end(contrast)
+    folders = ("sub-*/anat", "sub-*/ses-*/anat")
+    return sorted(path for folder in folders for path in Path(out_dir).glob(f"{folder}/[!.]*{end}"))
+
+
+def scan_entities(record: Path) -> tuple[tuple[str, str], ...]:
+    """Return the entities of the scan that a record's pair was made of."""
+    name = parse_name(record.name)
+    if name is None:
+        raise ValueError(f"{record.name}: is not the name of a pair's record")
+    return tuple(pair for pair in name.entities if pair[0] not in _ADDED)
+
+
+def paths_of_record(record: Path, contrast: str) -> dict[str, Path]:
+    """Name the files of the pair that a record belongs to, as `pair_paths` does."""
+    entities = scan_entities(record)
+    root = record.parents[3 if "ses" in dict(entities) else 2]
+    return pair_paths(root, entities, contrast)

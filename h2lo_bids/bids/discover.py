@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from h2lo_bids.bids.choose import PREFERENCE, rank
 from h2lo_bids.bids.explain import empty_subject, nothing_found
-from h2lo_bids.bids.findings import Findings, Problem, Skipped
 from h2lo_bids.bids.gather import (
+    Findings,
     Image,
+    Problem,
+    Skipped,
     check_filters,
     choose_subjects,
     find_images,
@@ -19,11 +20,10 @@ from h2lo_bids.bids.gather import (
     read_scan,
     unwanted,
 )
+from h2lo_bids.bids.index import list_subjects
 from h2lo_bids.bids.metadata import Sidecars
-from h2lo_bids.bids.orientation import header_warnings
-from h2lo_bids.bids.participants import list_subjects
 from h2lo_bids.bids.query import Query
-from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.scan import PREFERENCE, Scan, header_warnings, rank
 from h2lo_bids.bids.validate import read_description, require_valid
 from h2lo_bids.errors import H2loError, NoMatchError
 from h2lo_bids.io import check_content
@@ -33,20 +33,7 @@ Choose = Callable[[list[Image], Query, Findings], list[Scan]]
 
 @dataclass(frozen=True)
 class Discovery:
-    """What a query found.
-
-    Attributes
-    ----------
-    scans : tuple of Scan
-        Scans to work on, by subject, session and contrast.
-    problems : tuple of Problem
-        Each concerns one image or subject; the scans are unaffected.
-    skipped : tuple of Skipped
-        Images left out on purpose.
-    notes, warnings : tuple of str
-        About the database, the validator, what was derived; and what was assumed
-        or is contradictory.
-    """
+    """What a query found."""
 
     scans: tuple[Scan, ...]
     problems: tuple[Problem, ...] = ()
@@ -59,53 +46,15 @@ def discover(query: Query) -> Discovery:
     """Find the high-field T1w and T2w scans that a query asks for.
 
     Per subject, session and contrast one scan is taken (order of preference in
-    :func:`h2lo_bids.bids.choose.rank`), or every one with
+    `h2lo_bids.bids.scan.rank`), or every one with
     ``query.all_scans``. The preferred scan is never replaced silently: when
     its content is missing, that is a problem, not a reason to take another.
-
-    Parameters
-    ----------
-    query : Query
-        What is wanted.
-
-    Returns
-    -------
-    Discovery
-        With at least one scan or problem.
-
-    Raises
-    ------
-    MissingInputError
-        The dataset cannot be read.
-    InvalidBidsError
-        It is not BIDS (unless the query skips validation), or a derivative.
-    NoMatchError
-        Nothing matched; the message says what was searched and what exists.
     """
     return search(query, _scans)
 
 
 def search(query: Query, choose: Choose) -> Discovery:
-    """Find the images that a query asks for, and let a function choose the scans among them.
-
-    Parameters
-    ----------
-    query : Query
-        What is wanted.
-    choose : callable
-        Takes the images that match, the query and the findings, to which it adds what it
-        leaves out; returns the scans.
-
-    Returns
-    -------
-    Discovery
-        With at least one scan or problem.
-
-    Raises
-    ------
-    MissingInputError, InvalidBidsError, NoMatchError
-        As `discover`.
-    """
+    """Find the images that a query asks for, and let a function choose the scans among them."""
     root = query.bids_dir
     findings = Findings()
     read_description(root, skip=query.skip_bids_validation, doubt=findings.doubt)

@@ -8,10 +8,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from h2lo_bids.bids.filters import describe, nearest
 from h2lo_bids.bids.index import folder_names
 from h2lo_bids.bids.names import FORMS, NIFTI, Name, meant_suffix, parse_name
-from h2lo_bids.bids.query import Query
+from h2lo_bids.bids.query import Query, describe, nearest
 from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import counted, listed
 
@@ -33,13 +32,7 @@ class Odd(NamedTuple):
 
 
 def misnamed_subjects(root: Path) -> str | None:
-    """Name the folders of a dataset that look like subjects, but are not called so.
-
-    Returns
-    -------
-    str or None
-        All in one line; None if there are none.
-    """
+    """Name the folders of a dataset that look like subjects, but are not called so."""
     found = []
     for name in sorted(folder_names(root)):
         like, folder = _LIKE_SUBJECT.match(name), root / name
@@ -87,17 +80,7 @@ def unlisted(rows: Collection[str], existing: Collection[str]) -> Iterator[str]:
 
 
 def odd_names(subject: Path, sessions: Collection[str], suffixes: tuple[str, ...]) -> Iterator[Odd]:
-    """Look for folders and files of a subject whose names are nearly those that are read.
-
-    Parameters
-    ----------
-    subject : Path
-        Its folder.
-    sessions : collection of str
-        Labels of those to look at; all if empty.
-    suffixes : tuple of str
-        Of the wanted contrasts. NIfTI images in ``anat`` are not looked at.
-    """
+    """Look for folders and files of a subject whose names are nearly those that are read."""
     names = sorted(folder_names(subject))
     for name in names:
         like = _LIKE_SESSION.match(name)

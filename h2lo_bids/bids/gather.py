@@ -1,14 +1,14 @@
-"""The steps that every search of a dataset begins with: subjects, images, their sidecars."""
+"""What a search gathers beside what it was after."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from h2lo_bids.bids.choose import not_an_input
 from h2lo_bids.bids.explain import (
     absent_subject,
     misnamed_subjects,
@@ -16,24 +16,81 @@ from h2lo_bids.bids.explain import (
     rename,
     unlisted,
 )
-from h2lo_bids.bids.fieldstrength import LOW_FIELD_BELOW, field_strength
-from h2lo_bids.bids.filters import (
+from h2lo_bids.bids.index import folder_names, index_images, read_participants
+from h2lo_bids.bids.metadata import LOW_FIELD_BELOW, Sidecars, field_strength
+from h2lo_bids.bids.names import Name, in_place, looks_wanted, parse_name
+from h2lo_bids.bids.query import (
     Filter,
+    Query,
     describe,
     did_you_mean,
     matches,
     nearest,
     other_queries,
 )
-from h2lo_bids.bids.findings import Findings
-from h2lo_bids.bids.index import folder_names, index_images
-from h2lo_bids.bids.metadata import Sidecars
-from h2lo_bids.bids.names import Name, in_place, looks_wanted, parse_name
-from h2lo_bids.bids.participants import read_participants
-from h2lo_bids.bids.query import Query
-from h2lo_bids.bids.scan import Scan
-from h2lo_bids.errors import BadDataError, InvalidBidsError, MissingInputError, NoMatchError
+from h2lo_bids.bids.scan import Scan, not_an_input
+from h2lo_bids.errors import (
+    BadDataError,
+    H2loError,
+    InvalidBidsError,
+    MissingInputError,
+    NoMatchError,
+)
 from h2lo_bids.wording import listed, summarise
+
+
+class Problem(NamedTuple):
+    """Something asked for that cannot be used: what, why with the remedy, exit code."""
+
+    path: Path
+    message: str
+    exit_code: int
+
+
+class Skipped(NamedTuple):
+    """An image left out on purpose, with the reason and the option that changes it."""
+
+    path: Path
+    reason: str
+
+
+@dataclass
+class Findings:
+    """What the steps of one search add to."""
+
+    problems: list[Problem] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    said: list[tuple[Path, str]] = field(default_factory=list)
+    doubts: list[tuple[Path, str]] = field(default_factory=list)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The notes, those on scans with one line for each kind."""
+        return (*self.notes, *summarise((path, f"{path}: {text}") for path, text in self.said))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each kind of warning."""
+        return tuple(summarise((path, f"{path}: {text}") for path, text in self.doubts))
+
+    def hear(self, scan: Scan) -> None:
+        """Keep what was noted at a scan."""
+        self.said += [(scan.path, text) for text in scan.notes]
+        self.doubt(scan.path, *scan.warnings)
+
+    def doubt(self, path: Path, *texts: str) -> None:
+        """Warn of what concerns a file or folder."""
+        self.doubts += [(path, text) for text in texts]
+
+    def fail(self, path: Path, error: H2loError) -> None:
+        """Keep an error that concerns one image or subject only."""
+        self.problems.append(Problem(path, str(error), error.exit_code))
+
+    def skip(self, path: Path, reason: str) -> None:
+        """Leave something out."""
+        self.skipped.append(Skipped(path, reason))
+
 
 _UNIFORM = ("UNIT1", "MP2RAGE")
 """Suffixes that BIDS knows, of images that look like a T1w one or are made into one."""
@@ -50,27 +107,7 @@ class Image(NamedTuple):
 
 
 def choose_subjects(query: Query, existing: tuple[str, ...], findings: Findings) -> tuple[str, ...]:
-    """Take the subjects that are asked for; those that are not there become problems.
-
-    Parameters
-    ----------
-    query : Query
-        What is wanted.
-    existing : tuple of str
-        The subjects that have a folder.
-    findings : Findings
-        Added to.
-
-    Returns
-    -------
-    tuple of str
-        Labels of subjects whose folders may be read.
-
-    Raises
-    ------
-    NoMatchError
-        None is there.
-    """
+    """Take the subjects that are asked for; those that are not there become problems."""
     if not query.participant_labels:
         chosen = existing
     else:
@@ -126,24 +163,7 @@ def _is_open(subject: Path, findings: Findings) -> bool:
 def find_images(
     query: Query, subjects: tuple[str, ...], existing: tuple[str, ...], findings: Findings
 ) -> tuple[list[Path], list[Image]]:
-    """List the images of some subjects that are named as one of the wanted contrasts.
-
-    Parameters
-    ----------
-    query : Query
-        What is wanted.
-    subjects, existing : tuple of str
-        Those to look at, and all that there are.
-    findings : Findings
-        Added to.
-
-    Returns
-    -------
-    paths : list of Path
-        All images in ``anat`` folders.
-    images : list of Image
-        Those of a wanted contrast, once each.
-    """
+    """List the images of some subjects that are named as one of the wanted contrasts."""
     root = query.bids_dir
     paths, notes = index_images(
         root,
@@ -224,26 +244,7 @@ def unwanted(name: Name, asked: Filter) -> str | None:
 
 
 def read_scan(image: Image, sidecars: Sidecars, dataset: str = "raw") -> Scan:
-    """Read an image's sidecars and tell its field strength.
-
-    Parameters
-    ----------
-    image : Image
-        The image.
-    sidecars : Sidecars
-        Of its dataset.
-    dataset : str, optional
-        Name of that dataset in BIDS URIs.
-
-    Returns
-    -------
-    Scan
-
-    Raises
-    ------
-    BadDataError, MissingInputError
-        A sidecar is broken or cannot be read.
-    """
+    """Read an image's sidecars and tell its field strength."""
     metadata = sidecars.read(image.path, image.name)
     labels = [label for key, label in image.name.entities if key in _OF_SCANNING]
     try:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.names import NIFTI
-from h2lo_bids.io import TEMPORARY_PREFIX
+from h2lo_bids.errors import MissingInputError
+from h2lo_bids.io import TEMPORARY_PREFIX, read_text, table_rows
 
 DATABASE = "layout_index.sqlite"
 OWN_FOLDER = "h2lo"
@@ -33,30 +34,7 @@ def index_images(
     *,
     every_subject: bool = False,
 ) -> tuple[list[Path], list[str]]:
-    """List the NIfTI images in the ``anat`` folders of some subjects.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        Root of the dataset, absolute.
-    subjects, sessions : tuple of str
-        Labels without prefix; no sessions means all.
-    database_dir : Path, optional
-        A database there is used when it is up to date: one that PyBIDS made
-        for this dataset (never changed), or this program's own, in the
-        subfolder ``h2lo``, which is made or remade as needed. It covers
-        ``anat`` only, hence the subfolder: others must not take it for theirs.
-    every_subject : bool, optional
-        ``subjects`` are all there are, so that there is no need to tell
-        them apart.
-
-    Returns
-    -------
-    images : list of Path
-        Sorted.
-    notes : list of str
-        What happened to the database, for the log.
-    """
+    """List the NIfTI images in the ``anat`` folders of some subjects."""
     if not subjects:
         return [], []
     if database_dir is None:
@@ -204,3 +182,40 @@ def folder_names(folder: Path) -> list[str]:
 def _difference(stored: list[Path], present: list[Path]) -> str:
     gone, new = set(stored) - set(present), set(present) - set(stored)
     return f"{len(gone)} of its images are gone, {len(new)} are new"
+
+
+_FOLDER = re.compile(r"sub-([A-Za-z0-9+]+)")
+
+
+def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
+    """List the subjects that have a folder, by looking at folder names only."""
+    try:
+        with os.scandir(bids_dir) as entries:
+            found = [
+                match[1]
+                for entry in entries
+                if (match := _FOLDER.fullmatch(entry.name)) and _is_folder(entry)
+            ]
+    except OSError as error:
+        raise MissingInputError(
+            f"{bids_dir}: the input dataset cannot be read ({error.strerror}); check the path"
+        ) from error
+    return tuple(sorted(found))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Count what cannot be told, such as a link to itself: it is reported later, on its own."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
+
+
+def read_participants(bids_dir: str | Path) -> dict[str, dict[str, str]]:
+    """Read ``participants.tsv``, with or without ``sub-`` in its first column."""
+    try:
+        rows = list(table_rows(read_text(Path(bids_dir) / "participants.tsv")))
+    except (OSError, ValueError):
+        return {}
+    labelled = ((row.get("participant_id", "").strip().removeprefix("sub-"), row) for row in rows)
+    return {label: row for label, row in labelled if label}

@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from h2lo_bids.bids.choose import rank
 from h2lo_bids.bids.discover import Discovery, search
-from h2lo_bids.bids.filters import Filter, compile_filters
-from h2lo_bids.bids.findings import Findings
-from h2lo_bids.bids.gather import Image, is_low, read_scan
+from h2lo_bids.bids.gather import Findings, Image, is_low, read_scan
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import Name
-from h2lo_bids.bids.orientation import ORTHOGONAL, TITLES, header_warnings, orientation
-from h2lo_bids.bids.pairquery import FUSIONS
-from h2lo_bids.bids.query import Query
-from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.selection import compile_words
+from h2lo_bids.bids.pair_sides import FUSIONS
+from h2lo_bids.bids.query import Filter, Query, compile_filters, compile_words
+from h2lo_bids.bids.scan import ORTHOGONAL, TITLES, Scan, header_warnings, orientation, rank
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.io import check_content
 
@@ -29,21 +24,7 @@ _RANK = ("iso", *ORTHOGONAL, None)
 
 @dataclass(frozen=True)
 class LowFieldQuery(Query):
-    """Which low-field scans are wanted; checked when made.
-
-    Attributes
-    ----------
-    lf : tuple of str
-        Selection words (:mod:`h2lo_bids.bids.selection`); they win over filters, of
-        which ``t1w``, ``t2w``, ``lf_t1w`` and ``lf_t2w`` count.
-    fusion : str
-        ``"mrr"`` (only three orthogonal scans), ``"none"`` (one scan) or ``"auto"``.
-
-    Raises
-    ------
-    UsageError
-        As of :class:`~h2lo_bids.bids.query.Query`, or a word or ``fusion`` makes no sense.
-    """
+    """Which low-field scans are wanted; checked when made."""
 
     lf: tuple[str, ...] = ()
     fusion: str = "auto"
@@ -65,16 +46,7 @@ class LowFieldQuery(Query):
 
 @dataclass(frozen=True)
 class LowFieldSource:
-    """One low-field scan, or the orthogonal ones of a session that are to be fused.
-
-    Attributes
-    ----------
-    scan : Scan
-        What the outputs are named after: the first of the parts, of several with
-        only the entities that all share.
-    parts : tuple of Scan
-        The scans themselves; the first that can be used gives the frame its place.
-    """
+    """One low-field scan, or the orthogonal ones of a session that are to be fused."""
 
     scan: Scan
     parts: tuple[Scan, ...]
@@ -92,13 +64,7 @@ class LowFieldSource:
 
 @dataclass(frozen=True)
 class LowFieldDiscovery(Discovery):
-    """What a query found.
-
-    Attributes
-    ----------
-    sources : tuple of LowFieldSource
-        Of which `scans` holds the parts.
-    """
+    """What a query found."""
 
     sources: tuple[LowFieldSource, ...] = field(default=())
 
@@ -111,21 +77,6 @@ def discover_lowfield(query: LowFieldQuery) -> LowFieldDiscovery:
     absent or broken: the others go on without it); else one scan, isotropic before
     axial, coronal and sagittal. With ``query.all_scans`` every scan by itself. An
     image of unknown field strength counts as high field unless words choose it.
-
-    Parameters
-    ----------
-    query : LowFieldQuery
-        What is wanted.
-
-    Returns
-    -------
-    LowFieldDiscovery
-        With at least one source or problem.
-
-    Raises
-    ------
-    MissingInputError, InvalidBidsError, NoMatchError
-        As `h2lo_bids.bids.discover.discover`.
     """
     sources: list[LowFieldSource] = []
 

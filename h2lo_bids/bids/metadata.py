@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +23,6 @@ class Sidecars:
     folder or above it, and has no entity that the image lacks or has otherwise.
     Nearer files override farther ones; within a folder, more specific ones
     override less specific ones. Folders and files are read once.
-
-    Parameters
-    ----------
-    root : Path
-        Root of the dataset.
     """
 
     def __init__(self, root: Path) -> None:
@@ -31,27 +31,7 @@ class Sidecars:
         self._contents: dict[Path, dict[str, Any]] = {}
 
     def read(self, image: Path, name: Name) -> dict[str, Any]:
-        """Merge the sidecars of an image.
-
-        Parameters
-        ----------
-        image : Path
-            Below the root.
-        name : Name
-            Its name, taken apart.
-
-        Returns
-        -------
-        dict
-            Empty when there is no sidecar.
-
-        Raises
-        ------
-        BadDataError
-            A sidecar that applies is not a JSON object.
-        MissingInputError
-            A sidecar that applies cannot be read.
-        """
+        """Merge the sidecars of an image."""
         merged: dict[str, Any] = {}
         for path in self.applicable(image, name):
             merged |= self._load(path)
@@ -99,3 +79,206 @@ class Sidecars:
                 raise BadDataError(f"{path}: the sidecar is not a JSON object; repair it")
             self._contents[path] = content
         return self._contents[path]
+
+
+PROTON_MHZ_PER_TESLA = 42.577
+LOW_FIELD_BELOW = 1.0
+SWOOP_TESLA = 0.064
+
+_PLAUSIBLE = (0.01, 15.0)
+_VENDOR_ERROR = (0.005, 0.01)
+_UNITS = {"t": 1.0, "tesla": 1.0, "mt": 1e-3, "millitesla": 1e-3, "g": 1e-4, "gauss": 1e-4}
+_UNITS |= {"mhz": 1.0, "hz": 1e-6, "khz": 1e-3}
+_NUMBER = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*")
+_NOTHING: tuple[object, ...] = (None, "", [], {}, "n/a")
+_LOW_WORD = re.compile(r"hyperfine|swoop|lowfield|ultralow", re.IGNORECASE)
+_LOW_LETTERS = re.compile(
+    r"(?i:^u?lf(?!ov))|(?<![A-Z])U?LF(?![A-Z]|ov)|0p0\d+T|(?<!\d)00\d+T(?!\d)"
+)
+"""LF before, after or within other words, but not in LFOV or HALF; 0.064 T without its point."""
+_MILLITESLA = re.compile(r"(?<!\d)0*([1-9]\d{1,2})(?:mT|(?<=4[5-9]|5\d|6\d)(?i:mt))")
+_HIGH = re.compile(r"(?<![\dp])(1p5|15|3|7)T(?![\da-z])")
+
+
+@dataclass(frozen=True)
+class FieldStrength:
+    """Field strength of a scan."""
+
+    tesla: float | None
+    source: str
+    note: str | None = None
+    warning: str | None = None
+
+    @property
+    def low(self) -> bool:
+        """Whether the scan is low-field, i.e. below 1 T."""
+        return self.tesla is not None and self.tesla < LOW_FIELD_BELOW
+
+
+def field_strength(metadata: Mapping[str, Any], labels: Iterable[str] = ()) -> FieldStrength:
+    """Find the field strength of a scan.
+
+    In this order of trust: ``ImagingFrequency`` of the proton, ``Manufacturer``
+    or model of a Swoop (against a field of 1 T or more),
+    ``MagneticFieldStrength``, a label such as ``LF`` or ``64mT``; without any,
+    high field is assumed, with a warning. Numbers may be strings with a decimal
+    comma, one-element lists, or in mT, gauss or Hz. The vendor's 0.006 T is read
+    as 0.064 T. Where two sources lie on either side of 1 T, or the first two
+    numbers differ by more than a tenth, the warning quotes both.
+
+    Examples
+    --------
+    >>> field_strength({"MagneticFieldStrength": "0,064"}).tesla
+    0.064
+    >>> field_strength({}, ["baselineLF"]).source
+    'label'
+    """
+    claims = _claims(metadata, tuple(labels))
+    stated = _unreadable(metadata)
+    if not claims or (claims[0].source == "label" and stated):
+        if stated:
+            raise BadDataError(
+                f"{' and '.join(stated)}, which is no field strength; "
+                "write the number of tesla as MagneticFieldStrength into its sidecar"
+            )
+        text = "no field strength in the sidecar: assumed to be high field (1 T or more)"
+        return FieldStrength(None, "assumed", warning=text)
+    best, *others = claims
+    against = [other.quote for other in others if _contradicts(best, other)] + stated
+    warning = None
+    if against:
+        warning = f"{' and '.join(against)}, but {best.quote}: taken as {best.tesla:.3g} T"
+    note = None if warning else best.note
+    return FieldStrength(round(best.tesla, 4), best.source, note, warning)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What one source says; ``quote`` as it is there, ``exact`` if it is a measured number."""
+
+    tesla: float
+    source: str
+    quote: str
+    note: str | None = None
+    exact: bool = True
+
+
+def _claims(metadata: Mapping[str, Any], labels: tuple[str, ...]) -> list[_Claim]:
+    """List what each source says, the most trusted first."""
+    frequency, field = _from_frequency(metadata), _from_field(metadata)
+    found = [frequency] if frequency else []
+    maker = _maker(metadata)
+    if maker:
+        note = f"{maker}, without a plausible field strength: taken as {SWOOP_TESLA} T"
+        swoop = _Claim(SWOOP_TESLA, "Manufacturer", maker, note, exact=False)
+        # Of a field below 1 T, the number itself is worth more.
+        found += [field, swoop] if field and field.tesla < LOW_FIELD_BELOW else [swoop]
+    if field and field not in found:
+        found.append(field)
+    if frequency and field and field.note and not _contradicts(frequency, field):
+        note = f"{field.quote}, but {frequency.quote}, which is used"
+        found[0] = _Claim(frequency.tesla, frequency.source, frequency.quote, note)
+    return found + [claim for label in labels if (claim := _from_label(label, bool(found)))]
+
+
+def _contradicts(best: _Claim, other: _Claim) -> bool:
+    if (best.tesla < LOW_FIELD_BELOW) != (other.tesla < LOW_FIELD_BELOW):
+        return True
+    return best.exact and other.exact and abs(best.tesla - other.tesla) > 0.1 * best.tesla
+
+
+def _from_label(label: str, high: bool) -> _Claim | None:
+    """Read LF, 64mT and the like; 3T only where it is to be compared with something."""
+    thousandths, strong = _MILLITESLA.search(label), _HIGH.search(label) if high else None
+    if thousandths:
+        tesla = int(thousandths[1]) * 1e-3
+    elif _LOW_WORD.search(label) or _LOW_LETTERS.search(label):
+        tesla = SWOOP_TESLA
+    elif strong:
+        tesla = 1.5 if strong[1] in ("1p5", "15") else float(strong[1])
+    else:
+        return None
+    kind = "low" if tesla < LOW_FIELD_BELOW else "high"
+    quote = f"the label {label!r} means {kind} field"
+    note = f"no field strength in the sidecar; {quote}: taken as {tesla:g} T"
+    return _Claim(tesla, "label", quote, note, exact=False)
+
+
+def _unreadable(metadata: Mapping[str, Any]) -> list[str]:
+    """Quote what is stated, but makes no sense."""
+    found = []
+    readers = {"ImagingFrequency": _from_frequency, "MagneticFieldStrength": _from_field}
+    for key, read in readers.items():
+        value = metadata.get(key)
+        if value not in _NOTHING and read(metadata) is None and _is_proton(metadata, key):
+            found.append(f"{key} reads {reprlib.repr(value)}")
+    return found
+
+
+def _is_proton(metadata: Mapping[str, Any], key: str) -> bool:
+    nucleus = str(metadata.get("ImagedNucleus") or metadata.get("ResonantNucleus") or "1H").upper()
+    return key != "ImagingFrequency" or "1H" in nucleus or nucleus == "H1"
+
+
+def _from_frequency(metadata: Mapping[str, Any]) -> _Claim | None:
+    stated = metadata.get("ImagingFrequency")
+    number, unit = _number(stated)
+    if number is None or not _is_proton(metadata, "ImagingFrequency"):
+        return None
+    if not unit and number > 1e4:  # a frequency in Hz, whatever BIDS says
+        number *= 1e-6
+    tesla = number / PROTON_MHZ_PER_TESLA
+    if not _PLAUSIBLE[0] <= tesla <= _PLAUSIBLE[1]:
+        return None
+    quote = f"ImagingFrequency reads {reprlib.repr(stated)}, which means {tesla:.3g} T"
+    return _Claim(tesla, "ImagingFrequency", quote)
+
+
+def _from_field(metadata: Mapping[str, Any]) -> _Claim | None:
+    stated: object = metadata.get("MagneticFieldStrength")
+    number, unit = _number(stated)
+    if number is None:
+        return None
+    quote, tesla = f"MagneticFieldStrength reads {reprlib.repr(stated)}", number
+    if not unit and number > _PLAUSIBLE[1]:  # no magnet: another unit
+        tesla = number * (1e-3 if number <= 12000 else 1e-4)
+    if _VENDOR_ERROR[0] <= tesla < _VENDOR_ERROR[1]:
+        note = f"{quote}, a known vendor error for {SWOOP_TESLA} T"
+        return _Claim(SWOOP_TESLA, "MagneticFieldStrength", quote, note)
+    if not _PLAUSIBLE[0] <= tesla <= _PLAUSIBLE[1]:
+        return None
+    odd = not math.isclose(tesla, number) or unit or "," in str(stated)
+    text = f"{quote}: taken as {tesla:.4g} T"
+    return _Claim(tesla, "MagneticFieldStrength", quote, text if odd else None)
+
+
+def _number(value: object) -> tuple[float | None, str]:
+    """Read a positive finite number and its unit, scaled to tesla or MHz."""
+    if isinstance(value, list | tuple):
+        value = value[0] if value and all(item == value[0] for item in value) else None
+    if isinstance(value, str):
+        match = _NUMBER.fullmatch(value.replace(",", ".") if value.count(",") == 1 else value)
+        unit = match[2].lower() if match else ""
+        if match is None or unit not in {"", *_UNITS}:
+            return None, ""
+        try:
+            number = float(match[1]) * _UNITS.get(unit, 1.0)
+        except ValueError:
+            return None, ""
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number, unit = float(value), ""
+        except OverflowError:  # JSON's integers have no bound
+            return None, ""
+    else:
+        return None, ""
+    return (number, unit) if math.isfinite(number) and number > 0 else (None, "")
+
+
+def _maker(metadata: Mapping[str, Any]) -> str | None:
+    """Quote what says that a Swoop made the scan."""
+    for key in ("Manufacturer", "ManufacturersModelName", "DeviceName"):
+        text = str(metadata.get(key, ""))
+        if "hyperfine" in text.lower() or "swoop" in text.lower():
+            return f"{key} reads {reprlib.repr(text)}"
+    return None

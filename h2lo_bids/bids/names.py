@@ -81,19 +81,7 @@ class Name:
 
 
 def parse_name(filename: str) -> Name | None:
-    """Take a BIDS file name apart.
-
-    Parameters
-    ----------
-    filename : str
-        Without folders.
-
-    Returns
-    -------
-    Name or None
-        None when the name is not made of known ``key-label`` pairs, each at
-        most once, a suffix and an extension. The order of the pairs is kept.
-    """
+    """Take a BIDS file name apart."""
     base, dot, extension = filename.partition(".")
     *pairs, suffix = base.split("_")
     matches = [_PAIR.fullmatch(pair) for pair in pairs]

@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from h2lo_bids.bids.explain import empty_subject
-from h2lo_bids.bids.findings import Findings, Problem, Skipped
-from h2lo_bids.bids.gather import choose_subjects
-from h2lo_bids.bids.orientation import TITLES, header_warnings, orientation
-from h2lo_bids.bids.pairquery import PairQuery
-from h2lo_bids.bids.pairs_choose import AmbiguousError, Match, UnpairedError, by_session, select
-from h2lo_bids.bids.pairs_donor import mask_donor
-from h2lo_bids.bids.pairs_explain import ambiguous, no_partner, nothing_pairs
-from h2lo_bids.bids.pairs_precomputed import use_precomputed
-from h2lo_bids.bids.pairs_sides import Key, Sides, gather_sides
-from h2lo_bids.bids.participants import list_subjects
-from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.gather import (
+    Findings,
+    Problem,
+    Skipped,
+    choose_subjects,
+)
+from h2lo_bids.bids.index import list_subjects
+from h2lo_bids.bids.pair_matching import (
+    AmbiguousError,
+    Match,
+    UnpairedError,
+    by_session,
+    mask_donor,
+    select,
+)
+from h2lo_bids.bids.pair_sides import Key, PairQuery, Sides, gather_sides, use_precomputed
+from h2lo_bids.bids.query import words_of
+from h2lo_bids.bids.scan import (
+    TITLES,
+    Scan,
+    header_warnings,
+    orientation,
+)
 from h2lo_bids.bids.validate import read_description
 from h2lo_bids.errors import H2loError, NoMatchError, UsageError
 from h2lo_bids.io import check_content
 
-__all__ = ["PairDiscovery", "PairQuery", "PairSource", "discover_pairs"]
-
 
 @dataclass(frozen=True)
 class PairSource:
-    """The scans of one pair.
-
-    Attributes
-    ----------
-    hf : Scan
-        The high-field scan.
-    lf : tuple of Scan
-        The low-field scan, or the axial, coronal and sagittal one to fuse.
-    fusion : str
-        ``"none"`` for one scan, ``"mrr"`` for three.
-    registered : bool
-        Whether the low-field image is a derivative on the high-field grid.
-    donor : Scan or None
-        For T2w, the session's high-field T1w scan, which may lend its brain mask.
-    """
+    """The scans of one pair."""
 
     hf: Scan
-    lf: tuple[Scan, ...]
-    fusion: str
-    registered: bool = False
-    donor: Scan | None = None
+    lf: tuple[Scan, ...]  # one, or the axial, coronal and sagittal one to fuse
+    fusion: str  # "none" for one scan, "mrr" for three
+    registered: bool = False  # the low-field image is a derivative on the high-field grid
+    donor: Scan | None = None  # of T2w: the session's T1w scan, which may lend its brain mask
 
     @property
     def subject(self) -> str:
@@ -66,23 +63,11 @@ class PairSource:
 
 @dataclass(frozen=True)
 class PairDiscovery:
-    """What a query found.
-
-    Attributes
-    ----------
-    pairs : tuple of PairSource
-        By subject, contrast and session.
-    problems : tuple of Problem
-        Each concerns one image or subject; the pairs are unaffected.
-    skipped : tuple of Skipped
-        Subjects without a partner first, then scans left out on purpose.
-    notes, warnings : tuple of str
-        As of :class:`~h2lo_bids.bids.discover.Discovery`.
-    """
+    """What a query found."""
 
     pairs: tuple[PairSource, ...]
     problems: tuple[Problem, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[Skipped, ...] = ()  # subjects without a partner first
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -92,32 +77,8 @@ def discover_pairs(query: PairQuery) -> PairDiscovery:
 
     Per subject and contrast: the high-field scan as at the participant level
     (1 T or more), and its partner of below 1 T from its own session or, where
-    that has none, from the only other one; see
-    :func:`h2lo_bids.bids.pairs_choose.by_session` and
-    :func:`~h2lo_bids.bids.pairs_choose.select`. Nothing is guessed: what can
-    be meant in two ways is an error.
-
-    Parameters
-    ----------
-    query : PairQuery
-        What is wanted.
-
-    Returns
-    -------
-    PairDiscovery
-        With at least one pair or problem.
-
-    Raises
-    ------
-    MissingInputError
-        A dataset cannot be read.
-    InvalidBidsError
-        A dataset is not BIDS (unless the query skips validation).
-    UsageError
-        Several scans could be meant; the message lists them and says which
-        option decides.
-    NoMatchError
-        Nothing pairs; the message says what was found.
+    that has none, from the only other one (`by_session`, `select`). Nothing is
+    guessed: what can be meant in two ways is an error.
     """
     findings = Findings()
     skip = query.skip_bids_validation
@@ -243,3 +204,87 @@ def _present(match: Match, findings: Findings) -> bool:
             findings.fail(scan.path, error)
             whole = False
     return whole
+
+
+_MOST = 6
+
+
+def ambiguous(doubts: Mapping[Key, AmbiguousError], query: PairQuery) -> str:
+    """Say in one line what could be meant, whom it concerns, and which option decides."""
+    subject, contrast = min(doubts)
+    doubt = doubts[subject, contrast]
+    kind = "high-field" if doubt.side == "hf" else "low-field"
+    affected = len({name for name, _ in doubts})
+    said = query.hf if doubt.side == "hf" else query.lf
+    words = " ".join([*said, doubt.words])
+    option = f"--{doubt.side} {_quoted(words)}" if doubt.words else "--bids-filter-file"
+    return (
+        f"sub-{subject}: {len(doubt.candidates)} {kind} {contrast} scans could be meant "
+        f"({_names(doubt.candidates)}); {affected} {_plural('subject', affected)} affected; "
+        f"choose, for example with {option}" + (f", or {doubt.also}" if doubt.also else "")
+    )
+
+
+def no_partner(contrast: str, own: Sides, query: PairQuery, precomputed: bool) -> str:
+    """Say what a subject has and lacks."""
+    if not own.high and not own.low:
+        return f"no {contrast} of either field that is asked for"
+    if not own.high:
+        asked = _asked("hf", contrast, query)
+        return f"no high-field {contrast} (1 T or more){asked} beside {_names(own.low)}"
+    where = ""
+    if precomputed:
+        where = f" in --derivatives {' '.join(name for name, _ in query.derivatives)}"
+    elif query.lf_dir is not None:
+        where = f" in {query.lf_dir}"
+    asked = _asked("lf", contrast, query)
+    return f"no low-field {contrast}{asked}{where} beside {_names(own.high)}"
+
+
+def _asked(side: str, contrast: str, query: PairQuery) -> str:
+    conditions = query.conditions(side, contrast)
+    return f" with {words_of(conditions)}" if conditions else ""
+
+
+def nothing_pairs(
+    query: PairQuery, sides: Mapping[Key, Sides], subjects: Sequence[str], reasons: Sequence[str]
+) -> str:
+    """Say in one line what was found, when nothing pairs."""
+    high = [scan for own in sides.values() for scan in own.high]
+    low = [scan for own in sides.values() for scan in own.low]
+    found = f"{_count(high, 'high-field')} and {_count(low, 'low-field')}"
+    why = f"; {'; '.join(reasons[:2])}" if reasons else ""
+    remedy = ""
+    if not low:
+        remedy = (
+            "; low-field scans (below 1 T) may also come from --lf-dir DIR or "
+            "--derivatives NAME=PATH, and those without a field strength are chosen with --lf"
+        )
+    elif not high:
+        remedy = "; high-field scans (1 T or more) are chosen with --hf"
+    people = f"{len(subjects)} {_plural('subject', len(subjects))}"
+    return f"{query.bids_dir}: nothing pairs; {people} with {found}{why}{remedy}"
+
+
+def _count(scans: Sequence[Scan], kind: str) -> str:
+    if not scans:
+        return f"no {kind} scan"
+    contrasts = Counter(scan.suffix for scan in scans)
+    visits = sorted({f"ses-{scan.session}" for scan in scans if scan.session})
+    where = f" in {', '.join(visits[:_MOST])}" if visits else ""
+    return " and ".join(f"{n} {kind} {name}" for name, n in sorted(contrasts.items())) + where
+
+
+def _names(scans: Sequence[Scan]) -> str:
+    """Name scans without their subject, which is said already."""
+    names = [scan.stem.removeprefix(f"sub-{scan.subject}_") for scan in scans]
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(names[:_MOST]) + more
+
+
+def _quoted(words: str) -> str:
+    return f'"{words}"' if " " in words else words
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import bids_app_spec
+from h2lo_bids.bids.names import Name, words_of_label
+from h2lo_bids.errors import MissingInputError
+from h2lo_bids.io import check_content
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One T1w or T2w image of one subject.
-
-    Attributes
-    ----------
-    path : Path
-        The image, ``.nii`` or ``.nii.gz``.
-    subject : str
-        Label without ``sub-``.
-    session : str or None
-        Label without ``ses-``.
-    suffix : str
-        ``"T1w"`` or ``"T2w"``.
-    entities : tuple of (str, str)
-        Short names and labels in the order of the file name, as written
-        there (``run-01`` stays ``"01"``), ``sub`` and ``ses`` included.
-    field_strength : float or None
-        Tesla, corrected (see :mod:`h2lo_bids.bids.fieldstrength`).
-    field_source : str
-        As `h2lo_bids.bids.fieldstrength.FieldStrength.source`.
-    metadata : dict
-        The sidecars' content after BIDS inheritance.
-    notes, warnings : tuple of str
-        What discovery derived, and what it found contradictory or assumed.
-    dataset : str
-        What BIDS URIs call the dataset that the image lies in: ``"raw"``, ``"lf"``
-        (a second root of low-field scans), or the name of a derivative.
-    """
+    """One T1w or T2w image of one subject."""
 
     path: Path
     subject: str
@@ -84,3 +69,238 @@ class Scan:
     def uri(self) -> str:
         """BIDS URI in the derivative, whose ``DatasetLinks`` name the dataset."""
         return f"bids:{self.dataset}:{self.relative_path}"
+
+
+ORTHOGONAL = ("axi", "cor", "sag")
+TITLES = {"axi": "axial", "cor": "coronal", "sag": "sagittal", "iso": "isotropic"}
+THICK = 1.5
+"""A slice counts as thick when it is this many times its in-plane voxels (Swoop: 3)."""
+
+PARTIAL = 100.0
+"""A field of view below this many mm along an axis shows no whole head, be it a newborn's."""
+_LENGTHS = {"SpacingBetweenSlices": 1.05, "SliceThickness": 2.1, "PixelSpacing": 1.05}
+"""Lengths of a sidecar, and the ratio to the voxels' sides that is no contradiction yet: images
+are interpolated to half the slices' thickness, or have gaps of as much."""
+
+_WORDS = {
+    "axi": {"axi", "ax", "axial", "tra", "transverse", "transversal"},
+    "cor": {"cor", "coronal"},
+    "sag": {"sag", "sagittal"},
+    "iso": {"iso", "isotropic"},
+}
+_ACROSS = ("sag", "cor", "axi")  # the world axis (right, anterior, superior) across the slices
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels of an image: numbers, sides in mm, volumes, and the way of thick slices."""
+
+    shape: tuple[int, ...]
+    sides: tuple[float, ...]
+    volumes: int
+    way: str
+
+    @property
+    def extent(self) -> tuple[float, ...]:
+        """Field of view along each axis, mm."""
+        return tuple(n * side for n, side in zip(self.shape, self.sides, strict=True))
+
+    @property
+    def partial(self) -> bool:
+        """Whether the field of view is too small for a head."""
+        return min(self.extent) < PARTIAL
+
+
+def header_warnings(scan: Scan) -> tuple[str, ...]:
+    """Say what a chosen scan's sidecar or name has otherwise than its header, which is used.
+
+    The sidecar's lengths are ``SpacingBetweenSlices``, else ``SliceThickness``, and
+    ``PixelSpacing``. A field of view that is too small for a head is told, too.
+    """
+    grid = read_grid(scan.path)
+    if grid is None:
+        return ()
+    found = tuple(_odd(grid, scan.metadata))
+    label = dict(scan.entities).get("acq")
+    way = from_label(label)
+    if {way, grid.way} <= {*ORTHOGONAL} and way != grid.way:
+        text = f"acq-{label} means {TITLES[way or '']} slices, but those of the header are"
+        found += (f"{text} {TITLES[grid.way]}, as which they are used",)
+    return found
+
+
+def _odd(grid: Grid, metadata: Mapping[str, Any]) -> Iterator[str]:
+    sides = " x ".join(f"{side:.3g}" for side in grid.sides)
+    for key, slack in _LENGTHS.items():
+        stated = metadata.get(key)
+        lengths = stated if isinstance(stated, list) else [stated]
+        numbers = [n for n in lengths if isinstance(n, int | float) and n > 0]
+        if all(any(n / slack <= side <= n * slack for side in grid.sides) for n in numbers):
+            continue
+        if key != "SliceThickness" or "SpacingBetweenSlices" not in metadata:
+            yield (
+                f"{key} in the sidecar reads {stated}, but the header has voxels of {sides} mm, "
+                "which are used"
+            )
+    if grid.partial:
+        extent = " x ".join(f"{side:.0f}" for side in grid.extent)
+        yield f"the field of view of {extent} mm shows a part of the head only"
+
+
+def orientation(scan: Scan) -> str | None:
+    """Tell a scan's slice direction: from its voxels, else from its ``acq`` label."""
+    seen = _from_voxels(scan.path)
+    if seen in ORTHOGONAL:
+        return seen
+    return from_label(dict(scan.entities).get("acq")) or seen
+
+
+def from_label(label: str | None) -> str | None:
+    """Tell a slice direction from words in an ``acq`` label.
+
+    Examples
+    --------
+    >>> [from_label(label) for label in ("axi", "T2Coronal", "SAG5mm", "LFaxial", "core", None)]
+    ['axi', 'cor', 'sag', 'axi', None, None]
+    """
+    words = words_of_label(label or "")
+    found = [name for name, known in _WORDS.items() if words & known]
+    return found[0] if len(found) == 1 else None
+
+
+def _from_voxels(path: Path) -> str | None:
+    grid = read_grid(path)
+    return None if grid is None else grid.way
+
+
+def read_grid(path: Path) -> Grid | None:
+    """Read the header of an image; None if it cannot, which is told when the scan is used."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return _grid(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _grid(path: Path, *_state: int) -> Grid | None:
+    import nibabel as nib
+
+    try:
+        check_content(path)
+        # Not nib.load: it reads extensions of whatever length the header claims.
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
+            start = stream.read(nib.Nifti2Header.template_dtype.itemsize)
+        first = nib.Nifti1Header.may_contain_header(start)
+        kind: Any = nib.Nifti1Header if first else nib.Nifti2Header
+        header = kind(start[: kind.template_dtype.itemsize], check=False)
+        affine = header.get_best_affine()[:3, :3]
+        sides = (affine**2).sum(axis=0) ** 0.5
+        sides = sides * {"meter": 1e3, "micron": 1e-3}.get(header.get_xyzt_units()[0], 1.0)
+        if not (sides > 0).all():
+            return None
+        _, middle, longest = sides.argsort()
+        thick = sides[longest] >= THICK * sides[middle]
+        way = _ACROSS[abs(affine[:, longest]).argmax()] if thick else "iso"
+        shape = (*map(int, header.get_data_shape()), 1, 1, 1)
+        return Grid(shape[:3], tuple(map(float, sides)), math.prod(shape[3:]), way)
+    except (MissingInputError, OSError, ValueError, EOFError, zlib.error, KeyError):
+        return None
+    except (nib.wrapstruct.WrapStructError, nib.spatialimages.HeaderDataError):
+        return None
+
+
+PREFERENCE = (
+    "a whole head in one volume, then no contrast agent, "
+    "then acq-MPRAGE (CUBE for T2w) before other acquisitions, "
+    "then intensity-corrected rec- before plain, then the lowest run"
+)
+
+_AGENT = re.compile(r"(post|gd|gad[a-z]*|contrast|ce)+")
+_NO_AGENT = re.compile(r"(pre|no|non|none|without|wo)(gd|gad[a-z]*|contrast|ce)*")
+
+
+def rank(path: Path, name: Name) -> tuple[Any, ...]:
+    """Give the sorting key of a scan: what its header shows, then its name."""
+    grid = read_grid(path)
+    partial, several = (grid.partial, grid.volumes > 1) if grid else (False, False)
+    return (partial, several, *preference(name))
+
+
+def has_agent(name: Name) -> bool:
+    """Tell whether a name says that a contrast agent was given.
+
+    Examples
+    --------
+    >>> from h2lo_bids.bids.names import parse_name
+    >>> labels = ("MPRAGEgd", "T1post", "MPRAGECE", "preGad", "MPRAGE", "SPACE")
+    >>> [has_agent(parse_name(f"sub-1_acq-{label}_T1w.nii")) for label in labels]
+    [True, True, True, False, False, False]
+    """
+    sequences = "|".join(bids_app_spec.load("io_spec.json")["preference"]["acq"])
+    found = "ce" in dict(name.entities)
+    for entity, label in name.entities:
+        if entity in ("sub", "ses"):
+            continue
+        rest = re.sub(rf"(?i:{sequences}|t[12]w?|3d)", " ", label)
+        words = words_of_label(rest)
+        if any(_NO_AGENT.fullmatch(word) for word in words):
+            return False
+        found |= any(_AGENT.fullmatch(word) for word in words)
+    return found
+
+
+def preference(name: Name) -> tuple[Any, ...]:
+    """Give a sorting key; the scan with the smallest is taken.
+
+    In this order: without before with contrast agent (``ce``, or a label with a
+    word such as ``gd`` or ``post``); by acquisition,
+    the sequences of ``io_spec.json`` in their order (a label counts when it
+    contains the sequence's name), then no ``acq``, then all others; an
+    intensity-corrected reconstruction (``rec-SCIC``, ``rec-NORM`` ...) before
+    a plain one before any other, because the brightest voxel sets the scale of
+    the whole image, and without the correction that voxel is the one nearest
+    to the coil; without ``task``; ``part`` absent before ``part-mag``; the
+    lowest run, none counting as zero; and last the name itself.
+
+    So of ds005752's ``acq-MPRAGE``, ``acq-MPRAGE_rec-SCIC`` and
+    ``acq-FSPGR_rec-SCIC``, each with runs, ``acq-MPRAGE_rec-SCIC_run-1`` is taken.
+    """
+    order = bids_app_spec.load("io_spec.json")["preference"]
+    corrected = tuple(word.lower() for word in order["rec"])
+    rec, run = name.get("rec"), name.get("run") or "0"
+    return (
+        has_agent(name),
+        _rank(name.get("acq"), order["acq"]),
+        1 if rec is None else 0 if rec.lower().startswith(corrected) else 2,
+        name.get("task") is not None,
+        name.get("part") is not None,
+        int(run) if run.isdigit() else 0,
+        name.stem,
+    )
+
+
+def not_an_input(name: Name, filtered: Iterable[str]) -> str | None:
+    """Say why an image is no magnitude image of a whole head, if so."""
+    spec = bids_app_spec.load("io_spec.json")
+    asked = set(filtered)
+    for entity, label in name.entities:
+        if entity not in spec["entities"]:
+            # No output could be named after it.
+            return f"BIDS knows no {entity}-{label} in the name of a {name.suffix}; rename it"
+        labels = spec["exclude"].get(entity)
+        if labels is not None and entity not in asked and (labels == "*" or label in labels):
+            return (
+                f"{entity}-{label} is not a plain magnitude image; "
+                f"take it with --filter {entity}={label}"
+            )
+    return None
+
+
+def _rank(label: str | None, order: list[str]) -> int:
+    if label is None:
+        return len(order)
+    for rank, word in enumerate(order):
+        if word.lower() in label.lower():
+            return rank
+    return len(order) + 1

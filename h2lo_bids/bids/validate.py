@@ -30,31 +30,7 @@ _LEFT_TO_THE_SCAN |= {"MagneticFieldStrength", "ImagingFrequency"}
 def read_description(
     bids_dir: Path, *, skip: bool = False, doubt: Callable[[Path, str], None] | None = None
 ) -> dict[str, Any]:
-    """Check that a folder is a raw BIDS dataset, and read its description.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        Root of the dataset.
-    skip : bool, optional
-        Ask for no more than a folder that can be read.
-    doubt : callable, optional
-        Takes a file and what is wrong with it, but does no harm.
-
-    Returns
-    -------
-    dict
-        Content of ``dataset_description.json``; with ``skip``, empty when
-        there is none or it makes no sense.
-
-    Raises
-    ------
-    MissingInputError
-        The folder does not exist or cannot be read.
-    InvalidBidsError
-        ``dataset_description.json`` is missing or broken, or the dataset is
-        a derivative.
-    """
+    """Check that a folder is a raw BIDS dataset, and read its description."""
     if not bids_dir.is_dir():
         raise MissingInputError(f"{bids_dir}: no such folder; give the root of a BIDS dataset")
     if not os.access(bids_dir, os.R_OK | os.X_OK):
@@ -143,22 +119,6 @@ def run_validator(
     chosen part and another subject's error stops nobody. What concerns one
     file's content (broken JSON, empty or unreadable images, a field strength
     in words) is left to the scan itself, so that the other scans are finished.
-
-    Parameters
-    ----------
-    bids_dir : Path
-        Root of the dataset.
-    images : iterable of Path
-        The chosen images.
-    seconds : float, optional
-        The validator is given up after this time.
-
-    Returns
-    -------
-    errors : tuple of (str, str)
-        File relative to the dataset, and what is wrong with it.
-    note : str or None
-        Why there was no full validation, if so.
     """
     program = find_validator()
     if program is None:
@@ -183,23 +143,7 @@ def run_validator(
 def require_valid(
     bids_dir: Path, images: Iterable[Path], *, seconds: float = SECONDS
 ) -> str | None:
-    """Stop when the validator finds errors in the chosen images' part of a dataset.
-
-    Parameters
-    ----------
-    bids_dir, images, seconds
-        As in :func:`run_validator`.
-
-    Returns
-    -------
-    str or None
-        Why there was no full validation, if so.
-
-    Raises
-    ------
-    InvalidBidsError
-        With one line per file at fault.
-    """
+    """Stop when the validator finds errors in the chosen images' part of a dataset."""
     errors, note = run_validator(bids_dir, images, seconds=seconds)
     if errors:
         by_file: dict[str, list[str]] = {}

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
+from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.bids.pairs import PairDiscovery
-from h2lo_bids.bids.results import result_path
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.failures import Failed, error_of_code, exit_code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from h2lo_bids.bids.results import result_path
+from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.failures import write_table
 

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.derivatives import report_path, sidecar_path
+from h2lo_bids.bids.derivatives import (
+    pair_paths,
+    report_path,
+    result_files,
+    result_path,
+    sidecar_path,
+)
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.bids.lowfield import LowFieldSource
-from h2lo_bids.bids.pairnames import pair_paths
 from h2lo_bids.bids.pairs import PairDiscovery
-from h2lo_bids.bids.results import result_files, result_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.beside import beside_of, grids_for
 from h2lo_bids.cli.participant import sources_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from h2lo_bids.bids.pairnames import pair_paths
+from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
 from h2lo_bids.cli.failures import Failed

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.results import result_path, result_pattern
+from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.cli import outputs
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.failures import COLUMNS

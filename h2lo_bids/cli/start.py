@@ -16,8 +16,8 @@ import tomli_w
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.discover import Discovery, Skipped
-from h2lo_bids.bids.filters import load_filter_file
 from h2lo_bids.bids.pairs import PairDiscovery
+from h2lo_bids.bids.query import load_filter_file
 from h2lo_bids.cli.account import Run, fail_problems
 from h2lo_bids.cli.checks import prepare_folders
 from h2lo_bids.cli.console import Console

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.results import result_path, result_pattern
+from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.evaluation.paper import GROUP
 from h2lo_bids.evaluation.printout import floor_of, tests_html
 from h2lo_bids.evaluation.scores import IDENTITY

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from h2lo_bids.bids.pairnames import find_records, paths_of_record, record_end
+from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end
 from h2lo_bids.reports import svg
 from h2lo_bids.reports.group_data import read_json
 from h2lo_bids.reports.group_pictures import box_of

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from h2lo_bids.bids.pairnames import find_records
-from h2lo_bids.bids.results import result_files, result_path, result_pattern
+from h2lo_bids.bids.derivatives import find_records, result_files, result_path, result_pattern
 from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, Metric
 from h2lo_bids.evaluation.scores import (

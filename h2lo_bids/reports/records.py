@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import bids_app_spec
-from h2lo_bids.bids.derivatives import derivative_path
+from h2lo_bids.bids.derivatives import derivative_path, result_path
 from h2lo_bids.bids.names import parse_name
-from h2lo_bids.bids.results import result_path
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.io import atomic_write_text, read_json
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE

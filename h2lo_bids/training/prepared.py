@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.bids.pairnames import find_records, paths_of_record, record_end, scan_entities
+from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end, scan_entities
 from h2lo_bids.cache import digest
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.io import read_json

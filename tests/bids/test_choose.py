@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import bids_app_spec
-from h2lo_bids.bids.choose import has_agent, not_an_input, preference, rank
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.names import Name, parse_name
+from h2lo_bids.bids.scan import has_agent, not_an_input, preference, rank
 
 RANKED = [
     "sub-1_acq-MPRAGE_rec-SCIC_run-1_T1w",

@@ -8,9 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bids_app_spec
-from h2lo_bids.bids.derivatives import derivative_path, report_path, sidecar_path
+from h2lo_bids.bids.derivatives import (
+    derivative_path,
+    find_records,
+    pair_paths,
+    report_path,
+    sidecar_path,
+)
 from h2lo_bids.bids.names import ORDER, parse_name
-from h2lo_bids.bids.pairnames import find_records, pair_paths
 from h2lo_bids.bids.scan import Scan
 
 LABELS = st.text("abcXYZ0189", min_size=1, max_size=6)

@@ -11,7 +11,7 @@ import pytest
 from skeletons import HIGH, LOW, anat, annex, ds005752, ds006557, get, put, write
 
 from h2lo_bids.bids.discover import Discovery, discover
-from h2lo_bids.bids.participants import list_subjects, read_participants
+from h2lo_bids.bids.index import list_subjects, read_participants
 from h2lo_bids.bids.query import Query
 from h2lo_bids.errors import InvalidBidsError, MissingInputError, NoMatchError, UsageError
 

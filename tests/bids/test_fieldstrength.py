@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from h2lo_bids.bids.fieldstrength import field_strength
+from h2lo_bids.bids.metadata import field_strength
 from h2lo_bids.errors import BadDataError
 
 GE = {"Manufacturer": "GE MEDICAL SYSTEMS"}

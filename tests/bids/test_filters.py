@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from h2lo_bids.bids.filters import compile_filters, describe, load_filter_file, matches
 from h2lo_bids.bids.names import Name, parse_name
+from h2lo_bids.bids.query import compile_filters, describe, load_filter_file, matches
 from h2lo_bids.errors import MissingInputError, UsageError
 
 

@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from h2lo_bids.bids.orientation import orientation
 from h2lo_bids.bids.pairs import PairQuery, discover_pairs
+from h2lo_bids.bids.scan import orientation
 from h2lo_bids.bids.validate import find_validator
 
 pytestmark = pytest.mark.slow

@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bids_app_spec
-from h2lo_bids.bids.derivatives import derivative_path
-from h2lo_bids.bids.results import result_files
+from h2lo_bids.bids.derivatives import derivative_path, result_files
 from h2lo_bids.cli.config import canonical, read_settings
 from h2lo_bids.cli.parser import EXIT_CODES, build_parser
 from h2lo_bids.cli.run import main

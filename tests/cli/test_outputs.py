@@ -15,7 +15,7 @@ import torch
 from heads import SIDE, SPACING, importable, write_dataset, write_scan
 from pairsets import BAD, write_pairs
 
-from h2lo_bids.bids.results import result_files, result_path, result_pattern
+from h2lo_bids.bids.derivatives import result_files, result_path, result_pattern
 from h2lo_bids.cli.outputs import RUN
 from h2lo_bids.cli.run import main
 

@@ -100,8 +100,8 @@ def _is_text(lines: object) -> None:
 
 
 def _read_filter(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.filters import compile_filters, describe, load_filter_file, matches
     from h2lo_bids.bids.names import parse_name
+    from h2lo_bids.bids.query import compile_filters, describe, load_filter_file, matches
 
     path = folder / "filter.json"
     path.write_bytes(data)
@@ -128,7 +128,7 @@ def _read_description(data: bytes, folder: Path) -> None:
 
 
 def _read_participants(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.participants import read_participants
+    from h2lo_bids.bids.index import read_participants
 
     (folder / "participants.tsv").write_bytes(data)
     assert all(
@@ -147,7 +147,7 @@ def _folds(name: str) -> Callable[[bytes, Path], None]:
 
 
 def _read_record(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.pairnames import pair_paths
+    from h2lo_bids.bids.derivatives import pair_paths
     from h2lo_bids.training.prepared import find_prepared
 
     for path in pair_paths(folder, (("sub", "01"),), "T1w").values():

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from problems import ball_pair
 
-from h2lo_bids.bids.pairnames import pair_paths
+from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from h2lo_bids.bids.results import result_path
+from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.cache import digest
 from h2lo_bids.errors import CannotCreateError, MissingInputError
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Score

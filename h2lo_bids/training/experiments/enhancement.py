@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h2lo_bids.bids.results import result_pattern
+from h2lo_bids.bids.derivatives import result_pattern
 from h2lo_bids.cache import file_digest
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.evaluation.splits import PARTS, Fold

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from h2lo_bids.bids.results import result_path
+from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.cache import digest
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.evaluation.scores import read_scores

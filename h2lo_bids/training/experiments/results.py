@@ -10,7 +10,7 @@ from typing import Any
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.dataset import write_citation
-from h2lo_bids.bids.results import result_path, result_pattern
+from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.errors import BadDataError, NoMatchError
 from h2lo_bids.evaluation.benchmark import benchmark_table, budget_notes, row_values
 from h2lo_bids.evaluation.scores import (

@@ -11,8 +11,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from h2lo_bids.bids.fieldstrength import field_strength
-from h2lo_bids.bids.results import result_path
+from h2lo_bids.bids.derivatives import result_path
+from h2lo_bids.bids.metadata import field_strength
 from h2lo_bids.cache import digest
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.realism import Appearance, appearance

@@ -1,4 +1,4 @@
-"""Which low-field scans belong to which high-field scan of one subject and contrast."""
+"""Which high-field and low-field scans of one subject belong together."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from h2lo_bids.bids.choose import rank
-from h2lo_bids.bids.names import ORDER, Name
-from h2lo_bids.bids.orientation import ORTHOGONAL, TITLES, orientation
-from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.gather import Image, is_low, read_scan
+from h2lo_bids.bids.index import folder_names
+from h2lo_bids.bids.metadata import Sidecars
+from h2lo_bids.bids.names import ORDER, Name, in_place, parse_name
+from h2lo_bids.bids.pair_sides import PairQuery
+from h2lo_bids.bids.query import matches
+from h2lo_bids.bids.scan import ORTHOGONAL, TITLES, Scan, not_an_input, orientation, rank
+from h2lo_bids.errors import H2loError
 from h2lo_bids.io import check_content
 
 Tell = Callable[[Scan, str], None]
@@ -42,28 +46,7 @@ def by_session(
     A partner in the same session wins; with several such sessions each is a
     pair of its own. Otherwise there must be one high-field and one low-field
     session. Of several high-field scans in a session the preferred is taken
-    (:func:`h2lo_bids.bids.choose.rank`).
-
-    Parameters
-    ----------
-    high, low : sequence of Scan
-        Of one contrast.
-    chosen : bool
-        Whether the user chose the high-field scans; if not, those without any
-        field strength give way to those that have one.
-    tell : callable
-        Takes a scan that is left out and the reason.
-
-    Returns
-    -------
-    list of (Scan, list of Scan)
-
-    Raises
-    ------
-    UnpairedError
-        One side is empty.
-    AmbiguousError
-        Several sessions could be meant.
+    (`h2lo_bids.bids.scan.rank`).
     """
     high = high if chosen else _of_known_strength(high, tell)
     if not high or not low:
@@ -100,33 +83,7 @@ def _preferred(high: Sequence[Scan], tell: Tell) -> Scan:
 
 
 def select(hf: Scan, low: list[Scan], fusion: str, tell: Tell) -> Match:
-    """Take one low-field scan of a session, or the three to be fused.
-
-    Parameters
-    ----------
-    hf : Scan
-        The high-field scan.
-    low : list of Scan
-        Candidates, at least one, all of one session.
-    fusion : str
-        ``"mrr"``: the three orthogonal thick-slice scans; ``"none"``: the only
-        one; ``"auto"``: the three if they are there, else the only one.
-    tell : callable
-        Takes a scan that is left out and the reason.
-
-    Returns
-    -------
-    Match
-
-    Raises
-    ------
-    UnpairedError
-        Of the three, one or two are missing.
-    AmbiguousError
-        There are too many.
-    MissingInputError
-        Only the content of an absent image could tell its slice direction.
-    """
+    """Take one low-field scan of a session, or the three to be fused."""
     if len(low) == 1 and fusion != "mrr":
         return Match(hf, (low[0],), "none")
     if fusion == "none":
@@ -161,22 +118,7 @@ def _ways(low: Sequence[Scan]) -> dict[str | None, list[Scan]]:
 
 
 def distinction(candidates: Sequence[Scan], chosen: Scan, entities: Sequence[str] = ORDER) -> str:
-    """Give the words that tell one candidate from the others, such as ``acq-iso``.
-
-    Parameters
-    ----------
-    candidates : sequence of Scan
-        Including the chosen one.
-    chosen : Scan
-        The one to take.
-    entities : sequence of str, optional
-        Those that may be used.
-
-    Returns
-    -------
-    str
-        Selection words; empty when the names do not tell.
-    """
+    """Give the words that tell one candidate from the others, such as ``acq-iso``."""
     rest, words, labels = list(candidates), [], dict(chosen.entities)
     for entity in entities:
         same = [scan for scan in rest if dict(scan.entities).get(entity) == labels.get(entity)]
@@ -196,3 +138,34 @@ def _sessions(scans: Sequence[Scan]) -> dict[str | None, list[Scan]]:
     for scan in scans:
         found[scan.session].append(scan)
     return found
+
+
+def mask_donor(hf: Scan, query: PairQuery) -> Scan | None:
+    """Find the high-field T1w scan beside a T2w scan, if there is one.
+
+    It is looked for in the scan's own folder and not among the pairs, so that a
+    pair comes out the same whether T1w pairs are asked for or not, exist or not.
+    """
+    if hf.suffix != "T2w":
+        return None
+    asked, sidecars = query.conditions("hf", "T1w"), Sidecars(hf.root)
+    for image in _beside(hf):
+        if not matches(image.name, asked) or not_an_input(image.name, asked):
+            continue
+        try:
+            check_content(image.path)
+            scan = read_scan(image, sidecars, hf.dataset)
+        except H2loError:
+            continue
+        # Of unknown strength, it may be the low-field scan.
+        if not is_low(scan) and (asked or scan.field_strength is not None):
+            return scan
+    return None
+
+
+def _beside(hf: Scan) -> list[Image]:
+    """List the T1w images of a scan's folder, the preferred one first."""
+    paths = [hf.path.with_name(filename) for filename in folder_names(hf.path.parent)]
+    images = [Image(path, name) for path in paths if (name := parse_name(path.name))]
+    wanted = [i for i in images if i.name.suffix == "T1w" and in_place(i.path, i.name)]
+    return sorted(wanted, key=lambda i: (*rank(i.path, i.name), i.name.extension == ".nii"))
