@@ -15,8 +15,10 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -295,3 +297,27 @@ def exclusive(path: Path, on_wait: Say | None = None) -> Iterator[bool]:
         yield True
     finally:
         os.close(descriptor)
+
+
+def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files as a new folder; one that is there already makes way at the end."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            with (partial / name).open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        partial.chmod(0o755)
+        if folder.exists():
+            # A folder with content cannot be replaced in one step.
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            folder.replace(old / folder.name)
+            partial.replace(folder)
+            shutil.rmtree(old)
+        else:
+            partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

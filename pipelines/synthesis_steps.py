@@ -83,14 +83,14 @@ def _same(one: Any, other: Any) -> bool:
 def _evaluate(path: str, contrast: str, members: bool) -> Callable[..., Any]:
     from functools import partial
 
-    from h2lo_bids.models import members as folds
+    from h2lo_bids.models import collection
     from h2lo_bids.models.bundle import load_bundle, load_model
     from h2lo_bids.synthesis.predict import predict_on_grid
     from h2lo_bids.synthesis.uncertainty import deviation_on_grid
 
     bundle = load_bundle(path, contrast=contrast)
     if members:
-        return partial(deviation_on_grid, folds.members(bundle))
+        return partial(deviation_on_grid, collection.members(bundle))
     return partial(predict_on_grid, load_model(bundle))
 
 

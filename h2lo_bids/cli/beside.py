@@ -45,7 +45,7 @@ def check_beside(settings: Settings, bundle: Any) -> None:
         except BadDataError as err:
             raise BadDataError(f"{bundle.path}: {err}") from err
     if settings.uncertainty:
-        from h2lo_bids.models.members import members
+        from h2lo_bids.models.collection import members
 
         if len(members(bundle)) < 2:
             raise UsageError(

@@ -17,8 +17,7 @@ from h2lo_bids.errors import (
     UsageError,
     of_the_machine,
 )
-from h2lo_bids.io import parse_json
-from h2lo_bids.models.folder import replace_folder
+from h2lo_bids.io import parse_json, replace_folder
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import METHODS, task_of
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE
@@ -289,7 +288,7 @@ def default_bundle(contrast: str, *, method: str = "h2lo") -> Bundle:
 
 
 def parse_weights(content: bytes, path: Path) -> dict[str, Any]:
-    """Take a safetensors file apart into tensors by name, or raise `BadDataError`."""
+    """Return the tensors of a safetensors file by name."""
     import safetensors.torch
 
     try:
@@ -300,22 +299,7 @@ def parse_weights(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def read_extra(bundle: Bundle, name: str) -> bytes:
-    """Read a further file of a bundle and check it against its recorded digest.
-
-    Parameters
-    ----------
-    bundle
-        From `load_bundle`.
-    name
-        A key of ``metadata["files"]``.
-
-    Raises
-    ------
-    MissingInputError
-        If it cannot be read.
-    BadDataError
-        If it is not recorded, lies outside the bundle, or was changed.
-    """
+    """Read a further file of a bundle and check it against its recorded digest."""
     path = bundle.path / METADATA
     if not _may_be_extra(name) or name not in bundle.metadata.get("files", {}):
         raise BadDataError(f"{path}: {name!r} is not a further file of this model")
@@ -325,7 +309,7 @@ def read_extra(bundle: Bundle, name: str) -> bytes:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file whole, or raise `MissingInputError`."""
+    """Read a part of a model whole."""
     try:
         if path.exists() and not path.is_file():
             raise MissingInputError(f"{path}: is not a regular file; get the model again")
@@ -382,7 +366,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _may_be_extra(name: str) -> bool:
-    """Tell whether a name stays in the bundle's folder, and is no other part's."""
+    """Return whether a name stays in the bundle's folder, and is no other part's."""
     parts = PurePosixPath(name).parts
     plain = bool(parts) and "/".join(parts) == name and not {"/", "..", "."} & {*parts}
     safe = name.isprintable() and "\\" not in name

@@ -1,15 +1,29 @@
-"""A folder of bundles, such as the ``models`` of a training."""
+"""Several models together: a folder of bundles, and the folds' models inside one bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.io import read_json
-from h2lo_bids.models.bundle import METADATA
+from h2lo_bids.models.bundle import (
+    METADATA,
+    Bundle,
+    load_bundle,
+    parse_weights,
+    read_bytes,
+    read_extra,
+)
 from h2lo_bids.models.registry import task_of
+
+if TYPE_CHECKING:
+    from h2lo_bids.models.interface import Model
+
+MEMBERS = "members"
+"""Folder of the folds' models inside a bundle, from which its uncertainty is computed."""
 
 
 @dataclass(frozen=True)
@@ -22,24 +36,12 @@ class Found:
 
 
 def is_collection(path: Path) -> bool:
-    """Tell a folder of bundles from a bundle."""
+    """Return whether a folder holds bundles and is none itself."""
     return not (path / METADATA).exists() and any(path.glob(f"[!.]*/{METADATA}"))
 
 
 def check_place(path: Path) -> None:
-    """Refuse a part or a parent of what a model is kept in, and name what was meant.
-
-    Parameters
-    ----------
-    path
-        That was given for a bundle, a folder of bundles or a ``.pth`` file; exists.
-
-    Raises
-    ------
-    UsageError
-        If it is a file or folder inside a bundle, or a folder whose subfolders hold bundles,
-        such as the output folder of a training.
-    """
+    """Refuse a part or a parent of a model's folder, and name the folder that was meant."""
     if (path / METADATA).exists() or is_collection(path) or path.suffix == ".pth":
         return
     whole = next((parent for parent in path.parents[:2] if (parent / METADATA).is_file()), None)
@@ -54,7 +56,7 @@ def check_place(path: Path) -> None:
 
 
 def find_bundles(folder: Path) -> tuple[Found, ...]:
-    """List the bundles in a folder, by name; one whose metadata are damaged is left out."""
+    """List the bundles in a folder, by name; one whose metadata are damaged is skipped."""
     found = []
     for path in sorted(folder.glob(f"[!.]*/{METADATA}")):
         try:
@@ -72,29 +74,7 @@ def choose_bundles(
     methods: Iterable[str] = (),
     task: str | None = None,
 ) -> tuple[Found, ...]:
-    """Choose from a folder of bundles.
-
-    Parameters
-    ----------
-    folder
-        For which `is_collection` holds.
-    contrasts
-        Those that are of use.
-    methods
-        Those that are wanted; with none all are.
-    task
-        One of `h2lo_bids.vocabulary.TASKS`: only methods for it; None takes all.
-
-    Returns
-    -------
-    tuple of Found
-        At least one, in the order of the methods, else of the names.
-
-    Raises
-    ------
-    UsageError
-        If there is none, or none of a method that is wanted, or for the task.
-    """
+    """Choose from a folder of bundles."""
     found, contrasts, methods = find_bundles(folder), tuple(contrasts), tuple(methods)
     usable = [i for i in found if i.contrast in contrasts and task in (None, task_of(i.method))]
     lacking = [name for name in methods if name not in {item.method for item in usable}]
@@ -108,3 +88,29 @@ def choose_bundles(
     if methods:
         usable = [item for name in methods for item in usable if item.method == name]
     return tuple(usable)
+
+
+def member_files(bundles: Sequence[str | Path]) -> dict[str, bytes]:
+    """Collect the weights of bundles as further files of another one."""
+    loaded = [load_bundle(path) for path in bundles]
+    for bundle in loaded:
+        for key in ("contrast", "method", "architecture", "frame"):
+            if getattr(bundle, key) != getattr(loaded[0], key):
+                raise UsageError(
+                    f"{bundle.path}: its {key} is not that of {loaded[0].path}; "
+                    "members of one model come from one cross-validation"
+                )
+    return {f"{MEMBERS}/{n}.safetensors": read_bytes(b.weights_path) for n, b in enumerate(loaded)}
+
+
+def members(bundle: Bundle) -> tuple[Model, ...]:
+    """Load the models of the folds that a bundle carries."""
+    from h2lo_bids.models.registry import build_model
+
+    names = [n for n in bundle.metadata.get("files", {}) if n.startswith(f"{MEMBERS}/")]
+    loaded = []
+    for name in sorted(names, key=lambda n: (len(n), n)):  # 10 comes after 9
+        path = bundle.path / name
+        state = parse_weights(read_extra(bundle, name), path)
+        loaded.append(build_model(bundle.method, bundle.architecture, state, path))
+    return tuple(loaded)

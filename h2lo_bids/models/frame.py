@@ -56,13 +56,7 @@ class Frame:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Frame:
-        """Read a frame back from `to_dict`'s output.
-
-        Raises
-        ------
-        ValueError
-            If a field is missing or out of range.
-        """
+        """Read a frame back from `to_dict`'s output."""
         try:
             # What JSON calls Infinity overflows here.
             shape = tuple(int(n) for n in values["shape"])

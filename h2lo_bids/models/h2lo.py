@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from h2lo_bids.models.branch import Branch
-from h2lo_bids.models.trunk import MlpTrunk, SirenTrunk
-
+HALO = 5
+"""Voxels on each side that one output voxel depends on: five 3x3x3 layers."""
 TRUNKS = ("siren", "mlp")
 
 
@@ -45,6 +46,91 @@ class H2loArchitecture:
     def to_dict(self) -> dict[str, Any]:
         """Return the sizes as JSON-ready values."""
         return asdict(self)
+
+
+class Branch(nn.Module):
+    """The image encoder b_k(u, x): five 3x3x3 convolutions, 1-32-32-64-64-128, ReLU between them.
+
+    Its state-dict names are those of the authors' release. Zero padding of one
+    voxel in every layer keeps the grid, as in the paper.
+    """
+
+    def __init__(self, channels: int = 32, n_basis: int = 128) -> None:
+        super().__init__()
+        widths = (1, channels, channels, 2 * channels, 2 * channels, n_basis)
+        layers: list[nn.Module] = []
+        for n_in, n_out in itertools.pairwise(widths):
+            layers += [nn.Conv3d(n_in, n_out, 3, padding=1), nn.ReLU()]
+        self.net = nn.Sequential(*layers[:-1])
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """Map a volume (B, 1, X, Y, Z) in [0, 1] to features (B, n_basis, X, Y, Z)."""
+        return self.net(volume)
+
+    @property
+    def convolutions(self) -> list[nn.Conv3d]:
+        """The five convolutions in order."""
+        return [layer for layer in self.net if isinstance(layer, nn.Conv3d)]
+
+
+class SineLayer(nn.Module):
+    """One layer sin(omega (W x + b)) of a SIREN.
+
+    Weights are drawn as in Sitzmann et al. 2020 (NeurIPS), section 3.2: from
+    U(-1/n, 1/n) in a first layer and U(-sqrt(6/n)/omega, sqrt(6/n)/omega)
+    elsewhere, n being the number of inputs.
+    """
+
+    def __init__(self, n_in: int, n_out: int, omega: float, *, first: bool) -> None:
+        super().__init__()
+        self.omega = omega
+        self.linear = nn.Linear(n_in, n_out)
+        bound = 1.0 / n_in if first else math.sqrt(6.0 / n_in) / omega
+        nn.init.uniform_(self.linear.weight, -bound, bound)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., n_in) to (..., n_out), values in [-1, 1]."""
+        return torch.sin(self.omega * self.linear(x))
+
+
+class SirenTrunk(nn.Module):
+    """The basis functions t_k(x): three sine layers and a linear one, 3-256-256-256-128.
+
+    Its state-dict names are those of the authors' release.
+    """
+
+    def __init__(self, width: int = 256, n_basis: int = 128, omega: float = 30.0) -> None:
+        super().__init__()
+        out = nn.Linear(width, n_basis)
+        bound = math.sqrt(6.0 / width) / omega
+        nn.init.uniform_(out.weight, -bound, bound)
+        self.net = nn.Sequential(
+            SineLayer(3, width, omega, first=True),
+            SineLayer(width, width, omega, first=False),
+            SineLayer(width, width, omega, first=False),
+            out,
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map coordinates (N, 3) in [-1, 1] to basis values (N, n_basis)."""
+        return self.net(x)
+
+
+class MlpTrunk(nn.Module):
+    """The same sizes with ReLU: the paper's ablation "w/o SIREN"."""
+
+    def __init__(self, width: int = 256, n_basis: int = 128) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(3, width), nn.ReLU(),
+            nn.Linear(width, width), nn.ReLU(),
+            nn.Linear(width, width), nn.ReLU(),
+            nn.Linear(width, n_basis),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map coordinates (N, 3) in [-1, 1] to basis values (N, n_basis)."""
+        return self.net(x)
 
 
 class H2lo(nn.Module):

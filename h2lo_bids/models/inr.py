@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from h2lo_bids.models.branch import Branch
+from h2lo_bids.models.h2lo import Branch, H2lo
 
 _POSITION = 6
 """Three coordinates and the three sides of a cell."""
@@ -135,3 +135,7 @@ def cell_positions(coordinates: torch.Tensor, shape: Sequence[int]) -> torch.Ten
     scale = coordinates.new_tensor(cell_scale(shape))
     cell = coordinates.new_tensor([2.0 / n for n in shape])
     return torch.cat([coordinates * scale, cell.expand_as(coordinates)], -1)
+
+
+Operator = H2lo | ConditionalInr
+"""The models that can be asked at any position: an encoder, and what reads its features."""

@@ -20,25 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """Models of one class.
+    """Models of one class."""
 
-    Parameters
-    ----------
-    module
-        Where the class is; imported when it is needed, for it brings PyTorch.
-    model, architecture
-        Names of the class and of the dataclass of its sizes.
-    continuous
-        Whether it can be asked for any position, not only for voxels of its frame.
-    random
-        Whether it draws at random when it synthesizes.
-    """
-
-    module: str
+    module: str  # imported when it is needed, for it brings PyTorch
     model: str
-    architecture: str
-    continuous: bool = False
-    random: bool = False
+    architecture: str  # name of the dataclass of its sizes
+    continuous: bool = False  # whether it can be asked for any position, not only for voxels
+    random: bool = False  # whether it draws at random when it synthesizes
 
 
 FAMILIES: dict[str, Family] = {
@@ -77,24 +65,12 @@ _DEPTHS |= {"discriminator_layers", "chain"}
 
 
 def task_of(method: str) -> str:
-    """Return what a method is for: one of `TASKS`.
-
-    Parameters
-    ----------
-    method
-        A key of `METHODS`.
-    """
+    """Return what a method is for: one of `TASKS`."""
     return ENHANCE if method == ENHANCER else SYNTHESIZE
 
 
 def family_of(model: Any) -> str:
-    """Return the key of `FAMILIES` that a model, or a model of a derived class, belongs to.
-
-    Raises
-    ------
-    TypeError
-        If it belongs to none.
-    """
+    """Return the key of `FAMILIES` that a model, or a model of a derived class, belongs to."""
     names = {(kind.__module__, kind.__name__) for kind in type(model).__mro__}
     for name, family in FAMILIES.items():
         if (family.module, family.model) in names:
@@ -103,22 +79,7 @@ def family_of(model: Any) -> str:
 
 
 def make_architecture(family: str, values: Mapping[str, Any]) -> Architecture:
-    """Build the sizes of a model from the values in a bundle or in options.
-
-    Parameters
-    ----------
-    family
-        A key of `FAMILIES`.
-    values
-        What the architecture's ``to_dict`` gave, perhaps by way of JSON.
-
-    Raises
-    ------
-    KeyError
-        If there is no such family.
-    TypeError, ValueError
-        If the values are no sizes of it.
-    """
+    """Build the sizes of a model from the values in a bundle or in options."""
     found = FAMILIES[family]
     kind = getattr(importlib.import_module(found.module), found.architecture)
     for name, value in values.items():
@@ -129,7 +90,7 @@ def make_architecture(family: str, values: Mapping[str, Any]) -> Architecture:
 
 
 def _check_sizes(name: str, value: Any) -> None:
-    """Refuse sizes for which a model would never be built, before it is tried."""
+    """Refuse sizes for which building a model would never end."""
     parts = value if isinstance(value, list | tuple) else [value]
     most = MAX_DEPTH if name in _DEPTHS else MAX_SIZE
     for part in parts:
@@ -140,15 +101,7 @@ def _check_sizes(name: str, value: Any) -> None:
 
 
 def make_model(family: str, architecture: Architecture) -> Any:
-    """Build an untrained model, of a class that depends on the family.
-
-    Parameters
-    ----------
-    family
-        A key of `FAMILIES`.
-    architecture
-        Its sizes.
-    """
+    """Build an untrained model, of a class that depends on the family."""
     found = FAMILIES[family]
     return getattr(importlib.import_module(found.module), found.model)(architecture)
 
@@ -159,30 +112,7 @@ def build_model(
     state: Mapping[str, torch.Tensor],
     source: Path,
 ) -> Model:
-    """Build a model and give it its weights, after checking them one by one.
-
-    Parameters
-    ----------
-    method
-        A key of `METHODS`.
-    architecture
-        The model's sizes, as in its metadata.
-    state
-        Weights by state-dict name.
-    source
-        The file they come from, for messages.
-
-    Returns
-    -------
-    Model
-        The model in evaluation mode, float32, on the CPU.
-
-    Raises
-    ------
-    BadDataError
-        If the method is unknown, or a weight is missing, unexpected, of another
-        shape or not finite.
-    """
+    """Build a model and give it its weights, after checking them one by one."""
     import torch
 
     if method not in METHODS:

@@ -48,29 +48,7 @@ neither centred nor resampled beyond 1 mm, as in that code.
 
 
 def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
-    """Describe a released ``.pth`` file as a bundle.
-
-    Parameters
-    ----------
-    path
-        A checkpoint of github.com/Z7Gao/H2Lo-release.
-    contrast
-        ``"T1w"`` or ``"T2w"``, where neither the file (``args['contrast']``) nor its
-        name tells.
-
-    Returns
-    -------
-    Bundle
-        Whose frame is the scan's own array.
-
-    Raises
-    ------
-    BadDataError
-        If the file is not such a checkpoint, asks for code to be run, or is of another
-        contrast than T1w and T2w.
-    UsageError
-        If the contrast is not given and neither in the file nor in its name.
-    """
+    """Describe a released ``.pth`` file as a bundle."""
     content = read_bytes(path)
     checkpoint = _unpack(content, path)
     args = checkpoint.get("args") or {}
@@ -119,20 +97,7 @@ def _contrast(args: Mapping[str, Any], path: Path, given: str | None) -> tuple[s
 
 
 def read_state(content: bytes, path: Path) -> dict[str, Any]:
-    """Return the weights of a released checkpoint by state-dict name.
-
-    Parameters
-    ----------
-    content
-        The file's bytes.
-    path
-        Its name, for messages.
-
-    Raises
-    ------
-    BadDataError
-        If the bytes are not such a checkpoint.
-    """
+    """Return the weights of a released checkpoint by state-dict name."""
     return dict(_unpack(content, path)["model_state_dict"])
 
 

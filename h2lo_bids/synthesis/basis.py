@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.models.trunk import SirenTrunk
+from h2lo_bids.models.h2lo import H2lo, SirenTrunk
 
 
 class BasisRows:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from h2lo_bids.models.operators import Operator
+from h2lo_bids.models.inr import Operator
 from h2lo_bids.synthesis.basis import products_in_bfloat16
 from h2lo_bids.synthesis.cores import each_on_a_core
 from h2lo_bids.synthesis.evaluator import Evaluator

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from h2lo_bids.models.frame import normalised_coordinates
-from h2lo_bids.models.inr import ConditionalInr
-from h2lo_bids.models.operators import Operator
+from h2lo_bids.models.inr import ConditionalInr, Operator
 from h2lo_bids.synthesis.basis import BasisRows
 from h2lo_bids.synthesis.features import FeatureTiles
 from h2lo_bids.synthesis.inr import InrRows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from h2lo_bids.models.branch import HALO, Branch
+from h2lo_bids.models.h2lo import HALO, Branch
 from h2lo_bids.synthesis.tiles import Box
 
 

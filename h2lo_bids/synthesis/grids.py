@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from h2lo_bids.imaging.voxels import SubVoxels, VoxelResponse, sub_voxels
-from h2lo_bids.models.operators import Operator
+from h2lo_bids.models.inr import Operator
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.options import EngineOptions
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from h2lo_bids.models.branch import HALO
+from h2lo_bids.models.h2lo import HALO
 
 _MACS = (1024, 1024, 2048, 4096, 8192)
 """Relative cost of a voxel in each layer; the first is slow for its size."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.models.branch import HALO
+from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.training.crops import Corner, read_crop
 from h2lo_bids.training.pairs import Pair
 

@@ -10,11 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from h2lo_bids.models.branch import HALO, Branch
-from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.models.inr import ConditionalInr
-from h2lo_bids.models.operators import Operator
-from h2lo_bids.models.trunk import SineLayer
+from h2lo_bids.models.h2lo import HALO, Branch, H2lo, SineLayer
+from h2lo_bids.models.inr import ConditionalInr, Operator
 from h2lo_bids.training.pairs import Pair, common_shape
 
 ROWS = 8192

@@ -17,8 +17,8 @@ import torch
 
 from h2lo_bids.errors import H2loError
 from h2lo_bids.models.bundle import Bundle, save_bundle
+from h2lo_bids.models.collection import MEMBERS
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.members import FOLDER
 from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.card import build_card, build_metadata
 from h2lo_bids.training.devices import keep_freed_memory
@@ -123,7 +123,7 @@ def train_embedded(
         | {"noise": noise, "input_range": ranges},
         card=build_card(contrast, training, held_out),
         extras={
-            f"{FOLDER}/{n}.safetensors": _weights(result) for n, result in enumerate(results)
+            f"{MEMBERS}/{n}.safetensors": _weights(result) for n, result in enumerate(results)
         } if members else None,
     )  # fmt: skip
     say(f"wrote {bundle.path}; its figures are in {work / 'held_out.json'}")

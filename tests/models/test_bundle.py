@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from h2lo_bids import io
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
 from h2lo_bids.models import bundle as bundle_module
-from h2lo_bids.models import folder as folder_module
 from h2lo_bids.models import release as release_module
 from h2lo_bids.models.bundle import (
     default_bundle,
@@ -24,9 +24,9 @@ from h2lo_bids.models.bundle import (
     read_extra,
     save_bundle,
 )
+from h2lo_bids.models.collection import member_files, members
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
-from h2lo_bids.models.members import member_files, members
 
 FRAME = Frame((16, 18, 20))
 ARGS = {
@@ -100,7 +100,7 @@ def test_a_failed_save_leaves_the_old_bundle(saved, model, tmp_path, monkeypatch
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folder_module.os, "fsync", full)
+    monkeypatch.setattr(io.os, "fsync", full)
     with pytest.raises(H2loError) as error:
         save_bundle(saved.path, model, contrast="T1w", frame=FRAME, metadata={}, card="")
     assert "No space left" in one_line(error)

@@ -9,8 +9,15 @@ from scipy.ndimage import correlate
 from scipy.special import erf
 from torch import nn
 
-from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture, pad_slices
-from h2lo_bids.models.prior import Denoiser, PriorExtractor, diffuse, reverse_chain
+from h2lo_bids.models.diffi2i import (
+    Denoiser,
+    DiffI2I,
+    DiffI2IArchitecture,
+    PriorExtractor,
+    diffuse,
+    pad_slices,
+    reverse_chain,
+)
 from h2lo_bids.models.restormer import TransformerBlock
 
 TINY = DiffI2IArchitecture(

@@ -17,9 +17,9 @@ from h2lo_bids.cli.beside import check_beside
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
+from h2lo_bids.models.collection import member_files
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
-from h2lo_bids.models.members import member_files
 from h2lo_bids.outputs import Beside, Grid, grids_of
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.grids import lf_mask, synthesize_on_grid

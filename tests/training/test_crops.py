@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from h2lo_bids.models.branch import HALO
-from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.models.h2lo import HALO, H2lo, H2loArchitecture
 from h2lo_bids.training.crops import crop_coordinates, predict_crop, read_crop
 
 SHAPE = (18, 21, 16)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from h2lo_bids.models.branch import HALO
+from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.pfsr import PATCH, predict_pfsr

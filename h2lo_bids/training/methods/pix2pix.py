@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.models.branch import HALO
+from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.models.pix2pix import Norm, PatchDiscriminator, Pix2Pix, Pix2PixArchitecture
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.pix2pix import PATCH, patch_side, predict_pix2pix
