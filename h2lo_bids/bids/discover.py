@@ -107,7 +107,10 @@ def _scans(images: list[Image], query: Query, findings: Findings) -> list[Scan]:
         except H2loError as error:
             scan = error
         if isinstance(scan, Scan) and is_low(scan):
-            findings.skip(image.path, f"low field ({scan.strength}): never an input to synthesis")
+            reason = f"low field ({scan.strength}): never an input to synthesis"
+            if scan.field_source == "label":
+                reason += "; if it is high field, write MagneticFieldStrength into its sidecar"
+            findings.skip(image.path, reason)
             findings.doubt(image.path, *scan.warnings)
             continue
         name = image.name

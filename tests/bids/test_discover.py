@@ -164,6 +164,9 @@ def test_low_field_only_is_no_match_and_says_why(tmp_path: Path) -> None:
         find(root)
     assert caught.value.exit_code == 18
     assert "\n" not in str(caught.value)
+    root = write(tmp_path / "labels", {anat("01", "64mTpre", "T1w"): {"Modality": "MR"}})
+    with pytest.raises(NoMatchError, match=r"0\.064 T by a label.* write MagneticFieldStrength"):
+        find(root)
 
 
 def test_a_label_in_other_case_is_named_once(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from h2lo_bids.models.interface import Model
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict
 from h2lo_bids.synthesis.seeds import scan_seed
+from h2lo_bids.training.experiments.leaks import same_people
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 from h2lo_bids.vocabulary import IDENTITY
@@ -120,14 +121,16 @@ class Scored:
 
 
 def stranger_to(prepared: PreparedPair, pairs: Sequence[PreparedPair]) -> Pair | None:
-    """Load the pair of the next other subject that can be read; None if there is none."""
+    """Load the pair of the next other person that can be read; None if there is none."""
     at = list(pairs).index(prepared)
     for other in (*pairs[at + 1 :], *pairs[:at]):
-        if other.subject != prepared.subject and other.frame == prepared.frame:
-            try:
+        if other.subject == prepared.subject or other.frame != prepared.frame:
+            continue
+        try:
+            if not same_people((prepared, other)):
                 return read_prepared(other)
-            except BadDataError:
-                continue  # reported in its own turn
+        except BadDataError:
+            continue  # reported in its own turn
     return None
 
 

@@ -226,6 +226,9 @@ def test_a_stranger_is_another_person_whose_pair_can_be_read(pairs: list[Prepare
     assert stranger_to(first, [first, again, last]).name == "03"
     assert stranger_to(last, [again, first, last]).name == "01_2"
     assert stranger_to(first, [first, again]) is None
+    twin = dataclasses.replace(first, subject="02")  # one person under two labels
+    assert stranger_to(first, [first, twin]) is None
+    assert stranger_to(first, [first, twin, last]).name == "03"
     again.lf.write_bytes(b"")  # of first, too: they share their files
     assert stranger_to(last, [first, last, again]) is None
 
