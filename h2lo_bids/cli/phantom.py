@@ -61,7 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="share of inverted fluid signal that low-field T1w scans show: 1 magnitude image, "
         "0 phase-sensitive image (default: 0.2, between the two as real scans are)",
     )
-    parser.add_argument(
+    _add_lesions(parser.add_argument_group("lesions"))
+    parser.add_argument("--version", action="version", version=f"h2lo-phantom {__version__}")
+    return parser
+
+
+def _add_lesions(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--lesions",
         metavar="N",
         type=int,
@@ -69,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="balls of lesion tissue at random white-matter places of each person; their mask is "
         "written to derivatives/h2lo-phantom (default: 0)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--lesion-at",
         metavar=("X", "Y", "Z"),
         nargs=3,
@@ -78,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="one more at this place, in mm of the 3 T images; may be given several times",
     )
-    parser.add_argument(
+    group.add_argument(
         "--lesion-diameter",
         metavar="MM",
         nargs="+",
@@ -86,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[6.0],
         help="their diameters, taken in turn (default: 6)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--lesion-severity",
         metavar="S",
         type=float,
@@ -94,8 +100,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="their T1, T2 and proton density on the line from white matter (0) to multiple "
         "sclerosis (1, the default); the mask's sidecar holds the contrast that follows",
     )
-    parser.add_argument("--version", action="version", version=f"h2lo-phantom {__version__}")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
