@@ -77,7 +77,9 @@ def _divide(words: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     free: list[str] = []
     runs: list[list[str]] = []
     room: float = 0
-    for word in words:
+    for number, word in enumerate(words):
+        if word == "--":  # only arguments follow
+            return [*free, *words[number + 1 :]], runs
         if word[:1] == "-" and not re.match(r"-\d|-?$", word):
             name, equals, _ = word.partition("=")
             known = _SPELLINGS.get(name)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,22 @@ def test_pairs_group_and_evaluate(tmp_path):
     fold = tmp_path / "group" / "folds" / "T1w" / "h2lo" / "fold-0" / "bundle"
     models = ["--model", tmp_path / "group" / "models" / "h2lo_T1w", fold]
     agree(bids, tmp_path / "scores", "evaluate", *PAIRS, *SOME[:2], *models, *work)
+
+
+def test_a_dry_run_names_the_model_of_each_scan(tmp_path):
+    bids = write_dataset(tmp_path / "bids", suffixes=("T1w", "T2w"))
+    folder = write_whole_bundle(tmp_path / "models", "T1w").parent
+    words = [bids, tmp_path / "out", "participant", "--skull-strip", "skip", "--dry-run"]
+    for more, model in (
+        ((), "embedded"),
+        (("--method", "identity"), "embedded identity"),
+        (("--model", f"T1w={folder / 'whole'}"), str(folder / "whole")),
+        (("--model", folder / "whole"), f"{folder / 'whole'} if it is for T1w, else embedded"),
+    ):
+        code, text = listing(*words, *more)
+        assert code == 0
+        (line,) = [line for line in text.splitlines() if re.match("read .*_T1w", line)]
+        assert line.endswith(f"model: {model}]")
 
 
 def test_a_dry_run_ends_as_the_run_would_before_it_begins(tmp_path, capsys):

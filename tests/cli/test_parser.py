@@ -401,6 +401,11 @@ def test_participants_are_read_from_a_file(tmp_path, text, labels):
         read_settings([*BASE, "--participant-label", f"@{tmp_path}/nowhere"])
 
 
+def test_two_hyphens_end_the_options():
+    s = read_settings(["--participant-label", "01", "--", "/bids", "/out", "participant"])
+    assert (s.participant_label, s.level) == (("01",), "participant")
+
+
 def test_one_level_is_run_at_a_time():
     with pytest.raises(UsageError, match="participant and group: run one analysis level per call"):
         read_settings([*BASE, "group", "--nprocs", "2"])

@@ -10,7 +10,6 @@ import pytest
 
 from h2lo_bids.cli.checks_values import check_values
 from h2lo_bids.cli.config import read_settings
-from h2lo_bids.cli.dryrun import _model
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
 from h2lo_bids.models.choice import bundles_for, named_models
@@ -118,13 +117,6 @@ def test_every_model_of_a_folder_is_scored_but_the_identity(models: Path) -> Non
 
 def test_pairs_are_prepared_on_the_voxels_of_a_folders_models(models: Path) -> None:
     assert frame_of(settings("evaluate", model=(("", models),))).spacing == (2.0, 2.0, 2.0)
-
-
-def test_the_dry_run_names_the_model(models: Path) -> None:
-    given = settings(model=(("", models),), method=("h2lo",))
-    assert _model(given, "T2w") == str(models / "h2lo_T2w")
-    assert _model(settings(method=("identity",)), "T1w") == "embedded identity"
-    assert _model(settings(), "T1w") == "embedded"
 
 
 def test_a_part_or_a_parent_of_a_model_names_what_is_meant(models: Path, tmp_path: Path) -> None:
