@@ -43,19 +43,21 @@ _ARM_VALUES = (
 
 def benchmark_table(task: str, blocks: Sequence[Block], convention: str = CLIPPED) -> Table:
     """Return Table 1 of synthesis methods, or Table 2 of enhancers, from `row_values`."""
-    own = _TABLE_2 if task == ENHANCE else _TABLE_1
-    return Table(tuple(blocks), convention=convention, printed=paper_figures(own["name"]), **own)
+    facts = _TABLE_2 if task == ENHANCE else _TABLE_1
+    return Table(
+        tuple(blocks), convention=convention, printed=paper_figures(facts["name"]), **facts
+    )
 
 
 def row_values(
     name: str, scores: Sequence[Score], records: Records, planned: int
 ) -> dict[str, Any]:
     """Sum up what was scored of a method, and what its finished folds recorded."""
-    own = [s for s in scores if s.method == name]
+    scored = [s for s in scores if s.method == name]
     covered = {
-        "folds": len({s.fold for s in own}),
+        "folds": len({s.fold for s in scored}),
         "folds_planned": planned,
-        "participants": len({s.subject.partition("_")[0] for s in own}),
+        "participants": len({s.subject.partition("_")[0] for s in scored}),
     }
     return {**covered, **_costs(name, records), **arms_of(records)}
 
@@ -84,7 +86,7 @@ def _costs(name: str, records: Records) -> dict[str, Any]:
 
 
 def arms_of(records: Records) -> dict[str, Any]:
-    """Tell whom an arm was trained on, and for how long; empty for what is no arm."""
+    """Return whom an arm was trained on, and for how long; empty for what is no arm."""
     options = records[0].get("options") or {} if records else {}
     schedule = options.get("schedule")
     if not schedule:
@@ -135,7 +137,7 @@ def epochs(values: Mapping[str, Any]) -> str:
 
 
 def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
-    """Tell which methods, by title, the time budget ended early, one sentence each."""
+    """Name the methods, by title, whose fits the time budget ended, one sentence each."""
     lines = []
     for title, records in methods.items():
         early = [r for r in records if r.get("timed_out")]

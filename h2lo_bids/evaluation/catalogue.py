@@ -187,7 +187,7 @@ REALISM = {
 
 
 def write_table(path: str | Path, rows: Iterable[Sequence[Any]], sidecar: Columns) -> Path:
-    """Write rows as TSV, with what the columns mean beside it in JSON; return the TSV file."""
+    """Write rows as TSV, and the description of the columns as JSON; return the TSV file."""
     path = Path(path)
     atomic_write_text(path, to_tsv(rows, sidecar))
     write_json(path.with_suffix(".json"), sidecar)

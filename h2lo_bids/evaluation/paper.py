@@ -1,4 +1,4 @@
-"""The figures that the paper prints, to stand beside ours under their own name."""
+"""The figures that the paper prints, for columns next to those measured here."""
 
 from __future__ import annotations
 

@@ -66,8 +66,9 @@ class Printout:
             Markup('<th scope="colgroup" colspan="{}">{}</th>').format(span, name)
             for name, span in groups.items()
         )
-        own = 1 + len(self.heads) - groups.total()
-        above = Markup('<tr><td colspan="{}"></td>{}</tr>').format(own, above) if above else above
+        if above:
+            span = 1 + len(self.heads) - groups.total()
+            above = Markup('<tr><td colspan="{}"></td>{}</tr>').format(span, above)
         rows = ((title, *map(_cell_html, cells)) for title, cells in self.rows)
         heads = (Head("Method"), *self.heads)
         return _table(above, [(h.heading, h.description) for h in heads], rows)
@@ -78,9 +79,9 @@ def tests_md(
 ) -> str:
     """Lay out the mean differences, first less second, with the corrected p."""
     rows = []
-    for names, found in _by_pair(comparisons).items():
+    for names, tests in _by_pair(comparisons).items():
         cells = (
-            f"{_signed(found[m])} (p = {CATALOGUE['ncc'].write(found[m].p_holm)})" for m in metrics
+            f"{_signed(tests[m])} (p = {CATALOGUE['ncc'].write(tests[m].p_holm)})" for m in metrics
         )
         rows.append((" less ".join(_escaped(titles.get(n, n)) for n in names), *cells))
     return _grid(("Methods", *(CATALOGUE[m].heading for m in metrics)), rows) + (
@@ -97,9 +98,9 @@ def tests_html(comparisons: Sequence[Comparison], titles: Mapping[str, str]) -> 
         '<span class="p">p {}</span></td>'
     )
     rows: list[tuple[Any, ...]] = []
-    for names, found in _by_pair(comparisons).items():
+    for names, tests in _by_pair(comparisons).items():
         cells = []
-        for c in (found[m] for m in metrics):
+        for c in (tests[m] for m in metrics):
             clear = "clear" if c.p_holm < 0.05 else ""
             first = "first" if clear and c.better == c.method else ""
             p = _probability(c.p_holm)
@@ -111,7 +112,7 @@ def tests_html(comparisons: Sequence[Comparison], titles: Mapping[str, str]) -> 
 
 
 def floor_of(comparisons: Iterable[Comparison]) -> str:
-    """Say when there are too few participants for the tests to find anything."""
+    """Return a sentence if there are too few participants for any test to be significant."""
     people = max((c.n for c in comparisons), default=0)
     families = Counter((c.versus, c.metric) for c in comparisons)
     lowest = min(families.values(), default=0) * 2.0 ** (1 - people)
@@ -124,10 +125,10 @@ def floor_of(comparisons: Iterable[Comparison]) -> str:
 
 
 def _by_pair(comparisons: Iterable[Comparison]) -> dict[tuple[str, str], dict[str, Comparison]]:
-    found: dict[tuple[str, str], dict[str, Comparison]] = {}
+    pairs: dict[tuple[str, str], dict[str, Comparison]] = {}
     for c in comparisons:
-        found.setdefault((c.method, c.versus), {})[c.metric] = c
-    return found
+        pairs.setdefault((c.method, c.versus), {})[c.metric] = c
+    return pairs
 
 
 def _signed(c: Comparison) -> str:

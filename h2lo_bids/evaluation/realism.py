@@ -119,14 +119,14 @@ def band_correlation(
     a, b = (fft.fftn(_windowed(x[box], window[box])) for x in (image, other))
     axes = np.ix_(*(np.fft.fftfreq(n, side) for n, side in zip(a.shape, spacing, strict=True)))
     pitch = 0.5 / np.sqrt(np.maximum(axes[0] ** 2 + axes[1] ** 2 + axes[2] ** 2, 1e-12))
-    found = []
+    correlations = []
     for coarse, fine in HALF_PITCH_MM:
         inside = (pitch <= coarse) & (pitch > fine)
         x, y = a[inside], b[inside]
         power = math.sqrt(float(np.vdot(x, x).real) * float(np.vdot(y, y).real))
         carried = fine >= max(spacing) - _SAME and power > 0
-        found.append(float(np.vdot(x, y).real) / power if carried else math.nan)
-    return tuple(found)
+        correlations.append(float(np.vdot(x, y).real) / power if carried else math.nan)
+    return tuple(correlations)
 
 
 def plane_spectrum(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -151,12 +151,12 @@ def plane_spectrum(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]
             power += np.abs(fft.fft2(plane)) ** 2 / inside.sum() * sides.prod()
             count += 1
     radius = np.hypot(*np.ix_(*(np.fft.fftfreq(power.shape[k], sides[k]) for k in (0, 1))))
-    found = np.full(len(FREQUENCIES) - 1, np.nan)
+    spectrum = np.full(len(FREQUENCIES) - 1, np.nan)
     for n, (low, high) in enumerate(pairwise(FREQUENCIES)):
         values = power[(radius >= low) & (radius < high)]
         if count and values.any() and high <= 0.5 / sides.max() + _SAME:
-            found[n] = 10 * math.log10(values.mean() / count)
-    return found
+            spectrum[n] = 10 * math.log10(values.mean() / count)
+    return spectrum
 
 
 def appearance(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> Appearance:

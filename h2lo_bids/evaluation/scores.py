@@ -22,9 +22,9 @@ IDENTITY_TITLE = "HF image"
 IDENTITY_TITLES = {"synthesize": IDENTITY_TITLE, "enhance": "LF image"}
 """Its row by task.
 
-For enhancement no other baseline stands beside it: on the pairs' grid the low-field image is
-what cubic or linear interpolation makes of the thick-slice scans, so that the row is that of
-bicubic interpolation, too.
+For enhancement it is the only baseline: on the pairs' grid the low-field image is what cubic or
+linear interpolation makes of the thick-slice scans, so that the row is that of bicubic
+interpolation, too.
 """
 
 REGIONS = ("foreground", "whole")
@@ -200,13 +200,13 @@ def select(scores: Sequence[Score], region: str = PAPER) -> tuple[Score, ...]:
     """
     if region not in (*REGIONS, PAPER):
         raise ValueError(f"region {region!r} is not one of {(*REGIONS, PAPER)}")
-    found = {(s.method, s.fold, s.subject, s.region): s for s in reversed(scores)}
+    by_key = {(s.method, s.fold, s.subject, s.region): s for s in reversed(scores)}
     keys = list(dict.fromkeys((s.method, s.fold, s.subject) for s in scores))
     if region != PAPER:
-        return tuple(found[*key, region] for key in keys if (*key, region) in found)
+        return tuple(by_key[*key, region] for key in keys if (*key, region) in by_key)
     mixed = []
     for key in keys:
-        parts = [found.get((*key, name)) for name in REGIONS]
+        parts = [by_key.get((*key, name)) for name in REGIONS]
         if parts[0] is None or parts[1] is None:
             raise BadDataError(f"subject {key[2]}: the scores of {key[0]} lack a region")
         whole = {name: parts[1].values[name] for name in _WHOLE_IN_PAPER}
@@ -228,7 +228,7 @@ def incomplete(scores: Sequence[Score]) -> tuple[str, ...]:
     """
     covered = _covered(scores)
     most = set().union(*covered.values()) if covered else set()
-    return tuple(name for name, own in covered.items() if own != most)
+    return tuple(name for name, scored in covered.items() if scored != most)
 
 
 def coverage_notes(
@@ -247,11 +247,11 @@ def coverage_notes(
     planned = sorted({*folds, *(fold for _, fold in everyone if fold is not None)})
     lines = []
     for name in dict.fromkeys([*covered, *wanted]):
-        own = covered.get(name, set())
+        scored = covered.get(name, set())
         title = titles.get(name, name)
-        done = {fold for _, fold in own}
+        done = {fold for _, fold in scored}
         lacking = [fold for fold in planned if fold not in done]
-        if not own:
+        if not scored:
             lines.append(f"{title}: no fold is finished; it is not in the table.")
             continue
         if lacking and name != IDENTITY:
@@ -259,7 +259,7 @@ def coverage_notes(
                 f"{title} {MARK}: {len(planned) - len(lacking)} of {len(planned)} folds; "
                 f"{_folds(lacking)} not finished."
             )
-        missed = [(who, fold) for who, fold in everyone - own if fold in done]
+        missed = [(who, fold) for who, fold in everyone - scored if fold in done]
         for who, fold in sorted(missed, key=lambda item: (item[1] or 0, item[0])):
             where = "" if fold is None else f" of fold {fold}"
             lines.append(f"{title} {MARK}: sub-{who}{where} not scored.")
@@ -267,10 +267,10 @@ def coverage_notes(
 
 
 def _covered(scores: Sequence[Score]) -> dict[str, set[tuple[str, int | None]]]:
-    found: dict[str, set[tuple[str, int | None]]] = {}
+    covered: dict[str, set[tuple[str, int | None]]] = {}
     for s in scores:
-        found.setdefault(s.method, set()).add((s.subject, s.fold))
-    return found
+        covered.setdefault(s.method, set()).add((s.subject, s.fold))
+    return covered
 
 
 def _folds(lacking: Sequence[int]) -> str:

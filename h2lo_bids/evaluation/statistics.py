@@ -203,16 +203,16 @@ def methods_of(scores: Iterable[Score]) -> tuple[str, ...]:
 
 
 def by_participant(scores: Iterable[Score], metric: str) -> dict[str, float]:
-    """Average a metric over each participant's sessions and folds, leaving out what is not finite.
+    """Average a metric over each participant's sessions and folds, skipping what is not finite.
 
     A participant is the part of `Score.subject` before ``_``.
     """
-    found: dict[str, list[float]] = {}
+    values_of: dict[str, list[float]] = {}
     for s in scores:
         value = s.values.get(metric, math.nan)
         if math.isfinite(value):
-            found.setdefault(s.subject.partition("_")[0], []).append(value)
-    return {name: float(np.mean(values)) for name, values in found.items()}
+            values_of.setdefault(s.subject.partition("_")[0], []).append(value)
+    return {name: float(np.mean(values)) for name, values in values_of.items()}
 
 
 def write_summary(
@@ -309,7 +309,7 @@ def _summary(scores: Sequence[Score], metric: str, region: str, seed: int | None
 
 
 def _test(scores: Sequence[Score], versus: Sequence[Score], metric: str, seed: int) -> Comparison:
-    """Compare two methods by one metric, yet without correction."""
+    """Compare two methods by one metric, without correction of p."""
     first, second = scores[0], versus[0]
     a, b = by_participant(scores, metric), by_participant(versus, metric)
     differences = np.array([a[name] - b[name] for name in a if name in b])

@@ -143,7 +143,7 @@ class Table:
     def to_json(self) -> catalogue.Columns:
         """Describe the columns of `to_tsv`, in their order."""
         target = "high" if self.task == ENHANCE else "low"
-        found: catalogue.Columns = {
+        columns: catalogue.Columns = {
             "contrast": {"Description": "Contrast of both images"},
             "method": {
                 "Description": f"What was compared with the {target}-field image",
@@ -160,31 +160,34 @@ class Table:
                 "place": "1 for the best method of this contrast, 2 for the second, else n/a",
             }
             for part, text in what.items():
-                found[f"{key}_{part}"] = {"LongName": f"{info.title}, {part}", "Description": text}
-                found[f"{key}_{part}"]["MetricsConvention"] = self.convention
-                if part != "place":
-                    found[f"{key}_{part}"]["Units"] = info.unit
+                columns[f"{key}_{part}"] = {
+                    "LongName": f"{info.title}, {part}",
+                    "Description": text,
+                    "MetricsConvention": self.convention,
+                    **({"Units": info.unit} if part != "place" else {}),
+                }
         for value in self.values:
             unit = {"Units": value.unit} if value.unit else {}
-            found[value.key] = {"Description": value.description, **unit}
+            columns[value.key] = {"Description": value.description, **unit}
         for key in self._paper_metrics():
             for part in ("mean", "std"):
-                found[f"{GROUP} {key}_{part}"] = {
+                columns[f"{GROUP} {key}_{part}"] = {
                     "Description": f"{CATALOGUE[key].title}, {part}: {self.citation}; "
                     "not measured here",
                     "Units": CATALOGUE[key].unit,
                 }
-        return found
+        return columns
 
     def to_tsv(self, blocks: tuple[Block, ...] | None = None) -> str:
-        """Write blocks, all unless told which, one line per contrast and method."""
+        """Write blocks, by default all, one line per contrast and method."""
         lines = []
         for block in self.blocks if blocks is None else blocks:
             for row, (_, cells) in zip(block.rows, self.lay_out(block).rows, strict=True):
                 values: list[Any] = [block.contrast, row.name]
                 for key, cell in zip(self.metrics, cells, strict=False):
-                    found = row.summary.get(key)
-                    values += [found and found.mean, found and found.std, cell.place or None]
+                    summary = row.summary.get(key)
+                    values += [summary.mean, summary.std] if summary else [None, None]
+                    values.append(cell.place or None)
                 values += [row.values.get(value.key) for value in self.values]
                 for key in self._paper_metrics():
                     values += self.printed.get((block.contrast, row.name, key), (None, None))
@@ -192,7 +195,7 @@ class Table:
         return catalogue.to_tsv(lines, self.to_json())
 
     def to_md(self, blocks: tuple[Block, ...] | None = None) -> str:
-        """Write blocks, all unless told which, with their notes and paired tests."""
+        """Write blocks, by default all, with their notes and paired tests."""
         blocks = self.blocks if blocks is None else blocks
         printouts = [self.lay_out(block) for block in blocks]
         if not self.title:
@@ -252,12 +255,12 @@ def rows_of(
     partial: Sequence[str] = (),
 ) -> tuple[Row, ...]:
     """Make the rows of a summary, the identity first; parameters as in `Row`."""
-    found: dict[str, dict[str, Summary]] = {}
+    by_method: dict[str, dict[str, Summary]] = {}
     for row in summary:
-        found.setdefault(row.method, {})[row.metric] = row
-    called = titles_of(found, titles)
-    order = sorted(found, key=lambda name: name != IDENTITY)
-    return tuple(Row(n, called[n], found[n], partial=n in partial) for n in order)
+        by_method.setdefault(row.method, {})[row.metric] = row
+    title_of = titles_of(by_method, titles)
+    order = sorted(by_method, key=lambda name: name != IDENTITY)
+    return tuple(Row(n, title_of[n], by_method[n], partial=n in partial) for n in order)
 
 
 def write_tables(

@@ -86,7 +86,7 @@ def _axes(width: float, height: float, left: float, bottom: float) -> Axes:
 
 
 def _plain(text: str) -> str:
-    """Leave out what XML cannot hold."""
+    """Drop what XML cannot hold."""
     return "".join(letter for letter in text if letter.isprintable())
 
 
@@ -147,7 +147,7 @@ def _attributes(given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _tell(group: ElementTree.Element, kind: str, words: str) -> None:
-    """Give a curve its title and, but in histograms, a wide unseen one to point at."""
+    """Give a curve its title and, except in histograms, a wide invisible path to point at."""
     group.attrib = {"class": kind}
     if kind == "subject":
         group.set("data-subject", words.partition(": ")[0])
@@ -188,9 +188,9 @@ def strip_plot(
     names = list(titles)
     _name_columns(axes, [_plain(title) for title in titles.values()])
     for subject, values in subjects.items():
-        told = ", ".join(f"{titles[n]} {values[n]:.4g}" for n in names if n in values)
+        figures = ", ".join(f"{titles[n]} {values[n]:.4g}" for n in names if n in values)
         places = [(n, values[name]) for n, name in enumerate(names) if name in values]
-        _curve(axes, "subject", f"{subject}: {told}", np.array(places).reshape(-1, 2),
+        _curve(axes, "subject", f"{subject}: {figures}", np.array(places).reshape(-1, 2),
                color=_LIGHT["wire"], linewidth=0.9, alpha=0.55)  # fmt: skip
     for n, name in enumerate(names):
         kept = [v[name] for v in subjects.values() if math.isfinite(v.get(name, math.nan))]
@@ -202,7 +202,7 @@ def strip_plot(
 
 
 def _name_columns(axes: Axes, titles: Sequence[str]) -> None:
-    """Write the methods below their columns, all aslant where one is too long."""
+    """Write the methods below their columns, all slanted where one is too long."""
     aslant = max(map(len, titles)) > 48 / len(titles)
     cut = [t if len(t) <= 15 else t[:14] + "\N{HORIZONTAL ELLIPSIS}" for t in titles]
     axes.set_xlim(-0.5, len(titles) - 0.5)
@@ -295,18 +295,18 @@ def _thinned(
 
 
 def _identity_level(runs: Sequence[Run]) -> float | None:
-    told = {
+    levels = {
         run.fold: float(value)
         for run in runs
         if isinstance(value := run.record.get("identity_psnr"), int | float)
         and math.isfinite(value)
     }
-    return float(np.mean(list(told.values()))) if told else None
+    return float(np.mean(list(levels.values()))) if levels else None
 
 
 @_style()
 def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) -> Markup | None:
-    """Draw the band correlations: with the own high-field image whole, a stranger's broken.
+    """Draw the correlation with high-field images by band; that of another subject is dashed.
 
     `lines` are classes, titles and values by measure of `h2lo_bids.evaluation.catalogue.REALISM`;
     None is returned where no image has a value in two bands.
@@ -317,8 +317,8 @@ def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) 
             points = np.array([(n, values[key]) for n, key in enumerate(columns)])
             kept = points[np.isfinite(points[:, 1])]
             if len(kept) > 1:
-                told = "; ".join(f"{HALF_PITCH_MM[int(n)][1]:g} mm {y:.2f}" for n, y in kept)
-                _curve(axes, "run", f"{title}, {who}: {told}", kept, color=_LIGHT[css],
+                figures = "; ".join(f"{HALF_PITCH_MM[int(n)][1]:g} mm {y:.2f}" for n, y in kept)
+                _curve(axes, "run", f"{title}, {who}: {figures}", kept, color=_LIGHT[css],
                        linestyle=style)  # fmt: skip
     if not axes.lines:
         return None
@@ -340,7 +340,7 @@ def histograms(
 ) -> Markup:
     """Draw distributions over [0, 1]: `curves` are classes, titles and shares in equal bins.
 
-    `alone` makes a file with its own legend, and not a part of a page.
+    `alone` makes a file with a legend, not a part of a page.
     """
     axes = _axes(760, 300, 14, 46)
     axes.grid(visible=False)

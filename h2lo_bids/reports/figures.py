@@ -59,7 +59,7 @@ def plot_before_after(
 ) -> None:
     """Draw two images in [0, 1] as mosaics of the same slices and size, for the flicker.
 
-    `mask` chooses the slices; all three may be on grids of their own.
+    `mask` chooses the slices; the three grids may differ.
     """
     layout = drawing.layout_of(volume_of(mask, like=hf))
     for image, path, title in zip((hf, lf), (hf_path, lf_path), titles, strict=True):

@@ -50,8 +50,8 @@ def write_group_report(
     """Write ``group.html`` or ``enhancement.html``, atomically, from the files in the folder.
 
     It can be written at any time: with some folds done, the page shows these and says which are
-    missing. Everything that comes from data is escaped; the page's own policy forbids every
-    request and every script but its own. Levels are ``"group"``, ``"benchmark"``, ``"evaluate"``
+    missing. Everything that comes from data is escaped; the page's policy forbids every
+    request and every other script. Levels are ``"group"``, ``"benchmark"``, ``"evaluate"``
     and ``"enhance"``, the training of enhancers.
     """
     path = result_path(out_dir, "enhancement_report" if level == ENHANCE else "group_report")
@@ -67,8 +67,8 @@ def render_group_report(
     failures: Sequence[Failure] = (),
 ) -> str:
     """Return the HTML of `write_group_report`."""
-    contrasts, found = read_contrasts(out_dir, level)
-    problems = list(found)
+    contrasts, unread = read_contrasts(out_dir, level)
+    problems = list(unread)
     views = [contrast_view(contrast, out_dir, level, problems) for contrast in contrasts]
     models = _models(out_dir, problems) if level != "evaluate" else ()
     return render(
@@ -105,9 +105,9 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
 def render_table_page(out_dir: Path, table: Table) -> str:
     """Return the HTML of `write_table_page`."""
     level = ENHANCE if table.task == ENHANCE else "benchmark"
-    contrasts, found = read_contrasts(out_dir, level)
+    contrasts, unread = read_contrasts(out_dir, level)
     known = {contrast.name: contrast for contrast in contrasts}
-    problems = list(found)
+    problems = list(unread)
     views = []
     for block in table.blocks:
         panel, contrast = None, known.get(block.contrast)
@@ -147,7 +147,7 @@ def _table_view(table: Table, block: Block, panel: dict[str, Any] | None) -> dic
 def _panel(
     block: Block, contrast: Contrast, out_dir: Path, level: str, problems: list[str]
 ) -> dict[str, Any] | None:
-    """Draw the middle one of the test subjects that most methods have a picture of."""
+    """Draw the median one of the test subjects that most methods have a picture of."""
     subjects = pictures.read_subjects(contrast, problems)
     if not subjects:
         return None
@@ -208,37 +208,37 @@ def _panel_rules() -> str:
 
 def _models(out_dir: Path, problems: list[str]) -> tuple[ModelInfo, ...]:
     """Read the final models: their metadata and their cards."""
-    found = []
+    models = []
     for path in sorted(out_dir.glob(result_pattern("model", "/metadata.json"))):
         card = path.with_name("README.md")
         try:
             text = card.read_text(encoding="utf-8") if card.is_file() else ""
             metadata = {"name": path.parent.name, **read_json(path, problems)}
-            found.append(ModelInfo.from_metadata(metadata, text))
+            models.append(ModelInfo.from_metadata(metadata, text))
         except (OSError, ValueError, TypeError, AttributeError):
             problems.append(f"models/{path.parent.name}: metadata or card cannot be read; left out")
-    return tuple(found)
+    return tuple(models)
 
 
 def _evaluated(contrasts: Iterable[Contrast]) -> list[tuple[str, ...]]:
-    """List the models that were given: contrast, name here, own name, method, size, digest."""
+    """List the models that were given: contrast, title, name, method, size, digest."""
     rows = []
     for contrast in contrasts:
         for run in contrast.runs:
             model = run.record.get("model")
             if isinstance(model, dict):
-                told = (str(model.get(key, "")) for key in ("name", "method"))
+                names = (str(model.get(key, "")) for key in ("name", "method"))
                 size = run.record.get("parameters")
                 count = f"{size:,}" if isinstance(size, int) else ""
                 digest = str(model.get("sha256", ""))
-                rows.append((contrast.name, run.title, *told, count, digest))
+                rows.append((contrast.name, run.title, *names, count, digest))
     return rows
 
 
 def _simulated(
     contrasts: Iterable[Contrast], views: Iterable[dict[str, Any]], models: Iterable[ModelInfo]
 ) -> bool:
-    """Say whether anything on the page was learned from, or measured on, simulated pairs."""
+    """Return whether anything on the page was learned from, or measured on, simulated pairs."""
     return (
         any(run.record.get("simulated") is True for c in contrasts for run in c.runs)
         or any(pair.simulated for view in views for pair in view["pairs"])
@@ -247,12 +247,12 @@ def _simulated(
 
 
 def _warnings(contrasts: Iterable[Contrast]) -> tuple[str, ...]:
-    """Gather what the folds warned of."""
+    """Return the warnings of the folds."""
     lines = []
     for contrast in contrasts:
         for run in contrast.runs:
-            told = run.record.get("warnings")
-            for warning in told if isinstance(told, list) else ():
+            recorded = run.record.get("warnings")
+            for warning in recorded if isinstance(recorded, list) else ():
                 lines.append(f"{contrast.name}, {run.name}: {warning}")
     return tuple(dict.fromkeys(lines))
 
@@ -262,15 +262,15 @@ def _software(contrasts: Iterable[Contrast]) -> tuple[tuple[str, str], ...]:
     versions: dict[str, dict[str, None]] = {}
     for contrast in contrasts:
         for run in contrast.runs:
-            told = run.record.get("software")
-            for name, version in told.items() if isinstance(told, dict) else ():
+            recorded = run.record.get("software")
+            for name, version in recorded.items() if isinstance(recorded, dict) else ():
                 versions.setdefault(str(name), {})[str(version)] = None
-    return tuple((name, ", ".join(found)) for name, found in versions.items())
+    return tuple((name, ", ".join(versions_of)) for name, versions_of in versions.items())
 
 
 def _settings(contrasts: Iterable[Contrast]) -> list[dict[str, Any]]:
-    """Give the options, the seeds and the time of each method's fits."""
-    found = []
+    """Return the options, the seeds and the time of each method's fits."""
+    fits = []
     for contrast in contrasts:
         methods: dict[str, list[Run]] = {}
         for run in contrast.runs:
@@ -279,7 +279,7 @@ def _settings(contrasts: Iterable[Contrast]) -> list[dict[str, Any]]:
         for runs in methods.values():
             options = runs[0].record.get("options")
             listed = options.items() if isinstance(options, dict) else ()
-            found.append(
+            fits.append(
                 {
                     "contrast": contrast.name,
                     "title": runs[0].title,
@@ -290,21 +290,21 @@ def _settings(contrasts: Iterable[Contrast]) -> list[dict[str, Any]]:
                     "options": [(str(name), _plain(value)) for name, value in listed],
                 }
             )
-    return found
+    return fits
 
 
 def _commands(out_dir: Path, level: str) -> tuple[str, ...]:
-    """Give the command lines of the last runs of this level, from their logs."""
+    """Return the command lines of the last runs of this level, from their logs."""
     levels = {"evaluate"} if level == "evaluate" else {"group", "train", "benchmark"}
-    found: list[str] = []
+    commands: list[str] = []
     for path in sorted(out_dir.glob("logs/*/config.toml")):
         try:
             run = tomllib.loads(path.read_text(encoding="utf-8")).get("run", {})
         except (OSError, ValueError):
             continue
         if isinstance(run, dict) and run.get("analysis-level") in levels and run.get("command"):
-            found.append(str(run["command"]))
-    return tuple(dict.fromkeys(found[::-1]))[:_COMMANDS]
+            commands.append(str(run["command"]))
+    return tuple(dict.fromkeys(commands[::-1]))[:_COMMANDS]
 
 
 def _distinct(runs: Sequence[Run], key: str) -> list[str]:

@@ -103,7 +103,7 @@ def _picture(record: Path, contrast: str, problems: list[str]) -> str | None:
 
 
 def _middle(volume: npt.NDArray[np.float32]) -> tuple[Plane, Plane, Plane]:
-    """Cut through the grid, which is centred on the brain, beside the cleft between its halves."""
+    """Cut through the middle of the grid, sagittally a little off the cleft between the halves."""
     x, y, z = (round(side * share) for side, share in zip(volume.shape, _CUTS, strict=True))
     return volume[:, :, z], volume[:, y, :], volume[x, :, :]
 
@@ -134,7 +134,7 @@ def overlay(hf: tuple[Plane, Plane, Plane], lf: tuple[Plane, Plane, Plane], *, t
 
 
 def _edges(plane: Plane) -> list[npt.NDArray[np.float64]]:
-    """Trace the brain's border and its main border of tissue, small islands left out."""
+    """Trace the brain's border and its main border of tissue, without small islands."""
     from contourpy import contour_generator
     from scipy.ndimage import gaussian_filter
 

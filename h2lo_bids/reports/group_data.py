@@ -173,7 +173,7 @@ def read_table(path: Path, problems: list[str]) -> list[dict[str, str]]:
 
 def _splits(path: Path, problems: list[str]) -> dict[str, tuple[Fold, ...]]:
     try:
-        return {name: own for name, own in read_splits(path).items() if name in CONTRASTS}
+        return {name: folds for name, folds in read_splits(path).items() if name in CONTRASTS}
     except H2loError as error:
         problems.append(str(error).replace(str(path), path.name))
         return {}
@@ -210,7 +210,7 @@ def _scored_together(runs: list[Run], table: Path, problems: list[str]) -> list[
 
 
 def _of_these_splits(run: Run, splits: tuple[Fold, ...]) -> bool:
-    """Tell the folds of the present splits from those that an earlier run has left."""
+    """Return whether a run is of the present splits, not of those of an earlier run."""
     recorded = run.record.get("fold")
     if not splits or not isinstance(recorded, dict):
         return True
@@ -263,8 +263,8 @@ class Results:
     def metrics(self) -> tuple[Metric, ...]:
         """Those that have a value, in the order of the tables."""
         summary = [value for row in self.block.rows for value in row.summary.values()]
-        found = {value.metric for value in summary if not math.isnan(value.mean)}
-        return tuple(metric for key, metric in CATALOGUE.items() if key in found)
+        known = {value.metric for value in summary if not math.isnan(value.mean)}
+        return tuple(metric for key, metric in CATALOGUE.items() if key in known)
 
 
 def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[str]) -> Results:
@@ -304,8 +304,8 @@ def _convention(stem: Path, problems: list[str]) -> str:
     """Find the convention of what was collected."""
     sidecar = Path(f"{stem}_summary.json")
     metric = read_json(sidecar, problems).get("metric") if sidecar.is_file() else None
-    told = metric.get("MetricsConvention") if isinstance(metric, dict) else None
-    return told if told in CONVENTIONS else CLIPPED
+    name = metric.get("MetricsConvention") if isinstance(metric, dict) else None
+    return name if name in CONVENTIONS else CLIPPED
 
 
 def _reference(path: Path, scores: Sequence[Score], problems: list[str]) -> str | None:
@@ -326,10 +326,10 @@ def _read(path: Path, problems: list[str]) -> list[Score]:
 
 
 def _participants(scores: tuple[Score, ...]) -> Participants:
-    found: Participants = {}
+    values: Participants = {}
     for metric in CATALOGUE:
         for method in methods_of(scores):
             mine = [score for score in scores if score.method == method]
             for name, value in by_participant(mine, metric).items():
-                found.setdefault(metric, {}).setdefault(name, {})[method] = value
-    return found
+                values.setdefault(metric, {}).setdefault(name, {})[method] = value
+    return values

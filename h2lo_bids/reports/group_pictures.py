@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.reports import svg
 from h2lo_bids.reports.group_data import Contrast, Participants, Run
 from h2lo_bids.vocabulary import ENHANCE
@@ -48,7 +49,7 @@ class Subject:
 
 def read_subjects(contrast: Contrast, problems: list[str]) -> dict[str, Subject]:
     """Gather the pictures of the folds; of a subject tested in several, those of the first."""
-    found: dict[str, Subject] = {}
+    subjects: dict[str, Subject] = {}
     for run in sorted(contrast.runs, key=lambda run: (run.fold or 0, run.method)):
         if not run.pictures.is_file():
             if run.done:
@@ -56,12 +57,12 @@ def read_subjects(contrast: Contrast, problems: list[str]) -> dict[str, Subject]
             continue
         try:
             for name, arrays in _entries(run):
-                _add(found, name, run.method, arrays)
+                _add(subjects, name, run.method, arrays)
         except Exception as error:
             # zipfile, zlib and numpy raise a dozen types between them.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             problems.append(f"{contrast.name}, {run.name}: pictures.npz is damaged ({reason})")
-    return found
+    return subjects
 
 
 def _entries(run: Run) -> Iterator[tuple[str, dict[str, Image]]]:
@@ -76,19 +77,19 @@ def _entries(run: Run) -> Iterator[tuple[str, dict[str, Image]]]:
             yield name, {kind: np.nan_to_num(array) for kind, array in arrays.items()}
 
 
-def _add(found: dict[str, Subject], name: str, method: str, arrays: Mapping[str, Image]) -> None:
-    subject = found.get(name)
+def _add(subjects: dict[str, Subject], name: str, method: str, arrays: Mapping[str, Image]) -> None:
+    subject = subjects.get(name)
     hf, lf, predicted = (share.astype(np.float64) for share in arrays["histograms"])
     if subject is None:
         subject = Subject(name, arrays["hf"], arrays["lf"], {}, {"hf": hf, "lf": lf})
-        found[name] = subject
+        subjects[name] = subject
     if subject.hf.shape == arrays["predicted"].shape and method not in subject.predicted:
         subject.predicted[method] = arrays["predicted"]
         subject.histograms[method] = predicted
 
 
 def bright(subjects: Sequence[Subject]) -> float:
-    """Choose what is shown white: as the subject report does, 0 to the common bright end."""
+    """Choose the intensity shown white: the common bright end, rounded up."""
     inside = [image[image > 0] for s in subjects for image in (s.hf, s.lf)]
     tops = [float(np.percentile(values, 99.8)) for values in inside if values.size]
     return float(np.clip(np.ceil(max(tops, default=1.0) * 50) / 50, 0.02, 1.0))
@@ -132,8 +133,8 @@ def mosaic(
     zoom = max(1.0, _CELL / max(box[1] - box[0] for box in boxes))
     cell = zoom * max(box[1] - box[0] for box in boxes) + _GAP
     width = _SIDE + cell * len(images)
-    told = [psnr.get(IDENTITY), None, *(psnr.get(name) for name in methods)]
-    parts, y = [_heads(list(images), told, cell)], _HEAD
+    decibels = [psnr.get(IDENTITY), None, *(psnr.get(name) for name in methods)]
+    parts, y = [_heads(list(images), decibels, cell)], _HEAD
     for plane, (left, right, low, high) in enumerate(boxes):
         wide, tall = zoom * (right - left), zoom * (high - low)
         middle = y + tall
@@ -162,12 +163,9 @@ def mosaic(
 def box_of(*planes: npt.NDArray[np.floating], margin: int = 3) -> tuple[int, int, int, int]:
     """Bound what is bright in any of some slices on one grid: first and last of both axes."""
     inside = np.logical_or.reduce([plane > 0.01 for plane in planes])
-    bounds: list[int] = []
-    for axis in (0, 1):
-        used = np.flatnonzero(inside.any(axis=1 - axis))
-        first, last = (used[0], used[-1] + 1) if used.size else (0, inside.shape[axis])
-        bounds += [max(int(first) - margin, 0), min(int(last) + margin, inside.shape[axis])]
-    return bounds[0], bounds[1], bounds[2], bounds[3]
+    whole = tuple(slice(0, side) for side in inside.shape)
+    x, y = bounding_box(inside, margin) if inside.any() else whole
+    return x.start, x.stop, y.start, y.stop
 
 
 def _heads(names: Sequence[str], psnr: Sequence[float | None], cell: float) -> str:
@@ -196,7 +194,7 @@ def _side_letters(plane: int, wide: float, cell: float, y: float, tall: float) -
 
 
 def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float) -> str:
-    """Draw the shared scale in the place of the real image's own difference, which is zero."""
+    """Draw the colour scale in the place of the real image's difference from itself."""
     stops = "".join(
         f'<stop offset="{k / (len(_INFERNO) - 1):.2f}" stop-color="#{value}"/>'
         for k, value in enumerate(_INFERNO)

@@ -102,23 +102,23 @@ def _table(results: Results, contrast: Contrast) -> Table:
 
 
 def _headline(block: Block) -> str:
-    """Say in one sentence what a reader wants to know first."""
-    told = []
+    """Sum up PSNR by method in one sentence."""
+    figures = []
     for row in sorted(block.rows, key=lambda row: row.name == IDENTITY):
         psnr = row.summary["psnr"]
         if not math.isnan(psnr.mean):
             spread = "" if math.isnan(psnr.std) else f" \N{PLUS-MINUS SIGN} {psnr.std:.2f}"
-            told.append(f"{row.title} {psnr.mean:.2f}{spread} dB")
-    return "PSNR of " + ", ".join(told) + "." if told else ""
+            figures.append(f"{row.title} {psnr.mean:.2f}{spread} dB")
+    return "PSNR of " + ", ".join(figures) + "." if figures else ""
 
 
 def _caption(block: Block) -> str:
-    """Say whose means and deviations the table gives."""
-    found = [summary for row in block.rows for summary in row.summary.values()]
-    people = max((summary.n for summary in found), default=0)
-    folds = max((len(summary.fold_means) for summary in found), default=0)
+    """Say over whom means and deviations are."""
+    figures = [summary for row in block.rows for summary in row.summary.values()]
+    people = max((summary.n for summary in figures), default=0)
+    folds = max((len(summary.fold_means) for summary in figures), default=0)
     who = counted(people, "participant")
-    if any(summary.over == "folds" for summary in found):
+    if any(summary.over == "folds" for summary in figures):
         return (
             f"Mean \N{PLUS-MINUS SIGN} population standard deviation of the means of {folds} folds "
             f"({who})."
@@ -129,7 +129,7 @@ def _caption(block: Block) -> str:
 
 
 def _strips(results: Results, titles: Mapping[str, str], name: str) -> list[dict[str, Any]]:
-    found = []
+    strips = []
     for metric in results.metrics:
         subjects = results.participants.get(metric.key, {})
         scored = {method for values in subjects.values() for method in values}
@@ -138,8 +138,8 @@ def _strips(results: Results, titles: Mapping[str, str], name: str) -> list[dict
             continue
         better = "larger" if metric.higher else "smaller"
         label = f"{metric.title} of {len(subjects)} subjects by method, {name}: {better} is better"
-        found.append({"metric": metric, "svg": charts.strip_plot(subjects, columns, label=label)})
-    return found
+        strips.append({"metric": metric, "svg": charts.strip_plot(subjects, columns, label=label)})
+    return strips
 
 
 def _curves(contrast: Contrast, methods: Sequence[str]) -> list[dict[str, Any]]:
@@ -176,29 +176,29 @@ def _realism_rows(
     Each row has its ``kind``, ``image`` and ``title``, ``n`` images, ``values``, the means by
     measure, NaN where there is none, and ``cells``, those of `REALISM_COLUMNS` as text.
     """
-    found: dict[tuple[str, str], dict[Any, dict[str, str]]] = {}
+    measured: dict[tuple[str, str], dict[Any, dict[str, str]]] = {}
     for run in contrast.runs:
         for row in read_table(run.folder / "realism.tsv", problems):
             kind, image = row.get("kind") or "", row.get("image") or ""
             fold = run.fold if kind == "synthesized" else None  # a target is the same in all folds
             key = (row.get("participant_id"), row.get("session_id"), fold)
-            found.setdefault((kind, image), {})[key] = row
+            measured.setdefault((kind, image), {})[key] = row
     order = ["target", "reference", "synthesized"]
-    kept = [key for key in found if key[0] in order]
+    kept = [key for key in measured if key[0] in order]
     rows = []
     for kind, image in sorted(kept, key=lambda key: order.index(key[0])):
-        own = list(found[kind, image].values())
+        images = list(measured[kind, image].values())
         means = {}
         for measure in REALISM:
-            numbers = [v for row in own if math.isfinite(v := number_of(row.get(measure)))]
+            numbers = [v for row in images if math.isfinite(v := number_of(row.get(measure)))]
             means[measure] = sum(numbers) / len(numbers) if numbers else math.nan
         title = "Real low field" if kind == "target" else titles.get(image, image)
         cells = [
             "\N{EN DASH}" if math.isnan(means[key]) else f"{means[key]:.{digits}f}"
             for key, (_, digits) in _SHOWN.items()
         ]
-        told = {"kind": kind, "image": image, "title": title, "n": len(own)}
-        rows.append({**told, "values": means, "cells": cells})
+        facts = {"kind": kind, "image": image, "title": title, "n": len(images)}
+        rows.append({**facts, "values": means, "cells": cells})
     return rows
 
 
@@ -216,7 +216,7 @@ def _split_rows(contrast: Contrast) -> list[tuple[str, list[str]]]:
 
 
 def median_subject(participants: Participants, method: str, names: Sequence[str]) -> str | None:
-    """Name the picture in the middle of a method's PSNR; the lower one of two."""
+    """Return the name of the median subject by a method's PSNR, the lower one of two."""
     values = participants.get("psnr", {})
     psnr = {name: values.get(name.partition("_")[0], {}).get(method) for name in names}
     ordered = sorted((value, name) for name, value in psnr.items() if value is not None)

@@ -114,7 +114,7 @@ def facts_of(report: SubjectReport) -> dict[str, Any]:
     """Collect the facts for `describe` from the scans of a report; `report.facts` wins."""
     scans, models = report.scans, [scan.model for scan in report.scans if scan.model]
     versions = dict(report.versions)
-    found = {
+    facts = {
         "version": versions.get("h2lo-bids", ""),
         "versions": versions,
         "contrasts": sorted({scan.suffix for scan in scans}),
@@ -123,7 +123,9 @@ def facts_of(report: SubjectReport) -> dict[str, Any]:
         "synthesized": any(not scan.enhances for scan in scans),
         "fused": sorted({len(scan.parts) for scan in scans if len(scan.parts) > 1}),
         "enhanced_grids": sorted({_grid(scan.spacing) for scan in scans if scan.enhances}),
-        "templates": sorted({_template(*own) for scan in scans for own in scan.templates}),
+        "templates": sorted(
+            {_template(*template) for scan in scans for template in scan.templates}
+        ),
         "models": [
             {
                 "name": model.name,
@@ -139,7 +141,7 @@ def facts_of(report: SubjectReport) -> dict[str, Any]:
         "precision": " and ".join(sorted({scan.precision for scan in scans} - {""})),
         "seed": next((scan.seed for scan in scans if scan.seed is not None), None),
     }
-    return {**found, **report.facts}
+    return {**facts, **report.facts}
 
 
 def describe(facts: dict[str, Any]) -> MethodsText:
@@ -168,18 +170,18 @@ def _overview(facts: dict[str, Any]) -> str:
     used = _methods(facts) - enhancers
     if facts.get("enhanced"):
         by = cited(enhancers)
-        made = f"Low-field {images} were enhanced" + (f" by {by}" if by else "")
-        made += ", used as in the H2LO study [@h2lo],"
+        did = f"Low-field {images} were enhanced" + (f" by {by}" if by else "")
+        did += ", used as in the H2LO study [@h2lo],"
         if facts.get("synthesized"):
-            made += f" and low-field MRI was synthesized by {cited(used) or cited(['h2lo'])}"
+            did += f" and low-field MRI was synthesized by {cited(used) or cited(['h2lo'])}"
     elif used == {IDENTITY}:
-        made = f"High-field {images} were prepared and returned as they are, not synthesized,"
+        did = f"High-field {images} were prepared and returned as they are, not synthesized,"
     else:
         # A model that does not say its method is one of H2LO's first releases.
         by = cited(used - {IDENTITY}) or cited(["h2lo"])
-        made = f"Low-field MRI was synthesized from high-field {images} by {by}"
+        did = f"Low-field MRI was synthesized from high-field {images} by {by}"
     return (
-        f"{made} with the BIDS App *H2LO-BIDS*{version} [@h2lo]. "
+        f"{did} with the BIDS App *H2LO-BIDS*{version} [@h2lo]. "
         "Inputs and outputs follow the Brain Imaging Data Structure [@bids]."
     )
 
@@ -206,7 +208,7 @@ def _preprocessing(facts: dict[str, Any]) -> str:
 
 
 def _fusion(facts: dict[str, Any]) -> list[str]:
-    """Say how low-field scans were put together and on which grid."""
+    """Return how low-field scans were put together and on which grid."""
     if not facts.get("enhanced"):
         return []
     parts = []

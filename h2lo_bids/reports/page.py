@@ -58,7 +58,7 @@ def asset(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Forbid every request, and every style and script but the page's own."""
+    """Forbid every request, and every style and script but those of the page."""
 
     def digest(text: str) -> str:
         return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Records of what the reports show, and their files beside the figures.
+"""Records of what the reports show, and their files next to the figures.
 
 ``sub-01/figures/<scan>_desc-report_T1w.json`` holds one scan and its failures,
 ``sub-01/figures/sub-01_desc-summary.json`` what concerns the subject, so that

@@ -35,8 +35,8 @@ MASKS = {
 def write_subject_report(report: SubjectReport, path: Path) -> None:
     """Write a subject's page, atomically, with its figures embedded from the folder of `path`.
 
-    Everything that comes from data is escaped; the page's own policy forbids every request and
-    every script but its own.
+    Everything that comes from data is escaped; the page's policy forbids every request and
+    every other script.
     """
     path = Path(path)
     atomic_write_text(path, render_subject_report(report, path.parent))
@@ -62,30 +62,32 @@ def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
 
 
 def warnings_of(scan: ScanReport) -> tuple[str, ...]:
-    """Return the warnings of a scan: its own, and those that its facts call for."""
-    found = []
+    """Return the warnings of a scan: those on record, and those that its facts call for."""
+    warnings = []
     model = scan.model
     if scan.enhances:
-        found.append(
+        warnings.append(
             "The enhanced image is a prediction, not an acquired image: it may show structure "
             "that is not there and hide what is. It is not for diagnosis."
         )
     if model is not None and model.training_kind == "simulated" and scan.enhances:
-        found.append("This model was trained on simulated data, not on acquired low-field scans.")
+        warnings.append(
+            "This model was trained on simulated data, not on acquired low-field scans."
+        )
     elif model is not None and model.training_kind == "simulated":
-        found.append(
+        warnings.append(
             "This model was trained on simulated pairs, not on acquired low-field scans. Its "
             "output shows how the method works; fit a model to your own pairs before you draw "
             "conclusions about a scanner."
         )
     if model is not None and model.training_kind == "unknown":
-        found.append(
+        warnings.append(
             "The checkpoint of this model does not say what it was trained on: check that your "
             "scans resemble its training data."
         )
     if model is not None and model.contrast and model.contrast != scan.suffix:
-        found.append(f"A {model.contrast} model was applied to a {scan.suffix} scan.")
-    return tuple(dict.fromkeys([*scan.noticed, *found, *scan.metadata_warnings, *scan.warnings]))
+        warnings.append(f"A {model.contrast} model was applied to a {scan.suffix} scan.")
+    return tuple(dict.fromkeys([*scan.noticed, *warnings, *scan.metadata_warnings, *scan.warnings]))
 
 
 def _scan_view(scan: ScanReport, out_dir: Path) -> dict[str, Any]:
@@ -99,7 +101,8 @@ def _scan_view(scan: ScanReport, out_dir: Path) -> dict[str, Any]:
         "figures": figures.pop(""),
         # As a view of its own, which the macros of the page take.
         "registrations": [
-            {"space": space, "figures": own, "title": scan.stem} for space, own in figures.items()
+            {"space": space, "figures": drawn, "title": scan.stem}
+            for space, drawn in figures.items()
         ],
         "warnings": warnings_of(scan),
         "total": sum(seconds for _, seconds in scan.seconds),

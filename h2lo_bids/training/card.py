@@ -1,4 +1,4 @@
-"""Model cards, Markdown, and the metadata of bundles: of embedded models and of a site's own."""
+"""Model cards, Markdown, and the metadata of bundles: of embedded and of fitted models."""
 
 from __future__ import annotations
 
@@ -223,11 +223,11 @@ def site_metadata(model: SiteModel) -> dict[str, Any]:
 
 def _brains(model: SiteModel) -> dict[str, list[str]]:
     """Describe the brains that had a part in the weights, so that `evaluate` knows them."""
-    found: dict[str, list[str]] = {}
+    brains: dict[str, list[str]] = {}
     for pair in model.pairs:
         if pair.subject not in model.subjects.get("test", ()):
-            found.setdefault(pair.subject, []).append(encode(brain_of(pair)))
-    return found
+            brains.setdefault(pair.subject, []).append(encode(brain_of(pair)))
+    return brains
 
 
 def site_card(model: SiteModel, parameters: int) -> str:
@@ -337,15 +337,15 @@ def _tesla(strength: float | None) -> str:
 
 
 def _median(pairs: tuple[PreparedPair, ...], key: str) -> float | None:
-    found = []
+    strengths = []
     for pair in pairs:
         try:
             value = read_json(pair.record).get(key)
         except (OSError, ValueError, AttributeError):
             continue  # a card is no place to fail over a field strength
         if isinstance(value, int | float) and math.isfinite(value) and value > 0:
-            found.append(float(value))
-    return median(found) if found else None
+            strengths.append(float(value))
+    return median(strengths) if strengths else None
 
 
 def render_card(template: str, **values: Any) -> str:
@@ -355,7 +355,7 @@ def render_card(template: str, **values: Any) -> str:
 
 
 def steps_sentence(options: Mapping[str, Any]) -> str:
-    """Say what a step of a fit was, and how many there were."""
+    """Return what a step of a fit was, and how many there were."""
     module = _templates().get_template("parts.jinja").module
     return " ".join(module.steps(options).split())  # type: ignore[attr-defined]
 
