@@ -6,6 +6,7 @@ The codes are those of the BIDS execution specification and of ``sysexits.h``.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from h2lo_bids.vocabulary import DISK_FULL
 
@@ -86,6 +87,44 @@ class TemporaryError(H2loError):
     """The run may succeed when tried again, for example with more memory."""
 
     exit_code = 75
+
+
+class UnexpectedError(H2loError):
+    """An exception that no message was written for; `kind` is the name of its class."""
+
+    def __init__(self, message: str, kind: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.kind, self.exit_code = kind, exit_code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.kind, self.exit_code)
+
+
+def recorded(error: Exception, place: str = "a file") -> H2loError:
+    """Return an exception as one line that can be sent to another process."""
+    error = of_the_machine(error, place) or error
+    text = " ".join(str(error).split())
+    if isinstance(error, UnexpectedError):
+        return UnexpectedError(text, error.kind, error.exit_code)
+    if isinstance(error, H2loError):
+        return type(error)(text)
+    kind = type(error).__name__
+    denied = isinstance(error, PermissionError)
+    return UnexpectedError(text or kind, kind, MissingInputError.exit_code if denied else 1)
+
+
+def error_named(kind: str, message: str) -> H2loError:
+    """Return the error of a class whose name was recorded."""
+    found = globals().get(kind)
+    if isinstance(found, type) and issubclass(found, H2loError):
+        return found(message)
+    return UnexpectedError(message, kind)
+
+
+def error_of_code(code: int, message: str) -> H2loError:
+    """Return the error that stands for an exit code."""
+    kinds = {k.exit_code: k for k in H2loError.__subclasses__() if k.exit_code > 1}
+    return kinds.get(code, H2loError)(message)
 
 
 def of_the_machine(error: Exception, place: str = "a file") -> H2loError | None:

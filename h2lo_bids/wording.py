@@ -126,6 +126,20 @@ def all_counted(number: int, word: str) -> str:
     return "all " * (number > 1) + counted(number, word)
 
 
+def duration(seconds: float) -> str:
+    """Return a time in the unit that fits.
+
+    Examples
+    --------
+    >>> duration(12.3), duration(600), duration(9000)
+    ('12 s', '10 min', '2 h 30 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{seconds / 60:.0f} min" if hours < 2 else f"{hours} h {rest // 60} min"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a message that names the known word closest to an unknown one.
 

@@ -20,7 +20,7 @@ from nipype.interfaces.base import (
 )
 
 from h2lo_bids import __version__
-from h2lo_bids.errors import of_the_machine
+from h2lo_bids.errors import recorded
 
 InFile = Annotated[str, "exists"]
 """A file, which Nipype hashes by its content."""
@@ -62,11 +62,10 @@ class Interface(SimpleInterface):
             given["threads"] = self.inputs.num_threads
         try:
             self._results.update(self.function(Path(runtime.cwd), **given))
-        except (MemoryError, RuntimeError, OSError) as err:
-            shortage = of_the_machine(err, str(runtime.cwd))
-            if shortage is None:
-                raise
-            raise shortage from err
+        except Exception as err:
+            # Nipype keeps the text alone, and this with its record of the run.
+            runtime.error = recorded(err, str(runtime.cwd))
+            raise
         return runtime
 
 

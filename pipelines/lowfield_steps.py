@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import h2lo_bids.errors
-from h2lo_bids.errors import BadDataError, H2loError
+from h2lo_bids.errors import BadDataError, H2loError, error_named
 from pipelines.interface import AnyFile, InFile, Label, interface, load_image
 from pipelines.scan_steps import method_text, raise_error, shared_mask
 
@@ -27,7 +26,7 @@ def choose_reference(
     from h2lo_bids.io import save_nifti
 
     if not (scans and masks and methods):
-        raise getattr(h2lo_bids.errors, errors[0])("; ".join(messages))
+        raise error_named(errors[0], "; ".join(messages))
     number = errors.index("")
     image = load_image(scans[0])
     image.set_filename(names[number])

@@ -47,13 +47,12 @@ class PairOptions:
 
 @dataclass(frozen=True)
 class PairFailure:
-    """A pair that could not be made."""
+    """A pair that could not be made, and the step that failed."""
 
     name: str
     step: str
-    error: str
-    message: str
-    crash_file: Path | None = None
+    error: H2loError
+    crash_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _fingerprints(
         try:
             fingerprints[pair.name] = pair_fingerprint(pair, how)
         except H2loError as err:
-            failed.append(PairFailure(pair.name, "read", type(err).__name__, str(err)))
+            failed.append(PairFailure(pair.name, "read", err))
     return fingerprints, failed
 
 
@@ -165,9 +164,7 @@ def _failures(failures: list[NodeFailure], pairs: tuple[PairSource, ...]) -> lis
             name = next((names[part] for part in node.split(".") if part in names), None)
             if name is not None and name not in found:
                 step = failure.node.rpartition(".")[2]
-                found[name] = PairFailure(
-                    name, step, failure.error, failure.message, failure.crash_file
-                )
+                found[name] = PairFailure(name, step, failure.error, failure.crash_file)
     return list(found.values())
 
 

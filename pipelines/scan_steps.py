@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids import errors
-from h2lo_bids.errors import BadDataError, H2loError
+from h2lo_bids.errors import BadDataError, H2loError, error_named
 from pipelines.interface import AnyFile, InFile, Label, interface, load_image
 
 
@@ -110,7 +109,7 @@ SettleBrain = interface(settle_brain, mask_file=InFile, method=str, warnings=lis
 def raise_error(error: str, message: str) -> None:
     """Raise what an earlier step could only report: a class of `h2lo_bids.errors` by its name."""
     if error:
-        raise getattr(errors, error)(message)
+        raise error_named(error, message)
 
 
 def shared_mask(own: Any, donor: str | None, image: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.execution import Run
 from h2lo_bids.cli.group import Plan, ask, cross_validate, write_report
 from h2lo_bids.cli.pairs import run_on_pairs
 from h2lo_bids.settings import Settings

@@ -90,6 +90,12 @@ def read_plugin(path: Path) -> dict[str, Any]:
         raise UsageError(f"--use-plugin {path}: not YAML: {' '.join(str(err).split())}") from err
     if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
         raise UsageError(f"--use-plugin {path}: needs 'plugin: NAME' and may have 'plugin_args'")
+    if content["plugin"] in ("MultiProc", "LegacyMultiProc"):
+        raise UsageError(
+            f"--use-plugin {path}: participants have processes of their own, for which "
+            f"{content['plugin']} is not needed; leave the option out, and set --nprocs and "
+            "--omp-nthreads"
+        )
     unknown = set(content) - {"plugin", "plugin_args"}
     if unknown or not isinstance(content.get("plugin_args") or {}, dict):
         raise UsageError(

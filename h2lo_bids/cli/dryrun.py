@@ -14,10 +14,10 @@ from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.failures import Failed, error_of_code, exit_code
+from h2lo_bids.cli.execution import skipped_lines, stand_somewhere
+from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.outputs import RUN, Output, expected_outputs, subjects_of
-from h2lo_bids.cli.start import skipped_lines, stand_somewhere
-from h2lo_bids.errors import MissingInputError, UsageError
+from h2lo_bids.errors import MissingInputError, UsageError, error_of_code
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import counted, summarise
@@ -42,7 +42,7 @@ def dry_run(settings: Settings, console: Console) -> int:
     found, described = _find(settings)
     code = exit_code(
         [
-            Failed(str(p.path), "discovery", error_of_code(p.exit_code), p.message)
+            Failed(str(p.path), "discovery", error_of_code(p.exit_code, p.message))
             for p in found.problems
         ],
         len(getattr(found, "scans", ()) or getattr(found, "pairs", ())),
@@ -177,7 +177,7 @@ def _pair_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
 
 def _fit_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
     """Yield pairs, folds, options and the disk space of fits; raise if folds cannot be made."""
-    from h2lo_bids.cli.fits import threads_of
+    from h2lo_bids.cli.resources import fit_threads
     from h2lo_bids.training.experiments.plan import check_ahead, divide_subjects
 
     people = subjects_of(found)
@@ -201,16 +201,16 @@ def _fit_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
     yield (
         f"{counted(fits, 'fit')}, about {fits * _FIT_GB:.1f} GB of disk; "
         f"{settings.n_folds_parallel} at a time, "
-        f"{counted(threads_of(settings), 'thread')} each"
+        f"{counted(fit_threads(settings), 'thread')} each"
     )
     yield "the folds change if the registration check flags a pair, or two subjects are one person"
 
 
 def _method_lines(settings: Settings, contrast: str, n_train: int) -> Iterator[str]:
-    from h2lo_bids.cli.fits import duration
     from h2lo_bids.training.card import steps_sentence
     from h2lo_bids.training.experiments.options import find_start, fit_options
     from h2lo_bids.training.methods import find_method
+    from h2lo_bids.wording import duration
 
     for method in settings.methods:
         start, line = find_start(settings, contrast, method)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,23 +15,8 @@ def child_environment(
 ) -> dict[str, str]:
     """Return the environment for a process that does a subject's work.
 
-    Libraries that keep caches and settings in HOME are sent to the work
-    folder, so that HOME may be absent or read-only; where HOME already holds
-    what they need (TemplateFlow's images), they keep it.
-
-    Parameters
-    ----------
-    work
-        The work folder; must be writable.
-    threads
-        Threads of one step.
-    parent
-        The environment to start from; this process's if None.
-
-    Returns
-    -------
-    dict of str to str
-        To be given to `subprocess.Popen`.
+    Libraries that keep caches and settings in HOME are sent to the work folder, so that HOME may
+    be absent or read-only; where it already holds TemplateFlow's images, they keep it.
     """
     env = dict(os.environ if parent is None else parent)
     home = work / "home"
@@ -76,8 +60,7 @@ def _templateflow_home(env: Mapping[str, str], fallback: Path) -> Path:
 def temporary_folder(env: Mapping[str, str], work: Path) -> Path:
     """Return a folder for temporary files that really can be written.
 
-    A short path is preferred: sockets between processes live there, and their
-    paths are limited to about 100 bytes.
+    A short path is preferred: sockets of libraries live there, limited to about 100 bytes.
     """
     for candidate in (env.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
         if candidate and len(candidate) < _SOCKET_PATH and _writable(Path(candidate)):
@@ -85,23 +68,6 @@ def temporary_folder(env: Mapping[str, str], work: Path) -> Path:
     folder = work / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def obstacle_to_parallel_steps() -> str:
-    """Say why this process cannot have helpers, or return an empty string.
-
-    Python's process pools need semaphores, which Linux keeps in ``/dev/shm``,
-    and sockets, whose paths are limited to about 100 bytes.
-    """
-    import multiprocessing
-
-    if len(tempfile.gettempdir()) >= _SOCKET_PATH:
-        return f"the path of the temporary folder {tempfile.gettempdir()} is too long; set TMPDIR"
-    try:
-        multiprocessing.get_context("forkserver").Lock()
-    except OSError as err:
-        return f"shared memory cannot be used ({err.strerror})"
-    return ""
 
 
 def _writable(folder: Path) -> bool:

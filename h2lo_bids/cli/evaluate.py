@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from h2lo_bids.cli.account import Run, fail_alike
 from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.execution import Run
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.group import ask, finish, write_report
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
@@ -24,7 +24,7 @@ def _work(run: Run) -> int:
     result = ask(run, ScoreTask(run.settings, sources))
     run.done -= {scan for scan, _ in result["lost"]}
     for step, items in (("score", result["lost"]), ("reference", result["unusable"])):
-        fail_alike(run, (Failed(name, step, BadDataError.__name__, line) for name, line in items))
+        run.fail_alike(Failed(name, step, BadDataError(line)) for name, line in items)
     for table in result["tables"]:
         run.console.line(f"table: {table}")
     run.console.line(f"report: {write_report(run)}")

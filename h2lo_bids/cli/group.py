@@ -11,15 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.cli.account import Run, fail
-from h2lo_bids.cli.children import Job, call
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.environment import child_environment
+from h2lo_bids.cli.execution import Run, report_failures
 from h2lo_bids.cli.failures import Failed, exit_code
-from h2lo_bids.cli.finish import tell_failures
-from h2lo_bids.cli.fits import name_of, run_fits, threads_of
+from h2lo_bids.cli.fits import run_fits
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
-from h2lo_bids.cli.start import raise_again
+from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import TemporaryError
 from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.settings import Settings
@@ -91,7 +88,7 @@ def cross_validate(run: Run, close: Callable[[Run, Plan], int]) -> int:
     settings, console = run.settings, run.console
     _outlive_requeue()
     sources = prepared_sources(run, prepare_pairs(run))
-    if not sources or _give_up(run):
+    if not sources or run.gives_up:
         return finish(run, 0)
     plan = ask(run, PlanTask(settings, sources))["contrasts"]
     _tell_plan(run, plan)
@@ -99,7 +96,7 @@ def cross_validate(run: Run, close: Callable[[Run, Plan], int]) -> int:
     if settings.fold:
         console.line("run the same command without --fold to collect the results")
         return finish(run, done)
-    if _give_up(run):
+    if run.gives_up:
         return finish(run, done)
     return finish(run, done + close(run, plan))
 
@@ -115,31 +112,10 @@ def _close(run: Run, plan: Plan) -> int:
     return done
 
 
-def ask(run: Run, task: Any) -> dict[str, Any]:
-    """Let a child do a task, tell what it says, and return its result.
-
-    Raises
-    ------
-    H2loError
-        What the child reports.
-    """
-    env = child_environment(run.settings.work, threads_of(run.settings))
-    log = run.logs / f"{type(task).__name__.removesuffix('Task').lower()}.log"
-
-    def hear(job: Job, event: dict[str, Any]) -> None:
-        if event["event"] == "note":
-            run.console.line(event["text"], level=event.get("level", ""))
-        elif event["event"] == "table":
-            run.console.line(event["contrast"])
-            for line in event["text"].splitlines():
-                run.console.line(line)
-
-    run.console.status(_ASKED.get(type(task), "writing the report"))
-    result = call(task, env, log, hear, run.console.tick)
-    run.console.status("")
-    if result["event"] == "error":
-        raise_again(result, log)
-    return result
+def ask(run: Run, task: Any) -> Any:
+    """Let a process with the threads of a fit do a task; return its result or raise its error."""
+    status = _ASKED.get(type(task), "writing the report")
+    return run.ask(task, status, fit_threads(run.settings))
 
 
 def write_report(run: Run) -> Path:
@@ -154,7 +130,7 @@ def finish(run: Run, done: int) -> int:
         fits = sum(name.startswith(("folds/", "models/")) for name in run.done)
         pairs = counted(len(run.done) - fits, "pair")
         fitted = f" and {counted(fits, 'fit')}" if run.settings.level != "evaluate" else ""
-        tell_failures(run, pairs + fitted)
+        report_failures(run, pairs + fitted)
     elif run.settings.clean_workdir and not run.settings.fold:
         _clean(run.settings)
     return exit_code(run.failed, done)
@@ -171,10 +147,6 @@ def _clean(settings: Settings) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if not any(any(training.glob(f"{contrast}/*")) for contrast in CONTRASTS):
         shutil.rmtree(training, ignore_errors=True)  # nobody reads its copies of pairs any more
-
-
-def _give_up(run: Run) -> bool:
-    return run.settings.stop_on_first_crash and bool(run.failed)
 
 
 def _outlive_requeue() -> None:
@@ -200,7 +172,7 @@ def _tell_plan(run: Run, plan: Plan) -> None:
 def _fit_folds(run: Run, plan: Plan) -> int:
     """Fit the folds that are not done; return how many are done in all that were wanted."""
     settings = run.settings
-    threads = threads_of(settings)
+    threads = fit_threads(settings)
     wanted = [
         (FoldTask(settings, contrast, method, fold, tuple(own["sources"]), threads),
          f"{method}/{fold.index}" in own["done"])
@@ -222,8 +194,8 @@ def _fit_folds(run: Run, plan: Plan) -> int:
     elif wanted and all(done for _, done in wanted):
         verb = "is" if len(wanted) == 1 else "are"
         run.console.line(f"{all_counted(len(wanted), 'fold')} {verb} done already")
-    run.done.update(name_of(task) for task, done in wanted if done)
-    return sum(name_of(task) in run.done for task, _ in wanted)
+    run.done.update(task.name for task, done in wanted if done)
+    return sum(task.name in run.done for task, _ in wanted)
 
 
 def _tell_missing(run: Run, todo: list[FoldTask]) -> list[FoldTask]:
@@ -231,9 +203,9 @@ def _tell_missing(run: Run, todo: list[FoldTask]) -> list[FoldTask]:
     others = dict(run.settings.external)
     for task in todo:
         if task.method not in others:
-            name = name_of(task)
+            name = task.name
             text = f"{name}: is missing; fit it with --fold {task.fold.index}, then collect again"
-            fail(run, Failed(name, "collect", TemporaryError.__name__, text))
+            run.fail(Failed(name, "collect", TemporaryError(text)))
     return [task for task in todo if task.method in others]
 
 
@@ -256,10 +228,10 @@ def _fit_final(run: Run, plan: Plan) -> int:
         else:
             # As many threads as in the folds, so that a rerun with others gives the same bits.
             held, sources = tuple(own["held"]), tuple(own["sources"])
-            threads = threads_of(settings)
+            threads = fit_threads(settings)
             tasks.append(FinalTask(settings, contrast, _folds_of(own), held, sources, threads))
     run_fits(run, tasks, at_a_time=1)
-    return sum(name_of(task) in run.done for task in tasks)
+    return sum(task.name in run.done for task in tasks)
 
 
 def _tell_models(run: Run) -> None:

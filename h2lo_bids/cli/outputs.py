@@ -187,7 +187,7 @@ def _result(settings: Settings, key: str, **fields: str | int) -> Iterator[Outpu
 
 
 def _log(settings: Settings, name: str) -> Output:
-    """Return the log of a fit, called as `h2lo_bids.cli.fits.name_of` does."""
+    """Return the log of a fit, whose name is given."""
     folder = result_path(settings.out_dir, "run", run=RUN)
     return Output(folder / f"{name.replace('/', '_')}.log", "fit_log")
 

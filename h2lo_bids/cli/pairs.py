@@ -1,4 +1,4 @@
-"""Finding and preparing pairs: one child process per participant, as for scans."""
+"""Finding and preparing pairs: one process per participant, as for scans."""
 
 from __future__ import annotations
 
@@ -7,51 +7,30 @@ from dataclasses import replace
 from pathlib import Path
 
 from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
-from h2lo_bids.cli.account import Run, fail_rest, hear, start
 from h2lo_bids.cli.checks import check_usage
-from h2lo_bids.cli.children import Ended, Job, call, run_jobs
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.environment import child_environment
-from h2lo_bids.cli.failures import exit_code
-from h2lo_bids.cli.finish import tell_failures
-from h2lo_bids.cli.fits import duration
-from h2lo_bids.cli.resources import plan
-from h2lo_bids.cli.start import (
+from h2lo_bids.cli.execution import (
+    Run,
     query_words,
-    raise_again,
     report_discovery,
+    report_failures,
+    run_participants,
     stand_somewhere,
     start_run,
     write_dataset,
 )
+from h2lo_bids.cli.failures import exit_code
+from h2lo_bids.cli.resources import plan
 from h2lo_bids.cli.tasks import MissingTask, PairTask
-from h2lo_bids.errors import TemporaryError
 from h2lo_bids.io import remove_temporaries
+from h2lo_bids.processes import Ended
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import all_counted, counted
 
 
 def run_pairs(settings: Settings, console: Console) -> int:
-    """Prepare the pairs of the chosen participants, and do nothing else.
-
-    Parameters
-    ----------
-    settings
-        What is asked for.
-    console
-        Where it is told.
-
-    Returns
-    -------
-    int
-        The exit code.
-
-    Raises
-    ------
-    H2loError
-        If nothing can be begun.
-    """
+    """Prepare the pairs of the chosen participants, do nothing else, and return the exit code."""
     return run_on_pairs(settings, console, work=_prepare_alone)
 
 
@@ -62,41 +41,24 @@ def run_on_pairs(
     work: Callable[[Run], int],
     report: Callable[[Run], Path] | None = None,
 ) -> int:
-    """Begin a run of any level that works on pairs, and do its work.
+    """Begin a run of a level that works on pairs; `work` does the rest and returns the exit code.
 
-    Parameters
-    ----------
-    settings, console
-        As in `run_pairs`.
-    work
-        Does the rest and returns the exit code.
-    report
-        Assembles the report again, where the level has one.
-
-    Returns
-    -------
-    int
-        The exit code.
-
-    Raises
-    ------
-    H2loError
-        If nothing can be begun.
+    `report` assembles the report again, where the level has one.
     """
     stand_somewhere()
     check_usage(settings)
-    run = start_run(settings, console)
-    if settings.reports_only and report is not None:
-        console.line(f"report: {report(run)}")
-        return 0
-    return work(run)
+    with start_run(settings, console) as run:
+        if settings.reports_only and report is not None:
+            console.line(f"report: {report(run)}")
+            return 0
+        return work(run)
 
 
 def _prepare_alone(run: Run) -> int:
     found = prepare_pairs(run)
-    flagged = _tell_flagged(run, found)
+    flagged = _warn_of_flagged(run, found)
     if run.failed:
-        tell_failures(run, counted(len(run.done), "pair"))
+        report_failures(run, counted(len(run.done), "pair"))
     else:
         text = f"{all_counted(len(run.done), 'pair')} prepared"
         if flagged:
@@ -107,7 +69,7 @@ def _prepare_alone(run: Run) -> int:
     return exit_code(run.failed, len(run.done))
 
 
-def _tell_flagged(run: Run, found: PairDiscovery) -> int:
+def _warn_of_flagged(run: Run, found: PairDiscovery) -> int:
     """Warn of prepared pairs whose registration is doubtful; return how many there are."""
     from h2lo_bids.training.experiments.options import flagged_line, usable_pairs
 
@@ -145,32 +107,16 @@ def find_pairs(settings: Settings) -> PairDiscovery:
 
 
 def prepare_pairs(run: Run) -> PairDiscovery:
-    """Find pairs and prepare those that are not prepared yet.
-
-    Parameters
-    ----------
-    run
-        Takes what is done and what failed.
-
-    Returns
-    -------
-    PairDiscovery
-        All pairs that were found, those that failed among them.
-
-    Raises
-    ------
-    H2loError
-        If no pair is found, or nothing can be begun.
-    """
+    """Find pairs, prepare those that are not prepared yet, and return all that were found."""
+    run.pool()  # its imports take as long as the search
     found = find_pairs(run.settings)
     report_discovery(run, found)
     write_dataset(run)
     missing = _missing(run, found)
-    lacking = {pair.name for pair in missing}
-    done = [pair for pair in found.pairs if pair.name not in lacking]
-    for pair in done:
-        run.told.add(pair.hf.relative_path)
-        run.done.add(pair.hf.relative_path)
+    names = {pair.name for pair in missing}
+    done = [pair.hf.relative_path for pair in found.pairs if pair.name not in names]
+    run.reported.update(done)
+    run.done.update(done)
     if missing:
         _prepare(run, missing, len(done))
     elif found.pairs:
@@ -182,14 +128,8 @@ def _missing(run: Run, found: PairDiscovery) -> list[PairSource]:
     """Return the pairs that a look at their records does not find whole and current."""
     if not found.pairs:
         return []
-    env = child_environment(run.settings.work, 1)
-    log = run.logs / "checks.log"
-    run.console.status("checking which pairs are prepared")
-    result = call(MissingTask(run.settings, found.pairs), env, log, tick=run.console.tick)
-    run.console.status("")
-    if result["event"] == "error":
-        raise_again(result, log)
-    names = set(result["missing"])
+    task = MissingTask(run.settings, found.pairs)
+    names = {*run.ask(task, "checking which pairs are prepared")["missing"]}
     return [pair for pair in found.pairs if pair.name in names]
 
 
@@ -199,48 +139,21 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
     first = sum(run.settings.fold) % len(pairs)
     for pair in (*pairs[first:], *pairs[:first]):
         subjects.setdefault(pair.subject, []).append(pair)
-    run.total = len(subjects)
-    resources = plan(run.settings, run.total)
+    resources = plan(run.settings, len(subjects))
     if resources.warning:
         run.console.line(resources.warning, level="warning")
     already = f", {done} prepared already" if done else ""
     run.console.line(
-        f"preparing {counted(len(pairs), 'pair')} of {counted(run.total, 'participant')}{already}; "
-        f"{resources.children} at a time, {counted(resources.omp_nthreads, 'thread')} per step"
-    )
-    env = child_environment(run.settings.work, resources.omp_nthreads)
-
-    def job(subject: str) -> Job:
-        own = tuple(subjects[subject])
-        task = PairTask(run.settings, subject, own, resources, run.logs)
-        return Job(subject, task, run.logs / f"sub-{subject}.log")
-
-    run_jobs(
-        (job(subject) for subject in subjects),
-        limit=resources.children,
-        env=env,
-        on_start=lambda job: start(run, job, "pair"),
-        tick=run.console.tick,
-        on_event=lambda job, event: hear(run, job, event),
-        on_end=lambda ended: _end(run, ended),
+        f"preparing {counted(len(pairs), 'pair')} of {counted(len(subjects), 'participant')}"
+        f"{already}; {resources.children} at a time, "
+        f"{counted(resources.omp_nthreads, 'thread')} per step"
     )
 
+    def clean_up(ended: Ended) -> None:
+        remove_temporaries(run.settings.out_dir / ended.job.name, older_than=0.0)
 
-def _end(run: Run, ended: Ended) -> bool:
-    """Close the account of one participant; say whether to go on with others."""
-    job = ended.job
-    run.steps.pop(job.name, None)
-    run.ended += 1
-    if not run.steps:
-        run.console.status("")
-    remedy = "run again with fewer --nprocs or on a machine with more memory"
-    fail_rest(run, job, TemporaryError.__name__, f"{ended.cause}; {remedy}")
-    if ended.killed:
-        remove_temporaries(run.settings.out_dir / f"sub-{job.name}", older_than=0.0)
-    scans = job.task.scans
-    done = sum(scan.relative_path in run.done for scan in scans)
-    run.console.line(
-        f"[{run.ended}/{run.total}] sub-{job.name}: {done} of {counted(len(scans), 'pair')} "
-        f"prepared in {duration(ended.seconds)}"
-    )
-    return not (run.settings.stop_on_first_crash and run.failed)
+    tasks = [
+        PairTask(run.settings, subject, tuple(own), resources, run.logs)
+        for subject, own in subjects.items()
+    ]
+    run_participants(run, tasks, resources, "pair", done="prepared", after_loss=clean_up)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from h2lo_bids.bids.derivatives import pair_paths
@@ -106,7 +106,6 @@ def _prepare(task: PairTask, send: Send) -> dict[str, Any]:
         work_dir=settings.work,
         options=RunOptions(
             crash_dir=task.logs / f"sub-{task.subject}",
-            mem_gb=task.resources.mem_gb,
             stop_on_first_crash=settings.stop_on_first_crash,
             plugin=read_plugin(settings.use_plugin) if settings.use_plugin else None,
             status_callback=Steps(send),
@@ -114,9 +113,8 @@ def _prepare(task: PairTask, send: Send) -> dict[str, Any]:
     )
     scans = {pair.name: pair.hf.relative_path for pair in task.pairs}
     for item in outcome.failed:
-        crash = str(item.crash_file or "")
-        failed = Failed(scans[item.name], item.step, item.error, item.message, crash)
-        send({"event": "failed", "failed": asdict(failed)})
+        failed = Failed(scans[item.name], item.step, item.error, item.crash_file)
+        send({"event": "failed", "failed": failed})
     for name in (*outcome.made, *outcome.kept):
         send({"event": "done", "scan": scans[name]})
     for pair in task.pairs:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
 from h2lo_bids.cli.beside import grids_for
 from h2lo_bids.cli.failures import Failed
-from h2lo_bids.cli.tasks import ReportTask, SubjectTask
+from h2lo_bids.cli.tasks import SubjectTask
 from h2lo_bids.errors import H2loError, NoMatchError
 from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.reports.records import (
@@ -28,7 +28,7 @@ from h2lo_bids.reports.records import (
 from h2lo_bids.reports.subject import write_subject_report
 
 if TYPE_CHECKING:
-    from h2lo_bids.cli.account import Run
+    from h2lo_bids.cli.execution import Run
 
 
 def write_report(task: SubjectTask, failed: list[Failed], scans: Sequence[ScanReport]) -> Path:
@@ -84,29 +84,16 @@ def _with_other_sessions(task: SubjectTask, report: SubjectReport) -> SubjectRep
     )
 
 
-def rebuild(task: ReportTask, send: Any = None) -> dict[str, Any]:
-    """Write a report again, after adding failures that could not be told otherwise."""
-    out_dir = task.settings.out_dir
-    with exclusive(common_lock(out_dir, f"sub-{task.subject}")):
-        for stem, message in task.failures:
+def add_failures(out_dir: Path, subject: str, failures: Mapping[str, str]) -> None:
+    """Write a report again with the messages of scans, by stem, that had no chance to report."""
+    with exclusive(common_lock(out_dir, f"sub-{subject}")):
+        for stem, message in failures.items():
             write_scan_failure(out_dir, stem, Failure("participant", message, "", stem))
-        path = _render(out_dir, task.subject)
-    return {"event": "report", "path": str(path)}
+        _render(out_dir, subject)
 
 
 def reports_only(run: Run) -> int:
-    """Assemble the reports of all participants in out_dir, or of those chosen.
-
-    Returns
-    -------
-    int
-        The exit code.
-
-    Raises
-    ------
-    NoMatchError
-        If there is nothing to report on.
-    """
+    """Assemble the reports of all or the chosen participants; return the exit code."""
     settings, console = run.settings, run.console
     out_dir = settings.out_dir
     subjects = settings.participant_label or tuple(

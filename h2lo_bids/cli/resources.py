@@ -18,49 +18,20 @@ _UNLIMITED = 1 << 60  # cgroup v1 writes a huge number for "no limit"
 
 @dataclass(frozen=True)
 class Resources:
-    """How the work is spread.
-
-    Parameters
-    ----------
-    children
-        Subjects in process at the same time.
-    nprocs
-        Processors of each of them.
-    omp_nthreads
-        Threads of one step.
-    mem_gb
-        Memory of each subject, GB.
-    warning
-        One line if the memory looks too small, or an empty string.
-    """
+    """How the work is spread."""
 
     children: int
-    nprocs: int
+    """Subjects in process at the same time."""
     omp_nthreads: int
-    mem_gb: float
+    """Threads of one step."""
     warning: str = ""
+    """One line if the memory looks too small."""
 
 
 def plan(settings: Settings, subjects: int) -> Resources:
-    """Spread processors and memory over subjects.
-
-    The number of threads of a step never depends on how many subjects there
-    are: another thread count may change the last bits of a result.
-
-    Parameters
-    ----------
-    settings
-        Uses ``nprocs``, ``omp_nthreads``, ``mem`` and ``output_spaces``.
-    subjects
-        How many there are to do.
-
-    Returns
-    -------
-    Resources
-        At least one subject at a time, whatever the memory.
-    """
+    """Spread processors and memory over subjects; one is done at a time, whatever the memory."""
     nprocs = settings.nprocs or available_processors()
-    threads = min(settings.omp_nthreads or min(nprocs, _MAX_THREADS), nprocs)
+    threads = step_threads(settings)
     memory = settings.mem or available_memory_gb()
     registers = any(space not in ("native", "model") for space in settings.output_spaces)
     need = REGISTRATION_GB if registers else SUBJECT_GB
@@ -71,7 +42,24 @@ def plan(settings: Settings, subjects: int) -> Resources:
             f"one participant takes about {need:g} GB and {memory:.1f} GB are free: if it is "
             "killed, give it more memory"
         )
-    return Resources(children, nprocs // children, threads, memory / children, warning)
+    return Resources(children, threads, warning)
+
+
+def step_threads(settings: Settings) -> int:
+    """Return the threads of one step.
+
+    They do not depend on the number of subjects: another number may change the last bits.
+    """
+    nprocs = settings.nprocs or available_processors()
+    return min(settings.omp_nthreads or min(nprocs, _MAX_THREADS), nprocs)
+
+
+def fit_threads(settings: Settings) -> int:
+    """Return the threads of one fit: they decide its last bits."""
+    if settings.omp_nthreads is not None:
+        return settings.omp_nthreads
+    nprocs = settings.nprocs or available_processors()
+    return max(1, nprocs // (settings.n_folds_parallel * settings.devices))
 
 
 def available_processors(root: Path = Path("/sys/fs/cgroup")) -> int:

@@ -108,7 +108,7 @@ def _record(err: H2loError, console: Console, settings: Settings) -> None:
     table = console.log.with_name("failures.tsv") if console.log is not None else None
     if table is not None and not table.exists():
         with contextlib.suppress(H2loError, OSError):  # what ended it may be the disk
-            write_table(table, [Failed("", settings.level, type(err).__name__, str(err))])
+            write_table(table, [Failed("", settings.level, err)])
 
 
 def _level(settings: Settings) -> Callable[[Settings, Console], int]:

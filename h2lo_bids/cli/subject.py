@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,9 @@ from h2lo_bids.bids.lowfield import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.beside import beside_of, response_of
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
-from h2lo_bids.cli.environment import obstacle_to_parallel_steps
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.tasks import SubjectTask
+from h2lo_bids.errors import error_named
 from h2lo_bids.io import exclusive
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
@@ -44,7 +44,7 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
             send({"event": "note", "level": "warning", "text": text})
         failed, scans = _run(task, send)
         failed += [
-            Failed(path, LEFT_OUT, error, message)
+            Failed(path, LEFT_OUT, error_named(error, message))
             for scan in scans
             for path, error, message in scan.lost
         ]
@@ -55,7 +55,7 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
             name = scan.relative_path
             own = [item for item in failed if item.scan == name]
             for item in own[:1]:
-                send({"event": "failed", "failed": asdict(item)})
+                send({"event": "failed", "failed": item})
             if not own:
                 send({"event": "done", "scan": name})
         _send_warnings(task, scans, {item.scan for item in failed}, send)
@@ -107,8 +107,6 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
         _write_graph(workflow, task, send)
     options = RunOptions(
         crash_dir=task.logs / f"sub-{task.subject}",
-        nprocs=_processes(task, send),
-        mem_gb=task.resources.mem_gb,
         stop_on_first_crash=settings.stop_on_first_crash,
         plugin=read_plugin(settings.use_plugin) if settings.use_plugin else None,
         status_callback=Steps(send),
@@ -241,19 +239,6 @@ def _mask_in(root: Path, scan: Scan) -> Path:
     return derivative_path(root, scan, suffix="mask", desc="brain")
 
 
-def _processes(task: SubjectTask, send: Send) -> int:
-    """Return how many nodes may run at once."""
-    resources = task.resources
-    if task.settings.use_plugin is not None or resources.nprocs // resources.omp_nthreads < 2:
-        return 1
-    obstacle = obstacle_to_parallel_steps()
-    if obstacle:
-        text = f"steps run one after the other: {obstacle}"
-        send({"event": "note", "level": "warning", "text": text})
-        return 1
-    return resources.nprocs
-
-
 def _write_graph(workflow: Any, task: SubjectTask, send: Send) -> None:
     """Write graph.dot, and graph.svg where graphviz is installed."""
     folder = task.logs / f"sub-{task.subject}"
@@ -280,9 +265,9 @@ def _failed(task: SubjectTask, failure: Any) -> list[Failed]:
     own = scans_of(failure.node) or [task.scans[0]]
     downstream = [scan for node in failure.dependents for scan in scans_of(node)]
     held = {scan for scan in downstream if scan not in own}
-    step, crash = failure.node.rpartition(".")[2], str(failure.crash_file)
+    step = failure.node.rpartition(".")[2]
     return [
-        Failed(scan.relative_path, step, failure.error, failure.message, crash)
+        Failed(scan.relative_path, step, failure.error, failure.crash_file)
         for scan in (*own, *sorted(held, key=lambda scan: scan.relative_path))
     ]
 

@@ -1,9 +1,10 @@
-"""What the parent hands to a child process."""
+"""What a run asks of its processes: `work` names the function that is called with a task."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from h2lo_bids.bids.discover import Problem, Skipped
 from h2lo_bids.bids.lowfield import LowFieldSource
@@ -12,97 +13,44 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.resources import Resources
 from h2lo_bids.settings import Settings
 
+Templates = tuple[tuple[str, str, Path, Path | None], ...]
+"""For each contrast and standard space: both names, image and brain mask."""
+
 
 @dataclass(frozen=True)
 class CheckTask:
-    """Check, before anything is begun, what the run will need.
+    """Check, before anything is begun, the models and templates for some contrasts."""
 
-    Parameters
-    ----------
-    settings
-        Of the run.
-    suffixes
-        Contrasts for which a model is needed.
-    """
-
+    work: ClassVar[str] = "h2lo_bids.cli.checks:check_models_and_templates"
     settings: Settings
     suffixes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class SubjectTask:
-    """Process the scans of one participant, then write the report.
+    """Process the scans of one participant, then write the report."""
 
-    Parameters
-    ----------
-    settings
-        Of the run.
-    subject
-        Label without ``sub-``.
-    scans
-        All of them of this participant.
-    resources
-        Of this child.
-    logs
-        The run's folder for crash files and graphs.
-    templates
-        For each contrast and standard space: both names, image and brain mask.
-    skipped
-        Images of this participant that were left out, with the reason.
-    problems
-        Images of this participant that cannot be used.
-    sources
-        Of enhancement: which scans belong together; `scans` are then their parts.
-    """
-
+    work: ClassVar[str] = "h2lo_bids.cli.subject:process"
     settings: Settings
     subject: str
     scans: tuple[Scan, ...]
     resources: Resources
     logs: Path
-    templates: tuple[tuple[str, str, Path, Path | None], ...] = ()
+    """The run's folder for crash files and graphs."""
+    templates: Templates = ()
     skipped: tuple[Skipped, ...] = ()
+    """Images of this participant that are not used, with the reason."""
     problems: tuple[Problem, ...] = ()
+    """Images of this participant that cannot be used."""
     sources: tuple[LowFieldSource, ...] = ()
-
-
-@dataclass(frozen=True)
-class ReportTask:
-    """Write one participant's report from what is in ``out_dir``.
-
-    Parameters
-    ----------
-    settings
-        Of the run.
-    subject
-        Label without ``sub-``.
-    failures
-        Scan stem and message of what failed without a chance to say so.
-    """
-
-    settings: Settings
-    subject: str
-    failures: tuple[tuple[str, str], ...] = ()
+    """Of enhancement: which scans belong together; `scans` are then their parts."""
 
 
 @dataclass(frozen=True)
 class PairTask:
-    """Prepare the pairs of one participant.
+    """Prepare those pairs of one participant that are not prepared yet."""
 
-    Parameters
-    ----------
-    settings
-        Of the run.
-    subject
-        Label without ``sub-``.
-    pairs
-        Those of this participant that are not prepared yet.
-    resources
-        Of this child.
-    logs
-        The run's folder for crash files.
-    """
-
+    work: ClassVar[str] = "h2lo_bids.cli.pairwork:prepare"
     settings: Settings
     subject: str
     pairs: tuple[PairSource, ...]
@@ -117,15 +65,8 @@ class PairTask:
 
 @dataclass(frozen=True)
 class MissingTask:
-    """Tell which pairs are not prepared yet.
+    """Name the pairs that are not prepared yet."""
 
-    Parameters
-    ----------
-    settings
-        Of the run.
-    pairs
-        All that were found.
-    """
-
+    work: ClassVar[str] = "h2lo_bids.cli.pairwork:find_missing"
     settings: Settings
     pairs: tuple[PairSource, ...]

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import tomllib
 
 import pytest
 from heads import write_dataset
 
 from h2lo_bids import errors
-from h2lo_bids.cli.failures import Failed, error_of_code, exit_code, write_table
+from h2lo_bids.cli.failures import Failed, exit_code, write_table
 from h2lo_bids.cli.run import main
+from h2lo_bids.errors import error_of_code, recorded
 
 
-def _failed(error: str, message: str = "x: broken; mend it", scan: str = "sub-1/anat/x") -> Failed:
-    return Failed(scan, "check", error, message)
+def _failed(error: Exception, scan: str = "sub-1/anat/x") -> Failed:
+    return Failed(scan, "check", recorded(error))
 
 
-BAD, GONE = _failed("BadDataError"), _failed("MissingInputError")
-KILLED, FULL = _failed("TemporaryError"), _failed("OSError", "[Errno 28] No space left on device")
+BAD = _failed(errors.BadDataError("x: broken; mend it"))
+GONE = _failed(errors.MissingInputError("x: gone; get it"))
+KILLED = _failed(errors.TemporaryError("x: killed; try again"))
+FULL = _failed(OSError("[Errno 28] No space left on device"))
 
 
 @pytest.mark.parametrize(
@@ -34,8 +38,9 @@ KILLED, FULL = _failed("TemporaryError"), _failed("OSError", "[Errno 28] No spac
         ([KILLED], 0, 75),
         ([KILLED, BAD], 3, 1),
         ([FULL], 5, 74),
-        ([_failed("MemoryError")], 1, 75),
-        ([_failed("KeyError")], 0, 1),
+        ([_failed(MemoryError())], 1, 75),
+        ([_failed(PermissionError("x"))], 0, 66),
+        ([_failed(KeyError("x"))], 0, 1),
     ],
 )
 def test_exit_codes(failed, done, code):
@@ -44,16 +49,26 @@ def test_exit_codes(failed, done, code):
 
 def test_every_code_of_an_error_has_its_class_back():
     for kind in (errors.InvalidBidsError, errors.NoMatchError, errors.BadDataError):
-        assert error_of_code(kind.exit_code) == kind.__name__
-    assert error_of_code(1) == "H2loError"
+        assert type(error_of_code(kind.exit_code, "x")) is kind
+    assert type(error_of_code(1, "x")) is errors.H2loError
+
+
+@pytest.mark.parametrize("error", [errors.BadDataError("a: b; c"), KeyError("a"), OSError(28, "x")])
+def test_an_error_survives_the_way_between_processes(error):
+    kept = recorded(error)
+    again = pickle.loads(pickle.dumps(kept))
+    assert (type(again), str(again), again.exit_code) == (type(kept), str(kept), kept.exit_code)
+    assert getattr(again, "kind", None) == getattr(kept, "kind", None)
 
 
 def test_the_table_keeps_one_row_per_failure_whatever_the_text(tmp_path):
     path = tmp_path / "failures.tsv"
-    write_table(path, [_failed("KeyError", "a\tb\nc", "sub-1/anat/x"), GONE])
+    odd = Failed("sub-1\tx", "check", errors.UnexpectedError("a\tb\nc", "KeyError"))
+    write_table(path, [odd, GONE])
     with path.open() as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     assert [row["message"] for row in rows] == ["a b c", GONE.message]
+    assert (rows[0]["scan"], rows[0]["error"]) == ("sub-1 x", "KeyError")
     assert rows[0]["crash_file"] == "n/a"
 
 
@@ -71,9 +86,11 @@ def test_a_run_in_an_array_records_its_job_and_what_ended_it(tmp_path, monkeypat
 
 
 def test_the_line_names_the_scan_exactly_once():
-    named = _failed("BadDataError", "/d/sub-1/anat/x: is empty; copy it")
+    named = _failed(errors.BadDataError("/d/sub-1/anat/x: is empty; copy it"))
     assert named.line == "/d/sub-1/anat/x: is empty; copy it"
-    odd = Failed("sub-1/anat/sub-1_T1w.nii", "synthesize", "KeyError", "'z'", "/logs/crash.txt")
+    odd = Failed(
+        "sub-1/anat/sub-1_T1w.nii", "synthesize", recorded(KeyError("z")), "/logs/crash.txt"
+    )
     assert odd.line == (
         "sub-1/anat/sub-1_T1w.nii: KeyError in step synthesize: 'z' (traceback in /logs/crash.txt)"
     )

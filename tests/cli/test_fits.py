@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from h2lo_bids.cli.fits import duration, threads_of
+from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
@@ -19,16 +19,17 @@ from h2lo_bids.training.experiments.fits import Progress
 from h2lo_bids.training.experiments.options import find_start, fit_options
 from h2lo_bids.training.experiments.plan import check_ahead
 from h2lo_bids.vocabulary import Step
+from h2lo_bids.wording import duration
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
 
 
 def test_folds_and_devices_share_the_processors():
-    assert threads_of(SETTINGS) == 8
-    assert threads_of(replace(SETTINGS, n_folds_parallel=3)) == 2
-    assert threads_of(replace(SETTINGS, n_folds_parallel=2, devices=2)) == 2
-    assert threads_of(replace(SETTINGS, n_folds_parallel=20)) == 1
-    assert threads_of(replace(SETTINGS, omp_nthreads=5)) == 5
+    assert fit_threads(SETTINGS) == 8
+    assert fit_threads(replace(SETTINGS, n_folds_parallel=3)) == 2
+    assert fit_threads(replace(SETTINGS, n_folds_parallel=2, devices=2)) == 2
+    assert fit_threads(replace(SETTINGS, n_folds_parallel=20)) == 1
+    assert fit_threads(replace(SETTINGS, omp_nthreads=5)) == 5
 
 
 def test_progress_tells_the_time_that_is_left():

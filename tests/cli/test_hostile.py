@@ -212,7 +212,7 @@ def test_weights_with_names_of_several_types_are_refused(tmp_path):
 @pytest.mark.slow
 def test_what_cannot_work_is_told_at_the_start(tmp_path, bids, h2lo):
     plugin = tmp_path / "plugin.yml"
-    plugin.write_text("plugin: MultiProc\nplugin_args: {n_procs: x}")
+    plugin.write_text("plugin: SGE\nplugin_args: {max_jobs: x}")
     weights = tmp_path / "synthstrip.1.pt"
     weights.write_text("nothing of the kind")
     for words, code in {

@@ -250,12 +250,14 @@ def test_a_given_mask_is_used(tmp_path, root, first, h2lo):
         assert h2lo(root / "bids", tmp_path / "no", *words).returncode == 64
 
 
-def test_steps_in_processes_of_their_own_give_the_same_bytes(tmp_path, first, root, h2lo):
-    words = ["--nprocs", "2", "--omp-nthreads", "1"]
-    done = h2lo(root / "bids", tmp_path / "out", *WORDS, *words, "--write-graph", "-v")
+def test_participants_at_a_time_and_alone_have_the_same_bytes(tmp_path, first, root, h2lo):
+    bids = write_dataset(tmp_path / "bids", subjects=2)
+    words = ["--nprocs", "2", "--omp-nthreads", "1", "--mem", "8", "--write-graph", "-v"]
+    done = h2lo(bids, tmp_path / "out", *WORDS, *words)
     assert done.returncode == 0, done.stderr
+    assert "2 at a time" in done.stdout
     a, b = images(tmp_path / "out"), images(first)
-    assert {k: v for k, v in a.items() if k.endswith("nii.gz")} == {
+    assert {k: v for k, v in a.items() if "sub-01" in k and k.endswith("nii.gz")} == {
         k: v for k, v in b.items() if k.endswith("nii.gz")
     }
     assert list((tmp_path / "out").glob("logs/*/sub-01/graph.dot"))
@@ -318,7 +320,7 @@ def test_a_standard_space_is_reached_through_its_transforms(tmp_path, h2lo):
 
 
 def test_a_plugin_file_and_a_clean_work_folder(tmp_path, root, h2lo):
-    (tmp_path / "p.yml").write_text("plugin: MultiProc\nplugin_args: {n_procs: 2}\n")
+    (tmp_path / "p.yml").write_text("plugin: Linear\n")
     work = tmp_path / "work"
     done = h2lo(root / "bids", tmp_path / "out", "--use-plugin", tmp_path / "p.yml", "-w", work)
     assert done.returncode == 0, done.stderr
@@ -326,7 +328,12 @@ def test_a_plugin_file_and_a_clean_work_folder(tmp_path, root, h2lo):
     done = h2lo(root / "bids", tmp_path / "out", "-w", work, "--clean-workdir")
     assert done.returncode == 0
     assert not (work / "sub_01_wf").exists()
-    for text, words in {"plugin: Nothing": "no plugin", "[1": "not YAML", "a: b": "needs"}.items():
+    for text, words in {
+        "plugin: Nothing": "no plugin",
+        "plugin: MultiProc": "--nprocs",
+        "[1": "not YAML",
+        "a: b": "needs",
+    }.items():
         (tmp_path / "p.yml").write_text(text)
         done = h2lo(root / "bids", tmp_path / "out2", "--use-plugin", tmp_path / "p.yml")
         assert done.returncode == 64

@@ -7,11 +7,10 @@ import multiprocessing
 from pathlib import Path
 
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.execution import Run, write_dataset
 from h2lo_bids.cli.reporting import write_report
 from h2lo_bids.cli.resources import Resources
-from h2lo_bids.cli.start import write_dataset
 from h2lo_bids.cli.tasks import SubjectTask
 from h2lo_bids.settings import Settings
 
@@ -42,7 +41,7 @@ def _report_a_session(root: Path, session: str, ready) -> None:
     for k in range(ROUNDS // 2):
         out = root / f"out{k}"
         settings = Settings(bids, out, participant_label=("01",), session_label=(session,))
-        task = SubjectTask(settings, "01", (scan,), Resources(1, 1, 1, 1.0), out / "logs")
+        task = SubjectTask(settings, "01", (scan,), Resources(1, 1), out / "logs")
         ready.wait()
         write_report(task, [], [])
 

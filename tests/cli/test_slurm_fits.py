@@ -10,10 +10,9 @@ import pytest
 from pairsets import write_pairs
 
 from h2lo_bids.cli import group
-from h2lo_bids.cli.account import Run
 from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.fits import name_of
+from h2lo_bids.cli.execution import Run
 from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.pairs import find_pairs
 from h2lo_bids.cli.slurm_tasks import Stage, stages_of
@@ -118,7 +117,7 @@ def test_arms_without_their_synthesis_models_are_refused_before_anything_is_subm
 def test_a_collecting_run_fits_no_fold_but_runs_the_commands_of_others(tmp_path, monkeypatch):
     fitted: list[str] = []
     monkeypatch.setattr(
-        group, "run_fits", lambda run, tasks, at_a_time: fitted.extend(map(name_of, tasks))
+        group, "run_fits", lambda run, tasks, at_a_time: fitted.extend(task.name for task in tasks)
     )
     settings = Settings(tmp_path, tmp_path / "out", "benchmark", method=("h2lo", "arnold"))
     settings = replace(settings, external=(("theirs", "true"),), collect=True)

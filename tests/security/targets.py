@@ -450,7 +450,7 @@ _FOLDS_JSON = json.dumps(
     {"T1w": [{"index": 0, "train": ["01"], "validation": ["02"], "test": ["03"]}]}
 )
 _CONFIG = 'verbose = 1\nparticipant-label = ["01"]\nmem = "8G"\n[run]\na = 1\n'
-_PLUGIN = "plugin: MultiProc\nplugin_args: {n_procs: 2, memory_gb: 4.0}\n"
+_PLUGIN = "plugin: SGE\nplugin_args: {max_jobs: 2, qsub_args: -V}\n"
 _CARD = "# A\n\n- [a](https://e.org) `b` **c** _d_\n  1. x\n\n| a | b |\n|---|---|\n| 1 | <i> |\n\n> q\n\n```\nc\n```\n"
 _HISTORY = "step,loss,psnr\n100,0.5,20.1\n200,0.4,21.0\n"
 

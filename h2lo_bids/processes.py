@@ -1,0 +1,394 @@
+"""Jobs in processes of their own, forked from one server that has imported their libraries.
+
+The server is a fresh interpreter in the environment that the libraries are to see. It imports
+them once, starts no thread, and forks for each job, so that a job begins in a hundredth of a
+second; a job that is killed, by the kernel or for the memory it holds, costs itself alone. Pools
+of the standard library, pebble and loky need semaphores in /dev/shm and sockets with a path;
+this needs nothing that can be written, as containers may be read-only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import IO, Any
+
+from h2lo_bids.errors import H2loError, TemporaryError, recorded
+
+Event = dict[str, Any]
+
+_PAUSE = 0.5  # seconds between two looks at jobs that report nothing
+_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
+
+
+@dataclass(frozen=True)
+class Job:
+    """A function to call in a process of its own, with a task and what takes its events."""
+
+    name: str
+    work: str
+    """``"module:function"``"""
+    task: Any
+    log: Path
+    """Takes what the process prints."""
+    grace: float = 5.0
+    """Seconds to save its work in, from being asked to end."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended: with a result, an error, or a process that ended before it was done."""
+
+    job: Job
+    seconds: float
+    result: Any = None
+    error: H2loError | None = None
+    cause: str = ""
+    """What ended the process before it was done."""
+    stopped: bool = False
+    """Whether that was this program, for a job that took too much."""
+
+
+class _Running:
+    def __init__(self, job: Job, events: Connection) -> None:
+        self.job, self.events = job, events
+        self.began, self.looked = time.monotonic(), 0.0
+        self.pid, self.code, self.stopped = 0, 0, ""
+        self.answer: dict[str, Any] = {}
+
+    def kill(self, number: signal.Signals) -> None:
+        """Signal the process and its helpers, which are its group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.pid:
+                os.killpg(self.pid, number)
+
+    def read(self) -> list[Event]:
+        """Return what was reported since the last time."""
+        events = []
+        # A process that is killed leaves half a message.
+        with contextlib.suppress(EOFError, OSError):
+            while self.events.poll():
+                kind, content = self.events.recv()
+                if kind == "event":
+                    events.append(content)
+                else:
+                    self.answer[kind] = content
+            return events
+        self.events.close()
+        return events
+
+    def ended(self) -> Ended:
+        seconds = time.monotonic() - self.began
+        cause = "" if self.answer else self._cause()
+        return Ended(self.job, seconds, **self.answer, cause=cause, stopped=bool(self.stopped))
+
+    def _cause(self) -> str:
+        if self.stopped:
+            return f"stopped: {self.stopped}"
+        if self.code >= 0:
+            return f"its process ended with code {self.code} before it was done"
+        name = signal.Signals(-self.code).name
+        memory = ", most often because memory ran out" if name == "SIGKILL" else ""
+        return f"its process was killed by {name}{memory}"
+
+
+class Pool:
+    """Runs jobs in processes forked from a server, which starts at once.
+
+    The server imports the modules named in `imports` while this process goes on.
+    """
+
+    def __init__(self, env: Mapping[str, str], imports: Sequence[str] = ()) -> None:
+        self._env, self._imports = dict(env), tuple(imports)
+        self._running: dict[int, _Running] = {}
+        self._count = 0
+        self._start_server()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the server, and jobs that still run with it."""
+        self._control.close()
+        self._server.kill()
+        self._server.wait()
+
+    def run(
+        self,
+        jobs: Iterable[Job],
+        *,
+        limit: int,
+        on_end: Callable[[Ended], bool],
+        on_start: Callable[[Job], None] = lambda job: None,
+        on_event: Callable[[Job, Event], None] = lambda job, event: None,
+        on_stop: Callable[[int], None] = lambda count: None,
+        excess: Callable[[int], str] = lambda pid: "",
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run jobs, `limit` at a time; whatever happens, none of them is left behind.
+
+        `jobs` is consumed as places become free. `on_end` returns whether to go on; if not, or on
+        an exception, jobs that run are stopped, and `on_stop` gets their number. `excess` returns
+        why the process of a number is to be stopped; `tick` is called while nothing comes.
+        """
+        waiting, go_on = iter(jobs), True
+        try:
+            while go_on:
+                while len(self._running) < limit and (job := next(waiting, None)) is not None:
+                    on_start(job)
+                    self._start(job)
+                if not self._running:
+                    return
+                happened = self._wait(_PAUSE, excess)
+                if not happened:
+                    tick()
+                for running, event in happened:
+                    if event is not None:
+                        on_event(running.job, event)
+                    else:
+                        go_on = on_end(running.ended()) and go_on
+        finally:
+            if self._running:
+                try:
+                    on_stop(len(self._running))
+                finally:
+                    self._stop()
+
+    def call(
+        self,
+        job: Job,
+        on_event: Callable[[Job, Event], None] = lambda job, event: None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> Any:
+        """Run one job and return its result, or raise its error; an empty log is removed."""
+        ends: list[Ended] = []
+
+        def keep(ended: Ended) -> bool:
+            ends.append(ended)
+            return True
+
+        self.run([job], limit=1, on_event=on_event, on_end=keep, tick=tick)
+        with contextlib.suppress(OSError):
+            if job.log.stat().st_size == 0:
+                job.log.unlink()
+        (ended,) = ends
+        if ended.cause:
+            raise TemporaryError(f"{ended.cause}; try again, and see {job.log}")
+        if ended.error is not None:
+            raise ended.error
+        return ended.result
+
+    def _start_server(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno()), *self._imports],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=self._env,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C is for this process alone
+            )
+        self._control = Connection(ours.detach())
+
+    def _start(self, job: Job) -> None:
+        if self._server.poll() is not None and not self._running:
+            self.close()
+            self._start_server()
+        ours, theirs = socket.socketpair()
+        self._count += 1
+        running = self._running[self._count] = _Running(job, Connection(ours.detach()))
+        # A server that is gone is noticed while waiting, as is a process that died at once.
+        with theirs, _log(job.log) as log, contextlib.suppress(OSError):
+            self._control.send(self._count)
+            with socket.socket(fileno=os.dup(self._control.fileno())) as channel:
+                socket.send_fds(channel, [b"."], [theirs.fileno(), log.fileno()])
+        with contextlib.suppress(OSError):
+            running.events.send((job.work, job.task))
+
+    def _wait(
+        self, seconds: float, excess: Callable[[int], str] = lambda pid: ""
+    ) -> list[tuple[_Running, Event | None]]:
+        """Return events of jobs as they came, and None for a job that has ended."""
+        sources = {r.events: r for r in self._running.values() if not r.events.closed}
+        ready = wait([self._control, *sources], seconds)
+        found: list[tuple[_Running, Event | None]] = [
+            (sources[item], event)  # type: ignore[index]
+            for item in ready
+            if item is not self._control
+            for event in sources[item].read()  # type: ignore[index]
+        ]
+        if self._control in ready:
+            found += self._hear_server()
+        for running in self._running.values():
+            now = time.monotonic()
+            if running.pid and not running.stopped and now - running.looked >= _PAUSE:
+                running.looked, running.stopped = now, excess(running.pid)
+                if running.stopped:
+                    running.kill(signal.SIGKILL)
+        return found
+
+    def _hear_server(self) -> list[tuple[_Running, Event | None]]:
+        """Take in a process that began or ended; without a server none goes on."""
+        try:
+            number, what, value = self._control.recv()
+        except (EOFError, OSError):
+            code = self._server.wait()
+            for running in self._running.values():
+                running.kill(signal.SIGKILL)
+                running.code = code
+            ended, self._running = list(self._running.values()), {}
+        else:
+            setattr(self._running[number], what, value)
+            ended = [self._running.pop(number)] if what == "code" else []
+        return [(one, event) for one in ended for event in (*one.read(), None)]
+
+    def _stop(self) -> None:
+        """Ask all to end, and end those that do not; all at once when interrupted again."""
+        asked = time.monotonic()
+        for running in self._running.values():
+            running.kill(signal.SIGTERM)
+        try:
+            while any(running.pid for running in self._running.values()):
+                for running in self._running.values():
+                    if time.monotonic() - asked > running.job.grace:
+                        running.kill(signal.SIGKILL)
+                self._wait(0.1)
+        finally:
+            if self._running:  # not begun yet, or not to be waited for
+                for running in self._running.values():
+                    running.kill(signal.SIGKILL)
+                self._running.clear()
+                self.close()
+
+
+def _log(path: Path) -> IO[bytes]:
+    """Open a log; without one, as on a full disk, the work goes on."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError:
+        return open(os.devnull, "ab")
+
+
+def resident(pid: int) -> int:
+    """Return the bytes that a process and its helpers hold; shared pages count for each."""
+    import psutil
+
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                total += one.memory_info().rss
+    return total
+
+
+def _serve(control: Connection, imports: Sequence[str]) -> tuple[int, int] | None:
+    """Fork for each job; return the descriptors of events and log in each of the processes."""
+    os.set_inheritable(control.fileno(), False)  # else a helper of a job would keep it open
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # of Slurm before a requeue, for fits alone
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake)
+    for name in imports:
+        with contextlib.suppress(Exception):  # the job will meet it, and say so
+            importlib.import_module(name)
+    gc.freeze()  # these objects stay shared with every process
+    children: dict[int, int] = {}
+    try:
+        while True:
+            if woken in wait([control, woken]):  # type: ignore[list-item]
+                os.read(woken, 4096)
+                _reap(control, children)
+                continue
+            number = control.recv()
+            with socket.socket(fileno=os.dup(control.fileno())) as channel:
+                _, (events, log), *_ = socket.recv_fds(channel, 1, 2)
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                return events, log
+            os.close(events)
+            os.close(log)
+            with contextlib.suppress(OSError):
+                os.setpgid(pid, pid)
+            children[pid] = number
+            control.send((number, "pid", pid))
+    except (EOFError, OSError):  # nobody is there to listen
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGTERM)
+    return None
+
+
+def _reap(control: Connection, children: dict[int, int]) -> None:
+    """Tell of processes that ended, and end what they left behind."""
+    for pid in [pid for pid in children if os.waitid(os.P_PID, pid, _ENDED) is not None]:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        control.send((children.pop(pid), "code", code))
+
+
+def _work(events: Connection, log: int) -> None:
+    """Do one job."""
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    _end_with_parent()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # else every process would draw the same
+    try:
+        work, task = events.recv()
+        module, _, name = work.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        answer = {"result": function(task, lambda event: events.send(("event", event)))}
+    except Exception as err:
+        if not isinstance(err, H2loError):
+            traceback.print_exc()
+        answer = {"error": recorded(err)}
+    for item in answer.items():
+        events.send(item)
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this process when the server is killed; elsewhere it ends by itself."""
+    with contextlib.suppress(OSError, AttributeError):
+        import ctypes
+
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
+
+
+def main() -> None:
+    """Be the server, or one of the processes that it forks."""
+    forked = _serve(Connection(int(sys.argv[1])), sys.argv[2:])
+    if forked is not None:
+        events, log = forked
+        _work(Connection(events), log)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Jobs in processes: what they return, what ends them, and what that costs the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import h2lo_bids
+from h2lo_bids.errors import BadDataError, H2loError, TemporaryError, UnexpectedError
+from h2lo_bids.processes import Job, Pool, resident
+
+WORK = """
+import os, signal, subprocess, sys, time
+
+def double(task, send):
+    send({"pid": os.getpid(), "imported": "wave" in sys.modules})
+    time.sleep(0.2)
+    return 2 * task
+
+def die(task, send):
+    os.kill(os.getpid(), task)
+
+def bad(task, send):
+    from h2lo_bids.errors import BadDataError
+    raise BadDataError(f"{task}: is cut short; copy it again")
+
+def odd(task, send):
+    raise KeyError(task)
+
+def hold(task, send):
+    code = f"import time; b = bytearray({task}); time.sleep(600)"
+    subprocess.run([sys.executable, "-c", code])
+
+def leave(task, send):
+    send({"helper": subprocess.Popen(["sleep", "600"]).pid})
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def save_late(task, send):
+    path, pause = task
+    def save(*_):
+        time.sleep(pause)
+        open(path, "w").close()
+        sys.exit()
+    signal.signal(signal.SIGTERM, save)
+    send({"ready": True})
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """Return processes that can do what `WORK` defines."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "work_of_tests.py").write_text(WORK)
+    path = f"{folder}:{Path(h2lo_bids.__file__).resolve().parents[1]}"
+    with Pool({**os.environ, "PYTHONPATH": path}, imports=("wave", "no_such_module")) as found:
+        yield found
+
+
+def _job(folder, work, task=None, name="x", **words) -> Job:
+    return Job(name, f"work_of_tests:{work}", task, folder / f"{name}.log", **words)
+
+
+def _run(pool, jobs, **words):
+    """Run jobs; give how each ended, by its name, and their events."""
+    ends, events = {}, []
+    pool.run(
+        jobs,
+        on_end=lambda end: ends.update({end.job.name: end}) or True,
+        on_event=lambda job, event: events.append((job.name, event)),
+        **{"limit": 2, **words},
+    )
+    return ends, events
+
+
+def _gone(pid: int) -> bool:
+    """Wait until a process has ended."""
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_each_job_has_a_process_of_its_own_that_need_not_import(tmp_path, pool):
+    began = []
+    jobs = [_job(tmp_path, "double", n, str(n)) for n in range(4)]
+    ends, events = _run(pool, jobs, on_start=lambda job: began.append(job.name))
+    assert {name: end.result for name, end in ends.items()} == {"0": 0, "1": 2, "2": 4, "3": 6}
+    assert all(end.error is None and end.cause == "" for end in ends.values())
+    pids = {event["pid"] for _, event in events}
+    assert len(pids) == 4
+    assert os.getpid() not in pids
+    assert all(event["imported"] for _, event in events)
+    assert began == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(signal.SIGKILL, "SIGKILL, most often because memory"), (11, "SIGSEGV")]
+)
+def test_a_killed_process_costs_its_job_alone(tmp_path, pool, number, text):
+    jobs = [_job(tmp_path, "double", 1, "a"), _job(tmp_path, "die", int(number), "b")]
+    ends, _ = _run(pool, [*jobs, _job(tmp_path, "double", 2, "c")])
+    assert (ends["a"].result, ends["c"].result) == (2, 4)
+    assert f"its process was killed by {text}" in ends["b"].cause
+    with pytest.raises(TemporaryError, match=r"killed by .*try again"):
+        pool.call(_job(tmp_path, "die", int(number)))
+
+
+def test_errors_arrive_as_they_were_raised(tmp_path, pool):
+    with pytest.raises(BadDataError, match=r"^/x: is cut short; copy it again$"):
+        pool.call(_job(tmp_path, "bad", "/x"))
+    assert not (tmp_path / "x.log").exists()  # nothing was printed
+    with pytest.raises(UnexpectedError, match="'z'") as found:
+        pool.call(_job(tmp_path, "odd", "z"))
+    assert (found.value.kind, found.value.exit_code) == ("KeyError", 1)
+    assert "Traceback" in (tmp_path / "x.log").read_text()
+    with pytest.raises(H2loError, match="no attribute"):
+        pool.call(_job(tmp_path, "nothing"))
+
+
+def test_a_process_that_takes_too_much_is_stopped_and_its_helpers_count(tmp_path, pool):
+    def excess(pid):
+        return "it held much" if resident(pid) > 200_000_000 else ""
+
+    jobs = [_job(tmp_path, "hold", 300_000_000, "greedy"), _job(tmp_path, "double", 1, "modest")]
+    ends, _ = _run(pool, jobs, limit=1, excess=excess)
+    assert ends["greedy"].stopped
+    assert ends["greedy"].cause == "stopped: it held much"
+    assert ends["modest"].result == 2
+
+
+def test_what_a_killed_process_leaves_behind_is_ended(tmp_path, pool):
+    _, ((_, event), *_) = _run(pool, [_job(tmp_path, "leave")])
+    assert _gone(event["helper"])
+
+
+@pytest.mark.parametrize(("pause", "grace", "saved"), [(0.5, 30.0, True), (30.0, 0.2, False)])
+def test_a_stopped_job_has_its_grace_to_save_its_work(tmp_path, pool, pause, grace, saved):
+    job = _job(tmp_path, "save_late", (str(tmp_path / "saved"), pause), grace=grace)
+    stopped = []
+
+    def interrupt(job, event):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.run([job], limit=1, on_end=bool, on_event=interrupt, on_stop=stopped.append)
+    assert stopped == [1]
+    assert (tmp_path / "saved").exists() is saved
+    assert pool.call(_job(tmp_path, "double", 4)) == 8
+
+
+def test_a_second_interruption_ends_all_at_once(tmp_path, pool):
+    jobs = [
+        _job(tmp_path, "save_late", (str(tmp_path / name), 30.0), name, grace=60.0) for name in "ab"
+    ]
+    ready = []
+
+    def interrupt(job, event):
+        ready.append(job.name)
+        if len(ready) == 2:
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(jobs, limit=2, on_end=bool, on_event=interrupt)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 20
+    assert pool.call(_job(tmp_path, "double", 1)) == 2
+    assert list(tmp_path.glob("[ab]")) == []
+
+
+def test_without_its_server_a_job_is_lost_and_the_next_one_gets_a_new_server(tmp_path, pool):
+    def kill_server(job, event):
+        psutil.Process(event["pid"]).parent().kill()
+
+    ends = []
+    pool.run([_job(tmp_path, "double", 1)], limit=1, on_end=ends.append, on_event=kill_server)
+    assert "killed by SIGKILL" in ends[0].cause
+    assert pool.call(_job(tmp_path, "double", 3)) == 6
