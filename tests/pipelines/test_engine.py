@@ -9,7 +9,7 @@ import pytest
 from nipype.interfaces.base import TraitedSpec, traits
 from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
-from pipelines.interfaces.base import H2loInterface, ThreadedInputSpec
+from pipelines.interface import InputSpec, Interface
 
 from h2lo_bids.errors import BadDataError, InputOutputError, UnexpectedError
 from pipelines.engine import RunOptions, run_workflow
@@ -24,7 +24,7 @@ def double(x: int, log: str) -> int:
     return 2 * x
 
 
-class _ComplainInput(ThreadedInputSpec):
+class _ComplainInput(InputSpec):
     x = traits.Int()
     error = traits.Any()
 
@@ -33,13 +33,13 @@ class _ComplainOutput(TraitedSpec):
     out = traits.Int()
 
 
-class Complain(H2loInterface):
+class Complain(Interface):
     """Raises what it is given."""
 
-    input_spec, output_spec = _ComplainInput, _ComplainOutput
+    input_spec, output_spec, names = _ComplainInput, _ComplainOutput, ("error",)
 
-    def run_step(self, folder):
-        raise self.inputs.error
+    def function(self, folder, error):
+        raise error
 
 
 BAD = BadDataError("/data/sub-01_T1w.nii.gz: is cut short; copy it again")
