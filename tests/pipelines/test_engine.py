@@ -9,10 +9,10 @@ import pytest
 from nipype.interfaces.base import TraitedSpec, traits
 from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
-from pipelines.interface import InputSpec, Interface
 
 from h2lo_bids.errors import BadDataError, InputOutputError, UnexpectedError
 from pipelines.engine import RunOptions, run_workflow
+from pipelines.interface import InputSpec, Interface
 
 
 def double(x: int, log: str) -> int:
