@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -160,8 +161,7 @@ def load_model(bundle: Bundle, *, device: str = "cpu") -> Model:
     from h2lo_bids.models.registry import build_model
     from h2lo_bids.models.release import read_state
 
-    content = read_bytes(bundle.weights_path)
-    _verify(content, bundle.sha256, bundle.weights_path)
+    content = _read_checked(bundle.weights_path, bundle.sha256)
     if bundle.weights_path.name == WEIGHTS:
         state = parse_weights(content, bundle.weights_path)
     else:
@@ -303,9 +303,7 @@ def read_extra(bundle: Bundle, name: str) -> bytes:
     path = bundle.path / METADATA
     if not _may_be_extra(name) or name not in bundle.metadata.get("files", {}):
         raise BadDataError(f"{path}: {name!r} is not a further file of this model")
-    content = read_bytes(bundle.path / name)
-    _verify(content, str(bundle.metadata["files"][name]), bundle.path / name)
-    return content
+    return _read_checked(bundle.path / name, str(bundle.metadata["files"][name]))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -325,7 +323,6 @@ def read_bytes(path: Path) -> bytes:
 
 def _read_folder(path: Path) -> Bundle:
     metadata = _read_metadata(path / METADATA)
-    content = read_bytes(path / WEIGHTS)
     card = read_bytes(path / CARD).decode("utf-8", errors="replace")
     try:
         bundle = Bundle(
@@ -342,7 +339,7 @@ def _read_folder(path: Path) -> Bundle:
         raise BadDataError(f"{path / METADATA}: missing or wrong field: {err}") from err
     if bundle.contrast not in CONTRASTS:
         raise BadDataError(f"{path / METADATA}: contrast {bundle.contrast!r} is not T1w or T2w")
-    _verify(content, bundle.sha256, path / WEIGHTS)
+    _read_checked(path / WEIGHTS, bundle.sha256)
     for name in metadata.get("files", {}):
         read_extra(bundle, name)
     return bundle
@@ -373,9 +370,27 @@ def _may_be_extra(name: str) -> bool:
     return plain and safe and name not in (WEIGHTS, METADATA, CARD)
 
 
-def _verify(content: bytes, sha256: str, path: Path) -> None:
-    if hashlib.sha256(content).hexdigest() != sha256:
+def read_hashed(path: Path) -> tuple[bytes, str]:
+    """Return a file of a model and its SHA-256: read once per process, unless it changes."""
+    try:
+        state = path.stat()
+    except OSError:
+        return read_bytes(path), ""  # which says what is wrong
+    return _read(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)  # both contrasts, or one with its folds' models
+def _read(path: Path, size: int, changed: int) -> tuple[bytes, str]:
+    content = read_bytes(path)
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def _read_checked(path: Path, sha256: str) -> bytes:
+    """Read a part of a model and check it against its recorded digest."""
+    content, found = read_hashed(path)
+    if found != sha256:
         raise BadDataError(
             f"{path}: truncated or changed since it was saved (its SHA-256 is not the recorded "
             "one); get the model again"
         )
+    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import reprlib
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.errors import BadDataError, UsageError
-from h2lo_bids.models.bundle import Bundle, read_bytes
+from h2lo_bids.models.bundle import Bundle, read_hashed
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.vocabulary import CONTRASTS
 
@@ -49,12 +48,11 @@ neither centred nor resampled beyond 1 mm, as in that code.
 
 def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
     """Describe a released ``.pth`` file as a bundle."""
-    content = read_bytes(path)
+    content, sha256 = read_hashed(path)
     checkpoint = _unpack(content, path)
     args = checkpoint.get("args") or {}
     contrast, source = _contrast(args, path, contrast)
     architecture = _architecture(args, path)
-    sha256 = hashlib.sha256(content).hexdigest()
     training = KNOWN.get(sha256, _UNKNOWN)
     frame = Frame(anchor="array")
     epoch = checkpoint.get("epoch")

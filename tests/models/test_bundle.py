@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,18 @@ def test_a_model_for_the_other_contrast_is_refused(saved):
         load_bundle(saved.path, contrast="T1w")
     assert "was trained for T2w and cannot be applied to a T1w scan" in one_line(error)
     assert "--model T1w=PATH" in one_line(error)
+
+
+def test_weights_are_read_once_until_they_change(saved, model, tmp_path, monkeypatch):
+    read, whole = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or whole(path))
+    files = saved.weights_path, release(tmp_path / "h2lo_T1w.pth", model)
+    for number in (1, 2):
+        for file in files:
+            os.utime(file, (number, number))
+        for path in (saved.path, saved.path, files[1], files[1]):
+            load_model(load_bundle(path))
+        assert [read.count(file.name) for file in files] == [number, number]
 
 
 def test_truncated_weights_are_refused(saved):
