@@ -34,14 +34,16 @@ TemplateFiles = tuple[Path | None, Path | None]
 class Grid:
     """A voxel grid on which low-field images are written."""
 
+    # "native": the scan's own; "model": the model's frame; "lf": other voxels along the scan's
+    # axes; "template": a standard space.
     kind: str
-    space: str | None = None
+    space: str | None = None  # entities of the file names
     res: str | None = None
-    spacing: tuple[float, float, float] | None = None
+    spacing: tuple[float, float, float] | None = None  # mm, of "lf"
     template: Path | None = None
     template_mask: Path | None = None
-    resolution: str | None = None
-    response: VoxelResponse = field(default_factory=VoxelResponse)
+    resolution: str | None = None  # what ``res`` stands for, for the sidecar
+    response: VoxelResponse = field(default_factory=VoxelResponse)  # of "lf"
 
     @property
     def name(self) -> str:

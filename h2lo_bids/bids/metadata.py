@@ -104,10 +104,10 @@ _HIGH = re.compile(r"(?<![\dp])(1p5|15|3|7)T(?![\da-z])")
 class FieldStrength:
     """Field strength of a scan."""
 
-    tesla: float | None
-    source: str
-    note: str | None = None
-    warning: str | None = None
+    tesla: float | None  # None when nothing tells; taken as high field then
+    source: str  # a key of the sidecar, "Manufacturer", "label" or "assumed"
+    note: str | None = None  # what was corrected or derived
+    warning: str | None = None  # what contradicts it, or that it was assumed
 
     @property
     def low(self) -> bool:

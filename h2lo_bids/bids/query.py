@@ -238,7 +238,7 @@ class Query:
     session_labels: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = CONTRASTS
     filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    inline: tuple[str, ...] = ()
+    inline: tuple[str, ...] = ()  # ENTITY=VALUE
     all_scans: bool = False
     database_dir: Path | None = None
     skip_bids_validation: bool = False

@@ -26,12 +26,13 @@ class Scan:
     subject: str
     session: str | None
     suffix: str
-    entities: tuple[tuple[str, str], ...]
-    field_strength: float | None = None
+    entities: tuple[tuple[str, str], ...]  # short names and labels as the file name has them
+    field_strength: float | None = None  # tesla, corrected; see `metadata.field_strength`
     field_source: str = "assumed"
+    # The sidecars' content after BIDS inheritance.
     metadata: dict[str, Any] = field(default_factory=dict, hash=False, compare=False)
     notes: tuple[str, ...] = field(default=(), hash=False, compare=False)
-    dataset: str = "raw"
+    dataset: str = "raw"  # its name in BIDS URIs: "raw", "lf" (--lf-dir) or a derivative's
     warnings: tuple[str, ...] = field(default=(), hash=False, compare=False)
 
     @property

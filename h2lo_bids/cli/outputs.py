@@ -14,8 +14,7 @@ from h2lo_bids.bids.derivatives import (
     result_path,
     sidecar_path,
 )
-from h2lo_bids.bids.discover import Discovery
-from h2lo_bids.bids.lowfield import LowFieldSource
+from h2lo_bids.bids.discover import Discovery, LowFieldSource
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.beside import beside_of, grids_for

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.discover import Discovery, discover
-from h2lo_bids.bids.lowfield import (
+from h2lo_bids.bids.discover import (
+    Discovery,
     LowFieldDiscovery,
     LowFieldQuery,
     LowFieldSource,
+    discover,
     discover_lowfield,
 )
 from h2lo_bids.bids.query import Query

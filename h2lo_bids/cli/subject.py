@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h2lo_bids.bids.lowfield import LowFieldSource
+from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.beside import beside_of, response_of
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from skeletons import HIGH, LOW, anat, put, write
 
-from h2lo_bids.bids.discover import Discovery, discover
-from h2lo_bids.bids.lowfield import LowFieldQuery, discover_lowfield
+from h2lo_bids.bids.discover import Discovery, LowFieldQuery, discover, discover_lowfield
 from h2lo_bids.bids.pairs import PairQuery, discover_pairs
 from h2lo_bids.bids.query import Query
 from h2lo_bids.errors import InvalidBidsError, NoMatchError, UsageError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from skeletons import HIGH, LOW, anat, ds006557, get, put, write
 
-from h2lo_bids.bids.lowfield import LowFieldDiscovery, LowFieldQuery, discover_lowfield
+from h2lo_bids.bids.discover import LowFieldDiscovery, LowFieldQuery, discover_lowfield
 from h2lo_bids.errors import NoMatchError, UsageError
 
 pytestmark = pytest.mark.usefixtures("no_validator")

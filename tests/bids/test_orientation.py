@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from skeletons import HIGH, LOW, anat, put, write
 
-from h2lo_bids.bids.discover import discover
-from h2lo_bids.bids.lowfield import LowFieldQuery, discover_lowfield
+from h2lo_bids.bids.discover import LowFieldQuery, discover, discover_lowfield
 from h2lo_bids.bids.query import Query
 
 pytestmark = pytest.mark.usefixtures("no_validator")

@@ -12,7 +12,7 @@ import pytest
 from nibabel.affines import apply_affine, from_matvec
 from small_brains import GRIDS, make_brain, seen, write_scan
 
-from h2lo_bids.bids.lowfield import LowFieldSource
+from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
