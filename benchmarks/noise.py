@@ -22,7 +22,7 @@ from h2lo_bids.models.collection import members
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.noise import NoiseModel, add_noise
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.uncertainty import deviation_on_grid
+from h2lo_bids.synthesis.predict import deviation_on_grid
 from h2lo_bids.training.experiments.noise import calibrate_noise
 from h2lo_bids.training.pairs import Pair
 

@@ -18,7 +18,7 @@ from h2lo_bids.outputs import (
     grids_of,
     output_paths,
 )
-from h2lo_bids.synthesis.seeds import scan_seed
+from h2lo_bids.synthesis.noise import scan_seed
 
 
 @dataclass(frozen=True)

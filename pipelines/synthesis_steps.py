@@ -85,8 +85,7 @@ def _evaluate(path: str, contrast: str, members: bool) -> Callable[..., Any]:
 
     from h2lo_bids.models import collection
     from h2lo_bids.models.bundle import load_bundle, load_model
-    from h2lo_bids.synthesis.predict import predict_on_grid
-    from h2lo_bids.synthesis.uncertainty import deviation_on_grid
+    from h2lo_bids.synthesis.predict import deviation_on_grid, predict_on_grid
 
     bundle = load_bundle(path, contrast=contrast)
     if members:

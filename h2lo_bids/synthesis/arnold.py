@@ -77,28 +77,13 @@ def draw_noise(shape: tuple[int, ...], seed: int | Sequence[int]) -> tuple[np.nd
 
 @dataclass(frozen=True)
 class Source:
-    """An image and its two noises, ready to be mixed.
+    """An image and its two noises, ready to be mixed."""
 
-    Parameters
-    ----------
-    image
-        float32 (a, b, c), what lies around the mask: scaled to a maximum of 1 in it,
-        0 outside.
-    mask
-        bool (a, b, c).
-    box
-        The mask's bounding box there: no voxel beyond it is asked for.
-    grain
-        float32 (a, b, c): the first noise after its blur, times the image's deviation.
-    second
-        float32 (a, b, c): the second noise as drawn.
-    """
-
-    image: np.ndarray = field(repr=False)
+    image: np.ndarray = field(repr=False)  # of a maximum of 1 in the mask, 0 outside
     mask: np.ndarray = field(repr=False)
-    box: Box
-    grain: np.ndarray = field(repr=False)
-    second: np.ndarray = field(repr=False)
+    box: Box  # of the mask: no voxel beyond it is asked for
+    grain: np.ndarray = field(repr=False)  # the first noise, blurred, times the deviation
+    second: np.ndarray = field(repr=False)  # the second noise as drawn
 
     @classmethod
     def build(
@@ -164,20 +149,6 @@ def blur(values: np.ndarray, sigma: float, box: Box) -> np.ndarray:
 
     As MATLAB's imgaussfilt3 does by default, in which the simulator was written: the
     kernel reaches ceil(2 sigma) voxels, and border voxels are repeated outward.
-
-    Parameters
-    ----------
-    values
-        float32 (X, Y, Z).
-    sigma
-        Standard deviation in voxels; less than `LEAST` is raised to it.
-    box
-        What is wanted.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, of the box's shape; the same values as of the whole volume.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -201,18 +172,6 @@ def finish(blurred: np.ndarray, smooth: np.ndarray, c2: float) -> np.ndarray:
 
     The background, which is 0, takes part in the minimum: an image without negative
     voxels is only divided by its maximum.
-
-    Parameters
-    ----------
-    blurred, smooth
-        (N,), the blurred image and the blurred second noise in the mask.
-    c2
-        Amplitude of the noise, in standard deviations of the image.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N,), float32, from 0 to 1.
     """
     out = blurred + np.float32(c2 * deviation(blurred)) * smooth
     out -= min(out.min(), np.float32(0))

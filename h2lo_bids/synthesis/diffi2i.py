@@ -7,8 +7,8 @@ import torch
 
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.diffi2i import DiffI2I, pad_slices
-from h2lo_bids.synthesis.cores import each_on_a_core
 from h2lo_bids.synthesis.options import EngineOptions, resolve_device
+from h2lo_bids.synthesis.tiles import each_on_a_core
 
 _BATCH = 4
 """Slices at a time on a GPU; on a CPU each core takes one."""

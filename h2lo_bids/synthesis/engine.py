@@ -9,11 +9,9 @@ import numpy as np
 import torch
 
 from h2lo_bids.models.inr import Operator
-from h2lo_bids.synthesis.basis import products_in_bfloat16
-from h2lo_bids.synthesis.cores import each_on_a_core
-from h2lo_bids.synthesis.evaluator import Evaluator
+from h2lo_bids.synthesis.evaluator import Evaluator, products_in_bfloat16
 from h2lo_bids.synthesis.options import CpuTookOverWarning, EngineOptions, resolve_device
-from h2lo_bids.synthesis.tiles import Box, cover
+from h2lo_bids.synthesis.tiles import Box, cover, each_on_a_core
 
 _SMALLEST_TILE = 8
 """Below this side a GPU out of memory has nothing left to give."""

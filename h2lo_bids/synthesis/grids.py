@@ -95,24 +95,6 @@ def voxel_means(
     afterwards, a voxel of the rim holds brain and what lies beside it. Here it holds
     the mean of its brain alone, so that the rim is not darkened. A voxel without a
     point in the brain holds the mean of all its points.
-
-    Parameters
-    ----------
-    evaluate
-        Values at positions (N, 3) in voxels of the frame.
-    mask
-        (X, Y, Z) on the grid: the voxels that are wanted, at least one.
-    nodes
-        Points of a voxel, from `h2lo_bids.imaging.voxels.sub_voxels`.
-    place
-        From voxels (N, 3) of the grid to those of the frame.
-    brain
-        The brain on the frame.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 (N,), for the wanted voxels in C order.
     """
     axis, reach, count = nodes.axis, len(nodes.weights) // 2, len(nodes.offsets)
     padded = np.pad(mask, [(reach, reach) if a == axis else (0, 0) for a in range(3)])
@@ -218,22 +200,7 @@ def lf_grid(
 def lf_mask(
     mask: np.ndarray, affine: np.ndarray, zooms: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bring a mask to the grid of other voxels over its field of view.
-
-    Parameters
-    ----------
-    mask
-        (X, Y, Z), boolean.
-    affine, zooms
-        As `image_affine` and `zooms` of `lf_grid`.
-
-    Returns
-    -------
-    mask : numpy.ndarray
-        Boolean: the voxels of which more than half the volume is in the mask.
-    affine : numpy.ndarray
-        (4, 4), of the new grid.
-    """
+    """Bring a mask to the grid of other voxels over its field of view."""
     shape, new = lf_grid(affine, mask.shape, zooms)
     share = np.asarray(mask, dtype=np.float32)
     for axis, old in enumerate(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)):

@@ -10,6 +10,7 @@ distribution to a normal one. A realisation goes the way back.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -104,13 +105,7 @@ class NoiseModel:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NoiseModel:
-        """Read a model back from `to_dict`'s output.
-
-        Raises
-        ------
-        BadDataError
-            If it is none.
-        """
+        """Read a model back from `to_dict`'s output."""
         try:
             given: dict[str, Any] = {item.name: values[item.name] for item in fields(cls)}
             given["frequencies"] = tuple(tuple(axis) for axis in given["frequencies"])
@@ -211,15 +206,7 @@ def unit_noise(
     to_frame: Callable[[np.ndarray], np.ndarray] | None = None,
     acquired: bool = False,
 ) -> tuple[float, np.ndarray]:
-    """Draw noise before it is scaled by the image's deviation; see `add_noise`.
-
-    Returns
-    -------
-    level : float
-        Factor of the deviation that the voxels' band leaves.
-    noise : numpy.ndarray
-        (N,), at the voxels of the mask in C order.
-    """
+    """Return the level and the unit noise (N,) of the mask's voxels; see `add_noise`."""
     words = [seed] if isinstance(seed, int) else list(seed)
     band = affine[:3, :3] if acquired else None
     field = normal_field(model, np.random.default_rng([*words, realisation]), band)
@@ -261,22 +248,7 @@ def _read_along_axes(field: np.ndarray, shape: Sequence[int], to_lattice: np.nda
 def normal_field(
     model: NoiseModel, rng: np.random.Generator, band: np.ndarray | None = None
 ) -> np.ndarray:
-    """Draw normal noise with a model's spectrum on its whole lattice.
-
-    Parameters
-    ----------
-    model
-        The noise; its deviations and quantiles are not used.
-    rng
-        Source of the draw.
-    band
-        As for `share_in_band`; frequencies outside are left out.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 of ``model.shape``, periodic, mean 0 and variance 1 in expectation.
-    """
+    """Draw periodic noise, float32 of the lattice, mean 0, variance 1, of a model's spectrum."""
     from scipy import fft
 
     shape = (model.shape[0], model.shape[1], model.shape[2])
@@ -295,14 +267,6 @@ def share_in_band(model: NoiseModel, band: np.ndarray | None) -> float:
     Noise of a scanner is white up to the band of the voxels that it acquires, whatever
     the profile of its slices: the power in a band is kept, what lies beyond is not
     acquired. White noise keeps 1 / n of its variance in voxels n times as large.
-
-    Parameters
-    ----------
-    model
-        The noise.
-    band
-        (3, 3), columns are the sides of a voxel in mm along the model's axes; None
-        for all frequencies.
     """
     if band is None:
         return 1.0
@@ -340,20 +304,7 @@ def _in_band(model: NoiseModel, shape: tuple[int, int, int], band: np.ndarray) -
 
 
 def read_field(field: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Read a periodic field anywhere.
-
-    Parameters
-    ----------
-    field
-        (X, Y, Z).
-    points
-        (N, 3), in lattice steps.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N,): the field itself at lattice points, splines between them.
-    """
+    """Read a periodic field at points (N, 3) in lattice steps, by splines between them."""
     from scipy.ndimage import map_coordinates
 
     nearest = np.rint(points)
@@ -386,3 +337,11 @@ def _power_on(model: NoiseModel, shape: tuple[int, int, int]) -> np.ndarray:
 def hat_weights(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
     """Return the weights (N, K) of linear interpolation between knots."""
     return np.stack([np.interp(values, knots, row) for row in np.eye(len(knots))], axis=1)
+
+
+def scan_seed(seed: int, name: str) -> int:
+    """Return the seed of one scan, from the run's seed and the scan's name.
+
+    Two scans of one run draw differently, and the same command draws the same.
+    """
+    return zlib.crc32(f"{seed} {name}".encode())

@@ -61,18 +61,7 @@ class EngineOptions:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn a device's name into one that exists here.
-
-    Parameters
-    ----------
-    name
-        As in `EngineOptions`.
-
-    Raises
-    ------
-    UsageError
-        If a CUDA device is asked for that this machine does not have.
-    """
+    """Return a device by its name, or raise `UsageError` where this machine has none such."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if available else "cpu")
@@ -89,16 +78,6 @@ def native_precision(device: str = "auto") -> str:
     """Return bfloat16 where the hardware multiplies in it, else float32, or float16 on CUDA.
 
     Where a CPU only emulates bfloat16 a convolution was seen to take 30 times as long.
-
-    Parameters
-    ----------
-    device
-        As in `EngineOptions`.
-
-    Raises
-    ------
-    UsageError
-        As `resolve_device`.
     """
     if resolve_device(device).type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -108,24 +87,7 @@ def native_precision(device: str = "auto") -> str:
 
 @contextlib.contextmanager
 def noting_device(name: str) -> Iterator[list[str]]:
-    """Note which kind of device does the work of a block.
-
-    Parameters
-    ----------
-    name
-        As in `EngineOptions`.
-
-    Yields
-    ------
-    list of str
-        One item: ``"cpu"`` or ``"cuda"``, final when the block has ended. Warnings
-        of the block are given after it.
-
-    Raises
-    ------
-    UsageError
-        As `resolve_device`.
-    """
+    """Yield a list of the kind of device, ``cpu`` or ``cuda``, final when the block has ended."""
     used = [resolve_device(name).type]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CpuTookOverWarning)

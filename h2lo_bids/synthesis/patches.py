@@ -1,4 +1,4 @@
-"""A network that sees cubes of one size, applied to a volume without seams."""
+"""Networks that see cubes of one size, Pix2Pix and PF-SR, applied to a volume without seams."""
 
 from __future__ import annotations
 
@@ -8,10 +8,137 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from h2lo_bids.synthesis.cores import each_on_a_core
+from h2lo_bids.models.pfsr import Pfsr
+from h2lo_bids.models.pix2pix import Pix2Pix
+from h2lo_bids.synthesis.options import EngineOptions, resolve_device
+from h2lo_bids.synthesis.tiles import each_on_a_core
+
+PIX2PIX_PATCH = 64
+"""Side of a patch in voxels, in training and synthesis, so that both see as much."""
+PFSR_PATCH = 48
+"""Side of a patch in voxels, in training as here: channel attention averages over it."""
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 Corner = tuple[int, int, int]
+
+
+def patch_side(shape: tuple[int, ...], multiple: int, side: int = PIX2PIX_PATCH) -> int:
+    """Return the side of a grid's patches: `side`, less on a small grid, a multiple of `multiple`.
+
+    Examples
+    --------
+    >>> patch_side((208, 256, 256), 32), patch_side((22, 26, 24), 32)
+    (64, 32)
+    """
+    return -(-min(side, max(shape)) // multiple) * multiple
+
+
+def predict_pix2pix(
+    model: Pix2Pix,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    *,
+    options: EngineOptions | None = None,
+    seed: int = 42,
+) -> np.ndarray:
+    """Translate the brain voxels of a volume.
+
+    Patches of 64 voxels that share at least 32 with the next are blended. The
+    network sees and gives [-1, 1], background -1; it normalises by its running
+    statistics, see `h2lo_bids.models.pix2pix.Pix2Pix`.
+
+    Parameters
+    ----------
+    model
+        The generator.
+    volume
+        (X, Y, Z), the high-field image in [0, 1], on the model's frame.
+    mask
+        (X, Y, Z), true in the brain.
+    options
+        Settings; None takes the defaults. The result does not depend on `threads`.
+    seed
+        Not used: nothing is drawn.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (X, Y, Z), in [0, 1] by the network's tanh; exactly 0 outside the mask.
+
+    Raises
+    ------
+    ValueError
+        If volume and mask differ in shape.
+    UsageError
+        If the device is not there.
+    """
+    options = options or EngineOptions()
+    device = resolve_device(options.device)
+    generator = model.to(device).eval()
+    patch = patch_side(volume.shape, model.architecture.multiple)
+
+    def network(cubes: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            return (generator(2 * cubes - 1).float() + 1) / 2
+
+    return blend_patches(
+        network, volume, mask, patch=patch, overlap=patch // 2, device=device,
+        threads=options.threads, padding="constant",
+    )  # fmt: skip
+
+
+def predict_pfsr(
+    model: Pfsr,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    *,
+    options: EngineOptions | None = None,
+    seed: int = 42,
+) -> np.ndarray:
+    """Enhance the brain voxels of a volume.
+
+    Patches of 48 voxels share at least 24 with the next and are blended by a
+    squared sine, since channel attention makes each depend on all it holds.
+
+    Parameters
+    ----------
+    model
+        The network.
+    volume
+        (X, Y, Z), the low-field image in [0, 1], 0 outside the brain.
+    mask
+        (X, Y, Z), true in the brain.
+    options
+        Settings; None takes the defaults. The result does not depend on `threads`.
+    seed
+        Not used: nothing is drawn.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (X, Y, Z), not clipped; exactly 0 outside the mask.
+
+    Raises
+    ------
+    ValueError
+        If volume and mask differ in shape.
+    UsageError
+        If the device is not there.
+    """
+    options = options or EngineOptions()
+    device = resolve_device(options.device)
+    network = model.to(device).eval()
+    patch = patch_side(volume.shape, 1, PFSR_PATCH)
+
+    def enhance(cubes: torch.Tensor) -> torch.Tensor:
+        cubes = cubes.contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            return network(cubes).float()
+
+    return blend_patches(
+        enhance, volume, mask, patch=patch, overlap=patch // 2, device=device,
+        threads=options.threads, padding="constant",
+    )  # fmt: skip
 
 
 def blend_patches(
@@ -118,21 +245,10 @@ def _blend(
 def axis_weights(
     first: int, stop: int, length: int, patch: int, overlap: int
 ) -> dict[int, np.ndarray]:
-    """Return where patches start along an axis, and the weights of their voxels.
+    """Return float32 (patch,) weights by the voxel in which a patch starts along an axis.
 
-    Parameters
-    ----------
-    first, stop
-        The voxels to be covered, from `first` up to and without `stop`.
-    length
-        Voxels along the axis, at least `patch`: no patch reaches beyond.
-    patch, overlap
-        As for `blend_patches`.
-
-    Returns
-    -------
-    dict of int to numpy.ndarray
-        float32 (patch,) weights by start; at each covered voxel they add up to 1.
+    At each voxel from `first` up to and without `stop` they add up to 1; no patch reaches
+    beyond the axis.
     """
     count = max(1, -(-(stop - first - overlap) // (patch - overlap)))
     if count == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import cast
 
@@ -50,7 +50,7 @@ def predict(
     options
         Settings of the engine; None takes the defaults.
     seed
-        Of the methods that draw at random; see `h2lo_bids.synthesis.seeds`.
+        Of the methods that draw at random; see `h2lo_bids.synthesis.noise.scan_seed`.
 
     Returns
     -------
@@ -74,10 +74,11 @@ def predict(
     if family == "identity":
         return np.where(mask, volume, np.float32(0))
     # Each method's file is imported when it is needed.
-    module = importlib.import_module(f"h2lo_bids.synthesis.{family}")
-    made: np.ndarray = getattr(module, f"predict_{family}")(
-        model, volume, mask, options=options, seed=seed
+    file = "patches" if family in ("pix2pix", "pfsr") else family
+    predict_family = getattr(
+        importlib.import_module(f"h2lo_bids.synthesis.{file}"), f"predict_{family}"
     )
+    made: np.ndarray = predict_family(model, volume, mask, options=options, seed=seed)
     return made
 
 
@@ -146,6 +147,63 @@ def predict_on_grid(
         return out
     points, whole = snapped(place(np.argwhere(wanted)))
     out[wanted] = _read(image, brain, points, order=0 if whole else 3)
+    return out
+
+
+def deviation_on_grid(
+    models: Iterable[Model],
+    volume: np.ndarray,
+    volume_affine: np.ndarray,
+    target_shape: Sequence[int],
+    target_affine: np.ndarray,
+    target_mask: np.ndarray,
+    *,
+    options: EngineOptions | None = None,
+    world_transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    seed: int = 42,
+    response: VoxelResponse | None = None,
+) -> np.ndarray:
+    """Evaluate several models and return the standard deviation of their images.
+
+    It says how far the outcome depends on which people the model was fitted to,
+    not how noisy a scan is. Running moments are kept, never the images.
+
+    Parameters
+    ----------
+    models
+        At least two models of one frame; taken one at a time.
+    volume, volume_affine, target_shape, target_affine, target_mask, options, world_transform
+        As for `predict_on_grid`.
+    seed, response
+        As for `predict_on_grid`; methods that draw at random draw the same for all models.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 of `target_shape`, in units of the image, with n - 1 in the
+        denominator; images are cut to [0, 1] first. Exactly 0 outside the mask.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two models, or the mask is not on the wanted grid.
+    """
+    mask = np.asarray(target_mask, dtype=bool)
+    number, mean, square = 0, np.zeros(np.count_nonzero(mask)), np.zeros(np.count_nonzero(mask))
+    for number, model in enumerate(models, start=1):
+        image = predict_on_grid(
+            model, volume, volume_affine, target_shape, target_affine, mask, options=options,
+            world_transform=world_transform, seed=seed, response=response,
+        )  # fmt: skip
+        values = np.clip(image[mask], 0.0, 1.0)
+        # Welford's update does not subtract two large sums.
+        step = values - mean
+        mean += step / number
+        square += step * (values - mean)
+    if number < 2:
+        raise ValueError(f"a standard deviation needs two models or more, not {number}")
+    out = np.zeros(mask.shape, dtype=np.float32)
+    out[mask] = np.sqrt(square / (number - 1))
     return out
 
 

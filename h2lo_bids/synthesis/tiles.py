@@ -1,11 +1,16 @@
-"""Covering a brain with boxes, so that little else is computed."""
+"""A volume in pieces: boxes that cover a brain, and several at once on a CPU."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import torch
 
 from h2lo_bids.models.h2lo import HALO
 
@@ -15,6 +20,9 @@ _CALL = 20_000_000
 """Cost of a tile as such, in the same unit: oneDNN compiles for every new shape."""
 _ENOUGH = 1.1
 """A box that costs this much more than its brain voxels alone is not split."""
+
+Piece = TypeVar("Piece")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -42,18 +50,7 @@ def cover(mask: np.ndarray, tile: int) -> list[Box]:
 
     A regular grid of tiles over the mask's bounding box, each tile shrunk to the
     voxels it holds, then cut in two wherever that saves work, halo included.
-
-    Parameters
-    ----------
-    mask
-        Boolean, three-dimensional.
-    tile
-        Largest side of a box, in voxels.
-
-    Returns
-    -------
-    list of Box
-        Costliest first, so that threads finish together; empty for an empty mask.
+    The costliest box comes first, so that threads finish together.
     """
     whole = _shrink(mask, (0, 0, 0))
     if whole is None:
@@ -120,3 +117,43 @@ def _split(part: np.ndarray, offset: tuple[int, int, int]) -> list[Box]:
     moved = list(box.start)
     moved[axis] += at
     return _split(left, box.start) + _split(right, (moved[0], moved[1], moved[2]))
+
+
+def each_on_a_core(
+    work: Callable[[Piece], Made],
+    pieces: Sequence[Piece],
+    *,
+    device: torch.device,
+    threads: int | None = None,
+) -> Iterator[Made]:
+    """Do some work for each piece without gradients; on a CPU several at once, one core each.
+
+    A core on its own needs no barriers, keeps a piece in its cache, and gives the
+    same digits however many there are.
+    Results come in the order of the pieces; `threads` is how many are done at the same time,
+    None follows PyTorch's own setting.
+    """
+    before = torch.get_num_threads()
+    workers = 1 if device.type != "cpu" else threads or before
+
+    def do(piece: Piece) -> Made:
+        # Gradient modes belong to a thread, so each piece sets its own.
+        with torch.inference_mode():
+            return work(piece)
+
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        with _same_digits():
+            # Few results at a time wait to be taken, so that memory stays bounded.
+            for start in range(0, len(pieces), 16 * workers):
+                yield from pool.map(do, pieces[start : start + 16 * workers])
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _same_digits() -> contextlib.AbstractContextManager[None]:
+    """Keep cuDNN from choosing its algorithms by stopwatch, and from TF32."""
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )

@@ -15,7 +15,7 @@ from h2lo_bids.models.collection import choose_bundles
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.models.registry import METHODS, family_of, task_of
-from h2lo_bids.synthesis.pfsr import predict_pfsr
+from h2lo_bids.synthesis.patches import predict_pfsr
 from h2lo_bids.synthesis.predict import predict
 from h2lo_bids.training.methods import methods_of
 

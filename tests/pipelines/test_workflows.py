@@ -13,7 +13,7 @@ from h2lo_bids.io import json_digest
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.outputs import Beside, grids_of, output_paths
-from h2lo_bids.synthesis.seeds import scan_seed
+from h2lo_bids.synthesis.noise import scan_seed
 from pipelines.participant import init_participant_wf
 from pipelines.specs import ImageSpec, RunSpec
 

@@ -8,7 +8,7 @@ import torch
 
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.pfsr import predict_pfsr
+from h2lo_bids.synthesis.patches import predict_pfsr
 
 SMALL = PfsrArchitecture(features=4, groups=1, blocks=1, reduction=2)
 

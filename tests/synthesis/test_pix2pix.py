@@ -6,10 +6,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.models.pix2pix import Norm, Pix2Pix, Pix2PixArchitecture
-from h2lo_bids.synthesis import pix2pix as synthesis
+from h2lo_bids.synthesis import patches as synthesis
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.patches import axis_weights, blend_patches
-from h2lo_bids.synthesis.pix2pix import patch_side, predict_pix2pix
+from h2lo_bids.synthesis.patches import axis_weights, blend_patches, patch_side, predict_pix2pix
 from h2lo_bids.synthesis.predict import predict
 
 SHAPE = (64, 24, 24)

@@ -16,9 +16,9 @@ from h2lo_bids.models.identity import Identity, IdentityArchitecture
 from h2lo_bids.models.registry import Family, family_of
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.grids import lf_grid, synthesize_on_grid
+from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict, predict_on_grid
-from h2lo_bids.synthesis.seeds import scan_seed
 
 AFFINE = np.array([[1, 0, 0, -8.0], [0, 1, 0, -6], [0, 0, 1, -7], [0, 0, 0, 1]])
 IDENTITY = Identity(IdentityArchitecture())

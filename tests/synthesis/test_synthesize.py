@@ -14,9 +14,8 @@ from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.models.bundle import default_bundle, load_model
 from h2lo_bids.synthesis import engine
 from h2lo_bids.synthesis import options as engine_options
-from h2lo_bids.synthesis.basis import products_in_bfloat16
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
-from h2lo_bids.synthesis.features import _convolve_one_channel
+from h2lo_bids.synthesis.evaluator import _convolve_one_channel, products_in_bfloat16
 from h2lo_bids.synthesis.options import EngineOptions, noting_device, resolve_device
 
 

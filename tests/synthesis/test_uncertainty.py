@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from h2lo_bids.synthesis.engine import synthesize
-from h2lo_bids.synthesis.uncertainty import deviation_on_grid
+from h2lo_bids.synthesis.predict import deviation_on_grid
 
 
 def test_brute_force(draw_model, volume):

@@ -25,9 +25,9 @@ from h2lo_bids.imaging.resample import resample, resample_mask
 from h2lo_bids.io import atomic_path, check_content, read_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict
-from h2lo_bids.synthesis.seeds import scan_seed
 from h2lo_bids.training.pairs import PairFiles
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Say
 

@@ -23,9 +23,9 @@ from h2lo_bids.evaluation.realism import (
 from h2lo_bids.evaluation.scores import Realism, Score, score, write_realism, write_scores
 from h2lo_bids.io import atomic_path
 from h2lo_bids.models.interface import Model
+from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict
-from h2lo_bids.synthesis.seeds import scan_seed
 from h2lo_bids.training.experiments.leaks import same_people
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, read_prepared

@@ -30,9 +30,9 @@ from h2lo_bids.models.choice import named_models
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.interface import Model
 from h2lo_bids.settings import Settings
+from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
-from h2lo_bids.synthesis.seeds import scan_seed
 from h2lo_bids.training.card import software
 from h2lo_bids.training.experiments.heldout import (
     Scored,

@@ -13,8 +13,7 @@ import torch
 from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.pfsr import PATCH, predict_pfsr
-from h2lo_bids.synthesis.pix2pix import patch_side
+from h2lo_bids.synthesis.patches import PFSR_PATCH, patch_side, predict_pfsr
 from h2lo_bids.training.augment import draw_crop, flip_rotate
 from h2lo_bids.training.crops import CropSampler, cycled_batch
 from h2lo_bids.training.estimators import autocast
@@ -49,7 +48,7 @@ def adapt_pfsr(options: FitOptions) -> FitOptions:
         family="pfsr",
         architecture=sizes if isinstance(sizes, PfsrArchitecture) else PfsrArchitecture(),
         learning_rate=RATE, floor=FLOOR, warmup=0, warmup_from=0.0, rate_steps=1,
-        scaling="max", sampling="patch", crop=PATCH, batch=BATCH, lambda_grad=0.0, average=0.0,
+        scaling="max", sampling="patch", crop=PFSR_PATCH, batch=BATCH, lambda_grad=0.0, average=0.0,
         patience=0, precision="fp32" if options.precision == "fp16" else options.precision,
         validation_crops=min(options.validation_crops, _CROPS),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from h2lo_bids.errors import UsageError
 from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.models.pix2pix import Norm, PatchDiscriminator, Pix2Pix, Pix2PixArchitecture
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.pix2pix import PATCH, patch_side, predict_pix2pix
+from h2lo_bids.synthesis.patches import PIX2PIX_PATCH, patch_side, predict_pix2pix
 from h2lo_bids.training.augment import draw_crop
 from h2lo_bids.training.crops import CropSampler, epoch_batch
 from h2lo_bids.training.estimators import autocast
@@ -57,7 +57,7 @@ def adapt_pix2pix(options: FitOptions) -> FitOptions:
         options,
         family="pix2pix",
         architecture=sizes if isinstance(sizes, Pix2PixArchitecture) else Pix2PixArchitecture(),
-        learning_rate=RATE, floor=0.0, warmup=0, rate_steps=1, sampling="patch", crop=PATCH,
+        learning_rate=RATE, floor=0.0, warmup=0, rate_steps=1, sampling="patch", crop=PIX2PIX_PATCH,
         batch=1, lambda_grad=0.0, average=0.0, patience=0,
         precision="fp32" if options.precision == "fp16" else options.precision,
         validation_crops=min(options.validation_crops, _CROPS),
