@@ -43,7 +43,7 @@ from h2lo_bids.training.experiments.heldout import (
     score_pair,
     stranger_to,
 )
-from h2lo_bids.training.experiments.leaks import seen_in_training, training_subjects
+from h2lo_bids.training.experiments.leaks import same_people, seen_in_training, training_subjects
 from h2lo_bids.training.experiments.options import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.training.experiments.tasks import ScoreTask
 from h2lo_bids.training.pairs import Pair
@@ -146,6 +146,12 @@ def score_models(
             lost(prepared, str(err))
         else:
             scored.append(prepared)
+    for *first, last in same_people(scored):
+        say(
+            f"warning: {', '.join(f'sub-{label}' for label in first)} and sub-{last} have the same "
+            "high-field image: one person is scored under several names, and the intervals are "
+            "too narrow; leave all but one out with --participant-label"
+        )
     for run in runs:
         folder = result_path(out_dir, "evaluated", contrast=contrast, model=run.name)
         _write(run, identity, scored, folder, known)

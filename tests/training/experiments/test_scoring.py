@@ -146,6 +146,14 @@ def test_models_are_scored_and_kept_apart(tmp_path: Path, pairs: list[PreparedPa
     assert (record["method"], record["simulated"], len(record["warnings"])) == ("b", True, 1)
 
 
+def test_one_person_under_two_names_is_warned_of(tmp_path: Path, pairs: list[PreparedPair]) -> None:
+    models, lines = [("a", bundle_of(tmp_path / "a"))], []
+    twin = dataclasses.replace(pairs[1], subject="07", name="07")
+    score_models(models, [*pairs, twin], out_dir=tmp_path / "out", progress=lines.append)
+    (told,) = [line for line in lines if "same high-field image" in line]
+    assert told.startswith("warning: sub-03 and sub-07 have ")
+
+
 @pytest.mark.parametrize("damage", ["truncated", "nan"])
 def test_a_damaged_pair_costs_its_own_scores_alone(
     tmp_path: Path, pairs: list[PreparedPair], damage: str
