@@ -111,7 +111,7 @@ def plot_histograms(
     """Draw the distributions of both images inside the mask."""
     curves = []
     for css, label, image in zip(("hf", "lf"), labels, (hf, lf), strict=True):
-        values = _inside(image, mask)
+        values = values_inside(image, mask)
         curves.append((css, label + _outside(values), densities(values)))
     drawn = charts.histograms(curves, label=title, inside="inside the brain", alone=True)
     atomic_write_text(path, drawn)
@@ -210,7 +210,7 @@ def figure_record(out_dir: Path, kind: str, path: Path, note: str = "", space: s
     return Figure(kind, path.relative_to(out_dir).as_posix(), note, space)
 
 
-def _inside(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> np.ndarray:
+def values_inside(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> np.ndarray:
     """Return the voxels of an image whose centres lie in a mask on any grid."""
     data = np.asarray(image.dataobj, dtype=np.float32)
     return data[np.asarray(resample_mask(mask, data.shape, image.affine).dataobj) > 0]

@@ -1,13 +1,16 @@
-"""Realism against closed forms: bands of known SNR, levels, noise and spectra that were drawn."""
+"""Realism, noise and signal against closed forms and values that were drawn."""
 
 from __future__ import annotations
 
 import math
 
+import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.evaluation import realism
+from h2lo_bids.evaluation.realism import noise_deviation, signal_to_noise, snr_of, tissue_levels
 
 SPACING = (1.0, 1.0, 1.0)
 BANDS = ((16, 8), (8, 5), (5, 4), (4, 3), (3, 2), (2, 1.5), (1.5, 1))
@@ -77,6 +80,7 @@ def test_levels_snr_and_cnr_are_those_drawn() -> None:
     image.ravel()[::3000] = 9000.0  # vessels and spikes, a third of a thousandth
     found = realism.appearance(image, mask, SPACING)
     assert found.levels == pytest.approx((300, 600, 900), rel=0.005)
+    assert tissue_levels(np.full(mask.shape, 0.4), mask) == pytest.approx((0.4,) * 3)
     assert found.values() == pytest.approx(
         {
             "level_low": 1 / 3, "level_mid": 2 / 3, "noise": 20 / 600,
@@ -97,9 +101,9 @@ def test_noise_is_that_within_the_acquired_plane(axis: int) -> None:
     slope = 5 * np.indices(shape)[along]
     image = 100 + stripes + slope + 0.5 * rng.standard_normal(shape)
     mask = np.ones(shape, bool)
-    assert realism.noise_deviation(image, mask, spacing) == pytest.approx(0.5, rel=0.02)
+    assert noise_deviation(image, mask, spacing) == pytest.approx(0.5, rel=0.02)
     mask[2:] = False  # nothing is left of it but border
-    assert math.isnan(realism.noise_deviation(image, mask, spacing))
+    assert math.isnan(noise_deviation(image, mask, spacing))
 
 
 def test_white_noise_has_the_spectrum_of_its_variance_times_the_voxels_area() -> None:
@@ -138,3 +142,68 @@ def test_an_empty_image_has_no_appearance_and_breaks_nothing() -> None:
     some = realism.appearance(mask * 1.0, mask, SPACING)
     assert math.isnan(realism.spectrum_distance(nothing, some))
     assert math.isnan(some.values()["snr_low"])  # no noise to divide by
+
+
+SHAPE = (60, 64, 40)
+
+
+def brain():
+    at = np.stack(np.mgrid[tuple(slice(n) for n in SHAPE)], -1)
+    radius = (((at - np.array(SHAPE) / 2) / (26, 28, 17)) ** 2).sum(-1)
+    return radius < 1, radius
+
+
+def layers(levels=(0.2, 0.5, 0.8)):
+    """Three tissues in shells, with borders as soft as those of a low-field scan."""
+    mask, radius = brain()
+    image = np.select([radius < 0.3, radius < 0.7], levels[:0:-1], levels[0])
+    return gaussian_filter(image, 2), mask
+
+
+@pytest.mark.parametrize("sigma", [0.005, 0.03])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_white_noise_on_anatomy_and_a_slope_is_found(sigma, axis):
+    rng = np.random.default_rng(axis)
+    image, mask = layers()
+    slope = (
+        np.linspace(0, 0.4, SHAPE[1])[None, :, None] + np.linspace(0, 0.3, SHAPE[0])[:, None, None]
+    )
+    noisy = image + slope + sigma * rng.standard_normal(SHAPE)
+    spacing = [1.6] * 3
+    spacing[axis] = 5.0
+    assert noise_deviation(noisy, mask, spacing) == pytest.approx(sigma, rel=0.1)
+    plain = noise_deviation(slope + sigma * rng.standard_normal(SHAPE), mask, spacing)
+    assert plain == pytest.approx(sigma, rel=0.03)
+
+
+def test_the_outside_is_not_noise():
+    mask, _ = brain()
+    image = np.where(mask, 0.5, 0.0)
+    assert noise_deviation(image, mask, (1, 1, 1)) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_ratio_by_tissue():
+    assert signal_to_noise((0.2, 0.5, 0.8), 0.02, "T1w") == {
+        "NoiseStandardDeviation": 0.02,
+        "TissueSignal": {"CerebrospinalFluid": 0.2, "GreyMatter": 0.5, "WhiteMatter": 0.8},
+        "TissueSignalToNoiseRatio": {
+            "CerebrospinalFluid": 10.0, "GreyMatter": 25.0, "WhiteMatter": 40.0,
+        },
+    }  # fmt: skip
+    t2w = signal_to_noise((0.2, 0.5, 0.8), 0.02, "T2w")
+    assert t2w["TissueSignalToNoiseRatio"]["CerebrospinalFluid"] == 40
+    assert t2w["TissueSignalToNoiseRatio"]["WhiteMatter"] == 10
+    assert signal_to_noise((0.2, 0.5, 0.8), 0.0, "T1w") == {}
+    assert signal_to_noise((0.2, 0.5, 0.8), math.nan, "T1w") == {}
+
+
+def test_an_image_and_its_mask():
+    image, mask = layers()
+    noisy = image + 0.02 * np.random.default_rng(0).standard_normal(SHAPE)
+    affine = np.diag([1.6, 1.6, 5.0, 1.0])
+    pair = (nib.Nifti1Image(noisy, affine), nib.Nifti1Image(mask.astype(np.uint8), affine))
+    got = snr_of(*pair, "T1w")
+    ratio = got["TissueSignalToNoiseRatio"]
+    assert ratio["WhiteMatter"] == pytest.approx(0.8 / 0.02, rel=0.15)
+    empty = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
+    assert snr_of(pair[0], empty, "T1w") == {}

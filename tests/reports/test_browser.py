@@ -1,20 +1,71 @@
-"""The page in a real browser, without a network."""
+"""Every page in a real browser, without a network, with names as long as they may be."""
 
 from __future__ import annotations
 
 import pytest
+from group_samples import Sample, make_evaluation, make_group
 from report_browser import OUTSIDE, WEAK_TEXT, Browser
+from table_samples import sample_table
 
+from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.subject import write_subject_report
 
 pytestmark = pytest.mark.slow
 
+LONG = "a-model-with-a-very-long-name-of-one-word-that-nobody-would-give"
+PICTURES = {"subject": 14, "table": 2}
+"""Of the subject two to flick between for each space that the brain was registered to, too."""
+
 
 @pytest.fixture(scope="module")
-def page(report_folder):
+def pages(report_folder, group_folder, tmp_path_factory):
+    """Pages of a subject, a training, one without folds, an evaluation and a benchmark."""
     out, report = report_folder
     write_subject_report(report, out / "sub-01.html")
-    return out / "sub-01.html"
+    bare, evaluated, table = (tmp_path_factory.mktemp(name) for name in ("bare", "given", "table"))
+    make_group(bare, Sample(folds=0, reason="no" * 80))
+    make_evaluation(evaluated, (LONG, "b", "c", "d", "e"))
+    make_group(table, Sample(contrasts=("T1w", "T2w")))
+    return {
+        "subject": out / "sub-01.html",
+        "group": write_group_report(group_folder, level="group"),
+        "bare": write_group_report(bare, level="group"),
+        "evaluate": write_group_report(evaluated, level="evaluate"),
+        "table": write_table_page(table, sample_table(table, more=LONG)),
+    }
+
+
+@pytest.fixture
+def page(pages):
+    return pages["subject"]
+
+
+@pytest.mark.parametrize("name", ["subject", "group", "bare", "evaluate", "table"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_fits_is_quiet_legible_and_asks_for_nothing(browser, pages, name, width, scheme):
+    """Contrast is at least 4.5 (WCAG AA) between every text and what is behind it."""
+    browser.open(pages[name], width=width, scheme=scheme)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run(OUTSIDE) == []
+    assert browser.run("[...document.images].every(i => i.naturalWidth > 0)")
+    if name in PICTURES:
+        assert browser.run("document.images.length") == PICTURES[name]
+    browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.run(WEAK_TEXT) == []
+    assert browser.messages == []
+    foreign = [url for url in browser.requests if not url.startswith("data:")]
+    assert foreign == [pages[name].as_uri()]
+
+
+@pytest.mark.parametrize("name", ["subject", "group"])
+def test_every_control_has_a_name(browser, pages, name):
+    browser.open(pages[name], width=1280)
+    nameless = browser.run(
+        "[...document.querySelectorAll('input,button,[tabindex=\"0\"]')].filter(e =>"
+        " !(e.labels?.[0]?.innerText || e.innerText || e.ariaLabel)).map(e => e.outerHTML)"
+    )
+    assert nameless == []
 
 
 def lf(browser: Browser, name: str) -> str:
@@ -23,30 +74,6 @@ def lf(browser: Browser, name: str) -> str:
 
 def choose(browser: Browser, value: str) -> None:
     browser.run(f"document.querySelector('.compare input[value={value}]').click()")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
-def test_fits_is_quiet_and_asks_for_nothing(browser, page, width, scheme):
-    browser.open(page, width=width, scheme=scheme)
-    assert browser.run("document.documentElement.scrollWidth") <= width
-    outside = browser.run(OUTSIDE)
-    assert outside == []
-    assert browser.run("[...document.images].every(i => i.naturalWidth > 0)")
-    # Two pictures to flick between for each space that the brain was registered to, too.
-    assert browser.run("document.images.length") == 14
-    assert browser.messages == []
-    foreign = [url for url in browser.requests if not url.startswith("data:")]
-    assert foreign == [page.as_uri()]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_is_legible(browser, page, scheme):
-    """Contrast of at least 4.5 (WCAG AA) between every text and what is behind it."""
-    browser.open(page, width=1280, scheme=scheme)
-    browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
-    weak = browser.run(WEAK_TEXT)
-    assert weak == []
 
 
 def test_flicker_runs_and_stops(browser, page):
@@ -149,15 +176,6 @@ def test_works_without_scripts(browser, page):
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
-def test_every_control_has_a_name_and_takes_the_focus(browser, page):
-    browser.open(page, width=1280)
-    nameless = browser.run(
-        "[...document.querySelectorAll('input,button,[tabindex=\"0\"]')].filter(e =>"
-        " !(e.labels?.[0]?.innerText || e.innerText || e.ariaLabel)).map(e => e.outerHTML)"
-    )
-    assert nameless == []
-
-
 def test_copy_button_answers(browser, page):
     browser.open(page, width=1280)
     browser.run("document.querySelector('[data-copy=methods-bibtex]').click()")
@@ -175,3 +193,47 @@ def test_the_policy_stops_an_injected_request(browser, page, tmp_path):
     browser.open(broken, width=1280)
     assert browser.run("window.hacked === undefined")
     assert any("Content Security Policy" in message for message in browser.messages)
+
+
+def test_one_subject_is_shown_at_a_time(browser, pages):
+    browser.open(pages["group"], width=1280)
+    shown = (
+        "[...document.querySelectorAll('.panel')].flatMap((p, k) =>"
+        " getComputedStyle(p).display === 'none' ? [] : [k])"
+    )
+    assert browser.run(shown) == [0]
+    browser.run("document.querySelector('.pick-3').click()")
+    assert browser.run(shown) == [3]
+
+
+def test_a_subject_stands_out_in_every_chart(browser, pages):
+    browser.open(pages["group"], width=1280)
+    browser.run(
+        "document.querySelector('g.subject[data-subject=P02]')"
+        ".dispatchEvent(new PointerEvent('pointerenter'))"
+    )
+    lit = "[...document.querySelectorAll('g.lit')].map(g => g.dataset.subject)"
+    assert browser.run(lit) == ["P02"] * 8
+    assert browser.run("document.querySelector('.told').textContent") == "P02"
+
+
+def test_colours_of_a_method_are_the_same_everywhere(browser, pages):
+    browser.open(pages["group"], width=1280, scheme="dark")
+    colours = browser.run(
+        "[...new Set([...document.querySelectorAll('[stroke=\"var(--m1)\"]')]"
+        ".map(e => getComputedStyle(e).stroke))]"
+    )
+    legend = "getComputedStyle(document.querySelector('.legend .m1'), '::before').backgroundColor"
+    assert colours == [browser.run(legend)]
+
+
+def test_the_papers_figures_stand_under_their_own_head_only(browser, pages):
+    browser.open(pages["table"], width=1280)
+    groups = "[...document.querySelectorAll('th[scope=colgroup]')].map(h => h.textContent)"
+    assert [text for text in browser.run(groups) if text] == ["paper (ds006557)"] * 2
+    cell = (
+        "(() => { const t = document.querySelector('#T1w table.results');"
+        " const r = [...t.querySelectorAll('tbody tr')].find(r => r.cells[0].innerText == 'H2LO');"
+        " return [...r.cells].slice(-7).map(c => c.innerText.replace(/\\s+/g, ' ').trim()) })()"
+    )
+    assert browser.run(cell)[0] == "28.98 ± 0.27"

@@ -209,7 +209,7 @@ def test_few_grey_levels_make_no_comb():
 
 def test_histogram_of_a_mask_on_another_grid(head):
     fine = make_ball((1.0, 1.0, 1.0), "LPS", spot=(30.0, 10.0, 30.0))
-    same = figures._inside(head.image, head.mask)
-    other = figures._inside(head.image, fine.mask)
+    same = figures.values_inside(head.image, head.mask)
+    other = figures.values_inside(head.image, fine.mask)
     assert other.size == pytest.approx(same.size, rel=0.03)
     assert np.mean(other > 0.3) > 0.97
