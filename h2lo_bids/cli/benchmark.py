@@ -9,7 +9,7 @@ from h2lo_bids.cli.execution import Run
 from h2lo_bids.cli.group import Plan, ask, cross_validate, write_report
 from h2lo_bids.cli.pairs import run_on_pairs
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments.tasks import CollectTask, TableTask
+from h2lo_bids.training.experiments import CollectTask, TableTask
 
 
 def run_benchmark(settings: Settings, console: Console) -> int:

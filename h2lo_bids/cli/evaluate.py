@@ -9,7 +9,7 @@ from h2lo_bids.cli.group import ask, finish, write_report
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments.tasks import ScoreTask
+from h2lo_bids.training.experiments import ScoreTask
 
 
 def run_evaluate(settings: Settings, console: Console) -> int:

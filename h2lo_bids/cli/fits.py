@@ -10,7 +10,7 @@ from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import H2loError, TemporaryError
 from h2lo_bids.processes import Ended, Event, Job, resident
-from h2lo_bids.training.experiments.tasks import FinalTask, FoldTask
+from h2lo_bids.training.experiments import FinalTask, FoldTask
 from h2lo_bids.wording import counted, duration
 
 _QUIET = 30.0  # seconds between two lines of one fit in the log

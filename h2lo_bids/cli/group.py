@@ -20,7 +20,7 @@ from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import TemporaryError
 from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments.tasks import (
+from h2lo_bids.training.experiments import (
     CollectTask,
     FinalTask,
     FoldTask,

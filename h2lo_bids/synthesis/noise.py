@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.io import json_digest
 from h2lo_bids.models.frame import MAX_VOXELS
 
 PROBES = np.linspace(-4.0, 4.0, 17)
@@ -115,11 +114,6 @@ class NoiseModel:
             return cls(**made)
         except (KeyError, TypeError, ValueError) as err:
             raise BadDataError(f"not a noise model ({err}); fit the model again") from err
-
-    @property
-    def digest(self) -> str:
-        """Hexadecimal SHA-256 of the model's values."""
-        return json_digest(self.to_dict())
 
     def deviation(self, intensity: np.ndarray) -> np.ndarray:
         """Return the noise's standard deviation at predicted intensities, any shape."""

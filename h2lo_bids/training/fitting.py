@@ -15,10 +15,11 @@ from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import open_pairs
 from h2lo_bids.training.prepared import PreparedPair, pair_files
-from h2lo_bids.vocabulary import Say
+from h2lo_bids.vocabulary import Say, Step
 
 if TYPE_CHECKING:
     from h2lo_bids.models.frame import Frame
+    from h2lo_bids.models.interface import Model
 
 
 START_RATIO = 1.0
@@ -91,3 +92,18 @@ def start_fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame
 def finite(value: float) -> float | None:
     """Return a number that JSON can hold."""
     return float(value) if math.isfinite(value) else None
+
+
+def prefixed(title: str, progress: Say | None) -> Say:
+    """Return what passes on lines with a title in front, or nothing at all."""
+
+    def say(line: str) -> None:
+        if progress is not None:
+            progress(line.titled(title) if isinstance(line, Step) else f"{title}: {line}")
+
+    return say
+
+
+def count_parameters(model: Model) -> int:
+    """Return the number of a model's parameters."""
+    return sum(p.numel() for p in model.parameters())

@@ -12,9 +12,9 @@ from h2lo_bids.cli.group import _clean
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments import CollectTask
 from h2lo_bids.training.experiments.crossvalidation import fold_folder
 from h2lo_bids.training.experiments.results import collect
-from h2lo_bids.training.experiments.tasks import CollectTask
 
 FOLDS = (Fold(0, ("03", "04"), ("05",), ("01", "02")), Fold(1, ("01", "02"), ("05",), ("03", "04")))
 

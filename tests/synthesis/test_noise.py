@@ -47,8 +47,6 @@ def test_a_model_survives_json():
     model = coloured()
     again = NoiseModel.from_dict(json.loads(json.dumps(model.to_dict())))
     assert again == model
-    assert again.digest == model.digest
-    assert replace(model, subjects=3).digest != model.digest
 
 
 @pytest.mark.parametrize(

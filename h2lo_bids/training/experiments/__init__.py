@@ -1,1 +1,96 @@
-"""Cross-validation, final models, enhancement and evaluation of models on prepared pairs."""
+"""Experiments on prepared pairs: cross-validation, final models, enhancement, evaluation.
+
+This module has what is asked of a process of such a run; `work` names the function that is
+called with a task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.settings import Settings
+
+Sources = dict[str, tuple[str, ...]]
+"""BIDS URIs of the high-field scans whose pairs are prepared, by contrast."""
+
+
+@dataclass(frozen=True)
+class PlanTask:
+    """Divide the subjects of the prepared pairs into folds."""
+
+    work: ClassVar[str] = "h2lo_bids.training.experiments.plan:plan_folds"
+    settings: Settings
+    sources: Sources
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """Fit and score one method on one fold, with so many threads of PyTorch."""
+
+    work: ClassVar[str] = "h2lo_bids.training.experiments.fits:fit_fold"
+    settings: Settings
+    contrast: str
+    method: str
+    fold: Fold
+    sources: tuple[str, ...]
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """What the fit is called, on the terminal and in the table of failures."""
+        return f"folds/{self.contrast}/{self.method}/fold-{self.fold.index}"
+
+
+@dataclass(frozen=True)
+class FinalTask:
+    """Fit the final model of a contrast; without folds the held-out subjects validate it."""
+
+    work: ClassVar[str] = "h2lo_bids.training.experiments.fits:fit_all"
+    settings: Settings
+    contrast: str
+    folds: tuple[Fold, ...]
+    held: tuple[str, ...]
+    sources: tuple[str, ...]
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """What the fit is called, as of a fold."""
+        return f"models/{self.settings.methods[0]}_{self.contrast}"
+
+
+@dataclass(frozen=True)
+class CollectTask:
+    """Write the tables of some contrasts from the folds that are done."""
+
+    work: ClassVar[str] = "h2lo_bids.training.experiments.results:collect"
+    settings: Settings
+    contrasts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TableTask:
+    """Write the table of a benchmark from the folds that are done."""
+
+    work: ClassVar[str] = "h2lo_bids.training.experiments.results:make_table"
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Score models on the prepared pairs."""
+
+    work: ClassVar[str] = "h2lo_bids.training.experiments.scoring:score"
+    settings: Settings
+    sources: Sources
+
+
+@dataclass(frozen=True)
+class GroupReportTask:
+    """Write the report of a level that works on pairs, with the failures: step and message."""
+
+    work: ClassVar[str] = "h2lo_bids.training.experiments.results:report"
+    settings: Settings
+    failures: tuple[tuple[str, str], ...] = ()

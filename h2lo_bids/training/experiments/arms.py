@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.models.registry import task_of
-from h2lo_bids.training.experiments.crossvalidation import prefixed
+from h2lo_bids.training.fitting import prefixed
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.vocabulary import ENHANCER, SYNTHESIZE, Say

@@ -30,7 +30,7 @@ from h2lo_bids.training.experiments.heldout import (
     score_pair,
     stranger_to,
 )
-from h2lo_bids.training.fitting import finite, fit_prepared, pairs_cache
+from h2lo_bids.training.fitting import count_parameters, finite, fit_prepared, pairs_cache, prefixed
 from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
@@ -42,7 +42,7 @@ from h2lo_bids.training.prepared import (
     prepared_range,
     read_prepared,
 )
-from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Say, Step
+from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -226,16 +226,6 @@ def report_others(job: FoldWork, work: Path, say: Say) -> None:
             say(f"fitting anew, for {other} is of other pairs, options or subjects; it is kept")
 
 
-def prefixed(title: str, progress: Say | None) -> Say:
-    """Return what passes on lines with a title in front, or nothing at all."""
-
-    def say(line: str) -> None:
-        if progress is not None:
-            progress(line.titled(title) if isinstance(line, Step) else f"{title}: {line}")
-
-    return say
-
-
 def score_subject(
     job: FoldWork, scored: Scored, prepared: PreparedPair, pair: Pair, predicted: np.ndarray
 ) -> None:
@@ -356,7 +346,7 @@ def _write_bundle(
         contrast=job.contrast,
         frame=common_frame(pairs),
         metadata=site_metadata(site),
-        card=site_card(site, _parameters(result.model)),
+        card=site_card(site, count_parameters(result.model)),
         method=job.recipe.name,
     )
 
@@ -378,7 +368,7 @@ def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, A
         "best_psnr": finite(result.best_psnr),
         "identity_psnr": finite(result.identity_psnr),
         "seconds": round(result.seconds, 1),
-        "parameters": _parameters(result.model),
+        "parameters": count_parameters(result.model),
         "simulated": any(pair.simulated for pair in pairs),
         "threads": torch.get_num_threads(),  # they decide the last bits, as do the devices
         "devices": job.devices,
@@ -407,7 +397,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as err:
         raise MissingInputError(f"{path}: cannot be read ({err.strerror}); run again") from err
-
-
-def _parameters(model: Model) -> int:
-    return sum(p.numel() for p in model.parameters())

@@ -27,13 +27,13 @@ from h2lo_bids.training.experiments.crossvalidation import (
     FoldWork,
     fit_folder,
     fold_done,
-    prefixed,
     report_others,
     score_subject,
     withdraw,
     write_record,
 )
 from h2lo_bids.training.experiments.heldout import Scored
+from h2lo_bids.training.fitting import prefixed
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 from h2lo_bids.vocabulary import Say
 

@@ -21,10 +21,9 @@ from h2lo_bids.training.experiments.crossvalidation import (
     SCORES,
     FoldJob,
     fold_done,
-    prefixed,
     read_record,
 )
-from h2lo_bids.training.fitting import fit_prepared, pairs_cache
+from h2lo_bids.training.fitting import count_parameters, fit_prepared, pairs_cache, prefixed
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import (
@@ -192,7 +191,7 @@ def fit_final(
         contrast=job.contrast,
         frame=common_frame(site.pairs),
         metadata=site_metadata(site),
-        card=site_card(site, sum(p.numel() for p in result.model.parameters())),
+        card=site_card(site, count_parameters(result.model)),
         method=job.method,
         extras=extras,
     )

@@ -11,13 +11,13 @@ from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.io import exclusive
 from h2lo_bids.models.registry import FAMILIES, METHODS
 from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments import FinalTask, FoldTask
 from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob, run_fold
 from h2lo_bids.training.experiments.external import Command, ExternalJob, run_external
 from h2lo_bids.training.experiments.final import FinalJob, fit_final
 from h2lo_bids.training.experiments.leaks import check_no_leak
 from h2lo_bids.training.experiments.noise import measure_noise
 from h2lo_bids.training.experiments.options import find_start, fit_options, usable_pairs
-from h2lo_bids.training.experiments.tasks import FinalTask, FoldTask
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.vocabulary import IDENTITY, Send, Step
 

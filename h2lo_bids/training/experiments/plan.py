@@ -14,6 +14,7 @@ from h2lo_bids.io import exclusive
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import check_shares
+from h2lo_bids.training.experiments import PlanTask
 from h2lo_bids.training.experiments.crossvalidation import FoldWork, changes, fold_done, read_record
 from h2lo_bids.training.experiments.fits import job_of_fold
 from h2lo_bids.training.experiments.folds import (
@@ -31,7 +32,6 @@ from h2lo_bids.training.experiments.options import (
     flagged_line,
     usable_pairs,
 )
-from h2lo_bids.training.experiments.tasks import PlanTask
 from h2lo_bids.training.methods import find_method
 from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.vocabulary import Say, Send

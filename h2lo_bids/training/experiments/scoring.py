@@ -12,28 +12,24 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.bids.metadata import field_strength
 from h2lo_bids.cache import digest
-from h2lo_bids.errors import BadDataError, H2loError, UsageError
-from h2lo_bids.evaluation.realism import Appearance, appearance
+from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.evaluation.realism import Appearance
+from h2lo_bids.evaluation.references import read_references
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Realism, Score
 from h2lo_bids.evaluation.table import write_tables
-from h2lo_bids.imaging.brain import extract_brain
-from h2lo_bids.imaging.brain.synthstrip import find_weights
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import scale_brain
-from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample_mask
-from h2lo_bids.io import read_json, write_json
+from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.choice import named_models
-from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.interface import Model
-from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.training.card import software
+from h2lo_bids.training.experiments import ScoreTask
 from h2lo_bids.training.experiments.heldout import (
     Scored,
     nearest,
@@ -45,7 +41,7 @@ from h2lo_bids.training.experiments.heldout import (
 )
 from h2lo_bids.training.experiments.leaks import same_people, seen_in_training, training_subjects
 from h2lo_bids.training.experiments.options import all_flagged, flagged_line, usable_pairs
-from h2lo_bids.training.experiments.tasks import ScoreTask
+from h2lo_bids.training.fitting import count_parameters
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Say, Send
@@ -317,7 +313,7 @@ def _write(
             "frame": run.bundle.frame.to_dict(),
             "sha256": run.bundle.sha256,
         },
-        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "parameters": count_parameters(run.model),
         "pairs_fingerprint": digest(sorted(pair.fingerprint for pair in pairs), 16),
         "simulated": any(pair.simulated for pair in pairs),
         "software": software(),
@@ -371,54 +367,3 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
     if not tables:
         raise all_flagged(settings)
     return {"event": "scored", "tables": tables, "lost": lost, "unusable": unusable}
-
-
-def read_references(
-    settings: Settings, contrast: str, frame: Frame, unusable: list[list[str]]
-) -> dict[str, Appearance]:
-    """Measure the real low-field scans that ``--realism-reference`` names for a contrast.
-
-    Each is put on the pairs' frame as the scans of pairs are, so that all are compared alike.
-    """
-    method = "auto" if settings.skull_strip == "skip" else settings.skull_strip
-    weights = None
-    if settings.skull_strip in ("auto", "synthstrip"):
-        required = settings.skull_strip == "synthstrip"
-        weights = find_weights(settings.synthstrip_weights, required=required)
-    found: dict[str, Appearance] = {}
-    for path in (path for own, path in settings.realism_reference if own == contrast):
-        try:
-            name = path.name if path.name not in found else str(path)
-            found[name] = _reference(path, frame, method, weights)
-        except H2loError as err:
-            unusable.append([str(path), str(err)])
-    return found
-
-
-def _reference(path: Path, frame: Frame, method: str, weights: Path | None) -> Appearance:
-    _check_low_field(path)
-    image = load_checked(path).image
-    mask = extract_brain(image, method=method, weights=weights).image
-    placed = conform(image, frame, mask=mask)
-    inside = np.asarray(resample_mask(mask, placed.shape, placed.affine).dataobj) > 0
-    found = appearance(np.asarray(placed.dataobj), inside, frame.spacing)
-    if np.isnan(found.median):
-        raise BadDataError(f"{path}: no positive value in its brain; look at the image")
-    return found
-
-
-def _check_low_field(path: Path) -> None:
-    """Refuse a reference whose sidecar, where there is one, says that it is a high-field scan."""
-    sidecar = path.with_name(f"{path.name.partition('.nii')[0]}.json")
-    if not sidecar.exists():
-        return
-    try:
-        content = read_json(sidecar)
-    except (OSError, ValueError) as err:
-        raise BadDataError(f"{sidecar}: cannot be read as JSON ({err}); mend it") from err
-    strength = field_strength(content if isinstance(content, dict) else {})
-    if strength.tesla is not None and not strength.low:
-        raise BadDataError(
-            f"{path}: is no low-field scan, but of {strength.tesla:g} T by {strength.source} in "
-            "its sidecar; give another one, or correct the sidecar"
-        )

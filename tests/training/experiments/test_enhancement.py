@@ -19,12 +19,12 @@ from h2lo_bids.models.bundle import load_bundle, save_bundle
 from h2lo_bids.models.identity import Identity, IdentityArchitecture
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments import ScoreTask
 from h2lo_bids.training.experiments import scoring as scorework
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
 from h2lo_bids.training.experiments.final import FinalJob, fit_final
 from h2lo_bids.training.experiments.heldout import score_pair
 from h2lo_bids.training.experiments.scoring import score_models
-from h2lo_bids.training.experiments.tasks import ScoreTask
 from h2lo_bids.training.fitting import pair_files
 from h2lo_bids.training.pairs import PairFiles, open_pairs
 from h2lo_bids.training.prepared import PreparedPair, read_prepared

@@ -21,6 +21,7 @@ from h2lo_bids.evaluation.realism import (
     spectrum_distance,
     tapered,
 )
+from h2lo_bids.evaluation.references import read_references
 from h2lo_bids.evaluation.scores import read_scores, select
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
@@ -35,7 +36,7 @@ from h2lo_bids.training.experiments.heldout import (
     stranger_to,
 )
 from h2lo_bids.training.experiments.leaks import encode, fingerprint, training_subjects
-from h2lo_bids.training.experiments.scoring import read_references, score_models
+from h2lo_bids.training.experiments.scoring import score_models
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import Check, PreparedPair, read_prepared
 
