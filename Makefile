@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 # Two files of tests at a time, each on a core of its own.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test fast lint docs benchmark container fuzz clean
+.PHONY: help demo test fast lint docs site benchmark container fuzz clean
 
 help:
 	@echo "make demo       install into $(VENV), synthesize a small dataset, train a small model, print the reports' paths"
@@ -17,6 +17,7 @@ help:
 	@echo "make fast       the tests that take under five seconds each"
 	@echo "make lint       style, types and import contracts"
 	@echo "make docs       write docs/usage.md and bids_app_spec/boutiques.json from the parser"
+	@echo "make site       build the documentation site in docs/_build, warnings as errors"
 	@echo "make benchmark  ratios of the engine against its baselines (minutes)"
 	@echo "make fuzz       damaged documents for every reader of outside files (FUZZ_SECONDS=120)"
 	@echo "make container  build the container image with docker, podman or buildah"
@@ -71,6 +72,11 @@ lint: $(VENV)/.tested
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_usage.py
+
+site: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[docs]'
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+	@echo "open $(abspath docs/_build/index.html)"
 
 benchmark: $(VENV)/.tested
 	$(BIN)/python -m pip install --quiet monai
