@@ -33,7 +33,9 @@ def write_outputs(app: Any) -> None:
     folder = ROOT / "bids_app_spec"
     spec = json.loads((folder / "io_spec.json").read_text(encoding="utf-8"))
     lines = ["## Images of a participant", "", "| File | |", "|---|---|"]
-    lines += [f"| {name} | `{_readable(one['pattern'])}` |" for name, one in spec["outputs"].items()]
+    lines += [
+        f"| {name} | `{_readable(one['pattern'])}` |" for name, one in spec["outputs"].items()
+    ]
     lines += ["", "## What `desc-` says", "", "| Label | |", "|---|---|"]
     rows = (folder / "descriptions.tsv").read_text(encoding="utf-8").splitlines()[1:]
     lines += ["| `{}` | {} |".format(*row.split("\t", 1)) for row in rows]

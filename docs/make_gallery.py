@@ -21,6 +21,7 @@ GRID = {"T1w": "1.6x1.6x5", "T2w": "1.5x1.5x5"}
 
 
 def main() -> None:
+    """Make all pictures."""
     GALLERY.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         bids, out = Path(scratch) / "bids", Path(scratch) / "out"
@@ -33,6 +34,7 @@ def main() -> None:
 
 
 def run(module: str, *words: object) -> None:
+    """Run one of the commands as a user would."""
     subprocess.run([sys.executable, "-m", module, *map(str, words)], check=True)
 
 
@@ -61,10 +63,12 @@ def draw(contrast: str, grid: str, raw: Path, made: Path) -> None:
 
 
 def one(folder: Path, pattern: str, without: str = " ") -> Path:
+    """Return the first file of a pattern whose name lacks a part."""
     return next(p for p in sorted(folder.glob(f"{pattern}.nii.gz")) if without not in p.name)
 
 
 def screenshot(page: Path, picture: Path) -> None:
+    """Take a picture of a page, where there is a browser."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         print(f"{picture}: not made, as there is no Chromium here", file=sys.stderr)
