@@ -52,31 +52,21 @@ WriteDerivative = interface(write_derivative, always_run=True, out_name=str)
 
 
 def make_figures(
-    folder: Path, stem: str, image: InFile, mask: InFile, high: InFile, low: InFile
-) -> dict[str, Any]:
-    """Draw a synthesized image (`reports.figures`) in the node's folder."""
-    from h2lo_bids.reports import figures
-
-    images = {name: load_image(file) for name, file in
-              (("image", image), ("mask", mask), ("hf", high), ("lf", low))}  # fmt: skip
-    return _drawn(folder, figures.make_figures(folder, stem, **images))
-
-
-def make_enhancement_figures(
     folder: Path,
     stem: str,
-    image: InFile,
+    task: str,
+    image: InFile,  # the scan as it came, or the reference of several
     image_mask: InFile,
-    low: InFile,
-    enhanced: InFile,
+    before: InFile,
+    after: InFile,
     mask: InFile,
 ) -> dict[str, Any]:
-    """Draw an enhanced image (`reports.figures_enhanced`) in the node's folder."""
-    from h2lo_bids.reports import figures_enhanced
+    """Draw what was made (`reports.figures`) in the node's folder."""
+    from h2lo_bids.reports import figures
 
-    files = {"image": image, "image_mask": image_mask, "low": low, "enhanced": enhanced}
+    files = {"image": image, "image_mask": image_mask, "before": before, "after": after}
     images = {name: load_image(file) for name, file in (files | {"mask": mask}).items()}
-    return _drawn(folder, figures_enhanced.make_enhancement_figures(folder, stem, **images))
+    return _drawn(folder, figures.make_figures(folder, stem, task, **images))
 
 
 def make_registration_figures(
@@ -101,7 +91,6 @@ def _drawn(folder: Path, figures: Sequence[Any]) -> dict[str, Any]:
 
 _PICTURES: dict[str, Any] = {"figures": list[dict[str, Any]], "out_files": list[InFile]}
 MakeFigures = interface(make_figures, **_PICTURES)
-MakeEnhancementFigures = interface(make_enhancement_figures, **_PICTURES)
 MakeRegistrationFigures = interface(make_registration_figures, **_PICTURES)
 
 

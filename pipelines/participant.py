@@ -12,9 +12,10 @@ from nipype.pipeline import engine as pe
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.outputs import Grid
+from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 from pipelines.lowfield_steps import AlignPart, ChooseReference, FuseLowField
 from pipelines.nodes import Source, add, add_find_brain, add_preparation, given
-from pipelines.output_steps import MakeEnhancementFigures, MakeFigures, MakeRegistrationFigures
+from pipelines.output_steps import MakeFigures, MakeRegistrationFigures
 from pipelines.outputs import Made, add_outputs
 from pipelines.scan_steps import FOUND, Conform, Normalise
 from pipelines.specs import ImageSpec, RunSpec, draws
@@ -77,9 +78,9 @@ def _synthesize(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Made:
     for grid in run.grids(image):
         made |= add_grid(workflow, image, run, grid, made)
     figures = add(
-        workflow, MakeFigures(stem=image.scan.stem), "figures", 1.0,
-        image=made["checked"], mask=made["mask"], high=made["preproc"],
-        low=made["lowfield_native"],
+        workflow, MakeFigures(stem=image.scan.stem, task=SYNTHESIZE), "figures", 1.0,
+        image=made["checked"], image_mask=made["mask"], before=made["preproc"],
+        after=made["lowfield_native"], mask=made["mask"],
     )  # fmt: skip
     drawn = [figures, *_add_registration_figures(workflow, image, run, made)]
     record = {key: made[key] for key in ("checked", "warnings")}
@@ -277,9 +278,9 @@ def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Made:
     step = given(Synthesize, **_evaluation(image, run))
     enhance = _add_evaluation(workflow, step, "enhance", run, volume=volume, mask_file=mask)
     figures = add(
-        workflow, MakeEnhancementFigures(stem=image.scan.stem), "figures", 1.5,
-        image=(choose, "reference"), image_mask=(choose, "mask_file"), low=volume,
-        enhanced=(enhance, "out_file"), mask=mask,
+        workflow, MakeFigures(stem=image.scan.stem, task=ENHANCE), "figures", 1.5,
+        image=(choose, "reference"), image_mask=(choose, "mask_file"), before=volume,
+        after=(enhance, "out_file"), mask=mask,
     )  # fmt: skip
     made = {
         "mask": mask, "mask_method": (choose, "method"), "preproc": volume,

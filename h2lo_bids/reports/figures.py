@@ -6,6 +6,7 @@ SVG per path, atomically, and gives the same bytes for the same input.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from h2lo_bids.reports import charts, svg
 from h2lo_bids.reports import mosaic as drawing
 from h2lo_bids.reports.mosaic import IN_PLANE, Volume, extent, volume_of
 from h2lo_bids.reports.records import Figure, figure_paths
+from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -26,8 +28,35 @@ BINS = 128
 _FEW_LEVELS = 1024
 UNSTRETCHED = "Both images are shown from 0 (black) to 1 (white) of the model's scale, unstretched."
 """Of pictures with the default window: what the model saw is what is shown."""
+_LEAST_CHANGE = 0.01
 _DETAIL = 64.0
 _ZOOM = 5.0
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Pictures and words of a task's input and output."""
+
+    group: str
+    pictures: tuple[str, str, str, str]  # input, output, detail, histogram
+    labels: tuple[str, str]
+    titles: tuple[str, str]
+
+
+_COMPARISONS = {
+    SYNTHESIZE: _Comparison(
+        "scan",
+        ("highfield", "lowfield", "detail", "histogram"),
+        ("High field", "Low field"),
+        ("High-field scan {}", "Low-field image synthesized from {}"),
+    ),
+    ENHANCE: _Comparison(
+        "enhancement",
+        ("lowfieldinput", "enhanced", "enhanceddetail", "enhancedhistogram"),
+        ("Low field", "Enhanced"),
+        ("Low-field image {}", "Image enhanced from {}"),
+    ),
+}
 
 
 def plot_brain_mask(
@@ -55,7 +84,7 @@ def plot_before_after(
     lf_path: Path,
     *,
     window: tuple[float, float] = (0.0, 1.0),
-    titles: tuple[str, str] = ("High-field scan", "Synthesized low-field image"),
+    titles: tuple[str, str],
 ) -> None:
     """Draw two images in [0, 1] as mosaics of the same slices and size, for the flicker.
 
@@ -74,8 +103,8 @@ def plot_detail(
     path: Path,
     *,
     window: tuple[float, float] = (0.0, 1.0),
-    title: str = "Enlarged detail, high field above low field",
-    labels: tuple[str, str] = ("High field", "Low field"),
+    title: str,
+    labels: tuple[str, str],
 ) -> None:
     """Enlarge 64 mm around the middle of the brain, `hf` above `lf`, voxels drawn as they are."""
     low, high = extent(volume_of(mask, like=hf))
@@ -105,8 +134,8 @@ def plot_histograms(
     mask: nib.Nifti1Image,
     path: Path,
     *,
-    title: str = "Histograms of high-field and low-field intensities inside the brain",
-    labels: tuple[str, str] = ("High field", "Low field"),
+    title: str,
+    labels: tuple[str, str],
 ) -> None:
     """Draw the distributions of both images inside the mask."""
     curves = []
@@ -149,7 +178,7 @@ def plot_registration(
     template_path: Path,
     moved_path: Path,
     *,
-    titles: tuple[str, str] = ("Template", "Registered scan"),
+    titles: tuple[str, str],
 ) -> None:
     """Draw a template and the scan brought to it, both with the outline of `mask`."""
     brain = volume_of(mask, like=template)
@@ -167,25 +196,70 @@ def plot_registration(
         atomic_write_text(path, content)
 
 
+def plot_difference(
+    low: nib.Nifti1Image,
+    enhanced: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    path: Path,
+    *,
+    title: str,
+) -> float:
+    """Draw what enhancement added and took away, grey where that is nothing.
+
+    Returns what is shown white, and its negative black: the 99.5th percentile of the
+    difference in the mask, at least 0.01.
+    """
+    before, after = volume_of(low), volume_of(enhanced)
+    brain = volume_of(mask)
+    change = after.data - before.data
+    inside = np.abs(change[brain.data > 0])
+    bright = float(np.percentile(inside, 99.5)) if inside.size else 0.0
+    bright = max(_LEAST_CHANGE, float(np.ceil(bright * 100) / 100))
+    volume = Volume(change, before.origin, before.spacing)
+    layout = drawing.layout_of(brain)
+    atomic_write_text(path, drawing.mosaic(volume, layout, (-bright, bright), title=title))
+    return bright
+
+
 def make_figures(
     out_dir: Path,
     stem: str,
+    task: str,
     *,
     image: nib.Nifti1Image,
+    image_mask: nib.Nifti1Image,
+    before: nib.Nifti1Image,
+    after: nib.Nifti1Image,
     mask: nib.Nifti1Image,
-    hf: nib.Nifti1Image,
-    lf: nib.Nifti1Image,
 ) -> tuple[Figure, ...]:
-    """Write every figure of one scan: `image` as it came, `hf` and `lf` in [0, 1]."""
-    paths = figure_paths(out_dir, stem, "scan")
-    plot_brain_mask(image, mask, paths["brainmask"], title=f"Brain mask of {stem}")
-    titles = (f"High-field scan {stem}", f"Low-field image synthesized from {stem}")
-    plot_before_after(hf, lf, mask, paths["highfield"], paths["lowfield"], titles=titles)
-    plot_detail(hf, lf, mask, paths["detail"])
-    plot_histograms(hf, lf, mask, paths["histogram"])
-    notes = dict.fromkeys(("highfield", "lowfield", "detail"), UNSTRETCHED)
+    """Write every figure of one result where the report expects it.
+
+    Shown are the scan as it came with its brain, and a model's input and output in [0, 1]
+    with the brain on their grid; of enhancement also what it changed.
+    """
+    kind = _COMPARISONS[task]
+    paths = figure_paths(out_dir, stem, kind.group)
+    first, second, detail, histogram = (paths[key] for key in kind.pictures)
+    one, other = (label.lower() for label in kind.labels)
+    plot_brain_mask(image, image_mask, paths["brainmask"], title=f"Brain mask of {stem}")
+    titles = (kind.titles[0].format(stem), kind.titles[1].format(stem))
+    plot_before_after(before, after, mask, first, second, titles=titles)
+    plot_detail(
+        before, after, mask, detail, labels=kind.labels,
+        title=f"Enlarged detail, {one} above {other}",
+    )  # fmt: skip
+    words = f"{one} and {other}".replace(" field", "-field")
+    plot_histograms(
+        before, after, mask, histogram, labels=kind.labels,
+        title=f"Histograms of {words} intensities inside the brain",
+    )  # fmt: skip
+    notes = dict.fromkeys(kind.pictures[:3], UNSTRETCHED)
+    if "difference" in paths:
+        title = f"What enhancement changed in {stem}"
+        bright = plot_difference(before, after, mask, paths["difference"], title=title)
+        notes["difference"] = f"Shown from -{bright:g} (black) to {bright:g} (white)."
     return tuple(
-        figure_record(out_dir, kind, path, notes.get(kind, "")) for kind, path in paths.items()
+        figure_record(out_dir, name, path, notes.get(name, "")) for name, path in paths.items()
     )
 
 

@@ -33,7 +33,10 @@ def report_folder(head: Ball, tmp_path_factory: pytest.TempPathFactory):
     scans = []
     for suffix in ("T1w", "T2w"):
         stem = f"sub-01_ses-HF_{suffix}"
-        figures = make_figures(out, stem, image=head.image, mask=head.mask, hf=hf, lf=lf)
+        figures = make_figures(
+            out, stem, "synthesize", image=head.image, image_mask=head.mask, before=hf, after=lf,
+            mask=head.mask,
+        )  # fmt: skip
         if suffix == "T1w":
             for space in ("MNI", "MNI2"):
                 figures += make_registration_figures(

@@ -78,7 +78,7 @@ def test_voxels_keep_their_millimetres(tmp_path):
 def test_right_front_and_top_are_where_they_belong(tmp_path, codes):
     ball = make_ball((2.0, 2.0, 2.0), codes, spot=CENTRE + (20, 20, 20))
     paths = tmp_path / "a.svg", tmp_path / "b.svg"
-    figures.plot_before_after(ball.image, ball.image, ball.mask, *paths)
+    figures.plot_before_after(ball.image, ball.image, ball.mask, *paths, titles=("a", "b"))
     cells = tiles(paths[0])
     for row in range(3):
         # In axial, coronal and sagittal slices alike the spot is to the right and up:
@@ -95,7 +95,7 @@ def test_different_grids_lie_on_each_other(tmp_path):
     fine = make_ball((1.0, 1.0, 1.0), "LAS", spot=spot)
     coarse = make_ball((1.6, 1.6, 5.0), "PSR", spot=spot, size=140)
     paths = tmp_path / "a.svg", tmp_path / "b.svg"
-    figures.plot_before_after(fine.image, coarse.image, fine.mask, *paths)
+    figures.plot_before_after(fine.image, coarse.image, fine.mask, *paths, titles=("a", "b"))
     roots = [ElementTree.parse(path).getroot() for path in paths]
     assert roots[0].get("viewBox") == roots[1].get("viewBox")
     for first, second in zip(*map(tiles, paths), strict=True):
@@ -128,11 +128,14 @@ def test_tilted_image_is_brought_to_the_first_ones_axes():
     assert (low + high) / 2 == pytest.approx(CENTRE, abs=1.5)
 
 
+def draw(folder, image, mask, before, after, task="synthesize"):
+    images = {"image": image, "image_mask": mask, "before": before, "after": after, "mask": mask}
+    return figures.make_figures(folder, "sub-01_T1w", task, **images)
+
+
 def test_same_bytes_every_time_and_nothing_left_behind(tmp_path, head):
     def make(folder):
-        return figures.make_figures(
-            folder, "sub-01_T1w", image=head.image, mask=head.mask, hf=head.image, lf=head.image
-        )
+        return draw(folder, head.image, head.mask, head.image, head.image)
 
     first, second = make(tmp_path / "a"), make(tmp_path / "b")
     assert first == second
@@ -151,7 +154,7 @@ def test_same_bytes_every_time_and_nothing_left_behind(tmp_path, head):
 def test_empty_mask_and_constant_image_still_draw(tmp_path):
     flat = nib.Nifti1Image(np.zeros((20, 20, 8), np.float32), np.diag([2, 2, 5, 1]))
     empty = nib.Nifti1Image(np.zeros((20, 20, 8), np.uint8), flat.affine)
-    made = figures.make_figures(tmp_path, "sub-01_T1w", image=flat, mask=empty, hf=flat, lf=flat)
+    made = draw(tmp_path, flat, empty, flat, flat)
     assert len(made) == 5
 
 
@@ -160,16 +163,14 @@ def test_noise_on_a_fine_grid_stays_light(tmp_path):
     data = rng.random((300, 300, 120), dtype=np.float32)
     noise = nib.Nifti1Image(data, np.diag([0.6, 0.6, 1.5, 1]))
     mask = nib.Nifti1Image(np.ones(data.shape, np.uint8), noise.affine)
-    made = figures.make_figures(tmp_path, "sub-01_T1w", image=noise, mask=mask, hf=noise, lf=noise)
+    made = draw(tmp_path, noise, mask, noise, noise)
     assert sum((tmp_path / figure.path).stat().st_size for figure in made) < 5e6
 
 
 def test_dark_images_are_shown_dark_and_the_caption_says_so(tmp_path, head):
     bright = nib.Nifti1Image(head.mask.get_fdata(dtype=np.float32), head.mask.affine)
     dark = nib.Nifti1Image(bright.get_fdata(dtype=np.float32) / 5, head.mask.affine)
-    made = figures.make_figures(
-        tmp_path, "sub-01_T1w", image=head.image, mask=head.mask, hf=bright, lf=dark
-    )
+    made = draw(tmp_path, head.image, head.mask, bright, dark)
     shown = {figure.kind: figure for figure in made}
     assert "from 0 (black) to 1 (white)" in shown["highfield"].note
     assert shown["highfield"].note == shown["lowfield"].note == shown["detail"].note
@@ -213,3 +214,16 @@ def test_histogram_of_a_mask_on_another_grid(head):
     other = figures.values_inside(head.image, fine.mask)
     assert other.size == pytest.approx(same.size, rel=0.03)
     assert np.mean(other > 0.3) > 0.97
+
+
+def test_what_enhancement_changed_is_grey_where_that_is_nothing(tmp_path, head):
+    before = nib.Nifti1Image(0.5 * head.mask.get_fdata(dtype=np.float32), head.mask.affine)
+    after = before.get_fdata(dtype=np.float32).copy()
+    after[: after.shape[0] // 2] *= 1.19  # by 0.095 in one half of the brain
+    after = nib.Nifti1Image(after, before.affine)
+    made = {f.kind: f for f in draw(tmp_path, head.image, head.mask, before, after, "enhance")}
+    assert {"lowfieldinput", "enhanced", "enhanceddetail", "enhancedhistogram"} < made.keys()
+    assert made["difference"].note == "Shown from -0.1 (black) to 0.1 (white)."
+    values = np.concatenate([pixels(c).ravel() for c in tiles(tmp_path / made["difference"].path)])
+    assert set(np.unique(values)) <= {127, 128, *range(248, 251)}
+    assert values.max() > 128
