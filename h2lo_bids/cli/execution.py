@@ -23,9 +23,14 @@ from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.query import load_filter_file
 from h2lo_bids.cli.checks import prepare_folders
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.environment import child_environment, temporary_folder
 from h2lo_bids.cli.failures import Failed, write_table
-from h2lo_bids.cli.resources import Resources, step_threads
+from h2lo_bids.cli.resources import (
+    Resources,
+    child_environment,
+    imports_of,
+    step_threads,
+    temporary_folder,
+)
 from h2lo_bids.cli.tasks import PairTask, SubjectTask
 from h2lo_bids.errors import H2loError, TemporaryError, UnexpectedError, error_of_code
 from h2lo_bids.io import atomic_write_text, common_lock, exclusive
@@ -36,11 +41,6 @@ from h2lo_bids.wording import counted, duration, summarise
 LOST = "participant"
 """The step that is named when a participant's process ended before it could report."""
 _REMEDY = "run again with fewer --nprocs or on a machine with more memory"
-_IMPORTS = (
-    "torch", "scipy.ndimage", "scipy.stats", "nibabel", "nipype.pipeline.engine",
-    "nipype.pipeline.plugins", "matplotlib.figure", "matplotlib.backends.backend_agg",
-    "markdown_it", "jinja2",
-)  # fmt: skip
 _STEPS = {
     "find_brain": "brain extraction",
     "align": "registration",
@@ -93,7 +93,7 @@ class Run:
         if self._pool is None or threads != self._threads:
             self.__exit__()
             env = child_environment(self.settings.work, threads)
-            self._pool, self._threads = Pool(env, _imports(self.settings)), threads
+            self._pool, self._threads = Pool(env, imports_of(self.settings)), threads
         return self._pool
 
     def ask(self, task: Any, status: str, threads: int = 0) -> Any:
@@ -146,13 +146,6 @@ class Run:
     def gives_up(self) -> bool:
         """Whether a failure is to end the run."""
         return self.settings.stop_on_first_crash and bool(self.failed)
-
-
-def _imports(settings: Settings) -> tuple[str, ...]:
-    """Return the libraries that processes of a run need, of those that are slow to import."""
-    own = [space for space in settings.output_spaces if space not in ("native", "model")]
-    registers = own or settings.pairs or settings.level != "participant"
-    return (*_IMPORTS, "ants") if registers else _IMPORTS
 
 
 def stand_somewhere() -> None:

@@ -1,18 +1,28 @@
-"""How many processors and how much memory this process may really use."""
+"""What a run may use, and what its processes get: processors, memory, environment, libraries."""
 
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids.settings import Settings
+from h2lo_bids.vocabulary import ENHANCE
 
 SUBJECT_GB = 2.0
 """Peak memory of one subject without registration, GB, as measured."""
 REGISTRATION_GB = 3.0
 """The same with registration to a template, GB, as measured."""
 _MAX_THREADS = 4
+_CGROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_SOCKET_PATH = 60  # what is left of a socket's 107 bytes after Python's own file names
+_LIBRARIES = (
+    "torch", "scipy.ndimage", "scipy.stats", "nipype.pipeline.engine", "nipype.pipeline.plugins",
+    "matplotlib.figure", "matplotlib.backends.backend_agg", "markdown_it", "jinja2", "yaml",
+    "safetensors.torch", "h2lo_bids.cli.checks", "h2lo_bids.reports.subject",
+)  # fmt: skip
 _UNLIMITED = 1 << 60  # cgroup v1 writes a huge number for "no limit"
 
 
@@ -62,16 +72,16 @@ def fit_threads(settings: Settings) -> int:
     return max(1, nprocs // (settings.n_folds_parallel * settings.devices))
 
 
-def available_processors(root: Path = Path("/sys/fs/cgroup")) -> int:
+def available_processors(root: Path = _CGROUPS, table: Path = _OWN_GROUPS) -> int:
     """Return the processors this process may use, counting its control group's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = None
-    for folder in _groups(root, "cpu"):
+    for folder in _groups(root, "cpu", table):
         quota = _least(quota, _cpu_quota(folder))
     return max(1, min(count or 1, int(quota) if quota else count or 1))
 
 
-def available_memory_gb(root: Path = Path("/sys/fs/cgroup")) -> float:
+def available_memory_gb(root: Path = _CGROUPS, table: Path = _OWN_GROUPS) -> float:
     """Return the memory that is free for this process, GB (1e9 bytes).
 
     The least of what the machine reports as available and what each control
@@ -81,14 +91,14 @@ def available_memory_gb(root: Path = Path("/sys/fs/cgroup")) -> float:
     import psutil
 
     free = float(psutil.virtual_memory().available)
-    for folder in _groups(root, "memory"):
+    for folder in _groups(root, "memory", table):
         left = _memory_left(folder)
         if left is not None:
             free = min(free, left)
     return max(free, 0.0) / 1e9
 
 
-def _groups(root: Path, controller: str, table: Path = Path("/proc/self/cgroup")) -> list[Path]:
+def _groups(root: Path, controller: str, table: Path) -> list[Path]:
     """Return this process's control group and those above it, for version 1 or 2."""
     try:
         lines = table.read_text().splitlines()
@@ -159,3 +169,85 @@ def _statistic(path: Path, name: str) -> float:
 def _least(a: float | None, b: float | None) -> float | None:
     values = [value for value in (a, b) if value is not None]
     return min(values) if values else None
+
+
+def child_environment(
+    work: Path, threads: int, parent: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the environment for a process that does a subject's work.
+
+    Libraries that keep caches and settings in HOME are sent to the work folder, so that HOME may
+    be absent or read-only; where it already holds TemplateFlow's images, they keep it.
+    """
+    env = dict(os.environ if parent is None else parent)
+    home = work / "home"
+    if not env.get("TEMPLATEFLOW_HOME"):  # images without templates leave it empty
+        env["TEMPLATEFLOW_HOME"] = str(_templateflow_home(env, home))
+    for name, folder in {
+        "MPLCONFIGDIR": "matplotlib",
+        "NIPYPE_CONFIG_DIR": "nipype",
+        "XDG_CACHE_HOME": "cache",
+        "XDG_CONFIG_HOME": "config",
+        "TORCH_HOME": "torch",
+        "TORCHINDUCTOR_CACHE_DIR": "torch-compiled",
+    }.items():
+        env[name] = str(home / folder)
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    if not env.get("HOME") or not os.access(env["HOME"], os.W_OK):
+        env["HOME"] = str(home)
+    env["TMPDIR"] = str(temporary_folder(env, work))
+    for name in (
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+    ):
+        env[name] = str(threads)
+    # Nipype and TemplateFlow ask the network for newer versions unless told not to.
+    env |= {"NIPYPE_NO_ET": "1", "NO_ET": "1", "TEMPLATEFLOW_AUTOUPDATE": "off"}
+    env |= {"MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
+    return env
+
+
+def imports_of(settings: Settings) -> tuple[str, ...]:
+    """Return the modules that processes of a run need, of those that are slow to import."""
+    on_pairs = settings.pairs or settings.level != "participant"
+    spaces = [space for space in settings.output_spaces if space not in ("native", "model")]
+    own = ("pipelines.pairs",) if on_pairs else ("h2lo_bids.cli.subject", "pipelines.participant")
+    found = [*_LIBRARIES, *own]
+    found += ["deepbet"] if settings.skull_strip in ("auto", "deepbet") else []
+    found += ["ants"] if on_pairs or spaces or settings.task == ENHANCE else []
+    found += ["lightning_fabric"] if settings.level in ("group", "benchmark") else []
+    return tuple(found)
+
+
+def _templateflow_home(env: Mapping[str, str], fallback: Path) -> Path:
+    """Return the user's TemplateFlow folder if it is there, else one in the work folder."""
+    for base in (env.get("XDG_CACHE_HOME"), env.get("HOME") and f"{env['HOME']}/.cache"):
+        # Unlike pathlib's, this one takes a folder that may not be entered for none.
+        if base and os.path.isdir(Path(base) / "templateflow"):  # noqa: PTH112
+            return Path(base) / "templateflow"
+    return fallback / "templateflow"
+
+
+def temporary_folder(env: Mapping[str, str], work: Path) -> Path:
+    """Return a folder for temporary files that really can be written.
+
+    A short path is preferred: sockets of libraries live there, limited to about 100 bytes.
+    """
+    for candidate in (env.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
+        if candidate and len(candidate) < _SOCKET_PATH and _writable(Path(candidate)):
+            return Path(candidate)
+    folder = work / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _writable(folder: Path) -> bool:
+    probe = folder / f".h2lo-{uuid.uuid4().hex}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True

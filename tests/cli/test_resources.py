@@ -1,7 +1,9 @@
-"""Processors and memory, on made-up control groups."""
+"""Processors and memory on made-up control groups; what processes get of the environment."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
 
 import psutil
@@ -12,33 +14,30 @@ from h2lo_bids.settings import Settings
 
 
 @pytest.fixture
-def group(tmp_path, monkeypatch):
-    """Return the folder of this process's control group, version 2, two levels deep."""
-    root = tmp_path / "cgroup"
-    folder = root / "a" / "b"
+def group(tmp_path):
+    """Return the folder of a control group, version 2, two levels deep, and where it is named."""
+    folder = tmp_path / "cgroup" / "a" / "b"
     folder.mkdir(parents=True)
-    real = resources._groups
-    table = tmp_path / "self"
-    table.write_text("0::/a/b\n")
-    monkeypatch.setattr(resources, "_groups", lambda root, name: real(root, name, table))
-    return folder
+    (tmp_path / "self").write_text("0::/a/b\n")
+    return folder, (tmp_path / "cgroup", tmp_path / "self")
 
 
 def test_the_tightest_limit_above_a_process_counts(group):
-    (group.parent / "memory.max").write_text("3000000000\n")
-    (group.parent / "memory.current").write_text("2000000000\n")
-    (group.parent / "memory.stat").write_text("anon 5\ninactive_file 500000000\n")
-    (group / "memory.max").write_text("max\n")
-    free = resources.available_memory_gb(group.parents[1])
+    folder, places = group
+    (folder.parent / "memory.max").write_text("3000000000\n")
+    (folder.parent / "memory.current").write_text("2000000000\n")
+    (folder.parent / "memory.stat").write_text("anon 5\ninactive_file 500000000\n")
+    (folder / "memory.max").write_text("max\n")
+    free = resources.available_memory_gb(*places)
     assert free == pytest.approx(min(1.5, psutil.virtual_memory().available / 1e9))
 
 
 def test_no_limit_means_what_the_machine_has_free(group):
-    free = resources.available_memory_gb(group.parents[1])
+    free = resources.available_memory_gb(*group[1])
     assert free == pytest.approx(psutil.virtual_memory().available / 1e9, rel=0.1)
 
 
-def test_version_one_of_control_groups(tmp_path, monkeypatch):
+def test_version_one_of_control_groups(tmp_path):
     folder = tmp_path / "memory" / "docker"
     folder.mkdir(parents=True)
     (folder / "memory.limit_in_bytes").write_text("1000000000")
@@ -46,17 +45,15 @@ def test_version_one_of_control_groups(tmp_path, monkeypatch):
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text(str(2**63 - 4096))
     table = tmp_path / "self"
     table.write_text("7:memory:/docker\n3:cpu,cpuacct:/docker\n")
-    assert tmp_path / "memory" in resources._groups(tmp_path, "memory", table)
-    real = resources._groups
-    monkeypatch.setattr(resources, "_groups", lambda root, name: real(root, name, table))
-    assert resources.available_memory_gb(tmp_path) == pytest.approx(0.6)
+    assert resources.available_memory_gb(tmp_path, table) == pytest.approx(0.6)
 
 
 def test_a_quota_of_processors_is_heard(group):
-    (group / "cpu.max").write_text("100000 100000\n")
-    assert resources.available_processors(group.parents[1]) == 1
-    (group / "cpu.max").write_text("max 100000\n")
-    assert resources.available_processors(group.parents[1]) >= 1
+    folder, places = group
+    (folder / "cpu.max").write_text("100000 100000\n")
+    assert resources.available_processors(*places) == 1
+    (folder / "cpu.max").write_text("max 100000\n")
+    assert resources.available_processors(*places) >= 1
 
 
 def _settings(**changes) -> Settings:
@@ -82,3 +79,19 @@ def test_too_little_memory_warns_and_still_runs():
     assert plan.children == 1
     assert "1.0 GB are free" in plan.warning
     assert "\n" not in plan.warning
+
+
+@pytest.mark.parametrize("changes", [{}, {"level": "group"}, {"output_spaces": ("MNI152",)}])
+def test_what_is_imported_ahead_exists(changes):
+    for name in resources.imports_of(_settings(**changes)):
+        assert importlib.util.find_spec(name) is not None, name
+
+
+def test_a_home_that_may_not_be_entered_is_replaced(tmp_path):
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir(mode=0)
+    if os.access(home, os.X_OK):
+        pytest.skip("this user may read everything")
+    env = resources.child_environment(work, 1, {"HOME": str(home), "TMPDIR": str(tmp_path)})
+    assert env["HOME"] == str(work / "home")
+    assert env["TEMPLATEFLOW_HOME"] == str(work / "home" / "templateflow")

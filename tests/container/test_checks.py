@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from h2lo_bids.cli.environment import child_environment
+from h2lo_bids.cli.resources import child_environment
 
 ROOT = Path(__file__).parents[2]
 
