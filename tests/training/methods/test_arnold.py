@@ -108,20 +108,6 @@ def test_other_noise_leaves_blur_and_statistics(tmp_path: Path, true: Values) ->
     assert result.best_psnr > result.identity_psnr + 8
 
 
-@pytest.mark.parametrize("stop", [1, 33, 65, 79])  # in the grid, and in the simplex
-def test_a_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, stop: int) -> None:
-    pairs = made_with(TRUE[1], HEADS)
-    o = options(steps=80)
-    whole = fit(pairs[:3], pairs[3:], o, tmp_path / "whole")
-    first = fit(pairs[:3], pairs[3:], o, tmp_path / "parts", stop_at=stop)
-    assert first.steps == stop
-    parts = fit(pairs[:3], pairs[3:], o, tmp_path / "parts")
-    assert parts.model.numbers == whole.model.numbers  # type: ignore[attr-defined]
-    assert (parts.steps, parts.best_psnr) == (80, whole.best_psnr)
-    logs = [(tmp_path / d / "history.csv").read_text().splitlines() for d in ("whole", "parts")]
-    assert [r.split(",")[:7] for r in logs[0]] == [r.split(",")[:7] for r in logs[1]]
-
-
 def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
     fit(HEADS[:1], [], options(steps=40), tmp_path)
     with (tmp_path / "history.csv").open() as stream:
@@ -162,11 +148,3 @@ def test_images_without_common_voxels_are_named(tmp_path: Path) -> None:
     bad = dataclasses.replace(HEADS[0], lf=np.zeros_like(HEADS[0].lf))
     with pytest.raises(BadDataError, match="pair a: no voxel is above 0 in both"):
         fit([bad], [], options(), tmp_path)
-
-
-def test_options_keep_the_figure_that_methods_are_compared_by() -> None:
-    given = small_options(steps=5000)
-    adapted = adapt_arnold(given)
-    assert (adapted.steps, adapted.validation, adapted.crop) == (1000, "crops", given.crop)
-    assert adapt_arnold(adapted) == adapted
-    assert FitOptions.from_dict(adapted.to_dict()) == adapted

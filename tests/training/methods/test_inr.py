@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.models.inr import ConditionalInr, InrArchitecture
 from h2lo_bids.training.crops import predict_crop, read_crop
 from h2lo_bids.training.estimators import build_estimator
-from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods.operators import adapt_inr
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
 
@@ -74,24 +72,3 @@ def test_the_papers_step_is_l1_at_its_points() -> None:
     expected = np.abs(whole - pair.lf)[tuple(at.T)].mean()
     assert float(l1.detach()) == pytest.approx(expected, rel=1e-5)
     assert float(gradient) == 0.0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("sampling", "steps", "gain"), [("patch", 150, 5), ("volume", 80, 2)])
-def test_learns_a_held_out_subject(tmp_path: Path, sampling: str, steps: int, gain: float) -> None:
-    o = options(steps=steps, batch=1, sampling=sampling, validate_every=steps)
-    result = fit(TRAIN, HELD, o, tmp_path)
-    assert result.best_psnr > result.identity_psnr + gain
-    assert isinstance(result.model, ConditionalInr)
-
-
-@pytest.mark.parametrize("stop", [1, 6])
-def test_a_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, stop: int) -> None:
-    o = options(average=0.9)
-    whole = fit(TRAIN, HELD, o, tmp_path / "whole")
-    assert fit(TRAIN, HELD, o, tmp_path / "parts", stop_at=stop).steps == stop
-    torch.manual_seed(999)
-    parts = fit(TRAIN, HELD, o, tmp_path / "parts")
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, parts.model.state_dict()[name])
-    assert parts.best_psnr == whole.best_psnr

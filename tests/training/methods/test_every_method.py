@@ -1,0 +1,142 @@
+"""What holds of every method: its options, and fits that resume bit for bit and learn."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from problems import ball_pair, small_options
+
+from h2lo_bids.models.diffi2i import DiffI2IArchitecture
+from h2lo_bids.models.inr import InrArchitecture
+from h2lo_bids.models.pfsr import PfsrArchitecture
+from h2lo_bids.models.pix2pix import Pix2PixArchitecture
+from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.fit import fit
+from h2lo_bids.training.methods import METHODS
+from h2lo_bids.training.options import FitOptions, default_options, paper_options
+
+VARIED = Augmentation(flip=0.5, shift=1, scale=0.1, bias=0.05, noise=0.01)
+TRAIN = [ball_pair("a", 1), ball_pair("b", 2), ball_pair("c", 3)]
+HELD = [ball_pair("d", 4)]
+SIZES: dict[str, dict[str, Any]] = {
+    "arnold": {"steps": 40},
+    "pix2pix": {
+        "crop": 16,
+        "architecture": Pix2PixArchitecture(
+            channels=4, downs=3, discriminator_channels=4, discriminator_layers=2
+        ),
+    },
+    "diffi2i": {
+        "crop": 16, "average": 0.9,
+        "architecture": DiffI2IArchitecture(
+            width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=4, residual=1
+        ),
+    },
+    "inr": {"architecture": InrArchitecture(4, 8, 16, 4), "average": 0.9},
+    "pfsr": {
+        "crop": 8, "batch": 2, "flip_rotate": True, "learning_rate": 1e-2,
+        "architecture": PfsrArchitecture(features=4, groups=1, blocks=2, reduction=2),
+    },
+}  # fmt: skip
+
+
+def options_of(name: str, **changes: Any) -> FitOptions:
+    """A method's options for the tiny problem."""
+    adapted = METHODS[name].adapt(small_options(augmentation=VARIED))
+    return dataclasses.replace(adapted, **{**SIZES[name], **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "stop", "changes"),
+    [
+        ("arnold", 1, {}), ("arnold", 35, {}),  # in the grid, and in the simplex
+        ("pix2pix", 3, {}), ("pix2pix", 5, {"precision": "bf16"}),
+        # In stage 1, at its end, at that of the prior alone, and in the joint stage.
+        ("diffi2i", 2, {}), ("diffi2i", 4, {}), ("diffi2i", 5, {}),
+        ("diffi2i", 7, {"precision": "bf16"}),
+        ("inr", 1, {}), ("inr", 6, {}),
+        ("pfsr", 3, {}), ("pfsr", 3, {"precision": "bf16"}),
+    ],
+)  # fmt: skip
+def test_resumed_fit_equals_an_undisturbed_one(
+    tmp_path: Path, name: str, stop: int, changes: dict[str, Any]
+) -> None:
+    options = options_of(name, **changes)
+    whole = fit(TRAIN, HELD, options, tmp_path / "whole")
+    torch.manual_seed(999)  # a resumed run starts with other global states
+    np.random.seed(3)  # noqa: NPY002
+    assert fit(TRAIN, HELD, options, tmp_path / "parts", stop_at=stop).steps == stop
+    parts = fit(TRAIN, HELD, options, tmp_path / "parts")
+    assert (parts.steps, parts.best_step) == (whole.steps, whole.best_step)
+    assert parts.best_psnr == whole.best_psnr
+    kept = [torch.load(tmp_path / d / "last.pt", weights_only=True) for d in ("whole", "parts")]
+    # The time spent differs, and names are no tensors.
+    states = [
+        {k: v for k, v in one["trainer"].items() if k not in ("seconds", "pairs")} for one in kept
+    ]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    logs = [(tmp_path / d / "history.csv").read_text().splitlines() for d in ("whole", "parts")]
+    assert [r.split(",")[:-1] for r in logs[0]] == [r.split(",")[:-1] for r in logs[1]]
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "diffi2i", "inr", "pfsr"])
+def test_another_seed_is_another_fit(tmp_path: Path, name: str) -> None:
+    one, other = (
+        fit(TRAIN, [], options_of(name, steps=1, seed=n), tmp_path / str(n)).model.state_dict()
+        for n in (1, 2)
+    )
+    assert any(not torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize("protocol", [paper_options, default_options])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("arnold", {"steps": 1000, "lambda_grad": 0, "precision": "fp32", "scaling": "max"}),
+        ("pix2pix", {"learning_rate": 2e-4, "floor": 0, "warmup": 0, "batch": 1, "crop": 64,
+                     "lambda_grad": 0, "average": 0}),
+        ("diffi2i", {"learning_rate": 2e-4, "average": 0.999, "lambda_grad": 0, "crop": 64}),
+        ("pfsr", {"learning_rate": 1e-4, "batch": 4, "crop": 48, "lambda_grad": 0}),
+    ],
+)  # fmt: skip
+def test_options_are_the_published_ones(protocol: Any, name: str, expected: dict) -> None:
+    given = protocol(13, device="cpu")
+    adapted = METHODS[name].adapt(given)
+    assert {key: getattr(adapted, key) for key in expected} == expected
+    assert (adapted.family, adapted.architecture) == (name, type(adapted.architecture)())
+    assert (adapted.seed, adapted.validation) == (given.seed, given.validation)
+    assert name == "arnold" or adapted.steps == given.steps
+    assert METHODS[name].adapt(adapted) == adapted
+    assert FitOptions.from_dict(json.loads(json.dumps(adapted.to_dict()))) == adapted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "gain", "changes"),
+    [
+        ("inr", 5, {"steps": 150, "batch": 1, "average": 0.0}),
+        ("inr", 2, {"steps": 80, "batch": 1, "average": 0.0, "sampling": "volume"}),
+        ("pfsr", 1, {"steps": 60, "batch": 4, "flip_rotate": False}),
+        ("pix2pix", 8, {"steps": 100, "learning_rate": 3e-3, "validation": "volume"}),
+    ],
+)
+def test_learns_a_held_out_subject(
+    tmp_path: Path, name: str, gain: float, changes: dict[str, Any]
+) -> None:
+    none = Augmentation() if name != "pix2pix" else VARIED
+    every = {"validate_every": changes["steps"], "augmentation": none}
+    swapped = [[p.swapped() for p in part] if name == "pfsr" else part for part in (TRAIN, HELD)]
+    result = fit(*swapped, options_of(name, **every, **changes), tmp_path)
+    assert result.best_psnr > result.identity_psnr + gain
+    assert not result.model.training
+    # Better than the training pairs' mean value everywhere, so it has looked at the image.
+    targets = [(p.lf, p.mask) for p in swapped[0]]
+    mean = np.mean([lf[mask].mean() for lf, mask in targets])
+    flat = ((np.where(swapped[1][0].mask, mean, 0) - swapped[1][0].lf) ** 2).mean()
+    assert changes.get("validation") != "volume" or result.best_psnr > -10 * np.log10(flat) + 2
