@@ -122,9 +122,8 @@ def plot_detail(
         parts.append(f'<rect class="back" x="10" y="{svg.number(y)}" width="98" height="26"/>')
         parts.append(svg.text(18, y + 18, label))
         y += tallest + 10
-    background = f'<rect width="{svg.number(x)}" height="{svg.number(y)}" fill="#000"/>'
     style = "text{font:600 15px 'Helvetica Neue',Arial,sans-serif;fill:#fff}.back{fill:#000a}"
-    content = svg.document(x, y, background + "".join(parts), title=title, style=style)
+    content = svg.document(x, y, "".join(parts), title=title, style=style)
     atomic_write_text(path, content)
 
 

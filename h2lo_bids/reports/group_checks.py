@@ -117,20 +117,15 @@ def overlay(hf: tuple[Plane, Plane, Plane], lf: tuple[Plane, Plane, Plane], *, t
     for high, low in zip(hf, lf, strict=True):
         left, right, bottom, upper = box_of(high, low)
         grey = np.clip(low[left:right, bottom:upper] / top, 0, 1)
-        pixels = np.round(grey * 255).astype(np.uint8).T[::-1]
         wide, tall = (right - left) * zoom, (upper - bottom) * zoom
-        parts.append(
-            f'<image x="{svg.number(x)}" y="0" width="{svg.number(wide)}" '
-            f'height="{svg.number(tall)}" href="{svg.jpeg_uri(np.ascontiguousarray(pixels))}"/>'
-        )
+        parts.append(svg.image(svg.jpeg_uri(svg.grey_levels(grey)), x, 0, wide, tall))
         for line in _edges(high[left:right, bottom:upper]):
             placed = np.column_stack(
                 [x + (line[:, 0] + 0.5) * zoom, tall - (line[:, 1] + 0.5) * zoom]
             )
             parts.append(f'<path d="{svg.path_of([placed])}"/>')
         x, tallest = x + wide + _GAP, max(tallest, tall)
-    ground = f'<rect width="{svg.number(x - _GAP)}" height="{svg.number(tallest)}" fill="#000"/>'
-    return svg.document(x - _GAP, tallest, ground + "".join(parts), title=title, style=_STYLE)
+    return svg.document(x - _GAP, tallest, "".join(parts), title=title, style=_STYLE)
 
 
 def _edges(plane: Plane) -> list[npt.NDArray[np.float64]]:

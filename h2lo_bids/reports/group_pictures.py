@@ -27,12 +27,6 @@ _STYLE = (
     ".side{font-size:9px;stroke:#000;stroke-width:2px;paint-order:stroke}"
     ".scale{font-weight:400;fill:#c6d2de}"
 )
-# Black to yellow through violet and red, evenly growing lighter.
-_INFERNO = (
-    *("000004", "160b39", "420a68", "6a176e", "932667", "bc3754"),
-    *("dd513a", "f37819", "fca50a", "f6d746", "fcffa4"),
-)
-
 Image = npt.NDArray[np.float32]
 
 
@@ -126,7 +120,8 @@ def mosaic(
     psnr = participants.get("psnr", {}).get(subject.name.partition("_")[0], {})
     methods = [name for name in titles if name != IDENTITY and name in subject.predicted]
     source = titles.get(IDENTITY, "")[:2] or "HF"
-    images = {source: subject.hf, f"Real {'HF' if source == 'LF' else 'LF'}": subject.lf}
+    target = "HF" if source == "LF" else "LF"
+    images = {source: subject.hf, f"Real {target}": subject.lf}
     images |= {titles[name]: subject.predicted[name] for name in methods}
     boxes = [box_of(subject.hf[k], subject.lf[k]) for k in range(3)]
     # Coarse grids are enlarged, so that the writing fits.
@@ -149,15 +144,14 @@ def mosaic(
                     _embed(np.clip(error / scale, 0, 1), x, y + tall + 2, zoom, coloured=True)
                 )
             elif plane == 0:
-                parts.append(_colour_bar(x, y + tall + 2, wide, tall, scale))
+                parts.append(_colour_bar(x, y + tall + 2, wide, tall, scale, target))
         parts.append(_side_letters(plane, wide, cell, y, tall))
         y += 2 * tall + 2 + _GAP
-    ground = f'<rect width="{svg.number(width)}" height="{svg.number(y)}" fill="#000"/>'
     ends = "high field, real low field, synthesized"
     if titles.get(IDENTITY) == IDENTITY_TITLES[ENHANCE]:
         ends = "low field, real high field, enhanced"
     title = f"{contrast} slices of {subject.name}: {ends}"
-    return svg.document(width, y, ground + "".join(parts), title=title, style=_STYLE)
+    return svg.document(width, y, "".join(parts), title=title, style=_STYLE)
 
 
 def box_of(*planes: npt.NDArray[np.floating], margin: int = 3) -> tuple[int, int, int, int]:
@@ -193,41 +187,35 @@ def _side_letters(plane: int, wide: float, cell: float, y: float, tall: float) -
     )
 
 
-def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float) -> str:
+def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float, target: str) -> str:
     """Draw the colour scale in the place of the real image's difference from itself."""
     stops = "".join(
-        f'<stop offset="{k / (len(_INFERNO) - 1):.2f}" stop-color="#{value}"/>'
-        for k, value in enumerate(_INFERNO)
+        f'<stop offset="{level / 255:.2f}" stop-color="#{bytes(colour).hex()}"/>'
+        for level, colour in list(enumerate(_lut()))[::15]
     )
     left, long, top = x + wide * 0.08, wide * 0.84, y + tall / 2
     parts = [
         f'<defs><linearGradient id="s">{stops}</linearGradient></defs>',
         f'<rect x="{svg.number(left)}" y="{svg.number(top)}" width="{svg.number(long)}" '
         'height="10" fill="url(#s)" stroke="#8a96a3" stroke-width=".6"/>',
-        svg.text(x + wide / 2, top - 8, "|image \N{MINUS SIGN} real LF|", anchor="middle"),
+        svg.text(x + wide / 2, top - 8, f"|image \N{MINUS SIGN} real {target}|", anchor="middle"),
     ]
-    for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
-        text = f"{share * scale:g}" + (" +" if share == 1 else "")
-        parts.append(svg.text(left + share * long, top + 23, text, css="scale", anchor=anchor))
+    for end, text, anchor in ((left, "0", "start"), (left + long, f"{scale:g} +", "end")):
+        parts.append(svg.text(end, top + 23, text, css="scale", anchor=anchor))
     return "".join(parts)
 
 
 def _embed(
     values: npt.NDArray[np.floating], x: float, y: float, zoom: float, *, coloured: bool = False
 ) -> str:
-    pixels = np.round(values * 255).astype(np.uint8).T[::-1]
-    if coloured:
-        pixels = _lut()[pixels]
-    tall, wide = pixels.shape[:2]
-    return (
-        f'<image x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(wide * zoom)}" '
-        f'height="{svg.number(tall * zoom)}" '
-        f'href="{svg.jpeg_uri(np.ascontiguousarray(pixels))}"/>'
-    )
+    levels = svg.grey_levels(values)
+    tall, wide = levels.shape
+    uri = svg.jpeg_uri(_lut()[levels] if coloured else levels)
+    return svg.image(uri, x, y, wide * zoom, tall * zoom)
 
 
 def _lut() -> npt.NDArray[np.uint8]:
-    anchors = np.array([[int(c[k : k + 2], 16) for k in (0, 2, 4)] for c in _INFERNO])
-    places = np.linspace(0, 255, len(anchors))
-    channels = [np.interp(np.arange(256), places, anchors[:, k]) for k in range(3)]
-    return np.round(np.stack(channels, axis=1)).astype(np.uint8)
+    """Return the colours of differences, (256, 3): black to yellow through violet and red."""
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps["inferno"](np.arange(256), bytes=True))[:, :3]

@@ -154,8 +154,7 @@ def mosaic(
             parts.append(_labels(layout, axis, column, x, y))
         y += size[up] + _GAP
     width = _GAP + columns * cell
-    background = f'<rect width="{svg.number(width)}" height="{svg.number(y)}" fill="#000"/>'
-    return svg.document(width, y, background + "".join(parts), title=title, style=STYLE)
+    return svg.document(width, y, "".join(parts), title=title, style=STYLE)
 
 
 def nested(
@@ -196,14 +195,10 @@ def tile(
         return ""
     low, high = window
     grey = np.clip((part - low) / max(high - low, 1e-12), 0, 1)
-    pixels = np.round(grey * 255).astype(np.uint8).T[::-1]
     x, y = box[0][0] - layout.low[right], layout.high[up] - box[1][1]
-    return (
-        f'<image x="{svg.number(x)}" y="{svg.number(y)}" width="{svg.number(np.ptp(box[0]))}" '
-        f'height="{svg.number(np.ptp(box[1]))}" preserveAspectRatio="none" '
-        f'style="image-rendering:{rendering}" '
-        f'href="{svg.png_uri(np.ascontiguousarray(pixels))}"/>'
-    )
+    looks = f'preserveAspectRatio="none" style="image-rendering:{rendering}" '
+    uri = svg.png_uri(svg.grey_levels(grey))
+    return svg.image(uri, x, y, float(np.ptp(box[0])), float(np.ptp(box[1])), looks)
 
 
 def outline(mask: Volume, layout: Layout, axis: int, position: float, colour: str) -> str:

@@ -19,14 +19,25 @@ _SAFE = "!$()*+,-./:;=?@_~"
 
 
 def document(width: float, height: float, body: str, *, title: str, style: str = "") -> str:
-    """Wrap SVG elements into a standalone file; `title` is plain text for screen readers."""
+    """Wrap SVG elements into a file on black; `title` is plain text for screen readers."""
     css = f"<style>{style}</style>" if style else ""
+    size = f'width="{number(width)}" height="{number(height)}"'
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" role="img" '
-        f'viewBox="0 0 {number(width)} {number(height)}" '
-        f'width="{number(width)}" height="{number(height)}">'
-        f"<title>{escape(title)}</title>{css}{body}</svg>\n"
+        f'viewBox="0 0 {number(width)} {number(height)}" {size}>'
+        f'<title>{escape(title)}</title>{css}<rect {size} fill="#000"/>{body}</svg>\n'
     )
+
+
+def image(uri: str, x: float, y: float, width: float, height: float, attributes: str = "") -> str:
+    """Place a picture."""
+    size = f'width="{number(width)}" height="{number(height)}"'
+    return f'<image x="{number(x)}" y="{number(y)}" {size} {attributes}href="{uri}"/>'
+
+
+def grey_levels(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """Turn values in [0, 1], (right, up), into grey levels, rows from top to bottom."""
+    return np.ascontiguousarray(np.round(values * 255).astype(np.uint8).T[::-1])
 
 
 def number(value: float) -> str:

@@ -17,6 +17,7 @@ from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
 from h2lo_bids.evaluation.scores import Realism, read_scores, write_realism
 from h2lo_bids.evaluation.table import write_tables
 from h2lo_bids.reports.group import render_group_report, write_group_report
+from h2lo_bids.reports.group_pictures import Subject, mosaic
 from h2lo_bids.reports.records import Failure
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}</style></title>"
@@ -157,6 +158,19 @@ def test_the_median_subject_comes_first(group_folder):
     html = render_group_report(group_folder, level="group")
     chosen = re.findall(r'class="pick-0" checked>([^<]*)</label>', html)
     assert chosen == [f"{middle} (median)"]
+
+
+@pytest.mark.parametrize(("source", "target"), [("HF image", "LF"), ("LF image", "HF")])
+def test_differences_are_from_the_real_image_of_the_task(source, target):
+    plane = np.ones((3, 20, 20), np.float32)
+    subject = Subject("A", plane, plane / 2, {"m": plane / 2}, {})
+    drawing = mosaic(
+        subject, "T1w", {"identity": source, "m": "M"}, {"psnr": {"A": {"m": 29.5}}},
+        white=1.0, scale=0.1,
+    )  # fmt: skip
+    assert f">Real {target}<" in drawing
+    assert f"real {target}|" in drawing
+    assert "29.50 dB" in drawing
 
 
 def test_unfinished_folds_are_named_and_the_others_shown(tmp_path):
