@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import (
-    beside_sidecar,
     derivative_uri,
     enhancement_sidecars,
+    extra_sidecar,
     lowfield_sidecar,
     mask_sidecar,
     preproc_sidecar,
@@ -57,7 +57,7 @@ class Grid:
         return (self.response.thickness or max(self.spacing)) if self.spacing else None
 
     @property
-    def told(self) -> str:
+    def meaning(self) -> str:
         """What ``res`` stands for, and over what its voxels average."""
         if self.thickness is None:
             return str(self.resolution)
@@ -65,8 +65,8 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What is written beside each low-field image."""
+class Extras:
+    """What is written with each low-field image: noisy ones, a map of the deviation."""
 
     realisations: int = 0
     uncertainty: bool = False
@@ -131,7 +131,7 @@ def enhanced_paths(out_dir: Path, scan: Scan) -> dict[str, Path]:
 
 
 def output_paths(
-    out_dir: Path, scan: Scan, grids: Iterable[Grid], beside: Beside | None = None
+    out_dir: Path, scan: Scan, grids: Iterable[Grid], extras: Extras | None = None
 ) -> dict[str, Path]:
     """Name every image and transform that a scan yields."""
 
@@ -142,7 +142,7 @@ def output_paths(
     paths = {"preproc": name("preproc", scan.suffix), "mask": name("brain", "mask")}
     for grid in grids:
         paths[f"lowfield_{grid.name}"] = name("lowfield", scan.suffix, grid)
-        for kind in beside.kinds if beside else ():
+        for kind in extras.kinds if extras else ():
             paths[f"{kind}_{grid.name}"] = name(f"lowfield{kind}", scan.suffix, grid)
         if grid.kind != "native":
             paths[f"mask_{grid.name}"] = name("brain", "mask", grid)
@@ -169,13 +169,13 @@ def output_sidecars(
     model: Bundle,
     out_dir: Path,
     grids: Iterable[Grid],
-    beside: Beside,
+    extras: Extras,
     *,
     seed: int,
     settings: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Compose the sidecar of every output that `output_paths` names."""
-    paths = output_paths(out_dir, scan, grids, beside)
+    paths = output_paths(out_dir, scan, grids, extras)
     uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
     mask, facts = uris["mask"], _model_facts(model)
     contents = {
@@ -199,9 +199,9 @@ def output_sidecars(
             **where,
         )
         contents[f"lowfield_{grid.name}"] = low
-        for kind in beside.kinds:
-            contents[f"{kind}_{grid.name}"] = beside_sidecar(
-                low, kind, model.metadata, uris[f"lowfield_{grid.name}"], scale=beside.noise_scale
+        for kind in extras.kinds:
+            contents[f"{kind}_{grid.name}"] = extra_sidecar(
+                low, kind, model.metadata, uris[f"lowfield_{grid.name}"], scale=extras.noise_scale
             )
         if grid.kind != "native":
             contents[f"mask_{grid.name}"] = mask_sidecar(

@@ -18,7 +18,7 @@ from pipelines.specs import ImageSpec, RunSpec, draws
 
 
 @dataclass(frozen=True)
-class Made:
+class Products:
     """What was made for an image."""
 
     # A file for each key of `RunSpec.paths`, with ``device_<key>`` where a model made it;
@@ -30,10 +30,14 @@ class Made:
 
 
 def add_outputs(
-    workflow: pe.Workflow, image: ImageSpec, run: RunSpec, made: Made, donor: ImageSpec | None
+    workflow: pe.Workflow,
+    image: ImageSpec,
+    run: RunSpec,
+    products: Products,
+    donor: ImageSpec | None,
 ) -> None:
     """Compare input and output with the training pairs, write all outputs, then the record."""
-    sources, model = made.sources, image.model
+    sources, model = products.sources, image.model
     check = add(
         workflow,
         CheckRange(
@@ -43,18 +47,18 @@ def add_outputs(
             name=image.scan.relative_path,
         ),
         "check_range", 0.5, profile=sources["profile"], high=sources["preproc"],
-        mask_file=sources["mask"], output=sources[made.output],
+        mask_file=sources["mask"], output=sources[products.output],
     )  # fmt: skip
     written = _add_sinks(workflow, image, run, sources, check, donor)
     parts = [part.relative_path for part in image.parts] if image.enhanced else None
     record = given(WriteRecord, record=_record(image, run), out_dir=run.out_dir, parts=parts)
     add(
         workflow, record, "ds_record", 0.5, outputs=written,
-        figures=[(node, "figures") for node in made.figures],
-        figure_files=[(node, "out_files") for node in made.figures],
+        figures=[(node, "figures") for node in products.figures],
+        figure_files=[(node, "out_files") for node in products.figures],
         mask=sources["mask"], mask_method=sources["mask_method"],
-        device=sources[f"device_{made.output}"],
-        noticed=(check, "warnings"), likeness=(check, "verdict"), **made.record,
+        device=sources[f"device_{products.output}"],
+        noticed=(check, "warnings"), likeness=(check, "verdict"), **products.record,
     )  # fmt: skip
 
 
@@ -62,7 +66,7 @@ def _add_sinks(
     workflow: pe.Workflow,
     image: ImageSpec,
     run: RunSpec,
-    made: Mapping[str, Source],
+    products: Mapping[str, Source],
     check: pe.Node,
     donor: ImageSpec | None,
 ) -> list[Source]:
@@ -74,17 +78,17 @@ def _add_sinks(
     else:
         source = next((mask[1] for mask in image.masks if mask and not image.enhanced), None)
     for key, path in paths.items():
-        device, ends = made.get(f"device_{key}"), {}
+        device, ends = products.get(f"device_{key}"), {}
         if key.startswith("mask"):
-            ends["mask_method"] = made["mask_method"]
+            ends["mask_method"] = products["mask_method"]
         elif device is not None:
             ends |= {"device": device, "facts": (check, "facts")}
         elif key.startswith("preproc"):
-            ends["facts"] = made["scaling"]
+            ends["facts"] = products["scaling"]
         kind, _, grid = key.partition("_")
         measured = kind == "lowfield" or kind.startswith("noise")
         if measured:
-            ends["mask_file"] = made[f"mask_{grid}" if grid != "native" else "mask"]
+            ends["mask_file"] = products[f"mask_{grid}" if grid != "native" else "mask"]
         step = given(
             WriteDerivative, out_dir=run.out_dir, sidecar=sidecars[key],
             out_name=path.relative_to(run.out_dir).as_posix(),
@@ -92,7 +96,7 @@ def _add_sinks(
             contrast=image.scan.suffix if measured else None,
         )  # fmt: skip
         sink = add(
-            workflow, step, f"ds_{key}", 0.2 if device is None else 0.5, in_file=made[key], **ends
+            workflow, step, f"ds_{key}", 0.5 if device else 0.2, in_file=products[key], **ends
         )
         written.append((sink, "out_name"))
     return written
@@ -112,7 +116,7 @@ def _sidecars(image: ImageSpec, run: RunSpec) -> dict[str, dict[str, Any]]:
     if seed is not None:
         settings["SynthesisSeed"] = seed
     return output_sidecars(
-        image.scan, image.model, run.out_dir, run.grids(image), run.beside,
+        image.scan, image.model, run.out_dir, run.grids(image), run.extras,
         seed=run.random_seed, settings=settings,
     )  # fmt: skip
 

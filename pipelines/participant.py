@@ -16,7 +16,7 @@ from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 from pipelines.lowfield_steps import AlignPart, ChooseReference, FuseLowField
 from pipelines.nodes import Source, add, add_find_brain, add_preparation, given
 from pipelines.output_steps import MakeFigures, MakeRegistrationFigures
-from pipelines.outputs import Made, add_outputs
+from pipelines.outputs import Products, add_outputs
 from pipelines.scan_steps import FOUND, Conform, Normalise
 from pipelines.specs import ImageSpec, RunSpec, draws
 from pipelines.synthesis_steps import (
@@ -67,41 +67,43 @@ def init_branch_wf(image: ImageSpec, run: RunSpec, donor: ImageSpec | None = Non
     `RunSpec.paths` has its sink ``ds_<key>``, and ``ds_record`` ends the branch.
     """
     workflow = pe.Workflow(name=f"{image.name}_wf")
-    made = (_enhance if image.enhanced else _synthesize)(workflow, image, run)
-    add_outputs(workflow, image, run, made, donor)
+    products = (_enhance if image.enhanced else _synthesize)(workflow, image, run)
+    add_outputs(workflow, image, run, products, donor)
     return workflow
 
 
-def _synthesize(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Made:
+def _synthesize(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
     """Prepare a scan, evaluate the model on every grid, and draw the low-field image."""
-    made = prepare_scan(workflow, image, run)
+    products = prepare_scan(workflow, image, run)
     for grid in run.grids(image):
-        made |= add_grid(workflow, image, run, grid, made)
+        products |= add_grid(workflow, image, run, grid, products)
     figures = add(
         workflow, MakeFigures(stem=image.scan.stem, task=SYNTHESIZE), "figures", 1.0,
-        image=made["checked"], image_mask=made["mask"], before=made["preproc"],
-        after=made["lowfield_native"], mask=made["mask"],
+        image=products["checked"], image_mask=products["mask"], before=products["preproc"],
+        after=products["lowfield_native"], mask=products["mask"],
     )  # fmt: skip
-    drawn = [figures, *_add_registration_figures(workflow, image, run, made)]
-    record = {key: made[key] for key in ("checked", "warnings")}
-    return Made(made, "lowfield_native", drawn, record)
+    drawn = [figures, *_add_registration_figures(workflow, image, run, products)]
+    record = {key: products[key] for key in ("checked", "warnings")}
+    return Products(products, "lowfield_native", drawn, record)
 
 
 def prepare_scan(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> dict[str, Source]:
     """Bring a scan to the model's frame and range, and to that range on its own grid, too."""
     (part,), (mask,), model = image.parts, image.masks, image.model
     find = _find(workflow, "find_brain", part, mask, run)
-    made = add_preparation(workflow, find, part.path, model.frame, model.contrast, model.scaling)
+    products = add_preparation(
+        workflow, find, part.path, model.frame, model.contrast, model.scaling
+    )
     native = add(
         workflow,
         Normalise(name=str(part.path), scaling=model.scaling, contrast=model.contrast),
-        "normalise_native", 1.0, in_file=made["checked"], mask_file=made["mask"],
+        "normalise_native", 1.0, in_file=products["checked"], mask_file=products["mask"],
     )  # fmt: skip
-    return made | {"preproc": (native, "out_file"), "scaling": (native, "scaling")}
+    return products | {"preproc": (native, "out_file"), "scaling": (native, "scaling")}
 
 
 def _add_registration_figures(
-    workflow: pe.Workflow, image: ImageSpec, run: RunSpec, made: Mapping[str, Source]
+    workflow: pe.Workflow, image: ImageSpec, run: RunSpec, products: Mapping[str, Source]
 ) -> list[pe.Node]:
     return [
         add(
@@ -110,7 +112,7 @@ def _add_registration_figures(
                 stem=image.scan.stem, space=grid.space, template=str(grid.template)
             ),
             f"registration_figures_{grid.space}", 1.0,
-            moved=made[f"preproc_{grid.name}"], mask=made[f"mask_{grid.name}"],
+            moved=products[f"preproc_{grid.name}"], mask=products[f"mask_{grid.name}"],
         )
         for grid in run.grids(image)
         if grid.kind == "template"
@@ -131,15 +133,15 @@ def add_grid(
     image: ImageSpec,
     run: RunSpec,
     grid: Grid,
-    made: Mapping[str, Source],
+    products: Mapping[str, Source],
 ) -> dict[str, Source]:
     """Evaluate the model on one grid; return what was made there."""
     found: dict[str, Source] = {}
-    mask, moved, twin = made["mask"], None, None
+    mask, moved, twin = products["mask"], None, None
     if grid.kind == "model":
         # A scan that came on the model's own grid is synthesized once.
-        mask, twin = made["volume_mask"], "native"
-        found = {"preproc_model": made["volume"], "mask_model": mask}
+        mask, twin = products["volume_mask"], "native"
+        found = {"preproc_model": products["volume"], "mask_model": mask}
     elif grid.kind == "lf":
         regrid = RegridMask(spacing=grid.spacing)
         mask = (
@@ -147,11 +149,11 @@ def add_grid(
         )  # fmt: skip
         found[f"mask_{grid.name}"] = mask
     elif grid.kind == "template":
-        found = _add_template(workflow, image, run, grid, made)
+        found = _add_template(workflow, image, run, grid, products)
         mask, moved = found[f"mask_{grid.name}"], found[f"forward_{grid.space}"]
-    ends = {"volume": made["volume"], "mask_file": mask, "to_template": moved}
+    ends = {"volume": products["volume"], "mask_file": mask, "to_template": moved}
     averaged = (grid.response.profile, grid.thickness) if grid.kind == "lf" else (None, None)
-    folds = {"std": dict(image.model.metadata["files"])} if run.beside.uncertainty else {}
+    folds = {"std": dict(image.model.metadata["files"])} if run.extras.uncertainty else {}
     for kind, members in {"lowfield": None, **folds}.items():
         step = given(
             Synthesize, **_evaluation(image, run), members=members,
@@ -159,19 +161,19 @@ def add_grid(
         )  # fmt: skip
         name = "synthesize" if kind == "lowfield" else kind
         other = {} if twin is None else {
-            "twin": made[f"{kind}_{twin}"], "twin_mask": made["mask"],
-            "twin_device": made[f"device_{kind}_{twin}"],
+            "twin": products[f"{kind}_{twin}"], "twin_mask": products["mask"],
+            "twin_device": products[f"device_{kind}_{twin}"],
         }  # fmt: skip
         node = _add_evaluation(workflow, step, f"{name}_{grid.name}", run, **ends, **other)
         found[f"{kind}_{grid.name}"] = (node, "out_file")
         found[f"device_{kind}_{grid.name}"] = (node, "device")
-    for number, kind in enumerate(run.beside.noisy, start=1):
+    for number, kind in enumerate(run.extras.noisy, start=1):
         step = AddNoise(
             noise=image.model.metadata["noise"],
             # Two scans of one run never share their noise.
             seed=[run.random_seed, zlib.crc32(image.scan.stem.encode())],
             realisation=number,
-            scale=run.beside.noise_scale,
+            scale=run.extras.noise_scale,
             acquired=grid.kind == "lf",
         )
         low = found[f"lowfield_{grid.name}"]
@@ -208,7 +210,7 @@ def _add_template(
     image: ImageSpec,
     run: RunSpec,
     grid: Grid,
-    made: Mapping[str, Source],
+    products: Mapping[str, Source],
 ) -> dict[str, Source]:
     """Register a brain to a standard space, and bring it and its mask there."""
     step = given(
@@ -216,10 +218,10 @@ def _add_template(
         transform="affine" if run.sloppy else "syn", seed=run.random_seed,
         name=str(image.parts[0].path),
     )  # fmt: skip
-    register = add(workflow, step, f"register_{grid.space}", 3.0, in_file=made["preproc"])
+    register = add(workflow, step, f"register_{grid.space}", 3.0, in_file=products["preproc"])
     warp = add(
         workflow, WarpToTemplate(template=str(grid.template)), f"warp_{grid.space}", 1.0,
-        in_file=made["preproc"], mask_file=made["mask"], forward=(register, "forward"),
+        in_file=products["preproc"], mask_file=products["mask"], forward=(register, "forward"),
     )  # fmt: skip
     return {
         f"forward_{grid.space}": (register, "forward"),
@@ -229,7 +231,7 @@ def _add_template(
     }
 
 
-def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Made:
+def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
     """Fuse low-field scans on the frame, enhance them, and draw what changed."""
     model, names = image.model, [str(part.path) for part in image.parts]
     finds = [
@@ -282,7 +284,7 @@ def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Made:
         image=(choose, "reference"), image_mask=(choose, "mask_file"), before=volume,
         after=(enhance, "out_file"), mask=mask,
     )  # fmt: skip
-    made = {
+    products = {
         "mask": mask, "mask_method": (choose, "method"), "preproc": volume,
         "profile": (normalise, "profile"), "scaling": (normalise, "scaling"),
         "enhanced": (enhance, "out_file"), "device_enhanced": (enhance, "device"),
@@ -291,7 +293,7 @@ def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Made:
         "checked": volume, "coverage": (fuse, "coverage"), "errors": parts["errors"],
         "messages": parts["messages"], "warnings": [(choose, "notes"), *parts["warnings"]],
     }  # fmt: skip
-    return Made(made, "enhanced", [figures], record)
+    return Products(products, "enhanced", [figures], record)
 
 
 def records(workflow: pe.Workflow) -> dict[str, dict[str, Any]]:

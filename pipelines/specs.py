@@ -11,7 +11,7 @@ from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.registry import FAMILIES, METHODS
 from h2lo_bids.outputs import (
-    Beside,
+    Extras,
     Grid,
     TemplateFiles,
     enhanced_paths,
@@ -49,7 +49,7 @@ class RunSpec:
     output_spaces: tuple[str, ...] = ("native",)
     lf_grid: tuple[tuple[float, float, float], ...] = ()
     response: VoxelResponse | None = None
-    beside: Beside = field(default_factory=Beside)
+    extras: Extras = field(default_factory=Extras)
     templates: Mapping[str, Mapping[str, TemplateFiles]] = field(default_factory=dict)
     skull_strip: str = "auto"
     synthstrip_weights: Path | None = None
@@ -68,7 +68,7 @@ class RunSpec:
         """Name every output of an image."""
         if image.enhanced:
             return enhanced_paths(self.out_dir, image.scan)
-        return output_paths(self.out_dir, image.scan, self.grids(image), self.beside)
+        return output_paths(self.out_dir, image.scan, self.grids(image), self.extras)
 
 
 def draws(image: ImageSpec, run: RunSpec) -> int | None:

@@ -87,7 +87,7 @@ def search(query: Query, choose: Choose) -> Discovery:
         tuple(scans),
         tuple(findings.problems),
         tuple(findings.skipped),
-        findings.told,
+        findings.all_notes,
         findings.warnings,
     )
 
@@ -152,7 +152,7 @@ def _checked(group: list[tuple[Image, Scan | H2loError]], findings: Findings) ->
         else:
             scan = replace(scan, warnings=(*scan.warnings, *header_warnings(scan)))
             scans.append(scan)
-            findings.hear(scan)
+            findings.add_notes(scan)
     return scans
 
 
@@ -271,7 +271,7 @@ def _sources(images: list[Image], query: LowFieldQuery, findings: Findings) -> l
             if there:
                 sources.append(LowFieldSource(_named_after(parts, there[0]), there))
                 for part in there:
-                    findings.hear(part)
+                    findings.add_notes(part)
     return sources
 
 

@@ -61,22 +61,25 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    said: list[tuple[Path, str]] = field(default_factory=list)
+    scan_notes: list[tuple[Path, str]] = field(default_factory=list)
     doubts: list[tuple[Path, str]] = field(default_factory=list)
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def all_notes(self) -> tuple[str, ...]:
         """The notes, those on scans with one line for each kind."""
-        return (*self.notes, *summarise((path, f"{path}: {text}") for path, text in self.said))
+        return (
+            *self.notes,
+            *summarise((path, f"{path}: {text}") for path, text in self.scan_notes),
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """One line for each kind of warning."""
         return tuple(summarise((path, f"{path}: {text}") for path, text in self.doubts))
 
-    def hear(self, scan: Scan) -> None:
+    def add_notes(self, scan: Scan) -> None:
         """Keep what was noted at a scan."""
-        self.said += [(scan.path, text) for text in scan.notes]
+        self.scan_notes += [(scan.path, text) for text in scan.notes]
         self.doubt(scan.path, *scan.warnings)
 
     def doubt(self, path: Path, *texts: str) -> None:
@@ -116,9 +119,9 @@ def choose_subjects(query: Query, existing: tuple[str, ...], findings: Findings)
     rows, misnamed = read_participants(query.bids_dir), misnamed_subjects(query.bids_dir)
     messages = [absent_subject(query.bids_dir, label, existing, label in rows) for label in absent]
     if not chosen:
-        told = summarise(zip((query.bids_dir / f"sub-{s}" for s in absent), messages, strict=True))
+        lines = summarise(zip((query.bids_dir / f"sub-{s}" for s in absent), messages, strict=True))
         raise NoMatchError(
-            "; ".join([*told, *filter(None, [misnamed])])
+            "; ".join([*lines, *filter(None, [misnamed])])
             or f"{query.bids_dir}: holds no folder sub-<label>; check the path"
         )
     if misnamed and (absent or not query.participant_labels):

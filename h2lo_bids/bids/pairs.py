@@ -92,13 +92,13 @@ def discover_pairs(query: PairQuery) -> PairDiscovery:
         reasons.sort(key=lambda text: "did you mean" not in text)
         raise NoMatchError(nothing_pairs(query, sides, subjects, reasons))
     for scan in (scan for pair in pairs for scan in (pair.hf, *pair.lf)):
-        findings.hear(scan)
+        findings.add_notes(scan)
         findings.doubt(scan.path, *header_warnings(scan))
     return PairDiscovery(
         tuple(pairs),
         tuple(findings.problems),
         (*lonely, *findings.skipped),
-        findings.told,
+        findings.all_notes,
         findings.warnings,
     )
 

@@ -127,7 +127,7 @@ def model_facts(model: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def beside_sidecar(
+def extra_sidecar(
     lowfield: Mapping[str, Any],
     kind: str,
     model: Mapping[str, Any],

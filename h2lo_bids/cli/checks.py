@@ -10,8 +10,8 @@ from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
-from h2lo_bids.cli.beside import check_beside
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS, OWN_SPACES, check_values, standard_spaces
+from h2lo_bids.cli.extras import check_extras
 from h2lo_bids.cli.tasks import CheckTask
 from h2lo_bids.errors import CannotCreateError, MissingInputError, UsageError
 from h2lo_bids.io import read_text
@@ -153,7 +153,7 @@ def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, A
     bundles = bundles_for(settings, task.suffixes)
     notes = [_check_model(*pair) for pair in bundles.items()]
     for bundle in bundles.values():
-        check_beside(settings, bundle)
+        check_extras(settings, bundle)
     if settings.use_plugin is not None:
         _check_plugin(settings, read_plugin(settings.use_plugin))
     if (weights := synthstrip_weights(settings)) is not None:

@@ -121,7 +121,7 @@ def _check_models_and_templates(settings: Settings, found: Discovery) -> None:
 
 
 def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
-    from h2lo_bids.cli.beside import grids_for
+    from h2lo_bids.cli.extras import grids_for
     from h2lo_bids.cli.participant import sources_of
     from h2lo_bids.cli.subject import mask_words
 
@@ -135,7 +135,7 @@ def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
             yield f"fuse  {names} [as {source.scan.stem}]"
     for grid in grids_for(settings) if found.scans else ():
         if grid.kind == "lf":
-            yield f"grid  res-{grid.res} [{grid.told}]"
+            yield f"grid  res-{grid.res} [{grid.meaning}]"
 
 
 def _model(settings: Settings, suffix: str) -> str:

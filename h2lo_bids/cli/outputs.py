@@ -17,7 +17,7 @@ from h2lo_bids.bids.derivatives import (
 from h2lo_bids.bids.discover import Discovery, LowFieldSource
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.beside import beside_of, grids_for
+from h2lo_bids.cli.extras import extras_of, grids_for
 from h2lo_bids.cli.participant import sources_of
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import SYNTHESIZE
@@ -56,7 +56,7 @@ def scan_outputs(settings: Settings, scan: Scan) -> Iterator[Output]:
     from h2lo_bids.outputs import output_paths
 
     grids = grids_for(settings)
-    images = output_paths(settings.out_dir, scan, grids, beside_of(settings))
+    images = output_paths(settings.out_dir, scan, grids, extras_of(settings))
     yield from _with_sidecars(images, scan.relative_path)
     yield from _figures(settings, scan, "scan", scan.relative_path)
     for grid in grids:

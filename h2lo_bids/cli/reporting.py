@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
-from h2lo_bids.cli.beside import grids_for
+from h2lo_bids.cli.extras import grids_for
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.tasks import SubjectTask
 from h2lo_bids.errors import H2loError, NoMatchError
@@ -133,7 +133,7 @@ def _found(scan: Scan, use: str) -> FoundScan:
 
 def _grids(task: SubjectTask) -> list[str]:
     grids = grids_for(task.settings)
-    return [f"at {grid.told}" for grid in grids if grid.kind in ("model", "lf")]
+    return [f"at {grid.meaning}" for grid in grids if grid.kind in ("model", "lf")]
 
 
 def _traceback(crash_file: str) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.beside import beside_of, response_of
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
+from h2lo_bids.cli.extras import extras_of, response_of
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.tasks import SubjectTask
 from h2lo_bids.errors import error_named
@@ -177,7 +177,7 @@ def run_spec(task: SubjectTask) -> RunSpec:
         output_spaces=settings.output_spaces,
         lf_grid=settings.lf_grid,
         response=response_of(settings),
-        beside=beside_of(settings),
+        extras=extras_of(settings),
         templates=templates,
         skull_strip=settings.skull_strip,
         synthstrip_weights=synthstrip_weights(settings),

@@ -83,10 +83,10 @@ def orientation_note(image: Any, mask: Any, name: str) -> str | None:
     clear = max(own, fits[best]) >= MIN_FIT
     if own - fits[best] > MIN_LEAD[clear]:
         return None
-    told = "".join(nib.orientations.aff2axcodes(image.affine))
-    rather = f"which lies as in {_codes(told, best)}" if clear else "or its brain was found badly"
+    codes = "".join(nib.orientations.aff2axcodes(image.affine))
+    rather = f"which lies as in {_codes(codes, best)}" if clear else "or its brain was found badly"
     return (
-        f"{name}: its header's orientation ({told}) does not fit the head, {rather} (fit "
+        f"{name}: its header's orientation ({codes}) does not fit the head, {rather} (fit "
         f"{own:.2f}, of another {fits[best]:.2f}); left and right cannot be told from the image: "
         "look at it, and convert it again or restore its header"
     )
@@ -149,11 +149,11 @@ def _cube(
     return [map_coordinates(part, voxels, order=1).reshape((CELLS,) * 3) for part in smooth]
 
 
-def _codes(told: str, turn: Turn) -> str:
+def _codes(codes: str, turn: Turn) -> str:
     """Name the voxel axes' directions in the head, from those that the header names."""
     order, signs = turn
     world = dict(zip(order, zip("RAS", "LPI", strict=True), strict=True))
     names = {}
     for axis, sign in zip(order, signs, strict=True):
         names["RAS"[axis]], names["LPI"[axis]] = world[axis][::sign]
-    return "".join(names[code] for code in told)
+    return "".join(names[code] for code in codes)

@@ -12,7 +12,7 @@ from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import json_digest
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.outputs import Beside, grids_of, output_paths
+from h2lo_bids.outputs import Extras, grids_of, output_paths
 from h2lo_bids.synthesis.noise import scan_seed
 from pipelines.participant import init_participant_wf
 from pipelines.specs import ImageSpec, RunSpec
@@ -61,10 +61,10 @@ def _build(scans, tmp_path, template=None, masks=(), method="h2lo", **options):
 @pytest.mark.parametrize("suffixes", [("T1w",), ("T1w", "T2w")])
 @pytest.mark.parametrize("spaces", [(), ("model",), ("model", "MNI152NLin2009cAsym:res-1")])
 @pytest.mark.parametrize("lf_grid", [(), ((1.6, 1.6, 5.0), (2.0, 2.0, 2.0))])
-@pytest.mark.parametrize("beside", [Beside(), Beside(2), Beside(1, uncertainty=True)])
-def test_every_promised_output_has_its_sink(tmp_path, template, suffixes, spaces, lf_grid, beside):
+@pytest.mark.parametrize("extras", [Extras(), Extras(2), Extras(1, uncertainty=True)])
+def test_every_promised_output_has_its_sink(tmp_path, template, suffixes, spaces, lf_grid, extras):
     scans = [_scan(suffix) for suffix in suffixes]
-    options = {"output_spaces": spaces, "lf_grid": lf_grid, "beside": beside}
+    options = {"output_spaces": spaces, "lf_grid": lf_grid, "extras": extras}
     workflow = _build(scans, tmp_path, template, **options)
     nodes = {name: workflow.get_node(name) for name in workflow.list_node_names()}
     sinks = {
@@ -74,7 +74,7 @@ def test_every_promised_output_has_its_sink(tmp_path, template, suffixes, spaces
     }
     grids = grids_of(spaces, lf_grid)
     out = tmp_path / "out"
-    expected = [path for s in scans for path in output_paths(out, s, grids, beside).values()]
+    expected = [path for s in scans for path in output_paths(out, s, grids, extras).values()]
     assert sinks == set(expected)
     assert len(expected) == len(set(expected))
     records = [name for name in nodes if name.endswith("ds_record")]
@@ -123,9 +123,9 @@ def test_names_of_outputs_are_unique_over_grids_and_contrasts(tmp_path):
     assert any("from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.h5" in p.name for p in names)
 
 
-def test_what_stands_beside_says_what_it_is(tmp_path):
+def test_extras_say_what_they_are(tmp_path):
     scans = [_scan("T1w"), _scan("T2w")]
-    workflow = _build(scans, tmp_path, beside=Beside(2, uncertainty=True))
+    workflow = _build(scans, tmp_path, extras=Extras(2, uncertainty=True))
     sinks = [f"scan_0_T1w_wf.ds_{kind}_native" for kind in ("noise01", "noise02", "std")]
     first, second, std = (workflow.get_node(name).inputs for name in sinks)
     assert first.out_name == "sub-01/anat/sub-01_desc-lowfieldnoise01_T1w.nii.gz"
@@ -150,7 +150,7 @@ def test_each_low_field_grid_says_over_what_its_voxels_average(tmp_path):
     for response, thickness in ((None, (5.0, 2.0)), (VoxelResponse("gauss", 4.0), (4.0, 4.0))):
         workflow = _build(
             [_scan("T1w")], tmp_path, lf_grid=grids, response=response,
-            beside=Beside(1, uncertainty=True, noise_scale=1.5),
+            extras=Extras(1, uncertainty=True, noise_scale=1.5),
         )  # fmt: skip
         profile = response.profile if response else "box"
         for label, own in zip(("1p6x1p6x5", "2x2x2"), thickness, strict=True):
@@ -177,9 +177,9 @@ def test_each_low_field_grid_says_over_what_its_voxels_average(tmp_path):
 
 def test_grids_say_what_they_are():
     (_, model, coarse, fine) = grids_of(("model",), [(1.6, 1.6, 5.0), (2.0, 2.0, 2.0)])
-    assert model.told == "the grid on which the model was trained, centred on the brain"
+    assert model.meaning == "the grid on which the model was trained, centred on the brain"
     assert (coarse.name, fine.name) == ("lf_1p6x1p6x5", "lf_2x2x2")
-    assert coarse.told == (
+    assert coarse.meaning == (
         "1.6 x 1.6 x 5 mm voxels along the scan's own axes, box slice profile of 5 mm"
     )
 

@@ -136,13 +136,13 @@ def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> 
     dice = 2 * np.count_nonzero(mine & other) / max(1, mine.sum() + other.sum())
     if dice >= EXPECTED_DICE:
         return given
-    told = (
+    text = (
         f"{name}: this brain mask and the brain that {found.method} finds in {name_of(image)} "
         f"overlap by a Dice of {dice:.2f} only"
     )
     if dice < MIN_DICE and max(orientation_fits(image, found.image).values()) >= MIN_FIT:
-        raise BadDataError(f"{told}; {_REMEDY}")
-    return replace(given, notes=(*given.notes, f"{told}; check that it is of this scan"))
+        raise BadDataError(f"{text}; {_REMEDY}")
+    return replace(given, notes=(*given.notes, f"{text}; check that it is of this scan"))
 
 
 def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:

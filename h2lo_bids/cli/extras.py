@@ -1,4 +1,4 @@
-"""Where low-field images are wanted, what beside them, and whether the model can give it."""
+"""Where low-field images are wanted, with which extras, and whether the model can give them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def grids_for(settings: Settings) -> Any:
     return grids_of(settings.output_spaces, settings.lf_grid, response=response_of(settings))
 
 
-def beside_of(settings: Settings) -> Any:
-    """Return `h2lo_bids.outputs.Beside` for the options of a run."""
-    from h2lo_bids.outputs import Beside
+def extras_of(settings: Settings) -> Any:
+    """Return `h2lo_bids.outputs.Extras` for the options of a run."""
+    from h2lo_bids.outputs import Extras
 
     noisy = settings.realisations if settings.noise == "calibrated" else 0
     scale = 1.0 if settings.noise_scale is None else settings.noise_scale
-    return Beside(realisations=noisy, uncertainty=settings.uncertainty, noise_scale=scale)
+    return Extras(realisations=noisy, uncertainty=settings.uncertainty, noise_scale=scale)
 
 
-def check_beside(settings: Settings, bundle: Any) -> None:
+def check_extras(settings: Settings, bundle: Any) -> None:
     """Check that a bundle carries what the options need."""
     remedy = "fit one with `h2lo bids_dir out_dir group`, or leave the option out"
     if settings.noise == "calibrated":

@@ -13,14 +13,14 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.beside import check_beside
+from h2lo_bids.cli.extras import check_extras
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
 from h2lo_bids.models.collection import member_files
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
-from h2lo_bids.outputs import Beside, Grid, grids_of
+from h2lo_bids.outputs import Extras, Grid, grids_of
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.grids import lf_mask, synthesize_on_grid
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
@@ -78,7 +78,7 @@ def images(tmp_path):
 def _run(bundle, paths, folder, grid, mask):
     scan = Scan(folder / "sub-01_T1w.nii.gz", "01", None, "T1w", (("sub", "01"),))
     image = ImageSpec("scan", scan, bundle, (scan,), (None,))
-    run = RunSpec(folder / "out", beside=Beside(2, uncertainty=True))
+    run = RunSpec(folder / "out", extras=Extras(2, uncertainty=True))
     workflow = pe.Workflow(name="wf", base_dir=str(folder))
     files = pe.Node(IdentityInterface(fields=["volume", "mask"]), name="files")
     files.inputs.trait_set(volume=str(paths["volume"]), mask=str(mask))
@@ -138,13 +138,13 @@ def _settings(**values):
 def test_a_model_that_cannot(bundle):
     whole, folds = bundle
     plain = load_bundle(folds[0])
-    check_beside(_settings(), plain)
-    check_beside(_settings(noise="calibrated", uncertainty=True), whole)
+    check_extras(_settings(), plain)
+    check_extras(_settings(noise="calibrated", uncertainty=True), whole)
     with pytest.raises(UsageError, match=r"fold0 has no noise model; .* group") as noise:
-        check_beside(_settings(noise="calibrated"), plain)
+        check_extras(_settings(noise="calibrated"), plain)
     with pytest.raises(UsageError, match=r"fold0 has no models of folds.* group") as members:
-        check_beside(_settings(uncertainty=True), plain)
+        check_extras(_settings(uncertainty=True), plain)
     assert "\n" not in f"{noise.value}{members.value}"
     damaged = SimpleNamespace(path=whole.path, metadata={"noise": {"power": 3}})
     with pytest.raises(BadDataError, match="whole: not a noise model"):
-        check_beside(_settings(noise="calibrated"), damaged)
+        check_extras(_settings(noise="calibrated"), damaged)
