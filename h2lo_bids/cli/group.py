@@ -1,4 +1,4 @@
-"""The group level, also called train: from paired scans to a model of a site's scanner."""
+"""The levels that work on pairs: group (also called train), evaluate and benchmark."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.fits import run_fits
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
 from h2lo_bids.cli.resources import fit_threads
-from h2lo_bids.errors import TemporaryError
+from h2lo_bids.errors import BadDataError, TemporaryError
 from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import (
@@ -42,89 +43,94 @@ _ASKED = {
 
 
 def run_group(settings: Settings, console: Console) -> int:
-    """Prepare pairs, cross-validate, fit the final model, and report.
-
-    Parameters
-    ----------
-    settings
-        What is asked for.
-    console
-        Where it is told.
-
-    Returns
-    -------
-    int
-        The exit code.
-
-    Raises
-    ------
-    H2loError
-        If nothing can be begun.
-    """
-    return run_on_pairs(
-        settings,
-        console,
-        work=lambda run: cross_validate(run, _close),
-        report=write_report,
-    )
+    """Prepare pairs, cross-validate, fit the final model, and report."""
+    work = partial(_cross_validate, close=_close_group)
+    return run_on_pairs(settings, console, work=work, report=_write_report)
 
 
-def cross_validate(run: Run, close: Callable[[Run, Plan], int]) -> int:
-    """Prepare pairs and fit every fold, or those that are asked for.
+def run_benchmark(settings: Settings, console: Console) -> int:
+    """Prepare pairs, fit and score every method on every fold, and write Table 1 or 2."""
+    work = partial(_cross_validate, close=_close_benchmark)
+    return run_on_pairs(settings, console, work=work, report=_write_table)
 
-    Parameters
-    ----------
-    run
-        Takes what is done and what failed.
-    close
-        Does what follows once nothing more is to be fitted, and returns how many
-        further fits are done; not called for one task of a job array.
 
-    Returns
-    -------
-    int
-        The exit code.
+def run_evaluate(settings: Settings, console: Console) -> int:
+    """Prepare pairs, score the models on them, and report."""
+    return run_on_pairs(settings, console, work=_evaluate, report=_write_report)
+
+
+def _evaluate(run: Run) -> int:
+    sources = prepared_sources(run, prepare_pairs(run))
+    if not sources:
+        return _finish(run, 0)
+    result = _ask(run, ScoreTask(run.settings, sources))
+    run.done -= {scan for scan, _ in result["lost"]}
+    for step, items in (("score", result["lost"]), ("reference", result["unusable"])):
+        run.fail_alike(Failed(name, step, BadDataError(line)) for name, line in items)
+    for table in result["tables"]:
+        run.console.line(f"table: {table}")
+    run.console.line(f"report: {_write_report(run)}")
+    return _finish(run, len(run.done))
+
+
+def _cross_validate(run: Run, close: Callable[[Run, Plan], int]) -> int:
+    """Prepare pairs and fit every fold, or those that are asked for; return the exit code.
+
+    Once nothing more is to be fitted, `close` does what follows and returns how many further
+    fits are done; it is not called for one task of a job array.
     """
     settings, console = run.settings, run.console
     _outlive_requeue()
     sources = prepared_sources(run, prepare_pairs(run))
     if not sources or run.gives_up:
-        return finish(run, 0)
-    plan = ask(run, PlanTask(settings, sources))["contrasts"]
+        return _finish(run, 0)
+    plan = _ask(run, PlanTask(settings, sources))["contrasts"]
     _tell_plan(run, plan)
-    done = _fit_folds(run, plan)
+    done = fit_folds(run, plan)
     if settings.fold:
         console.line("run the same command without --fold to collect the results")
-        return finish(run, done)
+        return _finish(run, done)
     if run.gives_up:
-        return finish(run, done)
-    return finish(run, done + close(run, plan))
+        return _finish(run, done)
+    return _finish(run, done + close(run, plan))
 
 
-def _close(run: Run, plan: Plan) -> int:
+def _close_group(run: Run, plan: Plan) -> int:
     """Write the tables, fit the final models, and report."""
     settings = run.settings
     if settings.folds != "0":
-        ask(run, CollectTask(settings, tuple(plan)))
+        _ask(run, CollectTask(settings, tuple(plan)))
     done = 0 if settings.no_final else _fit_final(run, plan)
-    run.console.line(f"report: {write_report(run)}")
+    run.console.line(f"report: {_write_report(run)}")
     _tell_models(run)
     return done
 
 
-def ask(run: Run, task: Any) -> Any:
+def _close_benchmark(run: Run, plan: Plan) -> int:
+    """Write the tables and report."""
+    _ask(run, CollectTask(run.settings, tuple(plan)))
+    run.console.line(f"table: {_write_table(run)}")
+    run.console.line(f"report: {_write_report(run)}")
+    return 0
+
+
+def _ask(run: Run, task: Any) -> Any:
     """Let a process with the threads of a fit do a task; return its result or raise its error."""
     status = _ASKED.get(type(task), "writing the report")
     return run.ask(task, status, fit_threads(run.settings))
 
 
-def write_report(run: Run) -> Path:
+def _write_report(run: Run) -> Path:
     """Write ``group.html`` from what is in the output folder, and what failed in this run."""
     failures = tuple((item.step, item.line) for item in run.failed)
-    return Path(ask(run, GroupReportTask(run.settings, failures))["path"])
+    return Path(_ask(run, GroupReportTask(run.settings, failures))["path"])
 
 
-def finish(run: Run, done: int) -> int:
+def _write_table(run: Run) -> Path:
+    return Path(_ask(run, TableTask(run.settings))["path"])
+
+
+def _finish(run: Run, done: int) -> int:
     """Sum up, and choose the exit code."""
     if run.failed:
         fits = sum(name.startswith(("folds/", "models/")) for name in run.done)
@@ -132,11 +138,11 @@ def finish(run: Run, done: int) -> int:
         fitted = f" and {counted(fits, 'fit')}" if run.settings.level != "evaluate" else ""
         report_failures(run, pairs + fitted)
     elif run.settings.clean_workdir and not run.settings.fold:
-        _clean(run.settings)
+        clean_workdir(run.settings)
     return exit_code(run.failed, done)
 
 
-def _clean(settings: Settings) -> None:
+def clean_workdir(settings: Settings) -> None:
     """Delete what this run has no more use of, but no other run's unfinished fits."""
     training = settings.work / "training"
     folders = list(settings.work.glob("sub_*_pairs_wf"))
@@ -169,7 +175,7 @@ def _tell_plan(run: Run, plan: Plan) -> None:
         run.console.line(text)
 
 
-def _fit_folds(run: Run, plan: Plan) -> int:
+def fit_folds(run: Run, plan: Plan) -> int:
     """Fit the folds that are not done; return how many are done in all that were wanted."""
     settings = run.settings
     threads = fit_threads(settings)

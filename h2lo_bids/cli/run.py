@@ -117,18 +117,11 @@ def _level(settings: Settings) -> Callable[[Settings, Console], int]:
         from h2lo_bids.cli.dryrun import dry_run
 
         return dry_run
-    if settings.level == "group":
-        from h2lo_bids.cli.group import run_group
+    if settings.level in ("group", "evaluate", "benchmark"):
+        from h2lo_bids.cli import group
 
-        return run_group
-    if settings.level == "benchmark":
-        from h2lo_bids.cli.benchmark import run_benchmark
-
-        return run_benchmark
-    if settings.level == "evaluate":
-        from h2lo_bids.cli.evaluate import run_evaluate
-
-        return run_evaluate
+        run: Callable[[Settings, Console], int] = getattr(group, f"run_{settings.level}")
+        return run
     if settings.pairs:
         from h2lo_bids.cli.pairs import run_pairs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from h2lo_bids.cli.group import _clean
+from h2lo_bids.cli.group import clean_workdir
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.settings import Settings
@@ -66,7 +66,7 @@ def test_cleaning_spares_the_fits_of_other_runs(tmp_path, level):
     settings = Settings(
         bids_dir=tmp_path, out_dir=tmp_path, level=level, work_dir=tmp_path, contrast=("T1w",)
     )
-    _clean(settings)
+    clean_workdir(settings)
     assert own.exists() == (level == "evaluate")
     assert other.exists()
     assert not (tmp_path / "sub_01_pairs_wf").exists()

@@ -125,7 +125,7 @@ def test_a_collecting_run_fits_no_fold_but_runs_the_commands_of_others(tmp_path,
     folds = [{"index": k} for k in (0, 1)]
     done = [f"{name}/{k}" for name in ("h2lo", "theirs") for k in (0, 1)]
     plan = {"T1w": {"sources": [], "folds": folds, "done": ["arnold/0", *done[:-1]]}}
-    assert group._fit_folds(run, plan) == 4
+    assert group.fit_folds(run, plan) == 4
     assert fitted == ["folds/T1w/theirs/fold-1"]
     (failed,) = run.failed
     assert failed.scan == "folds/T1w/arnold/fold-1"
