@@ -122,7 +122,7 @@ def test_a_collecting_run_fits_no_fold_but_runs_the_commands_of_others(tmp_path,
     settings = Settings(tmp_path, tmp_path / "out", "benchmark", method=("h2lo", "arnold"))
     settings = replace(settings, external=(("theirs", "true"),), collect=True)
     run = Run(settings, Console(), tmp_path / "logs")
-    folds = [{"index": k} for k in (0, 1)]
+    folds = [{"index": k, "train": [], "validation": [], "test": []} for k in (0, 1)]
     done = [f"{name}/{k}" for name in ("h2lo", "theirs") for k in (0, 1)]
     plan = {"T1w": {"sources": [], "folds": folds, "done": ["arnold/0", *done[:-1]]}}
     assert group.fit_folds(run, plan) == 4
