@@ -114,7 +114,7 @@ class FeatureTiles:
         """
         x = self._read(box)
         for index, (weight, bias) in enumerate(self._layers, start=1):
-            convolve = _convolve_one_channel if index == 1 else functional.conv3d
+            convolve = convolve_one_channel if index == 1 else functional.conv3d
             x = convolve(x, weight, bias)
             margin = HALO - index
             if margin:
@@ -145,7 +145,7 @@ class FeatureTiles:
                 x.narrow(axis + 2, length - after, after).zero_()
 
 
-def _convolve_one_channel(
+def convolve_one_channel(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """Convolve without padding, in float32 whatever `products_in_bfloat16` says.

@@ -1,13 +1,23 @@
-"""Crops must give what the whole volume gives, at the border too."""
+"""Crops give what the whole volume gives, at the border too, and are drawn without bias."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import ball_pair
 
 from h2lo_bids.models.h2lo import HALO, H2lo, H2loArchitecture
-from h2lo_bids.training.crops import crop_coordinates, predict_crop, read_crop
+from h2lo_bids.training.crops import (
+    CropSampler,
+    crop_coordinates,
+    draw_points,
+    draw_subvolume,
+    epoch_batch,
+    epoch_steps,
+    predict_crop,
+    read_crop,
+)
 
 SHAPE = (18, 21, 16)
 
@@ -59,3 +69,46 @@ def test_coordinates_are_those_of_the_frame() -> None:
     at = crop_coordinates((2, 0, 9), 4, SHAPE).reshape(4, 4, 4, 3)
     expected = [2 * (c + 3) / (n - 1) - 1 for c, n in zip((2, 0, 9), SHAPE, strict=True)]
     np.testing.assert_allclose(at[3, 3, 3], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, 8])
+def test_weights_are_the_inverse_chance_of_inclusion(size: int) -> None:
+    pairs = [ball_pair("a", 1, (14, 15, 13)), ball_pair("b", 2, (14, 15, 13))]
+    pairs[1].mask[:7] = False
+    sampler = CropSampler.build(pairs, size)
+    # By brute force: every possible centre, its chance, and the voxels of its crop.
+    density = sum(p.mask.astype(float) for p in pairs)
+    density /= density.sum()
+    chance = np.zeros(density.shape)
+    for centre in np.argwhere(density > 0):
+        box = tuple(slice(max(0, c - size // 2), max(0, c - size // 2 + size)) for c in centre)
+        chance[box] += density[tuple(centre)]
+    brain = np.mean([p.mask.sum() for p in pairs])
+    where = density > 0
+    np.testing.assert_allclose(sampler.weights[where], size**3 / (brain * chance[where]), rtol=1e-5)
+
+
+def test_draws_follow_the_masks() -> None:
+    pair = ball_pair("a", 1, (14, 15, 13))
+    sampler, rng = CropSampler.build([pair], 4), np.random.default_rng(0)
+    centres = np.array([sampler.draw(rng) for _ in range(4000)]) + 2
+    assert pair.mask[tuple(centres.T)].all()
+    np.testing.assert_allclose(centres.mean(0), np.argwhere(pair.mask).mean(0), atol=0.3)
+
+
+def test_points_and_subvolumes_cover_the_grid() -> None:
+    rng = np.random.default_rng(0)
+    points = draw_points((3, 4, 5), 5000, rng)
+    assert len(np.unique(points, axis=0)) == 60
+    assert {draw_subvolume((6, 4, 3), 4, rng) for _ in range(200)} == {(i, 0, 0) for i in range(3)}
+
+
+@pytest.mark.parametrize(("count", "batch"), [(7, 1), (7, 3), (6, 2), (2, 5)])
+def test_an_epoch_takes_each_pair_once(count: int, batch: int) -> None:
+    steps = epoch_steps(count, batch)
+    orders = [
+        np.concatenate([epoch_batch(count, batch, e * steps + s, 42) for s in range(steps)])
+        for e in range(6)
+    ]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    assert count < 3 or len({tuple(order) for order in orders}) > 1

@@ -86,3 +86,19 @@ def test_the_figure_of_whole_products_is_the_mean_over_pairs() -> None:
     found = validation.product(lambda volume, mask: np.where(mask, volume * 3, 0))
     each = [-10 * math.log10(((np.minimum(p.hf * 3, 1) - p.lf) ** 2).mean()) for p in PAIRS]
     assert found == pytest.approx(np.mean(each), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_whole_volume_validation_is_the_mean_of_the_pairs(precision: str) -> None:
+    model = H2lo(SMALL)
+    validation = Validation(PAIRS, small_options(validation="volume", precision=precision))
+    found, baseline = [], []
+    for pair in PAIRS:
+        with torch.no_grad():
+            made = model(torch.from_numpy(pair.hf)[None, None])[0, 0].numpy()
+        for values, source in ((found, made), (baseline, pair.hf)):
+            error = np.where(pair.mask, np.clip(source, 0, 1), 0) - pair.lf
+            values.append(-10 * math.log10((error.astype(float) ** 2).mean()))
+    tolerance = 1e-4 if precision == "fp32" else 0.1
+    assert validation.psnr(*validation.parts(model)) == pytest.approx(np.mean(found), abs=tolerance)
+    assert validation.baseline() == pytest.approx(np.mean(baseline), abs=1e-4)

@@ -1,0 +1,77 @@
+"""Variations move a pair as a whole, and leave the background 0."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+from problems import ball_pair
+
+from h2lo_bids.training.augment import Augmentation, draw_crop, flip_rotate
+from h2lo_bids.training.pairs import fingerprint
+
+
+def test_background_stays_zero_under_augmentation() -> None:
+    pair = ball_pair("a", 1)
+    wild = Augmentation(flip=0.5, shift=3, scale=0.4, gamma=0.3, bias=0.2, noise=0.1)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        hf, lf, mask = draw_crop(pair, (6, 8, 7), 10, wild, rng)
+        inner = hf[5:-5, 5:-5, 5:-5]
+        assert (inner[~mask] == 0).all()
+        assert (lf[~mask] == 0).all()
+        assert hf.min() >= 0
+        assert hf.max() <= 1
+
+
+def test_flip_and_shift_move_the_pair_as_a_whole() -> None:
+    pair = ball_pair("a", 1)
+    size, corner = 8, (6, 9, 7)
+    for seed in range(12):
+        hf, lf, _ = draw_crop(pair, corner, size, Augmentation(flip=0.5, shift=2),
+                              np.random.default_rng(seed))  # fmt: skip
+        matches = 0
+        for mirror, *shift in itertools.product((False, True), *[range(-2, 3)] * 3):
+            moved = []
+            for volume in (pair.hf, pair.lf):
+                v = np.pad(volume[::-1] if mirror else volume, 10)
+                # A mirror image is taken after the shift, so that its shift is reversed.
+                d = [-shift[0] if mirror else shift[0], *shift[1:]]
+                v = np.roll(v, d, (0, 1, 2))
+                moved.append(v)
+            a = tuple(slice(c + 5, c + 15 + size) for c in corner)
+            b = tuple(slice(c + 10, c + 10 + size) for c in corner)
+            matches += np.array_equal(moved[0][a], hf) and np.array_equal(moved[1][b], lf)
+        assert matches == 1
+
+
+def test_half_precision_pairs_give_float32_crops() -> None:
+    from h2lo_bids.training.augment import draw_crop
+
+    pair = ball_pair("a", 1)
+    half = {k: getattr(pair, k).astype(np.float16) for k in ("hf", "lf")}
+    single = {k: v.astype(np.float32) for k, v in half.items()}
+    stored, full = dataclasses.replace(pair, **half), dataclasses.replace(pair, **single)
+    assert fingerprint([stored]) == fingerprint([full]) != fingerprint([pair])
+    wild = Augmentation(flip=0.5, shift=2, scale=0.2, gamma=0.1)
+    crops = [draw_crop(p, (6, 8, 7), 9, wild, np.random.default_rng(3)) for p in (stored, full)]
+    for a, b in zip(*crops, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_eight_variants_are_axial_mirrors_and_quarter_turns() -> None:
+    cube = np.random.default_rng(0).random((5, 5, 5))
+    made = [flip_rotate([cube, cube + 1], k) for k in range(8)]
+    assert len({m[0].tobytes() for m in made}) == 8
+    for one, other in made:
+        np.testing.assert_array_equal(other, one + 1)
+        # Depth is untouched: each axial slice holds what it held.
+        np.testing.assert_array_equal(
+            np.sort(one.reshape(25, 5), 0), np.sort(cube.reshape(25, 5), 0)
+        )
+    # The corner voxel goes to each corner of its slice, twice.
+    corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
+    where = [c for m in made for c in corners if m[0][*c, 2] == cube[0, 0, 2]]
+    assert sorted(where) == sorted(corners * 2)

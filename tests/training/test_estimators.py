@@ -1,0 +1,138 @@
+"""The losses against closed forms and loops, and their estimates against the whole grid."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from problems import SMALL, ball_pair, small_options
+
+from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.training import estimators
+from h2lo_bids.training.estimators import (
+    build_estimator,
+    gaussian_derivative_kernels,
+    gradient_loss,
+    l1_loss,
+)
+
+
+@pytest.mark.parametrize(("sigma", "size"), [(1.0, 5), (0.7, 3), (2.0, 7)])
+def test_kernels_are_gaussian_derivatives(sigma, size):
+    kernels = gaussian_derivative_kernels(sigma, size).numpy()
+    assert kernels.shape == (3, 1, size, size, size)
+    assert kernels.dtype == np.float32
+    norm = (2 * math.pi) ** 1.5 * sigma**3
+    for voxel in np.ndindex(size, size, size):
+        r = [i - size // 2 for i in voxel]
+        gauss = math.exp(-sum(c * c for c in r) / (2 * sigma**2)) / norm
+        for axis in range(3):
+            expected = -r[axis] / sigma**2 * gauss
+            assert kernels[(axis, 0, *voxel)] == pytest.approx(expected, abs=1e-8)
+
+
+def test_kernels_of_a_sampled_gaussian_match_its_numerical_derivative():
+    kernels = gaussian_derivative_kernels(1.5, 9).double().numpy()
+    h = 1e-5
+
+    def density(x, y, z):
+        return math.exp(-(x * x + y * y + z * z) / 4.5) / (2 * math.pi * 2.25) ** 1.5
+
+    slope = (density(1 + h, -2, 3) - density(1 - h, -2, 3)) / (2 * h)
+    assert kernels[0, 0, 5, 2, 7] == pytest.approx(slope, abs=1e-8)
+
+
+@pytest.mark.parametrize(("sigma", "size"), [(1.0, 4), (0.0, 5), (-1.0, 5), (float("nan"), 5)])
+def test_impossible_kernels_are_refused(sigma, size):
+    with pytest.raises(ValueError):
+        gaussian_derivative_kernels(sigma, size)
+
+
+def test_gradient_loss_by_loops():
+    rng = np.random.default_rng(0)
+    shape = (4, 5, 6)
+    predicted, target = rng.random((2, *shape))
+    padded = np.pad(predicted - target, 2)
+    expected = 0.0
+    for axis in range(3):
+        for x, y, z in np.ndindex(shape):
+            response = 0.0
+            for tap in np.ndindex(5, 5, 5):
+                r = np.array(tap) - 2
+                kernel = -r[axis] * math.exp(-(r @ r) / 2) / (2 * math.pi) ** 1.5
+                response += kernel * padded[x + tap[0], y + tap[1], z + tap[2]]
+            expected += response**2 / np.prod(shape)
+    a, b = (torch.from_numpy(v).float()[None, None] for v in (predicted, target))
+    assert float(gradient_loss(a, b, gaussian_derivative_kernels())) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_gradient_loss_ignores_a_constant_inside():
+    a = torch.rand(1, 1, 8, 8, 8)
+    kernels = gaussian_derivative_kernels()
+    assert float(gradient_loss(a + 0.5, a, kernels, padding=0)) == pytest.approx(0, abs=1e-10)
+    assert float(gradient_loss(a, a, kernels)) == 0.0
+
+
+def test_l1_loss_is_the_mean_absolute_difference():
+    a, b = torch.tensor([0.0, 1.0, 0.5]), torch.tensor([0.5, 0.0, 0.5])
+    assert float(l1_loss(a, b)) == pytest.approx(0.5)
+    assert l1_loss(a.bfloat16(), b.bfloat16()).dtype == torch.float32
+
+
+def test_patch_l1_is_unbiased() -> None:
+    pairs = [ball_pair("a", 1), ball_pair("b", 2)]
+    torch.manual_seed(0)
+    model = H2lo(SMALL)
+    estimator = build_estimator(pairs, small_options(crop=9, batch=1))
+    with torch.no_grad():
+        brain = np.mean([p.mask.sum() for p in pairs])
+        truth = np.mean([
+            np.abs(model(torch.from_numpy(p.hf)[None, None])[0, 0].numpy() - p.lf)[p.mask].sum()
+            for p in pairs
+        ]) / brain  # fmt: skip
+        draws = np.array([float(estimator.terms(model, estimator.draw(i))[0]) for i in range(600)])
+    assert abs(draws.mean() - truth) < 4 * draws.std() / np.sqrt(len(draws))
+    assert draws.std() / np.sqrt(len(draws)) < 0.02 * truth
+
+
+def test_volume_l1_is_unbiased_over_the_whole_grid() -> None:
+    pair = ball_pair("a", 1, (12, 13, 11))
+    torch.manual_seed(0)
+    model = H2lo(SMALL)
+    estimator = build_estimator([pair], small_options(sampling="volume", crop=8, points=2000))
+    with torch.no_grad():
+        whole = model(torch.from_numpy(pair.hf)[None, None])
+        target = torch.from_numpy(pair.lf)[None, None]
+        truth = float((whole - target).abs().mean())
+        boxes = itertools.product(*(range(n - 8 + 1) for n in pair.shape))
+        kernels = gaussian_derivative_kernels()
+        blocks = [(slice(None),) * 2 + tuple(slice(c, c + 8) for c in box) for box in boxes]
+        gradient = np.mean([float(gradient_loss(whole[b], target[b], kernels)) for b in blocks])
+        batches = (estimator.draw(i) for i in range(150))
+        draws = np.array([[float(t) for t in estimator.terms(model, b)] for b in batches])
+    error = draws.std(0) / np.sqrt(len(draws))
+    assert abs(draws[:, 0].mean() - truth) < 4 * error[0]
+    assert abs(draws[:, 1].mean() - gradient) < 4 * error[1]
+
+
+@pytest.mark.parametrize("sampling", ["patch", "volume"])
+def test_without_the_gradient_term_it_costs_nothing(
+    sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [ball_pair("a", 1), ball_pair("b", 2)]
+    with_term, without = (
+        build_estimator(pairs, small_options(sampling=sampling, lambda_grad=weight))
+        for weight in (10.0, 0.0)
+    )
+    model = H2lo(SMALL)
+    l1, gradient = with_term.terms(model, with_term.draw(0))
+    assert gradient > 0
+    monkeypatch.setattr(estimators, "gradient_loss", None)  # a call would fail
+    found = without.terms(model, without.draw(0))
+    assert torch.equal(found[0], l1)
+    assert found[1] == 0
