@@ -26,7 +26,7 @@ _README = """# H2LO-BIDS derivatives
 Low-field MRI synthesized from high-field MRI: `desc-lowfield` images were
 computed, not acquired. `descriptions.tsv` says what every `desc-` label means,
 the JSON beside each image how it was made and with which model, and
-`logs/CITATION.md` what to cite. Start with `sub-<label>.html`.
+`logs/CITATION.md` what to cite. Start with `index.html`, which lists all scans.
 """
 _CODE_LABELS = {"code", "repository", "source", "source code", "homepage"}
 

@@ -104,7 +104,8 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
         yield from _result(settings, "subject_summary", sub=subject)
         yield from _result(settings, "subject_log", run=RUN, sub=subject)
     if found.scans:
-        yield from _result(settings, "citation")
+        for key in ("citation", "index", "scans"):
+            yield from _result(settings, key)
 
 
 def _of_pairs(settings: Settings, found: PairDiscovery) -> Iterator[Output]:

@@ -160,4 +160,8 @@ def _finish(run: Run) -> int:
         report = run.settings.out_dir / f"{subject}.html"
         if report.exists():
             console.line(f"report: {report}")
+    if run.reported:
+        from h2lo_bids.cli.reporting import write_pages_of_all
+
+        write_pages_of_all(run)
     return exit_code(run.failed, len(run.done))

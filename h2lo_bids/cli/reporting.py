@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from h2lo_bids.bids.derivatives import report_path
+from h2lo_bids.bids.derivatives import report_path, result_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
 from h2lo_bids.cli.extras import grids_for
@@ -103,7 +103,20 @@ def reports_only(run: Run) -> int:
         raise NoMatchError(f"{out_dir}: holds no figures; run once without --reports-only")
     for subject in subjects:
         console.line(f"report: {_render(out_dir, subject)}")
+    write_pages_of_all(run)
     return 0
+
+
+def write_pages_of_all(run: Run) -> None:
+    """Write the page and the table of all scans in the output folder, of whatever run."""
+    from h2lo_bids.reports.scans import write_scan_pages
+
+    out_dir = run.settings.out_dir
+    with exclusive(common_lock(out_dir, "dataset")):
+        problems = write_scan_pages(out_dir)
+    for problem in problems:
+        run.console.line(problem, level="warning")
+    run.console.line(f"all scans: {result_path(out_dir, 'index')}")
 
 
 def write_citation_text(out_dir: Path, subject: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from group_samples import Sample, make_evaluation, make_group
 from report_browser import OUTSIDE, WEAK_TEXT, Browser
 from table_samples import sample_table
 
 from h2lo_bids.reports.group import write_group_report, write_table_page
+from h2lo_bids.reports.records import save_subject_report
+from h2lo_bids.reports.scans import write_scan_pages
 from h2lo_bids.reports.subject import write_subject_report
 
 pytestmark = pytest.mark.slow
@@ -19,15 +23,19 @@ PICTURES = {"subject": 14, "table": 2}
 
 @pytest.fixture(scope="module")
 def pages(report_folder, group_folder, tmp_path_factory):
-    """Pages of a subject, a training, one without folds, an evaluation and a benchmark."""
+    """Pages of a subject, all scans, trainings with and without folds, evaluation, benchmark."""
     out, report = report_folder
     write_subject_report(report, out / "sub-01.html")
+    thin = replace(report.scans[0], mask_volume=900.0)
+    save_subject_report(out, replace(report, scans=(thin, *report.scans[1:])))
+    write_scan_pages(out)
     bare, evaluated, table = (tmp_path_factory.mktemp(name) for name in ("bare", "given", "table"))
     make_group(bare, Sample(folds=0, reason="no" * 80))
     make_evaluation(evaluated, (LONG, "b", "c", "d", "e"))
     make_group(table, Sample(contrasts=("T1w", "T2w")))
     return {
         "subject": out / "sub-01.html",
+        "scans": out / "index.html",
         "group": write_group_report(group_folder, level="group"),
         "bare": write_group_report(bare, level="group"),
         "evaluate": write_group_report(evaluated, level="evaluate"),
@@ -40,7 +48,7 @@ def page(pages):
     return pages["subject"]
 
 
-@pytest.mark.parametrize("name", ["subject", "group", "bare", "evaluate", "table"])
+@pytest.mark.parametrize("name", ["subject", "scans", "group", "bare", "evaluate", "table"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_fits_is_quiet_legible_and_asks_for_nothing(browser, pages, name, width, scheme):

@@ -1,0 +1,99 @@
+"""The page and the table of all scans."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from report_page import Page
+from report_samples import make_report, make_scan
+
+from h2lo_bids.reports.records import (
+    Failure,
+    SubjectReport,
+    save_subject_report,
+    write_scan_failure,
+)
+from h2lo_bids.reports.scans import write_scan_pages
+from h2lo_bids.reports.subject import render_subject_report
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Return records of two subjects: the second's scan failed in its latest run."""
+    scans = [make_scan("sub-01_ses-HF_T1w"), make_scan("sub-01_ses-HF_T2w", "T2w")]
+    scans[1] = replace(scans[1], signal_to_noise=(), likeness="no", mask_volume=1250.0)
+    save_subject_report(tmp_path, make_report(scans))
+    other = replace(make_scan("sub-02_T1w"), entities=(("sub", "02"),), mask_volume=1000.0)
+    save_subject_report(tmp_path, SubjectReport("02", (other,)))
+    write_scan_failure(tmp_path, "sub-02_T1w", Failure("conform", "<b>broken</b>"))
+    return tmp_path
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((out / "scans.tsv").open(), delimiter="\t"))
+
+
+def test_a_row_per_scan_with_its_measures(out):
+    assert write_scan_pages(out) == ()
+    found = rows(out)
+    assert [(row["participant_id"], row["scan"], row["status"]) for row in found] == [
+        ("sub-01", "sub-01_ses-HF_T1w", "done"),
+        ("sub-01", "sub-01_ses-HF_T2w", "done"),
+        ("sub-01", "n/a", "failed"),  # of the subject as a whole
+        ("sub-01", "sub-01_ses-HF_run-2_T1w", "failed"),
+        ("sub-02", "sub-02_T1w", "failed"),
+    ]
+    first, second, _, lost, other = found
+    assert (first["session_id"], other["session_id"]) == ("ses-HF", "n/a")
+    assert first["seconds"] == "63.5"
+    # By hand: 0.0123 times 61.5 and 20.1.
+    assert first["level_white_matter"] == "0.756"
+    assert first["level_cerebrospinal_fluid"] == "0.247"
+    assert first["snr_grey_matter"] == "42.5"
+    assert (second["snr_grey_matter"], second["input_check"]) == ("n/a", "no")
+    assert (lost["contrast"], lost["mask_volume"]) == ("T1w", "n/a")
+    assert [*json.loads((out / "scans.json").read_text())] == [*first]
+
+
+def test_links_lead_to_places_on_the_subjects_pages(out):
+    write_scan_pages(out)
+    page = Page.of((out / "index.html").read_text())
+    targets = {v for t, n, v in page.attributes if (t, n) == ("a", "href") and "sub-" in v}
+    assert targets == {f"sub-01.html#{n}" for n in ("scan-1", "scan-2", "errors")} | {
+        "sub-02.html#scan-1"
+    }
+    scans = (make_scan("sub-01_ses-HF_T1w"), make_scan("sub-01_ses-HF_T2w", "T2w"))
+    subject = Page.of(render_subject_report(make_report(scans), out))
+    anchors = {value for _, name, value in subject.attributes if name == "id"}
+    assert {target.partition("#")[2] for target in targets} <= anchors
+    assert ("a", "href", "index.html") in subject.attributes
+
+
+def test_dots_lie_where_their_values_are(out):
+    write_scan_pages(out)
+    text = (out / "index.html").read_text()
+    drawn = text.split("Brain mask (mL)")[1].split("</svg>")[0]
+    circles = [v for t, n, v in Page.of(drawn).attributes if (t, n) == ("circle", "cx")]
+    # 1400 and 1000 ml of T1w at the two ends, 1250 of T2w five eighths of the way.
+    assert [float(x) for x in circles] == [540, 60, 360]
+    assert "Time (s)" not in text  # all alike
+
+
+def test_a_broken_record_costs_its_subject_only(out):
+    broken = out / "sub-01/figures/sub-01_desc-summary.json"
+    broken.write_text('{"found": "<script>"}')
+    (problem,) = write_scan_pages(out)
+    assert str(broken) in problem
+    assert {row["participant_id"] for row in rows(out)} == {"sub-02"}
+    assert str(broken) in Page.of((out / "index.html").read_text()).text
+
+
+def test_the_same_records_give_the_same_bytes(out):
+    write_scan_pages(out)
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.is_file()}
+    write_scan_pages(out)
+    assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.is_file()}
