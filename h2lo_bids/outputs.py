@@ -22,6 +22,8 @@ from h2lo_bids.bids.sidecars import (
 from h2lo_bids.imaging.templates import parse_space
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.settings import Settings
+from h2lo_bids.settings.options import PROFILES
 
 if TYPE_CHECKING:
     from h2lo_bids.models.bundle import Bundle
@@ -249,3 +251,20 @@ def _model_facts(model: Bundle) -> dict[str, Any]:
         "title": entry.title if entry else None,
         "reference": entry.link if entry else None,
     }
+
+
+def response_of(settings: Settings) -> VoxelResponse:
+    """Return what low-field voxels average over, for the options of a run."""
+    return VoxelResponse(settings.slice_profile or PROFILES[0], settings.slice_thickness)
+
+
+def grids_for(settings: Settings) -> tuple[Grid, ...]:
+    """Return the grids for the options of a run, without templates' files."""
+    return grids_of(settings.output_spaces, settings.lf_grid, response=response_of(settings))
+
+
+def extras_of(settings: Settings) -> Extras:
+    """Return what is written with each low-field image, for the options of a run."""
+    noisy = settings.realisations if settings.noise == "calibrated" else 0
+    scale = 1.0 if settings.noise_scale is None else settings.noise_scale
+    return Extras(realisations=noisy, uncertainty=settings.uncertainty, noise_scale=scale)

@@ -11,9 +11,8 @@ from typing import Any
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
 from h2lo_bids.cli.checks_values import KNOWN_FOLDS, OWN_SPACES, check_values, standard_spaces
-from h2lo_bids.cli.extras import check_extras
 from h2lo_bids.cli.tasks import CheckTask
-from h2lo_bids.errors import CannotCreateError, MissingInputError, UsageError
+from h2lo_bids.errors import BadDataError, CannotCreateError, MissingInputError, UsageError
 from h2lo_bids.io import read_text
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.convert import STARTS
@@ -246,3 +245,24 @@ def _outside_input(title: str, root: Path, name: str, path: Path) -> None:
             f"{name} {path}: lies inside {title}, which is never written; choose a folder "
             f"outside it{'' if 'dataset of --' in title else ', or in its derivatives/NAME'}"
         )
+
+
+def check_extras(settings: Settings, bundle: Any) -> None:
+    """Check that a bundle carries what the options need."""
+    remedy = "fit one with `h2lo bids_dir out_dir group`, or leave the option out"
+    if settings.noise == "calibrated":
+        from h2lo_bids.synthesis.noise import NoiseModel
+
+        if "noise" not in bundle.metadata:
+            raise UsageError(f"--noise calibrated: {bundle.path} has no noise model; {remedy}")
+        try:
+            NoiseModel.from_dict(bundle.metadata["noise"])
+        except BadDataError as err:
+            raise BadDataError(f"{bundle.path}: {err}") from err
+    if settings.uncertainty:
+        from h2lo_bids.models.collection import members
+
+        if len(members(bundle)) < 2:
+            raise UsageError(
+                f"--uncertainty: {bundle.path} has no models of folds to compare; {remedy}"
+            )

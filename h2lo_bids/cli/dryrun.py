@@ -121,9 +121,9 @@ def _check_models_and_templates(settings: Settings, found: Discovery) -> None:
 
 
 def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
-    from h2lo_bids.cli.extras import grids_for
     from h2lo_bids.cli.participant import sources_of
     from h2lo_bids.cli.subject import mask_words
+    from h2lo_bids.outputs import grids_for
 
     models = {scan.suffix: _model(settings, scan.suffix) for scan in found.scans}
     for scan in found.scans:

@@ -17,8 +17,8 @@ from h2lo_bids.bids.derivatives import (
 from h2lo_bids.bids.discover import Discovery, LowFieldSource
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.extras import extras_of, grids_for
 from h2lo_bids.cli.participant import sources_of
+from h2lo_bids.outputs import extras_of, grids_for
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import SYNTHESIZE
 

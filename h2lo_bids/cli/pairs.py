@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
-from h2lo_bids.cli.checks import check_usage
+from h2lo_bids.cli.checks import check_usage, read_plugin, synthstrip_weights
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
     Run,
@@ -19,13 +21,13 @@ from h2lo_bids.cli.execution import (
     start_run,
     write_dataset,
 )
-from h2lo_bids.cli.failures import exit_code
+from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.resources import plan
 from h2lo_bids.cli.tasks import MissingTask, PairTask
-from h2lo_bids.io import remove_temporaries
+from h2lo_bids.io import exclusive, read_json, remove_temporaries
 from h2lo_bids.processes import Ended
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import CONTRASTS
+from h2lo_bids.vocabulary import CONTRASTS, Send
 from h2lo_bids.wording import all_counted, counted
 
 
@@ -157,3 +159,100 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
         for subject, own in subjects.items()
     ]
     run_participants(run, tasks, resources, "pair", done="prepared", after_loss=clean_up)
+
+
+def find_missing(task: MissingTask, send: Send) -> dict[str, Any]:
+    """Return which pairs are not prepared from the scans and settings of now; runs in a process.
+
+    Raises what would keep the pairs from serving what follows, however well they are prepared.
+    """
+    from pipelines.pairs import missing_pairs
+
+    subjects: dict[str, list[PairSource]] = {}
+    people: dict[str, set[str]] = {}
+    for pair in task.pairs:
+        subjects.setdefault(pair.subject, []).append(pair)
+        people.setdefault(pair.contrast, set()).add(pair.subject)
+    # Preparing may take hours: nobody should learn only then of a misspelled option.
+    if task.settings.level in ("group", "benchmark"):
+        from h2lo_bids.training.experiments.plan import check_ahead
+
+        check_ahead(task.settings, people)
+    elif task.settings.level == "evaluate":
+        from h2lo_bids.models.bundle import load_model
+        from h2lo_bids.models.choice import named_models
+
+        for named in named_models(task.settings, tuple(sorted(people))).values():
+            for _, bundle in named:
+                load_model(bundle)  # for its complaints alone
+    missing = [
+        name
+        for subject, own in subjects.items()
+        for name in missing_pairs(subject, tuple(own), _how(task.settings))
+    ]
+    return {"missing": missing}
+
+
+def prepare_participant(task: PairTask, send: Send) -> dict[str, Any]:
+    """Prepare one participant's pairs, alone among all runs; runs in a process."""
+
+    def waiting(holder: str) -> None:
+        text = f"waiting for another run that prepares these pairs ({holder})"
+        send({"event": "note", "text": text})
+
+    # Tasks of a job array want the same pairs: one prepares them, the others find them done.
+    lock = task.settings.work / "locks" / f"sub-{task.subject}.lock"
+    with exclusive(lock, waiting):
+        return _run_workflow(task, send)
+
+
+def _run_workflow(task: PairTask, send: Send) -> dict[str, Any]:
+    from nipype import config, logging
+
+    from h2lo_bids.cli.subject import Steps
+    from pipelines.engine import RunOptions
+    from pipelines.pairs import prepare_pairs
+
+    settings = task.settings
+    level = "DEBUG" if settings.verbose > 1 else "INFO"
+    config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
+    logging.update_logging(config)
+    outcome = prepare_pairs(
+        task.subject,
+        task.pairs,
+        replace(_how(settings), omp_nthreads=task.resources.omp_nthreads),
+        work_dir=settings.work,
+        options=RunOptions(
+            crash_dir=task.logs / f"sub-{task.subject}",
+            stop_on_first_crash=settings.stop_on_first_crash,
+            plugin=read_plugin(settings.use_plugin) if settings.use_plugin else None,
+            status_callback=Steps(send),
+        ),
+    )
+    scans = {pair.name: pair.hf.relative_path for pair in task.pairs}
+    for item in outcome.failed:
+        failed = Failed(scans[item.name], item.step, item.error, item.crash_file)
+        send({"event": "failed", "failed": failed})
+    for name in (*outcome.made, *outcome.kept):
+        send({"event": "done", "scan": scans[name]})
+    for pair in task.pairs:
+        if pair.name in outcome.made:
+            record = pair_paths(settings.out_dir, pair.hf, pair.contrast)["record"]
+            for text in read_json(record).get("Warnings", ()):
+                send({"event": "note", "level": "warning", "text": text})
+    return {"event": "end"}
+
+
+def _how(settings: Settings) -> Any:
+    """Return what decides a pair besides its scans."""
+    from h2lo_bids.training.experiments.options import frame_of
+    from pipelines.pairs import PairOptions
+
+    return PairOptions(
+        out_dir=settings.out_dir,
+        frame=frame_of(settings),
+        skull_strip=settings.skull_strip,
+        synthstrip_weights=synthstrip_weights(settings),
+        seed=settings.random_seed,
+        own_masks=settings.protocol == "paper",
+    )

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from h2lo_bids.bids.derivatives import report_path, result_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
-from h2lo_bids.cli.extras import grids_for
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.tasks import SubjectTask
 from h2lo_bids.errors import H2loError, NoMatchError
 from h2lo_bids.io import common_lock, exclusive
+from h2lo_bids.outputs import grids_for
 from h2lo_bids.reports.records import (
     Failure,
     FoundScan,

@@ -154,8 +154,7 @@ def _is_current(state: State | None, works: Iterable[_Work]) -> bool:
 
 def _pairs(settings: Settings) -> tuple[Stage, Any]:
     """Return the stage that prepares pairs, which their records show to be done, and the pairs."""
-    from h2lo_bids.cli.pairs import find_pairs
-    from h2lo_bids.cli.pairwork import find_missing
+    from h2lo_bids.cli.pairs import find_missing, find_pairs
     from h2lo_bids.cli.tasks import MissingTask
 
     taken: dict[str, Any] = {

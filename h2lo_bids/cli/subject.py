@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
-from h2lo_bids.cli.extras import extras_of, response_of
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.tasks import SubjectTask
 from h2lo_bids.errors import error_named
 from h2lo_bids.io import exclusive
+from h2lo_bids.outputs import extras_of, response_of
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 

@@ -49,7 +49,7 @@ class SubjectTask:
 class PairTask:
     """Prepare those pairs of one participant that are not prepared yet."""
 
-    work: ClassVar[str] = "h2lo_bids.cli.pairwork:prepare"
+    work: ClassVar[str] = "h2lo_bids.cli.pairs:prepare_participant"
     settings: Settings
     subject: str
     pairs: tuple[PairSource, ...]
@@ -66,6 +66,6 @@ class PairTask:
 class MissingTask:
     """Name the pairs that are not prepared yet."""
 
-    work: ClassVar[str] = "h2lo_bids.cli.pairwork:find_missing"
+    work: ClassVar[str] = "h2lo_bids.cli.pairs:find_missing"
     settings: Settings
     pairs: tuple[PairSource, ...]

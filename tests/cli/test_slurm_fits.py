@@ -33,7 +33,7 @@ def stages(tmp_path, monkeypatch):
     """Return a function that divides a command line, with pairs that are all prepared."""
     write_pairs(tmp_path / "bids", subjects=5)
     nothing = {"event": "missing", "missing": []}
-    monkeypatch.setattr("h2lo_bids.cli.pairwork.find_missing", lambda task, send: nothing)
+    monkeypatch.setattr("h2lo_bids.cli.pairs.find_missing", lambda task, send: nothing)
 
     def divide(*words: str, ended: str = "") -> dict[str, Stage]:
         asked = read_settings([str(tmp_path / "bids"), str(tmp_path / "out"), *words])

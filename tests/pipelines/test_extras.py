@@ -13,7 +13,7 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.extras import check_extras
+from h2lo_bids.cli.checks import check_extras
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
