@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,8 @@ def make_registration_figures(
 
 
 def _drawn(folder: Path, figures: Sequence[Any]) -> dict[str, Any]:
-    from h2lo_bids.reports.records import to_json
-
     return {
-        "figures": [to_json(figure) for figure in figures],
+        "figures": [asdict(figure) for figure in figures],
         "out_files": [str(folder / figure.path) for figure in figures],
     }
 

@@ -128,7 +128,7 @@ def summarise(
     """
     chosen = select(scores, region)
     rows = []
-    for method in methods_of(chosen):
+    for method in scored_methods(chosen):
         mine = [s for s in chosen if s.method == method]
         rows += [_summary(mine, metric, region, seed if intervals else None) for metric in SCORED]
     return tuple(rows)
@@ -172,7 +172,7 @@ def compare(
         If a subject lacks a region that is needed.
     """
     chosen = select(scores, region)
-    methods = methods_of(chosen)
+    methods = scored_methods(chosen)
     if reference is not None and reference not in methods:
         raise UsageError(f"no scores of method {reference!r}; there are {', '.join(methods)}")
     rows = []
@@ -196,7 +196,7 @@ def _pairs(methods: Sequence[str], reference: str | None) -> list[tuple[str, str
     return pairs
 
 
-def methods_of(scores: Iterable[Score]) -> tuple[str, ...]:
+def scored_methods(scores: Iterable[Score]) -> tuple[str, ...]:
     """List the methods, the identity first and the others in order of appearance."""
     names = dict.fromkeys(s.method for s in scores)
     return tuple(sorted(names, key=lambda name: name != IDENTITY))
@@ -257,7 +257,7 @@ def read_statistics(
         for rows in (summarise(scores, intervals=False), summary)
     )
     pairs = list(dict.fromkeys((c.method, c.versus) for c in comparisons))
-    known = reference is None or pairs == _pairs(methods_of(scores), reference)
+    known = reference is None or pairs == _pairs(scored_methods(scores), reference)
     return (summary, comparisons) if now == then and known else None
 
 

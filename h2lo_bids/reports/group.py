@@ -160,7 +160,7 @@ def _panel(
     name = median_subject(participants, main, names) or names[0]
     everyone = list(subjects.values())
     white, scale = pictures.bright(everyone), pictures.error_scale([subjects[name]])
-    drawing = pictures.mosaic(
+    drawing = pictures.draw_subject(
         subjects[name], contrast.name, titles, participants, white=white, scale=scale
     )
     lacking = [

@@ -30,7 +30,7 @@ from h2lo_bids.evaluation.scores import (
     under,
 )
 from h2lo_bids.evaluation.splits import PARTS, Fold, read_splits
-from h2lo_bids.evaluation.statistics import by_participant, methods_of
+from h2lo_bids.evaluation.statistics import by_participant, scored_methods
 from h2lo_bids.evaluation.table import Block, tabulate
 from h2lo_bids.io import parse_json, read_text, table_rows
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
@@ -328,7 +328,7 @@ def _read(path: Path, problems: list[str]) -> list[Score]:
 def _participants(scores: tuple[Score, ...]) -> Participants:
     values: Participants = {}
     for metric in CATALOGUE:
-        for method in methods_of(scores):
+        for method in scored_methods(scores):
             mine = [score for score in scores if score.method == method]
             for name, value in by_participant(mine, metric).items():
                 values.setdefault(metric, {}).setdefault(name, {})[method] = value

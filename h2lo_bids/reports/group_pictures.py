@@ -104,7 +104,7 @@ def error_scale(subjects: Sequence[Subject]) -> float:
     return next((step for step in steps if step >= high), 1.0)
 
 
-def mosaic(
+def draw_subject(
     subject: Subject,
     contrast: str,
     titles: Mapping[str, str],

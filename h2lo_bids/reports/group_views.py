@@ -241,7 +241,7 @@ def _panels(
     for name in ordered:
         if weight > _BYTES:
             break
-        drawing = pictures.mosaic(
+        drawing = pictures.draw_subject(
             subjects[name], contrast.name, titles, results.participants, white=white, scale=scale
         )
         weight += len(drawing)

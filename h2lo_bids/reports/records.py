@@ -150,11 +150,6 @@ class SubjectReport:
         return tuple(dict.fromkeys(label for label in labels if label))
 
 
-def to_json(record: Any) -> dict[str, Any]:
-    """Turn a record into what :mod:`json` writes."""
-    return asdict(record)
-
-
 def from_json(kind: type, value: Any) -> Any:
     """Rebuild a record, or a part of one, from JSON; raise `TypeError` or `ValueError` if unfit.
 
@@ -216,7 +211,7 @@ def figure_file(
 def write_scan_report(out_dir: Path, scan: ScanReport) -> Path:
     """Store the record of one scan, atomically; an earlier failure of it is removed."""
     path = figure_file(out_dir, scan.stem, "report", ".json")
-    _dump(path, {"scan": to_json(scan)})
+    _dump(path, {"scan": asdict(scan)})
     return path
 
 
@@ -224,7 +219,7 @@ def write_scan_failure(out_dir: Path, stem: str, *failures: Failure) -> Path:
     """Store how a scan failed; what an earlier run made of the scan stays on the page."""
     path = figure_file(out_dir, stem, "report", ".json")
     content = _load(path) if path.is_file() else {}
-    listed = [to_json(replace(item, scan=stem)) for item in failures]
+    listed = [asdict(replace(item, scan=stem)) for item in failures]
     _dump(path, {**content, "failures": listed})
     return path
 
@@ -240,7 +235,7 @@ def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
     for stem, failures in failed.items():
         write_scan_failure(out_dir, stem, *failures)
     general = tuple(failure for failure in report.failures if not failure.scan)
-    summary = to_json(replace(report, scans=(), failures=general))
+    summary = asdict(replace(report, scans=(), failures=general))
     del summary["scans"]
     _dump(result_path(out_dir, "subject_summary", sub=report.subject), summary)
 

@@ -17,7 +17,7 @@ from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
 from h2lo_bids.evaluation.scores import Realism, read_scores, write_realism
 from h2lo_bids.evaluation.table import write_tables
 from h2lo_bids.reports.group import render_group_report, write_group_report
-from h2lo_bids.reports.group_pictures import Subject, mosaic
+from h2lo_bids.reports.group_pictures import Subject, draw_subject
 from h2lo_bids.reports.records import Failure
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}</style></title>"
@@ -164,7 +164,7 @@ def test_the_median_subject_comes_first(group_folder):
 def test_differences_are_from_the_real_image_of_the_task(source, target):
     plane = np.ones((3, 20, 20), np.float32)
     subject = Subject("A", plane, plane / 2, {"m": plane / 2}, {})
-    drawing = mosaic(
+    drawing = draw_subject(
         subject, "T1w", {"identity": source, "m": "M"}, {"psnr": {"A": {"m": 29.5}}},
         white=1.0, scale=0.1,
     )  # fmt: skip

@@ -214,17 +214,17 @@ def _read_report(data: bytes, folder: Path) -> None:
 
 
 def _reports() -> list[bytes]:
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from report_samples import make_report, make_scan
 
-    from h2lo_bids.reports.records import Failure, to_json
+    from h2lo_bids.reports.records import Failure
 
     scan = replace(make_scan(), lost=(("a", "b", "c"),))
-    report = to_json(replace(make_report([]), failures=(Failure("node", "message"),)))
+    report = asdict(replace(make_report([]), failures=(Failure("node", "message"),)))
     del report["scans"]
-    both = {**report, "scan": to_json(scan)}
-    return [json.dumps(part).encode() for part in (both, {"scan": to_json(scan)}, report)]
+    both = {**report, "scan": asdict(scan)}
+    return [json.dumps(part).encode() for part in (both, {"scan": asdict(scan)}, report)]
 
 
 def _read_group_record(data: bytes, folder: Path) -> None:
