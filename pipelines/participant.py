@@ -233,37 +233,10 @@ def _add_template(
 
 def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
     """Fuse low-field scans on the frame, enhance them, and draw what changed."""
-    model, names = image.model, [str(part.path) for part in image.parts]
-    finds = [
-        _find(workflow, f"find_{number}", part, mask, run)
-        for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
-    ]
-    choose = add(
-        workflow, ChooseReference(names=names), "choose", 0.5,
-        **{key: [(find, output) for find in finds] for key, output in (
-            ("scans", "checked"), ("masks", "mask_file"), ("methods", "method"),
-            ("errors", "error"), ("messages", "message"),
-        )},
-    )  # fmt: skip
-    aligned = [
-        add(
-            workflow, AlignPart(number=number, seed=run.random_seed, name=label),
-            f"align_{number}", 1.0, reference=(choose, "number"),
-            high=(choose, "reference"), high_mask=(choose, "mask_file"),
-            **{key: (find, key) for key in FOUND},
-        )
-        for number, (find, label) in enumerate(zip(finds, names, strict=True), start=1)
-    ]  # fmt: skip
-    parts = {
-        key: [(align, output) for align in aligned]
-        for key, output in (
-            ("scans", "scan"), ("masks", "mask_file"), ("matrices", "matrix"),
-            ("stripped", "stripped"), ("names", "name"), ("warnings", "warnings"),
-            ("errors", "error"), ("messages", "message"),
-        )
-    }  # fmt: skip
+    model, name = image.model, str(image.parts[0].path)
+    choose, parts = _align_parts(workflow, image, run)
     conform = add(
-        workflow, Conform(frame=model.frame.to_dict(), name=names[0]), "conform", 1.0,
+        workflow, Conform(frame=model.frame.to_dict(), name=name), "conform", 1.0,
         in_file=(choose, "reference"), mask_file=(choose, "mask_file"),
     )  # fmt: skip
     fuse = add(
@@ -273,7 +246,7 @@ def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
     mask = (fuse, "mask_file")
     normalise = add(
         workflow,
-        Normalise(name=names[0], scaling=model.scaling, contrast=model.contrast, profiled=True),
+        Normalise(name=name, scaling=model.scaling, contrast=model.contrast, profiled=True),
         "normalise", 1.0, in_file=(fuse, "out_file"), mask_file=mask,
     )  # fmt: skip
     volume = (normalise, "out_file")
@@ -294,6 +267,41 @@ def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
         "messages": parts["messages"], "warnings": [(choose, "notes"), *parts["warnings"]],
     }  # fmt: skip
     return Products(products, "enhanced", [figures], record)
+
+
+def _align_parts(
+    workflow: pe.Workflow, image: ImageSpec, run: RunSpec
+) -> tuple[pe.Node, dict[str, list[Source]]]:
+    """Find each scan's brain, choose the reference, and register the others to it."""
+    names = [str(part.path) for part in image.parts]
+    finds = [
+        _find(workflow, f"find_{number}", part, mask, run)
+        for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
+    ]
+    choose = add(
+        workflow, ChooseReference(names=names), "choose", 0.5,
+        **{key: [(find, output) for find in finds] for key, output in (
+            ("scans", "checked"), ("masks", "mask_file"), ("methods", "method"),
+            ("errors", "error"), ("messages", "message"),
+        )},
+    )  # fmt: skip
+    aligned = [
+        add(
+            workflow, AlignPart(number=number, seed=run.random_seed, name=label),
+            f"align_{number}", 1.0, reference=(choose, "number"),
+            high=(choose, "reference"), high_mask=(choose, "mask_file"),
+            **{key: (find, key) for key in FOUND},
+        )
+        for number, (find, label) in enumerate(zip(finds, names, strict=True), start=1)
+    ]  # fmt: skip
+    return choose, {
+        key: [(align, output) for align in aligned]
+        for key, output in (
+            ("scans", "scan"), ("masks", "mask_file"), ("matrices", "matrix"),
+            ("stripped", "stripped"), ("names", "name"), ("warnings", "warnings"),
+            ("errors", "error"), ("messages", "message"),
+        )
+    }  # fmt: skip
 
 
 def records(workflow: pe.Workflow) -> dict[str, dict[str, Any]]:

@@ -94,23 +94,13 @@ def check_range(
             f"z-scored images have it, {what}"
         )
     if given or depth < LEAST_ORDER:
-        usual = _USUAL.format(contrast)
-        remedies = [_REMEDIES.get(one.name, usual) for one in given[:_TOLD]]
-        told = []
-        if depth < LEAST_ORDER:
-            told.append(f"what is as bright as white matter lies {-depth:.0f} mm above the grey")
-            remedies.insert(0, usual)
-        told += _listed(given, MEASURES)
-        lines.append(
-            f"{name}: is not like the inputs that the model was trained on: {', '.join(told)}; "
-            f"{', '.join(dict.fromkeys(remedies))}, or fit a model to such scans"
-        )
+        lines.append(_input_line(name, given, depth, contrast))
     if made or not kept:
-        told = [] if kept else [_crossed(tissues, contrast)]
-        told += _listed(made, OUTPUTS)
+        crossed = [] if kept else [_crossed(tissues, contrast)]
         lines.append(
             f"{name}: its output is not like the images that the model was trained on: "
-            f"{', '.join(told)}; look at both in the report before you use it"
+            f"{', '.join([*crossed, *_listed(made, OUTPUTS)])}; look at both in the report before "
+            "you use it"
         )
     return RangeCheck(
         {
@@ -126,6 +116,21 @@ def check_range(
         },
         tuple(lines),
         "no" if unlike else "yes" if ranges else "unknown",
+    )
+
+
+def _input_line(name: str, given: Sequence[Outlier], depth: float, contrast: str) -> str:
+    """Say by what an input differs from the training pairs, and what to do."""
+    usual = _USUAL.format(contrast)
+    remedies = [_REMEDIES.get(one.name, usual) for one in given[:_TOLD]]
+    differences = _listed(given, MEASURES)
+    if depth < LEAST_ORDER:
+        shown = f"what is as bright as white matter lies {-depth:.0f} mm above the grey"
+        differences.insert(0, shown)
+        remedies.insert(0, usual)
+    return (
+        f"{name}: is not like the inputs that the model was trained on: {', '.join(differences)}; "
+        f"{', '.join(dict.fromkeys(remedies))}, or fit a model to such scans"
     )
 
 

@@ -96,6 +96,9 @@ def register(
         known = ", ".join(TRANSFORMS)
         raise UsageError(f"transform {transform!r} is unknown; use one of {known}")
     ants = start_ants(threads=threads, seed=seed)
+    failed = BadDataError(
+        f"{name_of(moving)}: cannot be registered to {name_of(fixed)}; look at both images"
+    )
     try:
         found = ants.registration(
             fixed=_to_ants(ants, fixed),
@@ -104,14 +107,10 @@ def register(
             outprefix=str(Path(folder) / "xfm_"),
         )
     except (RuntimeError, ValueError) as err:
-        raise BadDataError(
-            f"{name_of(moving)}: cannot be registered to {name_of(fixed)}; look at both images"
-        ) from err
+        raise failed from err
     forward, inverse = found["fwdtransforms"], found["invtransforms"]
     if not forward or not all(Path(file).is_file() for file in (*forward, *inverse)):
-        raise BadDataError(
-            f"{name_of(moving)}: cannot be registered to {name_of(fixed)}; look at both images"
-        )
+        raise failed
     result = Registration(
         _pack(ants, forward, Path(folder) / "forward.h5", back=False),
         _pack(ants, inverse, Path(folder) / "inverse.h5", back=True),
