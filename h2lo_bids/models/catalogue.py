@@ -1,6 +1,6 @@
 """What each method is: its paper, its size, what is exact and what is our choice.
 
-Imports nothing heavy, so that the command line can tell it at once; a test counts the
+Imports nothing heavy, so that the command line can print it at once; a test counts the
 parameters of the classes and compares.
 """
 
@@ -15,42 +15,18 @@ from h2lo_bids.models.registry import task_of
 
 @dataclass(frozen=True)
 class Entry:
-    """A method for a person.
+    """What a reader is shown of a method."""
 
-    Parameters
-    ----------
-    name
-        A key of `h2lo_bids.models.registry.METHODS`.
-    title
-        Its row in the paper's Table 1; of an enhancer its usual name.
-    kind
-        What it is, as a sentence calls it.
-    parameters
-        Of the model that a bundle holds, at the paper's sizes.
-    trained
-        Of all networks that are trained, if those are more.
-    reference
-        The paper's authors, year and where it is.
-    link
-        Its DOI or arXiv page.
-    key
-        Its entry in ``bids_app_spec/references.yml``.
-    exact
-        What follows a publication or its authors' code.
-    ours
-        What is our choice.
-    """
-
-    name: str
-    title: str
-    kind: str
-    parameters: int
+    name: str  # a key of `h2lo_bids.models.registry.METHODS`
+    title: str  # its row in the paper's Table 1; of an enhancer its usual name
+    kind: str  # what it is, as a sentence calls it
+    parameters: int  # of the model that a bundle holds, at the paper's sizes
     reference: str
     link: str
-    key: str
-    exact: str
-    ours: str
-    trained: int | None = None
+    key: str  # in bids_app_spec/references.yml
+    exact: str  # what follows a publication or its authors' code
+    ours: str  # what is our choice
+    trained: int | None = None  # of all networks that are trained, if those are more
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry as JSON-ready values."""
@@ -151,15 +127,7 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def cited(names: Iterable[str]) -> str:
-    """Name methods for a sentence, each with the key of its paper, in the catalogue's order.
-
-    Examples
-    --------
-    >>> cited(["h2lo", "pix2pix", "h2lo"])
-    'the Pix2Pix network in 3D [@pix2pix] and the H2LO neural operator [@h2lo]'
-    >>> cited([])
-    ''
-    """
+    """Name methods for a sentence, each with the key of its paper, in the catalogue's order."""
     wanted = set(names)
     parts = [f"{e.kind} [@{e.key}]" for name, e in CATALOGUE.items() if name in wanted]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

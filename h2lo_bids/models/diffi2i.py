@@ -163,21 +163,7 @@ class ResidualBlock(nn.Module):
 
 
 class PriorExtractor(nn.Module):
-    """Squeezes a slice into one vector z, of 4 x `features` numbers.
-
-    Parameters
-    ----------
-    images
-        Images it sees: 2 (source and target) in stage 1, 1 (source) in stage 2.
-    features
-        Width n of the residual blocks; convolutions n-2n-2n-4n follow.
-    blocks
-        Residual blocks.
-
-    References
-    ----------
-    Xia et al. 2023, DiffIR (ICCV), section 4.1; sizes after its public code.
-    """
+    """Squeezes a slice into one vector z, of 4 x `features` numbers."""
 
     def __init__(self, images: int, features: int = 64, blocks: int = 6) -> None:
         super().__init__()
@@ -199,17 +185,7 @@ class PriorExtractor(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Estimates the clean vector z_0 from the condition, the time and z_t.
-
-    Parameters
-    ----------
-    size
-        Length of the vectors; 256 in the paper.
-    layers
-        Linear layers behind the first one, which takes 2 x 256 + 1 numbers.
-    steps
-        Length T of the chain: the time enters as t / (10 T).
-    """
+    """Estimates the clean vector z_0 from the condition, the time and z_t."""
 
     def __init__(self, size: int = 256, layers: int = 1, steps: int = 4) -> None:
         super().__init__()

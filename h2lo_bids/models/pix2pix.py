@@ -166,7 +166,7 @@ class _Layer(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         kind = nn.ConvTranspose3d if up else nn.Conv3d
-        # The outermost transposed convolution alone has a bias, unless told otherwise.
+        # The outermost transposed convolution alone has a bias by default.
         biased = up and not norm if bias is None else bias
         self.convolution = kind(n_in, n_out, 4, stride, 1, bias=biased)
         self.norm = Norm(n_out) if norm else nn.Identity()

@@ -78,12 +78,12 @@ def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
 
 def _contrast(args: Mapping[str, Any], path: Path, given: str | None) -> tuple[str, str]:
     """Return the contrast and how it is known: the file itself is believed first."""
-    told = args.get("contrast")
-    if told is not None:
+    stated = args.get("contrast")
+    if stated is not None:
         known = {name.removesuffix("w").lower(): name for name in CONTRASTS}
-        contrast = known.get(str(told).lower().removesuffix("w"))
+        contrast = known.get(str(stated).lower().removesuffix("w"))
         if contrast is None:
-            shown = reprlib.repr(told)
+            shown = reprlib.repr(stated)
             raise BadDataError(f"{path}: contrast = {shown} in its 'args' is not T1w or T2w")
         return contrast, "what the file states"
     named = {*re.findall("|".join(CONTRASTS), path.name)}

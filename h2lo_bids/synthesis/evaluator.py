@@ -109,7 +109,7 @@ class FeatureTiles:
     def __call__(self, box: Box) -> torch.Tensor:
         """Return the features (a, b, c, P) of the box's voxels, contiguous.
 
-        The last layer's bias is left out: added in float32 by what reads the features, it
+        The last layer's bias is not included: added in float32 by what reads the features, it
         does not cost a bfloat16 feature its digits.
         """
         x = self._read(box)

@@ -15,7 +15,7 @@ from h2lo_bids.synthesis.options import EngineOptions
 _SNAP = 1e-3
 """Distance in voxels below which a position counts as a voxel of the frame."""
 _LEAST = 0.25
-"""Share of a voxel's response in the brain below which its neighbours tell nothing of it."""
+"""Share of a voxel's response in the brain below which its neighbours are not used."""
 _POINTS = 4_000_000
 """Positions evaluated at once: 100 MB."""
 
@@ -141,7 +141,7 @@ def brain_of(volume: np.ndarray) -> np.ndarray:
 
 
 def _holds(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Tell which points (N, 3) have a nearest voxel that is in the mask."""
+    """Return which points (N, 3) have a nearest voxel that is in the mask, (N,)."""
     nearest = np.rint(points).astype(np.int64)
     there = ((nearest >= 0) & (nearest < mask.shape)).all(axis=1)
     found = np.zeros(len(points), dtype=bool)
@@ -237,7 +237,7 @@ def positions_in_frame(
 
 
 def snapped(points: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Round positions (N, 3) in the frame if all are its voxels, and tell whether they are."""
+    """Round positions (N, 3) in the frame if all are its voxels, and return whether they are."""
     nearest = np.rint(points)
     whole = bool(np.abs(points - nearest).max() < _SNAP)
     return (nearest if whole else points), whole

@@ -271,7 +271,7 @@ def share_in_band(model: NoiseModel, band: np.ndarray | None) -> float:
 
 
 def _mean_power(power: np.ndarray, shape: tuple[int, int, int]) -> float:
-    """Average a half spectrum over all frequencies: those left out are mirror images."""
+    """Average a half spectrum over all frequencies: those not stored are mirror images."""
     weight = np.full(power.shape[2], 2.0)
     weight[0] = 1.0
     if shape[2] % 2 == 0:

@@ -156,7 +156,7 @@ def blend_patches(
     """Apply a network to overlapping patches and blend what it returns.
 
     Patches lie evenly over the bounding box of the mask; those without a voxel of
-    the mask are left out. Where patches overlap, each has a weight that rises from
+    the mask are skipped. Where patches overlap, each has a weight that rises from
     its border as a squared sine; the weights of a voxel add up to 1, so that the
     result passes from one patch to the next over the whole overlap.
 
@@ -191,7 +191,7 @@ def blend_patches(
     Raises
     ------
     ValueError
-        If the shapes differ, or patch, overlap and batch make no sense.
+        If the shapes differ, or patch, overlap or batch is out of range.
     """
     volume, mask = np.asarray(volume, np.float32), np.asarray(mask, bool)
     if volume.ndim != 3 or volume.shape != mask.shape:

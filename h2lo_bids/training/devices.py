@@ -116,7 +116,7 @@ def make_fabric(options: FitOptions, processes: Processes | None = None) -> Fabr
 
 @contextlib.contextmanager
 def quiet_fabric() -> Iterator[None]:
-    """Silence what Fabric warns of, such as an srun that it was told not to use."""
+    """Silence the warnings of Fabric, such as that of an unused srun."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning_fabric\.|torch\.distributed\.")
         yield

@@ -165,7 +165,7 @@ class PatchEstimator:
     """Estimates both terms over the brain from crops of several pairs at one place.
 
     The prediction is set to 0 outside the brain, as in the product. All voxels
-    of a crop serve both terms. Background left out, both terms grow by the same
+    of a crop serve both terms. Without the background both terms grow by the same
     factor (grid over brain, about nine), so their balance stays the paper's.
     """
 

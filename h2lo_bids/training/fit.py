@@ -148,8 +148,10 @@ def fit(
     TemporaryError
         If SIGTERM, or under Slurm SIGUSR1, ended the fit early, with a checkpoint.
     """
-    from h2lo_bids.training.methods import TRAINERS
+    from h2lo_bids.training.methods import TRAINERS, shares_steps
 
+    if processes is not None and not shares_steps(options.family):
+        raise UsageError(f"{options.family} is fitted by one process, not {processes.world}")
     identity = _check(pairs_train, pairs_validation, options, processes, initial)
     saved = _open(folder, identity)
     if options.family == "identity":

@@ -148,7 +148,7 @@ def read_error(path: Path, otherwise: str) -> H2loError:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the fit of a specification; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m h2lo_bids.training.launch")
-    parser.description = "Run, or go on with, the fit that SPEC.json describes."
+    parser.description = "Run, or continue, the fit that SPEC.json describes."
     parser.add_argument("spec", type=Path, metavar="SPEC.json")
     args = parser.parse_args(argv)
     folder = None

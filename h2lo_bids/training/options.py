@@ -25,7 +25,7 @@ RATE, ADAPTING_RATE = 3e-4, 1e-4
 SAMPLINGS = ("patch", "volume")
 VALIDATIONS = ("crops", "volume")
 _PLACE = ("device",)
-"""Where a fit runs: it may go on elsewhere, so this is no part of what it is."""
+"""Where a fit runs: it may continue elsewhere, so this does not identify it."""
 _LATER = {
     "family": "h2lo", "max_seconds": None, "flip_rotate": False, "warmup_from": 0.0,
     "starts_from": None, "scaling": "max", "patience": 0,

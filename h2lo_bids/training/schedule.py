@@ -12,7 +12,7 @@ GAIN = 0.02
 
 
 def has_stalled(validations: Sequence[tuple[int, float]], patience: int) -> bool:
-    """Tell whether no validation of the last `patience` steps brought a rise above `GAIN`.
+    """Return whether no validation of the last `patience` steps brought a rise above `GAIN`.
 
     A function of the validations so far, so that a resumed fit ends where an undisturbed
     one does.

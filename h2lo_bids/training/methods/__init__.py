@@ -46,7 +46,7 @@ class Method:
         As on the command line and in a bundle; also a key of
         `h2lo_bids.models.registry.METHODS`.
     adapt
-        Turns the options that the user gave into the method's own.
+        Turns the user's options into the method's own.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Method:
     @property
     def shares(self) -> bool:
         """Whether several processes can share a step."""
-        return TRAINERS.get(FAMILY_OF[self.name]) is OperatorTrainer
+        return shares_steps(FAMILY_OF[self.name])
 
 
 def adapt_identity(options: FitOptions) -> FitOptions:
@@ -91,6 +91,11 @@ METHODS: dict[str, Method] = {
     )
 }
 """In the order of the paper's Table 1, then those for other tasks."""
+
+
+def shares_steps(family: str) -> bool:
+    """Return whether several processes can share the steps of a family's fit."""
+    return TRAINERS.get(family) is OperatorTrainer
 
 
 def methods_of(task: str) -> dict[str, Method]:

@@ -40,7 +40,7 @@ LOCAL = 250
 
 
 def adapt_arnold(options: FitOptions) -> FitOptions:
-    """Turn the options that the user gave into those of Arnold's simulator.
+    """Turn the user's options into those of Arnold's simulator.
 
     A step is one evaluation of the objective. There are at most 1000, of which three
     quarters visit the grid: all of its points, or every n-th where fewer steps are

@@ -42,7 +42,7 @@ _NOISE = 1
 
 
 def adapt_diffi2i(options: FitOptions) -> FitOptions:
-    """Turn the options that the user gave into those of DiffI2I.
+    """Turn the user's options into those of DiffI2I.
 
     Adam at 2e-4 and a running average of decay 0.999 are DiffIR's. Our choices:
     within each stage the rate falls along a cosine to `floor`; with

@@ -36,7 +36,7 @@ def adapt_nograd(options: FitOptions) -> FitOptions:
 
 
 def adapt_inr(options: FitOptions) -> FitOptions:
-    """Turn the options that the user gave into those of the conditional INR.
+    """Turn the user's options into those of the conditional INR.
 
     Everything but the network and the gradient term stays H2LO's, so that the two
     are compared under one protocol. In the paper's that is 8000 voxels of the whole

@@ -36,7 +36,7 @@ Patches = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def adapt_pfsr(options: FitOptions) -> FitOptions:
-    """Turn the options that the user gave into those of the enhancer.
+    """Turn the user's options into those of the enhancer.
 
     Adam at 1e-4 along a cosine without warm-up, four patches of 48 voxels per step,
     L1 alone, the weights themselves and not their average. Steps, seed,

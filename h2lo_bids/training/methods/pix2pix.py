@@ -45,7 +45,7 @@ Patches = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def adapt_pix2pix(options: FitOptions) -> FitOptions:
-    """Turn the options that the user gave into those of Pix2Pix.
+    """Turn the user's options into those of Pix2Pix.
 
     Adam at 2e-4, constant for half the steps and then linear to 0, one patch of 64
     voxels per step, no gradient term, no warm-up, the weights themselves and not
