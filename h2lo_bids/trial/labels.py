@@ -11,7 +11,7 @@ import numpy as np
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.imaging.check import load_checked
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample, spacing_of
 from h2lo_bids.imaging.voxels import VoxelResponse, slice_axis, slice_profile
 from h2lo_bids.io import read_text, table_rows
