@@ -33,7 +33,7 @@ REQUIRED = {
 }
 """What an option is of no use without."""
 USELESS = {"skull_strip": {way: ["synthstrip_weights"] for way in ("skip", "deepbet")}}
-"""By option and value: what is refused beside it."""
+"""By option and value: what is refused together with it."""
 _LEVEL = "analysis_level"
 _FIRST = ("bids_dir", "out_dir", _LEVEL, "participant_label", "session_label")
 _KEYS = {"out_dir": "[OUTPUT_DIR]"}  # as BIDS Apps' descriptors call it
@@ -209,7 +209,7 @@ def _glob(pattern: str, desc: str) -> str:
 
 
 def _results() -> Iterator[tuple[str, str, str]]:
-    """Yield pattern and name of what is written beside the images."""
+    """Yield pattern and name of tables, models and logs."""
     for key, result in bids_app_spec.load("io_spec.json")["results"].items():
         for end in result.get("files", [""]):
             yield _FIELD.sub("*", result["path"] + end), f"{key} {end}".strip(), ""

@@ -199,8 +199,8 @@ def _check_model(suffix: str, bundle: Any) -> str:
     load_model(bundle)
     kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
     name = bundle.metadata.get("name", bundle.path.name)
-    told = {"none": "not trained", "unknown": "of unknown training"}
-    trained = told.get(kind, f"trained on {kind} pairs")
+    training = {"none": "not trained", "unknown": "of unknown training"}
+    trained = training.get(kind, f"trained on {kind} pairs")
     return f"{suffix}: model {name}, {trained}, SHA-256 {bundle.sha256[:12]}"
 
 

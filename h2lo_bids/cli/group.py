@@ -88,7 +88,7 @@ def _cross_validate(run: Run, close: Callable[[Run, Plan], int]) -> int:
     if not sources or run.gives_up:
         return _finish(run, 0)
     plan = _ask(run, PlanTask(settings, sources))["contrasts"]
-    _tell_plan(run, plan)
+    _print_plan(run, plan)
     done = fit_folds(run, plan)
     if settings.fold:
         console.line("run the same command without --fold to collect the results")
@@ -105,7 +105,7 @@ def _close_group(run: Run, plan: Plan) -> int:
         _ask(run, CollectTask(settings, tuple(plan)))
     done = 0 if settings.no_final else _fit_final(run, plan)
     run.console.line(f"report: {_write_report(run)}")
-    _tell_models(run)
+    _print_models(run)
     return done
 
 
@@ -169,7 +169,7 @@ def _folds_of(plan: dict[str, Any]) -> tuple[Fold, ...]:
     return tuple(Fold(f["index"], *(tuple(f[part]) for part in PARTS)) for f in plan["folds"])
 
 
-def _tell_plan(run: Run, plan: Plan) -> None:
+def _print_plan(run: Run, plan: Plan) -> None:
     for contrast, own in plan.items():
         text = f"{contrast}: {counted(own['pairs'], 'pair')}"
         for fold in _folds_of(own):
@@ -192,7 +192,7 @@ def fit_folds(run: Run, plan: Plan) -> int:
     ]  # fmt: skip
     todo = [task for task, done in wanted if not done]
     if settings.collect:
-        todo = _tell_missing(run, todo)
+        todo = _fail_missing(run, todo)
     if todo:
         ready = f", {len(wanted) - len(todo)} done already" if len(todo) < len(wanted) else ""
         run.console.line(
@@ -207,8 +207,8 @@ def fit_folds(run: Run, plan: Plan) -> int:
     return sum(task.name in run.done for task, _ in wanted)
 
 
-def _tell_missing(run: Run, todo: list[FoldTask]) -> list[FoldTask]:
-    """Tell what other tasks were to fit; return what is left, which no other task runs."""
+def _fail_missing(run: Run, todo: list[FoldTask]) -> list[FoldTask]:
+    """Record as failed what other tasks were to fit; return what no other task runs."""
     others = dict(run.settings.external)
     for task in todo:
         if task.method not in others:
@@ -243,8 +243,8 @@ def _fit_final(run: Run, plan: Plan) -> int:
     return sum(task.name in run.done for task in tasks)
 
 
-def _tell_models(run: Run) -> None:
-    """Say how the final models are used."""
+def _print_models(run: Run) -> None:
+    """Print how the final models are used."""
     settings = run.settings
     models = [
         (contrast, settings.out_dir / name)

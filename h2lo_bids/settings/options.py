@@ -79,8 +79,8 @@ class Option:
     @property
     def text(self) -> str:
         """The help text, with the default unless the text has one."""
-        told = "default:" in self.help or self.nargs == 0 or self.default in (None, ())
-        return self.help if told else f"{self.help} (default: {self.default})"
+        shown = "default:" in self.help or self.nargs == 0 or self.default in (None, ())
+        return self.help if shown else f"{self.help} (default: {self.default})"
 
 
 def option(default: Any, text: str, values: Any = None, **more: Any) -> Any:

@@ -46,6 +46,8 @@ def test_conditions(conditions: dict, expected: bool) -> None:
     ("inline", "expected"),
     [
         (["acq=MPRAGE"], True),
+        (["acq-MPRAGE"], True),
+        (["acq-FSPGR"], False),
         (["acquisition=FSPGR,MPRAGE"], True),
         (["acq=FSPGR", "acq=MPRAGE"], True),
         (["rec="], True),

@@ -158,7 +158,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def synthesized(root: Path) -> Path:
     done = enhance(root / "bids", root / "out", *ARMS, "--cohort", root / "cohort")
     assert done.returncode != 0
-    assert "benchmark --methods arnold --folds 2" in done.stderr
+    assert "benchmark --method arnold --folds 2" in done.stderr
     done = enhance(root / "bids", root / "out", "--methods", "arnold", "--steps", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     return root / "out"

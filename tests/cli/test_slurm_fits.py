@@ -109,7 +109,7 @@ def test_arms_without_their_synthesis_models_are_refused_before_anything_is_subm
 ):
     (tmp_path / "cohort").mkdir()
     words = ("benchmark", "--task", "enhance", "--folds", "2", "--cohort", str(tmp_path / "cohort"))
-    with pytest.raises(UsageError, match="benchmark --methods arnold --folds 2"):
+    with pytest.raises(UsageError, match="benchmark --method arnold --folds 2"):
         stages(*words, "--arms", "real", "arnold")
     assert stages(*words, "--arms", "real", "flip-rotate")["folds"]
 

@@ -302,7 +302,7 @@ def _cohort(settings: Settings, contrast: str, arm: Arm, fold: Fold | None) -> C
         return Cohort(scans, seed, models=_makers(settings, scans))
     assert fold is not None
     if not settings.cohort:
-        raise UsageError(f"--arms {arm.pretrain}: give --cohort, whose images it is pretrained on")
+        raise UsageError(f"--arm {arm.pretrain}: give --cohort, whose images it is pretrained on")
     scans = _find_cohort(settings.cohort, contrast, low=False)
     return Cohort(scans, seed, _synthesizer(settings, contrast, arm.pretrain, fold))
 
@@ -338,7 +338,7 @@ def _synthesis_record(settings: Settings, contrast: str, method: str, fold: int)
 
 def _synthesis_command(settings: Settings, method: str) -> str:
     return (
-        f"h2lo {settings.bids_dir} {settings.out_dir} benchmark --methods {method} "
+        f"h2lo {settings.bids_dir} {settings.out_dir} benchmark --method {method} "
         f"--folds {settings.folds}"
     )
 
