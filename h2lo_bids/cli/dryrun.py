@@ -101,7 +101,7 @@ def _spec(settings: Settings, found: Any, outputs: Iterable[Output], code: int) 
         "left_out": [{"path": str(s.path), "reason": s.reason} for s in found.skipped],
         "warnings": list(found.warnings),
         "logs": f"{result_path(settings.out_dir, 'run', run=RUN).name} stands for the time and "
-        "a unique name of a run; locks, crash files and logs of single steps are written in addition",
+        "a unique name of a run; locks, crash files and logs of steps are not listed",
     }
 
 
