@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-LEVELS = ("participant", "group", "evaluate", "benchmark")
+LEVELS = ("participant", "group", "evaluate", "benchmark", "trial")
 """Analysis levels of the BIDS App."""
 LEVEL_ALIASES = {"train": "group"}
 

@@ -6,6 +6,7 @@ them alone, so that any number of runs may share a folder.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -17,7 +18,7 @@ import bids_app_spec
 import h2lo_bids
 from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.errors import CannotCreateError
-from h2lo_bids.io import atomic_write_text, read_json, write_json
+from h2lo_bids.io import atomic_write_text, read_json, read_text, write_json
 
 BIDS_VERSION = "1.10.0"
 PIPELINE = "H2LO-BIDS"
@@ -37,11 +38,13 @@ def write_dataset_files(
     bids_dir: str | Path,
     links: Mapping[str, Path] | None = None,
     environment: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> None:
     """Write the files at the root of the derivative dataset.
 
     ``dataset_description.json``, ``.bidsignore``, ``descriptions.tsv`` with
     its ``.json``, ``logs/CITATION.bib``, and a ``README.md`` unless there is one.
+    `labels` are further ``desc`` labels and what they mean; those of earlier runs are kept.
     """
     out, raw = Path(out_dir).absolute(), Path(bids_dir).absolute()
     require_own(out)
@@ -57,7 +60,12 @@ def write_dataset_files(
     write_json(out / "dataset_description.json", content)
     atomic_write_text(out / ".bidsignore", "\n".join(spec["bidsignore"]) + "\n")
     table = (files(bids_app_spec) / "descriptions.tsv").read_text(encoding="utf-8")
-    atomic_write_text(out / "descriptions.tsv", table)
+    known = {line.partition("\t")[0]: line for line in table.splitlines()}
+    with contextlib.suppress(OSError, ValueError):
+        for line in read_text(out / "descriptions.tsv").splitlines():
+            known.setdefault(line.partition("\t")[0], line)
+    known |= {f"desc-{name}": f"desc-{name}\t{text}" for name, text in (labels or {}).items()}
+    atomic_write_text(out / "descriptions.tsv", "\n".join(known.values()) + "\n")
     write_json(out / "descriptions.json", columns)
     if not any(out.glob("README*")):
         atomic_write_text(out / "README.md", _README)

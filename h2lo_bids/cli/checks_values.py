@@ -45,19 +45,19 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
         "--realism-reference is for synthesized images; leave it or --task enhance out",
     ),
     (
-        lambda s: s.realisations > 1 and s.noise == "none",
+        lambda s: s.realisations > 1 and s.noise == "none" and not _tries(s),
         "--realisations {0.realisations} would all be the same image; add --noise calibrated",
     ),
     (
-        lambda s: s.noise_scale is not None and s.noise == "none",
+        lambda s: s.noise_scale is not None and s.noise == "none" and not _tries(s),
         "--noise-scale {0.noise_scale:g}: there is no noise to scale; add --noise calibrated",
     ),
     (
-        lambda s: s.slice_profile is not None and not s.lf_grid,
+        lambda s: s.slice_profile is not None and not s.lf_grid and not _tries(s),
         "--slice-profile is of no use without the slices of --lf-grid; add --lf-grid XxYxZ",
     ),
     (
-        lambda s: s.slice_thickness is not None and not s.lf_grid,
+        lambda s: s.slice_thickness is not None and not s.lf_grid and not _tries(s),
         "--slice-thickness is of no use without the slices of --lf-grid; add --lf-grid XxYxZ",
     ),
     (
@@ -100,6 +100,11 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
 """What makes no sense together, and what is said of it."""
 
 
+def _tries(settings: Settings) -> bool:
+    """Tell whether conditions have noise and slices that the run's own images need not have."""
+    return bool(settings.level == "trial" or settings.condition)
+
+
 def standard_spaces(settings: Settings) -> tuple[str, ...]:
     """Return the output spaces that need registration to a template."""
     return tuple(space for space in settings.output_spaces if space not in OWN_SPACES)
@@ -114,6 +119,10 @@ def check_values(settings: Settings) -> None:
     _check_owners(settings)
     _check_external(settings)
     _check_arms(settings)
+    if _tries(settings):
+        from h2lo_bids.trial.condition import check_conditions
+
+        check_conditions(settings)
 
 
 def _check_names(settings: Settings) -> None:

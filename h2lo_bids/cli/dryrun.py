@@ -68,7 +68,7 @@ def dry_run(settings: Settings, console: Console) -> int:
 
 def _find(settings: Settings) -> tuple[Any, Callable[[Settings, Any], Iterator[str]]]:
     """Return what a level works on, and what describes it."""
-    if settings.level == "participant" and not settings.pairs:
+    if settings.level in ("participant", "trial") and not settings.pairs:
         from h2lo_bids.cli.participant import find
 
         scans = find(settings)

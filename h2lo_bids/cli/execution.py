@@ -232,7 +232,22 @@ def write_dataset(run: Run) -> None:
         links["lf"] = settings.lf_dir
     # Links of other runs are kept, so that reading and writing belong together.
     with exclusive(common_lock(settings.out_dir, "dataset")):
-        write_dataset_files(settings.out_dir, bids_dir=settings.bids_dir, links=links)
+        write_dataset_files(
+            settings.out_dir, bids_dir=settings.bids_dir, links=links, labels=_labels(settings)
+        )
+
+
+def _labels(settings: Settings) -> dict[str, str]:
+    """Return what the desc labels of this run's conditions and labels mean."""
+    if not settings.condition and not settings.labels:
+        return {}
+    from h2lo_bids.trial.condition import conditions_of
+
+    found = {name: f"Label image given with --labels {name}" for name, _ in settings.labels}
+    for condition in conditions_of(settings):
+        found[condition.name] = f"Low-field image of a condition: {condition.text}"
+        found[f"{condition.name}noise01"] = "Noisy images of this condition, 01 and on"
+    return found
 
 
 def run_participants(

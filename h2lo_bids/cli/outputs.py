@@ -37,7 +37,7 @@ class Output:
 
 def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:
     """Yield the files of a run on the scans or pairs that were found."""
-    if settings.level == "participant" and not settings.pairs:
+    if settings.level in ("participant", "trial") and not settings.pairs:
         yield from _of_participants(settings, found)
     else:
         yield from _of_pairs(settings, found)

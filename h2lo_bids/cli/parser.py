@@ -26,6 +26,7 @@ ABOUT = {
     "evaluate": "score models on paired scans",
     "benchmark": "fit and score every method on the same folds: Table 1 of the paper; --task "
     "enhance: the enhancer with and without synthetic pairs: Table 2",
+    "trial": "a virtual trial: which lesions of --labels scanners of each --condition would show",
 }
 EXIT_CODES = {
     0: "all scans done",
@@ -70,7 +71,10 @@ class _Collect(argparse.Action):
         """Add values; a reader that returns a list adds several."""
         new = [item for one in values for item in (one if isinstance(one, list) else [one])]
         earlier = getattr(namespace, self.dest, ())
-        setattr(namespace, self.dest, tuple(dict.fromkeys([*earlier, *new])))
+        # Two conditions may have a value in common.
+        both = [*earlier, *new]
+        each = both if self.dest == "condition" else dict.fromkeys(both)
+        setattr(namespace, self.dest, tuple(each))
 
 
 class _PrintDescriptor(argparse.Action):

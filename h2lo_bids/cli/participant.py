@@ -56,6 +56,10 @@ def run_participant(settings: Settings, console: Console) -> int:
         write_dataset(run)
         if found.scans:
             _process(run, found, templates)
+        if settings.level == "trial":
+            from h2lo_bids.cli.trial import collect
+
+            collect(run)
         return _finish(run)
 
 

@@ -122,6 +122,10 @@ def _level(settings: Settings) -> Callable[[Settings, Console], int]:
 
         run: Callable[[Settings, Console], int] = getattr(group, f"run_{settings.level}")
         return run
+    if settings.level == "trial" and settings.collect:
+        from h2lo_bids.cli.trial import run_collect
+
+        return run_collect
     if settings.pairs:
         from h2lo_bids.cli.pairs import run_pairs
 

@@ -15,6 +15,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.tasks import SubjectTask
+from h2lo_bids.cli.trial import examine, wanted
 from h2lo_bids.errors import error_named
 from h2lo_bids.io import exclusive
 from h2lo_bids.outputs import extras_of, response_of
@@ -43,6 +44,9 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
             )
             send({"event": "note", "level": "warning", "text": text})
         failed, scans = _run(task, send)
+        if wanted(task.settings) and not task.sources:
+            more, scans = examine(task, scans, {item.scan for item in failed}, send)
+            failed += more
         failed += [
             Failed(path, LEFT_OUT, error_named(error, message))
             for scan in scans

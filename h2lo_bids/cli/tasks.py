@@ -69,3 +69,11 @@ class MissingTask:
     work: ClassVar[str] = "h2lo_bids.cli.pairs:find_missing"
     settings: Settings
     pairs: tuple[PairSource, ...]
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """Collect a virtual trial from the ratings of every scan."""
+
+    work: ClassVar[str] = "h2lo_bids.cli.trial:collect_study"
+    settings: Settings

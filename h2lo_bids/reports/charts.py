@@ -331,6 +331,38 @@ def bands(lines: Sequence[tuple[str, str, Mapping[str, float]]], *, label: str) 
 
 
 @_style()
+def probabilities(
+    curves: Sequence[tuple[str, str, npt.NDArray[np.float64]]], *, label: str
+) -> str | None:
+    """Draw the probability of seeing a lesion against its diameter: class, title, (N, 2)."""
+    if not curves:
+        return None
+    axes = _axes(430, 262, 46, 48)
+    for css, title, points in curves:
+        _curve(axes, "run", title, points, color=_LIGHT[css])
+    axes.axhline(0.8, color=_LIGHT["dim"], linewidth=1, linestyle=_DASHES)
+    axes.set(xlabel="diameter of the lesion (mm)", ylim=(0, 1.02), xlim=(2, 20))
+    return _svg(axes, label)
+
+
+@_style()
+def intervals(
+    rows: Sequence[tuple[str, str, tuple[float, float, float]]], *, label: str
+) -> str | None:
+    """Draw values with their intervals, one column each: class, title, (value, low, high)."""
+    if not rows:
+        return None
+    axes = _axes(430, 262, 52, 62)
+    _name_columns(axes, [_plain(title) for _, title, _ in rows])
+    for n, (css, _, (value, low, high)) in enumerate(rows):
+        axes.vlines(n, low, high, color=_LIGHT[css], linewidth=2)
+        axes.scatter(n, value, 42, color=_LIGHT[css], linewidths=0, zorder=3)
+    axes.axhline(0.5, color=_LIGHT["dim"], linewidth=1, linestyle=_DASHES)
+    axes.set_ylim(0.4, 1.02)
+    return _svg(axes, label)
+
+
+@_style()
 def histograms(
     curves: Sequence[tuple[str, str, npt.NDArray[np.float64]]],
     *,

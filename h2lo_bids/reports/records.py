@@ -115,6 +115,7 @@ class ScanReport:
     noticed: tuple[str, ...] = ()  # differences from the model's training pairs
     likeness: str = ""  # to them: "yes", "no", "unknown"; empty if not checked
     figures: tuple[Figure, ...] = ()  # in any order; the page knows where each kind goes
+    regions: tuple[tuple[str, ...], ...] = ()  # of labels: a heading, then the largest lesions
     task: str = SYNTHESIZE
     parts: tuple[str, ...] = ()  # of enhancement: scans that the image was made from
     # Of enhancement: path, error and message of each scan that could not be used.

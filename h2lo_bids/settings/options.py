@@ -32,6 +32,7 @@ FUSIONS = ("auto", "none", "mrr")
 
 # Modes: a level, or a level with the option that changes what else it takes.
 PARTICIPANT, EVALUATE, GROUP, BENCHMARK = "participant", "evaluate", "group", "benchmark"
+TRIAL = "trial"
 PAIRS, ENHANCED = "participant --pairs", f"participant --task {ENHANCE}"
 GROUP_ENHANCE, BENCHMARK_ENHANCE = f"group --task {ENHANCE}", f"benchmark --task {ENHANCE}"
 MODES = (
@@ -43,6 +44,7 @@ MODES = (
     EVALUATE,
     BENCHMARK,
     BENCHMARK_ENHANCE,
+    TRIAL,
 )
 ON_PAIRS = (PAIRS, GROUP, EVALUATE, BENCHMARK, GROUP_ENHANCE, BENCHMARK_ENHANCE)
 FITS = (GROUP, BENCHMARK)
@@ -126,7 +128,7 @@ class Selection:
     all_scans: bool = option(
         False,
         "use every matching scan of a session, not only the preferred one of each contrast",
-        modes=(PARTICIPANT, ENHANCED),
+        modes=(PARTICIPANT, ENHANCED, TRIAL),
     )
     bids_database_dir: Path | None = option(
         None,
@@ -161,7 +163,7 @@ class Method:
         "which of the models in the folder that --model names; `h2lo methods` lists them",
         choices=(*METHODS, ALL),
         synonyms={"--methods": None},
-        modes=(PARTICIPANT, GROUP, EVALUATE, BENCHMARK, ENHANCED),
+        modes=(PARTICIPANT, GROUP, EVALUATE, BENCHMARK, ENHANCED, TRIAL),
     )
     model: tuple[tuple[str, Path], ...] = option(
         (),
@@ -169,7 +171,7 @@ class Method:
         "evaluate any number of them; default: the embedded model of each contrast, trained on "
         "simulated pairs",
         (convert.model, "[T1w=|T2w=]PATH"),
-        modes=(PARTICIPANT, ENHANCED, EVALUATE, GROUP_ENHANCE),
+        modes=(PARTICIPANT, ENHANCED, EVALUATE, GROUP_ENHANCE, TRIAL),
     )
     skull_strip: str = option(
         "auto", "how the brain is found; skip: the input is brain already", choices=SKULL_STRIP
@@ -196,7 +198,7 @@ class Method:
         False,
         "coarse registration, and bf16 where the processor multiplies in it: for trying things "
         "out, not for results",
-        modes=(PARTICIPANT, ENHANCED),
+        modes=(PARTICIPANT, ENHANCED, TRIAL),
     )
 
 
@@ -204,7 +206,7 @@ class Method:
 class Outputs:
     """What is written for each scan."""
 
-    taken_by: ClassVar[tuple[str, ...]] = (PARTICIPANT,)
+    taken_by: ClassVar[tuple[str, ...]] = (PARTICIPANT, TRIAL)
 
     output_spaces: tuple[str, ...] = option(
         ("native",),
@@ -258,6 +260,25 @@ class Outputs:
     uncertainty: bool = option(
         False,
         "also write a map of the standard deviation over the models of the folds",
+    )
+    labels: tuple[tuple[str, Path], ...] = option(
+        (),
+        "derivative datasets with a mask of lesions, a dseg or a probseg in the scans' space: "
+        "carried to every output along the scan's axes, and measured there",
+        (convert.named_path("NAME"), "NAME=PATH"),
+    )
+    condition: tuple[str, ...] = option(
+        (),
+        "scanners to simulate, each a name and KEY=VALUE of lf-grid, slice-profile, "
+        "slice-thickness, noise-scale, realisations, model: thin lf-grid=2x2x2 thick "
+        "lf-grid=1.6x1.6x5 noise-scale=2; what is not said is as the options above",
+        (str, "NAME KEY=VALUE"),
+    )
+    reader_set: int | None = option(
+        None,
+        "also write N blinded images, balanced over the conditions, for human readers",
+        COUNT,
+        modes=(TRIAL,),
     )
 
 
@@ -334,7 +355,7 @@ class TheRun:
     write_graph: bool = option(
         False,
         "write each workflow's graph to logs",
-        modes=(PARTICIPANT, ENHANCED),
+        modes=(PARTICIPANT, ENHANCED, TRIAL),
     )
     verbose: int = option(
         0,

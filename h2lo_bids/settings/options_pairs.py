@@ -25,6 +25,7 @@ from h2lo_bids.settings.options import (
     PAIRS,
     PARTICIPANT,
     PATH,
+    TRIAL,
     option,
 )
 from h2lo_bids.vocabulary import ARMS, CONTRASTS, FLIP_ROTATE
@@ -209,7 +210,9 @@ class Folds:
     )
     collect: bool = option(
         False,
-        "fit nothing and report which folds are missing, as the last job of an array does",
+        "fit nothing and report which folds are missing, as the last job of an array does; trial: "
+        "make the study's tables and report from what is there",
+        modes=(*ALL_FITS, TRIAL),
     )
 
 

@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -247,10 +248,7 @@ def normal_field(
 
     shape = (model.shape[0], model.shape[1], model.shape[2])
     waves = fft.rfftn(rng.standard_normal(shape, dtype=np.float32))
-    power = _power_on(model, shape)
-    if band is not None:
-        power *= _in_band(model, shape, band)
-    waves *= np.sqrt(power / np.float32(_mean_power(power, shape)), dtype=np.float32)
+    waves *= _amplitude(model, _key(band))[0]
     field: np.ndarray = fft.irfftn(waves, s=shape, overwrite_x=True)
     return field
 
@@ -262,12 +260,28 @@ def share_in_band(model: NoiseModel, band: np.ndarray | None) -> float:
     the profile of its slices: the power in a band is kept, what lies beyond is not
     acquired. White noise keeps 1 / n of its variance in voxels n times as large.
     """
-    if band is None:
-        return 1.0
+    return 1.0 if band is None else _amplitude(model, _key(band))[1]
+
+
+def _key(band: np.ndarray | None) -> tuple[tuple[float, ...], ...] | None:
+    return None if band is None else tuple(map(tuple, np.asarray(band, np.float64).tolist()))
+
+
+@lru_cache(maxsize=2)
+def _amplitude(
+    model: NoiseModel, band: tuple[tuple[float, ...], ...] | None
+) -> tuple[np.ndarray, float]:
+    """Return what white waves are multiplied by, and the share of the variance in the band.
+
+    Kept, as it takes as long as a draw, and many draws of one grid follow each other.
+    """
     shape = (model.shape[0], model.shape[1], model.shape[2])
     power = _power_on(model, shape)
-    kept = _mean_power(power * _in_band(model, shape, band), shape)
-    return kept / _mean_power(power, shape)
+    whole = _mean_power(power, shape)
+    if band is not None:
+        power *= _in_band(model, shape, np.array(band))
+    kept = _mean_power(power, shape)
+    return np.sqrt(power / np.float32(kept), dtype=np.float32), kept / whole
 
 
 def _mean_power(power: np.ndarray, shape: tuple[int, int, int]) -> float:

@@ -6,6 +6,7 @@ person, are not independent.
 
 from __future__ import annotations
 
+import bisect
 import math
 import warnings
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 
 ALPHA = 0.05
 _LEAST_SPREAD = 1e-9
+_MOST_SUBJECTS = 10**6
 
 
 @dataclass(frozen=True)
@@ -325,7 +327,8 @@ def subjects_needed(differences: np.ndarray, power: float) -> int | None:
     Returns
     -------
     int or None
-        None where the differences have no mean, or fewer than two are given.
+        None where the differences have no mean, fewer than two are given, or a million do
+        not suffice.
     """
     from statsmodels.stats.power import TTestPower
 
@@ -336,10 +339,15 @@ def subjects_needed(differences: np.ndarray, power: float) -> int | None:
         return None
     if spread < _LEAST_SPREAD or abs(mean) / spread > 10:
         return 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = TTestPower().solve_power(effect_size=abs(mean) / spread, alpha=ALPHA, power=power)
-    return max(2, math.ceil(float(np.max(found)) - 1e-6))
+    effect, test = abs(mean) / spread, TTestPower()
+
+    def enough(n: int) -> bool:
+        # Far beyond what is needed it gives NaN.
+        return not test.power(effect, n, ALPHA) < power
+
+    # Its own solver fails where two or three subjects are enough.
+    needed = bisect.bisect_left(range(2, _MOST_SUBJECTS), True, key=enough) + 2
+    return None if needed >= _MOST_SUBJECTS else needed
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""Columns of the trial's tables, with what they mean: their JSON sidecars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from h2lo_bids.trial.observer import CHANNELS
+
+Columns = dict[str, dict[str, Any]]
+
+
+def _columns(**given: str | tuple[str, str]) -> Columns:
+    return {
+        name: {"Description": text} if isinstance(text, str) else
+        {"Description": text[0], "Units": text[1]}
+        for name, text in given.items()
+    }  # fmt: skip
+
+
+_PLACE = {
+    "volume": ("Volume of the part in the brain", "mm^3"),
+    "diameter": ("Diameter of the ball of this volume", "mm"),
+}
+_RING = "healthy brain 1 to 5 mm from it"
+REGIONS = _columns(
+    image="desc of the image that is measured",
+    res="Its res entity; n/a on the scan's own grid",
+    label="Name given with --labels",
+    region="Region",
+    lesion="Number of the connected lesion, the largest first; n/a for the whole region",
+    **_PLACE,
+    x=("Centre, right", "mm"),
+    y=("Centre, anterior", "mm"),
+    z=("Centre, superior", "mm"),
+    hf_mean="Mean in the high-field image",
+    hf_sd="Standard deviation there",
+    hf_contrast=f"Mean less that of the ring ({_RING}) over that of the ring",
+    hf_cnr="Mean less that of the ring over the image's noise",
+    mean="Mean in the image, voxels weighted by the share that is filled",
+    sd="Standard deviation there",
+    contrast="As hf_contrast",
+    cnr="As hf_cnr",
+)
+RATINGS = _columns(
+    condition="Condition of the trial; highfield is the high-field image",
+    lesion="Number of the connected lesion, the largest first",
+    kind="lesion; or its healthy place: mirror (other hemisphere) or matched (like tissue)",
+    realisation="Number of the noisy image",
+    **_PLACE,
+    hf_contrast="Contrast of the lesion in the high-field image",
+    cnr="Rating of the CNR observer",
+    **{f"channel{n}": "Output of a Laguerre-Gauss channel" for n in range(1, CHANNELS + 1)},
+    segmented=("Volume by the midpoint segmenter", "mm^3"),
+)
+_STUDY: dict[str, str | tuple[str, str]] = {
+    "contrast": "T1w or T2w",
+    "label": "Name given with --labels",
+}
+_WHO: dict[str, str | tuple[str, str]] = {
+    **_STUDY, "condition": "Condition", "observer": "hotelling or cnr",
+}  # fmt: skip
+DETECTABILITY = _columns(
+    **_WHO,
+    subjects="Participants",
+    lesions="Lesions",
+    healthy="Healthy places",
+    auc="Area under the ROC curve, mean over realisations",
+    delong_low="95 % interval by DeLong over lesions and places",
+    delong_high="Its upper end",
+    boot_low="95 % interval by the bootstrap over participants",
+    boot_high="Its upper end",
+    dprime="d' of normal classes with this area",
+    sensitivity="At 90 % specificity, mean over lesions and realisations",
+    sensitivity_low="95 % interval by Wilson over lesions",
+    sensitivity_high="Its upper end",
+    diameter80=("Diameter seen with 80 % probability by the logistic fit", "mm"),
+    diameter80_low=("95 % interval, errors clustered by participant", "mm"),
+    diameter80_high=("Its upper end", "mm"),
+    intercept="Of the logit against the logarithm of the diameter",
+    slope="Its slope",
+)
+SENSITIVITY = _columns(
+    **_WHO,
+    by="diameter (mm) or contrast (absolute, high field)",
+    low="Lower end of the bin",
+    high="Upper end of the bin",
+    lesions="Lesions in it",
+    sensitivity="At 90 % specificity",
+    sensitivity_low="95 % interval by Wilson over lesions",
+    sensitivity_high="Its upper end",
+)
+VOLUMES = _columns(
+    **_STUDY,
+    condition="Condition",
+    subjects="Participants",
+    bias=("Segmented less true volume of a participant, mean", "ml"),
+    loa_low=("Limit of agreement", "ml"),
+    loa_high=("Limit of agreement", "ml"),
+    icc="Intraclass correlation ICC(2,1)",
+)
+COMPARISONS = _columns(
+    **_WHO,
+    versus="The other condition",
+    subjects="Participants with both",
+    difference="Sensitivity of a participant, condition less the other, mean",
+    sd="Its standard deviation",
+    needed80="Participants that a paired t-test needs at power 0.8, 5 % two-sided",
+    needed90="The same at power 0.9",
+)
+DOSE = _columns(
+    **_STUDY,
+    observer="hotelling or cnr",
+    quantity="What differs between the conditions",
+    odds="Odds of seeing a lesion per unit of it, at the same diameter",
+    low="95 % interval",
+    high="Its upper end",
+    p="Of no effect",
+)

@@ -1,0 +1,240 @@
+"""Conditions of a trial: which scanner, how noisy, how often; and the images that they give."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bids_app_spec
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.errors import UsageError
+from h2lo_bids.imaging.conform import conform
+from h2lo_bids.imaging.normalise import scale_brain
+from h2lo_bids.imaging.reading import load_checked
+from h2lo_bids.imaging.resample import resample_mask, spacing_of
+from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.models.bundle import Bundle, load_model
+from h2lo_bids.outputs import Grid, grids_of
+from h2lo_bids.settings import Settings, convert
+from h2lo_bids.settings.options import PROFILES
+from h2lo_bids.synthesis.grids import lf_mask
+from h2lo_bids.synthesis.noise import NoiseModel, unit_noise
+from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.predict import predict_on_grid
+from h2lo_bids.synthesis.seeds import scan_seed
+
+HIGH = "highfield"
+"""The high-field image itself, a condition of every trial."""
+DEFAULT = "scanner"
+_REALISATIONS = 20
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One imaginary scanner.
+
+    Parameters
+    ----------
+    name
+        Also the ``desc`` label of its images.
+    lf_grid, slice_profile, slice_thickness
+        As the options; without a grid, that of the scan.
+    noise_scale
+        Factor of the model's noise.
+    realisations
+        Noisy images of each scan; 0 for none.
+    model
+        A bundle in place of the run's.
+    """
+
+    name: str
+    lf_grid: tuple[float, float, float] | None = None
+    slice_profile: str = PROFILES[0]
+    slice_thickness: float | None = None
+    noise_scale: float = 1.0
+    realisations: int = _REALISATIONS
+    model: Path | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """Where its images are."""
+        if self.lf_grid is None:
+            return Grid("native")
+        response = VoxelResponse(self.slice_profile, self.slice_thickness)
+        return grids_of((), (self.lf_grid,), response=response)[1]
+
+    @property
+    def text(self) -> str:
+        """What it is, for tables."""
+        where = self.grid.told if self.lf_grid else "the scan's own grid"
+        model = f", model {self.model.name}" if self.model else ""
+        return f"{where}, noise x {self.noise_scale:g}, {self.realisations} realisations{model}"
+
+
+_READERS: dict[str, Any] = {
+    "lf-grid": convert.grid,
+    "slice-profile": str,
+    "slice-thickness": convert.number(0.1, 20),
+    "noise-scale": convert.number(0.01, 100),
+    "realisations": convert.integer(0, 10_000),
+    "model": convert.path,
+}
+
+
+def conditions_of(settings: Settings) -> tuple[Condition, ...]:
+    """Read ``--condition NAME key=value ...``: a word without ``=`` begins the next condition.
+
+    What a condition does not say is as the run's options have it.
+
+    Raises
+    ------
+    UsageError
+        If a name is taken, or a key or value makes no sense.
+    """
+    base = Condition(
+        DEFAULT,
+        settings.lf_grid[0] if settings.lf_grid else None,
+        settings.slice_profile or PROFILES[0],
+        settings.slice_thickness,
+        1.0 if settings.noise_scale is None else settings.noise_scale,
+        settings.realisations if settings.realisations > 1 else _REALISATIONS,
+    )
+    found: list[Condition] = []
+    taken = {row["desc_id"].removeprefix("desc-") for row in bids_app_spec.load("descriptions.tsv")}
+    for word in settings.condition:
+        key, equals, value = word.partition("=")
+        if not equals:
+            if not re.fullmatch(r"[A-Za-z0-9]+", word) or word in {*taken, HIGH}:
+                raise UsageError(
+                    f"--condition {word}: a name is of letters and digits, and not one that other "
+                    "outputs have"
+                )
+            taken.add(word)
+            found.append(replace(base, name=word))
+            continue
+        if not found:
+            raise UsageError(f"--condition {word}: give the condition's name first")
+        if key not in _READERS:
+            raise UsageError(f"--condition {word}: the keys are {', '.join(_READERS)}")
+        try:
+            read = _READERS[key](value)
+        except argparse.ArgumentTypeError as err:
+            raise UsageError(f"--condition {found[-1].name} {word}: {err}") from err
+        if key == "slice-profile" and read not in PROFILES:
+            raise UsageError(f"--condition {word}: the profiles are {', '.join(PROFILES)}")
+        found[-1] = replace(found[-1], **{key.replace("-", "_"): read})
+    if not found and settings.level == "trial":
+        found = [base]
+    return tuple(found)
+
+
+def check_conditions(settings: Settings) -> None:
+    """Refuse conditions from which an observer could learn nothing."""
+    for condition in conditions_of(settings):
+        if settings.level == "trial" and condition.realisations < 2:
+            raise UsageError(
+                f"--condition {condition.name} realisations={condition.realisations}: the observer "
+                "needs noise; give 2 realisations or more"
+            )
+    if settings.level == "trial" and not settings.labels:
+        raise UsageError("trial needs lesion masks; give --labels NAME=PATH")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A scan as a model takes it, and its brain on its own grid."""
+
+    scan: Scan
+    volume: np.ndarray
+    volume_affine: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
+
+
+def prepare_head(scan: Scan, mask: Any, bundle: Bundle) -> Head:
+    """Bring a scan to a model's frame and scale, as participant does; `mask` is nibabel's."""
+    image = load_checked(scan.path).image
+    conformed = conform(image, bundle.frame, mask=mask)
+    inside = np.asarray(resample_mask(mask, conformed.shape, conformed.affine).dataobj) > 0
+    scaled = scale_brain(
+        np.asarray(conformed.dataobj), inside, spacing_of(conformed.affine).tolist(),
+        contrast=scan.suffix, scaling=bundle.scaling, name=str(scan.path),
+    )  # fmt: skip
+    own = np.asarray(mask.dataobj) > 0
+    return Head(scan, scaled.volume, conformed.affine, own, np.asarray(mask.affine))
+
+
+def grid_brain(
+    mask: np.ndarray, affine: np.ndarray, condition: Condition
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the brain on a condition's grid, and the grid's affine."""
+    if condition.lf_grid is None:
+        return mask, affine
+    return lf_mask(mask, affine, condition.lf_grid)
+
+
+def noise_free(
+    head: Head, bundle: Bundle, condition: Condition, options: EngineOptions, seed: int
+) -> np.ndarray:
+    """Synthesize the image of a condition, in [0, 1]; realisations add their noise to it."""
+    brain, affine = grid_brain(head.mask, head.affine, condition)
+    grid = condition.grid
+    image = predict_on_grid(
+        load_model(bundle), head.volume, head.volume_affine, brain.shape, affine, brain,
+        options=options, seed=scan_seed(seed, head.scan.stem),
+        response=grid.response if grid.kind == "lf" else None,
+    )  # fmt: skip
+    return np.clip(image, 0.0, 1.0)
+
+
+def realise(
+    images: Sequence[tuple[Condition, np.ndarray]],
+    brain: np.ndarray,
+    affine: np.ndarray,
+    head: Head,
+    bundle: Bundle,
+    seed: int,
+) -> Iterator[tuple[int, Condition, np.ndarray]]:
+    """Draw the realisations of conditions that share a grid and a model.
+
+    Conditions share their draws, number by number, so that they can be compared in pairs;
+    noise is that of participant's ``--noise calibrated``.
+
+    Yields
+    ------
+    number, condition, image
+        The number from 1.
+
+    Raises
+    ------
+    UsageError
+        If the model has no noise.
+    """
+    if "noise" not in bundle.metadata:
+        raise UsageError(
+            f"{bundle.path}: has no noise model, and the observer needs noise; give --model one "
+            "that `h2lo bids_dir out_dir group` fitted"
+        )
+    model = NoiseModel.from_dict(bundle.metadata["noise"])
+    frame = head.volume_affine
+    to_mm = np.diag([*spacing_of(frame), 1.0]) @ np.linalg.inv(frame)
+    words = [seed, zlib.crc32(head.scan.stem.encode())]
+    acquired = images[0][0].lf_grid is not None
+    deviations = [model.deviation(image[brain]) for _, image in images]
+    for number in range(1, max(condition.realisations for condition, _ in images) + 1):
+        level, noise = unit_noise(
+            brain, to_mm @ affine, model, seed=words, realisation=number, acquired=acquired
+        )
+        for (condition, image), deviation in zip(images, deviations, strict=True):
+            if number <= condition.realisations:
+                noisy = np.zeros(image.shape, dtype=np.float32)
+                wanted = image[brain] + condition.noise_scale * level * deviation * noise
+                noisy[brain] = np.clip(wanted, 0, 1)
+                yield number, condition, noisy

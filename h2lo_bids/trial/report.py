@@ -1,0 +1,206 @@
+"""The page of a trial, and the pictures of labels on a participant's page."""
+
+from __future__ import annotations
+
+import base64
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.sidecars import software_versions
+from h2lo_bids.io import atomic_write_text
+from h2lo_bids.reports import charts, mosaic
+from h2lo_bids.reports.figures import figure_record
+from h2lo_bids.reports.methods import works
+from h2lo_bids.reports.mosaic import volume_of
+from h2lo_bids.reports.page import asset, render
+from h2lo_bids.reports.records import Figure, figure_file
+from h2lo_bids.trial.condition import HIGH
+from h2lo_bids.trial.scan import Examined, ratings_path
+from h2lo_bids.trial.study import OBSERVERS, Study, rows_of
+
+_CITED = ("arnold", "myers", "gallas", "delong", "bland", "shrout")
+_TITLES = {"hotelling": "Channelized Hotelling observer", "cnr": "CNR observer"}
+_HEADS = {
+    "detectability": ("condition", "lesions", "healthy", "auc", "delong_low", "delong_high",
+                      "boot_low", "boot_high", "dprime", "sensitivity", "diameter80",
+                      "diameter80_low", "diameter80_high"),
+    "sensitivity": ("condition", "by", "low", "high", "lesions", "sensitivity",
+                    "sensitivity_low", "sensitivity_high"),
+    "comparisons": ("condition", "versus", "subjects", "difference", "sd", "needed80", "needed90"),
+    "volumes": ("condition", "subjects", "bias", "loa_low", "loa_high", "icc"),
+    "dose": ("quantity", "odds", "low", "high", "p"),
+}  # fmt: skip
+
+
+def write_trial_report(out_dir: Path, study: Study, words: Sequence[str]) -> Path:
+    """Write ``trial.html``, which loads nothing; return its path."""
+    path = Path(out_dir) / "trial.html"
+    views = [_view(out_dir, study, *key) for key in study.lesions]
+    page = render(
+        "trial.html.jinja",
+        style=asset("style.css") + asset("group.css"),
+        views=views,
+        conditions=study.conditions,
+        simulated="simulated" in study.training,
+        training=study.training,
+        notes=study.notes,
+        references=[works()[key] for key in _CITED if key in works()],
+        command=shlex.join(["h2lo", *words]),
+        software=tuple(software_versions().items()),
+    )
+    atomic_write_text(path, page)
+    return path
+
+
+def _view(out_dir: Path, study: Study, contrast: str, label: str) -> dict[str, Any]:
+    """Return what the page shows of a contrast and label."""
+    names = list(study.conditions)
+    colours = {n: charts.colour(n, names) if n != HIGH else "hf" for n in names}
+    parts = []
+    for observer in OBSERVERS:
+        rows = {
+            table: [
+                r for r in rows_of(study, table)
+                if (r["contrast"], r["label"]) == (contrast, label)
+                and r.get("observer", observer) == observer
+            ]
+            for table in _HEADS
+        }  # fmt: skip
+        curves = [
+            (colours[r["condition"]], r["condition"], _curve(r["intercept"], r["slope"]))
+            for r in rows["detectability"]
+            if r["intercept"] is not None and math.isfinite(r["intercept"])
+        ]
+        points = [
+            (colours[r["condition"]], r["condition"], (r["auc"], r["delong_low"], r["delong_high"]))
+            for r in rows["detectability"]
+            if r["auc"] is not None
+        ]
+        parts.append(
+            {
+                "title": _TITLES[observer],
+                "curves": _ours(charts.probabilities(curves, label=f"{contrast} {observer} seen")),
+                "areas": _ours(charts.intervals(points, label=f"{contrast} {observer} AUC")),
+                "tables": {
+                    t: (_HEADS[t], [[_cell(r[h]) for h in _HEADS[t]] for r in rows[t]])
+                    for t in _HEADS if rows[t] and (t != "volumes" or observer == OBSERVERS[0])
+                },
+            }
+        )  # fmt: skip
+    return {
+        "id": f"{contrast}-{label}",
+        "name": f"{contrast}, {label}",
+        "parts": parts,
+        "legend": [(colours[n], n) for n in names],
+        "subjects": study.lesions[contrast, label]["subject"].nunique(),
+        "examples": list(_examples(out_dir, study.lesions[contrast, label], label)),
+    }
+
+
+def _examples(out_dir: Path, lesions: Any, label: str) -> Iterator[dict[str, Any]]:
+    """Yield of each condition the smallest lesion seen and the largest missed, as pictures."""
+    own = lesions[lesions["observer"] == OBSERVERS[0]]
+    for condition, part in own.groupby("condition", sort=False):
+        seen = part[part["seen"] >= 0.5].sort_values("diameter").head(1)
+        missed = part[part["seen"] < 0.5].sort_values("diameter", ascending=False).head(1)
+        for kind, rows in (("smallest seen", seen), ("largest missed", missed)):
+            for _, row in rows.iterrows():
+                stem = Path(row["scan"]).name.split(".")[0]
+                try:
+                    with np.load(ratings_path(out_dir, stem, label).with_suffix(".npz")) as kept:
+                        planes = [kept[f"{n}_{row['lesion']:.0f}"] for n in (HIGH, str(condition))]
+                except (OSError, KeyError, ValueError):
+                    continue
+                yield {
+                    "condition": condition,
+                    "kind": kind,
+                    "text": f"sub-{row['subject']}, {row['diameter']:.1f} mm, seen in "
+                    f"{100 * row['seen']:.0f} % of realisations",
+                    "uris": [_png(plane) for plane in planes],
+                }
+
+
+def _png(plane: np.ndarray) -> str:
+    """Embed a plane as it is seen from the feet, stretched to its own range, 128 pixels wide."""
+    import io
+
+    from PIL import Image
+
+    low, high = (float(v) for v in np.percentile(plane, (1, 99.5)))
+    grey = np.clip((plane - low) / max(high - low, 1), 0, 1) * 255
+    picture = Image.fromarray(np.rint(np.rot90(grey)).astype(np.uint8))
+    buffer = io.BytesIO()
+    picture.resize((128, 128), Image.Resampling.NEAREST).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _ours(drawing: str | None) -> Any:
+    from markupsafe import Markup
+
+    return drawing and Markup(drawing)  # noqa: S704 - ours
+
+
+def _curve(intercept: float, slope: float) -> np.ndarray:
+    diameters = np.linspace(2, 20, 73)
+    shares = 1 / (1 + np.exp(-np.clip(intercept + slope * np.log(diameters), -60, 60)))
+    return np.column_stack([diameters, shares])
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "n/a"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def region_rows(rows: Sequence[Sequence[Any]], most: int) -> tuple[tuple[str, ...], ...]:
+    """Return the rows of whole regions and the largest lesions as the report lists them."""
+    head = ("Image", "Label", "Lesion", "Volume, mm³", "Diameter, mm", "Contrast, high field",
+            "CNR, high field", "Contrast", "CNR")  # fmt: skip
+    picked = [0, 3, 4, 5, 6, 12, 13, 16, 17]
+    table = [tuple("whole" if i == 4 and row[i] is None else _cell(row[i]) for i in picked)
+             for row in rows]  # fmt: skip
+    return (head, *table[:most])
+
+
+def draw_lesions(out_dir: Path, scan: Scan, found: Examined) -> tuple[Figure, ...]:
+    """Draw the outline of the labels on the high-field image and on the first other one."""
+    figures = []
+    mask = volume_of(found.outline)
+    layout = mosaic.layout_of(volume_of(_filled(found.pictures["lesionshigh"])))
+    layout = replace(layout, cuts=_cuts(layout, mask))
+    for kind, image in found.pictures.items():
+        volume = volume_of(image, like=found.outline)
+        bright = float(np.percentile(volume.data[volume.data > 0], 99.5))
+        title = f"{kind} of {scan.stem} with its labels"
+        drawing = mosaic.mosaic(volume, layout, (0.0, bright), title=title, mask=mask)
+        path = figure_file(out_dir, scan.stem, kind, ".svg")
+        atomic_write_text(path, drawing)
+        figures.append(figure_record(out_dir, kind, path))
+    return tuple(figures)
+
+
+def _filled(image: Any) -> Any:
+    data = (np.asarray(image.dataobj) > 0).astype(np.uint8)
+    return nib.Nifti1Image(data, image.affine)
+
+
+def _cuts(layout: Any, mask: Any) -> tuple[tuple[float, ...], ...]:
+    """Cut where the labels are largest: along each axis the most of them, well apart."""
+    cuts = []
+    for axis in range(3):
+        share = mask.data.sum(axis=tuple({0, 1, 2} - {axis}))
+        at = mask.origin[axis] + np.arange(len(share)) * mask.spacing[axis]
+        chosen: list[float] = []
+        for index in np.argsort(-share, kind="stable"):
+            if len(chosen) < len(layout.cuts[axis]) and all(abs(at[index] - c) > 6 for c in chosen):
+                chosen.append(float(at[index]))
+        cuts.append(tuple(sorted(chosen)))
+    return tuple(cuts)

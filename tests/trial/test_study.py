@@ -1,0 +1,243 @@
+"""Conditions, the study's tables, the page and the reader set, on made-up ratings and images."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from h2lo_bids.errors import NoMatchError, UsageError
+from h2lo_bids.evaluation.catalogue import write_table
+from h2lo_bids.settings import Settings
+from h2lo_bids.trial.columns import RATINGS
+from h2lo_bids.trial.condition import check_conditions, conditions_of
+from h2lo_bids.trial.reader_set import KEY, write_reader_set
+from h2lo_bids.trial.report import write_trial_report
+from h2lo_bids.trial.scan import ratings_path
+from h2lo_bids.trial.study import collect, rows_of
+
+
+def settings(tmp_path, *condition, level="trial", **more):
+    given = {"labels": (("lesion", tmp_path),), **more}
+    return Settings(tmp_path, tmp_path / "out", level, condition=tuple(condition), **given)
+
+
+def test_a_word_without_equals_begins_a_condition(tmp_path):
+    words = [
+        "thin",
+        "lf-grid=2x2x2",
+        "thick",
+        "lf-grid=1.6x1.6x5",
+        "noise-scale=2",
+        "slice-profile=gauss",
+    ]
+    thin, thick = conditions_of(settings(tmp_path, *words, realisations=7))
+    assert (thin.name, thin.lf_grid, thin.noise_scale, thin.realisations) == (
+        "thin", (2, 2, 2), 1, 7
+    )  # fmt: skip
+    assert (thick.grid.res, thick.noise_scale, thick.slice_profile) == ("1p6x1p6x5", 2, "gauss")
+    assert thick.grid.response.profile == "gauss"
+    assert [c.name for c in conditions_of(settings(tmp_path))] == ["scanner"]
+    assert conditions_of(settings(tmp_path, level="participant")) == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["a", "lf-grid=2"], "a lf-grid=2: '2' is not XxYxZ"),
+        (["a", "colour=2"], "the keys are lf-grid"),
+        (["lf-grid=2x2x2"], "give the condition's name first"),
+        (["lowfield"], "not one that other outputs have"),
+        (["a", "a"], "not one that other outputs have"),
+        (["a-b"], "letters and digits"),
+        (["a", "slice-profile=round"], "the profiles are box"),
+        (["a", "realisations=0"], "the observer needs noise"),
+    ],
+)
+def test_a_condition_that_makes_no_sense_is_one_line(tmp_path, words, line):
+    with pytest.raises(UsageError, match=line) as caught:
+        check_conditions(settings(tmp_path, *words))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trial_needs_labels(tmp_path):
+    with pytest.raises(UsageError, match="give --labels"):
+        check_conditions(settings(tmp_path, labels=()))
+
+
+CONDITIONS = {"quiet": 1.0, "loud": 3.0}
+DIAMETERS = np.array([2.5, 4, 6, 9, 14])
+
+
+def write_ratings(out_dir, subjects, realisations=8, seed=0, signal=1.0):
+    """Ratings of which the separation grows with the diameter and falls with the noise."""
+    for subject in range(1, subjects + 1):
+        rng, rows = np.random.default_rng([seed, subject]), []
+        for condition, noise, count in (
+            ("highfield", 0.4, 1), *((c, n, realisations) for c, n in CONDITIONS.items())
+        ):  # fmt: skip
+            for lesion, diameter in enumerate(DIAMETERS, start=1):
+                for kind in ("lesion", "mirror"):
+                    d = signal * (kind == "lesion") * 0.6 * diameter / noise
+                    for number in range(1, count + 1):
+                        rating, others = d + rng.normal(), rng.normal(0, 1, 3)
+                        volume = math.pi * diameter**3 / 6
+                        rows.append(
+                            [condition, lesion, kind, number, volume, diameter, 0.3, rating,
+                             rating + 0.1 * rng.normal(), *others, 1.1 * volume]
+                        )  # fmt: skip
+        path = ratings_path(out_dir, f"sub-{subject:04d}_T2w", "lesion")
+        write_table(path, rows, RATINGS)
+        content = json.loads(path.with_suffix(".json").read_text()) | {
+            "Scan": f"sub-{subject:04d}/anat/sub-{subject:04d}_T2w.nii.gz",
+            "Label": "lesion",
+            "Training": ["simulated"],
+            "Conditions": {
+                name: {"text": name, "noise_scale": noise, "slice_thickness": None,
+                       "voxel_volume": 8.0, "grid": "2x2x2"}
+                for name, noise in CONDITIONS.items()
+            },
+        }  # fmt: skip
+        path.with_suffix(".json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    write_ratings(out, 10)
+    return out, collect(out)
+
+
+def test_detectability_is_that_of_the_ratings(study):
+    _, found = study
+    rows = {(r["condition"], r["observer"]): r for r in rows_of(found, "detectability")}
+    for condition, noise in CONDITIONS.items():
+        truth = np.mean(  # lesions of any size against any healthy place
+            [norm.cdf(0.6 * d / noise / math.sqrt(2)) for d in DIAMETERS]
+        )
+        assert rows[condition, "cnr"]["auc"] == pytest.approx(truth, abs=0.04)
+        # One channel tells, the others are noise: Hotelling finds it.
+        assert rows[condition, "hotelling"]["auc"] == pytest.approx(truth, abs=0.06)
+        assert rows[condition, "cnr"]["boot_low"] < truth < rows[condition, "cnr"]["boot_high"]
+    assert rows["quiet", "cnr"]["diameter80"] < rows["loud", "cnr"]["diameter80"]
+    cut = norm.ppf(0.9)
+    share = np.mean([norm.cdf(0.6 * d - cut) for d in DIAMETERS])
+    assert rows["quiet", "cnr"]["sensitivity"] == pytest.approx(share, abs=0.06)
+
+
+def test_sensitivity_rises_with_size_and_volumes_agree(study):
+    _, found = study
+    bins = [
+        r["sensitivity"] for r in rows_of(found, "sensitivity")
+        if (r["condition"], r["observer"], r["by"]) == ("loud", "cnr", "diameter")
+    ]  # fmt: skip
+    assert len(bins) == len(DIAMETERS)
+    assert bins[0] < bins[2] < bins[-1]
+    volume = next(r for r in rows_of(found, "volumes") if r["condition"] == "loud")
+    true = sum(math.pi * d**3 / 6 for d in DIAMETERS) / 1000
+    assert volume["bias"] == pytest.approx(0.1 * true, rel=1e-6)
+
+
+def test_noise_lowers_the_odds_and_few_participants_show_it(study):
+    _, found = study
+    dose = next(r for r in rows_of(found, "dose") if r["quantity"] == "noise_scale")
+    assert dose["high"] < 1
+    gap = next(
+        r for r in rows_of(found, "comparisons")
+        if (r["versus"], r["condition"], r["observer"]) == ("quiet", "loud", "cnr")
+    )  # fmt: skip
+    assert gap["difference"] < -0.1
+    assert 2 <= gap["needed80"] <= gap["needed90"] < 20
+
+
+def test_every_table_has_a_sidecar_of_its_columns(study):
+    out, _ = study
+    for name in ("detectability", "sensitivity", "volumes", "comparisons", "dose"):
+        table = pd.read_csv(out / "trial" / f"{name}.tsv", sep="\t")
+        assert list(table.columns) == list(json.loads((out / f"trial/{name}.json").read_text()))
+
+
+def test_the_page_tells_figures_and_limits_and_loads_nothing(study):
+    out, found = study
+    text = write_trial_report(out, found, ["raw", "out", "trial"]).read_text()
+    assert "What this cannot say" in text
+    assert "trained on simulated pairs" in text
+    assert text.count("<svg") == 4
+    assert "31 of 33" in text
+    for word in ('src="http', 'href="http://', "<script src"):
+        assert word not in text
+
+
+def test_no_signal_is_chance(tmp_path):
+    write_ratings(tmp_path, 8, signal=0.0)
+    for row in rows_of(collect(tmp_path), "detectability"):
+        if row["condition"] != "highfield":
+            assert row["auc"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_one_participant_is_told_and_still_rated(tmp_path):
+    write_ratings(tmp_path, 1)
+    found = collect(tmp_path)
+    assert any("one participant only" in note for note in found.notes)
+    row = next(r for r in rows_of(found, "detectability") if r["condition"] == "quiet")
+    assert row["auc"] > 0.7
+    assert math.isnan(row["boot_low"])
+
+
+def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path):
+    write_ratings(tmp_path, 3)
+    folder = tmp_path / "trial" / "ratings"
+    (folder / "sub-0001_T2w_lesion.json").write_text("{")
+    other = folder / "sub-0002_T2w_lesion.json"
+    content = json.loads(other.read_text())
+    content["Conditions"]["quiet"]["noise_scale"] = 7
+    other.write_text(json.dumps(content))
+    write_ratings(tmp_path / "more", 1)
+    notes = collect(tmp_path).notes
+    assert sum("sub-0001" in note and "cannot be read" in note for note in notes) == 1
+    assert sum("same --condition" in note for note in notes) == 1
+    with pytest.raises(NoMatchError, match="holds no ratings"):
+        collect(tmp_path / "none")
+
+
+@pytest.mark.slow
+def test_a_thousand_participants_take_about_ten_times_a_hundred(tmp_path):
+    import time
+
+    took = []
+    for count in (100, 1000):
+        write_ratings(tmp_path / str(count), count, realisations=4)
+        began = time.process_time()
+        collect(tmp_path / str(count))
+        took.append(time.process_time() - began)
+    assert took[1] < 20 * took[0]
+
+
+def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
+    rng, affine = np.random.default_rng(0), np.diag([2.0, 2.0, 4.0, 1.0])
+    for subject in range(1, 7):
+        anat = tmp_path / f"sub-{subject}" / "anat"
+        anat.mkdir(parents=True)
+        for desc in ("preproc", "thinnoise01", "thicknoise01", "lowfieldnoise01"):
+            image = nib.Nifti1Image(rng.random((8, 9, 6)).astype(np.float32), affine)
+            image.header["descrip"] = f"sub-{subject}"
+            nib.save(image, anat / f"sub-{subject}_desc-{desc}_T1w.nii.gz")
+    assert write_reader_set(tmp_path, 9, seed=1) == []
+    key = pd.read_csv(tmp_path / "trial" / KEY, sep="\t")
+    assert Counter(key["condition"]) == {"highfield": 3, "thin": 3, "thick": 3}
+    assert key["source"].is_unique
+    files = sorted(p.name for p in (tmp_path / "trial" / "reader_set").iterdir())
+    assert len(files) == 18
+    for image, source in zip(key["image"], key["source"], strict=True):
+        made = nib.load(tmp_path / "trial" / "reader_set" / f"{image}.nii.gz")
+        assert np.array_equal(made.get_fdata(), nib.load(tmp_path / source).get_fdata())
+        assert made.header["descrip"].tobytes().strip(b"\0") == b""
+        assert np.allclose(made.affine[:3, 3], 0)
+    assert list(key["condition"]) != sorted(key["condition"])
+    assert "18 images only" in write_reader_set(tmp_path, 99, seed=1)[0]
