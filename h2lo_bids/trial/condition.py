@@ -25,10 +25,9 @@ from h2lo_bids.outputs import Grid, grids_of
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.settings.options import PROFILES
 from h2lo_bids.synthesis.grids import lf_mask
-from h2lo_bids.synthesis.noise import NoiseModel, unit_noise
+from h2lo_bids.synthesis.noise import NoiseModel, scan_seed, unit_noise
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
-from h2lo_bids.synthesis.seeds import scan_seed
 
 HIGH = "highfield"
 """The high-field image itself, a condition of every trial."""
