@@ -239,7 +239,7 @@ def write_dataset(run: Run) -> None:
 
 def _labels(settings: Settings) -> dict[str, str]:
     """Return what the desc labels of this run's conditions and labels mean."""
-    if not settings.condition and not settings.labels:
+    if settings.collect or not (settings.condition or settings.labels):
         return {}
     from h2lo_bids.trial.condition import conditions_of
 
