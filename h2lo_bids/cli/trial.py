@@ -67,8 +67,8 @@ def wanted(settings: Settings) -> bool:
 
 def plan_of(task: SubjectTask) -> Plan:
     """Return what is done with each scan."""
-    from h2lo_bids.cli.beside import grids_for
     from h2lo_bids.cli.subject import device_of, precision_of
+    from h2lo_bids.outputs import grids_for
     from h2lo_bids.synthesis.options import EngineOptions
     from h2lo_bids.trial.condition import conditions_of
     from h2lo_bids.trial.scan import Plan

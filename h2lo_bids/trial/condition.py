@@ -72,7 +72,7 @@ class Condition:
     @property
     def text(self) -> str:
         """What it is, for tables."""
-        where = self.grid.told if self.lf_grid else "the scan's own grid"
+        where = self.grid.meaning if self.lf_grid else "the scan's own grid"
         model = f", model {self.model.name}" if self.model else ""
         return f"{where}, noise x {self.noise_scale:g}, {self.realisations} realisations{model}"
 

@@ -16,14 +16,14 @@ import numpy as np
 from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.sidecars import beside_sidecar, derivative_uri, software_versions, write_sidecar
+from h2lo_bids.bids.sidecars import derivative_uri, extra_sidecar, software_versions, write_sidecar
 from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.evaluation.realism import noise_deviation
 from h2lo_bids.imaging.resample import placed, spacing_of
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import atomic_write_bytes, atomic_write_text, read_json, save_nifti
 from h2lo_bids.models.bundle import Bundle
-from h2lo_bids.outputs import Beside, Grid, output_paths, output_sidecars
+from h2lo_bids.outputs import Extras, Grid, output_paths, output_sidecars
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.trial.columns import RATINGS, REGIONS
 from h2lo_bids.trial.condition import (
@@ -190,7 +190,7 @@ class Examination:
         grid = condition.grid
         options = {"Precision": self._plan.options.precision}
         contents = output_sidecars(
-            self._scan, bundle, self._plan.out_dir, [grid], Beside(),
+            self._scan, bundle, self._plan.out_dir, [grid], Extras(),
             seed=self._plan.seed, settings=options,
         )  # fmt: skip
         return contents[f"lowfield_{grid.name}"] | {
@@ -303,7 +303,7 @@ class Examination:
             path = self._name(
                 f"{condition.name}noise{number:02d}", self._scan.suffix, grid=image.grid
             )
-            content = beside_sidecar(
+            content = extra_sidecar(
                 self._sidecar(condition, bundle), f"noise{number:02d}", bundle.metadata,
                 derivative_uri(
                     self._name(condition.name, self._scan.suffix, grid=image.grid),
