@@ -246,6 +246,7 @@ class Outputs:
         "none",
         "calibrated: add also images with the noise that the model's training pairs show",
         choices=NOISES,
+        modes=(PARTICIPANT,),
     )
     noise_scale: float | None = option(
         None,
@@ -260,6 +261,7 @@ class Outputs:
     uncertainty: bool = option(
         False,
         "also write a map of the standard deviation over the models of the folds",
+        modes=(PARTICIPANT,),
     )
     labels: tuple[tuple[str, Path], ...] = option(
         (),

@@ -103,7 +103,7 @@ def test_labels_are_letters_and_digits(label: str) -> None:
     "wrong",
     [
         {"suffix": "T1w"},  # without desc it would be legal in raw
-        {"suffix": "T1w", "desc": "other"},
+        {"suffix": "mask", "desc": "other"},
         {"suffix": "bold", "desc": "preproc"},
         {"suffix": "T1w", "desc": "preproc", "extension": ".mgz"},
         {"suffix": "T1w", "desc": "preproc", "hemi": "L"},

@@ -28,7 +28,8 @@ EVERYTHING = [
     *["--output-spaces", "model", "MNI152NLin2009cAsym:res-1", "--template-file", "/t.nii.gz"],
     *["--fetch-templates", "--noise", "calibrated", "--realisations", "3", "--uncertainty"],
     *["--lf-grid", "1.6x1.6x5", "2x2x2", "--lf-grid", "1.60x1.6x5.0", "--slice-profile", "gauss"],
-    *["--slice-thickness", "4.5", "--noise-scale", "1.5"],
+    *["--slice-thickness", "4.5", "--noise-scale", "1.5", "--labels", "lesion=/l"],
+    *["--condition", "a", "lf-grid=2x2x2", "b", "lf-grid=2x2x2"],
     *["--nprocs", "8", "--omp-nthreads", "2", "--mem", "8000M"],
     *["--device", "cuda:1", "-w", "/work", "--clean-workdir", "--use-plugin", "/p.yml"],
     *["--dry-run", "--output-spec", "--reports-only", "--stop-on-first-crash"],
@@ -81,6 +82,8 @@ def test_every_option_reaches_its_field():
         lf_grid=((1.6, 1.6, 5.0), (2.0, 2.0, 2.0)),  # each once
         slice_profile="gauss",
         slice_thickness=4.5,
+        labels=(("lesion", Path("/l")),),
+        condition=("a", "lf-grid=2x2x2", "b", "lf-grid=2x2x2"),  # a value may be in both
         nprocs=8,
         omp_nthreads=2,
         mem=8.0,
@@ -146,8 +149,14 @@ def test_every_option_of_the_training_level_reaches_its_field():
     [
         ("participant --folds 3", "an option of group"),
         ("participant --hf ses-GE", "of participant --pairs and group and evaluate"),
-        ("participant --pairs --lf-grid 1x1x1", "of participant; participant --pairs does not"),
-        ("group --model x", "of participant and evaluate and group --task enhance; group does not"),
+        (
+            "participant --pairs --lf-grid 1x1x1",
+            "of participant and trial; participant --pairs does not",
+        ),
+        (
+            "group --model x",
+            "of participant and evaluate and group --task enhance and trial; group does not",
+        ),
         ("train --uncertainty", "of participant; group does not"),
         ("evaluate --steps 3", "of group and benchmark; evaluate does not"),
         ("group --realism-reference x_T1w.nii", "an option of evaluate; group does not"),
