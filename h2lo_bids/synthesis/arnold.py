@@ -27,33 +27,11 @@ def predict_arnold(
     options: EngineOptions | None = None,
     seed: int | Sequence[int] = 42,
 ) -> np.ndarray:
-    """Simulate a low-field image.
+    """Simulate a low-field image, from 0 to exactly 1 at the brightest voxel.
 
-    Parameters
-    ----------
-    model
-        The four parameters.
-    volume
-        (X, Y, Z), the high-field image, 0 or more, 0 outside the brain.
-    mask
-        (X, Y, Z), the brain. The fit compares images where both are above 0, since it
-        has both; here, where the low-field image is what is wanted, all of the brain
-        is simulated. For brains without empty voxels the two are the same.
-    options
-        Not used: there is nothing to tile.
-    seed
-        Of both noises, which are drawn for the whole grid.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (X, Y, Z), from 0 to exactly 1 at the brightest voxel; exactly 0
-        outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If volume and mask differ in shape.
+    The fit compares images where both are above 0, since it has both; here, where the
+    low-field image is what is wanted, all of the brain is simulated. For brains without
+    empty voxels the two are the same. Both noises are drawn for the whole grid.
     """
     volume, mask = np.asarray(volume, np.float32), np.asarray(mask, bool)
     if volume.ndim != 3 or volume.shape != mask.shape:

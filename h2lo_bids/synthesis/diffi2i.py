@@ -27,29 +27,6 @@ def predict_diffi2i(
     Slices are cut to the brain's box, as in training: background would only
     dilute the prior, which is a mean over the slice. Our choice: all slices of a volume
     start the chain from one draw z_T, so that neighbours do not differ by chance.
-
-    Parameters
-    ----------
-    model
-        The fitted model.
-    volume
-        (X, Y, Z), the high-field image in [0, 1], on the model's frame.
-    mask
-        (X, Y, Z), true in the brain.
-    options
-        Settings; None takes the defaults. The result does not depend on `threads`.
-    seed
-        Of z_T.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (X, Y, Z), not clipped; exactly 0 outside the mask.
-
-    Raises
-    ------
-    UsageError
-        If the device is not there.
     """
     options = options or EngineOptions()
     device = resolve_device(options.device)

@@ -32,40 +32,7 @@ def synthesize_on_grid(
     world_transform: Callable[[np.ndarray], np.ndarray] | None = None,
     response: VoxelResponse | None = None,
 ) -> np.ndarray:
-    """Evaluate the operator at the voxels of another grid, without resampling.
-
-    Parameters
-    ----------
-    model
-        The operator.
-    volume
-        (X, Y, Z), in [0, 1], on the model's frame.
-    volume_affine
-        (4, 4), frame voxels to the scan's world, in mm.
-    target_shape
-        Voxels along each axis of the wanted grid.
-    target_affine
-        (4, 4), wanted voxels to world, in mm.
-    target_mask
-        Where the result is wanted, on the wanted grid.
-    options
-        Settings of the engine; None takes the defaults.
-    world_transform
-        Maps (N, 3) positions in mm from the target's world to the scan's, as for
-        a template; None where both share a world.
-    response
-        What a voxel averages over, see `voxel_means`; None takes the value at its centre.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 of `target_shape`; exactly 0 outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If the mask is not on the wanted grid.
-    """
+    """Evaluate the operator at the voxels of another grid, as `predict_on_grid` does."""
     mask = checked_mask(target_mask, target_shape)
     out = np.zeros(mask.shape, dtype=np.float32)
     if not mask.any():

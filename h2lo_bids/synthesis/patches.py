@@ -23,13 +23,7 @@ Corner = tuple[int, int, int]
 
 
 def patch_side(shape: tuple[int, ...], multiple: int, side: int = PIX2PIX_PATCH) -> int:
-    """Return the side of a grid's patches: `side`, less on a small grid, a multiple of `multiple`.
-
-    Examples
-    --------
-    >>> patch_side((208, 256, 256), 32), patch_side((22, 26, 24), 32)
-    (64, 32)
-    """
+    """Return the side of a grid's patches, a multiple; less than `side` on a small grid."""
     return -(-min(side, max(shape)) // multiple) * multiple
 
 
@@ -46,31 +40,6 @@ def predict_pix2pix(
     Patches of 64 voxels that share at least 32 with the next are blended. The
     network sees and gives [-1, 1], background -1; it normalises by its running
     statistics, see `h2lo_bids.models.pix2pix.Pix2Pix`.
-
-    Parameters
-    ----------
-    model
-        The generator.
-    volume
-        (X, Y, Z), the high-field image in [0, 1], on the model's frame.
-    mask
-        (X, Y, Z), true in the brain.
-    options
-        Settings; None takes the defaults. The result does not depend on `threads`.
-    seed
-        Not used: nothing is drawn.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (X, Y, Z), in [0, 1] by the network's tanh; exactly 0 outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If volume and mask differ in shape.
-    UsageError
-        If the device is not there.
     """
     options = options or EngineOptions()
     device = resolve_device(options.device)
@@ -99,31 +68,6 @@ def predict_pfsr(
 
     Patches of 48 voxels share at least 24 with the next and are blended by a
     squared sine, since channel attention makes each depend on all it holds.
-
-    Parameters
-    ----------
-    model
-        The network.
-    volume
-        (X, Y, Z), the low-field image in [0, 1], 0 outside the brain.
-    mask
-        (X, Y, Z), true in the brain.
-    options
-        Settings; None takes the defaults. The result does not depend on `threads`.
-    seed
-        Not used: nothing is drawn.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (X, Y, Z), not clipped; exactly 0 outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If volume and mask differ in shape.
-    UsageError
-        If the device is not there.
     """
     options = options or EngineOptions()
     device = resolve_device(options.device)
@@ -158,40 +102,9 @@ def blend_patches(
     Patches lie evenly over the bounding box of the mask; those without a voxel of
     the mask are skipped. Where patches overlap, each has a weight that rises from
     its border as a squared sine; the weights of a voxel add up to 1, so that the
-    result passes from one patch to the next over the whole overlap.
-
-    Parameters
-    ----------
-    network
-        Maps (B, 1, p, p, p) to the same shape, on `device`, in evaluation mode:
-        what it makes of a patch must not depend on the others in the batch.
-    volume
-        (X, Y, Z).
-    mask
-        (X, Y, Z), true where the result is wanted.
-    patch
-        Side p of a patch, in voxels. A shorter axis of the volume is padded to it.
-    overlap
-        Voxels that neighbouring patches share at least; below `patch`.
-    batch
-        Patches per call of the network.
-    device
-        Where the network is.
-    threads
-        Calls at the same time on a CPU, one core each; None follows PyTorch's own
-        setting. The result does not depend on it.
-    padding
-        A mode of `numpy.pad`, for volumes smaller than a patch.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (X, Y, Z); exactly 0 outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or patch, overlap or batch is out of range.
+    result passes from one patch to the next over the whole overlap. A shorter axis of the
+    volume is padded to a patch. What the network makes of a cube must not depend on the
+    others in its batch.
     """
     volume, mask = np.asarray(volume, np.float32), np.asarray(mask, bool)
     if volume.ndim != 3 or volume.shape != mask.shape:

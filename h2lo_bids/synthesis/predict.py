@@ -107,12 +107,26 @@ def predict_on_grid(
     ----------
     model
         Of any family.
-    volume, volume_affine, target_shape, target_affine, target_mask, options, world_transform
-        As for `h2lo_bids.synthesis.grids.synthesize_on_grid`.
+    volume
+        (X, Y, Z), in [0, 1], on the model's frame.
+    volume_affine
+        (4, 4), frame voxels to the scan's world, in mm.
+    target_shape
+        Voxels along each axis of the wanted grid.
+    target_affine
+        (4, 4), wanted voxels to world, in mm.
+    target_mask
+        Where the result is wanted, on the wanted grid.
+    options
+        Settings of the engine; None takes the defaults.
+    world_transform
+        Maps (N, 3) positions in mm from the target's world to the scan's, as for
+        a template; None where both share a world.
     seed
         As for `predict`.
     response
-        As for `synthesize_on_grid`; the splines are integrated in the same way.
+        What a voxel averages over, see `h2lo_bids.synthesis.grids.voxel_means`; None takes
+        the value at its centre.
 
     Returns
     -------

@@ -86,13 +86,6 @@ class ArnoldTrainer:
     pairs are used, as there, drawn from the seed. Grid and simplex are deterministic, so
     the values say which point comes next: the search is run anew over the known values,
     which costs next to nothing, until it asks for an unknown one.
-
-    Parameters
-    ----------
-    pairs_train, pairs_validation
-        Pairs on one common grid.
-    options
-        From `adapt_arnold`; the history's ``loss`` is the objective's value.
     """
 
     losses: Sequence[str] = ("loss", *PARAMETERS)
@@ -195,18 +188,6 @@ class Objective:
     Both noises of each pair are drawn once from the seed. Blurring is linear, so an image
     and its noise are blurred apart, once for each width. A point of the grid then costs
     sums over brain voxels, no filter: the 750 points need 18 filters per pair.
-
-    Parameters
-    ----------
-    pairs
-        One or more.
-    seed
-        Of the noises.
-
-    Raises
-    ------
-    BadDataError
-        If the images of a pair have no voxel in common.
     """
 
     def __init__(self, pairs: Sequence[Pair], seed: int) -> None:

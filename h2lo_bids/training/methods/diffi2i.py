@@ -81,18 +81,8 @@ class DiffI2ITrainer:
     sum of both distances. In training the chain starts from the z of stage 1,
     diffused to z_T; in synthesis from noise. Every stage starts from the averages
     of the one before, with a new optimiser. Three sevenths of the steps are stage 1, one
-    the prior alone, the rest both together; stage 1 is not validated, as its model sees
-    the target.
-
-    Parameters
-    ----------
-    pairs_train, pairs_validation
-        Pairs on one common grid.
-    options
-        From `adapt_diffi2i`. With `max_seconds` the stages share the time instead of the
-        steps where it is the time that runs out first.
-    fabric
-        Names the device.
+    the prior alone, the rest both together, or of the time where `max_seconds` is what ends
+    the fit; stage 1 is not validated, as its model sees the target.
     """
 
     losses: Sequence[str] = ("loss", "pixel", "prior")
@@ -239,14 +229,6 @@ class SliceSampler:
     A crop is centred on a brain voxel of its slice and then moved into the box
     around all brains. Its sides are multiples of the transformer's stride; where the box is
     smaller than a crop, or ``options.sampling`` is ``"volume"``, it is the whole box.
-
-    Parameters
-    ----------
-    pairs
-        On one common grid.
-    options
-        `crop`, `batch`, `seed`, `sampling` and `augmentation` are read; a shift
-        in the frame means nothing to a model that knows no positions.
     """
 
     pairs: Sequence[Pair]
@@ -305,17 +287,7 @@ class SliceSampler:
 
 @dataclass(frozen=True)
 class SliceValidation:
-    """PSNR in dB, data range 1, of the clipped product of a slice-wise method.
-
-    Parameters
-    ----------
-    pairs
-        The validation pairs.
-    options
-        With ``validation="crops"`` the figure is over the brain voxels of
-        ``validation_crops`` slices, spread evenly over the brains; with
-        ``"volume"`` it is the mean of the pairs' whole-volume PSNR.
-    """
+    """PSNR in dB, data range 1, of the clipped product of a slice-wise method."""
 
     pairs: Sequence[Pair]
     options: FitOptions

@@ -55,23 +55,11 @@ def adapt_pfsr(options: FitOptions) -> FitOptions:
 
 
 class PfsrTrainer:
-    """The network, its optimiser, and one step.
+    """The network, its optimiser, and one step, on swapped pairs: their input is low-field.
 
     The prediction is set to 0 outside the brain, as in the product, before it is compared.
     A grid smaller than a patch is padded with zeros. With ``validation="crops"`` each crop
     is enhanced by itself.
-
-    Parameters
-    ----------
-    pairs_train, pairs_validation
-        Pairs whose input is the low-field image, as `h2lo_bids.training.pairs.Pair.swapped`
-        makes them, on one common grid.
-    options
-        From `adapt_pfsr`.
-    fabric
-        Names the device.
-    initial
-        Weights to start from, of the same sizes.
     """
 
     losses = ("loss",)

@@ -70,20 +70,6 @@ class Pix2PixTrainer:
     The prediction is set to background outside the brain, as in the product, before it is
     compared and judged. A grid smaller than a patch is padded with zeros, up to the next
     multiple of 32 only. With ``validation="crops"`` each crop is translated as one patch.
-
-    Parameters
-    ----------
-    pairs_train, pairs_validation
-        Pairs on one common grid.
-    options
-        From `adapt_pix2pix`.
-    fabric
-        Names the device.
-
-    Raises
-    ------
-    UsageError
-        If the side of the patches does not suit the network.
     """
 
     losses = ("loss", "l1", "adversarial", "discriminator")
