@@ -59,6 +59,9 @@ class Step(str):
     steps: int
     psnr: float | None
 
+    def __reduce__(self) -> tuple[type[Step], tuple[str, int, int, float | None]]:
+        return Step, (str(self), self.step, self.steps, self.psnr)
+
     def titled(self, title: str) -> Step:
         """Return the same with a title in front."""
         return Step(f"{title}: {self}", self.step, self.steps, self.psnr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shlex
 import shutil
@@ -19,22 +20,23 @@ from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import BadDataError, H2loError, TemporaryError
-from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.processes import Ended, Event, Job, resident
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import (
     CollectTask,
+    Evaluated,
     FinalTask,
     FoldTask,
     GroupReportTask,
+    Plan,
     PlanTask,
     ScoreTask,
     TableTask,
 )
-from h2lo_bids.vocabulary import CONTRASTS
+from h2lo_bids.vocabulary import CONTRASTS, Step
 from h2lo_bids.wording import all_counted, counted, duration
 
-Plan = dict[str, Any]
+Plans = dict[str, Plan]
 _QUIET = 30.0  # seconds between two lines of one fit in the log
 _GRACE = 600.0  # a step on whole volumes takes minutes on a CPU; a fit saves itself after it
 _ASKED = {
@@ -66,17 +68,17 @@ def _evaluate(run: Run) -> int:
     sources = prepared_sources(run, prepare_pairs(run))
     if not sources:
         return _finish(run, 0)
-    result = _ask(run, ScoreTask(run.settings, sources))
-    run.done -= {scan for scan, _ in result["lost"]}
-    for step, items in (("score", result["lost"]), ("reference", result["unusable"])):
+    result: Evaluated = _ask(run, ScoreTask(run.settings, sources))
+    run.done -= {scan for scan, _ in result.lost}
+    for step, items in (("score", result.lost), ("reference", result.unusable)):
         run.fail_alike(Failed(name, step, BadDataError(line)) for name, line in items)
-    for table in result["tables"]:
+    for table in result.tables:
         run.console.line(f"table: {table}")
     run.console.line(f"report: {_write_report(run)}")
     return _finish(run, len(run.done))
 
 
-def _cross_validate(run: Run, close: Callable[[Run, Plan], int]) -> int:
+def _cross_validate(run: Run, close: Callable[[Run, Plans], int]) -> int:
     """Prepare pairs and fit every fold, or those that are asked for; return the exit code.
 
     Once nothing more is to be fitted, `close` does what follows and returns how many further
@@ -87,31 +89,31 @@ def _cross_validate(run: Run, close: Callable[[Run, Plan], int]) -> int:
     sources = prepared_sources(run, prepare_pairs(run))
     if not sources or run.gives_up:
         return _finish(run, 0)
-    plan = _ask(run, PlanTask(settings, sources))["contrasts"]
-    _print_plan(run, plan)
-    done = fit_folds(run, plan)
+    plans = _ask(run, PlanTask(settings, sources))
+    _print_plan(run, plans)
+    done = fit_folds(run, plans)
     if settings.fold:
         console.line("run the same command without --fold to collect the results")
         return _finish(run, done)
     if run.gives_up:
         return _finish(run, done)
-    return _finish(run, done + close(run, plan))
+    return _finish(run, done + close(run, plans))
 
 
-def _close_group(run: Run, plan: Plan) -> int:
+def _close_group(run: Run, plans: Plans) -> int:
     """Write the tables, fit the final models, and report."""
     settings = run.settings
     if settings.folds != "0":
-        _ask(run, CollectTask(settings, tuple(plan)))
-    done = 0 if settings.no_final else _fit_final(run, plan)
+        _ask(run, CollectTask(settings, tuple(plans)))
+    done = 0 if settings.no_final else _fit_final(run, plans)
     run.console.line(f"report: {_write_report(run)}")
     _print_models(run)
     return done
 
 
-def _close_benchmark(run: Run, plan: Plan) -> int:
+def _close_benchmark(run: Run, plans: Plans) -> int:
     """Write the tables and report."""
-    _ask(run, CollectTask(run.settings, tuple(plan)))
+    _ask(run, CollectTask(run.settings, tuple(plans)))
     run.console.line(f"table: {_write_table(run)}")
     run.console.line(f"report: {_write_report(run)}")
     return 0
@@ -126,11 +128,13 @@ def _ask(run: Run, task: Any) -> Any:
 def _write_report(run: Run) -> Path:
     """Write ``group.html`` from what is in the output folder, and what failed in this run."""
     failures = tuple((item.step, item.line) for item in run.failed)
-    return Path(_ask(run, GroupReportTask(run.settings, failures))["path"])
+    path: Path = _ask(run, GroupReportTask(run.settings, failures))
+    return path
 
 
 def _write_table(run: Run) -> Path:
-    return Path(_ask(run, TableTask(run.settings))["path"])
+    path: Path = _ask(run, TableTask(run.settings))
+    return path
 
 
 def _finish(run: Run, done: int) -> int:
@@ -165,29 +169,25 @@ def _outlive_requeue() -> None:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def _folds_of(plan: dict[str, Any]) -> tuple[Fold, ...]:
-    return tuple(Fold(f["index"], *(tuple(f[part]) for part in PARTS)) for f in plan["folds"])
-
-
-def _print_plan(run: Run, plan: Plan) -> None:
-    for contrast, own in plan.items():
-        text = f"{contrast}: {counted(own['pairs'], 'pair')}"
-        for fold in _folds_of(own):
+def _print_plan(run: Run, plans: Plans) -> None:
+    for contrast, plan in plans.items():
+        text = f"{contrast}: {counted(len(plan.sources), 'pair')}"
+        for fold in plan.folds:
             text += f"; fold {fold.index}: {len(fold.train)} to train"
             text += f", {len(fold.validation)} to validate, {len(fold.test)} to test"
         run.console.line(text)
 
 
-def fit_folds(run: Run, plan: Plan) -> int:
+def fit_folds(run: Run, plans: Plans) -> int:
     """Fit the folds that are not done; return how many are done in all that were wanted."""
     settings = run.settings
     threads = fit_threads(settings)
     wanted = [
-        (FoldTask(settings, contrast, method, fold, tuple(own["sources"]), threads),
-         f"{method}/{fold.index}" in own["done"])
-        for contrast, own in plan.items()
+        (FoldTask(settings, contrast, method, fold, plan.sources, threads),
+         (method, fold.index) in plan.done)
+        for contrast, plan in plans.items()
         for method in settings.arms
-        for fold in _folds_of(own)
+        for fold in plan.folds
         if not settings.fold or fold.index in settings.fold
     ]  # fmt: skip
     todo = [task for task, done in wanted if not done]
@@ -218,15 +218,15 @@ def _fail_missing(run: Run, todo: list[FoldTask]) -> list[FoldTask]:
     return [task for task in todo if task.method in others]
 
 
-def _fit_final(run: Run, plan: Plan) -> int:
+def _fit_final(run: Run, plans: Plans) -> int:
     """Fit the final model of each contrast whose folds are all done; return how many."""
     settings = run.settings
     tasks = []
-    for contrast, own in plan.items():
+    for contrast, plan in plans.items():
         method = settings.methods[0]
         lacking = [
             str(fold.index)
-            for fold in _folds_of(own)
+            for fold in plan.folds
             if f"folds/{contrast}/{method}/fold-{fold.index}" not in run.done
         ]
         if lacking:
@@ -236,9 +236,9 @@ def _fit_final(run: Run, plan: Plan) -> int:
             run.console.line(text, level="warning")
         else:
             # As many threads as in the folds, so that a rerun with others gives the same bits.
-            held, sources = tuple(own["held"]), tuple(own["sources"])
+            how = plan.folds, plan.held, plan.sources
             threads = fit_threads(settings)
-            tasks.append(FinalTask(settings, contrast, _folds_of(own), held, sources, threads))
+            tasks.append(FinalTask(settings, contrast, *how, threads))
     run_fits(run, tasks, at_a_time=1)
     return sum(task.name in run.done for task in tasks)
 
@@ -264,7 +264,7 @@ def run_fits(run: Run, tasks: Sequence[FoldTask | FinalTask], *, at_a_time: int)
     """Run fits, some at a time; one that fails does not stop the others."""
     run.ended, run.total = 0, len(tasks)
     run.steps.clear()
-    printed: dict[str, float] = {}
+    pace = Pace()
     console, limit = run.console, (run.settings.mem or 0.0) / at_a_time
 
     def excess(pid: int) -> str:
@@ -280,7 +280,7 @@ def run_fits(run: Run, tasks: Sequence[FoldTask | FinalTask], *, at_a_time: int)
         ],
         limit=at_a_time,
         on_start=lambda job: run.status(job.name, "starting"),
-        on_event=lambda job, event: _hear_fit(run, job, event, printed),
+        on_event=lambda job, event: _hear_fit(run, job, event, pace),
         on_end=lambda ended: _end_fit(run, ended),
         on_stop=lambda count: console.line(
             f"waiting for {counted(count, 'fit')} to save the current step; Ctrl-C ends them now"
@@ -290,32 +290,49 @@ def run_fits(run: Run, tasks: Sequence[FoldTask | FinalTask], *, at_a_time: int)
     )
 
 
-def _hear_fit(run: Run, job: Job, event: Event, printed: dict[str, float]) -> None:
+def _hear_fit(run: Run, job: Job, event: Event, pace: Pace) -> None:
     """Take in one event of a fit; a line of progress now and then is enough."""
-    kind = event["event"]
-    if kind == "progress":
-        text = _progress(event)
+    kind, line = event["event"], event["text"]
+    if isinstance(line, Step):
+        text = pace.describe(job.name, line)
         run.status(job.name, text)
-        now = time.monotonic()
-        if run.settings.verbose or now - printed.get(job.name, now - _QUIET) >= _QUIET:
-            printed[job.name] = now
+        if run.settings.verbose or pace.is_due(job.name):
             run.console.line(f"{job.name}: {text}")
     elif kind == "said":
-        run.status(job.name, event["text"])
-        run.console.to_log(event["text"])
+        run.status(job.name, line)
+        run.console.to_log(line)
     elif kind == "note":
-        run.console.line(f"{job.name}: {event['text']}", level=event.get("level", ""))
+        run.console.line(f"{job.name}: {line}", level=event.get("level", ""))
     elif kind == "lost":
-        run.fail(Failed(job.name, "fit", H2loError(f"{job.name}: {event['text']}")))
+        run.fail(Failed(job.name, "fit", H2loError(f"{job.name}: {line}")))
 
 
-def _progress(event: Event) -> str:
-    parts = [f"step {event['step']} of {event['steps']}"]
-    if "psnr" in event:
-        parts.append(f"validation PSNR {event['psnr']:.2f} dB")
-    if event.get("left"):
-        parts.append(f"{duration(event['left'])} left")
-    return ", ".join(parts)
+class Pace:
+    """How fast fits go, for the time that is left."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: dict[str, tuple[int, float]] = {}
+        self._printed: dict[str, float] = {}
+
+    def describe(self, name: str, step: Step) -> str:
+        """Return a step of a fit in words; what was done before a resumption says nothing."""
+        now, parts = self._clock(), [f"step {step.step} of {step.steps}"]
+        first, began = self._first.setdefault(name, (step.step, now))
+        if step.psnr is not None:
+            parts.append(f"validation PSNR {step.psnr:.2f} dB")
+        left = (now - began) * (step.steps - step.step) / max(1, step.step - first)
+        if left > 0:
+            parts.append(f"{duration(left)} left")
+        return ", ".join(parts)
+
+    def is_due(self, name: str) -> bool:
+        """Return whether a line was printed long ago, which it then is now."""
+        now = self._clock()
+        due = now - self._printed.get(name, -math.inf) >= _QUIET
+        if due:
+            self._printed[name] = now
+        return due
 
 
 def _end_fit(run: Run, ended: Ended) -> bool:

@@ -131,7 +131,7 @@ def _missing(run: Run, found: PairDiscovery) -> list[PairSource]:
     if not found.pairs:
         return []
     task = MissingTask(run.settings, found.pairs)
-    names = {*run.ask(task, "checking which pairs are prepared")["missing"]}
+    names = {*run.ask(task, "checking which pairs are prepared")}
     return [pair for pair in found.pairs if pair.name in names]
 
 
@@ -161,7 +161,7 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
     run_participants(run, tasks, resources, "pair", done="prepared", after_loss=clean_up)
 
 
-def find_missing(task: MissingTask, send: Send) -> dict[str, Any]:
+def find_missing(task: MissingTask, send: Send) -> tuple[str, ...]:
     """Return which pairs are not prepared from the scans and settings of now; runs in a process.
 
     Raises what would keep the pairs from serving what follows, however well they are prepared.
@@ -184,16 +184,12 @@ def find_missing(task: MissingTask, send: Send) -> dict[str, Any]:
 
         for named in named_models(task.settings, tuple(sorted(people))).values():
             for _, bundle in named:
-                load_model(bundle)  # for its complaints alone
-    missing = [
-        name
-        for subject, own in subjects.items()
-        for name in missing_pairs(subject, tuple(own), _how(task.settings))
-    ]
-    return {"missing": missing}
+                load_model(bundle)  # only for the errors that it raises
+    how = _how(task.settings)
+    return tuple(n for s, own in subjects.items() for n in missing_pairs(s, tuple(own), how))
 
 
-def prepare_participant(task: PairTask, send: Send) -> dict[str, Any]:
+def prepare_participant(task: PairTask, send: Send) -> None:
     """Prepare one participant's pairs, alone among all runs; runs in a process."""
 
     def waiting(holder: str) -> None:
@@ -203,10 +199,10 @@ def prepare_participant(task: PairTask, send: Send) -> dict[str, Any]:
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.
     lock = task.settings.work / "locks" / f"sub-{task.subject}.lock"
     with exclusive(lock, waiting):
-        return _run_workflow(task, send)
+        _run_workflow(task, send)
 
 
-def _run_workflow(task: PairTask, send: Send) -> dict[str, Any]:
+def _run_workflow(task: PairTask, send: Send) -> None:
     from nipype import config, logging
 
     from h2lo_bids.cli.subject import Steps
@@ -240,7 +236,6 @@ def _run_workflow(task: PairTask, send: Send) -> dict[str, Any]:
             record = pair_paths(settings.out_dir, pair.hf, pair.contrast)["record"]
             for text in read_json(record).get("Warnings", ()):
                 send({"event": "note", "level": "warning", "text": text})
-    return {"event": "end"}
 
 
 def _how(settings: Settings) -> Any:

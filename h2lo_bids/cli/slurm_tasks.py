@@ -166,7 +166,7 @@ def _pairs(settings: Settings) -> tuple[Stage, Any]:
     own = Settings(**taken)
     found = find_pairs(own)
     _warn(found, own.bids_dir)
-    missing = set(find_missing(MissingTask(own, found.pairs), lambda event: None)["missing"])
+    missing = set(find_missing(MissingTask(own, found.pairs), lambda event: None))
     lacking = {pair.subject for pair in found.pairs if pair.name in missing}
     tasks = tuple(
         Task(f"sub-{subject}", ("--participant-label", subject), subject not in lacking)

@@ -20,7 +20,7 @@ from h2lo_bids.settings import Settings
 
 
 def read_references(
-    settings: Settings, contrast: str, frame: Frame, unusable: list[list[str]]
+    settings: Settings, contrast: str, frame: Frame, unusable: list[tuple[str, str]]
 ) -> dict[str, Appearance]:
     """Measure the real low-field scans that ``--realism-reference`` names for a contrast.
 
@@ -37,7 +37,7 @@ def read_references(
             name = path.name if path.name not in found else str(path)
             found[name] = _reference(path, frame, method, weights)
         except H2loError as err:
-            unusable.append([str(path), str(err)])
+            unusable.append((str(path), str(err)))
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from h2lo_bids.cli.group import Pace
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle, save_bundle
@@ -15,7 +17,6 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import options as fitoptions
-from h2lo_bids.training.experiments.fits import Progress
 from h2lo_bids.training.experiments.options import find_start, fit_options
 from h2lo_bids.training.experiments.plan import check_ahead
 from h2lo_bids.vocabulary import Step
@@ -33,16 +34,20 @@ def test_folds_and_devices_share_the_processors():
 
 
 def test_progress_tells_the_time_that_is_left():
-    events, now = [], [100.0]
-    say = Progress(events.append, clock=lambda: now[0])
-    say("T1w h2lo fold 0: going on from step 200 of /work")
-    say(Step("T1w h2lo fold 0: step 201/1000: loss 0.5, 9 s", 201, 1000))
-    now[0] += 50.0
-    say(Step("T1w h2lo fold 0: step 301/1000: loss 0.4, 59 s", 301, 1000, psnr=21.5))
-    assert [event["event"] for event in events] == ["said", "progress", "progress"]
-    assert "left" not in events[1]  # what was done before the resumption says nothing of pace
-    assert events[2]["psnr"] == 21.5
-    assert events[2]["left"] == pytest.approx(699 * 0.5)
+    now = [100.0]
+    pace = Pace(clock=lambda: now[0])
+    first = Step("step 201/1000: loss 0.5", 201, 1000)
+    # What was done before a resumption says nothing of the pace.
+    assert pace.describe("a", first) == "step 201 of 1000"
+    assert pace.is_due("a")
+    now[0] += 25.0
+    assert not pace.is_due("a")
+    now[0] += 25.0
+    step = pickle.loads(pickle.dumps(Step("step 301/1000: loss 0.4", 301, 1000, psnr=21.5)))
+    left = duration(699 * 0.5)
+    assert pace.describe("a", step) == f"step 301 of 1000, validation PSNR 21.50 dB, {left} left"
+    assert pace.describe("b", step.titled("T1w")) == "step 301 of 1000, validation PSNR 21.50 dB"
+    assert pace.is_due("a")
 
 
 def test_times_are_told_in_their_unit():

@@ -17,7 +17,9 @@ from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.pairs import find_pairs
 from h2lo_bids.cli.slurm_tasks import Stage, stages_of
 from h2lo_bids.errors import UsageError
+from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments import Plan
 
 COLLECTED = 1000.0
 """When the last task ended."""
@@ -32,8 +34,7 @@ COLLECT = {
 def stages(tmp_path, monkeypatch):
     """Return a function that divides a command line, with pairs that are all prepared."""
     write_pairs(tmp_path / "bids", subjects=5)
-    nothing = {"event": "missing", "missing": []}
-    monkeypatch.setattr("h2lo_bids.cli.pairs.find_missing", lambda task, send: nothing)
+    monkeypatch.setattr("h2lo_bids.cli.pairs.find_missing", lambda task, send: ())
 
     def divide(*words: str, ended: str = "") -> dict[str, Stage]:
         asked = read_settings([str(tmp_path / "bids"), str(tmp_path / "out"), *words])
@@ -122,10 +123,9 @@ def test_a_collecting_run_fits_no_fold_but_runs_the_commands_of_others(tmp_path,
     settings = Settings(tmp_path, tmp_path / "out", "benchmark", method=("h2lo", "arnold"))
     settings = replace(settings, external=(("theirs", "true"),), collect=True)
     run = Run(settings, Console(), tmp_path / "logs")
-    folds = [{"index": k, "train": [], "validation": [], "test": []} for k in (0, 1)]
-    done = [f"{name}/{k}" for name in ("h2lo", "theirs") for k in (0, 1)]
-    plan = {"T1w": {"sources": [], "folds": folds, "done": ["arnold/0", *done[:-1]]}}
-    assert group.fit_folds(run, plan) == 4
+    folds = (Fold(0, ("1",), ("2",), ("3",)), Fold(1, ("2",), ("3",), ("1",)))
+    done = frozenset({("arnold", 0), ("h2lo", 0), ("h2lo", 1), ("theirs", 0)})
+    assert group.fit_folds(run, {"T1w": Plan((), folds, (), done)}) == 4
     assert fitted == ["folds/T1w/theirs/fold-1"]
     (failed,) = run.failed
     assert failed.scan == "folds/T1w/arnold/fold-1"

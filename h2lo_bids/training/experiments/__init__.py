@@ -7,6 +7,7 @@ called with a task.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from h2lo_bids.evaluation.splits import Fold
@@ -14,6 +15,19 @@ from h2lo_bids.settings import Settings
 
 Sources = dict[str, tuple[str, ...]]
 """BIDS URIs of the high-field scans whose pairs are prepared, by contrast."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be fitted to the pairs of a contrast."""
+
+    sources: tuple[str, ...]
+    """BIDS URIs of the high-field scans, one for each pair."""
+    folds: tuple[Fold, ...]
+    held: tuple[str, ...]
+    """Without folds the subjects held out to validate on."""
+    done: frozenset[tuple[str, int]]
+    """Methods and folds whose results are there."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,15 @@ class ScoreTask:
     work: ClassVar[str] = "h2lo_bids.training.experiments.scoring:score"
     settings: Settings
     sources: Sources
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Tables that were written; pairs and reference scans that could not be used, and why."""
+
+    tables: tuple[Path, ...]
+    lost: tuple[tuple[str, str], ...]
+    unusable: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)

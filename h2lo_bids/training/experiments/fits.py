@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any, cast
 
 from h2lo_bids.errors import BadDataError
@@ -19,11 +17,11 @@ from h2lo_bids.training.experiments.leaks import check_no_leak
 from h2lo_bids.training.experiments.noise import measure_noise
 from h2lo_bids.training.experiments.options import find_start, fit_options, usable_pairs
 from h2lo_bids.training.prepared import PreparedPair
-from h2lo_bids.vocabulary import IDENTITY, Send, Step
+from h2lo_bids.vocabulary import IDENTITY, Say, Send
 
 
-def fit_fold(task: FoldTask, send: Send) -> dict[str, Any]:
-    """Fit and score one method on one fold, unless that is done; partly if subjects are lost."""
+def fit_fold(task: FoldTask, send: Send) -> None:
+    """Fit and score one method on one fold, unless that is done."""
     settings = task.settings
     _take_threads(task.threads)
     used, _ = usable_pairs(settings, task.contrast, task.sources)
@@ -31,18 +29,12 @@ def fit_fold(task: FoldTask, send: Send) -> dict[str, Any]:
     lock = f"fold-{task.contrast}-{task.method}-{task.fold.index}.lock"
     with exclusive(settings.work / "locks" / lock, _waiting(send)):
         if isinstance(job, ExternalJob):
-            lost: list[str] = []
-            folder = run_external(job, Progress(send), lost.append)
-            for line in lost:
-                send({"event": "lost", "text": line})
-            if lost:
-                return {"event": "partial", "folder": str(folder)}
+            run_external(job, _say(send), lambda line: send({"event": "lost", "text": line}))
         else:
-            folder = run_fold(job, Progress(send))
-    return {"event": "fitted", "folder": str(folder)}
+            run_fold(job, _say(send))
 
 
-def fit_all(task: FinalTask, send: Send) -> dict[str, Any]:
+def fit_all(task: FinalTask, send: Send) -> None:
     """Fit the final model of a contrast with the first method, unless that is done."""
     _take_threads(task.threads)
     job = final_job(task)
@@ -50,13 +42,12 @@ def fit_all(task: FinalTask, send: Send) -> dict[str, Any]:
     carried = job.method != IDENTITY and not task.settings.fits_enhancer
     lock = f"final-{task.contrast}-{job.method}.lock"
     with exclusive(task.settings.work / "locks" / lock, _waiting(send)):
-        bundle = fit_final(
+        fit_final(
             job,
-            Progress(send),
+            _say(send),
             noise=noise,
             members=[fold.folder / BUNDLE for fold in job.folds if carried],
         )
-    return {"event": "fitted", "folder": str(bundle.path)}
 
 
 def job_of_fold(
@@ -147,12 +138,15 @@ def _noise(task: FinalTask, job: FinalJob, send: Send) -> dict[str, Any] | None:
         return None
 
 
-def _waiting(send: Send) -> Callable[[str], None]:
-    def tell(holder: str) -> None:
-        text = f"waiting for another run of this fit ({holder})"
-        send({"event": "note", "text": text})
+def _say(send: Send) -> Say:
+    """Return what sends the lines and steps of a fit."""
+    return lambda line: send({"event": "said", "text": line})
 
-    return tell
+
+def _waiting(send: Send) -> Say:
+    return lambda holder: send(
+        {"event": "note", "text": f"waiting for another run of this fit ({holder})"}
+    )
 
 
 def _take_threads(threads: int) -> None:
@@ -163,27 +157,3 @@ def _take_threads(threads: int) -> None:
 
     torch.set_num_threads(threads)
     keep_freed_memory()
-
-
-class Progress:
-    """Turns the lines and steps of a fit into events, a step with the seconds that are left."""
-
-    def __init__(self, send: Send, clock: Callable[[], float] = time.monotonic) -> None:
-        self._send, self._clock = send, clock
-        self._first: tuple[int, float] | None = None
-
-    def __call__(self, line: str) -> None:
-        """Take in one line or step."""
-        if not isinstance(line, Step):
-            self._send({"event": "said", "text": line})
-            return
-        now = self._clock()
-        event: dict[str, Any] = {"event": "progress", "step": line.step, "steps": line.steps}
-        if self._first is None:
-            self._first = (line.step, now)
-        elif line.step > self._first[0]:
-            pace = (now - self._first[1]) / (line.step - self._first[0])
-            event["left"] = pace * (line.steps - line.step)
-        if line.psnr is not None:
-            event["psnr"] = line.psnr
-        self._send(event)

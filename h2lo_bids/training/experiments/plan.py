@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.evaluation.splits import Fold, read_folds, read_splits, write_splits
@@ -14,7 +12,7 @@ from h2lo_bids.io import exclusive
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import check_shares
-from h2lo_bids.training.experiments import PlanTask
+from h2lo_bids.training.experiments import Plan, PlanTask
 from h2lo_bids.training.experiments.crossvalidation import FoldWork, changes, fold_done, read_record
 from h2lo_bids.training.experiments.fits import job_of_fold
 from h2lo_bids.training.experiments.folds import (
@@ -39,15 +37,10 @@ from h2lo_bids.vocabulary import Say, Send
 SPLITS = "splits.tsv"
 
 
-def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
-    """Choose the pairs, divide the subjects and write ``splits.tsv``.
-
-    Returns by contrast the number of pairs, their sources, the folds, without folds the subjects
-    held out to validate on, and what is done already as ``"method/fold"``.
-    """
+def plan_folds(task: PlanTask, send: Send) -> dict[str, Plan]:
+    """Choose the pairs, divide the subjects and write ``splits.tsv``; return plans by contrast."""
     settings = task.settings
-    planned: dict[str, Any] = {}
-    splits: dict[str, tuple[Fold, ...]] = {}
+    plans: dict[str, Plan] = {}
     for contrast, sources in task.sources.items():
         used = _choose(settings, contrast, sources, send)
         if not used:
@@ -66,23 +59,17 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Any]:
             )
         _check_chosen(settings, contrast, folds)
         _check_same_folds(settings, contrast, folds)
-        splits[contrast] = folds
         for method in settings.methods:
             if line := find_start(settings, contrast, method)[1]:
                 send({"event": "note", "text": f"{contrast} {method}: {line}"})
         jobs = [job_of_fold(settings, contrast, m, f, used) for m in settings.arms for f in folds]
         _check_unchanged(jobs)
-        planned[contrast] = {
-            "pairs": len(used),
-            "sources": [pair.sources[0] for pair in used],
-            "folds": [asdict(fold) for fold in folds],
-            "held": held,
-            "done": [f"{job.method}/{job.fold.index}" for job in jobs if fold_done(job)],
-        }
-    if not planned:
+        done = frozenset((job.method, job.fold.index) for job in jobs if fold_done(job))
+        plans[contrast] = Plan(tuple(pair.sources[0] for pair in used), folds, held, done)
+    if not plans:
         raise all_flagged(settings)
-    _write(settings, {c: folds for c, folds in splits.items() if folds})
-    return {"event": "planned", "contrasts": planned}
+    _write(settings, {name: plan.folds for name, plan in plans.items() if plan.folds})
+    return plans
 
 
 def divide_subjects(

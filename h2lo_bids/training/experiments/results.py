@@ -35,11 +35,10 @@ from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
 
-def collect(task: CollectTask, send: Send) -> dict[str, Any]:
+def collect(task: CollectTask, send: Send) -> None:
     """Write the tables of each contrast, and the methods text, from the folds that are done."""
     settings = task.settings
     splits = read_splits(settings.out_dir / SPLITS)
-    tables = []
     for contrast in task.contrasts:
         folds = splits.get(contrast, ())
         scores, titles = gather_scores(settings, contrast, folds, send)
@@ -56,11 +55,9 @@ def collect(task: CollectTask, send: Send) -> dict[str, Any]:
             convention=settings.metrics_convention,
         )
         send({"event": "table", "contrast": contrast, "text": table.to_md()})
-        tables.append(f"{stem}_table.md")
     text = training_text(settings.out_dir)
     if text:
         write_citation(settings.out_dir, text)
-    return {"event": "collected", "tables": tables}
 
 
 def _stem(settings: Settings, contrast: str) -> Path:
@@ -68,7 +65,7 @@ def _stem(settings: Settings, contrast: str) -> Path:
     return result_path(settings.out_dir, key, contrast=contrast)
 
 
-def make_table(task: TableTask, send: Send) -> dict[str, Any]:
+def make_table(task: TableTask, send: Send) -> Path:
     """Write ``table1``, or ``table2`` of the enhancers, in every format, and its page."""
     settings = task.settings
     splits = read_splits(settings.out_dir / SPLITS)
@@ -85,7 +82,7 @@ def make_table(task: TableTask, send: Send) -> dict[str, Any]:
         path = settings.out_dir / f"{table.name}_{block.contrast}_comparisons.tsv"
         write_comparisons(path, block.comparisons, block.titles, table.convention)
     table.save(settings.out_dir)
-    return {"event": "table written", "path": str(write_table_page(settings.out_dir, table))}
+    return write_table_page(settings.out_dir, table)
 
 
 def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send) -> Block | None:
@@ -196,7 +193,7 @@ def _agree(known: dict[str, Any], own: dict[str, Any]) -> bool:
     return all(known[key] == own[key] for key in known.keys() & own.keys())
 
 
-def report(task: GroupReportTask, send: Send) -> dict[str, Any]:
+def report(task: GroupReportTask, send: Send) -> Path:
     """Write ``group.html`` from what is in the output folder."""
     settings = task.settings
     kinds = ("evaluation/*",) if settings.level == "evaluate" else ("folds/*", "models/*")
@@ -208,8 +205,7 @@ def report(task: GroupReportTask, send: Send) -> dict[str, Any]:
         )
     failures = [Failure(step, message) for step, message in task.failures]
     level = "enhance" if settings.fits_enhancer else settings.level
-    path = write_group_report(settings.out_dir, level=level, failures=failures)
-    return {"event": "report", "path": str(path)}
+    return write_group_report(settings.out_dir, level=level, failures=failures)
 
 
 def training_text(out_dir: Path) -> str:

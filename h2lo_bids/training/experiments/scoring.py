@@ -29,7 +29,7 @@ from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.training.card import software
-from h2lo_bids.training.experiments import ScoreTask
+from h2lo_bids.training.experiments import Evaluated, ScoreTask
 from h2lo_bids.training.experiments.heldout import (
     Scored,
     nearest,
@@ -323,7 +323,7 @@ def _write(
     write_json(folder / "record.json", record)
 
 
-def score(task: ScoreTask, send: Send) -> dict[str, Any]:
+def score(task: ScoreTask, send: Send) -> Evaluated:
     """Score the models on every contrast's pairs and write the tables."""
     settings = task.settings
     models = named_models(settings, tuple(task.sources))
@@ -334,8 +334,8 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
         send({"event": "note", "level": "warning" if warning else "", "text": text})
 
     tables = []
-    lost: list[list[str]] = []
-    unusable: list[list[str]] = []
+    lost: list[tuple[str, str]] = []
+    unusable: list[tuple[str, str]] = []
     for contrast, sources in task.sources.items():
         if contrast not in models:
             continue
@@ -353,17 +353,17 @@ def score(task: ScoreTask, send: Send) -> dict[str, Any]:
             out_dir=settings.out_dir,
             references=read_references(settings, contrast, used[0].frame, unusable),
             progress=say,
-            lost=lambda pair, line: lost.append([pair.sources[0].split(":", 2)[2], line]),
+            lost=lambda pair, line: lost.append((pair.sources[0].split(":", 2)[2], line)),
         )
         stem = settings.out_dir / f"evaluation_{contrast}"
         # All of a contrast are of one task, or scoring would have refused them.
         titles = {IDENTITY: IDENTITY_TITLES[models[contrast][0][1].task]}
         table = write_tables(stem, scores, titles, convention=settings.metrics_convention)
         send({"event": "table", "contrast": contrast, "text": table.to_md()})
-        tables.append(f"{stem}_table.md")
+        tables.append(Path(f"{stem}_table.md"))
     for own, path in settings.realism_reference:
         if own not in models:
             say(f"warning: {path}: not used, as no {own} model is evaluated")
     if not tables:
         raise all_flagged(settings)
-    return {"event": "scored", "tables": tables, "lost": lost, "unusable": unusable}
+    return Evaluated(tuple(tables), tuple(lost), tuple(unusable))

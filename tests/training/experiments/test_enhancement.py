@@ -124,7 +124,7 @@ def test_evaluate_names_what_it_gave_the_models(pairs, tmp_path, monkeypatch, ta
     sent: list[dict[str, object]] = []
     done = scorework.score(ScoreTask(settings, {"T1w": ()}), sent.append)
     (table,) = [event for event in sent if event["event"] == "table"]
-    assert table["text"] == Path(done["tables"][0]).read_text()
+    assert table["text"] == done.tables[0].read_text()
     rows = [line for line in str(table["text"]).splitlines() if line.startswith("|")]
     names = [line.split("|")[1].strip() for line in rows[2:]]
     assert names == [row, "mine"]
