@@ -1,10 +1,10 @@
 """Jobs in processes of their own, forked from one server that has imported their libraries.
 
 The server is a fresh interpreter in the environment that the libraries are to see. It imports
-them once, starts no thread, and forks for each job, so that a job begins in a hundredth of a
-second; a job that is killed, by the kernel or for the memory it holds, costs itself alone. Pools
-of the standard library, pebble and loky need semaphores in /dev/shm and sockets with a path;
-this needs nothing that can be written, as containers may be read-only.
+them once, which must start no thread and ask for no GPU, and forks for each job, so that a job
+begins in a hundredth of a second; a job that is killed, by the kernel or for the memory it holds,
+costs itself alone. Pools of the standard library, pebble and loky need semaphores in /dev/shm and
+sockets with a path; this needs nothing that can be written, as containers may be read-only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ Event = dict[str, Any]
 
 _PAUSE = 0.5  # seconds between two looks at jobs that report nothing
 _PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
-_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 @dataclass(frozen=True)
@@ -344,12 +343,13 @@ def _serve(control: Connection, imports: Sequence[str]) -> tuple[int, int] | Non
 
 
 def _reap(control: Connection, children: dict[int, int]) -> None:
-    """Tell of processes that ended, and end what they left behind."""
-    for pid in [pid for pid in children if os.waitid(os.P_PID, pid, _ENDED) is not None]:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        control.send((children.pop(pid), "code", code))
+    """Report processes that ended, and end what they left behind."""
+    for pid in list(children):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            control.send((children.pop(pid), "code", os.waitstatus_to_exitcode(status)))
 
 
 def _work(events: Connection, log: int) -> None:

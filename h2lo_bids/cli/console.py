@@ -9,25 +9,14 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-_TICK = 1.0
-"""Seconds from one look at the time to the next."""
+_TICK = 1.0  # seconds from one look at the time to the next
 
 
 class Console:
     """Lines on the terminal and in a log file, and one status line on a terminal.
 
-    Losing a line because the disk is full or the reader has gone never stops
-    the work.
-
-    Parameters
-    ----------
-    stream
-        Where to print; standard output by default.
-
-    Attributes
-    ----------
-    log : pathlib.Path or None
-        The log file, once it is open.
+    Losing a line because the disk is full or the reader has gone never stops the work. `log` is
+    the log file, once it is open.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:

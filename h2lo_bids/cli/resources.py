@@ -210,12 +210,14 @@ def child_environment(
 
 
 def imports_of(settings: Settings) -> tuple[str, ...]:
-    """Return the modules that processes of a run need, of those that are slow to import."""
+    """Return the modules that processes of a run need, of those that are slow to import.
+
+    None of them may start a thread or ask for a GPU, as deepbet does: neither survives a fork.
+    """
     on_pairs = settings.pairs or settings.level != "participant"
     spaces = [space for space in settings.output_spaces if space not in ("native", "model")]
     own = ("pipelines.pairs",) if on_pairs else ("h2lo_bids.cli.subject", "pipelines.participant")
     found = [*_LIBRARIES, *own]
-    found += ["deepbet"] if settings.skull_strip in ("auto", "deepbet") else []
     found += ["ants"] if on_pairs or spaces or settings.task == ENHANCE else []
     found += ["lightning_fabric"] if settings.level in ("group", "benchmark") else []
     return tuple(found)

@@ -21,22 +21,11 @@ TERMINATED = 143
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; raised so that every child is stopped on the way out."""
+    """SIGTERM arrived; raised so that every process is stopped on the way out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    argv
-        Words after the program's name; those of the process if None.
-
-    Returns
-    -------
-    int
-        The exit code, as ``h2lo --help`` lists them.
-    """
+    """Run the command line, by default of this process, and return the exit code."""
     _open_closed_streams()
     before = _listen_to_sigterm()
     try:
@@ -112,7 +101,7 @@ def _record(err: H2loError, console: Console, settings: Settings) -> None:
 
 
 def _level(settings: Settings) -> Callable[[Settings, Console], int]:
-    """Return what does the work of a level, or tells what that would be."""
+    """Return the function that does the work of a level, or lists it."""
     if settings.dry_run or settings.output_spec:
         from h2lo_bids.cli.dryrun import dry_run
 
@@ -136,10 +125,7 @@ def _level(settings: Settings) -> Callable[[Settings, Console], int]:
 
 
 def _open_closed_streams() -> None:
-    """Give this process a stdin, stdout and stderr, which some daemons start it without.
-
-    Otherwise the pipes to its children would take their numbers.
-    """
+    """Open stdin, stdout and stderr where a daemon closed them: pipes would take their numbers."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -81,10 +82,26 @@ def test_too_little_memory_warns_and_still_runs():
     assert "\n" not in plan.warning
 
 
-@pytest.mark.parametrize("changes", [{}, {"level": "group"}, {"output_spaces": ("MNI152",)}])
-def test_what_is_imported_ahead_exists(changes):
-    for name in resources.imports_of(_settings(**changes)):
-        assert importlib.util.find_spec(name) is not None, name
+IMPORT = """
+import importlib, os, sys
+import torch
+def refuse(*_):
+    raise SystemExit("asks for a GPU")
+for name in ("is_available", "device_count", "init", "current_device"):
+    setattr(torch.cuda, name, refuse)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+assert len(os.listdir("/proc/self/task")) == 1, "starts a thread"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"output_spaces": ("MNI152",)}, {"level": "group"}])
+def test_what_is_imported_ahead_can_be_forked(changes):
+    names = resources.imports_of(_settings(**changes))
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", IMPORT, *names], env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_a_home_that_may_not_be_entered_is_replaced(tmp_path):
