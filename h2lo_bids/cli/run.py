@@ -11,7 +11,7 @@ from types import FrameType
 
 from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import Console, printable
-from h2lo_bids.cli.listing import find_listing
+from h2lo_bids.cli.parser import find_listing
 from h2lo_bids.errors import H2loError, InputOutputError, UsageError
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import DISK_FULL

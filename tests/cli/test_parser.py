@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomli_w
 
 from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.run import main
@@ -170,46 +169,6 @@ def test_an_option_of_another_level_is_refused_with_the_levels_that_take_it(line
     assert takers in line
 
 
-@pytest.mark.parametrize(
-    ("line", "code", "text"),
-    [
-        ("group --lambda-grad 0", 64, "use that"),
-        ("group --folds 0 --fold 1", 64, "leave one of them out"),
-        ("group --folds 0 --no-final", 64, "nothing to fit"),
-        ("group --fold 0 --collect", 64, "leave one of them out"),
-        ("group --folds ds006557 --test-count 3", 64, "has no effect"),
-        ("group --folds ds006557 --val-count 3", 64, "has no effect"),
-        ("group --folds 0 --test-count 3", 64, "tests nobody"),
-        ("group --protocol paper --batch 2", 64, "one volume per step"),
-        ("group --method pix2pix --crop 8", 64, "--crop means nothing to pix2pix"),
-        ("group --method inr arnold --lambda-grad 1", 64, "nothing to inr and arnold"),
-        ("group --method diffi2i --learning-rate 1e-3", 64, "whose own value is fixed"),
-        ("group --method identity --devices 2", 64, "can be fitted by one process only"),
-        ("group --init embedded none", 64, "--init is given twice without a contrast"),
-        ("group --method inr --init embedded", 64, "--init means nothing to inr"),
-        ("group --init nowhere", 66, "no such file"),
-        ("group --init embeded", 66, "no such file; did you mean embedded?"),
-        ("group --init trained", 64, "its folder models/ holds some: "),
-        ("group --folds none.tsv", 66, "no such file"),
-        ("group --lf-dir nowhere", 66, "is not a folder"),
-        ("group -d lf=bids", 64, "other than raw and lf"),
-        ("evaluate --precision fp16", 64, "at the group level"),
-        ("evaluate --realism-reference scan.nii", 64, "write T1w=IMAGE or T2w=IMAGE"),
-        ("evaluate --realism-reference T1w=scan.nii", 66, "scan.nii: no such file"),
-        ("participant --realisations 2", 64, "add --noise calibrated"),
-    ],
-)
-def test_what_makes_no_sense_together_is_one_line(tmp_path, monkeypatch, capsys, line, code, text):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bids").mkdir()
-    (tmp_path / "trained/models/h2lo_T1w").mkdir(parents=True)
-    (tmp_path / "trained/models/h2lo_T1w/metadata.json").touch()
-    assert main(["bids", "out", *line.split()]) == code
-    (line,) = capsys.readouterr().err.splitlines()
-    assert text in line
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_repeated_list_goes_on_and_each_name_counts_once(tmp_path):
     words = ["/bids", "/out", "evaluate", "--model", "/a", "--model", "T1w=/b", "--contrast", "T1w"]
     s = read_settings([*words, "--contrast", "T1w"])
@@ -221,43 +180,6 @@ def test_the_contrast_of_a_reference_is_given_or_in_its_name():
     s = read_settings(EVALUATION)
     assert [name for name, _ in s.realism_reference] == ["T1w", "T2w", "T1w"]
     assert s.realism_reference[2][1] == Path("/x_T2w.nii")
-
-
-@pytest.mark.parametrize("line", [EVERYTHING, TRAINING, EVALUATION])
-def test_the_recorded_configuration_gives_the_same_settings_again(tmp_path, line):
-    s = read_settings(line)
-    config = tmp_path / "config.toml"
-    config.write_text(tomli_w.dumps({**s.to_options(), "run": {"version": "1"}}))
-    assert read_settings([*line[:3], "--config-file", str(config)]) == s
-
-
-def test_the_command_line_wins_over_the_file(tmp_path):
-    config = tmp_path / "c.toml"
-    config.write_text('participant_label = ["01"]\nnprocs = 4\nsloppy = true\nverbose = 1\n')
-    s = read_settings([*BASE, "--config-file", str(config), "--participant-label", "05"])
-    assert (s.participant_label, s.nprocs, s.sloppy, s.verbose) == (("05",), 4, True, 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("nproc = 4", "did you mean nprocs"),
-        ("config-file = 'x'", "unknown option 'config-file'"),
-        ("nprocs = true", "not a value"),
-        ("nprocs = 0", "whole number of 1 to 1000000000"),
-        ("sloppy = 'yes'", "true or false"),
-        ("skull-strip = 'magic'", "magic"),
-        ("nprocs = ", "not TOML"),
-    ],
-)
-def test_a_wrong_configuration_is_one_line_that_names_the_file(tmp_path, text, expected):
-    config = tmp_path / "c.toml"
-    config.write_text(text)
-    with pytest.raises(UsageError) as caught:
-        read_settings([*BASE, "--config-file", str(config)])
-    assert expected in str(caught.value)
-    assert str(config) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -420,13 +342,6 @@ def test_one_level_is_run_at_a_time():
         read_settings([*BASE, "group", "--nprocs", "2"])
     with pytest.raises(UsageError, match="unrecognized arguments: extra"):
         read_settings([*BASE, "extra"])
-
-
-def test_a_level_of_the_file_refuses_what_the_level_of_the_command_line_would(tmp_path):
-    config = tmp_path / "c.toml"
-    config.write_text("folds = 3")
-    with pytest.raises(UsageError, match=r"c\.toml: --folds is an option of group and benchmark"):
-        read_settings([*BASE, "--config-file", str(config)])
 
 
 def test_the_parser_imports_nothing_heavy():

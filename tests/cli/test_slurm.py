@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -399,8 +398,3 @@ def test_what_cannot_be_divided_is_refused_in_one_line(dataset):
         assert text in said
         assert len(said.splitlines()) == 1
     assert main(["--submit"]) == 64
-
-
-def test_the_plan_is_written_for_the_collecting_job(dataset):
-    record = json.loads((dataset()[2] / "plan.json").read_text())
-    assert record["stages"] == ["participant"]
