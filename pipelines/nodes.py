@@ -29,7 +29,9 @@ def add(
     workflow.add_nodes([node])
     for key, source in inputs.items():
         if isinstance(source, list):
-            merge = pe.Node(Merge(len(source)), name=f"{name}_list_{key}")
+            merge = pe.Node(Merge(len(source)), f"{name}_list_{key}", run_without_submitting=True)
+            # What it keeps are paths as they were: a work folder may have been moved since.
+            merge.interface._always_run = True
             for number, one in enumerate(source, start=1):
                 workflow.connect(*one, merge, f"in{number}")
             source = (merge, "out")

@@ -160,7 +160,8 @@ def test_a_rerun_and_a_moved_work_folder_compute_nothing_again(first, root, h2lo
     shutil.move(root / "work", root / "moved")
     try:
         shutil.rmtree(first / "sub-01" / "anat")
-        assert h2lo(root / "bids", first, *WORDS, "-w", root / "moved").returncode == 0
+        done = h2lo(root / "bids", first, *WORDS, "-w", root / "moved")
+        assert done.returncode == 0, done.stdout
         assert computed(root / "moved") == before
         assert images(first) == written
     finally:

@@ -57,10 +57,10 @@ def _specs(model: Bundle, sources) -> list[ImageSpec]:  # type: ignore[no-untype
     ]
 
 
-def _run(folder: Path, model: Bundle, *sources: LowFieldSource):  # type: ignore[no-untyped-def]
+def _run(folder: Path, model: Bundle, *sources: LowFieldSource, work: str = "work"):  # type: ignore[no-untyped-def]
     run = RunSpec(folder / "out", skull_strip="skip")
     workflow = init_participant_wf("wf", _specs(model, sources), run)
-    workflow.base_dir = str(folder / "work")
+    workflow.base_dir = str(folder / work)
     failures = run_workflow(workflow, RunOptions(folder / "crash"))
     return failures, [from_json(ScanReport, record) for record in records(workflow).values()]
 
@@ -102,6 +102,17 @@ def test_three_orientations_become_one_image_in_the_place_of_the_first(tmp_path,
     assert record.lost == ()
     assert [Path(part).name for part in record.parts] == [p.path.name for p in source.parts]
     assert {figure.kind for figure in record.figures} >= {"lowfieldinput", "enhanced", "difference"}
+    # In a work folder that was moved nothing is computed again, and nothing is missed.
+    steps = {path.name: path.stat().st_mtime_ns for path in _steps(tmp_path / "work")}
+    (tmp_path / "work").rename(tmp_path / "moved")
+    assert _run(tmp_path, model, source, work="moved") == ([], [record])
+    assert {path.name: path.stat().st_mtime_ns for path in _steps(tmp_path / "moved")} == steps
+
+
+def _steps(work: Path) -> list[Path]:
+    found = [path for path in work.rglob("result_*.pklz") if "_list_" not in path.name]
+    assert len(found) > 10
+    return [path for path in found if not path.name.startswith("result_ds_")]
 
 
 def _seen_at(brain: nib.Nifti1Image, points: np.ndarray) -> np.ndarray:
