@@ -149,8 +149,8 @@ def foreground(high_field: np.ndarray) -> np.ndarray:
 def histogram(image: np.ndarray, where: np.ndarray | None = None, bins: int = BINS) -> np.ndarray:
     """Return the share of voxels in each bin of [0, 1]; the shares sum to 1.
 
-    Values outside are counted in the outermost bins: left out, as numpy would,
-    they would vanish from the distribution unnoticed.
+    Values outside are counted in the outermost bins; numpy skips them, so that they
+    would vanish from the distribution unnoticed.
     """
     values = np.asarray(image, np.float64)
     values = values.ravel() if where is None else values[where]

@@ -120,7 +120,7 @@ def floor_of(comparisons: Iterable[Comparison]) -> str:
         return ""
     return (
         f" With {people} participants no corrected p can be below {min(lowest, 1.0):.2g}: "
-        "the test cannot tell these methods apart, whatever they do."
+        "no difference between these methods can be significant."
     )
 
 

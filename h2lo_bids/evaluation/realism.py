@@ -31,7 +31,7 @@ TISSUES = {
 }
 """The tissues of a contrast, darkest first."""
 _ERODED = 3
-"""Voxels next to the brain's border that are left out, as far as enough remain."""
+"""Voxels next to the brain's border that are not counted, as far as enough remain."""
 _ENOUGH = 200
 _BINS = 4096
 _ROUNDS = 100

@@ -102,7 +102,7 @@ def summarise(
     """Summarise every metric of every method.
 
     Sessions of one participant are averaged before anything else: they are not
-    independent. Values that are not finite are left out.
+    independent. Values that are not finite are skipped.
 
     Parameters
     ----------

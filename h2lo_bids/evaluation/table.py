@@ -285,7 +285,7 @@ def write_tables(
     table = Table((replace(block, notes=notes),), convention=convention)
     write_scores(f"{stem}_scores.tsv", scores, titles)
     write_comparisons(f"{stem}_comparisons.tsv", block.comparisons, titles, convention)
-    # The last one: where it is of the scores, the comparisons are, too.
+    # Written last: a summary of these scores says that the comparisons are of them as well.
     summary = [row.summary[metric] for row in block.rows for metric in row.summary]
     write_summary(f"{stem}_summary.tsv", summary, titles, convention)
     atomic_write_text(f"{stem}_table.md", table.to_md())

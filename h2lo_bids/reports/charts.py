@@ -115,7 +115,7 @@ def _svg(axes: Axes, label: str, *, alone: bool = False) -> Markup:
         element.attrib = dict(_attributes(element.attrib))
         kind, _, words = element.get("id", "").partition(" ")
         if words:
-            _tell(element, kind, words)
+            _annotate(element, kind, words)
     box, label = root.attrib["viewBox"], _plain(label)
     root.attrib = {"class": "plot", "viewBox": box, "role": "img", "aria-label": label}
     if alone:
@@ -146,7 +146,7 @@ def _attributes(given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _tell(group: ElementTree.Element, kind: str, words: str) -> None:
+def _annotate(group: ElementTree.Element, kind: str, words: str) -> None:
     """Give a curve its title and, except in histograms, a wide invisible path to point at."""
     group.attrib = {"class": kind}
     if kind == "subject":

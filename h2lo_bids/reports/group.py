@@ -216,7 +216,7 @@ def _models(out_dir: Path, problems: list[str]) -> tuple[ModelInfo, ...]:
             metadata = {"name": path.parent.name, **read_json(path, problems)}
             models.append(ModelInfo.from_metadata(metadata, text))
         except (OSError, ValueError, TypeError, AttributeError):
-            problems.append(f"models/{path.parent.name}: metadata or card cannot be read; left out")
+            problems.append(f"models/{path.parent.name}: metadata or card cannot be read; skipped")
     return tuple(models)
 
 

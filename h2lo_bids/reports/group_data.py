@@ -132,7 +132,7 @@ def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tup
             runs = _scored_together(runs, Path(f"{stem}_scores.tsv"), problems)
         kept = tuple(run for run in runs if _of_these_splits(run, planned))
         problems += [
-            f"{name}, {run.name}: fitted on another division of the subjects; left out"
+            f"{name}, {run.name}: fitted on another division of the subjects; skipped"
             for run in runs
             if run not in kept
         ]
@@ -156,7 +156,7 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
         reason = error.strerror or "unreadable"
     except ValueError:
         reason = "not JSON"
-    problems.append(f"{path.name} in {path.parent}: cannot be read ({reason}); left out")
+    problems.append(f"{path.name} in {path.parent}: cannot be read ({reason}); skipped")
     return {}
 
 
@@ -167,7 +167,7 @@ def read_table(path: Path, problems: list[str]) -> list[dict[str, str]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        problems.append(f"{path.name}: cannot be read ({error}); left out")
+        problems.append(f"{path.name}: cannot be read ({error}); skipped")
         return []
 
 

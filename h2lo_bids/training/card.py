@@ -326,7 +326,7 @@ def _limits(model: SiteModel) -> str:
         nature=_NATURE.get(model.options.family, _MEDIAN),
     )
     if model.kind == "simulated":
-        text = f"Trained on simulated pairs: what simulation left out, it cannot know. {text}"
+        text = f"Trained on simulated pairs: it has not learned what the simulation lacks. {text}"
     return text
 
 

@@ -222,7 +222,7 @@ def test_a_subject_stands_out_in_every_chart(browser, pages):
     )
     lit = "[...document.querySelectorAll('g.lit')].map(g => g.dataset.subject)"
     assert browser.run(lit) == ["P02"] * 8
-    assert browser.run("document.querySelector('.told').textContent") == "P02"
+    assert browser.run("document.querySelector('.chosen').textContent") == "P02"
 
 
 def test_colours_of_a_method_are_the_same_everywhere(browser, pages):

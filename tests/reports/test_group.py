@@ -202,7 +202,7 @@ def test_folds_of_an_earlier_division_are_left_out(folder):
     make_fold(folder, "T1w", "h2lo", 3, Sample(subjects=("A", "B", "C", "X"), folds=4))
     assert parts(Sample(subjects=("A", "B", "C", "X"), folds=4), 3)["test"] == ("X",)
     text = text_of(folder)
-    assert "T1w, H2LO, fold 3: fitted on another division of the subjects; left out" in text
+    assert "T1w, H2LO, fold 3: fitted on another division of the subjects; skipped" in text
     assert "of the means of 3 folds (6 participants)" in text
     assert "9 of 9" in text
 
@@ -331,5 +331,5 @@ def test_a_page_of_many_subjects_stays_small(tmp_path):
     names = tuple(f"S{k:02d}" for k in range(PANELS + 4))
     out = make_group(tmp_path, Sample(subjects=names, methods=("h2lo",), folds=2))
     path = write_group_report(out, level="group")
-    assert "4 further subjects are left out" in Page.of(path.read_text()).text
+    assert "4 further subjects are not shown" in Page.of(path.read_text()).text
     assert path.stat().st_size < 15e6
