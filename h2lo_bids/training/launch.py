@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,18 +43,8 @@ class FitSpec:
 
 def write_spec(path: Path, spec: FitSpec) -> None:
     """Write a specification of a fit."""
-    values = {
-        "format": FORMAT,
-        "train": [p.to_dict() for p in spec.train],
-        "validation": [p.to_dict() for p in spec.validation],
-        "options": spec.options.to_dict(),
-        "folder": str(spec.folder),
-        "cache": str(spec.cache),
-        "stop_at": spec.stop_at,
-        "threads": spec.threads,
-        "initial": None if spec.initial is None else str(spec.initial),
-    }
-    atomic_write_text(path, json.dumps(values, indent=2) + "\n")
+    values = {"format": FORMAT, **asdict(spec)}
+    atomic_write_text(path, json.dumps(values, indent=2, default=str) + "\n")
 
 
 def read_spec(path: Path) -> FitSpec:

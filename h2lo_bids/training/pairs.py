@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +166,9 @@ class PairFiles:
     contrast: str = "T1w"
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the paths as JSON-ready values."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PairFiles:
-        """Read it back from `to_dict`'s output."""
+        """Read it back from JSON."""
         lf, mask = (Path(v) if (v := values.get(k)) else None for k in ("lf", "mask"))
         return cls(
             values["name"], Path(values["hf"]), lf, mask, values["task"], values["scaling"],

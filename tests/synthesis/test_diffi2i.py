@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
 from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
 from h2lo_bids.models.frame import Frame
@@ -96,9 +95,3 @@ def test_voxels_outside_the_mask_have_no_say(
     before = other.copy()
     assert np.array_equal(predict_diffi2i(model, other, mask), predict_diffi2i(model, *scan))
     assert np.array_equal(other, before)
-
-
-def test_box_is_the_smallest_around_the_brain() -> None:
-    plane = np.zeros((6, 9), bool)
-    plane[[1, 4], [7, 2]] = True
-    assert bounding_box(plane) == (slice(1, 5), slice(2, 8))

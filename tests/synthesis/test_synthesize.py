@@ -38,16 +38,6 @@ def test_tiles_equal_the_whole_volume(model, naive, shape, tile, fill, seed):
     assert not got[~mask].any()
 
 
-@pytest.mark.parametrize("face", range(6))
-def test_a_brain_at_a_border_of_the_volume(model, naive, volume, face):
-    mask = np.zeros(volume.shape, dtype=bool)
-    index = [slice(3, -3)] * 3
-    index[face // 2] = slice(0, 4) if face % 2 else slice(-4, None)
-    mask[tuple(index)] = True
-    got = synthesize(model, volume, mask, options=EngineOptions(tile=7))
-    np.testing.assert_allclose(got[mask], naive(model, volume)[mask], atol=2e-5)
-
-
 def test_the_mlp_trunk(draw_model, naive, volume):
     model = draw_model("mlp")
     mask = volume > 0.3
