@@ -99,6 +99,8 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
         yield from enhanced_outputs(settings, source)
     for scan in () if sources else found.scans:
         yield from scan_outputs(settings, scan)
+    if settings.labels or settings.condition or settings.level == "trial":
+        yield from _of_trial(settings, found)
     for subject in dict.fromkeys(scan.subject for scan in found.scans):
         yield Output(report_path(settings.out_dir, subject), "subject_report")
         yield from _result(settings, "subject_summary", sub=subject)
@@ -106,6 +108,36 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
     if found.scans:
         for key in ("citation", "index", "scans"):
             yield from _result(settings, key)
+
+
+def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
+    """Yield what conditions and labels add; whether a label is a dseg is known when it is read."""
+    from h2lo_bids.trial.condition import conditions_of, output_name
+
+    conditions, rated = conditions_of(settings), settings.level == "trial"
+    every = [*grids_for(settings), *(c.grid for c in conditions)]
+    grids = {grid.name: grid for grid in every if grid.kind in ("native", "lf")}.values()
+    for scan in found.scans:
+        images = {}
+        for c in conditions:
+            count = int(bool(settings.reader_set)) if rated else c.realisations
+            for end in ("", *(f"noise{n:02d}" for n in range(1, count + 1))):
+                name = output_name(settings.out_dir, scan, c.name + end, scan.suffix, c.grid)
+                images[f"condition_{c.name}{end}"] = name
+        for label, _ in settings.labels:
+            images |= {
+                f"label_{label}_{g.name}": output_name(settings.out_dir, scan, label, "probseg", g)
+                for g in grids
+            }
+            if rated:
+                yield from _result(settings, "trial_ratings", scan=f"{scan.stem}_{label}")
+        yield from _with_sidecars(images, scan.relative_path)
+        for extension in (".tsv", ".json") if settings.labels else ():
+            name = output_name(settings.out_dir, scan, "regions", "stats", extension=extension)
+            yield Output(name, "regions", scan.relative_path)
+    if rated and not settings.participant_label:
+        yield from _result(settings, "trial")
+        yield from _result(settings, "trial_report")
 
 
 def _of_pairs(settings: Settings, found: PairDiscovery) -> Iterator[Output]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import bids_app_spec
+from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import UsageError
 from h2lo_bids.imaging.conform import conform
@@ -32,6 +33,7 @@ from h2lo_bids.synthesis.predict import predict_on_grid
 HIGH = "highfield"
 """The high-field image itself, a condition of every trial."""
 DEFAULT = "scanner"
+NATIVE = Grid("native")
 _REALISATIONS = 20
 
 
@@ -65,9 +67,20 @@ class Condition:
     def grid(self) -> Grid:
         """Where its images are."""
         if self.lf_grid is None:
-            return Grid("native")
+            return NATIVE
         response = VoxelResponse(self.slice_profile, self.slice_thickness)
         return grids_of((), (self.lf_grid,), response=response)[1]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the study's tables need to know of it."""
+        sides = self.lf_grid
+        return {
+            "text": self.text,
+            "noise_scale": self.noise_scale,
+            "slice_thickness": self.grid.thickness,
+            "voxel_volume": float(np.prod(sides)) if sides else None,
+        }
 
     @property
     def text(self) -> str:
@@ -237,3 +250,24 @@ def realise(
                 wanted = image[brain] + condition.noise_scale * level * deviation * noise
                 noisy[brain] = np.clip(wanted, 0, 1)
                 yield number, condition, noisy
+
+
+def output_name(
+    out_dir: Path,
+    scan: Scan,
+    desc: str,
+    suffix: str,
+    grid: Grid = NATIVE,
+    extension: str = ".nii.gz",
+) -> Path:
+    """Name an output; that of a T2w scan whose name has no entity for it ends desc with T2w."""
+    own = suffix == scan.suffix or scan.suffix == "T1w"
+    return derivative_path(
+        out_dir, dict(scan.entities), suffix=suffix, res=grid.res, extension=extension,
+        desc=desc if own else f"{desc}{scan.suffix}",
+    )  # fmt: skip
+
+
+def ratings_path(out_dir: Path, stem: str, label: str) -> Path:
+    """Name the table of ratings of a scan."""
+    return out_dir / "trial" / "ratings" / f"{stem}_{label}.tsv"

@@ -313,3 +313,25 @@ def measure(image: np.ndarray, place: Shown, noise: float) -> Measure:
     return Measure(
         mean, spread, difference / ring if ring else np.nan, difference / noise if noise else np.nan
     )
+
+
+def crop_of(image: np.ndarray, seen: Shown) -> np.ndarray:
+    """Return the axial slice through the middle of a place, in bytes: 1 is white."""
+    middle = int(np.argmax(seen.share.sum(axis=(0, 1))))
+    plane = image[seen.box][:, :, middle]
+    return np.rint(255 * np.clip(plane, 0, 1)).astype(np.uint8)
+
+
+def whole_region(
+    share: np.ndarray, brain: np.ndarray, lesions: Sequence[Place], affine: np.ndarray
+) -> Place:
+    """Return a region as one place with number 0; its ring is that of its parts, or the rest."""
+    ring = np.zeros(share.shape, dtype=np.float32)
+    for lesion in lesions:
+        np.maximum(ring[lesion.box], lesion.ring, out=ring[lesion.box])
+    ring[share > 0] = 0
+    own = share * brain
+    at = np.argwhere(own > 0).mean(axis=0) if own.any() else np.zeros(3)
+    x, y, z = affine[:3, :3] @ at + affine[:3, 3]
+    volume = float(own.sum() * np.prod(spacing_of(affine)))
+    return Place(0, LESION, (0, 0, 0), own, ring, (float(x), float(y), float(z)), volume)

@@ -22,8 +22,8 @@ from h2lo_bids.reports.methods import works
 from h2lo_bids.reports.mosaic import volume_of
 from h2lo_bids.reports.page import asset, render
 from h2lo_bids.reports.records import Figure, figure_file
-from h2lo_bids.trial.condition import HIGH
-from h2lo_bids.trial.scan import Examined, ratings_path
+from h2lo_bids.trial.condition import HIGH, ratings_path
+from h2lo_bids.trial.scan import Examined
 from h2lo_bids.trial.study import OBSERVERS, Study, rows_of
 
 _CITED = ("arnold", "myers", "gallas", "delong", "bland", "shrout")

@@ -14,13 +14,11 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids import __version__
-from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import derivative_uri, extra_sidecar, software_versions, write_sidecar
 from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.evaluation.realism import noise_deviation
 from h2lo_bids.imaging.resample import placed, spacing_of
-from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import atomic_write_bytes, atomic_write_text, read_json, save_nifti
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.outputs import Extras, Grid, output_paths, output_sidecars
@@ -28,19 +26,29 @@ from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.trial.columns import RATINGS, REGIONS
 from h2lo_bids.trial.condition import (
     HIGH,
+    NATIVE,
     Condition,
     Head,
     grid_brain,
     noise_free,
+    output_name,
     prepare_head,
+    ratings_path,
     realise,
 )
 from h2lo_bids.trial.labels import Label, carry_label, find_label, load_label, response_lines
-from h2lo_bids.trial.lesions import LESION, Place, Shown, find_lesions, healthy_places, measure
+from h2lo_bids.trial.lesions import (
+    LESION,
+    Place,
+    Shown,
+    crop_of,
+    find_lesions,
+    healthy_places,
+    measure,
+    whole_region,
+)
 from h2lo_bids.trial.lesions import shown as shown_on
 from h2lo_bids.trial.observer import Observers
-
-_NATIVE = Grid("native")
 
 
 @dataclass(frozen=True)
@@ -114,15 +122,22 @@ class Examination:
         """Write everything; labels that cannot be used raise after the images are there."""
         images = [*self._plain(), *(self._image(c) for c in self._plan.conditions)]
         high = _voxels(self._paths["preproc"])
-        images.insert(0, _Image(HIGH, _NATIVE, high, self._brain, self._mask.affine))
-        labels = [self._label(name, root) for name, root in self._plan.labels]
+        images.insert(0, _Image(HIGH, NATIVE, high, self._brain, self._mask.affine))
+        labels = [
+            load_label(n, find_label(n, root, self._scan), nib.load(self._scan.path), self._brain)
+            for n, root in self._plan.labels
+        ]
         for label in labels:
             self._write_label(label, images)
             self._measure(label, images)
             if self._plan.rated and label.lesions is not None:
                 self._rate(label, images)
         if labels:
-            write_table(self._name("regions", "stats", ".tsv"), self.found.rows, REGIONS)
+            write_table(
+                output_name(self._plan.out_dir, self._scan, "regions", "stats", extension=".tsv"),
+                self.found.rows,
+                REGIONS,
+            )
             shown = {"lesionshigh": images[0], "lesionslow": images[-1]}
             self.found.pictures = {
                 kind: placed(i.data, i.affine, self._mask) for kind, i in shown.items()
@@ -138,16 +153,8 @@ class Examination:
             self._heads[bundle.sha256] = prepare_head(self._scan, self._mask, bundle)
         return self._heads[bundle.sha256]
 
-    def _name(
-        self, desc: str, suffix: str, extension: str = ".nii.gz", grid: Grid = _NATIVE
-    ) -> Path:
-        # Names of masks, labels and tables have no entity for the contrast.
-        own = suffix == self._scan.suffix or self._scan.suffix == "T1w"
-        entities = dict(self._scan.entities)
-        return derivative_path(
-            self._plan.out_dir, entities, suffix=suffix, res=grid.res, extension=extension,
-            desc=desc if own else f"{desc}{self._scan.suffix}",
-        )  # fmt: skip
+    def _name(self, *words: Any, **more: Any) -> Path:
+        return output_name(self._plan.out_dir, self._scan, *words, **more)
 
     def _plain(self) -> Iterator[_Image]:
         """Yield the run's own low-field images along the scan's axes."""
@@ -163,7 +170,7 @@ class Examination:
         """Return the noise-free image of a condition: as it is there, or synthesized."""
         bundle, grid = self._bundle_of(condition), condition.grid
         brain, affine = grid_brain(self._brain, self._mask.affine, condition)
-        path = self._name(condition.name, self._scan.suffix, grid=grid)
+        path = self._name(condition.name, self._scan.suffix, grid)
         digest = self._digest(bundle.sha256, repr(grid), repr(self._plan.options), self._plan.seed)
         if _digest_of(path) == digest:
             return _Image(condition.name, grid, _voxels(path), brain, affine)
@@ -181,7 +188,7 @@ class Examination:
     def _same_image(self, condition: Condition, digest: str) -> np.ndarray | None:
         """Return what another condition of this grid and model was synthesized as."""
         for other in self._plan.conditions:
-            path = self._name(other.name, self._scan.suffix, grid=other.grid)
+            path = self._name(other.name, self._scan.suffix, other.grid)
             if other.name != condition.name and _digest_of(path) == digest:
                 return _voxels(path)
         return None
@@ -204,11 +211,6 @@ class Examination:
             sha.update(path.read_bytes())
         return sha.hexdigest()
 
-    def _label(self, name: str, root: Path) -> Label:
-        return load_label(
-            name, find_label(name, root, self._scan), nib.load(self._scan.path), self._brain
-        )
-
     def _write_label(self, label: Label, images: Sequence[_Image]) -> None:
         """Write a label on every grid that an image has."""
         kind = "dseg" if label.kind == "dseg" else "probseg"
@@ -216,7 +218,7 @@ class Examination:
             data = carry_label(
                 label, self._mask.affine, image.brain.shape, image.affine, grid.response
             )
-            path = self._name(label.name, kind, grid=grid)
+            path = self._name(label.name, kind, grid)
             write_sidecar(
                 path,
                 {
@@ -230,9 +232,8 @@ class Examination:
             save_nifti(placed(data, image.affine, self._mask), path)
 
     def _lines(self, image: _Image) -> list[np.ndarray] | None:
-        shape, affine = self._brain.shape, self._mask.affine
-        response = image.grid.response or VoxelResponse()
-        return response_lines(shape, affine, image.brain.shape, image.affine, response)
+        old, new = (self._brain.shape, self._mask.affine), (image.brain.shape, image.affine)
+        return response_lines(*old, *new, image.grid.response)
 
     def _measure(self, label: Label, images: Sequence[_Image]) -> None:
         """Add rows of regions and of connected lesions, in every image."""
@@ -243,7 +244,7 @@ class Examination:
                 self.found.notes.append(
                     f"{label.path}: {outside} parts of {name} lie outside the brain; skipped"
                 )
-            places.append((name, _whole(share, self._brain, lesions, self._mask.affine)))
+            places.append((name, whole_region(share, self._brain, lesions, self._mask.affine)))
             places += [(name, p) for p in lesions if label.lesions is not None]
         high = images[0]
         noise = noise_deviation(high.data, high.brain, spacing_of(high.affine).tolist())
@@ -273,7 +274,7 @@ class Examination:
                 )  # fmt: skip
 
     def _realisations(
-        self, images: Sequence[_Image], most: int | None = None
+        self, images: Sequence[_Image], most: int = 0
     ) -> Iterator[tuple[int, Condition, np.ndarray, _Image]]:
         """Yield number, condition, noisy image and grid: one draw for all of a grid and model."""
         by_name = {image.name: image for image in images}
@@ -297,8 +298,7 @@ class Examination:
         """Write the noisy images of the conditions that have any."""
         if not any(c.realisations for c in self._plan.conditions):
             return
-        most = self._plan.kept if self._plan.rated else None
-        for number, condition, noisy, image in self._realisations(images, most):
+        for number, condition, noisy, image in self._realisations(images, self._plan.kept):
             bundle = self._bundle_of(condition)
             path = self._name(
                 f"{condition.name}noise{number:02d}", self._scan.suffix, grid=image.grid
@@ -337,7 +337,8 @@ class Examination:
                 f"{label.path}: {lost} of {len(lesions)} lesions have no healthy place like the "
                 "tissue around them; the observers compare the others'"
             )
-        contrasts = self._contrasts(lesions, high)
+        shapes = ((p.number, shown_on(p, None, high.brain)) for p in lesions)
+        contrasts = {n: measure(high.data, s, 0.0).contrast for n, s in shapes if s is not None}
         rows: list[list[Any]] = []
 
         def add(condition: str, number: int, seen: list[tuple[Place, Shown]], looked: Any) -> None:
@@ -350,7 +351,7 @@ class Examination:
 
         seen, observers = self._observers(places, high)
         add(HIGH, 1, seen, observers.look(high.data))
-        crops = {f"{HIGH}_{p.number}": _crop(high.data, s) for p, s in seen if p.kind == LESION}
+        crops = {f"{HIGH}_{p.number}": crop_of(high.data, s) for p, s in seen if p.kind == LESION}
         ready: dict[str, Any] = {}
         for number, condition, noisy, image in self._realisations(images):
             if image.grid.name not in ready:
@@ -359,7 +360,7 @@ class Examination:
             add(condition.name, number, seen, observers.look(noisy))
             if number == 1:
                 crops |= {
-                    f"{condition.name}_{p.number}": _crop(noisy, s)
+                    f"{condition.name}_{p.number}": crop_of(noisy, s)
                     for p, s in seen if p.kind == LESION
                 }  # fmt: skip
         buffer = io.BytesIO()
@@ -371,7 +372,7 @@ class Examination:
         study = {
             "InputDigest": digest, "Scan": self._scan.relative_path, "Label": label.name,
             "Training": sorted(map(str, kinds)),
-            "Conditions": {c.name: _described(c) for c in self._plan.conditions},
+            "Conditions": {c.name: c.described for c in self._plan.conditions},
         }  # fmt: skip
         content = read_json(path.with_suffix(".json")) | study
         atomic_write_text(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
@@ -383,45 +384,10 @@ class Examination:
         seen = [(p, s) for p in places if (s := shown_on(p, lines, image.brain)) is not None]
         return seen, Observers(seen, image.brain, image.affine, self._scan.suffix)
 
-    def _contrasts(self, lesions: Sequence[Place], high: _Image) -> dict[int, float]:
-        found = {}
-        for place in lesions:
-            seen = shown_on(place, None, high.brain)
-            if seen is not None:
-                found[place.number] = measure(high.data, seen, 0.0).contrast
-        return found
-
-
-def _crop(image: np.ndarray, seen: Shown) -> np.ndarray:
-    """Return the axial slice through the middle of a place, in bytes: 1 is white."""
-    middle = int(np.argmax(seen.share.sum(axis=(0, 1))))
-    plane = image[seen.box][:, :, middle]
-    return np.rint(255 * np.clip(plane, 0, 1)).astype(np.uint8)
-
-
-def _whole(
-    share: np.ndarray, brain: np.ndarray, lesions: Sequence[Place], affine: np.ndarray
-) -> Place:
-    """Return a region as one place with number 0; its ring is that of its parts, or the rest."""
-    ring = np.zeros(share.shape, dtype=np.float32)
-    for lesion in lesions:
-        np.maximum(ring[lesion.box], lesion.ring, out=ring[lesion.box])
-    ring[share > 0] = 0
-    own = share * brain
-    at = np.argwhere(own > 0).mean(axis=0) if own.any() else np.zeros(3)
-    x, y, z = affine[:3, :3] @ at + affine[:3, 3]
-    volume = float(own.sum() * np.prod(spacing_of(affine)))
-    return Place(0, LESION, (0, 0, 0), own, ring, (float(x), float(y), float(z)), volume)
-
 
 def _voxels(path: Path) -> np.ndarray:
     image: Any = nib.load(path)
     return np.asarray(image.dataobj, dtype=np.float32)
-
-
-def ratings_path(out_dir: Path, stem: str, label: str) -> Path:
-    """Name the table of ratings of a scan."""
-    return out_dir / "trial" / "ratings" / f"{stem}_{label}.tsv"
 
 
 def _digest_of(path: Path) -> str | None:
@@ -431,14 +397,3 @@ def _digest_of(path: Path) -> str | None:
         return str(read_json(sidecar)["InputDigest"]) if path.exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _described(condition: Condition) -> dict[str, Any]:
-    """Return a condition as the study's tables have it."""
-    return {
-        "text": condition.text,
-        "noise_scale": condition.noise_scale,
-        "slice_thickness": condition.grid.thickness,
-        "voxel_volume": float(np.prod(condition.lf_grid)) if condition.lf_grid else None,
-        "grid": "x".join(f"{v:g}" for v in condition.lf_grid) if condition.lf_grid else None,
-    }

@@ -332,11 +332,10 @@ def subjects_needed(differences: np.ndarray, power: float) -> int | None:
     """
     from statsmodels.stats.power import TTestPower
 
-    if len(differences) < 2:
-        return None
-    mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
+    mean = float(np.mean(differences)) if len(differences) > 1 else 0.0
     if abs(mean) < _LEAST_SPREAD:
         return None
+    spread = float(np.std(differences, ddof=1))
     if spread < _LEAST_SPREAD or abs(mean) / spread > 10:
         return 2
     effect, test = abs(mean) / spread, TTestPower()
@@ -352,7 +351,7 @@ def subjects_needed(differences: np.ndarray, power: float) -> int | None:
 
 @dataclass(frozen=True)
 class Dose:
-    """Odds of seeing a lesion per unit of what differs between conditions, and 95 % interval."""
+    """Odds of seeing a lesion per unit of what differs, and 95 % interval."""
 
     odds: float
     low: float
@@ -384,8 +383,7 @@ def dose_response(
     """
     import statsmodels.api as sm
 
-    flat = np.ptp(dose) < _LEAST_SPREAD or np.ptp(seen) < _LEAST_SPREAD
-    if flat or len(np.unique(groups)) < 2:
+    if min(np.ptp(dose), np.ptp(seen)) < _LEAST_SPREAD or len(np.unique(groups)) < 2:
         return None
     columns = [np.ones(len(seen)), dose]
     if np.ptp(diameters) > _LEAST_SPREAD:
@@ -399,5 +397,5 @@ def dose_response(
     b, error = float(fit.params[1]), float(fit.bse[1])
     if not np.isfinite([b, error]).all() or abs(b) > 100:
         return None
-    ends = [math.exp(np.clip(b + side * 1.959964 * error, -300, 300)) for side in (0, -1, 1)]
-    return Dose(ends[0], ends[1], ends[2], float(fit.pvalues[1]))
+    mean, low, high = (math.exp(np.clip(b + s * 1.959964 * error, -300, 300)) for s in (0, -1, 1))
+    return Dose(mean, low, high, float(fit.pvalues[1]))

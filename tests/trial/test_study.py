@@ -16,10 +16,9 @@ from h2lo_bids.errors import NoMatchError, UsageError
 from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.settings import Settings
 from h2lo_bids.trial.columns import RATINGS
-from h2lo_bids.trial.condition import check_conditions, conditions_of
+from h2lo_bids.trial.condition import check_conditions, conditions_of, ratings_path
 from h2lo_bids.trial.reader_set import KEY, write_reader_set
 from h2lo_bids.trial.report import write_trial_report
-from h2lo_bids.trial.scan import ratings_path
 from h2lo_bids.trial.study import collect, rows_of
 
 
