@@ -70,9 +70,9 @@ STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 VOLATILE = frozenset(
     {"software", "SoftwareVersions", "Version", "version", "seconds", "synthesis_seconds",
-     "peak_memory_gb"}
+     "peak_memory_gb", "pairs_fingerprint", "fingerprint", "job"}
 )  # fmt: skip
-"""JSON keys, at any depth, that hold versions or times."""
+"""JSON keys, at any depth, that hold versions, times, or digests which name what was done."""
 PATTERNS = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
@@ -81,7 +81,6 @@ PATTERNS = tuple(
     )
 )
 """Parts of texts that hold versions or times."""
-SKIPPED = ("logs/*/*",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -163,7 +162,8 @@ def files_of(root: Path) -> Iterator[Path]:
     """Yield the files that are compared, relative to a folder."""
     for path in root.rglob("*"):
         relative = path.relative_to(root)
-        if path.is_file() and not any(relative.match(f"*/{skipped}") for skipped in SKIPPED):
+        of_a_run = relative.parts[0] == "logs" and len(relative.parts) > 2
+        if path.is_file() and not of_a_run:
             yield relative
 
 

@@ -27,17 +27,10 @@ _LONGEST = 2000
 
 @dataclass(frozen=True)
 class Check:
-    """What is thought of a pair's registration.
+    """Whether a pair's registration is doubtful, and why.
 
-    Parameters
-    ----------
-    flagged
-        Whether a criterion failed.
-    reasons
-        One line for each that did.
-    figures
-        The worst over the pair's low-field scans: ``dice``, ``nmi``,
-        ``margin``, ``translation_mm``, ``rotation_deg``, ``coverage``.
+    The figures are the worst over the pair's low-field scans: ``dice``, ``nmi``, ``margin``,
+    ``translation_mm``, ``rotation_deg`` and ``coverage``.
     """
 
     flagged: bool
@@ -65,36 +58,8 @@ class Check:
 class PreparedPair:
     """A pair on disk, ready to be trained on.
 
-    Parameters
-    ----------
-    subject, session
-        Labels of the high-field scan.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    hf, lf, mask
-        NIfTI images on one grid: brains in [0, 1], 0 outside the mask.
-    record
-        The low-field image's sidecar, written last.
-    frame
-        The grid, centred on the brain.
-    simulated
-        Whether any source is a simulated scan.
-    fusion
-        ``"none"`` or ``"mrr"``.
-    sources
-        BIDS URIs of the scans, the high-field one first.
-    fingerprint
-        Digest of inputs and settings.
-    check
-        Of the registration.
-    name
-        The subject, with the session (or all entities) where one subject has several pairs
-        of a contrast; empty for the subject alone.
-    task
-        ``"synthesize"``, or ``"enhance"``: it is then read with input and target
-        swapped. The files keep their names.
-    brain
-        Fingerprint of the high-field brain, as text; empty where the record has none.
+    Its three NIfTI images are on one grid, brains in [0, 1] and 0 outside the mask. With task
+    ``"enhance"`` it is read with input and target swapped; the files keep their names.
     """
 
     subject: str
@@ -104,15 +69,20 @@ class PreparedPair:
     lf: Path
     mask: Path
     record: Path
+    """The low-field image's sidecar, written last."""
     frame: Frame
     simulated: bool
     fusion: str
     sources: tuple[str, ...]
+    """BIDS URIs of the scans, the high-field one first."""
     fingerprint: str
+    """Digest of inputs and settings."""
     check: Check
     name: str = ""
+    """The subject, with the session or all entities where it has several pairs of a contrast."""
     task: str = SYNTHESIZE
     brain: str = field(default="", compare=False, repr=False)
+    """Fingerprint of the high-field brain, as text; empty where the record has none."""
 
     @property
     def source(self) -> Path:

@@ -201,7 +201,7 @@ def split_cohort(
 
 
 def source_files(uris: Sequence[str], root: Path) -> tuple[Path, ...]:
-    """Resolve BIDS URIs by a dataset's ``DatasetLinks``; those that lead nowhere are left out."""
+    """Resolve BIDS URIs by a dataset's ``DatasetLinks``; those that lead nowhere are skipped."""
     try:
         content = read_json(root / "dataset_description.json")
         links = content["DatasetLinks"]

@@ -27,7 +27,7 @@ from h2lo_bids.training.prepared import read_prepared
 _BINS = 32
 """Bins of predicted intensity on [0, 1]."""
 _FEWEST = 1e-3
-"""Share of the brain's voxels below which a bin tells too little."""
+"""Share of the brain's voxels below which a bin is too small to measure."""
 _KNOTS = (0.0, 0.04, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 """Frequencies at which power is kept, of the grid's largest."""
 _RINGS = 24

@@ -192,7 +192,7 @@ def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
 
 
 def _write(settings: Settings, splits: dict[str, tuple[Fold, ...]]) -> None:
-    """Write the folds, beside those of contrasts that this run does not have."""
+    """Write the folds, and keep those of contrasts that this run does not have."""
     if not splits:
         return
     path = settings.out_dir / SPLITS

@@ -164,7 +164,7 @@ def _scores_of(folder: Path) -> tuple[Score, ...]:
 
 
 def rows_of(settings: Settings) -> tuple[str, ...]:
-    """List the rows that a table may have beside those asked for, in its order."""
+    """List the rows that a table may have, in its order, whether asked for or not."""
     if not settings.fits_enhancer:
         return tuple(methods_of(SYNTHESIZE))
     return replace(settings, arm=()).arms
