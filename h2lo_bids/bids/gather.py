@@ -1,4 +1,4 @@
-"""What a search gathers beside what it was after."""
+"""The steps that every search of a dataset begins with, and what it notes on the way."""
 
 from __future__ import annotations
 

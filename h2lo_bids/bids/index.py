@@ -1,4 +1,4 @@
-"""PyBIDS, told to look at no more than is asked for.
+"""PyBIDS, restricted to what is asked for, and the subjects of a dataset.
 
 Only the ``anat`` folders of the chosen subjects and sessions are walked, and
 no sidecar is opened (:mod:`h2lo_bids.bids.metadata` reads those of the images

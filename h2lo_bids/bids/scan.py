@@ -1,4 +1,4 @@
-"""One input image, as the rest of the program sees it."""
+"""One input image: its entities, what its header shows, and its rank among others."""
 
 from __future__ import annotations
 

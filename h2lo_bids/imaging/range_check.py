@@ -86,8 +86,7 @@ def check_range(
     depth = profile["order"]
     unlike = bool(given or made) or not kept or depth < LEAST_ORDER
     lines = []
-    negative = profile.get("negative", 0.0)
-    if negative >= NEGATIVE_SHARE:
+    if (negative := profile.get("negative", 0.0)) >= NEGATIVE_SHARE:
         what = "was taken away" if scaling == "robust" else "is cut to 0: give the image without it"
         lines.append(
             f"{name}: {negative:.0%} of its brain is negative; the offset, as MP2RAGE UNI and "
