@@ -53,8 +53,7 @@ RUNNING = """
   folder was moved, and only what depends on a changed option, model or scan is.
 - The work folder is `out_dir/.h2lo-work` unless `-w` names another; it takes
   some 100 MB per scan and may be deleted when all is done (`--clean-workdir`).
-- HOME, `/tmp` and the network are not needed. Without a writable `/dev/shm`
-  the steps of a participant run one after the other.
+- HOME, `/tmp`, `/dev/shm` and the network are not needed.
 - Values of the low-field image lie in [0, 1]: the operator has no output
   activation, and what exceeds the range of its training data is cut. Outside
   the brain every voxel is exactly 0.
