@@ -124,7 +124,8 @@ def _kind(action: argparse.Action) -> dict[str, Any]:
     if action.nargs == 0:
         return {"type": "Flag"}
     if isinstance(reader, convert.integer):
-        return {"type": "Number", "integer": True, "minimum": reader.least}
+        most = {"maximum": reader.most} if reader.most < convert.integer.most else {}
+        return {"type": "Number", "integer": True, "minimum": reader.least, **most}
     if isinstance(reader, convert.number):
         return {"type": "Number", "minimum": reader.least, "maximum": reader.most}
     return {"type": "File" if reader is convert.path else "String"}

@@ -68,7 +68,8 @@ def values(item: dict) -> st.SearchStrategy:
     if item["type"] == "Number":
         least, most = item.get("minimum"), item.get("maximum")
         number = st.floats(least, most)
-        one = st.integers(least, 10**6) if item.get("integer") else number
+        whole = item.get("integer")
+        one = st.integers(least, 10**6 if most is None else most) if whole else number
     elif "value-choices" in item:
         one = st.sampled_from(item["value-choices"])
     else:
