@@ -108,12 +108,18 @@ def _input(name: str, action: argparse.Action, known: list[str]) -> dict[str, An
         item["value-choices"] = list(action.choices)
     if name in USELESS:
         item["value-disables"] = {v: USELESS[name].get(v, []) for v in item["value-choices"]}
-    if name in REQUIRED:
-        item["requires-inputs"] = list(REQUIRED[name])
+    needed = [other for other in REQUIRED.get(name, ()) if _always_with(name, other)]
+    if needed:
+        item["requires-inputs"] = needed
     if name == "pairs":
         refused = sorted(o for o, takers in TAKEN_BY.items() if PAIRS not in takers)
         item["disables-inputs"] = [option for option in refused if option in known]
     return item
+
+
+def _always_with(name: str, other: str) -> bool:
+    """Whether every mode that takes an option takes the other, too."""
+    return set(OPTIONS[name].modes) <= set(OPTIONS[other].modes)
 
 
 def _kind(action: argparse.Action) -> dict[str, Any]:

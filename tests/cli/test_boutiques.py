@@ -271,7 +271,7 @@ def test_what_the_descriptor_calls_dependent_is_refused_alone(tmp_path, capsys):
             ),
         ],
     }
-    assert [len(own) for own in lines.values()] == [8]
+    assert [len(own) for own in lines.values()] == [6]
     for level, words in lines.items():
         for line in words:
             code = main([str(bids), str(tmp_path / "out"), level, *line.split()])
