@@ -26,9 +26,8 @@ from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.experiments.leaks import brain_of, encode
 from h2lo_bids.training.fitting import finite
 from h2lo_bids.training.methods import Method
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import GAIN, FitOptions
 from h2lo_bids.training.prepared import PreparedPair, pairs_fingerprint
-from h2lo_bids.training.schedule import GAIN
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 

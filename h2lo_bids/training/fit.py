@@ -16,12 +16,18 @@ from h2lo_bids.errors import CannotCreateError, H2loError, UsageError
 from h2lo_bids.models.interface import Model
 from h2lo_bids.models.registry import make_model
 from h2lo_bids.synthesis.options import resolve_device
-from h2lo_bids.training.devices import Processes, check_shares, make_fabric, quiet_fabric
+from h2lo_bids.training.devices import (
+    REASONS,
+    Processes,
+    Signals,
+    check_shares,
+    make_fabric,
+    quiet_fabric,
+    stopped,
+)
 from h2lo_bids.training.folder import HISTORY, History, load_checkpoint, save_checkpoint
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import GAIN, FitOptions, has_stalled
 from h2lo_bids.training.pairs import Pair, common_shape, fingerprint
-from h2lo_bids.training.schedule import GAIN, has_stalled
-from h2lo_bids.training.signals import REASONS, Signals, stopped
 from h2lo_bids.training.validation import Validation
 from h2lo_bids.vocabulary import Say, Step
 

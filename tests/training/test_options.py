@@ -12,8 +12,7 @@ from problems import SMALL, ball_pair, small_options
 from h2lo_bids.errors import UsageError
 from h2lo_bids.synthesis.options import native_precision
 from h2lo_bids.training.fit import fit
-from h2lo_bids.training.options import FitOptions, default_options, paper_options
-from h2lo_bids.training.schedule import rate_of
+from h2lo_bids.training.options import FitOptions, default_options, paper_options, rate_of
 
 
 def test_paper_options_are_the_release_s() -> None:

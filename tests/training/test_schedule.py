@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from h2lo_bids.training.schedule import cosine_rate, linear_rate
+from h2lo_bids.training.options import cosine_rate, linear_rate
 
 
 def test_follows_the_cosine_from_start_to_floor() -> None:

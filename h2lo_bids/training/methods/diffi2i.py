@@ -24,9 +24,8 @@ from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.augment import vary_intensity
 from h2lo_bids.training.estimators import autocast
 from h2lo_bids.training.methods.operators import advance_average
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import FitOptions, cosine_part
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.schedule import cosine_part
 from h2lo_bids.training.validation import Predict
 
 if TYPE_CHECKING:

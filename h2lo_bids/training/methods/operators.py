@@ -15,9 +15,8 @@ from h2lo_bids.models.inr import InrArchitecture, Operator
 from h2lo_bids.models.registry import make_model
 from h2lo_bids.training.crops import Corner
 from h2lo_bids.training.estimators import Batch, Estimator, Share, Terms, build_estimator
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import FitOptions, rate_of
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.schedule import rate_of
 from h2lo_bids.training.validation import Validation
 
 if TYPE_CHECKING:

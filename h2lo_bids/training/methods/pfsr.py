@@ -17,9 +17,8 @@ from h2lo_bids.synthesis.patches import PFSR_PATCH, patch_side, predict_pfsr
 from h2lo_bids.training.augment import draw_crop, flip_rotate
 from h2lo_bids.training.crops import CropSampler, cycled_batch
 from h2lo_bids.training.estimators import autocast
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import FitOptions, rate_of
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.schedule import rate_of
 from h2lo_bids.training.validation import Validation
 
 if TYPE_CHECKING:

@@ -20,9 +20,8 @@ from h2lo_bids.synthesis.patches import PIX2PIX_PATCH, patch_side, predict_pix2p
 from h2lo_bids.training.augment import draw_crop
 from h2lo_bids.training.crops import CropSampler, epoch_batch
 from h2lo_bids.training.estimators import autocast
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import FitOptions, linear_rate
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.schedule import linear_rate
 from h2lo_bids.training.validation import Validation
 
 if TYPE_CHECKING:

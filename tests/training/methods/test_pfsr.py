@@ -15,9 +15,8 @@ from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods.pfsr import PfsrTrainer, adapt_pfsr
-from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.options import FitOptions, cosine_rate, rate_of
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.schedule import cosine_rate, rate_of
 
 TINY = PfsrArchitecture(features=4, groups=1, blocks=2, reduction=2)
 SHAPE = (14, 18, 16)
