@@ -74,6 +74,8 @@ def test_the_nipoppy_pack_calls_options_that_there_are():
         for key in ("type", "list", "optional", "command-line-flag", "value-key"):
             assert item.get(key) == ours.get(key), f"{item['id']}: {key}"
         assert item["value-key"] in descriptor["command-line"]
+    # A login shell of Debian would forget the image's PATH, and with it where h2lo is.
+    assert descriptor["shell"] != "/bin/sh"
     assert set(pack("invocation")) <= {item["id"] for item in descriptor["inputs"]}
     versions = {pack("config")["VERSION"], descriptor["tool-version"]}
     assert versions == {h2lo_bids.__version__}
