@@ -33,7 +33,7 @@ from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle, load_model
-from h2lo_bids.models.interface import Model
+from h2lo_bids.models.registry import Model
 from h2lo_bids.phantom.pairs import simulate_training_pairs
 from h2lo_bids.training.devices import keep_freed_memory
 from h2lo_bids.training.experiments.external import Command, run_command

@@ -24,7 +24,7 @@ from h2lo_bids.models.registry import METHODS, task_of
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE
 
 if TYPE_CHECKING:
-    from h2lo_bids.models.interface import Model
+    from h2lo_bids.models.registry import Model
 
 WEIGHTS, METADATA, CARD = "weights.safetensors", "metadata.json", "README.md"
 FORMAT = "h2lo-bids bundle 1"

@@ -20,7 +20,7 @@ from h2lo_bids.models.bundle import (
 from h2lo_bids.models.registry import task_of
 
 if TYPE_CHECKING:
-    from h2lo_bids.models.interface import Model
+    from h2lo_bids.models.registry import Model
 
 MEMBERS = "members"
 """Folder of the folds' models inside a bundle, from which its uncertainty is computed."""

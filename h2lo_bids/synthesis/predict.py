@@ -11,8 +11,7 @@ import numpy as np
 
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.inr import Operator
-from h2lo_bids.models.interface import Model
-from h2lo_bids.models.registry import FAMILIES, family_of
+from h2lo_bids.models.registry import FAMILIES, Model, family_of
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.grids import (
     brain_of,

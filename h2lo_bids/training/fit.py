@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from h2lo_bids.errors import CannotCreateError, H2loError, UsageError
-from h2lo_bids.models.interface import Model
-from h2lo_bids.models.registry import make_model
+from h2lo_bids.models.registry import Model, make_model
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import (
     REASONS,

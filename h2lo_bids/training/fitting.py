@@ -19,7 +19,7 @@ from h2lo_bids.vocabulary import Say, Step
 
 if TYPE_CHECKING:
     from h2lo_bids.models.frame import Frame
-    from h2lo_bids.models.interface import Model
+    from h2lo_bids.models.registry import Model
 
 
 START_RATIO = 1.0

@@ -10,8 +10,7 @@ from typing import Any
 from h2lo_bids.errors import UsageError
 from h2lo_bids.imaging.normalise import SCALINGS
 from h2lo_bids.models.h2lo import H2loArchitecture
-from h2lo_bids.models.interface import Architecture
-from h2lo_bids.models.registry import FAMILIES, make_architecture
+from h2lo_bids.models.registry import FAMILIES, Architecture, make_architecture
 from h2lo_bids.synthesis.options import native_precision, resolve_device
 from h2lo_bids.training.augment import NONE, Augmentation
 from h2lo_bids.vocabulary import DEVICE, PRECISIONS

@@ -47,7 +47,7 @@ from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Say
 if TYPE_CHECKING:
     import numpy as np
 
-    from h2lo_bids.models.interface import Model
+    from h2lo_bids.models.registry import Model
     from h2lo_bids.training.fit import FitResult
 
 RECORD, HISTORY, BUNDLE = "record.json", "history.csv", "bundle"

@@ -22,7 +22,7 @@ from h2lo_bids.evaluation.realism import (
 )
 from h2lo_bids.evaluation.scores import Realism, Score, score, write_realism, write_scores
 from h2lo_bids.io import atomic_path
-from h2lo_bids.models.interface import Model
+from h2lo_bids.models.registry import Model
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict

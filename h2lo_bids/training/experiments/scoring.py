@@ -24,7 +24,7 @@ from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.choice import named_models
-from h2lo_bids.models.interface import Model
+from h2lo_bids.models.registry import Model
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
