@@ -20,6 +20,12 @@ def test_links_lead_to_files(page: Path) -> None:
         assert place.exists() or place.with_suffix(".ipynb").exists(), f"{page.name}: {target}"
 
 
+def test_the_map_of_the_house_names_files_that_there_are() -> None:
+    named = re.findall(r"`([\w.]+/[\w./-]*)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 @pytest.mark.slow
 def test_the_notebook_runs() -> None:
     import nbformat
