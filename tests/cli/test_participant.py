@@ -249,8 +249,8 @@ def test_a_given_mask_is_used(tmp_path, root, first, h2lo):
     assert "bids:mine:sub-01/anat/sub-01_desc-brain_mask.nii.gz" in sidecar["Sources"]
     description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
     assert description["DatasetLinks"]["mine"] == (tmp_path / "masks").as_uri()
-    for names in (["raw"], ["a", "a"]):
-        words = ["-d", *(f"{name}={tmp_path / 'masks'}" for name in names)]
+    for named in (["raw=masks"], ["a=masks", "a=out"]):
+        words = ["-d", *(f"{word.split('=')[0]}={tmp_path / word.split('=')[1]}" for word in named)]
         assert h2lo(root / "bids", tmp_path / "no", *words).returncode == 64
 
 
