@@ -40,10 +40,11 @@ def run(module: str, *words: object) -> None:
 
 def draw(contrast: str, grid: str, raw: Path, made: Path) -> None:
     """Draw a scan, what was made of it, and the scanner's own image, a plane each."""
+    label = grid.replace(".", "p")
     parts = {
         "3 T": next((raw / "ses-HF" / "anat").glob(f"*_{contrast}.nii.gz")),
         "64 mT": one(made, f"*acq-*_desc-lowfield_{contrast}", "_res-"),
-        f"64 mT, {grid} mm, noise": one(made, f"*_res-{grid.replace('.', 'p')}_desc-lowfieldnoise01_{contrast}"),
+        f"64 mT, {grid} mm, noise": one(made, f"*_res-{label}_desc-lowfieldnoise01_{contrast}"),
         "simulated scan": next((raw / "ses-LF" / "anat").glob(f"*acq-axi*_{contrast}.nii.gz")),
     }
     figure = Figure(figsize=(3.0 * len(parts), 6.4))
