@@ -73,7 +73,7 @@ LABEL org.opencontainers.image.title="H2LO-BIDS" \
       org.opencontainers.image.revision="${REVISION}" \
       org.bids.app="h2lo-bids" \
       org.bids.version="1.10.0" \
-      org.bids.levels="participant group evaluate benchmark" \
+      org.bids.levels="participant group evaluate benchmark trial" \
       org.cyclonedx.sbom="/opt/h2lo/share/h2lo/sbom.cdx.json"
 USER 1000:1000
 ENTRYPOINT ["h2lo"]

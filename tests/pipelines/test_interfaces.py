@@ -16,6 +16,8 @@ from h2lo_bids.errors import (
     InputOutputError,
     MissingInputError,
     TemporaryError,
+    UnexpectedError,
+    recorded,
 )
 from h2lo_bids.imaging.registration import Registration
 from pipelines.interface import interface
@@ -237,16 +239,18 @@ def test_a_mask_names_the_mask_it_was_taken_from(tmp_path, monkeypatch, method, 
         (MemoryError(), TemporaryError),
         (_refused_allocation(), TemporaryError),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x"), InputOutputError),
-        (OSError(errno.ENOENT, "gone", "/x"), FileNotFoundError),
-        (RuntimeError("something else"), RuntimeError),
+        (OSError(errno.ENOENT, "gone", "/x"), UnexpectedError),
+        (RuntimeError("something else"), UnexpectedError),
     ],
 )
-def test_what_the_machine_lacks_is_told_as_such(tmp_path, error, kind):
+def test_what_the_machine_lacks_is_recorded_as_such(tmp_path, error, kind):
     def fails(folder):
         raise error
 
-    with pytest.raises(kind):
-        interface(fails)().run(cwd=tmp_path)
+    made = interface(fails)()
+    with pytest.raises(type(error)) as raised:
+        made.run(cwd=tmp_path)
+    assert type(recorded(raised.value, str(tmp_path))) is kind
 
 
 def test_threads_are_set_before_the_work_begins(tmp_path, monkeypatch):
