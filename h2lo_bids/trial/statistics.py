@@ -195,10 +195,7 @@ def threshold(negative: np.ndarray, specificity: float = 0.9) -> float:
 def sensitivity(seen: np.ndarray) -> tuple[float, float, float]:
     """Return the mean share seen, and Wilson's 95 % interval for as many cases as lesions.
 
-    Parameters
-    ----------
-    seen
-        (L,): of each lesion, the share of realisations in which it is seen.
+    `seen` (L,) holds of each lesion the share of realisations in which it is seen.
     """
     from statsmodels.stats.proportion import proportion_confint
 
