@@ -1,7 +1,7 @@
-"""Make the pictures of the documentation: ``python docs/make_gallery.py``.
+"""Make the pictures of the documentation: ``python docs/make_gallery.py [FOLDER]``.
 
 One simulated person is scanned at 3 T and 64 mT, the 3 T scans go through ``h2lo``, and its
-report through headless Chromium where that is installed. About five minutes on two cores.
+report through headless Chromium where that is installed. About five minutes on two cores; FOLDER keeps what was computed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ def main() -> None:
     """Make all pictures."""
     GALLERY.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        bids, out = Path(scratch) / "bids", Path(scratch) / "out"
-        run("h2lo_bids.cli.phantom", bids, "--subjects", 1, "--seed", 3)
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else scratch)
+        bids, out = folder / "bids", folder / "out"
+        if not bids.exists():
+            run("h2lo_bids.cli.phantom", bids, "--subjects", 1, "--seed", 3)
         run("h2lo_bids.cli.run", bids, out, "participant", "--noise", "calibrated",
             "--lf-grid", *GRID.values())  # fmt: skip
         for contrast, grid in GRID.items():
@@ -43,7 +45,7 @@ def draw(contrast: str, grid: str, raw: Path, made: Path) -> None:
     label = grid.replace(".", "p")
     parts = {
         "3 T": next((raw / "ses-HF" / "anat").glob(f"*_{contrast}.nii.gz")),
-        "64 mT": one(made, f"*acq-*_desc-lowfield_{contrast}", "_res-"),
+        "64 mT": one(made, f"*_desc-lowfield_{contrast}", "_res-"),
         f"64 mT, {grid} mm, noise": one(made, f"*_res-{label}_desc-lowfieldnoise01_{contrast}"),
         "simulated scan": next((raw / "ses-LF" / "anat").glob(f"*acq-axi*_{contrast}.nii.gz")),
     }
