@@ -1,7 +1,8 @@
 """Make the pictures of the documentation: ``python docs/make_gallery.py [FOLDER]``.
 
 One simulated person is scanned at 3 T and 64 mT, the 3 T scans go through ``h2lo``, and its
-report through headless Chromium where that is installed. About five minutes on two cores; FOLDER keeps what was computed.
+report through headless Chromium where that is installed. About five minutes on two cores;
+FOLDER keeps what was computed.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ def draw(contrast: str, grid: str, raw: Path, made: Path) -> None:
         data, sides = np.asarray(image.dataobj, np.float32), image.header.get_zooms()
         for row, axis in enumerate((2, 0)):
             axes = figure.add_subplot(2, len(parts), row * len(parts) + column + 1)
+            middle = data[tuple(slice(n // 4, -n // 4) for n in data.shape)]  # without scalp
             plane = np.rot90(np.take(data, int(data.shape[axis] * 0.55), axis))
             rest = [s for a, s in enumerate(sides) if a != axis]
-            axes.imshow(plane, cmap="gray", vmin=0, vmax=np.percentile(data, 99.8),
+            axes.imshow(plane, cmap="gray", vmin=0, vmax=1.1 * np.percentile(middle, 99.5),
                         aspect=rest[1] / rest[0])  # fmt: skip
             axes.set_axis_off()
             axes.set_title(title if row == 0 else "", fontsize=10)
