@@ -144,12 +144,15 @@ def _contrast(key: tuple[str, str], table: pd.DataFrame, study: Study, seed: int
 
 def _cases(part: pd.DataFrame, rating: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
     """Return one row per lesion or place, and its ratings (cases, realisations)."""
-    wide = part.assign(rating=rating).pivot_table(
-        index=["subject", "scan", "lesion", "kind", "diameter", "hf_contrast"],
-        columns="realisation", values="rating", dropna=False, observed=True,
-    )  # fmt: skip
-    wide = wide[wide.notna().all(axis=1)]
-    return wide.index.to_frame(index=False), wide.to_numpy()
+    keys = ["subject", "scan", "lesion", "kind", "diameter", "hf_contrast"]
+    cases = part.groupby(keys, sort=True, dropna=False, observed=True)
+    number = cases.ngroup().to_numpy()
+    draws, draw = np.unique(part["realisation"], return_inverse=True)
+    wide = np.full((cases.ngroups, len(draws)), np.nan)
+    wide[number, draw] = rating
+    _, first = np.unique(number, return_index=True)
+    whole = ~np.isnan(wide).any(axis=1)
+    return part[keys].iloc[first[whole]].reset_index(drop=True), wide[whole]
 
 
 def _observe(

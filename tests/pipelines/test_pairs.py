@@ -46,7 +46,7 @@ def test_a_pair_from_scans_to_training(source, tmp_path) -> None:
     found = _prepare(tmp_path, source, replace(source, hf=broken))
     assert found.made == (source.name,)
     assert [item.name for item in found.failed] == [broken.stem]
-    assert str(broken.path) in found.failed[0].message
+    assert str(broken.path) in str(found.failed[0].error)
 
     (pair,) = find_prepared(tmp_path / "out", contrast="T1w")
     assert not pair.check.flagged, pair.check

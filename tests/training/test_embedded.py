@@ -80,7 +80,7 @@ def test_command_writes_a_bundle_with_its_figures(labels: Path, tmp_path: Path) 
         (v * pair.mask / (v * pair.mask).max()).astype(np.float16) for v in (pair.hf, pair.lf)
     )
     error = np.mean((hf.astype(float) - lf.astype(float)) ** 2)
-    first = bundle.metadata["held_out"]["subject head_08_seed-1008_max-3_1"]
+    first = bundle.metadata["held_out"]["subject head_08_seed-1008_max-3-distorted_1"]
     assert first["identity"]["psnr"] == pytest.approx(-10 * np.log10(error), abs=1e-3)
     assert bundle.scaling == "robust"
     assert bundle.metadata["noise"]["subjects"] == 1

@@ -206,16 +206,10 @@ def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_thousand_participants_take_about_ten_times_a_hundred(tmp_path):
-    import time
-
-    took = []
-    for count in (100, 1000):
-        write_ratings(tmp_path / str(count), count, realisations=4)
-        began = time.process_time()
-        collect(tmp_path / str(count))
-        took.append(time.process_time() - began)
-    assert took[1] < 20 * took[0]
+def test_a_thousand_participants_are_collected(tmp_path):
+    write_ratings(tmp_path, 1000, realisations=4)
+    rows = rows_of(collect(tmp_path), "detectability")
+    assert {row["participants"] for row in rows} == {1000}
 
 
 def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
