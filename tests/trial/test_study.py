@@ -209,7 +209,7 @@ def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path):
 def test_a_thousand_participants_are_collected(tmp_path):
     write_ratings(tmp_path, 1000, realisations=4)
     rows = rows_of(collect(tmp_path), "detectability")
-    assert {row["participants"] for row in rows} == {1000}
+    assert {row["subjects"] for row in rows} == {1000}
 
 
 def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
