@@ -3,7 +3,8 @@
     python3 .ci/compare.py NATIVE CONTAINER
 
 Left out, since they tell when, where and how the run was started: ``logs/``, the
-reports, their JSON, ``dataset_description.json`` (paths, and the container's name).
+reports, their JSON, ``scans.tsv`` (seconds), ``dataset_description.json`` (paths, and the
+container's name).
 In sidecars the version of Python itself is left out. All the rest must be equal.
 """
 
@@ -21,7 +22,7 @@ def compared(root: Path) -> dict[str, bytes]:
     files = {}
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         name = path.relative_to(root)
-        told = name.suffix == ".html" or name.name == "dataset_description.json"
+        told = name.suffix == ".html" or name.name in ("dataset_description.json", "scans.tsv")
         record = name.parent.name == "figures" and name.suffix == ".json"
         if told or record or name.parts[0] in ("logs", ".h2lo-work"):
             continue
