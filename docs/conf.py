@@ -15,6 +15,7 @@ import h2lo_bids  # noqa: E402
 
 project = "H2LO-BIDS"
 author = "The H2LO-BIDS developers"
+project_copyright = "2026, the H2LO-BIDS developers"
 release = version = h2lo_bids.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist"]
