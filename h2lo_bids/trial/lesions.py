@@ -176,6 +176,15 @@ def healthy_places(
     return places
 
 
+def places_of(
+    mask: np.ndarray, image: np.ndarray, brain: np.ndarray, affine: np.ndarray, *, seed: int
+) -> tuple[list[Place], int]:
+    """Return the lesions of a mask and a healthy place for each, and how many have none."""
+    lesions, _ = find_lesions(mask, brain, affine)
+    healthy = healthy_places(lesions, image, mask, brain, affine, seed=seed)
+    return [*lesions, *healthy.values()], len(lesions) - len(healthy)
+
+
 def _matched(
     lesion: Place,
     image: np.ndarray,

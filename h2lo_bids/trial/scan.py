@@ -43,8 +43,8 @@ from h2lo_bids.trial.lesions import (
     Shown,
     crop_of,
     find_lesions,
-    healthy_places,
     measure,
+    places_of,
     whole_region,
 )
 from h2lo_bids.trial.lesions import shown as shown_on
@@ -324,18 +324,16 @@ class Examination:
         )  # fmt: skip
         if path.exists() and _digest_of(path) == digest:
             return
+        high = images[0]
         assert label.lesions is not None
-        high, affine = images[0], self._mask.affine
-        lesions, _ = find_lesions(label.lesions, self._brain, affine)
-        healthy = healthy_places(
-            lesions, high.data, label.lesions, self._brain, affine, seed=self._plan.seed
+        places, lost = places_of(
+            label.lesions, high.data, self._brain, self._mask.affine, seed=self._plan.seed
         )
-        places = [*lesions, *healthy.values()]
-        lost = len(lesions) - len(healthy)
+        lesions = [p for p in places if p.kind == LESION]
         if lost:
             self.found.notes.append(
                 f"{label.path}: {lost} of {len(lesions)} lesions have no healthy place like the "
-                "tissue around them; the observers compare the others'"
+                "tissue around them; the observers compare the others"
             )
         shapes = ((p.number, shown_on(p, None, high.brain)) for p in lesions)
         contrasts = {n: measure(high.data, s, 0.0).contrast for n, s in shapes if s is not None}

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import pickle
-import zipfile
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from h2lo_bids import io
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
 from h2lo_bids.models import bundle as bundle_module
-from h2lo_bids.models import release as release_module
 from h2lo_bids.models.bundle import (
     default_bundle,
     load_bundle,
@@ -30,14 +24,6 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 
 FRAME = Frame((16, 18, 20))
-ARGS = {
-    "feature_dim": 128,
-    "encoder_base_channels": 32,
-    "trunk_type": "siren",
-    "decoder_depth": 4,
-    "decoder_width": 256,
-    "omega": 30.0,
-}
 
 
 @pytest.fixture
@@ -116,18 +102,6 @@ def test_a_model_for_the_other_contrast_is_refused(saved):
     assert "--model T1w=PATH" in one_line(error)
 
 
-def test_weights_are_read_once_until_they_change(saved, model, tmp_path, monkeypatch):
-    read, whole = [], Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or whole(path))
-    files = saved.weights_path, release(tmp_path / "h2lo_T1w.pth", model)
-    for number in (1, 2):
-        for file in files:
-            os.utime(file, (number, number))
-        for path in (saved.path, saved.path, files[1], files[1]):
-            load_model(load_bundle(path))
-        assert [read.count(file.name) for file in files] == [number, number]
-
-
 def test_truncated_weights_are_refused(saved):
     content = saved.weights_path.read_bytes()
     saved.weights_path.write_bytes(content[:-1000])
@@ -202,168 +176,6 @@ def test_default_bundles_belong_to_their_contrast(monkeypatch, tmp_path, model):
     assert default_bundle("T1w").path == folder
     with pytest.raises(UsageError):
         default_bundle("bold")
-
-
-# The authors' released checkpoints
-
-STATE = {"bias": torch.zeros(())}
-
-
-def release(path, model, *, bias_shape=(), args=ARGS, **extra):
-    state = {**model.state_dict(), "bias": model.state_dict()["bias"].reshape(bias_shape)}
-    torch.save({"model_state_dict": state, "args": args, "epoch": 500, **extra}, path)
-    return path
-
-
-@pytest.mark.parametrize("bias_shape", [(), (1,)])
-def test_a_released_checkpoint_loads(tmp_path, model, bias_shape):
-    path = release(tmp_path / "h2lo_T1w_fold0.pth", model, bias_shape=bias_shape)
-    b = load_bundle(path, contrast="T1w")
-    assert (b.contrast, b.frame.anchor, b.metadata["training_data"]["kind"]) == (
-        "T1w", "array", "unknown",
-    )  # fmt: skip
-    assert "ds006557" not in json.dumps(b.metadata) + b.card
-    assert b.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert same(load_model(b), model)
-
-
-def test_numpy_scalars_in_a_training_checkpoint_load(tmp_path, model):
-    path = release(
-        tmp_path / "x_T2w.pth",
-        model,
-        optimizer_state_dict={"state": {}, "param_groups": [{"lr": 1e-4}]},
-        val_psnr=np.float64(28.4),
-        val_ssim=np.float32(0.9),
-        steps=np.int64(3),
-    )
-    assert same(load_model(load_bundle(path)), model)
-
-
-def test_numpy_1_names_of_the_scalar_type_load(tmp_path, model):
-    # A NumPy 1 file says numpy.core.multiarray where NumPy 2 says numpy._core.
-    path = release(tmp_path / "x_T1w.pth", model, val_psnr=np.float64(28.4))
-    content = path.read_bytes()
-    assert b"numpy._core.multiarray" in content
-    target = tmp_path / "old_T1w.pth"
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as archive:
-        for item in source.infolist():
-            data = source.read(item)
-            if item.filename.endswith("data.pkl"):
-                data = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-            archive.writestr(item, data)
-    assert same(load_model(load_bundle(target)), model)
-
-
-def test_the_mlp_release_loads(tmp_path):
-    model = H2lo(H2loArchitecture(trunk="mlp"))
-    path = release(tmp_path / "mlp_T1w.pth", model, args={**ARGS, "trunk_type": "mlp"})
-    assert same(load_model(load_bundle(path)), model)
-
-
-def test_the_contrast_comes_from_the_name_or_the_caller(tmp_path, model):
-    plain = release(tmp_path / "best.pth", model)
-    assert load_bundle(plain, contrast="T2w").contrast == "T2w"
-    with pytest.raises(UsageError, match="which contrast"):
-        load_bundle(plain)
-    with pytest.raises(UsageError, match="trained for T2w"):
-        load_bundle(release(tmp_path / "h2lo_T2w_fold0.pth", model), contrast="T1w")
-
-
-@pytest.mark.parametrize("told", ["T1w", "t1w", "T1"])
-def test_the_contrast_that_a_file_states_comes_before_its_name(tmp_path, model, told):
-    path = release(tmp_path / "T2w_best.pth", model, args={**ARGS, "contrast": told})
-    assert load_bundle(path).contrast == load_bundle(path, contrast="T1w").contrast == "T1w"
-    with pytest.raises(UsageError, match="trained for T1w"):
-        load_bundle(path, contrast="T2w")
-
-
-@pytest.mark.parametrize("args", [{}, None])
-def test_weights_without_arguments_are_of_the_release_s_sizes(tmp_path, model, args):
-    """Those of the release's own parser: its weights alone do not say omega."""
-    path = tmp_path / "h2lo_T1w.pth"
-    torch.save({"model_state_dict": model.state_dict()} | ({} if args is None else
-               {"args": args}), path)  # fmt: skip
-    found = load_bundle(path)
-    assert found.architecture == {
-        "n_basis": 128, "channels": 32, "trunk": "siren", "width": 256, "omega": 30.0,
-    }  # fmt: skip
-    assert same(load_model(found), model)
-
-
-def test_only_a_file_of_known_digest_has_a_known_training(tmp_path, model, monkeypatch):
-    path = release(tmp_path / "h2lo_T1w.pth", model)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(release_module.KNOWN, digest, "by the authors, on ds006557")
-    known = load_bundle(path)
-    assert known.metadata["training_data"]["kind"] == "real"
-    assert "by the authors, on ds006557" in known.card
-    other = load_bundle(release(tmp_path / "h2lo_T1w.pth", model, extra=1))
-    assert other.metadata["training_data"]["kind"] == "unknown"
-
-
-class Bomb:
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return os.mkdir, (self.target,)
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, model):
-    target = tmp_path / "exploded"
-    for name, content in {
-        "zip_T1w.pth": {"model_state_dict": model.state_dict(), "args": Bomb(target)},
-        "bare_T1w.pth": Bomb(target),
-    }.items():
-        path = tmp_path / name
-        torch.save(content, path)
-        with pytest.raises(BadDataError) as error:
-            load_bundle(path)
-        assert "mkdir" in one_line(error)
-    raw = tmp_path / "raw_T1w.pth"
-    raw.write_bytes(pickle.dumps(Bomb(target)))
-    with pytest.raises(BadDataError):
-        load_bundle(raw)
-    assert not target.exists()
-
-
-def test_broken_checkpoints_are_one_line(tmp_path, model):
-    path = release(tmp_path / "h2lo_T1w.pth", model)
-    content = path.read_bytes()
-    for broken in (content[: len(content) // 2], b"", b"hello\n", content[1000:]):
-        path.write_bytes(broken)
-        with pytest.raises(BadDataError) as error:
-            load_bundle(path)
-        assert str(path) in one_line(error)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"args": ARGS},
-        {"model_state_dict": {}},
-        {"model_state_dict": STATE, "args": [1]},
-        [1, 2],
-        {"model_state_dict": STATE, "args": {**ARGS, "decoder_depth": 5}},
-        {"model_state_dict": STATE, "args": {**ARGS, "trunk_type": "rnn"}},
-        {"model_state_dict": STATE, "args": {**ARGS, "decoder_width": "wide"}},
-        {"model_state_dict": STATE, "args": {**ARGS, "decoder_width": 10**9}},
-        {"model_state_dict": STATE, "args": {**ARGS, "contrast": "FLAIR"}},
-        {"model_state_dict": STATE, "args": {**ARGS, "contrast": ["T1w"]}},
-    ],
-)
-def test_other_checkpoints_are_refused(tmp_path, content):
-    path = tmp_path / "other_T1w.pth"
-    torch.save(content, path)
-    with pytest.raises(BadDataError) as error:
-        load_bundle(path)
-    assert str(path) in one_line(error)
-
-
-def test_a_release_with_other_widths_than_it_says_is_refused(tmp_path, model):
-    path = release(tmp_path / "x_T1w.pth", model, args={**ARGS, "decoder_width": 128})
-    with pytest.raises(BadDataError, match="expected"):
-        load_model(load_bundle(path))
 
 
 def test_further_files_are_kept_and_checked(model, tmp_path):
