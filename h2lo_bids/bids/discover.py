@@ -1,4 +1,4 @@
-"""From a query to the scans to work on, and why the others are left out."""
+"""From a query to the scans to work on, and why the others are skipped."""
 
 from __future__ import annotations
 

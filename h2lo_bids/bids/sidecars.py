@@ -266,7 +266,7 @@ def template_reference(image: Path) -> str:
 
 
 def software_versions() -> dict[str, str]:
-    """List what computes here, with versions; what is not installed is left out."""
+    """List what computes here, with versions; without what is not installed."""
     versions = {"h2lo-bids": h2lo_bids.__version__, "python": platform.python_version()}
     for name in SOFTWARE:
         try:
@@ -277,7 +277,7 @@ def software_versions() -> dict[str, str]:
 
 
 def sources_of(*uris: str | None) -> list[str]:
-    """List BIDS URIs once each; what is None is left out."""
+    """List BIDS URIs once each, without None."""
     return list(dict.fromkeys(uri for uri in uris if uri))
 
 

@@ -130,7 +130,7 @@ def run_validator(
     except subprocess.TimeoutExpired:
         return (), f"{VALIDATOR} took more than {seconds:g} s and was given up"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return (), f"{VALIDATOR} could not be run ({type(error).__name__}) and was left out"
+        return (), f"{VALIDATOR} could not be run ({type(error).__name__}) and was skipped"
     errors = {
         (issue.get("location", "").lstrip("/") or "dataset", _explain(issue))
         for issue in issues

@@ -135,7 +135,7 @@ def _check_cluster(cluster: argparse.Namespace) -> None:
         if not text.startswith("-"):
             raise UsageError(f"--sbatch {text}: give an option of sbatch, as --sbatch=--gres=gpu:1")
     if cluster.image is not None and not cluster.image.exists():
-        raise UsageError(f"--image {cluster.image}: no such file; build it as docs/hpc.md tells")
+        raise UsageError(f"--image {cluster.image}: no such file; build it as docs/hpc.md says")
 
 
 def _write_run(cluster: argparse.Namespace) -> int:

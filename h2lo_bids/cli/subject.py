@@ -284,7 +284,7 @@ class Steps:
         self._began: dict[str, float] = {}
 
     def __call__(self, node: Any, status: str) -> None:
-        """Take in what Nipype tells of a node."""
+        """Take in what Nipype reports of a node."""
         name = ".".join(node.fullname.split(".")[1:])
         if "_list_" in name:  # several outputs that become one input
             return

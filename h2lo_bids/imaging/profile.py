@@ -59,7 +59,7 @@ MEASURES = {
     "volume_ml": Measure("volume of the brain in ml", 0.0, True, 1.4),
     "field_ratio": Measure("receive field, its brightest by its darkest end", 0.0, factor=1.3),
 }
-"""In the order in which they are told."""
+"""In the order in which they are reported."""
 
 OUTPUTS = {
     "q50": Measure("median", 0.2, True),

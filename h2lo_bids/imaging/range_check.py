@@ -1,4 +1,4 @@
-"""What is told of an image that is not like those that its model was trained on."""
+"""Checks and warnings of images unlike those that their model was trained on."""
 
 from __future__ import annotations
 

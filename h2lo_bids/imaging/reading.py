@@ -158,7 +158,7 @@ def read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:
         raise BadDataError(
             f"{path}: is truncated ({len(raw)} of {length} bytes); copy or download it again"
         )
-    warning = f"{path}: what follows its gzip stream is no image and is left out; copy it again"
+    warning = f"{path}: what follows its gzip stream is no image and is ignored; copy it again"
     return header, _voxels(path, header, raw), (warning,) if garbage else ()
 
 
