@@ -78,7 +78,7 @@ def test_without_the_validator_there_is_a_note(
 
 
 @pytest.mark.parametrize("output", ["", "not json", "{}", "[]"])
-def test_a_validator_that_fails_is_left_out(
+def test_a_validator_that_fails_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     program = tmp_path / "validator"
