@@ -307,7 +307,10 @@ def test_no_tmp_and_a_read_only_home_are_no_obstacle(tmp_path, mounts):
     done = mounts(
         f"mount --bind {tmp_path} /mnt; mount --bind /mnt/out /mnt/out; "
         "mount -o remount,ro,bind /mnt; mount -o remount,rw,bind /mnt/out; "
-        "for d in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro,size=4k none $d; done; "
+        # Not hidden: this checkout may lie in it.
+        "mount --bind /tmp /tmp; mount -o remount,ro,bind /tmp; "
+        "if touch /tmp/x 2>/dev/null; then exit 99; fi; "
+        "for d in /var/tmp /dev/shm; do mount -t tmpfs -o ro,size=4k none $d; done; "
         f"cd /; {run}",
         HOME="/mnt/home",
         TMPDIR="",
