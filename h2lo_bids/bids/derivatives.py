@@ -19,6 +19,9 @@ _NUMBER = re.compile(r"\d{2,}$")
 """Further draws of ``lowfieldnoise01`` are named like the first."""
 _NOT_LABELS = {"suffix", "extension", "datatype"}
 
+SESSIONS_PER_REPORT = 4
+"""A subject with more sessions gets a report of each, as fMRIPrep's do."""
+
 Source = Scan | Mapping[str, str] | Iterable[tuple[str, str]]
 
 
@@ -59,6 +62,17 @@ def derivative_path(
 def report_path(out_dir: str | Path, subject: str) -> Path:
     """Name a subject's report: ``sub-01.html``."""
     return derivative_path(out_dir, {"sub": subject}, suffix=None, extension=".html")
+
+
+def session_paths(
+    out_dir: str | Path, subject: str, sessions: Iterable[str | None]
+) -> dict[str, Path]:
+    """Name the reports of a subject's sessions, ``sub-01_ses-A.html``; few of them have none."""
+    labels = sorted({label for label in sessions if label})
+    if len(labels) <= SESSIONS_PER_REPORT:
+        return {}
+    whole = report_path(out_dir, subject)
+    return {label: whole.with_stem(f"{whole.stem}_ses-{label}") for label in labels}
 
 
 def sidecar_path(path: Path) -> Path:

@@ -12,6 +12,7 @@ from h2lo_bids.bids.derivatives import (
     report_path,
     result_files,
     result_path,
+    session_paths,
     sidecar_path,
 )
 from h2lo_bids.bids.discover import Discovery, LowFieldSource
@@ -102,7 +103,10 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
     if settings.labels or settings.condition or settings.level == "trial":
         yield from _of_trial(settings, found)
     for subject in dict.fromkeys(scan.subject for scan in found.scans):
-        yield Output(report_path(settings.out_dir, subject), "subject_report")
+        sessions = (scan.session for scan in found.scans if scan.subject == subject)
+        pages = session_paths(settings.out_dir, subject, sessions)
+        for page in (report_path(settings.out_dir, subject), *pages.values()):
+            yield Output(page, "subject_report")
         yield from _result(settings, "subject_summary", sub=subject)
         yield from _result(settings, "subject_log", run=RUN, sub=subject)
     if found.scans:

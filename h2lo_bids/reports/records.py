@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import bids_app_spec
-from h2lo_bids.bids.derivatives import derivative_path, result_path
+from h2lo_bids.bids.derivatives import derivative_path, result_path, session_paths
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.io import atomic_write_text, read_json
@@ -149,6 +149,21 @@ class SubjectReport:
         """Session labels in the order of discovery."""
         labels = [*(scan.session for scan in self.found), *(scan.session for scan in self.scans)]
         return tuple(dict.fromkeys(label for label in labels if label))
+
+    @property
+    def session_pages(self) -> dict[str, str]:
+        """The name of each session's page, where the scans are too many for the subject's."""
+        paths = session_paths("", self.subject, (scan.session for scan in self.scans))
+        return {session: path.name for session, path in paths.items()}
+
+    def of_session(self, session: str) -> SubjectReport:
+        """Return what concerns one session."""
+        return replace(
+            self,
+            scans=tuple(scan for scan in self.scans if scan.session == session),
+            found=tuple(scan for scan in self.found if scan.session == session),
+            failures=tuple(f for f in self.failures if f"_ses-{session}_" in f.scan),
+        )
 
 
 def from_json(kind: type, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -110,10 +111,14 @@ def collect_scans(out_dir: Path) -> tuple[list[Row], tuple[str, ...]]:
 
 def _rows(report: SubjectReport) -> Iterator[Row]:
     page = report_path("", report.subject).as_posix()
+    pages = report.session_pages
+    numbers: Counter[str] = Counter()
     failed = {failure.scan for failure in report.failures}
-    for number, scan in enumerate(report.scans, start=1):
+    for scan in report.scans:
         status = "failed" if scan.stem in failed else "done"
-        yield {**_row(report.subject, scan, status), "link": f"{page}#scan-{number}"}
+        shown = pages.get(scan.session, page)
+        numbers[shown] += 1
+        yield {**_row(report.subject, scan, status), "link": f"{shown}#scan-{numbers[shown]}"}
     for stem in sorted(failed - {scan.stem for scan in report.scans}):
         name = parse_name(f"{stem}.nii.gz")  # none of the subject as a whole
         entities, suffix = (name.entities, name.suffix) if name else ((), "")

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 import bids_app_spec
+from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import methods
 from h2lo_bids.reports.page import asset, render
@@ -35,15 +36,20 @@ MASKS = {
 def write_subject_report(report: SubjectReport, path: Path) -> None:
     """Write a subject's page, atomically, with its figures embedded from the folder of `path`.
 
+    The scans of many sessions are on a page of each, to which the subject's leads.
     Everything that comes from data is escaped; the page's policy forbids every request and
     every other script.
     """
     path = Path(path)
+    for session, name in report.session_pages.items():
+        page = render_subject_report(report.of_session(session), path.parent, session)
+        atomic_write_text(path.with_name(name), page)
     atomic_write_text(path, render_subject_report(report, path.parent))
 
 
-def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
-    """Return the HTML of `write_subject_report`."""
+def render_subject_report(report: SubjectReport, out_dir: Path, session: str = "") -> str:
+    """Return the HTML of `write_subject_report`: of the subject, or of one of many sessions."""
+    pages = report.session_pages
     described = methods.describe(methods.facts_of(report))
     return render(
         "report.html.jinja",
@@ -51,7 +57,10 @@ def render_subject_report(report: SubjectReport, out_dir: Path) -> str:
         script=asset("script.js.jinja"),
         report=report,
         found=report.found or tuple(_found(scan) for scan in report.scans),
-        scans=[_scan_view(scan, out_dir) for scan in report.scans],
+        scans=[_scan_view(s, out_dir) for s in report.scans if s.session not in pages],
+        pages=pages,
+        name=f"sub-{report.subject}" + (f" ses-{session}" if session else ""),
+        whole=report_path("", report.subject).name if session else "",
         models=_models(report),
         methods=described,
         methods_html=Markup(described.html),  # noqa: S704 - escaped by its own renderer

@@ -13,6 +13,7 @@ from h2lo_bids.bids.derivatives import (
     find_records,
     pair_paths,
     report_path,
+    session_paths,
     sidecar_path,
 )
 from h2lo_bids.bids.names import ORDER, parse_name
@@ -50,6 +51,8 @@ def test_examples() -> None:
     )
     assert figure.parent == Path("/out/sub-01/figures")
     assert report_path("/out", "01") == Path("/out/sub-01.html")
+    assert session_paths("/out", "01", ["D", None, "C", "B", "A"]) == {}
+    assert session_paths("/out", "01", "EDCBA")["A"] == Path("/out/sub-01_ses-A.html")
     assert head.stem == "sub-01_ses-HF_acq-x_run-01_T1w"
     assert head.uri == f"bids:raw:sub-01/ses-HF/anat/{head.stem}.nii.gz"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from h2lo_bids.reports.records import (
     write_scan_failure,
 )
 from h2lo_bids.reports.scans import write_scan_pages
-from h2lo_bids.reports.subject import render_subject_report
+from h2lo_bids.reports.subject import render_subject_report, write_subject_report
 
 
 @pytest.fixture
@@ -71,6 +72,36 @@ def test_links_lead_to_places_on_the_subjects_pages(out):
     anchors = {value for _, name, value in subject.attributes if name == "id"}
     assert {target.partition("#")[2] for target in targets} <= anchors
     assert ("a", "href", "index.html") in subject.attributes
+
+
+def test_many_sessions_get_a_page_each(report_folder, tmp_path):
+    folder, report = report_folder
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    scans, failures = [], [Failure("report", "of all")]
+    for session in "ABCDE":
+        stem = f"sub-01_ses-{session}_T1w"
+        entities = (("sub", "01"), ("ses", session))
+        scans.append(replace(report.scans[0], stem=stem, entities=entities))
+        failures.append(Failure("conform", f"broke in {session}", "", stem))
+    report = replace(report, scans=tuple(scans), found=(), failures=tuple(failures))
+    save_subject_report(tmp_path, report)
+    write_subject_report(report, tmp_path / "sub-01.html")
+    write_scan_pages(tmp_path)
+    pages = {path.name: Page.of(path.read_text()) for path in tmp_path.glob("*.html")}
+    assert {*pages} == {"index.html", "sub-01.html", *(f"sub-01_ses-{s}.html" for s in "ABCDE")}
+    assert "img" not in pages["sub-01.html"].tags
+    assert "5 of 5 found" in pages["sub-01.html"].text
+    one = pages["sub-01_ses-C.html"]
+    assert "broke in C" in one.text
+    assert all(word not in one.text for word in ("broke in D", "of all", "sub-01_ses-A_T1w"))
+    assert one.tags.count("img") == len(scans[0].figures)
+    for page in pages.values():
+        for tag, name, value in page.attributes:
+            if (tag, name) == ("a", "href") and value.startswith("sub-"):
+                target, _, place = value.partition("#")
+                assert not place or ("section", "id", place) in pages[target].attributes
+    links = {v for t, n, v in pages["index.html"].attributes if (t, n) == ("a", "href")}
+    assert {f"sub-01_ses-{s}.html#scan-1" for s in "ABCDE"} <= links
 
 
 def test_dots_lie_where_their_values_are(out):
