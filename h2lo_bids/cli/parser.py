@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import bids_app_spec
@@ -52,6 +52,9 @@ _CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit code 64."""
 
+    replaced: Mapping[str, str] = {}
+    """Earlier options, and what is given in their place."""
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the whole usage; name what was probably meant."""
         raise UsageError(f"{message}{self._meant(message) or f'; see {self.prog} --help'}")
@@ -60,6 +63,8 @@ class Parser(argparse.ArgumentParser):
         """Return the option or value that is closest to the one that is not known."""
         if message.startswith("unrecognized arguments: "):
             unknown = [word.partition("=")[0] for word in message.split() if word[0] == "-"]
+            if unknown and unknown[0] in self.replaced:
+                return f"; {unknown[0]} is gone: give {self.replaced[unknown[0]]}"
             return did_you_mean(unknown[0], self._option_string_actions) if unknown else ""
         choice = _CHOICE.search(message)
         return did_you_mean(choice[1], re.findall(r"'([^']*)'", choice[2])) if choice else ""

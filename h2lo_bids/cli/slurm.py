@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hashlib
-import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.dataset import require_own
+from h2lo_bids.cache import digest
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.parser import Parser
-from h2lo_bids.cli.slurm_tasks import PLAN, Stage, read_rows, report_failures, stages_of
+from h2lo_bids.cli.slurm_tasks import (
+    Stage,
+    State,
+    read_rows,
+    read_states,
+    stages_of,
+    write_failures,
+)
 from h2lo_bids.errors import H2loError, TemporaryError, UsageError
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.settings import Settings, convert
+from h2lo_bids.wording import counted
 
 _DESCRIPTION = """Write, and submit, job arrays that do on a Slurm cluster what h2lo does elsewhere.
 
@@ -37,58 +44,37 @@ of the cluster first, then what would follow h2lo:
 
 Scripts, lists of tasks and logs go to out_dir/logs/slurm. The same command again submits
 only what is not done. See docs/hpc.md."""
-_OPTIONS: dict[str, tuple[tuple[str, str, str, Any], ...]] = {
-    "what is submitted": (
-        ("--submit", "", "submit the scripts as soon as they are written", False),
-        ("--all", "", "submit also the tasks that are done", False),
-        ("--failures", "DIR", "write the table of failures of a run, only", None),
-    ),
-    "of each task, as sbatch takes them": (
-        ("--time", "TIME", "", None),
-        ("--mem", "SIZE", "", None),
-        ("--partition", "NAME", "", None),
-        ("--account", "NAME", "", None),
-        ("--cpus", "N", "processors", None),
-        ("--sbatch", "=--OPTION", "any other, as --sbatch=--gres=gpu:1", []),
-    ),
-    "the array": (
-        ("--throttle", "N", "tasks that may run at once", None),
-        ("--max-array", "N", "elements of one array; the cluster's MaxArraySize less one", 1000),
-        ("--requeue", "", "put a task back into the queue when its time is up or its machine "
-         "fails; it goes on where it was", False),
-        ("--max-requeues", "N", "how often at most", 10),
-        ("--warn", "SECONDS", "before the time is up, for a fit to end its step and save", 60),
-        ("--scratch", "FOLDER", "where each participant's task has its work folder, such as "
-         "/scratch/me or '$TMPDIR' of the machine it runs on; removed when all went well "
-         "(default: h2lo's own -w)", None),
-    ),
-    "how h2lo is started": (
-        ("--image", "SIF", "container image", None),
-        ("--runtime", "PROGRAM", "or singularity", "apptainer"),
-        ("--bind", "SRC[:DST[:OPTS]]", "further paths for the container; those on the command "
-         "line are bound already", []),
-        ("--setup", "LINE", "shell first, as 'module load x'", []),
-    ),
-}  # fmt: skip
-"""Flag, what its values are called, help and default; a list is given several times."""
-_READERS: dict[str, Any] = {
-    "N": convert.integer(1),
-    "SECONDS": convert.integer(1),
-    "DIR": Path,
-    "SIF": convert.path,
+_REPLACED = {
+    "--failures": "the same command again, which writes failures.tsv",
+    "--warn": "--sbatch=--signal=B:USR1@SECONDS",
+    "--max-requeues": "--requeue, ten times at most",
+    "--runtime": "--setup to put apptainer or singularity on PATH",
 }
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SBATCH = (
+    ("--time", "TIME", "of each task, as sbatch takes it; also the next three"),
+    ("--mem", "SIZE", ""),
+    ("--partition", "NAME", ""),
+    ("--account", "NAME", ""),
+    ("--sbatch", "=--OPTION", "any other, as --sbatch=--gres=gpu:1"),
+)
+_MAX_ARRAY = "elements of one array; the cluster's MaxArraySize less one (default: 1000)"
+_REQUEUE = (
+    "put a task back into the queue when its time is up or its machine fails, ten times at most; "
+    "it goes on where it was"
+)
+_SCRATCH = (
+    "where each participant's task has its work folder, such as /scratch/me or '$TMPDIR' of the "
+    "machine it runs on; removed when all went well (default: h2lo's own -w)"
+)
+_BIND = "further paths for the container; those on the command line are bound already"
+_SETUP = "line of shell to run first, as 'module load apptainer'"
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(/.*)?")
-_SUBMIT, _SUBMITTED = "submit.sh", "submitted.tsv"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``h2lo-slurm`` on words, those of the process if None; return its exit code."""
     try:
-        options = build_parser().parse_args(argv)
-        if options.failures is not None:
-            return report_failures(options.failures)
-        return _write_run(options)
+        return _write_run(build_parser().parse_args(argv))
     except H2loError as err:
         print(f"h2lo-slurm: error: {printable(str(err))}", file=sys.stderr)
         return err.exit_code
@@ -103,39 +89,40 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"h2lo-slurm {__version__}")
-    for title, options in _OPTIONS.items():
-        group = parser.add_argument_group(title)
-        for flag, metavar, text, default in options:
-            if default is False:
-                group.add_argument(flag, action="store_true", help=text)
-                continue
-            group.add_argument(
-                flag,
-                action="append" if isinstance(default, list) else "store",
-                metavar=metavar,
-                type=_READERS.get(metavar, str),
-                default=default,
-                help=f"{text} (default: {default})" if default else text,
-            )
-    parser.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.replaced = _REPLACED
+    add, count = parser.add_argument, convert.integer(1)
+    add("--version", action="version", version=f"h2lo-slurm {__version__}")
+    add("--submit", action="store_true", help="submit the scripts as soon as they are written")
+    add("--all", action="store_true", help="submit also the tasks that are done")
+    for flag, metavar, text in _SBATCH:
+        reader = partial(_sbatch, flag)
+        add(flag, type=reader, metavar=metavar, help=text, action="append", dest="sbatch")
+    add("--cpus", type=count, metavar="N", help="processors of each task")
+    add("--throttle", type=count, metavar="N", help="tasks that may run at once")
+    add("--max-array", type=count, metavar="N", default=1000, help=_MAX_ARRAY)
+    add("--requeue", action="store_true", help=_REQUEUE)
+    add("--scratch", metavar="FOLDER", help=_SCRATCH)
+    add("--image", type=convert.path, metavar="SIF", help="container image")
+    add("--bind", metavar="SRC[:DST[:OPTS]]", help=_BIND, action="append", default=[])
+    add("--setup", type=_line, metavar="LINE", help=_SETUP, action="append", default=[])
+    add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.set_defaults(sbatch=[])
     return parser
 
 
-def _check_cluster(cluster: argparse.Namespace) -> None:
-    """Refuse what would break a script, or what sbatch cannot take."""
-    for name in ("time", "mem", "partition", "account"):
-        value = getattr(cluster, name)
-        if value is not None and not re.fullmatch(r"[\w:.,@+-]+", value, re.ASCII):
-            raise UsageError(f"--{name} {value!r}: is nothing that sbatch takes")
-    for text in (*cluster.sbatch, *cluster.setup):
-        if _CONTROL.search(text):
-            raise UsageError(f"{text!r}: is more than one line")
-    for text in cluster.sbatch:
-        if not text.startswith("-"):
-            raise UsageError(f"--sbatch {text}: give an option of sbatch, as --sbatch=--gres=gpu:1")
-    if cluster.image is not None and not cluster.image.exists():
-        raise UsageError(f"--image {cluster.image}: no such file; build it as docs/hpc.md says")
+def _sbatch(flag: str, text: str) -> str:
+    """Return an option of sbatch as a script holds it."""
+    if flag != "--sbatch":
+        text = f"{flag}={text}"
+    if not re.fullmatch(r"-[^\s]+" if flag != "--sbatch" else r"-.+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an option of sbatch, as --gres=gpu:1")
+    return _line(text)
+
+
+def _line(text: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is more than one line")
+    return text
 
 
 def _write_run(cluster: argparse.Namespace) -> int:
@@ -143,7 +130,8 @@ def _write_run(cluster: argparse.Namespace) -> int:
     words = cluster.command[1:] if cluster.command[:1] in (["h2lo"], ["--"]) else cluster.command
     if not words:
         raise UsageError("give the h2lo command line after the cluster's options; see --help")
-    _check_cluster(cluster)
+    if cluster.image is not None and not cluster.image.exists():
+        raise UsageError(f"--image {cluster.image}: no such file; build it as docs/hpc.md says")
     settings = read_settings(words)
     if settings.nprocs is None and cluster.cpus is not None:
         settings = replace(settings, nprocs=cluster.cpus)
@@ -151,17 +139,21 @@ def _write_run(cluster: argparse.Namespace) -> int:
     require_own(settings.out_dir)
     folder = run_folder(settings)
     if re.search(r"[\x00-\x1f\x7f\\]", str(folder)):
-        raise UsageError(
-            f"out_dir {folder}: Slurm takes no such path; use a link with a plain name"
-        )
+        raise UsageError(f"{folder}: Slurm takes no such path; use a link with a plain name")
     stages = stages_of(settings, folder)
-    total = sum(len(stage.tasks) for stage in stages)
-    if not _write_scripts(settings, cluster, stages, folder, total):
+    missing, total = _write_scripts(cluster, stages, folder)
+    script = folder / "submit.sh"
+    if not missing:
         print(f"all {total} tasks are done or in the queue")
     elif cluster.submit:
-        _submit(folder / _SUBMIT)
+        sys.stdout.flush()
+        if code := subprocess.run(["bash", str(script)], check=False).returncode:
+            raise TemporaryError(
+                f"{script}: submitting ended with code {code}; correct what sbatch says, and give "
+                "the same command again"
+            )
     else:
-        print(f"to submit: bash {folder / _SUBMIT}")
+        print(f"to submit: bash {script}")
     return 0
 
 
@@ -174,33 +166,34 @@ def run_folder(settings: Settings) -> Path:
     own = settings
     if settings.level == "participant":
         own = replace(settings, participant_label=(), session_label=())
-    digest = hashlib.sha256("\0".join(own.words()).encode()).hexdigest()[:8]
-    return settings.out_dir / "logs" / "slurm" / f"{settings.level}-{digest}"
+    return settings.out_dir / "logs" / "slurm" / f"{settings.level}-{digest(own.words(), 4)}"
 
 
 def _write_scripts(
-    settings: Settings, cluster: argparse.Namespace, stages: list[Stage], folder: Path, total: int
-) -> int:
-    """Write lists of tasks and scripts; return how many tasks there are to submit."""
-    waiting = _in_queue(folder)
+    cluster: argparse.Namespace, stages: list[Stage], folder: Path
+) -> tuple[int, int]:
+    """Write tasks, scripts and failures; return how many tasks are to submit, of how many."""
+    queue = _queue(folder)
     arrays: list[tuple[str, int, str]] = []
-    missing = 0
+    failed: dict[tuple[str, str], State] = {}
+    missing = total = 0
     for stage in stages:
-        lines = _list_tasks(folder, stage)
-        todo = [lines[task.name] for task in stage.tasks if cluster.all or not task.done]
-        todo = [n for n in todo if (stage.name, n) not in waiting]
-        missing += len(todo)
+        lines, states = _list_tasks(folder, stage), read_states(folder, stage.name)
+        idle = [task for task in stage.tasks if (stage.name, lines[task.name]) not in queue]
+        begun = [task.name for task in idle if not task.done and task.name in states]
+        failed |= {(stage.name, name): states[name] for name in begun if states[name].code != 0}
+        todo = sorted(lines[task.name] for task in idle if cluster.all or not task.done)
+        missing, total = missing + len(todo), total + len(stage.tasks)
         print(f"{stage.name}: {len(todo)} of {len(stage.tasks)} tasks to submit")
-        for first, part in groupby(sorted(todo), lambda n: n - n % cluster.max_array):
-            arrays.append((stage.name, first, as_ranges(n - first for n in part)))
+        for first, part in groupby(todo, lambda n: n - n % cluster.max_array):
+            arrays.append((stage.name, first, ",".join(str(n - first) for n in part)))
         atomic_write_text(folder / f"{stage.name}.sh", task_script(stage, cluster, folder))
-    atomic_write_text(folder / "failures.sh", failures_script(settings, cluster, folder))
-    jobs = sorted(set(waiting.values()))
-    text = submit_script(arrays, cluster, folder, counts=(missing, total), queued=jobs)
-    atomic_write_text(folder / _SUBMIT, text)
-    record = {"out_dir": str(settings.out_dir), "stages": [stage.name for stage in stages]}
-    atomic_write_text(folder / PLAN, json.dumps(record, indent=2) + "\n")
-    return missing
+    submit = submit_script(arrays, cluster, folder, queued=sorted(set(queue.values())))
+    atomic_write_text(folder / "submit.sh", submit)
+    write_failures(folder, failed)
+    if failed:
+        print(f"{counted(len(failed), 'task')} failed; table: {folder}/failures.tsv")
+    return missing, total
 
 
 def _list_tasks(folder: Path, stage: Stage) -> dict[str, int]:
@@ -216,78 +209,72 @@ def _list_tasks(folder: Path, stage: Stage) -> dict[str, int]:
     return {name: line for line, name in enumerate(tasks)}
 
 
-def as_ranges(numbers: Iterable[int]) -> str:
-    """Write numbers as ``--array`` takes them.
+def _queue(folder: Path) -> dict[tuple[str, int], str]:
+    """Return the job of each stage's line that is waiting or running, which its name holds."""
+    if shutil.which("squeue") is None:
+        return {}
+    command = ["squeue", "--noheader", "--array", "--format=%j/%K/%F"]
+    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    name = re.escape(_job_name(folder))
+    found = re.findall(rf"^{name}-(\w+)-(\d+)/(\d+)/(\d+)$", text, re.MULTILINE)
+    return {(stage, int(first) + int(element)): job for stage, first, element, job in found}
 
-    Examples
-    --------
-    >>> as_ranges([0, 1, 2, 5, 7, 8])
-    '0-2,5,7-8'
-    """
-    runs = groupby(enumerate(sorted(numbers)), lambda item: item[1] - item[0])
-    ends = [(run[0][1], run[-1][1]) for run in (list(items) for _, items in runs)]
-    return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in ends)
+
+def _job_name(folder: Path) -> str:
+    return f"h2lo-{folder.name.rpartition('-')[2]}"
 
 
 def task_script(stage: Stage, cluster: argparse.Namespace, folder: Path) -> str:
     """Return the script of one stage's tasks; refuse a path that no container can be given."""
-    lines = [line for line in stage.settings.lines() if line[0] != "--work-dir"]
-    work = _work(stage.settings, cluster.scratch if stage.own_work else None)
-    own = {"name": stage.name, "own_work": stage.own_work, "work": work, "lines": lines}
-    return _rendered("task", cluster, folder, **own, **_program(cluster, stage.settings, "h2lo"))
-
-
-def failures_script(settings: Settings, cluster: argparse.Namespace, folder: Path) -> str:
-    """Return the script of the job that writes the table of failures."""
-    program = _program(cluster, settings, "h2lo-slurm")
-    lines = [["--failures", folder]]
-    return _rendered("failures", cluster, folder, name="failures", lines=lines, **program)
+    settings = stage.settings
+    scratch = cluster.scratch if stage.own_work else None
+    work = shlex.quote(scratch or str(settings.work))
+    if scratch and (named := _VARIABLE.fullmatch(scratch)):  # of the machine that runs the task
+        work = f'"${{{named[1] or named[2]}:?is not set on this machine}}"'
+        work += shlex.quote(named[3]) if named[3] else ""
+    installed = Path(sys.executable).with_name("h2lo")
+    by_path = not (cluster.image or cluster.setup) and installed.exists()
+    return _rendered(
+        "task",
+        cluster,
+        folder,
+        stage=stage,
+        work=work,
+        lines=[line for line in settings.lines() if line[0] != "--work-dir"],
+        program=installed if by_path else "h2lo",
+        binds=_binds(settings) if cluster.image else [],
+    )
 
 
 def submit_script(
     arrays: Sequence[tuple[str, int, str]],
     cluster: argparse.Namespace,
     folder: Path,
-    *,
-    counts: tuple[int, int],
-    queued: Iterable[str] = (),
+    queued: Sequence[str] = (),
 ) -> str:
-    """Return the script that submits arrays: the stage, first line and elements of each."""
-    jobs = "".join(f":{job}" for job in queued)
-    own = {"arrays": arrays, "missing": counts[0], "total": counts[1], "queued": jobs}
-    return _rendered("submit", cluster, folder, **own)
+    """Return the script that submits arrays, each a stage, first line and elements."""
+    return _rendered("submit", cluster, folder, arrays=arrays, queued=queued)
 
 
 def _rendered(script: str, cluster: argparse.Namespace, folder: Path, **values: Any) -> str:
     """Fill ``data/slurm.sh.jinja``, which quotes for the shell what the user gave."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    environment = Environment(  # noqa: S701 - this is not HTML
         loader=PackageLoader("h2lo_bids", "data"),
-        autoescape=select_autoescape(),  # of HTML, which this is not
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters["quote"] = lambda word: shlex.quote(str(word))
-    common = {"script": script, "cluster": cluster, "folder": folder, "version": __version__}
-    return environment.get_template("slurm.sh.jinja").render(**common, **values)
+    common = {"script": script, "cluster": cluster, "folder": folder, "job": _job_name(folder)}
+    template = environment.get_template("slurm.sh.jinja")
+    return template.render(version=__version__, **common, **values)
 
 
-def _work(settings: Settings, scratch: str | None) -> str:
-    """Return the folder below which a task works, as a word of the shell."""
-    if scratch and (found := _VARIABLE.fullmatch(scratch)):
-        where = f'"${{{found[1] or found[2]}:?is not set on this machine}}"'
-        return where + (shlex.quote(found[3]) if found[3] else "")
-    return shlex.quote(scratch or str(settings.work))
-
-
-def _program(cluster: argparse.Namespace, settings: Settings, name: str) -> dict[str, Any]:
-    """Return how a program is started, and what its container sees."""
-    if cluster.image is None:
-        installed = Path(sys.executable).with_name(name)
-        return {"program": name if cluster.setup or not installed.exists() else installed}
+def _binds(settings: Settings) -> list[str]:
+    """Return what a container sees: every path of the command line, inputs read-only."""
     writable = [path for path in (settings.out_dir, settings.bids_database_dir) if path]
     given = dict.fromkeys([settings.bids_dir, *(path for _, path in settings.inputs())])
     readable = [path for path in given if path not in writable]
@@ -297,38 +284,7 @@ def _program(cluster: argparse.Namespace, settings: Settings, name: str) -> dict
                 f"{path}: a container cannot be given a path with a colon, a comma, a backslash "
                 "or a quotation mark; use a link with a plain name"
             )
-    binds = [*(f"{path}:{path}:ro" for path in readable), *(f"{path}:{path}" for path in writable)]
-    return {"program": name, "binds": binds, "cuda": settings.device.startswith("cuda")}
-
-
-def _in_queue(folder: Path) -> dict[tuple[str, int], str]:
-    """Return the job of each stage's line that is still waiting or running."""
-    submitted = {row[0]: (row[1], int(row[2])) for row in read_rows(folder / _SUBMITTED)}
-    if not submitted or shutil.which("squeue") is None:
-        return {}
-    command = ["squeue", "--noheader", "--array", "--format=%F %K"]
-    with contextlib.suppress(OSError):
-        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        pairs = [line.split() for line in listed.splitlines()]
-        return {
-            (submitted[job][0], submitted[job][1] + int(element)): job
-            for job, element in (pair for pair in pairs if len(pair) == 2)
-            if job in submitted and element.isdigit()
-        }
-    return {}
-
-
-def _submit(script: Path) -> None:
-    sys.stdout.flush()  # what was said comes before what the script says
-    try:
-        done = subprocess.run(["bash", str(script)], check=False)
-    except OSError as err:
-        raise TemporaryError(f"{script}: bash cannot be started: {err.strerror}") from err
-    if done.returncode:
-        raise TemporaryError(
-            f"{script}: submitting ended with code {done.returncode}; correct what sbatch "
-            "says, and give the same command again"
-        )
+    return [*(f"{path}:{path}:ro" for path in readable), *(f"{path}:{path}" for path in writable)]
 
 
 if __name__ == "__main__":

@@ -20,15 +20,7 @@ from hypothesis import strategies as st
 from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.participant import find
-from h2lo_bids.cli.slurm import (
-    as_ranges,
-    build_parser,
-    failures_script,
-    main,
-    run_folder,
-    submit_script,
-    task_script,
-)
+from h2lo_bids.cli.slurm import build_parser, main, run_folder, submit_script, task_script
 from h2lo_bids.cli.slurm_tasks import Stage, Task, read_states, stages_of
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import Settings
@@ -106,7 +98,7 @@ def test_a_task_puts_itself_back_into_the_queue_and_no_other(tmp_path):
         (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
         (tmp_path / name).chmod(0o755)
     asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "work")
-    cluster = cluster_of("--requeue", "--max-requeues", 3, "--setup", "true")
+    cluster = cluster_of("--requeue", "--setup", "true")
     (tmp_path / "task.sh").write_text(task_script(stage(asked), cluster, tmp_path))
     (tmp_path / "participant.tsv").write_text("sub-01\t--participant-label 01\n")
     state = tmp_path / "state" / "participant" / "sub-01"
@@ -156,7 +148,7 @@ def test_a_container_cannot_be_given_every_path():
         (
             *("--time", "1-0", "--mem", "4G", "--cpus", "4", "--partition", "a,b"),
             *("--account", "c", "--sbatch=--gres=gpu:1", "--throttle", "5", "--requeue"),
-            *("--max-requeues", "3", "--scratch", "$TMPDIR/h2lo x", "--setup", "module load a"),
+            *("--scratch", "$TMPDIR/h2lo x", "--setup", "module load a"),
         ),
         ("--image", "/i s.sif", "--scratch", "/scratch/x y", "--bind", "/a:/b"),
     ],
@@ -171,21 +163,16 @@ def test_scripts_pass_shellcheck(tmp_path, words):
     texts = {
         "own": task_script(stage(asked), cluster, tmp_path),
         "shared": task_script(stage(asked, "folds", own_work=False), cluster, tmp_path),
-        "failures": failures_script(asked, cluster, tmp_path),
-        "submit": submit_script(arrays, cluster, tmp_path, counts=(6, 9), queued=["12"]),
-        "nothing": submit_script([], cluster, tmp_path, counts=(0, 9)),
+        "submit": submit_script(arrays, cluster, tmp_path, queued=["12"]),
     }
     for name, text in texts.items():
         (tmp_path / f"{name}.sh").write_text(text)
     files = [str(tmp_path / f"{name}.sh") for name in texts]
-    # SC2317, SC2329: a function that only the arrays call, where there are none.
-    done = subprocess.run(
-        [shellcheck, "--exclude=SC2317,SC2329", *files], capture_output=True, text=True
-    )
+    done = subprocess.run([shellcheck, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def submitted(tmp_path, arrays, *options) -> list[list[str]]:
+def submitted(tmp_path, *options) -> list[list[str]]:
     """Run submit.sh with an sbatch that writes down its words and numbers its jobs."""
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.parent.mkdir()
@@ -195,7 +182,8 @@ def submitted(tmp_path, arrays, *options) -> list[list[str]]:
     sbatch.chmod(0o755)
     folder = tmp_path / "50% of it's"
     folder.mkdir()
-    text = submit_script(arrays, cluster_of(*options), folder, counts=(1, 1), queued=["90"])
+    arrays = [("pairs", 0, "0,1"), ("pairs", 1000, "2"), ("folds", 0, "0")]
+    text = submit_script(arrays, cluster_of(*options), folder, queued=["90"])
     (folder / "submit.sh").write_text(text)
     env = {"PATH": f"{sbatch.parent}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
     subprocess.run(["bash", folder / "submit.sh", "--nice"], env=env, check=True)
@@ -203,22 +191,22 @@ def submitted(tmp_path, arrays, *options) -> list[list[str]]:
     return [line.rstrip("\t").split("\t") for line in lines]
 
 
-def test_stages_wait_for_each_other_and_the_table_for_all(tmp_path):
-    arrays = [("pairs", 0, "0-3"), ("pairs", 1000, "2"), ("folds", 0, "0")]
-    told = submitted(tmp_path, arrays)
+@pytest.mark.parametrize(
+    ("options", "elements", "waits_for"),
+    [
+        ((), ["0,1", "2", "0"], [":90", ":90", ":90:1:2"]),
+        # A throttle holds for one array, so that those of a stage take turns.
+        (("--throttle", 2), ["0,1%2", "2%2", "0%2"], [":90", ":90:1", ":90:1:2"]),
+    ],
+)
+def test_stages_wait_for_each_other(tmp_path, options, elements, waits_for):
+    told = submitted(tmp_path, *options)
     after = [[word for word in line if "dependency" in word] for line in told]
-    both = "--dependency=afterany:90"
-    assert after == [[both], [both], [f"{both}:1:2"], [f"{both}:1:2:3"]]
-    scripts = [" ".join(line[-2:]) for line in told[:3]]
-    assert scripts == ["pairs.sh 0", "pairs.sh 1000", "folds.sh 0"]
-    assert told[0][-3] == "--nice"
+    assert after == [[f"--dependency=afterany{jobs}"] for jobs in waits_for]
+    assert all(f"--array={text}" in line for line, text in zip(told, elements, strict=True))
+    scripts = [" ".join(line[-3:]) for line in told]
+    assert scripts == ["--nice pairs.sh 0", "--nice pairs.sh 1000", "--nice folds.sh 0"]
     assert f"--output={tmp_path}/50%% of it's/log/pairs-%A_%a.log" in told[0]
-
-
-def test_a_throttle_holds_for_a_stage_of_several_arrays(tmp_path):
-    told = submitted(tmp_path, [("pairs", 0, "0-9"), ("pairs", 10, "0-3")], "--throttle", 2)
-    assert "--array=0-9%2" in told[0]
-    assert "--dependency=afterany:90:1" in told[1]
 
 
 @pytest.fixture
@@ -329,16 +317,7 @@ def test_tasks_keep_their_lines(dataset, tmp_path):
     assert lines == [f"sub-{n}\t--participant-label {n}" for n in ("01", "02", "00")]
     # An array counts from the line that its script is given.
     text = (folder / "submit.sh").read_text()
-    assert 'array participant 0 0-1 "$@"\narray participant 2 0 "$@"\n' in text
-
-
-@given(st.sets(st.integers(0, 60)))
-def test_ranges_name_each_number_once(numbers):
-    found = []
-    for part in filter(None, as_ranges(numbers).split(",")):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    assert found == sorted(numbers)
+    assert 'array participant 0 0,1 "$@"\narray participant 2 0 "$@"\n' in text
 
 
 def test_other_participants_belong_to_the_same_run_but_not_other_options():
@@ -349,10 +328,26 @@ def test_other_participants_belong_to_the_same_run_but_not_other_options():
     assert run_folder(replace(group, participant_label=("01",))) != run_folder(group)
 
 
-def test_the_table_names_every_task_that_is_not_done(dataset, tmp_path):
+def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
     folder = dataset()[2]
-    with (folder / "participant.tsv").open("a") as stream:
-        stream.write("".join(f"sub-0{n}\tx\n" for n in (3, 4, 5)))
+    job = f"h2lo-{folder.name.rpartition('-')[2]}"
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    # The second line of the list: of another run, of another stage, of an array from line 1.
+    names = (f"{job[:-1]}x-participant-0/0/7", f"{job}-folds-0/0/8", f"{job}-participant-1/0/9")
+    squeue.write_text("#!/bin/bash\nprintf '%s\\n' " + " ".join(names) + "\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    assert "1 of 2 tasks" in dataset()[1]
+    text = (folder / "submit.sh").read_text()
+    assert 'array participant 0 0 "$@"' in text
+    assert "jobs=:8:9 " in text
+
+
+def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
+    for number in (3, 4):
+        write_scan(tmp_path / f"bids/sub-0{number}/anat/sub-0{number}_T1w.nii.gz", seed=number)
+    folder = dataset()[2]
     header = "scan\tstep\terror\tmessage\tcrash_file\n"
     for name, job in (("1_x", "5_0"), ("2_x", "5_0"), ("3_x", "5_1"), ("4_x", None)):
         logs = tmp_path / "out" / "logs" / name
@@ -362,39 +357,36 @@ def test_the_table_names_every_task_that_is_not_done(dataset, tmp_path):
         logs.joinpath("failures.tsv").write_text(header + row)
     states = folder / "state" / "participant"
     states.mkdir(parents=True)
-    ended = {"sub-01": "65 5_0", "sub-02": "begun 5_1", "sub-03": "0 5_2", "sub-05": "137 5_4"}
-    for name, state in ended.items():
-        (states / name).write_text(state + "\n")
-    assert main(["--failures", str(folder)]) == 1
+    for name, state in {"1": "65 5_0", "2": "begun 5_1", "3": "137 5_4"}.items():
+        (states / f"sub-0{name}").write_text(state + "\n")
+    code, said, _ = dataset()
+    assert code == 0
+    assert f"3 tasks failed; table: {folder}/failures.tsv" in said
     rows = [line.split("\t") for line in (folder / "failures.tsv").read_text().splitlines()]
-    assert rows[1] == ["sub-01", "sub-01_T1w", "check", "BadDataError", 'it "broke" 2_x', "n/a"]
-    # What a killed task had recorded before is not how it ended.
-    assert [row[0] for row in rows[2:]] == ["sub-02", "sub-04", "sub-05"]
-    assert rows[2][4].startswith("killed or out of time")
-    assert rows[2][5] == f"{folder}/log/participant-5_1.log"
-    assert rows[3][4:] == ["never began", "n/a"]
-    assert "exit code 137" in rows[4][4]
-    rows = [line.split("\t") for line in (folder / "failed_tasks.tsv").read_text().splitlines()]
-    assert [row[1:4] for row in rows[1:]] == [
-        ["sub-01", "65", "5_0"],
-        ["sub-02", "n/a", "5_1"],
-        ["sub-04", "n/a", "n/a"],
-        ["sub-05", "137", "5_4"],
+    # What a killed task had recorded before is not how it ended; one that never began is no row.
+    assert [row[1:3] for row in rows[1:]] == [
+        ["sub-01", "65"],
+        ["sub-02", "n/a"],
+        ["sub-03", "137"],
     ]
-    for name in ended.keys() | {"sub-04"}:
-        (states / name).write_text("0 5_9\n")
-    assert main(["--failures", str(folder)]) == 0
+    assert rows[1][4:] == ["sub-01_T1w", "check", "BadDataError", 'it "broke" 2_x', "n/a"]
+    assert rows[2][3] == f"{folder}/log/participant-5_1.log"
+    assert rows[2][7].startswith("killed or out of time")
+    assert "exit code 137" in rows[3][7]
 
 
-def test_what_cannot_be_divided_is_refused_in_one_line(dataset):
-    for words, level, text in (
-        (("--time", "1 h"), "participant", "--time '1 h'"),
-        (("--sbatch=x\ny",), "participant", "more than one line"),
+@pytest.mark.parametrize(
+    ("words", "level", "text"),
+    [
+        (("--time", "1 h"), "participant", "argument --time: '--time=1 h' is not an option"),
+        (("--setup=x\ny",), "participant", "more than one line"),
         (("--image", "/no.sif"), "participant", "--image /no.sif"),
+        (("--warn", "60"), "participant", "--sbatch=--signal=B:USR1@SECONDS"),
         ((), "evaluate", "evaluate is one job"),
-    ):
-        code, said, _ = dataset(*words, level=level)
-        assert code == 64
-        assert text in said
-        assert len(said.splitlines()) == 1
-    assert main(["--submit"]) == 64
+    ],
+)
+def test_what_cannot_be_divided_is_refused_in_one_line(dataset, words, level, text):
+    code, said, _ = dataset(*words, level=level)
+    assert code == 64
+    assert text in said
+    assert len(said.splitlines()) == 1
