@@ -12,19 +12,11 @@ from h2lo_bids.phantom.fields import Shape, resample
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxels of a scan with axes along right, anterior, superior, centred on 0 mm.
-
-    Parameters
-    ----------
-    shape, zooms
-        Voxels and voxel size in mm along each axis.
-    slice_axis
-        The axis across the (thick) slices.
-    """
+    """Voxels of a scan, sides in mm, axes along right, anterior, superior, centred on 0 mm."""
 
     shape: Shape
     zooms: tuple[float, float, float]
-    slice_axis: int
+    slice_axis: int  # across the thick slices
 
     @property
     def affine(self) -> np.ndarray:
@@ -35,21 +27,10 @@ class Grid:
 
 
 def profile_matrix(kind: str, slices: int, thickness: float, per_slice: int) -> np.ndarray:
-    """Return the weights that make slices from a finer stack; rows sum to 1.
+    """Return weights (slices, slices x per_slice) that make slices from a finer stack.
 
-    Fine plane ``i * per_slice`` lies at the centre of slice ``i``; the stack has
-    ``slices * per_slice`` planes.
-
-    Parameters
-    ----------
-    kind
-        See `h2lo_bids.imaging.voxels.slice_profile`.
-    slices
-        Number of slices.
-    thickness
-        Distance between slices and nominal thickness, mm.
-    per_slice
-        Fine planes per slice.
+    Fine plane ``i * per_slice`` lies at the centre of slice ``i``; rows sum to 1. `thickness`
+    is in mm; see `h2lo_bids.imaging.voxels.slice_profile` for the kinds.
     """
     fine = np.arange(slices * per_slice) * (thickness / per_slice)
     offsets = fine[None, :] - (np.arange(slices) * thickness)[:, None]
@@ -58,32 +39,13 @@ def profile_matrix(kind: str, slices: int, thickness: float, per_slice: int) -> 
 
 
 def truncate_kspace(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the image of the centre of k-space, as a coarser matrix measures it.
+    """Return the complex image of the centre of k-space (last two axes) of this shape.
 
     Sample (0, 0) stays where it was, and the mean is kept. What lies beyond the
     coarser matrix' band is lost, and edges ring.
-
-    Parameters
-    ----------
-    image
-        Real or complex, k-space over the last two axes.
-    shape
-        Samples kept along these axes, at most those of `image`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Complex, with `shape` as its last two axes.
-
-    Raises
-    ------
-    ValueError
-        If more samples are asked for than there are.
     """
     from scipy import fft
 
-    if shape[0] > image.shape[-2] or shape[1] > image.shape[-1]:
-        raise ValueError(f"k-space of {image.shape[-2:]} holds no {shape}")
     kspace = fft.fftshift(fft.fft2(image), axes=(-2, -1))
     scale = 1.0
     for axis, kept in zip((-2, -1), shape, strict=True):
@@ -95,15 +57,7 @@ def truncate_kspace(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def taper_kspace(image: np.ndarray, taper: float) -> np.ndarray:
-    """Return an image after a raised-cosine window over its k-space.
-
-    Parameters
-    ----------
-    image
-        Real or complex, k-space over the last two axes.
-    taper
-        0 for none; 0.46 for a Hamming window, which rings less and blurs more.
-    """
+    """Apply a raised cosine to the k-space of the last two axes: 0 none, 0.46 Hamming's."""
     from scipy import fft
 
     kspace = fft.fft2(image)
@@ -131,37 +85,24 @@ def acquire(
     rng: np.random.Generator,
     fine: tuple[int, int] = (2, 5),
 ) -> np.ndarray:
-    """Scan a head.
+    """Scan a head; float32 magnitude image of the grid.
 
     Parameters
     ----------
-    signal
-        Signal of the head, float32 (X, Y, Z).
-    affine
-        Voxel indices of `signal` to mm of the head.
-    grid
-        The scan's voxels.
-    pose
-        4 x 4, from mm of the head to mm of the scanner.
+    signal, affine
+        Signal of the head (X, Y, Z), and its voxel indices to mm of the head.
+    grid, pose
+        The scan's voxels; 4 x 4 from mm of the head to mm of the scanner.
     profile, taper
         See `profile_matrix` and `taper_kspace`; the taper smooths the noise too.
-    sigma
-        Standard deviation of the noise per channel before the taper, in units of
-        `signal`.
-    rng
-        Source of the noise.
+    sigma, rng
+        Standard deviation of the noise per channel before the taper, and its source.
     fine
-        Samples per voxel in the plane and across the slice before the
-        scanner's band limit is applied.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 magnitude image of ``grid.shape``.
+        Samples per voxel in the plane and across the slice before the band limit.
     """
     factor = [fine[0]] * 3
     factor[grid.slice_axis] = fine[1]
-    shape: Shape = tuple(n * f for n, f in zip(grid.shape, factor, strict=True))  # type: ignore[assignment]
+    shape = [n * f for n, f in zip(grid.shape, factor, strict=True)]
     to_head = np.linalg.inv(affine) @ np.linalg.inv(pose) @ grid.affine
     dense = resample(signal, to_head @ np.diag([*(1 / np.array(factor)), 1.0]), shape)
     slices = grid.shape[grid.slice_axis]

@@ -1,7 +1,8 @@
-"""Heads as label maps on a grid, and their random deformation."""
+"""Simulated people: label maps, their random deformation, and what varies inside tissue."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,30 +10,31 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.masks import bounding_box
-from h2lo_bids.phantom.fields import Shape, resample, smooth_field
-from h2lo_bids.phantom.tissues import FIRST_OUTSIDE, FLUID_AROUND_BRAIN
+from h2lo_bids.phantom.fields import resample, smooth_field, vessels
+from h2lo_bids.phantom.tissues import (
+    FIRST_OUTSIDE,
+    FLUID_AROUND_BRAIN,
+    NAMES,
+    TISSUES,
+    Tissue,
+    class_of_label,
+    draw_tissues,
+)
 
 CLOSING = 8.0
 """Sulci narrower than twice this many mm count as brain, as in SynthStrip's masks."""
+BONE = 6.0
+"""Thickness in mm of the bone around the brain, which label maps lack at the skull's base."""
+_OUTSIDE = [NAMES.index(name) for name in ("scalp", "marrow", "soft", "mucosa")]
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A head as FreeSurfer labels.
+    """A head as FreeSurfer labels."""
 
-    Parameters
-    ----------
-    labels
-        int16, shape (X, Y, Z), axes towards right, anterior, superior.
-    spacing
-        Isotropic voxel size in mm.
-    source
-        Where the labels come from, for the record.
-    """
-
-    labels: np.ndarray
-    spacing: float
-    source: str
+    labels: np.ndarray  # int16 (X, Y, Z), axes towards right, anterior, superior
+    spacing: float  # side of a voxel in mm
+    source: str  # where the labels come from, for the record
 
     @property
     def affine(self) -> np.ndarray:
@@ -42,24 +44,23 @@ class Anatomy:
         return affine
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A person, the same in every scan; arrays are of one shape."""
+
+    anatomy: Anatomy
+    mask: np.ndarray  # brain, bool
+    classes: np.ndarray  # uint8, index into `tissues.NAMES`
+    tissues: dict[str, Tissue]
+    texture: np.ndarray  # variation inside tissue, scaled by each tissue's own strength
+    vessel_weight: np.ndarray  # share of vessel or membrane, in the fluid around the brain
+    vessel_tone: np.ndarray  # relative brightness of vessels, about 1
+
+
 def load_labels(path: Path) -> Anatomy:
-    """Read a whole-head label map with FreeSurfer ids.
-
-    Parameters
-    ----------
-    path
-        NIfTI file with isotropic voxels, in any orientation.
-
-    Raises
-    ------
-    MissingInputError
-        If the file cannot be read.
-    BadDataError
-        If it is not a 3-D map of integers with brain labels and isotropic voxels.
-    """
+    """Read a whole-head label map with FreeSurfer ids, of isotropic voxels."""
     import nibabel as nib
 
-    path = Path(path)
     try:
         image = nib.as_closest_canonical(nib.load(path))
         values = np.asarray(image.dataobj)  # type: ignore[attr-defined]
@@ -75,24 +76,8 @@ def load_labels(path: Path) -> Anatomy:
 
 
 def brain_mask(anatomy: Anatomy) -> np.ndarray:
-    """Return the mask that a brain extraction would: tissue, sulci and 1 mm around.
-
-    Parameters
-    ----------
-    anatomy
-        The head.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, of the labels' shape.
-    """
-    from scipy.ndimage import (
-        binary_fill_holes,
-        distance_transform_edt,
-        gaussian_filter,
-        label,
-    )
+    """Return the mask that a brain extraction would: tissue, sulci and 1 mm around."""
+    from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label
 
     labels, step = anatomy.labels, anatomy.spacing
     inside = _tissue(labels)
@@ -116,15 +101,7 @@ def _tissue(labels: np.ndarray) -> np.ndarray:
 
 
 def rigid(rotations: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    """Return a 4 x 4 rotation about the origin, then a shift.
-
-    Parameters
-    ----------
-    rotations
-        Angles in degrees about the three axes, applied in order x, y, z.
-    translation
-        Shift in mm.
-    """
+    """Return a 4 x 4 rotation by degrees about x, y, z in this order, then a shift in mm."""
     from scipy.spatial.transform import Rotation
 
     matrix = np.eye(4)
@@ -137,41 +114,21 @@ def vary(
     anatomy: Anatomy,
     rng: np.random.Generator,
     *,
-    shape: Shape = (208, 256, 256),
+    shape: Sequence[int] = (208, 256, 256),
     spacing: float = 1.0,
     strength: float = 1.0,
 ) -> tuple[Anatomy, np.ndarray]:
-    """Return another person's head: turned, scaled and smoothly deformed.
+    """Return another person's head and brain mask: turned, scaled and smoothly deformed.
 
-    Parameters
-    ----------
-    anatomy
-        The head to start from.
-    rng
-        The subject's own generator.
-    shape, spacing
-        Grid of the result, in voxels and mm. The centre of the brain mask's
-        bounding box lies in the middle of it, to the voxel.
-    strength
-        Scale of the variation; 0 keeps the head's shape and pose.
-
-    Returns
-    -------
-    Anatomy
-        The new head.
-    numpy.ndarray
-        Its brain mask, bool.
+    The centre of the mask's bounding box lies in the middle of the grid, to the voxel.
+    A strength of 0 keeps the head's shape and pose.
     """
     start = bounding_box(_tissue(anatomy.labels))
     middle = np.array([(s.start + s.stop - 1) / 2 for s in start])
     turn = rigid(strength * rng.normal(0, [4.0, 2.5, 3.0]), np.zeros(3))
     turn[:3, :3] = turn[:3, :3] @ np.diag(np.exp(strength * rng.normal(0, 0.04, 3)))
-    displacement = np.stack(
-        [
-            smooth_field(rng, shape, spacing, sigma) * (size * strength / anatomy.spacing)
-            for sigma, size in ((24.0, 2.5), (24.0, 2.5), (24.0, 2.5))
-        ]
-    )
+    size = 2.5 * strength / anatomy.spacing
+    displacement = np.stack([smooth_field(rng, shape, spacing, 24.0) * size for _ in range(3)])
     matrix = np.eye(4)
     matrix[:3, :3] = turn[:3, :3] * (spacing / anatomy.spacing)
     matrix[:3, 3] = middle - matrix[:3, :3] @ ((np.array(shape) - 1) / 2)
@@ -198,3 +155,47 @@ def _shifted(array: np.ndarray, shift: int, axis: int) -> np.ndarray:
     if shift:
         rolled[tuple(edge)] = 0
     return rolled
+
+
+def make_subject(anatomy: Anatomy, mask: np.ndarray, rng: np.random.Generator) -> Subject:
+    """Draw what a person has beside the shape of the head."""
+    from scipy.ndimage import distance_transform_edt
+
+    shape, step = anatomy.labels.shape, anatomy.spacing
+    classes = class_of_label(anatomy.labels)
+    box = bounding_box(mask, margin=int(np.ceil(BONE / step)))
+    near = distance_transform_edt(~mask[box], sampling=step) <= BONE
+    classes[box][near & np.isin(classes[box], _OUTSIDE)] = NAMES.index("bone")
+    texture = 0.7 * smooth_field(rng, shape, step, 8.0)
+    texture += 0.7 * smooth_field(rng, shape, step, 2.0)
+    strength = np.array([TISSUES[name].texture for name in NAMES], dtype=np.float32)
+    texture *= strength[classes]
+    weight = vessels(rng, shape, step, max(0.9, 0.6 * step))
+    weight *= anatomy.labels == FLUID_AROUND_BRAIN
+    tone = np.minimum(np.exp(0.4 * smooth_field(rng, shape, step, 10.0)), 2.0)
+    return Subject(anatomy, mask, classes, draw_tissues(rng), texture, weight, tone)
+
+
+def render(
+    subject: Subject,
+    values: np.ndarray,
+    *,
+    vessel: float,
+    texture: float,
+    blur: tuple[float, float, float],
+) -> np.ndarray:
+    """Return the float32 signal of a head, before receive field and noise.
+
+    `values` holds the signal per class, `texture` the relative deviation inside tissue, `blur`
+    standard deviations in mm. Blurring the painted labels equals painting with blurred tissue
+    fractions, so borders get partial volume at the price of one filter.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    table = np.array(values, dtype=np.float32)
+    table[NAMES.index("vessel")] = vessel
+    signal = table[subject.classes]
+    signal *= 1 + np.float32(texture) * subject.texture
+    signal += subject.vessel_weight * (np.float32(vessel) * subject.vessel_tone - signal)
+    sigma = np.array(blur) / subject.anatomy.spacing
+    return gaussian_filter(np.maximum(signal, 0), sigma, truncate=3.0)

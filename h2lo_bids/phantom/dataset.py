@@ -12,24 +12,25 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids import __version__
-from h2lo_bids.errors import (
-    CannotCreateError,
-    InputOutputError,
-    MissingInputError,
-    UsageError,
-)
+from h2lo_bids.errors import CannotCreateError, InputOutputError, MissingInputError, UsageError
 from h2lo_bids.phantom import sidecars
-from h2lo_bids.phantom.anatomy import Anatomy, load_labels, vary
+from h2lo_bids.phantom.anatomy import Subject, load_labels, make_subject, vary
 from h2lo_bids.phantom.lesions import NO_LESIONS, LesionPlan, place_lesions, with_lesions
-from h2lo_bids.phantom.looks import distortion
 from h2lo_bids.phantom.protocols import HIGH_FIELD, LOW_FIELD, NEGATIVE_KEPT
-from h2lo_bids.phantom.scans import DISTORTION, WHITE, coil, high_field_scan, low_field_scan
-from h2lo_bids.phantom.subject import Subject, make_subject
-from h2lo_bids.phantom.template import EXTENT, template_head
+from h2lo_bids.phantom.scans import (
+    DISTORTION,
+    WHITE,
+    coil,
+    distortion,
+    high_field_scan,
+    low_field_scan,
+)
+from h2lo_bids.phantom.template import grid_shape, template_head
 from h2lo_bids.vocabulary import CONTRASTS, Say
 
 WHITE_LEVEL = 700.0
 """Stored intensity of white matter; scanners store integers."""
+DERIVATIVES = Path("derivatives", "h2lo-phantom")
 
 
 @dataclass(frozen=True)
@@ -160,91 +161,65 @@ def _check(plan: Plan, subjects: int) -> None:
         raise UsageError(f"--lf {' '.join(plan.acquisitions)}: choose of {' '.join(LOW_FIELD)}")
 
 
-def _head(plan: Plan, number: int) -> tuple[Anatomy, np.ndarray, np.random.Generator]:
+def _write_subject(plan: Plan, name: str, number: int, tell: Say) -> str:
+    """Simulate one person's scans; return where the anatomy comes from."""
     rng = np.random.default_rng([plan.seed, number, 0])
     if plan.maps:
         source, strength = load_labels(plan.maps[(number - 1) % len(plan.maps)]), 1.0
     else:
         source, strength = template_head(plan.resolution, rng), 1.2
-    side = [int(np.ceil(mm / plan.resolution)) for mm in EXTENT]
-    shape = (side[0], side[1], side[2])
+    shape = grid_shape(plan.resolution)
     head, mask = vary(source, rng, shape=shape, spacing=plan.resolution, strength=strength)
-    return head, mask, rng
-
-
-def _write_subject(plan: Plan, name: str, number: int, tell: Say) -> str:
-    """Simulate one person's scans; return where the anatomy comes from."""
-    head, mask, rng = _head(plan, number)
     subject = make_subject(head, mask, rng)
     if plan.lesions:
         subject = _plant(plan, subject, name, number)
     for contrast in plan.contrasts:
-        _write_high(plan, subject, name, number, contrast, tell)
+        sequence = HIGH_FIELD[contrast]
+        data = high_field_scan(subject, contrast, sequence, _scan_rng(plan, number, contrast, "HF"))
+        label = "_acq-MPRAGE" if contrast == "T1w" else ""
+        stem = plan.out / name / "ses-HF" / "anat" / f"{name}_ses-HF{label}_{contrast}"
+        sidecar = sidecars.high_field_sidecar(sequence, plan.resolution)
+        write_scan(stem, data, head.affine, sidecar)
+        tell(f"{stem.name}: {'x'.join(map(str, data.shape))}")
     for contrast in plan.contrasts if plan.acquisitions else ():
         _write_low(plan, subject, name, number, contrast, tell)
     return head.source
 
 
 def _plant(plan: Plan, subject: Subject, name: str, number: int) -> Subject:
-    """Plant a person's lesions and write their mask beside the dataset."""
+    """Plant a person's lesions and write their mask as a derivative."""
     affine = subject.anatomy.affine
-    white = subject.classes == WHITE
     rng = np.random.default_rng([plan.seed, number, 0, 2])
-    lesions = place_lesions(white, affine, plan.lesions, rng)
+    lesions = place_lesions(subject.classes == WHITE, affine, plan.lesions, rng)
     subject, mask = with_lesions(subject, lesions, plan.lesions.severity)
-    stem = plan.out / "derivatives" / "h2lo-phantom" / name / "ses-HF" / "anat"
-    stem /= f"{name}_ses-HF_label-lesion_mask"
+    stem = plan.out / DERIVATIVES / name / "ses-HF" / "anat" / f"{name}_ses-HF_label-lesion_mask"
     _write_image(stem, mask.astype(np.uint8), affine)
     sidecar = sidecars.lesion_sidecar(lesions, plan.lesions.severity, subject.tissues)
     _write_json(stem.with_name(stem.name + ".json"), sidecar)
     return subject
 
 
-def _scan_seed(plan: Plan, number: int, contrast: str, scan: str) -> np.random.Generator:
-    """Seed a scan by what it is, so that leaving out others does not change it."""
+def _scan_rng(plan: Plan, number: int, contrast: str, scan: str) -> np.random.Generator:
+    """Seed a scan by what it is, so that others do not change it."""
     code = 1 + CONTRASTS.index(contrast) + 2 * ("HF", "coil", *LOW_FIELD).index(scan)
     return np.random.default_rng([plan.seed, number, code])
 
 
-def _write_high(
-    plan: Plan,
-    subject: Subject,
-    name: str,
-    number: int,
-    contrast: str,
-    tell: Say,
-) -> None:
-    sequence = HIGH_FIELD[contrast]
-    data = high_field_scan(subject, contrast, sequence, _scan_seed(plan, number, contrast, "HF"))
-    label = "_acq-MPRAGE" if contrast == "T1w" else ""
-    stem = plan.out / name / "ses-HF" / "anat" / f"{name}_ses-HF{label}_{contrast}"
-    sidecar = sidecars.high_field_sidecar(sequence, plan.resolution)
-    write_scan(stem, data, subject.anatomy.affine, sidecar)
-    tell(f"{stem.name}: {'x'.join(map(str, data.shape))}")
-
-
 def _write_low(
-    plan: Plan,
-    subject: Subject,
-    name: str,
-    number: int,
-    contrast: str,
-    tell: Say,
+    plan: Plan, subject: Subject, name: str, number: int, contrast: str, tell: Say
 ) -> None:
     anatomy = subject.anatomy
-    shape: Any = anatomy.labels.shape
-    rng = _scan_seed(plan, number, contrast, "coil")
-    sensitivity = coil(rng, shape, anatomy.affine, contrast)
+    rng = _scan_rng(plan, number, contrast, "coil")
+    sensitivity = coil(rng, anatomy.labels.shape, anatomy.affine, contrast)
     session = np.random.default_rng([plan.seed, number, 0, 1])
     displacement = distortion(session, subject.mask, anatomy.spacing, DISTORTION)
     for acquisition in plan.acquisitions:
-        rng = _scan_seed(plan, number, contrast, acquisition)
         scan = low_field_scan(
             subject,
             contrast,
             acquisition,
             sensitivity=sensitivity,
-            rng=rng,
+            rng=_scan_rng(plan, number, contrast, acquisition),
             negative_kept=plan.negative_kept,
             displacement=displacement,
         )
@@ -257,17 +232,7 @@ def _write_low(
 def write_scan(
     stem: Path, data: np.ndarray, affine: np.ndarray, sidecar: Mapping[str, Any] | None
 ) -> None:
-    """Write a scan as scanners do, in integers; the same scan gives the same bytes.
-
-    Parameters
-    ----------
-    stem
-        Path without extension; folders are made.
-    data, affine
-        Image, with white matter at about 1, and its voxel indices to mm.
-    sidecar
-        Content of the JSON beside it; None for no JSON.
-    """
+    """Write a scan as scanners do, in integers: `stem` has no extension, white matter is 1."""
     _write_image(stem, np.rint(data * WHITE_LEVEL).clip(0, 32767).astype(np.int16), affine)
     if sidecar is not None:
         _write_json(stem.with_name(stem.name + ".json"), sidecar)
@@ -293,12 +258,9 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _licence(labels: Path | str | None) -> str:
     if labels is None:
         return "CC0"
-    text = "".join(
-        p.read_text(errors="ignore")[:400] for p in sorted(Path(labels).glob("LICENSE*"))
-    )
-    if "Apache License" in text:
-        return "Apache-2.0 (label maps)"
-    return "That of the label maps"
+    texts = [p.read_text(errors="ignore")[:400] for p in Path(labels).glob("LICENSE*")]
+    apache = any("Apache License" in text for text in texts)
+    return "Apache-2.0 (label maps)" if apache else "That of the label maps"
 
 
 def _write_top(plan: Plan, subjects: int, rows: list[str], labels: Path | str | None) -> None:
@@ -311,9 +273,9 @@ def _write_top(plan: Plan, subjects: int, rows: list[str], labels: Path | str | 
     description = sidecars.dataset_description(__version__, _licence(labels), call)
     _write_json(plan.out / "dataset_description.json", description)
     if plan.lesions:
-        below = plan.out / "derivatives" / "h2lo-phantom" / "dataset_description.json"
-        own = {"Name": "Lesions planted in simulated heads", "DatasetType": "derivative"}
-        _write_json(below, {**description, **own, "SourceDatasets": [{"URL": "../.."}]})
+        description |= {"Name": "Lesions planted in simulated heads", "DatasetType": "derivative"}
+        description |= {"SourceDatasets": [{"URL": "../.."}]}
+        _write_json(plan.out / DERIVATIVES / "dataset_description.json", description)
     _write_json(plan.out / "participants.json", sidecars.PARTICIPANTS)
     table = "participant_id\tanatomy\tseed\n" + "".join(row + "\n" for row in rows)
     (plan.out / "participants.tsv").write_text(table, encoding="utf-8")

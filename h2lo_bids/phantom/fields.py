@@ -1,6 +1,8 @@
-"""Smooth random fields: bias, texture, displacement, vessels, and resampling."""
+"""Smooth random fields: bias, texture, displacement, vessels; and resampling."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,33 +10,17 @@ Shape = tuple[int, int, int]
 
 
 def smooth_field(
-    rng: np.random.Generator, shape: Shape, spacing: float, sigma: float
+    rng: np.random.Generator, shape: Sequence[int], spacing: float, sigma: float
 ) -> np.ndarray:
-    """Return a random field with mean about 0 and standard deviation 1.
+    """Return a float32 field with mean about 0 and deviation 1, smoothed by `sigma` mm.
 
     White noise on a coarse grid, Gaussian smoothing, then trilinear refinement:
     the cost does not grow with `sigma`.
-
-    Parameters
-    ----------
-    rng
-        Source of the noise.
-    shape
-        Voxels along each axis.
-    spacing
-        Voxel size in mm.
-    sigma
-        Standard deviation of the smoothing in mm.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 of `shape`.
     """
     from scipy.ndimage import gaussian_filter
 
     step = max(sigma / 2.0, spacing)
-    coarse: Shape = tuple(int(np.ceil(n * spacing / step)) + 1 for n in shape)  # type: ignore[assignment]
+    coarse = [int(np.ceil(n * spacing / step)) + 1 for n in shape]
     noise = rng.standard_normal(coarse, dtype=np.float32)
     noise = gaussian_filter(noise, sigma / step, mode="wrap", truncate=3.0)
     # The kernel's energy, not the sample's deviation: a slow field may lie to one side.
@@ -59,25 +45,10 @@ def _refine(values: np.ndarray, axis: int, n: int, step: float) -> np.ndarray:
     return first
 
 
-def vessels(rng: np.random.Generator, shape: Shape, spacing: float, radius: float) -> np.ndarray:
-    """Return random filaments: curves on which two smooth fields both vanish.
-
-    Parameters
-    ----------
-    rng
-        Source of the fields.
-    shape
-        Voxels along each axis.
-    spacing
-        Voxel size in mm.
-    radius
-        About the radius of a filament in mm.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 weights from 0 (outside) to 1 (on the curve).
-    """
+def vessels(
+    rng: np.random.Generator, shape: Sequence[int], spacing: float, radius: float
+) -> np.ndarray:
+    """Return weights, from 0 to 1, of random filaments: curves on which two fields vanish."""
     sigma = 5.0
     width = radius / (sigma * np.sqrt(2.0))
     energy = smooth_field(rng, shape, spacing, sigma) ** 2
@@ -88,30 +59,15 @@ def vessels(rng: np.random.Generator, shape: Shape, spacing: float, radius: floa
 def resample(
     volume: np.ndarray,
     matrix: np.ndarray,
-    shape: Shape,
+    shape: Sequence[int],
     *,
     displacement: np.ndarray | None = None,
     order: int = 1,
 ) -> np.ndarray:
-    """Read a volume at the affinely mapped voxels of another grid, 0 outside.
+    """Read a volume at the affinely mapped voxels of another grid; float32, 0 outside.
 
-    Parameters
-    ----------
-    volume
-        Values of shape (X, Y, Z), read as float32.
-    matrix
-        4 x 4, from voxel indices of the new grid to those of `volume`.
-    shape
-        The new grid.
-    displacement
-        Added to the mapped indices, shape (3, X, Y, Z), in voxels of `volume`.
-    order
-        Of the splines: 0 for labels (nearest neighbour), 1 trilinear, 3 cubic.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 of `shape`.
+    `matrix` leads from voxels of the new grid to those of `volume`; `displacement`,
+    (3, X, Y, Z) in voxels of `volume`, is added; `order` is that of the splines.
     """
     from scipy.ndimage import affine_transform, map_coordinates, spline_filter
 
@@ -121,7 +77,7 @@ def resample(
         source = spline_filter(source, order, output=np.float32)
     if displacement is None:
         return affine_transform(
-            source, matrix[:3, :3], matrix[:3, 3], shape,
+            source, matrix[:3, :3], matrix[:3, 3], tuple(shape),
             order=order, output=np.float32, prefilter=False,
         )  # fmt: skip
     out = np.empty(shape, dtype=np.float32)
@@ -133,3 +89,17 @@ def resample(
         where += matrix[:3, 3, None, None].astype(np.float32) + displacement[:, i]
         map_coordinates(source, where, output=out[i], order=order, prefilter=False)
     return out
+
+
+def fuse(
+    scans: Sequence[tuple[np.ndarray, np.ndarray]],
+    to_scanner: Sequence[np.ndarray],
+    shape: Sequence[int],
+    affine: np.ndarray,
+    order: int = 1,
+) -> np.ndarray:
+    """Average scans (image, affine) on one grid, given each pose from its mm to the scanner's."""
+    total = np.zeros(shape, dtype=np.float32)
+    for (data, own), transform in zip(scans, to_scanner, strict=True):
+        total += resample(data, np.linalg.inv(own) @ transform @ affine, shape, order=order)
+    return total / np.float32(len(scans))

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.phantom.subject import Subject
-from h2lo_bids.phantom.tissues import NAMES, Tissue
+from h2lo_bids.phantom.anatomy import Subject
+from h2lo_bids.phantom.tissues import NAMES, TIMES
 
 GAP = 2.0
 """Least distance in mm between the surfaces of two lesions that are placed at random."""
-RELAXATION = ("t1", "t2", "pd", "t1_low", "t2_low")
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,9 @@ def place_lesions(
     affine
         Voxel indices to mm, without shear.
     plan
-        How many, how large, and which places are given.
+        How many, how large, and which places are given; these come first.
     rng
         Source of the random places.
-
-    Returns
-    -------
-    tuple of Lesion
-        Those at given places first.
 
     Raises
     ------
@@ -124,20 +118,11 @@ def place_lesions(
     return tuple(found)
 
 
-def lesion_share(
-    lesions: Sequence[Lesion], shape: tuple[int, int, int], affine: np.ndarray
-) -> np.ndarray:
-    """Return how much of each voxel is lesion; float32 from 0 to 1.
+def lesion_share(lesions: Sequence[Lesion], shape: Sequence[int], affine: np.ndarray) -> np.ndarray:
+    """Return how much of each voxel is lesion, float32 from 0 to 1; `affine` has no shear.
 
     The share falls linearly over one voxel at the surface, so that a ball of radius r on
     voxels of side h sums to (4/3) pi (r^3 + r h^2 / 4).
-
-    Parameters
-    ----------
-    lesions
-        Balls.
-    shape, affine
-        The grid; `affine` without shear.
     """
     share = np.zeros(shape, dtype=np.float32)
     step = np.linalg.norm(affine[:3, :3], axis=0)
@@ -184,38 +169,21 @@ def plant_lesions(
         float32 image.
     numpy.ndarray
         Lesion mask, bool: voxels of which at least half is lesion.
-
-    Raises
-    ------
-    UsageError
-        If the contrast is below -1.
     """
-    if contrast < -1:
-        raise UsageError(f"a lesion's contrast is -1 or more, not {contrast:g}")
-    share = lesion_share(lesions, image.shape, affine)  # type: ignore[arg-type]
+    share = lesion_share(lesions, image.shape, affine)
     return (image * (1 + np.float32(contrast) * share)).astype(np.float32), share >= 0.5
 
 
 def with_lesions(
     subject: Subject, lesions: Sequence[Lesion], severity: float
 ) -> tuple[Subject, np.ndarray]:
-    """Return a phantom's person with lesions, which every scan then shows, and their mask.
-
-    Parameters
-    ----------
-    subject
-        The person.
-    lesions
-        From `place_lesions`, on the anatomy's affine.
-    severity
-        See `LesionPlan`.
-    """
+    """Return a phantom's person with lesions, which every scan then shows, and their mask."""
     white, full = subject.tissues["white"], subject.tissues["lesion"]
     values = {
-        k: (1 - severity) * getattr(white, k) + severity * getattr(full, k) for k in RELAXATION
+        k: (1 - severity) * getattr(white, k) + severity * getattr(full, k) for k in (*TIMES, "pd")
     }
-    tissue: Tissue = replace(full, **values)
-    shape = subject.anatomy.labels.shape
-    mask = lesion_share(lesions, shape, subject.anatomy.affine) >= 0.5  # type: ignore[arg-type]
+    affine = subject.anatomy.affine
+    mask = lesion_share(lesions, subject.anatomy.labels.shape, affine) >= 0.5
     classes = np.where(mask, np.uint8(NAMES.index("plaque")), subject.classes)
-    return replace(subject, classes=classes, tissues={**subject.tissues, "plaque": tissue}), mask
+    tissues = {**subject.tissues, "plaque": replace(full, **values)}
+    return replace(subject, classes=classes, tissues=tissues), mask

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from h2lo_bids.imaging.masks import bounding_box
-from h2lo_bids.phantom.anatomy import Anatomy, load_labels, vary
-from h2lo_bids.phantom.fields import Shape
-from h2lo_bids.phantom.fusion import fuse
-from h2lo_bids.phantom.looks import distortion, draw_look, nominal_look
+from h2lo_bids.phantom.anatomy import Anatomy, Subject, load_labels, make_subject, vary
+from h2lo_bids.phantom.fields import Shape, fuse
 from h2lo_bids.phantom.protocols import HIGH_FIELD, ORTHOGONAL, draw_high_field
 from h2lo_bids.phantom.scans import (
     DISTORTION,
     MISREGISTRATION,
     WHITE,
     coil,
+    distortion,
+    draw_look,
     high_field_scan,
     low_field_scan,
     misregistration,
+    nominal_look,
 )
-from h2lo_bids.phantom.subject import Subject, make_subject
 from h2lo_bids.vocabulary import CONTRASTS
 
 MARGIN = 12
@@ -55,47 +55,6 @@ class TrainingPair:
         return self.inputs[0]
 
 
-def simulate_training_pair(
-    labels_path_or_anatomy: Path | str | Anatomy,
-    *,
-    contrast: str,
-    seed: int,
-    frame_shape: Shape = (208, 256, 256),
-    strength: float = 1.0,
-) -> TrainingPair:
-    """Simulate a pair: a 3 T scan, and three thick-slice 64 mT scans fused on its grid.
-
-    The person (shape, tissue, texture) follows from `seed` alone, so both
-    contrasts of one seed show one person; the 3 T sequence is that of a
-    different scanner for each seed.
-
-    Parameters
-    ----------
-    labels_path_or_anatomy
-        FreeSurfer label map of a whole head.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    seed
-        Non-negative.
-    frame_shape
-        Grid of the pair.
-    strength
-        Scale of the anatomical variation; 0 keeps the map's own shape.
-
-    Raises
-    ------
-    ValueError
-        If the contrast is unknown.
-    """
-    return simulate_training_pairs(
-        labels_path_or_anatomy,
-        contrasts=(contrast,),
-        seed=seed,
-        frame_shape=frame_shape,
-        strength=strength,
-    )[contrast]
-
-
 def simulate_training_pairs(
     labels_path_or_anatomy: Path | str | Anatomy,
     *,
@@ -108,16 +67,24 @@ def simulate_training_pairs(
     normalise: bool = True,
     distorted: bool = True,
 ) -> dict[str, TrainingPair]:
-    """Simulate one person's pair in each contrast; see `simulate_training_pair`.
+    """Simulate one person's pair in each contrast: 3 T, and three 64 mT scans fused on its grid.
 
-    Person and low-field scans do not depend on the number and kind of the inputs.
+    The person (shape, tissue, texture) follows from `seed` alone; the 3 T sequence is that of
+    another scanner for each seed. Person and low-field scans do not depend on the number and
+    kind of the inputs.
 
     Parameters
     ----------
-    labels_path_or_anatomy, seed, frame_shape, strength
-        See `simulate_training_pair`.
+    labels_path_or_anatomy
+        FreeSurfer label map of a whole head.
     contrasts
         Of ``"T1w"`` and ``"T2w"``.
+    seed
+        Non-negative.
+    frame_shape
+        Grid of the pair.
+    strength
+        Scale of the anatomical variation; 0 keeps the map's own shape.
     inputs
         High-field images per low-field one, each of another scanner, at least 1.
     nominal
@@ -127,9 +94,6 @@ def simulate_training_pairs(
     distorted
         Whether the low-field scans are distorted and registered with an error, as real ones.
     """
-    for contrast in contrasts:
-        if contrast not in CONTRASTS:
-            raise ValueError(f"a contrast is one of {CONTRASTS}, not {contrast!r}")
     source = labels_path_or_anatomy
     anatomy = source if isinstance(source, Anatomy) else load_labels(Path(source))
     person = np.random.default_rng([seed, 0])
@@ -144,11 +108,16 @@ def simulate_training_pairs(
     pairs = {}
     for contrast in contrasts:
         stream = (seed, 1 + CONTRASTS.index(contrast))
-        high = _high_field(subject, contrast, stream, nominal, inputs)
+        images = []
+        for number in range(inputs):
+            rng = np.random.default_rng([*stream, 2, 1 + number])
+            sequence, look = draw_high_field(contrast, rng), draw_look(contrast, rng)
+            if nominal and number == 0:
+                sequence, look = HIGH_FIELD[contrast], nominal_look(contrast, rng)
+            images.append(high_field_scan(subject, contrast, sequence, rng, look))
         rng = np.random.default_rng([*stream, 1])
-        low = _low_field(subject, contrast, displacement, rng)
-        images = [_masked(image, subject.mask, normalise) for image in (*high, low)]
-        *framed, target = (_framed(image, part, frame_shape) for image in images)
+        images.append(_low_field(subject, contrast, displacement, rng))
+        *framed, target = (_framed(i, subject.mask, normalise, part, mask.shape) for i in images)
         pairs[contrast] = TrainingPair(tuple(framed), target, mask)
     return pairs
 
@@ -162,29 +131,12 @@ def _around_brain(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(part)
 
 
-def _high_field(
-    subject: Subject, contrast: str, stream: tuple[int, int], nominal: bool, count: int
-) -> list[np.ndarray]:
-    """Scan a person on several scanners; each follows from its number alone."""
-    images = []
-    for number in range(count):
-        rng = np.random.default_rng([*stream, 2, 1 + number])
-        sequence, look = draw_high_field(contrast, rng), draw_look(contrast, rng)
-        if nominal and number == 0:
-            sequence, look = HIGH_FIELD[contrast], nominal_look(contrast, rng)
-        images.append(high_field_scan(subject, contrast, sequence, rng, look))
-    return images
-
-
 def _low_field(
-    subject: Subject,
-    contrast: str,
-    displacement: np.ndarray | None,
-    rng: np.random.Generator,
+    subject: Subject, contrast: str, displacement: np.ndarray | None, rng: np.random.Generator
 ) -> np.ndarray:
     """Scan a person at low field and put the scans together on the person's grid."""
     affine, shape = subject.anatomy.affine, subject.mask.shape
-    sensitivity = coil(rng, shape, affine, contrast)  # type: ignore[arg-type]
+    sensitivity = coil(rng, shape, affine, contrast)
     scans, to_scanner = [], []
     for acquisition in ORTHOGONAL:
         scan = low_field_scan(
@@ -201,16 +153,19 @@ def _low_field(
         # The scanner scales each image on its own, and so does the fusion of real ones.
         scans.append((scan.data / scan.data.mean(), scan.affine))
         to_scanner.append(pose)
-    fused = fuse(scans, to_scanner, shape, affine, order=3)  # type: ignore[arg-type]
+    fused = fuse(scans, to_scanner, shape, affine, order=3)
     return fused / np.median(fused[subject.classes == WHITE])
 
 
-def _masked(image: np.ndarray, mask: np.ndarray, normalise: bool) -> np.ndarray:
+def _framed(
+    image: np.ndarray,
+    mask: np.ndarray,
+    normalise: bool,
+    part: tuple[slice, ...],
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """Put the brain of an image back on the whole grid."""
     masked = np.where(mask, image, np.float32(0)).clip(0)
-    return (masked / masked.max() if normalise else masked).astype(np.float32)
-
-
-def _framed(image: np.ndarray, part: tuple[slice, ...], shape: Shape) -> np.ndarray:
     framed = np.zeros(shape, dtype=np.float32)
-    framed[part] = image
+    framed[part] = masked / masked.max() if normalise else masked
     return framed

@@ -69,31 +69,21 @@ _LOW_TE = {
     "T1w": {"axi": 5.6, "cor": 6.3, "sag": 7.1, "iso": 5.6},
     "T2w": {"axi": 161.0, "cor": 194.0, "sag": 199.0, "iso": 148.0},
 }
-_ORDER = {"axi": (0, 1, 2), "cor": (0, 2, 1), "sag": (2, 1, 0)}
 
 
 def low_field_grid(contrast: str, acquisition: str) -> Grid:
-    """Return the voxels of a low-field scan, as a Swoop scanner writes them.
-
-    Parameters
-    ----------
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    acquisition
-        ``"axi"``, ``"cor"``, ``"sag"`` (thick slices) or ``"iso"``.
-    """
+    """Return the voxels of a low-field scan, as a Swoop scanner writes them."""
     t1w = contrast == "T1w"
     if acquisition == "iso":
         side = 2.34 if t1w else 2.25
         return Grid((80, 96, 84) if t1w else (84, 100, 88), (side, side, side), 2)
     side = 1.6 if t1w else 1.5
-    shape, zooms = ((112, 136, 40) if t1w else (120, 146, 40)), (side, side, 5.0)
-    order = _ORDER[acquisition]
-    return Grid(
-        (shape[order[0]], shape[order[1]], shape[order[2]]),
-        (zooms[order[0]], zooms[order[1]], zooms[order[2]]),
-        order.index(2),
-    )
+    x, y, z = (112, 136, 40) if t1w else (120, 146, 40)
+    if acquisition == "axi":
+        return Grid((x, y, z), (side, side, 5.0), 2)
+    if acquisition == "cor":
+        return Grid((x, z, y), (side, 5.0, side), 1)
+    return Grid((z, y, x), (5.0, side, side), 0)
 
 
 def low_field(contrast: str, acquisition: str) -> LowField:
@@ -111,13 +101,6 @@ def draw_high_field(contrast: str, rng: np.random.Generator) -> HighField:
     T2w scans: a sequence is drawn again until cortex and fluid, relative to white matter, are
     within `RATIOS`. Relaxation stays that of 3 T, so that a range of sequences stands in for
     a range of fields.
-
-    Parameters
-    ----------
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    rng
-        Source of the draw.
     """
     while True:
         sequence = _draw(contrast, rng)

@@ -1,15 +1,23 @@
-"""High- and low-field scans of one simulated person."""
+"""High- and low-field scans of one simulated person.
+
+The nominal site is calibrated to ds006557. Its parameters were fitted to the very figures
+that the first row of Table 1 in the paper (arXiv 2603.24968) reports for the high-field
+image taken as the prediction of the low-field one, so that agreement with that row is no
+evidence of its own; noise, tissue levels and spectrum of the axial low-field scans were
+fitted to a real Swoop scan that is in no other way part of the simulation. Signal equations
+and relaxation times are those of `signal` and `tissues`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from h2lo_bids.phantom.acquisition import acquire, complex_noise
-from h2lo_bids.phantom.anatomy import rigid
-from h2lo_bids.phantom.fields import Shape, resample
-from h2lo_bids.phantom.looks import Look, millimetres, nominal_look, receive_field
+from h2lo_bids.phantom.anatomy import Subject, render, rigid
+from h2lo_bids.phantom.fields import resample, smooth_field
 from h2lo_bids.phantom.protocols import (
     NEGATIVE_KEPT,
     HighField,
@@ -18,30 +26,143 @@ from h2lo_bids.phantom.protocols import (
     low_field,
     low_field_values,
 )
-from h2lo_bids.phantom.subject import Subject, render
 from h2lo_bids.phantom.tissues import NAMES
 
 WHITE = NAMES.index("white")
+NOISE = {"T1w": 0.065, "T2w": 0.14}
+"""Standard deviation per channel of a low-field scan, in units of white matter."""
+DISTORTION = 2.75
+"""Root mean square in mm, see `distortion`."""
+MISREGISTRATION = 0.6
+"""Root mean square in mm of a scan's rigid registration error."""
+
+_HALF_AXES = (75.0, 95.0, 85.0)
+"""Of an ellipsoid about the brain, in mm: receive fields grow with the distance from its middle."""
+_COIL = {
+    "T1w": {"rim": 0.93, "rough": 0.05, "peak": 1.0, "width": 135.0, "hot": 0.75},
+    "T2w": {"rim": 0.6, "rough": 0.13, "peak": 27.0, "width": 95.0, "hot": 0.62},
+}
+"""`hot`: gain in the middle of the hot spot beyond 1."""
+_HOT_SPOT, _HOT_WIDTH = (20.0, -90.0, 0.0), 22.0
 
 
 @dataclass(frozen=True)
-class LowFieldScan:
-    """A simulated scan.
+class Look:
+    """What a 3 T scan owes to scanner and site, in units of white matter.
 
     Parameters
     ----------
-    data, affine
-        float32 image and its voxel indices to mm of the scanner.
-    pose
-        4 x 4 from mm of the head to mm of the scanner.
-    sequence
-        What was played.
+    vessel
+        Signal of vessels and membranes.
+    texture
+        Relative standard deviation inside tissue.
+    blur
+        Standard deviation along each axis in mm.
+    noise
+        Standard deviation per channel.
+    rim, rough
+        See `receive_field`. Without prescan normalisation the receive array shows.
+    outliers
+        Single voxels, in the brightest tenth of the image, that are set to 1.5 to 3 times its
+        largest value: spikes, contrast agent, overshoot.
     """
 
-    data: np.ndarray
-    affine: np.ndarray
-    pose: np.ndarray
-    sequence: LowField
+    vessel: float
+    texture: float
+    blur: tuple[float, float, float]
+    noise: float
+    rim: float
+    rough: float
+    outliers: int = 0
+
+
+def nominal_look(contrast: str, rng: np.random.Generator) -> Look:
+    """Return the look of the calibrated site, as it varies between its subjects."""
+    t1w = contrast == "T1w"
+    rim = rng.normal(0.48 if t1w else 0.5, 0.05)
+    return Look(
+        vessel=rng.uniform(0.45, 0.65) if t1w else rng.uniform(0.9, 1.2),
+        texture=rng.uniform(0.03, 0.045),
+        blur=(0.4, 0.4, 0.4),
+        noise=rng.uniform(0.06, 0.07) if t1w else rng.uniform(0.043, 0.053),
+        rim=rim,
+        rough=0.04 if t1w else 0.215,
+    )
+
+
+def draw_look(contrast: str, rng: np.random.Generator) -> Look:
+    """Return the look of some other scanner of 1.5 to 7 T: with or without normalisation."""
+    plane, thick = rng.uniform(0.35, 0.75), rng.uniform(0.35, 0.75)
+    if rng.random() < 0.25:
+        thick = rng.uniform(0.8, 1.3)
+    blur = np.full(3, plane)
+    blur[rng.integers(3)] = thick
+    strong = rng.random() < 0.35
+    # Inflow brightens vessels in a gradient echo; a spin echo leaves them dark.
+    vessel = rng.uniform(0.4, 1.5) if contrast == "T1w" else rng.uniform(0.05, 0.8)
+    if contrast == "T1w" and rng.random() < 0.25:
+        vessel = rng.uniform(1.5, 4.0)
+    return Look(
+        vessel=vessel,
+        texture=rng.uniform(0.02, 0.045),
+        blur=(float(blur[0]), float(blur[1]), float(blur[2])),
+        noise=1 / rng.uniform(20, 80),
+        rim=rng.uniform(0.3, 1.4) if strong else rng.normal(0, 0.12),
+        rough=rng.uniform(0.03, 0.15),
+        outliers=int(rng.integers(1, 200)) if rng.random() < 0.2 else 0,
+    )
+
+
+def receive_field(
+    rng: np.random.Generator, shape: Sequence[int], affine: np.ndarray, *, rim: float, rough: float
+) -> np.ndarray:
+    """Return a receive array's sensitivity; 1 where the squared radius is half the surface's.
+
+    `rim` is the logarithm of the sensitivity at the brain's surface over that in its middle,
+    `rough` the standard deviation of the logarithm's smooth random part.
+    """
+    radial = sum((v / h) ** 2 for v, h in zip(_millimetres(shape, affine), _HALF_AXES, strict=True))
+    field = np.float32(rim) * (np.minimum(radial, np.float32(1.3)) - np.float32(0.5))
+    return np.exp(field + np.float32(rough) * smooth_field(rng, shape, float(affine[0, 0]), 45.0))
+
+
+def _millimetres(shape: Sequence[int], affine: np.ndarray) -> list[np.ndarray]:
+    """Return the coordinates of a grid without rotation along each axis, float32, to broadcast."""
+    axes = [affine[a, a] * np.arange(n) + affine[a, 3] for a, n in enumerate(shape)]
+    return list(np.meshgrid(*(a.astype(np.float32) for a in axes), indexing="ij", sparse=True))
+
+
+def distortion(
+    rng: np.random.Generator, mask: np.ndarray, spacing: float, rms: float
+) -> np.ndarray:
+    """Return how far a low-field image lies from the truth once it is registered rigidly.
+
+    A smooth random displacement (gradient nonlinearity, inhomogeneous field) less the rigid
+    motion that fits it best in the brain: float32 (3, X, Y, Z) in voxels, to be added to the
+    coordinates that are read, with a root mean square of `rms` mm in the mask.
+    """
+    field = np.stack([smooth_field(rng, mask.shape, spacing, 25.0) for _ in range(3)])
+    middle = (np.array(mask.shape, dtype=np.float32) - 1) / 2
+    at = np.argwhere(mask)[:: max(1, int(mask.sum()) // 20000)]
+    found, *_ = np.linalg.lstsq(_motions(at - middle), field[:, *at.T].T.ravel(), rcond=None)
+    lines = (np.arange(n, dtype=np.float32) - m for n, m in zip(mask.shape, middle, strict=True))
+    x, y, z = np.meshgrid(*lines, indexing="ij", sparse=True)
+    (a, b, c), (p, q, r) = found[:3].astype(np.float32), found[3:].astype(np.float32)
+    for part, motion in zip(
+        field, (a + q * z - r * y, b + r * x - p * z, c + p * y - q * x), strict=True
+    ):
+        part -= motion
+    size = np.sqrt(np.mean(np.sum(field[:, *at.T] ** 2, axis=0)))
+    return field * np.float32(rms / spacing / size)
+
+
+def _motions(at: np.ndarray) -> np.ndarray:
+    """Return the displacements of points, one after another, by unit shifts and rotations."""
+    x, y, z = at.T
+    zero, one = np.zeros_like(x), np.ones_like(x)
+    shifts = [(one, zero, zero), (zero, one, zero), (zero, zero, one)]
+    turns = [(zero, -z, y), (z, zero, -x), (-y, x, zero)]
+    return np.stack([np.stack(v, axis=1).ravel() for v in (*shifts, *turns)], axis=1)
 
 
 def high_field_scan(
@@ -51,31 +172,15 @@ def high_field_scan(
     rng: np.random.Generator,
     look: Look | None = None,
 ) -> np.ndarray:
-    """Scan a person at 3 T, on the anatomy's own grid.
+    """Scan a person at 3 T on the anatomy's grid: float32 magnitude, white matter about 1.
 
-    Parameters
-    ----------
-    subject
-        The person.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    sequence
-        What is played.
-    rng
-        The scan's own generator.
-    look
-        What else the scanner does; that of the nominal site when not given.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 magnitude image; white matter lies about 1.
+    Without a look the scanner is that of the nominal site.
     """
     look = look or nominal_look(contrast, rng)
     values = high_field_values(sequence, subject.tissues)
     values = values / values[WHITE]
     anatomy = subject.anatomy
-    shape: Shape = anatomy.labels.shape  # type: ignore[assignment]
+    shape = anatomy.labels.shape
     image = render(
         subject, values, vessel=look.vessel, texture=look.texture, blur=look.blur
     ) * receive_field(rng, shape, anatomy.affine, rim=look.rim, rough=look.rough)
@@ -87,36 +192,19 @@ def high_field_scan(
     return image
 
 
-_COIL = {
-    "T1w": {"rim": 0.93, "rough": 0.05, "peak": 1.0, "width": 135.0, "hot": 0.75},
-    "T2w": {"rim": 0.6, "rough": 0.13, "peak": 27.0, "width": 95.0, "hot": 0.62},
-}
-"""Calibrated with `looks`; `hot`: gain in the middle of the hot spot beyond 1."""
-_HOT_SPOT, _HOT_WIDTH = (20.0, -90.0, 0.0), 22.0
-
-
 def coil(
-    rng: np.random.Generator, shape: Shape, affine: np.ndarray, contrast: str = "T1w"
+    rng: np.random.Generator, shape: Sequence[int], affine: np.ndarray, contrast: str = "T1w"
 ) -> np.ndarray:
     """Return the sensitivity of the low-field head coil over a head, with its correction.
 
     Brighter towards the surface, falling off along the body's axis, with a hot spot at
     the back of the head and a random smooth part; the scanner corrects the images of
     each contrast on its own.
-
-    Parameters
-    ----------
-    rng
-        Source of the draw.
-    shape, affine
-        Grid of the head and its voxel indices to mm.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
     """
     own = _COIL[contrast]
     rim = own["rim"] + rng.normal(0, 0.05)
     field = receive_field(rng, shape, affine, rim=rim, rough=own["rough"])
-    x, y, z = millimetres(shape, affine)
+    x, y, z = _millimetres(shape, affine)
     peak, width = own["peak"] + rng.normal(0, 5.0), own["width"] * rng.uniform(0.95, 1.05)
     field *= np.exp(-(((z - np.float32(peak)) / np.float32(width)) ** 2))
     apart = sum((v - np.float32(h)) ** 2 for v, h in zip((x, y, z), _HOT_SPOT, strict=True))
@@ -124,33 +212,14 @@ def coil(
     return field * (1 + gain * np.exp(-apart / np.float32(2 * _HOT_WIDTH**2)))
 
 
-def low_field_head(
-    subject: Subject,
-    sequence: LowField,
-    sensitivity: np.ndarray,
-    displacement: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return the signal that a 64 mT scanner would sample; white matter lies about 1.
+@dataclass(frozen=True)
+class LowFieldScan:
+    """A simulated scan: float32 image, its affine to mm of the scanner, and how it was made."""
 
-    Parameters
-    ----------
-    subject
-        The person.
-    sequence
-        What is played.
-    sensitivity
-        See `coil`.
-    displacement
-        See `looks.distortion`.
-    """
-    values = low_field_values(sequence, subject.tissues)
-    values = values / values[WHITE]
-    vessel = 0.3 if sequence.ti else 2.7
-    image = render(subject, values, vessel=vessel, texture=0.04, blur=(0.6, 0.6, 0.6))
-    if displacement is not None:
-        shape: Shape = image.shape  # type: ignore[assignment]
-        image = resample(image, np.eye(4), shape, displacement=displacement)
-    return image * sensitivity
+    data: np.ndarray
+    affine: np.ndarray
+    pose: np.ndarray  # 4 x 4 from mm of the head to mm of the scanner
+    sequence: LowField
 
 
 def low_field_scan(
@@ -163,7 +232,7 @@ def low_field_scan(
     negative_kept: float = NEGATIVE_KEPT,
     displacement: np.ndarray | None = None,
 ) -> LowFieldScan:
-    """Scan a person at 64 mT.
+    """Scan a person at 64 mT; white matter lies about 1.
 
     Parameters
     ----------
@@ -171,22 +240,25 @@ def low_field_scan(
         The person.
     contrast, acquisition
         See `h2lo_bids.phantom.protocols.low_field`.
-    sensitivity
-        The coil's, on the anatomy's grid; shared by the scans of a session.
+    sensitivity, displacement
+        See `coil` and `distortion`; on the anatomy's grid, shared by the scans of a session.
     rng
         The scan's own generator (pose, noise).
     negative_kept
         Share of negative (inverted) signal that stays, see `signal.rectify`.
-    displacement
-        See `looks.distortion`; shared by the scans of a session.
     """
     sequence = replace(low_field(contrast, acquisition), negative_kept=negative_kept)
-    head = low_field_head(subject, sequence, sensitivity, displacement)
+    values = low_field_values(sequence, subject.tissues)
+    vessel = 0.3 if sequence.ti else 2.7
+    head = render(
+        subject, values / values[WHITE], vessel=vessel, texture=0.04, blur=(0.6, 0.6, 0.6)
+    )
+    if displacement is not None:
+        head = resample(head, np.eye(4), head.shape, displacement=displacement)
     pose = rigid(rng.normal(0, 3.0, 3).clip(-8, 8), rng.normal(0, 3.0, 3).clip(-8, 8))
     coarse = subject.anatomy.spacing > 1.5
-    across = 2 if acquisition == "iso" or coarse else 4
     data = acquire(
-        head,
+        head * sensitivity,
         subject.anatomy.affine,
         sequence.grid,
         pose,
@@ -194,29 +266,13 @@ def low_field_scan(
         taper=0.15,
         sigma=NOISE[contrast] * rng.uniform(0.9, 1.1),
         rng=rng,
-        fine=(1 if coarse else 2, across),
+        fine=(1 if coarse else 2, 2 if acquisition == "iso" or coarse else 4),
     )
     return LowFieldScan(data, sequence.grid.affine, pose, sequence)
 
 
-NOISE = {"T1w": 0.065, "T2w": 0.14}
-"""Standard deviation per channel of a low-field scan, in units of white matter."""
-DISTORTION = 2.75
-"""Root mean square in mm, see `looks.distortion`."""
-MISREGISTRATION = 0.6
-"""Root mean square in mm of a scan's rigid registration error."""
-
-
 def misregistration(rng: np.random.Generator, rms: float) -> np.ndarray:
-    """Return a small rigid error, 4 x 4.
-
-    Parameters
-    ----------
-    rng
-        Source of the direction.
-    rms
-        Root mean square displacement in mm on a sphere of 60 mm around the origin.
-    """
+    """Return a rigid error, 4 x 4, of `rms` mm on a sphere of 60 mm around the origin."""
     angles, shift = rng.normal(0, 1.0, 3), rng.normal(0, 1.0, 3)
     turn = np.deg2rad(angles) * 60.0
     # A rotation by w moves the sphere's points by |w| r sqrt(2/3) in rms.

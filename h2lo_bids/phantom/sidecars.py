@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from h2lo_bids.phantom.lesions import Lesion, LesionPlan
@@ -27,79 +27,57 @@ _KIND = {
 
 
 def high_field_sidecar(sequence: HighField, thickness: float) -> dict[str, Any]:
-    """Return a 3 T scan's JSON; times in seconds, angles in degrees, mm.
-
-    Parameters
-    ----------
-    sequence
-        What was played.
-    thickness
-        Slice thickness in mm.
-    """
-    scanning, variant, kind = _KIND[sequence.kind]
-    fields = {
-        "Modality": "MR",
-        "Manufacturer": "GE (simulated)",
-        "ManufacturersModelName": "3 T phantom",
-        "MagneticFieldStrength": 3,
-        "ImagingFrequency": round(3 * LARMOR, 3),
-        "MRAcquisitionType": "3D",
-        "ScanningSequence": scanning,
-        "SequenceVariant": variant,
-        "PulseSequenceType": kind,
-        "SliceThickness": thickness,
-        "RepetitionTime": sequence.tr / 1000,
-        "EchoTime": sequence.te / 1000,
-        "FlipAngle": sequence.flip,
-        "EchoTrainLength": sequence.echoes,
-    }
-    if sequence.ti:
-        fields["InversionTime"] = sequence.ti / 1000
-    return fields
+    """Return the JSON of a 3 T scan with slices of so many mm."""
+    maker, model = "GE (simulated)", "3 T phantom"
+    more = {"FlipAngle": sequence.flip, "EchoTrainLength": sequence.echoes}
+    return _sidecar(sequence, maker, model, 3, _KIND[sequence.kind], thickness, more)
 
 
 def low_field_sidecar(sequence: LowField) -> dict[str, Any]:
-    """Return a 64 mT scan's JSON; times in seconds, angles in degrees, mm."""
-    grid = sequence.grid
+    """Return the JSON of a 64 mT scan."""
+    maker, model = "Hyperfine (simulated)", "64 mT phantom"
+    kind = ("SE_IR" if sequence.ti else "SE", "SK_MP" if sequence.ti else "SK", _KIND["spin"][2])
+    thickness = sequence.grid.zooms[sequence.grid.slice_axis]
+    more = {"FlipAngle": 90, "NumberOfAverages": sequence.averages}
+    return _sidecar(sequence, maker, model, 0.064, kind, thickness, more)
+
+
+def _sidecar(
+    sequence: HighField | LowField,
+    maker: str,
+    model: str,
+    tesla: float,
+    kind: tuple[str, str, str],
+    thickness: float,
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    """Return a scan's JSON in BIDS terms; times in seconds, angles in degrees, mm."""
     fields = {
         "Modality": "MR",
-        "Manufacturer": "Hyperfine (simulated)",
-        "ManufacturersModelName": "64 mT phantom",
-        "MagneticFieldStrength": 0.064,
-        "ImagingFrequency": round(0.064 * LARMOR, 4),
+        "Manufacturer": maker,
+        "ManufacturersModelName": model,
+        "MagneticFieldStrength": tesla,
+        "ImagingFrequency": round(tesla * LARMOR, 4),
         "MRAcquisitionType": "3D",
-        "ScanningSequence": "SE_IR" if sequence.ti else "SE",
-        "SequenceVariant": "SK_MP" if sequence.ti else "SK",
-        "PulseSequenceType": "3D fast spin echo",
-        "SliceThickness": grid.zooms[grid.slice_axis],
+        "ScanningSequence": kind[0],
+        "SequenceVariant": kind[1],
+        "PulseSequenceType": kind[2],
+        "SliceThickness": thickness,
         "RepetitionTime": sequence.tr / 1000,
         "EchoTime": sequence.te / 1000,
-        "FlipAngle": 90,
-        "NumberOfAverages": sequence.averages,
+        **more,
     }
-    if sequence.ti:
-        fields["InversionTime"] = sequence.ti / 1000
-    return fields
+    return fields | ({"InversionTime": sequence.ti / 1000} if sequence.ti else {})
 
 
 def lesion_sidecar(
-    lesions: Sequence[Lesion], severity: float, tissues: Mapping[str, Tissue]
+    lesions: Sequence[Lesion], severity: float, tissues: dict[str, Tissue]
 ) -> dict[str, Any]:
-    """Return the JSON of a mask of planted lesions.
-
-    Parameters
-    ----------
-    lesions
-        What was planted.
-    severity
-        See `h2lo_bids.phantom.lesions.LesionPlan`.
-    tissues
-        The person's, from which the contrasts follow: signal over that of white matter, less 1.
-    """
+    """Return the JSON of a person's lesion mask, with each contrast to white matter."""
     contrasts = {}
     for contrast in CONTRASTS:
-        high = high_field_values(HIGH_FIELD[contrast], dict(tissues))
-        low = low_field_values(low_field(contrast, "axi"), dict(tissues))
+        high = high_field_values(HIGH_FIELD[contrast], tissues)
+        low = low_field_values(low_field(contrast, "axi"), tissues)
         for name, values in ((f"3T {contrast}", high), (f"64mT axial {contrast}", low)):
             ratio = values[NAMES.index("plaque")] / values[NAMES.index("white")]
             contrasts[name] = round(float(ratio) - 1, 4)
@@ -126,17 +104,7 @@ def lesion_options(plan: LesionPlan) -> str:
 
 
 def dataset_description(version: str, licence: str, call: str) -> dict[str, Any]:
-    """Return the dataset's description.
-
-    Parameters
-    ----------
-    version
-        Of this software.
-    licence
-        Of the anatomy.
-    call
-        What would make the same dataset again.
-    """
+    """Return the dataset's description; `call` would make the same dataset again."""
     return {
         "Name": "Simulated paired high-field and low-field brain MRI",
         "BIDSVersion": "1.10.0",

@@ -1,7 +1,8 @@
 """Steady-state signal of the sequences that the phantom plays.
 
-Times are in milliseconds, angles in degrees. Every function takes arrays or
-scalars and returns signed, real signals relative to the proton density.
+Times (`t1`, `t2`, repetition `tr`, echo `te`, inversion `ti`) are in milliseconds, angles in
+degrees, the proton density `pd` is 1 for water. Every function takes arrays or scalars and
+returns signed, real signals relative to the proton density.
 """
 
 from __future__ import annotations
@@ -13,40 +14,24 @@ _Affine = tuple[np.ndarray, np.ndarray]
 """Gain and offset that a part of the sequence applies to the magnetisation."""
 
 
+def _arrays(*values: ArrayLike) -> list[np.ndarray]:
+    return [np.asarray(v, dtype=np.float64) for v in values]
+
+
 def inversion_recovery(
     t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float, ti: float
 ) -> np.ndarray:
-    """Return the signed signal of an inversion-recovery spin echo.
+    """Return the signed signal of an inversion-recovery spin echo of a single excitation.
 
-    ``PD (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2)``: the readout is a
-    single excitation, and the echo time is short beside TR.
-
-    Parameters
-    ----------
-    t1, t2
-        Relaxation times in ms, positive.
-    pd
-        Proton density, 1 for water.
-    tr, te, ti
-        Repetition, echo and inversion time in ms.
+    ``PD (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2)``, for TE short beside TR.
     """
-    t1, t2, pd = (np.asarray(v, dtype=np.float64) for v in (t1, t2, pd))
+    t1, t2, pd = _arrays(t1, t2, pd)
     return pd * (1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1)) * np.exp(-te / t2)
 
 
 def spin_echo(t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float) -> np.ndarray:
-    """Return the signal of a spin echo, ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``.
-
-    Parameters
-    ----------
-    t1, t2
-        Relaxation times in ms, positive.
-    pd
-        Proton density, 1 for water.
-    tr, te
-        Repetition and (effective) echo time in ms.
-    """
-    t1, t2, pd = (np.asarray(v, dtype=np.float64) for v in (t1, t2, pd))
+    """Return the signal of a spin echo, ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``."""
+    t1, t2, pd = _arrays(t1, t2, pd)
     return pd * (1 - np.exp(-tr / t1)) * np.exp(-te / t2)
 
 
@@ -62,27 +47,12 @@ def mprage(
     echoes: int,
     spacing: float,
 ) -> np.ndarray:
-    """Return the signed signal of a magnetisation-prepared gradient echo.
+    """Return the signed signal of a magnetisation-prepared gradient echo; `t2` is T2*.
 
-    An inversion, a train of `echoes` spoiled excitations whose middle one (the
-    centre of k-space) lies `ti` after the inversion, and free recovery until
-    the next inversion at `tr`. Each part maps the longitudinal magnetisation
-    affinely, so the steady state is the fixed point of their composition.
-
-    Parameters
-    ----------
-    t1, t2
-        Relaxation times in ms, positive. `t2` stands in for T2*.
-    pd
-        Proton density, 1 for water.
-    tr, te, ti
-        Time between inversions, echo time and inversion time in ms.
-    flip
-        Excitation angle in degrees.
-    echoes
-        Excitations in the train, at least 1.
-    spacing
-        Time between two excitations in ms.
+    An inversion, a train of `echoes` spoiled excitations, `spacing` ms apart, whose middle one
+    (the centre of k-space) lies `ti` after the inversion, and free recovery until the next
+    inversion at `tr`. Each part maps the longitudinal magnetisation affinely, so the steady
+    state is the fixed point of their composition.
 
     Raises
     ------
@@ -93,7 +63,7 @@ def mprage(
     after = tr - before - echoes * spacing
     if before < 0 or after < 0:
         raise ValueError(f"a train of {echoes} x {spacing} ms around TI {ti} does not fit TR {tr}")
-    t1, t2, pd = (np.asarray(v, dtype=np.float64) for v in (t1, t2, pd))
+    t1, t2, pd = _arrays(t1, t2, pd)
     angle = np.deg2rad(flip)
     one = np.exp(-spacing / t1) * np.cos(angle)
     level = (1 - np.exp(-spacing / t1)) / (1 - one)
@@ -113,40 +83,21 @@ def mprage(
     return pd * (centre[0] * steady + centre[1]) * np.sin(angle) * np.exp(-te / t2)
 
 
+def spoiled_echo(
+    t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float, flip: float
+) -> np.ndarray:
+    """Return the steady-state signal of a spoiled gradient echo (Ernst); `t2` is T2*."""
+    t1, t2, pd = _arrays(t1, t2, pd)
+    decay, angle = np.exp(-tr / t1), np.deg2rad(flip)
+    return pd * np.sin(angle) * (1 - decay) / (1 - np.cos(angle) * decay) * np.exp(-te / t2)
+
+
 def rectify(signal: ArrayLike, kept: float) -> np.ndarray:
-    """Return a non-negative signal, keeping a share of what was negative.
+    """Return a non-negative signal, keeping a share (0 to 1) of what was negative.
 
     Inverted fluid is negative at a short inversion time. A magnitude image
     folds it up (``kept=1``), a phase-sensitive one cuts it off (``kept=0``).
     Real 64 mT scans lie between the two, nearer to the cut (our observation).
-
-    Parameters
-    ----------
-    signal
-        Signed signal.
-    kept
-        Share of the magnitude of negative signal, from 0 to 1.
     """
     signal = np.asarray(signal, dtype=np.float64)
     return np.where(signal < 0, -kept * signal, signal)
-
-
-def spoiled_echo(
-    t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float, flip: float
-) -> np.ndarray:
-    """Return the steady-state signal of a spoiled gradient echo (Ernst).
-
-    Parameters
-    ----------
-    t1, t2
-        Relaxation times in ms, positive. `t2` stands in for T2*.
-    pd
-        Proton density, 1 for water.
-    tr, te
-        Repetition and echo time in ms.
-    flip
-        Excitation angle in degrees.
-    """
-    t1, t2, pd = (np.asarray(v, dtype=np.float64) for v in (t1, t2, pd))
-    decay, angle = np.exp(-tr / t1), np.deg2rad(flip)
-    return pd * np.sin(angle) * (1 - decay) / (1 - np.cos(angle) * decay) * np.exp(-te / t2)

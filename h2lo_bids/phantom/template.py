@@ -47,38 +47,30 @@ def _maps(spacing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         image = load(resolution=1)
         matrix = np.linalg.inv(image.affine) @ _to_mni(spacing)
         data = np.asarray(image.dataobj, dtype=np.float32)
-        maps.append(resample(data, matrix, _shape(spacing)))
+        maps.append(resample(data, matrix, grid_shape(spacing)))
     return maps[0], maps[1], maps[2]
 
 
-def _shape(spacing: float) -> tuple[int, int, int]:
-    side = [int(np.ceil(mm / spacing)) for mm in EXTENT]
-    return side[0], side[1], side[2]
+def grid_shape(spacing: float) -> list[int]:
+    """Return the voxels of a head's grid with sides of so many mm."""
+    return [int(np.ceil(mm / spacing)) for mm in EXTENT]
 
 
 def _to_mni(spacing: float) -> np.ndarray:
     step = spacing * STRETCH
     affine = np.diag([step] * 3 + [1.0])
-    affine[:3, 3] = MIDDLE - step * (np.array(_shape(spacing)) - 1) / 2
+    affine[:3, 3] = MIDDLE - step * (np.array(grid_shape(spacing)) - 1) / 2
     return affine
 
 
 def template_head(spacing: float, rng: np.random.Generator) -> Anatomy:
-    """Return a head of the template's shape, with folds of its own.
-
-    Parameters
-    ----------
-    spacing
-        Voxel size in mm, 0.5 to 4.
-    rng
-        The subject's own generator: folding, thickness of skull and scalp.
-    """
+    """Return a head of the template's shape, with folds, skull and scalp of its own."""
     grey, white, brain = _maps(spacing)
-    shape = _shape(spacing)
     affine = _to_mni(spacing)
-    axes = [
-        affine[a, a] * np.arange(n, dtype=np.float32) + affine[a, 3] for a, n in enumerate(shape)
-    ]
+    axes = (
+        affine[a, a] * np.arange(n, dtype=np.float32) + affine[a, 3]
+        for a, n in enumerate(grid_shape(spacing))
+    )
     x, y, z = np.meshgrid(*(a.astype(np.float32) for a in axes), indexing="ij", sparse=True)
     labels = _brain(grey, white, brain, (x, y, z), spacing, rng)
     _around(labels, brain > 0.5, (x, y, z), spacing, rng)
@@ -106,7 +98,7 @@ def _brain(
     from scipy.ndimage import distance_transform_edt
 
     x, y, z = where
-    shape: tuple[int, int, int] = grey.shape  # type: ignore[assignment]
+    shape = grey.shape
     fold = 0.16 * smooth_field(rng, shape, spacing, 3.0)
     fluid = np.clip(1 - grey - white, 0, 1)
     labels = np.where(white + 0.5 * fold > grey, 2, 3).astype(np.int16)
@@ -139,9 +131,8 @@ def _around(
     from scipy.ndimage import distance_transform_edt
 
     x, y, z = where
-    shape: tuple[int, int, int] = labels.shape  # type: ignore[assignment]
     outside = distance_transform_edt(~inside, sampling=spacing)
-    outside -= 0.8 * smooth_field(rng, shape, spacing, 20.0)
+    outside -= 0.8 * smooth_field(rng, labels.shape, spacing, 20.0)
     bone, fat = rng.uniform(5.0, 8.0), rng.uniform(4.5, 8.0)
     face = np.minimum(
         _ellipsoid(where, (0, 42, -58), (62, 58, 62)),

@@ -65,15 +65,7 @@ TISSUES: dict[str, Tissue] = {
     # What `lesions` plants; label maps hold none.
     "plaque": Tissue(1350, 130, 0.80, 340, 170, 0.10),
 }
-GREY = (
-    "cortex",
-    "cerebellum_cortex",
-    "thalamus",
-    "caudate",
-    "putamen",
-    "hippocampus",
-    "amygdala",
-)
+GREY = ("cortex", "cerebellum_cortex", "thalamus", "caudate", "putamen", "hippocampus", "amygdala")
 NAMES: tuple[str, ...] = tuple(TISSUES)
 
 _LABELS: dict[str, tuple[int, ...]] = {
@@ -100,6 +92,7 @@ _LABELS: dict[str, tuple[int, ...]] = {
     "mucosa": (509,),
     "bone": (515,),
 }
+TIMES = ("t1", "t2", "t1_low", "t2_low")
 FLUID_AROUND_BRAIN = 24
 FIRST_OUTSIDE = 500
 
@@ -109,18 +102,7 @@ def class_of_label(labels: np.ndarray) -> np.ndarray:
 
     A label that is not listed counts as cortex below 500 (inside the brain) and
     as soft tissue from 500 on.
-
-    Parameters
-    ----------
-    labels
-        Non-negative integers, any shape.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 of the same shape.
     """
-    labels = np.asarray(labels)
     table = np.full(max(int(labels.max(initial=0)) + 1, 600), NAMES.index("soft"), np.uint8)
     table[:FIRST_OUTSIDE] = NAMES.index("cortex")
     table[0] = 0
@@ -134,11 +116,6 @@ def draw_tissues(rng: np.random.Generator) -> dict[str, Tissue]:
 
     Published T1 of cortex at 3 T runs from 1300 ms (Wansapura 1999) to 1560 ms;
     a share of that gap is drawn once per subject for all grey matter.
-
-    Parameters
-    ----------
-    rng
-        The subject's own generator.
     """
     drawn = {}
     lower = np.log(1300 / 1560) * rng.random()
@@ -146,13 +123,8 @@ def draw_tissues(rng: np.random.Generator) -> dict[str, Tissue]:
         factor = np.exp(tissue.spread * rng.standard_normal(4).clip(-2.5, 2.5))
         if name in GREY:
             factor[0] *= np.exp(lower)
-        drawn[name] = replace(
-            tissue,
-            t1=tissue.t1 * factor[0],
-            t2=tissue.t2 * factor[1],
-            t1_low=tissue.t1_low * factor[2],
-            t2_low=tissue.t2_low * factor[3],
-        )
+        times = {f: getattr(tissue, f) * factor[n] for n, f in enumerate(TIMES)}
+        drawn[name] = replace(tissue, **times)
     return drawn
 
 

@@ -24,9 +24,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "bids"))
 import skeletons
 
 from h2lo_bids.phantom import sidecars
-from h2lo_bids.phantom.anatomy import vary
+from h2lo_bids.phantom.anatomy import Subject, make_subject, vary
 from h2lo_bids.phantom.dataset import write_scan
-from h2lo_bids.phantom.fusion import fuse
+from h2lo_bids.phantom.fields import fuse
 from h2lo_bids.phantom.protocols import HIGH_FIELD, LOW_FIELD, ORTHOGONAL
 from h2lo_bids.phantom.scans import (
     LowFieldScan,
@@ -35,8 +35,7 @@ from h2lo_bids.phantom.scans import (
     low_field_scan,
     misregistration,
 )
-from h2lo_bids.phantom.subject import Subject, make_subject
-from h2lo_bids.phantom.template import EXTENT, template_head
+from h2lo_bids.phantom.template import grid_shape, template_head
 from h2lo_bids.vocabulary import CONTRASTS
 
 HIGH = {**skeletons.HIGH, "Manufacturer": "GE (simulated)"}
@@ -94,7 +93,7 @@ class Person:
 def make_person(number: int, resolution: float, seed: int = 0) -> Person:
     """Draw a person; the same numbers give the same one."""
     rng = np.random.default_rng([seed, number])
-    shape = tuple(int(np.ceil(mm / resolution)) for mm in EXTENT)
+    shape = grid_shape(resolution)
     source = template_head(resolution, rng)
     head, mask = vary(source, rng, shape=shape, spacing=resolution, strength=1.2)
     return Person(make_subject(head, mask, rng), rng)

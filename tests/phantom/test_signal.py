@@ -9,11 +9,6 @@ from h2lo_bids.phantom import signal
 from h2lo_bids.phantom.protocols import draw_high_field, high_field_values
 from h2lo_bids.phantom.tissues import NAMES, TISSUES
 
-# Literature values (MRzero-Core brainweb data; O'Reilly and Webb 2022) typed in
-# here, so that a change of the phantom's own table does not change the truth.
-WHITE_3T, GREY_3T = (830.0, 75.0, 0.70), (1560.0, 83.0, 0.80)
-WHITE_LOW, GREY_LOW = (280.0, 100.0, 0.70), (335.0, 105.0, 0.80)
-
 
 def bloch_longitudinal(t1: float, events: list[tuple[str, float]], cycles: int) -> list[float]:
     """Play events and return the magnetisation just before each "read"."""
@@ -30,31 +25,12 @@ def bloch_longitudinal(t1: float, events: list[tuple[str, float]], cycles: int) 
     return seen
 
 
-def test_white_to_grey_ratio_falls_from_high_to_low_field() -> None:
-    high = {"tr": 2500, "te": 2.83, "ti": 1060}
-    low = {"tr": 1500, "te": 5.6, "ti": 300}
-    at_3t = signal.inversion_recovery(*WHITE_3T, **high) / signal.inversion_recovery(
-        *GREY_3T, **high
-    )
-    at_low = signal.inversion_recovery(*WHITE_LOW, **low) / signal.inversion_recovery(
-        *GREY_LOW, **low
-    )
-    assert round(float(at_3t), 1) == 2.3
-    assert round(float(at_low), 1) == 1.4
-
-
 def test_inversion_recovery_is_the_bloch_steady_state() -> None:
     # Inversion, TI, 90 degrees, recovery: the excitation resets the magnetisation.
     t1, ti, tr = 900.0, 400.0, 2000.0
     events = [("rotate", 180.0), ("wait", ti), ("read", 0), ("rotate", 90.0), ("wait", tr - ti)]
     expected = bloch_longitudinal(t1, events, 50)[0]
     assert signal.inversion_recovery(t1, 1e9, 1.0, tr=tr, te=0, ti=ti) == pytest.approx(expected)
-
-
-def test_inversion_recovery_is_null_at_ln2_and_inverted_at_zero() -> None:
-    null = signal.inversion_recovery(1000, 100, 1, tr=1e7, te=0, ti=1000 * np.log(2))
-    assert null == pytest.approx(0, abs=1e-12)
-    assert signal.inversion_recovery(1000, 100, 1, tr=1e7, te=0, ti=0) == pytest.approx(-1)
 
 
 def test_other_scanners_have_the_contrasts_of_real_ones() -> None:
@@ -89,13 +65,6 @@ def test_mprage_is_the_bloch_steady_state() -> None:
     assert got == pytest.approx(expected, rel=1e-9)
 
 
-def test_mprage_with_one_excitation_of_90_degrees_is_inversion_recovery() -> None:
-    t1 = np.array([300.0, 900.0, 4000.0])
-    got = signal.mprage(t1, 80.0, 1.0, tr=2500, te=3, ti=900, flip=90, echoes=1, spacing=0)
-    expected = signal.inversion_recovery(t1, 80.0, 1.0, tr=2500, te=3, ti=900)
-    np.testing.assert_allclose(got, expected, rtol=1e-12)
-
-
 def test_mprage_refuses_a_train_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         signal.mprage(900, 80, 1, tr=1000, te=3, ti=300, flip=8, echoes=128, spacing=8)
@@ -111,6 +80,5 @@ def test_spoiled_echo_peaks_at_the_ernst_angle() -> None:
 
 
 def test_rectify_keeps_a_share_of_what_is_negative() -> None:
-    np.testing.assert_allclose(signal.rectify([-2.0, 0.0, 3.0], 1.0), [2, 0, 3])
-    np.testing.assert_allclose(signal.rectify([-2.0, 0.0, 3.0], 0.0), [0, 0, 3])
-    np.testing.assert_allclose(signal.rectify([-2.0, 3.0], 0.25), [0.5, 3])
+    for kept, expected in ((1.0, [2, 0, 3]), (0.0, [0, 0, 3]), (0.25, [0.5, 0, 3])):
+        np.testing.assert_allclose(signal.rectify([-2.0, 0.0, 3.0], kept), expected)

@@ -14,10 +14,9 @@ from scipy import ndimage
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.phantom.anatomy import load_labels, vary
+from h2lo_bids.phantom.anatomy import load_labels, make_subject, vary
 from h2lo_bids.phantom.protocols import HIGH_FIELD, draw_high_field
 from h2lo_bids.phantom.scans import high_field_scan
-from h2lo_bids.phantom.subject import make_subject
 from h2lo_bids.training.experiments.leaks import (
     SAME,
     decode,
