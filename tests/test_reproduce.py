@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from skeletons import HYPE, ds006557, get
 
-from h2lo_bids.bids.pairs import PairQuery, discover_pairs
+from h2lo_bids.bids.pairs import discover_pairs
+from h2lo_bids.bids.query import Query
 from h2lo_bids.cli.config import read_settings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reproduce-ds006557.md"
@@ -50,7 +51,7 @@ def test_every_command_finds_its_pairs(line: str, tmp_path: Path) -> None:
     get(root, "ses-GE", "_mrr", *(["ses-HFC"] if "--lf" in words else []))
     asked = read_settings(words_of(line))
     found = discover_pairs(
-        PairQuery(
+        Query(
             root,
             participant_labels=asked.participant_label,
             derivatives=tuple(

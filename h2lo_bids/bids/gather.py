@@ -7,20 +7,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from h2lo_bids.bids.explain import (
     absent_subject,
     misnamed_subjects,
     odd_names,
     rename,
+    right_name,
     unlisted,
 )
-from h2lo_bids.bids.index import folder_names, index_images, read_participants
-from h2lo_bids.bids.metadata import LOW_FIELD_BELOW, Sidecars, field_strength
+from h2lo_bids.bids.index import index_images, read_participants, sessions_of
+from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.bids.names import Name, in_place, looks_wanted, parse_name
 from h2lo_bids.bids.query import (
-    Filter,
     Query,
     describe,
     did_you_mean,
@@ -28,7 +28,8 @@ from h2lo_bids.bids.query import (
     nearest,
     other_queries,
 )
-from h2lo_bids.bids.scan import Scan, not_an_input
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.validate import require_valid
 from h2lo_bids.errors import (
     BadDataError,
     H2loError,
@@ -36,6 +37,7 @@ from h2lo_bids.errors import (
     MissingInputError,
     NoMatchError,
 )
+from h2lo_bids.io import check_content
 from h2lo_bids.wording import listed, summarise
 
 
@@ -48,7 +50,7 @@ class Problem(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """An image left out on purpose, with the reason and the option that changes it."""
+    """An image skipped on purpose, with the reason and the option that changes it."""
 
     path: Path
     reason: str
@@ -64,18 +66,18 @@ class Findings:
     scan_notes: list[tuple[Path, str]] = field(default_factory=list)
     doubts: list[tuple[Path, str]] = field(default_factory=list)
 
-    @property
-    def all_notes(self) -> tuple[str, ...]:
-        """The notes, those on scans with one line for each kind."""
-        return (
-            *self.notes,
-            *summarise((path, f"{path}: {text}") for path, text in self.scan_notes),
+    def result(self) -> dict[str, tuple[Any, ...]]:
+        """Return all of it as a `Discovery` has it, one line for each kind of note or warning."""
+        notes, doubts = (
+            summarise((path, f"{path}: {text}") for path, text in lines)
+            for lines in (self.scan_notes, self.doubts)
         )
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """One line for each kind of warning."""
-        return tuple(summarise((path, f"{path}: {text}") for path, text in self.doubts))
+        return {
+            "problems": tuple(self.problems),
+            "skipped": tuple(self.skipped),
+            "notes": (*self.notes, *notes),
+            "warnings": tuple(doubts),
+        }
 
     def add_notes(self, scan: Scan) -> None:
         """Keep what was noted at a scan."""
@@ -90,16 +92,53 @@ class Findings:
         """Keep an error that concerns one image or subject only."""
         self.problems.append(Problem(path, str(error), error.exit_code))
 
+    def refuse(self, path: Path, reason: str, kind: type[H2loError] = NoMatchError) -> None:
+        """Keep that a file or folder cannot be used."""
+        self.fail(path, kind(f"{path}: {reason}"))
+
     def skip(self, path: Path, reason: str) -> None:
-        """Leave something out."""
+        """Skip an image or a subject."""
         self.skipped.append(Skipped(path, reason))
+
+    def invalid(self, path: Path, reason: str, query: Query) -> None:
+        """Count what is not named by BIDS as a problem, unless it may be."""
+        if query.skip_bids_validation:
+            self.skip(path, reason)
+        else:
+            self.refuse(path, reason, InvalidBidsError)
+
+    def present(self, *scans: Scan) -> bool:
+        """Check that the content of images is there; that of a DataLad dataset may not be."""
+        before = len(self.problems)
+        for scan in scans:
+            try:
+                check_content(scan.path)
+            except H2loError as error:
+                self.fail(scan.path, error)
+        return len(self.problems) == before
+
+    def validate(self, query: Query, root: Path, images: Iterable[Path]) -> None:
+        """Stop if the validator finds errors in the chosen images' part of a dataset."""
+        images = list(images)
+        note = require_valid(root, images) if images and not query.skip_bids_validation else None
+        self.notes += [note] if note else []
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search reports besides what it is for."""
+
+    problems: tuple[Problem, ...] = ()  # each of one image or subject; the others are unaffected
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()  # about the database, the validator, what was derived
+    warnings: tuple[str, ...] = ()  # what was assumed, or is contradictory
 
 
 _UNIFORM = ("UNIT1", "MP2RAGE")
 """Suffixes that BIDS knows, of images that look like a T1w one or are made into one."""
 
 _OF_SCANNING = ("ses", "task", "acq", "ce", "rec", "run", "mod", "proc")
-"""Entities whose labels may tell the scanner; ``desc-lowfield`` is no scan's."""
+"""Entities whose labels may name the scanner; ``desc-lowfield`` is no scan's."""
 
 
 class Image(NamedTuple):
@@ -110,98 +149,84 @@ class Image(NamedTuple):
 
 
 def choose_subjects(query: Query, existing: tuple[str, ...], findings: Findings) -> tuple[str, ...]:
-    """Take the subjects that are asked for; those that are not there become problems."""
-    if not query.participant_labels:
-        chosen = existing
-    else:
-        chosen = tuple(label for label in query.participant_labels if label in set(existing))
-    absent = [label for label in query.participant_labels if label not in set(existing)]
-    rows, misnamed = read_participants(query.bids_dir), misnamed_subjects(query.bids_dir)
-    messages = [absent_subject(query.bids_dir, label, existing, label in rows) for label in absent]
+    """Take the subjects that are asked for; those that do not exist become problems."""
+    root, asked, there = query.bids_dir, query.participant_labels, set(existing)
+    rows, misnamed = read_participants(root), misnamed_subjects(root)
+    chosen = tuple(label for label in asked if label in there) if asked else existing
+    absent = {
+        root / f"sub-{label}": absent_subject(label, existing, label in rows)
+        for label in asked
+        if label not in there
+    }
     if not chosen:
-        lines = summarise(zip((query.bids_dir / f"sub-{s}" for s in absent), messages, strict=True))
+        lines = summarise((path, f"{path}: {text}") for path, text in absent.items())
+        lines += [f"{root}: {misnamed}"] if misnamed else []
         raise NoMatchError(
-            "; ".join([*lines, *filter(None, [misnamed])])
-            or f"{query.bids_dir}: holds no folder sub-<label>; check the path"
+            "; ".join(lines) or f"{root}: holds no folder sub-<label>; check the path"
         )
-    if misnamed and (absent or not query.participant_labels):
-        _invalid(query.bids_dir, misnamed, query, findings)
-    if not query.participant_labels:
-        table = query.bids_dir / "participants.tsv"
+    if misnamed and (absent or not asked):
+        findings.invalid(root, misnamed, query)
+    if not asked:
+        table = root / "participants.tsv"
         findings.doubt(table, *unlisted(rows, existing))
         if not rows and table.exists():
             findings.doubt(table, "no column participant_id, or it cannot be read; not used")
-    for label, message in zip(absent, messages, strict=True):
-        findings.fail(query.bids_dir / f"sub-{label}", NoMatchError(message))
-    return readable(query.bids_dir, chosen, findings)
-
-
-def _invalid(path: Path, message: str, query: Query, findings: Findings) -> None:
-    """Count what is not named by BIDS as a problem, unless it may be."""
-    if query.skip_bids_validation:
-        findings.skip(path, message.removeprefix(f"{path}: "))
-    else:
-        findings.fail(path, InvalidBidsError(message))
+    for path, text in absent.items():
+        findings.refuse(path, text)
+    return readable(root, chosen, findings)
 
 
 def readable(root: Path, subjects: Iterable[str], findings: Findings) -> tuple[str, ...]:
-    """Keep the subjects whose folders may be read; the others become problems."""
-    return tuple(label for label in subjects if _is_open(root / f"sub-{label}", findings))
+    """Keep the subjects whose folders may be read, as PyBIDS would stop at the others."""
+    kept = []
+    for label in subjects:
+        subject = root / f"sub-{label}"
+        visits = [subject / visit for visit in ("", *sessions_of(subject))]
+        # The folders of a closed folder cannot be seen: it is named itself.
+        closed = [folder for folder in (*visits, *(v / "anat" for v in visits)) if _closed(folder)]
+        if closed:
+            reason = "cannot be read; check its permissions"
+            findings.refuse(closed[0], reason, MissingInputError)
+        else:
+            kept.append(label)
+    return tuple(kept)
 
 
-def _is_open(subject: Path, findings: Findings) -> bool:
-    """Report a subject with a folder that may not be read: PyBIDS would stop at it."""
-    visits = ["", *(name for name in folder_names(subject) if name.startswith("ses-"))]
-    for folder in (subject, *(subject / visit / "anat" for visit in visits)):
-        if not os.access(folder.parent, os.R_OK | os.X_OK):
-            folder = folder.parent
-        elif not folder.exists() or os.access(folder, os.R_OK | os.X_OK):
-            continue
-        message = f"{folder}: cannot be read; check its permissions"
-        findings.fail(folder, MissingInputError(message))
-        return False
-    return True
+def _closed(folder: Path) -> bool:
+    return os.access(folder, os.F_OK) and not os.access(folder, os.R_OK | os.X_OK)
 
 
 def find_images(
     query: Query, subjects: tuple[str, ...], existing: tuple[str, ...], findings: Findings
-) -> tuple[list[Path], list[Image]]:
+) -> list[Image]:
     """List the images of some subjects that are named as one of the wanted contrasts."""
-    root = query.bids_dir
+    root, sessions = query.bids_dir, query.session_labels
     paths, notes = index_images(
-        root,
-        subjects,
-        query.session_labels,
-        query.database_dir,
-        every_subject=subjects == existing,
+        root, subjects, sessions, query.database_dir, every_subject=subjects == existing
     )
     findings.notes += notes
     _absent_sessions(query, subjects, findings)
     for label in subjects:
-        for odd in odd_names(root / f"sub-{label}", query.session_labels, query.suffixes):
+        for odd in odd_names(root / f"sub-{label}", sessions, query.suffixes):
             if odd.invalid:
-                _invalid(odd.path, f"{odd.path}: {odd.reason}", query, findings)
+                findings.invalid(odd.path, odd.reason, query)
             else:
                 findings.skip(odd.path, odd.reason)
-    return paths, _one_form(_named(paths, query, findings), findings)
+    return _one_form(_named(paths, query, findings), findings)
 
 
 def _absent_sessions(query: Query, subjects: tuple[str, ...], findings: Findings) -> None:
-    """Tell of sessions that no chosen subject has; one in other case is a problem."""
+    """Report sessions that no chosen subject has; one in other case is a problem."""
+    root = query.bids_dir
     if not query.session_labels:
         return
-    names = {name for label in subjects for name in folder_names(query.bids_dir / f"sub-{label}")}
-    there = {name.removeprefix("ses-") for name in names if name.startswith("ses-")}
-    for label in query.session_labels:
-        if label not in there:
-            near = nearest(label, there, similar=True)
-            known = listed(sorted(there)) or "none"
-            hint = f"did you mean {near}?" if near else f"found sessions {known}"
-            text = f"no chosen subject has a session {label}; {hint}"
-            if nearest(label, there):
-                findings.fail(query.bids_dir, NoMatchError(f"{query.bids_dir}: {text}"))
-            else:
-                findings.doubt(query.bids_dir, text)
+    there = {name[4:] for label in subjects for name in sessions_of(root / f"sub-{label}")}
+    for label in (label for label in query.session_labels if label not in there):
+        near = nearest(label, there, similar=True)
+        known = listed(sorted(there)) or "none"
+        hint = f"did you mean {near}?" if near else f"found sessions {known}"
+        text = f"no chosen subject has a session {label}; {hint}"
+        (findings.refuse if nearest(label, there) else findings.doubt)(root, text)
 
 
 def _named(paths: list[Path], query: Query, findings: Findings) -> list[Image]:
@@ -212,14 +237,10 @@ def _named(paths: list[Path], query: Query, findings: Findings) -> list[Image]:
         if name is not None and name.suffix in query.suffixes and in_place(path, name):
             images.append(Image(path, name))
         elif name is not None and name.suffix in _UNIFORM and "T1w" in query.suffixes:
-            findings.skip(
-                path,
-                f"{name.suffix} is not read; did you mean T1w? To use it, copy it as "
-                f"{rename(name, path).removeprefix('rename it to ')}",
-            )
+            reason = f"{name.suffix} is not read; did you mean T1w? To use it, copy it as "
+            findings.skip(path, reason + right_name(name))
         elif looks_wanted(path, name, query.suffixes):
-            message = f"{path}: the name is not BIDS; {rename(name, path)}"
-            _invalid(path, message, query, findings)
+            findings.invalid(path, f"the name is not BIDS; {rename(name, path)}", query)
     return images
 
 
@@ -238,16 +259,8 @@ def _one_form(images: list[Image], findings: Findings) -> list[Image]:
     return kept
 
 
-def unwanted(name: Name, asked: Filter) -> str | None:
-    """Say why an image is not wanted: a filter, a phase image, a single echo and the like."""
-    if not matches(name, asked):
-        hint = did_you_mean(asked, [name])
-        return f"does not match the filter {describe(asked)}{hint}"
-    return not_an_input(name, asked)
-
-
 def read_scan(image: Image, sidecars: Sidecars, dataset: str = "raw") -> Scan:
-    """Read an image's sidecars and tell its field strength."""
+    """Read an image's sidecars and find its field strength."""
     metadata = sidecars.read(image.path, image.name)
     labels = [label for key, label in image.name.entities if key in _OF_SCANNING]
     try:
@@ -269,44 +282,28 @@ def read_scan(image: Image, sidecars: Sidecars, dataset: str = "raw") -> Scan:
     )
 
 
-def is_low(scan: Scan) -> bool:
-    """Whether a scan is known to be low-field, i.e. below 1 T."""
-    return scan.field_strength is not None and scan.field_strength < LOW_FIELD_BELOW
-
-
-def check_filters(query: Query, images: list[Image], findings: Findings) -> None:
-    """Tell of filters that fit no image of a contrast, while the other contrast has some.
-
-    Other programs' queries in the filter file are named once.
-    """
-    note_others(query.filters, findings)
-    for suffix, asked in query.conditions().items():
-        names = [image.name for image in images if image.name.suffix == suffix]
-        words = f"the filter {describe(asked)}"
-        own = any(query.filters.get(f"{side}{suffix.lower()}") for side in ("", "lf_"))
-        check_fit(query.bids_dir, asked, names, words, findings, own=own)
-
-
 def note_others(filters: Mapping[str, object], findings: Findings) -> None:
-    """Name the queries of a filter file that are for other programs."""
-    others = other_queries(filters)
-    if others:
+    """Name the queries of a filter file that are for other programs, once."""
+    if others := other_queries(filters):
         findings.notes.append(f"queries of the filter file that are not used: {listed(others)}")
 
 
 def check_fit(
-    root: Path, asked: Filter, names: list[Name], words: str, findings: Findings, *, own: bool
+    query: Query, images: list[Image], sides: tuple[str, ...], findings: Findings
 ) -> None:
-    """Tell that conditions fit none of the images of a contrast.
+    """Report conditions that fit none of the images of a contrast.
 
-    That is a problem if they were written for this contrast (``own``), or if a label is
-    there in other case; else they may be meant for the other contrast: a warning.
+    That is a problem if they were written for this contrast, or if a label is there in
+    other case; else they may be meant for the other contrast: a warning.
     """
-    if not asked or not names or any(matches(name, asked) for name in names):
-        return
-    hint = did_you_mean(asked, names, similar=True)
-    text = f"no {names[0].suffix} image matches {words}{hint}"
-    if own or did_you_mean(asked, names):
-        findings.fail(root, NoMatchError(f"{root}: {text}"))
-    else:
-        findings.doubt(root, text)
+    option = f"--{sides[-1]}" if sides[-1] else "the filter"
+    for suffix in query.suffixes:
+        names = [image.name for image in images if image.name.suffix == suffix]
+        asked = query.asked(suffix, *sides)
+        if not names or any(matches(name, asked) for name in names):
+            continue
+        hint = did_you_mean(asked, names, similar=True)
+        text = f"no {suffix} image matches {option} {describe(asked)}{hint}"
+        keys = (f"{side}_{suffix.lower()}".lstrip("_") for side in sides)
+        sure = any(query.filters.get(key) for key in keys) or did_you_mean(asked, names)
+        (findings.refuse if sure else findings.doubt)(query.bids_dir, text)

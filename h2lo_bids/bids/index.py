@@ -1,10 +1,8 @@
 """PyBIDS, restricted to what is asked for, and the subjects of a dataset.
 
-Only the ``anat`` folders of the chosen subjects and sessions are walked, and
-no sidecar is opened (:mod:`h2lo_bids.bids.metadata` reads those of the images
-that were found). An index kept between runs covers all subjects; it is
-compared with the folders of the chosen ones each time, because PyBIDS itself
-never notices that a database has become stale.
+Only the ``anat`` folders of the chosen subjects and sessions are walked, and no sidecar is
+opened. An index kept between runs covers all subjects; it is compared with the folders of the
+chosen ones each time, because PyBIDS never notices that a database has become stale.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,9 @@ from h2lo_bids.bids.names import NIFTI
 from h2lo_bids.errors import MissingInputError
 from h2lo_bids.io import TEMPORARY_PREFIX, read_text, table_rows
 
-DATABASE = "layout_index.sqlite"
-OWN_FOLDER = "h2lo"
+DATABASE = "h2lo/layout_index.sqlite"
+"""In a folder of ours: another program's index would be replaced by one without metadata."""
+_FOLDER = re.compile(r"sub-([A-Za-z0-9+]+)")
 
 
 def index_images(
@@ -34,31 +33,30 @@ def index_images(
     *,
     every_subject: bool = False,
 ) -> tuple[list[Path], list[str]]:
-    """List the NIfTI images in the ``anat`` folders of some subjects."""
+    """List the NIfTI images in the ``anat`` folders of some subjects, with notes on the index."""
+
+    def chosen(paths: Iterable[str]) -> list[Path]:
+        return _select(paths, bids_dir, subjects, sessions)
+
     if not subjects:
         return [], []
     if database_dir is None:
-        found = _paths(_layout(bids_dir, () if every_subject else subjects, sessions))
-        return _select(found, bids_dir, subjects, sessions), []
-    present = sorted(_on_disk(bids_dir, subjects, sessions))
-    notes: list[str] = []
-    for folder, own in ((database_dir, False), (database_dir / OWN_FOLDER, True)):
-        if not (folder / DATABASE).is_file():
-            continue
-        stored, complaint = _open(folder, bids_dir)
-        images = _select(stored, bids_dir, subjects, sessions)
-        if not complaint and images == present:
-            return images, notes
-        complaint = complaint or _difference(images, present)
-        notes.append(
-            f"{folder / DATABASE}: out of date ({complaint}); {'remade' if own else 'not used'}"
+        return chosen(_paths(_layout(bids_dir, () if every_subject else subjects, sessions))), []
+    notes, file = [], database_dir / DATABASE
+    if file.is_file():
+        stored, fault = _stored(file.parent, bids_dir)
+        kept, present = {*chosen(stored)}, {*_on_disk(bids_dir, subjects, sessions)}
+        if not fault and kept == present:
+            return sorted(kept), []
+        fault = fault or (
+            f"{len(kept - present)} of its images are gone, {len(present - kept)} are new"
         )
+        notes.append(f"{file}: out of date ({fault}); remade")
     try:
-        stored = _build(database_dir / OWN_FOLDER, bids_dir)
+        return chosen(_build(file, bids_dir)), notes
     except OSError as error:
         notes.append(f"{database_dir}: no index can be kept there ({error}); indexed without it")
-        stored = _paths(_layout(bids_dir, subjects, sessions))
-    return _select(stored, bids_dir, subjects, sessions), notes
+    return chosen(_paths(_layout(bids_dir, subjects, sessions))), notes
 
 
 def _layout(
@@ -107,27 +105,25 @@ def _paths(layout: Any) -> list[str]:
         layout.connection_manager.engine.dispose()
 
 
-def _open(folder: Path, bids_dir: Path) -> tuple[list[str], str | None]:
+def _stored(folder: Path, bids_dir: Path) -> tuple[list[str], str]:
+    """Read a kept index; say what is wrong with it, if anything."""
     layouts = _pybids()
     try:
         layout = layouts.BIDSLayout(bids_dir, validate=False, database_path=folder)
-        root = Path(layout.root)
-        paths = _paths(layout)
+        root, paths = Path(layout.root), _paths(layout)
     except Exception as error:
         # Whatever a foreign, old or damaged database raises, it is of no use.
         return [], f"it cannot be read: {type(error).__name__}"
-    if root != bids_dir:
-        return [], f"it describes {root}"
-    return paths, None
+    return paths, "" if root == bids_dir else f"it describes {root}"
 
 
-def _build(folder: Path, bids_dir: Path) -> list[str]:
+def _build(file: Path, bids_dir: Path) -> list[str]:
     """Index every subject into a new database, which replaces the old in one step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
     try:
         paths = _paths(_layout(bids_dir, (), (), temporary))
-        (temporary / DATABASE).replace(folder / DATABASE)
+        (temporary / file.name).replace(file)
     except Exception as error:
         if isinstance(error, OSError):
             raise
@@ -138,23 +134,17 @@ def _build(folder: Path, bids_dir: Path) -> list[str]:
 
 
 def _select(
-    paths: list[str], bids_dir: Path, subjects: tuple[str, ...], sessions: tuple[str, ...]
+    paths: Iterable[str], bids_dir: Path, subjects: tuple[str, ...], sessions: tuple[str, ...]
 ) -> list[Path]:
-    """Keep NIfTI files directly in ``sub-X/[ses-Y/]anat``."""
-    wanted = {f"sub-{label}" for label in subjects}
-    visits = {f"ses-{label}" for label in sessions}
-    prefix = f"{bids_dir.as_posix().rstrip('/')}/"
-    chosen = []
-    for path in paths:
-        parts = path.removeprefix(prefix).split("/")
-        if not path.startswith(prefix) or not path.endswith(NIFTI) or parts[-2:-1] != ["anat"]:
-            continue
-        if parts[-1].startswith("."):  # such as what macOS writes beside each file
-            continue
-        session = parts[1] if len(parts) == 4 else None
-        if parts[0] in wanted and len(parts) in (3, 4) and (not visits or session in visits):
-            chosen.append(Path(path))
-    return sorted(chosen)
+    """Keep NIfTI files directly in ``sub-X/[ses-Y/]anat``, but hidden ones."""
+    prefix = re.escape(f"{bids_dir.as_posix().rstrip('/')}/")
+    place = re.compile(rf"{prefix}sub-([^/]+)/(?:ses-([^/]+)/)?anat/(?!\.)[^/]*\.nii(?:\.gz)?")
+    found, wanted = ((path, place.fullmatch(path)) for path in paths), set(subjects)
+    return sorted(
+        Path(path)
+        for path, match in found
+        if match and match[1] in wanted and (not sessions or match[2] in sessions)
+    )
 
 
 def _on_disk(
@@ -162,29 +152,22 @@ def _on_disk(
 ) -> Iterator[Path]:
     for subject in subjects:
         folder = bids_dir / f"sub-{subject}"
-        visits = [f"ses-{label}" for label in sessions] or [
-            "",
-            *(name for name in folder_names(folder) if name.startswith("ses-")),
-        ]
-        for visit in visits:
+        for visit in [f"ses-{label}" for label in sessions] or ["", *sessions_of(folder)]:
             anat = folder / visit / "anat"
             yield from (anat / name for name in folder_names(anat) if name.endswith(NIFTI))
 
 
 def folder_names(folder: Path) -> list[str]:
-    """List a folder's entries that are not hidden; none when it cannot be read."""
+    """List a folder's entries that are not hidden, sorted; none when it cannot be read."""
     with contextlib.suppress(OSError):
         names = os.listdir(folder)  # noqa: PTH208 - names alone, a folder at a time
-        return [name for name in names if not name.startswith(".")]
+        return sorted(name for name in names if not name.startswith("."))
     return []
 
 
-def _difference(stored: list[Path], present: list[Path]) -> str:
-    gone, new = set(stored) - set(present), set(present) - set(stored)
-    return f"{len(gone)} of its images are gone, {len(new)} are new"
-
-
-_FOLDER = re.compile(r"sub-([A-Za-z0-9+]+)")
+def sessions_of(subject: Path) -> list[str]:
+    """List the ``ses-`` folders of a subject."""
+    return [name for name in folder_names(subject) if name.startswith("ses-")]
 
 
 def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
@@ -204,7 +187,7 @@ def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Count what cannot be told, such as a link to itself: it is reported later, on its own."""
+    """Count what cannot be told, such as a link to itself: it is reported when it is read."""
     try:
         return entry.is_dir()
     except OSError:

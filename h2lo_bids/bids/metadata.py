@@ -7,7 +7,7 @@ import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ SWOOP_TESLA = 0.064
 _PLAUSIBLE = (0.01, 15.0)
 _VENDOR_ERROR = (0.005, 0.01)
 _UNITS = {"t": 1.0, "tesla": 1.0, "mt": 1e-3, "millitesla": 1e-3, "g": 1e-4, "gauss": 1e-4}
-_UNITS |= {"mhz": 1.0, "hz": 1e-6, "khz": 1e-3}
+_UNITS |= {"": 1.0, "mhz": 1.0, "hz": 1e-6, "khz": 1e-3}
 _NUMBER = re.compile(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*")
 _NOTHING: tuple[object, ...] = (None, "", [], {}, "n/a")
 _LOW_WORD = re.compile(r"hyperfine|swoop|lowfield|ultralow", re.IGNORECASE)
@@ -104,7 +104,7 @@ _HIGH = re.compile(r"(?<![\dp])(1p5|15|3|7)T(?![\da-z])")
 class FieldStrength:
     """Field strength of a scan."""
 
-    tesla: float | None  # None when nothing tells; taken as high field then
+    tesla: float | None  # None when nothing gives it; taken as high field then
     source: str  # a key of the sidecar, "Manufacturer", "label" or "assumed"
     note: str | None = None  # what was corrected or derived
     warning: str | None = None  # what contradicts it, or that it was assumed
@@ -133,23 +133,26 @@ def field_strength(metadata: Mapping[str, Any], labels: Iterable[str] = ()) -> F
     >>> field_strength({}, ["baselineLF"]).source
     'label'
     """
-    claims = _claims(metadata, tuple(labels))
-    stated = _unreadable(metadata)
-    if not claims or (claims[0].source == "label" and stated):
-        if stated:
-            raise BadDataError(
-                f"{' and '.join(stated)}, which is no field strength; "
-                "write the number of tesla as MagneticFieldStrength into its sidecar"
-            )
+    frequency, field = _from_frequency(metadata), _from_field(metadata)
+    unreadable = [quote for quote in (frequency, field) if isinstance(quote, str)]
+    measured = [claim for claim in (frequency, field) if isinstance(claim, _Claim)]
+    claims = _in_order(measured, _maker(metadata))
+    labelled = (_from_label(label, compared=bool(claims)) for label in labels)
+    claims += [claim for claim in labelled if claim]
+    if unreadable and (not claims or claims[0].source == "label"):
+        raise BadDataError(
+            f"{' and '.join(unreadable)}, which is no field strength; "
+            "write the number of tesla as MagneticFieldStrength into its sidecar"
+        )
+    if not claims:
         text = "no field strength in the sidecar: assumed to be high field (1 T or more)"
         return FieldStrength(None, "assumed", warning=text)
     best, *others = claims
-    against = [other.quote for other in others if _contradicts(best, other)] + stated
+    against = [other.quote for other in others if _contradicts(best, other)] + unreadable
     warning = None
     if against:
         warning = f"{' and '.join(against)}, but {best.quote}: taken as {best.tesla:.3g} T"
-    note = None if warning else best.note
-    return FieldStrength(round(best.tesla, 4), best.source, note, warning)
+    return FieldStrength(round(best.tesla, 4), best.source, None if warning else best.note, warning)
 
 
 @dataclass(frozen=True)
@@ -163,22 +166,21 @@ class _Claim:
     exact: bool = True
 
 
-def _claims(metadata: Mapping[str, Any], labels: tuple[str, ...]) -> list[_Claim]:
-    """List what each source says, the most trusted first."""
-    frequency, field = _from_frequency(metadata), _from_field(metadata)
-    found = [frequency] if frequency else []
-    maker = _maker(metadata)
+def _in_order(measured: list[_Claim], maker: str | None) -> list[_Claim]:
+    """Put the numbers and the maker in order, the most trusted first."""
     if maker:
         note = f"{maker}, without a plausible field strength: taken as {SWOOP_TESLA} T"
         swoop = _Claim(SWOOP_TESLA, "Manufacturer", maker, note, exact=False)
+        strong = [claim for claim in measured if claim.source == "MagneticFieldStrength"]
         # Of a field below 1 T, the number itself is worth more.
-        found += [field, swoop] if field and field.tesla < LOW_FIELD_BELOW else [swoop]
-    if field and field not in found:
-        found.append(field)
-    if frequency and field and field.note and not _contradicts(frequency, field):
-        note = f"{field.quote}, but {frequency.quote}, which is used"
-        found[0] = _Claim(frequency.tesla, frequency.source, frequency.quote, note)
-    return found + [claim for label in labels if (claim := _from_label(label, bool(found)))]
+        strong = [claim for claim in strong if claim.tesla >= LOW_FIELD_BELOW]
+        measured = [*(claim for claim in measured if claim not in strong), swoop, *strong]
+    if len(measured) > 1 and measured[1].exact and measured[1].note:
+        first, second = measured[:2]
+        if not _contradicts(first, second):
+            note = f"{second.quote}, but {first.quote}, which is used"
+            measured[0] = replace(first, note=note)
+    return measured
 
 
 def _contradicts(best: _Claim, other: _Claim) -> bool:
@@ -187,9 +189,9 @@ def _contradicts(best: _Claim, other: _Claim) -> bool:
     return best.exact and other.exact and abs(best.tesla - other.tesla) > 0.1 * best.tesla
 
 
-def _from_label(label: str, high: bool) -> _Claim | None:
+def _from_label(label: str, *, compared: bool) -> _Claim | None:
     """Read LF, 64mT and the like; 3T only where it is to be compared with something."""
-    thousandths, strong = _MILLITESLA.search(label), _HIGH.search(label) if high else None
+    thousandths, strong = _MILLITESLA.search(label), _HIGH.search(label) if compared else None
     if thousandths:
         tesla = int(thousandths[1]) * 1e-3
     elif _LOW_WORD.search(label) or _LOW_LETTERS.search(label):
@@ -204,41 +206,27 @@ def _from_label(label: str, high: bool) -> _Claim | None:
     return _Claim(tesla, "label", quote, note, exact=False)
 
 
-def _unreadable(metadata: Mapping[str, Any]) -> list[str]:
-    """Quote what is stated, but makes no sense."""
-    found = []
-    readers = {"ImagingFrequency": _from_frequency, "MagneticFieldStrength": _from_field}
-    for key, read in readers.items():
-        value = metadata.get(key)
-        if value not in _NOTHING and read(metadata) is None and _is_proton(metadata, key):
-            found.append(f"{key} reads {reprlib.repr(value)}")
-    return found
-
-
-def _is_proton(metadata: Mapping[str, Any], key: str) -> bool:
-    nucleus = str(metadata.get("ImagedNucleus") or metadata.get("ResonantNucleus") or "1H").upper()
-    return key != "ImagingFrequency" or "1H" in nucleus or nucleus == "H1"
-
-
-def _from_frequency(metadata: Mapping[str, Any]) -> _Claim | None:
+def _from_frequency(metadata: Mapping[str, Any]) -> _Claim | str | None:
+    """Read ``ImagingFrequency``; the quote alone if it makes no sense, None if it is absent."""
     stated = metadata.get("ImagingFrequency")
-    number, unit = _number(stated)
-    if number is None or not _is_proton(metadata, "ImagingFrequency"):
+    nucleus = str(metadata.get("ImagedNucleus") or metadata.get("ResonantNucleus") or "1H").upper()
+    if stated in _NOTHING or not ("1H" in nucleus or nucleus == "H1"):
         return None
+    number, unit = _number(stated)
     if not unit and number > 1e4:  # a frequency in Hz, whatever BIDS says
         number *= 1e-6
-    tesla = number / PROTON_MHZ_PER_TESLA
+    tesla, quote = number / PROTON_MHZ_PER_TESLA, f"ImagingFrequency reads {reprlib.repr(stated)}"
     if not _PLAUSIBLE[0] <= tesla <= _PLAUSIBLE[1]:
-        return None
-    quote = f"ImagingFrequency reads {reprlib.repr(stated)}, which means {tesla:.3g} T"
-    return _Claim(tesla, "ImagingFrequency", quote)
+        return quote
+    return _Claim(tesla, "ImagingFrequency", f"{quote}, which means {tesla:.3g} T")
 
 
-def _from_field(metadata: Mapping[str, Any]) -> _Claim | None:
+def _from_field(metadata: Mapping[str, Any]) -> _Claim | str | None:
+    """Read ``MagneticFieldStrength`` as `_from_frequency` does."""
     stated: object = metadata.get("MagneticFieldStrength")
-    number, unit = _number(stated)
-    if number is None:
+    if stated in _NOTHING:
         return None
+    number, unit = _number(stated)
     quote, tesla = f"MagneticFieldStrength reads {reprlib.repr(stated)}", number
     if not unit and number > _PLAUSIBLE[1]:  # no magnet: another unit
         tesla = number * (1e-3 if number <= 12000 else 1e-4)
@@ -246,39 +234,32 @@ def _from_field(metadata: Mapping[str, Any]) -> _Claim | None:
         note = f"{quote}, a known vendor error for {SWOOP_TESLA} T"
         return _Claim(SWOOP_TESLA, "MagneticFieldStrength", quote, note)
     if not _PLAUSIBLE[0] <= tesla <= _PLAUSIBLE[1]:
-        return None
+        return quote
     odd = not math.isclose(tesla, number) or unit or "," in str(stated)
     text = f"{quote}: taken as {tesla:.4g} T"
     return _Claim(tesla, "MagneticFieldStrength", quote, text if odd else None)
 
 
-def _number(value: object) -> tuple[float | None, str]:
-    """Read a positive finite number and its unit, scaled to tesla or MHz."""
-    if isinstance(value, list | tuple):
-        value = value[0] if value and all(item == value[0] for item in value) else None
-    if isinstance(value, str):
-        match = _NUMBER.fullmatch(value.replace(",", ".") if value.count(",") == 1 else value)
-        unit = match[2].lower() if match else ""
-        if match is None or unit not in {"", *_UNITS}:
-            return None, ""
-        try:
-            number = float(match[1]) * _UNITS.get(unit, 1.0)
-        except ValueError:
-            return None, ""
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            number, unit = float(value), ""
-        except OverflowError:  # JSON's integers have no bound
-            return None, ""
-    else:
-        return None, ""
-    return (number, unit) if math.isfinite(number) and number > 0 else (None, "")
+def _number(value: object) -> tuple[float, str]:
+    """Read a positive finite number and its unit, scaled to tesla or MHz; 0 if it is none."""
+    if isinstance(value, list):
+        value = value[0] if all(item == value[0] for item in value) else None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return 0.0, ""
+    text = str(value)
+    match = _NUMBER.fullmatch(text.replace(",", ".") if text.count(",") == 1 else text)
+    unit = match[2].lower() if match else ""
+    try:
+        number = float(match[1]) * _UNITS[unit] if match else 0.0
+    except (ValueError, KeyError):
+        return 0.0, ""
+    return (number, unit) if math.isfinite(number) and number > 0 else (0.0, "")
 
 
 def _maker(metadata: Mapping[str, Any]) -> str | None:
     """Quote what says that a Swoop made the scan."""
     for key in ("Manufacturer", "ManufacturersModelName", "DeviceName"):
         text = str(metadata.get(key, ""))
-        if "hyperfine" in text.lower() or "swoop" in text.lower():
+        if re.search("hyperfine|swoop", text, re.IGNORECASE):
             return f"{key} reads {reprlib.repr(text)}"
     return None

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from h2lo_bids.bids.explain import empty_subject
-from h2lo_bids.bids.gather import (
-    Findings,
-    Problem,
-    Skipped,
-    choose_subjects,
-)
+from h2lo_bids.bids.gather import Findings, Result, choose_subjects
 from h2lo_bids.bids.index import list_subjects
-from h2lo_bids.bids.pair_matching import (
-    AmbiguousError,
-    Match,
-    UnpairedError,
-    by_session,
-    mask_donor,
-    select,
-)
-from h2lo_bids.bids.pair_sides import Key, PairQuery, Sides, gather_sides, use_precomputed
-from h2lo_bids.bids.query import words_of
-from h2lo_bids.bids.scan import (
-    TITLES,
-    Scan,
-    header_warnings,
-    orientation,
-)
+from h2lo_bids.bids.names import ORDER
+from h2lo_bids.bids.pair_sides import Key, Sides, gather_sides, mask_donor, use_precomputed
+from h2lo_bids.bids.query import HIGH, LOW, Query, describe
+from h2lo_bids.bids.scan import ORTHOGONAL, TITLES, Scan, header_warnings, orientation, rank
 from h2lo_bids.bids.validate import read_description
 from h2lo_bids.errors import H2loError, NoMatchError, UsageError
 from h2lo_bids.io import check_content
+from h2lo_bids.wording import counted, listed
+
+_MOST = 6
 
 
 @dataclass(frozen=True)
@@ -62,199 +48,257 @@ class PairSource:
 
 
 @dataclass(frozen=True)
-class PairDiscovery:
-    """What a query found."""
+class PairDiscovery(Result):
+    """Pairs that a query asks for; of what is skipped, subjects without a partner come first."""
 
-    pairs: tuple[PairSource, ...]
-    problems: tuple[Problem, ...] = ()
-    skipped: tuple[Skipped, ...] = ()  # subjects without a partner first
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    pairs: tuple[PairSource, ...] = ()
 
 
-def discover_pairs(query: PairQuery) -> PairDiscovery:
+class AmbiguousError(Exception):
+    """Several scans could be meant; ``side`` is the option that decides, ``words`` an example."""
+
+    def __init__(self, candidates: Sequence[Scan], side: str, words: str, also: str = "") -> None:
+        self.candidates, self.side, self.words, self.also = tuple(candidates), side, words, also
+
+
+class UnpairedError(Exception):
+    """There is no pair; the message is the reason."""
+
+
+def discover_pairs(query: Query) -> PairDiscovery:
     """Find the high-field scans that a query asks for, with their low-field partners.
 
     Per subject and contrast: the high-field scan as at the participant level
     (1 T or more), and its partner of below 1 T from its own session or, where
-    that has none, from the only other one (`by_session`, `select`). Nothing is
-    guessed: what can be meant in two ways is an error.
+    that has none, from the only other one. Nothing is guessed: what can be meant
+    in two ways is an error.
     """
     findings = Findings()
-    skip = query.skip_bids_validation
-    read_description(query.bids_dir, skip=skip, doubt=findings.doubt)
+    read_description(query.bids_dir, skip=query.skip_bids_validation, doubt=findings.doubt)
     existing = list_subjects(query.bids_dir)
-    subjects = choose_subjects(query.raw(), existing, findings)
+    subjects = choose_subjects(query, existing, findings)
     sides = gather_sides(query, subjects, existing, findings)
-    pairs, lonely = _pairs(query, subjects, sides, findings)
+    lonely = Findings()
+    for label in subjects:
+        if not any((label, contrast) in sides for contrast in query.suffixes):
+            folder = query.bids_dir / f"sub-{label}"
+            lonely.skip(folder, f"sub-{label}: {empty_subject(folder, query)}")
+    pairs = _pairs(query, sides, findings, lonely)
     if not pairs and not findings.problems:
-        reasons = list(dict.fromkeys(item.reason for item in (*lonely, *findings.skipped)))
+        reasons = list(dict.fromkeys(i.reason for i in (*lonely.skipped, *findings.skipped)))
         reasons.sort(key=lambda text: "did you mean" not in text)
-        raise NoMatchError(nothing_pairs(query, sides, subjects, reasons))
+        raise NoMatchError(_nothing_pairs(query, sides, subjects, reasons))
+    findings.skipped[:0] = lonely.skipped
     for scan in (scan for pair in pairs for scan in (pair.hf, *pair.lf)):
         findings.add_notes(scan)
         findings.doubt(scan.path, *header_warnings(scan))
-    return PairDiscovery(
-        tuple(pairs),
-        tuple(findings.problems),
-        (*lonely, *findings.skipped),
-        findings.all_notes,
-        findings.warnings,
-    )
+    return PairDiscovery(pairs=tuple(pairs), **findings.result())
 
 
 def _pairs(
-    query: PairQuery, subjects: Iterable[str], sides: dict[Key, Sides], findings: Findings
-) -> tuple[list[PairSource], list[Skipped]]:
-    """Return the pairs whose content is there, and the subjects without one."""
+    query: Query, sides: dict[Key, Sides], findings: Findings, lonely: Findings
+) -> list[PairSource]:
+    """Return the pairs whose content is there; collect the subjects without one."""
     derived: set[str] = set()
     if query.fusion != "mrr":
         derived = use_precomputed(query, sides, findings)
     elif query.derivatives:
         findings.notes.append("--lf-fusion mrr: no fused images were looked for in --derivatives")
-    lonely = [
-        Skipped(
-            query.bids_dir / f"sub-{label}",
-            f"sub-{label}: {_empty(query, label)}",
-        )
-        for label in subjects
-        if not any((label, contrast) in sides for contrast in query.contrasts)
-    ]
-    matches = _matches(query, sides, derived, findings, lonely)
-    if query.fusion == "auto":
-        matches = _alike(query, matches, lonely)
-    pairs = [
-        PairSource(*match, registered=match.hf.suffix in derived, donor=mask_donor(match.hf, query))
-        for match in matches
-        if _present(match, findings)
-    ]
-    return pairs, lonely
-
-
-def _empty(query: PairQuery, label: str) -> str:
-    return empty_subject(query.bids_dir / f"sub-{label}", query.session_labels, query.contrasts)
-
-
-def _matches(
-    query: PairQuery,
-    sides: dict[Key, Sides],
-    derived: set[str],
-    findings: Findings,
-    lonely: list[Skipped],
-) -> list[Match]:
-    """Match each subject's scans; raise once for all that is ambiguous."""
-    matches: list[Match] = []
+    pairs: list[PairSource] = []
     doubts: dict[Key, AmbiguousError] = {}
-    for (subject, contrast), own in sorted(sides.items()):
-        if own.broken:
+    for (subject, contrast), both in sorted(sides.items()):
+        if both.broken:
             continue
-        tell: Callable[[Scan, str], None] = lambda scan, why: findings.skip(scan.path, why)  # noqa: E731
-        folder = query.bids_dir / f"sub-{subject}"
-        chosen = bool(query.conditions("hf", contrast))
         try:
-            matched = by_session(own.high, own.low, chosen=chosen, tell=tell)
+            pairs += _of_subject(both, contrast, query, derived, findings, lonely)
         except UnpairedError:
-            reason = no_partner(contrast, own, query, contrast in derived)
-            lonely.append(Skipped(folder, f"sub-{subject}: {reason}"))
-            continue
+            reason = _no_partner(contrast, both, query, contrast in derived)
+            _alone(subject, reason, query, lonely)
         except AmbiguousError as doubt:
             doubts[subject, contrast] = doubt
-            continue
-        for hf, low in matched:
-            try:
-                fusion = "none" if contrast in derived else query.fusion
-                matches.append(select(hf, low, fusion, tell))
-            except UnpairedError as reason:
-                lonely.append(Skipped(folder, f"sub-{subject}: {reason}"))
-            except AmbiguousError as doubt:
-                doubts[subject, contrast] = doubt
-            except H2loError as error:
-                findings.fail(hf.path, error)
     if doubts:
-        raise UsageError(ambiguous(doubts, query))
-    return matches
+        raise UsageError(_ambiguous(doubts, query))
+    if query.fusion == "auto":
+        pairs = _alike(query, pairs, lonely)
+    return [pair for pair in pairs if findings.present(pair.hf, *pair.lf)]
 
 
-def _alike(query: PairQuery, matches: list[Match], lonely: list[Skipped]) -> list[Match]:
-    """Leave out single scans of a contrast of which other subjects have three to fuse."""
-    fused = {match.hf.suffix for match in matches if match.fusion == "mrr"}
-    kept = []
-    for match in matches:
-        if match.fusion == "none" and match.hf.suffix in fused:
-            way = TITLES.get(orientation(match.lf[0]) or "", "single")
-            lonely.append(
-                Skipped(
-                    query.bids_dir / f"sub-{match.hf.subject}",
-                    f"sub-{match.hf.subject}: only one (the {way}) low-field {match.hf.suffix}, "
-                    "while others have three to fuse; use single scans with --lf-fusion none",
-                )
-            )
+def _of_subject(
+    both: Sides,
+    contrast: str,
+    query: Query,
+    derived: set[str],
+    findings: Findings,
+    lonely: Findings,
+) -> list[PairSource]:
+    """Match one subject's scans of a contrast."""
+    pairs, registered = [], contrast in derived
+    fusion = "none" if registered else query.fusion
+    chosen = bool(query.asked(contrast, *HIGH))
+    for hf, low in _by_session(both.high, both.low, findings, chosen=chosen):
+        try:
+            three = _select(hf, low, fusion, findings)
+        except UnpairedError as reason:
+            _alone(hf.subject, str(reason), query, lonely)
+        except H2loError as error:
+            findings.fail(hf.path, error)
         else:
-            kept.append(match)
+            way = "mrr" if len(three) > 1 else "none"
+            pairs.append(PairSource(hf, three, way, registered, mask_donor(hf, query)))
+    return pairs
+
+
+def _alone(subject: str, reason: str, query: Query, lonely: Findings) -> None:
+    lonely.skip(query.bids_dir / f"sub-{subject}", f"sub-{subject}: {reason}")
+
+
+def _by_session(
+    high: Sequence[Scan], low: Sequence[Scan], findings: Findings, *, chosen: bool
+) -> list[tuple[Scan, list[Scan]]]:
+    """Bring the sessions of one subject together.
+
+    A partner in the same session wins; with several such sessions each is a
+    pair of its own. Otherwise there must be one high-field and one low-field
+    session. Of several high-field scans in a session the preferred is taken
+    (`h2lo_bids.bids.scan.rank`).
+    """
+    known = [scan for scan in high if scan.field_strength is not None]
+    if known and not chosen:
+        for scan in (scan for scan in high if scan.field_strength is None):
+            reason = "has no field strength, while other scans have; choose it with --hf"
+            findings.skip(scan.path, reason)
+        high = known
+    if not high or not low:
+        raise UnpairedError
+    visits, partners = _sessions(high), _sessions(low)
+    common = [session for session in visits if session in partners]
+    if not common and len(visits) > 1:
+        raise AmbiguousError(high, "hf", _distinction(high, high[0], ("ses",)))
+    if not common and len(partners) > 1:
+        raise AmbiguousError(low, "lf", _distinction(low, low[0], ("ses",)))
+    if not common:
+        return [(_preferred(high, findings), list(low))]
+    for scan in (*high, *low):
+        if scan.session not in common:
+            reason = "its session lacks a partner, and other sessions hold whole pairs"
+            findings.skip(scan.path, reason)
+    return [(_preferred(visits[session], findings), partners[session]) for session in common]
+
+
+def _sessions(scans: Sequence[Scan]) -> dict[str | None, list[Scan]]:
+    found: dict[str | None, list[Scan]] = defaultdict(list)
+    for scan in scans:
+        found[scan.session].append(scan)
+    return found
+
+
+def _preferred(high: Sequence[Scan], findings: Findings) -> Scan:
+    best, *others = sorted(high, key=lambda scan: rank(scan.path, scan.name))
+    for scan in others:
+        findings.skip(scan.path, f"{best.path.name} was preferred; choose with --hf")
+    return best
+
+
+def _select(hf: Scan, low: list[Scan], fusion: str, findings: Findings) -> tuple[Scan, ...]:
+    """Take one low-field scan of a session, or the three to be fused."""
+    if len(low) == 1 and fusion != "mrr":
+        return (low[0],)
+    if fusion == "none":
+        raise _several(low, also="fuse three with --lf-fusion mrr")
+    ways: dict[str | None, list[Scan]] = defaultdict(list)
+    for scan in low:
+        way = orientation(scan)
+        if way is None:
+            check_content(scan.path)  # an absent scan has no orientation
+        ways[way].append(scan)
+    missing = [way for way in ORTHOGONAL if way not in ways]
+    if fusion == "auto" and len(missing) > 1:
+        raise _several(low)
+    if missing:
+        lacking = " and no ".join(TITLES[way] for way in missing)
+        there = ", ".join(TITLES.get(way or "", "other") for way in ways)
+        where = f" in ses-{low[0].session}" if low[0].session else ""
+        raise UnpairedError(f"no {lacking} {hf.suffix}{where} (found {there})")
+    if doubled := next((ways[way] for way in ORTHOGONAL if len(ways[way]) > 1), None):
+        raise _several(doubled)
+    three = tuple(ways.pop(way)[0] for way in ORTHOGONAL)
+    for scan in (scan for rest in ways.values() for scan in rest):
+        findings.skip(scan.path, "the three orthogonal scans were taken; choose it with --lf")
+    return three
+
+
+def _distinction(candidates: Sequence[Scan], chosen: Scan, entities: Sequence[str] = ORDER) -> str:
+    """Return the words that set one candidate apart from the others, such as ``acq-iso``."""
+    rest, words, labels = list(candidates), [], dict(chosen.entities)
+    for entity in entities:
+        same = [scan for scan in rest if dict(scan.entities).get(entity) == labels.get(entity)]
+        if len(same) < len(rest):
+            words.append(f"{entity}-{labels[entity]}" if entity in labels else f"{entity}=null")
+            rest = same
+    return " ".join(words)
+
+
+def _several(low: Sequence[Scan], also: str = "") -> AmbiguousError:
+    cubes = [scan for scan in low if orientation(scan) == "iso"]
+    return AmbiguousError(low, "lf", _distinction(low, (cubes or list(low))[0]), also)
+
+
+def _alike(query: Query, pairs: list[PairSource], lonely: Findings) -> list[PairSource]:
+    """Skip single scans of a contrast of which other subjects have three to fuse."""
+    fused = {pair.contrast for pair in pairs if pair.fusion == "mrr"}
+    kept = []
+    for pair in pairs:
+        if pair.fusion == "none" and pair.contrast in fused:
+            way = TITLES.get(orientation(pair.lf[0]) or "", "single")
+            reason = (
+                f"only one (the {way}) low-field {pair.contrast}, "
+                "while others have three to fuse; use single scans with --lf-fusion none"
+            )
+            _alone(pair.subject, reason, query, lonely)
+        else:
+            kept.append(pair)
     return kept
 
 
-def _present(match: Match, findings: Findings) -> bool:
-    """Check that the content of every image of a pair is there."""
-    whole = True
-    for scan in (match.hf, *match.lf):
-        try:
-            check_content(scan.path)
-        except H2loError as error:
-            findings.fail(scan.path, error)
-            whole = False
-    return whole
-
-
-_MOST = 6
-
-
-def ambiguous(doubts: Mapping[Key, AmbiguousError], query: PairQuery) -> str:
-    """Say in one line what could be meant, whom it concerns, and which option decides."""
+def _ambiguous(doubts: Mapping[Key, AmbiguousError], query: Query) -> str:
+    """Report in one line which scans could be meant, how many subjects, and the option."""
     subject, contrast = min(doubts)
     doubt = doubts[subject, contrast]
     kind = "high-field" if doubt.side == "hf" else "low-field"
-    affected = len({name for name, _ in doubts})
-    said = query.hf if doubt.side == "hf" else query.lf
-    words = " ".join([*said, doubt.words])
-    option = f"--{doubt.side} {_quoted(words)}" if doubt.words else "--bids-filter-file"
+    affected = counted(len({name for name, _ in doubts}), "subject")
+    words = " ".join([*getattr(query, doubt.side), doubt.words])
+    quoted = f'"{words}"' if " " in words else words
+    option = f"--{doubt.side} {quoted}" if doubt.words else "--bids-filter-file"
     return (
         f"sub-{subject}: {len(doubt.candidates)} {kind} {contrast} scans could be meant "
-        f"({_names(doubt.candidates)}); {affected} {_plural('subject', affected)} affected; "
+        f"({_names(doubt.candidates)}); {affected} affected; "
         f"choose, for example with {option}" + (f", or {doubt.also}" if doubt.also else "")
     )
 
 
-def no_partner(contrast: str, own: Sides, query: PairQuery, precomputed: bool) -> str:
-    """Say what a subject has and lacks."""
-    if not own.high and not own.low:
+def _no_partner(contrast: str, both: Sides, query: Query, derived: bool) -> str:
+    """Report which side a subject lacks, and what it has of the other."""
+    if not both.high and not both.low:
         return f"no {contrast} of either field that is asked for"
-    if not own.high:
-        asked = _asked("hf", contrast, query)
-        return f"no high-field {contrast} (1 T or more){asked} beside {_names(own.low)}"
-    where = ""
-    if precomputed:
-        where = f" in --derivatives {' '.join(name for name, _ in query.derivatives)}"
-    elif query.lf_dir is not None:
-        where = f" in {query.lf_dir}"
-    asked = _asked("lf", contrast, query)
-    return f"no low-field {contrast}{asked}{where} beside {_names(own.high)}"
+    kind, side, there = (
+        ("low-field", LOW, both.high) if both.high else ("high-field", HIGH, both.low)
+    )
+    asked = query.asked(contrast, *side)
+    words = f" with {describe(asked)}" if asked else ""
+    if side == LOW and derived:
+        words += f" in --derivatives {' '.join(name for name, _ in query.derivatives)}"
+    elif side == LOW and query.lf_dir is not None:
+        words += f" in {query.lf_dir}"
+    return f"no {kind} {contrast}{words} to go with {_names(there)}"
 
 
-def _asked(side: str, contrast: str, query: PairQuery) -> str:
-    conditions = query.conditions(side, contrast)
-    return f" with {words_of(conditions)}" if conditions else ""
-
-
-def nothing_pairs(
-    query: PairQuery, sides: Mapping[Key, Sides], subjects: Sequence[str], reasons: Sequence[str]
+def _nothing_pairs(
+    query: Query, sides: Mapping[Key, Sides], subjects: Sequence[str], reasons: Sequence[str]
 ) -> str:
-    """Say in one line what was found, when nothing pairs."""
-    high = [scan for own in sides.values() for scan in own.high]
-    low = [scan for own in sides.values() for scan in own.low]
-    found = f"{_count(high, 'high-field')} and {_count(low, 'low-field')}"
-    why = f"; {'; '.join(reasons[:2])}" if reasons else ""
-    remedy = ""
+    """Report in one line what there is, when nothing pairs."""
+    high = [scan for both in sides.values() for scan in both.high]
+    low = [scan for both in sides.values() for scan in both.low]
+    why, remedy = f"; {'; '.join(reasons[:2])}" if reasons else "", ""
     if not low:
         remedy = (
             "; low-field scans (below 1 T) may also come from --lf-dir DIR or "
@@ -262,8 +306,10 @@ def nothing_pairs(
         )
     elif not high:
         remedy = "; high-field scans (1 T or more) are chosen with --hf"
-    people = f"{len(subjects)} {_plural('subject', len(subjects))}"
-    return f"{query.bids_dir}: nothing pairs; {people} with {found}{why}{remedy}"
+    return (
+        f"{query.bids_dir}: nothing pairs; {counted(len(subjects), 'subject')} with "
+        f"{_count(high, 'high-field')} and {_count(low, 'low-field')}{why}{remedy}"
+    )
 
 
 def _count(scans: Sequence[Scan], kind: str) -> str:
@@ -271,20 +317,10 @@ def _count(scans: Sequence[Scan], kind: str) -> str:
         return f"no {kind} scan"
     contrasts = Counter(scan.suffix for scan in scans)
     visits = sorted({f"ses-{scan.session}" for scan in scans if scan.session})
-    where = f" in {', '.join(visits[:_MOST])}" if visits else ""
+    where = f" in {listed(visits, _MOST)}" if visits else ""
     return " and ".join(f"{n} {kind} {name}" for name, n in sorted(contrasts.items())) + where
 
 
 def _names(scans: Sequence[Scan]) -> str:
-    """Name scans without their subject, which is said already."""
-    names = [scan.stem.removeprefix(f"sub-{scan.subject}_") for scan in scans]
-    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return ", ".join(names[:_MOST]) + more
-
-
-def _quoted(words: str) -> str:
-    return f'"{words}"' if " " in words else words
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
+    """Name scans without their subject, which the message begins with."""
+    return listed([scan.stem.removeprefix(f"sub-{scan.subject}_") for scan in scans], _MOST)

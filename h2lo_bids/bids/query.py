@@ -1,4 +1,4 @@
-"""Which images a user wants, by entity: ``--bids-filter-file`` and ``--filter``.
+"""Which images a user wants, by entity: ``--bids-filter-file``, ``--filter``, ``--hf``, ``--lf``.
 
 A filter is a mapping from short entity names to the values that are accepted;
 within it ``None`` stands for "the entity is absent" and ``"*"`` for "any".
@@ -9,11 +9,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import bids_app_spec
 from h2lo_bids import wording
 from h2lo_bids.bids.names import LONG_TO_SHORT, ORDER, Name
 from h2lo_bids.errors import MissingInputError, UsageError
@@ -23,6 +22,14 @@ from h2lo_bids.vocabulary import CONTRASTS
 Accepted = tuple[str | None, ...]
 Filter = dict[str, Accepted]
 
+SCANS, ENHANCED = ("",), ("", "lf")
+HIGH, LOW = ("", "hf"), ("lf",)
+"""Whose conditions count: those of the level's scans, or of one side of a pair."""
+
+LF_DATASET = "lf"
+"""Name in BIDS URIs of the dataset of ``--lf-dir``."""
+_QUERIES = tuple(contrast.lower() for contrast in CONTRASTS)
+_KNOWN = (*_QUERIES, *(f"{side}_{query}" for side in ("hf", "lf") for query in _QUERIES))
 _FILE_FIELDS = ("suffix", "extension", "datatype")
 
 
@@ -30,6 +37,7 @@ def load_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
     """Read a filter file in the style of fMRIPrep's."""
     try:
         content = read_json(Path(path))
+        compile_filters(content)
     except OSError as error:
         raise MissingInputError(
             f"{path}: the filter file cannot be read ({error.strerror}); check --bids-filter-file"
@@ -38,8 +46,6 @@ def load_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
         raise UsageError(
             f"{path}: the filter file is not valid JSON ({error}); repair it"
         ) from error
-    try:
-        compile_filters(content)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     return content
@@ -48,41 +54,61 @@ def load_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
 def compile_filters(
     filters: Mapping[str, Mapping[str, Any]] | None = None, inline: Iterable[str] = ()
 ) -> dict[str, Filter]:
-    """Check filters and bring them to one form; see `other_queries` for those passed over."""
+    """Check the queries of a filter file, with ``--filter`` over those of high-field scans."""
     filters = {} if filters is None else filters
     if not isinstance(filters, Mapping):
         raise UsageError('a filter file holds an object such as {"t1w": {"acquisition": "MPRAGE"}}')
-    queries, of_pairs = _queries()
     for name in other_queries(filters):
-        known = (*queries, *of_pairs)
-        near = difflib.get_close_matches(f"{name.lower().removesuffix('w')}w", known, 1, 0.75)
+        near = difflib.get_close_matches(f"{name.lower().removesuffix('w')}w", _KNOWN, 1, 0.75)
         if near or name.lower().startswith(("hf_", "lf_")):
-            hint = f"did you mean {near[0]!r}?" if near else f"the queries are {', '.join(known)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"the queries are {', '.join(_KNOWN)}"
             raise UsageError(f"unknown query {name!r}; {hint}")
-    over: Filter = {}
-    for text in inline:
-        entity, values = read_condition(text, "--filter")
-        over[entity] = over.get(entity, ()) + values
-    compiled = {}
-    for query in (*queries, *(name for name in of_pairs if name in filters)):
+    over, compiled = compile_words(inline, "--filter"), {}
+    for query in _KNOWN:
         conditions = filters.get(query, {})
         if not isinstance(conditions, Mapping):
             raise UsageError(f"query {query!r} holds an object of entities, not {conditions!r}")
-        compiled[query] = {
-            _entity(name): _values(name, value) for name, value in conditions.items()
-        } | (over if query in queries else {})
+        asked = {_entity(name): _values(name, value) for name, value in conditions.items()}
+        compiled[query] = asked if query.startswith("lf_") else asked | over
     return compiled
-
-
-def _queries() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    queries = tuple(bids_app_spec.load("io_spec.json")["queries"])
-    return queries, tuple(f"{side}_{query}" for side in ("hf", "lf") for query in queries)
 
 
 def other_queries(filters: Mapping[str, Any]) -> list[str]:
     """List the queries of a filter file that are for other programs, such as fMRIPrep's bold."""
-    queries, of_pairs = _queries()
-    return [name for name in filters if name not in (*queries, *of_pairs)]
+    return [name for name in filters if name not in _KNOWN]
+
+
+def compile_words(words: Iterable[str], option: str) -> Filter:
+    """Read selection words: ``ENTITY-VALUE`` or ``ENTITY=VALUE[,VALUE]``.
+
+    Examples
+    --------
+    >>> compile_words(["ses-HFC acq=axi,cor", "acq-sag run="], "--lf")
+    {'ses': ('HFC',), 'acq': ('axi', 'cor', 'sag'), 'run': (None,)}
+    """
+    chosen: Filter = {}
+    for word in (part for text in words for part in text.split()):
+        sign = "=" if "=" in word else "-"
+        entity, given, values = word.partition(sign)
+        if not (given and entity and (values or sign == "=")):
+            raise UsageError(
+                f"{option} {word!r}: write ENTITY-LABEL as in file names, for example ses-HFC, or "
+                "ENTITY=LABEL,LABEL"
+            )
+        listed = (values or "null").split(",")
+        accepted = [None if v.lower() in ("", "null", "none") else v for v in listed]
+        key = _entity(entity)
+        chosen[key] = chosen.get(key, ()) + _values(entity, accepted)
+    return chosen
+
+
+def describe(conditions: Filter) -> str:
+    """Write a filter as a user would on the command line."""
+    words = (
+        f"{entity}={','.join('null' if value is None else value for value in accepted)}"
+        for entity, accepted in conditions.items()
+    )
+    return " ".join(words) or "none"
 
 
 def did_you_mean(conditions: Filter, names: Iterable[Name], *, similar: bool = False) -> str:
@@ -91,8 +117,7 @@ def did_you_mean(conditions: Filter, names: Iterable[Name], *, similar: bool = F
     for entity, accepted in conditions.items():
         labels = {label for name in names if (label := _fields(name).get(entity))}
         if not any(_equal(label, value) for label in labels for value in accepted):
-            given = [value for value in accepted if value not in (None, "*")]
-            near = (nearest(value, labels, similar=similar) for value in given)
+            near = (nearest(v, labels, similar=similar) for v in accepted if v not in (None, "*"))
             meant += [f"{entity}={label}" for label in near if label]
     return f"; did you mean {' '.join(meant)}?" if meant else ""
 
@@ -108,16 +133,16 @@ def nearest(label: str | None, labels: Collection[str], *, similar: bool = False
     'MPRAGE'
     """
     wanted = str(label).lower()
-    for other in sorted(labels):
-        if other.lower().lstrip("0") == wanted.lstrip("0"):
-            return other
     forms = {other.lower(): other for other in sorted(labels)}
+    for form, other in forms.items():
+        if form.lstrip("0") == wanted.lstrip("0"):
+            return other
     close = difflib.get_close_matches(wanted, forms, n=1, cutoff=0.75) if similar else []
     return forms[close[0]] if close else None
 
 
 def matches(name: Name, conditions: Filter) -> bool:
-    """Say whether a file name meets every condition of a filter."""
+    """Check a file name against every condition of a filter."""
     fields = _fields(name)
     return all(
         any(_equal(fields.get(entity), value) for value in accepted)
@@ -130,37 +155,12 @@ def _fields(name: Name) -> dict[str, str]:
     return fixed | dict(name.entities)
 
 
-def describe(conditions: Filter) -> str:
-    """Write a filter as a user would on the command line."""
-    words = (
-        f"{entity}={','.join('null' if value is None else value for value in accepted)}"
-        for entity, accepted in conditions.items()
-    )
-    return " ".join(words) or "none"
-
-
-def read_condition(text: str, option: str) -> tuple[str, Accepted]:
-    """Read ``ENTITY-VALUE`` or ``ENTITY=VALUE[,VALUE]``; ``null``, ``none`` and nothing: absent."""
-    sign = "=" if "=" in text else "-"
-    entity, given, values = text.partition(sign)
-    if not (given and entity and (values or sign == "=")):
-        raise UsageError(
-            f"{option} {text!r}: write ENTITY-LABEL as in file names, for example ses-HFC, or "
-            "ENTITY=LABEL,LABEL"
-        )
-    words = values.split(",") if values else ["null"]
-    chosen = [None if word.lower() in ("", "null", "none") else word for word in words]
-    return _entity(entity), _values(entity, chosen)
-
-
 def _equal(actual: str | None, wanted: str | None) -> bool:
-    if wanted == "*":
-        return actual is not None
     if actual is None or wanted is None:
         return actual is wanted
     if actual.isdigit() and wanted.isdigit():
         return actual.lstrip("0") == wanted.lstrip("0")
-    return actual == wanted
+    return wanted in ("*", actual)
 
 
 def _entity(name: str) -> str:
@@ -174,7 +174,7 @@ def _entity(name: str) -> str:
 
 def _values(entity: str, value: object) -> Accepted:
     items = value if isinstance(value, list | tuple) else [value]
-    return tuple(_value(entity, item) for item in items)
+    return tuple(_value(_entity(entity), item) for item in items)
 
 
 def _value(entity: str, value: object) -> str | None:
@@ -183,55 +183,20 @@ def _value(entity: str, value: object) -> str | None:
     text = str(value)
     if entity == "extension":
         text = f".{text.lstrip('.')}"
-    if isinstance(value, bool) or not isinstance(value, str | int) or not _is_label(entity, text):
+        good = text in (".nii", ".nii.gz")
+    else:
+        text = text.removeprefix(f"{entity}-") if entity in ("sub", "ses") else text
+        good = re.fullmatch(r"[A-Za-z0-9+]+", text) is not None
+    if isinstance(value, bool) or not isinstance(value, str | int) or not good:
         raise UsageError(
             f"filter {entity}={value!r}: a value is a label of letters and digits, null or '*'"
         )
-    for prefix in ("sub-", "ses-"):
-        if _entity(entity) == prefix[:3]:
-            text = text.removeprefix(prefix)
     return text
-
-
-def _is_label(entity: str, text: str) -> bool:
-    if entity == "extension":
-        return text in (".nii", ".nii.gz")
-    if _entity(entity) in ("sub", "ses"):
-        text = text.removeprefix(f"{_entity(entity)}-")
-    return text.replace("+", "").isalnum() and text.isascii()
-
-
-def compile_words(words: Iterable[str], option: str) -> Filter:
-    """Read selection words.
-
-    Examples
-    --------
-    >>> compile_words(["ses-HFC acq-iso"], "--lf")
-    {'ses': ('HFC',), 'acq': ('iso',)}
-    >>> compile_words(["acq=axi,cor", "acq-sag"], "--lf")
-    {'acq': ('axi', 'cor', 'sag')}
-    """
-    chosen: Filter = {}
-    for word in (part for text in words for part in text.split()):
-        key, values = read_condition(word, option)
-        chosen[key] = chosen.get(key, ()) + values
-    return chosen
-
-
-def words_of(conditions: Filter) -> str:
-    """Write conditions as selection words."""
-    words = []
-    for entity, accepted in conditions.items():
-        (first, *others) = accepted
-        plain = first is not None and first != "*" and not others
-        values = ",".join("null" if value is None else value for value in accepted)
-        words.append(f"{entity}-{first}" if plain else f"{entity}={values}")
-    return " ".join(words)
 
 
 @dataclass(frozen=True)
 class Query:
-    """Which scans of a dataset are wanted; checked when made."""
+    """Which scans of a dataset are wanted, or which pairs; checked when made."""
 
     bids_dir: Path
     participant_labels: tuple[str, ...] = ()
@@ -242,40 +207,63 @@ class Query:
     all_scans: bool = False
     database_dir: Path | None = None
     skip_bids_validation: bool = False
+    hf: tuple[str, ...] = ()  # selection words, which win over filters
+    lf: tuple[str, ...] = ()
+    lf_dir: Path | None = None  # dataset of the low-field scans of pairs
+    derivatives: tuple[tuple[str, Path], ...] = ()  # may hold low-field images on the HF grid
+    fusion: str = "auto"  # "mrr": only three orthogonal scans; "none": one scan
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "bids_dir", Path(self.bids_dir).absolute())
-        set_(self, "participant_labels", clean_labels(self.participant_labels, "sub"))
-        set_(self, "session_labels", clean_labels(self.session_labels, "ses"))
+        set_(self, "participant_labels", _clean_labels(self.participant_labels, "sub"))
+        set_(self, "session_labels", _clean_labels(self.session_labels, "ses"))
+        set_(self, "suffixes", tuple(dict.fromkeys(self.suffixes)))
         unknown = [suffix for suffix in self.suffixes if suffix not in CONTRASTS]
         if unknown or not self.suffixes:
             raise UsageError(f"unknown image type {unknown or 'none'}; choose T1w, T2w or both")
-        if self.database_dir is not None:
-            folder = Path(self.database_dir).absolute()
-            inside = folder.resolve().is_relative_to(self.bids_dir.resolve())
-            if inside and not in_derivatives(folder, self.bids_dir):
+        if self.lf_dir is not None:
+            set_(self, "lf_dir", Path(self.lf_dir).absolute())
+            if self.lf_dir.resolve() == self.bids_dir.resolve():
                 raise UsageError(
-                    f"{folder}: the index would be written inside the input dataset; "
-                    "give --bids-database-dir a folder outside it"
+                    f"--lf-dir {self.lf_dir}: is bids_dir itself; leave the option out, "
+                    "and choose scans with --hf and --lf"
                 )
-            set_(self, "database_dir", folder)
-        self.conditions()
+        roots = tuple((name, Path(root).absolute()) for name, root in self.derivatives)
+        names = ["raw", LF_DATASET, *(name for name, _ in roots)]
+        if len(set(names)) < len(names):
+            raise UsageError(
+                f"--derivatives {' '.join(names[2:])}: give each dataset another name, "
+                f"and none of them raw or {LF_DATASET}"
+            )
+        set_(self, "derivatives", roots)
+        for suffix in self.suffixes:
+            self.asked(suffix, *HIGH, *LOW)
 
-    def conditions(self) -> dict[str, Filter]:
-        """Give the filter of each wanted suffix."""
+    def asked(self, suffix: str, *sides: str) -> Filter:
+        """Return what the user asks of a contrast's scans of a side; empty for nothing."""
         compiled = compile_filters(self.filters, self.inline)
-        return {suffix: compiled[suffix.lower()] for suffix in self.suffixes}
+        asked: Filter = {}
+        for side in sides:
+            asked |= compiled[f"{side}_{suffix.lower()}".lstrip("_")]
+            asked |= compile_words(getattr(self, side), f"--{side}") if side else {}
+        return asked
+
+    def second(self) -> Query | None:
+        """Ask for every scan of the wanted contrasts in ``lf_dir``, if there is one."""
+        if self.lf_dir is None:
+            return None
+        return replace(self, bids_dir=self.lf_dir, lf_dir=None, database_dir=None)
 
 
 def in_derivatives(path: Path, root: Path) -> bool:
-    """Say whether a path lies in ``derivatives/NAME`` of a dataset, where outputs may be."""
+    """Check whether a path lies in ``derivatives/NAME`` of a dataset, where outputs may be."""
     inside, whole = path.resolve(), root.resolve()
     parts = inside.relative_to(whole).parts if inside.is_relative_to(whole) else ()
     return len(parts) > 1 and parts[0] == "derivatives"
 
 
-def clean_labels(labels: tuple[str, ...], prefix: str) -> tuple[str, ...]:
+def _clean_labels(labels: tuple[str, ...], prefix: str) -> tuple[str, ...]:
     """Drop prefixes and repetitions, keep the order, refuse what is no label."""
     clean = []
     for label in labels:

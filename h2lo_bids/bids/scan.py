@@ -7,12 +7,13 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import bids_app_spec
+from h2lo_bids.bids.metadata import LOW_FIELD_BELOW
 from h2lo_bids.bids.names import Name, words_of_label
 from h2lo_bids.errors import MissingInputError
 from h2lo_bids.io import check_content
@@ -34,6 +35,24 @@ class Scan:
     notes: tuple[str, ...] = field(default=(), hash=False, compare=False)
     dataset: str = "raw"  # its name in BIDS URIs: "raw", "lf" (--lf-dir) or a derivative's
     warnings: tuple[str, ...] = field(default=(), hash=False, compare=False)
+
+    @property
+    def low(self) -> bool:
+        """Whether the scan is known to be low-field, i.e. below 1 T."""
+        return self.field_strength is not None and self.field_strength < LOW_FIELD_BELOW
+
+    def taken_as_low(self, why: str) -> Scan:
+        """Return a scan of unknown field strength as a low-field one."""
+        if self.field_strength is not None:
+            return self
+        note = f"no field strength in the sidecar: low field, since {why}"
+        return replace(self, notes=(note,), warnings=())
+
+    @property
+    def name(self) -> Name:
+        """The file name taken apart."""
+        extension = ".nii" if self.path.suffix == ".nii" else ".nii.gz"
+        return Name(self.entities, self.suffix, extension)
 
     @property
     def strength(self) -> str:
@@ -113,25 +132,27 @@ class Grid:
 
 
 def header_warnings(scan: Scan) -> tuple[str, ...]:
-    """Say what a chosen scan's sidecar or name has otherwise than its header, which is used.
+    """Report what a scan's sidecar or name has otherwise than its header, which is used.
 
     The sidecar's lengths are ``SpacingBetweenSlices``, else ``SliceThickness``, and
-    ``PixelSpacing``. A field of view that is too small for a head is told, too.
+    ``PixelSpacing``. A field of view that is too small for a head is reported, too.
     """
     grid = read_grid(scan.path)
     if grid is None:
         return ()
-    found = tuple(_odd(grid, scan.metadata))
-    label = dict(scan.entities).get("acq")
+    found = [*_odd_lengths(grid, scan.metadata)]
+    if grid.partial:
+        extent = " x ".join(f"{side:.0f}" for side in grid.extent)
+        found.append(f"the field of view of {extent} mm shows a part of the head only")
+    label = scan.name.get("acq")
     way = from_label(label)
     if {way, grid.way} <= {*ORTHOGONAL} and way != grid.way:
         text = f"acq-{label} means {TITLES[way or '']} slices, but those of the header are"
-        found += (f"{text} {TITLES[grid.way]}, as which they are used",)
-    return found
+        found.append(f"{text} {TITLES[grid.way]}, as which they are used")
+    return tuple(found)
 
 
-def _odd(grid: Grid, metadata: Mapping[str, Any]) -> Iterator[str]:
-    sides = " x ".join(f"{side:.3g}" for side in grid.sides)
+def _odd_lengths(grid: Grid, metadata: Mapping[str, Any]) -> Iterator[str]:
     for key, slack in _LENGTHS.items():
         stated = metadata.get(key)
         lengths = stated if isinstance(stated, list) else [stated]
@@ -139,25 +160,23 @@ def _odd(grid: Grid, metadata: Mapping[str, Any]) -> Iterator[str]:
         if all(any(n / slack <= side <= n * slack for side in grid.sides) for n in numbers):
             continue
         if key != "SliceThickness" or "SpacingBetweenSlices" not in metadata:
+            sides = " x ".join(f"{side:.3g}" for side in grid.sides)
             yield (
                 f"{key} in the sidecar reads {stated}, but the header has voxels of {sides} mm, "
                 "which are used"
             )
-    if grid.partial:
-        extent = " x ".join(f"{side:.0f}" for side in grid.extent)
-        yield f"the field of view of {extent} mm shows a part of the head only"
 
 
 def orientation(scan: Scan) -> str | None:
-    """Tell a scan's slice direction: from its voxels, else from its ``acq`` label."""
-    seen = _from_voxels(scan.path)
-    if seen in ORTHOGONAL:
-        return seen
-    return from_label(dict(scan.entities).get("acq")) or seen
+    """Return a scan's slice direction: from its voxels, else from its ``acq`` label."""
+    grid = read_grid(scan.path)
+    if grid is not None and grid.way in ORTHOGONAL:
+        return grid.way
+    return from_label(scan.name.get("acq")) or (grid.way if grid else None)
 
 
 def from_label(label: str | None) -> str | None:
-    """Tell a slice direction from words in an ``acq`` label.
+    """Read a slice direction from words in an ``acq`` label.
 
     Examples
     --------
@@ -169,13 +188,8 @@ def from_label(label: str | None) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _from_voxels(path: Path) -> str | None:
-    grid = read_grid(path)
-    return None if grid is None else grid.way
-
-
 def read_grid(path: Path) -> Grid | None:
-    """Read the header of an image; None if it cannot, which is told when the scan is used."""
+    """Read the header of an image; None if it cannot, which is reported when the scan is used."""
     try:
         state = path.stat()
     except OSError:
@@ -222,14 +236,14 @@ _NO_AGENT = re.compile(r"(pre|no|non|none|without|wo)(gd|gad[a-z]*|contrast|ce)*
 
 
 def rank(path: Path, name: Name) -> tuple[Any, ...]:
-    """Give the sorting key of a scan: what its header shows, then its name."""
+    """Return the sorting key of a scan: what its header shows, then its name."""
     grid = read_grid(path)
     partial, several = (grid.partial, grid.volumes > 1) if grid else (False, False)
     return (partial, several, *preference(name))
 
 
 def has_agent(name: Name) -> bool:
-    """Tell whether a name says that a contrast agent was given.
+    """Check whether a name says that a contrast agent was given.
 
     Examples
     --------
@@ -252,20 +266,12 @@ def has_agent(name: Name) -> bool:
 
 
 def preference(name: Name) -> tuple[Any, ...]:
-    """Give a sorting key; the scan with the smallest is taken.
+    """Return a sorting key; the scan with the smallest is taken.
 
-    In this order: without before with contrast agent (``ce``, or a label with a
-    word such as ``gd`` or ``post``); by acquisition,
-    the sequences of ``io_spec.json`` in their order (a label counts when it
-    contains the sequence's name), then no ``acq``, then all others; an
-    intensity-corrected reconstruction (``rec-SCIC``, ``rec-NORM`` ...) before
-    a plain one before any other, because the brightest voxel sets the scale of
-    the whole image, and without the correction that voxel is the one nearest
-    to the coil; without ``task``; ``part`` absent before ``part-mag``; the
-    lowest run, none counting as zero; and last the name itself.
-
-    So of ds005752's ``acq-MPRAGE``, ``acq-MPRAGE_rec-SCIC`` and
-    ``acq-FSPGR_rec-SCIC``, each with runs, ``acq-MPRAGE_rec-SCIC_run-1`` is taken.
+    A contrast agent comes last. An ``acq`` that contains a sequence of ``io_spec.json`` comes
+    before none, and none before others. An intensity-corrected reconstruction (``rec-SCIC``,
+    ``rec-NORM`` ...) comes before a plain one, as the brightest voxel of the other is the one
+    nearest to the coil. No run counts as run 0.
     """
     order = bids_app_spec.load("io_spec.json")["preference"]
     corrected = tuple(word.lower() for word in order["rec"])
@@ -282,7 +288,7 @@ def preference(name: Name) -> tuple[Any, ...]:
 
 
 def not_an_input(name: Name, filtered: Iterable[str]) -> str | None:
-    """Say why an image is no magnitude image of a whole head, if so."""
+    """Return why an image is no magnitude image of a whole head, if so."""
     spec = bids_app_spec.load("io_spec.json")
     asked = set(filtered)
     for entity, label in name.entities:
@@ -301,7 +307,5 @@ def not_an_input(name: Name, filtered: Iterable[str]) -> str | None:
 def _rank(label: str | None, order: list[str]) -> int:
     if label is None:
         return len(order)
-    for rank, word in enumerate(order):
-        if word.lower() in label.lower():
-            return rank
-    return len(order) + 1
+    found = (rank for rank, word in enumerate(order) if word.lower() in label.lower())
+    return next(found, len(order) + 1)

@@ -121,7 +121,6 @@ def _check_models_and_templates(settings: Settings, found: Discovery) -> None:
 
 
 def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
-    from h2lo_bids.cli.participant import sources_of
     from h2lo_bids.cli.subject import mask_words
     from h2lo_bids.outputs import grids_for
 
@@ -129,7 +128,7 @@ def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
     for scan in found.scans:
         mask = f"; brain mask: {mask_words(settings, scan)}" if settings.derivatives else ""
         yield f"read  {scan.path} [{scan.strength}; model: {models[scan.suffix]}{mask}]"
-    for source in sources_of(found):
+    for source in found.sources:
         if source.fusion != "none":
             names = ", ".join(part.path.name for part in source.parts)
             yield f"fuse  {names} [as {source.scan.stem}]"

@@ -18,7 +18,8 @@ import tomli_w
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.bids.discover import Discovery, Problem, Skipped
+from h2lo_bids.bids.discover import Discovery
+from h2lo_bids.bids.gather import Problem, Skipped
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.query import load_filter_file
 from h2lo_bids.cli.checks import prepare_folders

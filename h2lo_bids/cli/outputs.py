@@ -18,7 +18,6 @@ from h2lo_bids.bids.derivatives import (
 from h2lo_bids.bids.discover import Discovery, LowFieldSource
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.participant import sources_of
 from h2lo_bids.outputs import extras_of, grids_for
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import SYNTHESIZE
@@ -95,7 +94,7 @@ def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[int, .
 
 
 def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
-    sources = sources_of(found)
+    sources = found.sources
     for source in sources:
         yield from enhanced_outputs(settings, source)
     for scan in () if sources else found.scans:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.derivatives import pair_paths
-from h2lo_bids.bids.pairs import PairDiscovery, PairQuery, PairSource, discover_pairs
+from h2lo_bids.bids.pairs import PairDiscovery, PairSource, discover_pairs
+from h2lo_bids.bids.query import Query
 from h2lo_bids.cli.checks import check_usage, read_plugin, synthstrip_weights
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
@@ -96,8 +97,8 @@ def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...
 def find_pairs(settings: Settings) -> PairDiscovery:
     """Find the pairs that the settings ask for."""
     return discover_pairs(
-        PairQuery(
-            contrasts=settings.contrast or CONTRASTS,
+        Query(
+            suffixes=settings.contrast or CONTRASTS,
             hf=settings.hf,
             lf=settings.lf,
             lf_dir=settings.lf_dir,

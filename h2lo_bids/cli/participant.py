@@ -6,14 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.discover import (
-    Discovery,
-    LowFieldDiscovery,
-    LowFieldQuery,
-    LowFieldSource,
-    discover,
-    discover_lowfield,
-)
+from h2lo_bids.bids.discover import Discovery, discover, discover_lowfield
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_usage
@@ -65,15 +58,9 @@ def run_participant(settings: Settings, console: Console) -> int:
 
 def find(settings: Settings) -> Discovery:
     """Find the scans that the settings ask for."""
-    if settings.task == ENHANCE:
-        words = {"lf": settings.lf, "fusion": settings.lf_fusion, **query_words(settings)}
-        return discover_lowfield(LowFieldQuery(all_scans=settings.all_scans, **words))
-    return discover(Query(all_scans=settings.all_scans, **query_words(settings)))
-
-
-def sources_of(found: Discovery) -> tuple[LowFieldSource, ...]:
-    """Return which low-field scans belong together, where that was looked for."""
-    return found.sources if isinstance(found, LowFieldDiscovery) else ()
+    words = {"lf": settings.lf, "fusion": settings.lf_fusion} if settings.task == ENHANCE else {}
+    query = Query(all_scans=settings.all_scans, **words, **query_words(settings))
+    return (discover_lowfield if settings.task == ENHANCE else discover)(query)
 
 
 def _check(run: Run, found: Discovery) -> Templates:
@@ -113,7 +100,7 @@ def _process(run: Run, found: Discovery, templates: Templates) -> None:
             templates=templates,
             skipped=tuple(skipped.get(subject, ())),
             problems=tuple(problems.get(subject, ())),
-            sources=tuple(s for s in sources_of(found) if s.scan.subject == subject),
+            sources=tuple(s for s in found.sources if s.scan.subject == subject),
         )
         for subject, scans in subjects.items()
     ]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from h2lo_bids.bids.discover import LowFieldSource, Problem, Skipped
+from h2lo_bids.bids.discover import LowFieldSource
+from h2lo_bids.bids.gather import Problem, Skipped
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.resources import Resources

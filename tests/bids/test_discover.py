@@ -13,7 +13,7 @@ from skeletons import HIGH, LOW, anat, annex, ds005752, ds006557, get, put, writ
 from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.index import list_subjects, read_participants
 from h2lo_bids.bids.query import Query
-from h2lo_bids.errors import InvalidBidsError, MissingInputError, NoMatchError, UsageError
+from h2lo_bids.errors import InvalidBidsError, MissingInputError, NoMatchError
 
 pytestmark = pytest.mark.usefixtures("no_validator")
 
@@ -54,18 +54,16 @@ def test_ds006557_takes_the_high_field_session_only(tmp_path: Path) -> None:
 def test_before_datalad_get(tmp_path: Path) -> None:
     root = ds006557(tmp_path / "ds")
     get(root, "sub-HYPE00_ses-GE_T2w")
+    pointer = root / anat("HYPE06", "GE", "T2w")
+    pointer.unlink()
+    pointer.write_text("/annex/objects/MD5E-s12--abc.nii.gz\n")  # an unlocked one
+    assert "datalad get" in find(root, participant_labels=("HYPE06",)).problems[-1].message
     found = find(root, participant_labels=("sub-HYPE00",))
     assert stems(found) == ["sub-HYPE00_ses-GE_T2w"]
     (problem,) = found.problems
     assert problem.exit_code == 66
     assert f"content not present, run: datalad get {problem.path}" in problem.message
     assert problem.path.name == "sub-HYPE00_ses-GE_acq-MPRAGE_T1w.nii.gz"
-
-
-def test_unlocked_annex_pointers_are_no_content(tmp_path: Path) -> None:
-    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH})
-    (root / anat("01", None, "T1w")).write_text("/annex/objects/MD5E-s12--abc.nii.gz\n")
-    assert "datalad get" in find(root).problems[0].message
 
 
 def test_ds005752_takes_one_by_the_documented_preference(tmp_path: Path) -> None:
@@ -130,12 +128,6 @@ def test_parts_echoes_and_the_like_are_no_magnitude_heads(tmp_path: Path) -> Non
     assert stems(find(root, inline=("echo=1",))) == ["sub-01_echo-1_T1w"]
 
 
-def test_contrast_agent_comes_last(tmp_path: Path) -> None:
-    names = ("acq-MPRAGE_ce-GADO_T1w", "acq-FSPGR_T1w")
-    root = write(tmp_path / "ds", {anat("01", None, name): HIGH for name in names})
-    assert stems(find(root)) == ["sub-01_acq-FSPGR_T1w"]
-
-
 def test_missing_field_strength_is_assumed_high_with_a_warning(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat("01", None, "T1w"): None})
     found = find(root)
@@ -169,14 +161,6 @@ def test_low_field_only_is_no_match_and_says_why(tmp_path: Path) -> None:
         find(root)
 
 
-def test_a_label_in_other_case_is_named_once(tmp_path: Path) -> None:
-    names = [anat("01", None, f"acq-{label}_T1w") for label in ("MPRAGE", "other")]
-    root = write(tmp_path / "ds", dict.fromkeys(names, HIGH))
-    with pytest.raises(NoMatchError, match="did you mean acq=MPRAGE") as caught:
-        find(root, inline=("acq=mprage",))
-    assert str(caught.value).count("does not match the filter acq=mprage") == 1
-
-
 def test_no_match_says_what_was_searched_and_what_exists(tmp_path: Path) -> None:
     root = ds005752(tmp_path / "ds")
     with pytest.raises(NoMatchError) as caught:
@@ -184,21 +168,15 @@ def test_no_match_says_what_was_searched_and_what_exists(tmp_path: Path) -> None
     message = str(caught.value)
     for word in ("ON01802", "sessions 02", "acq=SPACE", "sessions 01"):
         assert word in message
-    with pytest.raises(NoMatchError, match="does not match the filter acq=SPACE"):
-        find(root, inline=("acq=SPACE",))
-
-
-def test_a_session_that_nobody_has_is_warned_of(tmp_path: Path) -> None:
-    found = find(ds005752(tmp_path / "ds"), session_labels=("01", "ses-02"))
-    assert {scan.session for scan in found.scans} == {"01"}
-    assert [line for line in found.warnings if "session 02" in line]
-    assert not found.problems
+    with pytest.raises(NoMatchError, match="did you mean acq=MPRAGE") as caught:
+        find(root, inline=("acq=mprage",))
+    assert str(caught.value).count("does not match the filter acq=mprage") == 1
 
 
 def test_absent_subjects_are_named_with_close_matches(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in range(1, 4)})
     put(root / "participants.tsv", "participant_id\nsub-01\nsub-09\n")
-    with pytest.raises(NoMatchError, match=r"sub-1 is not there; did you mean 01"):
+    with pytest.raises(NoMatchError, match=r"sub-1: no such folder; did you mean 01"):
         find(root, participant_labels=("1",))
     found = find(root, participant_labels=("sub-02", "09"))
     assert stems(found) == ["sub-02_T1w"]
@@ -224,15 +202,22 @@ def test_an_asked_subject_without_images_is_a_problem_for_it_alone(tmp_path: Pat
     assert not find(root).problems
 
 
-@pytest.mark.parametrize("broken", ["{oops", "[1, 2]", "\x00\x01", '{"a": }'])
-def test_a_broken_sidecar_concerns_its_scan_alone(tmp_path: Path, broken: str) -> None:
-    images = {anat("01", None, "T1w"): broken, anat("01", None, "T2w"): HIGH}
+@pytest.mark.parametrize(
+    ("sidecar", "text"),
+    [
+        ("{oops", "sub-01_T1w.json"),
+        ("[1, 2]", "sub-01_T1w.json"),
+        ({"MagneticFieldStrength": "ultra-low"}, "MagneticFieldStrength reads 'ultra-low'"),
+    ],
+)
+def test_a_broken_sidecar_concerns_its_scan_alone(tmp_path: Path, sidecar, text: str) -> None:
+    images = {anat("01", None, "T1w"): sidecar, anat("01", None, "T2w"): HIGH}
     found = find(write(tmp_path / "ds", images))
     assert stems(found) == ["sub-01_T2w"]
     (problem,) = found.problems
     assert problem.path.name == "sub-01_T1w.nii.gz"
     assert problem.exit_code == 65
-    assert "sub-01_T1w.json" in problem.message
+    assert text in problem.message
     assert "\n" not in problem.message
 
 
@@ -278,7 +263,7 @@ def test_a_folder_and_an_unreadable_file_are_problems(
     assert "permissions" in found.problems[0].message
 
 
-@pytest.mark.parametrize("closed", ["sub-02", "sub-02/anat", "sub-02/ses-A", "sub-02/ses-A/anat"])
+@pytest.mark.parametrize("closed", ["sub-02", "sub-02/anat", "sub-02/ses-A"])
 def test_a_closed_folder_stops_its_subject_alone(tmp_path: Path, closed: str) -> None:
     names = (anat("01", None, "T1w"), anat("02", None, "T1w"), anat("02", "A", "T1w"))
     root = write(tmp_path / "ds", dict.fromkeys(names, HIGH))
@@ -372,18 +357,8 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     assert stems(find(root)) == ["sub-01_T1w"]
 
 
-@pytest.mark.parametrize("label", ["../x", "a b", "", "sub-", "a_b", "*"])
-def test_labels_are_letters_and_digits(tmp_path: Path, label: str) -> None:
-    with pytest.raises(UsageError):
-        Query(tmp_path, participant_labels=(label,))
-    with pytest.raises(UsageError):
-        Query(tmp_path, session_labels=(label,))
-
-
 def test_nothing_is_written_into_the_dataset(tmp_path: Path) -> None:
     root = ds005752(tmp_path / "ds")
     before = sorted((path, path.stat().st_mtime_ns) for path in [root, *root.rglob("*")])
     find(root, database_dir=tmp_path / "database")
     assert sorted((path, path.stat().st_mtime_ns) for path in [root, *root.rglob("*")]) == before
-    with pytest.raises(UsageError, match="inside the input dataset"):
-        Query(root, database_dir=root / "database")

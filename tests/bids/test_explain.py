@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from skeletons import HIGH, LOW, anat, put, write
 
-from h2lo_bids.bids.discover import Discovery, LowFieldQuery, discover, discover_lowfield
-from h2lo_bids.bids.pairs import PairQuery, discover_pairs
+from h2lo_bids.bids.discover import Discovery, discover, discover_lowfield
+from h2lo_bids.bids.pairs import discover_pairs
 from h2lo_bids.bids.query import Query
-from h2lo_bids.errors import InvalidBidsError, NoMatchError, UsageError
+from h2lo_bids.errors import InvalidBidsError, NoMatchError
 
 pytestmark = pytest.mark.usefixtures("no_validator")
 
@@ -31,8 +31,6 @@ def reasons(found: Discovery) -> dict[str, str]:
     ("name", "meant"),
     [
         ("sub_02", "sub-02"),
-        ("Sub-02", "sub-02"),
-        ("subject02", "sub-02"),
         ("SUBJ_A_3", "sub-A3"),
         ("Patient 7", "sub-7"),
         ("HC12", "sub-HC12"),
@@ -87,14 +85,11 @@ def test_participants_without_folder_or_row(tmp_path: Path) -> None:
     ("name", "remedy"),
     [
         ("sub-02/anat/sub-02_T1w.NII.GZ", "rename it to sub-02_T1w.nii.gz"),
-        ("sub-02/anat/sub-02_T1.nii.gz", "rename it to sub-02_T1w.nii.gz"),
         ("sub-02/anat/sub-02_acq-a_t2W.nii", "rename it to sub-02_acq-a_T2w.nii"),
         ("sub-02/anat/sub-02_T1w.mgz", "convert it to sub-02_T1w.nii.gz"),
-        ("sub-02/anat/sub-02_T1w.img", "convert it to sub-02_T1w.nii.gz"),
         ("sub-02/anat/sub-02_T1w.nii.gz.part", "not a whole NIfTI file"),
         ("sub-02/anat/sub-02_T1w.nii.bz2", "unpack sub-02_T1w.nii.gz"),
         ("sub-02/sub-02_T1w.nii.gz", "lies outside anat"),
-        ("sub-02/ses-A/sub-02_ses-A_T1w.nii.gz", "lies outside anat"),
         ("sub-02/Anat/sub-02_T1w.nii.gz", "did you mean anat?"),
         ("sub-02/ses_A/anat/sub-02_T1w.nii.gz", "did you mean ses-A?"),
         ("sub-02/Session01/anat/sub-02_T1w.nii.gz", "did you mean ses-01?"),
@@ -146,7 +141,7 @@ def test_empty_subjects_say_what_they_hold(tmp_path: Path) -> None:
     assert told["sub-05"] == "no T1w or T2w image: no anat folder (found nothing)"
     told = reasons(find(root, session_labels=("A",)))
     assert told["sub-04"] == "none of the chosen sessions (found ses-B)"
-    lonely = discover_pairs(PairQuery(write(root, {anat("01", "A", "acq-l_T1w"): LOW}))).skipped
+    lonely = discover_pairs(Query(write(root, {anat("01", "A", "acq-l_T1w"): LOW}))).skipped
     assert any("no anat folder (found func)" in item.reason for item in lonely)
 
 
@@ -176,18 +171,18 @@ def test_a_filter_for_one_contrast_that_fits_nothing_is_a_problem(tmp_path: Path
 def test_selection_words_in_other_case(tmp_path: Path) -> None:
     images = {anat("01", "HF", "T1w"): HIGH, anat("01", "LF", "acq-AXI_T1w"): LOW}
     root = write(tmp_path / "ds", images)
-    found = discover_pairs(PairQuery(root, hf=("ses-hf",)))
+    found = discover_pairs(Query(root, hf=("ses-hf",)))
     ((message, code),) = problems(found)
     assert (code, "did you mean ses=HF?" in message) == (18, True)
     with pytest.raises(NoMatchError, match=r"did you mean acq=AXI\?"):
-        discover_lowfield(LowFieldQuery(root, lf=("acq-axi",)))
+        discover_lowfield(Query(root, lf=("acq-axi",)))
 
 
 def test_the_second_root_is_compared_too(tmp_path: Path) -> None:
     high = write(tmp_path / "hf", {anat(n, None, "T1w"): HIGH for n in ("1", "2")})
     low = {anat("1", None, "acq-3T_T1w"): LOW, anat("9", None, "T1w"): LOW}
     low |= {"sub_2/anat/sub_2_T1w.nii.gz": LOW}
-    found = discover_pairs(PairQuery(high, lf_dir=write(tmp_path / "lf", low)))
+    found = discover_pairs(Query(high, lf_dir=write(tmp_path / "lf", low)))
     assert [pair.subject for pair in found.pairs] == ["1"]
     for text in ("1 participant not in the first dataset: sub-9", "did you mean sub-2?", "'3T'"):
         (line,) = [line for line in found.warnings if text in line]
@@ -198,7 +193,7 @@ def test_a_synthetic_image_is_not_low_field_by_its_desc(tmp_path: Path) -> None:
     made = write(tmp_path / "made", {anat("1", "HF", "acq-MPRAGE_desc-lowfield_T1w"): None})
     root = write(tmp_path / "ds", BOTH)
     with pytest.raises(NoMatchError):
-        discover_pairs(PairQuery(root, derivatives=(("made", made),)))
+        discover_pairs(Query(root, derivatives=(("made", made),)))
 
 
 def test_a_session_in_other_case(tmp_path: Path) -> None:
@@ -225,7 +220,7 @@ def test_queries_for_other_programs_are_named_once(tmp_path: Path) -> None:
         "t1w": {**anats, "suffix": "T1w"},
     }
     root = write(tmp_path / "ds", {**BOTH, anat("1", "LF", "T1w"): LOW})
-    for found in (find(root, filters=filters), discover_pairs(PairQuery(root, filters=filters))):
+    for found in (find(root, filters=filters), discover_pairs(Query(root, filters=filters))):
         (note,) = [line for line in found.notes if "not used" in line]
         assert "fmap, bold, sbref and 2 more" in note
         assert not found.problems
@@ -266,25 +261,6 @@ def test_contradictions_are_warned_of_also_where_a_scan_is_not_used(tmp_path: Pa
     for quoted in ("'LF'", "'64mT'", "127.77", "'3T'", "2.703"):
         assert quoted in told
     assert len(found.warnings) == 2
-    low = discover_lowfield(LowFieldQuery(root))
+    low = discover_lowfield(Query(root))
     assert [scan.session for scan in low.scans] == ["HF"]
     assert set(low.warnings) == set(found.warnings)
-
-
-def test_an_unreadable_field_strength_costs_its_own_scan(tmp_path: Path) -> None:
-    images = {anat("1", None, "T1w"): {"MagneticFieldStrength": "ultra-low"}}
-    found = find(write(tmp_path / "ds", {**images, anat("2", None, "T1w"): HIGH}))
-    assert [scan.subject for scan in found.scans] == ["2"]
-    ((message, code),) = problems(found)
-    assert code == 65
-    assert "sub-1_T1w.nii.gz: MagneticFieldStrength reads 'ultra-low'" in message
-    assert "number of tesla" in message
-
-
-def test_outputs_in_derivatives_may_hold_the_index(tmp_path: Path) -> None:
-    root = write(tmp_path / "ds", {**BOTH, "derivatives/a/" + anat("9", None, "T1w"): HIGH})
-    found = find(root, database_dir=root / "derivatives" / "a" / "index")
-    assert {scan.subject for scan in found.scans} == {"1", "2"}
-    for refused in ("derivatives", "index", "sub-1/derivatives/a"):
-        with pytest.raises(UsageError, match="inside the input dataset"):
-            Query(root, database_dir=root / refused)

@@ -9,7 +9,7 @@ from bids import BIDSLayout
 from bids.layout import BIDSLayoutIndexer
 from skeletons import HIGH, anat, write
 
-from h2lo_bids.bids.index import DATABASE, OWN_FOLDER, index_images
+from h2lo_bids.bids.index import DATABASE, index_images
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def test_agrees_with_pybids_itself(root: Path) -> None:
 def test_a_stale_database_is_noticed_and_remade(root: Path, tmp_path: Path) -> None:
     database = tmp_path / "db"
     _, notes = index_images(root, ("01",), (), database)
-    stamp = (database / OWN_FOLDER / DATABASE).stat().st_mtime_ns
+    stamp = (database / DATABASE).stat().st_mtime_ns
     assert notes == []
     assert index_images(root, ("02",), (), database)[1] == []
-    assert (database / OWN_FOLDER / DATABASE).stat().st_mtime_ns == stamp
+    assert (database / DATABASE).stat().st_mtime_ns == stamp
 
     (root / anat("01", "A", "T1w")).unlink()
     found, notes = index_images(root, ("01",), (), database)
@@ -73,26 +73,23 @@ def test_another_datasets_database_is_not_believed(root: Path, tmp_path: Path) -
     assert str(other) in notes[0]
 
 
-def test_a_pybids_database_is_used_and_never_changed(root: Path, tmp_path: Path) -> None:
-    database = tmp_path / "db"
-    BIDSLayout(root, database_path=database, indexer=BIDSLayoutIndexer(index_metadata=False))
-    content = (database / DATABASE).read_bytes()
-    assert names(index_images(root, ("03",), ("A",), database)[0]) == ["sub-03_ses-A_T1w"]
-    assert not (database / OWN_FOLDER).exists()
-    write(root, {anat("03", "A", "T2w"): HIGH})
-    found, notes = index_images(root, ("03",), ("A",), database)
-    assert names(found) == ["sub-03_ses-A_T1w", "sub-03_ses-A_T2w"]
-    assert "not used" in notes[0]
-    assert (database / DATABASE).read_bytes() == content
-
-
-def test_a_damaged_database_is_remade(root: Path, tmp_path: Path) -> None:
-    own = tmp_path / "db" / OWN_FOLDER
-    own.mkdir(parents=True)
-    (own / DATABASE).write_bytes(b"not a database at all")
+@pytest.mark.parametrize("content", [b"not a database at all", b""])
+def test_a_damaged_database_is_remade(root: Path, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "db" / DATABASE
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
     found, notes = index_images(root, ("1",), (), tmp_path / "db")
     assert names(found) == ["sub-1_T1w"]
-    assert "cannot be read" in notes[0]
+    assert "remade" in notes[0]
+    assert index_images(root, ("1",), (), tmp_path / "db") == (found, [])
+
+
+def test_the_index_of_another_program_is_never_changed(root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "db" / "layout_index.sqlite"
+    BIDSLayout(root, database_path=other.parent, indexer=BIDSLayoutIndexer(index_metadata=False))
+    content = other.read_bytes()
+    index_images(root, ("03",), ("A",), tmp_path / "db")
+    assert other.read_bytes() == content
 
 
 def test_where_no_database_can_be_kept_there_is_a_note(root: Path, tmp_path: Path) -> None:
@@ -108,7 +105,8 @@ def test_jobs_may_share_a_database(root: Path, tmp_path: Path) -> None:
         jobs = [pool.submit(index_images, root, ("01",), (), tmp_path / "db") for _ in range(8)]
         results = [job.result()[0] for job in jobs]
     assert all(names(found) == ["sub-01_ses-A_T1w", "sub-01_ses-B_T1w"] for found in results)
-    assert [path.name for path in (tmp_path / "db" / OWN_FOLDER).iterdir()] == [DATABASE]
+    file = tmp_path / "db" / DATABASE
+    assert list(file.parent.iterdir()) == [file]
 
 
 @pytest.mark.slow
@@ -135,15 +133,11 @@ def test_one_subject_of_a_thousand_in_five_seconds(tmp_path: Path) -> None:
 
 
 def test_hidden_files_do_not_count(root: Path, tmp_path: Path) -> None:
-    database = tmp_path / "db"
     for folder in ("sub-01/ses-A/anat", "sub-01/ses-A", "sub-01"):
         (root / folder / "._sub-01_ses-A_T1w.nii.gz").write_bytes(b"\0\5\x16\7Mac OS X")
         (root / folder / ".DS_Store").write_bytes(b"\0")
-    found, notes = index_images(root, ("01",), (), database)
+    found = index_images(root, ("01",), (), tmp_path / "db")[0]
     assert names(found) == ["sub-01_ses-A_T1w", "sub-01_ses-B_T1w"]
-    stamp = (database / OWN_FOLDER / DATABASE).stat().st_mtime_ns
     (root / "sub-01/ses-B/anat/._other_T1w.nii.gz").write_bytes(b"\0")
-    again, notes = index_images(root, ("01",), (), database)
-    assert (again, notes) == (found, [])
-    assert (database / OWN_FOLDER / DATABASE).stat().st_mtime_ns == stamp
+    assert index_images(root, ("01",), (), tmp_path / "db") == (found, [])
     assert index_images(root, ("01",))[0] == found

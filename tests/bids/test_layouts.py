@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from h2lo_bids.bids.pairs import PairQuery, discover_pairs
+from h2lo_bids.bids.pairs import discover_pairs
+from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import orientation
 from h2lo_bids.bids.validate import find_validator
 
@@ -30,7 +31,7 @@ def hype(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ds006557(hype: Path) -> None:
-    found = discover_pairs(PairQuery(hype, lf=("ses-HFC",), contrasts=("T2w",)))
+    found = discover_pairs(Query(hype, lf=("ses-HFC",), suffixes=("T2w",)))
     (pair,) = found.pairs
     assert (pair.name, pair.fusion) == ("sub-HYPE06_ses-GE_T2w", "mrr")
     assert [orientation(scan) for scan in pair.lf] == ["axi", "cor", "sag"]
@@ -38,13 +39,13 @@ def test_ds006557(hype: Path) -> None:
     assert pair.hf.field_strength == pytest.approx(3.0, abs=0.01)
     assert {scan.field_strength for scan in pair.lf} == {0.0635}
     assert len(found.problems) == 22 * 4
-    found = discover_pairs(PairQuery(hype, lf=("ses-HFC",), participant_labels=("HYPE06",)))
+    found = discover_pairs(Query(hype, lf=("ses-HFC",), participant_labels=("HYPE06",)))
     assert found.skipped[0].reason.startswith("sub-HYPE06: no sagittal T1w")
 
 
 def test_ants_mrr_lies_on_the_high_field_grid(hype: Path) -> None:
     derivatives = (("mrr", hype / "derivatives" / "ants-mrr"),)
-    (pair,) = discover_pairs(PairQuery(hype, derivatives=derivatives)).pairs
+    (pair,) = discover_pairs(Query(hype, derivatives=derivatives)).pairs
     high, low = nib.load(pair.hf.path), nib.load(pair.lf[0].path)
     assert high.shape == low.shape == (52, 64, 64)
     assert np.allclose(high.affine, low.affine)
@@ -56,7 +57,7 @@ def test_ants_mrr_lies_on_the_high_field_grid(hype: Path) -> None:
 @pytest.mark.skipif(find_validator() is None, reason="the validator is not installed")
 def test_lumc_is_valid_and_pairs(tmp_path: Path) -> None:
     high, low = layouts.make_lumc(tmp_path / "hf", tmp_path / "lf", with_images=("01",))
-    found = discover_pairs(PairQuery(high, lf_dir=low))
+    found = discover_pairs(Query(high, lf_dir=low))
     assert [pair.name for pair in found.pairs] == ["sub-01_T1w", "sub-01_T2w"]
     assert not found.problems
     assert not low.joinpath("sub-01/ses-1/anat/sub-01_ses-1_T1w.json").exists()

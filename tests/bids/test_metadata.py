@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import pytest
 from bids import BIDSLayout
 from skeletons import anat, put, write
 
-from h2lo_bids.bids.metadata import Sidecars
+from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError
 
@@ -78,3 +80,133 @@ def test_a_sidecar_without_content(root: Path) -> None:
 def test_a_byte_order_mark_is_no_error(root: Path) -> None:
     (root / "T1w.json").write_bytes(b'\xef\xbb\xbf{"Manufacturer": "bom"}')
     assert read(root, anat("02", "A", "acq-x_T1w"))["Manufacturer"] == "bom"
+
+
+GE = {"Manufacturer": "GE MEDICAL SYSTEMS"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tesla", "source"),
+    [
+        ({"MagneticFieldStrength": 3}, 3.0, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": 0.55}, 0.55, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": "3T"}, 3.0, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": "64 mT"}, 0.064, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": "0,064"}, 0.064, "MagneticFieldStrength"),
+        ({"ImagingFrequency": "2,703"}, 0.0635, "ImagingFrequency"),
+        ({"MagneticFieldStrength": 64}, 0.064, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": 3000}, 3.0, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": 15000}, 1.5, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": [3, 3]}, 3.0, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": 0.006}, 0.064, "MagneticFieldStrength"),
+        # 2.703 MHz / 42.577 MHz/T
+        ({"MagneticFieldStrength": 0.006, "ImagingFrequency": 2.703}, 0.0635, "ImagingFrequency"),
+        ({"MagneticFieldStrength": 3, "ImagingFrequency": 127.7}, 2.9993, "ImagingFrequency"),
+        ({"ImagingFrequency": "123.25"}, 2.8948, "ImagingFrequency"),
+        ({"ImagingFrequency": 2703000.0}, 0.0635, "ImagingFrequency"),
+        ({"MagneticFieldStrength": 3, "ImagingFrequency": 0}, 3.0, "MagneticFieldStrength"),
+        ({"MagneticFieldStrength": 3, "ImagingFrequency": "fast"}, 3.0, "MagneticFieldStrength"),
+        (
+            {"MagneticFieldStrength": 7, "ImagingFrequency": 78.6, "ImagedNucleus": "23Na"},
+            7.0,
+            "MagneticFieldStrength",
+        ),
+    ],
+)
+def test_table(metadata: dict, tesla: float, source: str) -> None:
+    found = field_strength({**GE, **metadata})
+    assert found.tesla == pytest.approx(tesla, abs=1e-4)
+    assert found.source == source
+    assert found.low == (tesla < 1)
+
+
+@pytest.mark.parametrize("value", [None, "", [], {}, "n/a"])
+def test_nothing_means_high_field_with_a_warning(value: object) -> None:
+    found = field_strength({**GE, "MagneticFieldStrength": value})
+    assert found.tesla is None
+    assert found.source == "assumed"
+    assert not found.low
+    assert "assumed to be high field" in (found.warning or "")
+
+
+@pytest.mark.parametrize("key", ["MagneticFieldStrength", "ImagingFrequency"])
+@pytest.mark.parametrize("value", ["ultra-low", 0, -3, [3, 1.5], True, math.inf, "0,0,6", 1e9])
+def test_what_cannot_be_read_is_quoted_and_never_called_absent(key: str, value: object) -> None:
+    stated = {**GE, key: value}
+    for labels in ([], ["LF"]):
+        with pytest.raises(BadDataError) as caught:
+            field_strength(stated, labels)
+        assert f"{key} reads {value!r}" in str(caught.value)
+    other = {"MagneticFieldStrength": 3} if key == "ImagingFrequency" else {"ImagingFrequency": 127}
+    found = field_strength({**stated, **other})
+    assert found.tesla == pytest.approx(3, abs=0.1)
+    for name in (f"{key} reads {value!r}", next(iter(other))):
+        assert name in (found.warning or "")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"Manufacturer": "Hyperfine, Inc."},
+        {"ManufacturersModelName": "Swoop"},
+        {"Manufacturer": "HYPERFINE", "MagneticFieldStrength": 0},
+        {"Manufacturer": "Hyperfine", "MagneticFieldStrength": 3},
+    ],
+)
+def test_a_swoop_is_low_field_whatever_is_missing(metadata: dict) -> None:
+    found = field_strength(metadata)
+    assert found.low
+    assert found.source == "Manufacturer"
+    assert found.note or found.warning
+
+
+LOW_LABELS = "LF ULF 64mT 047mT lowfield Swoop LF02 baselineLF LFbaseline LF1month 64mTpre"
+LOW_LABELS += " Hyperfine24mo swoopV1 0064T 0p064T LFaxial 64mTaxi hyperfineAXI lowfieldIso T1LF"
+HIGH_LABELS = "HF GE MPRAGE 01 HFC flair wolf 3T HALF LFOV halfFOV WOLFpack self 3000mT 2MT 15T"
+
+
+@pytest.mark.parametrize("label", LOW_LABELS.split())
+def test_labels_tell_when_nothing_else_does(label: str) -> None:
+    found = field_strength({}, [label])
+    assert (found.low, found.source) == (True, "label")
+    trusted = field_strength({"MagneticFieldStrength": 3}, [label])
+    assert trusted.tesla == 3
+    for quoted in (repr(label), "MagneticFieldStrength reads 3"):
+        assert quoted in (trusted.warning or "")
+
+
+@pytest.mark.parametrize("label", HIGH_LABELS.split())
+def test_other_labels_tell_nothing(label: str) -> None:
+    assert field_strength({}, [label]).tesla is None
+    assert field_strength({"MagneticFieldStrength": 3}, [label]).warning is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "label", "tesla", "quoted"),
+    [
+        ({"MagneticFieldStrength": 3, "ImagingFrequency": 2.7}, "x", 0.0634, "Field.*3.*Freq.*2.7"),
+        ({"MagneticFieldStrength": 3, "ImagingFrequency": 63.9}, "x", 1.5008, "Field.*3.*63.9"),
+        ({"Manufacturer": "Hyperfine", "ImagingFrequency": 127.7}, "x", 2.9993, "Hyperf.*127.7"),
+        ({"Manufacturer": "Hyperfine", "MagneticFieldStrength": 3}, "x", 0.064, "Field.*3.*Hyperf"),
+        ({"MagneticFieldStrength": 0.064}, "3T", 0.064, "3T.*0.064"),
+        ({"ImagingFrequency": 2.703}, "acq15T", 0.0635, "15T.*2.703"),
+    ],
+)
+def test_contradictions_quote_both(metadata: dict, label: str, tesla: float, quoted: str) -> None:
+    found = field_strength(metadata, [label])
+    assert found.tesla == pytest.approx(tesla, abs=1e-4)
+    assert re.search(quoted, found.warning or "")
+    assert found.note is None
+
+
+def test_a_known_vendor_error_is_noted_and_agreement_is_not() -> None:
+    wrong = field_strength({"MagneticFieldStrength": 0.006, "ImagingFrequency": 2.703}, ["LF"])
+    assert "0.006" in (wrong.note or "")
+    assert wrong.warning is None
+    for metadata in (
+        {"MagneticFieldStrength": 3, "ImagingFrequency": 127.7},
+        {"ImagingFrequency": 127.7},
+        {"Manufacturer": "Hyperfine", "MagneticFieldStrength": 0.064},
+    ):
+        found = field_strength(metadata, ["64mT"] if "Manufacturer" in metadata else ["3T"])
+        assert (found.note, found.warning) == (None, None)

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from h2lo_bids.bids.names import Name, parse_name
-from h2lo_bids.bids.query import compile_filters, describe, load_filter_file, matches
+from h2lo_bids.bids.query import (
+    ENHANCED,
+    HIGH,
+    LOW,
+    SCANS,
+    Query,
+    compile_filters,
+    describe,
+    load_filter_file,
+    matches,
+)
 from h2lo_bids.errors import MissingInputError, UsageError
 
 
@@ -20,13 +30,10 @@ def name(text: str) -> Name:
     ("conditions", "expected"),
     [
         ({"acquisition": "MPRAGE"}, True),
-        ({"acq": "FSPGR"}, False),
         ({"acq": ["FSPGR", "MPRAGE"]}, True),
         ({"run": 1}, True),
-        ({"run": "1"}, True),
         ({"run": 2}, False),
         ({"reconstruction": None}, True),
-        ({"acquisition": None}, False),
         ({"acquisition": "*"}, True),
         ({"rec": "*"}, False),
         ({"rec": [None, "SCIC"]}, True),
@@ -45,9 +52,7 @@ def test_conditions(conditions: dict, expected: bool) -> None:
 @pytest.mark.parametrize(
     ("inline", "expected"),
     [
-        (["acq=MPRAGE"], True),
         (["acq-MPRAGE"], True),
-        (["acq-FSPGR"], False),
         (["acquisition=FSPGR,MPRAGE"], True),
         (["acq=FSPGR", "acq=MPRAGE"], True),
         (["rec="], True),
@@ -61,12 +66,14 @@ def test_inline(inline: list[str], expected: bool) -> None:
     assert matches(image, compile_filters(None, inline)["t1w"]) is expected
 
 
-def test_inline_replaces_the_file_and_queries_stay_apart() -> None:
-    compiled = compile_filters({"t1w": {"acq": "A"}, "t2w": {"acq": "B"}}, ["run=1"])
-    assert compiled == {
-        "t1w": {"acq": ("A",), "run": ("1",)},
-        "t2w": {"acq": ("B",), "run": ("1",)},
-    }
+def test_inline_replaces_the_file_and_queries_stay_apart(tmp_path: Path) -> None:
+    content = {"t1w": {"acq": "A"}, "hf_t1w": {"acq": "B"}, "lf_t2w": {"ses": ["C", None]}}
+    query = Query(tmp_path, filters=content, inline=("run=1",), hf=("rec-x",), lf=("acq-y",))
+    run = {"run": ("1",)}
+    assert query.asked("T1w", *SCANS) == {"acq": ("A",), **run}
+    assert query.asked("T1w", *HIGH) == {"acq": ("B",), **run, "rec": ("x",)}
+    assert query.asked("T2w", *LOW) == {"ses": ("C", None), "acq": ("y",)}
+    assert query.asked("T2w", *ENHANCED) == {**run, "ses": ("C", None), "acq": ("y",)}
     assert compile_filters({"t1w": {"acq": "A"}}, ["acq=C"])["t1w"] == {"acq": ("C",)}
     assert describe({"acq": ("A", None)}) == "acq=A,null"
 
@@ -76,6 +83,7 @@ def test_inline_replaces_the_file_and_queries_stay_apart() -> None:
     [
         ({"T1W": {}}, [], "did you mean 't1w'"),
         ({"t2": {}}, [], "did you mean 't2w'"),
+        ({"lf_bold": {}}, [], "lf_bold"),
         ({"t1w": {"aquisition": "x"}}, [], "'aquisition' .*did you mean acquisition"),
         ({"t1w": {"acq": "../x"}}, [], r"\.\./x"),
         ({"t1w": {"acq": {"a": 1}}}, [], "acq"),
@@ -83,7 +91,6 @@ def test_inline_replaces_the_file_and_queries_stay_apart() -> None:
         ({"t1w": "MPRAGE"}, [], "t1w"),
         ([], [], "object"),
         ({}, ["acq"], "ENTITY=LABEL"),
-        ({}, ["=x"], "ENTITY=LABEL"),
         ({}, ["colour=x"], "colour.* the entities are acq"),
         ({}, ["aqc=x"], "did you mean acq"),
         ({}, ["acq=a/b"], "a/b"),
@@ -109,13 +116,21 @@ def test_files(tmp_path: Path) -> None:
         load_filter_file(tmp_path / "absent.json")
 
 
-def test_pairs_have_queries_of_their_own() -> None:
-    content = {"t1w": {"acq": "A"}, "hf_t1w": {"acq": "B"}, "lf_t2w": {"ses": ["C", None]}}
-    assert compile_filters(content, ["run=1"]) == {
-        "t1w": {"acq": ("A",), "run": ("1",)},
-        "t2w": {"run": ("1",)},
-        "hf_t1w": {"acq": ("B",)},
-        "lf_t2w": {"ses": ("C", None)},
-    }
-    with pytest.raises(UsageError, match="lf_bold"):
-        compile_filters({"lf_bold": {}})
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"lf": ("HFC",)}, "ses-HFC"),
+        ({"hf": ("ses=a/b",)}, "a/b"),
+        ({"suffixes": ("FLAIR",)}, "FLAIR"),
+        ({"derivatives": (("raw", Path()),)}, "raw"),
+        ({"derivatives": (("a", Path()), ("a", Path()))}, "another name"),
+        *(({"participant_labels": (label,)}, "letters") for label in ("../x", "a b", "", "sub-")),
+        ({"session_labels": ("*",)}, "--session-label"),
+    ],
+)
+def test_queries_that_make_no_sense(tmp_path: Path, options: dict, word: str) -> None:
+    with pytest.raises(UsageError, match=word) as caught:
+        Query(tmp_path, **options)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="bids_dir itself"):
+        Query(tmp_path, lf_dir=tmp_path)
