@@ -58,8 +58,8 @@ def run_participant(settings: Settings, console: Console) -> int:
 
 def find(settings: Settings) -> Discovery:
     """Find the scans that the settings ask for."""
-    words = {"lf": settings.lf, "fusion": settings.lf_fusion} if settings.task == ENHANCE else {}
-    query = Query(all_scans=settings.all_scans, **words, **query_words(settings))
+    words = query_words(settings) | {"lf": settings.lf, "fusion": settings.lf_fusion}
+    query = Query(all_scans=settings.all_scans, **words)
     return (discover_lowfield if settings.task == ENHANCE else discover)(query)
 
 
