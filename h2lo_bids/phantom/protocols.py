@@ -16,7 +16,7 @@ from h2lo_bids.phantom.tissues import NAMES, TISSUES, Tissue, relaxation
 
 ORTHOGONAL = ("axi", "cor", "sag")
 LOW_FIELD = (*ORTHOGONAL, "iso")
-NEGATIVE_KEPT = 0.2
+NEGATIVE_KEPT = 0.0
 """Share of inverted signal in the T1w images of the one low-field scanner that is simulated."""
 _HAS_SOLID = ~np.isin(NAMES, ("background", "csf", "fluid_outside", "vessel", "choroid"))
 

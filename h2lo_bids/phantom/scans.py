@@ -39,7 +39,7 @@ MISREGISTRATION = 0.6
 _HALF_AXES = (75.0, 95.0, 85.0)
 """Of an ellipsoid about the brain, in mm: receive fields grow with the distance from its middle."""
 _COIL = {
-    "T1w": {"rim": 0.93, "rough": 0.05, "peak": 1.0, "width": 135.0, "hot": 0.75},
+    "T1w": {"rim": 0.93, "rough": 0.05, "peak": 1.0, "width": 135.0, "hot": 0.67},
     "T2w": {"rim": 0.6, "rough": 0.13, "peak": 27.0, "width": 95.0, "hot": 0.62},
 }
 """`hot`: gain in the middle of the hot spot beyond 1."""

@@ -3,7 +3,8 @@
 White matter, grey matter and fluid follow MRzero-Core's brainweb data (3 T) and
 O'Reilly and Webb 2022 (50 mT). Deep nuclei at 3 T are rounded literature values
 and their low-field times are placed between white and grey matter in proportion.
-T2 at 64 mT (78 ms and 96 ms) is fitted to the contrast of a real T2w scan. Tissues
+T2 at 64 mT (78 ms and 96 ms) is fitted to the contrast of a real T2w scan, T1 of grey
+matter (355 ms) with `protocols.NEGATIVE_KEPT` to the quantiles of two real T1w scans. Tissues
 outside the brain are rough values that reproduce the look of real scans (our
 choice).
 """
@@ -35,7 +36,7 @@ class Tissue:
 
 def _grey(t1: float, t2: float, pd: float) -> Tissue:
     share = (t1 - 830.0) / (1560.0 - 830.0)
-    return Tissue(t1, t2, pd, 280.0 + 55.0 * share, 78.0 + 18.0 * share)
+    return Tissue(t1, t2, pd, 280.0 + 75.0 * share, 78.0 + 18.0 * share)
 
 
 TISSUES: dict[str, Tissue] = {
@@ -52,7 +53,7 @@ TISSUES: dict[str, Tissue] = {
     "amygdala": _grey(1500, 86, 0.80),
     "brainstem": _grey(960, 77, 0.72),
     "ventral_dc": _grey(980, 70, 0.72),
-    "lesion": Tissue(1350, 130, 0.80, 340, 170, 0.10),
+    "lesion": Tissue(1350, 130, 0.80, 360, 170, 0.10),
     "choroid": Tissue(2000, 180, 0.85, 700, 200, 0.10),
     "csf": Tissue(4160, 1650, 1.0, 3700, 1580, 0.03, 0.3),
     "fluid_outside": Tissue(3600, 700, 1.0, 2800, 600, 0.03, 0.5),
@@ -63,7 +64,7 @@ TISSUES: dict[str, Tissue] = {
     "mucosa": Tissue(1500, 90, 0.70, 400, 110, 0.10, 4.0),
     "bone": Tissue(900, 12, 0.10, 250, 12, 0.10, 2.0),
     # What `lesions` plants; label maps hold none.
-    "plaque": Tissue(1350, 130, 0.80, 340, 170, 0.10),
+    "plaque": Tissue(1350, 130, 0.80, 360, 170, 0.10),
 }
 GREY = ("cortex", "cerebellum_cortex", "thalamus", "caudate", "putamen", "hippocampus", "amygdala")
 NAMES: tuple[str, ...] = tuple(TISSUES)
