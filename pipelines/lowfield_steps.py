@@ -201,9 +201,10 @@ def check_pair(
     coverage: list[float],
     names: list[Label],
 ) -> dict[str, Any]:
-    """Judge each low-field scan's registration on its own voxels, and all of them together."""
+    """Judge each low-field scan's registration on its own voxels, and measure its noise."""
     import numpy as np
 
+    from h2lo_bids.evaluation.realism import scan_noise
     from h2lo_bids.imaging.alignment_check import ScanAt, check_alignments
 
     parts = [
@@ -213,16 +214,18 @@ def check_pair(
         )
     ]
     verdict = check_alignments(parts, load_image(volume), load_image(volume_mask))
+    noise = [scan_noise(part.image, part.mask) for part in parts]
     return {
         "check": {
             "Flagged": bool(verdict.reasons),
             "Reasons": list(verdict.reasons),
             "Figures": verdict.figures,
-        }
+        },
+        "noise": [{"Deviation": deviation, "Voxel": voxel} for deviation, voxel in noise],
     }
 
 
-CheckPair = interface(check_pair, check=dict[str, Any])
+CheckPair = interface(check_pair, check=dict[str, Any], noise=list[dict[str, Any]])
 
 
 def write_pair(
@@ -231,6 +234,7 @@ def write_pair(
     lowfield: InFile,
     mask_file: InFile,
     check: dict[str, Any],
+    noise: list[dict[str, Any]],  # of each low-field scan
     out_dir: str,
     out_names: dict[str, Any],  # paths below it: hf, lf, mask, record
     sidecars: dict[str, Any],  # hf, lf, mask; the record is that of lf
@@ -255,6 +259,7 @@ def write_pair(
     record = {
         **sidecars["lf"],
         "RegistrationCheck": check,
+        "ScanNoise": noise,
         "Warnings": [*(warnings or ()), *(low_warnings or ())],
         "BrainFingerprint": brain,
     }

@@ -229,7 +229,7 @@ def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Wor
         workflow, _writer(pair, fingerprint, how), "write", 1.0,
         volume=high["volume"], mask_method=high["mask_method"], warnings=high["warnings"],
         lowfield=(fuse, "out_file"), mask_file=(fuse, "mask_file"), check=(check, "check"),
-        low_warnings=low["warnings"],
+        noise=(check, "noise"), low_warnings=low["warnings"],
     )  # fmt: skip
     return workflow
 

@@ -236,6 +236,23 @@ def snr_of(image: Any, mask: Any, contrast: str) -> dict[str, dict[str, float] |
     return signal_to_noise(tissue_levels(values, inside), noise, contrast)
 
 
+def scan_noise(image: Any, mask: Any) -> tuple[float, list[float]]:
+    """Return a scan's noise over its brain's median, and its voxels' sides along RAS in mm.
+
+    Parameters
+    ----------
+    image, mask
+        nibabel images on one grid; see `noise_deviation`.
+    """
+    import nibabel as nib
+
+    image, mask = nib.as_closest_canonical(image), nib.as_closest_canonical(mask)  # type: ignore[attr-defined]
+    values, brain = np.asarray(image.dataobj, dtype=np.float32), np.asarray(mask.dataobj) > 0
+    voxel = [float(side) for side in image.header.get_zooms()[:3]]
+    deviation = noise_deviation(values, brain, voxel) / float(np.median(values[brain]))
+    return round(deviation, 6), [round(side, 4) for side in voxel]
+
+
 def tissue_levels(image: np.ndarray, mask: np.ndarray) -> tuple[float, float, float]:
     """Return the mean intensities of three classes of brain voxels, low to high.
 

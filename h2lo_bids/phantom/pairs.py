@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.phantom.anatomy import Anatomy, Subject, load_labels, make_subject, vary
-from h2lo_bids.phantom.fields import Shape, fuse
+from h2lo_bids.phantom.fields import Shape, fuse, resample
 from h2lo_bids.phantom.protocols import HIGH_FIELD, ORTHOGONAL, draw_high_field
 from h2lo_bids.phantom.scans import (
     DISTORTION,
@@ -129,6 +130,38 @@ def _around_brain(mask: np.ndarray) -> tuple[slice, ...]:
         cut = max(0, min(box.start, n - box.stop))
         part.append(slice(cut, n - cut))
     return tuple(part)
+
+
+def simulate_axial_scan(
+    labels: Path | str | Anatomy, *, contrast: str, seed: int
+) -> tuple[Any, Any]:
+    """Return a low-field axial scan of a person of `simulate_training_pairs`, and its brain mask.
+
+    Parameters
+    ----------
+    labels, contrast, seed
+        See `simulate_training_pair`.
+
+    Returns
+    -------
+    tuple of nibabel.Nifti1Image
+        On the scan's own grid.
+    """
+    import nibabel as nib
+
+    anatomy = labels if isinstance(labels, Anatomy) else load_labels(Path(labels))
+    person = np.random.default_rng([seed, 0])
+    head, mask = vary(anatomy, person, shape=(208, 256, 256))
+    subject = make_subject(head, mask, person)
+    rng = np.random.default_rng([seed, 1 + CONTRASTS.index(contrast), 3])
+    sensitivity = coil(rng, mask.shape, head.affine, contrast)  # type: ignore[arg-type]
+    scan = low_field_scan(subject, contrast, "axi", sensitivity=sensitivity, rng=rng)
+    to_head = np.linalg.inv(scan.pose @ head.affine) @ scan.affine
+    brain = resample(subject.mask.astype(np.float32), to_head, scan.data.shape) > 0.5  # type: ignore[arg-type]
+    return (
+        nib.Nifti1Image(scan.data, scan.affine),  # type: ignore[attr-defined]
+        nib.Nifti1Image(brain.astype(np.uint8), scan.affine),  # type: ignore[attr-defined]
+    )
 
 
 def _low_field(

@@ -55,6 +55,9 @@ class NoiseModel:
         What of the residual was taken for noise: ``"missing"`` or ``"all"``.
     subjects
         How many subjects it was measured on.
+    scan
+        Standard deviation of one scan's noise on its own grid over what this model, of
+        fused and interpolated scans, has in the band of that grid.
 
     Raises
     ------
@@ -71,11 +74,12 @@ class NoiseModel:
     shape: tuple[int, ...]
     kept: str = "all"
     subjects: int = 0
+    scan: float = 1.0
 
     def __post_init__(self) -> None:
         numbers = [*self.intensities, *self.deviations, *self.quantiles, *self.power]
         numbers += [number for axis in self.frequencies for number in axis]
-        if not np.isfinite([*numbers, *self.spacing, *self.shape]).all():
+        if not np.isfinite([*numbers, *self.spacing, *self.shape, self.scan]).all():
             raise ValueError("a noise model's values are finite")
         self._check_sizes()
         for values in (self.intensities, *self.frequencies):
@@ -85,6 +89,8 @@ class NoiseModel:
             raise ValueError("a noise model's quantiles do not decrease")
         if min(self.deviations) < 0 or np.ptp(self.power) > _MOST_DB:
             raise ValueError("a noise model's deviations or powers are out of range")
+        if not self.scan > 0:
+            raise ValueError("a noise model's factor of one scan is positive")
         if min(self.spacing) <= 0 or min(self.shape) < 1 or np.prod(self.shape) > MAX_VOXELS:
             raise ValueError("a noise model's lattice has sides that make no sense")
 
@@ -107,7 +113,8 @@ class NoiseModel:
     def from_dict(cls, values: dict[str, Any]) -> NoiseModel:
         """Read a model back from `to_dict`'s output."""
         try:
-            given: dict[str, Any] = {item.name: values[item.name] for item in fields(cls)}
+            known = [item.name for item in fields(cls) if item.name in values]
+            given: dict[str, Any] = {name: values[name] for name in known}
             given["frequencies"] = tuple(tuple(axis) for axis in given["frequencies"])
             made: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list | tuple) else v for k, v in given.items()
@@ -160,8 +167,8 @@ def add_noise(
     acquired
         Whether the voxels stand for those of a scan. Its noise is bounded by the
         band of its own voxels, 1 / (2 side), so that larger ones are less noisy: of
-        the noise's power only that in the band is drawn, see `share_in_band`. On any
-        other grid the noise of the pairs' own voxels is shown.
+        the noise's power only that in the band is drawn, see `share_in_band`, times
+        `NoiseModel.scan`. On any other grid the noise of the pairs' own voxels is shown.
 
     Returns
     -------
@@ -214,7 +221,7 @@ def unit_noise(
         points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
         points = points if to_frame is None else np.asarray(to_frame(points), np.float64)
         normal = read_field(field, points / np.array(model.spacing))
-    level = float(np.sqrt(share_in_band(model, band)))
+    level = float(np.sqrt(share_in_band(model, band))) * (model.scan if acquired else 1.0)
     return level, np.interp(normal, PROBES, model.quantiles)
 
 
@@ -261,6 +268,32 @@ def share_in_band(model: NoiseModel, band: np.ndarray | None) -> float:
     acquired. White noise keeps 1 / n of its variance in voxels n times as large.
     """
     return 1.0 if band is None else _amplitude(model, _key(band))[1]
+
+
+def scan_factor(
+    model: NoiseModel,
+    prediction: np.ndarray,
+    mask: np.ndarray,
+    noise: float,
+    voxel: Sequence[float],
+) -> float:
+    """Return `NoiseModel.scan` of scans with a known noise.
+
+    Parameters
+    ----------
+    model
+        Of fused scans.
+    prediction, mask
+        (X, Y, Z), in [0, 1], and its brain.
+    noise
+        Standard deviation of one scan's noise over its brain's median, see
+        `h2lo_bids.evaluation.realism.noise_deviation`.
+    voxel
+        Sides of that scan's voxels along right, anterior and superior in mm.
+    """
+    inside = prediction[np.asarray(mask, dtype=bool)]
+    fused = np.sqrt(np.mean(model.deviation(inside) ** 2)) / np.median(inside)
+    return float(noise / (fused * np.sqrt(share_in_band(model, np.diag(voxel)))))
 
 
 def _key(band: np.ndarray | None) -> tuple[tuple[float, ...], ...] | None:

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from h2lo_bids.errors import H2loError
+from h2lo_bids.evaluation.realism import scan_noise
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.collection import MEMBERS
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.phantom.pairs import simulate_axial_scan
 from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.card import build_card, build_metadata
 from h2lo_bids.training.devices import keep_freed_memory
@@ -112,7 +114,7 @@ def train_embedded(
     # Scaled already; a fifth of the pairs, each person's and each scanner's among them.
     ranges = training_range(parts[0][::5], contrast, SPACING, scaling="max")
     (work / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n")
-    noise = _noise(best, parts[1])
+    noise = _noise(best, parts[1], split.validation, contrast)
     training = _describe(contrast, split, options, best, members)
     bundle = save_bundle(
         out / f"h2lo_{contrast}",
@@ -146,11 +148,15 @@ def pairs_of_split(split: Split, out: Path, contrasts: Sequence[str], say: Say) 
     return {c: (parts[0][c], parts[1][c], parts[2][c]) for c in contrasts}
 
 
-def _noise(result: FitResult, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Measure the noise of the target on the validation people, one input each."""
+def _noise(
+    result: FitResult, pairs: Sequence[Pair], maps: Sequence[Numbered], contrast: str
+) -> dict[str, Any]:
+    """Measure the noise of the target, and of one scan, on the validation people."""
     one = pairs[:: VALIDATE.inputs]
     predicted = [predict_pair(result.model, pair) for pair in one]
-    return calibrate_noise(one, predicted, spacing=SPACING).to_dict()
+    axial = (simulate_axial_scan(path, contrast=contrast, seed=PAIR_SEED + n) for n, path in maps)
+    scans = [[scan_noise(image, mask)] for image, mask in axial]
+    return calibrate_noise(one, predicted, spacing=SPACING, scans=scans).to_dict()
 
 
 def _weights(result: FitResult) -> bytes:

@@ -81,6 +81,8 @@ class PreparedPair:
     name: str = ""
     """The subject, with the session or all entities where it has several pairs of a contrast."""
     task: str = SYNTHESIZE
+    noise: tuple[tuple[float, tuple[float, ...]], ...] = ()
+    """Of each low-field scan, see `h2lo_bids.evaluation.realism.scan_noise`."""
     brain: str = field(default="", compare=False, repr=False)
     """Fingerprint of the high-field brain, as text; empty where the record has none."""
 
@@ -281,6 +283,10 @@ def _read_record(record: Path, contrast: str) -> PreparedPair:
             sources=tuple(_text(uri) for uri in values["SourceScans"]),
             fingerprint=_text(values["Fingerprint"]),
             check=Check.from_dict(values["RegistrationCheck"]),
+            noise=tuple(
+                (float(scan["Deviation"]), tuple(map(float, scan["Voxel"])))
+                for scan in values.get("ScanNoise", ())
+            ),
             brain=str(values.get("BrainFingerprint", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.io import atomic_write_text, read_json
 from h2lo_bids.models.bundle import load_bundle, load_model
-from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights
+from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights, scan_factor
 from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob, read_record
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.pairs import Pair, common_shape
@@ -45,6 +46,7 @@ def calibrate_noise(
     predictions: Sequence[np.ndarray],
     *,
     spacing: Sequence[float],
+    scans: Sequence[ScanNoises] = (),
 ) -> NoiseModel:
     """Measure the noise that a scan has and a prediction lacks.
 
@@ -59,6 +61,9 @@ def calibrate_noise(
         For each pair, the image predicted by a model that was not fitted to it.
     spacing
         Voxel sides of the grid in mm.
+    scans
+        For each pair, deviation and voxel sides of the scans that were fused: see
+        `h2lo_bids.synthesis.noise.scan_factor`, of which the median is kept.
 
     Returns
     -------
@@ -94,7 +99,7 @@ def calibrate_noise(
         ],
         axis=0,
     )
-    return NoiseModel(
+    model = NoiseModel(
         intensities=_short(intensities),
         deviations=_short(deviations),
         quantiles=_short(quantiles),
@@ -105,8 +110,16 @@ def calibrate_noise(
         kept="missing",
         subjects=len(pairs),
     )
+    factors = [
+        scan_factor(model, predicted, pair.mask, deviation, voxel)
+        for pair, predicted, of_pair in zip(pairs, predictions, scans, strict=False)
+        for deviation, voxel in of_pair
+        if np.isfinite(deviation)
+    ]
+    return replace(model, scan=float(f"{np.median(factors):.4g}")) if factors else model
 
 
+ScanNoises = Sequence[tuple[float, Sequence[float]]]
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Residual, prediction and mask in the brain's bounding box."""
 
@@ -273,7 +286,7 @@ def _short(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(f"{value:.6g}") for value in values)
 
 
-RECIPE = 2
+RECIPE = 3
 """Raised when the measurement changes, so that what was kept is not taken for it."""
 
 MOST_PAIRS = 5
@@ -298,6 +311,7 @@ def _measure(jobs: Sequence[FoldJob], device: str) -> dict[str, Any]:
     """Predict test subjects of each fold in turn, each subject once."""
     pairs: list[Pair] = []
     predictions: list[np.ndarray] = []
+    scans: list[ScanNoises] = []
     seen: set[str] = set()
     share = -(-MOST_PAIRS // len(jobs))
     for job in jobs:
@@ -308,7 +322,8 @@ def _measure(jobs: Sequence[FoldJob], device: str) -> dict[str, Any]:
             seen.add(prepared.subject)
             pair = read_prepared(prepared)
             pairs.append(pair)
+            scans.append(prepared.noise)
             given = pair.scaled(bundle.scaling, prepared.contrast, prepared.frame.spacing)
             predictions.append(predict_pair(model, given, device=device))
     spacing = jobs[0].pairs[0].frame.spacing
-    return calibrate_noise(pairs, predictions, spacing=spacing).to_dict()
+    return calibrate_noise(pairs, predictions, spacing=spacing, scans=scans).to_dict()
