@@ -49,8 +49,7 @@ def descriptor_text(parser: argparse.ArgumentParser) -> str:
     actions = {
         _LEVEL if action.dest == "level" else action.dest: action
         for action in parser._actions
-        if action.dest not in ("help", "version", "boutiques")  # these only print something
-        and action.help != argparse.SUPPRESS  # a second spelling
+        if action.dest not in ("help", "version")  # these only print something
     }
     ids = [*_FIRST, *(name for name in actions if name not in _FIRST)]
     inputs = [_input(name, actions[name], ids) for name in ids]

@@ -35,10 +35,10 @@ Only `bids_dir`, `out_dir` and the analysis level are needed, one level per call
 option of another level is refused. `h2lo --help` prints the levels and the common
 options, `h2lo participant --help` every option of that level, `h2lo methods` the
 methods, `h2lo outputs` the pattern of every output. Underscores may stand for hyphens
-in the names of options; `--notrack` is accepted, as nothing is ever tracked. Any
-option may also stand in a TOML file given with `--config-file`, without its hyphens
-in front; the command line wins. The configuration of each run is kept in
-`out_dir/logs/<run>/config.toml` and can be given to a later run as it is.
+in the names of options. Any option may also stand in a TOML file given with
+`--config-file`, without its hyphens in front; the command line wins. The
+configuration of each run is kept in `out_dir/logs/<run>/config.toml` and can be given
+to a later run as it is.
 """
 RUNNING = """
 ## What a run does
@@ -83,7 +83,7 @@ def render() -> str:
     parts += [_row(action) for action in general if action.dest != "help"]
     for group in parser._action_groups[2:]:
         parts += [f"\n## {str(group.title).capitalize()}\n\n", TABLE]
-        parts += [_row(a) for a in group._group_actions if a.help != argparse.SUPPRESS]
+        parts += [_row(action) for action in group._group_actions]
     return "".join([*parts, RUNNING, CODES, *_codes()])
 
 
@@ -91,8 +91,7 @@ def _row(action: argparse.Action) -> str:
     """Return an argument or option with its values, meaning and the levels that take it."""
     option = OPTIONS.get(action.dest)
     levels = "all" if option is None or set(option.modes) == set(MODES) else _levels(option)
-    also = "".join(f"; also `{flag}`" for flag in (option.synonyms if option else ()))
-    return f"| {_name(action)} | {_escape(action.help or '')}{also} | {levels} |\n"
+    return f"| {_name(action)} | {_escape(action.help or '')} | {levels} |\n"
 
 
 def _levels(option: Option) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import networkx
 from nipype import config
-from nipype.pipeline import plugins
 from nipype.pipeline.engine import Node, Workflow
 from nipype.pipeline.engine.nodes import NodeExecutionError
 from nipype.pipeline.engine.utils import (
@@ -34,8 +33,6 @@ class RunOptions:
     """Takes the tracebacks of this run."""
     stop_on_first_crash: bool = False
     """Give up at the first failed node instead of finishing the others."""
-    plugin: dict[str, Any] | None = None
-    """A plugin that submits nodes to a cluster: ``{"plugin": name, "plugin_args": {}}``."""
     status_callback: StatusCallback = lambda node, status: None
     """Called with a node and ``"start"``, ``"end"`` or ``"exception"``."""
 
@@ -54,27 +51,11 @@ class _Runner:
     """Runs the nodes of a graph, as Nipype asks its plugins to."""
 
     def __init__(self, options: RunOptions) -> None:
-        self.options, self.plugin_args = options, {"status_callback": self._status}
+        self.options = options
+        self.plugin_args: dict[str, Any] = {}
         self.failures: list[NodeFailure] = []
-        self._graph: Any = None
 
     def run(self, graph: Any, config: dict[str, Any], updatehash: bool = False) -> None:
-        self._graph = graph
-        plugin = self.options.plugin
-        if plugin is None:
-            self._run_here(graph)
-            return
-        # Nipype names the jobs of a cluster after the user, and asks for nothing else.
-        os.environ.setdefault("LOGNAME", os.environ.get("USER") or "h2lo")
-        args = {**self.plugin_args, **(plugin.get("plugin_args") or {})}
-        runner = getattr(plugins, f"{plugin['plugin']}Plugin")(plugin_args=args)
-        try:
-            runner.run(graph, config, updatehash)
-        except Exception:
-            if not self.failures:
-                raise
-
-    def _run_here(self, graph: Any) -> None:
         held: set[Node] = set()
         for node in topological_sort(graph)[0]:
             if node in held:
@@ -83,25 +64,20 @@ class _Runner:
             try:
                 node.run()
             except Exception as err:
-                held |= networkx.descendants(graph, node)
+                after = networkx.descendants(graph, node)
+                held |= after
                 crash_file = ""
                 with contextlib.suppress(OSError):  # a full disk
                     crash_file = report_crash(node)
-                self._fail(node, err, crash_file)
+                self._fail(node, err, crash_file, after)
                 if self.options.stop_on_first_crash:
                     return
             else:
                 self.options.status_callback(node, "end")
 
-    def _status(self, node: Node, status: str) -> None:
-        if status == "exception":
-            self._fail(node, NodeExecutionError("its job gave no result"), "")
-        else:
-            self.options.status_callback(node, status)
-
-    def _fail(self, node: Node, raised: Exception, crash_file: str) -> None:
+    def _fail(self, node: Node, raised: Exception, crash_file: str, held: set[Node]) -> None:
         self.options.status_callback(node, "exception")
-        after = tuple(sorted(n.fullname for n in networkx.descendants(self._graph, node)))
+        after = tuple(sorted(n.fullname for n in held))
         error = _error_of(node, raised)
         self.failures.append(NodeFailure(node.fullname, error, crash_file, after))
 

@@ -12,7 +12,7 @@ from skeletons import HYPE, ds006557, get
 
 from h2lo_bids.bids.pairs import discover_pairs
 from h2lo_bids.bids.query import Query
-from h2lo_bids.cli.config import read_settings
+from h2lo_bids.cli.parser import read_settings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reproduce-ds006557.md"
 BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

@@ -1,29 +1,94 @@
-"""What can be known to be wrong before anything is begun."""
+"""What can be known to be wrong before anything is begun: options, paths, models, templates."""
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
-from h2lo_bids.cli.checks_values import KNOWN_FOLDS, OWN_SPACES, check_values, standard_spaces
 from h2lo_bids.cli.tasks import CheckTask
 from h2lo_bids.errors import BadDataError, CannotCreateError, MissingInputError, UsageError
-from h2lo_bids.io import read_text
-from h2lo_bids.settings import Settings
-from h2lo_bids.settings.convert import STARTS
+from h2lo_bids.models.registry import METHODS as FAMILY_OF
+from h2lo_bids.settings import OPTIONS, Settings
+from h2lo_bids.settings.convert import NONE, STARTS
+from h2lo_bids.settings.options import ALL
+from h2lo_bids.vocabulary import ENHANCER, FLIP_ROTATE, METHODS, REAL, SYNTHESIZE
 from h2lo_bids.wording import did_you_mean
 
 _DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives", "--cohort")
-_SUBMITS_WITH = {
-    "SLURM": "sbatch", "SLURMGraph": "sbatch", "PBS": "qsub", "PBSGraph": "qsub", "SGE": "qsub",
-    "SGEGraph": "qsub", "LSF": "bsub", "OAR": "oarsub", "Condor": "condor_qsub",
-    "CondorDAGMan": "condor_submit_dag",
-}  # fmt: skip
+OWN_SPACES = ("native", "model")
+KNOWN_FOLDS = "ds006557"
+_OWN_OPTIONS = {
+    "lambda_grad": ("h2lo",),
+    "crop": ("h2lo", "inr"),
+    "batch": ("h2lo", "inr"),
+    "learning_rate": ("h2lo", "inr"),
+    "sampling": ("h2lo", "inr", "diffi2i"),
+}
+"""Options of a fit that mean nothing to the other families of methods."""
+_CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
+    (
+        lambda s: s.level == "participant" and (len(s.method) > 1 or ALL in s.method),
+        "--method: give one method, of which the images are made",
+    ),
+    (
+        lambda s: s.template_file is not None and len(standard_spaces(s)) != 1,
+        "--template-file is the image of one space; name it with --output-spaces NAME",
+    ),
+    (
+        lambda s: s.synthstrip_weights and s.skull_strip not in ("auto", "synthstrip"),
+        "--synthstrip-weights has no effect with --skull-strip {0.skull_strip}",
+    ),
+    (
+        lambda s: s.precision == "fp16" and s.level not in ("group", "benchmark"),
+        "--precision fp16 is for fitting, at the group level or in a benchmark; take bf16, or "
+        "leave it out",
+    ),
+    (
+        lambda s: s.realism_reference and s.task != SYNTHESIZE,
+        "--realism-reference is for synthesized images; leave it or --task enhance out",
+    ),
+    (
+        lambda s: s.realisations > 1 and s.noise == "none" and not _tries(s),
+        "--realisations {0.realisations} would all be the same image; add --noise calibrated",
+    ),
+    (
+        lambda s: s.noise_scale is not None and s.noise == "none" and not _tries(s),
+        "--noise-scale {0.noise_scale:g}: there is no noise to scale; add --noise calibrated",
+    ),
+    (
+        lambda s: (s.slice_profile or s.slice_thickness) and not s.lf_grid and not _tries(s),
+        "--slice-profile and --slice-thickness need the slices of --lf-grid; add --lf-grid XxYxZ",
+    ),
+    (
+        lambda s: s.lambda_grad == 0,
+        "--lambda-grad 0 is what --method h2lo-nograd does; use that",
+    ),
+    (
+        lambda s: s.folds == "0" and s.fold,
+        "--fold names folds and --folds 0 asks for none; leave one of them out",
+    ),
+    (
+        lambda s: s.fold and s.collect,
+        "--fold fits some folds and --collect fits none; leave one of them out",
+    ),
+    (
+        lambda s: s.folds == "0" and (s.no_final or s.level == "benchmark"),
+        "--folds 0 leaves nothing to fit here; give 2 folds or more",
+    ),
+    (
+        lambda s: (s.folds == "0" or not s.folds.isdigit()) and (s.test_count or s.val_count),
+        "--test-count and --val-count have no effect with --folds {0.folds}; leave them out",
+    ),
+    (
+        lambda s: s.protocol == "paper" and (s.batch or 1) > 1,
+        "--protocol paper takes one volume per step; leave --batch out",
+    ),
+)
+"""What makes no sense together, and what is said of it."""
 
 
 def check_usage(settings: Settings) -> None:
@@ -40,8 +105,6 @@ def check_usage(settings: Settings) -> None:
         )
     _check_inputs(settings)
     check_values(settings)
-    if settings.use_plugin is not None:
-        read_plugin(settings.use_plugin)
 
 
 def _check_inputs(settings: Settings) -> None:
@@ -77,70 +140,6 @@ def prepare_folders(settings: Settings) -> None:
             )
 
 
-def read_plugin(path: Path) -> dict[str, Any]:
-    """Read a Nipype plugin's name and arguments from YAML."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(read_text(path))
-    except OSError as err:
-        raise MissingInputError(f"--use-plugin {path}: cannot read it: {err.strerror}") from err
-    except (yaml.YAMLError, ValueError, RecursionError) as err:
-        raise UsageError(f"--use-plugin {path}: not YAML: {' '.join(str(err).split())}") from err
-    if not isinstance(content, dict) or not isinstance(content.get("plugin"), str):
-        raise UsageError(f"--use-plugin {path}: needs 'plugin: NAME' and may have 'plugin_args'")
-    if content["plugin"] in ("MultiProc", "LegacyMultiProc"):
-        raise UsageError(
-            f"--use-plugin {path}: participants have processes of their own, for which "
-            f"{content['plugin']} is not needed; leave the option out, and set --nprocs and "
-            "--omp-nthreads"
-        )
-    unknown = set(content) - {"plugin", "plugin_args"}
-    if unknown or not isinstance(content.get("plugin_args") or {}, dict):
-        raise UsageError(
-            f"--use-plugin {path}: holds 'plugin: NAME' and a mapping 'plugin_args', nothing else"
-        )
-    return content
-
-
-def _check_plugin(settings: Settings, content: dict[str, Any]) -> None:
-    """Check a plugin before any scan depends on it."""
-    from nipype.pipeline import plugins
-
-    path = settings.use_plugin
-    name, args = content["plugin"], content.get("plugin_args") or {}
-    if not hasattr(plugins, f"{name}Plugin"):
-        known = sorted(n.removesuffix("Plugin") for n in dir(plugins) if n.endswith("Plugin"))
-        raise UsageError(
-            f"--use-plugin {path}: Nipype has no plugin {name!r}; it has {', '.join(known)}"
-        )
-    if name in _SUBMITS_WITH:
-        _check_cluster(path, name, settings.work)
-    try:
-        getattr(plugins, f"{name}Plugin")(plugin_args=dict(args))
-    except Exception as err:
-        # Plugins check neither their arguments nor that their scheduler is there.
-        raise UsageError(
-            f"--use-plugin {path}: {name} cannot be used here with these plugin_args "
-            f"({type(err).__name__}: {err}); correct them or leave the option out"
-        ) from err
-
-
-def _check_cluster(path: Path | None, name: str, work: Path) -> None:
-    """Refuse what would fail with every scan: Nipype looks at neither."""
-    command = _SUBMITS_WITH[name]
-    if shutil.which(command) is None:
-        raise UsageError(
-            f"--use-plugin {path}: {name} submits with {command}, which is not on PATH here; run "
-            "on a machine that submits jobs, or leave the option out"
-        )
-    if not re.fullmatch(r"[\w@%+=:,./-]+", str(work)):
-        raise UsageError(
-            f"--use-plugin {path}: {name} takes no work folder with spaces or quotation marks "
-            f"({work}); choose another with -w"
-        )
-
-
 def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, Any]:
     """Load each model once and find each template; runs in a child process."""
     from h2lo_bids.imaging.brain.synthstrip import load_network
@@ -153,8 +152,6 @@ def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, A
     notes = [_check_model(*pair) for pair in bundles.items()]
     for bundle in bundles.values():
         check_extras(settings, bundle)
-    if settings.use_plugin is not None:
-        _check_plugin(settings, read_plugin(settings.use_plugin))
     if (weights := synthstrip_weights(settings)) is not None:
         load_network(weights)
     templates = [
@@ -167,30 +164,24 @@ def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, A
 
 def _find_template(settings: Settings, space: str, suffix: str) -> tuple[str, str | None]:
     """Return a template's image and brain mask."""
+    from h2lo_bids.imaging import templates
     from h2lo_bids.imaging.reading import load_checked
-    from h2lo_bids.imaging.templates import find_template, parse_space, template_from_file
 
-    if settings.template_file is None:
-        name = space.partition(":")[0]
+    name = space.partition(":")[0]
+    if settings.template_file is not None:
+        template = templates.template_from_file(
+            settings.template_file, templates.parse_space(space).name
+        )
+    else:
         try:
-            template = find_template(space, suffix=suffix, fetch=settings.fetch_templates)
+            template = templates.find_template(space, suffix=suffix, fetch=settings.fetch_templates)
         except MissingInputError as err:
-            known = _known_spaces()
+            here = sorted(path.name[4:] for path in templates.templateflow_home().glob("tpl-*"))
+            known = (*OWN_SPACES, "MNI152NLin2009cAsym", "MNI152NLin6Asym", *here)
             meant = "" if name in known else did_you_mean(name, known)
             raise MissingInputError(f"{err}{meant}") from err
-    else:
-        template = template_from_file(settings.template_file, parse_space(space).name)
     load_checked(template.image)
     return str(template.image), None if template.mask is None else str(template.mask)
-
-
-def _known_spaces() -> list[str]:
-    """Return the names of our own output spaces, of usual templates, and of those found here."""
-    from h2lo_bids.imaging.templates import templateflow_home
-
-    found = templateflow_home().glob("tpl-*")
-    names = sorted(path.name.removeprefix("tpl-") for path in found)
-    return [*OWN_SPACES, "MNI152NLin2009cAsym", "MNI152NLin6Asym", *names]
 
 
 def _check_model(suffix: str, bundle: Any) -> str:
@@ -218,33 +209,24 @@ def synthstrip_weights(settings: Settings) -> Path | None:
 
 
 def _check_places(settings: Settings) -> None:
-    """Refuse to write into a dataset that is read."""
+    """Refuse to write into a dataset that is read, but in the derivatives of a raw one."""
     places = {
         "out_dir": settings.out_dir,
         "--work-dir": settings.work,
         "--bids-database-dir": settings.bids_database_dir,
     }
-    raw = {"the input dataset": settings.bids_dir, "the dataset of --lf-dir": settings.lf_dir}
-    read: dict[str, Path] = {title: root for title, root in raw.items() if root is not None}
-    read |= {
-        f"the dataset of {option} {path}": path
-        for option, path in settings.inputs()
-        if option in ("--pretrain-derivatives", "--cohort")
-    }
-    read |= {f"the dataset of --derivatives {name}": path for name, path in settings.derivatives}
-    for title, root in read.items():
+    read = [("the input dataset", settings.bids_dir)]
+    read += [(f"{flag} {path}", path) for flag, path in settings.inputs() if flag in _DATASETS]
+    for title, root in read:
+        raw = root in (settings.bids_dir, settings.lf_dir)
         for name, path in places.items():
-            if path is not None and not (title in raw and in_derivatives(path, root)):
-                _outside_input(title, root, name, path)
-
-
-def _outside_input(title: str, root: Path, name: str, path: Path) -> None:
-    inside, whole = path.resolve(), root.resolve()
-    if inside == whole or whole in inside.parents:
-        raise UsageError(
-            f"{name} {path}: lies inside {title}, which is never written; choose a folder "
-            f"outside it{'' if 'dataset of --' in title else ', or in its derivatives/NAME'}"
-        )
+            if path is None or (raw and in_derivatives(path, root)):
+                continue
+            if root.resolve() in (path.resolve(), *path.resolve().parents):
+                raise UsageError(
+                    f"{name} {path}: lies inside {title}, which is never written; choose a folder "
+                    f"outside it{', or in its derivatives/NAME' if raw else ''}"
+                )
 
 
 def check_extras(settings: Settings, bundle: Any) -> None:
@@ -266,3 +248,102 @@ def check_extras(settings: Settings, bundle: Any) -> None:
             raise UsageError(
                 f"--uncertainty: {bundle.path} has no models of folds to compare; {remedy}"
             )
+
+
+def _tries(settings: Settings) -> bool:
+    """Tell whether conditions have noise and slices that the run's own images need not have."""
+    return bool(settings.level == "trial" or settings.condition)
+
+
+def standard_spaces(settings: Settings) -> tuple[str, ...]:
+    """Return the output spaces that need registration to a template."""
+    return tuple(space for space in settings.output_spaces if space not in OWN_SPACES)
+
+
+def check_values(settings: Settings) -> None:
+    """Refuse options that contradict each other, or of which one would be of no use."""
+    for contradicts, text in _CONTRADICTIONS:
+        if contradicts(settings):
+            raise UsageError(text.format(settings))
+    _check_names(settings)
+    _check_owners(settings)
+    _check_external(settings)
+    _check_arms(settings)
+    if _tries(settings):
+        from h2lo_bids.trial.condition import check_conditions
+
+        check_conditions(settings)
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuse two models, templates or datasets under one name."""
+    given = {"init": settings.init} | (
+        {} if settings.level == "evaluate" else {"model": settings.model}
+    )
+    for option, values in given.items():
+        contrasts = [contrast for contrast, _ in values]
+        for contrast in contrasts:
+            if contrasts.count(contrast) > 1:
+                which = contrast or "without a contrast"
+                raise UsageError(
+                    f"--{option} is given twice {which}; write --{option} T1w=PATH T2w=PATH for "
+                    "two models"
+                )
+    standard = standard_spaces(settings)
+    if len({space.partition(":")[0] for space in standard}) < len(standard):
+        raise UsageError(f"--output-spaces {' '.join(standard)}: name each template once")
+    # They become names of the output's DatasetLinks, where the input has some already.
+    names, taken = [name for name, _ in settings.derivatives], ("raw", "lf")
+    if set(names) & set(taken) or len(set(names)) < len(names):
+        raise UsageError(
+            f"--derivatives {' '.join(names)}: give each dataset a unique name other than "
+            f"{' and '.join(taken)}"
+        )
+
+
+def _check_owners(settings: Settings) -> None:
+    """Refuse options that none of the methods takes; with several, they are for those that do."""
+    families = {FAMILY_OF[name] for name in settings.methods}
+    methods = " and ".join(settings.methods)
+    for option, owners in _OWN_OPTIONS.items():
+        if getattr(settings, option) is not None and not families & set(owners):
+            raise UsageError(
+                f"{OPTIONS[option].flag} means nothing to {methods}, whose own value is fixed; "
+                "leave it out"
+            )
+    if "h2lo" not in settings.methods and any(start != NONE for _, start in settings.init):
+        raise UsageError(
+            f"--init means nothing to {methods}: of the methods, only h2lo can start from another "
+            "model; leave it out"
+        )
+    if settings.devices > 1 and not families & {"h2lo", "inr"}:
+        raise UsageError(
+            f"--devices {settings.devices}: {methods} can be fitted by one process only; leave the "
+            "option out"
+        )
+
+
+def _check_external(settings: Settings) -> None:
+    """Refuse external tools that have the name of a method, or no program."""
+    if not settings.external:
+        return
+    from h2lo_bids.training.experiments.external import Command
+
+    names = [name for name, _ in settings.external]
+    for name, template in settings.external:
+        if name in METHODS or names.count(name) > 1:
+            raise UsageError(f"--external {name}: another method has this name; choose a new one")
+        Command(name, template).find_program()
+
+
+def _check_arms(settings: Settings) -> None:
+    """Refuse arms that are pretrained on nothing."""
+    if not settings.fits_enhancer or settings.level != "benchmark" or settings.reports_only:
+        return
+    lone = {f"{ENHANCER}-{name}" for name in (REAL, FLIP_ROTATE)}
+    if (lacking := [name for name in settings.arms if name not in lone]) and not settings.cohort:
+        named = " ".join(name.removeprefix(f"{ENHANCER}-") for name in lacking)
+        raise UsageError(
+            f"--arm {named}: give --cohort, what participant wrote for the high-field scans that "
+            "these arms are pretrained on; or --arm real flip-rotate"
+        )

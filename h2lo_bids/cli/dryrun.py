@@ -1,22 +1,20 @@
-"""``--dry-run`` and ``--output-spec``: what a run would read, write and return, without the run."""
+"""``--dry-run``: what a run would read, write and return, without the run."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
-from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines, stand_somewhere
 from h2lo_bids.cli.failures import Failed, exit_code
-from h2lo_bids.cli.outputs import RUN, Output, expected_outputs, subjects_of
+from h2lo_bids.cli.outputs import expected_outputs, subjects_of
 from h2lo_bids.errors import MissingInputError, UsageError, error_of_code
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS
@@ -29,7 +27,7 @@ _FIT_GB = 0.12
 
 
 def dry_run(settings: Settings, console: Console) -> int:
-    """Print what a run would do, as lines or with ``--output-spec`` as JSON; return its exit code.
+    """Print what a run would do; return its exit code.
 
     What cannot be used counts as failed, all else as done; what would keep the run from
     beginning is raised.
@@ -47,14 +45,10 @@ def dry_run(settings: Settings, console: Console) -> int:
         ],
         len(getattr(found, "scans", ()) or getattr(found, "pairs", ())),
     )
-    outputs = tuple(expected_outputs(settings, found))
-    if settings.output_spec:
-        print(json.dumps(_spec(settings, found, outputs, code), indent=2))
-        return code
     console.line(f"dry run: nothing is written; the work folder would be {settings.work}")
     for line in (*found.notes, *described(settings, found)):
         console.line(line)
-    for output in outputs:
+    for output in expected_outputs(settings, found):
         console.line(f"write {output.path}{' (exists)' if output.path.exists() else ''}")
     for warning in found.warnings:
         console.line(warning, level="warning")
@@ -78,31 +72,6 @@ def _find(settings: Settings) -> tuple[Any, Callable[[Settings, Any], Iterator[s
 
     lines = {"participant": _pair_lines, "evaluate": _evaluation_lines}
     return find_pairs(settings), lines.get(settings.level, _fit_lines)
-
-
-def _spec(settings: Settings, found: Any, outputs: Iterable[Output], code: int) -> dict[str, Any]:
-    """Return what ``--output-spec`` prints."""
-    return {
-        "level": settings.level,
-        "bids_dir": str(settings.bids_dir),
-        "out_dir": str(settings.out_dir),
-        "work_dir": str(settings.work),
-        "exit_code": code,
-        "files": [
-            {
-                "path": item.path.relative_to(settings.out_dir).as_posix(),
-                "kind": item.kind,
-                **({"source": item.source} if item.source else {}),
-                "exists": item.path.exists(),
-            }
-            for item in outputs
-        ],
-        "unusable": [{"path": str(p.path), "reason": p.message} for p in found.problems],
-        "left_out": [{"path": str(s.path), "reason": s.reason} for s in found.skipped],
-        "warnings": list(found.warnings),
-        "logs": f"{result_path(settings.out_dir, 'run', run=RUN).name} stands for the time and "
-        "a unique name of a run; locks, crash files and logs of steps are not listed",
-    }
 
 
 def _check_models_and_templates(settings: Settings, found: Discovery) -> None:

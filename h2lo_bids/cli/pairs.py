@@ -10,7 +10,7 @@ from typing import Any
 from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.bids.pairs import PairDiscovery, PairSource, discover_pairs
 from h2lo_bids.bids.query import Query
-from h2lo_bids.cli.checks import check_usage, read_plugin, synthstrip_weights
+from h2lo_bids.cli.checks import check_usage, synthstrip_weights
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
     Run,
@@ -222,7 +222,6 @@ def _run_workflow(task: PairTask, send: Send) -> None:
         options=RunOptions(
             crash_dir=task.logs / f"sub-{task.subject}",
             stop_on_first_crash=settings.stop_on_first_crash,
-            plugin=read_plugin(settings.use_plugin) if settings.use_plugin else None,
             status_callback=Steps(send),
         ),
     )

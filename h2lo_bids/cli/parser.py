@@ -1,4 +1,7 @@
-"""The parsers, one for each level, and what is printed in place of a run; imports nothing heavy."""
+"""The command line: a parser for each level, and the words and TOML files that they read.
+
+Imports nothing heavy, so that help and refusals come at once.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,19 @@ import argparse
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 import bids_app_spec
 from h2lo_bids import __version__
-from h2lo_bids.errors import UsageError
-from h2lo_bids.settings import GROUPS, convert
-from h2lo_bids.settings.options import Option, options_of
-from h2lo_bids.vocabulary import LEVELS
+from h2lo_bids.errors import MissingInputError, UnknownLevelError, UsageError
+from h2lo_bids.io import read_text
+from h2lo_bids.settings import GROUPS, OPTIONS, Settings, convert
+from h2lo_bids.settings.options import PAIRS, Option, options_of
+from h2lo_bids.vocabulary import ENHANCE, LEVEL_ALIASES, LEVELS
 from h2lo_bids.wording import did_you_mean
-
-if TYPE_CHECKING:
-    from h2lo_bids.models.catalogue import Entry
 
 SUMMARY = "Low-field MRI synthesized from high-field MRI with a neural operator."
 ABOUT = {
@@ -46,14 +49,30 @@ EXIT_CODES = {
     130: "interrupted from the keyboard",
     143: "stopped by SIGTERM",
 }
+_REPLACED = {
+    "--trunk": "--method h2lo-mlp, whose trunk has ReLU instead of sines",
+    "--epochs": "--steps: a pass over the training pairs is their number divided by --batch",
+    "--max-memory": "--mem",
+    "--mem-gb": "--mem",
+    "--mem-mb": "--mem, as --mem 8000M",
+    "--n-cpus": "--nprocs",
+    "--nthreads": "--nprocs",
+    "--methods": "--method",
+    "--arms": "--arm",
+    "--output-spec": "--dry-run",
+    "--use-plugin": "--nprocs here, or h2lo-slurm on a cluster",
+    "--write-graph": "-v, which prints each step",
+    "--boutiques": "the file bids_app_spec/boutiques.json",
+    "--notrack": "no option: nothing is ever tracked",
+}
+"""Options of earlier versions and of other BIDS Apps, and what is given in their place."""
 _CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit code 64."""
 
-    replaced: Mapping[str, str] = {}
-    """Earlier options, and what is given in their place."""
+    replaced: Mapping[str, str] = _REPLACED
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the whole usage; name what was probably meant."""
@@ -64,8 +83,13 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: "):
             unknown = [word.partition("=")[0] for word in message.split() if word[0] == "-"]
             if unknown and unknown[0] in self.replaced:
-                return f"; {unknown[0]} is gone: give {self.replaced[unknown[0]]}"
+                return f"; {unknown[0]} is no longer an option; use {self.replaced[unknown[0]]}"
             return did_you_mean(unknown[0], self._option_string_actions) if unknown else ""
+        if "arguments are required" in message:
+            return (
+                "; give them before the options, of which some take every word up to the next; "
+                f"see {self.prog} --help"
+            )
         choice = _CHOICE.search(message)
         return did_you_mean(choice[1], re.findall(r"'([^']*)'", choice[2])) if choice else ""
 
@@ -83,17 +107,6 @@ class _Collect(argparse.Action):
         both = [*earlier, *new]
         each = both if self.dest == "condition" else dict.fromkeys(both)
         setattr(namespace, self.dest, tuple(each))
-
-
-class _PrintDescriptor(argparse.Action):
-    """Print the Boutiques descriptor, which `docs/make_usage.py` writes from the options."""
-
-    def __call__(
-        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
-    ) -> NoReturn:
-        """Print, and end the program."""
-        print(json.dumps(bids_app_spec.load("boutiques.json"), indent=2, ensure_ascii=False))
-        raise SystemExit(0)
 
 
 def build_parser(level: str | None = None) -> Parser:
@@ -115,7 +128,7 @@ def build_parser(level: str | None = None) -> Parser:
         help="folder of the derivative dataset, outside bids_dir or in its derivatives/NAME",
     )
     add("level", metavar="analysis_level", help=f"{', '.join(LEVELS[:-1])} or {LEVELS[-1]}")
-    _add_general(parser)
+    add("--version", action="version", version=f"h2lo {__version__}")
     for title, declared in GROUPS.items():
         group = None
         for option in options_of(declared):
@@ -148,7 +161,7 @@ def build_short_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    _add_general(parser)
+    parser.add_argument("--version", action="version", version=f"h2lo {__version__}")
     group = parser.add_argument_group("common options")
     for declared in GROUPS.values():
         for option in options_of(declared):
@@ -160,15 +173,6 @@ def build_short_parser() -> Parser:
 def levels_of(option: Option) -> tuple[str, ...]:
     """Return the levels that take an option, in one of their modes."""
     return tuple(dict.fromkeys(mode.partition(" ")[0] for mode in option.modes))
-
-
-def refuse(option: Option, mode: str) -> NoReturn:
-    """Raise that a level, or a mode of it, does not take an option, with those that do."""
-    plain = [mode for mode in option.modes if mode in LEVELS]
-    takers = [m for m in option.modes if m in plain or m.partition(" ")[0] not in plain]
-    raise UsageError(
-        f"{option.flag} is an option of {' and '.join(takers)}; {mode} does not take it"
-    )
 
 
 def _only(option: Option, level: str) -> str:
@@ -190,68 +194,103 @@ def _add(group: argparse._ArgumentGroup, option: Option, text: str) -> None:
     if option.nargs == "+":
         given |= {"action": _Collect, "nargs": "+"}
     group.add_argument(*flags, **given)
-    for flag, reader in option.synonyms.items():
-        group.add_argument(
-            flag, **{**given, "type": reader or given["type"], "help": argparse.SUPPRESS}
-        )
-
-
-def _add_general(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--version", action="version", version=f"h2lo {__version__}")
-    parser.add_argument(
-        "--boutiques",
-        action=_PrintDescriptor,
-        nargs=0,
-        help="print the Boutiques descriptor of this program, and exit",
-    )
 
 
 def _epilog() -> str:
-    codes: Iterable[str] = (f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
-    return "exit codes:\n" + textwrap.fill(
-        "; ".join(codes) + ".", width=78, initial_indent="  ", subsequent_indent="  "
-    )
+    codes = "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+    return "exit codes:\n" + textwrap.indent(textwrap.fill(f"{codes}.", 76), "  ")
 
 
-def find_listing(words: Sequence[str]) -> Callable[[Sequence[str]], int] | None:
-    """Return what prints a listing; in front of an output folder its name is a dataset."""
-    if not words or not all(word.startswith("-") for word in words[1:]):
-        return None
-    return {"methods": list_methods, "outputs": list_outputs}.get(words[0])
+def read_settings(argv: Sequence[str]) -> Settings:
+    """Read the command line, and the configuration file that it names; the former wins."""
+    words = [_hyphenated(word) for word in argv]
+    if {"-h", "--help"} & set(words):
+        level = next((word for word in words if word in (*LEVELS, *LEVEL_ALIASES)), None)
+        parser = build_parser(canonical(level)) if level else build_short_parser()
+        parser.parse_args(["--help"])
+    given = vars(build_parser().parse_args(words))
+    file = given.pop("config_file", None)
+    configured = {} if file is None else _read_config(file)
+    given = {**configured, **given, "level": canonical(given["level"])}
+    mode = _mode(given)
+    for option in (OPTIONS[name] for name in given if name in OPTIONS):
+        if mode not in option.modes:
+            plain = [name for name in option.modes if name in LEVELS]
+            takers = [m for m in option.modes if m in plain or m.partition(" ")[0] not in plain]
+            raise UsageError(
+                f"{f'{file}: ' if option.name in configured else ''}{option.flag} is an option of "
+                f"{' and '.join(takers)}; {mode} does not take it"
+            )
+    return Settings(**given)
 
 
-def list_methods(words: Sequence[str]) -> int:
-    """Print the methods; return the exit code."""
-    from h2lo_bids.models.catalogue import CATALOGUE
+def _hyphenated(word: str) -> str:
+    """Let ``--participant_label`` pass for ``--participant-label``."""
+    name, equals, value = word.partition("=")
+    return (name.replace("_", "-") if name.startswith("--") else name) + equals + value
 
-    parser = Parser(prog="h2lo methods", allow_abbrev=False)
-    parser.description = (
-        "List the methods that --method takes: title, parameters, paper, what is exact and what "
-        "is our choice."
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    if parser.parse_args(words).json:
-        print(json.dumps([entry.to_dict() for entry in CATALOGUE.values()], indent=2))
-    else:
+
+def canonical(level: str) -> str:
+    """Return the name of a level that may be given by an alias."""
+    level = LEVEL_ALIASES.get(level, level)
+    if level not in LEVELS:
+        known = [*LEVELS, *LEVEL_ALIASES]
+        meant = did_you_mean(level, known) or f"; use {', '.join(known)}"
+        raise UnknownLevelError(f"analysis level {level!r} is unknown{meant}")
+    return level
+
+
+def _mode(given: Mapping[str, Any]) -> str:
+    """Return the mode of a level, which decides what else it takes."""
+    level = str(given["level"])
+    if given.get("pairs") and level == "participant":
+        return PAIRS
+    enhances = given.get("task") == ENHANCE and level != "evaluate"
+    return f"{level} --task {ENHANCE}" if enhances else level
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Read a TOML file as if its keys were options on a command line."""
+    try:
+        table = tomllib.loads(read_text(path))
+    except OSError as err:
+        raise MissingInputError(f"{path}: cannot read the configuration: {err.strerror}") from err
+    except (ValueError, RecursionError) as err:
+        raise UsageError(f"{path}: not TOML: {' '.join(str(err).split())}") from err
+    table.pop("run", None)  # what an earlier run wrote about itself
+    words: list[str] = []
+    for key, value in table.items():
+        flag = f"--{key.replace('_', '-')}"
+        if key == "verbose" and value in range(10):
+            words += [flag] * value
+        elif value is True:
+            words.append(flag)
+        elif value is not False:
+            words += [flag, *(str(one) for one in (value if isinstance(value, list) else [value]))]
+    try:
+        given = vars(build_parser().parse_args(["bids", "out", LEVELS[0], *words]))
+    except UsageError as err:
+        raise UsageError(f"{path}: {err}") from err
+    return {name: value for name, value in given.items() if name in OPTIONS}
+
+
+def print_listing(words: Sequence[str]) -> bool:
+    """Print what ``h2lo methods`` or ``h2lo outputs`` asks for; False for other words."""
+    if list(words) == ["outputs"]:
+        spec = bids_app_spec.load("io_spec.json")
+        patterns = {key: spec[key] for key in ("outputs", "figures", "results")}
+        patterns["descriptions"] = bids_app_spec.load("descriptions.tsv")
+        print(json.dumps(patterns, indent=2))
+        return True
+    if list(words) == ["methods"]:
+        from h2lo_bids.models.catalogue import CATALOGUE
+
         print("\n\n".join("\n".join(_method_lines(entry)) for entry in CATALOGUE.values()))
-    return 0
+        return True
+    return False
 
 
-def list_outputs(words: Sequence[str]) -> int:
-    """Print what ``io_spec.json`` holds about outputs; return the exit code."""
-    parser = Parser(prog="h2lo outputs", allow_abbrev=False)
-    parser.description = (
-        "Print the patterns of all outputs as JSON; --output-spec lists the files of one run."
-    )
-    parser.parse_args(words)
-    spec = bids_app_spec.load("io_spec.json")
-    patterns = {key: spec[key] for key in ("outputs", "figures", "results")}
-    patterns["descriptions"] = bids_app_spec.load("descriptions.tsv")
-    print(json.dumps(patterns, indent=2))
-    return 0
-
-
-def _method_lines(entry: Entry) -> Iterator[str]:
+def _method_lines(entry: Any) -> Iterator[str]:
     size = f"{entry.parameters:,} parameters"
     if entry.trained is not None:
         size += f", {entry.trained:,} in training"

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import Console, printable
-from h2lo_bids.cli.parser import find_listing
+from h2lo_bids.cli.parser import print_listing, read_settings
 from h2lo_bids.errors import H2loError, InputOutputError, UsageError
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import DISK_FULL
@@ -31,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _refuse_fellows()
         words = sys.argv[1:] if argv is None else argv
-        if listing := find_listing(words):
-            return listing(words[1:])
-        return _run(read_settings(words))
+        return 0 if print_listing(words) else _run(read_settings(words))
     except H2loError as err:
         return _complain(str(err), err.exit_code)
     except Terminated:
@@ -102,7 +99,7 @@ def _record(err: H2loError, console: Console, settings: Settings) -> None:
 
 def _level(settings: Settings) -> Callable[[Settings, Console], int]:
     """Return the function that does the work of a level, or lists it."""
-    if settings.dry_run or settings.output_spec:
+    if settings.dry_run:
         from h2lo_bids.cli.dryrun import dry_run
 
         return dry_run

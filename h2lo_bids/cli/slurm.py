@@ -19,9 +19,8 @@ from h2lo_bids import __version__
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.cache import digest
 from h2lo_bids.cli.checks import check_usage
-from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import printable
-from h2lo_bids.cli.parser import Parser
+from h2lo_bids.cli.parser import Parser, read_settings
 from h2lo_bids.cli.slurm_tasks import (
     Stage,
     State,

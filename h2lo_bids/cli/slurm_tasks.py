@@ -71,7 +71,7 @@ def read_states(folder: Path, stage: str) -> dict[str, State]:
 
 def stages_of(settings: Settings, folder: Path) -> list[Stage]:
     """Divide a command line into stages; `folder` holds the records of tasks that ended before."""
-    for option in ("dry_run", "output_spec", "reports_only", "fold", "collect"):
+    for option in ("dry_run", "reports_only", "fold", "collect"):
         if getattr(settings, option):
             raise UsageError(
                 f"{OPTIONS[option].flag}: h2lo-slurm divides the work itself; drop this option"

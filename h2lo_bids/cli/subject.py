@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.checks import read_plugin, synthstrip_weights
+from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.failures import Failed
 from h2lo_bids.cli.tasks import SubjectTask
 from h2lo_bids.cli.trial import examine, wanted
@@ -107,12 +106,9 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     logging.update_logging(config)
     workflow = build(task, send)
     workflow.base_dir = str(settings.work)
-    if settings.write_graph:
-        _write_graph(workflow, task, send)
     options = RunOptions(
         crash_dir=task.logs / f"sub-{task.subject}",
         stop_on_first_crash=settings.stop_on_first_crash,
-        plugin=read_plugin(settings.use_plugin) if settings.use_plugin else None,
         status_callback=Steps(send),
     )
     failures = run_workflow(workflow, options)
@@ -241,19 +237,6 @@ def _mask_in(root: Path, scan: Scan) -> Path:
     from h2lo_bids.bids.derivatives import derivative_path
 
     return derivative_path(root, scan, suffix="mask", desc="brain")
-
-
-def _write_graph(workflow: Any, task: SubjectTask, send: Send) -> None:
-    """Write graph.dot, and graph.svg where graphviz is installed."""
-    folder = task.logs / f"sub-{task.subject}"
-    folder.mkdir(parents=True, exist_ok=True)
-    # Without graphviz, or with a quotation mark in the path, Nipype raises after it has
-    # written the text.
-    with contextlib.suppress(OSError, ValueError):
-        workflow.write_graph(str(folder / "graph.dot"), graph2use="colored", format="svg")
-    if not (folder / "graph.dot").exists():
-        text = f"{folder / 'graph.dot'}: the workflow's graph could not be written"
-        send({"event": "note", "level": "warning", "text": text})
 
 
 def _failed(task: SubjectTask, failure: Any) -> list[Failed]:

@@ -194,11 +194,6 @@ def memory(text: str) -> float:
     return float(match.group(1)) * 1000.0**power
 
 
-def megabytes(text: str) -> float:
-    """Read an amount of memory that is in MB unless it has a unit."""
-    return memory(f"{text}M" if text.strip()[-1:].isdigit() else text)
-
-
 def device(text: str) -> str:
     """Check the name of a device."""
     if not DEVICE.fullmatch(text):

@@ -6,7 +6,7 @@ of each level from them, and refuses what a level does not take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,7 +63,6 @@ class Option:
     values: tuple[Callable[[str], Any], str] | None = None
     choices: tuple[str, ...] | None = None
     short: str | None = None
-    synonyms: Mapping[str, Callable[[str], Any] | None] = field(default_factory=dict)
     common: bool = False
 
     @property
@@ -162,7 +161,6 @@ class Method:
         "others are tested against (default: h2lo; benchmark: all); participant and evaluate: "
         "which of the models in the folder that --model names; `h2lo methods` lists them",
         choices=(*METHODS, ALL),
-        synonyms={"--methods": None},
         modes=(PARTICIPANT, GROUP, EVALUATE, BENCHMARK, ENHANCED, TRIAL),
     )
     model: tuple[tuple[str, Path], ...] = option(
@@ -293,7 +291,6 @@ class Resources:
         "number of processors (default: all that this process may use)",
         COUNT,
         common=True,
-        synonyms={"--n-cpus": None, "--nthreads": None},
     )
     omp_nthreads: int | None = option(
         None,
@@ -302,12 +299,10 @@ class Resources:
     )
     mem: float | None = option(
         None,
-        "memory limit of the run, such as 8 or 8000M; at group and benchmark a fit that holds more "
-        "than its share is stopped and fails, the others go on (default: what this machine or its "
-        "control group has free; fits have no limit)",
+        "memory that participants share, such as 8 or 8000M (default: what this machine or its "
+        "control group has free)",
         (convert.memory, "GB"),
         common=True,
-        synonyms={"--mem-gb": None, "--mem-mb": convert.megabytes},
     )
     device: str = option(
         "auto",
@@ -326,11 +321,6 @@ class Resources:
     clean_workdir: bool = option(
         False, "delete the intermediate results of each participant once all is done"
     )
-    use_plugin: Path | None = option(
-        None,
-        "YAML with a Nipype plugin and plugin_args, instead of the built-in one",
-        FILE,
-    )
 
 
 @dataclass(frozen=True)
@@ -343,22 +333,12 @@ class TheRun:
         "as that is known before it: 1 if some scans cannot be used",
         common=True,
     )
-    output_spec: bool = option(
-        False,
-        "print every file that the run would write as JSON, and touch nothing; `h2lo outputs` "
-        "prints the patterns of all outputs",
-    )
     reports_only: bool = option(
         False,
         "assemble the reports again from what is in out_dir",
         modes=NOT_PAIRS,
     )
     stop_on_first_crash: bool = option(False, "give up at the first failure")
-    write_graph: bool = option(
-        False,
-        "write each workflow's graph to logs",
-        modes=(PARTICIPANT, ENHANCED, TRIAL),
-    )
     verbose: int = option(
         0,
         "print each step and its time; -vv also logs Nipype's debugging messages",

@@ -277,7 +277,6 @@ class Enhancement:
         "real pairs alone, with flips and turns, or pretrained on the images of a synthesis "
         "method; the first is what the others are tested against (default: all)",
         choices=(*ARMS, ALL),
-        synonyms={"--arms": None},
         modes=(BENCHMARK_ENHANCE,),
     )
     cohort: tuple[Path, ...] = option(

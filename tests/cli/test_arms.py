@@ -14,7 +14,7 @@ import pytest
 from heads import importable
 from pairsets import BAD, write_pairs
 
-from h2lo_bids.cli.config import read_settings
+from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.benchmark import arms_of, benchmark_table, epochs, subjects
 from h2lo_bids.evaluation.paper import paper_figures

@@ -61,8 +61,9 @@ def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo,
     out = tmp_path / "out"
     words = (*ENHANCE, "--model", str(enhancers), "--nprocs", "1", "--mem", "8")
     begin = [str(bids), str(out), "participant", *words, "--skull-strip", "skip"]
-    assert main([*begin, "--output-spec"]) == 0
-    promised = {item["path"] for item in json.loads(capsys.readouterr().out)["files"]}
+    assert main([*begin, "--dry-run"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    promised = {str(Path(line[1]).relative_to(out)) for line in lines if line[0] == "write"}
     done = h2lo(bids, out, *words, "-w", tmp_path / "work", model=False)
     assert done.returncode == 1, done.stdout + done.stderr
     anat = out / "sub-01" / "ses-LF" / "anat"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tomli_w
 
-from h2lo_bids.cli.config import read_settings
+import bids_app_spec
+from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.cli.run import main
 from h2lo_bids.errors import MissingInputError, UnknownLevelError, UsageError
 from h2lo_bids.settings import OPTIONS, Settings
-from h2lo_bids.vocabulary import LEVELS
+from h2lo_bids.vocabulary import ENHANCER, LEVELS, METHODS
 
 BASE = ["/bids", "/out", "participant"]
 EVERYTHING = [
@@ -30,9 +33,8 @@ EVERYTHING = [
     *["--slice-thickness", "4.5", "--noise-scale", "1.5", "--labels", "lesion=/l"],
     *["--condition", "a", "lf-grid=2x2x2", "b", "lf-grid=2x2x2"],
     *["--nprocs", "8", "--omp-nthreads", "2", "--mem", "8000M"],
-    *["--device", "cuda:1", "-w", "/work", "--clean-workdir", "--use-plugin", "/p.yml"],
-    *["--dry-run", "--output-spec", "--reports-only", "--stop-on-first-crash"],
-    *["--write-graph", "-vv"],
+    *["--device", "cuda:1", "-w", "/work", "--clean-workdir"],
+    *["--dry-run", "--reports-only", "--stop-on-first-crash", "-vv"],
 ]
 
 TRAINING = [
@@ -89,12 +91,9 @@ def test_every_option_reaches_its_field():
         device="cuda:1",
         work_dir=Path("/work"),
         clean_workdir=True,
-        use_plugin=Path("/p.yml"),
         dry_run=True,
-        output_spec=True,
         reports_only=True,
         stop_on_first_crash=True,
-        write_graph=True,
         verbose=2,
     )
     defaults = read_settings(BASE)
@@ -212,32 +211,6 @@ def test_a_wrong_word_is_a_usage_error_of_one_line(words, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "taken", "right"),
-    [
-        ("--participant-label 01 bids out participant", "bids, out and participant",
-         "bids out participant --participant-label 01"),
-        ("bids out --participant-label 01 02 participant --sloppy", "participant",
-         "bids out participant --participant-label 01 02 --sloppy"),
-        ("--sloppy --participant-label /a/bids --nprocs 2", "", ""),
-        ("--filter acq=MPRAGE /a/bids /a/out group", "/a/bids, /a/out and group",
-         "/a/bids /a/out group --filter acq=MPRAGE"),
-        ("bids --hf ses-A out train --nprocs=2", "out and train",
-         "bids out train --hf ses-A --nprocs=2"),
-        ("bids out --participant-label 01 02", "", ""),
-    ],
-)  # fmt: skip
-def test_an_option_that_took_the_positional_words_is_named(words, taken, right) -> None:
-    with pytest.raises(UsageError) as caught:
-        read_settings(words.split())
-    told = str(caught.value)
-    assert ("took" in told) == bool(taken)
-    if taken:
-        assert f"took {taken} as well" in told
-        assert told.endswith(f": h2lo {right}")
-        read_settings(right.split())  # and that is right
-
-
-@pytest.mark.parametrize(
     ("words", "meant"),
     [
         ("participant --sloopy", "--sloppy"),
@@ -250,6 +223,7 @@ def test_an_option_that_took_the_positional_words_is_named(words, taken, right) 
         ("Group", "group"),
         ("participant --xyzzy", None),
         ("xyzzy", None),
+        ("--participant-label 01 02 participant", None),  # which that option takes
     ],
 )
 def test_what_was_probably_meant_is_named(words, meant) -> None:
@@ -276,31 +250,15 @@ def test_memory_is_read_with_its_unit():
 
 
 @pytest.mark.parametrize(
-    ("words", "name", "value"),
-    [
-        ("--n-cpus 3", "nprocs", 3),
-        ("--nthreads 3", "nprocs", 3),
-        ("--mem-gb 16", "mem", 16.0),
-        ("--mem_mb 16000", "mem", 16.0),
-        ("--mem-mb 16GB", "mem", 16.0),
-        ("--notrack --nprocs 2", "nprocs", 2),
-        ("--filter acq-MPRAGE rec=", "filter", ("acq-MPRAGE", "rec=")),
-        ("--methods identity", "method", ("identity",)),
-    ],
-)
-def test_spellings_of_other_bids_apps_are_accepted(words, name, value):
-    assert getattr(read_settings([*BASE, *words.split()]), name) == value
-
-
-@pytest.mark.parametrize(
     ("line", "successor"),
     [
         ("group --trunk mlp", "--method h2lo-mlp"),
-        ("group --epochs 3", "--steps"),
-        ("benchmark --max-memory=3", "--mem"),
+        ("group --epochs=3", "--steps"),
+        ("participant --mem-mb 16000", "--mem"),
+        ("participant --use-plugin p.yml", "--nprocs here, or h2lo-slurm"),
     ],
 )
-def test_an_earlier_spelling_is_refused_with_its_successor(line, successor, tmp_path):
+def test_an_earlier_option_is_refused_with_its_successor(line, successor, tmp_path):
     with pytest.raises(UsageError, match=f"no longer an option; use {successor}"):
         read_settings(["/bids", "/out", *line.split()])
     level, _, option = line.partition(" --")
@@ -338,21 +296,55 @@ def test_two_hyphens_end_the_options():
 
 
 def test_one_level_is_run_at_a_time():
-    with pytest.raises(UsageError, match="participant and group: run one analysis level per call"):
+    with pytest.raises(UsageError, match="unrecognized arguments: group"):
         read_settings([*BASE, "group", "--nprocs", "2"])
-    with pytest.raises(UsageError, match="unrecognized arguments: extra"):
-        read_settings([*BASE, "extra"])
+
+
+@pytest.mark.parametrize("line", [EVERYTHING, TRAINING, EVALUATION])
+def test_the_recorded_configuration_gives_the_same_settings_again(tmp_path, line):
+    s = read_settings(line)
+    config = tmp_path / "config.toml"
+    config.write_text(tomli_w.dumps({**s.to_options(), "run": {"version": "1"}}))
+    assert read_settings([*line[:3], "--config-file", str(config)]) == s
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('participant_label = ["01"]\nnprocs = 4\nsloppy = true\nverbose = 1\n')
+    s = read_settings([*BASE, "--config-file", str(config), "--participant-label", "05"])
+    assert (s.participant_label, s.nprocs, s.sloppy, s.verbose) == (("05",), 4, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nproc = 4", "did you mean --nprocs"),
+        ("nprocs = true", "expected one argument"),
+        ("nprocs = 0", "whole number of 1 to 1000000000"),
+        ("sloppy = 'yes'", "unrecognized arguments: yes"),
+        ("skull-strip = 'magic'", "magic"),
+        ("folds = 3", "--folds is an option of group and benchmark"),
+        ("nprocs = ", "not TOML"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_that_names_the_file(tmp_path, text, expected):
+    config = tmp_path / "c.toml"
+    config.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_settings([*BASE, "--config-file", str(config)])
+    assert expected in str(caught.value)
+    assert str(config) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_parser_imports_nothing_heavy():
     code = (
-        "import sys; import h2lo_bids.cli.run; import h2lo_bids.cli.parser as p;"
-        "p.build_parser().format_help();"
+        "import sys; from h2lo_bids.cli.run import main; main(['methods']);"
         "heavy = {'torch','nipype','ants','bids','numpy','nibabel','pandas','scipy','matplotlib'};"
-        "print(sorted(heavy & set(sys.modules)))"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stderr.strip() == "[]"
 
 
 def printed(capsys, *words) -> str:
@@ -382,3 +374,25 @@ def test_the_help_is_short_and_that_of_a_level_is_whole(capsys):
         for option in OPTIONS.values():
             taken = any(mode.split()[0] == level for mode in option.modes)
             assert bool(re.search(rf"^  (-\w\b.*)?{option.flag}\b(?!-)", text, re.M)) is taken
+
+
+def test_every_method_is_listed_with_its_size_and_paper(capsys):
+    assert main(["methods"]) == 0
+    text = capsys.readouterr().out
+    assert "pix2pix: Pix2Pix, 4,165,537 parameters, 4,864,370 in training" in text
+    assert "https://doi.org/10.1016/j.mri.2021.12.007" in text
+    names = [line.split(":")[0] for line in text.splitlines() if line and line[0] != " "]
+    assert sorted(names) == sorted([*METHODS, ENHANCER])
+
+
+def test_patterns_of_outputs_are_printed_without_a_dataset(capsys):
+    assert main(["outputs"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    spec = bids_app_spec.load("io_spec.json")
+    assert all(printed[key] == spec[key] for key in ("outputs", "figures", "results"))
+
+
+def test_a_dataset_of_that_name_is_still_a_dataset(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["methods", "out", "participant"]) == 66
+    assert "methods: no such folder" in capsys.readouterr().err

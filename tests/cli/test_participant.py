@@ -323,31 +323,8 @@ def test_a_standard_space_is_reached_through_its_transforms(tmp_path, h2lo):
     np.testing.assert_allclose(to_scan["x"] - points["x"], 6.0, atol=1.0)
 
 
-def test_a_plugin_file_and_a_clean_work_folder(tmp_path, root, h2lo):
-    (tmp_path / "p.yml").write_text("plugin: Linear\n")
+def test_a_clean_work_folder(tmp_path, root, h2lo):
     work = tmp_path / "work"
-    done = h2lo(root / "bids", tmp_path / "out", "--use-plugin", tmp_path / "p.yml", "-w", work)
-    assert done.returncode == 0, done.stderr
-    assert (work / "sub_01_wf").exists()
     done = h2lo(root / "bids", tmp_path / "out", "-w", work, "--clean-workdir")
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
     assert not (work / "sub_01_wf").exists()
-    for text, words in {
-        "plugin: Nothing": "no plugin",
-        "plugin: MultiProc": "--nprocs",
-        "[1": "not YAML",
-        "a: b": "needs",
-    }.items():
-        (tmp_path / "p.yml").write_text(text)
-        done = h2lo(root / "bids", tmp_path / "out2", "--use-plugin", tmp_path / "p.yml")
-        assert done.returncode == 64
-        assert words in done.stderr
-
-
-def test_a_plugin_for_a_cluster_is_refused_where_there_is_none(tmp_path, root, h2lo):
-    (tmp_path / "p.yml").write_text("plugin: SLURM\n")
-    env = {"PATH": "/nonexistent"}
-    done = h2lo(root / "bids", tmp_path / "out", "--use-plugin", tmp_path / "p.yml", env=env)
-    assert done.returncode == 64
-    assert "SLURM submits with sbatch, which is not on PATH here" in done.stderr
-    assert len(done.stderr.splitlines()) == 1

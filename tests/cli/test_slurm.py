@@ -17,8 +17,8 @@ from heads import write_dataset, write_scan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.outputs import expected_outputs
+from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.cli.participant import find
 from h2lo_bids.cli.slurm import build_parser, main, run_folder, submit_script, task_script
 from h2lo_bids.cli.slurm_tasks import Stage, Task, read_states, stages_of

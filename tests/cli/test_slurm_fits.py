@@ -10,11 +10,11 @@ import pytest
 from pairsets import write_pairs
 
 from h2lo_bids.cli import group
-from h2lo_bids.cli.config import read_settings
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run
 from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.pairs import find_pairs
+from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.cli.slurm_tasks import Stage, stages_of
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.splits import Fold

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from heads import importable, write_bundle, write_dataset, write_scan
+from pairsets import BAD, write_pairs
 
-HERE = Path(__file__).parent
-SLURM = HERE.parents[1] / ".ci" / "slurm"
-NONE_HERE = 77
+SLURM = Path(__file__).parents[2] / ".ci" / "slurm"
+FOLD = ("scores.tsv", "scores.json", "pictures.npz", "bundle/weights.safetensors")
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,93 +23,176 @@ pytestmark = [
 ]
 
 
-def under_slurm(*words: object) -> subprocess.CompletedProcess[str]:
+class Cluster:
+    """Commands of a Slurm that runs on this machine."""
+
+    def __init__(self, conf: str, env: dict[str, str]) -> None:
+        self.env = {**env, **importable(), "SLURM_CONF": conf}
+
+    def __call__(self, *words: object) -> str:
+        done = subprocess.run([*map(str, words)], capture_output=True, text=True, env=self.env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def divide(self, *words: object) -> list[str]:
+        return self(sys.executable, "-m", "h2lo_bids.cli.slurm", *words).splitlines()
+
+    def wait(self, disturb=lambda: None) -> set[str]:
+        """Wait until the queue is empty; return for what tasks waited."""
+        reasons: set[str] = set()
+        while queue := self("squeue", "-h", "-r", "-o", "%i %r"):
+            for job, why in map(str.split, queue.splitlines()):
+                if why == "BeginTime" and why not in reasons:
+                    # Shorten the two minutes that Slurm lets a task wait that was put back.
+                    with contextlib.suppress(AssertionError):
+                        self("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+                reasons.add(why)
+            disturb()
+            time.sleep(0.2)
+        return reasons
+
+
+@pytest.fixture(scope="module")
+def cluster():
     # More processors than the throttle lets tasks run, so that it is the throttle that holds.
     env = {**os.environ, "OMP_NUM_THREADS": "1", "SLURM_CPUS": "4", "SLURM_MEMORY": "8000"}
-    env.pop("PYTHONUNBUFFERED", None)  # which would hide lines that come in the wrong order
-    done = subprocess.run(
-        [SLURM, *map(str, words)], capture_output=True, text=True, check=False, env=env
-    )
-    if done.returncode == NONE_HERE:
-        pytest.skip(f"no Slurm can be had: {done.stderr.strip()}")
-    return done
+    command = [SLURM, "bash", "-c", 'echo "$SLURM_CONF"; read -r']
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=env, text=True, **pipes) as process:
+        if not (conf := process.stdout.readline().strip()):
+            pytest.skip("no Slurm can be had")
+        yield Cluster(conf, env)
+        process.stdin.close()
 
 
-def test_an_array_survives_a_broken_scan_and_a_requeue_and_a_rerun_does_the_rest(tmp_path):
-    done = under_slurm(sys.executable, HERE / "slurm_rehearsal.py", tmp_path)
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    tasks = ["sub-01", "sub-02", "sub-03", "sub-99_ses-A", "sub-99_ses-B"]
-    assert facts["test_only"]
-    assert all(": 0 " in line for line in facts["test_only"]), facts["test_only"]
-    assert facts["first"] == "participant: 5 of 5 tasks to submit"
-    assert facts["while_running"] == "participant: 0 of 5 tasks to submit"
-    assert facts["disturbed"] == ["requeue sub-01"]
-    assert facts["most_at_once"] == 2
-    assert "JobArrayTaskLimit" in facts["reasons"]
-    # The broken scan costs its own task alone, and is told of by name.
-    assert facts["states"] == {name: "65" if name == "sub-02" else "0" for name in tasks}
-    assert len(facts["failures"]) == 2
-    assert facts["failures"][1].startswith("sub-02\tsub-02/anat/sub-02_T1w.nii.gz\tcheck\t")
-    assert facts["failed_tasks"][1].startswith("participant\tsub-02\t65\t")
-    assert facts["left_in_scratch"] == ["sub-02"]
-    # Repaired, it is all that a rerun does.
-    assert facts["rerun"] == "participant: 1 of 5 tasks to submit"
-    assert facts["states_after"] == dict.fromkeys(tasks, "0")
-    assert facts["touched"] == []
-    assert facts["images"] == 5
-    assert facts["third"] == "all 5 tasks are done or in the queue"
-    assert facts["sessions_on_page"] == ["A", "B"]
-    assert facts["temporaries"] == []
+class Disturb:
+    """Does something once to each of some tasks, when its log shows that it is under way."""
+
+    def __init__(self, folder: Path, stage: str, sign: str, acts: dict) -> None:
+        self.folder, self.stage, self.sign, self.acts = folder, stage, sign, dict(acts)
+
+    def __call__(self) -> None:
+        for name, act in list(self.acts.items()):
+            with contextlib.suppress(OSError, ValueError, AssertionError):
+                word, job = (self.folder / "state" / self.stage / name).read_text().split()
+                log = self.folder / "log" / f"{self.stage}-{job}.log"
+                if word == "begun" and self.sign in log.read_text():
+                    act(job)
+                    del self.acts[name]
 
 
-def test_fits_survive_a_requeue_and_a_loss_and_end_in_the_bytes_of_a_plain_run(tmp_path):
-    done = under_slurm(sys.executable, HERE / "slurm_fits_rehearsal.py", tmp_path)
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    assert all(": 0 " in line for line in facts["test_only"]), facts["test_only"]
-    told = ["pairs: 4 of 4", "folds: 2 of 2", "collect: 1 of 1"]
-    assert facts["first"] == [f"{text} tasks to submit" for text in told]
-    assert sorted(facts["disturbed"]) == ["T1w_h2lo_fold-0", "T1w_h2lo_fold-1"]
+def states(folder: Path, stage: str) -> dict[str, str]:
+    return {p.name: p.read_text().split()[0] for p in sorted((folder / "state" / stage).iterdir())}
+
+
+def failures(folder: Path) -> list[list[str]]:
+    return [line.split("\t") for line in (folder / "failures.tsv").read_text().splitlines()[1:]]
+
+
+def test_an_array_survives_a_broken_scan_and_a_requeue_and_a_rerun_does_the_rest(cluster, tmp_path):
+    root = tmp_path / "it's a %j"  # with spaces, quotation marks and Slurm's own patterns
+    bids, out = write_dataset(root / "bids", 2, suffixes=("T1w",)), root / "out"
+    for session in ("A", "B"):  # two tasks that share a report
+        anat = bids / "sub-99" / f"ses-{session}" / "anat"
+        write_scan(anat / f"sub-99_ses-{session}_T1w.nii.gz", seed=9)
+    broken = bids / "sub-02/anat/sub-02_T1w.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    command = ["--cpus", 1, "--mem", "1300M", "--time", "20", "--requeue", "--throttle", 2]
+    command += ["--scratch", root / "scratch", bids, out, "participant", "--skull-strip", "skip"]
+    command += ["--model", f"T1w={write_bundle(root / 'model', 'T1w')}"]
+    tasks = ["sub-01", "sub-02", "sub-99_ses-A", "sub-99_ses-B"]
+
+    assert cluster.divide("--submit", *command)[0] == "participant: 4 of 4 tasks to submit"
+    assert cluster.divide(*command)[0] == "participant: 0 of 4 tasks to submit"
+    folder = next((out / "logs" / "slurm").iterdir())
+    acts = {"sub-01": lambda job: cluster("scontrol", "requeue", job)}
+    disturb = Disturb(folder, "participant", " at a time", acts)
+    assert "JobArrayTaskLimit" in cluster.wait(disturb)
+    assert disturb.acts == {}
+    assert states(folder, "participant") == {t: "65" if t == "sub-02" else "0" for t in tasks}
+    assert [path.name for path in (root / "scratch").iterdir()] == ["sub-02"]
+
+    # The broken scan costs its own task alone; repaired, it is all that a rerun does.
+    images = {p: p.stat().st_mtime_ns for p in out.rglob("*_desc-lowfield_*.nii.gz")}
+    broken.write_bytes(whole)
+    assert cluster.divide("--submit", *command)[0] == "participant: 1 of 4 tasks to submit"
+    (row,) = failures(folder)
+    assert row[:3] == ["participant", "sub-02", "65"]
+    assert row[4:6] == ["sub-02/anat/sub-02_T1w.nii.gz", "check"]
+    cluster.wait()
+    assert len(images) == 3
+    assert [path.name for path, when in images.items() if path.stat().st_mtime_ns != when] == []
+    assert cluster.divide(*command)[-1] == "all 4 tasks are done or in the queue"
+    assert failures(folder) == []
+    page = (out / "sub-99.html").read_text()
+    assert all(f"sub-99_ses-{session}_T1w" in page for session in "AB")
+    assert not list(out.rglob(".tmp-*"))
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """Return the bytes of what is the same however it was computed."""
+    names = ["splits.tsv", "splits.json", "models/h2lo_T1w/weights.safetensors"]
+    names += [f"group_T1w_{end}" for end in ("scores.tsv", "summary.tsv", "table.md")]
+    names += [f"folds/T1w/h2lo/fold-{k}/{name}" for k in (0, 1) for name in FOLD]
+    return {name: (out / name).read_bytes() for name in names}
+
+
+def test_fits_survive_a_requeue_and_a_loss_and_end_in_the_bytes_of_a_plain_run(cluster, tmp_path):
+    root = tmp_path / "it's a %j"
+    bids, out = write_pairs(root / "bids"), root / "out"
+    shutil.rmtree(bids / f"sub-{BAD}")
+    # So many steps that a fit is met while it goes on.
+    fit = ["--skull-strip", "skip", "--resolution", 8, "--crop", 8, "--batch", 1, "--folds", 2]
+    fit += ["--steps", 60, "--validate-every", 30, "--device", "cpu", "--precision", "fp32"]
+    command = ["--cpus", 1, "--mem", "1900M", "--time", 20, "--requeue", bids, out, "group", *fit]
+    command += ["--nprocs", 1, "--mem", 8]
+    said = cluster.divide("--submit", *command)
+    counts = ["pairs: 4 of 4", "folds: 2 of 2", "collect: 1 of 1"]
+    assert said[:3] == [f"{text} tasks to submit" for text in counts]
+    folder = next((out / "logs" / "slurm").iterdir())
+    acts = {
+        "T1w_h2lo_fold-0": lambda job: cluster("scancel", "--full", "--signal=KILL", job),
+        "T1w_h2lo_fold-1": lambda job: cluster("scancel", "--batch", "--signal=USR1", job),
+    }
+    disturb = Disturb(folder, "folds", ": step 1 of ", acts)
+    cluster.wait(disturb)
+    assert disturb.acts == {}
     # The requeued fold went on where it was; the other tasks of its array were left alone.
-    assert facts["requeued"] == 1
-    (step,) = facts["resumed"]
-    assert 0 < step < 60
-    assert facts["pairs"] == {f"sub-0{n}": "0" for n in range(1, 5)}
-    assert facts["folds"]["T1w_h2lo_fold-0"] != "0"
-    assert facts["folds"]["T1w_h2lo_fold-1"] == "0"
-    # The last job tells what is missing, reports the rest, and fits no model.
-    assert facts["collect"] == {"collect": "75"}
-    lost = "folds/T1w/h2lo/fold-0: is missing; fit it with --fold 0, then collect again"
-    assert any(line.startswith("collect\t") and lost in line for line in facts["failures"])
-    tasks = [line.split("\t")[:2] for line in facts["failed_tasks"][1:]]
-    assert tasks == [["folds", "T1w_h2lo_fold-0"], ["collect", "collect"]]
-    assert facts["page"]
-    assert not facts["model"]
-    # The same command does the rest, and ends in what one machine would have made.
-    assert [line.partition(" tasks")[0] for line in facts["again"]] == [
-        "pairs: 0 of 4",
-        "folds: 1 of 2",
-        "collect: 1 of 1",
+    logs = [path.read_text() for path in (folder / "log").iterdir()]
+    assert sum(text.count("back into the queue") for text in logs) == 1
+    assert sum("going on from step " in path.read_text() for path in out.rglob("h2lo.log")) == 1
+    assert states(folder, "pairs") == {f"sub-0{n}": "0" for n in range(1, 5)}
+    assert states(folder, "folds")["T1w_h2lo_fold-1"] == "0"
+    # The last job reports what is missing and the rest, and fits no model.
+    assert states(folder, "collect") == {"collect": "75"}
+    assert (out / "group.html").is_file()
+    assert not (out / "models").exists()
+    assert cluster.divide("--submit", *command)[:3] == [
+        "pairs: 0 of 4 tasks to submit",
+        "folds: 1 of 2 tasks to submit",
+        "collect: 1 of 1 tasks to submit",
     ]
-    assert {code for stage in facts["after"].values() for code in stage.values()} == {"0"}
-    assert facts["third"] == "all 7 tasks are done or in the queue"
-    assert facts["temporaries"] == []
-    assert facts["plain"] == 0
-    assert facts["lacking"] == []
-    assert facts["different"] == []
-    assert facts["compared"] == 14
+    lost, told = failures(folder)
+    assert lost[:2] == ["folds", "T1w_h2lo_fold-0"]
+    assert told[7] == "folds/T1w/h2lo/fold-0: is missing; fit it with --fold 0, then collect again"
+    cluster.wait()
+    assert cluster.divide(*command)[-1] == "all 7 tasks are done or in the queue"
+    # They end in what one machine makes of the same pairs.
+    for subject in out.glob("sub-*"):
+        shutil.copytree(subject, root / "plain" / subject.name)
+    plain = [sys.executable, "-m", "h2lo_bids.cli.run", bids, root / "plain", "group", *fit]
+    cluster(*plain, "--nprocs", 1)
+    assert results(out) == results(root / "plain")
 
 
-def test_srun_with_several_tasks_is_refused_and_one_in_a_larger_job_is_not(tmp_path):
+def test_srun_with_several_tasks_is_refused_and_one_in_a_larger_job_is_not(cluster, tmp_path):
     """Only a step of several tasks runs several copies; a batch script is one process."""
     h2lo = f"{sys.executable} -m h2lo_bids.cli.run {tmp_path}/none {tmp_path}/out participant"
-    script = tmp_path / "job.sh"
+    script, log = tmp_path / "job.sh", tmp_path / "log.txt"
     script.write_text(f"#!/bin/bash\n{h2lo}\necho batch $?\nsrun -n2 {h2lo}\necho srun $?\n")
-    log = tmp_path / "log.txt"
-    done = under_slurm("sbatch", "--wait", "--ntasks=2", f"--output={log}", script)
+    cluster("sbatch", "--wait", "--ntasks=2", f"--output={log}", script)
     text = log.read_text()
-    assert done.returncode == 0, done.stderr
     assert "batch 66" in text  # as far as the input, which is not there
     assert text.count("srun started 2 of these") == 2
     assert "srun 64" in text

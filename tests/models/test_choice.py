@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from h2lo_bids.cli.checks_values import check_values
-from h2lo_bids.cli.config import read_settings
+from h2lo_bids.cli.checks import check_values
+from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
 from h2lo_bids.models.choice import bundles_for, named_models

@@ -104,30 +104,6 @@ def test_everything_runs_in_this_process(tmp_path):
     assert log.read_text().split() == [str(os.getpid())]
 
 
-def test_a_plugin_of_the_user_is_taken_and_its_failures_have_their_errors(tmp_path):
-    log = tmp_path / "log"
-    options = RunOptions(crash_dir=tmp_path / "crash", plugin={"plugin": "Linear"})
-    (failure,) = run_workflow(_workflow(tmp_path, _complain(BAD), log), options)
-    assert (failure.node, failure.dependents) == ("wf.bad", ("wf.after",))
-    assert (type(failure.error), str(failure.error)) == (BadDataError, str(BAD))
-    assert len(log.read_text().splitlines()) == 2
-
-
-def test_a_plugin_of_the_user_reports_its_status(tmp_path):
-    log, seen = tmp_path / "log", []
-    node = _node(double, "good", x=1, log=str(log))
-    workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))
-    workflow.add_nodes([node])
-    options = RunOptions(
-        crash_dir=tmp_path / "crash",
-        plugin={"plugin": "Linear"},
-        status_callback=lambda node, status: seen.append((node.name, status)),
-    )
-    assert run_workflow(workflow, options) == []
-    assert seen == [("good", "start"), ("good", "end")]
-    assert log.read_text().split() == [str(os.getpid())]
-
-
 def test_stop_on_first_crash_starts_nothing_else(tmp_path):
     log = tmp_path / "log"
     workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))

@@ -165,19 +165,11 @@ def _read_record(data: bytes, folder: Path) -> None:
 
 
 def _read_config(data: bytes, folder: Path) -> None:
-    from h2lo_bids.cli.config import read_settings
+    from h2lo_bids.cli.parser import read_settings
 
     path = folder / "config.toml"
     path.write_bytes(data)
     read_settings(["bids", "out", "participant", "--config-file", str(path)])
-
-
-def _read_plugin(data: bytes, folder: Path) -> None:
-    from h2lo_bids.cli.checks import read_plugin
-
-    path = folder / "plugin.yml"
-    path.write_bytes(data)
-    read_plugin(path)
 
 
 def _read_external(data: bytes, folder: Path) -> None:
@@ -346,7 +338,6 @@ _FOLDS_JSON = json.dumps(
     {"T1w": [{"index": 0, "train": ["01"], "validation": ["02"], "test": ["03"]}]}
 )
 _CONFIG = 'verbose = 1\nparticipant-label = ["01"]\nmem = "8G"\n[run]\na = 1\n'
-_PLUGIN = "plugin: SGE\nplugin_args: {max_jobs: 2, qsub_args: -V}\n"
 _CARD = "# A\n\n- [a](https://e.org) `b` **c** _d_\n  1. x\n\n| a | b |\n|---|---|\n| 1 | <i> |\n\n> q\n\n```\nc\n```\n"
 _HISTORY = "step,loss,psnr\n100,0.5,20.1\n200,0.4,21.0\n"
 
@@ -363,7 +354,6 @@ TARGETS = {
         Target("folds-json", _texts(_FOLDS_JSON), _folds("folds.json")),
         Target("pair-record", _texts(_RECORD), _read_record),
         Target("config", _texts(_CONFIG), _read_config),
-        Target("plugin", _texts(_PLUGIN), _read_plugin),
         Target("external", _texts("x='/bin/echo {input} \"{output}\" {mask}'"), _read_external),
         Target("scores", _scores, _read_scores),
         Target("report-record", _reports, _read_report),
