@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from h2lo_bids.evaluation.metrics import METRICS, evaluate
-from h2lo_bids.models.bundle import Bundle, load_bundle, load_model
-from h2lo_bids.models.collection import members
+from h2lo_bids.models.bundle import Bundle, load_bundle, load_model, members
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.noise import NoiseModel, add_noise
 from h2lo_bids.synthesis.options import EngineOptions

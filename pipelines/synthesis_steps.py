@@ -83,14 +83,13 @@ def _same(one: Any, other: Any) -> bool:
 def _evaluate(path: str, contrast: str, members: bool) -> Callable[..., Any]:
     from functools import partial
 
-    from h2lo_bids.models import collection
-    from h2lo_bids.models.bundle import load_bundle, load_model
+    from h2lo_bids.models import bundle as bundles
     from h2lo_bids.synthesis.predict import deviation_on_grid, predict_on_grid
 
-    bundle = load_bundle(path, contrast=contrast)
+    bundle = bundles.load_bundle(path, contrast=contrast)
     if members:
-        return partial(deviation_on_grid, collection.members(bundle))
-    return partial(predict_on_grid, load_model(bundle))
+        return partial(deviation_on_grid, bundles.members(bundle))
+    return partial(predict_on_grid, bundles.load_model(bundle))
 
 
 def _to_scan(to_template: str | None) -> Callable[[Any], Any] | None:

@@ -118,7 +118,7 @@ def _check_inputs(settings: Settings) -> None:
             raise MissingInputError(f"{option} {path}: no such file{meant or '; check the path'}")
     models = [path for _, path in (*settings.model, *settings.init) if isinstance(path, Path)]
     if models:
-        from h2lo_bids.models.collection import check_place
+        from h2lo_bids.models.choice import check_place
 
         for path in models:
             check_place(path)
@@ -242,7 +242,7 @@ def check_extras(settings: Settings, bundle: Any) -> None:
         except BadDataError as err:
             raise BadDataError(f"{bundle.path}: {err}") from err
     if settings.uncertainty:
-        from h2lo_bids.models.collection import members
+        from h2lo_bids.models.bundle import members
 
         if len(members(bundle)) < 2:
             raise UsageError(

@@ -108,7 +108,7 @@ def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
 
 def _model(settings: Settings, suffix: str) -> str:
     """Name the model that a contrast gets; weights are not read for that."""
-    from h2lo_bids.models.collection import choose_bundles, is_collection
+    from h2lo_bids.models.choice import choose_bundles, is_collection
 
     given = dict(settings.model)
     embedded = f"embedded {settings.method[0]}" if settings.method else "embedded"

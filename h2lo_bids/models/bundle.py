@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from h2lo_bids.errors import (
     BadDataError,
@@ -20,11 +20,8 @@ from h2lo_bids.errors import (
 )
 from h2lo_bids.io import parse_json, replace_folder
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.registry import METHODS, task_of
+from h2lo_bids.models.registry import Model, build_model, sizes_of, task_of
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE
-
-if TYPE_CHECKING:
-    from h2lo_bids.models.registry import Model
 
 WEIGHTS, METADATA, CARD = "weights.safetensors", "metadata.json", "README.md"
 FORMAT = "h2lo-bids bundle 1"
@@ -32,42 +29,24 @@ MAX_BYTES = 2**32
 """Size of a file of a bundle, 200 times that of the largest model here."""
 EMBEDDED = ("h2lo", "identity")
 """Methods of which models always come with the package."""
+MEMBERS = "members"
+"""Folder of the folds' models inside a bundle, from which its uncertainty is computed."""
 
 _EMBEDDED = Path(__file__).resolve().parents[1] / "data" / "models"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What is known of a trained model before its weights are read.
+    """What is known of a trained model before its weights are read."""
 
-    Parameters
-    ----------
-    path
-        The bundle's folder, or the authors' ``.pth`` file.
-    method
-        A key of `h2lo_bids.models.registry.METHODS`.
-    contrast
-        ``"T1w"`` or ``"T2w"``: the contrast it was trained on.
-    architecture
-        The model's sizes.
-    frame
-        The grid on which the model sees positions.
-    sha256
-        Hexadecimal digest of the weights file.
-    metadata
-        All of ``metadata.json``: training data, figures, use and limits.
-    card
-        The model card, Markdown.
-    """
-
-    path: Path
-    method: str
-    contrast: str
+    path: Path  # the bundle's folder, or the authors' ``.pth`` file
+    method: str  # a key of `h2lo_bids.models.registry.METHODS`
+    contrast: str  # ``"T1w"`` or ``"T2w"``, which it was trained on
     architecture: dict[str, Any] = field(hash=False)
-    frame: Frame
-    sha256: str
-    metadata: dict[str, Any] = field(hash=False, compare=False)
-    card: str = field(hash=False, compare=False)
+    frame: Frame  # the grid on which the model sees positions
+    sha256: str  # of the weights file
+    metadata: dict[str, Any] = field(hash=False, compare=False)  # training data, use, limits
+    card: str = field(hash=False, compare=False)  # Markdown
 
     @property
     def task(self) -> str:
@@ -137,28 +116,7 @@ def load_bundle(
 
 
 def load_model(bundle: Bundle, *, device: str = "cpu") -> Model:
-    """Load a bundle's weights.
-
-    Parameters
-    ----------
-    bundle
-        From `load_bundle`.
-    device
-        Where PyTorch is to put the weights.
-
-    Returns
-    -------
-    Model
-        In evaluation mode, float32.
-
-    Raises
-    ------
-    MissingInputError
-        If the weights cannot be read.
-    BadDataError
-        If they changed since the bundle was read, or do not fit the architecture.
-    """
-    from h2lo_bids.models.registry import build_model
+    """Load a bundle's weights, float32, in evaluation mode, after checking them again."""
     from h2lo_bids.models.release import read_state
 
     content = _read_checked(bundle.weights_path, bundle.sha256)
@@ -181,48 +139,15 @@ def save_bundle(
     method: str = "h2lo",
     extras: Mapping[str, bytes] | None = None,
 ) -> Bundle:
-    """Write a bundle, whole or not at all; the same model gives the same bytes.
+    """Write a bundle, whole or not at all, and read it back.
 
-    Parameters
-    ----------
-    folder
-        Where to write; a bundle that is there already is replaced.
-    model, contrast, frame
-        The trained model, its contrast, and the grid on which it was trained.
-    metadata
-        JSON-ready values to record beside those that follow from the model.
-    card
-        The model card, Markdown.
-    method
-        A key of `h2lo_bids.models.registry.METHODS`.
-    extras
-        Further files by their name relative to the folder, such as
-        ``members/fold-0.safetensors``. Their digests are recorded as ``files`` and
-        checked by `load_bundle`.
-
-    Returns
-    -------
-    Bundle
-        What `load_bundle` reads back.
-
-    Raises
-    ------
-    CannotCreateError
-        If the folder cannot be written.
-    ValueError
-        If an extra's name leaves the folder or is that of another part.
+    The same model gives the same bytes; a bundle that is there already is replaced. `metadata`
+    holds JSON-ready values beside those that follow from the model, `extras` further files by
+    their name relative to the folder, whose digests are recorded and checked by `load_bundle`.
     """
     import safetensors.torch
 
-    if contrast not in CONTRASTS:
-        raise UsageError(f"contrast {contrast!r} is not one of {', '.join(CONTRASTS)}")
-    if method not in METHODS:
-        raise UsageError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    extras = extras or {}
-    wrong = [name for name in extras if not _may_be_extra(name)]
-    if wrong:
-        raise ValueError(f"{wrong[0]!r} cannot be the name of a further file of a bundle")
-    folder = Path(folder)
+    extras, folder = extras or {}, Path(folder)
     state = {name: v.detach().cpu().float().contiguous() for name, v in model.state_dict().items()}
     weights = safetensors.torch.save(state)
     record = {
@@ -231,7 +156,7 @@ def save_bundle(
         "method": method,
         "task": task_of(method),
         "contrast": contrast,
-        "architecture": model.architecture.to_dict(),
+        "architecture": sizes_of(model.architecture),
         "parameters": sum(v.numel() for v in state.values()),
         "frame": frame.to_dict(),
         "sha256": hashlib.sha256(weights).hexdigest(),
@@ -249,27 +174,7 @@ def save_bundle(
 
 
 def default_bundle(contrast: str, *, method: str = "h2lo") -> Bundle:
-    """Return a model that comes with the package.
-
-    Parameters
-    ----------
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    method
-        ``"h2lo"``, or ``"identity"``, which needs no training, or whatever has a folder.
-
-    Returns
-    -------
-    Bundle
-        Trained on simulated pairs, as its metadata says.
-
-    Raises
-    ------
-    UsageError
-        If no model of this method comes with the package.
-    H2loError
-        If this installation carries none.
-    """
+    """Return a model that comes with the package, trained on simulated pairs."""
     if contrast not in CONTRASTS:
         raise UsageError(f"no model for {contrast!r}; contrasts are {', '.join(CONTRASTS)}")
     folder = _EMBEDDED / f"{method}_{contrast}"
@@ -300,10 +205,35 @@ def parse_weights(content: bytes, path: Path) -> dict[str, Any]:
 
 def read_extra(bundle: Bundle, name: str) -> bytes:
     """Read a further file of a bundle and check it against its recorded digest."""
-    path = bundle.path / METADATA
-    if not _may_be_extra(name) or name not in bundle.metadata.get("files", {}):
-        raise BadDataError(f"{path}: {name!r} is not a further file of this model")
+    parts = PurePosixPath(name).parts
+    plain = "/".join(parts) == name and not {"", "/", "..", "."} & {*parts, name}
+    if not (plain and name.isprintable()) or "\\" in name:  # it would leave the folder
+        raise BadDataError(f"{bundle.path / METADATA}: {name!r} is not a further file of a model")
     return _read_checked(bundle.path / name, str(bundle.metadata["files"][name]))
+
+
+def member_files(bundles: Sequence[str | Path]) -> dict[str, bytes]:
+    """Collect the weights of bundles as further files of another one."""
+    loaded = [load_bundle(path) for path in bundles]
+    for bundle in loaded:
+        for key in ("contrast", "method", "architecture", "frame"):
+            if getattr(bundle, key) != getattr(loaded[0], key):
+                raise UsageError(
+                    f"{bundle.path}: its {key} is not that of {loaded[0].path}; "
+                    "members of one model come from one cross-validation"
+                )
+    return {f"{MEMBERS}/{n}.safetensors": read_bytes(b.weights_path) for n, b in enumerate(loaded)}
+
+
+def members(bundle: Bundle) -> tuple[Model, ...]:
+    """Load the models of the folds that a bundle carries."""
+    names = [n for n in bundle.metadata.get("files", {}) if n.startswith(f"{MEMBERS}/")]
+    loaded = []
+    for name in sorted(names, key=lambda n: (len(n), n)):  # 10 comes after 9
+        path = bundle.path / name
+        state = parse_weights(read_extra(bundle, name), path)
+        loaded.append(build_model(bundle.method, bundle.architecture, state, path))
+    return tuple(loaded)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -360,14 +290,6 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         if not isinstance(metadata.get(key, kind()), kind):
             raise BadDataError(f"{path}: wrong field {key!r}: {metadata[key]!r}; get it again")
     return metadata
-
-
-def _may_be_extra(name: str) -> bool:
-    """Return whether a name stays in the bundle's folder, and is no other part's."""
-    parts = PurePosixPath(name).parts
-    plain = bool(parts) and "/".join(parts) == name and not {"/", "..", "."} & {*parts}
-    safe = name.isprintable() and "\\" not in name
-    return plain and safe and name not in (WEIGHTS, METADATA, CARD)
 
 
 def read_hashed(path: Path) -> tuple[bytes, str]:

@@ -1,13 +1,16 @@
-"""Which models a run uses; imported by child processes alone."""
+"""Which models a run uses, of given bundles, folders of bundles and embedded models."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
-from h2lo_bids.models.collection import choose_bundles, is_collection
+from h2lo_bids.io import read_json
+from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
+from h2lo_bids.models.registry import task_of
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.options import ALL
 from h2lo_bids.vocabulary import ENHANCE, IDENTITY, SYNTHESIZE
@@ -17,35 +20,84 @@ BUNDLE = "bundle"
 """What every fold calls the folder of its model."""
 
 
+@dataclass(frozen=True)
+class Found:
+    """A bundle, as its metadata names it; nothing else of it has been read."""
+
+    path: Path
+    method: str
+    contrast: str
+
+
+def is_collection(path: Path) -> bool:
+    """Return whether a folder holds bundles and is none itself."""
+    return not (path / METADATA).exists() and any(path.glob(f"[!.]*/{METADATA}"))
+
+
+def check_place(path: Path) -> None:
+    """Refuse a part or a parent of a model's folder, and name the folder that was meant."""
+    if (path / METADATA).exists() or is_collection(path) or path.suffix == ".pth":
+        return
+    whole = next((parent for parent in path.parents[:2] if (parent / METADATA).is_file()), None)
+    if whole is not None:
+        raise UsageError(f"{path}: is a part of a model; give the model's folder: {whole}")
+    folders = sorted({found.parents[1] for found in path.glob(f"*/*/{METADATA}")})
+    if folders:
+        meant = path / "models" if path / "models" in folders else folders[0]
+        raise UsageError(
+            f"{path}: is not a model, but its folder {meant.name}/ holds some: {meant}"
+        )
+
+
+def find_bundles(folder: Path) -> tuple[Found, ...]:
+    """List the bundles in a folder, by name; one whose metadata are damaged is skipped."""
+    found = []
+    for path in sorted(folder.glob(f"[!.]*/{METADATA}")):
+        try:
+            told = read_json(path)
+            found.append(Found(path.parent, str(told["method"]), str(told["contrast"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return tuple(found)
+
+
+def choose_bundles(
+    folder: Path,
+    *,
+    contrasts: Iterable[str],
+    methods: Iterable[str] = (),
+    task: str | None = None,
+) -> tuple[Found, ...]:
+    """Choose from a folder of bundles."""
+    found, contrasts, methods = find_bundles(folder), tuple(contrasts), tuple(methods)
+    usable = [i for i in found if i.contrast in contrasts and task in (None, task_of(i.method))]
+    lacking = [name for name in methods if name not in {item.method for item in usable}]
+    if lacking or not usable:
+        what = f"{lacking[0]} model" if lacking else "model"
+        aim = f" to {task}" if task else ""
+        listed = ", ".join(item.path.name for item in found) or "nothing that can be read"
+        raise UsageError(
+            f"{folder}: holds no {what} for {' or '.join(contrasts)}{aim}; it holds {listed}"
+        )
+    if methods:
+        usable = [item for name in methods for item in usable if item.method == name]
+    return tuple(usable)
+
+
 def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Bundle]:
     """Return the bundle that is to be used for each contrast.
 
     A model given without a contrast serves its own, a folder of models all that it
     has one for; another contrast then takes the embedded model of the method, if
     there is one.
-
-    Raises
-    ------
-    UsageError
-        If a model is for a contrast that is not there, or for another than was said,
-        or of another method, or if the choice is not plain.
-    H2loError
-        As `h2lo_bids.models.bundle.load_bundle`.
     """
     given, methods, task = dict(settings.model), settings.method[:1], settings.task
-    bundles = {
-        suffix: _only(given[suffix], suffix, methods, task)
-        for suffix in suffixes
-        if suffix in given
-    }
+    bundles = {s: _only(given[s], s, methods, task) for s in suffixes if s in given}
     if "" in given:
         rest = tuple(suffix for suffix in suffixes if suffix not in given)
         bundles |= _without_contrast(given[""], suffixes, rest, methods, task)
-    for suffix in suffixes:
-        if suffix not in bundles:
-            name = methods[0] if methods else _DEFAULT[task]
-            bundles[suffix] = default_bundle(suffix, method=name)
-    return bundles
+    name = methods[0] if methods else _DEFAULT[task]
+    return {s: bundles.get(s) or default_bundle(s, method=name) for s in suffixes}
 
 
 def _without_contrast(
@@ -94,20 +146,7 @@ def _of_method(bundle: Bundle, methods: tuple[str, ...]) -> Bundle:
 
 
 def given_bundles(settings: Settings, contrasts: tuple[str, ...]) -> tuple[Bundle, ...]:
-    """Return all models that the evaluate level is given, in the order of the options.
-
-    Parameters
-    ----------
-    settings
-        Of the run.
-    contrasts
-        Those of which there are pairs.
-
-    Raises
-    ------
-    H2loError
-        As `named_models`.
-    """
+    """Return all models that the evaluate level is given, in the order of the options."""
     found, methods = [], () if ALL in settings.method else settings.method
     # Without the option the models themselves say what they are for.
     task = ENHANCE if settings.task == ENHANCE else None
@@ -129,23 +168,14 @@ def named_models(
     """Return the models of each contrast under names of their own.
 
     Without any, the embedded model of every contrast for the task. Models of the
-    identity are left out: the high-field image itself is a row of every table.
-
-    Raises
-    ------
-    UsageError
-        If a model is for a contrast of which there are no pairs, or none is left.
-    H2loError
-        As `h2lo_bids.models.bundle.load_bundle`.
+    identity are skipped: the high-field image itself is a row of every table.
     """
+    found: dict[str, list[tuple[str, Bundle]]] = {}
     if not settings.model:
         asked = [name for name in settings.method if name != ALL] or [_DEFAULT[settings.task]]
-        names = [name for name in asked if name != IDENTITY]
-        embedded = {
-            c: [("embedded", default_bundle(c, method=n)) for n in names] for c in contrasts
-        }
-        return _some(embedded if names else {})
-    found: dict[str, list[tuple[str, Bundle]]] = {}
+        for contrast in contrasts if asked != [IDENTITY] else ():
+            names = (name for name in asked if name != IDENTITY)
+            found[contrast] = [("embedded", default_bundle(contrast, method=n)) for n in names]
     for bundle in given_bundles(settings, contrasts):
         if bundle.contrast not in contrasts:
             raise UsageError(
@@ -155,10 +185,6 @@ def named_models(
         if bundle.method != IDENTITY:
             own = found.setdefault(bundle.contrast, [])
             own.append((_unique(_name(bundle), [name for name, _ in own]), bundle))
-    return _some(found)
-
-
-def _some(found: dict[str, list[tuple[str, Bundle]]]) -> dict[str, list[tuple[str, Bundle]]]:
     if not found:
         raise UsageError(
             f"method {IDENTITY}: the high-field image itself is a row of every table; name "

@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from h2lo_bids.models.restormer import STRIDE, DynamicTransformer
-
-LEVELS = 4
+STRIDE = 8
+"""Sides of slices must be multiples of this: three halvings."""
 UNSHUFFLE = 4
 SLOPE = 0.1
 """Of every LeakyReLU, as in DiffIR's code."""
@@ -23,49 +21,24 @@ BETA_FIRST, BETA_LAST = 0.1, 0.99
 
 @dataclass(frozen=True)
 class DiffI2IArchitecture:
-    """The sizes of a model; the defaults give the 16.39 million of the paper's Table 1.
+    """The sizes of a model; the defaults give the 16.39 million of the paper's Table 1."""
 
-    Parameters
-    ----------
-    width
-        Channels of the transformer at full resolution; even.
-    blocks, heads
-        Transformer blocks and attention heads of the four levels.
-    refinement
-        Transformer blocks behind the last level.
-    expansion
-        Width of the feed-forward layers relative to their input.
-    features
-        Width of the extractors; z has four times as many numbers.
-    residual
-        Residual blocks of the extractors.
-    denoiser_layers
-        Linear layers of the denoiser behind the first.
-    chain
-        Steps T of the diffusion.
-
-    Raises
-    ------
-    ValueError
-        If the sizes do not fit each other.
-    """
-
-    width: int = 32
-    blocks: tuple[int, ...] = (4, 6, 6, 8)
+    width: int = 32  # channels of the transformer at full resolution; even
+    blocks: tuple[int, ...] = (4, 6, 6, 8)  # of the transformer's four levels
     heads: tuple[int, ...] = (1, 2, 4, 8)
-    refinement: int = 3
-    expansion: float = 2.0
-    features: int = 64
-    residual: int = 6
-    denoiser_layers: int = 1
-    chain: int = 4
+    refinement: int = 3  # blocks behind the last level
+    expansion: float = 2.0  # width of the feed-forward layers relative to their input
+    features: int = 64  # width of the extractors; z has four times as many numbers
+    residual: int = 6  # residual blocks of the extractors
+    denoiser_layers: int = 1  # linear ones behind the first
+    chain: int = 4  # steps T of the diffusion
 
     def __post_init__(self) -> None:
         # Metadata holds lists; the sizes must compare and hash all the same.
         for name in ("blocks", "heads"):
             object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
-        if len(self.blocks) != LEVELS or len(self.heads) != LEVELS:
-            raise ValueError(f"blocks and heads need {LEVELS} numbers: {self.blocks}, {self.heads}")
+        if not len(self.blocks) == len(self.heads) == 4:
+            raise ValueError(f"blocks and heads need 4 numbers: {self.blocks}, {self.heads}")
         if min(self.width, *self.blocks, *self.heads, self.features, self.chain) < 1:
             raise ValueError("width, blocks, heads, features and chain must be at least 1")
         if self.width % 2 or any(self.width * 2**i % h for i, h in enumerate(self.heads)):
@@ -77,10 +50,6 @@ class DiffI2IArchitecture:
     def prior(self) -> int:
         """Length of z."""
         return 4 * self.features
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sizes as JSON-ready values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def extractor(self, images: int) -> PriorExtractor:
         """Return an untrained extractor that sees so many images."""
@@ -97,11 +66,6 @@ class DiffI2I(nn.Module):
     publish no count for this task: these sizes were found from the count in the
     paper's Table 1, with the shapes of DiffIR's public code.
 
-    Parameters
-    ----------
-    architecture
-        Sizes; None takes the defaults.
-
     References
     ----------
     Xia et al. 2023, DiffI2I: Efficient Diffusion Model for Image-to-Image
@@ -112,9 +76,7 @@ class DiffI2I(nn.Module):
         super().__init__()
         a = architecture or DiffI2IArchitecture()
         self.architecture = a
-        self.transformer = DynamicTransformer(
-            a.width, a.blocks, a.heads, a.refinement, a.expansion, a.prior
-        )
+        self.transformer = DynamicTransformer(a)
         self.condition = a.extractor(1)
         self.denoiser = Denoiser(a.prior, a.denoiser_layers, a.chain)
 
@@ -123,20 +85,7 @@ class DiffI2I(nn.Module):
         return reverse_chain(self.denoiser, self.condition(source), noisy)
 
     def forward(self, source: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
-        """Synthesize slices.
-
-        Parameters
-        ----------
-        source
-            (B, 1, H, W), in [0, 1]; sides are multiples of 8 (see `pad_slices`).
-        noisy
-            (B, prior), standard normal: the start z_T of the chain.
-
-        Returns
-        -------
-        torch.Tensor
-            (B, 1, H, W), without an output activation.
-        """
+        """Synthesize slices (B, 1, H, W) in [0, 1], sides multiples of 8, from normal z_T."""
         return self.transformer(source, self.estimate_prior(source, noisy))
 
 
@@ -229,7 +178,6 @@ def reverse_chain(denoiser: Denoiser, condition: torch.Tensor, noisy: torch.Tens
     Each step asks the denoiser for z_0 and takes the mean of q(z_{t-1} | z_t, z_0)
     (Ho et al. 2020, Equation 7), without adding noise: with four steps the chain
     is an estimator and can be trained through as a whole.
-
     """
     noise, kept = betas(denoiser.steps), kept_signal(denoiser.steps)
     z = noisy
@@ -252,3 +200,167 @@ def _perceptron(sizes: Iterable[int]) -> nn.Sequential:
     for n_in, n_out in itertools.pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers)
+
+
+class Modulated(nn.Module):
+    """Base of what z steers: x <- x * k1 + k2 with (k1, k2) a linear map of z."""
+
+    def __init__(self, channels: int, prior: int) -> None:
+        super().__init__()
+        self.kernel = nn.Linear(prior, 2 * channels, bias=False)
+
+    def modulate(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Scale and shift the channels of x (B, C, H, W) by what z (B, prior) says."""
+        scale, shift = self.kernel(z)[:, :, None, None].chunk(2, 1)
+        return x * scale + shift
+
+
+class ChannelAttention(Modulated):
+    """Attention between channels, whose cost grows linearly with the voxels.
+
+    Queries and keys are normalised along space, so that their products are
+    correlations of channels; a learned temperature per head scales them.
+
+    References
+    ----------
+    Zamir et al. 2022, Restormer (CVPR), section 3.1.
+    """
+
+    def __init__(self, channels: int, heads: int, prior: int) -> None:
+        super().__init__(channels, prior)
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.project = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.depthwise = _depthwise(3 * channels)
+        self.out = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Map x (B, C, H, W) and z (B, prior) to (B, C, H, W)."""
+        b, c, h, w = x.shape
+        joint = self.depthwise(self.project(self.modulate(x, z)))
+        q, k, v = joint.reshape(b, 3, self.heads, c // self.heads, h * w).unbind(1)
+        q, k = functional.normalize(q, dim=-1), functional.normalize(k, dim=-1)
+        weights = ((q @ k.transpose(-1, -2)) * self.temperature).softmax(-1)
+        return self.out((weights @ v).reshape(b, c, h, w))
+
+
+class GatedFeedForward(Modulated):
+    """Two depthwise branches, one of which gates the other through a GELU.
+
+    References
+    ----------
+    Zamir et al. 2022, Restormer (CVPR), section 3.2.
+    """
+
+    def __init__(self, channels: int, expansion: float, prior: int) -> None:
+        super().__init__(channels, prior)
+        hidden = int(channels * expansion)
+        self.project = nn.Conv2d(channels, 2 * hidden, 1, bias=False)
+        self.depthwise = _depthwise(2 * hidden)
+        self.out = nn.Conv2d(hidden, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Map x (B, C, H, W) and z (B, prior) to (B, C, H, W)."""
+        gate, value = self.depthwise(self.project(self.modulate(x, z))).chunk(2, 1)
+        return self.out(functional.gelu(gate) * value)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of (B, C, H, W)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise each voxel's channels."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)), both steered by z."""
+
+    def __init__(self, channels: int, heads: int, expansion: float, prior: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = ChannelNorm(channels), ChannelNorm(channels)
+        self.attention = ChannelAttention(channels, heads, prior)
+        self.feed_forward = GatedFeedForward(channels, expansion, prior)
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Map x (B, C, H, W) and z (B, prior) to (B, C, H, W)."""
+        x = x + self.attention(self.norm1(x), z)
+        return x + self.feed_forward(self.norm2(x), z)
+
+
+class Stage(nn.Module):
+    """Transformer blocks of one resolution."""
+
+    def __init__(self, channels: int, blocks: int, heads: int, a: DiffI2IArchitecture) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            TransformerBlock(channels, heads, a.expansion, a.prior) for _ in range(blocks)
+        )
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Map x (B, C, H, W) and z (B, prior) to (B, C, H, W)."""
+        for block in self.blocks:
+            x = block(x, z)
+        return x
+
+
+class DynamicTransformer(nn.Module):
+    """Four levels of `width` to 8 x `width` channels; the output is added to the input.
+
+    The way up joins each level with what the way down left there. A 1x1
+    convolution then halves the channels, except at full resolution, where the
+    2 x `width` channels stay through the refinement blocks.
+
+    References
+    ----------
+    Xia et al. 2023, DiffIR (ICCV), section 4.1; Zamir et al. 2022, Restormer (CVPR).
+    """
+
+    def __init__(self, a: DiffI2IArchitecture) -> None:
+        super().__init__()
+        widths, blocks, heads = [a.width * n for n in (1, 2, 4, 8)], a.blocks, a.heads
+        self.embed = nn.Conv2d(1, a.width, 3, padding=1, bias=False)
+        self.down = nn.ModuleList(
+            Stage(*sizes, a) for sizes in zip(widths, blocks, heads, strict=True)
+        )
+        self.shrink = nn.ModuleList(_halve(n) for n in widths[:3])
+        self.grow = nn.ModuleList(_double(n) for n in widths[:0:-1])
+        self.merge = nn.ModuleList(
+            nn.Conv2d(2 * n, n, 1, bias=False) for n in (widths[2], widths[1])
+        )
+        ups = [(widths[2], blocks[2], heads[2]), (widths[1], blocks[1], heads[1])]
+        ups.append((widths[1], blocks[0], heads[0]))
+        self.up = nn.ModuleList(Stage(*sizes, a) for sizes in ups)
+        self.refine = Stage(widths[1], a.refinement, heads[0], a)
+        self.out = nn.Conv2d(widths[1], 1, 3, padding=1, bias=False)
+
+    def forward(self, image: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Map slices (B, 1, H, W), sides multiples of 8, and z (B, prior) to (B, 1, H, W)."""
+        x = self.embed(image)
+        left = []
+        for stage, shrink in itertools.zip_longest(self.down, self.shrink):
+            x = stage(x, z)
+            if shrink is not None:
+                left.append(x)
+                x = shrink(x)
+        for stage, grow, merge in itertools.zip_longest(self.up, self.grow, self.merge):
+            x = torch.cat([grow(x), left.pop()], 1)
+            x = stage(x if merge is None else merge(x), z)
+        return image + self.out(self.refine(x, z))
+
+
+def _depthwise(channels: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+
+
+def _halve(channels: int) -> nn.Sequential:
+    """Half the resolution, twice the channels, nothing thrown away by the shuffle."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2)
+    )
+
+
+def _double(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False), nn.PixelShuffle(2)
+    )

@@ -69,22 +69,10 @@ class Frame:
 
 
 def normalised_coordinates(voxels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Map voxel indices to the trunk's coordinates.
+    """Map voxel indices (..., 3) of a frame to the trunk's coordinates, float64 (..., 3).
 
     Equal to ``linspace(-1, 1, n)`` along each axis: the outer voxel centres lie
     at -1 and 1 (the paper's convention). Positions outside the grid go beyond.
-
-    Parameters
-    ----------
-    voxels
-        Voxel indices, integer or not, of shape (..., 3).
-    shape
-        Voxels along each axis of the frame.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 coordinates of shape (..., 3).
     """
     last = np.asarray(shape, dtype=np.float64) - 1.0
     return 2.0 * np.asarray(voxels, dtype=np.float64) / last - 1.0

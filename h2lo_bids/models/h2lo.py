@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -17,35 +16,17 @@ TRUNKS = ("siren", "mlp")
 
 @dataclass(frozen=True)
 class H2loArchitecture:
-    """The sizes of an operator; the defaults are the paper's.
+    """The sizes of an operator; the defaults are the paper's."""
 
-    Parameters
-    ----------
-    channels
-        Width of the branch's first layer.
-    n_basis
-        Number of basis functions, P in Equation 1.
-    width
-        Width of the trunk's hidden layers.
-    omega
-        Frequency of the sine layers, without a unit; unused by the MLP trunk.
-    trunk
-        ``"siren"``, or ``"mlp"`` for the ablation "w/o SIREN".
-    """
-
-    channels: int = 32
-    n_basis: int = 128
-    width: int = 256
-    omega: float = 30.0
-    trunk: str = "siren"
+    channels: int = 32  # of the branch's first layer
+    n_basis: int = 128  # basis functions, P in Equation 1
+    width: int = 256  # of the trunk's hidden layers
+    omega: float = 30.0  # frequency of the sine layers, without a unit
+    trunk: str = "siren"  # or "mlp", the ablation "w/o SIREN"
 
     def __post_init__(self) -> None:
         if self.trunk not in TRUNKS:
             raise ValueError(f"trunk is one of {TRUNKS}, not {self.trunk!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sizes as JSON-ready values."""
-        return asdict(self)
 
 
 class Branch(nn.Module):
@@ -93,40 +74,26 @@ class SineLayer(nn.Module):
         return torch.sin(self.omega * self.linear(x))
 
 
-class SirenTrunk(nn.Module):
-    """The basis functions t_k(x): three sine layers and a linear one, 3-256-256-256-128.
+class Trunk(nn.Module):
+    """The basis functions t_k(x): three hidden layers and a linear one, 3-256-256-256-128.
 
-    Its state-dict names are those of the authors' release.
+    Hidden layers are sines, with the state-dict names of the authors' release, or ReLU.
     """
 
-    def __init__(self, width: int = 256, n_basis: int = 128, omega: float = 30.0) -> None:
+    def __init__(self, a: H2loArchitecture) -> None:
         super().__init__()
-        out = nn.Linear(width, n_basis)
-        bound = math.sqrt(6.0 / width) / omega
-        nn.init.uniform_(out.weight, -bound, bound)
-        self.net = nn.Sequential(
-            SineLayer(3, width, omega, first=True),
-            SineLayer(width, width, omega, first=False),
-            SineLayer(width, width, omega, first=False),
-            out,
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map coordinates (N, 3) in [-1, 1] to basis values (N, n_basis)."""
-        return self.net(x)
-
-
-class MlpTrunk(nn.Module):
-    """The same sizes with ReLU: the paper's ablation "w/o SIREN"."""
-
-    def __init__(self, width: int = 256, n_basis: int = 128) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(3, width), nn.ReLU(),
-            nn.Linear(width, width), nn.ReLU(),
-            nn.Linear(width, width), nn.ReLU(),
-            nn.Linear(width, n_basis),
-        )  # fmt: skip
+        self.sine = a.trunk == "siren"
+        inputs = (3, a.width, a.width)
+        layers: list[nn.Module]
+        if self.sine:
+            out = nn.Linear(a.width, a.n_basis)
+            bound = math.sqrt(6.0 / a.width) / a.omega
+            nn.init.uniform_(out.weight, -bound, bound)
+            layers = [SineLayer(n, a.width, a.omega, first=i == 0) for i, n in enumerate(inputs)]
+        else:
+            layers = [part for n in inputs for part in (nn.Linear(n, a.width), nn.ReLU())]
+            out = nn.Linear(a.width, a.n_basis)
+        self.net = nn.Sequential(*layers, out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map coordinates (N, 3) in [-1, 1] to basis values (N, n_basis)."""
@@ -152,11 +119,7 @@ class H2lo(nn.Module):
         a = architecture or H2loArchitecture()
         self.architecture = a
         self.encoder = Branch(a.channels, a.n_basis)
-        self.trunk: SirenTrunk | MlpTrunk
-        if a.trunk == "siren":
-            self.trunk = SirenTrunk(a.width, a.n_basis, a.omega)
-        else:
-            self.trunk = MlpTrunk(a.width, a.n_basis)
+        self.trunk = Trunk(a)
         self.bias = nn.Parameter(torch.zeros(()))
 
     def combine(self, coefficients: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
@@ -164,27 +127,20 @@ class H2lo(nn.Module):
         return (coefficients * self.trunk(coordinates)).sum(-1) + self.bias
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        """Evaluate the operator on the volume's own grid.
+        """Evaluate the operator on the grid of a volume (B, 1, X, Y, Z) in [0, 1]: the same shape.
 
-        The plain whole-volume form, which needs about 1 kB per voxel; the
-        engine in `h2lo_bids.synthesis` gives the same numbers in less.
-
-        Parameters
-        ----------
-        volume
-            (B, 1, X, Y, Z), in [0, 1].
-
-        Returns
-        -------
-        torch.Tensor
-            (B, 1, X, Y, Z), without an output activation.
+        The plain form, which needs about 1 kB per voxel; the engine in
+        `h2lo_bids.synthesis` gives the same numbers in less.
         """
-        features = self.encoder(volume)
-        axes = [
-            torch.linspace(-1, 1, n, dtype=volume.dtype, device=volume.device)
-            for n in volume.shape[2:]
-        ]
-        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+        features, grid = self.encoder(volume), own_grid(volume)
         basis = self.trunk(grid.reshape(-1, 3)).reshape(*volume.shape[2:], -1)
         out = torch.einsum("bpxyz,xyzp->bxyz", features, basis) + self.bias
         return out[:, None]
+
+
+def own_grid(volume: torch.Tensor) -> torch.Tensor:
+    """Return the coordinates (X, Y, Z, 3) of the voxels of a volume (B, 1, X, Y, Z)."""
+    axes = [
+        torch.linspace(-1, 1, n, dtype=volume.dtype, device=volume.device) for n in volume.shape[2:]
+    ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)

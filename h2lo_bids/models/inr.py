@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from h2lo_bids.models.h2lo import Branch, H2lo
+from h2lo_bids.models.h2lo import Branch, H2lo, own_grid
 
 _POSITION = 6
 """Three coordinates and the three sides of a cell."""
@@ -18,32 +17,16 @@ _POSITION = 6
 
 @dataclass(frozen=True)
 class InrArchitecture:
-    """The sizes of a conditional INR; with the defaults it has the paper's 0.85 M weights.
+    """The sizes of a conditional INR; with the defaults it has the paper's 0.85 M weights."""
 
-    Parameters
-    ----------
-    channels
-        Width of the encoder's first layer, as in H2LO.
-    n_features
-        Features that the encoder gives each voxel.
-    width
-        Width of the decoder's hidden layers.
-    layers
-        Linear layers of the decoder, the last one included.
-    """
-
-    channels: int = 32
-    n_features: int = 128
-    width: int = 256
-    layers: int = 8
+    channels: int = 32  # of the encoder's first layer, as in H2LO
+    n_features: int = 128  # that the encoder gives each voxel
+    width: int = 256  # of the decoder's hidden layers
+    layers: int = 8  # linear ones of the decoder
 
     def __post_init__(self) -> None:
         if self.layers < 2:
             raise ValueError(f"the decoder needs at least 2 layers, not {self.layers}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sizes as JSON-ready values."""
-        return asdict(self)
 
 
 class ConditionalInr(nn.Module):
@@ -80,23 +63,11 @@ class ConditionalInr(nn.Module):
     def decode(
         self, features: torch.Tensor, coordinates: torch.Tensor, shape: Sequence[int]
     ) -> torch.Tensor:
-        """Evaluate the decoder.
+        """Evaluate the decoder for features (..., n_features) at coordinates: float32 (...,).
 
-        Parameters
-        ----------
-        features
-            (..., n_features), the encoder's at the positions.
-        coordinates
-            Positions, to be broadcast to (..., 3), with the outer voxel centres at
-            -1 and 1, as H2LO has them. The network sees them from cell to cell
-            (``align_corners=False``): -1 and 1 are the faces of the grid.
-        shape
-            Voxels of the frame along each axis.
-
-        Returns
-        -------
-        torch.Tensor
-            float32 (...,), without an output activation.
+        Coordinates, to be broadcast to (..., 3), have the outer voxel centres of a frame of
+        this shape at -1 and 1, as in H2LO. The network sees them from cell to cell
+        (``align_corners=False``): -1 and 1 are the faces of the grid.
         """
         first, *rest = self.decoder
         position = cell_positions(coordinates, shape).expand(*features.shape[:-1], -1)
@@ -113,13 +84,8 @@ class ConditionalInr(nn.Module):
         The plain form, which needs some 10 kB per voxel; the engine in
         `h2lo_bids.synthesis` gives the same numbers in less.
         """
-        axes = [
-            torch.linspace(-1, 1, n, dtype=volume.dtype, device=volume.device)
-            for n in volume.shape[2:]
-        ]
-        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
         features = self.encoder(volume).permute(0, 2, 3, 4, 1)
-        return self.decode(features, grid, volume.shape[2:])[:, None]
+        return self.decode(features, own_grid(volume), volume.shape[2:])[:, None]
 
 
 def cell_scale(shape: Sequence[int]) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,24 +10,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class PfsrArchitecture:
-    """The sizes of a PF-SR-style network.
+    """The sizes of a PF-SR-style network."""
 
-    Parameters
-    ----------
-    features
-        Channels of every layer between the first and the last.
-    groups
-        Residual groups.
-    blocks
-        Residual blocks of a group.
-    reduction
-        Channels per hidden unit of the channel attention.
-    """
-
-    features: int = 64
-    groups: int = 4
-    blocks: int = 4
-    reduction: int = 16
+    features: int = 64  # channels of every layer between the first and the last
+    groups: int = 4  # residual groups
+    blocks: int = 4  # residual blocks of a group
+    reduction: int = 16  # channels per hidden unit of the channel attention
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -36,10 +23,6 @@ class PfsrArchitecture:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if self.features % self.reduction:
             raise ValueError(f"{self.features} features do not divide by {self.reduction}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sizes as JSON-ready values."""
-        return asdict(self)
 
 
 class ChannelAttention(nn.Module):

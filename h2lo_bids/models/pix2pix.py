@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,24 +14,12 @@ _WIDEST = 8
 
 @dataclass(frozen=True)
 class Pix2PixArchitecture:
-    """The sizes of both networks; the defaults give the paper's 4.86 M parameters.
+    """The sizes of both networks; the defaults give the paper's 4.86 M parameters."""
 
-    Parameters
-    ----------
-    channels
-        Width of the generator's first layer.
-    downs
-        Halvings of the generator; the sides of its input divide by 2 to this power.
-    discriminator_channels
-        Width of the discriminator's first layer.
-    discriminator_layers
-        Its layers of stride 2.
-    """
-
-    channels: int = 16
-    downs: int = 5
-    discriminator_channels: int = 16
-    discriminator_layers: int = 3
+    channels: int = 16  # of the generator's first layer
+    downs: int = 5  # halvings of the generator
+    discriminator_channels: int = 16  # of the discriminator's first layer
+    discriminator_layers: int = 3  # those of stride 2
 
     def __post_init__(self) -> None:
         if min(self.channels, self.discriminator_channels, self.discriminator_layers) < 1:
@@ -44,10 +31,6 @@ class Pix2PixArchitecture:
     def multiple(self) -> int:
         """What the sides of the generator's input must divide by."""
         return int(2**self.downs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sizes as JSON-ready values."""
-        return asdict(self)
 
 
 class Pix2Pix(nn.Module):
@@ -93,18 +76,7 @@ class Pix2Pix(nn.Module):
         initialise(self)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Translate images in [-1, 1].
-
-        Parameters
-        ----------
-        image
-            (B, 1, X, Y, Z), sides that divide by ``architecture.multiple``.
-
-        Returns
-        -------
-        torch.Tensor
-            The same shape, in [-1, 1].
-        """
+        """Translate images (B, 1, X, Y, Z) in [-1, 1], sides multiples of the architecture's."""
         skips: list[torch.Tensor] = []
         x = image
         for layer in self.encoder:
@@ -140,13 +112,7 @@ class PatchDiscriminator(nn.Module):
         initialise(self)
 
     def forward(self, source: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Return logits, positive for real: (B, 1, x, y, z).
-
-        Parameters
-        ----------
-        source, image
-            (B, 1, X, Y, Z), in [-1, 1].
-        """
+        """Return logits (B, 1, x, y, z), positive for real, of images in [-1, 1]."""
         x = torch.cat([source, image], 1)
         *layers, last = self.layers
         for layer in layers:
@@ -179,13 +145,7 @@ class _Layer(nn.Module):
 
 
 class Norm(nn.Module):
-    """Batch normalisation whose state is floating-point only, without PyTorch's counter.
-
-    Attributes
-    ----------
-    momentum
-        Weight of the newest batch in the running statistics.
-    """
+    """Batch normalisation whose state is floating-point only, without PyTorch's counter."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -195,7 +155,7 @@ class Norm(nn.Module):
         self.variance: torch.Tensor
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
-        self.momentum = 0.1
+        self.momentum = 0.1  # weight of the newest batch in the running statistics
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise (B, C, X, Y, Z) over all but the channels."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import reprlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.vocabulary import ENHANCE, ENHANCER, SYNTHESIZE
@@ -16,36 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 
-class Architecture(Protocol):
-    """The sizes of a model: a frozen dataclass, which alone decides what is built."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sizes as JSON-ready values, from which an equal one can be made."""
-
-
-class Model(Protocol):
-    """A PyTorch module that is built from its architecture and nothing else.
-
-    Its state dict holds floating-point tensors only, so that a bundle can keep it.
-    How an image is made with it is no part of the model; see
-    `h2lo_bids.synthesis.predict`.
-    """
-
-    @property
-    def architecture(self) -> Architecture:
-        """The sizes that it was built from."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return the weights by name."""
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """Iterate over what is trained."""
-
-    def to(self, device: Any) -> Self:
-        """Move the weights to a device."""
-
-    def eval(self) -> Self:
-        """Switch to evaluation."""
+Architecture = Any
+"""The sizes of a model: a frozen dataclass, which alone decides what is built."""
+Model = Any
+"""A PyTorch module built from its `architecture` alone; its state is floating-point."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +36,11 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "h2lo": Family("h2lo_bids.models.h2lo", "H2lo", "H2loArchitecture", continuous=True),
-    "arnold": Family("h2lo_bids.models.arnold", "Arnold", "ArnoldArchitecture", random=True),
+    "arnold": Family("h2lo_bids.models.baselines", "Arnold", "NoSizes", random=True),
     "pix2pix": Family("h2lo_bids.models.pix2pix", "Pix2Pix", "Pix2PixArchitecture"),
     "diffi2i": Family("h2lo_bids.models.diffi2i", "DiffI2I", "DiffI2IArchitecture"),
     "inr": Family("h2lo_bids.models.inr", "ConditionalInr", "InrArchitecture", continuous=True),
-    "identity": Family("h2lo_bids.models.identity", "Identity", "IdentityArchitecture"),
+    "identity": Family("h2lo_bids.models.baselines", "Identity", "NoSizes"),
     "pfsr": Family("h2lo_bids.models.pfsr", "Pfsr", "PfsrArchitecture"),
 }
 """The classes of models by name."""
@@ -119,6 +94,12 @@ def make_architecture(family: str, values: Mapping[str, Any]) -> Architecture:
     return kind(**sizes)
 
 
+def sizes_of(architecture: Architecture) -> dict[str, Any]:
+    """Return the sizes of a model as JSON gives them back."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(architecture)))
+    return values
+
+
 def _check_sizes(name: str, value: Any) -> None:
     """Refuse sizes for which building a model would never end."""
     parts = value if isinstance(value, list | tuple) else [value]
@@ -147,34 +128,27 @@ def build_model(
 
     if method not in METHODS:
         raise BadDataError(f"{source}: unknown method {method!r}; this version knows {[*METHODS]}")
+    family = METHODS[method]
     try:
         with torch.device("meta"):
-            family = METHODS[method]
             model = make_model(family, make_architecture(family, architecture))
     except (TypeError, ValueError, RuntimeError, OverflowError, ZeroDivisionError) as err:
+        reason = " ".join(str(err).split())
         raise BadDataError(
-            f"{source}: its architecture makes no sense: {_line(err)}; get the model again"
+            f"{source}: its architecture makes no sense: {reason}; get the model again"
         ) from err
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    _check_names(expected, state, source)
+    # A foreign file's names may be numbers.
+    for name in sorted(expected.keys() ^ state.keys(), key=str):
+        what = "no weights named" if name in expected else "weights that do not belong to it:"
+        raise BadDataError(f"{source}: not a {method} model: {what} {reprlib.repr(name)}")
     weights = {name: _checked(name, state[name], expected[name], source) for name in expected}
     model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
-def _check_names(
-    expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Any], source: Path
-) -> None:
-    missing = sorted(expected.keys() - state.keys())
-    extra = sorted(state.keys() - expected.keys(), key=str)  # a foreign file's may be numbers
-    if missing:
-        raise BadDataError(f"{source}: no weights named {missing[0]!r}; it is not a whole model")
-    if extra:
-        shown = reprlib.repr(extra[0])
-        raise BadDataError(f"{source}: weights named {shown} do not belong to this model")
-
-
 def _checked(name: str, value: Any, shape: tuple[int, ...], source: Path) -> torch.Tensor:
+    """Return weights as a float32 parameter of a shape, if they are what they claim to be."""
     import torch
 
     dense = isinstance(value, torch.Tensor) and value.layout == torch.strided
@@ -189,7 +163,3 @@ def _checked(name: str, value: Any, shape: tuple[int, ...], source: Path) -> tor
         raise BadDataError(f"{source}: {name!r} is not finite everywhere; get the model again")
     weight = value.detach().to("cpu", torch.float32).reshape(shape).contiguous().clone()
     return torch.nn.Parameter(weight)
-
-
-def _line(err: Exception) -> str:
-    return " ".join(str(err).split())

@@ -26,16 +26,7 @@ _NAMES = {
 }
 """The release's argument names, and ours."""
 
-KNOWN: dict[str, str] = {}
-"""What is known of the training of a file, by the SHA-256 of its bytes.
-
-Nothing in a ``.pth`` file proves who trained it on what. To add one: take the file from the
-authors' own page, run ``sha256sum`` on it, and write the digest (64 lower-case hexadecimal
-digits) with a sentence such as "by the authors, on paired 3 T and 64 mT scans of ds006557
-(fold 0)" and, in a comment, the address and the day.
-"""
-
-_UNKNOWN = "unknown: the file does not say what it was trained on"
+_TRAINING = "unknown: the file does not say what it was trained on"
 
 _CARD = """# H2LO, weights in the layout of the authors' release
 
@@ -53,7 +44,6 @@ def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
     args = checkpoint.get("args") or {}
     contrast, source = _contrast(args, path, contrast)
     architecture = _architecture(args, path)
-    training = KNOWN.get(sha256, _UNKNOWN)
     frame = Frame(anchor="array")
     epoch = checkpoint.get("epoch")
     metadata = {
@@ -65,14 +55,11 @@ def read_release(path: Path, *, contrast: str | None = None) -> Bundle:
         "value_range": [0, 1],
         "source_field_strength": 3.0,
         "target_field_strength": 0.064,
-        "training_data": {
-            "kind": "real" if sha256 in KNOWN else "unknown",
-            "description": training,
-        },
+        "training_data": {"kind": "unknown", "description": _TRAINING},
         "epoch": epoch if isinstance(epoch, int) else None,
         "sha256": sha256,
     }
-    card = _CARD.format(name=path.name, contrast=contrast, source=source, training=training)
+    card = _CARD.format(name=path.name, contrast=contrast, source=source, training=_TRAINING)
     return Bundle(path, "h2lo", contrast, architecture, frame, sha256, metadata, card)
 
 
@@ -110,16 +97,18 @@ def _unpack(content: bytes, path: Path) -> Mapping[str, Any]:
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as err:
         # Damaged archives surface as many types; a refused global as UnpicklingError.
-        raise BadDataError(f"{path}: {_reason(err)}") from err
-    if not isinstance(checkpoint, Mapping):
-        raise BadDataError(f"{path}: not a released H2LO checkpoint (it holds no dictionary)")
+        refused = re.search(r"GLOBAL ([\w.]+)", str(err))
+        raise BadDataError(
+            f"{path}: refused, since loading it would run {refused[1]}; a checkpoint holds weights"
+            if refused
+            else f"{path}: not a PyTorch checkpoint, or a truncated one; download it again"
+        ) from err
+    parts = checkpoint if isinstance(checkpoint, Mapping) else {}
+    state, args = parts.get("model_state_dict"), parts.get("args")
     # Published weights may come without the arguments: the release's defaults are meant.
-    for key, least in (("model_state_dict", 1), ("args", 0)):
-        value = checkpoint.get(key)
-        found = {} if value is None and not least else value
-        if not isinstance(found, Mapping) or len(found) < least:
-            raise BadDataError(f"{path}: not a released H2LO checkpoint (no {key!r} in it)")
-    return checkpoint
+    if not isinstance(state, Mapping) or not state or not isinstance(args, Mapping | None):
+        raise BadDataError(f"{path}: not a released H2LO checkpoint (no weights or 'args' in it)")
+    return parts
 
 
 def _check_archive(content: bytes) -> None:
@@ -134,21 +123,13 @@ def _check_archive(content: bytes) -> None:
 
 
 def _numpy_scalar_types() -> list[Any]:
-    """Name what NumPy scalars are pickled with, in NumPy 1 and 2.
-
-    The release's training checkpoints keep two figures as NumPy scalars. None of
-    these types runs code when it is unpickled.
-    """
+    """Return what NumPy 1 and 2 pickle scalars with: checkpoints hold two, and none runs code."""
     import numpy as np
 
     scalar = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
-    return [
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        *dtypes,
-    ]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [*names, np.dtype, *dtypes]
 
 
 def _architecture(args: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -168,13 +149,3 @@ def _architecture(args: Mapping[str, Any], path: Path) -> dict[str, Any]:
         return asdict(H2loArchitecture(**values))
     except ValueError as err:
         raise BadDataError(f"{path}: {err}") from err
-
-
-def _reason(err: Exception) -> str:
-    refused = re.search(r"GLOBAL ([\w.]+)", str(err))
-    if refused:
-        return (
-            f"refused, since loading it would run {refused[1]}; "
-            "a released checkpoint holds weights only"
-        )
-    return "not a PyTorch checkpoint, or a truncated one; download it again"

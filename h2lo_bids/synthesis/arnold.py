@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from h2lo_bids.imaging.masks import bounding_box
-from h2lo_bids.models.arnold import Arnold
+from h2lo_bids.models.baselines import Arnold
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.tiles import Box
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from h2lo_bids.models.frame import normalised_coordinates
-from h2lo_bids.models.h2lo import HALO, Branch, H2lo, SirenTrunk
+from h2lo_bids.models.h2lo import HALO, Branch, H2lo
 from h2lo_bids.models.inr import ConditionalInr, Operator, cell_scale
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.tiles import Box
@@ -171,7 +171,7 @@ class BasisRows:
     def __init__(self, model: H2lo, rows: int, device: torch.device) -> None:
         self._rows, self._device = rows, device
         self._bias = float(model.bias.detach())
-        self._sine = isinstance(model.trunk, SirenTrunk)
+        self._sine = model.trunk.sine
         self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
         linears = [m for m in model.trunk.net.modules() if isinstance(m, torch.nn.Linear)]
         for index, linear in enumerate(linears):

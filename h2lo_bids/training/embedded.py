@@ -17,8 +17,7 @@ import torch
 
 from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.realism import scan_noise
-from h2lo_bids.models.bundle import Bundle, save_bundle
-from h2lo_bids.models.collection import MEMBERS
+from h2lo_bids.models.bundle import MEMBERS, Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.phantom.pairs import simulate_axial_scan
 from h2lo_bids.training.augment import Augmentation

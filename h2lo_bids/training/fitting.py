@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from h2lo_bids.models.bundle import Bundle, load_model
+from h2lo_bids.models.registry import sizes_of
 from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
@@ -69,7 +70,7 @@ def start_fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame
     """Return why an operator's fit cannot start from a model; None if it can."""
     # The trunk sees positions from -1 to 1 over the frame's extent in mm, so weights carry
     # over to another voxel size, although the branch then sees other voxels.
-    own, sizes = bundle.architecture, options.architecture.to_dict()
+    own, sizes = bundle.architecture, sizes_of(options.architecture)
     other = ", ".join(f"{k} {own.get(k)}, not {v}" for k, v in sizes.items() if own.get(k) != v)
     theirs, ours = (np.multiply(f.shape, f.spacing) for f in (bundle.frame, frame))
     steps = [max(f.spacing) for f in (bundle.frame, frame)]

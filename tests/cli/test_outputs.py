@@ -27,8 +27,7 @@ SOME = ["--participant-label", "01", "02", "03", "04"]
 
 def write_whole_bundle(folder: Path, contrast: str) -> Path:
     """Save a small operator with a noise model and two members."""
-    from h2lo_bids.models.bundle import save_bundle
-    from h2lo_bids.models.collection import member_files
+    from h2lo_bids.models.bundle import member_files, save_bundle
     from h2lo_bids.models.frame import Frame
     from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
     from h2lo_bids.synthesis.noise import PROBES, NoiseModel

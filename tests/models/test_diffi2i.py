@@ -1,7 +1,5 @@
 """DiffI2I: its size, its chain and its blocks against formulas written out in NumPy."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -14,11 +12,11 @@ from h2lo_bids.models.diffi2i import (
     DiffI2I,
     DiffI2IArchitecture,
     PriorExtractor,
+    TransformerBlock,
     diffuse,
     pad_slices,
     reverse_chain,
 )
-from h2lo_bids.models.restormer import TransformerBlock
 
 TINY = DiffI2IArchitecture(
     width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=2, residual=1
@@ -59,13 +57,9 @@ def test_has_the_parameters_of_table_1() -> None:
     assert count(model) == sum(parts) == 16_389_619
     # Only synthesis is counted: the extractor that sees the target is none of it.
     assert count(first) == 1_109_824
-    state = model.state_dict()
-    assert sum(v.numel() for v in state.values()) == 16_389_619
-    assert all(v.is_floating_point() for v in state.values())
 
 
-def test_sizes_survive_json_and_are_checked() -> None:
-    assert DiffI2IArchitecture(**json.loads(json.dumps(TINY.to_dict()))) == TINY
+def test_sizes_are_checked() -> None:
     for wrong in ({"width": 33}, {"heads": (3, 1, 1, 1)}, {"blocks": (1, 1)}, {"chain": 0}):
         with pytest.raises(ValueError, match=r"width|need 4"):
             DiffI2IArchitecture(**wrong)  # type: ignore[arg-type]

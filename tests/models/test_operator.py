@@ -27,11 +27,8 @@ def test_parameter_counts_are_the_papers():
     model = H2lo()
     assert count_parameters(model.encoder) == 415_904
     assert count_parameters(model.trunk) == 165_504
-    assert count_parameters(model) == 581_409
-
-
-def test_the_mlp_trunk_has_the_same_size():
-    assert count_parameters(H2lo(H2loArchitecture(trunk="mlp"))) == 581_409
+    mlp = H2lo(H2loArchitecture(trunk="mlp"))
+    assert count_parameters(model) == count_parameters(mlp) == 581_409
 
 
 def test_state_dict_names_are_the_releases():
@@ -50,10 +47,6 @@ def test_siren_initialisation_fills_its_bounds():
         assert 0.98 * bound < largest <= bound
         # A uniform law's standard deviation is its bound over the root of three.
         assert float(layer.weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
-
-
-def test_beta_starts_at_zero():
-    assert float(H2lo().bias.detach()) == 0.0
 
 
 @pytest.mark.parametrize("trunk", ["siren", "mlp"])

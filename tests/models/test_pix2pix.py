@@ -102,21 +102,10 @@ def test_norm_is_batch_normalisation() -> None:
     assert all(value.is_floating_point() for value in own.state_dict().values())
 
 
-def test_a_patch_is_translated_alike_whatever_its_company() -> None:
-    torch.manual_seed(4)
-    network = Pix2Pix(TINY).eval()
-    images = torch.rand(3, 1, 16, 16, 16) * 2 - 1
-    with torch.no_grad():
-        together = network(images)
-        for image, made in zip(images, together, strict=True):
-            torch.testing.assert_close(network(image[None])[0], made)
-
-
 def test_sizes_that_make_no_sense_are_refused() -> None:
     for name, value in itertools.product(("channels", "discriminator_layers"), (0, -1)):
         with pytest.raises(ValueError, match="at least 1"):
             Pix2PixArchitecture(**{name: value})
     with pytest.raises(ValueError, match="at least 2 halvings"):
         Pix2PixArchitecture(downs=1)
-    assert Pix2PixArchitecture(**TINY.to_dict()) == TINY
     assert Pix2PixArchitecture().multiple == 32

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from h2lo_bids.errors import BadDataError, UsageError
-from h2lo_bids.models import release as release_module
 from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
@@ -136,17 +135,6 @@ def test_weights_without_arguments_are_of_the_release_s_sizes(tmp_path, model, a
         "n_basis": 128, "channels": 32, "trunk": "siren", "width": 256, "omega": 30.0,
     }  # fmt: skip
     assert same(load_model(found), model)
-
-
-def test_only_a_file_of_known_digest_has_a_known_training(tmp_path, model, monkeypatch):
-    path = release(tmp_path / "h2lo_T1w.pth", model)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(release_module.KNOWN, digest, "by the authors, on ds006557")
-    known = load_bundle(path)
-    assert known.metadata["training_data"]["kind"] == "real"
-    assert "by the authors, on ds006557" in known.card
-    other = load_bundle(release(tmp_path / "h2lo_T1w.pth", model, extra=1))
-    assert other.metadata["training_data"]["kind"] == "unknown"
 
 
 class Bomb:

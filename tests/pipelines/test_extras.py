@@ -16,8 +16,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_extras
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.voxels import VoxelResponse
-from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
-from h2lo_bids.models.collection import member_files
+from h2lo_bids.models.bundle import load_bundle, load_model, member_files, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.outputs import Extras, Grid, grids_of

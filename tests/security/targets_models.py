@@ -40,8 +40,7 @@ def _saved(folder: Path) -> Path:
 
 
 def _read_metadata(data: bytes, folder: Path) -> None:
-    from h2lo_bids.models.bundle import load_bundle, load_model
-    from h2lo_bids.models.collection import members
+    from h2lo_bids.models.bundle import load_bundle, load_model, members
     from h2lo_bids.reports.records import ModelInfo
 
     place = _saved(folder)

@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import convolve
 from scipy.stats import kstest
 
-from h2lo_bids.models.arnold import Arnold
+from h2lo_bids.models.baselines import Arnold
 from h2lo_bids.synthesis.arnold import bounds, draw_noise, predict_arnold
 from h2lo_bids.synthesis.tiles import Box
 

@@ -11,8 +11,8 @@ import torch
 
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models import registry
+from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.models.identity import Identity, IdentityArchitecture
 from h2lo_bids.models.registry import Family, family_of
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.grids import lf_grid, synthesize_on_grid
@@ -21,7 +21,7 @@ from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict, predict_on_grid
 
 AFFINE = np.array([[1, 0, 0, -8.0], [0, 1, 0, -6], [0, 0, 1, -7], [0, 0, 0, 1]])
-IDENTITY = Identity(IdentityArchitecture())
+IDENTITY = Identity(NoSizes())
 SHAPE = (24, 28, 26)
 
 

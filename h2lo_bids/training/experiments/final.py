@@ -14,8 +14,7 @@ from h2lo_bids.cache import digest
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.statistics import summarise
-from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
-from h2lo_bids.models.collection import member_files
+from h2lo_bids.models.bundle import Bundle, load_bundle, member_files, save_bundle
 from h2lo_bids.training.card import SiteModel, site_card, site_metadata
 from h2lo_bids.training.experiments.crossvalidation import (
     SCORES,

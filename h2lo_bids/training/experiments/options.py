@@ -7,8 +7,7 @@ from typing import Any
 
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
-from h2lo_bids.models.choice import given_bundles
-from h2lo_bids.models.collection import choose_bundles, is_collection
+from h2lo_bids.models.choice import choose_bundles, given_bundles, is_collection
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.convert import NONE

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from h2lo_bids.errors import UsageError
+from h2lo_bids.models.baselines import NoSizes
 from h2lo_bids.models.catalogue import CATALOGUE
-from h2lo_bids.models.identity import IdentityArchitecture
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
 from h2lo_bids.models.registry import task_of
 from h2lo_bids.training.augment import NONE
@@ -71,7 +71,7 @@ class Method:
 def adapt_identity(options: FitOptions) -> FitOptions:
     """Return options of a fit without anything to fit: one step, of which none is done."""
     return replace(
-        options, family="identity", architecture=IdentityArchitecture(), steps=1, warmup=0,
+        options, family="identity", architecture=NoSizes(), steps=1, warmup=0,
         lambda_grad=0.0, average=0.0, augmentation=NONE, scaling="max", patience=0,
     )  # fmt: skip
 

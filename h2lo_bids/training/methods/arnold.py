@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.models.arnold import PARAMETERS, Arnold, ArnoldArchitecture
+from h2lo_bids.models.baselines import PARAMETERS, Arnold, NoSizes
 from h2lo_bids.synthesis.arnold import Source, draw_noise, finish, predict_arnold, scaled
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
@@ -52,7 +52,7 @@ def adapt_arnold(options: FitOptions) -> FitOptions:
     return dataclasses.replace(
         options,
         family="arnold",
-        architecture=ArnoldArchitecture(),
+        architecture=NoSizes(),
         scaling="max",
         steps=steps,
         validate_first=steps,

@@ -17,8 +17,7 @@ from problems import small_options
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import read_scores
-from h2lo_bids.models.bundle import load_bundle, load_model
-from h2lo_bids.models.collection import members
+from h2lo_bids.models.bundle import load_bundle, load_model, members
 from h2lo_bids.training import launch
 from h2lo_bids.training.experiments.crossvalidation import (
     FoldJob,

@@ -14,9 +14,8 @@ from problems import small_options
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.splits import Fold
-from h2lo_bids.models.arnold import Arnold, ArnoldArchitecture
+from h2lo_bids.models.baselines import Arnold, Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, save_bundle
-from h2lo_bids.models.identity import Identity, IdentityArchitecture
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import ScoreTask
@@ -112,7 +111,7 @@ def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path: Path) -> 
 @pytest.mark.parametrize(("task", "row"), [("enhance", "LF image"), ("synthesize", "HF image")])
 def test_evaluate_names_what_it_gave_the_models(pairs, tmp_path, monkeypatch, task, row) -> None:
     method, network = {
-        "enhance": ("pfsr", Pfsr(TINY)), "synthesize": ("arnold", Arnold(ArnoldArchitecture()))
+        "enhance": ("pfsr", Pfsr(TINY)), "synthesize": ("arnold", Arnold(NoSizes()))
     }[task]  # fmt: skip
     model = save_bundle(
         tmp_path / method, network, contrast="T1w", frame=pairs[0].frame, metadata={}, card="",
@@ -133,7 +132,7 @@ def test_evaluate_names_what_it_gave_the_models(pairs, tmp_path, monkeypatch, ta
 
 def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path: Path) -> None:
     frame = pairs[0].frame
-    kinds = (("pfsr", Pfsr(TINY)), ("identity", Identity(IdentityArchitecture())))
+    kinds = (("pfsr", Pfsr(TINY)), ("identity", Identity(NoSizes())))
     both = [
         (name, save_bundle(
             tmp_path / name, model, contrast="T1w", frame=frame, metadata={}, card="", method=name

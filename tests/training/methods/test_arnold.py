@@ -13,7 +13,7 @@ from problems import ball_pair, small_options
 from scipy.stats import skew
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.models.arnold import Arnold
+from h2lo_bids.models.baselines import Arnold
 from h2lo_bids.synthesis.arnold import predict_arnold
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.folder import load_checkpoint

@@ -17,8 +17,8 @@ from h2lo_bids.evaluation.metrics import evaluate
 from h2lo_bids.evaluation.scores import IDENTITY, read_scores, select
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.table import Block, Table, rows_of
+from h2lo_bids.models.baselines import Identity
 from h2lo_bids.models.bundle import load_bundle, load_model
-from h2lo_bids.models.identity import Identity
 from h2lo_bids.training.card import SiteModel, site_card
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
 from h2lo_bids.training.experiments.final import FinalJob, fit_final

@@ -1,9 +1,8 @@
-"""The four numbers of Arnold's simulator: blur and noise that make one image look like another."""
+"""Models without a network: the identity, and the four numbers of Arnold's simulator."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,12 +13,16 @@ _PUBLISHED = (0.5, 2.5, 1.5, 0.5)
 
 
 @dataclass(frozen=True)
-class ArnoldArchitecture:
-    """The simulator has no sizes."""
+class NoSizes:
+    """These models have no sizes."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sizes as JSON-ready values: none."""
-        return {}
+
+class Identity(nn.Module):
+    """Returns what it is given; no parameters. The row "HF image" of the paper's Table 1."""
+
+    def __init__(self, architecture: NoSizes | None = None) -> None:
+        super().__init__()
+        self.architecture = architecture or NoSizes()
 
 
 class Arnold(nn.Module):
@@ -38,9 +41,9 @@ class Arnold(nn.Module):
     open-access datasets to evaluate novel devices, Magn. Reson. Imaging 87.
     """
 
-    def __init__(self, architecture: ArnoldArchitecture | None = None) -> None:
+    def __init__(self, architecture: NoSizes | None = None) -> None:
         super().__init__()
-        self.architecture = architecture or ArnoldArchitecture()
+        self.architecture = architecture or NoSizes()
         self.values = nn.Parameter(torch.tensor(_PUBLISHED))
 
     @property
