@@ -6,6 +6,10 @@ head and disturbance, and draws each output. A disturbance is judged by the outp
 its correlation with that of the undisturbed head, the mean change in per cent of the output's
 range, the ratio of grey to white matter, and whether the tissues keep their order in each
 octant of the brain and in its centre.
+
+``--held-out PAIR.npy ...`` takes test pairs of `h2lo_bids.training.embedded` instead
+(``work/pairs/T1w/*_max-3-distorted.npy``): each disturbance of the nominal scanner's image, the
+output's seven metrics beside the low-field image, and those of the undisturbed high-field image.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from h2lo_bids.evaluation.metrics import evaluate
 from h2lo_bids.evaluation.realism import tissue_levels
 from h2lo_bids.imaging.brain import extract_brain
 from h2lo_bids.imaging.conform import conform
@@ -82,6 +87,7 @@ CHANGES: dict[str, Change] = {
     "noise 5 %": noise,
 }
 VOXELS = (0.7, 1.3)
+RISING = ("psnr", "ssim", "ncc", "hncc")
 
 
 def made_by(bundle: Bundle, model: Any, image: Any, mask: Any) -> tuple[np.ndarray, ...]:
@@ -163,6 +169,24 @@ def lines_of(path: Path, bundle: Bundle, model: Any, pictures: Path | None) -> I
         )
 
 
+def held_out(path: Path, bundle: Bundle, model: Any) -> Iterator[str]:
+    low, mask, high = np.load(path, mmap_mode="r")[:3].astype(np.float32)
+    brain, spacing = mask > 0, np.asarray(bundle.frame.spacing)
+    base = evaluate(high, low, high)
+    yield f"{path.stem}: {'HF image':24s} " + figures(base)
+    for name, change in CHANGES.items():
+        given = change(high.astype(np.float64), brain, spacing)
+        scaled = scale_brain(given, brain, spacing.tolist(), contrast=bundle.contrast)
+        options = EngineOptions(precision=native_precision("cpu"))
+        found = evaluate(predict(model, scaled.volume, brain, options=options), low, high)
+        better = sum((found[m] > base[m]) == (m in RISING) for m in found)
+        yield f"  {name:24s} {figures(found)}  better in {better} of {len(found)}"
+
+
+def figures(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
 def draw(path: Path, scaled: np.ndarray, out: np.ndarray, brain: np.ndarray) -> None:
     """Draw three slices of input and output, both from 0 to 1."""
     from matplotlib.figure import Figure
@@ -181,7 +205,8 @@ def draw(path: Path, scaled: np.ndarray, out: np.ndarray, brain: np.ndarray) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--held-out", type=Path, nargs="+", default=[], metavar="PAIR.npy")
     parser.add_argument("--model", action="append", default=[], metavar="T1w=BUNDLE")
     parser.add_argument("--pictures", type=Path)
     args = parser.parse_args()
@@ -191,7 +216,11 @@ def main() -> None:
         for c in ("T1w", "T2w")
     }
     models = {c: load_model(bundle) for c, bundle in bundles.items()}
-    for path in heads(args.folder):
+    for path in args.held_out:
+        contrast = path.parent.name
+        for line in held_out(path, bundles[contrast], models[contrast]):
+            print(line, flush=True)
+    for path in heads(args.folder) if args.folder else ():
         contrast = contrast_of(path)
         for line in lines_of(path, bundles[contrast], models[contrast], args.pictures):
             print(line, flush=True)
