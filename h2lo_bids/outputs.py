@@ -181,8 +181,8 @@ def output_sidecars(
     uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
     mask, facts = uris["mask"], _model_facts(model)
     contents = {
-        "preproc": preproc_sidecar(scan, skull_stripped=True, mask=mask),
-        "mask": mask_sidecar(scan, method=""),
+        "preproc": preproc_sidecar(scan, mask=mask),
+        "mask": mask_sidecar(scan),
     }
     for grid in grids:
         reference = template_reference(grid.template) if grid.template else None
@@ -207,11 +207,11 @@ def output_sidecars(
             )
         if grid.kind != "native":
             contents[f"mask_{grid.name}"] = mask_sidecar(
-                scan, method="", sources=[mask, *moved], **where
+                scan, sources=[mask, *moved], **where
             )
         if grid.kind in ("model", "template"):
             contents[f"preproc_{grid.name}"] = preproc_sidecar(
-                scan, skull_stripped=True, mask=mask, sources=moved, **where
+                scan, mask=mask, sources=moved, **where
             )
         if reference is not None:
             ends = {
@@ -220,7 +220,7 @@ def output_sidecars(
             }
             for way, (source, target) in ends.items():
                 contents[f"{way}_{grid.space}"] = transform_sidecar(
-                    source=source, target=target, method="ANTs"
+                    source=source, target=target
                 )
     return contents
 

@@ -1,8 +1,8 @@
-"""The JSON beside every output.
+"""The JSON of every output.
 
 Acquisition parameters of the input (field strength, echo time and so on) are
-never copied: they do not hold for a synthesized image. What was simulated is
-said under names of its own.
+never copied: they do not hold for a synthesized image. What was simulated has
+other names.
 """
 
 from __future__ import annotations
@@ -42,43 +42,29 @@ def derivative_uri(path: str | Path, out_dir: str | Path) -> str:
     return f"bids::{Path(path).absolute().relative_to(Path(out_dir).absolute()).as_posix()}"
 
 
+def _sidecar(desc: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Compose a sidecar; facts that are None are left away."""
+    content = {"Description": meaning_of(desc), **facts, "Software": software_versions()}
+    return {key: value for key, value in content.items() if value is not None}
+
+
 def preproc_sidecar(
-    scan: Scan,
-    *,
-    skull_stripped: bool,
-    mask: str | None = None,
-    sources: Iterable[str] = (),
-    **where: str | None,
+    scan: Scan, *, mask: str, sources: Iterable[str] = (), **where: str | None
 ) -> dict[str, Any]:
     """Compose the sidecar of a ``desc-preproc`` image."""
-    return {
-        "Description": meaning_of("preproc"),
-        "Sources": sources_of(scan.uri, mask, *sources),
-        "SkullStripped": skull_stripped,
-        **place_of(**where),
-        **input_field(scan),
-        "Software": software_versions(),
-    }
+    facts = {"Sources": sources_of(scan.uri, mask, *sources), "SkullStripped": True}
+    return _sidecar("preproc", {**facts, **_place(**where), **_input_field(scan)})
 
 
-def mask_sidecar(
-    scan: Scan,
-    *,
-    method: str,
-    sources: Iterable[str] = (),
-    details: Mapping[str, Any] | None = None,
-    **where: str | None,
-) -> dict[str, Any]:
-    """Compose the sidecar of a ``desc-brain_mask`` image."""
-    return {
-        "Description": meaning_of("brain"),
+def mask_sidecar(scan: Scan, *, sources: Iterable[str] = (), **where: str | None) -> dict[str, Any]:
+    """Compose the sidecar of a ``desc-brain_mask`` image; the step that makes it adds the method."""
+    facts = {
         "Type": "Brain",
         "Sources": sources_of(scan.uri, *sources),
-        **place_of(where.get("spatial_reference") or scan.uri, where.get("resolution")),
-        "BrainExtractionMethod": method,
-        **(details or {}),
-        "Software": software_versions(),
+        **_place(where.get("spatial_reference") or scan.uri, where.get("resolution")),
+        "BrainExtractionMethod": "",
     }
+    return _sidecar("brain", facts)
 
 
 def lowfield_sidecar(
@@ -88,28 +74,25 @@ def lowfield_sidecar(
     sources: Iterable[str],
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
-    spatial_reference: str | None = None,
-    resolution: str | None = None,
+    **where: str | None,
 ) -> dict[str, Any]:
     """Compose the sidecar of a ``desc-lowfield`` image."""
-    content: dict[str, Any] = {
-        "Description": meaning_of("lowfield"),
+    facts = {
         "Sources": sources_of(scan.uri, *sources),
         "SkullStripped": True,
-        **place_of(spatial_reference, resolution),
+        **_place(**where),
         "SimulatedMagneticFieldStrength": model.get("target_field_strength"),
         "ModelInputMagneticFieldStrength": model.get("source_field_strength"),
-        **input_field(scan),
-        **model_facts(model),
+        **_input_field(scan),
+        **_model_facts(model),
         "RandomSeed": seed,
         **(settings or {}),
-        "Software": software_versions(),
     }
-    return {key: value for key, value in content.items() if value is not None}
+    return _sidecar("lowfield", facts)
 
 
-def model_facts(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Say which model made an image, and what it was trained on."""
+def _model_facts(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which model made an image, and what it was trained on."""
     training = model.get("training_data") or {}
     kind = training.get("kind") or "unknown"
     return {
@@ -135,7 +118,7 @@ def extra_sidecar(
     *,
     scale: float = 1.0,
 ) -> dict[str, Any]:
-    """Compose the sidecar of what stands beside a ``desc-lowfield`` image."""
+    """Compose the sidecar of a noisy image or a deviation, from that of the low-field image."""
     if kind == "std":
         members = [name for name in model["files"] if name.startswith("members/")]
         content = {key: v for key, v in lowfield.items() if key not in ("ValueRange", "RandomSeed")}
@@ -162,48 +145,34 @@ def enhancement_sidecars(
     settings: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Compose the sidecars of an enhanced image, of its input on the frame, and of the mask."""
-    scans = [part.uri for part in parts]
-    fused = len(parts) > 1
+    scans, fused = [part.uri for part in parts], len(parts) > 1
     made = {
-        **place_of(resolution=_ON_FRAME),
+        "Resolution": _ON_FRAME,
         "Fusion": "mrr" if fused else "none",
         "RegistrationMethod": "ANTs, rigid, to one of the scans" if fused else None,
         "RandomSeed": seed,
-        **input_field(scan),
+        **_input_field(scan),
         "Software": software_versions(),
     }
-    facts = model_facts(model)
+    facts = _model_facts(model)
     lines = [facts.pop("ModelWarning") and _TRAINED_ON_SIMULATED, _PREDICTION]
-    contents: dict[str, dict[str, Any]] = {
-        "preproc": {
-            "Description": meaning_of("preproc"),
-            "Sources": sources_of(*scans, uris["mask"]),
-            "SkullStripped": True,
-            **made,
-        },
-        "mask": {
-            "Description": meaning_of("brain"),
-            "Type": "Brain",
-            "Sources": sources_of(*scans),
-            **made,
-            **place_of(scans[0]),
-        },
-        "enhanced": {
-            "Description": meaning_of("enhanced"),
-            "Sources": sources_of(*scans, uris["preproc"], uris["mask"]),
-            "SkullStripped": True,
-            **made,
-            "ModelTask": "enhance",
-            "ModelInputMagneticFieldStrength": model.get("source_field_strength"),
-            "ModelTargetMagneticFieldStrength": model.get("target_field_strength"),
-            **facts,
-            "ModelWarning": ". ".join(line for line in lines if line),
-            **settings,
-        },
+    brain = {"Sources": sources_of(*scans, uris["mask"]), "SkullStripped": True, **made}
+    enhanced = {
+        "Sources": sources_of(*scans, uris["preproc"], uris["mask"]),
+        "SkullStripped": True,
+        **made,
+        "ModelTask": "enhance",
+        "ModelInputMagneticFieldStrength": model.get("source_field_strength"),
+        "ModelTargetMagneticFieldStrength": model.get("target_field_strength"),
+        **facts,
+        "ModelWarning": ". ".join(line for line in lines if line),
+        **settings,
     }
+    mask = {"Type": "Brain", "Sources": sources_of(*scans), **made, "SpatialReference": scans[0]}
     return {
-        key: {name: value for name, value in content.items() if value is not None}
-        for key, content in contents.items()
+        "preproc": _sidecar("preproc", brain),
+        "mask": _sidecar("brain", mask),
+        "enhanced": _sidecar("enhanced", enhanced),
     }
 
 
@@ -217,27 +186,18 @@ def pair_sidecar(
     """Compose the sidecar of an image of a training pair."""
     uris = [scan.uri for scan in scans]
     kind = {"SkullStripped": True} if mask else {"Type": "Brain"}
-    return {
-        "Description": meaning_of(desc),
-        "Sources": sources_of(*uris, mask),
-        **kind,
-        **place_of(uris[0], _ON_FRAME),
-        **(details or {}),
-        "Software": software_versions(),
-    }
+    facts = {"Sources": sources_of(*uris, mask), **kind, **_place(uris[0], _ON_FRAME)}
+    return _sidecar(desc, {**facts, **(details or {})})
 
 
-def transform_sidecar(
-    *, source: str, target: str, method: str, settings: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def transform_sidecar(*, source: str, target: str) -> dict[str, Any]:
     """Compose the sidecar of a spatial transform."""
     return {
         "Description": "Spatial transform, in the convention of ANTs/ITK",
         "Sources": sources_of(source, target),
         "FromFile": source,
         "ToFile": target,
-        "RegistrationMethod": method,
-        **(settings or {}),
+        "RegistrationMethod": "ANTs",
         "Software": software_versions(),
     }
 
@@ -281,19 +241,19 @@ def sources_of(*uris: str | None) -> list[str]:
     return list(dict.fromkeys(uri for uri in uris if uri))
 
 
-def place_of(spatial_reference: str | None = None, resolution: str | None = None) -> dict[str, str]:
-    """Say on which grid an image is, as far as it is given."""
-    place = {"SpatialReference": spatial_reference, "Resolution": resolution}
-    return {key: value for key, value in place.items() if value is not None}
+def _place(
+    spatial_reference: str | None = None, resolution: str | None = None
+) -> dict[str, str | None]:
+    """Return on which grid an image is, as far as it is given."""
+    return {"SpatialReference": spatial_reference, "Resolution": resolution}
 
 
-def input_field(scan: Scan) -> dict[str, Any]:
-    """Say of which field strength the input is, as far as it is known."""
-    known = {
+def _input_field(scan: Scan) -> dict[str, Any]:
+    """Return the input's field strength, as far as it is known."""
+    return {
         "InputMagneticFieldStrength": scan.field_strength,
         "InputMagneticFieldStrengthSource": scan.field_source,
     }
-    return {key: value for key, value in known.items() if value is not None}
 
 
 def meaning_of(desc: str) -> str:
