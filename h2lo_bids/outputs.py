@@ -206,9 +206,7 @@ def output_sidecars(
                 low, kind, model.metadata, uris[f"lowfield_{grid.name}"], scale=extras.noise_scale
             )
         if grid.kind != "native":
-            contents[f"mask_{grid.name}"] = mask_sidecar(
-                scan, sources=[mask, *moved], **where
-            )
+            contents[f"mask_{grid.name}"] = mask_sidecar(scan, sources=[mask, *moved], **where)
         if grid.kind in ("model", "template"):
             contents[f"preproc_{grid.name}"] = preproc_sidecar(
                 scan, mask=mask, sources=moved, **where
@@ -219,9 +217,7 @@ def output_sidecars(
                 "inverse": (reference, uris["preproc"]),
             }
             for way, (source, target) in ends.items():
-                contents[f"{way}_{grid.space}"] = transform_sidecar(
-                    source=source, target=target
-                )
+                contents[f"{way}_{grid.space}"] = transform_sidecar(source=source, target=target)
     return contents
 
 

@@ -1,7 +1,7 @@
 """What makes an output folder a BIDS derivative dataset.
 
-Every run writes these files; whoever comes second finds them equal and leaves
-them alone, so that any number of runs may share a folder.
+Every run writes these files; a second one finds them equal and leaves them alone, so that
+any number of runs may share a folder.
 """
 
 from __future__ import annotations
@@ -37,13 +37,10 @@ def write_dataset_files(
     *,
     bids_dir: str | Path,
     links: Mapping[str, Path] | None = None,
-    environment: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> None:
     """Write the files at the root of the derivative dataset.
 
-    ``dataset_description.json``, ``.bidsignore``, ``descriptions.tsv`` with
-    its ``.json``, ``logs/CITATION.bib``, and a ``README.md`` unless there is one.
     `labels` are further ``desc`` labels and what they mean; those of earlier runs are kept.
     """
     out, raw = Path(out_dir).absolute(), Path(bids_dir).absolute()
@@ -54,7 +51,7 @@ def write_dataset_files(
         "desc_id": {"Description": "Label of the desc entity"},
         "description": {"Description": "What files with this label hold"},
     }
-    content = description(raw, links=links, environment=environment)
+    content = description(raw, links=links)
     # Sidecars of earlier runs still name what this one does not read.
     content["DatasetLinks"] = {**_links_of(out), **content["DatasetLinks"]}
     write_json(out / "dataset_description.json", content)
@@ -104,9 +101,9 @@ def require_own(out_dir: Path) -> None:
     path = out_dir / "dataset_description.json"
     try:
         content = read_json(path)
+        makers = content.get("GeneratedBy") if isinstance(content, dict) else None
     except (OSError, ValueError):
         return  # absent or broken: there is nothing to protect
-    makers = content.get("GeneratedBy") if isinstance(content, dict) else None
     listed = makers if isinstance(makers, list) else ()
     names = [maker.get("Name") for maker in listed if isinstance(maker, dict)]
     if PIPELINE not in names:
@@ -116,20 +113,11 @@ def require_own(out_dir: Path) -> None:
         )
 
 
-def description(
-    bids_dir: Path,
-    *,
-    links: Mapping[str, Path] | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+def description(bids_dir: Path, *, links: Mapping[str, Path] | None = None) -> dict[str, Any]:
     """Compose ``dataset_description.json`` of the derivative."""
     generated: dict[str, Any] = {"Name": PIPELINE, "Version": h2lo_bids.__version__}
-    url = _code_url()
-    if url:
-        generated["CodeURL"] = url
-    inside = container(os.environ if environment is None else environment)
-    if inside:
-        generated["Container"] = inside
+    facts = {"CodeURL": _code_url(), "Container": container(os.environ)}
+    generated |= {key: value for key, value in facts.items() if value}
     return {
         "Name": "H2LO-BIDS: low-field MRI synthesized from high-field MRI",
         "BIDSVersion": BIDS_VERSION,

@@ -88,23 +88,20 @@ def _patterns() -> tuple[str, ...]:
 
 
 def _fill(pattern: str, fields: Mapping[str, str]) -> str | None:
-    """Fill a pattern, or say None when a value does not fit or would be lost."""
+    """Fill a pattern; None when a value does not fit or would be lost."""
 
     def optional(match: re.Match[str]) -> str:
         names = [field["name"] for field in _FIELD.finditer(match[1])]
         return match[1] if all(name in fields for name in names) else ""
 
     pattern = _OPTIONAL.sub(optional, pattern)
-    used = set()
-    for field in _FIELD.finditer(pattern):
-        value, allowed = fields.get(field["name"]), field["allowed"]
-        if value is None:
-            return None
-        if allowed is not None and not {value, _NUMBER.sub("01", value)} & {*allowed.split("|")}:
-            return None
-        used.add(field["name"])
-    if used != set(fields):
+    blanks = {field["name"]: field["allowed"] for field in _FIELD.finditer(pattern)}
+    if {*blanks} != {*fields}:
         return None
+    for name, allowed in blanks.items():
+        values = {fields[name], _NUMBER.sub("01", fields[name])}
+        if allowed is not None and not values & {*allowed.split("|")}:
+            return None
     return _FIELD.sub(lambda field: fields[field["name"]], pattern)
 
 
@@ -143,19 +140,15 @@ def result_pattern(key: str, end: str = "", **fields: str | int) -> str:
     >>> result_pattern("fold", "/record.json", contrast="T1w")
     'folds/T1w/*/fold-*/record.json'
     """
-    open_ = dict.fromkeys(_BLANK.findall(_results()[key]["path"]), "*")
-    return _BLANK.sub(lambda m: str({**open_, **fields}[m[1]]), _results()[key]["path"]) + end
+    path = _results()[key]["path"]
+    return str(path.format(**dict.fromkeys(_BLANK.findall(path), "*") | fields)) + end
 
 
 def _filled(key: str, fields: dict[str, str | int]) -> str:
-    path = _results()[key]["path"]
-    names = set(_BLANK.findall(path))
-    if names != set(fields):
-        raise ValueError(f"{key}: needs {sorted(names)}, not {sorted(fields)}")
     for name, value in fields.items():
         if not _WORD.fullmatch(str(value)):
             raise ValueError(f"{name} {value!r} cannot stand in the name of a result")
-    return _BLANK.sub(lambda match: str(fields[match[1]]), path)
+    return str(_results()[key]["path"].format(**fields))
 
 
 @cache

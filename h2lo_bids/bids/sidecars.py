@@ -57,7 +57,7 @@ def preproc_sidecar(
 
 
 def mask_sidecar(scan: Scan, *, sources: Iterable[str] = (), **where: str | None) -> dict[str, Any]:
-    """Compose the sidecar of a ``desc-brain_mask`` image; the step that makes it adds the method."""
+    """Compose the sidecar of a ``desc-brain_mask`` image, whose writer adds the method."""
     facts = {
         "Type": "Brain",
         "Sources": sources_of(scan.uri, *sources),

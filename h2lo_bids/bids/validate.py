@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from h2lo_bids.wording import summarise
 
 VALIDATOR = "bids-validator-deno"
 SECONDS = 60.0
+_EXAMPLE = '{"Name": "My data", "BIDSVersion": "1.10.0"}'
 _SKIP = "or pass --skip-bids-validation"
 _LEFT_TO_THE_SCAN = {"EMPTY_FILE", "FILE_READ", "JSON_INVALID", "NIFTI_HEADER_UNREADABLE"}
 _LEFT_TO_THE_SCAN |= {"SYMLINK_BROKEN", "NIFTI_UNIT", "NIFTI_TOO_SMALL"}
@@ -29,62 +31,43 @@ _LEFT_TO_THE_SCAN |= {"MagneticFieldStrength", "ImagingFrequency"}
 
 def read_description(
     bids_dir: Path, *, skip: bool = False, doubt: Callable[[Path, str], None] | None = None
-) -> dict[str, Any]:
-    """Check that a folder is a raw BIDS dataset, and read its description."""
+) -> None:
+    """Check that a folder is a raw BIDS dataset; `skip` accepts any folder that can be read."""
     if not bids_dir.is_dir():
         raise MissingInputError(f"{bids_dir}: no such folder; give the root of a BIDS dataset")
     if not os.access(bids_dir, os.R_OK | os.X_OK):
         raise MissingInputError(f"{bids_dir}: cannot be read; check its permissions")
-    try:
-        content = _checked_description(bids_dir)
-    except InvalidBidsError:
-        if skip:
-            return {}
-        raise
-    if doubt is not None and not isinstance(content["BIDSVersion"], str):
-        number = content["BIDSVersion"]
-        doubt(
-            bids_dir / "dataset_description.json",
-            f"BIDSVersion is the number {number}; put it in quotes, as BIDS wants a text",
-        )
-    return content
-
-
-def _checked_description(bids_dir: Path) -> dict[str, Any]:
+    if skip:
+        return
     path = bids_dir / "dataset_description.json"
-    example = '{"Name": "My data", "BIDSVersion": "1.10.0"}'
     try:
         content = read_json(path)
     except OSError as error:
-        elsewhere = _elsewhere(bids_dir)
-        if elsewhere:
+        if elsewhere := _elsewhere(bids_dir):
             raise InvalidBidsError(f"{bids_dir}: {elsewhere}") from error
         raise InvalidBidsError(
             f"{path}: missing or unreadable ({error.strerror}); "
-            f"write at least {example} into it, {_SKIP}"
+            f"write at least {_EXAMPLE} into it, {_SKIP}"
         ) from error
     except ValueError as error:
         raise InvalidBidsError(f"{path}: not valid JSON ({error}); repair it, {_SKIP}") from error
-    version = content.get("BIDSVersion") if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    version = content.get("BIDSVersion")
     if not isinstance(version, str | int | float) or isinstance(version, bool):
-        keys = [key for key in content if key != "BIDSVersion"] if type(content) is dict else []
-        near = [key for key in keys if _plain(key) == "bidsversion"]
-        remedy = f"rename {near[0]}" if near else f"add it, as in {example}"
+        near = [key for key in content if re.sub(r"\W|_", "", key).lower() == "bidsversion"]
+        remedy = f"rename {near[0]}" if near and version is None else f"add it, as in {_EXAMPLE}"
         raise InvalidBidsError(f"{path}: has no BIDSVersion; {remedy}, {_SKIP}")
     if content.get("DatasetType") == "derivative":
         raise InvalidBidsError(
             f"{bids_dir}: is a derivative dataset (DatasetType in {path.name}); "
             "give the raw dataset that it was made from"
         )
-    return content
-
-
-def _plain(key: object) -> str:
-    return "".join(c for c in str(key).lower() if c.isalnum())
+    if doubt is not None and not isinstance(version, str):
+        doubt(path, f"BIDSVersion is the number {version}; put it in quotes, as BIDS wants a text")
 
 
 def _elsewhere(folder: Path) -> str | None:
-    """Say which folder was probably meant: the dataset around this one, or the one inside it."""
+    """Name the folder that was probably meant: the dataset around this one, or inside it."""
     if any(path.is_dir() for path in folder.glob("sub-*")):
         return None
     for parent in list(folder.parents)[:3]:
@@ -126,7 +109,10 @@ def run_validator(
     try:
         with tempfile.TemporaryDirectory(prefix="h2lo-validate-") as folder:
             _skeleton(bids_dir, images, Path(folder))
-            issues = _issues(program, folder, seconds)
+            options = ("--format", "json", "--ignoreWarnings", "--ignoreNiftiHeaders")
+            command = [program, folder, *options]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+            issues = json.loads(done.stdout)["issues"]["issues"]
     except subprocess.TimeoutExpired:
         return (), f"{VALIDATOR} took more than {seconds:g} s and was given up"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -157,14 +143,6 @@ def require_valid(
             f"repair them, {_SKIP}:\n" + "\n".join(lines)
         )
     return note
-
-
-def _issues(program: Path, folder: str, seconds: float) -> list[dict[str, Any]]:
-    command = [str(program), folder, "--format", "json", "--ignoreWarnings"]
-    command += ["--ignoreNiftiHeaders"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    issues: list[dict[str, Any]] = json.loads(done.stdout)["issues"]["issues"]
-    return issues
 
 
 def _explain(issue: dict[str, Any]) -> str:
