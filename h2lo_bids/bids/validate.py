@@ -110,7 +110,7 @@ def run_validator(
         with tempfile.TemporaryDirectory(prefix="h2lo-validate-") as folder:
             _skeleton(bids_dir, images, Path(folder))
             options = ("--format", "json", "--ignoreWarnings", "--ignoreNiftiHeaders")
-            command = [program, folder, *options]
+            command = [str(program), folder, *options]
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
             issues = json.loads(done.stdout)["issues"]["issues"]
     except subprocess.TimeoutExpired:
