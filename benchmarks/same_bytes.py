@@ -50,7 +50,7 @@ STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
          "--noise", "calibrated"),
     ),
     "benchmark": (
-        ("site", "site", "benchmark", *FIT, "--methods", "all", "--external",
+        ("site", "site", "benchmark", *FIT, "--method", "all", "--external",
          "copy=cp {{input}} {{output}}"),
     ),
     "evaluate": (
@@ -60,7 +60,7 @@ STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "enhance": (
         ("site", "site", "group", *ENHANCE, "--pretrain-derivatives", "{run}/people",
          "--model", "{h2lo_T1w}"),
-        ("site", "site", "benchmark", *ENHANCE, "--arms", "real", "flip-rotate", "identity",
+        ("site", "site", "benchmark", *ENHANCE, "--arm", "real", "flip-rotate", "identity",
          "--cohort", "{run}/people"),
         ("site", "enhanced", "participant", "--task", "enhance", "--participant-label", "01",
          "--model", "{run}/site/models/pfsr_T1w"),

@@ -1,12 +1,13 @@
-"""Every file that a run will write: printed by a dry run, looked for by ``h2lo-slurm``."""
+"""What a run reads and writes, known before it: for ``--dry-run`` and ``h2lo-slurm``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.derivatives import (
     pair_paths,
     report_path,
@@ -15,24 +16,133 @@ from h2lo_bids.bids.derivatives import (
     session_paths,
     sidecar_path,
 )
-from h2lo_bids.bids.discover import Discovery, LowFieldSource
+from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.outputs import extras_of, grids_for
+from h2lo_bids.cli.checks import check_models_and_templates, check_usage
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.execution import skipped_lines, stand_somewhere
+from h2lo_bids.cli.failures import Failed, exit_code
+from h2lo_bids.cli.tasks import CheckTask
+from h2lo_bids.errors import MissingInputError, UsageError, error_of_code
+from h2lo_bids.outputs import enhanced_paths, extras_of, grids_for, output_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import SYNTHESIZE
+from h2lo_bids.wording import counted, summarise
 
 RUN = "<run>"
 """Stands for the name of a run's folder in ``logs``, which holds the time of its start."""
 
 
-@dataclass(frozen=True)
-class Output:
-    """A file that a run will write: where, a kind of ``io_spec.json``, and of which scan."""
+class Output(NamedTuple):
+    """A file that a run will write, and the scans it is made of, by relative path."""
 
     path: Path
-    kind: str
     source: str = ""
+
+
+def dry_run(settings: Settings, console: Console) -> int:
+    """Print what a run would do; return its exit code.
+
+    What cannot be used counts as failed, all else as done; what would keep the run from
+    beginning is raised.
+    """
+    stand_somewhere()
+    check_usage(settings)
+    if settings.reports_only:
+        raise UsageError("--reports-only writes nothing but pages; leave --dry-run out")
+    require_own(settings.out_dir)
+    found, lines = _find(settings)
+    console.line(f"dry run: nothing is written; the work folder would be {settings.work}")
+    for line in (*found.notes, *lines):
+        console.line(line)
+    for output in expected_outputs(settings, found):
+        console.line(f"write {output.path}{' (exists)' if output.path.exists() else ''}")
+    for warning in found.warnings:
+        console.line(warning, level="warning")
+    unusable = summarise((p.path, f"cannot use: {p.message}") for p in found.problems)
+    for line in (*unusable, *skipped_lines(found.skipped)):
+        console.line(line)
+    failed = [
+        Failed(str(p.path), "discovery", error_of_code(p.exit_code, p.message))
+        for p in found.problems
+    ]
+    done = found.scans if isinstance(found, Discovery) else found.pairs
+    if code := exit_code(failed, len(done)):
+        console.line(f"the run would exit with code {code}: some inputs cannot be used")
+    return code
+
+
+def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
+    """Return what a level works on, and what describes it."""
+    if settings.level in ("participant", "trial") and not settings.pairs:
+        from h2lo_bids.cli.participant import find
+
+        scans = find(settings)
+        return scans, [*_check(settings, scans), *_scan_lines(settings, scans)]
+    from h2lo_bids.cli.pairs import find_pairs
+
+    pairs = find_pairs(settings)
+    fits = settings.level in ("group", "benchmark")
+    return pairs, [*_pair_lines(pairs), *(_fold_lines(settings, pairs) if fits else ())]
+
+
+def _check(settings: Settings, found: Discovery) -> list[str]:
+    """Load the models and find the templates; those that the run would fetch may be missing."""
+    suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
+    if not suffixes:
+        return []
+    here = replace(settings, fetch_templates=False)
+    try:
+        notes: list[str] = check_models_and_templates(CheckTask(here, suffixes))["notes"]
+    except MissingInputError:
+        if not settings.fetch_templates:
+            raise
+        return []
+    return notes
+
+
+def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
+    from h2lo_bids.cli.subject import mask_words
+
+    for scan in found.scans:
+        mask = f"; brain mask: {mask_words(settings, scan)}" if settings.derivatives else ""
+        yield f"read  {scan.path} [{scan.strength}{mask}]"
+    for source in found.sources:
+        if source.fusion != "none":
+            names = ", ".join(part.path.name for part in source.parts)
+            yield f"fuse  {names} [as {source.scan.stem}]"
+    for grid in grids_for(settings) if found.scans else ():
+        if grid.kind == "lf":
+            yield f"grid  res-{grid.res} [{grid.meaning}]"
+
+
+def _pair_lines(found: PairDiscovery) -> Iterator[str]:
+    for pair in found.pairs:
+        way = "fused on the high-field grid" if pair.fusion == "mrr" else "registered"
+        way = "already on the high-field grid" if pair.registered else way
+        yield f"pair  {pair.hf.path} [{pair.contrast}]"
+        for scan in pair.lf:
+            yield f"      {scan.path} [{way}]"
+
+
+def _fold_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
+    """Yield folds and fits; raise if folds cannot be made."""
+    from h2lo_bids.cli.resources import fit_threads
+    from h2lo_bids.training.experiments.plan import check_ahead, divide_subjects
+
+    people = subjects_of(found)
+    check_ahead(settings, people)
+    for contrast, subjects in people.items():
+        for fold in divide_subjects(settings, contrast, subjects)[0]:
+            yield (
+                f"{contrast} fold {fold.index}: train on {len(fold.train)}; validate on "
+                f"{', '.join(fold.validation)}; test on {', '.join(fold.test)}"
+            )
+        yield (
+            f"{contrast}: {', '.join(settings.arms)}; {settings.n_folds_parallel} at a time, "
+            f"{counted(fit_threads(settings), 'thread')} each"
+        )
 
 
 def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:
@@ -49,30 +159,6 @@ def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:
         yield from _of_evaluation(settings, found)
     elif settings.level in ("group", "benchmark"):
         yield from _of_fits(settings, folds_of(settings, found))
-
-
-def scan_outputs(settings: Settings, scan: Scan) -> Iterator[Output]:
-    """Yield the images of a scan with their sidecars, and its figures."""
-    from h2lo_bids.outputs import output_paths
-
-    grids = grids_for(settings)
-    images = output_paths(settings.out_dir, scan, grids, extras_of(settings))
-    yield from _with_sidecars(images, scan.relative_path)
-    yield from _figures(settings, scan, "scan", scan.relative_path)
-    for grid in grids:
-        if grid.kind == "template":
-            yield from _figures(settings, scan, "registration", scan.relative_path, grid.space)
-    yield _report(settings, scan, scan.relative_path)
-
-
-def enhanced_outputs(settings: Settings, source: LowFieldSource) -> Iterator[Output]:
-    """Yield the images that low-field scans become, with their sidecars, and the figures."""
-    from h2lo_bids.outputs import enhanced_paths
-
-    name = " ".join(part.relative_path for part in source.parts)
-    yield from _with_sidecars(enhanced_paths(settings.out_dir, source.scan), name)
-    yield from _figures(settings, source.scan, "enhancement", name)
-    yield _report(settings, source.scan, name)
 
 
 def subjects_of(found: PairDiscovery) -> dict[str, list[str]]:
@@ -94,18 +180,23 @@ def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[int, .
 
 
 def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
-    sources = found.sources
-    for source in sources:
-        yield from enhanced_outputs(settings, source)
-    for scan in () if sources else found.scans:
-        yield from scan_outputs(settings, scan)
+    """Yield images with their sidecars and figures, then reports and tables."""
+    out_dir, grids = settings.out_dir, grids_for(settings)
+    spaces = [grid.space for grid in grids if grid.kind == "template"]
+    for item in found.sources:
+        source = " ".join(part.relative_path for part in item.parts)
+        images = enhanced_paths(out_dir, item.scan).values()
+        yield from _of_scan(settings, item.scan, source, images, ("enhancement", None))
+    for scan in () if found.sources else found.scans:
+        images = output_paths(out_dir, scan, grids, extras_of(settings)).values()
+        groups = [("scan", None), *(("registration", space) for space in spaces)]
+        yield from _of_scan(settings, scan, scan.relative_path, images, *groups)
     if settings.labels or settings.condition or settings.level == "trial":
         yield from _of_trial(settings, found)
     for subject in dict.fromkeys(scan.subject for scan in found.scans):
         sessions = (scan.session for scan in found.scans if scan.subject == subject)
-        pages = session_paths(settings.out_dir, subject, sessions)
-        for page in (report_path(settings.out_dir, subject), *pages.values()):
-            yield Output(page, "subject_report")
+        pages = session_paths(out_dir, subject, sessions)
+        yield from map(Output, (report_path(out_dir, subject), *pages.values()))
         yield from _result(settings, "subject_summary", sub=subject)
         yield from _result(settings, "subject_log", run=RUN, sub=subject)
     if found.scans:
@@ -113,31 +204,48 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
             yield from _result(settings, key)
 
 
+def _of_scan(
+    settings: Settings,
+    scan: Scan,
+    source: str,
+    images: Iterable[Path],
+    *figures: tuple[str, str | None],
+) -> Iterator[Output]:
+    """Yield the images of a scan, and what its part of the report is made of."""
+    from h2lo_bids.reports.records import figure_file, figure_paths
+
+    paths = [figure_file(settings.out_dir, scan.stem, "report", ".json")]
+    for group, space in figures:
+        paths += figure_paths(settings.out_dir, scan.stem, group, space).values()
+    yield from (Output(path, source) for path in (*_with_sidecars(images), *paths))
+
+
 def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
-    """Yield what conditions and labels add; whether a label is a dseg is known when it is read."""
+    """Yield what conditions and labels add.
+
+    Whether a label is a dseg is known when it is read, so that its images are of no source.
+    """
     from h2lo_bids.trial.condition import conditions_of, output_name
 
     conditions, rated = conditions_of(settings), settings.level == "trial"
     every = [*grids_for(settings), *(c.grid for c in conditions)]
     grids = {grid.name: grid for grid in every if grid.kind in ("native", "lf")}.values()
     for scan in found.scans:
-        images = {}
+        images = []
         for c in conditions:
             count = int(bool(settings.reader_set)) if rated else c.realisations
             for end in ("", *(f"noise{n:02d}" for n in range(1, count + 1))):
-                name = output_name(settings.out_dir, scan, c.name + end, scan.suffix, c.grid)
-                images[f"condition_{c.name}{end}"] = name
+                name = c.name + end
+                images.append(output_name(settings.out_dir, scan, name, scan.suffix, c.grid))
+        yield from (Output(path, scan.relative_path) for path in _with_sidecars(images))
         for label, _ in settings.labels:
-            images |= {
-                f"label_{label}_{g.name}": output_name(settings.out_dir, scan, label, "probseg", g)
-                for g in grids
-            }
+            names = (output_name(settings.out_dir, scan, label, "probseg", g) for g in grids)
+            yield from map(Output, _with_sidecars(names))
             if rated:
                 yield from _result(settings, "trial_ratings", scan=f"{scan.stem}_{label}")
-        yield from _with_sidecars(images, scan.relative_path)
         for extension in (".tsv", ".json") if settings.labels else ():
-            name = output_name(settings.out_dir, scan, "regions", "stats", extension=extension)
-            yield Output(name, "regions", scan.relative_path)
+            table = output_name(settings.out_dir, scan, "regions", "stats", extension=extension)
+            yield Output(table, scan.relative_path)
     if rated and not settings.participant_label:
         yield from _result(settings, "trial")
         yield from _result(settings, "trial_report")
@@ -146,8 +254,8 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
 def _of_pairs(settings: Settings, found: PairDiscovery) -> Iterator[Output]:
     for pair in found.pairs:
         paths = pair_paths(settings.out_dir, pair.hf, pair.contrast)
-        images = {f"pair_{key}": path for key, path in paths.items() if key != "record"}
-        yield from _with_sidecars(images, pair.hf.relative_path)
+        images = (path for key, path in paths.items() if key != "record")
+        yield from (Output(path, pair.hf.relative_path) for path in _with_sidecars(images))
     for subject in dict.fromkeys(pair.subject for pair in found.pairs):
         yield from _result(settings, "subject_log", run=RUN, sub=subject)
 
@@ -218,32 +326,14 @@ def _of_final(settings: Settings, contrast: str, members: Iterable[int]) -> Iter
 def _result(settings: Settings, key: str, **fields: str | int) -> Iterator[Output]:
     """Yield the files of a result of ``io_spec.json``."""
     for path in result_files(settings.out_dir, key, **fields):
-        yield Output(path, key)
+        yield Output(path)
 
 
 def _log(settings: Settings, name: str) -> Output:
     """Return the log of a fit, whose name is given."""
-    folder = result_path(settings.out_dir, "run", run=RUN)
-    return Output(folder / f"{name.replace('/', '_')}.log", "fit_log")
+    return Output(result_path(settings.out_dir, "run", run=RUN) / f"{name.replace('/', '_')}.log")
 
 
-def _with_sidecars(images: dict[str, Path], source: str) -> Iterator[Output]:
-    for kind, path in images.items():
-        yield Output(path, kind, source)
-        yield Output(sidecar_path(path), f"{kind}_sidecar", source)
-
-
-def _figures(
-    settings: Settings, scan: Scan, group: str, source: str, space: str | None = None
-) -> Iterator[Output]:
-    from h2lo_bids.reports.records import figure_paths
-
-    for kind, path in figure_paths(settings.out_dir, scan.stem, group, space).items():
-        yield Output(path, kind, source)
-
-
-def _report(settings: Settings, scan: Scan, source: str) -> Output:
-    from h2lo_bids.reports.records import figure_file
-
-    path = figure_file(settings.out_dir, scan.stem, "report", ".json")
-    return Output(path, "scan_report", source)
+def _with_sidecars(images: Iterable[Path]) -> Iterator[Path]:
+    for path in images:
+        yield from (path, sidecar_path(path))

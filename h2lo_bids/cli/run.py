@@ -100,7 +100,7 @@ def _record(err: H2loError, console: Console, settings: Settings) -> None:
 def _level(settings: Settings) -> Callable[[Settings, Console], int]:
     """Return the function that does the work of a level, or lists it."""
     if settings.dry_run:
-        from h2lo_bids.cli.dryrun import dry_run
+        from h2lo_bids.cli.outputs import dry_run
 
         return dry_run
     if settings.level in ("group", "evaluate", "benchmark"):

@@ -108,12 +108,8 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
 
     root, found = settings.bids_dir, find(settings)
     _warn(found, root)
-    files: list[tuple[str, Path | None]] = [
-        (output.source, output.path)
-        for output in outputs.expected_outputs(settings, found)
-        # Whether a label becomes a dseg or a probseg is known when it is read.
-        if output.source and not output.kind.startswith("label_")
-    ]
+    expected = outputs.expected_outputs(settings, found)
+    files: list[tuple[str, Path | None]] = [(made.source, made.path) for made in expected]
     for problem in found.problems:  # a task, too, so that the table of failures names it
         files.append((problem.path.as_posix().removeprefix(f"{root.as_posix()}/"), None))
     owned = [(owner, *item) for item in files if (owner := _OWNER.match(item[0]))]

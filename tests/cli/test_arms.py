@@ -37,10 +37,10 @@ def settings(*words: str) -> Settings:
 
 
 def test_arms_are_those_of_the_paper_and_the_user_chooses() -> None:
-    every = settings("benchmark", "--task", "enhance", "--arms", "all").arms
+    every = settings("benchmark", "--task", "enhance", "--arm", "all").arms
     assert set(PAPER) < set(every)
     assert settings("benchmark", "--task", "enhance").arms == every
-    some = settings("benchmark", "--task", "enhance", "--arms", "h2lo", "real", "h2lo")
+    some = settings("benchmark", "--task", "enhance", "--arm", "h2lo", "real", "h2lo")
     assert (some.arms, some.methods) == (("pfsr-h2lo", "pfsr-real"), ("pfsr",))
     assert settings("group", "--task", "enhance").arms == ("pfsr",)
 
@@ -49,9 +49,9 @@ def test_arms_are_those_of_the_paper_and_the_user_chooses() -> None:
     "words",
     [
         ("group", "--task", "enhance", "--steps", "3"),
-        ("group", "--task", "enhance", "--arms", "real"),
+        ("group", "--task", "enhance", "--arm", "real"),
         ("group", "--schedule-factor", "2"),
-        ("benchmark", "--arms", "real"),
+        ("benchmark", "--arm", "real"),
         ("benchmark", "--task", "enhance", "--pretrain-derivatives", "/x"),
         ("participant", "--cohort", "/x"),
     ],
@@ -138,7 +138,7 @@ def write_cohort(root: Path, out: Path, labels: dict[str, str]) -> Path:
     return out
 
 
-ARMS = ("--task", "enhance", "--arms", "real", "arnold", "--schedule-factor", "0.002",
+ARMS = ("--task", "enhance", "--arm", "real", "arnold", "--schedule-factor", "0.002",
         "--features", "2")  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def synthesized(root: Path) -> Path:
     done = enhance(root / "bids", root / "out", *ARMS, "--cohort", root / "cohort")
     assert done.returncode != 0
     assert "benchmark --method arnold --folds 2" in done.stderr
-    done = enhance(root / "bids", root / "out", "--methods", "arnold", "--steps", "2")
+    done = enhance(root / "bids", root / "out", "--method", "arnold", "--steps", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     return root / "out"
 

@@ -47,7 +47,7 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def arms(root) -> list[str]:
     command = f"{shlex.quote(sys.executable)} {shlex.quote(str(root / 'blur.py'))} "
-    return ["--methods", "arnold", "--external", f"square={command}{{input}} {{output}}"]
+    return ["--method", "arnold", "--external", f"square={command}{{input}} {{output}}"]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_tasks_of_a_job_array_then_collecting_give_the_same_bytes(first, root, a
     out = tmp_path / "out"
     for folder in first.glob("sub-*"):
         shutil.copytree(folder, out / folder.name)
-    done = benchmark(root / "bids", out, "--methods", "arnold", "--fold", "1")
+    done = benchmark(root / "bids", out, "--method", "arnold", "--fold", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (out / "table1.tsv").exists()
     done = benchmark(root / "bids", out, *arms)

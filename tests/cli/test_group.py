@@ -258,7 +258,6 @@ def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
     assert not (tmp_path / "out").exists()
     assert done.stdout.count("pair  ") == 4
     assert "T1w fold 1:" in done.stdout
-    assert "8 steps of 1 crop of 12 voxels a side" in done.stdout
     assert "None" not in done.stdout
 
 

@@ -90,8 +90,8 @@ def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_ne
     [
         (("group",), "--method h2lo"),
         (("group", "--task", "enhance"), ""),
-        (("benchmark", "--methods", "arnold", "identity"), "--method arnold"),
-        (("benchmark", "--task", "enhance", "--arms", "flip-rotate", "real"), "--arm flip-rotate"),
+        (("benchmark", "--method", "arnold", "identity"), "--method arnold"),
+        (("benchmark", "--task", "enhance", "--arm", "flip-rotate", "real"), "--arm flip-rotate"),
     ],
 )
 def test_each_fold_is_a_task_and_the_last_fits_none(stages, words, named):
@@ -111,8 +111,8 @@ def test_arms_without_their_synthesis_models_are_refused_before_anything_is_subm
     (tmp_path / "cohort").mkdir()
     words = ("benchmark", "--task", "enhance", "--folds", "2", "--cohort", str(tmp_path / "cohort"))
     with pytest.raises(UsageError, match="benchmark --method arnold --folds 2"):
-        stages(*words, "--arms", "real", "arnold")
-    assert stages(*words, "--arms", "real", "flip-rotate")["folds"]
+        stages(*words, "--arm", "real", "arnold")
+    assert stages(*words, "--arm", "real", "flip-rotate")["folds"]
 
 
 def test_a_collecting_run_fits_no_fold_but_runs_the_commands_of_others(tmp_path, monkeypatch):
