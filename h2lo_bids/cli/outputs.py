@@ -242,7 +242,8 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
             names = (output_name(settings.out_dir, scan, label, "probseg", g) for g in grids)
             yield from map(Output, _with_sidecars(names))
             if rated:
-                yield from _result(settings, "trial_ratings", scan=f"{scan.stem}_{label}")
+                rated_files = _result(settings, "trial_ratings", scan=f"{scan.stem}_{label}")
+                yield from (file._replace(source=scan.relative_path) for file in rated_files)
         for extension in (".tsv", ".json") if settings.labels else ():
             table = output_name(settings.out_dir, scan, "regions", "stats", extension=extension)
             yield Output(table, scan.relative_path)

@@ -163,7 +163,7 @@ def run_folder(settings: Settings) -> Path:
     so has one for other participants, if each is a task of its own.
     """
     own = settings
-    if settings.level == "participant":
+    if settings.level in ("participant", "trial"):
         own = replace(settings, participant_label=(), session_label=())
     return settings.out_dir / "logs" / "slurm" / f"{settings.level}-{digest(own.words(), 4)}"
 

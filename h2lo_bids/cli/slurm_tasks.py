@@ -80,6 +80,8 @@ def stages_of(settings: Settings, folder: Path) -> list[Stage]:
         if settings.pairs:
             return [_pairs(settings)[0]]
         return [_participants(settings, read_states(folder, PARTICIPANT))]
+    if settings.level == "trial":
+        return _trial(settings, folder)
     if settings.level in ("group", "benchmark"):
         return _fits(settings, read_states(folder, COLLECT).get(COLLECT))
     raise UsageError(
@@ -127,6 +129,16 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
         tasks.append(Task(name, words, done))
     common = replace(settings, participant_label=(), session_label=())
     return Stage(PARTICIPANT, common, tuple(tasks), own_work=True)
+
+
+def _trial(settings: Settings, folder: Path) -> list[Stage]:
+    """Return the participants and the one task that collects their ratings."""
+    first = _participants(settings, read_states(folder, PARTICIPANT))
+    ratings = settings.out_dir.glob(result_pattern("trial_ratings"))
+    made = [result_path(settings.out_dir, "trial_report")]
+    collected = _is_done(read_states(folder, COLLECT).get(COLLECT), ratings, made)
+    last = Task(COLLECT, (), collected and all(task.done for task in first.tasks))
+    return [first, Stage(COLLECT, replace(first.settings, collect=True), (last,))]
 
 
 def _pairs(settings: Settings) -> tuple[Stage, Any]:

@@ -76,3 +76,39 @@ def write_bundle(folder: Path, contrast: str, seed: int = 0) -> Path:
     card = "# Untrained\n\nFor tests.\n"
     save_bundle(folder, model, contrast=contrast, frame=frame, metadata=metadata, card=card)
     return folder
+
+
+def write_whole_bundle(folder: Path, contrast: str) -> Path:
+    """Save a small operator with a noise model and two members."""
+    from h2lo_bids.models.bundle import member_files, save_bundle
+    from h2lo_bids.models.frame import Frame
+    from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+    from h2lo_bids.synthesis.noise import PROBES, NoiseModel
+
+    noise = NoiseModel(
+        intensities=(0.0, 1.0), deviations=(0.05, 0.05), quantiles=tuple(PROBES),
+        frequencies=((0.0, 0.5),) * 3, power=(0.0,) * 8, spacing=(SPACING,) * 3,
+        shape=(16, 16, 16), subjects=2,
+    )  # fmt: skip
+    frame = Frame((SIDE,) * 3, (SPACING,) * 3)
+
+    def save(name: str, seed: int, **more) -> Path:
+        torch.manual_seed(seed)
+        model = H2lo(H2loArchitecture(channels=4, width=8, n_basis=4))
+        metadata = {"name": name, **more.pop("metadata", {})}
+        given = {"contrast": contrast, "frame": frame, "metadata": metadata, "card": "", **more}
+        return save_bundle(folder / name, model, **given).path
+
+    members = [save(f"fold-{n}", n) for n in range(2)]
+    return save("whole", 9, metadata={"noise": noise.to_dict()}, extras=member_files(members))
+
+
+def write_masks(root: Path, bids: Path) -> Path:
+    """Write a lesion mask for every scan of `write_dataset`: three boxes in the brain."""
+    mask = np.zeros((SIDE,) * 3)
+    for x, y, z, size in ((14, 18, 20, 3), (24, 24, 18, 2), (15, 25, 24, 4)):
+        mask[x : x + size, y : y + size, z : z + size] = 1
+    for scan in bids.glob("sub-*/anat/*_T1w.nii.gz"):
+        name = scan.name.replace("_T1w", "_label-lesion_mask")
+        write_scan(root / scan.parent.relative_to(bids) / name, data=mask)
+    return root

@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from heads import SIDE, SPACING, importable, write_dataset, write_scan
+from heads import importable, write_dataset, write_scan, write_whole_bundle
 from pairsets import BAD, write_pairs
 
 from h2lo_bids.bids.derivatives import result_files, result_path, result_pattern
@@ -23,31 +22,6 @@ from h2lo_bids.cli.run import main
 PAIRS = ["--resolution", "8", "--skull-strip", "skip", "--nprocs", "1", "--mem", "8"]
 FIT = [*PAIRS, "--steps", "2", "--crop", "8", "--validate-every", "1", "--folds", "2"]
 SOME = ["--participant-label", "01", "02", "03", "04"]
-
-
-def write_whole_bundle(folder: Path, contrast: str) -> Path:
-    """Save a small operator with a noise model and two members."""
-    from h2lo_bids.models.bundle import member_files, save_bundle
-    from h2lo_bids.models.frame import Frame
-    from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
-    from h2lo_bids.synthesis.noise import PROBES, NoiseModel
-
-    noise = NoiseModel(
-        intensities=(0.0, 1.0), deviations=(0.05, 0.05), quantiles=tuple(PROBES),
-        frequencies=((0.0, 0.5),) * 3, power=(0.0,) * 8, spacing=(SPACING,) * 3,
-        shape=(16, 16, 16), subjects=2,
-    )  # fmt: skip
-    frame = Frame((SIDE,) * 3, (SPACING,) * 3)
-
-    def save(name: str, seed: int, **more) -> Path:
-        torch.manual_seed(seed)
-        model = H2lo(H2loArchitecture(channels=4, width=8, n_basis=4))
-        metadata = {"name": name, **more.pop("metadata", {})}
-        given = {"contrast": contrast, "frame": frame, "metadata": metadata, "card": "", **more}
-        return save_bundle(folder / name, model, **given).path
-
-    members = [save(f"fold-{n}", n) for n in range(2)]
-    return save("whole", 9, metadata={"noise": noise.to_dict()}, extras=member_files(members))
 
 
 def run(bids: Path, out: Path, level: str, *words) -> tuple[int, str]:

@@ -295,6 +295,32 @@ def test_enhancement_is_done_when_its_own_images_are_there(tmp_path):
     assert done() == [True]
 
 
+def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
+    write_dataset(tmp_path / "bids", 2, suffixes=("T1w",))
+    words = [str(tmp_path / "bids"), str(tmp_path / "out"), "trial", "--labels", f"x={tmp_path}"]
+    asked, run = read_settings(words), tmp_path / "out/logs/slurm/trial-1"
+
+    def done() -> list[list[bool]]:
+        return [[task.done for task in stage.tasks] for stage in stages_of(asked, run)]
+
+    assert done() == [[False, False], [False]]
+    first, last = stages_of(asked, run)
+    assert (first.name, last.name, last.settings.collect) == ("participant", "collect", True)
+    made = [make_outputs(words, name) for name in ("sub-01", "sub-02")]
+    ratings = tmp_path / "out/trial/ratings/sub-02_T1w_x.tsv"
+    assert ratings in made[1]
+    (tmp_path / "out/trial.html").touch()
+    for stage, name in (("participant", "sub-01"), ("participant", "sub-02"), ("collect",) * 2):
+        state = run / "state" / stage / name
+        state.parent.mkdir(parents=True, exist_ok=True)
+        state.write_text("0 5_0\n")
+    assert done() == [[True, True], [True]]
+    os.utime(ratings, (4e9, 4e9))  # rated again since
+    assert done() == [[True, True], [False]]
+    ratings.unlink()
+    assert done() == [[True, False], [False]]
+
+
 def test_what_cannot_be_used_is_a_task_whose_failure_stands_in_the_table(dataset, tmp_path):
     folder = dataset()[2]
     finish(folder, "sub-01", 0)
