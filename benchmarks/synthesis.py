@@ -23,8 +23,7 @@ import torch
 from h2lo_bids.errors import H2loError
 from h2lo_bids.models.bundle import default_bundle, load_bundle, load_model
 from h2lo_bids.models.h2lo import HALO, H2lo
-from h2lo_bids.synthesis.engine import synthesize
-from h2lo_bids.synthesis.evaluator import BasisRows, FeatureTiles, products_in_bfloat16
+from h2lo_bids.synthesis.engine import BasisRows, FeatureTiles, products_in_bfloat16, synthesize
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.tiles import Box
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.baselines import Arnold
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.tiles import Box
+from h2lo_bids.synthesis.tiles import Box, bounds
 
 GRAIN = 0.5
 """Blur of the first noise, in voxels."""
@@ -33,9 +32,6 @@ def predict_arnold(
     low-field image is what is wanted, all of the brain is simulated. For brains without
     empty voxels the two are the same. Both noises are drawn for the whole grid.
     """
-    volume, mask = np.asarray(volume, np.float32), np.asarray(mask, bool)
-    if volume.ndim != 3 or volume.shape != mask.shape:
-        raise ValueError(f"a volume and its mask share a shape: {volume.shape}, {mask.shape}")
     out = np.zeros(volume.shape, np.float32)
     if mask.any():
         first, second = draw_noise(volume.shape, seed)
@@ -91,12 +87,6 @@ class Source:
     def inside(self, values: np.ndarray, sigma: float) -> np.ndarray:
         """Blur a volume and return the mask's voxels, (N,)."""
         return blur(values, sigma, self.box)[self.mask[self.box.slices]]
-
-
-def bounds(mask: np.ndarray) -> Box:
-    """Return the smallest box around the true voxels, of which there must be one."""
-    x, y, z = bounding_box(mask)
-    return Box((x.start, y.start, z.start), (x.stop, y.stop, z.stop))
 
 
 def _grown(box: Box, margin: int, shape: tuple[int, ...]) -> Box:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional
 
-from h2lo_bids.models.inr import Operator
-from h2lo_bids.synthesis.evaluator import Evaluator, products_in_bfloat16
+from h2lo_bids.models.frame import normalised_coordinates
+from h2lo_bids.models.h2lo import HALO, Branch, H2lo
+from h2lo_bids.models.inr import ConditionalInr, Operator, cell_scale
 from h2lo_bids.synthesis.options import CpuTookOverWarning, EngineOptions, resolve_device
 from h2lo_bids.synthesis.tiles import Box, cover, each_on_a_core
 
+_POINTS = 32768
+"""Points interpolated at once: 16 MB of features."""
 _SMALLEST_TILE = 8
 """Below this side a GPU out of memory has nothing left to give."""
 
@@ -24,31 +30,10 @@ def synthesize(
     *,
     options: EngineOptions | None = None,
 ) -> np.ndarray:
-    """Evaluate an operator at the brain voxels of the model's own grid.
+    """Evaluate an operator at the masked voxels of the model's own grid.
 
-    Parameters
-    ----------
-    model
-        The operator.
-    volume
-        (X, Y, Z), the high-field image in [0, 1], 0 outside the brain, on the
-        model's frame.
-    mask
-        (X, Y, Z), true where the result is wanted.
-    options
-        Settings; None takes the defaults.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (X, Y, Z); exactly 0 outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If volume and mask differ in shape.
-    UsageError
-        If the device is not there.
+    Volume and result are (X, Y, Z), the volume in [0, 1] and 0 outside the brain; the result
+    is float32, and exactly 0 outside the mask.
     """
     volume, mask = np.asarray(volume, dtype=np.float32), np.asarray(mask, dtype=bool)
     if volume.ndim != 3 or volume.shape != mask.shape:
@@ -70,38 +55,15 @@ def synthesize_at(
     *,
     options: EngineOptions | None = None,
 ) -> np.ndarray:
-    """Evaluate the operator anywhere.
+    """Evaluate the operator at positions (N, 3) in voxels of the frame: float32 (N,).
 
     Features are read trilinearly between voxels and held constant beyond the
     outer ones (``align_corners=True``, border padding); the trunk sees the
     position itself. At voxel centres the result is that of `synthesize`.
-
-    Parameters
-    ----------
-    model
-        The operator.
-    volume
-        (X, Y, Z), in [0, 1], on the model's frame.
-    points
-        (N, 3), positions in voxel indices of the frame, integer or not.
-    options
-        Settings; None takes the defaults.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (N,).
-
-    Raises
-    ------
-    ValueError
-        If the points are not (N, 3) finite numbers.
-    UsageError
-        If the device is not there.
     """
     volume, points = np.asarray(volume, dtype=np.float32), np.asarray(points, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
-        raise ValueError(f"points are (N, 3) finite voxel indices, not {points.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError("points are finite voxel indices")
     last = np.array(volume.shape) - 1
     # The cell of a point on the far border is the last one, so that it has two corners.
     cells = np.clip(np.floor(points), 0, np.maximum(last - 1, 0)).astype(np.int32)
@@ -166,10 +128,259 @@ def _visit(
 ) -> None:
     """Visit every box; see `each_on_a_core`."""
     evaluator = Evaluator(model, volume, device, options)
-
-    def visit(box: Box) -> None:
-        on_box(evaluator, box)
-
     with products_in_bfloat16(options.precision == "bf16"):
-        for _ in each_on_a_core(visit, boxes, device=device, threads=options.threads):
+        for _ in each_on_a_core(
+            lambda box: on_box(evaluator, box), boxes, device=device, threads=options.threads
+        ):
             pass
+
+
+class Evaluator:
+    """An operator and a volume, ready to be evaluated box by box.
+
+    It holds nothing that changes, so threads can share one.
+    """
+
+    def __init__(
+        self, model: Operator, volume: np.ndarray, device: torch.device, options: EngineOptions
+    ) -> None:
+        self._shape = volume.shape
+        # PyTorch warns of memory that it may not write to.
+        grid = torch.from_numpy(np.require(volume, requirements=["C", "W"]))
+        self._features = FeatureTiles(model.encoder, grid, device, options.dtype)
+        self._rows: BasisRows | InrRows
+        if isinstance(model, ConditionalInr):
+            self._rows = InrRows(model, options.rows, device, volume.shape)
+        else:
+            self._rows = BasisRows(model, options.rows, device)
+
+    def at_voxels(self, box: Box, inside: np.ndarray) -> np.ndarray:
+        """Evaluate at those voxels of a box where `inside` is true: (N,) float32."""
+        features = self._features(box)
+        features = features.view(-1, features.shape[-1])
+        rows = np.flatnonzero(inside)
+        voxels = np.stack(np.unravel_index(rows, box.shape), axis=-1) + np.array(box.start)
+        if rows.size < len(features):
+            features = features[torch.from_numpy(rows).to(features.device)]
+        return self._rows(self._coordinates(voxels), features).cpu().numpy()
+
+    def at_points(self, box: Box, points: np.ndarray) -> np.ndarray:
+        """Evaluate at points (N, 3) in voxels whose cells start in the box: (N,) float32."""
+        last = np.array(self._shape) - 1
+        x, y, z = np.minimum(np.array(box.stop) + 1, self._shape).tolist()
+        features = self._features(Box(box.start, (x, y, z)))
+        out = np.empty(len(points), dtype=np.float32)
+        for first in range(0, len(points), _POINTS):
+            block = points[first : first + _POINTS]
+            local = np.clip(block, 0, last) - np.array(box.start)
+            values = self._rows(self._coordinates(block), _interpolate(features, local))
+            out[first : first + _POINTS] = values.cpu().numpy()
+        return out
+
+    def _coordinates(self, voxels: np.ndarray) -> torch.Tensor:
+        shape = (self._shape[0], self._shape[1], self._shape[2])
+        return torch.from_numpy(normalised_coordinates(voxels, shape).astype(np.float32))
+
+
+def _interpolate(features: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
+    """Read features (a, b, c, P) between voxels, trilinearly, at (N, 3): (N, P) float32."""
+    sides = features.shape[:3]
+    table = features.view(-1, features.shape[-1])
+    low = np.clip(np.floor(positions), 0, np.maximum(np.array(sides) - 2, 0)).astype(np.int64)
+    fraction = positions - low
+    out = torch.zeros(len(positions), table.shape[1], device=table.device)
+    for corner in itertools.product((0, 1), repeat=3):
+        weight = np.prod(np.where(corner, fraction, 1.0 - fraction), axis=1)
+        if not weight.any():
+            continue
+        at = np.minimum(low + np.array(corner), np.array(sides) - 1)
+        rows = torch.from_numpy(np.ravel_multi_index(tuple(at.T), sides)).to(table.device)
+        weights = torch.from_numpy(weight.astype(np.float32)).to(table.device)
+        out.addcmul_(table[rows].float(), weights[:, None])
+    return out
+
+
+class FeatureTiles:
+    """Evaluates the encoder box by box.
+
+    Each box is read with a halo that every convolution shortens by a voxel, so
+    that the deep, costly layers see no halo. Where a halo leaves the volume, the
+    whole-volume pass would pad each layer with zeros; the same is done here.
+    """
+
+    def __init__(
+        self, branch: Branch, volume: torch.Tensor, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._volume, self._device = volume, device
+        self._layers: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        layers = branch.convolutions
+        for index, layer in enumerate(layers):
+            kind = torch.float32 if index == 0 else dtype
+            weight = layer.weight.detach().to(device, kind, memory_format=torch.channels_last_3d)
+            last = index == len(layers) - 1
+            bias = None if last or layer.bias is None else layer.bias.detach().to(device, kind)
+            self._layers.append((weight, bias))
+
+    def __call__(self, box: Box) -> torch.Tensor:
+        """Return the features (a, b, c, P) of the box's voxels, contiguous.
+
+        The last layer's bias is not included: added in float32 by what reads the features, it
+        does not cost a bfloat16 feature its digits.
+        """
+        x = self._read(box)
+        for index, (weight, bias) in enumerate(self._layers, start=1):
+            convolve = convolve_one_channel if index == 1 else functional.conv3d
+            x = convolve(x, weight, bias)
+            margin = HALO - index
+            if margin:
+                dtype = self._layers[index][0].dtype
+                x = x.to(dtype, memory_format=torch.channels_last_3d).relu_()
+                self._clear_outside(x, box, margin)
+        return x[0].permute(1, 2, 3, 0).contiguous()
+
+    def _read(self, box: Box) -> torch.Tensor:
+        """Cut the box and its halo out of the volume, zeros beyond its border."""
+        pads: list[int] = []
+        cut: list[slice] = []
+        for start, stop, n in zip(box.start, box.stop, self._volume.shape, strict=True):
+            low, high = max(start - HALO, 0), min(stop + HALO, n)
+            cut.append(slice(low, high))
+            # functional.pad counts axes from the last one.
+            pads = [low - start + HALO, stop + HALO - high, *pads]
+        return functional.pad(self._volume[tuple(cut)], pads).to(self._device)[None, None]
+
+    def _clear_outside(self, x: torch.Tensor, box: Box, margin: int) -> None:
+        for axis in range(3):
+            before = margin - box.start[axis]
+            after = box.stop[axis] + margin - self._volume.shape[axis]
+            length = x.shape[axis + 2]
+            if before > 0:
+                x.narrow(axis + 2, 0, before).zero_()
+            if after > 0:
+                x.narrow(axis + 2, length - after, after).zero_()
+
+
+def convolve_one_channel(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Convolve without padding, in float32 whatever `products_in_bfloat16` says.
+
+    On a CPU PyTorch would turn a convolution of one channel into a product of
+    matrices, which that switch rounds, and which takes two to three times as long.
+    """
+    if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return torch.mkldnn_convolution(x, weight, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
+    return functional.conv3d(x, weight, bias)
+
+
+class BasisRows:
+    """Evaluates sum_k b_k t_k(x) + beta row block by row block.
+
+    The sine's frequency is folded into the weights, and a block is small enough
+    to stay in a core's cache. Everything here is float32; with
+    `products_in_bfloat16` the matrix products alone round what they multiply, not
+    the phases of the sines, which need more digits than bfloat16 has.
+    """
+
+    def __init__(self, model: H2lo, rows: int, device: torch.device) -> None:
+        self._rows, self._device = rows, device
+        self._bias = float(model.bias.detach())
+        self._sine = model.trunk.sine
+        self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        linears = [m for m in model.trunk.net.modules() if isinstance(m, torch.nn.Linear)]
+        for index, linear in enumerate(linears):
+            omega = model.architecture.omega if self._sine and index < len(linears) - 1 else 1.0
+            weight = (linear.weight.detach().double() * omega).float().t().contiguous()
+            bias = (linear.bias.detach().double() * omega).float()
+            self._layers.append((weight.to(device), bias.to(device)))
+        last = model.encoder.convolutions[-1].bias
+        self._offset = torch.zeros(()) if last is None else last.detach().float()
+        self._offset = self._offset.to(device)
+
+    def __call__(self, coordinates: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+        """Evaluate Equation 1 at coordinates (N, 3): (N,) float32.
+
+        The coefficients (N, P) are the branch's features there, without the last bias.
+        """
+        n = min(self._rows, len(coordinates))
+        sizes = [weight.shape[1] for weight, _ in self._layers]
+        buffers = [torch.empty(n, size, device=self._device) for size in sizes]
+        shifted = torch.empty_like(buffers[-1])
+        coordinates = coordinates.to(self._device)
+        out = torch.empty(len(coordinates), device=self._device)
+        for start in range(0, len(coordinates), self._rows):
+            block = slice(start, start + self._rows)
+            basis = self._basis(coordinates[block], buffers)
+            given = torch.add(self._offset, coefficients[block], out=shifted[: len(basis)])
+            torch.sum(basis.mul_(given), dim=-1, out=out[block])
+        return out.add_(self._bias)
+
+    def _basis(self, coordinates: torch.Tensor, buffers: list[torch.Tensor]) -> torch.Tensor:
+        n = len(coordinates)
+        weight, bias = self._layers[0]
+        # Written out, since a product of matrices may round the coordinates.
+        x = torch.addcmul(bias, coordinates[:, 0:1], weight[0], out=buffers[0][:n])
+        for axis in range(1, len(weight)):
+            x.addcmul_(coordinates[:, axis : axis + 1], weight[axis])
+        for (weight, bias), buffer in zip(self._layers[1:], buffers[1:], strict=True):
+            x = x.sin_() if self._sine else x.relu_()
+            x = torch.addmm(bias, x, weight, out=buffer[:n])
+        return x
+
+
+class InrRows:
+    """Evaluates the decoder row block by row block; the counterpart of `BasisRows`.
+
+    The cell, the scale of the coordinates and the encoder's last bias are the same
+    at all positions, so they are folded into the first layer. That layer's
+    coordinates and the sum of the last layer are float32 always.
+    """
+
+    def __init__(
+        self, model: ConditionalInr, rows: int, device: torch.device, shape: Sequence[int]
+    ) -> None:
+        self._rows, self._device = rows, device
+        pairs = [(m.weight.detach().double().t(), m.bias.detach().double()) for m in model.linears]
+        (weight, bias), *rest = pairs
+        n = model.architecture.n_features
+        scale = weight.new_tensor(cell_scale(shape))[:, None]
+        cell = weight.new_tensor([2.0 / side for side in shape])
+        bias = bias + cell @ weight[n + 3 :]
+        last = model.encoder.convolutions[-1].bias
+        if last is not None:
+            bias = bias + last.detach().double() @ weight[:n]
+        self._position = self._put(weight[n : n + 3] * scale)
+        self._layers = [(self._put(w), self._put(b)) for w, b in [(weight[:n], bias), *rest]]
+
+    def _put(self, values: torch.Tensor) -> torch.Tensor:
+        return values.float().contiguous().to(self._device)
+
+    def __call__(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Evaluate the network at coordinates (N, 3): (N,) float32; features as in `BasisRows`."""
+        coordinates = coordinates.to(self._device)
+        out = torch.empty(len(coordinates), device=self._device)
+        last_weight, last_bias = self._layers[-1]
+        for start in range(0, len(coordinates), self._rows):
+            block = slice(start, start + self._rows)
+            weight, bias = self._layers[0]
+            x = torch.addmm(bias, features[block].float(), weight)
+            for axis in range(3):
+                x.addcmul_(coordinates[block, axis : axis + 1], self._position[axis])
+            for weight, bias in self._layers[1:-1]:
+                x = torch.addmm(bias, x.relu_(), weight)
+            out[block] = (x.relu_() * last_weight[:, 0]).sum(-1)
+        return out.add_(last_bias)
+
+
+@contextlib.contextmanager
+def products_in_bfloat16(wanted: bool) -> Iterator[None]:
+    """Let float32 matrix products round their factors to bfloat16, or forbid it.
+
+    The sums stay float32. The switch belongs to the process, as PyTorch has it.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if wanted else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,16 +1,12 @@
-"""Querying an operator on any voxel grid: native scan, low-field, template."""
+"""Voxel grids other than the frame: native scan, low-field, template."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 
 from h2lo_bids.imaging.voxels import SubVoxels, VoxelResponse, sub_voxels
-from h2lo_bids.models.inr import Operator
-from h2lo_bids.synthesis.engine import synthesize, synthesize_at
-from h2lo_bids.synthesis.options import EngineOptions
 
 _SNAP = 1e-3
 """Distance in voxels below which a position counts as a voxel of the frame."""
@@ -18,35 +14,6 @@ _LEAST = 0.25
 """Share of a voxel's response in the brain below which its neighbours are not used."""
 _POINTS = 4_000_000
 """Positions evaluated at once: 100 MB."""
-
-
-def synthesize_on_grid(
-    model: Operator,
-    volume: np.ndarray,
-    volume_affine: np.ndarray,
-    target_shape: Sequence[int],
-    target_affine: np.ndarray,
-    target_mask: np.ndarray,
-    *,
-    options: EngineOptions | None = None,
-    world_transform: Callable[[np.ndarray], np.ndarray] | None = None,
-    response: VoxelResponse | None = None,
-) -> np.ndarray:
-    """Evaluate the operator at the voxels of another grid, as `predict_on_grid` does."""
-    mask = checked_mask(target_mask, target_shape)
-    out = np.zeros(mask.shape, dtype=np.float32)
-    if not mask.any():
-        return out
-    place = positions_in_frame(target_affine, volume_affine, world_transform)
-    if response is not None:
-        evaluate = partial(synthesize_at, model, volume, options=options)
-        nodes = nodes_of(target_affine, volume_affine, response)
-        out[mask] = voxel_means(evaluate, mask, nodes, place, brain_of(volume))
-        return out
-    points, whole = snapped(place(np.argwhere(mask)))
-    at = _at_voxels if whole else synthesize_at
-    out[mask] = at(model, volume, points, options=options)
-    return out
 
 
 def voxel_means(
@@ -116,39 +83,13 @@ def _holds(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
     return found
 
 
-def checked_mask(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Return a mask as booleans, or raise `ValueError` if it is not on a grid of this shape."""
-    inside = np.asarray(mask, dtype=bool)
-    if inside.shape != tuple(shape) or inside.ndim != 3:
-        raise ValueError(f"the mask has shape {inside.shape}, the grid {tuple(shape)}")
-    return inside
-
-
 def lf_grid(
     image_affine: np.ndarray, shape: Sequence[int], zooms: Sequence[float]
 ) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Lay a grid of other voxel sizes over an image's field of view.
+    """Lay a grid of other voxel sizes in mm over an image's field of view.
 
-    Parameters
-    ----------
-    image_affine
-        (4, 4), voxels of the image to world, in mm.
-    shape
-        Voxels of the image along each axis.
-    zooms
-        Wanted voxel sizes in mm along the same axes, for example 1.6, 1.6 and 5.
-
-    Returns
-    -------
-    shape : tuple of int
-        Just enough voxels to cover the field of view.
-    affine : numpy.ndarray
-        (4, 4); same axes and same centre as the image.
-
-    Raises
-    ------
-    ValueError
-        If the voxel sizes are not three positive numbers.
+    Returns its shape, just enough voxels to cover the field of view, and its affine (4, 4):
+    same axes and same centre as the image.
     """
     sizes = np.asarray(zooms, dtype=np.float64)
     if sizes.shape != (3,) or not (np.isfinite(sizes) & (sizes > 0)).all():
@@ -187,10 +128,7 @@ def positions_in_frame(
     volume_affine: np.ndarray,
     world_transform: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from voxels (N, 3) of a grid to those of the frame.
-
-    Parameters are those of `synthesize_on_grid`.
-    """
+    """Return a function from voxels (N, 3) of a grid to those of the frame; see `predict`."""
     inverse, target = np.linalg.inv(volume_affine), np.asarray(target_affine, dtype=np.float64)
     both = inverse @ target
 
@@ -208,15 +146,3 @@ def snapped(points: np.ndarray) -> tuple[np.ndarray, bool]:
     nearest = np.rint(points)
     whole = bool(np.abs(points - nearest).max() < _SNAP)
     return (nearest if whole else points), whole
-
-
-def _at_voxels(
-    model: Operator, volume: np.ndarray, voxels: np.ndarray, *, options: EngineOptions | None
-) -> np.ndarray:
-    """Evaluate at whole voxels, which needs no interpolation if all are in the frame."""
-    if (voxels < 0).any() or (voxels >= volume.shape).any():
-        return synthesize_at(model, volume, voxels, options=options)
-    at = tuple(voxels.astype(np.int64).T)
-    wanted = np.zeros(volume.shape, dtype=bool)
-    wanted[at] = True
-    return synthesize(model, volume, wanted, options=options)[at]

@@ -140,7 +140,7 @@ def add_noise(
     scale: float = 1.0,
     acquired: bool = False,
 ) -> np.ndarray:
-    """Draw one noisy image of a prediction.
+    """Draw one noisy image of a prediction: float32 in [0, 1], exactly 0 outside the mask.
 
     The noise belongs to places in the head, not to voxels: the same seed and
     realisation on another grid is the same noise there.
@@ -169,22 +169,10 @@ def add_noise(
         band of its own voxels, 1 / (2 side), so that larger ones are less noisy: of
         the noise's power only that in the band is drawn, see `share_in_band`, times
         `NoiseModel.scan`. On any other grid the noise of the pairs' own voxels is shown.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (X, Y, Z), in [0, 1]; exactly 0 outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If prediction and mask differ in shape, or a warped grid is called acquired.
     """
     if acquired and to_frame is not None:
         raise ValueError("voxels that a scan acquired lie along straight axes")
     prediction, mask = np.asarray(prediction, np.float32), np.asarray(mask, bool)
-    if prediction.ndim != 3 or prediction.shape != mask.shape:
-        raise ValueError(f"not one shape: prediction {prediction.shape}, mask {mask.shape}")
     out = np.zeros(prediction.shape, dtype=np.float32)
     if not mask.any():
         return out
@@ -236,9 +224,8 @@ def _read_along_axes(field: np.ndarray, shape: Sequence[int], to_lattice: np.nda
     ]
     out = field.transpose(axes)
     if all(np.abs(line - np.rint(line)).max() < _SNAP for line in at):
-        return out[
-            np.ix_(*(np.rint(v).astype(int) % n for v, n in zip(at, out.shape, strict=True)))
-        ]
+        whole = (np.rint(v).astype(int) % n for v, n in zip(at, out.shape, strict=True))
+        return out[np.ix_(*whole)]
     for new, line in enumerate(at):
         units = np.eye(out.shape[new])
         columns = [map_coordinates(u, line[None], order=_ORDER, mode="grid-wrap") for u in units]
@@ -253,7 +240,7 @@ def normal_field(
     """Draw periodic noise, float32 of the lattice, mean 0, variance 1, of a model's spectrum."""
     from scipy import fft
 
-    shape = (model.shape[0], model.shape[1], model.shape[2])
+    shape = model.shape
     waves = fft.rfftn(rng.standard_normal(shape, dtype=np.float32))
     waves *= _amplitude(model, _key(band))[0]
     field: np.ndarray = fft.irfftn(waves, s=shape, overwrite_x=True)
@@ -277,19 +264,10 @@ def scan_factor(
     noise: float,
     voxel: Sequence[float],
 ) -> float:
-    """Return `NoiseModel.scan` of scans with a known noise.
+    """Return `NoiseModel.scan` of scans with voxels of these sides in mm and a known noise.
 
-    Parameters
-    ----------
-    model
-        Of fused scans.
-    prediction, mask
-        (X, Y, Z), in [0, 1], and its brain.
-    noise
-        Standard deviation of one scan's noise over its brain's median, see
-        `h2lo_bids.evaluation.realism.noise_deviation`.
-    voxel
-        Sides of that scan's voxels along right, anterior and superior in mm.
+    That is the standard deviation over the brain's median, see
+    `h2lo_bids.evaluation.realism.noise_deviation`; the model is one of fused scans.
     """
     inside = prediction[np.asarray(mask, dtype=bool)]
     fused = np.sqrt(np.mean(model.deviation(inside) ** 2)) / np.median(inside)
@@ -308,7 +286,7 @@ def _amplitude(
 
     Kept, as it takes as long as a draw, and many draws of one grid follow each other.
     """
-    shape = (model.shape[0], model.shape[1], model.shape[2])
+    shape = model.shape
     power = _power_on(model, shape)
     whole = _mean_power(power, shape)
     if band is not None:
@@ -317,7 +295,7 @@ def _amplitude(
     return np.sqrt(power / np.float32(kept), dtype=np.float32), kept / whole
 
 
-def _mean_power(power: np.ndarray, shape: tuple[int, int, int]) -> float:
+def _mean_power(power: np.ndarray, shape: tuple[int, ...]) -> float:
     """Average a half spectrum over all frequencies: those not stored are mirror images."""
     weight = np.full(power.shape[2], 2.0)
     weight[0] = 1.0
@@ -326,7 +304,7 @@ def _mean_power(power: np.ndarray, shape: tuple[int, int, int]) -> float:
     return float((power.sum(axis=(0, 1), dtype=np.float64) * weight).sum() / np.prod(shape))
 
 
-def _in_band(model: NoiseModel, shape: tuple[int, int, int], band: np.ndarray) -> np.ndarray:
+def _in_band(model: NoiseModel, shape: tuple[int, ...], band: np.ndarray) -> np.ndarray:
     """Return which share of each frequency's cell lies in the band of a voxel's sides."""
     axes = [np.fft.fftfreq(n, step) for n, step in zip(shape, model.spacing, strict=True)]
     axes[2] = np.fft.rfftfreq(shape[2], model.spacing[2])
@@ -357,7 +335,7 @@ def read_field(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     return read
 
 
-def _power_on(model: NoiseModel, shape: tuple[int, int, int]) -> np.ndarray:
+def _power_on(model: NoiseModel, shape: tuple[int, ...]) -> np.ndarray:
     """Interpolate the power at the frequencies of the lattice's half spectrum."""
     sizes = [len(axis) for axis in model.frequencies]
     level = np.array(model.power, dtype=np.float64).reshape(sizes) - max(model.power)

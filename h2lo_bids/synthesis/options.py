@@ -21,28 +21,16 @@ class CpuTookOverWarning(UserWarning):
 class EngineOptions:
     """Settings of the engine.
 
-    Parameters
-    ----------
-    device
-        ``"cpu"``, ``"cuda"``, ``"cuda:i"``, or ``"auto"`` for CUDA where there is one.
-    precision
-        ``"fp32"``, the default, gives nearly the same digits on every machine.
-        ``"bf16"`` multiplies in bfloat16 and adds in float32: some three times
-        faster on CPUs with AMX, within 60 dB of fp32 for trained operators.
-    tile
-        Largest side of a tile, in voxels; 40 was fastest in both precisions.
-    rows
-        Positions that the trunk evaluates at once.
-    threads
-        Tiles computed at the same time on a CPU, one core each; None follows
-        PyTorch's own setting. The result does not depend on it.
+    ``fp32`` gives nearly the same digits on every machine; ``bf16`` multiplies in bfloat16 and
+    adds in float32: some three times faster on CPUs with AMX, within 60 dB of fp32 for trained
+    operators. The result does not depend on the threads.
     """
 
-    device: str = "cpu"
-    precision: str = "fp32"
-    tile: int = 40
-    rows: int = 1024
-    threads: int | None = None
+    device: str = "cpu"  # "cuda", "cuda:1" or "auto", which is CUDA where there is one
+    precision: str = "fp32"  # or "bf16"
+    tile: int = 40  # largest side of a tile, in voxels; 40 was fastest in both precisions
+    rows: int = 1024  # positions that the trunk evaluates at once
+    threads: int | None = None  # tiles at the same time on a CPU, one core each
 
     def __post_init__(self) -> None:
         if not DEVICE.fullmatch(self.device):

@@ -1,4 +1,4 @@
-"""Networks that see cubes of one size, Pix2Pix and PF-SR, applied to a volume without seams."""
+"""Networks that see a part of a volume: cubes of one size, blended without seams, or slices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.models.diffi2i import DiffI2I, pad_slices
 from h2lo_bids.models.pfsr import Pfsr
 from h2lo_bids.models.pix2pix import Pix2Pix
 from h2lo_bids.synthesis.options import EngineOptions, resolve_device
@@ -17,9 +19,12 @@ PIX2PIX_PATCH = 64
 """Side of a patch in voxels, in training and synthesis, so that both see as much."""
 PFSR_PATCH = 48
 """Side of a patch in voxels, in training as here: channel attention averages over it."""
+_SLICES = 4
+"""Slices at a time on a GPU; on a CPU each core takes one."""
 
 Network = Callable[[torch.Tensor], torch.Tensor]
-Corner = tuple[int, int, int]
+Corner = tuple[int, ...]
+_CPU = torch.device("cpu")
 
 
 def patch_side(shape: tuple[int, ...], multiple: int, side: int = PIX2PIX_PATCH) -> int:
@@ -50,10 +55,7 @@ def predict_pix2pix(
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             return (generator(2 * cubes - 1).float() + 1) / 2
 
-    return blend_patches(
-        network, volume, mask, patch=patch, overlap=patch // 2, device=device,
-        threads=options.threads, padding="constant",
-    )  # fmt: skip
+    return blend_patches(network, volume, mask, patch, patch // 2, device, options.threads)
 
 
 def predict_pfsr(
@@ -79,23 +81,17 @@ def predict_pfsr(
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
             return network(cubes).float()
 
-    return blend_patches(
-        enhance, volume, mask, patch=patch, overlap=patch // 2, device=device,
-        threads=options.threads, padding="constant",
-    )  # fmt: skip
+    return blend_patches(enhance, volume, mask, patch, patch // 2, device, options.threads)
 
 
 def blend_patches(
     network: Network,
     volume: np.ndarray,
     mask: np.ndarray,
-    *,
     patch: int,
     overlap: int,
-    batch: int = 1,
-    device: torch.device | str = "cpu",
+    device: torch.device = _CPU,
     threads: int | None = None,
-    padding: str = "edge",
 ) -> np.ndarray:
     """Apply a network to overlapping patches and blend what it returns.
 
@@ -103,56 +99,35 @@ def blend_patches(
     the mask are skipped. Where patches overlap, each has a weight that rises from
     its border as a squared sine; the weights of a voxel add up to 1, so that the
     result passes from one patch to the next over the whole overlap. A shorter axis of the
-    volume is padded to a patch. What the network makes of a cube must not depend on the
-    others in its batch.
+    volume is padded with zeros to a patch.
     """
-    volume, mask = np.asarray(volume, np.float32), np.asarray(mask, bool)
-    if volume.ndim != 3 or volume.shape != mask.shape:
-        raise ValueError(f"a volume and its mask share a shape: {volume.shape}, {mask.shape}")
-    if not 0 <= overlap < patch or batch < 1:
-        raise ValueError(f"no patches of {patch} voxels that share {overlap}, {batch} at a time")
     out = np.zeros(volume.shape, np.float32)
     if not mask.any():
         return out
     missing = [max(0, patch - n) for n in volume.shape]
-    before = [m // 2 for m in missing]
-    around = [(b, m - b) for b, m in zip(before, missing, strict=True)]
-    padded, wanted = np.pad(volume, around, mode=padding), np.pad(mask, around)  # type: ignore[call-overload]
-    blended = _blend(network, padded, wanted, patch, overlap, batch, torch.device(device), threads)
-    inner = tuple(slice(b, b + n) for b, n in zip(before, volume.shape, strict=True))
-    out[mask] = blended[inner][mask]
-    return out
-
-
-def _blend(
-    network: Network,
-    volume: np.ndarray,
-    mask: np.ndarray,
-    patch: int,
-    overlap: int,
-    batch: int,
-    device: torch.device,
-    threads: int | None,
-) -> np.ndarray:
+    around = [(m // 2, m - m // 2) for m in missing]
+    padded, wanted = np.pad(volume, around), np.pad(mask, around)
     axes = [
-        axis_weights(*_extent(mask, axis), volume.shape[axis], patch, overlap) for axis in range(3)
+        axis_weights(box.start, box.stop, n, patch, overlap)
+        for box, n in zip(bounding_box(wanted), wanted.shape, strict=True)
     ]
-    corners = [
-        (x, y, z) for x, y, z in itertools.product(*axes) if mask[_cube((x, y, z), patch)].any()
-    ]
-    groups = [corners[i : i + batch] for i in range(0, len(corners), batch)]
 
-    def make(group: list[Corner]) -> np.ndarray:
-        cubes = np.stack([volume[_cube(corner, patch)] for corner in group])[:, None]
-        return network(torch.from_numpy(cubes).to(device)).float().cpu().numpy()[:, 0]
+    def cube_at(corner: Corner) -> tuple[slice, ...]:
+        return tuple(slice(c, c + patch) for c in corner)
 
-    total: np.ndarray = np.zeros(volume.shape, np.float32)
-    made = each_on_a_core(make, groups, device=device, threads=threads)
-    for group, cubes in zip(groups, made, strict=True):
-        for corner, cube in zip(group, cubes, strict=True):
-            x, y, z = (weights[c] for weights, c in zip(axes, corner, strict=True))
-            total[_cube(corner, patch)] += cube * (x[:, None, None] * y[:, None] * z)
-    return total
+    def make(corner: Corner) -> np.ndarray:
+        cube = torch.from_numpy(np.ascontiguousarray(padded[cube_at(corner)]))
+        return network(cube[None, None].to(device)).float().cpu().numpy()[0, 0]
+
+    corners = [corner for corner in itertools.product(*axes) if wanted[cube_at(corner)].any()]
+    total = np.zeros(padded.shape, np.float32)
+    made = each_on_a_core(make, corners, device=device, threads=threads)
+    for corner, cube in zip(corners, made, strict=True):
+        x, y, z = (weights[c] for weights, c in zip(axes, corner, strict=True))
+        total[cube_at(corner)] += cube * (x[:, None, None] * y[:, None] * z)
+    inner = tuple(slice(a, a + n) for (a, _), n in zip(around, volume.shape, strict=True))
+    out[mask] = total[inner][mask]
+    return out
 
 
 def axis_weights(
@@ -185,12 +160,45 @@ def _ramp(patch: int, shared: int) -> np.ndarray:
     return np.sin(np.pi / 2 * np.minimum(at, 1)) ** 2 if shared else np.ones(patch)
 
 
-def _extent(mask: np.ndarray, axis: int) -> tuple[int, int]:
-    others = tuple(a for a in range(3) if a != axis)
-    hits = np.flatnonzero(mask.any(axis=others))
-    return int(hits[0]), int(hits[-1]) + 1
+def predict_diffi2i(
+    model: DiffI2I,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    *,
+    options: EngineOptions | None = None,
+    seed: int = 42,
+) -> np.ndarray:
+    """Synthesize the axial slices (last array axis) that hold a part of the brain.
 
+    Slices are cut to the brain's box, as in training: background would only
+    dilute the prior, which is a mean over the slice. Our choice: all slices of a volume
+    start the chain from one draw z_T, so that neighbours do not differ by chance.
+    """
+    options = options or EngineOptions()
+    device = resolve_device(options.device)
+    out = np.zeros(volume.shape, dtype=np.float32)
+    if not mask.any():
+        return out
+    model = model.to(device)
+    box = bounding_box(np.any(mask, 2))
+    image = np.where(mask, volume, 0).astype(np.float32)[box].transpose(2, 0, 1)
+    start = torch.randn(
+        1, model.architecture.prior, generator=torch.Generator().manual_seed(seed)
+    ).to(device)
 
-def _cube(corner: Corner, side: int) -> tuple[slice, slice, slice]:
-    x, y, z = (slice(c, c + side) for c in corner)
-    return x, y, z
+    def synthesize(at: np.ndarray) -> np.ndarray:
+        source = torch.from_numpy(image[at])[:, None].to(device)
+        rows, columns = source.shape[2:]
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            made = model(pad_slices(source), start.expand(len(at), -1))
+        found: np.ndarray = made[:, 0, :rows, :columns].float().cpu().numpy()
+        return found
+
+    wanted = np.flatnonzero(mask.any((0, 1)))
+    batch = 1 if device.type == "cpu" else _SLICES
+    parts = np.array_split(wanted, -(-len(wanted) // batch))
+    made = each_on_a_core(synthesize, parts, device=device, threads=options.threads)
+    for at, slices in zip(parts, made, strict=True):
+        out[box[0], box[1], at] = slices.transpose(1, 2, 0)
+    out[~mask] = 0
+    return out

@@ -5,21 +5,20 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.inr import Operator
 from h2lo_bids.models.registry import FAMILIES, Model, family_of
-from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.grids import (
     brain_of,
-    checked_mask,
     nodes_of,
     positions_in_frame,
     snapped,
-    synthesize_on_grid,
     voxel_means,
 )
 from h2lo_bids.synthesis.options import EngineOptions
@@ -55,13 +54,6 @@ def predict(
     -------
     numpy.ndarray
         float32 (X, Y, Z), not clipped; exactly 0 outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If volume and mask differ in shape.
-    UsageError
-        If the device is not there.
     """
     volume, mask = np.asarray(volume, dtype=np.float32), np.asarray(mask, dtype=bool)
     if volume.ndim != 3 or volume.shape != mask.shape:
@@ -73,7 +65,7 @@ def predict(
     if family == "identity":
         return np.where(mask, volume, np.float32(0))
     # Each method's file is imported when it is needed.
-    file = "patches" if family in ("pix2pix", "pfsr") else family
+    file = "patches" if family in ("pix2pix", "pfsr", "diffi2i") else family
     predict_family = getattr(
         importlib.import_module(f"h2lo_bids.synthesis.{file}"), f"predict_{family}"
     )
@@ -137,29 +129,28 @@ def predict_on_grid(
     ValueError
         If the mask is not on the wanted grid.
     """
-    if FAMILIES[family_of(model)].continuous:
-        return synthesize_on_grid(
-            cast(Operator, model), volume, volume_affine, target_shape, target_affine,
-            target_mask, options=options, world_transform=world_transform, response=response,
-        )  # fmt: skip
-    wanted = checked_mask(target_mask, target_shape)
+    wanted = np.asarray(target_mask, dtype=bool)
+    if wanted.shape != tuple(target_shape):
+        raise ValueError(f"the mask has shape {wanted.shape}, the grid {tuple(target_shape)}")
     out = np.zeros(wanted.shape, dtype=np.float32)
     if not wanted.any():
         return out
+    continuous = FAMILIES[family_of(model)].continuous
     own = response is None and world_transform is None and wanted.shape == volume.shape
-    if own and np.allclose(target_affine, volume_affine):
+    if own and not continuous and np.allclose(target_affine, volume_affine):
         return predict(model, volume, wanted, options=options, seed=seed)
     place = positions_in_frame(target_affine, volume_affine, world_transform)
-    brain = brain_of(volume)
-    image = predict(model, volume, brain, options=options, seed=seed)
-    if response is not None:
+    if continuous:
+        evaluate = partial(_query, cast(Operator, model), volume, options)
+    else:
+        brain = brain_of(volume)
+        image = predict(model, volume, brain, options=options, seed=seed)
+        evaluate = partial(_read, image, brain)
+    if response is None:
+        out[wanted] = evaluate(place(np.argwhere(wanted)))
+    else:
         nodes = nodes_of(target_affine, volume_affine, response)
-        out[wanted] = voxel_means(
-            partial(_read, image, brain, order=3), wanted, nodes, place, brain
-        )
-        return out
-    points, whole = snapped(place(np.argwhere(wanted)))
-    out[wanted] = _read(image, brain, points, order=0 if whole else 3)
+        out[wanted] = voxel_means(evaluate, wanted, nodes, place, brain_of(volume))
     return out
 
 
@@ -170,44 +161,21 @@ def deviation_on_grid(
     target_shape: Sequence[int],
     target_affine: np.ndarray,
     target_mask: np.ndarray,
-    *,
-    options: EngineOptions | None = None,
-    world_transform: Callable[[np.ndarray], np.ndarray] | None = None,
-    seed: int = 42,
-    response: VoxelResponse | None = None,
+    **how: Any,
 ) -> np.ndarray:
-    """Evaluate several models and return the standard deviation of their images.
+    """Return the standard deviation, with n - 1, of the images of two or more models.
 
     It says how far the outcome depends on which people the model was fitted to,
-    not how noisy a scan is. Running moments are kept, never the images.
-
-    Parameters
-    ----------
-    models
-        At least two models of one frame; taken one at a time.
-    volume, volume_affine, target_shape, target_affine, target_mask, options, world_transform
-        As for `predict_on_grid`.
-    seed, response
-        As for `predict_on_grid`; methods that draw at random draw the same for all models.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 of `target_shape`, in units of the image, with n - 1 in the
-        denominator; images are cut to [0, 1] first. Exactly 0 outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two models, or the mask is not on the wanted grid.
+    not how noisy a scan is. Running moments are kept, never the images, which are cut to
+    [0, 1] first. All but the models are as for `predict_on_grid`; methods that draw at random
+    draw the same for all models.
     """
     mask = np.asarray(target_mask, dtype=bool)
     number, mean, square = 0, np.zeros(np.count_nonzero(mask)), np.zeros(np.count_nonzero(mask))
     for number, model in enumerate(models, start=1):
         image = predict_on_grid(
-            model, volume, volume_affine, target_shape, target_affine, mask, options=options,
-            world_transform=world_transform, seed=seed, response=response,
-        )  # fmt: skip
+            model, volume, volume_affine, target_shape, target_affine, mask, **how
+        )
         values = np.clip(image[mask], 0.0, 1.0)
         # Welford's update does not subtract two large sums.
         step = values - mean
@@ -220,18 +188,34 @@ def deviation_on_grid(
     return out
 
 
-def _read(image: np.ndarray, brain: np.ndarray, points: np.ndarray, *, order: int) -> np.ndarray:
+def _query(
+    model: Operator, volume: np.ndarray, options: EngineOptions | None, points: np.ndarray
+) -> np.ndarray:
+    """Evaluate an operator at points (N, 3); voxels of the frame need no interpolation."""
+    points, whole = snapped(points)
+    if not whole or (points < 0).any() or (points >= volume.shape).any():
+        return synthesize_at(model, volume, points, options=options)
+    at = tuple(points.astype(np.int64).T)
+    wanted = np.zeros(volume.shape, dtype=bool)
+    wanted[at] = True
+    return synthesize(model, volume, wanted, options=options)[at]
+
+
+def _read(image: np.ndarray, brain: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Read an image at points (N, 3), its brain continued outwards by the nearest voxel."""
     from scipy.ndimage import distance_transform_edt, map_coordinates
 
     if not brain.any():
         return np.zeros(len(points), dtype=np.float32)
-    at = np.argwhere(brain)
-    low = np.maximum(at.min(0) - _RIM, 0)
-    box = tuple(slice(a, b + _RIM + 1) for a, b in zip(low, at.max(0), strict=True))
+    points, whole = snapped(points)
+    box = bounding_box(brain, margin=_RIM)
     nearest = distance_transform_edt(~brain[box], return_distances=False, return_indices=True)
     continued = image[box][tuple(nearest)]
     read: np.ndarray = map_coordinates(
-        continued, (points - low).T, order=order, mode="nearest", output=np.float32
+        continued,
+        (points - [side.start for side in box]).T,
+        order=0 if whole else 3,
+        mode="nearest",
+        output=np.float32,
     )
     return read

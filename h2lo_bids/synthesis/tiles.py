@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.h2lo import HALO
 
 _MACS = (1024, 1024, 2048, 4096, 8192)
@@ -52,16 +53,12 @@ def cover(mask: np.ndarray, tile: int) -> list[Box]:
     voxels it holds, then cut in two wherever that saves work, halo included.
     The costliest box comes first, so that threads finish together.
     """
-    whole = _shrink(mask, (0, 0, 0))
-    if whole is None:
+    if not mask.any():
         return []
-    boxes: list[Box] = []
-    cuts = [_cuts(a, b, tile) for a, b in zip(whole.start, whole.stop, strict=True)]
-    for x in cuts[0]:
-        for y in cuts[1]:
-            for z in cuts[2]:
-                part = mask[x[0] : x[1], y[0] : y[1], z[0] : z[1]]
-                boxes += _split(part, (x[0], y[0], z[0]))
+    whole, boxes = bounds(mask), []
+    cuts = (_cuts(a, b, tile) for a, b in zip(whole.start, whole.stop, strict=True))
+    for x, y, z in itertools.product(*cuts):
+        boxes += _split(mask[slice(*x), slice(*y), slice(*z)], (x[0], y[0], z[0]))
     return sorted(boxes, key=lambda box: (-_cost(box.shape), box.start))
 
 
@@ -71,16 +68,11 @@ def _cuts(start: int, stop: int, tile: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def _shrink(part: np.ndarray, offset: tuple[int, int, int]) -> Box | None:
-    start, stop = [], []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        hits = np.flatnonzero(part.any(axis=others))
-        if hits.size == 0:
-            return None
-        start.append(offset[axis] + int(hits[0]))
-        stop.append(offset[axis] + int(hits[-1]) + 1)
-    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+def bounds(mask: np.ndarray, offset: tuple[int, ...] = (0, 0, 0)) -> Box:
+    """Return the smallest box around the true voxels of a part that starts at an offset."""
+    pairs = [(o + b.start, o + b.stop) for o, b in zip(offset, bounding_box(mask), strict=True)]
+    (x, xx), (y, yy), (z, zz) = pairs
+    return Box((x, y, z), (xx, yy, zz))
 
 
 def _cost(shape: tuple[int, int, int]) -> float:
@@ -91,32 +83,28 @@ def _cost(shape: tuple[int, int, int]) -> float:
     return total
 
 
-def _split(part: np.ndarray, offset: tuple[int, int, int]) -> list[Box]:
-    box = _shrink(part, offset)
-    if box is None:
+def _split(part: np.ndarray, offset: tuple[int, ...]) -> list[Box]:
+    """Cut a part of a mask in two, and so on, wherever that saves work."""
+    if not part.any():
         return []
-    inside = part[
-        tuple(slice(a - o, b - o) for a, b, o in zip(box.start, box.stop, offset, strict=True))
-    ]
+    box, inside = bounds(part, offset), part[bounds(part).slices]
     whole = _cost(box.shape)
     if whole <= _ENOUGH * float(np.count_nonzero(inside)) * sum(_MACS) + _CALL:
         return [box]
-    best: tuple[float, int, int] | None = None
-    for axis in range(3):
-        n = box.shape[axis]
+    best = (whole, 0, 0)
+    for axis, n in enumerate(box.shape):
         for at in {n // 3, n // 2, n - n // 3} - {0, n}:
-            halves = np.split(inside, [at], axis=axis)
-            shapes = [b.shape for h in halves if (b := _shrink(h, (0, 0, 0))) is not None]
-            cost = sum(_cost(shape) for shape in shapes)
-            if best is None or cost < best[0]:
+            halves = (h for h in np.split(inside, [at], axis=axis) if h.any())
+            cost = sum(_cost(bounds(half).shape) for half in halves)
+            if cost < best[0]:
                 best = (cost, axis, at)
-    if best is None or best[0] >= whole:
+    cost, axis, at = best
+    if cost == whole:
         return [box]
-    _, axis, at = best
     left, right = np.split(inside, [at], axis=axis)
     moved = list(box.start)
     moved[axis] += at
-    return _split(left, box.start) + _split(right, (moved[0], moved[1], moved[2]))
+    return _split(left, box.start) + _split(right, tuple(moved))
 
 
 def each_on_a_core(
@@ -128,10 +116,9 @@ def each_on_a_core(
 ) -> Iterator[Made]:
     """Do some work for each piece without gradients; on a CPU several at once, one core each.
 
-    A core on its own needs no barriers, keeps a piece in its cache, and gives the
-    same digits however many there are.
-    Results come in the order of the pieces; `threads` is how many are done at the same time,
-    None follows PyTorch's own setting.
+    A core on its own needs no barriers, keeps a piece in its cache, and gives the same digits
+    however many there are. Results come in the order of the pieces; without `threads` as many
+    are done at the same time as PyTorch's setting says.
     """
     before = torch.get_num_threads()
     workers = 1 if device.type != "cpu" else threads or before

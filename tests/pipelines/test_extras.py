@@ -21,8 +21,9 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.outputs import Extras, Grid, grids_of
 from h2lo_bids.synthesis.engine import synthesize
-from h2lo_bids.synthesis.grids import lf_mask, synthesize_on_grid
+from h2lo_bids.synthesis.grids import lf_mask
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
+from h2lo_bids.synthesis.predict import predict_on_grid
 from pipelines.participant import add_grid
 from pipelines.specs import ImageSpec, RunSpec
 
@@ -122,9 +123,9 @@ def test_a_grid_of_larger_voxels_is_integrated_and_less_noisy(bundle, images, tm
     np.testing.assert_allclose(affine, expected)
     np.testing.assert_array_equal(low > 0, inside)
     given = (load_model(whole), volume, AFFINE, inside.shape, expected, inside)
-    integrated = np.clip(synthesize_on_grid(*given, response=VoxelResponse()), 0, 1)
+    integrated = np.clip(predict_on_grid(*given, response=VoxelResponse()), 0, 1)
     np.testing.assert_allclose(low, integrated, atol=1e-6)
-    assert np.abs(low - np.clip(synthesize_on_grid(*given), 0, 1)).max() > 1e-3
+    assert np.abs(low - np.clip(predict_on_grid(*given), 0, 1)).max() > 1e-3
     at_frame = np.linalg.inv(AFFINE) @ expected
     noise = add_noise(low, inside, at_frame, NOISE, seed=SEED, realisation=1, acquired=True)
     np.testing.assert_allclose(got["noise01"][1], noise, atol=1e-5)

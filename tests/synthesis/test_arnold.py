@@ -12,8 +12,7 @@ from scipy.ndimage import convolve
 from scipy.stats import kstest
 
 from h2lo_bids.models.baselines import Arnold
-from h2lo_bids.synthesis.arnold import bounds, draw_noise, predict_arnold
-from h2lo_bids.synthesis.tiles import Box
+from h2lo_bids.synthesis.arnold import draw_noise, predict_arnold
 
 SETS = [(0.5, 2.5, 1.5, 0.5), (0.0, 1.0, 0.0, 1.0), (1.7, 0.0, 3.0, 2.4), (1.0, 4.0, 5.0, 0.05)]
 
@@ -66,21 +65,8 @@ def test_the_five_steps(head, values):
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, five_steps(volume, mask, values, first, second), atol=2e-6)
     np.testing.assert_array_equal(volume, kept)
-
-
-@pytest.mark.parametrize("values", SETS)
-def test_the_result_fills_0_to_1_in_the_mask_alone(head, values):
-    volume, mask = head
-    got = predict_arnold(simulator(values), volume, mask)
     assert not got[~mask].any()
-    assert got.min() == 0
-    assert got.max() == 1
-
-
-def test_without_noise_and_blur_only_the_scale_changes(head):
-    volume, mask = head
-    got = predict_arnold(simulator((0.0, 0.0, 0.0, 0.0)), volume, mask)
-    np.testing.assert_allclose(got, volume / volume[mask].max(), atol=1e-6)
+    assert (got.min(), got.max()) == (0, 1)
 
 
 def test_noise_is_uniform_zero_mean_and_drawn_from_the_seed():
@@ -104,19 +90,7 @@ def test_seeds_decide_the_bytes(head):
     assert all((a != b).any() for a, b in itertools.combinations(made[1:], 2))
 
 
-def test_bad_and_empty_masks(head):
+def test_an_empty_mask_and_an_empty_volume(head):
     volume, mask = head
     assert not predict_arnold(simulator(SETS[0]), volume, np.zeros_like(mask)).any()
     assert not np.isnan(predict_arnold(simulator(SETS[0]), np.zeros_like(volume), mask)).any()
-    with pytest.raises(ValueError, match="share a shape"):
-        predict_arnold(simulator(SETS[0]), volume, mask[1:])
-
-
-def test_bounds_are_the_smallest_box(head):
-    mask = head[1]
-    box = bounds(mask)
-    assert mask[box.slices].sum() == mask.sum()
-    assert isinstance(box, Box)
-    for axis in range(3):
-        for end in (0, -1):
-            assert mask[box.slices].take(end, axis).any()

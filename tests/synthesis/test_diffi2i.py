@@ -1,17 +1,12 @@
 """DiffI2I on a volume: slice by slice, inside the mask, the same whatever the threads."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
 from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
-from h2lo_bids.models.frame import Frame
-from h2lo_bids.synthesis.diffi2i import predict_diffi2i
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.predict import predict
+from h2lo_bids.synthesis.patches import predict_diffi2i
 
 TINY = DiffI2IArchitecture(
     width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=2, residual=1
@@ -74,17 +69,6 @@ def test_bytes_depend_on_the_seed_but_not_on_threads(
     two = predict_diffi2i(model, *scan, options=EngineOptions(threads=2))
     assert one.tobytes() == two.tobytes()
     assert one.tobytes() != predict_diffi2i(model, *scan, seed=1).tobytes()
-
-
-def test_a_bundle_makes_the_same_image(
-    model: DiffI2I, scan: tuple[np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
-    bundle = save_bundle(
-        tmp_path / "b", model, contrast="T1w", frame=Frame(), metadata={}, card="", method="diffi2i"
-    )
-    assert bundle.metadata["parameters"] == sum(p.numel() for p in model.parameters())
-    loaded = load_model(load_bundle(tmp_path / "b"))
-    assert predict(loaded, *scan).tobytes() == predict_diffi2i(model, *scan).tobytes()
 
 
 def test_voxels_outside_the_mask_have_no_say(

@@ -9,8 +9,8 @@ from scipy.interpolate import RegularGridInterpolator
 
 from h2lo_bids.models.inr import ConditionalInr, InrArchitecture
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
-from h2lo_bids.synthesis.grids import synthesize_on_grid
 from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.predict import predict_on_grid
 
 
 def trained_like(sizes: InrArchitecture, seed: int = 0) -> ConditionalInr:
@@ -88,18 +88,12 @@ def test_off_grid_queries_equal_brute_force(inr, volume):
     np.testing.assert_allclose(got, expected, atol=1e-4 * np.ptp(expected))
 
 
-def test_a_query_at_voxels_is_the_prediction(inr, volume):
-    mask = np.random.default_rng(3).random(volume.shape) < 0.2
-    at = synthesize_at(inr, volume, np.argwhere(mask))
-    np.testing.assert_allclose(at, synthesize(inr, volume, mask)[mask], atol=1e-5)
-
-
 def test_other_grids_are_queried_not_resampled(inr, volume):
     frame = np.diag([1.0, 1, 1, 1])
     target = np.diag([1.5, 0.8, 2.1, 1]) @ np.eye(4)
     target[:3, 3] = 0.3
     shape = (9, 11, 6)
-    got = synthesize_on_grid(inr, volume, frame, shape, target, np.ones(shape, bool))
+    got = predict_on_grid(inr, volume, frame, shape, target, np.ones(shape, bool))
     points = np.argwhere(np.ones(shape)) @ target[:3, :3].T + target[:3, 3]
     expected = brute_force(inr, volume, points)
     np.testing.assert_allclose(got.ravel(), expected, atol=1e-4 * np.ptp(expected))

@@ -30,11 +30,6 @@ def head():
     return (smooth * mask).astype(np.float32), mask
 
 
-def test_untrained_it_gives_the_input_back(head):
-    volume, mask = head
-    np.testing.assert_allclose(predict_pfsr(Pfsr(SMALL), volume, mask), volume, atol=1e-6)
-
-
 def test_outside_the_brain_is_nothing(network, head):
     volume, mask = head
     made = predict_pfsr(network, volume, mask)

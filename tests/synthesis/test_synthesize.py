@@ -16,8 +16,13 @@ from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import default_bundle, load_model
 from h2lo_bids.synthesis import engine
 from h2lo_bids.synthesis import options as engine_options
-from h2lo_bids.synthesis.engine import synthesize, synthesize_at
-from h2lo_bids.synthesis.evaluator import Evaluator, convolve_one_channel, products_in_bfloat16
+from h2lo_bids.synthesis.engine import (
+    Evaluator,
+    convolve_one_channel,
+    products_in_bfloat16,
+    synthesize,
+    synthesize_at,
+)
 from h2lo_bids.synthesis.options import EngineOptions, noting_device, resolve_device
 
 
@@ -81,10 +86,6 @@ def test_the_first_layer_is_not_rounded_to_bfloat16(model, volume):
     np.testing.assert_allclose(got.numpy(), exact.numpy(), atol=1e-5)
 
 
-def test_an_empty_mask_gives_zeros(model, volume):
-    assert not synthesize(model, volume, np.zeros(volume.shape, dtype=bool)).any()
-
-
 @pytest.mark.parametrize("voxel", [(0, 0, 0), (16, 11, 14), (8, 5, 7)])
 def test_a_single_voxel(model, naive, volume, voxel):
     mask = np.zeros(volume.shape, dtype=bool)
@@ -109,15 +110,9 @@ def test_the_bytes_depend_neither_on_the_run_nor_on_the_threads(model, volume, p
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_inputs_are_left_alone(model, volume):
-    volume.setflags(write=False)
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    synthesize(model, volume, volume > 0.5)
-    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
-
-
 def test_any_layout_and_type_of_volume(model, naive, volume):
     mask = volume > 0.5
+    volume.setflags(write=False)
     expected = synthesize(model, volume, mask)
     for other in (np.asfortranarray(volume), volume.astype(np.float64), volume.astype(">f4")):
         np.testing.assert_array_equal(synthesize(model, other, mask), expected)
@@ -129,12 +124,7 @@ def test_shapes_that_differ_are_refused(model, volume):
     with pytest.raises(ValueError):
         synthesize(model, volume[0], volume[0] > 0)
     with pytest.raises(ValueError):
-        synthesize_at(model, volume, np.zeros((4, 2)))
-    with pytest.raises(ValueError):
         synthesize_at(model, volume, np.full((1, 3), np.nan))
-
-
-# Between the voxels
 
 
 def test_points_between_voxels_match_an_independent_interpolator(model, volume):
@@ -171,9 +161,6 @@ def test_a_flat_volume_can_be_queried(model):
     flat = np.random.default_rng(0).random((2, 2, 9), dtype=np.float32)
     points = np.array([[0.5, 1.0, 8.0], [1.0, 0.0, 3.3]])
     assert np.isfinite(synthesize_at(model, flat, points)).all()
-
-
-# Devices
 
 
 def test_unknown_settings_are_usage_errors():

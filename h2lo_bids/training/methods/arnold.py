@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAIRS = 3
 """Pairs that the authors fitted to."""
 Values = tuple[float, float, float, float]
-"""sigma, c1, c2, c3: see `h2lo_bids.models.arnold.Arnold`."""
+"""sigma, c1, c2, c3: see `h2lo_bids.models.baselines.Arnold`."""
 BOUNDS = ((0.1, 5.0), (0.0, 20.0), (0.0, 20.0), (0.1, 8.0))
 """Where the four are looked for: blurs in voxels, noises in standard deviations."""
 _WIDTHS = 5

@@ -18,8 +18,8 @@ from h2lo_bids.evaluation.metrics import psnr
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.diffi2i import STRIDE, DiffI2I, DiffI2IArchitecture, diffuse
 from h2lo_bids.models.h2lo import HALO
-from h2lo_bids.synthesis.diffi2i import predict_diffi2i
 from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.patches import predict_diffi2i
 from h2lo_bids.training.augment import vary_intensity
 from h2lo_bids.training.estimators import autocast
 from h2lo_bids.training.methods.operators import advance_average
