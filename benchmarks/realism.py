@@ -2,9 +2,10 @@
 
 Run ``python benchmarks/realism.py OUT T1w --synthesized NAME=PATH ... --reference NAME=PATH ...``.
 PATH is an image, or a folder that ``h2lo`` wrote: its low-field images of the contrast on the
-scans' own grids are taken. ``PATH,HF`` names the subject's own high-field image; beside
-outputs of ``h2lo`` their ``desc-preproc`` image is found. OUT receives ``how-real_T1w.md`` and
-``how-real_T1w.png``. About half a minute per head on one thread.
+scans' own grids are taken. ``IMAGE+IMAGE+IMAGE`` are scans of one head, fused by their mean (the
+first alone is measured on its own grid). ``PATH,HF`` names the subject's own high-field image;
+beside outputs of ``h2lo`` their ``desc-preproc`` image is found. OUT receives
+``how-real_T1w.md`` and ``how-real_T1w.png``. About half a minute per head on one thread.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class Image:
 
     name: str
     real: bool
-    path: Path
+    paths: tuple[Path, ...]
     own: Path | None
 
     @cached_property
     def native(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Values, brain and voxel size on its own grid."""
-        image = load_checked(self.path).image
+        image = load_checked(self.paths[0]).image
         brain = extract_brain(image, threads=1).image
         return (
             np.asarray(image.dataobj), np.asarray(brain.dataobj) > 0, spacing_of(image.affine)
@@ -53,14 +54,13 @@ class Image:
         """Values, brain and own high-field image on `FRAME`."""
         import nibabel as nib
 
-        image = load_checked(self.path).image
+        image, *others = (load_checked(path).image for path in self.paths)
         brain = nib.Nifti1Image(self.native[1].astype(np.uint8), image.affine)
         shape, affine = frame_grid(image, FRAME, mask=brain)
-        high = None if self.own is None else load_checked(self.own).image
-        low, high = (
-            None if v is None else np.asarray(resample(v, shape, affine).dataobj)
-            for v in (image, high)
-        )
+        low = np.mean([resample(v, shape, affine).dataobj for v in (image, *others)], axis=0)
+        high = None
+        if self.own is not None:
+            high = np.asarray(resample(load_checked(self.own).image, shape, affine).dataobj)
         return low, np.asarray(resample_mask(brain, shape, affine).dataobj) > 0, high
 
 
@@ -68,20 +68,21 @@ def find(text: str, contrast: str, real: bool) -> list[Image]:
     name, _, rest = text.partition("=")
     path, _, own = rest.partition(",")
     root = Path(path)
-    files = [root]
+    groups = [tuple(map(Path, path.split("+")))]
     if root.is_dir():
         every = sorted(root.glob(f"**/*_desc-lowfield_{contrast}.nii.gz"))
-        files = [file for file in every if not re.search("_(space|res)-", file.name)]
-    if not rest or not files:
+        groups = [(file,) for file in every if not re.search("_(space|res)-", file.name)]
+    if not rest or not groups:
         raise MissingInputError(
             f"{text}: give NAME=IMAGE[,HF], or NAME=FOLDER that holds *_desc-lowfield_{contrast}"
         )
     found = []
-    for file in files:
+    for files in groups:
+        file = files[0]
         beside = file.with_name(re.sub("_desc-lowfield[a-z0-9]*_", "_desc-preproc_", file.name))
         high = Path(own) if own else beside if beside.is_file() and beside != file else None
-        label = name if len(files) == 1 else f"{name}, {file.name.partition('_')[0]}"
-        found.append(Image(label, real, file, high))
+        label = name if len(groups) == 1 else f"{name}, {file.name.partition('_')[0]}"
+        found.append(Image(label, real, files, high))
     return found
 
 
