@@ -60,15 +60,13 @@ class Ended:
     error: H2loError | None = None
     cause: str = ""
     """What ended the process before it was done."""
-    stopped: bool = False
-    """Whether that was this program, for a job that took too much."""
 
 
 class _Running:
     def __init__(self, job: Job, events: Connection) -> None:
         self.job, self.events = job, events
-        self.began, self.looked = time.monotonic(), 0.0
-        self.pid, self.code, self.stopped = 0, 0, ""
+        self.began = time.monotonic()
+        self.pid, self.code = 0, 0
         self.answer: dict[str, Any] = {}
 
     def kill(self, number: signal.Signals) -> None:
@@ -95,11 +93,9 @@ class _Running:
     def ended(self) -> Ended:
         seconds = time.monotonic() - self.began
         cause = "" if self.answer else self._cause()
-        return Ended(self.job, seconds, **self.answer, cause=cause, stopped=bool(self.stopped))
+        return Ended(self.job, seconds, **self.answer, cause=cause)
 
     def _cause(self) -> str:
-        if self.stopped:
-            return f"stopped: {self.stopped}"
         if self.code >= 0:
             return f"its process ended with code {self.code} before it was done"
         name = signal.Signals(-self.code).name
@@ -140,14 +136,13 @@ class Pool:
         on_start: Callable[[Job], None] = lambda job: None,
         on_event: Callable[[Job, Event], None] = lambda job, event: None,
         on_stop: Callable[[int], None] = lambda count: None,
-        excess: Callable[[int], str] = lambda pid: "",
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         """Run jobs, `limit` at a time; whatever happens, none of them is left behind.
 
         `jobs` is consumed as places become free. `on_end` returns whether to go on; if not, or on
-        an exception, jobs that run are stopped, and `on_stop` gets their number. `excess` returns
-        why the process of a number is to be stopped; `tick` is called while nothing comes.
+        an exception, jobs that run are stopped, and `on_stop` gets their number; `tick` is called
+        while nothing comes.
         """
         waiting, go_on = iter(jobs), True
         try:
@@ -157,7 +152,7 @@ class Pool:
                     self._start(job)
                 if not self._running:
                     return
-                happened = self._wait(_PAUSE, excess)
+                happened = self._wait(_PAUSE)
                 if not happened:
                     tick()
                 for running, event in happened:
@@ -225,9 +220,7 @@ class Pool:
         with contextlib.suppress(OSError):
             running.events.send((job.work, job.task))
 
-    def _wait(
-        self, seconds: float, excess: Callable[[int], str] = lambda pid: ""
-    ) -> list[tuple[_Running, Event | None]]:
+    def _wait(self, seconds: float) -> list[tuple[_Running, Event | None]]:
         """Return events of jobs as they came, and None for a job that has ended."""
         sources = {r.events: r for r in self._running.values() if not r.events.closed}
         ready = wait([self._control, *sources], seconds)
@@ -239,12 +232,6 @@ class Pool:
         ]
         if self._control in ready:
             found += self._hear_server()
-        for running in self._running.values():
-            now = time.monotonic()
-            if running.pid and not running.stopped and now - running.looked >= _PAUSE:
-                running.looked, running.stopped = now, excess(running.pid)
-                if running.stopped:
-                    running.kill(signal.SIGKILL)
         return found
 
     def _hear_server(self) -> list[tuple[_Running, Event | None]]:
@@ -290,23 +277,9 @@ def _log(path: Path) -> IO[bytes]:
         return open(os.devnull, "ab")
 
 
-def resident(pid: int) -> int:
-    """Return the bytes that a process and its helpers hold; shared pages count for each."""
-    import psutil
-
-    total = 0
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):  # it has just ended
-                total += one.memory_info().rss
-    return total
-
-
 def _serve(control: Connection, imports: Sequence[str]) -> tuple[int, int] | None:
     """Fork for each job; return the descriptors of events and log in each of the processes."""
     os.set_inheritable(control.fileno(), False)  # else a helper of a job would keep it open
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # of Slurm before a requeue, for fits alone
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)

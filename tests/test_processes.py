@@ -12,7 +12,7 @@ import pytest
 
 import h2lo_bids
 from h2lo_bids.errors import BadDataError, H2loError, TemporaryError, UnexpectedError
-from h2lo_bids.processes import Job, Pool, resident
+from h2lo_bids.processes import Job, Pool
 
 WORK = """
 import os, signal, subprocess, sys, time
@@ -31,10 +31,6 @@ def bad(task, send):
 
 def odd(task, send):
     raise KeyError(task)
-
-def hold(task, send):
-    code = f"import time; b = bytearray({task}); time.sleep(600)"
-    subprocess.run([sys.executable, "-c", code])
 
 def leave(task, send):
     send({"helper": subprocess.Popen(["sleep", "600"]).pid})
@@ -123,17 +119,6 @@ def test_errors_arrive_as_they_were_raised(tmp_path, pool):
     assert "Traceback" in (tmp_path / "x.log").read_text()
     with pytest.raises(H2loError, match="no attribute"):
         pool.call(_job(tmp_path, "nothing"))
-
-
-def test_a_process_that_takes_too_much_is_stopped_and_its_helpers_count(tmp_path, pool):
-    def excess(pid):
-        return "it held much" if resident(pid) > 200_000_000 else ""
-
-    jobs = [_job(tmp_path, "hold", 300_000_000, "greedy"), _job(tmp_path, "double", 1, "modest")]
-    ends, _ = _run(pool, jobs, limit=1, excess=excess)
-    assert ends["greedy"].stopped
-    assert ends["greedy"].cause == "stopped: it held much"
-    assert ends["modest"].result == 2
 
 
 def test_what_a_killed_process_leaves_behind_is_ended(tmp_path, pool):

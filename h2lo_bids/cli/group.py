@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import shlex
 import shutil
-import signal
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +17,7 @@ from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import BadDataError, H2loError, TemporaryError
-from h2lo_bids.processes import Ended, Event, Job, resident
+from h2lo_bids.processes import Ended, Event, Job
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import (
     CollectTask,
@@ -85,7 +82,6 @@ def _cross_validate(run: Run, close: Callable[[Run, Plans], int]) -> int:
     fits are done; it is not called for one task of a job array.
     """
     settings, console = run.settings, run.console
-    _outlive_requeue()
     sources = prepared_sources(run, prepare_pairs(run))
     if not sources or run.gives_up:
         return _finish(run, 0)
@@ -160,13 +156,6 @@ def clean_workdir(settings: Settings) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if not any(any(training.glob(f"{contrast}/*")) for contrast in CONTRASTS):
         shutil.rmtree(training, ignore_errors=True)  # nobody reads its copies of pairs any more
-
-
-def _outlive_requeue() -> None:
-    """Leave Slurm's signal before a requeue to the fits: they save, and ask to be requeued."""
-    if "SLURM_JOB_ID" in os.environ:
-        with contextlib.suppress(ValueError):  # not the main thread of a program
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _print_plan(run: Run, plans: Plans) -> None:
@@ -265,13 +254,7 @@ def run_fits(run: Run, tasks: Sequence[FoldTask | FinalTask], *, at_a_time: int)
     run.ended, run.total = 0, len(tasks)
     run.steps.clear()
     pace = Pace()
-    console, limit = run.console, (run.settings.mem or 0.0) / at_a_time
-
-    def excess(pid: int) -> str:
-        held = resident(pid) / 1e9 if limit else 0.0
-        if held <= limit:
-            return ""
-        return f"it held {held:.2f} GB, more than its share of --mem, {limit:g} GB"
+    console = run.console
 
     run.pool(fit_threads(run.settings)).run(
         [
@@ -285,7 +268,6 @@ def run_fits(run: Run, tasks: Sequence[FoldTask | FinalTask], *, at_a_time: int)
         on_stop=lambda count: console.line(
             f"waiting for {counted(count, 'fit')} to save the current step; Ctrl-C ends them now"
         ),
-        excess=excess,
         tick=console.tick,
     )
 
@@ -340,8 +322,6 @@ def _end_fit(run: Run, ended: Ended) -> bool:
     count = run.close(job.name)
     if ended.cause:
         remedy = "run again to go on, with more memory or a lower --n-folds-parallel"
-        if ended.stopped:
-            remedy = "raise it and run again to go on, or fit with a smaller --batch or --crop"
         run.fail(Failed(job.name, "fit", TemporaryError(f"{ended.cause}; {remedy}")))
     elif ended.error is not None:
         log = "" if isinstance(ended.error, TemporaryError) else str(job.log)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,100 +76,61 @@ def fit_threads(settings: Settings) -> int:
 def available_processors(root: Path = _CGROUPS, table: Path = _OWN_GROUPS) -> int:
     """Return the processors this process may use, counting its control group's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = None
+    least = count or 1
     for folder in _groups(root, "cpu", table):
-        quota = _least(quota, _cpu_quota(folder))
-    return max(1, min(count or 1, int(quota) if quota else count or 1))
+        old = [*_numbers(folder / "cpu.cfs_quota_us"), *_numbers(folder / "cpu.cfs_period_us")]
+        limit = _numbers(folder / "cpu.max") or old
+        if len(limit) == 2 and limit[0] > 0:
+            least = min(least, int(limit[0] / limit[1]))
+    return max(1, least)
 
 
 def available_memory_gb(root: Path = _CGROUPS, table: Path = _OWN_GROUPS) -> float:
     """Return the memory that is free for this process, GB (1e9 bytes).
 
-    The least of what the machine reports as available and what each control
-    group above this process has left, where the page cache that can be dropped
-    counts as free.
+    The least of what the machine reports as available and what each control group above this
+    process has left, where the page cache that can be dropped counts as free.
     """
     import psutil
 
     free = float(psutil.virtual_memory().available)
     for folder in _groups(root, "memory", table):
-        left = _memory_left(folder)
-        if left is not None:
-            free = min(free, left)
+        for limit_name, usage_name, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit = _numbers(folder / limit_name)
+            if limit and limit[0] < _UNLIMITED:
+                dropped = re.search(rf"^{cache} (\d+)", _text(folder / "memory.stat"), re.MULTILINE)
+                left = limit[0] - sum(_numbers(folder / usage_name))
+                free = min(free, left + int(dropped[1] if dropped else 0))
     return max(free, 0.0) / 1e9
 
 
-def _groups(root: Path, controller: str, table: Path) -> list[Path]:
-    """Return this process's control group and those above it, for version 1 or 2."""
+def _groups(root: Path, controller: str, table: Path) -> Iterator[Path]:
+    """Yield this process's control group and those above it, for version 1 or 2."""
+    for line in _text(table).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or controller in controllers.split(","):
+            base = root / controllers
+            # In a container the path may be the host's; the mount's root always counts.
+            inside = base / path.lstrip("/")
+            yield from (f for f in (inside, *inside.parents) if f == base or base in f.parents)
+
+
+def _text(path: Path) -> str:
     try:
-        lines = table.read_text().splitlines()
+        return path.read_text()
     except OSError:
+        return ""
+
+
+def _numbers(path: Path) -> list[float]:
+    """Return the numbers of a file; none if it is absent, or says "max"."""
+    try:
+        return [float(word) for word in _text(path).split()]
+    except ValueError:
         return []
-    folders: list[Path] = []
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and controller not in controllers.split(","):
-            continue
-        base = root / controllers if controllers else root
-        # In a container the path may be the host's; the mount's root always counts.
-        inside = base / path.lstrip("/")
-        for folder in (inside, *inside.parents):
-            if folder == base or base in folder.parents:
-                folders.append(folder)
-    return folders
-
-
-def _memory_left(folder: Path) -> float | None:
-    """Return the bytes a control group has left, or None if it has no limit."""
-    for limit_name, usage_name, reclaimable in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        limit = _number(folder / limit_name)
-        if limit is None or limit >= _UNLIMITED:
-            continue
-        usage = _number(folder / usage_name) or 0.0
-        return limit - usage + _statistic(folder / "memory.stat", reclaimable)
-    return None
-
-
-def _cpu_quota(folder: Path) -> float | None:
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()
-        return None if quota == "max" else max(1.0, float(quota) / float(period))
-    except (OSError, ValueError):
-        pass
-    quota_us, period_us = (
-        _number(folder / "cpu.cfs_quota_us"),
-        _number(folder / "cpu.cfs_period_us"),
-    )
-    if not quota_us or not period_us or quota_us < 0:
-        return None
-    return max(1.0, quota_us / period_us)
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return float(path.read_text())
-    except (OSError, ValueError):  # absent, or "max"
-        return None
-
-
-def _statistic(path: Path, name: str) -> float:
-    try:
-        for line in path.read_text().splitlines():
-            key, _, value = line.partition(" ")
-            if key == name:
-                return float(value)
-    except (OSError, ValueError):
-        pass
-    return 0.0
-
-
-def _least(a: float | None, b: float | None) -> float | None:
-    values = [value for value in (a, b) if value is not None]
-    return min(values) if values else None
 
 
 def child_environment(

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from h2lo_bids.errors import CannotCreateError, H2loError, UsageError
+from h2lo_bids.errors import CannotCreateError, H2loError, TemporaryError, UsageError
 from h2lo_bids.models.registry import Model, make_model
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import (
-    REASONS,
     Processes,
-    Signals,
+    Termination,
     check_shares,
     make_fabric,
     quiet_fabric,
-    stopped,
 )
 from h2lo_bids.training.folder import HISTORY, History, load_checkpoint, save_checkpoint
 from h2lo_bids.training.options import GAIN, FitOptions, has_stalled
@@ -151,7 +149,7 @@ def fit(
         If `folder` holds a fit of other options or other pairs, or ``options.starts_from``
         and `initial` do not belong together.
     TemporaryError
-        If SIGTERM, or under Slurm SIGUSR1, ended the fit early, with a checkpoint.
+        If SIGTERM ended the fit early, with a checkpoint.
     """
     from h2lo_bids.training.methods import TRAINERS, shares_steps
 
@@ -273,7 +271,7 @@ class _Loop:
     def run(self) -> None:
         """Step, validate, log and save, up to the end or a signal."""
         history, record, mark = self._history(), self.record, time.perf_counter()
-        with Signals() as signals:
+        with Termination() as termination:
             last = False
             while not last:
                 losses = self._step()
@@ -290,12 +288,14 @@ class _Loop:
                 if history is not None:
                     history.add(row)
                 self._report(row, last=last)
-                reason = self._reason(signals)
-                if last or reason or record.step % self.options.checkpoint_every == 0:
+                ends = self._ends(termination)
+                if last or ends or record.step % self.options.checkpoint_every == 0:
                     self._save(history)
-                if reason and not last:
-                    first = self.fabric.is_global_zero
-                    raise stopped(self.folder, record.step, reason, first=first)
+                if ends and not last:
+                    raise TemporaryError(
+                        f"{self.folder}: stopped by SIGTERM after step {record.step}; run again "
+                        "to go on from there"
+                    )
 
     def _history(self) -> History | None:
         columns = ("step", "rate", *self.trainer.losses, "psnr", "seconds")
@@ -349,13 +349,13 @@ class _Loop:
                 f"rose by no more than {GAIN:g} dB"
             )
 
-    def _reason(self, signals: Signals) -> str | None:
-        """Return the signal that any of the processes has received."""
-        wish = REASONS.index(signals.reason)
-        if self.fabric.world_size > 1:
-            # It may reach the processes in different steps.
-            wish = int(self.fabric.all_reduce(torch.tensor(wish), reduce_op="max"))  # type: ignore[arg-type]
-        return REASONS[wish]
+    def _ends(self, termination: Termination) -> bool:
+        """Whether any of the processes has received SIGTERM."""
+        if self.fabric.world_size == 1:
+            return termination.asked
+        # It may reach the processes in different steps.
+        wish = torch.tensor(int(termination.asked))
+        return bool(self.fabric.all_reduce(wish, reduce_op="max"))
 
     def _save(self, history: History | None) -> None:
         state = self.trainer.state()
