@@ -24,7 +24,6 @@ from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.query import load_filter_file
 from h2lo_bids.cli.checks import prepare_folders
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.failures import Failed, write_table
 from h2lo_bids.cli.resources import (
     Resources,
     child_environment,
@@ -32,7 +31,7 @@ from h2lo_bids.cli.resources import (
     step_threads,
     temporary_folder,
 )
-from h2lo_bids.cli.tasks import PairTask, SubjectTask
+from h2lo_bids.cli.tasks import Failed, PairTask, SubjectTask, write_table
 from h2lo_bids.errors import H2loError, TemporaryError, UnexpectedError, error_of_code
 from h2lo_bids.io import atomic_write_text, common_lock, exclusive
 from h2lo_bids.processes import Ended, Event, Job, Pool

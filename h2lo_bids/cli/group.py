@@ -13,9 +13,9 @@ from typing import Any
 
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run, report_failures
-from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
 from h2lo_bids.cli.resources import fit_threads
+from h2lo_bids.cli.tasks import Failed, exit_code
 from h2lo_bids.errors import BadDataError, H2loError, TemporaryError
 from h2lo_bids.processes import Ended, Event, Job
 from h2lo_bids.settings import Settings

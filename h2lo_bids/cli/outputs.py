@@ -22,8 +22,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines, stand_somewhere
-from h2lo_bids.cli.failures import Failed, exit_code
-from h2lo_bids.cli.tasks import CheckTask
+from h2lo_bids.cli.tasks import CheckTask, Failed, exit_code
 from h2lo_bids.errors import MissingInputError, UsageError, error_of_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_for, output_paths
 from h2lo_bids.settings import Settings

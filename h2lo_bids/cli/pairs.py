@@ -22,9 +22,8 @@ from h2lo_bids.cli.execution import (
     start_run,
     write_dataset,
 )
-from h2lo_bids.cli.failures import Failed, exit_code
 from h2lo_bids.cli.resources import plan
-from h2lo_bids.cli.tasks import MissingTask, PairTask
+from h2lo_bids.cli.tasks import Failed, MissingTask, PairTask, exit_code
 from h2lo_bids.io import exclusive, read_json, remove_temporaries
 from h2lo_bids.processes import Ended
 from h2lo_bids.settings import Settings

@@ -1,14 +1,18 @@
-"""The participant level: one process per participant, and what frames them."""
+"""The participant and trial levels: a process per participant, reports, what is collected."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from h2lo_bids.bids.derivatives import report_path, result_path
 from h2lo_bids.bids.discover import Discovery, discover, discover_lowfield
 from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.sidecars import software_versions
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
@@ -22,14 +26,23 @@ from h2lo_bids.cli.execution import (
     start_run,
     write_dataset,
 )
-from h2lo_bids.cli.failures import exit_code
 from h2lo_bids.cli.resources import plan
-from h2lo_bids.cli.tasks import CheckTask, SubjectTask, Templates
-from h2lo_bids.errors import H2loError
-from h2lo_bids.io import remove_temporaries
+from h2lo_bids.cli.tasks import CheckTask, Failed, SubjectTask, Templates, TrialTask, exit_code
+from h2lo_bids.errors import H2loError, NoMatchError
+from h2lo_bids.io import common_lock, exclusive, remove_temporaries
+from h2lo_bids.outputs import grids_for
 from h2lo_bids.processes import Ended
+from h2lo_bids.reports.records import (
+    Failure,
+    FoundScan,
+    ScanReport,
+    SubjectReport,
+    load_subject_report,
+    save_subject_report,
+    write_scan_failure,
+)
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import ENHANCE
+from h2lo_bids.vocabulary import ENHANCE, Send
 from h2lo_bids.wording import all_counted, counted
 
 
@@ -39,8 +52,6 @@ def run_participant(settings: Settings, console: Console) -> int:
     check_usage(settings)
     with start_run(settings, console) as run:
         if settings.reports_only:
-            from h2lo_bids.cli.reporting import reports_only
-
             return reports_only(run)
         run.pool()  # its imports take as long as the search
         found = find(settings)
@@ -50,8 +61,6 @@ def run_participant(settings: Settings, console: Console) -> int:
         if found.scans:
             _process(run, found, templates)
         if settings.level == "trial":
-            from h2lo_bids.cli.trial import collect
-
             collect(run)
         return _finish(run)
 
@@ -118,8 +127,6 @@ def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
 
 def _clean_up(run: Run, ended: Ended) -> None:
     """Do for a participant whose process died what it could not do any more."""
-    from h2lo_bids.cli.reporting import add_failures
-
     out_dir, task = run.settings.out_dir, ended.job.task
     remove_temporaries(out_dir / ended.job.name, older_than=0.0)
     stems = {scan.relative_path: scan.stem for scan in task.scans}
@@ -144,15 +151,174 @@ def _finish(run: Run) -> int:
         )
     subjects = sorted({name.split("/")[0] for name in run.done})
     if subjects:
-        from h2lo_bids.cli.reporting import write_citation_text
-
         write_citation_text(run.settings.out_dir, subjects[0].removeprefix("sub-"))
     for subject in subjects:
         report = run.settings.out_dir / f"{subject}.html"
         if report.exists():
             console.line(f"report: {report}")
     if run.reported:
-        from h2lo_bids.cli.reporting import write_pages_of_all
-
         write_pages_of_all(run)
     return exit_code(run.failed, len(run.done))
+
+
+def run_collect(settings: Settings, console: Console) -> int:
+    """Collect the study from the ratings that are there; return the exit code."""
+    stand_somewhere()
+    check_usage(settings)
+    with start_run(settings, console) as run:
+        write_dataset(run)
+        collect(run)
+    return 0
+
+
+def collect(run: Run) -> None:
+    """Write the study's tables and page, unless some participants were chosen."""
+    if run.settings.participant_label and not run.settings.collect:
+        run.console.line("run trial with --collect once all participants are done")
+        return
+    result = run.ask(TrialTask(run.settings), "collecting the study")
+    for note in result["notes"]:
+        run.console.line(note, level="warning")
+    run.console.line(f"report: {result['path']}")
+
+
+def collect_study(task: TrialTask, send: Send) -> dict[str, Any]:
+    """Write the tables, the page and the reader set of a study; return the last event."""
+    from h2lo_bids.trial.report import write_trial_report
+    from h2lo_bids.trial.study import collect
+
+    settings = task.settings
+    study = collect(settings.out_dir, seed=settings.random_seed)
+    if settings.reader_set:
+        from h2lo_bids.trial.reader_set import write_reader_set
+
+        study.notes += write_reader_set(settings.out_dir, settings.reader_set, settings.random_seed)
+    path = write_trial_report(settings.out_dir, study, settings.words())
+    return {"event": "collected", "path": str(path), "notes": study.notes}
+
+
+def write_report(task: SubjectTask, failed: list[Failed], scans: Sequence[ScanReport]) -> Path:
+    """Write the records and the page of a participant whose workflow has ended."""
+    out_dir = task.settings.out_dir
+    stems = {scan.relative_path: scan.stem for scan in task.scans}
+    failures = [
+        Failure(item.step, item.message, _traceback(item.crash_file), stems[item.scan])
+        for item in failed
+    ]
+    failures += [Failure("discovery", problem.message) for problem in task.problems]
+    broken = {item.scan for item in failed}
+    use = "enhanced" if task.sources else "synthesized"
+    found = [_found(s, "failed" if s.relative_path in broken else use) for s in task.scans]
+    root = task.settings.bids_dir
+    for skipped in task.skipped:
+        if skipped.path.suffix in (".gz", ".nii"):
+            name = skipped.path.relative_to(root).as_posix()
+            found.append(FoundScan(name, use=f"not used: {skipped.reason}"))
+    report = SubjectReport(
+        subject=task.subject,
+        found=tuple(found),
+        failures=tuple(failures),
+        command=shlex.join(["h2lo", *task.settings.words()]),
+        versions=tuple(software_versions().items()),
+        facts={"grids": _grids(task)} if _grids(task) else {},
+    )
+    with exclusive(common_lock(out_dir, f"sub-{task.subject}")):
+        report = replace(_with_other_sessions(task, report), scans=tuple(scans))
+        save_subject_report(out_dir, report)
+        return _render(out_dir, task.subject)
+
+
+def _with_other_sessions(task: SubjectTask, report: SubjectReport) -> SubjectReport:
+    """Keep what other runs, each on a session of its own, said of theirs."""
+    chosen = [f"/ses-{label}/" for label in task.settings.session_label]
+    if not chosen:
+        return report
+    try:
+        before = load_subject_report(task.settings.out_dir, task.subject)
+    except H2loError:  # there is none, or it is broken
+        return report
+
+    def of_others(text: str) -> bool:
+        return not any(folder in text for folder in chosen)
+
+    found = [item for item in before.found if of_others(item.path)]
+    failures = [item for item in before.failures if not item.scan and of_others(item.message)]
+    return replace(
+        report,
+        found=tuple(sorted((*found, *report.found), key=lambda item: item.path)),
+        failures=(*report.failures, *failures),
+    )
+
+
+def add_failures(out_dir: Path, subject: str, failures: Mapping[str, str]) -> None:
+    """Write a report again with the messages of scans, by stem, that had no chance to report."""
+    with exclusive(common_lock(out_dir, f"sub-{subject}")):
+        for stem, message in failures.items():
+            write_scan_failure(out_dir, stem, Failure("participant", message, "", stem))
+        _render(out_dir, subject)
+
+
+def reports_only(run: Run) -> int:
+    """Assemble the reports of all or the chosen participants; return the exit code."""
+    settings, console = run.settings, run.console
+    out_dir = settings.out_dir
+    subjects = settings.participant_label or tuple(
+        sorted(path.parent.name.removeprefix("sub-") for path in out_dir.glob("sub-*/figures"))
+    )
+    if not subjects:
+        raise NoMatchError(f"{out_dir}: holds no figures; run once without --reports-only")
+    for subject in subjects:
+        console.line(f"report: {_render(out_dir, subject)}")
+    write_pages_of_all(run)
+    return 0
+
+
+def write_pages_of_all(run: Run) -> None:
+    """Write the page and the table of all scans in the output folder, of whatever run."""
+    from h2lo_bids.reports.scans import write_scan_pages
+
+    out_dir = run.settings.out_dir
+    with exclusive(common_lock(out_dir, "dataset")):
+        problems = write_scan_pages(out_dir)
+    for problem in problems:
+        run.console.line(problem, level="warning")
+    run.console.line(f"all scans: {result_path(out_dir, 'index')}")
+
+
+def write_citation_text(out_dir: Path, subject: str) -> None:
+    """Write ``logs/CITATION.md`` from what was done for one participant."""
+    from h2lo_bids.bids.dataset import write_citation
+    from h2lo_bids.reports.methods import describe, facts_of
+
+    facts = facts_of(load_subject_report(out_dir, subject))
+    write_citation(out_dir, describe(facts).markdown)
+
+
+def _render(out_dir: Path, subject: str) -> Path:
+    from h2lo_bids.reports.subject import write_subject_report
+
+    path = report_path(out_dir, subject)
+    write_subject_report(load_subject_report(out_dir, subject), path)
+    return path
+
+
+def _found(scan: Scan, use: str) -> FoundScan:
+    return FoundScan(
+        path=scan.relative_path,
+        session=scan.session or "",
+        field_strength=scan.field_strength,
+        field_source=scan.field_source,
+        use=use,
+    )
+
+
+def _grids(task: SubjectTask) -> list[str]:
+    grids = grids_for(task.settings)
+    return [f"at {grid.meaning}" for grid in grids if grid.kind in ("model", "lf")]
+
+
+def _traceback(crash_file: str) -> str:
+    try:
+        return Path(crash_file).read_text(errors="replace") if crash_file else ""
+    except OSError:
+        return ""

@@ -89,7 +89,7 @@ def _run(settings: Settings) -> int:
 
 def _record(err: H2loError, console: Console, settings: Settings) -> None:
     """Put what ended the whole run into its table of failures, if it got as far as a log."""
-    from h2lo_bids.cli.failures import Failed, write_table
+    from h2lo_bids.cli.tasks import Failed, write_table
 
     table = console.log.with_name("failures.tsv") if console.log is not None else None
     if table is not None and not table.exists():
@@ -109,7 +109,7 @@ def _level(settings: Settings) -> Callable[[Settings, Console], int]:
         run: Callable[[Settings, Console], int] = getattr(group, f"run_{settings.level}")
         return run
     if settings.level == "trial" and settings.collect:
-        from h2lo_bids.cli.trial import run_collect
+        from h2lo_bids.cli.participant import run_collect
 
         return run_collect
     if settings.pairs:

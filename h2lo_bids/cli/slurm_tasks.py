@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.cli import outputs
 from h2lo_bids.cli.console import printable
-from h2lo_bids.cli.failures import COLUMNS
 from h2lo_bids.cli.parser import EXIT_CODES
+from h2lo_bids.cli.tasks import COLUMNS
 from h2lo_bids.errors import UsageError
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.settings import OPTIONS, Settings

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import synthstrip_weights
-from h2lo_bids.cli.failures import Failed
-from h2lo_bids.cli.tasks import SubjectTask
-from h2lo_bids.cli.trial import examine, wanted
-from h2lo_bids.errors import error_named
+from h2lo_bids.cli.tasks import Failed, SubjectTask
+from h2lo_bids.errors import H2loError, error_named
 from h2lo_bids.io import exclusive
 from h2lo_bids.outputs import extras_of, response_of
 from h2lo_bids.settings import Settings
@@ -23,8 +21,11 @@ from h2lo_bids.vocabulary import Send
 
 if TYPE_CHECKING:
     from h2lo_bids.reports.records import ScanReport
+    from h2lo_bids.trial.scan import Plan
     from pipelines.specs import RunSpec
 
+STEP = "trial"
+MOST_ROWS = 20
 LEFT_OUT = "fusion"
 """The step that is named for a scan without which the others were fused."""
 
@@ -51,7 +52,7 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
             for scan in scans
             for path, error, message in scan.lost
         ]
-        from h2lo_bids.cli.reporting import write_report
+        from h2lo_bids.cli.participant import write_report
 
         write_report(task, failed, scans)
         for scan in task.scans:
@@ -257,6 +258,85 @@ def _failed(task: SubjectTask, failure: Any) -> list[Failed]:
         Failed(scan.relative_path, step, failure.error, failure.crash_file)
         for scan in (*own, *sorted(held, key=lambda scan: scan.relative_path))
     ]
+
+
+def wanted(settings: Settings) -> bool:
+    """Tell whether scans have labels or conditions."""
+    return bool(settings.labels or settings.condition or settings.level == STEP)
+
+
+def plan_of(task: SubjectTask) -> Plan:
+    """Return what is done with each scan."""
+    from h2lo_bids.outputs import grids_for
+    from h2lo_bids.synthesis.options import EngineOptions
+    from h2lo_bids.trial.condition import conditions_of
+    from h2lo_bids.trial.scan import Plan
+
+    settings = task.settings
+    return Plan(
+        settings.out_dir,
+        settings.labels,
+        conditions_of(settings),
+        grids_for(settings),
+        rated=settings.level == STEP,
+        kept=1 if settings.reader_set else 0,
+        seed=settings.random_seed,
+        options=EngineOptions(
+            device=device_of(settings.device),
+            precision=precision_of(settings),
+            threads=task.resources.omp_nthreads,
+        ),
+    )
+
+
+def examine(
+    task: SubjectTask, records: list[ScanReport], broken: set[str], send: Send
+) -> tuple[list[Failed], list[ScanReport]]:
+    """Do what labels and conditions ask for with each scan that is not broken.
+
+    Returns
+    -------
+    failed : list of Failed
+        Scans of which something could not be done; the others go on.
+    records : list of ScanReport
+        With the lesions' table and pictures.
+    """
+    from h2lo_bids.models.choice import bundles_for
+    from h2lo_bids.trial.report import draw_lesions, region_rows
+    from h2lo_bids.trial.scan import Examination
+
+    settings, plan, failed = task.settings, plan_of(task), []
+    bundles: dict[Any, Any] = {}
+    by_stem = {record.stem: record for record in records}
+    for scan in task.scans:
+        if scan.relative_path in broken:
+            continue
+
+        def bundle_of(condition: Any, suffix: str = scan.suffix) -> Any:
+            model = condition.model if condition else None
+            if (model, suffix) not in bundles:
+                own = replace(settings, model=((suffix, model),)) if model else settings
+                bundles[model, suffix] = bundles_for(own, (suffix,))[suffix]
+            return bundles[model, suffix]
+
+        send({"event": "step", "step": f"{scan.stem} {STEP}"})
+        work = Examination(scan, plan, bundle_of)
+        try:
+            found = work.run()
+        except H2loError as err:
+            failed.append(Failed(scan.relative_path, STEP, err))
+            continue
+        for note in found.notes:
+            send({"event": "note", "level": "warning", "text": f"{scan.stem}: {note}"})
+        if scan.stem in by_stem and found.rows:
+            record = by_stem[scan.stem]
+            figures = draw_lesions(plan.out_dir, scan, found)
+            by_stem[scan.stem] = replace(
+                record,
+                figures=(*record.figures, *figures),
+                regions=region_rows(found.rows, MOST_ROWS),
+            )
+    return failed, list(by_stem.values())
 
 
 class Steps:

@@ -1,7 +1,8 @@
-"""What a run asks of its processes: `work` names the function that is called with a task."""
+"""What a run asks of its processes, where `work` names the function; and what of it failed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,8 +12,13 @@ from h2lo_bids.bids.gather import Problem, Skipped
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.resources import Resources
+from h2lo_bids.errors import H2loError, InputOutputError, UnexpectedError
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.settings import Settings
 
+COLUMNS = ("scan", "step", "error", "message", "crash_file")
+_OF_THE_MACHINE = (73, 74, 75)
+_FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
 Templates = tuple[tuple[str, str, Path, Path | None], ...]
 """For each contrast and standard space: both names, image and brain mask."""
 
@@ -76,5 +82,67 @@ class MissingTask:
 class TrialTask:
     """Collect a virtual trial from the ratings of every scan."""
 
-    work: ClassVar[str] = "h2lo_bids.cli.trial:collect_study"
+    work: ClassVar[str] = "h2lo_bids.cli.participant:collect_study"
     settings: Settings
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A scan, or a fit, that was not finished."""
+
+    scan: str
+    """Path relative to the input dataset, or the name of a fit."""
+    step: str
+    error: H2loError
+    crash_file: str = ""
+    """Path of the traceback, if there is one."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the class of the error."""
+        return getattr(self.error, "kind", type(self.error).__name__)
+
+    @property
+    def message(self) -> str:
+        """One line that names the file and the remedy."""
+        return " ".join(str(self.error).split())
+
+    @property
+    def exit_code(self) -> int:
+        """The code that stands for this kind of failure."""
+        full = any(text in self.message for text in _FULL_DISK)
+        return InputOutputError.exit_code if full else self.error.exit_code
+
+    @property
+    def line(self) -> str:
+        """The one line that the user sees."""
+        text = self.message
+        if isinstance(self.error, UnexpectedError):
+            text = f"{self.kind} in step {self.step}: {text}"
+            text += f" (traceback in {self.crash_file})" if self.crash_file else ""
+        return text if Path(self.scan).name in text else f"{self.scan}: {text}"
+
+
+def exit_code(failed: Sequence[Failed], done: int) -> int:
+    """Choose the exit code of a run.
+
+    It is the common code of all failures if that speaks of the machine rather than of the scans
+    (73, 74, 75), or if nothing was done; otherwise 1.
+    """
+    if not failed:
+        return 0
+    codes = {item.exit_code for item in failed}
+    if len(codes) == 1:
+        code = codes.pop()
+        if code in _OF_THE_MACHINE or done == 0:
+            return code
+    return 1
+
+
+def write_table(path: Path, failed: Iterable[Failed]) -> None:
+    """Write the failures as a TSV file with a header row."""
+    rows = [COLUMNS, *((f.scan, f.step, f.kind, f.message, f.crash_file) for f in failed)]
+    text = "".join(
+        "\t".join(" ".join(cell.split()) or "n/a" for cell in row) + "\n" for row in rows
+    )
+    atomic_write_text(path, text)

@@ -10,8 +10,8 @@ import pytest
 from heads import write_dataset
 
 from h2lo_bids import errors
-from h2lo_bids.cli.failures import Failed, exit_code, write_table
 from h2lo_bids.cli.run import main
+from h2lo_bids.cli.tasks import Failed, exit_code, write_table
 from h2lo_bids.errors import error_of_code, recorded
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run, write_dataset
-from h2lo_bids.cli.reporting import write_report
+from h2lo_bids.cli.participant import write_report
 from h2lo_bids.cli.resources import Resources
 from h2lo_bids.cli.tasks import SubjectTask
 from h2lo_bids.settings import Settings
