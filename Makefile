@@ -79,9 +79,8 @@ site: $(VENV)/.installed
 	@echo "open $(abspath docs/_build/index.html)"
 
 benchmark: $(VENV)/.tested
-	$(BIN)/python -m pip install --quiet monai
 	$(BIN)/python benchmarks/synthesis.py
-	$(BIN)/python benchmarks/indexing.py
+	$(BIN)/python benchmarks/scale.py --cases index pybids
 
 container:
 	.ci/container

@@ -24,7 +24,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from training import coarsen
 
 from h2lo_bids.evaluation.metrics import METRICS, evaluate
 from h2lo_bids.imaging.brain.extract import extract_brain
@@ -40,7 +39,7 @@ from h2lo_bids.training.experiments.external import Command, run_command
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
-from h2lo_bids.training.pairs import PairFiles, open_pairs
+from h2lo_bids.training.pairs import Pair, PairFiles, open_pairs
 from h2lo_bids.training.prepared import training_frame
 from h2lo_bids.training.simulated import split_labels
 from h2lo_bids.vocabulary import CONTRASTS
@@ -115,17 +114,25 @@ def keep(path: Path, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> None:
     print(f"made {path}", flush=True)
 
 
+def coarsen(pair: Pair, factor: int) -> Pair:
+    """Average blocks of voxels, and normalise again."""
+    sides = [n // factor for n in pair.shape]
+    cut = tuple(slice(0, n * factor) for n in sides)
+    shape = [n for side in sides for n in (side, factor)]
+
+    def blocks(volume: np.ndarray) -> np.ndarray:
+        return volume[cut].astype(np.float32).reshape(shape).mean((1, 3, 5))
+
+    mask = blocks(pair.mask) >= 0.5
+    hf, lf = (np.where(mask, blocks(v), 0) for v in (pair.hf, pair.lf))
+    return Pair(pair.name, hf / hf.max(), lf / lf.max(), mask)
+
+
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """The pairs of a site at the resolution of the comparison.
+    """The pairs of a site at the resolution of the comparison."""
 
-    Parameters
-    ----------
-    folder
-        Of ``train-*.npz``, ``validation-*.npz`` and ``test-*.npz`` at 1 mm.
-    """
-
-    folder: Path
+    folder: Path  # of train-*.npz, validation-*.npz and test-*.npz at 1 mm
     contrast: str
     resolution: int
     work: Path

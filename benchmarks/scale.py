@@ -4,6 +4,7 @@ Run ``python benchmarks/scale.py`` (minutes). For each number of subjects it wri
 dataset of tiny images and runs, each in a fresh process:
 
 index      ``participant --dry-run``: discovery and the list of what would be written
+pybids     PyBIDS alone, with metadata: what ``index`` is compared with
 schedule   ``participant --sloppy``: everything that the parent does in a run
 reports    ``participant --reports-only``: every subject's page, assembled by the parent
 divide     ``h2lo-slurm``: tasks and scripts of an array
@@ -56,6 +57,11 @@ assert code == 0, code
 DIVIDE = """
 from h2lo_bids.cli.slurm import main
 assert main({words!r}) == 0
+"""
+PYBIDS = """
+from bids import BIDSLayout
+found = BIDSLayout({bids!r}, validate=False).get(suffix=["T1w", "T2w"], extension=[".nii"])
+assert all("MagneticFieldStrength" in file.get_metadata() for file in found)
 """
 GROUP = """
 from pathlib import Path
@@ -155,6 +161,7 @@ def rehearse(
     group = [str(root / "paired"), str(root / "fits"), "group", "--skull-strip", "skip"]
     codes = {
         "index": run("--dry-run"),
+        "pybids": PYBIDS.format(bids=str(bids)),
         "schedule": run(),
         "reports": run("--reports-only"),
         "divide": DIVIDE.format(words=words),
@@ -180,7 +187,7 @@ def rehearse(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--subjects", type=int, nargs="+", default=[250, 500, 1000, 2000])
-    cases = ["index", "schedule", "reports", "divide", "group", "pairs", "fits"]
+    cases = ["index", "pybids", "schedule", "reports", "divide", "group", "pairs", "fits"]
     parser.add_argument("--cases", nargs="+", default=cases, choices=cases)
     options = parser.parse_args()
     sys.path.insert(0, str(HERE.parent / "tests" / "cli"))

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from h2lo_bids.errors import H2loError
 from h2lo_bids.models.bundle import default_bundle, load_bundle, load_model
 from h2lo_bids.models.h2lo import HALO, H2lo
 from h2lo_bids.synthesis.engine import BasisRows, FeatureTiles, products_in_bfloat16, synthesize
@@ -29,25 +28,6 @@ from h2lo_bids.synthesis.tiles import Box
 
 CHUNK = 1 << 18
 """Rows of the naive trunk: all at once would need over 28 GB."""
-
-
-def load(name: str) -> tuple[H2lo, str]:
-    if name == "default":
-        try:
-            return load_model(default_bundle("T1w")), "embedded T1w bundle"
-        except H2loError:
-            name = "random"
-    if name != "random":
-        return load_model(load_bundle(name)), name
-    torch.manual_seed(0)
-    model = H2lo().eval()
-    with torch.no_grad():
-        out = model(torch.rand(1, 1, 16, 16, 16))
-        gain = 1.0 / float(out.max() - out.min())
-        model.trunk.net[-1].weight.mul_(gain)
-        model.trunk.net[-1].bias.mul_(gain)
-        model.bias.fill_(-gain * float(out.min()))
-    return model, "SIREN initialisation, output scaled to [0, 1]"
 
 
 def head(scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +53,7 @@ def timed(call: Callable[[], object], repeats: int = 1) -> float:
 
 def engine_only(args: argparse.Namespace) -> None:
     """Run the engine alone and say how long it took and what memory it had."""
-    model, _ = load(args.model)
+    model = load_model(load_bundle(args.model) if args.model else default_bundle("T1w"))
     volume, mask = head(args.scale)
     options = EngineOptions(precision=args.engine, tile=args.tile)
     start, used = time.perf_counter(), time.process_time()
@@ -88,7 +68,8 @@ def run_engine(args: argparse.Namespace, precision: str) -> tuple[dict[str, floa
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.npy"
         command = [sys.executable, __file__, "--engine", precision, "--out", str(out)]
-        command += ["--scale", str(args.scale), "--model", args.model, "--tile", str(args.tile)]
+        command += ["--scale", str(args.scale), "--tile", str(args.tile)]
+        command += ["--model", args.model] if args.model else []
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return json.loads(done.stdout.splitlines()[-1]), np.load(out)
 
@@ -107,27 +88,6 @@ def naive(model: H2lo, volume: np.ndarray) -> np.ndarray:
         block = slice(start, start + CHUNK)
         parts.append(model.combine(features[:, block].t(), points[block]))
     return torch.cat(parts).reshape(volume.shape).numpy()
-
-
-def monai_windows(model: H2lo, volume: np.ndarray) -> np.ndarray:
-    """Evaluate with MONAI's sliding windows, 64 voxels wide, a halo of 5 shared."""
-    from monai.inferers import sliding_window_inference
-
-    axes = [torch.linspace(-1, 1, n) for n in volume.shape]
-
-    def predict(window: torch.Tensor, where: list[list[slice]]) -> torch.Tensor:
-        sides = [axis[s] for axis, s in zip(axes, where[0][-3:], strict=True)]
-        points = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1)
-        basis = model.trunk(points.reshape(-1, 3)).reshape(*points.shape[:3], -1)
-        features = model.encoder(window)[0].permute(1, 2, 3, 0)
-        return ((features * basis).sum(-1) + model.bias)[None, None]
-
-    side = min(64, *volume.shape)
-    grid = torch.from_numpy(volume)[None, None]
-    result = sliding_window_inference(
-        grid, (side,) * 3, 1, predict, overlap=2 * HALO / side, with_coord=True
-    )
-    return np.asarray(result)[0, 0]
 
 
 def rates(model: H2lo) -> None:
@@ -160,11 +120,10 @@ def rates(model: H2lo) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    model, name = load(args.model)
+    model = load_model(load_bundle(args.model) if args.model else default_bundle("T1w"))
     volume, mask = head(args.scale)
     sides = "x".join(map(str, volume.shape))
     print(f"{sides}, {mask.sum():,} brain voxels, {torch.get_num_threads()} threads")
-    print(f"weights: {name}")
     rates(model)
     engines = {precision: run_engine(args, precision) for precision in ("fp32", "bf16")}
     start, used = time.perf_counter(), time.process_time()
@@ -181,24 +140,13 @@ def report(args: argparse.Namespace) -> None:
             f"largest error {error.max():.1e}, PSNR {psnr:.1f} dB"
         )
         print(f"  outside the brain: {np.count_nonzero(out[~mask])} voxels are not 0")
-    if not args.no_monai:
-        start = time.perf_counter()
-        windows = monai_windows(model, volume)
-        took = time.perf_counter() - start
-        error = np.abs(windows - whole)[mask].max()
-        fastest = engines["fp32"][0]["seconds"]
-        print(
-            f"MONAI sliding windows (fp32): {took:.1f} s, largest error {error:.1e}; "
-            f"engine fp32 is {took / fastest:.1f} times faster"
-        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", type=float, default=1.0, help="of every side (default 1)")
-    parser.add_argument("--model", default="default", help="a bundle, 'default' or 'random'")
+    parser.add_argument("--model", help="a bundle of H2LO (default: the embedded one for T1w)")
     parser.add_argument("--tile", type=int, default=EngineOptions().tile)
-    parser.add_argument("--no-monai", action="store_true")
     parser.add_argument("--engine", choices=("fp32", "bf16"), help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     args = parser.parse_args()
