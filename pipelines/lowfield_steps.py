@@ -141,8 +141,7 @@ def _refuse_strays(matrix: str, high_mask: str, name: str) -> None:
     import numpy as np
     from nibabel.affines import apply_affine
 
-    from h2lo_bids.imaging.alignment import motion_of
-    from h2lo_bids.imaging.alignment_check import MAX_MOTION_MM, MAX_TURN_DEG
+    from h2lo_bids.imaging.alignment import MAX_MOTION_MM, MAX_TURN_DEG, motion_of
 
     mask = load_image(high_mask)
     centre = apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0).mean(0))
@@ -205,7 +204,7 @@ def check_pair(
     import numpy as np
 
     from h2lo_bids.evaluation.realism import scan_noise
-    from h2lo_bids.imaging.alignment_check import ScanAt, check_alignments
+    from h2lo_bids.imaging.alignment import ScanAt, check_alignments
 
     parts = [
         ScanAt(Path(name).name, load_image(scan), load_image(mask), np.loadtxt(matrix), share)

@@ -153,7 +153,7 @@ def _parts(
     coverage: list[float],
 ) -> dict[str, Any]:
     """Say which scans an enhanced image was made from, and what the others met."""
-    from h2lo_bids.imaging.alignment_check import MIN_COVERAGE
+    from h2lo_bids.imaging.alignment import MIN_COVERAGE
 
     every = list(zip(parts, errors, messages, strict=True))
     lost = [[part, error, message] for part, error, message in every if error]

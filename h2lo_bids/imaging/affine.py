@@ -40,14 +40,9 @@ def choose_affine(name: str, header: Any) -> tuple[np.ndarray, int, tuple[str, .
 def _choose(name: str, header: Any) -> tuple[np.ndarray, int, tuple[str, ...]]:
     sform, qform = _coded(header, "sform"), _coded(header, "qform")
     if sform is None and qform is None:
-        return (
-            header.get_base_affine(),
-            1,
-            (
-                f"{name}: its header has neither sform nor qform; left and right are assumed"
-                " (first axis to the left), check them",
-            ),
-        )
+        text = "left and right are assumed (first axis to the left), check them"
+        warning = f"{name}: its header has neither sform nor qform; {text}"
+        return header.get_base_affine(), 1, (warning,)
     if sform is not None and (fault := _fault(sform)):
         if qform is None or _fault(qform):
             raise BadDataError(f"{name}: its sform is {fault}; reslice it or restore its header")
@@ -112,7 +107,7 @@ def _excess(name: str, header: Any) -> tuple[str, ...]:
 
 
 def _fault(affine: np.ndarray) -> str:
-    """Say what keeps an affine from being a rotation with a voxel size, if anything."""
+    """Name what keeps an affine from being a rotation with a voxel size, if anything."""
     linear = affine[:3, :3]
     if not np.all(np.isfinite(affine)):
         return "not finite"

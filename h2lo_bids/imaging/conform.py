@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,27 +22,7 @@ SAME_SPACING = 0.01
 """Relative difference of voxel sizes that is left as it is."""
 
 
-class FrameLike(Protocol):
-    """What conforming needs to know of a model's frame (`h2lo_bids.models.frame.Frame`)."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along each axis."""
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in mm."""
-
-    @property
-    def orientation(self) -> str:
-        """Axis codes."""
-
-    @property
-    def anchor(self) -> str:
-        """``"brain"`` or ``"array"``."""
-
-
-def conform(image: Any, frame: FrameLike, *, mask: Any = None) -> nib.Nifti1Image:
+def conform(image: Any, frame: Any, *, mask: Any = None) -> nib.Nifti1Image:
     """Put a scan on a model's frame.
 
     The scan's axes are re-ordered to the frame's orientation and its own
@@ -55,17 +35,12 @@ def conform(image: Any, frame: FrameLike, *, mask: Any = None) -> nib.Nifti1Imag
     image
         nibabel image, 3-D, with a rigid affine.
     frame
-        The model's frame. With ``anchor="brain"`` its centre lies on the centre
-        of the mask's bounding box (to the nearest voxel where nothing is
+        The model's (`h2lo_bids.models.frame.Frame`). With ``anchor="brain"`` its centre lies on
+        the centre of the mask's bounding box (to the nearest voxel where nothing is
         interpolated), or on the centre of the scan when there is no mask. With
         ``anchor="array"`` the frame is the scan's own array.
     mask
         Brain mask on the scan's grid.
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        float32; its affine maps conformed voxels to the scan's world.
 
     Raises
     ------
@@ -77,7 +52,7 @@ def conform(image: Any, frame: FrameLike, *, mask: Any = None) -> nib.Nifti1Imag
 
 
 def frame_grid(
-    image: Any, frame: FrameLike, *, mask: Any = None
+    image: Any, frame: Any, *, mask: Any = None
 ) -> tuple[tuple[int, int, int], np.ndarray]:
     """Place a model's frame in a scan's world."""
     own_shape, own_affine, back = _reoriented(image, frame.orientation)
@@ -107,17 +82,13 @@ def _reoriented(image: Any, codes: str) -> tuple[tuple[int, int, int], np.ndarra
     """Return shape and affine of the re-ordered array, and new voxel to old voxel."""
     change = ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(codes)))
     back = inv_ornt_aff(change, image.shape)
-    shape = [0, 0, 0]
-    for old, new in enumerate(change[:, 0].astype(int)):
-        shape[new] = int(image.shape[old])
-    return (shape[0], shape[1], shape[2]), image.affine @ back, back
+    a, b, c = (int(image.shape[old]) for old in np.argsort(change[:, 0]))
+    return (a, b, c), image.affine @ back, back
 
 
 def _mask_box(mask: Any, image: Any, back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the first and last voxels of a mask in the re-ordered array."""
     inside = np.asarray(mask.dataobj) > 0
-    if inside.shape != image.shape:
-        raise ValueError(f"mask and image differ in shape: {inside.shape} and {image.shape}")
     if not inside.any():
         raise BadDataError(
             f"{name_of(image)}: its brain mask is empty; look at the image or give a mask"

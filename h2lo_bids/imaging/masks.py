@@ -1,4 +1,4 @@
-"""Shapes of binary masks: their box, their parts, and what lies near them."""
+"""Shapes of 3-D binary masks: their box, their parts, and what lies near them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,7 @@ from h2lo_bids.errors import BadDataError
 
 
 def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
-    """Return the smallest box around a mask's true voxels, grown by a margin within the array.
-
-    Parameters
-    ----------
-    mask
-        Boolean, of any number of dimensions.
-    margin
-        Voxels to add on each side.
-
-    Raises
-    ------
-    BadDataError
-        If the mask is empty.
-    """
+    """Return the smallest box around a mask's true voxels, grown by a margin within the array."""
     box = []
     for axis, length in enumerate(mask.shape):
         hits = np.flatnonzero(mask.any(axis=tuple({*range(mask.ndim)} - {axis})))
@@ -34,19 +21,10 @@ def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
 
 
 def within(mask: np.ndarray, radius: float, spacing: Sequence[float]) -> np.ndarray:
-    """Tell which voxels have their centre within a distance of one of the mask's.
+    """Mark the voxels whose centre is within a distance (mm) of one of the mask's.
 
     The same as a threshold on the exact Euclidean distance transform, many times faster
     for distances of some voxels: eight voxels along the last axis take one byte.
-
-    Parameters
-    ----------
-    mask
-        Boolean, 3-D.
-    radius
-        The distance, mm.
-    spacing
-        Voxel size in mm.
     """
     reach = [int(radius / side) for side in spacing]
     grown, lines = mask.copy(), []  # by how many voxels a line has grown
@@ -68,6 +46,11 @@ def within(mask: np.ndarray, radius: float, spacing: Sequence[float]) -> np.ndar
     return np.unpackbits(near, axis=2, count=mask.shape[2]).astype(bool)
 
 
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the overlap of two masks, 0 for empty ones."""
+    return float(2 * np.count_nonzero(a & b) / max(1, a.sum() + b.sum()))
+
+
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """Keep the largest set of face-connected voxels."""
     from scipy.ndimage import label
@@ -83,23 +66,10 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 def cut_bridges(mask: np.ndarray, radius: float, spacing: Sequence[float]) -> np.ndarray:
     """Remove what hangs on the largest component by a narrow bridge, and fill holes.
 
-    The part deeper than `radius` falls apart at bridges; its largest component
+    The part deeper than `radius` mm falls apart at bridges; its largest component
     is grown back, but only into the mask (and half as far again, so that thin
-    true parts beside it survive).
-
-    Parameters
-    ----------
-    mask
-        Boolean, 3-D.
-    radius
-        Half the width of the widest bridge, mm.
-    spacing
-        Voxel size in mm.
-
-    Returns
-    -------
-    numpy.ndarray
-        Boolean. A mask with no part that deep comes back as its largest component.
+    true parts next to it survive). A mask with no part that deep comes back as its
+    largest component.
     """
     from scipy.ndimage import binary_fill_holes
 

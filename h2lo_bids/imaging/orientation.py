@@ -58,21 +58,10 @@ _TURNS = [
 
 
 def orientation_note(image: Any, mask: Any, name: str) -> str | None:
-    """Say that a header's orientation does not fit the head, if it does not.
+    """Warn in one line if a header's orientation does not fit the head.
 
-    Parameters
-    ----------
-    image
-        nibabel image, 3-D, of any contrast.
-    mask
-        nibabel image: its brain, on the same grid.
-    name
-        The scan's file, for the message.
-
-    Returns
-    -------
-    str or None
-        One line. None too where the image shows too little of the brain to tell.
+    `image` and `mask`, its brain, are nibabel images on one grid; `name` is the scan's file.
+    There is no warning where the image shows too little of the brain.
     """
     inside = np.asarray(mask.dataobj) > 0
     if not inside.any() or cut_share(inside) > MAX_CUT:

@@ -37,23 +37,11 @@ _USUAL = "check that it is a {} image without contrast agent, and its brain mask
 
 @dataclass(frozen=True)
 class RangeCheck:
-    """What was found.
+    """Whether an input and its output are like the training pairs."""
 
-    Parameters
-    ----------
-    facts
-        ``InputCheck`` and ``OutputCheck``, for a sidecar.
-    warnings
-        One line for the input's offset, its measures, and the output's, as far as there
-        is something to say.
-    verdict
-        Whether both are like the training pairs: ``"yes"``, ``"no"``, or ``"unknown"``
-        where the model does not tell their range.
-    """
-
-    facts: dict[str, Any]
-    warnings: tuple[str, ...]
-    verdict: str
+    facts: dict[str, Any]  # ``InputCheck`` and ``OutputCheck``, for a sidecar
+    warnings: tuple[str, ...]  # one line each
+    verdict: str  # "yes", "no", or "unknown" where the model does not give their range
 
 
 def check_range(
@@ -67,17 +55,9 @@ def check_range(
 ) -> RangeCheck:
     """Compare an input and its output with the pairs that the model was trained on.
 
-    Parameters
-    ----------
-    profile, output
-        From `h2lo_bids.imaging.profile.measure` and ``measure_output``.
-    ranges
-        Of the model's bundle; without them only what needs none is looked at: the share
-        of negative voxels, and the order of the tissues in the input and in the output.
-    contrast, scaling
-        As for `h2lo_bids.imaging.normalise.scale_brain`.
-    name
-        What to call the scan in a line.
+    `profile` and `output` are those of `h2lo_bids.imaging.profile`. Without the `ranges` of
+    the model's bundle only what needs none is looked at: the share of negative voxels, and
+    the order of the tissues in the input and in the output.
     """
     given = outside(profile, ranges.inputs) if ranges else ()
     made = outside(output, ranges.targets, OUTPUTS) if ranges else ()
@@ -119,7 +99,7 @@ def check_range(
 
 
 def _input_line(name: str, given: Sequence[Outlier], depth: float, contrast: str) -> str:
-    """Say by what an input differs from the training pairs, and what to do."""
+    """Name what an input differs by from the training pairs, and what to do."""
     usual = _USUAL.format(contrast)
     remedies = [_REMEDIES.get(one.name, usual) for one in given[:_TOLD]]
     differences = _listed(given, MEASURES)
@@ -154,7 +134,7 @@ def _listed(found: Sequence[Outlier], known: Mapping[str, Measure]) -> list[str]
 
 
 def _crossed(levels: Sequence[float], contrast: str) -> str:
-    """Say which two tissues changed places, the darker one of the input first."""
+    """Name the two tissues that changed places, the darker one of the input first."""
     pair = 0 if levels[0] >= levels[1] else 1
     dark, bright = NAMES[contrast][pair : pair + 2]
     return f"{dark} ({levels[pair]:.2f}) is not darker than {bright} ({levels[pair + 1]:.2f})"

@@ -22,6 +22,7 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.affine import choose_affine
+from h2lo_bids.io import check_content
 
 MIN_SIDE = 4
 """Fewer voxels along a side make no volume."""
@@ -33,25 +34,16 @@ MAX_RATIO = 1032
 """Bytes that one byte of gzip can stand for at most (two bits for a match of 258 bytes)."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_ANNEX_POINTER = b"/annex/objects/"
 _LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A scan that is fit for processing.
+    """A scan that is fit for processing."""
 
-    Parameters
-    ----------
-    image
-        3-D, float32, finite, with a rigid affine and positive spacing; it
-        remembers its file (``image.get_filename()``).
-    warnings
-        One line each, naming the file.
-    """
-
+    # 3-D, float32, finite, with a rigid affine and positive spacing; it knows its file's name.
     image: nib.Nifti1Image
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # one line each, naming the file
 
 
 def load_checked(path: str | PathLike[str]) -> Checked:
@@ -62,11 +54,6 @@ def load_checked(path: str | PathLike[str]) -> Checked:
     path
         A ``.nii`` or ``.nii.gz`` file. Four dimensions with one volume are
         accepted and squeezed.
-
-    Returns
-    -------
-    Checked
-        The image and what was noticed.
 
     Raises
     ------
@@ -125,30 +112,20 @@ def name_of(image: Any) -> str:
 
 def check_present(path: Path) -> None:
     """Make sure that a file exists, is readable and has its own content."""
-    if path.is_symlink() and not path.exists():
-        raise MissingInputError(f"{path}: content not present, run: datalad get {path}")
-    if not path.exists():
-        raise MissingInputError(f"{path}: no such file; check the path")
-    if not path.is_file():
-        raise MissingInputError(f"{path}: is not a regular file; give a .nii or .nii.gz image")
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as err:
-        raise MissingInputError(
-            f"{path}: cannot be read ({err.strerror}); check its permissions and the disk"
-        ) from err
+    check_content(path)
+    if path.is_dir():
+        raise MissingInputError(f"{path}: is a folder; give a .nii or .nii.gz image")
+    with path.open("rb") as file:
+        start = file.read(len(_LFS_POINTER))
     if not start:
         raise MissingInputError(f"{path}: is empty (0 bytes); copy or download it again")
-    if start.startswith(_ANNEX_POINTER):
-        raise MissingInputError(f"{path}: content not present, run: datalad get {path}")
-    if start.startswith(_LFS_POINTER):
+    if start == _LFS_POINTER:
         raise MissingInputError(f"{path}: content not present, run: git lfs pull")
 
 
 def read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:
     """Read a NIfTI-1 or NIfTI-2 file's raw header and its scaled voxels."""
-    header = read_header(path)
+    header = _read_header(path)
     length = _checked_length(path, header)
     _check_size(path, length)
     with _opened(path) as file:
@@ -162,24 +139,8 @@ def read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:
     return header, _voxels(path, header, raw), (warning,) if garbage else ()
 
 
-def read_header(path: Path) -> Any:
-    """Read a NIfTI header alone: no repair, and no extensions, which lie about their size.
-
-    Parameters
-    ----------
-    path
-        As for `read_nifti`.
-
-    Returns
-    -------
-    nibabel.Nifti1Header
-        As written.
-
-    Raises
-    ------
-    BadDataError, MissingInputError
-        As `read_nifti`.
-    """
+def _read_header(path: Path) -> Any:
+    """Read a NIfTI header alone: no repair, and no extensions, which lie about their size."""
     with _opened(path) as file:
         # No further than needed: the smallest image ends within a NIfTI-2 header's length.
         start = file.read(nib.Nifti1Header.template_dtype.itemsize)
@@ -272,12 +233,9 @@ def _checked_length(path: Path, header: Any) -> int:
 
 def _voxels(path: Path, header: Any, raw: bytes) -> np.ndarray:
     """Apply the header's scaling to the stored numbers."""
-    offset, shape, kind = (
-        int(header["vox_offset"]),
-        header.get_data_shape(),
-        header.get_data_dtype(),
-    )
-    stored = np.frombuffer(raw, kind, int(np.prod(shape)), offset).reshape(shape, order="F")
+    shape, offset = header.get_data_shape(), int(header["vox_offset"])
+    stored = np.frombuffer(raw, header.get_data_dtype(), int(np.prod(shape)), offset)
+    stored = stored.reshape(shape, order="F")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     scaled = slope != 0 and np.isfinite(slope)
     if scaled and not np.isfinite(intercept):

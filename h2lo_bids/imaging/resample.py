@@ -35,20 +35,9 @@ def block_means(data: np.ndarray, step: np.ndarray) -> np.ndarray:
 
 
 def resample_mask(mask: Any, shape: tuple[int, ...], affine: np.ndarray) -> nib.Nifti1Image:
-    """Put a mask on another grid through world coordinates.
+    """Put a mask on another grid through world coordinates: what is more than half inside.
 
-    Parameters
-    ----------
-    mask
-        nibabel image; every voxel above 0 is inside.
-    shape, affine
-        As for `resample`.
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        uint8, 1 where the linearly interpolated mask exceeds one half; equal to
-        the input where no interpolation is needed.
+    The result is uint8; it equals the input where no interpolation is needed.
     """
     inside = placed((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine, mask)
     share = resample(inside, shape, affine, order=1)
@@ -70,19 +59,12 @@ def resample(
     ----------
     image
         nibabel image, 3-D.
-    shape
-        Voxels of the new grid.
-    affine
-        (4, 4), new voxel to world mm.
+    shape, affine
+        Voxels of the new grid, and (4, 4), new voxel to world mm.
     order
         Spline order: 0 nearest, 1 linear, 3 cubic.
     fill
         Value outside the image's field of view.
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        float32 on the new grid.
     """
     data = np.asarray(image.dataobj, dtype=np.float32)
     to_source = np.linalg.inv(image.affine) @ np.asarray(affine, dtype=float)
@@ -96,7 +78,7 @@ def resample(
 
 
 def _is_signed_permutation(matrix: np.ndarray) -> bool:
-    """Tell whether each new axis runs along one old axis, voxel by voxel."""
+    """Check that each new axis runs along one old axis, voxel by voxel."""
     size = np.abs(matrix)
     return bool(np.all(size.sum(0) == 1) and np.all(size.sum(1) == 1) and size.max() == 1)
 
@@ -177,7 +159,7 @@ def _interpolate_by_axis(
 
 
 def _within(old: tuple[int, ...], shape: tuple[int, ...], to_source: np.ndarray) -> np.ndarray:
-    """Tell which new voxels have their centre in the old image's field of view."""
+    """Mark the new voxels that have their centre in the old image's field of view."""
     inside = np.ones(shape, dtype=bool)
     grids = np.ogrid[tuple(slice(n) for n in shape)]
     for weights, length in zip(to_source[:3], old, strict=True):

@@ -8,9 +8,10 @@ client is imported only to fetch what is missing, where the user allows that.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from h2lo_bids.errors import MissingInputError, UsageError
@@ -21,40 +22,33 @@ _MODIFIERS = {"res": "res", "resolution": "res", "cohort": "cohort"}
 
 @dataclass(frozen=True)
 class OutputSpace:
-    """A space that a user asked for, such as ``MNI152NLin2009cAsym:res-1``.
+    """A space that a user asked for, such as ``MNI152NLin2009cAsym:res-1``."""
 
-    Parameters
-    ----------
-    name
-        TemplateFlow's name, without ``tpl-``.
-    resolution
-        TemplateFlow's index of the resolution, or None for its first.
-    cohort
-        TemplateFlow's cohort, or None.
-    """
-
-    name: str
-    resolution: int | None = None
+    name: str  # TemplateFlow's, without ``tpl-``
+    resolution: int | None = None  # TemplateFlow's index, or None for its first
     cohort: str | None = None
+
+    def file(self, ending: str) -> Path:
+        """Return the path of an image below a TemplateFlow folder; of resolution 1 by default."""
+        folder, stem = self.place
+        return folder / f"{stem}_res-{self.resolution or 1:02d}_{ending}.nii.gz"
+
+    @property
+    def place(self) -> tuple[Path, str]:
+        """The folder of the template's images, and what their names begin with."""
+        folder, stem = Path(f"tpl-{self.name}"), f"tpl-{self.name}"
+        if self.cohort is None:
+            return folder, stem
+        return folder / f"cohort-{self.cohort}", f"{stem}_cohort-{self.cohort}"
 
 
 @dataclass(frozen=True)
 class Template:
-    """The files of a template at one resolution.
+    """The files of a template at one resolution."""
 
-    Parameters
-    ----------
-    space
-        The space, with the resolution that was chosen.
-    image
-        The head or brain.
-    mask
-        Its brain mask, where there is one.
-    """
-
-    space: OutputSpace
-    image: Path
-    mask: Path | None = None
+    space: OutputSpace  # with the resolution that was chosen
+    image: Path  # head or brain
+    mask: Path | None = None  # its brain mask, where there is one
 
 
 def parse_space(text: str) -> OutputSpace:
@@ -88,40 +82,13 @@ def templateflow_home() -> Path:
         return Path("/nonexistent/.cache/templateflow")
 
 
-def find_template(
-    space: str | OutputSpace,
-    *,
-    suffix: str = "T1w",
-    home: str | os.PathLike[str] | None = None,
-    fetch: bool = False,
-) -> Template:
-    """Find a template's image and brain mask.
+def find_template(space: str, *, suffix: str = "T1w", fetch: bool = False) -> Template:
+    """Find a template's image and brain mask: existing files that are not empty.
 
-    Parameters
-    ----------
-    space
-        What `parse_space` reads or returns.
-    suffix
-        ``"T1w"`` or ``"T2w"``; a template without the latter gives its T1w,
-        which mutual information can use.
-    home
-        TemplateFlow folder, in place of `templateflow_home`.
-    fetch
-        Fetch what is missing with TemplateFlow's client, over the network.
-
-    Returns
-    -------
-    Template
-        Existing files that are not empty.
-
-    Raises
-    ------
-    MissingInputError
-        If the image is not there or could not be fetched; names the variable
-        and the file.
+    A template without a T2w image gives its T1w, which mutual information can use. What is
+    missing is fetched with TemplateFlow's client if `fetch` allows the network.
     """
-    wanted = parse_space(space) if isinstance(space, str) else space
-    root = Path(home) if home is not None else templateflow_home()
+    wanted, root = parse_space(space), templateflow_home()
     for kind in dict.fromkeys((suffix, "T1w")):
         found = _lookup(root, wanted, kind)
         if found is None and fetch:
@@ -129,73 +96,44 @@ def find_template(
             found = _lookup(root, wanted, kind)
         if found is not None:
             return found
-    missing = _file(root, wanted, wanted.resolution or 1, "T1w")
     raise MissingInputError(
-        f"{missing}: template not there (or an empty stand-in); set TEMPLATEFLOW_HOME to a"
-        " TemplateFlow folder that has it, or give --template-file or --fetch-templates"
+        f"{root / wanted.file('T1w')}: template not there (or an empty stand-in); set"
+        " TEMPLATEFLOW_HOME to a TemplateFlow folder that has it, or give --template-file or"
+        " --fetch-templates"
     )
 
 
-def template_from_file(
-    image: str | os.PathLike[str],
-    name: str,
-    *,
-    mask: str | os.PathLike[str] | None = None,
-) -> Template:
+def template_from_file(image: Path, name: str) -> Template:
     """Use a user's own image as a template."""
-    if not _SPACE.fullmatch(name):
-        raise UsageError(f"template name {name!r}: use letters and digits only")
-    for file in (image, mask):
-        if file is not None and not _has_content(Path(file)):
-            raise MissingInputError(f"{file}: no template there; check the path")
-    return Template(OutputSpace(name), Path(image), None if mask is None else Path(mask))
+    if not _has_content(image):
+        raise MissingInputError(f"{image}: no template there; check the path")
+    return Template(OutputSpace(name), image)
 
 
 def _lookup(root: Path, space: OutputSpace, suffix: str) -> Template | None:
     """Look for an image of exactly this space, and its mask."""
-    choices = (
-        [space.resolution] if space.resolution is not None else [None, *_resolutions(root, space)]
-    )
-    for resolution in choices:
-        image = _present(root, space, resolution, suffix)
-        if image is not None:
-            mask = _present(root, space, resolution, "desc-brain_mask")
-            return Template(OutputSpace(space.name, resolution, space.cohort), image, mask)
-    return None
+    images, masks = _files(root, space, suffix), _files(root, space, "desc-brain_mask")
+    res = min(images, default=None) if space.resolution is None else space.resolution
+    if res not in images:
+        return None
+    return Template(replace(space, resolution=res or None), images[res], masks.get(res))
 
 
-def _resolutions(root: Path, space: OutputSpace) -> list[int]:
-    """Return the resolutions that a template's folder mentions, first to last."""
-    folder = _file(root, space, None, "T1w").parent
-    try:
-        names = [file.name for file in folder.iterdir()]
-    except OSError:
-        return []
-    return sorted({int(n) for name in names for n in re.findall(r"_res-(\d+)_", name)})
-
-
-def _present(root: Path, space: OutputSpace, resolution: int | None, ending: str) -> Path | None:
-    """Return a file that has content, with its resolution written as 01 or as 1."""
-    for width in (2, 1):
-        file = _file(root, space, resolution, ending, width=width)
-        if _has_content(file):
-            return file
-    return None
-
-
-def _file(
-    root: Path, space: OutputSpace, resolution: int | None, ending: str, *, width: int = 2
-) -> Path:
-    """Return the path that TemplateFlow's layout gives an image."""
-    folder, stem = root / f"tpl-{space.name}", f"tpl-{space.name}"
-    if space.cohort is not None:
-        folder, stem = folder / f"cohort-{space.cohort}", f"{stem}_cohort-{space.cohort}"
-    res = "" if resolution is None else f"_res-{resolution:0{width}d}"
-    return folder / f"{stem}{res}_{ending}.nii.gz"
+def _files(root: Path, space: OutputSpace, ending: str) -> dict[int, Path]:
+    """Return files by resolution, 0 for none; ``res-01`` is taken before ``res-1``."""
+    folder, stem = space.place
+    pattern = re.compile(rf"{stem}(?:_res-(\d+))?_{ending}\.nii\.gz")
+    found: dict[int, Path] = {}
+    with contextlib.suppress(OSError):
+        for file in sorted((root / folder).iterdir()):
+            match = pattern.fullmatch(file.name)
+            if match and _has_content(file):
+                found.setdefault(int(match[1] or 0), file)
+    return found
 
 
 def _has_content(file: Path) -> bool:
-    """Tell a file from TemplateFlow's empty stand-in."""
+    """Check that a file is not TemplateFlow's empty stand-in."""
     try:
         return file.is_file() and file.stat().st_size > 0
     except OSError:
@@ -214,6 +152,6 @@ def _fetch(root: Path, space: OutputSpace, suffix: str) -> None:
         api.get(space.name, suffix="mask", desc="brain", **query)
     except Exception as err:  # the client raises whatever its transport does
         raise MissingInputError(
-            f"{_file(root, space, space.resolution or 1, suffix)}: template could not be fetched"
+            f"{root / space.file(suffix)}: template could not be fetched"
             f" ({type(err).__name__}); set TEMPLATEFLOW_HOME or give --template-file"
         ) from err

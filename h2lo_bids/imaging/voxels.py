@@ -22,37 +22,21 @@ class VoxelResponse:
 
     In the plane it is the voxel's own rectangle: unlike the sinc of an unfiltered
     k-space it neither rings nor reaches beyond the voxel. Across the slices it is
-    a profile.
-
-    Parameters
-    ----------
-    profile
-        See `slice_profile`.
-    thickness
-        Nominal thickness in mm; None for the distance between slices.
+    a profile (`slice_profile`).
     """
 
     profile: str = "box"
-    thickness: float | None = None
+    thickness: float | None = None  # nominal, mm; None for the distance between slices
 
 
 @dataclass(frozen=True)
 class SubVoxels:
-    """Points inside a voxel at which it is integrated.
+    """Points inside a voxel at which it is integrated."""
 
-    Parameters
-    ----------
-    axis
-        Across the slices.
-    offsets
-        (K, 3), from the voxel's centre, in voxels.
-    weights
-        (2 R + 1, K): of these points in the R voxels before along `axis`, in the
-        voxel itself, and in the R voxels after; their sum is 1.
-    """
-
-    axis: int
-    offsets: np.ndarray
+    axis: int  # across the slices
+    offsets: np.ndarray  # (K, 3), from the voxel's centre, in voxels
+    # (2 R + 1, K): of these points in the R voxels before along `axis`, in the voxel itself, and
+    # in the R voxels after; their sum is 1.
     weights: np.ndarray
 
 
@@ -64,15 +48,8 @@ def slice_profile(kind: str, offsets: np.ndarray, thickness: float) -> np.ndarra
     kind
         ``"gauss"`` (full width at half maximum = thickness), ``"sinc"`` (Hamming
         window over three lobes, as encoded slices have) or ``"box"``.
-    offsets
-        Distances in mm.
-    thickness
-        Nominal thickness in mm.
-
-    Raises
-    ------
-    ValueError
-        If the kind is unknown.
+    offsets, thickness
+        Distances and nominal thickness in mm.
     """
     x = np.asarray(offsets, dtype=np.float64) / thickness
     if kind == "gauss":
@@ -103,21 +80,9 @@ def sub_voxels(sides: Sequence[float], response: VoxelResponse, pitch: float) ->
     into its neighbours leans on their points. Weights are exact for polynomials
     between the points, whatever the profile.
 
-    Parameters
-    ----------
-    sides
-        Of the voxel, mm.
-    response
-        What it averages over.
-    pitch
-        Distance in mm at which what is integrated is sampled. A wave of up to half
-        its Nyquist frequency, 0.25 / `pitch`, is attenuated as the response says,
-        to within 0.025 along each axis.
-
-    Raises
-    ------
-    ValueError
-        If the profile is unknown.
+    `sides` are the voxel's, and `pitch` is the distance at which what is integrated is sampled,
+    mm. A wave of up to half its Nyquist frequency, 0.25 / `pitch`, is attenuated as the response
+    says, to within 0.025 along each axis.
     """
     axis = slice_axis(sides)
     lines = []

@@ -51,10 +51,6 @@ def a_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
     return nib.Nifti1Image(data, image.affine)
 
 
-def test_there_are_48_orientations() -> None:
-    assert len(set(CODES)) == 48
-
-
 @pytest.mark.parametrize("codes", CODES)
 def test_every_orientation_gives_the_same_voxels_in_the_same_place(codes: str) -> None:
     image = scan()
@@ -78,14 +74,6 @@ def test_same_spacing_only_moves_whole_voxels() -> None:
     expected[5 : 5 + 16, 3 : 3 + 20, start_z : start_z + 18] = image.get_fdata()
     assert offset[0] == 5
     np.testing.assert_array_equal(got.get_fdata(), expected)
-
-
-@pytest.mark.parametrize("zoom", [0.995, 1.009])
-def test_nearly_the_frames_spacing_is_left_alone(zoom: float) -> None:
-    image = scan(zooms=(zoom, 1, 1))
-    got = conform(image, Box())
-    assert set(np.unique(got.dataobj)) <= set(np.unique(image.dataobj)) | {0}
-    np.testing.assert_allclose(nib.affines.voxel_sizes(got.affine), (zoom, 1, 1))
 
 
 def test_cropping_keeps_the_world() -> None:
@@ -153,18 +141,15 @@ def test_array_anchor_is_the_reordered_array() -> None:
     np.testing.assert_array_equal(got.get_fdata(), image.get_fdata())
     np.testing.assert_allclose(got.affine, image.affine, atol=1e-9)
     coarse = scan(zooms=(2, 1, 1))
+    turned = conform(image, Box(orientation="LIA", anchor="array"))
+    np.testing.assert_array_equal(turned.get_fdata(), in_orientation(image, "LIA").get_fdata())
+    nearly = conform(scan(zooms=(1.009, 1, 1)), frame)
+    assert nearly.shape == (16, 20, 18)  # not interpolated
     got = conform(coarse, frame)
     assert got.shape == (32, 20, 18)
     centre = apply_affine(got.affine, (np.array(got.shape) - 1) / 2)
     truth = apply_affine(coarse.affine, (np.array(coarse.shape) - 1) / 2)
     np.testing.assert_allclose(centre, truth, atol=1e-9)
-
-
-def test_other_frame_orientations() -> None:
-    image = scan()
-    got = conform(image, Box(orientation="LIA", anchor="array"))
-    assert nib.aff2axcodes(got.affine) == ("L", "I", "A")
-    np.testing.assert_array_equal(got.get_fdata(), in_orientation(image, "LIA").get_fdata())
 
 
 def test_mask_follows_the_image() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -46,7 +45,7 @@ def complaint(path: Path, kind: type[H2loError]) -> str:
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("kind", [np.int16, np.float64])
 def test_good_files_equal_nibabels_reading(tmp_path: Path, name: str, kind: type) -> None:
     path = write(tmp_path / name, DATA.astype(kind))
     checked = load_checked(path)
@@ -110,22 +109,6 @@ def test_missing_unreadable_and_links(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "Permission denied" in complaint(locked, MissingInputError)
 
 
-def test_permissions(tmp_path: Path) -> None:
-    path = write(tmp_path / "locked.nii.gz")
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user may read everything")
-    complaint(path, MissingInputError)
-
-
-@pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.999])
-def test_truncated_gzip(tmp_path: Path, share: float) -> None:
-    path = write(tmp_path / "cut.nii.gz")
-    raw = path.read_bytes()
-    path.write_bytes(raw[: max(2, int(share * len(raw)))])
-    assert "truncated" in complaint(path, BadDataError)
-
-
 @pytest.mark.parametrize("side", [4, 24])  # 416 bytes: less than a NIfTI-2 header
 @pytest.mark.parametrize(
     ("tail", "warned"),
@@ -163,9 +146,13 @@ def test_truncated_and_damaged_content(tmp_path: Path) -> None:
     plain = write(tmp_path / "cut.nii")
     plain.write_bytes(plain.read_bytes()[:-10])
     assert "truncated" in complaint(plain, BadDataError)
-    short = tmp_path / "short.nii.gz"
-    short.write_bytes(gzip.compress(plain.read_bytes()))
-    assert "truncated" in complaint(short, BadDataError)
+    packed = tmp_path / "short.nii.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert "truncated" in complaint(packed, BadDataError)
+    raw = packed.read_bytes()
+    for share in (0.001, 0.5, 0.999):
+        packed.write_bytes(raw[: max(2, int(share * len(raw)))])
+        assert "truncated" in complaint(packed, BadDataError)
     flipped = write(tmp_path / "flipped.nii.gz")
     raw = bytearray(flipped.read_bytes())
     raw[-6] ^= 0xFF  # in the checksum
@@ -182,28 +169,19 @@ def test_text_named_nifti(tmp_path: Path, content: bytes, packed: bool) -> None:
     plain = tmp_path / "text.nii"
     plain.write_bytes(gzip.compress(content) if packed else content)
     complaint(plain, BadDataError)
-
-
-def test_other_formats(tmp_path: Path) -> None:
     nib.MGHImage(DATA, OBLIQUE).to_filename(tmp_path / "a.mgz")
     assert "convert" in complaint(tmp_path / "a.mgz", BadDataError)
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")]
+    ("value", "said"), [(np.nan, "NaN"), (-np.inf, "infinite"), (1e300, "infinite")]
 )
 def test_non_finite_voxels(tmp_path: Path, value: float, said: str) -> None:
-    data = DATA.copy()
+    data = DATA.astype(np.float64)
     data[1, 2, 3] = value
     message = complaint(write(tmp_path / "n.nii.gz", data), BadDataError)
     assert said in message
     assert "has 1 " in message
-
-
-def test_values_beyond_float32_count_as_infinite(tmp_path: Path) -> None:
-    data = DATA.astype(np.float64)
-    data[0, 0, 0] = 1e300
-    complaint(write(tmp_path / "h.nii.gz", data), BadDataError)
 
 
 def test_constant_images(tmp_path: Path) -> None:
@@ -249,11 +227,8 @@ def test_gigantic_headers_are_refused_before_allocation(
 @pytest.mark.parametrize("dims", [(0, 1, 1, 1), (3, -4, 4, 4), (9, 4, 4, 4), (3, 0, 4, 4)])
 def test_impossible_dimensions(tmp_path: Path, dims: tuple[int, ...]) -> None:
     complaint(patched(write(tmp_path / "d.nii"), 40, f"{len(dims)}h", *dims), BadDataError)
-
-
-@pytest.mark.parametrize("offset", [-8.0, 1e20, np.nan])
-def test_impossible_offset(tmp_path: Path, offset: float) -> None:
-    complaint(patched(write(tmp_path / "o.nii"), 108, "f", offset), BadDataError)
+    for offset in (-8.0, 1e20, np.nan):
+        complaint(patched(write(tmp_path / "o.nii"), 108, "f", offset), BadDataError)
 
 
 def test_gzip_bomb_is_bounded_by_the_header(tmp_path: Path) -> None:

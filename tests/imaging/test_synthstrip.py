@@ -15,7 +15,6 @@ from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.brain import extract_brain, synthstrip
 from h2lo_bids.imaging.brain.synthstrip import (
     build_network,
-    find_weights,
     load_network,
     network_grid,
 )
@@ -82,16 +81,6 @@ def test_other_files_are_one_line(tmp_path: Path, kind: str) -> None:
     assert not Path("/tmp/h2lo-bomb").exists()
 
 
-def test_weights_are_found_in_freesurfers_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FREESURFER_HOME", str(tmp_path))
-    assert find_weights(None, required=False) is None
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "synthstrip.1.pt").touch()
-    assert find_weights(None, required=False) == tmp_path / "models" / "synthstrip.1.pt"
-
-
 def phantom() -> tuple[nib.Nifti1Image, np.ndarray]:
     affine = from_matvec(
         nib.eulerangles.euler2mat(0.2, -0.1, 0.1) @ np.diag([2, 2, 4.0]), [0, 0, 0]
@@ -124,8 +113,10 @@ def test_mask_comes_back_to_the_scans_grid(tmp_path: Path, monkeypatch: pytest.M
         return 1.0 + (0.5 - x) * 10
 
     monkeypatch.setattr(synthstrip, "load_network", lambda file: bright)
-    (tmp_path / "w.pt").touch()
-    result = extract_brain(image, weights=tmp_path / "w.pt")
+    monkeypatch.setenv("FREESURFER_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "synthstrip.1.pt").touch()
+    result = extract_brain(image)
     assert result.method == "synthstrip"
     assert seen["range"] == (0.0, 1.0)
     mask = np.asarray(result.image.dataobj) > 0

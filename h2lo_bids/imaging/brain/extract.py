@@ -11,13 +11,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from h2lo_bids.errors import UsageError
 from h2lo_bids.imaging.brain.deepbet import deepbet_mask
 from h2lo_bids.imaging.brain.synthstrip import find_weights, synthstrip_mask
 from h2lo_bids.imaging.masks import bounding_box, largest_component, within
 from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.resample import placed, resample, resample_mask, spacing_of
-from h2lo_bids.vocabulary import SKULL_STRIP
 
 NEAR_1_MM = (0.8, 1.25)
 """Spacings in mm that the networks take as they are."""
@@ -37,22 +35,12 @@ _CLOSE_MM = 3.0
 
 @dataclass(frozen=True)
 class BrainMask:
-    """A brain mask and how it came about.
+    """A brain mask and how it came about."""
 
-    Parameters
-    ----------
-    image
-        uint8, 0 or 1, on the scan's grid.
-    method
-        ``"deepbet"``, ``"synthstrip"``, ``"stripped"`` (the scan had no skull),
-        ``"skip"``, ``"given"`` or ``"shared"``.
-    notes
-        One line each: what a user should look at.
-    """
-
-    image: nib.Nifti1Image
+    image: nib.Nifti1Image  # uint8, 0 or 1, on the scan's grid
+    # "deepbet", "synthstrip", "stripped" (the scan had no skull), "skip", "given" or "shared"
     method: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # one line each: what a user should look at
 
     @property
     def volume_ml(self) -> float:
@@ -85,24 +73,13 @@ def extract_brain(
     threads
         CPU threads for the network; torch's own choice when not given.
 
-    Returns
-    -------
-    BrainMask
-        On the scan's grid.
-
     Raises
     ------
-    UsageError
-        If the method is unknown.
     MissingInputError
         If SynthStrip is asked for and its weights are absent.
     BadDataError
         If no brain is found.
     """
-    if method not in SKULL_STRIP:
-        raise UsageError(
-            f"skull-strip method {method!r} is unknown; use one of {', '.join(SKULL_STRIP)}"
-        )
     name = name_of(image)
     stripped = method in ("skip", "auto") and looks_stripped(image)
     if method == "skip" or stripped:

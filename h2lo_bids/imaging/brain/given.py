@@ -10,6 +10,7 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.brain.extract import BrainMask, make_result
+from h2lo_bids.imaging.masks import dice
 from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.resample import block_means, placed, resample_mask, spacing_of
 
@@ -30,18 +31,8 @@ _BLOCK_MM = 4.0
 def use_given_mask(mask: Any, image: Any) -> BrainMask:
     """Use a precomputed mask, resampled where its grid is not the scan's.
 
-    Parameters
-    ----------
-    mask
-        nibabel image; every voxel above 0.5 is brain. Where its values are fractions of
-        a larger one (100 per cent, say) half of the largest is the limit.
-    image
-        The scan.
-
-    Returns
-    -------
-    BrainMask
-        Method ``"given"``, with a note where the mask was cut or resampled.
+    Every voxel above 0.5 is brain; where the values are fractions of a larger one (100 per
+    cent, say), above half of the largest. A mask that was cut or resampled has a note.
 
     Raises
     ------
@@ -79,7 +70,7 @@ def _binary(mask: Any) -> tuple[np.ndarray, float | None]:
 
 
 def _fault(inside: np.ndarray, image: Any) -> str:
-    """Say what keeps a mask from being that of the scan's brain, if anything."""
+    """Name what keeps a mask from being that of the scan's brain, if anything."""
     label = name_of(image)
     if not inside.any():
         return f"lies outside {label}"
@@ -111,36 +102,20 @@ def _share_in_head(inside: np.ndarray, image: Any) -> float:
 def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> BrainMask:
     """Note on a given mask that it differs from what extraction finds, or refuse it.
 
-    Parameters
-    ----------
-    given, found
-        The mask to use, and what `extract_brain` finds, on the scan's grid.
-    name
-        The mask's file.
-    image
-        The scan.
-
-    Returns
-    -------
-    BrainMask
-        `given`, with a note if it is another brain or lies elsewhere.
-
-    Raises
-    ------
-    BadDataError
-        If it lies mostly elsewhere, and extraction found what has the shape of a brain.
+    It is refused if it lies mostly elsewhere, and extraction found what has the shape of a
+    brain. `name` is the mask's file, `image` the scan.
     """
     from h2lo_bids.imaging.orientation import MIN_FIT, orientation_fits
 
     mine, other = (np.asarray(mask.image.dataobj) > 0 for mask in (given, found))
-    dice = 2 * np.count_nonzero(mine & other) / max(1, mine.sum() + other.sum())
-    if dice >= EXPECTED_DICE:
+    overlap = dice(mine, other)
+    if overlap >= EXPECTED_DICE:
         return given
     text = (
         f"{name}: this brain mask and the brain that {found.method} finds in {name_of(image)} "
-        f"overlap by a Dice of {dice:.2f} only"
+        f"overlap by a Dice of {overlap:.2f} only"
     )
-    if dice < MIN_DICE and max(orientation_fits(image, found.image).values()) >= MIN_FIT:
+    if overlap < MIN_DICE and max(orientation_fits(image, found.image).values()) >= MIN_FIT:
         raise BadDataError(f"{text}; {_REMEDY}")
     return replace(given, notes=(*given.notes, f"{text}; check that it is of this scan"))
 
@@ -153,33 +128,17 @@ def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
     a Dice overlap of at least 0.90 and their centres lie within 4 mm: then their
     differences are those of contrast, not of position. Otherwise the scan
     keeps its own mask.
-
-    Parameters
-    ----------
-    own
-        The scan's own mask.
-    donor
-        The mask of the session's other scan, on that scan's grid.
-    image
-        The scan.
-
-    Returns
-    -------
-    BrainMask
-        Method ``"shared"``, or `own`.
     """
     moved = _on_grid_of(image, donor.image)
     mine = np.asarray(own.image.dataobj) > 0
     if not moved.any() or not mine.any():
         return own
-    dice = 2 * np.count_nonzero(moved & mine) / (moved.sum() + mine.sum())
+    overlap = dice(moved, mine)
     offset = (np.argwhere(moved).mean(0) - np.argwhere(mine).mean(0)) * spacing_of(image.affine)
-    if dice < SHARE_DICE or np.linalg.norm(offset) > SHARE_DISTANCE_MM:
+    if overlap < SHARE_DICE or np.linalg.norm(offset) > SHARE_DISTANCE_MM:
         return own
-    note = (
-        f"{name_of(image)}: uses the brain mask of the session's other contrast (Dice {dice:.3f})"
-    )
-    return make_result(moved, image, "shared", name_of(image), (note,))
+    name, text = name_of(image), "uses the brain mask of the session's other contrast"
+    return make_result(moved, image, "shared", name, (f"{name}: {text} (Dice {overlap:.3f})",))
 
 
 def _on_grid_of(image: Any, mask: Any) -> np.ndarray:
@@ -187,7 +146,7 @@ def _on_grid_of(image: Any, mask: Any) -> np.ndarray:
 
 
 def _same_grid(a: Any, b: Any) -> bool:
-    """Tell whether two images have the same voxels, to a tenth of a millimetre."""
+    """Check that two images have the same voxels, to a tenth of a millimetre."""
     if a.shape != b.shape:
         return False
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.shape])).reshape(3, -1).T
