@@ -39,7 +39,7 @@ from h2lo_bids.training.experiments.external import Command, run_command
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
-from h2lo_bids.training.pairs import Pair, PairFiles, open_pairs
+from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
 from h2lo_bids.training.prepared import training_frame
 from h2lo_bids.training.simulated import split_labels
 from h2lo_bids.vocabulary import CONTRASTS
@@ -114,6 +114,11 @@ def keep(path: Path, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> None:
     print(f"made {path}", flush=True)
 
 
+def read_pair(path: Path) -> Pair:
+    with np.load(path) as content:
+        return Pair(path.stem, content["hf"], content["lf"], content["mask"] > 0)
+
+
 def coarsen(pair: Pair, factor: int) -> Pair:
     """Average blocks of voxels, and normalise again."""
     sides = [n // factor for n in pair.shape]
@@ -137,20 +142,20 @@ class Site:
     resolution: int
     work: Path
 
-    def pairs(self, part: str, scaling: str) -> list:
+    def pairs(self, part: str, scaling: str) -> list[Pair]:
         """Return a part's pairs, coarsened once and their input scaled once."""
-        spacing, files = (float(self.resolution),) * 3, []
+        spacing, pairs = (float(self.resolution),) * 3, []
         for path in sorted(self.folder.glob(f"{part}-*.npz")):
             coarse = self.work / "coarse" / path.name
             if not coarse.exists():
-                pair = coarsen(PairFiles(path.stem, path).read(), self.resolution)
+                pair = coarsen(read_pair(path), self.resolution)
                 keep(coarse, pair.hf, pair.lf, pair.mask)
-            files.append(
-                PairFiles(
-                    path.stem, coarse, scaling=scaling, contrast=self.contrast, spacing=spacing
-                )
-            )
-        return open_pairs(files, self.work / "cache")
+            kept = self.work / "cache" / f"{path.stem}_{scaling}.npy"
+            if not kept.exists():
+                pair = read_pair(coarse).scaled(scaling, self.contrast, spacing)
+                keep_pair(kept, pair.hf, pair.lf, pair.mask)
+            pairs.append(map_pair(kept, path.stem))
+        return pairs
 
 
 def options_of(arm: str, count: int, seed: int, bundle: Bundle, steps: int | None) -> FitOptions:

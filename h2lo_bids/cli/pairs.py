@@ -73,7 +73,7 @@ def _prepare_alone(run: Run) -> int:
 
 def _warn_of_flagged(run: Run, found: PairDiscovery) -> int:
     """Warn of prepared pairs whose registration is doubtful; return how many there are."""
-    from h2lo_bids.training.experiments.options import flagged_line, usable_pairs
+    from h2lo_bids.training.experiments.fits import flagged_line, usable_pairs
 
     settings = replace(run.settings, keep_flagged_pairs=False)
     lines = []
@@ -239,7 +239,7 @@ def _run_workflow(task: PairTask, send: Send) -> None:
 
 def _how(settings: Settings) -> Any:
     """Return what decides a pair besides its scans."""
-    from h2lo_bids.training.experiments.options import frame_of
+    from h2lo_bids.training.experiments.fits import frame_of
     from pipelines.pairs import PairOptions
 
     return PairOptions(

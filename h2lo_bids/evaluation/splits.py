@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
-from h2lo_bids.io import atomic_write_text, parse_json, read_text, table_rows
+from h2lo_bids.io import atomic_write_text, read_text, table_rows
 
 PARTS = ("train", "validation", "test")
 COLUMNS = ("contrast", "fold", "participant_id", "part")
@@ -29,12 +28,8 @@ _SIDECAR = {
     },
 }
 _NUMBER = re.compile(r"\d{1,9}")
-_ANY = (None, "", "n/a")
+_ANY = ("", "n/a")
 """Contrast of a row that holds for every contrast."""
-
-_Row = tuple[str | None, str, str, str]
-"""Contrast, fold, subject and part, as written."""
-_Parts = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -69,126 +64,70 @@ def write_splits(path: Path, splits: Mapping[str, Sequence[Fold]]) -> Path:
 
 def read_splits(path: Path) -> dict[str, tuple[Fold, ...]]:
     """Read the folds by contrast that `write_splits` wrote; an absent file is empty."""
-    found: dict[str, list[_Row]] = {}
-    for row in _read(path) if path.exists() else []:
-        if row[0] in _ANY:
-            raise BadDataError(f"{path}: has a row without contrast; run again to write it anew")
-        found.setdefault(str(row[0]), []).append(row)
+    found = _read(path) if path.exists() else {}
+    if "" in found:
+        raise BadDataError(f"{path}: has a row without contrast; run again to write it anew")
     return {
-        contrast: tuple(_fold(path, index, parts) for index, parts in _by_fold(path, rows).items())
-        for contrast, rows in found.items()
+        contrast: tuple(_fold(path, index, parts) for index, parts in sorted(folds.items()))
+        for contrast, folds in found.items()
     }
 
 
 def read_folds(path: Path, subjects: Sequence[str], contrast: str) -> tuple[Fold, ...]:
     """Read the folds of a contrast that a user gives, in the order of their numbers.
 
-    Parameters
-    ----------
-    path
-        A table as `write_splits` makes it; without its column ``contrast`` it
-        holds for every contrast. Or a ``.json`` file: a list with one object per
-        fold, whose ``validation`` and ``test`` list subjects; an object may hold
-        such lists by contrast.
-    subjects
-        Labels of those with a pair. Where a fold names nobody to train on, all
-        that it does not name do.
-    contrast
-        The contrast whose folds are wanted.
-
-    Raises
-    ------
-    MissingInputError
-        If the file cannot be read.
-    BadDataError
-        If it is not of such a form.
-    UsageError
-        If a subject is unknown or in two parts of a fold, or a part is empty.
+    The table is as `write_splits` makes it; without its column ``contrast`` it holds for every
+    contrast. Where a fold names nobody to train on, all of `subjects` that it does not name do.
     """
-    rows = [row for row in _read(path, contrast) if row[0] in (*_ANY, contrast)]
-    if not rows:
+    folds = _read(path, contrast).get(contrast, {})
+    if not folds:
         raise UsageError(f"{path}: no folds for {contrast}; add them, or leave the contrast out")
-    known = sorted(set(subjects))
-    folds = []
-    for index, parts in _by_fold(path, rows).items():
-        for subject in (s for name in PARTS for s in parts[name] if s not in known):
+    for index, parts in folds.items():
+        for subject in (s for name in PARTS for s in parts[name] if s not in subjects):
             raise UsageError(
                 f"{path}: fold {index}: sub-{subject} has no pair of this contrast; "
                 "remove it from the file"
             )
         held = {*parts["validation"], *parts["test"]}
-        parts["train"] = parts["train"] or [s for s in known if s not in held]
+        parts["train"] = parts["train"] or [s for s in sorted({*subjects}) if s not in held]
         for name in PARTS:
             if not parts[name]:
                 raise UsageError(f"{path}: fold {index} has no {name} subject; list at least one")
-        folds.append(_fold(path, index, parts))
-    return tuple(folds)
+    return tuple(_fold(path, index, parts) for index, parts in sorted(folds.items()))
 
 
-def _read(path: Path, contrast: str = "") -> list[_Row]:
+def _read(path: Path, every: str = "") -> dict[str, dict[int, dict[str, list[str]]]]:
+    """Read the labels by contrast, fold and part; rows for every contrast are those of `every`."""
     try:
         text = read_text(path)
+        rows = list(table_rows(text, quoting=csv.QUOTE_NONE))
     except OSError as err:
         raise MissingInputError(
-            f"{path}: cannot read the folds: {err.strerror}; give a .tsv or .json file"
+            f"{path}: cannot read the folds: {err.strerror}; give a .tsv file"
         ) from err
     except ValueError as err:
-        raise BadDataError(f"{path}: not a text file; give folds as .tsv or .json") from err
-    if path.suffix.lower() == ".json":
-        return [*_json_rows(path, text, contrast)]
-    return [*_table_rows(path, text)]
-
-
-def _by_fold(path: Path, rows: Iterable[_Row]) -> dict[int, _Parts]:
-    folds: dict[int, _Parts] = {}
-    for _, number, subject, part in rows:
-        if not _NUMBER.fullmatch(number.strip()) or part not in PARTS:
-            what = f"fold {number!r}, part {part!r}"
-            raise BadDataError(f"{path}: {what}: a fold is a number, a part {', '.join(PARTS)}")
-        parts = folds.setdefault(int(number), {name: [] for name in PARTS})
-        parts[part].append(subject.strip().removeprefix("sub-"))
-    return dict(sorted(folds.items()))
-
-
-def _fold(path: Path, index: int, parts: _Parts) -> Fold:
-    try:
-        return Fold(index, *(tuple(sorted(parts[name])) for name in PARTS))
-    except UsageError as err:
-        raise UsageError(f"{path}: {err}") from err
-
-
-def _table_rows(path: Path, text: str) -> Iterable[_Row]:
+        raise BadDataError(f"{path}: not a table of folds: {err}; repair it") from err
     missing = {*COLUMNS[1:]} - {*text.partition("\n")[0].strip("\r").split("\t")}
     if missing:
         raise BadDataError(
             f"{path}: no column {', '.join(sorted(missing))}; a table of folds has the "
             f"tab-separated columns {', '.join(COLUMNS[1:])}, and contrast where it matters"
         )
+    found: dict[str, dict[int, dict[str, list[str]]]] = {}
+    for row in rows:
+        number, subject, part = (row[name].strip() for name in COLUMNS[1:])
+        if not _NUMBER.fullmatch(number) or part not in PARTS:
+            what = f"fold {number!r}, part {part!r}"
+            raise BadDataError(f"{path}: {what}: a fold is a number, a part {', '.join(PARTS)}")
+        contrast = row.get("contrast", "")
+        folds = found.setdefault(every if contrast in _ANY else contrast, {})
+        parts = folds.setdefault(int(number), {name: [] for name in PARTS})
+        parts[part].append(subject.removeprefix("sub-"))
+    return found
+
+
+def _fold(path: Path, index: int, parts: Mapping[str, Sequence[str]]) -> Fold:
     try:
-        for row in table_rows(text, quoting=csv.QUOTE_NONE):
-            number, subject, part = (row[name].strip() for name in COLUMNS[1:])
-            yield row.get("contrast"), number, subject, part
-    except ValueError as err:
-        raise BadDataError(f"{path}: not a table of folds: {err}; repair it") from err
-
-
-def _json_rows(path: Path, text: str, contrast: str) -> Iterable[_Row]:
-    try:
-        content = parse_json(text)
-    except ValueError as err:
-        raise BadDataError(f"{path}: not JSON ({err}); repair it") from err
-    folds = content.get(contrast, []) if isinstance(content, dict) else content
-    wrong = f"{path}: not a list with one object of train, validation and test lists per fold"
-    if not isinstance(folds, list):
-        raise BadDataError(wrong)
-    for number, fold in enumerate(folds):
-        if not isinstance(fold, dict):
-            raise BadDataError(wrong)
-        for part in PARTS:
-            if not _is_list_of_texts(listed := fold.get(part, [])):
-                raise BadDataError(wrong)
-            yield from ((None, str(fold.get("index", number)), subject, part) for subject in listed)
-
-
-def _is_list_of_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return Fold(index, *(tuple(sorted(parts[name])) for name in PARTS))
+    except UsageError as err:
+        raise UsageError(f"{path}: {err}") from err

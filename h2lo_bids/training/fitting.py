@@ -14,8 +14,7 @@ from h2lo_bids.models.registry import sizes_of
 from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.methods import Method
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.pairs import open_pairs
-from h2lo_bids.training.prepared import PreparedPair, pair_files
+from h2lo_bids.training.prepared import PreparedPair, open_prepared
 from h2lo_bids.vocabulary import Say, Step
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def fit_prepared(
     initial: Bundle | None = None,
 ) -> FitResult:
     """Fit a method to prepared pairs, or continue the fit that `folder` holds."""
-    files = [pair_files(part, options.scaling) for part in (train, validation)]
+    opened, held = (open_prepared(part, cache, options.scaling) for part in (train, validation))
     if devices > 1 and not method.shares:
         (progress or (lambda line: None))(f"{method.name} is fitted by one process, not {devices}")
     elif devices > 1:
@@ -55,13 +54,12 @@ def fit_prepared(
         from h2lo_bids.training.launch import FitSpec, launch
 
         spec = FitSpec(
-            tuple(files[0]), tuple(files[1]), options, folder, cache, stop_at,
+            opened, held, options, folder, stop_at,
             threads=torch.get_num_threads(),  # they decide the last bits
             initial=None if initial is None else initial.path,
         )  # fmt: skip
         launch(spec, processes=devices, progress=progress)
         # What follows finds the finished fit and only reads its weights.
-    opened, held = (open_pairs(part, cache) for part in files)
     start = None if initial is None else load_model(initial).state_dict()
     return fit(opened, held, options, folder, progress, stop_at=stop_at, initial=start)
 

@@ -1,4 +1,4 @@
-"""One fit from files, alone or in several processes that share each step.
+"""One fit from a file, alone or in several processes that share each step.
 
 ``python -m h2lo_bids.training.launch SPEC.json``, or the same under
 ``torchrun --standalone --nproc-per-node N -m`` or ``srun``. `write_spec` writes SPEC.json.
@@ -6,44 +6,49 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
-from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, MissingInputError
+from h2lo_bids.errors import (
+    BadDataError,
+    H2loError,
+    InputOutputError,
+    MissingInputError,
+    error_named,
+)
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.pairs import PairFiles, open_pairs
+from h2lo_bids.training.pairs import Pair, map_pair
 from h2lo_bids.vocabulary import Say, Step
 
-FORMAT = "h2lo-bids fit specification 1"
+FORMAT = "h2lo-bids fit specification 2"
 _ERROR = "error.json"
 
 
 @dataclass(frozen=True)
 class FitSpec:
-    """What one fit needs; see `h2lo_bids.training.fitting.fit_prepared`."""
+    """What `h2lo_bids.training.fit.fit` is called with; the pairs are mapped from files."""
 
-    train: tuple[PairFiles, ...]
-    validation: tuple[PairFiles, ...]
+    train: Sequence[Pair]
+    validation: Sequence[Pair]
     options: FitOptions
     folder: Path
-    cache: Path
     stop_at: int | None = None
     threads: int | None = None  # of each process; None leaves PyTorch's own
-    initial: Path | None = None
+    initial: Path | None = None  # the bundle whose weights it starts from
 
 
 def write_spec(path: Path, spec: FitSpec) -> None:
     """Write a specification of a fit."""
-    values = {"format": FORMAT, **asdict(spec)}
+    values = {"format": FORMAT, **vars(spec), "options": spec.options.to_dict()}
+    for part in ("train", "validation"):
+        values[part] = [(pair.kept, pair.name, pair.task) for pair in values[part]]
     atomic_write_text(path, json.dumps(values, indent=2, default=str) + "\n")
 
 
@@ -51,16 +56,14 @@ def read_spec(path: Path) -> FitSpec:
     """Read what `write_spec` wrote."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise ValueError(f"format {values['format']!r}")
-        train, validation = (
-            tuple(PairFiles.from_dict(p) for p in values[part]) for part in ("train", "validation")
-        )
-        return FitSpec(
-            train, validation, FitOptions.from_dict(values["options"]), Path(values["folder"]),
-            Path(values["cache"]), values["stop_at"], values["threads"],
-            Path(first) if (first := values["initial"]) else None,
-        )  # fmt: skip
+        if values.pop("format") != FORMAT:
+            raise ValueError("another format")
+        for part in ("train", "validation"):
+            values[part] = [map_pair(Path(kept), *rest) for kept, *rest in values[part]]
+        values["options"] = FitOptions.from_dict(values["options"])
+        values["folder"] = Path(values["folder"])
+        values["initial"] = Path(values["initial"]) if values["initial"] else None
+        return FitSpec(**values)
     except OSError as err:
         raise MissingInputError(f"{path}: cannot be read ({err.strerror})") from err
     except (KeyError, TypeError, ValueError, AttributeError) as err:
@@ -70,22 +73,25 @@ def read_spec(path: Path) -> FitSpec:
 def launch(spec: FitSpec, *, processes: int, progress: Say | None = None) -> None:
     """Run a fit in several processes on this machine, by torchrun; with CUDA one per device.
 
-    Afterwards `h2lo_bids.training.fit.fit`, with the same pairs from `open_pairs`, finds the
-    fit done and returns it. An error of a process is raised with its own class.
+    Afterwards `h2lo_bids.training.fit.fit` finds the fit done and returns it. An error of a
+    process is raised with its own class.
     """
     check_shares(len(spec.train), spec.options, processes)
     path, error = spec.folder / "spec.json", spec.folder / _ERROR
     write_spec(path, spec)
     error.unlink(missing_ok=True)
-    # One process makes the cache, so that the others find it.
-    open_pairs([*spec.train, *spec.validation], spec.cache)
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
         f"--nproc-per-node={processes}", "-m", "h2lo_bids.training.launch", str(path),
     ]  # fmt: skip
+    log = spec.folder / "launch.log"
+    try:
+        stream = log.open("w", encoding="utf-8")
+    except OSError as err:
+        raise InputOutputError(f"{log}: cannot write: {err.strerror}") from err
     with (
-        _log(spec.folder / "launch.log") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as child,
+        stream,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True) as child,
     ):
         try:
             for line in child.stdout or ():
@@ -95,9 +101,7 @@ def launch(spec: FitSpec, *, processes: int, progress: Say | None = None) -> Non
             child.terminate()
             raise
     if child.returncode:
-        raise read_error(
-            error, f"{spec.folder}: the processes of the fit failed; see launch.log there"
-        )
+        raise _error_in(error) or H2loError(f"{log}: the processes of the fit failed; see there")
 
 
 def _send(line: str) -> None:
@@ -115,41 +119,28 @@ def _received(line: str) -> str:
         return line
 
 
-def _log(path: Path) -> IO[str]:
+def _error_in(path: Path) -> H2loError | None:
+    """Return what a process raised and `main` left for `launch`, of its own class."""
     try:
-        return path.open("w", encoding="utf-8")
-    except OSError as err:
-        raise InputOutputError(f"{path}: cannot write: {err.strerror}") from err
-
-
-def read_error(path: Path, otherwise: str) -> H2loError:
-    """Return what a process raised, of its own class, or a general error."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return error_named(*json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        return H2loError(otherwise)
-    if not isinstance(found, dict) or "message" not in found:
-        return H2loError(otherwise)
-    kinds: dict[int, type[H2loError]] = {k.exit_code: k for k in H2loError.__subclasses__()}
-    code = found.get("exit_code")
-    return kinds.get(code if isinstance(code, int) else 0, H2loError)(str(found["message"]))
+        return None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the fit of a specification; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m h2lo_bids.training.launch")
-    parser.description = "Run, or continue, the fit that SPEC.json describes."
-    parser.add_argument("spec", type=Path, metavar="SPEC.json")
-    args = parser.parse_args(argv)
+def main(argv: Sequence[str]) -> int:
+    """Run the fit of the specification that is named; return the exit code."""
     folder = None
     try:
-        spec = read_spec(args.spec)
+        spec = read_spec(Path(argv[0]))
         folder = spec.folder
         _run(spec)
     except H2loError as err:
         print(f"error: {err}", file=sys.stderr)
-        if folder is not None:
-            _leave_error(folder, err)
+        # torchrun reports only that a process failed. The others fail for having lost it.
+        path = folder / _ERROR if folder else None
+        if path and not (path.exists() and type(err) is H2loError):
+            with contextlib.suppress(H2loError, OSError):
+                atomic_write_text(path, json.dumps([type(err).__name__, str(err)]) + "\n")
         return err.exit_code
     return 0
 
@@ -165,11 +156,10 @@ def _run(spec: FitSpec) -> None:
     if spec.threads:
         torch.set_num_threads(spec.threads)
     keep_freed_memory()
-    train, validation = (open_pairs(part, spec.cache) for part in (spec.train, spec.validation))
     first = None if spec.initial is None else load_model(load_bundle(spec.initial)).state_dict()
     try:
         result = fit(
-            train, validation, spec.options, spec.folder, _send,
+            spec.train, spec.validation, spec.options, spec.folder, _send,
             stop_at=spec.stop_at, processes=processes, initial=first,
         )  # fmt: skip
     except RuntimeError as err:
@@ -187,14 +177,5 @@ def _run(spec: FitSpec) -> None:
         )  # fmt: skip
 
 
-def _leave_error(folder: Path, err: H2loError) -> None:
-    """Leave the first process's error for `launch`, which hears only that torchrun failed."""
-    found: dict[str, Any] = {"message": str(err), "exit_code": err.exit_code}
-    path = folder / _ERROR
-    if not path.exists() or type(err) is not H2loError:
-        with contextlib.suppress(H2loError, OSError):
-            atomic_write_text(path, json.dumps(found) + "\n")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

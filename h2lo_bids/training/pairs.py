@@ -1,10 +1,8 @@
-"""A pair of volumes in memory, as the estimators read it, and as files."""
+"""A pair of volumes in memory, as the estimators read it, and the files it is mapped from."""
 
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from h2lo_bids.cache import digest, stamp
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.normalise import Scaled, scale_brain
 from h2lo_bids.imaging.profile import measure, measure_output, ranges_of
@@ -25,7 +22,7 @@ class Pair:
     """A high-field volume and its low-field partner on the model's frame.
 
     Whatever fits, applies and scores a model takes `hf` for its input and `lf` for its
-    target. For the other task the two change places: see `swapped`.
+    target. To enhance, the two change places: see `swapped`.
 
     Parameters
     ----------
@@ -39,6 +36,8 @@ class Pair:
     task
         ``"synthesize"``, or ``"enhance"`` where `hf` holds the low-field image, the
         input, and `lf` the high-field one, the target.
+    kept
+        File that the volumes are mapped from, if any.
 
     Raises
     ------
@@ -51,6 +50,7 @@ class Pair:
     lf: np.ndarray = field(hash=False, compare=False, repr=False)
     mask: np.ndarray = field(hash=False, compare=False, repr=False)
     task: str = SYNTHESIZE
+    kept: Path | None = None
 
     def __post_init__(self) -> None:
         if self.hf.ndim != 3 or not self.hf.shape == self.lf.shape == self.mask.shape:
@@ -67,20 +67,8 @@ class Pair:
         return replace(self, hf=self.lf, lf=self.hf, task=task)
 
     def scaled(self, scaling: str, contrast: str, spacing: Sequence[float]) -> Pair:
-        """Return the pair with its high-field input as a model of this scaling takes it.
-
-        Parameters
-        ----------
-        scaling, contrast, spacing
-            As for `h2lo_bids.imaging.normalise.scale_brain`. The files hold volumes
-            divided by their maximum, which is what ``"max"`` leaves.
-
-        Raises
-        ------
-        BadDataError
-            If the input has no contrast.
-        """
-        if scaling == "max":
+        """Return the pair with its input scaled by `h2lo_bids.imaging.normalise.scale_brain`."""
+        if scaling == "max":  # as the files are
             return self
         made = scale_brain(
             np.asarray(self.hf, np.float32), self.mask, spacing,
@@ -114,18 +102,7 @@ def training_range(
 ) -> dict[str, Any]:
     """Return a bundle's ``input_range``: what the inputs and targets of its training are like.
 
-    Parameters
-    ----------
-    pairs
-        As the files hold them. Those that `Pair.scaled` has scaled give the same but for
-        ``field_ratio``, of which nothing is left to measure where it was strong.
-    contrast, spacing, scaling
-        As for `Pair.scaled`.
-
-    Returns
-    -------
-    dict
-        See `h2lo_bids.imaging.profile.InputRange.to_dict`.
+    Of pairs as the files hold them; of a scaled pair ``field_ratio`` cannot be measured.
     """
     profiles, outputs = [], []
     for pair in pairs:
@@ -149,102 +126,20 @@ def common_shape(pairs: Sequence[Pair]) -> tuple[int, int, int]:
     return shapes.pop()
 
 
-@dataclass(frozen=True)
-class PairFiles:
-    """A pair on disk: three images on one grid, or `hf` alone, an ``.npz`` with all three.
+def keep_pair(path: Path, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> None:
+    """Write a pair for `map_pair`, in half precision: finer than the noise in [0, 1]."""
+    with atomic_path(path) as partial, partial.open("wb") as stream:
+        np.save(stream, np.stack([hf, lf, mask]).astype(np.float16))
 
-    With task ``"enhance"`` it is read with input and target swapped. `hf` is scaled by `scaling`,
-    `contrast` and `spacing` as by `Pair.scaled`.
+
+def map_pair(path: Path, name: str, task: str = SYNTHESIZE) -> Pair:
+    """Map a pair into memory, so that many need no more of it than few.
+
+    Processes share the pages, which the system drops when memory is short.
     """
-
-    name: str
-    hf: Path
-    lf: Path | None = None
-    mask: Path | None = None
-    task: str = SYNTHESIZE
-    scaling: str = "max"
-    contrast: str = "T1w"
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PairFiles:
-        """Read it back from JSON."""
-        lf, mask = (Path(v) if (v := values.get(k)) else None for k in ("lf", "mask"))
-        return cls(
-            values["name"], Path(values["hf"]), lf, mask, values["task"], values["scaling"],
-            values["contrast"], tuple(values["spacing"]),
-        )  # fmt: skip
-
-    def read(self) -> Pair:
-        """Load the volumes, scaled and for the task, or raise `BadDataError`."""
-        pair = self._read().scaled(self.scaling, self.contrast, self.spacing)
-        return self.as_task(pair)
-
-    def as_task(self, pair: Pair) -> Pair:
-        """Swap a pair that was read as it is if the task wants it."""
-        return pair if pair.task == self.task else pair.swapped()
-
-    def _read(self) -> Pair:
-        if self.lf is None or self.mask is None:
-            return _read_npz(self.name, self.hf)
-        hf, lf, mask = (_read_image(path) for path in (self.hf, self.lf, self.mask))
-        return _pair(self.lf, self.name, hf, lf, mask)
-
-
-def _read_npz(name: str, path: Path) -> Pair:
     try:
-        with np.load(path) as content:
-            hf, lf, mask = (content[key] for key in ("hf", "lf", "mask"))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as err:
-        raise BadDataError(f"{path}: cannot read this pair ({err}); make it again") from err
-    return _pair(path, name, hf, lf, mask)
-
-
-def _pair(path: Path, name: str, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> Pair:
-    """Make a pair, or name the file without which it will be made again."""
-    try:
-        return Pair(name, hf, lf, mask > 0)
-    except BadDataError as err:
-        raise BadDataError(f"{path}: {err}; remove it and run again") from err
-
-
-def _read_image(path: Path) -> np.ndarray:
-    import nibabel as nib
-
-    try:
-        return np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-    except Exception as err:  # gzip, zlib, nibabel and the system each raise their own
-        raise BadDataError(f"{path}: cannot be read ({err}); make the pair again") from err
-
-
-def open_pairs(files: Sequence[PairFiles], cache: Path) -> list[Pair]:
-    """Map pairs into memory in half precision, so that many need no more of it than few.
-
-    Half precision keeps three decimals of [0, 1], finer than the noise. The pages belong to the
-    system, which drops them when memory is short, and are shared by processes that fit at the
-    same time. `cache` receives one file per pair, named after its sources' paths, sizes and
-    times, so that a pair that was made again is read again.
-    """
-    return [_open(pair, cache / f"{pair.name}_{_stamp(pair)}.npy") for pair in files]
-
-
-def _stamp(files: PairFiles) -> str:
-    paths = [path for path in (files.hf, files.lf, files.mask) if path is not None]
-    try:
-        return digest([files.scaling, [stamp(path) for path in paths]])
-    except OSError as err:
-        raise BadDataError(f"{err.filename}: cannot be read ({err.strerror})") from err
-
-
-def _open(files: PairFiles, kept: Path) -> Pair:
-    if not kept.exists():
-        # As divided by their maxima, both tasks share the file.
-        pair = files._read().scaled(files.scaling, files.contrast, files.spacing)
-        volumes = np.stack([pair.hf, pair.lf, pair.mask]).astype(np.float16)
-        with atomic_path(kept) as partial, partial.open("wb") as stream:
-            np.save(stream, volumes)
-    try:
-        hf, lf, mask = np.load(kept, mmap_mode="r")
-    except (OSError, ValueError) as err:
-        raise BadDataError(f"{kept}: cannot be read ({err}); remove it and run again") from err
-    return files.as_task(Pair(files.name, hf, lf, mask > 0))
+        hf, lf, mask = np.load(path, mmap_mode="r")
+        pair = Pair(name, hf, lf, mask > 0, kept=path)
+    except (OSError, ValueError, BadDataError) as err:
+        raise BadDataError(f"{path}: cannot be read ({err}); remove it and run again") from err
+    return pair.swapped() if task == ENHANCE else pair

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,46 +11,16 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end, scan_entities
-from h2lo_bids.cache import digest
+from h2lo_bids.cache import digest, stamp
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.training.pairs import Pair, PairFiles, training_range
+from h2lo_bids.training.pairs import Pair, keep_pair, map_pair, training_range
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Say
 
 FRAME_MM = (208.0, 256.0, 256.0)
 """Extent of the paper's grid."""
-RESOLUTION_RANGE = (0.5, 8.0)
 _LONGEST = 2000
-
-
-@dataclass(frozen=True)
-class Check:
-    """Whether a pair's registration is doubtful, and why.
-
-    The figures are the worst over the pair's low-field scans: ``dice``, ``nmi``, ``margin``,
-    ``translation_mm``, ``rotation_deg`` and ``coverage``.
-    """
-
-    flagged: bool
-    reasons: tuple[str, ...] = ()
-    figures: Mapping[str, float] = field(default_factory=dict, hash=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the check as it stands in a record."""
-        return {
-            "Flagged": self.flagged,
-            "Reasons": list(self.reasons),
-            "Figures": dict(self.figures),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Check:
-        """Read a check back from `to_dict`'s output."""
-        figures = {str(key): float(value) for key, value in values["Figures"].items()}
-        if not all(map(math.isfinite, figures.values())):
-            raise ValueError("its figures are not all finite")
-        return cls(bool(values["Flagged"]), tuple(_text(r) for r in values["Reasons"]), figures)
 
 
 @dataclass(frozen=True)
@@ -77,8 +46,9 @@ class PreparedPair:
     """BIDS URIs of the scans, the high-field one first."""
     fingerprint: str
     """Digest of inputs and settings."""
-    check: Check
-    name: str = ""
+    doubts: tuple[str, ...]
+    """Why the registration check flags it; empty for a good pair."""
+    name: str
     """The subject, with the session or all entities where it has several pairs of a contrast."""
     task: str = SYNTHESIZE
     noise: tuple[tuple[float, tuple[float, ...]], ...] = ()
@@ -97,26 +67,7 @@ class PreparedPair:
 
 
 def training_frame(resolution: float = 1.0) -> Frame:
-    """Return the frame of a run: the paper's extent, in voxels of one size.
-
-    Parameters
-    ----------
-    resolution
-        Voxel side in mm, 0.5 to 8.
-
-    Raises
-    ------
-    UsageError
-        If it is out of that range.
-
-    Examples
-    --------
-    >>> training_frame(4.0).shape
-    (52, 64, 64)
-    """
-    low, high = RESOLUTION_RANGE
-    if not low <= resolution <= high:
-        raise UsageError(f"--resolution {resolution:g}: give {low:g} to {high:g} mm")
+    """Return the frame of a run: the paper's extent, in voxels of one size in mm."""
     x, y, z = (round(extent / resolution) for extent in FRAME_MM)
     return Frame((x, y, z), (resolution, resolution, resolution))
 
@@ -129,31 +80,10 @@ def find_prepared(
     sources: Collection[str] | None = None,
     damaged: Say | None = None,
 ) -> tuple[PreparedPair, ...]:
-    """Find the pairs that were prepared.
+    """Find the pairs that were prepared, of some subjects or high-field scans (by BIDS URI).
 
-    Parameters
-    ----------
-    out_dir
-        Root of the derivative dataset.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    subjects
-        Labels without ``sub-``; all when not given.
-    sources
-        BIDS URIs of high-field scans: only their pairs, named as if there were no
-        others; all when not given.
-    damaged
-        Called with one line for each pair that cannot be used.
-
-    Returns
-    -------
-    tuple of PreparedPair
-        By subject and session.
-
-    Raises
-    ------
-    BadDataError
-        If a pair cannot be used and `damaged` is not given.
+    `damaged` is called with one line for each pair that cannot be used; without it the first
+    raises `BadDataError`. Names are as if there were no pairs but those of `sources`.
     """
     found = []
     for record in find_records(out_dir, contrast):
@@ -172,28 +102,12 @@ def find_prepared(
 
 
 def read_prepared(prepared: PreparedPair) -> Pair:
-    """Load a pair's volumes.
-
-    Parameters
-    ----------
-    prepared
-        From `find_prepared`.
-
-    Returns
-    -------
-    Pair
-        float32 volumes of the frame's shape, for the pair's task.
-
-    Raises
-    ------
-    BadDataError
-        If a file is damaged or does not have the frame's shape.
-    """
+    """Load the volumes of a pair, float32, for its task, or raise `BadDataError`."""
     hf = _read(prepared.hf, prepared.frame.shape)
     lf = _read(prepared.lf, prepared.frame.shape)
     mask = _read(prepared.mask, prepared.frame.shape) > 0
     try:
-        pair = Pair(prepared.name or prepared.subject, hf, lf, mask)
+        pair = Pair(prepared.name, hf, lf, mask)
     except BadDataError as err:
         raise BadDataError(f"{prepared.lf}: {err}; remove it and run again") from err
     return pair.swapped() if prepared.task == ENHANCE else pair
@@ -230,12 +144,22 @@ def pairs_fingerprint(pairs: Sequence[PreparedPair]) -> str:
     return digest(sorted(made, key=str), 16)
 
 
-def pair_files(pairs: Sequence[PreparedPair], scaling: str = "max") -> list[PairFiles]:
-    """Name the files of pairs, for `h2lo_bids.training.pairs.open_pairs`."""
-    return [
-        PairFiles(p.name, p.hf, p.lf, p.mask, p.task, scaling, p.contrast, p.frame.spacing)
-        for p in pairs
-    ]
+def open_prepared(pairs: Sequence[PreparedPair], cache: Path, scaling: str = "max") -> list[Pair]:
+    """Map pairs into memory from a cache that is made anew where their files have changed."""
+    opened = []
+    for pair in pairs:
+        try:
+            stamps = [stamp(path) for path in (pair.hf, pair.lf, pair.mask)]
+        except OSError as err:
+            raise BadDataError(f"{err.filename}: cannot be read ({err.strerror})") from err
+        kept = cache / f"{pair.name}_{digest([scaling, stamps])}.npy"
+        if not kept.exists():
+            # As divided by their maxima, both tasks share the file.
+            read = read_prepared(pair.for_task(SYNTHESIZE))
+            read = read.scaled(scaling, pair.contrast, pair.frame.spacing)
+            keep_pair(kept, read.hf, read.lf, read.mask)
+        opened.append(map_pair(kept, pair.name, pair.task))
+    return opened
 
 
 def prepared_range(pairs: Sequence[PreparedPair], scaling: str) -> dict[str, Any]:
@@ -282,11 +206,12 @@ def _read_record(record: Path, contrast: str) -> PreparedPair:
             fusion=_text(values["Fusion"]),
             sources=tuple(_text(uri) for uri in values["SourceScans"]),
             fingerprint=_text(values["Fingerprint"]),
-            check=Check.from_dict(values["RegistrationCheck"]),
             noise=tuple(
                 (float(scan["Deviation"]), tuple(map(float, scan["Voxel"])))
                 for scan in values.get("ScanNoise", ())
             ),
+            doubts=tuple(_text(r) for r in values["RegistrationCheck"]["Reasons"]),
+            name=labels["sub"],
             brain=str(values.get("BrainFingerprint", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:

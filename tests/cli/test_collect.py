@@ -27,7 +27,7 @@ def put_fold(out: Path, method: str, fold: Fold, *, steps: int, level: float) ->
         "method": method,
         "title": method.upper(),
         "fold": asdict(fold),
-        "options": {"steps": steps, "lambda_grad": 0.0 if "nograd" in method else 10.0},
+        "given": {"steps": steps},
         "pairs": dict.fromkeys("12345", "digest"),
         "seed": 42,
         "steps": steps,

@@ -16,8 +16,8 @@ from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import options as fitoptions
-from h2lo_bids.training.experiments.options import find_start, fit_options
+from h2lo_bids.training.experiments import fits as fitoptions
+from h2lo_bids.training.experiments.fits import find_start, fit_options
 from h2lo_bids.training.experiments.plan import check_ahead
 from h2lo_bids.vocabulary import Step
 from h2lo_bids.wording import duration

@@ -159,9 +159,8 @@ def _read_record(data: bytes, folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     for pair in find_prepared(folder, contrast="T1w"):
-        _is_text([pair.fusion, pair.fingerprint, *pair.sources, *pair.check.reasons])
+        _is_text([pair.fusion, pair.fingerprint, *pair.sources, *pair.doubts])
         assert pair.hf.resolve().is_relative_to(folder.resolve())
-        json.dumps(pair.check.to_dict(), allow_nan=False)
 
 
 def _read_config(data: bytes, folder: Path) -> None:

@@ -15,15 +15,14 @@ from targets import Target, _texts
 _COHORT = "sub-01/anat/sub-01_desc-"
 _MADE = {"ModelMethod": "h2lo", "ModelName": "x", "ModelSha256": "0" * 64}
 _PREPROC = {"Sources": ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz", f"bids::{_COHORT}brain_mask.nii.gz"]}  # fmt: skip  # noqa: E501
-_LINKS = {"DatasetLinks": {"raw": "file:///nowhere", "lf": "file://h/%2e%2e/x"}}
 _RUN = '[run]\nanalysis-level = "group"\ncommand = "h2lo bids out group"\n'
 _SPLITS = "contrast\tfold\tparticipant_id\tpart\nT1w\t0\tsub-A\ttest\nT1w\t0\tsub-B\ttrain\n"
 _LOG = "step,loss,l1,gradient,psnr,seconds\n1,0.5,0.4,0.1,20.1,1\n2,0.4,0.3,0.1,,2\n"
 
 
 def _read_cohort(data: bytes, folder: Path) -> None:
-    """One file of JSON plays every part: of both images, and of the dataset."""
-    from h2lo_bids.training.experiments.cohort import find_cohort, provenance, source_files
+    """One file of JSON plays every part."""
+    from h2lo_bids.training.experiments.cohort import Cohort, find_cohort
 
     image = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
     for name in ("preproc_T1w", "lowfield_T1w", "brain_mask"):
@@ -32,21 +31,19 @@ def _read_cohort(data: bytes, folder: Path) -> None:
         if not path.exists():
             nib.save(image, path)
         path.with_name(path.name.replace(".nii.gz", ".json")).write_bytes(data)
-    (folder / "dataset_description.json").write_bytes(data)
     for scan in find_cohort([folder], "T1w"):
-        source_files([*scan.sources, "bids:raw:../x", "bids:lf:a\x00b"], folder)
         assert scan.mask.resolve().is_relative_to(folder.resolve())
-        json.dumps(provenance([scan]), allow_nan=False)
+        json.dumps(Cohort((scan,)).identity(), allow_nan=False)
 
 
 def _read_fold(data: bytes, folder: Path) -> None:
     from h2lo_bids.training.experiments.crossvalidation import read_record
-    from h2lo_bids.training.experiments.results import _agree, _terms
+    from h2lo_bids.training.experiments.results import agree, terms_of
 
     (folder / "record.json").write_bytes(data)
     record = read_record(folder)
     if record is not None:
-        assert _agree(_terms(record), _terms(record)) in (True, False)
+        assert agree(terms_of(record), terms_of(record)) in (True, False)
 
 
 def _read_splits(data: bytes, folder: Path) -> None:
@@ -107,7 +104,7 @@ TARGETS = {
     **{
         target.name: target
         for target in (
-            Target("cohort", _json({**_PREPROC, **_MADE, **_LINKS}), _read_cohort),
+            Target("cohort", _json({**_PREPROC, **_MADE}), _read_cohort),
             Target("fold-record", _record, _read_fold),
             Target("own-splits", _texts(_SPLITS), _read_splits),
             Target("own-history", _texts(_LOG), _read_log),

@@ -11,7 +11,10 @@ import numpy as np
 from problems import ball_pair
 
 from h2lo_bids.bids.derivatives import pair_paths
+from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.training.experiments.final import FinalJob
+from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
 
 SHAPE = (24, 24, 24)
@@ -45,3 +48,15 @@ def write_pairs(out: Path, count: int, **changes: object) -> tuple[PreparedPair,
     for n in range(1, count + 1):
         write_pair(out, f"{n:02d}", n, **changes)
     return find_prepared(out, contrast="T1w")
+
+
+def final_of(
+    pairs: tuple[PreparedPair, ...], root: Path, options: FitOptions, *held: str, **changes: object
+) -> FinalJob:
+    """The job of a final model of some pairs, validated on those who are held out."""
+    people = tuple(sorted({pair.subject for pair in pairs} - {*held}))
+    values: dict = {
+        "contrast": "T1w", "method": "h2lo", "fold": Fold(0, people, held, ()), "pairs": pairs,
+        "options": options, "out_dir": root / "out", "work_dir": root / "work",
+    }  # fmt: skip
+    return FinalJob(**{**values, **changes})

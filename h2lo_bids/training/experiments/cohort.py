@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import nibabel as nib
 import numpy as np
 
 from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.names import parse_name
-from h2lo_bids.cache import digest, stamp
+from h2lo_bids.cache import digest, file_digest, stamp
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.imaging.affine import choose_affine
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
 from h2lo_bids.imaging.reading import check_present, read_nifti
 from h2lo_bids.imaging.resample import resample, resample_mask
-from h2lo_bids.io import atomic_path, check_content, read_json
+from h2lo_bids.io import check_content, read_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict
-from h2lo_bids.training.pairs import PairFiles
-from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Say
+from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
+from h2lo_bids.vocabulary import ENHANCE, Say
 
 VALIDATION_SHARE = 0.2
 _ORDER = 3
 """Second word of the seed of the split, so that no other draw shares it."""
+_AGAIN = "run the participant level again"
 
 
 @dataclass(frozen=True)
@@ -50,51 +50,22 @@ class LowField:
 class CohortScan:
     """A preprocessed scan of a cohort."""
 
-    root: Path
     subject: str
     contrast: str
     name: str
     """Its entities, with the dataset's number if there are several."""
     high: Path
     mask: Path
-    sources: tuple[str, ...]
-    """BIDS URIs of the raw scan."""
     low: tuple[LowField, ...]
 
 
 def find_cohort(
-    roots: Sequence[Path],
-    contrast: str,
-    *,
-    low: bool = True,
-    damaged: Say | None = None,
+    roots: Sequence[Path], contrast: str, *, low: bool = True
 ) -> tuple[CohortScan, ...]:
-    """Find the scans of a contrast that the participant level has preprocessed.
+    """Find the scans that the participant level has preprocessed, on their own grids.
 
-    Parameters
-    ----------
-    roots
-        Its output folders; of each the images on the scans' own grids are taken.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    low
-        Whether each must have a ``desc-lowfield`` image.
-    damaged
-        Called with one line for each scan that cannot be used.
-
-    Returns
-    -------
-    tuple of CohortScan
-        By folder and name.
-
-    Raises
-    ------
-    MissingInputError
-        If a folder is not there.
-    UsageError
-        If a folder holds nothing of the contrast.
-    BadDataError
-        If a scan cannot be used and `damaged` is not given.
+    With `low` each must have a ``desc-lowfield`` image. Scans are in the order of their folders
+    and names; one that cannot be used raises `BadDataError`.
     """
     found: list[CohortScan] = []
     for number, root in enumerate(roots):
@@ -105,17 +76,11 @@ def find_cohort(
             for path in sorted(root.glob(f"sub-*/**/anat/[!.]*_desc-preproc_{contrast}.nii.gz"))
             if (name := parse_name(path.name)) and not (name.get("space") or name.get("res"))
         ]
-        usable = []
-        for image in images:
-            try:
-                usable.append(_read_scan(root, image, contrast, number if len(roots) > 1 else None))
-            except (BadDataError, MissingInputError) as err:
-                if damaged is None:
-                    raise
-                damaged(str(err))
-        wanted = [scan for scan in usable if scan.low or not low]
+        end = f"_{number}" if len(roots) > 1 else ""
+        scans = [_read_scan(root, image, contrast, end) for image in images]
+        wanted = [scan for scan in scans if scan.low or not low]
         if not wanted:
-            what = "desc-lowfield" if low and usable else "desc-preproc"
+            what = "desc-lowfield" if low and scans else "desc-preproc"
             raise UsageError(
                 f"{root}: no {what} image of {contrast}; run the participant level on the cohort, "
                 "or give another --pretrain-derivatives"
@@ -124,16 +89,13 @@ def find_cohort(
     return tuple(found)
 
 
-def _read_scan(root: Path, image: Path, contrast: str, number: int | None) -> CohortScan:
+def _read_scan(root: Path, image: Path, contrast: str, end: str) -> CohortScan:
     """Gather what belongs to a preprocessed scan."""
-    sidecar = _sidecar(image)
-    listed = sidecar.get("Sources")
+    listed = _sidecar(image).get("Sources")
     uris = [str(uri) for uri in listed] if isinstance(listed, list) else []
     masks = [uri for uri in uris if re.fullmatch(r"bids::sub-.+_mask\.nii\.gz", uri)]
     if not masks or ".." in Path(masks[0]).parts:
-        raise BadDataError(
-            f"{sidecar_path(image)}: names no brain mask of its dataset; run participant again"
-        )
+        raise BadDataError(f"{sidecar_path(image)}: names no brain mask of its dataset; {_AGAIN}")
     mask = root / masks[0].removeprefix("bids::")
     stem = image.name.removesuffix(f"_desc-preproc_{contrast}.nii.gz")
     low = [
@@ -145,10 +107,8 @@ def _read_scan(root: Path, image: Path, contrast: str, number: int | None) -> Co
         check_content(path)
         _check_grid(path, image)
     label = dict(parse_name(image.name).entities)["sub"]  # type: ignore[union-attr]
-    name = f"{stem.removeprefix('sub-')}_{contrast}" + ("" if number is None else f"_{number}")
-    raw = tuple(uri for uri in uris if not uri.startswith("bids::"))
-    made = tuple(_low_field(path) for path in low)
-    return CohortScan(root, label, contrast, name, image, mask, raw, made)
+    name = f"{stem.removeprefix('sub-')}_{contrast}{end}"
+    return CohortScan(label, contrast, name, image, mask, tuple(_low_field(path) for path in low))
 
 
 def _low_field(path: Path) -> LowField:
@@ -156,37 +116,27 @@ def _low_field(path: Path) -> LowField:
     values = [sidecar.get(key) for key in ("ModelMethod", "ModelName", "ModelSha256")]
     if not all(isinstance(value, str) and value for value in values):
         raise BadDataError(
-            f"{sidecar_path(path)}: does not say which model made the image; "
-            "run the participant level again"
+            f"{sidecar_path(path)}: does not say which model made the image; {_AGAIN}"
         )
-    method, model, sha256 = (str(value) for value in values)
-    return LowField(path, method, model, sha256)
+    return LowField(path, *map(str, values))
 
 
 def _sidecar(image: Path) -> dict[str, Any]:
     path = sidecar_path(image)
     try:
-        content = read_json(path)
-    except (OSError, ValueError) as err:
-        raise BadDataError(
-            f"{path}: cannot be read ({err}), so that nobody knows what made {image.name}; "
-            "run the participant level again"
-        ) from err
-    if not isinstance(content, dict):
-        raise BadDataError(f"{path}: is not a sidecar; run the participant level again")
-    return content
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError) as err:
+        raise BadDataError(f"{path}: cannot be read ({err}); {_AGAIN}") from err
 
 
 def _check_grid(path: Path, like: Path) -> None:
     try:
         own, other = nib.load(path), nib.load(like)
     except Exception as err:  # nibabel, gzip and the system each raise their own
-        raise BadDataError(f"{path}: cannot be read ({err}); run participant again") from err
+        raise BadDataError(f"{path}: cannot be read ({err}); {_AGAIN}") from err
     same = own.shape == other.shape and np.allclose(own.affine, other.affine, atol=1e-3)  # type: ignore[attr-defined]
     if not same:
-        raise BadDataError(
-            f"{path}: is on another grid than {like.name}; run the participant level again"
-        )
+        raise BadDataError(f"{path}: is on another grid than {like.name}; {_AGAIN}")
 
 
 def split_cohort(
@@ -200,141 +150,111 @@ def split_cohort(
     return tuple(s for s in labels if s not in validation), tuple(sorted(validation))
 
 
-def source_files(uris: Sequence[str], root: Path) -> tuple[Path, ...]:
-    """Resolve BIDS URIs by a dataset's ``DatasetLinks``; those that lead nowhere are skipped."""
-    try:
-        content = read_json(root / "dataset_description.json")
-        links = content["DatasetLinks"]
-    except (OSError, ValueError, KeyError, TypeError):
-        links = {}
-    found = []
-    for uri in uris:
-        match = re.fullmatch(r"bids:([^:]*):(.+)", uri)
-        link = links.get(match[1]) if match and isinstance(links, dict) else None
-        if match and isinstance(link, str) and link.startswith("file://"):
-            with contextlib.suppress(ValueError, OSError):  # no address, or no name of a file
-                path = Path(unquote(urlparse(link).path)) / match[2]
-                if path.is_file():
-                    found.append(path.resolve())
-    return tuple(found)
+@dataclass(frozen=True)
+class Cohort:
+    """High-field scans of other people, and low-field images of them, to pretrain on."""
+
+    scans: tuple[CohortScan, ...]
+    seed: int = 42
+    bundle: Bundle | None = None
+    """Makes the low-field images; None takes those that the cohort brings."""
+
+    @cached_property
+    def parts(self) -> tuple[tuple[CohortScan, ...], tuple[CohortScan, ...]]:
+        """Scans to train and to validate on."""
+        train, held = split_cohort([scan.subject for scan in self.scans], self.seed)
+        both = [tuple(s for s in self.scans if s.subject in part) for part in (train, held)]
+        return both[0], both[1]
+
+    @property
+    def pairs(self) -> int:
+        """Pairs to train on."""
+        return sum(len(s.low) if self.bundle is None else 1 for s in self.parts[0])
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the pairs, JSON-ready."""
+        made = {(image.method, image.model, image.sha256) for s in self.scans for image in s.low}
+        models = [dict(zip(("method", "name", "sha256"), m, strict=True)) for m in sorted(made)]
+        if self.bundle:
+            models = [{"method": self.bundle.method, "sha256": self.bundle.sha256}]
+        return {
+            "scans": {scan.name: self._digest(scan) for scan in self.scans},
+            "validation": sorted({scan.subject for scan in self.parts[1]}),
+            "models": models,
+            "subjects": len({scan.subject for scan in self.parts[0]}),
+        }
+
+    def _digest(self, scan: CohortScan) -> str:
+        low = () if self.bundle else (image.path for image in scan.low)
+        return " ".join(file_digest(path) for path in (scan.high, scan.mask, *low))
+
+    def open(
+        self, frame: Frame, cache: Path, device: str = "cpu", say: Say = lambda line: None
+    ) -> tuple[list[Pair], list[Pair]]:
+        """Return the pairs to train and to validate on, to enhance, on a frame.
+
+        As prepared pairs: centred on the brain, each volume divided by its maximum, 0 outside
+        the mask. Each is made once and kept in `cache`, named after all that decides it.
+        """
+        if self.bundle is not None and self.bundle.frame != frame:
+            raise UsageError(
+                f"model {self.bundle.path}: is on another grid than the pairs; fit it to these "
+                "pairs"
+            )
+        both = [
+            [self._pair(*item, frame, cache, device, say) for item in self._items(part)]
+            for part in self.parts
+        ]
+        return both[0], both[1]
+
+    def _items(self, scans: Sequence[CohortScan]) -> list[tuple[CohortScan, str, Path | None]]:
+        if self.bundle is not None:
+            return [(scan, f"{scan.name}_{self.bundle.method}", None) for scan in scans]
+        return [
+            (scan, f"{scan.name}_{low.path.name.split('_desc-')[1].split('_')[0]}", low.path)
+            for scan in scans
+            for low in scan.low
+        ]
+
+    def _pair(
+        self, scan: CohortScan, name: str, low: Path | None, frame: Frame, cache: Path,
+        device: str, say: Say,
+    ) -> Pair:  # fmt: skip
+        files = [path for path in (scan.high, scan.mask, low) if path is not None]
+        made_by = (self.bundle.sha256, self.bundle.method, self.seed) if self.bundle else ()
+        key = digest([[stamp(path) for path in files], made_by, frame.to_dict()])
+        kept = cache / f"{name}_{key}.npy"
+        if not kept.exists():
+            say(f"bringing {name} of the cohort to the fit's grid")
+            keep_pair(kept, *self._volumes(scan, name, low, frame, device))
+        return map_pair(kept, name, ENHANCE)
+
+    @cached_property
+    def _model(self) -> Any:
+        assert self.bundle is not None
+        return load_model(self.bundle, device="cpu")
+
+    def _volumes(
+        self, scan: CohortScan, name: str, low: Path | None, frame: Frame, device: str
+    ) -> tuple[np.ndarray, ...]:
+        """Return the high-field and the low-field volume, and the mask."""
+        image, mask = _load(scan.high), _load(scan.mask)
+        high = conform(image, frame, mask=mask)
+        inside = np.asarray(resample_mask(mask, high.shape, high.affine).dataobj) > 0
+        hf = max_normalise(np.asarray(high.dataobj), inside, name=str(scan.high))
+        if self.bundle is not None:
+            given = scale_brain(
+                hf, inside, frame.spacing, contrast=scan.contrast, scaling=self.bundle.scaling,
+                name=str(scan.high),
+            ).volume  # fmt: skip
+            options, seed = EngineOptions(device=device), scan_seed(self.seed, name)
+            values = predict(self._model, given, inside, options=options, seed=seed).clip(0, 1)
+        else:
+            values = np.asarray(resample(_load(low), high.shape, high.affine).dataobj)
+        return hf, max_normalise(values, inside, name=str(low or scan.high)), inside
 
 
-def provenance(cohort: Sequence[CohortScan]) -> dict[str, Any]:
-    """Say what a cohort is, for a record: subjects, and the models that made its images."""
-    models = {(image.method, image.model, image.sha256) for scan in cohort for image in scan.low}
-    return {
-        "subjects": len({(scan.root, scan.subject) for scan in cohort}),
-        "scans": len(cohort),
-        "images": sum(len(scan.low) for scan in cohort),
-        "models": [dict(zip(("method", "name", "sha256"), m, strict=True)) for m in sorted(models)],
-    }
-
-
-def cohort_pairs(
-    scans: Sequence[CohortScan],
-    frame: Frame,
-    cache: Path,
-    *,
-    bundle: Bundle | None = None,
-    seed: int = 42,
-    device: str = "cpu",
-    progress: Say | None = None,
-) -> list[PairFiles]:
-    """Bring a cohort's scans and their low-field images to a frame, as pairs to enhance.
-
-    As prepared pairs: centred on the brain, each volume divided by its maximum, 0
-    outside the mask.
-
-    Parameters
-    ----------
-    scans
-        From `h2lo_bids.training.experiments.cohort.find_cohort`.
-    frame
-        Of the real pairs.
-    cache
-        Receives one file per pair, unless it is there; named after the contents of
-        all that decides it, so that what changed is made anew.
-    bundle
-        Makes the low-field images from the high-field ones on the frame, in place of
-        those that the cohort brings: for the arms of a benchmark.
-    seed
-        With the scan's name that of methods that draw at random.
-    device
-        As in `h2lo_bids.synthesis.options.EngineOptions`.
-    progress
-        Called with a line for each pair that is made.
-
-    Returns
-    -------
-    list of PairFiles
-        One per low-field image, or per scan with a `bundle`; for
-        `h2lo_bids.training.pairs.open_pairs`, input and target swapped.
-
-    Raises
-    ------
-    BadDataError
-        If an image is damaged or does not fit into the frame.
-    UsageError
-        If the bundle does not synthesize, or is of another contrast or frame.
-    """
-    say = progress or (lambda line: None)
-    if bundle is not None:
-        _check_bundle(bundle, frame, scans)
-    model: list[Any] = []
-    found = []
-    for scan in scans:
-        for name, low in _inputs(scan, bundle):
-            made_by = low if low is not None else (bundle.sha256, bundle.method, seed)  # type: ignore[union-attr]
-            kept = cache / f"{name}_{_digest(scan, made_by, frame)}.npz"
-            if not kept.exists():
-                say(f"bringing {name} of the cohort to the fit's grid")
-                if low is None and not model:
-                    model.append(load_model(bundle, device="cpu"))  # type: ignore[arg-type]
-                volumes = _volumes(scan, frame, low, bundle, model, scan_seed(seed, name), device)
-                with atomic_path(kept) as partial, partial.open("wb") as stream:
-                    np.savez_compressed(stream, **volumes)  # type: ignore[arg-type]
-            found.append(PairFiles(name, kept, task=ENHANCE))
-    return found
-
-
-def _inputs(scan: CohortScan, bundle: Bundle | None) -> list[tuple[str, Path | None]]:
-    if bundle is not None:
-        return [(f"{scan.name}_{bundle.method}", None)]
-    desc = [(low.path.name.split("_desc-")[1].split("_")[0], low.path) for low in scan.low]
-    return [(f"{scan.name}_{name}", path) for name, path in desc]
-
-
-def _volumes(
-    scan: CohortScan,
-    frame: Frame,
-    low: Path | None,
-    bundle: Bundle | None,
-    model: Sequence[Any],
-    seed: int,
-    device: str,
-) -> dict[str, np.ndarray]:
-    """Make a pair's volumes in half precision: ``hf``, ``lf`` and ``mask``."""
-    image, mask = _load(scan.high), _load(scan.mask)
-    high = conform(image, frame, mask=mask)
-    inside = np.asarray(resample_mask(mask, high.shape, high.affine).dataobj) > 0
-    hf = max_normalise(np.asarray(high.dataobj), inside, name=str(scan.high))
-    if low is None and bundle is not None:
-        given = scale_brain(
-            hf, inside, frame.spacing, contrast=scan.contrast, scaling=bundle.scaling,
-            name=str(scan.high),
-        )  # fmt: skip
-        how = EngineOptions(device=device)
-        made = predict(model[0], given.volume, inside, options=how, seed=seed)
-        values, name = made.clip(0, 1), str(scan.high)
-    else:
-        assert low is not None
-        moved = resample(_load(low), high.shape, high.affine)
-        values, name = np.asarray(moved.dataobj), str(low)
-    lf = max_normalise(values, inside, name=name)
-    return {"hf": hf.astype(np.float16), "lf": lf.astype(np.float16), "mask": inside}
-
-
-def _load(path: Path) -> Any:
+def _load(path: Any) -> Any:
     """Read an image that others may have sent, bounded as raw scans are."""
     try:
         check_present(path)
@@ -345,22 +265,3 @@ def _load(path: Path) -> Any:
     if not np.isfinite(values).all():
         raise BadDataError(f"{path}: has NaN or infinite voxels; run participant again")
     return nib.Nifti1Image(values, affine)
-
-
-def _check_bundle(bundle: Bundle, frame: Frame, scans: Sequence[CohortScan]) -> None:
-    contrasts = {scan.contrast for scan in scans}
-    if bundle.task != SYNTHESIZE or contrasts - {bundle.contrast}:
-        raise UsageError(
-            f"model {bundle.path}: is a {bundle.contrast} model to {bundle.task} and makes no "
-            f"low-field images of {' and '.join(sorted(contrasts))} scans"
-        )
-    if bundle.frame != frame:
-        raise UsageError(
-            f"model {bundle.path}: is on another grid than the pairs; fit it to these pairs"
-        )
-
-
-def _digest(scan: CohortScan, made_by: Any, frame: Frame) -> str:
-    """Name a pair by all that decides it."""
-    files = [scan.high, scan.mask, *([made_by] if isinstance(made_by, Path) else [])]
-    return digest([[stamp(path) for path in files], str(made_by), frame.to_dict()])

@@ -12,14 +12,15 @@ import torch
 
 from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.cache import digest
-from h2lo_bids.errors import CannotCreateError, MissingInputError
-from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Score
+from h2lo_bids.errors import CannotCreateError
+from h2lo_bids.evaluation.scores import IDENTITY_TITLES
 from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.io import atomic_write_bytes, read_json, write_json
-from h2lo_bids.models.bundle import Bundle, save_bundle
-from h2lo_bids.training.card import FIELDS, SiteModel, site_card, site_metadata, software, start_of
+from h2lo_bids.models.bundle import Bundle
+from h2lo_bids.training.card import software, start_of
 from h2lo_bids.training.devices import peak_memory
+from h2lo_bids.training.experiments.arms import FINETUNE, Arm
 from h2lo_bids.training.experiments.heldout import (
     PICTURES,
     SCORES,
@@ -30,6 +31,7 @@ from h2lo_bids.training.experiments.heldout import (
     score_pair,
     stranger_to,
 )
+from h2lo_bids.training.experiments.site import FIELDS, SiteModel, save_site
 from h2lo_bids.training.fitting import count_parameters, finite, fit_prepared, pairs_cache, prefixed
 from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions
@@ -39,10 +41,9 @@ from h2lo_bids.training.prepared import (
     common_frame,
     pairs_fingerprint,
     pairs_of,
-    prepared_range,
     read_prepared,
 )
-from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Say
+from h2lo_bids.vocabulary import ENHANCER, IDENTITY, SYNTHESIZE, Say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,9 +62,9 @@ class FoldWork:
 
     results: ClassVar[tuple[str, ...]] = (SCORES, PICTURES)
     """Files without which the fold is not done."""
-
     contrast: str
     method: str
+    """Row of the table."""
     fold: Fold
     pairs: tuple[PreparedPair, ...]
     """At least those of the fold's subjects."""
@@ -84,6 +85,12 @@ class FoldWork:
     def title(self) -> str:
         """The fold for a person."""
         return f"{self.contrast} {self.method} fold {self.fold.index}"
+
+    @property
+    def work(self) -> Path:
+        """Work folder of the fold: another job, another folder, so that no fit is lost."""
+        name = f"fold-{self.fold.index}_{digest(self.identity(), 4)}"
+        return Path(self.work_dir) / "training" / self.contrast / self.method / name
 
     def pairs_in(self, *parts: str) -> tuple[PreparedPair, ...]:
         """Return the pairs of some parts of the fold, for its task, or raise `UsageError`."""
@@ -112,23 +119,25 @@ class FoldWork:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldJob(FoldWork):
-    """A method of this package on one fold; `initial` is what its fit starts from."""
+    """A method of this package, or an arm of Table 2, on one fold."""
 
     results: ClassVar[tuple[str, ...]] = (BUNDLE, SCORES, HISTORY, PICTURES)
 
     options: FitOptions
     devices: int = 1
     initial: Bundle | None = None
+    """What the fit starts from."""
+    arm: Arm | None = None
 
     @property
     def recipe(self) -> Method:
-        """What is fitted, and whose bundle is written; `method` names the row of the table."""
-        return find_method(self.method)
+        """What is fitted, and whose bundle is written."""
+        return find_method(self.method if self.arm is None else ENHANCER)
 
     @property
     def row_title(self) -> str:
         """The row of the table."""
-        return self.recipe.title
+        return self.recipe.title if self.arm is None else self.arm.title
 
     @property
     def task(self) -> str:
@@ -136,23 +145,31 @@ class FoldJob(FoldWork):
         return self.recipe.task
 
     @property
+    def stages(self) -> dict[str, FitOptions]:
+        """Options of each stage of the fit, as the method has them; the last sees the pairs."""
+        if self.arm is None:
+            return {FINETUNE: self.recipe.adapt(self.options)}
+        train = self.pairs_in("train")
+        return self.arm.stages(self.options, len(train), common_frame(train).spacing)
+
+    @property
     def adapted(self) -> FitOptions:
-        """The options of the fit, as the method has them."""
-        return self.recipe.adapt(self.options)
+        """Options of the last stage."""
+        return self.stages[FINETUNE]
 
     def method_options(self) -> dict[str, Any]:
-        """Return the fit's options, as the method has them."""
-        return self.adapted.identity()
+        """Return what decides the weights besides fold and pairs."""
+        return self.adapted.identity() if self.arm is None else self.arm.identity(self.stages)
 
-    def history(self, work: Path) -> Path:
-        """Name the fit's log in its work folder."""
-        return work / HISTORY
-
-    def fit(self, work: Path, say: Say) -> FitResult:
+    def fit(self, work: Path, say: Say, stop_at: int | None = None) -> FitResult:
         """Fit the method in a work folder, or go on there."""
+        if self.arm is not None:
+            from h2lo_bids.training.experiments.enhancement import fit_stages
+
+            return fit_stages(self, self.arm, work, say, stop_at)
         return fit_prepared(
             self.recipe, self.pairs_in("train"), self.pairs_in("validation"), self.adapted, work,
-            cache=pairs_cache(self.work_dir), devices=self.devices, progress=say,
+            cache=pairs_cache(self.work_dir), devices=self.devices, stop_at=stop_at, progress=say,
             initial=self.initial,
         )  # fmt: skip
 
@@ -163,15 +180,10 @@ def fold_folder(out_dir: Path, contrast: str, method: str, index: int) -> Path:
 
 
 def fold_done(job: FoldWork) -> bool:
-    """Tell whether the fold's results are there, whole, and of the very same job."""
+    """Return whether the fold's results are there, whole, and of the very same job."""
     record = read_record(job.folder)
-    whole = record is not None and not record.get("failed") and not _lost(job)
-    return whole and not changes(job)
-
-
-def _lost(job: FoldWork) -> tuple[str, ...]:
-    """Name the results that somebody removed since."""
-    return tuple(name for name in job.results if not (job.folder / name).exists())
+    whole = record is not None and not record.get("failed")
+    return whole and not changes(job) and all((job.folder / n).exists() for n in job.results)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -188,42 +200,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def changes(job: FoldWork) -> tuple[str, ...]:
     """Name what is another in the results that are there: options, pairs or division."""
-    record = read_record(job.folder) or {}
-    recorded = dict(record.get("options") or {})
-    recorded.pop("device", None)
-    identity = job.identity()
-    differs = [
-        f"option {name}"
-        for name, value in identity["options"].items()
-        if recorded.get(name, ...) != value
-    ]
+    record, identity = read_record(job.folder) or {}, job.identity()
+    recorded = record.get("options") or {}
+    differs = [f"option {k}" for k, v in identity["options"].items() if recorded.get(k, ...) != v]
     if record.get("fold") != identity["fold"]:
-        differs.append("the division of the subjects")
+        return (*differs, "the division of the subjects")
     before, now = record.get("pairs") or {}, identity["pairs"]
     names = sorted(n for n in {*before, *now} if before.get(n) != now.get(n))
-    if names and "the division of the subjects" not in differs:
-        differs.append(
-            f"pair {names[0].partition('_res-')[0]}" if len(names) == 1 else f"{len(names)} pairs"
-        )
-    return tuple(differs)
-
-
-def fit_folder(job: FoldWork) -> Path:
-    """Name the fold's work folder: another job, another folder, so that no fit is lost."""
-    name = f"fold-{job.fold.index}_{digest(job.identity(), 4)}"
-    return Path(job.work_dir) / "training" / job.contrast / job.method / name
-
-
-def report_others(job: FoldWork, work: Path, say: Say) -> None:
-    """Report that what is there belongs to a fit of other pairs, options or subjects."""
-    if read_record(job.folder) is not None:
-        if differing := changes(job):
-            say(f"fitting anew, for its results are of other input: {', '.join(differing)}")
-        else:
-            say(f"making anew what is gone from its results: {', '.join(_lost(job))}")
-    elif not work.exists():
-        for other in sorted(work.parent.glob(f"fold-{job.fold.index}_*")):
-            say(f"fitting anew, for {other} is of other pairs, options or subjects; it is kept")
+    return (*differs, *(f"pair {name.partition('_res-')[0]}" for name in names))
 
 
 def score_subject(
@@ -257,47 +241,29 @@ def withdraw(folder: Path) -> None:
 
 
 def run_fold(job: FoldJob, progress: Say | None = None) -> Path:
-    """Fit, synthesize the test subjects and score, unless that is done already.
+    """Fit, synthesize the test subjects and score, unless that is done; return the folder.
 
     A killed fold goes on from its last checkpoint. Results of another job, such as of
     changed pairs, are replaced once the new fit has ended; the old fit's checkpoints
     stay in the work folder.
-
-    Parameters
-    ----------
-    job
-        The fold.
-    progress
-        Called with a line, or a step of the fit, now and then.
-
-    Returns
-    -------
-    Path
-        The fold's folder: ``bundle``, ``scores.tsv``, ``history.csv``, ``pictures.npz``,
-        for synthesis ``realism.tsv`` and, last, ``record.json``.
-
-    Raises
-    ------
-    UsageError
-        If a subject has no pair, or pairs are on different grids.
-    H2loError
-        As `h2lo_bids.training.fit.fit`, or if a file cannot be read or written.
     """
     say = prefixed(job.title, progress)
     if fold_done(job):
         say("done already")
         return job.folder
-    work = fit_folder(job)
-    report_others(job, work, say)
+    if read_record(job.folder) is not None:
+        say(f"making its results anew: {', '.join(changes(job)) or 'some are missing'}")
     options = job.adapted
     common_frame(job.pairs_in(*PARTS))
-    result = job.fit(work, say)
+    result = job.fit(job.work, say)
     withdraw(job.folder)
     tested, seconds = _test(job, result.model, options, say)
     titles = {IDENTITY: IDENTITY_TITLES[job.task], job.method: job.row_title}
     tested.write(job.folder, titles, titles)
-    _write_bundle(job, options, result, tested.scores)
-    atomic_write_bytes(job.folder / HISTORY, _read(job.history(work)))
+    name = f"{job.method}_{job.contrast}_fold-{job.fold.index}"
+    save_site(job.folder / BUNDLE, SiteModel(name, job, result, summary=summarise(tested.scores)))
+    log = job.work / ("" if job.arm is None else FINETUNE) / HISTORY
+    atomic_write_bytes(job.folder / HISTORY, log.read_bytes())
     measured = {"synthesis_seconds": seconds, "peak_memory_gb": peak_memory()}
     write_record(job.folder, {**_record(job, options, result), **measured})
     say(f"done; best validation {result.best_psnr:.2f} dB at step {result.best_step}")
@@ -317,38 +283,6 @@ def _test(job: FoldJob, model: Model, options: FitOptions, say: Say) -> tuple[Sc
         seconds.append(round(time.perf_counter() - began, 3))
         score_subject(job, scored, prepared, pair, predicted)
     return scored, seconds
-
-
-def _write_bundle(
-    job: FoldJob, options: FitOptions, result: FitResult, scores: list[Score]
-) -> None:
-    pairs = job.pairs_in(*PARTS)
-    site = SiteModel(
-        name=f"{job.method}_{job.contrast}_fold-{job.fold.index}",
-        contrast=job.contrast,
-        method=job.recipe,
-        pairs=pairs,
-        subjects={part: getattr(job.fold, part) for part in PARTS},
-        options=options,
-        steps=result.steps,
-        best_step=result.best_step,
-        best_psnr=result.best_psnr,
-        identity_psnr=result.identity_psnr,
-        seconds=result.seconds,
-        initial=job.initial,
-        stalled=result.stalled,
-        summary=summarise(scores),
-        input_range=prepared_range(job.pairs_in("train"), options.scaling),
-    )
-    save_bundle(
-        job.folder / BUNDLE,
-        result.model,
-        contrast=job.contrast,
-        frame=common_frame(pairs),
-        metadata=site_metadata(site),
-        card=site_card(site, count_parameters(result.model)),
-        method=job.recipe.name,
-    )
 
 
 def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, Any]:
@@ -379,9 +313,9 @@ def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, A
 
 def _warnings(pairs: tuple[PreparedPair, ...], result: FitResult, job: FoldJob) -> list[str]:
     lines = [
-        f"{pair.name or pair.subject}: doubtful registration: {'; '.join(pair.check.reasons)}"
+        f"{pair.name}: doubtful registration: {'; '.join(pair.doubts)}"
         for pair in pairs
-        if pair.check.flagged
+        if pair.doubts
     ]
     if job.method != IDENTITY and result.best_psnr <= result.identity_psnr:
         target, source = FIELDS[job.task]
@@ -390,10 +324,3 @@ def _warnings(pairs: tuple[PreparedPair, ...], result: FitResult, job: FoldJob) 
             "images themselves: take more steps or more pairs"
         )
     return lines
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as err:
-        raise MissingInputError(f"{path}: cannot be read ({err.strerror}); run again") from err

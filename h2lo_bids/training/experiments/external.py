@@ -6,6 +6,7 @@ import contextlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from h2lo_bids.cache import digest
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
@@ -25,9 +27,7 @@ from h2lo_bids.io import atomic_path, read_json, write_json
 from h2lo_bids.training.card import software
 from h2lo_bids.training.experiments.crossvalidation import (
     FoldWork,
-    fit_folder,
     fold_done,
-    report_others,
     score_subject,
     withdraw,
     write_record,
@@ -40,49 +40,29 @@ from h2lo_bids.vocabulary import Say
 PLACES = ("input", "output", "mask", "contrast")
 """What may stand in braces in a command."""
 
-_LONGEST = 10_000
-_NEEDED = ("input", "output")
+_SAME = 1e-3  # mm by which two grids may differ
 
 
 @dataclass(frozen=True)
 class Command:
-    """The command line of an external tool, with places for the files.
-
-    Parameters
-    ----------
-    name
-        Of the tool.
-    template
-        Words as a shell would split them; no shell sees them. ``{input}``,
-        ``{output}``, ``{mask}`` and ``{contrast}`` are replaced.
-
-    Raises
-    ------
-    UsageError
-        If a place is missing or unknown, or the words cannot be split.
-    """
+    """The command line of an external tool: words as a shell would split them, and its places."""
 
     name: str
     template: str
 
     def __post_init__(self) -> None:
-        if len(self.template) > _LONGEST:
-            raise UsageError(f"--external {self.name}: the command is too long; write a script")
-        words = self._split()
         # Of the words, not the template: quotes within braces would hide a place.
-        named = [place for word in words for place in re.findall(r"\{(\w*)\}", word)]
+        named = [place for word in self._split() for place in re.findall(r"\{(\w*)\}", word)]
         for place in named:
             if place not in PLACES:
                 known = ", ".join(f"{{{p}}}" for p in PLACES)
                 raise UsageError(f"--external {self.name}: {{{place}}} is not one of {known}")
-        for place in _NEEDED:
+        for place in ("input", "output"):
             if place not in named:
                 raise UsageError(
                     f"--external {self.name}: the command needs {{{place}}}, as in "
                     f"{self.name}='program {{input}} {{output}}'"
                 )
-        if not words:
-            raise UsageError(f"--external {self.name}: no program is named")
 
     def words(self, places: Mapping[str, str]) -> list[str]:
         """Fill in the places, each inside its word whatever the value holds."""
@@ -109,10 +89,6 @@ class Command:
             raise UsageError(text) from err
 
 
-_SAME = 1e-3  # mm by which two grids may differ
-_GRACE = 5.0  # seconds that a stopped command has for its last words
-
-
 @dataclass(frozen=True)
 class Made:
     """An image that an external tool made, the seconds it took, and how it was made comparable."""
@@ -132,46 +108,20 @@ def run_command(
     log: Path,
     limit: float | None = None,
 ) -> Made:
-    """Run an external tool on one image, and bring it to the pair's grid and scale.
+    """Run an external tool on one image, and bring what it makes to the pair's grid and scale.
 
-    Parameters
-    ----------
-    command
-        What is run, in `scratch`, with nothing on its standard input.
-    hf, mask
-        NIfTI images of the pair; the command sees copies.
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    scratch
-        An empty folder, for the copies and the output.
-    log
-        Takes what the command prints.
-    limit
-        Seconds after which it is stopped; None lets it take its time.
-
-    Returns
-    -------
-    Made
-        Resampled linearly if its grid is another, divided by its maximum in the
-        mask and set to 0 outside, as the pair's own images are.
-
-    Raises
-    ------
-    H2loError
-        If the command fails, takes too long, or leaves no usable image.
+    It runs in `scratch`, an empty folder, on copies of the images, with nothing on its standard
+    input, for `limit` seconds at most; `log` takes what it prints. The image is resampled
+    linearly if its grid is another, divided by its maximum in the mask and set to 0 outside, as
+    the pair's own images are. Raises `H2loError` if there is no usable image.
     """
-    places = {
-        "input": scratch / "input.nii.gz",
-        "output": scratch / "output.nii.gz",
-        "mask": scratch / "mask.nii.gz",
-    }
-    shutil.copyfile(hf, places["input"])
-    shutil.copyfile(mask, places["mask"])
-    texts = {name: str(path) for name, path in places.items()} | {"contrast": contrast}
+    texts = {name: str(scratch / f"{name}.nii.gz") for name in PLACES} | {"contrast": contrast}
+    shutil.copyfile(hf, texts["input"])
+    shutil.copyfile(mask, texts["mask"])
     words = [str(command.find_program()), *command.words(texts)[1:]]
     seconds = _run(command.name, words, scratch, log, limit)
     # The pair's own mask: the command may have spoiled its copy.
-    volume, notes = _read(command.name, places["output"], mask, log)
+    volume, notes = _read(command.name, Path(texts["output"]), mask, log)
     return Made(volume, seconds, notes)
 
 
@@ -196,29 +146,23 @@ def _run(name: str, words: list[str], folder: Path, log: Path, limit: float | No
                 f"{name}: stopped after {limit:g} s, the limit of --max-time; raise it"
             ) from err
         finally:
-            _end(process)
+            if process.poll() is None:
+                _end(psutil.Process(process.pid))
+            process.wait()
     if code != 0:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         raise H2loError(f"{name}: {how}{_last_words(log)}; what it printed is in {log}")
     return time.perf_counter() - began
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a command and its helpers, if they still run."""
-    import psutil
-
-    if process.poll() is not None:
-        return
-    try:
-        tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    except psutil.NoSuchProcess:
-        tree = []
-    for one in tree:
-        one.terminate() if one.is_running() else None
-    _, alive = psutil.wait_procs(tree, timeout=_GRACE)
-    for one in alive:
-        one.kill()
-    process.wait()
+def _end(process: psutil.Process) -> None:
+    """Stop a command and its helpers; they have a few seconds for their last words."""
+    tree = [*process.children(recursive=True), process]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for one in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.send_signal(number)
+        _, tree = psutil.wait_procs(tree, timeout=5)
 
 
 def _last_words(log: Path) -> str:
@@ -270,16 +214,14 @@ class ExternalJob(FoldWork):
 def run_external(job: ExternalJob, progress: Say | None = None, lost: Say | None = None) -> Path:
     """Run an external tool on the test subjects of a fold and score it, unless that is done.
 
-    One subject that fails does not stop the others: the fold is then scored
-    without it, says so, and counts as unfinished. Images are kept in the work
-    folder, so that a later run makes only those that are missing.
+    A subject that fails is reported to `lost`, and the fold counts as unfinished. Images are
+    kept in the work folder, so that a later run makes only those that are missing.
     """
     say = prefixed(job.title, progress)
     if fold_done(job):
         say("done already")
         return job.folder
-    work = fit_folder(job)
-    report_others(job, work, say)
+    work = job.work
     scored, seconds = Scored(), []
     notes: dict[str, None] = {}
     failed: dict[str, str] = {}

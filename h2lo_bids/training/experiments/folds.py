@@ -35,7 +35,6 @@ def make_folds(
     test: int | None = None,
     seed: int = 42,
     same: Sequence[Sequence[str]] = (),
-    optional: bool = True,
 ) -> tuple[Fold, ...]:
     """Divide subjects at random, the same way for the same seed and labels.
 
@@ -55,12 +54,6 @@ def make_folds(
         Of the draws.
     same
         Groups of labels that are one person each, who stays together and counts once.
-    optional
-        Whether the run could do without folds, for the advice in an error.
-
-    Returns
-    -------
-    tuple of Fold
 
     Raises
     ------
@@ -70,7 +63,14 @@ def make_folds(
     people = _people(subjects, same)
     names = np.array(sorted(people), dtype=object)
     validation = max(1, round(len(names) / 10)) if validation is None else validation
-    _check_counts(len(names), folds, validation, test, ", or use --folds 0" * optional)
+    # The largest of nearly equal test sets.
+    largest = -(-len(names) // folds) if test is None else test
+    if not (validation + largest < len(names) and (test is not None or folds <= len(names))):
+        raise UsageError(
+            f"{counted(len(names), 'subject')} with pairs cannot make {counted(folds, 'fold')} of "
+            f"{largest} to test, {validation} to validate and others to train; add pairs, or "
+            "change --folds, --val-count or --test-count"
+        )
     rng = np.random.default_rng([seed, len(names)])
     if test is None:
         tests = [set(part) for part in np.array_split(rng.permutation(names), folds)]
@@ -122,12 +122,11 @@ def hold_out(
     """Draw the subjects that choose the weights of a model without cross-validation."""
     people = _people(subjects, same)
     names = sorted(people)
-    _check_two(len(names))
     validation = max(1, round(len(names) / 10)) if validation is None else validation
-    if not 1 <= validation < len(names):
+    if validation >= len(names):
         raise UsageError(
-            f"{_count(len(names))} cannot be divided into {validation} to validate and "
-            "others to train; add pairs, or change --val-count"
+            f"{counted(len(names), 'subject')} with pairs cannot be divided into {validation} to "
+            "validate and others to train; add pairs, or change --val-count"
         )
     drawn = np.random.default_rng([seed, len(names)]).choice(len(names), validation, replace=False)
     return tuple(sorted(_labels(people, (names[i] for i in drawn))))
@@ -176,45 +175,6 @@ def _authors_number(label: str) -> int:
 
 def _fold(index: int, train: set[str], validation: set[str], test: set[str]) -> Fold:
     return Fold(index, *(tuple(sorted(part)) for part in (train, validation, test)))
-
-
-def _check_two(subjects: int) -> None:
-    if subjects < 2:
-        raise UsageError(
-            f"only {counted(subjects, 'subject')} with a pair; two subjects are the least, one to "
-            "train and one to validate on; add pairs"
-        )
-
-
-def _check_counts(
-    subjects: int, folds: int, validation: int, test: int | None, otherwise: str
-) -> None:
-    _check_two(subjects)
-    if folds < 1 or validation < 1 or (test is not None and test < 1):
-        raise UsageError(
-            f"folds ({folds}), validation subjects ({validation}) and test subjects "
-            f"({'any' if test is None else test}) must be at least 1 each; --folds 0 skips the "
-            "cross-validation"
-        )
-    # The largest of nearly equal test sets.
-    largest = -(-subjects // folds) if test is None else test
-    if subjects - largest - validation >= 1 and (test is not None or folds <= subjects):
-        return
-    usable = [
-        k for k in range(2, subjects + 1) if subjects - -(-subjects // k) - validation >= 1
-    ]  # fmt: skip
-    remedy = f"add pairs{otherwise}"
-    if test is not None:
-        remedy = f"lower --test-count or --val-count, add pairs{otherwise}"
-    elif usable:
-        span = f"{usable[0]} to {usable[-1]}" if len(usable) > 1 else str(usable[0])
-        remedy = f"use --folds {span}, add pairs{otherwise}"
-    held = f"{largest} to test and {validation} to validate each"
-    raise UsageError(f"{_count(subjects)} cannot make {counted(folds, 'fold')} ({held}); {remedy}")
-
-
-def _count(subjects: int) -> str:
-    return f"{counted(subjects, 'subject')} with pairs"
 
 
 def _balanced(

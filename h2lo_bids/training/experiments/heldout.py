@@ -40,26 +40,8 @@ def predict_pair(
 ) -> np.ndarray:
     """Make a pair's target (its low-field volume, or for enhancement the other) on its grid.
 
-    Parameters
-    ----------
-    model
-        Of any method, fitted on this grid.
-    pair
-        A subject that the model has not seen.
-    device, precision
-        As in `h2lo_bids.synthesis.options.EngineOptions`.
-    seed
-        With the pair's name that of the methods that draw at random.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (X, Y, Z), not clipped; exactly 0 outside the brain.
-
-    Raises
-    ------
-    UsageError
-        If the device is not there or the precision is unknown.
+    float32 (X, Y, Z), not clipped; exactly 0 outside the brain. With the pair's name `seed` is
+    that of the methods that draw at random.
     """
     options = EngineOptions(device=device, precision=precision)
     return predict(model, pair.hf, pair.mask, options=options, seed=scan_seed(seed, pair.name))
@@ -72,27 +54,7 @@ def score_pair(
     method: str = IDENTITY,
     fold: int | None = None,
 ) -> tuple[Score, ...]:
-    """Score a prediction of a pair's target, or the pair's input itself.
-
-    Parameters
-    ----------
-    pair
-        The test subject.
-    predicted
-        (X, Y, Z), from `predict_pair`; None for the identity.
-    method, fold
-        Recorded in the scores.
-
-    Returns
-    -------
-    tuple of Score
-        One per region.
-
-    Raises
-    ------
-    BadDataError
-        If the prediction is not finite or the pair has no foreground.
-    """
+    """Score a prediction of a pair's target, or the pair's input itself, in each region."""
     image = pair.hf if predicted is None else predicted
     return score(image, pair.lf, pair.high_field, subject=pair.name, method=method, fold=fold)
 
@@ -143,27 +105,10 @@ def realism_of(
     fold: int | None = None,
     references: Sequence[Appearance] = (),
 ) -> list[Realism]:
-    """Measure how real the images made of a pair look, and its real low-field image.
+    """Measure how real the images made of a pair look, by method, and its real low-field image.
 
-    Parameters
-    ----------
-    pair
-        For synthesis.
-    made
-        (X, Y, Z) by method; cut to [0, 1].
-    spacing
-        Of the voxels, mm.
-    stranger
-        Another subject's pair on the same frame.
-    fold
-        As in `Realism`.
-    references
-        Real low-field scans on the same frame.
-
-    Returns
-    -------
-    list of Realism
-        The target's, then one per method.
+    Images are cut to [0, 1]; `stranger` is another person's pair and `references` are real
+    low-field scans on the same frame, of voxels of `spacing` mm. The target's row is the first.
     """
     shared = pair.mask if stranger is None else pair.mask & stranger.mask
     window = tapered(shared, spacing)
@@ -225,44 +170,23 @@ KINDS = ("hf", "lf", "predicted")
 def pictures_of(pair: Pair, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """Cut the slices through the middle of the brain and count the histograms.
 
-    Parameters
-    ----------
-    pair
-        The subject, on a grid in RAS order.
-    predicted
-        (X, Y, Z), what a model made of it; clipped to [0, 1].
-
-    Returns
-    -------
-    dict
-        float16 (3, n, n) under ``"<name>/hf"``, ``"<name>/lf"`` and ``"<name>/predicted"``: the
-        axial, coronal and sagittal slice, n the longest side of the grid, shorter ones padded
-        with zeros; and under ``"<name>/histograms"`` (3, 128) the shares of voxels in the
-        foreground. To enhance, the input stands under ``hf`` and the target under ``lf``.
+    The pair is on a grid in RAS order. float16 (3, n, n) under ``"<name>/hf"``, ``"<name>/lf"``
+    and ``"<name>/predicted"``: the axial, coronal and sagittal slice, n the longest side of the
+    grid, shorter ones padded with zeros; and under ``"<name>/histograms"`` (3, 128) the shares of
+    voxels in the foreground. To enhance, the input stands under ``hf``, the target under ``lf``.
     """
-    if predicted.shape != pair.shape:
-        raise BadDataError(
-            f"pair {pair.name}: the prediction has shape {predicted.shape}, not {pair.shape}"
-        )
     volumes = (pair.hf, pair.lf, np.clip(predicted, 0, 1))
-    middle = _middle(pair.mask)
+    x, y, z = (int(at.min() + at.max()) // 2 for at in np.nonzero(pair.mask))
     where = foreground(pair.high_field)
     pictures = {
-        f"{pair.name}/{kind}": _slices(volume, middle).astype(np.float16)
+        f"{pair.name}/{kind}": _slices(volume, x, y, z).astype(np.float16)
         for kind, volume in zip(KINDS, volumes, strict=True)
     }
     counts = np.stack([histogram(volume, where) for volume in volumes])
     return {**pictures, f"{pair.name}/histograms": counts.astype(np.float16)}
 
 
-def _middle(mask: np.ndarray) -> tuple[int, int, int]:
-    """Find the centre of the box around the brain."""
-    x, y, z = ((at.min() + at.max()) // 2 for at in np.nonzero(mask))
-    return int(x), int(y), int(z)
-
-
-def _slices(volume: np.ndarray, middle: tuple[int, int, int]) -> np.ndarray:
-    x, y, z = middle
+def _slices(volume: np.ndarray, x: int, y: int, z: int) -> np.ndarray:
     side = max(volume.shape)
     out = np.zeros((3, side, side))
     for square, cut in zip(out, (volume[:, :, z], volume[:, y, :], volume[x]), strict=True):

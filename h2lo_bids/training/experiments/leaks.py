@@ -6,19 +6,20 @@ import base64
 import binascii
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from h2lo_bids.cache import file_digest
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.bundle import EMBEDDED, Bundle, default_bundle
-from h2lo_bids.training.experiments.cohort import CohortScan, source_files
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 from h2lo_bids.vocabulary import CONTRASTS
+
+if TYPE_CHECKING:
+    from h2lo_bids.training.experiments.cohort import Cohort
 
 SAME = 0.8
 """Likeness of two brains above which they are of one person.
@@ -39,24 +40,11 @@ _LEVELS = 7
 
 
 def fingerprint(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Describe a brain in few numbers that depend on its anatomy alone.
+    """Describe a brain by int8 (21, 25, 23), -7 to 7, that depend on its anatomy alone.
 
     It is the difference of two Gaussian averages over the mask, sampled every 8 mm around the
-    mask's centroid, so that the image's scale and the grid's place and extent do not count.
-
-    Parameters
-    ----------
-    image
-        (X, Y, Z), axes towards right, anterior and superior, of any scale.
-    mask
-        The brain, of that shape.
-    spacing
-        Voxel sides in mm.
-
-    Returns
-    -------
-    numpy.ndarray
-        int8 (21, 25, 23), -7 to 7; 0 near the outline and outside.
+    mask's centroid, so that the image's scale and the grid's place and extent do not count; 0
+    near the outline and outside. Axes towards right, anterior and superior, `spacing` in mm.
     """
     found = np.argwhere(mask)
     if not len(found):
@@ -94,17 +82,9 @@ def _project(volume: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def likeness(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:
-    """Return how much fingerprints agree with others, or with their mirror images.
+    """Return how much n fingerprints agree with m others, or with their mirror images: (n, m).
 
-    Parameters
-    ----------
-    some, others
-        n and m fingerprints, at least one each.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n, m), at most 1: the larger of both correlations; 0 where one of the two is empty.
+    That is the larger of both correlations; 0 where one of the two is empty.
     """
     own, theirs = _unit(some), _unit(others)
     flipped = _unit([other[::-1] for other in others])
@@ -165,32 +145,13 @@ def same_people(pairs: Iterable[PreparedPair]) -> tuple[tuple[str, ...], ...]:
 def training_subjects(bundle: Bundle) -> frozenset[str]:
     """Return the labels that a bundle was fitted or chosen on, as far as it says.
 
-    ``training_data.subjects`` of its metadata is a list, or lists by part, of
-    which ``test`` does not count.
+    ``training_data.subjects`` of its metadata is a list, or lists by part.
     """
     training = bundle.metadata.get("training_data")
     named = training.get("subjects") if isinstance(training, dict) else None
-    if isinstance(named, dict):
-        named = [
-            name
-            for part, names in named.items()
-            if part != "test" and isinstance(names, list)
-            for name in names
-        ]
-    names = named if isinstance(named, list) else []
+    parts = [v for k, v in named.items() if k != "test"] if isinstance(named, dict) else [named]
+    names = [name for part in parts if isinstance(part, list) for name in part]
     return frozenset(str(name).removeprefix("sub-") for name in names)
-
-
-def known_brains(bundle: Bundle) -> dict[str, list[np.ndarray]]:
-    """Return the fingerprints of those a model was fitted or chosen on, by label."""
-    training = bundle.metadata.get("training_data")
-    known = training.get("fingerprints") if isinstance(training, Mapping) else None
-    try:
-        return {
-            str(label): [decode(text) for text in texts] for label, texts in (known or {}).items()
-        }
-    except (AttributeError, TypeError, ValueError) as err:
-        raise BadDataError(f"{bundle.path}: its fingerprints are damaged; get it again") from err
 
 
 def seen_in_training(bundle: Bundle, pairs: Iterable[PreparedPair]) -> dict[PreparedPair, str]:
@@ -199,10 +160,15 @@ def seen_in_training(bundle: Bundle, pairs: Iterable[PreparedPair]) -> dict[Prep
     That is the pair's own label where it is among several.
     """
     pairs = tuple(pairs)
-    known = [(label, one) for label, own in known_brains(bundle).items() for one in own]
+    training = bundle.metadata.get("training_data")
+    told = training.get("fingerprints") if isinstance(training, Mapping) else None
+    try:
+        known = [(str(label), decode(t)) for label, texts in (told or {}).items() for t in texts]
+    except (AttributeError, TypeError, ValueError) as err:
+        raise BadDataError(f"{bundle.path}: its fingerprints are damaged; get it again") from err
     if not known or not pairs:
         return {}
-    alike = likeness([brain_of(pair) for pair in pairs], [one for _, one in known])
+    alike = likeness([brain_of(pair) for pair in pairs], [brain for _, brain in known])
     found = {}
     for pair, row in zip(pairs, alike, strict=True):
         labels = [known[k][0] for k in np.argsort(-row) if row[k] > SAME]
@@ -227,59 +193,31 @@ def check_images(cohort: Sequence[Pair], tested: Sequence[Pair], spacing: Sequen
 
 
 def check_no_leak(
-    tested: Sequence[PreparedPair],
-    cohort: Sequence[CohortScan],
-    bundles: Sequence[Bundle] = (),
-    *,
-    out_dir: Path,
-    applied: bool = False,
+    tested: Sequence[PreparedPair], cohort: Cohort | None, bundles: Sequence[Bundle]
 ) -> None:
-    """Refuse a cohort, or the models that made its images, that saw a test subject.
+    """Refuse a cohort, or models that made its images or start a fit, that saw a test subject.
 
-    Parameters
-    ----------
-    tested
-        Pairs of a fold's test subjects; with none there is nothing to check.
-    cohort
-        Scans to pretrain on. None may be of a test subject: by its label, by the
-        scan that it was made from, or by that scan's very bytes.
-    bundles
-        The models that made the low-field images. Each must say whom it was trained
-        and chosen on, and no test subject may be among them.
-    out_dir
-        Where the pairs are, by whose ``dataset_description.json`` their sources are found.
-    applied
-        Whether `bundles` make the images of the cohort, so that those which it
-        brings are of no account. Otherwise the model of each image must be among
-        `bundles`, or one that comes with the package.
-
-    Raises
-    ------
-    UsageError
-        In one line: who leaks, where, and what to do.
+    Each model must say whom it was trained and chosen on, and that of each image that the
+    cohort brings must be among `bundles`, or one that comes with the package.
     """
     people = {pair.subject for pair in tested}
     if not people:
         return
     for bundle in bundles:
         _check_bundle(bundle, people, tested)
-    if not applied:
-        _check_makers(cohort, bundles)
-    if not cohort:
-        return
-    own = {path for pair in tested for path in source_files(pair.sources, out_dir)}
-    sizes, digests = {path.stat().st_size for path in own}, {file_digest(path) for path in own}
-    for scan in cohort:
+    known = {bundle.sha256 for bundle in bundles}
+    known |= {default_bundle(c, method=m).sha256 for c in CONTRASTS for m in EMBEDDED}
+    for scan in cohort.scans if cohort else ():
         if scan.subject in people:
             raise UsageError(
                 f"{scan.high}: sub-{scan.subject} is a test subject, too; leave the subject out "
                 "of the cohort, or rename it if it is another person"
             )
-        for path in source_files(scan.sources, scan.root):
-            if path in own or (path.stat().st_size in sizes and file_digest(path) in digests):
+        for image in () if cohort and cohort.bundle else scan.low:
+            if image.sha256 not in known:
                 raise UsageError(
-                    f"{scan.high}: was made from the scan of a test subject ({path}); "
-                    "leave it out of the cohort"
+                    f"{image.path}: was made by model {image.model} ({image.sha256[:12]}), and "
+                    "whom that was trained on is unknown here; give its bundle with --model"
                 )
 
 
@@ -301,15 +239,3 @@ def _check_bundle(bundle: Bundle, people: set[str], tested: Sequence[PreparedPai
             f"model {bundle.path}: does not say whom it was trained on, so that test subjects "
             "may be among them; take another model"
         )
-
-
-def _check_makers(cohort: Sequence[CohortScan], bundles: Sequence[Bundle]) -> None:
-    known = {bundle.sha256 for bundle in bundles}
-    known |= {default_bundle(c, method=m).sha256 for c in CONTRASTS for m in EMBEDDED}
-    for scan in cohort:
-        for image in scan.low:
-            if image.sha256 not in known:
-                raise UsageError(
-                    f"{image.path}: was made by model {image.model} ({image.sha256[:12]}), and "
-                    "whom that was trained on is unknown here; give its bundle with --model"
-                )

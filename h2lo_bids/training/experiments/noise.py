@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +11,11 @@ from scipy import fft
 from scipy.ndimage import distance_transform_edt
 from scipy.special import ndtr
 
-from h2lo_bids import __version__
-from h2lo_bids.cache import digest
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box
-from h2lo_bids.io import atomic_write_text, read_json
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights, scan_factor
-from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob, read_record
+from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.pairs import Pair, common_shape
 from h2lo_bids.training.prepared import read_prepared
@@ -65,20 +60,12 @@ def calibrate_noise(
         For each pair, deviation and voxel sides of the scans that were fused: see
         `h2lo_bids.synthesis.noise.scan_factor`, of which the median is kept.
 
-    Returns
-    -------
-    NoiseModel
-
     Raises
     ------
-    ValueError
-        If there is not one prediction of its pair's shape for each pair.
     BadDataError
         If the pairs have no common grid, or no residual at all.
     """
     shape = common_shape(pairs)
-    if len(pairs) != len(predictions) or any(shape != p.shape for p in predictions):
-        raise ValueError(f"{len(pairs)} pairs of {shape} need one prediction each")
     steps = np.array(spacing, dtype=np.float64)
     found = [_residual(*both) for both in zip(pairs, predictions, strict=True)]
     if not any(residual.any() for residual, _, _ in found):
@@ -286,29 +273,12 @@ def _short(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(f"{value:.6g}") for value in values)
 
 
-RECIPE = 3
-"""Raised when the measurement changes, so that what was kept is not taken for it."""
-
 MOST_PAIRS = 5
 """Pairs that are in memory together, half a gigabyte each at 1 mm; all have the same noise."""
 
 
-def measure_noise(jobs: Sequence[FoldJob], work: Path, device: str) -> dict[str, Any]:
-    """Return the noise model of a cross-validation, measured once and kept."""
-    records = [read_record(job.folder) for job in jobs]
-    name = f"noise_{digest([__version__, RECIPE, MOST_PAIRS, records])}.json"
-    path = work / "training" / jobs[0].contrast / jobs[0].method / name
-    try:
-        kept: dict[str, Any] = read_json(path)
-        return kept
-    except (OSError, ValueError):
-        noise = _measure(jobs, device)
-    atomic_write_text(path, json.dumps(noise) + "\n")
-    return noise
-
-
-def _measure(jobs: Sequence[FoldJob], device: str) -> dict[str, Any]:
-    """Predict test subjects of each fold in turn, each subject once."""
+def measure_noise(jobs: Sequence[FoldJob], device: str) -> dict[str, Any]:
+    """Return the noise model of a cross-validation: of test subjects of each fold in turn."""
     pairs: list[Pair] = []
     predictions: list[np.ndarray] = []
     scans: list[ScanNoises] = []

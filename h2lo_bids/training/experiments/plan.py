@@ -14,7 +14,14 @@ from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.experiments import Plan, PlanTask
 from h2lo_bids.training.experiments.crossvalidation import FoldWork, changes, fold_done, read_record
-from h2lo_bids.training.experiments.fits import job_of_fold
+from h2lo_bids.training.experiments.fits import (
+    all_flagged,
+    find_start,
+    fit_options,
+    flagged_line,
+    job_of_fold,
+    usable_pairs,
+)
 from h2lo_bids.training.experiments.folds import (
     AUTHORS,
     check_together,
@@ -23,15 +30,7 @@ from h2lo_bids.training.experiments.folds import (
     make_folds,
 )
 from h2lo_bids.training.experiments.leaks import same_people
-from h2lo_bids.training.experiments.options import (
-    all_flagged,
-    find_start,
-    fit_options,
-    flagged_line,
-    usable_pairs,
-)
 from h2lo_bids.training.methods import find_method
-from h2lo_bids.training.prepared import PreparedPair
 from h2lo_bids.vocabulary import Say, Send
 
 SPLITS = "splits.tsv"
@@ -41,27 +40,30 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Plan]:
     """Choose the pairs, divide the subjects and write ``splits.tsv``; return plans by contrast."""
     settings = task.settings
     plans: dict[str, Plan] = {}
+
+    def note(text: str, level: str = "") -> None:
+        send({"event": "note", "level": level, "text": text})
+
+    def warn(text: str) -> None:
+        note(text, "warning")
+
     for contrast, sources in task.sources.items():
-        used = _choose(settings, contrast, sources, send)
+        used, flagged = usable_pairs(settings, contrast, sources)
+        for pair in flagged:
+            warn(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs")
         if not used:
             continue
         same = same_people(used)
         for group in same:
-            send({"event": "note", "level": "warning", "text": f"{contrast}: {_one_person(group)}"})
+            warn(f"{contrast}: {_one_person(group)}")
         subjects = sorted({pair.subject for pair in used})
         with _or_without(contrast, task.sources):
-            folds, held = divide_subjects(
-                settings,
-                contrast,
-                subjects,
-                lambda text: send({"event": "note", "text": text}),
-                same,
-            )
+            folds, held = divide_subjects(settings, contrast, subjects, note, same)
         _check_chosen(settings, contrast, folds)
         _check_same_folds(settings, contrast, folds)
         for method in settings.methods:
             if line := find_start(settings, contrast, method)[1]:
-                send({"event": "note", "text": f"{contrast} {method}: {line}"})
+                note(f"{contrast} {method}: {line}")
         jobs = [job_of_fold(settings, contrast, m, f, used) for m in settings.arms for f in folds]
         _check_unchanged(jobs)
         done = frozenset((job.method, job.fold.index) for job in jobs if fold_done(job))
@@ -92,7 +94,6 @@ def divide_subjects(
                 test=settings.test_count,
                 seed=settings.random_seed,
                 same=same,
-                optional=settings.level != "benchmark",
             )
         except UsageError as err:
             raise UsageError(f"{contrast}: {err}") from err
@@ -140,17 +141,6 @@ def _or_without(contrast: str, contrasts: Collection[str]) -> Iterator[None]:
         if not others:
             raise
         raise UsageError(f"{err}; or go on without {contrast}: --contrast {others}") from err
-
-
-def _choose(
-    settings: Settings, contrast: str, sources: tuple[str, ...], send: Send
-) -> tuple[PreparedPair, ...]:
-    """Drop flagged pairs, and say which and why."""
-    used, flagged = usable_pairs(settings, contrast, sources)
-    for pair in flagged:
-        text = f"{flagged_line(pair)}; skipped without --keep-flagged-pairs"
-        send({"event": "note", "level": "warning", "text": text})
-    return used
 
 
 def _one_person(labels: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def collect(task: CollectTask, send: Send) -> None:
     splits = read_splits(settings.out_dir / SPLITS)
     for contrast in task.contrasts:
         folds = splits.get(contrast, ())
-        scores, titles = gather_scores(settings, contrast, folds, send)
+        scores, titles, _ = gather_scores(settings, contrast, folds, send)
         if not titles:
             continue
         stem = _stem(settings, contrast)
@@ -86,7 +86,7 @@ def make_table(task: TableTask, send: Send) -> Path:
 
 
 def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send) -> Block | None:
-    scores, named = gather_scores(settings, contrast, folds, send)
+    scores, named, records = gather_scores(settings, contrast, folds, send)
     if not scores:
         return None
     scores = list(under(scores, settings.metrics_convention))
@@ -98,7 +98,6 @@ def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Sen
         reference=reference_of(settings, named),
         stem=_stem(settings, contrast),
     )
-    records = _records(settings.out_dir, contrast, scores)
     rows = tuple(
         replace(row, values=row_values(row.name, scores, records.get(row.name, ()), len(folds)))
         for row in block.rows
@@ -112,36 +111,25 @@ def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Sen
     return replace(block, rows=rows, notes=tuple(notes))
 
 
-def _records(
-    out_dir: Path, contrast: str, scores: Sequence[Score]
-) -> dict[str, list[dict[str, Any]]]:
-    """Read what the folds recorded that the scores are of."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for method, fold in sorted({(s.method, s.fold) for s in scores if s.fold is not None}):
-        record = read_record(fold_folder(out_dir, contrast, method, fold))
-        if record is not None:
-            found.setdefault(method, []).append(record)
-    return found
-
-
 def gather_scores(
     settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send
-) -> tuple[list[Score], dict[str, str]]:
-    """Read the scores of every method's finished folds, and the methods' titles.
+) -> tuple[list[Score], dict[str, str], dict[str, list[dict[str, Any]]]]:
+    """Read the scores, title and records of every method's finished folds.
 
     Methods of earlier runs are taken in, too, if they had the same chance.
     """
     scores: list[Score] = []
-    titles: dict[str, str] = {}
+    records: dict[str, list[dict[str, Any]]] = {}
+    rows = [*dict.fromkeys([*rows_of(settings), *settings.arms])]
     for fold in folds:
         terms: dict[str, Any] = {}
-        for method in dict.fromkeys([*settings.arms, *rows_of(settings)]):
+        for method in dict.fromkeys([*settings.arms, *rows]):
             folder = fold_folder(settings.out_dir, contrast, method, fold.index)
             record = read_record(folder)
             if record is None:
                 continue
-            own = _terms(record)
-            differs = "" if _agree(terms, own) else "other pairs or options"
+            own = terms_of(record)
+            differs = "" if agree(terms, own) else "other pairs or options"
             if record.get("fold") != json.loads(json.dumps(asdict(fold))):
                 differs = "another division of the subjects"
             if differs and method not in settings.arms:
@@ -149,18 +137,15 @@ def gather_scores(
                 send({"event": "note", "level": "warning", "text": text})
                 continue
             terms = {**own, **terms}
-            titles[method] = str(record.get("title", method))
-            scores += _scores_of(folder)
-    order = [m for m in dict.fromkeys([*rows_of(settings), *settings.arms]) if m in titles]
-    scores.sort(key=lambda s: order.index(s.method) if s.method in order else -1)
-    return scores, {method: titles[method] for method in order}
-
-
-def _scores_of(folder: Path) -> tuple[Score, ...]:
-    try:
-        return read_scores(folder / SCORES)
-    except BadDataError as err:
-        raise BadDataError(f"{err}: remove {folder} and run again") from err
+            records.setdefault(method, []).append(record)
+            try:
+                scores += read_scores(folder / SCORES)
+            except BadDataError as err:
+                raise BadDataError(f"{err}: remove {folder} and run again") from err
+    records = {method: records[method] for method in rows if method in records}
+    scores.sort(key=lambda s: [*records].index(s.method) if s.method in records else -1)
+    titles = {method: str(own[-1].get("title", method)) for method, own in records.items()}
+    return scores, titles, records
 
 
 def rows_of(settings: Settings) -> tuple[str, ...]:
@@ -176,20 +161,18 @@ def reference_of(settings: Settings, titles: Collection[str]) -> str | None:
     return next((name for name in names if name in titles and name != IDENTITY), None)
 
 
-def _terms(record: dict[str, Any]) -> dict[str, Any]:
+def terms_of(record: dict[str, Any]) -> dict[str, Any]:
     """Return what methods must share to stand in one table: pairs and, where fitted, options."""
     terms: dict[str, Any] = {"pairs": record.get("pairs")}
     if record.get("external") or record.get("method") == IDENTITY:
         return terms
-    options = dict(record.get("given") or record.get("options") or {})
     schedule = (record.get("options") or {}).get("schedule")
-    options |= {"schedule": schedule} if schedule else {}
-    # Where it ran and, if the user's own options are not recorded, what makes a method that method.
-    own = ("device",) if record.get("given") else ("architecture", "lambda_grad", "device")
-    return {**terms, "options": {k: v for k, v in options.items() if k not in own}}
+    options = {**(record.get("given") or {}), **({"schedule": schedule} if schedule else {})}
+    return {**terms, "options": options}
 
 
-def _agree(known: dict[str, Any], own: dict[str, Any]) -> bool:
+def agree(known: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Return whether what both say is the same."""
     return all(known[key] == own[key] for key in known.keys() & own.keys())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.training.card import software
 from h2lo_bids.training.experiments import Evaluated, ScoreTask
+from h2lo_bids.training.experiments.fits import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.training.experiments.heldout import (
     Scored,
     nearest,
@@ -40,14 +40,14 @@ from h2lo_bids.training.experiments.heldout import (
     stranger_to,
 )
 from h2lo_bids.training.experiments.leaks import same_people, seen_in_training, training_subjects
-from h2lo_bids.training.experiments.options import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.training.fitting import count_parameters
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Say, Send
-from h2lo_bids.wording import counted
 
 Named = tuple[str, Bundle]
+References = Mapping[str, Appearance]
+Lost = Callable[[PreparedPair, str], None]
 
 
 @dataclass
@@ -57,7 +57,7 @@ class _Run:
     name: str
     bundle: Bundle
     model: Model
-    warnings: list[str]
+    warnings: tuple[str, ...]
     scored: Scored = field(default_factory=Scored)
 
 
@@ -65,61 +65,34 @@ def score_models(
     models: Sequence[Named],
     pairs: Sequence[PreparedPair],
     *,
+    out_dir: Path,
+    say: Say,
+    lost: Lost,
     device: str = "cpu",
     precision: str = "fp32",
     seed: int = 42,
-    out_dir: Path,
-    references: Mapping[str, Appearance] | None = None,
-    progress: Say | None = None,
-    lost: Callable[[PreparedPair, str], None] | None = None,
+    references: References | None = None,
 ) -> tuple[Score, ...]:
-    """Score models on pairs and keep scores and pictures of each.
+    """Score models, by name, on pairs of their contrast; keep scores and pictures of each.
 
-    A model whose frame is not the pairs' is given the high-field image on its
-    own frame and asked for the positions of the pair's voxels, so that all
-    models are compared with the same low-field voxels.
+    A model whose frame is not the pairs' is given the high-field image on its own frame and
+    asked for the positions of the pair's voxels, so that all models are compared with the same
+    low-field voxels. `references` are real low-field scans on the pairs' frame.
 
-    Parameters
-    ----------
-    models
-        Names, which become folders, and bundles of the pairs' contrast.
-    pairs
-        Of one contrast.
-    device, precision
-        As in `h2lo_bids.synthesis.options.EngineOptions`.
-    seed
-        As for `predict_pair`.
-    out_dir
-        Receives ``evaluation/<contrast>/<name>/`` with ``scores.tsv``,
-        ``scores.json``, ``pictures.npz``, ``record.json`` and, for synthesis, ``realism.tsv``
-        and ``realism.json``.
-    references
-        Real low-field scans on the pairs' frame, by name, to which the images are compared.
-    progress
-        Receives lines of progress, and warnings that begin with ``warning:``.
-    lost
-        Called with each pair that cannot be scored, and why in one line; the others are
-        scored without it.
-
-    Returns
-    -------
-    tuple of Score
-        The identity's and each model's, of both regions.
-
-    Raises
-    ------
-    UsageError
-        If there is nothing to score, two names are equal or cannot be a folder,
-        a model is of another contrast, the models are of two tasks, or every pair's image
-        is one that a model was trained on (a single pair's, if `lost` is not given).
-    BadDataError
-        If a model is damaged, or a pair where `lost` is not given, or every pair.
+    Each model gets a folder ``evaluation/<contrast>/<name>/`` of `out_dir`. `lost` is called with
+    each pair that cannot be scored, and why in one line; `say` with lines of progress, and with
+    warnings that begin with ``warning:``. Returns the scores of the identity, then of each model.
     """
-    say = progress or (lambda line: None)
-    contrast, task = _check(models, pairs)
+    contrast, task = pairs[0].contrast, models[0][1].task
+    for _, bundle in models:
+        if bundle.task != task:
+            raise UsageError(
+                f"model {bundle.path} is trained to {bundle.task}, others to {task}; "
+                "score the models of each task by themselves"
+            )
     pairs = [pair.for_task(task) for pair in _unseen(models, pairs, lost)]
     runs = [
-        _Run(name, bundle, load_model(bundle), [*warnings_about(name, bundle, pairs)])
+        _Run(name, bundle, load_model(bundle), _warnings_about(name, bundle, pairs))
         for name, bundle in models
     ]
     for line in (line for run in runs for line in run.warnings):
@@ -129,15 +102,12 @@ def score_models(
     options = EngineOptions(device=device, precision=precision)
     known = references or {}
     for number, prepared in enumerate(pairs, start=1):
-        say(
-            f"{contrast}: scoring sub-{prepared.name or prepared.subject} "
-            f"({number} of {len(pairs)})"
-        )
+        say(f"{contrast}: scoring sub-{prepared.name} ({number} of {len(pairs)})")
         try:
             identity += _score_with_all(runs, prepared, options, seed, pairs, known)
         except BadDataError as err:
             # If no pair can be scored, the last one's error is that of the run.
-            if lost is None or (number == len(pairs) and not scored):
+            if number == len(pairs) and not scored:
                 raise
             lost(prepared, str(err))
         else:
@@ -155,9 +125,7 @@ def score_models(
 
 
 def _unseen(
-    models: Sequence[Named],
-    pairs: Sequence[PreparedPair],
-    lost: Callable[[PreparedPair, str], None] | None,
+    models: Sequence[Named], pairs: Sequence[PreparedPair], lost: Lost
 ) -> list[PreparedPair]:
     """Drop the pairs whose high-field image a model was trained on, under whatever label.
 
@@ -171,7 +139,7 @@ def _unseen(
                 who += f" has the high-field image of sub-{label}, who"
             seen.setdefault(pair, f"{who} is a training subject of model {name}")
     for pair, why in seen.items():
-        if lost is None or len(seen) == len(pairs):
+        if len(seen) == len(pairs):
             raise UsageError(f"{why}; evaluate on other subjects, or with another --model")
         lost(pair, f"{why}; not scored, evaluate on other subjects or with another --model")
     return [pair for pair in pairs if pair not in seen]
@@ -183,17 +151,11 @@ def _score_with_all(
     options: EngineOptions,
     seed: int,
     pairs: Sequence[PreparedPair],
-    references: Mapping[str, Appearance],
+    references: References,
 ) -> list[Score]:
     """Score every model on a pair, or none; return the identity's scores."""
     pair = read_prepared(prepared)
-    made = [
-        predict_prepared(
-            run.bundle, run.model, prepared, pair, device=options.device,
-            precision=options.precision, seed=seed,
-        )
-        for run in runs
-    ]  # fmt: skip
+    made = [_predict(run, prepared, pair, options, seed) for run in runs]
     for run, predicted in zip(runs, made, strict=True):
         run.scored.scores += score_pair(pair, predicted, method=run.name)
         run.scored.pictures.update(pictures_of(pair, predicted))
@@ -208,20 +170,16 @@ def _score_with_all(
     return [*score_pair(pair)]
 
 
-def predict_prepared(
-    bundle: Bundle,
-    model: Model,
-    prepared: PreparedPair,
-    pair: Pair,
-    *,
-    device: str = "cpu",
-    precision: str = "fp32",
-    seed: int = 42,
+def _predict(
+    run: _Run, prepared: PreparedPair, pair: Pair, options: EngineOptions, seed: int
 ) -> np.ndarray:
     """Make a pair's target with a model of any frame."""
+    bundle = run.bundle
     if bundle.frame == prepared.frame:
         given = pair.scaled(bundle.scaling, bundle.contrast, prepared.frame.spacing)
-        return predict_pair(model, given, device=device, precision=precision, seed=seed)
+        return predict_pair(
+            run.model, given, device=options.device, precision=options.precision, seed=seed
+        )
     mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
     volume = conform(nib.load(prepared.source), bundle.frame, mask=mask)  # type: ignore[attr-defined]
     inside = resample_mask(mask, volume.shape, volume.affine)
@@ -230,13 +188,12 @@ def predict_prepared(
         contrast=bundle.contrast, scaling=bundle.scaling, name=prepared.source.name,
     ).volume  # fmt: skip
     return predict_on_grid(
-        model, normalised, volume.affine, pair.shape, mask.affine, pair.mask,
-        options=EngineOptions(device=device, precision=precision),
-        seed=scan_seed(seed, pair.name),
+        run.model, normalised, volume.affine, pair.shape, mask.affine, pair.mask,
+        options=options, seed=scan_seed(seed, pair.name),
     )  # fmt: skip
 
 
-def warnings_about(name: str, bundle: Bundle, pairs: Sequence[PreparedPair]) -> tuple[str, ...]:
+def _warnings_about(name: str, bundle: Bundle, pairs: Sequence[PreparedPair]) -> tuple[str, ...]:
     """Say what makes a model's figures on these pairs doubtful, one line each."""
     lines = []
     if seen := sorted({pair.subject for pair in pairs} & training_subjects(bundle)):
@@ -253,53 +210,19 @@ def warnings_about(name: str, bundle: Bundle, pairs: Sequence[PreparedPair]) -> 
     return tuple(lines)
 
 
-def _check(models: Sequence[Named], pairs: Sequence[PreparedPair]) -> tuple[str, str]:
-    """Refuse what cannot be scored, and return the contrast and the task."""
-    contrasts = sorted({pair.contrast for pair in pairs})
-    if not models or len(contrasts) != 1:
-        found = f"{counted(len(models), 'model')}, and pairs of {', '.join(contrasts) or 'none'}"
-        raise UsageError(f"nothing to score: give models and pairs of one contrast, not {found}")
-    tasks = sorted({bundle.task for _, bundle in models})
-    if len(tasks) > 1:
-        other = next(bundle for _, bundle in models if bundle.task != models[0][1].task)
-        raise UsageError(
-            f"model {other.path} is trained to {other.task}, others to {models[0][1].task}; "
-            "score the models of each task by themselves"
-        )
-    names = [name for name, _ in models]
-    for name, bundle in models:
-        if not re.fullmatch(r"\w[\w.+-]*", name) or name == IDENTITY:
-            raise UsageError(f"model name {name!r}: use letters, digits, dots, - and _")
-        if names.count(name) > 1:
-            raise UsageError(f"two models are called {name!r}; rename the folder of one of them")
-        if bundle.contrast != contrasts[0]:
-            raise UsageError(
-                f"model {bundle.path} was trained for {bundle.contrast} and cannot be scored on "
-                f"{contrasts[0]} pairs; pass --model {bundle.contrast}=PATH"
-            )
-    return contrasts[0], tasks[0]
-
-
-def _rows_of(references: Mapping[str, Appearance]) -> list[Realism]:
-    """Make the references' own rows, with their distances from each other."""
-    rows = []
-    for name, own in references.items():
-        others = [other for other in references.values() if other is not own]
-        rows.append(Realism("reference", name, "", None, {**own.values(), **nearest(own, others)}))
-    return rows
-
-
 def _write(
     run: _Run,
     identity: Sequence[Score],
     pairs: Sequence[PreparedPair],
     folder: Path,
-    references: Mapping[str, Appearance],
+    references: References,
 ) -> None:
-    scored = run.scored
-    scored = Scored([*identity, *scored.scores], scored.realism, scored.pictures)
-    if scored.realism:
-        scored.realism += _rows_of(references)
+    realism = run.scored.realism
+    for name, own in references.items() if realism else ():
+        others = [other for other in references.values() if other is not own]
+        values = {**own.values(), **nearest(own, others)}
+        realism.append(Realism("reference", name, "", None, values))
+    scored = Scored([*identity, *run.scored.scores], realism, run.scored.pictures)
     titles = {IDENTITY: IDENTITY_TITLES[run.bundle.task], run.name: run.name}
     scored.write(folder, titles, {run.name: run.name})
     record = {
@@ -352,7 +275,7 @@ def score(task: ScoreTask, send: Send) -> Evaluated:
             seed=settings.random_seed,
             out_dir=settings.out_dir,
             references=read_references(settings, contrast, used[0].frame, unusable),
-            progress=say,
+            say=say,
             lost=lambda pair, line: lost.append((pair.sources[0].split(":", 2)[2], line)),
         )
         stem = settings.out_dir / f"evaluation_{contrast}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,15 +17,11 @@ from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.training.experiments.cohort import (
-    cohort_pairs,
-    find_cohort,
-    provenance,
-    split_cohort,
-)
+from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_cohort
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, run_fold
-from h2lo_bids.training.experiments.leaks import check_no_leak
-from h2lo_bids.training.pairs import open_pairs
+from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
+from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.prepared import read_prepared
 
 FRAME = Frame(SHAPE, (8.0, 8.0, 8.0))
 SHA = default_bundle("T1w").sha256
@@ -68,17 +65,22 @@ def root(tmp_path: Path) -> Path:
 def test_scans_are_found_with_all_realisations_and_their_maker(root: Path) -> None:
     found = find_cohort([root], "T1w")
     assert [(scan.subject, len(scan.low)) for scan in found] == [("u1", 3), ("u2", 1)]
-    told = provenance(found)
-    assert (told["subjects"], told["images"]) == (2, 4)
+    told = Cohort(found).identity()
     assert told["models"] == [{"method": "h2lo", "name": "mine", "sha256": SHA}]
+    assert (told["subjects"], len(told["validation"])) == (1, 1)
 
 
 def test_pairs_are_on_the_frame_centred_and_normalised(root: Path, tmp_path: Path) -> None:
-    scans = find_cohort([root], "T1w")
+    cohort = Cohort(find_cohort([root], "T1w"), seed=1)
     said: list[str] = []
-    files = cohort_pairs(scans, FRAME, tmp_path / "cache", progress=said.append)
-    assert len(files) == len(said) == len({f.name for f in files}) == 4
-    first = open_pairs(files, tmp_path / "maps")[0]
+
+    def pairs(cohort: Cohort) -> dict[str, Pair]:
+        opened = cohort.open(FRAME, tmp_path / "cache", say=said.append)
+        return {pair.name: pair for part in opened for pair in part}
+
+    made_of = pairs(cohort)
+    assert len(made_of) == len(said) == 4
+    first = made_of["u1_ses-A_T1w_lowfield"]
     assert (first.shape, first.task) == (SHAPE, "enhance")
     given = ball_pair("u1", 11, (26, 20, 22))
     # Axes in RAS order, no voxel interpolated: the same brain voxels in mirrored order.
@@ -88,22 +90,22 @@ def test_pairs_are_on_the_frame_centred_and_normalised(root: Path, tmp_path: Pat
         assert not made[~first.mask].any()
     low, high = (np.argwhere(first.mask).min(0), np.argwhere(first.mask).max(0))
     assert np.abs((low + high) / 2 - (np.array(SHAPE) - 1) / 2).max() <= 0.5
-    again = cohort_pairs(scans, FRAME, tmp_path / "cache", progress=said.append)
-    assert (again, len(said)) == (files, 4)
+    assert ({n: p.kept for n, p in pairs(cohort).items()}, len(said)) == (
+        {n: p.kept for n, p in made_of.items()}, 4
+    )  # fmt: skip
     write_scan(root, "u2", 99)
-    assert cohort_pairs(scans, FRAME, tmp_path / "cache")[3] != files[3]
+    name = "u2_ses-A_T1w_lowfield"
+    assert pairs(cohort)[name].kept != made_of[name].kept
 
 
 def test_a_given_model_makes_the_low_field_images(root: Path, tmp_path: Path) -> None:
     bundle = fold_bundle(tmp_path)
-    files = cohort_pairs(
-        find_cohort([root], "T1w", low=False), FRAME, tmp_path / "c", bundle=bundle
-    )
-    assert [f.name for f in files] == ["u1_ses-A_T1w_identity", "u2_ses-A_T1w_identity"]
-    pair = files[0].read()
+    cohort = Cohort(find_cohort([root], "T1w", low=False), bundle=bundle)
+    (pair,), (held,) = cohort.open(FRAME, tmp_path / "c")
+    assert {pair.name, held.name} == {"u1_ses-A_T1w_identity", "u2_ses-A_T1w_identity"}
     np.testing.assert_array_equal(pair.hf, pair.lf)  # the identity's
     with pytest.raises(UsageError, match="is on another grid than the pairs"):
-        cohort_pairs(find_cohort([root], "T1w"), Frame(SHAPE), tmp_path / "c", bundle=bundle)
+        cohort.open(Frame(SHAPE), tmp_path / "c")
 
 
 def test_the_split_is_by_subject_and_seed() -> None:
@@ -130,13 +132,10 @@ def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path) -> None:
     low = anat / "sub-u2_ses-A_desc-lowfield_T1w.nii.gz"
     nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)).to_filename(low)
     assert "is on another grid than sub-u2_ses-A_desc-preproc_T1w.nii.gz" in line(BadDataError)
-    lost: list[str] = []
-    assert [s.subject for s in find_cohort([root], "T1w", damaged=lost.append)] == ["u1"]
-    assert len(lost) == 1
     write_scan(root, "u2", 12, sha256="")
     assert "does not say which model made the image" in line(BadDataError)
     (anat / "sub-u2_ses-A_desc-lowfield_T1w.json").unlink()
-    assert "nobody knows what made sub-u2_ses-A_desc-lowfield_T1w" in line(BadDataError)
+    assert "sub-u2_ses-A_desc-lowfield_T1w.json: cannot be read" in line(BadDataError)
     for image in root.glob("sub-*/*/anat/*desc-lowfield*"):
         image.unlink()
     assert "no desc-lowfield image of T1w" in line(UsageError)
@@ -155,11 +154,10 @@ def fold_bundle(tmp_path: Path) -> Bundle:
 def test_no_test_subject_gets_into_any_stage(root: Path, tmp_path: Path) -> None:
     bundle = fold_bundle(tmp_path)
     pairs = write_pairs(tmp_path / "out", 4)
-    cohort = find_cohort([root], "T1w")
-    out = tmp_path / "out"
+    cohort = Cohort(find_cohort([root], "T1w"), bundle=bundle)
 
-    def check(tested, scans=cohort, bundles=(bundle,), *, applied=True) -> None:
-        check_no_leak(tested, scans, bundles, out_dir=out, applied=applied)
+    def check(tested, cohort=cohort, bundles=(bundle,)) -> None:
+        check_no_leak(tested, cohort, bundles)
 
     check(pairs[3:])
     # Whoever trained or chose the model may not be tested.
@@ -178,32 +176,21 @@ def test_no_test_subject_gets_into_any_stage(root: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError, match="does not say whom it was trained on"):
         check(pairs[3:], bundles=[load_bundle(bundle.path)])
     # Images that a model made of which nothing is known here.
-    check(pairs[3:], applied=False)  # the embedded model made these
+    check(pairs[3:], Cohort(cohort.scans))  # the embedded model made these
     write_scan(root, "u2", 12, sha256="1" * 64)
+    unknown = Cohort(find_cohort([root], "T1w"))
     with pytest.raises(UsageError, match=r"mine \(111111111111\).* is unknown here"):
-        check(pairs[3:], find_cohort([root], "T1w"), applied=False)
-    check((), find_cohort([root], "T1w"), applied=False)  # nobody is tested
+        check(pairs[3:], unknown)
+    check((), unknown)  # nobody is tested
 
 
 def test_a_cohort_holds_no_test_subject_under_any_name(root: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    pairs = write_pairs(out, 4)
+    pairs = write_pairs(tmp_path / "out", 4)
     write_scan(root, "04", 4)
     with pytest.raises(UsageError, match="sub-04 is a test subject, too"):
-        check_no_leak(pairs[3:], find_cohort([root], "T1w"), out_dir=out)
-    # The raw scans of pairs and of the cohort, one of them the same under another name.
-    cohort = [s for s in find_cohort([root], "T1w") if s.subject != "04"]
-    for folder, dataset, subjects in (
-        (out, tmp_path / "raw", ("01", "04")), (root, tmp_path / "cohort-raw", ("u1", "u2"))
-    ):  # fmt: skip
-        links = {"DatasetLinks": {"raw": dataset.as_uri()}}
-        (folder / "dataset_description.json").write_text(json.dumps(links))
-        for subject in subjects:
-            scan = dataset / f"sub-{subject}" / "anat" / f"sub-{subject}_T1w.nii.gz"
-            scan.parent.mkdir(parents=True)
-            scan.write_bytes(f"scan {subject}".encode())
-    check_no_leak(pairs[3:], cohort, out_dir=out)
-    (tmp_path / "cohort-raw/sub-u2/anat/sub-u2_T1w.nii.gz").write_bytes(b"scan 04")
-    with pytest.raises(UsageError, match=r"sub-u2.*was made from the scan of a test subject"):
-        check_no_leak(pairs[3:], cohort, out_dir=out)
-    check_no_leak(pairs[:1], cohort, out_dir=out)
+        check_no_leak(pairs[3:], Cohort(find_cohort([root], "T1w")), ())
+    tested = read_prepared(pairs[3])
+    others = [replace(read_prepared(pair), name=f"u{n}") for n, pair in enumerate(pairs)]
+    check_images(others[:3], [tested], FRAME.spacing)
+    with pytest.raises(UsageError, match="the cohort's u3 and the test subject 04 have the same"):
+        check_images([others[0], others[3]], [tested], FRAME.spacing)

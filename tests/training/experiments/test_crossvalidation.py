@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from prepared_pairs import write_pair, write_pairs
+from prepared_pairs import final_of, write_pair, write_pairs
 from problems import small_options
 
 from h2lo_bids.errors import UsageError
@@ -172,18 +172,17 @@ def test_a_killed_fold_goes_on(tmp_path: Path, finished: tuple[FoldJob, ...], at
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["scores.tsv", "bundle"])
 def test_results_that_were_removed_are_made_again(
-    tmp_path: Path, finished: tuple[FoldJob, ...], name: str
+    tmp_path: Path, finished: tuple[FoldJob, ...]
 ) -> None:
     job = dataclasses.replace(finished[0], out_dir=tmp_path)
     shutil.copytree(finished[0].folder, job.folder)
     assert fold_done(job)
-    (job.folder / name).rename(tmp_path / "gone")
+    (job.folder / "scores.tsv").unlink()
     assert not fold_done(job)
     said: list[str] = []
     run_fold(job, said.append)
-    assert said[0].endswith(f"making anew what is gone from its results: {name}")
+    assert said[0].endswith("making its results anew: some are missing")
     assert fold_done(job)
 
 
@@ -199,17 +198,10 @@ def test_changed_pairs_are_fitted_anew_and_named(tmp_path: Path) -> None:
     assert not fold_done(job)
     said: list[str] = []
     run_fold(job, said.append)
-    assert said[0].endswith(f"fitting anew, for its results are of other input: pair sub-{changed}")
+    assert said[0].endswith(f"making its results anew: pair sub-{changed}")
     assert load_bundle(job.folder / "bundle").sha256 != first
     assert fold_done(job)
     assert len(list((tmp_path / "work/training/T1w/h2lo").glob("fold-0_*"))) == 2
-    # An unfinished one is not mixed up either.
-    (job.folder / "record.json").unlink()
-    write_pair(out, changed, 78)
-    job = dataclasses.replace(job, pairs=find_prepared(out, contrast="T1w"))
-    said.clear()
-    run_fold(job, said.append)
-    assert "is of other pairs, options or subjects; it is kept" in said[0]
 
 
 def test_a_subject_without_a_pair_and_two_grids(tmp_path: Path) -> None:
@@ -264,27 +256,26 @@ def test_several_devices_go_through_the_launcher(
     assert spec.options == job.options
 
 
-def final_of(jobs: tuple[FoldJob, ...], root: Path, **changes: object) -> FinalJob:
+def final_model(jobs: tuple[FoldJob, ...], root: Path, **changes: object) -> FinalJob:
+    """The final model of a cross-validation, which carries its folds."""
     first = jobs[0]
-    job = FinalJob(
-        "T1w", "h2lo", first.pairs, first.options, jobs, first.out_dir, root / "work"
-    )  # fmt: skip
-    return dataclasses.replace(job, **changes)
+    more = {"out_dir": first.out_dir, "folds": jobs, "carries": True, **changes}
+    return final_of(first.pairs, root, more.pop("options", first.options), **more)
 
 
 @pytest.mark.slow
 def test_the_final_model_of_a_cross_validation(
     finished: tuple[FoldJob, ...], tmp_path: Path
 ) -> None:
-    job = final_of(finished, tmp_path, out_dir=tmp_path)
+    job = final_model(finished, tmp_path, out_dir=tmp_path)
     best = [json.loads((j.folder / "record.json").read_text())["best_step"] for j in finished]
     assert final_steps(job) == np.median(best)
     # With a longer schedule the same part of it.
-    assert final_steps(final_of(finished, tmp_path, options=small_options(steps=80))) == (
+    assert final_steps(final_model(finished, tmp_path, options=small_options(steps=80))) == (
         10 * np.median(best)
     )
     folders = [j.folder / "bundle" for j in finished]
-    bundle = fit_final(job, noise={"kind": "measured"}, members=folders)
+    bundle = fit_final(job, noise=lambda: {"kind": "measured"})
     assert bundle.path == tmp_path / "models" / "h2lo_T1w"
     m = bundle.metadata
     assert m["training_data"]["kind"] == "simulated"
@@ -311,13 +302,12 @@ def test_the_final_model_of_a_cross_validation(
     for model, folder in zip(members(bundle), folders, strict=True):
         kept = load_model(load_bundle(folder)).state_dict()
         assert all(torch.equal(kept[k], v) for k, v in model.state_dict().items())
-    # Once more: nothing to do; without the noise: packaged again from the same fit.
+    # Once more: nothing to do; without members: packaged again from the same fit.
     said: list[str] = []
-    assert fit_final(job, said.append, noise={"kind": "measured"}, members=folders) == bundle
+    assert fit_final(job, said.append) == bundle
     assert said == ["T1w h2lo final model: done already"]
-    bare = fit_final(job)
+    bare = fit_final(dataclasses.replace(job, carries=False))
     assert bare.sha256 == bundle.sha256
-    assert "noise" not in bare.metadata
     assert members(bare) == ()
 
 
@@ -346,9 +336,9 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
     assert "started from the weights of h2lo_T1w_fold-0, a model of simulated pairs" in card
     assert "ended at step 8, as the validation had risen by no more than 0.02 dB in 7" in card
     # The final model takes the best step's part of the whole schedule, not of the steps done.
-    final = final_of((job,), tmp_path, initial=start)
+    final = final_model((job,), tmp_path, initial=start)
     assert final_steps(final) == record["best_step"]
-    lone = fit_final(dataclasses.replace(final, folds=(), validation=("02",)))
+    lone = fit_final(final_of(job.pairs, tmp_path, options, "02", initial=start))
     assert lone.metadata["training"]["stalled"] is True
     assert "ended at step 8" in " ".join(lone.card.split())
     assert "time budget" not in lone.card
@@ -360,17 +350,14 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
 def test_a_final_model_needs_all_folds(finished: tuple[FoldJob, ...], tmp_path: Path) -> None:
     other = [dataclasses.replace(j, options=small_options(steps=9)) for j in finished[1:]]
     with pytest.raises(UsageError, match=r"folds 1, 2 not finished.*run --fold 1 2 before"):
-        fit_final(final_of((finished[0], *other), tmp_path))
+        fit_final(final_model((finished[0], *other), tmp_path))
 
 
 @pytest.mark.slow
 def test_without_folds_some_subjects_choose_the_weights(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "out", 3, Simulated=False)
     options = small_options(steps=6, validate_every=2)
-    job = FinalJob(
-        "T1w", "h2lo-mlp", pairs, options, (), tmp_path / "out", tmp_path / "work",
-        validation=("02",),
-    )  # fmt: skip
+    job = final_of(pairs, tmp_path, options, "02", method="h2lo-mlp")
     bundle = fit_final(job)
     assert bundle.method == "h2lo-mlp"
     assert bundle.metadata["cross_validation"] is None
@@ -383,6 +370,25 @@ def test_without_folds_some_subjects_choose_the_weights(tmp_path: Path) -> None:
     assert "fitted without cross-validation" in card
     assert "Trained on real pairs" in card
     assert "simulated" not in card
-    last = fit_final(dataclasses.replace(job, validation=()))
+    last = fit_final(final_of(pairs, tmp_path, options, method="h2lo-mlp"))
     assert last.metadata["training"]["best_psnr"] is None
     assert "the last ones were kept" in " ".join(last.card.split())
+
+
+def test_cards_of_mixed_pairs_and_unknown_fields(tmp_path: Path) -> None:
+    write_pair(tmp_path / "out", "09", 9, Simulated=False)
+    for subject in ("01", "02"):
+        write_pair(
+            tmp_path / "out", subject, int(subject),
+            MagneticFieldStrength=None, InputMagneticFieldStrength=None, Fusion="none",
+        )  # fmt: skip
+    pairs = find_prepared(tmp_path / "out", contrast="T1w")
+    bundle = fit_final(final_of(pairs, tmp_path, small_options(steps=1)))
+    assert bundle.metadata["training_data"]["kind"] == "simulated"
+    assert bundle.metadata["training_data"]["description"] == (
+        "3 T1w pairs (2 of them simulated) of 3 subjects at 3 T and 64 mT "
+        "(low field: three scans fused in 1 of them)"
+    )
+    metadata = fit_final(final_of(pairs[:2], tmp_path, small_options(steps=1))).metadata
+    assert metadata["source_field_strength"] is None
+    assert "unknown field strength" in metadata["training_data"]["description"]

@@ -6,12 +6,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
-from prepared_pairs import write_pairs
+from prepared_pairs import final_of, write_pairs
 from problems import small_options
 
-from h2lo_bids.errors import UsageError
+from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.baselines import Arnold, Identity, NoSizes
@@ -21,12 +22,10 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import ScoreTask
 from h2lo_bids.training.experiments import scoring as scorework
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
-from h2lo_bids.training.experiments.final import FinalJob, fit_final
+from h2lo_bids.training.experiments.final import fit_final
 from h2lo_bids.training.experiments.heldout import score_pair
 from h2lo_bids.training.experiments.scoring import score_models
-from h2lo_bids.training.fitting import pair_files
-from h2lo_bids.training.pairs import PairFiles, open_pairs
-from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.training.prepared import PreparedPair, open_prepared, read_prepared
 
 TINY = PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1)
 OPTIONS = small_options(
@@ -53,14 +52,20 @@ def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path
     np.testing.assert_array_equal(swapped.high_field, plain.hf)
     assert swapped.swapped().task == plain.task
     # From the fits' cache, which both tasks share.
-    files = pair_files([pairs[0], pairs[0].for_task("enhance")])
-    written = json.dumps([dataclasses.asdict(f) for f in files], default=str)
-    assert [PairFiles.from_dict(f) for f in json.loads(written)] == files
-    stored = open_pairs(files, tmp_path)
+    stored = open_prepared([pairs[0], pairs[0].for_task("enhance")], tmp_path)
     assert len([*tmp_path.iterdir()]) == 1
     np.testing.assert_array_equal(stored[0].hf, stored[1].lf)
     np.testing.assert_array_equal(stored[0].lf, stored[1].hf)
     np.testing.assert_allclose(stored[1].high_field, plain.hf, atol=1e-3)
+    # Made again from files that have changed; what cannot be read is named.
+    hf = nib.load(pairs[0].hf)
+    changed = dataclasses.replace(pairs[0], hf=tmp_path / "hf.nii.gz")
+    nib.Nifti1Image(hf.get_fdata() / 2, hf.affine).to_filename(changed.hf)
+    assert isinstance(stored[0].hf, np.memmap)
+    np.testing.assert_allclose(open_prepared([changed], tmp_path)[0].hf, plain.hf / 2, atol=3e-4)
+    changed.hf.write_bytes(b"cut off")
+    with pytest.raises(BadDataError, match=r"hf\.nii\.gz: cannot be read"):
+        open_prepared([changed], tmp_path)
     # Histograms where the high-field image is above 0.01, whatever the input is there.
     dark = dataclasses.replace(swapped, hf=np.zeros_like(plain.lf))
     counted = metrics.histogram(np.zeros_like(plain.hf), plain.hf > 0.01)
@@ -96,11 +101,11 @@ def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path: Path) -> None:
 
 
 def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path: Path) -> None:
-    bundle = fit_final(
-        FinalJob("T1w", "pfsr", pairs[:3], OPTIONS, (), tmp_path / "out", tmp_path / "work")
-    )
+    bundle = fit_final(final_of(pairs[:3], tmp_path, OPTIONS, method="pfsr"))
     assert (bundle.path.name, bundle.task) == ("pfsr_T1w", "enhance")
-    scores = score_models([("mine", bundle)], pairs[3:], out_dir=tmp_path / "scored")
+    scores = score_models(
+        [("mine", bundle)], pairs[3:], out_dir=tmp_path / "scored", say=print, lost=print
+    )
     pair = read_prepared(pairs[3])
     expected = metrics.psnr(pair.lf, pair.hf)
     whole = {s.method: s.values["psnr"] for s in scores if s.region == "whole"}
@@ -139,6 +144,5 @@ def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path: Path) -> N
         ))
         for name, model in kinds
     ]  # fmt: skip
-    both[1] = ("plain", both[1][1])
     with pytest.raises(UsageError, match="is trained to synthesize, others to enhance"):
-        score_models(both, pairs, out_dir=tmp_path)
+        score_models(both, pairs, out_dir=tmp_path, say=print, lost=print)

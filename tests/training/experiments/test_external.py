@@ -1,4 +1,4 @@
-"""Simulators of others: their command lines, what may go wrong, and what is kept."""
+"""External tools: their command lines, what may go wrong, and what is kept."""
 
 from __future__ import annotations
 

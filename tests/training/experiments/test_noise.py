@@ -57,8 +57,7 @@ def test_white_noise_of_known_deviation():
     assert np.std(power[inside]) < 0.5
     np.testing.assert_allclose(model.quantiles, np.linspace(-4, 4, 17), atol=0.35)
     np.testing.assert_allclose(model.quantiles[3:-3], np.linspace(-4, 4, 17)[3:-3], atol=0.06)
-    assert len(json.dumps(model.to_dict())) < 16_000
-    assert model.subjects == 3
+    assert NoiseModel.from_dict(json.loads(json.dumps(model.to_dict()))) == model
 
 
 def test_one_scan_has_the_noise_that_was_measured_on_it():
@@ -137,8 +136,6 @@ def test_what_cannot_be_measured():
     perfect = Pair("x", pair.hf, clean, pair.mask)
     with pytest.raises(BadDataError, match="no noise to measure"):
         calibrate_noise([perfect], [clean], spacing=SPACING)
-    with pytest.raises(ValueError, match="one prediction each"):
-        calibrate_noise([pair], [], spacing=SPACING)
 
 
 def test_predictions_that_lack_nothing_have_no_noise():
@@ -170,12 +167,6 @@ def test_noise_of_a_thick_slice_scan_comes_back_on_its_own_grid():
     ]
     # A fifth is lost to the splines.
     assert 0.7 < np.std(np.array(drawn) - image) / 0.03 < 0.9
-
-
-def test_the_default_gives_a_model():
-    pair, clean = scene(1, lambda white: white, lambda c: 0.02)
-    model = calibrate_noise([pair], [clean], spacing=SPACING)
-    assert NoiseModel.from_dict(model.to_dict()) == model
 
 
 def test_noise_buried_in_errors_is_drawn_on_from_high_frequencies():

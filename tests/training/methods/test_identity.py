@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prepared_pairs import write_pairs
+from prepared_pairs import final_of, write_pairs
 from problems import ball_pair, small_options
 
 from h2lo_bids.errors import UsageError
@@ -17,14 +17,14 @@ from h2lo_bids.evaluation.metrics import evaluate
 from h2lo_bids.evaluation.scores import IDENTITY, read_scores, select
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.table import Block, Table, rows_of
-from h2lo_bids.models.baselines import Identity
+from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, load_model
-from h2lo_bids.training.card import SiteModel, site_card
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
-from h2lo_bids.training.experiments.final import FinalJob, fit_final
+from h2lo_bids.training.experiments.final import fit_final
 from h2lo_bids.training.experiments.folds import make_folds
 from h2lo_bids.training.experiments.heldout import predict_pair
-from h2lo_bids.training.fit import fit
+from h2lo_bids.training.experiments.site import SiteModel, site_card
+from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.fitting import fit_prepared
 from h2lo_bids.training.methods import METHODS, adapt_identity
 from h2lo_bids.training.prepared import read_prepared
@@ -89,10 +89,8 @@ def test_the_record_says_that_nothing_was_done(folds: list[FoldJob]) -> None:
 
 def test_the_final_model_is_packaged(folds: list[FoldJob]) -> None:
     first = folds[0]
-    job = FinalJob(
-        contrast="T1w", method="identity", pairs=first.pairs, options=first.options,
-        folds=tuple(folds), out_dir=first.out_dir, work_dir=first.work_dir,
-    )  # fmt: skip
+    root = first.work_dir.parent
+    job = final_of(first.pairs, root, first.options, method="identity", folds=tuple(folds))
     bundle = fit_final(job)
     assert bundle.path.name == "identity_T1w"
     assert bundle.metadata["training"]["schedule"] is None
@@ -117,12 +115,11 @@ def test_what_cannot_share_a_step_is_fitted_by_one_process(
 @pytest.mark.parametrize("name", METHODS)
 def test_cards_tell_only_options_that_belong_to_the_method(name: str, folds: list[FoldJob]) -> None:
     for sampling in ("patch", "volume"):
-        options = METHODS[name].adapt(small_options(sampling=sampling, seed=7))
-        model = SiteModel(
-            "x", "T1w", METHODS[name], folds[0].pairs, {"train": ("01",)}, options, steps=8,
-            best_step=8, best_psnr=math.nan, identity_psnr=math.nan, seconds=1.0,
-        )  # fmt: skip
-        card = " ".join(site_card(model, 1).split())
+        options = small_options(sampling=sampling, seed=7)
+        job = dataclasses.replace(folds[0], method=name, options=options)
+        nothing = Identity(NoSizes())
+        result = FitResult(nothing, 8, 8, math.nan, math.nan, 1.0)
+        card = " ".join(site_card(SiteModel("x", job, result)).split())
         assert ("gradient term" in card) == name.startswith("h2lo")
         assert ("Adam" in card) == (name not in ("identity", "arnold"))
         assert ("8 steps of" in card) == ("Adam" in card)

@@ -1,0 +1,279 @@
+"""Bundles of models that were fitted to a site's pairs: their metadata and cards."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from h2lo_bids.evaluation.catalogue import CLIPPED, CONVENTIONS
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.splits import PARTS
+from h2lo_bids.evaluation.statistics import Summary
+from h2lo_bids.evaluation.table import Block, Table, rows_of
+from h2lo_bids.io import read_json
+from h2lo_bids.models.bundle import Bundle, save_bundle
+from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.training.card import render_card, software, start_of, varied
+from h2lo_bids.training.experiments.leaks import brain_of, encode
+from h2lo_bids.training.fitting import count_parameters, finite
+from h2lo_bids.training.options import GAIN
+from h2lo_bids.training.prepared import (
+    PreparedPair,
+    common_frame,
+    pairs_fingerprint,
+    prepared_range,
+)
+from h2lo_bids.vocabulary import ENHANCE
+from h2lo_bids.wording import counted
+
+if TYPE_CHECKING:
+    from h2lo_bids.training.experiments.crossvalidation import FoldJob
+    from h2lo_bids.training.fit import FitResult
+
+_SITE_USE = {
+    "synthesize": (
+        "Research: simulating what the low-field scanner of the training pairs would show of a "
+        "brain from its high-field scan, to plan studies, test pipelines and augment training data."
+    ),
+    "enhance": (
+        "Research: estimating from a scan of the training pairs' low-field scanner what their "
+        "high-field scanner would show of the same brain."
+    ),
+}
+_SITE_LIMITS = (
+    "Learned from {pairs} of {people} in one pair of scanners and protocols: other scanners, "
+    "protocols, ages and diseases are untried. {nature} Not for diagnosis."
+)
+_MEDIAN = "The output is a conditional median, smoother than a real scan."
+_NATURE = {
+    "arnold": (
+        "The output's noise is drawn at random, and its contrast is that of the high-field image."
+    ),
+    "pix2pix": "An adversarial loss may show detail that is in no scan of this person.",
+    "pfsr": (
+        "The output is what is likely, not what was measured: it may lack detail of the scan and "
+        "show some that is not in the head."
+    ),
+    "identity": "The output is the high-field image itself, not a low-field image.",
+}
+FIELDS = {"synthesize": ("low-field", "high-field"), "enhance": ("high-field", "low-field")}
+"""Target and input by task."""
+
+
+@dataclass(frozen=True)
+class SiteModel:
+    """A model that was fitted to a site's pairs."""
+
+    name: str
+    job: FoldJob
+    result: FitResult
+    schedule: str = ""  # how the number of steps was found; empty for a fold's model
+    summary: tuple[Summary, ...] = ()  # of held-out subjects
+    members: int = 0  # models of the folds that the bundle carries
+    noise: Mapping[str, Any] | None = None  # a calibrated noise model
+    digest: str = ""  # of all that the model depends on
+
+    @property
+    def pairs(self) -> tuple[PreparedPair, ...]:
+        """All that had a part in it, each on the same frame."""
+        return self.job.pairs_in(*PARTS)
+
+    @property
+    def subjects(self) -> dict[str, tuple[str, ...]]:
+        """Labels by part; a model of all pairs has no part to test on."""
+        labels = {part: getattr(self.job.fold, part) for part in PARTS}
+        return {part: names for part, names in labels.items() if names or part != "test"}
+
+    @property
+    def kind(self) -> str:
+        """``"real"``, or ``"simulated"`` if any pair is."""
+        return "simulated" if any(pair.simulated for pair in self.pairs) else "real"
+
+    @property
+    def strengths(self) -> list[float | None]:
+        """Field strengths in tesla, of input and target: medians over the pairs' records."""
+        keys = ["InputMagneticFieldStrength", "MagneticFieldStrength"]
+        found = [_median(self.pairs, key) for key in keys]
+        return found[::-1] if self.job.task == ENHANCE else found
+
+
+def save_site(folder: Path, model: SiteModel, extras: Mapping[str, bytes] | None = None) -> Bundle:
+    """Write the bundle of a site's model."""
+    return save_bundle(
+        folder,
+        model.result.model,
+        contrast=model.job.contrast,
+        frame=common_frame(model.pairs),
+        metadata=_metadata(model),
+        card=site_card(model),
+        method=model.job.recipe.name,
+        extras=extras,
+    )
+
+
+def _metadata(model: SiteModel) -> dict[str, Any]:
+    job, result, options = model.job, model.result, model.job.adapted
+    source, target = model.strengths
+    return {
+        "name": model.name,
+        "title": job.recipe.title,
+        "version": "1",
+        "value_range": [0, 1],
+        "scaling": options.scaling,
+        "source_field_strength": source,
+        "target_field_strength": target,
+        "training_data": {
+            "kind": model.kind,
+            "description": _description(model),
+            "subjects": {part: list(names) for part, names in model.subjects.items()},
+            "pairs": len(model.pairs),
+            "fusion": sorted({pair.fusion for pair in model.pairs}),
+            "fingerprint": pairs_fingerprint(model.pairs),
+            "fingerprints": _brains(job),
+        },
+        "training": {
+            "options": options.to_dict(),
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "best_psnr": finite(result.best_psnr),
+            "identity_psnr": finite(result.identity_psnr),
+            "seconds": round(result.seconds, 1),
+            "initial": start_of(job.initial),
+            "stalled": result.stalled,
+            "schedule": model.schedule or None,
+        },
+        "seed": options.seed,
+        "software": software(),
+        **_held_out(model),
+        "intended_use": _SITE_USE[job.task],
+        "limits": _limits(model),
+        "input_range": prepared_range(job.pairs_in("train"), options.scaling),
+        **({"noise": dict(model.noise)} if model.noise else {}),
+        **({"members": model.members} if model.members else {}),
+        **({"job": model.digest} if model.digest else {}),
+    }
+
+
+def _brains(job: FoldJob) -> dict[str, list[str]]:
+    """Describe the brains that had a part in the weights, so that `evaluate` knows them."""
+    brains: dict[str, list[str]] = {}
+    for pair in job.pairs_in("train", "validation"):
+        brains.setdefault(pair.subject, []).append(encode(brain_of(pair)))
+    return brains
+
+
+def site_card(model: SiteModel) -> str:
+    """Return the model card, Markdown."""
+    job, result, options = model.job, model.result, model.job.adapted.to_dict()
+    frame = model.pairs[0].frame
+    sides, spacing = ("x".join(f"{v:g}" for v in values) for values in (frame.shape, frame.spacing))
+    titles = {IDENTITY: IDENTITY_TITLES[job.task], job.recipe.name: job.recipe.title}
+    rows = rows_of(model.summary, titles)
+    target, source = FIELDS[job.task]
+    return render_card(
+        "site",
+        model=model,
+        result=result,
+        title=job.recipe.title,
+        contrast=job.contrast,
+        task=job.task,
+        target=target,
+        input=source,
+        strengths=[_tesla(s) for s in model.strengths],
+        parameters=count_parameters(result.model),
+        reference=CATALOGUE[job.recipe.name].reference,
+        sides=sides,
+        spacing=spacing,
+        start=start_of(job.initial),
+        description=_description(model),
+        options=options,
+        augmentation=varied(options["augmentation"]),
+        table=Table((Block(job.contrast, rows, (CONVENTIONS[CLIPPED],)),)).to_md(),
+        baseline=IDENTITY_TITLES[job.task],
+        intended_use=_SITE_USE[job.task],
+        limits=_limits(model),
+        gain=GAIN,
+        validated=math.isfinite(result.best_psnr) and bool(result.best_step),
+    )
+
+
+def _description(model: SiteModel) -> str:
+    strengths = " and ".join(_tesla(s) for s in model.strengths)
+    simulated = sum(pair.simulated for pair in model.pairs)
+    word = "simulated" if simulated == len(model.pairs) else "real"
+    mixed = f" ({simulated} of them simulated)" if 0 < simulated < len(model.pairs) else ""
+    word = "" if mixed else f"{word} "
+    fused = Counter(pair.fusion for pair in model.pairs)["mrr"]
+    fusion = "three thick-slice scans fused" if fused == len(model.pairs) else (
+        f"three scans fused in {fused} of them" if fused else "one scan each"
+    )  # fmt: skip
+    return (
+        f"{counted(len(model.pairs), f'{word}{model.job.contrast} pair')}{mixed} of "
+        f"{counted(len({p.subject for p in model.pairs}), 'subject')} at {strengths} "
+        f"(low field: {fusion})"
+    )
+
+
+def _held_out(model: SiteModel) -> dict[str, Any]:
+    """Return the figures for the metadata, under a name that says whose they are."""
+    key = "held_out" if model.subjects.get("test") else "cross_validation"
+    if not model.summary:
+        return {key: None}
+    values: dict[str, Any] = {
+        "region": model.summary[0].region,
+        "subjects": model.summary[0].n,
+        "over": model.summary[0].over,
+    }
+    columns = {"mean": "mean", "std": "std", "ci_low": "low", "ci_high": "high"}
+    for name, attribute in columns.items():
+        values[name] = _by_method(model, {r: getattr(r, attribute) for r in model.summary})
+    folds = [k for k, _ in model.summary[0].fold_means]
+    values["per_fold"] = [
+        {"fold": k, **_by_method(model, {r: dict(r.fold_means)[k] for r in model.summary})}
+        for k in folds
+    ]
+    return {key: values}
+
+
+def _by_method(
+    model: SiteModel, values: Mapping[Summary, float]
+) -> dict[str, dict[str, float | None]]:
+    methods = dict.fromkeys(row.method for row in model.summary)
+    return {
+        method: {r.metric: finite(v) for r, v in values.items() if r.method == method}
+        for method in methods
+    }
+
+
+def _limits(model: SiteModel) -> str:
+    text = _SITE_LIMITS.format(
+        pairs=counted(len(model.pairs), f"{model.kind} pair"),
+        people=counted(len({p.subject for p in model.pairs}), "subject"),
+        nature=_NATURE.get(model.job.adapted.family, _MEDIAN),
+    )
+    if model.kind == "simulated":
+        text = f"Trained on simulated pairs: it has not learned what the simulation lacks. {text}"
+    return text
+
+
+def _tesla(strength: float | None) -> str:
+    if strength is None:
+        return "unknown field strength"
+    return f"{strength:g} T" if strength >= 1 else f"{1000 * strength:.0f} mT"
+
+
+def _median(pairs: tuple[PreparedPair, ...], key: str) -> float | None:
+    strengths = []
+    for pair in pairs:
+        try:
+            value = read_json(pair.record).get(key)
+        except (OSError, ValueError, AttributeError):
+            continue  # a card is no place to fail over a field strength
+        if isinstance(value, int | float) and math.isfinite(value) and value > 0:
+            strengths.append(float(value))
+    return median(strengths) if strengths else None
