@@ -141,14 +141,11 @@ def _read_participants(data: bytes, folder: Path) -> None:
     )
 
 
-def _folds(name: str) -> Callable[[bytes, Path], None]:
-    def read(data: bytes, folder: Path) -> None:
-        from h2lo_bids.evaluation.splits import read_folds
+def _read_folds(data: bytes, folder: Path) -> None:
+    from h2lo_bids.evaluation.splits import read_folds
 
-        (folder / name).write_bytes(data)
-        read_folds(folder / name, ["01", "02", "03"], "T1w")
-
-    return read
+    (folder / "folds.tsv").write_bytes(data)
+    read_folds(folder / "folds.tsv", ["01", "02", "03"], "T1w")
 
 
 def _read_record(data: bytes, folder: Path) -> None:
@@ -333,7 +330,6 @@ _FOLDS = "contrast\tfold\tparticipant_id\tpart\n" + "".join(
     f"T1w\t0\tsub-{n}\t{part}\n"
     for n, part in (("01", "train"), ("02", "validation"), ("03", "test"))
 )
-_FOLDS_JSON = json.dumps(
     {"T1w": [{"index": 0, "train": ["01"], "validation": ["02"], "test": ["03"]}]}
 )
 _CONFIG = 'verbose = 1\nparticipant-label = ["01"]\nmem = "8G"\n[run]\na = 1\n'
@@ -349,8 +345,7 @@ TARGETS = {
         Target("filter", _texts(_FILTER), _read_filter),
         Target("description", _texts(_DESCRIPTION), _read_description),
         Target("participants", _texts("participant_id\tage\nsub-01\t3\n"), _read_participants),
-        Target("folds-tsv", _texts(_FOLDS), _folds("folds.tsv")),
-        Target("folds-json", _texts(_FOLDS_JSON), _folds("folds.json")),
+        Target("folds-tsv", _texts(_FOLDS), _read_folds),
         Target("pair-record", _texts(_RECORD), _read_record),
         Target("config", _texts(_CONFIG), _read_config),
         Target("external", _texts("x='/bin/echo {input} \"{output}\" {mask}'"), _read_external),
