@@ -330,8 +330,6 @@ _FOLDS = "contrast\tfold\tparticipant_id\tpart\n" + "".join(
     f"T1w\t0\tsub-{n}\t{part}\n"
     for n, part in (("01", "train"), ("02", "validation"), ("03", "test"))
 )
-    {"T1w": [{"index": 0, "train": ["01"], "validation": ["02"], "test": ["03"]}]}
-)
 _CONFIG = 'verbose = 1\nparticipant-label = ["01"]\nmem = "8G"\n[run]\na = 1\n'
 _CARD = "# A\n\n- [a](https://e.org) `b` **c** _d_\n  1. x\n\n| a | b |\n|---|---|\n| 1 | <i> |\n\n> q\n\n```\nc\n```\n"
 _HISTORY = "step,loss,psnr\n100,0.5,20.1\n200,0.4,21.0\n"
