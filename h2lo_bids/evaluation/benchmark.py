@@ -6,16 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from h2lo_bids.evaluation.catalogue import CLIPPED
-from h2lo_bids.evaluation.paper import CITATION_2, paper_figures
 from h2lo_bids.evaluation.scores import Score
-from h2lo_bids.evaluation.table import Block, Shown, Table, Value
+from h2lo_bids.evaluation.table import (
+    CITATION,
+    CITATION_2,
+    Block,
+    Shown,
+    Table,
+    Value,
+    paper_figures,
+)
 from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 
 Records = Sequence[Mapping[str, Any]]
 
-_MILLION = 1e6
 _FEW = 10_000
 
 _VALUES = (
@@ -43,26 +49,20 @@ _ARM_VALUES = (
 
 def benchmark_table(task: str, blocks: Sequence[Block], convention: str = CLIPPED) -> Table:
     """Return Table 1 of synthesis methods, or Table 2 of enhancers, from `row_values`."""
-    if task == ENHANCE:
-        return Table(
-            tuple(blocks),
-            name="table2",
-            title="Low-field enhancement: with and without synthetic pairs, on the same folds",
-            values=(*_VALUES, *_ARM_VALUES),
-            shown=(*_ARMS, *_COSTS),
-            printed=paper_figures("table2"),
-            notes=("Research use only: an enhanced image is not for diagnosis.",),
-            citation=CITATION_2,
-            task=ENHANCE,
-            convention=convention,
-        )
+    enhances = task == ENHANCE
+    name = "table2" if enhances else "table1"
     return Table(
         tuple(blocks),
-        name="table1",
-        title="Low-field synthesis: every method on the same pairs and folds",
-        values=_VALUES,
-        shown=_SHOWN,
-        printed=paper_figures("table1"),
+        name=name,
+        title="Low-field enhancement: with and without synthetic pairs, on the same folds"
+        if enhances
+        else "Low-field synthesis: every method on the same pairs and folds",
+        values=(*_VALUES, *_ARM_VALUES) if enhances else _VALUES,
+        shown=(*_ARMS, *_COSTS) if enhances else _SHOWN,
+        printed=paper_figures(name),
+        notes=("Research use only: an enhanced image is not for diagnosis.",) * enhances,
+        citation=CITATION_2 if enhances else CITATION,
+        task=task,
         convention=convention,
     )
 
@@ -70,37 +70,37 @@ def benchmark_table(task: str, blocks: Sequence[Block], convention: str = CLIPPE
 def row_values(
     name: str, scores: Sequence[Score], records: Records, planned: int
 ) -> dict[str, Any]:
-    """Sum up what was scored of a method, and what its finished folds recorded."""
+    """Sum up what was scored of a method, and what its finished folds recorded, if anything."""
     scored = [s for s in scores if s.method == name]
-    covered = {
-        "folds": len({s.fold for s in scored}),
-        "folds_planned": planned,
-        "participants": len({s.subject.partition("_")[0] for s in scored}),
-    }
-    return {**covered, **_costs(name, records), **arms_of(records)}
-
-
-def _costs(name: str, records: Records) -> dict[str, Any]:
-    """Sum up what the folds of a method recorded; None where nothing is recorded."""
     options = [record.get("options") or {} for record in records]
     steps = _numbers(records, "steps")
-    planned_steps = _numbers(options, "steps")
     limits = _numbers(options, "max_seconds")
     size = max(_numbers(records, "parameters"), default=None)
     entry = CATALOGUE.get(name)
     usual = entry is not None and entry.parameters == size
-    volumes = [s for r in records for s in r.get("synthesis_seconds") or ()]
     return {
+        "folds": len({s.fold for s in scored}),
+        "folds_planned": planned,
+        "participants": len({s.subject.partition("_")[0] for s in scored}),
         "parameters": size,
         "parameters_trained": entry.trained or size if entry is not None and usual else None,
         "training_seconds": _mean(_numbers(records, "seconds")),
-        "seconds_per_volume": _mean(volumes),
+        "seconds_per_volume": _mean([s for r in records for s in r.get("synthesis_seconds") or ()]),
         "peak_memory_gb": max(_numbers(records, "peak_memory_gb"), default=None),
         "steps": min(steps, default=None),
-        "steps_planned": max(planned_steps, default=None),
+        "steps_planned": max(_numbers(options, "steps"), default=None),
         "stopped_early": sum(bool(r.get("timed_out")) for r in records) if steps else None,
         "time_budget_minutes": max(limits) / 60 if limits else None,
+        **arms_of(records),
     }
+
+
+def _numbers(records: Records, key: str) -> list[Any]:
+    return [v for r in records if isinstance(v := r.get(key), int | float)]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(sum(values) / len(values), 3) if values else None
 
 
 def arms_of(records: Records) -> dict[str, Any]:
@@ -119,6 +119,24 @@ def arms_of(records: Records) -> dict[str, Any]:
         "epochs_real": factor * schedule[real],
         "flip_rotate": turned,
     }
+
+
+def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
+    """Name the methods, by title, whose fits the time budget ended, one sentence each."""
+    lines = []
+    for title, records in methods.items():
+        early = [r for r in records if r.get("timed_out")]
+        if early:
+            steps = sorted({int(r["steps"]) for r in early})
+            span = " to ".join(map(str, dict.fromkeys((steps[0], steps[-1]))))
+            options = early[0].get("options") or {}
+            limit = options.get("max_seconds")
+            lines.append(
+                f"{title}: the time budget{f' of {limit / 60:g} min' if limit else ''} ended "
+                f"{len(early)} of {counted(len(records), 'fit')} after {span} of "
+                f"{options.get('steps', '?')} steps."
+            )
+    return tuple(lines)
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:
@@ -154,24 +172,6 @@ def epochs(values: Mapping[str, Any]) -> str:
     return f"{first}+{real}" if first else real
 
 
-def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
-    """Name the methods, by title, whose fits the time budget ended, one sentence each."""
-    lines = []
-    for title, records in methods.items():
-        early = [r for r in records if r.get("timed_out")]
-        if early:
-            steps = [int(r["steps"]) for r in early]
-            options = early[0].get("options") or {}
-            span = f"{min(steps)}" if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}"
-            limit = options.get("max_seconds")
-            minutes = f" of {limit / 60:g} min" if limit else ""
-            lines.append(
-                f"{title}: the time budget{minutes} ended {len(early)} of "
-                f"{counted(len(records), 'fit')} after {span} of {options.get('steps', '?')} steps."
-            )
-    return tuple(lines)
-
-
 def parameters(values: Mapping[str, Any]) -> str:
     """Write numbers of parameters as the paper does.
 
@@ -182,15 +182,13 @@ def parameters(values: Mapping[str, Any]) -> str:
     >>> parameters({"parameters": 4_165_537, "parameters_trained": 4_864_370})
     '4.17M (4.86M trained)'
     """
-    count, trained = values.get("parameters"), values.get("parameters_trained")
-    if not count:
+    size, trained = (
+        f"{number:,}" if number < _FEW else f"{number / 1e6:.2f}M"
+        for number in (values.get(key) or 0 for key in ("parameters", "parameters_trained"))
+    )
+    if not values.get("parameters"):
         return ""
-    more = f" ({_count(trained)} trained)" if trained not in (None, count) else ""
-    return _count(count) + more
-
-
-def _count(number: int) -> str:
-    return f"{number:,}" if number < _FEW else f"{number / _MILLION:.2f}M"
+    return size if trained in ("0", size) else f"{size} ({trained} trained)"
 
 
 def _folds(values: Mapping[str, Any]) -> str:
@@ -226,11 +224,3 @@ _ARMS = (
     Shown("Subjects", subjects, "Real pairs, and the cohort's subjects to pretrain on"),
     Shown("Epochs", epochs, "Of the schedule: pretraining, and those with real pairs"),
 )
-
-
-def _numbers(records: Records, key: str) -> list[Any]:
-    return [v for r in records if isinstance(v := r.get(key), int | float)]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return round(sum(values) / len(values), 3) if values else None

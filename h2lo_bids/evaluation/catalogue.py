@@ -22,41 +22,25 @@ NOTHING = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Metric:
-    """How one metric is to be read.
+    """How one metric is to be read."""
 
-    Parameters
-    ----------
-    key
-        As in `h2lo_bids.evaluation.scores.SCORED`.
-    title
-        As in the head of Table 1.
-    unit
-        ``"dB"``, ``"%"``, ``"nat"``, or ``"1"`` where there is none.
-    higher
-        Whether larger is better.
-    digits
-        Decimals printed.
-    description
-        One sentence, for sidecars.
-    """
-
-    key: str
-    title: str
-    unit: str
-    higher: bool
-    digits: int
-    description: str
+    key: str  # as in h2lo_bids.evaluation.scores.SCORED
+    title: str  # as in the head of Table 1
+    unit: str  # "dB", "%", "nat", or "1" where there is none
+    higher: bool  # whether larger is better
+    digits: int  # decimals printed
+    description: str  # one sentence, for sidecars
 
     @property
-    def arrow(self) -> str:
-        """Points to the better side."""
-        return "↑" if self.higher else "↓"
+    def sense(self) -> str:
+        """Which side is better, in words."""
+        return f"{'higher' if self.higher else 'lower'} is better"
 
     @property
     def heading(self) -> str:
-        """The head of its column, as in Table 1."""
+        """The head of its column, as in Table 1; an arrow points to the better side."""
         unit = f" ({self.unit})" if self.unit in ("dB", "%") else ""
-        return f"{self.title}{unit} {self.arrow}"
+        return f"{self.title}{unit} {'↑' if self.higher else '↓'}"
 
     def write(self, value: float) -> str:
         """Write a figure with the decimals of the paper."""
@@ -106,20 +90,9 @@ Histograms and NMI count them in their outermost bins under both; the brain's su
 
 
 def places(means: Mapping[str, float], *, higher: bool) -> dict[str, int]:
-    """Rank the best and, among three or more values, the second.
+    """Rank the best 1 and, among three or more values, the second 2; NaN has no place.
 
-    Parameters
-    ----------
-    means
-        By method; what is not finite has no place.
-    higher
-        Whether larger is better.
-
-    Returns
-    -------
-    dict
-        1 for the best and 2 for the second; equal values share a place, and
-        nothing is best among equals only.
+    Equal values share a place, and nothing is best among equals only.
 
     Examples
     --------
@@ -137,16 +110,16 @@ def places(means: Mapping[str, float], *, higher: bool) -> dict[str, int]:
 Columns = dict[str, dict[str, Any]]
 MISSING = "n/a"
 
-_REGION = {
-    "Description": "Voxels that count",
-    "Levels": {
-        "foreground": f"high-field image above {FOREGROUND}; SSIM: pixels there, whose windows "
-        "may reach beyond",
-        "whole": "the whole volume",
-        "paper": "PSNR, SSIM and NCC over the whole volume, the others over the foreground, as in "
-        "Table 1 of the paper",
-    },
+_REGIONS = {
+    "foreground": f"high-field image above {FOREGROUND}; SSIM: pixels there, whose windows "
+    "may reach beyond",
+    "whole": "the whole volume",
 }
+_PAPER = {
+    "paper": "PSNR, SSIM and NCC over the whole volume, the others over the foreground, as in "
+    "Table 1 of the paper",
+}
+_REGION = {"Description": "Voxels that count", "Levels": {**_REGIONS, **_PAPER}}
 _BOOTSTRAP = (
     "bound of the 95 % confidence interval by the bias-corrected and accelerated bootstrap over "
     "participants, 9999 resamples; too narrow with few participants"
@@ -213,18 +186,16 @@ def _text(value: Any) -> str:
 
 def of_scores(titles: Mapping[str, str], unclipped: Sequence[str] = ()) -> Columns:
     """Describe the columns of the scores; `titles` are the methods', `unclipped` metrics."""
-    regions = {name: text for name, text in _REGION["Levels"].items() if name != "paper"}  # type: ignore[attr-defined]
     return {
         "participant_id": {"Description": "Label of the participant"},
         "session_id": {"Description": "Session, where a participant has several"},
         "method": _method("What was compared with the low-field image", titles),
         "fold": {"Description": "Fold of the cross-validation in which this is a test subject"},
-        "region": {"Description": _REGION["Description"], "Levels": regions},
+        "region": {**_REGION, "Levels": _REGIONS},
         **{
             key: {
                 "LongName": m.title,
-                "Description": f"{m.description}; {'higher' if m.higher else 'lower'} is better; "
-                "n/a where it is undefined or infinite",
+                "Description": f"{m.description}; {m.sense}; n/a where it is undefined or infinite",
                 "Units": m.unit,
             }
             for key, m in CATALOGUE.items()
@@ -318,10 +289,7 @@ def _method(description: str, titles: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _metric(convention: str) -> dict[str, Any]:
-    levels = {
-        key: f"{m.description} (unit: {m.unit}; {'higher' if m.higher else 'lower'} is better)"
-        for key, m in CATALOGUE.items()
-    }
+    levels = {k: f"{m.description} (unit: {m.unit}; {m.sense})" for k, m in CATALOGUE.items()}
     return {
         "Description": f"What was measured. {CONVENTIONS[convention]}",
         "Levels": levels,

@@ -42,18 +42,8 @@ def ssim(
 ) -> float:
     """Return the structural similarity in per cent, slice by slice along axis 0.
 
-    The mean of `ssim_map` over the pixels whose window lies inside the slice:
-    what the authors' release computes.
-
-    Parameters
-    ----------
-    predicted, target
-        (X, Y, Z), in [0, 1]; Y and Z at least `window`.
-    where
-        (X, Y, Z), true for the pixels to count; their windows may reach beyond.
-        NaN is returned when it leaves none.
-    window
-        Side of the window, odd.
+    The mean of `ssim_map` over the pixels of `where` whose window lies inside the slice:
+    what the authors' release computes. NaN is returned where there are none.
     """
     return mean_ssim(ssim_map(predicted, target, window=window), where)
 
@@ -61,8 +51,7 @@ def ssim(
 def ssim_map(predicted: np.ndarray, target: np.ndarray, *, window: int = 7) -> np.ndarray:
     """Return the structural similarity around each pixel of each slice along axis 0.
 
-    A uniform square window, data range 1, K1 = 0.01, K2 = 0.03, sample
-    covariances.
+    A uniform square window, data range 1, K1 = 0.01, K2 = 0.03, sample covariances.
 
     Parameters
     ----------
@@ -182,8 +171,36 @@ def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
     return 0.5 * (_relative_entropy(p, middle) + _relative_entropy(q, middle))
 
 
+def image_metrics(
+    image: np.ndarray,
+    target: np.ndarray,
+    where: np.ndarray | None = None,
+    similar: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Return PSNR, SSIM and NCC; `similar` is their `ssim_map`, if it is known."""
+    similar = ssim_map(image, target) if similar is None else similar
+    return {
+        "psnr": psnr(image, target, where),
+        "ssim": mean_ssim(similar, where),
+        "ncc": ncc(image, target, where),
+    }
+
+
+def histogram_metrics(
+    image: np.ndarray, target: np.ndarray, where: np.ndarray | None
+) -> dict[str, float]:
+    """Return the four metrics of intensity histograms."""
+    p, q = histogram(image, where), histogram(target, where)
+    return {
+        "wass": wasserstein(p, q),
+        "hncc": histogram_ncc(p, q),
+        "bhat": bhattacharyya(p, q),
+        "js": jensen_shannon(p, q),
+    }
+
+
 def evaluate(predicted: np.ndarray, target: np.ndarray, high_field: np.ndarray) -> dict[str, float]:
-    """Return the seven metrics of one subject.
+    """Return the seven metrics of one subject, in the regions of Table 1.
 
     Parameters
     ----------
@@ -201,17 +218,7 @@ def evaluate(predicted: np.ndarray, target: np.ndarray, high_field: np.ndarray) 
         Keys as in `METRICS`.
     """
     image = np.clip(np.asarray(predicted, np.float64), 0, 1)
-    where = foreground(high_field)
-    p, q = histogram(image, where), histogram(target, where)
-    return {
-        "psnr": psnr(image, target),
-        "ssim": ssim(image, target),
-        "ncc": ncc(image, target),
-        "wass": wasserstein(p, q),
-        "hncc": histogram_ncc(p, q),
-        "bhat": bhattacharyya(p, q),
-        "js": jensen_shannon(p, q),
-    }
+    return image_metrics(image, target) | histogram_metrics(image, target, foreground(high_field))
 
 
 def _pair(

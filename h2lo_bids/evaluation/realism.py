@@ -41,22 +41,13 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class Appearance:
-    """What an image shows by itself.
+    """What an image shows by itself."""
 
-    Parameters
-    ----------
-    levels, noise, spectrum
-        Of `tissue_levels`, `noise_deviation` and `plane_spectrum`.
-    median
-        Of the brain, in the image's units.
-    quantiles
-        Of the brain's values divided by their 99.5th percentile.
-    """
-
-    levels: tuple[float, float, float]
-    noise: float
-    median: float
-    spectrum: np.ndarray = field(hash=False, compare=False, repr=False)
+    levels: tuple[float, float, float]  # of tissue_levels
+    noise: float  # of noise_deviation
+    median: float  # of the brain, in the image's units
+    spectrum: np.ndarray = field(hash=False, compare=False, repr=False)  # of plane_spectrum
+    # Of the brain's values divided by their 99.5th percentile.
     quantiles: np.ndarray = field(hash=False, compare=False, repr=False)
 
     def values(self) -> dict[str, float]:
@@ -192,40 +183,15 @@ def histogram_distance(a: Appearance, b: Appearance) -> float:
     return float(np.abs(a.quantiles - b.quantiles).mean())
 
 
-def signal_to_noise(
-    levels: Sequence[float], noise: float, contrast: str
-) -> dict[str, dict[str, float] | float]:
-    """Give noise, signal and their ratio as a sidecar has them.
-
-    Parameters
-    ----------
-    levels
-        Mean intensities of the three tissues, low to high.
-    noise
-        Standard deviation of the noise, in the same units.
-    contrast
-        ``"T1w"`` or ``"T2w"``: says which tissue is the darkest.
+def snr_of(image: Any, mask: Any, contrast: str) -> dict[str, dict[str, float] | float]:
+    """Measure an image in its brain mask, both nibabel's, as a sidecar has it.
 
     Returns
     -------
     dict
         ``NoiseStandardDeviation``, and by tissue ``TissueSignal`` and
-        ``TissueSignalToNoiseRatio``; empty if the noise is 0 or no number.
+        ``TissueSignalToNoiseRatio``; empty if the mask is, or the noise is 0 or no number.
     """
-    if not noise > 0 or not math.isfinite(noise):
-        return {}
-    signal = dict(zip(TISSUES[contrast], levels, strict=True))
-    return {
-        "NoiseStandardDeviation": float(f"{noise:.4g}"),
-        "TissueSignal": {name: round(level, 4) for name, level in signal.items()},
-        "TissueSignalToNoiseRatio": {
-            name: float(f"{level / noise:.3g}") for name, level in signal.items()
-        },
-    }
-
-
-def snr_of(image: Any, mask: Any, contrast: str) -> dict[str, dict[str, float] | float]:
-    """Measure an image in its brain mask, both nibabel's; see `signal_to_noise`."""
     inside = np.asarray(mask.dataobj) > 0
     if not inside.any():
         return {}
@@ -233,7 +199,16 @@ def snr_of(image: Any, mask: Any, contrast: str) -> dict[str, dict[str, float] |
     values, inside = np.asarray(image.dataobj, dtype=np.float32)[box], inside[box]
     spacing = [float(side) for side in image.header.get_zooms()[:3]]
     noise = noise_deviation(values, inside, spacing)
-    return signal_to_noise(tissue_levels(values, inside), noise, contrast)
+    if not noise > 0:
+        return {}
+    signal = dict(zip(TISSUES[contrast], tissue_levels(values, inside), strict=True))
+    return {
+        "NoiseStandardDeviation": float(f"{noise:.4g}"),
+        "TissueSignal": {name: round(level, 4) for name, level in signal.items()},
+        "TissueSignalToNoiseRatio": {
+            name: float(f"{level / noise:.3g}") for name, level in signal.items()
+        },
+    }
 
 
 def scan_noise(image: Any, mask: Any) -> tuple[float, list[float]]:

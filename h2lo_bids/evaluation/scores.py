@@ -14,13 +14,10 @@ from h2lo_bids.evaluation import catalogue, metrics
 from h2lo_bids.evaluation.catalogue import CLIPPED, RELEASE
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.io import read_text, table_rows
-from h2lo_bids.vocabulary import IDENTITY
+from h2lo_bids.vocabulary import ENHANCE, IDENTITY, SYNTHESIZE
 
-IDENTITY_TITLE = "HF image"
-"""Its row in Table 1."""
-
-IDENTITY_TITLES = {"synthesize": IDENTITY_TITLE, "enhance": "LF image"}
-"""Its row by task.
+IDENTITY_TITLES = {SYNTHESIZE: "HF image", ENHANCE: "LF image"}
+"""The identity's row by task.
 
 For enhancement it is the only baseline: on the pairs' grid the low-field image is what cubic or
 linear interpolation makes of the thick-slice scans, so that the row is that of bicubic
@@ -44,54 +41,26 @@ _WHOLE_IN_PAPER = ("psnr", "ssim", "ncc")
 
 @dataclass(frozen=True)
 class Score:
-    """The metrics of one subject.
+    """The metrics of one subject."""
 
-    Parameters
-    ----------
-    subject
-        Its label, or ``label_session`` where a subject has several sessions.
-    method
-        The method's name; `IDENTITY` is the high-field image itself.
-    fold
-        Of the cross-validation, or None.
-    region
-        ``"foreground"`` or ``"whole"``; from `select` also ``"paper"``.
-    values
-        Keys as in `SCORED`. NaN where a metric is undefined.
-    unclipped
-        PSNR, SSIM and NCC under the release's convention; empty if they were not computed.
-    """
-
-    subject: str
-    method: str
-    fold: int | None
-    region: str
-    values: dict[str, float] = field(hash=False)
+    subject: str  # its label, or label_session where a subject has several sessions
+    method: str  # IDENTITY is the high-field image itself
+    fold: int | None  # of the cross-validation
+    region: str  # "foreground" or "whole"; from `select` "paper"
+    values: dict[str, float] = field(hash=False)  # keys as in SCORED; NaN where undefined
+    # PSNR, SSIM and NCC under the release's convention; empty if they were not computed.
     unclipped: dict[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class Realism:
-    """How real one image looks.
+    """How real one image looks."""
 
-    Parameters
-    ----------
-    kind
-        ``"synthesized"``, ``"target"``: the pair's real low-field scan, or ``"reference"``:
-        a real scan without partner.
-    image
-        The method, or the reference's file; empty for a target.
-    subject, fold
-        As in `Score`; a reference has none.
-    values
-        Keys as in `h2lo_bids.evaluation.catalogue.REALISM`; what is absent was not measured,
-        NaN is undefined.
-    """
-
-    kind: str
-    image: str
-    subject: str
+    kind: str  # "synthesized", "target" of the pair, or "reference": a scan without partner
+    image: str  # the method, or the reference's file; empty for a target
+    subject: str  # as in Score; a reference has none
     fold: int | None
+    # Keys as in catalogue.REALISM; what is absent was not measured, NaN is undefined.
     values: Mapping[str, float] = field(hash=False)
 
 
@@ -104,7 +73,7 @@ def score(
     method: str,
     fold: int | None = None,
 ) -> tuple[Score, ...]:
-    """Compute all metrics of one subject in both regions.
+    """Compute all metrics of one subject, one `Score` per region of `REGIONS`.
 
     Parameters
     ----------
@@ -116,11 +85,6 @@ def score(
         (X, Y, Z), in [0, 1]; decides the foreground.
     subject, method, fold
         As in `Score`.
-
-    Returns
-    -------
-    tuple of Score
-        One per region, in the order of `REGIONS`.
 
     Raises
     ------
@@ -144,26 +108,20 @@ def score(
             f"subject {subject}: no voxel of the high-field image is above "
             f"{metrics.FOREGROUND}; prepare the pair again"
         )
-    similar = metrics.ssim_map(image, real)
-    same = np.array_equal(raw, image)
-    also = similar if same else metrics.ssim_map(raw, real)
+    similar, inside = metrics.ssim_map(image, real), np.array_equal(raw, image)
+    also = similar if inside else metrics.ssim_map(raw, real)
     scores = []
     for region, counted in zip(REGIONS, (where, None), strict=True):
-        values = _values(image, real, similar, counted)
-        unclipped = values if same else _image_values(raw, real, also, counted)
-        unclipped = {name: unclipped[name] for name in _WHOLE_IN_PAPER}
+        values = metrics.image_metrics(image, real, counted, similar)
+        unclipped = values if inside else metrics.image_metrics(raw, real, counted, also)
+        values = values | metrics.histogram_metrics(image, real, counted)
+        values["nmi"] = metrics.nmi(image, real, counted)
         scores.append(Score(subject, method, fold, region, values, unclipped))
     return tuple(scores)
 
 
 def under(scores: Sequence[Score], convention: str) -> tuple[Score, ...]:
-    """Return scores under a convention, a key of `CONVENTIONS`.
-
-    Raises
-    ------
-    BadDataError
-        If they were written by a version that knew but one.
-    """
+    """Return scores under a convention, a key of `CONVENTIONS`."""
     if convention == CLIPPED:
         return tuple(scores)
     for s in scores:
@@ -175,49 +133,33 @@ def under(scores: Sequence[Score], convention: str) -> tuple[Score, ...]:
     return tuple(replace(s, values={**s.values, **s.unclipped}) for s in scores)
 
 
-def select(scores: Sequence[Score], region: str = PAPER) -> tuple[Score, ...]:
-    """Keep one region's scores, or mix both as Table 1 does.
+def select(scores: Sequence[Score]) -> tuple[Score, ...]:
+    """Mix both regions as Table 1 does: one score per subject, method and fold.
 
-    Parameters
-    ----------
-    scores
-        Of both regions, in any order.
-    region
-        ``"foreground"``, ``"whole"`` or ``"paper"``.
-
-    Returns
-    -------
-    tuple of Score
-        One per subject, method and fold, in order of appearance; duplicates, as
-        the identity has in every method's folder, are dropped.
+    They keep their order of appearance; duplicates, as the identity has in every method's
+    folder, are dropped.
 
     Raises
     ------
     BadDataError
-        If a subject lacks one of the regions that the mix needs.
-    ValueError
-        If there is no such region.
+        If a subject lacks one of the regions.
     """
-    if region not in (*REGIONS, PAPER):
-        raise ValueError(f"region {region!r} is not one of {(*REGIONS, PAPER)}")
-    by_key = {(s.method, s.fold, s.subject, s.region): s for s in reversed(scores)}
-    keys = list(dict.fromkeys((s.method, s.fold, s.subject) for s in scores))
-    if region != PAPER:
-        return tuple(by_key[*key, region] for key in keys if (*key, region) in by_key)
+    by_key: dict[tuple[str, int | None, str], dict[str, Score]] = {}
+    for s in scores:
+        by_key.setdefault((s.method, s.fold, s.subject), {}).setdefault(s.region, s)
     mixed = []
-    for key in keys:
-        parts = [by_key.get((*key, name)) for name in REGIONS]
-        if parts[0] is None or parts[1] is None:
-            raise BadDataError(f"subject {key[2]}: the scores of {key[0]} lack a region")
-        whole = {name: parts[1].values[name] for name in _WHOLE_IN_PAPER}
-        values = {**parts[0].values, **whole}
-        mixed.append(replace(parts[0], region=PAPER, values=values, unclipped=parts[1].unclipped))
+    for (method, _, subject), parts in by_key.items():
+        if len(parts) < len(REGIONS):
+            raise BadDataError(f"subject {subject}: the scores of {method} lack a region")
+        inside, whole = (parts[region] for region in REGIONS)
+        values = {**inside.values, **{name: whole.values[name] for name in _WHOLE_IN_PAPER}}
+        mixed.append(replace(inside, region=PAPER, values=values, unclipped=whole.unclipped))
     return tuple(mixed)
 
 
 def titles_of(methods: Iterable[str], titles: Mapping[str, str] | None) -> dict[str, str]:
     """Return how tables call methods: by their title, else "HF image" or the method's name."""
-    given = {IDENTITY: IDENTITY_TITLE, **(titles or {})}
+    given = {IDENTITY: IDENTITY_TITLES[SYNTHESIZE], **(titles or {})}
     return {name: given.get(name, name) for name in methods}
 
 
@@ -247,17 +189,17 @@ def coverage_notes(
     planned = sorted({*folds, *(fold for _, fold in everyone if fold is not None)})
     lines = []
     for name in dict.fromkeys([*covered, *wanted]):
-        scored = covered.get(name, set())
-        title = titles.get(name, name)
+        scored, title = covered.get(name, set()), titles.get(name, name)
         done = {fold for _, fold in scored}
-        lacking = [fold for fold in planned if fold not in done]
+        lacking = [str(fold) for fold in planned if fold not in done]
         if not scored:
             lines.append(f"{title}: no fold is finished; it is not in the table.")
             continue
         if lacking and name != IDENTITY:
+            word = "fold {} is" if len(lacking) == 1 else "folds {} are"
             lines.append(
                 f"{title} {MARK}: {len(planned) - len(lacking)} of {len(planned)} folds; "
-                f"{_folds(lacking)} not finished."
+                f"{word.format(', '.join(lacking))} not finished."
             )
         missed = [(who, fold) for who, fold in everyone - scored if fold in done]
         for who, fold in sorted(missed, key=lambda item: (item[1] or 0, item[0])):
@@ -271,11 +213,6 @@ def _covered(scores: Sequence[Score]) -> dict[str, set[tuple[str, int | None]]]:
     for s in scores:
         covered.setdefault(s.method, set()).add((s.subject, s.fold))
     return covered
-
-
-def _folds(lacking: Sequence[int]) -> str:
-    word = "fold" if len(lacking) == 1 else "folds"
-    return f"{word} {', '.join(map(str, lacking))} {'is' if len(lacking) == 1 else 'are'}"
 
 
 def write_scores(
@@ -306,57 +243,18 @@ def write_realism(
 
 
 def read_scores(path: str | Path) -> tuple[Score, ...]:
-    """Read what `write_scores` wrote, digit by digit; ``n/a`` becomes NaN.
-
-    Raises
-    ------
-    MissingInputError
-        If the file cannot be read.
-    BadDataError
-        If a column is missing or a value makes no sense.
-    """
-    path = Path(path)
-    try:
-        text = read_text(path)
-    except OSError as error:
-        raise MissingInputError(
-            f"{path}: cannot read these scores ({error.strerror}); score the subjects again"
-        ) from error
-    except ValueError as error:
-        raise BadDataError(f"{path}: not a table of scores; score the subjects again") from error
+    """Read what `write_scores` wrote, digit by digit; ``n/a`` becomes NaN."""
     scores: list[Score] = []
+    remedy = "score the subjects again"
     try:
-        for row in table_rows(text, quoting=csv.QUOTE_NONE):
+        for row in table_rows(read_text(Path(path)), quoting=csv.QUOTE_NONE):
             scores.append(_score(row))
+    except OSError as error:
+        raise MissingInputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (KeyError, ValueError) as error:
-        raise BadDataError(
-            f"{path}: line {len(scores) + 2} is not a subject's scores; score the subjects again"
-        ) from error
+        line = len(scores) + 2
+        raise BadDataError(f"{path}: line {line} is not a subject's scores; {remedy}") from error
     return tuple(scores)
-
-
-def _values(
-    image: np.ndarray, target: np.ndarray, similar: np.ndarray, where: np.ndarray | None
-) -> dict[str, float]:
-    p, q = metrics.histogram(image, where), metrics.histogram(target, where)
-    return {
-        **_image_values(image, target, similar, where),
-        "wass": metrics.wasserstein(p, q),
-        "hncc": metrics.histogram_ncc(p, q),
-        "bhat": metrics.bhattacharyya(p, q),
-        "js": metrics.jensen_shannon(p, q),
-        "nmi": metrics.nmi(image, target, where),
-    }
-
-
-def _image_values(
-    image: np.ndarray, target: np.ndarray, similar: np.ndarray, where: np.ndarray | None
-) -> dict[str, float]:
-    return {
-        "psnr": metrics.psnr(image, target, where),
-        "ssim": metrics.mean_ssim(similar, where),
-        "ncc": metrics.ncc(image, target, where),
-    }
 
 
 def _person(subject: str) -> tuple[str | None, str | None]:

@@ -1,4 +1,4 @@
-"""Table 1 of the paper, and Table 2: computed from scores once, saved, written in any format.
+"""Table 1 of the paper, and Table 2: computed from scores, saved, written in any format.
 
 A table is rows of a method's figures, in one block per contrast as the paper
 prints them, with further columns that the caller brings.
@@ -6,18 +6,18 @@ prints them, with further columns that the caller brings.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from h2lo_bids.evaluation import catalogue
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, NOTHING, places
 from h2lo_bids.evaluation.metrics import METRICS
-from h2lo_bids.evaluation.paper import CITATION, GROUP, Printed
 from h2lo_bids.evaluation.printout import Cell, Head, Printout, tests_md
 from h2lo_bids.evaluation.scores import (
     IDENTITY,
@@ -33,7 +33,6 @@ from h2lo_bids.evaluation.statistics import (
     Comparison,
     Summary,
     compare,
-    read_statistics,
     summarise,
     write_comparisons,
     write_summary,
@@ -41,6 +40,12 @@ from h2lo_bids.evaluation.statistics import (
 from h2lo_bids.io import atomic_write_text, write_json
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
+GROUP = "paper (ds006557)"
+"""The head of the columns of figures that the paper prints: they appear nowhere else."""
+
+_PAPER = "Subject-Specific Low-Field MRI Synthesis via a Neural Operator, arXiv 2603.24968"
+CITATION, CITATION_2 = (f"{_PAPER}, Table {number}" for number in (1, 2))
+Printed = dict[tuple[str, str, str], tuple[float, float]]
 CAPTION = (
     "Mean ± population standard deviation over the means of the folds, or over participants "
     "where there are not two folds. Best in bold, second underlined; rows with † lack folds or "
@@ -152,10 +157,9 @@ class Table:
         }
         for key in self.metrics:
             info = CATALOGUE[key]
-            sense = f"{'higher' if info.higher else 'lower'} is better"
             what = {
-                "mean": f"{info.description}; {sense}; mean over folds or, without two of them, "
-                "over participants",
+                "mean": f"{info.description}; {info.sense}; mean over folds or, without two of "
+                "them, over participants",
                 "std": "Population standard deviation of the same values",
                 "place": "1 for the best method of this contrast, 2 for the second, else n/a",
             }
@@ -214,10 +218,6 @@ class Table:
             parts.append(f"Columns “{GROUP}”: {self.citation}; other subjects, not measured here.")
         return "\n\n".join(parts) + "\n"
 
-    def to_html(self, block: Block) -> Markup:
-        """Write a block as a ``<table>``."""
-        return self.lay_out(block).to_html()
-
     def _paper_metrics(self) -> tuple[str, ...]:
         return tuple(m for m in self.metrics if any(key[2] == m for key in self.printed))
 
@@ -228,24 +228,13 @@ def tabulate(
     *,
     contrast: str = "",
     reference: str | None = None,
-    stem: str | Path | None = None,
 ) -> Block:
     """Summarise and compare the scores of one contrast.
 
-    `titles` are as in `titles_of`, `reference` as in `compare`. Where `write_tables` has saved a
-    table of these scores and this reference at `stem`, it is read and nothing is computed.
-
-    Raises
-    ------
-    UsageError
-        If there are no scores of `reference`.
-    BadDataError
-        If a subject lacks a region.
+    `titles` are as in `titles_of`, `reference` and the errors raised as in `compare`.
     """
-    saved = read_statistics(stem, scores, reference) if stem is not None else None
-    summary, comparisons = saved or (summarise(scores), compare(scores, reference=reference))
-    rows = rows_of(summary, titles, partial=incomplete(scores))
-    return Block(contrast, rows, comparisons=comparisons)
+    rows = rows_of(summarise(scores), titles, partial=incomplete(scores))
+    return Block(contrast, rows, comparisons=compare(scores, reference=reference))
 
 
 def rows_of(
@@ -254,7 +243,7 @@ def rows_of(
     *,
     partial: Sequence[str] = (),
 ) -> tuple[Row, ...]:
-    """Make the rows of a summary, the identity first; parameters as in `Row`."""
+    """Return the rows of a summary, the identity first."""
     by_method: dict[str, dict[str, Summary]] = {}
     for row in summary:
         by_method.setdefault(row.method, {})[row.metric] = row
@@ -285,7 +274,6 @@ def write_tables(
     table = Table((replace(block, notes=notes),), convention=convention)
     write_scores(f"{stem}_scores.tsv", scores, titles)
     write_comparisons(f"{stem}_comparisons.tsv", block.comparisons, titles, convention)
-    # Written last: a summary of these scores says that the comparisons are of them as well.
     summary = [row.summary[metric] for row in block.rows for metric in row.summary]
     write_summary(f"{stem}_summary.tsv", summary, titles, convention)
     atomic_write_text(f"{stem}_table.md", table.to_md())
@@ -318,3 +306,22 @@ def _printed(figures: tuple[float, float] | None, metric: str) -> Cell:
 
 def _list(notes: tuple[str, ...]) -> list[str]:
     return ["\n".join(f"- {note}" for note in notes)] if notes else []
+
+
+@cache
+def paper_figures(table: str = "table1") -> Printed:
+    """Return ``"table1"`` of the paper, or ``"table2"``, which prints no deviations.
+
+    Values are the mean and the population standard deviation, or NaN, over the folds of ds006557,
+    by contrast, method and metric.
+    """
+    text = (files("h2lo_bids") / f"data/paper/{table}.tsv").read_text(encoding="utf-8")
+    return {
+        (row["contrast"], row["method"], key.removesuffix("_mean")): (
+            float(value),
+            float(row.get(key.replace("_mean", "_std"), "nan")),
+        )
+        for row in csv.DictReader(text.splitlines(), delimiter="\t")
+        for key, value in row.items()
+        if key.endswith("_mean")
+    }

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.derivatives import result_path, result_pattern
-from h2lo_bids.evaluation.paper import GROUP
-from h2lo_bids.evaluation.printout import floor_of, tests_html
 from h2lo_bids.evaluation.scores import IDENTITY
-from h2lo_bids.evaluation.table import Block, Table
+from h2lo_bids.evaluation.table import GROUP, Block, Table
 from h2lo_bids.io import atomic_write_text
-from h2lo_bids.reports import group_pictures as pictures
-from h2lo_bids.reports.group_data import (
-    Contrast,
-    Run,
-    read_contrasts,
-    read_json,
-    read_results,
-)
+from h2lo_bids.reports.group_data import Contrast, Run, read_contrasts, read_json, read_results
 from h2lo_bids.reports.group_views import (
     PANELS,
     REALISM_COLUMNS,
+    common_view,
     contrast_view,
-    median_subject,
+    draw_panels,
 )
 from h2lo_bids.reports.page import asset, render
 from h2lo_bids.reports.records import Failure, ModelInfo
-from h2lo_bids.reports.svg import svg_uri
 from h2lo_bids.vocabulary import ENHANCE
 
 _COMMANDS = 5
@@ -41,12 +32,7 @@ _TITLES = {
 }
 
 
-def write_group_report(
-    out_dir: Path,
-    *,
-    level: str,
-    failures: Sequence[Failure] = (),
-) -> Path:
+def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure] = ()) -> Path:
     """Write ``group.html`` or ``enhancement.html``, atomically, from the files in the folder.
 
     It can be written at any time: with some folds done, the page shows these and says which are
@@ -60,20 +46,20 @@ def write_group_report(
     return path
 
 
-def render_group_report(
-    out_dir: Path,
-    *,
-    level: str,
-    failures: Sequence[Failure] = (),
-) -> str:
+def render_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure] = ()) -> str:
     """Return the HTML of `write_group_report`."""
-    contrasts, unread = read_contrasts(out_dir, level)
-    problems = list(unread)
+    problems: list[str] = []
+    contrasts = read_contrasts(out_dir, level, problems)
+    runs = [(contrast.name, run) for contrast in contrasts for run in contrast.runs]
     views = [contrast_view(contrast, out_dir, level, problems) for contrast in contrasts]
-    models = _models(out_dir, problems) if level != "evaluate" else ()
+    evaluates = level == "evaluate"
+    models = () if evaluates else _models(out_dir, problems)
+    panel_rules = (
+        f".panels:has(.pick-{k}:checked)>.panel-{k}{{display:block}}" for k in range(PANELS)
+    )
     return render(
         "group.html.jinja",
-        style=asset("style.css") + asset("group.css") + _panel_rules(),
+        style=asset("style.css") + asset("group.css") + "".join(panel_rules),
         script=asset("group.js.jinja"),
         level=level,
         title=_TITLES.get(level, "Training and cross-validation"),
@@ -83,14 +69,20 @@ def render_group_report(
         facts=_facts(contrasts, views, level),
         models=models,
         realism_columns=REALISM_COLUMNS,
-        evaluated=_evaluated(contrasts) if level == "evaluate" else (),
+        evaluated=[(c, run) for c, run in runs if evaluates and "model" in run.record],
         missing=[line for contrast in contrasts for line in contrast.missing],
-        simulated=_simulated(contrasts, views, models),
-        warnings=_warnings(contrasts),
-        problems=tuple(dict.fromkeys(problems)),
+        simulated=any(run.record.get("simulated") is True for _, run in runs)
+        or any(pair["simulated"] for view in views for pair in view["pairs"])
+        or any(model.training_kind == "simulated" for model in models),
+        warnings=dict.fromkeys(
+            f"{contrast}, {run.name}: {line}"
+            for contrast, run in runs
+            for line in run.record.get("warnings", ())
+        ),
+        problems=dict.fromkeys(problems),
         failures=failures,
         software=_software(contrasts),
-        settings=_settings(contrasts) if level != "evaluate" else (),
+        settings=() if evaluates else list(_settings(contrasts)),
         commands=_commands(out_dir, level),
     )
 
@@ -105,108 +97,64 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
 def render_table_page(out_dir: Path, table: Table) -> str:
     """Return the HTML of `write_table_page`."""
     level = ENHANCE if table.task == ENHANCE else "benchmark"
-    contrasts, unread = read_contrasts(out_dir, level)
-    known = {contrast.name: contrast for contrast in contrasts}
-    problems = list(unread)
-    views = []
-    for block in table.blocks:
-        panel, contrast = None, known.get(block.contrast)
-        if contrast is not None:
-            panel = _panel(block, contrast, out_dir, level, problems)
-        views.append(_table_view(table, block, panel))
+    problems: list[str] = []
+    contrasts = {c.name: c for c in read_contrasts(out_dir, level, problems)}
     return render(
         "table.html.jinja",
         style=asset("style.css") + asset("group.css"),
         table=table,
-        views=views,
-        caption=table.caption,
+        views=[
+            {
+                **common_view(block, block.titles),
+                "notes": block.notes,
+                "printout": table.lay_out(block),
+                "panels": _panels(block, contrasts, out_dir, level, problems),
+            }
+            for block in table.blocks
+        ],
         group=GROUP,
-        citation=table.citation,
         low="high" if level == ENHANCE else "low",
         high="low" if level == ENHANCE else "high",
         page="enhancement.html" if level == ENHANCE else "group.html",
-        problems=tuple(dict.fromkeys(problems)),
-        software=_software(contrasts),
+        problems=dict.fromkeys(problems),
+        software=_software(contrasts.values()),
         commands=_commands(out_dir, level),
     )
 
 
-def _table_view(table: Table, block: Block, panel: dict[str, Any] | None) -> dict[str, Any]:
-    return {
-        "name": block.contrast,
-        "id": re.sub(r"\W", "-", block.contrast),
-        "notes": block.notes,
-        "table": table.to_html(block),
-        "paper": any(head.group for head in table.lay_out(block).heads),
-        "tests": tests_html(block.comparisons, block.titles) if block.comparisons else "",
-        "floor": floor_of(block.comparisons),
-        "panel": panel,
-    }
-
-
-def _panel(
-    block: Block, contrast: Contrast, out_dir: Path, level: str, problems: list[str]
+def _panels(
+    block: Block, contrasts: dict[str, Contrast], out_dir: Path, level: str, problems: list[str]
 ) -> dict[str, Any] | None:
-    """Draw the median one of the test subjects that most methods have a picture of."""
-    subjects = pictures.read_subjects(contrast, problems)
-    if not subjects:
+    """Draw the median test subject of the method that the others are tested against."""
+    contrast = contrasts.get(block.contrast)
+    if contrast is None:
         return None
-    titles = block.titles
-    participants = read_results(contrast, out_dir, level, problems).participants
-    most = max(len(subject.predicted) for subject in subjects.values())
-    names = sorted(name for name, s in subjects.items() if len(s.predicted) == most)
-    tested = (row.versus for row in block.comparisons if row.versus != IDENTITY)
-    main = next(tested, next((key for key in titles if key != IDENTITY), IDENTITY))
-    name = median_subject(participants, main, names) or names[0]
-    everyone = list(subjects.values())
-    white, scale = pictures.bright(everyone), pictures.error_scale([subjects[name]])
-    drawing = pictures.draw_subject(
-        subjects[name], contrast.name, titles, participants, white=white, scale=scale
-    )
-    lacking = [
-        title for key, title in titles.items()
-        if key != IDENTITY and key not in subjects[name].predicted
-    ]  # fmt: skip
-    return {
-        "name": name,
-        "uri": svg_uri(drawing),
-        "white": white,
-        "scale": scale,
-        "main": titles.get(main, main),
-        "lacking": lacking,
-    }
+    main = next((row.versus for row in block.comparisons if row.versus != IDENTITY), "")
+    results = read_results(contrast, out_dir, level, problems)
+    return draw_panels(contrast, results, block.titles, problems, main=main, limit=1)
 
 
 def _facts(
     contrasts: Sequence[Contrast], views: Sequence[dict[str, Any]], level: str
 ) -> list[tuple[str, str]]:
-    pairs = [pair for view in views for pair in view["pairs"]]
-    flagged = sum(pair.flagged for pair in pairs)
-    facts = [("Contrasts", ", ".join(contrast.name for contrast in contrasts) or "none")]
-    facts.append(
-        ("Prepared pairs", f"{len(pairs)}, of which {flagged} flagged" if pairs else "none")
-    )
-    runs = [run for contrast in contrasts for run in contrast.runs]
+    pairs, runs = [[x for v in views for x in v["pairs"]], [r for c in contrasts for r in c.runs]]
+    flagged = sum(pair["flagged"] for pair in pairs)
+    facts = [
+        ("Contrasts", ", ".join(contrast.name for contrast in contrasts) or "none"),
+        ("Prepared pairs", f"{len(pairs)}, of which {flagged} flagged" if pairs else "none"),
+    ]
     if level == "evaluate":
-        facts.append(("Models evaluated", str(len({run.method for run in runs}))))
-        return facts
-    titles = dict.fromkeys(run.title for run in runs)
-    facts.append(("Methods", ", ".join(titles) or "none yet"))
-    names = [(c, {run.method for run in c.runs}) for c in contrasts]
-    wanted = sum(len(contrast.folds) * len(methods) for contrast, methods in names)
-    done = sum(run.done for run in runs)
-    facts.append(("Fits finished", f"{done} of {wanted}" if wanted else "no cross-validation"))
-    return facts
+        return [*facts, ("Models evaluated", str(len({run.method for run in runs})))]
+    wanted = sum(len(c.folds) * len({run.method for run in c.runs}) for c in contrasts)
+    done = sum(bool(run.record) for run in runs)
+    return [
+        *facts,
+        ("Methods", ", ".join(dict.fromkeys(run.title for run in runs)) or "none yet"),
+        ("Fits finished", f"{done} of {wanted}" if wanted else "no cross-validation"),
+    ]
 
 
-def _panel_rules() -> str:
-    """Show the subject that is chosen; it works without a script."""
-    return "".join(
-        f".panels:has(.pick-{k}:checked)>.panel-{k}{{display:block}}" for k in range(PANELS)
-    )
-
-
-def _models(out_dir: Path, problems: list[str]) -> tuple[ModelInfo, ...]:
+def _models(out_dir: Path, problems: list[str]) -> list[ModelInfo]:
     """Read the final models: their metadata and their cards."""
     models = []
     for path in sorted(out_dir.glob(result_pattern("model", "/metadata.json"))):
@@ -217,83 +165,52 @@ def _models(out_dir: Path, problems: list[str]) -> tuple[ModelInfo, ...]:
             models.append(ModelInfo.from_metadata(metadata, text))
         except (OSError, ValueError, TypeError, AttributeError):
             problems.append(f"models/{path.parent.name}: metadata or card cannot be read; skipped")
-    return tuple(models)
+    return models
 
 
-def _evaluated(contrasts: Iterable[Contrast]) -> list[tuple[str, ...]]:
-    """List the models that were given: contrast, title, name, method, size, digest."""
-    rows = []
-    for contrast in contrasts:
-        for run in contrast.runs:
-            model = run.record.get("model")
-            if isinstance(model, dict):
-                names = (str(model.get(key, "")) for key in ("name", "method"))
-                size = run.record.get("parameters")
-                count = f"{size:,}" if isinstance(size, int) else ""
-                digest = str(model.get("sha256", ""))
-                rows.append((contrast.name, run.title, *names, count, digest))
-    return rows
-
-
-def _simulated(
-    contrasts: Iterable[Contrast], views: Iterable[dict[str, Any]], models: Iterable[ModelInfo]
-) -> bool:
-    """Return whether anything on the page was learned from, or measured on, simulated pairs."""
-    return (
-        any(run.record.get("simulated") is True for c in contrasts for run in c.runs)
-        or any(pair.simulated for view in views for pair in view["pairs"])
-        or any(model.training_kind == "simulated" for model in models)
-    )
-
-
-def _warnings(contrasts: Iterable[Contrast]) -> tuple[str, ...]:
-    """Return the warnings of the folds."""
-    lines = []
-    for contrast in contrasts:
-        for run in contrast.runs:
-            recorded = run.record.get("warnings")
-            for warning in recorded if isinstance(recorded, list) else ():
-                lines.append(f"{contrast.name}, {run.name}: {warning}")
-    return tuple(dict.fromkeys(lines))
-
-
-def _software(contrasts: Iterable[Contrast]) -> tuple[tuple[str, str], ...]:
+def _software(contrasts: Iterable[Contrast]) -> list[tuple[str, str]]:
     """List programs and their versions; more than one version means the folds differ."""
     versions: dict[str, dict[str, None]] = {}
     for contrast in contrasts:
         for run in contrast.runs:
-            recorded = run.record.get("software")
-            for name, version in recorded.items() if isinstance(recorded, dict) else ():
-                versions.setdefault(str(name), {})[str(version)] = None
-    return tuple((name, ", ".join(versions_of)) for name, versions_of in versions.items())
+            for name, version in run.record.get("software", {}).items():
+                versions.setdefault(name, {})[str(version)] = None
+    return [(name, ", ".join(versions_of)) for name, versions_of in versions.items()]
 
 
-def _settings(contrasts: Iterable[Contrast]) -> list[dict[str, Any]]:
-    """Return the options, the seeds and the time of each method's fits."""
-    fits = []
+def _settings(contrasts: Iterable[Contrast]) -> Iterator[dict[str, Any]]:
+    """Yield the options, the seeds and the time of each method's fits."""
     for contrast in contrasts:
-        methods: dict[str, list[Run]] = {}
-        for run in contrast.runs:
-            if run.done:
-                methods.setdefault(run.method, []).append(run)
-        for runs in methods.values():
-            options = runs[0].record.get("options")
-            listed = options.items() if isinstance(options, dict) else ()
-            fits.append(
-                {
-                    "contrast": contrast.name,
-                    "title": runs[0].title,
-                    "seeds": ", ".join(_distinct(runs, "seed")),
-                    "steps": ", ".join(_distinct(runs, "steps")),
-                    "best": ", ".join(str(run.record.get("best_step", "")) for run in runs),
-                    "seconds": _mean_seconds(runs),
-                    "options": [(str(name), _plain(value)) for name, value in listed],
-                }
-            )
-    return fits
+        done = [run for run in contrast.runs if run.record]
+        for _, group in groupby(done, key=lambda run: run.method):
+            runs = list(group)
+            seconds = [run.record["seconds"] for run in runs if "seconds" in run.record]
+            yield {
+                "contrast": contrast.name,
+                "title": runs[0].title,
+                "seeds": _distinct(runs, "seed"),
+                "steps": _distinct(runs, "steps"),
+                "best": ", ".join(str(run.record.get("best_step", "")) for run in runs),
+                "seconds": sum(seconds) / len(seconds) if seconds else None,
+                "options": [
+                    (
+                        name,
+                        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+                    )
+                    for name, value in runs[0].record.get("options", {}).items()
+                ],
+            }
 
 
-def _commands(out_dir: Path, level: str) -> tuple[str, ...]:
+def _distinct(runs: Sequence[Run], key: str) -> str:
+    return ", ".join(dict.fromkeys(str(run.record[key]) for run in runs if key in run.record))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _commands(out_dir: Path, level: str) -> list[str]:
     """Return the command lines of the last runs of this level, from their logs."""
     levels = {"evaluate"} if level == "evaluate" else {"group", "train", "benchmark"}
     commands: list[str] = []
@@ -304,18 +221,4 @@ def _commands(out_dir: Path, level: str) -> tuple[str, ...]:
             continue
         if isinstance(run, dict) and run.get("analysis-level") in levels and run.get("command"):
             commands.append(str(run["command"]))
-    return tuple(dict.fromkeys(commands[::-1]))[:_COMMANDS]
-
-
-def _distinct(runs: Sequence[Run], key: str) -> list[str]:
-    return list(dict.fromkeys(str(run.record[key]) for run in runs if key in run.record))
-
-
-def _mean_seconds(runs: Sequence[Run]) -> float | None:
-    values = [run.record.get("seconds") for run in runs]
-    numbers = [float(v) for v in values if isinstance(v, int | float)]
-    return sum(numbers) / len(numbers) if numbers else None
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return list(dict.fromkeys(commands[::-1]))[:_COMMANDS]

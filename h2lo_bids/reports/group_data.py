@@ -37,31 +37,31 @@ from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
 
 _PREFIX = {"evaluate": "evaluation", "enhance": "enhancement"}
 _ENHANCER = re.compile(r"pfsr(-.+)?")
-_NUMBER = re.compile(r"\d{1,9}")
-_FOLD = re.compile(rf"fold-({_NUMBER.pattern})")
+_FOLD = re.compile(r"fold-(\d{1,9})")
 _CURVES = ("step", "loss", "l1", "gradient", "psnr", "seconds")
+_NUMBER = (int, float)
+_FIELDS: dict[str, Any] = {
+    "fold": dict, "model": dict, "options": dict, "software": dict, "warnings": list,
+    "parameters": int, "seconds": _NUMBER, "best_step": _NUMBER, "best_psnr": _NUMBER,
+    "identity_psnr": _NUMBER,
+}  # fmt: skip
+"""Fields of a fold's record that the report relies on; one of another type counts as absent."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fold of one method, or one model that was evaluated."""
+    """One fold of one method, or one model that was evaluated; not done without a record."""
 
     method: str
-    title: str
     fold: int | None
     folder: Path
     record: dict[str, Any] = field(hash=False)
     history: dict[str, npt.NDArray[np.float64]] = field(hash=False)
 
     @property
-    def done(self) -> bool:
-        """Whether the fold has ended."""
-        return bool(self.record)
-
-    @property
-    def pictures(self) -> Path:
-        """Slices and histograms of its test subjects."""
-        return self.folder / "pictures.npz"
+    def title(self) -> str:
+        """What tables call the method."""
+        return str(self.record.get("title") or self.method)
 
     @property
     def name(self) -> str:
@@ -80,11 +80,8 @@ class Contrast:
 
     @cached_property
     def titles(self) -> dict[str, str]:
-        """Methods in the order of their folders, and how tables call them."""
-        return {
-            IDENTITY: IDENTITY_TITLES[self.task],
-            **{run.method: run.title for run in self.runs},
-        }
+        """Methods in the order of their folders, and what tables call them."""
+        return {IDENTITY: IDENTITY_TITLES[self.task], **{r.method: r.title for r in self.runs}}
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -95,54 +92,55 @@ class Contrast:
     @property
     def missing(self) -> tuple[str, ...]:
         """Folds that were planned and have not ended, in words."""
+        if self.folds and not self.runs:
+            return (f"{self.name}: no fold of any method has begun",)
         lines = []
         for method, title in self.titles.items():
-            if method == IDENTITY or not self.folds:
-                continue
-            done = {run.fold for run in self.runs if run.method == method and run.done}
-            if lacking := [str(k) for k in self.folds if k not in done]:
+            done = {run.fold for run in self.runs if run.method == method and run.record}
+            lacking = [str(k) for k in self.folds if k not in done]
+            if lacking and method != IDENTITY:
                 word = "fold" if len(lacking) == 1 else "folds"
                 lines.append(f"{self.name}, {title}: {word} {', '.join(lacking)} not finished")
-        if self.folds and not self.runs:
-            lines.append(f"{self.name}: no fold of any method has begun")
         return tuple(lines)
 
 
-def read_contrasts(out_dir: Path, level: str) -> tuple[tuple[Contrast, ...], tuple[str, ...]]:
-    """Find the runs and splits of every contrast, and the problems of files, one line each.
+def read_contrasts(out_dir: Path, level: str, problems: list[str]) -> list[Contrast]:
+    """Return the runs and splits of every contrast; problems of files are added, one line each.
 
     Level ``"evaluate"`` looks into ``evaluation``, any other into ``folds``, of which
     ``"enhance"`` takes the enhancers and any other the rest.
     """
-    problems: list[str] = []
-    task = ENHANCE if level == "enhance" else SYNTHESIZE
-    table = result_files(out_dir, "splits")[0]
-    splits = {} if level == "evaluate" else _splits(table, problems)
+    splits = {} if level == "evaluate" else _splits(result_files(out_dir, "splits")[0], problems)
     root = out_dir / ("evaluation" if level == "evaluate" else "folds")
-    names = {contrast for contrast in CONTRASTS if (root / contrast).is_dir()} | set(splits)
     scored = result_pattern(_tables(level), "_scores.tsv")
-    names |= {path.name.split("_")[1] for path in out_dir.glob(scored)} & {*CONTRASTS}
-    names |= {contrast for contrast in CONTRASTS if find_records(out_dir, contrast)}
+    names = {path.name.split("_")[1] for path in out_dir.glob(scored)} | {*splits}
+    names |= {c for c in CONTRASTS if (root / c).is_dir() or find_records(out_dir, c)}
     contrasts = []
-    for name in sorted(names):
-        runs = _runs(root / name, level, problems)
+    for name in sorted(names & {*CONTRASTS}):
         planned = splits.get(name, ())
         if level == "evaluate":
-            stem = result_path(out_dir, _tables(level), contrast=name)
-            runs = _scored_together(runs, Path(f"{stem}_scores.tsv"), problems)
+            runs = _evaluated(root / name, f"{_stem(out_dir, level, name)}_scores.tsv", problems)
+        else:
+            runs = _fits(root / name, level, problems)
         kept = tuple(run for run in runs if _of_these_splits(run, planned))
         problems += [
             f"{name}, {run.name}: fitted on another division of the subjects; skipped"
             for run in runs
             if run not in kept
         ]
-        contrasts.append(Contrast(name, kept, planned, task))
-    return tuple(contrasts), tuple(problems)
+        contrasts.append(
+            Contrast(name, kept, planned, ENHANCE if level == "enhance" else SYNTHESIZE)
+        )
+    return contrasts
 
 
 def _tables(level: str) -> str:
     """Name the tables of a level, as io_spec.json does."""
     return f"{_PREFIX.get(level, 'group')}_tables"
+
+
+def _stem(out_dir: Path, level: str, contrast: str) -> Path:
+    return result_path(out_dir, _tables(level), contrast=contrast)
 
 
 def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -160,91 +158,80 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def read_table(path: Path, problems: list[str]) -> list[dict[str, str]]:
+def read_table(path: str | Path, problems: list[str]) -> list[dict[str, str]]:
     """Read a TSV file; an absent one is empty."""
     try:
-        return list(table_rows(read_text(path), quoting=csv.QUOTE_NONE))
+        return list(table_rows(read_text(Path(path)), quoting=csv.QUOTE_NONE))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        problems.append(f"{path.name}: cannot be read ({error}); skipped")
+        problems.append(f"{Path(path).name}: cannot be read ({error}); skipped")
         return []
 
 
 def _splits(path: Path, problems: list[str]) -> dict[str, tuple[Fold, ...]]:
     try:
-        return {name: folds for name, folds in read_splits(path).items() if name in CONTRASTS}
+        return read_splits(path)
     except H2loError as error:
         problems.append(str(error).replace(str(path), path.name))
         return {}
 
 
-def _runs(folder: Path, level: str, problems: list[str]) -> list[Run]:
-    if level == "evaluate":
-        places: list[tuple[int | None, Path]] = [
-            (None, path) for path in sorted(folder.glob("[!.]*")) if path.is_dir()
-        ]
-    else:
-        numbered = [(_FOLD.fullmatch(path.name), path) for path in folder.glob("[!.]*/fold-*")]
-        places = sorted(
-            ((int(match[1]), path) for match, path in numbered if match),
-            key=lambda place: (place[1].parent.name, place[0] or 0),
-        )
-        enhancers = level == "enhance"
-        places = [p for p in places if bool(_ENHANCER.fullmatch(p[1].parent.name)) == enhancers]
-    return [_run(fold, path, problems) for fold, path in places]
+def _fits(folder: Path, level: str, problems: list[str]) -> list[Run]:
+    """Read the folds of the methods of a task."""
+    runs = [
+        _run(path.parent.name, int(match[1]), path, problems)
+        for path in folder.glob("[!.]*/fold-*")
+        if (match := _FOLD.fullmatch(path.name))
+        and bool(_ENHANCER.fullmatch(path.parent.name)) == (level == "enhance")
+    ]
+    return sorted(runs, key=lambda run: (run.method, run.fold or 0))
 
 
-def _run(fold: int | None, folder: Path, problems: list[str]) -> Run:
-    method = folder.name if fold is None else folder.parent.name
+def _evaluated(folder: Path, table: str, problems: list[str]) -> list[Run]:
+    """Read the models of the last evaluation: an earlier one may have had other pairs."""
+    named = {row.get("method") for row in read_table(table, problems)}
+    return [
+        _run(path.name, None, path, problems)
+        for path in sorted(folder.glob("[!.]*"))
+        if path.is_dir() and (path.name in named or not named)
+    ]
+
+
+def _run(method: str, fold: int | None, folder: Path, problems: list[str]) -> Run:
     path = folder / "record.json"
     record = read_json(path, problems) if path.is_file() else {}
-    title = str(record.get("title") or method)
-    return Run(method, title, fold, folder, record, _history(folder / "history.csv"))
-
-
-def _scored_together(runs: list[Run], table: Path, problems: list[str]) -> list[Run]:
-    """Keep the models of the last evaluation: an earlier one may have had other pairs."""
-    named = {row.get("method") for row in read_table(table, problems)}
-    return [run for run in runs if run.method in named or not named]
+    record = {
+        key: value
+        for key, value in record.items()
+        if isinstance(value, _FIELDS.get(key, object))
+        and not (isinstance(value, float) and not math.isfinite(value))
+    }
+    return Run(method, fold, folder, record, _history(folder / "history.csv"))
 
 
 def _of_these_splits(run: Run, splits: tuple[Fold, ...]) -> bool:
     """Return whether a run is of the present splits, not of those of an earlier run."""
     recorded = run.record.get("fold")
-    if not splits or not isinstance(recorded, dict):
+    if not splits or recorded is None:
         return True
-    planned = next((fold for fold in splits if fold.index == run.fold), None)
-    if planned is None:
-        return False
-    named = {part: recorded.get(part) for part in PARTS}
-    return all(
-        isinstance(names, list) and sorted(map(str, names)) == sorted(getattr(planned, part))
-        for part, names in named.items()
+    planned = [fold for fold in splits if fold.index == run.fold]
+    return any(
+        all(recorded.get(part) == list(getattr(fold, part)) for part in PARTS) for fold in planned
     )
 
 
 def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
     """Read the columns of a log that may still be written to."""
-    rows = []
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = [
-                [number_of(row.get(name)) for name in _CURVES] for row in csv.DictReader(stream)
-            ]
-    except (OSError, ValueError, csv.Error):
-        rows = []
-    table = np.array(rows, np.float64).reshape(-1, len(_CURVES))
-    table = table[np.isfinite(table[:, 0])]
-    return dict(zip(_CURVES, table.T, strict=True))
+    import pandas as pd
 
-
-def number_of(value: Any) -> float:
-    """Read a cell; NaN where it holds no number."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
+        table = pd.read_csv(path, on_bad_lines="skip", dtype=str)
+    except (OSError, ValueError):
+        table = pd.DataFrame()
+    table = table.reindex(columns=list(_CURVES)).apply(pd.to_numeric, errors="coerce")
+    table = table[np.isfinite(table["step"].astype(float))]
+    return {name: table[name].to_numpy(float) for name in _CURVES}
 
 
 Participants = dict[str, dict[str, dict[str, float]]]
@@ -268,64 +255,48 @@ class Results:
 
 
 def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[str]) -> Results:
-    """Read the scores of a contrast, and their table if it is saved; else compute it.
+    """Read the scores of a contrast and compute their table; `problems` is extended.
 
-    Folds that were scored after the last collection are added to it; `problems` is extended by
-    what could not be read.
+    Folds that were scored after the last collection are added. The convention and the method
+    that others are tested against are those of the collection.
     """
-    stem = result_path(out_dir, _tables(level), contrast=contrast.name)
-    empty = Results(Block(contrast.name, ()))
-    try:
-        scores, convention = _scores(contrast, stem, problems)
-        if not scores:
-            return empty
-        reference = _reference(Path(f"{stem}_comparisons.tsv"), scores, problems)
-        block = tabulate(
-            scores, contrast.titles, contrast=contrast.name, reference=reference, stem=stem
-        )
-        return Results(block, _participants(select(scores)), convention)
-    except H2loError as error:
-        problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
-        return empty
-
-
-def _scores(contrast: Contrast, stem: Path, problems: list[str]) -> tuple[tuple[Score, ...], str]:
-    """Read the scores under the convention of what was collected."""
+    stem = _stem(out_dir, level, contrast.name)
     scores = _read(Path(f"{stem}_scores.tsv"), problems)
     collected = {(score.method, score.fold) for score in scores}
     for run in contrast.runs:
         later = _read(run.folder / "scores.tsv", problems)
         scores += [score for score in later if (score.method, score.fold) not in collected]
-    convention = _convention(stem, problems) if scores else CLIPPED
-    return under(scores, convention), convention
+    if not scores:
+        return Results(Block(contrast.name, ()))
+    scored = {score.method for score in scores} - {IDENTITY}
+    versus = [row.get("versus") for row in read_table(f"{stem}_comparisons.tsv", problems)]
+    reference = next((method for method in versus if method in scored), None)
+    try:
+        convention = _convention(Path(f"{stem}_summary.json"), problems)
+        scores = list(under(scores, convention))
+        block = tabulate(scores, contrast.titles, contrast=contrast.name, reference=reference)
+        return Results(block, _participants(select(scores)), convention)
+    except H2loError as error:
+        problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
+        return Results(Block(contrast.name, ()))
 
 
-def _convention(stem: Path, problems: list[str]) -> str:
-    """Find the convention of what was collected."""
-    sidecar = Path(f"{stem}_summary.json")
+def _convention(sidecar: Path, problems: list[str]) -> str:
+    """Return the convention of what was collected."""
     metric = read_json(sidecar, problems).get("metric") if sidecar.is_file() else None
     name = metric.get("MetricsConvention") if isinstance(metric, dict) else None
     return name if name in CONVENTIONS else CLIPPED
 
 
-def _reference(path: Path, scores: Sequence[Score], problems: list[str]) -> str | None:
-    """Find the method that the collected tests compare with, which the user chose."""
-    scored = {score.method for score in scores} - {IDENTITY}
-    versus = (row.get("versus", "") for row in read_table(path, problems))
-    return next((method for method in versus if method in scored), None)
-
-
 def _read(path: Path, problems: list[str]) -> list[Score]:
-    if not path.is_file():
-        return []
     try:
-        return list(read_scores(path))
+        return list(read_scores(path)) if path.is_file() else []
     except H2loError as error:
         problems.append(f"{error}")
         return []
 
 
-def _participants(scores: tuple[Score, ...]) -> Participants:
+def _participants(scores: Sequence[Score]) -> Participants:
     values: Participants = {}
     for metric in CATALOGUE:
         for method in scored_methods(scores):

@@ -1,21 +1,24 @@
-"""The pictures of the test subjects: Fig. 2 (a) and the data of Fig. 2 (d) of the paper.
+"""Pictures of the group report: of the test subjects, Fig. 2 (a) of the paper, and of the pairs.
 
-One column per image, three planes; below each image its absolute difference
-from the real low-field image, all on one colour scale.
+Of a subject a column per image, three planes; below each image its absolute difference from
+the real low-field image, all on one colour scale. Of a pair the edges of one image upon the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.reports import svg
-from h2lo_bids.reports.group_data import Contrast, Participants, Run
+from h2lo_bids.reports.group_data import Contrast, Participants, Run, read_json
 from h2lo_bids.vocabulary import ENHANCE
 
 PLANES = ("Axial", "Coronal", "Sagittal")
@@ -27,6 +30,9 @@ _STYLE = (
     ".side{font-size:9px;stroke:#000;stroke-width:2px;paint-order:stroke}"
     ".scale{font-weight:400;fill:#c6d2de}"
 )
+_EDGES = "path{fill:none;stroke:#ffa02e;stroke-width:.9;stroke-linejoin:round}"
+_SHORTEST = 14
+_CUTS = (0.4, 0.5, 0.5)
 Image = npt.NDArray[np.float32]
 
 
@@ -45,41 +51,39 @@ def read_subjects(contrast: Contrast, problems: list[str]) -> dict[str, Subject]
     """Gather the pictures of the folds; of a subject tested in several, those of the first."""
     subjects: dict[str, Subject] = {}
     for run in sorted(contrast.runs, key=lambda run: (run.fold or 0, run.method)):
-        if not run.pictures.is_file():
-            if run.done:
-                problems.append(f"{contrast.name}, {run.name}: no pictures.npz")
-            continue
         try:
-            for name, arrays in _entries(run):
-                _add(subjects, name, run.method, arrays)
+            for name, images, shares in _entries(run):
+                hf, lf, predicted = images
+                new = Subject(name, hf, lf, {}, {"hf": shares[0], "lf": shares[1]})
+                subject = subjects.setdefault(name, new)
+                if subject.hf.shape == hf.shape and run.method not in subject.predicted:
+                    subject.predicted[run.method] = predicted
+                    subject.histograms[run.method] = shares[2]
+        except FileNotFoundError:
+            if run.record:
+                problems.append(f"{contrast.name}, {run.name}: no pictures.npz")
         except Exception as error:
             # zipfile, zlib and numpy raise a dozen types between them.
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            problems.append(f"{contrast.name}, {run.name}: pictures.npz is damaged ({reason})")
+            problems.append(
+                f"{contrast.name}, {run.name}: pictures.npz is damaged ({_reason(error)})"
+            )
     return subjects
 
 
-def _entries(run: Run) -> Iterator[tuple[str, dict[str, Image]]]:
-    with np.load(run.pictures, allow_pickle=False) as stored:
-        names = dict.fromkeys(key.rpartition("/")[0] for key in stored.files)
-        for name in names:
-            kinds = ("hf", "lf", "predicted", "histograms")
-            arrays = {kind: stored[f"{name}/{kind}"].astype(np.float32) for kind in kinds}
-            shapes = {arrays[kind].shape for kind in kinds[:3]}
-            if len(shapes) != 1 or len(next(iter(shapes))) != 3 or len(arrays["hf"]) != 3:
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _entries(run: Run) -> Iterator[tuple[str, Image, npt.NDArray[np.float64]]]:
+    """Yield names, slices (3, 3, n, n) of input, target and prediction, and histograms (3, n)."""
+    with np.load(run.folder / "pictures.npz", allow_pickle=False) as stored:
+        for name in dict.fromkeys(key.rpartition("/")[0] for key in stored.files):
+            slices = [stored[f"{name}/{kind}"] for kind in ("hf", "lf", "predicted")]
+            images = np.nan_to_num(np.stack(slices).astype(np.float32))
+            shares = np.nan_to_num(stored[f"{name}/histograms"].astype(np.float64))
+            if images.ndim != 4 or images.shape[1] != 3:
                 raise ValueError(f"the slices of {name} have not one shape")
-            yield name, {kind: np.nan_to_num(array) for kind, array in arrays.items()}
-
-
-def _add(subjects: dict[str, Subject], name: str, method: str, arrays: Mapping[str, Image]) -> None:
-    subject = subjects.get(name)
-    hf, lf, predicted = (share.astype(np.float64) for share in arrays["histograms"])
-    if subject is None:
-        subject = Subject(name, arrays["hf"], arrays["lf"], {}, {"hf": hf, "lf": lf})
-        subjects[name] = subject
-    if subject.hf.shape == arrays["predicted"].shape and method not in subject.predicted:
-        subject.predicted[method] = arrays["predicted"]
-        subject.histograms[method] = predicted
+            yield name, images, shares
 
 
 def bright(subjects: Sequence[Subject]) -> float:
@@ -96,10 +100,8 @@ def error_scale(subjects: Sequence[Subject]) -> float:
         for s in subjects
         for image in s.predicted.values()
     ]
-    errors = [values for values in errors if values.size]
-    if not errors:
-        return 0.1
-    high = float(np.percentile(np.concatenate(errors), 99))
+    values = np.concatenate([*errors, []])
+    high = float(np.percentile(values, 99)) if values.size else 0.1
     steps = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
     return next((step for step in steps if step >= high), 1.0)
 
@@ -123,26 +125,23 @@ def draw_subject(
     target = "HF" if source == "LF" else "LF"
     images = {source: subject.hf, f"Real {target}": subject.lf}
     images |= {titles[name]: subject.predicted[name] for name in methods}
-    boxes = [box_of(subject.hf[k], subject.lf[k]) for k in range(3)]
+    boxes = [_box(subject.hf[k], subject.lf[k]) for k in range(3)]
     # Coarse grids are enlarged, so that the writing fits.
-    zoom = max(1.0, _CELL / max(box[1] - box[0] for box in boxes))
-    cell = zoom * max(box[1] - box[0] for box in boxes) + _GAP
-    width = _SIDE + cell * len(images)
+    widest = max(x.stop - x.start for x, _ in boxes)
+    zoom = max(1.0, _CELL / widest)
+    cell = zoom * widest + _GAP
     decibels = [psnr.get(IDENTITY), None, *(psnr.get(name) for name in methods)]
     parts, y = [_heads(list(images), decibels, cell)], _HEAD
-    for plane, (left, right, low, high) in enumerate(boxes):
-        wide, tall = zoom * (right - left), zoom * (high - low)
-        middle = y + tall
-        parts.append(_turned(PLANES[plane], middle))
+    for plane, box in enumerate(boxes):
+        wide, tall = (zoom * (side.stop - side.start) for side in box)
+        parts.append(_turned(PLANES[plane], y + tall))
         for column, image in enumerate(images.values()):
             x = _SIDE + column * cell + (cell - _GAP - wide) / 2
-            grey = np.clip(image[plane, left:right, low:high] / white, 0, 1)
-            parts.append(_embed(grey, x, y, zoom))
+            shown = image[plane][box]
+            parts.append(_embed(shown / white, x, y, zoom))
             if column != 1:
-                error = np.abs(image[plane] - subject.lf[plane])[left:right, low:high]
-                parts.append(
-                    _embed(np.clip(error / scale, 0, 1), x, y + tall + 2, zoom, coloured=True)
-                )
+                error = np.abs(shown - subject.lf[plane][box]) / scale
+                parts.append(_embed(error, x, y + tall + 2, zoom, coloured=True))
             elif plane == 0:
                 parts.append(_colour_bar(x, y + tall + 2, wide, tall, scale, target))
         parts.append(_side_letters(plane, wide, cell, y, tall))
@@ -151,15 +150,14 @@ def draw_subject(
     if titles.get(IDENTITY) == IDENTITY_TITLES[ENHANCE]:
         ends = "low field, real high field, enhanced"
     title = f"{contrast} slices of {subject.name}: {ends}"
+    width = _SIDE + cell * len(images)
     return svg.document(width, y, "".join(parts), title=title, style=_STYLE)
 
 
-def box_of(*planes: npt.NDArray[np.floating], margin: int = 3) -> tuple[int, int, int, int]:
-    """Bound what is bright in any of some slices on one grid: first and last of both axes."""
+def _box(*planes: npt.NDArray[np.floating]) -> tuple[slice, ...]:
+    """Bound what is bright in any of some slices on one grid, with three pixels around."""
     inside = np.logical_or.reduce([plane > 0.01 for plane in planes])
-    whole = tuple(slice(0, side) for side in inside.shape)
-    x, y = bounding_box(inside, margin) if inside.any() else whole
-    return x.start, x.stop, y.start, y.stop
+    return bounding_box(inside | ~inside.any(), 3)
 
 
 def _heads(names: Sequence[str], psnr: Sequence[float | None], cell: float) -> str:
@@ -180,11 +178,10 @@ def _turned(label: str, middle: float) -> str:
 
 
 def _side_letters(plane: int, wide: float, cell: float, y: float, tall: float) -> str:
-    x = _SIDE + (cell - _GAP - wide) / 2
+    x, middle = _SIDE + (cell - _GAP - wide) / 2, y + tall / 2
     first, second = _SIDES[plane]
-    return svg.text(x + 1, y + tall / 2, first, css="side") + svg.text(
-        x + wide - 1, y + tall / 2, second, css="side", anchor="end"
-    )
+    left = svg.text(x + 1, middle, first, css="side")
+    return left + svg.text(x + wide - 1, middle, second, css="side", anchor="end")
 
 
 def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float, target: str) -> str:
@@ -208,7 +205,8 @@ def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float, targ
 def _embed(
     values: npt.NDArray[np.floating], x: float, y: float, zoom: float, *, coloured: bool = False
 ) -> str:
-    levels = svg.grey_levels(values)
+    """Place values from 0 to 1 as a picture."""
+    levels = svg.grey_levels(np.clip(values, 0, 1))
     tall, wide = levels.shape
     uri = svg.jpeg_uri(_lut()[levels] if coloured else levels)
     return svg.image(uri, x, y, wide * zoom, tall * zoom)
@@ -219,3 +217,111 @@ def _lut() -> npt.NDArray[np.uint8]:
     from matplotlib import colormaps
 
     return np.asarray(colormaps["inferno"](np.arange(256), bytes=True))[:, :3]
+
+
+def read_pairs(
+    out_dir: Path, contrast: str, problems: list[str], *, limit: int
+) -> list[dict[str, Any]]:
+    """Read the records of a contrast's pairs, flagged ones first, and draw the first `limit`."""
+    views = [
+        {**_pair_view(content), "path": path, "picture": None,
+         "name": f"{path.name.removesuffix(record_end(contrast))}_{contrast}"}
+        for path in find_records(out_dir, contrast)
+        if (content := read_json(path, problems))
+    ]  # fmt: skip
+    views.sort(key=lambda view: (not view["flagged"], view["name"]))
+    for view in views[:limit]:
+        view["picture"] = _pair_picture(view["path"], contrast, problems)
+    return views
+
+
+def _pair_view(content: dict[str, Any]) -> dict[str, Any]:
+    def of(source: Any, key: str, kind: type) -> Any:
+        value = source.get(key)
+        return value if isinstance(value, kind) else kind()
+
+    check = of(content, "RegistrationCheck", dict)
+    figures = of(check, "Figures", dict).items()
+    return {
+        "flagged": bool(check.get("Flagged")),
+        "reasons": of(check, "Reasons", list),
+        "notes": of(content, "Warnings", list),
+        "figures": [_named(key, value) for key, value in figures if isinstance(value, int | float)],
+        "fusion": content.get("Fusion", "none"),
+        "simulated": content.get("Simulated") is True,
+    }
+
+
+def _named(key: str, value: float) -> tuple[str, str]:
+    """Write a figure with its unit, which the key ends with."""
+    name, _, unit = key.rpartition("_")
+    text = f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+    if unit not in ("mm", "deg") or not name:
+        return key.replace("_", " "), text
+    return name.replace("_", " "), text + (" mm" if unit == "mm" else "\N{DEGREE SIGN}")
+
+
+def _pair_picture(record: Path, contrast: str, problems: list[str]) -> str | None:
+    """Cut through the middle of the grid, sagittally a little off the cleft between the halves."""
+    import nibabel as nib
+
+    stem = record.name.removesuffix(".json")
+    try:
+        paths = paths_of_record(record, contrast)
+        planes = []
+        for kind in ("hf", "lf"):
+            image = nib.as_closest_canonical(nib.load(paths[kind]))  # type: ignore[attr-defined]
+            volume = np.asarray(image.dataobj, np.float32)
+            x, y, z = (round(n * share) for n, share in zip(volume.shape, _CUTS, strict=True))
+            planes.append((volume[:, :, z], volume[:, y, :], volume[x, :, :]))
+        drawing = overlay(*planes, title=f"High-field edges on the low-field image of {stem}")
+    except Exception as error:
+        # gzip, zlib, nibabel and the system each raise their own.
+        problems.append(
+            f"{stem}: the prepared pair cannot be drawn ({_reason(error)}); prepare it again"
+        )
+        return None
+    return svg.svg_uri(drawing)
+
+
+def overlay(hf: Sequence[Image], lf: Sequence[Image], *, title: str) -> str:
+    """Draw the edges of one image upon the other: axial, coronal and sagittal slices."""
+    # Grids of 2 mm and more are enlarged, so that lines keep their weight.
+    zoom = max(1.0, 110.0 / max(max(plane.shape) for plane in lf))
+    top = max(float(np.percentile(plane[plane > 0], 99.5)) for plane in lf if (plane > 0).any())
+    x, tallest, parts = 0.0, 0.0, []
+    for high, low in zip(hf, lf, strict=True):
+        box = _box(high, low)
+        wide, tall = (zoom * (side.stop - side.start) for side in box)
+        parts.append(_embed(low[box] / top, x, 0, zoom))
+        for line in _edges(high[box]):
+            placed = np.column_stack(
+                [x + (line[:, 0] + 0.5) * zoom, tall - (line[:, 1] + 0.5) * zoom]
+            )
+            parts.append(f'<path d="{svg.path_of([placed])}"/>')
+        x, tallest = x + wide + _GAP, max(tallest, tall)
+    return svg.document(x - _GAP, tallest, "".join(parts), title=title, style=_EDGES)
+
+
+def _edges(plane: Image) -> list[npt.NDArray[np.float64]]:
+    """Trace the brain's border and, between two clusters of values, that of its tissues."""
+    from contourpy import contour_generator
+    from scipy.cluster.vq import kmeans2
+    from scipy.ndimage import gaussian_filter
+
+    values = plane[plane > 0.01].astype(np.float64)
+    if not values.size:
+        return []
+    generator = contour_generator(z=gaussian_filter(np.pad(plane.astype(np.float64), 1), 0.8).T)
+    levels = [float(np.median(values)) * 0.4]
+    ends = np.percentile(values, (1, 99))
+    if ends[0] < ends[1]:
+        levels.append(float(kmeans2(values, ends, minit="matrix")[0].mean()))
+    lines = []
+    for level in levels:
+        for line in generator.lines(level):
+            if len(line) >= _SHORTEST:  # no small islands
+                # Every third point is enough for the eye, and a third of the page.
+                points = np.asarray(line) - 1
+                lines.append(np.vstack([points[:-1:3], points[-1:]]))
+    return lines

@@ -1,4 +1,4 @@
-"""One contrast of the group report, ready for its template."""
+"""One contrast of the group report or of a benchmark's table, ready for its template."""
 
 from __future__ import annotations
 
@@ -14,22 +14,15 @@ import numpy as np
 from markupsafe import Markup
 
 from h2lo_bids.evaluation.catalogue import CONVENTIONS, REALISM
-from h2lo_bids.evaluation.printout import floor_of, tests_html
+from h2lo_bids.evaluation.printout import Printout, floor_of, test_rows
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.splits import PARTS
 from h2lo_bids.evaluation.table import Block, Shown, Table
 from h2lo_bids.reports import charts
 from h2lo_bids.reports import group_pictures as pictures
-from h2lo_bids.reports.group_checks import read_pairs
-from h2lo_bids.reports.group_data import (
-    Contrast,
-    Participants,
-    Results,
-    number_of,
-    read_results,
-    read_table,
-)
+from h2lo_bids.reports.group_data import Contrast, Participants, Results, read_results, read_table
 from h2lo_bids.reports.svg import svg_uri
+from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 
 PANELS = 24
@@ -55,6 +48,16 @@ REALISM_COLUMNS = tuple((head, REALISM[key][0]) for key, (head, _) in _SHOWN.ite
 """Heads of the measures that the page shows as numbers, and what they mean."""
 
 
+def common_view(block: Block, titles: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a contrast shows on the page of a group and of a table."""
+    return {
+        "name": block.contrast,
+        "id": re.sub(r"\W", "-", block.contrast),
+        "tests": test_rows(block.comparisons, titles) if block.comparisons else None,
+        "floor": floor_of(block.comparisons),
+    }
+
+
 def contrast_view(
     contrast: Contrast, out_dir: Path, level: str, problems: list[str]
 ) -> dict[str, Any]:
@@ -63,42 +66,40 @@ def contrast_view(
     block = results.block
     shown = {**block.titles, **contrast.titles}
     methods = tuple(shown)
-    table = _table(results, contrast)
-    pairs = read_pairs(out_dir, contrast.name, problems, limit=CHECKS)
+    curves = {c.title: charts.training_curves(contrast.runs, methods, c) for c in charts.CURVES}
+    pairs = pictures.read_pairs(out_dir, contrast.name, problems, limit=CHECKS)
     return {
-        "name": contrast.name,
-        "id": re.sub(r"\W", "-", contrast.name),
+        **common_view(block, shown),
         "contrast": contrast,
         "metrics": results.metrics,
         "headline": _headline(block),
         "caption": f"{_caption(block)} {CONVENTIONS[results.convention]}",
-        "printout": table.lay_out(table.blocks[0]),
+        "printout": _printout(results, contrast),
         "partial": any(row.partial for row in block.rows),
-        "tests": tests_html(block.comparisons, shown) if block.comparisons else "",
-        "floor": floor_of(block.comparisons),
         "strips": _strips(results, shown, contrast.name),
-        "curves": _curves(contrast, methods),
-        "panels": _panels(contrast, results, shown, problems),
-        "realism": _realism(contrast, shown, methods, problems),
+        "curves": [{"title": title, "svg": svg} for title, svg in curves.items() if svg],
+        "panels": draw_panels(contrast, results, shown, problems),
+        "realism": _realism(contrast, shown, problems),
         "splits": _split_rows(contrast),
-        "split_folds": [fold.index for fold in contrast.splits],
         "pairs": pairs,
-        "flagged": [pair.name for pair in pairs if pair.flagged],
-        "undrawn": sum(pair.picture is None for pair in pairs),
+        "flagged": [pair["name"] for pair in pairs if pair["flagged"]],
+        "undrawn": sum(pair["picture"] is None for pair in pairs),
         "legend": [(charts.colour(name, methods), shown[name]) for name in methods],
     }
 
 
-def _table(results: Results, contrast: Contrast) -> Table:
+def _printout(results: Results, contrast: Contrast) -> Printout:
     """Lay out Table 1, with the number of parameters of each method that recorded it."""
-    counts = {run.method: run.record.get("parameters") for run in contrast.runs if run.done}
-    known = {name: f"{n:,}" for name, n in counts.items() if isinstance(n, int)}
-    rows = (replace(r, values={"parameters": known.get(r.name, "")}) for r in results.block.rows)
-    return Table(
-        (replace(results.block, rows=tuple(rows)),),
+    counts = ((run.method, run.record.get("parameters")) for run in contrast.runs)
+    known = {method: f"{count:,}" for method, count in counts if count is not None}
+    rows = (replace(r, values={"parameters": known.get(r.name)}) for r in results.block.rows)
+    block = replace(results.block, rows=tuple(rows))
+    table = Table(
+        (block,),
         metrics=tuple(metric.key for metric in results.metrics),
         shown=(Shown("Parameters", itemgetter("parameters")),) if known else (),
     )
+    return table.lay_out(block)
 
 
 def _headline(block: Block) -> str:
@@ -118,44 +119,36 @@ def _caption(block: Block) -> str:
     people = max((summary.n for summary in figures), default=0)
     folds = max((len(summary.fold_means) for summary in figures), default=0)
     who = counted(people, "participant")
+    spread = "Mean \N{PLUS-MINUS SIGN} population standard deviation"
     if any(summary.over == "folds" for summary in figures):
-        return (
-            f"Mean \N{PLUS-MINUS SIGN} population standard deviation of the means of {folds} folds "
-            f"({who})."
-        )
-    if people < 2:
-        return f"Figures of {who}."
-    return f"Mean \N{PLUS-MINUS SIGN} population standard deviation over {who}."
+        return f"{spread} of the means of {folds} folds ({who})."
+    return f"{spread} over {who}." if people > 1 else f"Figures of {who}."
 
 
 def _strips(results: Results, titles: Mapping[str, str], name: str) -> list[dict[str, Any]]:
+    """Draw each metric of every participant."""
     strips = []
     for metric in results.metrics:
         subjects = results.participants.get(metric.key, {})
         scored = {method for values in subjects.values() for method in values}
         columns = {method: title for method, title in titles.items() if method in scored}
-        if not columns:
-            continue
         better = "larger" if metric.higher else "smaller"
         label = f"{metric.title} of {len(subjects)} subjects by method, {name}: {better} is better"
-        strips.append({"metric": metric, "svg": charts.strip_plot(subjects, columns, label=label)})
+        if columns:
+            drawing = charts.strip_plot(subjects, columns, label=label)
+            strips.append({"metric": metric, "svg": drawing})
     return strips
 
 
-def _curves(contrast: Contrast, methods: Sequence[str]) -> list[dict[str, Any]]:
-    drawings = {c.title: charts.training_curves(contrast.runs, methods, c) for c in charts.CURVES}
-    return [{"title": title, "svg": svg} for title, svg in drawings.items() if svg]
-
-
 def _realism(
-    contrast: Contrast, titles: Mapping[str, str], methods: Sequence[str], problems: list[str]
+    contrast: Contrast, titles: Mapping[str, str], problems: list[str]
 ) -> dict[str, Any] | None:
     """Lay out how real the images look, or nothing where no run has measured it."""
     rows = _realism_rows(contrast, titles, problems)
     if not rows:
         return None
     lines = [
-        ("lf" if row["kind"] == "target" else charts.colour(row["image"], methods),
+        ("lf" if row["kind"] == "target" else charts.colour(row["image"], tuple(titles)),
          row["title"], row["values"])
         for row in rows
         if row["kind"] != "reference" and row["image"] != IDENTITY
@@ -176,66 +169,77 @@ def _realism_rows(
     Each row has its ``kind``, ``image`` and ``title``, ``n`` images, ``values``, the means by
     measure, NaN where there is none, and ``cells``, those of `REALISM_COLUMNS` as text.
     """
-    measured: dict[tuple[str, str], dict[Any, dict[str, str]]] = {}
+    import pandas as pd
+
+    of, measures = ["kind", "image"], list(REALISM)
+    measured = []
     for run in contrast.runs:
         for row in read_table(run.folder / "realism.tsv", problems):
-            kind, image = row.get("kind") or "", row.get("image") or ""
-            fold = run.fold if kind == "synthesized" else None  # a target is the same in all folds
-            key = (row.get("participant_id"), row.get("session_id"), fold)
-            measured.setdefault((kind, image), {})[key] = row
-    order = ["target", "reference", "synthesized"]
-    kept = [key for key in measured if key[0] in order]
-    rows = []
-    for kind, image in sorted(kept, key=lambda key: order.index(key[0])):
-        images = list(measured[kind, image].values())
-        means = {}
-        for measure in REALISM:
-            numbers = [v for row in images if math.isfinite(v := number_of(row.get(measure)))]
-            means[measure] = sum(numbers) / len(numbers) if numbers else math.nan
-        title = "Real low field" if kind == "target" else titles.get(image, image)
-        cells = [
-            "\N{EN DASH}" if math.isnan(means[key]) else f"{means[key]:.{digits}f}"
-            for key, (_, digits) in _SHOWN.items()
-        ]
-        facts = {"kind": kind, "image": image, "title": title, "n": len(images)}
-        rows.append({**facts, "values": means, "cells": cells})
+            # A target is the same in all folds.
+            fold = run.fold if row.get("kind") == "synthesized" else None
+            measured.append({**row, "fold": fold, "image": row.get("image") or ""})
+    keys = [*of, "participant_id", "session_id", "fold"]
+    table = pd.DataFrame(measured).reindex(columns=[*keys, *measures])
+    table = table.drop_duplicates(keys, keep="last")
+    numbers = table[measures].apply(pd.to_numeric, errors="coerce").astype(float)
+    table[measures] = numbers.replace([np.inf, -np.inf], np.nan)
+    rows: list[dict[str, Any]] = []
+    for kind in ("target", "reference", "synthesized"):
+        for image, images in table[table["kind"] == kind].groupby("image", sort=False):
+            means = images[measures].mean().to_dict()
+            cells = [
+                "\N{EN DASH}" if math.isnan(means[key]) else f"{means[key]:.{digits}f}"
+                for key, (_, digits) in _SHOWN.items()
+            ]
+            title = "Real low field" if kind == "target" else titles.get(str(image), str(image))
+            facts = {"kind": kind, "image": str(image), "title": title, "n": len(images)}
+            rows.append({**facts, "values": means, "cells": cells})
     return rows
 
 
 def _split_rows(contrast: Contrast) -> list[tuple[str, list[str]]]:
     """Lay out the splits: a row per participant, its part in every planned fold."""
-    parts = {
-        (subject, fold.index): part
+    parts = [
+        {subject: part for part in PARTS for subject in getattr(fold, part)}
         for fold in contrast.splits
-        for part in PARTS
-        for subject in getattr(fold, part)
-    }
-    names = sorted({subject for subject, _ in parts})
-    folds = [fold.index for fold in contrast.splits]
-    return [(f"sub-{name}", [parts.get((name, fold), "") for fold in folds]) for name in names]
+    ]
+    names = sorted({subject for of_fold in parts for subject in of_fold})
+    return [(f"sub-{name}", [of_fold.get(name, "") for of_fold in parts]) for name in names]
 
 
-def median_subject(participants: Participants, method: str, names: Sequence[str]) -> str | None:
-    """Return the name of the median subject by a method's PSNR, the lower one of two."""
+def _median(participants: Participants, method: str, names: Sequence[str]) -> str:
+    """Return the median one of some subjects by a method's PSNR, the lower one of two."""
     values = participants.get("psnr", {})
     psnr = {name: values.get(name.partition("_")[0], {}).get(method) for name in names}
     ordered = sorted((value, name) for name, value in psnr.items() if value is not None)
-    if not ordered:
-        return names[0] if names else None
-    return ordered[(len(ordered) - 1) // 2][1]
+    return ordered[(len(ordered) - 1) // 2][1] if ordered else names[0]
 
 
-def _panels(
-    contrast: Contrast, results: Results, titles: Mapping[str, str], problems: list[str]
-) -> dict[str, Any]:
-    """Draw the test subjects, the median one first, until the page is heavy enough."""
+def draw_panels(
+    contrast: Contrast,
+    results: Results,
+    titles: Mapping[str, str],
+    problems: list[str],
+    *,
+    main: str = "",
+    limit: int = PANELS,
+) -> dict[str, Any] | None:
+    """Draw test subjects, the median one first, until the page is heavy enough.
+
+    The median is by the method `main`, by default the first, among the subjects with the most
+    pictures; nothing is returned where there are none.
+    """
     subjects = pictures.read_subjects(contrast, problems)
-    names = sorted(subjects)
-    main = next((method for method in titles if method != IDENTITY), IDENTITY)
-    median = median_subject(results.participants, main, names)
-    ordered = sorted(names, key=lambda name: (name != median, name))[:PANELS]
+    if not subjects:
+        return None
+    main = main or next((method for method in titles if method != IDENTITY), IDENTITY)
+    most = max(len(subject.predicted) for subject in subjects.values())
+    whole = sorted(name for name, s in subjects.items() if len(s.predicted) == most)
+    median = _median(results.participants, main, whole)
+    ordered = sorted(subjects, key=lambda name: (name != median, name))[:limit]
     everyone = list(subjects.values())
-    white, scale = pictures.bright(everyone), pictures.error_scale(everyone)
+    white = pictures.bright(everyone)
+    scale = pictures.error_scale([subjects[name] for name in ordered])
     drawn: list[dict[str, Any]] = []
     weight = 0
     for name in ordered:
@@ -250,13 +254,18 @@ def _panels(
     label = f"Mean histograms of {len(everyone)} test subjects, {contrast.name}"
     return {
         "drawn": drawn,
-        "left": len(names) - len(drawn),
+        "left": len(subjects) - len(drawn),
         "median": median,
         "main": titles.get(main, main),
         "white": white,
         "scale": scale,
-        "mean": _histogram(everyone, titles, label) if everyone else None,
+        "mean": _histogram(everyone, titles, label),
         "count": len(everyone),
+        "lacking": [
+            title
+            for key, title in titles.items()
+            if key != IDENTITY and key not in subjects[median].predicted
+        ],
     }
 
 
@@ -265,14 +274,13 @@ def _histogram(
 ) -> Markup:
     """Draw the high field, the real low field and every method, averaged over subjects."""
     keys = {"hf": "High field", "lf": "Real low field"}
-    if titles.get(IDENTITY) == IDENTITY_TITLES["enhance"]:
+    if titles.get(IDENTITY) == IDENTITY_TITLES[ENHANCE]:
         keys = {"hf": "Low field", "lf": "Real high field"}
     keys |= {name: title for name, title in titles.items() if name != IDENTITY}
     curves = []
     for key, title in keys.items():
         shares = [s.histograms[key] for s in subjects if key in s.histograms]
-        sizes = {share.shape for share in shares}
-        if len(sizes) == 1:
+        if len({share.shape for share in shares}) == 1:
             css = key if key in ("hf", "lf") else charts.colour(key, tuple(titles))
             sums = [share / (share.sum() or 1.0) for share in shares]
             curves.append((css, title, np.mean(sums, axis=0)))

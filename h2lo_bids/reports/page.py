@@ -40,6 +40,7 @@ def render(template: str, *, style: str, script: str = "", **values: Any) -> str
         "tesla": _tesla,
         "clock": _clock,
         "short": "{:.3g}".format,
+        "chance": _chance,
         "markdown": lambda text: Markup(render_markdown(text, top=4)),  # noqa: S704
     }
     environment.filters |= filters
@@ -96,6 +97,12 @@ def render_markdown(text: str, *, top: int = 3) -> str:
                 child.attrs = {"href": child.attrs["href"], "rel": "noopener noreferrer"}
     html: str = parser.renderer.render(tokens, parser.options, {})
     return html.replace("<table>", f"{_BOX}<table>").replace("</table>", "</table></div>")
+
+
+def _chance(p: float) -> str:
+    if math.isnan(p):
+        return "= \N{EN DASH}"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _tesla(value: float | None) -> str:

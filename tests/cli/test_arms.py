@@ -17,10 +17,9 @@ from pairsets import BAD, write_pairs
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.benchmark import arms_of, benchmark_table, epochs, subjects
-from h2lo_bids.evaluation.paper import paper_figures
 from h2lo_bids.evaluation.scores import SCORED, Score
 from h2lo_bids.evaluation.statistics import summarise
-from h2lo_bids.evaluation.table import Block, Row
+from h2lo_bids.evaluation.table import Block, Row, paper_figures
 from h2lo_bids.settings import Settings
 
 PAPER = {  # arXiv 2603.24968, Table 2

@@ -274,8 +274,8 @@ def test_one_person_under_two_names_is_found_and_kept_together(root, tmp_path):
             image = nib.load(name)
             data = np.rint(7 * np.asarray(image.dataobj)[::-1]).astype(np.int16)
             nib.save(nib.Nifti1Image(data, image.affine), copy)
-    divided = tmp_path / "folds.json"
-    divided.write_text(json.dumps([{"validation": ["02"], "test": ["09"]}]))
+    divided = tmp_path / "folds.tsv"
+    divided.write_text("fold\tpart\tparticipant_id\n0\tvalidation\t02\n0\ttest\t09\n")
     words = [*FIT, "--skip-bids-validation", "--folds"]
     done = h2lo(bids, out, "group", *words, divided)
     assert done.returncode == 64, done.stdout + done.stderr

@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.evaluation import realism
-from h2lo_bids.evaluation.realism import noise_deviation, signal_to_noise, snr_of, tissue_levels
+from h2lo_bids.evaluation.realism import noise_deviation, snr_of, tissue_levels
 
 SPACING = (1.0, 1.0, 1.0)
 BANDS = ((16, 8), (8, 5), (5, 4), (4, 3), (3, 2), (2, 1.5), (1.5, 1))
@@ -182,28 +182,18 @@ def test_the_outside_is_not_noise():
     assert noise_deviation(image, mask, (1, 1, 1)) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_ratio_by_tissue():
-    assert signal_to_noise((0.2, 0.5, 0.8), 0.02, "T1w") == {
-        "NoiseStandardDeviation": 0.02,
-        "TissueSignal": {"CerebrospinalFluid": 0.2, "GreyMatter": 0.5, "WhiteMatter": 0.8},
-        "TissueSignalToNoiseRatio": {
-            "CerebrospinalFluid": 10.0, "GreyMatter": 25.0, "WhiteMatter": 40.0,
-        },
-    }  # fmt: skip
-    t2w = signal_to_noise((0.2, 0.5, 0.8), 0.02, "T2w")
-    assert t2w["TissueSignalToNoiseRatio"]["CerebrospinalFluid"] == 40
-    assert t2w["TissueSignalToNoiseRatio"]["WhiteMatter"] == 10
-    assert signal_to_noise((0.2, 0.5, 0.8), 0.0, "T1w") == {}
-    assert signal_to_noise((0.2, 0.5, 0.8), math.nan, "T1w") == {}
-
-
-def test_an_image_and_its_mask():
+@pytest.mark.parametrize(("contrast", "white"), [("T1w", 0.8), ("T2w", 0.2)])
+def test_the_signal_to_noise_of_an_image_in_its_mask(contrast, white):
     image, mask = layers()
     noisy = image + 0.02 * np.random.default_rng(0).standard_normal(SHAPE)
     affine = np.diag([1.6, 1.6, 5.0, 1.0])
-    pair = (nib.Nifti1Image(noisy, affine), nib.Nifti1Image(mask.astype(np.uint8), affine))
-    got = snr_of(*pair, "T1w")
-    ratio = got["TissueSignalToNoiseRatio"]
-    assert ratio["WhiteMatter"] == pytest.approx(0.8 / 0.02, rel=0.15)
+    inside = nib.Nifti1Image(mask.astype(np.uint8), affine)
+    got = snr_of(nib.Nifti1Image(noisy, affine), inside, contrast)
+    assert got["NoiseStandardDeviation"] == pytest.approx(0.02, rel=0.1)
+    assert got["TissueSignal"]["WhiteMatter"] == pytest.approx(white, abs=0.12)
+    assert got["TissueSignalToNoiseRatio"] == pytest.approx(
+        {name: level / 0.02 for name, level in got["TissueSignal"].items()}, rel=0.1
+    )
     empty = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), affine)
-    assert snr_of(pair[0], empty, "T1w") == {}
+    assert snr_of(nib.Nifti1Image(noisy, affine), empty, contrast) == {}
+    assert snr_of(inside, inside, contrast) == {}  # no noise

@@ -1,18 +1,110 @@
-"""Means, deviations, intervals and comparisons over subjects."""
+"""Intervals, exact tests and summaries against theory, scipy and enumeration."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 
 import numpy as np
 import pytest
 from samples import cohort, made_up
-from scipy.stats import wilcoxon
+from scipy.stats import norm, rankdata, t, wilcoxon
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import SCORED
-from h2lo_bids.evaluation.statistics import compare, summarise
+from h2lo_bids.evaluation.statistics import (
+    Summary,
+    compare,
+    confidence_interval,
+    holm,
+    signed_rank,
+    summarise,
+)
+
+
+def by_enumeration(differences: np.ndarray) -> float:
+    values = differences[differences != 0]
+    ranks = rankdata(np.abs(values))
+    centre = ranks.sum() / 2
+    seen = abs(ranks[values > 0].sum() - centre)
+    signs = itertools.product((0, 1), repeat=len(values))
+    sums = np.array([np.dot(chosen, ranks) for chosen in signs])
+    return float(np.mean(np.abs(sums - centre) >= seen - 1e-9))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9, 12])
+@pytest.mark.parametrize("ties", [False, True])
+def test_exact_p_is_the_share_of_all_signs(n: int, ties: bool) -> None:
+    rng = np.random.default_rng(n)
+    for _ in range(4):
+        values = rng.normal(0.5, 1, n)
+        values = np.round(2 * values) / 2 if ties else values
+        if values.any():
+            assert signed_rank(values)[1] == pytest.approx(by_enumeration(values))
+
+
+@pytest.mark.parametrize(
+    ("n", "digits", "method"), [(45, 9, "exact"), (400, 9, "approx"), (400, 1, "approx")]
+)
+def test_many_pairs_are_tested_as_scipy_does(n: int, digits: int, method: str) -> None:
+    values = np.round(np.random.default_rng(3).normal(0.1, 1, n), digits)
+    expected = wilcoxon(values, method=method, zero_method="wilcox", correction=False)
+    assert signed_rank(values) == pytest.approx((expected.statistic, expected.pvalue))
+
+
+def test_extremes() -> None:
+    assert signed_rank(np.array([1.0, 2, 3, 4, 5])) == (0, 2 / 32)
+    assert signed_rank(np.array([-1.0, 1, -2, 2]))[1] == 1
+    assert signed_rank(np.zeros(3)) == (0, 1)
+    assert all(math.isnan(v) for v in signed_rank(np.array([])))
+
+
+def test_interval_is_seeded_and_degenerate_samples_have_one() -> None:
+    values = np.random.default_rng(0).normal(size=9)
+    assert confidence_interval(values, seed=3) == confidence_interval(values, seed=3)
+    assert confidence_interval(values, seed=3) != confidence_interval(values, seed=4)
+    assert confidence_interval(np.full(5, 2.5)) == (2.5, 2.5)
+    assert all(math.isnan(v) for v in confidence_interval(np.array([1.0])))
+
+
+def test_interval_of_many_values_is_that_of_the_normal_law() -> None:
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    expected = norm.interval(0.95, values.mean(), values.std() / 20)
+    assert confidence_interval(values) == pytest.approx(expected, abs=0.02)
+
+
+def test_interval_covers_as_often_as_theory_says() -> None:
+    # The bootstrap's deviation is that of the sample divided by n: to first order it covers
+    # as often as Student's t stays below z sqrt((n - 1) / n).
+    n, trials, covered = 12, 1500, 0
+    rng = np.random.default_rng(n)
+    for trial in range(trials):
+        low, high = confidence_interval(rng.standard_normal(n), seed=trial, resamples=999)
+        covered += low <= 0 <= high
+    expected = 1 - 2 * t.sf(norm.ppf(0.975) * math.sqrt((n - 1) / n), n - 1)
+    assert covered / trials == pytest.approx(expected, abs=0.025)
+
+
+def test_holm_rejects_what_its_steps_reject_and_keeps_what_was_not_tested() -> None:
+    rng = np.random.default_rng(6)
+    for _ in range(50):
+        p = rng.random(7) ** 3
+        order, rejected = np.argsort(p), set()
+        for step, i in enumerate(order):
+            if p[i] > 0.05 / (7 - step):
+                break
+            rejected.add(int(i))
+        assert {i for i, value in enumerate(holm(p.tolist())) if value <= 0.05} == rejected
+    first, none, *others = holm([0.01, math.nan, 0.6, 0.7])
+    assert (first, *others) == pytest.approx((0.03, 1, 1))
+    assert math.isnan(none)
+    assert holm([]) == ()
+
+
+def of(rows: tuple[Summary, ...], metric: str) -> Summary:
+    (row,) = (row for row in rows if row.metric == metric)
+    return row
 
 
 def test_mean_and_population_deviation_of_folds_as_the_paper_prints() -> None:
@@ -20,52 +112,43 @@ def test_mean_and_population_deviation_of_folds_as_the_paper_prints() -> None:
     for fold, values in enumerate(([1.0, 3.0], [5.0, 6.0, 10.0])):
         for number, value in enumerate(values):
             scores += made_up(f"{fold}{number}", "h2lo", fold, value)
-    rows = {row.metric: row for row in summarise(scores)}
-    assert tuple(rows) == SCORED
-    js = rows["js"]
+    rows = summarise(scores)
+    assert tuple(row.metric for row in rows) == SCORED
+    js = of(rows, "js")
     assert js.fold_means == ((0, 2.0), (1, 7.0))
     assert (js.mean, js.over, js.n) == (4.5, "folds", 5)
     assert js.std == statistics.pstdev([2.0, 7.0])
     assert js.low < 5 < js.high
-    assert rows["psnr"].mean == 5.5  # of the whole volume
-    assert summarise(scores, "foreground")[0].mean == 4.5
+    assert of(rows, "psnr").mean == 5.5  # of the whole volume
 
 
 def test_without_folds_the_participants_are_averaged() -> None:
     scores = [s for n, v in enumerate((1.0, 2.0, 6.0)) for s in made_up(f"{n}", "a", None, v)]
-    row = summarise(scores, "foreground")[0]
+    row = of(summarise(scores), "js")
     assert (row.mean, row.over, row.fold_means) == (3.0, "participants", ())
     assert row.std == statistics.pstdev([1.0, 2.0, 6.0])
-    one = summarise(made_up("1", "a", 0, 2.0), "foreground")[0]
+    one = of(summarise(made_up("1", "a", 0, 2.0)), "js")
     assert (one.mean, one.over, one.fold_means) == (2.0, "participants", ((0, 2.0),))
     assert all(math.isnan(v) for v in (one.std, one.low, one.high))
 
 
 def test_sessions_of_a_participant_count_once() -> None:
     scores = [*made_up("1_A", "a", None, 0.0), *made_up("1_B", "a", None, 2.0)]
-    scores += made_up("2", "a", None, 4.0)
-    row = summarise(scores, "foreground")[0]
+    row = of(summarise([*scores, *made_up("2", "a", None, 4.0)]), "js")
     assert (row.n, row.mean) == (2, 2.5)
 
 
 def test_values_that_are_not_finite_are_left_out() -> None:
     scores = [*made_up("1", "a", 0, 1.0, psnr=math.inf), *made_up("2", "a", 1, 1.0, psnr=30.0)]
-    scores += made_up("3", "a", 2, 1.0, psnr=math.nan)
-    row = summarise(scores)[0]
-    assert (row.metric, row.n, row.mean) == ("psnr", 1, 30.0)
+    row = of(summarise([*scores, *made_up("3", "a", 2, 1.0, psnr=math.nan)]), "psnr")
+    assert (row.n, row.mean) == (1, 30.0)
     assert math.isnan(row.std)
     assert [math.isnan(v) for _, v in row.fold_means] == [True, False, True]
-
-
-def test_identity_stands_first() -> None:
-    methods = list(dict.fromkeys(row.method for row in summarise(cohort())))
-    assert methods == ["identity", "h2lo", "h2lo-mlp"]
 
 
 def test_comparisons_are_paired_and_corrected_together() -> None:
     scores = cohort()
     rows = compare(scores)
-    assert len(rows) == 3 * len(SCORED)
     assert [(r.method, r.versus) for r in rows[:: len(SCORED)]] == [
         ("h2lo-mlp", "h2lo"), ("h2lo", "identity"), ("h2lo-mlp", "identity"),
     ]  # fmt: skip
@@ -90,22 +173,18 @@ def test_overlapping_test_sets_count_a_participant_once() -> None:
     for fold, value in ((0, 2.0), (1, 4.0)):
         scores += made_up("1", "a", fold, value) + made_up("1", "identity", fold, 1.0)
     scores += made_up("2", "a", 0, 5.0) + made_up("2", "identity", 0, 5.0)
+    scores += made_up("3", "a", 0, 9.0)  # of one method alone: left out
     row = compare(scores)[0]
     assert (row.n, row.difference, row.p) == (2, 1.0, 1.0)
-
-
-def test_subjects_of_one_method_alone_are_left_out() -> None:
-    scores = [*made_up("1", "a", None, 2.0), *made_up("2", "identity", None, 1.0)]
-    row = compare(scores)[0]
-    assert (row.n, row.better) == (0, "")
-    assert math.isnan(row.p_holm)
+    nobody = compare([*made_up("1", "a", None, 2.0), *made_up("2", "identity", None, 1.0)])[0]
+    assert (nobody.n, nobody.better) == (0, "")
+    assert math.isnan(nobody.p_holm)
 
 
 def test_reference_and_single_methods() -> None:
     rows = compare(cohort(), reference="h2lo-mlp")
     assert (rows[0].method, rows[0].versus) == ("h2lo", "h2lo-mlp")
-    rows = compare(cohort(), reference="identity")
-    assert len(rows) == 2 * len(SCORED)
+    assert len(compare(cohort(), reference="identity")) == 2 * len(SCORED)
     assert compare(made_up("1", "identity", None, 1.0)) == ()
     with pytest.raises(UsageError, match="no scores of method 'gan'"):
         compare(cohort(), reference="gan")

@@ -9,13 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from samples import cohort, lines_of, made_up
+from samples import cohort, lines_of
 
-from h2lo_bids.evaluation import statistics
 from h2lo_bids.evaluation.catalogue import CONVENTIONS, places
-from h2lo_bids.evaluation.paper import GROUP, paper_figures
 from h2lo_bids.evaluation.printout import floor_of
 from h2lo_bids.evaluation.scores import (
     REGIONS,
@@ -27,11 +24,13 @@ from h2lo_bids.evaluation.scores import (
 )
 from h2lo_bids.evaluation.statistics import Summary, compare, summarise
 from h2lo_bids.evaluation.table import (
+    GROUP,
     Block,
     Row,
     Shown,
     Table,
     Value,
+    paper_figures,
     rows_of,
     tabulate,
     write_tables,
@@ -224,32 +223,6 @@ def test_seven_columns_and_no_second_among_two() -> None:
     assert first.split("|")[8].startswith(" **")
 
 
-def test_a_saved_table_is_read_and_not_computed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores, stem = cohort(), tmp_path / "group_T1w"
-    write_tables(stem, scores)
-    fresh = tabulate(scores)
-    drawn: list[int] = []
-
-    def draw(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-        drawn.append(len(values))
-        return 0.0, 0.0
-
-    monkeypatch.setattr(statistics, "confidence_interval", draw)
-    assert tabulate(scores, stem=stem) == fresh
-    assert tabulate(scores, stem=stem, reference="h2lo") == fresh
-    assert drawn == []
-    # Other scores, another reference, a damaged or an absent file.
-    assert tabulate(cohort(1), stem=stem).rows[0].summary["psnr"].low == 0
-    other = tabulate(scores, stem=stem, reference="h2lo-mlp")
-    assert {c.versus for c in other.comparisons} == {"h2lo-mlp", "identity"}
-    path = tmp_path / "group_T1w_comparisons.tsv"
-    path.write_text(path.read_text().replace("p_holm", "q"))
-    assert tabulate(scores, stem=stem).rows[0].summary["psnr"].low == 0
-    assert tabulate(scores, stem=tmp_path / "none").rows[0].summary["psnr"].low == 0
-
-
 @pytest.mark.parametrize(("convention", "psnr"), [("clipped", 20.0), ("release", 17.0)])
 def test_every_table_says_its_convention(tmp_path: Path, convention: str, psnr: float) -> None:
     raw = {"psnr": 17.0, "ssim": 60.0, "ncc": 0.5}
@@ -271,16 +244,6 @@ def test_every_table_says_its_convention(tmp_path: Path, convention: str, psnr: 
     assert CONVENTIONS[convention] in (tmp_path / "table1.md").read_text()
     sidecar = json.loads((tmp_path / "table1.json").read_text())
     assert sidecar["psnr_mean"]["MetricsConvention"] == convention
-
-
-def test_what_is_undefined_comes_back_from_the_files(tmp_path: Path) -> None:
-    scores = [*made_up("1", "h2lo", 0, 1.0, psnr=math.inf), *made_up("1", "identity", 0, 1.0)]
-    write_tables(tmp_path / "x", scores)
-    summary, (first, *_) = statistics.read_statistics(tmp_path / "x", scores)
-    (psnr,) = [row for row in summary if (row.method, row.metric) == ("h2lo", "psnr")]
-    assert (psnr.n, psnr.fold_means) == (0, ())
-    assert math.isnan(psnr.mean)
-    assert (first.metric, first.n, first.better) == ("psnr", 0, "")
 
 
 def test_too_few_people_for_any_test_are_told() -> None:

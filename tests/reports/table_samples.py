@@ -7,10 +7,9 @@ from pathlib import Path
 from group_samples import METHODS
 
 from h2lo_bids.evaluation.metrics import METRICS
-from h2lo_bids.evaluation.paper import paper_figures
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.statistics import compare, summarise
-from h2lo_bids.evaluation.table import Block, Row, Shown, Table, Value
+from h2lo_bids.evaluation.table import Block, Row, Shown, Table, Value, paper_figures
 
 TITLES = {"identity": "HF image", **METHODS}
 

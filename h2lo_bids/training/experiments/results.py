@@ -96,7 +96,6 @@ def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Sen
         titles,
         contrast=contrast,
         reference=reference_of(settings, named),
-        stem=_stem(settings, contrast),
     )
     rows = tuple(
         replace(row, values=row_values(row.name, scores, records.get(row.name, ()), len(folds)))
