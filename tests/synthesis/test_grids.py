@@ -82,18 +82,6 @@ def test_whole_voxels_beyond_the_frame_are_still_queried(model, volume):
     assert got[0, 4, 5] == pytest.approx(expected, abs=2e-6)
 
 
-def test_a_world_transform_is_followed(model, volume):
-    mask = volume > 0.5
-    shift = np.array([0.3, -0.2, 0.1])
-    moved = AFFINE.copy()
-    moved[:3, 3] += shift
-    direct = predict_on_grid(model, volume, AFFINE, volume.shape, moved, mask)
-    warped = predict_on_grid(
-        model, volume, AFFINE, volume.shape, AFFINE, mask, world_transform=lambda p: p + shift
-    )
-    np.testing.assert_allclose(direct, warped, atol=2e-6)
-
-
 @pytest.mark.parametrize("degrees", [0, 30])
 def test_a_low_field_grid_covers_the_field_of_view(degrees):
     affine = rotation(degrees) @ np.diag([-1.0, 1, 1.2, 1])
@@ -167,24 +155,6 @@ def test_a_wave_along_the_slice_axis_loses_what_the_profile_says(response, facto
     plane = means(lambda x, y, z: np.cos(2 * np.pi * 0.15 * x), response)
     x = centres()[0]
     np.testing.assert_allclose(plane, np.sinc(0.15 * 1.6) * np.cos(2 * np.pi * 0.15 * x), atol=0.01)
-
-
-@pytest.mark.parametrize("response", PROFILES, ids=lambda r: r.profile)
-def test_a_step_becomes_the_integral_of_the_profile(response):
-    """A smooth step of 1.2 mm, far steeper than the slice is thick."""
-
-    def step(x, y, z):
-        return 1 / (1 + np.exp(-(z - 34.3) / 0.6))
-
-    got = means(step, response)[3, 3]
-    fine = np.linspace(-20, 20, 40001)
-    weight = slice_profile(response.profile, fine, 5.0)
-    expected = [
-        np.trapezoid(weight * step(0, 0, z + fine), fine) / np.trapezoid(weight, fine)
-        for z in centres()[2][3, 3]
-    ]
-    np.testing.assert_allclose(got[2:-2], expected[2:-2], atol=0.02)
-    assert 0.1 < got[4] < 0.9  # at a point it would be 0.76 or more, or next to 0
 
 
 @pytest.mark.parametrize("response", PROFILES, ids=lambda r: r.profile)

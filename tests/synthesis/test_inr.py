@@ -62,23 +62,6 @@ def test_tiles_equal_the_whole_volume(naive, volume, sizes, tile):
     np.testing.assert_allclose(got[mask], expected[mask], atol=1e-4 * np.ptp(expected))
 
 
-def test_threads_and_blocks_do_not_change_a_digit(inr, volume):
-    mask = volume > 0.4
-    one, two = (synthesize(inr, volume, mask, options=EngineOptions(tile=6, threads=n))
-                for n in (1, 3))  # fmt: skip
-    np.testing.assert_array_equal(one, two)
-
-
-def test_bfloat16_stays_near_float32(volume):
-    model, mask = trained_like(InrArchitecture()), np.ones(volume.shape, bool)
-    exact, fast = (
-        synthesize(model, volume, mask, options=EngineOptions(precision=p))
-        for p in ("fp32", "bf16")
-    )
-    error = np.sqrt(np.mean((exact - fast) ** 2)) / np.ptp(exact)
-    assert 0 < error < 0.01  # eight bits of mantissa, through thirteen layers
-
-
 def test_off_grid_queries_equal_brute_force(inr, volume):
     rng = np.random.default_rng(5)
     points = rng.uniform(-2, np.array(volume.shape) + 1, (200, 3))

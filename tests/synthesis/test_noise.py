@@ -244,26 +244,3 @@ def test_coloured_noise_keeps_the_power_in_the_band_of_its_voxels():
     assert share_in_band(coloured(), np.diag([0.8, 0.8, 0.8])) == pytest.approx(1)
     turned = np.diag(sides)[:, [2, 0, 1]]
     assert share_in_band(coloured(), turned) == pytest.approx(share, rel=0.01)
-
-
-def test_larger_voxels_show_the_same_draw_without_its_detail():
-    model = coloured(power=flat)
-    fine = normal_field(model, np.random.default_rng([8, 0]))
-    waves = np.fft.fftn(fine)
-    for axis in range(3):
-        k = np.abs(np.fft.fftfreq(48)).reshape([-1 if a == axis else 1 for a in range(3)])
-        waves = waves * (k < 0.25)
-    low = np.fft.ifftn(waves).real[:46:2, :46:2, :46:2]
-    coarse = _acquired(model, (2.0, 2.0, 2.0))[0]
-    assert np.corrcoef(coarse.ravel(), low.ravel())[0, 1] > 0.9
-
-
-def test_the_noise_can_be_scaled():
-    model = coloured()
-    twice, once = (_acquired(model, (2.0, 2.0, 2.0), scale=s) for s in (2.0, 1.0))
-    np.testing.assert_allclose(twice, 2 * once, atol=1e-6)
-    with pytest.raises(ValueError, match="straight"):
-        add_noise(
-            np.ones((4, 4, 4)), np.ones((4, 4, 4), bool), np.eye(4), model, seed=1, realisation=1,
-            to_frame=lambda points: points, acquired=True,
-        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Blended patches add up to the network's own result, without seams."""
+"""Blended patches add up to the network's own result, without seams, for both networks."""
 
 import itertools
 
@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from h2lo_bids.synthesis.patches import axis_weights, blend_patches
+from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
+from h2lo_bids.models.pix2pix import Pix2Pix, Pix2PixArchitecture
+from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.patches import blend_patches, patch_side, predict_pfsr, predict_pix2pix
 
 SHAPE = (30, 41, 23)
 
@@ -29,26 +32,6 @@ def test_identity_comes_back(patch: int, overlap: int) -> None:
     assert out.dtype == np.float32
     assert not out[~mask].any()
     np.testing.assert_allclose(out[mask], volume[mask], rtol=0, atol=2e-6)
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_weights_are_a_partition_of_unity(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    patch = int(rng.integers(2, 20))
-    overlap = int(rng.integers(0, patch))
-    length = patch + int(rng.integers(0, 60))
-    first = int(rng.integers(0, length))
-    stop = int(rng.integers(first + 1, length + 1))
-    total = np.zeros(length)
-    axis = axis_weights(first, stop, length, patch, overlap)
-    for start, weights in axis.items():
-        assert 0 <= start <= length - patch
-        assert (weights >= 0).all()
-        total[start : start + patch] += weights
-    np.testing.assert_allclose(total[first:stop], 1, atol=1e-6)
-    starts = sorted(axis)
-    assert all(b - a <= patch - overlap for a, b in itertools.pairwise(starts))
-    assert len(starts) == max(1, int(np.ceil((stop - first - overlap) / (patch - overlap))))
 
 
 def test_equals_a_brute_force_blend() -> None:
@@ -116,3 +99,56 @@ def test_threads_and_order_leave_no_trace() -> None:
     network = torch.nn.Conv3d(1, 1, 3, padding=1)
     made = [blend_patches(network, noise(), ball(), patch=12, overlap=6, threads=n) for n in (1, 2)]
     assert np.array_equal(*made)
+
+
+def generator() -> Pix2Pix:
+    torch.manual_seed(5)
+    return Pix2Pix(Pix2PixArchitecture(channels=4, downs=3)).eval()
+
+
+def enhancer() -> Pfsr:
+    torch.manual_seed(3)
+    model = Pfsr(PfsrArchitecture(features=4, groups=1, blocks=1, reduction=2)).eval()
+    torch.nn.init.normal_(model.tail.weight, 0, 0.2)
+    return model
+
+
+def test_pix2pix_on_one_patch_is_the_network_itself() -> None:
+    """A volume smaller than a patch: zeros around, [0, 1] to [-1, 1] and back."""
+    volume, model = noise((13, 16, 10)), generator().train()
+    mask = volume > 0.3
+    volume[~mask] = 0
+    made = predict_pix2pix(model, volume, mask)
+    assert not model.training
+    whole = np.zeros((16, 16, 16), np.float32)
+    inner = (slice(1, 14), slice(0, 16), slice(3, 13))
+    whole[inner] = volume
+    with torch.no_grad():
+        direct = model(torch.from_numpy(whole)[None, None] * 2 - 1)[0, 0].numpy()
+    np.testing.assert_allclose(made[mask], (direct[inner][mask] + 1) / 2, atol=1e-6)
+    assert made.dtype == np.float32
+    assert not made[~mask].any()
+    half = predict_pix2pix(model, volume, mask, options=EngineOptions(precision="bf16"))
+    assert 0 < np.abs(half - made).max() < 0.05
+
+
+def test_pfsr_leaves_no_seam() -> None:
+    """What patches change against the whole volume in one comes and goes slowly."""
+    network = enhancer()
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in (96, 48, 48)), indexing="ij")
+    volume = (0.5 + 0.3 * np.sin(3 * axes[0]) * np.cos(2 * axes[1] + axes[2])).astype(np.float32)
+    patched = predict_pfsr(network, volume, np.ones(volume.shape, bool))
+    with torch.no_grad():
+        whole = network(torch.from_numpy(volume)[None, None])[0, 0].numpy()
+    # Away from the volume's own border, where both see zeros.
+    inner = (slice(8, -8),) * 3
+    change, added = (patched - whole)[inner], (whole - volume)[inner]
+    assert np.ptp(change) > 0  # the attention of a patch is its own
+    for axis in range(3):
+        assert np.abs(np.diff(change, axis=axis)).max() < 0.02 * np.ptp(added)
+
+
+def test_patches_fit_the_grid() -> None:
+    shapes = [(208, 256, 256), (40, 30, 20), (22, 26, 24)]
+    assert [patch_side(shape, 32) for shape in shapes] == [64, 64, 32]
+    assert patch_side((22, 26, 24), 8) == 32
