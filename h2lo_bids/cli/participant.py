@@ -220,7 +220,7 @@ def write_report(task: SubjectTask, failed: list[Failed], scans: Sequence[ScanRe
         failures=tuple(failures),
         command=shlex.join(["h2lo", *task.settings.words()]),
         versions=tuple(software_versions().items()),
-        facts={"grids": _grids(task)} if _grids(task) else {},
+        grids=tuple(_grids(task)),
     )
     with exclusive(common_lock(out_dir, f"sub-{task.subject}")):
         report = replace(_with_other_sessions(task, report), scans=tuple(scans))
@@ -288,10 +288,10 @@ def write_pages_of_all(run: Run) -> None:
 def write_citation_text(out_dir: Path, subject: str) -> None:
     """Write ``logs/CITATION.md`` from what was done for one participant."""
     from h2lo_bids.bids.dataset import write_citation
-    from h2lo_bids.reports.methods import describe, facts_of
+    from h2lo_bids.reports.methods import describe
 
-    facts = facts_of(load_subject_report(out_dir, subject))
-    write_citation(out_dir, describe(facts).markdown)
+    report = load_subject_report(out_dir, subject)
+    write_citation(out_dir, describe(report).markdown)
 
 
 def _render(out_dir: Path, subject: str) -> Path:

@@ -7,9 +7,12 @@ import hashlib
 import math
 import re
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 KINDS = {
     "simulated": "simulated pairs",
@@ -27,15 +30,7 @@ _BOX = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 def render(template: str, *, style: str, script: str = "", **values: Any) -> str:
     """Fill in a page, which escapes every value but `Markup` and forbids every request."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("h2lo_bids.reports", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    pages = environment()
     filters: dict[str, Any] = {
         "tesla": _tesla,
         "clock": _clock,
@@ -43,13 +38,26 @@ def render(template: str, *, style: str, script: str = "", **values: Any) -> str
         "chance": _chance,
         "markdown": lambda text: Markup(render_markdown(text, top=4)),  # noqa: S704
     }
-    environment.filters |= filters
-    environment.globals["kinds"] = KINDS
-    return environment.get_template(template).render(
+    pages.filters |= filters
+    pages.globals["kinds"] = KINDS
+    return pages.get_template(template).render(
         style=Markup(style),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours
         policy=_policy(style, script),
         **values,
+    )
+
+
+def environment() -> Environment:
+    """Return the templates of this package: pages escape values, what is undefined is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    return Environment(
+        loader=PackageLoader("h2lo_bids.reports", "."),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

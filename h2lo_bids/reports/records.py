@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ class SubjectReport:
     failures: tuple[Failure, ...] = ()
     command: str = ""  # the command line of the run
     versions: tuple[tuple[str, str], ...] = ()  # of software, this program first
-    facts: dict[str, Any] = field(default_factory=dict)  # for h2lo_bids.reports.methods.describe
+    grids: tuple[str, ...] = ()  # one phrase for each further output grid
 
     @property
     def sessions(self) -> tuple[str, ...]:
@@ -178,20 +177,18 @@ def from_json(kind: type, value: Any) -> Any:
         known = {item.name for item in fields(kind)} & set(value)
         return kind(**{name: from_json(hints[name], value[name]) for name in known})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
-        inner = [argument for argument in arguments if argument is not types.NoneType]
-        return None if value is None else from_json(inner[0], value)
+    if origin is types.UnionType:  # with None
+        return None if value is None else from_json(arguments[0], value)
     if origin is tuple:
         if not isinstance(value, list):
             raise TypeError(f"expected a list, found {type(value).__name__}")
         if arguments[-1] is Ellipsis:
-            return tuple(from_json(arguments[0], item) for item in value)
+            arguments = arguments[:1] * len(value)
         return tuple(from_json(part, item) for part, item in zip(arguments, value, strict=True))
-    expected = origin or kind
     if kind is float and isinstance(value, int):
         return float(value)
-    if not isinstance(value, expected):
-        raise TypeError(f"expected {expected.__name__}, found {type(value).__name__}")
+    if not isinstance(value, origin or kind):
+        raise TypeError(f"expected {kind.__name__}, found {type(value).__name__}")
     return value
 
 
@@ -213,15 +210,8 @@ def figure_file(
     name = parse_name(stem + extension)
     if name is None:
         raise ValueError(f"{stem}: is not the stem of a BIDS file name")
-    return derivative_path(
-        out_dir,
-        name.entities,
-        suffix=name.suffix,
-        desc=desc,
-        space=space,
-        extension=extension,
-        datatype="figures",
-    )
+    more = {"suffix": name.suffix, "extension": extension, "datatype": "figures"}
+    return derivative_path(out_dir, name.entities, desc=desc, space=space, **more)
 
 
 def write_scan_report(out_dir: Path, scan: ScanReport) -> Path:
@@ -234,7 +224,7 @@ def write_scan_report(out_dir: Path, scan: ScanReport) -> Path:
 def write_scan_failure(out_dir: Path, stem: str, *failures: Failure) -> Path:
     """Store how a scan failed; what an earlier run made of the scan stays on the page."""
     path = figure_file(out_dir, stem, "report", ".json")
-    content = _load(path) if path.is_file() else {}
+    content = _read(path, dict) if path.is_file() else {}
     listed = [asdict(replace(item, scan=stem)) for item in failures]
     _dump(path, {**content, "failures": listed})
     return path
@@ -257,15 +247,7 @@ def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
 
 
 def load_subject_report(out_dir: Path, subject: str) -> SubjectReport:
-    """Read what an earlier run stored, scans by file name, for ``--reports-only``.
-
-    Raises
-    ------
-    MissingInputError
-        This subject has no stored report.
-    BadDataError
-        A record cannot be read.
-    """
+    """Read what an earlier run stored, scans by file name, for ``--reports-only``."""
     folder = figures_folder(out_dir, subject)
     summary = result_path(out_dir, "subject_summary", sub=subject)
     paths = sorted(folder.glob(f"sub-{subject}_*desc-report_*.json"))
@@ -273,40 +255,35 @@ def load_subject_report(out_dir: Path, subject: str) -> SubjectReport:
         raise MissingInputError(
             f"{folder}: no stored report of sub-{subject}; run once without --reports-only"
         )
-    report = SubjectReport(subject=subject)
-    if summary.is_file():
-        report = _read(SubjectReport, summary, lambda content: content)
-    scans: list[ScanReport] = []
-    failures: list[Failure] = list(report.failures)
-    for path in paths:
-        if "scan" in _load(path):
-            scans.append(_read(ScanReport, path, lambda content: content["scan"]))
-        failures += _read(tuple[Failure, ...], path, lambda content: content.get("failures", []))
-    return replace(report, subject=subject, scans=tuple(scans), failures=tuple(failures))
+    report = _read(summary, SubjectReport) if summary.is_file() else SubjectReport(subject)
+    records = [_read(path, _ScanRecord) for path in paths]
+    failures = [failure for record in records for failure in record.failures]
+    return replace(
+        report,
+        subject=subject,
+        scans=tuple(record.scan for record in records if record.scan is not None),
+        failures=(*report.failures, *failures),
+    )
 
 
-def _read(kind: Any, path: Path, part: Callable[[dict[str, Any]], Any]) -> Any:
+@dataclass(frozen=True)
+class _ScanRecord:
+    """What the record of a scan holds."""
+
+    scan: ScanReport | None = None
+    failures: tuple[Failure, ...] = ()
+
+
+def _read(path: Path, kind: Any) -> Any:
     try:
-        return from_json(kind, part(_load(path)))
-    except (TypeError, ValueError, KeyError) as error:
-        raise BadDataError(_broken(path, error)) from error
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise TypeError("not an object")
+        return from_json(kind, read_json(path))
     except OSError as error:
         raise MissingInputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError) as error:
-        raise BadDataError(_broken(path, error)) from error
-    return content
-
-
-def _broken(path: Path, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"{path}: not a stored report ({reason}); delete it and run without --reports-only"
+    except (TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadDataError(
+            f"{path}: not a stored report ({reason}); delete it and run without --reports-only"
+        ) from error
 
 
 def _dump(path: Path, content: dict[str, Any]) -> None:

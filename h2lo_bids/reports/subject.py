@@ -10,9 +10,9 @@ from markupsafe import Markup
 import bids_app_spec
 from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.io import atomic_write_text
-from h2lo_bids.reports import methods
+from h2lo_bids.reports.methods import describe
 from h2lo_bids.reports.page import asset, render
-from h2lo_bids.reports.records import FoundScan, ModelInfo, ScanReport, SubjectReport
+from h2lo_bids.reports.records import FoundScan, ScanReport, SubjectReport
 from h2lo_bids.reports.svg import data_uri
 
 SOURCES = {
@@ -50,21 +50,22 @@ def write_subject_report(report: SubjectReport, path: Path) -> None:
 def render_subject_report(report: SubjectReport, out_dir: Path, session: str = "") -> str:
     """Return the HTML of `write_subject_report`: of the subject, or of one of many sessions."""
     pages = report.session_pages
-    described = methods.describe(methods.facts_of(report))
+    described = describe(report)
     return render(
         "report.html.jinja",
         style=asset("style.css"),
         script=asset("script.js.jinja"),
         report=report,
-        found=report.found or tuple(_found(scan) for scan in report.scans),
+        found=report.found
+        or [FoundScan(s.source, s.session, s.field_strength, s.field_source) for s in report.scans],
         scans=[_scan_view(s, out_dir) for s in report.scans if s.session not in pages],
         pages=pages,
         name=f"sub-{report.subject}" + (f" ses-{session}" if session else ""),
         whole=report_path("", report.subject).name if session else "",
-        models=_models(report),
+        models=list({(m.sha256, m.name): m for s in report.scans if (m := s.model)}.values()),
         methods=described,
         methods_html=Markup(described.html),  # noqa: S704 - escaped by its own renderer
-        texts=_texts(),
+        texts=bids_app_spec.load("report.yml"),
         sources=SOURCES,
         masks=MASKS,
     )
@@ -72,30 +73,30 @@ def render_subject_report(report: SubjectReport, out_dir: Path, session: str = "
 
 def warnings_of(scan: ScanReport) -> tuple[str, ...]:
     """Return the warnings of a scan: those on record, and those that its facts call for."""
-    warnings = []
-    model = scan.model
+    warnings, kind = [], scan.model.training_kind if scan.model is not None else ""
     if scan.enhances:
         warnings.append(
             "The enhanced image is a prediction, not an acquired image: it may show structure "
             "that is not there and hide what is. It is not for diagnosis."
         )
-    if model is not None and model.training_kind == "simulated" and scan.enhances:
+    if kind == "simulated" and scan.enhances:
         warnings.append(
             "This model was trained on simulated data, not on acquired low-field scans."
         )
-    elif model is not None and model.training_kind == "simulated":
+    elif kind == "simulated":
         warnings.append(
             "This model was trained on simulated pairs, not on acquired low-field scans. Its "
             "output shows how the method works; fit a model to your own pairs before you draw "
             "conclusions about a scanner."
         )
-    if model is not None and model.training_kind == "unknown":
+    elif kind == "unknown":
         warnings.append(
             "The checkpoint of this model does not say what it was trained on: check that your "
             "scans resemble its training data."
         )
-    if model is not None and model.contrast and model.contrast != scan.suffix:
-        warnings.append(f"A {model.contrast} model was applied to a {scan.suffix} scan.")
+    contrast = scan.model.contrast if scan.model is not None else ""
+    if contrast not in ("", scan.suffix):
+        warnings.append(f"A {contrast} model was applied to a {scan.suffix} scan.")
     return tuple(dict.fromkeys([*scan.noticed, *warnings, *scan.metadata_warnings, *scan.warnings]))
 
 
@@ -116,16 +117,3 @@ def _scan_view(scan: ScanReport, out_dir: Path) -> dict[str, Any]:
         "warnings": warnings_of(scan),
         "total": sum(seconds for _, seconds in scan.seconds),
     }
-
-
-def _found(scan: ScanReport) -> FoundScan:
-    return FoundScan(scan.source, scan.session, scan.field_strength, scan.field_source)
-
-
-def _models(report: SubjectReport) -> list[ModelInfo]:
-    models = [scan.model for scan in report.scans if scan.model is not None]
-    return list({(model.sha256, model.name): model for model in models}.values())
-
-
-def _texts() -> dict[str, dict[str, str]]:
-    return bids_app_spec.load("report.yml")

@@ -1,97 +1,107 @@
-"""The Methods text says what the facts say, and cites what exists."""
+"""The Methods text says what the scans say, and cites what exists."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from report_page import Page
 from report_samples import make_report, make_scan
 
-from h2lo_bids.reports.methods import Work, describe, facts_of, works
+from h2lo_bids.reports.methods import MethodsText, Work, describe, works
+from h2lo_bids.reports.records import ModelInfo, ScanReport, SubjectReport
 
-EVERYTHING = {
-    "version": "0.1.0",
-    "versions": dict.fromkeys(
-        ("nipype", "pybids", "torch", "nibabel", "numpy", "deepbet", "antspyx"), "1.2.3"
-    ),
-    "contrasts": ["T1w", "T2w"],
-    "masks": ["deepbet", "synthstrip", "given", "shared", "stripped", "skip"],
-    "templates": ["MNI152NLin2009cAsym from TemplateFlow [@templateflow]"],
-    "grids": ["on a grid of 1.6 x 1.6 x 5 mm"],
-    "models": [
-        {
-            "name": kind,
-            "contrast": "T1w",
-            "sha256": "a" * 64,
-            "training_kind": kind,
-            "scaling": "robust" if kind == "simulated" else "max",
-            "parameters": 1,
-        }
-        for kind in ("simulated", "real", "unknown", "other")
-    ],
-    "precision": "fp32",
-    "seed": 0,
-}
+VERSIONS = ("h2lo-bids", "nipype", "pybids", "torch", "nibabel", "numpy", "deepbet", "antspyx")
+MNI = ("MNI152NLin2009cAsym", "templateflow://x")
 
 
-def test_every_citation_exists_once():
-    text = describe(EVERYTHING)
-    assert set(text.keys) <= set(works())
-    assert len(set(text.keys)) == len(text.keys)
-    assert set(re.findall(r"@([\w]+)", text.markdown)) == set(text.keys)
-    assert re.findall(r"^@\w+\{(\w+),", text.bibtex, re.MULTILINE) == list(text.keys)
+def of_model(**model: str) -> str:
+    """Describe one scan whose model has some fields."""
+    scan = replace(make_scan(), model=ModelInfo("m", **model))
+    return describe(SubjectReport("01", (scan,))).markdown
 
 
-def test_links_lead_to_the_references():
-    page = Page.of(describe(EVERYTHING).html)
+@pytest.fixture(scope="module")
+def everything() -> MethodsText:
+    kinds = ("simulated", "real", "unknown", "other")
+    masks = ("deepbet 1", "synthstrip", "given", "shared")
+    scans = [
+        replace(make_scan(), mask_method=mask, model=ModelInfo(kind, training_kind=kind))
+        for kind, mask in zip(kinds, masks, strict=True)
+    ]
+    scans[0] = replace(scans[0], templates=(MNI,), model=ModelInfo("x", scaling="robust"))
+    scans += [replace(scan, mask_method=m) for scan, m in zip(scans, ("stripped", "skip"))]  # noqa: B905
+    scans.append(replace(make_scan(), suffix="T2w", task="enhance", parts=("a", "b", "c")))
+    versions = tuple((name, "1.2.3") for name in VERSIONS)
+    grids = ("on a grid of 1.6 x 1.6 x 5 mm",)
+    return describe(SubjectReport("01", tuple(scans), versions=versions, grids=grids))
+
+
+def test_every_citation_exists_once_and_leads_to_the_references(everything):
+    keys = list(dict.fromkeys(re.findall(r"@([\w]+)", everything.markdown)))
+    assert set(keys) <= set(works())
+    assert re.findall(r"^@\w+\{(\w+),", everything.bibtex, re.MULTILINE) == keys
+    page = Page.of(everything.html)
     ids = {value for _, name, value in page.attributes if name == "id"}
     targets = {v[1:] for _, n, v in page.attributes if n == "href" and v.startswith("#")}
-    assert targets
-    assert targets <= ids
+    assert targets == ids == {f"ref-{key}" for key in keys}
     assert "[@" not in page.text
     assert "Gao et al., 2026" in page.text
 
 
+def test_every_fact_is_in_the_text(everything):
+    for words in (
+        "Low-field T1-weighted and T2-weighted images were enhanced",
+        "and low-field MRI was synthesized by",
+        "deepbet 1.2.3", "SynthStrip", "existing derivatives", "shared one brain mask",
+        "without a skull", "No brain was extracted", "The three orthogonal thick-slice scans",
+        "voxels of 2 x 2 x 4 mm", "divided by their maximum", " or brought by an affine map",
+        "MNI152NLin2009cAsym from TemplateFlow [@templateflow]", "(antspyx 1.2.3)",
+        "on a grid of 1.6 x 1.6 x 5 mm", "Computations ran in fp32. The random seed was 7.",
+        "PyTorch 1.2.3 [@pytorch], NiBabel 1.2.3 [@nibabel], NumPy 1.2.3 [@numpy].\n",
+    ):  # fmt: skip
+        assert words in everything.markdown
+    assert "  " not in everything.markdown
+
+
 def test_nothing_is_claimed_without_a_fact():
-    text = describe({}).markdown
-    for word in ("deepbet", "SynthStrip", "registered", "seed", "Nipype", "model `", "None"):
-        assert word not in text
-    assert "[@h2lo]" in text
+    bare = ScanReport("sub-01_T1w", "x", (), "T1w")
+    for report in (SubjectReport("01"), SubjectReport("01", (bare,))):
+        text = describe(report).markdown
+        for word in ("deepbet", "SynthStrip", "registered", "seed", "Nipype", "model `", "None"):
+            assert word not in text
+        assert "[@h2lo]" in text
 
 
-def test_scaling_is_that_of_the_models():
-    both = describe(EVERYTHING).markdown
-    assert "divided by their maximum" in both
-    assert "fixed levels of cerebrospinal fluid and white matter" in both
-    one = describe({"models": [{"name": "x", "scaling": "robust"}]}).markdown
-    assert "N4 bias field correction [@n4]" in one
-    assert "maximum" not in one
+def test_scaling_and_training_are_those_of_the_model():
+    robust = of_model(scaling="robust")
+    assert "N4 bias field correction [@n4]" in robust
+    assert "maximum" not in robust
+    assert "simulated" in of_model(training_kind="simulated")
+    assert "simulated" not in of_model(training_kind="real")
+    assert "was not trained on anything" in of_model(training_kind="none")
 
 
-def test_simulated_training_is_said():
-    simulated = describe({"models": [{"name": "m", "training_kind": "simulated"}]}).markdown
-    real = describe({"models": [{"name": "m", "training_kind": "real"}]}).markdown
-    assert "simulated" in simulated
-    assert "simulated" not in real
-
-
-def test_facts_come_from_the_scans():
-    report = make_report((make_scan(), make_scan("sub-01_ses-HF_T2w", "T2w")))
-    text = describe(facts_of(report)).markdown
-    for part in ("0.1.0", "T1-weighted and T2-weighted", "deepbet 1.0.2", "MNI", "`h2lo_T2w`"):
-        assert part in text
-    assert "The random seed was 7." in text
+def test_the_method_that_made_the_images_is_named():
+    pix = of_model(method="pix2pix")
+    assert "by the Pix2Pix network in 3D [@pix2pix] with" in pix
+    assert "by cubic splines" in pix
+    assert "operator" not in pix
+    own = of_model(method="h2lo")
+    assert "by the H2LO neural operator [@h2lo] with" in own
+    assert "splines" not in own
+    scans = [replace(make_scan(), model=ModelInfo(n, method=n)) for n in ("arnold", "inr")]
+    both = describe(SubjectReport("01", tuple(scans))).markdown
+    assert "the simulator of Arnold et al. [@arnold] and the conditional implicit" in both
+    assert "returned as they are, not synthesized, with" in of_model(method="identity")
 
 
 def test_data_cannot_inject_html():
-    name = "`<script>alert(1)</script>`"
-    facts = {
-        "models": [{"name": name, "sha256": "<b>"}],
-        "version": "<img src=x>",
-        "templates": ["<i>"],
-    }
-    assert not {"script", "b", "img", "i"} & set(Page.of(describe(facts).html).tags)
+    model = ModelInfo("`<script>alert(1)</script>`", sha256="<b>")
+    scan = replace(make_scan(), model=model, templates=(("<i>", ""),))
+    report = replace(make_report((scan,)), versions=(("h2lo-bids", "<img src=x>"),))
+    assert not {"script", "b", "img", "i"} & set(Page.of(describe(report).html).tags)
 
 
 @pytest.mark.parametrize(
@@ -127,21 +137,3 @@ def test_our_bibliography_is_complete():
         assert work.link.startswith("https://"), key
         assert work.fields["title"], key
         assert work.fields["author"], key
-
-
-def test_the_method_that_made_the_images_is_named():
-    pix = describe({"models": [{"name": "m", "method": "pix2pix", "training_kind": "real"}]})
-    assert "by the Pix2Pix network in 3D [@pix2pix] with" in pix.markdown
-    assert "by cubic splines" in pix.markdown
-    assert "operator" not in pix.markdown
-    assert "@inproceedings{pix2pix," in pix.bibtex
-    own = describe({"models": [{"name": "m", "method": "h2lo"}]})
-    assert "by the H2LO neural operator [@h2lo] with" in own.markdown
-    assert "splines" not in own.markdown
-    both = describe({"models": [{"name": n, "method": n} for n in ("arnold", "inr")]})
-    assert "the simulator of Arnold et al. [@arnold] and the conditional implicit" in both.markdown
-    none = describe({"models": [{"name": "m", "method": "identity", "training_kind": "none"}]})
-    assert "returned as they are, not synthesized, with" in none.markdown
-    assert "was not trained on anything" in none.markdown
-    report = make_report((make_scan(),))
-    assert [model["method"] for model in facts_of(report)["models"]] == ["h2lo"]
