@@ -113,7 +113,7 @@ def copy_first(task, send) -> dict:
                 text = text.replace(old.encode(), new.encode())
                 text = text.replace(f'"{FIRST}"'.encode(), f'"{task.subject}"'.encode())
             Path(target, name.replace(old, new)).write_bytes(text)
-    for step in ("check", "conform", "brain", "normalise", "synthesize", "report"):
+    for step in ("brain", "prepare", "synthesize", "report"):
         send({"event": "step", "step": step})
         send({"event": "step", "step": step, "seconds": 0.1})
     for _ in task.scans:

@@ -8,11 +8,12 @@ from typing import Any
 
 from h2lo_bids.errors import BadDataError, H2loError, error_named
 from pipelines.interface import AnyFile, InFile, Label, interface, load_image
-from pipelines.scan_steps import method_text, raise_error, shared_mask
+from pipelines.scan_steps import SCALED, method_text, scale, shared_mask
 
 
 def choose_reference(
     folder: Path,
+    frame: dict[str, Any],
     errors: list[str],  # of every scan; empty for a usable one
     messages: list[str],
     names: list[Label],  # paths of all scans
@@ -23,7 +24,10 @@ def choose_reference(
 ) -> dict[str, Any]:
     """Take the first scan that can be used, and the session's brain mask where that fits."""
     from h2lo_bids.imaging.brain import BrainMask
+    from h2lo_bids.imaging.conform import frame_grid
+    from h2lo_bids.imaging.resample import resample_mask
     from h2lo_bids.io import save_nifti
+    from h2lo_bids.models.frame import Frame
 
     if not (scans and masks and methods):
         raise error_named(errors[0], "; ".join(messages))
@@ -31,22 +35,25 @@ def choose_reference(
     image = load_image(scans[0])
     image.set_filename(names[number])
     mask = shared_mask(BrainMask(load_image(masks[0]), methods[0]), donor_mask, image)
+    grid = frame_grid(image, Frame.from_dict(frame), mask=mask.image)
+    inside = resample_mask(mask.image, *grid)
     return {
         "number": number + 1,
         "reference": shutil.copy(scans[0], folder / "reference.nii"),
         "mask_file": str(save_nifti(mask.image, folder / "mask.nii.gz")),
+        "volume_mask": str(save_nifti(inside, folder / "volume_mask.nii.gz")),
         "method": method_text(mask.method),
         "notes": list(mask.notes),
     }
 
 
 ChooseReference = interface(
-    choose_reference,
-    number=int, reference=InFile, mask_file=InFile, method=str, notes=list[str],
+    choose_reference, number=int, reference=InFile, mask_file=InFile, volume_mask=InFile,
+    method=str, notes=list[str],
 )  # fmt: skip
 
 
-def align_low_field(
+def align_scan(
     folder: Path,
     high: InFile,
     high_mask: InFile,
@@ -57,70 +64,46 @@ def align_low_field(
     error: str = "",
     message: str = "",
     registered: bool = False,  # it lies in the other's world already
+    number: int = 0,
+    reference: int | None = None,  # number of the scan of its session that it is brought to
     seed: int = 42,
     name: Label = "the scan",
     high_name: Label = "the high-field scan",
 ) -> dict[str, Any]:
-    """Register a scan to its partner on one thread, or raise what `find_brain` met."""
+    """Register a scan to its partner on one thread, or to another scan of its session.
+
+    What keeps a scan of a session from being used, such as what `find_brain` met, is an output
+    and not an exception: the others go on without it.
+    """
     import numpy as np
 
     from h2lo_bids.imaging.alignment import Alignment, align, check_overlap
 
-    raise_error(error, message)
-    assert checked is not None
-    assert mask_file is not None
-    masks = load_image(mask_file), load_image(high_mask)
-    if registered:
-        check_overlap(*masks, name, high_name)
-        found = Alignment(np.eye(4))
-    else:
-        low, partner = load_image(checked), load_image(high)
-        low.set_filename(name)
-        partner.set_filename(high_name)
-        found = align(low, masks[0], partner, masks[1], folder, seed=seed)
+    try:
+        if error:
+            raise error_named(error, message)
+        assert checked is not None
+        assert mask_file is not None
+        masks = load_image(mask_file), load_image(high_mask)
+        if registered or number == reference:
+            check_overlap(*masks, name, high_name)
+            found = Alignment(np.eye(4))
+        else:
+            low, partner = load_image(checked), load_image(high)
+            low.set_filename(name)
+            partner.set_filename(high_name)
+            found = align(low, masks[0], partner, masks[1], folder, seed=seed)
+        if reference is not None:
+            _refuse_strays(found.matrix, masks[1], name)
+    except H2loError as err:
+        if reference is None:
+            raise
+        return {"error": type(err).__name__, "message": str(err)}
     np.savetxt(folder / "matrix.txt", found.matrix, fmt="%.12g")
     return {
         "matrix": str(folder / "matrix.txt"),  # from the partner's world to the scan's, RAS mm
         "stripped": method in ("stripped", "skip"),  # it shows a brain alone
         "warnings": [*(warnings or ()), *found.notes],
-    }
-
-
-AlignLowField = interface(align_low_field, matrix=InFile, stripped=bool, warnings=list[str])
-
-
-def align_part(
-    folder: Path,
-    number: int,
-    reference: int,  # number of the scan that the others are brought to
-    high: InFile,
-    high_mask: InFile,
-    checked: AnyFile | None = None,
-    mask_file: AnyFile | None = None,
-    method: str = "",
-    warnings: list[str] | None = None,
-    error: str = "",
-    message: str = "",
-    seed: int = 42,
-    name: Label = "the scan",
-) -> dict[str, Any]:
-    """Register a scan to another of its session.
-
-    What keeps it from being used is an output and not an exception: the others go on
-    without it.
-    """
-    try:
-        found = align_low_field(
-            folder, high, high_mask, checked, mask_file, method, warnings, error, message,
-            number == reference, seed, name, "its reference",
-        )  # fmt: skip
-        _refuse_strays(found["matrix"], high_mask, name)
-    except H2loError as err:
-        return {"error": type(err).__name__, "message": str(err)}
-    assert checked is not None
-    assert mask_file is not None
-    return {
-        **found,
         "scan": shutil.copy(checked, folder / "scan.nii"),
         "mask_file": shutil.copy(mask_file, folder / "mask.nii.gz"),
         "name": name,
@@ -129,23 +112,29 @@ def align_part(
     }
 
 
-AlignPart = interface(
-    align_part,
+AlignScan = interface(
+    align_scan,
     matrix=InFile, stripped=bool, warnings=list[str],
     scan=InFile, mask_file=InFile, name=str, error=str, message=str,
 )  # fmt: skip
 
 
-def _refuse_strays(matrix: str, high_mask: str, name: str) -> None:
+ALIGNED = {
+    "scans": "scan", "masks": "mask_file", "matrices": "matrix", "stripped": "stripped",
+    "names": "name", "warnings": "warnings", "errors": "error", "messages": "message",
+}  # fmt: skip
+"""Names of the outputs of several scans, and of one."""
+
+
+def _refuse_strays(matrix: Any, mask: Any, name: str) -> None:
     """Refuse a motion that no head makes within a session."""
     import numpy as np
     from nibabel.affines import apply_affine
 
     from h2lo_bids.imaging.alignment import MAX_MOTION_MM, MAX_TURN_DEG, motion_of
 
-    mask = load_image(high_mask)
     centre = apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0).mean(0))
-    shift, turn = motion_of(np.loadtxt(matrix), centre)
+    shift, turn = motion_of(matrix, centre)
     if shift > MAX_MOTION_MM or turn > MAX_TURN_DEG:
         raise BadDataError(
             f"{name}: was registered {shift:.0f} mm and {turn:.0f} degrees away "
@@ -162,6 +151,8 @@ def fuse_low_field(
     stripped: list[bool],  # which show a brain alone
     names: list[Label],
     own_masks: bool = False,  # mask them by their own brain masks
+    scaling: str | None = None,  # of a model that enhances them
+    contrast: str = "T1w",
 ) -> dict[str, Any]:
     """Resample each low-field scan once to the frame, from its own voxels, and average them."""
     import numpy as np
@@ -180,14 +171,19 @@ def fuse_low_field(
     fused = fuse(parts, brain, [load_image(mask) for mask in masks] if own_masks else ())
     low = placed(fused.data, brain.affine, brain)
     mask = placed(fused.mask.astype(np.uint8), brain.affine, brain)
+    path = folder / "lowfield.nii.gz"
+    if scaling is None:
+        made: dict[str, Any] = {"volume": str(save_nifti(low, path))}
+    else:
+        made = scale(low, mask, path, scaling, contrast, names[0], profiled=True)
     return {
-        "out_file": str(save_nifti(low, folder / "lowfield.nii.gz")),
+        **made,
         "mask_file": str(save_nifti(mask, folder / "mask.nii.gz")),
         "coverage": list(fused.coverage),
     }
 
 
-FuseLowField = interface(fuse_low_field, out_file=InFile, mask_file=InFile, coverage=list[float])
+FuseLowField = interface(fuse_low_field, mask_file=InFile, coverage=list[float], **SCALED)
 
 
 def check_pair(

@@ -9,7 +9,7 @@ from nipype.interfaces.utility import Merge
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.models.frame import Frame
-from pipelines.scan_steps import FOUND, Conform, FindBrain, Normalise, SettleBrain
+from pipelines.scan_steps import FOUND, FindBrain, Prepare
 
 Source = tuple[Any, str]
 """A node and one of its outputs."""
@@ -62,32 +62,23 @@ def add_find_brain(
 
 
 def add_preparation(
-    workflow: pe.Workflow, find: pe.Node, path: Path, frame: Frame, contrast: str, scaling: str
+    workflow: pe.Workflow,
+    find: pe.Node,
+    path: Path,
+    frame: Frame,
+    contrast: str,
+    scaling: str,
+    *,
+    native: bool = False,
 ) -> dict[str, Source]:
-    """Add what brings a scan to a model's frame and range.
+    """Add what brings a scan to a model's frame and range, and on its own grid to that range.
 
-    ``check`` takes a ``donor_mask``: the brain mask of the session's T1w scan, if any.
+    ``prepare`` takes a ``donor_mask``: the brain mask of the session's T1w scan, if any.
     """
-    label = str(path)
-    found = {key: (find, key) for key in FOUND}
-    check = add(workflow, SettleBrain(name=label), "check", 0.5, **found)
-    mask = (check, "mask_file")
-    conform = add(
-        workflow, Conform(frame=frame.to_dict(), name=label), "conform", 1.0,
-        in_file=(find, "checked"), mask_file=mask,
-    )  # fmt: skip
-    normalise = add(
-        workflow,
-        Normalise(name=label, scaling=scaling, contrast=contrast, profiled=True),
-        "normalise_frame", 1.0,
-        in_file=(conform, "out_file"), mask_file=(conform, "mask_file"),
-    )  # fmt: skip
-    return {
-        "checked": (find, "checked"),
-        "mask": mask,
-        "mask_method": (check, "method"),
-        "warnings": (check, "warnings"),
-        "volume": (normalise, "out_file"),
-        "volume_mask": (conform, "mask_file"),
-        "profile": (normalise, "profile"),
-    }
+    step = Prepare(
+        frame=frame.to_dict(), scaling=scaling, contrast=contrast, native=native, name=str(path)
+    )
+    prepare = add(workflow, step, "prepare", 2.0, **{key: (find, key) for key in FOUND})
+    outputs = ("method", "warnings", "volume", "volume_mask", "profile", "scaling", "native")
+    found: dict[str, Source] = {key: (prepare, key) for key in outputs}
+    return found | {"checked": (find, "checked"), "mask": (prepare, "mask_file")}

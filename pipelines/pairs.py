@@ -21,7 +21,7 @@ from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
 from pipelines.engine import NodeFailure, RunOptions, run_workflow
-from pipelines.lowfield_steps import AlignLowField, CheckPair, FuseLowField, WritePair
+from pipelines.lowfield_steps import ALIGNED, AlignScan, CheckPair, FuseLowField, WritePair
 from pipelines.nodes import Source, add, add_find_brain, add_preparation
 from pipelines.scan_steps import FOUND
 
@@ -189,7 +189,7 @@ def init_pairs_wf(
             if donor.stem not in alone:
                 alone[donor.stem] = _find(workflow, f"find_{_word(donor)}", donor, how)
             source, field = alone[donor.stem], "mask_file"
-        workflow.connect([(source, branches[pair.name], [(field, "check.donor_mask")])])
+        workflow.connect([(source, branches[pair.name], [(field, "prepare.donor_mask")])])
     return workflow
 
 
@@ -227,8 +227,8 @@ def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Wor
     )  # fmt: skip
     add(
         workflow, _writer(pair, fingerprint, how), "write", 1.0,
-        volume=high["volume"], mask_method=high["mask_method"], warnings=high["warnings"],
-        lowfield=(fuse, "out_file"), mask_file=(fuse, "mask_file"), check=(check, "check"),
+        volume=high["volume"], mask_method=high["method"], warnings=high["warnings"],
+        lowfield=(fuse, "volume"), mask_file=(fuse, "mask_file"), check=(check, "check"),
         noise=(check, "noise"), low_warnings=low["warnings"],
     )  # fmt: skip
     return workflow
@@ -241,7 +241,7 @@ def _add_low_field(
     found: dict[str, list[Source]] = {}
     for number, scan in enumerate(pair.lf, start=1):
         find = _find(workflow, f"find_{number}", scan, how)
-        step = AlignLowField(
+        step = AlignScan(
             registered=pair.registered,
             seed=how.seed,
             name=str(scan.path),
@@ -251,12 +251,8 @@ def _add_low_field(
             workflow, step, f"align_{number}", 1.0, high=high["checked"],
             high_mask=high["mask"], **{key: (find, key) for key in FOUND},
         )  # fmt: skip
-        ends = {
-            "scans": (find, "checked"), "masks": (find, "mask_file"), "matrices": (align, "matrix"),
-            "stripped": (align, "stripped"), "warnings": (align, "warnings"),
-        }  # fmt: skip
-        for key, end in ends.items():
-            found.setdefault(key, []).append(end)
+        for key, output in ALIGNED.items():
+            found.setdefault(key, []).append((align, output))
     return found
 
 

@@ -13,18 +13,17 @@ from nipype.pipeline import engine as pe
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.outputs import Grid
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
-from pipelines.lowfield_steps import AlignPart, ChooseReference, FuseLowField
+from pipelines.lowfield_steps import ALIGNED, AlignScan, ChooseReference, FuseLowField
 from pipelines.nodes import Source, add, add_find_brain, add_preparation, given
 from pipelines.output_steps import MakeFigures, MakeRegistrationFigures
 from pipelines.outputs import Products, add_outputs
-from pipelines.scan_steps import FOUND, Conform, Normalise
+from pipelines.scan_steps import FOUND
 from pipelines.specs import ImageSpec, RunSpec, draws
 from pipelines.synthesis_steps import (
     AddNoise,
     RegisterToTemplate,
     RegridMask,
     Synthesize,
-    WarpToTemplate,
 )
 
 
@@ -42,7 +41,7 @@ def init_participant_wf(name: str, images: Sequence[ImageSpec], run: RunSpec) ->
         donor = donors[image.name]
         if donor is not None:
             # From the step that fails for no scan: this image must not fail with its donor.
-            find, taker = ("find_1", "choose") if image.enhanced else ("find_brain", "check")
+            find, taker = ("find_1", "choose") if image.enhanced else ("find_brain", "prepare")
             ends = (f"{find}.mask_file", f"{taker}.donor_mask")
             workflow.connect([(branches[donor.name], branches[image.name], [ends])])
     return workflow
@@ -91,15 +90,10 @@ def prepare_scan(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> dict[
     """Bring a scan to the model's frame and range, and to that range on its own grid, too."""
     (part,), (mask,), model = image.parts, image.masks, image.model
     find = _find(workflow, "find_brain", part, mask, run)
-    products = add_preparation(
-        workflow, find, part.path, model.frame, model.contrast, model.scaling
+    made = add_preparation(
+        workflow, find, part.path, model.frame, model.contrast, model.scaling, native=True
     )
-    native = add(
-        workflow,
-        Normalise(name=str(part.path), scaling=model.scaling, contrast=model.contrast),
-        "normalise_native", 1.0, in_file=products["checked"], mask_file=products["mask"],
-    )  # fmt: skip
-    return products | {"preproc": (native, "out_file"), "scaling": (native, "scaling")}
+    return made | {"preproc": made["native"], "mask_method": made["method"]}
 
 
 def _add_registration_figures(
@@ -218,38 +212,28 @@ def _add_template(
         transform="affine" if run.sloppy else "syn", seed=run.random_seed,
         name=str(image.parts[0].path),
     )  # fmt: skip
-    register = add(workflow, step, f"register_{grid.space}", 3.0, in_file=products["preproc"])
-    warp = add(
-        workflow, WarpToTemplate(template=str(grid.template)), f"warp_{grid.space}", 1.0,
-        in_file=products["preproc"], mask_file=products["mask"], forward=(register, "forward"),
+    register = add(
+        workflow, step, f"register_{grid.space}", 3.0,
+        in_file=products["preproc"], mask_file=products["mask"],
     )  # fmt: skip
     return {
         f"forward_{grid.space}": (register, "forward"),
         f"inverse_{grid.space}": (register, "inverse"),
-        f"preproc_{grid.name}": (warp, "out_file"),
-        f"mask_{grid.name}": (warp, "mask_file"),
+        f"preproc_{grid.name}": (register, "out_file"),
+        f"mask_{grid.name}": (register, "mask_file"),
     }
 
 
 def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
     """Fuse low-field scans on the frame, enhance them, and draw what changed."""
-    model, name = image.model, str(image.parts[0].path)
+    model = image.model
     choose, parts = _align_parts(workflow, image, run)
-    conform = add(
-        workflow, Conform(frame=model.frame.to_dict(), name=name), "conform", 1.0,
-        in_file=(choose, "reference"), mask_file=(choose, "mask_file"),
-    )  # fmt: skip
+    step = given(FuseLowField, scaling=model.scaling, contrast=model.contrast)
     fuse = add(
-        workflow, given(FuseLowField), "fuse", 1.5, volume_mask=(conform, "mask_file"),
+        workflow, step, "fuse", 2.0, volume_mask=(choose, "volume_mask"),
         **{key: parts[key] for key in ("scans", "masks", "matrices", "stripped", "names")},
     )  # fmt: skip
-    mask = (fuse, "mask_file")
-    normalise = add(
-        workflow,
-        Normalise(name=name, scaling=model.scaling, contrast=model.contrast, profiled=True),
-        "normalise", 1.0, in_file=(fuse, "out_file"), mask_file=mask,
-    )  # fmt: skip
-    volume = (normalise, "out_file")
+    mask, volume = (fuse, "mask_file"), (fuse, "volume")
     step = given(Synthesize, **_evaluation(image, run))
     enhance = _add_evaluation(workflow, step, "enhance", run, volume=volume, mask_file=mask)
     figures = add(
@@ -259,7 +243,7 @@ def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
     )  # fmt: skip
     products = {
         "mask": mask, "mask_method": (choose, "method"), "preproc": volume,
-        "profile": (normalise, "profile"), "scaling": (normalise, "scaling"),
+        "profile": (fuse, "profile"), "scaling": (fuse, "scaling"),
         "enhanced": (enhance, "out_file"), "device_enhanced": (enhance, "device"),
     }  # fmt: skip
     record: dict[str, Any] = {
@@ -279,7 +263,7 @@ def _align_parts(
         for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
     ]
     choose = add(
-        workflow, ChooseReference(names=names), "choose", 0.5,
+        workflow, ChooseReference(names=names, frame=image.model.frame.to_dict()), "choose", 1.0,
         **{key: [(find, output) for find in finds] for key, output in (
             ("scans", "checked"), ("masks", "mask_file"), ("methods", "method"),
             ("errors", "error"), ("messages", "message"),
@@ -287,21 +271,18 @@ def _align_parts(
     )  # fmt: skip
     aligned = [
         add(
-            workflow, AlignPart(number=number, seed=run.random_seed, name=label),
+            workflow,
+            AlignScan(
+                number=number, seed=run.random_seed, name=label, high_name="its reference"
+            ),
             f"align_{number}", 1.0, reference=(choose, "number"),
             high=(choose, "reference"), high_mask=(choose, "mask_file"),
             **{key: (find, key) for key in FOUND},
         )
         for number, (find, label) in enumerate(zip(finds, names, strict=True), start=1)
     ]  # fmt: skip
-    return choose, {
-        key: [(align, output) for align in aligned]
-        for key, output in (
-            ("scans", "scan"), ("masks", "mask_file"), ("matrices", "matrix"),
-            ("stripped", "stripped"), ("names", "name"), ("warnings", "warnings"),
-            ("errors", "error"), ("messages", "message"),
-        )
-    }  # fmt: skip
+    every = {key: [(align, output) for align in aligned] for key, output in ALIGNED.items()}
+    return choose, every
 
 
 def records(workflow: pe.Workflow) -> dict[str, dict[str, Any]]:
@@ -323,14 +304,14 @@ def step_label(node: str) -> str:
 
     Examples
     --------
-    >>> [step_label(name) for name in ("check", "synthesize_native", "noise01_lf_2x2x2")]
-    ['check', 'synthesize (native)', 'noise01 (lf_2x2x2)']
-    >>> [step_label(name) for name in ("ds_mask", "ds_record_list_outputs", "warp_MNI152")]
-    ['write', 'write', 'warp']
+    >>> [step_label(name) for name in ("prepare", "synthesize_native", "noise01_lf_2x2x2")]
+    ['prepare', 'synthesize (native)', 'noise01 (lf_2x2x2)']
+    >>> [step_label(name) for name in ("ds_mask", "ds_record_list_outputs", "register_MNI152")]
+    ['write', 'write', 'register']
     """
     node = re.sub(r"_list_.*", "", node)
     if node.startswith("ds_"):
         return "write"
     if match := re.fullmatch(r"(regrid|synthesize|std|noise\d+)_(.+)", node):
         return f"{match[1]} ({match[2]})"
-    return re.sub(r"^(register|warp)_.*", r"\1", node)
+    return re.sub(r"^register_.*", "register", node)

@@ -20,7 +20,7 @@ def find_brain(
 ) -> dict[str, Any]:
     """Load a scan and find its brain; keep the scan uncompressed for the steps that follow.
 
-    A scan that cannot be used is an output here and not an exception, which `settle_brain`
+    A scan that cannot be used is an output here and not an exception, which `prepare`
     raises: the session's other scan may wait for this mask, and must go on without it.
     """
     from h2lo_bids.imaging.orientation import orientation_note
@@ -74,42 +74,92 @@ FindBrain = interface(
 )  # fmt: skip
 
 
-def settle_brain(
+def prepare(
     folder: Path,
+    frame: dict[str, Any],
+    scaling: str,
+    contrast: str,
     checked: AnyFile | None = None,
     mask_file: AnyFile | None = None,
     method: str = "",
     warnings: list[str] | None = None,
     error: str = "",
     message: str = "",
-    donor_mask: AnyFile | None = None,
+    donor_mask: AnyFile | None = None,  # of the session's T1w scan
+    native: bool = False,  # scale the scan on its own grid, too
     name: Label = "the scan",
 ) -> dict[str, Any]:
-    """Stop a scan that cannot be used; share the mask of the session's T1w where that helps."""
+    """Bring a scan to a model's frame and range, or raise what `find_brain` met."""
     from h2lo_bids.imaging.brain import BrainMask
+    from h2lo_bids.imaging.conform import conform
+    from h2lo_bids.imaging.resample import resample_mask
     from h2lo_bids.io import save_nifti
+    from h2lo_bids.models.frame import Frame
 
-    raise_error(error, message)
+    if error:
+        raise error_named(error, message)
     assert checked is not None
     assert mask_file is not None
     image = load_image(checked)
     image.set_filename(name)
     mask = shared_mask(BrainMask(load_image(mask_file), method), donor_mask, image)
+    conformed = conform(image, Frame.from_dict(frame), mask=mask.image)
+    inside = resample_mask(mask.image, conformed.shape, conformed.affine)
+    words = (scaling, contrast, name)
+    made = scale(conformed, inside, folder / "volume.nii.gz", *words, profiled=True)
+    if native:
+        found = scale(image, mask.image, folder / "native.nii.gz", *words)
+        made |= {"native": found["volume"], "scaling": found["scaling"]}
     return {
+        **made,
         # A copy even of its own mask: a result must not point into another node's folder.
         "mask_file": str(save_nifti(mask.image, folder / "mask.nii.gz")),
+        "volume_mask": str(save_nifti(inside, folder / "volume_mask.nii.gz")),
         "method": method_text(mask.method),
         "warnings": [*(warnings or ()), *mask.notes],
     }
 
 
-SettleBrain = interface(settle_brain, mask_file=InFile, method=str, warnings=list[str])
+SCALED: dict[str, Any] = {"volume": InFile, "scaling": dict[str, Any], "profile": dict[str, Any]}
+Prepare = interface(
+    prepare, mask_file=InFile, volume_mask=InFile, native=InFile, method=str, warnings=list[str],
+    **SCALED,
+)  # fmt: skip
 
 
-def raise_error(error: str, message: str) -> None:
-    """Raise what an earlier step could only report: a class of `h2lo_bids.errors` by its name."""
-    if error:
-        raise error_named(error, message)
+def scale(
+    image: Any,
+    mask: Any,
+    path: Path,
+    scaling: str,
+    contrast: str,
+    name: str,
+    *,
+    profiled: bool = False,
+) -> dict[str, Any]:
+    """Bring a brain to the scale of a model, exactly 0 around it; measure it where asked."""
+    import numpy as np
+
+    from h2lo_bids.imaging.normalise import scale_brain
+    from h2lo_bids.imaging.profile import measure
+    from h2lo_bids.imaging.range_check import scaling_facts
+    from h2lo_bids.imaging.resample import spacing_of
+
+    inside, sides = np.asarray(mask.dataobj) > 0, list(spacing_of(image.affine))
+    scaled = scale_brain(
+        np.asarray(image.dataobj), inside, sides, contrast=contrast, scaling=scaling, name=name
+    )
+    profile = {}
+    if profiled:
+        profile = measure(
+            scaled.volume, inside, sides, contrast=contrast,
+            field_ratio=scaled.field_ratio, negative=scaled.negative,
+        )  # fmt: skip
+    return {
+        "volume": save_like(image, scaled.volume, path),
+        "scaling": scaling_facts(scaled, contrast, scaling),
+        "profile": profile,
+    }
 
 
 def shared_mask(own: Any, donor: str | None, image: Any) -> Any:
@@ -133,70 +183,6 @@ def method_text(method: str) -> str:
         "stripped": "none, the scan has no skull",
         "skip": "none, as asked",
     }.get(method, method)
-
-
-def conform(
-    folder: Path,
-    in_file: InFile,
-    mask_file: InFile,
-    frame: dict[str, Any],
-    name: Label = "the scan",
-) -> dict[str, Any]:
-    """Put a scan and its mask on the model's frame, centred on the brain."""
-    from h2lo_bids.imaging import conform as conforming
-    from h2lo_bids.imaging.resample import resample_mask
-    from h2lo_bids.io import save_nifti
-    from h2lo_bids.models.frame import Frame
-
-    image, mask = load_image(in_file), load_image(mask_file)
-    image.set_filename(name)
-    conformed = conforming.conform(image, Frame.from_dict(frame), mask=mask)
-    own = resample_mask(mask, conformed.shape, conformed.affine)
-    return {
-        "out_file": str(save_nifti(conformed, folder / "conformed.nii")),
-        "mask_file": str(save_nifti(own, folder / "mask.nii.gz")),
-    }
-
-
-Conform = interface(conform, out_file=InFile, mask_file=InFile)
-
-
-def normalise(
-    folder: Path,
-    in_file: InFile,
-    mask_file: InFile,
-    scaling: str = "max",
-    contrast: str = "T1w",
-    profiled: bool = False,
-    name: Label = "the scan",
-) -> dict[str, Any]:
-    """Bring a brain to the scale of a model, exactly 0 around it; measure it where asked."""
-    import numpy as np
-
-    from h2lo_bids.imaging.normalise import scale_brain
-    from h2lo_bids.imaging.profile import measure
-    from h2lo_bids.imaging.range_check import scaling_facts
-    from h2lo_bids.imaging.resample import spacing_of
-
-    image, mask = load_image(in_file), load_image(mask_file)
-    inside, sides = np.asarray(mask.dataobj) > 0, list(spacing_of(image.affine))
-    scaled = scale_brain(
-        np.asarray(image.dataobj), inside, sides, contrast=contrast, scaling=scaling, name=name
-    )
-    profile = {}
-    if profiled:
-        profile = measure(
-            scaled.volume, inside, sides, contrast=contrast,
-            field_ratio=scaled.field_ratio, negative=scaled.negative,
-        )  # fmt: skip
-    return {
-        "out_file": save_like(image, scaled.volume, folder / "normalised.nii.gz"),
-        "scaling": scaling_facts(scaled, contrast, scaling),
-        "profile": profile,
-    }
-
-
-Normalise = interface(normalise, out_file=InFile, scaling=dict[str, Any], profile=dict[str, Any])
 
 
 def save_like(like: Any, data: Any, path: Path) -> str:

@@ -165,6 +165,7 @@ AddNoise = interface(add_noise, out_file=InFile)
 def register_to_template(
     folder: Path,
     in_file: InFile,
+    mask_file: InFile,
     template: InFile,
     template_mask: InFile | None = None,
     transform: str = "syn",
@@ -172,17 +173,39 @@ def register_to_template(
     name: Label = "the scan",
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Register a brain to the brain of a template, on one thread, as the seed counts on no more."""
-    from h2lo_bids.imaging.registration import register
+    """Register a brain to the brain of a template, and bring it and its mask there, linearly.
 
-    moving = load_image(in_file)
+    On one thread, as the seed counts on no more.
+    """
+    import nibabel as nib
+    import numpy as np
+
+    from h2lo_bids.imaging.registration import register, warp
+    from h2lo_bids.io import save_nifti
+
+    moving, mask, space = load_image(in_file), load_image(mask_file), load_image(template)
     moving.set_filename(name)
     fixed = _template_brain(template, template_mask, threads)
     found = register(moving, fixed, folder, transform=transform, seed=seed, threads=1)
-    return {"forward": str(found.forward), "inverse": str(found.inverse)}
+    share = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
+    inside = np.asarray(warp(share, space, found.forward).dataobj) > 0.5
+    moved = np.asarray(warp(moving, space, found.forward).dataobj)
+    brain = nib.Nifti1Image(np.where(inside, np.clip(moved, 0, 1), 0), space.affine)
+    own = nib.Nifti1Image(inside.astype(np.uint8), space.affine)
+    for image in (brain, own):
+        image.set_sform(space.affine, 4)  # a standard space other than Talairach's: MNI
+        image.set_qform(space.affine, 4)
+    return {
+        "forward": str(found.forward),
+        "inverse": str(found.inverse),
+        "out_file": str(save_nifti(brain, folder / "preproc.nii.gz")),
+        "mask_file": str(save_nifti(own, folder / "mask.nii.gz")),
+    }
 
 
-RegisterToTemplate = interface(register_to_template, forward=InFile, inverse=InFile)
+RegisterToTemplate = interface(
+    register_to_template, forward=InFile, inverse=InFile, out_file=InFile, mask_file=InFile
+)
 
 
 def _template_brain(template: str, template_mask: str | None, threads: int) -> Any:
@@ -201,31 +224,3 @@ def _template_brain(template: str, template_mask: str | None, threads: int) -> A
     fixed = nib.Nifti1Image(brain.astype(np.float32), image.affine)
     fixed.set_filename(template)
     return fixed
-
-
-def warp_to_template(
-    folder: Path, in_file: InFile, mask_file: InFile, template: InFile, forward: InFile
-) -> dict[str, Any]:
-    """Bring a brain and its mask to a template's grid, both interpolated linearly."""
-    import nibabel as nib
-    import numpy as np
-
-    from h2lo_bids.imaging.registration import warp
-    from h2lo_bids.io import save_nifti
-
-    space, mask = load_image(template), load_image(mask_file)
-    share = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
-    inside = np.asarray(warp(share, space, forward).dataobj) > 0.5
-    moved = np.asarray(warp(load_image(in_file), space, forward).dataobj)
-    brain = nib.Nifti1Image(np.where(inside, np.clip(moved, 0, 1), 0), space.affine)
-    own = nib.Nifti1Image(inside.astype(np.uint8), space.affine)
-    for image in (brain, own):
-        image.set_sform(space.affine, 4)  # a standard space other than Talairach's: MNI
-        image.set_qform(space.affine, 4)
-    return {
-        "out_file": str(save_nifti(brain, folder / "preproc.nii.gz")),
-        "mask_file": str(save_nifti(own, folder / "mask.nii.gz")),
-    }
-
-
-WarpToTemplate = interface(warp_to_template, out_file=InFile, mask_file=InFile)

@@ -126,7 +126,7 @@ def test_an_array_survives_a_broken_scan_and_a_requeue_and_a_rerun_does_the_rest
     assert cluster.divide("--submit", *command)[0] == "participant: 1 of 4 tasks to submit"
     (row,) = failures(folder)
     assert row[:3] == ["participant", "sub-02", "65"]
-    assert row[4:6] == ["sub-02/anat/sub-02_T1w.nii.gz", "check"]
+    assert row[4:6] == ["sub-02/anat/sub-02_T1w.nii.gz", "prepare"]
     cluster.wait()
     assert len(images) == 3
     assert [path.name for path, when in images.items() if path.stat().st_mtime_ns != when] == []

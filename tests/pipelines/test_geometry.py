@@ -123,8 +123,8 @@ def _through(
             add_grid(workflow, image, run, grid, made)
         assert run_workflow(workflow, RunOptions(folder / "crash")) == []
     files = {
-        "preproc": "copies_wf/normalise_native/normalised",
-        "mask": "copies_wf/check/mask",
+        "preproc": "copies_wf/prepare/native",
+        "mask": "copies_wf/prepare/mask",
         "copied": "copies_wf/synthesize_native/lowfield",
         "located": "locates_wf/synthesize_native/lowfield",
         "coarse": "locates_wf/synthesize_lf_2x3x5/lowfield",

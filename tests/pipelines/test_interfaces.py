@@ -20,12 +20,14 @@ from h2lo_bids.errors import (
     recorded,
 )
 from h2lo_bids.imaging.registration import Registration
+from h2lo_bids.models.frame import Frame
 from pipelines.interface import interface
 from pipelines.output_steps import WriteDerivative
-from pipelines.scan_steps import FindBrain, Normalise, SettleBrain
+from pipelines.scan_steps import FindBrain, Prepare
 from pipelines.synthesis_steps import RegisterToTemplate, RegridMask, Synthesize
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
+MODEL = {"frame": Frame((64,) * 3, (2.0,) * 3).to_dict(), "scaling": "max", "contrast": "T1w"}
 
 
 def _save(data: np.ndarray, path: Path) -> str:
@@ -48,7 +50,7 @@ def test_a_bad_scan_is_an_output_first_and_an_error_of_its_own_scan_then(tmp_pat
     assert found.error == "BadDataError"
     assert "bad.nii.gz" in found.message
     with pytest.raises(BadDataError, match="bad"):
-        SettleBrain(error=found.error, message=found.message).run(cwd=tmp_path)
+        Prepare(error=found.error, message=found.message, **MODEL).run(cwd=tmp_path)
 
 
 def test_a_given_mask_is_judged_and_what_was_noticed_is_told(tmp_path, monkeypatch):
@@ -84,23 +86,24 @@ def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch
         taken.append(np.asarray(fixed.dataobj) > 0)
         return Registration(Path(scan), Path(scan))
 
-    monkeypatch.setattr("h2lo_bids.imaging.registration.register", register)
+    registration = "h2lo_bids.imaging.registration"
+    monkeypatch.setattr(f"{registration}.register", register)
+    monkeypatch.setattr(f"{registration}.warp", lambda image, reference, transform: image)
     scan = _save(data, tmp_path / "scan.nii")
     template = _save(np.where(data > 0, data, 1), tmp_path / "template.nii")
     finer = np.repeat(np.repeat(np.repeat(data > 0, 2, 0), 2, 1), 2, 2) * np.float32(0.8)
     affine = AFFINE @ np.diag([0.5, 0.5, 0.5, 1]) + np.array([[0, 0, 0, -0.5]] * 3 + [[0] * 4])
     nib.save(nib.Nifti1Image(finer, affine), tmp_path / "mask.nii")
-    RegisterToTemplate(
-        in_file=scan, template=template, template_mask=str(tmp_path / "mask.nii")
-    ).run(cwd=tmp_path)
+    mask = str(tmp_path / "mask.nii")
+    own = _save((data > 0).astype(np.uint8), tmp_path / "own.nii")
+    given = {"in_file": scan, "mask_file": own, "template": template, "template_mask": mask}
+    RegisterToTemplate(**given).run(cwd=tmp_path)
     differs = np.count_nonzero(taken[0] != (data > 0)) / np.count_nonzero(data)
     assert differs < 0.05  # of the voxels on the surface, some are half in
     (tmp_path / "mask.nii").unlink()
     _save(1 - 0.9 * (data > 0), tmp_path / "mask.nii")
     with pytest.raises(BadDataError, match=r"mask\.nii: this brain mask"):
-        RegisterToTemplate(
-            in_file=scan, template=template, template_mask=str(tmp_path / "mask.nii")
-        ).run(cwd=tmp_path)
+        RegisterToTemplate(**given).run(cwd=tmp_path)
 
 
 def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path, monkeypatch):
@@ -115,9 +118,7 @@ def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path, monkeypatch):
     def settle(donor: np.ndarray, method: str = "deepbet"):
         (tmp_path / "d").mkdir(exist_ok=True)
         given = _save(donor, tmp_path / "d" / "donor.nii.gz")
-        node = SettleBrain(
-            checked=scan, mask_file=mine, method=method, warnings=[], error="", donor_mask=given
-        )
+        node = Prepare(checked=scan, mask_file=mine, method=method, donor_mask=given, **MODEL)
         out = node.run(cwd=tmp_path).outputs
         return np.asarray(nib.load(out.mask_file).dataobj), out.method
 
@@ -131,16 +132,19 @@ def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path, monkeypatch):
     np.testing.assert_array_equal(mask, own)
 
 
-def test_normalised_images_end_at_one_and_are_zero_outside(tmp_path, monkeypatch):
+def test_prepared_images_end_at_one_and_are_zero_outside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = _ball(20) + 5
-    mask = (_ball(20) > 0).astype(np.uint8)
-    node = Normalise(
-        in_file=_save(data, tmp_path / "a.nii"), mask_file=_save(mask, tmp_path / "m.nii")
-    )
-    out = nib.load(node.run(cwd=tmp_path).outputs.out_file)
-    np.testing.assert_allclose(out.get_fdata(), np.where(mask, data / data[mask > 0].max(), 0))
-    assert out.get_data_dtype() == np.float32
+    data, mask = _ball() + 5, (_ball() > 0).astype(np.uint8)
+    scan, inside = _save(data, tmp_path / "a.nii"), _save(mask, tmp_path / "m.nii.gz")
+    found = Prepare(checked=scan, mask_file=inside, native=True, **MODEL).run(cwd=tmp_path).outputs
+    expected = np.where(mask, data / data[mask > 0].max(), 0)
+    for own, grid in ((found.native, mask), (found.volume, nib.load(found.volume_mask).dataobj)):
+        made = nib.load(own)
+        assert made.get_data_dtype() == np.float32
+        np.testing.assert_array_equal(np.asarray(made.dataobj) > 0, np.asarray(grid) > 0)
+        values = np.sort(made.get_fdata()[made.get_fdata() > 0])
+        np.testing.assert_allclose(values, np.sort(expected[mask > 0]), rtol=1e-6)
+    np.testing.assert_allclose(nib.load(found.native).get_fdata(), expected, rtol=1e-6)
 
 
 def test_a_regridded_mask_keeps_its_volume_and_place(tmp_path, monkeypatch):
@@ -194,20 +198,6 @@ def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path, monkeypatch):
     assert signal["WhiteMatter"] < signal["GreyMatter"] < signal["CerebrospinalFluid"]
 
 
-def test_a_sidecar_names_the_device_that_did_the_work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.nii.gz").write_bytes(b"content")
-    WriteDerivative(
-        in_file=str(tmp_path / "x.nii.gz"),
-        out_dir=str(tmp_path / "out"),
-        out_name="b.nii.gz",
-        sidecar={"Device": "cuda", "Precision": "fp32"},
-        device="cpu",
-    ).run(cwd=tmp_path)
-    content = json.loads((tmp_path / "out" / "b.json").read_text())
-    assert content == {"Device": "cpu", "Precision": "fp32"}
-
-
 def _refused_allocation() -> RuntimeError:
     """Return what PyTorch really says, which differs between systems."""
     import torch
@@ -218,19 +208,19 @@ def _refused_allocation() -> RuntimeError:
 
 
 @pytest.mark.parametrize(("method", "named"), [("shared with x", True), ("deepbet 1", False)])
-def test_a_mask_names_the_mask_it_was_taken_from(tmp_path, monkeypatch, method, named):
+def test_a_sidecar_names_its_device_and_the_mask_it_was_taken_from(
+    tmp_path, monkeypatch, method, named
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.nii.gz").write_bytes(b"content")
     WriteDerivative(
-        in_file=str(tmp_path / "x.nii.gz"),
-        out_dir=str(tmp_path / "out"),
-        out_name="b.nii.gz",
-        sidecar={"Sources": ["bids:raw:a"]},
-        mask_method=method,
-        mask_source="bids::other",
-    ).run(cwd=tmp_path)
-    sources = json.loads((tmp_path / "out" / "b.json").read_text())["Sources"]
-    assert sources == ["bids:raw:a", *(["bids::other"] if named else [])]
+        in_file=str(tmp_path / "x.nii.gz"), out_dir=str(tmp_path / "out"), out_name="b.nii.gz",
+        sidecar={"Sources": ["bids:raw:a"], "Device": "cuda"}, device="cpu",
+        mask_method=method, mask_source="bids::other",
+    ).run(cwd=tmp_path)  # fmt: skip
+    content = json.loads((tmp_path / "out" / "b.json").read_text())
+    assert content["Sources"] == ["bids:raw:a", *(["bids::other"] if named else [])]
+    assert content["Device"] == "cpu"
 
 
 @pytest.mark.parametrize(
