@@ -37,7 +37,7 @@ ENHANCE = (*FEW, "--task", "enhance", "--schedule-factor", "0.005", "--features"
 STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "participant": (
         ("people", "people", "participant", "--model", "T1w={h2lo_T1w}", "T2w={identity_T2w}",
-         "--lf-grid", "4x4x8"),
+         "--lf-grid", "4x4x8", "--precision", "fp32"),
     ),
     "pairs": (
         ("people", "pairs", "participant", "--pairs", "--resolution", "4", "--contrast", "T1w",
@@ -47,7 +47,7 @@ STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("site", "site", "group", *FIT),
         ("site", "applied", "participant", "--participant-label", "01", "--model",
          "{run}/site/models/h2lo_T1w", "--output-spaces", "model", "--uncertainty",
-         "--noise", "calibrated"),
+         "--noise", "calibrated", "--precision", "fp32"),
     ),
     "benchmark": (
         ("site", "site", "benchmark", *FIT, "--method", "all", "--external",
@@ -63,7 +63,7 @@ STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("site", "site", "benchmark", *ENHANCE, "--arm", "real", "flip-rotate", "identity",
          "--cohort", "{run}/people"),
         ("site", "enhanced", "participant", "--task", "enhance", "--participant-label", "01",
-         "--model", "{run}/site/models/pfsr_T1w"),
+         "--model", "{run}/site/models/pfsr_T1w", "--precision", "fp32"),
     ),
 }  # fmt: skip
 """Command lines: phantom, name of the output folder, level and options."""

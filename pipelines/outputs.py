@@ -104,7 +104,7 @@ def _add_sinks(
 
 def _sidecars(image: ImageSpec, run: RunSpec) -> dict[str, dict[str, Any]]:
     settings: dict[str, Any] = {
-        "Precision": run.precision,
+        "Precision": image.precision,
         "Device": run.device.partition(":")[0],
     }
     if image.enhanced:
@@ -137,7 +137,7 @@ def _record(image: ImageSpec, run: RunSpec) -> dict[str, Any]:
         "metadata_warnings": remarks,
         "model": asdict(ModelInfo.from_metadata(image.model.metadata, image.model.card)),
         "device": run.device,
-        "precision": run.precision,
+        "precision": image.precision,
         "seed": run.random_seed,
         "templates": [
             [grid.space, template_reference(grid.template)] for grid in grids if grid.template

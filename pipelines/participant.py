@@ -186,7 +186,7 @@ def _evaluation(image: ImageSpec, run: RunSpec) -> dict[str, Any]:
         "frame": model.frame.to_dict(),
         "contrast": model.contrast,
         "device": run.device,
-        "precision": run.precision,
+        "precision": image.precision,
         "use_gpu": run.device.startswith("cuda"),
         "seed": draws(image, run),
     }

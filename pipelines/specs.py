@@ -34,6 +34,7 @@ class ImageSpec:
     model: Bundle
     parts: tuple[Scan, ...]
     masks: tuple[tuple[Path, str] | None, ...]
+    precision: str = "fp32"  # in which the model is evaluated
 
     @property
     def enhanced(self) -> bool:
@@ -54,7 +55,6 @@ class RunSpec:
     skull_strip: str = "auto"
     synthstrip_weights: Path | None = None
     device: str = "cpu"
-    precision: str = "fp32"
     sloppy: bool = False  # register affinely instead of with SyN
     random_seed: int = 42
     omp_nthreads: int = 1

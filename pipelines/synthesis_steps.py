@@ -33,7 +33,7 @@ def synthesize(
     """Evaluate a model at the brain voxels of a grid (`h2lo_bids.synthesis.predict`).
 
     With `members`, digests of the folds' models, their standard deviation takes the place
-    of the image. A `twin` that was made on the very same grid is taken over.
+    of the image. A `twin` that was made on the very same voxels, in any order, is taken over.
     """
     import numpy as np
     import torch
@@ -44,8 +44,8 @@ def synthesize(
     grid, scan = load_image(mask_file), load_image(volume)
     inside = np.asarray(grid.dataobj) > 0
     out = folder / ("std.nii.gz" if members else "lowfield.nii.gz")
-    if twin is not None and twin_mask is not None and _same(load_image(twin_mask), grid):
-        made = np.asarray(load_image(twin).dataobj)
+    made = _turned(twin, twin_mask, grid) if twin and twin_mask else None
+    if made is not None:
         return {"out_file": save_like(grid, made, out), "device": twin_device}
     torch.set_num_threads(threads)
     with noting_device(device) as used:
@@ -69,15 +69,20 @@ def synthesize(
 Synthesize = interface(synthesize, out_file=InFile, device=str)
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Tell whether two masks hold the same voxels of the same grid."""
+def _turned(image: str, mask: str, grid: Any) -> Any:
+    """Return an image in a grid's order of axes, if its mask holds the very voxels of the grid."""
     import numpy as np
+    from nibabel.orientations import io_orientation, ornt_transform
 
-    return (
-        one.shape == other.shape
-        and np.allclose(one.affine, other.affine, rtol=0, atol=1e-6)
-        and np.array_equal(np.asarray(one.dataobj) > 0, np.asarray(other.dataobj) > 0)
+    made, inside = load_image(image), load_image(mask)
+    turn = ornt_transform(io_orientation(inside.affine), io_orientation(grid.affine))
+    made, inside = made.as_reoriented(turn), inside.as_reoriented(turn)
+    same = (
+        inside.shape == grid.shape
+        and np.allclose(inside.affine, grid.affine, rtol=0, atol=1e-6)
+        and np.array_equal(np.asarray(inside.dataobj) > 0, np.asarray(grid.dataobj) > 0)
     )
+    return np.asarray(made.dataobj) if same else None
 
 
 def _evaluate(path: str, contrast: str, members: bool) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 
 if TYPE_CHECKING:
+    from h2lo_bids.models.bundle import Bundle
     from h2lo_bids.reports.records import ScanReport
     from h2lo_bids.trial.scan import Plan
     from pipelines.specs import RunSpec
@@ -159,6 +160,7 @@ def build(task: SubjectTask, send: Send) -> Any:
             models[source.scan.suffix],
             source.parts,
             tuple(masks[part] for part in source.parts),
+            precision_of(task.settings, models[source.scan.suffix]),
         )
         for source in sources
     ]
@@ -183,20 +185,17 @@ def run_spec(task: SubjectTask) -> RunSpec:
         skull_strip=settings.skull_strip,
         synthstrip_weights=synthstrip_weights(settings),
         device=device_of(settings.device),
-        precision=precision_of(settings),
         sloppy=settings.sloppy,
         random_seed=settings.random_seed,
         omp_nthreads=task.resources.omp_nthreads,
     )
 
 
-def precision_of(settings: Settings) -> str:
-    """Return the precision in which models are evaluated: the fastest one if sloppy."""
-    if not settings.sloppy:
-        return settings.precision or "fp32"
-    from h2lo_bids.synthesis.options import native_precision
+def precision_of(settings: Settings, bundle: Bundle) -> str:
+    """Return the precision in which a model is evaluated: the fastest that is near fp32 here."""
+    from h2lo_bids.synthesis.predict import fastest_precision
 
-    return "bf16" if native_precision(settings.device) == "bf16" else "fp32"
+    return settings.precision or fastest_precision(bundle, device_of(settings.device))
 
 
 def device_of(name: str) -> str:
@@ -283,7 +282,7 @@ def plan_of(task: SubjectTask) -> Plan:
         seed=settings.random_seed,
         options=EngineOptions(
             device=device_of(settings.device),
-            precision=precision_of(settings),
+            precision=settings.precision or "fp32",
             threads=task.resources.omp_nthreads,
         ),
     )

@@ -181,9 +181,10 @@ class Method:
     )
     precision: str | None = option(
         None,
-        "bf16 is within 60 dB of fp32, and faster where the processor multiplies in it "
-        "(lscpu: amx_bf16, avx512_bf16), elsewhere far slower; fp16 is for fitting on a GPU "
-        "(default: fp32; group: bf16 where that is faster)",
+        "fp32 gives nearly the same digits on every machine; bf16 is faster where the processor "
+        "multiplies in it (lscpu: amx_bf16, avx512_bf16), elsewhere far slower; fp16 is for "
+        "fitting on a GPU (default: bf16 where it is faster and the model stays within 60 dB of "
+        "fp32, which the sidecars say; evaluate and trial: fp32)",
         choices=PRECISIONS,
         modes=NOT_PAIRS,
     )
@@ -194,8 +195,7 @@ class Method:
     )
     sloppy: bool = option(
         False,
-        "coarse registration, and bf16 where the processor multiplies in it: for trying things "
-        "out, not for results",
+        "coarse registration: for trying things out, not for results",
         modes=(PARTICIPANT, ENHANCED, TRIAL),
     )
 

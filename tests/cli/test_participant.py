@@ -64,7 +64,7 @@ EXPECTED = [
     "sub-01/anat/sub-01_space-T2w_res-model_desc-brain_mask.json",
     "sub-01/anat/sub-01_space-T2w_res-model_desc-brain_mask.nii.gz",
 ]
-WORDS = ["--output-spaces", "model", "--lf-grid", "6x6x10"]
+WORDS = ["--output-spaces", "model", "--lf-grid", "6x6x10", "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")

@@ -260,7 +260,7 @@ def test_threads_are_set_before_the_work_begins(tmp_path, monkeypatch):
 
 
 def test_an_image_on_the_same_grid_is_taken_over(tmp_path, monkeypatch):
-    """Of the same mask on the same grid; else the model, which is not there, is asked for."""
+    """Of the same mask on the same voxels; else the model, which is not there, is asked for."""
     monkeypatch.chdir(tmp_path)
     mask = (_ball(20) > 0).astype(np.uint8)
     made = np.random.default_rng(3).random(mask.shape).astype("f4")
@@ -274,6 +274,15 @@ def test_an_image_on_the_same_grid_is_taken_over(tmp_path, monkeypatch):
     found = Synthesize(**given, twin_mask=same).run(cwd=tmp_path).outputs
     np.testing.assert_array_equal(nib.load(found.out_file).get_fdata(), made)
     assert found.device == "cuda"
+    turned = {}
+    for name, file in (("twin", given["twin"]), ("twin_mask", same)):
+        image = nib.load(file)
+        codes = nib.orientations.axcodes2ornt("LIA")
+        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), codes)
+        turned[name] = str(tmp_path / f"turned_{name}.nii")
+        image.as_reoriented(turn).to_filename(turned[name])
+    found = Synthesize(**given | turned).run(cwd=tmp_path).outputs
+    np.testing.assert_array_equal(nib.load(found.out_file).get_fdata(), made)
     mask[10, 10, 10] = 0
     with pytest.raises(MissingInputError, match="no such model"):
         Synthesize(**given, twin_mask=_save(mask, tmp_path / "other.nii")).run(cwd=tmp_path)

@@ -8,15 +8,25 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models import registry
 from h2lo_bids.models.baselines import Identity, NoSizes
+from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.models.registry import Family
+from h2lo_bids.synthesis import predict as door
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.predict import deviation_on_grid, predict, predict_on_grid
+from h2lo_bids.synthesis.predict import (
+    deviation_on_grid,
+    fastest_precision,
+    predict,
+    predict_on_grid,
+)
 
 AFFINE = np.array([[1, 0, 0, -8.0], [0, 1, 0, -6], [0, 0, 1, -7], [0, 0, 0, 1]])
 IDENTITY = Identity(NoSizes())
@@ -159,3 +169,49 @@ def test_one_model_has_no_deviation(model, volume):
     for models in ([], [model]):
         with pytest.raises(ValueError, match="two models"):
             deviation_on_grid(models, volume, np.eye(4), volume.shape, np.eye(4), mask)
+
+
+@pytest.fixture
+def multiplies_in_bfloat16(monkeypatch):
+    """Let any processor take part; where it only emulates bfloat16 the digits are the same."""
+    fastest_precision.cache_clear()
+    monkeypatch.setattr(door, "native_precision", lambda device: "bf16")
+    yield
+    fastest_precision.cache_clear()
+
+
+@pytest.mark.parametrize("contrast", ["T1w", "T2w"])
+def test_the_embedded_models_are_within_60_db_in_bfloat16(multiplies_in_bfloat16, contrast):
+    bundle = default_bundle(contrast)
+    assert fastest_precision(bundle, "cpu") == "bf16"
+    rng = np.random.default_rng(1)
+    volume = gaussian_filter(rng.random((20, 22, 18), np.float32), 1.5)
+    volume, mask = (volume - volume.min()) / np.ptp(volume), np.ones(volume.shape, bool)
+    exact, fast = (
+        predict(load_model(bundle), volume, mask, options=EngineOptions(precision=p))
+        for p in ("fp32", "bf16")
+    )
+    assert 0 < np.sqrt(np.mean((exact - fast) ** 2)) < 10 ** (-60 / 20)
+
+
+def test_a_model_that_bfloat16_changes_stays_in_float32(multiplies_in_bfloat16, tmp_path):
+    """Planted: two large terms of Equation 1 that cancel, so that rounding is all that is left."""
+    torch.manual_seed(0)
+    model = H2lo(H2loArchitecture(channels=2, n_basis=2, width=4)).requires_grad_(False)
+    last = model.trunk.net[-1]
+    last.weight.zero_()
+    last.bias[:] = torch.tensor([50.0, -50.0])
+    for values in (model.encoder.net[-1].weight, model.encoder.net[-1].bias):
+        values[1] = values[0] * 1.001
+    frame = {"contrast": "T1w", "frame": Frame(), "metadata": {}, "card": ""}
+    bundle = save_bundle(tmp_path / "m", model, **frame)
+    assert fastest_precision(bundle, "cpu") == "fp32"
+
+
+def test_processors_without_bfloat16_and_methods_without_products_take_float32(monkeypatch):
+    fastest_precision.cache_clear()
+    monkeypatch.setattr(door, "native_precision", lambda device: "bf16")
+    assert fastest_precision(default_bundle("T1w", method="identity"), "cpu") == "fp32"
+    monkeypatch.setattr(door, "native_precision", lambda device: "fp32")
+    assert fastest_precision(default_bundle("T1w"), "cpu") == "fp32"
+    fastest_precision.cache_clear()

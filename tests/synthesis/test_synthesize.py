@@ -10,10 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
-from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.models.bundle import default_bundle, load_model
 from h2lo_bids.synthesis import engine
 from h2lo_bids.synthesis import options as engine_options
 from h2lo_bids.synthesis.engine import (
@@ -48,23 +46,6 @@ def test_the_mlp_trunk(draw_model, naive, volume):
     mask = volume > 0.3
     got = synthesize(model, volume, mask, options=EngineOptions(tile=9))
     np.testing.assert_allclose(got[mask], naive(model, volume)[mask], atol=2e-5)
-
-
-@pytest.mark.parametrize("contrast", ["T1w", "T2w"])
-def test_the_embedded_models_keep_60_db_in_bfloat16(contrast):
-    model = load_model(default_bundle(contrast))
-    rng = np.random.default_rng(0)
-    volume = np.zeros((208, 256, 256), dtype=np.float32)
-    # Small, since a processor that only emulates bfloat16 takes minutes for more.
-    part = (slice(80, 92), slice(110, 122), slice(100, 112))
-    smooth = gaussian_filter(rng.random((12, 12, 12)), 1.5)
-    volume[part] = (smooth - smooth.min()) / np.ptp(smooth)
-    mask = volume > 0.05
-    exact, fast = (
-        synthesize(model, volume, mask, options=EngineOptions(precision=p))
-        for p in ("fp32", "bf16")
-    )
-    assert np.sqrt(np.mean((exact - fast)[mask] ** 2)) < 10 ** (-60 / 20)
 
 
 def test_the_first_layer_is_not_rounded_to_bfloat16(model, volume):
