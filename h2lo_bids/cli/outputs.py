@@ -224,11 +224,12 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
 
     Whether a label is a dseg is known when it is read, so that its images are of no source.
     """
+    from h2lo_bids.reports.records import figure_paths
     from h2lo_bids.trial.condition import conditions_of, output_name
 
     conditions, rated = conditions_of(settings), settings.level == "trial"
     every = [*grids_for(settings), *(c.grid for c in conditions)]
-    grids = {grid.name: grid for grid in every if grid.kind in ("native", "lf")}.values()
+    grids = {grid.name: grid for grid in every}.values()
     for scan in found.scans:
         images = []
         for c in conditions:
@@ -246,9 +247,19 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
         for extension in (".tsv", ".json") if settings.labels else ():
             table = output_name(settings.out_dir, scan, "regions", "stats", extension=extension)
             yield Output(table, scan.relative_path)
+        if settings.labels:
+            figures = figure_paths(settings.out_dir, scan.stem, "lesions").values()
+            yield from (Output(path, scan.relative_path) for path in figures)
     if rated and not settings.participant_label:
-        yield from _result(settings, "trial")
-        yield from _result(settings, "trial_report")
+        yield from _of_study(settings)
+
+
+def _of_study(settings: Settings) -> Iterator[Output]:
+    """Yield what is collected from a trial."""
+    for key in ("trial", "trial_report", *(["reader_set"] if settings.reader_set else [])):
+        yield from _result(settings, key)
+    for number in range(1, (settings.reader_set or 0) + 1):
+        yield from _result(settings, "reader_image", number=f"{number:03d}")
 
 
 def _of_pairs(settings: Settings, found: PairDiscovery) -> Iterator[Output]:

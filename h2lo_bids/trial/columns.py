@@ -21,20 +21,19 @@ _PLACE = {
     "volume": ("Volume of the part in the brain", "mm^3"),
     "diameter": ("Diameter of the ball of this volume", "mm"),
 }
-_RING = "healthy brain 1 to 5 mm from it"
 REGIONS = _columns(
     image="desc of the image that is measured",
     res="Its res entity; n/a on the scan's own grid",
     label="Name given with --labels",
     region="Region",
-    lesion="Number of the connected lesion, the largest first; n/a for the whole region",
+    lesion="Number of the lesion, the largest first; n/a for the whole region",
     **_PLACE,
     x=("Centre, right", "mm"),
     y=("Centre, anterior", "mm"),
     z=("Centre, superior", "mm"),
     hf_mean="Mean in the high-field image",
     hf_sd="Standard deviation there",
-    hf_contrast=f"Mean less that of the ring ({_RING}) over that of the ring",
+    hf_contrast="Mean less that of the ring (healthy white matter 1 to 5 mm away) over the ring's",
     hf_cnr="Mean less that of the ring over the image's noise",
     mean="Mean in the image, voxels weighted by the share that is filled",
     sd="Standard deviation there",
@@ -43,24 +42,28 @@ REGIONS = _columns(
 )
 RATINGS = _columns(
     condition="Condition of the trial; highfield is the high-field image",
-    lesion="Number of the connected lesion, the largest first",
-    kind="lesion; or its healthy place: mirror (other hemisphere) or matched (like tissue)",
+    lesion="Number of the lesion, the largest first",
+    place="0 for the lesion; from 1 for its healthy places",
+    kind="lesion; or mirror (other hemisphere) or matched (like tissue and depth)",
     realisation="Number of the noisy image",
     **_PLACE,
+    length=("Longest extent of the lesion in any direction", "mm"),
     hf_contrast="Contrast of the lesion in the high-field image",
     cnr="Rating of the CNR observer",
     **{f"channel{n}": "Output of a Laguerre-Gauss channel" for n in range(1, CHANNELS + 1)},
     segmented=("Volume by the midpoint segmenter", "mm^3"),
 )
 _STUDY: dict[str, str | tuple[str, str]] = {
-    "contrast": "T1w or T2w",
-    "label": "Name given with --labels",
-}
-_WHO: dict[str, str | tuple[str, str]] = {
-    **_STUDY, "condition": "Condition", "observer": "hotelling or cnr",
+    "contrast": "T1w or T2w", "label": "Name given with --labels", "condition": "Condition",
+    "observer": "hotelling or cnr",
 }  # fmt: skip
+_SHARE: dict[str, str | tuple[str, str]] = {
+    "sensitivity": "At 90 % specificity, mean over lesions and realisations",
+    "sensitivity_low": "95 % interval by Wilson over lesions",
+    "sensitivity_high": "Its upper end",
+}
 DETECTABILITY = _columns(
-    **_WHO,
+    **_STUDY,
     subjects="Participants",
     lesions="Lesions",
     healthy="Healthy places",
@@ -70,28 +73,27 @@ DETECTABILITY = _columns(
     boot_low="95 % interval by the bootstrap over participants",
     boot_high="Its upper end",
     dprime="d' of normal classes with this area",
-    sensitivity="At 90 % specificity, mean over lesions and realisations",
-    sensitivity_low="95 % interval by Wilson over lesions",
-    sensitivity_high="Its upper end",
+    **_SHARE,
     diameter80=("Diameter seen with 80 % probability by the logistic fit", "mm"),
     diameter80_low=("95 % interval, errors clustered by participant", "mm"),
     diameter80_high=("Its upper end", "mm"),
     intercept="Of the logit against the logarithm of the diameter",
     slope="Its slope",
+    subjects_seen="Participants with a lesion that, in half the realisations or more, is rated "
+    "above all their healthy places",
+    smallest=("Length of the smallest such lesion, mean over these participants", "mm"),
+    smallest_sd=("Its standard deviation", "mm"),
 )
 SENSITIVITY = _columns(
-    **_WHO,
+    **_STUDY,
     by="diameter (mm) or contrast (absolute, high field)",
     low="Lower end of the bin",
     high="Upper end of the bin",
     lesions="Lesions in it",
-    sensitivity="At 90 % specificity",
-    sensitivity_low="95 % interval by Wilson over lesions",
-    sensitivity_high="Its upper end",
+    **_SHARE,
 )
 VOLUMES = _columns(
-    **_STUDY,
-    condition="Condition",
+    **{name: text for name, text in _STUDY.items() if name != "observer"},
     subjects="Participants",
     bias=("Segmented less true volume of a participant, mean", "ml"),
     loa_low=("Limit of agreement", "ml"),
@@ -99,7 +101,7 @@ VOLUMES = _columns(
     icc="Intraclass correlation ICC(2,1)",
 )
 COMPARISONS = _columns(
-    **_WHO,
+    **_STUDY,
     versus="The other condition",
     subjects="Participants with both",
     difference="Sensitivity of a participant, condition less the other, mean",
@@ -108,8 +110,7 @@ COMPARISONS = _columns(
     needed90="The same at power 0.9",
 )
 DOSE = _columns(
-    **_STUDY,
-    observer="hotelling or cnr",
+    **{name: text for name, text in _STUDY.items() if name != "condition"},
     quantity="What differs between the conditions",
     odds="Odds of seeing a lesion per unit of it, at the same diameter",
     low="95 % interval",

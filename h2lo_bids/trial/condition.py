@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,12 +39,10 @@ _REALISATIONS = 20
 
 @dataclass(frozen=True)
 class Condition:
-    """One imaginary scanner.
+    """One imaginary scanner; its name is the ``desc`` label of its images.
 
     Parameters
     ----------
-    name
-        Also the ``desc`` label of its images.
     lf_grid, slice_profile, slice_thickness
         As the options; without a grid, that of the scan.
     noise_scale
@@ -74,12 +72,11 @@ class Condition:
     @property
     def described(self) -> dict[str, Any]:
         """What the study's tables need to know of it."""
-        sides = self.lf_grid
         return {
             "text": self.text,
             "noise_scale": self.noise_scale,
             "slice_thickness": self.grid.thickness,
-            "voxel_volume": float(np.prod(sides)) if sides else None,
+            "voxel_volume": float(np.prod(self.lf_grid)) if self.lf_grid else None,
         }
 
     @property
@@ -90,9 +87,15 @@ class Condition:
         return f"{where}, noise x {self.noise_scale:g}, {self.realisations} realisations{model}"
 
 
+def _profile(text: str) -> str:
+    if text not in PROFILES:
+        raise argparse.ArgumentTypeError(f"the profiles are {', '.join(PROFILES)}")
+    return text
+
+
 _READERS: dict[str, Any] = {
     "lf-grid": convert.grid,
-    "slice-profile": str,
+    "slice-profile": _profile,
     "slice-thickness": convert.number(0.1, 20),
     "noise-scale": convert.number(0.01, 100),
     "realisations": convert.integer(0, 10_000),
@@ -120,31 +123,28 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
     )
     found: list[Condition] = []
     taken = {row["desc_id"].removeprefix("desc-") for row in bids_app_spec.load("descriptions.tsv")}
+    taken |= {HIGH, *(name for name, _ in settings.labels)}
     for word in settings.condition:
         key, equals, value = word.partition("=")
         if not equals:
-            if not re.fullmatch(r"[A-Za-z0-9]+", word) or word in {*taken, HIGH}:
+            if not re.fullmatch(r"[A-Za-z0-9]+", word) or word in taken:
                 raise UsageError(
                     f"--condition {word}: a name is of letters and digits, and not one that other "
                     "outputs have"
                 )
             taken.add(word)
             found.append(replace(base, name=word))
-            continue
-        if not found:
+        elif not found:
             raise UsageError(f"--condition {word}: give the condition's name first")
-        if key not in _READERS:
+        elif key not in _READERS:
             raise UsageError(f"--condition {word}: the keys are {', '.join(_READERS)}")
-        try:
-            read = _READERS[key](value)
-        except argparse.ArgumentTypeError as err:
-            raise UsageError(f"--condition {found[-1].name} {word}: {err}") from err
-        if key == "slice-profile" and read not in PROFILES:
-            raise UsageError(f"--condition {word}: the profiles are {', '.join(PROFILES)}")
-        found[-1] = replace(found[-1], **{key.replace("-", "_"): read})
-    if not found and settings.level == "trial":
-        found = [base]
-    return tuple(found)
+        else:
+            try:
+                read = {key.replace("-", "_"): _READERS[key](value)}
+            except argparse.ArgumentTypeError as err:
+                raise UsageError(f"--condition {found[-1].name} {word}: {err}") from err
+            found[-1] = replace(found[-1], **read)
+    return tuple(found) or ((base,) if settings.level == "trial" else ())
 
 
 def check_conditions(settings: Settings) -> None:
@@ -159,8 +159,7 @@ def check_conditions(settings: Settings) -> None:
         raise UsageError("trial needs lesion masks; give --labels NAME=PATH")
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """A scan as a model takes it, and its brain on its own grid."""
 
     scan: Scan
@@ -172,8 +171,7 @@ class Head:
 
 def prepare_head(scan: Scan, mask: Any, bundle: Bundle) -> Head:
     """Bring a scan to a model's frame and scale, as participant does; `mask` is nibabel's."""
-    image = load_checked(scan.path).image
-    conformed = conform(image, bundle.frame, mask=mask)
+    conformed = conform(load_checked(scan.path).image, bundle.frame, mask=mask)
     inside = np.asarray(resample_mask(mask, conformed.shape, conformed.affine).dataobj) > 0
     scaled = scale_brain(
         np.asarray(conformed.dataobj), inside, spacing_of(conformed.affine).tolist(),
@@ -187,9 +185,8 @@ def grid_brain(
     mask: np.ndarray, affine: np.ndarray, condition: Condition
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the brain on a condition's grid, and the grid's affine."""
-    if condition.lf_grid is None:
-        return mask, affine
-    return lf_mask(mask, affine, condition.lf_grid)
+    lf = condition.lf_grid
+    return (mask, affine) if lf is None else lf_mask(mask, affine, lf)
 
 
 def noise_free(
@@ -197,11 +194,10 @@ def noise_free(
 ) -> np.ndarray:
     """Synthesize the image of a condition, in [0, 1]; realisations add their noise to it."""
     brain, affine = grid_brain(head.mask, head.affine, condition)
-    grid = condition.grid
     image = predict_on_grid(
         load_model(bundle), head.volume, head.volume_affine, brain.shape, affine, brain,
         options=options, seed=scan_seed(seed, head.scan.stem),
-        response=grid.response if grid.kind == "lf" else None,
+        response=condition.grid.response if condition.lf_grid else None,
     )  # fmt: skip
     return np.clip(image, 0.0, 1.0)
 
@@ -216,18 +212,8 @@ def realise(
 ) -> Iterator[tuple[int, Condition, np.ndarray]]:
     """Draw the realisations of conditions that share a grid and a model.
 
-    Conditions share their draws, number by number, so that they can be compared in pairs;
-    noise is that of participant's ``--noise calibrated``.
-
-    Yields
-    ------
-    number, condition, image
-        The number from 1.
-
-    Raises
-    ------
-    UsageError
-        If the model has no noise.
+    Yields the number, from 1, condition and image. Conditions share their draws, number by
+    number, so that they can be compared in pairs; noise is as of ``--noise calibrated``.
     """
     if "noise" not in bundle.metadata:
         raise UsageError(
@@ -263,7 +249,8 @@ def output_name(
     """Name an output; that of a T2w scan whose name has no entity for it ends desc with T2w."""
     own = suffix == scan.suffix or scan.suffix == "T1w"
     return derivative_path(
-        out_dir, dict(scan.entities), suffix=suffix, res=grid.res, extension=extension,
+        out_dir, dict(scan.entities), suffix=suffix, space=grid.space, res=grid.res,
+        extension=extension,
         desc=desc if own else f"{desc}{scan.suffix}",
     )  # fmt: skip
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import resample, spacing_of
+from h2lo_bids.imaging.resample import spacing_of
 from h2lo_bids.imaging.voxels import VoxelResponse, slice_axis, slice_profile
 from h2lo_bids.io import read_text, table_rows
 
 SUFFIXES = ("mask", "dseg", "probseg")
+_OWN_SPACES = (None, "orig", "native", "individual")
 _SAME = 1e-2
 """Of affines, in mm, within which two grids are one."""
 _DENSE = 16
@@ -56,8 +58,8 @@ class Label:
         if self.kind != "dseg":
             yield self.name, self.data.astype(np.float32)
             return
-        for code in np.unique(self.data[self.data > 0]):
-            yield self.names.get(int(code), str(int(code))), (self.data == code).astype(np.float32)
+        for code in np.unique(self.data[self.data > 0]).tolist():
+            yield self.names.get(code, str(code)), (self.data == code).astype(np.float32)
 
 
 def find_label(name: str, root: Path, scan: Scan) -> Path:
@@ -67,13 +69,6 @@ def find_label(name: str, root: Path, scan: Scan) -> Path:
     brain masks; one with other entities than the scan (``acq``, ``run``) is another scan's,
     as is one whose ``space`` is the other contrast or a template.
 
-    Parameters
-    ----------
-    name, root
-        As given with ``--labels``.
-    scan
-        The high-field scan.
-
     Raises
     ------
     MissingInputError
@@ -81,52 +76,39 @@ def find_label(name: str, root: Path, scan: Scan) -> Path:
     BadDataError
         If several fit, or the file's name says another participant than its folder.
     """
-    from bids.layout import parse_file_entities
-
+    if not root.is_dir():
+        raise MissingInputError(f"--labels {name}={root}: no such folder; check the path")
     folder = root / f"sub-{scan.subject}"
     if scan.session and (folder / f"ses-{scan.session}").is_dir():
         folder /= f"ses-{scan.session}"
-    if not root.is_dir():
-        raise MissingInputError(f"--labels {name}={root}: no such folder; check the path")
-    found = []
+    mine, found = dict(scan.entities), []
     for path in sorted(folder.glob("anat/*.nii*")):
-        entities = parse_file_entities(f"/{path.relative_to(root).as_posix()}")
-        if entities.get("suffix") not in SUFFIXES or "desc-brain" in path.name:
+        parsed = parse_name(path.name)
+        if parsed is None or parsed.suffix not in SUFFIXES or parsed.get("desc") == "brain":
             continue
-        if not path.name.startswith(f"sub-{scan.subject}_"):
+        if parsed.get("sub") != scan.subject:
             raise BadDataError(
                 f"{path}: is in the folder of sub-{scan.subject}, and its name is of another "
                 "participant; rename or move it"
             )
-        if _fits(path.name, scan):
-            found.append(path)
+        keys = ("ses", "acq", "ce", "rec", "run")
+        other = any(parsed.get(key) not in (None, mine.get(key)) for key in keys)
+        if not other and parsed.get("space") in (*_OWN_SPACES, scan.suffix):
+            found.append((parsed.get("space") == scan.suffix, path))
     # A label in the space of this very scan is meant before one that names none.
-    named = [path for path in found if f"_space-{scan.suffix}_" in path.name]
-    found = named or found
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found[:3])
+    best = [path for named, path in found if named == max(found)[0]]
+    if len(best) > 1:
+        names = ", ".join(path.name for path in best[:3])
         raise BadDataError(
-            f"{folder}: {len(found)} label images fit {scan.stem} ({names}); keep one, or tell "
+            f"{folder}: {len(best)} label images fit {scan.stem} ({names}); keep one, or tell "
             "them apart by space-T1w and space-T2w"
         )
-    if not found:
+    if not best:
         raise MissingInputError(
             f"{folder}: --labels {name} holds no mask, dseg or probseg for {scan.stem}; add "
             "one in the scan's space"
         )
-    return found[0]
-
-
-def _fits(name: str, scan: Scan) -> bool:
-    """Tell whether a label's entities leave it to be this scan's."""
-    own = dict(part.split("-", 1) for part in name.split("_") if "-" in part)
-    space = own.get("space", "orig")
-    if space not in ("orig", "native", "individual", scan.suffix):
-        return False
-    mine = dict(scan.entities)
-    return all(
-        own[key] == mine.get(key) for key in ("ses", "acq", "ce", "rec", "run") if key in own
-    )
+    return best[0]
 
 
 def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Label:
@@ -141,10 +123,6 @@ def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Lab
     brain
         Bool, on its grid.
 
-    Returns
-    -------
-    Label
-
     Raises
     ------
     BadDataError
@@ -157,52 +135,43 @@ def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Lab
         if "all zero" in str(err):
             raise BadDataError(f"{path}: is empty: no voxel has a label") from err
         raise
+    scan = scan_image.get_filename()
     if image.shape != scan_image.shape:
-        shapes = [" x ".join(map(str, i.shape)) for i in (image, scan_image)]
+        shapes = " and ".join(" x ".join(map(str, i.shape)) for i in (image, scan_image))
         raise BadDataError(
-            f"{path}: is on another grid than {scan_image.get_filename()} ({shapes[0]} and "
-            f"{shapes[1]} voxels); resample it to the scan"
+            f"{path}: is on another grid than {scan} ({shapes} voxels); resample it to the scan"
         )
     if not np.allclose(image.affine, scan_image.affine, atol=_SAME):
         raise BadDataError(
-            f"{path}: lies elsewhere than {scan_image.get_filename()} (their affines differ); "
-            "resample it to the scan"
+            f"{path}: lies elsewhere than {scan} (their affines differ); resample it to the scan"
         )
-    kind = path.name.split(".")[0].rpartition("_")[2]
-    data = np.asarray(image.dataobj)
-    held = _checked_values(path, kind, data)
-    if 2 * np.count_nonzero(held & brain) < np.count_nonzero(held):
-        raise BadDataError(
-            f"{path}: most of it lies outside the brain of {scan_image.get_filename()}; it may be "
-            "of another person"
-        )
-    if kind == "dseg":
-        return Label(name, path, kind, np.rint(data).astype(np.int32), _names(path))
-    return Label(name, path, kind, held if kind == "mask" else data.astype(np.float32), {})
-
-
-def _checked_values(path: Path, kind: str, data: np.ndarray) -> np.ndarray:
-    """Return where a label is, or refuse values that its kind does not have."""
-    whole = kind != "probseg"
-    if whole and not np.array_equal(data, np.rint(data)):
+    kind, data = path.name.split(".")[0].rpartition("_")[2], np.asarray(image.dataobj)
+    if kind != "probseg" and not np.array_equal(data, np.rint(data)):
         raise BadDataError(f"{path}: a {kind} holds whole numbers, this one does not")
     if data.min() < 0 or (kind == "probseg" and data.max() > 1 + 1e-3):
         raise BadDataError(f"{path}: has values beyond those of a {kind}; check how it was made")
-    held: np.ndarray = data > (0 if whole else 0.5)
+    held = data >= 0.5
     if not held.any():
         raise BadDataError(f"{path}: is empty: no voxel has a label")
-    return held
+    if 2 * np.count_nonzero(held & brain) < np.count_nonzero(held):
+        raise BadDataError(
+            f"{path}: most of it lies outside the brain of {scan}; it may be of another person"
+        )
+    if kind == "dseg":
+        return Label(name, path, kind, data.astype(np.int32), _names(path))
+    return Label(name, path, kind, held if kind == "mask" else data.astype(np.float32), {})
 
 
 def _names(path: Path) -> dict[int, str]:
     """Read the regions' names from the table beside a segmentation, or of its dataset."""
     own = path.with_name(path.name.split(".")[0] + ".tsv")
-    found = [own, *(parent / "dseg.tsv" for parent in path.parents[:4])]
-    for table in found:
-        try:
-            return {int(row["index"]): row["name"] for row in table_rows(read_text(table))}
-        except (OSError, KeyError, ValueError):
-            continue
+    for table in (own, *(parent / "dseg.tsv" for parent in path.parents[:4])):
+        if table.is_file():
+            try:
+                rows = table_rows(read_text(table))
+                return {int(row["index"]): row["name"] for row in rows}
+            except (KeyError, ValueError) as err:
+                raise BadDataError(f"{table}: needs the columns index and name") from err
     return {}
 
 
@@ -229,26 +198,17 @@ def response_lines(
     list of numpy.ndarray or None
         For each axis (new, old); a row sums to 1 where the old grid covers the voxel.
         None where both grids are one.
-
-    Raises
-    ------
-    ValueError
-        If the axes differ.
     """
     step = np.linalg.inv(affine) @ new_affine
-    scale = np.diag(step)[:3]
-    if not np.allclose(step[:3, :3], np.diag(scale), atol=1e-4) or (scale <= 0).any():
-        raise ValueError("the grids do not share their axes")
     if tuple(shape) == tuple(new_shape) and np.allclose(step, np.eye(4), atol=1e-4):
         return None
     old, new = spacing_of(affine), spacing_of(new_affine)
     slices = slice_axis(new.tolist())
     lines = []
     for axis in range(3):
-        centres = scale[axis] * np.arange(new_shape[axis]) + step[axis, 3]
-        sliced = axis == slices
-        kind = response.profile if sliced else "box"
-        thick = (response.thickness or new[axis]) if sliced else new[axis]
+        centres = step[axis, axis] * np.arange(new_shape[axis]) + step[axis, 3]
+        kind = response.profile if axis == slices else "box"
+        thick = (axis == slices and response.thickness) or new[axis]
         # Far enough beyond the old grid that the whole profile is counted.
         pad = int(np.ceil(3 * thick / old[axis])) + 1
         at = np.arange(-pad, shape[axis] + pad)
@@ -268,24 +228,15 @@ def carry(share: np.ndarray, lines: Sequence[np.ndarray] | None) -> np.ndarray:
     return np.ascontiguousarray(out)
 
 
-def carry_label(
-    label: Label,
-    affine: np.ndarray,
-    new_shape: Sequence[int],
-    new_affine: np.ndarray,
-    response: VoxelResponse,
-) -> np.ndarray:
-    """Carry a label to any grid by partial volume.
+def carry_label(label: Label, move: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Carry a label to a grid by partial volume.
 
     Parameters
     ----------
     label
         On the scan's grid.
-    affine
-        Of the scan.
-    new_shape, new_affine, response
-        The grid, and what its voxels average over, where it has the scan's axes; on
-        any other, shares are interpolated.
+    move
+        Carries shares, float32 (X, Y, Z), to the grid.
 
     Returns
     -------
@@ -293,28 +244,12 @@ def carry_label(
         Shares, float32, of a mask or ``probseg``; of a ``dseg`` the region that has the
         largest share, int32; 0 where no region's is larger than the background's.
     """
-    try:
-        lines = response_lines(label.data.shape, affine, new_shape, new_affine, response)
-    except ValueError:
-        lines = None
-        import nibabel as nib
-
-        def carried(share: np.ndarray) -> np.ndarray:
-            source = nib.Nifti1Image(share, affine)
-            moved = resample(source, tuple(new_shape), new_affine, order=1)
-            return np.asarray(moved.dataobj)
-    else:
-
-        def carried(share: np.ndarray) -> np.ndarray:
-            return carry(share, lines)
-
     if label.kind != "dseg":
-        return carried(label.data.astype(np.float32))
-    codes = np.zeros(tuple(new_shape), dtype=np.int32)
-    best = carried((label.data == 0).astype(np.float32))
-    best = np.maximum(best, 1e-6)
+        return move(label.data.astype(np.float32))
+    best = np.maximum(move((label.data == 0).astype(np.float32)), 1e-6)
+    codes = np.zeros(best.shape, dtype=np.int32)
     for code in np.unique(label.data[label.data > 0]):
-        share = carried((label.data == code).astype(np.float32))
+        share = move((label.data == code).astype(np.float32))
         codes[share > best] = code
         np.maximum(best, share, out=best)
     return codes

@@ -2,24 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
+from h2lo_bids.evaluation.realism import TISSUES, tissue_levels
 from h2lo_bids.imaging.resample import spacing_of
 
 GAP, REACH = 1.0, 5.0
 """The ring lies between these distances from a lesion, in mm."""
+MERGE = 2.0
+"""Parts of a mask whose surfaces are no further apart, in mm, are one lesion."""
+PLACES = 3
+"""Healthy places of a lesion, at most."""
+LESION, MIRROR, MATCHED = "lesion", "mirror", "matched"
 _CLEAR = 2.0
 """Least distance in mm of a healthy place from any lesion."""
-_TRIES = 60
-_RINGED = 0.7
-"""Share of the ring that must be healthy brain at a healthy place."""
-_SPREAD = 1.5
-"""Of the ring's standard deviations, by which a healthy place's mean may differ from it."""
+_TRIES = 400
+_RING_SHARE = 0.15
 _PURE = 0.05
-LESION, MIRROR, MATCHED = "lesion", "mirror", "matched"
+_HOST = 0.8
+"""Share of a healthy place that is of the tissue in which the lesion lies."""
+# How far a healthy place may differ from its lesion: in the tissue around it (share of the
+# voxels), in depth (mm from fluid), and in the level of its ring (relative).
+_TISSUE, _DEPTH, _LEVEL = 0.25, 3.0, 0.1
+_CODES = {"WhiteMatter": 1, "GreyMatter": 2, "CerebrospinalFluid": 3}
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A high-field image with its brain and lesion masks.
+
+    Parameters
+    ----------
+    image, brain, mask
+        (X, Y, Z): any units, bool, bool.
+    affine
+        (4, 4), voxel to mm.
+    contrast
+        ``"T1w"`` or ``"T2w"``: says which tissue is bright.
+    """
+
+    image: np.ndarray
+    brain: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
+    contrast: str
+
+    @cached_property
+    def tissue(self) -> np.ndarray:
+        """Nearest of three levels of healthy brain: 1 white, 2 grey, 3 fluid; 0 outside."""
+        healthy = self.brain & ~self.mask
+        levels = tissue_levels(self.image, healthy if healthy.any() else self.brain)
+        codes = np.array([_CODES[name] for name in TISSUES[self.contrast]], np.int8)
+        borders = np.add(levels[1:], levels[:-1]) / 2
+        return np.where(self.brain, codes[np.searchsorted(borders, self.image)], 0)
+
+    @cached_property
+    def from_lesions(self) -> np.ndarray:
+        """Distance in mm from any lesion."""
+        return _distance(~self.mask, self.affine)
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """Distance in mm from fluid, of ventricles or sulci, or from outside."""
+        return _distance((self.tissue > 0) & (self.tissue < 3), self.affine)
+
+    @cached_property
+    def reflection(self) -> np.ndarray:
+        """(4, 4), mm: across the plane about which the brain is most like its mirror image."""
+        from scipy.ndimage import map_coordinates
+        from scipy.optimize import minimize
+
+        step = np.maximum(np.rint(4 / spacing_of(self.affine)), 1).astype(int)
+        index = np.argwhere(self.brain[tuple(slice(None, None, int(s)) for s in step)]) * step
+        points = index @ self.affine[:3, :3].T + self.affine[:3, 3]
+        image, back = np.where(self.brain, self.image, 0.0), np.linalg.inv(self.affine)
+
+        def across(given: np.ndarray) -> np.ndarray:
+            normal = np.array([1.0, *0.1 * given[1:]])
+            normal /= np.linalg.norm(normal)
+            matrix = np.eye(4)
+            matrix[:3, :3] -= 2 * np.outer(normal, normal)
+            matrix[:3, 3] = 2 * (points.mean(axis=0) @ normal + 4 * given[0]) * normal
+            return matrix
+
+        def unlike(given: np.ndarray) -> float:
+            moved = (back @ across(given))[:3]
+            found = map_coordinates(image, moved[:, :3] @ points.T + moved[:, 3:], order=1)
+            return float(np.square(found - image[tuple(index.T)]).sum())
+
+        start = np.vstack([np.zeros(3), np.eye(3)])
+        options = {"initial_simplex": start, "xatol": 0.02, "maxiter": 150}
+        return across(minimize(unlike, start[0], method="Nelder-Mead", options=options).x)
+
+
+def _distance(inside: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import distance_transform_edt
+
+    if inside.all():
+        return np.full(inside.shape, np.inf, np.float32)
+    return np.asarray(distance_transform_edt(inside, sampling=spacing_of(affine)), np.float32)
 
 
 @dataclass(frozen=True)
@@ -31,26 +117,32 @@ class Place:
     number
         Of the lesion, from 1, the largest first.
     kind
-        ``"lesion"``; ``"mirror"`` or ``"matched"`` for its healthy place.
+        ``"lesion"``; ``"mirror"`` or ``"matched"`` for its healthy places.
     corner
-        First voxel of the box that holds it and its ring, on the scan's grid.
+        First voxel of the box that holds it and all within `REACH` mm, on the scan's grid.
     share
         float32, of each voxel of the box in [0, 1].
+    far
+        float32, distance of each voxel of the box from the place, mm.
     ring
-        float32, the healthy brain between `GAP` and `REACH` mm around it.
-    centre
-        World, mm.
-    volume
-        mm^3.
+        float32, the healthy white matter between `GAP` and `REACH` mm around it; with
+        grey matter, or all brain, where there is hardly any.
+    centre, volume, length
+        World, mm; mm^3; the longest extent in any direction, mm.
+    rank
+        0 for the lesion, from 1 for its healthy places.
     """
 
     number: int
     kind: str
     corner: tuple[int, int, int]
     share: np.ndarray
+    far: np.ndarray
     ring: np.ndarray
     centre: tuple[float, float, float]
     volume: float
+    length: float = np.nan
+    rank: int = 0
 
     @property
     def diameter(self) -> float:
@@ -62,18 +154,24 @@ class Place:
         """The box, as an index of the scan's arrays."""
         return tuple(slice(c, c + n) for c, n in zip(self.corner, self.share.shape, strict=True))
 
+    def at(self, corner: Sequence[int], kind: str, head: Anatomy) -> Place:
+        """Return the same shape elsewhere in a head."""
+        moved = replace(self, kind=kind, corner=(int(corner[0]), int(corner[1]), int(corner[2])))
+        index = np.argwhere(self.share > 0).mean(axis=0) + moved.corner
+        x, y, z = (head.affine[:3, :3] @ index + head.affine[:3, 3]).tolist()
+        return replace(moved, ring=_ring(moved, head), centre=(x, y, z))
 
-def find_lesions(
-    mask: np.ndarray, brain: np.ndarray, affine: np.ndarray
-) -> tuple[tuple[Place, ...], int]:
-    """Find the connected lesions of a mask: voxels that share a face, an edge or a corner.
 
-    Parameters
-    ----------
-    mask, brain
-        (X, Y, Z), bool.
-    affine
-        (4, 4), voxel to mm.
+def _ring(place: Place, head: Anatomy) -> np.ndarray:
+    tissue = head.tissue[place.box]
+    ring = (place.far > GAP) & (place.far <= REACH) & (head.from_lesions[place.box] > GAP)
+    choices = [ring & (tissue > 0) & (tissue <= last) for last in (1, 2, 3)]
+    enough = (chosen for chosen in choices if 0 < chosen.sum() >= _RING_SHARE * ring.sum())
+    return next(enough, choices[-1]).astype(np.float32)
+
+
+def find_lesions(head: Anatomy) -> tuple[tuple[Place, ...], int]:
+    """Find the lesions of a mask as a reader counts them: parts that almost touch are one.
 
     Returns
     -------
@@ -82,156 +180,120 @@ def find_lesions(
     outside : int
         How many others there are.
     """
-    from scipy.ndimage import distance_transform_edt, find_objects, label
+    from scipy.ndimage import find_objects, label
 
-    parts, count = label(mask, structure=np.ones((3, 3, 3)))
-    spacing = spacing_of(affine)
+    spacing = spacing_of(head.affine)
+    joined, count = label(head.from_lesions <= MERGE / 2, structure=np.ones((3, 3, 3)))
+    parts = joined * head.mask
     reach = np.ceil((REACH + 1) / spacing).astype(int)
+    directions = np.random.default_rng(0).normal(size=(200, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     found, outside = [], 0
     for code, box in enumerate(find_objects(parts, count), start=1):
         low = np.maximum([s.start for s in box] - reach, 0)
-        high = np.minimum([s.stop for s in box] + reach, mask.shape)
+        high = np.minimum([s.stop for s in box] + reach, head.mask.shape)
         around = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         whole = parts[around] == code
-        own = whole & brain[around]
+        own = whole & head.brain[around]
         if 2 * own.sum() < whole.sum():
             outside += 1
             continue
-        far = distance_transform_edt(~own, sampling=spacing)
-        near_any = distance_transform_edt(~mask[around], sampling=spacing) <= GAP
-        ring = (far > GAP) & (far <= REACH) & brain[around] & ~near_any
-        own_share, volume = own.astype(np.float32), float(own.sum() * np.prod(spacing))
-        corner, centre = (int(low[0]), int(low[1]), int(low[2])), _centre(own, low, affine)
-        found.append(Place(0, LESION, corner, own_share, ring.astype(np.float32), centre, volume))
+        extent = np.ptp(np.argwhere(own) @ head.affine[:3, :3].T @ directions.T, axis=0).max()
+        place = Place(
+            0, LESION, (0, 0, 0), own.astype(np.float32), _distance(~own, head.affine), own,
+            (0, 0, 0), float(own.sum() * np.prod(spacing)), float(extent + spacing.min()),
+        )  # fmt: skip
+        found.append(place.at(low.tolist(), LESION, head))
     found.sort(key=lambda place: -place.volume)
     return tuple(replace(p, number=n) for n, p in enumerate(found, start=1)), outside
 
 
-def _centre(
-    inside: np.ndarray, corner: Sequence[int] | np.ndarray, affine: np.ndarray
-) -> tuple[float, float, float]:
-    """Return the world position of the middle of what is in a box."""
-    x, y, z = affine[:3, :3] @ (np.argwhere(inside).mean(axis=0) + corner) + affine[:3, 3]
-    return float(x), float(y), float(z)
+class _Setting(NamedTuple):
+    """Where a place lies: tissue near it and in it, shares by `_CODES`; its ring's level."""
+
+    near: np.ndarray
+    own: np.ndarray
+    host: int
+    level: float
+
+    @classmethod
+    def of(cls, place: Place, head: Anatomy) -> _Setting:
+        tissue, clear = head.tissue[place.box], head.from_lesions[place.box] > 0
+
+        def shares(where: np.ndarray) -> np.ndarray:
+            counts = np.bincount(tissue[where], minlength=4)
+            return counts / max(counts.sum(), 1)
+
+        near = shares(clear & (place.far > 0) & (place.far <= REACH))
+        # Next to a lesion its rim is, which looks like other tissue.
+        rim = shares(clear & (place.far > GAP) & (place.far <= GAP + 2))
+        level = (head.image[place.box] * place.ring).sum() / max(place.ring.sum(), 1)
+        host = int(np.argmax(rim[1:3])) + 1
+        return cls(near, shares(place.share > 0), host, float(level))
+
+    def like(self, lesion: _Setting) -> bool:
+        """Whether this healthy place may stand for what would be there without the lesion."""
+        return bool(
+            self.own[lesion.host] >= _HOST
+            and np.abs(self.near - lesion.near).sum() / 2 <= _TISSUE
+            and abs(self.level - lesion.level) <= _LEVEL * abs(lesion.level)
+        )
 
 
-def healthy_places(
-    lesions: Sequence[Place],
-    image: np.ndarray,
-    mask: np.ndarray,
-    brain: np.ndarray,
-    affine: np.ndarray,
-    *,
-    seed: int = 0,
-) -> dict[int, Place]:
-    """Choose for each lesion a healthy place of its size and shape, in tissue like its ring's.
+def healthy_places(lesions: Sequence[Place], head: Anatomy, *, seed: int = 0) -> Iterator[Place]:
+    """Choose for each lesion up to `PLACES` healthy places of its size, shape and setting.
 
-    The lesion's mirror image in the other hemisphere where that is healthy and of that
-    tissue, else such a place at random. Whether it looks like a lesion is not asked.
+    First its mirror image across the midsagittal plane, then places at random, as deep in
+    the brain as the lesion. Each is free of lesions and of the tissue in which the lesion
+    lies, has like tissue around it, and a ring of the same level.
 
     Parameters
     ----------
     lesions
         From `find_lesions`.
-    image, mask, brain
-        (X, Y, Z): the high-field image, all lesions, the brain.
-    affine
-        (4, 4), voxel to mm.
+    head
+        The scan.
     seed
         Of the random places.
 
-    Returns
-    -------
-    dict
-        By the lesion's number; some may have none.
+    Yields
+    ------
+    Place
+        With the number of its lesion; some lesions may have none.
     """
-    from scipy.ndimage import distance_transform_edt
-
-    spacing = spacing_of(affine)
-    healthy = brain & (distance_transform_edt(~mask, sampling=spacing) > _CLEAR)
-    depth = distance_transform_edt(healthy, sampling=spacing)
-    across = int(np.argmax(np.abs(affine[0, :3]) / spacing))
-    middle = float(np.argwhere(brain.any(axis=tuple({0, 1, 2} - {across}))).mean())
-    places: dict[int, Place] = {}
+    healthy = head.brain & (head.from_lesions > _CLEAR)
+    across = int(np.argmax(np.abs(head.affine[0, :3]) / spacing_of(head.affine)))
+    where = np.argwhere(healthy & (head.tissue < 3))
+    depths, back = head.depth[tuple(where.T)], np.linalg.inv(head.affine)
     for lesion in lesions:
-        rng = np.random.default_rng([seed, lesion.number])
-        weights = lesion.ring.sum()
-        if not weights:
-            continue
-        values = image[lesion.box]
-        level = float((values * lesion.ring).sum() / weights)
-        spread = float(np.sqrt(((values - level) ** 2 * lesion.ring).sum() / weights))
-        near = (level - _SPREAD * spread, level + _SPREAD * spread)
-        corner = list(lesion.corner)
-        corner[across] = round(2 * middle - (corner[across] + lesion.share.shape[across] - 1))
-        turned = replace(
-            lesion, share=np.flip(lesion.share, across), ring=np.flip(lesion.ring, across)
-        )
-        place = _fitted(turned, MIRROR, corner, image, healthy, near)
-        if place is None:
-            place = _matched(lesion, image, healthy, depth, near, rng, spacing)
-        if place is not None:
-            centre = _centre(place.share > 0, place.corner, affine)
-            places[lesion.number] = replace(place, centre=centre)
-    return places
+        rng, setting = np.random.default_rng([seed, lesion.number]), _Setting.of(lesion, head)
+        share, far = (np.flip(array, across) for array in (lesion.share, lesion.far))
+        turned = replace(lesion, share=share, far=far)
+        opposite = (back @ head.reflection @ [*lesion.centre, 1.0])[:3]
+        middle = np.rint(np.argwhere(lesion.share > 0).mean(axis=0)).astype(int)
+        # The lesion may be taken for fluid; what is beside it is not.
+        depth = max(float(head.depth[tuple(middle + lesion.corner)]), lesion.diameter / 2)
+        near = where[np.abs(depths - depth) <= _DEPTH]
+        tries = [(MATCHED, lesion, at) for at in rng.permutation(near)[:_TRIES] - middle]
+        corner = np.rint(opposite - np.argwhere(turned.share > 0).mean(axis=0)).astype(int)
+        chosen: list[Place] = []
+        for kind, shape, at in ((MIRROR, turned, corner), *tries):
+            inside = (at >= 0).all() and (at + shape.share.shape <= head.brain.shape).all()
+            if not inside or not healthy[tuple((np.argwhere(shape.share > 0) + at).T)].all():
+                continue
+            place = shape.at(at, kind, head)
+            gaps = [np.linalg.norm(np.subtract(place.centre, p.centre)) for p in chosen]
+            if min(gaps, default=np.inf) > lesion.diameter and _Setting.of(place, head).like(
+                setting
+            ):
+                chosen.append(replace(place, rank=len(chosen) + 1))
+            if len(chosen) == PLACES:
+                break
+        yield from chosen
 
 
-def places_of(
-    mask: np.ndarray, image: np.ndarray, brain: np.ndarray, affine: np.ndarray, *, seed: int
-) -> tuple[list[Place], int]:
-    """Return the lesions of a mask and a healthy place for each, and how many have none."""
-    lesions, _ = find_lesions(mask, brain, affine)
-    healthy = healthy_places(lesions, image, mask, brain, affine, seed=seed)
-    return [*lesions, *healthy.values()], len(lesions) - len(healthy)
-
-
-def _matched(
-    lesion: Place,
-    image: np.ndarray,
-    healthy: np.ndarray,
-    depth: np.ndarray,
-    near: tuple[float, float],
-    rng: np.random.Generator,
-    spacing: np.ndarray,
-) -> Place | None:
-    """Try random places deep enough in healthy tissue of the wanted level."""
-    least = min(lesion.diameter / 2, float(depth.max()) * 0.8)
-    where = np.flatnonzero((depth >= least) & (image > near[0]) & (image < near[1]))
-    if not len(where):
-        return None
-    middle = np.rint(np.argwhere(lesion.share > 0).mean(axis=0)).astype(int)
-    for index in rng.choice(where, min(_TRIES, len(where)), replace=False):
-        corner = np.array(np.unravel_index(index, image.shape)) - middle
-        place = _fitted(lesion, MATCHED, corner.tolist(), image, healthy, near)
-        if place is not None:
-            return place
-    return None
-
-
-def _fitted(
-    place: Place,
-    kind: str,
-    corner: Sequence[int],
-    image: np.ndarray,
-    healthy: np.ndarray,
-    near: tuple[float, float],
-) -> Place | None:
-    """Move a place, if all of it and most of its ring are healthy and of the wanted level."""
-    ends = [c + n for c, n in zip(corner, place.share.shape, strict=True)]
-    if min(corner) < 0 or any(e > n for e, n in zip(ends, image.shape, strict=True)):
-        return None
-    moved = replace(place, kind=kind, corner=(corner[0], corner[1], corner[2]))
-    fit, values = healthy[moved.box], image[moved.box]
-    ring = moved.ring * fit
-    if not fit[moved.share > 0].all() or ring.sum() < _RINGED * moved.ring.sum():
-        return None
-    mean = float((values * moved.share).sum() / moved.share.sum())
-    return replace(moved, ring=ring) if near[0] <= mean <= near[1] else None
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A place on an output's grid: linear weights of its voxels.
+class Shown(NamedTuple):
+    """A place on an output's grid.
 
     Parameters
     ----------
@@ -247,6 +309,11 @@ class Shown:
     share: np.ndarray
     inside: np.ndarray
     around: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """Voxels of place or ring; elsewhere are fluid, other lesions, or no brain."""
+        return (self.inside > 0) | (self.around > 0)
 
 
 def shown(place: Place, lines: Sequence[np.ndarray] | None, brain: np.ndarray) -> Shown | None:
@@ -279,7 +346,8 @@ def shown(place: Place, lines: Sequence[np.ndarray] | None, brain: np.ndarray) -
         corner[axis] = int(rows[0])
     box = tuple(slice(c, c + n) for c, n in zip(corner, share.shape, strict=True))
     inside = share * brain[box]
-    around = ring * brain[box] * (share < _PURE)
+    # Squares: voxels that hold other tissue, too, count less.
+    around = ring**2 * brain[box] * (share < _PURE)
     if not around.any():
         around = ring * brain[box]
     if not inside.sum() > 0 or not around.sum() > 0:
@@ -287,60 +355,32 @@ def shown(place: Place, lines: Sequence[np.ndarray] | None, brain: np.ndarray) -
     return Shown(box, share, inside / inside.sum(), around / around.sum())
 
 
-@dataclass(frozen=True)
-class Measure:
-    """Of a place in an image: mean, standard deviation, contrast to the ring, CNR."""
+class Measure(NamedTuple):
+    """Of a place in an image: mean and SD, difference to the ring over the ring, and over noise."""
 
     mean: float
-    deviation: float
+    sd: float
     contrast: float
     cnr: float
 
 
 def measure(image: np.ndarray, place: Shown, noise: float) -> Measure:
-    """Measure a place in an image.
-
-    Parameters
-    ----------
-    image
-        (X, Y, Z), any units.
-    place
-        On its grid.
-    noise
-        Standard deviation of the image's noise, same units; the CNR is NaN where it is 0.
-
-    Returns
-    -------
-    Measure
-        Contrast is the difference of the means over the ring's.
-    """
+    """Measure a place in an image, (X, Y, Z), whose noise has this standard deviation."""
     values = image[place.box]
     mean = float((values * place.inside).sum())
     ring = float((values * place.around).sum())
     spread = float(np.sqrt(max(((values - mean) ** 2 * place.inside).sum(), 0)))
-    difference = mean - ring
-    return Measure(
-        mean, spread, difference / ring if ring else np.nan, difference / noise if noise else np.nan
-    )
+    gap = mean - ring
+    return Measure(mean, spread, gap / ring if ring else np.nan, gap / noise if noise else np.nan)
 
 
-def crop_of(image: np.ndarray, seen: Shown) -> np.ndarray:
-    """Return the axial slice through the middle of a place, in bytes: 1 is white."""
-    middle = int(np.argmax(seen.share.sum(axis=(0, 1))))
-    plane = image[seen.box][:, :, middle]
-    return np.rint(255 * np.clip(plane, 0, 1)).astype(np.uint8)
-
-
-def whole_region(
-    share: np.ndarray, brain: np.ndarray, lesions: Sequence[Place], affine: np.ndarray
-) -> Place:
-    """Return a region as one place with number 0; its ring is that of its parts, or the rest."""
+def whole_region(share: np.ndarray, lesions: Sequence[Place], head: Anatomy) -> Place:
+    """Return a region as one place with number 0, whose ring is that of its parts."""
     ring = np.zeros(share.shape, dtype=np.float32)
     for lesion in lesions:
         np.maximum(ring[lesion.box], lesion.ring, out=ring[lesion.box])
-    ring[share > 0] = 0
-    own = share * brain
+    own = share * head.brain
     at = np.argwhere(own > 0).mean(axis=0) if own.any() else np.zeros(3)
-    x, y, z = affine[:3, :3] @ at + affine[:3, 3]
-    volume = float(own.sum() * np.prod(spacing_of(affine)))
-    return Place(0, LESION, (0, 0, 0), own, ring, (float(x), float(y), float(z)), volume)
+    x, y, z = (head.affine[:3, :3] @ at + head.affine[:3, 3]).tolist()
+    volume = float(own.sum() * np.prod(spacing_of(head.affine)))
+    return Place(0, LESION, (0, 0, 0), own, ring, np.where(share > 0, 0, ring), (x, y, z), volume)

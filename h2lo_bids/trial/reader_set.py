@@ -29,20 +29,7 @@ def write_reader_set(out_dir: Path, count: int, seed: int) -> list[str]:
 
     The order is random; each condition has as many images as the others, or one less.
     Names, headers and origins say nothing of participant and condition; voxel sizes do.
-
-    Parameters
-    ----------
-    out_dir
-        Root of the derivative dataset, whose trial kept its first realisations.
-    count
-        Images wanted.
-    seed
-        Of the choice and the order.
-
-    Returns
-    -------
-    list of str
-        One line if there are fewer.
+    Returns one line if there are fewer than `count`.
     """
     rng, found = np.random.default_rng(seed), _candidates(out_dir)
     for paths in found.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import shlex
 from collections.abc import Iterator, Sequence
@@ -22,16 +21,18 @@ from h2lo_bids.reports.methods import works
 from h2lo_bids.reports.mosaic import volume_of
 from h2lo_bids.reports.page import asset, render
 from h2lo_bids.reports.records import Figure, figure_file
+from h2lo_bids.reports.svg import png_uri
 from h2lo_bids.trial.condition import HIGH, ratings_path
 from h2lo_bids.trial.scan import Examined
-from h2lo_bids.trial.study import OBSERVERS, Study, rows_of
+from h2lo_bids.trial.study import OBSERVERS, Study
 
 _CITED = ("arnold", "myers", "gallas", "delong", "bland", "shrout")
 _TITLES = {"hotelling": "Channelized Hotelling observer", "cnr": "CNR observer"}
 _HEADS = {
     "detectability": ("condition", "lesions", "healthy", "auc", "delong_low", "delong_high",
                       "boot_low", "boot_high", "dprime", "sensitivity", "diameter80",
-                      "diameter80_low", "diameter80_high"),
+                      "diameter80_low", "diameter80_high", "subjects_seen", "smallest",
+                      "smallest_sd"),
     "sensitivity": ("condition", "by", "low", "high", "lesions", "sensitivity",
                     "sensitivity_low", "sensitivity_high"),
     "comparisons": ("condition", "versus", "subjects", "difference", "sd", "needed80", "needed90"),
@@ -68,30 +69,30 @@ def _view(out_dir: Path, study: Study, contrast: str, label: str) -> dict[str, A
     for observer in OBSERVERS:
         rows = {
             table: [
-                r for r in rows_of(study, table)
-                if (r["contrast"], r["label"]) == (contrast, label)
-                and r.get("observer", observer) == observer
+                row for row in study.rows[table]
+                if (row["contrast"], row["label"]) == (contrast, label)
+                and row.get("observer", OBSERVERS[0]) == observer
             ]
             for table in _HEADS
         }  # fmt: skip
+        rated = [row for row in rows["detectability"] if "auc" in row]
         curves = [
-            (colours[r["condition"]], r["condition"], _curve(r["intercept"], r["slope"]))
-            for r in rows["detectability"]
-            if r["intercept"] is not None and math.isfinite(r["intercept"])
-        ]
+            (colours[row["condition"]], row["condition"], _curve(row["intercept"], row["slope"]))
+            for row in rated if math.isfinite(row["intercept"])
+        ]  # fmt: skip
         points = [
-            (colours[r["condition"]], r["condition"], (r["auc"], r["delong_low"], r["delong_high"]))
-            for r in rows["detectability"]
-            if r["auc"] is not None
-        ]
+            (colours[row["condition"]], row["condition"],
+             (row["auc"], row["delong_low"], row["delong_high"]))
+            for row in rated
+        ]  # fmt: skip
         parts.append(
             {
                 "title": _TITLES[observer],
-                "curves": _ours(charts.probabilities(curves, label=f"{contrast} {observer} seen")),
-                "areas": _ours(charts.intervals(points, label=f"{contrast} {observer} AUC")),
+                "curves": charts.probabilities(curves, label=f"{contrast} {observer} seen"),
+                "areas": charts.intervals(points, label=f"{contrast} {observer} AUC"),
                 "tables": {
-                    t: (_HEADS[t], [[_cell(r[h]) for h in _HEADS[t]] for r in rows[t]])
-                    for t in _HEADS if rows[t] and (t != "volumes" or observer == OBSERVERS[0])
+                    t: (heads, [[_cell(row.get(head)) for head in heads] for row in rows[t]])
+                    for t, heads in _HEADS.items() if rows[t]
                 },
             }
         )  # fmt: skip
@@ -129,23 +130,10 @@ def _examples(out_dir: Path, lesions: Any, label: str) -> Iterator[dict[str, Any
 
 
 def _png(plane: np.ndarray) -> str:
-    """Embed a plane as it is seen from the feet, stretched to its own range, 128 pixels wide."""
-    import io
-
-    from PIL import Image
-
+    """Embed a plane as it is seen from the feet, stretched to its own range."""
     low, high = (float(v) for v in np.percentile(plane, (1, 99.5)))
     grey = np.clip((plane - low) / max(high - low, 1), 0, 1) * 255
-    picture = Image.fromarray(np.rint(np.rot90(grey)).astype(np.uint8))
-    buffer = io.BytesIO()
-    picture.resize((128, 128), Image.Resampling.NEAREST).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _ours(drawing: str | None) -> Any:
-    from markupsafe import Markup
-
-    return drawing and Markup(drawing)  # noqa: S704 - ours
+    return png_uri(np.rint(np.rot90(grey)).astype(np.uint8))
 
 
 def _curve(intercept: float, slope: float) -> np.ndarray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +18,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import derivative_uri, extra_sidecar, software_versions, write_sidecar
 from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.evaluation.realism import noise_deviation
-from h2lo_bids.imaging.resample import placed, spacing_of
+from h2lo_bids.imaging.resample import placed, resample, spacing_of
 from h2lo_bids.io import atomic_write_bytes, atomic_write_text, read_json, save_nifti
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.outputs import Extras, Grid, output_paths, output_sidecars
@@ -36,19 +36,27 @@ from h2lo_bids.trial.condition import (
     ratings_path,
     realise,
 )
-from h2lo_bids.trial.labels import Label, carry_label, find_label, load_label, response_lines
+from h2lo_bids.trial.labels import (
+    Label,
+    carry,
+    carry_label,
+    find_label,
+    load_label,
+    response_lines,
+)
 from h2lo_bids.trial.lesions import (
     LESION,
+    Anatomy,
+    Measure,
     Place,
     Shown,
-    crop_of,
     find_lesions,
+    healthy_places,
     measure,
-    places_of,
     whole_region,
 )
 from h2lo_bids.trial.lesions import shown as shown_on
-from h2lo_bids.trial.observer import Observers
+from h2lo_bids.trial.observer import Observers, crop_of
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,6 @@ class Plan:
 
     Parameters
     ----------
-    out_dir
-        Root of the derivative dataset.
     labels
         Name and root of each dataset of labels.
     conditions
@@ -69,8 +75,6 @@ class Plan:
         Whether observers look at realisations; else they are written.
     kept
         How many realisations are written although they are rated.
-    seed, options
-        Of the run.
     """
 
     out_dir: Path
@@ -83,8 +87,7 @@ class Plan:
     options: EngineOptions = field(default_factory=EngineOptions)
 
 
-@dataclass(frozen=True)
-class _Image:
+class _Image(NamedTuple):
     """An image of a scan, on any grid of the scan's axes."""
 
     name: str
@@ -111,18 +114,20 @@ class Examination:
         self, scan: Scan, plan: Plan, bundle_of: Callable[[Condition | None], Bundle]
     ) -> None:
         self._scan, self._plan, self._bundle_of = scan, plan, bundle_of
-        paths = output_paths(plan.out_dir, scan, plan.grids)
-        self._paths = paths
-        mask: Any = nib.load(paths["mask"])
+        self._paths = output_paths(plan.out_dir, scan, plan.grids)
+        mask: Any = nib.load(self._paths["mask"])
         self._mask, self._brain = mask, np.asarray(mask.dataobj) > 0
         self._heads: dict[str, Head] = {}
+        self._made: dict[str, np.ndarray] = {}
         self.found = Examined()
 
     def run(self) -> Examined:
         """Write everything; labels that cannot be used raise after the images are there."""
-        images = [*self._plain(), *(self._image(c) for c in self._plan.conditions)]
         high = _voxels(self._paths["preproc"])
-        images.insert(0, _Image(HIGH, NATIVE, high, self._brain, self._mask.affine))
+        images = [_Image(HIGH, NATIVE, high, self._brain, self._mask.affine), *self._plain()]
+        images += [self._image(condition) for condition in self._plan.conditions]
+        if self._plan.kept or not self._plan.rated:
+            self._write_realisations(images)
         labels = [
             load_label(n, find_label(n, root, self._scan), nib.load(self._scan.path), self._brain)
             for n, root in self._plan.labels
@@ -133,19 +138,14 @@ class Examination:
             if self._plan.rated and label.lesions is not None:
                 self._rate(label, images)
         if labels:
-            write_table(
-                output_name(self._plan.out_dir, self._scan, "regions", "stats", extension=".tsv"),
-                self.found.rows,
-                REGIONS,
-            )
+            table = self._name("regions", "stats", extension=".tsv")
+            write_table(table, self.found.rows, REGIONS)
             shown = {"lesionshigh": images[0], "lesionslow": images[-1]}
             self.found.pictures = {
                 kind: placed(i.data, i.affine, self._mask) for kind, i in shown.items()
             }
             held = (labels[0].data > 0).astype(np.uint8)
             self.found.outline = placed(held, self._mask.affine, self._mask)
-        if self._plan.kept or not self._plan.rated:
-            self._write_realisations(images)
         return self.found
 
     def _head(self, bundle: Bundle) -> Head:
@@ -156,53 +156,41 @@ class Examination:
     def _name(self, *words: Any, **more: Any) -> Path:
         return output_name(self._plan.out_dir, self._scan, *words, **more)
 
+    def _mask_of(self, grid: Grid) -> Path:
+        return self._paths["mask" if grid.kind == "native" else f"mask_{grid.name}"]
+
     def _plain(self) -> Iterator[_Image]:
         """Yield the run's own low-field images along the scan's axes."""
         for grid in self._plan.grids:
             if grid.kind in ("native", "lf"):
-                path = self._paths[f"lowfield_{grid.name}"]
-                key = "mask" if grid.kind == "native" else f"mask_{grid.name}"
-                brain: Any = nib.load(self._paths[key])
-                inside = np.asarray(brain.dataobj) > 0
-                yield _Image("lowfield", grid, _voxels(path), inside, brain.affine)
+                brain: Any = nib.load(self._mask_of(grid))
+                data = _voxels(self._paths[f"lowfield_{grid.name}"])
+                yield _Image("lowfield", grid, data, np.asarray(brain.dataobj) > 0, brain.affine)
 
     def _image(self, condition: Condition) -> _Image:
         """Return the noise-free image of a condition: as it is there, or synthesized."""
-        bundle, grid = self._bundle_of(condition), condition.grid
+        bundle, grid, plan = self._bundle_of(condition), condition.grid, self._plan
         brain, affine = grid_brain(self._brain, self._mask.affine, condition)
         path = self._name(condition.name, self._scan.suffix, grid)
-        digest = self._digest(bundle.sha256, repr(grid), repr(self._plan.options), self._plan.seed)
+        digest = self._digest(bundle.sha256, repr(grid), repr(plan.options), plan.seed)
         if _digest_of(path) == digest:
-            return _Image(condition.name, grid, _voxels(path), brain, affine)
-        same = self._same_image(condition, digest)
-        data = (
-            noise_free(self._head(bundle), bundle, condition, self._plan.options, self._plan.seed)
-            if same is None
-            else same
-        )
-        content = self._sidecar(condition, bundle) | {"InputDigest": digest}
-        write_sidecar(path, content)
-        save_nifti(placed(data, affine, self._mask), path)
-        return _Image(condition.name, grid, data, brain, affine)
-
-    def _same_image(self, condition: Condition, digest: str) -> np.ndarray | None:
-        """Return what another condition of this grid and model was synthesized as."""
-        for other in self._plan.conditions:
-            path = self._name(other.name, self._scan.suffix, other.grid)
-            if other.name != condition.name and _digest_of(path) == digest:
-                return _voxels(path)
-        return None
+            self._made[digest] = _voxels(path)
+        else:
+            if digest not in self._made:  # no other condition has this grid and model
+                head = self._head(bundle)
+                self._made[digest] = noise_free(head, bundle, condition, plan.options, plan.seed)
+            write_sidecar(path, self._sidecar(condition, bundle) | {"InputDigest": digest})
+            save_nifti(placed(self._made[digest], affine, self._mask), path)
+        return _Image(condition.name, grid, self._made[digest], brain, affine)
 
     def _sidecar(self, condition: Condition, bundle: Bundle) -> dict[str, Any]:
         grid = condition.grid
-        options = {"Precision": self._plan.options.precision}
         contents = output_sidecars(
             self._scan, bundle, self._plan.out_dir, [grid], Extras(),
-            seed=self._plan.seed, settings=options,
+            seed=self._plan.seed, settings={"Precision": self._plan.options.precision},
         )  # fmt: skip
-        return contents[f"lowfield_{grid.name}"] | {
-            "Description": f"Condition {condition.name} of a virtual trial: {condition.text}",
-        }
+        text = f"Condition {condition.name} of a virtual trial: {condition.text}"
+        return contents[f"lowfield_{grid.name}"] | {"Description": text}
 
     def _digest(self, *words: Any) -> str:
         """Return a digest of words and of what the scan's outputs were made from."""
@@ -212,66 +200,88 @@ class Examination:
         return sha.hexdigest()
 
     def _write_label(self, label: Label, images: Sequence[_Image]) -> None:
-        """Write a label on every grid that an image has."""
+        """Write a label on every grid of the run and of a condition."""
         kind = "dseg" if label.kind == "dseg" else "probseg"
-        for grid, image in {i.grid.name: (i.grid, i) for i in images}.values():
-            data = carry_label(
-                label, self._mask.affine, image.brain.shape, image.affine, grid.response
-            )
+        own = derivative_uri(self._paths["preproc"], self._plan.out_dir)
+        targets = {i.grid.name: (i.grid, i.brain.shape, i.affine, own) for i in images}
+        for grid in self._plan.grids:
+            mask: Any = nib.load(self._mask_of(grid))
+            told = read_json(_sidecar_of(self._mask_of(grid)))
+            where = told.get("SpatialReference") or own
+            targets[grid.name] = (grid, mask.shape, mask.affine, where)
+        for grid, shape, affine, where in targets.values():
+            data = carry_label(label, self._mover(grid, shape, affine))
             path = self._name(label.name, kind, grid)
-            write_sidecar(
-                path,
-                {
-                    "Description": f"{label.name}, by the share of each voxel that it fills",
-                    "Sources": [label.path.as_uri()],
-                    "SpatialReference": derivative_uri(self._paths["preproc"], self._plan.out_dir),
-                    **({"Resolution": grid.resolution} if grid.resolution else {}),
-                    "Software": software_versions(),
-                },
-            )
-            save_nifti(placed(data, image.affine, self._mask), path)
+            content = {
+                "Description": f"{label.name}, by the share of each voxel that it fills",
+                "Sources": [label.path.as_uri()],
+                "SpatialReference": where,
+                **({"Resolution": grid.resolution} if grid.resolution else {}),
+                "Software": software_versions(),
+            }
+            write_sidecar(path, content)
+            save_nifti(placed(data, affine, self._mask), path)
 
-    def _lines(self, image: _Image) -> list[np.ndarray] | None:
-        old, new = (self._brain.shape, self._mask.affine), (image.brain.shape, image.affine)
-        return response_lines(*old, *new, image.grid.response)
+    def _mover(
+        self, grid: Grid, shape: Sequence[int], affine: np.ndarray
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Return what carries shares to a grid."""
+
+        def own(share: np.ndarray) -> Any:
+            return placed(share, self._mask.affine, self._mask)
+
+        if grid.kind == "template":
+            from h2lo_bids.imaging.registration import warp
+
+            space, way = nib.load(self._mask_of(grid)), self._paths[f"forward_{grid.space}"]
+            return lambda share: warp(own(share), space, way).get_fdata(dtype=np.float32)
+        if grid.kind == "model":
+            return lambda share: np.asarray(
+                resample(own(share), tuple(shape), affine, order=1).dataobj
+            )
+        lines = response_lines(self._brain.shape, self._mask.affine, shape, affine, grid.response)
+        return lambda share: carry(share, lines)
+
+    def _shown(self, places: Iterable[Place], image: _Image) -> list[tuple[Place, Shown]]:
+        """Return the places that an image shows."""
+        lines = response_lines(
+            self._brain.shape, self._mask.affine, image.brain.shape, image.affine,
+            image.grid.response,
+        )  # fmt: skip
+        pairs = ((place, shown_on(place, lines, image.brain)) for place in places)
+        return [(place, shown) for place, shown in pairs if shown is not None]
+
+    def _anatomy(self, mask: np.ndarray, high: _Image) -> Anatomy:
+        return Anatomy(high.data, self._brain, mask, self._mask.affine, self._scan.suffix)
 
     def _measure(self, label: Label, images: Sequence[_Image]) -> None:
-        """Add rows of regions and of connected lesions, in every image."""
-        places: list[tuple[str, Place]] = []
-        for name, share in label.regions():
-            lesions, outside = find_lesions(share >= 0.5, self._brain, self._mask.affine)
+        """Add rows of regions and of lesions, in every image."""
+        for region, share in label.regions():
+            head = self._anatomy(share >= 0.5, images[0])
+            lesions, outside = find_lesions(head)
             if outside:
                 self.found.notes.append(
-                    f"{label.path}: {outside} parts of {name} lie outside the brain; skipped"
+                    f"{label.path}: {outside} parts of {region} lie outside the brain; skipped"
                 )
-            places.append((name, whole_region(share, self._brain, lesions, self._mask.affine)))
-            places += [(name, p) for p in lesions if label.lesions is not None]
-        high = images[0]
-        noise = noise_deviation(high.data, high.brain, spacing_of(high.affine).tolist())
-        reference = {
-            (name, p.number): measure(high.data, seen, noise)
-            for name, p in places
-            if (seen := shown_on(p, None, high.brain)) is not None
-        }
-        for image in images[1:] or images:
-            lines = self._lines(image)
-            noise = noise_deviation(image.data, image.brain, spacing_of(image.affine).tolist())
-            for name, place in places:
-                seen = shown_on(place, lines, image.brain)
-                before = reference.get((name, place.number))
-                if seen is None or before is None:
+            places = [whole_region(share, lesions, head)]
+            places += lesions if label.lesions is not None else []
+            measured: list[dict[int, Measure]] = []
+            for image in images:
+                noise = noise_deviation(image.data, image.brain, spacing_of(image.affine).tolist())
+                shown = self._shown(places, image)
+                measured.append({p.number: measure(image.data, s, noise) for p, s in shown})
+                lost = [str(p.number or "all") for p in places if p.number not in measured[-1]]
+                if lost:
                     self.found.notes.append(
-                        f"{label.path}: {name} {place.number or ''} is not in the brain of "
+                        f"{label.path}: {region} {', '.join(lost[:5])}: not in the brain of "
                         f"{image.name}; skipped"
                     )
-                    continue
-                after = measure(image.data, seen, noise)
-                self.found.rows.append(
-                    [image.name, image.grid.res, label.name, name, place.number or None,
-                     place.volume, place.diameter, *place.centre,
-                     before.mean, before.deviation, before.contrast, before.cnr,
-                     after.mean, after.deviation, after.contrast, after.cnr]
-                )  # fmt: skip
+            for image, of in zip(images[1:] or images, measured[1:] or measured, strict=True):
+                self.found.rows += [
+                    [image.name, image.grid.res, label.name, region, p.number or None, p.volume,
+                     p.diameter, *p.centre, *measured[0][p.number], *of[p.number]]
+                    for p in places if p.number in of and p.number in measured[0]
+                ]  # fmt: skip
 
     def _realisations(
         self, images: Sequence[_Image], most: int = 0
@@ -280,7 +290,7 @@ class Examination:
         by_name = {image.name: image for image in images}
         groups: dict[tuple[str, str], list[Condition]] = {}
         for condition in self._plan.conditions:
-            key = (repr(condition.grid.spacing), self._bundle_of(condition).sha256)
+            key = (repr(condition.lf_grid), self._bundle_of(condition).sha256)
             groups.setdefault(key, []).append(condition)
         for members in groups.values():
             bundle, image = self._bundle_of(members[0]), by_name[members[0].name]
@@ -299,17 +309,12 @@ class Examination:
         if not any(c.realisations for c in self._plan.conditions):
             return
         for number, condition, noisy, image in self._realisations(images, self._plan.kept):
-            bundle = self._bundle_of(condition)
-            path = self._name(
-                f"{condition.name}noise{number:02d}", self._scan.suffix, grid=image.grid
-            )
+            bundle, word = self._bundle_of(condition), f"noise{number:02d}"
+            plain = self._name(condition.name, self._scan.suffix, image.grid)
+            path = self._name(f"{condition.name}{word}", self._scan.suffix, image.grid)
             content = extra_sidecar(
-                self._sidecar(condition, bundle), f"noise{number:02d}", bundle.metadata,
-                derivative_uri(
-                    self._name(condition.name, self._scan.suffix, grid=image.grid),
-                    self._plan.out_dir,
-                ),
-                scale=condition.noise_scale,
+                self._sidecar(condition, bundle), word, bundle.metadata,
+                derivative_uri(plain, self._plan.out_dir), scale=condition.noise_scale,
             )  # fmt: skip
             write_sidecar(path, content)
             save_nifti(placed(noisy, image.affine, self._mask), path)
@@ -317,70 +322,71 @@ class Examination:
     def _rate(self, label: Label, images: Sequence[_Image]) -> None:
         """Let the observers look at every realisation, and write what they say."""
         path = ratings_path(self._plan.out_dir, self._scan.stem, label.name)
-        shas = [self._bundle_of(c).sha256 for c in self._plan.conditions]
+        bundles = [self._bundle_of(c) for c in self._plan.conditions]
         digest = self._digest(
-            self._plan.conditions, shas, self._plan.seed, self._plan.options,
-            hashlib.sha256(label.path.read_bytes()).hexdigest(),
+            self._plan.conditions, [b.sha256 for b in bundles], self._plan.seed,
+            self._plan.options, hashlib.sha256(label.path.read_bytes()).hexdigest(), list(RATINGS),
         )  # fmt: skip
-        if path.exists() and _digest_of(path) == digest:
+        if _digest_of(path) == digest:
             return
-        high = images[0]
         assert label.lesions is not None
-        places, lost = places_of(
-            label.lesions, high.data, self._brain, self._mask.affine, seed=self._plan.seed
-        )
-        lesions = [p for p in places if p.kind == LESION]
+        head = self._anatomy(label.lesions, images[0])
+        lesions, _ = find_lesions(head)
+        places = [*lesions, *healthy_places(lesions, head, seed=self._plan.seed)]
+        lost = len(lesions) - len({p.number for p in places[len(lesions) :]})
         if lost:
             self.found.notes.append(
                 f"{label.path}: {lost} of {len(lesions)} lesions have no healthy place like the "
-                "tissue around them; the observers compare the others"
+                "tissue around them; the observers compare them with those of the others"
             )
-        shapes = ((p.number, shown_on(p, None, high.brain)) for p in lesions)
-        contrasts = {n: measure(high.data, s, 0.0).contrast for n, s in shapes if s is not None}
-        rows: list[list[Any]] = []
-
-        def add(condition: str, number: int, seen: list[tuple[Place, Shown]], looked: Any) -> None:
-            for (place, _), rating in zip(seen, looked, strict=True):
-                rows.append(
-                    [condition, place.number, place.kind, number, place.volume, place.diameter,
-                     contrasts.get(place.number), rating.cnr, *map(float, rating.channels),
-                     rating.volume]
-                )  # fmt: skip
-
-        seen, observers = self._observers(places, high)
-        add(HIGH, 1, seen, observers.look(high.data))
-        crops = {f"{HIGH}_{p.number}": crop_of(high.data, s) for p, s in seen if p.kind == LESION}
-        ready: dict[str, Any] = {}
-        for number, condition, noisy, image in self._realisations(images):
-            if image.grid.name not in ready:
-                ready = {image.grid.name: self._observers(places, image)}
-            seen, observers = ready[image.grid.name]
-            add(condition.name, number, seen, observers.look(noisy))
-            if number == 1:
-                crops |= {
-                    f"{condition.name}_{p.number}": crop_of(noisy, s)
-                    for p, s in seen if p.kind == LESION
-                }  # fmt: skip
+        rows, crops = self._look(places, images)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **crops)  # type: ignore[arg-type]
         atomic_write_bytes(path.with_suffix(".npz"), buffer.getvalue())
         write_table(path, rows, RATINGS)
-        kinds = {self._bundle_of(c).metadata.get("training_data", {}).get("kind")
-                 for c in self._plan.conditions}  # fmt: skip
+        kinds = {str(b.metadata.get("training_data", {}).get("kind")) for b in bundles}
         study = {
             "InputDigest": digest, "Scan": self._scan.relative_path, "Label": label.name,
-            "Training": sorted(map(str, kinds)),
+            "Training": sorted(kinds),
             "Conditions": {c.name: c.described for c in self._plan.conditions},
         }  # fmt: skip
         content = read_json(path.with_suffix(".json")) | study
         atomic_write_text(path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
 
-    def _observers(
-        self, places: Sequence[Place], image: _Image
-    ) -> tuple[list[tuple[Place, Shown]], Observers]:
-        lines = self._lines(image)
-        seen = [(p, s) for p in places if (s := shown_on(p, lines, image.brain)) is not None]
-        return seen, Observers(seen, image.brain, image.affine, self._scan.suffix)
+    def _look(
+        self, places: Sequence[Place], images: Sequence[_Image]
+    ) -> tuple[list[list[Any]], dict[str, np.ndarray]]:
+        """Return the rows of ratings, and crops of the lesions by condition and number."""
+        high = images[0]
+        contrasts = {
+            p.number: measure(high.data, s, 0.0).contrast
+            for p, s in self._shown(places, high) if p.kind == LESION
+        }  # fmt: skip
+        rows: list[list[Any]] = []
+        crops: dict[str, np.ndarray] = {}
+
+        def add(name: str, number: int, data: np.ndarray, observers: Observers) -> None:
+            for (p, s), rating in zip(observers.places, observers.look(data), strict=True):
+                rows.append(
+                    [name, p.number, p.rank, p.kind, number, p.volume, p.diameter,
+                     p.length, contrasts.get(p.number), rating.cnr, *map(float, rating.channels),
+                     rating.volume]
+                )  # fmt: skip
+                if number == 1 and p.kind == LESION:
+                    crops[f"{name}_{p.number}"] = crop_of(data, s)
+
+        add(HIGH, 1, high.data, self._observers(places, high))
+        ready: tuple[str, Observers] | None = None
+        for number, condition, noisy, image in self._realisations(images):
+            if ready is None or ready[0] != repr(image.grid):
+                ready = (repr(image.grid), self._observers(places, image))
+            add(condition.name, number, noisy, ready[1])
+        return rows, crops
+
+    def _observers(self, places: Sequence[Place], image: _Image) -> Observers:
+        return Observers(
+            self._shown(places, image), image.brain, image.affine, self._scan.suffix
+        )  # fmt: skip
 
 
 def _voxels(path: Path) -> np.ndarray:
@@ -388,10 +394,13 @@ def _voxels(path: Path) -> np.ndarray:
     return np.asarray(image.dataobj, dtype=np.float32)
 
 
+def _sidecar_of(path: Path) -> Path:
+    return path.with_name(path.name.split(".")[0] + ".json")
+
+
 def _digest_of(path: Path) -> str | None:
     """Return what an output was made from, as its sidecar has it; None without an output."""
     try:
-        sidecar = path.with_name(path.name.split(".")[0] + ".json")
-        return str(read_json(sidecar)["InputDigest"]) if path.exists() else None
+        return str(read_json(_sidecar_of(path))["InputDigest"]) if path.exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,7 +1,7 @@
 """Study figures of a trial, from the ratings that observers gave.
 
 Subjects are the units that a study draws: realisations of one lesion, and lesions of one
-person, are not independent.
+person, are not independent. Intervals are of 95 %. Fields are columns of the tables.
 """
 
 from __future__ import annotations
@@ -9,37 +9,15 @@ from __future__ import annotations
 import bisect
 import math
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 ALPHA = 0.05
+_Z = 1.959964
 _LEAST_SPREAD = 1e-9
 _MOST_SUBJECTS = 10**6
-
-
-@dataclass(frozen=True)
-class Area:
-    """Area under the ROC curve, with two 95 % confidence intervals.
-
-    Parameters
-    ----------
-    auc
-        Mean over realisations.
-    error
-        Standard error by DeLong; cases are lesions and healthy places.
-    low, high
-        ``auc`` plus and minus 1.96 errors, cut to [0, 1].
-    boot_low, boot_high
-        Percentiles of the bootstrap over subjects.
-    """
-
-    auc: float
-    error: float
-    low: float
-    high: float
-    boot_low: float = math.nan
-    boot_high: float = math.nan
+_NAN = math.nan
 
 
 def delong(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,8 +52,17 @@ def delong(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.n
     areas: np.ndarray = of_positive.mean(axis=1)
     if min(m, n) < 2:
         return areas, np.full((len(areas), len(areas)), np.nan)
-    covariance = np.atleast_2d(np.cov(of_positive)) / m + np.atleast_2d(np.cov(of_negative)) / n
-    return areas, covariance
+    return areas, np.atleast_2d(np.cov(of_positive) / m + np.cov(of_negative) / n)
+
+
+class Area(NamedTuple):
+    """Mean area under the ROC curve; by DeLong over cases, by the bootstrap over subjects."""
+
+    auc: float
+    delong_low: float = _NAN
+    delong_high: float = _NAN
+    boot_low: float = _NAN
+    boot_high: float = _NAN
 
 
 def area(
@@ -95,27 +82,24 @@ def area(
         As for `delong`; the realisations are the readings.
     positive_subjects, negative_subjects
         (M,), (N,): whose each case is.
-    resamples
+    resamples, seed
         Of the bootstrap over subjects; with one subject there is no such interval.
-    seed
-        Of the bootstrap.
     """
     areas, covariance = delong(positive, negative)
     value = float(areas.mean())
-    error = float(np.sqrt(max(covariance.mean(), 0))) if np.isfinite(covariance).all() else math.nan
-    low, high = max(value - 1.959964 * error, 0.0), min(value + 1.959964 * error, 1.0)
+    error = _Z * math.sqrt(max(float(covariance.mean()), 0)) if np.all(covariance >= -1) else _NAN
+    bounds = (max(value - error, 0.0), min(value + error, 1.0)) if error >= 0 else (_NAN, _NAN)
     names, codes = np.unique(
         np.concatenate([positive_subjects, negative_subjects]), return_inverse=True
     )
     if len(names) < 2:
-        return Area(value, error, low, high)
-    m = np.atleast_2d(positive).shape[1]
+        return Area(value, *bounds)
+    count, m = len(names), len(positive_subjects)
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    drawn = weighted_areas(positive, negative, codes[:m], codes[m:], counts)
-    drawn = drawn[np.isfinite(drawn)]
-    bounds = np.percentile(drawn, (2.5, 97.5)) if len(drawn) else (math.nan, math.nan)
-    return Area(value, error, low, high, float(bounds[0]), float(bounds[1]))
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    found = weighted_areas(positive, negative, codes[:m], codes[m:], drawn)
+    low, high = np.nanpercentile(found, (2.5, 97.5)).tolist()
+    return Area(value, *bounds, low, high)
 
 
 def weighted_areas(
@@ -135,13 +119,12 @@ def weighted_areas(
             sums = np.concatenate([[0.0], np.cumsum(weights[of_negative[order]])])
             own = weights[of_positive]
             with np.errstate(invalid="ignore"):
-                share = own @ (sums[below] + sums[upto]) / 2 / (own.sum() * sums[-1])
-            total[row] += share
+                total[row] += own @ (sums[below] + sums[upto]) / 2 / (own.sum() * sums[-1])
     return total / len(np.atleast_2d(positive))
 
 
 def hotelling_ratings(
-    channels: np.ndarray, lesion: np.ndarray, groups: np.ndarray, *, folds: int = 5
+    channels: np.ndarray, lesion: np.ndarray, groups: np.ndarray, *, folds: int = 20
 ) -> np.ndarray:
     """Rate cases by a channelized Hotelling observer that never saw their group.
 
@@ -156,9 +139,9 @@ def hotelling_ratings(
     lesion
         (N,), bool.
     groups
-        (N,): whose each case is; subjects, or lesions where there is one subject.
+        (N,): whose each case is; subjects, or lesions where there are few subjects.
     folds
-        At most; as many as there are groups if they are fewer.
+        At most; with no more groups each is left out alone.
 
     Returns
     -------
@@ -184,7 +167,7 @@ def detectability(auc: float) -> float:
     """Return the d' of two normal classes of equal variance with this area under the curve."""
     from scipy.stats import norm
 
-    return float(math.sqrt(2) * norm.ppf(auc)) if 0 < auc < 1 else math.nan
+    return float(math.sqrt(2) * norm.ppf(auc)) if 0 < auc < 1 else _NAN
 
 
 def threshold(negative: np.ndarray, specificity: float = 0.9) -> float:
@@ -192,115 +175,85 @@ def threshold(negative: np.ndarray, specificity: float = 0.9) -> float:
     return float(np.quantile(negative, specificity, method="higher"))
 
 
-def sensitivity(seen: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean share seen, and Wilson's 95 % interval for as many cases as lesions.
+class Sensitivity(NamedTuple):
+    """Mean share of lesions seen; interval by Wilson for as many cases as lesions."""
 
-    `seen` (L,) holds of each lesion the share of realisations in which it is seen.
-    """
+    sensitivity: float
+    sensitivity_low: float
+    sensitivity_high: float
+
+
+def sensitivity(seen: np.ndarray) -> Sensitivity:
+    """Summarise of each lesion the share of realisations in which it is seen, (L,)."""
     from statsmodels.stats.proportion import proportion_confint
 
-    if not len(seen):
-        return math.nan, math.nan, math.nan
     low, high = proportion_confint(float(seen.sum()), len(seen), alpha=ALPHA, method="wilson")
-    return float(seen.mean()), float(low), float(high)
+    return Sensitivity(float(seen.mean()), float(low), float(high))
 
 
-@dataclass(frozen=True)
-class Psychometric:
-    """Probability of seeing a lesion: logistic in the logarithm of its diameter.
+class Psychometric(NamedTuple):
+    """Probability of seeing a lesion: logit linear in log mm; diameter at 80 %, delta method."""
 
-    Parameters
-    ----------
-    intercept, slope
-        Of the logit, in log mm.
-    diameter
-        Seen with 80 % probability, mm; NaN if the fit has no rising slope.
-    low, high
-        Its 95 % interval by the delta method on log mm, errors clustered by subject.
-    """
-
-    intercept: float
-    slope: float
-    diameter: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
+    diameter80: float = _NAN
+    diameter80_low: float = _NAN
+    diameter80_high: float = _NAN
+    intercept: float = _NAN
+    slope: float = _NAN
 
 
 def diameter_seen(
     diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray, probability: float = 0.8
 ) -> Psychometric:
-    """Fit the probability of seeing a lesion to its diameter.
+    """Fit the probability of seeing a lesion to its diameter, errors clustered by group.
 
     Parameters
     ----------
-    diameters
-        (L,), mm.
-    seen
-        (L,), share of realisations.
-    groups
-        (L,), whose each lesion is.
+    diameters, seen, groups
+        (L,): mm; share of realisations; whose each lesion is.
     probability
-        At which the diameter is wanted.
+        At which the diameter is wanted; it is NaN if the fit has no rising slope.
     """
     import statsmodels.api as sm
 
-    nothing = Psychometric(math.nan, math.nan)
     if len(diameters) < 4 or np.ptp(diameters) < _LEAST_SPREAD or np.ptp(seen) < _LEAST_SPREAD:
-        return nothing
-    design = sm.add_constant(np.log(diameters))
+        return Psychometric()
     codes = np.unique(groups, return_inverse=True)[1]
     how = {"cov_type": "cluster", "cov_kwds": {"groups": codes}} if codes.max() > 0 else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of separation: the slope is then too steep to bound
+        design = sm.add_constant(np.log(diameters))
         fit = sm.GLM(seen, design, family=sm.families.Binomial()).fit(**how)
     a, b = map(float, fit.params)
-    covariance = np.asarray(fit.cov_params())
     if not np.isfinite([a, b]).all() or b <= 0 or abs(b) > 100:
-        return Psychometric(a, b)
+        return Psychometric(intercept=a, slope=b)
     wanted = (math.log(probability / (1 - probability)) - a) / b
     gradient = np.array([-1 / b, -wanted / b])
-    error = math.sqrt(max(float(gradient @ covariance @ gradient), 0.0))
-    ends = [math.exp(min(wanted + side * 1.959964 * error, 50)) for side in (0, -1, 1)]
-    return Psychometric(a, b, *ends)
+    error = math.sqrt(max(float(gradient @ np.asarray(fit.cov_params()) @ gradient), 0.0))
+    seen_at, low, high = (math.exp(min(wanted + s * _Z * error, 50)) for s in (0, -1, 1))
+    return Psychometric(seen_at, low, high, a, b)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of two measurements of the same things.
+class Agreement(NamedTuple):
+    """Bland and Altman's bias and limits of agreement, and the intraclass correlation ICC(2,1)."""
 
-    Parameters
-    ----------
-    n, bias, low, high
-        Bland and Altman's mean difference and 95 % limits of agreement.
-    icc
-        Intraclass correlation of single measurements, absolute agreement: ICC(2,1).
-    """
-
-    n: int
-    bias: float
-    low: float
-    high: float
-    icc: float
+    bias: float = _NAN
+    loa_low: float = _NAN
+    loa_high: float = _NAN
+    icc: float = _NAN
 
 
 def agreement(truth: np.ndarray, measured: np.ndarray) -> Agreement:
     """Compare measured with true values, (N,) each; NaN where N is less than 2."""
-    difference = measured - truth
     if len(truth) < 2:
-        return Agreement(len(truth), math.nan, math.nan, math.nan, math.nan)
-    spread = 1.959964 * float(difference.std(ddof=1))
-    bias = float(difference.mean())
+        return Agreement()
+    difference = measured - truth
+    bias, spread = float(difference.mean()), _Z * float(difference.std(ddof=1))
     icc = intraclass_correlation(np.column_stack([truth, measured]))
-    return Agreement(len(truth), bias, bias - spread, bias + spread, icc)
+    return Agreement(bias, bias - spread, bias + spread, icc)
 
 
 def intraclass_correlation(ratings: np.ndarray) -> float:
-    """Return ICC(2,1) of ratings (targets, raters).
-
-    References
-    ----------
-    Shrout and Fleiss 1979, Psychological Bulletin 86:420.
-    """
+    """Return ICC(2,1) of ratings (targets, raters): Shrout and Fleiss 1979, Psychol Bull 86:420."""
     n, k = ratings.shape
     mean = ratings.mean()
     targets = k * ((ratings.mean(axis=1) - mean) ** 2).sum() / (n - 1)
@@ -308,24 +261,14 @@ def intraclass_correlation(ratings: np.ndarray) -> float:
     rest = ratings - ratings.mean(axis=1, keepdims=True) - ratings.mean(axis=0) + mean
     error = (rest**2).sum() / ((n - 1) * (k - 1))
     total = targets + (k - 1) * error + k * (raters - error) / n
-    return float((targets - error) / total) if total > 0 else math.nan
+    return float((targets - error) / total) if total > 0 else _NAN
 
 
 def subjects_needed(differences: np.ndarray, power: float) -> int | None:
-    """Return how many subjects a paired t-test of two conditions needs.
+    """Return how many subjects a paired t-test of two conditions needs, at 5 % two-sided.
 
-    Parameters
-    ----------
-    differences
-        Of each subject, one condition less the other.
-    power
-        Wanted at a two-sided level of 5 %.
-
-    Returns
-    -------
-    int or None
-        None where the differences have no mean, fewer than two are given, or a million do
-        not suffice.
+    `differences` are of each subject, one condition less the other. None where they have no
+    mean, fewer than two are given, or a million do not suffice.
     """
     from statsmodels.stats.power import TTestPower
 
@@ -338,17 +281,15 @@ def subjects_needed(differences: np.ndarray, power: float) -> int | None:
     effect, test = abs(mean) / spread, TTestPower()
 
     def enough(n: int) -> bool:
-        # Far beyond what is needed it gives NaN.
-        return not test.power(effect, n, ALPHA) < power
+        return not test.power(effect, n, ALPHA) < power  # NaN far beyond what is needed
 
     # Its own solver fails where two or three subjects are enough.
     needed = bisect.bisect_left(range(2, _MOST_SUBJECTS), True, key=enough) + 2
     return None if needed >= _MOST_SUBJECTS else needed
 
 
-@dataclass(frozen=True)
-class Dose:
-    """Odds of seeing a lesion per unit of what differs, and 95 % interval."""
+class Dose(NamedTuple):
+    """Odds of seeing a lesion per unit of what differs, their interval, and p of no effect."""
 
     odds: float
     low: float
@@ -368,10 +309,8 @@ def dose_response(
     ----------
     seen
         (K,): of each lesion in each condition, the share of realisations.
-    dose
-        (K,): for example the noise scale.
-    diameters, groups
-        (K,): mm, and whose the lesion is.
+    dose, diameters, groups
+        (K,): for example the noise scale; mm; whose the lesion is.
 
     Returns
     -------
@@ -394,5 +333,5 @@ def dose_response(
     b, error = float(fit.params[1]), float(fit.bse[1])
     if not np.isfinite([b, error]).all() or abs(b) > 100:
         return None
-    mean, low, high = (math.exp(np.clip(b + s * 1.959964 * error, -300, 300)) for s in (0, -1, 1))
-    return Dose(mean, low, high, float(fit.pvalues[1]))
+    odds, low, high = (math.exp(np.clip(b + s * _Z * error, -300, 300)) for s in (0, -1, 1))
+    return Dose(odds, low, high, float(fit.pvalues[1]))

@@ -11,8 +11,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
-from heads import importable, write_dataset, write_scan, write_whole_bundle
+from heads import (
+    SIDE,
+    SPACING,
+    importable,
+    write_dataset,
+    write_masks,
+    write_scan,
+    write_whole_bundle,
+)
 from pairsets import BAD, write_pairs
 
 from h2lo_bids.bids.derivatives import result_files, result_path, result_pattern
@@ -92,6 +102,84 @@ def test_participant(tmp_path):
     page = (tmp_path / "out" / "sub-01.html").read_text()
     assert "sub-01_res-8x8x10_desc-lowfieldnoise01_T1w.nii.gz</code></td>" in page
     assert "gauss slice profile of 10 mm" in page
+
+
+@pytest.fixture
+def trial_of_three(tmp_path, monkeypatch):
+    """A dataset with lesion masks, a template, and what a trial of it is asked for."""
+    home = write_scan(tmp_path / "templateflow/tpl-TplOne/tpl-TplOne_res-01_T1w.nii.gz").parents[1]
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(home))
+    bids = write_dataset(tmp_path / "bids", 3, suffixes=("T1w",))
+    masks = write_masks(tmp_path / "masks", bids)
+    words = ["--model", write_whole_bundle(tmp_path / "model", "T1w"), "--skull-strip", "skip"]
+    words += [
+        "--labels",
+        f"lesion={masks}",
+        "--reader-set",
+        "3",
+        "--sloppy",
+        "-w",
+        tmp_path / "work",
+    ]
+    words += ["--output-spaces", "TplOne:res-1", "model", "--nprocs", "1"]
+    words += ["--condition", "thick", "lf-grid=4x4x8", "realisations=3"]
+    return bids, masks, [*words, "noisy", "lf-grid=4x4x8", "noise-scale=3", "realisations=2"]
+
+
+@pytest.mark.slow
+def test_a_trial_carries_labels_to_every_grid_and_a_second_run_does_nothing_again(
+    trial_of_three, tmp_path
+):
+    bids, masks, words = trial_of_three
+    out = tmp_path / "out"
+    files = agree(bids, out, "trial", *words)
+    volume = float((nib.load(next(masks.rglob("*.nii.gz"))).get_fdata() > 0).sum()) * SPACING**3
+    for where in ("", "space-TplOne_res-1_", "res-model_", "res-4x4x8_"):
+        name = f"sub-01/anat/sub-01_{where}desc-lesion_probseg.nii.gz"
+        assert name in files
+        image, lowfield = nib.load(out / name), f"sub-01_{where}desc-lowfield_T1w.nii.gz"
+        share = image.get_fdata()
+        assert 0.5 < share.max() <= 1
+        if where != "space-TplOne_res-1_":  # which is larger or smaller than the head
+            assert share.sum() * np.prod(image.header.get_zooms()) == pytest.approx(
+                volume, rel=0.03
+            )
+        if where != "res-4x4x8_":
+            assert nib.load(out / "sub-01/anat" / lowfield).shape == image.shape
+    page = (out / "trial.html").read_text()
+    assert all(word in page for word in ("thick", "noisy", "3 participants"))
+
+    made = {p: p.stat().st_mtime_ns for p in out.rglob("*_desc-*.nii.gz")}
+    rated = {p: p.read_bytes() for p in out.glob("trial/ratings/*.tsv")}
+    times = {p: p.stat().st_mtime_ns for p in rated}
+    lost = out / "trial/ratings/sub-02_T1w_lesion.tsv"
+    lost.unlink()
+    code, text = run(bids, out, "trial", *words)
+    assert code == 0, text
+    assert {p: p.read_bytes() for p in rated} == rated
+    assert [p for p, t in times.items() if p.stat().st_mtime_ns != t] == [lost]
+    low = [p.name for p, t in made.items() if "lowfield" in p.name and p.stat().st_mtime_ns != t]
+    assert low == []
+    (changed,) = masks.glob("sub-03/anat/*.nii.gz")
+    write_scan(changed, data=np.roll(nib.load(changed).get_fdata(), 1, axis=1))
+    assert run(bids, out, "trial", *words)[0] == 0
+    assert [p.name for p in rated if p.read_bytes() != rated[p]] == ["sub-03_T1w_lesion.tsv"]
+
+
+@pytest.mark.slow
+def test_a_label_that_cannot_be_used_is_one_line_and_the_others_are_rated(trial_of_three, tmp_path):
+    bids, masks, words = trial_of_three
+    bad, missing = (next(masks.glob(f"sub-0{n}/anat/*.nii.gz")) for n in (1, 2))
+    write_scan(bad, data=np.pad(nib.load(bad).get_fdata(), ((0, 0), (0, 0), (0, 2))))
+    missing.unlink()
+    i = words.index("--output-spaces")
+    code, text = run(bids, tmp_path / "out", "trial", *words[:i], *words[i + 3 :])
+    assert code == 1
+    (line,) = [line for line in text.splitlines() if str(bad) in line]
+    assert f"({SIDE} x {SIDE} x {SIDE + 2} and {SIDE} x {SIDE} x {SIDE} voxels)" in line
+    assert text.count("--labels lesion holds no mask, dseg or probseg for sub-02_T1w") == 1
+    assert [p.name for p in tmp_path.glob("out/trial/ratings/*.tsv")] == ["sub-03_T1w_lesion.tsv"]
+    assert "1 participant only" in text
 
 
 @pytest.mark.slow

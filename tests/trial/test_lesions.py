@@ -9,13 +9,32 @@ from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.lesions import Lesion, lesion_share
 from h2lo_bids.synthesis.grids import lf_grid
 from h2lo_bids.trial.labels import carry, response_lines
-from h2lo_bids.trial.lesions import LESION, MATCHED, MIRROR, find_lesions, healthy_places, measure
+from h2lo_bids.trial.lesions import (
+    LESION,
+    MATCHED,
+    MIRROR,
+    PLACES,
+    Anatomy,
+    find_lesions,
+    healthy_places,
+    measure,
+)
 from h2lo_bids.trial.lesions import shown as shown_on
 
 SHAPE = (60, 70, 50)
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, 1, 0, -35], [0, 0, 1, -20], [0, 0, 0, 1]])
-BRAIN = np.zeros(SHAPE, dtype=bool)
-BRAIN[5:-5, 5:-5, 5:-5] = True
+X, Y, Z = np.moveaxis(np.indices(SHAPE).T @ AFFINE[:3, :3].T + AFFINE[:3, 3], -1, 0).transpose(
+    0, 3, 2, 1
+)
+# A T1w head, its middle at x = 0.5: bright white matter, a dark grey rim, and two ventricles.
+RADIUS = np.sqrt(((X - 0.5) / 25) ** 2 + (Y / 30) ** 2 + ((Z - 4) / 21) ** 2)
+BRAIN = RADIUS < 1
+FLUID = np.hypot(np.hypot((np.abs(X - 0.5) - 5) / 3, Y / 10), (Z - 4) / 6) < 1
+IMAGE = np.where(BRAIN, np.where(FLUID, 0.1, np.where(RADIUS > 0.85, 0.5, 0.8)), 0.0)
+
+
+def head(mask, image=IMAGE):
+    return Anatomy(image, BRAIN, mask, AFFINE, "T1w")
 
 
 def balls(*given):
@@ -24,55 +43,73 @@ def balls(*given):
 
 def test_lesions_are_connected_parts_largest_first_with_their_diameter():
     mask = balls(((15, 0, 5), 10), ((-12, 10, 0), 5), ((0, -20, 8), 3))
-    mask[4, 40, 20:23] = True  # in the skull
-    found, outside = find_lesions(mask, BRAIN, AFFINE)
+    mask[2, 40, 20:23] = True  # in the skull
+    found, outside = find_lesions(head(mask))
     assert outside == 1
     assert [p.number for p in found] == [1, 2, 3]
     assert [p.diameter for p in found] == pytest.approx([10, 5, 3], rel=0.12)
+    assert [p.length for p in found] == pytest.approx([10, 5, 3], abs=1.3)
     assert found[0].centre == pytest.approx((15, 0, 5), abs=0.2)
     assert found[1].volume == np.count_nonzero(mask[found[1].box] & (found[1].share > 0))
     for place in found:
         assert not (place.ring * mask[place.box]).any()
-        assert (place.ring <= BRAIN[place.box]).all()
+        assert (IMAGE[place.box][place.ring > 0] == 0.8).all()  # white matter alone
 
 
-def test_parts_that_touch_at_a_corner_are_one():
+@pytest.mark.parametrize(("gap", "count"), [(1, 1), (2, 1), (3, 2)])
+def test_parts_that_almost_touch_are_one_lesion(gap, count):
     mask = np.zeros(SHAPE, dtype=bool)
-    mask[20, 20, 20] = mask[21, 21, 21] = True
-    assert len(find_lesions(mask, BRAIN, AFFINE)[0]) == 1
+    mask[20:22, 35, 24] = mask[22 + gap : 24 + gap, 35, 24] = True
+    found, _ = find_lesions(head(mask))
+    assert [p.share.sum() for p in found] == [4 / count] * count
+    assert found[0].length == pytest.approx(4 + gap if count == 1 else 2, abs=0.1)
 
 
-def test_the_healthy_place_is_the_mirror_image_or_like_tissue():
-    mask = balls(((15, 0, 5), 8))
-    image = np.where(BRAIN, 0.6, 0.0)
-    image[mask] = 0.3
-    found, _ = find_lesions(mask, BRAIN, AFFINE)
-    twin = healthy_places(found, image, mask, BRAIN, AFFINE)[1]
-    # The middle of the brain lies at x = 0.5: voxel 29.5 of 60.
-    assert (twin.kind, twin.centre) == (MIRROR, pytest.approx((-14, 0, 5), abs=0.2))
-    assert twin.share.sum() == found[0].share.sum()
-    other = balls(((15, 0, 5), 8), ((-15, 0, 5), 8))  # both sides are ill
-    image[other] = 0.3
-    image[:, 40:] = np.where(BRAIN[:, 40:], 0.9, 0.0)  # other tissue
-    found, _ = find_lesions(other, BRAIN, AFFINE)
-    for twin in healthy_places(found, image, other, BRAIN, AFFINE).values():
-        assert twin.kind == MATCHED
-        assert not other[twin.box][twin.share > 0].any()
-        assert image[twin.box][twin.share > 0] == pytest.approx(0.6)
+def test_the_midsagittal_plane_is_found_though_the_head_is_turned():
+    turn = np.deg2rad(6)
+    turned = np.array(
+        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    )
+    affine = np.eye(4)
+    affine[:3] = turned @ AFFINE[:3]
+    mask = balls(((15, 8, 5), 8))
+    mirror = Anatomy(np.where(mask, 0.3, IMAGE), BRAIN, mask, affine, "T1w").reflection
+    opposite = mirror @ [*turned @ (15, 8, 5), 1]
+    assert opposite[:3] == pytest.approx(turned @ (-14, 8, 5), abs=1)
 
 
-def test_no_place_is_chosen_where_no_tissue_is_alike():
-    mask = balls(((15, 0, 5), 8))
-    rng = np.random.default_rng(0)
-    image = np.where(BRAIN, 0.9 + 0.01 * rng.normal(size=SHAPE), 0.0)
-    found, _ = find_lesions(mask, BRAIN, AFFINE)
-    image[found[0].box][found[0].ring > 0] = 0.4
-    assert healthy_places(found, image, mask, BRAIN, AFFINE) == {}
+def test_healthy_places_are_the_mirror_image_and_others_of_like_tissue_and_depth():
+    mask = balls(((15, 0, 5), 6))
+    here = head(mask, np.where(mask, 0.3, IMAGE))
+    lesion = find_lesions(here)[0][0]
+    places = list(healthy_places([lesion], here))
+    assert [p.kind for p in places] == [MIRROR, *[MATCHED] * (PLACES - 1)]
+    assert [p.rank for p in places] == list(range(1, PLACES + 1))
+    assert places[0].centre == pytest.approx((-14, 0, 5), abs=1)
+    for place in places:
+        own = place.share > 0
+        assert own.sum() == (lesion.share > 0).sum()
+        assert (IMAGE[place.box][own] == 0.8).mean() >= 0.8
+        assert not mask[place.box][own].any()
+        assert abs(here.depth[place.box][own].mean() - here.depth[mask].mean()) < 3 + 3
+
+
+def test_where_both_sides_are_ill_places_are_matched():
+    both = balls(((15, 0, 5), 6), ((-14, 0, 5), 6))
+    here = head(both, np.where(both, 0.3, IMAGE))
+    assert {p.kind for p in healthy_places(find_lesions(here)[0], here)} == {MATCHED}
+
+
+def test_no_place_is_chosen_where_no_white_matter_is_of_this_level():
+    mask = balls(((15, 0, 5), 6))
+    image = np.where(balls(((15, 0, 5), 17)), 0.67, IMAGE)  # nearer to white than to grey
+    here = head(mask, np.where(mask, 0.3, image))
+    assert list(healthy_places(find_lesions(here)[0], here)) == []
 
 
 def test_partial_volume_dilutes_a_small_lesion_and_keeps_its_volume():
-    mask = balls(((0, 0, 0), 4))
-    lesion = find_lesions(mask, BRAIN, AFFINE)[0][0]
+    mask = balls(((14, 0, 0), 4))
+    lesion = find_lesions(head(mask))[0][0]
     assert lesion.kind == LESION
     shape, affine = lf_grid(AFFINE, SHAPE, (2, 2, 8))
     lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
@@ -88,5 +125,5 @@ def test_partial_volume_dilutes_a_small_lesion_and_keeps_its_volume():
 
 
 def test_a_place_that_no_voxel_of_the_brain_holds_is_not_shown():
-    lesion = find_lesions(balls(((0, 0, 0), 4)), BRAIN, AFFINE)[0][0]
+    lesion = find_lesions(head(balls(((14, 0, 0), 4))))[0][0]
     assert shown_on(lesion, None, np.zeros(SHAPE, dtype=bool)) is None

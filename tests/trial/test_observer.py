@@ -12,7 +12,7 @@ from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.lesions import Lesion, plant_lesions
 from h2lo_bids.synthesis.grids import lf_grid
 from h2lo_bids.trial.labels import carry, response_lines
-from h2lo_bids.trial.lesions import find_lesions, healthy_places, shown
+from h2lo_bids.trial.lesions import Anatomy, find_lesions, healthy_places, shown
 from h2lo_bids.trial.observer import CHANNELS, Observers, channel_weights, segment
 from h2lo_bids.trial.statistics import delong, hotelling_ratings
 
@@ -25,11 +25,13 @@ PLACE = (17.0, 19.0, 17.0)
 
 def planted(diameter: float, contrast: float):
     """A white brain with one lesion, its image and its places."""
-    lesion = [Lesion(PLACE, diameter)]
-    image, mask = plant_lesions(np.where(BRAIN, LEVEL, 0.0), lesion, AFFINE, contrast)
-    found, _ = find_lesions(mask, BRAIN, AFFINE)
-    twin = healthy_places(found, np.where(BRAIN, LEVEL, 0.0), mask, BRAIN, AFFINE)[1]
-    return image, found[0], twin
+    plain = np.where(BRAIN, LEVEL, 0.0)
+    image, mask = plant_lesions(plain, [Lesion(PLACE, diameter)], AFFINE, contrast)
+    # A grey and a fluid corner, far away: three tissues.
+    plain[3:6, 3:6, 3:6], plain[-6:-3, 3:6, 3:6] = 1.0, 1.5
+    head = Anatomy(plain, BRAIN, mask, AFFINE, "T2w")
+    lesion = find_lesions(head)[0][0]
+    return image, lesion, next(healthy_places([lesion], head))
 
 
 def areas(diameter, contrast, noise, sides=None, realisations=100):
@@ -67,16 +69,16 @@ def test_the_cnr_observer_reaches_the_closed_form_in_white_noise():
     assert areas(8, 0.1, sigma)[0] == pytest.approx(norm.cdf(dprime / math.sqrt(2)), abs=0.05)
 
 
-def test_a_channel_like_the_signal_is_the_matched_filter():
+def test_channels_of_a_signal_known_exactly_reach_the_matched_filter():
     image, lesion, _ = planted(9, 0.2)
-    weights = channel_weights(shown(lesion, None, BRAIN), np.ones(3), lesion.diameter)
+    own = shown(lesion, None, BRAIN)
+    weights = channel_weights(own, np.ones(3))
     assert weights.shape[0] == CHANNELS
     assert np.allclose(weights.sum(axis=(1, 2, 3)), 0, atol=1e-3)
-    assert np.allclose(np.linalg.norm(weights.reshape(CHANNELS, -1), axis=1), 1, atol=1e-4)
-    own = shown(lesion, None, BRAIN)
+    assert (weights[0] * own.share).sum() == pytest.approx(1, rel=1e-5)
     signal = image[own.box] - LEVEL
     ideal = np.linalg.norm(signal)
-    gram = np.einsum("aijk,bijk->ab", weights, weights)
+    gram = np.einsum("aijk,bijk->ab", *[weights.astype(float)] * 2)
     heard = np.einsum("aijk,ijk->a", weights, signal)
     reached = math.sqrt(heard @ np.linalg.solve(gram, heard))
     assert 0.9 * ideal < reached <= ideal * 1.001

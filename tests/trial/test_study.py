@@ -19,7 +19,7 @@ from h2lo_bids.trial.columns import RATINGS
 from h2lo_bids.trial.condition import check_conditions, conditions_of, ratings_path
 from h2lo_bids.trial.reader_set import KEY, write_reader_set
 from h2lo_bids.trial.report import write_trial_report
-from h2lo_bids.trial.study import collect, rows_of
+from h2lo_bids.trial.study import SEVERAL, TABLES, collect
 
 
 def settings(tmp_path, *condition, level="trial", **more):
@@ -82,14 +82,14 @@ def write_ratings(out_dir, subjects, realisations=8, seed=0, signal=1.0):
             ("highfield", 0.4, 1), *((c, n, realisations) for c, n in CONDITIONS.items())
         ):  # fmt: skip
             for lesion, diameter in enumerate(DIAMETERS, start=1):
-                for kind in ("lesion", "mirror"):
+                for place, kind in enumerate(("lesion", "mirror")):
                     d = signal * (kind == "lesion") * 0.6 * diameter / noise
                     for number in range(1, count + 1):
                         rating, others = d + rng.normal(), rng.normal(0, 1, 3)
                         volume = math.pi * diameter**3 / 6
                         rows.append(
-                            [condition, lesion, kind, number, volume, diameter, 0.3, rating,
-                             rating + 0.1 * rng.normal(), *others, 1.1 * volume]
+                            [condition, lesion, place, kind, number, volume, diameter, diameter + 1,
+                             0.3, rating, rating + 0.1 * rng.normal(), *others, 1.1 * volume]
                         )  # fmt: skip
         path = ratings_path(out_dir, f"sub-{subject:04d}_T2w", "lesion")
         write_table(path, rows, RATINGS)
@@ -115,7 +115,7 @@ def study(tmp_path_factory):
 
 def test_detectability_is_that_of_the_ratings(study):
     _, found = study
-    rows = {(r["condition"], r["observer"]): r for r in rows_of(found, "detectability")}
+    rows = {(r["condition"], r["observer"]): r for r in found.rows["detectability"]}
     for condition, noise in CONDITIONS.items():
         truth = np.mean(  # lesions of any size against any healthy place
             [norm.cdf(0.6 * d / noise / math.sqrt(2)) for d in DIAMETERS]
@@ -133,31 +133,43 @@ def test_detectability_is_that_of_the_ratings(study):
 def test_sensitivity_rises_with_size_and_volumes_agree(study):
     _, found = study
     bins = [
-        r["sensitivity"] for r in rows_of(found, "sensitivity")
+        r["sensitivity"] for r in found.rows["sensitivity"]
         if (r["condition"], r["observer"], r["by"]) == ("loud", "cnr", "diameter")
     ]  # fmt: skip
     assert len(bins) == len(DIAMETERS)
     assert bins[0] < bins[2] < bins[-1]
-    volume = next(r for r in rows_of(found, "volumes") if r["condition"] == "loud")
+    volume = next(r for r in found.rows["volumes"] if r["condition"] == "loud")
     true = sum(math.pi * d**3 / 6 for d in DIAMETERS) / 1000
     assert volume["bias"] == pytest.approx(0.1 * true, rel=1e-6)
 
 
 def test_noise_lowers_the_odds_and_few_participants_show_it(study):
     _, found = study
-    dose = next(r for r in rows_of(found, "dose") if r["quantity"] == "noise_scale")
+    dose = next(r for r in found.rows["dose"] if r["quantity"] == "noise_scale")
     assert dose["high"] < 1
     gap = next(
-        r for r in rows_of(found, "comparisons")
+        r for r in found.rows["comparisons"]
         if (r["versus"], r["condition"], r["observer"]) == ("quiet", "loud", "cnr")
     )  # fmt: skip
     assert gap["difference"] < -0.1
     assert 2 <= gap["needed80"] <= gap["needed90"] < 20
 
 
+def test_the_smallest_lesion_is_the_smallest_rated_above_all_healthy_places(tmp_path):
+    write_ratings(tmp_path, 4, realisations=2, signal=50.0)  # all are far above
+    row = next(r for r in collect(tmp_path).rows["detectability"] if r["condition"] == "quiet")
+    assert (row["subjects_seen"], row["smallest"], row["smallest_sd"]) == (4, 3.5, 0)
+    for path in (tmp_path / "trial" / "ratings").glob("sub-000[12]*.tsv"):
+        table = pd.read_csv(path, sep="\t")
+        table.loc[(table["kind"] == "mirror") & (table["lesion"] == 1), ["cnr", "channel1"]] = 1e4
+        table.to_csv(path, sep="\t", index=False)
+    row = [r for r in collect(tmp_path).rows["detectability"] if r["condition"] == "quiet"][1]
+    assert (row["observer"], row["subjects_seen"], row["smallest"]) == ("cnr", 2, 3.5)
+
+
 def test_every_table_has_a_sidecar_of_its_columns(study):
     out, _ = study
-    for name in ("detectability", "sensitivity", "volumes", "comparisons", "dose"):
+    for name in TABLES:
         table = pd.read_csv(out / "trial" / f"{name}.tsv", sep="\t")
         assert list(table.columns) == list(json.loads((out / f"trial/{name}.json").read_text()))
 
@@ -175,18 +187,20 @@ def test_the_page_tells_figures_and_limits_and_loads_nothing(study):
 
 def test_no_signal_is_chance(tmp_path):
     write_ratings(tmp_path, 8, signal=0.0)
-    for row in rows_of(collect(tmp_path), "detectability"):
+    for row in collect(tmp_path).rows["detectability"]:
         if row["condition"] != "highfield":
             assert row["auc"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_one_participant_is_told_and_still_rated(tmp_path):
+def test_few_participants_are_told_and_still_rated(tmp_path):
     write_ratings(tmp_path, 1)
     found = collect(tmp_path)
-    assert any("one participant only" in note for note in found.notes)
-    row = next(r for r in rows_of(found, "detectability") if r["condition"] == "quiet")
+    assert sum("1 participant only: the Hotelling" in note for note in found.notes) == 1
+    row = next(r for r in found.rows["detectability"] if r["condition"] == "quiet")
     assert row["auc"] > 0.7
     assert math.isnan(row["boot_low"])
+    write_ratings(tmp_path, SEVERAL)
+    assert collect(tmp_path).notes == []
 
 
 def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path):
@@ -208,7 +222,7 @@ def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path):
 @pytest.mark.slow
 def test_a_thousand_participants_are_collected(tmp_path):
     write_ratings(tmp_path, 1000, realisations=4)
-    rows = rows_of(collect(tmp_path), "detectability")
+    rows = collect(tmp_path).rows["detectability"]
     assert {row["subjects"] for row in rows} == {1000}
 
 
