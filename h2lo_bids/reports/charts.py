@@ -38,9 +38,14 @@ _LIGHT = {
     "hf": "#1b62b5", "lf": "#b5500b", "m0": "#0b7a6f", "m1": "#7a3fb5", "m2": "#b5246b",
     "m3": "#667300", "m4": "#7d4a17", "m5": "#475569", "m6": "#b3261e", "m7": "#0369a1",
 }  # fmt: skip
+_PAINTS = ("fill", "stroke")
 # On a dark page, for a drawing that stands alone.
 _DARK = {"text": "#c9d3dd", "dim": "#8a96a3", "line": "#36404a", "hf": "#6db1ff", "lf": "#ffa55c"}
-_ALONE = ".plot{font:13px 'Helvetica Neue',Arial,sans-serif;stroke-linejoin:round}"
+_RULES = (f'[{s}="{_LIGHT[n]}"]{{{s}:{dark}}}' for n, dark in _DARK.items() for s in _PAINTS)
+_ALONE = (
+    ".plot{font:13px 'Helvetica Neue',Arial,sans-serif;stroke-linejoin:round}"
+    f"@media(prefers-color-scheme:dark){{{''.join(_RULES)}}}"
+)
 _DASHES = (0, (6, 4))
 
 
@@ -121,7 +126,7 @@ def _svg(axes: Axes, label: str, *, alone: bool = False) -> Markup:
     if alone:
         size = dict(zip(("width", "height"), box.split()[2:], strict=True))
         root.attrib |= {"xmlns": "http://www.w3.org/2000/svg", **size}
-        for tag, text in (("style", _ALONE + _dark()), ("title", label)):
+        for tag, text in (("style", _ALONE), ("title", label)):
             element = ElementTree.Element(tag)
             element.text = text
             root.insert(0, element)
@@ -156,15 +161,6 @@ def _annotate(group: ElementTree.Element, kind: str, words: str) -> None:
     for path in [] if kind == "share" else list(group):
         ElementTree.SubElement(group, "path", {"class": "reach", "d": path.get("d", "")})
     group.insert(0, title)
-
-
-def _dark() -> str:
-    rules = (
-        f'[{side}="{_LIGHT[name]}"]{{{side}:{dark}}}'
-        for name, dark in _DARK.items()
-        for side in ("fill", "stroke")
-    )
-    return "@media(prefers-color-scheme:dark){" + "".join(rules) + "}"
 
 
 def colour(method: str, methods: Sequence[str]) -> str:
@@ -247,8 +243,7 @@ def training_curves(runs: Sequence[Run], methods: Sequence[str], curve: Curve) -
     chosen step is marked where the quantity was validated.
     """
     lines = [(run, _thinned(run.history["step"], run.history[curve.column])) for run in runs]
-    if curve.log:
-        lines = [(run, line[line[:, 1] > 0]) for run, line in lines]
+    lines = [(run, line[line[:, 1] > 0] if curve.log else line) for run, line in lines]
     lines = [(run, line) for run, line in lines if len(line)]
     if not lines:
         return None
@@ -257,11 +252,13 @@ def training_curves(runs: Sequence[Run], methods: Sequence[str], curve: Curve) -
         shade = _LIGHT[colour(run.method, methods)]
         end = f"{run.name}: {line[-1, 1]:.4g} at step {line[-1, 0]:.0f}"
         _curve(axes, "run", end, line, color=shade)
-        best: list[Any] = [run.record.get(name) for name in ("best_step", "best_psnr")]
-        if curve.identity and all(isinstance(v, int | float) and math.isfinite(v) for v in best):
-            axes.scatter(best[0], best[1], 42, color=shade, linewidths=0, zorder=3)
-    level = _identity_level(runs) if curve.identity else None
-    if level is not None:
+        if curve.identity and {"best_step", "best_psnr"} <= run.record.keys():
+            best = run.record["best_step"], run.record["best_psnr"]
+            axes.scatter(*best, 42, color=shade, linewidths=0, zorder=3)
+    levels = {run.fold: run.record.get("identity_psnr") for run in runs if curve.identity}
+    known = [level for level in levels.values() if level is not None]
+    if known:
+        level = float(np.mean(known))
         axes.axhline(level, color=_LIGHT["hf"], linewidth=1.5, linestyle=_DASHES)
         axes.annotate(f"HF image {level:.2f}", (1, level), (0, 5), ha="right", color=_LIGHT["dim"],
                       xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
@@ -287,21 +284,10 @@ def _number_steps(axes: Axes, last: float, *, log: bool) -> None:
 def _thinned(
     steps: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    kept = np.isfinite(values)
-    points = np.column_stack([steps[kept], values[kept]])
+    points = np.column_stack([steps, values])[np.isfinite(values)]
     if len(points) <= _POINTS:
         return points
     return np.array([part.mean(axis=0) for part in np.array_split(points, _POINTS)])
-
-
-def _identity_level(runs: Sequence[Run]) -> float | None:
-    levels = {
-        run.fold: float(value)
-        for run in runs
-        if isinstance(value := run.record.get("identity_psnr"), int | float)
-        and math.isfinite(value)
-    }
-    return float(np.mean(list(levels.values()))) if levels else None
 
 
 @_style()

@@ -1,7 +1,6 @@
-"""The figures of a report: one function per picture, and one that makes them all.
+"""The figures of a report, as SVG; the same bytes for the same images.
 
-Every function takes nibabel images of any orientation and spacing, writes one
-SVG per path, atomically, and gives the same bytes for the same input.
+Every function takes nibabel images of any orientation and spacing.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ UNSTRETCHED = "Both images are shown from 0 (black) to 1 (white) of the model's 
 _LEAST_CHANGE = 0.01
 _DETAIL = 64.0
 _ZOOM = 5.0
+_DETAIL_STYLE = "text{font:600 15px 'Helvetica Neue',Arial,sans-serif;fill:#fff}.back{fill:#000a}"
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ _COMPARISONS = {
 }
 
 
-def plot_brain_mask(
-    image: nib.Nifti1Image, mask: nib.Nifti1Image, path: Path, *, title: str
-) -> None:
+def draw_brain_mask(image: nib.Nifti1Image, mask: nib.Nifti1Image, *, title: str) -> str:
     """Outline the brain mask on the scan as it came from the scanner; the grids may differ."""
     scan, brain = volume_of(image), volume_of(mask, like=image)
     layout = drawing.layout_of(brain)
@@ -73,76 +71,57 @@ def plot_brain_mask(
     )
     bright = float(np.percentile(scan.data, 99.7)) or float(scan.data.max())
     window = (min(float(scan.data.min()), 0.0), bright)
-    atomic_write_text(path, drawing.mosaic(scan, layout, window, title=title, mask=brain))
+    return drawing.mosaic(scan, layout, window, title=title, mask=brain)
 
 
-def plot_before_after(
-    hf: nib.Nifti1Image,
-    lf: nib.Nifti1Image,
-    mask: nib.Nifti1Image,
-    hf_path: Path,
-    lf_path: Path,
-    *,
-    window: tuple[float, float] = (0.0, 1.0),
-    titles: tuple[str, str],
-) -> None:
-    """Draw two images in [0, 1] as mosaics of the same slices and size, for the flicker.
-
-    `mask` chooses the slices; the three grids may differ.
-    """
-    layout = drawing.layout_of(volume_of(mask, like=hf))
-    for image, path, title in zip((hf, lf), (hf_path, lf_path), titles, strict=True):
-        volume = volume_of(image, like=hf)
-        atomic_write_text(path, drawing.mosaic(volume, layout, window, title=title))
+def _head(scan: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Bound the head: what is brighter than a tenth of the bright end, stray voxels aside."""
+    head = scan.data > 0.1 * float(np.percentile(scan.data, 99))
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        thin = head.mean(axis=others) < 0.01
+        head[(slice(None),) * axis + (thin,)] = False
+    low, high = extent(Volume(head.astype(np.float32), scan.origin, scan.spacing))
+    return low - 3, high + 3
 
 
-def plot_detail(
-    hf: nib.Nifti1Image,
-    lf: nib.Nifti1Image,
-    mask: nib.Nifti1Image,
-    path: Path,
-    *,
-    window: tuple[float, float] = (0.0, 1.0),
-    title: str,
-    labels: tuple[str, str],
-) -> None:
-    """Enlarge 64 mm around the middle of the brain, `hf` above `lf`, voxels drawn as they are."""
-    low, high = extent(volume_of(mask, like=hf))
+def draw_detail(
+    before: nib.Nifti1Image, after: nib.Nifti1Image, mask: nib.Nifti1Image, *,
+    title: str, labels: tuple[str, str],
+) -> str:  # fmt: skip
+    """Enlarge 64 mm around the middle of the brain, one above the other, voxels as they are."""
+    low, high = extent(volume_of(mask, like=before))
     middle, half = (low + high) / 2, np.minimum(high - low, _DETAIL) / 2
-    cuts = tuple((float(value),) for value in middle)
-    layout = drawing.Layout(middle - half, middle + half, cuts)
+    layout = drawing.Layout(middle - half, middle + half, ())
     parts, y = [], 10.0
-    for image, label in zip((hf, lf), labels, strict=True):
-        volume, x, tallest = volume_of(image, like=hf), 10.0, 0.0
+    for image, label in zip((before, after), labels, strict=True):
+        volume, x, tallest = volume_of(image, like=before), 10.0, 0.0
         for axis in drawing.AXES:
             width, height = layout.size[list(IN_PLANE[axis])]
-            inner = drawing.tile(volume, layout, axis, cuts[axis][0], window, rendering="pixelated")
+            inner = drawing.tile(
+                volume, layout, axis, float(middle[axis]), (0.0, 1.0), rendering="pixelated"
+            )
             parts.append(drawing.nested(x, y, width, height, inner, zoom=_ZOOM))
             x, tallest = x + width * _ZOOM + 10, max(tallest, height * _ZOOM)
         parts.append(f'<rect class="back" x="10" y="{svg.number(y)}" width="98" height="26"/>')
         parts.append(svg.text(18, y + 18, label))
         y += tallest + 10
-    style = "text{font:600 15px 'Helvetica Neue',Arial,sans-serif;fill:#fff}.back{fill:#000a}"
-    content = svg.document(x, y, "".join(parts), title=title, style=style)
-    atomic_write_text(path, content)
+    return svg.document(x, y, "".join(parts), title=title, style=_DETAIL_STYLE)
 
 
-def plot_histograms(
-    hf: nib.Nifti1Image,
-    lf: nib.Nifti1Image,
-    mask: nib.Nifti1Image,
-    path: Path,
-    *,
-    title: str,
-    labels: tuple[str, str],
-) -> None:
-    """Draw the distributions of both images inside the mask."""
+def draw_histograms(
+    before: nib.Nifti1Image, after: nib.Nifti1Image, mask: nib.Nifti1Image, *,
+    title: str, labels: tuple[str, str],
+) -> str:  # fmt: skip
+    """Draw the distributions of both images inside the mask, which may have another grid."""
     curves = []
-    for css, label, image in zip(("hf", "lf"), labels, (hf, lf), strict=True):
-        values = values_inside(image, mask)
-        curves.append((css, label + _outside(values), densities(values)))
-    drawn = charts.histograms(curves, label=title, inside="inside the brain", alone=True)
-    atomic_write_text(path, drawn)
+    for css, label, image in zip(("hf", "lf"), labels, (before, after), strict=True):
+        data = np.asarray(image.dataobj, dtype=np.float32)
+        values = data[np.asarray(resample_mask(mask, data.shape, image.affine).dataobj) > 0]
+        beyond = 100 * float(np.mean((values < 0) | (values > 1))) if values.size else 0.0
+        outside = f" ({beyond:.2g} % outside 0 to 1)" if beyond >= 0.01 else ""
+        curves.append((css, label + outside, densities(values)))
+    return charts.histograms(curves, label=title, inside="inside the brain", alone=True)
 
 
 def densities(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -151,73 +130,32 @@ def densities(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     An image of few grey levels would leave some bins with one level and others with two:
     such levels are spread evenly over their distance.
     """
-    counts, _ = np.histogram(_spread(values), bins=BINS, range=(0.0, 1.0))
+    levels, shown = np.unique(values), values
+    if 1 < levels.size <= _FEW_LEVELS:
+        # Multiples of the golden ratio fill an interval evenly, without a generator.
+        even = (np.arange(values.size) * 0.6180339887498949) % 1 - 0.5
+        spread = np.clip(values + even * float(np.diff(levels).min()), 0.0, 1.0)
+        shown = np.where((values >= 0) & (values <= 1), spread, values)
+    counts, _ = np.histogram(shown, bins=BINS, range=(0.0, 1.0))
     return counts / max(values.size, 1)
 
 
-def _spread(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    levels = np.unique(values)
-    if not 1 < levels.size <= _FEW_LEVELS:
-        return values
-    # Multiples of the golden ratio fill an interval evenly, without a generator.
-    even = (np.arange(values.size) * 0.6180339887498949) % 1 - 0.5
-    spread = np.clip(values + even * float(np.diff(levels).min()), 0.0, 1.0)
-    return np.where((values >= 0) & (values <= 1), spread, values)
-
-
-def _outside(values: npt.NDArray[np.floating]) -> str:
-    beyond = 100 * float(np.mean((values < 0) | (values > 1))) if values.size else 0.0
-    return f" ({beyond:.2g} % outside 0 to 1)" if beyond >= 0.01 else ""
-
-
-def plot_registration(
-    template: nib.Nifti1Image,
-    moved: nib.Nifti1Image,
-    mask: nib.Nifti1Image,
-    template_path: Path,
-    moved_path: Path,
-    *,
-    titles: tuple[str, str],
-) -> None:
-    """Draw a template and the scan brought to it, both with the outline of `mask`."""
-    brain = volume_of(mask, like=template)
-    layout = drawing.layout_of(brain, margin=12.0)
-    for image, path, title in zip(
-        (template, moved), (template_path, moved_path), titles, strict=True
-    ):
-        volume = volume_of(image, like=template)
-        bright = (
-            float(np.percentile(volume.data[volume.data > 0], 99.5, method="nearest"))
-            if (volume.data > 0).any()
-            else 1.0
-        )
-        content = drawing.mosaic(volume, layout, (0.0, bright), title=title, mask=brain)
-        atomic_write_text(path, content)
-
-
-def plot_difference(
-    low: nib.Nifti1Image,
-    enhanced: nib.Nifti1Image,
-    mask: nib.Nifti1Image,
-    path: Path,
-    *,
-    title: str,
-) -> float:
+def draw_difference(
+    low: nib.Nifti1Image, enhanced: nib.Nifti1Image, mask: nib.Nifti1Image, *, title: str
+) -> tuple[str, float]:
     """Draw what enhancement added and took away, grey where that is nothing.
 
-    Returns what is shown white, and its negative black: the 99.5th percentile of the
+    Returned is also what is shown white, and its negative black: the 99.5th percentile of the
     difference in the mask, at least 0.01.
     """
-    before, after = volume_of(low), volume_of(enhanced)
-    brain = volume_of(mask)
+    before, after, brain = volume_of(low), volume_of(enhanced), volume_of(mask)
     change = after.data - before.data
     inside = np.abs(change[brain.data > 0])
     bright = float(np.percentile(inside, 99.5)) if inside.size else 0.0
     bright = max(_LEAST_CHANGE, float(np.ceil(bright * 100) / 100))
     volume = Volume(change, before.origin, before.spacing)
     layout = drawing.layout_of(brain)
-    atomic_write_text(path, drawing.mosaic(volume, layout, (-bright, bright), title=title))
-    return bright
+    return drawing.mosaic(volume, layout, (-bright, bright), title=title), bright
 
 
 def make_figures(
@@ -231,35 +169,35 @@ def make_figures(
     after: nib.Nifti1Image,
     mask: nib.Nifti1Image,
 ) -> tuple[Figure, ...]:
-    """Write every figure of one result where the report expects it.
+    """Write every figure of one result, atomically, where the report expects it.
 
     Shown are the scan as it came with its brain, and a model's input and output in [0, 1]
-    with the brain on their grid; of enhancement also what it changed.
+    with the brain on their grid, as mosaics of the same slices and size for the flicker; of
+    enhancement also what it changed.
     """
     kind = _COMPARISONS[task]
     paths = figure_paths(out_dir, stem, kind.group)
-    first, second, detail, histogram = (paths[key] for key in kind.pictures)
+    first, second, detail, histogram = kind.pictures
     one, other = (label.lower() for label in kind.labels)
-    plot_brain_mask(image, image_mask, paths["brainmask"], title=f"Brain mask of {stem}")
-    titles = (kind.titles[0].format(stem), kind.titles[1].format(stem))
-    plot_before_after(before, after, mask, first, second, titles=titles)
-    plot_detail(
-        before, after, mask, detail, labels=kind.labels,
-        title=f"Enlarged detail, {one} above {other}",
-    )  # fmt: skip
     words = f"{one} and {other}".replace(" field", "-field")
-    plot_histograms(
-        before, after, mask, histogram, labels=kind.labels,
-        title=f"Histograms of {words} intensities inside the brain",
-    )  # fmt: skip
+    layout = drawing.layout_of(volume_of(mask, like=before))
+    drawn = {"brainmask": draw_brain_mask(image, image_mask, title=f"Brain mask of {stem}")}
+    for name, shown, title in zip((first, second), (before, after), kind.titles, strict=True):
+        volume = volume_of(shown, like=before)
+        drawn[name] = drawing.mosaic(volume, layout, (0.0, 1.0), title=title.format(stem))
+    drawn[detail] = draw_detail(
+        before, after, mask, labels=kind.labels, title=f"Enlarged detail, {one} above {other}"
+    )
+    title = f"Histograms of {words} intensities inside the brain"
+    drawn[histogram] = draw_histograms(before, after, mask, labels=kind.labels, title=title)
     notes = dict.fromkeys(kind.pictures[:3], UNSTRETCHED)
     if "difference" in paths:
         title = f"What enhancement changed in {stem}"
-        bright = plot_difference(before, after, mask, paths["difference"], title=title)
+        drawn["difference"], bright = draw_difference(before, after, mask, title=title)
         notes["difference"] = f"Shown from -{bright:g} (black) to {bright:g} (white)."
-    return tuple(
-        figure_record(out_dir, name, path, notes.get(name, "")) for name, path in paths.items()
-    )
+    for name, path in paths.items():
+        atomic_write_text(path, drawn[name])
+    return tuple(figure_record(out_dir, k, path, notes.get(k, "")) for k, path in paths.items())
 
 
 def make_registration_figures(
@@ -271,31 +209,20 @@ def make_registration_figures(
     mask: nib.Nifti1Image,
     space: str,
 ) -> tuple[Figure, ...]:
-    """Write the figures of the registration of a scan to one space."""
+    """Write a template and the scan brought to it, both with the outline of the mask."""
     paths = figure_paths(out_dir, stem, "registration", space)
     titles = (f"Template {space}", f"{stem} registered to {space}")
-    plot_registration(template, moved, mask, *paths.values(), titles=titles)
+    brain = volume_of(mask, like=template)
+    layout = drawing.layout_of(brain, margin=12.0)
+    for image, path, title in zip((template, moved), paths.values(), titles, strict=True):
+        volume = volume_of(image, like=template)
+        shown = volume.data[volume.data > 0]
+        bright = float(np.percentile(shown, 99.5, method="nearest")) if shown.size else 1.0
+        content = drawing.mosaic(volume, layout, (0.0, bright), title=title, mask=brain)
+        atomic_write_text(path, content)
     return tuple(figure_record(out_dir, kind, path, space=space) for kind, path in paths.items())
 
 
 def figure_record(out_dir: Path, kind: str, path: Path, note: str = "", space: str = "") -> Figure:
     """Return the record of a picture."""
     return Figure(kind, path.relative_to(out_dir).as_posix(), note, space)
-
-
-def values_inside(image: nib.Nifti1Image, mask: nib.Nifti1Image) -> np.ndarray:
-    """Return the voxels of an image whose centres lie in a mask on any grid."""
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    return data[np.asarray(resample_mask(mask, data.shape, image.affine).dataobj) > 0]
-
-
-def _head(scan: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Bound the head: what is brighter than a tenth of the bright end, stray voxels aside."""
-    bright = float(np.percentile(scan.data, 99))
-    head = scan.data > 0.1 * bright
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        thin = head.mean(axis=others) < 0.01
-        head[(slice(None),) * axis + (thin,)] = False
-    low, high = extent(Volume(head.astype(np.float32), scan.origin, scan.spacing))
-    return low - 3, high + 3

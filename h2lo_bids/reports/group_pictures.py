@@ -206,9 +206,9 @@ def _embed(
     values: npt.NDArray[np.floating], x: float, y: float, zoom: float, *, coloured: bool = False
 ) -> str:
     """Place values from 0 to 1 as a picture."""
-    levels = svg.grey_levels(np.clip(values, 0, 1))
+    levels = svg.grey_levels(values)
     tall, wide = levels.shape
-    uri = svg.jpeg_uri(_lut()[levels] if coloured else levels)
+    uri = svg.picture_uri(_lut()[levels] if coloured else levels, "jpeg")
     return svg.image(uri, x, y, wide * zoom, tall * zoom)
 
 

@@ -54,16 +54,11 @@ class Volume:
         """Outer border of the last voxel of each axis."""
         return self.low + self.spacing * self.data.shape
 
-    def index(self, axis: int, position: float) -> int:
-        """Find the slice that holds a position, or the nearest one."""
-        nearest = round((position - self.origin[axis]) / self.spacing[axis])
-        return int(np.clip(nearest, 0, self.data.shape[axis] - 1))
-
     def slice(self, axis: int, position: float) -> npt.NDArray[np.float32]:
-        """Cut across an axis: (right, up)."""
-        where = [slice(None)] * 3
-        where[axis] = slice(self.index(axis, position), self.index(axis, position) + 1)
-        return self.data[tuple(where)].squeeze(axis)
+        """Cut across an axis, (right, up), where a position is, or as near as can be."""
+        nearest = round((position - self.origin[axis]) / self.spacing[axis])
+        index = int(np.clip(nearest, 0, self.data.shape[axis] - 1))
+        return np.take(self.data, index, axis)
 
 
 def volume_of(image: nib.Nifti1Image, like: nib.Nifti1Image | None = None) -> Volume:
@@ -75,31 +70,25 @@ def volume_of(image: nib.Nifti1Image, like: nib.Nifti1Image | None = None) -> Vo
     import nibabel as nib
 
     canonical = nib.as_closest_canonical(image)
-    rotation, _ = _axes(canonical if like is None else nib.as_closest_canonical(like))
-    local = np.linalg.inv(rotation) @ canonical.affine[:3]
+    frame = canonical if like is None else nib.as_closest_canonical(like)
+    linear = np.asarray(frame.affine, dtype=np.float64)[:3, :3]
+    local = np.linalg.inv(linear / np.linalg.norm(linear, axis=0)) @ canonical.affine[:3]
     spacing = np.diag(local[:, :3])
     tilt = np.abs(local[:, :3] - np.diag(spacing)) / np.abs(spacing)
     if like is not None and tilt.max() > _PARALLEL:
-        grid = nib.as_closest_canonical(like)
-        return volume_of(resample(canonical, grid.shape[:3], grid.affine, order=1))
+        return volume_of(resample(canonical, frame.shape[:3], frame.affine, order=1))
     data = np.asarray(canonical.dataobj, dtype=np.float32)
     return Volume(np.nan_to_num(data), local[:, 3].copy(), spacing.copy())
 
 
 def extent(mask: Volume) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the bounds of what is not zero, in mm; of the whole image when all is zero."""
-    low, high = mask.low.copy(), mask.high.copy()
     inside = mask.data > 0
-    for axis, used in enumerate(bounding_box(inside) if inside.any() else ()):
-        low[axis] = mask.low[axis] + used.start * mask.spacing[axis]
-        high[axis] = mask.low[axis] + used.stop * mask.spacing[axis]
-    return low, high
-
-
-def _axes(image: nib.Nifti1Image) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    linear = np.asarray(image.affine, dtype=np.float64)[:3, :3]
-    spacing = np.linalg.norm(linear, axis=0)
-    return linear / spacing, spacing
+    if not inside.any():
+        return mask.low, mask.high
+    box = bounding_box(inside)
+    low, high = (np.array([getattr(s, end) for s in box]) for end in ("start", "stop"))
+    return mask.low + low * mask.spacing, mask.low + high * mask.spacing
 
 
 @dataclass(frozen=True)
@@ -119,12 +108,9 @@ class Layout:
 def layout_of(mask: Volume, *, columns: int = 6, margin: float = 4.0) -> Layout:
     """Cut evenly through what the mask covers, sparing its thin ends; `margin` in mm."""
     low, high = extent(mask)
-    share = np.linspace(0.14, 0.86, columns)
-    cuts = tuple(
-        tuple(float(low[axis] + part * (high[axis] - low[axis])) for part in share)
-        for axis in range(3)
-    )
-    return Layout(np.maximum(low - margin, mask.low), np.minimum(high + margin, mask.high), cuts)
+    cuts = low + np.linspace(0.14, 0.86, columns)[:, None] * (high - low)
+    within = np.maximum(low - margin, mask.low), np.minimum(high + margin, mask.high)
+    return Layout(*within, tuple(map(tuple, cuts.T.tolist())))
 
 
 def mosaic(
@@ -134,7 +120,6 @@ def mosaic(
     *,
     title: str,
     mask: Volume | None = None,
-    colour: str = "#ff9d2e",
 ) -> str:
     """Draw a mosaic as a standalone SVG, one unit is 1 mm, with the outline of `mask`.
 
@@ -144,17 +129,21 @@ def mosaic(
     cell = max(size[IN_PLANE[axis][0]] for axis in AXES) + _GAP
     parts, y = [], _GAP
     for axis in AXES:
-        right, up = IN_PLANE[axis]
+        wide, tall = size[list(IN_PLANE[axis])]
         for column, position in enumerate(layout.cuts[axis]):
-            x = _GAP + column * cell + (cell - _GAP - size[right]) / 2
+            x = _GAP + column * cell + (cell - _GAP - wide) / 2
             inner = tile(volume, layout, axis, position, window)
             if mask is not None:
-                inner += outline(mask, layout, axis, position, colour)
-            parts.append(nested(x, y, size[right], size[up], inner))
-            parts.append(_labels(layout, axis, column, x, y))
-        y += size[up] + _GAP
-    width = _GAP + columns * cell
-    return svg.document(width, y, "".join(parts), title=title, style=STYLE)
+                inner += _outline(mask, layout, axis, position)
+            parts.append(nested(x, y, wide, tall, inner))
+            label = f"{_AXIS_NAMES[axis]} {round(position):+d}"
+            parts.append(svg.text(x + 2, y + tall - 3, label, css="pos"))
+            if column == 0:
+                left, opposite = _SIDES[axis]
+                parts.append(svg.text(x + 2, y + tall / 2, left))
+                parts.append(svg.text(x + wide - 2, y + tall / 2, opposite, anchor="end"))
+        y += tall + _GAP
+    return svg.document(_GAP + columns * cell, y, "".join(parts), title=title, style=STYLE)
 
 
 def nested(
@@ -179,52 +168,34 @@ def tile(
     rendering: str = "auto",
 ) -> str:
     """Draw one slice in the layout's box: voxels as they are, stretched to millimetres."""
-    right, up = IN_PLANE[axis]
+    sides = list(IN_PLANE[axis])
+    low, step = volume.low[sides], volume.spacing[sides]
     plane = volume.slice(axis, position)
-    ranges, box = [], []
-    for side, count in zip((right, up), plane.shape, strict=True):
-        edges = (np.array([layout.low[side], layout.high[side]]) - volume.low[side]) / (
-            volume.spacing[side]
-        )
-        first = int(np.clip(np.floor(edges[0] + 1e-6), 0, count))
-        last = int(np.clip(np.ceil(edges[1] - 1e-6), 0, count))
-        ranges.append(slice(first, last))
-        box.append(volume.low[side] + np.array([first, last]) * volume.spacing[side])
-    part = plane[ranges[0], ranges[1]]
+    first = np.clip(np.floor((layout.low[sides] - low) / step + 1e-6), 0, plane.shape).astype(int)
+    last = np.clip(np.ceil((layout.high[sides] - low) / step - 1e-6), 0, plane.shape).astype(int)
+    part = plane[first[0] : last[0], first[1] : last[1]]
     if part.size == 0:
         return ""
-    low, high = window
-    grey = np.clip((part - low) / max(high - low, 1e-12), 0, 1)
-    x, y = box[0][0] - layout.low[right], layout.high[up] - box[1][1]
+    black, white = window
+    grey = (part - black) / max(white - black, 1e-12)
+    left, top = (low + first * step)[0], (low + last * step)[1]
+    x, y = left - layout.low[sides[0]], layout.high[sides[1]] - top
     looks = f'preserveAspectRatio="none" style="image-rendering:{rendering}" '
-    uri = svg.png_uri(svg.grey_levels(grey))
-    return svg.image(uri, x, y, float(np.ptp(box[0])), float(np.ptp(box[1])), looks)
+    uri = svg.picture_uri(svg.grey_levels(grey))
+    width, height = (last - first) * step
+    return svg.image(uri, x, y, width, height, looks)
 
 
-def outline(mask: Volume, layout: Layout, axis: int, position: float, colour: str) -> str:
+def _outline(mask: Volume, layout: Layout, axis: int, position: float) -> str:
     """Draw the border of a mask in one slice."""
     from contourpy import contour_generator
 
     right, up = IN_PLANE[axis]
     plane = np.pad((mask.slice(axis, position) > 0).astype(float), 1)
-    coordinates = [
+    x, y = (
         mask.origin[side] + mask.spacing[side] * np.arange(-1, count - 1)
         for side, count in zip((right, up), plane.shape, strict=True)
-    ]
-    lines = contour_generator(
-        x=coordinates[0] - layout.low[right], y=layout.high[up] - coordinates[1], z=plane.T
-    ).lines(0.5)
-    data = svg.path_of(np.asarray(line) for line in lines)
-    return f'<path d="{data}" stroke="{colour}"/>' if data else ""
-
-
-def _labels(layout: Layout, axis: int, column: int, x: float, y: float) -> str:
-    right, up = IN_PLANE[axis]
-    width, height = layout.size[right], layout.size[up]
-    position = f"{_AXIS_NAMES[axis]} {round(layout.cuts[axis][column]):+d}"
-    parts = svg.text(x + 2, y + height - 3, position, css="pos")
-    if column == 0:
-        left, opposite = _SIDES[axis]
-        parts += svg.text(x + 2, y + height / 2, left)
-        parts += svg.text(x + width - 2, y + height / 2, opposite, anchor="end")
-    return parts
+    )
+    generator = contour_generator(x=x - layout.low[right], y=layout.high[up] - y, z=plane.T)
+    data = svg.path_of(np.asarray(line) for line in generator.lines(0.5))
+    return f'<path d="{data}" stroke="#ff9d2e"/>' if data else ""

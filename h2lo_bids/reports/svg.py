@@ -16,16 +16,17 @@ MAX_PIXELS = 256
 """Longest side of one embedded slice; keeps the page under its weight."""
 # What an attribute and a URI both take as it is; the rest is percent-encoded.
 _SAFE = "!$()*+,-./:;=?@_~"
+_JPEG = {"quality": 80, "subsampling": 0}
 
 
-def document(width: float, height: float, body: str, *, title: str, style: str = "") -> str:
+def document(width: float, height: float, body: str, *, title: str, style: str) -> str:
     """Wrap SVG elements into a file on black; `title` is plain text for screen readers."""
-    css = f"<style>{style}</style>" if style else ""
     size = f'width="{number(width)}" height="{number(height)}"'
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" role="img" '
         f'viewBox="0 0 {number(width)} {number(height)}" {size}>'
-        f'<title>{escape(title)}</title>{css}<rect {size} fill="#000"/>{body}</svg>\n'
+        f"<title>{escape(title)}</title><style>{style}</style>"
+        f'<rect {size} fill="#000"/>{body}</svg>\n'
     )
 
 
@@ -36,8 +37,9 @@ def image(uri: str, x: float, y: float, width: float, height: float, attributes:
 
 
 def grey_levels(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    """Turn values in [0, 1], (right, up), into grey levels, rows from top to bottom."""
-    return np.ascontiguousarray(np.round(values * 255).astype(np.uint8).T[::-1])
+    """Turn values, cut to [0, 1], (right, up), into grey levels, rows from top to bottom."""
+    levels = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(levels.T[::-1])
 
 
 def number(value: float) -> str:
@@ -54,29 +56,18 @@ def text(x: float, y: float, content: str, *, css: str = "", anchor: str = "star
     )
 
 
-def png_uri(pixels: npt.NDArray[np.uint8]) -> str:
-    """Encode a grey image, rows from top to bottom, averaged down to ``MAX_PIXELS`` a side."""
-    from PIL import Image
+def picture_uri(pixels: npt.NDArray[np.uint8], kind: str = "png") -> str:
+    """Encode a picture, rows from top to bottom, averaged down to ``MAX_PIXELS`` a side.
 
-    picture = Image.fromarray(pixels)
-    scale = MAX_PIXELS / max(picture.size)
-    if scale < 1:
-        width, height = (max(1, round(side * scale)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BOX)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return _base64("png", buffer.getvalue())
-
-
-def jpeg_uri(pixels: npt.NDArray[np.uint8]) -> str:
-    """Encode a grey or coloured image as `png_uri` does; of a noisy slice it is a quarter of it."""
+    Of a noisy slice a ``"jpeg"`` is a quarter of a ``"png"``.
+    """
     from PIL import Image
 
     picture = Image.fromarray(pixels)
     picture.thumbnail((MAX_PIXELS, MAX_PIXELS), Image.Resampling.BOX)
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=80, optimize=True, subsampling=0)
-    return _base64("jpeg", buffer.getvalue())
+    picture.save(buffer, kind, optimize=True, **(_JPEG if kind == "jpeg" else {}))
+    return _base64(kind, buffer.getvalue())
 
 
 def data_uri(path: Path, root: Path) -> str | None:

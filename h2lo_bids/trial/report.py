@@ -21,7 +21,7 @@ from h2lo_bids.reports.methods import works
 from h2lo_bids.reports.mosaic import volume_of
 from h2lo_bids.reports.page import asset, render
 from h2lo_bids.reports.records import Figure, figure_file
-from h2lo_bids.reports.svg import png_uri
+from h2lo_bids.reports.svg import picture_uri
 from h2lo_bids.trial.condition import HIGH, ratings_path
 from h2lo_bids.trial.scan import Examined
 from h2lo_bids.trial.study import OBSERVERS, Study
@@ -133,7 +133,7 @@ def _png(plane: np.ndarray) -> str:
     """Embed a plane as it is seen from the feet, stretched to its own range."""
     low, high = (float(v) for v in np.percentile(plane, (1, 99.5)))
     grey = np.clip((plane - low) / max(high - low, 1), 0, 1) * 255
-    return png_uri(np.rint(np.rot90(grey)).astype(np.uint8))
+    return picture_uri(np.rint(np.rot90(grey)).astype(np.uint8))
 
 
 def _curve(intercept: float, slope: float) -> np.ndarray:

@@ -21,9 +21,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 CENTRE = np.array([5.0, -10.0, 15.0])
 
 
-def tiles(path):
-    """Give the slices of a mosaic as (cell, image) elements, rows axial, coronal, sagittal."""
-    root = ElementTree.parse(path).getroot()
+def tiles(drawing):
+    """Give the slices of a mosaic, rows axial, coronal, sagittal."""
+    root = ElementTree.fromstring(drawing)
     return [cell for cell in root.findall(f"{SVG}svg") if cell.find(f"{SVG}image") is not None]
 
 
@@ -37,13 +37,17 @@ def outline_points(cell):
     return np.array([[float(v) for v in pair.split()] for pair in re.split("[ML]", data) if pair])
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.6, 1.6, 5.0), (4.0, 1.2, 1.2)])
-@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
-def test_ball_is_round_whatever_the_grid(tmp_path, spacing, codes):
-    ball = make_ball(spacing, codes)
-    path = tmp_path / "mask.svg"
-    figures.plot_brain_mask(ball.image, ball.mask, path, title="x")
-    cells = tiles(path)
+def masked(ball):
+    return tiles(figures.draw_brain_mask(ball.image, ball.mask, title="x"))
+
+
+@pytest.mark.parametrize(
+    ("spacing", "codes"),
+    [((1.0, 1.0, 1.0), "PIR"), ((1.6, 1.6, 5.0), "RAS"), ((1.6, 1.6, 5.0), "LPS"),
+     ((4.0, 1.2, 1.2), "SAL")],
+)  # fmt: skip
+def test_ball_is_round_whatever_the_grid(spacing, codes):
+    cells = masked(make_ball(spacing, codes))
     assert len(cells) == 18
     for row, axis in enumerate((2, 1, 0)):
         # Six cuts spread over 14 to 86 % of the ball's extent along the axis.
@@ -62,24 +66,27 @@ def test_ball_is_round_whatever_the_grid(tmp_path, spacing, codes):
                 )
 
 
-def test_voxels_keep_their_millimetres(tmp_path):
-    ball = make_ball((1.6, 1.6, 5.0))
-    figures.plot_brain_mask(ball.image, ball.mask, tmp_path / "m.svg", title="x")
+def test_voxels_keep_their_millimetres():
+    cells = masked(make_ball((1.6, 1.6, 5.0)))
     for number, steps in ((0, (1.6, 1.6)), (6, (1.6, 5.0)), (12, (1.6, 5.0))):
-        cell = tiles(tmp_path / "m.svg")[number]
-        image = cell.find(f"{SVG}image")
-        rows, columns = pixels(cell).shape
+        image = cells[number].find(f"{SVG}image")
+        rows, columns = pixels(cells[number]).shape
         assert float(image.get("width")) / columns == pytest.approx(steps[0], abs=0.01)
         assert float(image.get("height")) / rows == pytest.approx(steps[1], abs=0.01)
         assert image.get("preserveAspectRatio") == "none"
 
 
-@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "IAR"])
+def draw(folder, image, mask, before, after, task="synthesize"):
+    images = {"image": image, "image_mask": mask, "before": before, "after": after, "mask": mask}
+    made = figures.make_figures(folder, "sub-01_T1w", task, **images)
+    return {figure.kind: ((folder / figure.path).read_text(), figure.note) for figure in made}
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "IAR"])
 def test_right_front_and_top_are_where_they_belong(tmp_path, codes):
     ball = make_ball((2.0, 2.0, 2.0), codes, spot=CENTRE + (20, 20, 20))
-    paths = tmp_path / "a.svg", tmp_path / "b.svg"
-    figures.plot_before_after(ball.image, ball.image, ball.mask, *paths, titles=("a", "b"))
-    cells = tiles(paths[0])
+    drawing, _ = draw(tmp_path, ball.image, ball.mask, ball.image, ball.image)["highfield"]
+    cells = tiles(drawing)
     for row in range(3):
         # In axial, coronal and sagittal slices alike the spot is to the right and up:
         # patient's right, patient's right, front; front, top, top.
@@ -87,18 +94,18 @@ def test_right_front_and_top_are_where_they_belong(tmp_path, codes):
         y, x = np.argwhere(brightest > 250).mean(axis=0)
         assert x > brightest.shape[1] * 0.6
         assert y < brightest.shape[0] * 0.4
-    assert re.search(r">L</text>.*>R</text>.*>P</text>.*>A</text>", paths[0].read_text())
+    assert re.search(r">L</text>.*>R</text>.*>P</text>.*>A</text>", drawing)
 
 
 def test_different_grids_lie_on_each_other(tmp_path):
     spot = CENTRE + (15, -12, 18)
     fine = make_ball((1.0, 1.0, 1.0), "LAS", spot=spot)
     coarse = make_ball((1.6, 1.6, 5.0), "PSR", spot=spot, size=140)
-    paths = tmp_path / "a.svg", tmp_path / "b.svg"
-    figures.plot_before_after(fine.image, coarse.image, fine.mask, *paths, titles=("a", "b"))
-    roots = [ElementTree.parse(path).getroot() for path in paths]
+    made = draw(tmp_path, fine.image, fine.mask, fine.image, coarse.image)
+    drawings = [made[kind][0] for kind in ("highfield", "lowfield")]
+    roots = [ElementTree.fromstring(drawing) for drawing in drawings]
     assert roots[0].get("viewBox") == roots[1].get("viewBox")
-    for first, second in zip(*map(tiles, paths), strict=True):
+    for first, second in zip(*map(tiles, drawings), strict=True):
         assert [first.get(k) for k in "xy"] == [second.get(k) for k in "xy"]
         places = [_bright_place(cell) for cell in (first, second)]
         if None not in places:
@@ -128,34 +135,19 @@ def test_tilted_image_is_brought_to_the_first_ones_axes():
     assert (low + high) / 2 == pytest.approx(CENTRE, abs=1.5)
 
 
-def draw(folder, image, mask, before, after, task="synthesize"):
-    images = {"image": image, "image_mask": mask, "before": before, "after": after, "mask": mask}
-    return figures.make_figures(folder, "sub-01_T1w", task, **images)
-
-
 def test_same_bytes_every_time_and_nothing_left_behind(tmp_path, head):
-    def make(folder):
-        return draw(folder, head.image, head.mask, head.image, head.image)
-
-    first, second = make(tmp_path / "a"), make(tmp_path / "b")
+    first, second = (
+        draw(tmp_path / name, head.image, head.mask, head.image, head.image) for name in "ab"
+    )
     assert first == second
-    names = {figure.path for figure in first}
-    assert names == {
-        path.relative_to(tmp_path / "a").as_posix()
-        for path in (tmp_path / "a").rglob("*")
-        if path.is_file()
-    }
-    for name in names:
-        assert name.startswith("sub-01/figures/sub-01_desc-")
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-        ElementTree.parse(tmp_path / "a" / name)
+    names = [path.name for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert sorted(names) == sorted(f"sub-01_desc-{kind}_T1w.svg" for kind in first)
 
 
 def test_empty_mask_and_constant_image_still_draw(tmp_path):
     flat = nib.Nifti1Image(np.zeros((20, 20, 8), np.float32), np.diag([2, 2, 5, 1]))
     empty = nib.Nifti1Image(np.zeros((20, 20, 8), np.uint8), flat.affine)
-    made = draw(tmp_path, flat, empty, flat, flat)
-    assert len(made) == 5
+    assert len(draw(tmp_path, flat, empty, flat, flat)) == 5
 
 
 def test_noise_on_a_fine_grid_stays_light(tmp_path):
@@ -163,27 +155,22 @@ def test_noise_on_a_fine_grid_stays_light(tmp_path):
     data = rng.random((300, 300, 120), dtype=np.float32)
     noise = nib.Nifti1Image(data, np.diag([0.6, 0.6, 1.5, 1]))
     mask = nib.Nifti1Image(np.ones(data.shape, np.uint8), noise.affine)
-    made = draw(tmp_path, noise, mask, noise, noise)
-    assert sum((tmp_path / figure.path).stat().st_size for figure in made) < 5e6
+    assert sum(len(text) for text, _ in draw(tmp_path, noise, mask, noise, noise).values()) < 5e6
 
 
 def test_dark_images_are_shown_dark_and_the_caption_says_so(tmp_path, head):
     bright = nib.Nifti1Image(head.mask.get_fdata(dtype=np.float32), head.mask.affine)
     dark = nib.Nifti1Image(bright.get_fdata(dtype=np.float32) / 5, head.mask.affine)
     made = draw(tmp_path, head.image, head.mask, bright, dark)
-    shown = {figure.kind: figure for figure in made}
-    assert "from 0 (black) to 1 (white)" in shown["highfield"].note
-    assert shown["highfield"].note == shown["lowfield"].note == shown["detail"].note
+    assert "from 0 (black) to 1 (white)" in made["highfield"][1]
+    assert made["highfield"][1] == made["lowfield"][1] == made["detail"][1]
     for kind, white in (("highfield", 255), ("lowfield", 51)):
-        cells = tiles(tmp_path / shown[kind].path)
-        assert max(pixels(cell).max() for cell in cells) == white
+        assert max(pixels(cell).max() for cell in tiles(made[kind][0])) == white
 
 
-def test_title_is_escaped(tmp_path, head):
-    path = tmp_path / "x.svg"
-    figures.plot_brain_mask(head.image, head.mask, path, title="<script>&\"'")
-    title = ElementTree.parse(path).getroot().find(f"{SVG}title").text
-    assert title == "<script>&\"'"
+def test_title_is_escaped(head):
+    drawing = figures.draw_brain_mask(head.image, head.mask, title="<script>&\"'")
+    assert ElementTree.fromstring(drawing).find(f"{SVG}title").text == "<script>&\"'"
 
 
 def test_histogram_counts_what_is_inside():
@@ -210,10 +197,12 @@ def test_few_grey_levels_make_no_comb():
 
 def test_histogram_of_a_mask_on_another_grid(head):
     fine = make_ball((1.0, 1.0, 1.0), "LPS", spot=(30.0, 10.0, 30.0))
-    same = figures.values_inside(head.image, head.mask)
-    other = figures.values_inside(head.image, fine.mask)
-    assert other.size == pytest.approx(same.size, rel=0.03)
-    assert np.mean(other > 0.3) > 0.97
+    words = {"title": "x", "labels": ("Inside", "Other")}
+    drawn = figures.draw_histograms(head.image, head.image, fine.mask, **words)
+    outside = nib.Nifti1Image(head.image.get_fdata(dtype=np.float32) * 1.5, head.image.affine)
+    assert "outside 0 to 1" not in drawn  # the dark surroundings are not counted
+    other = figures.draw_histograms(head.image, outside, fine.mask, **words)
+    assert re.search(r"Other \(0\.\d+ % outside 0 to 1\)", other)
 
 
 def test_what_enhancement_changed_is_grey_where_that_is_nothing(tmp_path, head):
@@ -221,9 +210,10 @@ def test_what_enhancement_changed_is_grey_where_that_is_nothing(tmp_path, head):
     after = before.get_fdata(dtype=np.float32).copy()
     after[: after.shape[0] // 2] *= 1.19  # by 0.095 in one half of the brain
     after = nib.Nifti1Image(after, before.affine)
-    made = {f.kind: f for f in draw(tmp_path, head.image, head.mask, before, after, "enhance")}
+    made = draw(tmp_path, head.image, head.mask, before, after, "enhance")
     assert {"lowfieldinput", "enhanced", "enhanceddetail", "enhancedhistogram"} < made.keys()
-    assert made["difference"].note == "Shown from -0.1 (black) to 0.1 (white)."
-    values = np.concatenate([pixels(c).ravel() for c in tiles(tmp_path / made["difference"].path)])
+    drawing, note = made["difference"]
+    assert note == "Shown from -0.1 (black) to 0.1 (white)."
+    values = np.concatenate([pixels(cell).ravel() for cell in tiles(drawing)])
     assert set(np.unique(values)) <= {127, 128, *range(248, 251)}
     assert values.max() > 128
