@@ -9,7 +9,7 @@ from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
-from h2lo_bids.cli.tasks import CheckTask
+from h2lo_bids.cli.tasks import CheckTask, Templates
 from h2lo_bids.errors import BadDataError, CannotCreateError, MissingInputError, UsageError
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
 from h2lo_bids.settings import OPTIONS, Settings
@@ -93,6 +93,10 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
 
 def check_usage(settings: Settings) -> None:
     """Check paths and combinations of options; reads folders, writes nothing."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # Nipype and others want one, though none is used
+        os.chdir("/")
     if not settings.bids_dir.is_dir():
         raise MissingInputError(
             f"{settings.bids_dir}: no such folder; give the root of a BIDS dataset"
@@ -140,7 +144,7 @@ def prepare_folders(settings: Settings) -> None:
             )
 
 
-def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, Any]:
+def check_models_and_templates(task: CheckTask, send: Any = None) -> tuple[list[str], Templates]:
     """Load each model once and find each template; runs in a child process."""
     from h2lo_bids.imaging.brain.synthstrip import load_network
     from h2lo_bids.models.choice import bundles_for
@@ -154,15 +158,15 @@ def check_models_and_templates(task: CheckTask, send: Any = None) -> dict[str, A
         check_extras(settings, bundle)
     if (weights := synthstrip_weights(settings)) is not None:
         load_network(weights)
-    templates = [
-        [suffix, space, *_find_template(settings, space, suffix)]
+    templates = tuple(
+        (suffix, space, *_find_template(settings, space, suffix))
         for suffix in task.suffixes
         for space in standard_spaces(settings)
-    ]
-    return {"event": "checked", "templates": templates, "notes": notes}
+    )
+    return notes, templates
 
 
-def _find_template(settings: Settings, space: str, suffix: str) -> tuple[str, str | None]:
+def _find_template(settings: Settings, space: str, suffix: str) -> tuple[Path, Path | None]:
     """Return a template's image and brain mask."""
     from h2lo_bids.imaging import templates
     from h2lo_bids.imaging.reading import load_checked
@@ -181,7 +185,7 @@ def _find_template(settings: Settings, space: str, suffix: str) -> tuple[str, st
             meant = "" if name in known else did_you_mean(name, known)
             raise MissingInputError(f"{err}{meant}") from err
     load_checked(template.image)
-    return str(template.image), None if template.mask is None else str(template.mask)
+    return template.image, template.mask
 
 
 def _check_model(suffix: str, bundle: Any) -> str:

@@ -21,37 +21,28 @@ from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.bids.gather import Problem, Skipped
 from h2lo_bids.bids.pairs import PairDiscovery
-from h2lo_bids.bids.query import load_filter_file
-from h2lo_bids.cli.checks import prepare_folders
+from h2lo_bids.bids.query import Query, load_filter_file
+from h2lo_bids.cli.checks import check_usage, prepare_folders
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.resources import (
     Resources,
     child_environment,
     imports_of,
+    plan,
     step_threads,
     temporary_folder,
 )
 from h2lo_bids.cli.tasks import Failed, PairTask, SubjectTask, write_table
 from h2lo_bids.errors import H2loError, TemporaryError, UnexpectedError, error_of_code
-from h2lo_bids.io import atomic_write_text, common_lock, exclusive
+from h2lo_bids.io import atomic_write_text, common_lock, exclusive, remove_temporaries
 from h2lo_bids.processes import Ended, Event, Job, Pool
 from h2lo_bids.settings import Settings
+from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import counted, duration, summarise
 
 LOST = "participant"
 """The step that is named when a participant's process ended before it could report."""
 _REMEDY = "run again with fewer --nprocs or on a machine with more memory"
-_STEPS = {
-    "find_brain": "brain extraction",
-    "align": "registration",
-    "register": "registration",
-    "check_registration": "quality check",
-    "prepare": "resampling and normalisation",
-    "fuse": "fusion",
-    "figures": "figures",
-    "synthesize": "synthesis",
-    "enhance": "enhancement",
-}
 
 
 @dataclass
@@ -139,22 +130,22 @@ class Run:
             self.console.status("")
         return f"[{self.ended}/{self.total}]"
 
+    def plan(self, subjects: int) -> Resources:
+        """Return how the work is spread over subjects; warn of too little memory."""
+        resources = plan(self.settings, subjects)
+        if resources.warning:
+            self.console.line(resources.warning, level="warning")
+        return resources
+
     @property
     def gives_up(self) -> bool:
         """Whether a failure is to end the run."""
         return self.settings.stop_on_first_crash and bool(self.failed)
 
 
-def stand_somewhere() -> None:
-    """Leave a current folder that was deleted: Nipype and others want one, and none is used."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        os.chdir("/")
-
-
 def start_run(settings: Settings, console: Console) -> Run:
-    """Create the folders, record the options, and open the log."""
+    """Check the options, create the folders, record the options, and open the log."""
+    check_usage(settings)
     prepare_folders(settings)
     tempfile.tempdir = str(temporary_folder(os.environ, settings.work))
     name = f"{time.strftime('%Y%m%dT%H%M%S')}_{uuid.uuid4()}"
@@ -177,19 +168,26 @@ def start_run(settings: Settings, console: Console) -> Run:
     return run
 
 
-def query_words(settings: Settings) -> dict[str, Any]:
-    """Return what a search for scans and one for pairs have in common."""
+def query_of(settings: Settings) -> Query:
+    """Return which scans or pairs are looked for."""
     file = settings.bids_filter_file
-    return {
-        "bids_dir": settings.bids_dir,
-        "participant_labels": settings.participant_label,
-        "session_labels": settings.session_label,
-        "filters": {} if file is None else load_filter_file(file),
-        "inline": settings.filter,
+    return Query(
+        settings.bids_dir,
+        settings.participant_label,
+        settings.session_label,
+        suffixes=settings.contrast or CONTRASTS,
+        filters={} if file is None else load_filter_file(file),
+        inline=settings.filter,
+        all_scans=settings.all_scans,
         # A dry run may not write an index, and one that is not kept is of no use.
-        "database_dir": None if settings.dry_run else settings.bids_database_dir,
-        "skip_bids_validation": settings.skip_bids_validation,
-    }
+        database_dir=None if settings.dry_run else settings.bids_database_dir,
+        skip_bids_validation=settings.skip_bids_validation,
+        hf=settings.hf,
+        lf=settings.lf,
+        lf_dir=settings.lf_dir,
+        derivatives=settings.derivatives,
+        fusion=settings.lf_fusion,
+    )
 
 
 def report_discovery(run: Run, found: Discovery | PairDiscovery) -> None:
@@ -254,7 +252,7 @@ def run_participants(
     unit: str,
     *,
     done: str = "done",
-    after_loss: Callable[[Ended], None],
+    after_loss: Callable[[Ended], None] = lambda ended: None,
 ) -> None:
     """Do the tasks of participants, some at a time; `unit` is what a task has several of.
 
@@ -268,6 +266,7 @@ def run_participants(
     def ended(end: Ended) -> bool:
         count = run.close(end.job.name)
         if _fail_rest(run, end):
+            remove_temporaries(run.settings.out_dir / end.job.name, older_than=0.0)
             after_loss(end)
         scans = end.job.task.scans
         ready = sum(scan.relative_path in run.done for scan in scans)
@@ -319,22 +318,16 @@ def _fail_rest(run: Run, ended: Ended) -> bool:
 
 
 def plain_step(node: str) -> str:
-    """Say what a node of a workflow does, and to which scan.
+    """Return the scan and the step of a workflow's node as words.
 
     Examples
     --------
-    >>> plain_step("scan_ses_HF_T1w_wf.find_brain"), plain_step("scan_T1w_wf.synthesize_native")
-    ('ses-HF_T1w brain extraction', 'T1w synthesis')
-    >>> plain_step("pair_sub_01_T2w_wf.align_0"), plain_step("scan_T1w_wf.ds_record")
-    ('T2w registration', 'T1w writing record')
+    >>> plain_step("scan_ses_HF_T1w_wf.find_brain"), plain_step("pair_sub_01_T2w_wf.align_0")
+    ('ses HF T1w find brain', 'T2w align 0')
     """
-    branch, _, rest = node.partition(".")
-    step = re.sub(r"_\d+$|(?<=^register)_.*|(?<=^synthesize)_.*", "", rest)
-    step = step.replace("ds_", "writing ")
-    *words, suffix = branch.removesuffix("_wf").split("_")[1:] or [branch]
-    entities = zip(words[::2], words[1::2], strict=False)
-    scan = "_".join([f"{key}-{label}" for key, label in entities if key != "sub"] + [suffix])
-    return f"{scan} {_STEPS.get(step) or step.replace('_', ' ')}".strip()
+    branch, _, step = node.partition(".")
+    scan = re.sub(r"^(scan|pair)_(sub_[^_]+_)?|_wf$", "", branch)
+    return f"{scan} {step}".replace("_", " ").strip()
 
 
 def report_failures(run: Run, done: str) -> None:

@@ -7,13 +7,12 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import Run, report_failures
-from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources, run_on_pairs
+from h2lo_bids.cli.execution import Run, report_failures, start_run
+from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.cli.tasks import Failed, exit_code
 from h2lo_bids.errors import BadDataError, H2loError, TemporaryError
@@ -28,6 +27,7 @@ from h2lo_bids.training.experiments import (
     Plan,
     PlanTask,
     ScoreTask,
+    Sources,
     TableTask,
 )
 from h2lo_bids.vocabulary import CONTRASTS, Step
@@ -36,100 +36,74 @@ from h2lo_bids.wording import all_counted, counted, duration
 Plans = dict[str, Plan]
 _QUIET = 30.0  # seconds between two lines of one fit in the log
 _GRACE = 600.0  # a step on whole volumes takes minutes on a CPU; a fit saves itself after it
-_ASKED = {
-    PlanTask: "dividing the subjects",
-    CollectTask: "collecting the scores",
-    TableTask: "collecting the scores",
-    ScoreTask: "scoring the models",
-}
 
 
-def run_group(settings: Settings, console: Console) -> int:
-    """Prepare pairs, cross-validate, fit the final model, and report."""
-    work = partial(_cross_validate, close=_close_group)
-    return run_on_pairs(settings, console, work=work, report=_write_report)
+def run_level(settings: Settings, console: Console) -> int:
+    """Prepare pairs, fit or score models on them, and report; return the exit code."""
+    with start_run(settings, console) as run:
+        if settings.reports_only:
+            table = settings.level == "benchmark"
+            console.line(f"report: {_write_table(run) if table else _write_report(run)}")
+            return 0
+        sources, done = prepared_sources(run, prepare_pairs(run)), 0
+        if sources and not run.gives_up:
+            work = _evaluate if settings.level == "evaluate" else _cross_validate
+            done = work(run, sources)
+        return _finish(run, done)
 
 
-def run_benchmark(settings: Settings, console: Console) -> int:
-    """Prepare pairs, fit and score every method on every fold, and write Table 1 or 2."""
-    work = partial(_cross_validate, close=_close_benchmark)
-    return run_on_pairs(settings, console, work=work, report=_write_table)
-
-
-def run_evaluate(settings: Settings, console: Console) -> int:
-    """Prepare pairs, score the models on them, and report."""
-    return run_on_pairs(settings, console, work=_evaluate, report=_write_report)
-
-
-def _evaluate(run: Run) -> int:
-    sources = prepared_sources(run, prepare_pairs(run))
-    if not sources:
-        return _finish(run, 0)
-    result: Evaluated = _ask(run, ScoreTask(run.settings, sources))
+def _evaluate(run: Run, sources: Sources) -> int:
+    """Score the models; return how many pairs were scored."""
+    result: Evaluated = _ask(run, ScoreTask(run.settings, sources), "scoring the models")
     run.done -= {scan for scan, _ in result.lost}
     for step, items in (("score", result.lost), ("reference", result.unusable)):
         run.fail_alike(Failed(name, step, BadDataError(line)) for name, line in items)
     for table in result.tables:
         run.console.line(f"table: {table}")
     run.console.line(f"report: {_write_report(run)}")
-    return _finish(run, len(run.done))
+    return len(run.done)
 
 
-def _cross_validate(run: Run, close: Callable[[Run, Plans], int]) -> int:
-    """Prepare pairs and fit every fold, or those that are asked for; return the exit code.
-
-    Once nothing more is to be fitted, `close` does what follows and returns how many further
-    fits are done; it is not called for one task of a job array.
-    """
+def _cross_validate(run: Run, sources: Sources) -> int:
+    """Fit every fold, or those that are asked for, collect, and return how many fits are done."""
     settings, console = run.settings, run.console
-    sources = prepared_sources(run, prepare_pairs(run))
-    if not sources or run.gives_up:
-        return _finish(run, 0)
-    plans = _ask(run, PlanTask(settings, sources))
-    _print_plan(run, plans)
+    plans: Plans = _ask(run, PlanTask(settings, sources), "dividing the subjects")
+    for contrast, plan in plans.items():
+        text = f"{contrast}: {counted(len(plan.sources), 'pair')}"
+        for fold in plan.folds:
+            text += f"; fold {fold.index}: {len(fold.train)} to train"
+            text += f", {len(fold.validation)} to validate, {len(fold.test)} to test"
+        console.line(text)
     done = fit_folds(run, plans)
     if settings.fold:
         console.line("run the same command without --fold to collect the results")
-        return _finish(run, done)
-    if run.gives_up:
-        return _finish(run, done)
-    return _finish(run, done + close(run, plans))
-
-
-def _close_group(run: Run, plans: Plans) -> int:
-    """Write the tables, fit the final models, and report."""
-    settings = run.settings
+    if settings.fold or run.gives_up:
+        return done
     if settings.folds != "0":
-        _ask(run, CollectTask(settings, tuple(plans)))
-    done = 0 if settings.no_final else _fit_final(run, plans)
-    run.console.line(f"report: {_write_report(run)}")
+        _ask(run, CollectTask(settings, tuple(plans)), "collecting the scores")
+    if settings.level == "benchmark":
+        console.line(f"table: {_write_table(run)}")
+    elif not settings.no_final:
+        done += _fit_final(run, plans)
+    console.line(f"report: {_write_report(run)}")
     _print_models(run)
     return done
 
 
-def _close_benchmark(run: Run, plans: Plans) -> int:
-    """Write the tables and report."""
-    _ask(run, CollectTask(run.settings, tuple(plans)))
-    run.console.line(f"table: {_write_table(run)}")
-    run.console.line(f"report: {_write_report(run)}")
-    return 0
-
-
-def _ask(run: Run, task: Any) -> Any:
+def _ask(run: Run, task: Any, status: str) -> Any:
     """Let a process with the threads of a fit do a task; return its result or raise its error."""
-    status = _ASKED.get(type(task), "writing the report")
     return run.ask(task, status, fit_threads(run.settings))
 
 
 def _write_report(run: Run) -> Path:
     """Write ``group.html`` from what is in the output folder, and what failed in this run."""
     failures = tuple((item.step, item.line) for item in run.failed)
-    path: Path = _ask(run, GroupReportTask(run.settings, failures))
+    path: Path = _ask(run, GroupReportTask(run.settings, failures), "writing the report")
     return path
 
 
 def _write_table(run: Run) -> Path:
-    path: Path = _ask(run, TableTask(run.settings))
+    path: Path = _ask(run, TableTask(run.settings), "collecting the scores")
     return path
 
 
@@ -156,15 +130,6 @@ def clean_workdir(settings: Settings) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if not any(any(training.glob(f"{contrast}/*")) for contrast in CONTRASTS):
         shutil.rmtree(training, ignore_errors=True)  # nobody reads its copies of pairs any more
-
-
-def _print_plan(run: Run, plans: Plans) -> None:
-    for contrast, plan in plans.items():
-        text = f"{contrast}: {counted(len(plan.sources), 'pair')}"
-        for fold in plan.folds:
-            text += f"; fold {fold.index}: {len(fold.train)} to train"
-            text += f", {len(fold.validation)} to validate, {len(fold.test)} to test"
-        run.console.line(text)
 
 
 def fit_folds(run: Run, plans: Plans) -> int:

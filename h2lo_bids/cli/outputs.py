@@ -21,7 +21,7 @@ from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import skipped_lines, stand_somewhere
+from h2lo_bids.cli.execution import skipped_lines
 from h2lo_bids.cli.tasks import CheckTask, Failed, exit_code
 from h2lo_bids.errors import MissingInputError, UsageError, error_of_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_for, output_paths
@@ -46,7 +46,6 @@ def dry_run(settings: Settings, console: Console) -> int:
     What cannot be used counts as failed, all else as done; what would keep the run from
     beginning is raised.
     """
-    stand_somewhere()
     check_usage(settings)
     if settings.reports_only:
         raise UsageError("--reports-only writes nothing but pages; leave --dry-run out")
@@ -93,12 +92,11 @@ def _check(settings: Settings, found: Discovery) -> list[str]:
         return []
     here = replace(settings, fetch_templates=False)
     try:
-        notes: list[str] = check_models_and_templates(CheckTask(here, suffixes))["notes"]
+        return check_models_and_templates(CheckTask(here, suffixes))[0]
     except MissingInputError:
         if not settings.fetch_templates:
             raise
         return []
-    return notes
 
 
 def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:

@@ -2,73 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.bids.pairs import PairDiscovery, PairSource, discover_pairs
-from h2lo_bids.bids.query import Query
-from h2lo_bids.cli.checks import check_usage, synthstrip_weights
+from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
     Run,
-    query_words,
+    query_of,
     report_discovery,
     report_failures,
     run_participants,
-    stand_somewhere,
     start_run,
     write_dataset,
 )
-from h2lo_bids.cli.resources import plan
-from h2lo_bids.cli.tasks import Failed, MissingTask, PairTask, exit_code
-from h2lo_bids.io import exclusive, read_json, remove_temporaries
-from h2lo_bids.processes import Ended
+from h2lo_bids.cli.tasks import Failed, MissingTask, PairTask, exit_code, note
+from h2lo_bids.io import exclusive, read_json
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import CONTRASTS, Send
+from h2lo_bids.vocabulary import Send
 from h2lo_bids.wording import all_counted, counted
 
 
 def run_pairs(settings: Settings, console: Console) -> int:
     """Prepare the pairs of the chosen participants, do nothing else, and return the exit code."""
-    return run_on_pairs(settings, console, work=_prepare_alone)
-
-
-def run_on_pairs(
-    settings: Settings,
-    console: Console,
-    *,
-    work: Callable[[Run], int],
-    report: Callable[[Run], Path] | None = None,
-) -> int:
-    """Begin a run of a level that works on pairs; `work` does the rest and returns the exit code.
-
-    `report` assembles the report again, where the level has one.
-    """
-    stand_somewhere()
-    check_usage(settings)
     with start_run(settings, console) as run:
-        if settings.reports_only and report is not None:
-            console.line(f"report: {report(run)}")
-            return 0
-        return work(run)
-
-
-def _prepare_alone(run: Run) -> int:
-    found = prepare_pairs(run)
-    flagged = _warn_of_flagged(run, found)
-    if run.failed:
-        report_failures(run, counted(len(run.done), "pair"))
-    else:
-        text = f"{all_counted(len(run.done), 'pair')} prepared"
-        if flagged:
-            text += (
-                f"; {flagged} flagged: group and evaluate skip them without --keep-flagged-pairs"
-            )
-        run.console.line(text)
-    return exit_code(run.failed, len(run.done))
+        flagged = _warn_of_flagged(run, prepare_pairs(run))
+        if run.failed:
+            report_failures(run, counted(len(run.done), "pair"))
+        else:
+            text = f"{all_counted(len(run.done), 'pair')} prepared"
+            if flagged:
+                text += f"; {flagged} flagged: group and evaluate skip them without "
+                text += "--keep-flagged-pairs"
+            console.line(text)
+        return exit_code(run.failed, len(run.done))
 
 
 def _warn_of_flagged(run: Run, found: PairDiscovery) -> int:
@@ -76,12 +45,13 @@ def _warn_of_flagged(run: Run, found: PairDiscovery) -> int:
     from h2lo_bids.training.experiments.fits import flagged_line, usable_pairs
 
     settings = replace(run.settings, keep_flagged_pairs=False)
-    lines = []
-    for contrast, sources in prepared_sources(run, found).items():
-        lines += [flagged_line(pair) for pair in usable_pairs(settings, contrast, sources)[1]]
-    for line in lines:
-        run.console.line(line, level="warning")
-    return len(lines)
+    prepared = prepared_sources(run, found).items()
+    flagged = [
+        p for contrast, names in prepared for p in usable_pairs(settings, contrast, names)[1]
+    ]
+    for pair in flagged:
+        run.console.line(flagged_line(pair), level="warning")
+    return len(flagged)
 
 
 def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...]]:
@@ -95,17 +65,7 @@ def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...
 
 def find_pairs(settings: Settings) -> PairDiscovery:
     """Find the pairs that the settings ask for."""
-    return discover_pairs(
-        Query(
-            suffixes=settings.contrast or CONTRASTS,
-            hf=settings.hf,
-            lf=settings.lf,
-            lf_dir=settings.lf_dir,
-            derivatives=settings.derivatives,
-            fusion=settings.lf_fusion,
-            **query_words(settings),
-        )
-    )
+    return discover_pairs(query_of(settings))
 
 
 def prepare_pairs(run: Run) -> PairDiscovery:
@@ -114,8 +74,11 @@ def prepare_pairs(run: Run) -> PairDiscovery:
     found = find_pairs(run.settings)
     report_discovery(run, found)
     write_dataset(run)
-    missing = _missing(run, found)
-    names = {pair.name for pair in missing}
+    names: set[str] = set()
+    if found.pairs:
+        task = MissingTask(run.settings, found.pairs)
+        names = set(run.ask(task, "checking which pairs are prepared"))
+    missing = [pair for pair in found.pairs if pair.name in names]
     done = [pair.hf.relative_path for pair in found.pairs if pair.name not in names]
     run.reported.update(done)
     run.done.update(done)
@@ -126,39 +89,24 @@ def prepare_pairs(run: Run) -> PairDiscovery:
     return found
 
 
-def _missing(run: Run, found: PairDiscovery) -> list[PairSource]:
-    """Return the pairs that a look at their records does not find whole and current."""
-    if not found.pairs:
-        return []
-    task = MissingTask(run.settings, found.pairs)
-    names = {*run.ask(task, "checking which pairs are prepared")}
-    return [pair for pair in found.pairs if pair.name in names]
-
-
 def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
     subjects: dict[str, list[PairSource]] = {}
     # Tasks of a job array begin at different subjects, so that they share the work.
     first = sum(run.settings.fold) % len(pairs)
     for pair in (*pairs[first:], *pairs[:first]):
         subjects.setdefault(pair.subject, []).append(pair)
-    resources = plan(run.settings, len(subjects))
-    if resources.warning:
-        run.console.line(resources.warning, level="warning")
+    resources = run.plan(len(subjects))
     already = f", {done} prepared already" if done else ""
     run.console.line(
         f"preparing {counted(len(pairs), 'pair')} of {counted(len(subjects), 'participant')}"
         f"{already}; {resources.children} at a time, "
         f"{counted(resources.omp_nthreads, 'thread')} per step"
     )
-
-    def clean_up(ended: Ended) -> None:
-        remove_temporaries(run.settings.out_dir / ended.job.name, older_than=0.0)
-
     tasks = [
         PairTask(run.settings, subject, tuple(own), resources, run.logs)
         for subject, own in subjects.items()
     ]
-    run_participants(run, tasks, resources, "pair", done="prepared", after_loss=clean_up)
+    run_participants(run, tasks, resources, "pair", done="prepared")
 
 
 def find_missing(task: MissingTask, send: Send) -> tuple[str, ...]:
@@ -191,39 +139,20 @@ def find_missing(task: MissingTask, send: Send) -> tuple[str, ...]:
 
 def prepare_participant(task: PairTask, send: Send) -> None:
     """Prepare one participant's pairs, alone among all runs; runs in a process."""
-
-    def waiting(holder: str) -> None:
-        text = f"waiting for another run that prepares these pairs ({holder})"
-        send({"event": "note", "text": text})
-
-    # Tasks of a job array want the same pairs: one prepares them, the others find them done.
-    lock = task.settings.work / "locks" / f"sub-{task.subject}.lock"
-    with exclusive(lock, waiting):
-        _run_workflow(task, send)
-
-
-def _run_workflow(task: PairTask, send: Send) -> None:
-    from nipype import config, logging
-
-    from h2lo_bids.cli.subject import Steps
-    from pipelines.engine import RunOptions
+    from h2lo_bids.cli.subject import run_options
     from pipelines.pairs import prepare_pairs
 
+    def waiting(holder: str) -> None:
+        send(note(f"waiting for another run that prepares these pairs ({holder})"))
+
     settings = task.settings
-    level = "DEBUG" if settings.verbose > 1 else "INFO"
-    config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
-    logging.update_logging(config)
-    outcome = prepare_pairs(
-        task.subject,
-        task.pairs,
-        replace(_how(settings), omp_nthreads=task.resources.omp_nthreads),
-        work_dir=settings.work,
-        options=RunOptions(
-            crash_dir=task.logs / f"sub-{task.subject}",
-            stop_on_first_crash=settings.stop_on_first_crash,
-            status_callback=Steps(send),
-        ),
-    )
+    how = replace(_how(settings), omp_nthreads=task.resources.omp_nthreads)
+    options = run_options(task, send)
+    # Tasks of a job array want the same pairs: one prepares them, the others find them done.
+    with exclusive(settings.work / "locks" / f"sub-{task.subject}.lock", waiting):
+        outcome = prepare_pairs(
+            task.subject, task.pairs, how, work_dir=settings.work, options=options
+        )
     scans = {pair.name: pair.hf.relative_path for pair in task.pairs}
     for item in outcome.failed:
         failed = Failed(scans[item.name], item.step, item.error, item.crash_file)
@@ -234,7 +163,7 @@ def _run_workflow(task: PairTask, send: Send) -> None:
         if pair.name in outcome.made:
             record = pair_paths(settings.out_dir, pair.hf, pair.contrast)["record"]
             for text in read_json(record).get("Warnings", ()):
-                send({"event": "note", "level": "warning", "text": text})
+                send(note(text, "warning"))
 
 
 def _how(settings: Settings) -> Any:

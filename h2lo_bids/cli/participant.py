@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.derivatives import report_path, result_path
 from h2lo_bids.bids.discover import Discovery, discover, discover_lowfield
-from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
-from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
     LOST,
     Run,
-    query_words,
+    query_of,
     report_discovery,
     report_failures,
     run_participants,
-    stand_somewhere,
     start_run,
     write_dataset,
 )
-from h2lo_bids.cli.resources import plan
 from h2lo_bids.cli.tasks import CheckTask, Failed, SubjectTask, Templates, TrialTask, exit_code
 from h2lo_bids.errors import H2loError, NoMatchError
-from h2lo_bids.io import common_lock, exclusive, remove_temporaries
+from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.outputs import grids_for
 from h2lo_bids.processes import Ended
 from h2lo_bids.reports.records import (
@@ -48,8 +44,6 @@ from h2lo_bids.wording import all_counted, counted
 
 def run_participant(settings: Settings, console: Console) -> int:
     """Process the chosen participants and return the exit code."""
-    stand_somewhere()
-    check_usage(settings)
     with start_run(settings, console) as run:
         if settings.reports_only:
             return reports_only(run)
@@ -67,9 +61,7 @@ def run_participant(settings: Settings, console: Console) -> int:
 
 def find(settings: Settings) -> Discovery:
     """Find the scans that the settings ask for."""
-    words = query_words(settings) | {"lf": settings.lf, "fusion": settings.lf_fusion}
-    query = Query(all_scans=settings.all_scans, **words)
-    return (discover_lowfield if settings.task == ENHANCE else discover)(query)
+    return (discover_lowfield if settings.task == ENHANCE else discover)(query_of(settings))
 
 
 def _check(run: Run, found: Discovery) -> Templates:
@@ -77,22 +69,18 @@ def _check(run: Run, found: Discovery) -> Templates:
     suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
     if not suffixes:
         return ()
-    result = run.ask(CheckTask(run.settings, suffixes), "checking the models and templates")
-    for note in result["notes"]:
+    notes, templates = run.ask(CheckTask(run.settings, suffixes), "checking models and templates")
+    for note in notes:
         run.console.line(note)
-    return tuple(
-        (suffix, space, Path(image), Path(mask) if mask else None)
-        for suffix, space, image, mask in result["templates"]
-    )
+    found_templates: Templates = templates
+    return found_templates
 
 
 def _process(run: Run, found: Discovery, templates: Templates) -> None:
     subjects: dict[str, list[Scan]] = {}
     for scan in found.scans:
         subjects.setdefault(scan.subject, []).append(scan)
-    resources = plan(run.settings, len(subjects))
-    if resources.warning:
-        run.console.line(resources.warning, level="warning")
+    resources = run.plan(len(subjects))
     run.console.line(
         f"{counted(len(subjects), 'participant')}, {counted(len(found.scans), 'scan')}; "
         f"{resources.children} at a time, {counted(resources.omp_nthreads, 'thread')} per step"
@@ -128,11 +116,14 @@ def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
 def _clean_up(run: Run, ended: Ended) -> None:
     """Do for a participant whose process died what it could not do any more."""
     out_dir, task = run.settings.out_dir, ended.job.task
-    remove_temporaries(out_dir / ended.job.name, older_than=0.0)
     stems = {scan.relative_path: scan.stem for scan in task.scans}
-    lost = [item for item in run.failed if item.step == LOST and item.scan in stems]
     try:
-        add_failures(out_dir, task.subject, {stems[item.scan]: item.message for item in lost})
+        with exclusive(common_lock(out_dir, ended.job.name)):
+            for item in run.failed:
+                if item.step == LOST and item.scan in stems:
+                    stem = stems[item.scan]
+                    write_scan_failure(out_dir, stem, Failure(LOST, item.message, "", stem))
+            _render(out_dir, task.subject)
     except (H2loError, OSError) as err:
         run.console.line(f"{ended.job.name}: no report: {err}", level="warning")
 
@@ -151,11 +142,16 @@ def _finish(run: Run) -> int:
         )
     subjects = sorted({name.split("/")[0] for name in run.done})
     if subjects:
-        write_citation_text(run.settings.out_dir, subjects[0].removeprefix("sub-"))
+        from h2lo_bids.bids.dataset import write_citation
+        from h2lo_bids.reports.methods import describe
+
+        out_dir = run.settings.out_dir
+        report = load_subject_report(out_dir, subjects[0].removeprefix("sub-"))
+        write_citation(out_dir, describe(report).markdown)
     for subject in subjects:
-        report = run.settings.out_dir / f"{subject}.html"
-        if report.exists():
-            console.line(f"report: {report}")
+        page = run.settings.out_dir / f"{subject}.html"
+        if page.exists():
+            console.line(f"report: {page}")
     if run.reported:
         write_pages_of_all(run)
     return exit_code(run.failed, len(run.done))
@@ -163,8 +159,6 @@ def _finish(run: Run) -> int:
 
 def run_collect(settings: Settings, console: Console) -> int:
     """Collect the study from the ratings that are there; return the exit code."""
-    stand_somewhere()
-    check_usage(settings)
     with start_run(settings, console) as run:
         write_dataset(run)
         collect(run)
@@ -176,14 +170,14 @@ def collect(run: Run) -> None:
     if run.settings.participant_label and not run.settings.collect:
         run.console.line("run trial with --collect once all participants are done")
         return
-    result = run.ask(TrialTask(run.settings), "collecting the study")
-    for note in result["notes"]:
+    path, notes = run.ask(TrialTask(run.settings), "collecting the study")
+    for note in notes:
         run.console.line(note, level="warning")
-    run.console.line(f"report: {result['path']}")
+    run.console.line(f"report: {path}")
 
 
-def collect_study(task: TrialTask, send: Send) -> dict[str, Any]:
-    """Write the tables, the page and the reader set of a study; return the last event."""
+def collect_study(task: TrialTask, send: Send) -> tuple[Path, list[str]]:
+    """Write the tables, the page and the reader set of a study; return the page and warnings."""
     from h2lo_bids.trial.report import write_trial_report
     from h2lo_bids.trial.study import collect
 
@@ -193,8 +187,7 @@ def collect_study(task: TrialTask, send: Send) -> dict[str, Any]:
         from h2lo_bids.trial.reader_set import write_reader_set
 
         study.notes += write_reader_set(settings.out_dir, settings.reader_set, settings.random_seed)
-    path = write_trial_report(settings.out_dir, study, settings.words())
-    return {"event": "collected", "path": str(path), "notes": study.notes}
+    return write_trial_report(settings.out_dir, study, settings.words()), study.notes
 
 
 def write_report(task: SubjectTask, failed: list[Failed], scans: Sequence[ScanReport]) -> Path:
@@ -208,19 +201,28 @@ def write_report(task: SubjectTask, failed: list[Failed], scans: Sequence[ScanRe
     failures += [Failure("discovery", problem.message) for problem in task.problems]
     broken = {item.scan for item in failed}
     use = "enhanced" if task.sources else "synthesized"
-    found = [_found(s, "failed" if s.relative_path in broken else use) for s in task.scans]
-    root = task.settings.bids_dir
+    found = [
+        FoundScan(
+            path=scan.relative_path,
+            session=scan.session or "",
+            field_strength=scan.field_strength,
+            field_source=scan.field_source,
+            use="failed" if scan.relative_path in broken else use,
+        )
+        for scan in task.scans
+    ]
     for skipped in task.skipped:
         if skipped.path.suffix in (".gz", ".nii"):
-            name = skipped.path.relative_to(root).as_posix()
+            name = skipped.path.relative_to(task.settings.bids_dir).as_posix()
             found.append(FoundScan(name, use=f"not used: {skipped.reason}"))
+    lines = [f"at {g.meaning}" for g in grids_for(task.settings) if g.kind in ("model", "lf")]
     report = SubjectReport(
         subject=task.subject,
         found=tuple(found),
         failures=tuple(failures),
         command=shlex.join(["h2lo", *task.settings.words()]),
         versions=tuple(software_versions().items()),
-        grids=tuple(_grids(task)),
+        grids=tuple(lines),
     )
     with exclusive(common_lock(out_dir, f"sub-{task.subject}")):
         report = replace(_with_other_sessions(task, report), scans=tuple(scans))
@@ -250,14 +252,6 @@ def _with_other_sessions(task: SubjectTask, report: SubjectReport) -> SubjectRep
     )
 
 
-def add_failures(out_dir: Path, subject: str, failures: Mapping[str, str]) -> None:
-    """Write a report again with the messages of scans, by stem, that had no chance to report."""
-    with exclusive(common_lock(out_dir, f"sub-{subject}")):
-        for stem, message in failures.items():
-            write_scan_failure(out_dir, stem, Failure("participant", message, "", stem))
-        _render(out_dir, subject)
-
-
 def reports_only(run: Run) -> int:
     """Assemble the reports of all or the chosen participants; return the exit code."""
     settings, console = run.settings, run.console
@@ -285,36 +279,12 @@ def write_pages_of_all(run: Run) -> None:
     run.console.line(f"all scans: {result_path(out_dir, 'index')}")
 
 
-def write_citation_text(out_dir: Path, subject: str) -> None:
-    """Write ``logs/CITATION.md`` from what was done for one participant."""
-    from h2lo_bids.bids.dataset import write_citation
-    from h2lo_bids.reports.methods import describe
-
-    report = load_subject_report(out_dir, subject)
-    write_citation(out_dir, describe(report).markdown)
-
-
 def _render(out_dir: Path, subject: str) -> Path:
     from h2lo_bids.reports.subject import write_subject_report
 
     path = report_path(out_dir, subject)
     write_subject_report(load_subject_report(out_dir, subject), path)
     return path
-
-
-def _found(scan: Scan, use: str) -> FoundScan:
-    return FoundScan(
-        path=scan.relative_path,
-        session=scan.session or "",
-        field_strength=scan.field_strength,
-        field_source=scan.field_source,
-        use=use,
-    )
-
-
-def _grids(task: SubjectTask) -> list[str]:
-    grids = grids_for(task.settings)
-    return [f"at {grid.meaning}" for grid in grids if grid.kind in ("model", "lf")]
 
 
 def _traceback(crash_file: str) -> str:

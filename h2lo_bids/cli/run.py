@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any
 
 from h2lo_bids.cli.console import Console, printable
 from h2lo_bids.cli.parser import print_listing, read_settings
-from h2lo_bids.errors import H2loError, InputOutputError, UsageError
+from h2lo_bids.errors import H2loError, InputOutputError, UsageError, of_the_machine
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import DISK_FULL
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -25,7 +27,6 @@ class Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, by default of this process, and return the exit code."""
-    _open_closed_streams()
     before = _listen_to_sigterm()
     try:
         _refuse_fellows()
@@ -41,18 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone: nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return InputOutputError.exit_code
-    except OSError as err:
-        if err.errno not in DISK_FULL:
-            raise
-        where = err.filename or "a file"
-        reason = os.strerror(err.errno or 0)
-        return _complain(
-            f"{where}: writing failed ({reason}); free some space, then run again to resume",
-            InputOutputError.exit_code,
-        )
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def _listen_to_sigterm() -> Any:
+    """Turn SIGTERM into an exception, if this is the main thread of a program."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    with contextlib.suppress(ValueError):  # another thread, whose program handles signals itself
+        return signal.signal(signal.SIGTERM, handler)
+    return None
 
 
 def _refuse_fellows() -> None:
@@ -62,7 +65,7 @@ def _refuse_fellows() -> None:
         ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ):
         count = os.environ.get(name, "1")
-        if count.isdigit() and int(count) > 1 and rank in os.environ:
+        if count not in ("", "0", "1") and rank in os.environ:
             raise UsageError(
                 f"{launcher} started {count} of these, and each would do the same; start one, as "
                 "with `srun --ntasks=1 --cpus-per-task=N`, or divide the work with h2lo-slurm"
@@ -73,18 +76,43 @@ def _run(settings: Settings) -> int:
     console = Console()
     try:
         return _level(settings)(settings, console)
-    except H2loError as err:
-        console.to_log(f"error: {err}")
-        _record(err, console, settings)
+    except BrokenPipeError:
         raise
     except Exception as err:
-        if isinstance(err, BrokenPipeError) or getattr(err, "errno", None) in DISK_FULL:
-            raise
-        unexpected = _unexpected(err, console, settings)
-        _record(unexpected, console, settings)
-        raise unexpected from err
+        known = err if isinstance(err, H2loError) else of_the_machine(err)
+        known = known or _unexpected(err, console, settings)
+        console.to_log(f"error: {known}")
+        _record(known, console, settings)
+        raise known from err
     finally:
         console.close()
+
+
+def _level(settings: Settings) -> Callable[[Settings, Console], int]:
+    """Return the function that does the work of a level, or lists it."""
+    module, name = "participant", "run_participant"
+    if settings.dry_run:
+        module, name = "outputs", "dry_run"
+    elif settings.level in ("group", "evaluate", "benchmark"):
+        module, name = "group", "run_level"
+    elif settings.pairs:
+        module, name = "pairs", "run_pairs"
+    elif settings.level == "trial" and settings.collect:
+        name = "run_collect"
+    run: Callable[[Settings, Console], int]
+    run = getattr(importlib.import_module(f"h2lo_bids.cli.{module}"), name)
+    return run
+
+
+def _unexpected(err: Exception, console: Console, settings: Settings) -> H2loError:
+    """Say what happened in one line, and keep the traceback where there is a place for it."""
+    where = f"see {console.log}, and report it"
+    if console.log is None:
+        where = "run again with -v to see where, and report it"
+    console.to_log(traceback.format_exc())
+    if console.log is None and settings.verbose:
+        traceback.print_exc()
+    return H2loError(f"{type(err).__name__}: {' '.join(str(err).split())}; {where}")
 
 
 def _record(err: H2loError, console: Console, settings: Settings) -> None:
@@ -95,68 +123,6 @@ def _record(err: H2loError, console: Console, settings: Settings) -> None:
     if table is not None and not table.exists():
         with contextlib.suppress(H2loError, OSError):  # what ended it may be the disk
             write_table(table, [Failed("", settings.level, err)])
-
-
-def _level(settings: Settings) -> Callable[[Settings, Console], int]:
-    """Return the function that does the work of a level, or lists it."""
-    if settings.dry_run:
-        from h2lo_bids.cli.outputs import dry_run
-
-        return dry_run
-    if settings.level in ("group", "evaluate", "benchmark"):
-        from h2lo_bids.cli import group
-
-        run: Callable[[Settings, Console], int] = getattr(group, f"run_{settings.level}")
-        return run
-    if settings.level == "trial" and settings.collect:
-        from h2lo_bids.cli.participant import run_collect
-
-        return run_collect
-    if settings.pairs:
-        from h2lo_bids.cli.pairs import run_pairs
-
-        return run_pairs
-    from h2lo_bids.cli.participant import run_participant
-
-    return run_participant
-
-
-def _open_closed_streams() -> None:
-    """Open stdin, stdout and stderr where a daemon closed them: pipes would take their numbers."""
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as we live
-
-
-def _unexpected(err: Exception, console: Console, settings: Settings) -> H2loError:
-    """Say what happened in one line, and keep the traceback where there is a place for it."""
-    import traceback
-
-    text = " ".join(str(err).split())
-    if console.log is not None:
-        console.to_log(traceback.format_exc())
-        where = f"see {console.log}, and report it"
-    else:
-        where = "run again with -v to see where, and report it"
-        if settings.verbose:
-            traceback.print_exc()
-    return H2loError(f"{type(err).__name__}: {text}; {where}")
-
-
-def _listen_to_sigterm():  # type: ignore[no-untyped-def]
-    """Turn SIGTERM into an exception, if this is the main thread of a program."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    try:
-        return signal.signal(signal.SIGTERM, handler)
-    except ValueError:  # called from another thread, by a program that handles signals itself
-        return None
 
 
 def _complain(message: str, code: int) -> int:

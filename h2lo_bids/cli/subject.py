@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import synthstrip_weights
-from h2lo_bids.cli.tasks import Failed, SubjectTask
+from h2lo_bids.cli.tasks import Failed, PairTask, SubjectTask, note
 from h2lo_bids.errors import H2loError, error_named
 from h2lo_bids.io import exclusive
 from h2lo_bids.outputs import extras_of, response_of
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from h2lo_bids.models.bundle import Bundle
     from h2lo_bids.reports.records import ScanReport
     from h2lo_bids.trial.scan import Plan
+    from pipelines.engine import RunOptions
     from pipelines.specs import RunSpec
 
 STEP = "trial"
@@ -31,21 +33,18 @@ LEFT_OUT = "fusion"
 """The step that is named for a scan without which the others were fused."""
 
 
-def process(task: SubjectTask, send: Send) -> dict[str, Any]:
-    """Run one participant's workflow and write the report; return the last event."""
-    work = task.settings.work
+def process(task: SubjectTask, send: Send) -> None:
+    """Run one participant's workflow, alone among all runs, and write the report."""
+    from h2lo_bids.cli.participant import write_report
+
+    settings = task.settings
 
     def waiting(holder: str) -> None:
-        send({"event": "note", "text": f"waiting for another run of this participant ({holder})"})
+        send(note(f"waiting for another run of this participant ({holder})"))
 
-    with exclusive(work / "locks" / f"sub-{task.subject}.lock", waiting) as locked:
-        if not locked:
-            text = (
-                f"{work}: this file system has no file locks; do not start two runs on it at once"
-            )
-            send({"event": "note", "level": "warning", "text": text})
+    with exclusive(settings.work / "locks" / f"sub-{task.subject}.lock", waiting):
         failed, scans = _run(task, send)
-        if wanted(task.settings) and not task.sources:
+        if (settings.labels or settings.condition or settings.level == STEP) and not task.sources:
             more, scans = examine(task, scans, {item.scan for item in failed}, send)
             failed += more
         failed += [
@@ -53,20 +52,14 @@ def process(task: SubjectTask, send: Send) -> dict[str, Any]:
             for scan in scans
             for path, error, message in scan.lost
         ]
-        from h2lo_bids.cli.participant import write_report
-
         write_report(task, failed, scans)
-        for scan in task.scans:
-            name = scan.relative_path
-            own = [item for item in failed if item.scan == name]
-            for item in own[:1]:
-                send({"event": "failed", "failed": item})
-            if not own:
-                send({"event": "done", "scan": name})
-        _send_warnings(task, scans, {item.scan for item in failed}, send)
-        if task.settings.clean_workdir and not failed:
-            shutil.rmtree(work / _workflow_name(task.subject), ignore_errors=True)
-    return {"event": "end"}
+        first = {item.scan: item for item in reversed(failed)}
+        for name in (scan.relative_path for scan in task.scans):
+            lost = {"event": "failed", "failed": first.get(name)}
+            send(lost if name in first else {"event": "done", "scan": name})
+        _send_warnings(task, scans, set(first), send)
+        if settings.clean_workdir and not failed:
+            shutil.rmtree(settings.work / _workflow_name(task.subject), ignore_errors=True)
 
 
 def _send_warnings(
@@ -76,7 +69,7 @@ def _send_warnings(
     stems = {scan.stem for scan in task.scans if scan.relative_path not in failed}
     for scan in sorted((scan for scan in scans if scan.stem in stems), key=lambda scan: scan.stem):
         for text in (*scan.noticed, *scan.warnings):
-            send({"event": "note", "level": "warning", "text": text})
+            send(note(text, "warning"))
         if scan.likeness == "no":
             send({"event": "unlike", "scan": scan.source})
 
@@ -97,22 +90,12 @@ def _workflow_name(subject: str) -> str:
 
 def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]:
     """Build the workflow and run it; return what failed, and the records of what did not."""
-    from nipype import config, logging
-
-    from pipelines.engine import RunOptions, durations, run_workflow
+    from pipelines.engine import durations, run_workflow
     from pipelines.participant import records
 
-    settings = task.settings
-    level = "DEBUG" if settings.verbose > 1 else "INFO"
-    config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
-    logging.update_logging(config)
     workflow = build(task, send)
-    workflow.base_dir = str(settings.work)
-    options = RunOptions(
-        crash_dir=task.logs / f"sub-{task.subject}",
-        stop_on_first_crash=settings.stop_on_first_crash,
-        status_callback=Steps(send),
-    )
+    workflow.base_dir = str(task.settings.work)
+    options = run_options(task, send)
     failures = run_workflow(workflow, options)
     failed = [item for failure in failures for item in _failed(task, failure)]
     broken = {item.scan for item in failed}
@@ -120,6 +103,19 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     stems = {scan.stem for scan in task.scans if scan.relative_path not in broken}
     whole = {stem: record for stem, record in records(workflow).items() if stem in stems}
     return failed, _reports(task, whole, durations(workflow))
+
+
+def run_options(task: SubjectTask | PairTask, send: Send) -> RunOptions:
+    """Return how a participant's workflow is run, and set what Nipype logs."""
+    from nipype import config, logging
+
+    from pipelines.engine import RunOptions
+
+    level = "DEBUG" if task.settings.verbose > 1 else "INFO"
+    config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
+    logging.update_logging(config)
+    crashes = task.logs / f"sub-{task.subject}"
+    return RunOptions(crashes, task.settings.stop_on_first_crash, Steps(send))
 
 
 def _reports(
@@ -212,8 +208,7 @@ def given_masks(
     masks = {scan: given_mask(settings, scan) for scan in scans}
     for scan in masks if settings.derivatives else ():
         level = "" if any(masks.values()) else "warning"
-        text = f"{scan.stem}: brain mask {mask_words(settings, scan)}"
-        send({"event": "note", "level": level, "text": text})
+        send(note(f"{scan.stem}: brain mask {mask_words(settings, scan)}", level))
     return masks
 
 
@@ -259,11 +254,6 @@ def _failed(task: SubjectTask, failure: Any) -> list[Failed]:
     ]
 
 
-def wanted(settings: Settings) -> bool:
-    """Tell whether scans have labels or conditions."""
-    return bool(settings.labels or settings.condition or settings.level == STEP)
-
-
 def plan_of(task: SubjectTask) -> Plan:
     """Return what is done with each scan."""
     from h2lo_bids.outputs import grids_for
@@ -293,46 +283,41 @@ def examine(
 ) -> tuple[list[Failed], list[ScanReport]]:
     """Do what labels and conditions ask for with each scan that is not broken.
 
-    Returns
-    -------
-    failed : list of Failed
-        Scans of which something could not be done; the others go on.
-    records : list of ScanReport
-        With the lesions' table and pictures.
+    Returns scans of which something could not be done, and the records with the lesions' table
+    and pictures.
     """
     from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.trial.report import draw_lesions, region_rows
     from h2lo_bids.trial.scan import Examination
 
     settings, plan, failed = task.settings, plan_of(task), []
-    bundles: dict[Any, Any] = {}
     by_stem = {record.stem: record for record in records}
+
+    @functools.cache
+    def load(suffix: str, model: Path | None) -> Any:
+        own = replace(settings, model=((suffix, model),)) if model else settings
+        return bundles_for(own, (suffix,))[suffix]
+
     for scan in task.scans:
         if scan.relative_path in broken:
             continue
+        send({"event": "step", "step": f"{scan.stem} {STEP}"})
 
         def bundle_of(condition: Any, suffix: str = scan.suffix) -> Any:
-            model = condition.model if condition else None
-            if (model, suffix) not in bundles:
-                own = replace(settings, model=((suffix, model),)) if model else settings
-                bundles[model, suffix] = bundles_for(own, (suffix,))[suffix]
-            return bundles[model, suffix]
+            return load(suffix, condition.model if condition else None)
 
-        send({"event": "step", "step": f"{scan.stem} {STEP}"})
-        work = Examination(scan, plan, bundle_of)
         try:
-            found = work.run()
+            found = Examination(scan, plan, bundle_of).run()
         except H2loError as err:
             failed.append(Failed(scan.relative_path, STEP, err))
             continue
-        for note in found.notes:
-            send({"event": "note", "level": "warning", "text": f"{scan.stem}: {note}"})
+        for text in found.notes:
+            send(note(f"{scan.stem}: {text}", "warning"))
         if scan.stem in by_stem and found.rows:
             record = by_stem[scan.stem]
-            figures = draw_lesions(plan.out_dir, scan, found)
             by_stem[scan.stem] = replace(
                 record,
-                figures=(*record.figures, *figures),
+                figures=(*record.figures, *draw_lesions(plan.out_dir, scan, found)),
                 regions=region_rows(found.rows, MOST_ROWS),
             )
     return failed, list(by_stem.values())

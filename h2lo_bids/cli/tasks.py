@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.gather import Problem, Skipped
@@ -146,3 +146,8 @@ def write_table(path: Path, failed: Iterable[Failed]) -> None:
         "\t".join(" ".join(cell.split()) or "n/a" for cell in row) + "\n" for row in rows
     )
     atomic_write_text(path, text)
+
+
+def note(text: str, level: str = "") -> dict[str, Any]:
+    """Return the event by which a process has a line printed."""
+    return {"event": "note", "text": text, "level": level}

@@ -171,13 +171,6 @@ def test_a_deleted_current_folder_is_no_obstacle(tmp_path, bids):
     assert "deleted" in line
 
 
-def test_closed_standard_streams_are_no_obstacle(tmp_path, bids):
-    h2lo = f"{sys.executable} -m h2lo_bids.cli.run"
-    words = f"{bids} {tmp_path}/out participant --dry-run --skip-bids-validation"
-    done = _outside(f"{h2lo} {words} <&- >&- 2>&-; exit $?", tmp_path)
-    assert done.returncode == 0
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
