@@ -69,17 +69,14 @@ class _Runner:
                 crash_file = ""
                 with contextlib.suppress(OSError):  # a full disk
                     crash_file = report_crash(node)
-                self._fail(node, err, crash_file, after)
+                self.options.status_callback(node, "exception")
+                names = tuple(sorted(n.fullname for n in after))
+                error = _error_of(node, err)
+                self.failures.append(NodeFailure(node.fullname, error, crash_file, names))
                 if self.options.stop_on_first_crash:
                     return
             else:
                 self.options.status_callback(node, "end")
-
-    def _fail(self, node: Node, raised: Exception, crash_file: str, held: set[Node]) -> None:
-        self.options.status_callback(node, "exception")
-        after = tuple(sorted(n.fullname for n in held))
-        error = _error_of(node, raised)
-        self.failures.append(NodeFailure(node.fullname, error, crash_file, after))
 
 
 def run_workflow(workflow: Workflow, options: RunOptions) -> list[NodeFailure]:
@@ -93,9 +90,7 @@ def run_workflow(workflow: Workflow, options: RunOptions) -> list[NodeFailure]:
         "check_version": "false",
         "create_report": "false",
         "hash_method": "content",
-        "poll_sleep_duration": "0.1",
         "remove_unnecessary_outputs": "false",
-        "stop_on_first_crash": str(options.stop_on_first_crash).lower(),
         "stop_on_first_rerun": "false",
         "use_relative_paths": "true",
     }
@@ -118,28 +113,20 @@ def durations(workflow: Workflow) -> dict[str, float]:
     seconds = {}
     for node in generate_expanded_graph(workflow._create_flat_graph()):
         node.base_dir = workflow.base_dir
-        runtime = _runtime_of(node)
-        if runtime is not None:
+        result = Path(node.output_dir()) / f"result_{node.name}.pklz"
+        if result.exists():
+            runtime = load_resultfile(result, resolve=False).runtime
             seconds[node.fullname] = float(getattr(runtime, "duration", 0.0))
     return seconds
 
 
-def _runtime_of(node: Node) -> Any:
-    """Return what Nipype recorded of a node's last run, or None."""
-    result = Path(node.output_dir()) / f"result_{node.name}.pklz"
-    return load_resultfile(result, resolve=False).runtime if result.exists() else None
-
-
 def _error_of(node: Node, raised: Exception) -> H2loError:
-    """Return the error that an interface left in its record, in place of Nipype's own."""
-    if not isinstance(raised, NodeExecutionError):
-        return recorded(raised, node.output_dir())
-    runtime = _runtime_of(node)
-    error = getattr(runtime, "error", None)
+    """Return the error that an interface kept, in place of Nipype's own."""
+    error = getattr(node.interface, "error", None)
     if isinstance(error, H2loError):
         return error
-    lines = (getattr(runtime, "traceback", None) or str(raised)).strip().splitlines()
-    kind, _, message = lines[-1].rpartition("Error: ")
-    return UnexpectedError(
-        message or lines[-1], f"{kind.rpartition('.')[2] or 'NodeExecution'}Error"
-    )
+    if not isinstance(raised, NodeExecutionError):
+        return recorded(raised, node.output_dir())
+    last = str(raised).strip().splitlines()[-1]
+    kind, _, message = last.strip().rpartition("Error: ")
+    return UnexpectedError(message or last, f"{kind.rpartition('.')[2] or 'NodeExecution'}Error")

@@ -20,7 +20,7 @@ from nipype.interfaces.base import (
 )
 
 from h2lo_bids import __version__
-from h2lo_bids.errors import recorded
+from h2lo_bids.errors import H2loError, recorded
 
 InFile = Annotated[str, "exists"]
 """A file, which Nipype hashes by its content."""
@@ -43,7 +43,6 @@ class InputSpec(BaseInterfaceInputSpec):
     # An upgrade takes no older result for done.
     app_version = traits.Str(__version__, usedefault=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc="Nipype sets it to n_procs")
-    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="takes one of the GPU slots")
 
 
 class Interface(SimpleInterface):
@@ -53,6 +52,7 @@ class Interface(SimpleInterface):
     output_spec = TraitedSpec
     function: Callable[..., dict[str, Any]]
     names: tuple[str, ...] = ()
+    error: H2loError | None = None
 
     def _run_interface(self, runtime: Any) -> Any:
         set_threads(self.inputs.num_threads)
@@ -63,8 +63,7 @@ class Interface(SimpleInterface):
         try:
             self._results.update(self.function(Path(runtime.cwd), **given))
         except Exception as err:
-            # Nipype keeps the text alone, and this with its record of the run.
-            runtime.error = recorded(err, str(runtime.cwd))
+            self.error = recorded(err, str(runtime.cwd))  # Nipype keeps the text alone
             raise
         return runtime
 

@@ -19,13 +19,12 @@ def add(
     workflow: pe.Workflow,
     interface: Any,
     name: str,
-    mem_gb: float,
     threads: int = 1,
     /,
     **inputs: Source | list[Source] | None,
 ) -> pe.Node:
-    """Add a node with memory in GB; outputs of others are its inputs, several of them as a list."""
-    node = pe.Node(interface, name=name, n_procs=threads, mem_gb=mem_gb)
+    """Add a node; outputs of others are its inputs, several of them as a list."""
+    node = pe.Node(interface, name=name, n_procs=threads)
     workflow.add_nodes([node])
     for key, source in inputs.items():
         if isinstance(source, list):
@@ -58,7 +57,7 @@ def add_find_brain(
 ) -> pe.Node:
     """Add the node that reads a scan and finds its brain."""
     find = given(FindBrain, in_file=path, method=method, weights=weights, given_mask=given_mask)
-    return add(workflow, find, name, 1.5, threads)
+    return add(workflow, find, name, threads)
 
 
 def add_preparation(
@@ -78,7 +77,7 @@ def add_preparation(
     step = Prepare(
         frame=frame.to_dict(), scaling=scaling, contrast=contrast, native=native, name=str(path)
     )
-    prepare = add(workflow, step, "prepare", 2.0, **{key: (find, key) for key in FOUND})
+    prepare = add(workflow, step, "prepare", **{key: (find, key) for key in FOUND})
     outputs = ("method", "warnings", "volume", "volume_mask", "profile", "scaling", "native")
     found: dict[str, Source] = {key: (prepare, key) for key in outputs}
     return found | {"checked": (find, "checked"), "mask": (prepare, "mask_file")}

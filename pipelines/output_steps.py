@@ -161,7 +161,7 @@ def _parts(
     warnings = list(record["warnings"])
     for part, share in zip(used, coverage, strict=True):
         if share < MIN_COVERAGE:
-            warnings.append(f"{part}: shows {share:.0%} of the brain; the rest was left out.")
+            warnings.append(f"{part}: shows {share:.0%} of the brain; the rest is missing.")
     if lost:
         names = " and ".join(Path(part).name for part, *_ in lost)
         rest = " and ".join(Path(part).name for part in used)

@@ -46,14 +46,14 @@ def add_outputs(
             ranges=model.metadata.get("input_range") or {},
             name=image.scan.relative_path,
         ),
-        "check_range", 0.5, profile=sources["profile"], high=sources["preproc"],
+        "check_range", profile=sources["profile"], high=sources["preproc"],
         mask_file=sources["mask"], output=sources[products.output],
     )  # fmt: skip
     written = _add_sinks(workflow, image, run, sources, check, donor)
     parts = [part.relative_path for part in image.parts] if image.enhanced else None
     record = given(WriteRecord, record=_record(image, run), out_dir=run.out_dir, parts=parts)
     add(
-        workflow, record, "ds_record", 0.5, outputs=written,
+        workflow, record, "ds_record", outputs=written,
         figures=[(node, "figures") for node in products.figures],
         figure_files=[(node, "out_files") for node in products.figures],
         mask=sources["mask"], mask_method=sources["mask_method"],
@@ -95,9 +95,7 @@ def _add_sinks(
             mask_source=source if key == "mask" else None,
             contrast=image.scan.suffix if measured else None,
         )  # fmt: skip
-        sink = add(
-            workflow, step, f"ds_{key}", 0.5 if device else 0.2, in_file=products[key], **ends
-        )
+        sink = add(workflow, step, f"ds_{key}", in_file=products[key], **ends)
         written.append((sink, "out_name"))
     return written
 

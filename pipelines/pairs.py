@@ -218,15 +218,15 @@ def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Wor
     names = [str(scan.path) for scan in pair.lf]
     shared: dict[str, Any] = {key: low[key] for key in ("scans", "masks", "matrices")}
     fuse = add(
-        workflow, FuseLowField(names=names, own_masks=how.own_masks), "fuse", 1.5,
+        workflow, FuseLowField(names=names, own_masks=how.own_masks), "fuse",
         volume_mask=high["volume_mask"], stripped=low["stripped"], **shared,
     )  # fmt: skip
     check = add(
-        workflow, CheckPair(names=names), "check_registration", 1.0, volume=high["volume"],
+        workflow, CheckPair(names=names), "check_registration", volume=high["volume"],
         volume_mask=high["volume_mask"], coverage=(fuse, "coverage"), **shared,
     )  # fmt: skip
     add(
-        workflow, _writer(pair, fingerprint, how), "write", 1.0,
+        workflow, _writer(pair, fingerprint, how), "write",
         volume=high["volume"], mask_method=high["method"], warnings=high["warnings"],
         lowfield=(fuse, "volume"), mask_file=(fuse, "mask_file"), check=(check, "check"),
         noise=(check, "noise"), low_warnings=low["warnings"],
@@ -248,7 +248,7 @@ def _add_low_field(
             high_name=str(pair.hf.path),
         )
         align = add(
-            workflow, step, f"align_{number}", 1.0, high=high["checked"],
+            workflow, step, f"align_{number}", high=high["checked"],
             high_mask=high["mask"], **{key: (find, key) for key in FOUND},
         )  # fmt: skip
         for key, output in ALIGNED.items():

@@ -77,7 +77,7 @@ def _synthesize(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Produc
     for grid in run.grids(image):
         products |= add_grid(workflow, image, run, grid, products)
     figures = add(
-        workflow, MakeFigures(stem=image.scan.stem, task=SYNTHESIZE), "figures", 1.0,
+        workflow, MakeFigures(stem=image.scan.stem, task=SYNTHESIZE), "figures",
         image=products["checked"], image_mask=products["mask"], before=products["preproc"],
         after=products["lowfield_native"], mask=products["mask"],
     )  # fmt: skip
@@ -105,7 +105,7 @@ def _add_registration_figures(
             MakeRegistrationFigures(
                 stem=image.scan.stem, space=grid.space, template=str(grid.template)
             ),
-            f"registration_figures_{grid.space}", 1.0,
+            f"registration_figures_{grid.space}",
             moved=products[f"preproc_{grid.name}"], mask=products[f"mask_{grid.name}"],
         )
         for grid in run.grids(image)
@@ -139,7 +139,7 @@ def add_grid(
     elif grid.kind == "lf":
         regrid = RegridMask(spacing=grid.spacing)
         mask = (
-            add(workflow, regrid, f"regrid_{grid.name}", 0.3, mask_file=mask), "mask_file",
+            add(workflow, regrid, f"regrid_{grid.name}", mask_file=mask), "mask_file",
         )  # fmt: skip
         found[f"mask_{grid.name}"] = mask
     elif grid.kind == "template":
@@ -171,7 +171,7 @@ def add_grid(
             acquired=grid.kind == "lf",
         )
         low = found[f"lowfield_{grid.name}"]
-        node = add(workflow, step, f"{kind}_{grid.name}", 1.0, in_file=low, **ends)
+        node = add(workflow, step, f"{kind}_{grid.name}", in_file=low, **ends)
         found[f"{kind}_{grid.name}"] = (node, "out_file")
         found[f"device_{kind}_{grid.name}"] = found[f"device_lowfield_{grid.name}"]
     return found
@@ -187,7 +187,6 @@ def _evaluation(image: ImageSpec, run: RunSpec) -> dict[str, Any]:
         "contrast": model.contrast,
         "device": run.device,
         "precision": image.precision,
-        "use_gpu": run.device.startswith("cuda"),
         "seed": draws(image, run),
     }
 
@@ -196,7 +195,7 @@ def _add_evaluation(
     workflow: pe.Workflow, step: Any, name: str, run: RunSpec, **ends: Source | None
 ) -> pe.Node:
     threads = 1 if run.device.startswith("cuda") else run.omp_nthreads
-    return add(workflow, step, name, 1.5, threads, **ends)
+    return add(workflow, step, name, threads, **ends)
 
 
 def _add_template(
@@ -213,7 +212,7 @@ def _add_template(
         name=str(image.parts[0].path),
     )  # fmt: skip
     register = add(
-        workflow, step, f"register_{grid.space}", 3.0,
+        workflow, step, f"register_{grid.space}",
         in_file=products["preproc"], mask_file=products["mask"],
     )  # fmt: skip
     return {
@@ -230,14 +229,14 @@ def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
     choose, parts = _align_parts(workflow, image, run)
     step = given(FuseLowField, scaling=model.scaling, contrast=model.contrast)
     fuse = add(
-        workflow, step, "fuse", 2.0, volume_mask=(choose, "volume_mask"),
+        workflow, step, "fuse", volume_mask=(choose, "volume_mask"),
         **{key: parts[key] for key in ("scans", "masks", "matrices", "stripped", "names")},
     )  # fmt: skip
     mask, volume = (fuse, "mask_file"), (fuse, "volume")
     step = given(Synthesize, **_evaluation(image, run))
     enhance = _add_evaluation(workflow, step, "enhance", run, volume=volume, mask_file=mask)
     figures = add(
-        workflow, MakeFigures(stem=image.scan.stem, task=ENHANCE), "figures", 1.5,
+        workflow, MakeFigures(stem=image.scan.stem, task=ENHANCE), "figures",
         image=(choose, "reference"), image_mask=(choose, "mask_file"), before=volume,
         after=(enhance, "out_file"), mask=mask,
     )  # fmt: skip
@@ -263,7 +262,7 @@ def _align_parts(
         for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
     ]
     choose = add(
-        workflow, ChooseReference(names=names, frame=image.model.frame.to_dict()), "choose", 1.0,
+        workflow, ChooseReference(names=names, frame=image.model.frame.to_dict()), "choose",
         **{key: [(find, output) for find in finds] for key, output in (
             ("scans", "checked"), ("masks", "mask_file"), ("methods", "method"),
             ("errors", "error"), ("messages", "message"),
@@ -275,7 +274,7 @@ def _align_parts(
             AlignScan(
                 number=number, seed=run.random_seed, name=label, high_name="its reference"
             ),
-            f"align_{number}", 1.0, reference=(choose, "number"),
+            f"align_{number}", reference=(choose, "number"),
             high=(choose, "reference"), high_mask=(choose, "mask_file"),
             **{key: (find, key) for key in FOUND},
         )

@@ -14,30 +14,19 @@ from pathlib import Path
 LONG_TO_SHORT = {
     "subject": "sub",
     "session": "ses",
-    "task": "task",
     "acquisition": "acq",
     "ceagent": "ce",
     "reconstruction": "rec",
     "direction": "dir",
-    "run": "run",
     "modality": "mod",
-    "echo": "echo",
-    "flip": "flip",
     "inversion": "inv",
-    "inv": "inv",
     "mtransfer": "mt",
-    "mt": "mt",
-    "part": "part",
     "processing": "proc",
-    "proc": "proc",
-    "space": "space",
-    "chunk": "chunk",
-    "label": "label",
     "resolution": "res",
     "density": "den",
     "description": "desc",
 }
-"""Entities by the names that PyBIDS and the specification give them."""
+"""Entities by the names that PyBIDS and the specification give them, where these are longer."""
 
 _BEFORE = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "flip", "inv")
 _AFTER = ("mt", "part", "proc", "space", "chunk", "res", "den", "label", "desc")

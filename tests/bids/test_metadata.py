@@ -69,17 +69,14 @@ def test_broken_sidecars_that_do_not_apply_do_not_matter(root: Path) -> None:
         read(root, anat("01", "A", "acq-x_run-1_T1w"))
 
 
-def test_a_sidecar_without_content(root: Path) -> None:
+def test_a_byte_order_mark_is_no_error(root: Path) -> None:
+    (root / "T1w.json").write_bytes(b'\xef\xbb\xbf{"Manufacturer": "bom"}')
+    assert read(root, anat("02", "A", "acq-x_T1w"))["Manufacturer"] == "bom"
     path = root / anat("01", "A", "acq-x_run-1_T1w", ".json")
     path.unlink()
     path.symlink_to(root / ".git" / "annex" / "objects" / "x")
     with pytest.raises(MissingInputError, match="datalad get"):
         read(root, anat("01", "A", "acq-x_run-1_T1w"))
-
-
-def test_a_byte_order_mark_is_no_error(root: Path) -> None:
-    (root / "T1w.json").write_bytes(b'\xef\xbb\xbf{"Manufacturer": "bom"}')
-    assert read(root, anat("02", "A", "acq-x_T1w"))["Manufacturer"] == "bom"
 
 
 GE = {"Manufacturer": "GE MEDICAL SYSTEMS"}

@@ -11,7 +11,6 @@ from skeletons import (
     HYPE,
     LOW,
     anat,
-    annex,
     ants_mrr,
     ds005752,
     ds006557,
@@ -66,6 +65,9 @@ def test_ds006557_without_a_choice_is_ambiguous(hype: Path) -> None:
     assert "23 subjects affected" in message
     assert "--lf ses-HFC" in message
     assert message == refused(hype, fusion="mrr")
+    message = refused(hype, lf=("ses-HFC",), fusion="none")
+    assert '--lf "ses-HFC acq-iso"' in message
+    assert "or fuse three with --lf-fusion mrr" in message
 
 
 @pytest.mark.parametrize("fusion", ["auto", "mrr"])
@@ -100,12 +102,6 @@ def test_ds006557_one_scan(hype: Path) -> None:
     assert names(found) == {"sub-HYPE06_ses-GE_acq-MPRAGE_T1w": ["sub-HYPE06_ses-HFE_acq-iso_T1w"]}
     (reason,) = lonely(found)
     assert reason == "sub-HYPE06: no low-field T2w with ses=HFE acq=iso to go with ses-GE_T2w"
-
-
-def test_ds006557_none_needs_one(hype: Path) -> None:
-    message = refused(hype, lf=("ses-HFC",), fusion="none")
-    assert '--lf "ses-HFC acq-iso"' in message
-    assert "or fuse three with --lf-fusion mrr" in message
 
 
 def test_ds006557_fused_by_others(hype: Path) -> None:
@@ -193,14 +189,6 @@ def test_two_roots(tmp_path: Path) -> None:
         find(high, lf_dir=tmp_path / "absent")
 
 
-def test_plain_contradictions_of_the_roots_are_left_out(tmp_path: Path) -> None:
-    high = write(tmp_path / "hf", {anat("01", None, "T1w"): HIGH, anat("01", "LF", "T1w"): LOW})
-    low = write(tmp_path / "lf", {anat("01", None, "T1w"): {}, anat("01", "A", "T1w"): HIGH})
-    found = find(high, lf_dir=low)
-    assert names(found) == {"sub-01_T1w": ["sub-01_T1w"]}
-    assert len(found.skipped) == 2
-
-
 def test_sessions(tmp_path: Path) -> None:
     found = find(in_one_session(tmp_path / "one"))
     assert names(found) == {f"sub-01_acq-3T_{s}": [f"sub-01_acq-64mT_{s}"] for s in CONTRASTS}
@@ -210,6 +198,10 @@ def test_sessions(tmp_path: Path) -> None:
         f"sub-01_ses-{ses}_acq-3T_T1w": [f"sub-01_ses-{ses}_acq-64mT_T1w"] for ses in "12"
     }
     assert list(names(find(root, suffixes=("T1w",), hf=("ses-2",)))) == ["sub-01_ses-2_acq-3T_T1w"]
+    write(root, {anat("01", "3", "acq-64mT_T1w"): LOW})
+    found = find(root, suffixes=("T1w",))
+    assert {pair.hf.session for pair in found.pairs} == {"1", "2"}
+    assert any("lacks a partner" in item.reason for item in found.skipped)
     images = {anat("01", str(ses), "T1w"): HIGH if ses < 3 else LOW for ses in range(1, 5)}
     message = refused(write(tmp_path / "apart", images))
     assert "2 high-field T1w scans could be meant (ses-1_T1w, ses-2_T1w)" in message
@@ -227,14 +219,6 @@ def test_who_lends_a_mask_does_not_depend_on_what_is_asked_for(tmp_path, suffixe
     t1w = [pair for pair in find(root).pairs if pair.contrast == "T1w"]
     assert t1w
     assert not any(pair.donor for pair in t1w)
-
-
-def test_a_visit_of_one_field_alone_is_left_out(tmp_path: Path) -> None:
-    root = in_one_session(tmp_path / "ds", ("1",))
-    write(root, {anat("01", "2", "acq-64mT_T1w"): LOW})
-    found = find(root, suffixes=("T1w",))
-    assert names(found) == {"sub-01_ses-1_acq-3T_T1w": ["sub-01_ses-1_acq-64mT_T1w"]}
-    assert any("lacks a partner" in item.reason for item in found.skipped)
 
 
 def test_unknown_field_strengths_need_words(tmp_path: Path) -> None:
@@ -262,26 +246,6 @@ def test_a_scan_without_strength_does_not_pass_for_high_field(tmp_path: Path) ->
         find(root, filters=filters)
 
 
-def test_filters_of_high_field(tmp_path: Path) -> None:
-    images = {anat("01", "A", f"acq-{acq}_T1w"): HIGH for acq in ("MPRAGE", "FSPGR")}
-    root = write(tmp_path / "ds", {**images, anat("01", "B", "T1w"): LOW})
-    assert list(names(find(root))) == ["sub-01_ses-A_acq-MPRAGE_T1w"]
-    fspgr = ["sub-01_ses-A_acq-FSPGR_T1w"]
-    assert list(names(find(root, filters={"t1w": {"acq": "FSPGR"}}))) == fspgr
-    assert list(names(find(root, filters={"hf_t1w": {"acq": "FSPGR"}}))) == fspgr
-    assert list(names(find(root, inline=("acq=FSPGR",)))) == fspgr
-    assert list(names(find(root, inline=("acq=MPRAGE",), hf=("acq-FSPGR",)))) == fspgr
-
-
-def test_labels_of_other_sites(tmp_path: Path) -> None:
-    images = {anat("01", "HF", "T2w"): HIGH}
-    images |= {anat("01", "LF", f"acq-{acq}_T2w"): LOW for acq in ("SAG", "T2Coronal", "T2tra")}
-    root = write(tmp_path / "ds", images)
-    (pair,) = find(root).pairs
-    assert [dict(scan.entities)["acq"] for scan in pair.lf] == ["T2tra", "T2Coronal", "SAG"]
-    assert "T2Coronal" in refused(root, fusion="none")
-
-
 def write_grid(path: Path, zooms: tuple[float, float, float], turn: bool = False) -> None:
     affine = np.diag([*zooms, 1.0])
     if turn:  # stored as a scanner would: the third voxel axis runs left to right
@@ -303,18 +267,6 @@ def test_voxels_win_over_labels(tmp_path: Path) -> None:
     assert "2 low-field T1w scans" in refused(root, lf=("run=1,2",))
 
 
-def test_two_runs_of_one_direction(tmp_path: Path) -> None:
-    images = {anat("01", "HF", "T2w"): HIGH}
-    images |= {anat("01", "LF", f"acq-{acq}_T2w"): LOW for acq in ("cor", "sag")}
-    images |= {anat("01", "LF", f"acq-axi_run-{run}_T2w"): LOW for run in "12"}
-    root = write(tmp_path / "ds", images)
-    message = refused(root)
-    assert "2 low-field T2w scans" in message
-    assert "--lf run-1" in message
-    found = find(root, filters={"lf_t2w": {"run": [1, None]}})
-    assert found.pairs[0].fusion == "mrr"
-
-
 def test_a_single_scan_is_not_mixed_with_fused_ones(tmp_path: Path) -> None:
     root = ds006557(tmp_path / "ds", HYPE[:2])
     get(root, "sub-")
@@ -325,15 +277,6 @@ def test_a_single_scan_is_not_mixed_with_fused_ones(tmp_path: Path) -> None:
     (reason,) = lonely(found)
     assert "only one (the axial) low-field T1w" in reason
     assert "--lf-fusion none" in reason
-
-
-def test_three_runs_of_which_one_is_absent(tmp_path: Path) -> None:
-    images = {anat("01", "HF", "T2w"): HIGH}
-    images |= {anat("01", "LF", f"run-{run}_T2w"): LOW for run in "123"}
-    root = write(tmp_path / "runs", images)
-    annex(root / anat("01", "LF", "run-2_T2w"))
-    (problem,) = find(root, fusion="mrr").problems
-    assert "datalad get" in problem.message
 
 
 def test_a_broken_sidecar_costs_its_subject(tmp_path: Path) -> None:

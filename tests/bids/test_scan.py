@@ -142,23 +142,15 @@ def test_voxels_against_the_sidecar(tmp_path: Path, sidecar: dict, quoted: list[
         assert word in warnings[0]
 
 
-def test_a_slab_alone_is_taken_with_a_warning(tmp_path: Path) -> None:
-    root = write(tmp_path / "ds", {anat("01", None, f"acq-{a}_T2w"): HIGH for a in ("x", "y")})
-    save(root / anat("01", None, "acq-x_T2w"), (60, 60, 8), (4.0, 4.0, 4.0))
-    save(root / anat("01", None, "acq-y_T2w"), (60, 60, 40), (4.0, 4.0, 4.0))
-    found = discover(Query(root))
-    assert [scan.stem for scan in found.scans] == ["sub-01_acq-y_T2w"]
-    assert not found.warnings
-    (warning,) = discover(Query(root, inline=("acq=x",))).warnings
-    assert "240 x 240 x 32 mm" in warning
-
-
 def test_a_whole_head_of_low_field_is_preferred_too(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat("01", None, f"acq-{a}_T1w"): LOW for a in ("iso", "z")})
     save(root / anat("01", None, "acq-iso_T1w"), (60, 60, 8), (4.0, 4.0, 4.0))
     save(root / anat("01", None, "acq-z_T1w"), (60, 60, 40), (4.0, 4.0, 4.0))
     found = discover_lowfield(Query(root))
     assert [scan.stem for scan in found.scans] == ["sub-01_acq-z_T1w"]
+    assert not found.warnings
+    (warning,) = discover_lowfield(Query(root, lf=("acq-iso",))).warnings
+    assert "240 x 240 x 32 mm" in warning
 
 
 def test_the_way_of_slices_against_the_label(tmp_path: Path) -> None:

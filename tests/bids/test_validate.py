@@ -61,14 +61,6 @@ def test_what_was_not_chosen_stops_nobody(tmp_path: Path) -> None:
     assert sorted(problem.exit_code for problem in found.problems) == [65, 66]
 
 
-@pytest.mark.usefixtures("needs_validator")
-def test_it_is_given_up_after_its_time(tmp_path: Path) -> None:
-    root = ds005752(tmp_path / "ds")
-    errors, note = validate.run_validator(root, root.rglob("*.nii.gz"), seconds=0.001)
-    assert errors == ()
-    assert "given up" in (note or "")
-
-
 def test_without_the_validator_there_is_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +69,7 @@ def test_without_the_validator_there_is_a_note(
     assert any("not installed" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("output", ["", "not json", "{}", "[]"])
+@pytest.mark.parametrize("output", ["not json", "{}", "[]"])
 def test_a_validator_that_fails_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
@@ -89,13 +81,7 @@ def test_a_validator_that_fails_is_skipped(
     errors, note = validate.run_validator(root, root.rglob("*.nii.gz"))
     assert errors == ()
     assert "was skipped" in (note or "")
-
-
-def test_no_place_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere(**_: object) -> None:
-        raise FileNotFoundError("No usable temporary directory found")
-
-    monkeypatch.setattr(validate.tempfile, "TemporaryDirectory", nowhere)
-    monkeypatch.setattr(validate, "find_validator", lambda: Path("/bin/true"))
-    root = ds005752(tmp_path / "ds")
-    assert validate.run_validator(root, root.rglob("*.nii.gz"))[0] == ()
+    program.write_text("#!/bin/sh\nsleep 5\n")
+    errors, note = validate.run_validator(root, root.rglob("*.nii.gz"), seconds=0.01)
+    assert errors == ()
+    assert "given up" in (note or "")
