@@ -82,21 +82,8 @@ def predict_crop(
     H2LO's basis functions depend on the place alone, so its trunk, the dearer
     half, runs once for all crops.
 
-    Parameters
-    ----------
-    model
-        The operator.
-    crops
-        (B, 1, S + 10, S + 10, S + 10) in [0, 1]: each crop with its halo of 5.
-    corner
-        First voxel of the crops proper.
-    shape
-        Voxels of the frame.
-
-    Returns
-    -------
-    torch.Tensor
-        float32, (B, 1, S, S, S).
+    The crops (B, 1, S + 10, S + 10, S + 10) in [0, 1] have a halo of 5 around what is returned,
+    float32 (B, 1, S, S, S), whose first voxel is `corner` in a frame of `shape`.
     """
     size = crops.shape[-1] - 2 * HALO
     crops = crops.to(memory_format=torch.channels_last_3d)
@@ -145,23 +132,15 @@ class CropSampler:
     surface then lies in fewer crops than one inside. Weighting each voxel by
     the inverse of its chance to be in a crop makes the expected loss equal to
     that of the whole brain.
-
-    Parameters
-    ----------
-    size
-        Side of a crop, in voxels.
-    centres
-        Flat indices of the voxels that may become a centre.
-    cumulative
-        Running sum of their probabilities, ending at 1.
-    weights
-        float32 (X, Y, Z): the weight of each voxel, about 1 inside the brain.
     """
 
     size: int
     centres: np.ndarray = field(repr=False)
+    """Flat indices of the voxels that may become a centre."""
     cumulative: np.ndarray = field(repr=False)
+    """Running sum of their probabilities, ending at 1."""
     weights: np.ndarray = field(repr=False)
+    """float32 (X, Y, Z): the weight of each voxel, about 1 inside the brain."""
 
     @classmethod
     def build(cls, pairs: Sequence[Pair], size: int) -> CropSampler:
@@ -176,12 +155,10 @@ class CropSampler:
         inclusion = counts / cumulative[-1]
         for axis in range(3):
             inclusion = _window_sum(inclusion, size, axis)
-        reached = counts > 0
-        weights = np.zeros(shape, np.float32)
-        weights[reached] = size**3 / (brain * inclusion[reached])
         # Augmentation shifts brains by a few voxels, so their rims need a weight too.
-        rim = ~reached & (inclusion > 0.05 * size**3 / brain)
-        weights[rim] = size**3 / (brain * inclusion[rim])
+        near = (counts > 0) | (inclusion > 0.05 * size**3 / brain)
+        weights = np.zeros(shape, np.float32)
+        weights[near] = size**3 / (brain * inclusion[near])
         return cls(size, centres, cumulative / cumulative[-1], weights)
 
     def draw(self, rng: np.random.Generator) -> Corner:
@@ -204,17 +181,6 @@ def _window_sum(values: np.ndarray, size: int, axis: int) -> np.ndarray:
     last = np.arange(n) + size // 2 + 1
     upper = running.take(np.clip(last, 0, n), axis)
     return upper - running.take(np.clip(last - size, 0, n), axis)
-
-
-def draw_points(shape: tuple[int, int, int], count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw voxels uniformly from a whole grid, background included: (count, 3)."""
-    return rng.integers(0, shape, (count, 3))
-
-
-def draw_subvolume(shape: tuple[int, int, int], size: int, rng: np.random.Generator) -> Corner:
-    """Draw the first voxel of a sub-volume that lies inside a grid."""
-    x, y, z = (int(rng.integers(0, n - min(size, n) + 1)) for n in shape)
-    return x, y, z
 
 
 def epoch_batch(count: int, batch: int, step: int, seed: int) -> np.ndarray:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -23,49 +21,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-
-
-@dataclass(frozen=True)
-class Processes:
-    """One process of several that share the steps of a fit.
-
-    Parameters
-    ----------
-    rank, world
-        The number of the process, and how many there are.
-    per_node
-        Processes on each node.
-    launcher
-        ``"torchrun"`` or ``"srun"``.
-    """
-
-    rank: int
-    world: int
-    per_node: int
-    launcher: str
-
-    @property
-    def nodes(self) -> int:
-        """Number of nodes."""
-        return self.world // self.per_node
-
-
-def find_processes() -> Processes | None:
-    """Read torchrun's or srun's environment; None if this process was started alone."""
-    env = os.environ
-    if "TORCHELASTIC_RUN_ID" in env:
-        names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"), "torchrun"
-        rank, world, per_node = (int(env[name]) for name in names)
-    elif int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in env:
-        rank, world, launcher = int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), "srun"
-        per_node = world // int(env.get("SLURM_STEP_NUM_NODES", "1"))
-    else:
-        return None
-    if world == 1:
-        return None
-    if world % per_node:
-        raise UsageError(f"{world} processes, but {per_node} on this node: use as many on each")
-    return Processes(rank, world, per_node, launcher)
 
 
 def check_shares(pairs: int, options: FitOptions, world: int) -> None:
@@ -80,15 +35,11 @@ def check_shares(pairs: int, options: FitOptions, world: int) -> None:
         )
 
 
-def make_fabric(options: FitOptions, processes: Processes | None = None) -> Fabric:
-    """Return Fabric for the device and precision of a fit, with its processes connected."""
+def make_fabric(options: FitOptions, world: int = 1) -> Fabric:
+    """Return Fabric for the device and precision of a fit; more processes are torchrun's."""
     # Takes seconds to import; only fits need it.
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import (
-        LightningEnvironment,
-        SLURMEnvironment,
-        TorchElasticEnvironment,
-    )
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     device = resolve_device(options.device)
@@ -96,16 +47,10 @@ def make_fabric(options: FitOptions, processes: Processes | None = None) -> Fabr
     where: dict[str, Any] = {"devices": [device.index or 0] if gpu else 1}
     # Named, for Fabric would take one process of a Slurm job for one of many.
     environment: Any = LightningEnvironment()
-    if processes is not None:
-        srun = processes.launcher == "srun"
-        environment = SLURMEnvironment(auto_requeue=False) if srun else TorchElasticEnvironment()
-        where = {
-            "devices": processes.per_node,
-            "num_nodes": processes.nodes,
-            "strategy": DDPStrategy(
-                process_group_backend="nccl" if gpu else "gloo", gradient_as_bucket_view=True
-            ),
-        }
+    if world > 1:
+        environment, backend = TorchElasticEnvironment(), "nccl" if gpu else "gloo"
+        strategy = DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
+        where = {"devices": world, "strategy": strategy}
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     fabric = Fabric(
         **where,
@@ -140,10 +85,7 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory() -> float | None:
-    """Return the largest memory in GB of this process or of a child it waited for.
-
-    None where the system does not record it; the GPU's memory does not count.
-    """
+    """Return the largest memory in GB of this process or of a child it waited for, if known."""
     try:
         import resource
     except ImportError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,8 +16,6 @@ from h2lo_bids.training.augment import draw_crop
 from h2lo_bids.training.crops import (
     Corner,
     CropSampler,
-    draw_points,
-    draw_subvolume,
     epoch_batch,
     predict_crop,
     read_features,
@@ -33,26 +30,9 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def gaussian_derivative_kernels(sigma: float = 1.0, size: int = 5) -> torch.Tensor:
     """Return the filters k_d(r) = -r_d / sigma^2 G_sigma(r) of Equation 3.
 
-    Parameters
-    ----------
-    sigma
-        Standard deviation of the Gaussian, in voxels.
-    size
-        Side of the kernels, odd.
-
-    Returns
-    -------
-    torch.Tensor
-        float32, (3, 1, size, size, size): one kernel per axis, ready for
-        `torch.nn.functional.conv3d`, which correlates.
-
-    Raises
-    ------
-    ValueError
-        If `size` is even or `sigma` is not positive.
+    float32 (3, 1, size, size, size): one kernel per axis, ready for
+    `torch.nn.functional.conv3d`, which correlates. `sigma` is in voxels, `size` odd.
     """
-    if size % 2 == 0 or not sigma > 0:
-        raise ValueError(f"kernels need an odd size and a positive sigma, not {size} and {sigma}")
     r = torch.arange(size, dtype=torch.float64) - size // 2
     offsets = torch.stack(torch.meshgrid(r, r, r, indexing="ij"))
     density = torch.exp(-(offsets**2).sum(0) / (2 * sigma**2)) / (2 * torch.pi * sigma**2) ** 1.5
@@ -63,34 +43,18 @@ def gradient_loss(
     predicted: torch.Tensor,
     target: torch.Tensor,
     kernels: torch.Tensor,
-    *,
-    padding: int = 2,
     weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compare the Gaussian derivatives of two sub-volumes (Equation 3).
+    """Compare the Gaussian derivatives of two sub-volumes (B, 1, X, Y, Z) (Equation 3).
 
-    The mean over voxels takes the place of the squared Frobenius norm's sum, as
-    in the authors' release, so that the weight does not depend on the size.
-
-    Parameters
-    ----------
-    predicted, target
-        (B, 1, X, Y, Z), in units of the normalised intensity.
-    kernels
-        From `gaussian_derivative_kernels`.
-    padding
-        Zeros put around the sub-volume; 2 keeps its size.
-    weight
-        Weight of each voxel's squared response, to be broadcast to the
-        responses; None weighs all alike.
-
-    Returns
-    -------
-    torch.Tensor
-        Scalar: the sum over three axes of the mean squared difference.
+    The mean over voxels, of weights `weight`, takes the place of the squared Frobenius norm's
+    sum, as in the authors' release, so that the weight does not depend on the size. Zeros are
+    put around the sub-volume, which keeps its size.
     """
     difference = (predicted - target).float()
-    responses = functional.conv3d(difference, kernels.to(difference.device), padding=padding)
+    responses = functional.conv3d(
+        difference, kernels.to(difference.device), padding=kernels.shape[-1] // 2
+    )
     squares = responses.square()
     if weight is not None:
         squares = squares * weight
@@ -103,17 +67,6 @@ def l1_loss(
     """Return the (weighted) mean absolute difference over the sampled voxels."""
     difference = (predicted.float() - target.float()).abs()
     return (difference if weight is None else difference * weight).mean()
-
-
-@dataclass(frozen=True)
-class Share:
-    """A process's part of each step: every `world`-th sample, from `rank` on."""
-
-    rank: int = 0
-    world: int = 1
-
-
-ALONE = Share()
 
 
 @dataclass(frozen=True)
@@ -132,32 +85,10 @@ class Batch:
         return dataclasses.replace(self, tensors=moved)
 
 
-class Estimator(Protocol):
-    """Draws a step's samples, and computes its two terms from them."""
-
-    def draw(self, step: int, share: Share = ALONE) -> Batch:
-        """Draw a process's part of a step, counted from 0: a function of seed and step."""
-
-    def terms(self, model: Operator, batch: Batch) -> Terms:
-        """Return the L1 term and the gradient term, means over the batch."""
-
-
-def build_estimator(pairs: Sequence[Pair], options: FitOptions) -> Estimator:
-    """Return the estimator that `options.sampling` names."""
-    if options.sampling == "volume":
-        return VolumeEstimator(pairs, options)
-    return PatchEstimator(pairs, options, CropSampler.build(pairs, options.crop))
-
-
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which the operator computes."""
     kind = _TYPES.get(precision)
     return torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None)
-
-
-def _part(samples: np.ndarray, share: Share) -> tuple[np.ndarray, float]:
-    mine = samples[share.rank :: share.world]
-    return mine, len(mine) / len(samples)
 
 
 @dataclass(frozen=True)
@@ -174,23 +105,22 @@ class PatchEstimator:
     sampler: CropSampler
     kernels: torch.Tensor = field(default_factory=gaussian_derivative_kernels, repr=False)
 
-    def draw(self, step: int, share: Share = ALONE) -> Batch:
-        """Draw crops; see `Estimator.draw`."""
+    def draw(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """Draw a process's part of a step, counted from 0: a function of seed and step."""
         o = self.options
         rng = np.random.default_rng([o.seed, step])
         chosen = rng.permutation(len(self.pairs))[: o.batch]
-        _, fraction = _part(chosen, share)
         corner = self.sampler.draw(rng)
         # Every process makes all the draws, so that they are those of one process.
         crops = [draw_crop(self.pairs[i], corner, o.crop, o.augmentation, rng) for i in chosen]
-        mine = crops[share.rank :: share.world]
+        mine = crops[rank::world]
         hf, lf, mask = (torch.from_numpy(np.stack(p))[:, None] for p in zip(*mine, strict=True))
         weight = torch.from_numpy(self.sampler.weight(corner))
         tensors = {"hf": hf, "lf": lf, "mask": mask, "weight": weight}
-        return Batch(tensors, (corner,), fraction)
+        return Batch(tensors, (corner,), len(mine) / len(crops))
 
     def terms(self, model: Operator, batch: Batch) -> Terms:
-        """Return both terms; see `Estimator.terms`."""
+        """Return the L1 term and the gradient term, means over the batch."""
         t = batch.tensors
         with autocast(t["hf"].device, self.options.precision):
             predicted = predict_crop(model, t["hf"], batch.places[0], self.pairs[0].shape)
@@ -214,14 +144,17 @@ class VolumeEstimator:
     options: FitOptions
     kernels: torch.Tensor = field(default_factory=gaussian_derivative_kernels, repr=False)
 
-    def draw(self, step: int, share: Share = ALONE) -> Batch:
-        """Draw voxels and sub-volumes; see `Estimator.draw`."""
+    def draw(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """Draw a process's part of a step, as `PatchEstimator.draw` does."""
         o, shape = self.options, common_shape(self.pairs)
         rng = np.random.default_rng([o.seed, step])
         chosen = epoch_batch(len(self.pairs), o.batch, step, o.seed)
-        points = [draw_points(shape, o.points, rng) for _ in chosen]
-        corners = [draw_subvolume(shape, o.crop, rng) for _ in chosen]
-        mine, fraction = _part(np.arange(len(chosen)), share)
+        points = [rng.integers(0, shape, (o.points, 3)) for _ in chosen]
+        corners: list[Corner] = [
+            tuple(int(rng.integers(0, n - min(o.crop, n) + 1)) for n in shape)  # type: ignore[misc]
+            for _ in chosen
+        ]
+        mine = range(len(chosen))[rank::world]
         pairs = [self.pairs[chosen[i]] for i in mine]
         at = np.stack([points[i] for i in mine])
         inner = np.stack([np.mgrid[self._box(corners[i])].reshape(3, -1).T for i in mine])
@@ -235,7 +168,7 @@ class VolumeEstimator:
             for k, v in voxels.items()
         }
         tensors = {**volumes, **{k: torch.from_numpy(v) for k, v in voxels.items()}, **where}
-        return Batch(tensors, tuple(corners[i] for i in mine), fraction)
+        return Batch(tensors, tuple(corners[i] for i in mine), len(mine) / len(chosen))
 
     def _box(self, corner: Corner) -> tuple[slice, ...]:
         shape = self.pairs[0].shape
@@ -244,7 +177,7 @@ class VolumeEstimator:
         )
 
     def terms(self, model: Operator, batch: Batch) -> Terms:
-        """Return both terms; see `Estimator.terms`."""
+        """Return the L1 term and the gradient term, means over the batch."""
         found = [self._terms(model, batch, i) for i in range(len(batch.places))]
         l1, gradient = (torch.stack(term).mean() for term in zip(*found, strict=True))
         return l1, gradient
@@ -270,3 +203,13 @@ def _at_voxels(
 ) -> torch.Tensor:
     coefficients = features[:, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T
     return read_features(model, coefficients, coordinates, features.shape[1:])
+
+
+Estimator = PatchEstimator | VolumeEstimator
+
+
+def build_estimator(pairs: Sequence[Pair], options: FitOptions) -> Estimator:
+    """Return the estimator that `options.sampling` names."""
+    if options.sampling == "volume":
+        return VolumeEstimator(pairs, options)
+    return PatchEstimator(pairs, options, CropSampler.build(pairs, options.crop))

@@ -15,13 +15,7 @@ import torch
 from h2lo_bids.errors import CannotCreateError, H2loError, TemporaryError, UsageError
 from h2lo_bids.models.registry import Model, make_model
 from h2lo_bids.synthesis.options import resolve_device
-from h2lo_bids.training.devices import (
-    Processes,
-    Termination,
-    check_shares,
-    make_fabric,
-    quiet_fabric,
-)
+from h2lo_bids.training.devices import Termination, make_fabric, quiet_fabric
 from h2lo_bids.training.folder import HISTORY, History, load_checkpoint, save_checkpoint
 from h2lo_bids.training.options import GAIN, FitOptions, has_stalled
 from h2lo_bids.training.pairs import Pair, common_shape, fingerprint
@@ -40,6 +34,9 @@ class Trainer(Protocol):
     ``initial``, too; it draws its weights from ``options.seed``.
     """
 
+    validation: Any
+    """Whose `baseline` is the figure of the input images."""
+
     @property
     def losses(self) -> Sequence[str]:
         """Names of the losses that its steps report: columns of ``history.csv``."""
@@ -57,9 +54,6 @@ class Trainer(Protocol):
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned; its tensors are on the CPU."""
 
-    def baseline(self) -> float:
-        """Return the validation PSNR of the input images themselves, in dB."""
-
     def validate(self) -> float | None:
         """Return the validation PSNR in dB; None, or NaN, where there is none (yet)."""
 
@@ -71,22 +65,10 @@ class Trainer(Protocol):
 class FitResult:
     """A fitted model and how the fit went.
 
-    Parameters
-    ----------
-    model
-        With the weights of the best validation, in evaluation mode.
-    steps
-        Optimiser steps done; fewer than the schedule's after `stop_at`.
-    best_step, best_psnr
-        When the best validation was, and its PSNR in dB.
-    identity_psnr
-        The same figure of the high-field image itself.
-    seconds
-        Time spent in the steps, over all resumed runs.
-    timed_out
-        Whether the time budget ended the fit before its schedule did.
-    stalled
-        Whether the fit ended because its validation no longer rose.
+    `model` has the weights of the best validation and is in evaluation mode; `best_psnr` is that
+    validation's PSNR in dB, `identity_psnr` the same figure of the input image itself. `seconds`
+    are those of the steps, over all resumed runs. `timed_out` is whether the time budget ended
+    the fit, `stalled` whether a validation that no longer rose did.
     """
 
     model: Model
@@ -107,7 +89,7 @@ def fit(
     progress: Say | None = None,
     *,
     stop_at: int | None = None,
-    processes: Processes | None = None,
+    world: int = 1,
     initial: Mapping[str, torch.Tensor] | None = None,
 ) -> FitResult:
     """Fit a model to pairs, or continue the fit that `folder` holds.
@@ -129,17 +111,11 @@ def fit(
     stop_at
         Stop after this many steps, with a checkpoint; the schedule stays that
         of ``options.steps``.
-    processes
-        From `h2lo_bids.training.devices.find_processes`, where several share each step
-        of an operator's fit; process 0 alone writes.
+    world
+        Number of processes, started by torchrun, that share each step of an operator's fit.
     initial
         Weights to start from, of the same sizes; ``options.starts_from`` is their digest,
         so that a resumed fit continues from no others.
-
-    Returns
-    -------
-    FitResult
-        The best weights so far.
 
     Raises
     ------
@@ -153,20 +129,30 @@ def fit(
     """
     from h2lo_bids.training.methods import TRAINERS, shares_steps
 
-    if processes is not None and not shares_steps(options.family):
-        raise UsageError(f"{options.family} is fitted by one process, not {processes.world}")
-    identity = _check(pairs_train, pairs_validation, options, processes, initial)
+    if world > 1 and not shares_steps(options.family):
+        raise UsageError(f"{options.family} is fitted by one process, not {world}")
+    if (initial is None) != (options.starts_from is None):
+        raise UsageError("starts_from names weights: give both, or neither")
+    if not pairs_train:
+        raise UsageError("no pair to train on")
+    if options.precision == "fp16" and resolve_device(options.device).type != "cuda":
+        raise UsageError("precision fp16 needs a CUDA device; take bf16 or fp32")
+    common_shape([*pairs_train, *pairs_validation])
+    identity = {
+        "options": json.dumps(options.identity(), sort_keys=True),
+        "pairs": fingerprint([*pairs_train, *pairs_validation]),
+    }
     saved = _open(folder, identity)
     if options.family == "identity":
         return _identity(pairs_validation, options, folder, progress)
     with quiet_fabric():
-        fabric = make_fabric(options, processes)
+        fabric = make_fabric(options, world)
         say = progress if progress and fabric.is_global_zero else (lambda line: None)
         start = {} if initial is None else {"initial": initial}
         trainer: Trainer = TRAINERS[options.family](
             pairs_train, pairs_validation, options, fabric, **start
         )
-        baseline = trainer.baseline()
+        baseline = trainer.validation.baseline()
         say(f"identity baseline: validation PSNR {baseline:.2f} dB")
         record = Record()
         if saved is not None:
@@ -183,30 +169,6 @@ def fit(
         model.eval(), record.step, record.best_step, record.best_psnr, baseline,
         record.seconds, record.timed_out, loop.stalled,
     )  # fmt: skip
-
-
-def _check(
-    pairs_train: Sequence[Pair],
-    pairs_validation: Sequence[Pair],
-    options: FitOptions,
-    processes: Processes | None,
-    initial: Mapping[str, torch.Tensor] | None,
-) -> dict[str, str]:
-    """Return what a fit's checkpoints record of its options and pairs."""
-    if (initial is None) != (options.starts_from is None):
-        raise UsageError("starts_from names weights: give both, or neither")
-    if not pairs_train:
-        raise UsageError("no pair to train on")
-    if processes is not None:
-        check_shares(len(pairs_train), options, processes.world)
-    if options.precision == "fp16" and resolve_device(options.device).type != "cuda":
-        raise UsageError("precision fp16 needs a CUDA device; take bf16 or fp32")
-    pairs = [*pairs_train, *pairs_validation]
-    common_shape(pairs)
-    return {
-        "options": json.dumps(options.identity(), sort_keys=True),
-        "pairs": fingerprint(pairs),
-    }
 
 
 def _open(folder: Path, identity: Mapping[str, str]) -> dict[str, Any] | None:

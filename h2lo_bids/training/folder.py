@@ -80,13 +80,9 @@ class History:
 
     def flush(self) -> None:
         """Append the kept rows."""
-        values = [
-            ["" if (v := row.get(name)) is None else v for name in self._columns]
-            for row in self._rows
-        ]
         try:
             with self.path.open("a", newline="") as stream:
-                csv.writer(stream).writerows(values)
+                csv.DictWriter(stream, self._columns, restval="").writerows(self._rows)
         except OSError as err:
             raise InputOutputError(f"{self.path}: cannot write: {err.strerror}") from err
         self._rows.clear()

@@ -1,13 +1,10 @@
-"""One fit from a file, alone or in several processes that share each step.
-
-``python -m h2lo_bids.training.launch SPEC.json``, or the same under
-``torchrun --standalone --nproc-per-node N -m`` or ``srun``. `write_spec` writes SPEC.json.
-"""
+"""One fit in several processes that share each step: torchrun starts `main` in each."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -149,10 +146,10 @@ def _run(spec: FitSpec) -> None:
     import torch
 
     from h2lo_bids.models.bundle import load_bundle, load_model
-    from h2lo_bids.training.devices import find_processes, keep_freed_memory
+    from h2lo_bids.training.devices import keep_freed_memory
     from h2lo_bids.training.fit import fit
 
-    processes = find_processes()
+    world, rank = (int(os.environ.get(name, k)) for name, k in (("WORLD_SIZE", 1), ("RANK", 0)))
     if spec.threads:
         torch.set_num_threads(spec.threads)
     keep_freed_memory()
@@ -160,17 +157,17 @@ def _run(spec: FitSpec) -> None:
     try:
         result = fit(
             spec.train, spec.validation, spec.options, spec.folder, _send,
-            stop_at=spec.stop_at, processes=processes, initial=first,
+            stop_at=spec.stop_at, world=world, initial=first,
         )  # fmt: skip
     except RuntimeError as err:
-        if processes is None or processes.rank == 0:
+        if rank == 0:
             raise
         # The first process has failed, and says why.
-        raise H2loError(f"process {processes.rank}: lost the others ({err})") from err
+        raise H2loError(f"process {rank}: lost the others ({err})") from err
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    if processes is None or processes.rank == 0:
+    if rank == 0:
         print(
             f"{result.steps} steps, best validation {result.best_psnr:.2f} dB at step "
             f"{result.best_step}, {result.seconds:.0f} s", flush=True,

@@ -17,7 +17,7 @@ from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.augment import NONE, draw_crop
 from h2lo_bids.training.crops import Corner, predict_crop
-from h2lo_bids.training.estimators import ALONE, Share, autocast
+from h2lo_bids.training.estimators import autocast
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
@@ -31,13 +31,6 @@ class Validation:
 
     Products are clipped to [0, 1]. The crops of ``validation="crops"`` are spread evenly
     over the brains, so that all steps see the same ones.
-
-    Parameters
-    ----------
-    pairs
-        The validation pairs.
-    options
-        Which figure, on which crops, in which precision.
     """
 
     pairs: Sequence[Pair]
@@ -49,12 +42,12 @@ class Validation:
         places = _places(self.pairs, o.crop, o.validation_crops) if o.validation == "crops" else []
         object.__setattr__(self, "places", places)
 
-    def parts(self, model: Operator | None, share: Share = ALONE) -> tuple[float, float]:
+    def parts(self, model: Operator | None, rank: int = 0, world: int = 1) -> tuple[float, float]:
         """Return a process's part of an operator's figure, to be added to the others' for `psnr`.
 
         Without a model: of the input image itself.
         """
-        mine = slice(share.rank, None, share.world)
+        mine = slice(rank, None, world)
         if self.options.validation == "volume":
             found = [self._volume_psnr(model, pair) for pair in self.pairs[mine]]
             return math.fsum(found), float(len(found))

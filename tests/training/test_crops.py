@@ -11,8 +11,6 @@ from h2lo_bids.models.h2lo import HALO, H2lo, H2loArchitecture
 from h2lo_bids.training.crops import (
     CropSampler,
     crop_coordinates,
-    draw_points,
-    draw_subvolume,
     epoch_batch,
     epoch_steps,
     predict_crop,
@@ -94,13 +92,6 @@ def test_draws_follow_the_masks() -> None:
     centres = np.array([sampler.draw(rng) for _ in range(4000)]) + 2
     assert pair.mask[tuple(centres.T)].all()
     np.testing.assert_allclose(centres.mean(0), np.argwhere(pair.mask).mean(0), atol=0.3)
-
-
-def test_points_and_subvolumes_cover_the_grid() -> None:
-    rng = np.random.default_rng(0)
-    points = draw_points((3, 4, 5), 5000, rng)
-    assert len(np.unique(points, axis=0)) == 60
-    assert {draw_subvolume((6, 4, 3), 4, rng) for _ in range(200)} == {(i, 0, 0) for i in range(3)}
 
 
 @pytest.mark.parametrize(("count", "batch"), [(7, 1), (7, 3), (6, 2), (2, 5)])

@@ -45,12 +45,6 @@ def test_kernels_of_a_sampled_gaussian_match_its_numerical_derivative():
     assert kernels[0, 0, 5, 2, 7] == pytest.approx(slope, abs=1e-8)
 
 
-@pytest.mark.parametrize(("sigma", "size"), [(1.0, 4), (0.0, 5), (-1.0, 5), (float("nan"), 5)])
-def test_impossible_kernels_are_refused(sigma, size):
-    with pytest.raises(ValueError):
-        gaussian_derivative_kernels(sigma, size)
-
-
 def test_gradient_loss_by_loops():
     rng = np.random.default_rng(0)
     shape = (4, 5, 6)
@@ -74,8 +68,10 @@ def test_gradient_loss_by_loops():
 def test_gradient_loss_ignores_a_constant_inside():
     a = torch.rand(1, 1, 8, 8, 8)
     kernels = gaussian_derivative_kernels()
-    assert float(gradient_loss(a + 0.5, a, kernels, padding=0)) == pytest.approx(0, abs=1e-10)
     assert float(gradient_loss(a, a, kernels)) == 0.0
+    inner = torch.zeros_like(a)
+    inner[..., 2:-2, 2:-2, 2:-2] = 1  # where no zero of the padding reaches
+    assert float(gradient_loss(a + 0.5, a, kernels, inner)) == pytest.approx(0, abs=1e-10)
 
 
 def test_l1_loss_is_the_mean_absolute_difference():

@@ -26,8 +26,8 @@ from h2lo_bids.errors import (
 )
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.training.augment import Augmentation
-from h2lo_bids.training.devices import Processes, check_shares, find_processes
-from h2lo_bids.training.estimators import Share, build_estimator
+from h2lo_bids.training.devices import check_shares
+from h2lo_bids.training.estimators import build_estimator
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.folder import load_checkpoint
 from h2lo_bids.training.launch import (
@@ -111,7 +111,7 @@ def test_shares_of_a_step_add_up_to_it(sampling: str) -> None:
     model = H2lo(SMALL)
     with torch.no_grad():
         whole = torch.stack(estimator.terms(model, estimator.draw(5)))
-        batches = [estimator.draw(5, Share(rank, 2)) for rank in range(2)]
+        batches = [estimator.draw(5, rank, 2) for rank in range(2)]
         parts = [torch.stack(estimator.terms(model, b)) * b.fraction for b in batches]
     assert [b.fraction for b in batches] == [2 / 3, 1 / 3]
     torch.testing.assert_close(parts[0] + parts[1], whole)
@@ -141,32 +141,6 @@ def test_too_many_processes_and_failed_ones(
     (spec.folder / "last.pt").write_bytes(b"damaged")
     assert main([str(spec.folder / "spec.json")]) == BadDataError.exit_code
     assert "last.pt" in (spec.folder / "error.json").read_text()
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({}, None),
-        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, None),  # no srun: a process of its own
-        (
-            {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
-            Processes(3, 4, 2, "torchrun"),
-        ),
-        (
-            {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"},
-            Processes(1, 8, 4, "srun"),
-        ),
-    ],
-)
-def test_processes_are_found_in_the_environment(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: Processes | None
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    found = find_processes()
-    assert found == expected
-    if found is not None:
-        assert found.nodes == 2
 
 
 @pytest.mark.slow
@@ -244,7 +218,7 @@ def test_specification_round_trip_and_errors(
         read_spec(tmp_path / "absent.json")
     values = json.loads((tmp_path / "spec.json").read_text())
     (tmp_path / "spec.json").write_text(json.dumps({**values, "options": {"steps": 1}}))
-    assert main([str(tmp_path / "spec.json")]) == UsageError.exit_code
+    assert main([str(tmp_path / "spec.json")]) == BadDataError.exit_code
     (tmp_path / "spec.json").write_text("[]")
     assert main([str(tmp_path / "spec.json")]) == BadDataError.exit_code
     assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())

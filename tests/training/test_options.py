@@ -12,7 +12,14 @@ from problems import SMALL, ball_pair, small_options
 from h2lo_bids.errors import UsageError
 from h2lo_bids.synthesis.options import native_precision
 from h2lo_bids.training.fit import fit
-from h2lo_bids.training.options import FitOptions, default_options, paper_options, rate_of
+from h2lo_bids.training.options import (
+    FitOptions,
+    cosine_rate,
+    default_options,
+    linear_rate,
+    paper_options,
+    rate_of,
+)
 
 
 def test_paper_options_are_the_release_s() -> None:
@@ -52,7 +59,35 @@ def test_default_fits_few_pairs_and_steps() -> None:
     assert default_options(12, device="cpu", steps=30).validate_every == 30
     assert native_precision("cpu") in ("bf16", "fp32")
     assert FitOptions.from_dict(default_options(3).to_dict()) == default_options(3)
-    with pytest.raises(UsageError, match="no options of a fit"):
-        FitOptions.from_dict({"steps": 3})
-    with pytest.raises(UsageError, match="lambda_grad"):
-        small_options(lambda_grad=-1.0)
+    with pytest.raises(UsageError, match="sampling 'volumes' is not one of patch, volume"):
+        small_options(sampling="volumes")
+
+
+def test_follows_the_cosine_from_start_to_floor() -> None:
+    rates = [cosine_rate(s, 101, 1e-3, 1e-6) for s in range(101)]
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates[50] == pytest.approx((1e-3 + 1e-6) / 2)
+    assert rates[100] == pytest.approx(1e-6)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_equals_pytorch_scheduler() -> None:
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 19, eta_min=1e-6)
+    for step in range(20):
+        assert math.isclose(
+            cosine_rate(step, 20, 1e-4, 1e-6), scheduler.get_last_lr()[0], rel_tol=1e-9
+        )
+        optimizer.step()
+        scheduler.step()
+
+
+def test_warmup_rises_linearly() -> None:
+    assert [cosine_rate(s, 100, 1.0, 0.0, warmup=4) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert cosine_rate(0, 1, 1.0, 0.0) == 1.0
+
+
+def test_linear_rate_is_constant_for_half_and_then_falls_to_nothing() -> None:
+    rates = [linear_rate(step, 10, 2.0) for step in range(11)]
+    assert rates == pytest.approx([2, 2, 2, 2, 2, 2, 1.6, 1.2, 0.8, 0.4, 0])
+    assert linear_rate(0, 1, 2.0) == 2.0

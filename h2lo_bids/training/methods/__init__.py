@@ -23,7 +23,6 @@ from h2lo_bids.training.methods.operators import (
 from h2lo_bids.training.methods.pfsr import PfsrTrainer, adapt_pfsr
 from h2lo_bids.training.methods.pix2pix import Pix2PixTrainer, adapt_pix2pix
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.vocabulary import TASKS
 
 TRAINERS: dict[str, Callable[..., Any]] = {
     "h2lo": OperatorTrainer,
@@ -38,19 +37,12 @@ TRAINERS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A method that is fitted to pairs.
-
-    Parameters
-    ----------
-    name
-        As on the command line and in a bundle; also a key of
-        `h2lo_bids.models.registry.METHODS`.
-    adapt
-        Turns the user's options into the method's own.
-    """
+    """A method that is fitted to pairs."""
 
     name: str
+    """As on the command line and in a bundle, a key of `h2lo_bids.models.registry.METHODS`."""
     adapt: Callable[[FitOptions], FitOptions]
+    """Turns the user's options into the method's own."""
 
     @property
     def title(self) -> str:
@@ -100,8 +92,6 @@ def shares_steps(family: str) -> bool:
 
 def methods_of(task: str) -> dict[str, Method]:
     """Return the methods for a task by name, in the order of `METHODS`."""
-    if task not in TASKS:
-        raise UsageError(f"task {task!r} is not one of {', '.join(TASKS)}")
     return {name: method for name, method in METHODS.items() if method.task == task}
 
 

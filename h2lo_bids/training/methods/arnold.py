@@ -40,13 +40,10 @@ LOCAL = 250
 
 
 def adapt_arnold(options: FitOptions) -> FitOptions:
-    """Turn the user's options into those of Arnold's simulator.
+    """Return the options of Arnold's simulator: a step is one evaluation of the objective.
 
-    A step is one evaluation of the objective. There are at most 1000, of which three
-    quarters visit the grid: all of its points, or every n-th where fewer steps are
-    given. Validated once, at the end, in the way of the options: the objective, not
-    the PSNR, chooses the parameters. Learning rate, batch, precision, device and the
-    like mean nothing here.
+    Three quarters of them visit the grid: all of its points, or every n-th where fewer steps are
+    given. The objective, not the PSNR, chooses the parameters, so it is validated once.
     """
     steps = min(options.steps, len(GRID) + LOCAL)
     return dataclasses.replace(
@@ -100,7 +97,7 @@ class ArnoldTrainer:
         chosen = choose_pairs(pairs_train, options.seed)
         self._names = [pair.name for pair in chosen]
         self._objective = Objective(chosen, options.seed)
-        self._validation, self._options = pairs_validation, options
+        self.validation, self._options = Validation(pairs_validation, options), options
         n = min(len(GRID), max(1, options.steps * len(GRID) // (len(GRID) + LOCAL)))
         self._grid = [GRID[i] for i in np.linspace(0, len(GRID) - 1, n).round().astype(int)]
         self._points: list[Values] = []
@@ -154,19 +151,15 @@ class ArnoldTrainer:
         self._points = [tuple(p) for p in state["points"]]
         self._found = list(state["values"])
 
-    def baseline(self) -> float:
-        """Return the validation PSNR of the input images, in dB."""
-        return Validation(self._validation, self._options).baseline()
-
     def validate(self) -> float | None:
         """Return the validation PSNR of the simulated images, in dB."""
-        if not self._validation:
+        if not self.validation.pairs:
             return None
         model = Arnold()
         model.load_state_dict(dict(self.weights()))
         made = [
             dataclasses.replace(p, hf=predict_arnold(model, p.hf, p.mask, seed=self._options.seed))
-            for p in self._validation
+            for p in self.validation.pairs
         ]
         return Validation(made, self._options).baseline()
 

@@ -7,7 +7,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -40,14 +39,12 @@ _NOISE = 1
 
 
 def adapt_diffi2i(options: FitOptions) -> FitOptions:
-    """Turn the user's options into those of DiffI2I.
+    """Return the options of DiffI2I, once: Adam at 2e-4 and the running average are DiffIR's.
 
-    Adam at 2e-4 and a running average of decay 0.999 are DiffIR's. Our choices:
-    within each stage the rate falls along a cosine to `floor`; with
-    ``sampling="patch"`` a step takes two crops of 64 x 64, with ``"volume"`` four
-    whole slices; a validation on ``"crops"`` takes eight slices. float16 needs the
-    loss to be scaled, so bfloat16 takes its place. Options that are DiffI2I's already are
-    returned as they are.
+    Our choices: within each stage the rate falls along a cosine; with ``sampling="patch"`` a
+    step takes two crops of 64 x 64, with ``"volume"`` four whole slices; a validation on
+    ``"crops"`` takes eight slices. float16 needs the loss to be scaled, so bfloat16 takes its
+    place.
     """
     if options.family == "diffi2i":
         return options
@@ -152,10 +149,6 @@ class DiffI2ITrainer:
         self.optimiser = self._enter(state["stage"])
         self.optimiser.load_state_dict(state["optimiser"])
 
-    def baseline(self) -> float:
-        """Return the validation PSNR of the input images, in dB."""
-        return self.validation.baseline()
-
     def validate(self) -> float | None:
         """Return the PSNR of the product in some slices, in stage 2 only."""
         if self.stage == PRETRAINING:
@@ -220,7 +213,6 @@ def _over_brain(made: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) ->
     return ((made.float() - target).abs() * mask).sum() / mask.sum()
 
 
-@dataclass(frozen=True)
 class SliceSampler:
     """Draws crops of axial slices, each slice as often as it has brain voxels.
 
@@ -229,23 +221,14 @@ class SliceSampler:
     smaller than a crop, or ``options.sampling`` is ``"volume"``, it is the whole box.
     """
 
-    pairs: Sequence[Pair]
-    options: FitOptions
-    box: tuple[slice, slice] = field(init=False)
-    sides: tuple[int, int] = field(init=False)
-    areas: Sequence[np.ndarray] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        plane = np.zeros(self.pairs[0].shape[:2], bool)
-        for pair in self.pairs:
-            plane |= pair.mask.any(2)
-        box = bounding_box(plane)
-        whole = self.options.sampling == "volume"
-        lengths = [s.stop - s.start for s in box]
-        rows, columns = (n if whole else min(n, self.options.crop) for n in lengths)
-        object.__setattr__(self, "box", box)
-        object.__setattr__(self, "sides", (_whole(rows), _whole(columns)))
-        object.__setattr__(self, "areas", [pair.mask.sum((0, 1)) for pair in self.pairs])
+    def __init__(self, pairs: Sequence[Pair], options: FitOptions) -> None:
+        self.pairs, self.options = pairs, options
+        self.areas = [pair.mask.sum((0, 1)) for pair in pairs]
+        self.box = bounding_box(np.any([pair.mask.any(2) for pair in pairs], 0))
+        most = None if options.sampling == "volume" else options.crop
+        lengths = [s.stop - s.start for s in self.box]
+        rows, columns = (n if most is None else min(n, most) for n in lengths)
+        self.sides = -(-rows // STRIDE) * STRIDE, -(-columns // STRIDE) * STRIDE
 
     def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Draw a step's source, target and mask, (batch, 1, H, W) each, from seed and step.
@@ -283,18 +266,12 @@ class SliceSampler:
         return hf, np.where(brain, lf.astype(np.float32), np.float32(0)), brain
 
 
-@dataclass(frozen=True)
 class SliceValidation:
     """PSNR in dB, data range 1, of the clipped product of a slice-wise method."""
 
-    pairs: Sequence[Pair]
-    options: FitOptions
-    parts: Sequence[Pair] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        whole = self.options.validation == "volume"
-        parts = self.pairs if whole else _thin(self.pairs, self.options.validation_crops)
-        object.__setattr__(self, "parts", list(parts))
+    def __init__(self, pairs: Sequence[Pair], options: FitOptions) -> None:
+        self.whole = options.validation == "volume"
+        self.parts = pairs if self.whole else _thin(pairs, options.validation_crops)
 
     def psnr(self, predict: Predict) -> float:
         """Return the figure of a method; NaN without validation pairs."""
@@ -306,7 +283,7 @@ class SliceValidation:
             made = predict(np.asarray(pair.hf, np.float32), pair.mask).clip(0, 1)
             figures.append(psnr(made, lf))
             errors.append((made[pair.mask].astype(np.float64) - lf[pair.mask]) ** 2)
-        if self.options.validation == "volume":
+        if self.whole:
             return math.fsum(figures) / len(figures)
         mean = float(np.concatenate(errors).mean())
         return math.inf if mean == 0 else -10 * math.log10(mean)
@@ -316,25 +293,18 @@ class SliceValidation:
         return self.psnr(lambda volume, mask: volume)
 
 
-def _whole(side: int) -> int:
-    """Round a side up to a multiple of the stride."""
-    return -(-side // STRIDE) * STRIDE
-
-
 def _thin(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """Keep `count` axial slices of some pairs, evenly spread over those with brain."""
     held = [
         (i, int(z)) for i, pair in enumerate(pairs) for z in np.flatnonzero(pair.mask.any((0, 1)))
     ]
     chosen = np.linspace(0, len(held) - 1, min(count, len(held))).round().astype(int)
-    kept: dict[int, list[int]] = {}
-    for place in chosen:
-        index, z = held[place]
-        kept.setdefault(index, []).append(z)
-    return [
-        Pair(p.name, p.hf[:, :, at], p.lf[:, :, at], p.mask[:, :, at])
-        for p, at in ((pairs[i], at) for i, at in kept.items())
-    ]
+    kept = []
+    for index, pair in enumerate(pairs):
+        if at := [held[k][1] for k in chosen if held[k][0] == index]:
+            hf, lf, mask = (volume[:, :, at] for volume in (pair.hf, pair.lf, pair.mask))
+            kept.append(Pair(pair.name, hf, lf, mask))
+    return kept
 
 
 def _read(plane: np.ndarray, start: tuple[int, int], sides: tuple[int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.models.inr import InrArchitecture, Operator
 from h2lo_bids.models.registry import make_model
 from h2lo_bids.training.crops import Corner
-from h2lo_bids.training.estimators import Batch, Estimator, Share, Terms, build_estimator
+from h2lo_bids.training.estimators import Batch, Estimator, Terms, build_estimator
 from h2lo_bids.training.options import FitOptions, rate_of
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.validation import Validation
@@ -35,12 +35,9 @@ def adapt_nograd(options: FitOptions) -> FitOptions:
 
 
 def adapt_inr(options: FitOptions) -> FitOptions:
-    """Turn the user's options into those of the conditional INR.
+    """Return the options of the conditional INR: H2LO's but for the network and the gradient term.
 
-    Everything but the network and the gradient term stays H2LO's, so that the two
-    are compared under one protocol. In the paper's that is 8000 voxels of the whole
-    grid per step, L1 alone, and Adam with the same cosine; in the default one the
-    voxels of the same crops, on the same schedule. H2LO's encoder and width are kept.
+    So the two are compared under one protocol; H2LO's encoder and width are kept.
     """
     sizes = options.architecture
     if isinstance(sizes, H2loArchitecture):
@@ -63,17 +60,6 @@ class OperatorTrainer:
     """Equations 2 and 3 of the paper by Adam, and the running average of the weights.
 
     The average is what is validated and kept. Several processes can share a step.
-
-    Parameters
-    ----------
-    pairs_train, pairs_validation
-        Pairs on one common grid.
-    options
-        What the fit depends on.
-    fabric
-        Device, precision and processes.
-    initial
-        Weights to start from; None draws them from the seed.
     """
 
     losses = ("loss", "l1", "gradient")
@@ -87,9 +73,9 @@ class OperatorTrainer:
         initial: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self._options, self._fabric = options, fabric
-        self._share = Share(fabric.global_rank, fabric.world_size)
+        self._share = fabric.global_rank, fabric.world_size
         self._estimator = build_estimator(pairs_train, options)
-        self._validation = Validation(pairs_validation, options)
+        self.validation = Validation(pairs_validation, options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self._model = cast("Operator", make_model(options.family, options.architecture))
@@ -104,10 +90,10 @@ class OperatorTrainer:
 
     def step(self, step: int) -> Mapping[str, float]:
         """Do this process's part of a step; see `h2lo_bids.training.fit.Trainer`."""
-        world, rate = self._share.world, rate_of(step, self._options)
+        world, rate = self._fabric.world_size, rate_of(step, self._options)
         for group in self._adam.param_groups:
             group["lr"] = rate
-        batch = self._estimator.draw(step, self._share).to(self._fabric.device)
+        batch = self._estimator.draw(step, *self._share).to(self._fabric.device)
         l1, gradient = self._loss(batch.tensors, batch.places)
         loss = l1 + self._options.lambda_grad * gradient
         terms = torch.stack([loss.detach(), l1.detach(), gradient.detach()])
@@ -137,22 +123,18 @@ class OperatorTrainer:
         self._adam.load_state_dict(state["optimiser"])
         self._fabric.strategy.precision.load_state_dict(state["precision"])
 
-    def baseline(self) -> float:
-        """Return the validation PSNR of the input images, in dB."""
-        return self._validation.baseline()
-
     def validate(self) -> float | None:
         """Return the validation PSNR of the averaged weights, in dB."""
-        if not self._validation.pairs:
+        if not self.validation.pairs:
             return None
         parts = torch.tensor(
-            self._validation.parts(self._average, self._share),
+            self.validation.parts(self._average, *self._share),
             dtype=torch.float64,
             device=self._fabric.device,
         )
-        if self._share.world > 1:
+        if self._fabric.world_size > 1:
             parts = self._fabric.all_reduce(parts, reduce_op="sum")  # type: ignore[assignment]
-        return self._validation.psnr(*parts.tolist())
+        return self.validation.psnr(*parts.tolist())
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """Return the averaged weights."""

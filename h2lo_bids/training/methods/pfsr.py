@@ -35,11 +35,9 @@ Patches = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def adapt_pfsr(options: FitOptions) -> FitOptions:
-    """Turn the user's options into those of the enhancer.
+    """Return the options of the enhancer: Adam along a cosine on four patches, L1 alone.
 
-    Adam at 1e-4 along a cosine without warm-up, four patches of 48 voxels per step,
-    L1 alone, the weights themselves and not their average. Steps, seed,
-    augmentation, turns and intervals stay, and the precision, but float16.
+    Steps, seed, augmentation, turns and intervals stay, and the precision, but float16.
     """
     sizes = options.architecture
     return dataclasses.replace(
@@ -74,7 +72,7 @@ class PfsrTrainer:
         self._pairs, self._options = pairs_train, options
         self._side = patch_side(pairs_train[0].shape, 1, options.crop)
         self._sampler = CropSampler.build(pairs_train, self._side)
-        self._validation = Validation(pairs_validation, options)
+        self.validation = Validation(pairs_validation, options)
         self._device = fabric.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
@@ -127,16 +125,12 @@ class PfsrTrainer:
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
 
-    def baseline(self) -> float:
-        """Return the validation PSNR of the input images, in dB."""
-        return self._validation.baseline()
-
     def validate(self) -> float | None:
         """Return the PSNR of the network's own products."""
         precision = "bf16" if self._options.precision == "bf16" else "fp32"
         engine = EngineOptions(device=str(self._device), precision=precision)
         self.network.eval()
-        found = self._validation.product(partial(predict_pfsr, self.network, options=engine))
+        found = self.validation.product(partial(predict_pfsr, self.network, options=engine))
         self.network.train()
         return found
 

@@ -44,12 +44,11 @@ Patches = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def adapt_pix2pix(options: FitOptions) -> FitOptions:
-    """Turn the user's options into those of Pix2Pix.
+    """Return the options of Pix2Pix: Adam, constant for half the steps and then linear to 0.
 
-    Adam at 2e-4, constant for half the steps and then linear to 0, one patch of 64
-    voxels per step, no gradient term, no warm-up, the weights themselves and not
-    their average. Steps, seed, augmentation and intervals stay, and the precision,
-    but float16, for which two losses would need a scale each.
+    One patch per step, no gradient term, no average of the weights. Steps, seed, augmentation
+    and intervals stay, and the precision, but float16, for which two losses would need a scale
+    each.
     """
     sizes = options.architecture
     return dataclasses.replace(
@@ -89,7 +88,7 @@ class Pix2PixTrainer:
         self._pairs, self._options = pairs_train, options
         self._side = patch_side(pairs_train[0].shape, sizes.multiple, options.crop)
         self._sampler = CropSampler.build(pairs_train, self._side)
-        self._validation = Validation(pairs_validation, options)
+        self.validation = Validation(pairs_validation, options)
         self._device = fabric.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
@@ -160,10 +159,6 @@ class Pix2PixTrainer:
             optimiser.load_state_dict(kept)
         self._done = state["done"]
 
-    def baseline(self) -> float:
-        """Return the validation PSNR of the input images, in dB."""
-        return self._validation.baseline()
-
     def validate(self) -> float | None:
         """Return the PSNR of the generator's own products."""
         o = self._options
@@ -171,7 +166,7 @@ class Pix2PixTrainer:
             device=str(self._device), precision="bf16" if o.precision == "bf16" else "fp32"
         )
         predict = partial(predict_pix2pix, self.settled(), options=engine)
-        return self._validation.product(predict)
+        return self.validation.product(predict)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """Return the generator that a bundle would hold now."""

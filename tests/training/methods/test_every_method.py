@@ -18,7 +18,6 @@ from h2lo_bids.models.inr import InrArchitecture
 from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.models.pix2pix import Pix2PixArchitecture
 from h2lo_bids.training.augment import Augmentation
-from h2lo_bids.training.devices import Processes
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods import METHODS
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
@@ -96,12 +95,10 @@ def test_another_seed_is_another_fit(tmp_path: Path, name: str) -> None:
     assert any(not torch.equal(one[k], other[k]) for k in one)
 
 
-@pytest.mark.parametrize("name", [*SIZES, "h2lo"])
+@pytest.mark.parametrize("name", ["arnold", "pix2pix", "diffi2i", "pfsr"])
 def test_methods_that_share_no_step_refuse_several_processes(tmp_path: Path, name: str) -> None:
-    options = small_options() if name == "h2lo" else options_of(name)
-    message = "one process, not 9" if name not in ("h2lo", "inr") else "samples for 9 processes"
-    with pytest.raises(UsageError, match=message):
-        fit(TRAIN, [], options, tmp_path, processes=Processes(0, 9, 9, "torchrun"))
+    with pytest.raises(UsageError, match="one process, not 9"):
+        fit(TRAIN, [], options_of(name), tmp_path, world=9)
 
 
 @pytest.mark.parametrize("protocol", [paper_options, default_options])

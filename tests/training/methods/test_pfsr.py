@@ -11,7 +11,6 @@ import torch
 from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods.pfsr import PfsrTrainer, adapt_pfsr
@@ -99,5 +98,3 @@ def test_it_starts_from_given_weights_and_says_so(tmp_path: Path) -> None:
         fit(TRAIN, [], tiny_options(steps=1), tmp_path)
     with pytest.raises(UsageError, match="give both, or neither"):
         fit(TRAIN, [], options, tmp_path / "b")
-    with pytest.raises(UsageError, match="H2loArchitecture is no architecture of pfsr"):
-        dataclasses.replace(options, architecture=H2loArchitecture())
