@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from page_commands import PAGES, blocks, make_data, run_page
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
@@ -24,6 +24,36 @@ def test_the_map_of_the_house_names_files_that_there_are() -> None:
     named = re.findall(r"`([\w.]+/[\w./-]*)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))
     assert len(named) > 30
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_data(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda p: p.name)
+def test_every_command_of_a_page_runs(page: Path, data: Path, tmp_path: Path) -> None:
+    assert run_page(page, data, tmp_path / "page")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("frobnicate --fast", "frobnicate: command not found"),
+        ("h2lo BIDS OUT participant --slopy", "did you mean --sloppy"),
+        ("make dmeo", "no such target"),
+        ("python benchmarks/gone.py", "no such file"),
+        ("docker run -v BIDS:/data h2lo /date /out participant", "/date: is not bound"),
+    ],
+)
+def test_a_command_that_is_wrong_or_unlisted_is_found(line, words, data, tmp_path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"```bash\n{line}\n```\n")
+    with pytest.raises(SystemExit, match=words):
+        run_page(page, data, tmp_path / "page")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The commands of docs/reproduce-ds006557.md are ones that the program takes."""
+"""The commands of docs/reproduce-ds006557.md find the pairs that the page names."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from h2lo_bids.cli.parser import read_settings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reproduce-ds006557.md"
 BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-COMMANDS = [
-    line for block in BLOCKS for line in block.splitlines() if line.startswith(("h2lo ", "singul"))
-]
-H2LO = [line for line in COMMANDS if line.startswith("h2lo ")]
+H2LO = [line for block in BLOCKS for line in block.splitlines() if line.startswith("h2lo ")]
 
 
 def words_of(line: str, task: int = 3) -> list[str]:
@@ -27,20 +24,6 @@ def words_of(line: str, task: int = 3) -> list[str]:
     script = f"h2lo() {{ printf '%s\\n' \"$@\"; }}\nSLURM_ARRAY_TASK_ID={task}\n{line}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-def test_every_block_is_bash(block: str) -> None:
-    done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=True)
-    assert not done.stderr
-    assert all(not line.endswith("\\") for line in block.splitlines())
-
-
-@pytest.mark.parametrize("line", H2LO)
-def test_every_command_parses(line: str) -> None:
-    asked = read_settings(words_of(line))
-    assert asked.level in ("participant", "group")
-    assert asked.bids_dir.name == "ds006557"
 
 
 @pytest.mark.parametrize("line", H2LO)
