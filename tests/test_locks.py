@@ -1,17 +1,27 @@
-"""Locks between runs."""
+"""Locks between runs: what several write stays whole."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import json
+import multiprocessing
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.execution import Run, write_dataset
+from h2lo_bids.cli.participant import write_report
+from h2lo_bids.cli.resources import Resources
+from h2lo_bids.cli.tasks import SubjectTask
 from h2lo_bids.io import exclusive
+from h2lo_bids.settings import Settings
 
 HOLD = """
 import sys, time
@@ -61,3 +71,73 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
 def test_an_error_of_the_body_passes_through(tmp_path):
     with pytest.raises(KeyError), exclusive(tmp_path / "l"):
         raise KeyError
+
+
+WRITERS, ROUNDS = 4, 12
+"""A round is one race: each writer writes once, so that what is lost stays lost."""
+
+
+def _write_with_a_link_of_its_own(root: Path, number: int, ready) -> None:
+    for k in range(ROUNDS):
+        out = root / f"out{k}"
+        settings = Settings(root / "bids", out, derivatives=((f"d{number}", root),))
+        ready.wait()
+        write_dataset(Run(settings, Console(), out / "logs" / "x"))
+
+
+def _read_all_the_time(root: Path, ready, done) -> None:
+    ready.wait()
+    while not done.is_set():
+        for path in root.glob("out*/[!.]*.json"):
+            json.loads(path.read_text())
+
+
+def _report_a_session(root: Path, session: str, ready) -> None:
+    bids = root / "bids"
+    path = bids / "sub-01" / f"ses-{session}" / "anat" / f"sub-01_ses-{session}_T1w.nii.gz"
+    entities = (("sub", "01"), ("ses", session))
+    scan = Scan(path, "01", session, "T1w", entities, 3.0, "MagneticFieldStrength", {})
+    for k in range(ROUNDS // 2):
+        out = root / f"out{k}"
+        settings = Settings(bids, out, participant_label=("01",), session_label=(session,))
+        task = SubjectTask(settings, "01", (scan,), Resources(1, 1), out / "logs")
+        ready.wait()
+        write_report(task, [], [])
+
+
+def _together(*works) -> None:
+    """Run functions in processes that begin at the same moment."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Barrier(len(works))
+    processes = [context.Process(target=work, args=(*args, ready)) for work, *args in works]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
+
+
+def test_links_of_all_writers_are_kept_and_no_reader_sees_half_a_file(tmp_path):
+    (tmp_path / "bids").mkdir()
+    context = multiprocessing.get_context("fork")
+    go, done = context.Event(), context.Event()
+    reader = context.Process(target=_read_all_the_time, args=(tmp_path, go, done))
+    reader.start()
+    go.set()
+    _together(*((_write_with_a_link_of_its_own, tmp_path, number) for number in range(WRITERS)))
+    done.set()
+    reader.join(240)
+    assert reader.exitcode == 0
+    expected = {"raw", *(f"d{number}" for number in range(WRITERS))}
+    for k in range(ROUNDS):
+        content = json.loads((tmp_path / f"out{k}" / "dataset_description.json").read_text())
+        assert set(content["DatasetLinks"]) == expected
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_a_page_shows_every_session_that_a_task_of_its_own_worked_on(tmp_path):
+    sessions = ("A", "B", "C")
+    _together(*((_report_a_session, tmp_path, session) for session in sessions))
+    for k in range(ROUNDS // 2):
+        page = (tmp_path / f"out{k}" / "sub-01.html").read_text()
+        assert [s for s in sessions if f"sub-01_ses-{s}_T1w" in page] == list(sessions)

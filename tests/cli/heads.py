@@ -1,4 +1,4 @@
-"""A dataset of small stripped heads, and models with random weights."""
+"""Datasets of small stripped heads, of one or both field strengths, and untrained models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 import h2lo_bids
 
 SIDE, SPACING = 40, 4.0
+BAD = "05"
+"""The subject whose low-field image is damaged."""
 
 
 def importable() -> dict[str, str]:
@@ -28,7 +31,7 @@ def head(seed: int, shape=(SIDE, SIDE, SIDE)) -> np.ndarray:
     return np.where(radius < 1, 600 + 100 * waves, 0).astype(np.float32)
 
 
-def write_scan(path: Path, seed: int = 0, data: np.ndarray | None = None) -> Path:
+def write_scan(path: Path, seed: int = 0, data: np.ndarray | None = None, tesla: float = 3) -> Path:
     """Write one scan and its sidecar."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = head(seed) if data is None else data
@@ -37,7 +40,9 @@ def write_scan(path: Path, seed: int = 0, data: np.ndarray | None = None) -> Pat
     image = nib.Nifti1Image(values, affine)
     image.header.set_xyzt_units("mm", "sec")
     nib.save(image, path)
-    path.with_name(path.name.split(".")[0] + ".json").write_text('{"MagneticFieldStrength": 3}')
+    path.with_name(path.name.split(".")[0] + ".json").write_text(
+        json.dumps({"MagneticFieldStrength": tesla})
+    )
     return path
 
 
@@ -112,3 +117,29 @@ def write_masks(root: Path, bids: Path) -> Path:
         name = scan.name.replace("_T1w", "_label-lesion_mask")
         write_scan(root / scan.parent.relative_to(bids) / name, data=mask)
     return root
+
+
+def write_pairs(root: Path, subjects: int = 5) -> Path:
+    """Write subjects with one scan of each field strength; the last one is damaged."""
+    root.mkdir(parents=True)
+    (root / "dataset_description.json").write_text(
+        json.dumps({"Name": "pairs", "BIDSVersion": "1.10.0"})
+    )
+    (root / "README").write_text("Small heads that a test made of ellipsoids.\n" * 5)
+    for number in range(1, subjects + 1):
+        label = f"{number:02d}"
+        high = _textured(number)
+        low = np.where(high > 0, 300 + 0.4 * gaussian_filter(high, 1.0), 0).astype(np.float32)
+        for session, tesla, data in (("HF", 3.0, high), ("LF", 0.064, low)):
+            stem = root / f"sub-{label}/ses-{session}/anat/sub-{label}_ses-{session}_T1w"
+            write_scan(stem.with_suffix(".nii.gz"), data=data, tesla=tesla)
+    damaged = root / f"sub-{BAD}/ses-LF/anat/sub-{BAD}_ses-LF_T1w.nii.gz"
+    damaged.write_bytes(b"\x1f\x8bnothing")
+    return root
+
+
+def _textured(seed: int) -> np.ndarray:
+    """Return a head with structure enough to be registered."""
+    data = head(seed)
+    blobs = gaussian_filter(np.random.default_rng(seed).normal(size=data.shape), 2.0)
+    return np.where(data > 0, data + 2000 * blobs, 0).clip(0).astype(np.float32)

@@ -1,8 +1,9 @@
-"""Exit codes, the table of failures, and the words for them."""
+"""Exit codes, the table of failures, the words for them, and what a terminal shows."""
 
 from __future__ import annotations
 
 import csv
+import io
 import pickle
 import tomllib
 
@@ -10,9 +11,11 @@ import pytest
 from heads import write_dataset
 
 from h2lo_bids import errors
+from h2lo_bids.cli import console as module
+from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.run import main
 from h2lo_bids.cli.tasks import Failed, exit_code, write_table
-from h2lo_bids.errors import error_of_code, recorded
+from h2lo_bids.errors import recorded
 
 
 def _failed(error: Exception, scan: str = "sub-1/anat/x") -> Failed:
@@ -45,12 +48,6 @@ FULL = _failed(OSError("[Errno 28] No space left on device"))
 )
 def test_exit_codes(failed, done, code):
     assert exit_code(failed, done) == code
-
-
-def test_every_code_of_an_error_has_its_class_back():
-    for kind in (errors.InvalidBidsError, errors.NoMatchError, errors.BadDataError):
-        assert type(error_of_code(kind.exit_code, "x")) is kind
-    assert type(error_of_code(1, "x")) is errors.H2loError
 
 
 @pytest.mark.parametrize("error", [errors.BadDataError("a: b; c"), KeyError("a"), OSError(28, "x")])
@@ -94,3 +91,38 @@ def test_the_line_names_the_scan_exactly_once():
     assert odd.line == (
         "sub-1/anat/sub-1_T1w.nii: KeyError in step synthesize: 'z' (traceback in /logs/crash.txt)"
     )
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_never_silent_while_a_step_goes_on(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    screen = Screen()
+    console = Console(screen)
+    console.status("[0/1] sub-01: T1w synthesis")
+    for _ in range(40):  # half a second each, as between two looks for events
+        now[0] += 0.5
+        console.tick()
+    last = screen.getvalue().rpartition("\x1b[K")[2]
+    assert last == "[0/1] sub-01: T1w synthesis (20 s)"
+    assert screen.getvalue().count("\r") == 20  # once a second, not twice
+    console.status("[0/1] sub-01: T1w figures")
+    assert screen.getvalue().endswith("T1w figures")
+
+
+@pytest.mark.parametrize(("stream", "lines"), [(Screen(), 0), (io.StringIO(), 1)])
+def test_a_log_has_a_line_where_a_terminal_has_its_status(tmp_path, stream, lines) -> None:
+    console = Console(stream)
+    console.open_log(tmp_path / "log")
+    console.status("[0/1] sub-01: starting")
+    console.progress("sub-01: started, 1 scan")
+    console.tick()
+    console.close()
+    assert stream.getvalue().count("sub-01: started, 1 scan\n") == lines
+    assert (tmp_path / "log").read_text().count("sub-01: started, 1 scan\n") == 1

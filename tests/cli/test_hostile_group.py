@@ -13,8 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import SIDE, SPACING, write_bundle
-from pairsets import BAD, write_pairs
+from heads import BAD, SIDE, SPACING, write_bundle, write_pairs
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.cli.run import main

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +14,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 from heads import (
+    BAD,
     SIDE,
     SPACING,
     importable,
     write_dataset,
     write_masks,
+    write_pairs,
     write_scan,
     write_whole_bundle,
 )
-from pairsets import BAD, write_pairs
 
 from h2lo_bids.bids.derivatives import result_files, result_path, result_pattern
 from h2lo_bids.cli.outputs import RUN
@@ -213,22 +213,6 @@ def test_pairs_group_and_evaluate(tmp_path):
     # No model is scored on those whom it was trained on.
     other = ["--model", write_whole_bundle(tmp_path / "models", "T1w")]
     agree(bids, tmp_path / "scores", "evaluate", *PAIRS, *SOME[:2], *other, *work)
-
-
-def test_a_dry_run_names_the_model_of_each_scan(tmp_path):
-    bids = write_dataset(tmp_path / "bids", suffixes=("T1w", "T2w"))
-    folder = write_whole_bundle(tmp_path / "models", "T1w").parent
-    words = [bids, tmp_path / "out", "participant", "--skull-strip", "skip", "--dry-run"]
-    for more, model in (
-        ((), "embedded"),
-        (("--method", "identity"), "embedded identity"),
-        (("--model", f"T1w={folder / 'whole'}"), str(folder / "whole")),
-        (("--model", folder / "whole"), f"{folder / 'whole'} if it is for T1w, else embedded"),
-    ):
-        code, text = listing(*words, *more)
-        assert code == 0
-        (line,) = [line for line in text.splitlines() if re.match("read .*_T1w", line)]
-        assert line.endswith(f"model: {model}]")
 
 
 def test_a_dry_run_ends_as_the_run_would_before_it_begins(tmp_path, capsys):

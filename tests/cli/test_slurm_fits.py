@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pairsets import write_pairs
+from heads import write_pairs
 
 from h2lo_bids.cli import group
 from h2lo_bids.cli.console import Console

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 from heads import (
+    BAD,
     importable,
     write_bundle,
     write_dataset,
     write_masks,
+    write_pairs,
     write_scan,
     write_whole_bundle,
 )
-from pairsets import BAD, write_pairs
 
 SLURM = Path(__file__).parents[2] / ".ci" / "slurm"
 FOLD = ("scores.tsv", "scores.json", "pictures.npz", "bundle/weights.safetensors")

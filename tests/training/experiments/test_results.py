@@ -1,20 +1,21 @@
-"""Which folds stand in one table."""
+"""Which folds stand in one table, and the text about a training, with its papers."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from h2lo_bids.cli.group import clean_workdir
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
+from h2lo_bids.reports.methods import works
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import CollectTask
 from h2lo_bids.training.experiments.crossvalidation import fold_folder
-from h2lo_bids.training.experiments.results import collect
+from h2lo_bids.training.experiments.results import collect, training_text
 
 FOLDS = (Fold(0, ("03", "04"), ("05",), ("01", "02")), Fold(1, ("01", "02"), ("05",), ("03", "04")))
 
@@ -58,15 +59,35 @@ def test_methods_of_other_options_stay_out_of_the_table(tmp_path, steps, taken):
     assert all("h2lo-nograd" in text and "other pairs or options" in text for text in warnings)
 
 
-@pytest.mark.parametrize("level", ["group", "evaluate"])
-def test_cleaning_spares_the_fits_of_other_runs(tmp_path, level):
-    own, other = (tmp_path / "training" / c / "h2lo" / "fold-0_x" for c in ("T1w", "T2w"))
-    for folder in (own, other, tmp_path / "training" / "pairs", tmp_path / "sub_01_pairs_wf"):
-        folder.mkdir(parents=True)
-    settings = Settings(
-        bids_dir=tmp_path, out_dir=tmp_path, level=level, work_dir=tmp_path, contrast=("T1w",)
+def record(out: Path, method: str, title: str, fold: int, steps: int, **more: object) -> None:
+    folder = out / "folds" / "T1w" / method / f"fold-{fold}"
+    folder.mkdir(parents=True)
+    told = {
+        "contrast": "T1w", "method": method, "title": title, "steps": steps, "seed": 42,
+        "fold": {"index": fold}, **more,
+    }  # fmt: skip
+    (folder / "record.json").write_text(json.dumps(told))
+
+
+def test_the_model_that_a_fit_started_from_is_named(tmp_path: Path) -> None:
+    for fold, steps in enumerate((7, 9, 8)):
+        record(tmp_path, "h2lo", "H2LO", fold, steps, initial={"name": "my_model"})
+    assert "H2LO (7 to 9 steps from the weights of my_model) in 3 folds" in training_text(tmp_path)
+
+
+def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
+    assert training_text(tmp_path) == ""
+    for fold in (0, 1):
+        record(tmp_path, "pix2pix", "Pix2Pix", fold, 600)
+        record(tmp_path, "arnold", "Arnold et al.", fold, 900 + fold)
+        record(tmp_path, "identity", "HF image", fold, 0)
+    text = training_text(tmp_path)
+    assert (
+        "the simulator of Arnold et al. [@arnold] and the Pix2Pix network in 3D [@pix2pix]" in text
     )
-    clean_workdir(settings)
-    assert own.exists() == (level == "evaluate")
-    assert other.exists()
-    assert not (tmp_path / "sub_01_pairs_wf").exists()
+    assert "Pix2Pix (600 steps)" in text
+    assert "Arnold et al. (900 to 901 steps)" in text
+    assert "HF image (nothing to fit), Pix2Pix (600 steps) in 2 folds" in text
+    assert "operator" not in text
+    assert "Adam" not in text
+    assert set(re.findall(r"\[@(\w+)\]", text)) <= works().keys()
