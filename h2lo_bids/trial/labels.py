@@ -48,11 +48,6 @@ class Label:
     data: np.ndarray
     names: dict[int, str]
 
-    @property
-    def lesions(self) -> np.ndarray | None:
-        """Lesion mask; None for a segmentation, which has regions only."""
-        return None if self.kind == "dseg" else self.data >= 0.5
-
     def regions(self) -> Iterator[tuple[str, np.ndarray]]:
         """Give name and shares, float32, of each region."""
         if self.kind != "dseg":

@@ -67,7 +67,7 @@ def channel_weights(place: Shown, sides: np.ndarray) -> np.ndarray:
     References
     ----------
     Gallas and Barrett 2003, J. Opt. Soc. Am. A 20:1725; convolved with the signal for
-    irregular shapes Diaz and others 2015, IEEE Trans. Med. Imaging 34:1688, as VICTRE does.
+    irregular shapes Diaz and others 2015, IEEE Trans. Med. Imaging 34(7), as VICTRE does.
     """
     from scipy.signal import fftconvolve
     from scipy.special import eval_genlaguerre

@@ -24,21 +24,15 @@ from h2lo_bids.reports.records import Figure, figure_file
 from h2lo_bids.reports.svg import picture_uri
 from h2lo_bids.trial.condition import HIGH, ratings_path
 from h2lo_bids.trial.scan import Examined
-from h2lo_bids.trial.study import OBSERVERS, Study
+from h2lo_bids.trial.study import OBSERVERS, TABLES, Study
 
-_CITED = ("arnold", "myers", "gallas", "delong", "bland", "shrout")
+_CITED = ("arnold", "badano", "gallas", "delong", "bland", "shrout")
 _TITLES = {"hotelling": "Channelized Hotelling observer", "cnr": "CNR observer"}
+_HIDDEN = ("contrast", "label", "observer", "intercept", "slope")
 _HEADS = {
-    "detectability": ("condition", "lesions", "healthy", "auc", "delong_low", "delong_high",
-                      "boot_low", "boot_high", "dprime", "sensitivity", "diameter80",
-                      "diameter80_low", "diameter80_high", "subjects_seen", "smallest",
-                      "smallest_sd"),
-    "sensitivity": ("condition", "by", "low", "high", "lesions", "sensitivity",
-                    "sensitivity_low", "sensitivity_high"),
-    "comparisons": ("condition", "versus", "subjects", "difference", "sd", "needed80", "needed90"),
-    "volumes": ("condition", "subjects", "bias", "loa_low", "loa_high", "icc"),
-    "dose": ("quantity", "odds", "low", "high", "p"),
-}  # fmt: skip
+    name: [column for column in described if column not in _HIDDEN]
+    for name, described in TABLES.items()
+}
 
 
 def write_trial_report(out_dir: Path, study: Study, words: Sequence[str]) -> Path:
@@ -51,7 +45,7 @@ def write_trial_report(out_dir: Path, study: Study, words: Sequence[str]) -> Pat
         views=views,
         conditions=study.conditions,
         simulated="simulated" in study.training,
-        training=study.training,
+        training=sorted(study.training),
         notes=study.notes,
         references=[works()[key] for key in _CITED if key in works()],
         command=shlex.join(["h2lo", *words]),

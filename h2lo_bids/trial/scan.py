@@ -23,39 +23,12 @@ from h2lo_bids.io import atomic_write_bytes, atomic_write_text, read_json, save_
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.outputs import Extras, Grid, output_paths, output_sidecars
 from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.trial import condition as cd
+from h2lo_bids.trial import labels as lb
+from h2lo_bids.trial import lesions as ls
 from h2lo_bids.trial.columns import RATINGS, REGIONS
-from h2lo_bids.trial.condition import (
-    HIGH,
-    NATIVE,
-    Condition,
-    Head,
-    grid_brain,
-    noise_free,
-    output_name,
-    prepare_head,
-    ratings_path,
-    realise,
-)
-from h2lo_bids.trial.labels import (
-    Label,
-    carry,
-    carry_label,
-    find_label,
-    load_label,
-    response_lines,
-)
-from h2lo_bids.trial.lesions import (
-    LESION,
-    Anatomy,
-    Measure,
-    Place,
-    Shown,
-    find_lesions,
-    healthy_places,
-    measure,
-    whole_region,
-)
-from h2lo_bids.trial.lesions import shown as shown_on
+from h2lo_bids.trial.condition import HIGH, NATIVE, Condition
+from h2lo_bids.trial.lesions import LESION, Place
 from h2lo_bids.trial.observer import Observers, crop_of
 
 
@@ -117,7 +90,7 @@ class Examination:
         self._paths = output_paths(plan.out_dir, scan, plan.grids)
         mask: Any = nib.load(self._paths["mask"])
         self._mask, self._brain = mask, np.asarray(mask.dataobj) > 0
-        self._heads: dict[str, Head] = {}
+        self._heads: dict[str, cd.Head] = {}
         self._made: dict[str, np.ndarray] = {}
         self.found = Examined()
 
@@ -129,14 +102,16 @@ class Examination:
         if self._plan.kept or not self._plan.rated:
             self._write_realisations(images)
         labels = [
-            load_label(n, find_label(n, root, self._scan), nib.load(self._scan.path), self._brain)
+            lb.load_label(
+                n, lb.find_label(n, root, self._scan), nib.load(self._scan.path), self._brain
+            )
             for n, root in self._plan.labels
         ]
         for label in labels:
             self._write_label(label, images)
-            self._measure(label, images)
-            if self._plan.rated and label.lesions is not None:
-                self._rate(label, images)
+            head, lesions = self._measure(label, images)
+            if self._plan.rated and label.kind != "dseg":
+                self._rate(label, head, lesions, images)
         if labels:
             table = self._name("regions", "stats", extension=".tsv")
             write_table(table, self.found.rows, REGIONS)
@@ -148,13 +123,13 @@ class Examination:
             self.found.outline = placed(held, self._mask.affine, self._mask)
         return self.found
 
-    def _head(self, bundle: Bundle) -> Head:
+    def _head(self, bundle: Bundle) -> cd.Head:
         if bundle.sha256 not in self._heads:
-            self._heads[bundle.sha256] = prepare_head(self._scan, self._mask, bundle)
+            self._heads[bundle.sha256] = cd.prepare_head(self._scan, self._mask, bundle)
         return self._heads[bundle.sha256]
 
     def _name(self, *words: Any, **more: Any) -> Path:
-        return output_name(self._plan.out_dir, self._scan, *words, **more)
+        return cd.output_name(self._plan.out_dir, self._scan, *words, **more)
 
     def _mask_of(self, grid: Grid) -> Path:
         return self._paths["mask" if grid.kind == "native" else f"mask_{grid.name}"]
@@ -170,7 +145,7 @@ class Examination:
     def _image(self, condition: Condition) -> _Image:
         """Return the noise-free image of a condition: as it is there, or synthesized."""
         bundle, grid, plan = self._bundle_of(condition), condition.grid, self._plan
-        brain, affine = grid_brain(self._brain, self._mask.affine, condition)
+        brain, affine = cd.grid_brain(self._brain, self._mask.affine, condition)
         path = self._name(condition.name, self._scan.suffix, grid)
         digest = self._digest(bundle.sha256, repr(grid), repr(plan.options), plan.seed)
         if _digest_of(path) == digest:
@@ -178,7 +153,7 @@ class Examination:
         else:
             if digest not in self._made:  # no other condition has this grid and model
                 head = self._head(bundle)
-                self._made[digest] = noise_free(head, bundle, condition, plan.options, plan.seed)
+                self._made[digest] = cd.noise_free(head, bundle, condition, plan.options, plan.seed)
             write_sidecar(path, self._sidecar(condition, bundle) | {"InputDigest": digest})
             save_nifti(placed(self._made[digest], affine, self._mask), path)
         return _Image(condition.name, grid, self._made[digest], brain, affine)
@@ -199,7 +174,7 @@ class Examination:
             sha.update(path.read_bytes())
         return sha.hexdigest()
 
-    def _write_label(self, label: Label, images: Sequence[_Image]) -> None:
+    def _write_label(self, label: lb.Label, images: Sequence[_Image]) -> None:
         """Write a label on every grid of the run and of a condition."""
         kind = "dseg" if label.kind == "dseg" else "probseg"
         own = derivative_uri(self._paths["preproc"], self._plan.out_dir)
@@ -210,7 +185,7 @@ class Examination:
             where = told.get("SpatialReference") or own
             targets[grid.name] = (grid, mask.shape, mask.affine, where)
         for grid, shape, affine, where in targets.values():
-            data = carry_label(label, self._mover(grid, shape, affine))
+            data = lb.carry_label(label, self._mover(grid, shape, affine))
             path = self._name(label.name, kind, grid)
             content = {
                 "Description": f"{label.name}, by the share of each voxel that it fills",
@@ -239,37 +214,39 @@ class Examination:
             return lambda share: np.asarray(
                 resample(own(share), tuple(shape), affine, order=1).dataobj
             )
-        lines = response_lines(self._brain.shape, self._mask.affine, shape, affine, grid.response)
-        return lambda share: carry(share, lines)
+        lines = lb.response_lines(
+            self._brain.shape, self._mask.affine, shape, affine, grid.response
+        )
+        return lambda share: lb.carry(share, lines)
 
-    def _shown(self, places: Iterable[Place], image: _Image) -> list[tuple[Place, Shown]]:
+    def _shown(self, places: Iterable[Place], image: _Image) -> list[tuple[Place, ls.Shown]]:
         """Return the places that an image shows."""
-        lines = response_lines(
+        lines = lb.response_lines(
             self._brain.shape, self._mask.affine, image.brain.shape, image.affine,
             image.grid.response,
         )  # fmt: skip
-        pairs = ((place, shown_on(place, lines, image.brain)) for place in places)
+        pairs = ((place, ls.shown(place, lines, image.brain)) for place in places)
         return [(place, shown) for place, shown in pairs if shown is not None]
 
-    def _anatomy(self, mask: np.ndarray, high: _Image) -> Anatomy:
-        return Anatomy(high.data, self._brain, mask, self._mask.affine, self._scan.suffix)
-
-    def _measure(self, label: Label, images: Sequence[_Image]) -> None:
-        """Add rows of regions and of lesions, in every image."""
+    def _measure(
+        self, label: lb.Label, images: Sequence[_Image]
+    ) -> tuple[ls.Anatomy, tuple[Place, ...]]:
+        """Add rows of regions and of lesions, in every image; return those of the last region."""
+        high, affine, suffix = images[0].data, self._mask.affine, self._scan.suffix
         for region, share in label.regions():
-            head = self._anatomy(share >= 0.5, images[0])
-            lesions, outside = find_lesions(head)
+            head = ls.Anatomy(high, self._brain, share >= 0.5, affine, suffix)
+            lesions, outside = ls.find_lesions(head)
             if outside:
                 self.found.notes.append(
                     f"{label.path}: {outside} parts of {region} lie outside the brain; skipped"
                 )
-            places = [whole_region(share, lesions, head)]
-            places += lesions if label.lesions is not None else []
-            measured: list[dict[int, Measure]] = []
+            places = [ls.whole_region(share, lesions, head)]
+            places += lesions if label.kind != "dseg" else ()
+            measured: list[dict[int, ls.Measure]] = []
             for image in images:
                 noise = noise_deviation(image.data, image.brain, spacing_of(image.affine).tolist())
                 shown = self._shown(places, image)
-                measured.append({p.number: measure(image.data, s, noise) for p, s in shown})
+                measured.append({p.number: ls.measure(image.data, s, noise) for p, s in shown})
                 lost = [str(p.number or "all") for p in places if p.number not in measured[-1]]
                 if lost:
                     self.found.notes.append(
@@ -282,6 +259,7 @@ class Examination:
                      p.diameter, *p.centre, *measured[0][p.number], *of[p.number]]
                     for p in places if p.number in of and p.number in measured[0]
                 ]  # fmt: skip
+        return head, lesions
 
     def _realisations(
         self, images: Sequence[_Image], most: int = 0
@@ -299,7 +277,7 @@ class Examination:
                  by_name[c.name].data)
                 for c in members
             ]  # fmt: skip
-            for number, condition, noisy in realise(
+            for number, condition, noisy in cd.realise(
                 data, image.brain, image.affine, self._head(bundle), bundle, self._plan.seed
             ):
                 yield number, condition, noisy, by_name[condition.name]
@@ -319,9 +297,15 @@ class Examination:
             write_sidecar(path, content)
             save_nifti(placed(noisy, image.affine, self._mask), path)
 
-    def _rate(self, label: Label, images: Sequence[_Image]) -> None:
+    def _rate(
+        self,
+        label: lb.Label,
+        head: ls.Anatomy,
+        lesions: tuple[Place, ...],
+        images: Sequence[_Image],
+    ) -> None:
         """Let the observers look at every realisation, and write what they say."""
-        path = ratings_path(self._plan.out_dir, self._scan.stem, label.name)
+        path = cd.ratings_path(self._plan.out_dir, self._scan.stem, label.name)
         bundles = [self._bundle_of(c) for c in self._plan.conditions]
         digest = self._digest(
             self._plan.conditions, [b.sha256 for b in bundles], self._plan.seed,
@@ -329,10 +313,7 @@ class Examination:
         )  # fmt: skip
         if _digest_of(path) == digest:
             return
-        assert label.lesions is not None
-        head = self._anatomy(label.lesions, images[0])
-        lesions, _ = find_lesions(head)
-        places = [*lesions, *healthy_places(lesions, head, seed=self._plan.seed)]
+        places = [*lesions, *ls.healthy_places(lesions, head, seed=self._plan.seed)]
         lost = len(lesions) - len({p.number for p in places[len(lesions) :]})
         if lost:
             self.found.notes.append(
@@ -359,7 +340,7 @@ class Examination:
         """Return the rows of ratings, and crops of the lesions by condition and number."""
         high = images[0]
         contrasts = {
-            p.number: measure(high.data, s, 0.0).contrast
+            p.number: ls.measure(high.data, s, 0.0).contrast
             for p, s in self._shown(places, high) if p.kind == LESION
         }  # fmt: skip
         rows: list[list[Any]] = []

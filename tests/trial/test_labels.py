@@ -100,7 +100,6 @@ def test_regions_have_the_names_of_the_table_beside_them(tmp_path):
     label = load_label("x", path, IMAGE, BRAIN)
     regions = dict(label.regions())
     assert {k: int(v.sum()) for k, v in regions.items()} == {"thalamus": 27, "7": 16}
-    assert label.lesions is None
 
 
 def brute_force(share, shape, affine):
