@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from heads import head, importable, write_bundle, write_dataset
+from heads import BAD, SIDE, SPACING, importable, write_bundle, write_dataset, write_pairs
 
+from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.run import main
-from h2lo_bids.errors import BadDataError
-from h2lo_bids.models.bundle import load_bundle, load_model
-from h2lo_bids.models.frame import Frame
-from h2lo_bids.settings.convert import path
+from h2lo_bids.errors import CannotCreateError, InputOutputError, TemporaryError, of_the_machine
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "security"))
+from html_check import elements
 
 DEEP = "[" * 100_000
 
@@ -100,13 +102,6 @@ def test_deep_json_is_told_in_one_line(tmp_path, bids, capsys, name):
     assert "nested too deeply" in line
 
 
-def test_a_dry_run_makes_no_index(tmp_path, bids, capsys):
-    index = tmp_path / "index"
-    words = ("--dry-run", "--skip-bids-validation", "--bids-database-dir", index)
-    assert run(capsys, bids, tmp_path / "out", *words)[0] == 0
-    assert not index.exists()
-
-
 def test_derivatives_have_to_be_a_folder(tmp_path, bids, capsys):
     file = tmp_path / "masks"
     file.write_text("not a dataset")
@@ -145,14 +140,6 @@ def test_lines_are_neither_obeyed_nor_lost_by_a_terminal():
     assert raw.getvalue() == b"sub-\\x1b[31m01 \\xe9\\r \\udcff\n"
 
 
-def test_a_path_that_is_no_text_is_refused(capsys):
-    code, _, err = run(capsys, "/data/\udcff", "/out")
-    assert code == 64
-    assert "UTF-8" in err
-    assert len(err.splitlines()) == 1
-    assert path("/data/é").name == "é"
-
-
 def _outside(script: str, cwd) -> subprocess.CompletedProcess[str]:
     command = ["bash", "-c", script]
     env = {**os.environ, **importable()}
@@ -171,48 +158,6 @@ def test_a_deleted_current_folder_is_no_obstacle(tmp_path, bids):
     assert "deleted" in line
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("training_data", ["real"]),
-        ("name", {"first": "last"}),
-        ("value_range", "0 to 1"),
-        ("frame", {**asdict(Frame()), "shape": [10**6] * 3}),
-        ("frame", {**asdict(Frame()), "shape": [float("inf")] * 3}),
-        ("frame", {**asdict(Frame()), "spacing": [float("nan")] * 3}),
-        ("frame", {**asdict(Frame()), "orientation": "RRS"}),
-    ],
-)
-def test_metadata_of_the_wrong_type_are_refused(tmp_path, key, value):
-    folder = write_bundle(tmp_path / "model", "T1w")
-    file = folder / "metadata.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
-    with pytest.raises(BadDataError, match="wrong field"):
-        load_bundle(folder)
-
-
-def test_weights_with_names_of_several_types_are_refused(tmp_path):
-    file = tmp_path / "T1w.pth"
-    whole = load_model(load_bundle(write_bundle(tmp_path / "model", "T1w")))
-    state = {**whole.state_dict(), "other": torch.zeros(1), 3: torch.zeros(1)}
-    sizes = {"feature_dim": 8, "encoder_base_channels": 4, "decoder_width": 16}
-    torch.save({"model_state_dict": state, "args": sizes}, file)
-    with pytest.raises(BadDataError, match="do not belong to this model"):
-        load_model(load_bundle(file))
-
-
-@pytest.mark.slow
-def test_what_cannot_work_is_told_at_the_start(tmp_path, bids, h2lo):
-    weights = tmp_path / "synthstrip.1.pt"
-    weights.write_text("nothing of the kind")
-    words = ("--skull-strip", "synthstrip", "--synthstrip-weights", weights)
-    done = h2lo(bids, tmp_path / "out", *words)
-    assert done.returncode == 65
-    (line,) = done.stderr.splitlines()
-    assert str(weights) in line
-    assert not (tmp_path / "out" / "sub-01").exists()
-
-
 @pytest.mark.slow
 def test_long_labels_odd_paths_and_empty_subjects(tmp_path, bids, h2lo):
     label = "a" * 200
@@ -223,22 +168,6 @@ def test_long_labels_odd_paths_and_empty_subjects(tmp_path, bids, h2lo):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sub-none: no T1w or T2w image: no anat folder (found func)" in done.stdout
     assert (out / f"sub-{label}" / "anat" / f"sub-{label}_desc-lowfield_T1w.nii.gz").exists()
-
-
-@pytest.mark.slow
-def test_what_is_doubtful_is_said_on_the_terminal(tmp_path, h2lo):
-    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
-    file = bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
-    image = nib.Nifti1Image(head(0) + 1, np.diag([4.0, 4, 4, 1]))  # no zero background
-    image.set_sform(None)
-    image.set_qform(None)
-    image.header.set_zooms((4, 4, 4))
-    nib.save(image, file)
-    done = h2lo(bids, tmp_path / "out")
-    assert done.returncode == 0, done.stdout + done.stderr
-    warnings = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
-    assert any("neither sform nor qform" in line for line in warnings)
-    assert any("does not look like a brain alone" in line for line in warnings)
 
 
 def test_many_absent_images_are_one_line_with_one_command(tmp_path, capsys):
@@ -263,15 +192,6 @@ def test_many_absent_images_are_one_line_with_one_command(tmp_path, capsys):
     assert len((log.parent / "failures.tsv").read_text().splitlines()) == 31
 
 
-def test_what_is_assumed_is_a_warning_also_of_a_dry_run(tmp_path, bids, capsys):
-    (bids / "sub-01" / "anat" / "sub-01_T1w.json").unlink()
-    words = ("--skip-bids-validation", "--dry-run")
-    code, out, _ = run(capsys, bids, tmp_path / "out", *words)
-    assert code == 0
-    (line,) = [line for line in out.splitlines() if line.startswith("warning: ")]
-    assert "assumed to be high field" in line
-
-
 def test_outputs_may_be_in_derivatives_and_are_not_read_again(tmp_path, bids, capsys):
     out = bids / "derivatives" / "h2lo"
     shutil.copytree(bids / "sub-01", out / "sub-01")
@@ -287,3 +207,119 @@ def test_outputs_may_be_in_derivatives_and_are_not_read_again(tmp_path, bids, ca
         assert err.count(str(bids)) == 1
     code, _, err = run(capsys, bids, out, "-d", f"x={out}", *words)
     assert code == 64
+
+
+EVIL = "\"'><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
+FIT = ["--resolution", "8", "--nprocs", "1", "--mem", "8", "--skull-strip", "skip"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    """Return pairs of two sound subjects, copied by the tests that spoil them."""
+    root = write_pairs(tmp_path_factory.mktemp("hostile") / "bids")
+    for label in ("03", "04", BAD):
+        shutil.rmtree(root / f"sub-{label}")
+    return root
+
+
+def add_pair(bids: Path, label: str, session: str) -> Path:
+    """Copy the first subject; give the image of a session."""
+    new = bids / f"sub-{label}"
+    shutil.copytree(bids / "sub-01", new)
+    for file in [path for path in new.rglob("*") if path.is_file()]:
+        file.rename(file.with_name(file.name.replace("sub-01", new.name)))
+    return new / f"ses-{session}" / "anat" / f"sub-{label}_ses-{session}_T1w.nii.gz"
+
+
+def image_bytes(data: np.ndarray, affine: np.ndarray | None = None) -> bytes:
+    """Return a compressed image."""
+    grid = np.diag([SPACING] * 3 + [1.0]) if affine is None else affine
+    return gzip.compress(nib.Nifti1Image(data.astype(np.float32), grid).to_bytes(), mtime=0)
+
+
+def no_foreign_code(page: Path) -> None:
+    """Make sure that a page shows what is evil as text."""
+    found = elements(page.read_text(encoding="utf-8"))
+    assert sum(name == "script" for name, _ in found) == 1
+    assert not any(key.startswith("on") for _, told in found for key in told)
+
+
+@pytest.mark.slow
+def test_bad_partners_cost_their_own_pair(tmp_path, pairs, capsys):
+    root = tmp_path / "bids"
+    shutil.copytree(pairs, root)
+    shutil.rmtree(root / "sub-02")
+    shear = np.diag([SPACING] * 3 + [1.0])
+    shear[0, 1] = 3.0
+    noise = np.random.default_rng(0).random((SIDE,) * 3)
+    for label, session, content in (
+        ("twice", "LF", image_bytes(np.stack([noise, noise], -1))),
+        ("nan", "HF", image_bytes(noise * np.nan)),
+        ("shear", "LF", image_bytes(noise, shear)),
+        ("zero", "LF", image_bytes(noise * 0)),
+    ):
+        add_pair(root, label, session).write_bytes(content)
+    pipe = add_pair(root, "pipe", "LF")
+    pipe.unlink()
+    os.mkfifo(pipe)
+    loop = add_pair(root, "loop", "HF")
+    loop.unlink()
+    loop.symlink_to(loop.name)
+    sidecar = add_pair(root, "deep", "LF").with_name("sub-deep_ses-LF_T1w.json")
+    sidecar.write_text("[" * 100_000)
+    out = tmp_path / "out"
+    words = (root, out, "participant", "--pairs", *FIT, "--skip-bids-validation")
+    code = main([*map(str, words)])
+    told, err = capsys.readouterr()
+    assert (code, err) == (1, "")
+    assert "Traceback" not in told
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 7
+    for label in ("twice", "nan", "shear", "zero", "pipe", "loop", "deep"):
+        (line,) = [line for line in errors if f"sub-{label}_" in line]
+        assert ";" in line  # the remedy
+        assert not list(out.glob(f"sub-{label}/**/*.nii.gz"))
+    assert len(list(out.glob("sub-01/**/*_desc-pairLF_T1w.nii.gz"))) == 1
+    assert not list(out.rglob(".tmp-*"))
+
+
+@pytest.mark.slow
+def test_a_model_full_of_html_is_scored_and_shown_as_text(tmp_path, pairs, capsys):
+    root = tmp_path / "bids"
+    shutil.copytree(pairs, root)
+    sidecar = root / "sub-02/ses-LF/anat/sub-02_ses-LF_T1w.json"
+    sidecar.write_text(json.dumps({"MagneticFieldStrength": 0.064, "Manufacturer": EVIL}))
+    (root / "participants.tsv").write_text(f"participant_id\tgroup\nsub-01\t{EVIL}\n{EVIL}\tx\n")
+    model = write_bundle(tmp_path / "bundle", "T1w")  # called by the name in its metadata
+    metadata = json.loads((model / "metadata.json").read_text())
+    told = {"kind": "real", "description": EVIL, "subjects": {"train": [EVIL]}}
+    metadata |= {"name": f"../../{EVIL}", "training_data": told, "license": EVIL}
+    (model / "metadata.json").write_text(json.dumps(metadata))
+    (model / "README.md").write_text(f"# {EVIL}\n\n[x](javascript:window.hacked=1)\n")
+    out = tmp_path / "out"
+    words = (root, out, "evaluate", *FIT, "--model", model, "--skip-bids-validation")
+    code = main([*map(str, words)])
+    told, err = capsys.readouterr()
+    assert (code, err) == (0, ""), told
+    (folder,) = out.glob("evaluation/T1w/*")
+    assert not {"/", "<", ".."} & {*folder.name.split("window")[0]}
+    no_foreign_code(out / "group.html")
+    assert {path.name for path in tmp_path.iterdir()} == {"bids", "bundle", "out"}
+
+
+@pytest.mark.parametrize("makers", [3.5, True, "h2lo", {"Name": "x"}, [None]])
+def test_a_folder_of_somebody_is_left_alone_whatever_its_description_says(tmp_path, makers):
+    (tmp_path / "dataset_description.json").write_text(json.dumps({"GeneratedBy": makers}))
+    with pytest.raises(CannotCreateError, match="choose another output folder"):
+        require_own(tmp_path)
+
+
+def test_what_the_machine_lacks_is_told_with_a_remedy():
+    for error in (MemoryError("1.78 PiB"), RuntimeError("[enforce] not enough memory: you")):
+        assert isinstance(found := of_the_machine(error), TemporaryError)
+        assert "smaller --batch or --crop" in str(found)
+    found = of_the_machine(OSError(errno.ENOSPC, "full", "/x/y"))
+    assert isinstance(found, InputOutputError)
+    assert str(found).startswith("/x/y: writing failed")
+    assert of_the_machine(OSError(errno.EACCES, "no", "/x")) is None
+    assert of_the_machine(RuntimeError("of another kind")) is None

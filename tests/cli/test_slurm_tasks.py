@@ -1,0 +1,346 @@
+"""A command line divided into tasks, and what of them a command given again finds done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from heads import write_dataset, write_pairs, write_scan
+
+from h2lo_bids.cli import group
+from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.execution import Run
+from h2lo_bids.cli.outputs import expected_outputs
+from h2lo_bids.cli.pairs import find_pairs
+from h2lo_bids.cli.parser import read_settings
+from h2lo_bids.cli.participant import find
+from h2lo_bids.cli.slurm import main, run_folder
+from h2lo_bids.cli.slurm_tasks import Stage, stages_of
+from h2lo_bids.errors import UsageError
+from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments import Plan
+
+
+@pytest.fixture
+def dataset(tmp_path, capsys):
+    """Return a function that writes scripts for a dataset of two, and what it says."""
+    write_dataset(tmp_path / "bids", 2, suffixes=("T1w",))
+
+    def run(*words: str, level: str = "participant") -> tuple[int, str, Path]:
+        out = tmp_path / "out"
+        quick = ["--skull-strip", "skip", "--skip-bids-validation"]
+        code = main([*words, str(tmp_path / "bids"), str(out), level, *quick])
+        said = capsys.readouterr()
+        return code, said.out + said.err, next(iter((out / "logs" / "slurm").glob("*")), out)
+
+    return run
+
+
+def finish(folder: Path, name: str, code: int) -> None:
+    """Do what the script of a task does at its end."""
+    state = folder / "state" / "participant" / name
+    state.parent.mkdir(parents=True, exist_ok=True)
+    state.write_text(f"{code} 5_0\n")
+    out = folder.parents[2]
+    make_outputs([str(out.parent / "bids"), str(out), "participant"], name)
+
+
+def make_outputs(words: list[str], name: str) -> list[Path]:
+    """Touch what a dry run lists of a participant, which `test_outputs` compares with a run."""
+    asked = read_settings([*words, "--skip-bids-validation"])
+    listed = expected_outputs(asked, find(asked))
+    paths = [item.path for item in listed if item.source.startswith(f"{name}/")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths
+
+
+def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
+    code, said, folder = dataset("--requeue")  # stands right before the input's folder
+    assert "--signal=B:USR1@60" in (folder / "participant.sh").read_text()
+    assert (code, said.splitlines()[0]) == (0, "participant: 2 of 2 tasks to submit")
+    finish(folder, "sub-01", 0)
+    finish(folder, "sub-02", 65)
+    assert "1 of 2 tasks" in dataset()[1]
+    assert "array participant 0 1 " in (folder / "submit.sh").read_text()
+    finish(folder, "sub-02", 0)
+    assert "all 2 tasks are done" in dataset()[1]
+    # A lost output, or an input that was changed since, is done anew; so is all with --all.
+    for lost in ("anat/sub-01_desc-lowfield_T1w.nii.gz", "figures/sub-01_desc-report_T1w.json"):
+        (folder.parents[2] / "sub-01" / lost).unlink()
+        assert "1 of 2 tasks" in dataset()[1]
+        finish(folder, "sub-01", 0)
+    os.utime(tmp_path / "bids/sub-02/anat/sub-02_T1w.nii.gz", (4e9, 4e9))
+    assert "1 of 2 tasks" in dataset()[1]
+    assert "2 of 2 tasks" in dataset("--all")[1]
+
+
+def test_what_concerns_the_dataset_is_said_when_tasks_are_made(dataset, tmp_path):
+    shutil.copytree(tmp_path / "bids" / "sub-02", tmp_path / "bids" / "sub_03")
+    (tmp_path / "bids" / "participants.tsv").write_text("participant_id\nsub-01\nsub-77\n")
+    code, said, _ = dataset()
+    assert code == 0
+    assert "2 of 2 tasks to submit" in said
+    for text in ("sub_03 (did you mean sub-03?)", "without a folder: sub-77"):
+        (line,) = [line for line in said.splitlines() if text in line]
+        assert line.startswith("h2lo-slurm: warning: ")
+
+
+def test_enhancement_is_done_when_its_own_images_are_there(tmp_path):
+    path = tmp_path / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    write_dataset(tmp_path / "bids", 1, suffixes=("T1w",))
+    path.with_name("sub-01_T1w.json").write_text('{"MagneticFieldStrength": 0.064}')
+    words = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--task", "enhance"]
+    asked = read_settings(words)
+    state = tmp_path / "run" / "state" / "participant" / "sub-01"
+    state.parent.mkdir(parents=True)
+    state.write_text("0 5_0\n")
+    os.utime(state, (4e9, 4e9))
+
+    def done() -> list[bool]:
+        return [task.done for task in stages_of(asked, tmp_path / "run")[0].tasks]
+
+    assert done() == [False]
+    made = make_outputs(words, "sub-01")
+    assert tmp_path / "out/sub-01/anat/sub-01_res-model_desc-enhanced_T1w.nii.gz" in made
+    assert done() == [True]
+
+
+def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
+    write_dataset(tmp_path / "bids", 2, suffixes=("T1w",))
+    words = [str(tmp_path / "bids"), str(tmp_path / "out"), "trial", "--labels", f"x={tmp_path}"]
+    asked, run = read_settings(words), tmp_path / "out/logs/slurm/trial-1"
+
+    def done() -> list[list[bool]]:
+        return [[task.done for task in stage.tasks] for stage in stages_of(asked, run)]
+
+    assert done() == [[False, False], [False]]
+    first, last = stages_of(asked, run)
+    assert (first.name, last.name, last.settings.collect) == ("participant", "collect", True)
+    made = [make_outputs(words, name) for name in ("sub-01", "sub-02")]
+    ratings = tmp_path / "out/trial/ratings/sub-02_T1w_x.tsv"
+    assert ratings in made[1]
+    (tmp_path / "out/trial.html").touch()
+    for stage, name in (("participant", "sub-01"), ("participant", "sub-02"), ("collect",) * 2):
+        state = run / "state" / stage / name
+        state.parent.mkdir(parents=True, exist_ok=True)
+        state.write_text("0 5_0\n")
+    assert done() == [[True, True], [True]]
+    os.utime(ratings, (4e9, 4e9))  # rated again since
+    assert done() == [[True, True], [False]]
+    ratings.unlink()
+    assert done() == [[True, False], [False]]
+
+
+def test_what_cannot_be_used_is_a_task_whose_failure_stands_in_the_table(dataset, tmp_path):
+    folder = dataset()[2]
+    finish(folder, "sub-01", 0)
+    bad = tmp_path / "bids" / "sub-03" / "ses-A" / "anat" / "sub-03_ses-A_T1w.nii.gz"
+    bad.parent.mkdir(parents=True)
+    bad.symlink_to("../../../../.git/annex/objects/key")
+    finish(folder, "sub-03_ses-A", 0)  # when its image was still there
+    assert "2 of 3 tasks" in dataset()[1]
+    assert (
+        "\nsub-03_ses-A\t--participant-label 03 --session-label A\n"
+        in (folder / "participant.tsv").read_text()
+    )
+
+
+def test_tasks_keep_their_lines(dataset, tmp_path):
+    folder = dataset()[2]
+    write_scan(tmp_path / "bids" / "sub-00" / "anat" / "sub-00_T1w.nii.gz", seed=9)
+    dataset("--max-array", "2")
+    lines = (folder / "participant.tsv").read_text().splitlines()
+    assert lines == [f"sub-{n}\t--participant-label {n}" for n in ("01", "02", "00")]
+    # An array counts from the line that its script is given.
+    text = (folder / "submit.sh").read_text()
+    assert 'array participant 0 0,1 "$@"\narray participant 2 0 "$@"\n' in text
+
+
+def test_other_participants_belong_to_the_same_run_but_not_other_options():
+    base = Settings(Path("/b"), Path("/o"))
+    assert run_folder(replace(base, participant_label=("01",))) == run_folder(base)
+    assert run_folder(replace(base, sloppy=True)) != run_folder(base)
+    group = replace(base, level="group")
+    assert run_folder(replace(group, participant_label=("01",))) != run_folder(group)
+
+
+def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
+    folder = dataset()[2]
+    job = f"h2lo-{folder.name.rpartition('-')[2]}"
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    # The second line of the list: of another run, of another stage, of an array from line 1.
+    names = (f"{job[:-1]}x-participant-0/0/7", f"{job}-folds-0/0/8", f"{job}-participant-1/0/9")
+    squeue.write_text("#!/bin/bash\nprintf '%s\\n' " + " ".join(names) + "\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    assert "1 of 2 tasks" in dataset()[1]
+    text = (folder / "submit.sh").read_text()
+    assert 'array participant 0 0 "$@"' in text
+    assert "jobs=:8:9 " in text
+
+
+def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
+    for number in (3, 4):
+        write_scan(tmp_path / f"bids/sub-0{number}/anat/sub-0{number}_T1w.nii.gz", seed=number)
+    folder = dataset()[2]
+    header = "scan\tstep\terror\tmessage\tcrash_file\n"
+    for name, job in (("1_x", "5_0"), ("2_x", "5_0"), ("3_x", "5_1"), ("4_x", None)):
+        logs = tmp_path / "out" / "logs" / name
+        logs.mkdir()
+        logs.joinpath("config.toml").write_text(f'[run]\nslurm-job = "{job}"\n' if job else "x")
+        row = f'sub-01_T1w\tcheck\tBadDataError\tit "broke" {name}\tn/a\n'
+        logs.joinpath("failures.tsv").write_text(header + row)
+    states = folder / "state" / "participant"
+    states.mkdir(parents=True)
+    for name, state in {"1": "65 5_0", "2": "begun 5_1", "3": "137 5_4"}.items():
+        (states / f"sub-0{name}").write_text(state + "\n")
+    code, said, _ = dataset()
+    assert code == 0
+    assert f"3 tasks failed; table: {folder}/failures.tsv" in said
+    rows = [line.split("\t") for line in (folder / "failures.tsv").read_text().splitlines()]
+    # What a killed task had recorded before is not how it ended; one that never began is no row.
+    assert [row[1:3] for row in rows[1:]] == [
+        ["sub-01", "65"],
+        ["sub-02", "n/a"],
+        ["sub-03", "137"],
+    ]
+    assert rows[1][4:] == ["sub-01_T1w", "check", "BadDataError", 'it "broke" 2_x', "n/a"]
+    assert rows[2][3] == f"{folder}/log/participant-5_1.log"
+    assert rows[2][7].startswith("killed or out of time")
+    assert "exit code 137" in rows[3][7]
+
+
+@pytest.mark.parametrize(
+    ("words", "level", "text"),
+    [
+        (("--time", "1 h"), "participant", "argument --time: '--time=1 h' is not an option"),
+        (("--setup=x\ny",), "participant", "more than one line"),
+        (("--image", "/no.sif"), "participant", "--image /no.sif"),
+        (("--warn", "60"), "participant", "--sbatch=--signal=B:USR1@SECONDS"),
+        ((), "evaluate", "evaluate is one job"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_in_one_line(dataset, words, level, text):
+    code, said, _ = dataset(*words, level=level)
+    assert code == 64
+    assert text in said
+    assert len(said.splitlines()) == 1
+
+
+COLLECTED = 1000.0
+"""When the last task ended."""
+EXTERNAL = {"group": (), "benchmark": ("--external", "theirs=cp {input} {output}")}
+COLLECT = {
+    "group": ("group.html", "group_T1w_scores.tsv", "models/h2lo_T1w/weights.safetensors"),
+    "benchmark": ("table1.html", "table1_T1w.md", "folds/T1w/theirs/fold-1/record.json"),
+}
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    """Return a function that divides a command line, with pairs that are all prepared."""
+    write_pairs(tmp_path / "bids", subjects=5)
+    monkeypatch.setattr("h2lo_bids.cli.pairs.find_missing", lambda task, send: ())
+
+    def divide(*words: str, ended: str = "") -> dict[str, Stage]:
+        asked = read_settings([str(tmp_path / "bids"), str(tmp_path / "out"), *words])
+        if ended:
+            state = tmp_path / "run" / "state" / "collect" / "collect"
+            state.parent.mkdir(parents=True, exist_ok=True)
+            state.write_text(f"{ended} 9_0\n")
+            os.utime(state, (COLLECTED, COLLECTED))
+        return {stage.name: stage for stage in stages_of(asked, tmp_path / "run")}
+
+    return divide
+
+
+def make(path: Path, when: float) -> None:
+    """Write a file, at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (when, when))
+
+
+@pytest.mark.parametrize("level", ["group", "benchmark"])
+def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_newer(
+    stages, tmp_path, level
+):
+    words = (level, "--folds", "2", "--method", "h2lo", *EXTERNAL[level])
+    out = tmp_path / "out"
+
+    def collected(ended: str = "0") -> bool:
+        return stages(*words, ended=ended)["collect"].tasks[0].done
+
+    asked = read_settings([str(tmp_path / "bids"), str(out), *words])
+    made = [item.path for item in expected_outputs(asked, find_pairs(asked))]
+    own = [path for path in made if path.is_relative_to(out / "folds/T1w/h2lo")]
+    for path in own:
+        if "fold-0" in path.parts:
+            make(path, 900.0)
+    assert [task.done for task in stages(*words)["folds"].tasks] == [True, False]
+    for path in made:
+        make(path, 950.0)
+    assert not collected("75")
+    assert collected()
+    for name in COLLECT[level]:
+        (out / name).rename(out / "gone")
+        assert not collected(), name
+        (out / "gone").rename(out / name)
+    assert collected()
+    os.utime(out / "folds/T1w/h2lo/fold-1/record.json", (1001.0, 1001.0))
+    assert not collected()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("group",), "--method h2lo"),
+        (("group", "--task", "enhance"), ""),
+        (("benchmark", "--method", "arnold", "identity"), "--method arnold"),
+        (("benchmark", "--task", "enhance", "--arm", "flip-rotate", "real"), "--arm flip-rotate"),
+    ],
+)
+def test_each_fold_is_a_task_and_the_last_fits_none(stages, words, named):
+    found = stages(*words, "--folds", "2")
+    first = found["folds"].tasks[0]
+    assert list(found) == ["pairs", "folds", "collect"]
+    assert " ".join(first.words) == " ".join(f"--contrast T1w {named} --fold 0".split())
+    assert len(found["folds"].tasks) == (4 if words[0] == "benchmark" else 2)
+    assert len({task.name for task in found["folds"].tasks}) == len(found["folds"].tasks)
+    assert found["collect"].settings.collect
+    assert not found["folds"].settings.collect
+
+
+def test_arms_without_their_synthesis_models_are_refused_before_anything_is_submitted(
+    stages, tmp_path
+):
+    (tmp_path / "cohort").mkdir()
+    words = ("benchmark", "--task", "enhance", "--folds", "2", "--cohort", str(tmp_path / "cohort"))
+    with pytest.raises(UsageError, match="benchmark --method arnold --folds 2"):
+        stages(*words, "--arm", "real", "arnold")
+    assert stages(*words, "--arm", "real", "flip-rotate")["folds"]
+
+
+def test_a_collecting_run_fits_no_fold_but_runs_the_commands_of_others(tmp_path, monkeypatch):
+    fitted: list[str] = []
+    monkeypatch.setattr(
+        group, "run_fits", lambda run, tasks, at_a_time: fitted.extend(task.name for task in tasks)
+    )
+    settings = Settings(tmp_path, tmp_path / "out", "benchmark", method=("h2lo", "arnold"))
+    settings = replace(settings, external=(("theirs", "true"),), collect=True)
+    run = Run(settings, Console(), tmp_path / "logs")
+    folds = (Fold(0, ("1",), ("2",), ("3",)), Fold(1, ("2",), ("3",), ("1",)))
+    done = frozenset({("arnold", 0), ("h2lo", 0), ("h2lo", 1), ("theirs", 0)})
+    assert group.fit_folds(run, {"T1w": Plan((), folds, (), done)}) == 4
+    assert fitted == ["folds/T1w/theirs/fold-1"]
+    (failed,) = run.failed
+    assert failed.scan == "folds/T1w/arnold/fold-1"
+    assert "is missing; fit it with --fold 1" in failed.message
+    assert failed.exit_code == 75
