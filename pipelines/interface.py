@@ -54,6 +54,11 @@ class Interface(SimpleInterface):
     names: tuple[str, ...] = ()
     error: H2loError | None = None
 
+    def __init__(self, **values: Any) -> None:
+        """Take inputs; None stands for one that is not given, and a path for its text."""
+        known = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
+        super().__init__(**{key: value for key, value in known.items() if value is not None})
+
     def _run_interface(self, runtime: Any) -> Any:
         set_threads(self.inputs.num_threads)
         values = {name: getattr(self.inputs, name) for name in self.names}

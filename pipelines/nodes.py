@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.utility import Merge
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.models.frame import Frame
 from pipelines.scan_steps import FOUND, FindBrain, Prepare
+
+if TYPE_CHECKING:
+    from pipelines.pairs import PairOptions
+    from pipelines.specs import RunSpec
 
 Source = tuple[Any, str]
 """A node and one of its outputs."""
@@ -39,25 +43,17 @@ def add(
     return node
 
 
-def given(interface: Any, **values: Any) -> Any:
-    """Return an interface with those of its inputs that are not None."""
-    known = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
-    return interface(**{key: value for key, value in known.items() if value is not None})
-
-
 def add_find_brain(
     workflow: pe.Workflow,
     name: str,
     path: Path,
-    *,
-    method: str,
-    weights: Path | None,
-    threads: int,
+    how: RunSpec | PairOptions,
     given_mask: Path | None = None,
 ) -> pe.Node:
     """Add the node that reads a scan and finds its brain."""
-    find = given(FindBrain, in_file=path, method=method, weights=weights, given_mask=given_mask)
-    return add(workflow, find, name, threads)
+    weights = how.synthstrip_weights
+    find = FindBrain(in_file=path, method=how.skull_strip, weights=weights, given_mask=given_mask)
+    return add(workflow, find, name, how.omp_nthreads)
 
 
 def add_preparation(

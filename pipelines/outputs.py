@@ -11,7 +11,7 @@ from nipype.pipeline import engine as pe
 from h2lo_bids.bids.sidecars import derivative_uri, template_reference
 from h2lo_bids.outputs import enhanced_sidecars, output_sidecars
 from h2lo_bids.reports.records import ModelInfo
-from pipelines.nodes import Source, add, given
+from pipelines.nodes import Source, add
 from pipelines.output_steps import WriteDerivative, WriteRecord
 from pipelines.scan_steps import CheckRange
 from pipelines.specs import ImageSpec, RunSpec, draws
@@ -51,7 +51,7 @@ def add_outputs(
     )  # fmt: skip
     written = _add_sinks(workflow, image, run, sources, check, donor)
     parts = [part.relative_path for part in image.parts] if image.enhanced else None
-    record = given(WriteRecord, record=_record(image, run), out_dir=run.out_dir, parts=parts)
+    record = WriteRecord(record=_record(image, run), out_dir=run.out_dir, parts=parts)
     add(
         workflow, record, "ds_record", outputs=written,
         figures=[(node, "figures") for node in products.figures],
@@ -89,8 +89,8 @@ def _add_sinks(
         measured = kind == "lowfield" or kind.startswith("noise")
         if measured:
             ends["mask_file"] = products[f"mask_{grid}" if grid != "native" else "mask"]
-        step = given(
-            WriteDerivative, out_dir=run.out_dir, sidecar=sidecars[key],
+        step = WriteDerivative(
+            out_dir=run.out_dir, sidecar=sidecars[key],
             out_name=path.relative_to(run.out_dir).as_posix(),
             mask_source=source if key == "mask" else None,
             contrast=image.scan.suffix if measured else None,

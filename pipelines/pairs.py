@@ -187,7 +187,9 @@ def init_pairs_wf(
             source, field = branches[donor.stem], "find_brain.mask_file"
         else:
             if donor.stem not in alone:
-                alone[donor.stem] = _find(workflow, f"find_{_word(donor)}", donor, how)
+                alone[donor.stem] = add_find_brain(
+                    workflow, f"find_{_word(donor)}", donor.path, how
+                )
             source, field = alone[donor.stem], "mask_file"
         workflow.connect([(source, branches[pair.name], [(field, "prepare.donor_mask")])])
     return workflow
@@ -202,17 +204,10 @@ def _word(scan: Scan) -> str:
     return scan.stem.replace("-", "_").replace("+", "plus")
 
 
-def _find(workflow: pe.Workflow, name: str, scan: Scan, how: PairOptions) -> pe.Node:
-    return add_find_brain(
-        workflow, name, scan.path, method=how.skull_strip, weights=how.synthstrip_weights,
-        threads=how.omp_nthreads,
-    )  # fmt: skip
-
-
 def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Workflow:
     """Build all that is done with one pair, up to ``write``, where it leaves the workflow."""
     workflow = pe.Workflow(name=f"{pair_word(pair)}_wf")
-    find = _find(workflow, "find_brain", pair.hf, how)
+    find = add_find_brain(workflow, "find_brain", pair.hf.path, how)
     high = add_preparation(workflow, find, pair.hf.path, how.frame, pair.contrast, "max")
     low = _add_low_field(workflow, high, pair, how)
     names = [str(scan.path) for scan in pair.lf]
@@ -240,12 +235,12 @@ def _add_low_field(
     """Find the brain of each low-field scan and register it; return what came of them."""
     found: dict[str, list[Source]] = {}
     for number, scan in enumerate(pair.lf, start=1):
-        find = _find(workflow, f"find_{number}", scan, how)
+        find = add_find_brain(workflow, f"find_{number}", scan.path, how)
         step = AlignScan(
             registered=pair.registered,
             seed=how.seed,
-            name=str(scan.path),
-            high_name=str(pair.hf.path),
+            name=scan.path,
+            high_name=pair.hf.path,
         )
         align = add(
             workflow, step, f"align_{number}", high=high["checked"],
@@ -272,7 +267,7 @@ def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
         **_strengths(pair),
     }
     return WritePair(
-        out_dir=str(how.out_dir),
+        out_dir=how.out_dir,
         out_names={key: path.relative_to(how.out_dir).as_posix() for key, path in paths.items()},
         sidecars={
             "hf": pair_sidecar("pairHF", (pair.hf,), mask=mask),

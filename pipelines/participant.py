@@ -10,11 +10,10 @@ from typing import Any
 
 from nipype.pipeline import engine as pe
 
-from h2lo_bids.bids.scan import Scan
 from h2lo_bids.outputs import Grid
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 from pipelines.lowfield_steps import ALIGNED, AlignScan, ChooseReference, FuseLowField
-from pipelines.nodes import Source, add, add_find_brain, add_preparation, given
+from pipelines.nodes import Source, add, add_find_brain, add_preparation
 from pipelines.output_steps import MakeFigures, MakeRegistrationFigures
 from pipelines.outputs import Products, add_outputs
 from pipelines.scan_steps import FOUND
@@ -89,7 +88,7 @@ def _synthesize(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Produc
 def prepare_scan(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> dict[str, Source]:
     """Bring a scan to the model's frame and range, and to that range on its own grid, too."""
     (part,), (mask,), model = image.parts, image.masks, image.model
-    find = _find(workflow, "find_brain", part, mask, run)
+    find = add_find_brain(workflow, "find_brain", part.path, run, mask[0] if mask else None)
     made = add_preparation(
         workflow, find, part.path, model.frame, model.contrast, model.scaling, native=True
     )
@@ -103,7 +102,7 @@ def _add_registration_figures(
         add(
             workflow,
             MakeRegistrationFigures(
-                stem=image.scan.stem, space=grid.space, template=str(grid.template)
+                stem=image.scan.stem, space=grid.space, template=grid.template
             ),
             f"registration_figures_{grid.space}",
             moved=products[f"preproc_{grid.name}"], mask=products[f"mask_{grid.name}"],
@@ -111,15 +110,6 @@ def _add_registration_figures(
         for grid in run.grids(image)
         if grid.kind == "template"
     ]  # fmt: skip
-
-
-def _find(
-    workflow: pe.Workflow, name: str, part: Scan, mask: tuple[Path, str] | None, run: RunSpec
-) -> pe.Node:
-    return add_find_brain(
-        workflow, name, part.path, method=run.skull_strip, weights=run.synthstrip_weights,
-        threads=run.omp_nthreads, given_mask=mask[0] if mask else None,
-    )  # fmt: skip
 
 
 def add_grid(
@@ -149,8 +139,8 @@ def add_grid(
     averaged = (grid.response.profile, grid.thickness) if grid.kind == "lf" else (None, None)
     folds = {"std": dict(image.model.metadata["files"])} if run.extras.uncertainty else {}
     for kind, members in {"lowfield": None, **folds}.items():
-        step = given(
-            Synthesize, **_evaluation(image, run), members=members,
+        step = Synthesize(
+            **_evaluation(image, run), members=members,
             slice_profile=averaged[0], slice_thickness=averaged[1],
         )  # fmt: skip
         name = "synthesize" if kind == "lowfield" else kind
@@ -206,10 +196,10 @@ def _add_template(
     products: Mapping[str, Source],
 ) -> dict[str, Source]:
     """Register a brain to a standard space, and bring it and its mask there."""
-    step = given(
-        RegisterToTemplate, template=grid.template, template_mask=grid.template_mask,
+    step = RegisterToTemplate(
+        template=grid.template, template_mask=grid.template_mask,
         transform="affine" if run.sloppy else "syn", seed=run.random_seed,
-        name=str(image.parts[0].path),
+        name=image.parts[0].path,
     )  # fmt: skip
     register = add(
         workflow, step, f"register_{grid.space}",
@@ -227,13 +217,13 @@ def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
     """Fuse low-field scans on the frame, enhance them, and draw what changed."""
     model = image.model
     choose, parts = _align_parts(workflow, image, run)
-    step = given(FuseLowField, scaling=model.scaling, contrast=model.contrast)
+    step = FuseLowField(scaling=model.scaling, contrast=model.contrast)
     fuse = add(
         workflow, step, "fuse", volume_mask=(choose, "volume_mask"),
         **{key: parts[key] for key in ("scans", "masks", "matrices", "stripped", "names")},
     )  # fmt: skip
     mask, volume = (fuse, "mask_file"), (fuse, "volume")
-    step = given(Synthesize, **_evaluation(image, run))
+    step = Synthesize(**_evaluation(image, run))
     enhance = _add_evaluation(workflow, step, "enhance", run, volume=volume, mask_file=mask)
     figures = add(
         workflow, MakeFigures(stem=image.scan.stem, task=ENHANCE), "figures",
@@ -258,7 +248,7 @@ def _align_parts(
     """Find each scan's brain, choose the reference, and register the others to it."""
     names = [str(part.path) for part in image.parts]
     finds = [
-        _find(workflow, f"find_{number}", part, mask, run)
+        add_find_brain(workflow, f"find_{number}", part.path, run, mask[0] if mask else None)
         for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
     ]
     choose = add(

@@ -9,16 +9,14 @@ from pathlib import Path
 
 from h2lo_bids.bids.explain import empty_subject, nothing_found
 from h2lo_bids.bids.gather import (
-    Findings,
     Image,
     Result,
+    Search,
     check_fit,
-    choose_subjects,
     find_images,
     note_others,
     read_scan,
 )
-from h2lo_bids.bids.index import list_subjects
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.query import (
     ENHANCED,
@@ -39,7 +37,6 @@ from h2lo_bids.bids.scan import (
     orientation,
     rank,
 )
-from h2lo_bids.bids.validate import read_description
 from h2lo_bids.errors import H2loError, NoMatchError
 
 Group = dict[tuple[str, str, str], list[Scan]]
@@ -99,16 +96,14 @@ def discover_lowfield(query: Query) -> Discovery:
     return _search(query, ENHANCED, _low_field)
 
 
-Choose = Callable[[list[Image], Query, Findings], list[LowFieldSource]]
+Choose = Callable[[list[Image], Search], list[LowFieldSource]]
 
 
 def _search(query: Query, sides: tuple[str, ...], choose: Choose) -> Discovery:
     """Find the images that a query asks for, and let a function choose the scans among them."""
-    root, findings = query.bids_dir, Findings()
-    read_description(root, skip=query.skip_bids_validation, doubt=findings.doubt)
-    existing = list_subjects(root)
-    subjects = choose_subjects(query, existing, findings)
-    every = find_images(query, subjects, existing, findings)
+    search = Search(query)
+    search.begin()
+    every = find_images(search)
     asked = {suffix: query.asked(suffix, *sides) for suffix in query.suffixes}
     images = []
     for image in every:
@@ -121,26 +116,26 @@ def _search(query: Query, sides: tuple[str, ...], choose: Choose) -> Discovery:
         if reason is None:
             images.append(image)
         else:
-            findings.skip(image.path, reason)
-    note_others(query.filters, findings)
+            search.skip(image.path, reason)
+    note_others(search)
     if images:
-        check_fit(query, every, sides, findings)
-    findings.validate(query, root, (image.path for image in images))
-    sources = choose(images, query, findings)
-    if not sources and not findings.problems:
-        reasons = sorted({item.reason for item in findings.skipped})
+        check_fit(search, every, sides)
+    search.validate(image.path for image in images)
+    sources = choose(images, search)
+    if not sources and not search.problems:
+        reasons = sorted({item.reason for item in search.skipped})
         reasons.sort(key=lambda text: "did you mean" not in text)
         reasons = [one for one in reasons if not any(r.startswith(f"{one};") for r in reasons)]
-        raise NoMatchError(nothing_found(query, asked, subjects, existing, reasons))
+        raise NoMatchError(nothing_found(query, asked, search.subjects, search.existing, reasons))
     scans = tuple(scan for source in sources for scan in source.named)
-    _report_empty(query, subjects, scans, findings)
+    _report_empty(search, scans)
     low = tuple(sources) if sides == ENHANCED else ()
-    return Discovery(scans=scans, sources=low, **findings.result())
+    return Discovery(scans=scans, sources=low, **search.result())
 
 
-def _high_field(images: list[Image], query: Query, findings: Findings) -> list[LowFieldSource]:
+def _high_field(images: list[Image], search: Search) -> list[LowFieldSource]:
     """Read sidecars, drop low field, choose, and check that the content is there."""
-    sidecars = Sidecars(query.bids_dir)
+    sidecars = Sidecars(search.root)
     groups: dict[tuple[str, str, str], list[tuple[Image, Scan | H2loError]]] = defaultdict(list)
     for image in images:
         name, scan = image.name, _read(image, sidecars)
@@ -148,22 +143,22 @@ def _high_field(images: list[Image], query: Query, findings: Findings) -> list[L
             reason = f"low field ({scan.strength}): never an input to synthesis"
             if scan.field_source == "label":
                 reason += "; if it is high field, write MagneticFieldStrength into its sidecar"
-            findings.skip(image.path, reason)
-            findings.doubt(image.path, *scan.warnings)
+            search.skip(image.path, reason)
+            search.doubt(image.path, *scan.warnings)
         else:
             key = (name.get("sub") or "", name.get("ses") or "", name.suffix)
             groups[key].append((image, scan))
     chosen = []
     for _, group in sorted(groups.items(), key=lambda item: item[0]):
         group.sort(key=lambda entry: rank(entry[0].path, entry[0].name))
-        count = len(group) if query.all_scans else 1
+        count = len(group) if search.query.all_scans else 1
         for image, scan in group[:count]:
             if isinstance(scan, H2loError):
-                findings.fail(image.path, scan)
-            elif findings.present(scan):
-                chosen.append(_noted(scan, findings))
+                search.fail(image.path, scan)
+            elif search.present(scan):
+                chosen.append(_noted(scan, search))
         for image, _ in group[count:]:
-            findings.skip(
+            search.skip(
                 image.path,
                 f"{group[0][0].path.name} was preferred ({PREFERENCE}); "
                 "take all with --all-scans or choose with --filter ENTITY=VALUE",
@@ -179,91 +174,88 @@ def _read(image: Image, sidecars: Sidecars) -> Scan | H2loError:
         return error
 
 
-def _noted(scan: Scan, findings: Findings) -> Scan:
+def _noted(scan: Scan, search: Search) -> Scan:
     """Add what the header contradicts, and keep all notes of a scan that is used."""
     scan = replace(scan, warnings=(*scan.warnings, *header_warnings(scan)))
-    findings.add_notes(scan)
+    search.add_notes(scan)
     return scan
 
 
-def _report_empty(
-    query: Query, subjects: tuple[str, ...], scans: Iterable[Scan], findings: Findings
-) -> None:
+def _report_empty(search: Search, scans: Iterable[Scan]) -> None:
     """Name each subject without any scan; one that was asked for by name is a problem."""
     known = {f"sub-{scan.subject}" for scan in scans}
-    known |= {_folder(problem.path, query) for problem in findings.problems}
+    known |= {_folder(problem.path, search) for problem in search.problems}
     reasons: dict[str, str] = {}  # looked up: there may be thousands of subjects and images
-    for item in findings.skipped:
-        reasons.setdefault(_folder(item.path, query), item.reason)
-    for label in subjects:
-        folder = query.bids_dir / f"sub-{label}"
+    for item in search.skipped:
+        reasons.setdefault(_folder(item.path, search), item.reason)
+    for label in search.subjects:
+        folder = search.root / f"sub-{label}"
         if folder.name in known:
             continue
         skipped = reasons.get(folder.name)
-        empty = "" if skipped else empty_subject(folder, query)
-        if query.participant_labels:
+        empty = "" if skipped else empty_subject(folder, search.query)
+        if search.query.participant_labels:
             reason = empty or f"no scan to work on ({skipped})"
-            findings.refuse(folder, f"{reason}; check the labels and filters")
+            search.refuse(folder, f"{reason}; check the labels and filters")
         else:
-            findings.skip(folder, empty or "all its images are skipped")
+            search.skip(folder, empty or "all its images are skipped")
 
 
-def _folder(path: Path, query: Query) -> str:
+def _folder(path: Path, search: Search) -> str:
     """Return the subject's folder of a path; nothing for the dataset itself."""
-    return next(iter(path.relative_to(query.bids_dir).parts), "")
+    return next(iter(path.relative_to(search.root).parts), "")
 
 
-def _low_field(images: list[Image], query: Query, findings: Findings) -> list[LowFieldSource]:
+def _low_field(images: list[Image], search: Search) -> list[LowFieldSource]:
     """Choose the low-field scans of each session, alone or together."""
     groups: Group = defaultdict(list)
-    for scan in _low(images, query, findings):
+    for scan in _low(images, search):
         groups[scan.subject, scan.session or "", scan.suffix].append(scan)
     sources = []
     for _, group in sorted(groups.items(), key=lambda item: item[0]):
-        for parts in _choices(group, query, findings):
-            there = tuple(_noted(part, findings) for part in parts if findings.present(part))
+        for parts in _choices(group, search):
+            there = tuple(_noted(part, search) for part in parts if search.present(part))
             if there:
                 sources.append(LowFieldSource(_named_after(parts, there[0]), there))
     return sources
 
 
-def _low(images: list[Image], query: Query, findings: Findings) -> list[Scan]:
+def _low(images: list[Image], search: Search) -> list[Scan]:
     """Read sidecars, and keep what is low field."""
-    sidecars, kept = Sidecars(query.bids_dir), []
+    sidecars, kept = Sidecars(search.root), []
     for image in images:
         scan = _read(image, sidecars)
         if isinstance(scan, H2loError):
-            findings.fail(image.path, scan)
+            search.fail(image.path, scan)
         elif scan.low:
             kept.append(scan)
         elif scan.field_strength is not None:
-            findings.skip(
-                image.path, f"high field ({scan.strength}): never an input to enhancement"
-            )
-            findings.doubt(image.path, *scan.warnings)
-        elif query.asked(scan.suffix, *LOW):
+            search.skip(image.path, f"high field ({scan.strength}): never an input to enhancement")
+            search.doubt(image.path, *scan.warnings)
+        elif search.query.asked(scan.suffix, *LOW):
             kept.append(scan.taken_as_low("it was chosen with --lf"))
         else:
-            findings.skip(image.path, f"{scan.warnings[0]}; take it with --lf ENTITY-LABEL")
+            search.skip(image.path, f"{scan.warnings[0]}; take it with --lf ENTITY-LABEL")
     return kept
 
 
-def _choices(group: list[Scan], query: Query, findings: Findings) -> list[tuple[Scan, ...]]:
+def _choices(group: list[Scan], search: Search) -> list[tuple[Scan, ...]]:
     """Return which scans of a session are enhanced, alone or together."""
     group = sorted(group, key=_order)
-    if query.all_scans:
+    if search.query.all_scans:
         return [(scan,) for scan in group]
-    three = _three(group) if query.fusion != "none" else ()
-    if query.fusion == "mrr" and not three:
+    fusion = search.query.fusion
+    three = _three(group) if fusion != "none" else ()
+    if fusion == "mrr" and not three:
         there = ", ".join(TITLES.get(orientation(scan) or "", "other") for scan in group)
         for scan in group:
-            findings.skip(scan.path, f"not three orthogonal scans to fuse (found {there})")
+            search.skip(scan.path, f"not three orthogonal scans to fuse (found {there})")
         return []
     chosen = three or (group[0],)
     taken = "the three orthogonal scans are fused" if three else f"{group[0].path.name} is taken"
     for scan in group:
         if scan not in chosen:
-            findings.skip(
+            search.skip(
                 scan.path,
                 f"{taken}; choose with --lf ENTITY-LABEL, or take each alone with --all-scans",
             )

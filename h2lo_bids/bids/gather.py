@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from h2lo_bids.bids.explain import (
     right_name,
     unlisted,
 )
-from h2lo_bids.bids.index import index_images, read_participants, sessions_of
+from h2lo_bids.bids.index import index_images, list_subjects, read_participants, sessions_of
 from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.bids.names import Name, in_place, looks_wanted, parse_name
 from h2lo_bids.bids.query import (
@@ -29,7 +29,7 @@ from h2lo_bids.bids.query import (
     other_queries,
 )
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.validate import require_valid
+from h2lo_bids.bids.validate import read_description, require_valid
 from h2lo_bids.errors import (
     BadDataError,
     H2loError,
@@ -57,14 +57,71 @@ class Skipped(NamedTuple):
 
 
 @dataclass
-class Findings:
-    """What the steps of one search add to."""
+class Search:
+    """A query, the subjects that its dataset has and that are chosen, and what is reported."""
 
+    query: Query
+    existing: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    lonely: list[Skipped] = field(default_factory=list)  # subjects without a partner
     notes: list[str] = field(default_factory=list)
     scan_notes: list[tuple[Path, str]] = field(default_factory=list)
     doubts: list[tuple[Path, str]] = field(default_factory=list)
+
+    @property
+    def root(self) -> Path:
+        """The dataset."""
+        return self.query.bids_dir
+
+    def begin(self) -> None:
+        """Check the dataset's description, and choose subjects; absent ones become problems."""
+        root, asked = self.root, self.query.participant_labels
+        self.check_description()
+        rows, misnamed, there = read_participants(root), misnamed_subjects(root), {*self.existing}
+        chosen = tuple(label for label in asked if label in there) if asked else self.existing
+        absent = {
+            root / f"sub-{label}": absent_subject(label, self.existing, label in rows)
+            for label in asked
+            if label not in there
+        }
+        if not chosen:
+            lines = summarise((path, f"{path}: {text}") for path, text in absent.items())
+            lines += [f"{root}: {misnamed}"] if misnamed else []
+            raise NoMatchError(
+                "; ".join(lines) or f"{root}: holds no folder sub-<label>; check the path"
+            )
+        if misnamed and (absent or not asked):
+            self.invalid(root, misnamed)
+        if not asked:
+            table = root / "participants.tsv"
+            self.doubt(table, *unlisted(rows, self.existing))
+            if not rows and table.exists():
+                self.doubt(table, "no column participant_id, or it cannot be read; not used")
+        for path, text in absent.items():
+            self.refuse(path, text)
+        self.choose(chosen)
+
+    def check_description(self) -> None:
+        """Check the dataset's description, and list its subjects."""
+        skip = self.query.skip_bids_validation
+        read_description(self.root, skip=skip, doubt=self.doubt)
+        self.existing = list_subjects(self.root)
+
+    def choose(self, subjects: Iterable[str]) -> None:
+        """Keep the subjects whose folders may be read, as PyBIDS would stop at the others."""
+        kept = []
+        for label in subjects:
+            subject = self.root / f"sub-{label}"
+            visits = [subject / visit for visit in ("", *sessions_of(subject))]
+            # The folders of a closed folder cannot be seen: it is named itself.
+            folders = (*visits, *(visit / "anat" for visit in visits))
+            if closed := next(filter(_closed, folders), None):
+                self.refuse(closed, "cannot be read; check its permissions", MissingInputError)
+            else:
+                kept.append(label)
+        self.subjects = tuple(kept)
 
     def result(self) -> dict[str, tuple[Any, ...]]:
         """Return all of it as a `Discovery` has it, one line for each kind of note or warning."""
@@ -74,7 +131,7 @@ class Findings:
         )
         return {
             "problems": tuple(self.problems),
-            "skipped": tuple(self.skipped),
+            "skipped": (*self.lonely, *self.skipped),
             "notes": (*self.notes, *notes),
             "warnings": tuple(doubts),
         }
@@ -100,9 +157,13 @@ class Findings:
         """Skip an image or a subject."""
         self.skipped.append(Skipped(path, reason))
 
-    def invalid(self, path: Path, reason: str, query: Query) -> None:
+    def alone(self, subject: str, reason: str) -> None:
+        """Skip a subject that lacks a pair."""
+        self.lonely.append(Skipped(self.root / f"sub-{subject}", f"sub-{subject}: {reason}"))
+
+    def invalid(self, path: Path, reason: str) -> None:
         """Count what is not named by BIDS as a problem, unless it may be."""
-        if query.skip_bids_validation:
+        if self.query.skip_bids_validation:
             self.skip(path, reason)
         else:
             self.refuse(path, reason, InvalidBidsError)
@@ -117,11 +178,12 @@ class Findings:
                 self.fail(scan.path, error)
         return len(self.problems) == before
 
-    def validate(self, query: Query, root: Path, images: Iterable[Path]) -> None:
+    def validate(self, images: Iterable[Path]) -> None:
         """Stop if the validator finds errors in the chosen images' part of a dataset."""
         images = list(images)
-        note = require_valid(root, images) if images and not query.skip_bids_validation else None
-        self.notes += [note] if note else []
+        if images and not self.query.skip_bids_validation:
+            note = require_valid(self.root, images)
+            self.notes += [note] if note else []
 
 
 @dataclass(frozen=True)
@@ -148,103 +210,52 @@ class Image(NamedTuple):
     name: Name
 
 
-def choose_subjects(query: Query, existing: tuple[str, ...], findings: Findings) -> tuple[str, ...]:
-    """Take the subjects that are asked for; those that do not exist become problems."""
-    root, asked, there = query.bids_dir, query.participant_labels, set(existing)
-    rows, misnamed = read_participants(root), misnamed_subjects(root)
-    chosen = tuple(label for label in asked if label in there) if asked else existing
-    absent = {
-        root / f"sub-{label}": absent_subject(label, existing, label in rows)
-        for label in asked
-        if label not in there
-    }
-    if not chosen:
-        lines = summarise((path, f"{path}: {text}") for path, text in absent.items())
-        lines += [f"{root}: {misnamed}"] if misnamed else []
-        raise NoMatchError(
-            "; ".join(lines) or f"{root}: holds no folder sub-<label>; check the path"
-        )
-    if misnamed and (absent or not asked):
-        findings.invalid(root, misnamed, query)
-    if not asked:
-        table = root / "participants.tsv"
-        findings.doubt(table, *unlisted(rows, existing))
-        if not rows and table.exists():
-            findings.doubt(table, "no column participant_id, or it cannot be read; not used")
-    for path, text in absent.items():
-        findings.refuse(path, text)
-    return readable(root, chosen, findings)
-
-
-def readable(root: Path, subjects: Iterable[str], findings: Findings) -> tuple[str, ...]:
-    """Keep the subjects whose folders may be read, as PyBIDS would stop at the others."""
-    kept = []
-    for label in subjects:
-        subject = root / f"sub-{label}"
-        visits = [subject / visit for visit in ("", *sessions_of(subject))]
-        # The folders of a closed folder cannot be seen: it is named itself.
-        closed = [folder for folder in (*visits, *(v / "anat" for v in visits)) if _closed(folder)]
-        if closed:
-            reason = "cannot be read; check its permissions"
-            findings.refuse(closed[0], reason, MissingInputError)
-        else:
-            kept.append(label)
-    return tuple(kept)
-
-
 def _closed(folder: Path) -> bool:
     return os.access(folder, os.F_OK) and not os.access(folder, os.R_OK | os.X_OK)
 
 
-def find_images(
-    query: Query, subjects: tuple[str, ...], existing: tuple[str, ...], findings: Findings
-) -> list[Image]:
-    """List the images of some subjects that are named as one of the wanted contrasts."""
-    root, sessions = query.bids_dir, query.session_labels
-    paths, notes = index_images(
-        root, subjects, sessions, query.database_dir, every_subject=subjects == existing
-    )
-    findings.notes += notes
-    _absent_sessions(query, subjects, findings)
+def find_images(search: Search) -> list[Image]:
+    """List the images of the subjects that are named as one of the wanted contrasts."""
+    query, root, subjects = search.query, search.root, search.subjects
+    sessions, every = query.session_labels, subjects == search.existing
+    paths, notes = index_images(root, subjects, sessions, query.database_dir, every_subject=every)
+    search.notes += notes
+    if sessions:
+        _absent_sessions(search)
     for label in subjects:
         for odd in odd_names(root / f"sub-{label}", sessions, query.suffixes):
-            if odd.invalid:
-                findings.invalid(odd.path, odd.reason, query)
-            else:
-                findings.skip(odd.path, odd.reason)
-    return _one_form(_named(paths, query, findings), findings)
+            (search.invalid if odd.invalid else search.skip)(odd.path, odd.reason)
+    return _one_form(_named(paths, search), search)
 
 
-def _absent_sessions(query: Query, subjects: tuple[str, ...], findings: Findings) -> None:
+def _absent_sessions(search: Search) -> None:
     """Report sessions that no chosen subject has; one in other case is a problem."""
-    root = query.bids_dir
-    if not query.session_labels:
-        return
-    there = {name[4:] for label in subjects for name in sessions_of(root / f"sub-{label}")}
-    for label in (label for label in query.session_labels if label not in there):
+    folders = (search.root / f"sub-{label}" for label in search.subjects)
+    there = {name[4:] for folder in folders for name in sessions_of(folder)}
+    for label in (label for label in search.query.session_labels if label not in there):
         near = nearest(label, there, similar=True)
         known = listed(sorted(there)) or "none"
         hint = f"did you mean {near}?" if near else f"found sessions {known}"
         text = f"no chosen subject has a session {label}; {hint}"
-        (findings.refuse if nearest(label, there) else findings.doubt)(root, text)
+        (search.refuse if nearest(label, there) else search.doubt)(search.root, text)
 
 
-def _named(paths: list[Path], query: Query, findings: Findings) -> list[Image]:
+def _named(paths: list[Path], search: Search) -> list[Image]:
     """Keep the images whose names say that they are of a wanted contrast."""
-    images = []
+    images, suffixes = [], search.query.suffixes
     for path in paths:
         name = parse_name(path.name)
-        if name is not None and name.suffix in query.suffixes and in_place(path, name):
+        if name is not None and name.suffix in suffixes and in_place(path, name):
             images.append(Image(path, name))
-        elif name is not None and name.suffix in _UNIFORM and "T1w" in query.suffixes:
+        elif name is not None and name.suffix in _UNIFORM and "T1w" in suffixes:
             reason = f"{name.suffix} is not read; did you mean T1w? To use it, copy it as "
-            findings.skip(path, reason + right_name(name))
-        elif looks_wanted(path, name, query.suffixes):
-            findings.invalid(path, f"the name is not BIDS; {rename(name, path)}", query)
+            search.skip(path, reason + right_name(name))
+        elif looks_wanted(path, name, suffixes):
+            search.invalid(path, f"the name is not BIDS; {rename(name, path)}")
     return images
 
 
-def _one_form(images: list[Image], findings: Findings) -> list[Image]:
+def _one_form(images: list[Image], search: Search) -> list[Image]:
     """Of the same scan as ``.nii`` and ``.nii.gz`` keep the second, if it is there."""
     forms: dict[Path, list[Image]] = defaultdict(list)
     for image in images:
@@ -255,7 +266,7 @@ def _one_form(images: list[Image], findings: Findings) -> list[Image]:
         pair.sort(key=lambda image: (not image.path.exists(), image.name.extension == ".nii"))
         kept.append(pair[0])
         for other in pair[1:]:
-            findings.skip(other.path, f"{pair[0].path.name} is the same scan and was taken")
+            search.skip(other.path, f"{pair[0].path.name} is the same scan and was taken")
     return kept
 
 
@@ -282,21 +293,19 @@ def read_scan(image: Image, sidecars: Sidecars, dataset: str = "raw") -> Scan:
     )
 
 
-def note_others(filters: Mapping[str, object], findings: Findings) -> None:
+def note_others(search: Search) -> None:
     """Name the queries of a filter file that are for other programs, once."""
-    if others := other_queries(filters):
-        findings.notes.append(f"queries of the filter file that are not used: {listed(others)}")
+    if others := other_queries(search.query.filters):
+        search.notes.append(f"queries of the filter file that are not used: {listed(others)}")
 
 
-def check_fit(
-    query: Query, images: list[Image], sides: tuple[str, ...], findings: Findings
-) -> None:
+def check_fit(search: Search, images: list[Image], sides: tuple[str, ...]) -> None:
     """Report conditions that fit none of the images of a contrast.
 
     That is a problem if they were written for this contrast, or if a label is there in
     other case; else they may be meant for the other contrast: a warning.
     """
-    option = f"--{sides[-1]}" if sides[-1] else "the filter"
+    query, option = search.query, f"--{sides[-1]}" if sides[-1] else "the filter"
     for suffix in query.suffixes:
         names = [image.name for image in images if image.name.suffix == suffix]
         asked = query.asked(suffix, *sides)
@@ -306,4 +315,4 @@ def check_fit(
         text = f"no {suffix} image matches {option} {describe(asked)}{hint}"
         keys = (f"{side}_{suffix.lower()}".lstrip("_") for side in sides)
         sure = any(query.filters.get(key) for key in keys) or did_you_mean(asked, names)
-        (findings.refuse if sure else findings.doubt)(query.bids_dir, text)
+        (search.refuse if sure else search.doubt)(search.root, text)

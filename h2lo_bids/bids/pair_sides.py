@@ -10,15 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from h2lo_bids.bids.explain import misnamed_subjects
-from h2lo_bids.bids.gather import (
-    Findings,
-    Image,
-    check_fit,
-    find_images,
-    note_others,
-    read_scan,
-    readable,
-)
+from h2lo_bids.bids.gather import Image, Search, check_fit, find_images, note_others, read_scan
 from h2lo_bids.bids.index import folder_names, list_subjects, sessions_of
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import NIFTI, in_place, parse_name
@@ -32,7 +24,6 @@ from h2lo_bids.bids.query import (
     matches,
 )
 from h2lo_bids.bids.scan import Scan, not_an_input, rank
-from h2lo_bids.bids.validate import read_description
 from h2lo_bids.errors import H2loError, MissingInputError
 from h2lo_bids.io import check_content
 from h2lo_bids.wording import counted, listed
@@ -50,89 +41,75 @@ class Sides:
     broken: bool = False
 
 
-def gather_sides(
-    query: Query, subjects: tuple[str, ...], existing: tuple[str, ...], findings: Findings
-) -> dict[Key, Sides]:
+def gather_sides(search: Search) -> dict[Key, Sides]:
     """Sort the scans of the raw dataset, and of the second root, by field strength.
 
     An image of unknown field strength counts as high field, unless it lies in
     the second root or the user's words choose it as low field and not as high.
     """
     sides: dict[Key, Sides] = defaultdict(Sides)
-    note_others(query.filters, findings)
-    images = find_images(query, subjects, existing, findings)
-    check_fit(query, images, HIGH, findings)
+    query = search.query
+    note_others(search)
+    images = find_images(search)
+    check_fit(search, images, HIGH)
     if query.lf_dir is None and not query.derivatives:
-        check_fit(query, images, LOW, findings)
-    for image, scan in _read(images, query, query.bids_dir, "raw", sides, findings):
+        check_fit(search, images, LOW)
+    for image, scan in _read(search, images, "raw", sides):
         low = scan.low or (query.lf_dir is None and _chosen_as_low(image, scan, query))
         if low and query.lf_dir is not None:
-            findings.skip(image.path, f"low field, but --lf-dir says {query.lf_dir}")
+            search.skip(image.path, f"low field, but --lf-dir says {query.lf_dir}")
         else:
             scan = scan.taken_as_low("it was chosen with --lf") if low else scan
-            _keep(image, scan, sides, query, findings, low=low)
-    _validate(query, query.bids_dir, sides, "raw", findings)
-    second = query.second()
-    if second is not None:
-        _gather_second(query, second, subjects, existing, sides, findings)
+            _keep(search, image, scan, sides, low=low)
+    _validate(search, sides, "raw")
+    if query.lf_dir is not None:
+        _gather_second(search, sides)
     return dict(sides)
 
 
-def _gather_second(
-    query: Query,
-    second: Query,
-    subjects: tuple[str, ...],
-    existing: tuple[str, ...],
-    sides: dict[Key, Sides],
-    findings: Findings,
-) -> None:
+def _gather_second(search: Search, sides: dict[Key, Sides]) -> None:
     """Add the low-field scans of ``lf_dir``, and warn of what only that dataset has."""
-    root = second.bids_dir
-    read_description(root, skip=query.skip_bids_validation, doubt=findings.doubt)
-    there = list_subjects(root)
-    others = [f"sub-{label}" for label in there if label not in set(existing)]
-    if others and subjects == existing:
+    second = replace(search, query=search.query.second())  # it adds to the same lists
+    root, known = second.root, {*search.existing}
+    second.check_description()
+    others = [f"sub-{label}" for label in second.existing if label not in known]
+    if others and search.subjects == search.existing:
         text = f"{counted(len(others), 'participant')} not in the first dataset: {listed(others)}"
-        findings.doubt(root, text)
+        search.doubt(root, text)
     if misnamed := misnamed_subjects(root):
-        findings.doubt(root, misnamed)
-    shared = readable(root, (label for label in subjects if label in set(there)), findings)
-    images = find_images(second, shared, there, findings)
-    check_fit(query, images, LOW, findings)
-    for image, scan in _read(images, query, root, LF_DATASET, sides, findings):
+        search.doubt(root, misnamed)
+    second.choose(label for label in search.subjects if label in {*second.existing})
+    images = find_images(second)
+    check_fit(search, images, LOW)
+    for image, scan in _read(second, images, LF_DATASET, sides):
         if scan.field_strength is not None and not scan.low:
-            findings.skip(image.path, f"{scan.strength}: not low field, in spite of --lf-dir")
+            search.skip(image.path, f"{scan.strength}: not low field, in spite of --lf-dir")
         else:
             scan = scan.taken_as_low("it lies in --lf-dir")
-            _keep(image, scan, sides, query, findings, low=True)
-    _validate(query, root, sides, LF_DATASET, findings)
+            _keep(search, image, scan, sides, low=True)
+    _validate(second, sides, LF_DATASET)
 
 
 def _read(
-    images: list[Image],
-    query: Query,
-    root: Path,
-    dataset: str,
-    sides: dict[Key, Sides],
-    findings: Findings,
+    search: Search, images: list[Image], dataset: str, sides: dict[Key, Sides]
 ) -> Iterator[tuple[Image, Scan]]:
     """Read the sidecars of whole-head magnitude images that either side could want."""
-    sidecars = Sidecars(root)
+    sidecars = Sidecars(search.root)
     for image in images:
-        asked = [query.asked(image.name.suffix, *side) for side in (HIGH, LOW)]
+        asked = [search.query.asked(image.name.suffix, *side) for side in (HIGH, LOW)]
         reason = not_an_input(image.name, {*asked[0], *asked[1]})
         if reason is not None:
-            findings.skip(image.path, reason)
+            search.skip(image.path, reason)
             continue
         try:
             scan = read_scan(image, sidecars, dataset)
         except H2loError as error:
             if any(matches(image.name, conditions) for conditions in asked):
-                findings.fail(image.path, error)
+                search.fail(image.path, error)
                 sides[image.name.get("sub") or "", image.name.suffix].broken = True
             continue
         if scan.field_strength is not None:  # else it is reported where it counts
-            findings.doubt(image.path, *scan.warnings)
+            search.doubt(image.path, *scan.warnings)
         yield image, scan
 
 
@@ -143,50 +120,38 @@ def _chosen_as_low(image: Image, scan: Scan, query: Query) -> bool:
     return scan.field_strength is None and chosen and not (high and matches(image.name, high))
 
 
-def _keep(
-    image: Image,
-    scan: Scan,
-    sides: dict[Key, Sides],
-    query: Query,
-    findings: Findings,
-    *,
-    low: bool,
-) -> None:
-    both = sides[scan.subject, scan.suffix]
-    conditions = query.asked(scan.suffix, *(LOW if low else HIGH))
+def _keep(search: Search, image: Image, scan: Scan, sides: dict[Key, Sides], *, low: bool) -> None:
+    both, side = sides[scan.subject, scan.suffix], LOW if low else HIGH
+    conditions = search.query.asked(scan.suffix, *side)
     if matches(image.name, conditions):
         (both.low if low else both.high).append(scan)
     else:
-        kind = (
-            "low field, but does not match --lf" if low else "high field, but does not match --hf"
-        )
-        findings.skip(image.path, f"{kind} {_words(conditions, image)}")
+        kind = f"{'low' if low else 'high'} field, but does not match --{side[-1]}"
+        search.skip(image.path, f"{kind} {_words(conditions, image)}")
 
 
 def _words(conditions: dict[str, tuple[str | None, ...]], image: Image) -> str:
     return describe(conditions) + did_you_mean(conditions, [image.name])
 
 
-def _validate(
-    query: Query, root: Path, sides: dict[Key, Sides], dataset: str, findings: Findings
-) -> None:
+def _validate(search: Search, sides: dict[Key, Sides], dataset: str) -> None:
     scans = (scan for both in sides.values() for scan in (*both.high, *both.low))
-    findings.validate(query, root, (scan.path for scan in scans if scan.dataset == dataset))
+    search.validate(scan.path for scan in scans if scan.dataset == dataset)
 
 
 _FUSED = re.compile(r"(.+)_mrr(\.nii(?:\.gz)?)")
 """Names as in ds006557's ants-mrr, where the contrast is followed by a further word."""
 
 
-def use_precomputed(query: Query, sides: dict[Key, Sides], findings: Findings) -> set[str]:
+def use_precomputed(search: Search, sides: dict[Key, Sides]) -> set[str]:
     """Let the low-field images of derivative datasets stand for the low-field scans.
 
     A contrast of which these datasets hold an image of anybody is taken from
     them alone, so that fused and single scans are not mixed.
     """
     found: dict[Key, list[Scan]] = defaultdict(list)
-    for dataset, root in query.derivatives:
-        for scan in _precomputed(dataset, root, query, sides, findings):
+    for dataset, root in search.query.derivatives:
+        for scan in _precomputed(search, dataset, root, sides):
             found[scan.subject, scan.suffix].append(scan)
     contrasts = {contrast for _, contrast in found}
     for (subject, contrast), both in sides.items():
@@ -196,29 +161,29 @@ def use_precomputed(query: Query, sides: dict[Key, Sides], findings: Findings) -
 
 
 def _precomputed(
-    dataset: str, root: Path, query: Query, sides: dict[Key, Sides], findings: Findings
+    search: Search, dataset: str, root: Path, sides: dict[Key, Sides]
 ) -> Iterator[Scan]:
     """Read the low-field images of one dataset, of whomever."""
     sidecars = Sidecars(root)
     visits: dict[str, set[str | None]] = defaultdict(set)
     for (_, contrast), each in sides.items():
         visits[contrast] |= {scan.session for scan in each.high}
-    for image, fused in _derived(root, query):
+    for image, fused in _derived(root, search.query):
         both = sides.get((image.name.get("sub") or "", image.name.suffix))
         try:
             scan = read_scan(image, sidecars, dataset)
         except H2loError as error:
             if both is not None:
-                findings.fail(image.path, error)
+                search.fail(image.path, error)
                 both.broken = True
             continue
         sure = fused or scan.session not in visits[image.name.suffix]
-        reason = _unfit(image, scan, sure, query)
+        reason = _unfit(image, scan, sure, search.query)
         if reason is None:
             note = f"on the high-field grid, since --derivatives {dataset} holds it"
             yield replace(scan, notes=(note,), warnings=())
         elif both is not None:
-            findings.skip(image.path, reason)
+            search.skip(image.path, reason)
 
 
 def _derived(root: Path, query: Query) -> Iterator[tuple[Image, bool]]:

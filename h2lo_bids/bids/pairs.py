@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from h2lo_bids.bids.explain import empty_subject
-from h2lo_bids.bids.gather import Findings, Result, choose_subjects
-from h2lo_bids.bids.index import list_subjects
+from h2lo_bids.bids.gather import Result, Search
 from h2lo_bids.bids.names import ORDER
 from h2lo_bids.bids.pair_sides import Key, Sides, gather_sides, mask_donor, use_precomputed
 from h2lo_bids.bids.query import HIGH, LOW, Query, describe
 from h2lo_bids.bids.scan import ORTHOGONAL, TITLES, Scan, header_warnings, orientation, rank
-from h2lo_bids.bids.validate import read_description
 from h2lo_bids.errors import H2loError, NoMatchError, UsageError
 from h2lo_bids.io import check_content
 from h2lo_bids.wording import counted, listed
@@ -73,88 +71,68 @@ def discover_pairs(query: Query) -> PairDiscovery:
     that has none, from the only other one. Nothing is guessed: what can be meant
     in two ways is an error.
     """
-    findings = Findings()
-    read_description(query.bids_dir, skip=query.skip_bids_validation, doubt=findings.doubt)
-    existing = list_subjects(query.bids_dir)
-    subjects = choose_subjects(query, existing, findings)
-    sides = gather_sides(query, subjects, existing, findings)
-    lonely = Findings()
-    for label in subjects:
+    search = Search(query)
+    search.begin()
+    sides = gather_sides(search)
+    for label in search.subjects:
         if not any((label, contrast) in sides for contrast in query.suffixes):
-            folder = query.bids_dir / f"sub-{label}"
-            lonely.skip(folder, f"sub-{label}: {empty_subject(folder, query)}")
-    pairs = _pairs(query, sides, findings, lonely)
-    if not pairs and not findings.problems:
-        reasons = list(dict.fromkeys(i.reason for i in (*lonely.skipped, *findings.skipped)))
+            search.alone(label, empty_subject(query.bids_dir / f"sub-{label}", query))
+    pairs = _pairs(search, sides)
+    if not pairs and not search.problems:
+        reasons = list(dict.fromkeys(i.reason for i in (*search.lonely, *search.skipped)))
         reasons.sort(key=lambda text: "did you mean" not in text)
-        raise NoMatchError(_nothing_pairs(query, sides, subjects, reasons))
-    findings.skipped[:0] = lonely.skipped
+        raise NoMatchError(_nothing_pairs(search, sides, reasons))
     for scan in (scan for pair in pairs for scan in (pair.hf, *pair.lf)):
-        findings.add_notes(scan)
-        findings.doubt(scan.path, *header_warnings(scan))
-    return PairDiscovery(pairs=tuple(pairs), **findings.result())
+        search.add_notes(scan)
+        search.doubt(scan.path, *header_warnings(scan))
+    return PairDiscovery(pairs=tuple(pairs), **search.result())
 
 
-def _pairs(
-    query: Query, sides: dict[Key, Sides], findings: Findings, lonely: Findings
-) -> list[PairSource]:
-    """Return the pairs whose content is there; collect the subjects without one."""
-    derived: set[str] = set()
+def _pairs(search: Search, sides: dict[Key, Sides]) -> list[PairSource]:
+    """Return the pairs whose content is there; report the subjects without one."""
+    query, derived = search.query, set[str]()
     if query.fusion != "mrr":
-        derived = use_precomputed(query, sides, findings)
+        derived = use_precomputed(search, sides)
     elif query.derivatives:
-        findings.notes.append("--lf-fusion mrr: no fused images were looked for in --derivatives")
+        search.notes.append("--lf-fusion mrr: no fused images were looked for in --derivatives")
     pairs: list[PairSource] = []
     doubts: dict[Key, AmbiguousError] = {}
     for (subject, contrast), both in sorted(sides.items()):
         if both.broken:
             continue
         try:
-            pairs += _of_subject(both, contrast, query, derived, findings, lonely)
+            pairs += _of_subject(search, both, contrast, registered=contrast in derived)
         except UnpairedError:
-            reason = _no_partner(contrast, both, query, contrast in derived)
-            _alone(subject, reason, query, lonely)
+            search.alone(subject, _no_partner(contrast, both, query, contrast in derived))
         except AmbiguousError as doubt:
             doubts[subject, contrast] = doubt
     if doubts:
         raise UsageError(_ambiguous(doubts, query))
     if query.fusion == "auto":
-        pairs = _alike(query, pairs, lonely)
-    return [pair for pair in pairs if findings.present(pair.hf, *pair.lf)]
+        pairs = _alike(search, pairs)
+    return [pair for pair in pairs if search.present(pair.hf, *pair.lf)]
 
 
 def _of_subject(
-    both: Sides,
-    contrast: str,
-    query: Query,
-    derived: set[str],
-    findings: Findings,
-    lonely: Findings,
+    search: Search, both: Sides, contrast: str, *, registered: bool
 ) -> list[PairSource]:
     """Match one subject's scans of a contrast."""
-    pairs, registered = [], contrast in derived
+    pairs, query = [], search.query
     fusion = "none" if registered else query.fusion
-    chosen = bool(query.asked(contrast, *HIGH))
-    for hf, low in _by_session(both.high, both.low, findings, chosen=chosen):
+    for hf, low in _by_session(search, both, chosen=bool(query.asked(contrast, *HIGH))):
         try:
-            three = _select(hf, low, fusion, findings)
+            parts = _select(search, hf, low, fusion)
         except UnpairedError as reason:
-            _alone(hf.subject, str(reason), query, lonely)
+            search.alone(hf.subject, str(reason))
         except H2loError as error:
-            findings.fail(hf.path, error)
+            search.fail(hf.path, error)
         else:
-            way = "mrr" if len(three) > 1 else "none"
-            pairs.append(PairSource(hf, three, way, registered, mask_donor(hf, query)))
+            way = "mrr" if len(parts) > 1 else "none"
+            pairs.append(PairSource(hf, parts, way, registered, mask_donor(hf, query)))
     return pairs
 
 
-def _alone(subject: str, reason: str, query: Query, lonely: Findings) -> None:
-    lonely.skip(query.bids_dir / f"sub-{subject}", f"sub-{subject}: {reason}")
-
-
-def _by_session(
-    high: Sequence[Scan], low: Sequence[Scan], findings: Findings, *, chosen: bool
-) -> list[tuple[Scan, list[Scan]]]:
+def _by_session(search: Search, both: Sides, *, chosen: bool) -> list[tuple[Scan, list[Scan]]]:
     """Bring the sessions of one subject together.
 
     A partner in the same session wins; with several such sessions each is a
@@ -162,11 +140,12 @@ def _by_session(
     session. Of several high-field scans in a session the preferred is taken
     (`h2lo_bids.bids.scan.rank`).
     """
+    high, low = both.high, both.low
     known = [scan for scan in high if scan.field_strength is not None]
     if known and not chosen:
         for scan in (scan for scan in high if scan.field_strength is None):
             reason = "has no field strength, while other scans have; choose it with --hf"
-            findings.skip(scan.path, reason)
+            search.skip(scan.path, reason)
         high = known
     if not high or not low:
         raise UnpairedError
@@ -177,12 +156,12 @@ def _by_session(
     if not common and len(partners) > 1:
         raise AmbiguousError(low, "lf", _distinction(low, low[0], ("ses",)))
     if not common:
-        return [(_preferred(high, findings), list(low))]
+        return [(_preferred(search, high), low)]
     for scan in (*high, *low):
         if scan.session not in common:
             reason = "its session lacks a partner, and other sessions hold whole pairs"
-            findings.skip(scan.path, reason)
-    return [(_preferred(visits[session], findings), partners[session]) for session in common]
+            search.skip(scan.path, reason)
+    return [(_preferred(search, visits[session]), partners[session]) for session in common]
 
 
 def _sessions(scans: Sequence[Scan]) -> dict[str | None, list[Scan]]:
@@ -192,14 +171,14 @@ def _sessions(scans: Sequence[Scan]) -> dict[str | None, list[Scan]]:
     return found
 
 
-def _preferred(high: Sequence[Scan], findings: Findings) -> Scan:
+def _preferred(search: Search, high: Sequence[Scan]) -> Scan:
     best, *others = sorted(high, key=lambda scan: rank(scan.path, scan.name))
     for scan in others:
-        findings.skip(scan.path, f"{best.path.name} was preferred; choose with --hf")
+        search.skip(scan.path, f"{best.path.name} was preferred; choose with --hf")
     return best
 
 
-def _select(hf: Scan, low: list[Scan], fusion: str, findings: Findings) -> tuple[Scan, ...]:
+def _select(search: Search, hf: Scan, low: list[Scan], fusion: str) -> tuple[Scan, ...]:
     """Take one low-field scan of a session, or the three to be fused."""
     if len(low) == 1 and fusion != "mrr":
         return (low[0],)
@@ -223,7 +202,7 @@ def _select(hf: Scan, low: list[Scan], fusion: str, findings: Findings) -> tuple
         raise _several(doubled)
     three = tuple(ways.pop(way)[0] for way in ORTHOGONAL)
     for scan in (scan for rest in ways.values() for scan in rest):
-        findings.skip(scan.path, "the three orthogonal scans were taken; choose it with --lf")
+        search.skip(scan.path, "the three orthogonal scans were taken; choose it with --lf")
     return three
 
 
@@ -243,10 +222,9 @@ def _several(low: Sequence[Scan], also: str = "") -> AmbiguousError:
     return AmbiguousError(low, "lf", _distinction(low, (cubes or list(low))[0]), also)
 
 
-def _alike(query: Query, pairs: list[PairSource], lonely: Findings) -> list[PairSource]:
+def _alike(search: Search, pairs: list[PairSource]) -> list[PairSource]:
     """Skip single scans of a contrast of which other subjects have three to fuse."""
     fused = {pair.contrast for pair in pairs if pair.fusion == "mrr"}
-    kept = []
     for pair in pairs:
         if pair.fusion == "none" and pair.contrast in fused:
             way = TITLES.get(orientation(pair.lf[0]) or "", "single")
@@ -254,10 +232,8 @@ def _alike(query: Query, pairs: list[PairSource], lonely: Findings) -> list[Pair
                 f"only one (the {way}) low-field {pair.contrast}, "
                 "while others have three to fuse; use single scans with --lf-fusion none"
             )
-            _alone(pair.subject, reason, query, lonely)
-        else:
-            kept.append(pair)
-    return kept
+            search.alone(pair.subject, reason)
+    return [pair for pair in pairs if pair.fusion == "mrr" or pair.contrast not in fused]
 
 
 def _ambiguous(doubts: Mapping[Key, AmbiguousError], query: Query) -> str:
@@ -292,9 +268,7 @@ def _no_partner(contrast: str, both: Sides, query: Query, derived: bool) -> str:
     return f"no {kind} {contrast}{words} to go with {_names(there)}"
 
 
-def _nothing_pairs(
-    query: Query, sides: Mapping[Key, Sides], subjects: Sequence[str], reasons: Sequence[str]
-) -> str:
+def _nothing_pairs(search: Search, sides: Mapping[Key, Sides], reasons: Sequence[str]) -> str:
     """Report in one line what there is, when nothing pairs."""
     high = [scan for both in sides.values() for scan in both.high]
     low = [scan for both in sides.values() for scan in both.low]
@@ -307,7 +281,7 @@ def _nothing_pairs(
     elif not high:
         remedy = "; high-field scans (1 T or more) are chosen with --hf"
     return (
-        f"{query.bids_dir}: nothing pairs; {counted(len(subjects), 'subject')} with "
+        f"{search.root}: nothing pairs; {counted(len(search.subjects), 'subject')} with "
         f"{_count(high, 'high-field')} and {_count(low, 'low-field')}{why}{remedy}"
     )
 

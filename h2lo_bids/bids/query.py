@@ -249,10 +249,9 @@ class Query:
             asked |= compile_words(getattr(self, side), f"--{side}") if side else {}
         return asked
 
-    def second(self) -> Query | None:
-        """Ask for every scan of the wanted contrasts in ``lf_dir``, if there is one."""
-        if self.lf_dir is None:
-            return None
+    def second(self) -> Query:
+        """Ask for every scan of the wanted contrasts in ``lf_dir``."""
+        assert self.lf_dir is not None
         return replace(self, bids_dir=self.lf_dir, lf_dir=None, database_dir=None)
 
 
