@@ -46,11 +46,6 @@ def report_folder(head: Ball, tmp_path_factory: pytest.TempPathFactory):
     return out, make_report(tuple(scans))
 
 
-@pytest.fixture
-def tmp_out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     program = find_chromium()
@@ -58,8 +53,9 @@ def browser(tmp_path_factory):
         if os.environ.get("CI") == "true":
             pytest.fail("no chromium: .ci/run installs it")
         pytest.skip("no chromium on this machine")
-    with Browser(program, tmp_path_factory.mktemp("profile")) as running:
-        yield running
+    running = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="session")

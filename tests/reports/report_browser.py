@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import fcntl
 import json
 import os
 import select
@@ -62,83 +60,58 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One page in one browser; a context manager.
+    """One page in one browser.
 
     ``messages`` keeps every console message, exception and log entry,
     ``requests`` every address that the page asked for.
     """
 
     def __init__(self, program: str, profile: Path) -> None:
-        self.program, self.profile = program, profile
         self.messages: list[str] = []
         self.requests: list[str] = []
-        self._number, self._buffer, self._answers = 0, b"", {}  # type: ignore[var-annotated]
-        self._session: str | None = None
-
-    def __enter__(self) -> Browser:
-        # The browser reads commands from descriptor 3 and answers on 4: move ours out of the way.
-        pairs = [os.pipe(), os.pipe()]
-        safe = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for pair in pairs for fd in pair]
-        for pair in pairs:
-            for descriptor in pair:
-                os.close(descriptor)
-        command_in, self._write, self._read, answer_out = safe
-
-        def descriptors() -> None:
-            os.dup2(command_in, 3)
-            os.dup2(answer_out, 4)
-
+        self._number, self._buffer = 0, b""
+        command, self._write = os.pipe()
+        self._read, answer = os.pipe()
+        # The browser reads commands from descriptor 3 and answers on 4.
+        shell = ["bash", "-c", f'exec "$0" "$@" 3<&{command} 4>&{answer}', program, *FLAGS]
+        quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(
-            [self.program, *FLAGS, f"--user-data-dir={self.profile}", "about:blank"],
-            preexec_fn=descriptors,
-            pass_fds=(3, 4),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(command_in)
-        os.close(answer_out)
+            [*shell, f"--user-data-dir={profile}", "about:blank"],
+            pass_fds=(command, answer), stdout=quiet, stderr=quiet,
+        )  # fmt: skip
+        os.close(command)
+        os.close(answer)
+        self._session: dict[str, str] = {}
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
+        self._session = {"sessionId": attached["sessionId"]}
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._session = None
-        try:
-            self.call("Browser.close")
-            self._process.wait(20)
-        except (OSError, RuntimeError, TimeoutError, subprocess.TimeoutExpired):
-            self._process.kill()
-            self._process.wait()
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)
         os.close(self._read)
         os.close(self._write)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send one command and wait for its answer."""
         self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
+        message = {"id": self._number, "method": method, "params": parameters, **self._session}
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        answer = self._wait(lambda: self._answers.pop(message["id"], None))
+        while (answer := self._next()).get("id") != self._number:
+            self._note(answer)
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']['message']}")
         return answer["result"]
 
-    def open(self, path: Path, *, width: int, height: int = 900, scheme: str = "light") -> None:
+    def open(self, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
         """Load a file at a window size, and wait until all of it is there."""
         self.messages.clear()
         self.requests.clear()
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-        self.prefer(**{"prefers-color-scheme": scheme})
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.prefer("prefers-color-scheme", scheme)
         self.call("Page.navigate", url=path.as_uri())
         deadline = time.monotonic() + 60
         while self.run("document.readyState + location.protocol") != "completefile:":
@@ -147,10 +120,10 @@ class Browser:
             time.sleep(0.05)
         self.run("Promise.all([...document.images].map(i => i.decode().catch(() => 0)))")
 
-    def prefer(self, **features: str) -> None:
-        """Set media features, e.g. ``prefers-reduced-motion``."""
-        listed = [{"name": k.replace("_", "-"), "value": v} for k, v in features.items()]
-        self.call("Emulation.setEmulatedMedia", features=listed)
+    def prefer(self, feature: str, value: str) -> None:
+        """Set a media feature."""
+        features = [{"name": feature, "value": value}]
+        self.call("Emulation.setEmulatedMedia", features=features)
 
     def run(self, expression: str) -> Any:
         """Evaluate JavaScript and give its value."""
@@ -172,35 +145,19 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def screenshot(self, path: Path, *, top: float = 0, height: float | None = None) -> None:
-        """Save the page, or a band of it, as PNG."""
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": top, "width": size["width"], "scale": 1}
-        clip["height"] = height or size["height"]
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-        path.write_bytes(base64.b64decode(shot["data"]))
-
-    def _wait(self, ready: Any, seconds: float = 60) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
-        while (found := ready()) is None:
-            if time.monotonic() > deadline or self._process.poll() is not None:
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            ready = select.select([self._read], [], [], 60)[0]
+            received = os.read(self._read, 1 << 16) if ready else b""
+            if not received:
                 raise TimeoutError("the browser does not answer")
-            if select.select([self._read], [], [], 0.2)[0]:
-                self._buffer += os.read(self._read, 1 << 16)
-                *whole, self._buffer = self._buffer.split(b"\0")
-                for raw in whole:
-                    self._receive(json.loads(raw))
-        return found
+            self._buffer += received
+        raw, _, self._buffer = self._buffer.partition(b"\0")
+        return json.loads(raw)
 
-    def _receive(self, message: dict[str, Any]) -> None:
-        parameters = message.get("params", {})
-        if "id" in message:
-            self._answers[message["id"]] = message
-        elif message["method"] == "Network.requestWillBeSent":
+    def _note(self, message: dict[str, Any]) -> None:
+        kind, parameters = message.get("method"), message.get("params", {})
+        if kind == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
-        elif message["method"] == "Runtime.consoleAPICalled":
-            self.messages.append(str([item.get("value") for item in parameters["args"]]))
-        elif message["method"] == "Runtime.exceptionThrown":
-            self.messages.append(str(parameters["exceptionDetails"]))
-        elif message["method"] == "Log.entryAdded":
-            self.messages.append(parameters["entry"]["text"])
+        elif kind in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
+            self.messages.append(str(parameters))

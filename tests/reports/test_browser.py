@@ -44,13 +44,13 @@ def pages(report_folder, group_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def page(pages):
+def page(browser, pages):
+    browser.open(pages["subject"])
     return pages["subject"]
 
 
 @pytest.mark.parametrize("name", ["subject", "scans", "group", "bare", "evaluate", "table"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (400, "light")])
 def test_fits_is_quiet_legible_and_asks_for_nothing(browser, pages, name, width, scheme):
     """Contrast is at least 4.5 (WCAG AA) between every text and what is behind it."""
     browser.open(pages[name], width=width, scheme=scheme)
@@ -61,19 +61,14 @@ def test_fits_is_quiet_legible_and_asks_for_nothing(browser, pages, name, width,
         assert browser.run("document.images.length") == PICTURES[name]
     browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.run(WEAK_TEXT) == []
-    assert browser.messages == []
-    foreign = [url for url in browser.requests if not url.startswith("data:")]
-    assert foreign == [pages[name].as_uri()]
-
-
-@pytest.mark.parametrize("name", ["subject", "group"])
-def test_every_control_has_a_name(browser, pages, name):
-    browser.open(pages[name], width=1280)
     nameless = browser.run(
         "[...document.querySelectorAll('input,button,[tabindex=\"0\"]')].filter(e =>"
         " !(e.labels?.[0]?.innerText || e.innerText || e.ariaLabel)).map(e => e.outerHTML)"
     )
     assert nameless == []
+    assert browser.messages == []
+    foreign = [url for url in browser.requests if not url.startswith("data:")]
+    assert foreign == [pages[name].as_uri()]
 
 
 def lf(browser: Browser, name: str) -> str:
@@ -81,11 +76,13 @@ def lf(browser: Browser, name: str) -> str:
 
 
 def choose(browser: Browser, value: str) -> None:
-    browser.run(f"document.querySelector('.compare input[value={value}]').click()")
+    browser.run(
+        f"document.querySelectorAll('.compare input[value={value}]').forEach(i => i.click())"
+    )
 
 
-def test_flicker_runs_and_stops(browser, page):
-    browser.open(page, width=1280)
+@pytest.mark.usefixtures("page")
+def test_flicker_runs_and_stops(browser):
     assert lf(browser, "animationName") == "none"
     choose(browser, "flicker")
     assert lf(browser, "animationName") == "flicker"
@@ -101,12 +98,15 @@ def test_flicker_runs_and_stops(browser, page):
     choose(browser, "hf")
     assert lf(browser, "animationName") == "none"
     assert lf(browser, "visibility") == "hidden"
-    choose(browser, "lf")
-    assert lf(browser, "visibility") == "visible"
+    browser.prefer("prefers-reduced-motion", "reduce")
+    choose(browser, "flicker")
+    assert lf(browser, "animationName") == "none"
+    note = "getComputedStyle(document.querySelector('.compare .still')).display"
+    assert browser.run(note) == "block"
 
 
-def test_both_images_lie_exactly_on_each_other(browser, page):
-    browser.open(page, width=1280)
+@pytest.mark.usefixtures("page")
+def test_both_images_lie_exactly_on_each_other(browser):
     boxes = (
         "[...document.querySelectorAll('.compare')].map(c => [...c.querySelectorAll('img')]"
         ".map(i => { const r = i.getBoundingClientRect(); return [r.x, r.y, r.width, r.height] }))"
@@ -114,15 +114,13 @@ def test_both_images_lie_exactly_on_each_other(browser, page):
     for first, second in browser.run(boxes):
         assert first[1] < second[1]
     for value in ("flicker", "wipe", "lf"):
-        browser.run(
-            f"document.querySelectorAll('.compare input[value={value}]').forEach(i => i.click())"
-        )
+        choose(browser, value)
         for first, second in browser.run(boxes):
             assert first == second
 
 
-def test_keyboard_and_mouse_switch(browser, page):
-    browser.open(page, width=1280)
+@pytest.mark.usefixtures("page")
+def test_keyboard_and_mouse_switch(browser):
     checked = "document.querySelector('.compare :checked').value"
     browser.run("document.querySelector('.compare .plate').focus()")
     states = []
@@ -136,45 +134,27 @@ def test_keyboard_and_mouse_switch(browser, page):
     )
     browser.click(*box)
     assert browser.run(checked) == "lf"
-    browser.run("document.querySelector('.compare input[value=both]').focus()")
-    browser.run("document.querySelector('.compare input[value=both]').click()")
-    browser.press("ArrowRight", "ArrowRight", 39)
-    assert browser.run(checked) == "flicker"
 
 
-def test_wipe_and_brightness_sliders(browser, page):
-    browser.open(page, width=1280)
+@pytest.mark.usefixtures("page")
+def test_wipe_and_brightness_sliders(browser):
     choose(browser, "wipe")
+    slide = (
+        "(() => { const r = document.querySelector('.compare [data-property=\"--%s\"]');"
+        "r.value = %s; r.dispatchEvent(new Event('input')) })()"
+    )
     for value in (20, 80):
-        browser.run(
-            "(() => { const r = document.querySelector('.compare [data-property=\"--wipe\"]');"
-            f"r.value = {value}; r.dispatchEvent(new Event('input')) }})()"
-        )
+        browser.run(slide % ("wipe", value))
         assert f"{value}%" in lf(browser, "clipPath")
-    browser.run(
-        "(() => { const r = document.querySelector('.compare [data-property=\"--light\"]');"
-        "r.value = 2; r.dispatchEvent(new Event('input')) })()"
-    )
-    filters = browser.run(
-        "[...document.querySelector('.compare').querySelectorAll('img')]"
-        ".map(i => getComputedStyle(i).filter)"
-    )
-    assert filters == ["brightness(2)"] * 2
+    browser.run(slide % ("light", 2))
+    image = "getComputedStyle(document.querySelector('.compare img')).filter"
+    assert browser.run(image) == "brightness(2)"
 
 
-def test_reduced_motion_is_respected(browser, page):
-    browser.open(page, width=1280)
-    browser.prefer(**{"prefers-reduced-motion": "reduce"})
-    choose(browser, "flicker")
-    assert lf(browser, "animationName") == "none"
-    note = "getComputedStyle(document.querySelector('.compare .still')).display"
-    assert browser.run(note) == "block"
-
-
-def test_works_without_scripts(browser, page):
+def test_works_without_scripts(browser, pages):
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
-        browser.open(page, width=1280)
+        browser.open(pages["subject"])
         assert not browser.run("document.documentElement.classList.contains('js')")
         hidden = "[...document.querySelectorAll('.needs-js')].every(e => !e.offsetParent)"
         assert browser.run(hidden)
@@ -184,27 +164,17 @@ def test_works_without_scripts(browser, page):
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
-def test_copy_button_answers(browser, page):
-    browser.open(page, width=1280)
-    browser.run("document.querySelector('[data-copy=methods-bibtex]').click()")
-    answer = browser.run(
-        "new Promise(r => setTimeout(() => r(document.querySelector("
-        "'[data-copy=methods-bibtex]').nextElementSibling.textContent), 500))"
-    )
-    assert answer in ("Copied", "Selected: press Ctrl+C")
-
-
 def test_the_policy_stops_an_injected_request(browser, page, tmp_path):
     broken = tmp_path / "broken.html"
     injected = "<img src='https://example.org/x.png'><script>window.hacked = 1</script>"
     broken.write_text(page.read_text().replace("<main", injected + "<main", 1))
-    browser.open(broken, width=1280)
+    browser.open(broken)
     assert browser.run("window.hacked === undefined")
     assert any("Content Security Policy" in message for message in browser.messages)
 
 
-def test_one_subject_is_shown_at_a_time(browser, pages):
-    browser.open(pages["group"], width=1280)
+def test_one_subject_is_shown_and_one_stands_out_in_every_chart(browser, pages):
+    browser.open(pages["group"], scheme="dark")
     shown = (
         "[...document.querySelectorAll('.panel')].flatMap((p, k) =>"
         " getComputedStyle(p).display === 'none' ? [] : [k])"
@@ -212,10 +182,6 @@ def test_one_subject_is_shown_at_a_time(browser, pages):
     assert browser.run(shown) == [0]
     browser.run("document.querySelector('.pick-3').click()")
     assert browser.run(shown) == [3]
-
-
-def test_a_subject_stands_out_in_every_chart(browser, pages):
-    browser.open(pages["group"], width=1280)
     browser.run(
         "document.querySelector('g.subject[data-subject=P02]')"
         ".dispatchEvent(new PointerEvent('pointerenter'))"
@@ -223,25 +189,9 @@ def test_a_subject_stands_out_in_every_chart(browser, pages):
     lit = "[...document.querySelectorAll('g.lit')].map(g => g.dataset.subject)"
     assert browser.run(lit) == ["P02"] * 8
     assert browser.run("document.querySelector('.chosen').textContent") == "P02"
-
-
-def test_colours_of_a_method_are_the_same_everywhere(browser, pages):
-    browser.open(pages["group"], width=1280, scheme="dark")
     colours = browser.run(
         "[...new Set([...document.querySelectorAll('[stroke=\"var(--m1)\"]')]"
         ".map(e => getComputedStyle(e).stroke))]"
     )
     legend = "getComputedStyle(document.querySelector('.legend .m1'), '::before').backgroundColor"
     assert colours == [browser.run(legend)]
-
-
-def test_the_papers_figures_stand_under_their_own_head_only(browser, pages):
-    browser.open(pages["table"], width=1280)
-    groups = "[...document.querySelectorAll('th[scope=colgroup]')].map(h => h.textContent)"
-    assert [text for text in browser.run(groups) if text] == ["paper (ds006557)"] * 2
-    cell = (
-        "(() => { const t = document.querySelector('#T1w table.results');"
-        " const r = [...t.querySelectorAll('tbody tr')].find(r => r.cells[0].innerText == 'H2LO');"
-        " return [...r.cells].slice(-7).map(c => c.innerText.replace(/\\s+/g, ' ').trim()) })()"
-    )
-    assert browser.run(cell)[0] == "28.98 ± 0.27"

@@ -28,89 +28,89 @@ def full_report():
     return make_report((make_scan(figures=figures), make_scan("sub-01_ses-HF_T2w", "T2w")))
 
 
-def test_round_trip(tmp_out):
+def test_round_trip(tmp_path):
     report = full_report()
-    save_subject_report(tmp_out, report)
-    loaded = load_subject_report(tmp_out, "01")
+    save_subject_report(tmp_path, report)
+    loaded = load_subject_report(tmp_path, "01")
     assert replace(loaded, failures=()) == replace(report, failures=())
     assert set(loaded.failures) == set(report.failures)
 
 
-def test_saving_twice_changes_nothing(tmp_out):
+def test_saving_twice_changes_nothing(tmp_path):
     def content():
-        return {path: path.read_bytes() for path in tmp_out.rglob("*") if path.is_file()}
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    save_subject_report(tmp_out, full_report())
+    save_subject_report(tmp_path, full_report())
     before = content()
-    save_subject_report(tmp_out, load_subject_report(tmp_out, "01"))
+    save_subject_report(tmp_path, load_subject_report(tmp_path, "01"))
     assert content() == before
 
 
-def test_name_keeps_the_entities(tmp_out):
-    path = write_scan_report(tmp_out, make_scan("sub-01_ses-HF_acq-x_rec-SCIC_run-2_T1w"))
-    assert path == tmp_out / (
+def test_name_keeps_the_entities(tmp_path):
+    path = write_scan_report(tmp_path, make_scan("sub-01_ses-HF_acq-x_rec-SCIC_run-2_T1w"))
+    assert path == tmp_path / (
         "sub-01/figures/sub-01_ses-HF_acq-x_rec-SCIC_run-2_desc-report_T1w.json"
     )
-    assert figure_file(tmp_out, "sub-a_T2w", "detail", ".svg").name == "sub-a_desc-detail_T2w.svg"
+    assert figure_file(tmp_path, "sub-a_T2w", "detail", ".svg").name == "sub-a_desc-detail_T2w.svg"
 
 
-def test_subjects_do_not_mix(tmp_out):
-    write_scan_report(tmp_out, make_scan("sub-01_T1w"))
-    write_scan_report(tmp_out, make_scan("sub-010_T1w"))
-    assert [scan.stem for scan in load_subject_report(tmp_out, "01").scans] == ["sub-01_T1w"]
+def test_subjects_do_not_mix(tmp_path):
+    write_scan_report(tmp_path, make_scan("sub-01_T1w"))
+    write_scan_report(tmp_path, make_scan("sub-010_T1w"))
+    assert [scan.stem for scan in load_subject_report(tmp_path, "01").scans] == ["sub-01_T1w"]
 
 
-def test_a_failure_is_shown_until_the_scan_succeeds(tmp_out):
+def test_a_failure_is_shown_until_the_scan_succeeds(tmp_path):
     stem = "sub-01_ses-HF_T1w"
-    write_scan_failure(tmp_out, stem, Failure("mask", "it broke"))
-    loaded = load_subject_report(tmp_out, "01")
+    write_scan_failure(tmp_path, stem, Failure("mask", "it broke"))
+    loaded = load_subject_report(tmp_path, "01")
     assert loaded.scans == ()
     assert loaded.failures == (Failure("mask", "it broke", "", stem),)
-    write_scan_report(tmp_out, make_scan(stem))
-    loaded = load_subject_report(tmp_out, "01")
+    write_scan_report(tmp_path, make_scan(stem))
+    loaded = load_subject_report(tmp_path, "01")
     assert loaded.failures == ()
     assert len(loaded.scans) == 1
-    write_scan_failure(tmp_out, stem, Failure("mask", "again"))
-    loaded = load_subject_report(tmp_out, "01")
+    write_scan_failure(tmp_path, stem, Failure("mask", "again"))
+    loaded = load_subject_report(tmp_path, "01")
     assert (len(loaded.scans), len(loaded.failures)) == (1, 1)
 
 
-def test_two_failures_of_one_scan_are_both_kept(tmp_out):
+def test_two_failures_of_one_scan_are_both_kept(tmp_path):
     failures = (Failure("a", "x", "", "sub-01_T1w"), Failure("b", "y", "", "sub-01_T1w"))
-    save_subject_report(tmp_out, SubjectReport("01", failures=failures))
-    assert load_subject_report(tmp_out, "01").failures == failures
+    save_subject_report(tmp_path, SubjectReport("01", failures=failures))
+    assert load_subject_report(tmp_path, "01").failures == failures
 
 
-def test_nothing_stored(tmp_out):
+def test_nothing_stored(tmp_path):
     with pytest.raises(MissingInputError, match="run once without --reports-only"):
-        load_subject_report(tmp_out, "01")
+        load_subject_report(tmp_path, "01")
 
 
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", '{"scan": 3}', '{"scan": {"stem": 1}}', '{"scan": {}}', '{"failures": 1}'],
 )
-def test_broken_record_is_one_line_that_names_the_file(tmp_out, content):
-    path = write_scan_report(tmp_out, make_scan())
+def test_broken_record_is_one_line_that_names_the_file(tmp_path, content):
+    path = write_scan_report(tmp_path, make_scan())
     path.write_text(content)
     with pytest.raises(BadDataError) as error:
-        load_subject_report(tmp_out, "01")
+        load_subject_report(tmp_path, "01")
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_fields_of_later_versions_are_ignored(tmp_out):
-    path = write_scan_report(tmp_out, make_scan())
+def test_fields_of_later_versions_are_ignored(tmp_path):
+    path = write_scan_report(tmp_path, make_scan())
     content = json.loads(path.read_text())
     content["scan"]["something_new"] = {"a": 1}
     path.write_text(json.dumps(content))
-    assert load_subject_report(tmp_out, "01").scans == (make_scan(),)
+    assert load_subject_report(tmp_path, "01").scans == (make_scan(),)
 
 
-def test_bare_scan_without_optional_facts(tmp_out):
+def test_bare_scan_without_optional_facts(tmp_path):
     scan = ScanReport("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz", (("sub", "01"),), "T1w")
-    save_subject_report(tmp_out, SubjectReport("01", (scan,)))
-    assert load_subject_report(tmp_out, "01") == SubjectReport("01", (scan,))
+    save_subject_report(tmp_path, SubjectReport("01", (scan,)))
+    assert load_subject_report(tmp_path, "01") == SubjectReport("01", (scan,))
 
 
 def test_model_from_bundle_metadata():
