@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.evaluation.scores import SCORED, Score, write_scores
+from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.evaluation.table import write_tables
+from h2lo_bids.io import write_json
 
 METHODS = {"h2lo": "H2LO", "h2lo-mlp": "H2LO w/o SIREN", "h2lo-nograd": "H2LO w/o L_grad"}
 _SIZE = 48
@@ -26,7 +27,6 @@ class Sample:
     contrasts: tuple[str, ...] = ("T1w",)
     title: str = ""
     reason: str = "brain masks overlap by Dice 0.61, at least 0.80 is expected"
-    collected: bool = True
 
 
 def make_group(out: Path, sample: Sample | None = None) -> Path:
@@ -40,19 +40,12 @@ def make_group(out: Path, sample: Sample | None = None) -> Path:
             for method in sample.methods
             for score in make_fold(out, contrast, method, fold, sample)
         ]
-        if scores and sample.collected:
+        if scores:
             write_tables(out / f"group_{contrast}", scores, METHODS)
         make_model(out, contrast)
-    lines = [
-        f"{contrast}\t{fold}\tsub-{subject}\t{part}"
-        for contrast in sample.contrasts
-        for fold in range(sample.folds)
-        for part, names in parts(sample, fold).items()
-        for subject in names
-    ]
-    if lines:
-        header = "contrast\tfold\tparticipant_id\tpart"
-        (out / "splits.tsv").write_text("\n".join([header, *lines]) + "\n")
+    folds = tuple(Fold(fold, **parts(sample, fold)) for fold in range(sample.folds))
+    if folds:
+        write_splits(out / "splits.tsv", dict.fromkeys(sample.contrasts, folds))
     config = out / "logs" / "20260101T000000_x" / "config.toml"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text('[run]\nanalysis-level = "group"\ncommand = "h2lo bids out group"\n')
@@ -204,9 +197,3 @@ def make_model(out: Path, contrast: str) -> None:
     }
     write_json(folder / "metadata.json", metadata)
     (folder / "README.md").write_text("# The card\n\nOf a model.\n")
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file, and its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))

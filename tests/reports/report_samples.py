@@ -61,10 +61,10 @@ def make_ball(
 
 def make_scan(stem="sub-01_ses-HF_T1w", suffix="T1w", figures=()) -> ScanReport:
     model = ModelInfo(
-        name=f"h2lo_{suffix}",
-        version="1",
-        method="h2lo",
-        contrast=suffix,
+        f"h2lo_{suffix}",
+        "1",
+        "h2lo",
+        suffix,
         sha256=("a" if suffix == "T1w" else "b") * 64,
         training_kind="simulated" if suffix == "T1w" else "real",
         training_description="Sixteen heads.",
@@ -72,10 +72,10 @@ def make_scan(stem="sub-01_ses-HF_T1w", suffix="T1w", figures=()) -> ScanReport:
         card=CARD,
     )
     return ScanReport(
-        stem=stem,
-        source=f"sub-01/ses-HF/anat/{stem}.nii.gz",
-        entities=(("sub", "01"), ("ses", "HF")),
-        suffix=suffix,
+        stem,
+        f"sub-01/ses-HF/anat/{stem}.nii.gz",
+        (("sub", "01"), ("ses", "HF")),
+        suffix,
         field_strength=3.0,
         field_source="MagneticFieldStrength",
         shape=(64, 64, 32),
@@ -100,18 +100,11 @@ def make_report(scans) -> SubjectReport:
         FoundScan(
             "sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz", "HF", 3.0, "MagneticFieldStrength"
         ),
-        FoundScan(
-            "sub-01/ses-LF/anat/sub-01_ses-LF_T1w.nii.gz",
-            "LF",
-            0.0635,
-            "ImagingFrequency",
-            "not used: low field",
-        ),
+        FoundScan("lf.nii.gz", "LF", 0.0635, "ImagingFrequency", "not used: low field"),
     )
+    trace, stem = "Traceback\n  line 3", "sub-01_ses-HF_run-2_T1w"
     failures = (
-        Failure(
-            "synthesize", "it broke; mend it", "Traceback\n  line 3", "sub-01_ses-HF_run-2_T1w"
-        ),
+        Failure("synthesize", "it broke; mend it", trace, stem),
         Failure("report", "so did this"),
     )
     versions = (("h2lo-bids", "0.1.0"), ("nipype", "1.11.0"), ("deepbet", "1.0.2"))
