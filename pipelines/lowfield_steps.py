@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,24 +152,30 @@ def fuse_low_field(
     stripped: list[bool],  # which show a brain alone
     names: list[Label],
     own_masks: bool = False,  # mask them by their own brain masks
+    volume: InFile | None = None,  # of a pair: the high-field brain on the frame
     scaling: str | None = None,  # of a model that enhances them
     contrast: str = "T1w",
 ) -> dict[str, Any]:
-    """Resample each low-field scan once to the frame, from its own voxels, and average them."""
+    """Resample each low-field scan once to the frame, from its own voxels, and average them.
+
+    With a high-field `volume` each scan's registration is judged on its own voxels.
+    """
     import numpy as np
 
-    from h2lo_bids.imaging.fusion import LowField, fuse
+    from h2lo_bids.evaluation.realism import scan_noise
+    from h2lo_bids.imaging.alignment import ScanAt, check_alignments
+    from h2lo_bids.imaging.fusion import fuse
     from h2lo_bids.imaging.resample import placed
     from h2lo_bids.io import save_nifti
 
     brain = load_image(volume_mask)
     parts = [
-        LowField(load_image(scan), np.loadtxt(matrix), load_image(mask) if alone else None)
-        for scan, mask, matrix, alone in zip(scans, masks, matrices, stripped, strict=True)
+        ScanAt(name, load_image(scan), load_image(mask), np.loadtxt(matrix), alone)
+        for name, scan, mask, matrix, alone in zip(
+            names, scans, masks, matrices, stripped, strict=True
+        )
     ]
-    for part, name in zip(parts, names, strict=True):
-        part.image.set_filename(name)
-    fused = fuse(parts, brain, [load_image(mask) for mask in masks] if own_masks else ())
+    fused = fuse(parts, brain, own_masks=own_masks)
     low = placed(fused.data, brain.affine, brain)
     mask = placed(fused.mask.astype(np.uint8), brain.affine, brain)
     path = folder / "lowfield.nii.gz"
@@ -176,6 +183,16 @@ def fuse_low_field(
         made: dict[str, Any] = {"volume": str(save_nifti(low, path))}
     else:
         made = scale(low, mask, path, scaling, contrast, names[0], profiled=True)
+    if volume is not None:
+        short = [replace(part, name=Path(part.name).name) for part in parts]
+        verdict = check_alignments(short, load_image(volume), brain, fused.coverage)
+        noise = [scan_noise(part.image, part.mask) for part in parts]
+        made["check"] = {
+            "Flagged": bool(verdict.reasons),
+            "Reasons": list(verdict.reasons),
+            "Figures": verdict.figures,
+        }
+        made["noise"] = [{"Deviation": deviation, "Voxel": voxel} for deviation, voxel in noise]
     return {
         **made,
         "mask_file": str(save_nifti(mask, folder / "mask.nii.gz")),
@@ -183,44 +200,10 @@ def fuse_low_field(
     }
 
 
-FuseLowField = interface(fuse_low_field, mask_file=InFile, coverage=list[float], **SCALED)
-
-
-def check_pair(
-    folder: Path,
-    volume: InFile,
-    volume_mask: InFile,
-    scans: list[InFile],
-    masks: list[InFile],
-    matrices: list[InFile],
-    coverage: list[float],
-    names: list[Label],
-) -> dict[str, Any]:
-    """Judge each low-field scan's registration on its own voxels, and measure its noise."""
-    import numpy as np
-
-    from h2lo_bids.evaluation.realism import scan_noise
-    from h2lo_bids.imaging.alignment import ScanAt, check_alignments
-
-    parts = [
-        ScanAt(Path(name).name, load_image(scan), load_image(mask), np.loadtxt(matrix), share)
-        for name, scan, mask, matrix, share in zip(
-            names, scans, masks, matrices, coverage, strict=True
-        )
-    ]
-    verdict = check_alignments(parts, load_image(volume), load_image(volume_mask))
-    noise = [scan_noise(part.image, part.mask) for part in parts]
-    return {
-        "check": {
-            "Flagged": bool(verdict.reasons),
-            "Reasons": list(verdict.reasons),
-            "Figures": verdict.figures,
-        },
-        "noise": [{"Deviation": deviation, "Voxel": voxel} for deviation, voxel in noise],
-    }
-
-
-CheckPair = interface(check_pair, check=dict[str, Any], noise=list[dict[str, Any]])
+FuseLowField = interface(
+    fuse_low_field, mask_file=InFile, coverage=list[float], check=dict[str, Any],
+    noise=list[dict[str, Any]], **SCALED,
+)  # fmt: skip
 
 
 def write_pair(

@@ -21,7 +21,7 @@ from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
 from pipelines.engine import NodeFailure, RunOptions, run_workflow
-from pipelines.lowfield_steps import ALIGNED, AlignScan, CheckPair, FuseLowField, WritePair
+from pipelines.lowfield_steps import ALIGNED, AlignScan, FuseLowField, WritePair
 from pipelines.nodes import Source, add, add_find_brain, add_preparation
 from pipelines.scan_steps import FOUND
 
@@ -211,20 +211,16 @@ def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Wor
     high = add_preparation(workflow, find, pair.hf.path, how.frame, pair.contrast, "max")
     low = _add_low_field(workflow, high, pair, how)
     names = [str(scan.path) for scan in pair.lf]
-    shared: dict[str, Any] = {key: low[key] for key in ("scans", "masks", "matrices")}
     fuse = add(
         workflow, FuseLowField(names=names, own_masks=how.own_masks), "fuse",
-        volume_mask=high["volume_mask"], stripped=low["stripped"], **shared,
-    )  # fmt: skip
-    check = add(
-        workflow, CheckPair(names=names), "check_registration", volume=high["volume"],
-        volume_mask=high["volume_mask"], coverage=(fuse, "coverage"), **shared,
+        volume=high["volume"], volume_mask=high["volume_mask"],
+        **{key: low[key] for key in ("scans", "masks", "matrices", "stripped")},
     )  # fmt: skip
     add(
         workflow, _writer(pair, fingerprint, how), "write",
         volume=high["volume"], mask_method=high["method"], warnings=high["warnings"],
-        lowfield=(fuse, "volume"), mask_file=(fuse, "mask_file"), check=(check, "check"),
-        noise=(check, "noise"), low_warnings=low["warnings"],
+        lowfield=(fuse, "volume"), mask_file=(fuse, "mask_file"), check=(fuse, "check"),
+        noise=(fuse, "noise"), low_warnings=low["warnings"],
     )  # fmt: skip
     return workflow
 

@@ -68,13 +68,13 @@ class Alignment:
 
 @dataclass(frozen=True)
 class ScanAt:
-    """A low-field scan and where it was put; its brain, and the share of the brain it shows."""
+    """A low-field scan and where it was put."""
 
     name: str
-    image: Any
+    image: Any  # nibabel images on one grid
     mask: Any
-    matrix: np.ndarray
-    coverage: float = 1.0
+    matrix: np.ndarray  # (4, 4): RAS mm of the wanted grid's world to those of this scan's
+    stripped: bool = False  # it shows nothing but the brain
 
 
 @dataclass(frozen=True)
@@ -189,19 +189,22 @@ def _fixed(image: Any, mask: Any) -> nib.Nifti1Image:
     return resample(image, tuple(int(n) for n in shape), affine)
 
 
-def check_alignments(scans: Sequence[ScanAt], high: Any, high_mask: Any) -> Verdict:
+def check_alignments(
+    scans: Sequence[ScanAt], high: Any, high_mask: Any, coverage: Sequence[float]
+) -> Verdict:
     """Judge where the low-field scans of a pair were put.
 
     There is a reason for every criterion that fails: similarity to each neighbour, overlap of
     the masks, coverage, a turn that no head can make, and, among the scans, motion that no
-    session allows. `high` and `high_mask` are nibabel images on one grid.
+    session allows. `high` and `high_mask` are nibabel images on one grid; `coverage` is the
+    share of the brain that each scan shows.
     """
     points, values = _samples(high, high_mask)
     centre = points.mean(0)
     reasons: list[str] = []
     figures: dict[str, float] = {}
-    for scan in scans:
-        own = _figures(scan, high_mask, points, values)
+    for scan, share in zip(scans, coverage, strict=True):
+        own = {**_figures(scan, high_mask, points, values), "coverage": share}
         reasons += [f"{scan.name}: {reason}" for reason in _reasons(own)]
         for key, value in own.items():
             worst = max if key in _LARGE_IS_BAD else min
@@ -237,7 +240,6 @@ def _figures(
         "margin": (here - best) / max(here - 1, 1e-6),
         "translation_mm": shift,
         "rotation_deg": turn,
-        "coverage": scan.coverage,
     }
 
 

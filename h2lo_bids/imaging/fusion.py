@@ -20,18 +20,9 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.alignment import ScanAt
 from h2lo_bids.imaging.masks import bounding_box
-from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.resample import resample, resample_mask
-
-
-@dataclass(frozen=True)
-class LowField:
-    """One low-field scan and where it lies."""
-
-    image: Any  # nibabel image on its own grid
-    matrix: np.ndarray  # (4, 4): RAS mm of the wanted grid's world to those of this scan's
-    mask: Any = None  # its brain where the scan shows nothing else, on its grid; None for a head
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class Fused:
     coverage: tuple[float, ...]  # share of the brain's voxels that each scan shows
 
 
-def fuse(scans: Sequence[LowField], brain: Any, own: Sequence[Any] = ()) -> Fused:
+def fuse(scans: Sequence[ScanAt], brain: Any, *, own_masks: bool = False) -> Fused:
     """Average scans on the grid of a brain mask.
 
     Before averaging, each scan is divided by its mean in the brain: scanners
@@ -56,10 +47,9 @@ def fuse(scans: Sequence[LowField], brain: Any, own: Sequence[Any] = ()) -> Fuse
         One scan, or orthogonal thick-slice ones.
     brain
         nibabel image: the brain mask on the wanted grid.
-    own
-        The scans' own brain masks, on their grids. Where they are given, the average is
-        masked by what most of them call brain, and not by `brain`: as in the paper, which
-        strips the images of a pair separately.
+    own_masks
+        Whether the average is masked by what most of the scans' own masks call brain, and not
+        by `brain`: as in the paper, which strips the images of a pair separately.
 
     Raises
     ------
@@ -67,7 +57,7 @@ def fuse(scans: Sequence[LowField], brain: Any, own: Sequence[Any] = ()) -> Fuse
         If no voxel of the brain is shown by all scans, or one is dark in all of it.
     """
     inside = np.asarray(brain.dataobj) > 0
-    kept = _most(scans, own, brain) if own else inside
+    kept = _most(scans, brain) if own_masks else inside
     box = bounding_box(inside | kept)
     start = [int(ends.start) for ends in box]
     affine = brain.affine @ nib.affines.from_matvec(np.eye(3), start)
@@ -76,13 +66,13 @@ def fuse(scans: Sequence[LowField], brain: Any, own: Sequence[Any] = ()) -> Fuse
     everywhere = np.logical_and.reduce([shown for _, shown in images])
     common = wanted & everywhere
     if not common.any():
-        names = ", ".join(name_of(scan.image) for scan in scans)
+        names = ", ".join(scan.name for scan in scans)
         raise BadDataError(f"{names}: shows nothing of the wanted brain; look at all images")
     total = np.zeros(wanted.shape, dtype=np.float64)
     for scan, (values, _) in zip(scans, images, strict=True):
         mean = float(values[common].mean(dtype=np.float64))
         if mean <= 0:
-            raise BadDataError(f"{name_of(scan.image)}: is dark in the whole brain; look at it")
+            raise BadDataError(f"{scan.name}: is dark in the whole brain; look at it")
         total += values / mean
     data, mask = np.zeros(inside.shape, dtype=np.float32), np.zeros(inside.shape, dtype=bool)
     data[box] = np.where(kept & everywhere, total / len(scans), 0)
@@ -90,22 +80,22 @@ def fuse(scans: Sequence[LowField], brain: Any, own: Sequence[Any] = ()) -> Fuse
     return Fused(data, mask, tuple(float(shown[wanted].mean()) for _, shown in images))
 
 
-def _most(scans: Sequence[LowField], own: Sequence[Any], brain: Any) -> np.ndarray:
+def _most(scans: Sequence[ScanAt], brain: Any) -> np.ndarray:
     """Return what more than half of the scans' own masks call brain, on the grid of `brain`."""
     votes = np.zeros(brain.shape, dtype=np.uint8)
-    for scan, mask in zip(scans, own, strict=True):
-        moved = resample_mask(mask, brain.shape, scan.matrix @ brain.affine)
+    for scan in scans:
+        moved = resample_mask(scan.mask, brain.shape, scan.matrix @ brain.affine)
         votes += np.asarray(moved.dataobj) > 0
     return 2 * votes > len(scans)
 
 
 def _on_grid(
-    scan: LowField, shape: tuple[int, ...], affine: np.ndarray
+    scan: ScanAt, shape: tuple[int, ...], affine: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a scan's values on a grid, and which voxels it shows."""
     own = scan.matrix @ affine
     values = np.asarray(resample(scan.image, shape, own, fill=np.nan).dataobj)
     shown = ~np.isnan(values)
-    if scan.mask is not None:
+    if scan.stripped:
         shown &= np.asarray(resample_mask(scan.mask, shape, own).dataobj) > 0
     return np.where(shown, values, 0), shown

@@ -4,12 +4,13 @@ import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from h2lo_bids.bids import sidecars
 from h2lo_bids.bids.dataset import (
     bibtex,
     container,
@@ -17,25 +18,28 @@ from h2lo_bids.bids.dataset import (
     write_citation,
     write_dataset_files,
 )
-from h2lo_bids.bids.derivatives import derivative_path, report_path
+from h2lo_bids.bids.derivatives import report_path
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.sidecars import write_sidecar
 from h2lo_bids.bids.validate import find_validator
 from h2lo_bids.errors import CannotCreateError
 from h2lo_bids.io import save_nifti
+from h2lo_bids.outputs import Extras, Grid, grids_of, output_paths, output_sidecars
 from h2lo_bids.reports.records import figure_file
 
-MODEL = {
+METADATA = {
     "name": "h2lo_T1w",
     "version": "1",
-    "method": "h2lo",
-    "sha256": "0" * 64,
     "value_range": [0, 1],
     "source_field_strength": 3.0,
     "target_field_strength": 0.064,
     "training_data": {"kind": "simulated", "description": "phantoms", "licence": "CC0"},
+    "noise": {"subjects": 3},
+    "files": {"members/0.safetensors": "ab"},
 }
 ACQUIRED = {"MagneticFieldStrength": 3, "EchoTime": 0.003, "RepetitionTime": 2.5, "FlipAngle": 8}
 TEMPLATE = "MNI152NLin2009cAsym"
+EXTRAS = Extras(realisations=1, uncertainty=True)
 
 
 def scan(suffix: str, session: str | None) -> Scan:
@@ -46,48 +50,25 @@ def scan(suffix: str, session: str | None) -> Scan:
     return Scan(path, "01", session, suffix, pairs, 3.0, "MagneticFieldStrength", ACQUIRED)
 
 
-def put(path: Path, content: dict) -> Path:
-    image = nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([1, 1, 2, 1]))
-    image.header.set_xyzt_units("mm", "sec")
-    save_nifti(image, path)
-    sidecars.write_sidecar(path, content)
-    return path
+def contents(head: Scan, out: Path, grids: tuple[Grid, ...], **changed: Any) -> dict[str, dict]:
+    model = SimpleNamespace(method="h2lo", sha256="0" * 64, metadata=METADATA | changed)
+    return output_sidecars(head, model, out, grids, EXTRAS, seed=7, settings={"Device": "cpu"})
 
 
 def outputs(out: Path, head: Scan) -> None:
     """Write what one participant run may write about one scan."""
-    suffix = head.suffix
-    mask = put(
-        derivative_path(out, head, suffix="mask", desc="brain"),
-        sidecars.mask_sidecar(head),
-    )
-    uri = sidecars.derivative_uri(mask, out)
-    preproc = put(
-        derivative_path(out, head, suffix=suffix, desc="preproc"),
-        sidecars.preproc_sidecar(head, mask=uri),
-    )
-    used = [sidecars.derivative_uri(preproc, out), uri]
-    reference = sidecars.template_reference(
-        Path(f"/t/tpl-{TEMPLATE}/tpl-{TEMPLATE}_res-01_T1w.nii.gz")
-    )
-    for space, res, place in (
-        (None, None, {}),
-        (None, "1p6x1p6x5", {"resolution": "1.6x1.6x5 mm"}),
-        (TEMPLATE, "1", {"resolution": "1 mm", "spatial_reference": reference}),
-    ):
-        put(
-            derivative_path(out, head, suffix=suffix, desc="lowfield", space=space, res=res),
-            sidecars.lowfield_sidecar(head, model=MODEL, sources=used, seed=1, **place),
-        )
-    put(
-        derivative_path(out, head, suffix="mask", desc="brain", space=TEMPLATE, res="1"),
-        sidecars.mask_sidecar(head, resolution="1 mm", spatial_reference=reference),
-    )
-    transform = derivative_path(
-        out, head, suffix="xfm", from_=suffix, to=TEMPLATE, mode="image", extension=".h5"
-    )
-    transform.write_bytes(b"transform")
-    sidecars.write_sidecar(transform, sidecars.transform_sidecar(source=used[0], target=reference))
+    template = Path(f"/t/tpl-{TEMPLATE}/tpl-{TEMPLATE}_res-01_T1w.nii.gz")
+    space = f"{TEMPLATE}:res-1"
+    grids = grids_of(["model", space], [(1.6, 1.6, 5)], {space: (template, None)})
+    sidecars = contents(head, out, grids)
+    for key, path in output_paths(out, head, grids, EXTRAS).items():
+        image = nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([1, 1, 2, 1]))
+        image.header.set_xyzt_units("mm", "sec")
+        write_sidecar(path, sidecars[key])
+        if path.name.endswith(".h5"):
+            path.write_bytes(b"transform")
+        else:
+            save_nifti(image, path)
     figure = figure_file(out, head.stem, "lowfield", ".svg")
     figure.parent.mkdir(exist_ok=True)
     figure.write_text("<svg/>")
@@ -139,17 +120,15 @@ def test_every_source_is_declared_and_exists(derivative: Path) -> None:
                 assert dataset in links
 
 
-def test_simulated_training_data_is_said_in_the_sidecar() -> None:
-    content = sidecars.lowfield_sidecar(scan("T1w", None), model=MODEL, sources=[], seed=7)
+def test_simulated_training_data_is_said_in_the_sidecar(tmp_path: Path) -> None:
+    content = contents(scan("T1w", None), tmp_path, grids_of(()))["lowfield_native"]
     assert content["ModelTrainingDataKind"] == "simulated"
     assert "simulated" in content["ModelWarning"]
     assert content["SimulatedMagneticFieldStrength"] == 0.064
     assert content["InputMagneticFieldStrength"] == 3.0
     assert (content["ModelSha256"], content["RandomSeed"]) == ("0" * 64, 7)
-    real = MODEL | {"training_data": {"kind": "real"}}
-    content = sidecars.lowfield_sidecar(scan("T1w", None), model=real, sources=[])
-    assert "ModelWarning" not in content
-    assert sidecars.lowfield_sidecar(scan("T1w", None), model={}, sources=[])["SkullStripped"]
+    real = contents(scan("T1w", None), tmp_path, grids_of(()), training_data={"kind": "real"})
+    assert "ModelWarning" not in real["lowfield_native"]
 
 
 def test_many_runs_may_share_a_folder(tmp_path: Path) -> None:

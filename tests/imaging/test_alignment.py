@@ -10,7 +10,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.alignment import ScanAt, check_alignments, check_overlap, motion_of, nmi
-from h2lo_bids.imaging.fusion import LowField, fuse
+from h2lo_bids.imaging.fusion import fuse
 
 MOVE = from_matvec(nib.eulerangles.euler2mat(0.1, -0.05, 0.08), [4, -6, 3])
 SHAPE, SPACING = (44, 52, 44), 3.0
@@ -50,7 +50,7 @@ def _wrong(shift=(0, 0, 0), degrees=0.0, axis=(1, 0, 0)) -> np.ndarray:
 
 
 def _verdict(head, scan, matrix):
-    return check_alignments([ScanAt("lf", *scan, matrix)], *head)
+    return check_alignments([ScanAt("lf", *scan, matrix)], *head, [1])
 
 
 def test_the_right_place_passes_and_says_what_was_moved(head) -> None:
@@ -86,7 +86,7 @@ def test_somebody_elses_noise_is_caught(head) -> None:
 def test_scans_that_lie_far_apart_are_caught(head) -> None:
     scan = _scan(head, (70, 80, 26), (2, 2, 5))
     places = [ScanAt("axi", *scan, MOVE), ScanAt("sag", *scan, MOVE @ _wrong((40, 0, 0)))]
-    reasons = check_alignments(places, *head).reasons
+    reasons = check_alignments(places, *head, [1, 1]).reasons
     assert any("axi and sag" in reason and "40 mm" in reason for reason in reasons)
 
 
@@ -112,8 +112,8 @@ def test_three_scans_become_their_average_on_the_grid(head) -> None:
     ]
     # Scanners scale each image on its own.
     lows = [
-        LowField(nib.Nifti1Image(image.get_fdata() * gain, image.affine), MOVE)
-        for (image, _), gain in zip(scans, (1, 7, 0.2), strict=True)
+        ScanAt("lf", nib.Nifti1Image(image.get_fdata() * gain, image.affine), mask, MOVE)
+        for (image, mask), gain in zip(scans, (1, 7, 0.2), strict=True)
     ]
     fused = fuse(lows, head[1])
     inside = head[1].get_fdata() > 0
@@ -130,27 +130,28 @@ def test_own_masks_decide_by_majority_where_the_average_ends(head) -> None:
     grown, shifted = binary_dilation(inside, iterations=2), np.roll(inside, 3, axis=0)
     own = [nib.Nifti1Image(m.astype(np.uint8), head[1].affine) for m in (inside, grown, shifted)]
     bright = nib.Nifti1Image(head[0].get_fdata() + 1, head[0].affine)
-    fused = fuse([LowField(bright, np.eye(4))] * 3, head[1], own)
+    scans = [ScanAt("lf", bright, mask, np.eye(4)) for mask in own]
+    fused = fuse(scans, head[1], own_masks=True)
     votes = sum(m.astype(int) for m in (inside, grown, shifted)) >= 2
     assert not np.array_equal(votes, inside)
     np.testing.assert_array_equal(fused.data != 0, votes)
     np.testing.assert_array_equal(fused.mask, inside)
-    with_one = fuse([LowField(bright, np.eye(4))] * 3, head[1])
+    with_one = fuse(scans, head[1])
     np.testing.assert_allclose(fused.data[votes & inside], with_one.data[votes & inside])
 
 
 def test_the_mask_ends_where_the_field_of_view_does(head) -> None:
     cut = nib.Nifti1Image(head[0].get_fdata()[:, :, :22], head[0].affine)
-    alone = fuse([LowField(head[0], np.eye(4))], head[1])  # on its own grid: not interpolated
+    alone = fuse([ScanAt("lf", *head, np.eye(4))], head[1])  # on its own grid: not interpolated
     own = head[0].get_fdata()[alone.mask]
     assert alone.data[alone.mask] == pytest.approx(own / own.mean(), rel=1e-5)
-    fused = fuse([LowField(head[0], np.eye(4)), LowField(cut, np.eye(4))], head[1])
+    fused = fuse([ScanAt("lf", image, None, np.eye(4)) for image in (head[0], cut)], head[1])
     inside = head[1].get_fdata() > 0
     assert np.array_equal(fused.mask[:, :, :22], inside[:, :, :22])
     assert not fused.mask[:, :, 22:].any()
     assert fused.coverage[1] == pytest.approx(inside[:, :, :22].sum() / inside.sum())
     with pytest.raises(BadDataError, match="shows nothing"):
-        fuse([LowField(head[0], _wrong((500, 0, 0)))], head[1])
+        fuse([ScanAt("lf", *head, _wrong((500, 0, 0)))], head[1])
 
 
 def test_what_is_said_to_be_registered_must_lie_there() -> None:
