@@ -15,6 +15,11 @@ def digest(values: Any, size: int = 8) -> str:
     return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
 
+def sha256(content: bytes) -> str:
+    """Return the SHA-256 of bytes, as bundles and sidecars record it."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def stamp(path: Path) -> tuple[str, int, int]:
     """Return place, size and time of a file, which change when it is made again."""
     found = path.stat()

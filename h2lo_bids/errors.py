@@ -128,20 +128,7 @@ def error_of_code(code: int, message: str) -> H2loError:
 
 
 def of_the_machine(error: Exception, place: str = "a file") -> H2loError | None:
-    """Say in one line what the machine lacked: memory, or room on a disk.
-
-    Parameters
-    ----------
-    error
-        What was raised.
-    place
-        Where was written, if the error does not say.
-
-    Returns
-    -------
-    H2loError or None
-        None where the error speaks of something else.
-    """
+    """Say in one line what the machine lacked: memory, or room on a disk; None if neither."""
     # PyTorch's allocators have no exception class of their own on the CPU.
     full = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
     if full or isinstance(error, MemoryError):

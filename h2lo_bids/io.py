@@ -11,7 +11,6 @@ import contextlib
 import csv
 import errno
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -35,8 +34,6 @@ MAX_TEXT = 2**26
 """Bytes of a sidecar, table or filter: 64 MB, far beyond any."""
 MAX_DIGITS = 18
 """Of a whole number; a longer one is read as a float, as other readers of JSON do."""
-MAX_DEPTH = 100
-"""Lists and objects within each other, far fewer than Python's own limit on recursion."""
 
 TEMPORARY_PREFIX = ".tmp-"
 _LONGEST_NAME = 255  # bytes, on the file systems of today
@@ -56,11 +53,6 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON that others wrote."""
     try:
         content = json.loads(text, parse_int=_number)
-        level = [content]
-        for _ in range(MAX_DEPTH):
-            level = [part for whole in level for part in _parts(whole)]
-        if level:
-            raise ValueError("it is nested too deeply")
         # Half a surrogate pair has no UTF-8, and would stop whatever writes it on.
         json.dumps(content, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
@@ -72,12 +64,6 @@ def parse_json(text: str | bytes) -> Any:
 
 def _number(digits: str) -> int | float:
     return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
-
-
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [*value.values()]
-    return value if isinstance(value, list) else []
 
 
 def read_text(path: Path) -> str:
@@ -182,11 +168,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> bool:
     """Write JSON atomically, unless the file holds just that."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     return atomic_write_text(path, text + "\n")
-
-
-def json_digest(values: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of JSON-ready values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def save_nifti(

@@ -6,7 +6,6 @@ import difflib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 from pathlib import Path
 
 _NAMED = 3
@@ -40,13 +39,12 @@ def listed(names: Sequence[str], most: int = _NAMED) -> str:
 def summarise(items: Iterable[tuple[Path, str]]) -> list[str]:
     """Return one line for each kind of message, in the order of their first.
 
-    Messages are of a kind if they differ in nothing but the file they are about and
-    its subject. A pattern that a shell expands stands for the files of several.
+    Messages are of a kind if they differ in nothing but the file they are about and its subject.
 
     Examples
     --------
     >>> summarise([(Path(f"/d/sub-{n}/a.nii"), f"/d/sub-{n}/a.nii: is empty") for n in (1, 2)])
-    ['/d/sub-{1,2}/a.nii: is empty (2 images)']
+    ['/d/sub-*/a.nii: is empty (2 images: sub-1/a.nii, sub-2/a.nii)']
     """
     kinds: dict[str, dict[Path, str]] = defaultdict(dict)
     for path, text in items:
@@ -59,60 +57,26 @@ def summarise(items: Iterable[tuple[Path, str]]) -> list[str]:
 
 
 def _line(kind: str, same: dict[Path, str]) -> str:
-    paths = list(same)
-    if len(paths) == 1:
-        return same[paths[0]]
-    where = pattern(paths)
-    names = [] if "{" in where and "*" not in where else [path.name for path in paths]
-    text = f"{kind.replace(_HERE, where)} ({counted(len(paths), _noun(paths[0]))}"
-    return f"{text}: {listed(names)})" if names else f"{text})"
+    first, *others = same
+    if not others:
+        return same[first]
+    noun = "image" if ".nii" in first.name.lower() else "file"
+    noun = "participant" if _SUBJECT.fullmatch(first.name) else noun
+    names = [path.name if _SUBJECT.match(path.name) else "/".join(path.parts[-2:]) for path in same]
+    number = counted(len(same), noun)
+    return f"{kind.replace(_HERE, pattern(same))} ({number}: {listed(names)})"
 
 
-def _noun(path: Path) -> str:
-    if ".nii" in path.name.lower():
-        return "image"
-    return "participant" if _SUBJECT.fullmatch(path.name) else "file"
-
-
-def pattern(paths: Sequence[Path]) -> str:
-    """Return shell patterns that match all of some paths, one for each depth of folders.
+def pattern(paths: Iterable[Path]) -> str:
+    """Return shell patterns that match some paths, each for any subject and session.
 
     Examples
     --------
     >>> pattern([Path(f"/d/sub-{n:02d}/anat/sub-{n:02d}_T1w.nii.gz") for n in range(1, 24)])
     '/d/sub-*/anat/sub-*_T1w.nii.gz'
     """
-    depths: dict[int, list[tuple[str, ...]]] = defaultdict(list)
-    for path in paths:
-        depths[len(path.parts)].append(path.parts)
-    return " ".join(str(Path(*_parts(group))) for group in depths.values())
-
-
-def _parts(group: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return a pattern for each folder and the file; braces but once, as they multiply."""
-    parts: list[str] = []
-    for column in zip(*group, strict=True):
-        names = list(dict.fromkeys(column))
-        is_file, before = len(parts) == len(group[0]) - 1, "".join(parts)
-        braces = len(names) <= _NAMED and not set("{*" if is_file else "{") & set(before)
-        parts.append(names[0] if len(names) == 1 else _part(names, braces))
-    return parts
-
-
-def _part(names: list[str], braces: bool) -> str:
-    # Whole labels: sub-0* would not match a sub-10, and ses-HF{C,E} is hard to read.
-    begin = re.sub(r"(?<=-)[A-Za-z0-9+]+$", "", _shared(names))
-    rests = [name[len(begin) :] for name in names]
-    end = _shared([rest[::-1] for rest in rests])[::-1]
-    if braces:
-        return f"{begin}{{{','.join(rest[: len(rest) - len(end)] for rest in rests)}}}{end}"
-    return f"{begin}*{end}"
-
-
-def _shared(names: Sequence[str]) -> str:
-    """Return the characters with which all names begin."""
-    columns = zip(*names, strict=False)
-    return "".join(same[0] for same in takewhile(lambda column: len(set(column)) == 1, columns))
+    found = (re.sub(r"\b(sub|ses)-[A-Za-z0-9+]+", r"\1-*", str(path)) for path in paths)
+    return " ".join(dict.fromkeys(found))
 
 
 def all_counted(number: int, word: str) -> str:

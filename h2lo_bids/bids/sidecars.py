@@ -7,6 +7,7 @@ other names.
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
@@ -17,7 +18,8 @@ import bids_app_spec
 import h2lo_bids
 from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.io import json_digest, write_json
+from h2lo_bids.cache import sha256
+from h2lo_bids.io import write_json
 
 SOFTWARE = ("torch", "numpy", "scipy", "nibabel", "antspyx", "nipype", "pybids", "deepbet")
 TEMPLATE_URI = "https://templateflow.s3.amazonaws.com"
@@ -129,7 +131,7 @@ def extra_sidecar(
         "Description": meaning_of("lowfieldnoise01"),
         "Sources": sources_of(*lowfield["Sources"], uri),
         "Realisation": int(kind.removeprefix("noise")),
-        "NoiseModelSha256": json_digest(model["noise"]),
+        "NoiseModelSha256": sha256(json.dumps(model["noise"], sort_keys=True).encode()),
         "NoiseModelSubjects": model["noise"]["subjects"],
         "NoiseScale": scale,
     }

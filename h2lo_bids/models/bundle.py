@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from h2lo_bids.cache import sha256
 from h2lo_bids.errors import (
     BadDataError,
     CannotCreateError,
@@ -159,10 +159,10 @@ def save_bundle(
         "architecture": sizes_of(model.architecture),
         "parameters": sum(v.numel() for v in state.values()),
         "frame": frame.to_dict(),
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "sha256": sha256(weights),
     }
     if extras:
-        record["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in extras.items()}
+        record["files"] = {name: sha256(data) for name, data in extras.items()}
     text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     files = {WEIGHTS: weights, METADATA: text.encode(), CARD: card.encode(), **extras}
     try:
@@ -304,7 +304,7 @@ def read_hashed(path: Path) -> tuple[bytes, str]:
 @functools.lru_cache(maxsize=8)  # both contrasts, or one with its folds' models
 def _read(path: Path, size: int, changed: int) -> tuple[bytes, str]:
     content = read_bytes(path)
-    return content, hashlib.sha256(content).hexdigest()
+    return content, sha256(content)
 
 
 def _read_checked(path: Path, sha256: str) -> bytes:

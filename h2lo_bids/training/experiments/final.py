@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.cache import digest
+from h2lo_bids.cache import digest, sha256
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.statistics import summarise
@@ -154,7 +153,7 @@ def _work(job: FinalJob, end: int) -> Path:
 
 def _identity(job: FinalJob, end: int, extras: Mapping[str, bytes]) -> str:
     """Name the job, so that the very same one is not done twice."""
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in extras.items()}
+    files = {name: sha256(content) for name, content in extras.items()}
     folds = [fold.identity() for fold in job.folds]
     best = [record["best_step"] for record in job.records]
     return digest([*_decides(job, end), folds, best, files], 16)
