@@ -19,7 +19,7 @@ help:
 	@echo "make docs       write docs/usage.md and bids_app_spec/boutiques.json from the parser"
 	@echo "make site       build the documentation site in docs/_build, warnings as errors"
 	@echo "make benchmark  ratios of the engine against its baselines (minutes)"
-	@echo "make fuzz       damaged documents for every reader of outside files (FUZZ_SECONDS=120)"
+	@echo "make fuzz       damaged documents for every reader of outside files (FUZZ_EXAMPLES=500)"
 	@echo "make container  build the container image with docker, podman or buildah"
 
 # A stamp per set of extras, so that an interrupted install is done again.
@@ -85,9 +85,9 @@ benchmark: $(VENV)/.tested
 container:
 	.ci/container
 
-FUZZ_SECONDS ?= 120
+FUZZ_EXAMPLES ?= 500
 fuzz: $(VENV)/.tested
-	$(BIN)/python tests/security/fuzz.py --seconds $(FUZZ_SECONDS)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q tests/security/test_fuzz.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

@@ -80,8 +80,12 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
         "--folds 0 leaves nothing to fit here; give 2 folds or more",
     ),
     (
-        lambda s: (s.folds == "0" or not s.folds.isdigit()) and (s.test_count or s.val_count),
-        "--test-count and --val-count have no effect with --folds {0.folds}; leave them out",
+        lambda s: s.test_count and not s.folds.strip("0").isdigit(),
+        "--test-count has no effect with --folds {0.folds}; leave it out",
+    ),
+    (
+        lambda s: s.val_count and not s.folds.isdigit(),
+        "--val-count has no effect with --folds {0.folds}; leave it out",
     ),
     (
         lambda s: s.protocol == "paper" and (s.batch or 1) > 1,

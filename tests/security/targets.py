@@ -235,16 +235,6 @@ def _group_records() -> list[bytes]:
     return [json.dumps(record("T1w", "h2lo", 0, Sample(subjects=("A", "B", "C")))).encode()]
 
 
-def _read_history_csv(data: bytes, folder: Path) -> None:
-    from h2lo_bids.reports.group import render_group_report
-
-    fold = folder / "folds/T1w/h2lo/fold-0"
-    fold.mkdir(parents=True, exist_ok=True)
-    (fold / "history.csv").write_bytes(data)
-    (folder / "splits.tsv").write_bytes(data)
-    render_group_report(folder, level="group").encode("utf-8")
-
-
 def _read_card(data: bytes, folder: Path) -> None:
     from html_check import elements
 
@@ -291,6 +281,22 @@ def _read_name(data: bytes, folder: Path) -> None:
     assert str(inside).isprintable()
 
 
+def _read_cohort(data: bytes, folder: Path) -> None:
+    """One file of JSON plays every part."""
+    from h2lo_bids.training.experiments.cohort import Cohort, find_cohort
+
+    image = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
+    for name in ("preproc_T1w", "lowfield_T1w", "brain_mask"):
+        path = folder / f"{_COHORT}{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            nib.save(image, path)
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_bytes(data)
+    for scan in find_cohort([folder], "T1w"):
+        assert scan.mask.resolve().is_relative_to(folder.resolve())
+        json.dumps(Cohort((scan,)).identity(), allow_nan=False)
+
+
 def _texts(*texts: str) -> Callable[[], list[bytes]]:
     return lambda: [text.encode() for text in texts]
 
@@ -308,6 +314,9 @@ def _scores() -> list[bytes]:
         return [path.read_bytes()]
 
 
+_COHORT = "sub-01/anat/sub-01_desc-"
+_MADE = {"ModelMethod": "h2lo", "ModelName": "x", "ModelSha256": "0" * 64}
+_PREPROC = {"Sources": ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz", f"bids::{_COHORT}brain_mask.nii.gz"]}  # fmt: skip
 _SIDECAR = json.dumps(
     {"MagneticFieldStrength": "64 mT", "ImagingFrequency": [2.72], "Manufacturer": "Hyperfine",
      "ImagedNucleus": "1H", "IntendedFor": ["bids::../../x"], "Sources": ["bids:raw:../x"]}
@@ -332,7 +341,6 @@ _FOLDS = "contrast\tfold\tparticipant_id\tpart\n" + "".join(
 )
 _CONFIG = 'verbose = 1\nparticipant-label = ["01"]\nmem = "8G"\n[run]\na = 1\n'
 _CARD = "# A\n\n- [a](https://e.org) `b` **c** _d_\n  1. x\n\n| a | b |\n|---|---|\n| 1 | <i> |\n\n> q\n\n```\nc\n```\n"
-_HISTORY = "step,loss,psnr\n100,0.5,20.1\n200,0.4,21.0\n"
 
 TARGETS = {
     target.name: target
@@ -350,11 +358,11 @@ TARGETS = {
         Target("scores", _scores, _read_scores),
         Target("report-record", _reports, _read_report),
         Target("group-record", _group_records, _read_group_record),
-        Target("history", _texts(_HISTORY, _FOLDS), _read_history_csv),
         Target("card", _texts(_CARD), _read_card),
         Target("bundle-metadata", _metadata, _read_metadata),
         Target("weights", _lying_weights, _read_weights),
         Target("checkpoint", _checkpoints, _read_checkpoint),
+        Target("cohort", _texts(json.dumps({**_PREPROC, **_MADE})), _read_cohort),
         Target("name", _texts(f"{STEM}.nii.gz", "sub-01_run-2_desc-a_T2w.nii"), _read_name),
     )
 }
