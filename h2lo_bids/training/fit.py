@@ -329,3 +329,13 @@ class _Loop:
 
 def _copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in weights.items()}
+
+
+def prefixed(title: str, progress: Say | None) -> Say:
+    """Return what passes on lines with a title in front, or nothing at all."""
+
+    def say(line: str) -> None:
+        if progress is not None:
+            progress(line.titled(title) if isinstance(line, Step) else f"{title}: {line}")
+
+    return say

@@ -1,8 +1,4 @@
-"""Experiments on prepared pairs: cross-validation, final models, enhancement, evaluation.
-
-This module has what is asked of a process of such a run; `work` names the function that is
-called with a task.
-"""
+"""Experiments on prepared pairs, and what is asked of their processes: `work` is called."""
 
 from __future__ import annotations
 
@@ -21,13 +17,10 @@ Sources = dict[str, tuple[str, ...]]
 class Plan:
     """What is to be fitted to the pairs of a contrast."""
 
-    sources: tuple[str, ...]
-    """BIDS URIs of the high-field scans, one for each pair."""
+    sources: tuple[str, ...]  # BIDS URIs of the high-field scans, one for each pair
     folds: tuple[Fold, ...]
-    held: tuple[str, ...]
-    """Without folds the subjects held out to validate on."""
-    done: frozenset[tuple[str, int]]
-    """Methods and folds whose results are there."""
+    held: tuple[str, ...]  # without folds the subjects held out to validate on
+    done: frozenset[tuple[str, int]]  # methods and folds whose results are there
 
 
 @dataclass(frozen=True)

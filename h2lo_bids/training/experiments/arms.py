@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.models.registry import task_of
-from h2lo_bids.training.fitting import prefixed
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.vocabulary import ENHANCER, FLIP_ROTATE, REAL, SYNTHESIZE, Say
@@ -158,7 +157,7 @@ def fit_arm(
     fine-tuning, which ends at `stop_at`, starts from them with an optimiser of its own. The
     result is that of the last stage, with the seconds of both.
     """
-    from h2lo_bids.training.fit import fit
+    from h2lo_bids.training.fit import fit, prefixed
 
     tuned = stages[FINETUNE]
     if PRETRAIN not in stages:

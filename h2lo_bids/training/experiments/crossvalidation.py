@@ -17,7 +17,7 @@ from h2lo_bids.evaluation.scores import IDENTITY_TITLES
 from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.io import atomic_write_bytes, read_json, write_json
-from h2lo_bids.models.bundle import Bundle
+from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.training.card import software, start_of
 from h2lo_bids.training.devices import peak_memory
 from h2lo_bids.training.experiments.arms import FINETUNE, Arm
@@ -31,14 +31,21 @@ from h2lo_bids.training.experiments.heldout import (
     score_pair,
     stranger_to,
 )
-from h2lo_bids.training.experiments.site import FIELDS, SiteModel, save_site
-from h2lo_bids.training.fitting import count_parameters, finite, fit_prepared, pairs_cache, prefixed
+from h2lo_bids.training.experiments.site import (
+    FIELDS,
+    SiteModel,
+    count_parameters,
+    finite,
+    save_site,
+)
+from h2lo_bids.training.fit import FitResult, fit, prefixed
 from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import (
     PreparedPair,
     common_frame,
+    open_prepared,
     pairs_fingerprint,
     pairs_of,
     read_prepared,
@@ -49,7 +56,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from h2lo_bids.models.registry import Model
-    from h2lo_bids.training.fit import FitResult
 
 RECORD, HISTORY, BUNDLE = "record.json", "history.csv", "bundle"
 _OBJECTS = ("options", "given", "pairs", "fold", "failed", "initial")
@@ -91,6 +97,11 @@ class FoldWork:
         """Work folder of the fold: another job, another folder, so that no fit is lost."""
         name = f"fold-{self.fold.index}_{digest(self.identity(), 4)}"
         return Path(self.work_dir) / "training" / self.contrast / self.method / name
+
+    @property
+    def cache(self) -> Path:
+        """Where all fits of a run share their pairs."""
+        return Path(self.work_dir) / "training" / "pairs"
 
     def pairs_in(self, *parts: str) -> tuple[PreparedPair, ...]:
         """Return the pairs of some parts of the fold, for its task, or raise `UsageError`."""
@@ -167,11 +178,22 @@ class FoldJob(FoldWork):
             from h2lo_bids.training.experiments.enhancement import fit_stages
 
             return fit_stages(self, self.arm, work, say, stop_at)
-        return fit_prepared(
-            self.recipe, self.pairs_in("train"), self.pairs_in("validation"), self.adapted, work,
-            cache=pairs_cache(self.work_dir), devices=self.devices, stop_at=stop_at, progress=say,
-            initial=self.initial,
-        )  # fmt: skip
+        options, start = self.adapted, self.initial
+        train, held = (
+            open_prepared(self.pairs_in(part), self.cache, options.scaling) for part in PARTS[:2]
+        )
+        if self.devices > 1 and not self.recipe.shares:
+            say(f"{self.recipe.name} is fitted by one process, not {self.devices}")
+        elif self.devices > 1:
+            from h2lo_bids.training.launch import FitSpec, launch
+
+            threads = torch.get_num_threads()  # they decide the last bits
+            first = None if start is None else start.path
+            spec = FitSpec(train, held, options, work, stop_at, threads, first)
+            launch(spec, processes=self.devices, progress=say)
+            # What follows finds the finished fit and only reads its weights.
+        initial = None if start is None else load_model(start).state_dict()
+        return fit(train, held, options, work, say, stop_at=stop_at, initial=initial)
 
 
 def fold_folder(out_dir: Path, contrast: str, method: str, index: int) -> Path:

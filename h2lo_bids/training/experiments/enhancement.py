@@ -19,7 +19,6 @@ from h2lo_bids.training.experiments.arms import Arm, Schedule, find_arm, fit_arm
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort
 from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob, fold_folder, read_record
 from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
-from h2lo_bids.training.fitting import pairs_cache
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import common_frame, open_prepared
 from h2lo_bids.vocabulary import ENHANCER, SYNTHESIZE, Say
@@ -34,12 +33,11 @@ def fit_stages(
     job: FoldJob, arm: Arm, work: Path, say: Say, stop_at: int | None = None
 ) -> FitResult:
     """Pretrain and fine-tune an arm in a work folder, or go on there."""
-    cache = pairs_cache(job.work_dir)
-    train, held, tested = (open_prepared(job.pairs_in(part), cache) for part in PARTS)
+    train, held, tested = (open_prepared(job.pairs_in(part), job.cache) for part in PARTS)
     more: tuple[list[Pair], list[Pair]] = ([], [])
     if arm.cohort is not None:
         frame = common_frame(job.pairs_in("train"))
-        more = arm.cohort.open(frame, cache / "cohort", job.options.device, say)
+        more = arm.cohort.open(frame, job.cache / "cohort", job.options.device, say)
         check_images([*more[0], *more[1]], tested, frame.spacing)
     return fit_arm(job.stages, (train, held), more, work, say, stop_at)
 

@@ -33,7 +33,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
     write_record,
 )
 from h2lo_bids.training.experiments.heldout import Scored
-from h2lo_bids.training.fitting import prefixed
+from h2lo_bids.training.fit import prefixed
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 from h2lo_bids.vocabulary import Say
 

@@ -23,7 +23,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
     read_record,
 )
 from h2lo_bids.training.experiments.site import SiteModel, save_site
-from h2lo_bids.training.fitting import prefixed
+from h2lo_bids.training.fit import prefixed
 from h2lo_bids.training.prepared import common_frame, pairs_fingerprint
 from h2lo_bids.vocabulary import Say
 from h2lo_bids.wording import counted

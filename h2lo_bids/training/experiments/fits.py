@@ -12,7 +12,7 @@ from h2lo_bids.io import exclusive
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
 from h2lo_bids.models.choice import choose_bundles, given_bundles, is_collection
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.registry import FAMILIES, METHODS
+from h2lo_bids.models.registry import FAMILIES, METHODS, sizes_of
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.convert import NONE
 from h2lo_bids.settings.options_pairs import INIT
@@ -22,7 +22,6 @@ from h2lo_bids.training.experiments.external import Command, ExternalJob, run_ex
 from h2lo_bids.training.experiments.final import FinalJob, fit_final
 from h2lo_bids.training.experiments.leaks import check_no_leak
 from h2lo_bids.training.experiments.noise import measure_noise
-from h2lo_bids.training.fitting import start_fault
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.prepared import PreparedPair, find_prepared, training_frame
 from h2lo_bids.vocabulary import CONTRASTS, IDENTITY, Say, Send
@@ -183,13 +182,30 @@ def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle |
         bundle = load_bundle(found.path)
     else:
         bundle = load_bundle(chosen)
-    fault = start_fault(bundle, contrast, fit_options(settings, 1), frame_of(settings))
+    fault = _fault(bundle, contrast, fit_options(settings, 1), frame_of(settings))
     if fault is None:
         name = bundle.metadata.get("name", bundle.path.name)
         return bundle, f"starts from the weights of {name} (SHA-256 {bundle.sha256})"
     if asked is None:
         return None, f"starts from random weights, as the {chosen} model {fault}"
     raise UsageError(f"--init {chosen}: the {contrast} fits cannot start from it, as it {fault}")
+
+
+def _fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame) -> str | None:
+    """Return why an operator's fit cannot start from a model; None if it can."""
+    own, sizes = bundle.architecture, sizes_of(options.architecture)
+    other = ", ".join(f"{k} {own.get(k)}, not {v}" for k, v in sizes.items() if own.get(k) != v)
+    if bundle.contrast != contrast:
+        return f"is a model of {bundle.contrast}"
+    if bundle.method != options.family:
+        return f"is a model of {bundle.method}"
+    if other:
+        return f"has other sizes ({other})"
+    if bundle.scaling != options.scaling:
+        return f"takes an input of {bundle.scaling} scaling, not {options.scaling}"
+    if bundle.frame != frame:
+        return f"sees positions on another grid, of {bundle.frame.spacing[0]:g} mm voxels"
+    return None
 
 
 def frame_of(settings: Settings) -> Frame:

@@ -218,30 +218,28 @@ def training_text(out_dir: Path) -> str:
 def _of_contrast(contrast: str, records: Iterable[Mapping[str, Any]]) -> str:
     own = [record for record in records if record.get("contrast") == contrast]
     fitted = [record for record in own if "steps" in record]
-    others = list(dict.fromkeys(str(r.get("title")) for r in own if "steps" not in r))
-    parts = [_of_fits(contrast, fitted)] if fitted else []
+    others = dict.fromkeys(str(r.get("title")) for r in own if "steps" not in r)
+    steps: dict[str, set[int]] = {}
+    for record in fitted:
+        start = record.get("initial")
+        start = f" from the weights of {start.get('name')}" if start else ""
+        steps.setdefault(f"{record.get('title')} ({{}}{start})", set()).add(int(record["steps"]))
+    parts = []
+    if fitted:
+        each = ", ".join(text.replace("{}", _steps(done)) for text, done in steps.items())
+        folds = {record["fold"]["index"] for record in fitted}
+        parts.append(
+            f"{contrast}: {each} in {counted(len(folds), 'fold')} of cross-validation; "
+            "weights were chosen on validation subjects and scored on test subjects that had no "
+            f"part in the fit (seed {fitted[0].get('seed')})."
+        )
     if others:
         parts.append(f"{contrast}: {', '.join(others)} simulated the same test subjects.")
     return " ".join(parts)
 
 
-def _of_fits(contrast: str, records: list[Mapping[str, Any]]) -> str:
-    steps: dict[str, set[int]] = {}
-    starts: dict[str, str] = {}
-    for record in records:
-        steps.setdefault(str(record.get("title")), set()).add(int(record["steps"]))
-        if initial := record.get("initial"):
-            starts[str(record.get("title"))] = f" from the weights of {initial.get('name')}"
-    each = [f"{title} ({_steps(done)}{starts.get(title, '')})" for title, done in steps.items()]
-    folds = {record["fold"]["index"] for record in records}
-    return (
-        f"{contrast}: {', '.join(each)} in {counted(len(folds), 'fold')} of cross-validation; "
-        "weights were chosen on validation subjects and scored on test subjects that had no part "
-        f"in the fit (seed {records[0].get('seed')})."
-    )
-
-
 def _steps(done: Iterable[int]) -> str:
-    found = sorted({number for number in done if number})
-    known = " to ".join(str(number) for number in dict.fromkeys([*found[:1], *found[-1:]]))
-    return f"{known} steps" if known else "nothing to fit"
+    found = sorted(number for number in done if number)
+    if not found:
+        return "nothing to fit"
+    return f"{' to '.join(dict.fromkeys(map(str, (found[0], found[-1]))))} steps"

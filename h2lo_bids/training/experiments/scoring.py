@@ -40,7 +40,7 @@ from h2lo_bids.training.experiments.heldout import (
     stranger_to,
 )
 from h2lo_bids.training.experiments.leaks import same_people, seen_in_training, training_subjects
-from h2lo_bids.training.fitting import count_parameters
+from h2lo_bids.training.experiments.site import count_parameters
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Say, Send

@@ -20,7 +20,6 @@ from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.training.card import render_card, software, start_of, varied
 from h2lo_bids.training.experiments.leaks import brain_of, encode
-from h2lo_bids.training.fitting import count_parameters, finite
 from h2lo_bids.training.options import GAIN
 from h2lo_bids.training.prepared import (
     PreparedPair,
@@ -32,6 +31,7 @@ from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 
 if TYPE_CHECKING:
+    from h2lo_bids.models.registry import Model
     from h2lo_bids.training.experiments.crossvalidation import FoldJob
     from h2lo_bids.training.fit import FitResult
 
@@ -224,30 +224,23 @@ def _held_out(model: SiteModel) -> dict[str, Any]:
     key = "held_out" if model.subjects.get("test") else "cross_validation"
     if not model.summary:
         return {key: None}
-    values: dict[str, Any] = {
-        "region": model.summary[0].region,
-        "subjects": model.summary[0].n,
-        "over": model.summary[0].over,
-    }
+    first = model.summary[0]
+    values: dict[str, Any] = {"region": first.region, "subjects": first.n, "over": first.over}
     columns = {"mean": "mean", "std": "std", "ci_low": "low", "ci_high": "high"}
     for name, attribute in columns.items():
-        values[name] = _by_method(model, {r: getattr(r, attribute) for r in model.summary})
-    folds = [k for k, _ in model.summary[0].fold_means]
+        values[name] = _by_method({r: getattr(r, attribute) for r in model.summary})
     values["per_fold"] = [
-        {"fold": k, **_by_method(model, {r: dict(r.fold_means)[k] for r in model.summary})}
-        for k in folds
+        {"fold": k, **_by_method({r: dict(r.fold_means)[k] for r in model.summary})}
+        for k, _ in first.fold_means
     ]
     return {key: values}
 
 
-def _by_method(
-    model: SiteModel, values: Mapping[Summary, float]
-) -> dict[str, dict[str, float | None]]:
-    methods = dict.fromkeys(row.method for row in model.summary)
-    return {
-        method: {r.metric: finite(v) for r, v in values.items() if r.method == method}
-        for method in methods
-    }
+def _by_method(values: Mapping[Summary, float]) -> dict[str, dict[str, float | None]]:
+    found: dict[str, dict[str, float | None]] = {}
+    for row, value in values.items():
+        found.setdefault(row.method, {})[row.metric] = finite(value)
+    return found
 
 
 def _limits(model: SiteModel) -> str:
@@ -277,3 +270,13 @@ def _median(pairs: tuple[PreparedPair, ...], key: str) -> float | None:
         if isinstance(value, int | float) and math.isfinite(value) and value > 0:
             strengths.append(float(value))
     return median(strengths) if strengths else None
+
+
+def finite(value: float) -> float | None:
+    """Return a number that JSON can hold."""
+    return float(value) if math.isfinite(value) else None
+
+
+def count_parameters(model: Model) -> int:
+    """Return the number of a model's parameters."""
+    return sum(p.numel() for p in model.parameters())

@@ -132,9 +132,9 @@ def test_fits_start_from_the_model_that_is_named(tmp_path, monkeypatch):
         ({"architecture": H2loArchitecture(width=8)}, {}, r"other sizes \(width 8, not 256\)"),
         ({"metadata": {}}, {}, "takes an input of max scaling, not robust"),
         ({}, {"protocol": "paper"}, "takes an input of robust scaling, not max"),
-        ({"frame": Frame((200, 256, 256))}, {}, "sees positions on another grid"),
-        ({"frame": Frame(anchor="array")}, {}, "sees positions on another grid"),
-        ({}, {"resolution": 4.0}, "is for voxels of 1 mm, not 4 mm"),
+        ({"frame": Frame((200, 256, 256))}, {}, "sees positions on another grid, of 1 mm voxels"),
+        ({"frame": Frame(anchor="array")}, {}, "sees positions on another grid, of 1 mm voxels"),
+        ({}, {"resolution": 4.0}, "sees positions on another grid, of 1 mm voxels"),
     ],
 )
 def test_a_model_that_no_fit_can_start_from_is_one_line(tmp_path, model, words, text):

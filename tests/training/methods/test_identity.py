@@ -25,7 +25,6 @@ from h2lo_bids.training.experiments.folds import make_folds
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.experiments.site import SiteModel, site_card
 from h2lo_bids.training.fit import FitResult, fit
-from h2lo_bids.training.fitting import fit_prepared
 from h2lo_bids.training.methods import METHODS, adapt_identity
 from h2lo_bids.training.prepared import read_prepared
 
@@ -104,11 +103,7 @@ def test_what_cannot_share_a_step_is_fitted_by_one_process(
     folds: list[FoldJob], tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    job = folds[0]
-    fit_prepared(
-        METHODS["identity"], job.pairs_in("train"), (), adapt_identity(job.options), tmp_path,
-        cache=tmp_path / "pairs", devices=2, progress=lines.append,
-    )  # fmt: skip
+    dataclasses.replace(folds[0], devices=2, work_dir=tmp_path).fit(tmp_path, lines.append)
     assert lines[0] == "identity is fitted by one process, not 2"
 
 
