@@ -24,11 +24,12 @@ IDENTITY = "identity"
 """The method that returns its input: the high-field image, or the low-field one to enhance."""
 ENHANCER = "pfsr"
 """The method of enhancement."""
-REAL, FLIP_ROTATE = "real", "flip-rotate"
+REAL, FLIP_ROTATE, CURVE = "real", "flip-rotate", "curve"
 ARMS = (
-    REAL, FLIP_ROTATE, "arnold", "pix2pix", "diffi2i", "inr", "h2lo-mlp", "h2lo-nograd", "h2lo",
+    REAL, FLIP_ROTATE, CURVE,
+    "arnold", "pix2pix", "diffi2i", "inr", "h2lo-mlp", "h2lo-nograd", "h2lo",
 )  # fmt: skip
-"""Rows of the paper's Table 2, and of the two ablations."""
+"""Rows of the paper's Table 2, of the two ablations, and of one curve of grey levels."""
 
 SYNTHESIS_PRECISIONS = ("fp32", "bf16")
 PRECISIONS = (*SYNTHESIS_PRECISIONS, "fp16")

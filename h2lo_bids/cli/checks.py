@@ -15,7 +15,7 @@ from h2lo_bids.models.registry import METHODS as FAMILY_OF
 from h2lo_bids.settings import OPTIONS, Settings
 from h2lo_bids.settings.convert import NONE, STARTS
 from h2lo_bids.settings.options import ALL
-from h2lo_bids.vocabulary import ENHANCER, FLIP_ROTATE, METHODS, REAL, SYNTHESIZE
+from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, METHODS, REAL, SYNTHESIZE
 from h2lo_bids.wording import did_you_mean
 
 _DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives", "--cohort")
@@ -348,10 +348,10 @@ def _check_arms(settings: Settings) -> None:
     """Refuse arms that are pretrained on nothing."""
     if not settings.fits_enhancer or settings.level != "benchmark" or settings.reports_only:
         return
-    lone = {f"{ENHANCER}-{name}" for name in (REAL, FLIP_ROTATE)}
+    lone = {f"{ENHANCER}-{name}" for name in (REAL, FLIP_ROTATE, CURVE)}
     if (lacking := [name for name in settings.arms if name not in lone]) and not settings.cohort:
         named = " ".join(name.removeprefix(f"{ENHANCER}-") for name in lacking)
         raise UsageError(
             f"--arm {named}: give --cohort, what participant wrote for the high-field scans that "
-            "these arms are pretrained on; or --arm real flip-rotate"
+            "these arms are pretrained on; or --arm real flip-rotate curve"
         )

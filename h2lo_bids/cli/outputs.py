@@ -26,7 +26,7 @@ from h2lo_bids.cli.tasks import CheckTask, Failed, exit_code
 from h2lo_bids.errors import MissingInputError, UsageError, error_of_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_for, output_paths
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import SYNTHESIZE
+from h2lo_bids.vocabulary import CURVE, ENHANCER, SYNTHESIZE
 from h2lo_bids.wording import counted, summarise
 
 RUN = "<run>"
@@ -315,7 +315,8 @@ def _collected(settings: Settings, folds: dict[str, tuple[int, ...]]) -> Iterato
 def _of_folds(
     settings: Settings, contrast: str, name: str, folds: Iterable[int]
 ) -> Iterator[Output]:
-    key = "external_fold" if name in dict(settings.external) else "fold"
+    lone = name in dict(settings.external) or name == f"{ENHANCER}-{CURVE}"
+    key = "external_fold" if lone else "fold"
     for fold in folds:
         fields: dict[str, Any] = {"contrast": contrast, "method": name, "fold": fold}
         yield from _result(settings, key, **fields)

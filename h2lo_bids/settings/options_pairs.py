@@ -274,8 +274,9 @@ class Enhancement:
     )
     arm: tuple[str, ...] = option(
         (),
-        "real pairs alone, with flips and turns, or pretrained on the images of a synthesis "
-        "method; the first is what the others are tested against (default: all)",
+        "real pairs alone, with flips and turns, one curve of grey levels learned from them, or "
+        "pretrained on the images of a synthesis method; the first is what the others are tested "
+        "against (default: all)",
         choices=(*ARMS, ALL),
         modes=(BENCHMARK_ENHANCE,),
     )

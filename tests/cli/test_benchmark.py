@@ -100,7 +100,7 @@ def test_a_rerun_does_nothing_and_reports_alone_give_the_same(first, root, arms)
     table = (first / "table1.tsv").read_bytes()
     done = benchmark(root / "bids", first, *arms)
     assert done.returncode == 0, done.stderr
-    assert "all 4 folds are done already" in done.stdout
+    assert "all 6 folds are done already" in done.stdout
     done = benchmark(root / "bids", first, *arms, "--reports-only")
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in files} == stamps
@@ -201,7 +201,7 @@ def write_cohort(root: Path, out: Path, labels: dict[str, str]) -> Path:
     return out
 
 
-ARMS = ("--task", "enhance", "--arm", "real", "arnold", "--schedule-factor", "0.002",
+ARMS = ("--task", "enhance", "--arm", "real", "curve", "arnold", "--schedule-factor", "0.002",
         "--features", "2")  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def test_arms_run_on_the_folds_of_the_synthesis_models(cohorts: Path, synthesize
     assert done.returncode == 0, done.stdout + done.stderr
     with (synthesized / "table2.tsv").open() as stream:
         rows = {row["method"]: row for row in csv.DictReader(stream, delimiter="\t")}
-    assert [*rows] == ["identity", "pfsr-real", "pfsr-arnold"]
+    assert [*rows] == ["identity", "pfsr-real", "pfsr-curve", "pfsr-arnold"]
     assert {row["folds"] for row in rows.values()} == {"2"}
     assert rows["pfsr-arnold"]["subjects_cohort"] == "1"
     assert "<img" in (synthesized / "table2.html").read_text()
@@ -261,7 +261,7 @@ def test_arms_run_on_the_folds_of_the_synthesis_models(cohorts: Path, synthesize
     assert (synthesized / "splits.tsv").read_bytes() == splits
     again = benchmark(root / "bids", synthesized, *ARMS, "--cohort", root / "cohort")
     assert again.returncode == 0, again.stderr
-    assert "all 4 folds are done already" in again.stdout
+    assert "all 6 folds are done already" in again.stdout
     other = benchmark(root / "bids", synthesized, *ARMS[:4], "--folds", "3")
     assert other.returncode == 64
     assert "has other folds of T1w" in other.stderr

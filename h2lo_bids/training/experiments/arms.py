@@ -15,7 +15,7 @@ from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.models.registry import task_of
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.vocabulary import ENHANCER, FLIP_ROTATE, REAL, SYNTHESIZE, Say
+from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, REAL, SYNTHESIZE, Say
 
 if TYPE_CHECKING:
     import torch
@@ -122,13 +122,14 @@ class Arm:
         }
 
 
+_LONE = {REAL: "Real LF", FLIP_ROTATE: "Flip & Rotate", CURVE: "Grey-level curve"}
+
+
 def find_arm(name: str) -> Arm:
     """Return an arm by its name, or by that of the method that it is pretrained on."""
     name = name.removeprefix(f"{ENHANCER}-")
-    if name == REAL:
-        return Arm(f"{ENHANCER}-{name}", "Real LF")
-    if name == FLIP_ROTATE:
-        return Arm(f"{ENHANCER}-{name}", "Flip & Rotate", augment=name)
+    if name in _LONE:
+        return Arm(f"{ENHANCER}-{name}", _LONE[name], augment=name)
     if name not in CATALOGUE or task_of(name) != SYNTHESIZE:
         raise UsageError(f"{name!r} makes no low-field images to pretrain on")
     return Arm(f"{ENHANCER}-{name}", CATALOGUE[name].title, pretrain=name)

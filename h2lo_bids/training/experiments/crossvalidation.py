@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -249,9 +250,18 @@ def score_subject(
         )  # fmt: skip
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write a fold's record, the last of its files: a folder with one is taken for whole."""
-    write_json(folder / RECORD, record)
+def write_fold(
+    job: FoldWork, scored: Scored, title: str, parts: Sequence[str], record: Mapping[str, Any]
+) -> None:
+    """Write scores and record of a fold; the record is the last, as it stands for whole results."""
+    titles = {IDENTITY: IDENTITY_TITLES[job.task], job.method: title}
+    scored.write(job.folder, titles, titles)
+    common = {
+        "title": title,
+        "simulated": any(pair.simulated for pair in job.pairs_in(*parts)),
+        "software": software(),
+    }
+    write_json(job.folder / RECORD, {**job.identity(), **common, **record})
 
 
 def withdraw(folder: Path) -> None:
@@ -280,14 +290,12 @@ def run_fold(job: FoldJob, progress: Say | None = None) -> Path:
     result = job.fit(job.work, say)
     withdraw(job.folder)
     tested, seconds = _test(job, result.model, options, say)
-    titles = {IDENTITY: IDENTITY_TITLES[job.task], job.method: job.row_title}
-    tested.write(job.folder, titles, titles)
     name = f"{job.method}_{job.contrast}_fold-{job.fold.index}"
     save_site(job.folder / BUNDLE, SiteModel(name, job, result, summary=summarise(tested.scores)))
     log = job.work / ("" if job.arm is None else FINETUNE) / HISTORY
     atomic_write_bytes(job.folder / HISTORY, log.read_bytes())
     measured = {"synthesis_seconds": seconds, "peak_memory_gb": peak_memory()}
-    write_record(job.folder, {**_record(job, options, result), **measured})
+    write_fold(job, tested, job.row_title, PARTS, {**_record(job, options, result), **measured})
     say(f"done; best validation {result.best_psnr:.2f} dB at step {result.best_step}")
     return job.folder
 
@@ -310,8 +318,6 @@ def _test(job: FoldJob, model: Model, options: FitOptions, say: Say) -> tuple[Sc
 def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, Any]:
     pairs = job.pairs_in(*PARTS)
     return {
-        **job.identity(),
-        "title": job.row_title,
         "task": job.task,
         "options": json.loads(json.dumps({**job.method_options(), **options.to_dict()})),
         "seed": options.seed,
@@ -325,10 +331,8 @@ def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, A
         "identity_psnr": finite(result.identity_psnr),
         "seconds": round(result.seconds, 1),
         "parameters": count_parameters(result.model),
-        "simulated": any(pair.simulated for pair in pairs),
         "threads": torch.get_num_threads(),  # they decide the last bits, as do the devices
         "devices": job.devices,
-        "software": software(),
         "warnings": _warnings(pairs, result, job),
     }
 

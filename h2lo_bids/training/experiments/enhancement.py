@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from h2lo_bids.bids.derivatives import result_pattern
 from h2lo_bids.errors import H2loError, UsageError
@@ -17,11 +19,23 @@ from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments.arms import Arm, Schedule, find_arm, fit_arm
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort
-from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob, fold_folder, read_record
+from h2lo_bids.training.experiments.crossvalidation import (
+    BUNDLE,
+    FoldJob,
+    FoldWork,
+    fold_done,
+    fold_folder,
+    read_record,
+    score_subject,
+    withdraw,
+    write_fold,
+)
+from h2lo_bids.training.experiments.heldout import Scored
 from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
+from h2lo_bids.training.fit import prefixed
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.prepared import common_frame, open_prepared
-from h2lo_bids.vocabulary import ENHANCER, SYNTHESIZE, Say
+from h2lo_bids.training.prepared import common_frame, open_prepared, read_prepared
+from h2lo_bids.vocabulary import ENHANCE, ENHANCER, SYNTHESIZE, Say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +56,58 @@ def fit_stages(
     return fit_arm(job.stages, (train, held), more, work, say, stop_at)
 
 
-def with_arm(settings: Settings, job: FoldJob, fold: Fold | None) -> Any:
+Job = TypeVar("Job", bound=FoldJob)
+LEVELS = 200
+"""Steps of grey from 0 to 1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CurveJob(FoldWork):
+    """One curve of grey levels on a fold: what an enhancer brings beyond it is no contrast."""
+
+    @property
+    def task(self) -> str:
+        """What it is for."""
+        return ENHANCE
+
+    def method_options(self) -> dict[str, Any]:
+        """Return the steps of grey, which decide the curve."""
+        return {"levels": LEVELS}
+
+
+def fit_curve(pairs: Iterable[Pair]) -> np.ndarray:
+    """Return the target's mean at each level of the input inside the brains."""
+    sums, counts = np.zeros((2, LEVELS + 1))
+    for pair in pairs:
+        level = np.rint(pair.hf[pair.mask].clip(0, 1) * LEVELS).astype(int)
+        sums += np.bincount(level, pair.lf[pair.mask], LEVELS + 1)
+        counts += np.bincount(level, minlength=LEVELS + 1)
+    seen = np.flatnonzero(counts)
+    return np.interp(np.arange(LEVELS + 1), seen, sums[seen] / counts[seen])
+
+
+def apply_curve(curve: np.ndarray, pair: Pair) -> np.ndarray:
+    """Return what the curve makes of a pair's input; 0 outside the brain."""
+    made = np.interp(pair.hf * LEVELS, np.arange(LEVELS + 1), curve)
+    return np.where(pair.mask, made, 0).astype(np.float32)
+
+
+def run_curve(job: CurveJob, progress: Say | None = None) -> None:
+    """Learn the curve of a fold and score it, unless that is done."""
+    say = prefixed(job.title, progress)
+    if fold_done(job):
+        say("done already")
+        return
+    curve = fit_curve(map(read_prepared, job.pairs_in("train")))
+    scored = Scored()
+    for prepared in job.pairs_in("test"):
+        pair = read_prepared(prepared)
+        score_subject(job, scored, prepared, pair, apply_curve(curve, pair))
+    withdraw(job.folder)
+    write_fold(job, scored, find_arm(job.method).title, PARTS, {"parameters": len(curve)})
+
+
+def with_arm(settings: Settings, job: Job, fold: Fold | None) -> Job:
     """Return the job of another method as that of an arm, or of the group level's enhancer."""
     arm = _arm_of(settings, job.method)
     arm = dataclasses.replace(

@@ -24,13 +24,12 @@ from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample
 from h2lo_bids.io import atomic_path, read_json, write_json
-from h2lo_bids.training.card import software
 from h2lo_bids.training.experiments.crossvalidation import (
     FoldWork,
     fold_done,
     score_subject,
     withdraw,
-    write_record,
+    write_fold,
 )
 from h2lo_bids.training.experiments.heldout import Scored
 from h2lo_bids.training.fit import prefixed
@@ -243,8 +242,15 @@ def run_external(job: ExternalJob, progress: Say | None = None, lost: Say | None
             f"{job.title}: no test subject could be made: {next(iter(failed.values()))}"
         )
     withdraw(job.folder)
-    scored.write(job.folder, {job.method: job.method})
-    write_record(job.folder, _record(job, seconds, tuple(notes), failed))
+    record = {
+        "external": True,
+        "seconds": None,
+        "synthesis_seconds": seconds,
+        "parameters": None,
+        "warnings": [*notes, *(f"{name}: not made: {line}" for name, line in failed.items())],
+        "failed": failed,
+    }
+    write_fold(job, scored, job.method, ("test",), record)
     return job.folder
 
 
@@ -273,21 +279,3 @@ def _make(job: ExternalJob, prepared: PreparedPair, name: str, work: Path) -> Ma
         np.save(temporary, made.volume)
     write_json(account, {"seconds": made.seconds, "notes": list(made.notes)})
     return made
-
-
-def _record(
-    job: ExternalJob, seconds: list[float], notes: tuple[str, ...], failed: dict[str, str]
-) -> dict[str, Any]:
-    lost = [f"{name}: not made: {line}" for name, line in failed.items()]
-    return {
-        **job.identity(),
-        "title": job.method,
-        "external": True,
-        "seconds": None,
-        "synthesis_seconds": seconds,
-        "parameters": None,
-        "simulated": any(pair.simulated for pair in job.pairs_in("test")),
-        "software": software(),
-        "warnings": [*notes, *lost],
-        "failed": failed,
-    }

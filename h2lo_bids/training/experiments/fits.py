@@ -18,13 +18,14 @@ from h2lo_bids.settings.convert import NONE
 from h2lo_bids.settings.options_pairs import INIT
 from h2lo_bids.training.experiments import FinalTask, FoldTask
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, run_fold
+from h2lo_bids.training.experiments.enhancement import CurveJob, run_curve, with_arm
 from h2lo_bids.training.experiments.external import Command, ExternalJob, run_external
 from h2lo_bids.training.experiments.final import FinalJob, fit_final
 from h2lo_bids.training.experiments.leaks import check_no_leak
 from h2lo_bids.training.experiments.noise import measure_noise
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.prepared import PreparedPair, find_prepared, training_frame
-from h2lo_bids.vocabulary import CONTRASTS, IDENTITY, Say, Send
+from h2lo_bids.vocabulary import CONTRASTS, CURVE, ENHANCER, IDENTITY, Say, Send
 
 
 def fit_fold(task: FoldTask, send: Send) -> None:
@@ -36,6 +37,8 @@ def fit_fold(task: FoldTask, send: Send) -> None:
     with _alone(settings, task.name, send):
         if isinstance(job, ExternalJob):
             run_external(job, _said(send), lambda line: send({"event": "lost", "text": line}))
+        elif isinstance(job, CurveJob):
+            run_curve(job, _said(send))
         else:
             run_fold(job, _said(send))
 
@@ -61,33 +64,25 @@ def _said(send: Send) -> Say:
 
 def job_of_fold(
     settings: Settings, contrast: str, name: str, fold: Fold, pairs: tuple[PreparedPair, ...]
-) -> FoldJob | ExternalJob:
+) -> FoldJob | ExternalJob | CurveJob:
     """Return the job of a method, an arm, or an external tool, on one fold."""
-    where: dict[str, Any] = {"out_dir": settings.out_dir, "work_dir": settings.work}
+    where: dict[str, Any] = {
+        "contrast": contrast, "method": name, "fold": fold, "pairs": pairs,
+        "out_dir": settings.out_dir, "work_dir": settings.work,
+    }  # fmt: skip
+    if name == f"{ENHANCER}-{CURVE}":
+        return CurveJob(**where)
     template = dict(settings.external).get(name)
     if template is not None:
         limit = None if settings.max_time is None else 60 * settings.max_time
-        return ExternalJob(
-            contrast=contrast, method=name, fold=fold, pairs=pairs, **where,
-            command=Command(name, template), limit=limit,
-        )  # fmt: skip
+        return ExternalJob(**where, command=Command(name, template), limit=limit)
     start, _ = find_start(settings, contrast, name)
     n_train = sum(pair.subject in fold.train for pair in pairs)
-    job = FoldJob(
-        contrast=contrast, method=name, fold=fold, pairs=pairs, **where,
-        options=fit_options(settings, n_train, start), devices=settings.devices, initial=start,
-    )  # fmt: skip
+    options = fit_options(settings, n_train, start)
+    job = FoldJob(**where, options=options, devices=settings.devices, initial=start)
     if start is not None:
         check_no_leak(job.pairs_in("test"), None, (start,))
-    return _as_arm(settings, job, fold)
-
-
-def _as_arm(settings: Settings, job: Any, fold: Fold | None) -> Any:
-    if not settings.fits_enhancer:
-        return job
-    from h2lo_bids.training.experiments.enhancement import with_arm
-
-    return with_arm(settings, job, fold)
+    return with_arm(settings, job, fold) if settings.fits_enhancer else job
 
 
 def final_job(task: FinalTask) -> FinalJob:
@@ -106,8 +101,7 @@ def final_job(task: FinalTask) -> FinalJob:
         folds=cast("tuple[FoldJob, ...]", tuple(folds)),
         carries=method != IDENTITY and not settings.fits_enhancer,
     )  # fmt: skip
-    final: FinalJob = _as_arm(settings, job, None)
-    return final
+    return with_arm(settings, job, None) if settings.fits_enhancer else job
 
 
 def _noise(job: FinalJob, send: Send) -> dict[str, Any] | None:

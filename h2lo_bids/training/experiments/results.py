@@ -163,7 +163,7 @@ def reference_of(settings: Settings, titles: Collection[str]) -> str | None:
 def terms_of(record: dict[str, Any]) -> dict[str, Any]:
     """Return what methods must share to stand in one table: pairs and, where fitted, options."""
     terms: dict[str, Any] = {"pairs": record.get("pairs")}
-    if record.get("external") or record.get("method") == IDENTITY:
+    if "given" not in record or record.get("method") == IDENTITY:
         return terms
     schedule = (record.get("options") or {}).get("schedule")
     options = {**(record.get("given") or {}), **({"schedule": schedule} if schedule else {})}
@@ -234,7 +234,7 @@ def _of_contrast(contrast: str, records: Iterable[Mapping[str, Any]]) -> str:
             f"part in the fit (seed {fitted[0].get('seed')})."
         )
     if others:
-        parts.append(f"{contrast}: {', '.join(others)} simulated the same test subjects.")
+        parts.append(f"{contrast}: {', '.join(others)} made images of the same test subjects.")
     return " ".join(parts)
 
 

@@ -14,6 +14,7 @@ from problems import small_options
 
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation import metrics
+from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.baselines import Arnold, Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, save_bundle
@@ -22,9 +23,11 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import ScoreTask
 from h2lo_bids.training.experiments import scoring as scorework
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
+from h2lo_bids.training.experiments.enhancement import CurveJob, apply_curve, fit_curve, run_curve
 from h2lo_bids.training.experiments.final import fit_final
 from h2lo_bids.training.experiments.heldout import score_pair
 from h2lo_bids.training.experiments.scoring import score_models
+from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, open_prepared, read_prepared
 
 TINY = PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1)
@@ -146,3 +149,40 @@ def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path: Path) -> N
     ]  # fmt: skip
     with pytest.raises(UsageError, match="is trained to synthesize, others to enhance"):
         score_models(both, pairs, out_dir=tmp_path, say=print, lost=print)
+
+
+def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path: Path) -> None:
+    mask = np.zeros((4, 4, 4), bool)
+    mask[1:3] = True
+    hf = np.where(mask, np.float32(0.3), np.float32(0))
+    hf[1] = 0.9
+    lf = np.where(hf == np.float32(0.9), np.float32(0.2), np.float32(0.8)) * mask
+    other = Pair("b", hf, np.where(hf == np.float32(0.9), lf, 0.4 * mask), mask)
+    curve = fit_curve([Pair("a", hf, lf, mask), other])
+    assert curve[60] == pytest.approx(0.6)  # the mean of 0.8 and 0.4
+    assert curve[180] == pytest.approx(0.2)
+    assert curve[120] == pytest.approx(0.4)  # not seen: half way between its neighbours
+    made = apply_curve(curve, Pair("c", np.where(mask, np.float32(0.6), hf), lf, mask))
+    np.testing.assert_allclose(made, 0.4 * mask, atol=1e-6)
+    # A fold of it, as a row of Table 2: the scores of the curve that a loop finds.
+    own = CurveJob(
+        contrast="T1w", method="pfsr-curve", fold=Fold(0, ("01", "02"), ("03",), ("04",)),
+        pairs=pairs, out_dir=tmp_path / "out", work_dir=tmp_path / "work",
+    )  # fmt: skip
+    run_curve(own)
+    assert fold_done(own)
+    levels: dict[int, list[float]] = {}
+    for pair in map(read_prepared, pairs[:2]):
+        for low, high in zip(pair.lf[pair.mask], pair.hf[pair.mask], strict=True):
+            levels.setdefault(round(float(low) * 200), []).append(float(high))
+    tested = read_prepared(pairs[3])
+    known = sorted(levels)
+    made = np.interp(tested.lf * 200, known, [np.mean(levels[k]) for k in known]) * tested.mask
+    expected = metrics.psnr(made, tested.hf)
+    found = {
+        s.method: s.values["psnr"]
+        for s in read_scores(own.folder / "scores.tsv")
+        if s.region == "whole"
+    }
+    assert found["pfsr-curve"] == pytest.approx(expected, abs=1e-3)
+    assert found["identity"] == pytest.approx(metrics.psnr(tested.lf, tested.hf), abs=1e-3)
