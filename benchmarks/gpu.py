@@ -39,8 +39,8 @@ from h2lo_bids.models.bundle import default_bundle, load_bundle, load_model
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.options import EngineOptions, resolve_device
 from h2lo_bids.training.embedded import STEPS, embedded_options, train_embedded
+from h2lo_bids.training.experiments.site import finite
 from h2lo_bids.training.fit import fit
-from h2lo_bids.training.fitting import finite
 from h2lo_bids.training.options import default_options, paper_options
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.vocabulary import CONTRASTS
