@@ -142,7 +142,7 @@ class Pool:
 
         `jobs` is consumed as places become free. `on_end` returns whether to go on; if not, or on
         an exception, jobs that run are stopped, and `on_stop` gets their number; `tick` is called
-        while nothing comes.
+        often.
         """
         waiting, go_on = iter(jobs), True
         try:
@@ -152,14 +152,12 @@ class Pool:
                     self._start(job)
                 if not self._running:
                     return
-                happened = self._wait(_PAUSE)
-                if not happened:
-                    tick()
-                for running, event in happened:
+                for running, event in self._wait(_PAUSE):
                     if event is not None:
                         on_event(running.job, event)
                     else:
                         go_on = on_end(running.ended()) and go_on
+                tick()
         finally:
             if self._running:
                 try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 _TICK = 1.0  # seconds from one look at the time to the next
+_SILENCE = 8.0  # seconds after which a stream that is no terminal gets the status as a line
 
 
 class Console:
@@ -44,6 +45,7 @@ class Console:
         with contextlib.suppress(OSError, ValueError):
             self._clear()
             print(_encodable(printable(text), self._stream), file=self._stream, flush=True)
+            self._drawn = time.monotonic()
             self._draw()
 
     def to_log(self, text: str) -> None:
@@ -54,7 +56,7 @@ class Console:
                 self._log.write(f"{stamp} {text}\n")
 
     def status(self, text: str) -> None:
-        """Replace the status line; shown on a terminal only."""
+        """Replace the status line, which a terminal shows at once and others in a long silence."""
         with contextlib.suppress(OSError, ValueError):
             self._clear()
             self._status, self._since = text, time.monotonic()
@@ -62,10 +64,13 @@ class Console:
 
     def tick(self) -> None:
         """Show on the status line how long it has said the same; to be called often."""
-        if self._tty and time.monotonic() - self._drawn >= _TICK:
+        now = time.monotonic()
+        if self._tty and now - self._drawn >= _TICK:
             with contextlib.suppress(OSError, ValueError):
                 self._clear()
                 self._draw()
+        elif not self._tty and self._status and now - self._drawn >= _SILENCE:
+            self.to_terminal(f"{self._status} ({now - self._since:.0f} s)")
 
     def progress(self, text: str) -> None:
         """Print a line where there is no status line to tell the same; log it anyway."""

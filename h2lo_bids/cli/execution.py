@@ -294,7 +294,7 @@ def _hear(run: Run, job: Job, event: Event) -> None:
     if kind == "step":
         run.status(job.name, plain_step(event["step"]))
         if "seconds" in event:
-            say = run.console.line if run.settings.verbose else run.console.to_log
+            say = run.console.line if run.settings.verbose else run.console.progress
             say(f"{job.name}: {plain_step(event['step'])} took {event['seconds']:.1f} s")
     elif kind == "note":
         run.console.line(f"{job.name}: {event['text']}", level=event.get("level", ""))

@@ -6,6 +6,7 @@ import csv
 import io
 import pickle
 import tomllib
+from itertools import pairwise
 
 import pytest
 from heads import write_dataset
@@ -114,6 +115,26 @@ def test_a_terminal_is_never_silent_while_a_step_goes_on(monkeypatch) -> None:
     assert screen.getvalue().count("\r") == 20  # once a second, not twice
     console.status("[0/1] sub-01: T1w figures")
     assert screen.getvalue().endswith("T1w figures")
+
+
+def test_a_log_is_never_silent_for_ten_seconds_while_a_step_goes_on(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    said: list[tuple[float, str]] = []
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "write", lambda text: said.append((now[0], text)))
+    console = Console(stream)
+    console.progress("sub-01: started, 1 scan")
+    console.status("[0/1] sub-01: T1w synthesis")
+    for _ in range(60):
+        now[0] += 0.5
+        console.tick()
+    lines = [(when, text) for when, text in said if text.strip()]
+    assert [text for _, text in lines] == [
+        "sub-01: started, 1 scan",
+        *(f"[0/1] sub-01: T1w synthesis ({n} s)" for n in (8, 16, 24)),
+    ]
+    assert all(b - a <= 10 for (a, _), (b, _) in pairwise([*lines, (now[0], "")]))
 
 
 @pytest.mark.parametrize(("stream", "lines"), [(Screen(), 0), (io.StringIO(), 1)])
