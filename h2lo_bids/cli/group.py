@@ -6,7 +6,7 @@ import math
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,9 +218,7 @@ def run_fits(run: Run, tasks: Sequence[FoldTask | FinalTask], *, at_a_time: int)
     """Run fits, some at a time; one that fails does not stop the others."""
     run.ended, run.total = 0, len(tasks)
     run.steps.clear()
-    pace = Pace()
-    console = run.console
-
+    console, printed = run.console, dict[str, float]()
     run.pool(fit_threads(run.settings)).run(
         [
             Job(t.name, t.work, t, run.logs / f"{t.name.replace('/', '_')}.log", _GRACE)
@@ -228,7 +226,7 @@ def run_fits(run: Run, tasks: Sequence[FoldTask | FinalTask], *, at_a_time: int)
         ],
         limit=at_a_time,
         on_start=lambda job: run.status(job.name, "starting"),
-        on_event=lambda job, event: _hear_fit(run, job, event, pace),
+        on_event=lambda job, event: _hear_fit(run, job, event, printed),
         on_end=lambda ended: _end_fit(run, ended),
         on_stop=lambda count: console.line(
             f"waiting for {counted(count, 'fit')} to save the current step; Ctrl-C ends them now"
@@ -237,13 +235,16 @@ def run_fits(run: Run, tasks: Sequence[FoldTask | FinalTask], *, at_a_time: int)
     )
 
 
-def _hear_fit(run: Run, job: Job, event: Event, pace: Pace) -> None:
+def _hear_fit(run: Run, job: Job, event: Event, printed: dict[str, float]) -> None:
     """Take in one event of a fit; a line of progress now and then is enough."""
     kind, line = event["event"], event["text"]
     if isinstance(line, Step):
-        text = pace.describe(job.name, line)
+        text, now = f"step {line.step} of {line.steps}", time.monotonic()
+        if line.psnr is not None:
+            text += f", validation PSNR {line.psnr:.2f} dB"
         run.status(job.name, text)
-        if run.settings.verbose or pace.is_due(job.name):
+        if run.settings.verbose or now - printed.get(job.name, -math.inf) >= _QUIET:
+            printed[job.name] = now
             run.console.line(f"{job.name}: {text}")
     elif kind == "said":
         run.status(job.name, line)
@@ -252,34 +253,6 @@ def _hear_fit(run: Run, job: Job, event: Event, pace: Pace) -> None:
         run.console.line(f"{job.name}: {line}", level=event.get("level", ""))
     elif kind == "lost":
         run.fail(Failed(job.name, "fit", H2loError(f"{job.name}: {line}")))
-
-
-class Pace:
-    """How fast fits go, for the time that is left."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._first: dict[str, tuple[int, float]] = {}
-        self._printed: dict[str, float] = {}
-
-    def describe(self, name: str, step: Step) -> str:
-        """Return a step of a fit in words; what was done before a resumption says nothing."""
-        now, parts = self._clock(), [f"step {step.step} of {step.steps}"]
-        first, began = self._first.setdefault(name, (step.step, now))
-        if step.psnr is not None:
-            parts.append(f"validation PSNR {step.psnr:.2f} dB")
-        left = (now - began) * (step.steps - step.step) / max(1, step.step - first)
-        if left > 0:
-            parts.append(f"{duration(left)} left")
-        return ", ".join(parts)
-
-    def is_due(self, name: str) -> bool:
-        """Return whether a line was printed long ago, which it then is now."""
-        now = self._clock()
-        due = now - self._printed.get(name, -math.inf) >= _QUIET
-        if due:
-            self._printed[name] = now
-        return due
 
 
 def _end_fit(run: Run, ended: Ended) -> bool:

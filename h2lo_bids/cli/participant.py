@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,9 +51,15 @@ def run_participant(settings: Settings, console: Console) -> int:
         run.pool()  # its imports take as long as the search
         found = find(settings)
         report_discovery(run, found)
-        templates = _check(run, found)
+        suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
+        templates: Templates = ()
+        if suffixes:
+            task = CheckTask(settings, suffixes)
+            notes, templates = run.ask(task, "checking models and templates")
+            for note in notes:
+                console.line(note)
         write_dataset(run)
-        if found.scans:
+        if suffixes:
             _process(run, found, templates)
         if settings.level == "trial":
             collect(run)
@@ -62,18 +69,6 @@ def run_participant(settings: Settings, console: Console) -> int:
 def find(settings: Settings) -> Discovery:
     """Find the scans that the settings ask for."""
     return (discover_lowfield if settings.task == ENHANCE else discover)(query_of(settings))
-
-
-def _check(run: Run, found: Discovery) -> Templates:
-    """Load the models and find the templates before anything is begun."""
-    suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
-    if not suffixes:
-        return ()
-    notes, templates = run.ask(CheckTask(run.settings, suffixes), "checking models and templates")
-    for note in notes:
-        run.console.line(note)
-    found_templates: Templates = templates
-    return found_templates
 
 
 def _process(run: Run, found: Discovery, templates: Templates) -> None:
@@ -95,8 +90,8 @@ def _process(run: Run, found: Discovery, templates: Templates) -> None:
             resources=resources,
             logs=run.logs,
             templates=templates,
-            skipped=tuple(skipped.get(subject, ())),
-            problems=tuple(problems.get(subject, ())),
+            skipped=tuple(skipped[subject]),
+            problems=tuple(problems[subject]),
             sources=tuple(s for s in found.sources if s.scan.subject == subject),
         )
         for subject, scans in subjects.items()
@@ -106,10 +101,10 @@ def _process(run: Run, found: Discovery, templates: Templates) -> None:
 
 def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
     """Group what concerns images by the participant whose folder holds them."""
-    groups: dict[str, list[Any]] = {}
+    groups: dict[str, list[Any]] = defaultdict(list)
     for item in items:
         for name in item.path.relative_to(root).parts[:1]:  # none for the dataset as a whole
-            groups.setdefault(name.removeprefix("sub-"), []).append(item)
+            groups[name.removeprefix("sub-")].append(item)
     return groups
 
 

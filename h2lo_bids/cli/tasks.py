@@ -17,7 +17,7 @@ from h2lo_bids.io import atomic_write_text
 from h2lo_bids.settings import Settings
 
 COLUMNS = ("scan", "step", "error", "message", "crash_file")
-_OF_THE_MACHINE = (73, 74, 75)
+_OF_THE_MACHINE = {73, 74, 75}
 _FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
 Templates = tuple[tuple[str, str, Path, Path | None], ...]
 """For each contrast and standard space: both names, image and brain mask."""
@@ -129,14 +129,10 @@ def exit_code(failed: Sequence[Failed], done: int) -> int:
     It is the common code of all failures if that speaks of the machine rather than of the scans
     (73, 74, 75), or if nothing was done; otherwise 1.
     """
-    if not failed:
-        return 0
     codes = {item.exit_code for item in failed}
-    if len(codes) == 1:
-        code = codes.pop()
-        if code in _OF_THE_MACHINE or done == 0:
-            return code
-    return 1
+    if len(codes) == 1 and (codes <= _OF_THE_MACHINE or not done):
+        return codes.pop()
+    return int(bool(codes))
 
 
 def write_table(path: Path, failed: Iterable[Failed]) -> None:

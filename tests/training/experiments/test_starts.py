@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from h2lo_bids.cli.group import Pace
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle, save_bundle
@@ -19,8 +17,6 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import fits as fitoptions
 from h2lo_bids.training.experiments.fits import find_start, fit_options
 from h2lo_bids.training.experiments.plan import check_ahead
-from h2lo_bids.vocabulary import Step
-from h2lo_bids.wording import duration
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
 
@@ -31,33 +27,6 @@ def test_folds_and_devices_share_the_processors():
     assert fit_threads(replace(SETTINGS, n_folds_parallel=2, devices=2)) == 2
     assert fit_threads(replace(SETTINGS, n_folds_parallel=20)) == 1
     assert fit_threads(replace(SETTINGS, omp_nthreads=5)) == 5
-
-
-def test_progress_tells_the_time_that_is_left():
-    now = [100.0]
-    pace = Pace(clock=lambda: now[0])
-    first = Step("step 201/1000: loss 0.5", 201, 1000)
-    # What was done before a resumption says nothing of the pace.
-    assert pace.describe("a", first) == "step 201 of 1000"
-    assert pace.is_due("a")
-    now[0] += 25.0
-    assert not pace.is_due("a")
-    now[0] += 25.0
-    step = pickle.loads(pickle.dumps(Step("step 301/1000: loss 0.4", 301, 1000, psnr=21.5)))
-    left = duration(699 * 0.5)
-    assert pace.describe("a", step) == f"step 301 of 1000, validation PSNR 21.50 dB, {left} left"
-    assert pace.describe("b", step.titled("T1w")) == "step 301 of 1000, validation PSNR 21.50 dB"
-    assert pace.is_due("a")
-
-
-def test_times_are_told_in_their_unit():
-    assert [duration(s) for s in (0.4, 119, 121, 7199, 9000)] == [
-        "0 s",
-        "119 s",
-        "2 min",
-        "120 min",
-        "2 h 30 min",
-    ]
 
 
 @pytest.mark.parametrize(
