@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -56,8 +56,9 @@ class NoiseModel:
     subjects
         How many subjects it was measured on.
     scan
-        Standard deviation of one scan's noise on its own grid over what this model, of
-        fused and interpolated scans, has in the band of that grid.
+        Standard deviation of the white noise of one scan before it is interpolated and fused,
+        over the brain's median and in voxels of 1 mm³: it falls with the root of the voxel's
+        volume. 0 where it was not measured.
 
     Raises
     ------
@@ -74,7 +75,7 @@ class NoiseModel:
     shape: tuple[int, ...]
     kept: str = "all"
     subjects: int = 0
-    scan: float = 1.0
+    scan: float = 0.0
 
     def __post_init__(self) -> None:
         numbers = [*self.intensities, *self.deviations, *self.quantiles, *self.power]
@@ -89,8 +90,8 @@ class NoiseModel:
             raise ValueError("a noise model's quantiles do not decrease")
         if min(self.deviations) < 0 or np.ptp(self.power) > _MOST_DB:
             raise ValueError("a noise model's deviations or powers are out of range")
-        if not self.scan > 0:
-            raise ValueError("a noise model's factor of one scan is positive")
+        if self.scan < 0:
+            raise ValueError("a noise model's deviation of one scan is not negative")
         if min(self.spacing) <= 0 or min(self.shape) < 1 or np.prod(self.shape) > MAX_VOXELS:
             raise ValueError("a noise model's lattice has sides that make no sense")
 
@@ -126,6 +127,16 @@ class NoiseModel:
     def deviation(self, intensity: np.ndarray) -> np.ndarray:
         """Return the noise's standard deviation at predicted intensities, any shape."""
         return np.interp(intensity, self.intensities, self.deviations)
+
+    def of_one_scan(self, brain: np.ndarray) -> NoiseModel:
+        """Return the white noise of one scan of a brain of these intensities, if it is known."""
+        if not self.scan:
+            return self
+        deviation = self.scan * float(np.median(brain)) / np.sqrt(np.prod(self.spacing))
+        return replace(
+            self, intensities=(0.5,), deviations=(float(deviation),),
+            quantiles=tuple(PROBES), power=(0.0,) * len(self.power),
+        )  # fmt: skip
 
 
 def add_noise(
@@ -167,8 +178,9 @@ def add_noise(
     acquired
         Whether the voxels stand for those of a scan. Its noise is bounded by the
         band of its own voxels, 1 / (2 side), so that larger ones are less noisy: of
-        the noise's power only that in the band is drawn, see `share_in_band`, times
-        `NoiseModel.scan`. On any other grid the noise of the pairs' own voxels is shown.
+        its power only that in the band is drawn, see `share_in_band`; it is the noise of
+        one scan where that is known, see `NoiseModel.of_one_scan`. On any other grid the
+        noise of the pairs' own voxels is shown.
     """
     if acquired and to_frame is not None:
         raise ValueError("voxels that a scan acquired lie along straight axes")
@@ -176,12 +188,13 @@ def add_noise(
     out = np.zeros(prediction.shape, dtype=np.float32)
     if not mask.any():
         return out
-    affine = np.asarray(affine, np.float64)
+    affine, inside = np.asarray(affine, np.float64), prediction[mask]
+    if acquired:
+        model = model.of_one_scan(inside)
     level, shape = unit_noise(
         mask, affine, model, seed=seed, realisation=realisation, to_frame=to_frame,
         acquired=acquired,
     )  # fmt: skip
-    inside = prediction[mask]
     out[mask] = np.clip(inside + scale * level * model.deviation(inside) * shape, 0, 1)
     return out
 
@@ -209,7 +222,7 @@ def unit_noise(
         points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
         points = points if to_frame is None else np.asarray(to_frame(points), np.float64)
         normal = read_field(field, points / np.array(model.spacing))
-    level = float(np.sqrt(share_in_band(model, band))) * (model.scan if acquired else 1.0)
+    level = float(np.sqrt(share_in_band(model, band)))
     return level, np.interp(normal, PROBES, model.quantiles)
 
 
@@ -255,23 +268,6 @@ def share_in_band(model: NoiseModel, band: np.ndarray | None) -> float:
     acquired. White noise keeps 1 / n of its variance in voxels n times as large.
     """
     return 1.0 if band is None else _amplitude(model, _key(band))[1]
-
-
-def scan_factor(
-    model: NoiseModel,
-    prediction: np.ndarray,
-    mask: np.ndarray,
-    noise: float,
-    voxel: Sequence[float],
-) -> float:
-    """Return `NoiseModel.scan` of scans with voxels of these sides in mm and a known noise.
-
-    That is the standard deviation over the brain's median, see
-    `h2lo_bids.evaluation.realism.noise_deviation`; the model is one of fused scans.
-    """
-    inside = prediction[np.asarray(mask, dtype=bool)]
-    fused = np.sqrt(np.mean(model.deviation(inside) ** 2)) / np.median(inside)
-    return float(noise / (fused * np.sqrt(share_in_band(model, np.diag(voxel)))))
 
 
 def _key(band: np.ndarray | None) -> tuple[tuple[float, ...], ...] | None:

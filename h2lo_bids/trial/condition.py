@@ -225,10 +225,13 @@ def realise(
     to_mm = np.diag([*spacing_of(frame), 1.0]) @ np.linalg.inv(frame)
     words = [seed, zlib.crc32(head.scan.stem.encode())]
     acquired = images[0][0].lf_grid is not None
-    deviations = [model.deviation(image[brain]) for _, image in images]
+    models = [model.of_one_scan(image[brain]) if acquired else model for _, image in images]
+    deviations = [
+        own.deviation(image[brain]) for own, (_, image) in zip(models, images, strict=True)
+    ]
     for number in range(1, max(condition.realisations for condition, _ in images) + 1):
         level, noise = unit_noise(
-            brain, to_mm @ affine, model, seed=words, realisation=number, acquired=acquired
+            brain, to_mm @ affine, models[0], seed=words, realisation=number, acquired=acquired
         )
         for (condition, image), deviation in zip(images, deviations, strict=True):
             if number <= condition.realisations:

@@ -14,7 +14,7 @@ from scipy.special import ndtr
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.bundle import load_bundle, load_model
-from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights, scan_factor
+from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights
 from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.pairs import Pair, common_shape
@@ -57,8 +57,8 @@ def calibrate_noise(
     spacing
         Voxel sides of the grid in mm.
     scans
-        For each pair, deviation and voxel sides of the scans that were fused: see
-        `h2lo_bids.synthesis.noise.scan_factor`, of which the median is kept.
+        For each pair, noise and voxel sides in mm of the scans that were fused: see
+        `h2lo_bids.evaluation.realism.scan_noise`. The median becomes `NoiseModel.scan`.
 
     Raises
     ------
@@ -97,13 +97,8 @@ def calibrate_noise(
         kept="missing",
         subjects=len(pairs),
     )
-    factors = [
-        scan_factor(model, predicted, pair.mask, deviation, voxel)
-        for pair, predicted, of_pair in zip(pairs, predictions, scans, strict=False)
-        for deviation, voxel in of_pair
-        if np.isfinite(deviation)
-    ]
-    return replace(model, scan=float(f"{np.median(factors):.4g}")) if factors else model
+    known = [d * np.sqrt(np.prod(v)) for one in scans for d, v in one if np.isfinite(d)]
+    return replace(model, scan=float(f"{np.median(known):.4g}")) if known else model
 
 
 ScanNoises = Sequence[tuple[float, Sequence[float]]]
