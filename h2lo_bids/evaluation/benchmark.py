@@ -145,15 +145,7 @@ def _text(values: Mapping[str, Any], key: str) -> str:
 
 
 def subjects(values: Mapping[str, Any]) -> str:
-    """Write the subjects as the paper does.
-
-    Examples
-    --------
-    >>> subjects({"subjects_real": 13, "subjects_cohort": 147})
-    '13+147'
-    >>> subjects({"subjects_real": 13, "flip_rotate": True}), subjects({})
-    ('13 (*8)', '')
-    """
+    """Write the subjects as the paper does: 13, 13+147 with a cohort, 13 (*8) if augmented."""
     real, cohort = _text(values, "subjects_real"), _text(values, "subjects_cohort")
     if cohort:
         return f"{real}+{cohort}"
@@ -161,13 +153,7 @@ def subjects(values: Mapping[str, Any]) -> str:
 
 
 def epochs(values: Mapping[str, Any]) -> str:
-    """Write the epochs as the paper does.
-
-    Examples
-    --------
-    >>> epochs({"epochs_real": 50.0, "epochs_pretrain": 150.0}), epochs({"epochs_real": 2.0})
-    ('150+50', '2')
-    """
+    """Write the epochs as the paper does: 50, or 150+50 after pretraining."""
     real, first = _text(values, "epochs_real"), _text(values, "epochs_pretrain")
     return f"{first}+{real}" if first else real
 

@@ -89,24 +89,6 @@ Histograms and NMI count them in their outermost bins under both; the brain's su
 """
 
 
-def places(means: Mapping[str, float], *, higher: bool) -> dict[str, int]:
-    """Rank the best 1 and, among three or more values, the second 2; NaN has no place.
-
-    Equal values share a place, and nothing is best among equals only.
-
-    Examples
-    --------
-    >>> places({"a": 1.0, "b": 3.0, "c": 2.0, "d": 3.0}, higher=True)
-    {'b': 1, 'c': 2, 'd': 1}
-    >>> places({"a": 1.0, "b": 2.0}, higher=False)
-    {'a': 1}
-    """
-    known = {name: value for name, value in means.items() if math.isfinite(value)}
-    ordered = sorted(set(known.values()), reverse=higher)
-    marked = ordered[: max(min(len(ordered) - 1, 2), 0)]
-    return {name: marked.index(value) + 1 for name, value in known.items() if value in marked}
-
-
 Columns = dict[str, dict[str, Any]]
 MISSING = "n/a"
 

@@ -17,12 +17,7 @@ from h2lo_bids.io import read_text, table_rows
 from h2lo_bids.vocabulary import ENHANCE, IDENTITY, SYNTHESIZE
 
 IDENTITY_TITLES = {SYNTHESIZE: "HF image", ENHANCE: "LF image"}
-"""The identity's row by task.
-
-For enhancement it is the only baseline: on the pairs' grid the low-field image is what cubic or
-linear interpolation makes of the thick-slice scans, so that the row is that of bicubic
-interpolation, too.
-"""
+"""The identity's row by task; for enhancement it is that of bicubic interpolation, too."""
 
 REGIONS = ("foreground", "whole")
 """As computed: over the voxels of `metrics.foreground`, or over the whole volume."""
@@ -75,22 +70,8 @@ def score(
 ) -> tuple[Score, ...]:
     """Compute all metrics of one subject, one `Score` per region of `REGIONS`.
 
-    Parameters
-    ----------
-    predicted
-        (X, Y, Z), what a model made; clipped to [0, 1] first, save for `Score.unclipped`.
-    target
-        (X, Y, Z), the real low-field volume, or for enhancement the high-field one, in [0, 1].
-    high_field
-        (X, Y, Z), in [0, 1]; decides the foreground.
-    subject, method, fold
-        As in `Score`.
-
-    Raises
-    ------
-    BadDataError
-        If the shapes differ, a predicted voxel is not finite, or there is no
-        foreground.
+    Images are (X, Y, Z), in [0, 1]: what a model made, which is clipped first, save for
+    `Score.unclipped`; the real one; and the high-field one, which decides the foreground.
     """
     raw = np.asarray(predicted, np.float64)
     image = np.clip(raw, 0, 1)
@@ -138,11 +119,6 @@ def select(scores: Sequence[Score]) -> tuple[Score, ...]:
 
     They keep their order of appearance; duplicates, as the identity has in every method's
     folder, are dropped.
-
-    Raises
-    ------
-    BadDataError
-        If a subject lacks one of the regions.
     """
     by_key: dict[tuple[str, int | None, str], dict[str, Score]] = {}
     for s in scores:

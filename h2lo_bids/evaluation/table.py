@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.evaluation import catalogue
-from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, NOTHING, places
+from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, NOTHING
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.printout import Cell, Head, Printout, tests_md
 from h2lo_bids.evaluation.scores import (
@@ -266,7 +266,6 @@ def write_tables(
 
     Files are `stem` with ``_scores.tsv``, ``_summary.tsv`` and ``_comparisons.tsv``, each with a
     ``.json``, and ``_table.md``. The scores hold both conventions, the other files `convention`.
-    `folds` and `wanted` are as in `coverage_notes`, the rest as in `tabulate`.
     """
     block = tabulate(under(scores, convention), titles, reference=reference)
     notes = coverage_notes(scores, titles_of((s.method for s in scores), titles), folds, wanted)
@@ -281,10 +280,15 @@ def write_tables(
 
 
 def _places(rows: Sequence[Row], metric: str) -> dict[str, int]:
-    whole = [row for row in rows if not row.partial and metric in row.summary]
-    return places(
-        {row.name: row.summary[metric].mean for row in whole}, higher=CATALOGUE[metric].higher
-    )
+    """Rank the best 1 and, among three or more values, the second 2; NaN has no place.
+
+    Equal values share a place, and nothing is best among equals only.
+    """
+    whole = {r.name: r.summary[metric].mean for r in rows if not r.partial and metric in r.summary}
+    known = {name: value for name, value in whole.items() if math.isfinite(value)}
+    ordered = sorted(set(known.values()), reverse=CATALOGUE[metric].higher)
+    marked = ordered[: max(min(len(ordered) - 1, 2), 0)]
+    return {name: marked.index(value) + 1 for name, value in known.items() if value in marked}
 
 
 def _cell(summary: Summary | None, metric: str, place: int) -> Cell:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from samples import cohort, lines_of
 
-from h2lo_bids.evaluation.catalogue import CONVENTIONS, places
+from h2lo_bids.evaluation.catalogue import CONVENTIONS
 from h2lo_bids.evaluation.printout import floor_of
 from h2lo_bids.evaluation.scores import (
     REGIONS,
@@ -84,10 +84,6 @@ def test_best_second_and_what_ties_in_every_format(tmp_path):
         "identity": "n/a", "h2lo": "1", "inr": "2", "arnold": "n/a"
     }  # fmt: skip
     assert float(rows["h2lo"]["psnr_std"]) == 1.5
-    tied = places({"a": 3.0, "b": 3.0, "c": 2.0, "d": 1.0, "e": float("nan")}, higher=True)
-    assert tied == {"a": 1, "b": 1, "c": 2}
-    assert places({"a": 3.0, "b": 3.0}, higher=True) == {}
-    assert places({"a": 3.0, "b": 1.0, "c": 2.0}, higher=False) == {"b": 1, "c": 2}
 
 
 def test_a_row_that_lacks_folds_is_marked_and_takes_no_place():

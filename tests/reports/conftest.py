@@ -53,9 +53,7 @@ def browser(tmp_path_factory):
         if os.environ.get("CI") == "true":
             pytest.fail("no chromium: .ci/run installs it")
         pytest.skip("no chromium on this machine")
-    running = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield running
-    running.close()
+    return Browser(program, tmp_path_factory.mktemp("profile"))
 
 
 @pytest.fixture(scope="session")

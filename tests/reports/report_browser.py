@@ -1,30 +1,45 @@
-"""A headless browser driven over a pipe: no driver program, no extra package."""
+"""A page in a headless browser, and what JavaScript finds there."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import json
-import os
-import select
+import re
 import shutil
 import subprocess
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--remote-debugging-pipe",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
     # Nothing outside resolves, so an attempt fails at once and is seen.
     "--host-resolver-rules=MAP * ~NOTFOUND",
-)
+    "--window-size=1400,1000", "--virtual-time-budget=20000", "--dump-dom",
+)  # fmt: skip
+DARK = "--blink-settings=preferredColorScheme=0"
+LESS_MOTION = "--force-prefers-reduced-motion"
+
+_CHECK = """
+const seen = [];
+addEventListener("error", e => seen.push(String(e.message)), true);
+addEventListener("securitypolicyviolation", e => seen.push(e.violatedDirective));
+addEventListener("load", async () => {
+  await Promise.all([...document.images].map(i => i.decode().catch(() => 0)));
+  const value = await (async () => { %s })().catch(e => ({ error: String(e) }));
+  const asked = performance.getEntriesByType("resource").map(r => r.name);
+  const outside = asked.filter(name => !name.startsWith("data:"));
+  parent.postMessage(JSON.stringify({ value, seen, outside }), "*");
+});
+"""
+_FRAME = """<!DOCTYPE html><body><script>addEventListener("message", e => {
+  const answer = document.createElement("output");
+  answer.textContent = e.data;
+  document.body.append(answer);
+});</script><iframe width="%d" height="900" srcdoc="%s"></iframe>"""
 
 OUTSIDE = (
     "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll,.plate')"
@@ -53,111 +68,43 @@ WEAK_TEXT = """(() => {
 """Lists text whose contrast to what is behind it is below 4.5 (WCAG AA)."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The value of the JavaScript, errors and refusals by the policy, and requests."""
+
+    value: Any
+    seen: list[str]
+    outside: list[str]
+
+
 def find_chromium() -> str | None:
     """Name the browser's program, if there is one."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
+@dataclass(frozen=True)
 class Browser:
-    """One page in one browser.
+    """Opens pages in frames, each in a browser of its own."""
 
-    ``messages`` keeps every console message, exception and log entry,
-    ``requests`` every address that the page asked for.
-    """
+    program: str
+    folder: Path
 
-    def __init__(self, program: str, profile: Path) -> None:
-        self.messages: list[str] = []
-        self.requests: list[str] = []
-        self._number, self._buffer = 0, b""
-        command, self._write = os.pipe()
-        self._read, answer = os.pipe()
-        # The browser reads commands from descriptor 3 and answers on 4.
-        shell = ["bash", "-c", f'exec "$0" "$@" 3<&{command} 4>&{answer}', program, *FLAGS]
-        quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(
-            [*shell, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(command, answer), stdout=quiet, stderr=quiet,
-        )  # fmt: skip
-        os.close(command)
-        os.close(answer)
-        self._session: dict[str, str] = {}
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = {"sessionId": attached["sessionId"]}
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
+    def look(
+        self, page: str, body: str, *flags: str, width: int = 1280, scripts: bool = True
+    ) -> Seen:
+        """Run the body of a function once the page is there; its policy admits that script alone.
 
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(20)
-        os.close(self._read)
-        os.close(self._write)
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send one command and wait for its answer."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters, **self._session}
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != self._number:
-            self._note(answer)
-        if "error" in answer:
-            raise RuntimeError(f"{method}: {answer['error']['message']}")
-        return answer["result"]
-
-    def open(self, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
-        """Load a file at a window size, and wait until all of it is there."""
-        self.messages.clear()
-        self.requests.clear()
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        self.call("Emulation.setDeviceMetricsOverride", **size)
-        self.prefer("prefers-color-scheme", scheme)
-        self.call("Page.navigate", url=path.as_uri())
-        deadline = time.monotonic() + 60
-        while self.run("document.readyState + location.protocol") != "completefile:":
-            if time.monotonic() > deadline:
-                raise TimeoutError("the page did not load")
-            time.sleep(0.05)
-        self.run("Promise.all([...document.images].map(i => i.decode().catch(() => 0)))")
-
-    def prefer(self, feature: str, value: str) -> None:
-        """Set a media feature."""
-        features = [{"name": feature, "value": value}]
-        self.call("Emulation.setEmulatedMedia", features=features)
-
-    def run(self, expression: str) -> Any:
-        """Evaluate JavaScript and give its value."""
-        answer = self.call(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
-        if "exceptionDetails" in answer:
-            raise RuntimeError(answer["exceptionDetails"]["exception"].get("description"))
-        return answer["result"].get("value")
-
-    def press(self, key: str, code: str, number: int, text: str = "") -> None:
-        """Press and release a key, as a user does."""
-        common = {"key": key, "code": code, "windowsVirtualKeyCode": number}
-        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **common)
-
-    def click(self, x: float, y: float) -> None:
-        """Press and release the left button of the mouse."""
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._buffer:
-            ready = select.select([self._read], [], [], 60)[0]
-            received = os.read(self._read, 1 << 16) if ready else b""
-            if not received:
-                raise TimeoutError("the browser does not answer")
-            self._buffer += received
-        raw, _, self._buffer = self._buffer.partition(b"\0")
-        return json.loads(raw)
-
-    def _note(self, message: dict[str, Any]) -> None:
-        kind, parameters = message.get("method"), message.get("params", {})
-        if kind == "Network.requestWillBeSent":
-            self.requests.append(parameters["request"]["url"])
-        elif kind in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-            self.messages.append(str(parameters))
+        Without `scripts` the policy refuses the page's own.
+        """
+        check = _CHECK % body
+        digest = base64.b64encode(hashlib.sha256(check.encode()).digest()).decode()
+        own = r"script-src (&#39;[^;]*)"
+        page = re.sub(own, f"script-src 'sha256-{digest}' " + r"\1" * scripts, page, count=1)
+        page = page.replace("<meta name=", f"<script>{check}</script><meta name=", 1)
+        path = self.folder / "frame.html"
+        path.write_text(_FRAME % (width, html.escape(page)))
+        words = [self.program, *FLAGS, *flags, f"--user-data-dir={self.folder}", path.as_uri()]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        (answer,) = re.findall(r"<output>(.*?)</output>", done.stdout, re.DOTALL)
+        return Seen(**json.loads(html.unescape(answer)))

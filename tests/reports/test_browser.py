@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from group_samples import Sample, make_evaluation, make_group
-from report_browser import OUTSIDE, WEAK_TEXT, Browser
+from report_browser import DARK, LESS_MOTION, OUTSIDE, WEAK_TEXT, Seen
 from table_samples import sample_table
 
 from h2lo_bids.reports.group import write_group_report, write_table_page
@@ -43,155 +43,113 @@ def pages(report_folder, group_folder, tmp_path_factory):
     }
 
 
-@pytest.fixture
-def page(browser, pages):
-    browser.open(pages["subject"])
-    return pages["subject"]
+@pytest.fixture(scope="module")
+def look(browser, pages):
+    """Look at a page by its name."""
+    return lambda name, *words, **more: browser.look(pages[name].read_text(), *words, **more)
+
+
+CONTROLS = (
+    "[...document.querySelectorAll('input,button,[tabindex=\"0\"]')].filter(e =>"
+    " !(e.labels?.[0]?.innerText || e.innerText || e.ariaLabel)).map(e => e.outerHTML)"
+)
 
 
 @pytest.mark.parametrize("name", ["subject", "scans", "group", "bare", "evaluate", "table"])
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (400, "light")])
-def test_fits_is_quiet_legible_and_asks_for_nothing(browser, pages, name, width, scheme):
+@pytest.mark.parametrize(("width", "flags"), [(1280, [DARK]), (400, [])])
+def test_fits_is_quiet_legible_and_asks_for_nothing(look, name, width, flags):
     """Contrast is at least 4.5 (WCAG AA) between every text and what is behind it."""
-    browser.open(pages[name], width=width, scheme=scheme)
-    assert browser.run("document.documentElement.scrollWidth") <= width
-    assert browser.run(OUTSIDE) == []
-    assert browser.run("[...document.images].every(i => i.naturalWidth > 0)")
-    if name in PICTURES:
-        assert browser.run("document.images.length") == PICTURES[name]
-    browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
-    assert browser.run(WEAK_TEXT) == []
-    nameless = browser.run(
-        "[...document.querySelectorAll('input,button,[tabindex=\"0\"]')].filter(e =>"
-        " !(e.labels?.[0]?.innerText || e.innerText || e.ariaLabel)).map(e => e.outerHTML)"
+    found = look(
+        name,
+        f"""const sticking = {OUTSIDE};
+        const whole = [...document.images].filter(i => i.naturalWidth > 0).length;
+        const wide = document.documentElement.scrollWidth;
+        document.querySelectorAll('details').forEach(d => d.open = true);
+        return {{ sticking, wide, whole, images: document.images.length,
+                  nameless: {CONTROLS}, weak: {WEAK_TEXT} }}""",
+        *flags,
+        width=width,
     )
-    assert nameless == []
-    assert browser.messages == []
-    foreign = [url for url in browser.requests if not url.startswith("data:")]
-    assert foreign == [pages[name].as_uri()]
+    assert found.value.pop("wide") <= width
+    images = found.value.pop("images")
+    assert images == found.value.pop("whole")
+    assert images == PICTURES.get(name, images)
+    assert found == Seen({"sticking": [], "nameless": [], "weak": []}, [], [])
 
 
-def lf(browser: Browser, name: str) -> str:
-    return browser.run(f"getComputedStyle(document.querySelector('.compare .lf')).{name}")
+CHOOSE = """
+const all = selector => [...document.querySelectorAll(selector)];
+const lf = document.querySelector('.compare .lf'), now = () => getComputedStyle(lf);
+const choose = value => all(`.compare input[value=${value}]`).forEach(i => i.click());
+"""
 
 
-def choose(browser: Browser, value: str) -> None:
-    browser.run(
-        f"document.querySelectorAll('.compare input[value={value}]').forEach(i => i.click())"
-    )
+def test_flicker_runs_and_stops(look):
+    body = """const before = now().animationName;
+    choose('flicker');
+    const during = now().animationName, still = all('.still').map(e => getComputedStyle(e).display);
+    const animation = lf.getAnimations()[0];
+    const levels = [0, 400, 900, 1500].map(time => {
+        animation?.pause(); if (animation) animation.currentTime = time; return now().opacity });
+    choose('hf');
+    return [before, during, [...new Set(levels)].sort(), now().visibility, still[0]]"""
+    assert look("subject", CHOOSE + body).value == ["none", "flicker", ["0", "1"], "hidden", "none"]
+    calm = look("subject", CHOOSE + body, LESS_MOTION).value
+    assert (calm[1], calm[4]) == ("none", "block")
 
 
-@pytest.mark.usefixtures("page")
-def test_flicker_runs_and_stops(browser):
-    assert lf(browser, "animationName") == "none"
-    choose(browser, "flicker")
-    assert lf(browser, "animationName") == "flicker"
-    seen = {
-        browser.run(
-            "(() => { const a = document.querySelector('.compare .lf').getAnimations()[0];"
-            f"a.pause(); a.currentTime = {time};"
-            "return getComputedStyle(document.querySelector('.compare .lf')).opacity })()"
-        )
-        for time in (0, 400, 900, 1500)
-    }
-    assert seen == {"0", "1"}
-    choose(browser, "hf")
-    assert lf(browser, "animationName") == "none"
-    assert lf(browser, "visibility") == "hidden"
-    browser.prefer("prefers-reduced-motion", "reduce")
-    choose(browser, "flicker")
-    assert lf(browser, "animationName") == "none"
-    note = "getComputedStyle(document.querySelector('.compare .still')).display"
-    assert browser.run(note) == "block"
+def test_both_images_lie_exactly_on_each_other(look):
+    body = """const boxes = () => all('.compare').map(c => [...c.querySelectorAll('img')].map(i => {
+        const r = i.getBoundingClientRect(); return [r.x, r.y, r.width, r.height] }));
+    const found = [boxes()];
+    for (const value of ['flicker', 'wipe', 'lf']) { choose(value); found.push(boxes()) }
+    return found"""
+    apart, *modes = look("subject", CHOOSE + body).value
+    assert len(apart) == 4
+    assert all(first[1] < second[1] for first, second in apart)
+    assert all(first == second for boxes in modes for first, second in boxes)
 
 
-@pytest.mark.usefixtures("page")
-def test_both_images_lie_exactly_on_each_other(browser):
-    boxes = (
-        "[...document.querySelectorAll('.compare')].map(c => [...c.querySelectorAll('img')]"
-        ".map(i => { const r = i.getBoundingClientRect(); return [r.x, r.y, r.width, r.height] }))"
-    )
-    for first, second in browser.run(boxes):
-        assert first[1] < second[1]
-    for value in ("flicker", "wipe", "lf"):
-        choose(browser, value)
-        for first, second in browser.run(boxes):
-            assert first == second
+@pytest.mark.parametrize("scripts", [True, False])
+def test_space_click_and_sliders_switch_and_views_need_no_script(look, scripts):
+    body = """const checked = () => document.querySelector('.compare :checked').value, seen = [];
+    const space = new KeyboardEvent('keydown', { key: ' ', bubbles: true });
+    for (const n of [1, 2]) {
+        document.querySelector('.compare .plate').dispatchEvent(space); seen.push(checked()) }
+    document.querySelector('.compare .stage').click(); seen.push(checked());
+    const slide = (property, value) => {
+        const slider = document.querySelector(`.compare [data-property="--${property}"]`);
+        slider.value = value; slider.dispatchEvent(new Event('input')) };
+    slide('wipe', 20); slide('light', 2); choose('wipe');
+    const image = document.querySelector('.compare img');
+    const effects = [now().clipPath.includes('20%'), getComputedStyle(image).filter];
+    choose('hf');
+    return [seen, effects, now().visibility, all('.needs-js').some(e => e.offsetParent)]"""
+    seen, effects, visibility, extras = look("subject", CHOOSE + body, scripts=scripts).value
+    assert seen == (["hf", "lf", "hf"] if scripts else ["both"] * 3)
+    assert effects == ([True, "brightness(2)"] if scripts else [False, "brightness(1)"])
+    assert (visibility, extras) == ("hidden", scripts)
 
 
-@pytest.mark.usefixtures("page")
-def test_keyboard_and_mouse_switch(browser):
-    checked = "document.querySelector('.compare :checked').value"
-    browser.run("document.querySelector('.compare .plate').focus()")
-    states = []
-    for _ in range(3):
-        browser.press(" ", "Space", 32, " ")
-        states.append(browser.run(checked))
-    assert states == ["hf", "lf", "hf"]
-    box = browser.run(
-        "(() => { const s = document.querySelector('.compare .stage'); s.scrollIntoView();"
-        "const r = s.getBoundingClientRect(); return [r.x + 200, r.y + 100] })()"
-    )
-    browser.click(*box)
-    assert browser.run(checked) == "lf"
-
-
-@pytest.mark.usefixtures("page")
-def test_wipe_and_brightness_sliders(browser):
-    choose(browser, "wipe")
-    slide = (
-        "(() => { const r = document.querySelector('.compare [data-property=\"--%s\"]');"
-        "r.value = %s; r.dispatchEvent(new Event('input')) })()"
-    )
-    for value in (20, 80):
-        browser.run(slide % ("wipe", value))
-        assert f"{value}%" in lf(browser, "clipPath")
-    browser.run(slide % ("light", 2))
-    image = "getComputedStyle(document.querySelector('.compare img')).filter"
-    assert browser.run(image) == "brightness(2)"
-
-
-def test_works_without_scripts(browser, pages):
-    browser.call("Emulation.setScriptExecutionDisabled", value=True)
-    try:
-        browser.open(pages["subject"])
-        assert not browser.run("document.documentElement.classList.contains('js')")
-        hidden = "[...document.querySelectorAll('.needs-js')].every(e => !e.offsetParent)"
-        assert browser.run(hidden)
-        choose(browser, "hf")
-        assert lf(browser, "visibility") == "hidden"
-    finally:
-        browser.call("Emulation.setScriptExecutionDisabled", value=False)
-
-
-def test_the_policy_stops_an_injected_request(browser, page, tmp_path):
-    broken = tmp_path / "broken.html"
+def test_the_policy_stops_an_injected_request(browser, pages):
     injected = "<img src='https://example.org/x.png'><script>window.hacked = 1</script>"
-    broken.write_text(page.read_text().replace("<main", injected + "<main", 1))
-    browser.open(broken)
-    assert browser.run("window.hacked === undefined")
-    assert any("Content Security Policy" in message for message in browser.messages)
+    broken = pages["subject"].read_text().replace("<main", injected + "<main", 1)
+    found = browser.look(broken, "return window.hacked === undefined")
+    assert found.value
+    assert {"img-src", "script-src-elem"} <= set(found.seen)
 
 
-def test_one_subject_is_shown_and_one_stands_out_in_every_chart(browser, pages):
-    browser.open(pages["group"], scheme="dark")
-    shown = (
-        "[...document.querySelectorAll('.panel')].flatMap((p, k) =>"
-        " getComputedStyle(p).display === 'none' ? [] : [k])"
-    )
-    assert browser.run(shown) == [0]
-    browser.run("document.querySelector('.pick-3').click()")
-    assert browser.run(shown) == [3]
-    browser.run(
-        "document.querySelector('g.subject[data-subject=P02]')"
-        ".dispatchEvent(new PointerEvent('pointerenter'))"
-    )
-    lit = "[...document.querySelectorAll('g.lit')].map(g => g.dataset.subject)"
-    assert browser.run(lit) == ["P02"] * 8
-    assert browser.run("document.querySelector('.chosen').textContent") == "P02"
-    colours = browser.run(
-        "[...new Set([...document.querySelectorAll('[stroke=\"var(--m1)\"]')]"
-        ".map(e => getComputedStyle(e).stroke))]"
-    )
-    legend = "getComputedStyle(document.querySelector('.legend .m1'), '::before').backgroundColor"
-    assert colours == [browser.run(legend)]
+def test_one_subject_is_shown_and_one_stands_out_in_every_chart(look):
+    body = """const shown = () => all('.panel').flatMap((p, k) =>
+        getComputedStyle(p).display === 'none' ? [] : [k]);
+    const panels = [shown()];
+    document.querySelector('.pick-3').click(); panels.push(shown());
+    document.querySelector('g.subject[data-subject=P02]')
+        .dispatchEvent(new PointerEvent('pointerenter'));
+    const legend = document.querySelector('.legend .m1');
+    const colours = all('[stroke="var(--m1)"]').map(e => getComputedStyle(e).stroke);
+    colours.push(getComputedStyle(legend, '::before').backgroundColor);
+    return [panels, all('g.lit').map(g => g.dataset.subject),
+            document.querySelector('.chosen').textContent, new Set(colours).size]"""
+    found = look("group", CHOOSE.splitlines()[1] + body, DARK).value
+    assert found == [[[0], [3]], ["P02"] * 8, "P02", 1]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from report_page import Page
 
 from h2lo_bids.reports.page import render_markdown
@@ -65,16 +63,7 @@ def test_a_table_scrolls_in_a_box_that_the_keyboard_reaches():
     ],
 )
 def test_nothing_harmful_passes(text):
-    _harmless(Page.of(render_markdown(text)))
-
-
-@settings(deadline=None)  # a busy machine is no hang
-@given(st.text(alphabet="ab<>&\"'`*_[]()#-|>!:/ \n.1h", max_size=120))
-def test_any_text_is_harmless_and_nothing_hangs(text):
-    _harmless(Page.of(render_markdown(text)))
-
-
-def _harmless(page: Page) -> None:
+    page = Page.of(render_markdown(text))
     allowed = {"h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "strong", "em", "code", "pre"}
     allowed |= {"blockquote", "hr", "br", "a", "div", "table"}
     allowed |= {"thead", "tbody", "tr", "th", "td"}
