@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.conform import conform, frame_grid
-from h2lo_bids.imaging.resample import resample, resample_mask
+from h2lo_bids.imaging.resample import resample
 
 RNG = np.random.default_rng(11)
 CODES = [
@@ -74,15 +74,6 @@ def test_same_spacing_only_moves_whole_voxels() -> None:
     expected[5 : 5 + 16, 3 : 3 + 20, start_z : start_z + 18] = image.get_fdata()
     assert offset[0] == 5
     np.testing.assert_array_equal(got.get_fdata(), expected)
-
-
-def test_cropping_keeps_the_world() -> None:
-    image = scan((40, 42, 44))
-    got = conform(image, Box(shape=(10, 12, 14)))
-    for voxel in [(0, 0, 0), (9, 11, 13), (4, 5, 6)]:
-        world = apply_affine(got.affine, voxel)
-        at = np.rint(apply_affine(np.linalg.inv(image.affine), world)).astype(int)
-        assert got.get_fdata()[voxel] == image.get_fdata()[tuple(at)]
 
 
 @pytest.mark.parametrize("zooms", [(0.7, 0.7, 3.0), (1.6, 1.6, 5.0), (2, 2, 2), (0.5, 1, 1)])
@@ -152,21 +143,6 @@ def test_array_anchor_is_the_reordered_array() -> None:
     np.testing.assert_allclose(centre, truth, atol=1e-9)
 
 
-def test_mask_follows_the_image() -> None:
-    image = scan()
-    mask = a_mask(image)
-    got = conform(image, Box(), mask=mask)
-    moved = resample_mask(mask, got.shape, got.affine)
-    assert moved.get_data_dtype() == np.uint8
-    marked = conform(nib.Nifti1Image(mask.get_fdata() * 5, image.affine), Box(), mask=mask)
-    np.testing.assert_array_equal(moved.get_fdata() * 5, marked.get_fdata())
-    coarse = scan(zooms=(1.5, 1.5, 2))
-    mask = a_mask(coarse)
-    frame = Box((40, 40, 50))
-    moved = resample_mask(mask, *frame_grid(coarse, frame, mask=mask))
-    assert moved.get_fdata().sum() == pytest.approx(mask.get_fdata().sum() * 4.5, rel=0.1)
-
-
 def test_a_brain_too_large_for_the_frame_is_refused_in_one_line() -> None:
     image = scan((60, 60, 60))
     whole = nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine)
@@ -180,32 +156,21 @@ def test_a_brain_too_large_for_the_frame_is_refused_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("order", [0, 1, 3])
-def test_resampling_a_rotated_grid_against_scipy(order: int) -> None:
-    from scipy.ndimage import map_coordinates
-
-    image = scan()
-    smooth = gaussian_filter(image.get_fdata(), 2)
-    affine = from_matvec(nib.eulerangles.euler2mat(0.3, 0.2, 0.1), [-8, 12, 35])
-    got = resample(nib.Nifti1Image(smooth, image.affine), (8, 8, 8), affine, order=order)
-    grid = np.stack(np.meshgrid(*[np.arange(8)] * 3, indexing="ij"), -1)
-    at = apply_affine(np.linalg.inv(image.affine) @ affine, grid)
-    inside = np.all((at > 0) & (at < np.array(image.shape) - 1), -1)
-    assert inside.sum() > 300
-    truth = map_coordinates(smooth, at[inside].T, order=order, mode="nearest")
-    np.testing.assert_allclose(got.get_fdata()[inside], truth, atol=1e-3)
-
-
-@pytest.mark.parametrize("order", [0, 1, 3])
-def test_resampling_along_the_axes_against_scipy(order: int) -> None:
+@pytest.mark.parametrize("rotated", [True, False])
+def test_resampling_against_scipy(order: int, rotated: bool) -> None:
     from scipy.ndimage import map_coordinates
 
     image = in_orientation(scan(zooms=(1.2, 0.9, 3)), "PIL")
-    data = image.get_fdata(dtype=np.float32)
+    data = gaussian_filter(image.get_fdata(), 2 if rotated else 0).astype(np.float32)
+    image = nib.Nifti1Image(data, image.affine)
     shape, affine = frame_grid(image, Box(spacing=(0.8, 0.8, 0.8)))
+    if rotated:
+        affine = affine @ from_matvec(nib.eulerangles.euler2mat(0.3, 0.2, 0.1))
     got = resample(image, shape, affine, order=order).get_fdata()
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     at = apply_affine(np.linalg.inv(image.affine) @ affine, grid)
     inside = np.all((at > 0) & (at < np.array(image.shape) - 1), -1)
+    assert inside.sum() > 300
     truth = map_coordinates(data, at[inside].T, order=order, mode="nearest")
     wrong = np.abs(got[inside] - np.clip(truth, data.min(), data.max())) > 1e-3
     assert wrong.mean() < (0.02 if order == 0 else 1e-9)  # ties of "nearest" may fall either way

@@ -66,11 +66,8 @@ def test_custom_folder(tmp_path: Path) -> None:
     assert find_template("Own:res-1", suffix="T2w").image == image
     second = put(tmp_path, "tpl-Own/tpl-Own_res-1_T2w.nii.gz")
     assert find_template("Own:res-1", suffix="T2w").image == second
-
-
-def test_no_resolution_and_cohorts(tmp_path: Path) -> None:
-    image = put(tmp_path, "tpl-Flat/tpl-Flat_T1w.nii.gz")
-    assert find_template("Flat").image == image
+    flat = put(tmp_path, "tpl-Own/tpl-Own_T1w.nii.gz")
+    assert find_template("Own").image == flat
     child = put(tmp_path, "tpl-Kid/cohort-2/tpl-Kid_cohort-2_res-1_T1w.nii.gz")
     assert find_template("Kid:cohort-2:res-1").image == child
 
@@ -120,18 +117,14 @@ def test_the_client_fetches_when_asked(tmp_path: Path, monkeypatch: pytest.Monke
     assert asked == ["T1w", "mask"]
 
 
-def test_absent_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TEMPLATEFLOW_HOME", raising=False)
-    monkeypatch.setenv("HOME", "/nonexistent")
-    assert templateflow_home() == Path("/nonexistent/.cache/templateflow")
-    with pytest.raises(MissingInputError, match="/nonexistent"):
-        find_template("MNI152NLin2009cAsym:res-1")
-
+def test_a_user_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody() -> Path:
         raise RuntimeError("no home")
 
+    monkeypatch.delenv("TEMPLATEFLOW_HOME", raising=False)
     monkeypatch.setattr(Path, "home", nobody)
-    with pytest.raises(MissingInputError):
+    assert templateflow_home() == Path("/nonexistent/.cache/templateflow")
+    with pytest.raises(MissingInputError, match="/nonexistent"):
         find_template("MNI152NLin2009cAsym:res-1")
 
 
