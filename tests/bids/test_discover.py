@@ -283,7 +283,7 @@ def test_broken_descriptions(tmp_path: Path, description: dict | str, word: str)
         find(write(tmp_path / "empty", {}))
 
 
-def test_only_the_dataset_itself_is_searched(tmp_path: Path) -> None:
+def test_only_the_dataset_itself_is_searched_and_never_written(tmp_path: Path) -> None:
     """Neither a parent folder's name nor nested datasets are mistaken for subjects."""
     root = write(
         tmp_path / "sub-99" / "ses-x" / "anat" / "ds",
@@ -297,13 +297,8 @@ def test_only_the_dataset_itself_is_searched(tmp_path: Path) -> None:
     )
     (root / "sub-01").rename(tmp_path / "elsewhere")
     (root / "sub-01").symlink_to(tmp_path / "elsewhere")
-    (scan,) = find(root).scans
+    before = sorted((path, path.stat().st_mtime_ns) for path in [root, *root.rglob("*")])
+    (scan,) = find(root, database_dir=tmp_path / "database").scans
     assert (scan.stem, scan.relative_path) == ("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz")
     assert scan.root == root
-
-
-def test_nothing_is_written_into_the_dataset(tmp_path: Path) -> None:
-    root = ds005752(tmp_path / "ds")
-    before = sorted((path, path.stat().st_mtime_ns) for path in [root, *root.rglob("*")])
-    find(root, database_dir=tmp_path / "database")
     assert sorted((path, path.stat().st_mtime_ns) for path in [root, *root.rglob("*")]) == before
