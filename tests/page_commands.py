@@ -111,7 +111,7 @@ def run_page(page: Path, data: Path, folder: Path) -> list[str]:
 def make_data(folder: Path) -> None:
     """Write what the pages' examples name: two datasets, masks, a model, and an external tool."""
     import nibabel as nib
-    from pairsets import BAD, write_pairs
+    from heads import BAD, write_pairs
 
     write_pairs(folder / "BIDS", subjects=7)
     shutil.rmtree(folder / f"BIDS/sub-{BAD}")
