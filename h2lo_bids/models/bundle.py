@@ -67,22 +67,9 @@ class Bundle:
 def load_bundle(
     path: str | Path, *, contrast: str | None = None, task: str | None = None
 ) -> Bundle:
-    """Read and check a bundle, or the authors' released checkpoint.
+    """Read and check a bundle's folder, or the authors' released ``.pth`` file.
 
-    Parameters
-    ----------
-    path
-        A bundle's folder, or a ``.pth`` file.
-    contrast
-        The contrast of the scans it is meant for; None takes the bundle's own.
-    task
-        What it is to be used for, one of `h2lo_bids.vocabulary.TASKS`; None
-        takes the bundle's own.
-
-    Returns
-    -------
-    Bundle
-        With a weights file that matches the recorded digest.
+    A contrast and a task say what it is meant for; None takes the bundle's own.
 
     Raises
     ------

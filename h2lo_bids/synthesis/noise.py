@@ -33,77 +33,48 @@ _ORDER = 5
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """What a scanner's noise is like.
+    """What a scanner's noise is like; `ValueError` if the values do not fit."""
 
-    Parameters
-    ----------
-    intensities, deviations
-        Predicted intensities, increasing, and the noise's standard deviation
-        there, in units of the image, linear between them, constant beyond.
-    quantiles
-        The noise divided by its deviation, at the standard normal values `PROBES`.
-    frequencies
-        For each of right, anterior and superior: spatial frequencies from 0, in
-        cycles per mm, increasing.
-    power
-        Power at their product in dB of any reference, C order; linear between, none
-        beyond. The same for a frequency and its mirror images along each axis.
-    spacing, shape
-        Lattice on which noise is drawn, that of the pairs it was measured on: mm
-        and steps along the axes. The noise repeats after its length.
-    kept
-        What of the residual was taken for noise: ``"missing"`` or ``"all"``.
-    subjects
-        How many subjects it was measured on.
-    scan
-        Standard deviation of the white noise of one scan before it is interpolated and fused,
-        over the brain's median and in voxels of 1 mm³: it falls with the root of the voxel's
-        volume. 0 where it was not measured.
-
-    Raises
-    ------
-    ValueError
-        If the sizes do not fit, or a value is negative, infinite or out of order.
-    """
-
+    # Predicted intensities, increasing, and the noise's standard deviation there, in units of
+    # the image, linear between them, constant beyond.
     intensities: tuple[float, ...]
     deviations: tuple[float, ...]
-    quantiles: tuple[float, ...]
+    quantiles: tuple[float, ...]  # of the noise over its deviation, at `PROBES`
+    # Of right, anterior and superior: cycles per mm from 0, increasing; and the power at their
+    # product in dB of any reference, C order; linear between, none beyond.
     frequencies: tuple[tuple[float, ...], ...]
     power: tuple[float, ...]
+    # Lattice on which noise is drawn, after whose length it repeats: mm and steps.
     spacing: tuple[float, ...]
     shape: tuple[int, ...]
-    kept: str = "all"
-    subjects: int = 0
+    kept: str = "all"  # of the residual, or "missing"
+    subjects: int = 0  # on which it was measured
+    # Standard deviation of the white noise of one scan before it is interpolated and fused,
+    # over the brain's median and in voxels of 1 mm³: it falls with the root of the voxel's
+    # volume. 0 where it was not measured.
     scan: float = 0.0
 
     def __post_init__(self) -> None:
         numbers = [*self.intensities, *self.deviations, *self.quantiles, *self.power]
         numbers += [number for axis in self.frequencies for number in axis]
-        if not np.isfinite([*numbers, *self.spacing, *self.shape, self.scan]).all():
-            raise ValueError("a noise model's values are finite")
-        self._check_sizes()
-        for values in (self.intensities, *self.frequencies):
-            if (np.diff(values) <= 0).any():
-                raise ValueError("a noise model's intensities and frequencies increase")
-        if (np.diff(self.quantiles) < 0).any():
-            raise ValueError("a noise model's quantiles do not decrease")
-        if min(self.deviations) < 0 or np.ptp(self.power) > _MOST_DB:
-            raise ValueError("a noise model's deviations or powers are out of range")
-        if self.scan < 0:
-            raise ValueError("a noise model's deviation of one scan is not negative")
-        if min(self.spacing) <= 0 or min(self.shape) < 1 or np.prod(self.shape) > MAX_VOXELS:
-            raise ValueError("a noise model's lattice has sides that make no sense")
-
-    def _check_sizes(self) -> None:
-        if len(self.intensities) != len(self.deviations) or not self.intensities:
-            raise ValueError("a noise model needs one deviation for each intensity")
-        if not len(self.frequencies) == len(self.spacing) == len(self.shape) == 3:
-            raise ValueError("a noise model has three axes")
-        if len(self.quantiles) != len(PROBES):
-            raise ValueError(f"a noise model needs {len(PROBES)} quantiles")
-        if not 0 < len(self.power) == np.prod([len(axis) for axis in self.frequencies]):
-            raise ValueError("a noise model needs the power at every frequency")
+        numbers += [*self.spacing, *self.shape, self.scan]
+        sizes = [len(axis) for axis in self.frequencies]
+        rising = (self.intensities, *self.frequencies)
+        for sound, what in (
+            (np.isfinite(numbers).all(), "values are finite"),
+            (0 < len(self.intensities) == len(self.deviations), "intensities have deviations"),
+            (len(sizes) == len(self.spacing) == len(self.shape) == 3, "axes are three"),
+            (len(self.quantiles) == len(PROBES), f"quantiles are {len(PROBES)}"),
+            (0 < len(self.power) == np.prod(sizes), "power is that at every frequency"),
+            (all((np.diff(v) > 0).all() for v in rising), "intensities and frequencies increase"),
+            ((np.diff(self.quantiles) >= 0).all(), "quantiles do not decrease"),
+            (min((*self.deviations, self.scan)) >= 0, "deviations are not negative"),
+            (np.ptp(self.power or 0) <= _MOST_DB, "powers are in range"),
+            (min(*self.spacing, *self.shape) > 0, "lattice has sides"),
+            (np.prod(self.shape) <= MAX_VOXELS, f"lattice has at most {MAX_VOXELS} points"),
+        ):
+            if not sound:
+                raise ValueError(f"a noise model's {what}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the model as JSON-ready values."""
@@ -114,14 +85,13 @@ class NoiseModel:
     def from_dict(cls, values: dict[str, Any]) -> NoiseModel:
         """Read a model back from `to_dict`'s output."""
         try:
-            known = [item.name for item in fields(cls) if item.name in values]
-            given: dict[str, Any] = {name: values[name] for name in known}
-            given["frequencies"] = tuple(tuple(axis) for axis in given["frequencies"])
-            made: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list | tuple) else v for k, v in given.items()
+            known = {item.name for item in fields(cls)} & values.keys()
+            given: dict[str, Any] = {
+                k: tuple(v) if isinstance(v := values[k], list) else v for k in known
             }
-            return cls(**made)
-        except (KeyError, TypeError, ValueError) as err:
+            given["frequencies"] = tuple(tuple(axis) for axis in given["frequencies"])
+            return cls(**given)
+        except (AttributeError, KeyError, TypeError, ValueError) as err:
             raise BadDataError(f"not a noise model ({err}); fit the model again") from err
 
     def deviation(self, intensity: np.ndarray) -> np.ndarray:
@@ -210,6 +180,8 @@ def unit_noise(
     acquired: bool = False,
 ) -> tuple[float, np.ndarray]:
     """Return the level and the unit noise (N,) of the mask's voxels; see `add_noise`."""
+    from scipy.ndimage import map_coordinates
+
     words = [seed] if isinstance(seed, int) else list(seed)
     band = affine[:3, :3] if acquired else None
     field = normal_field(model, np.random.default_rng([*words, realisation]), band)
@@ -221,13 +193,18 @@ def unit_noise(
     else:
         points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
         points = points if to_frame is None else np.asarray(to_frame(points), np.float64)
-        normal = read_field(field, points / np.array(model.spacing))
+        points = points / np.array(model.spacing)
+        nearest = np.rint(points)
+        if np.abs(points - nearest).max() < _SNAP:
+            normal = field[tuple((nearest.astype(np.int64) % np.array(field.shape)).T)]
+        else:
+            normal = map_coordinates(field, points.T, order=_ORDER, mode="grid-wrap")
     level = float(np.sqrt(share_in_band(model, band)))
     return level, np.interp(normal, PROBES, model.quantiles)
 
 
 def _read_along_axes(field: np.ndarray, shape: Sequence[int], to_lattice: np.ndarray) -> np.ndarray:
-    """Read a field at a grid whose axes are the lattice's: as `read_field`, far faster."""
+    """Read a field at a grid whose axes are the lattice's: as point by point, far faster."""
     from scipy.ndimage import map_coordinates
 
     axes = [int(np.argmax(np.abs(column))) for column in to_lattice[:3, :3].T]
@@ -282,12 +259,11 @@ def _amplitude(
 
     Kept, as it takes as long as a draw, and many draws of one grid follow each other.
     """
-    shape = model.shape
-    power = _power_on(model, shape)
-    whole = _mean_power(power, shape)
+    power = _power_of(model)
+    whole = _mean_power(power, model.shape)
     if band is not None:
-        power *= _in_band(model, shape, np.array(band))
-    kept = _mean_power(power, shape)
+        power *= _in_band(model, np.array(band))
+    kept = _mean_power(power, model.shape)
     return np.sqrt(power / np.float32(kept), dtype=np.float32), kept / whole
 
 
@@ -300,51 +276,38 @@ def _mean_power(power: np.ndarray, shape: tuple[int, ...]) -> float:
     return float((power.sum(axis=(0, 1), dtype=np.float64) * weight).sum() / np.prod(shape))
 
 
-def _in_band(model: NoiseModel, shape: tuple[int, ...], band: np.ndarray) -> np.ndarray:
+def _frequencies(model: NoiseModel) -> list[np.ndarray]:
+    """Return the cycles per mm along the axes of the lattice's half spectrum."""
+    r, a, k = zip(model.shape, model.spacing, strict=True)
+    return [np.fft.fftfreq(*r), np.fft.fftfreq(*a), np.fft.rfftfreq(*k)]
+
+
+def _in_band(model: NoiseModel, band: np.ndarray) -> np.ndarray:
     """Return which share of each frequency's cell lies in the band of a voxel's sides."""
-    axes = [np.fft.fftfreq(n, step) for n, step in zip(shape, model.spacing, strict=True)]
-    axes[2] = np.fft.rfftfreq(shape[2], model.spacing[2])
-    kept = np.ones((1, 1, 1), dtype=np.float32)
+    axes, kept = _frequencies(model), np.ones((1, 1, 1), dtype=np.float32)
+    steps = [1 / (n * d) for n, d in zip(model.shape, model.spacing, strict=True)]
     for side in np.asarray(band, dtype=np.float64).T:
-        cell = float(
-            np.abs(side) @ [1 / (n * d) for n, d in zip(shape, model.spacing, strict=True)]
-        )
         cycles = sum(
             length * axis.reshape([-1 if a == b else 1 for b in range(3)])
             for a, (length, axis) in enumerate(zip(side, axes, strict=True))
             if abs(length) > 1e-9
         )
-        kept = kept * np.clip((0.5 - np.abs(cycles)) / cell + 0.5, 0, 1).astype(np.float32)
+        share = (0.5 - np.abs(cycles)) / float(np.abs(side) @ steps) + 0.5
+        kept = kept * np.clip(share, 0, 1).astype(np.float32)
     return kept
 
 
-def read_field(field: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Read a periodic field at points (N, 3) in lattice steps, by splines between them."""
-    from scipy.ndimage import map_coordinates
-
-    nearest = np.rint(points)
-    if np.abs(points - nearest).max() < _SNAP:
-        at = nearest.astype(np.int64) % np.array(field.shape)
-        exact: np.ndarray = field[tuple(at.T)]
-        return exact
-    read: np.ndarray = map_coordinates(field, points.T, order=_ORDER, mode="grid-wrap")
-    return read
-
-
-def _power_on(model: NoiseModel, shape: tuple[int, ...]) -> np.ndarray:
+def _power_of(model: NoiseModel) -> np.ndarray:
     """Interpolate the power at the frequencies of the lattice's half spectrum."""
     sizes = [len(axis) for axis in model.frequencies]
     level = np.array(model.power, dtype=np.float64).reshape(sizes) - max(model.power)
     beyond = np.zeros((1, 1, 1), dtype=bool)
-    for axis, (n, step) in enumerate(zip(shape, model.spacing, strict=True)):
-        wanted = np.abs(np.fft.rfftfreq(n, step) if axis == 2 else np.fft.fftfreq(n, step))
-        knots = np.array(model.frequencies[axis])
-        rows = hat_weights(wanted, knots)
-        level = np.moveaxis(np.tensordot(rows, level, axes=(1, axis)), 0, axis)
-        sides = [1, 1, 1]
-        sides[axis] = len(wanted)
+    for axis, cycles in enumerate(_frequencies(model)):
+        wanted, knots = np.abs(cycles), np.array(model.frequencies[axis])
+        level = np.moveaxis(np.tensordot(hat_weights(wanted, knots), level, (1, axis)), 0, axis)
         # What is rounded in the last digit is no frequency beyond.
-        beyond = beyond | (wanted > knots[-1] * (1 + 1e-5)).reshape(sides)
+        past = wanted > knots[-1] * (1 + 1e-5)
+        beyond = beyond | past.reshape([-1 if a == axis else 1 for a in range(3)])
     spectrum: np.ndarray = np.where(beyond, 0.0, 10 ** (level / 10)).astype(np.float32)
     return spectrum
 

@@ -39,7 +39,7 @@ def fastest_precision(bundle: Bundle, device: str) -> str:
     """
     from scipy.ndimage import gaussian_filter
 
-    if native_precision(device) != "bf16" or METHODS[bundle.method] in ("identity", "arnold"):
+    if native_precision(device) != "bf16" or METHODS.get(bundle.method) in ("identity", "arnold"):
         return "fp32"
     inner = (slice(4, 20),) * 3
     mask, volume = np.zeros((24, 24, 24), dtype=bool), np.zeros((24, 24, 24), dtype=np.float32)

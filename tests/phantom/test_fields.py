@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from h2lo_bids.phantom.anatomy import rigid
-from h2lo_bids.phantom.fields import fuse, resample, smooth_field, vessels
+from h2lo_bids.phantom.fields import resample, smooth_field, vessels
 from h2lo_bids.phantom.scans import distortion, misregistration, receive_field
 
 
@@ -78,24 +78,3 @@ def test_receive_field_is_brighter_at_the_rim_by_its_logarithm() -> None:
         at = [50, 50, 50]
         at[axis] = 50 + round(half / 2)
         assert np.log(field[tuple(at)] / middle) == pytest.approx(0.8, abs=0.03)
-
-
-def test_fusion_of_ramps_seen_from_other_poses_gives_the_ramp() -> None:
-    # Linear interpolation is exact on a linear image, whatever the pose.
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    affine[:3, 3] = -19.0
-    ramp = np.array([0.3, -0.2, 0.5])
-    scans, poses = [], []
-    for zooms in ((1.6, 1.6, 5.0), (1.6, 5.0, 1.6)):
-        own = np.diag([*zooms, 1.0])
-        own[:3, 3] = -40.0
-        pose = rigid(np.array([3.0, -4.0, 5.0]), np.array([1.0, 2.0, -1.0]))
-        shape = tuple(int(80 / z) for z in zooms)
-        index = np.indices(shape).reshape(3, -1)
-        scanner = own[:3, :3] @ index + own[:3, 3:]
-        head = np.linalg.inv(pose) @ np.vstack([scanner, np.ones(scanner.shape[1])])
-        scans.append(((100 + ramp @ head[:3]).reshape(shape), own))
-        poses.append(pose)
-    got = fuse(scans, poses, (20, 20, 20), affine)
-    grid = affine[:3, :3] @ np.indices((20, 20, 20)).reshape(3, -1) + affine[:3, 3:]
-    np.testing.assert_allclose(got, (100 + ramp @ grid).reshape(20, 20, 20), atol=1e-3)

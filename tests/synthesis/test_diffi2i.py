@@ -50,17 +50,6 @@ def test_each_slice_is_what_the_model_makes_of_it(
         )
 
 
-def test_only_slices_with_brain_are_computed(
-    model: DiffI2I, scan: tuple[np.ndarray, np.ndarray]
-) -> None:
-    volume, mask = scan
-    shapes: list[tuple[int, ...]] = []
-    model.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0].shape))
-    predict_diffi2i(model, volume, mask)
-    assert shapes == [(1, 1, 16, 16)] * 3
-    assert not predict_diffi2i(model, volume, np.zeros_like(mask)).any()
-
-
 def test_bytes_depend_on_the_seed_but_not_on_threads(
     model: DiffI2I, scan: tuple[np.ndarray, np.ndarray]
 ) -> None:
@@ -69,13 +58,3 @@ def test_bytes_depend_on_the_seed_but_not_on_threads(
     two = predict_diffi2i(model, *scan, options=EngineOptions(threads=2))
     assert one.tobytes() == two.tobytes()
     assert one.tobytes() != predict_diffi2i(model, *scan, seed=1).tobytes()
-
-
-def test_voxels_outside_the_mask_have_no_say(
-    model: DiffI2I, scan: tuple[np.ndarray, np.ndarray]
-) -> None:
-    volume, mask = scan
-    other = np.where(mask, volume, 0.7).astype(np.float32)
-    before = other.copy()
-    assert np.array_equal(predict_diffi2i(model, other, mask), predict_diffi2i(model, *scan))
-    assert np.array_equal(other, before)
