@@ -137,7 +137,7 @@ def load_image(path: str) -> Any:
 def set_threads(count: int) -> None:
     """Limit the threads of the libraries, before they are imported where that matters.
 
-    ITK keeps the number that it finds at its first use; PyTorch can be told later.
+    ITK keeps the number that it finds at its first use; PyTorch takes it later, too.
     """
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(count)

@@ -152,7 +152,7 @@ def _parts(
     messages: list[str],
     coverage: list[float],
 ) -> dict[str, Any]:
-    """Say which scans an enhanced image was made from, and what the others met."""
+    """Return which scans an enhanced image was made from, and what the others met."""
     from h2lo_bids.imaging.alignment import MIN_COVERAGE
 
     every = list(zip(parts, errors, messages, strict=True))

@@ -156,7 +156,7 @@ def _current(subject: str, pairs: tuple[PairSource, ...], out_dir: Path) -> dict
 
 
 def _failures(failures: list[NodeFailure], pairs: tuple[PairSource, ...]) -> list[PairFailure]:
-    """Say which pair each failed node belongs to; a pair counts once."""
+    """Find which pair each failed node belongs to; a pair counts once."""
     names = {f"{pair_word(pair)}_wf": pair.name for pair in pairs}
     found: dict[str, PairFailure] = {}
     for failure in failures:
@@ -286,7 +286,7 @@ def _strengths(pair: PairSource) -> dict[str, float]:
 
 
 def is_simulated(scan: Scan) -> bool:
-    """Tell whether a scan's sidecar, or its dataset's description, says that it was simulated."""
+    """Check whether a scan's sidecar, or its dataset's description, says that it was simulated."""
     if "simulated" in str(scan.metadata.get("Manufacturer", "")).lower():
         return True
     try:

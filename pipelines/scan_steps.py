@@ -172,7 +172,7 @@ def shared_mask(own: Any, donor: str | None, image: Any) -> Any:
 
 
 def method_text(method: str) -> str:
-    """Say in a few words how a mask was made; the first word is what reports look at."""
+    """Describe how a mask was made; the first word is what reports look at."""
     from importlib.metadata import version
 
     return {

@@ -241,7 +241,7 @@ def _absent_sessions(search: Search) -> None:
 
 
 def _named(paths: list[Path], search: Search) -> list[Image]:
-    """Keep the images whose names say that they are of a wanted contrast."""
+    """Keep the images that are named as one of the wanted contrasts."""
     images, suffixes = [], search.query.suffixes
     for path in paths:
         name = parse_name(path.name)

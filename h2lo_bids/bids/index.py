@@ -106,7 +106,7 @@ def _paths(layout: Any) -> list[str]:
 
 
 def _stored(folder: Path, bids_dir: Path) -> tuple[list[str], str]:
-    """Read a kept index; say what is wrong with it, if anything."""
+    """Read a kept index, and report what is wrong with it, if anything."""
     layouts = _pybids()
     try:
         layout = layouts.BIDSLayout(bids_dir, validate=False, database_path=folder)
@@ -187,7 +187,7 @@ def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Count what cannot be told, such as a link to itself: it is reported when it is read."""
+    """Count what cannot be known, such as a link to itself: it is reported when it is read."""
     try:
         return entry.is_dir()
     except OSError:

@@ -85,7 +85,7 @@ def _elsewhere(folder: Path) -> str | None:
 
 
 def find_validator() -> Path | None:
-    """Find ``bids-validator-deno`` on the path or beside the Python in use."""
+    """Find ``bids-validator-deno`` on the path or next to the Python in use."""
     found = shutil.which(VALIDATOR) or shutil.which(
         VALIDATOR, path=str(Path(sys.executable).parent)
     )

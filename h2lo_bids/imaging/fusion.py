@@ -5,7 +5,7 @@ wanted grid, by cubic splines (after a Gaussian where the grid is coarser), and 
 are averaged. The authors of ds006557 go on to refine the average as a deformable template
 (ANTs, SyN, mutual information). That is not done: on a 1 mm phantom of three T1w scans,
 one round of SyN to the running average, at 2 mm, took the result further from the truth
-(36.7 dB, 39.8 dB without) and 157 s of CPU beside 28 s for registration and average. Thick
+(36.7 dB, 39.8 dB without) and 157 s of CPU, against 28 s for registration and average. Thick
 slices differ most in what each cannot resolve. The phantom has no distortion that SyN could
 undo.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from h2lo_bids.imaging.brain.deepbet import deepbet_mask
+from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.brain.synthstrip import find_weights, synthstrip_mask
-from h2lo_bids.imaging.masks import bounding_box, largest_component, within
+from h2lo_bids.imaging.masks import bounding_box, cut_bridges, largest_component, within
 from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.resample import placed, resample, resample_mask, spacing_of
 
+THRESHOLD = 0.5
+BRIDGE_MM = 5.0
+"""Optic nerves and nasal leaks of low-field T2w scans are narrower than twice this."""
 NEAR_1_MM = (0.8, 1.25)
 """Spacings in mm that the networks take as they are."""
 
@@ -113,6 +117,34 @@ def _with_deepbet(image: Any, name: str) -> np.ndarray:
     return np.asarray(resample_mask(found, image.shape, image.affine).dataobj) > 0
 
 
+def deepbet_mask(
+    volume: np.ndarray, *, mirror: bool = False, name: str = "the image"
+) -> np.ndarray:
+    """Find the brain in a head with deepbet's network, which comes with its weights.
+
+    Fisch et al. 2024, deepbet (MIT). Called in memory: the package's own file interface refuses
+    small files and writes reoriented copies.
+    """
+    with warnings.catch_warnings():  # of its own deprecations
+        warnings.simplefilter("ignore")
+        from deepbet import BrainExtraction
+
+        network = BrainExtraction(no_gpu=True)
+    try:
+        probability = network.run_model(np.array(volume, dtype=np.float32, order="C"))
+        if mirror:
+            flipped = network.run_model(np.array(volume[::-1], dtype=np.float32, order="C"))
+            probability = (probability + flipped[::-1]) / 2
+    except (AssertionError, ValueError) as err:  # deepbet's "not enough foreground", or nothing
+        raise BadDataError(
+            f"{name}: deepbet finds no brain; check the image and its orientation, or give a mask"
+        ) from err
+    mask = cut_bridges(probability > THRESHOLD, BRIDGE_MM, (1.0, 1.0, 1.0))
+    if not mask.any():
+        raise BadDataError(f"{name}: deepbet finds no brain; check the image or give a mask")
+    return mask
+
+
 @contextmanager
 def _torch_threads(threads: int | None) -> Iterator[None]:
     """Set torch's threads for a while."""
@@ -142,7 +174,7 @@ def make_result(
 
 
 def looks_stripped(image: Any) -> bool:
-    """Tell whether a scan is a brain on an exactly zero background.
+    """Check whether a scan is a brain on an exactly zero background.
 
     All three must hold: at least a quarter of the voxels are exactly 0; the
     rest have a brain's volume (0.3 to 2.3 litres); and no border of the array
