@@ -35,7 +35,7 @@ class Rating(NamedTuple):
     cnr
         Difference of the means of place and ring over the noise, positive for a lesion.
     channels
-        (`CHANNELS`,), in units of the image.
+        (`CHANNELS`,), in units of the image, signed as the CNR.
     volume
         mm^3 by the midpoint segmenter, see `segment`.
     """
@@ -48,9 +48,8 @@ class Rating(NamedTuple):
 def channel_weights(place: Shown, sides: np.ndarray) -> np.ndarray:
     """Return convolution channels: Laguerre-Gauss functions, convolved with the place's shape.
 
-    The mean of the ring is taken off, so that a channel sees no constant. All are in units in
-    which the first says 1 where the place is 1 and all around it 0, so that small and large
-    lesions are on one scale.
+    The mean of the ring is taken off, so that a channel sees no constant. Where the place is 1
+    and all around it 0, the first says 1 and the others, which hear the background, 0.
 
     Parameters
     ----------
@@ -82,8 +81,10 @@ def channel_weights(place: Shown, sides: np.ndarray) -> np.ndarray:
         inner = (slice(h, h + n) for h, n in zip(half, place.share.shape, strict=True))
         channel = np.where(place.known, whole[tuple(inner)], 0.0)
         found[order] = channel - channel.sum() * place.around
-    answer = float((found[0] * place.share).sum())
-    return (found / answer if answer else found).astype(np.float32)
+    answers = np.tensordot(found, place.share, 3)
+    found[0] /= answers[0] or 1.0
+    found[1:] -= np.multiply.outer(answers[1:], found[0])
+    return found.astype(np.float32)
 
 
 def segment(image: np.ndarray, place: Shown, polarity: float) -> int:
@@ -134,7 +135,7 @@ class Observers:
             difference = float((values * (place.inside - place.around)).sum())
             yield Rating(
                 self._polarity * difference / noise if noise > 0 else np.nan,
-                np.tensordot(weights, values, 3),
+                self._polarity * np.tensordot(weights, values, 3),
                 size * segment(image, place, self._polarity),
             )
 

@@ -124,22 +124,30 @@ def weighted_areas(
 
 
 def hotelling_ratings(
-    channels: np.ndarray, lesion: np.ndarray, groups: np.ndarray, *, folds: int = 20
+    channels: np.ndarray,
+    healthy: np.ndarray,
+    groups: np.ndarray,
+    diameters: np.ndarray,
+    *,
+    folds: int = 20,
 ) -> np.ndarray:
     """Rate cases by a channelized Hotelling observer that never saw their group.
 
-    The Hotelling template of channel outputs is Fisher's linear discriminant: the inverse of
-    the covariance within the classes, with Ledoit and Wolf's shrinkage, times the
-    difference of their means. It is trained on the other groups' cases.
+    The signal is known exactly: a lesion adds its contrast to the first channel and nothing
+    to the others. The template is the inverse of the covariance of healthy places, with
+    Ledoit and Wolf's shrinkage, times that signal. Ratings are in units of the standard
+    deviation of healthy places of that size, which is log-linear in the diameter.
 
     Parameters
     ----------
     channels
         (N, C), of all cases and realisations.
-    lesion
-        (N,), bool.
+    healthy
+        (N,), bool: not a lesion.
     groups
         (N,): whose each case is; subjects, or lesions where there are few subjects.
+    diameters
+        (N,), mm.
     folds
         At most; with no more groups each is left out alone.
 
@@ -148,18 +156,22 @@ def hotelling_ratings(
     numpy.ndarray
         (N,); NaN where no fold could be trained.
     """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.covariance import ledoit_wolf
     from sklearn.model_selection import GroupKFold
 
-    ratings = np.full(len(channels), np.nan)
+    ratings, sizes = np.full(len(channels), np.nan), np.log(diameters)
     count = min(folds, len(np.unique(groups)))
-    if count < 2:
-        return ratings
-    for train, test in GroupKFold(count).split(channels, lesion, groups):
-        if len(np.unique(lesion[train])) == 2:
-            observer = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-            observer.fit(channels[train], lesion[train])
-            ratings[test] = observer.decision_function(channels[test])
+    for train, test in GroupKFold(count).split(channels, None, groups) if count > 1 else ():
+        known = train[healthy[train]]
+        if len(known) <= channels.shape[1]:
+            continue
+        covariance, _ = ledoit_wolf(channels[known])
+        template = np.linalg.solve(covariance, np.eye(channels.shape[1])[0])
+        rating = channels @ (template / template[0])
+        rating -= rating[known].mean()
+        degree = int(np.ptp(sizes[known]) > _LEAST_SPREAD)
+        spread = np.polyfit(sizes[known], np.log(np.abs(rating[known]) + 1e-12), degree)
+        ratings[test] = rating[test] / np.exp(np.polyval(spread, sizes[test]))
     return ratings
 
 

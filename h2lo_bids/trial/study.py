@@ -144,9 +144,10 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
         rating = part["cnr"].to_numpy()
     else:
         few = part["subject"].nunique() < SEVERAL
-        lesion = (part["kind"] == LESION).to_numpy()
         groups = part["subject"] + (" " + part["lesion"].astype(str) if few else "")
-        rating = st.hotelling_ratings(part[_CHANNELS].to_numpy(), lesion, groups.to_numpy(str))
+        healthy, sizes = (part["kind"] != LESION).to_numpy(), part["diameter"].to_numpy()
+        channels = part[_CHANNELS].to_numpy()
+        rating = st.hotelling_ratings(channels, healthy, groups.to_numpy(str), sizes)
     case = ["scan", "lesion", "place"]
     wide = part.assign(rating=rating).pivot(index=case, columns="realisation", values="rating")
     wide = wide.dropna()

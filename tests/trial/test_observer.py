@@ -52,7 +52,8 @@ def areas(diameter, contrast, noise, sides=None, realisations=100):
     cnr = np.array([[r.cnr for r in pair] for pair in ratings])
     channels = np.array([r.channels for pair in ratings for r in pair])
     which = np.tile([True, False], realisations)
-    scores = hotelling_ratings(channels, which, np.arange(2 * realisations) // 2)
+    groups, sizes = np.arange(2 * realisations) // 2, np.full(2 * realisations, diameter)
+    scores = hotelling_ratings(channels, ~which, groups, sizes)
     return (
         float(delong(cnr[:, 0], cnr[:, 1])[0][0]),
         float(delong(scores[which], scores[~which])[0][0]),
@@ -75,7 +76,7 @@ def test_channels_of_a_signal_known_exactly_reach_the_matched_filter():
     weights = channel_weights(own, np.ones(3))
     assert weights.shape[0] == CHANNELS
     assert np.allclose(weights.sum(axis=(1, 2, 3)), 0, atol=1e-3)
-    assert (weights[0] * own.share).sum() == pytest.approx(1, rel=1e-5)
+    assert np.tensordot(weights, own.share, 3) == pytest.approx([1, 0, 0, 0], abs=1e-4)
     signal = image[own.box] - LEVEL
     ideal = np.linalg.norm(signal)
     gram = np.einsum("aijk,bijk->ab", *[weights.astype(float)] * 2)
