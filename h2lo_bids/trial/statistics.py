@@ -125,7 +125,7 @@ def weighted_areas(
 
 def hotelling_ratings(
     channels: np.ndarray,
-    healthy: np.ndarray,
+    lesion: np.ndarray,
     groups: np.ndarray,
     diameters: np.ndarray,
     *,
@@ -133,17 +133,19 @@ def hotelling_ratings(
 ) -> np.ndarray:
     """Rate cases by a channelized Hotelling observer that never saw their group.
 
-    The signal is known exactly: a lesion adds its contrast to the first channel and nothing
-    to the others. The template is the inverse of the covariance of healthy places, with
-    Ledoit and Wolf's shrinkage, times that signal. Ratings are in units of the standard
-    deviation of healthy places of that size, which is log-linear in the diameter.
+    The Hotelling template of channel outputs is Fisher's linear discriminant: the inverse of
+    the covariance within the classes, with Ledoit and Wolf's shrinkage, times the
+    difference of their means. It is trained on the other groups' cases. The observer knows
+    the size: outputs are in units of the standard deviation of healthy places of that size
+    (log-linear in the diameter), and the template is linear in the logarithm of the diameter,
+    since what large lesions look like is not what small ones do.
 
     Parameters
     ----------
     channels
         (N, C), of all cases and realisations.
-    healthy
-        (N,), bool: not a lesion.
+    lesion
+        (N,), bool.
     groups
         (N,): whose each case is; subjects, or lesions where there are few subjects.
     diameters
@@ -156,22 +158,24 @@ def hotelling_ratings(
     numpy.ndarray
         (N,); NaN where no fold could be trained.
     """
-    from sklearn.covariance import ledoit_wolf
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.model_selection import GroupKFold
 
     ratings, sizes = np.full(len(channels), np.nan), np.log(diameters)
     count = min(folds, len(np.unique(groups)))
-    for train, test in GroupKFold(count).split(channels, None, groups) if count > 1 else ():
-        known = train[healthy[train]]
-        if len(known) <= channels.shape[1]:
+    for train, test in GroupKFold(count).split(channels, lesion, groups) if count > 1 else ():
+        healthy = train[~lesion[train]]
+        if not 0 < len(healthy) < len(train):
             continue
-        covariance, _ = ledoit_wolf(channels[known])
-        template = np.linalg.solve(covariance, np.eye(channels.shape[1])[0])
-        rating = channels @ (template / template[0])
-        rating -= rating[known].mean()
-        degree = int(np.ptp(sizes[known]) > _LEAST_SPREAD)
-        spread = np.polyfit(sizes[known], np.log(np.abs(rating[known]) + 1e-12), degree)
-        ratings[test] = rating[test] / np.exp(np.polyval(spread, sizes[test]))
+        first = channels[healthy, 0]
+        spread = np.log(np.abs(first - first.mean()) + 1e-12)
+        degree = int(np.ptp(sizes[healthy]) > _LEAST_SPREAD)
+        scale = np.exp(np.polyval(np.polyfit(sizes[healthy], spread, degree), sizes))
+        outputs = channels / scale[:, None]
+        features = np.hstack([outputs, outputs * (sizes - sizes[train].mean())[:, None]])
+        observer = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        observer.fit(features[train], lesion[train])
+        ratings[test] = observer.decision_function(features[test])
     return ratings
 
 

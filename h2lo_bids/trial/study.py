@@ -145,9 +145,9 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
     else:
         few = part["subject"].nunique() < SEVERAL
         groups = part["subject"] + (" " + part["lesion"].astype(str) if few else "")
-        healthy, sizes = (part["kind"] != LESION).to_numpy(), part["diameter"].to_numpy()
+        lesion, sizes = (part["kind"] == LESION).to_numpy(), part["diameter"].to_numpy()
         channels = part[_CHANNELS].to_numpy()
-        rating = st.hotelling_ratings(channels, healthy, groups.to_numpy(str), sizes)
+        rating = st.hotelling_ratings(channels, lesion, groups.to_numpy(str), sizes)
     case = ["scan", "lesion", "place"]
     wide = part.assign(rating=rating).pivot(index=case, columns="realisation", values="rating")
     wide = wide.dropna()

@@ -53,7 +53,7 @@ def areas(diameter, contrast, noise, sides=None, realisations=100):
     channels = np.array([r.channels for pair in ratings for r in pair])
     which = np.tile([True, False], realisations)
     groups, sizes = np.arange(2 * realisations) // 2, np.full(2 * realisations, diameter)
-    scores = hotelling_ratings(channels, ~which, groups, sizes)
+    scores = hotelling_ratings(channels, which, groups, sizes)
     return (
         float(delong(cnr[:, 0], cnr[:, 1])[0][0]),
         float(delong(scores[which], scores[~which])[0][0]),

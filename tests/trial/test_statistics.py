@@ -83,7 +83,7 @@ def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
     sizes = rng.uniform(2, 15, n)
     channels = (rng.normal(size=(n, 3)) @ mixing + lesion[:, None] * shift) * (4 / sizes)[:, None]
     truth = math.sqrt(shift @ np.linalg.inv(mixing.T @ mixing) @ shift)
-    ratings = st.hotelling_ratings(channels, ~lesion, np.arange(n) // 100, sizes)
+    ratings = st.hotelling_ratings(channels, lesion, np.arange(n) // 100, sizes)
     areas, _ = st.delong(ratings[lesion], ratings[~lesion])
     assert st.detectability(float(areas[0])) == pytest.approx(truth, rel=0.06)
     assert ratings[~lesion & (sizes < 4)].std() == pytest.approx(
@@ -92,9 +92,9 @@ def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
     # Noise alone, many channels, few cases: trained on itself it would seem to see.
     few = rng.normal(size=(60, 20))
     which = np.arange(60) % 2 == 0
-    ratings = st.hotelling_ratings(few, ~which, np.arange(60) // 2, np.full(60, 5.0))
+    ratings = st.hotelling_ratings(few, which, np.arange(60) // 2, np.full(60, 5.0))
     assert abs(float(st.delong(ratings[which], ratings[~which])[0][0]) - 0.5) < 0.2
-    assert np.isnan(st.hotelling_ratings(few, ~which, np.zeros(60), np.full(60, 5.0))).all()
+    assert np.isnan(st.hotelling_ratings(few, which, np.zeros(60), np.full(60, 5.0))).all()
 
 
 def test_threshold_keeps_the_specificity():
