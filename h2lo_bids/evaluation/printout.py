@@ -61,30 +61,37 @@ class Printout:
         )
 
 
-def tests_md(
+def paired_md(
     comparisons: Sequence[Comparison], titles: Mapping[str, str], metrics: Sequence[str]
 ) -> str:
     """Lay out the mean differences, first less second, with the corrected p."""
-    rows = []
-    for names, tests in _by_pair(comparisons).items():
-        cells = (
-            f"{tests[m].signed} (p = {CATALOGUE['ncc'].write(tests[m].p_holm)})" for m in metrics
-        )
-        rows.append((" less ".join(_escaped(titles.get(n, n)) for n in names), *cells))
-    return _grid(("Methods", *(CATALOGUE[m].heading for m in metrics)), rows) + (
+    chance = CATALOGUE["ncc"].write
+    heads, tested = paired_rows(comparisons, titles, metrics, " less ")
+    rows = (
+        (_escaped(title), *(f"{test.signed} (p = {chance(test.p_holm)})" for test in tests))
+        for title, tests in tested
+    )
+    return _grid(("Methods", *heads), rows) + (
         "\n\nMean difference over participants; two-sided p of Wilcoxon's signed-rank test after "
         "Holm's correction over the methods compared with the same one by one metric."
     )
 
 
-def test_rows(
-    comparisons: Sequence[Comparison], titles: Mapping[str, str]
+def paired_rows(
+    comparisons: Sequence[Comparison],
+    titles: Mapping[str, str],
+    metrics: Sequence[str] = (),
+    word: str = " against ",
 ) -> tuple[list[str], list[tuple[str, list[Comparison]]]]:
-    """Return the heads of the metrics that were tested, and the tests of each two methods."""
-    metrics = list(dict.fromkeys(c.metric for c in comparisons if math.isfinite(c.difference)))
+    """Return heads of metrics, by default of all that have a value, and the tests by methods."""
+    pairs: dict[tuple[str, str], dict[str, Comparison]] = {}
+    for c in comparisons:
+        pairs.setdefault((c.method, c.versus), {})[c.metric] = c
+    tested = dict.fromkeys(c.metric for c in comparisons if math.isfinite(c.difference))
+    metrics = metrics or list(tested)
     rows = [
-        (" against ".join(titles.get(n, n) for n in names), [tests[m] for m in metrics])
-        for names, tests in _by_pair(comparisons).items()
+        (word.join(titles.get(n, n) for n in names), [tests[m] for m in metrics])
+        for names, tests in pairs.items()
     ]
     return [CATALOGUE[m].heading for m in metrics], rows
 
@@ -100,13 +107,6 @@ def floor_of(comparisons: Iterable[Comparison]) -> str:
         f" With {people} participants no corrected p can be below {min(lowest, 1.0):.2g}: "
         "no difference between these methods can be significant."
     )
-
-
-def _by_pair(comparisons: Iterable[Comparison]) -> dict[tuple[str, str], dict[str, Comparison]]:
-    pairs: dict[tuple[str, str], dict[str, Comparison]] = {}
-    for c in comparisons:
-        pairs.setdefault((c.method, c.versus), {})[c.metric] = c
-    return pairs
 
 
 def _escaped(text: str) -> str:

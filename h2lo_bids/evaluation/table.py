@@ -18,7 +18,7 @@ from typing import Any
 from h2lo_bids.evaluation import catalogue
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, NOTHING
 from h2lo_bids.evaluation.metrics import METRICS
-from h2lo_bids.evaluation.printout import Cell, Head, Printout, tests_md
+from h2lo_bids.evaluation.printout import Cell, Head, Printout, paired_md
 from h2lo_bids.evaluation.scores import (
     IDENTITY,
     MARK,
@@ -116,12 +116,12 @@ class Table:
 
     def save(self, folder: Path) -> None:
         """Write ``<name>.tsv``, ``.json`` and ``.md``, and ``<name>_<contrast>`` of each block."""
-        parts = {self.name: self.blocks}
-        parts |= {f"{self.name}_{block.contrast}": (block,) for block in self.blocks}
-        for name, blocks in parts.items():
-            atomic_write_text(folder / f"{name}.tsv", self.to_tsv(blocks))
+        parts = {f"{self.name}_{block.contrast}": (block,) for block in self.blocks}
+        for name, blocks in {self.name: self.blocks, **parts}.items():
+            table = replace(self, blocks=blocks)
+            atomic_write_text(folder / f"{name}.tsv", table.to_tsv())
             write_json(folder / f"{name}.json", self.to_json())
-            atomic_write_text(folder / f"{name}.md", self.to_md(blocks))
+            atomic_write_text(folder / f"{name}.md", table.to_md())
 
     @property
     def caption(self) -> str:
@@ -182,39 +182,37 @@ class Table:
                 }
         return columns
 
-    def to_tsv(self, blocks: tuple[Block, ...] | None = None) -> str:
-        """Write blocks, by default all, one line per contrast and method."""
+    def to_tsv(self) -> str:
+        """Write one line per contrast and method."""
         lines = []
-        for block in self.blocks if blocks is None else blocks:
-            for row, (_, cells) in zip(block.rows, self.lay_out(block).rows, strict=True):
+        for block in self.blocks:
+            ranked = {key: _places(block.rows, key) for key in self.metrics}
+            for row in block.rows:
                 values: list[Any] = [block.contrast, row.name]
-                for key, cell in zip(self.metrics, cells, strict=False):
+                for key in self.metrics:
                     summary = row.summary.get(key)
                     values += [summary.mean, summary.std] if summary else [None, None]
-                    values.append(cell.place or None)
+                    values.append(ranked[key].get(row.name))
                 values += [row.values.get(value.key) for value in self.values]
                 for key in self._paper_metrics():
                     values += self.printed.get((block.contrast, row.name, key), (None, None))
                 lines.append(values)
         return catalogue.to_tsv(lines, self.to_json())
 
-    def to_md(self, blocks: tuple[Block, ...] | None = None) -> str:
-        """Write blocks, by default all, with their notes and paired tests."""
-        blocks = self.blocks if blocks is None else blocks
-        printouts = [self.lay_out(block) for block in blocks]
+    def to_md(self) -> str:
+        """Write the blocks with their notes and paired tests."""
+        printouts = [self.lay_out(block) for block in self.blocks]
         if not self.title:
-            (printout,), (block,) = printouts, blocks
+            (printout,), (block,) = printouts, self.blocks
             return "\n\n".join([printout.to_md(plain=True), *block.notes]) + "\n"
         parts = [f"# {self.title}", *_list(self.notes)]
-        for printout, block in zip(printouts, blocks, strict=True):
+        for printout, block in zip(printouts, self.blocks, strict=True):
             parts += [f"## {block.contrast}", printout.to_md(), *_list(block.notes)]
             if block.comparisons:
-                parts += [
-                    "### Paired tests",
-                    tests_md(block.comparisons, block.titles, self.metrics),
-                ]
+                tests = paired_md(block.comparisons, block.titles, self.metrics)
+                parts += ["### Paired tests", tests]
         parts.append(self.caption)
-        if any(head.group for printout in printouts for head in printout.heads):
+        if any(printout.groups for printout in printouts):
             parts.append(f"Columns “{GROUP}”: {self.citation}; other subjects, not measured here.")
         return "\n\n".join(parts) + "\n"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ from h2lo_bids.evaluation.table import Block, tabulate
 from h2lo_bids.io import parse_json, read_text, table_rows
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
 
-_PREFIX = {"evaluate": "evaluation", "enhance": "enhancement"}
+_TABLES = {"evaluate": "evaluation_tables", "enhance": "enhancement_tables"}
 _ENHANCER = re.compile(r"pfsr(-.+)?")
 _FOLD = re.compile(r"fold-(\d{1,9})")
 _CURVES = ("step", "loss", "l1", "gradient", "psnr", "seconds")
@@ -110,9 +110,10 @@ def read_contrasts(out_dir: Path, level: str, problems: list[str]) -> list[Contr
     Level ``"evaluate"`` looks into ``evaluation``, any other into ``folds``, of which
     ``"enhance"`` takes the enhancers and any other the rest.
     """
-    splits = {} if level == "evaluate" else _splits(result_files(out_dir, "splits")[0], problems)
+    table = result_files(out_dir, "splits")[0]
+    splits = {} if level == "evaluate" else _tried(read_splits, table, problems) or {}
     root = out_dir / ("evaluation" if level == "evaluate" else "folds")
-    scored = result_pattern(_tables(level), "_scores.tsv")
+    scored = result_pattern(_TABLES.get(level, "group_tables"), "_scores.tsv")
     names = {path.name.split("_")[1] for path in out_dir.glob(scored)} | {*splits}
     names |= {c for c in CONTRASTS if (root / c).is_dir() or find_records(out_dir, c)}
     contrasts = []
@@ -134,13 +135,9 @@ def read_contrasts(out_dir: Path, level: str, problems: list[str]) -> list[Contr
     return contrasts
 
 
-def _tables(level: str) -> str:
-    """Name the tables of a level, as io_spec.json does."""
-    return f"{_PREFIX.get(level, 'group')}_tables"
-
-
 def _stem(out_dir: Path, level: str, contrast: str) -> Path:
-    return result_path(out_dir, _tables(level), contrast=contrast)
+    """Name what the tables of a level begin with."""
+    return result_path(out_dir, _TABLES.get(level, "group_tables"), contrast=contrast)
 
 
 def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -167,14 +164,6 @@ def read_table(path: str | Path, problems: list[str]) -> list[dict[str, str]]:
     except (OSError, ValueError) as error:
         problems.append(f"{Path(path).name}: cannot be read ({error}); skipped")
         return []
-
-
-def _splits(path: Path, problems: list[str]) -> dict[str, tuple[Fold, ...]]:
-    try:
-        return read_splits(path)
-    except H2loError as error:
-        problems.append(str(error).replace(str(path), path.name))
-        return {}
 
 
 def _fits(folder: Path, level: str, problems: list[str]) -> list[Run]:
@@ -261,10 +250,10 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
     that others are tested against are those of the collection.
     """
     stem = _stem(out_dir, level, contrast.name)
-    scores = _read(Path(f"{stem}_scores.tsv"), problems)
+    scores: list[Score] = [*(_tried(read_scores, Path(f"{stem}_scores.tsv"), problems) or ())]
     collected = {(score.method, score.fold) for score in scores}
     for run in contrast.runs:
-        later = _read(run.folder / "scores.tsv", problems)
+        later = _tried(read_scores, run.folder / "scores.tsv", problems) or ()
         scores += [score for score in later if (score.method, score.fold) not in collected]
     if not scores:
         return Results(Block(contrast.name, ()))
@@ -288,12 +277,13 @@ def _convention(sidecar: Path, problems: list[str]) -> str:
     return name if name in CONVENTIONS else CLIPPED
 
 
-def _read(path: Path, problems: list[str]) -> list[Score]:
+def _tried(read: Callable[[Path], Any], path: Path, problems: list[str]) -> Any:
+    """Read a file; nothing, and a problem, when it is damaged, and nothing when it is absent."""
     try:
-        return list(read_scores(path)) if path.is_file() else []
+        return read(path) if path.is_file() else None
     except H2loError as error:
         problems.append(f"{error}")
-        return []
+        return None
 
 
 def _participants(scores: Sequence[Score]) -> Participants:

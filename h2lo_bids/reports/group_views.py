@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from h2lo_bids.evaluation.catalogue import CONVENTIONS, REALISM
-from h2lo_bids.evaluation.printout import Printout, floor_of, test_rows
+from h2lo_bids.evaluation.printout import Printout, floor_of, paired_rows
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.splits import PARTS
 from h2lo_bids.evaluation.table import Block, Shown, Table
@@ -53,7 +53,7 @@ def common_view(block: Block, titles: Mapping[str, str]) -> dict[str, Any]:
     return {
         "name": block.contrast,
         "id": re.sub(r"\W", "-", block.contrast),
-        "tests": test_rows(block.comparisons, titles) if block.comparisons else None,
+        "tests": paired_rows(block.comparisons, titles) if block.comparisons else None,
         "floor": floor_of(block.comparisons),
     }
 

@@ -147,39 +147,23 @@ def test_an_empty_image_has_no_appearance_and_breaks_nothing() -> None:
 SHAPE = (60, 64, 40)
 
 
-def brain():
+def layers():
+    """Three tissues in shells, with borders as soft as those of a low-field scan."""
     at = np.stack(np.mgrid[tuple(slice(n) for n in SHAPE)], -1)
     radius = (((at - np.array(SHAPE) / 2) / (26, 28, 17)) ** 2).sum(-1)
-    return radius < 1, radius
+    image = np.select([radius < 0.3, radius < 0.7], [0.8, 0.5], 0.2)
+    return gaussian_filter(image, 2), radius < 1
 
 
-def layers(levels=(0.2, 0.5, 0.8)):
-    """Three tissues in shells, with borders as soft as those of a low-field scan."""
-    mask, radius = brain()
-    image = np.select([radius < 0.3, radius < 0.7], levels[:0:-1], levels[0])
-    return gaussian_filter(image, 2), mask
-
-
-@pytest.mark.parametrize("sigma", [0.005, 0.03])
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("sigma", "axis"), [(0.005, 0), (0.03, 1), (0.03, 2)])
 def test_white_noise_on_anatomy_and_a_slope_is_found(sigma, axis):
-    rng = np.random.default_rng(axis)
     image, mask = layers()
-    slope = (
-        np.linspace(0, 0.4, SHAPE[1])[None, :, None] + np.linspace(0, 0.3, SHAPE[0])[:, None, None]
-    )
-    noisy = image + slope + sigma * rng.standard_normal(SHAPE)
+    slope = np.add.outer(np.linspace(0, 0.3, SHAPE[0]), np.linspace(0, 0.4, SHAPE[1]))[..., None]
+    noisy = image + slope + sigma * np.random.default_rng(axis).standard_normal(SHAPE)
     spacing = [1.6] * 3
     spacing[axis] = 5.0
     assert noise_deviation(noisy, mask, spacing) == pytest.approx(sigma, rel=0.1)
-    plain = noise_deviation(slope + sigma * rng.standard_normal(SHAPE), mask, spacing)
-    assert plain == pytest.approx(sigma, rel=0.03)
-
-
-def test_the_outside_is_not_noise():
-    mask, _ = brain()
-    image = np.where(mask, 0.5, 0.0)
-    assert noise_deviation(image, mask, (1, 1, 1)) == pytest.approx(0, abs=1e-9)
+    assert noise_deviation(mask * 0.5, mask, spacing) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(("contrast", "white"), [("T1w", 0.8), ("T2w", 0.2)])

@@ -128,11 +128,7 @@ def test_scores_come_back_digit_by_digit(tmp_path: Path) -> None:
     assert read_scores(path) == tuple(scores)
     last = lines_of(path)[-1]
     assert (last["participant_id"], last["session_id"], last["fold"]) == ("sub-3", "ses-GE", "n/a")
-
-
-def test_undefined_and_infinite_values_are_not_applicable(tmp_path: Path) -> None:
-    scores = made_up("1", "h2lo", 0, 1.0, psnr=math.inf, ncc=math.nan)
-    path = write_scores(tmp_path / "s.tsv", scores)
+    write_scores(path, made_up("1", "h2lo", 0, 1.0, psnr=math.inf, ncc=math.nan))
     assert {row["psnr"] + row["ncc"] for row in lines_of(path)} == {"n/an/a"}
     assert math.isnan(read_scores(path)[0].values["psnr"])
 
@@ -152,11 +148,8 @@ def test_damaged_scores_are_one_line(tmp_path: Path, damage) -> None:
     with pytest.raises(BadDataError, match=r"s\.tsv: line \d+ is not") as caught:
         read_scores(path)
     assert "\n" not in str(caught.value)
-
-
-def test_absent_and_foreign_files(tmp_path: Path) -> None:
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadDataError, match=r"s\.tsv: line 2 is not"):
+        read_scores(path)
     with pytest.raises(MissingInputError, match=r"no\.tsv: cannot be read"):
         read_scores(tmp_path / "no.tsv")
-    (tmp_path / "x.tsv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadDataError, match=r"x\.tsv: line 2 is not"):
-        read_scores(tmp_path / "x.tsv")
