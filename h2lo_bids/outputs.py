@@ -151,17 +151,10 @@ def output_paths(
         if grid.kind in ("model", "template"):
             paths[f"preproc_{grid.name}"] = name("preproc", scan.suffix, grid)
         if grid.kind == "template":
-            for key, ends in (
-                ("forward", (scan.suffix, grid.space)),
-                ("inverse", (grid.space, scan.suffix)),
-            ):
+            ends = {"forward": (scan.suffix, grid.space), "inverse": (grid.space, scan.suffix)}
+            for key, (start, end) in ends.items():
                 paths[f"{key}_{grid.space}"] = derivative_path(
-                    out_dir,
-                    scan,
-                    suffix="xfm",
-                    extension=".h5",
-                    mode="image",
-                    **{"from_": ends[0], "to": ends[1]},
+                    out_dir, scan, suffix="xfm", extension=".h5", mode="image", from_=start, to=end
                 )
     return paths
 
@@ -180,10 +173,7 @@ def output_sidecars(
     paths = output_paths(out_dir, scan, grids, extras)
     uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
     mask, facts = uris["mask"], _model_facts(model)
-    contents = {
-        "preproc": preproc_sidecar(scan, mask=mask),
-        "mask": mask_sidecar(scan),
-    }
+    contents = {"preproc": preproc_sidecar(scan, mask=mask), "mask": mask_sidecar(scan)}
     for grid in grids:
         reference = template_reference(grid.template) if grid.template else None
         where: dict[str, Any] = {"spatial_reference": reference, "resolution": grid.resolution}

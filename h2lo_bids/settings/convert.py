@@ -27,15 +27,12 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError("a path cannot be empty")
     try:
         found = Path(text).expanduser().absolute()
-        str(found).encode()
-    except RuntimeError as err:
-        raise argparse.ArgumentTypeError(f"{text}: there is no home folder here") from err
-    except FileNotFoundError as err:
+        str(found).encode()  # it has to stand in JSON, TOML and HTML
+    except (RuntimeError, FileNotFoundError) as err:
         raise argparse.ArgumentTypeError(
-            f"{text}: the current folder was deleted; change to another, or give a full path"
+            f"{text}: there is no home folder, or the current one was deleted; give a full path"
         ) from err
     except UnicodeEncodeError as err:
-        # It has to stand in JSON, TOML and HTML.
         raise argparse.ArgumentTypeError(
             f"{text!a}: is not valid UTF-8; use a UTF-8 locale, or a link with an ASCII name"
         ) from err
