@@ -135,17 +135,9 @@ def _around_brain(mask: np.ndarray) -> tuple[slice, ...]:
 def simulate_axial_scan(
     labels: Path | str | Anatomy, *, contrast: str, seed: int
 ) -> tuple[Any, Any]:
-    """Return a low-field axial scan of a person of `simulate_training_pairs`, and its brain mask.
+    """Return a low-field axial scan, on its own grid, of a person of `simulate_training_pairs`.
 
-    Parameters
-    ----------
-    labels, contrast, seed
-        See `simulate_training_pair`.
-
-    Returns
-    -------
-    tuple of nibabel.Nifti1Image
-        On the scan's own grid.
+    The second image is its brain mask.
     """
     import nibabel as nib
 
@@ -154,10 +146,10 @@ def simulate_axial_scan(
     head, mask = vary(anatomy, person, shape=(208, 256, 256))
     subject = make_subject(head, mask, person)
     rng = np.random.default_rng([seed, 1 + CONTRASTS.index(contrast), 3])
-    sensitivity = coil(rng, mask.shape, head.affine, contrast)  # type: ignore[arg-type]
+    sensitivity = coil(rng, mask.shape, head.affine, contrast)
     scan = low_field_scan(subject, contrast, "axi", sensitivity=sensitivity, rng=rng)
     to_head = np.linalg.inv(scan.pose @ head.affine) @ scan.affine
-    brain = resample(subject.mask.astype(np.float32), to_head, scan.data.shape) > 0.5  # type: ignore[arg-type]
+    brain = resample(subject.mask.astype(np.float32), to_head, scan.data.shape) > 0.5
     return (
         nib.Nifti1Image(scan.data, scan.affine),  # type: ignore[attr-defined]
         nib.Nifti1Image(brain.astype(np.uint8), scan.affine),  # type: ignore[attr-defined]
