@@ -10,7 +10,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import UsageError
@@ -95,24 +94,15 @@ def peak_memory() -> float | None:
     return round(most * (1 if sys.platform == "darwin" else 1024) / 1e9, 3)
 
 
-class Termination:
-    """Records SIGTERM while its block runs; Python delivers it to the main thread alone."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> Termination:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._on_signal)
-        return self
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+@contextlib.contextmanager
+def termination() -> Iterator[threading.Event]:
+    """Record SIGTERM while the block runs; Python delivers it to the main thread alone."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

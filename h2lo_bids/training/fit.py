@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 from h2lo_bids.errors import CannotCreateError, H2loError, TemporaryError, UsageError
 from h2lo_bids.models.registry import Model, make_model
 from h2lo_bids.synthesis.options import resolve_device
-from h2lo_bids.training.devices import Termination, make_fabric, quiet_fabric
+from h2lo_bids.training.devices import make_fabric, quiet_fabric, termination
 from h2lo_bids.training.folder import HISTORY, History, load_checkpoint, save_checkpoint
 from h2lo_bids.training.options import GAIN, FitOptions, has_stalled
 from h2lo_bids.training.pairs import Pair, common_shape, fingerprint
@@ -30,8 +31,7 @@ class Trainer(Protocol):
     """What a method does in a step, and all that it must keep between two.
 
     Its class is called with the training pairs, the validation pairs, the options and
-    `lightning_fabric.Fabric`, and where a method can start from given weights with
-    ``initial``, too; it draws its weights from ``options.seed``.
+    `lightning_fabric.Fabric`, and with weights to start from where the fit has them.
     """
 
     validation: Any
@@ -42,10 +42,9 @@ class Trainer(Protocol):
         """Names of the losses that its steps report: columns of ``history.csv``."""
 
     def step(self, step: int) -> Mapping[str, float]:
-        """Do one optimiser step, counted from 0, and return its losses.
+        """Do one optimiser step, counted from 0, and return ``"loss"``, ``"rate"`` and others.
 
-        Every draw, and the learning rates, are functions of the seed and `step`;
-        the returned dict has ``"loss"`` and ``"rate"``, and may lack other names.
+        Every draw, and the learning rates, are functions of the seed and `step`.
         """
 
     def state(self) -> dict[str, Any]:
@@ -94,38 +93,15 @@ def fit(
 ) -> FitResult:
     """Fit a model to pairs, or continue the fit that `folder` holds.
 
-    Every draw is a function of the seed and the step alone, so that a resumed
-    fit needs no generator's state and gives the weights of an undisturbed one.
-    The number of threads decides the last bits; keep it.
+    Every draw is a function of the seed and the step alone, so that a resumed fit needs no
+    generator's state and gives the weights of an undisturbed one; the number of threads decides
+    the last bits. `folder` holds checkpoints and ``history.csv``. The fit stops at step
+    `stop_at`, of a schedule that stays that of ``options.steps``. `world` processes that
+    torchrun has started share the steps of an operator. ``options.starts_from`` is the digest of
+    the weights in `initial`, so that a resumed fit continues from no others.
 
-    Parameters
-    ----------
-    pairs_train, pairs_validation
-        Pairs on one common grid; with no validation pair the last weights win.
-    options
-        What the fit depends on; ``options.family`` names the method.
-    folder
-        Work folder: checkpoints and ``history.csv``.
-    progress
-        Called with one line of text now and then.
-    stop_at
-        Stop after this many steps, with a checkpoint; the schedule stays that
-        of ``options.steps``.
-    world
-        Number of processes, started by torchrun, that share each step of an operator's fit.
-    initial
-        Weights to start from, of the same sizes; ``options.starts_from`` is their digest,
-        so that a resumed fit continues from no others.
-
-    Raises
-    ------
-    H2loError
-        If a loss is not finite: the last checkpoint from before it remains.
-    UsageError
-        If `folder` holds a fit of other options or other pairs, or ``options.starts_from``
-        and `initial` do not belong together.
-    TemporaryError
-        If SIGTERM ended the fit early, with a checkpoint.
+    Raises `UsageError` if `folder` holds a fit of other options or pairs, `H2loError` if a loss
+    is not finite, and `TemporaryError` if SIGTERM ended the fit, each with the last checkpoint.
     """
     from h2lo_bids.training.methods import TRAINERS, shares_steps
 
@@ -233,7 +209,7 @@ class _Loop:
     def run(self) -> None:
         """Step, validate, log and save, up to the end or a signal."""
         history, record, mark = self._history(), self.record, time.perf_counter()
-        with Termination() as termination:
+        with termination() as asked:
             last = False
             while not last:
                 losses = self._step()
@@ -250,7 +226,7 @@ class _Loop:
                 if history is not None:
                     history.add(row)
                 self._report(row, last=last)
-                ends = self._ends(termination)
+                ends = self._ends(asked)
                 if last or ends or record.step % self.options.checkpoint_every == 0:
                     self._save(history)
                 if ends and not last:
@@ -311,12 +287,12 @@ class _Loop:
                 f"rose by no more than {GAIN:g} dB"
             )
 
-    def _ends(self, termination: Termination) -> bool:
+    def _ends(self, asked: threading.Event) -> bool:
         """Whether any of the processes has received SIGTERM."""
         if self.fabric.world_size == 1:
-            return termination.asked
+            return asked.is_set()
         # It may reach the processes in different steps.
-        wish = torch.tensor(int(termination.asked))
+        wish = torch.tensor(int(asked.is_set()))
         return bool(self.fabric.all_reduce(wish, reduce_op="max"))
 
     def _save(self, history: History | None) -> None:

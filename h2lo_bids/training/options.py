@@ -40,99 +40,39 @@ _LATER = {
 class FitOptions:
     """Everything that decides the weights, besides the pairs and the thread count.
 
-    Parameters
-    ----------
-    steps
-        Optimiser steps of the whole schedule.
-    learning_rate, floor
-        Adam's rate at the start of the cosine and at its end; the paper takes
-        1e-4 and 1e-6.
-    warmup, warmup_from
-        Steps of linear rise before, and the part of the rate from which it rises; the
-        paper has none for synthesis, and rises from 0.5 in fine-tuning an enhancer.
-    rate_steps
-        Steps for which the rate stays the same: 1, or with ``"volume"`` the
-        steps of an epoch, as in the paper.
-    sampling
-        ``"patch"``: crops with an exact halo, centred on the brain.
-        ``"volume"``: the paper's, which encodes a whole volume per step.
-    crop
-        Side of a crop in voxels; with ``"volume"`` of the gradient sub-volume.
-    batch
-        Crops per step, each of another pair, at one place of the frame; with
-        ``"volume"`` whole volumes per step, of which the paper takes one.
-    points
-        Voxels of the L1 term with ``"volume"``; a crop takes all of its own.
-    lambda_grad
-        Weight of the gradient term; with 0 (the paper's ablation) it is not computed.
-    seed
-        Seeds the weights and every draw.
-    precision
-        ``"fp32"``, or ``"bf16"`` for autocast, or on CUDA ``"fp16"``.
-    average
-        Decay of the running average of the weights that is validated and kept;
-        0, the paper's way, takes the weights themselves.
-    validate_first, validate_every, checkpoint_every
-        In steps. The last step is validated, too.
-    patience
-        Steps after which the fit ends if no validation in them was better than all before
-        by more than `GAIN`; 0, the paper's way, never ends it.
-    validation
-        ``"crops"``: PSNR over the brain in some crops of the validation pairs.
-        ``"volume"``: the mean of the pairs' whole-volume PSNR, as in the paper.
-    validation_crops
-        Crops of the validation pairs that a validation takes.
-    augmentation
-        Variation of the pairs.
-    flip_rotate
-        Whether each patch is one of its eight axial mirror images and quarter turns,
-        drawn at random; for enhancement alone.
-    starts_from
-        SHA-256 of the weights from which a fine-tuning starts; None draws them
-        from the seed.
-    family
-        A key of `h2lo_bids.models.registry.FAMILIES`: what `architecture` is of.
-    architecture
-        Sizes of the model; for the operator its trunk, too.
-    scaling
-        How a model's input is scaled, one of `h2lo_bids.imaging.normalise.SCALINGS`; the
-        paper divides by the maximum.
-    max_seconds
-        Time budget of the steps: the fit ends at the first step after it, its
-        schedule unfinished; None sets no limit. With one, the weights depend on
-        the machine's speed.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    The defaults are the paper's, but for its epochs and whole volumes: see `paper_options`.
     """
 
-    steps: int = 6500
-    learning_rate: float = 1e-4
-    floor: float = 1e-6
-    warmup: int = 0
-    warmup_from: float = 0.0
-    rate_steps: int = 1
-    sampling: str = "patch"
-    crop: int = 32
-    batch: int = 1
-    points: int = 8000
-    lambda_grad: float = LAMBDA_GRAD
-    seed: int = 42
-    precision: str = "fp32"
-    average: float = 0.0
-    validate_first: int = 1
+    steps: int = 6500  # of the whole schedule
+    learning_rate: float = 1e-4  # Adam's, at the start of the cosine
+    floor: float = 1e-6  # at its end
+    warmup: int = 0  # steps of linear rise before
+    warmup_from: float = 0.0  # the part of the rate from which it rises
+    rate_steps: int = 1  # for which the rate stays the same; of an epoch in the paper
+    sampling: str = "patch"  # crops with an exact halo, or "volume": a whole one per step
+    crop: int = 32  # side in voxels; with "volume" of the gradient's sub-volume
+    batch: int = 1  # crops per step at one place of the frame, each of another pair; or volumes
+    points: int = 8000  # voxels of the L1 term with "volume"; a crop takes all of its own
+    lambda_grad: float = LAMBDA_GRAD  # weight of the gradient term; not computed with 0
+    seed: int = 42  # of the weights and every draw
+    precision: str = "fp32"  # or "bf16", by autocast, or on CUDA "fp16"
+    average: float = 0.0  # decay of the running average of the weights; 0 takes themselves
+    validate_first: int = 1  # in steps, as the next two; the last step is validated, too
     validate_every: int = 250
     checkpoint_every: int = 100
-    patience: int = 0
-    validation: str = "crops"
+    patience: int = 0  # steps without a rise above `GAIN` after which the fit ends; 0: never
+    validation: str = "crops"  # PSNR in the brain in some crops; "volume": of whole pairs, the mean
     validation_crops: int = 24
     augmentation: Augmentation = NONE
-    flip_rotate: bool = False
-    starts_from: str | None = None
-    family: str = "h2lo"
+    flip_rotate: bool = False  # axial mirror images and quarter turns; for enhancement alone
+    starts_from: str | None = None  # SHA-256 of the weights that a fit starts from
+    family: str = "h2lo"  # a key of `h2lo_bids.models.registry.FAMILIES`
     architecture: Architecture = field(default_factory=H2loArchitecture)
-    scaling: str = "max"
-    max_seconds: float | None = None
-    device: str = "cpu"
+    scaling: str = "max"  # of a model's input
+    max_seconds: float | None = (
+        None  # ends the fit at the first step after
+    )
+    device: str = "cpu"  # "auto", "cpu", "cuda" or "cuda:N"
 
     def __post_init__(self) -> None:
         for name, known in (

@@ -19,30 +19,11 @@ from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 @dataclass(frozen=True)
 class Pair:
-    """A high-field volume and its low-field partner on the model's frame.
+    """A high-field volume and its low-field partner on the model's frame, both (X, Y, Z).
 
-    Whatever fits, applies and scores a model takes `hf` for its input and `lf` for its
-    target. To enhance, the two change places: see `swapped`.
-
-    Parameters
-    ----------
-    name
-        The subject, for logs and splits.
-    hf, lf
-        (X, Y, Z), normalised to [0, 1]; `hf` is 0 outside the brain. float32, or
-        float16 to keep many pairs in memory: crops are computed in float32.
-    mask
-        bool (X, Y, Z): the brain, outside which the product is exactly 0.
-    task
-        ``"synthesize"``, or ``"enhance"`` where `hf` holds the low-field image, the
-        input, and `lf` the high-field one, the target.
-    kept
-        File that the volumes are mapped from, if any.
-
-    Raises
-    ------
-    BadDataError
-        If the shapes differ, a value is not finite, or the mask is empty.
+    Whatever fits, applies and scores a model takes `hf` for its input and `lf` for its target.
+    To enhance, the two change places: see `swapped`. Both are in [0, 1], in float16 where many
+    pairs are kept in memory, and `hf` is 0 outside the brain, as the product is.
     """
 
     name: str
@@ -50,7 +31,7 @@ class Pair:
     lf: np.ndarray = field(hash=False, compare=False, repr=False)
     mask: np.ndarray = field(hash=False, compare=False, repr=False)
     task: str = SYNTHESIZE
-    kept: Path | None = None
+    kept: Path | None = None  # the file that the volumes are mapped from
 
     def __post_init__(self) -> None:
         if self.hf.ndim != 3 or not self.hf.shape == self.lf.shape == self.mask.shape:

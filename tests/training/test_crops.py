@@ -10,7 +10,6 @@ from problems import ball_pair
 from h2lo_bids.models.h2lo import HALO, H2lo, H2loArchitecture
 from h2lo_bids.training.crops import (
     CropSampler,
-    crop_coordinates,
     epoch_batch,
     epoch_steps,
     predict_crop,
@@ -61,12 +60,6 @@ def test_read_crop_pads_with_zeros(start: tuple[int, int, int], size: int) -> No
     padded = np.pad(volume, 25)
     box = tuple(slice(s + 25, s + 25 + size) for s in start)
     np.testing.assert_array_equal(read_crop(volume, start, size), padded[box])
-
-
-def test_coordinates_are_those_of_the_frame() -> None:
-    at = crop_coordinates((2, 0, 9), 4, SHAPE).reshape(4, 4, 4, 3)
-    expected = [2 * (c + 3) / (n - 1) - 1 for c, n in zip((2, 0, 9), SHAPE, strict=True)]
-    np.testing.assert_allclose(at[3, 3, 3], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [5, 8])

@@ -34,17 +34,6 @@ def test_kernels_are_gaussian_derivatives(sigma, size):
             assert kernels[(axis, 0, *voxel)] == pytest.approx(expected, abs=1e-8)
 
 
-def test_kernels_of_a_sampled_gaussian_match_its_numerical_derivative():
-    kernels = gaussian_derivative_kernels(1.5, 9).double().numpy()
-    h = 1e-5
-
-    def density(x, y, z):
-        return math.exp(-(x * x + y * y + z * z) / 4.5) / (2 * math.pi * 2.25) ** 1.5
-
-    slope = (density(1 + h, -2, 3) - density(1 - h, -2, 3)) / (2 * h)
-    assert kernels[0, 0, 5, 2, 7] == pytest.approx(slope, abs=1e-8)
-
-
 def test_gradient_loss_by_loops():
     rng = np.random.default_rng(0)
     shape = (4, 5, 6)

@@ -17,11 +17,11 @@ import pytest
 import torch
 from problems import SMALL, ball_pair, small_options
 
-from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, TemporaryError, UsageError
+from h2lo_bids.errors import BadDataError, H2loError, TemporaryError, UsageError
 from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.fit import FitResult, fit
-from h2lo_bids.training.folder import load_checkpoint, save_checkpoint
+from h2lo_bids.training.folder import load_checkpoint
 from h2lo_bids.training.methods import TRAINERS
 
 VARIED = Augmentation(flip=0.5, shift=1, scale=0.2, gamma=0.1, bias=0.1, noise=0.02)
@@ -135,8 +135,7 @@ def test_the_best_weights_are_kept(walk: Callable[..., FitResult], tmp_path: Pat
     assert (last.best_step, torch.equal(weights(last.model), walked(3))) == (0, True)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("stop", [1, 3, 6])
+@pytest.mark.parametrize(("precision", "stop"), [("fp32", 1), ("fp32", 6), ("bf16", 3)])
 def test_resumed_fit_equals_an_undisturbed_one(tmp_path: Path, precision: str, stop: int) -> None:
     average = 0.9 if precision == "fp32" else 0.0
     options = small_options(precision=precision, augmentation=VARIED, average=average)
@@ -243,12 +242,11 @@ def test_sigterm_ends_the_step_with_a_checkpoint(
     assert torch.equal(weights(walk(tmp_path).model), walked(8))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_one_line(
-    walk: Callable[..., FitResult], tmp_path: Path, value: float
+    walk: Callable[..., FitResult], tmp_path: Path
 ) -> None:
-    with pytest.raises(H2loError, match=r"the loss became \w+ at step 5; .*learning rate") as err:
-        walk(tmp_path, lambda step: value if step == 4 else None)
+    with pytest.raises(H2loError, match=r"the loss became nan at step 5; .*learning rate") as err:
+        walk(tmp_path, lambda step: math.nan if step == 4 else None)
     assert "\n" not in str(err.value)
     assert saved_step(tmp_path) == 4
 
@@ -299,16 +297,6 @@ def test_fits_go_on_on_another_device_name(tmp_path: Path) -> None:
         fit(TRAIN, HELD, small_options(device="cuda:77"), tmp_path / "other")
     with pytest.raises(UsageError, match="fp16"):
         fit(TRAIN, HELD, small_options(precision="fp16"), tmp_path / "half")
-
-
-def test_checkpoints_are_whole_and_need_no_pickle(tmp_path: Path) -> None:
-    for step in (1, 2, 3):
-        save_checkpoint(tmp_path, {"step": step, "model": {"w": torch.ones(2)}})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
-    assert load_checkpoint(tmp_path)["step"] == 3  # type: ignore[index]
-    assert torch.load(tmp_path / "previous.pt", weights_only=True)["step"] == 2
-    with pytest.raises(InputOutputError, match="cannot write the checkpoint"):
-        save_checkpoint(tmp_path / "absent", {"step": 1})
 
 
 def test_bad_pairs_are_named() -> None:

@@ -170,23 +170,6 @@ def test_killed_fit_goes_on_to_the_same_weights(pairs: tuple[Pair, ...], tmp_pat
 
 
 @pytest.mark.slow
-def test_asked_to_stop_it_saves_first(pairs: tuple[Pair, ...], tmp_path: Path) -> None:
-    # So many that no stall of this process lets the fit come to its end.
-    spec = specify(pairs, tmp_path / "fit", steps=1_000_000, checkpoint_every=4)
-    process = child(spec)
-    while not load_step(spec.folder):
-        assert process.running()
-        time.sleep(0.01)
-    time.sleep(0.2)
-    process.send(signal.SIGTERM)
-    code, error = process.finish()
-    assert code == 75
-    assert error.count("\n") == 1
-    assert "stopped by SIGTERM after step" in error
-    assert load_step(spec.folder) >= 4
-
-
-@pytest.mark.slow
 def test_full_disk_is_one_line_and_loses_nothing(pairs: tuple[Pair, ...], tmp_path: Path) -> None:
     spec = specify(pairs, tmp_path / "fit")
     alone(dataclasses.replace(spec, folder=tmp_path / "whole"))

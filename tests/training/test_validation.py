@@ -49,14 +49,6 @@ def test_figures_equal_the_whole_brain() -> None:
     assert found == pytest.approx(reference(whole, MASKS), abs=1e-3)
 
 
-def test_a_few_places_are_spread_over_all_pairs() -> None:
-    places = crops(4, 10).places
-    assert len(places) == 10
-    assert {index for index, _ in places} == {0, 1}
-    # A brain smaller than an eighth of a crop still gets one.
-    assert len(Validation(PAIRS[:1], small_options(crop=60)).places) == 1
-
-
 @pytest.mark.parametrize("which", ["crops", "volume"])
 def test_without_pairs_there_is_no_figure(which: str) -> None:
     empty = Validation([], small_options(validation=which))

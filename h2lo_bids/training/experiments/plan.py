@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.evaluation.splits import Fold, read_folds, read_splits, write_splits
@@ -57,8 +57,7 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Plan]:
         for group in same:
             warn(f"{contrast}: {_one_person(group)}")
         subjects = sorted({pair.subject for pair in used})
-        with _or_without(contrast, task.sources):
-            folds, held = divide_subjects(settings, contrast, subjects, note, same)
+        folds, held = divide_subjects(settings, contrast, subjects, note, same)
         _check_chosen(settings, contrast, folds)
         _check_same_folds(settings, contrast, folds)
         for method in settings.methods:
@@ -82,22 +81,19 @@ def divide_subjects(
     same: Sequence[Sequence[str]] = (),
 ) -> tuple[tuple[Fold, ...], tuple[str, ...]]:
     """Return the folds of some subjects, or with ``--folds 0`` those held out to validate on."""
-    if settings.folds == "0":
-        seed = settings.random_seed
-        return (), hold_out(subjects, validation=settings.val_count, seed=seed, same=same)
-    if settings.folds.isdigit():
-        try:
-            folds = make_folds(
-                subjects,
-                folds=int(settings.folds),
-                validation=settings.val_count,
-                test=settings.test_count,
-                seed=settings.random_seed,
-                same=same,
-            )
-        except UsageError as err:
-            raise UsageError(f"{contrast}: {err}") from err
-        return folds, ()
+    how: dict[str, Any] = {
+        "validation": settings.val_count,
+        "seed": settings.random_seed,
+        "same": same,
+    }
+    try:
+        if settings.folds == "0":
+            return (), hold_out(subjects, **how)
+        if settings.folds.isdigit():
+            k = int(settings.folds)
+            return make_folds(subjects, folds=k, test=settings.test_count, **how), ()
+    except UsageError as err:
+        raise UsageError(f"{contrast}: {err}") from err
     if settings.folds == AUTHORS:
         folds = ds006557_folds(subjects, contrast, note)
     else:
@@ -120,8 +116,7 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
         check_cohorts(settings, sorted(people))
     for contrast in sorted(people):
         subjects = sorted(people[contrast])
-        with _or_without(contrast, people):
-            folds, _ = divide_subjects(settings, contrast, subjects)
+        folds, _ = divide_subjects(settings, contrast, subjects)
         _check_chosen(settings, contrast, folds)
         for method in settings.methods:
             found = find_method(method)
@@ -129,18 +124,6 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
             options = found.adapt(fit_options(settings, len(subjects), start))
             if settings.devices > 1 and found.shares:
                 check_shares(len(subjects), options, settings.devices)
-
-
-@contextlib.contextmanager
-def _or_without(contrast: str, contrasts: Collection[str]) -> Iterator[None]:
-    """Add to an error that the other contrasts, if there are any, can be had alone."""
-    try:
-        yield
-    except UsageError as err:
-        others = " ".join(sorted({*contrasts} - {contrast}))
-        if not others:
-            raise
-        raise UsageError(f"{err}; or go on without {contrast}: --contrast {others}") from err
 
 
 def _one_person(labels: Sequence[str]) -> str:

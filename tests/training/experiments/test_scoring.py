@@ -35,7 +35,7 @@ from h2lo_bids.training.experiments.heldout import (
     score_pair,
     stranger_to,
 )
-from h2lo_bids.training.experiments.leaks import encode, fingerprint, training_subjects
+from h2lo_bids.training.experiments.leaks import encode, fingerprint
 from h2lo_bids.training.experiments.scoring import score_models
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
@@ -270,26 +270,6 @@ def test_references_are_read_one_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [Frame((20, 20, 20), (3.0, 3.0, 3.0)), Frame(anchor="array", spacing=(2.0,) * 3)]
-)
-def test_other_spacings_and_array_frames_are_scored(
-    tmp_path: Path, pairs: list[PreparedPair], frame: Frame
-) -> None:
-    bundle = bundle_of(tmp_path / "m", frame=frame)
-    scores, lines, _ = score([("m", bundle)], pairs[1:], tmp_path / "o")
-    assert all(np.isfinite(s.values["ssim"]) for s in scores)
-    warned = [line for line in lines if "array" in line]
-    assert len(warned) == (frame.anchor == "array")
-    if frame.anchor == "array":
-        # The pair's array is the frame: nothing is resampled.
-        pair = read_prepared(pairs[1])
-        predicted = synthesize(operator(), pair.hf / pair.hf.max(), pair.mask)
-        expected = score_pair(pair, predicted, method="m")
-        for found, wanted in zip(scores[2:], expected, strict=True):
-            assert found.values == pytest.approx(wanted.values, rel=1e-5)
-
-
-@pytest.mark.parametrize(
     ("label", "why"),
     [
         ("07", "sub-03 has the high-field image of sub-07, who is a training subject of model m"),
@@ -311,10 +291,3 @@ def test_a_training_subject_is_not_scored_under_any_name(
     with pytest.raises(UsageError, match=why):  # nothing is left
         score([("m", bundle)], pairs[1:], tmp_path / "p")
     assert not (tmp_path / "p").exists()
-
-
-@pytest.mark.parametrize("told", [None, "all", {"subjects": 3}, {"subjects": ["sub-01", 2]}])
-def test_training_subjects_of_any_metadata(tmp_path: Path, told: object) -> None:
-    bundle = Bundle(tmp_path, "h2lo", "T1w", {}, FRAME, "", {"training_data": told}, "")
-    listed = isinstance(told, dict) and isinstance(told["subjects"], list)
-    assert training_subjects(bundle) == ({"01", "2"} if listed else set())

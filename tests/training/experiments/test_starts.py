@@ -46,17 +46,6 @@ def test_what_no_fit_can_follow_is_refused_before_pairs_are_prepared(words, text
         check_ahead(replace(SETTINGS, **words), people)
 
 
-def test_an_impossible_division_names_the_contrasts_that_can_be_had():
-    people = {"T1w": [f"{n:02d}" for n in range(6)], "T2w": ["01", "02"]}
-    with pytest.raises(UsageError, match=r"T2w.*--contrast T1w$"):
-        check_ahead(SETTINGS, people)
-    with pytest.raises(UsageError, match=r"without T2w: --contrast T1w$"):
-        check_ahead(replace(SETTINGS, folds="0", val_count=2), people)
-    with pytest.raises(UsageError) as alone:
-        check_ahead(SETTINGS, {"T2w": ["01", "02"]})
-    assert "--contrast" not in str(alone.value)
-
-
 def save(folder: Path, **changes: Any) -> Bundle:
     """Save a model of the default's sizes, scaling and frame, but for some changes."""
     model = H2lo(changes.pop("architecture", H2loArchitecture()))

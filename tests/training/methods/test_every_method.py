@@ -86,15 +86,6 @@ def test_resumed_fit_equals_an_undisturbed_one(
     assert [r.split(",")[:-1] for r in logs[0]] == [r.split(",")[:-1] for r in logs[1]]
 
 
-@pytest.mark.parametrize("name", ["pix2pix", "diffi2i", "inr", "pfsr"])
-def test_another_seed_is_another_fit(tmp_path: Path, name: str) -> None:
-    one, other = (
-        fit(TRAIN, [], options_of(name, steps=1, seed=n), tmp_path / str(n)).model.state_dict()
-        for n in (1, 2)
-    )
-    assert any(not torch.equal(one[k], other[k]) for k in one)
-
-
 @pytest.mark.parametrize("name", ["arnold", "pix2pix", "diffi2i", "pfsr"])
 def test_methods_that_share_no_step_refuse_several_processes(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="one process, not 9"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prepared_pairs import final_of, write_pairs
+from prepared_pairs import write_pairs
 from problems import ball_pair, small_options
 
 from h2lo_bids.errors import UsageError
@@ -20,7 +20,6 @@ from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
-from h2lo_bids.training.experiments.final import fit_final
 from h2lo_bids.training.experiments.folds import make_folds
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.experiments.site import SiteModel, site_card
@@ -86,19 +85,6 @@ def test_the_record_says_that_nothing_was_done(folds: list[FoldJob]) -> None:
         assert word not in bundle.card
 
 
-def test_the_final_model_is_packaged(folds: list[FoldJob]) -> None:
-    first = folds[0]
-    root = first.work_dir.parent
-    job = final_of(first.pairs, root, first.options, method="identity", folds=tuple(folds))
-    bundle = fit_final(job)
-    assert bundle.path.name == "identity_T1w"
-    assert bundle.metadata["training"]["schedule"] is None
-    assert bundle.metadata["cross_validation"]["mean"].keys() == {"identity"}
-    lines: list[str] = []
-    assert fit_final(job, lines.append) == bundle
-    assert lines == ["T1w identity final model: done already"]
-
-
 def test_what_cannot_share_a_step_is_fitted_by_one_process(
     folds: list[FoldJob], tmp_path: Path
 ) -> None:
@@ -121,7 +107,3 @@ def test_cards_tell_only_options_that_belong_to_the_method(name: str, folds: lis
         assert ("seed 7; 0.0 minutes." in card) == (name != "identity")
         smooth = name.startswith(("h2lo", "inr", "diffi2i"))
         assert ("conditional median" in card) == smooth
-
-
-def test_a_change_of_method_is_another_fold(folds: list[FoldJob]) -> None:
-    assert not fold_done(dataclasses.replace(folds[0], method="h2lo"))

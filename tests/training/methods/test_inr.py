@@ -12,7 +12,6 @@ from problems import ball_pair, small_options
 from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.models.inr import ConditionalInr, InrArchitecture
 from h2lo_bids.training.crops import predict_crop, read_crop
-from h2lo_bids.training.estimators import build_estimator
 from h2lo_bids.training.methods.operators import adapt_inr
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
 
@@ -55,20 +54,3 @@ def test_crops_equal_the_whole_volume() -> None:
             inside = read_crop(np.ones(pair.shape, bool), corner, 8)
             expected = read_crop(whole, corner, 8)
             np.testing.assert_allclose(got[0, 0].numpy()[inside], expected[inside], atol=2e-6)
-
-
-def test_the_papers_step_is_l1_at_its_points() -> None:
-    o = options(sampling="volume", points=300, batch=1)
-    estimator = build_estimator(TRAIN, o)
-    batch = estimator.draw(3)
-    torch.manual_seed(2)
-    model = ConditionalInr(SIZES)
-    l1, gradient = estimator.terms(model, batch)
-    at = batch.tensors["points"][0].numpy()
-    assert at.shape == (300, 3)
-    pair = next(p for p in TRAIN if np.array_equal(p.hf, batch.tensors["hf"][0].numpy()))
-    with torch.no_grad():
-        whole = model(torch.from_numpy(pair.hf)[None, None])[0, 0].numpy()
-    expected = np.abs(whole - pair.lf)[tuple(at.T)].mean()
-    assert float(l1.detach()) == pytest.approx(expected, rel=1e-5)
-    assert float(gradient) == 0.0

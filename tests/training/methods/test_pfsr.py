@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,7 @@ import pytest
 import torch
 from problems import ball_pair, small_options, trainer_of
 
-from h2lo_bids.errors import UsageError
-from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
-from h2lo_bids.training.fit import fit
+from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.training.methods.pfsr import PfsrTrainer, adapt_pfsr
 from h2lo_bids.training.options import FitOptions, cosine_rate, rate_of
 from h2lo_bids.training.pairs import Pair
@@ -84,17 +81,3 @@ def test_warming_up_begins_at_a_part_of_the_rate() -> None:
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
     options = tiny_options(steps=8, learning_rate=1e-3, warmup=2, warmup_from=0.5)
     assert rate_of(0, options) == pytest.approx(5e-4)
-
-
-def test_it_starts_from_given_weights_and_says_so(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    given = Pfsr(TINY)
-    torch.nn.init.normal_(given.tail.weight)
-    start = {name: value.clone() for name, value in given.state_dict().items()}
-    options = tiny_options(starts_from="0" * 64, learning_rate=1e-9, steps=1)
-    result = fit(TRAIN, [], options, tmp_path, initial=start)
-    torch.testing.assert_close(weights(result.model), weights(given), atol=1e-8, rtol=0)
-    with pytest.raises(UsageError, match="holds a fit with other options"):
-        fit(TRAIN, [], tiny_options(steps=1), tmp_path)
-    with pytest.raises(UsageError, match="give both, or neither"):
-        fit(TRAIN, [], options, tmp_path / "b")

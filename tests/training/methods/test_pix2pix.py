@@ -5,7 +5,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from problems import ball_pair, small_options, trainer_of
@@ -17,7 +16,6 @@ from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods.pix2pix import Pix2PixTrainer, adapt_pix2pix
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.pairs import Pair
 
 TINY = Pix2PixArchitecture(channels=4, downs=3, discriminator_channels=4, discriminator_layers=2)
 VARIED = Augmentation(flip=0.5, shift=2, scale=0.1, bias=0.05, noise=0.01)
@@ -94,18 +92,6 @@ def test_statistics_are_the_mean_over_patches_of_the_present_weights() -> None:
             x = settled.encoder[0](source)
             found.append(layer(torch.where(x > 0, x, 0.2 * x)).mean((0, 2, 3, 4)))
     torch.testing.assert_close(first.mean, torch.stack(found).mean(0), rtol=1e-4, atol=1e-6)
-
-
-def test_each_epoch_takes_each_pair_once() -> None:
-    # Pairs of one brightness each, by which a patch tells whose it is.
-    mask = TRAIN[0].mask
-    pairs = [
-        Pair(str(i), mask * np.float32(i / 4), mask * np.float32(0.5), mask) for i in (1, 2, 3)
-    ]
-    task = trainer_of(Pix2PixTrainer, pairs, [], tiny_options(augmentation=Augmentation()))
-    owners = [round((task.draw(step)[0].max().item() + 1) * 2) for step in range(9)]
-    assert [sorted(owners[i : i + 3]) for i in (0, 3, 6)] == [[1, 2, 3]] * 3
-    assert torch.equal(task.draw(4)[0], task.draw(4)[0])
 
 
 def test_nonsense_is_one_line(tmp_path: Path) -> None:
