@@ -69,9 +69,7 @@ class FitOptions:
     family: str = "h2lo"  # a key of `h2lo_bids.models.registry.FAMILIES`
     architecture: Architecture = field(default_factory=H2loArchitecture)
     scaling: str = "max"  # of a model's input
-    max_seconds: float | None = (
-        None  # ends the fit at the first step after
-    )
+    max_seconds: float | None = None  # ends the fit at the first step after
     device: str = "cpu"  # "auto", "cpu", "cuda" or "cuda:N"
 
     def __post_init__(self) -> None:

@@ -11,7 +11,6 @@ import torch
 from problems import SMALL, ball_pair, small_options
 
 from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.training import estimators
 from h2lo_bids.training.estimators import (
     build_estimator,
     gaussian_derivative_kernels,
@@ -103,21 +102,3 @@ def test_volume_l1_is_unbiased_over_the_whole_grid() -> None:
     error = draws.std(0) / np.sqrt(len(draws))
     assert abs(draws[:, 0].mean() - truth) < 4 * error[0]
     assert abs(draws[:, 1].mean() - gradient) < 4 * error[1]
-
-
-@pytest.mark.parametrize("sampling", ["patch", "volume"])
-def test_without_the_gradient_term_it_costs_nothing(
-    sampling: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pairs = [ball_pair("a", 1), ball_pair("b", 2)]
-    with_term, without = (
-        build_estimator(pairs, small_options(sampling=sampling, lambda_grad=weight))
-        for weight in (10.0, 0.0)
-    )
-    model = H2lo(SMALL)
-    l1, gradient = with_term.terms(model, with_term.draw(0))
-    assert gradient > 0
-    monkeypatch.setattr(estimators, "gradient_loss", None)  # a call would fail
-    found = without.terms(model, without.draw(0))
-    assert torch.equal(found[0], l1)
-    assert found[1] == 0

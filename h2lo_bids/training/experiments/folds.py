@@ -38,27 +38,10 @@ def make_folds(
 ) -> tuple[Fold, ...]:
     """Divide subjects at random, the same way for the same seed and labels.
 
-    Parameters
-    ----------
-    subjects
-        Labels; their order does not matter.
-    folds
-        How many.
-    validation
-        Subjects that choose the weights in each fold; None takes a tenth, at least one.
-    test
-        Subjects that test in each fold. None divides all subjects into disjoint
-        test sets of nearly equal size. With a number, test sets may overlap, as
-        the authors' do, and each subject tests equally often, or once more.
-    seed
-        Of the draws.
-    same
-        Groups of labels that are one person each, who stays together and counts once.
-
-    Raises
-    ------
-    UsageError
-        If a fold would have nobody to train on, validate or test.
+    Without `test` all subjects are divided into disjoint test sets of nearly equal size; with a
+    number, test sets may overlap, as the authors' do, and each subject tests equally often, or
+    once more. `validation` subjects choose the weights in each fold; None takes a tenth, at least
+    one. Labels of a group in `same` are one person, who stays together and counts once.
     """
     people = _people(subjects, same)
     names = np.array(sorted(people), dtype=object)

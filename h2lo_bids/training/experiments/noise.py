@@ -48,22 +48,11 @@ def calibrate_noise(
     Of the residual that power is noise which the predictions lack in comparison with the scans
     at high frequencies, and that line drawn on to lower ones, where the model's errors bury it.
 
-    Parameters
-    ----------
-    pairs
-        One per subject, on one grid with axes right, anterior, superior.
-    predictions
-        For each pair, the image predicted by a model that was not fitted to it.
-    spacing
-        Voxel sides of the grid in mm.
-    scans
-        For each pair, noise and voxel sides in mm of the scans that were fused: see
-        `h2lo_bids.evaluation.realism.scan_noise`. The median becomes `NoiseModel.scan`.
-
-    Raises
-    ------
-    BadDataError
-        If the pairs have no common grid, or no residual at all.
+    `pairs`, one per subject, are on one grid with axes right, anterior, superior and voxels of
+    `spacing` mm; `predictions` are of models that were not fitted to them. `scans` are for each
+    pair those that were fused, as by `h2lo_bids.evaluation.realism.scan_noise`; the median of
+    their noise becomes `NoiseModel.scan`. Raises `BadDataError` if the pairs have no common grid,
+    or there is no residual at all.
     """
     shape = common_shape(pairs)
     steps = np.array(spacing, dtype=np.float64)

@@ -62,12 +62,6 @@ def adapt_arnold(options: FitOptions) -> FitOptions:
     )
 
 
-def choose_pairs(pairs: Sequence[Pair], seed: int) -> list[Pair]:
-    """Draw the pairs that the parameters are fitted to, in the order of the training pairs."""
-    order = np.random.default_rng(seed).permutation(len(pairs))[:PAIRS]
-    return [pairs[i] for i in sorted(order)]
-
-
 class _NextPoint(Exception):  # noqa: N818  (no error: it carries a point out of the search)
     """The search asks for a point that has no value yet."""
 
@@ -78,11 +72,10 @@ class _NextPoint(Exception):  # noqa: N818  (no error: it carries a point out of
 class ArnoldTrainer:
     """The search, one evaluation per step; its state is the values so far.
 
-    The best point of the grid is where a Nelder-Mead search starts, in place of the
-    authors' fminunc (our choice: the objective has kinks). At most three training
-    pairs are used, as there, drawn from the seed. Grid and simplex are deterministic, so
-    the values say which point comes next: the search is run anew over the known values,
-    which costs next to nothing, until it asks for an unknown one.
+    The best point of the grid is where a Nelder-Mead search starts, in place of the authors'
+    fminunc (our choice: the objective has kinks). Grid and simplex are deterministic, so the
+    values say which point comes next: the search is run anew over the known values, which costs
+    next to nothing, until it asks for an unknown one.
     """
 
     losses: Sequence[str] = ("loss", *PARAMETERS)
@@ -94,7 +87,8 @@ class ArnoldTrainer:
         options: FitOptions,
         fabric: Fabric | None = None,
     ) -> None:
-        chosen = choose_pairs(pairs_train, options.seed)
+        order = np.random.default_rng(options.seed).permutation(len(pairs_train))
+        chosen = [pairs_train[i] for i in sorted(order[:PAIRS])]
         self._names = [pair.name for pair in chosen]
         self._objective = Objective(chosen, options.seed)
         self.validation, self._options = Validation(pairs_validation, options), options

@@ -69,15 +69,12 @@ def adapt_diffi2i(options: FitOptions) -> FitOptions:
 class DiffI2ITrainer:
     """The networks of both stages, and the running averages of their weights.
 
-    Stage 1 trains the transformer together with an extractor that sees source and
-    target, on the L1 distance over the brain. In stage 2 this extractor is frozen
-    and the chain learns to estimate its z from the source: first condition
-    extractor and denoiser alone on L1(z, z_hat), then with the transformer on the
-    sum of both distances. In training the chain starts from the z of stage 1,
-    diffused to z_T; in synthesis from noise. Every stage starts from the averages
-    of the one before, with a new optimiser. Three sevenths of the steps are stage 1, one
-    the prior alone, the rest both together, or of the time where `max_seconds` is what ends
-    the fit; stage 1 is not validated, as its model sees the target.
+    Stage 1 trains the transformer together with an extractor that sees source and target, on the
+    L1 distance over the brain; it is not validated, as its model sees the target. In stage 2 this
+    extractor is frozen and the chain learns to estimate its z from the source: first condition
+    extractor and denoiser alone on L1(z, z_hat), then with the transformer on the sum of both.
+    In training the chain starts from the z of stage 1, diffused to z_T; in synthesis from noise.
+    Every stage starts from the averages of the one before, with a new optimiser.
     """
 
     losses: Sequence[str] = ("loss", "pixel", "prior")

@@ -16,12 +16,9 @@ from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import Fold
-from h2lo_bids.models.baselines import Arnold, Identity, NoSizes
+from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, save_bundle
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
-from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import ScoreTask
-from h2lo_bids.training.experiments import scoring as scorework
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
 from h2lo_bids.training.experiments.enhancement import CurveJob, apply_curve, fit_curve, run_curve
 from h2lo_bids.training.experiments.final import fit_final
@@ -114,28 +111,6 @@ def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path: Path) -> 
     whole = {s.method: s.values["psnr"] for s in scores if s.region == "whole"}
     assert whole["identity"] == pytest.approx(expected)
     assert whole["mine"] != whole["identity"]
-
-
-@pytest.mark.parametrize(("task", "row"), [("enhance", "LF image"), ("synthesize", "HF image")])
-def test_evaluate_names_what_it_gave_the_models(pairs, tmp_path, monkeypatch, task, row) -> None:
-    method, network = {
-        "enhance": ("pfsr", Pfsr(TINY)), "synthesize": ("arnold", Arnold(NoSizes()))
-    }[task]  # fmt: skip
-    model = save_bundle(
-        tmp_path / method, network, contrast="T1w", frame=pairs[0].frame, metadata={}, card="",
-        method=method,
-    )  # fmt: skip
-    given = [pair.for_task(task) for pair in pairs]
-    monkeypatch.setattr(scorework, "named_models", lambda *_: {"T1w": [("mine", model)]})
-    monkeypatch.setattr(scorework, "usable_pairs", lambda *_: (given, []))
-    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, level="evaluate", task=task)
-    sent: list[dict[str, object]] = []
-    done = scorework.score(ScoreTask(settings, {"T1w": ()}), sent.append)
-    (table,) = [event for event in sent if event["event"] == "table"]
-    assert table["text"] == done.tables[0].read_text()
-    rows = [line for line in str(table["text"]).splitlines() if line.startswith("|")]
-    names = [line.split("|")[1].strip() for line in rows[2:]]
-    assert names == [row, "mine"]
 
 
 def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path: Path) -> None:
