@@ -184,7 +184,7 @@ class Method:
         "fp32 gives nearly the same digits on every machine; bf16 is faster where the processor "
         "multiplies in it (lscpu: amx_bf16, avx512_bf16), elsewhere far slower; fp16 is for "
         "fitting on a GPU (default: bf16 where it is faster and the model stays within 60 dB of "
-        "fp32, which the sidecars say; evaluate and trial: fp32)",
+        "fp32, which the sidecars say; evaluate and a trial's conditions: fp32)",
         choices=PRECISIONS,
         modes=NOT_PAIRS,
     )

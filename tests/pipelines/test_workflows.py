@@ -41,7 +41,7 @@ def template(tmp_path) -> Path:
     return path
 
 
-def _build(scans, tmp_path, template=None, masks=(), method="h2lo", **options):
+def _build(scans, tmp_path, template=None, masks=(), method="h2lo", precision="fp32", **options):
     images = [
         ImageSpec(
             f"scan_{number}_{scan.suffix}",
@@ -49,6 +49,7 @@ def _build(scans, tmp_path, template=None, masks=(), method="h2lo", **options):
             Bundle(Path("/m"), method, scan.suffix, {}, Frame(), "ab" * 32, METADATA, ""),
             (scan,),
             (masks[number] if masks else None,),
+            precision,
         )
         for number, scan in enumerate(scans)
     ]
@@ -188,6 +189,13 @@ def test_each_low_field_grid_says_over_what_its_voxels_average(tmp_path):
         native = workflow.get_node("scan_0_T1w_wf.synthesize_native").inputs
         assert not isdefined(native.slice_profile)
         assert workflow.get_node("scan_0_T1w_wf.noise01_native").inputs.acquired is False
+
+
+def test_the_precision_of_an_image_reaches_its_step_and_sidecar(tmp_path):
+    workflow = _build([_scan("T1w")], tmp_path, precision="bf16")
+    assert workflow.get_node("scan_0_T1w_wf.synthesize_native").inputs.precision == "bf16"
+    sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_native").inputs.sidecar
+    assert sidecar["Precision"] == "bf16"
 
 
 def _seeds(workflow, node: str) -> list[int]:
