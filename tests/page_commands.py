@@ -250,6 +250,9 @@ def main() -> int:
     """Run the pages that are named, or all."""
     if sys.argv[1:2] == ["--as"]:
         return stand_in(sys.argv[2], sys.argv[3:])
+    if "--help" in sys.argv:
+        print(__doc__)
+        return 0
     with tempfile.TemporaryDirectory() as place:
         make_data(Path(place) / "data")
         for page in map(Path, sys.argv[1:]) if sys.argv[1:] else PAGES:
@@ -259,5 +262,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path += [str(ROOT), *(str(TESTS / name) for name in ("bids", "cli"))]
+    sys.path += map(str, (ROOT, *(path for path in TESTS.rglob("*") if path.is_dir())))
     sys.exit(main())
