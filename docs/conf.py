@@ -24,9 +24,10 @@ exclude_patterns = ["_build", "_outputs.md"]
 nb_execution_mode = "off"
 autodoc_typehints = "none"
 napoleon_google_docstring = False
+smartquotes_action = "q"  # two hyphens are an option's
 html_theme = "furo"
 html_title = f"H2LO-BIDS {release}"
-html_static_path: list[str] = []
+html_static_path = html_css_files = ["site.css"]
 
 
 def write_outputs(app: Any) -> None:
