@@ -178,29 +178,27 @@ class Examination:
         """Write a label on every grid of the run and of a condition."""
         kind = "dseg" if label.kind == "dseg" else "probseg"
         own = derivative_uri(self._paths["preproc"], self._plan.out_dir)
-        targets = {i.grid.name: (i.grid, i.brain.shape, i.affine, own) for i in images}
-        for grid in self._plan.grids:
-            mask: Any = nib.load(self._mask_of(grid))
-            told = read_json(_sidecar_of(self._mask_of(grid)))
-            where = told.get("SpatialReference") or own
-            targets[grid.name] = (grid, mask.shape, mask.affine, where)
-        for grid, shape, affine, where in targets.values():
-            data = lb.carry_label(label, self._mover(grid, shape, affine))
+        targets = {
+            i.grid.name: (i.grid, placed(i.brain.astype(np.uint8), i.affine, self._mask))
+            for i in images
+        }
+        targets |= {grid.name: (grid, nib.load(self._mask_of(grid))) for grid in self._plan.grids}
+        for grid, space in targets.values():
+            data = lb.carry_label(label, self._mover(grid, space))
             path = self._name(label.name, kind, grid)
+            told = read_json(_sidecar_of(self._mask_of(grid))) if grid.space else {}
             content = {
                 "Description": f"{label.name}, by the share of each voxel that it fills",
                 "Sources": [label.path.as_uri()],
-                "SpatialReference": where,
+                "SpatialReference": told.get("SpatialReference", own),
                 **({"Resolution": grid.resolution} if grid.resolution else {}),
                 "Software": software_versions(),
             }
             write_sidecar(path, content)
-            save_nifti(placed(data, affine, self._mask), path)
+            save_nifti(placed(data, space.affine, space), path)
 
-    def _mover(
-        self, grid: Grid, shape: Sequence[int], affine: np.ndarray
-    ) -> Callable[[np.ndarray], np.ndarray]:
-        """Return what carries shares to a grid."""
+    def _mover(self, grid: Grid, space: Any) -> Callable[[np.ndarray], np.ndarray]:
+        """Return what carries shares to a grid, that of nibabel's `space`."""
 
         def own(share: np.ndarray) -> Any:
             return placed(share, self._mask.affine, self._mask)
@@ -208,14 +206,14 @@ class Examination:
         if grid.kind == "template":
             from h2lo_bids.imaging.registration import warp
 
-            space, way = nib.load(self._mask_of(grid)), self._paths[f"forward_{grid.space}"]
+            way = self._paths[f"forward_{grid.space}"]
             return lambda share: warp(own(share), space, way).get_fdata(dtype=np.float32)
         if grid.kind == "model":
-            return lambda share: np.asarray(
-                resample(own(share), tuple(shape), affine, order=1).dataobj
+            return lambda share: resample(own(share), space.shape, space.affine, order=1).get_fdata(
+                dtype=np.float32
             )
         lines = lb.response_lines(
-            self._brain.shape, self._mask.affine, shape, affine, grid.response
+            self._brain.shape, self._mask.affine, space.shape, space.affine, grid.response
         )
         return lambda share: lb.carry(share, lines)
 
