@@ -178,11 +178,12 @@ class Examination:
         """Write a label on every grid of the run and of a condition."""
         kind = "dseg" if label.kind == "dseg" else "probseg"
         own = derivative_uri(self._paths["preproc"], self._plan.out_dir)
-        targets = {
-            i.grid.name: (i.grid, placed(i.brain.astype(np.uint8), i.affine, self._mask))
-            for i in images
-        }
-        targets |= {grid.name: (grid, nib.load(self._mask_of(grid))) for grid in self._plan.grids}
+        targets: dict[str, tuple[Grid, Any]] = {}
+        for image in images:
+            space = placed(image.brain.astype(np.uint8), image.affine, self._mask)
+            targets[image.grid.name] = image.grid, space
+        for grid in self._plan.grids:
+            targets[grid.name] = grid, nib.load(self._mask_of(grid))
         for grid, space in targets.values():
             data = lb.carry_label(label, self._mover(grid, space))
             path = self._name(label.name, kind, grid)
