@@ -6,11 +6,26 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from h2lo_bids import __version__
 from h2lo_bids.cli.parser import Parser
 from h2lo_bids.errors import H2loError
 from h2lo_bids.vocabulary import CONTRASTS
+
+_ACQUISITIONS = ("axi", "cor", "sag", "iso")
+_NUMBERS: tuple[tuple[str, str, type, float, str], ...] = (
+    ("--subjects", "N", int, 1, "number of people"),
+    ("--seed", "S", int, 0, "of all that is random"),
+    ("--resolution", "MM", float, 1, "voxel size of the 3 T scans, 0.5 to 4; 2 or more is quick"),
+    ("--negative-signal", "SHARE", float, 0.2, "share of inverted fluid signal that low-field T1w "
+     "scans show, 1 for a magnitude image, 0 for a phase-sensitive one; real scans lie between"),
+    ("--lesions", "N", int, 0, "balls of lesion tissue at random white-matter places of each "
+     "person; their mask is written to derivatives/h2lo-phantom"),
+    ("--lesion-severity", "S", float, 1, "T1, T2 and proton density of lesions, on the line from "
+     "white matter (0) to multiple sclerosis (1); the mask's sidecar holds the contrast"),
+)  # fmt: skip
+"""Flag, what its value is called, type, default and help."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,85 +36,23 @@ def build_parser() -> argparse.ArgumentParser:
         description="Simulate paired 3 T and 64 mT brain MRI as a BIDS dataset in the style of "
         "OpenNeuro ds006557. The same command makes the same bytes.",
     )
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to create, or an empty one")
-    parser.add_argument(
-        "--subjects", metavar="N", type=int, default=1, help="number of people (default: 1)"
-    )
-    parser.add_argument(
-        "--labels",
-        metavar="DIR",
-        type=Path,
-        help="FreeSurfer label maps of whole heads (default: the tissue maps nilearn ships)",
-    )
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="default: 0")
-    parser.add_argument(
-        "--resolution",
-        metavar="MM",
-        type=float,
-        default=1.0,
-        help="voxel size of the 3 T scans, 0.5 to 4 (default: 1; 2 or more is quick)",
-    )
-    parser.add_argument(
-        "--contrast",
-        nargs="+",
-        choices=CONTRASTS,
-        default=[*CONTRASTS],
-        help="default: both",
-    )
-    parser.add_argument(
-        "--lf",
-        nargs="*",
-        choices=("axi", "cor", "sag", "iso"),
-        default=["axi", "cor", "sag", "iso"],
-        help="low-field acquisitions (default: all; nothing after --lf: no low-field session)",
-    )
-    parser.add_argument(
-        "--negative-signal",
-        metavar="SHARE",
-        type=float,
-        default=0.2,
-        help="share of inverted fluid signal that low-field T1w scans show: 1 magnitude image, "
-        "0 phase-sensitive image (default: 0.2, between the two as real scans are)",
-    )
-    _add_lesions(parser.add_argument_group("lesions"))
-    parser.add_argument("--version", action="version", version=f"h2lo-phantom {__version__}")
+    add = parser.add_argument
+    add("out", metavar="OUT", type=Path, help="folder to create, or an empty one")
+    for flag, metavar, kind, default, text in _NUMBERS:
+        words = f"{text} (default: {default:g})"
+        add(flag, metavar=metavar, type=kind, default=kind(default), help=words)
+    labels = "FreeSurfer label maps of whole heads (default: the tissue maps nilearn ships)"
+    add("--labels", metavar="DIR", type=Path, help=labels)
+    add("--contrast", nargs="+", choices=CONTRASTS, default=[*CONTRASTS], help="default: both")
+    lf = "low-field acquisitions (default: all; nothing after --lf: no low-field session)"
+    add("--lf", nargs="*", choices=_ACQUISITIONS, default=[*_ACQUISITIONS], help=lf)
+    place: dict[str, Any] = {"metavar": ("X", "Y", "Z"), "nargs": 3, "type": float}
+    at = "one more lesion at this place, in mm of the 3 T images; may be given several times"
+    add("--lesion-at", **place, action="append", default=[], help=at)
+    diameter = "diameters of lesions, taken in turn (default: 6)"
+    add("--lesion-diameter", metavar="MM", nargs="+", type=float, default=[6.0], help=diameter)
+    add("--version", action="version", version=f"h2lo-phantom {__version__}")
     return parser
-
-
-def _add_lesions(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--lesions",
-        metavar="N",
-        type=int,
-        default=0,
-        help="balls of lesion tissue at random white-matter places of each person; their mask is "
-        "written to derivatives/h2lo-phantom (default: 0)",
-    )
-    group.add_argument(
-        "--lesion-at",
-        metavar=("X", "Y", "Z"),
-        nargs=3,
-        type=float,
-        action="append",
-        default=[],
-        help="one more at this place, in mm of the 3 T images; may be given several times",
-    )
-    group.add_argument(
-        "--lesion-diameter",
-        metavar="MM",
-        nargs="+",
-        type=float,
-        default=[6.0],
-        help="their diameters, taken in turn (default: 6)",
-    )
-    group.add_argument(
-        "--lesion-severity",
-        metavar="S",
-        type=float,
-        default=1.0,
-        help="their T1, T2 and proton density on the line from white matter (0) to multiple "
-        "sclerosis (1, the default); the mask's sidecar holds the contrast that follows",
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
