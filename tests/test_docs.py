@@ -9,6 +9,13 @@ import pytest
 from page_commands import PAGES, blocks, make_data, run_page
 
 ROOT = Path(__file__).parents[1]
+OTHERS = """
+    --user --scope
+    --build-arg --gpus --nv --secret --shm-size --ignore-fakeroot-command --containall
+    --out --nice --gres --signal --ntasks --cpus-per-task --session-id --use-subcohort
+    --processing-level --job-test --safe --network --pwd
+"""
+"""Options of other programs that the pages name; docs/usage.md is written from the parser."""
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
@@ -18,6 +25,18 @@ def test_links_lead_to_files(page: Path) -> None:
         place = page.parent / target
         # The site renders the notebook under the name of a page.
         assert place.exists() or place.with_suffix(".ipynb").exists(), f"{page.name}: {target}"
+
+
+def test_pages_name_options_that_there_are() -> None:
+    from h2lo_bids.cli import parser, phantom, slurm
+
+    known = set(OTHERS.split())
+    for module in (parser, phantom, slurm):
+        known |= set(re.findall(r"--[a-z-]+", module.build_parser().format_help()))
+    for page in PAGES:
+        for code in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
+            named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code))
+            assert page.name == "usage.md" or named <= known, f"{page.name}: {named - known}"
 
 
 def test_the_map_of_the_house_names_files_that_there_are() -> None:

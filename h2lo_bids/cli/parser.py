@@ -11,6 +11,7 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,19 +54,21 @@ _REPLACED = {
     "--trunk": "--method h2lo-mlp, whose trunk has ReLU instead of sines",
     "--epochs": "--steps: a pass over the training pairs is their number divided by --batch",
     "--max-memory": "--mem",
-    "--mem-gb": "--mem",
-    "--mem-mb": "--mem, as --mem 8000M",
-    "--n-cpus": "--nprocs",
-    "--nthreads": "--nprocs",
     "--methods": "--method",
     "--arms": "--arm",
     "--output-spec": "--dry-run",
     "--use-plugin": "--nprocs here, or h2lo-slurm on a cluster",
     "--write-graph": "-v, which prints each step",
     "--boutiques": "the file bids_app_spec/boutiques.json",
-    "--notrack": "no option: nothing is ever tracked",
 }
-"""Options of earlier versions and of other BIDS Apps, and what is given in their place."""
+"""Options of earlier versions, and what is given in their place."""
+_SPELLINGS = {
+    "--n-cpus": "--nprocs",
+    "--nthreads": "--nprocs",
+    "--mem-gb": "--mem",
+    "--mem-mb": "--mem",
+}
+"""What options are called by other BIDS Apps."""
 _CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")
 
 
@@ -81,6 +84,8 @@ class Parser(argparse.ArgumentParser):
     def _meant(self, message: str) -> str:
         """Return the option or value that is closest to the one that is not known."""
         if message.startswith("unrecognized arguments: "):
+            if message.split()[2] in LEVELS:
+                return "; run one analysis level per call: each has its own options and exit code"
             unknown = [word.partition("=")[0] for word in message.split() if word[0] == "-"]
             if unknown and unknown[0] in self.replaced:
                 return f"; {unknown[0]} is no longer an option; use {self.replaced[unknown[0]]}"
@@ -203,7 +208,7 @@ def _epilog() -> str:
 
 def read_settings(argv: Sequence[str]) -> Settings:
     """Read the command line, and the configuration file that it names; the former wins."""
-    words = [_hyphenated(word) for word in argv]
+    words = [*_spelled([_hyphenated(word) for word in argv])]
     if {"-h", "--help"} & set(words):
         level = next((word for word in words if word in (*LEVELS, *LEVEL_ALIASES)), None)
         parser = build_parser(canonical(level)) if level else build_short_parser()
@@ -228,6 +233,15 @@ def _hyphenated(word: str) -> str:
     """Let ``--participant_label`` pass for ``--participant-label``."""
     name, equals, value = word.partition("=")
     return (name.replace("_", "-") if name.startswith("--") else name) + equals + value
+
+
+def _spelled(words: Sequence[str]) -> Iterator[str]:
+    """Yield words with options as they are called here; --notrack goes, as nothing is tracked."""
+    for before, word in pairwise(["", *words]):
+        name, equals, value = word.partition("=")
+        unit = "M" if "--mem-mb" in (before, name) and word[-1:].isdigit() else ""
+        if word != "--notrack":
+            yield _SPELLINGS.get(name, name) + equals + value + unit
 
 
 def canonical(level: str) -> str:

@@ -194,11 +194,24 @@ def test_underscores_pass_for_hyphens_but_not_in_values():
 
 
 @pytest.mark.parametrize(
+    ("words", "nprocs", "mem"),
+    [
+        ("--n_cpus 3 --mem-mb 8000 --notrack", 3, 8.0),
+        ("--notrack --nthreads=2 --mem-mb=500", 2, 0.5),
+        ("--mem-gb 6 --n-cpus 1", 1, 6.0),
+    ],
+)
+def test_other_bids_apps_spellings_are_taken(words, nprocs, mem):
+    s = read_settings([*BASE, *words.split()])
+    assert (s.nprocs, s.mem) == (nprocs, mem)
+
+
+@pytest.mark.parametrize(
     ("line", "successor"),
     [
         ("group --trunk mlp", "--method h2lo-mlp"),
         ("group --epochs=3", "--steps"),
-        ("participant --mem-mb 16000", "--mem"),
+        ("participant --max-memory 8", "--mem"),
         ("participant --use-plugin p.yml", "--nprocs here, or h2lo-slurm"),
     ],
 )
@@ -235,7 +248,7 @@ def test_participants_are_read_from_a_file(tmp_path, text, labels):
 
 
 def test_one_level_is_run_at_a_time():
-    with pytest.raises(UsageError, match="unrecognized arguments: group"):
+    with pytest.raises(UsageError, match="run one analysis level per call"):
         read_settings([*BASE, "group", "--nprocs", "2"])
 
 
