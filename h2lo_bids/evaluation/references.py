@@ -31,14 +31,14 @@ def read_references(
     if settings.skull_strip in ("auto", "synthstrip"):
         required = settings.skull_strip == "synthstrip"
         weights = find_weights(settings.synthstrip_weights, required=required)
-    found: dict[str, Appearance] = {}
-    for path in (path for own, path in settings.realism_reference if own == contrast):
+    measured: dict[str, Appearance] = {}
+    for path in (path for of, path in settings.realism_reference if of == contrast):
         try:
-            name = path.name if path.name not in found else str(path)
-            found[name] = _reference(path, frame, method, weights)
+            name = path.name if path.name not in measured else str(path)
+            measured[name] = _reference(path, frame, method, weights)
         except H2loError as err:
             unusable.append((str(path), str(err)))
-    return found
+    return measured
 
 
 def _reference(path: Path, frame: Frame, method: str, weights: Path | None) -> Appearance:
@@ -47,10 +47,10 @@ def _reference(path: Path, frame: Frame, method: str, weights: Path | None) -> A
     mask = extract_brain(image, method=method, weights=weights).image
     placed = conform(image, frame, mask=mask)
     inside = np.asarray(resample_mask(mask, placed.shape, placed.affine).dataobj) > 0
-    found = appearance(np.asarray(placed.dataobj), inside, frame.spacing)
-    if np.isnan(found.median):
+    looks = appearance(np.asarray(placed.dataobj), inside, frame.spacing)
+    if np.isnan(looks.median):
         raise BadDataError(f"{path}: no positive value in its brain; look at the image")
-    return found
+    return looks
 
 
 def _check_low_field(path: Path) -> None:

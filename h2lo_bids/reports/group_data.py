@@ -1,4 +1,4 @@
-"""What a training or evaluation has left in the output folder, as far as it has come.
+"""The files of a training or evaluation in the output folder, as far as it has come.
 
 Nothing here fails on a fold that is under way or on a damaged file: what cannot
 be read is skipped and named among the problems.

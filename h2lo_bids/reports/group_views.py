@@ -114,7 +114,7 @@ def _headline(block: Block) -> str:
 
 
 def _caption(block: Block) -> str:
-    """Say over whom means and deviations are."""
+    """Return over whom means and deviations are computed."""
     figures = [summary for row in block.rows for summary in row.summary.values()]
     people = max((summary.n for summary in figures), default=0)
     folds = max((len(summary.fold_means) for summary in figures), default=0)

@@ -61,7 +61,7 @@ class Work:
 
     @property
     def link(self) -> str:
-        """Where the work is found, or an empty string."""
+        """The address of the work, or an empty string."""
         if "doi" in self.fields:
             return "https://doi.org/" + self.fields["doi"]
         if "eprint" in self.fields:
