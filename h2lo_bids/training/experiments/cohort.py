@@ -105,7 +105,6 @@ def _read_scan(root: Path, image: Path, contrast: str, end: str) -> CohortScan:
     ]
     for path in (image, mask, *low):
         check_content(path)
-        _check_grid(path, image)
     label = dict(parse_name(image.name).entities)["sub"]  # type: ignore[union-attr]
     name = f"{stem.removeprefix('sub-')}_{contrast}{end}"
     return CohortScan(label, contrast, name, image, mask, tuple(_low_field(path) for path in low))
@@ -127,16 +126,6 @@ def _sidecar(image: Path) -> dict[str, Any]:
         return dict(read_json(path))
     except (OSError, ValueError, TypeError) as err:
         raise BadDataError(f"{path}: cannot be read ({err}); {_AGAIN}") from err
-
-
-def _check_grid(path: Path, like: Path) -> None:
-    try:
-        own, other = nib.load(path), nib.load(like)
-    except Exception as err:  # nibabel, gzip and the system each raise their own
-        raise BadDataError(f"{path}: cannot be read ({err}); {_AGAIN}") from err
-    same = own.shape == other.shape and np.allclose(own.affine, other.affine, atol=1e-3)  # type: ignore[attr-defined]
-    if not same:
-        raise BadDataError(f"{path}: is on another grid than {like.name}; {_AGAIN}")
 
 
 def split_cohort(

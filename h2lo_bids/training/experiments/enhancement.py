@@ -148,7 +148,8 @@ def _cohort(settings: Settings, contrast: str, arm: Arm, fold: Fold | None) -> C
     if not settings.cohort:
         raise UsageError(f"--arm {arm.pretrain}: give --cohort, whose images it is pretrained on")
     scans = _find_cohort(settings.cohort, contrast, low=False)
-    bundle = _synthesizer(settings, contrast, arm.pretrain, fold)
+    made = _synthesis_folder(settings, contrast, arm.pretrain, fold.index)
+    bundle = load_bundle(made, contrast=contrast, task=SYNTHESIZE)
     return Cohort(scans, settings.random_seed, bundle)
 
 
@@ -166,39 +167,19 @@ def check_synthesis(settings: Settings, contrast: str, folds: Sequence[int]) -> 
     for arm in map(find_arm, settings.arms):
         if arm.pretrain is not None:
             for fold in folds:
-                _synthesis_record(settings, contrast, arm.pretrain, fold)
+                _synthesis_folder(settings, contrast, arm.pretrain, fold)
 
 
-def _synthesis_record(settings: Settings, contrast: str, method: str, fold: int) -> dict[str, Any]:
-    """Read the record of the synthesis benchmark's model of a fold."""
+def _synthesis_folder(settings: Settings, contrast: str, method: str, fold: int) -> Path:
+    """Name the bundle of the synthesis benchmark's model of a fold, or raise `UsageError`."""
     folder = fold_folder(settings.out_dir, contrast, method, fold)
-    record = read_record(folder)
-    if record is None or not (folder / BUNDLE).is_dir():
+    if read_record(folder) is None or not (folder / BUNDLE).is_dir():
         raise UsageError(
             f"{folder / BUNDLE}: is missing, and the arm {method} is pretrained on its images; "
-            f"make it first: {_synthesis_command(settings, method)}"
+            f"make it first: h2lo {settings.bids_dir} {settings.out_dir} benchmark --method "
+            f"{method} --folds {settings.folds}"
         )
-    return record
-
-
-def _synthesis_command(settings: Settings, method: str) -> str:
-    return (
-        f"h2lo {settings.bids_dir} {settings.out_dir} benchmark --method {method} "
-        f"--folds {settings.folds}"
-    )
-
-
-def _synthesizer(settings: Settings, contrast: str, method: str, fold: Fold) -> Bundle:
-    """Load the synthesis benchmark's model of a fold."""
-    folder = fold_folder(settings.out_dir, contrast, method, fold.index)
-    record = _synthesis_record(settings, contrast, method, fold.index)
-    recorded = record.get("fold") or {}
-    if any(sorted(recorded.get(part, ())) != sorted(getattr(fold, part)) for part in PARTS):
-        raise UsageError(
-            f"{folder}: is of another division of the subjects; give the same --folds and pairs as "
-            f"the synthesis benchmark had, or make it anew: {_synthesis_command(settings, method)}"
-        )
-    return load_bundle(folder / BUNDLE, contrast=contrast, task=SYNTHESIZE)
+    return folder / BUNDLE
 
 
 def _makers(settings: Settings, cohort: Cohort) -> tuple[Bundle, ...]:
