@@ -58,7 +58,8 @@ class Volume:
         """Cut across an axis, (right, up), where a position is, or as near as can be."""
         nearest = round((position - self.origin[axis]) / self.spacing[axis])
         index = int(np.clip(nearest, 0, self.data.shape[axis] - 1))
-        return np.take(self.data, index, axis)
+        # np.take would copy all of an image whose axes were turned.
+        return np.moveaxis(self.data, axis, 0)[index].copy()
 
 
 def volume_of(image: nib.Nifti1Image, like: nib.Nifti1Image | None = None) -> Volume:
