@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 OTHERS = """
     --user --scope
     --build-arg --gpus --nv --secret --shm-size --ignore-fakeroot-command --containall
-    --out --nice --gres --signal --ntasks --cpus-per-task --session-id --use-subcohort
-    --processing-level --job-test --safe --network --pwd
+    --nice --gres --signal --ntasks --cpus-per-task --session-id --use-subcohort
+    --processing-level --job-test --network --pwd
 """
 """Options of other programs that the pages name; docs/usage.md is written from the parser."""
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
@@ -33,6 +33,8 @@ def test_pages_name_options_that_there_are() -> None:
     known = set(OTHERS.split())
     for module in (parser, phantom, slurm):
         known |= set(re.findall(r"--[a-z-]+", module.build_parser().format_help()))
+    for script in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("h2lo_bids/training/*.py")]:
+        known |= set(re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
     for page in PAGES:
         for code in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code))
