@@ -17,9 +17,13 @@ from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.settings import Settings
+from h2lo_bids.training.experiments import FinalTask, PlanTask
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_cohort
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, run_fold
+from h2lo_bids.training.experiments.fits import fit_all
 from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
+from h2lo_bids.training.experiments.plan import plan_folds
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import read_prepared
 
@@ -191,3 +195,21 @@ def test_a_cohort_holds_no_test_subject_under_any_name(root: Path, tmp_path: Pat
     check_images(others[:3], [tested], FRAME.spacing)
     with pytest.raises(UsageError, match="the cohort's u3 and the test subject 04 have the same"):
         check_images([others[0], others[3]], [tested], FRAME.spacing)
+
+
+def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
+    root: Path, tmp_path: Path
+) -> None:
+    pairs = write_pairs(tmp_path / "out", 3)
+    settings = Settings(
+        bids_dir=tmp_path, out_dir=tmp_path / "out", level="group", task="enhance", folds="0",
+        pretrain_derivatives=(root,), schedule_factor=1e-3, features=2, device="cpu",
+    )  # fmt: skip
+    sources = tuple(pair.sources[0] for pair in pairs)
+    plan = plan_folds(PlanTask(settings, {"T1w": sources}), lambda event: None)["T1w"]
+    assert (plan.folds, len(plan.held)) == ((), 1)
+    fit_all(FinalTask(settings, "T1w", (), plan.held, sources, 1), lambda event: None)
+    bundle = load_bundle(tmp_path / "out/models/pfsr_T1w", task="enhance")
+    assert bundle.metadata["training_data"]["subjects"]["validation"] == [*plan.held]
+    stages = settings.work.glob("training/T1w/pfsr/final_*/*/last.pt")
+    assert {path.parent.name for path in stages} == {"pretrain", "finetune"}
