@@ -126,12 +126,10 @@ def _basis_functions(model: H2lo, coordinates: torch.Tensor) -> torch.Tensor:
 class CropSampler:
     """Draws cubes centred on brain voxels.
 
-    Nine tenths of a uniform sample are background, which the product sets to 0
-    whatever the model says, so no step is spent there: crops are centred on a
-    brain voxel, drawn from the mean of all masks. A voxel near the brain's
-    surface then lies in fewer crops than one inside. Weighting each voxel by
-    the inverse of its chance to be in a crop makes the expected loss equal to
-    that of the whole brain.
+    Nine tenths of a uniform sample are background, which the product sets to 0 whatever the
+    model says. A voxel near the brain's surface lies in fewer crops than one inside: weighting
+    each voxel by the inverse of its chance to be in a crop makes the expected loss equal to that
+    of the whole brain.
     """
 
     size: int

@@ -136,8 +136,8 @@ class PatchEstimator:
 class VolumeEstimator:
     """Estimates both terms as the paper does: one encoder pass over a whole volume.
 
-    8000 voxels drawn from the whole grid, background included, and one random
-    sub-volume. Each epoch takes each pair once. Needs about 2 kB per voxel of the grid.
+    Voxels drawn from the whole grid, background included, and one random sub-volume. Each epoch
+    takes each pair once. Needs about 2 kB per voxel of the grid.
     """
 
     pairs: Sequence[Pair]

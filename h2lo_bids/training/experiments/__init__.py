@@ -46,7 +46,7 @@ class FoldTask:
 
     @property
     def name(self) -> str:
-        """What the fit is called, on the terminal and in the table of failures."""
+        """What the fit is called."""
         return f"folds/{self.contrast}/{self.method}/fold-{self.fold.index}"
 
 
@@ -64,7 +64,7 @@ class FinalTask:
 
     @property
     def name(self) -> str:
-        """What the fit is called, as of a fold."""
+        """What the fit is called."""
         return f"models/{self.settings.methods[0]}_{self.contrast}"
 
 

@@ -174,11 +174,10 @@ class Pix2PixTrainer:
 
     @torch.no_grad()
     def settled(self) -> Pix2Pix:
-        """Return a copy of the generator with the statistics of its present weights.
+        """Return a copy of the generator, normalised by the mean over some training patches.
 
-        In training each patch is normalised by its own statistics, and their
-        running average lags behind the weights and follows the last few patches.
-        The product is normalised by the mean over some training patches instead.
+        In training each patch is normalised by its own statistics, and their running average
+        lags behind the weights and follows the last few patches.
         """
         if self._settled[0] != self._done:
             generator = copy.deepcopy(self.generator)
