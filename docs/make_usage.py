@@ -29,16 +29,18 @@ h2lo bids_dir out_dir participant --pairs [options]   prepare pairs of some part
 h2lo bids_dir out_dir group [options]                 fit and cross-validate a model; also: train
 h2lo bids_dir out_dir evaluate [options]              score models on pairs
 h2lo bids_dir out_dir benchmark [options]             fit and score every method: Table 1
+h2lo bids_dir out_dir trial --labels NAME=PATH ...    which lesions a scanner would show
 ```
 
 Only `bids_dir`, `out_dir` and the analysis level are needed, one level per call; an
 option of another level is refused. `h2lo --help` prints the levels and the common
 options, `h2lo participant --help` every option of that level, `h2lo methods` the
 methods, `h2lo outputs` the pattern of every output. Underscores may stand for hyphens
-in the names of options. Any option may also stand in a TOML file given with
-`--config-file`, without its hyphens in front; the command line wins. The
-configuration of each run is kept in `out_dir/logs/<run>/config.toml` and can be given
-to a later run as it is.
+in the names of options; `--n-cpus`, `--nthreads`, `--mem-gb` and `--mem-mb` are taken
+as other BIDS Apps spell them, and `--notrack` is accepted, as nothing is ever tracked.
+Any option may also stand in a TOML file given with `--config-file`, without its
+hyphens in front; the command line wins. The configuration of each run is kept in
+`out_dir/logs/<run>/config.toml` and can be given to a later run as it is.
 """
 RUNNING = """
 ## What a run does
