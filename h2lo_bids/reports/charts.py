@@ -344,7 +344,8 @@ def intervals(
         axes.vlines(n, low, high, color=_LIGHT[css], linewidth=2)
         axes.scatter(n, value, 42, color=_LIGHT[css], linewidths=0, zorder=3)
     axes.axhline(0.5, color=_LIGHT["dim"], linewidth=1, linestyle=_DASHES)
-    axes.set_ylim(0.4, 1.02)
+    lowest = [low for _, _, (_, low, _) in rows]
+    axes.set_ylim(np.nanmin([0.4, *lowest]), 1.02)
     return _svg(axes, label)
 
 
