@@ -101,7 +101,7 @@ def synthesize(
     mask: Any = None,
     voxel_size: Sequence[float] | None = None,
     slice_profile: str = "box",
-    precision: str = "fp32",
+    precision: str | None = None,
     threads: int | None = None,
 ) -> Any:
     """Synthesize the low-field image of a high-field head scan.
@@ -128,7 +128,7 @@ def synthesize(
     slice_profile
         ``"box"``, ``"gauss"`` or ``"sinc"``: response along the slices of `voxel_size`.
     precision
-        ``"fp32"`` or ``"bf16"``.
+        ``"fp32"`` or ``"bf16"``; None takes the faster one that is near fp32, as the command does.
     threads
         CPU threads; None leaves PyTorch's own number.
 
@@ -154,7 +154,7 @@ def synthesize(
     from h2lo_bids.imaging.voxels import VoxelResponse
     from h2lo_bids.synthesis.grids import lf_mask
     from h2lo_bids.synthesis.options import EngineOptions
-    from h2lo_bids.synthesis.predict import predict_on_grid
+    from h2lo_bids.synthesis.predict import fastest_precision, predict_on_grid
 
     bundle, arrays = model.bundle, isinstance(image, np.ndarray)
     if bundle.task != "synthesize":
@@ -171,6 +171,7 @@ def synthesize(
     if voxel_size is not None:
         wanted, grid = lf_mask(wanted, image.affine, tuple(float(s) for s in voxel_size))
         response = VoxelResponse(slice_profile, None)
+    precision = precision or fastest_precision(bundle, "cpu")
     options = EngineOptions(precision=precision, threads=threads)
     low = predict_on_grid(
         model.network, scaled, frame.affine, wanted.shape, grid, wanted,

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "cli"))  # for the helpers in heads.py
+from heads import importable, write_bundle
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +22,35 @@ def shared_data() -> Path:
     if not (folder / "README.tsv").is_file():
         pytest.skip("the real images beside the checkout are absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> list[str]:
+    """Return the words of ``--model`` for two untrained bundles."""
+    root = tmp_path_factory.mktemp("models")
+    return [
+        "--model",
+        *(f"{suffix}={write_bundle(root / suffix, suffix)}" for suffix in ("T1w", "T2w")),
+    ]
+
+
+@pytest.fixture
+def h2lo(models):
+    """Return a function that runs the program as users do, in a process of its own."""
+
+    def run(bids, out, *words, env=None, popen=False, level="participant", model=True):
+        command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), level]
+        command += [*(models if model else ()), "--skull-strip", "skip", *map(str, words)]
+        options = {
+            "env": {**os.environ, **importable(), **(env or {})},
+            "text": True,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        }
+        if popen:
+            # Whoever started the tests in the background had them ignore Ctrl-C.
+            heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+            return subprocess.Popen(command, **options, preexec_fn=heed)
+        return subprocess.run(command, **options, check=False, timeout=300)
+
+    return run

@@ -289,7 +289,7 @@ def test_one_person_under_two_names_is_found_and_kept_together(root, tmp_path):
     ("people", "words", "code", "text"),
     [
         (4, ["--folds", "9"], 64, "cannot make 9 folds"),
-        (4, ["--lf", "ses-XX"], 18, "ses-XX"),
+        (4, ["--lf", "ses-XX"], 18, "ses=XX"),
         (1, [], 64, "1 subject"),
         (1, ["--folds", "0"], 64, "1 subject"),
         (1, ["--dry-run"], 64, "1 subject"),

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -38,7 +39,13 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         seen = tuple(100 * (n + 1) * pair.hf + n * pair.mask for n in range(inputs))
         return {c: phantom_pairs.TrainingPair(seen, 9 * pair.lf, pair.mask) for c in contrasts}
 
+    def axial(path: Path, *, contrast: str, seed: int) -> tuple:
+        pair = ball_pair(path.name, seed, SHAPE)
+        affine = np.diag([1.6, 1.6, 5.0, 1.0])
+        return nib.Nifti1Image(pair.lf, affine), nib.Nifti1Image(pair.mask.astype("u1"), affine)
+
     monkeypatch.setattr(phantom_pairs, "simulate_training_pairs", small)
+    monkeypatch.setattr(embedded, "simulate_axial_scan", axial)
     return folder
 
 
