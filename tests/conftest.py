@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import signal
 import subprocess
@@ -10,8 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "cli"))  # for the helpers in heads.py
 from heads import importable, write_bundle
 
 
@@ -54,3 +53,18 @@ def h2lo(models):
         return subprocess.run(command, **options, check=False, timeout=300)
 
     return run
+
+
+@pytest.fixture
+def benchmark_script(monkeypatch):
+    """Return a function that imports a script of ``benchmarks/``."""
+
+    def load(name):
+        folder = Path(__file__).resolve().parents[1] / "benchmarks"
+        if not folder.is_dir():
+            pytest.skip("the benchmarks are not beside the tests")
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+        return importlib.import_module(name)
+
+    return load

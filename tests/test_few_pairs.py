@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import importlib
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,14 +23,8 @@ SHAPE = (40, 48, 44)
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, where the benchmarks are: no part of the package."""
-    folder = ROOT / "benchmarks"
-    if not folder.is_dir():
-        pytest.skip("the benchmarks are not beside the tests")
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(sys, "argv", ["few_pairs.py"])
-    return importlib.import_module("few_pairs")
+def script(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_script("few_pairs")
 
 
 def write_head(path: Path, seed: int) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,14 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, where the benchmarks are: no part of the package."""
-    folder = ROOT / "benchmarks"
-    if not folder.is_dir():
-        pytest.skip("the benchmarks are not beside the tests")
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(sys, "argv", ["gpu.py"])
-    return importlib.import_module("gpu")
+def script(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_script("gpu")
 
 
 def run(script: ModuleType, part: str, out: Path, *more: str) -> dict[str, Any]:

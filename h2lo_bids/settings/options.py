@@ -264,7 +264,7 @@ class Outputs:
     labels: tuple[tuple[str, Path], ...] = option(
         (),
         "derivative datasets with a mask of lesions, a dseg or a probseg in the scans' space: "
-        "carried to every output along the scan's axes, and measured there",
+        "carried to the grid of every output and measured there",
         (convert.named_path("NAME"), "NAME=PATH"),
     )
     condition: tuple[str, ...] = option(

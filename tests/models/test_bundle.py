@@ -28,19 +28,6 @@ from h2lo_bids.models.registry import METHODS, family_of, make_architecture, mak
 FRAME = Frame((16, 18, 20))
 
 
-@pytest.fixture
-def model():
-    torch.manual_seed(7)
-    return H2lo().eval()
-
-
-@pytest.fixture
-def saved(model, tmp_path):
-    extra = {"name": "test", "training_data": {"kind": "simulated"}}
-    folder = tmp_path / "m"
-    return save_bundle(folder, model, contrast="T2w", frame=FRAME, metadata=extra, card="# é\n")
-
-
 def one_line(error):
     text = str(error.value)
     assert "\n" not in text

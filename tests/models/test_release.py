@@ -14,9 +14,7 @@ import pytest
 import torch
 
 from h2lo_bids.errors import BadDataError, UsageError
-from h2lo_bids.models.bundle import load_bundle, load_model, save_bundle
-from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.models.bundle import load_bundle, load_model
 
 ARGS = {
     "feature_dim": 128,
@@ -26,20 +24,6 @@ ARGS = {
     "decoder_width": 256,
     "omega": 30.0,
 }
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(7)
-    return H2lo().eval()
-
-
-@pytest.fixture
-def saved(model, tmp_path):
-    extra = {"name": "test", "training_data": {"kind": "simulated"}}
-    folder = tmp_path / "m"
-    frame = Frame((16, 18, 20))
-    return save_bundle(folder, model, contrast="T2w", frame=frame, metadata=extra, card="# é\n")
 
 
 def one_line(error):
