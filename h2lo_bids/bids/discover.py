@@ -39,9 +39,6 @@ from h2lo_bids.bids.scan import (
 )
 from h2lo_bids.errors import H2loError, NoMatchError
 
-Group = dict[tuple[str, str, str], list[Scan]]
-"""Scans by subject, session and contrast."""
-
 _FUSED = "mrr"
 _BEFORE_ACQ = ("sub", "ses", "task")
 _RANK = ("iso", *ORTHOGONAL, None)
@@ -49,7 +46,7 @@ _RANK = ("iso", *ORTHOGONAL, None)
 
 @dataclass(frozen=True)
 class LowFieldSource:
-    """One low-field scan, or the orthogonal ones of a session that are to be fused."""
+    """A scan, or the orthogonal low-field ones of a session that are to be fused."""
 
     scan: Scan  # what outputs are named after: the first part, with the entities that all share
     parts: tuple[Scan, ...]  # the first that can be used gives the frame its place
@@ -208,7 +205,7 @@ def _folder(path: Path, search: Search) -> str:
 
 def _low_field(images: list[Image], search: Search) -> list[LowFieldSource]:
     """Choose the low-field scans of each session, alone or together."""
-    groups: Group = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Scan]] = defaultdict(list)
     for scan in _low(images, search):
         groups[scan.subject, scan.session or "", scan.suffix].append(scan)
     sources = []

@@ -125,10 +125,9 @@ def empty_subject(folder: Path, query: Query) -> str:
     """Explain by its content why a subject's folder gives no image."""
     places = _places(folder, query.session_labels)
     if not places:
-        visits = sessions_of(folder)
-        if visits:
-            return f"none of the chosen sessions (found {listed(visits)})"
-    names = {name for place in places or [folder] for name in folder_names(place)}
+        visits = listed(sessions_of(folder)) or "no sessions"
+        return f"none of the chosen sessions (found {visits})"
+    names = {name for place in places for name in folder_names(place)}
     found = sorted(name for name in names if "." not in name and not _SESSION.fullmatch(name))
     what = " or ".join(query.suffixes)
     if "anat" not in found:

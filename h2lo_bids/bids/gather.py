@@ -22,6 +22,7 @@ from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.bids.names import Name, in_place, looks_wanted, parse_name
 from h2lo_bids.bids.query import (
     Query,
+    compile_words,
     describe,
     did_you_mean,
     matches,
@@ -211,7 +212,7 @@ class Image(NamedTuple):
 
 
 def _closed(folder: Path) -> bool:
-    return os.access(folder, os.F_OK) and not os.access(folder, os.R_OK | os.X_OK)
+    return folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
 
 
 def find_images(search: Search) -> list[Image]:
@@ -305,12 +306,14 @@ def check_fit(search: Search, images: list[Image], sides: tuple[str, ...]) -> No
     That is a problem if they were written for this contrast, or if a label is there in
     other case; else they may be meant for the other contrast: a warning.
     """
-    query, option = search.query, f"--{sides[-1]}" if sides[-1] else "the filter"
+    query, side = search.query, sides[-1]
     for suffix in query.suffixes:
         names = [image.name for image in images if image.name.suffix == suffix]
         asked = query.asked(suffix, *sides)
         if not names or any(matches(name, asked) for name in names):
             continue
+        words = compile_words(getattr(query, side), f"--{side}") if side else {}
+        option = f"--{side}" if words == asked else "the filter"
         hint = did_you_mean(asked, names, similar=True)
         text = f"no {suffix} image matches {option} {describe(asked)}{hint}"
         keys = (f"{side}_{suffix.lower()}".lstrip("_") for side in sides)

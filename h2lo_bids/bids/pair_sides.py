@@ -96,6 +96,8 @@ def _read(
     """Read the sidecars of whole-head magnitude images that either side could want."""
     sidecars = Sidecars(search.root)
     for image in images:
+        # Made before anything is skipped: a subject with images is no empty one.
+        both = sides[image.name.get("sub") or "", image.name.suffix]
         asked = [search.query.asked(image.name.suffix, *side) for side in (HIGH, LOW)]
         reason = not_an_input(image.name, {*asked[0], *asked[1]})
         if reason is not None:
@@ -106,7 +108,7 @@ def _read(
         except H2loError as error:
             if any(matches(image.name, conditions) for conditions in asked):
                 search.fail(image.path, error)
-                sides[image.name.get("sub") or "", image.name.suffix].broken = True
+                both.broken = True
             continue
         if scan.field_strength is not None:  # else it is reported where it counts
             search.doubt(image.path, *scan.warnings)

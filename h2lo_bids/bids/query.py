@@ -230,12 +230,6 @@ class Query:
                     "and choose scans with --hf and --lf"
                 )
         roots = tuple((name, Path(root).absolute()) for name, root in self.derivatives)
-        names = ["raw", LF_DATASET, *(name for name, _ in roots)]
-        if len(set(names)) < len(names):
-            raise UsageError(
-                f"--derivatives {' '.join(names[2:])}: give each dataset another name, "
-                f"and none of them raw or {LF_DATASET}"
-            )
         set_(self, "derivatives", roots)
         for suffix in self.suffixes:
             self.asked(suffix, *HIGH, *LOW)

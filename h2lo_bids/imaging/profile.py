@@ -100,7 +100,7 @@ class InputRange:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InputRange:
-        """Read it back from `to_dict`'s output; what is unknown here is left out.
+        """Read it back from `to_dict`'s output; what is unknown here is skipped.
 
         Raises
         ------
@@ -153,7 +153,7 @@ def measure(
     contrast
         ``"T1w"`` or ``"T2w"``: whether white matter is bright or dark.
     field_ratio, negative
-        As `h2lo_bids.imaging.normalise.Scaled` tells; left out if None.
+        As `h2lo_bids.imaging.normalise.Scaled` has it; absent if None.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def measure(
 def measure_output(
     output: np.ndarray, volume: np.ndarray, mask: np.ndarray, spacing: Sequence[float]
 ) -> dict[str, float]:
-    """Return what is told of a model's output, or of a training target.
+    """Return the measures of a model's output, or of a training target.
 
     Parameters
     ----------

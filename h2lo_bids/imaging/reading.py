@@ -113,8 +113,6 @@ def name_of(image: Any) -> str:
 def check_present(path: Path) -> None:
     """Make sure that a file exists, is readable and has its own content."""
     check_content(path)
-    if path.is_dir():
-        raise MissingInputError(f"{path}: is a folder; give a .nii or .nii.gz image")
     with path.open("rb") as file:
         start = file.read(len(_LFS_POINTER))
     if not start:

@@ -220,6 +220,33 @@ def test_names_that_are_not_bids(tmp_path: Path, name: str, remedy: str) -> None
     assert not find(root, skip_bids_validation=True).problems
 
 
+def test_an_unreadable_file_is_a_problem_for_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in (1, 2, 3)})
+    closed = root / anat("02", None, "T1w")
+    real = Path.open
+
+    def refuse(self: Path, *args: object, **options: object) -> object:
+        if self == closed:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "open", refuse)
+    found = find(root)
+    assert stems(found) == ["sub-01_T1w", "sub-03_T1w"]
+    (problem,) = found.problems
+    assert problem.exit_code == 66
+    assert "check its permissions" in problem.message
+
+
+def test_a_file_named_as_a_session_is_no_closed_folder(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH})
+    put(root / "sub-01" / "ses-notes.txt", "seen twice")
+    found = find(root)
+    assert (stems(found), found.problems) == (["sub-01_T1w"], ())
+
+
 @pytest.mark.parametrize("closed", ["sub-02", "sub-02/anat", "sub-02/ses-A"])
 def test_a_closed_folder_stops_its_subject_alone(tmp_path: Path, closed: str) -> None:
     names = (anat("01", None, "T1w"), anat("02", None, "T1w"), anat("02", "A", "T1w"))

@@ -126,6 +126,7 @@ def test_empty_subjects_say_what_they_hold(tmp_path: Path) -> None:
     assert told["sub-03"] == "no T1w or T2w image: no anat folder (found func)"
     assert told["sub-05"] == "no T1w or T2w image: no anat folder (found nothing)"
     told = reasons(find(root, session_labels=("A",)))
+    assert told["sub-02"] == "none of the chosen sessions (found no sessions)"
     assert told["sub-04"] == "none of the chosen sessions (found ses-B)"
     lonely = discover_pairs(Query(write(root, {anat("01", "A", "acq-l_T1w"): LOW}))).skipped
     assert any("no anat folder (found func)" in item.reason for item in lonely)
@@ -162,6 +163,10 @@ def test_selection_words_in_other_case(tmp_path: Path) -> None:
     assert (code, "did you mean ses=HF?" in message) == (18, True)
     with pytest.raises(NoMatchError, match=r"did you mean acq=AXI\?"):
         discover_lowfield(Query(root, lf=("acq-axi",)))
+    write(root, {anat("01", "LF", "acq-B_T2w"): LOW})
+    for words, option in (({"lf": ("acq-B",)}, "--lf"), ({"inline": ("acq=B",)}, "the filter")):
+        (line,) = discover_lowfield(Query(root, **words)).warnings
+        assert f"no T1w image matches {option} acq=B" in line
 
 
 def test_the_second_root_is_compared_too(tmp_path: Path) -> None:

@@ -288,6 +288,17 @@ def test_a_broken_sidecar_costs_its_subject(tmp_path: Path) -> None:
     assert problem.exit_code == BadDataError.exit_code
 
 
+def test_a_subject_whose_images_are_skipped_is_no_empty_one(tmp_path: Path) -> None:
+    high, low = tmp_path / "hf", tmp_path / "lf"
+    lumc(high, low)
+    images = {anat("05", None, "T1w"): LOW, anat("06", None, "part-phase_T1w"): HIGH}
+    found = find(write(high, images), lf_dir=low)
+    for subject in ("05", "06"):
+        reason = f"sub-{subject}: no T1w of either field that is asked for"
+        assert reason in lonely(found)
+    assert not [reason for reason in lonely(found) if "(found" in reason]
+
+
 def test_subjects_by_name(tmp_path: Path) -> None:
     root = in_one_session(tmp_path / "ds")
     (root / "sub-02").mkdir()

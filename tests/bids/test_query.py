@@ -122,8 +122,6 @@ def test_files(tmp_path: Path) -> None:
         ({"lf": ("HFC",)}, "ses-HFC"),
         ({"hf": ("ses=a/b",)}, "a/b"),
         ({"suffixes": ("FLAIR",)}, "FLAIR"),
-        ({"derivatives": (("raw", Path()),)}, "raw"),
-        ({"derivatives": (("a", Path()), ("a", Path()))}, "another name"),
         *(({"participant_labels": (label,)}, "letters") for label in ("../x", "a b", "", "sub-")),
         ({"session_labels": ("*",)}, "--session-label"),
     ],

@@ -208,6 +208,9 @@ def test_outputs_may_be_in_derivatives_and_are_not_read_again(tmp_path, bids, ca
         assert err.count(str(bids)) == 1
     code, _, err = run(capsys, bids, out, "-d", f"x={out}", *words)
     assert code == 64
+    for place, expected in ((bids / "index", 64), (out / "index", 0)):
+        code, _, err = run(capsys, bids, out, "--bids-database-dir", place, *words)
+        assert (code, f"--bids-database-dir {place}: lies inside" in err) == (expected, code == 64)
 
 
 EVIL = "\"'><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"

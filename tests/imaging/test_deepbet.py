@@ -86,6 +86,18 @@ def test_real_scans(shared_data: Path, name: str, low: float, high: float) -> No
     assert dice(np.asarray(stripped.image.dataobj) > 0, mask > 0) > 0.995
 
 
+def test_defaced_real_heads_are_not_taken_as_stripped(shared_data: Path) -> None:
+    for path in sorted(shared_data.glob("[hl]f/*.nii.gz")):
+        image = nib.as_closest_canonical(load_checked(path).image)
+        if looks_stripped(image):
+            continue  # whoever shared it took the skull away
+        data = image.get_fdata(dtype=np.float32).copy()
+        a, b = int(data.shape[1] * 0.7), int(data.shape[2] * 0.4)
+        data[:, a:, :b] = 0
+        data[data < np.percentile(data[data > 0], 25)] = 0  # background set to zero
+        assert not looks_stripped(nib.Nifti1Image(data, image.affine)), path.name
+
+
 @pytest.mark.slow
 def test_orientation_of_storage_does_not_matter(shared_data: Path) -> None:
     image = load_checked(shared_data / "hf" / "colin27_ch2.nii.gz").image
