@@ -74,8 +74,14 @@ DETECTABILITY = _columns(
     boot_high="Its upper end",
     dprime="d' of normal classes with this area",
     **_SHARE,
-    diameter80=("Diameter seen with 80 % probability by the logistic fit", "mm"),
-    diameter80_low=("95 % interval, errors clustered by participant", "mm"),
+    diameter80=(
+        "Diameter seen with 80 % probability by the logistic fit; n/a where it does not rise",
+        "mm",
+    ),
+    diameter80_low=(
+        "95 % interval, errors clustered by participant; n/a where hardly any lesion is missed",
+        "mm",
+    ),
     diameter80_high=("Its upper end", "mm"),
     intercept="Of the logit against the logarithm of the diameter",
     slope="Its slope",
@@ -88,7 +94,7 @@ SENSITIVITY = _columns(
     **_STUDY,
     by="diameter (mm) or contrast (absolute, high field)",
     low="Lower end of the bin",
-    high="Upper end of the bin",
+    high="Upper end of the bin; n/a where it has none",
     lesions="Lesions in it",
     **_SHARE,
 )
@@ -98,7 +104,7 @@ VOLUMES = _columns(
     bias=("Segmented less true volume of a participant, mean", "ml"),
     loa_low=("Limit of agreement", "ml"),
     loa_high=("Limit of agreement", "ml"),
-    icc="Intraclass correlation ICC(2,1)",
+    icc="Intraclass correlation ICC(2,1); n/a where all have one true volume",
 )
 COMPARISONS = _columns(
     **_STUDY,

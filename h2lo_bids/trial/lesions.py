@@ -244,8 +244,8 @@ def healthy_places(lesions: Sequence[Place], head: Anatomy, *, seed: int = 0) ->
     """Choose for each lesion up to `PLACES` healthy places of its size, shape and setting.
 
     First its mirror image across the midsagittal plane, then places at random, as deep in
-    the brain as the lesion. Each is free of lesions and of the tissue in which the lesion
-    lies, has like tissue around it, and a ring of the same level.
+    the brain as the lesion. Each is free of lesions; four fifths of it or more are the tissue
+    in which the lesion lies, the tissue around it is alike, and its ring has the same level.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ _CITED = ("arnold", "badano", "gallas", "delong", "bland", "shrout")
 _TITLES = {"hotelling": "Channelized Hotelling observer", "cnr": "CNR observer"}
 _HIDDEN = ("contrast", "label", "observer", "intercept", "slope")
 _HEADS = {
-    name: [column for column in described if column not in _HIDDEN]
+    name: {column: what for column, what in described.items() if column not in _HIDDEN}
     for name, described in TABLES.items()
 }
 
@@ -139,7 +139,11 @@ def _curve(intercept: float, slope: float) -> np.ndarray:
 def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "n/a"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if math.isinf(value):
+        return "no limit"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def region_rows(rows: Sequence[Sequence[Any]], most: int) -> tuple[tuple[str, ...], ...]:

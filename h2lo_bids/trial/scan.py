@@ -154,8 +154,9 @@ class Examination:
             if digest not in self._made:  # no other condition has this grid and model
                 head = self._head(bundle)
                 self._made[digest] = cd.noise_free(head, bundle, condition, plan.options, plan.seed)
-            write_sidecar(path, self._sidecar(condition, bundle) | {"InputDigest": digest})
             save_nifti(placed(self._made[digest], affine, self._mask), path)
+        # Last, as it says that the image is whole; the condition's noise may have changed.
+        write_sidecar(path, self._sidecar(condition, bundle) | {"InputDigest": digest})
         return _Image(condition.name, grid, self._made[digest], brain, affine)
 
     def _sidecar(self, condition: Condition, bundle: Bundle) -> dict[str, Any]:
@@ -232,6 +233,9 @@ class Examination:
     ) -> tuple[ls.Anatomy, tuple[Place, ...]]:
         """Add rows of regions and of lesions, in every image; return those of the last region."""
         high, affine, suffix = images[0].data, self._mask.affine, self._scan.suffix
+        noises = [
+            noise_deviation(i.data, i.brain, spacing_of(i.affine).tolist()) for i in images
+        ]  # fmt: skip
         for region, share in label.regions():
             head = ls.Anatomy(high, self._brain, share >= 0.5, affine, suffix)
             lesions, outside = ls.find_lesions(head)
@@ -242,8 +246,7 @@ class Examination:
             places = [ls.whole_region(share, lesions, head)]
             places += lesions if label.kind != "dseg" else ()
             measured: list[dict[int, ls.Measure]] = []
-            for image in images:
-                noise = noise_deviation(image.data, image.brain, spacing_of(image.affine).tolist())
+            for image, noise in zip(images, noises, strict=True):
                 shown = self._shown(places, image)
                 measured.append({p.number: ls.measure(image.data, s, noise) for p, s in shown})
                 lost = [str(p.number or "all") for p in places if p.number not in measured[-1]]

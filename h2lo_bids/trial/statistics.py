@@ -204,7 +204,7 @@ def sensitivity(seen: np.ndarray) -> Sensitivity:
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(float(seen.sum()), len(seen), alpha=ALPHA, method="wilson")
-    return Sensitivity(float(seen.mean()), float(low), float(high))
+    return Sensitivity(float(seen.mean()), float(low), round(float(high), 12))
 
 
 class Psychometric(NamedTuple):
@@ -245,8 +245,9 @@ def diameter_seen(
     wanted = (math.log(probability / (1 - probability)) - a) / b
     gradient = np.array([-1 / b, -wanted / b])
     error = math.sqrt(max(float(gradient @ np.asarray(fit.cov_params()) @ gradient), 0.0))
-    seen_at, low, high = (math.exp(min(wanted + s * _Z * error, 50)) for s in (0, -1, 1))
-    return Psychometric(seen_at, low, high, a, b)
+    # Where the fit nearly separates its covariance is not known, and the interval NaN.
+    low, high = (math.exp(min(wanted + s * _Z * error, 50)) for s in (-1, 1))
+    return Psychometric(math.exp(min(wanted, 50)), low, high, a, b)
 
 
 class Agreement(NamedTuple):
@@ -264,7 +265,8 @@ def agreement(truth: np.ndarray, measured: np.ndarray) -> Agreement:
         return Agreement()
     difference = measured - truth
     bias, spread = float(difference.mean()), _Z * float(difference.std(ddof=1))
-    icc = intraclass_correlation(np.column_stack([truth, measured]))
+    alike = np.ptp(truth) < _LEAST_SPREAD  # nothing to agree on
+    icc = _NAN if alike else intraclass_correlation(np.column_stack([truth, measured]))
     return Agreement(bias, bias - spread, bias + spread, icc)
 
 

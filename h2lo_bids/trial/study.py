@@ -150,6 +150,12 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
         rating = st.hotelling_ratings(channels, lesion, groups.to_numpy(str), sizes)
     case = ["scan", "lesion", "place"]
     wide = part.assign(rating=rating).pivot(index=case, columns="realisation", values="rating")
+    unrated = int(wide.isna().any(axis=1).sum())
+    if unrated:
+        study.notes.append(
+            f"{key['contrast']} {key['condition']}: {unrated} lesions or healthy places without a "
+            f"rating of the {key['observer']} observer, as their image shows no noise; skipped"
+        )
     wide = wide.dropna()
     cases = part.drop_duplicates(case).set_index(case).loc[wide.index].reset_index()
     lesion, values = (cases["kind"] == LESION).to_numpy(bool), wide.to_numpy()

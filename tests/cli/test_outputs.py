@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -146,6 +147,16 @@ def test_a_trial_carries_labels_to_every_grid_and_a_second_run_does_nothing_agai
             )
         if where != "res-4x4x8_":
             assert nib.load(out / "sub-01/anat" / lowfield).shape == image.shape
+    lesion = nib.load(masks / "sub-01/anat/sub-01_label-lesion_mask.nii.gz").get_fdata() > 0
+    with (out / "sub-01/anat/sub-01_desc-regions_stats.tsv").open() as stream:
+        rows = {
+            r["image"]: r for r in csv.DictReader(stream, delimiter="\t") if r["lesion"] == "n/a"
+        }
+    assert set(rows) == {"lowfield", "thick", "noisy"}
+    for column, image in (("hf_mean", "preproc"), ("mean", "lowfield")):
+        data = nib.load(out / f"sub-01/anat/sub-01_desc-{image}_T1w.nii.gz").get_fdata()
+        assert float(rows["lowfield"][column]) == pytest.approx(data[lesion].mean(), rel=1e-4)
+    assert float(rows["lowfield"]["volume"]) == pytest.approx(volume)
     page = (out / "trial.html").read_text()
     assert all(word in page for word in ("thick", "noisy", "3 participants"))
 

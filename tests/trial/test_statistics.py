@@ -116,6 +116,15 @@ def test_the_diameter_seen_is_that_of_the_curve_it_was_drawn_from():
     assert math.isnan(st.diameter_seen(diameters, np.ones(3000), np.zeros(3000)).diameter80)
 
 
+def test_a_diameter_that_nothing_bounds_stands_without_an_interval():
+    diameters = np.repeat([2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0], 12)
+    seen = np.where(diameters > 2, 1.0, 0.5)  # all but the smallest, each time
+    found = st.diameter_seen(diameters, seen, np.arange(len(seen)) % 12)
+    assert 2 < found.diameter80 < 3
+    share = 1 / (1 + math.exp(-(found.intercept + found.slope * math.log(found.diameter80))))
+    assert share == pytest.approx(0.8)
+
+
 def test_intraclass_correlation_is_the_published_one():
     ratings = np.array(  # Shrout and Fleiss 1979, table 2
         [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float
@@ -131,6 +140,7 @@ def test_agreement_of_volumes():
     assert found.loa_high - found.loa_low == pytest.approx(2 * 1.96 * spread, rel=1e-4)
     assert st.agreement(truth, truth).icc == pytest.approx(1)
     assert math.isnan(st.agreement(truth[:1], truth[:1]).icc)
+    assert math.isnan(st.agreement(np.full(4, 3.6), np.array([3.6, 4.0, 4.2, 3.9])).icc)
 
 
 def test_subjects_needed_reach_the_power_by_statsmodels():
