@@ -192,7 +192,11 @@ def fuse_low_field(
             "Reasons": list(verdict.reasons),
             "Figures": verdict.figures,
         }
-        made["noise"] = [{"Deviation": deviation, "Voxel": voxel} for deviation, voxel in noise]
+        made["noise"] = [
+            {"Deviation": deviation, "Voxel": voxel}
+            for deviation, voxel in noise
+            if np.isfinite(deviation)
+        ]
     return {
         **made,
         "mask_file": str(save_nifti(mask, folder / "mask.nii.gz")),

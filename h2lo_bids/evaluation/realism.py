@@ -214,6 +214,8 @@ def snr_of(image: Any, mask: Any, contrast: str) -> dict[str, dict[str, float] |
 def scan_noise(image: Any, mask: Any) -> tuple[float, list[float]]:
     """Return a scan's noise over its brain's median, and its voxels' sides along RAS in mm.
 
+    The noise is NaN where the mask is too thin or the median not positive.
+
     Parameters
     ----------
     image, mask
@@ -224,7 +226,8 @@ def scan_noise(image: Any, mask: Any) -> tuple[float, list[float]]:
     image, mask = nib.as_closest_canonical(image), nib.as_closest_canonical(mask)  # type: ignore[attr-defined]
     values, brain = np.asarray(image.dataobj, dtype=np.float32), np.asarray(mask.dataobj) > 0
     voxel = [float(side) for side in image.header.get_zooms()[:3]]
-    deviation = noise_deviation(values, brain, voxel) / float(np.median(values[brain]))
+    middle = float(np.median(values[brain]))
+    deviation = noise_deviation(values, brain, voxel) / middle if middle > 0 else math.nan
     return round(deviation, 6), [round(side, 4) for side in voxel]
 
 

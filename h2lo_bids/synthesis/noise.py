@@ -10,6 +10,7 @@ distribution to a normal one. A realisation goes the way back.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -98,15 +99,20 @@ class NoiseModel:
         """Return the noise's standard deviation at predicted intensities, any shape."""
         return np.interp(intensity, self.intensities, self.deviations)
 
-    def of_one_scan(self, brain: np.ndarray) -> NoiseModel:
-        """Return the white noise of one scan of a brain of these intensities, if it is known."""
+    def of_one_scan(self, brain: np.ndarray, voxel: np.ndarray) -> NoiseModel:
+        """Return the white noise of one scan, if it is known.
+
+        `brain` holds the brain's intensities, `voxel` (3, 3) the sides of a voxel in mm. Where
+        they are shorter than the lattice's the noise is smooth, but of the same deviation.
+        """
         if not self.scan:
             return self
-        deviation = self.scan * float(np.median(brain)) / np.sqrt(np.prod(self.spacing))
-        return replace(
-            self, intensities=(0.5,), deviations=(float(deviation),),
-            quantiles=tuple(PROBES), power=(0.0,) * len(self.power),
+        white = replace(
+            self, intensities=(0.5,), deviations=(1.0,), quantiles=tuple(PROBES),
+            power=(0.0,) * len(self.power),
         )  # fmt: skip
+        deviation = self.scan * float(np.median(brain)) / math.sqrt(abs(np.linalg.det(voxel)))
+        return replace(white, deviations=(deviation / math.sqrt(share_in_band(white, voxel)),))
 
 
 def add_noise(
@@ -160,7 +166,7 @@ def add_noise(
         return out
     affine, inside = np.asarray(affine, np.float64), prediction[mask]
     if acquired:
-        model = model.of_one_scan(inside)
+        model = model.of_one_scan(inside, affine[:3, :3])
     level, shape = unit_noise(
         mask, affine, model, seed=seed, realisation=realisation, to_frame=to_frame,
         acquired=acquired,

@@ -34,7 +34,7 @@ _RIM = 6
 def fastest_precision(bundle: Bundle, device: str) -> str:
     """Return ``bf16`` if this processor multiplies in it and a model then stays near fp32.
 
-    Near means `FIDELITY` on a small synthetic image in the middle of the model's frame. With
+    Near means `FIDELITY` on a small synthetic image, spread over the middle of the frame. With
     the embedded models that figure was within 3 dB of the one on slices of a simulated head.
     """
     from scipy.ndimage import gaussian_filter

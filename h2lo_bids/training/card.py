@@ -103,12 +103,6 @@ def render_card(template: str, **values: Any) -> str:
     return "\n\n".join(map(_wrapped, re.split(r"\n\s*\n", text.strip()))) + "\n"
 
 
-def steps_sentence(options: Mapping[str, Any]) -> str:
-    """Return what a step of a fit was, and how many there were."""
-    module = _templates().get_template("parts.jinja").module
-    return " ".join(module.steps(options).split())  # type: ignore[attr-defined]
-
-
 def _templates() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -225,7 +225,8 @@ def realise(
     to_mm = np.diag([*spacing_of(frame), 1.0]) @ np.linalg.inv(frame)
     words = [seed, zlib.crc32(head.scan.stem.encode())]
     acquired = images[0][0].lf_grid is not None
-    models = [model.of_one_scan(image[brain]) if acquired else model for _, image in images]
+    voxel = (to_mm @ affine)[:3, :3]
+    models = [model.of_one_scan(image[brain], voxel) if acquired else model for _, image in images]
     deviations = [
         own.deviation(image[brain]) for own, (_, image) in zip(models, images, strict=True)
     ]

@@ -106,6 +106,17 @@ def test_noise_is_that_within_the_acquired_plane(axis: int) -> None:
     assert math.isnan(noise_deviation(image, mask, spacing))
 
 
+def test_noise_of_a_scan_stands_over_its_median_and_along_anatomical_axes() -> None:
+    values = 200 + 8 * np.random.default_rng(0).standard_normal((40, 48, 12))
+    affine = np.array([[0, 0, -5.0, 0], [2.0, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]])
+    mask = nib.Nifti1Image(np.ones(values.shape, np.uint8), affine)
+    deviation, voxel = realism.scan_noise(nib.Nifti1Image(values, affine), mask)
+    assert deviation == pytest.approx(8 / 200, rel=0.05)
+    assert voxel == [5.0, 2.0, 1.5]
+    empty = nib.Nifti1Image(np.zeros(values.shape), affine)
+    assert math.isnan(realism.scan_noise(empty, mask)[0])
+
+
 def test_white_noise_has_the_spectrum_of_its_variance_times_the_voxels_area() -> None:
     noise = np.random.default_rng(0).standard_normal((60, 70, 80))
     mask = np.ones(noise.shape, bool)

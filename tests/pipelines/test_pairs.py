@@ -52,6 +52,9 @@ def test_a_pair_from_scans_to_training(source, tmp_path) -> None:
     assert not pair.doubts
     assert (pair.simulated, pair.fusion) == (True, "mrr")
     assert pair.sources[0] == "bids:raw:sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz"
+    zooms = [nib.as_closest_canonical(nib.load(s.path)).header.get_zooms() for s in source.lf]
+    assert [voxel for _, voxel in pair.noise] == [pytest.approx(sides) for sides in zooms]
+    assert all(deviation > 0 for deviation, _ in pair.noise)
     assert pair.hf.name == "sub-01_ses-HF_res-model_desc-pairHF_T1w.nii.gz"
     assert pair.mask.name == "sub-01_ses-HF_res-model_desc-pair_mask.nii.gz"
     data = read_prepared(pair)

@@ -91,6 +91,7 @@ def test_command_writes_a_bundle_with_its_figures(labels: Path, tmp_path: Path) 
     assert first["identity"]["psnr"] == pytest.approx(-10 * np.log10(error), abs=1e-3)
     assert bundle.scaling == "robust"
     assert bundle.metadata["noise"]["subjects"] == 1
+    assert bundle.metadata["noise"]["scan"] > 0
     for phrase in ("simulated pairs, not on real low-field scans", "Not for diagnosis", "HF image"):
         assert phrase in bundle.card
     assert f"{mean['h2lo']['psnr']:.2f}" in bundle.card

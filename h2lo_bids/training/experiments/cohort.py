@@ -68,9 +68,10 @@ def find_cohort(
     and names; one that cannot be used raises `BadDataError`.
     """
     found: list[CohortScan] = []
+    option = "--pretrain-derivatives" if low else "--cohort"
     for number, root in enumerate(roots):
         if not root.is_dir():
-            raise MissingInputError(f"{root}: no such folder; give --pretrain-derivatives others")
+            raise MissingInputError(f"{root}: no such folder; give {option} another one")
         images = [
             path
             for path in sorted(root.glob(f"sub-*/**/anat/[!.]*_desc-preproc_{contrast}.nii.gz"))
@@ -83,7 +84,7 @@ def find_cohort(
             what = "desc-lowfield" if low and scans else "desc-preproc"
             raise UsageError(
                 f"{root}: no {what} image of {contrast}; run the participant level on the cohort, "
-                "or give another --pretrain-derivatives"
+                f"or give another {option}"
             )
         found += wanted
     return tuple(found)

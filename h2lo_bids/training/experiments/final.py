@@ -22,6 +22,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
     fold_done,
     read_record,
 )
+from h2lo_bids.training.experiments.noise import RECIPE
 from h2lo_bids.training.experiments.site import SiteModel, save_site
 from h2lo_bids.training.fit import prefixed
 from h2lo_bids.training.prepared import common_frame, pairs_fingerprint
@@ -94,7 +95,7 @@ def fit_final(
     extras = member_files([fold.folder / BUNDLE for fold in job.folds if job.carries])
     identity = _identity(job, end, extras)
     if done := _done(job.folder, identity):
-        say("done already")
+        say("done already" if "noise" in done.metadata else "done already; it has no noise model")
         return done
     common_frame(job.pairs_in("train", "validation"))
     say(f"fitting to {counted(len(job.fold.train), 'subject')} for {counted(end, 'step')}")
@@ -156,7 +157,7 @@ def _identity(job: FinalJob, end: int, extras: Mapping[str, bytes]) -> str:
     files = {name: sha256(content) for name, content in extras.items()}
     folds = [fold.identity() for fold in job.folds]
     best = [record["best_step"] for record in job.records]
-    return digest([*_decides(job, end), folds, best, files], 16)
+    return digest([*_decides(job, end), folds, best, files, RECIPE], 16)
 
 
 def _done(folder: Path, identity: str) -> Bundle | None:

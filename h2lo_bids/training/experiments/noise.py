@@ -20,6 +20,8 @@ from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.pairs import Pair, common_shape
 from h2lo_bids.training.prepared import read_prepared
 
+RECIPE = 3
+"""Raised when the measurement changes, so that a final model is made with the new one."""
 _BINS = 32
 """Bins of predicted intensity on [0, 1]."""
 _FEWEST = 1e-3

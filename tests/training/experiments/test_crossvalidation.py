@@ -28,6 +28,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
 )
 from h2lo_bids.training.experiments.final import FinalJob, final_steps, fit_final
 from h2lo_bids.training.experiments.folds import make_folds
+from h2lo_bids.training.experiments.noise import measure_noise
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
 
 COUNT = 5
@@ -57,7 +58,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[FoldJob, ...]:
     """Three folds that have run; to be read only."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("finished")
-    jobs = jobs_of(root, write_pairs(root / "out", COUNT))
+    noise = [{"Deviation": 0.1, "Voxel": [2.0, 2.0, 2.0]}]
+    jobs = jobs_of(root, write_pairs(root / "out", COUNT, ScanNoise=noise))
     for job in jobs:
         run_fold(job)
     return jobs
@@ -275,13 +277,13 @@ def test_the_final_model_of_a_cross_validation(
         10 * np.median(best)
     )
     folders = [j.folder / "bundle" for j in finished]
-    bundle = fit_final(job, noise=lambda: {"kind": "measured"})
+    bundle = fit_final(job, noise=lambda: measure_noise(finished, "cpu"))
     assert bundle.path == tmp_path / "models" / "h2lo_T1w"
     m = bundle.metadata
     assert m["training_data"]["kind"] == "simulated"
     assert m["training_data"]["subjects"]["train"] == [f"{n:02d}" for n in range(1, COUNT + 1)]
     assert (m["source_field_strength"], m["target_field_strength"]) == (3.0, 0.064)
-    assert m["noise"] == {"kind": "measured"}
+    assert m["noise"]["scan"] == pytest.approx(0.1 * np.sqrt(8), rel=1e-3)  # in voxels of 1 mm³
     assert m["frame"] == finished[0].pairs[0].frame.to_dict()
     # The figures are means over folds of means over subjects.
     means = []
@@ -309,6 +311,7 @@ def test_the_final_model_of_a_cross_validation(
     bare = fit_final(dataclasses.replace(job, carries=False))
     assert bare.sha256 == bundle.sha256
     assert members(bare) == ()
+    assert "noise" not in bare.metadata
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_white_noise_of_known_deviation():
 def test_one_scan_has_the_noise_that_was_measured_on_it():
     """Three scans averaged, their noise white: one has sqrt(3) times the noise.
 
-    Voxels eight times as large have 1 / sqrt(8) of it.
+    Its standard deviation falls with the root of the voxel's volume.
     """
     sigma = 0.03
     pairs, clean = zip(
@@ -77,13 +77,15 @@ def test_one_scan_has_the_noise_that_was_measured_on_it():
         affine = np.diag([*SPACING, 1.0])
         noisy = add_noise(flat, mask, affine, model, seed=1, realisation=1, acquired=acquired)
         assert noisy.std() == pytest.approx(wanted, rel=0.05)
-    twice = tuple(n // 2 for n in SHAPE)
-    affine = np.diag([*(2 * side for side in SPACING), 1.0])
-    noisy = add_noise(
-        flat[: twice[0], : twice[1], : twice[2]], np.ones(twice, bool), affine, model,
-        seed=1, realisation=1, acquired=True,
-    )  # fmt: skip
-    assert noisy.std() == pytest.approx(sigma * np.sqrt(3 / 8), rel=0.1)
+    # Larger voxels than the pairs', and a side that is shorter.
+    for factors in ((2, 2, 2), (0.6, 1, 2)):
+        shape = (28, 30, 26)
+        affine = np.diag([*np.multiply(factors, SPACING), 1.0])
+        noisy = add_noise(
+            np.full(shape, median, np.float32), np.ones(shape, bool), affine, model,
+            seed=1, realisation=1, acquired=True,
+        )  # fmt: skip
+        assert noisy.std() == pytest.approx(sigma * np.sqrt(3 / np.prod(factors)), rel=0.1)
 
 
 def test_coloured_noise_of_known_spectrum():
