@@ -75,7 +75,9 @@ def pattern(paths: Iterable[Path]) -> str:
     >>> pattern([Path(f"/d/sub-{n:02d}/anat/sub-{n:02d}_T1w.nii.gz") for n in range(1, 24)])
     '/d/sub-*/anat/sub-*_T1w.nii.gz'
     """
-    found = (re.sub(r"\b(sub|ses)-[A-Za-z0-9+]+", r"\1-*", str(path)) for path in paths)
+    found = (
+        re.sub(r"(?<![A-Za-z0-9])(sub|ses)-[A-Za-z0-9+]+", r"\1-*", str(path)) for path in paths
+    )
     return " ".join(dict.fromkeys(found))
 
 

@@ -31,6 +31,8 @@ def test_a_pattern_matches_its_files_also_at_several_depths(tmp_path: Path) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to("nowhere")
         path.with_name(path.name.replace("T1w", "FLAIR")).touch()
+    own = [Path(f"/d/ses-{n}/sub-{n}_ses-{n}_T1w.nii.gz") for n in range(30)]  # to each a session
+    assert pattern(own) == "/d/ses-*/sub-*_ses-*_T1w.nii.gz"
     for some in (wanted, wanted[:1], wanted[:2], wanted[2:6]):
         found = expanded(pattern(some))
         assert found >= {str(path) for path in some}
