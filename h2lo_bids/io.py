@@ -34,6 +34,8 @@ MAX_TEXT = 2**26
 """Bytes of a sidecar, table or filter: 64 MB, far beyond any."""
 MAX_DIGITS = 18
 """Of a whole number; a longer one is read as a float, as other readers of JSON do."""
+MAX_DEPTH = 100
+"""Lists and objects within each other, far fewer than Python's own limit on recursion."""
 
 TEMPORARY_PREFIX = ".tmp-"
 _LONGEST_NAME = 255  # bytes, on the file systems of today
@@ -53,6 +55,11 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON that others wrote."""
     try:
         content = json.loads(text, parse_int=_number)
+        level = [content]
+        for _ in range(MAX_DEPTH):
+            level = [part for whole in level for part in _parts(whole)]
+        if level:
+            raise ValueError("it is nested too deeply")
         # Half a surrogate pair has no UTF-8, and would stop whatever writes it on.
         json.dumps(content, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
@@ -64,6 +71,12 @@ def parse_json(text: str | bytes) -> Any:
 
 def _number(digits: str) -> int | float:
     return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
+
+
+def _parts(value: Any) -> list[Any]:
+    return (
+        [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    )
 
 
 def read_text(path: Path) -> str:

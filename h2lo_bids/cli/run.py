@@ -27,6 +27,7 @@ class Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, by default of this process, and return the exit code."""
+    _open_closed_streams()
     before = _listen_to_sigterm()
     try:
         _refuse_fellows()
@@ -45,6 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def _open_closed_streams() -> None:
+    """Open stdin, stdout and stderr where a daemon closed them: pipes would take their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as we live
 
 
 def _listen_to_sigterm() -> Any:

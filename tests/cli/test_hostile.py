@@ -55,6 +55,8 @@ def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids, capsys):
     image.unlink()
     os.mkfifo(image)  # to open it would take for ever
     (add_subject(bids, "deep") / "sub-deep_T1w.json").write_text(DEEP)
+    closed = '{"a": ' * 600 + "1" + "}" * 600  # Python reads it, but cannot pickle it
+    (add_subject(bids, "closed") / "sub-closed_T1w.json").write_text(closed)
     number = '{"MagneticFieldStrength": ' + "9" * 400 + "}"  # no float is as large
     (add_subject(bids, "number") / "sub-number_T1w.json").write_text(number)
     (bids / "sub-self").symlink_to("sub-self")
@@ -63,9 +65,9 @@ def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids, capsys):
     assert (code, err) == (1, "")  # as the run would end
     assert "exit with code 1" in out.splitlines()[-1]
     problems = [line for line in out.splitlines() if line.startswith("cannot use: ")]
-    assert len(problems) == 3
+    assert len(problems) == 3  # those of one kind in one line
     assert "skipped: " in next(line for line in out.splitlines() if "sub-self" in line)
-    for name in ("sub-pipe_T1w.nii.gz", "sub-deep_T1w.json", "sub-number_T1w"):
+    for name in ("sub-pipe_T1w", "sub-deep_T1w", "sub-closed_T1w", "sub-number_T1w"):
         (line,) = [line for line in problems if name in line]
         assert ";" in line
     read = [line for line in out.splitlines() if line.startswith("read ")]
@@ -157,6 +159,12 @@ def test_a_deleted_current_folder_is_no_obstacle(tmp_path, bids):
     assert done.stdout.splitlines()[-1] == "64"
     (line,) = [line for line in done.stderr.splitlines() if "h2lo: error: " in line]
     assert "deleted" in line
+
+
+def test_closed_standard_streams_are_no_obstacle(tmp_path, bids):
+    h2lo = f"{sys.executable} -m h2lo_bids.cli.run"
+    words = f"{bids} {tmp_path}/out participant --dry-run --skip-bids-validation"
+    assert _outside(f"{h2lo} {words} <&- >&- 2>&-", tmp_path).returncode == 0
 
 
 @pytest.mark.slow
