@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -185,7 +185,7 @@ def _write_scripts(
         missing, total = missing + len(todo), total + len(stage.tasks)
         print(f"{stage.name}: {len(todo)} of {len(stage.tasks)} tasks to submit")
         for first, part in groupby(todo, lambda n: n - n % cluster.max_array):
-            arrays.append((stage.name, first, ",".join(str(n - first) for n in part)))
+            arrays.append((stage.name, first, as_ranges(n - first for n in part)))
         atomic_write_text(folder / f"{stage.name}.sh", task_script(stage, cluster, folder))
     submit = submit_script(arrays, cluster, folder, queued=sorted(set(queue.values())))
     atomic_write_text(folder / "submit.sh", submit)
@@ -206,6 +206,19 @@ def _list_tasks(folder: Path, stage: Stage) -> dict[str, int]:
     tasks |= {task.name: " ".join(task.words) for task in stage.tasks}
     atomic_write_text(path, "".join(f"{name}\t{words}\n" for name, words in tasks.items()))
     return {name: line for line, name in enumerate(tasks)}
+
+
+def as_ranges(numbers: Iterable[int]) -> str:
+    """Write ascending numbers as ``--array`` takes them.
+
+    Examples
+    --------
+    >>> as_ranges([0, 1, 2, 5, 7, 8])
+    '0-2,5,7-8'
+    """
+    runs = groupby(enumerate(numbers), lambda item: item[1] - item[0])
+    ends = [(run[0][1], run[-1][1]) for run in (list(items) for _, items in runs)]
+    return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in ends)
 
 
 def _queue(folder: Path) -> dict[tuple[str, int], str]:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from h2lo_bids.cli.parser import read_settings
-from h2lo_bids.cli.slurm import build_parser, submit_script, task_script
+from h2lo_bids.cli.slurm import as_ranges, build_parser, submit_script, task_script
 from h2lo_bids.cli.slurm_tasks import Stage, Task, read_states
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import Settings
@@ -167,6 +167,13 @@ def test_scripts_pass_shellcheck(tmp_path, words):
     files = [str(tmp_path / f"{name}.sh") for name in texts]
     done = subprocess.run([shellcheck, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_elements_of_a_long_array_are_ranges():
+    """A word of a command line holds 128 KiB, fewer than 30,000 numbers need."""
+    numbers = [*range(30_000)]
+    assert as_ranges(numbers) == "0-29999"
+    assert as_ranges(numbers[:5] + numbers[6:9] + numbers[10:11]) == "0-4,6-8,10"
 
 
 def submitted(tmp_path, *options) -> list[list[str]]:

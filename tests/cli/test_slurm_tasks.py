@@ -159,7 +159,7 @@ def test_tasks_keep_their_lines(dataset, tmp_path):
     assert lines == [f"sub-{n}\t--participant-label {n}" for n in ("01", "02", "00")]
     # An array counts from the line that its script is given.
     text = (folder / "submit.sh").read_text()
-    assert 'array participant 0 0,1 "$@"\narray participant 2 0 "$@"\n' in text
+    assert 'array participant 0 0-1 "$@"\narray participant 2 0 "$@"\n' in text
 
 
 def test_other_participants_belong_to_the_same_run_but_not_other_options():
