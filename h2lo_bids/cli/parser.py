@@ -6,8 +6,10 @@ Imports nothing heavy, so that help and refusals come at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
+import shlex
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,6 +62,7 @@ _REPLACED = {
     "--use-plugin": "--nprocs here, or h2lo-slurm on a cluster",
     "--write-graph": "-v, which prints each step",
     "--boutiques": "the file bids_app_spec/boutiques.json",
+    "--json": "h2lo methods, which prints text",
 }
 """Options of earlier versions, and what is given in their place."""
 _SPELLINGS = {
@@ -213,7 +216,10 @@ def read_settings(argv: Sequence[str]) -> Settings:
         level = next((word for word in words if word in (*LEVELS, *LEVEL_ALIASES)), None)
         parser = build_parser(canonical(level)) if level else build_short_parser()
         parser.parse_args(["--help"])
-    given = vars(build_parser().parse_args(words))
+    try:
+        given = vars(build_parser().parse_args(words))
+    except UsageError as err:
+        raise UsageError(_swallowed(words) or str(err)) from err
     file = given.pop("config_file", None)
     configured = {} if file is None else _read_config(file)
     given = {**configured, **given, "level": canonical(given["level"])}
@@ -227,6 +233,26 @@ def read_settings(argv: Sequence[str]) -> Settings:
                 f"{' and '.join(takers)}; {mode} does not take it"
             )
     return Settings(**given)
+
+
+def _swallowed(words: Sequence[str]) -> str:
+    """Name an option that took bids_dir, out_dir or the level for its values, if one did.
+
+    An option of several values takes every word up to the next; the level is the last it took.
+    """
+    starts = [n for n, word in enumerate([*words, "-"]) if word[:1] == "-"]
+    for start, stop in pairwise(starts):
+        for first in range(start + 2, stop if words[stop - 1] in (*LEVELS, *LEVEL_ALIASES) else 0):
+            free, taken = words[: starts[0]], words[first:stop]
+            right = [*free, *taken, *words[starts[0] : first], *words[stop:]]
+            with contextlib.suppress(UsageError):
+                build_parser().parse_args(right)
+                return (
+                    f"{words[start]} takes all words up to the next option, and so took "
+                    f"{' and '.join([*filter(None, [', '.join(taken[:-1])]), taken[-1]])} as well; "
+                    f"write bids_dir, out_dir, analysis_level first: {shlex.join(['h2lo', *right])}"
+                )
+    return ""
 
 
 def _hyphenated(word: str) -> str:
@@ -272,17 +298,23 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as err:
         raise UsageError(f"{path}: not TOML: {' '.join(str(err).split())}") from err
     table.pop("run", None)  # what an earlier run wrote about itself
+    values = {option.flag: option.nargs for option in OPTIONS.values()}
     words: list[str] = []
     for key, value in table.items():
         flag = f"--{key.replace('_', '-')}"
+        if flag in ("--help", "--version", "--config-file"):
+            raise UsageError(f"{path}: {key} cannot stand in a configuration; remove it")
         if key == "verbose" and value in range(10):
             words += [flag] * value
-        elif value is True:
-            words.append(flag)
-        elif value is not False:
+        elif isinstance(value, bool) or value == []:
+            # The parser knows what takes no value, and refuses a name that is unknown.
+            nothing = flag in values if value == [] else not value and values.get(flag) == 0
+            words += [] if nothing else [flag]
+        else:
             words += [flag, *(str(one) for one in (value if isinstance(value, list) else [value]))]
     try:
-        given = vars(build_parser().parse_args(["bids", "out", LEVELS[0], *words]))
+        words = ["bids", "out", LEVELS[0], *_spelled(words)]
+        given = vars(build_parser().parse_args(words))
     except UsageError as err:
         raise UsageError(f"{path}: {err}") from err
     return {name: value for name, value in given.items() if name in OPTIONS}
@@ -290,6 +322,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def print_listing(words: Sequence[str]) -> bool:
     """Print what ``h2lo methods`` or ``h2lo outputs`` asks for; False for other words."""
+    if words and words[0] in ("methods", "outputs") and all(w[:1] == "-" for w in words[1:]):
+        Parser(prog=f"h2lo {words[0]}").parse_args(words[1:])  # which takes no option
     if list(words) == ["outputs"]:
         spec = bids_app_spec.load("io_spec.json")
         patterns = {key: spec[key] for key in ("outputs", "figures", "results")}

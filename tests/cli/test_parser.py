@@ -160,6 +160,38 @@ def test_a_wrong_word_is_a_usage_error_of_one_line(words, capsys):
 
 
 @pytest.mark.parametrize(
+    ("words", "taken", "right"),
+    [
+        ("--participant-label 01 bids out participant", "bids, out and participant",
+         "bids out participant --participant-label 01"),
+        ("bids out --participant-label 01 02 participant --sloppy", "participant",
+         "bids out participant --participant-label 01 02 --sloppy"),
+        ("--sloppy --participant-label /a/bids --nprocs 2", "", ""),
+        ("--filter acq=MPRAGE /a/bids /a/out group", "/a/bids, /a/out and group",
+         "/a/bids /a/out group --filter acq=MPRAGE"),
+        ("--output-spaces model /a /b participant", "/a, /b and participant",
+         "/a /b participant --output-spaces model"),
+        ("--nprocs 2 -d x=/d /a /b participant", "/a, /b and participant",
+         "/a /b participant --nprocs 2 -d x=/d"),
+        ("/a --lf-grid 2x2x2 /b participant", "/b and participant",
+         "/a /b participant --lf-grid 2x2x2"),
+        ("bids --hf ses-A out train --nprocs=2", "out and train",
+         "bids out train --hf ses-A --nprocs=2"),
+        ("bids out --participant-label 01 02", "", ""),
+    ],
+)  # fmt: skip
+def test_an_option_that_took_the_positional_words_is_named(words, taken, right) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_settings(words.split())
+    told = str(caught.value)
+    assert ("took" in told) == bool(taken)
+    if taken:
+        assert f"took {taken} as well" in told
+        assert told.endswith(f": h2lo {right}")
+        read_settings(right.split())  # and that is right
+
+
+@pytest.mark.parametrize(
     ("words", "meant"),
     [
         ("participant --sloopy", "--sloppy"),
@@ -172,7 +204,6 @@ def test_a_wrong_word_is_a_usage_error_of_one_line(words, capsys):
         ("Group", "group"),
         ("participant --xyzzy", None),
         ("xyzzy", None),
-        ("--participant-label 01 02 participant", None),  # which that option takes
     ],
 )
 def test_what_was_probably_meant_is_named(words, meant) -> None:
@@ -206,12 +237,20 @@ def test_other_bids_apps_spellings_are_taken(words, nprocs, mem):
     assert (s.nprocs, s.mem) == (nprocs, mem)
 
 
+def test_a_file_takes_what_the_command_line_takes(tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text("n-cpus = 3\nmem_mb = 8000\nnotrack = true\nfilter = []\nsloppy = false\n")
+    s = read_settings([*BASE, "--config-file", str(config)])
+    assert s == read_settings([*BASE, "--nprocs", "3", "--mem", "8"])
+
+
 @pytest.mark.parametrize(
     ("line", "successor"),
     [
         ("group --trunk mlp", "--method h2lo-mlp"),
         ("group --epochs=3", "--steps"),
         ("participant --max-memory 8", "--mem"),
+        ("participant --json", "h2lo methods, which prints text"),
         ("participant --use-plugin p.yml", "--nprocs here, or h2lo-slurm"),
     ],
 )
@@ -271,7 +310,12 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     ("text", "expected"),
     [
         ("nproc = 4", "did you mean --nprocs"),
+        ("slopy = false", "did you mean --sloppy"),
+        ("filtre = []", "did you mean --filter"),
+        ("help = true", "help cannot stand in a configuration"),
+        ("version = false", "version cannot stand"),
         ("nprocs = true", "expected one argument"),
+        ("nprocs = false", "expected one argument"),
         ("nprocs = 0", "whole number of 1 to 1000000000"),
         ("sloppy = 'yes'", "unrecognized arguments: yes"),
         ("skull-strip = 'magic'", "magic"),
@@ -335,6 +379,14 @@ def test_every_method_is_listed_with_its_size_and_paper(capsys):
     assert "https://doi.org/10.1016/j.mri.2021.12.007" in text
     names = [line.split(":")[0] for line in text.splitlines() if line and line[0] != " "]
     assert sorted(names) == sorted([*METHODS, ENHANCER])
+
+
+def test_a_listing_takes_no_option(capsys):
+    assert main(["methods", "--json"]) == 64
+    told, err = capsys.readouterr()
+    assert told == ""
+    (line,) = err.splitlines()
+    assert "--json is no longer an option; use h2lo methods" in line
 
 
 def test_patterns_of_outputs_are_printed_without_a_dataset(capsys):
