@@ -19,7 +19,7 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run, write_dataset
 from h2lo_bids.cli.participant import write_report
 from h2lo_bids.cli.resources import Resources
-from h2lo_bids.cli.tasks import SubjectTask
+from h2lo_bids.cli.tasks import SubjectTask, alone
 from h2lo_bids.io import exclusive
 from h2lo_bids.settings import Settings
 
@@ -66,6 +66,12 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with exclusive(tmp_path / "l") as locked:
         assert not locked
+    settings, sent = Settings(tmp_path, tmp_path, work_dir=tmp_path / "work"), []
+    task = SubjectTask(settings, "01", (), Resources(1, 1), tmp_path)
+    with alone(task, sent.append, "of this participant"):
+        (warning,) = sent
+    assert warning["level"] == "warning"
+    assert warning["text"].startswith(f"{tmp_path}/work: this file system has no file locks; ")
 
 
 def test_an_error_of_the_body_passes_through(tmp_path):

@@ -18,8 +18,8 @@ from h2lo_bids.cli.execution import (
     start_run,
     write_dataset,
 )
-from h2lo_bids.cli.tasks import Failed, MissingTask, PairTask, exit_code, note
-from h2lo_bids.io import exclusive, read_json
+from h2lo_bids.cli.tasks import Failed, MissingTask, PairTask, alone, exit_code, note
+from h2lo_bids.io import read_json
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 from h2lo_bids.wording import all_counted, counted
@@ -142,14 +142,11 @@ def prepare_participant(task: PairTask, send: Send) -> None:
     from h2lo_bids.cli.subject import run_options
     from pipelines.pairs import prepare_pairs
 
-    def waiting(holder: str) -> None:
-        send(note(f"waiting for another run that prepares these pairs ({holder})"))
-
     settings = task.settings
     how = replace(_how(settings), omp_nthreads=task.resources.omp_nthreads)
     options = run_options(task, send)
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.
-    with exclusive(settings.work / "locks" / f"sub-{task.subject}.lock", waiting):
+    with alone(task, send, "that prepares these pairs"):
         outcome = prepare_pairs(
             task.subject, task.pairs, how, work_dir=settings.work, options=options
         )

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import synthstrip_weights
-from h2lo_bids.cli.tasks import Failed, PairTask, SubjectTask, note
+from h2lo_bids.cli.tasks import Failed, PairTask, SubjectTask, alone, note
 from h2lo_bids.errors import H2loError, error_named
-from h2lo_bids.io import exclusive
 from h2lo_bids.outputs import extras_of, response_of
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
@@ -38,11 +37,7 @@ def process(task: SubjectTask, send: Send) -> None:
     from h2lo_bids.cli.participant import write_report
 
     settings = task.settings
-
-    def waiting(holder: str) -> None:
-        send(note(f"waiting for another run of this participant ({holder})"))
-
-    with exclusive(settings.work / "locks" / f"sub-{task.subject}.lock", waiting):
+    with alone(task, send, "of this participant"):
         failed, scans = _run(task, send)
         if (settings.labels or settings.condition or settings.level == STEP) and not task.sources:
             more, scans = examine(task, scans, {item.scan for item in failed}, send)

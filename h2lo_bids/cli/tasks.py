@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,8 +14,9 @@ from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.resources import Resources
 from h2lo_bids.errors import H2loError, InputOutputError, UnexpectedError
-from h2lo_bids.io import atomic_write_text
+from h2lo_bids.io import atomic_write_text, exclusive
 from h2lo_bids.settings import Settings
+from h2lo_bids.vocabulary import Send
 
 COLUMNS = ("scan", "step", "error", "message", "crash_file")
 _OF_THE_MACHINE = {73, 74, 75}
@@ -147,3 +149,19 @@ def write_table(path: Path, failed: Iterable[Failed]) -> None:
 def note(text: str, level: str = "") -> dict[str, Any]:
     """Return the event by which a process has a line printed."""
     return {"event": "note", "text": text, "level": level}
+
+
+@contextmanager
+def alone(task: SubjectTask | PairTask, send: Send, other: str) -> Iterator[None]:
+    """Keep every other run from a participant, or warn where that cannot be."""
+    work = task.settings.work
+    lock = work / "locks" / f"sub-{task.subject}.lock"
+
+    def waiting(holder: str) -> None:
+        send(note(f"waiting for another run {other} ({holder})"))
+
+    with exclusive(lock, waiting) as locked:
+        if not locked:
+            text = "this file system has no file locks; do not start two runs on it at once"
+            send(note(f"{work}: {text}", "warning"))
+        yield
