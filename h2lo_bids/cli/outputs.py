@@ -81,8 +81,12 @@ def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
     from h2lo_bids.cli.pairs import find_pairs
 
     pairs = find_pairs(settings)
-    fits = settings.level in ("group", "benchmark")
-    return pairs, [*_pair_lines(pairs), *(_fold_lines(settings, pairs) if fits else ())]
+    lines = [*_pair_lines(pairs)]
+    if settings.level in ("group", "benchmark"):
+        lines += _fold_lines(settings, pairs)
+    elif settings.level == "evaluate":
+        lines += _evaluation_lines(settings)
+    return pairs, lines
 
 
 def _check(settings: Settings, found: Discovery) -> list[str]:
@@ -140,6 +144,15 @@ def _fold_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
             f"{contrast}: {', '.join(settings.arms)}; {settings.n_folds_parallel} at a time, "
             f"{counted(fit_threads(settings), 'thread')} each"
         )
+
+
+def _evaluation_lines(settings: Settings) -> Iterator[str]:
+    for contrast, path in settings.model:
+        yield f"score {path}{f' [{contrast}]' if contrast else ''}"
+    if not settings.model:
+        yield "score the embedded models"
+    for contrast, path in settings.realism_reference:
+        yield f"compare with {path} [{contrast}]"
 
 
 def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import SIDE, head, importable, write_dataset
+from heads import SIDE, head, importable, write_bundle, write_dataset
 from scipy.ndimage import binary_erosion
 
 from h2lo_bids.bids.validate import find_validator
@@ -136,6 +136,20 @@ def test_a_rerun_and_a_moved_work_folder_compute_nothing_again(first, root, h2lo
     finally:
         shutil.move(root / "moved", root / "work")
     assert set(stamps) == set(first.glob("sub-*/anat/*"))
+
+
+def test_other_weights_are_not_taken_for_done(tmp_path, root, h2lo):
+    one, two = (f"T1w={write_bundle(tmp_path / f'm{seed}', 'T1w', seed)}" for seed in (1, 2))
+    more = [f"T2w={write_bundle(tmp_path / 't2', 'T2w')}", "-w", tmp_path / "work"]
+    for model, words in ((one, ()), (two, ("--clean-workdir",))):
+        out = tmp_path / model[-1]
+        done = h2lo(root / "bids", out, "--model", model, *more, *words, model=False)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "work" / "sub_01_wf").exists() == (not words)
+    a, b = images(tmp_path / "1"), images(tmp_path / "2")
+    name = "sub-01/anat/sub-01_desc-lowfield_T{}w.nii.gz"
+    assert a[name.format(1)] != b[name.format(1)]
+    assert a[name.format(2)] == b[name.format(2)]
 
 
 def test_a_dry_run_touches_nothing(tmp_path, root, h2lo):
