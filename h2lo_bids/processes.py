@@ -2,7 +2,7 @@
 
 The server is a fresh interpreter in the environment that the libraries are to see. It imports
 them once, which must start no thread and ask for no GPU, and forks for each job, so that a job
-begins in a hundredth of a second; a job that is killed, by the kernel or for the memory it holds,
+begins in a hundredth of a second; a job that is killed, as by the kernel when memory runs out,
 costs itself alone. Pools of the standard library, pebble and loky need semaphores in /dev/shm and
 sockets with a path; this needs nothing that can be written, as containers may be read-only.
 """

@@ -299,8 +299,8 @@ class Resources:
     )
     mem: float | None = option(
         None,
-        "memory that participants share, such as 8 or 8000M (default: what this machine or its "
-        "control group has free)",
+        "memory that participants share, such as 8 or 8000M; fits are not limited by it (default: "
+        "what this machine or its control group has free)",
         (convert.memory, "GB"),
         common=True,
     )
