@@ -164,8 +164,9 @@ class Fitting:
     )
     max_time: float | None = option(
         None,
-        "a fit ends at the first step after so many minutes of training, and is scored with "
-        "what it has; an --external may take so long for an image (default: no limit)",
+        "a fit, with its schedule of learning rates, ends after so many minutes of training, and "
+        "is scored with what it has; an --external may take so long for an image (default: no "
+        "limit)",
         (convert.number(1e-3, 1e6), "MINUTES"),
         modes=ALL_FITS,
     )

@@ -41,10 +41,11 @@ class Trainer(Protocol):
     def losses(self) -> Sequence[str]:
         """Names of the losses that its steps report: columns of ``history.csv``."""
 
-    def step(self, step: int) -> Mapping[str, float]:
+    def step(self, step: int, place: int) -> Mapping[str, float]:
         """Do one optimiser step, counted from 0, and return ``"loss"``, ``"rate"`` and others.
 
-        Every draw, and the learning rates, are functions of the seed and `step`.
+        Every draw is a function of the seed and `step`. `place` is the step of the schedule that
+        decides stages and learning rates: `step`, or a later one where time runs out first.
         """
 
     def state(self) -> dict[str, Any]:
@@ -242,7 +243,7 @@ class _Loop:
 
     def _step(self) -> Mapping[str, float]:
         record = self.record
-        losses = self.trainer.step(record.step)
+        losses = self.trainer.step(record.step, self._place())
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
             raise H2loError(
@@ -251,6 +252,14 @@ class _Loop:
             )
         record.step += 1
         return losses
+
+    def _place(self) -> int:
+        """Return the step of the schedule: of a fit that time will end, by the time spent."""
+        o, step = self.options, self.record.step
+        if o.max_seconds is None:
+            return step
+        spent = min(self.record.seconds / o.max_seconds, 1.0)
+        return max(step, self.fabric.broadcast(int(spent * (o.steps - 1))))
 
     def _late(self, seconds: float) -> bool:
         """Return whether the time budget is spent; process 0 has the clock."""

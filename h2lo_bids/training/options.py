@@ -69,7 +69,7 @@ class FitOptions:
     family: str = "h2lo"  # a key of `h2lo_bids.models.registry.FAMILIES`
     architecture: Architecture = field(default_factory=H2loArchitecture)
     scaling: str = "max"  # of a model's input
-    max_seconds: float | None = None  # ends the fit at the first step after
+    max_seconds: float | None = None  # ends schedule and fit, at the first step after
     device: str = "cpu"  # "auto", "cpu", "cuda" or "cuda:N"
 
     def __post_init__(self) -> None:
@@ -209,14 +209,16 @@ def linear_rate(step: int, steps: int, start: float) -> float:
     return start * min(1.0, (steps - step) / (steps - steps // 2))
 
 
-def rate_of(step: int, options: FitOptions) -> float:
+def rate_of(step: int, options: FitOptions, place: int | None = None) -> float:
     """Return the rate of a step under some options, `step` counted from 0.
 
+    After the warm-up, `place` is the step of the schedule, where that is another one.
     Where the rate changes only every epoch, the cosine counts epochs as
     `torch.optim.lr_scheduler.CosineAnnealingLR` does: it would reach the floor
     one epoch after the last.
     """
     o, every = options, options.rate_steps
+    step = step if place is None or step < o.warmup else place
     if every == 1:
         return cosine_rate(step, o.steps, o.learning_rate, o.floor, o.warmup, o.warmup_from)
     epochs = -(-o.steps // every)

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,7 +59,7 @@ class Walk:
         self.done, self.act = 0, act
         self.figures = {4: 10.0, 8: 30.0, 12: 20.0}
 
-    def step(self, step: int) -> Mapping[str, float]:
+    def step(self, step: int, place: int) -> Mapping[str, float]:
         assert step == self.done
         found = self.act(step)
         draw = torch.randn(3, generator=torch.Generator().manual_seed(1000 + step))
@@ -67,7 +68,7 @@ class Walk:
             parameter.data.add_(self.momentum.sum() * 1e-3)
         self.done += 1
         loss = float(draw.sum()) if found is None else found
-        return {"rate": 0.1, "loss": loss, **({"side": 2.0} if step % 2 else {})}
+        return {"rate": float(place), "loss": loss, **({"side": 2.0} if step % 2 else {})}
 
     def state(self) -> dict[str, Any]:
         weights = self.model.state_dict()
@@ -100,7 +101,7 @@ def walked(steps: int) -> torch.Tensor:
     """The weights after some steps, without the loop."""
     walk = Walk(lambda step: None)
     for step in range(steps):
-        walk.step(step)
+        walk.step(step, step)
     return weights(walk.model)
 
 
@@ -185,6 +186,25 @@ def test_a_time_budget_ends_a_fit_for_good(walk: Callable[..., FitResult], tmp_p
     assert (ample.steps, ample.timed_out) == (14, False)
     with pytest.raises(UsageError, match="other options"):
         walk(tmp_path / "a")
+
+
+@pytest.mark.parametrize("stop", [None, 3])
+def test_a_time_budget_ends_the_schedule_too(
+    walk: Callable[..., FitResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: int | None,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def a_second(step: int) -> None:
+        now[0] += 1
+
+    for end in dict.fromkeys((stop, None)):
+        walk(tmp_path, a_second, max_seconds=7, stop_at=end)
+    places = [float(row["rate"]) for row in history(tmp_path)]
+    assert places == [0, 1, 3, 5, 7, 9, 11]  # seconds / 7 of the way from step 0 to step 13
 
 
 @pytest.mark.parametrize("stop", [None, 3, 7, 8])

@@ -97,7 +97,7 @@ class ArnoldTrainer:
         self._points: list[Values] = []
         self._found: list[float] = []
 
-    def step(self, step: int) -> Mapping[str, float]:
+    def step(self, step: int, place: int) -> Mapping[str, float]:
         """Evaluate the next point; once the search has ended, nothing."""
         point = self._next()
         if point is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -97,17 +96,15 @@ class DiffI2ITrainer:
         self.averages = copy.deepcopy(self.networks).requires_grad_(False)
         self.stage, self.first = PRETRAINING, 0
         self.optimiser = self._enter(PRETRAINING)
-        self._before = 0.0
-        self._mark: float | None = None
 
     @property
     def model(self) -> DiffI2I:
         """The networks of stage 2, as they are trained."""
         return self.networks["model"]  # type: ignore[return-value]
 
-    def step(self, step: int) -> dict[str, float]:
+    def step(self, step: int, place: int) -> dict[str, float]:
         """Do a step of the stage that it belongs to."""
-        done = self._done(step)
+        done = place / self.options.steps
         wanted = max(i for i, start in enumerate(STARTS) if start <= done)
         while self.stage < wanted:
             self.networks.load_state_dict(self.averages.state_dict())
@@ -132,7 +129,6 @@ class DiffI2ITrainer:
         return {
             "stage": self.stage,
             "first": self.first,
-            "seconds": self._seconds(),
             "networks": self.networks.state_dict(),
             "averages": self.averages.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -142,7 +138,7 @@ class DiffI2ITrainer:
         """Take back what `state` returned."""
         self.networks.load_state_dict(state["networks"])
         self.averages.load_state_dict(state["averages"])
-        self.first, self._before = state["first"], state["seconds"]
+        self.first = state["first"]
         self.optimiser = self._enter(state["stage"])
         self.optimiser.load_state_dict(state["optimiser"])
 
@@ -192,17 +188,6 @@ class DiffI2ITrainer:
     def _noise(self, like: torch.Tensor, step: int) -> torch.Tensor:
         rng = np.random.default_rng([self.options.seed, step, _NOISE])
         return torch.from_numpy(rng.standard_normal(like.shape, np.float32)).to(like)
-
-    def _done(self, step: int) -> float:
-        """Return how much of the fit lies behind: of its steps or, if more, of its time."""
-        budget = self.options.max_seconds
-        spent = 0.0 if budget is None else min(self._seconds() / budget, 1.0)
-        return max(step / self.options.steps, spent)
-
-    def _seconds(self) -> float:
-        now = time.perf_counter()
-        self._mark = now if self._mark is None else self._mark  # from the first step on
-        return self._before + now - self._mark
 
 
 def _over_brain(made: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -88,9 +88,9 @@ class OperatorTrainer:
         self._adam = torch.optim.Adam(self._model.parameters(), lr=options.learning_rate)
         self._loss, self._update = fabric.setup(_Loss(self._model, self._estimator), self._adam)
 
-    def step(self, step: int) -> Mapping[str, float]:
+    def step(self, step: int, place: int) -> Mapping[str, float]:
         """Do this process's part of a step; see `h2lo_bids.training.fit.Trainer`."""
-        world, rate = self._fabric.world_size, rate_of(step, self._options)
+        world, rate = self._fabric.world_size, rate_of(step, self._options, place)
         for group in self._adam.param_groups:
             group["lr"] = rate
         batch = self._estimator.draw(step, *self._share).to(self._fabric.device)

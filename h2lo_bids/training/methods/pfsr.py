@@ -81,9 +81,9 @@ class PfsrTrainer:
             self.network.load_state_dict(initial)
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=options.learning_rate)
 
-    def step(self, step: int) -> Mapping[str, float]:
+    def step(self, step: int, place: int) -> Mapping[str, float]:
         """Update the network."""
-        rate = rate_of(step, self._options)
+        rate = rate_of(step, self._options, place)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         source, target, brain = self.draw(step)

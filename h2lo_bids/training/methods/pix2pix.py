@@ -100,10 +100,10 @@ class Pix2PixTrainer:
         ]
         self._done, self._settled = 0, (-1, self.generator)
 
-    def step(self, step: int) -> Mapping[str, float]:
+    def step(self, step: int, place: int) -> Mapping[str, float]:
         """Update the discriminator, then the generator."""
         o, (update_g, update_d) = self._options, self.optimisers
-        rate = linear_rate(step, o.steps, o.learning_rate)
+        rate = linear_rate(place, o.steps, o.learning_rate)
         for group in (*update_g.param_groups, *update_d.param_groups):
             group["lr"] = rate
         source, target, brain = self.draw(step)

@@ -103,7 +103,7 @@ def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
 def test_a_search_that_has_ended_stays_where_it_is() -> None:
     pairs = made_with(TRUE[2], HEADS[:1])
     task = ArnoldTrainer(pairs, [], options())
-    rows = [task.step(n) for n in range(1000)]
+    rows = [task.step(n, n) for n in range(1000)]
     assert rows[-1] == min(rows, key=lambda row: row["loss"])
     assert len(task.state()["values"]) < 1000
     assert len(GRID) == 750

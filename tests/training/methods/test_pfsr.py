@@ -57,7 +57,7 @@ def test_a_first_step_is_adam_on_the_mean_absolute_difference() -> None:
     assert source.shape == target.shape == brain.shape == (2, 1, 8, 8, 8)
     assert not target[~brain].any()
     before = task.network.tail.bias.item()
-    told = task.step(0)
+    told = task.step(0, 0)
     # An untrained network returns its input.
     assert told["loss"] == pytest.approx((source * brain - target).abs().mean().item(), rel=1e-5)
     sign = torch.sign((source * brain - target)[brain]).sum().sign().item()
@@ -81,3 +81,5 @@ def test_warming_up_begins_at_a_part_of_the_rate() -> None:
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
     options = tiny_options(steps=8, learning_rate=1e-3, warmup=2, warmup_from=0.5)
     assert rate_of(0, options) == pytest.approx(5e-4)
+    assert rate_of(1, options, 7) == rate_of(1, options)
+    assert rate_of(2, options, 7) == rate_of(7, options) == pytest.approx(options.floor)

@@ -53,7 +53,7 @@ def test_one_step_is_the_published_one() -> None:
     g_loss = fooled + 100 * l1
     _adam_first_step(generator, g_loss, rate)
 
-    told = task.step(0)
+    told = task.step(0, 0)
     expected = {"loss": g_loss, "l1": l1, "adversarial": fooled, "discriminator": d_loss}
     assert told == pytest.approx(
         {"rate": rate, **{k: v.item() for k, v in expected.items()}}, rel=1e-4
@@ -79,7 +79,7 @@ def _adam_first_step(network: torch.nn.Module, loss: torch.Tensor, rate: float) 
 def test_statistics_are_the_mean_over_patches_of_the_present_weights() -> None:
     task = trainer_of(Pix2PixTrainer, TRAIN, HELD, tiny_options())
     for step in range(3):
-        task.step(step)
+        task.step(step, step)
     before = weights(task.generator)
     settled = task.settled()
     assert torch.equal(before, weights(task.generator))
