@@ -21,7 +21,7 @@ from h2lo_bids.bids.sidecars import (
 )
 from h2lo_bids.imaging.templates import parse_space
 from h2lo_bids.imaging.voxels import VoxelResponse
-from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.options import PROFILES
 

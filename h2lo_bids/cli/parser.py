@@ -331,7 +331,7 @@ def print_listing(words: Sequence[str]) -> bool:
         print(json.dumps(patterns, indent=2))
         return True
     if list(words) == ["methods"]:
-        from h2lo_bids.models.catalogue import CATALOGUE
+        from h2lo_bids.models.registry import CATALOGUE
 
         print("\n\n".join("\n".join(_method_lines(entry)) for entry in CATALOGUE.values()))
         return True

@@ -16,7 +16,7 @@ from h2lo_bids.evaluation.table import (
     Value,
     paper_figures,
 )
-from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 

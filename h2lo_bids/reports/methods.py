@@ -10,8 +10,7 @@ from html import escape
 
 import bids_app_spec
 from h2lo_bids.bids.dataset import bibtex
-from h2lo_bids.models.catalogue import cited
-from h2lo_bids.models.registry import FAMILIES, METHODS, task_of
+from h2lo_bids.models.registry import FAMILIES, METHODS, cited, task_of
 from h2lo_bids.reports.page import environment, render_markdown
 from h2lo_bids.reports.records import SubjectReport
 from h2lo_bids.vocabulary import ENHANCE

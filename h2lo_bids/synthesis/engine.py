@@ -12,8 +12,7 @@ import torch
 from torch.nn import functional
 
 from h2lo_bids.models.frame import normalised_coordinates
-from h2lo_bids.models.h2lo import HALO, Branch, H2lo
-from h2lo_bids.models.inr import ConditionalInr, Operator, cell_scale
+from h2lo_bids.models.h2lo import HALO, Branch, ConditionalInr, H2lo, Operator, cell_scale
 from h2lo_bids.synthesis.options import CpuTookOverWarning, EngineOptions, resolve_device
 from h2lo_bids.synthesis.tiles import Box, cover, each_on_a_core
 

@@ -12,7 +12,7 @@ import numpy as np
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import Bundle, load_model
-from h2lo_bids.models.inr import Operator
+from h2lo_bids.models.h2lo import Operator
 from h2lo_bids.models.registry import FAMILIES, METHODS, Model, family_of
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.grids import (

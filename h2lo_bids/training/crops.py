@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from h2lo_bids.models.h2lo import HALO, Branch, H2lo, SineLayer
-from h2lo_bids.models.inr import ConditionalInr, Operator
+from h2lo_bids.models.h2lo import HALO, Branch, ConditionalInr, H2lo, Operator, SineLayer
 from h2lo_bids.training.pairs import Pair, common_shape
 
 ROWS = 8192

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from h2lo_bids.models.frame import normalised_coordinates
-from h2lo_bids.models.inr import Operator
+from h2lo_bids.models.h2lo import Operator
 from h2lo_bids.training.augment import draw_crop
 from h2lo_bids.training.crops import (
     Corner,

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from h2lo_bids.evaluation.metrics import psnr
-from h2lo_bids.models.h2lo import HALO
-from h2lo_bids.models.inr import Operator
+from h2lo_bids.models.h2lo import HALO, Operator
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.augment import NONE, draw_crop

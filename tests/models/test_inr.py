@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from h2lo_bids.models.inr import ConditionalInr, InrArchitecture, cell_positions
+from h2lo_bids.models.h2lo import ConditionalInr, InrArchitecture, cell_positions
 
 
 def test_coordinates_run_from_face_to_face():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.interpolate import RegularGridInterpolator
 
-from h2lo_bids.models.inr import ConditionalInr, InrArchitecture
+from h2lo_bids.models.h2lo import ConditionalInr, InrArchitecture
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.models.catalogue import CATALOGUE
-from h2lo_bids.models.registry import task_of
+from h2lo_bids.models.registry import CATALOGUE, task_of
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, REAL, SYNTHESIZE, Say

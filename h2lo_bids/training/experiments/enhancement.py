@@ -14,8 +14,8 @@ from h2lo_bids.bids.derivatives import result_pattern
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.models.bundle import Bundle, load_bundle
-from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.models.pfsr import PfsrArchitecture
+from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments.arms import Arm, Schedule, find_arm, fit_arm
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort

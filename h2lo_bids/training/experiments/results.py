@@ -23,7 +23,7 @@ from h2lo_bids.evaluation.scores import (
 from h2lo_bids.evaluation.splits import Fold, read_splits
 from h2lo_bids.evaluation.statistics import write_comparisons
 from h2lo_bids.evaluation.table import Block, tabulate, write_tables
-from h2lo_bids.models.catalogue import cited
+from h2lo_bids.models.registry import cited
 from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings

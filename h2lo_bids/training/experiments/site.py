@@ -17,7 +17,7 @@ from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import Bundle, save_bundle
-from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.training.card import render_card, software, start_of, varied
 from h2lo_bids.training.experiments.leaks import brain_of, encode
 from h2lo_bids.training.options import GAIN

@@ -8,9 +8,8 @@ from typing import Any
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.baselines import NoSizes
-from h2lo_bids.models.catalogue import CATALOGUE
+from h2lo_bids.models.registry import CATALOGUE, task_of
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
-from h2lo_bids.models.registry import task_of
 from h2lo_bids.training.augment import NONE
 from h2lo_bids.training.methods.arnold import ArnoldTrainer, adapt_arnold
 from h2lo_bids.training.methods.diffi2i import DiffI2ITrainer, adapt_diffi2i

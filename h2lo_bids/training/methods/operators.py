@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from h2lo_bids.models.h2lo import H2loArchitecture
-from h2lo_bids.models.inr import InrArchitecture, Operator
+from h2lo_bids.models.h2lo import H2loArchitecture, InrArchitecture, Operator
 from h2lo_bids.models.registry import make_model
 from h2lo_bids.training.crops import Corner
 from h2lo_bids.training.estimators import Batch, Estimator, Terms, build_estimator

@@ -14,7 +14,7 @@ from problems import ball_pair, small_options
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.diffi2i import DiffI2IArchitecture
-from h2lo_bids.models.inr import InrArchitecture
+from h2lo_bids.models.h2lo import InrArchitecture
 from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.models.pix2pix import Pix2PixArchitecture
 from h2lo_bids.training.augment import Augmentation

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from problems import ball_pair, small_options
 
-from h2lo_bids.models.inr import ConditionalInr, InrArchitecture
+from h2lo_bids.models.h2lo import ConditionalInr, InrArchitecture
 from h2lo_bids.training.crops import predict_crop, read_crop
 from h2lo_bids.training.methods.operators import adapt_inr
 from h2lo_bids.training.options import FitOptions

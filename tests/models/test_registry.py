@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from h2lo_bids.models.catalogue import CATALOGUE
 from h2lo_bids.models.diffi2i import DiffI2IArchitecture
 from h2lo_bids.models.pix2pix import PatchDiscriminator, Pix2PixArchitecture
-from h2lo_bids.models.registry import FAMILIES, METHODS, make_architecture, make_model, sizes_of
+from h2lo_bids.models.registry import (
+    CATALOGUE,
+    FAMILIES,
+    METHODS,
+    make_architecture,
+    make_model,
+    sizes_of,
+)
 from h2lo_bids.reports.methods import works
 from h2lo_bids.training.methods import METHODS as TRAINED
 from h2lo_bids.training.options import FitOptions
