@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.derivatives import (
@@ -22,12 +23,17 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines
+from h2lo_bids.cli.pairs import find_pairs, subjects_of
+from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.cli.tasks import CheckTask, Failed, exit_code
 from h2lo_bids.errors import MissingInputError, UsageError, error_of_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_for, output_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CURVE, ENHANCER, SYNTHESIZE
 from h2lo_bids.wording import counted, summarise
+
+if TYPE_CHECKING:
+    from h2lo_bids.evaluation.splits import Fold
 
 RUN = "<run>"
 """Stands for the name of a run's folder in ``logs``, which holds the time of its start."""
@@ -78,11 +84,12 @@ def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
 
         scans = find(settings)
         return scans, [*_check(settings, scans), *_scan_lines(settings, scans)]
-    from h2lo_bids.cli.pairs import find_pairs
-
     pairs = find_pairs(settings)
     lines = [*_pair_lines(pairs)]
     if settings.level in ("group", "benchmark"):
+        from h2lo_bids.training.experiments.plan import check_ahead
+
+        check_ahead(settings, subjects_of(pairs.pairs))
         lines += _fold_lines(settings, pairs)
     elif settings.level == "evaluate":
         lines += _evaluation_lines(settings)
@@ -128,14 +135,8 @@ def _pair_lines(found: PairDiscovery) -> Iterator[str]:
 
 
 def _fold_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
-    """Yield folds and fits; raise if folds cannot be made."""
-    from h2lo_bids.cli.resources import fit_threads
-    from h2lo_bids.training.experiments.plan import check_ahead, divide_subjects
-
-    people = subjects_of(found)
-    check_ahead(settings, people)
-    for contrast, subjects in people.items():
-        for fold in divide_subjects(settings, contrast, subjects)[0]:
+    for contrast, folds in folds_of(settings, found).items():
+        for fold in folds:
             yield (
                 f"{contrast} fold {fold.index}: train on {len(fold.train)}; validate on "
                 f"{', '.join(fold.validation)}; test on {', '.join(fold.test)}"
@@ -171,22 +172,12 @@ def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:
         yield from _of_fits(settings, folds_of(settings, found))
 
 
-def subjects_of(found: PairDiscovery) -> dict[str, list[str]]:
-    """Return the subjects of each contrast's pairs, both sorted."""
-    subjects: dict[str, set[str]] = {}
-    for pair in found.pairs:
-        subjects.setdefault(pair.contrast, set()).add(pair.subject)
-    return {contrast: sorted(subjects[contrast]) for contrast in sorted(subjects)}
-
-
-def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[int, ...]]:
-    """Return the numbers of the folds of each contrast."""
+def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[Fold, ...]]:
+    """Return the folds of each contrast."""
     from h2lo_bids.training.experiments.plan import divide_subjects
 
-    return {
-        contrast: tuple(fold.index for fold in divide_subjects(settings, contrast, subjects)[0])
-        for contrast, subjects in subjects_of(found).items()
-    }
+    people = subjects_of(found.pairs).items()
+    return {contrast: divide_subjects(settings, contrast, who)[0] for contrast, who in people}
 
 
 def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
@@ -286,7 +277,7 @@ def _of_pairs(settings: Settings, found: PairDiscovery) -> Iterator[Output]:
 def _of_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[Output]:
     from h2lo_bids.models.choice import named_models
 
-    for contrast, models in named_models(settings, tuple(subjects_of(found))).items():
+    for contrast, models in named_models(settings, tuple(subjects_of(found.pairs))).items():
         for name, bundle in models:
             yield from _result(settings, "evaluated", contrast=contrast, model=name)
             if bundle.task == SYNTHESIZE:
@@ -295,56 +286,44 @@ def _of_evaluation(settings: Settings, found: PairDiscovery) -> Iterator[Output]
     yield from _result(settings, "group_report")
 
 
-def _of_fits(settings: Settings, folds: dict[str, tuple[int, ...]]) -> Iterator[Output]:
+def _of_fits(settings: Settings, folds: dict[str, tuple[Fold, ...]]) -> Iterator[Output]:
     """Yield the folds; what is collected from them; the final models or the benchmark's tables."""
     if any(folds.values()):
         yield from _result(settings, "splits")
-    for contrast, numbers in folds.items():
-        for name in settings.arms:
-            wanted = [n for n in numbers if not settings.fold or n in settings.fold]
-            yield from _of_folds(settings, contrast, name, wanted)
-    if settings.fold or not folds:
-        return
-    yield from _collected(settings, folds)
+    lone = {*dict(settings.external), f"{ENHANCER}-{CURVE}"}
+    for contrast, divided in folds.items():
+        for name, fold in product(settings.arms, divided):
+            if settings.fold and fold.index not in settings.fold:
+                continue
+            fields: dict[str, Any] = {"contrast": contrast, "method": name, "fold": fold.index}
+            yield from _result(settings, "external_fold" if name in lone else "fold", **fields)
+            if not settings.fits_enhancer:
+                yield from _result(settings, "fold_realism", **fields)
+            yield _log(settings, f"folds/{contrast}/{name}/fold-{fold.index}")
+    if folds and not settings.fold:
+        yield from _collected(settings, folds)
+
+
+def _collected(settings: Settings, folds: dict[str, tuple[Fold, ...]]) -> Iterator[Output]:
+    prefix = "enhancement" if settings.fits_enhancer else "group"
+    yield from _result(settings, f"{prefix}_report")
+    if any(folds.values()):
+        yield from _result(settings, "citation")
+    for contrast, divided in folds.items():
+        if divided:
+            yield from _result(settings, f"{prefix}_tables", contrast=contrast)
     if settings.level == "benchmark":
         key = "enhancement_benchmark" if settings.fits_enhancer else "benchmark"
         yield from _result(settings, key)
         for contrast in folds:
             yield from _result(settings, f"{key}_contrast", contrast=contrast)
     elif not settings.no_final:
-        for contrast, numbers in folds.items():
-            yield from _of_final(settings, contrast, () if settings.fits_enhancer else numbers)
-
-
-def _collected(settings: Settings, folds: dict[str, tuple[int, ...]]) -> Iterator[Output]:
-    prefix = "enhancement" if settings.fits_enhancer else "group"
-    yield from _result(settings, f"{prefix}_report")
-    if any(folds.values()):
-        yield from _result(settings, "citation")
-    for contrast, numbers in folds.items():
-        if numbers:
-            yield from _result(settings, f"{prefix}_tables", contrast=contrast)
-
-
-def _of_folds(
-    settings: Settings, contrast: str, name: str, folds: Iterable[int]
-) -> Iterator[Output]:
-    lone = name in dict(settings.external) or name == f"{ENHANCER}-{CURVE}"
-    key = "external_fold" if lone else "fold"
-    for fold in folds:
-        fields: dict[str, Any] = {"contrast": contrast, "method": name, "fold": fold}
-        yield from _result(settings, key, **fields)
-        if not settings.fits_enhancer:
-            yield from _result(settings, "fold_realism", **fields)
-        yield _log(settings, f"folds/{contrast}/{name}/fold-{fold}")
-
-
-def _of_final(settings: Settings, contrast: str, members: Iterable[int]) -> Iterator[Output]:
-    names = {"method": settings.methods[0], "contrast": contrast}
-    yield from _result(settings, "model", **names)
-    for number, _ in enumerate(members):
-        yield from _result(settings, "member", **names, number=number)
-    yield _log(settings, f"models/{settings.methods[0]}_{contrast}")
+        for contrast, divided in folds.items():
+            names = {"method": settings.methods[0], "contrast": contrast}
+            yield from _result(settings, "model", **names)
+            for number in range(0 if settings.fits_enhancer else len(divided)):
+                yield from _result(settings, "member", **names, number=number)
+            yield _log(settings, f"models/{settings.methods[0]}_{contrast}")
 
 
 def _result(settings: Settings, key: str, **fields: str | int) -> Iterator[Output]:

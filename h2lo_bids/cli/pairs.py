@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -63,6 +64,14 @@ def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...
     return {contrast: tuple(sources[contrast]) for contrast in sorted(sources)}
 
 
+def subjects_of(pairs: Iterable[PairSource]) -> dict[str, list[str]]:
+    """Return the subjects of each contrast's pairs, both sorted."""
+    subjects: dict[str, set[str]] = {}
+    for pair in pairs:
+        subjects.setdefault(pair.contrast, set()).add(pair.subject)
+    return {contrast: sorted(subjects[contrast]) for contrast in sorted(subjects)}
+
+
 def find_pairs(settings: Settings) -> PairDiscovery:
     """Find the pairs that the settings ask for."""
     return discover_pairs(query_of(settings))
@@ -117,10 +126,9 @@ def find_missing(task: MissingTask, send: Send) -> tuple[str, ...]:
     from pipelines.pairs import missing_pairs
 
     subjects: dict[str, list[PairSource]] = {}
-    people: dict[str, set[str]] = {}
     for pair in task.pairs:
         subjects.setdefault(pair.subject, []).append(pair)
-        people.setdefault(pair.contrast, set()).add(pair.subject)
+    people = subjects_of(task.pairs)
     # Preparing may take hours: nobody should learn only then of a misspelled option.
     if task.settings.level in ("group", "benchmark"):
         from h2lo_bids.training.experiments.plan import check_ahead
@@ -130,7 +138,7 @@ def find_missing(task: MissingTask, send: Send) -> tuple[str, ...]:
         from h2lo_bids.models.bundle import load_model
         from h2lo_bids.models.choice import named_models
 
-        for named in named_models(task.settings, tuple(sorted(people))).values():
+        for named in named_models(task.settings, tuple(people)).values():
             for _, bundle in named:
                 load_model(bundle)  # only for the errors that it raises
     how = _how(task.settings)

@@ -119,14 +119,10 @@ class _Collect(argparse.Action):
 
 def build_parser(level: str | None = None) -> Parser:
     """Return the parser of a level, or of the options of all; what is not given is absent."""
-    parser = Parser(
-        prog=f"h2lo {level}" if level else "h2lo",
-        usage=f"h2lo bids_dir out_dir {level or 'LEVEL'} [options]",
-        description=textwrap.fill(ABOUT[level], 90) if level else SUMMARY,
-        epilog=_epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+    parser = _new_parser(
+        f"h2lo {level}" if level else "h2lo",
+        f"h2lo bids_dir out_dir {level or 'LEVEL'} [options]",
+        textwrap.fill(ABOUT[level], 90) if level else SUMMARY,
     )
     add = parser.add_argument
     add("bids_dir", type=convert.path, help="folder of the input dataset; never written")
@@ -136,15 +132,14 @@ def build_parser(level: str | None = None) -> Parser:
         help="folder of the derivative dataset, outside bids_dir or in its derivatives/NAME",
     )
     add("level", metavar="analysis_level", help=f"{', '.join(LEVELS[:-1])} or {LEVELS[-1]}")
-    add("--version", action="version", version=f"h2lo {__version__}")
     for title, declared in GROUPS.items():
-        group = None
+        group = parser.add_argument_group(title)
         for option in options_of(declared):
-            if level is not None and level not in levels_of(option):
-                continue
-            group = group or parser.add_argument_group(title)
-            _add(group, option, option.text + ("" if level is None else _only(option, level)))
-    (group or parser).add_argument(
+            modes = _modes_at(level, option)
+            only = "" if level is None or "" in modes else f" [with {' or '.join(modes)}]"
+            if modes:
+                _add(group, option, option.text + only)
+    group.add_argument(
         "--config-file",
         type=convert.path,
         metavar="FILE",
@@ -159,34 +154,39 @@ def build_short_parser() -> Parser:
         textwrap.fill(f"{level:<13}{text}", 92, initial_indent="  ", subsequent_indent=" " * 15)
         for level, text in ABOUT.items()
     )
-    parser = Parser(
-        prog="h2lo",
-        usage="h2lo bids_dir out_dir LEVEL [options]\n       h2lo LEVEL --help    all options of a "
+    usage = (
+        "h2lo bids_dir out_dir LEVEL [options]\n       h2lo LEVEL --help    all options of a "
         "level\n       h2lo methods         what can be fitted and applied\n"
-        "       h2lo outputs         the pattern of every output",
-        description=f"{SUMMARY}\n\nlevels:\n{levels}",
-        epilog=_epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "       h2lo outputs         the pattern of every output"
     )
-    parser.add_argument("--version", action="version", version=f"h2lo {__version__}")
+    parser = _new_parser("h2lo", usage, f"{SUMMARY}\n\nlevels:\n{levels}")
     group = parser.add_argument_group("common options")
-    for declared in GROUPS.values():
-        for option in options_of(declared):
-            if option.common:
-                _add(group, option, option.text)
+    for option in OPTIONS.values():
+        if option.common:
+            _add(group, option, option.text)
     return parser
 
 
-def levels_of(option: Option) -> tuple[str, ...]:
-    """Return the levels that take an option, in one of their modes."""
-    return tuple(dict.fromkeys(mode.partition(" ")[0] for mode in option.modes))
+def _new_parser(prog: str, usage: str, description: str) -> Parser:
+    """Return a parser that lists the exit codes and takes no argument but ``--version``."""
+    codes = "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = Parser(
+        prog=prog,
+        usage=usage,
+        description=description,
+        epilog="exit codes:\n" + textwrap.indent(textwrap.fill(f"{codes}.", 76), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"h2lo {__version__}")
+    return parser
 
 
-def _only(option: Option, level: str) -> str:
-    """Return in which modes of its level an option is taken, unless it is taken without any."""
-    modes = [mode.partition(" ")[2] for mode in option.modes if mode.partition(" ")[0] == level]
-    return "" if "" in modes else f" [with {' or '.join(modes)}]"
+def _modes_at(level: str | None, option: Option) -> list[str]:
+    """Return with which further options a level takes an option, "" for none of them."""
+    modes = (mode.partition(" ") for mode in option.modes)
+    return [others for taker, _, others in modes if level in (None, taker)]
 
 
 def _add(group: argparse._ArgumentGroup, option: Option, text: str) -> None:
@@ -202,11 +202,6 @@ def _add(group: argparse._ArgumentGroup, option: Option, text: str) -> None:
     if option.nargs == "+":
         given |= {"action": _Collect, "nargs": "+"}
     group.add_argument(*flags, **given)
-
-
-def _epilog() -> str:
-    codes = "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
-    return "exit codes:\n" + textwrap.indent(textwrap.fill(f"{codes}.", 76), "  ")
 
 
 def read_settings(argv: Sequence[str]) -> Settings:

@@ -170,14 +170,14 @@ def _fits(settings: Settings, collected: State | None) -> list[Stage]:
     if settings.fits_enhancer and settings.level == "benchmark":
         from h2lo_bids.training.experiments.enhancement import check_synthesis
 
-        for contrast, numbers in folds.items():
-            check_synthesis(settings, contrast, numbers)
+        for contrast, divided in folds.items():
+            check_synthesis(settings, contrast, [fold.index for fold in divided])
     # Each task names its contrast and method; external tools run once, at the end.
     common = replace(settings, contrast=(), method=(), external=(), arm=())
     tasks = tuple(
-        _fold(settings, contrast, method, index)
-        for contrast, numbers in folds.items()
-        for index in numbers
+        _fold(settings, contrast, method, fold.index)
+        for contrast, divided in folds.items()
+        for fold in divided
         for method in (settings.arms if settings.fits_enhancer else settings.methods)
     )
     stages = [pairs, Stage(FOLDS, common, tasks)] if tasks else [pairs]

@@ -79,16 +79,12 @@ def participants(text: str) -> list[str]:
     return labels
 
 
-def named_path(name: str) -> Any:
-    """Return a reader of ``NAME=PATH``."""
-
-    def convert(text: str) -> tuple[str, Path]:
-        key, equals, value = text.partition("=")
-        if not (equals and value and re.fullmatch(r"\w[\w.-]*", key)):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {name}=PATH")
-        return key, path(value)
-
-    return convert
+def named_path(text: str) -> tuple[str, Path]:
+    """Read ``NAME=PATH``."""
+    name, equals, value = text.partition("=")
+    if not (equals and value and re.fullmatch(r"\w[\w.-]*", name)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+    return name, path(value)
 
 
 def external(text: str) -> tuple[str, str]:
@@ -136,14 +132,11 @@ class integer:  # noqa: N801 - used like the functions here
 
     def __call__(self, text: str) -> int:
         """Read one."""
-        if not re.fullmatch(r"[0-9]+", text) or not self._takes(text):
+        if not re.fullmatch(r"[0-9]{1,19}", text) or not self.least <= int(text) <= self.most:
             raise argparse.ArgumentTypeError(
                 f"{text[:40]!r} is not a whole number of {self.least} to {self.most}"
             )
         return int(text)
-
-    def _takes(self, text: str) -> bool:
-        return len(text) <= len(str(self.most)) and self.least <= int(text) <= self.most
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class Selection:
         (),
         "derivative datasets: brain masks in them are used instead of computed ones, low-field "
         "images instead of raw ones",
-        (convert.named_path("NAME"), "NAME=PATH"),
+        (convert.named_path, "NAME=PATH"),
         short="-d",
     )
 
@@ -265,7 +265,7 @@ class Outputs:
         (),
         "derivative datasets with a mask of lesions, a dseg or a probseg in the scans' space: "
         "carried to the grid of every output and measured there",
-        (convert.named_path("NAME"), "NAME=PATH"),
+        (convert.named_path, "NAME=PATH"),
     )
     condition: tuple[str, ...] = option(
         (),
