@@ -1,16 +1,17 @@
-"""Running a workflow in this process, and what of it failed."""
+"""Building a workflow of nodes, running it in this process, and what came of it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import networkx
 from nipype import config
+from nipype.interfaces.utility import Merge
 from nipype.pipeline.engine import Node, Workflow
 from nipype.pipeline.engine.nodes import NodeExecutionError
 from nipype.pipeline.engine.utils import (
@@ -23,6 +24,8 @@ from nipype.pipeline.plugins.tools import report_crash
 from h2lo_bids.errors import H2loError, UnexpectedError, recorded
 
 StatusCallback = Callable[[Node, str], None]
+Source = tuple[Any, str]
+"""A node and one of its outputs."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,37 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class NodeFailure:
-    """A node that failed, and the nodes that were never run because of it."""
+    """A node that failed."""
 
-    node: str
+    step: str
     error: H2loError
     crash_file: str = ""
-    dependents: tuple[str, ...] = ()
+    branches: tuple[str, ...] = ()
+    """The workflows within the workflow that cannot end because of it, its own first."""
+
+
+def add(
+    workflow: Workflow,
+    interface: Any,
+    name: str,
+    threads: int = 1,
+    /,
+    **inputs: Source | list[Source] | None,
+) -> Node:
+    """Add a node; outputs of others are its inputs, several of them as a list."""
+    node = Node(interface, name=name, n_procs=threads)
+    workflow.add_nodes([node])
+    for key, source in inputs.items():
+        if isinstance(source, list):
+            merge = Node(Merge(len(source)), f"{name}_list_{key}", run_without_submitting=True)
+            # What it keeps are paths as they were: a work folder may have been moved since.
+            merge.interface._always_run = True
+            for number, one in enumerate(source, start=1):
+                workflow.connect(*one, merge, f"in{number}")
+            source = (merge, "out")
+        if source is not None:
+            workflow.connect(*source, node, key)
+    return node
 
 
 class _Runner:
@@ -70,9 +98,10 @@ class _Runner:
                 with contextlib.suppress(OSError):  # a full disk
                     crash_file = report_crash(node)
                 self.options.status_callback(node, "exception")
-                names = tuple(sorted(n.fullname for n in after))
+                names = (node.fullname, *sorted(n.fullname for n in after))
+                lost = dict.fromkeys(name.split(".")[1] for name in names if name.count(".") > 1)
                 error = _error_of(node, err)
-                self.failures.append(NodeFailure(node.fullname, error, crash_file, names))
+                self.failures.append(NodeFailure(node.name, error, crash_file, tuple(lost)))
                 if self.options.stop_on_first_crash:
                     return
             else:
@@ -105,19 +134,16 @@ def run_workflow(workflow: Workflow, options: RunOptions) -> list[NodeFailure]:
     return runner.failures
 
 
-def durations(workflow: Workflow) -> dict[str, float]:
-    """Return the seconds that each finished node took when it was last computed.
+def results(workflow: Workflow) -> Iterator[tuple[str, Any]]:
+    """Yield each node that has ended by its full name, and what Nipype kept of it.
 
     They are read from the work folder, so that a run that resumes has those of the whole.
     """
-    seconds = {}
     for node in generate_expanded_graph(workflow._create_flat_graph()):
         node.base_dir = workflow.base_dir
-        result = Path(node.output_dir()) / f"result_{node.name}.pklz"
-        if result.exists():
-            runtime = load_resultfile(result, resolve=False).runtime
-            seconds[node.fullname] = float(getattr(runtime, "duration", 0.0))
-    return seconds
+        file = Path(node.output_dir()) / f"result_{node.name}.pklz"
+        if file.exists():
+            yield node.fullname, load_resultfile(file, resolve=False)
 
 
 def _error_of(node: Node, raised: Exception) -> H2loError:

@@ -7,16 +7,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.errors import BadDataError, H2loError, error_named
+import numpy as np
+from nibabel.affines import apply_affine
+
+from h2lo_bids.bids.sidecars import write_sidecar
+from h2lo_bids.errors import BadDataError, H2loError
+from h2lo_bids.evaluation.realism import scan_noise
+from h2lo_bids.imaging.alignment import (
+    MAX_MOTION_MM,
+    MAX_TURN_DEG,
+    Alignment,
+    ScanAt,
+    align,
+    check_alignments,
+    check_overlap,
+    motion_of,
+)
+from h2lo_bids.imaging.brain import BrainMask
+from h2lo_bids.imaging.conform import frame_grid
+from h2lo_bids.imaging.fusion import fuse
+from h2lo_bids.imaging.normalise import max_normalise
+from h2lo_bids.imaging.resample import placed, resample_mask
+from h2lo_bids.io import atomic_write_bytes, save_nifti
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.training.experiments.leaks import encode, fingerprint
 from pipelines.interface import AnyFile, InFile, Label, interface, load_image
-from pipelines.scan_steps import SCALED, method_text, scale, shared_mask
+from pipelines.scan_steps import SCALED, kept, method_text, raised, scale, shared_mask
 
 
 def choose_reference(
     folder: Path,
     frame: dict[str, Any],
     errors: list[str],  # of every scan; empty for a usable one
-    messages: list[str],
     names: list[Label],  # paths of all scans
     scans: list[InFile] | None = None,  # those that can be used, checked
     masks: list[InFile] | None = None,
@@ -24,14 +46,8 @@ def choose_reference(
     donor_mask: AnyFile | None = None,  # of the session's T1w scan, for T2w scans
 ) -> dict[str, Any]:
     """Take the first scan that can be used, and the session's brain mask where that fits."""
-    from h2lo_bids.imaging.brain import BrainMask
-    from h2lo_bids.imaging.conform import frame_grid
-    from h2lo_bids.imaging.resample import resample_mask
-    from h2lo_bids.io import save_nifti
-    from h2lo_bids.models.frame import Frame
-
     if not (scans and masks and methods):
-        raise error_named(errors[0], "; ".join(messages))
+        raise raised(*errors)
     number = errors.index("")
     image = load_image(scans[0])
     image.set_filename(names[number])
@@ -41,8 +57,8 @@ def choose_reference(
     return {
         "number": number + 1,
         "reference": shutil.copy(scans[0], folder / "reference.nii"),
-        "mask_file": str(save_nifti(mask.image, folder / "mask.nii.gz")),
-        "volume_mask": str(save_nifti(inside, folder / "volume_mask.nii.gz")),
+        "mask_file": save_nifti(mask.image, folder / "mask.nii.gz"),
+        "volume_mask": save_nifti(inside, folder / "volume_mask.nii.gz"),
         "method": method_text(mask.method),
         "notes": list(mask.notes),
     }
@@ -63,7 +79,6 @@ def align_scan(
     method: str = "",
     warnings: list[str] | None = None,
     error: str = "",
-    message: str = "",
     registered: bool = False,  # it lies in the other's world already
     number: int = 0,
     reference: int | None = None,  # number of the scan of its session that it is brought to
@@ -76,13 +91,9 @@ def align_scan(
     What keeps a scan of a session from being used, such as what `find_brain` met, is an output
     and not an exception: the others go on without it.
     """
-    import numpy as np
-
-    from h2lo_bids.imaging.alignment import Alignment, align, check_overlap
-
     try:
         if error:
-            raise error_named(error, message)
+            raise raised(error)
         assert checked is not None
         assert mask_file is not None
         masks = load_image(mask_file), load_image(high_mask)
@@ -99,7 +110,7 @@ def align_scan(
     except H2loError as err:
         if reference is None:
             raise
-        return {"error": type(err).__name__, "message": str(err)}
+        return {"error": kept(err)}
     np.savetxt(folder / "matrix.txt", found.matrix, fmt="%.12g")
     return {
         "matrix": str(folder / "matrix.txt"),  # from the partner's world to the scan's, RAS mm
@@ -109,31 +120,25 @@ def align_scan(
         "mask_file": shutil.copy(mask_file, folder / "mask.nii.gz"),
         "name": name,
         "error": "",
-        "message": "",
     }
 
 
 AlignScan = interface(
     align_scan,
     matrix=InFile, stripped=bool, warnings=list[str],
-    scan=InFile, mask_file=InFile, name=str, error=str, message=str,
+    scan=InFile, mask_file=InFile, name=str, error=str,
 )  # fmt: skip
 
 
 ALIGNED = {
     "scans": "scan", "masks": "mask_file", "matrices": "matrix", "stripped": "stripped",
-    "names": "name", "warnings": "warnings", "errors": "error", "messages": "message",
+    "names": "name", "warnings": "warnings", "errors": "error",
 }  # fmt: skip
 """Names of the outputs of several scans, and of one."""
 
 
 def _refuse_strays(matrix: Any, mask: Any, name: str) -> None:
     """Refuse a motion that no head makes within a session."""
-    import numpy as np
-    from nibabel.affines import apply_affine
-
-    from h2lo_bids.imaging.alignment import MAX_MOTION_MM, MAX_TURN_DEG, motion_of
-
     centre = apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0).mean(0))
     shift, turn = motion_of(matrix, centre)
     if shift > MAX_MOTION_MM or turn > MAX_TURN_DEG:
@@ -160,14 +165,6 @@ def fuse_low_field(
 
     With a high-field `volume` each scan's registration is judged on its own voxels.
     """
-    import numpy as np
-
-    from h2lo_bids.evaluation.realism import scan_noise
-    from h2lo_bids.imaging.alignment import ScanAt, check_alignments
-    from h2lo_bids.imaging.fusion import fuse
-    from h2lo_bids.imaging.resample import placed
-    from h2lo_bids.io import save_nifti
-
     brain = load_image(volume_mask)
     parts = [
         ScanAt(name, load_image(scan), load_image(mask), np.loadtxt(matrix), alone)
@@ -180,7 +177,7 @@ def fuse_low_field(
     mask = placed(fused.mask.astype(np.uint8), brain.affine, brain)
     path = folder / "lowfield.nii.gz"
     if scaling is None:
-        made: dict[str, Any] = {"volume": str(save_nifti(low, path))}
+        made: dict[str, Any] = {"volume": save_nifti(low, path)}
     else:
         made = scale(low, mask, path, scaling, contrast, names[0], profiled=True)
     if volume is not None:
@@ -199,7 +196,7 @@ def fuse_low_field(
         ]
     return {
         **made,
-        "mask_file": str(save_nifti(mask, folder / "mask.nii.gz")),
+        "mask_file": save_nifti(mask, folder / "mask.nii.gz"),
         "coverage": list(fused.coverage),
     }
 
@@ -228,9 +225,6 @@ def write_pair(
 
     An older record is deleted first: a pair that is half new has none.
     """
-    from h2lo_bids.bids.sidecars import write_sidecar
-    from h2lo_bids.io import atomic_write_bytes
-
     out = {key: Path(out_dir) / name for key, name in out_names.items()}
     files, brain = _pair_images(folder, volume, lowfield, mask_file)
     out["record"].unlink(missing_ok=True)
@@ -261,13 +255,6 @@ def _pair_images(
 
     A low-field image is exactly 0 outside its mask.
     """
-    import numpy as np
-
-    from h2lo_bids.imaging.normalise import max_normalise
-    from h2lo_bids.imaging.resample import placed
-    from h2lo_bids.io import save_nifti
-    from h2lo_bids.training.experiments.leaks import encode, fingerprint
-
     mask = load_image(mask_file)
     inside = np.asarray(mask.dataobj) > 0
     files = {}

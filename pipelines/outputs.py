@@ -1,43 +1,194 @@
-"""Nodes that write what was made for an image: its outputs with sidecars, and its record."""
+"""What is written for an image: its outputs with sidecars, its figures, and its record."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nipype.pipeline import engine as pe
 
-from h2lo_bids.bids.sidecars import derivative_uri, template_reference
+from h2lo_bids.bids.derivatives import sidecar_path
+from h2lo_bids.bids.sidecars import derivative_uri, template_reference, write_sidecar
+from h2lo_bids.evaluation.realism import snr_of
+from h2lo_bids.imaging.alignment import MIN_COVERAGE
+from h2lo_bids.io import atomic_write_bytes
 from h2lo_bids.outputs import enhanced_sidecars, output_sidecars
+from h2lo_bids.reports import figures as drawing
 from h2lo_bids.reports.records import ModelInfo
-from pipelines.nodes import Source, add
-from pipelines.output_steps import WriteDerivative, WriteRecord
+from pipelines.engine import Source, add
+from pipelines.interface import InFile, interface, load_image
 from pipelines.scan_steps import CheckRange
 from pipelines.specs import ImageSpec, RunSpec, draws
 
 
-@dataclass(frozen=True)
-class Products:
-    """What was made for an image."""
+def write_derivative(
+    folder: Path,
+    in_file: InFile,
+    out_dir: str,
+    out_name: str,
+    sidecar: dict[str, Any],
+    mask_method: str | None = None,
+    mask_source: str | None = None,  # URI of another mask, a source if it was given or shared
+    device: str | None = None,
+    mask_file: InFile | None = None,  # the brain in a low-field image, to measure its noise in
+    contrast: str = "",
+    facts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Copy a finished file to the derivative dataset, after its sidecar.
 
-    # A file for each key of `RunSpec.paths`, with ``device_<key>`` where a model made it;
-    # ``mask_method``, ``profile`` and ``scaling``.
-    sources: Mapping[str, Source]
-    output: str  # key of the image on the grid of ``preproc`` and ``mask``
-    figures: list[pe.Node]
-    record: Mapping[str, Any]  # further inputs of the record
+    A file with the same content is left alone.
+    """
+    out = Path(out_dir) / out_name
+    content = {**sidecar, **(facts or {})}
+    if device is not None:
+        content["Device"] = device
+    if mask_method is not None:
+        content["BrainExtractionMethod"] = mask_method
+        if mask_method.startswith(("given", "shared")) and mask_source is not None:
+            content["Sources"] = [*content["Sources"], mask_source]
+    if mask_file is not None:
+        content |= snr_of(load_image(in_file), load_image(mask_file), contrast)
+    write_sidecar(out, content)
+    atomic_write_bytes(out, Path(in_file).read_bytes())
+    return {"out_name": out_name}
+
+
+# It runs every time, since the work folder cannot tell whether the output is still there.
+# Its output is no whole path: Nipype would hash that by the content that it finds there.
+WriteDerivative = interface(write_derivative, always_run=True, out_name=str)
+
+
+def make_figures(
+    folder: Path,
+    stem: str,
+    task: str,
+    image: InFile,  # the scan as it came, or the reference of several
+    image_mask: InFile,
+    before: InFile,
+    after: InFile,
+    mask: InFile,
+) -> dict[str, Any]:
+    """Draw what was made (`reports.figures`) in the node's folder."""
+    files = {"image": image, "image_mask": image_mask, "before": before, "after": after}
+    images = {name: load_image(file) for name, file in (files | {"mask": mask}).items()}
+    return _drawn(folder, drawing.make_figures(folder, stem, task, **images))
+
+
+def make_registration_figures(
+    folder: Path, stem: str, space: str, template: InFile, moved: InFile, mask: InFile
+) -> dict[str, Any]:
+    """Draw the registration to a standard space (`reports.figures`) in the node's folder."""
+    files = {"template": template, "moved": moved, "mask": mask}
+    images = {name: load_image(file) for name, file in files.items()}
+    return _drawn(folder, drawing.make_registration_figures(folder, stem, space=space, **images))
+
+
+def _drawn(folder: Path, figures: Sequence[Any]) -> dict[str, Any]:
+    return {
+        "figures": [asdict(figure) for figure in figures],
+        "out_files": [folder / figure.path for figure in figures],
+    }
+
+
+_PICTURES: dict[str, Any] = {"figures": list[dict[str, Any]], "out_files": list[InFile]}
+MakeFigures = interface(make_figures, **_PICTURES)
+MakeRegistrationFigures = interface(make_registration_figures, **_PICTURES)
+
+
+def write_record(
+    folder: Path,
+    record: dict[str, Any],  # what is known beforehand, of reports.records.ScanReport
+    out_dir: str,
+    checked: InFile,
+    mask: InFile,
+    mask_method: str,
+    outputs: list[str],
+    figures: list[dict[str, Any]],
+    figure_files: list[InFile],
+    device: str,
+    likeness: str = "",
+    noticed: list[str] | None = None,
+    warnings: list[str] | None = None,
+    parts: list[str] | None = None,  # of enhancement: all scans, relative to their dataset
+    errors: list[str] | None = None,  # of every scan; empty for one that was used
+    coverage: list[float] | None = None,
+) -> dict[str, Any]:
+    """Copy a scan's figures and compose its record for the report; a branch's last step."""
+    image, inside = load_image(checked), load_image(mask)
+    spacing = [float(side) for side in image.header.get_zooms()[:3]]
+    voxels = int(np.count_nonzero(np.asarray(inside.dataobj)))
+    for figure, file in zip(figures, figure_files, strict=True):
+        atomic_write_bytes(Path(out_dir) / figure["path"], Path(file).read_bytes())
+    whole = {
+        **record,
+        "shape": [int(n) for n in image.shape],
+        "spacing": [round(side, 4) for side in spacing],
+        "mask_method": mask_method,
+        "mask_volume": round(voxels * float(np.prod(spacing)) / 1000, 1),
+        "warnings": list(warnings or ()),
+        "noticed": list(noticed or ()),
+        "likeness": likeness,
+        "outputs": list(outputs),
+        "signal_to_noise": list(_signal_to_noise(Path(out_dir), outputs)),
+        "device": device,
+        "figures": list(figures),
+    }
+    if parts is not None and errors is not None:
+        whole |= _parts(whole["warnings"], parts, errors, coverage or [])
+    return {"record": json.loads(json.dumps(whole))}
+
+
+# It runs every time, for the figures that it copies.
+WriteRecord = interface(write_record, always_run=True, record=dict[str, Any])
+
+
+def _parts(
+    warnings: list[str], parts: list[str], errors: list[str], coverage: list[float]
+) -> dict[str, Any]:
+    """Return which scans an enhanced image was made from, and what the others met."""
+    every = list(zip(parts, errors, strict=True))
+    lost = [[part, *error.split(": ", 1)] for part, error in every if error]
+    used = [part for part, error in every if not error]
+    for part, share in zip(used, coverage, strict=True):
+        if share < MIN_COVERAGE:
+            warnings.append(f"{part}: shows {share:.0%} of the brain; the rest is missing.")
+    if lost:
+        names = " and ".join(Path(part).name for part, *_ in lost)
+        rest = " and ".join(Path(part).name for part in used)
+        warnings.append(f"{names} cannot be used (see Errors): made from {rest} alone.")
+    return {"parts": used, "lost": lost, "warnings": warnings}
+
+
+def _signal_to_noise(out_dir: Path, outputs: Sequence[str]) -> Iterator[list[Any]]:
+    """Yield name, noise and ratios of each image whose sidecar has them."""
+    for name in outputs:
+        content = json.loads(sidecar_path(out_dir / name).read_text())
+        if ratios := content.get("TissueSignalToNoiseRatio"):
+            tissues = [ratios[key] for key in ("WhiteMatter", "GreyMatter", "CerebrospinalFluid")]
+            yield [Path(name).name, content["NoiseStandardDeviation"], *tissues]
 
 
 def add_outputs(
     workflow: pe.Workflow,
     image: ImageSpec,
     run: RunSpec,
-    products: Products,
     donor: ImageSpec | None,
+    products: Mapping[str, Source],
+    output: str,
+    figures: Sequence[pe.Node],
+    **record: Source | list[Source],
 ) -> None:
-    """Compare input and output with the training pairs, write all outputs, then the record."""
-    sources, model = products.sources, image.model
+    """Compare input and output with the training pairs, write all outputs, then the record.
+
+    Products are a file for each key of `RunSpec.paths`, with ``device_<key>`` where a model made
+    it, and ``mask_method``, ``profile`` and ``scaling``; `output` is the key of the image on the
+    grid of ``preproc`` and ``mask``, `record` further inputs of the record.
+    """
+    model = image.model
     check = add(
         workflow,
         CheckRange(
@@ -46,19 +197,19 @@ def add_outputs(
             ranges=model.metadata.get("input_range") or {},
             name=image.scan.relative_path,
         ),
-        "check_range", profile=sources["profile"], high=sources["preproc"],
-        mask_file=sources["mask"], output=sources[products.output],
+        "check_range", profile=products["profile"], high=products["preproc"],
+        mask_file=products["mask"], output=products[output],
     )  # fmt: skip
-    written = _add_sinks(workflow, image, run, sources, check, donor)
+    written = _add_sinks(workflow, image, run, products, check, donor)
     parts = [part.relative_path for part in image.parts] if image.enhanced else None
-    record = WriteRecord(record=_record(image, run), out_dir=run.out_dir, parts=parts)
+    step = WriteRecord(record=_record(image, run), out_dir=run.out_dir, parts=parts)
     add(
-        workflow, record, "ds_record", outputs=written,
-        figures=[(node, "figures") for node in products.figures],
-        figure_files=[(node, "out_files") for node in products.figures],
-        mask=sources["mask"], mask_method=sources["mask_method"],
-        device=sources[f"device_{products.output}"],
-        noticed=(check, "warnings"), likeness=(check, "verdict"), **products.record,
+        workflow, step, "ds_record", outputs=written,
+        figures=[(node, "figures") for node in figures],
+        figure_files=[(node, "out_files") for node in figures],
+        mask=products["mask"], mask_method=products["mask_method"],
+        device=products[f"device_{output}"],
+        noticed=(check, "warnings"), likeness=(check, "verdict"), **record,
     )  # fmt: skip
 
 
@@ -134,7 +285,6 @@ def _record(image: ImageSpec, run: RunSpec) -> dict[str, Any]:
         "field_source": scan.field_source,
         "metadata_warnings": remarks,
         "model": asdict(ModelInfo.from_metadata(image.model.metadata, image.model.card)),
-        "device": run.device,
         "precision": image.precision,
         "seed": run.random_seed,
         "templates": [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,10 +21,9 @@ from h2lo_bids.errors import H2loError, InputOutputError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
-from pipelines.engine import NodeFailure, RunOptions, run_workflow
+from pipelines.engine import NodeFailure, RunOptions, Source, add, run_workflow
 from pipelines.lowfield_steps import ALIGNED, AlignScan, FuseLowField, WritePair
-from pipelines.nodes import Source, add, add_find_brain, add_preparation
-from pipelines.scan_steps import FOUND
+from pipelines.scan_steps import FOUND, add_find_brain, add_preparation
 
 RECIPE = 2
 """Raised whenever the same inputs and settings give another pair."""
@@ -46,22 +46,12 @@ class PairOptions:
 
 
 @dataclass(frozen=True)
-class PairFailure:
-    """A pair that could not be made, and the step that failed."""
-
-    name: str
-    step: str
-    error: H2loError
-    crash_file: str = ""
-
-
-@dataclass(frozen=True)
 class PairsOutcome:
-    """Names of a subject's pairs that were made, and that were there; those that failed."""
+    """Names of a subject's pairs that were made, and that were there; why the others were not."""
 
     made: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    failed: tuple[PairFailure, ...] = ()
+    failed: Mapping[str, NodeFailure] = field(default_factory=dict)
 
 
 def prepare_pairs(
@@ -81,14 +71,16 @@ def prepare_pairs(
     kept = tuple(name for name, own in fingerprints.items() if current.get(name) == own)
     missing = tuple(p for p in pairs if p.name in fingerprints and p.name not in kept)
     if not missing:
-        return PairsOutcome((), kept, tuple(failed))
+        return PairsOutcome((), kept, failed)
     name = f"sub_{subject.replace('+', 'plus')}_pairs_wf"
     workflow = init_pairs_wf(name, missing, fingerprints, how)
     workflow.base_dir = str(work_dir)
-    failed += _failures(run_workflow(workflow, options), missing)
-    bad = {item.name for item in failed}
-    made = tuple(pair.name for pair in missing if pair.name not in bad)
-    return PairsOutcome(made, kept, tuple(failed))
+    names = {f"{pair_word(pair)}_wf": pair.name for pair in missing}
+    for failure in run_workflow(workflow, options):
+        for branch in failure.branches:
+            failed.setdefault(names[branch], failure)
+    made = tuple(pair.name for pair in missing if pair.name not in failed)
+    return PairsOutcome(made, kept, failed)
 
 
 def missing_pairs(subject: str, pairs: tuple[PairSource, ...], how: PairOptions) -> tuple[str, ...]:
@@ -131,14 +123,14 @@ def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
 
 def _fingerprints(
     pairs: tuple[PairSource, ...], how: PairOptions
-) -> tuple[dict[str, str], list[PairFailure]]:
+) -> tuple[dict[str, str], dict[str, NodeFailure]]:
     """Return the fingerprint of each pair, and the pairs whose files cannot be read."""
-    failed, fingerprints = [], {}
+    failed, fingerprints = {}, {}
     for pair in pairs:
         try:
             fingerprints[pair.name] = pair_fingerprint(pair, how)
         except H2loError as err:
-            failed.append(PairFailure(pair.name, "read", err))
+            failed[pair.name] = NodeFailure("read", err)
     return fingerprints, failed
 
 
@@ -153,19 +145,6 @@ def _current(subject: str, pairs: tuple[PairSource, ...], out_dir: Path) -> dict
     by_record = {pair.record.name: pair.fingerprint for pair in found}
     records = {p.name: pair_paths(out_dir, p.hf, p.contrast)["record"].name for p in pairs}
     return {name: by_record[record] for name, record in records.items() if record in by_record}
-
-
-def _failures(failures: list[NodeFailure], pairs: tuple[PairSource, ...]) -> list[PairFailure]:
-    """Find which pair each failed node belongs to; a pair counts once."""
-    names = {f"{pair_word(pair)}_wf": pair.name for pair in pairs}
-    found: dict[str, PairFailure] = {}
-    for failure in failures:
-        for node in (failure.node, *failure.dependents):
-            name = next((names[part] for part in node.split(".") if part in names), None)
-            if name is not None and name not in found:
-                step = failure.node.rpartition(".")[2]
-                found[name] = PairFailure(name, step, failure.error, failure.crash_file)
-    return list(found.values())
 
 
 def init_pairs_wf(

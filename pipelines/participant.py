@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.outputs import Grid
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
+from pipelines.engine import Source, add, results
 from pipelines.lowfield_steps import ALIGNED, AlignScan, ChooseReference, FuseLowField
-from pipelines.nodes import Source, add, add_find_brain, add_preparation
-from pipelines.output_steps import MakeFigures, MakeRegistrationFigures
-from pipelines.outputs import Products, add_outputs
-from pipelines.scan_steps import FOUND
+from pipelines.outputs import MakeFigures, MakeRegistrationFigures, add_outputs
+from pipelines.scan_steps import FOUND, add_find_brain, add_preparation
 from pipelines.specs import ImageSpec, RunSpec, draws
-from pipelines.synthesis_steps import (
-    AddNoise,
-    RegisterToTemplate,
-    RegridMask,
-    Synthesize,
-)
+from pipelines.synthesis_steps import AddNoise, RegisterToTemplate, RegridMask, Synthesize
 
 
 def init_participant_wf(name: str, images: Sequence[ImageSpec], run: RunSpec) -> pe.Workflow:
@@ -65,12 +59,13 @@ def init_branch_wf(image: ImageSpec, run: RunSpec, donor: ImageSpec | None = Non
     `RunSpec.paths` has its sink ``ds_<key>``, and ``ds_record`` ends the branch.
     """
     workflow = pe.Workflow(name=f"{image.name}_wf")
-    products = (_enhance if image.enhanced else _synthesize)(workflow, image, run)
-    add_outputs(workflow, image, run, products, donor)
+    (_enhance if image.enhanced else _synthesize)(workflow, image, run, donor)
     return workflow
 
 
-def _synthesize(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
+def _synthesize(
+    workflow: pe.Workflow, image: ImageSpec, run: RunSpec, donor: ImageSpec | None
+) -> None:
     """Prepare a scan, evaluate the model on every grid, and draw the low-field image."""
     products = prepare_scan(workflow, image, run)
     for grid in run.grids(image):
@@ -80,9 +75,17 @@ def _synthesize(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Produc
         image=products["checked"], image_mask=products["mask"], before=products["preproc"],
         after=products["lowfield_native"], mask=products["mask"],
     )  # fmt: skip
-    drawn = [figures, *_add_registration_figures(workflow, image, run, products)]
+    drawn = [figures]
+    for grid in run.grids(image):
+        if grid.kind == "template":
+            step = MakeRegistrationFigures(
+                stem=image.scan.stem, space=grid.space, template=grid.template
+            )
+            name, ends = f"registration_figures_{grid.space}", ("preproc", "mask")
+            moved, mask = (products[f"{key}_{grid.name}"] for key in ends)
+            drawn.append(add(workflow, step, name, moved=moved, mask=mask))
     record = {key: products[key] for key in ("checked", "warnings")}
-    return Products(products, "lowfield_native", drawn, record)
+    add_outputs(workflow, image, run, donor, products, "lowfield_native", drawn, **record)
 
 
 def prepare_scan(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> dict[str, Source]:
@@ -93,23 +96,6 @@ def prepare_scan(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> dict[
         workflow, find, part.path, model.frame, model.contrast, model.scaling, native=True
     )
     return made | {"preproc": made["native"], "mask_method": made["method"]}
-
-
-def _add_registration_figures(
-    workflow: pe.Workflow, image: ImageSpec, run: RunSpec, products: Mapping[str, Source]
-) -> list[pe.Node]:
-    return [
-        add(
-            workflow,
-            MakeRegistrationFigures(
-                stem=image.scan.stem, space=grid.space, template=grid.template
-            ),
-            f"registration_figures_{grid.space}",
-            moved=products[f"preproc_{grid.name}"], mask=products[f"mask_{grid.name}"],
-        )
-        for grid in run.grids(image)
-        if grid.kind == "template"
-    ]  # fmt: skip
 
 
 def add_grid(
@@ -139,16 +125,15 @@ def add_grid(
     averaged = (grid.response.profile, grid.thickness) if grid.kind == "lf" else (None, None)
     folds = {"std": dict(image.model.metadata["files"])} if run.extras.uncertainty else {}
     for kind, members in {"lowfield": None, **folds}.items():
-        step = Synthesize(
-            **_evaluation(image, run), members=members,
-            slice_profile=averaged[0], slice_thickness=averaged[1],
-        )  # fmt: skip
+        values = {
+            "members": members, "slice_profile": averaged[0], "slice_thickness": averaged[1],
+        }  # fmt: skip
         name = "synthesize" if kind == "lowfield" else kind
         other = {} if twin is None else {
             "twin": products[f"{kind}_{twin}"], "twin_mask": products["mask"],
             "twin_device": products[f"device_{kind}_{twin}"],
         }  # fmt: skip
-        node = _add_evaluation(workflow, step, f"{name}_{grid.name}", run, **ends, **other)
+        node = _evaluate(workflow, image, run, f"{name}_{grid.name}", values, **ends, **other)
         found[f"{kind}_{grid.name}"] = (node, "out_file")
         found[f"device_{kind}_{grid.name}"] = (node, "device")
     for number, kind in enumerate(run.extras.noisy, start=1):
@@ -167,23 +152,21 @@ def add_grid(
     return found
 
 
-def _evaluation(image: ImageSpec, run: RunSpec) -> dict[str, Any]:
-    """Return the inputs of a step that evaluates a model."""
-    model = image.model
-    return {
-        "model": str(model.path),
-        "sha256": model.sha256,
-        "frame": model.frame.to_dict(),
-        "contrast": model.contrast,
-        "device": run.device,
-        "precision": image.precision,
-        "seed": draws(image, run),
-    }
-
-
-def _add_evaluation(
-    workflow: pe.Workflow, step: Any, name: str, run: RunSpec, **ends: Source | None
+def _evaluate(
+    workflow: pe.Workflow,
+    image: ImageSpec,
+    run: RunSpec,
+    name: str,
+    values: dict[str, Any],
+    **ends: Source | None,
 ) -> pe.Node:
+    """Add the step that evaluates an image's model."""
+    model = image.model
+    step = Synthesize(
+        model=str(model.path), sha256=model.sha256, frame=model.frame.to_dict(),
+        contrast=model.contrast, device=run.device, precision=image.precision,
+        seed=draws(image, run), **values,
+    )  # fmt: skip
     threads = 1 if run.device.startswith("cuda") else run.omp_nthreads
     return add(workflow, step, name, threads, **ends)
 
@@ -213,7 +196,9 @@ def _add_template(
     }
 
 
-def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
+def _enhance(
+    workflow: pe.Workflow, image: ImageSpec, run: RunSpec, donor: ImageSpec | None
+) -> None:
     """Fuse low-field scans on the frame, enhance them, and draw what changed."""
     model = image.model
     choose, parts = _align_parts(workflow, image, run)
@@ -223,8 +208,7 @@ def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
         **{key: parts[key] for key in ("scans", "masks", "matrices", "stripped", "names")},
     )  # fmt: skip
     mask, volume = (fuse, "mask_file"), (fuse, "volume")
-    step = Synthesize(**_evaluation(image, run))
-    enhance = _add_evaluation(workflow, step, "enhance", run, volume=volume, mask_file=mask)
+    enhance = _evaluate(workflow, image, run, "enhance", {}, volume=volume, mask_file=mask)
     figures = add(
         workflow, MakeFigures(stem=image.scan.stem, task=ENHANCE), "figures",
         image=(choose, "reference"), image_mask=(choose, "mask_file"), before=volume,
@@ -235,11 +219,11 @@ def _enhance(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> Products:
         "profile": (fuse, "profile"), "scaling": (fuse, "scaling"),
         "enhanced": (enhance, "out_file"), "device_enhanced": (enhance, "device"),
     }  # fmt: skip
-    record: dict[str, Any] = {
-        "checked": volume, "coverage": (fuse, "coverage"), "errors": parts["errors"],
-        "messages": parts["messages"], "warnings": [(choose, "notes"), *parts["warnings"]],
-    }  # fmt: skip
-    return Products(products, "enhanced", [figures], record)
+    add_outputs(
+        workflow, image, run, donor, products, "enhanced", [figures],
+        checked=volume, coverage=(fuse, "coverage"), errors=parts["errors"],
+        warnings=[(choose, "notes"), *parts["warnings"]],
+    )  # fmt: skip
 
 
 def _align_parts(
@@ -255,7 +239,7 @@ def _align_parts(
         workflow, ChooseReference(names=names, frame=image.model.frame.to_dict()), "choose",
         **{key: [(find, output) for find in finds] for key, output in (
             ("scans", "checked"), ("masks", "mask_file"), ("methods", "method"),
-            ("errors", "error"), ("messages", "message"),
+            ("errors", "error"),
         )},
     )  # fmt: skip
     aligned = [
@@ -274,18 +258,20 @@ def _align_parts(
     return choose, every
 
 
-def records(workflow: pe.Workflow) -> dict[str, dict[str, Any]]:
-    """Return the record of every branch that ended, by the stem of its scan."""
-    from nipype.pipeline.engine.utils import load_resultfile
-
-    found = {}
-    for node in workflow._create_flat_graph():
-        node.base_dir = workflow.base_dir
-        file = Path(node.output_dir()) / "result_ds_record.pklz"
-        if file.exists():
-            record = load_resultfile(file, resolve=False).outputs.record
-            found[record["stem"]] = record
-    return found
+def records(workflow: pe.Workflow) -> list[dict[str, Any]]:
+    """Return the record of every branch that ended, with the seconds that each step took."""
+    found, took = {}, defaultdict[str, dict[str, float]](dict)
+    for name, result in results(workflow):
+        _, branch, *_, node = name.split(".")
+        step = step_label(node)
+        duration = float(getattr(result.runtime, "duration", 0.0))
+        took[branch][step] = took[branch].get(step, 0.0) + duration
+        if node == "ds_record":
+            found[branch] = result.outputs.record
+    return [
+        {**record, "seconds": [[step, round(s, 2)] for step, s in took[branch].items()]}
+        for branch, record in found.items()
+    ]
 
 
 def step_label(node: str) -> str:

@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+from nipype.pipeline import engine as pe
 
 from h2lo_bids.errors import BadDataError, H2loError, error_named
+from h2lo_bids.imaging import range_check
+from h2lo_bids.imaging.brain import (
+    BrainMask,
+    compare_masks,
+    extract_brain,
+    share_mask,
+    use_given_mask,
+)
+from h2lo_bids.imaging.brain.extract import looks_stripped
+from h2lo_bids.imaging.conform import conform
+from h2lo_bids.imaging.normalise import scale_brain
+from h2lo_bids.imaging.orientation import orientation_note
+from h2lo_bids.imaging.profile import InputRange, measure, measure_output
+from h2lo_bids.imaging.reading import load_checked
+from h2lo_bids.imaging.resample import resample_mask, spacing_of
+from h2lo_bids.io import save_nifti
+from h2lo_bids.models.frame import Frame
+from pipelines.engine import Source, add
 from pipelines.interface import AnyFile, InFile, Label, interface, load_image
+
+if TYPE_CHECKING:
+    from pipelines.pairs import PairOptions
+    from pipelines.specs import RunSpec
 
 
 def find_brain(
@@ -23,34 +50,25 @@ def find_brain(
     A scan that cannot be used is an output here and not an exception, which `prepare`
     raises: the session's other scan may wait for this mask, and must go on without it.
     """
-    from h2lo_bids.imaging.orientation import orientation_note
-    from h2lo_bids.imaging.reading import load_checked
-    from h2lo_bids.io import save_nifti
-
     try:
         checked = load_checked(in_file)
         brain = _brain(checked.image, method, weights, given_mask, threads)
         note = orientation_note(checked.image, brain.image, in_file)
     except H2loError as err:
-        return {"error": type(err).__name__, "message": str(err)}
+        return {"error": kept(err)}
     return {
-        "checked": str(save_nifti(checked.image, folder / "checked.nii")),
-        "mask_file": str(save_nifti(brain.image, folder / "mask.nii.gz")),
+        "checked": save_nifti(checked.image, folder / "checked.nii"),
+        "mask_file": save_nifti(brain.image, folder / "mask.nii.gz"),
         "method": brain.method,
         "warnings": [*checked.warnings, *brain.notes, *([note] if note else [])],
         "error": "",
-        "message": "",
     }
 
 
 def _brain(
     image: Any, method: str, weights: str | None, given_mask: str | None, threads: int
-) -> Any:
+) -> BrainMask:
     """Compute the brain mask, or take the given one and compare it with a computed one."""
-    from h2lo_bids.imaging.brain import compare_masks, extract_brain, use_given_mask
-    from h2lo_bids.imaging.brain.extract import looks_stripped
-    from h2lo_bids.imaging.reading import load_checked
-
     if given_mask is None:
         return extract_brain(image, method=method, weights=weights, threads=threads)
     try:
@@ -67,11 +85,21 @@ def _brain(
     return compare_masks(given, found, given_mask, image)
 
 
-FOUND = ("checked", "mask_file", "method", "warnings", "error", "message")
+FOUND = ("checked", "mask_file", "method", "warnings", "error")
 FindBrain = interface(
-    find_brain,
-    checked=InFile, mask_file=InFile, method=str, warnings=list[str], error=str, message=str,
-)  # fmt: skip
+    find_brain, checked=InFile, mask_file=InFile, method=str, warnings=list[str], error=str
+)
+
+
+def kept(error: H2loError) -> str:
+    """Write an error as an output of a step: its class and its line."""
+    return f"{type(error).__name__}: {error}"
+
+
+def raised(*errors: str) -> H2loError:
+    """Return the error that some outputs stand for, of the class of the first."""
+    kind = errors[0].partition(": ")[0]
+    return error_named(kind, "; ".join(error.partition(": ")[2] for error in errors))
 
 
 def prepare(
@@ -84,20 +112,13 @@ def prepare(
     method: str = "",
     warnings: list[str] | None = None,
     error: str = "",
-    message: str = "",
     donor_mask: AnyFile | None = None,  # of the session's T1w scan
     native: bool = False,  # scale the scan on its own grid, too
     name: Label = "the scan",
 ) -> dict[str, Any]:
     """Bring a scan to a model's frame and range, or raise what `find_brain` met."""
-    from h2lo_bids.imaging.brain import BrainMask
-    from h2lo_bids.imaging.conform import conform
-    from h2lo_bids.imaging.resample import resample_mask
-    from h2lo_bids.io import save_nifti
-    from h2lo_bids.models.frame import Frame
-
     if error:
-        raise error_named(error, message)
+        raise raised(error)
     assert checked is not None
     assert mask_file is not None
     image = load_image(checked)
@@ -113,8 +134,8 @@ def prepare(
     return {
         **made,
         # A copy even of its own mask: a result must not point into another node's folder.
-        "mask_file": str(save_nifti(mask.image, folder / "mask.nii.gz")),
-        "volume_mask": str(save_nifti(inside, folder / "volume_mask.nii.gz")),
+        "mask_file": save_nifti(mask.image, folder / "mask.nii.gz"),
+        "volume_mask": save_nifti(inside, folder / "volume_mask.nii.gz"),
         "method": method_text(mask.method),
         "warnings": [*(warnings or ()), *mask.notes],
     }
@@ -138,13 +159,6 @@ def scale(
     profiled: bool = False,
 ) -> dict[str, Any]:
     """Bring a brain to the scale of a model, exactly 0 around it; measure it where asked."""
-    import numpy as np
-
-    from h2lo_bids.imaging.normalise import scale_brain
-    from h2lo_bids.imaging.profile import measure
-    from h2lo_bids.imaging.range_check import scaling_facts
-    from h2lo_bids.imaging.resample import spacing_of
-
     inside, sides = np.asarray(mask.dataobj) > 0, list(spacing_of(image.affine))
     scaled = scale_brain(
         np.asarray(image.dataobj), inside, sides, contrast=contrast, scaling=scaling, name=name
@@ -157,15 +171,13 @@ def scale(
         )  # fmt: skip
     return {
         "volume": save_like(image, scaled.volume, path),
-        "scaling": scaling_facts(scaled, contrast, scaling),
+        "scaling": range_check.scaling_facts(scaled, contrast, scaling),
         "profile": profile,
     }
 
 
-def shared_mask(own: Any, donor: str | None, image: Any) -> Any:
+def shared_mask(own: BrainMask, donor: str | None, image: Any) -> BrainMask:
     """Return the mask of a session's T1w scan where there is one that fits, or else `own`."""
-    from h2lo_bids.imaging.brain import BrainMask, share_mask
-
     if donor is None or own.method not in ("deepbet", "synthstrip"):
         return own
     return share_mask(own, BrainMask(load_image(donor), "donor"), image)
@@ -173,8 +185,6 @@ def shared_mask(own: Any, donor: str | None, image: Any) -> Any:
 
 def method_text(method: str) -> str:
     """Describe how a mask was made; the first word is what reports look at."""
-    from importlib.metadata import version
-
     return {
         "deepbet": f"deepbet {version('deepbet')}",
         "synthstrip": "SynthStrip",
@@ -185,16 +195,11 @@ def method_text(method: str) -> str:
     }.get(method, method)
 
 
-def save_like(like: Any, data: Any, path: Path) -> str:
+def save_like(like: Any, data: Any, path: Path) -> Path:
     """Save float32 voxels on an image's grid; return the path."""
-    import nibabel as nib
-    import numpy as np
-
-    from h2lo_bids.io import save_nifti
-
     out = nib.Nifti1Image(data, like.affine, like.header)
     out.set_data_dtype(np.float32)
-    return str(save_nifti(out, path))
+    return save_nifti(out, path)
 
 
 def check_range(
@@ -209,12 +214,6 @@ def check_range(
     name: str = "the scan",
 ) -> dict[str, Any]:
     """Compare a model's input and output with its training pairs (`imaging.range_check`)."""
-    import numpy as np
-
-    from h2lo_bids.imaging import range_check
-    from h2lo_bids.imaging.profile import InputRange, measure_output
-    from h2lo_bids.imaging.resample import spacing_of
-
     given = load_image(high)
     made = measure_output(
         np.asarray(load_image(output).dataobj),
@@ -230,3 +229,39 @@ def check_range(
 
 
 CheckRange = interface(check_range, facts=dict[str, Any], warnings=list[str], verdict=str)
+
+
+def add_find_brain(
+    workflow: pe.Workflow,
+    name: str,
+    path: Path,
+    how: RunSpec | PairOptions,
+    given_mask: Path | None = None,
+) -> pe.Node:
+    """Add the node that reads a scan and finds its brain."""
+    weights = how.synthstrip_weights
+    find = FindBrain(in_file=path, method=how.skull_strip, weights=weights, given_mask=given_mask)
+    return add(workflow, find, name, how.omp_nthreads)
+
+
+def add_preparation(
+    workflow: pe.Workflow,
+    find: pe.Node,
+    path: Path,
+    frame: Frame,
+    contrast: str,
+    scaling: str,
+    *,
+    native: bool = False,
+) -> dict[str, Source]:
+    """Add what brings a scan to a model's frame and range, and on its own grid to that range.
+
+    ``prepare`` takes a ``donor_mask``: the brain mask of the session's T1w scan, if any.
+    """
+    step = Prepare(
+        frame=frame.to_dict(), scaling=scaling, contrast=contrast, native=native, name=str(path)
+    )
+    prepare = add(workflow, step, "prepare", **{key: (find, key) for key in FOUND})
+    outputs = ("method", "warnings", "volume", "volume_mask", "profile", "scaling", "native")
+    found: dict[str, Source] = {key: (prepare, key) for key in outputs}
+    return found | {"checked": (find, "checked"), "mask": (prepare, "mask_file")}

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.orientations import io_orientation, ornt_transform
+
+from h2lo_bids.imaging import registration
+from h2lo_bids.imaging.brain import extract_brain, use_given_mask
+from h2lo_bids.imaging.reading import load_checked
+from h2lo_bids.imaging.resample import placed
+from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.io import save_nifti
+from h2lo_bids.models import bundle as bundles
+from h2lo_bids.synthesis import noise as noises
+from h2lo_bids.synthesis.grids import lf_mask
 from pipelines.interface import InFile, Label, interface, load_image
 from pipelines.scan_steps import save_like
 
@@ -35,11 +50,10 @@ def synthesize(
     With `members`, digests of the folds' models, their standard deviation takes the place
     of the image. A `twin` that was made on the very same voxels, in any order, is taken over.
     """
-    import numpy as np
     import torch
 
-    from h2lo_bids.imaging.voxels import VoxelResponse
     from h2lo_bids.synthesis.options import EngineOptions, noting_device
+    from h2lo_bids.synthesis.predict import deviation_on_grid, predict_on_grid
 
     grid, scan = load_image(mask_file), load_image(volume)
     inside = np.asarray(grid.dataobj) > 0
@@ -48,8 +62,13 @@ def synthesize(
     if made is not None:
         return {"out_file": save_like(grid, made, out), "device": twin_device}
     torch.set_num_threads(threads)
+    bundle = bundles.load_bundle(model, contrast=contrast)
     with noting_device(device) as used:
-        values = _evaluate(model, contrast, bool(members))(
+        if members:
+            evaluate = partial(deviation_on_grid, bundles.members(bundle))
+        else:
+            evaluate = partial(predict_on_grid, bundles.load_model(bundle))
+        values = evaluate(
             np.asarray(scan.dataobj, dtype=np.float32),
             scan.affine,
             grid.shape,
@@ -71,9 +90,6 @@ Synthesize = interface(synthesize, out_file=InFile, device=str)
 
 def _turned(image: str, mask: str, grid: Any) -> Any:
     """Return an image in a grid's order of axes, if its mask holds the very voxels of the grid."""
-    import numpy as np
-    from nibabel.orientations import io_orientation, ornt_transform
-
     made, inside = load_image(image), load_image(mask)
     turn = ornt_transform(io_orientation(inside.affine), io_orientation(grid.affine))
     made, inside = made.as_reoriented(turn), inside.as_reoriented(turn)
@@ -85,41 +101,21 @@ def _turned(image: str, mask: str, grid: Any) -> Any:
     return np.asarray(made.dataobj) if same else None
 
 
-def _evaluate(path: str, contrast: str, members: bool) -> Callable[..., Any]:
-    from functools import partial
-
-    from h2lo_bids.models import bundle as bundles
-    from h2lo_bids.synthesis.predict import deviation_on_grid, predict_on_grid
-
-    bundle = bundles.load_bundle(path, contrast=contrast)
-    if members:
-        return partial(deviation_on_grid, bundles.members(bundle))
-    return partial(predict_on_grid, bundles.load_model(bundle))
-
-
 def _to_scan(to_template: str | None) -> Callable[[Any], Any] | None:
     """Return a function from a template's world to the scan's; None without a transform."""
     if to_template is None:
         return None
-    from h2lo_bids.imaging.registration import points_before
-
-    return lambda points: points_before(points, to_template)
+    return lambda points: registration.points_before(points, to_template)
 
 
 def regrid_mask(
     folder: Path, mask_file: InFile, spacing: tuple[float, float, float]
 ) -> dict[str, Any]:
     """Lay other voxels over a scan's field of view; those more than half in brain belong to it."""
-    import numpy as np
-
-    from h2lo_bids.imaging.resample import placed
-    from h2lo_bids.io import save_nifti
-    from h2lo_bids.synthesis.grids import lf_mask
-
     mask = load_image(mask_file)
     moved, affine = lf_mask(np.asarray(mask.dataobj) > 0, mask.affine, spacing)
     image = placed(moved.astype(np.uint8), affine, mask)
-    return {"mask_file": str(save_nifti(image, folder / "mask.nii.gz"))}
+    return {"mask_file": save_nifti(image, folder / "mask.nii.gz")}
 
 
 RegridMask = interface(regrid_mask, mask_file=InFile)
@@ -142,11 +138,6 @@ def add_noise(
     The noise is fixed to the model's frame, so that all grids show the same draw, those of
     larger voxels without its detail.
     """
-    import numpy as np
-    from nibabel.affines import apply_affine, voxel_sizes
-
-    from h2lo_bids.synthesis import noise as noises
-
     image, frame = load_image(in_file), load_image(volume).affine
     to_mm = np.diag([*voxel_sizes(frame), 1.0]) @ np.linalg.inv(frame)
     back = _to_scan(to_template)
@@ -182,29 +173,23 @@ def register_to_template(
 
     On one thread, as the seed counts on no more.
     """
-    import nibabel as nib
-    import numpy as np
-
-    from h2lo_bids.imaging.registration import register, warp
-    from h2lo_bids.io import save_nifti
-
     moving, mask, space = load_image(in_file), load_image(mask_file), load_image(template)
     moving.set_filename(name)
     fixed = _template_brain(template, template_mask, threads)
-    found = register(moving, fixed, folder, transform=transform, seed=seed, threads=1)
+    found = registration.register(moving, fixed, folder, transform=transform, seed=seed, threads=1)
     share = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
-    inside = np.asarray(warp(share, space, found.forward).dataobj) > 0.5
-    moved = np.asarray(warp(moving, space, found.forward).dataobj)
+    inside = np.asarray(registration.warp(share, space, found.forward).dataobj) > 0.5
+    moved = np.asarray(registration.warp(moving, space, found.forward).dataobj)
     brain = nib.Nifti1Image(np.where(inside, np.clip(moved, 0, 1), 0), space.affine)
     own = nib.Nifti1Image(inside.astype(np.uint8), space.affine)
     for image in (brain, own):
         image.set_sform(space.affine, 4)  # a standard space other than Talairach's: MNI
         image.set_qform(space.affine, 4)
     return {
-        "forward": str(found.forward),
-        "inverse": str(found.inverse),
-        "out_file": str(save_nifti(brain, folder / "preproc.nii.gz")),
-        "mask_file": str(save_nifti(own, folder / "mask.nii.gz")),
+        "forward": found.forward,
+        "inverse": found.inverse,
+        "out_file": save_nifti(brain, folder / "preproc.nii.gz"),
+        "mask_file": save_nifti(own, folder / "mask.nii.gz"),
     }
 
 
@@ -214,12 +199,6 @@ RegisterToTemplate = interface(
 
 
 def _template_brain(template: str, template_mask: str | None, threads: int) -> Any:
-    import nibabel as nib
-    import numpy as np
-
-    from h2lo_bids.imaging.brain import extract_brain, use_given_mask
-    from h2lo_bids.imaging.reading import load_checked
-
     image = load_checked(template).image
     if template_mask is not None:
         mask = use_given_mask(load_checked(template_mask).image, image).image

@@ -159,8 +159,8 @@ def prepare_participant(task: PairTask, send: Send) -> None:
             task.subject, task.pairs, how, work_dir=settings.work, options=options
         )
     scans = {pair.name: pair.hf.relative_path for pair in task.pairs}
-    for item in outcome.failed:
-        failed = Failed(scans[item.name], item.step, item.error, item.crash_file)
+    for name, item in outcome.failed.items():
+        failed = Failed(scans[name], item.step, item.error, item.crash_file)
         send({"event": "failed", "failed": failed})
     for name in (*outcome.made, *outcome.kept):
         send({"event": "done", "scan": scans[name]})

@@ -85,7 +85,8 @@ def _workflow_name(subject: str) -> str:
 
 def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]:
     """Build the workflow and run it; return what failed, and the records of what did not."""
-    from pipelines.engine import durations, run_workflow
+    from h2lo_bids.reports.records import ScanReport, from_json
+    from pipelines.engine import run_workflow
     from pipelines.participant import records
 
     workflow = build(task, send)
@@ -96,8 +97,8 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     broken = {item.scan for item in failed}
     # Of a scan that failed now, the work folder may hold the record of an earlier run.
     stems = {scan.stem for scan in task.scans if scan.relative_path not in broken}
-    whole = {stem: record for stem, record in records(workflow).items() if stem in stems}
-    return failed, _reports(task, whole, durations(workflow))
+    whole = [record for record in records(workflow) if record["stem"] in stems]
+    return failed, [from_json(ScanReport, record) for record in whole]
 
 
 def run_options(task: SubjectTask | PairTask, send: Send) -> RunOptions:
@@ -111,28 +112,6 @@ def run_options(task: SubjectTask | PairTask, send: Send) -> RunOptions:
     logging.update_logging(config)
     crashes = task.logs / f"sub-{task.subject}"
     return RunOptions(crashes, task.settings.stop_on_first_crash, Steps(send))
-
-
-def _reports(
-    task: SubjectTask, records: dict[str, dict[str, Any]], durations: dict[str, float]
-) -> list[ScanReport]:
-    """Return the records, with the seconds of each step by its plain name."""
-    from h2lo_bids.reports.records import ScanReport, from_json
-    from pipelines.participant import step_label
-
-    names = {f"{scan_word(scan)}_wf": scan.stem for scan in task.scans}
-    took: dict[str, dict[str, float]] = {scan.stem: {} for scan in task.scans}
-    for node, seconds in durations.items():
-        _, branch, *inner = node.split(".")
-        label, own = step_label(inner[-1]), took[names[branch]]
-        own[label] = own.get(label, 0.0) + seconds
-    return [
-        replace(
-            from_json(ScanReport, record),
-            seconds=tuple((step, round(took[stem][step], 2)) for step in took[stem]),
-        )
-        for stem, record in records.items()
-    ]
 
 
 def build(task: SubjectTask, send: Send) -> Any:
@@ -235,17 +214,10 @@ def _failed(task: SubjectTask, failure: Any) -> list[Failed]:
     names: dict[str, list[Scan]] = {}
     for scan in task.scans:
         names.setdefault(f"{scan_word(scan)}_wf", []).append(scan)
-
-    def scans_of(node: str) -> list[Scan]:
-        return next((names[part] for part in node.split(".") if part in names), [])
-
-    own = scans_of(failure.node) or [task.scans[0]]
-    downstream = [scan for node in failure.dependents for scan in scans_of(node)]
-    held = {scan for scan in downstream if scan not in own}
-    step = failure.node.rpartition(".")[2]
     return [
-        Failed(scan.relative_path, step, failure.error, failure.crash_file)
-        for scan in (*own, *sorted(held, key=lambda scan: scan.relative_path))
+        Failed(scan.relative_path, failure.step, failure.error, failure.crash_file)
+        for branch in failure.branches
+        for scan in names[branch]
     ]
 
 

@@ -58,12 +58,17 @@ def _node(function, name, **inputs):
 
 
 def _workflow(base: Path, first: pe.Node, log: Path) -> pe.Workflow:
-    """Two independent chains; the first node of one of them is the bad one."""
+    """Three branches; the first node of one of them is the bad one, and the next waits for it."""
     workflow = pe.Workflow(name="wf", base_dir=str(base))
     after = _node(double, "after", log=str(log))
     good = _node(double, "good", x=3, log=str(log))
     last = _node(double, "last", log=str(log))
-    workflow.connect([(first, after, [("out", "x")]), (good, last, [("out", "x")])])
+    a, b, c = (pe.Workflow(name=name) for name in "abc")
+    a.add_nodes([first])
+    b.add_nodes([after])
+    c.connect(good, "out", last, "x")
+    workflow.connect(a, f"{first.name}.out", b, "after.x")
+    workflow.add_nodes([c])
     return workflow
 
 
@@ -79,7 +84,7 @@ def test_a_failed_node_is_told_in_its_own_words_and_the_others_finish(tmp_path, 
     log = tmp_path / "log"
     workflow = _workflow(tmp_path / "work", _complain(raised), log)
     (failure,) = run_workflow(workflow, RunOptions(crash_dir=tmp_path / "crash"))
-    assert (failure.node, failure.dependents) == ("wf.bad", ("wf.after",))
+    assert (failure.step, failure.branches) == ("bad", ("a", "b"))
     assert type(failure.error) is kind
     assert str(failure.error).startswith(text)
     assert "Traceback" in Path(failure.crash_file).read_text()
@@ -109,5 +114,5 @@ def test_stop_on_first_crash_starts_nothing_else(tmp_path):
     workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))
     workflow.add_nodes([_complain(BAD, "a"), _node(double, "b", x=1, log=str(log))])
     options = RunOptions(crash_dir=tmp_path / "crash", stop_on_first_crash=True)
-    assert [failure.node for failure in run_workflow(workflow, options)] == ["wf.a"]
+    assert [failure.step for failure in run_workflow(workflow, options)] == ["a"]
     assert not log.exists()

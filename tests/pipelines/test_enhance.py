@@ -62,7 +62,7 @@ def _run(folder: Path, model: Bundle, *sources: LowFieldSource, work: str = "wor
     workflow = init_participant_wf("wf", _specs(model, sources), run)
     workflow.base_dir = str(folder / work)
     failures = run_workflow(workflow, RunOptions(folder / "crash"))
-    return failures, [from_json(ScanReport, record) for record in records(workflow).values()]
+    return failures, [from_json(ScanReport, record) for record in records(workflow)]
 
 
 def _images(folder: Path, scan: Scan) -> dict[str, nib.Nifti1Image]:
@@ -105,7 +105,10 @@ def test_three_orientations_become_one_image_in_the_place_of_the_first(tmp_path,
     # In a work folder that was moved nothing is computed again, and nothing is missed.
     steps = {path.name: path.stat().st_mtime_ns for path in _steps(tmp_path / "work")}
     (tmp_path / "work").rename(tmp_path / "moved")
-    assert _run(tmp_path, model, source, work="moved") == ([], [record])
+    failures, (again,) = _run(tmp_path, model, source, work="moved")
+    assert (failures, replace(again, seconds=record.seconds)) == ([], record)
+    assert [step for step, _ in again.seconds] == [step for step, _ in record.seconds]
+    assert dict(again.seconds)["enhance"] == dict(record.seconds)["enhance"]
     assert {path.name: path.stat().st_mtime_ns for path in _steps(tmp_path / "moved")} == steps
 
 

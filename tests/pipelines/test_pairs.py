@@ -45,8 +45,8 @@ def test_a_pair_from_scans_to_training(source, tmp_path) -> None:
     broken.path.write_bytes(b"not an image")
     found = _prepare(tmp_path, source, replace(source, hf=broken))
     assert found.made == (source.name,)
-    assert [item.name for item in found.failed] == [broken.stem]
-    assert str(broken.path) in str(found.failed[0].error)
+    assert [*found.failed] == [broken.stem]
+    assert str(broken.path) in str(found.failed[broken.stem].error)
 
     (pair,) = find_prepared(tmp_path / "out", contrast="T1w")
     assert not pair.doubts
