@@ -11,19 +11,22 @@ from typing import Any
 from h2lo_bids import __version__
 from h2lo_bids.cli.parser import Parser
 from h2lo_bids.errors import H2loError
+from h2lo_bids.settings.convert import integer, number
 from h2lo_bids.vocabulary import CONTRASTS
 
 _ACQUISITIONS = ("axi", "cor", "sag", "iso")
-_NUMBERS: tuple[tuple[str, str, type, float, str], ...] = (
-    ("--subjects", "N", int, 1, "number of people"),
-    ("--seed", "S", int, 0, "of all that is random"),
-    ("--resolution", "MM", float, 1, "voxel size of the 3 T scans, 0.5 to 4; 2 or more is quick"),
-    ("--negative-signal", "SHARE", float, 0.2, "share of inverted fluid signal that low-field T1w "
-     "scans show, 1 for a magnitude image, 0 for a phase-sensitive one; real scans lie between"),
-    ("--lesions", "N", int, 0, "balls of lesion tissue at random white-matter places of each "
-     "person; their mask is written to derivatives/h2lo-phantom"),
-    ("--lesion-severity", "S", float, 1, "T1, T2 and proton density of lesions, on the line from "
-     "white matter (0) to multiple sclerosis (1); the mask's sidecar holds the contrast"),
+_NUMBERS: tuple[tuple[str, str, Any, float, str], ...] = (
+    ("--subjects", "N", integer(1), 1, "number of people"),
+    ("--seed", "S", integer(0, 2**63), 0, "of all that is random"),
+    ("--resolution", "MM", number(0.5, 4), 1.0, "voxel size of the 3 T scans, 0.5 to 4; 2 or more "
+     "is quick"),
+    ("--negative-signal", "SHARE", number(0, 1), 0.2, "share of inverted fluid signal that "
+     "low-field T1w scans show, 1 for a magnitude image, 0 for a phase-sensitive one; real scans "
+     "lie between"),
+    ("--lesions", "N", integer(0), 0, "balls of lesion tissue at random white-matter places of "
+     "each person; their mask is written to derivatives/h2lo-phantom"),
+    ("--lesion-severity", "S", number(0, 2), 1.0, "T1, T2 and proton density of lesions, on the "
+     "line from white matter (0) to multiple sclerosis (1); the mask's sidecar holds the contrast"),
 )  # fmt: skip
 """Flag, what its value is called, type, default and help."""
 
@@ -40,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", metavar="OUT", type=Path, help="folder to create, or an empty one")
     for flag, metavar, kind, default, text in _NUMBERS:
         words = f"{text} (default: {default:g})"
-        add(flag, metavar=metavar, type=kind, default=kind(default), help=words)
+        add(flag, metavar=metavar, type=kind, default=default, help=words)
     labels = "FreeSurfer label maps of whole heads (default: the tissue maps nilearn ships)"
     add("--labels", metavar="DIR", type=Path, help=labels)
     add("--contrast", nargs="+", choices=CONTRASTS, default=[*CONTRASTS], help="default: both")
@@ -50,14 +53,15 @@ def build_parser() -> argparse.ArgumentParser:
     at = "one more lesion at this place, in mm of the 3 T images; may be given several times"
     add("--lesion-at", **place, action="append", default=[], help=at)
     diameter = "diameters of lesions, taken in turn (default: 6)"
-    add("--lesion-diameter", metavar="MM", nargs="+", type=float, default=[6.0], help=diameter)
+    side = number(1, 40)
+    add("--lesion-diameter", metavar="MM", nargs="+", type=side, default=[6.0], help=diameter)
     add("--version", action="version", version=f"h2lo-phantom {__version__}")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``h2lo-phantom`` and return its exit code."""
-    from h2lo_bids.phantom.dataset import make_dataset
+    from h2lo_bids.phantom.dataset import Plan, make_dataset
     from h2lo_bids.phantom.lesions import LesionPlan
 
     try:
@@ -68,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tuple(tuple(place) for place in options.lesion_at),
             options.lesion_severity,
         )
-        out = make_dataset(
+        plan = Plan(
             options.out,
             subjects=options.subjects,
             seed=options.seed,
@@ -78,12 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             labels=options.labels,
             negative_kept=options.negative_signal,
             lesions=lesions,
-            progress=lambda line: print(line, flush=True),
         )
+        make_dataset(plan, lambda line: print(line, flush=True))
     except H2loError as err:
         print(f"h2lo-phantom: error: {err}", file=sys.stderr)
         return err.exit_code
-    print(f"dataset: {out}")
+    print(f"dataset: {plan.out}")
     return 0
 
 

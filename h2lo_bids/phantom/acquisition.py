@@ -1,13 +1,15 @@
-"""How a scanner samples a head: pose, slice profile, k-space, noise, magnitude."""
+"""How a scanner samples a head: grid, pose, slice profile, k-space, noise, magnitude."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from h2lo_bids.imaging.voxels import slice_profile
-from h2lo_bids.phantom.fields import Shape, resample
+
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,41 @@ class Grid:
         affine = np.diag([*self.zooms, 1.0])
         affine[:3, 3] = -np.array(self.zooms) * (np.array(self.shape) - 1) / 2
         return affine
+
+
+def resample(
+    volume: np.ndarray,
+    matrix: np.ndarray,
+    shape: Sequence[int],
+    *,
+    displacement: np.ndarray | None = None,
+    order: int = 1,
+) -> np.ndarray:
+    """Read a volume at the affinely mapped voxels of another grid; float32, 0 outside.
+
+    `matrix` leads from voxels of the new grid to those of `volume`; `displacement`,
+    (3, X, Y, Z) in voxels of `volume`, is added; `order` is that of the splines.
+    """
+    from scipy.ndimage import affine_transform, map_coordinates, spline_filter
+
+    source = np.asarray(volume, dtype=np.float32)
+    matrix = np.asarray(matrix, dtype=np.float64)
+    if order > 1:
+        source = spline_filter(source, order, output=np.float32)
+    if displacement is None:
+        return affine_transform(
+            source, matrix[:3, :3], matrix[:3, 3], tuple(shape),
+            order=order, output=np.float32, prefilter=False,
+        )  # fmt: skip
+    out = np.empty(shape, dtype=np.float32)
+    for i in range(shape[0]):
+        # One plane at a time: coordinates of a whole volume take gigabytes.
+        index = np.indices((1, *shape[1:]), dtype=np.float32)[:, 0]
+        index[0] = i
+        where = np.tensordot(matrix[:3, :3].astype(np.float32), index, axes=1)
+        where += matrix[:3, 3, None, None].astype(np.float32) + displacement[:, i]
+        map_coordinates(source, where, output=out[i], order=order, prefilter=False)
+    return out
 
 
 def profile_matrix(kind: str, slices: int, thickness: float, per_slice: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Simulated people: label maps, their random deformation, and what varies inside tissue."""
+"""Simulated people: label maps, random deformation, and smooth fields inside tissue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.masks import bounding_box
-from h2lo_bids.phantom.fields import resample, smooth_field, vessels
+from h2lo_bids.phantom.acquisition import resample
 from h2lo_bids.phantom.tissues import (
     FIRST_OUTSIDE,
     FLUID_AROUND_BRAIN,
@@ -55,6 +55,53 @@ class Subject:
     texture: np.ndarray  # variation inside tissue, scaled by each tissue's own strength
     vessel_weight: np.ndarray  # share of vessel or membrane, in the fluid around the brain
     vessel_tone: np.ndarray  # relative brightness of vessels, about 1
+
+
+def smooth_field(
+    rng: np.random.Generator, shape: Sequence[int], spacing: float, sigma: float
+) -> np.ndarray:
+    """Return a float32 field with mean about 0 and deviation 1, smoothed by `sigma` mm.
+
+    White noise on a coarse grid, Gaussian smoothing, then trilinear refinement:
+    the cost does not grow with `sigma`.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    step = max(sigma / 2.0, spacing)
+    coarse = [int(np.ceil(n * spacing / step)) + 1 for n in shape]
+    noise = rng.standard_normal(coarse, dtype=np.float32)
+    noise = gaussian_filter(noise, sigma / step, mode="wrap", truncate=3.0)
+    # The kernel's energy, not the sample's deviation: a slow field may lie to one side.
+    offsets = np.arange(-int(3 * sigma / step) - 1, int(3 * sigma / step) + 2)
+    kernel = np.exp(-0.5 * (offsets * step / sigma) ** 2)
+    noise /= np.sqrt(np.sum((kernel / kernel.sum()) ** 2)) ** 3
+    if step == spacing:
+        return noise[: shape[0], : shape[1], : shape[2]]
+    for axis, count in enumerate(shape):
+        noise = _refine(noise, axis, count, spacing / step)
+    return noise
+
+
+def _refine(values: np.ndarray, axis: int, n: int, step: float) -> np.ndarray:
+    """Interpolate linearly along one axis at 0, step, 2 step, ... (n samples)."""
+    where = np.arange(n) * step
+    low = np.minimum(where.astype(int), values.shape[axis] - 2)
+    share = (where - low).astype(np.float32)
+    share = share.reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+    first = np.take(values, low, axis=axis)
+    first += share * (np.take(values, low + 1, axis=axis) - first)
+    return first
+
+
+def vessels(
+    rng: np.random.Generator, shape: Sequence[int], spacing: float, radius: float
+) -> np.ndarray:
+    """Return weights, from 0 to 1, of random filaments: curves on which two fields vanish."""
+    sigma = 5.0
+    width = radius / (sigma * np.sqrt(2.0))
+    energy = smooth_field(rng, shape, spacing, sigma) ** 2
+    energy += smooth_field(rng, shape, spacing, sigma) ** 2
+    return np.exp(-energy / (2 * width**2))
 
 
 def load_labels(path: Path) -> Anatomy:
@@ -123,6 +170,8 @@ def vary(
     The centre of the mask's bounding box lies in the middle of the grid, to the voxel.
     A strength of 0 keeps the head's shape and pose.
     """
+    from scipy.ndimage import shift
+
     start = bounding_box(_tissue(anatomy.labels))
     middle = np.array([(s.start + s.stop - 1) / 2 for s in start])
     turn = rigid(strength * rng.normal(0, [4.0, 2.5, 3.0]), np.zeros(3))
@@ -136,25 +185,13 @@ def vary(
         anatomy.labels, matrix, shape, displacement=displacement if strength else None, order=0
     )
     head = Anatomy(warped.astype(np.int16), spacing, anatomy.source)
-    return _centred(head, brain_mask(head))
-
-
-def _centred(head: Anatomy, mask: np.ndarray) -> tuple[Anatomy, np.ndarray]:
-    """Shift a head by whole voxels until its brain lies in the middle."""
-    moved, labels = mask, head.labels
-    for axis, box in enumerate(bounding_box(mask)):
-        shift = round((mask.shape[axis] - 1) / 2 - (box.start + box.stop - 1) / 2)
-        moved, labels = (_shifted(a, shift, axis) for a in (moved, labels))
-    return Anatomy(labels, head.spacing, head.source), moved
-
-
-def _shifted(array: np.ndarray, shift: int, axis: int) -> np.ndarray:
-    rolled = np.roll(array, shift, axis)
-    edge = [slice(None)] * 3
-    edge[axis] = slice(0, shift) if shift >= 0 else slice(shift, None)
-    if shift:
-        rolled[tuple(edge)] = 0
-    return rolled
+    mask, middle = brain_mask(head), (np.array(shape) - 1) / 2
+    centre = [(s.start + s.stop - 1) / 2 for s in bounding_box(mask)]
+    # By whole voxels: no value is interpolated.
+    labels, brain = (
+        shift(array, np.round(middle - centre), order=0) for array in (head.labels, mask)
+    )
+    return Anatomy(labels, spacing, anatomy.source), brain
 
 
 def make_subject(anatomy: Anatomy, mask: np.ndarray, rng: np.random.Generator) -> Subject:

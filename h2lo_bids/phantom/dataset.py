@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,19 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids import __version__
-from h2lo_bids.errors import CannotCreateError, InputOutputError, MissingInputError, UsageError
-from h2lo_bids.phantom import sidecars
+from h2lo_bids.errors import CannotCreateError, InputOutputError, MissingInputError
+from h2lo_bids.io import write_json
 from h2lo_bids.phantom.anatomy import Subject, load_labels, make_subject, vary
-from h2lo_bids.phantom.lesions import NO_LESIONS, LesionPlan, place_lesions, with_lesions
-from h2lo_bids.phantom.protocols import HIGH_FIELD, LOW_FIELD, NEGATIVE_KEPT
+from h2lo_bids.phantom.lesions import NO_LESIONS, Lesion, LesionPlan, place_lesions, with_lesions
+from h2lo_bids.phantom.protocols import (
+    HIGH_FIELD,
+    LOW_FIELD,
+    NEGATIVE_KEPT,
+    Protocol,
+    low_field,
+    low_field_grid,
+    signal_of,
+)
 from h2lo_bids.phantom.scans import (
     DISTORTION,
     WHITE,
@@ -26,41 +33,46 @@ from h2lo_bids.phantom.scans import (
     low_field_scan,
 )
 from h2lo_bids.phantom.template import grid_shape, template_head
+from h2lo_bids.phantom.tissues import NAMES, Tissue
 from h2lo_bids.vocabulary import CONTRASTS, Say
 
 WHITE_LEVEL = 700.0
 """Stored intensity of white matter; scanners store integers."""
 DERIVATIVES = Path("derivatives", "h2lo-phantom")
+LARMOR = 42.577
+"""Proton Larmor frequency in MHz per tesla."""
+_KIND = {
+    "mprage": ("GR_IR", "SP_MP", "MPRAGE"),
+    "inversion": ("SE_IR", "SK_MP", "3D fast spin echo"),
+    "spin": ("SE", "SK", "3D fast spin echo"),
+}
+"""ScanningSequence, SequenceVariant and PulseSequenceType."""
+_PARTICIPANTS = {
+    "participant_id": {"Description": "Number of the simulated person"},
+    "anatomy": {"Description": "Map from which the person was deformed"},
+    "seed": {"Description": "Seed of the dataset; with the number it decides the person"},
+}
+_CHANGES = "1.0.0 2026-11-22\n  - Simulated.\n"
+_README = """# Simulated paired high-field and low-field brain MRI
+
+No person was scanned. Each `sub-` is a head deformed at random from a tissue map,
+"scanned" at 3 T (`ses-HF`) and at 64 mT (`ses-LF`). Sequences follow OpenNeuro
+ds006557; relaxation times, coil sensitivity, pose, slice profile, k-space
+truncation, distortion and noise are simulated. The two sessions differ by a rigid
+movement and by the distortion of the low-field one. Fields, noise and distortion were
+fitted to the figures that the paper of H2LO reports for the high-field images of ds006557.
+
+- Contrasts: {contrasts}
+- Low-field acquisitions: {acquisitions}
+- Made by: `{command}` (the same call makes the same bytes)
+
+Do not draw conclusions about real scanners or people from these images.
+"""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to simulate; see `make_dataset`."""
-
-    out: Path
-    seed: int
-    resolution: float
-    contrasts: tuple[str, ...]
-    acquisitions: tuple[str, ...]
-    maps: tuple[Path, ...]
-    negative_kept: float
-    lesions: LesionPlan
-
-
-def make_dataset(
-    out: Path | str,
-    *,
-    subjects: int = 1,
-    seed: int = 0,
-    resolution: float = 1.0,
-    contrasts: Sequence[str] = CONTRASTS,
-    acquisitions: Sequence[str] = LOW_FIELD,
-    labels: Path | str | None = None,
-    negative_kept: float = NEGATIVE_KEPT,
-    lesions: LesionPlan = NO_LESIONS,
-    progress: Say | None = None,
-) -> Path:
-    """Write a dataset of paired sessions; the same arguments give the same bytes.
+    """A dataset to simulate.
 
     Parameters
     ----------
@@ -87,85 +99,89 @@ def make_dataset(
     lesions
         White-matter lesions to plant in each person; their mask is written as a BIDS
         derivative in ``derivatives/h2lo-phantom``.
-    progress
-        Called with one line per scan.
+    """
 
-    Returns
-    -------
-    pathlib.Path
-        The dataset.
+    out: Path
+    subjects: int = 1
+    seed: int = 0
+    resolution: float = 1.0
+    contrasts: Sequence[str] = CONTRASTS
+    acquisitions: Sequence[str] = LOW_FIELD
+    labels: Path | None = None
+    negative_kept: float = NEGATIVE_KEPT
+    lesions: LesionPlan = NO_LESIONS
+
+    @property
+    def command(self) -> str:
+        """The command that makes this dataset again."""
+        words = f"h2lo-phantom OUT --subjects {self.subjects} --seed {self.seed}"
+        words += f" --resolution {self.resolution:g} --contrast {' '.join(self.contrasts)}"
+        words += f" --lf {' '.join(self.acquisitions)} --negative-signal {self.negative_kept:g}"
+        words += " --labels DIR" if self.labels else ""
+        if self.lesions:
+            diameters = " ".join(f"{d:g}" for d in self.lesions.diameters)
+            words += f" --lesions {self.lesions.count} --lesion-diameter {diameters}"
+            words += f" --lesion-severity {self.lesions.severity:g}"
+        for place in self.lesions.places:
+            words += " --lesion-at " + " ".join(f"{v:g}" for v in place)
+        return words
+
+    def rng(self, number: int, *stream: int) -> np.random.Generator:
+        """Return a stream of random numbers of one person: others do not change it."""
+        return np.random.default_rng([self.seed, number, *stream])
+
+    def scan_rng(self, number: int, contrast: str, scan: str) -> np.random.Generator:
+        """Return the stream of one scan: the person's other scans do not change it."""
+        kinds = ("HF", "coil", *LOW_FIELD)
+        return self.rng(number, 1 + CONTRASTS.index(contrast) + 2 * kinds.index(scan))
+
+
+def make_dataset(plan: Plan, progress: Say = lambda line: None) -> None:
+    """Write a dataset of paired sessions; the same plan gives the same bytes.
+
+    `progress` is called with one line per scan.
 
     Raises
     ------
     H2loError
-        If an argument makes no sense, a map cannot be used, or `out` cannot be
+        If a map cannot be used, lesions have no place, or the folder cannot be
         written or is not empty.
     """
-    out = Path(out)
-    plan = Plan(
-        out=out,
-        seed=seed,
-        resolution=float(resolution),
-        contrasts=tuple(contrasts),
-        acquisitions=tuple(acquisitions),
-        maps=_label_maps(labels),
-        negative_kept=negative_kept,
-        lesions=lesions,
-    )
-    _check(plan, subjects)
-    tell = progress or (lambda line: None)
-    width = max(2, len(str(subjects)))
+    maps = _label_maps(plan.labels) if plan.labels else ()
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.glob("[!.]*")):
-            raise CannotCreateError(f"{out}: is not empty; name a new folder")
+        plan.out.mkdir(parents=True, exist_ok=True)
+        if any(plan.out.glob("[!.]*")):
+            raise CannotCreateError(f"{plan.out}: is not empty; name a new folder")
     except OSError as err:
-        raise CannotCreateError(f"{out}: cannot create this folder: {err.strerror}") from err
+        raise CannotCreateError(f"{plan.out}: cannot create this folder: {err.strerror}") from err
+    table = "participant_id\tanatomy\tseed\n"
     try:
-        rows = []
-        for number in range(1, subjects + 1):
-            name = f"sub-{number:0{width}d}"
-            rows.append(f"{name}\t{_write_subject(plan, name, number, tell)}\t{seed}")
-        _write_top(plan, subjects, rows, labels)
+        for number in range(1, plan.subjects + 1):
+            name = f"sub-{number:0{max(2, len(str(plan.subjects)))}d}"
+            source = _write_subject(plan, maps, name, number, progress)
+            table += f"{name}\t{source}\t{plan.seed}\n"
+        (plan.out / "participants.tsv").write_text(table, encoding="utf-8")
+        _write_top(plan)
     except OSError as err:
-        raise InputOutputError(f"{out}: writing failed: {err.strerror or err}") from err
-    return out
+        raise InputOutputError(f"{plan.out}: writing failed: {err.strerror or err}") from err
 
 
-def _label_maps(folder: Path | str | None) -> tuple[Path, ...]:
-    if folder is None:
-        return ()
+def _label_maps(folder: Path) -> tuple[Path, ...]:
     try:
-        names = (p for p in Path(folder).iterdir() if not p.name.startswith("."))
-        found = sorted(p for p in names if p.name.endswith((".nii", ".nii.gz")))
+        names = (p for p in folder.iterdir() if not p.name.startswith("."))
+        maps = sorted(p for p in names if p.name.endswith((".nii", ".nii.gz")))
     except OSError as err:
         raise MissingInputError(f"{folder}: cannot list label maps: {err.strerror}") from err
-    if not found:
+    if not maps:
         raise MissingInputError(f"{folder}: holds no .nii or .nii.gz; give a folder of label maps")
-    return tuple(found)
+    return tuple(maps)
 
 
-def _check(plan: Plan, subjects: int) -> None:
-    plan.lesions.check()
-    if subjects < 1:
-        raise UsageError(f"--subjects {subjects}: give at least 1")
-    if plan.seed < 0:
-        raise UsageError(f"--seed {plan.seed}: give 0 or a positive number")
-    if not 0.5 <= plan.resolution <= 4.0:
-        raise UsageError(f"--resolution {plan.resolution:g}: give 0.5 to 4 mm")
-    if not 0 <= plan.negative_kept <= 1:
-        raise UsageError(f"--negative-signal {plan.negative_kept:g}: give a share from 0 to 1")
-    if not plan.contrasts or not set(plan.contrasts) <= set(CONTRASTS):
-        raise UsageError(f"--contrast {' '.join(plan.contrasts)}: choose of {' '.join(CONTRASTS)}")
-    if not set(plan.acquisitions) <= set(LOW_FIELD):
-        raise UsageError(f"--lf {' '.join(plan.acquisitions)}: choose of {' '.join(LOW_FIELD)}")
-
-
-def _write_subject(plan: Plan, name: str, number: int, tell: Say) -> str:
+def _write_subject(plan: Plan, maps: Sequence[Path], name: str, number: int, progress: Say) -> str:
     """Simulate one person's scans; return where the anatomy comes from."""
-    rng = np.random.default_rng([plan.seed, number, 0])
-    if plan.maps:
-        source, strength = load_labels(plan.maps[(number - 1) % len(plan.maps)]), 1.0
+    rng = plan.rng(number, 0)
+    if maps:
+        source, strength = load_labels(maps[(number - 1) % len(maps)]), 1.0
     else:
         source, strength = template_head(plan.resolution, rng), 1.2
     shape = grid_shape(plan.resolution)
@@ -174,111 +190,153 @@ def _write_subject(plan: Plan, name: str, number: int, tell: Say) -> str:
     if plan.lesions:
         subject = _plant(plan, subject, name, number)
     for contrast in plan.contrasts:
-        sequence = HIGH_FIELD[contrast]
-        data = high_field_scan(subject, contrast, sequence, _scan_rng(plan, number, contrast, "HF"))
+        protocol = HIGH_FIELD[contrast]
+        rng = plan.scan_rng(number, contrast, "HF")
+        data = high_field_scan(subject, contrast, protocol, rng)
         label = "_acq-MPRAGE" if contrast == "T1w" else ""
         stem = plan.out / name / "ses-HF" / "anat" / f"{name}_ses-HF{label}_{contrast}"
-        sidecar = sidecars.high_field_sidecar(sequence, plan.resolution)
-        write_scan(stem, data, head.affine, sidecar)
-        tell(f"{stem.name}: {'x'.join(map(str, data.shape))}")
+        _write_scan(stem, data, head.affine, _sidecar(protocol, plan.resolution), progress)
     for contrast in plan.contrasts if plan.acquisitions else ():
-        _write_low(plan, subject, name, number, contrast, tell)
+        _write_low(plan, subject, name, number, contrast, progress)
     return head.source
 
 
 def _plant(plan: Plan, subject: Subject, name: str, number: int) -> Subject:
     """Plant a person's lesions and write their mask as a derivative."""
     affine = subject.anatomy.affine
-    rng = np.random.default_rng([plan.seed, number, 0, 2])
-    lesions = place_lesions(subject.classes == WHITE, affine, plan.lesions, rng)
+    lesions = place_lesions(subject.classes == WHITE, affine, plan.lesions, plan.rng(number, 0, 2))
     subject, mask = with_lesions(subject, lesions, plan.lesions.severity)
     stem = plan.out / DERIVATIVES / name / "ses-HF" / "anat" / f"{name}_ses-HF_label-lesion_mask"
-    _write_image(stem, mask.astype(np.uint8), affine)
-    sidecar = sidecars.lesion_sidecar(lesions, plan.lesions.severity, subject.tissues)
-    _write_json(stem.with_name(stem.name + ".json"), sidecar)
+    sidecar = _lesion_sidecar(lesions, plan.lesions.severity, subject.tissues)
+    _write_image(stem, mask.astype(np.uint8), affine, sidecar)
     return subject
 
 
-def _scan_rng(plan: Plan, number: int, contrast: str, scan: str) -> np.random.Generator:
-    """Seed a scan by what it is, so that others do not change it."""
-    code = 1 + CONTRASTS.index(contrast) + 2 * ("HF", "coil", *LOW_FIELD).index(scan)
-    return np.random.default_rng([plan.seed, number, code])
-
-
 def _write_low(
-    plan: Plan, subject: Subject, name: str, number: int, contrast: str, tell: Say
+    plan: Plan, subject: Subject, name: str, number: int, contrast: str, progress: Say
 ) -> None:
+    """Scan a person at low field in one contrast."""
     anatomy = subject.anatomy
-    rng = _scan_rng(plan, number, contrast, "coil")
+    rng = plan.scan_rng(number, contrast, "coil")
     sensitivity = coil(rng, anatomy.labels.shape, anatomy.affine, contrast)
-    session = np.random.default_rng([plan.seed, number, 0, 1])
+    session = plan.rng(number, 0, 1)
     displacement = distortion(session, subject.mask, anatomy.spacing, DISTORTION)
     for acquisition in plan.acquisitions:
-        scan = low_field_scan(
-            subject,
-            contrast,
-            acquisition,
-            sensitivity=sensitivity,
-            rng=_scan_rng(plan, number, contrast, acquisition),
-            negative_kept=plan.negative_kept,
-            displacement=displacement,
-        )
+        data, _ = low_field_scan(
+            subject, contrast, acquisition, sensitivity=sensitivity,
+            rng=plan.scan_rng(number, contrast, acquisition),
+            negative_kept=plan.negative_kept, displacement=displacement,
+        )  # fmt: skip
+        grid = low_field_grid(contrast, acquisition)
+        sidecar = _sidecar(low_field(contrast, acquisition), grid.zooms[grid.slice_axis])
         stem = f"{name}_ses-LF_acq-{acquisition}_{contrast}"
         path = plan.out / name / "ses-LF" / "anat" / stem
-        write_scan(path, scan.data, scan.affine, sidecars.low_field_sidecar(scan.sequence))
-        tell(f"{stem}: {'x'.join(map(str, scan.data.shape))}")
+        _write_scan(path, data, grid.affine, sidecar, progress)
 
 
-def write_scan(
-    stem: Path, data: np.ndarray, affine: np.ndarray, sidecar: Mapping[str, Any] | None
+def _write_scan(
+    stem: Path, data: np.ndarray, affine: np.ndarray, sidecar: Mapping[str, Any], progress: Say
 ) -> None:
-    """Write a scan as scanners do, in integers: `stem` has no extension, white matter is 1."""
-    _write_image(stem, np.rint(data * WHITE_LEVEL).clip(0, 32767).astype(np.int16), affine)
-    if sidecar is not None:
-        _write_json(stem.with_name(stem.name + ".json"), sidecar)
+    """Write a scan, whose white matter is 1, as scanners do: in integers."""
+    stored = np.rint(data * WHITE_LEVEL).clip(0, 32767).astype(np.int16)
+    _write_image(stem, stored, affine, sidecar)
+    progress(f"{stem.name}: {'x'.join(map(str, data.shape))}")
 
 
-def _write_image(stem: Path, stored: np.ndarray, affine: np.ndarray) -> None:
+def _write_image(
+    stem: Path, stored: np.ndarray, affine: np.ndarray, sidecar: Mapping[str, Any]
+) -> None:
+    """Write an image and its sidecar; `stem` has no extension."""
     import nibabel as nib
 
     image = nib.Nifti1Image(stored, affine)
     image.header.set_xyzt_units("mm", "sec")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    write_json(stem.with_name(stem.name + ".json"), sidecar)
     # No name and no time in the gzip header.
     packed = gzip.compress(image.to_bytes(), compresslevel=5, mtime=0)
     stem.with_name(stem.name + ".nii.gz").write_bytes(packed)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def _sidecar(protocol: Protocol, thickness: float) -> dict[str, Any]:
+    """Return a scan's JSON in BIDS terms; times in seconds, angles in degrees, mm."""
+    low = protocol.tesla < 1
+    sequence, variant, kind = _KIND[protocol.kind]
+    count = {"NumberOfAverages": protocol.averages} if low else {"EchoTrainLength": protocol.echoes}
+    return {
+        "Modality": "MR",
+        "Manufacturer": "Hyperfine (simulated)" if low else "GE (simulated)",
+        "ManufacturersModelName": "64 mT phantom" if low else "3 T phantom",
+        "MagneticFieldStrength": protocol.tesla,
+        "ImagingFrequency": round(protocol.tesla * LARMOR, 4),
+        "MRAcquisitionType": "3D",
+        "ScanningSequence": sequence,
+        "SequenceVariant": variant,
+        "PulseSequenceType": kind,
+        "SliceThickness": thickness,
+        "RepetitionTime": protocol.tr / 1000,
+        "EchoTime": protocol.te / 1000,
+        "FlipAngle": protocol.flip,
+        **count,
+        **({"InversionTime": protocol.ti / 1000} if protocol.ti else {}),
+    }
 
 
-def _licence(labels: Path | str | None) -> str:
+def _lesion_sidecar(
+    lesions: Sequence[Lesion], severity: float, tissues: dict[str, Tissue]
+) -> dict[str, Any]:
+    """Return the JSON of a person's lesion mask, with each contrast to white matter."""
+    contrasts = {}
+    for contrast in CONTRASTS:
+        high, low = HIGH_FIELD[contrast], low_field(contrast, "axi")
+        for name, protocol in ((f"3T {contrast}", high), (f"64mT axial {contrast}", low)):
+            values = signal_of(protocol, tissues)
+            ratio = values[NAMES.index("plaque")] / values[NAMES.index("white")]
+            contrasts[name] = round(float(ratio) - 1, 4)
+    return {
+        "Type": "Lesion",
+        "Description": "Lesions planted in white matter; those of the label maps are not marked",
+        "SpatialReference": "orig",
+        "Severity": severity,
+        "ContrastToWhiteMatter": contrasts,
+        "Lesions": [{"CentreMM": list(v.centre), "DiameterMM": v.diameter} for v in lesions],
+    }
+
+
+def _licence(labels: Path | None) -> str:
     if labels is None:
         return "CC0"
-    texts = [p.read_text(errors="ignore")[:400] for p in Path(labels).glob("LICENSE*")]
+    texts = [p.read_text(errors="ignore")[:400] for p in labels.glob("LICENSE*")]
     apache = any("Apache License" in text for text in texts)
     return "Apache-2.0 (label maps)" if apache else "That of the label maps"
 
 
-def _write_top(plan: Plan, subjects: int, rows: list[str], labels: Path | str | None) -> None:
-    contrasts, acquisitions = " ".join(plan.contrasts), " ".join(plan.acquisitions)
-    call = f"h2lo-phantom OUT --subjects {subjects} --seed {plan.seed}"
-    call += f" --resolution {plan.resolution:g} --contrast {contrasts} --lf {acquisitions}"
-    call += f" --negative-signal {plan.negative_kept:g}"
-    call += " --labels DIR" if labels else ""
-    call += sidecars.lesion_options(plan.lesions)
-    description = sidecars.dataset_description(__version__, _licence(labels), call)
-    _write_json(plan.out / "dataset_description.json", description)
+def _write_top(plan: Plan) -> None:
+    """Write what describes the dataset."""
+    generated = {
+        "Name": "h2lo-phantom",
+        "Version": __version__,
+        "Description": f"Simulation from tissue maps and MR physics: {plan.command}",
+    }
+    description = {
+        "Name": "Simulated paired high-field and low-field brain MRI",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "raw",
+        "License": _licence(plan.labels),
+        "Authors": ["H2LO-BIDS phantom"],
+        "Acknowledgements": "Simulated data; the layout follows OpenNeuro ds006557.",
+        "GeneratedBy": [generated],
+    }
+    write_json(plan.out / "dataset_description.json", description)
     if plan.lesions:
         description |= {"Name": "Lesions planted in simulated heads", "DatasetType": "derivative"}
         description |= {"SourceDatasets": [{"URL": "../.."}]}
-        _write_json(plan.out / DERIVATIVES / "dataset_description.json", description)
-    _write_json(plan.out / "participants.json", sidecars.PARTICIPANTS)
-    table = "participant_id\tanatomy\tseed\n" + "".join(row + "\n" for row in rows)
-    (plan.out / "participants.tsv").write_text(table, encoding="utf-8")
-    text = sidecars.readme(call, contrasts, acquisitions or "none")
+        write_json(plan.out / DERIVATIVES / "dataset_description.json", description)
+    write_json(plan.out / "participants.json", _PARTICIPANTS)
+    text = _README.format(
+        contrasts=" ".join(plan.contrasts), acquisitions=" ".join(plan.acquisitions) or "none",
+        command=plan.command,
+    )  # fmt: skip
     (plan.out / "README.md").write_text(text, encoding="utf-8")
-    (plan.out / "CHANGES").write_text(sidecars.CHANGES, encoding="utf-8")
+    (plan.out / "CHANGES").write_text(_CHANGES, encoding="utf-8")

@@ -48,16 +48,6 @@ class LesionPlan:
     def __bool__(self) -> bool:
         return bool(self.count or self.places)
 
-    def check(self) -> None:
-        """Raise `UsageError` where a value makes no sense."""
-        if self.count < 0:
-            raise UsageError(f"--lesions {self.count}: give 0 or a positive number")
-        if not self.diameters or not all(1 <= d <= 40 for d in self.diameters):
-            given = " ".join(f"{d:g}" for d in self.diameters)
-            raise UsageError(f"--lesion-diameter {given}: give 1 to 40 mm")
-        if not 0 <= self.severity <= 2:
-            raise UsageError(f"--lesion-severity {self.severity:g}: give 0 to 2")
-
 
 NO_LESIONS = LesionPlan()
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.phantom.acquisition import Shape, resample
 from h2lo_bids.phantom.anatomy import Anatomy, Subject, load_labels, make_subject, vary
-from h2lo_bids.phantom.fields import Shape, fuse, resample
-from h2lo_bids.phantom.protocols import HIGH_FIELD, ORTHOGONAL, draw_high_field
+from h2lo_bids.phantom.protocols import HIGH_FIELD, ORTHOGONAL, draw_high_field, low_field_grid
 from h2lo_bids.phantom.scans import (
     DISTORTION,
     MISREGISTRATION,
@@ -147,38 +147,32 @@ def simulate_axial_scan(
     subject = make_subject(head, mask, person)
     rng = np.random.default_rng([seed, 1 + CONTRASTS.index(contrast), 3])
     sensitivity = coil(rng, mask.shape, head.affine, contrast)
-    scan = low_field_scan(subject, contrast, "axi", sensitivity=sensitivity, rng=rng)
-    to_head = np.linalg.inv(scan.pose @ head.affine) @ scan.affine
-    brain = resample(subject.mask.astype(np.float32), to_head, scan.data.shape) > 0.5
-    return (
-        nib.Nifti1Image(scan.data, scan.affine),  # type: ignore[attr-defined]
-        nib.Nifti1Image(brain.astype(np.uint8), scan.affine),  # type: ignore[attr-defined]
-    )
+    data, pose = low_field_scan(subject, contrast, "axi", sensitivity=sensitivity, rng=rng)
+    affine = low_field_grid(contrast, "axi").affine
+    to_head = np.linalg.inv(pose @ head.affine) @ affine
+    brain = resample(subject.mask.astype(np.float32), to_head, data.shape) > 0.5
+    return nib.Nifti1Image(data, affine), nib.Nifti1Image(brain.astype(np.uint8), affine)
 
 
 def _low_field(
     subject: Subject, contrast: str, displacement: np.ndarray | None, rng: np.random.Generator
 ) -> np.ndarray:
-    """Scan a person at low field and put the scans together on the person's grid."""
+    """Scan a person at low field and average the scans on the person's grid."""
     affine, shape = subject.anatomy.affine, subject.mask.shape
     sensitivity = coil(rng, shape, affine, contrast)
-    scans, to_scanner = [], []
+    total = np.zeros(shape, dtype=np.float32)
     for acquisition in ORTHOGONAL:
-        scan = low_field_scan(
-            subject,
-            contrast,
-            acquisition,
-            sensitivity=sensitivity,
-            rng=rng,
+        data, pose = low_field_scan(
+            subject, contrast, acquisition, sensitivity=sensitivity, rng=rng,
             displacement=displacement,
-        )
+        )  # fmt: skip
         # Drawn in any case: the noise of a person's scans does not depend on the distortion.
         error = misregistration(rng, MISREGISTRATION)
-        pose = scan.pose if displacement is None else scan.pose @ error
+        pose = pose if displacement is None else pose @ error
+        to_voxels = np.linalg.inv(low_field_grid(contrast, acquisition).affine) @ pose @ affine
         # The scanner scales each image on its own, and so does the fusion of real ones.
-        scans.append((scan.data / scan.data.mean(), scan.affine))
-        to_scanner.append(pose)
-    fused = fuse(scans, to_scanner, shape, affine, order=3)
+        total += resample(data / data.mean(), to_voxels, shape, order=3)
+    fused = total / np.float32(len(ORTHOGONAL))
     return fused / np.median(fused[subject.classes == WHITE])
 
 

@@ -5,26 +5,24 @@ that the first row of Table 1 in the paper (arXiv 2603.24968) reports for the hi
 image taken as the prediction of the low-field one, so that agreement with that row is no
 evidence of its own; noise, tissue levels and spectrum of the axial low-field scans were
 fitted to a real Swoop scan that is in no other way part of the simulation. Signal equations
-and relaxation times are those of `signal` and `tissues`.
+and relaxation times are those of `protocols` and `tissues`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from h2lo_bids.phantom.acquisition import acquire, complex_noise
-from h2lo_bids.phantom.anatomy import Subject, render, rigid
-from h2lo_bids.phantom.fields import resample, smooth_field
+from h2lo_bids.phantom.acquisition import acquire, complex_noise, resample
+from h2lo_bids.phantom.anatomy import Subject, render, rigid, smooth_field
 from h2lo_bids.phantom.protocols import (
     NEGATIVE_KEPT,
-    HighField,
-    LowField,
-    high_field_values,
+    Protocol,
     low_field,
-    low_field_values,
+    low_field_grid,
+    signal_of,
 )
 from h2lo_bids.phantom.tissues import NAMES
 
@@ -168,7 +166,7 @@ def _motions(at: np.ndarray) -> np.ndarray:
 def high_field_scan(
     subject: Subject,
     contrast: str,
-    sequence: HighField,
+    sequence: Protocol,
     rng: np.random.Generator,
     look: Look | None = None,
 ) -> np.ndarray:
@@ -177,7 +175,7 @@ def high_field_scan(
     Without a look the scanner is that of the nominal site.
     """
     look = look or nominal_look(contrast, rng)
-    values = high_field_values(sequence, subject.tissues)
+    values = signal_of(sequence, subject.tissues)
     values = values / values[WHITE]
     anatomy = subject.anatomy
     shape = anatomy.labels.shape
@@ -212,16 +210,6 @@ def coil(
     return field * (1 + gain * np.exp(-apart / np.float32(2 * _HOT_WIDTH**2)))
 
 
-@dataclass(frozen=True)
-class LowFieldScan:
-    """A simulated scan: float32 image, its affine to mm of the scanner, and how it was made."""
-
-    data: np.ndarray
-    affine: np.ndarray
-    pose: np.ndarray  # 4 x 4 from mm of the head to mm of the scanner
-    sequence: LowField
-
-
 def low_field_scan(
     subject: Subject,
     contrast: str,
@@ -231,8 +219,8 @@ def low_field_scan(
     rng: np.random.Generator,
     negative_kept: float = NEGATIVE_KEPT,
     displacement: np.ndarray | None = None,
-) -> LowFieldScan:
-    """Scan a person at 64 mT; white matter lies about 1.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scan a person at 64 mT, on `h2lo_bids.phantom.protocols.low_field_grid`.
 
     Parameters
     ----------
@@ -245,10 +233,17 @@ def low_field_scan(
     rng
         The scan's own generator (pose, noise).
     negative_kept
-        Share of negative (inverted) signal that stays, see `signal.rectify`.
+        Share of negative (inverted) signal that stays, see `protocols.rectify`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 image; white matter lies about 1.
+    numpy.ndarray
+        Pose, 4 x 4 from mm of the head to mm of the scanner.
     """
-    sequence = replace(low_field(contrast, acquisition), negative_kept=negative_kept)
-    values = low_field_values(sequence, subject.tissues)
+    sequence = low_field(contrast, acquisition, negative_kept)
+    values = signal_of(sequence, subject.tissues)
     vessel = 0.3 if sequence.ti else 2.7
     head = render(
         subject, values / values[WHITE], vessel=vessel, texture=0.04, blur=(0.6, 0.6, 0.6)
@@ -260,7 +255,7 @@ def low_field_scan(
     data = acquire(
         head * sensitivity,
         subject.anatomy.affine,
-        sequence.grid,
+        low_field_grid(contrast, acquisition),
         pose,
         profile="sinc" if acquisition == "iso" else "gauss",
         taper=0.15,
@@ -268,7 +263,7 @@ def low_field_scan(
         rng=rng,
         fine=(1 if coarse else 2, 2 if acquisition == "iso" or coarse else 4),
     )
-    return LowFieldScan(data, sequence.grid.affine, pose, sequence)
+    return data, pose
 
 
 def misregistration(rng: np.random.Generator, rms: float) -> np.ndarray:

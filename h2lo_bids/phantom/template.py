@@ -11,8 +11,8 @@ from functools import cache
 
 import numpy as np
 
-from h2lo_bids.phantom.anatomy import Anatomy
-from h2lo_bids.phantom.fields import resample, smooth_field
+from h2lo_bids.phantom.acquisition import resample
+from h2lo_bids.phantom.anatomy import Anatomy, smooth_field
 
 EXTENT = (208.0, 256.0, 256.0)
 MIDDLE = np.array([0.0, -15.0, -15.0])

@@ -39,16 +39,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path, help="folder that holds wheels/, gets bids/ and pairs/")
     demo = parser.parse_args().demo
-    from h2lo_bids.phantom.dataset import make_dataset
+    from h2lo_bids.phantom.dataset import Plan, make_dataset
 
     def heads(folder: Path) -> None:
-        make_dataset(folder, subjects=1, seed=1)
+        make_dataset(Plan(folder, seed=1))
         add_real_head(demo / "wheels", folder)
 
     def pairs(folder: Path) -> None:
-        make_dataset(
-            folder, subjects=6, seed=2, resolution=3.0, contrasts=("T1w",), acquisitions=("iso",)
-        )
+        plan = Plan(folder, 6, 2, resolution=3.0, contrasts=("T1w",), acquisitions=("iso",))
+        make_dataset(plan)
 
     for name, make in {"bids": heads, "pairs": pairs}.items():
         if (demo / name).is_dir():

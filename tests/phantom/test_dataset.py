@@ -12,21 +12,25 @@ import pytest
 
 from h2lo_bids.bids.validate import find_validator
 from h2lo_bids.cli.phantom import main
-from h2lo_bids.errors import CannotCreateError, H2loError
-from h2lo_bids.phantom.dataset import make_dataset
+from h2lo_bids.errors import CannotCreateError, MissingInputError
+from h2lo_bids.phantom.dataset import Plan, make_dataset
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
+def made(folder: Path, **options) -> Path:
+    make_dataset(Plan(folder, **options))
+    return folder
+
+
+def contents(folder: Path, **options) -> dict[str, bytes]:
+    files = [p for p in made(folder, **options).rglob("*") if p.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def test_same_call_same_bytes_and_another_seed_another_head(tmp_path: Path) -> None:
     options = {"resolution": 4, "contrasts": ["T1w"], "acquisitions": ["axi"]}
-    one = contents(make_dataset(tmp_path / "one", seed=3, **options))
-    two = contents(make_dataset(tmp_path / "two", seed=3, **options))
-    other = contents(make_dataset(tmp_path / "other", seed=4, **options))
+    one = contents(tmp_path / "one", seed=3, **options)
+    two = contents(tmp_path / "two", seed=3, **options)
+    other = contents(tmp_path / "other", seed=4, **options)
     assert one == two
     assert one.keys() == other.keys()
     for name in one:
@@ -36,10 +40,8 @@ def test_same_call_same_bytes_and_another_seed_another_head(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_person_does_not_depend_on_what_else_is_made(tmp_path: Path, ball_folder: Path) -> None:
     options = {"resolution": 4, "labels": ball_folder}
-    few = contents(
-        make_dataset(tmp_path / "few", contrasts=["T2w"], acquisitions=["cor"], **options)
-    )
-    many = contents(make_dataset(tmp_path / "many", subjects=2, **options))
+    few = contents(tmp_path / "few", contrasts=["T2w"], acquisitions=["cor"], **options)
+    many = contents(tmp_path / "many", subjects=2, **options)
     scans = [name for name in few if name.startswith("sub-01")]
     assert len(scans) == 4
     assert all(few[name] == many[name] for name in scans)
@@ -49,7 +51,7 @@ def test_a_person_does_not_depend_on_what_else_is_made(tmp_path: Path, ball_fold
 
 def test_layout_grids_and_sidecars(tmp_path: Path, ball_folder: Path) -> None:
     (ball_folder / "._ball_01.nii.gz").write_bytes(b"\0\5\x16\7Mac OS X")  # is no label map
-    out = make_dataset(tmp_path / "out", resolution=3, labels=ball_folder)
+    out = made(tmp_path / "out", resolution=3, labels=ball_folder)
     images = {p.name: p for p in out.rglob("*.nii.gz")}
     low = {
         f"sub-01_ses-LF_acq-{a}_{c}" for a in ("axi", "cor", "sag", "iso") for c in ("T1w", "T2w")
@@ -82,7 +84,7 @@ def test_layout_grids_and_sidecars(tmp_path: Path, ball_folder: Path) -> None:
 
 
 def test_contrast_is_that_of_mri(tmp_path: Path, ball_folder: Path) -> None:
-    out = make_dataset(tmp_path / "out", resolution=3, labels=ball_folder, acquisitions=["axi"])
+    out = made(tmp_path / "out", resolution=3, labels=ball_folder, acquisitions=["axi"])
 
     def tissue(pattern: str) -> tuple[float, float, float, float]:
         """Return white matter, cortex, ventricle and background about the ball's middle."""
@@ -107,21 +109,18 @@ def test_contrast_is_that_of_mri(tmp_path: Path, ball_folder: Path) -> None:
         assert cortex > white
 
 
-def test_unusable_arguments_get_one_line(tmp_path: Path, ball_folder: Path) -> None:
+def test_unusable_folders_get_one_line(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(CannotCreateError, match="full: is not empty"):
-        make_dataset(tmp_path / "full")
-    wrong = ({"subjects": 0}, {"seed": -1}, {"resolution": 9}, {"contrasts": ["FLAIR"]})
-    wrong += ({"contrasts": []}, {"acquisitions": ["obl"]}, {"negative_kept": 2})
-    wrong += ({"labels": tmp_path / "absent"}, {"labels": tmp_path / "full"})
-    for options in wrong:
-        with pytest.raises(H2loError) as err:
-            make_dataset(tmp_path / "new", **options)
+        made(tmp_path / "full")
+    with pytest.raises(CannotCreateError, match="file"):
+        made(tmp_path / "full" / "file" / "new")
+    for labels in ("absent", "full"):
+        with pytest.raises(MissingInputError, match=labels) as err:
+            made(tmp_path / "new", labels=tmp_path / labels)
         assert "\n" not in str(err.value)
         assert not (tmp_path / "new").exists()
-    with pytest.raises(CannotCreateError, match="file"):
-        make_dataset(tmp_path / "full" / "file" / "new")
 
 
 def test_command_line(tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -133,9 +132,29 @@ def test_command_line(tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureF
     assert [line.split(":")[0] for line in lines] == names
     assert main(arguments) == CannotCreateError.exit_code
     assert capsys.readouterr().err.count("\n") == 1
-    assert main([str(tmp_path / "out"), "--subject", "2"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "end"),
+    [
+        ("--subject 2", "did you mean --subjects?"),
+        ("--subjects 0", "'0' is not a whole number of 1 to 1000000000"),
+        ("--seed -1", "'-1' is not a whole number of 0 to 9223372036854775808"),
+        ("--resolution 9", "'9' is not a number from 0.5 to 4"),
+        ("--negative-signal 2", "'2' is not a number from 0 to 1"),
+        ("--lesion-severity 3", "'3' is not a number from 0 to 2"),
+        ("--lesions 1 --lesion-diameter 99", "'99' is not a number from 1 to 40"),
+        ("--lesions -1", "'-1' is not a whole number of 0 to 1000000000"),
+        ("--contrast FLAIR", "FLAIR"),
+        ("--contrast", "expected at least one argument"),
+        ("--lf obl", "obl"),
+    ],
+)
+def test_unusable_options_get_one_line(tmp_path, capsys, words, end) -> None:
+    assert main([str(tmp_path / "new"), *words.split()]) == 64
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("did you mean --subjects?")
+    assert end in line
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow
@@ -143,7 +162,7 @@ def test_bids_validator_finds_no_error(tmp_path: Path) -> None:
     validator = find_validator()
     if validator is None:
         pytest.skip("bids-validator-deno is not installed")
-    out = make_dataset(tmp_path / "out", subjects=2, resolution=4)
+    out = made(tmp_path / "out", subjects=2, resolution=4)
     result = subprocess.run(
         [str(validator), str(out), "--format", "json"], capture_output=True, text=True
     )

@@ -67,7 +67,7 @@ def test_random_places_are_whole_in_white_matter_and_apart() -> None:
 
 
 def test_command_line_plants_the_same_lesions_in_every_scan(
-    tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, ball_folder: Path
 ) -> None:
     common = ["--resolution", "3", "--labels", str(ball_folder), "--lf"]
     at = ["--lesion-at", "34", "0", "0", "--lesion-diameter", "18"]
@@ -92,6 +92,3 @@ def test_command_line_plants_the_same_lesions_in_every_scan(
         assert sign * contrast > 0.2
         # Blur takes some of it at the rim of a lesion of six voxels.
         assert 0.5 < change / contrast < 1.1
-    for wrong in (["--lesions", "-1"], ["--lesions", "1", "--lesion-diameter", "99"]):
-        assert main([str(tmp_path / "no"), *common, *wrong]) == UsageError.exit_code
-        assert capsys.readouterr().err.count("\n") == 1

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from h2lo_bids.phantom import signal
-from h2lo_bids.phantom.protocols import draw_high_field, high_field_values
+from h2lo_bids.phantom import protocols as signal
 from h2lo_bids.phantom.tissues import NAMES, TISSUES
 
 
@@ -38,8 +37,8 @@ def test_other_scanners_have_the_contrasts_of_real_ones() -> None:
     found: dict[str, list[np.ndarray]] = {"T1w": [], "T2w": []}
     for contrast, ratios in found.items():
         for seed in range(200):
-            sequence = draw_high_field(contrast, np.random.default_rng(seed))
-            values = high_field_values(sequence, TISSUES)[at]
+            sequence = signal.draw_high_field(contrast, np.random.default_rng(seed))
+            values = signal.signal_of(sequence, TISSUES)[at]
             ratios.append(values[1:] / values[0])
     (grey, fluid), (grey2, fluid2) = (np.array(v).T for v in found.values())
     assert 0.5 <= grey.min() < 0.55 < 0.8 < grey.max() <= 0.9

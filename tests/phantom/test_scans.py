@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from h2lo_bids.phantom.anatomy import rigid
-from h2lo_bids.phantom.fields import resample, smooth_field, vessels
+from h2lo_bids.phantom.acquisition import resample
+from h2lo_bids.phantom.anatomy import rigid, smooth_field, vessels
 from h2lo_bids.phantom.scans import distortion, misregistration, receive_field
 
 
