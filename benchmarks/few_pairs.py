@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from h2lo_bids.evaluation.metrics import METRICS, evaluate
-from h2lo_bids.imaging.brain.extract import extract_brain
+from h2lo_bids.imaging.brain import extract_brain
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.reading import load_checked

@@ -147,8 +147,7 @@ def synthesize(
     """
     import nibabel as nib
 
-    from h2lo_bids.imaging.brain.extract import extract_brain
-    from h2lo_bids.imaging.brain.given import use_given_mask
+    from h2lo_bids.imaging.brain import extract_brain, use_given_mask
     from h2lo_bids.imaging.conform import conform
     from h2lo_bids.imaging.resample import resample_mask
     from h2lo_bids.imaging.voxels import VoxelResponse

@@ -17,10 +17,10 @@ from h2lo_bids.imaging.brain import (
     BrainMask,
     compare_masks,
     extract_brain,
+    looks_stripped,
     share_mask,
     use_given_mask,
 )
-from h2lo_bids.imaging.brain.extract import looks_stripped
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import scale_brain
 from h2lo_bids.imaging.orientation import orientation_note

@@ -150,7 +150,7 @@ def prepare_folders(settings: Settings) -> None:
 
 def check_models_and_templates(task: CheckTask, send: Any = None) -> tuple[list[str], Templates]:
     """Load each model once and find each template; runs in a child process."""
-    from h2lo_bids.imaging.brain.synthstrip import load_network
+    from h2lo_bids.imaging.synthstrip import load_network
     from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.synthesis.options import resolve_device
 
@@ -210,7 +210,7 @@ def synthstrip_weights(settings: Settings) -> Path | None:
     """
     if settings.skull_strip not in ("auto", "synthstrip"):
         return None
-    from h2lo_bids.imaging.brain.synthstrip import find_weights
+    from h2lo_bids.imaging.brain import find_weights
 
     required = settings.skull_strip == "synthstrip"
     return find_weights(settings.synthstrip_weights, required=required)

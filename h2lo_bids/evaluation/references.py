@@ -9,8 +9,7 @@ import numpy as np
 from h2lo_bids.bids.metadata import field_strength
 from h2lo_bids.errors import BadDataError, H2loError
 from h2lo_bids.evaluation.realism import Appearance, appearance
-from h2lo_bids.imaging.brain import extract_brain
-from h2lo_bids.imaging.brain.synthstrip import find_weights
+from h2lo_bids.imaging.brain import extract_brain, find_weights
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample_mask

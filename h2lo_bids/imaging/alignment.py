@@ -18,8 +18,8 @@ import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.brain.extract import VOLUME_RANGE_ML
-from h2lo_bids.imaging.masks import bounding_box, dice
+from h2lo_bids.imaging.brain import VOLUME_RANGE_ML
+from h2lo_bids.imaging.masks import bounding_box, dice, volume_ml
 from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.registration import points_before, register
 from h2lo_bids.imaging.resample import placed, resample, resample_mask, spacing_of
@@ -132,8 +132,7 @@ def check_overlap(low_mask: Any, high_mask: Any, name: str, high_name: str) -> N
     mine = np.asarray(low_mask.dataobj) > 0
     there = np.asarray(resample_mask(high_mask, mine.shape, low_mask.affine).dataobj) > 0
     smaller = min(_volume(low_mask), _volume(high_mask))
-    both = placed((mine & there).astype(np.uint8), low_mask.affine, low_mask)
-    share = _volume(both) / max(smaller, 1e-6)
+    share = volume_ml(mine & there, low_mask.affine) / max(smaller, 1e-6)
     if share < MIN_OVERLAP:
         raise BadDataError(
             f"{name}: was given as registered to {high_name}, but {share:.0%} of its brain lies "
@@ -164,8 +163,7 @@ def _plausible(low_mask: Any, high_mask: Any) -> bool:
 
 
 def _volume(mask: Any) -> float:
-    voxel = abs(float(np.linalg.det(mask.affine[:3, :3])))
-    return float(np.count_nonzero(np.asarray(mask.dataobj) > 0)) * voxel / 1000
+    return volume_ml(np.asarray(mask.dataobj) > 0, mask.affine)
 
 
 def _masked(image: Any, mask: Any) -> nib.Nifti1Image:

@@ -46,6 +46,11 @@ def within(mask: np.ndarray, radius: float, spacing: Sequence[float]) -> np.ndar
     return np.unpackbits(near, axis=2, count=mask.shape[2]).astype(bool)
 
 
+def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:
+    """Return the volume of a mask's true voxels in ml."""
+    return float(np.count_nonzero(mask)) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+
+
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Return the overlap of two masks, 0 for empty ones."""
     return float(2 * np.count_nonzero(a & b) / max(1, a.sum() + b.sum()))

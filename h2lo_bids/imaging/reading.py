@@ -3,6 +3,13 @@
 Nothing is allocated before the header has been judged, and never more than the
 header asks for is decompressed, so that neither a corrupt header nor a gzip bomb
 can exhaust the memory.
+
+Which transform says where the voxels are follows nibabel and fMRIPrep: a coded sform first,
+then a coded qform, then the voxel size alone. A sform that no scanner could have made (sheared
+or singular) gives way to a sound qform. Where a header breaks the standard by
+little, it is read as NIfTI's own library does, and with it FSL and ITK: a negative
+``qfac`` of any size is -1 and any other 1, a quaternion longer than 1 is divided by
+its length, and (as in MRtrix and nibabel) a voxel size counts without its sign.
 """
 
 from __future__ import annotations
@@ -21,7 +28,6 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.imaging.affine import choose_affine
 from h2lo_bids.io import check_content
 
 MIN_SIDE = 4
@@ -33,6 +39,17 @@ MAX_OFFSET = 2**26
 MAX_RATIO = 1032
 """Bytes that one byte of gzip can stand for at most (two bits for a match of 258 bytes)."""
 
+SHEAR_LIMIT = 0.01
+"""Largest cosine between two voxel axes: half a degree of shear."""
+SPACING_RANGE = (0.05, 30.0)
+"""Voxel sizes in mm between which a head scan lies."""
+FARTHEST = 1e6
+"""Distance in mm from the origin, a kilometre, that no scanner writes; far more is no float32."""
+LONGEST_QUATERNION = 1e-3
+"""Excess over length 1 that rounding explains; beyond it there is a warning."""
+_ALIGNED = 2
+_ZOOM_TOLERANCE = 0.01
+_DISAGREEMENT_MM = 1.0
 _GZIP_MAGIC = b"\x1f\x8b"
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -66,10 +83,10 @@ def load_checked(path: str | PathLike[str]) -> Checked:
     file = Path(path)
     if not file.name.endswith((".nii", ".nii.gz")):
         raise BadDataError(f"{file}: is not .nii or .nii.gz; convert it to NIfTI")
-    check_present(file)
-    header, data, noticed = read_nifti(file)
+    _check_present(file)
+    header, data, noticed = _read_nifti(file)
     data = _three_dimensional(file, data)
-    affine, code, warnings = choose_affine(str(file), header)
+    affine, code, warnings = _choose_affine(str(file), header)
     _check_values(file, data)
     image = nib.Nifti1Image(data, affine)
     image.set_sform(affine, code)
@@ -110,7 +127,7 @@ def name_of(image: Any) -> str:
     return str(image.get_filename() or "the image")
 
 
-def check_present(path: Path) -> None:
+def _check_present(path: Path) -> None:
     """Make sure that a file exists, is readable and has its own content."""
     check_content(path)
     with path.open("rb") as file:
@@ -121,11 +138,15 @@ def check_present(path: Path) -> None:
         raise MissingInputError(f"{path}: content not present, run: git lfs pull")
 
 
-def read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:
+def _read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:
     """Read a NIfTI-1 or NIfTI-2 file's raw header and its scaled voxels."""
     header = _read_header(path)
-    length = _checked_length(path, header)
-    _check_size(path, length)
+    length, size = _checked_length(path, header), path.stat().st_size
+    most = size * MAX_RATIO if path.name.endswith(".gz") else size
+    if length > most:  # before any memory is taken
+        raise BadDataError(
+            f"{path}: is truncated (at most {most} of {length} bytes); copy or download it again"
+        )
     with _opened(path) as file:
         raw = file.read(length)
         garbage = _garbage_follows(file)
@@ -191,16 +212,6 @@ def _garbage_follows(file: IO[bytes]) -> bool:
     return False
 
 
-def _check_size(path: Path, length: int) -> None:
-    """Refuse a header that claims more than the file can hold, before any memory is taken."""
-    size = path.stat().st_size
-    most = size * MAX_RATIO if path.name.endswith(".gz") else size
-    if length > most:
-        raise BadDataError(
-            f"{path}: is truncated (at most {most} of {length} bytes); copy or download it again"
-        )
-
-
 def _checked_length(path: Path, header: Any) -> int:
     """Return how many bytes the header claims, after bounding them."""
     # Axes beyond the third may be written with 0, which NIfTI's library reads as 1.
@@ -244,3 +255,104 @@ def _voxels(path: Path, header: Any, raw: bytes) -> np.ndarray:
             part = stored[..., n]
             data[..., n] = part.astype(np.float64) * slope + intercept if scaled else part
     return data
+
+
+def _choose_affine(name: str, header: Any) -> tuple[np.ndarray, int, tuple[str, ...]]:
+    """Return the voxel-to-world transform that a header stands for, its code, and warnings."""
+    warnings = _check_spacing(name, header)
+    sform, qform = _coded(header, "sform"), _coded(header, "qform")
+    if sform is None and qform is None:
+        text = "left and right are assumed (first axis to the left), check them"
+        warnings.append(f"{name}: its header has neither sform nor qform; {text}")
+        return header.get_base_affine(), 1, tuple(warnings)
+    if sform is not None and not _fault(sform):
+        warnings += _disagreements(name, header, sform, qform)
+        return sform, _known(header["sform_code"]), tuple(warnings)
+    which, fault = ("qform", _fault(qform)) if sform is None else ("sform", _fault(sform))
+    if qform is None or _fault(qform):
+        raise BadDataError(f"{name}: its {which} is {fault}; reslice it or restore its header")
+    if fault:
+        warnings.append(f"{name}: its sform is {fault}, so its qform is used")
+    length = _quaternion(header)[1]
+    if length > 1 + LONGEST_QUATERNION:
+        warnings.append(
+            f"{name}: its qform's quaternion has length {length:.3g}, not 1; it is read as FSL "
+            "and ITK do, check left and right"
+        )
+    return qform, _known(header["qform_code"]), tuple(warnings)
+
+
+def _known(code: int) -> int:
+    """Read a code that no version of NIfTI knows as "aligned to something"."""
+    return int(code) if int(code) in nib.nifti1.xform_codes.value_set("code") else _ALIGNED
+
+
+def _check_spacing(name: str, header: Any) -> list[str]:
+    """Refuse voxel sizes that are none of a head's; take the sign off negative ones."""
+    spacing = np.asarray(header["pixdim"][1:4], dtype=float)
+    shown = " x ".join(f"{s:g}" for s in spacing)
+    if not np.all(np.abs(spacing) > 0):
+        raise BadDataError(f"{name}: voxel size {shown} is not positive; restore its header")
+    low, high = SPACING_RANGE
+    if not np.all((np.abs(spacing) >= low) & (np.abs(spacing) <= high)):
+        raise BadDataError(f"{name}: voxel size {shown} mm is not that of a head; check its units")
+    header["pixdim"][1:4] = np.abs(spacing)
+    return [] if np.all(spacing > 0) else [f"{name}: voxel size {shown} is read without its sign"]
+
+
+def _coded(header: Any, which: str) -> np.ndarray | None:
+    """Return a transform that has a code, or nothing."""
+    if int(header[f"{which}_code"]) <= 0:
+        return None
+    if which == "sform":
+        return np.asarray(header.get_sform(), dtype=float)
+    vector, length = _quaternion(header)
+    if not np.isfinite(length):
+        return np.full((4, 4), np.nan)
+    vector /= max(1.0, length)
+    whole = np.array([np.sqrt(max(0.0, 1 - vector @ vector)), *vector])
+    spacing = np.asarray(header["pixdim"][1:4], dtype=float)
+    spacing[2] *= -1 if header["pixdim"][0] < 0 else 1
+    origin = [float(header[f"qoffset_{axis}"]) for axis in "xyz"]
+    return nib.affines.from_matvec(nib.quaternions.quat2mat(whole) * spacing, origin)
+
+
+def _quaternion(header: Any) -> tuple[np.ndarray, float]:
+    """Return the quaternion's vector part as written, and its length."""
+    vector = np.array([float(header[f"quatern_{part}"]) for part in "bcd"])
+    return vector, float(np.linalg.norm(vector))
+
+
+def _fault(affine: Any) -> str:
+    """Name what keeps an affine from being a rotation with a voxel size, if anything."""
+    linear = affine[:3, :3]
+    if not np.all(np.isfinite(affine)):
+        return "not finite"
+    if np.abs(affine[:3, 3]).max() > FARTHEST:
+        return "of an impossible position"
+    zooms = np.linalg.norm(linear, axis=0)
+    low, high = SPACING_RANGE
+    if not np.all((zooms >= low) & (zooms <= high)):
+        return "singular or of an impossible voxel size"
+    cosines = (linear / zooms).T @ (linear / zooms)
+    if np.abs(cosines - np.eye(3)).max() > SHEAR_LIMIT:
+        return "sheared"
+    return ""
+
+
+def _disagreements(
+    name: str, header: Any, sform: np.ndarray, qform: np.ndarray | None
+) -> list[str]:
+    """Warn where the header contradicts itself; the sform stands."""
+    warnings = []
+    zooms = np.linalg.norm(sform[:3, :3], axis=0)
+    spacing = np.asarray(header["pixdim"][1:4], dtype=float)
+    if np.any(np.abs(zooms / spacing - 1) > _ZOOM_TOLERANCE):
+        warnings.append(f"{name}: its sform and its voxel size disagree; the sform is used")
+    if qform is not None and not _fault(qform):
+        ends = np.asarray(header["dim"][1:4], dtype=float) - 1
+        corners = np.array(np.meshgrid(*[(0, n) for n in ends])).reshape(3, -1)
+        moved = (sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:]
+        if np.linalg.norm(moved, axis=0).max() > _DISAGREEMENT_MM:
+            warnings.append(f"{name}: its sform and its qform disagree; the sform is used")
+    return warnings

@@ -11,8 +11,16 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.imaging.brain import compare_masks, extract_brain, share_mask, use_given_mask
-from h2lo_bids.imaging.brain.extract import BrainMask, looks_stripped, make_result, stripped_mask
+from h2lo_bids.imaging.brain import (
+    BrainMask,
+    compare_masks,
+    extract_brain,
+    looks_stripped,
+    make_result,
+    share_mask,
+    stripped_mask,
+    use_given_mask,
+)
 from h2lo_bids.imaging.resample import resample_mask
 
 SPACING = 4.0

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.brain import extract_brain
-from h2lo_bids.imaging.brain.extract import looks_stripped
+from h2lo_bids.imaging.brain import extract_brain, looks_stripped
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample_mask
 
@@ -125,7 +124,7 @@ def test_runs_without_home_or_writing(tmp_path: Path) -> None:
     code = (
         "import contextlib\nimport numpy as np\n"
         "from h2lo_bids.errors import BadDataError\n"
-        "from h2lo_bids.imaging.brain.extract import deepbet_mask\n"
+        "from h2lo_bids.imaging.brain import deepbet_mask\n"
         "with contextlib.suppress(BadDataError):\n"
         "    deepbet_mask(np.random.default_rng(0).random((48, 48, 48)))\n"
     )

@@ -12,9 +12,11 @@ import torch
 from nibabel.affines import apply_affine, from_matvec
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.brain import extract_brain, synthstrip
-from h2lo_bids.imaging.brain.synthstrip import (
-    build_network,
+from h2lo_bids.imaging import synthstrip
+from h2lo_bids.imaging.brain import extract_brain
+from h2lo_bids.imaging.synthstrip import (
+    WIDTHS,
+    DistanceUNet,
     load_network,
     network_grid,
 )
@@ -44,7 +46,7 @@ def checkpoint() -> dict[str, torch.Tensor]:
 
 
 def test_parameters_are_those_published() -> None:
-    assert sum(p.numel() for p in build_network().parameters()) == 2_566_561
+    assert sum(p.numel() for p in DistanceUNet(WIDTHS).parameters()) == 2_566_561
     assert sum(w.numel() for w in checkpoint().values()) == 2_566_561
 
 

@@ -9,17 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.cache import digest, file_digest, stamp
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
-from h2lo_bids.imaging.affine import choose_affine
 from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
-from h2lo_bids.imaging.reading import check_present, read_nifti
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample, resample_mask
 from h2lo_bids.io import check_content, read_json
 from h2lo_bids.models.bundle import Bundle, load_model
@@ -247,11 +245,6 @@ class Cohort:
 def _load(path: Any) -> Any:
     """Read an image that others may have sent, bounded as raw scans are."""
     try:
-        check_present(path)
-        header, values, _ = read_nifti(path)
-        affine, _, _ = choose_affine(str(path), header)
+        return load_checked(path).image
     except (BadDataError, MissingInputError) as err:
         raise BadDataError(f"{err}, or run participant again") from err
-    if not np.isfinite(values).all():
-        raise BadDataError(f"{path}: has NaN or infinite voxels; run participant again")
-    return nib.Nifti1Image(values, affine)

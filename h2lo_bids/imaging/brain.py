@@ -1,0 +1,377 @@
+"""Brain masks: found by a network, given as a file, or of the session's other scan."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.imaging.masks import (
+    bounding_box,
+    cut_bridges,
+    dice,
+    largest_component,
+    volume_ml,
+    within,
+)
+from h2lo_bids.imaging.reading import name_of
+from h2lo_bids.imaging.resample import block_means, placed, resample, resample_mask, spacing_of
+
+THRESHOLD = 0.5
+BRIDGE_MM = 5.0
+"""Optic nerves and nasal leaks of low-field T2w scans are narrower than twice this."""
+NEAR_1_MM = (0.8, 1.25)
+"""Spacings in mm that the networks take as they are."""
+
+THICK_MM = 4.0
+"""Slices thicker than this are low-field ones, for which deepbet sees the head mirrored too."""
+VOLUME_RANGE_ML = (500.0, 2500.0)
+"""Volumes between which a brain is plausible, from a newborn's to a large adult's with CSF."""
+MIN_ZERO_SHARE = 0.25
+"""A brain fills about half of its own box; a raw scan's background is noise, not 0."""
+STRIPPED_RANGE_ML = (300.0, 2300.0)
+"""An adult's head with a zeroed background has 3 litres or more."""
+MAX_CUT_SHARE = 0.15
+"""Share of the box's face that may be cut: the brain stem's, not the neck's (a third)."""
+_CLOSE_MM = 3.0
+SHARE_DICE = 0.90
+SHARE_DISTANCE_MM = 4.0
+MASK_RANGE_ML = (50.0, 3000.0)
+"""Volumes that a given mask may have: from a slab or an unborn child to a large hydrocephalus."""
+MIN_IN_HEAD = 0.75
+"""Share of a given mask that must not lie in the background: 0.95 on real and simulated heads."""
+EXPECTED_DICE = 0.8
+"""Overlap with the brain that extraction finds, below which a given mask is doubtful."""
+MIN_DICE = 0.5
+"""Below it the mask is refused, if what extraction finds has a brain's shape."""
+_GRID_TOLERANCE_MM = 0.1
+_BLOCK_MM = 4.0
+_REMEDY = "check which scan it is of, and give another one, or none and it is computed"
+_SOFT = "has values between 0 and 1"
+_WEIGHTS = "synthstrip.1.pt"
+
+
+@dataclass(frozen=True)
+class BrainMask:
+    """A brain mask and how it came about."""
+
+    image: nib.Nifti1Image  # uint8, 0 or 1, on the scan's grid
+    # "deepbet", "synthstrip", "stripped" (the scan had no skull), "skip", "given" or "shared"
+    method: str
+    notes: tuple[str, ...] = ()  # one line each: what a user should look at
+
+    @property
+    def volume_ml(self) -> float:
+        """Return the mask's volume in ml."""
+        return volume_ml(np.asarray(self.image.dataobj), self.image.affine)
+
+
+def extract_brain(
+    image: Any,
+    *,
+    method: str = "auto",
+    weights: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+) -> BrainMask:
+    """Find the brain in a head scan of any contrast and spacing.
+
+    Parameters
+    ----------
+    image
+        nibabel image, 3-D, checked.
+    method
+        ``"auto"``: a scan that has no skull keeps what is not 0; any other goes
+        to SynthStrip where its weights are present, or else to deepbet.
+        ``"skip"``: the scan has no skull. ``"deepbet"``, ``"synthstrip"``: that
+        tool.
+    weights
+        SynthStrip's ``synthstrip.1.pt``; looked for in ``$FREESURFER_HOME``
+        when not given.
+    threads
+        CPU threads for the network; torch's own choice when not given.
+
+    Raises
+    ------
+    MissingInputError
+        If SynthStrip is asked for and its weights are absent.
+    BadDataError
+        If no brain is found.
+    """
+    name = name_of(image)
+    stripped = method in ("skip", "auto") and looks_stripped(image)
+    if method == "skip" or stripped:
+        notes = []
+        if method == "auto":
+            notes = [f"{name}: not skull-stripped, as it has no skull"]
+        elif not stripped:
+            what = "does not look like a brain alone; was --skull-strip skip meant for it?"
+            notes = [f"{name}: not skull-stripped, as asked, but {what}"]
+        kind = "skip" if method == "skip" else "stripped"
+        return make_result(stripped_mask(image), image, kind, name, tuple(notes))
+    file = None if method == "deepbet" else find_weights(weights, required=method == "synthstrip")
+    with _torch_threads(threads):
+        if file is not None:
+            from h2lo_bids.imaging.synthstrip import synthstrip_mask
+
+            return make_result(synthstrip_mask(image, file), image, "synthstrip", name)
+        return make_result(_with_deepbet(image, name), image, "deepbet", name)
+
+
+def _with_deepbet(image: Any, name: str) -> np.ndarray:
+    """Run deepbet on a 1 mm copy in RAS order and bring its mask back."""
+    canonical = nib.as_closest_canonical(image)
+    spacing = spacing_of(canonical.affine)
+    if not np.all((spacing >= NEAR_1_MM[0]) & (spacing <= NEAR_1_MM[1])):
+        shape = np.maximum(2, np.ceil(np.asarray(canonical.shape) * spacing)).astype(int)
+        start = (np.asarray(canonical.shape) - 1) / 2 - (shape - 1) / 2 / spacing
+        step = nib.affines.from_matvec(np.diag(1 / spacing), start)
+        canonical = resample(canonical, tuple(int(n) for n in shape), canonical.affine @ step)
+    volume = np.asarray(canonical.dataobj, dtype=np.float32)
+    mask = deepbet_mask(volume, mirror=bool(spacing.max() > THICK_MM), name=name)
+    found = nib.Nifti1Image(mask.astype(np.uint8), canonical.affine)
+    return np.asarray(resample_mask(found, image.shape, image.affine).dataobj) > 0
+
+
+def deepbet_mask(
+    volume: np.ndarray, *, mirror: bool = False, name: str = "the image"
+) -> np.ndarray:
+    """Find the brain in a head with deepbet's network, which comes with its weights.
+
+    Fisch et al. 2024, deepbet (MIT). Called in memory: the package's own file interface refuses
+    small files and writes reoriented copies.
+    """
+    with warnings.catch_warnings():  # of its own deprecations
+        warnings.simplefilter("ignore")
+        from deepbet import BrainExtraction
+
+        network = BrainExtraction(no_gpu=True)
+    try:
+        probability = network.run_model(np.array(volume, dtype=np.float32, order="C"))
+        if mirror:
+            flipped = network.run_model(np.array(volume[::-1], dtype=np.float32, order="C"))
+            probability = (probability + flipped[::-1]) / 2
+    except (AssertionError, ValueError) as err:  # deepbet's "not enough foreground", or nothing
+        raise BadDataError(
+            f"{name}: deepbet finds no brain; check the image and its orientation, or give a mask"
+        ) from err
+    mask = cut_bridges(probability > THRESHOLD, BRIDGE_MM, (1.0, 1.0, 1.0))
+    if not mask.any():
+        raise BadDataError(f"{name}: deepbet finds no brain; check the image or give a mask")
+    return mask
+
+
+def find_weights(given: str | os.PathLike[str] | None, *, required: bool) -> Path | None:
+    """Look for SynthStrip's weights."""
+    if given is not None:
+        if not Path(given).is_file():
+            raise MissingInputError(f"{given}: no SynthStrip weights there; check the path")
+        return Path(given)
+    home = os.environ.get("FREESURFER_HOME")
+    file = Path(home) / "models" / _WEIGHTS if home else None
+    if file is not None and file.is_file():
+        return file
+    if required:
+        raise MissingInputError(
+            f"SynthStrip needs FreeSurfer's {_WEIGHTS}: give its path, or set FREESURFER_HOME"
+            " to a folder that has it under models/, or use deepbet"
+        )
+    return None
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Set torch's threads for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        if threads:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_result(
+    mask: np.ndarray, image: Any, method: str, name: str, notes: tuple[str, ...] = ()
+) -> BrainMask:
+    """Wrap a mask, and warn of a volume that no brain has."""
+    result = BrainMask(placed(mask.astype(np.uint8), image.affine, image), method, notes)
+    low, high = VOLUME_RANGE_ML
+    if low <= result.volume_ml <= high:
+        return result
+    what, remedy = ("this", "another mask") if method == "given" else ("its", "a mask")
+    volume = f"{result.volume_ml:.0f} ml"
+    note = f"{name}: {what} brain mask has {volume}; look at it or give {remedy}"
+    return replace(result, notes=(*notes, note))
+
+
+def looks_stripped(image: Any) -> bool:
+    """Check whether a scan is a brain on an exactly zero background.
+
+    All three must hold: at least a quarter of the voxels are exactly 0; the
+    rest have a brain's volume (0.3 to 2.3 litres); and no border of the array
+    cuts the rest over more than 15 % of the face of its bounding box, as a neck
+    does in a small head. Defaced heads and heads whose background was zeroed
+    fail the second, small ones the third.
+    """
+    nonzero = np.asarray(image.dataobj) != 0
+    if 1 - nonzero.mean() < MIN_ZERO_SHARE or not nonzero.any():
+        return False
+    low, high = STRIPPED_RANGE_ML
+    return low <= volume_ml(nonzero, image.affine) <= high and cut_share(nonzero) <= MAX_CUT_SHARE
+
+
+def stripped_mask(image: Any) -> np.ndarray:
+    """Return the brain of a stripped scan: what is not 0, closed by 3 mm and filled."""
+    from scipy.ndimage import binary_fill_holes
+
+    nonzero = largest_component(np.asarray(image.dataobj) != 0)
+    spacing = spacing_of(image.affine).tolist()
+    margin = [int(np.ceil(_CLOSE_MM / s)) + 1 for s in spacing]
+    padded = np.pad(nonzero, [(m, m) for m in margin])
+    closed = ~within(~within(padded, _CLOSE_MM, spacing), _CLOSE_MM, spacing)
+    inner = tuple(slice(m, -m) for m in margin)
+    return binary_fill_holes(closed[inner] | nonzero)
+
+
+def cut_share(inside: np.ndarray) -> float:
+    """Return the largest share of a bounding box's face that an array border cuts."""
+    sides = [ends.stop - ends.start for ends in bounding_box(inside)]
+    shares = []
+    for axis in range(3):
+        face = np.prod([side for other, side in enumerate(sides) if other != axis])
+        shares += [np.take(inside, end, axis).sum() / face for end in (0, -1)]
+    return float(max(shares))
+
+
+def use_given_mask(mask: Any, image: Any) -> BrainMask:
+    """Use a precomputed mask, resampled where its grid is not the scan's.
+
+    Every voxel above 0.5 is brain; where the values are fractions of a larger one (100 per
+    cent, say), above half of the largest. A mask that was cut or resampled has a note.
+
+    Raises
+    ------
+    BadDataError
+        If the mask is empty, inverted, larger or smaller than any brain, or lies outside
+        the scan or in its background.
+    """
+    name, label = name_of(mask), name_of(image)
+    inside, cut = _binary(mask)
+    notes = [f"{name}: this brain mask {_SOFT}; it is cut at {cut:g}"] if cut is not None else []
+    if not inside.any():
+        raise BadDataError(f"{name}: this brain mask is empty (nothing above 0.5); {_REMEDY}")
+    if not _same_grid(mask, image):
+        inside = _on_grid_of(image, placed(inside.astype(np.uint8), mask.affine, mask))
+        notes.append(f"{name}: this brain mask was resampled to the grid of {label}")
+    if fault := _fault(inside, image):
+        soft = "" if cut is None else f"{_SOFT}, and cut at {cut:g} it "
+        raise BadDataError(f"{name}: this brain mask {soft}{fault}; {_REMEDY}")
+    return make_result(inside, image, "given", name, tuple(notes))
+
+
+def _binary(mask: Any) -> tuple[np.ndarray, float | None]:
+    """Cut a mask's values, and return where, if they are more than two."""
+    values = np.asarray(mask.dataobj, dtype=np.float32)
+    between = np.abs(values - np.rint(values)) > 0.01
+    if not between.any():
+        return values > 0.5, None
+    largest = float(values.max())
+    limit = 0.5 if largest < 2 else largest / 2  # splines overshoot 1
+    return values > limit, limit
+
+
+def _fault(inside: np.ndarray, image: Any) -> str:
+    """Name what keeps a mask from being that of the scan's brain, if anything."""
+    label = name_of(image)
+    if not inside.any():
+        return f"lies outside {label}"
+    if inside[np.ix_(*[(0, -1)] * 3)].mean() > 0.5:
+        return f"is inverted, or not one: it holds the corners of {label}"
+    volume = volume_ml(inside, image.affine)
+    low, high = MASK_RANGE_ML
+    if not low <= volume <= high:
+        return f"takes {volume:.0f} ml of {label}, unlike any brain ({low:g} to {high:g} ml)"
+    share = _share_in_head(inside, image)
+    if share < MIN_IN_HEAD:
+        return f"lies by {100 * (1 - share):.0f} % in the background of {label}"
+    return ""
+
+
+def _share_in_head(inside: np.ndarray, image: Any) -> float:
+    """Return how much of a mask is brighter than an eighth of what is bright in the scan."""
+    step = np.maximum(1, _BLOCK_MM // spacing_of(image.affine)).astype(int)
+    data = block_means(np.asarray(image.dataobj, dtype=np.float32), step)
+    low, high = np.percentile(data, (1, 99.5))
+    data = np.clip(data, low, high) - low
+    bright = data[data > data.mean()]
+    counted = block_means(inside.astype(np.float32), step) > 0.5
+    if not bright.size or not counted.any():
+        return 1.0
+    return float(np.mean(data[counted] > bright.mean() / 8))
+
+
+def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> BrainMask:
+    """Note on a given mask that it differs from what extraction finds, or refuse it.
+
+    It is refused if it lies mostly elsewhere, and extraction found what has the shape of a
+    brain. `name` is the mask's file, `image` the scan.
+    """
+    from h2lo_bids.imaging.orientation import MIN_FIT, orientation_fits
+
+    mine, other = (np.asarray(mask.image.dataobj) > 0 for mask in (given, found))
+    overlap = dice(mine, other)
+    if overlap >= EXPECTED_DICE:
+        return given
+    text = (
+        f"{name}: this brain mask and the brain that {found.method} finds in {name_of(image)} "
+        f"overlap by a Dice of {overlap:.2f} only"
+    )
+    if overlap < MIN_DICE and max(orientation_fits(image, found.image).values()) >= MIN_FIT:
+        raise BadDataError(f"{text}; {_REMEDY}")
+    return replace(given, notes=(*given.notes, f"{text}; check that it is of this scan"))
+
+
+def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
+    """Use the mask of a session's T1w for its T2w where the head did not move.
+
+    The extraction networks know T1w best, and both contrasts then keep the same
+    tissue. The donor's mask is taken when, on the scan's grid, both masks have
+    a Dice overlap of at least 0.90 and their centres lie within 4 mm: then their
+    differences are those of contrast, not of position. Otherwise the scan
+    keeps its own mask.
+    """
+    moved = _on_grid_of(image, donor.image)
+    mine = np.asarray(own.image.dataobj) > 0
+    if not moved.any() or not mine.any():
+        return own
+    overlap = dice(moved, mine)
+    offset = (np.argwhere(moved).mean(0) - np.argwhere(mine).mean(0)) * spacing_of(image.affine)
+    if overlap < SHARE_DICE or np.linalg.norm(offset) > SHARE_DISTANCE_MM:
+        return own
+    name, text = name_of(image), "uses the brain mask of the session's other contrast"
+    return make_result(moved, image, "shared", name, (f"{name}: {text} (Dice {overlap:.3f})",))
+
+
+def _on_grid_of(image: Any, mask: Any) -> np.ndarray:
+    return np.asarray(resample_mask(mask, image.shape, image.affine).dataobj) > 0
+
+
+def _same_grid(a: Any, b: Any) -> bool:
+    """Check that two images have the same voxels, to a tenth of a millimetre."""
+    if a.shape != b.shape:
+        return False
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.shape])).reshape(3, -1).T
+    apart = nib.affines.apply_affine(a.affine, corners) - nib.affines.apply_affine(
+        b.affine, corners
+    )
+    return bool(np.abs(apart).max() < _GRID_TOLERANCE_MM)

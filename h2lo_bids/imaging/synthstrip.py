@@ -1,0 +1,132 @@
+"""SynthStrip, for users who have its weights.
+
+Hoopes et al. 2022, SynthStrip. The weights belong to FreeSurfer and are read
+from the user's own copy. The network is a 3-D U-Net of seven levels, from its published
+architecture, whose output is the signed distance to the brain's surface in mm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.masks import largest_component
+from h2lo_bids.imaging.reading import name_of
+from h2lo_bids.imaging.resample import resample
+
+WIDTHS = (16, 32, 64, 64, 64, 64, 64)
+"""Features of each level, from full resolution down."""
+BORDER_MM = 1.0
+"""The mask goes this far beyond the brain's surface, as SynthStrip's own does."""
+_SIDES = (192, 256, 320)
+
+
+class Convolution(nn.Module):
+    """A 3x3x3 convolution, and a leaky rectifier unless it is the last."""
+
+    def __init__(self, width_in: int, width_out: int, *, last: bool = False):
+        super().__init__()
+        self.conv = nn.Conv3d(width_in, width_out, kernel_size=3, padding=1)
+        self.last = last
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve (B, C, X, Y, Z)."""
+        y = self.conv(x)
+        return y if self.last else functional.leaky_relu_(y, 0.2)
+
+
+class DistanceUNet(nn.Module):
+    """Two convolutions per level, maximum pooling down, nearest neighbours up.
+
+    The deepest level belongs to the decoder; every decoder level ends by going
+    up and meeting the encoder's features. Three convolutions follow at full
+    resolution. The attribute names are those of the published checkpoint.
+    """
+
+    def __init__(self, widths: Sequence[int]):
+        super().__init__()
+        down, up = list(widths[:-1]), list(reversed(widths[1:]))
+        self.encoder = nn.ModuleList()
+        before = 1
+        for width in down:
+            self.encoder.append(_pair(before, width))
+            before = width
+        self.decoder = nn.ModuleList()
+        for width, skipped in zip(up, reversed(down), strict=True):
+            self.decoder.append(_pair(before, width))
+            before = width + skipped
+        first = widths[0]
+        self.remaining = nn.Sequential(
+            Convolution(before, first), Convolution(first, first), Convolution(first, 1, last=True)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, 1, X, Y, Z), sides divisible by 64, to distances in mm."""
+        skipped = []
+        for pair in self.encoder:
+            x = pair(x)
+            skipped.append(x)
+            x = functional.max_pool3d(x, 2)
+        for pair in self.decoder:
+            x = functional.interpolate(pair(x), scale_factor=2, mode="nearest")
+            x = torch.cat([x, skipped.pop()], dim=1)
+        return self.remaining(x)
+
+
+def _pair(width_in: int, width_out: int) -> nn.Sequential:
+    """Return the two convolutions of a level."""
+    return nn.Sequential(Convolution(width_in, width_out), Convolution(width_out, width_out))
+
+
+def load_network(file: Path) -> Any:
+    """Load the weights without running any code they may contain."""
+    network = DistanceUNet(WIDTHS)
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        network.load_state_dict(checkpoint["model_state_dict"])
+    except Exception as err:  # torch raises many kinds: pickle, zip, key and shape errors
+        raise BadDataError(
+            f"{file}: does not hold SynthStrip's weights; give FreeSurfer's synthstrip.1.pt"
+        ) from err
+    return network.eval()
+
+
+def synthstrip_mask(image: Any, weights: Path) -> np.ndarray:
+    """Find the brain with SynthStrip."""
+    from scipy.ndimage import binary_fill_holes
+
+    network = load_network(weights)
+    shape, affine = network_grid(image)
+    conformed = resample(image, shape, affine, order=1, fill=float(np.min(image.dataobj)))
+    volume = np.array(conformed.dataobj, dtype=np.float32)
+    volume -= volume.min()
+    volume = np.clip(volume / max(float(np.percentile(volume, 99)), 1e-12), 0, 1)
+    with torch.inference_mode():
+        distance = network(torch.from_numpy(volume)[None, None])[0, 0].numpy()
+    back = resample(
+        nib.Nifti1Image(distance, affine), image.shape, image.affine, order=1, fill=100.0
+    )
+    mask = binary_fill_holes(largest_component(np.asarray(back.dataobj) < BORDER_MM))
+    if not mask.any():
+        raise BadDataError(f"{name_of(image)}: SynthStrip finds no brain; check the image")
+    return mask
+
+
+def network_grid(image: Any) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Return the 1 mm grid that SynthStrip expects, centred on the scan."""
+    ends = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in image.shape])).reshape(3, -1).T
+    corners = nib.affines.apply_affine(image.affine, ends)
+    extent = corners.max(0) - corners.min(0)
+    axes = np.array([[-1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # columns: left, inferior, anterior
+    needed = np.abs(axes.T) @ extent
+    a, b, c = (next((s for s in _SIDES if s >= n - 1e-3), _SIDES[-1]) for n in needed)
+    middle = axes @ ((np.array([a, b, c]) - 1) / 2)
+    return (a, b, c), nib.affines.from_matvec(axes, corners.mean(0) - middle)
