@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from heads import importable, write_bundle
+from heads import start, write_bundle
 
 
 @pytest.fixture(scope="session")
@@ -38,19 +34,8 @@ def h2lo(models):
     """Return a function that runs the program as users do, in a process of its own."""
 
     def run(bids, out, *words, env=None, popen=False, level="participant", model=True):
-        command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), level]
-        command += [*(models if model else ()), "--skull-strip", "skip", *map(str, words)]
-        options = {
-            "env": {**os.environ, **importable(), **(env or {})},
-            "text": True,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-        }
-        if popen:
-            # Whoever started the tests in the background had them ignore Ctrl-C.
-            heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-            return subprocess.Popen(command, **options, preexec_fn=heed)
-        return subprocess.run(command, **options, check=False, timeout=300)
+        given = [*(models if model else ()), "--skull-strip", "skip"]
+        return start(bids, out, level, *given, *words, env=env, popen=popen)
 
     return run
 

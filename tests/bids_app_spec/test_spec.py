@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 import bids_app_spec
 
 
@@ -30,8 +28,3 @@ def test_the_bibliography_names_what_is_used() -> None:
     for fields in references.values():
         assert {"type", "author", "title"} <= fields.keys()
         assert all(type(value) is str for value in fields.values())
-
-
-def test_absent_files() -> None:
-    with pytest.raises(FileNotFoundError):
-        bids_app_spec.load("absent.json")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +25,25 @@ BAD = "05"
 def importable() -> dict[str, str]:
     """Return an environment in which this checkout can be imported from anywhere."""
     return {"PYTHONPATH": str(Path(h2lo_bids.__file__).resolve().parents[1])}
+
+
+def start(bids: Path, out: Path, level: str, *words, env=None, popen=False):
+    """Run the program as users do, in a process of its own, or with `popen` only start it."""
+    command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), level]
+    options = {
+        "args": [*command, *map(str, words)],
+        "env": {**os.environ, **importable(), **(env or {})},
+        "text": True,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
+    if popen:
+        # Whoever started the tests in the background had them ignore Ctrl-C.
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(**options, preexec_fn=heed)
+    done = subprocess.run(**options, check=False, timeout=1800)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
 
 
 def head(seed: int, shape=(SIDE, SIDE, SIDE)) -> np.ndarray:

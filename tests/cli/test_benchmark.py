@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import BAD, importable, write_pairs
+from heads import BAD, start, write_pairs
 
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.evaluation.benchmark import arms_of, benchmark_table, epochs, subjects
@@ -39,12 +37,8 @@ nib.save(nib.Nifti1Image(image.get_fdata() ** 2, image.affine), sys.argv[2])
 TIMES = ("training_seconds", "seconds_per_volume", "peak_memory_gb")
 
 
-def benchmark(bids: Path, out: Path, *words) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), "benchmark"]
-    return subprocess.run(
-        [*command, *FIT, *map(str, words)], env={**os.environ, **importable()}, text=True,
-        capture_output=True, check=False, timeout=1800,
-    )  # fmt: skip
+def benchmark(bids: Path, out: Path, *words):
+    return start(bids, out, "benchmark", *FIT, *words)
 
 
 @pytest.fixture(scope="module")

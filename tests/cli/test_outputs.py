@@ -6,9 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -18,7 +15,7 @@ from heads import (
     BAD,
     SIDE,
     SPACING,
-    importable,
+    start,
     write_dataset,
     write_masks,
     write_pairs,
@@ -37,12 +34,7 @@ SOME = ["--participant-label", "01", "02", "03", "04"]
 
 def run(bids: Path, out: Path, level: str, *words) -> tuple[int, str]:
     """Run the program as users do; return its exit code and what it printed."""
-    command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), level]
-    done = subprocess.run(
-        [*command, *map(str, words)], env={**os.environ, **importable()},
-        capture_output=True, text=True, check=False, timeout=900,
-    )  # fmt: skip
-    assert "Traceback" not in done.stdout + done.stderr
+    done = start(bids, out, level, *words)
     return done.returncode, done.stdout + done.stderr
 
 
