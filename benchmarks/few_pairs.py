@@ -27,10 +27,9 @@ import torch
 
 from h2lo_bids.evaluation.metrics import METRICS, evaluate
 from h2lo_bids.imaging.brain import extract_brain
-from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import resample_mask
+from h2lo_bids.imaging.resample import conform, resample_mask
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle, load_model
 from h2lo_bids.models.registry import Model
 from h2lo_bids.phantom.pairs import simulate_training_pairs

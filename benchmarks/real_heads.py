@@ -24,10 +24,9 @@ import numpy as np
 from h2lo_bids.evaluation.metrics import evaluate
 from h2lo_bids.evaluation.realism import tissue_levels
 from h2lo_bids.imaging.brain import extract_brain
-from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import LEVELS, scale_brain
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import placed, resample, resample_mask, spacing_of
+from h2lo_bids.imaging.resample import conform, placed, resample, resample_mask, spacing_of
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle, load_model
 from h2lo_bids.synthesis.options import EngineOptions, native_precision
 from h2lo_bids.synthesis.predict import predict

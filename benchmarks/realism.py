@@ -22,9 +22,8 @@ import numpy as np
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError
 from h2lo_bids.evaluation import realism
 from h2lo_bids.imaging.brain import extract_brain
-from h2lo_bids.imaging.conform import frame_grid
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import resample, resample_mask, spacing_of
+from h2lo_bids.imaging.resample import frame_grid, resample, resample_mask, spacing_of
 from h2lo_bids.models.frame import Frame
 
 FRAME = Frame()

@@ -148,10 +148,8 @@ def synthesize(
     import nibabel as nib
 
     from h2lo_bids.imaging.brain import extract_brain, use_given_mask
-    from h2lo_bids.imaging.conform import conform
-    from h2lo_bids.imaging.resample import resample_mask
+    from h2lo_bids.imaging.resample import conform, lf_mask, resample_mask
     from h2lo_bids.imaging.voxels import VoxelResponse
-    from h2lo_bids.synthesis.grids import lf_mask
     from h2lo_bids.synthesis.options import EngineOptions
     from h2lo_bids.synthesis.predict import fastest_precision, predict_on_grid
 
@@ -173,7 +171,7 @@ def synthesize(
     precision = precision or fastest_precision(bundle, "cpu")
     options = EngineOptions(precision=precision, threads=threads)
     low = predict_on_grid(
-        model.network, scaled, frame.affine, wanted.shape, grid, wanted,
+        model.network, scaled, frame.affine, grid, wanted,
         options=options, response=response,
     )  # fmt: skip
     low = np.clip(low, 0.0, 1.0).astype(np.float32)

@@ -24,10 +24,9 @@ from h2lo_bids.imaging.alignment import (
     motion_of,
 )
 from h2lo_bids.imaging.brain import BrainMask
-from h2lo_bids.imaging.conform import frame_grid
 from h2lo_bids.imaging.fusion import fuse
 from h2lo_bids.imaging.normalise import max_normalise
-from h2lo_bids.imaging.resample import placed, resample_mask
+from h2lo_bids.imaging.resample import frame_grid, placed, resample_mask
 from h2lo_bids.io import atomic_write_bytes, save_nifti
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.experiments.leaks import encode, fingerprint

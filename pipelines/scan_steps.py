@@ -21,12 +21,11 @@ from h2lo_bids.imaging.brain import (
     share_mask,
     use_given_mask,
 )
-from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import scale_brain
 from h2lo_bids.imaging.orientation import orientation_note
 from h2lo_bids.imaging.profile import InputRange, measure, measure_output
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import resample_mask, spacing_of
+from h2lo_bids.imaging.resample import conform, resample_mask, spacing_of
 from h2lo_bids.io import save_nifti
 from h2lo_bids.models.frame import Frame
 from pipelines.engine import Source, add

@@ -15,12 +15,11 @@ from nibabel.orientations import io_orientation, ornt_transform
 from h2lo_bids.imaging import registration
 from h2lo_bids.imaging.brain import extract_brain, use_given_mask
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import placed
+from h2lo_bids.imaging.resample import lf_mask, placed
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import save_nifti
 from h2lo_bids.models import bundle as bundles
 from h2lo_bids.synthesis import noise as noises
-from h2lo_bids.synthesis.grids import lf_mask
 from pipelines.interface import InFile, Label, interface, load_image
 from pipelines.scan_steps import save_like
 
@@ -71,7 +70,6 @@ def synthesize(
         values = evaluate(
             np.asarray(scan.dataobj, dtype=np.float32),
             scan.affine,
-            grid.shape,
             grid.affine,
             inside,
             options=EngineOptions(device=device, precision=precision, threads=threads),

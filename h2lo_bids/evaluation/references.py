@@ -10,9 +10,8 @@ from h2lo_bids.bids.metadata import field_strength
 from h2lo_bids.errors import BadDataError, H2loError
 from h2lo_bids.evaluation.realism import Appearance, appearance
 from h2lo_bids.imaging.brain import extract_brain, find_weights
-from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import resample_mask
+from h2lo_bids.imaging.resample import conform, resample_mask
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings

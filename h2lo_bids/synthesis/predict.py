@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any, cast
 
 import numpy as np
+from nibabel.affines import apply_affine
 
 from h2lo_bids.imaging.masks import bounding_box
-from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.imaging.resample import spacing_of
+from h2lo_bids.imaging.voxels import VoxelResponse, sub_voxels, voxel_means
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.h2lo import Operator
 from h2lo_bids.models.registry import FAMILIES, METHODS, Model, family_of
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
-from h2lo_bids.synthesis.grids import (
-    brain_of,
-    nodes_of,
-    positions_in_frame,
-    snapped,
-    voxel_means,
-)
 from h2lo_bids.synthesis.options import EngineOptions, native_precision
 
 FIDELITY = 60.0
 """PSNR in dB against fp32 that another precision must keep to be taken."""
 _RIM = 6
 """Voxels around the brain on which the splines lean; further ones count for nothing."""
+_SNAP = 1e-3
+"""Distance in voxels below which a position counts as a voxel of the frame."""
 
 
 @lru_cache(maxsize=8)
@@ -104,7 +101,6 @@ def predict_on_grid(
     model: Model,
     volume: np.ndarray,
     volume_affine: np.ndarray,
-    target_shape: Sequence[int],
     target_affine: np.ndarray,
     target_mask: np.ndarray,
     *,
@@ -129,8 +125,6 @@ def predict_on_grid(
         (X, Y, Z), in [0, 1], on the model's frame.
     volume_affine
         (4, 4), frame voxels to the scan's world, in mm.
-    target_shape
-        Voxels along each axis of the wanted grid.
     target_affine
         (4, 4), wanted voxels to world, in mm.
     target_mask
@@ -143,22 +137,15 @@ def predict_on_grid(
     seed
         As for `predict`.
     response
-        What a voxel averages over, see `h2lo_bids.synthesis.grids.voxel_means`; None takes
+        What a voxel averages over, see `h2lo_bids.imaging.voxels.voxel_means`; None takes
         the value at its centre.
 
     Returns
     -------
     numpy.ndarray
-        float32 of `target_shape`; exactly 0 outside the mask.
-
-    Raises
-    ------
-    ValueError
-        If the mask is not on the wanted grid.
+        float32 of the mask's shape; exactly 0 outside the mask.
     """
     wanted = np.asarray(target_mask, dtype=bool)
-    if wanted.shape != tuple(target_shape):
-        raise ValueError(f"the mask has shape {wanted.shape}, the grid {tuple(target_shape)}")
     out = np.zeros(wanted.shape, dtype=np.float32)
     if not wanted.any():
         return out
@@ -166,18 +153,26 @@ def predict_on_grid(
     own = response is None and world_transform is None and wanted.shape == volume.shape
     if own and not continuous and np.allclose(target_affine, volume_affine):
         return predict(model, volume, wanted, options=options, seed=seed)
-    place = positions_in_frame(target_affine, volume_affine, world_transform)
+    inverse = np.linalg.inv(volume_affine)
+
+    def place(voxels: np.ndarray) -> np.ndarray:
+        """Return where voxels (N, 3) of the grid lie, in those of the frame."""
+        if world_transform is None:
+            return apply_affine(inverse @ target_affine, voxels)
+        return apply_affine(inverse, world_transform(apply_affine(target_affine, voxels)))
+
     if continuous:
         evaluate = partial(_query, cast(Operator, model), volume, options)
     else:
-        brain = brain_of(volume)
+        brain = _brain_of(volume)
         image = predict(model, volume, brain, options=options, seed=seed)
         evaluate = partial(_read, image, brain)
     if response is None:
         out[wanted] = evaluate(place(np.argwhere(wanted)))
     else:
-        nodes = nodes_of(target_affine, volume_affine, response)
-        out[wanted] = voxel_means(evaluate, wanted, nodes, place, brain_of(volume))
+        sides, pitch = spacing_of(target_affine).tolist(), float(spacing_of(volume_affine).min())
+        nodes = sub_voxels(sides, response, pitch)
+        out[wanted] = voxel_means(evaluate, wanted, nodes, place, _brain_of(volume))
     return out
 
 
@@ -185,7 +180,6 @@ def deviation_on_grid(
     models: Iterable[Model],
     volume: np.ndarray,
     volume_affine: np.ndarray,
-    target_shape: Sequence[int],
     target_affine: np.ndarray,
     target_mask: np.ndarray,
     **how: Any,
@@ -200,9 +194,7 @@ def deviation_on_grid(
     mask = np.asarray(target_mask, dtype=bool)
     number, mean, square = 0, np.zeros(np.count_nonzero(mask)), np.zeros(np.count_nonzero(mask))
     for number, model in enumerate(models, start=1):
-        image = predict_on_grid(
-            model, volume, volume_affine, target_shape, target_affine, mask, **how
-        )
+        image = predict_on_grid(model, volume, volume_affine, target_affine, mask, **how)
         values = np.clip(image[mask], 0.0, 1.0)
         # Welford's update does not subtract two large sums.
         step = values - mean
@@ -219,7 +211,7 @@ def _query(
     model: Operator, volume: np.ndarray, options: EngineOptions | None, points: np.ndarray
 ) -> np.ndarray:
     """Evaluate an operator at points (N, 3); voxels of the frame need no interpolation."""
-    points, whole = snapped(points)
+    points, whole = _snapped(points)
     if not whole or (points < 0).any() or (points >= volume.shape).any():
         return synthesize_at(model, volume, points, options=options)
     at = tuple(points.astype(np.int64).T)
@@ -234,7 +226,7 @@ def _read(image: np.ndarray, brain: np.ndarray, points: np.ndarray) -> np.ndarra
 
     if not brain.any():
         return np.zeros(len(points), dtype=np.float32)
-    points, whole = snapped(points)
+    points, whole = _snapped(points)
     box = bounding_box(brain, margin=_RIM)
     nearest = distance_transform_edt(~brain[box], return_distances=False, return_indices=True)
     continued = image[box][tuple(nearest)]
@@ -246,3 +238,18 @@ def _read(image: np.ndarray, brain: np.ndarray, points: np.ndarray) -> np.ndarra
         output=np.float32,
     )
     return read
+
+
+def _brain_of(volume: np.ndarray) -> np.ndarray:
+    """Return the brain of a volume that is 0 outside, holes of value 0 filled."""
+    from scipy.ndimage import binary_fill_holes
+
+    filled: np.ndarray = binary_fill_holes(volume != 0)
+    return filled
+
+
+def _snapped(points: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Round positions (N, 3) in the frame if all are its voxels, and return whether they are."""
+    nearest = np.rint(points)
+    whole = bool(np.abs(points - nearest).max() < _SNAP)
+    return (nearest if whole else points), whole

@@ -16,16 +16,14 @@ import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import UsageError
-from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import scale_brain
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import resample_mask, spacing_of
+from h2lo_bids.imaging.resample import conform, lf_mask, resample_mask, spacing_of
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.outputs import Grid, grids_of
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.settings.options import PROFILES
-from h2lo_bids.synthesis.grids import lf_mask
 from h2lo_bids.synthesis.noise import NoiseModel, scan_seed, unit_noise
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
@@ -195,7 +193,7 @@ def noise_free(
     """Synthesize the image of a condition, in [0, 1]; realisations add their noise to it."""
     brain, affine = grid_brain(head.mask, head.affine, condition)
     image = predict_on_grid(
-        load_model(bundle), head.volume, head.volume_affine, brain.shape, affine, brain,
+        load_model(bundle), head.volume, head.volume_affine, affine, brain,
         options=options, seed=scan_seed(seed, head.scan.stem),
         response=condition.grid.response if condition.lf_grid else None,
     )  # fmt: skip

@@ -12,8 +12,7 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.conform import conform, frame_grid
-from h2lo_bids.imaging.resample import resample
+from h2lo_bids.imaging.resample import conform, frame_grid, resample
 
 RNG = np.random.default_rng(11)
 CODES = [

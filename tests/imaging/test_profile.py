@@ -239,9 +239,8 @@ def test_planted_faults_are_noticed_and_sound_heads_are_not(pairs: dict[str, lis
 @pytest.mark.slow
 def test_real_heads_are_like_simulated_ones(shared_data: Path) -> None:
     from h2lo_bids.imaging.brain import extract_brain
-    from h2lo_bids.imaging.conform import conform
     from h2lo_bids.imaging.reading import load_checked
-    from h2lo_bids.imaging.resample import resample_mask
+    from h2lo_bids.imaging.resample import conform, resample_mask
     from h2lo_bids.models.frame import Frame
 
     frame = Frame((208, 256, 256), anchor="brain")

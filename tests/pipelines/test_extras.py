@@ -15,13 +15,13 @@ from nipype.pipeline import engine as pe
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_extras
 from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.imaging.resample import lf_mask
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import load_bundle, load_model, member_files, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.outputs import Extras, Grid, grids_of
 from h2lo_bids.synthesis.engine import synthesize
-from h2lo_bids.synthesis.grids import lf_mask
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
 from h2lo_bids.synthesis.predict import predict_on_grid
 from pipelines.participant import add_grid
@@ -122,7 +122,7 @@ def test_a_grid_of_larger_voxels_is_integrated_and_less_noisy(bundle, images, tm
     inside, expected = lf_mask(mask, AFFINE, (2.0, 2.0, 5.0))
     np.testing.assert_allclose(affine, expected)
     np.testing.assert_array_equal(low > 0, inside)
-    given = (load_model(whole), volume, AFFINE, inside.shape, expected, inside)
+    given = (load_model(whole), volume, AFFINE, expected, inside)
     integrated = np.clip(predict_on_grid(*given, response=VoxelResponse()), 0, 1)
     np.testing.assert_allclose(low, integrated, atol=1e-6)
     assert np.abs(low - np.clip(predict_on_grid(*given), 0, 1)).max() > 1e-3

@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from h2lo_bids.imaging.voxels import VoxelResponse, slice_profile, sub_voxels
+from h2lo_bids.imaging.resample import lf_grid, lf_mask
+from h2lo_bids.imaging.voxels import VoxelResponse, slice_profile, sub_voxels, voxel_means
 from h2lo_bids.synthesis import predict as door
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
-from h2lo_bids.synthesis.grids import lf_grid, lf_mask, voxel_means
 from h2lo_bids.synthesis.predict import predict_on_grid
 
 AFFINE = np.array([[1, 0, 0, -8.0], [0, 1, 0, -6], [0, 0, 1, -7], [0, 0, 0, 1]])
@@ -35,7 +35,7 @@ def test_the_frame_itself(model, volume, no_interpolation):
     off = AFFINE.copy()
     off[:3, 3] += 5e-4  # the rounding of affines
     for affine in (AFFINE, off):
-        got = predict_on_grid(model, volume, AFFINE, volume.shape, affine, mask)
+        got = predict_on_grid(model, volume, AFFINE, affine, mask)
         np.testing.assert_array_equal(got, synthesize(model, volume, mask))
 
 
@@ -46,7 +46,7 @@ def test_a_flipped_permuted_and_cropped_grid(model, volume, no_interpolation):
         nib.orientations.ornt_transform(nib.io_orientation(AFFINE), codes)
     ).slicer[2:-1, 1:, :-3]
     mask = np.asarray(turned.dataobj) > 0.4
-    got = predict_on_grid(model, volume, AFFINE, turned.shape, turned.affine, mask)
+    got = predict_on_grid(model, volume, AFFINE, turned.affine, mask)
     whole = synthesize(model, volume, np.ones(volume.shape, dtype=bool))
     expected = (
         nib.Nifti1Image(whole, AFFINE)
@@ -62,7 +62,7 @@ def test_an_oblique_grid_of_other_voxels(model, volume):
     target[:3, 3] = [-5, -6, -6]
     shape = (7, 6, 3)
     mask = np.random.default_rng(0).random(shape) > 0.3
-    got = predict_on_grid(model, volume, AFFINE, shape, target, mask)
+    got = predict_on_grid(model, volume, AFFINE, target, mask)
     for voxel in np.argwhere(mask):
         world = target @ [*voxel, 1]
         point = np.linalg.solve(AFFINE, world)[:3]
@@ -75,7 +75,7 @@ def test_whole_voxels_beyond_the_frame_are_still_queried(model, volume):
     shifted = AFFINE.copy()
     shifted[0, 3] -= 3
     mask = np.ones(volume.shape, dtype=bool)
-    got = predict_on_grid(model, volume, AFFINE, volume.shape, shifted, mask)
+    got = predict_on_grid(model, volume, AFFINE, shifted, mask)
     whole = synthesize(model, volume, mask)
     np.testing.assert_allclose(got[3:], whole[:-3], atol=2e-6)
     expected = synthesize_at(model, volume, np.array([[-3.0, 4, 5]]))[0]
@@ -177,7 +177,7 @@ def test_the_operator_is_integrated_over_voxels(model, volume, response):
     target = rotation(20) @ np.diag([2.0, 2.0, 4.0, 1.0])
     target[:3, 3] = [-2, -2, -3]
     mask = np.ones((2, 2, 2), bool)
-    given = (model, volume, AFFINE, mask.shape, target, mask)
+    given = (model, volume, AFFINE, target, mask)
     got = predict_on_grid(*given, response=response)
     half = {"box": 0.5, "gauss": 1.5, "sinc": 3.0}[response.profile]
     plane = (np.arange(6) + 0.5) / 6 - 0.5

@@ -76,7 +76,7 @@ def test_other_grids_are_queried_not_resampled(inr, volume):
     target = np.diag([1.5, 0.8, 2.1, 1]) @ np.eye(4)
     target[:3, 3] = 0.3
     shape = (9, 11, 6)
-    got = predict_on_grid(inr, volume, frame, shape, target, np.ones(shape, bool))
+    got = predict_on_grid(inr, volume, frame, target, np.ones(shape, bool))
     points = np.argwhere(np.ones(shape)) @ target[:3, :3].T + target[:3, 3]
     expected = brute_force(inr, volume, points)
     np.testing.assert_allclose(got.ravel(), expected, atol=1e-4 * np.ptp(expected))

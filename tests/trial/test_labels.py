@@ -8,8 +8,8 @@ import pytest
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.imaging.resample import lf_grid
 from h2lo_bids.imaging.voxels import VoxelResponse
-from h2lo_bids.synthesis.grids import lf_grid
 from h2lo_bids.trial.labels import (
     Label,
     carry,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from h2lo_bids.imaging.resample import lf_grid
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.lesions import Lesion, lesion_share
-from h2lo_bids.synthesis.grids import lf_grid
 from h2lo_bids.trial.labels import carry, response_lines
 from h2lo_bids.trial.lesions import (
     LESION,

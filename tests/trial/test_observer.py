@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from h2lo_bids.imaging.resample import lf_grid
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.lesions import Lesion, plant_lesions
-from h2lo_bids.synthesis.grids import lf_grid
 from h2lo_bids.trial.labels import carry, response_lines
 from h2lo_bids.trial.lesions import Anatomy, find_lesions, healthy_places, shown
 from h2lo_bids.trial.observer import CHANNELS, Observers, channel_weights, segment

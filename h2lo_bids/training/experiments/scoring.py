@@ -17,9 +17,8 @@ from h2lo_bids.evaluation.realism import Appearance
 from h2lo_bids.evaluation.references import read_references
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Realism, Score
 from h2lo_bids.evaluation.table import write_tables
-from h2lo_bids.imaging.conform import conform
 from h2lo_bids.imaging.normalise import scale_brain
-from h2lo_bids.imaging.resample import resample_mask
+from h2lo_bids.imaging.resample import conform, resample_mask
 from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.choice import named_models
@@ -188,7 +187,7 @@ def _predict(
         contrast=bundle.contrast, scaling=bundle.scaling, name=prepared.source.name,
     ).volume  # fmt: skip
     return predict_on_grid(
-        run.model, normalised, volume.affine, pair.shape, mask.affine, pair.mask,
+        run.model, normalised, volume.affine, mask.affine, pair.mask,
         options=options, seed=scan_seed(seed, pair.name),
     )  # fmt: skip
 
