@@ -264,7 +264,7 @@ def reports_only(run: Run) -> int:
 
 def write_pages_of_all(run: Run) -> None:
     """Write the page and the table of all scans in the output folder, of whatever run."""
-    from h2lo_bids.reports.scans import write_scan_pages
+    from h2lo_bids.reports.subject import write_scan_pages
 
     out_dir = run.settings.out_dir
     with exclusive(common_lock(out_dir, "dataset")):

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -218,32 +217,24 @@ def _curve(
     axes.plot(x, y, gid=f"{kind} {_plain(words)}", **looks)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A quantity of a fit against its steps."""
-
-    column: str
-    title: str
-    log: bool
-    identity: bool = False
-
-
-CURVES = (
-    Curve("psnr", "Validation PSNR (dB)", log=False, identity=True),
-    Curve("l1", "L1 term of the loss", log=True),
-    Curve("gradient", "Gradient term, before its weight", log=True),
-)
+CURVES = {
+    "psnr": "Validation PSNR (dB)",
+    "l1": "L1 term of the loss",
+    "gradient": "Gradient term, before its weight",
+}
+"""Columns of a fit's log that are drawn; losses on a logarithmic scale."""
 
 
 @_style()
-def training_curves(runs: Sequence[Run], methods: Sequence[str], curve: Curve) -> Markup | None:
-    """Draw one quantity of all folds; None when no log has it.
+def training_curves(runs: Sequence[Run], methods: Sequence[str], column: str) -> Markup | None:
+    """Draw one of `CURVES` of all folds; None when no log has it.
 
     A fold's thousands of steps are averaged down to what the eye can see; the
     chosen step is marked where the quantity was validated.
     """
-    lines = [(run, _thinned(run.history["step"], run.history[curve.column])) for run in runs]
-    lines = [(run, line[line[:, 1] > 0] if curve.log else line) for run, line in lines]
+    validated = column == "psnr"
+    lines = [(run, _thinned(run.history["step"], run.history[column])) for run in runs]
+    lines = [(run, line if validated else line[line[:, 1] > 0]) for run, line in lines]
     lines = [(run, line) for run, line in lines if len(line)]
     if not lines:
         return None
@@ -252,18 +243,18 @@ def training_curves(runs: Sequence[Run], methods: Sequence[str], curve: Curve) -
         shade = _LIGHT[colour(run.method, methods)]
         end = f"{run.name}: {line[-1, 1]:.4g} at step {line[-1, 0]:.0f}"
         _curve(axes, "run", end, line, color=shade)
-        if curve.identity and {"best_step", "best_psnr"} <= run.record.keys():
+        if validated and {"best_step", "best_psnr"} <= run.record.keys():
             best = run.record["best_step"], run.record["best_psnr"]
             axes.scatter(*best, 42, color=shade, linewidths=0, zorder=3)
-    levels = {run.fold: run.record.get("identity_psnr") for run in runs if curve.identity}
+    levels = {run.fold: run.record.get("identity_psnr") for run in runs if validated}
     known = [level for level in levels.values() if level is not None]
     if known:
         level = float(np.mean(known))
         axes.axhline(level, color=_LIGHT["hf"], linewidth=1.5, linestyle=_DASHES)
         axes.annotate(f"HF image {level:.2f}", (1, level), (0, 5), ha="right", color=_LIGHT["dim"],
                       xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
-    _number_steps(axes, max(float(line[-1, 0]) for _, line in lines), log=curve.log)
-    return _svg(axes, f"{curve.title} against step, {len(lines)} fits")
+    _number_steps(axes, max(float(line[-1, 0]) for _, line in lines), log=not validated)
+    return _svg(axes, f"{CURVES[column]} against step, {len(lines)} fits")
 
 
 def _number_steps(axes: Axes, last: float, *, log: bool) -> None:

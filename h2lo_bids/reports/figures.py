@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.io import atomic_write_text
-from h2lo_bids.reports import charts, svg
+from h2lo_bids.reports import charts
 from h2lo_bids.reports import mosaic as drawing
-from h2lo_bids.reports.mosaic import IN_PLANE, Volume, extent, volume_of
-from h2lo_bids.reports.records import Figure, figure_paths
+from h2lo_bids.reports.mosaic import IN_PLANE, Volume, element, extent, volume_of
+from h2lo_bids.reports.records import Figure, figure_file, figure_paths
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def draw_detail(
             )
             parts.append(drawing.nested(x, y, width, height, inner, zoom=_ZOOM))
             x, tallest = x + width * _ZOOM + 10, max(tallest, height * _ZOOM)
-        parts.append(f'<rect class="back" x="10" y="{svg.number(y)}" width="98" height="26"/>')
-        parts.append(svg.text(18, y + 18, label))
+        parts.append(element("rect", class_="back", x=10, y=y, width=98, height=26))
+        parts.append(drawing.text(18, y + 18, label))
         y += tallest + 10
-    return svg.document(x, y, "".join(parts), title=title, style=_DETAIL_STYLE)
+    return drawing.document(x, y, "".join(parts), title=title, style=_DETAIL_STYLE)
 
 
 def draw_histograms(
@@ -176,7 +176,6 @@ def make_figures(
     enhancement also what it changed.
     """
     kind = _COMPARISONS[task]
-    paths = figure_paths(out_dir, stem, kind.group)
     first, second, detail, histogram = kind.pictures
     one, other = (label.lower() for label in kind.labels)
     words = f"{one} and {other}".replace(" field", "-field")
@@ -191,13 +190,14 @@ def make_figures(
     title = f"Histograms of {words} intensities inside the brain"
     drawn[histogram] = draw_histograms(before, after, mask, labels=kind.labels, title=title)
     notes = dict.fromkeys(kind.pictures[:3], UNSTRETCHED)
-    if "difference" in paths:
+    if task == ENHANCE:
         title = f"What enhancement changed in {stem}"
         drawn["difference"], bright = draw_difference(before, after, mask, title=title)
         notes["difference"] = f"Shown from -{bright:g} (black) to {bright:g} (white)."
-    for name, path in paths.items():
-        atomic_write_text(path, drawn[name])
-    return tuple(figure_record(out_dir, k, path, notes.get(k, "")) for k, path in paths.items())
+    return tuple(
+        save_figure(out_dir, stem, name, drawn[name], notes.get(name, ""))
+        for name in figure_paths(out_dir, stem, kind.group)
+    )
 
 
 def make_registration_figures(
@@ -210,19 +210,26 @@ def make_registration_figures(
     space: str,
 ) -> tuple[Figure, ...]:
     """Write a template and the scan brought to it, both with the outline of the mask."""
-    paths = figure_paths(out_dir, stem, "registration", space)
-    titles = (f"Template {space}", f"{stem} registered to {space}")
+    shown = {
+        "template": (template, f"Template {space}"),
+        "registered": (moved, f"{stem} registered to {space}"),
+    }
     brain = volume_of(mask, like=template)
     layout = drawing.layout_of(brain, margin=12.0)
-    for image, path, title in zip((template, moved), paths.values(), titles, strict=True):
+    figures = []
+    for kind, (image, title) in shown.items():
         volume = volume_of(image, like=template)
-        shown = volume.data[volume.data > 0]
-        bright = float(np.percentile(shown, 99.5, method="nearest")) if shown.size else 1.0
+        inside = volume.data[volume.data > 0]
+        bright = float(np.percentile(inside, 99.5, method="nearest")) if inside.size else 1.0
         content = drawing.mosaic(volume, layout, (0.0, bright), title=title, mask=brain)
-        atomic_write_text(path, content)
-    return tuple(figure_record(out_dir, kind, path, space=space) for kind, path in paths.items())
+        figures.append(save_figure(out_dir, stem, kind, content, space=space))
+    return tuple(figures)
 
 
-def figure_record(out_dir: Path, kind: str, path: Path, note: str = "", space: str = "") -> Figure:
-    """Return the record of a picture."""
+def save_figure(
+    out_dir: Path, stem: str, kind: str, content: str, note: str = "", space: str = ""
+) -> Figure:
+    """Write a picture of a scan, atomically, and return its record."""
+    path = figure_file(out_dir, stem, kind, ".svg", space or None)
+    atomic_write_text(path, content)
     return Figure(kind, path.relative_to(out_dir).as_posix(), note, space)

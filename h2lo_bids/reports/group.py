@@ -41,13 +41,6 @@ def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure]
     and ``"enhance"``, the training of enhancers.
     """
     path = result_path(out_dir, "enhancement_report" if level == ENHANCE else "group_report")
-    page = render_group_report(Path(out_dir), level=level, failures=failures)
-    atomic_write_text(path, page)
-    return path
-
-
-def render_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure] = ()) -> str:
-    """Return the HTML of `write_group_report`."""
     problems: list[str] = []
     contrasts = read_contrasts(out_dir, level, problems)
     runs = [(contrast.name, run) for contrast in contrasts for run in contrast.runs]
@@ -57,14 +50,11 @@ def render_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure
     panel_rules = (
         f".panels:has(.pick-{k}:checked)>.panel-{k}{{display:block}}" for k in range(PANELS)
     )
-    return render(
+    page = render(
         "group.html.jinja",
         style=asset("style.css") + asset("group.css") + "".join(panel_rules),
         script=asset("group.js.jinja"),
-        level=level,
         title=_TITLES.get(level, "Training and cross-validation"),
-        low="high" if level == ENHANCE else "low",
-        high="low" if level == ENHANCE else "high",
         views=views,
         facts=_facts(contrasts, views, level),
         models=models,
@@ -81,25 +71,20 @@ def render_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure
         ),
         problems=dict.fromkeys(problems),
         failures=failures,
-        software=_software(contrasts),
         settings=() if evaluates else list(_settings(contrasts)),
-        commands=_commands(out_dir, level),
+        **_common(out_dir, level, contrasts),
     )
+    atomic_write_text(path, page)
+    return path
 
 
 def write_table_page(out_dir: Path, table: Table) -> Path:
     """Write ``<name>.html``, atomically, from a table and the pictures of its folds."""
     path = Path(out_dir) / f"{table.name}.html"
-    atomic_write_text(path, render_table_page(Path(out_dir), table))
-    return path
-
-
-def render_table_page(out_dir: Path, table: Table) -> str:
-    """Return the HTML of `write_table_page`."""
     level = ENHANCE if table.task == ENHANCE else "benchmark"
     problems: list[str] = []
     contrasts = {c.name: c for c in read_contrasts(out_dir, level, problems)}
-    return render(
+    page = render(
         "table.html.jinja",
         style=asset("style.css") + asset("group.css"),
         table=table,
@@ -113,13 +98,24 @@ def render_table_page(out_dir: Path, table: Table) -> str:
             for block in table.blocks
         ],
         group=GROUP,
-        low="high" if level == ENHANCE else "low",
-        high="low" if level == ENHANCE else "high",
         page="enhancement.html" if level == ENHANCE else "group.html",
         problems=dict.fromkeys(problems),
-        software=_software(contrasts.values()),
-        commands=_commands(out_dir, level),
+        **_common(out_dir, level, contrasts.values()),
     )
+    atomic_write_text(path, page)
+    return path
+
+
+def _common(out_dir: Path, level: str, contrasts: Iterable[Contrast]) -> dict[str, Any]:
+    """Return what both pages show: the kinds of images, and where the figures come from."""
+    low, high = ("high", "low") if level == ENHANCE else ("low", "high")
+    return {
+        "level": level,
+        "low": low,
+        "high": high,
+        "software": _software(contrasts),
+        "commands": _commands(out_dir, level),
+    }
 
 
 def _panels(
@@ -193,10 +189,7 @@ def _settings(contrasts: Iterable[Contrast]) -> Iterator[dict[str, Any]]:
                 "best": ", ".join(str(run.record.get("best_step", "")) for run in runs),
                 "seconds": sum(seconds) / len(seconds) if seconds else None,
                 "options": [
-                    (
-                        name,
-                        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
-                    )
+                    (name, _plain(value))
                     for name, value in runs[0].record.get("options", {}).items()
                 ],
             }

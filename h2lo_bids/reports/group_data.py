@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from h2lo_bids import io
 from h2lo_bids.bids.derivatives import find_records, result_files, result_path, result_pattern
 from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, Metric
@@ -32,7 +34,6 @@ from h2lo_bids.evaluation.scores import (
 from h2lo_bids.evaluation.splits import PARTS, Fold, read_splits
 from h2lo_bids.evaluation.statistics import by_participant, scored_methods
 from h2lo_bids.evaluation.table import Block, tabulate
-from h2lo_bids.io import parse_json, read_text, table_rows
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
 
 _TABLES = {"evaluate": "evaluation_tables", "enhance": "enhancement_tables"}
@@ -111,7 +112,7 @@ def read_contrasts(out_dir: Path, level: str, problems: list[str]) -> list[Contr
     ``"enhance"`` takes the enhancers and any other the rest.
     """
     table = result_files(out_dir, "splits")[0]
-    splits = {} if level == "evaluate" else _tried(read_splits, table, problems) or {}
+    splits = {} if level == "evaluate" else _read(read_splits, table, problems, {})
     root = out_dir / ("evaluation" if level == "evaluate" else "folds")
     scored = result_pattern(_TABLES.get(level, "group_tables"), "_scores.tsv")
     names = {path.name.split("_")[1] for path in out_dir.glob(scored)} | {*splits}
@@ -140,30 +141,36 @@ def _stem(out_dir: Path, level: str, contrast: str) -> Path:
     return result_path(out_dir, _TABLES.get(level, "group_tables"), contrast=contrast)
 
 
-def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
-    """Read an object; an empty one, and a problem, when there is none."""
+def _read(parse: Callable[[Path], Any], path: str | Path, problems: list[str], nothing: Any) -> Any:
+    """Read a file; `nothing`, and a problem, when it is damaged, and nothing when it is absent."""
+    path = Path(path)
     try:
-        content = parse_json(read_text(path))
-        if isinstance(content, dict):
-            return content
-        reason = "not an object"
-    except OSError as error:
-        reason = error.strerror or "unreadable"
-    except ValueError:
-        reason = "not JSON"
-    problems.append(f"{path.name} in {path.parent}: cannot be read ({reason}); skipped")
+        return parse(path) if os.path.lexists(path) else nothing
+    except H2loError as error:
+        problems.append(str(error))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        problems.append(f"{path.name} in {path.parent}: cannot be read ({reason}); skipped")
+    return nothing
+
+
+def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read an object."""
+    content = _read(io.read_json, path, problems, {})
+    if isinstance(content, dict):
+        return content
+    problems.append(f"{path.name} in {path.parent}: not an object; skipped")
     return {}
 
 
 def read_table(path: str | Path, problems: list[str]) -> list[dict[str, str]]:
-    """Read a TSV file; an absent one is empty."""
-    try:
-        return list(table_rows(read_text(Path(path)), quoting=csv.QUOTE_NONE))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        problems.append(f"{Path(path).name}: cannot be read ({error}); skipped")
-        return []
+    """Read a TSV file."""
+
+    def rows(file: Path) -> list[dict[str, str]]:
+        return list(io.table_rows(io.read_text(file), quoting=csv.QUOTE_NONE))
+
+    table: list[dict[str, str]] = _read(rows, path, problems, [])
+    return table
 
 
 def _fits(folder: Path, level: str, problems: list[str]) -> list[Run]:
@@ -188,11 +195,9 @@ def _evaluated(folder: Path, table: str, problems: list[str]) -> list[Run]:
 
 
 def _run(method: str, fold: int | None, folder: Path, problems: list[str]) -> Run:
-    path = folder / "record.json"
-    record = read_json(path, problems) if path.is_file() else {}
     record = {
         key: value
-        for key, value in record.items()
+        for key, value in read_json(folder / "record.json", problems).items()
         if isinstance(value, _FIELDS.get(key, object))
         and not (isinstance(value, float) and not math.isfinite(value))
     }
@@ -250,10 +255,10 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
     that others are tested against are those of the collection.
     """
     stem = _stem(out_dir, level, contrast.name)
-    scores: list[Score] = [*(_tried(read_scores, Path(f"{stem}_scores.tsv"), problems) or ())]
+    scores: list[Score] = [*_read(read_scores, f"{stem}_scores.tsv", problems, ())]
     collected = {(score.method, score.fold) for score in scores}
     for run in contrast.runs:
-        later = _tried(read_scores, run.folder / "scores.tsv", problems) or ()
+        later = _read(read_scores, run.folder / "scores.tsv", problems, ())
         scores += [score for score in later if (score.method, score.fold) not in collected]
     if not scores:
         return Results(Block(contrast.name, ()))
@@ -272,18 +277,9 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
 
 def _convention(sidecar: Path, problems: list[str]) -> str:
     """Return the convention of what was collected."""
-    metric = read_json(sidecar, problems).get("metric") if sidecar.is_file() else None
+    metric = read_json(sidecar, problems).get("metric")
     name = metric.get("MetricsConvention") if isinstance(metric, dict) else None
     return name if name in CONVENTIONS else CLIPPED
-
-
-def _tried(read: Callable[[Path], Any], path: Path, problems: list[str]) -> Any:
-    """Read a file; nothing, and a problem, when it is damaged, and nothing when it is absent."""
-    try:
-        return read(path) if path.is_file() else None
-    except H2loError as error:
-        problems.append(f"{error}")
-        return None
 
 
 def _participants(scores: Sequence[Score]) -> Participants:

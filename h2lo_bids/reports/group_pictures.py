@@ -17,7 +17,7 @@ import numpy.typing as npt
 from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.imaging.masks import bounding_box
-from h2lo_bids.reports import svg
+from h2lo_bids.reports import mosaic as svg
 from h2lo_bids.reports.group_data import Contrast, Participants, Run, read_json
 from h2lo_bids.vocabulary import ENHANCE
 
@@ -173,8 +173,8 @@ def _heads(names: Sequence[str], psnr: Sequence[float | None], cell: float) -> s
 
 
 def _turned(label: str, middle: float) -> str:
-    y = svg.number(middle)
-    return f'<g transform="rotate(-90 13 {y})">{svg.text(13, middle, label, anchor="middle")}</g>'
+    turn = f"rotate(-90 13 {svg.number(middle)})"
+    return svg.element("g", svg.text(13, middle, label, anchor="middle"), transform=turn)
 
 
 def _side_letters(plane: int, wide: float, cell: float, y: float, tall: float) -> str:
@@ -187,14 +187,20 @@ def _side_letters(plane: int, wide: float, cell: float, y: float, tall: float) -
 def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float, target: str) -> str:
     """Draw the colour scale in the place of the real image's difference from itself."""
     stops = "".join(
-        f'<stop offset="{level / 255:.2f}" stop-color="#{bytes(colour).hex()}"/>'
+        svg.element("stop", offset=f"{level / 255:.2f}", stop_color=f"#{bytes(colour).hex()}")
         for level, colour in list(enumerate(_lut()))[::15]
     )
     left, long, top = x + wide * 0.08, wide * 0.84, y + tall / 2
+    bar: dict[str, str | float] = {
+        "x": left,
+        "y": top,
+        "width": long,
+        "height": 10,
+        "fill": "url(#s)",
+    }
     parts = [
-        f'<defs><linearGradient id="s">{stops}</linearGradient></defs>',
-        f'<rect x="{svg.number(left)}" y="{svg.number(top)}" width="{svg.number(long)}" '
-        'height="10" fill="url(#s)" stroke="#8a96a3" stroke-width=".6"/>',
+        svg.element("defs", svg.element("linearGradient", stops, id="s")),
+        svg.element("rect", **bar, stroke="#8a96a3", stroke_width=".6"),
         svg.text(x + wide / 2, top - 8, f"|image \N{MINUS SIGN} real {target}|", anchor="middle"),
     ]
     for end, text, anchor in ((left, "0", "start"), (left + long, f"{scale:g} +", "end")):
@@ -209,7 +215,7 @@ def _embed(
     levels = svg.grey_levels(values)
     tall, wide = levels.shape
     uri = svg.picture_uri(_lut()[levels] if coloured else levels, "jpeg")
-    return svg.image(uri, x, y, wide * zoom, tall * zoom)
+    return svg.element("image", x=x, y=y, width=wide * zoom, height=tall * zoom, href=uri)
 
 
 def _lut() -> npt.NDArray[np.uint8]:
@@ -298,7 +304,7 @@ def overlay(hf: Sequence[Image], lf: Sequence[Image], *, title: str) -> str:
             placed = np.column_stack(
                 [x + (line[:, 0] + 0.5) * zoom, tall - (line[:, 1] + 0.5) * zoom]
             )
-            parts.append(f'<path d="{svg.path_of([placed])}"/>')
+            parts.append(svg.element("path", d=svg.path_of([placed])))
         x, tallest = x + wide + _GAP, max(tallest, tall)
     return svg.document(x - _GAP, tallest, "".join(parts), title=title, style=_EDGES)
 

@@ -21,7 +21,7 @@ from h2lo_bids.evaluation.table import Block, Shown, Table
 from h2lo_bids.reports import charts
 from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports.group_data import Contrast, Participants, Results, read_results, read_table
-from h2lo_bids.reports.svg import svg_uri
+from h2lo_bids.reports.mosaic import svg_uri
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 
@@ -66,7 +66,10 @@ def contrast_view(
     block = results.block
     shown = {**block.titles, **contrast.titles}
     methods = tuple(shown)
-    curves = {c.title: charts.training_curves(contrast.runs, methods, c) for c in charts.CURVES}
+    curves = {
+        title: charts.training_curves(contrast.runs, methods, column)
+        for column, title in charts.CURVES.items()
+    }
     pairs = pictures.read_pairs(out_dir, contrast.name, problems, limit=CHECKS)
     return {
         **common_view(block, shown),

@@ -1,22 +1,34 @@
-"""Slices in three orientations, side by side, at their true proportions.
+"""Slices in three orientations, side by side, at their true proportions, as SVG.
 
 Images are seen along their own axes, in millimetres, so that thick slices keep their shape.
+Pictures are embedded as data URIs, so that one HTML file is the whole report.
 """
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.imaging.resample import resample
-from h2lo_bids.reports import svg
 
 if TYPE_CHECKING:
     import nibabel as nib
+
+MAX_PIXELS = 256
+"""Longest side of one embedded slice; keeps the page under its weight."""
+# What an attribute and a URI both take as it is; the rest is percent-encoded.
+_SAFE = "!$()*+,-./:;=?@_~"
+_JPEG = {"quality": 80, "subsampling": 0}
 
 IN_PLANE = {0: (1, 2), 1: (0, 2), 2: (0, 1)}
 """Axes drawn to the right and upwards in a slice across each axis."""
@@ -27,6 +39,7 @@ AXES = (2, 1, 0)
 _AXIS_NAMES = "xyz"
 _SIDES = {0: ("P", "A"), 1: ("L", "R"), 2: ("L", "R")}
 _GAP = 4.0
+_COLUMNS = 6
 _PARALLEL = 1e-2
 STYLE = (
     "text{font:600 9px 'Helvetica Neue',Arial,sans-serif;fill:#e8edf2;"
@@ -106,10 +119,10 @@ class Layout:
         return self.high - self.low
 
 
-def layout_of(mask: Volume, *, columns: int = 6, margin: float = 4.0) -> Layout:
+def layout_of(mask: Volume, *, margin: float = 4.0) -> Layout:
     """Cut evenly through what the mask covers, sparing its thin ends; `margin` in mm."""
     low, high = extent(mask)
-    cuts = low + np.linspace(0.14, 0.86, columns)[:, None] * (high - low)
+    cuts = low + np.linspace(0.14, 0.86, _COLUMNS)[:, None] * (high - low)
     within = np.maximum(low - margin, mask.low), np.minimum(high + margin, mask.high)
     return Layout(*within, tuple(map(tuple, cuts.T.tolist())))
 
@@ -138,25 +151,22 @@ def mosaic(
                 inner += _outline(mask, layout, axis, position)
             parts.append(nested(x, y, wide, tall, inner))
             label = f"{_AXIS_NAMES[axis]} {round(position):+d}"
-            parts.append(svg.text(x + 2, y + tall - 3, label, css="pos"))
+            parts.append(text(x + 2, y + tall - 3, label, css="pos"))
             if column == 0:
                 left, opposite = _SIDES[axis]
-                parts.append(svg.text(x + 2, y + tall / 2, left))
-                parts.append(svg.text(x + wide - 2, y + tall / 2, opposite, anchor="end"))
+                parts.append(text(x + 2, y + tall / 2, left))
+                parts.append(text(x + wide - 2, y + tall / 2, opposite, anchor="end"))
         y += tall + _GAP
-    return svg.document(_GAP + columns * cell, y, "".join(parts), title=title, style=STYLE)
+    return document(_GAP + columns * cell, y, "".join(parts), title=title, style=STYLE)
 
 
 def nested(
     x: float, y: float, width: float, height: float, inner: str, *, zoom: float = 1.0
 ) -> str:
     """Place a drawing in millimetres at ``(x, y)``, clipped and enlarged."""
-    w, h = svg.number(width), svg.number(height)
-    size = f'width="{svg.number(width * zoom)}" height="{svg.number(height * zoom)}"'
-    return (
-        f'<svg x="{svg.number(x)}" y="{svg.number(y)}" {size} viewBox="0 0 {w} {h}" '
-        f'overflow="hidden">{inner}</svg>'
-    )
+    box = f"0 0 {number(width)} {number(height)}"
+    size = {"width": width * zoom, "height": height * zoom}
+    return element("svg", inner, x=x, y=y, **size, viewBox=box, overflow="hidden")
 
 
 def tile(
@@ -181,10 +191,11 @@ def tile(
     grey = (part - black) / max(white - black, 1e-12)
     left, top = (low + first * step)[0], (low + last * step)[1]
     x, y = left - layout.low[sides[0]], layout.high[sides[1]] - top
-    looks = f'preserveAspectRatio="none" style="image-rendering:{rendering}" '
-    uri = svg.picture_uri(svg.grey_levels(grey))
     width, height = (last - first) * step
-    return svg.image(uri, x, y, width, height, looks)
+    return element(
+        "image", x=x, y=y, width=width, height=height, preserveAspectRatio="none",
+        style=f"image-rendering:{rendering}", href=picture_uri(grey_levels(grey)),
+    )  # fmt: skip
 
 
 def _outline(mask: Volume, layout: Layout, axis: int, position: float) -> str:
@@ -198,5 +209,82 @@ def _outline(mask: Volume, layout: Layout, axis: int, position: float) -> str:
         for side, count in zip((right, up), plane.shape, strict=True)
     )
     generator = contour_generator(x=x - layout.low[right], y=layout.high[up] - y, z=plane.T)
-    data = svg.path_of(np.asarray(line) for line in generator.lines(0.5))
-    return f'<path d="{data}" stroke="#ff9d2e"/>' if data else ""
+    data = path_of(np.asarray(line) for line in generator.lines(0.5))
+    return element("path", d=data, stroke="#ff9d2e") if data else ""
+
+
+def element(tag: str, content: str = "", /, **attributes: str | float) -> str:
+    """Write an element of SVG; ``class_`` and ``text_anchor`` become ``class``, ``text-anchor``."""
+    words = ""
+    for name, value in attributes.items():
+        shown = value if isinstance(value, str) else number(value)
+        words += f' {name.rstrip("_").replace("_", "-")}="{shown}"'
+    return f"<{tag}{words}>{content}</{tag}>" if content else f"<{tag}{words}/>"
+
+
+def text(x: float, y: float, content: str, *, css: str = "", anchor: str = "start") -> str:
+    """Write a line of text; ``content`` is escaped here."""
+    return element("text", escape(content), x=x, y=y, class_=css, text_anchor=anchor)
+
+
+def document(width: float, height: float, body: str, *, title: str, style: str) -> str:
+    """Wrap SVG elements into a file on black; `title` is plain text for screen readers."""
+    size = {"width": width, "height": height}
+    ground = element("rect", **size, fill="#000")
+    content = element("title", escape(title)) + element("style", style) + ground + body
+    box = f"0 0 {number(width)} {number(height)}"
+    space = "http://www.w3.org/2000/svg"
+    return element("svg", content, xmlns=space, role="img", viewBox=box, **size) + "\n"
+
+
+def number(value: float) -> str:
+    """Write a coordinate with at most two decimals."""
+    text = f"{value:.2f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def grey_levels(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """Turn values, cut to [0, 1], (right, up), into grey levels, rows from top to bottom."""
+    levels = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(levels.T[::-1])
+
+
+def picture_uri(pixels: npt.NDArray[np.uint8], kind: str = "png") -> str:
+    """Encode a picture, rows from top to bottom, averaged down to ``MAX_PIXELS`` a side.
+
+    Of a noisy slice a ``"jpeg"`` is a quarter of a ``"png"``.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((MAX_PIXELS, MAX_PIXELS), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, optimize=True, **(_JPEG if kind == "jpeg" else {}))
+    return _base64(kind, buffer.getvalue())
+
+
+def data_uri(path: Path, root: Path) -> str | None:
+    """Embed an SVG, PNG or WebP file; None when there is none below `root`."""
+    resolved = path.resolve()
+    if not resolved.is_relative_to(root.resolve()) or not resolved.is_file():
+        return None
+    content, kind = resolved.read_bytes(), path.suffix.lower()
+    if kind == ".svg":
+        return svg_uri(content.decode("utf-8"))
+    return _base64(kind[1:], content) if kind in (".png", ".webp") else None
+
+
+def svg_uri(drawing: str) -> str:
+    """Embed an SVG, percent-encoded: base64 would add a third to the pictures inside of it."""
+    return "data:image/svg+xml," + quote(drawing.strip(), safe=_SAFE)
+
+
+def _base64(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")
+
+
+def path_of(lines: Iterable[npt.NDArray[np.float64]]) -> str:
+    """Join polylines, (N, 2) each, into the data of one SVG path."""
+    return "".join(
+        "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) for line in lines if len(line) > 1
+    )

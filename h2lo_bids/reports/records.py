@@ -214,32 +214,24 @@ def figure_file(
     return derivative_path(out_dir, name.entities, desc=desc, space=space, **more)
 
 
-def write_scan_report(out_dir: Path, scan: ScanReport) -> Path:
-    """Store the record of one scan, atomically; an earlier failure of it is removed."""
-    path = figure_file(out_dir, scan.stem, "report", ".json")
-    _dump(path, {"scan": asdict(scan)})
-    return path
-
-
-def write_scan_failure(out_dir: Path, stem: str, *failures: Failure) -> Path:
+def write_scan_failure(out_dir: Path, stem: str, *failures: Failure) -> None:
     """Store how a scan failed; what an earlier run made of the scan stays on the page."""
     path = figure_file(out_dir, stem, "report", ".json")
     content = _read(path, dict) if path.is_file() else {}
     listed = [asdict(replace(item, scan=stem)) for item in failures]
     _dump(path, {**content, "failures": listed})
-    return path
 
 
 def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
-    """Store a whole report: the subject's summary and every scan's record."""
-    failed: dict[str, list[Failure]] = {}
-    for failure in report.failures:
-        if failure.scan:
-            failed.setdefault(failure.scan, []).append(failure)
+    """Store a whole report: the subject's summary and every scan's record.
+
+    The record of a scan that succeeded holds no earlier failure of it.
+    """
     for scan in report.scans:
-        write_scan_report(out_dir, scan)
-    for stem, failures in failed.items():
-        write_scan_failure(out_dir, stem, *failures)
+        path = figure_file(out_dir, scan.stem, "report", ".json")
+        _dump(path, {"scan": asdict(scan)})
+    for stem in dict.fromkeys(failure.scan for failure in report.failures if failure.scan):
+        write_scan_failure(out_dir, stem, *(f for f in report.failures if f.scan == stem))
     general = tuple(failure for failure in report.failures if not failure.scan)
     summary = asdict(replace(report, scans=(), failures=general))
     del summary["scans"]

@@ -1,19 +1,36 @@
-"""The page of one subject: one HTML file that loads nothing."""
+"""The page of one subject, and the page and table of all scans in an output folder.
+
+Both are made from the records of the subjects; a page is one HTML file that loads nothing.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from markupsafe import Markup
 
 import bids_app_spec
-from h2lo_bids.bids.derivatives import report_path
+from h2lo_bids import __version__
+from h2lo_bids.bids.derivatives import report_path, result_files, result_path
+from h2lo_bids.bids.names import parse_name
+from h2lo_bids.errors import H2loError
+from h2lo_bids.evaluation.catalogue import Columns, write_table
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports.methods import describe
+from h2lo_bids.reports.mosaic import data_uri
 from h2lo_bids.reports.page import asset, render
-from h2lo_bids.reports.records import FoundScan, ScanReport, SubjectReport
-from h2lo_bids.reports.svg import data_uri
+from h2lo_bids.reports.records import (
+    FoundScan,
+    ScanReport,
+    SubjectReport,
+    load_subject_report,
+)
+from h2lo_bids.vocabulary import CONTRASTS
 
 SOURCES = {
     "ImagingFrequency": "from the imaging frequency",
@@ -117,3 +134,151 @@ def _scan_view(scan: ScanReport, out_dir: Path) -> dict[str, Any]:
         "warnings": warnings_of(scan),
         "total": sum(seconds for _, seconds in scan.seconds),
     }
+
+
+_TISSUES = {
+    "white_matter": "white matter",
+    "grey_matter": "grey matter",
+    "cerebrospinal_fluid": "cerebrospinal fluid",
+}
+_FIRST = "in the first image that was made of the scan and whose noise is known"
+MEASURES: Columns = {
+    "mask_volume": {
+        "LongName": "Brain mask", "Description": "Volume of the brain mask", "Units": "mL",
+    },
+    "noise": {
+        "LongName": "Noise", "Units": "1",
+        "Description": f"Standard deviation of the noise {_FIRST}; the model's values are 0 to 1",
+    },
+    **{
+        f"level_{key}": {
+            "LongName": f"Level of {name}", "Units": "1",
+            "Description": f"Mean of the voxels that are as bright as {name}, {_FIRST}",
+        }
+        for key, name in _TISSUES.items()
+    },
+    **{
+        f"snr_{key}": {
+            "LongName": f"SNR of {name}", "Units": "1",
+            "Description": f"Level of {name} over the noise; smooth noise is underestimated",
+        }
+        for key, name in _TISSUES.items()
+    },
+    "seconds": {
+        "LongName": "Time", "Units": "s",
+        "Description": "Wall-clock time of all steps of the scan; 0 where all were done before",
+    },
+}  # fmt: skip
+COLUMNS: Columns = {
+    "participant_id": {"Description": "Label of the participant"},
+    "session_id": {"Description": "Session, where the name of the scan has one"},
+    "scan": {"Description": "File name of the scan, without extension"},
+    "contrast": {"Description": "Suffix of the scan: T1w or T2w"},
+    "status": {
+        "Description": "How the latest run of the scan ended",
+        "Levels": {
+            "done": "All images were made",
+            "failed": "It failed; its measures, if any, are of an earlier run",
+        },
+    },
+    "input_check": {
+        "Description": "Whether the input and the output are like the model's training pairs",
+        "Levels": {"yes": "They are", "no": "One is not", "unknown": "The model has no ranges"},
+    },
+    "warnings": {"Description": "Number of warnings about the scan, see the subject's page"},
+    **MEASURES,
+}
+"""The columns of ``scans.tsv``, as its sidecar describes them."""
+
+Row = dict[str, Any]
+"""A scan: `COLUMNS`, and ``link``, where the subject's page shows it."""
+
+
+def write_scan_pages(out_dir: Path) -> tuple[str, ...]:
+    """Write ``index.html``, ``scans.tsv`` and its sidecar; return what could not be read."""
+    rows, problems = collect_scans(out_dir)
+    table, _ = result_files(out_dir, "scans")
+    write_table(table, ([row[name] for name in COLUMNS] for row in rows), COLUMNS)
+    page = render(
+        "scans.html.jinja",
+        style=asset("style.css") + asset("group.css"),
+        version=__version__,
+        rows=rows,
+        measures=MEASURES,
+        plots=[plot for name in MEASURES for plot in _plots(rows, name)],
+        problems=problems,
+        table=table.name,
+    )
+    atomic_write_text(result_path(out_dir, "index"), page)
+    return problems
+
+
+def collect_scans(out_dir: Path) -> tuple[list[Row], tuple[str, ...]]:
+    """Return the scans of all subjects by name, and one line for each record that is broken."""
+    rows: list[Row] = []
+    problems = []
+    for folder in sorted(Path(out_dir).glob("sub-*/figures")):
+        subject = folder.parent.name.removeprefix("sub-")
+        try:
+            rows += _rows(load_subject_report(out_dir, subject))
+        except (H2loError, ValueError) as error:  # or the folder has no label's name
+            problems.append(str(error))
+    return rows, tuple(problems)
+
+
+def _rows(report: SubjectReport) -> Iterator[Row]:
+    page = report_path("", report.subject).as_posix()
+    pages = report.session_pages
+    numbers: Counter[str] = Counter()
+    failed = {failure.scan for failure in report.failures}
+    for scan in report.scans:
+        status = "failed" if scan.stem in failed else "done"
+        shown = pages.get(scan.session, page)
+        numbers[shown] += 1
+        yield {**_row(report.subject, scan, status), "link": f"{shown}#scan-{numbers[shown]}"}
+    for stem in sorted(failed - {scan.stem for scan in report.scans}):
+        name = parse_name(f"{stem}.nii.gz")  # none of the subject as a whole
+        entities, suffix = (name.entities, name.suffix) if name else ((), "")
+        scan = ScanReport(stem, "", tuple(entities), suffix)
+        yield {**_row(report.subject, scan, "failed"), "link": f"{page}#errors"}
+
+
+def _row(subject: str, scan: ScanReport, status: str) -> Row:
+    row: Row = dict.fromkeys(COLUMNS)
+    row |= {
+        "participant_id": f"sub-{subject}",
+        "session_id": f"ses-{scan.session}" if scan.session else None,
+        "scan": scan.stem or None,
+        "contrast": scan.suffix or None,
+        "status": status,
+        "input_check": scan.likeness or None,
+        "warnings": len({*scan.noticed, *scan.warnings, *scan.metadata_warnings}),
+        "mask_volume": scan.mask_volume,
+        "seconds": round(math.fsum(s for _, s in scan.seconds), 2) if scan.seconds else None,
+    }
+    for _, noise, *ratios in scan.signal_to_noise[:1]:
+        row["noise"] = noise
+        for tissue, ratio in zip(_TISSUES, ratios, strict=True):
+            row[f"level_{tissue}"] = float(f"{noise * ratio:.3g}")
+            row[f"snr_{tissue}"] = ratio
+    return row
+
+
+def _plots(rows: Sequence[Row], name: str) -> Iterator[dict[str, Any]]:
+    """Yield how to draw a measure, if there are two different values: a line per contrast."""
+    values = [row[name] for row in rows if row[name] is not None]
+    low, high = min(values, default=0), max(values, default=0)
+    if low == high:
+        return
+
+    def place(value: float) -> float:
+        return round(10 + 480 * (value - low) / (high - low), 1)
+
+    lines = []
+    for contrast in CONTRASTS:
+        known = [row for row in rows if row["contrast"] == contrast and row[name] is not None]
+        if known:
+            dots = [{"x": place(row[name]), "row": row, "value": row[name]} for row in known]
+            middle = place(median(row[name] for row in known))
+            lines.append({"contrast": contrast, "dots": dots, "median": middle})
+    yield {"name": name, "low": low, "high": high, "lines": lines}

@@ -16,12 +16,11 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import charts, mosaic
-from h2lo_bids.reports.figures import figure_record
+from h2lo_bids.reports.figures import save_figure
 from h2lo_bids.reports.methods import works
-from h2lo_bids.reports.mosaic import volume_of
+from h2lo_bids.reports.mosaic import picture_uri, volume_of
 from h2lo_bids.reports.page import asset, render
-from h2lo_bids.reports.records import Figure, figure_file
-from h2lo_bids.reports.svg import picture_uri
+from h2lo_bids.reports.records import Figure
 from h2lo_bids.trial.condition import HIGH, ratings_path
 from h2lo_bids.trial.scan import Examined
 from h2lo_bids.trial.study import OBSERVERS, TABLES, Study
@@ -167,9 +166,7 @@ def draw_lesions(out_dir: Path, scan: Scan, found: Examined) -> tuple[Figure, ..
         bright = float(np.percentile(volume.data[volume.data > 0], 99.5))
         title = f"{kind} of {scan.stem} with its labels"
         drawing = mosaic.mosaic(volume, layout, (0.0, bright), title=title, mask=mask)
-        path = figure_file(out_dir, scan.stem, kind, ".svg")
-        atomic_write_text(path, drawing)
-        figures.append(figure_record(out_dir, kind, path))
+        figures.append(save_figure(out_dir, scan.stem, kind, drawing))
     return tuple(figures)
 
 

@@ -8,10 +8,21 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from h2lo_bids.evaluation.scores import SCORED, Score, write_scores
+from h2lo_bids.evaluation.metrics import METRICS
+from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
-from h2lo_bids.evaluation.table import write_tables
+from h2lo_bids.evaluation.statistics import compare, summarise
+from h2lo_bids.evaluation.table import (
+    Block,
+    Row,
+    Shown,
+    Table,
+    Value,
+    paper_figures,
+    write_tables,
+)
 from h2lo_bids.io import write_json
+from h2lo_bids.reports.group import write_group_report
 
 METHODS = {"h2lo": "H2LO", "h2lo-mlp": "H2LO w/o SIREN", "h2lo-nograd": "H2LO w/o L_grad"}
 _SIZE = 48
@@ -197,3 +208,32 @@ def make_model(out: Path, contrast: str) -> None:
     }
     write_json(folder / "metadata.json", metadata)
     (folder / "README.md").write_text("# The card\n\nOf a model.\n")
+
+
+def sample_table(out: Path, *, more: str = "") -> Table:
+    """Give a table of what a made-up training has left, with one more method of that name."""
+    titles, blocks = {"identity": "HF image", **METHODS}, []
+    for path in sorted(out.glob("group_*_scores.tsv")):
+        scores = read_scores(path)
+        rows = []
+        for name, title in {**titles, **({more: more} if more else {})}.items():
+            mine = [s for s in scores if s.method == (name if name in titles else "h2lo")]
+            summary = {row.metric: row for row in summarise(mine)}
+            rows.append(Row(name, title, summary, {"seconds": 1.5}, partial=name == more))
+        notes = (f"{more}: 1 of 3 folds.",) if more else ()
+        contrast = path.name.split("_")[1]
+        blocks.append(Block(contrast, tuple(rows), notes, compare(scores, reference="h2lo")))
+    return Table(
+        name="table1",
+        title="A made-up comparison",
+        metrics=METRICS,
+        blocks=tuple(blocks),
+        values=(Value("seconds", "Time of training", "s"),),
+        shown=(Shown("Training (s)", lambda values: str(values.get("seconds", ""))),),
+        printed=paper_figures(),
+    )
+
+
+def page_of(out: Path, level: str = "group", failures=()) -> str:
+    """Write the page of a level and return its HTML."""
+    return write_group_report(out, level=level, failures=failures).read_text()

@@ -1,8 +1,9 @@
-"""Made-up heads and reports."""
+"""Made-up heads and reports, and what a page holds, as Python's own parser sees it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html.parser import HTMLParser
 
 import nibabel as nib
 import numpy as np
@@ -110,3 +111,36 @@ def make_report(scans) -> SubjectReport:
     versions = (("h2lo-bids", "0.1.0"), ("nipype", "1.11.0"), ("deepbet", "1.0.2"))
     command = "h2lo bids out participant -w " + "very-long-folder/" * 12
     return SubjectReport("01", tuple(scans), found, failures, command, versions)
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data):
+        self.text += data
+
+    def values(self, name: str, tag: str = "") -> list[str]:
+        """Return the values of an attribute, of every tag or of one."""
+        return [value for t, n, value in self.attributes if n == name and tag in ("", t)]
+
+    @property
+    def anchors(self) -> set[str]:
+        """Places on the page that its links lead to."""
+        return {value[1:] for value in self.values("href", "a") if value[0] == "#"}
+
+    @property
+    def handlers(self) -> list[str]:
+        """Attributes that run or style, which the policy of the page refuses."""
+        return [n for _, n, _ in self.attributes if n == "style" or n.startswith("on")]

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from group_samples import Sample, make_evaluation, make_group
+from group_samples import Sample, make_evaluation, make_group, sample_table
 from report_browser import DARK, LESS_MOTION, OUTSIDE, WEAK_TEXT, Seen
-from table_samples import sample_table
 
 from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.records import save_subject_report
-from h2lo_bids.reports.scans import write_scan_pages
-from h2lo_bids.reports.subject import write_subject_report
+from h2lo_bids.reports.subject import write_scan_pages, write_subject_report
 
 pytestmark = pytest.mark.slow
 

@@ -57,7 +57,7 @@ def test_a_logarithmic_curve_is_straight_where_the_loss_falls_exponentially():
     steps = np.arange(1.0, 101.0)
     history = {"step": steps, "l1": 0.5 * np.exp(-steps / 20)}
     run = SimpleNamespace(method="h2lo", name="H2LO, fold 0", history=history, record={}, fold=0)
-    drawn = charts.training_curves([run], ["h2lo"], charts.CURVES[1])
+    drawn = charts.training_curves([run], ["h2lo"], "l1")
     ((title, line),) = curves(ElementTree.fromstring(drawn), "run").items()
     assert title == "H2LO, fold 0: 0.003369 at step 100"
     ends = line[[0, -1]]

@@ -6,8 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from report_page import Page
-from report_samples import make_report, make_scan
+from report_samples import Page, make_report, make_scan
 
 from h2lo_bids.reports.methods import MethodsText, Work, describe, works
 from h2lo_bids.reports.records import ModelInfo, ScanReport, SubjectReport
@@ -42,10 +41,8 @@ def test_every_citation_exists_once_and_leads_to_the_references(everything):
     keys = list(dict.fromkeys(re.findall(r"@([\w]+)", everything.markdown)))
     assert set(keys) <= set(works())
     assert re.findall(r"^@\w+\{(\w+),", everything.bibtex, re.MULTILINE) == keys
-    page = Page.of(everything.html)
-    ids = {value for _, name, value in page.attributes if name == "id"}
-    targets = {v[1:] for _, n, v in page.attributes if n == "href" and v.startswith("#")}
-    assert targets == ids == {f"ref-{key}" for key in keys}
+    page = Page(everything.html)
+    assert page.anchors == set(page.values("id")) == {f"ref-{key}" for key in keys}
     assert "[@" not in page.text
     assert "Gao et al., 2026" in page.text
 
@@ -101,7 +98,7 @@ def test_data_cannot_inject_html():
     model = ModelInfo("`<script>alert(1)</script>`", sha256="<b>")
     scan = replace(make_scan(), model=model, templates=(("<i>", ""),))
     report = replace(make_report((scan,)), versions=(("h2lo-bids", "<img src=x>"),))
-    assert not {"script", "b", "img", "i"} & set(Page.of(describe(report).html).tags)
+    assert not {"script", "b", "img", "i"} & set(Page(describe(report).html).tags)
 
 
 @pytest.mark.parametrize(

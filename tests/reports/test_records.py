@@ -19,15 +19,19 @@ from h2lo_bids.reports.records import (
     load_subject_report,
     save_subject_report,
     write_scan_failure,
-    write_scan_report,
 )
 
 BARE = ScanReport("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz", (("sub", "01"),), "T1w")
+RECORD = "sub-01/figures/sub-01_ses-HF_desc-report_T1w.json"
 
 
 def full_report():
     figures = (Figure("histogram", "sub-01/figures/x.svg", "note"),)
     return make_report((make_scan(figures=figures), make_scan("sub-01_ses-HF_T2w", "T2w")))
+
+
+def save_scan(folder, stem="sub-01_ses-HF_T1w", subject="01"):
+    save_subject_report(folder, SubjectReport(subject, (make_scan(stem),)))
 
 
 @pytest.mark.parametrize("report", [full_report(), SubjectReport("01", (BARE,))])
@@ -43,39 +47,26 @@ def test_round_trip_and_the_same_files_again(tmp_path, report):
     assert content() == before
 
 
-def test_name_keeps_the_entities(tmp_path):
-    path = write_scan_report(tmp_path, make_scan("sub-01_ses-HF_acq-x_rec-SCIC_run-2_T1w"))
-    assert path == tmp_path / (
-        "sub-01/figures/sub-01_ses-HF_acq-x_rec-SCIC_run-2_desc-report_T1w.json"
-    )
+def test_names_keep_the_entities_and_subjects_do_not_mix(tmp_path):
+    stem = "sub-01_ses-HF_acq-x_rec-SCIC_run-2_T1w"
+    save_scan(tmp_path, stem)
+    save_scan(tmp_path, "sub-010_T1w", "010")
+    name = "sub-01_ses-HF_acq-x_rec-SCIC_run-2_desc-report_T1w.json"
+    assert (tmp_path / "sub-01/figures" / name).is_file()
     assert figure_file(tmp_path, "sub-a_T2w", "detail", ".svg").name == "sub-a_desc-detail_T2w.svg"
+    assert [scan.stem for scan in load_subject_report(tmp_path, "01").scans] == [stem]
 
 
-def test_subjects_do_not_mix(tmp_path):
-    write_scan_report(tmp_path, make_scan("sub-01_T1w"))
-    write_scan_report(tmp_path, make_scan("sub-010_T1w"))
-    assert [scan.stem for scan in load_subject_report(tmp_path, "01").scans] == ["sub-01_T1w"]
-
-
-def test_a_failure_is_shown_until_the_scan_succeeds(tmp_path):
+def test_failures_are_shown_until_the_scan_succeeds(tmp_path):
     stem = "sub-01_ses-HF_T1w"
-    write_scan_failure(tmp_path, stem, Failure("mask", "it broke"))
-    loaded = load_subject_report(tmp_path, "01")
-    assert loaded.scans == ()
-    assert loaded.failures == (Failure("mask", "it broke", "", stem),)
-    write_scan_report(tmp_path, make_scan(stem))
-    loaded = load_subject_report(tmp_path, "01")
-    assert loaded.failures == ()
-    assert len(loaded.scans) == 1
+    failures = tuple(Failure(step, "it broke", "", stem) for step in ("mask", "report"))
+    save_subject_report(tmp_path, SubjectReport("01", failures=failures))
+    assert load_subject_report(tmp_path, "01") == SubjectReport("01", failures=failures)
+    save_scan(tmp_path)
+    assert load_subject_report(tmp_path, "01") == SubjectReport("01", (make_scan(),))
     write_scan_failure(tmp_path, stem, Failure("mask", "again"))
     loaded = load_subject_report(tmp_path, "01")
     assert (len(loaded.scans), len(loaded.failures)) == (1, 1)
-
-
-def test_two_failures_of_one_scan_are_both_kept(tmp_path):
-    failures = (Failure("a", "x", "", "sub-01_T1w"), Failure("b", "y", "", "sub-01_T1w"))
-    save_subject_report(tmp_path, SubjectReport("01", failures=failures))
-    assert load_subject_report(tmp_path, "01").failures == failures
 
 
 @pytest.mark.parametrize(
@@ -85,31 +76,27 @@ def test_two_failures_of_one_scan_are_both_kept(tmp_path):
 def test_broken_record_is_one_line_that_names_the_file(tmp_path, content):
     with pytest.raises(MissingInputError, match="run once without --reports-only"):
         load_subject_report(tmp_path, "01")
-    path = write_scan_report(tmp_path, make_scan())
-    path.write_text(content)
+    save_scan(tmp_path)
+    (tmp_path / RECORD).write_text(content)
     with pytest.raises(BadDataError) as error:
         load_subject_report(tmp_path, "01")
-    assert str(path) in str(error.value)
+    assert str(tmp_path / RECORD) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_fields_of_later_versions_are_ignored(tmp_path):
-    path = write_scan_report(tmp_path, make_scan())
-    content = json.loads(path.read_text())
+    save_scan(tmp_path)
+    content = json.loads((tmp_path / RECORD).read_text())
     content["scan"]["something_new"] = {"a": 1}
-    path.write_text(json.dumps(content))
+    (tmp_path / RECORD).write_text(json.dumps(content))
     assert load_subject_report(tmp_path, "01").scans == (make_scan(),)
 
 
 def test_model_from_bundle_metadata():
-    metadata = {
-        "name": "m",
-        "contrast": "T1w",
-        "parameters": 5,
-        "training_data": {"kind": "simulated", "description": "d"},
-        "sha256": "ff",
-    }
-    model = ModelInfo.from_metadata(metadata, "card")
-    assert (model.training_kind, model.training_description) == ("simulated", "d")
-    assert (model.parameters, model.sha256, model.card) == (5, "ff", "card")
+    training = {"kind": "simulated", "description": "d"}
+    metadata = {"name": "m", "contrast": "T1w", "parameters": 5, "training_data": training}
+    assert ModelInfo.from_metadata(metadata | {"sha256": "ff"}, "card") == ModelInfo(
+        "m", contrast="T1w", sha256="ff", training_kind="simulated", training_description="d",
+        parameters=5, card="card",
+    )  # fmt: skip
     assert ModelInfo.from_metadata({}).training_kind == "unknown"

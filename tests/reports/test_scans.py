@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_page import Page
-from report_samples import make_report, make_scan
+from report_samples import Page, make_report, make_scan
 
 from h2lo_bids.reports.records import (
     Failure,
@@ -18,8 +17,7 @@ from h2lo_bids.reports.records import (
     save_subject_report,
     write_scan_failure,
 )
-from h2lo_bids.reports.scans import write_scan_pages
-from h2lo_bids.reports.subject import render_subject_report, write_subject_report
+from h2lo_bids.reports.subject import render_subject_report, write_scan_pages, write_subject_report
 
 
 @pytest.fixture
@@ -62,16 +60,15 @@ def test_a_row_per_scan_with_its_measures(out):
 
 def test_links_lead_to_places_on_the_subjects_pages(out):
     write_scan_pages(out)
-    page = Page.of((out / "index.html").read_text())
-    targets = {v for t, n, v in page.attributes if (t, n) == ("a", "href") and "sub-" in v}
+    page = Page((out / "index.html").read_text())
+    targets = {target for target in page.values("href", "a") if "sub-" in target}
     assert targets == {f"sub-01.html#{n}" for n in ("scan-1", "scan-2", "errors")} | {
         "sub-02.html#scan-1"
     }
     scans = (make_scan("sub-01_ses-HF_T1w"), make_scan("sub-01_ses-HF_T2w", "T2w"))
-    subject = Page.of(render_subject_report(make_report(scans), out))
-    anchors = {value for _, name, value in subject.attributes if name == "id"}
-    assert {target.partition("#")[2] for target in targets} <= anchors
-    assert ("a", "href", "index.html") in subject.attributes
+    subject = Page(render_subject_report(make_report(scans), out))
+    assert {target.partition("#")[2] for target in targets} <= set(subject.values("id"))
+    assert "index.html" in subject.values("href", "a")
 
 
 def test_many_sessions_get_a_page_each(report_folder, tmp_path):
@@ -87,7 +84,7 @@ def test_many_sessions_get_a_page_each(report_folder, tmp_path):
     save_subject_report(tmp_path, report)
     write_subject_report(report, tmp_path / "sub-01.html")
     write_scan_pages(tmp_path)
-    pages = {path.name: Page.of(path.read_text()) for path in tmp_path.glob("*.html")}
+    pages = {path.name: Page(path.read_text()) for path in tmp_path.glob("*.html")}
     assert {*pages} == {"index.html", "sub-01.html", *(f"sub-01_ses-{s}.html" for s in "ABCDE")}
     assert "img" not in pages["sub-01.html"].tags
     assert "5 of 5 found" in pages["sub-01.html"].text
@@ -96,11 +93,14 @@ def test_many_sessions_get_a_page_each(report_folder, tmp_path):
     assert all(word not in one.text for word in ("broke in D", "of all", "sub-01_ses-A_T1w"))
     assert one.tags.count("img") == len(scans[0].figures)
     for page in pages.values():
-        for tag, name, value in page.attributes:
-            if (tag, name) == ("a", "href") and value.startswith("sub-"):
-                target, _, place = value.partition("#")
-                assert not place or ("section", "id", place) in pages[target].attributes
-    links = {v for t, n, v in pages["index.html"].attributes if (t, n) == ("a", "href")}
+        for value in page.values("href", "a"):
+            target, _, place = value.partition("#")
+            assert (
+                not target.startswith("sub-")
+                or not place
+                or (place in pages[target].values("id", "section"))
+            )
+    links = set(pages["index.html"].values("href", "a"))
     assert {f"sub-01_ses-{s}.html#scan-1" for s in "ABCDE"} <= links
 
 
@@ -108,9 +108,8 @@ def test_dots_lie_where_their_values_are(out):
     write_scan_pages(out)
     text = (out / "index.html").read_text()
     drawn = text.split("Brain mask (mL)")[1].split("</svg>")[0]
-    circles = [v for t, n, v in Page.of(drawn).attributes if (t, n) == ("circle", "cx")]
     # 1400 and 1000 ml of T1w at the two ends, 1250 of T2w five eighths of the way.
-    assert [float(x) for x in circles] == [540, 60, 360]
+    assert [float(x) for x in Page(drawn).values("cx", "circle")] == [540, 60, 360]
     assert "Time (s)" not in text  # all alike
 
 
@@ -120,7 +119,7 @@ def test_a_broken_record_costs_its_subject_only(out):
     (problem,) = write_scan_pages(out)
     assert str(broken) in problem
     assert {row["participant_id"] for row in rows(out)} == {"sub-02"}
-    assert str(broken) in Page.of((out / "index.html").read_text()).text
+    assert str(broken) in Page((out / "index.html").read_text()).text
 
 
 def test_the_same_records_give_the_same_bytes(out):

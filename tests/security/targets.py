@@ -221,12 +221,12 @@ def _reports() -> list[bytes]:
 
 
 def _read_group_record(data: bytes, folder: Path) -> None:
-    from h2lo_bids.reports.group import render_group_report
+    from h2lo_bids.reports.group import write_group_report
 
     fold = folder / "folds/T1w/h2lo/fold-0"
     fold.mkdir(parents=True, exist_ok=True)
     (fold / "record.json").write_bytes(data)
-    render_group_report(folder, level="group").encode("utf-8")
+    write_group_report(folder, level="group")
 
 
 def _group_records() -> list[bytes]:
