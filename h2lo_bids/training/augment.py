@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import torch
 
 from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.training.crops import Corner, read_crop
@@ -46,10 +46,6 @@ class Augmentation:
     noise: float = 0.0
     outliers: float = 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the ranges as JSON-ready values."""
-        return {k: getattr(self, k) for k in self.__dataclass_fields__}
-
 
 NONE = Augmentation()
 _KEPT = (0.2, 0.775)
@@ -79,6 +75,12 @@ def draw_crop(
     mask = np.ascontiguousarray(brain[core])
     hf = vary_intensity(hf, brain, corner, pair.shape, a, rng)
     return hf, np.where(mask, lf.astype(np.float32), np.float32(0)), mask
+
+
+def stack_crops(crops: Sequence[Sequence[np.ndarray]]) -> tuple[torch.Tensor, ...]:
+    """Make batches (B, 1, ...) of the images of some crops, such as `draw_crop` returns."""
+    parts = (np.stack(part)[:, None] for part in zip(*crops, strict=True))
+    return tuple(torch.from_numpy(part) for part in parts)
 
 
 def flip_rotate(volumes: Sequence[np.ndarray], variant: int) -> tuple[np.ndarray, ...]:

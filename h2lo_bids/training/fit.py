@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,45 +20,12 @@ from h2lo_bids.training.devices import make_fabric, quiet_fabric, termination
 from h2lo_bids.training.folder import HISTORY, History, load_checkpoint, save_checkpoint
 from h2lo_bids.training.options import GAIN, FitOptions, has_stalled
 from h2lo_bids.training.pairs import Pair, common_shape, fingerprint
+from h2lo_bids.training.trainer import Trainer
 from h2lo_bids.training.validation import Validation
 from h2lo_bids.vocabulary import Say, Step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-class Trainer(Protocol):
-    """What a method does in a step, and all that it must keep between two.
-
-    Its class is called with the training pairs, the validation pairs, the options and
-    `lightning_fabric.Fabric`, and with weights to start from where the fit has them.
-    """
-
-    validation: Any
-    """Whose `baseline` is the figure of the input images."""
-
-    @property
-    def losses(self) -> Sequence[str]:
-        """Names of the losses that its steps report: columns of ``history.csv``."""
-
-    def step(self, step: int, place: int) -> Mapping[str, float]:
-        """Do one optimiser step, counted from 0, and return ``"loss"``, ``"rate"`` and others.
-
-        Every draw is a function of the seed and `step`. `place` is the step of the schedule that
-        decides stages and learning rates: `step`, or a later one where time runs out first.
-        """
-
-    def state(self) -> dict[str, Any]:
-        """Return networks and optimisers as tensors and plain values."""
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned; its tensors are on the CPU."""
-
-    def validate(self) -> float | None:
-        """Return the validation PSNR in dB; None, or NaN, where there is none (yet)."""
-
-    def weights(self) -> Mapping[str, torch.Tensor]:
-        """Return the state dict of the model that a bundle would hold now."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +92,7 @@ def fit(
     with quiet_fabric():
         fabric = make_fabric(options, world)
         say = progress if progress and fabric.is_global_zero else (lambda line: None)
-        start = {} if initial is None else {"initial": initial}
-        trainer: Trainer = TRAINERS[options.family](
-            pairs_train, pairs_validation, options, fabric, **start
-        )
+        trainer = TRAINERS[options.family](pairs_train, pairs_validation, options, fabric, initial)
         baseline = trainer.validation.baseline()
         say(f"identity baseline: validation PSNR {baseline:.2f} dB")
         record = Record()
@@ -272,7 +236,7 @@ class _Loop:
 
     def _validate(self) -> float | None:
         record, psnr = self.record, self.trainer.validate()
-        if psnr is None or math.isnan(psnr):
+        if math.isnan(psnr):
             return None
         record.validations.append((record.step, psnr))
         if psnr > record.best_psnr:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import torch
 
 from h2lo_bids.evaluation.metrics import psnr
-from h2lo_bids.models.h2lo import HALO, Operator
-from h2lo_bids.synthesis.engine import synthesize
-from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.training.augment import NONE, draw_crop
-from h2lo_bids.training.crops import Corner, predict_crop
-from h2lo_bids.training.estimators import autocast
+from h2lo_bids.training.crops import Corner
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Maps a volume in [0, 1] and a mask, both (X, Y, Z), to the product there."""
+PredictCrop = Callable[[Pair, Corner], np.ndarray]
+"""Maps a crop of a pair to the product at its brain voxels, (N,)."""
 
 
 @dataclass(frozen=True)
@@ -34,89 +31,73 @@ class Validation:
 
     pairs: Sequence[Pair]
     options: FitOptions
-    places: Sequence[tuple[int, Corner]] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        o = self.options
-        places = _places(self.pairs, o.crop, o.validation_crops) if o.validation == "crops" else []
-        object.__setattr__(self, "places", places)
+    @cached_property
+    def places(self) -> list[tuple[int, Corner]]:
+        """The crops: a pair's index and the first voxel."""
+        return _places(self.pairs, self.options.crop, self.options.validation_crops)
 
-    def parts(self, model: Operator | None, rank: int = 0, world: int = 1) -> tuple[float, float]:
-        """Return a process's part of an operator's figure, to be added to the others' for `psnr`.
+    def sums(
+        self,
+        predict: Predict,
+        predict_crop: PredictCrop | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> tuple[float, float]:
+        """Return a process's part of a method's figure, to be added to the others' for `psnr`.
 
-        Without a model: of the input image itself.
+        With ``"crops"``, the cheap way, `predict` is asked for the brain voxels of one crop
+        at a time, so that it need not compute the rest; where its result depends on what else
+        is asked for (blended patches), the figure is that of these products.
         """
         mine = slice(rank, None, world)
         if self.options.validation == "volume":
-            found = [self._volume_psnr(model, pair) for pair in self.pairs[mine]]
+            found = [
+                psnr(predict(as_float(p.hf), p.mask).clip(0, 1), as_float(p.lf))
+                for p in self.pairs[mine]
+            ]
             return math.fsum(found), float(len(found))
         total, voxels = 0.0, 0
         for index, corner in self.places[mine]:
-            error = self._crop_error(model, self.pairs[index], corner)
+            pair = self.pairs[index]
+            box = self._box(corner)
+            if predict_crop is not None:
+                made = predict_crop(pair, corner)
+            else:
+                wanted = np.zeros(pair.shape, bool)
+                wanted[box] = pair.mask[box]
+                made = predict(as_float(pair.hf), wanted)[wanted]
+            error = made.clip(0, 1).astype(np.float64) - pair.lf[box][pair.mask[box]]
             total, voxels = total + float((error**2).sum()), voxels + len(error)
         return total, float(voxels)
 
     def psnr(self, total: float, count: float) -> float:
-        """Return the figure from the sums of `parts`; NaN without validation pairs."""
+        """Return the figure from the sums of `sums`; NaN without validation pairs."""
         if not count:
             return math.nan
         if self.options.validation == "volume":
             return total / count
         return math.inf if total == 0 else -10.0 * math.log10(total / count)
 
+    def figure(self, predict: Predict, predict_crop: PredictCrop | None = None) -> float:
+        """Return the figure of a method; NaN without validation pairs."""
+        return self.psnr(*self.sums(predict, predict_crop))
+
     def baseline(self) -> float:
         """Return the figure of the input images themselves."""
-        return self.psnr(*self.parts(None))
 
-    def product(self, predict: Predict) -> float | None:
-        """Return the figure of a method that is no operator, from its products; None without pairs.
+        def crop(pair: Pair, corner: Corner) -> np.ndarray:
+            box = self._box(corner)
+            return as_float(pair.hf[box][pair.mask[box]])
 
-        With ``"crops"``, the cheap way, the method is asked for the brain voxels of one crop
-        at a time, so that it need not compute the rest; where its result depends on what else
-        is asked for (blended patches), the figure is that of these products.
-        """
-        if not self.pairs:
-            return None
-        if self.options.validation == "volume":
-            found = [
-                psnr(predict(_float(p.hf), p.mask).clip(0, 1), _float(p.lf)) for p in self.pairs
-            ]
-            return math.fsum(found) / len(found)
-        total, voxels = 0.0, 0
-        for index, corner in self.places:
-            pair, wanted = self.pairs[index], np.zeros(self.pairs[index].shape, bool)
-            box = tuple(slice(max(0, c), c + self.options.crop) for c in corner)
-            wanted[box] = pair.mask[box]
-            made = predict(_float(pair.hf), wanted)[wanted]
-            error = made.clip(0, 1).astype(np.float64) - pair.lf[wanted]
-            total, voxels = total + float((error**2).sum()), voxels + len(error)
-        return self.psnr(total, voxels)
+        return self.figure(lambda volume, mask: volume, crop)
 
-    def _volume_psnr(self, model: Operator | None, pair: Pair) -> float:
-        predicted = _float(pair.hf)
-        if model is not None:
-            precision = "bf16" if self.options.precision == "bf16" else "fp32"
-            device = str(next(model.parameters()).device)
-            engine = EngineOptions(device=device, precision=precision)
-            with torch.inference_mode():
-                predicted = synthesize(model, predicted, pair.mask, options=engine).clip(0, 1)
-        return psnr(predicted, _float(pair.lf))
-
-    def _crop_error(self, model: Operator | None, pair: Pair, corner: Corner) -> np.ndarray:
-        """Return the errors of a crop's brain voxels, (N,)."""
-        rng = np.random.default_rng(0)
-        hf, lf, mask = draw_crop(pair, corner, self.options.crop, NONE, rng)
-        predicted = hf[(slice(HALO, -HALO),) * 3]
-        if model is not None:
-            device = next(model.parameters()).device
-            crop = torch.from_numpy(np.ascontiguousarray(hf))[None, None].to(device)
-            with torch.inference_mode(), autocast(device, self.options.precision):
-                found = predict_crop(model, crop, corner, pair.shape)
-            predicted = found[0, 0].cpu().numpy()
-        return predicted.clip(0, 1)[mask].astype(np.float64) - lf[mask]
+    def _box(self, corner: Corner) -> tuple[slice, ...]:
+        return tuple(slice(max(0, c), c + self.options.crop) for c in corner)
 
 
-def _float(volume: np.ndarray) -> np.ndarray:
+def as_float(volume: np.ndarray) -> np.ndarray:
+    """Return an image in float32."""
     return np.asarray(volume, np.float32)
 
 

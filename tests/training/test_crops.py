@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import ball_pair
 
-from h2lo_bids.models.h2lo import HALO, H2lo, H2loArchitecture
+from h2lo_bids.models.h2lo import (
+    HALO,
+    ConditionalInr,
+    H2lo,
+    H2loArchitecture,
+    InrArchitecture,
+    Operator,
+)
 from h2lo_bids.training.crops import (
     CropSampler,
     epoch_batch,
@@ -19,21 +26,24 @@ from h2lo_bids.training.crops import (
 SHAPE = (18, 21, 16)
 
 
-def whole_and_model() -> tuple[torch.Tensor, np.ndarray, H2lo]:
+def whole_and_model(kind: str = "h2lo") -> tuple[torch.Tensor, np.ndarray, Operator]:
     torch.manual_seed(3)
-    model = H2lo(H2loArchitecture(channels=4, n_basis=8, width=16))
+    model: Operator = ConditionalInr(InrArchitecture(4, 8, 16, 4))
+    if kind == "h2lo":
+        model = H2lo(H2loArchitecture(channels=4, n_basis=8, width=16))
+        model.bias.data.fill_(0.3)
     with torch.no_grad():
         for layer in model.encoder.convolutions:
             layer.bias.uniform_(-1, 1)  # large biases: zeros outside must stay zeros
-        model.bias.fill_(0.3)
     volume = np.random.default_rng(1).random(SHAPE).astype(np.float32)
     with torch.no_grad():
         return model(torch.from_numpy(volume)[None, None])[0, 0], volume, model
 
 
 @pytest.mark.parametrize("corner", [(5, 6, 5), (0, 0, 0), (12, 15, 10), (3, 14, 9), (-3, 10, 12)])
-def test_crop_equals_whole_volume(corner: tuple[int, int, int]) -> None:
-    whole, volume, model = whole_and_model()
+@pytest.mark.parametrize("kind", ["h2lo", "inr"])
+def test_crop_equals_whole_volume(corner: tuple[int, int, int], kind: str) -> None:
+    whole, volume, model = whole_and_model(kind)
     size = 6
     wide = read_crop(volume, tuple(c - HALO for c in corner), size + 2 * HALO)
     with torch.no_grad():

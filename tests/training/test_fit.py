@@ -78,8 +78,8 @@ class Walk:
         self.model.load_state_dict(state["model"])
         self.momentum, self.done = state["momentum"], state["done"]
 
-    def validate(self) -> float | None:
-        return self.figures.get(self.done)
+    def validate(self) -> float:
+        return self.figures.get(self.done, math.nan)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         return self.model.state_dict()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fit_children import Child, start_child
-from problems import SMALL, ball_pair, small_options
+from problems import ball_pair, small_options
 
 from h2lo_bids.errors import (
     BadDataError,
@@ -24,10 +24,8 @@ from h2lo_bids.errors import (
     MissingInputError,
     UsageError,
 )
-from h2lo_bids.models.h2lo import H2lo
 from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.devices import check_shares
-from h2lo_bids.training.estimators import build_estimator
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.folder import load_checkpoint
 from h2lo_bids.training.launch import (
@@ -102,19 +100,6 @@ def test_two_processes_equal_one(pairs: tuple[Pair, ...], tmp_path: Path) -> Non
         torch.testing.assert_close(weights(two.folder)[name], value, rtol=0, atol=2e-5)
     # Whoever launched it reads the result as that of a fit of its own.
     alone(two)
-
-
-@pytest.mark.parametrize("sampling", ["patch", "volume"])
-def test_shares_of_a_step_add_up_to_it(sampling: str) -> None:
-    options = small_options(batch=3, sampling=sampling, augmentation=VARIED)
-    estimator = build_estimator([ball_pair(name, n) for n, name in enumerate("abc")], options)
-    model = H2lo(SMALL)
-    with torch.no_grad():
-        whole = torch.stack(estimator.terms(model, estimator.draw(5)))
-        batches = [estimator.draw(5, rank, 2) for rank in range(2)]
-        parts = [torch.stack(estimator.terms(model, b)) * b.fraction for b in batches]
-    assert [b.fraction for b in batches] == [2 / 3, 1 / 3]
-    torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
 def test_too_many_processes_and_failed_ones(

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import SMALL, ball_pair, small_options
+from problems import ball_pair, small_options, trainer_of
 
-from h2lo_bids.models.h2lo import H2lo
+from h2lo_bids.training.methods.operators import OperatorTrainer
 from h2lo_bids.training.validation import Validation
 
 PAIRS = [ball_pair("a", 1), ball_pair("b", 2)]
@@ -41,19 +41,17 @@ def test_all_tiles_cover_the_brain_once() -> None:
 def test_figures_equal_the_whole_brain() -> None:
     validation = crops(2, 10**6)
     assert validation.baseline() == pytest.approx(reference([p.hf for p in PAIRS], MASKS), abs=1e-4)
-    torch.manual_seed(1)
-    model = H2lo(SMALL).eval()
+    task = trainer_of(OperatorTrainer, PAIRS, PAIRS, validation.options)
     with torch.no_grad():
-        whole = [model(torch.from_numpy(p.hf)[None, None])[0, 0].numpy() for p in PAIRS]
-    found = validation.psnr(*validation.parts(model))
-    assert found == pytest.approx(reference(whole, MASKS), abs=1e-3)
+        whole = [task.fitted()(torch.from_numpy(p.hf)[None, None])[0, 0].numpy() for p in PAIRS]
+    assert task.validate() == pytest.approx(reference(whole, MASKS), abs=1e-3)
 
 
 @pytest.mark.parametrize("which", ["crops", "volume"])
 def test_without_pairs_there_is_no_figure(which: str) -> None:
     empty = Validation([], small_options(validation=which))
     assert math.isnan(empty.baseline())
-    assert empty.product(lambda volume, mask: volume) is None
+    assert math.isnan(empty.figure(lambda volume, mask: volume))
 
 
 @pytest.mark.parametrize("count", [1, 3, 10**6])
@@ -68,29 +66,29 @@ def test_the_figure_of_a_product_is_that_of_its_voxels(count: int) -> None:
         asked[index] |= mask
         return np.where(mask, volume + 0.3, 7)
 
-    found = validation.product(brighter)
+    found = validation.figure(brighter)
     assert found == pytest.approx(reference([p.hf + np.float32(0.3) for p in PAIRS], asked))
-    assert validation.product(lambda volume, mask: volume) == pytest.approx(validation.baseline())
+    assert validation.figure(lambda volume, mask: volume) == pytest.approx(validation.baseline())
 
 
 def test_the_figure_of_whole_products_is_the_mean_over_pairs() -> None:
     validation = Validation(PAIRS, small_options(validation="volume"))
-    found = validation.product(lambda volume, mask: np.where(mask, volume * 3, 0))
+    found = validation.figure(lambda volume, mask: np.where(mask, volume * 3, 0))
     each = [-10 * math.log10(((np.minimum(p.hf * 3, 1) - p.lf) ** 2).mean()) for p in PAIRS]
     assert found == pytest.approx(np.mean(each), rel=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_whole_volume_validation_is_the_mean_of_the_pairs(precision: str) -> None:
-    model = H2lo(SMALL)
-    validation = Validation(PAIRS, small_options(validation="volume", precision=precision))
+    options = small_options(validation="volume", precision=precision)
+    task = trainer_of(OperatorTrainer, PAIRS, PAIRS, options)
     found, baseline = [], []
     for pair in PAIRS:
         with torch.no_grad():
-            made = model(torch.from_numpy(pair.hf)[None, None])[0, 0].numpy()
+            made = task.fitted()(torch.from_numpy(pair.hf)[None, None])[0, 0].numpy()
         for values, source in ((found, made), (baseline, pair.hf)):
             error = np.where(pair.mask, np.clip(source, 0, 1), 0) - pair.lf
             values.append(-10 * math.log10((error.astype(float) ** 2).mean()))
     tolerance = 1e-4 if precision == "fp32" else 0.1
-    assert validation.psnr(*validation.parts(model)) == pytest.approx(np.mean(found), abs=tolerance)
-    assert validation.baseline() == pytest.approx(np.mean(baseline), abs=1e-4)
+    assert task.validate() == pytest.approx(np.mean(found), abs=tolerance)
+    assert task.validation.baseline() == pytest.approx(np.mean(baseline), abs=1e-4)

@@ -79,7 +79,7 @@ class Arm:
         Steps follow from the numbers of real pairs and of the cohort's, and from the voxel size
         in mm; ``starts_from`` of the last stage is not known yet.
         """
-        from h2lo_bids.training.methods.pfsr import adapt_pfsr
+        from h2lo_bids.training.methods.patches import adapt_pfsr
 
         schedule = self.schedule
         base = dataclasses.replace(

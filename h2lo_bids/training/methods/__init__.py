@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.baselines import NoSizes
@@ -19,11 +18,16 @@ from h2lo_bids.training.methods.operators import (
     adapt_mlp,
     adapt_nograd,
 )
-from h2lo_bids.training.methods.pfsr import PfsrTrainer, adapt_pfsr
-from h2lo_bids.training.methods.pix2pix import Pix2PixTrainer, adapt_pix2pix
+from h2lo_bids.training.methods.patches import (
+    PfsrTrainer,
+    Pix2PixTrainer,
+    adapt_pfsr,
+    adapt_pix2pix,
+)
 from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.trainer import Trainer
 
-TRAINERS: dict[str, Callable[..., Any]] = {
+TRAINERS: dict[str, type[Trainer]] = {
     "h2lo": OperatorTrainer,
     "inr": OperatorTrainer,
     "arnold": ArnoldTrainer,
@@ -31,7 +35,7 @@ TRAINERS: dict[str, Callable[..., Any]] = {
     "diffi2i": DiffI2ITrainer,
     "pfsr": PfsrTrainer,
 }
-"""The `h2lo_bids.training.fit.Trainer` of each family that has anything to fit."""
+"""The trainer of each family that has anything to fit."""
 
 
 @dataclass(frozen=True)

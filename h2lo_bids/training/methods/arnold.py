@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,8 @@ from h2lo_bids.models.baselines import PARAMETERS, Arnold, NoSizes
 from h2lo_bids.synthesis.arnold import Source, draw_noise, finish, predict_arnold, scaled
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
+from h2lo_bids.training.trainer import Trainer
 from h2lo_bids.training.validation import Validation
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 PAIRS = 3
 """Pairs that the authors fitted to."""
@@ -69,7 +67,7 @@ class _NextPoint(Exception):  # noqa: N818  (no error: it carries a point out of
         self.point = point
 
 
-class ArnoldTrainer:
+class ArnoldTrainer(Trainer):
     """The search, one evaluation per step; its state is the values so far.
 
     The best point of the grid is where a Nelder-Mead search starts, in place of the authors'
@@ -78,21 +76,16 @@ class ArnoldTrainer:
     next to nothing, until it asks for an unknown one.
     """
 
-    losses: Sequence[str] = ("loss", *PARAMETERS)
+    losses = ("loss", *PARAMETERS)
 
-    def __init__(
-        self,
-        pairs_train: Sequence[Pair],
-        pairs_validation: Sequence[Pair],
-        options: FitOptions,
-        fabric: Fabric | None = None,
-    ) -> None:
-        order = np.random.default_rng(options.seed).permutation(len(pairs_train))
-        chosen = [pairs_train[i] for i in sorted(order[:PAIRS])]
+    def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
+        """Choose the pairs and the points of the grid."""
+        o, pairs = self.options, self.pairs
+        order = np.random.default_rng(o.seed).permutation(len(pairs))
+        chosen = [pairs[i] for i in sorted(order[:PAIRS])]
         self._names = [pair.name for pair in chosen]
-        self._objective = Objective(chosen, options.seed)
-        self.validation, self._options = Validation(pairs_validation, options), options
-        n = min(len(GRID), max(1, options.steps * len(GRID) // (len(GRID) + LOCAL)))
+        self._objective = Objective(chosen, o.seed)
+        n = min(len(GRID), max(1, o.steps * len(GRID) // (len(GRID) + LOCAL)))
         self._grid = [GRID[i] for i in np.linspace(0, len(GRID) - 1, n).round().astype(int)]
         self._points: list[Values] = []
         self._found: list[float] = []
@@ -145,21 +138,21 @@ class ArnoldTrainer:
         self._points = [tuple(p) for p in state["points"]]
         self._found = list(state["values"])
 
-    def validate(self) -> float | None:
+    def validate(self) -> float:
         """Return the validation PSNR of the simulated images, in dB."""
-        if not self.validation.pairs:
-            return None
-        model = Arnold()
-        model.load_state_dict(dict(self.weights()))
+        model, seed = self.fitted(), self.options.seed
         made = [
-            dataclasses.replace(p, hf=predict_arnold(model, p.hf, p.mask, seed=self._options.seed))
+            dataclasses.replace(p, hf=predict_arnold(model, p.hf, p.mask, seed=seed))
             for p in self.validation.pairs
         ]
-        return Validation(made, self._options).baseline()
+        return Validation(made, self.options).baseline()
 
-    def weights(self) -> Mapping[str, torch.Tensor]:
-        """Return the best parameters so far."""
-        return {"values": torch.tensor(self._points[int(np.argmin(self._found))])}
+    def fitted(self) -> Arnold:
+        """Return a simulator of the best parameters so far."""
+        model = Arnold()
+        best = self._points[int(np.argmin(self._found))]
+        model.load_state_dict({"values": torch.tensor(best)})
+        return model
 
 
 def _simplex(start: np.ndarray) -> np.ndarray:

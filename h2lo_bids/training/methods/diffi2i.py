@@ -6,27 +6,22 @@ import copy
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from h2lo_bids.evaluation.metrics import psnr
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.diffi2i import STRIDE, DiffI2I, DiffI2IArchitecture, diffuse
 from h2lo_bids.models.h2lo import HALO
-from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.patches import predict_diffi2i
-from h2lo_bids.training.augment import vary_intensity
-from h2lo_bids.training.estimators import autocast
-from h2lo_bids.training.methods.operators import advance_average
+from h2lo_bids.training.augment import stack_crops, vary_intensity
 from h2lo_bids.training.options import FitOptions, cosine_part
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.validation import Predict
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+from h2lo_bids.training.trainer import Trainer, advance_average, autocast, descend
+from h2lo_bids.training.validation import Predict, PredictCrop, Validation, as_float
 
 STARTS = (0.0, 3 / 7, 4 / 7)
 """Where each stage begins, as a part of the fit. The shares are our choice: those of
@@ -65,7 +60,99 @@ def adapt_diffi2i(options: FitOptions) -> FitOptions:
     )
 
 
-class DiffI2ITrainer:
+class SliceSampler:
+    """Draws crops of axial slices, each slice as often as it has brain voxels.
+
+    A crop is centred on a brain voxel of its slice and then moved into the box
+    around all brains. Its sides are multiples of the transformer's stride; where the box is
+    smaller than a crop, or ``options.sampling`` is ``"volume"``, it is the whole box.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], options: FitOptions) -> None:
+        self.pairs, self.options = pairs, options
+        self.areas = [pair.mask.sum((0, 1)) for pair in pairs]
+        self.box = bounding_box(np.any([pair.mask.any(2) for pair in pairs], 0))
+        most = None if options.sampling == "volume" else options.crop
+        lengths = [s.stop - s.start for s in self.box]
+        rows, columns = (n if most is None else min(n, most) for n in lengths)
+        self.sides = -(-rows // STRIDE) * STRIDE, -(-columns // STRIDE) * STRIDE
+
+    def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Draw a step's source, target and mask, (batch, 1, H, W) each, from seed and step.
+
+        Pairs are taken in random order, none twice before all were taken.
+        """
+        o = self.options
+        rng = np.random.default_rng([o.seed, step])
+        chosen = np.resize(rng.permutation(len(self.pairs)), o.batch)
+        crops = [self._crop(int(index), rng) for index in chosen]
+        source, target, mask = stack_crops(crops)
+        return source, target, mask
+
+    def _crop(
+        self, index: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        pair, areas, a = self.pairs[index], self.areas[index], self.options.augmentation
+        z = int(rng.choice(len(areas), p=areas / areas.sum()))
+        inside = np.argwhere(pair.mask[:, :, z])
+        centre = inside[rng.integers(len(inside))]
+        x, y = (
+            int(np.clip(c - side // 2, s.start, max(s.start, s.stop - side)))
+            for c, side, s in zip(centre, self.sides, self.box, strict=True)
+        )
+        hf, lf, brain = (
+            _read(volume[:, :, z], (x, y), self.sides) for volume in (pair.hf, pair.lf, pair.mask)
+        )
+        if rng.random() < a.flip:
+            hf, lf, brain = hf[::-1], lf[::-1], brain[::-1]
+        # Varied as a slab of one slice; the corner is that of a crop behind its halo.
+        corner = (x + HALO, y + HALO, z + HALO)
+        hf = vary_intensity(hf[..., None], brain[..., None], corner, pair.shape, a, rng)[..., 0]
+        return hf, np.where(brain, lf.astype(np.float32), np.float32(0)), brain
+
+
+class SliceValidation(Validation):
+    """The figure of a slice-wise method, with ``validation="crops"`` in some axial slices."""
+
+    @cached_property
+    def slices(self) -> list[Pair]:
+        """The pairs, cut to those slices."""
+        return _thin(self.pairs, self.options.validation_crops)
+
+    def figure(self, predict: Predict, predict_crop: PredictCrop | None = None) -> float:
+        """Return the figure of a method; NaN without validation pairs."""
+        if self.options.validation == "volume" or not self.slices:
+            return super().figure(predict)
+        errors = []
+        for pair in self.slices:
+            made = predict(as_float(pair.hf), pair.mask).clip(0, 1)[pair.mask]
+            errors.append((made.astype(np.float64) - as_float(pair.lf)[pair.mask]) ** 2)
+        return self.psnr(float(np.concatenate(errors).mean()), 1.0)
+
+
+def _thin(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Keep `count` axial slices of some pairs, evenly spread over those with brain."""
+    held = [
+        (i, int(z)) for i, pair in enumerate(pairs) for z in np.flatnonzero(pair.mask.any((0, 1)))
+    ]
+    chosen = np.linspace(0, len(held) - 1, min(count, len(held))).round().astype(int)
+    kept = []
+    for index, pair in enumerate(pairs):
+        if at := [held[k][1] for k in chosen if held[k][0] == index]:
+            hf, lf, mask = (volume[:, :, at] for volume in (pair.hf, pair.lf, pair.mask))
+            kept.append(Pair(pair.name, hf, lf, mask))
+    return kept
+
+
+def _read(plane: np.ndarray, start: tuple[int, int], sides: tuple[int, int]) -> np.ndarray:
+    """Copy a rectangle that starts inside a plane, with zeros behind the border."""
+    out = np.zeros(sides, plane.dtype)
+    found = plane[start[0] : start[0] + sides[0], start[1] : start[1] + sides[1]]
+    out[: found.shape[0], : found.shape[1]] = found
+    return out
+
+
+class DiffI2ITrainer(Trainer):
     """The networks of both stages, and the running averages of their weights.
 
     Stage 1 trains the transformer together with an extractor that sees source and target, on the
@@ -76,22 +163,16 @@ class DiffI2ITrainer:
     Every stage starts from the averages of the one before, with a new optimiser.
     """
 
-    losses: Sequence[str] = ("loss", "pixel", "prior")
+    losses = ("loss", "pixel", "prior")
+    kept = ("networks", "averages", "optimiser")
+    predict = predict_diffi2i
+    validation_class = SliceValidation
 
-    def __init__(
-        self,
-        pairs_train: Sequence[Pair],
-        pairs_validation: Sequence[Pair],
-        options: FitOptions,
-        fabric: Fabric,
-    ) -> None:
-        architecture = cast("DiffI2IArchitecture", options.architecture)
-        self.options, self.device = options, fabric.device
-        self.sampler = SliceSampler(pairs_train, options)
-        self.validation = SliceValidation(pairs_validation, options)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            networks = {"model": DiffI2I(architecture), "extractor": architecture.extractor(2)}
+    def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
+        """Build the networks of both stages, and begin with the first."""
+        sizes = self.options.architecture
+        self.sampler = SliceSampler(self.pairs, self.options)
+        networks = {"model": DiffI2I(sizes), "extractor": sizes.extractor(2)}
         self.networks = nn.ModuleDict(networks).to(self.device)
         self.averages = copy.deepcopy(self.networks).requires_grad_(False)
         self.stage, self.first = PRETRAINING, 0
@@ -113,48 +194,30 @@ class DiffI2ITrainer:
         end = [*STARTS[1:], 1.0][self.stage]
         part = (done - STARTS[self.stage]) / (end - STARTS[self.stage])
         rate = cosine_part(part, self.options.learning_rate, self.options.floor)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
         losses = self._losses(step)
         loss = torch.stack([*losses.values()]).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
+        descend(self.optimiser, loss, rate)
         advance_average(self.averages, self.networks, self.options.average, step - self.first + 1)
         found = {name: float(value.detach()) for name, value in losses.items()}
         return {"loss": float(loss.detach()), "rate": rate, **found}
 
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on."""
-        return {
-            "stage": self.stage,
-            "first": self.first,
-            "networks": self.networks.state_dict(),
-            "averages": self.averages.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
+        return {**super().state(), "stage": self.stage, "first": self.first}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
-        self.networks.load_state_dict(state["networks"])
-        self.averages.load_state_dict(state["averages"])
         self.first = state["first"]
         self.optimiser = self._enter(state["stage"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        super().load(state)
 
-    def validate(self) -> float | None:
+    def validate(self) -> float:
         """Return the PSNR of the product in some slices, in stage 2 only."""
-        if self.stage == PRETRAINING:
-            return None
-        engine = EngineOptions(device=str(self.device), precision=self.options.precision)
-        model = self.averages["model"]
-        return self.validation.psnr(
-            lambda volume, mask: predict_diffi2i(model, volume, mask, options=engine)  # type: ignore[arg-type]
-        )
+        return math.nan if self.stage == PRETRAINING else super().validate()
 
-    def weights(self) -> Mapping[str, torch.Tensor]:
-        """Return the averaged weights of stage 2's networks."""
-        return self.averages["model"].state_dict()
+    def fitted(self) -> nn.Module:
+        """Return stage 2's networks with the averaged weights."""
+        return self.averages["model"]
 
     def _enter(self, stage: int) -> torch.optim.Adam:
         """Begin a stage: say what is trained, and return a new optimiser for it."""
@@ -193,105 +256,3 @@ class DiffI2ITrainer:
 def _over_brain(made: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the mean absolute difference over the mask; outside, the product is 0 anyway."""
     return ((made.float() - target).abs() * mask).sum() / mask.sum()
-
-
-class SliceSampler:
-    """Draws crops of axial slices, each slice as often as it has brain voxels.
-
-    A crop is centred on a brain voxel of its slice and then moved into the box
-    around all brains. Its sides are multiples of the transformer's stride; where the box is
-    smaller than a crop, or ``options.sampling`` is ``"volume"``, it is the whole box.
-    """
-
-    def __init__(self, pairs: Sequence[Pair], options: FitOptions) -> None:
-        self.pairs, self.options = pairs, options
-        self.areas = [pair.mask.sum((0, 1)) for pair in pairs]
-        self.box = bounding_box(np.any([pair.mask.any(2) for pair in pairs], 0))
-        most = None if options.sampling == "volume" else options.crop
-        lengths = [s.stop - s.start for s in self.box]
-        rows, columns = (n if most is None else min(n, most) for n in lengths)
-        self.sides = -(-rows // STRIDE) * STRIDE, -(-columns // STRIDE) * STRIDE
-
-    def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Draw a step's source, target and mask, (batch, 1, H, W) each, from seed and step.
-
-        Pairs are taken in random order, none twice before all were taken.
-        """
-        o = self.options
-        rng = np.random.default_rng([o.seed, step])
-        chosen = np.resize(rng.permutation(len(self.pairs)), o.batch)
-        crops = [self._crop(int(index), rng) for index in chosen]
-        source, target, mask = (
-            torch.from_numpy(np.stack(part))[:, None] for part in zip(*crops, strict=True)
-        )
-        return source, target, mask
-
-    def _crop(
-        self, index: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        pair, areas, a = self.pairs[index], self.areas[index], self.options.augmentation
-        z = int(rng.choice(len(areas), p=areas / areas.sum()))
-        inside = np.argwhere(pair.mask[:, :, z])
-        centre = inside[rng.integers(len(inside))]
-        x, y = (
-            int(np.clip(c - side // 2, s.start, max(s.start, s.stop - side)))
-            for c, side, s in zip(centre, self.sides, self.box, strict=True)
-        )
-        hf, lf, brain = (
-            _read(volume[:, :, z], (x, y), self.sides) for volume in (pair.hf, pair.lf, pair.mask)
-        )
-        if rng.random() < a.flip:
-            hf, lf, brain = hf[::-1], lf[::-1], brain[::-1]
-        # Varied as a slab of one slice; the corner is that of a crop behind its halo.
-        corner = (x + HALO, y + HALO, z + HALO)
-        hf = vary_intensity(hf[..., None], brain[..., None], corner, pair.shape, a, rng)[..., 0]
-        return hf, np.where(brain, lf.astype(np.float32), np.float32(0)), brain
-
-
-class SliceValidation:
-    """PSNR in dB, data range 1, of the clipped product of a slice-wise method."""
-
-    def __init__(self, pairs: Sequence[Pair], options: FitOptions) -> None:
-        self.whole = options.validation == "volume"
-        self.parts = pairs if self.whole else _thin(pairs, options.validation_crops)
-
-    def psnr(self, predict: Predict) -> float:
-        """Return the figure of a method; NaN without validation pairs."""
-        if not self.parts:
-            return math.nan
-        figures, errors = [], []
-        for pair in self.parts:
-            lf = np.asarray(pair.lf, np.float32)
-            made = predict(np.asarray(pair.hf, np.float32), pair.mask).clip(0, 1)
-            figures.append(psnr(made, lf))
-            errors.append((made[pair.mask].astype(np.float64) - lf[pair.mask]) ** 2)
-        if self.whole:
-            return math.fsum(figures) / len(figures)
-        mean = float(np.concatenate(errors).mean())
-        return math.inf if mean == 0 else -10 * math.log10(mean)
-
-    def baseline(self) -> float:
-        """Return the figure of the input images themselves."""
-        return self.psnr(lambda volume, mask: volume)
-
-
-def _thin(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """Keep `count` axial slices of some pairs, evenly spread over those with brain."""
-    held = [
-        (i, int(z)) for i, pair in enumerate(pairs) for z in np.flatnonzero(pair.mask.any((0, 1)))
-    ]
-    chosen = np.linspace(0, len(held) - 1, min(count, len(held))).round().astype(int)
-    kept = []
-    for index, pair in enumerate(pairs):
-        if at := [held[k][1] for k in chosen if held[k][0] == index]:
-            hf, lf, mask = (volume[:, :, at] for volume in (pair.hf, pair.lf, pair.mask))
-            kept.append(Pair(pair.name, hf, lf, mask))
-    return kept
-
-
-def _read(plane: np.ndarray, start: tuple[int, int], sides: tuple[int, int]) -> np.ndarray:
-    """Copy a rectangle that starts inside a plane, with zeros behind the border."""
-    out = np.zeros(sides, plane.dtype)
-    found = plane[start[0] : start[0] + sides[0], start[1] : start[1] + sides[1]]
-    out[: found.shape[0], : found.shape[1]] = found
-    return out

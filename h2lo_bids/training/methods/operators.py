@@ -1,25 +1,33 @@
-"""H2LO, its two ablations and the conditional INR: one network, one optimiser, one loss."""
+"""H2LO, its two ablations and the conditional INR: Equations 2 and 3 of the paper, and Adam."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from h2lo_bids.models.h2lo import H2loArchitecture, InrArchitecture, Operator
 from h2lo_bids.models.registry import make_model
-from h2lo_bids.training.crops import Corner
-from h2lo_bids.training.estimators import Batch, Estimator, Terms, build_estimator
+from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.training.augment import NONE, draw_crop, stack_crops
+from h2lo_bids.training.crops import (
+    Corner,
+    CropSampler,
+    epoch_batch,
+    predict_crop,
+    read_features,
+)
 from h2lo_bids.training.options import FitOptions, rate_of
-from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.validation import Validation
+from h2lo_bids.training.pairs import Pair, common_shape
+from h2lo_bids.training.trainer import Trainer, advance_average, autocast
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+Terms = tuple[torch.Tensor, torch.Tensor]
 
 
 def adapt_mlp(options: FitOptions) -> FitOptions:
@@ -44,105 +52,224 @@ def adapt_inr(options: FitOptions) -> FitOptions:
     return dataclasses.replace(options, family="inr", architecture=sizes, lambda_grad=0.0)
 
 
-class _Loss(nn.Module):
-    """Both terms of the loss as one forward pass, for DDP to gather its gradients."""
+def gaussian_derivative_kernels(sigma: float = 1.0, size: int = 5) -> torch.Tensor:
+    """Return the filters k_d(r) = -r_d / sigma^2 G_sigma(r) of Equation 3.
 
-    def __init__(self, model: Operator, estimator: Estimator) -> None:
+    float32 (3, 1, size, size, size): one kernel per axis, ready for
+    `torch.nn.functional.conv3d`, which correlates. `sigma` is in voxels, `size` odd.
+    """
+    r = torch.arange(size, dtype=torch.float64) - size // 2
+    offsets = torch.stack(torch.meshgrid(r, r, r, indexing="ij"))
+    density = torch.exp(-(offsets**2).sum(0) / (2 * sigma**2)) / (2 * torch.pi * sigma**2) ** 1.5
+    return (-offsets / sigma**2 * density).float()[:, None]
+
+
+def gradient_loss(
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    kernels: torch.Tensor,
+    weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Compare the Gaussian derivatives of two sub-volumes (B, 1, X, Y, Z) (Equation 3).
+
+    The mean over voxels, of weights `weight`, takes the place of the squared Frobenius norm's
+    sum, as in the authors' release, so that the weight does not depend on the size. Zeros are
+    put around the sub-volume, which keeps its size.
+    """
+    difference = (predicted - target).float()
+    responses = functional.conv3d(
+        difference, kernels.to(difference.device), padding=kernels.shape[-1] // 2
+    )
+    squares = responses.square()
+    if weight is not None:
+        squares = squares * weight
+    return squares.mean(dim=(0, 2, 3, 4)).sum()
+
+
+def l1_loss(
+    predicted: torch.Tensor, target: torch.Tensor, *, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the (weighted) mean absolute difference over the sampled voxels."""
+    difference = (predicted.float() - target.float()).abs()
+    return (difference if weight is None else difference * weight).mean()
+
+
+class Batch(NamedTuple):
+    """What one process computes in one step."""
+
+    tensors: dict[str, torch.Tensor]
+    places: tuple[Corner, ...]  # first voxels of the crops, or of the sub-volumes
+    fraction: float  # of the step's samples
+
+
+class PatchLoss(nn.Module):
+    """Estimates both terms over the brain from crops of several pairs at one place.
+
+    The prediction is set to 0 outside the brain, as in the product. All voxels
+    of a crop serve both terms. Without the background both terms grow by the same
+    factor (grid over brain, about nine), so their balance stays the paper's.
+    """
+
+    def __init__(self, model: Operator, pairs: Sequence[Pair], options: FitOptions) -> None:
         super().__init__()
-        self.model, self._estimator = model, estimator
+        self.model, self._pairs, self._options = model, pairs, options
+        self._sampler = CropSampler.build(pairs, options.crop)
+        self._kernels = gaussian_derivative_kernels()
+
+    def draw(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """Draw a process's part of a step, counted from 0: a function of seed and step."""
+        o = self._options
+        rng = np.random.default_rng([o.seed, step])
+        chosen = rng.permutation(len(self._pairs))[: o.batch]
+        corner = self._sampler.draw(rng)
+        # Every process makes all the draws, so that they are those of one process.
+        crops = [draw_crop(self._pairs[i], corner, o.crop, o.augmentation, rng) for i in chosen]
+        mine = crops[rank::world]
+        tensors = dict(zip(("hf", "lf", "mask"), stack_crops(mine), strict=True))
+        tensors["weight"] = torch.from_numpy(self._sampler.weight(corner))
+        return Batch(tensors, (corner,), len(mine) / len(crops))
+
+    def forward(self, t: dict[str, torch.Tensor], places: tuple[Corner, ...]) -> Terms:
+        """Return the L1 term and the gradient term, means over the batch."""
+        with autocast(t["hf"].device, self._options.precision):
+            predicted = predict_crop(self.model, t["hf"], places[0], self._pairs[0].shape)
+            predicted = predicted * t["mask"]
+        with torch.autocast(predicted.device.type, enabled=False):
+            l1 = l1_loss(predicted, t["lf"], weight=t["weight"])
+            if not self._options.lambda_grad:
+                return l1, l1.new_zeros(())
+            return l1, gradient_loss(predicted, t["lf"], self._kernels, weight=t["weight"])
+
+
+class VolumeLoss(nn.Module):
+    """Estimates both terms as the paper does: one encoder pass over a whole volume.
+
+    Voxels drawn from the whole grid, background included, and one random sub-volume. Each epoch
+    takes each pair once. Needs about 2 kB per voxel of the grid.
+    """
+
+    def __init__(self, model: Operator, pairs: Sequence[Pair], options: FitOptions) -> None:
+        super().__init__()
+        self.model, self._pairs, self._options = model, pairs, options
+        self._shape = common_shape(pairs)
+        self._sides = tuple(min(options.crop, n) for n in self._shape)
+        self._kernels = gaussian_derivative_kernels()
+
+    def draw(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """Draw a process's part of a step, as `PatchLoss.draw` does."""
+        o, shape = self._options, self._shape
+        rng = np.random.default_rng([o.seed, step])
+        chosen = epoch_batch(len(self._pairs), o.batch, step, o.seed)
+        points = [rng.integers(0, shape, (o.points, 3)) for _ in chosen]
+        highest = np.subtract(shape, self._sides)
+        corners: list[Corner] = [
+            tuple(int(rng.integers(0, n + 1)) for n in highest)  # type: ignore[misc]
+            for _ in chosen
+        ]
+        mine = slice(rank, None, world)
+        pairs = [self._pairs[i] for i in chosen[mine]]
+        tensors = {
+            name: torch.from_numpy(np.stack([getattr(p, name) for p in pairs]).astype(np.float32))
+            for name in ("hf", "lf")
+        }
+        tensors["points"] = torch.from_numpy(np.stack(points[mine]))
+        return Batch(tensors, tuple(corners[mine]), len(pairs) / len(chosen))
 
     def forward(self, tensors: dict[str, torch.Tensor], places: tuple[Corner, ...]) -> Terms:
-        return self._estimator.terms(cast("Operator", self.model), Batch(tensors, places))
+        """Return the L1 term and the gradient term, means over the batch."""
+        found = [
+            self._terms({k: v[i] for k, v in tensors.items()}, corner)
+            for i, corner in enumerate(places)
+        ]
+        l1, gradient = (torch.stack(term).mean() for term in zip(*found, strict=True))
+        return l1, gradient
+
+    def _terms(self, t: dict[str, torch.Tensor], corner: Corner) -> Terms:
+        device = t["hf"].device
+        with autocast(device, self._options.precision):
+            features = self.model.encoder(t["hf"][None, None])[0]
+            x, y, z = t["points"].unbind(1)
+            l1 = l1_loss(self._at(features, t["points"]), t["lf"][x, y, z])
+            if not self._options.lambda_grad:
+                return l1, l1.new_zeros(())
+            box = tuple(slice(c, c + side) for c, side in zip(corner, self._sides, strict=True))
+            inner = torch.from_numpy(np.mgrid[box].reshape(3, -1).T).to(device)
+            block = self._at(features, inner)
+        target = t["lf"][box][None, None]
+        with torch.autocast(device.type, enabled=False):
+            return l1, gradient_loss(block.reshape(target.shape), target, self._kernels)
+
+    def _at(self, features: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
+        """Evaluate the operator at voxels (N, 3), with its encoder's features (P, X, Y, Z)."""
+        last = voxels.new_tensor(self._shape).double() - 1
+        coordinates = (2.0 * voxels.double() / last - 1.0).float()
+        x, y, z = voxels.unbind(1)
+        return read_features(self.model, features[:, x, y, z].T, coordinates, self._shape)
 
 
-class OperatorTrainer:
+class OperatorTrainer(Trainer):
     """Equations 2 and 3 of the paper by Adam, and the running average of the weights.
 
     The average is what is validated and kept. Several processes can share a step.
     """
 
     losses = ("loss", "l1", "gradient")
+    kept = ("model", "average", "optimiser", "precision")
+    predict = synthesize
 
-    def __init__(
-        self,
-        pairs_train: Sequence[Pair],
-        pairs_validation: Sequence[Pair],
-        options: FitOptions,
-        fabric: Fabric,
-        initial: Mapping[str, torch.Tensor] | None = None,
-    ) -> None:
-        self._options, self._fabric = options, fabric
-        self._share = fabric.global_rank, fabric.world_size
-        self._estimator = build_estimator(pairs_train, options)
-        self.validation = Validation(pairs_validation, options)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            self._model = cast("Operator", make_model(options.family, options.architecture))
+    def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
+        """Build the operator, and the loss that the processes share by DDP."""
+        o, fabric = self.options, self.fabric
+        self.share = fabric.global_rank, fabric.world_size
+        self.model = cast("Operator", make_model(o.family, o.architecture))
         if initial is not None:
-            self._model.load_state_dict(initial)
+            self.model.load_state_dict(initial)
         # Weights in the layout in which the CPU's convolutions are fastest.
-        self._model.encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        average = copy.deepcopy(self._model).requires_grad_(False)
-        self._average = average.to(fabric.device)
-        self._adam = torch.optim.Adam(self._model.parameters(), lr=options.learning_rate)
-        self._loss, self._update = fabric.setup(_Loss(self._model, self._estimator), self._adam)
+        self.model.encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        average = copy.deepcopy(self.model).requires_grad_(False)
+        self.average = average.to(self.device)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=o.learning_rate)
+        self.precision = fabric.strategy.precision  # with float16's loss scale
+        kind = VolumeLoss if o.sampling == "volume" else PatchLoss
+        self.estimator = kind(self.model, self.pairs, o)
+        self._loss, self._update = fabric.setup(self.estimator, self.optimiser)
 
     def step(self, step: int, place: int) -> Mapping[str, float]:
-        """Do this process's part of a step; see `h2lo_bids.training.fit.Trainer`."""
-        world, rate = self._fabric.world_size, rate_of(step, self._options, place)
-        for group in self._adam.param_groups:
+        """Do this process's part of a step."""
+        fabric, rate = self.fabric, rate_of(step, self.options, place)
+        for group in self.optimiser.param_groups:
             group["lr"] = rate
-        batch = self._estimator.draw(step, *self._share).to(self._fabric.device)
-        l1, gradient = self._loss(batch.tensors, batch.places)
-        loss = l1 + self._options.lambda_grad * gradient
+        batch = self.estimator.draw(step, *self.share)
+        l1, gradient = self._loss(fabric.to_device(batch.tensors), batch.places)
+        loss = l1 + self.options.lambda_grad * gradient
         terms = torch.stack([loss.detach(), l1.detach(), gradient.detach()])
-        if world > 1:
+        if fabric.world_size > 1:
             # Scaled so that the mean of the processes is the step's.
-            terms = self._fabric.all_reduce(terms * batch.fraction, reduce_op="sum")  # type: ignore[assignment]
-            loss = loss * (batch.fraction * world)
-        self._adam.zero_grad()
-        self._fabric.backward(loss)
+            terms = fabric.all_reduce(terms * batch.fraction, reduce_op="sum")  # type: ignore[assignment]
+            loss = loss * (batch.fraction * fabric.world_size)
+        self.optimiser.zero_grad()
+        fabric.backward(loss)
         self._update.step()
-        advance_average(self._average, self._model, self._options.average, step + 1)
+        advance_average(self.average, self.model, self.options.average, step + 1)
         return {"rate": rate, **dict(zip(self.losses, terms.tolist(), strict=True))}
 
-    def state(self) -> dict[str, Any]:
-        """Return the weights, their average, the optimiser and float16's loss scale."""
-        return {
-            "model": self._model.state_dict(),
-            "average": self._average.state_dict(),
-            "optimiser": self._adam.state_dict(),
-            "precision": self._fabric.strategy.precision.state_dict(),
-        }
+    def fitted(self) -> nn.Module:
+        """Return the operator with the averaged weights."""
+        return self.average
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
-        self._model.load_state_dict(state["model"])
-        self._average.load_state_dict(state["average"])
-        self._adam.load_state_dict(state["optimiser"])
-        self._fabric.strategy.precision.load_state_dict(state["precision"])
-
-    def validate(self) -> float | None:
+    def validate(self) -> float:
         """Return the validation PSNR of the averaged weights, in dB."""
-        if not self.validation.pairs:
-            return None
-        parts = torch.tensor(
-            self.validation.parts(self._average, *self._share),
-            dtype=torch.float64,
-            device=self._fabric.device,
-        )
-        if self._fabric.world_size > 1:
-            parts = self._fabric.all_reduce(parts, reduce_op="sum")  # type: ignore[assignment]
+        sums = self.validation.sums(self.product(), self._predict_crop, *self.share)
+        parts = torch.tensor(sums, dtype=torch.float64, device=self.device)
+        if self.fabric.world_size > 1:
+            parts = self.fabric.all_reduce(parts, reduce_op="sum")  # type: ignore[assignment]
         return self.validation.psnr(*parts.tolist())
 
-    def weights(self) -> Mapping[str, torch.Tensor]:
-        """Return the averaged weights."""
-        return self._average.state_dict()
-
-
-@torch.no_grad()
-def advance_average(average: nn.Module, model: nn.Module, decay: float, steps: int) -> None:
-    """Update the running average of weights; early on it forgets the random start faster."""
-    decay = min(decay, steps / (10 + steps)) if decay else 0.0
-    for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-        kept.lerp_(new, 1.0 - decay)
+    def _predict_crop(self, pair: Pair, corner: Corner) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        hf, _, mask = draw_crop(pair, corner, self.options.crop, NONE, rng)
+        crop = torch.from_numpy(np.ascontiguousarray(hf))[None, None].to(self.device)
+        with torch.inference_mode(), autocast(self.device, self.options.precision):
+            made = predict_crop(self.average, crop, corner, pair.shape)
+        found: np.ndarray = made[0, 0].cpu().numpy()[mask]
+        return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from problems import ball_pair, small_options
+from problems import ball_pair, small_options, trainer_of
 from scipy.stats import skew
 
 from h2lo_bids.errors import BadDataError
@@ -102,7 +102,7 @@ def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
 
 def test_a_search_that_has_ended_stays_where_it_is() -> None:
     pairs = made_with(TRUE[2], HEADS[:1])
-    task = ArnoldTrainer(pairs, [], options())
+    task = trainer_of(ArnoldTrainer, pairs, [], options())
     rows = [task.step(n, n) for n in range(1000)]
     assert rows[-1] == min(rows, key=lambda row: row["loss"])
     assert len(task.state()["values"]) < 1000

@@ -10,7 +10,7 @@ import torch
 from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.models.pfsr import PfsrArchitecture
-from h2lo_bids.training.methods.pfsr import PfsrTrainer, adapt_pfsr
+from h2lo_bids.training.methods.patches import PfsrTrainer, adapt_pfsr
 from h2lo_bids.training.options import FitOptions, cosine_rate, rate_of
 from h2lo_bids.training.pairs import Pair
 

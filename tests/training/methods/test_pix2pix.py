@@ -14,7 +14,7 @@ from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.models.pix2pix import Norm, Pix2PixArchitecture
 from h2lo_bids.training.augment import Augmentation
 from h2lo_bids.training.fit import fit
-from h2lo_bids.training.methods.pix2pix import Pix2PixTrainer, adapt_pix2pix
+from h2lo_bids.training.methods.patches import Pix2PixTrainer, adapt_pix2pix
 from h2lo_bids.training.options import FitOptions
 
 TINY = Pix2PixArchitecture(channels=4, downs=3, discriminator_channels=4, discriminator_layers=2)
@@ -81,7 +81,7 @@ def test_statistics_are_the_mean_over_patches_of_the_present_weights() -> None:
     for step in range(3):
         task.step(step, step)
     before = weights(task.generator)
-    settled = task.settled()
+    settled = task.fitted()
     assert torch.equal(before, weights(task.generator))
     first = next(m for m in settled.modules() if isinstance(m, Norm))
     layer = settled.encoder[1].convolution

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 from problems import SMALL, ball_pair, small_options
 
 from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.training.estimators import (
-    build_estimator,
+from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.methods.operators import (
+    PatchLoss,
+    VolumeLoss,
     gaussian_derivative_kernels,
     gradient_loss,
     l1_loss,
@@ -72,14 +75,14 @@ def test_patch_l1_is_unbiased() -> None:
     pairs = [ball_pair("a", 1), ball_pair("b", 2)]
     torch.manual_seed(0)
     model = H2lo(SMALL)
-    estimator = build_estimator(pairs, small_options(crop=9, batch=1))
+    estimator = PatchLoss(model, pairs, small_options(crop=9, batch=1))
     with torch.no_grad():
         brain = np.mean([p.mask.sum() for p in pairs])
         truth = np.mean([
             np.abs(model(torch.from_numpy(p.hf)[None, None])[0, 0].numpy() - p.lf)[p.mask].sum()
             for p in pairs
         ]) / brain  # fmt: skip
-        draws = np.array([float(estimator.terms(model, estimator.draw(i))[0]) for i in range(600)])
+        draws = np.array([float(estimator(*estimator.draw(i)[:2])[0]) for i in range(600)])
     assert abs(draws.mean() - truth) < 4 * draws.std() / np.sqrt(len(draws))
     assert draws.std() / np.sqrt(len(draws)) < 0.02 * truth
 
@@ -88,7 +91,7 @@ def test_volume_l1_is_unbiased_over_the_whole_grid() -> None:
     pair = ball_pair("a", 1, (12, 13, 11))
     torch.manual_seed(0)
     model = H2lo(SMALL)
-    estimator = build_estimator([pair], small_options(sampling="volume", crop=8, points=2000))
+    estimator = VolumeLoss(model, [pair], small_options(crop=8, points=2000))
     with torch.no_grad():
         whole = model(torch.from_numpy(pair.hf)[None, None])
         target = torch.from_numpy(pair.lf)[None, None]
@@ -97,8 +100,21 @@ def test_volume_l1_is_unbiased_over_the_whole_grid() -> None:
         kernels = gaussian_derivative_kernels()
         blocks = [(slice(None),) * 2 + tuple(slice(c, c + 8) for c in box) for box in boxes]
         gradient = np.mean([float(gradient_loss(whole[b], target[b], kernels)) for b in blocks])
-        batches = (estimator.draw(i) for i in range(150))
-        draws = np.array([[float(t) for t in estimator.terms(model, b)] for b in batches])
+        batches = (estimator.draw(i)[:2] for i in range(150))
+        draws = np.array([[float(t) for t in estimator(*b)] for b in batches])
     error = draws.std(0) / np.sqrt(len(draws))
     assert abs(draws[:, 0].mean() - truth) < 4 * error[0]
     assert abs(draws[:, 1].mean() - gradient) < 4 * error[1]
+
+
+@pytest.mark.parametrize("kind", [PatchLoss, VolumeLoss])
+def test_shares_of_a_step_add_up_to_it(kind: Any) -> None:
+    varied = Augmentation(flip=0.5, shift=1, scale=0.2, gamma=0.1, bias=0.1, noise=0.02)
+    pairs = [ball_pair(name, n) for n, name in enumerate("abc")]
+    estimator = kind(H2lo(SMALL), pairs, small_options(batch=3, augmentation=varied))
+    with torch.no_grad():
+        whole = torch.stack(estimator(*estimator.draw(5)[:2]))
+        batches = [estimator.draw(5, rank, 2) for rank in range(2)]
+        parts = [torch.stack(estimator(*b[:2])) * b.fraction for b in batches]
+    assert [b.fraction for b in batches] == [2 / 3, 1 / 3]
+    torch.testing.assert_close(parts[0] + parts[1], whole)
