@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from h2lo_bids.bids.explain import empty_subject, nothing_found
-from h2lo_bids.bids.gather import (
-    Image,
-    Result,
-    Search,
-    check_fit,
-    find_images,
-    note_others,
-    read_scan,
-)
+from h2lo_bids.bids.gather import Result, Search, check_fit, find_images, note_others, read_scan
 from h2lo_bids.bids.metadata import Sidecars
-from h2lo_bids.bids.query import (
-    ENHANCED,
-    LOW,
-    SCANS,
-    Query,
-    describe,
-    did_you_mean,
-    matches,
-)
+from h2lo_bids.bids.query import ENHANCED, LOW, SCANS, Query, describe, did_you_mean, matches
 from h2lo_bids.bids.scan import (
     ORTHOGONAL,
     PREFERENCE,
@@ -93,7 +77,7 @@ def discover_lowfield(query: Query) -> Discovery:
     return _search(query, ENHANCED, _low_field)
 
 
-Choose = Callable[[list[Image], Search], list[LowFieldSource]]
+Choose = Callable[[list[Scan], Search], list[LowFieldSource]]
 
 
 def _search(query: Query, sides: tuple[str, ...], choose: Choose) -> Discovery:
@@ -104,7 +88,7 @@ def _search(query: Query, sides: tuple[str, ...], choose: Choose) -> Discovery:
     asked = {suffix: query.asked(suffix, *sides) for suffix in query.suffixes}
     images = []
     for image in every:
-        conditions = asked[image.name.suffix]
+        conditions = asked[image.suffix]
         if matches(image.name, conditions):
             reason = not_an_input(image.name, conditions)
         else:
@@ -130,45 +114,46 @@ def _search(query: Query, sides: tuple[str, ...], choose: Choose) -> Discovery:
     return Discovery(scans=scans, sources=low, **search.result())
 
 
-def _high_field(images: list[Image], search: Search) -> list[LowFieldSource]:
+def _high_field(images: list[Scan], search: Search) -> list[LowFieldSource]:
     """Read sidecars, drop low field, choose, and check that the content is there."""
     sidecars = Sidecars(search.root)
-    groups: dict[tuple[str, str, str], list[tuple[Image, Scan | H2loError]]] = defaultdict(list)
+    scans, errors = [], {}
     for image in images:
-        name, scan = image.name, _read(image, sidecars)
-        if isinstance(scan, Scan) and scan.low:
+        try:
+            scan = read_scan(image, sidecars)
+        except H2loError as error:  # it matters only if the scan would be chosen
+            scan, errors[image.path] = image, error
+        if scan.low:
             reason = f"low field ({scan.strength}): never an input to synthesis"
             if scan.field_source == "label":
                 reason += "; if it is high field, write MagneticFieldStrength into its sidecar"
-            search.skip(image.path, reason)
-            search.doubt(image.path, *scan.warnings)
+            search.skip(scan.path, reason)
+            search.doubt(scan.path, *scan.warnings)
         else:
-            key = (name.get("sub") or "", name.get("ses") or "", name.suffix)
-            groups[key].append((image, scan))
+            scans.append(scan)
     chosen = []
-    for _, group in sorted(groups.items(), key=lambda item: item[0]):
-        group.sort(key=lambda entry: rank(entry[0].path, entry[0].name))
-        count = len(group) if search.query.all_scans else 1
-        for image, scan in group[:count]:
-            if isinstance(scan, H2loError):
-                search.fail(image.path, scan)
+    for group in _by_session(scans):
+        best, *others = sorted(group, key=rank)
+        for scan in (best, *others) if search.query.all_scans else (best,):
+            if scan.path in errors:
+                search.fail(scan.path, errors[scan.path])
             elif search.present(scan):
                 chosen.append(_noted(scan, search))
-        for image, _ in group[count:]:
+        for scan in () if search.query.all_scans else others:
             search.skip(
-                image.path,
-                f"{group[0][0].path.name} was preferred ({PREFERENCE}); "
+                scan.path,
+                f"{best.path.name} was preferred ({PREFERENCE}); "
                 "take all with --all-scans or choose with --filter ENTITY=VALUE",
             )
     return [LowFieldSource(scan, (scan,)) for scan in chosen]
 
 
-def _read(image: Image, sidecars: Sidecars) -> Scan | H2loError:
-    """Read a scan, or return the error: it matters only if the scan would be chosen."""
-    try:
-        return read_scan(image, sidecars)
-    except H2loError as error:
-        return error
+def _by_session(scans: Iterable[Scan]) -> list[list[Scan]]:
+    """Return the scans of each subject, session and contrast, in this order."""
+    groups: dict[tuple[str, str, str], list[Scan]] = defaultdict(list)
+    for scan in scans:
+        groups[scan.subject, scan.session or "", scan.suffix].append(scan)
+    return [groups[key] for key in sorted(groups)]
 
 
 def _noted(scan: Scan, search: Search) -> Scan:
@@ -203,13 +188,10 @@ def _folder(path: Path, search: Search) -> str:
     return next(iter(path.relative_to(search.root).parts), "")
 
 
-def _low_field(images: list[Image], search: Search) -> list[LowFieldSource]:
+def _low_field(images: list[Scan], search: Search) -> list[LowFieldSource]:
     """Choose the low-field scans of each session, alone or together."""
-    groups: dict[tuple[str, str, str], list[Scan]] = defaultdict(list)
-    for scan in _low(images, search):
-        groups[scan.subject, scan.session or "", scan.suffix].append(scan)
     sources = []
-    for _, group in sorted(groups.items(), key=lambda item: item[0]):
+    for group in _by_session(_low(images, search)):
         for parts in _choices(group, search):
             there = tuple(_noted(part, search) for part in parts if search.present(part))
             if there:
@@ -217,23 +199,24 @@ def _low_field(images: list[Image], search: Search) -> list[LowFieldSource]:
     return sources
 
 
-def _low(images: list[Image], search: Search) -> list[Scan]:
+def _low(images: list[Scan], search: Search) -> Iterator[Scan]:
     """Read sidecars, and keep what is low field."""
-    sidecars, kept = Sidecars(search.root), []
+    sidecars = Sidecars(search.root)
     for image in images:
-        scan = _read(image, sidecars)
-        if isinstance(scan, H2loError):
-            search.fail(image.path, scan)
-        elif scan.low:
-            kept.append(scan)
+        try:
+            scan = read_scan(image, sidecars)
+        except H2loError as error:
+            search.fail(image.path, error)
+            continue
+        if scan.low:
+            yield scan
         elif scan.field_strength is not None:
-            search.skip(image.path, f"high field ({scan.strength}): never an input to enhancement")
-            search.doubt(image.path, *scan.warnings)
+            search.skip(scan.path, f"high field ({scan.strength}): never an input to enhancement")
+            search.doubt(scan.path, *scan.warnings)
         elif search.query.asked(scan.suffix, *LOW):
-            kept.append(scan.taken_as_low("it was chosen with --lf"))
+            yield scan.taken_as_low("it was chosen with --lf")
         else:
-            search.skip(image.path, f"{scan.warnings[0]}; take it with --lf ENTITY-LABEL")
-    return kept
+            search.skip(scan.path, f"{scan.warnings[0]}; take it with --lf ENTITY-LABEL")
 
 
 def _choices(group: list[Scan], search: Search) -> list[tuple[Scan, ...]]:
@@ -268,7 +251,7 @@ def _three(group: Sequence[Scan]) -> tuple[Scan, ...]:
 
 
 def _order(scan: Scan) -> tuple[object, ...]:
-    partial, several, *rest = rank(scan.path, scan.name)
+    partial, several, *rest = rank(scan)
     return (partial, several, _RANK.index(orientation(scan)), *rest)
 
 

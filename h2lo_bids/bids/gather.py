@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from h2lo_bids.bids.explain import (
 )
 from h2lo_bids.bids.index import index_images, list_subjects, read_participants, sessions_of
 from h2lo_bids.bids.metadata import Sidecars, field_strength
-from h2lo_bids.bids.names import Name, in_place, looks_wanted, parse_name
+from h2lo_bids.bids.names import in_place, looks_wanted, parse_name
 from h2lo_bids.bids.query import (
     Query,
     compile_words,
@@ -29,7 +29,7 @@ from h2lo_bids.bids.query import (
     nearest,
     other_queries,
 )
-from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.scan import Scan, scan_at
 from h2lo_bids.bids.validate import read_description, require_valid
 from h2lo_bids.errors import (
     BadDataError,
@@ -62,6 +62,7 @@ class Search:
     """A query, the subjects that its dataset has and that are chosen, and what is reported."""
 
     query: Query
+    dataset: str = "raw"  # as in `Scan`
     existing: tuple[str, ...] = ()
     subjects: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
@@ -204,18 +205,11 @@ _OF_SCANNING = ("ses", "task", "acq", "ce", "rec", "run", "mod", "proc")
 """Entities whose labels may name the scanner; ``desc-lowfield`` is no scan's."""
 
 
-class Image(NamedTuple):
-    """A file and its name, taken apart."""
-
-    path: Path
-    name: Name
-
-
 def _closed(folder: Path) -> bool:
     return folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
 
 
-def find_images(search: Search) -> list[Image]:
+def find_images(search: Search) -> list[Scan]:
     """List the images of the subjects that are named as one of the wanted contrasts."""
     query, root, subjects = search.query, search.root, search.subjects
     sessions, every = query.session_labels, subjects == search.existing
@@ -241,13 +235,13 @@ def _absent_sessions(search: Search) -> None:
         (search.refuse if nearest(label, there) else search.doubt)(search.root, text)
 
 
-def _named(paths: list[Path], search: Search) -> list[Image]:
+def _named(paths: list[Path], search: Search) -> list[Scan]:
     """Keep the images that are named as one of the wanted contrasts."""
     images, suffixes = [], search.query.suffixes
     for path in paths:
         name = parse_name(path.name)
         if name is not None and name.suffix in suffixes and in_place(path, name):
-            images.append(Image(path, name))
+            images.append(scan_at(path, name, search.dataset))
         elif name is not None and name.suffix in _UNIFORM and "T1w" in suffixes:
             reason = f"{name.suffix} is not read; did you mean T1w? To use it, copy it as "
             search.skip(path, reason + right_name(name))
@@ -256,11 +250,11 @@ def _named(paths: list[Path], search: Search) -> list[Image]:
     return images
 
 
-def _one_form(images: list[Image], search: Search) -> list[Image]:
+def _one_form(images: list[Scan], search: Search) -> list[Scan]:
     """Of the same scan as ``.nii`` and ``.nii.gz`` keep the second, if it is there."""
-    forms: dict[Path, list[Image]] = defaultdict(list)
+    forms: dict[Path, list[Scan]] = defaultdict(list)
     for image in images:
-        forms[image.path.with_name(image.name.stem)].append(image)
+        forms[image.path.with_name(image.stem)].append(image)
     kept = []
     for pair in forms.values():
         # The key puts what exists first, then .nii.gz.
@@ -271,26 +265,21 @@ def _one_form(images: list[Image], search: Search) -> list[Image]:
     return kept
 
 
-def read_scan(image: Image, sidecars: Sidecars, dataset: str = "raw") -> Scan:
+def read_scan(image: Scan, sidecars: Sidecars) -> Scan:
     """Read an image's sidecars and find its field strength."""
     metadata = sidecars.read(image.path, image.name)
-    labels = [label for key, label in image.name.entities if key in _OF_SCANNING]
+    labels = [label for key, label in image.entities if key in _OF_SCANNING]
     try:
         strength = field_strength(metadata, labels)
     except BadDataError as error:
         raise BadDataError(f"{image.path}: {error}") from error
-    return Scan(
-        path=image.path,
-        subject=image.name.get("sub") or "",
-        session=image.name.get("ses"),
-        suffix=image.name.suffix,
-        entities=image.name.entities,
+    return replace(
+        image,
         field_strength=strength.tesla,
         field_source=strength.source,
         metadata=metadata,
         notes=(strength.note,) if strength.note else (),
         warnings=(strength.warning,) if strength.warning else (),
-        dataset=dataset,
     )
 
 
@@ -300,7 +289,7 @@ def note_others(search: Search) -> None:
         search.notes.append(f"queries of the filter file that are not used: {listed(others)}")
 
 
-def check_fit(search: Search, images: list[Image], sides: tuple[str, ...]) -> None:
+def check_fit(search: Search, images: list[Scan], sides: tuple[str, ...]) -> None:
     """Report conditions that fit none of the images of a contrast.
 
     That is a problem if they were written for this contrast, or if a label is there in
@@ -308,7 +297,7 @@ def check_fit(search: Search, images: list[Image], sides: tuple[str, ...]) -> No
     """
     query, side = search.query, sides[-1]
     for suffix in query.suffixes:
-        names = [image.name for image in images if image.name.suffix == suffix]
+        names = [image.name for image in images if image.suffix == suffix]
         asked = query.asked(suffix, *sides)
         if not names or any(matches(name, asked) for name in names):
             continue

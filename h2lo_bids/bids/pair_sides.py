@@ -10,20 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from h2lo_bids.bids.explain import misnamed_subjects
-from h2lo_bids.bids.gather import Image, Search, check_fit, find_images, note_others, read_scan
+from h2lo_bids.bids.gather import Search, check_fit, find_images, note_others, read_scan
 from h2lo_bids.bids.index import folder_names, list_subjects, sessions_of
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import NIFTI, in_place, parse_name
-from h2lo_bids.bids.query import (
-    HIGH,
-    LF_DATASET,
-    LOW,
-    Query,
-    describe,
-    did_you_mean,
-    matches,
-)
-from h2lo_bids.bids.scan import Scan, not_an_input, rank
+from h2lo_bids.bids.query import HIGH, LF_DATASET, LOW, Query, describe, did_you_mean, matches
+from h2lo_bids.bids.scan import Scan, not_an_input, rank, scan_at
 from h2lo_bids.errors import H2loError, MissingInputError
 from h2lo_bids.io import check_content
 from h2lo_bids.wording import counted, listed
@@ -54,14 +46,14 @@ def gather_sides(search: Search) -> dict[Key, Sides]:
     check_fit(search, images, HIGH)
     if query.lf_dir is None and not query.derivatives:
         check_fit(search, images, LOW)
-    for image, scan in _read(search, images, "raw", sides):
-        low = scan.low or (query.lf_dir is None and _chosen_as_low(image, scan, query))
+    for scan in _read(search, images, sides):
+        low = scan.low or (query.lf_dir is None and _chosen_as_low(scan, query))
         if low and query.lf_dir is not None:
-            search.skip(image.path, f"low field, but --lf-dir says {query.lf_dir}")
+            search.skip(scan.path, f"low field, but --lf-dir says {query.lf_dir}")
         else:
             scan = scan.taken_as_low("it was chosen with --lf") if low else scan
-            _keep(search, image, scan, sides, low=low)
-    _validate(search, sides, "raw")
+            _keep(search, scan, sides, low=low)
+    _validate(search, sides)
     if query.lf_dir is not None:
         _gather_second(search, sides)
     return dict(sides)
@@ -69,7 +61,8 @@ def gather_sides(search: Search) -> dict[Key, Sides]:
 
 def _gather_second(search: Search, sides: dict[Key, Sides]) -> None:
     """Add the low-field scans of ``lf_dir``, and warn of what only that dataset has."""
-    second = replace(search, query=search.query.second())  # it adds to the same lists
+    # It adds to the same lists.
+    second = replace(search, query=search.query.second(), dataset=LF_DATASET)
     root, known = second.root, {*search.existing}
     second.check_description()
     others = [f"sub-{label}" for label in second.existing if label not in known]
@@ -81,30 +74,27 @@ def _gather_second(search: Search, sides: dict[Key, Sides]) -> None:
     second.choose(label for label in search.subjects if label in {*second.existing})
     images = find_images(second)
     check_fit(search, images, LOW)
-    for image, scan in _read(second, images, LF_DATASET, sides):
+    for scan in _read(second, images, sides):
         if scan.field_strength is not None and not scan.low:
-            search.skip(image.path, f"{scan.strength}: not low field, in spite of --lf-dir")
+            search.skip(scan.path, f"{scan.strength}: not low field, in spite of --lf-dir")
         else:
-            scan = scan.taken_as_low("it lies in --lf-dir")
-            _keep(search, image, scan, sides, low=True)
-    _validate(second, sides, LF_DATASET)
+            _keep(search, scan.taken_as_low("it lies in --lf-dir"), sides, low=True)
+    _validate(second, sides)
 
 
-def _read(
-    search: Search, images: list[Image], dataset: str, sides: dict[Key, Sides]
-) -> Iterator[tuple[Image, Scan]]:
+def _read(search: Search, images: list[Scan], sides: dict[Key, Sides]) -> Iterator[Scan]:
     """Read the sidecars of whole-head magnitude images that either side could want."""
     sidecars = Sidecars(search.root)
     for image in images:
         # Made before anything is skipped: a subject with images is no empty one.
-        both = sides[image.name.get("sub") or "", image.name.suffix]
-        asked = [search.query.asked(image.name.suffix, *side) for side in (HIGH, LOW)]
+        both = sides[image.subject, image.suffix]
+        asked = [search.query.asked(image.suffix, *side) for side in (HIGH, LOW)]
         reason = not_an_input(image.name, {*asked[0], *asked[1]})
         if reason is not None:
             search.skip(image.path, reason)
             continue
         try:
-            scan = read_scan(image, sidecars, dataset)
+            scan = read_scan(image, sidecars)
         except H2loError as error:
             if any(matches(image.name, conditions) for conditions in asked):
                 search.fail(image.path, error)
@@ -112,33 +102,33 @@ def _read(
             continue
         if scan.field_strength is not None:  # else it is reported where it counts
             search.doubt(image.path, *scan.warnings)
-        yield image, scan
+        yield scan
 
 
-def _chosen_as_low(image: Image, scan: Scan, query: Query) -> bool:
+def _chosen_as_low(scan: Scan, query: Query) -> bool:
     """Check whether words choose a scan of unknown field strength as low field alone."""
     high, low = (query.asked(scan.suffix, *side) for side in (HIGH, LOW))
-    chosen = bool(low) and matches(image.name, low)
-    return scan.field_strength is None and chosen and not (high and matches(image.name, high))
+    chosen = bool(low) and matches(scan.name, low)
+    return scan.field_strength is None and chosen and not (high and matches(scan.name, high))
 
 
-def _keep(search: Search, image: Image, scan: Scan, sides: dict[Key, Sides], *, low: bool) -> None:
+def _keep(search: Search, scan: Scan, sides: dict[Key, Sides], *, low: bool) -> None:
     both, side = sides[scan.subject, scan.suffix], LOW if low else HIGH
     conditions = search.query.asked(scan.suffix, *side)
-    if matches(image.name, conditions):
+    if matches(scan.name, conditions):
         (both.low if low else both.high).append(scan)
     else:
         kind = f"{'low' if low else 'high'} field, but does not match --{side[-1]}"
-        search.skip(image.path, f"{kind} {_words(conditions, image)}")
+        search.skip(scan.path, f"{kind} {_words(conditions, scan)}")
 
 
-def _words(conditions: dict[str, tuple[str | None, ...]], image: Image) -> str:
-    return describe(conditions) + did_you_mean(conditions, [image.name])
+def _words(conditions: dict[str, tuple[str | None, ...]], scan: Scan) -> str:
+    return describe(conditions) + did_you_mean(conditions, [scan.name])
 
 
-def _validate(search: Search, sides: dict[Key, Sides], dataset: str) -> None:
+def _validate(search: Search, sides: dict[Key, Sides]) -> None:
     scans = (scan for both in sides.values() for scan in (*both.high, *both.low))
-    search.validate(scan.path for scan in scans if scan.dataset == dataset)
+    search.validate(scan.path for scan in scans if scan.dataset == search.dataset)
 
 
 _FUSED = re.compile(r"(.+)_mrr(\.nii(?:\.gz)?)")
@@ -170,17 +160,17 @@ def _precomputed(
     visits: dict[str, set[str | None]] = defaultdict(set)
     for (_, contrast), each in sides.items():
         visits[contrast] |= {scan.session for scan in each.high}
-    for image, fused in _derived(root, search.query):
-        both = sides.get((image.name.get("sub") or "", image.name.suffix))
+    for image, fused in _derived(dataset, root, search.query):
+        both = sides.get((image.subject, image.suffix))
         try:
-            scan = read_scan(image, sidecars, dataset)
+            scan = read_scan(image, sidecars)
         except H2loError as error:
             if both is not None:
                 search.fail(image.path, error)
                 both.broken = True
             continue
-        sure = fused or scan.session not in visits[image.name.suffix]
-        reason = _unfit(image, scan, sure, search.query)
+        sure = fused or scan.session not in visits[scan.suffix]
+        reason = _unfit(scan, sure, search.query)
         if reason is None:
             note = f"on the high-field grid, since --derivatives {dataset} holds it"
             yield replace(scan, notes=(note,), warnings=())
@@ -188,7 +178,7 @@ def _precomputed(
             search.skip(image.path, reason)
 
 
-def _derived(root: Path, query: Query) -> Iterator[tuple[Image, bool]]:
+def _derived(dataset: str, root: Path, query: Query) -> Iterator[tuple[Scan, bool]]:
     """Walk ``sub-X[/ses-Y][/anat]``; report whether an image's name says that it was fused."""
     if not os.access(root, os.R_OK | os.X_OK):
         raise MissingInputError(f"--derivatives {root}: cannot be read; check the path")
@@ -202,14 +192,14 @@ def _derived(root: Path, query: Query) -> Iterator[tuple[Image, bool]]:
                 if name is None or name.extension not in NIFTI:
                     continue
                 if name.suffix in query.suffixes and name.get("sub") == subject:
-                    yield Image(folder / filename, name), fused is not None
+                    yield scan_at(folder / filename, name, dataset), fused is not None
 
 
-def _unfit(image: Image, scan: Scan, sure: bool, query: Query) -> str | None:
+def _unfit(scan: Scan, sure: bool, query: Query) -> str | None:
     """Return why an image is not wanted, or rather of high field, as a preprocessed T1w is."""
     asked = query.asked(scan.suffix, *LOW)
-    if not matches(image.name, asked):
-        return f"does not match --lf {_words(asked, image)}"
+    if not matches(scan.name, asked):
+        return f"does not match --lf {_words(asked, scan)}"
     if scan.field_strength is not None and not scan.low:
         return f"{scan.strength}: not low field"
     if sure or scan.low or asked:
@@ -230,14 +220,18 @@ def mask_donor(hf: Scan, query: Query) -> Scan | None:
         return None
     asked, sidecars = query.asked("T1w", *HIGH), Sidecars(hf.root)
     paths = [hf.path.with_name(filename) for filename in folder_names(hf.path.parent)]
-    images = [Image(path, name) for path in paths if (name := parse_name(path.name))]
-    images = [i for i in images if i.name.suffix == "T1w" and in_place(i.path, i.name)]
-    for image in sorted(images, key=lambda i: (*rank(i.path, i.name), i.name.extension == ".nii")):
+    names = [(path, parse_name(path.name)) for path in paths]
+    images = [
+        scan_at(path, name, hf.dataset)
+        for path, name in names
+        if name and name.suffix == "T1w" and in_place(path, name)
+    ]
+    for image in sorted(images, key=lambda i: (*rank(i), i.name.extension == ".nii")):
         if not matches(image.name, asked) or not_an_input(image.name, asked):
             continue
         try:
             check_content(image.path)
-            scan = read_scan(image, sidecars, hf.dataset)
+            scan = read_scan(image, sidecars)
         except H2loError:
             continue
         # Of unknown strength, it may be the low-field scan.

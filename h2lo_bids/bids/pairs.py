@@ -25,9 +25,13 @@ class PairSource:
 
     hf: Scan
     lf: tuple[Scan, ...]  # one, or the axial, coronal and sagittal one to fuse
-    fusion: str  # "none" for one scan, "mrr" for three
     registered: bool = False  # the low-field image is a derivative on the high-field grid
     donor: Scan | None = None  # of T2w: the session's T1w scan, which may lend its brain mask
+
+    @property
+    def fusion(self) -> str:
+        """``"mrr"`` for three scans, ``"none"`` for one."""
+        return "mrr" if len(self.lf) > 1 else "none"
 
     @property
     def subject(self) -> str:
@@ -127,8 +131,7 @@ def _of_subject(
         except H2loError as error:
             search.fail(hf.path, error)
         else:
-            way = "mrr" if len(parts) > 1 else "none"
-            pairs.append(PairSource(hf, parts, way, registered, mask_donor(hf, query)))
+            pairs.append(PairSource(hf, parts, registered, mask_donor(hf, query)))
     return pairs
 
 
@@ -172,7 +175,7 @@ def _sessions(scans: Sequence[Scan]) -> dict[str | None, list[Scan]]:
 
 
 def _preferred(search: Search, high: Sequence[Scan]) -> Scan:
-    best, *others = sorted(high, key=lambda scan: rank(scan.path, scan.name))
+    best, *others = sorted(high, key=rank)
     for scan in others:
         search.skip(scan.path, f"{best.path.name} was preferred; choose with --hf")
     return best

@@ -196,7 +196,7 @@ def _value(entity: str, value: object) -> str | None:
 
 @dataclass(frozen=True)
 class Query:
-    """Which scans of a dataset are wanted, or which pairs; checked when made."""
+    """Which scans of a dataset are wanted, or which pairs; paths are absolute, labels bare."""
 
     bids_dir: Path
     participant_labels: tuple[str, ...] = ()
@@ -214,23 +214,11 @@ class Query:
     fusion: str = "auto"  # "mrr": only three orthogonal scans; "none": one scan
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
-        set_(self, "bids_dir", Path(self.bids_dir).absolute())
-        set_(self, "participant_labels", _clean_labels(self.participant_labels, "sub"))
-        set_(self, "session_labels", _clean_labels(self.session_labels, "ses"))
-        set_(self, "suffixes", tuple(dict.fromkeys(self.suffixes)))
-        unknown = [suffix for suffix in self.suffixes if suffix not in CONTRASTS]
-        if unknown or not self.suffixes:
-            raise UsageError(f"unknown image type {unknown or 'none'}; choose T1w, T2w or both")
-        if self.lf_dir is not None:
-            set_(self, "lf_dir", Path(self.lf_dir).absolute())
-            if self.lf_dir.resolve() == self.bids_dir.resolve():
-                raise UsageError(
-                    f"--lf-dir {self.lf_dir}: is bids_dir itself; leave the option out, "
-                    "and choose scans with --hf and --lf"
-                )
-        roots = tuple((name, Path(root).absolute()) for name, root in self.derivatives)
-        set_(self, "derivatives", roots)
+        if self.lf_dir is not None and self.lf_dir.resolve() == self.bids_dir.resolve():
+            raise UsageError(
+                f"--lf-dir {self.lf_dir}: is bids_dir itself; leave the option out, "
+                "and choose scans with --hf and --lf"
+            )
         for suffix in self.suffixes:
             self.asked(suffix, *HIGH, *LOW)
 
@@ -254,15 +242,3 @@ def in_derivatives(path: Path, root: Path) -> bool:
     inside, whole = path.resolve(), root.resolve()
     parts = inside.relative_to(whole).parts if inside.is_relative_to(whole) else ()
     return len(parts) > 1 and parts[0] == "derivatives"
-
-
-def _clean_labels(labels: tuple[str, ...], prefix: str) -> tuple[str, ...]:
-    """Drop prefixes and repetitions, keep the order, refuse what is no label."""
-    clean = []
-    for label in labels:
-        bare = str(label).strip().removeprefix(f"{prefix}-")
-        if not re.fullmatch(r"[A-Za-z0-9+]+", bare):
-            option = {"sub": "--participant-label", "ses": "--session-label"}[prefix]
-            raise UsageError(f"{option} {label!r}: a BIDS label holds letters and digits only")
-        clean.append(bare)
-    return tuple(dict.fromkeys(clean))

@@ -91,6 +91,12 @@ class Scan:
         return f"bids:{self.dataset}:{self.relative_path}"
 
 
+def scan_at(path: Path, name: Name, dataset: str = "raw") -> Scan:
+    """Return what an image is by its name; its sidecars are not read yet."""
+    subject, session = name.get("sub") or "", name.get("ses")
+    return Scan(path, subject, session, name.suffix, name.entities, dataset=dataset)
+
+
 ORTHOGONAL = ("axi", "cor", "sag")
 TITLES = {"axi": "axial", "cor": "coronal", "sag": "sagittal", "iso": "isotropic"}
 THICK = 1.5
@@ -235,11 +241,11 @@ _AGENT = re.compile(r"(post|gd|gad[a-z]*|contrast|ce)+")
 _NO_AGENT = re.compile(r"(pre|no|non|none|without|wo)(gd|gad[a-z]*|contrast|ce)*")
 
 
-def rank(path: Path, name: Name) -> tuple[Any, ...]:
+def rank(scan: Scan) -> tuple[Any, ...]:
     """Return the sorting key of a scan: what its header shows, then its name."""
-    grid = read_grid(path)
+    grid = read_grid(scan.path)
     partial, several = (grid.partial, grid.volumes > 1) if grid else (False, False)
-    return (partial, several, *preference(name))
+    return (partial, several, *preference(scan.name))
 
 
 def has_agent(name: Name) -> bool:

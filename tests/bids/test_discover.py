@@ -55,7 +55,7 @@ def test_before_datalad_get(tmp_path: Path) -> None:
     pointer.unlink()
     pointer.write_text("/annex/objects/MD5E-s12--abc.nii.gz\n")  # an unlocked one
     assert "datalad get" in find(root, participant_labels=("HYPE06",)).problems[-1].message
-    found = find(root, participant_labels=("sub-HYPE00",))
+    found = find(root, participant_labels=("HYPE00",))
     assert stems(found) == ["sub-HYPE00_ses-GE_T2w"]
     (problem,) = found.problems
     assert problem.exit_code == 66
@@ -148,7 +148,7 @@ def test_low_field_only_is_no_match_and_says_why(tmp_path: Path) -> None:
 def test_no_match_says_what_was_searched_and_what_exists(tmp_path: Path) -> None:
     root = ds005752(tmp_path / "ds")
     with pytest.raises(NoMatchError) as caught:
-        find(root, session_labels=("ses-02",), inline=("acq=SPACE",))
+        find(root, session_labels=("02",), inline=("acq=SPACE",))
     message = str(caught.value)
     for word in ("ON01802", "sessions 02", "acq=SPACE", "sessions 01"):
         assert word in message
@@ -162,7 +162,7 @@ def test_absent_subjects_are_named_with_close_matches(tmp_path: Path) -> None:
     put(root / "participants.tsv", "participant_id\nsub-01\nsub-09\n")
     with pytest.raises(NoMatchError, match=r"sub-1: no such folder; did you mean 01"):
         find(root, participant_labels=("1",))
-    found = find(root, participant_labels=("sub-02", "09"))
+    found = find(root, participant_labels=("02", "09"))
     assert stems(found) == ["sub-02_T1w"]
     (problem,) = found.problems
     assert problem.exit_code == 18

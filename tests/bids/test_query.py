@@ -121,9 +121,6 @@ def test_files(tmp_path: Path) -> None:
     [
         ({"lf": ("HFC",)}, "ses-HFC"),
         ({"hf": ("ses=a/b",)}, "a/b"),
-        ({"suffixes": ("FLAIR",)}, "FLAIR"),
-        *(({"participant_labels": (label,)}, "letters") for label in ("../x", "a b", "", "sub-")),
-        ({"session_labels": ("*",)}, "--session-label"),
     ],
 )
 def test_queries_that_make_no_sense(tmp_path: Path, options: dict, word: str) -> None:

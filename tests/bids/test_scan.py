@@ -15,7 +15,7 @@ from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.discover import discover, discover_lowfield
 from h2lo_bids.bids.names import Name, parse_name
 from h2lo_bids.bids.query import Query
-from h2lo_bids.bids.scan import has_agent, not_an_input, preference, rank
+from h2lo_bids.bids.scan import Scan, has_agent, not_an_input, preference, rank, scan_at
 
 pytestmark = pytest.mark.usefixtures("no_validator")
 
@@ -103,19 +103,19 @@ def test_other_words_are_no_contrast_agent(pairs: str) -> None:
 
 
 def test_a_whole_head_in_one_volume_comes_before_any_name(tmp_path: Path) -> None:
-    def image(stem: str, shape: tuple[int, ...], unit: float = 1.0) -> tuple[Path, Name]:
+    def image(stem: str, shape: tuple[int, ...], unit: float = 1.0) -> Scan:
         path = tmp_path / f"{stem}.nii.gz"
         made = nib.Nifti1Image(np.zeros(shape, np.uint8), np.diag([4 * unit] * 3 + [1.0]))
         made.header.set_xyzt_units("meter" if unit < 1 else "mm")
         nib.save(made, path)
-        return path, name(stem)
+        return scan_at(path, name(stem))
 
     whole = image("sub-1_acq-other_ce-GD_run-2_T1w", (50, 60, 50))
     metres = image("sub-1_acq-zother_ce-GD_T1w", (50, 60, 50), 1e-3)
     several = image("sub-1_acq-MPRAGE_run-1_T1w", (50, 60, 50, 2))
     slab = image("sub-1_acq-MPRAGE_T1w", (50, 60, 8))
-    absent = (tmp_path / "gone.nii.gz", name("sub-1_acq-MPRAGE_run-3_T1w"))
-    ranked = sorted([slab, several, whole, metres, absent], key=lambda item: rank(*item))
+    absent = scan_at(tmp_path / "gone.nii.gz", name("sub-1_acq-MPRAGE_run-3_T1w"))
+    ranked = sorted([slab, several, whole, metres, absent], key=rank)
     assert ranked == [absent, metres, whole, several, slab]
 
 

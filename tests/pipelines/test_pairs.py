@@ -29,7 +29,7 @@ def source(tmp_path_factory) -> PairSource:
     root = tmp_path_factory.mktemp("raw")
     brain = make_brain()
     low = tuple(write_scan(root, "LF", seen(brain, MOVE, *g), acq) for acq, g in GRIDS.items())
-    return PairSource(write_scan(root, "HF", brain), low, "mrr", False)
+    return PairSource(write_scan(root, "HF", brain), low)
 
 
 def _prepare(out: Path, *pairs: PairSource, **options):
@@ -85,7 +85,7 @@ def test_a_deliberately_misregistered_pair_is_flagged(source, tmp_path) -> None:
     for motion, flagged in ((np.eye(4), False), (shift, True)):
         out = tmp_path / str(flagged)
         low = write_scan(out / "mrr", "LF", seen(brain, motion, SHAPE, 3.0))
-        pair = PairSource(source.hf, (replace(low, dataset="mrr"),), "none", True)
+        pair = PairSource(source.hf, (replace(low, dataset="mrr"),), registered=True)
         assert _prepare(out, pair).made
         (made,) = find_prepared(out / "out", contrast="T1w")
         assert bool(made.doubts) == flagged
@@ -107,7 +107,7 @@ def test_one_simulated_scan_makes_a_pair_simulated(source, tmp_path) -> None:
         description.write_text(json.dumps({"GeneratedBy": [{"Name": maker}]}))
 
     def simulated(high: Scan, low: Scan) -> bool:
-        pair = PairSource(high, (low,), "none")
+        pair = PairSource(high, (low,))
         workflow = init_pair_wf(pair, "", PairOptions(tmp_path, FRAME))
         return workflow.get_node("write").inputs.sidecars["lf"]["Simulated"]
 

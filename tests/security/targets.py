@@ -84,16 +84,17 @@ def _read_zipped(data: bytes, folder: Path) -> None:
 
 
 def _read_sidecar(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.gather import Image, read_scan
+    from h2lo_bids.bids.gather import read_scan
     from h2lo_bids.bids.metadata import Sidecars
     from h2lo_bids.bids.names import parse_name
+    from h2lo_bids.bids.scan import scan_at
 
     path = folder / _IMAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / f"{STEM}.json").write_bytes(data)
     name = parse_name(path.name)
     assert name is not None
-    scan = read_scan(Image(path, name), Sidecars(folder))
+    scan = read_scan(scan_at(path, name), Sidecars(folder))
     _is_text([scan.field_source, *scan.notes])
 
 
