@@ -95,13 +95,13 @@ def write_skeleton(root: Path, subjects: int, *, low: bool = False) -> None:
 
 def stand_in(template: str) -> None:
     """Let `copy_first` do the work of each participant's process."""
-    from h2lo_bids.cli.tasks import SubjectTask
+    from h2lo_bids.cli import participant
 
-    SubjectTask.work = "scale:copy_first"
+    participant.PROCESS = "scale:copy_first"
     os.environ |= {"PYTHONPATH": f"{HERE}:{HERE.parent}", "H2LO_SCALE_TEMPLATE": template}
 
 
-def copy_first(task, send) -> dict:
+def copy_first(task, send):
     """Write the first subject's results under another name, and report them."""
     template, old, new = os.environ["H2LO_SCALE_TEMPLATE"], f"sub-{FIRST}", f"sub-{task.subject}"
     for folder, _, names in os.walk(f"{template}/{old}"):
@@ -116,9 +116,9 @@ def copy_first(task, send) -> dict:
     for step in ("brain", "prepare", "synthesize", "report"):
         send({"event": "step", "step": step})
         send({"event": "step", "step": step, "seconds": 0.1})
-    for _ in task.scans:
-        send({"event": "done", "scan": f"{new}/anat/{new}_T1w.nii"})
-    return {}
+    from h2lo_bids.cli.execution import Outcome
+
+    return Outcome(tuple(scan.relative_path for scan in task.scans), ())
 
 
 def measure(code: str) -> tuple[float, float, float]:

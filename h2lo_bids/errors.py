@@ -1,4 +1,4 @@
-"""Errors that end in one clear line and a documented exit code.
+"""Errors that end in one clear line and a documented exit code, and what of a run failed.
 
 The codes are those of the BIDS execution specification and of ``sysexits.h``.
 """
@@ -6,6 +6,9 @@ The codes are those of the BIDS execution specification and of ``sysexits.h``.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from h2lo_bids.vocabulary import DISK_FULL
@@ -13,6 +16,8 @@ from h2lo_bids.vocabulary import DISK_FULL
 _LONGEST = 2000
 """Characters of a line: a few paths of the greatest length, and what is said of them."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large")
+_OF_THE_MACHINE = {73, 74, 75}
 
 
 class H2loError(Exception):
@@ -121,12 +126,6 @@ def error_named(kind: str, message: str) -> H2loError:
     return UnexpectedError(message, kind)
 
 
-def error_of_code(code: int, message: str) -> H2loError:
-    """Return the error that stands for an exit code."""
-    kinds = {k.exit_code: k for k in H2loError.__subclasses__() if k.exit_code > 1}
-    return kinds.get(code, H2loError)(message)
-
-
 def of_the_machine(error: Exception, place: str = "a file") -> H2loError | None:
     """Say in one line what the machine lacked: memory, or room on a disk; None if neither."""
     # PyTorch's allocators have no exception class of their own on the CPU.
@@ -143,3 +142,52 @@ def of_the_machine(error: Exception, place: str = "a file") -> H2loError | None:
             "free some space or choose another --work-dir, then run again"
         )
     return None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A scan, or a fit, that was not finished."""
+
+    scan: str
+    """Path relative to the input dataset, or the name of a fit."""
+    step: str
+    error: H2loError
+    crash_file: str = ""
+    """Path of the traceback, if there is one."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the class of the error."""
+        return getattr(self.error, "kind", type(self.error).__name__)
+
+    @property
+    def message(self) -> str:
+        """One line that names the file and the remedy."""
+        return " ".join(str(self.error).split())
+
+    @property
+    def exit_code(self) -> int:
+        """The code that stands for this kind of failure."""
+        full = any(text in self.message for text in _FULL_DISK)
+        return InputOutputError.exit_code if full else self.error.exit_code
+
+    @property
+    def line(self) -> str:
+        """The one line that the user sees."""
+        text = self.message
+        if isinstance(self.error, UnexpectedError):
+            text = f"{self.kind} in step {self.step}: {text}"
+            text += f" (traceback in {self.crash_file})" if self.crash_file else ""
+        return text if Path(self.scan).name in text else f"{self.scan}: {text}"
+
+
+def exit_code(failed: Sequence[Failed], done: int) -> int:
+    """Choose the exit code of a run.
+
+    It is the common code of all failures if that speaks of the machine rather than of the scans
+    (73, 74, 75), or if nothing was done; otherwise 1.
+    """
+    codes = {item.exit_code for item in failed}
+    if len(codes) == 1 and (codes <= _OF_THE_MACHINE or not done):
+        return codes.pop()
+    return int(bool(codes))

@@ -38,12 +38,12 @@ _PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 
 @dataclass(frozen=True)
 class Job:
-    """A function to call in a process of its own, with a task and what takes its events."""
+    """A function to call in a process of its own, with arguments and what takes its events."""
 
     name: str
     work: str
-    """``"module:function"``"""
-    task: Any
+    """``"module:function"``, which only that process imports."""
+    args: tuple[Any, ...]
     log: Path
     """Takes what the process prints."""
     grace: float = 5.0
@@ -60,6 +60,10 @@ class Ended:
     error: H2loError | None = None
     cause: str = ""
     """What ended the process before it was done."""
+
+    def failure(self, remedy: str) -> H2loError | None:
+        """Return what went wrong, if anything; of a process that ended early with a remedy."""
+        return TemporaryError(f"{self.cause}; {remedy}") if self.cause else self.error
 
 
 class _Running:
@@ -183,10 +187,8 @@ class Pool:
             if job.log.stat().st_size == 0:
                 job.log.unlink()
         (ended,) = ends
-        if ended.cause:
-            raise TemporaryError(f"{ended.cause}; try again, and see {job.log}")
-        if ended.error is not None:
-            raise ended.error
+        if error := ended.failure(f"try again, and see {job.log}"):
+            raise error
         return ended.result
 
     def _start_server(self) -> None:
@@ -216,7 +218,7 @@ class Pool:
             with socket.socket(fileno=os.dup(self._control.fileno())) as channel:
                 socket.send_fds(channel, [b"."], [theirs.fileno(), log.fileno()])
         with contextlib.suppress(OSError):
-            running.events.send((job.work, job.task))
+            running.events.send((job.work, job.args))
 
     def _wait(self, seconds: float) -> list[tuple[_Running, Event | None]]:
         """Return events of jobs as they came, and None for a job that has ended."""
@@ -337,10 +339,10 @@ def _work(events: Connection, log: int) -> None:
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # else every process would draw the same
     try:
-        work, task = events.recv()
+        work, args = events.recv()
         module, _, name = work.partition(":")
         function = getattr(importlib.import_module(module), name)
-        answer = {"result": function(task, lambda event: events.send(("event", event)))}
+        answer = {"result": function(*args, lambda event: events.send(("event", event)))}
     except Exception as err:
         if not isinstance(err, H2loError):
             traceback.print_exc()

@@ -16,10 +16,8 @@ import pytest
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.execution import Run, write_dataset
-from h2lo_bids.cli.participant import write_report
-from h2lo_bids.cli.resources import Resources
-from h2lo_bids.cli.tasks import SubjectTask, alone
+from h2lo_bids.cli.execution import Run, alone, write_dataset
+from h2lo_bids.cli.participant import SubjectTask, write_report
 from h2lo_bids.io import exclusive
 from h2lo_bids.settings import Settings
 
@@ -67,8 +65,7 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
     with exclusive(tmp_path / "l") as locked:
         assert not locked
     settings, sent = Settings(tmp_path, tmp_path, work_dir=tmp_path / "work"), []
-    task = SubjectTask(settings, "01", (), Resources(1, 1), tmp_path)
-    with alone(task, sent.append, "of this participant"):
+    with alone(settings, "01", sent.append, "of this participant"):
         (warning,) = sent
     assert warning["level"] == "warning"
     assert warning["text"].startswith(f"{tmp_path}/work: this file system has no file locks; ")
@@ -106,7 +103,7 @@ def _report_a_session(root: Path, session: str, ready) -> None:
     for k in range(ROUNDS // 2):
         out = root / f"out{k}"
         settings = Settings(bids, out, participant_label=("01",), session_label=(session,))
-        task = SubjectTask(settings, "01", (scan,), Resources(1, 1), out / "logs")
+        task = SubjectTask(settings, "01", (scan,), 1, out / "logs")
         ready.wait()
         write_report(task, [], [])
 

@@ -59,7 +59,7 @@ def pool(tmp_path_factory):
 
 
 def _job(folder, work, task=None, name="x", **words) -> Job:
-    return Job(name, f"work_of_tests:{work}", task, folder / f"{name}.log", **words)
+    return Job(name, f"work_of_tests:{work}", (task,), folder / f"{name}.log", **words)
 
 
 def _run(pool, jobs, **words):

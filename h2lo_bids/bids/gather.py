@@ -43,11 +43,20 @@ from h2lo_bids.wording import listed, summarise
 
 
 class Problem(NamedTuple):
-    """Something asked for that cannot be used: what, why with the remedy, exit code."""
+    """Something asked for that cannot be used, and why, with the remedy."""
 
     path: Path
-    message: str
-    exit_code: int
+    error: H2loError
+
+    @property
+    def message(self) -> str:
+        """One line for the user."""
+        return str(self.error)
+
+    @property
+    def exit_code(self) -> int:
+        """The code that stands for this kind of error."""
+        return self.error.exit_code
 
 
 class Skipped(NamedTuple):
@@ -149,7 +158,7 @@ class Search:
 
     def fail(self, path: Path, error: H2loError) -> None:
         """Keep an error that concerns one image or subject only."""
-        self.problems.append(Problem(path, str(error), error.exit_code))
+        self.problems.append(Problem(path, error))
 
     def refuse(self, path: Path, reason: str, kind: type[H2loError] = NoMatchError) -> None:
         """Keep that a file or folder cannot be used."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
-from h2lo_bids.cli.tasks import CheckTask, Templates
 from h2lo_bids.errors import BadDataError, CannotCreateError, MissingInputError, UsageError
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
 from h2lo_bids.settings import OPTIONS, Settings
@@ -21,6 +20,8 @@ from h2lo_bids.wording import did_you_mean
 _DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives", "--cohort")
 OWN_SPACES = ("native", "model")
 KNOWN_FOLDS = "ds006557"
+Templates = tuple[tuple[str, str, Path, Path | None], ...]
+"""For each contrast and standard space: both names, image and brain mask."""
 _OWN_OPTIONS = {
     "lambda_grad": ("h2lo",),
     "crop": ("h2lo", "inr"),
@@ -148,15 +149,16 @@ def prepare_folders(settings: Settings) -> None:
             )
 
 
-def check_models_and_templates(task: CheckTask, send: Any = None) -> tuple[list[str], Templates]:
+def check_models_and_templates(
+    settings: Settings, suffixes: tuple[str, ...], send: Any = None
+) -> tuple[list[str], Templates]:
     """Load each model once and find each template; runs in a child process."""
     from h2lo_bids.imaging.synthstrip import load_network
     from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.synthesis.options import resolve_device
 
-    settings = task.settings
     resolve_device(settings.device)
-    bundles = bundles_for(settings, task.suffixes)
+    bundles = bundles_for(settings, suffixes)
     notes = [_check_model(*pair) for pair in bundles.items()]
     for bundle in bundles.values():
         check_extras(settings, bundle)
@@ -164,7 +166,7 @@ def check_models_and_templates(task: CheckTask, send: Any = None) -> tuple[list[
         load_network(weights)
     templates = tuple(
         (suffix, space, *_find_template(settings, space, suffix))
-        for suffix in task.suffixes
+        for suffix in suffixes
         for space in standard_spaces(settings)
     )
     return notes, templates

@@ -9,10 +9,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli_w
 
@@ -25,24 +26,33 @@ from h2lo_bids.bids.query import Query, load_filter_file
 from h2lo_bids.cli.checks import check_usage, prepare_folders
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.resources import (
-    Resources,
     child_environment,
     imports_of,
-    plan,
+    participants_at_a_time,
     step_threads,
     temporary_folder,
 )
-from h2lo_bids.cli.tasks import Failed, PairTask, SubjectTask, write_table
-from h2lo_bids.errors import H2loError, TemporaryError, UnexpectedError, error_of_code
+from h2lo_bids.errors import Failed, H2loError, TemporaryError, UnexpectedError
 from h2lo_bids.io import atomic_write_text, common_lock, exclusive, remove_temporaries
 from h2lo_bids.processes import Ended, Event, Job, Pool
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import CONTRASTS
+from h2lo_bids.vocabulary import CONTRASTS, Send
 from h2lo_bids.wording import counted, duration, summarise
 
+COLUMNS = ("scan", "step", "error", "message", "crash_file")
+"""Of the table of failures."""
 LOST = "participant"
 """The step that is named when a participant's process ended before it could report."""
 _REMEDY = "run again with fewer --nprocs or on a machine with more memory"
+
+
+class Outcome(NamedTuple):
+    """What a participant's process returns: scans by path relative to the input dataset."""
+
+    done: tuple[str, ...]
+    failed: tuple[Failed, ...]
+    unlike: tuple[str, ...] = ()
+    """Scans that are not like the training data."""
 
 
 @dataclass
@@ -56,8 +66,6 @@ class Run:
     done: set[str] = field(default_factory=set)
     """Scans, by path relative to the input dataset, and fits by name."""
     failed: list[Failed] = field(default_factory=list)
-    reported: set[str] = field(default_factory=set)
-    """What is done or failed."""
     unlike: set[str] = field(default_factory=set)
     """Scans that are not like the training data."""
     steps: dict[str, str] = field(default_factory=dict)
@@ -84,28 +92,58 @@ class Run:
             self._pool, self._threads = Pool(env, imports_of(self.settings)), threads
         return self._pool
 
-    def ask(self, task: Any, status: str, threads: int = 0) -> Any:
-        """Let a process do a task, print what it reports, and return its result or raise."""
-        log = self.logs / f"{type(task).__name__.removesuffix('Task').lower()}.log"
+    def ask(self, status: str, work: str, *args: Any, threads: int = 0) -> Any:
+        """Let a process call a function; print what it reports, return its result or raise."""
+        log = self.logs / f"{work.rpartition(':')[2]}.log"
         self.console.status(status)
-        job = Job(status, task.work, task, log)
         try:
-            return self.pool(threads).call(job, self._print, self.console.tick)
+            job = Job("", work, args, log)
+            return self.pool(threads).call(job, self.hear, self.console.tick)
         except UnexpectedError as err:
             raise H2loError(f"{err.kind}: {err}; see {log}, and report it") from err
         finally:
             self.console.status("")
 
-    def _print(self, job: Job, event: Event) -> None:
-        if event["event"] == "note":
-            self.console.line(event["text"], level=event.get("level", ""))
-        elif event["event"] == "table":
+    def do(
+        self,
+        jobs: Sequence[Job],
+        limit: int,
+        threads: int,
+        on_end: Callable[[str, Ended], None],
+        **hooks: Any,
+    ) -> None:
+        """Run jobs, `limit` at a time; `on_end` gets how many have ended of how many."""
+        self.steps.clear()
+        self.ended, self.total = 0, len(jobs)
+
+        def ended(end: Ended) -> bool:
+            self.steps.pop(end.job.name, None)
+            self.ended += 1
+            if not self.steps:
+                self.console.status("")
+            on_end(f"[{self.ended}/{self.total}]", end)
+            return not self.gives_up
+
+        hooks = {"on_event": self.hear, "tick": self.console.tick, **hooks}
+        self.pool(threads).run(jobs, limit=limit, on_end=ended, **hooks)
+
+    def hear(self, job: Job, event: Event) -> None:
+        """Take in one event of a process."""
+        kind, title = event["event"], f"{job.name}: " if job.name else ""
+        if kind == "note":
+            self.console.line(title + event["text"], level=event.get("level", ""))
+        elif kind == "table":
             for line in (event["contrast"], *event["text"].splitlines()):
                 self.console.line(line)
+        elif kind == "step":
+            step = plain_step(event["step"])
+            self.status(job.name, step)
+            if "seconds" in event:
+                say = self.console.line if self.settings.verbose else self.console.progress
+                say(f"{title}{step} took {event['seconds']:.1f} s")
 
     def fail(self, failed: Failed) -> None:
         """Record a failure and print its line."""
-        self.reported.add(failed.scan)
         self.failed.append(failed)
         self.console.line(failed.line, level="error")
 
@@ -121,21 +159,6 @@ class Run:
         self.steps[name] = step
         now = ", ".join(f"{name}: {what}" for name, what in self.steps.items())
         self.console.status(f"[{self.ended}/{self.total}] {now}")
-
-    def close(self, name: str) -> str:
-        """Count one process as ended; return how many have ended, of how many."""
-        self.steps.pop(name, None)
-        self.ended += 1
-        if not self.steps:
-            self.console.status("")
-        return f"[{self.ended}/{self.total}]"
-
-    def plan(self, subjects: int) -> Resources:
-        """Return how the work is spread over subjects; warn of too little memory."""
-        resources = plan(self.settings, subjects)
-        if resources.warning:
-            self.console.line(resources.warning, level="warning")
-        return resources
 
     @property
     def gives_up(self) -> bool:
@@ -207,7 +230,7 @@ def _problem(root: Path, problem: Problem) -> Failed:
     inside = problem.path.is_relative_to(root)  # else it is of a second dataset
     name = problem.path.relative_to(root).as_posix() if inside else str(problem.path)
     name = "" if problem.path == root else name  # of the dataset as a whole
-    return Failed(name, "discovery", error_of_code(problem.exit_code, problem.message))
+    return Failed(name, "discovery", problem.error)
 
 
 def skipped_lines(skipped: Iterable[Skipped]) -> list[str]:
@@ -247,74 +270,69 @@ def _labels(settings: Settings) -> dict[str, str]:
 
 def run_participants(
     run: Run,
-    tasks: Sequence[SubjectTask | PairTask],
-    resources: Resources,
+    title: str,
+    work: str,
+    args: Mapping[str, tuple[Any, ...]],
+    scans: Mapping[str, Sequence[str]],
     unit: str,
     *,
     done: str = "done",
-    after_loss: Callable[[Ended], None] = lambda ended: None,
+    after_loss: Callable[[str, tuple[Failed, ...]], None] = lambda name, failed: None,
 ) -> None:
-    """Do the tasks of participants, some at a time; `unit` is what a task has several of.
+    """Call a function for each participant, some at a time; `unit` is what each has several of.
 
-    `after_loss` is called where a process ended before it had reported each of its scans.
+    `args` and `scans` are by the participant's folder, such as ``sub-01``. The function returns
+    an `Outcome`; `after_loss` is called where it did not, with the failures of all scans.
     """
+    threads = step_threads(run.settings)
+    limit, warning = participants_at_a_time(run.settings, len(args))
+    if warning:
+        run.console.line(warning, level="warning")
+    run.console.line(f"{title}; {limit} at a time, {counted(threads, 'thread')} per step")
 
     def started(job: Job) -> None:
         run.status(job.name, "starting")
-        run.console.progress(f"{job.name}: started, {counted(len(job.task.scans), unit)}")
+        run.console.progress(f"{job.name}: started, {counted(len(scans[job.name]), unit)}")
 
-    def ended(end: Ended) -> bool:
-        count = run.close(end.job.name)
-        if _fail_rest(run, end):
-            remove_temporaries(run.settings.out_dir / end.job.name, older_than=0.0)
-            after_loss(end)
-        scans = end.job.task.scans
-        ready = sum(scan.relative_path in run.done for scan in scans)
+    def ended(count: str, end: Ended) -> None:
+        name, outcome, error = end.job.name, end.result, end.failure(_REMEDY)
+        if error is not None:
+            log = "" if isinstance(error, TemporaryError) else str(end.job.log)
+            lost = (Failed(scan, LOST, error, log) for scan in scans[name])
+            outcome = Outcome((), tuple(lost))
+        for failed in outcome.failed:
+            run.fail(failed)
+        if error is not None:
+            remove_temporaries(run.settings.out_dir / name, older_than=0.0)
+            after_loss(name, outcome.failed)
+        run.done.update(outcome.done)
+        run.unlike.update(outcome.unlike)
         run.console.line(
-            f"{count} {end.job.name}: {ready} of {counted(len(scans), unit)} {done} in "
+            f"{count} {name}: {len(outcome.done)} of {counted(len(scans[name]), unit)} {done} in "
             f"{duration(end.seconds)}"
         )
-        return not run.gives_up
 
-    run.ended, run.total = 0, len(tasks)
-    names = [f"sub-{task.subject}" for task in tasks]
-    run.pool(resources.omp_nthreads).run(
-        [Job(n, t.work, t, run.logs / f"{n}.log") for n, t in zip(names, tasks, strict=True)],
-        limit=resources.children,
-        on_start=started,
-        on_event=lambda job, event: _hear(run, job, event),
-        on_end=ended,
-        tick=run.console.tick,
-    )
+    jobs = [Job(name, work, args[name], run.logs / f"{name}.log") for name in args]
+    run.do(jobs, limit, threads, ended, on_start=started)
 
 
-def _hear(run: Run, job: Job, event: Event) -> None:
-    """Take in one event of a participant's process."""
-    kind = event["event"]
-    if kind == "step":
-        run.status(job.name, plain_step(event["step"]))
-        if "seconds" in event:
-            say = run.console.line if run.settings.verbose else run.console.progress
-            say(f"{job.name}: {plain_step(event['step'])} took {event['seconds']:.1f} s")
-    elif kind == "note":
-        run.console.line(f"{job.name}: {event['text']}", level=event.get("level", ""))
-    elif kind == "failed":
-        run.fail(event["failed"])
-    elif kind == "done":
-        run.reported.add(event["scan"])
-        run.done.add(event["scan"])
-    elif kind == "unlike":
-        run.unlike.add(event["scan"])
+@contextmanager
+def alone(settings: Settings, subject: str, send: Send, other: str) -> Iterator[None]:
+    """Keep every other run from a participant, or warn where that cannot be."""
+
+    def waiting(holder: str) -> None:
+        send(note(f"waiting for another run {other} ({holder})"))
+
+    with exclusive(settings.work / "locks" / f"sub-{subject}.lock", waiting) as locked:
+        if not locked:
+            text = "this file system has no file locks; do not start two runs on it at once"
+            send(note(f"{settings.work}: {text}", "warning"))
+        yield
 
 
-def _fail_rest(run: Run, ended: Ended) -> bool:
-    """Let each scan fail that a process did not report; return whether there was one."""
-    error = TemporaryError(f"{ended.cause}; {_REMEDY}") if ended.cause else ended.error
-    rest = [s for s in ended.job.task.scans if s.relative_path not in run.reported]
-    for scan in rest if error is not None else ():
-        log = "" if isinstance(error, TemporaryError) else str(ended.job.log)
-        run.fail(Failed(scan.relative_path, LOST, error, log))  # type: ignore[arg-type]
-    return bool(rest) and error is not None
+def note(text: str, level: str = "") -> Event:
+    """Return the event by which a process has a line printed."""
+    return {"event": "note", "text": text, "level": level}
 
 
 def plain_step(node: str) -> str:
@@ -335,3 +353,12 @@ def report_failures(run: Run, done: str) -> None:
     table = result_path(run.settings.out_dir, "failures", run=run.logs.name)
     write_table(table, run.failed)
     run.console.line(f"{len(run.failed)} failed, {done} done; table of failures: {table}")
+
+
+def write_table(path: Path, failed: Iterable[Failed]) -> None:
+    """Write the failures as a TSV file with a header row."""
+    rows = [COLUMNS, *((f.scan, f.step, f.kind, f.message, f.crash_file) for f in failed)]
+    text = "".join(
+        "\t".join(" ".join(cell.split()) or "n/a" for cell in row) + "\n" for row in rows
+    )
+    atomic_write_text(path, text)

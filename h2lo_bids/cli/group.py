@@ -14,22 +14,11 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run, report_failures, start_run
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources
 from h2lo_bids.cli.resources import fit_threads
-from h2lo_bids.cli.tasks import Failed, exit_code
-from h2lo_bids.errors import BadDataError, H2loError, TemporaryError
+from h2lo_bids.errors import BadDataError, Failed, H2loError, TemporaryError, exit_code
 from h2lo_bids.processes import Ended, Event, Job
+from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import (
-    CollectTask,
-    Evaluated,
-    FinalTask,
-    FoldTask,
-    GroupReportTask,
-    Plan,
-    PlanTask,
-    ScoreTask,
-    Sources,
-    TableTask,
-)
+from h2lo_bids.training.experiments import Evaluated, FinalTask, FoldTask, Plan, Sources
 from h2lo_bids.vocabulary import CONTRASTS, Step
 from h2lo_bids.wording import all_counted, counted, duration
 
@@ -54,7 +43,7 @@ def run_level(settings: Settings, console: Console) -> int:
 
 def _evaluate(run: Run, sources: Sources) -> int:
     """Score the models; return how many pairs were scored."""
-    result: Evaluated = _ask(run, ScoreTask(run.settings, sources), "scoring the models")
+    result: Evaluated = _ask(run, "scoring the models", "scoring:score", sources)
     run.done -= {scan for scan, _ in result.lost}
     for step, items in (("score", result.lost), ("reference", result.unusable)):
         run.fail_alike(Failed(name, step, BadDataError(line)) for name, line in items)
@@ -67,7 +56,7 @@ def _evaluate(run: Run, sources: Sources) -> int:
 def _cross_validate(run: Run, sources: Sources) -> int:
     """Fit every fold, or those that are asked for, collect, and return how many fits are done."""
     settings, console = run.settings, run.console
-    plans: Plans = _ask(run, PlanTask(settings, sources), "dividing the subjects")
+    plans: Plans = _ask(run, "dividing the subjects", "plan:plan_folds", sources)
     for contrast, plan in plans.items():
         text = f"{contrast}: {counted(len(plan.sources), 'pair')}"
         for fold in plan.folds:
@@ -80,7 +69,7 @@ def _cross_validate(run: Run, sources: Sources) -> int:
     if settings.fold or run.gives_up:
         return done
     if settings.folds != "0":
-        _ask(run, CollectTask(settings, tuple(plans)), "collecting the scores")
+        _ask(run, "collecting the scores", "results:collect", tuple(plans))
     if settings.level == "benchmark":
         console.line(f"table: {_write_table(run)}")
     elif not settings.no_final:
@@ -90,20 +79,21 @@ def _cross_validate(run: Run, sources: Sources) -> int:
     return done
 
 
-def _ask(run: Run, task: Any, status: str) -> Any:
-    """Let a process with the threads of a fit do a task; return its result or raise its error."""
-    return run.ask(task, status, fit_threads(run.settings))
+def _ask(run: Run, status: str, work: str, *args: Any) -> Any:
+    """Let a process with the threads of a fit call a function of the experiments."""
+    work = f"h2lo_bids.training.experiments.{work}"
+    return run.ask(status, work, run.settings, *args, threads=fit_threads(run.settings))
 
 
 def _write_report(run: Run) -> Path:
     """Write ``group.html`` from what is in the output folder, and what failed in this run."""
-    failures = tuple((item.step, item.line) for item in run.failed)
-    path: Path = _ask(run, GroupReportTask(run.settings, failures), "writing the report")
+    failures = tuple(Failure(item.step, item.line) for item in run.failed)
+    path: Path = _ask(run, "writing the report", "results:report", failures)
     return path
 
 
 def _write_table(run: Run) -> Path:
-    path: Path = _ask(run, TableTask(run.settings), "collecting the scores")
+    path: Path = _ask(run, "collecting the scores", "results:make_table")
     return path
 
 
@@ -216,22 +206,21 @@ def _print_models(run: Run) -> None:
 
 def run_fits(run: Run, tasks: Sequence[FoldTask | FinalTask], *, at_a_time: int) -> None:
     """Run fits, some at a time; one that fails does not stop the others."""
-    run.ended, run.total = 0, len(tasks)
-    run.steps.clear()
     console, printed = run.console, dict[str, float]()
-    run.pool(fit_threads(run.settings)).run(
-        [
-            Job(t.name, t.work, t, run.logs / f"{t.name.replace('/', '_')}.log", _GRACE)
-            for t in tasks
-        ],
-        limit=at_a_time,
+    jobs = [
+        Job(t.name, t.work, (t,), run.logs / f"{t.name.replace('/', '_')}.log", _GRACE)
+        for t in tasks
+    ]
+    run.do(
+        jobs,
+        at_a_time,
+        fit_threads(run.settings),
+        lambda count, end: _end_fit(run, count, end),
         on_start=lambda job: run.status(job.name, "starting"),
         on_event=lambda job, event: _hear_fit(run, job, event, printed),
-        on_end=lambda ended: _end_fit(run, ended),
         on_stop=lambda count: console.line(
             f"waiting for {counted(count, 'fit')} to save the current step; Ctrl-C ends them now"
         ),
-        tick=console.tick,
     )
 
 
@@ -249,23 +238,19 @@ def _hear_fit(run: Run, job: Job, event: Event, printed: dict[str, float]) -> No
     elif kind == "said":
         run.status(job.name, line)
         run.console.to_log(line)
-    elif kind == "note":
-        run.console.line(f"{job.name}: {line}", level=event.get("level", ""))
     elif kind == "lost":
         run.fail(Failed(job.name, "fit", H2loError(f"{job.name}: {line}")))
+    else:
+        run.hear(job, event)
 
 
-def _end_fit(run: Run, ended: Ended) -> bool:
+def _end_fit(run: Run, count: str, ended: Ended) -> None:
     job = ended.job
-    count = run.close(job.name)
-    if ended.cause:
-        remedy = "run again to go on, with more memory or a lower --n-folds-parallel"
-        run.fail(Failed(job.name, "fit", TemporaryError(f"{ended.cause}; {remedy}")))
-    elif ended.error is not None:
-        log = "" if isinstance(ended.error, TemporaryError) else str(job.log)
-        run.fail(Failed(job.name, "fit", ended.error, log))
-    elif job.name not in run.reported:  # else some test subjects were lost
+    error = ended.failure("run again to go on, with more memory or a lower --n-folds-parallel")
+    if error is not None:
+        log = "" if isinstance(error, TemporaryError) else str(job.log)
+        run.fail(Failed(job.name, "fit", error, log))
+    elif all(failed.scan != job.name for failed in run.failed):  # else test subjects were lost
         run.done.add(job.name)
     end = "done in" if job.name in run.done else "failed after"
     run.console.line(f"{count} {job.name}: {end} {duration(ended.seconds)}")
-    return not run.gives_up

@@ -25,8 +25,7 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines
 from h2lo_bids.cli.pairs import find_pairs, subjects_of
 from h2lo_bids.cli.resources import fit_threads
-from h2lo_bids.cli.tasks import CheckTask, Failed, exit_code
-from h2lo_bids.errors import MissingInputError, UsageError, error_of_code
+from h2lo_bids.errors import Failed, MissingInputError, UsageError, exit_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_for, output_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CURVE, ENHANCER, SYNTHESIZE
@@ -67,10 +66,7 @@ def dry_run(settings: Settings, console: Console) -> int:
     unusable = summarise((p.path, f"cannot use: {p.message}") for p in found.problems)
     for line in (*unusable, *skipped_lines(found.skipped)):
         console.line(line)
-    failed = [
-        Failed(str(p.path), "discovery", error_of_code(p.exit_code, p.message))
-        for p in found.problems
-    ]
+    failed = [Failed(str(p.path), "discovery", p.error) for p in found.problems]
     done = found.scans if isinstance(found, Discovery) else found.pairs
     if code := exit_code(failed, len(done)):
         console.line(f"the run would exit with code {code}: some inputs cannot be used")
@@ -103,7 +99,7 @@ def _check(settings: Settings, found: Discovery) -> list[str]:
         return []
     here = replace(settings, fetch_templates=False)
     try:
-        return check_models_and_templates(CheckTask(here, suffixes))[0]
+        return check_models_and_templates(here, suffixes)[0]
     except MissingInputError:
         if not settings.fetch_templates:
             raise
@@ -258,7 +254,7 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
 
 def _of_study(settings: Settings) -> Iterator[Output]:
     """Yield what is collected from a trial."""
-    yield _log(settings, "trial")
+    yield _log(settings, "collect_study")
     for key in ("trial", "trial_report", *(["reader_set"] if settings.reader_set else [])):
         yield from _result(settings, key)
     for number in range(1, (settings.reader_set or 0) + 1):

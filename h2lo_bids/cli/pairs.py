@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.derivatives import pair_paths
@@ -11,7 +12,10 @@ from h2lo_bids.bids.pairs import PairDiscovery, PairSource, discover_pairs
 from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
+    Outcome,
     Run,
+    alone,
+    note,
     query_of,
     report_discovery,
     report_failures,
@@ -19,7 +23,8 @@ from h2lo_bids.cli.execution import (
     start_run,
     write_dataset,
 )
-from h2lo_bids.cli.tasks import Failed, MissingTask, PairTask, alone, exit_code, note
+from h2lo_bids.cli.resources import step_threads
+from h2lo_bids.errors import Failed, exit_code
 from h2lo_bids.io import read_json
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
@@ -85,14 +90,12 @@ def prepare_pairs(run: Run) -> PairDiscovery:
     write_dataset(run)
     names: set[str] = set()
     if found.pairs:
-        task = MissingTask(run.settings, found.pairs)
-        names = set(run.ask(task, "checking which pairs are prepared"))
+        work = "h2lo_bids.cli.pairs:find_missing"
+        names = set(run.ask("checking which pairs are prepared", work, run.settings, found.pairs))
     missing = [pair for pair in found.pairs if pair.name in names]
-    done = [pair.hf.relative_path for pair in found.pairs if pair.name not in names]
-    run.reported.update(done)
-    run.done.update(done)
+    run.done.update(pair.hf.relative_path for pair in found.pairs if pair.name not in names)
     if missing:
-        _prepare(run, missing, len(done))
+        _prepare(run, missing, len(found.pairs) - len(missing))
     elif found.pairs:
         run.console.line(f"{all_counted(len(found.pairs), 'pair')} prepared already")
     return found
@@ -104,21 +107,24 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
     first = sum(run.settings.fold) % len(pairs)
     for pair in (*pairs[first:], *pairs[:first]):
         subjects.setdefault(pair.subject, []).append(pair)
-    resources = run.plan(len(subjects))
-    already = f", {done} prepared already" if done else ""
-    run.console.line(
-        f"preparing {counted(len(pairs), 'pair')} of {counted(len(subjects), 'participant')}"
-        f"{already}; {resources.children} at a time, "
-        f"{counted(resources.omp_nthreads, 'thread')} per step"
+    title = f"preparing {counted(len(pairs), 'pair')} of {counted(len(subjects), 'participant')}"
+    title += f", {done} prepared already" if done else ""
+    threads = step_threads(run.settings)
+    run_participants(
+        run,
+        title,
+        "h2lo_bids.cli.pairs:prepare_participant",
+        {
+            f"sub-{subject}": (run.settings, subject, tuple(own), threads, run.logs)
+            for subject, own in subjects.items()
+        },
+        {f"sub-{s}": [pair.hf.relative_path for pair in own] for s, own in subjects.items()},
+        "pair",
+        done="prepared",
     )
-    tasks = [
-        PairTask(run.settings, subject, tuple(own), resources, run.logs)
-        for subject, own in subjects.items()
-    ]
-    run_participants(run, tasks, resources, "pair", done="prepared")
 
 
-def find_missing(task: MissingTask, send: Send) -> tuple[str, ...]:
+def find_missing(settings: Settings, pairs: tuple[PairSource, ...], send: Send) -> tuple[str, ...]:
     """Return which pairs are not prepared from the scans and settings of now; runs in a process.
 
     Raises what would keep the pairs from serving what follows, however well they are prepared.
@@ -126,49 +132,54 @@ def find_missing(task: MissingTask, send: Send) -> tuple[str, ...]:
     from pipelines.pairs import missing_pairs
 
     subjects: dict[str, list[PairSource]] = {}
-    for pair in task.pairs:
+    for pair in pairs:
         subjects.setdefault(pair.subject, []).append(pair)
-    people = subjects_of(task.pairs)
+    people = subjects_of(pairs)
     # Preparing may take hours: nobody should learn only then of a misspelled option.
-    if task.settings.level in ("group", "benchmark"):
+    if settings.level in ("group", "benchmark"):
         from h2lo_bids.training.experiments.plan import check_ahead
 
-        check_ahead(task.settings, people)
-    elif task.settings.level == "evaluate":
+        check_ahead(settings, people)
+    elif settings.level == "evaluate":
         from h2lo_bids.models.bundle import load_model
         from h2lo_bids.models.choice import named_models
 
-        for named in named_models(task.settings, tuple(people)).values():
+        for named in named_models(settings, tuple(people)).values():
             for _, bundle in named:
                 load_model(bundle)  # only for the errors that it raises
-    how = _how(task.settings)
+    how = _how(settings)
     return tuple(n for s, own in subjects.items() for n in missing_pairs(s, tuple(own), how))
 
 
-def prepare_participant(task: PairTask, send: Send) -> None:
+def prepare_participant(
+    settings: Settings,
+    subject: str,
+    pairs: tuple[PairSource, ...],
+    threads: int,
+    logs: Path,
+    send: Send,
+) -> Outcome:
     """Prepare one participant's pairs, alone among all runs; runs in a process."""
     from h2lo_bids.cli.subject import run_options
     from pipelines.pairs import prepare_pairs
 
-    settings = task.settings
-    how = replace(_how(settings), omp_nthreads=task.resources.omp_nthreads)
-    options = run_options(task, send)
+    how = replace(_how(settings), omp_nthreads=threads)
+    options = run_options(settings, logs / f"sub-{subject}", send)
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.
-    with alone(task, send, "that prepares these pairs"):
-        outcome = prepare_pairs(
-            task.subject, task.pairs, how, work_dir=settings.work, options=options
-        )
-    scans = {pair.name: pair.hf.relative_path for pair in task.pairs}
-    for name, item in outcome.failed.items():
-        failed = Failed(scans[name], item.step, item.error, item.crash_file)
-        send({"event": "failed", "failed": failed})
-    for name in (*outcome.made, *outcome.kept):
-        send({"event": "done", "scan": scans[name]})
-    for pair in task.pairs:
+    with alone(settings, subject, send, "that prepares these pairs"):
+        outcome = prepare_pairs(subject, pairs, how, work_dir=settings.work, options=options)
+    for pair in pairs:
         if pair.name in outcome.made:
             record = pair_paths(settings.out_dir, pair.hf, pair.contrast)["record"]
             for text in read_json(record).get("Warnings", ()):
                 send(note(text, "warning"))
+    ready = (*outcome.made, *outcome.kept)
+    scans = {pair.name: pair.hf.relative_path for pair in pairs}
+    failed = (
+        Failed(scans[name], item.step, item.error, item.crash_file)
+        for name, item in outcome.failed.items()
+    )
+    return Outcome(tuple(scans[name] for name in scans if name in ready), tuple(failed))
 
 
 def _how(settings: Settings) -> Any:

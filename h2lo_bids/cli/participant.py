@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.derivatives import report_path, result_path
-from h2lo_bids.bids.discover import Discovery, discover, discover_lowfield
+from h2lo_bids.bids.discover import Discovery, LowFieldSource, discover, discover_lowfield
+from h2lo_bids.bids.gather import Problem, Skipped
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import software_versions
+from h2lo_bids.cli.checks import Templates
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
     LOST,
@@ -24,11 +26,10 @@ from h2lo_bids.cli.execution import (
     start_run,
     write_dataset,
 )
-from h2lo_bids.cli.tasks import CheckTask, Failed, SubjectTask, Templates, TrialTask, exit_code
-from h2lo_bids.errors import H2loError, NoMatchError
+from h2lo_bids.cli.resources import step_threads
+from h2lo_bids.errors import Failed, H2loError, NoMatchError, exit_code
 from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.outputs import grids_for
-from h2lo_bids.processes import Ended
 from h2lo_bids.reports.records import (
     Failure,
     FoundScan,
@@ -42,6 +43,29 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import ENHANCE, Send
 from h2lo_bids.wording import all_counted, counted
 
+PROCESS = "h2lo_bids.cli.subject:process"
+"""Does a `SubjectTask`, in a process that alone imports what it takes."""
+
+
+@dataclass(frozen=True)
+class SubjectTask:
+    """What is done with the scans of one participant."""
+
+    settings: Settings
+    subject: str
+    scans: tuple[Scan, ...]
+    threads: int
+    """Of one step."""
+    logs: Path
+    """The run's folder for crash files and graphs."""
+    templates: Templates = ()
+    skipped: tuple[Skipped, ...] = ()
+    """Images of this participant that are not used, with the reason."""
+    problems: tuple[Problem, ...] = ()
+    """Images of this participant that cannot be used."""
+    sources: tuple[LowFieldSource, ...] = ()
+    """Of enhancement: which scans belong together; `scans` are then their parts."""
+
 
 def run_participant(settings: Settings, console: Console) -> int:
     """Process the chosen participants and return the exit code."""
@@ -54,8 +78,8 @@ def run_participant(settings: Settings, console: Console) -> int:
         suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
         templates: Templates = ()
         if suffixes:
-            task = CheckTask(settings, suffixes)
-            notes, templates = run.ask(task, "checking models and templates")
+            work = "h2lo_bids.cli.checks:check_models_and_templates"
+            notes, templates = run.ask("checking models and templates", work, settings, suffixes)
             for note in notes:
                 console.line(note)
         write_dataset(run)
@@ -63,7 +87,10 @@ def run_participant(settings: Settings, console: Console) -> int:
             _process(run, found, templates)
         if settings.level == "trial":
             collect(run)
-        return _finish(run)
+        _finish(run)
+        if suffixes:
+            write_pages_of_all(run)
+        return exit_code(run.failed, len(run.done))
 
 
 def find(settings: Settings) -> Discovery:
@@ -74,57 +101,59 @@ def find(settings: Settings) -> Discovery:
 def _process(run: Run, found: Discovery, templates: Templates) -> None:
     subjects: dict[str, list[Scan]] = {}
     for scan in found.scans:
-        subjects.setdefault(scan.subject, []).append(scan)
-    resources = run.plan(len(subjects))
-    run.console.line(
-        f"{counted(len(subjects), 'participant')}, {counted(len(found.scans), 'scan')}; "
-        f"{resources.children} at a time, {counted(resources.omp_nthreads, 'thread')} per step"
-    )
-    root = run.settings.bids_dir
+        subjects.setdefault(f"sub-{scan.subject}", []).append(scan)
+    root, threads = run.settings.bids_dir, step_threads(run.settings)
     skipped, problems = _by_subject(root, found.skipped), _by_subject(root, found.problems)
-    tasks = [
-        SubjectTask(
+    tasks = {
+        name: SubjectTask(
             settings=run.settings,
-            subject=subject,
+            subject=scans[0].subject,
             scans=tuple(scans),
-            resources=resources,
+            threads=threads,
             logs=run.logs,
             templates=templates,
-            skipped=tuple(skipped[subject]),
-            problems=tuple(problems[subject]),
-            sources=tuple(s for s in found.sources if s.scan.subject == subject),
+            skipped=tuple(skipped[name]),
+            problems=tuple(problems[name]),
+            sources=tuple(s for s in found.sources if s.scan.subject == scans[0].subject),
         )
-        for subject, scans in subjects.items()
-    ]
-    run_participants(run, tasks, resources, "scan", after_loss=lambda end: _clean_up(run, end))
+        for name, scans in subjects.items()
+    }
+    run_participants(
+        run,
+        f"{counted(len(subjects), 'participant')}, {counted(len(found.scans), 'scan')}",
+        PROCESS,
+        {name: (task,) for name, task in tasks.items()},
+        {name: [scan.relative_path for scan in scans] for name, scans in subjects.items()},
+        "scan",
+        after_loss=lambda name, failed: _clean_up(run, tasks[name], failed),
+    )
 
 
 def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
-    """Group what concerns images by the participant whose folder holds them."""
+    """Group what concerns images by the participant's folder, which holds them."""
     groups: dict[str, list[Any]] = defaultdict(list)
     for item in items:
         for name in item.path.relative_to(root).parts[:1]:  # none for the dataset as a whole
-            groups[name.removeprefix("sub-")].append(item)
+            groups[name].append(item)
     return groups
 
 
-def _clean_up(run: Run, ended: Ended) -> None:
+def _clean_up(run: Run, task: SubjectTask, failed: Iterable[Failed]) -> None:
     """Do for a participant whose process died what it could not do any more."""
-    out_dir, task = run.settings.out_dir, ended.job.task
+    out_dir, name = task.settings.out_dir, f"sub-{task.subject}"
     stems = {scan.relative_path: scan.stem for scan in task.scans}
     try:
-        with exclusive(common_lock(out_dir, ended.job.name)):
-            for item in run.failed:
-                if item.step == LOST and item.scan in stems:
-                    stem = stems[item.scan]
-                    write_scan_failure(out_dir, stem, Failure(LOST, item.message, "", stem))
+        with exclusive(common_lock(out_dir, name)):
+            for item in failed:
+                stem = stems[item.scan]
+                write_scan_failure(out_dir, stem, Failure(LOST, item.message, "", stem))
             _render(out_dir, task.subject)
     except (H2loError, OSError) as err:
-        run.console.line(f"{ended.job.name}: no report: {err}", level="warning")
+        run.console.line(f"{name}: no report: {err}", level="warning")
 
 
-def _finish(run: Run) -> int:
-    """Write the table of failures, sum up, and choose the exit code."""
+def _finish(run: Run) -> None:
+    """Write the table of failures, sum up, and name the reports."""
     console = run.console
     if run.failed:
         report_failures(run, counted(len(run.done), "scan"))
@@ -147,9 +176,6 @@ def _finish(run: Run) -> int:
         page = run.settings.out_dir / f"{subject}.html"
         if page.exists():
             console.line(f"report: {page}")
-    if run.reported:
-        write_pages_of_all(run)
-    return exit_code(run.failed, len(run.done))
 
 
 def run_collect(settings: Settings, console: Console) -> int:
@@ -165,18 +191,18 @@ def collect(run: Run) -> None:
     if run.settings.participant_label and not run.settings.collect:
         run.console.line("run trial with --collect once all participants are done")
         return
-    path, notes = run.ask(TrialTask(run.settings), "collecting the study")
+    work = "h2lo_bids.cli.participant:collect_study"
+    path, notes = run.ask("collecting the study", work, run.settings)
     for note in notes:
         run.console.line(note, level="warning")
     run.console.line(f"report: {path}")
 
 
-def collect_study(task: TrialTask, send: Send) -> tuple[Path, list[str]]:
+def collect_study(settings: Settings, send: Send) -> tuple[Path, list[str]]:
     """Write the tables, the page and the reader set of a study; return the page and warnings."""
     from h2lo_bids.trial.report import write_trial_report
     from h2lo_bids.trial.study import collect
 
-    settings = task.settings
     study = collect(settings.out_dir, seed=settings.random_seed)
     if settings.reader_set:
         from h2lo_bids.trial.reader_set import write_reader_set
@@ -185,7 +211,7 @@ def collect_study(task: TrialTask, send: Send) -> tuple[Path, list[str]]:
     return write_trial_report(settings.out_dir, study, settings.words()), study.notes
 
 
-def write_report(task: SubjectTask, failed: list[Failed], scans: Sequence[ScanReport]) -> Path:
+def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Iterable[ScanReport]) -> Path:
     """Write the records and the page of a participant whose workflow has ended."""
     out_dir = task.settings.out_dir
     stems = {scan.relative_path: scan.stem for scan in task.scans}

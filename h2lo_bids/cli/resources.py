@@ -6,7 +6,6 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids.settings import Settings
@@ -27,33 +26,22 @@ _LIBRARIES = (
 _UNLIMITED = 1 << 60  # cgroup v1 writes a huge number for "no limit"
 
 
-@dataclass(frozen=True)
-class Resources:
-    """How the work is spread."""
+def participants_at_a_time(settings: Settings, subjects: int) -> tuple[int, str]:
+    """Return how many participants are done at a time, and a warning if the memory looks small.
 
-    children: int
-    """Subjects in process at the same time."""
-    omp_nthreads: int
-    """Threads of one step."""
-    warning: str = ""
-    """One line if the memory looks too small."""
-
-
-def plan(settings: Settings, subjects: int) -> Resources:
-    """Spread processors and memory over subjects; one is done at a time, whatever the memory."""
+    It is one at least, whatever the memory.
+    """
     nprocs = settings.nprocs or available_processors()
-    threads = step_threads(settings)
     memory = settings.mem or available_memory_gb()
     registers = any(space not in ("native", "model") for space in settings.output_spaces)
     need = REGISTRATION_GB if registers else SUBJECT_GB
-    children = max(1, min(subjects, nprocs // threads, int(memory // need)))
-    warning = ""
-    if memory < need:
-        warning = (
-            f"one participant takes about {need:g} GB and {memory:.1f} GB are free: if it is "
-            "killed, give it more memory"
-        )
-    return Resources(children, threads, warning)
+    limit = max(1, min(subjects, nprocs // step_threads(settings), int(memory // need)))
+    if memory >= need:
+        return limit, ""
+    return limit, (
+        f"one participant takes about {need:g} GB and {memory:.1f} GB are free: if it is killed, "
+        "give it more memory"
+    )
 
 
 def step_threads(settings: Settings) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from h2lo_bids.cli.console import Console, printable
 from h2lo_bids.cli.parser import print_listing, read_settings
-from h2lo_bids.errors import H2loError, InputOutputError, UsageError, of_the_machine
+from h2lo_bids.errors import Failed, H2loError, InputOutputError, UsageError, of_the_machine
 from h2lo_bids.settings import Settings
 
 INTERRUPTED = 130
@@ -129,7 +129,7 @@ def _unexpected(err: Exception, console: Console, settings: Settings) -> H2loErr
 
 def _record(err: H2loError, console: Console, settings: Settings) -> None:
     """Put what ended the whole run into its table of failures, if it got as far as a log."""
-    from h2lo_bids.cli.tasks import Failed, write_table
+    from h2lo_bids.cli.execution import write_table
 
     table = console.log.with_name("failures.tsv") if console.log is not None else None
     if table is not None and not table.exists():

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.cli import outputs
 from h2lo_bids.cli.console import printable
+from h2lo_bids.cli.execution import COLUMNS
 from h2lo_bids.cli.parser import EXIT_CODES
-from h2lo_bids.cli.tasks import COLUMNS
 from h2lo_bids.errors import UsageError
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.settings import OPTIONS, Settings
@@ -144,7 +144,6 @@ def _trial(settings: Settings, folder: Path) -> list[Stage]:
 def _pairs(settings: Settings) -> tuple[Stage, Any]:
     """Return the stage that prepares pairs, which their records show to be done, and the pairs."""
     from h2lo_bids.cli.pairs import find_missing, find_pairs
-    from h2lo_bids.cli.tasks import MissingTask
 
     taken: dict[str, Any] = {
         option.name: getattr(settings, option.name)
@@ -154,7 +153,7 @@ def _pairs(settings: Settings) -> tuple[Stage, Any]:
     own = Settings(settings.bids_dir, settings.out_dir, **{**taken, "pairs": True})
     found = find_pairs(own)
     _warn(found, own.bids_dir)
-    missing = set(find_missing(MissingTask(own, found.pairs), lambda event: None))
+    missing = set(find_missing(own, found.pairs, lambda event: None))
     lacking = {pair.subject for pair in found.pairs if pair.name in missing}
     tasks = tuple(
         Task(f"sub-{subject}", ("--participant-label", subject), subject not in lacking)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import synthstrip_weights
-from h2lo_bids.cli.tasks import Failed, PairTask, SubjectTask, alone, note
-from h2lo_bids.errors import H2loError, error_named
+from h2lo_bids.cli.execution import Outcome, alone, note
+from h2lo_bids.cli.participant import SubjectTask, write_report
+from h2lo_bids.errors import Failed, H2loError, error_named
 from h2lo_bids.outputs import extras_of, response_of
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
@@ -32,12 +33,10 @@ LEFT_OUT = "fusion"
 """The step that is named for a scan without which the others were fused."""
 
 
-def process(task: SubjectTask, send: Send) -> None:
+def process(task: SubjectTask, send: Send) -> Outcome:
     """Run one participant's workflow, alone among all runs, and write the report."""
-    from h2lo_bids.cli.participant import write_report
-
     settings = task.settings
-    with alone(task, send, "of this participant"):
+    with alone(settings, task.subject, send, "of this participant"):
         failed, scans = _run(task, send)
         if (settings.labels or settings.condition or settings.level == STEP) and not task.sources:
             more, scans = examine(task, scans, {item.scan for item in failed}, send)
@@ -48,25 +47,19 @@ def process(task: SubjectTask, send: Send) -> None:
             for path, error, message in scan.lost
         ]
         write_report(task, failed, scans)
-        first = {item.scan: item for item in reversed(failed)}
-        for name in (scan.relative_path for scan in task.scans):
-            lost = {"event": "failed", "failed": first.get(name)}
-            send(lost if name in first else {"event": "done", "scan": name})
-        _send_warnings(task, scans, set(first), send)
         if settings.clean_workdir and not failed:
             shutil.rmtree(settings.work / _workflow_name(task.subject), ignore_errors=True)
-
-
-def _send_warnings(
-    task: SubjectTask, scans: Sequence[ScanReport], failed: set[str], send: Send
-) -> None:
-    """Print on the terminal, too, what the report warns of."""
-    stems = {scan.stem for scan in task.scans if scan.relative_path not in failed}
-    for scan in sorted((scan for scan in scans if scan.stem in stems), key=lambda scan: scan.stem):
-        for text in (*scan.noticed, *scan.warnings):
+    first = {item.scan: item for item in reversed(failed)}
+    whole = [scan for scan in task.scans if scan.relative_path not in first]
+    shown = [record for record in scans if record.stem in {scan.stem for scan in whole}]
+    for record in sorted(shown, key=lambda record: record.stem):
+        for text in (*record.noticed, *record.warnings):
             send(note(text, "warning"))
-        if scan.likeness == "no":
-            send({"event": "unlike", "scan": scan.source})
+    return Outcome(
+        tuple(scan.relative_path for scan in whole),
+        tuple(first[s.relative_path] for s in task.scans if s.relative_path in first),
+        tuple(record.source for record in shown if record.likeness == "no"),
+    )
 
 
 def scan_word(scan: Scan) -> str:
@@ -91,7 +84,7 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
 
     workflow = build(task, send)
     workflow.base_dir = str(task.settings.work)
-    options = run_options(task, send)
+    options = run_options(task.settings, task.logs / f"sub-{task.subject}", send)
     failures = run_workflow(workflow, options)
     failed = [item for failure in failures for item in _failed(task, failure)]
     broken = {item.scan for item in failed}
@@ -101,17 +94,16 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     return failed, [from_json(ScanReport, record) for record in whole]
 
 
-def run_options(task: SubjectTask | PairTask, send: Send) -> RunOptions:
+def run_options(settings: Settings, crashes: Path, send: Send) -> RunOptions:
     """Return how a participant's workflow is run, and set what Nipype logs."""
     from nipype import config, logging
 
     from pipelines.engine import RunOptions
 
-    level = "DEBUG" if task.settings.verbose > 1 else "INFO"
+    level = "DEBUG" if settings.verbose > 1 else "INFO"
     config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
     logging.update_logging(config)
-    crashes = task.logs / f"sub-{task.subject}"
-    return RunOptions(crashes, task.settings.stop_on_first_crash, Steps(send))
+    return RunOptions(crashes, settings.stop_on_first_crash, Steps(send))
 
 
 def build(task: SubjectTask, send: Send) -> Any:
@@ -157,7 +149,7 @@ def run_spec(task: SubjectTask) -> RunSpec:
         device=device_of(settings.device),
         sloppy=settings.sloppy,
         random_seed=settings.random_seed,
-        omp_nthreads=task.resources.omp_nthreads,
+        omp_nthreads=task.threads,
     )
 
 
@@ -240,7 +232,7 @@ def plan_of(task: SubjectTask) -> Plan:
         options=EngineOptions(
             device=device_of(settings.device),
             precision=settings.precision or "fp32",
-            threads=task.resources.omp_nthreads,
+            threads=task.threads,
         ),
     )
 

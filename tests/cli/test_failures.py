@@ -14,9 +14,9 @@ from heads import write_dataset
 from h2lo_bids import errors
 from h2lo_bids.cli import console as module
 from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.execution import write_table
 from h2lo_bids.cli.run import main
-from h2lo_bids.cli.tasks import Failed, exit_code, write_table
-from h2lo_bids.errors import recorded
+from h2lo_bids.errors import Failed, exit_code, recorded
 
 
 def _failed(error: Exception, scan: str = "sub-1/anat/x") -> Failed:

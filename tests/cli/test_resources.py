@@ -56,25 +56,21 @@ def _settings(**changes) -> Settings:
     return Settings(Path("/b"), Path("/o"), **changes)
 
 
-def test_memory_and_processors_bound_how_many_run_at_once():
-    plan = resources.plan(_settings(nprocs=16, omp_nthreads=2, mem=64.0), subjects=100)
-    assert (plan.children, plan.omp_nthreads) == (8, 2)
-    plan = resources.plan(_settings(nprocs=16, omp_nthreads=2, mem=5.0), subjects=100)
-    assert plan.children == 2
-    plan = resources.plan(_settings(nprocs=16, omp_nthreads=2, mem=64.0), subjects=1)
-    assert plan.children == 1
+@pytest.mark.parametrize(
+    ("nprocs", "threads", "mem", "subjects", "limit"),
+    [(16, 2, 64.0, 100, 8), (16, 2, 5.0, 100, 2), (16, 2, 64.0, 1, 1), (4, None, 1.0, 9, 1)],
+)
+def test_memory_and_processors_bound_how_many_run_at_once(nprocs, threads, mem, subjects, limit):
+    settings = _settings(nprocs=nprocs, omp_nthreads=threads, mem=mem)
+    found, warning = resources.participants_at_a_time(settings, subjects)
+    assert found == limit
+    assert ("1.0 GB are free" in warning) == bool(warning) == (mem == 1.0)
+    assert "\n" not in warning
 
 
-def test_threads_do_not_depend_on_the_number_of_subjects():
-    counts = {resources.plan(_settings(nprocs=16, mem=64.0), n).omp_nthreads for n in (1, 3, 99)}
-    assert counts == {4}
-
-
-def test_too_little_memory_warns_and_still_runs():
-    plan = resources.plan(_settings(nprocs=4, mem=1.0), subjects=9)
-    assert plan.children == 1
-    assert "1.0 GB are free" in plan.warning
-    assert "\n" not in plan.warning
+@pytest.mark.parametrize(("given", "threads"), [(None, 4), (2, 2), (99, 16)])
+def test_threads_of_a_step_are_at_most_the_processors(given, threads):
+    assert resources.step_threads(_settings(nprocs=16, omp_nthreads=given)) == threads
 
 
 IMPORT = """

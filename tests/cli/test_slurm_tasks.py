@@ -247,7 +247,7 @@ COLLECT = {
 def stages(tmp_path, monkeypatch):
     """Return a function that divides a command line, with pairs that are all prepared."""
     write_pairs(tmp_path / "bids", subjects=5)
-    monkeypatch.setattr("h2lo_bids.cli.pairs.find_missing", lambda task, send: ())
+    monkeypatch.setattr("h2lo_bids.cli.pairs.find_missing", lambda settings, pairs, send: ())
 
     def divide(*words: str, ended: str = "") -> dict[str, Stage]:
         asked = read_settings([str(tmp_path / "bids"), str(tmp_path / "out"), *words])

@@ -24,15 +24,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class PlanTask:
-    """Divide the subjects of the prepared pairs into folds."""
-
-    work: ClassVar[str] = "h2lo_bids.training.experiments.plan:plan_folds"
-    settings: Settings
-    sources: Sources
-
-
-@dataclass(frozen=True)
 class FoldTask:
     """Fit and score one method on one fold, with so many threads of PyTorch."""
 
@@ -69,44 +60,9 @@ class FinalTask:
 
 
 @dataclass(frozen=True)
-class CollectTask:
-    """Write the tables of some contrasts from the folds that are done."""
-
-    work: ClassVar[str] = "h2lo_bids.training.experiments.results:collect"
-    settings: Settings
-    contrasts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TableTask:
-    """Write the table of a benchmark from the folds that are done."""
-
-    work: ClassVar[str] = "h2lo_bids.training.experiments.results:make_table"
-    settings: Settings
-
-
-@dataclass(frozen=True)
-class ScoreTask:
-    """Score models on the prepared pairs."""
-
-    work: ClassVar[str] = "h2lo_bids.training.experiments.scoring:score"
-    settings: Settings
-    sources: Sources
-
-
-@dataclass(frozen=True)
 class Evaluated:
     """Tables that were written; pairs and reference scans that could not be used, and why."""
 
     tables: tuple[Path, ...]
     lost: tuple[tuple[str, str], ...]
     unusable: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class GroupReportTask:
-    """Write the report of a level that works on pairs, with the failures: step and message."""
-
-    work: ClassVar[str] = "h2lo_bids.training.experiments.results:report"
-    settings: Settings
-    failures: tuple[tuple[str, str], ...] = ()

@@ -12,7 +12,7 @@ from h2lo_bids.io import exclusive
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import check_shares
-from h2lo_bids.training.experiments import Plan, PlanTask
+from h2lo_bids.training.experiments import Plan, Sources
 from h2lo_bids.training.experiments.crossvalidation import FoldWork, changes, fold_done, read_record
 from h2lo_bids.training.experiments.fits import (
     all_flagged,
@@ -36,9 +36,8 @@ from h2lo_bids.vocabulary import Say, Send
 SPLITS = "splits.tsv"
 
 
-def plan_folds(task: PlanTask, send: Send) -> dict[str, Plan]:
+def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan]:
     """Choose the pairs, divide the subjects and write ``splits.tsv``; return plans by contrast."""
-    settings = task.settings
     plans: dict[str, Plan] = {}
 
     def note(text: str, level: str = "") -> None:
@@ -47,7 +46,7 @@ def plan_folds(task: PlanTask, send: Send) -> dict[str, Plan]:
     def warn(text: str) -> None:
         note(text, "warning")
 
-    for contrast, sources in task.sources.items():
+    for contrast, sources in found.items():
         used, flagged = usable_pairs(settings, contrast, sources)
         for pair in flagged:
             warn(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs")

@@ -27,7 +27,6 @@ from h2lo_bids.models.registry import cited
 from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import CollectTask, GroupReportTask, TableTask
 from h2lo_bids.training.experiments.crossvalidation import SCORES, fold_folder, read_record
 from h2lo_bids.training.experiments.plan import SPLITS
 from h2lo_bids.training.methods import methods_of
@@ -35,11 +34,10 @@ from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
 
-def collect(task: CollectTask, send: Send) -> None:
+def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> None:
     """Write the tables of each contrast, and the methods text, from the folds that are done."""
-    settings = task.settings
     splits = read_splits(settings.out_dir / SPLITS)
-    for contrast in task.contrasts:
+    for contrast in contrasts:
         folds = splits.get(contrast, ())
         scores, titles, _ = gather_scores(settings, contrast, folds, send)
         if not titles:
@@ -65,9 +63,8 @@ def _stem(settings: Settings, contrast: str) -> Path:
     return result_path(settings.out_dir, key, contrast=contrast)
 
 
-def make_table(task: TableTask, send: Send) -> Path:
+def make_table(settings: Settings, send: Send) -> Path:
     """Write ``table1``, or ``table2`` of the enhancers, in every format, and its page."""
-    settings = task.settings
     splits = read_splits(settings.out_dir / SPLITS)
     wanted = settings.contrast or tuple(sorted(splits))
     found = [_block(settings, name, splits.get(name, ()), send) for name in wanted]
@@ -175,9 +172,8 @@ def agree(known: dict[str, Any], own: dict[str, Any]) -> bool:
     return all(known[key] == own[key] for key in known.keys() & own.keys())
 
 
-def report(task: GroupReportTask, send: Send) -> Path:
+def report(settings: Settings, failures: tuple[Failure, ...], send: Send) -> Path:
     """Write ``group.html`` from what is in the output folder."""
-    settings = task.settings
     kinds = ("evaluation/*",) if settings.level == "evaluate" else ("folds/*", "models/*")
     patterns = (*kinds, "sub-*/**/*_desc-pairLF_*.json")
     if not any(any(settings.out_dir.glob(pattern)) for pattern in patterns):
@@ -185,7 +181,6 @@ def report(task: GroupReportTask, send: Send) -> Path:
             f"{settings.out_dir}: holds nothing of the {settings.level} level; run it once "
             "without --reports-only"
         )
-    failures = [Failure(step, message) for step, message in task.failures]
     level = "enhance" if settings.fits_enhancer else settings.level
     return write_group_report(settings.out_dir, level=level, failures=failures)
 

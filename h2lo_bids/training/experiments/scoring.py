@@ -23,11 +23,12 @@ from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.choice import named_models
 from h2lo_bids.models.registry import Model
+from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.training.card import software
-from h2lo_bids.training.experiments import Evaluated, ScoreTask
+from h2lo_bids.training.experiments import Evaluated, Sources
 from h2lo_bids.training.experiments.fits import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.training.experiments.heldout import (
     Scored,
@@ -245,10 +246,9 @@ def _write(
     write_json(folder / "record.json", record)
 
 
-def score(task: ScoreTask, send: Send) -> Evaluated:
+def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
     """Score the models on every contrast's pairs and write the tables."""
-    settings = task.settings
-    models = named_models(settings, tuple(task.sources))
+    models = named_models(settings, tuple(found))
 
     def say(line: str) -> None:
         warning = line.startswith("warning: ")
@@ -258,7 +258,7 @@ def score(task: ScoreTask, send: Send) -> Evaluated:
     tables = []
     lost: list[tuple[str, str]] = []
     unusable: list[tuple[str, str]] = []
-    for contrast, sources in task.sources.items():
+    for contrast, sources in found.items():
         if contrast not in models:
             continue
         used, flagged = usable_pairs(settings, contrast, sources)

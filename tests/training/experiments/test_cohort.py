@@ -18,7 +18,7 @@ from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import FinalTask, PlanTask
+from h2lo_bids.training.experiments import FinalTask
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_cohort
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, run_fold
 from h2lo_bids.training.experiments.fits import fit_all
@@ -206,7 +206,7 @@ def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
         pretrain_derivatives=(root,), schedule_factor=1e-3, features=2, device="cpu",
     )  # fmt: skip
     sources = tuple(pair.sources[0] for pair in pairs)
-    plan = plan_folds(PlanTask(settings, {"T1w": sources}), lambda event: None)["T1w"]
+    plan = plan_folds(settings, {"T1w": sources}, lambda event: None)["T1w"]
     assert (plan.folds, len(plan.held)) == ((), 1)
     fit_all(FinalTask(settings, "T1w", (), plan.held, sources, 1), lambda event: None)
     bundle = load_bundle(tmp_path / "out/models/pfsr_T1w", task="enhance")

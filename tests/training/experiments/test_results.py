@@ -13,7 +13,6 @@ from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.reports.methods import works
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import CollectTask
 from h2lo_bids.training.experiments.crossvalidation import fold_folder
 from h2lo_bids.training.experiments.results import collect, training_text
 
@@ -51,7 +50,7 @@ def test_methods_of_other_options_stay_out_of_the_table(tmp_path, steps, taken):
         put_fold(tmp_path, "h2lo-nograd", fold, steps=steps, level=0.6)
     said = []
     settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, level="group", method=("h2lo",))
-    collect(CollectTask(settings, ("T1w",)), said.append)
+    collect(settings, ("T1w",), said.append)
     found = {score.method for score in read_scores(tmp_path / "group_T1w_scores.tsv")}
     assert found == ({"h2lo", "h2lo-nograd"} if taken else {"h2lo"})
     warnings = [event["text"] for event in said if event.get("level") == "warning"]
