@@ -12,7 +12,7 @@ import re
 import shlex
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -206,7 +206,7 @@ def _add(group: argparse._ArgumentGroup, option: Option, text: str) -> None:
 
 def read_settings(argv: Sequence[str]) -> Settings:
     """Read the command line, and the configuration file that it names; the former wins."""
-    words = [*_spelled([_hyphenated(word) for word in argv])]
+    words = [*_spelled(argv)]
     if {"-h", "--help"} & set(words):
         level = next((word for word in words if word in (*LEVELS, *LEVEL_ALIASES)), None)
         parser = build_parser(canonical(level)) if level else build_short_parser()
@@ -250,19 +250,17 @@ def _swallowed(words: Sequence[str]) -> str:
     return ""
 
 
-def _hyphenated(word: str) -> str:
-    """Let ``--participant_label`` pass for ``--participant-label``."""
-    name, equals, value = word.partition("=")
-    return (name.replace("_", "-") if name.startswith("--") else name) + equals + value
-
-
-def _spelled(words: Sequence[str]) -> Iterator[str]:
+def _spelled(words: Iterable[str]) -> Iterator[str]:
     """Yield words with options as they are called here; --notrack goes, as nothing is tracked."""
-    for before, word in pairwise(["", *words]):
+    before = ""
+    for word in words:
         name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-")
         unit = "M" if "--mem-mb" in (before, name) and word[-1:].isdigit() else ""
-        if word != "--notrack":
+        if name + equals + value != "--notrack":
             yield _SPELLINGS.get(name, name) + equals + value + unit
+        before = name
 
 
 def canonical(level: str) -> str:

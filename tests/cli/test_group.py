@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 FIT = ["--resolution", "8", "--steps", "8", "--crop", "12", "--validate-every", "4"]
 FIT += ["--folds", "2", "--nprocs", "1", "--mem", "8"]
+PEOPLE = ["--participant-label", "01", "02", "03", "04"]  # whose images are sound
 SAME = ("scores.tsv", "scores.json", "pictures.npz", "bundle/weights.safetensors")
 
 
@@ -113,7 +114,7 @@ def test_a_rerun_computes_nothing_again(first, root):
 
 def test_other_options_on_finished_folds_are_refused_in_one_line(first, root):
     before = stamps(first)
-    words = [*FIT[:2], "--steps", "9", *FIT[4:], "--participant-label", "01", "02", "03", "04"]
+    words = [*FIT[:2], "--steps", "9", *FIT[4:], *PEOPLE]
     done = h2lo(root / "bids", first, "group", *words)
     assert done.returncode == 64, done.stdout
     (line,) = done.stderr.splitlines()
@@ -124,8 +125,7 @@ def test_other_options_on_finished_folds_are_refused_in_one_line(first, root):
 
 def test_folds_one_by_one_and_a_kill_end_in_the_same_bytes(first, root, tmp_path):
     out = prepared_elsewhere(first, tmp_path / "out")
-    people = ["--participant-label", "01", "02", "03", "04"]
-    process = h2lo(root / "bids", out, "group", *FIT, *people, "--fold", "0", popen=True)
+    process = h2lo(root / "bids", out, "group", *FIT, *PEOPLE, "--fold", "0", popen=True)
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if any(out.glob(".h2lo-work/training/T1w/h2lo/*/history.csv")):
@@ -133,12 +133,12 @@ def test_folds_one_by_one_and_a_kill_end_in_the_same_bytes(first, root, tmp_path
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    done = h2lo(root / "bids", out, "group", *FIT, *people, "--fold", "1", "0")
+    done = h2lo(root / "bids", out, "group", *FIT, *PEOPLE, "--fold", "1", "0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not any(out.glob("group_*"))
     assert not (out / "models").exists()
     before = stamps(out)
-    done = h2lo(root / "bids", out, "group", *FIT, *people)
+    done = h2lo(root / "bids", out, "group", *FIT, *PEOPLE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert results(out) == results(first)
     assert {name: stamps(out)[name] for name in before} == before
@@ -148,8 +148,7 @@ def test_a_fold_that_fails_does_not_stop_the_others(first, root, tmp_path):
     out = prepared_elsewhere(first, tmp_path / "out")
     shutil.copytree(first / "folds/T1w/h2lo/fold-0", out / "folds/T1w/h2lo/fold-0")
     (out / "folds/T1w/h2lo/fold-1").touch()  # where a folder is needed
-    people = ["--participant-label", "01", "02", "03", "04"]
-    done = h2lo(root / "bids", out, "group", *FIT, *people)
+    done = h2lo(root / "bids", out, "group", *FIT, *PEOPLE)
     assert done.returncode == 73, done.stdout + done.stderr
     assert "no final model, as fold 1 of h2lo is missing" in done.stdout
     with (out / "group_T1w_scores.tsv").open() as stream:
@@ -162,8 +161,7 @@ def test_models_are_evaluated_on_those_whom_they_have_not_seen(first, root):
         rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["fold"] == "0"]
     tested = {row["participant_id"] for row in rows if row["part"] == "test"}
     model = first / "folds/T1w/h2lo/fold-0/bundle"
-    words = ["--model", model, "--participant-label", "01", "02", "03", "04"]
-    done = h2lo(root / "bids", first, "evaluate", *words)
+    done = h2lo(root / "bids", first, "evaluate", "--model", model, *PEOPLE)
     assert done.returncode == 1, done.stdout + done.stderr
     with (first / "evaluation_T1w_scores.tsv").open() as stream:
         scores = [
@@ -172,7 +170,7 @@ def test_models_are_evaluated_on_those_whom_they_have_not_seen(first, root):
     assert {method for method, _ in scores} == {"identity", "h2lo_T1w_fold-0"}
     assert {who for _, who in scores} == tested
     assert done.stdout.count("is a training subject of model h2lo_T1w_fold-0; not scored") == 1
-    done = h2lo(root / "bids", first, "evaluate", "--model", first / "models/h2lo_T1w", *words[2:])
+    done = h2lo(root / "bids", first, "evaluate", "--model", first / "models/h2lo_T1w", *PEOPLE)
     assert done.returncode == 64, done.stdout + done.stderr
     assert "is a training subject of model h2lo_T1w; evaluate on other subjects" in done.stderr
 
@@ -186,23 +184,23 @@ def test_the_trained_model_serves_the_participant_level(first, root, tmp_path):
 
 
 def test_a_model_starts_from_another_and_says_so(first, root, tmp_path):
-    out, start = prepared_elsewhere(first, tmp_path / "out"), first / "models/h2lo_T1w"
-    people = ["--participant-label", "01", "02", "03", "04", "--init", start]
-    done = h2lo(root / "bids", out, "group", *FIT, *people)
+    out, initial = prepared_elsewhere(first, tmp_path / "out"), first / "models/h2lo_T1w"
+    words = [*FIT, *PEOPLE, "--init", initial]
+    done = h2lo(root / "bids", out, "group", *words)
     assert done.returncode == 64, done.stdout + done.stderr
     assert "was trained on sub-" in done.stderr
     assert "a test subject" in done.stderr
-    done = h2lo(root / "bids", out, "group", *FIT, *people, "--folds", "0")
+    done = h2lo(root / "bids", out, "group", *words, "--folds", "0")
     assert done.returncode == 0, done.stdout + done.stderr
-    known = json.loads((start / "metadata.json").read_text())
+    known = json.loads((initial / "metadata.json").read_text())
     made = json.loads((out / "models/h2lo_T1w/metadata.json").read_text())
     assert made["training"]["initial"] == {
         "name": "h2lo_T1w_site", "sha256": known["sha256"], "pairs": "real"
     }  # fmt: skip
     assert made["training"]["options"]["starts_from"] == known["sha256"]
     card = " ".join((out / "models/h2lo_T1w/README.md").read_text().split())
-    words = "started from the weights of h2lo_T1w_site, a model of real pairs"
-    assert f"{words} (SHA-256 {known['sha256']})" in card
+    text = "started from the weights of h2lo_T1w_site, a model of real pairs"
+    assert f"{text} (SHA-256 {known['sha256']})" in card
     assert f"T1w h2lo: starts from the weights of h2lo_T1w_site (SHA-256 {known['sha256']})" in (
         done.stdout
     )
@@ -239,8 +237,7 @@ def test_pairs_alone_write_nothing_else(root, tmp_path):
 
 
 def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
-    people = ["--participant-label", "01", "02", "03", "04"]
-    done = h2lo(root / "bids", tmp_path / "out", "group", *FIT, *people, "--dry-run")
+    done = h2lo(root / "bids", tmp_path / "out", "group", *FIT, *PEOPLE, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "out").exists()
     assert done.stdout.count("pair  ") == 4
@@ -248,7 +245,7 @@ def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
     assert "None" not in done.stdout
     model = write_bundle(tmp_path / "m", "T1w")
     other = write_scan(tmp_path / "x_T1w.nii", tesla=0.064)
-    words = ["--model", model, "--realism-reference", other, *people, "--dry-run"]
+    words = ["--model", model, "--realism-reference", other, *PEOPLE, "--dry-run"]
     done = h2lo(root / "bids", tmp_path / "out", "evaluate", *words)
     assert done.returncode == 0, done.stderr
     assert f"\nscore {model}\ncompare with {other} [T1w]\n" in done.stdout
