@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.bids.sidecars import (
+    MODEL_FRAME,
     derivative_uri,
-    enhancement_sidecars,
-    extra_sidecar,
-    lowfield_sidecar,
-    mask_sidecar,
-    preproc_sidecar,
+    meaning_of,
+    sidecar,
+    software_versions,
     template_reference,
-    transform_sidecar,
 )
+from h2lo_bids.cache import sha256
 from h2lo_bids.imaging.templates import parse_space
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.registry import CATALOGUE
@@ -28,6 +28,17 @@ from h2lo_bids.settings.options import PROFILES
 if TYPE_CHECKING:
     from h2lo_bids.models.bundle import Bundle
 
+_SIMULATED = (
+    "The model was fitted to simulated pairs, not to scans of the same heads in both fields: "
+    "for a real scanner give weights that were fitted to its scans with --model"
+)
+_PREDICTION = (
+    "A prediction, not an acquired image: it may show structure that is not there and hide what "
+    "is. Not for diagnosis"
+)
+_TRAINED_ON_SIMULATED = (
+    "The model was trained on simulated data, not on scans of the same heads in both fields"
+)
 TemplateFiles = tuple[Path | None, Path | None]
 """A template's image and its brain mask."""
 
@@ -172,43 +183,71 @@ def output_sidecars(
     """Compose the sidecar of every output that `output_paths` names."""
     paths = output_paths(out_dir, scan, grids, extras)
     uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
-    mask, facts = uris["mask"], _model_facts(model)
-    contents = {"preproc": preproc_sidecar(scan, mask=mask), "mask": mask_sidecar(scan)}
+    raw, preproc, mask = scan.uri, uris["preproc"], uris["mask"]
+    contents = {
+        "preproc": sidecar("preproc", Sources=[raw, mask], SkullStripped=True, **_field(scan)),
+        "mask": _mask_sidecar([raw], SpatialReference=raw),
+    }
     for grid in grids:
         reference = template_reference(grid.template) if grid.template else None
-        where: dict[str, Any] = {"spatial_reference": reference, "resolution": grid.resolution}
+        where = {"SpatialReference": reference, "Resolution": grid.resolution}
         moved = [uris[f"forward_{grid.space}"]] if grid.kind == "template" else []
-        averaged: dict[str, Any] = {}
-        if grid.spacing is not None:
-            averaged["SimulatedSliceProfile"] = grid.response.profile
-            averaged["SimulatedSliceThickness"] = grid.thickness
-        low = lowfield_sidecar(
-            scan,
-            model=facts,
-            sources=[uris["preproc"], mask, *moved],
-            seed=seed,
-            settings={**settings, **averaged},
+        low = sidecar(
+            "lowfield",
+            Sources=[raw, preproc, mask, *moved],
+            SkullStripped=True,
             **where,
+            SimulatedMagneticFieldStrength=model.metadata.get("target_field_strength"),
+            ModelInputMagneticFieldStrength=model.metadata.get("source_field_strength"),
+            **_field(scan),
+            **_model_facts(model),
+            RandomSeed=seed,
+            **settings,
+            SimulatedSliceProfile=grid.response.profile if grid.spacing else None,
+            SimulatedSliceThickness=grid.thickness,
         )
         contents[f"lowfield_{grid.name}"] = low
         for kind in extras.kinds:
             contents[f"{kind}_{grid.name}"] = extra_sidecar(
                 low, kind, model.metadata, uris[f"lowfield_{grid.name}"], scale=extras.noise_scale
             )
+        sources = [raw, mask, *moved]
         if grid.kind != "native":
-            contents[f"mask_{grid.name}"] = mask_sidecar(scan, sources=[mask, *moved], **where)
+            on_grid = {**where, "SpatialReference": reference or raw}
+            contents[f"mask_{grid.name}"] = _mask_sidecar(sources, **on_grid)
         if grid.kind in ("model", "template"):
-            contents[f"preproc_{grid.name}"] = preproc_sidecar(
-                scan, mask=mask, sources=moved, **where
+            contents[f"preproc_{grid.name}"] = sidecar(
+                "preproc", Sources=sources, SkullStripped=True, **where, **_field(scan)
             )
         if reference is not None:
-            ends = {
-                "forward": (uris["preproc"], reference),
-                "inverse": (reference, uris["preproc"]),
-            }
-            for way, (source, target) in ends.items():
-                contents[f"{way}_{grid.space}"] = transform_sidecar(source=source, target=target)
+            contents[f"forward_{grid.space}"] = _transform_sidecar(preproc, reference)
+            contents[f"inverse_{grid.space}"] = _transform_sidecar(reference, preproc)
     return contents
+
+
+def extra_sidecar(
+    lowfield: Mapping[str, Any],
+    kind: str,
+    model: Mapping[str, Any],
+    uri: str,
+    *,
+    scale: float = 1.0,
+) -> dict[str, Any]:
+    """Compose the sidecar of a noisy image or a deviation, from that of the low-field image."""
+    if kind == "std":
+        members = [name for name in model["files"] if name.startswith("members/")]
+        content = {key: v for key, v in lowfield.items() if key not in ("ValueRange", "RandomSeed")}
+        own = {"Units": "arbitrary", "NumberOfModels": len(members)}
+        return {**content, "Description": meaning_of("lowfieldstd"), **own}
+    return {
+        **lowfield,
+        "Description": meaning_of("lowfieldnoise01"),
+        "Sources": list(dict.fromkeys([*lowfield["Sources"], uri])),
+        "Realisation": int(kind.removeprefix("noise")),
+        "NoiseModelSha256": sha256(json.dumps(model["noise"], sort_keys=True).encode()),
+        "NoiseModelSubjects": model["noise"]["subjects"],
+        "NoiseScale": scale,
+    }
 
 
 def enhanced_sidecars(
@@ -223,19 +262,75 @@ def enhanced_sidecars(
     """Compose the sidecar of every output that `enhanced_paths` names."""
     paths = enhanced_paths(out_dir, scan)
     uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
-    return enhancement_sidecars(
-        scan, parts, uris, _model_facts(model), seed=seed, settings=settings
-    )
+    scans, fused = [part.uri for part in parts], len(parts) > 1
+    how = {
+        "Resolution": MODEL_FRAME,
+        "Fusion": "mrr" if fused else "none",
+        "RegistrationMethod": "ANTs, rigid, to one of the scans" if fused else None,
+        "RandomSeed": seed,
+        **_field(scan),
+        "Software": software_versions(),
+    }
+    facts = _model_facts(model)
+    warning = f"{_TRAINED_ON_SIMULATED}. {_PREDICTION}" if facts["ModelWarning"] else _PREDICTION
+    return {
+        "preproc": sidecar("preproc", Sources=[*scans, uris["mask"]], SkullStripped=True, **how),
+        "mask": sidecar("brain", Type="Brain", Sources=scans, **how, SpatialReference=scans[0]),
+        "enhanced": sidecar(
+            "enhanced",
+            Sources=[*scans, uris["preproc"], uris["mask"]],
+            SkullStripped=True,
+            **how,
+            ModelTask="enhance",
+            ModelInputMagneticFieldStrength=model.metadata.get("source_field_strength"),
+            ModelTargetMagneticFieldStrength=model.metadata.get("target_field_strength"),
+            **{**facts, "ModelWarning": warning},
+            **settings,
+        ),
+    }
+
+
+def _mask_sidecar(sources: Sequence[str], **where: str | None) -> dict[str, Any]:
+    """Compose the sidecar of a brain mask, whose writer adds the method."""
+    return sidecar("brain", Type="Brain", Sources=sources, **where, BrainExtractionMethod="")
+
+
+def _transform_sidecar(source: str, target: str) -> dict[str, Any]:
+    return {
+        "Description": "Spatial transform, in the convention of ANTs/ITK",
+        "Sources": [source, target],
+        "FromFile": source,
+        "ToFile": target,
+        "RegistrationMethod": "ANTs",
+        "Software": software_versions(),
+    }
+
+
+def _field(scan: Scan) -> dict[str, Any]:
+    """Return the input's field strength, as far as it is known."""
+    return {
+        "InputMagneticFieldStrength": scan.field_strength,
+        "InputMagneticFieldStrengthSource": scan.field_source,
+    }
 
 
 def _model_facts(model: Bundle) -> dict[str, Any]:
-    """Return what sidecars say of a model."""
-    entry = CATALOGUE.get(model.method)
+    """Return which model made an image, and what it was trained on."""
+    entry, metadata = CATALOGUE.get(model.method), model.metadata
+    training = metadata.get("training_data") or {}
+    kind = training.get("kind") or "unknown"
     return {
-        **model.metadata,
-        "sha256": model.sha256,
-        "title": entry.title if entry else None,
-        "reference": entry.link if entry else None,
+        "ValueRange": metadata.get("value_range"),
+        "ModelName": metadata.get("name"),
+        "ModelVersion": metadata.get("version"),
+        "ModelMethod": metadata.get("method"),
+        "ModelMethodTitle": entry.title if entry else None,
+        "ModelReference": entry.link if entry else None,
+        "ModelSha256": model.sha256,
+        "ModelTrainingDataKind": kind,
+        "ModelTrainingData": training.get("description"),
+        "ModelTrainingDataLicense": training.get("licence"),
+        "ModelWarning": _SIMULATED if kind == "simulated" else None,
     }
 
 

@@ -16,7 +16,7 @@ from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.sidecars import derivative_uri, pair_sidecar
+from h2lo_bids.bids.sidecars import MODEL_FRAME, derivative_uri, sidecar
 from h2lo_bids.errors import H2loError, InputOutputError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
@@ -229,10 +229,13 @@ def _add_low_field(
 def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
     """Compose the writer with the sidecars as far as they are known beforehand."""
     paths = pair_paths(how.out_dir, pair.hf, pair.contrast)
-    mask = derivative_uri(paths["mask"], how.out_dir)
+    mask, scans = derivative_uri(paths["mask"], how.out_dir), (pair.hf, *pair.lf)
+    uris = [scan.uri for scan in scans]
+    place = {"SpatialReference": pair.hf.uri, "Resolution": MODEL_FRAME}
+    brain = {"SkullStripped": True, **place}
     record: dict[str, Any] = {
-        "SourceScans": [scan.uri for scan in (pair.hf, *pair.lf)],
-        "Simulated": any(is_simulated(scan) for scan in (pair.hf, *pair.lf)),
+        "SourceScans": uris,
+        "Simulated": any(map(is_simulated, scans)),
         "Fusion": pair.fusion,
         "BrainMasks": "one for each image" if how.own_masks else "that of the high-field image",
         "RegistrationMethod": "none, registered already" if pair.registered else "ANTs, rigid",
@@ -245,10 +248,10 @@ def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
         out_dir=how.out_dir,
         out_names={key: path.relative_to(how.out_dir).as_posix() for key, path in paths.items()},
         sidecars={
-            "hf": pair_sidecar("pairHF", (pair.hf,), mask=mask),
-            "lf": pair_sidecar("pairLF", (pair.hf, *pair.lf), mask=mask, details=record),
-            "mask": pair_sidecar(
-                "pairT2w" if pair.contrast == "T2w" else "pair", (pair.hf, *pair.lf)
+            "hf": sidecar("pairHF", Sources=[pair.hf.uri, mask], **brain),
+            "lf": sidecar("pairLF", Sources=[*uris, mask], **brain, **record),
+            "mask": sidecar(
+                "pairT2w" if pair.contrast == "T2w" else "pair", Sources=uris, Type="Brain", **place
             ),
         },
     )

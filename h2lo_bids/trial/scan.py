@@ -15,13 +15,13 @@ import numpy as np
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.sidecars import derivative_uri, extra_sidecar, software_versions, write_sidecar
+from h2lo_bids.bids.sidecars import derivative_uri, software_versions, write_sidecar
 from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.evaluation.realism import noise_deviation
 from h2lo_bids.imaging.resample import placed, resample, spacing_of
 from h2lo_bids.io import atomic_write_bytes, atomic_write_text, read_json, save_nifti
 from h2lo_bids.models.bundle import Bundle
-from h2lo_bids.outputs import Extras, Grid, output_paths, output_sidecars
+from h2lo_bids.outputs import Extras, Grid, extra_sidecar, output_paths, output_sidecars
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.trial import condition as cd
 from h2lo_bids.trial import labels as lb
