@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,18 +36,3 @@ def h2lo(models):
         return start(bids, out, level, *given, *words, env=env, popen=popen)
 
     return run
-
-
-@pytest.fixture
-def benchmark_script(monkeypatch):
-    """Return a function that imports a script of ``benchmarks/``."""
-
-    def load(name):
-        folder = Path(__file__).resolve().parents[1] / "benchmarks"
-        if not folder.is_dir():
-            pytest.skip("the benchmarks are not beside the tests")
-        monkeypatch.syspath_prepend(str(folder))
-        monkeypatch.setattr(sys, "argv", [f"{name}.py"])
-        return importlib.import_module(name)
-
-    return load

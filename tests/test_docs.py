@@ -1,14 +1,22 @@
-"""The documentation's notebook runs, and its pages lead somewhere."""
+"""The documentation's examples and notebook run, its pages lead somewhere and find their data."""
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
-from page_commands import PAGES, blocks, make_data, run_page
+from page_commands import PAGES, ROOT, blocks, make_data, run_page
+from skeletons import HYPE, ds006557, get
 
-ROOT = Path(__file__).parents[1]
+from h2lo_bids.bids.pairs import discover_pairs
+from h2lo_bids.bids.query import Query
+from h2lo_bids.cli.parser import read_settings
+
 OTHERS = """
     --user --scope
     --build-arg --gpus --nv --secret --shm-size --ignore-fakeroot-command --containall
@@ -86,3 +94,58 @@ def test_the_notebook_runs() -> None:
     NotebookClient(book, timeout=600, kernel_name="python3").execute()
     shapes = next(c for c in book.cells if "thick.shape" in c.source).outputs[-1]["data"]
     assert shapes["text/plain"] == "((104, 128, 128), (104, 128, 128), (104, 128, 52))"
+
+
+WITH_EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in ("bids_app_spec", "h2lo_bids", "pipelines")
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if ">>>" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_examples(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+REPRODUCE = ROOT / "docs" / "reproduce-ds006557.md"
+H2LO = [
+    line
+    for language, text in blocks(REPRODUCE)
+    for line in text.splitlines()
+    if language == "bash" and line.startswith("h2lo ")
+]
+
+
+def words_of(line: str, task: int = 3) -> list[str]:
+    """Let the shell take a command apart, as in a task of a job array."""
+    script = f"h2lo() {{ printf '%s\\n' \"$@\"; }}\nSLURM_ARRAY_TASK_ID={task}\n{line}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("line", H2LO)
+def test_every_command_finds_its_pairs(line: str, tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds006557", HYPE, mrr=True)
+    words = shlex.split(line)
+    # Only what the page tells to fetch by then is there.
+    get(root, "ses-GE", "_mrr", *(["ses-HFC"] if "--lf" in words else []))
+    asked = read_settings(words_of(line))
+    found = discover_pairs(
+        Query(
+            root,
+            participant_labels=asked.participant_label,
+            derivatives=tuple(
+                (name, root / path.relative_to(asked.bids_dir)) for name, path in asked.derivatives
+            ),
+            lf=asked.lf,
+            fusion=asked.lf_fusion,
+            skip_bids_validation=True,
+        )
+    )
+    assert not found.problems
+    counts = [sum(pair.contrast == contrast for pair in found.pairs) for contrast in ("T1w", "T2w")]
+    assert counts == ([1, 1] if "--participant-label" in words else [22, 23])

@@ -1,9 +1,11 @@
-"""The comparison of fits from few pairs runs at a toy size, goes on, and counts right."""
+"""The benchmarks run at a toy size on the CPU, go on where they stopped, and count right."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import importlib
+import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,18 +15,28 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from h2lo_bids.models.bundle import save_bundle
+from h2lo_bids.errors import TemporaryError
+from h2lo_bids.models.bundle import default_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.phantom.pairs import TrainingPair
 
-ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SHAPE = (40, 48, 44)
 
 
 @pytest.fixture
-def script(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
-    return benchmark_script("few_pairs")
+def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModuleType:
+    """Import the script that a test names."""
+    if not FOLDER.is_dir():
+        pytest.skip("the benchmarks are not beside the tests")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", [f"{request.param}.py"])
+    return importlib.import_module(request.param)
+
+
+OF_FEW_PAIRS = pytest.mark.parametrize("script", ["few_pairs"], indirect=True)
+OF_GPU = pytest.mark.parametrize("script", ["gpu"], indirect=True)
 
 
 def write_head(path: Path, seed: int) -> None:
@@ -40,6 +52,7 @@ def write_head(path: Path, seed: int) -> None:
     np.savez(path, hf=hf * mask / hf[mask].max(), lf=lf * mask / lf[mask].max(), mask=mask)
 
 
+@OF_FEW_PAIRS
 @pytest.mark.slow
 def test_a_site_is_simulated_once_and_imitated_by_a_program(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -81,6 +94,7 @@ def test_a_site_is_simulated_once_and_imitated_by_a_program(
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+@OF_FEW_PAIRS
 @pytest.mark.slow
 def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_path: Path) -> None:
     names = ["train-01", "train-02", "validation-01", "test-01", "test-02", "test-real-x"]
@@ -117,3 +131,60 @@ def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_pat
     script.main([*map(str, words)])
     assert table.read_bytes().splitlines()[:-3] == before.splitlines()[:-3]
     assert len(table.read_bytes().splitlines()) == len(rows) + 1
+
+
+def run(script: ModuleType, part: str, out: Path, *more: str) -> dict[str, Any]:
+    script.main([part, str(out), "--device", "cpu", "--scale", "0.1", *more])
+    record: dict[str, Any] = json.loads((out / f"{part}.json").read_text())
+    assert (record["part"], record["device"]) == (part, "CPU")
+    return record
+
+
+@OF_GPU
+def test_the_engine_on_both_is_one(script: ModuleType, tmp_path: Path) -> None:
+    record = run(script, "engine", tmp_path)
+    assert record["cpu fp32"]["largest_error"] == 0
+    assert 60 < record["cpu bf16"]["psnr"] < 120
+    assert record["cpu bf16"]["peak_mb"] > 10
+
+
+@OF_GPU
+@pytest.mark.slow
+def test_steps_on_both_give_one_model(script: ModuleType, tmp_path: Path) -> None:
+    record = run(script, "training", tmp_path, "--steps", "1")
+    assert record["cpu"]["steps"] == 1
+    assert record["largest_difference_of_weights"] == 0
+
+
+@OF_GPU
+@pytest.mark.slow
+def test_the_papers_protocol_ends_in_time_and_goes_on(script: ModuleType, tmp_path: Path) -> None:
+    record = run(script, "paper", tmp_path, "--minutes", "0.002")
+    assert (record["done"], record["of"]) == (False, 2000)  # 500 epochs of four pairs
+    for steps in (1, 2):
+        record = run(script, "paper", tmp_path, "--steps", str(steps))
+        assert (record["done"], record["steps"]) == (True, steps)
+    rows = (tmp_path / "paper" / "history.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["step", "1", "2"]
+
+
+@OF_GPU
+def test_the_embedded_models_are_fitted_once(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def train(labels: Path, out: Path, contrast: str, options: Any) -> None:
+        asked.append((contrast, options.device, options.steps))
+        if len(asked) == 2:
+            raise TemporaryError("ended by SIGTERM")
+        out.mkdir(exist_ok=True)
+        (out / f"h2lo_{contrast}").symlink_to(default_bundle(contrast).path)
+
+    monkeypatch.setattr(script, "train_embedded", train)
+    words = ("--labels", str(tmp_path), "--steps", "7")
+    assert run(script, "embedded", tmp_path, *words)["done"] is False
+    record = run(script, "embedded", tmp_path, *words)
+    assert asked == [("T1w", "cpu", 7), ("T2w", "cpu", 7), ("T2w", "cpu", 7)]
+    assert record["done"]
+    assert record["T2w"] == default_bundle("T2w").metadata["held_out"]["mean"]

@@ -1,5 +1,6 @@
-"""The checks of .ci/container find what they are there to find."""
+"""Files fetched into the image are those that were promised, and .ci/container's checks find."""
 
+import hashlib
 import io
 import subprocess
 import sys
@@ -11,6 +12,12 @@ import pytest
 from h2lo_bids.cli.resources import child_environment
 
 ROOT = Path(__file__).parents[2]
+CONTENT = b"weights" * 1000
+
+
+def _run(script, *words, env=None):
+    command = [sys.executable, ROOT / script, *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
 def _tar(files):
@@ -26,14 +33,8 @@ def _tar(files):
 def _search(tmp_path, layer, config=b"{}", **environment):
     image = tmp_path / "image.tar"
     image.write_bytes(_tar({"layer.tar": _tar(layer), "config.json": config}))
-    command = [sys.executable, ROOT / ".ci" / "layers.py", image]
-    env = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "MY_TOKEN": "planted-token",
-        **environment,
-    }
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "MY_TOKEN": "planted-token"}
+    return _run(".ci/layers.py", image, env=env | environment)
 
 
 def test_a_clean_image_passes(tmp_path):
@@ -67,8 +68,7 @@ def test_a_build_is_lent_what_it_can_use_and_the_environment_wins(tmp_path):
         "[install]\nretries = 2\n"
     )
     env = {"PATH": "/usr/bin:/bin", "PIP_CONFIG_FILE": str(conf), "PIP_TIMEOUT": "60"}
-    command = [sys.executable, ROOT / ".ci" / "pipconf.py", tmp_path]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    done = _run(".ci/pipconf.py", tmp_path, env=env)
     assert str(tmp_path) in done.stdout.splitlines()
     lent = (tmp_path / "pip.conf").read_text()
     assert "constraint" not in lent
@@ -85,17 +85,66 @@ def test_runs_that_differ_in_a_voxel_are_told_apart(tmp_path):
         (anat / "sub-01_T1w.json").write_text(f'{{"python": "3.11.{len(run)}"}}')
         (tmp_path / run / "dataset_description.json").write_text(run)
 
-    def compare(run):
-        command = [sys.executable, ROOT / ".ci" / "compare.py", tmp_path / "native", tmp_path / run]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    assert compare("same").returncode == 0
-    other = compare("other")
-    assert other.returncode == 1
-    assert "differs: sub-01/anat/sub-01_T1w.nii.gz\n" in other.stdout
-    assert compare("absent").returncode == 1
+    runs = ("same", "other", "absent")
+    done = [_run(".ci/compare.py", tmp_path / "native", tmp_path / run) for run in runs]
+    assert [run.returncode for run in done] == [0, 1, 1]
+    assert "differs: sub-01/anat/sub-01_T1w.nii.gz\n" in done[1].stdout
 
 
 def test_an_empty_templateflow_home_counts_as_none(tmp_path):
     env = child_environment(tmp_path, 1, {"TEMPLATEFLOW_HOME": "", "HOME": str(tmp_path)})
     assert env["TEMPLATEFLOW_HOME"].startswith(str(tmp_path))
+
+
+def _entry(tmp_path, name="weights.pt", size=None, sha256=None):
+    source = tmp_path / "source" / name
+    source.parent.mkdir(exist_ok=True)
+    source.write_bytes(CONTENT)
+    sha256 = sha256 or hashlib.sha256(CONTENT).hexdigest()
+    size = len(CONTENT) if size is None else size
+    return f"{source.as_uri()}#size={size}&sha256={sha256}"
+
+
+def test_nothing_is_a_valid_wish(tmp_path):
+    assert _run("container/fetch.py", tmp_path / "assets", "").returncode == 0
+    assert list((tmp_path / "assets").iterdir()) == []
+
+
+def test_files_land_where_their_readers_look(tmp_path):
+    template = "tpl-MNI152NLin2009cAsym_res-01_T1w.nii.gz"
+    infant = "tpl-MNIInfant_cohort-1_res-1_T1w.nii.gz"
+    entries = [_entry(tmp_path, name) for name in ("weights.pt", template, infant)]
+    done = _run("container/fetch.py", tmp_path / "assets", " ".join(entries))
+    assert done.returncode == 0, done.stderr
+    for name in (
+        "weights.pt",
+        f"tpl-MNI152NLin2009cAsym/{template}",
+        f"tpl-MNIInfant/cohort-1/{infant}",
+    ):
+        assert (tmp_path / "assets" / name).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"size": len(CONTENT) - 1}, "more came"),
+        ({"size": len(CONTENT) + 1}, f"{len(CONTENT)} bytes came"),
+        ({"sha256": "0" * 64}, "was promised"),
+        ({"sha256": "abc"}, "needs #size="),
+        ({"size": ""}, "needs #size="),
+    ],
+)
+def test_anything_else_ends_the_build_in_one_line(tmp_path, fault, told):
+    done = _run("container/fetch.py", tmp_path / "assets", _entry(tmp_path, **fault))
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list((tmp_path / "assets").iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["file:///nowhere/at/all.pt", "ftp://x.invalid/a.pt", "https://"])
+def test_unreachable_addresses_end_in_one_line(tmp_path, url):
+    done = _run("container/fetch.py", tmp_path / "assets", f"{url}#size=1&sha256={'0' * 64}")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert url in done.stderr
