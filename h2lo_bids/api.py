@@ -198,11 +198,7 @@ def _scaled(
 
     sides, contrast = list(spacing_of(affine)), bundle.contrast
     made = scale_brain(volume, inside, sides, contrast=contrast, scaling=bundle.scaling)
-    profile = measure(
-        made.volume, inside, sides, contrast=contrast, field_ratio=made.field_ratio,
-        negative=made.negative,
-    )  # fmt: skip
-    return made.volume, profile
+    return made.volume, measure(made, inside, sides, contrast=contrast)
 
 
 def _warn(
@@ -210,18 +206,15 @@ def _warn(
     bundle: Bundle,
 ) -> None:  # fmt: skip
     """Warn of the mask, and of an input or output unlike the training pairs."""
-    from h2lo_bids.imaging.profile import InputRange, measure_output
-    from h2lo_bids.imaging.range_check import check_range
+    from h2lo_bids.imaging.profile import check_range, measure_output
     from h2lo_bids.imaging.resample import spacing_of
 
     lines = list(found.notes)
     if low is not None:
         high, _ = _scaled(np.asarray(image.dataobj), inside, image.affine, bundle)
-        ranges = bundle.metadata.get("input_range")
         lines += check_range(
             profile, measure_output(low, high, inside, list(spacing_of(image.affine))),
-            InputRange.from_dict(ranges) if ranges else None,
-            contrast=bundle.contrast, scaling=bundle.scaling,
+            bundle.metadata.get("input_range"), contrast=bundle.contrast, scaling=bundle.scaling,
             name=str(image.get_filename() or "the image"),
         ).warnings  # fmt: skip
     for line in lines:

@@ -12,7 +12,7 @@ import numpy as np
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.errors import BadDataError, H2loError, error_named
-from h2lo_bids.imaging import range_check
+from h2lo_bids.imaging import profile as profiles
 from h2lo_bids.imaging.brain import (
     BrainMask,
     compare_masks,
@@ -21,9 +21,8 @@ from h2lo_bids.imaging.brain import (
     share_mask,
     use_given_mask,
 )
-from h2lo_bids.imaging.normalise import scale_brain
+from h2lo_bids.imaging.normalise import scale_brain, scaling_facts
 from h2lo_bids.imaging.orientation import orientation_note
-from h2lo_bids.imaging.profile import InputRange, measure, measure_output
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample_mask, spacing_of
 from h2lo_bids.io import save_nifti
@@ -164,13 +163,10 @@ def scale(
     )
     profile = {}
     if profiled:
-        profile = measure(
-            scaled.volume, inside, sides, contrast=contrast,
-            field_ratio=scaled.field_ratio, negative=scaled.negative,
-        )  # fmt: skip
+        profile = profiles.measure(scaled, inside, sides, contrast=contrast)
     return {
         "volume": save_like(image, scaled.volume, path),
-        "scaling": range_check.scaling_facts(scaled, contrast, scaling),
+        "scaling": scaling_facts(scaled, contrast, scaling),
         "profile": profile,
     }
 
@@ -212,18 +208,17 @@ def check_range(
     ranges: dict[str, Any] | None = None,
     name: str = "the scan",
 ) -> dict[str, Any]:
-    """Compare a model's input and output with its training pairs (`imaging.range_check`)."""
+    """Compare a model's input and output with its training pairs (`h2lo_bids.imaging.profile`)."""
     given = load_image(high)
-    made = measure_output(
+    made = profiles.measure_output(
         np.asarray(load_image(output).dataobj),
         np.asarray(given.dataobj),
         np.asarray(load_image(mask_file).dataobj) > 0,
         list(spacing_of(given.affine)),
     )
-    found = range_check.check_range(
-        profile, made, InputRange.from_dict(ranges) if ranges else None,
-        contrast=contrast, scaling=scaling, name=name,
-    )  # fmt: skip
+    found = profiles.check_range(
+        profile, made, ranges, contrast=contrast, scaling=scaling, name=name
+    )
     return {"facts": found.facts, "warnings": list(found.warnings), "verdict": found.verdict}
 
 

@@ -9,13 +9,14 @@ of which no few voxels decide a quantile, and as the map is affine, an image's g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.masks import bounding_box
 
 SCALINGS = ("robust", "max")
 BLOCK_MM = 2.0
@@ -60,6 +61,16 @@ class Scaled:
     field_ratio: float | None = None
     field_corrected: bool = False
     negative: float = 0.0
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The N blocks that lie inside the brain as a whole."""
+
+    median: np.ndarray  # (N,)
+    spread: np.ndarray  # (N,), the interquartile range
+    index: np.ndarray  # (N, 3), among the blocks of the brain's box
+    sides: np.ndarray  # (3,), mm
 
 
 def max_normalise(data: np.ndarray, mask: np.ndarray, *, name: str = "the image") -> np.ndarray:
@@ -138,12 +149,17 @@ def scale_brain(
     negative = float(np.mean(data[inside] < 0))
     if scaling == "max":
         return Scaled(max_normalise(data, inside, name=name), negative=negative)
-    ratio, corrected = None, False
+    ratio, corrected, found = None, False, blocks(data, inside, spacing)
     if negative < NEGATIVE_SHARE:
-        ratio = field_ratio(data, inside, spacing)
+        log_field = _fit_log_field(found)
+        low, high = np.percentile(log_field(found.index * found.sides), [2, 98])
+        ratio = float(np.exp(min(high - low, 10.0)))
         if ratio > STRONG_FIELD:
-            data, corrected = data / receive_field(data, inside, spacing), True
-    fluid, white = tissue_anchors(data, inside, spacing, contrast)
+            data, corrected = data / _receive_field(data, inside, spacing, log_field), True
+            found = blocks(data, inside, spacing)
+    flat = found.median[_flat(found.spread, FLAT_SHARE)]
+    fluid = float(np.quantile(found.median, FLUID_QUANTILE[contrast]))
+    white = float(np.quantile(flat, WHITE_QUANTILE[contrast]))
     low, high = LEVELS[contrast]
     if not abs(white - fluid) > 1e-3 * max(abs(white), abs(fluid)):
         raise BadDataError(
@@ -154,36 +170,15 @@ def scale_brain(
     return Scaled(volume, ratio, corrected, negative)
 
 
-def tissue_anchors(
-    data: np.ndarray, mask: np.ndarray, spacing: Sequence[float], contrast: str
-) -> tuple[float, float]:
-    """Return the intensities of fluid and of white matter.
-
-    Parameters
-    ----------
-    data, mask, spacing, contrast
-        As for `scale_brain`.
-    """
-    median, spread, _ = blocks(data, mask, spacing, BLOCK_MM)
-    flat = median[_flat(spread, FLAT_SHARE)]
-    fluid = float(np.quantile(median, FLUID_QUANTILE[contrast]))
-    return fluid, float(np.quantile(flat, WHITE_QUANTILE[contrast]))
-
-
-def field_ratio(data: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> float:
-    """Return how much a receive field brightens one end of the brain over another.
-
-    The 2nd and 98th percentiles over the brain of the field of `_fit_field` are compared.
-
-    Parameters
-    ----------
-    data, mask, spacing
-        As for `scale_brain`.
-    """
-    factors, middle = _fit_field(data, mask, spacing)
-    *_, places = blocks(data, mask, spacing, BLOCK_MM)
-    low, high = np.percentile(_field_terms(places - middle) @ factors, [2, 98])
-    return float(np.exp(min(high - low, 10.0)))
+def scaling_facts(made: Scaled, contrast: str, scaling: str) -> dict[str, Any]:
+    """Return ``IntensityScaling``, which says in a sidecar how an input was scaled."""
+    fluid, white = LEVELS[contrast]
+    facts: dict[str, Any] = {"Method": scaling, "NegativeVoxels": round(made.negative, 4)}
+    if scaling == "robust":
+        facts |= {"CerebrospinalFluidLevel": fluid, "WhiteMatterLevel": white}
+    if made.field_ratio is not None:
+        facts["ReceiveFieldRatio"] = round(made.field_ratio, 3)
+    return {"IntensityScaling": facts | {"BiasFieldCorrection": made.field_corrected}}
 
 
 def _field_terms(place: np.ndarray) -> np.ndarray:
@@ -193,31 +188,27 @@ def _field_terms(place: np.ndarray) -> np.ndarray:
     return np.concatenate([x, x**2, mixed], axis=-1)
 
 
-def _fit_field(
-    data: np.ndarray, mask: np.ndarray, spacing: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the logarithm of a smooth field; return the factors of its terms and their origin.
+def _fit_log_field(found: Blocks) -> Callable[[np.ndarray], np.ndarray]:
+    """Fit the logarithm of a smooth field; return it as a function of places in mm.
 
     It is fitted to the differences between flat blocks some millimetres apart, half of which
     count: inside one tissue they are the field's, whichever tissue it is. Levels of a tissue
     would not do, as under a strong field one tissue has the level of another elsewhere.
     """
-    median, spread, places = blocks(data, mask, spacing, BLOCK_MM)
-    positive = median > 0
-    level = np.where(positive, median, 1.0)
-    usable = positive & _flat(np.where(positive, spread / level, np.inf), 0.5)
-    side = np.array([np.diff(np.unique(axis)).min(initial=np.inf) for axis in places.T])
-    side = np.where(np.isfinite(side), side, 1.0)  # one block wide
-    index = np.round(places / side).astype(int)
-    number = np.full(index.max(0) + 1, -1)
-    number[tuple(index.T)] = np.where(usable, np.arange(len(index)), -1)
+    positive = found.median > 0
+    level = np.where(positive, found.median, 1.0)
+    usable = positive & _flat(np.where(positive, found.spread / level, np.inf), 0.5)
+    number = np.full(found.index.max(0) + 1, -1)
+    number[tuple(found.index.T)] = np.where(usable, np.arange(len(level)), -1)
     ends = []
-    for axis, step in enumerate(np.maximum(1, np.round(_FIELD_REACH_MM / side)).astype(int)):
+    steps = np.maximum(1, np.round(_FIELD_REACH_MM / found.sides)).astype(int)
+    for axis, step in enumerate(steps):
         along = np.moveaxis(number, axis, 0)
         near, far = along[:-step], along[step:]
         both = (near >= 0) & (far >= 0)
         ends.append((near[both], far[both]))
     near, far = (np.concatenate(end) for end in zip(*ends, strict=True))
+    places = found.index * found.sides
     middle = places.mean(0)
     terms, logs = _field_terms(places - middle), np.log(level)
     slope, rise = terms[far] - terms[near], logs[far] - logs[near]
@@ -226,36 +217,29 @@ def _fit_field(
         off = np.abs(rise - slope @ factors)
         used = off <= np.quantile(off, 0.5)
         factors = np.linalg.lstsq(slope[used], rise[used], rcond=None)[0]
-    return factors, middle
+    return lambda places: _field_terms(places - middle) @ factors
 
 
-def receive_field(data: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Estimate a receive field: a smooth fit, and N4 on the means of blocks of 5 mm for the rest.
-
-    Parameters
-    ----------
-    data, mask, spacing
-        As for `scale_brain`; positive in most of the brain.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 of the image's shape, about 1.
-    """
+def _receive_field(
+    data: np.ndarray,
+    mask: np.ndarray,
+    spacing: Sequence[float],
+    log_field: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Estimate a receive field: the fit, and N4 on the means of blocks of 5 mm for the rest."""
     from scipy.ndimage import affine_transform
 
     from h2lo_bids.imaging.registration import start_ants
 
-    box = tuple(slice(int(a.min()), int(a.max()) + 1) for a in np.nonzero(mask))
+    box = bounding_box(mask)
     size = _block_size(spacing, _FIELD_BLOCK_MM)
     inside = _cut(np.asarray(mask[box], dtype=np.float32), size, pad=True)
     values = _cut(np.where(mask[box], data[box], 0).astype(np.float32), size, pad=True)
     count = inside.sum(-1)
     means = values.sum(-1) / np.maximum(count, 1)
     brain = (count >= 0.5 * np.prod(size)) & (means > 0)
-    factors, middle = _fit_field(data, mask, spacing)
     places = np.moveaxis(np.indices(means.shape), 0, -1) * size + (np.array(size) - 1) / 2
-    smooth = np.exp(_field_terms(places * np.asarray(spacing) - middle) @ factors)
+    smooth = np.exp(log_field(places * np.asarray(spacing)))
     means = (means / smooth).astype(np.float32)
     ants = start_ants(threads=1, seed=1)
     voxels = [float(s) * n for s, n in zip(spacing, size, strict=True)]
@@ -311,12 +295,10 @@ def _cut(data: np.ndarray, size: Sequence[int], *, pad: bool = False) -> np.ndar
     return whole.transpose(0, 2, 4, 1, 3, 5).reshape(a, b, c, -1)
 
 
-def blocks(
-    data: np.ndarray, mask: np.ndarray, spacing: Sequence[float], side: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return median, interquartile range and place in mm of the blocks inside the brain."""
-    box: Any = tuple(slice(int(a.min()), int(a.max()) + 1) for a in np.nonzero(mask))
-    size = _block_size(spacing, side)
+def blocks(data: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> Blocks:
+    """Divide the brain into blocks of about 2 mm."""
+    box = bounding_box(mask)
+    size = _block_size(spacing, BLOCK_MM)
     if np.prod(size) < _FEWEST:  # of one or two voxels no spread is to be seen
         size = [max(2, n) for n in size]
     whole = _cut(mask[box], size).all(-1)
@@ -326,5 +308,5 @@ def blocks(
     values = np.sort(_cut(np.asarray(data[box]), size)[whole].astype(np.float64), axis=1)
     count = values.shape[1]
     spread = values[:, (3 * count) // 4] - values[:, count // 4]
-    places = np.argwhere(whole) * (np.array(size) * np.asarray(spacing, dtype=np.float64))
-    return np.median(values, axis=1), spread, places
+    sides = np.array(size) * np.asarray(spacing, dtype=np.float64)
+    return Blocks(np.median(values, axis=1), spread, np.argwhere(whole), sides)

@@ -8,36 +8,24 @@ input beyond them, by more than the margin of `MEASURES`, is not what the model 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.normalise import BLOCK_MM, blocks
+from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.imaging.normalise import NEGATIVE_SHARE, Blocks, Scaled, blocks
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a profile.
+    """One number of a profile, and how far an input may lie beyond the training inputs."""
 
-    Parameters
-    ----------
-    title
-        In a message.
-    margin
-        How far an input may lie beyond the training inputs; a quarter of their spread is
-        allowed in any case.
-    both
-        Whether too little counts, too.
-    factor
-        What the margin is for measures that scale: their ends divided and multiplied by it.
-    """
-
-    title: str
-    margin: float
-    both: bool = False
-    factor: float = 1.0
+    title: str  # in a message
+    margin: float  # a quarter of the training inputs' spread is allowed in any case
+    both: bool = False  # whether too little counts, too
+    factor: float = 1.0  # of measures that scale: their ends divided and multiplied by it
 
     def limits(self, lowest: float, highest: float) -> tuple[float, float]:
         """Return what is still taken for the same as inputs between two values."""
@@ -70,109 +58,61 @@ OUTPUTS = {
 """What is measured of an output; the levels of the input's tissues come on top."""
 
 
-@dataclass(frozen=True)
-class InputRange:
-    """The lowest and highest of each measure over a model's training pairs.
+NAMES = {
+    "T1w": ("cerebrospinal fluid", "grey matter", "white matter"),
+    "T2w": ("white matter", "grey matter", "cerebrospinal fluid"),
+}
+"""Of the three tissues, from dark to bright."""
+LEAST_ORDER = -2.0
+"""White matter lies deeper than grey matter: by -0.6 to 8 mm in real heads, with lesions in
+slices of 5 mm the least; by -3 mm or less where the contrast is another."""
+_LISTED = 3
+_REMEDIES = {
+    "noise": "give a scan of less noise",
+    "smoothness": "give a scan of thinner slices",
+    "volume_ml": "check its brain mask",
+    "field_ratio": "correct its bias field first",
+}
+_USUAL = "check that it is a {} image without contrast agent, and its brain mask"
 
-    Parameters
-    ----------
-    inputs, targets
-        ``name: (lowest, highest)``, of `MEASURES` and of `OUTPUTS`.
-    pairs
-        How many there were.
-    """
-
-    inputs: Mapping[str, tuple[float, float]] = field(hash=False)
-    targets: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
-    pairs: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as it stands in a bundle's metadata."""
-
-        def listed(ranges: Mapping[str, tuple[float, float]]) -> dict[str, list[float]]:
-            return {name: [float(f"{v:.4g}") for v in ends] for name, ends in ranges.items()}
-
-        return {
-            "pairs": self.pairs,
-            "inputs": listed(self.inputs),
-            "targets": listed(self.targets),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> InputRange:
-        """Read it back from `to_dict`'s output; what is unknown here is skipped.
-
-        Raises
-        ------
-        BadDataError
-            If a value is no pair of numbers.
-        """
-
-        def read(part: str, known: Mapping[str, Measure]) -> dict[str, tuple[float, float]]:
-            given = values.get(part) or {}
-            return {n: (float(given[n][0]), float(given[n][1])) for n in known if n in given}
-
-        try:
-            inputs, targets = read("inputs", MEASURES), read("targets", OUTPUTS)
-            return cls(inputs, targets, int(values.get("pairs", 0)))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
-            raise BadDataError(
-                f"the model's input_range is damaged ({err}); get the model again"
-            ) from err
-
-
-@dataclass(frozen=True)
-class Outlier:
-    """A measure beyond what the training pairs had: its value and their ends."""
-
-    name: str
-    value: float
-    lowest: float
-    highest: float
+Beyond = Mapping[str, tuple[float, float, float]]
+"""Measures beyond what the training pairs had: value, and lowest and highest of the training."""
 
 
 def measure(
-    volume: np.ndarray,
-    mask: np.ndarray,
-    spacing: Sequence[float],
-    *,
-    contrast: str,
-    field_ratio: float | None = None,
-    negative: float | None = None,
+    scaled: Scaled, mask: np.ndarray, spacing: Sequence[float], *, contrast: str
 ) -> dict[str, float]:
     """Return the profile of a model's input.
 
     Parameters
     ----------
-    volume
-        (X, Y, Z) in [0, 1], as the model takes it.
+    scaled
+        The input as the model takes it; its volume (X, Y, Z) in [0, 1].
     mask
         True in the brain, same shape.
     spacing
         Voxel size in mm along each axis.
     contrast
         ``"T1w"`` or ``"T2w"``: whether white matter is bright or dark.
-    field_ratio, negative
-        As `h2lo_bids.imaging.normalise.Scaled` has it; absent if None.
 
     Returns
     -------
     dict
-        ``name: value`` for names of `MEASURES`, ``negative`` as given, and ``order``: by how
+        ``name: value`` for names of `MEASURES`, without ``field_ratio`` where it was not
+        measured, the share of ``negative`` voxels, and ``order``: by how
         many mm what should be white matter by its brightness lies deeper in the brain than
         what should be grey matter, in the median. ``smoothness`` is the width at half maximum
         of the Gaussian that would make white noise as alike from voxel to voxel (Forman and
         others 1995, doi:10.1002/mrm.1910330508), once the image's noise is subtracted.
     """
-    box = tuple(slice(int(a.min()), int(a.max()) + 1) for a in np.nonzero(mask))
-    volume, mask = np.asarray(volume[box], np.float32), np.asarray(mask[box], dtype=bool)
-    brain = volume[mask]
-    median, _, places = blocks(volume, mask, spacing, BLOCK_MM)
-    levels, classes = three_classes(median)
-    depth = _depth(places)
+    box = bounding_box(mask)
+    volume, mask = np.asarray(scaled.volume[box], np.float32), np.asarray(mask[box], dtype=bool)
+    brain, found = volume[mask], blocks(volume, mask, spacing)
+    levels, classes = three_classes(found.median)
+    depth = _depth(found)
     white, grey = (2, 1) if contrast == "T1w" else (0, 1)
     noise, smooth = zip(*(_along(volume, mask, spacing, axis) for axis in range(3)), strict=True)
-    found = {
+    profile = {
         "cut_low": np.mean(brain <= 0),
         "cut_high": np.mean(brain >= 1),
         "order": _median(depth[classes == white]) - _median(depth[classes == grey]),
@@ -182,10 +122,10 @@ def measure(
         **{f"{name}_share": np.mean(classes == k) for k, name in enumerate(TISSUES)},
         **{f"q{q:02d}": v for q, v in zip(QUANTILES, np.percentile(brain, QUANTILES), strict=True)},
         "volume_ml": brain.size * np.prod(spacing) / 1000,
-        "field_ratio": field_ratio,
-        "negative": negative,
+        "field_ratio": scaled.field_ratio,
+        "negative": scaled.negative,
     }
-    return {name: float(value) for name, value in found.items() if value is not None}
+    return {name: float(value) for name, value in profile.items() if value is not None}
 
 
 def measure_output(
@@ -207,7 +147,7 @@ def measure_output(
         output's median where the input has its darkest, middle and brightest tissue.
     """
     values, inside = output[mask].astype(np.float32), volume[mask].astype(np.float32)
-    levels, _ = three_classes(blocks(volume, mask, spacing, BLOCK_MM)[0])
+    levels, _ = three_classes(blocks(volume, mask, spacing).median)
     where = _nearest(inside, levels)
     spread = float(inside.std()) * float(values.std())
     alike = np.mean((inside - inside.mean()) * (values - values.mean())) / spread if spread else 0
@@ -222,38 +162,58 @@ def measure_output(
 
 def ranges_of(
     profiles: Iterable[Mapping[str, float]], outputs: Iterable[Mapping[str, float]] = ()
-) -> InputRange:
-    """Return the range of some training inputs, and of their targets.
+) -> dict[str, Any]:
+    """Return a bundle's ``input_range``: lowest and highest over training inputs and targets.
 
     Parameters
     ----------
     profiles, outputs
         From `measure` and `measure_output`.
+
+    Returns
+    -------
+    dict
+        ``inputs`` and ``targets``, ``name: [lowest, highest]`` of `MEASURES` and of `OUTPUTS`,
+        rounded to four digits, and the number of ``pairs``.
     """
     given = list(profiles)
 
-    def ends(
-        rows: Sequence[Mapping[str, float]], known: Mapping[str, Measure]
-    ) -> dict[str, tuple[float, float]]:
+    def ends(rows: Sequence[Mapping[str, float]], known: Iterable[str]) -> dict[str, list[float]]:
         found = {name: [row[name] for row in rows if name in row] for name in known}
-        return {name: (min(values), max(values)) for name, values in found.items() if values}
+        return {
+            name: [float(f"{end(values):.4g}") for end in (min, max)]
+            for name, values in found.items()
+            if values
+        }
 
-    return InputRange(ends(given, MEASURES), ends(list(outputs), OUTPUTS), len(given))
+    return {
+        "pairs": len(given),
+        "inputs": ends(given, MEASURES),
+        "targets": ends(list(outputs), OUTPUTS),
+    }
 
 
 def outside(
-    profile: Mapping[str, float],
-    ranges: Mapping[str, tuple[float, float]],
-    known: Mapping[str, Measure] = MEASURES,
-) -> tuple[Outlier, ...]:
-    """Return the measures by which an image is not like those of the training."""
-    found = []
-    for name, one in known.items():
-        if name in profile and name in ranges:
-            low, high = one.limits(*ranges[name])
-            if not low <= profile[name] <= high:
-                found.append(Outlier(name, profile[name], *ranges[name]))
-    return tuple(found)
+    profile: Mapping[str, float], ranges: Mapping[str, Any], known: Mapping[str, Measure] = MEASURES
+) -> Beyond:
+    """Return the measures by which an image is not like those of the training.
+
+    `ranges` are the inputs or the targets of a bundle's ``input_range``; `BadDataError` if one
+    is no pair of numbers.
+    """
+    found = {}
+    try:
+        for name, one in known.items():
+            if name in profile and name in ranges:
+                lowest, highest = float(ranges[name][0]), float(ranges[name][1])
+                low, high = one.limits(lowest, highest)
+                if not low <= profile[name] <= high:
+                    found[name] = (profile[name], lowest, highest)
+    except (IndexError, KeyError, TypeError, ValueError) as err:
+        raise BadDataError(
+            f"the model's input_range is damaged ({err}); get the model again"
+        ) from err
+    return found
 
 
 def three_classes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -279,16 +239,14 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(values)) if values.size else 0.0
 
 
-def _depth(places: np.ndarray) -> np.ndarray:
+def _depth(found: Blocks) -> np.ndarray:
     """Return the distance in mm of each block to the nearest place without one."""
     from scipy.ndimage import distance_transform_edt
 
-    steps = [np.diff(np.unique(column)).min(initial=np.inf) for column in places.T]
-    steps = [step if np.isfinite(step) else 1.0 for step in steps]
-    at = np.rint(places / steps).astype(int) + 1
+    at = found.index + 1
     inside = np.zeros(at.max(0) + 2, dtype=bool)
     inside[tuple(at.T)] = True
-    return distance_transform_edt(inside, sampling=steps)[tuple(at.T)]
+    return distance_transform_edt(inside, sampling=found.sides)[tuple(at.T)]
 
 
 def _along(
@@ -307,3 +265,114 @@ def _along(
     if not 0 < alike < 1:
         return noise, 0.0
     return noise, float(spacing[axis] * np.sqrt(-2 * np.log(2) / np.log(alike)))
+
+
+@dataclass(frozen=True)
+class RangeCheck:
+    """Whether an input and its output are like the training pairs."""
+
+    facts: dict[str, Any]  # ``InputCheck`` and ``OutputCheck``, for a sidecar
+    warnings: tuple[str, ...]  # one line each
+    verdict: str  # "yes", "no", or "unknown" where the model does not give their range
+
+
+def check_range(
+    profile: Mapping[str, float],
+    output: Mapping[str, float],
+    ranges: Mapping[str, Any] | None,
+    *,
+    contrast: str,
+    scaling: str,
+    name: str,
+) -> RangeCheck:
+    """Compare an input and its output with the pairs that the model was trained on.
+
+    `profile` and `output` are from `measure` and `measure_output`. Without the `ranges` of
+    the model's bundle (``input_range``) only what needs none is looked at: the share of negative
+    voxels, and the order of the tissues in the input and in the output.
+    """
+    ranges = ranges or {}
+    given = outside(profile, ranges.get("inputs") or {})
+    made = outside(output, ranges.get("targets") or {}, OUTPUTS)
+    tissues = [output[tissue] for tissue in TISSUES]
+    kept = tissues[0] < tissues[1] < tissues[2]
+    depth = profile["order"]
+    unlike = bool(given or made) or not kept or depth < LEAST_ORDER
+    lines = []
+    if (negative := profile.get("negative", 0.0)) >= NEGATIVE_SHARE:
+        what = "was taken away" if scaling == "robust" else "is cut to 0: give the image without it"
+        lines.append(
+            f"{name}: {negative:.0%} of its brain is negative; the offset, as MP2RAGE UNI and "
+            f"z-scored images have it, {what}"
+        )
+    if given or depth < LEAST_ORDER:
+        lines.append(_input_line(name, given, depth, contrast))
+    if made or not kept:
+        crossed = [] if kept else [_crossed(tissues, contrast)]
+        lines.append(
+            f"{name}: its output is not like the images that the model was trained on: "
+            f"{', '.join([*crossed, *_listed(made, OUTPUTS)])}; look at both in the report before "
+            "you use it"
+        )
+    return RangeCheck(
+        {
+            "InputCheck": {**_facts(given, ranges), "TissueOrderKept": depth >= LEAST_ORDER},
+            "OutputCheck": {
+                **_facts(made, ranges),
+                "TissueLevels": {
+                    _key(tissue): round(value, 4)
+                    for tissue, value in zip(NAMES[contrast], tissues, strict=True)
+                },
+                "TissueOrderKept": kept,
+            },
+        },
+        tuple(lines),
+        "no" if unlike else "yes" if ranges else "unknown",
+    )
+
+
+def _input_line(name: str, given: Beyond, depth: float, contrast: str) -> str:
+    """Name what an input differs by from the training pairs, and what to do."""
+    usual = _USUAL.format(contrast)
+    remedies = [_REMEDIES.get(key, usual) for key in list(given)[:_LISTED]]
+    differences = _listed(given, MEASURES)
+    if depth < LEAST_ORDER:
+        shown = f"what is as bright as white matter lies {-depth:.0f} mm above the grey"
+        differences.insert(0, shown)
+        remedies.insert(0, usual)
+    return (
+        f"{name}: is not like the inputs that the model was trained on: {', '.join(differences)}; "
+        f"{', '.join(dict.fromkeys(remedies))}, or fit a model to such scans"
+    )
+
+
+def _listed(found: Beyond, known: Mapping[str, Measure]) -> list[str]:
+    parts = [
+        f"{known[name].title} {value:.3g} ({lowest:.3g} to {highest:.3g})"
+        for name, (value, lowest, highest) in found.items()
+    ]
+    more = len(found) - _LISTED
+    return [*parts[:_LISTED], f"{more} more"] if more > 0 else parts
+
+
+def _crossed(levels: Sequence[float], contrast: str) -> str:
+    """Name the two tissues that changed places, the darker one of the input first."""
+    pair = 0 if levels[0] >= levels[1] else 1
+    dark, bright = NAMES[contrast][pair : pair + 2]
+    return f"{dark} ({levels[pair]:.2f}) is not darker than {bright} ({levels[pair + 1]:.2f})"
+
+
+def _facts(found: Beyond, ranges: Mapping[str, Any]) -> dict[str, Any]:
+    if not ranges:
+        return {}
+    beyond = {
+        _key(name.replace("_", " ")): {
+            "Value": float(f"{value:.4g}"), "TrainingRange": [lowest, highest]
+        }
+        for name, (value, lowest, highest) in found.items()
+    }  # fmt: skip
+    return {"InRange": not found, "OutOfRange": beyond, "TrainingPairs": ranges.get("pairs", 0)}
+
+
+def _key(words: str) -> str:
+    return "".join(word[:1].upper() + word[1:] for word in words.split())

@@ -90,12 +90,9 @@ def training_range(
         made = Scaled(np.asarray(pair.hf, np.float32))
         if scaling != "max":
             made = scale_brain(made.volume, pair.mask, spacing, contrast=contrast, name=pair.name)
-        profiles.append(
-            measure(made.volume, pair.mask, spacing, contrast=contrast,
-                    field_ratio=made.field_ratio, negative=made.negative)
-        )  # fmt: skip
+        profiles.append(measure(made, pair.mask, spacing, contrast=contrast))
         outputs.append(measure_output(pair.lf, made.volume, pair.mask, spacing))
-    return ranges_of(profiles, outputs).to_dict()
+    return ranges_of(profiles, outputs)
 
 
 def common_shape(pairs: Sequence[Pair]) -> tuple[int, int, int]:

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from h2lo_bids.imaging.normalise import scale_brain
+from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.normalise import Scaled, scale_brain
 from h2lo_bids.imaging.profile import (
     MEASURES,
     OUTPUTS,
-    InputRange,
     Measure,
-    Outlier,
+    RangeCheck,
+    check_range,
     measure,
     measure_output,
     outside,
     ranges_of,
 )
-from h2lo_bids.imaging.range_check import RangeCheck, check_range
 from h2lo_bids.imaging.resample import resample
 from h2lo_bids.phantom.anatomy import Anatomy
 from h2lo_bids.phantom.pairs import simulate_training_pairs
@@ -44,8 +44,8 @@ def shells(fluid: float, grey: float, white: float) -> np.ndarray:
 def test_noise_is_measured_and_structure_is_not() -> None:
     clean = shells(0.2, 0.5, 0.75)
     noise = 0.05 * np.random.default_rng(1).normal(size=SHAPE)
-    assert measure(clean, MASK, ONE, contrast="T1w")["noise"] == 0
-    found = measure(clean + noise, MASK, ONE, contrast="T1w")
+    assert measure(Scaled(clean), MASK, ONE, contrast="T1w")["noise"] == 0
+    found = measure(Scaled(clean + noise), MASK, ONE, contrast="T1w")
     # A tenth of this small ball's voxels lie at an edge.
     assert found["noise"] == pytest.approx(0.05, rel=0.2)
 
@@ -56,13 +56,13 @@ def test_smoothness_is_that_of_the_coarsest_axis(noise: float) -> None:
     # White noise under a Gaussian kernel has an autocorrelation sqrt(2) wider than that.
     image = gaussian_filter(rng.normal(size=SHAPE), [1.2, 1.2, 2.5])
     image = image / image.std() + noise * rng.normal(size=SHAPE)
-    found = measure(image, MASK, (1.0, 1.0, 2.0), contrast="T1w")
+    found = measure(Scaled(image), MASK, (1.0, 1.0, 2.0), contrast="T1w")
     assert found["smoothness"] == pytest.approx(2.0 * 2.5 * 2.3548, rel=0.15)
 
 
 def test_shares_levels_and_volume() -> None:
     image = shells(0.0, 0.5, 1.0)
-    found = measure(image, MASK, (1.0, 1.0, 2.0), contrast="T1w", negative=0.25)
+    found = measure(Scaled(image, negative=0.25), MASK, (1.0, 1.0, 2.0), contrast="T1w")
     brain = image[MASK]
     assert found["cut_low"] == pytest.approx(np.mean(brain == 0))
     assert found["cut_high"] == pytest.approx(np.mean(brain == 1))
@@ -79,9 +79,9 @@ def test_order_is_how_much_deeper_white_matter_lies() -> None:
     white, grey = ((a <= RADIUS) & (b > RADIUS) for a, b in ((6, 20), (20, 27)))
     truth = np.median(depths[white]) - np.median(depths[grey])
     for contrast, values in (("T1w", (0.2, 0.5, 0.75)), ("T2w", (0.8, 0.4, 0.25))):
-        found = measure(shells(*values), MASK, ONE, contrast=contrast)
+        found = measure(Scaled(shells(*values)), MASK, ONE, contrast=contrast)
         assert found["order"] == pytest.approx(truth, abs=2.0)
-    flair = measure(shells(0.15, 0.75, 0.6), MASK, ONE, contrast="T1w")
+    flair = measure(Scaled(shells(0.15, 0.75, 0.6)), MASK, ONE, contrast="T1w")
     assert flair["order"] == pytest.approx(-truth, abs=2.0)
 
 
@@ -103,23 +103,28 @@ def test_margins_are_the_larger_of_their_own_and_a_quarter_of_the_spread() -> No
     assert Measure("x", 0.0, True, 1.4).limits(1000, 1400) == pytest.approx((1000 / 1.4, 1960))
 
 
-def test_ranges_find_what_lies_beyond_and_survive_their_file() -> None:
+def test_ranges_find_what_lies_beyond() -> None:
     ranges = ranges_of([{"noise": 0.02, "q50": 0.4}, {"noise": 0.04}], [{"q50": 0.5, "dark": 0}])
-    assert ranges.inputs == {"noise": (0.02, 0.04), "q50": (0.4, 0.4)}
-    assert ranges.targets == {"q50": (0.5, 0.5)}
-    again = InputRange.from_dict(ranges.to_dict() | {"later": 1})
-    assert again == ranges
-    assert outside({"noise": 0.049, "q50": 0.21, "other": 9}, again.inputs) == ()
-    assert outside({"noise": 0.051, "q50": 0.1}, again.inputs) == (
-        Outlier("noise", 0.051, 0.02, 0.04), Outlier("q50", 0.1, 0.4, 0.4),
-    )  # fmt: skip
-    assert [o.name for o in outside({"q50": 0.29}, again.targets, OUTPUTS)] == ["q50"]
+    inputs, targets = {"noise": [0.02, 0.04], "q50": [0.4, 0.4]}, {"q50": [0.5, 0.5]}
+    assert ranges == {"pairs": 2, "inputs": inputs, "targets": targets}
+    assert outside({"noise": 0.049, "q50": 0.21, "other": 9}, inputs) == {}
+    assert outside({"noise": 0.051, "q50": 0.1}, inputs | {"later": 1}) == {
+        "noise": (0.051, 0.02, 0.04), "q50": (0.1, 0.4, 0.4),
+    }  # fmt: skip
+    assert list(outside({"q50": 0.29}, targets, OUTPUTS)) == ["q50"]
+    for damaged in ([0.1], ["a", "b"], None):
+        with pytest.raises(BadDataError, match="input_range is damaged"):
+            outside({"q50": 0.1}, {"q50": damaged})
 
 
 def test_what_is_told() -> None:
-    ranges = InputRange({"noise": (0.02, 0.04)}, {"correlation": (0.9, 0.95)}, 5)
+    ranges = {
+        "pairs": 5,
+        "inputs": {"noise": [0.02, 0.04]},
+        "targets": {"correlation": [0.9, 0.95]},
+    }
 
-    def told(profile: dict, ranges: InputRange | None, **output: float) -> RangeCheck:
+    def told(profile: dict, ranges: dict | None, **output: float) -> RangeCheck:
         return check_range(
             {"order": 5.0, "noise": 0.03, **profile}, GOOD_OUTPUT | output, ranges,
             contrast="T1w", scaling="robust", name="sub-1_T1w.nii.gz",
@@ -209,11 +214,9 @@ FAULTS = {
 @pytest.mark.slow
 def test_planted_faults_are_noticed_and_sound_heads_are_not(pairs: dict[str, list[Pair]]) -> None:
     ranges = {
-        contrast: InputRange.from_dict(
-            training_range(
-                [*own, *(Pair("thick", thick_slices(p.hf, 3.0), p.lf, p.mask) for p in own)],
-                contrast, ONE,
-            )
+        contrast: training_range(
+            [*own, *(Pair("thick", thick_slices(p.hf, 3.0), p.lf, p.mask) for p in own)],
+            contrast, ONE,
         )
         for contrast, own in pairs.items()
     }  # fmt: skip
@@ -222,11 +225,12 @@ def test_planted_faults_are_noticed_and_sound_heads_are_not(pairs: dict[str, lis
 
     def verdict(image: np.ndarray, contrast: str) -> tuple[str, tuple[str, ...]]:
         scaled = scale_brain(image, mask, ONE, contrast=contrast)
-        profile = measure(scaled.volume, mask, ONE, contrast=contrast,
-                          field_ratio=scaled.field_ratio, negative=scaled.negative)  # fmt: skip
+        profile = measure(scaled, mask, ONE, contrast=contrast)
         output = measure_output(pairs[contrast][0].lf, scaled.volume, mask, ONE)
-        found = check_range(profile, GOOD_OUTPUT | {"q50": output["q50"]}, InputRange(
-            ranges[contrast].inputs), contrast=contrast, scaling="robust", name="x")  # fmt: skip
+        found = check_range(
+            profile, GOOD_OUTPUT | {"q50": output["q50"]}, ranges[contrast] | {"targets": {}},
+            contrast=contrast, scaling="robust", name="x",
+        )  # fmt: skip
         return found.verdict, found.warnings
 
     for contrast, image in hf.items():
@@ -251,7 +255,7 @@ def test_real_heads_are_like_simulated_ones(shared_data: Path) -> None:
     ]
     for contrast in ("T1w", "T2w"):
         own = [Pair("x", p[contrast].hf, p[contrast].lf, p[contrast].mask) for p in made]
-        ranges[contrast] = InputRange.from_dict(training_range(own, contrast, ONE))
+        ranges[contrast] = training_range(own, contrast, ONE) | {"targets": {}}
     for path in sorted(shared_data.glob("hf/*.nii.gz")):
         if "lesions" in path.name:
             continue
@@ -261,15 +265,14 @@ def test_real_heads_are_like_simulated_ones(shared_data: Path) -> None:
         image = conform(scan, frame, mask=brain)
         mask = np.asarray(resample_mask(brain, image.shape, image.affine).dataobj) > 0
         scaled = scale_brain(np.asarray(image.dataobj), mask, ONE, contrast=contrast)
-        profile = measure(scaled.volume, mask, ONE, contrast=contrast,
-                          field_ratio=scaled.field_ratio, negative=scaled.negative)  # fmt: skip
-        found = check_range(profile, GOOD_OUTPUT, InputRange(ranges[contrast].inputs),
+        profile = measure(scaled, mask, ONE, contrast=contrast)
+        found = check_range(profile, GOOD_OUTPUT, ranges[contrast],
                             contrast=contrast, scaling="robust", name=path.name)  # fmt: skip
         assert found.verdict == "yes", found.warnings
 
 
 def test_every_measure_of_a_range_is_measured() -> None:
-    found = measure(shells(0.2, 0.5, 0.75), MASK, ONE, contrast="T1w", field_ratio=1.0)
+    found = measure(Scaled(shells(0.2, 0.5, 0.75), 1.0), MASK, ONE, contrast="T1w")
     assert set(MEASURES) <= set(found)
     output = measure_output(shells(0.2, 0.5, 0.75), shells(0.2, 0.5, 0.75), MASK, ONE)
     assert set(OUTPUTS) <= set(output)
