@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nibabel.affines import apply_affine
+from nipype.pipeline import engine as pe
 
 from h2lo_bids.bids.sidecars import write_sidecar
 from h2lo_bids.errors import BadDataError, H2loError
@@ -30,8 +32,8 @@ from h2lo_bids.imaging.resample import frame_grid, placed, resample_mask
 from h2lo_bids.io import atomic_write_bytes, save_nifti
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.experiments.leaks import encode, fingerprint
-from pipelines.interface import AnyFile, InFile, Label, interface, load_image
-from pipelines.scan_steps import SCALED, kept, method_text, raised, scale, shared_mask
+from pipelines.engine import AnyFile, InFile, Label, Source, add, interface, load_image
+from pipelines.scan_steps import FOUND, SCALED, kept, method_text, raised, scale, shared_mask
 
 
 def choose_reference(
@@ -129,13 +131,6 @@ AlignScan = interface(
 )  # fmt: skip
 
 
-ALIGNED = {
-    "scans": "scan", "masks": "mask_file", "matrices": "matrix", "stripped": "stripped",
-    "names": "name", "warnings": "warnings", "errors": "error",
-}  # fmt: skip
-"""Names of the outputs of several scans, and of one."""
-
-
 def _refuse_strays(matrix: Any, mask: Any, name: str) -> None:
     """Refuse a motion that no head makes within a session."""
     centre = apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0).mean(0))
@@ -204,6 +199,38 @@ FuseLowField = interface(
     fuse_low_field, mask_file=InFile, coverage=list[float], check=dict[str, Any],
     noise=list[dict[str, Any]], **SCALED,
 )  # fmt: skip
+
+
+_ALIGNED = {
+    "scans": "scan", "masks": "mask_file", "matrices": "matrix", "stripped": "stripped",
+    "names": "name", "warnings": "warnings", "errors": "error",
+}  # fmt: skip
+"""Names of the outputs of several scans, and of one."""
+
+
+def add_fusion(
+    workflow: pe.Workflow,
+    finds: Sequence[pe.Node],
+    names: Sequence[str],
+    fuse: Any,
+    align: Mapping[str, Any],
+    ends: Mapping[str, Source],
+    **fuse_ends: Source,
+) -> tuple[pe.Node, dict[str, list[Source]]]:
+    """Add what registers the scans whose brains were found, and what fuses them.
+
+    `fuse` is a `FuseLowField`; `align` and `ends` are inputs of each `AlignScan`. Returned are
+    the node that fuses and the outputs of the registered scans.
+    """
+    found: dict[str, list[Source]] = {}
+    for number, (find, name) in enumerate(zip(finds, names, strict=True), start=1):
+        step = AlignScan(number=number, name=name, **align)
+        given = {key: (find, key) for key in FOUND}
+        node = add(workflow, step, f"align_{number}", **given, **ends)
+        for key, output in _ALIGNED.items():
+            found.setdefault(key, []).append((node, output))
+    parts = {key: found[key] for key in ("scans", "masks", "matrices", "stripped", "names")}
+    return add(workflow, fuse, "fuse", **parts, **fuse_ends), found
 
 
 def write_pair(

@@ -19,8 +19,7 @@ from h2lo_bids.io import atomic_write_bytes
 from h2lo_bids.outputs import enhanced_sidecars, output_sidecars
 from h2lo_bids.reports import figures as drawing
 from h2lo_bids.reports.records import ModelInfo
-from pipelines.engine import Source, add
-from pipelines.interface import InFile, interface, load_image
+from pipelines.engine import InFile, Source, add, interface, load_image
 from pipelines.scan_steps import CheckRange
 from pipelines.specs import ImageSpec, RunSpec, draws
 

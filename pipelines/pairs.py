@@ -21,9 +21,9 @@ from h2lo_bids.errors import H2loError, InputOutputError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
-from pipelines.engine import NodeFailure, RunOptions, Source, add, run_workflow
-from pipelines.lowfield_steps import ALIGNED, AlignScan, FuseLowField, WritePair
-from pipelines.scan_steps import FOUND, add_find_brain, add_preparation
+from pipelines.engine import NodeFailure, RunOptions, add, run_workflow
+from pipelines.lowfield_steps import FuseLowField, WritePair, add_fusion
+from pipelines.scan_steps import add_find_brain, add_preparation
 
 RECIPE = 2
 """Raised whenever the same inputs and settings give another pair."""
@@ -188,12 +188,16 @@ def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Wor
     workflow = pe.Workflow(name=f"{pair_word(pair)}_wf")
     find = add_find_brain(workflow, "find_brain", pair.hf.path, how)
     high = add_preparation(workflow, find, pair.hf.path, how.frame, pair.contrast, "max")
-    low = _add_low_field(workflow, high, pair, how)
-    names = [str(scan.path) for scan in pair.lf]
-    fuse = add(
-        workflow, FuseLowField(names=names, own_masks=how.own_masks), "fuse",
+    finds = [
+        add_find_brain(workflow, f"find_{number}", scan.path, how)
+        for number, scan in enumerate(pair.lf, start=1)
+    ]
+    fuse, low = add_fusion(
+        workflow, finds, [str(scan.path) for scan in pair.lf],
+        FuseLowField(own_masks=how.own_masks),
+        {"registered": pair.registered, "seed": how.seed, "high_name": pair.hf.path},
+        {"high": high["checked"], "high_mask": high["mask"]},
         volume=high["volume"], volume_mask=high["volume_mask"],
-        **{key: low[key] for key in ("scans", "masks", "matrices", "stripped")},
     )  # fmt: skip
     add(
         workflow, _writer(pair, fingerprint, how), "write",
@@ -202,28 +206,6 @@ def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Wor
         noise=(fuse, "noise"), low_warnings=low["warnings"],
     )  # fmt: skip
     return workflow
-
-
-def _add_low_field(
-    workflow: pe.Workflow, high: dict[str, Source], pair: PairSource, how: PairOptions
-) -> dict[str, list[Source]]:
-    """Find the brain of each low-field scan and register it; return what came of them."""
-    found: dict[str, list[Source]] = {}
-    for number, scan in enumerate(pair.lf, start=1):
-        find = add_find_brain(workflow, f"find_{number}", scan.path, how)
-        step = AlignScan(
-            registered=pair.registered,
-            seed=how.seed,
-            name=scan.path,
-            high_name=pair.hf.path,
-        )
-        align = add(
-            workflow, step, f"align_{number}", high=high["checked"],
-            high_mask=high["mask"], **{key: (find, key) for key in FOUND},
-        )  # fmt: skip
-        for key, output in ALIGNED.items():
-            found.setdefault(key, []).append((align, output))
-    return found
 
 
 def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:

@@ -13,9 +13,9 @@ from nipype.pipeline import engine as pe
 from h2lo_bids.outputs import Grid
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 from pipelines.engine import Source, add, results
-from pipelines.lowfield_steps import ALIGNED, AlignScan, ChooseReference, FuseLowField
+from pipelines.lowfield_steps import ChooseReference, FuseLowField, add_fusion
 from pipelines.outputs import MakeFigures, MakeRegistrationFigures, add_outputs
-from pipelines.scan_steps import FOUND, add_find_brain, add_preparation
+from pipelines.scan_steps import add_find_brain, add_preparation
 from pipelines.specs import ImageSpec, RunSpec, draws
 from pipelines.synthesis_steps import AddNoise, RegisterToTemplate, RegridMask, Synthesize
 
@@ -200,12 +200,24 @@ def _enhance(
     workflow: pe.Workflow, image: ImageSpec, run: RunSpec, donor: ImageSpec | None
 ) -> None:
     """Fuse low-field scans on the frame, enhance them, and draw what changed."""
-    model = image.model
-    choose, parts = _align_parts(workflow, image, run)
-    step = FuseLowField(scaling=model.scaling, contrast=model.contrast)
-    fuse = add(
-        workflow, step, "fuse", volume_mask=(choose, "volume_mask"),
-        **{key: parts[key] for key in ("scans", "masks", "matrices", "stripped", "names")},
+    model, names = image.model, [str(part.path) for part in image.parts]
+    finds = [
+        add_find_brain(workflow, f"find_{number}", part.path, run, mask[0] if mask else None)
+        for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
+    ]
+    choose = add(
+        workflow, ChooseReference(names=names, frame=model.frame.to_dict()), "choose",
+        **{key: [(find, output) for find in finds] for key, output in (
+            ("scans", "checked"), ("masks", "mask_file"), ("methods", "method"),
+            ("errors", "error"),
+        )},
+    )  # fmt: skip
+    fuse, parts = add_fusion(
+        workflow, finds, names, FuseLowField(scaling=model.scaling, contrast=model.contrast),
+        {"seed": run.random_seed, "high_name": "its reference"},
+        {"high": (choose, "reference"), "high_mask": (choose, "mask_file"),
+         "reference": (choose, "number")},
+        volume_mask=(choose, "volume_mask"),
     )  # fmt: skip
     mask, volume = (fuse, "mask_file"), (fuse, "volume")
     enhance = _evaluate(workflow, image, run, "enhance", {}, volume=volume, mask_file=mask)
@@ -224,38 +236,6 @@ def _enhance(
         checked=volume, coverage=(fuse, "coverage"), errors=parts["errors"],
         warnings=[(choose, "notes"), *parts["warnings"]],
     )  # fmt: skip
-
-
-def _align_parts(
-    workflow: pe.Workflow, image: ImageSpec, run: RunSpec
-) -> tuple[pe.Node, dict[str, list[Source]]]:
-    """Find each scan's brain, choose the reference, and register the others to it."""
-    names = [str(part.path) for part in image.parts]
-    finds = [
-        add_find_brain(workflow, f"find_{number}", part.path, run, mask[0] if mask else None)
-        for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
-    ]
-    choose = add(
-        workflow, ChooseReference(names=names, frame=image.model.frame.to_dict()), "choose",
-        **{key: [(find, output) for find in finds] for key, output in (
-            ("scans", "checked"), ("masks", "mask_file"), ("methods", "method"),
-            ("errors", "error"),
-        )},
-    )  # fmt: skip
-    aligned = [
-        add(
-            workflow,
-            AlignScan(
-                number=number, seed=run.random_seed, name=label, high_name="its reference"
-            ),
-            f"align_{number}", reference=(choose, "number"),
-            high=(choose, "reference"), high_mask=(choose, "mask_file"),
-            **{key: (find, key) for key in FOUND},
-        )
-        for number, (find, label) in enumerate(zip(finds, names, strict=True), start=1)
-    ]  # fmt: skip
-    every = {key: [(align, output) for align in aligned] for key, output in ALIGNED.items()}
-    return choose, every
 
 
 def records(workflow: pe.Workflow) -> list[dict[str, Any]]:

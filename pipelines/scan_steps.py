@@ -27,8 +27,7 @@ from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample_mask, spacing_of
 from h2lo_bids.io import save_nifti
 from h2lo_bids.models.frame import Frame
-from pipelines.engine import Source, add
-from pipelines.interface import AnyFile, InFile, Label, interface, load_image
+from pipelines.engine import AnyFile, InFile, Label, Source, add, interface, load_image
 
 if TYPE_CHECKING:
     from pipelines.pairs import PairOptions

@@ -20,7 +20,7 @@ from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import save_nifti
 from h2lo_bids.models import bundle as bundles
 from h2lo_bids.synthesis import noise as noises
-from pipelines.interface import InFile, Label, interface, load_image
+from pipelines.engine import InFile, Label, interface, load_image
 from pipelines.scan_steps import save_like
 
 

@@ -1,15 +1,20 @@
-"""What makes an output folder a BIDS derivative dataset.
+"""Datasets as a whole: whether the input is BIDS, and what makes the output folder one.
 
-Every run writes these files; a second one finds them equal and leaves them alone, so that
-any number of runs may share a folder.
+Every run writes the files of the output dataset; a second one finds them equal and leaves them
+alone, so that any number of runs may share a folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterable, Mapping
-from importlib import metadata
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,8 +22,19 @@ from typing import Any
 import bids_app_spec
 import h2lo_bids
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.errors import CannotCreateError
+from h2lo_bids.bids.metadata import Sidecars
+from h2lo_bids.bids.names import parse_name
+from h2lo_bids.errors import CannotCreateError, InvalidBidsError, MissingInputError
 from h2lo_bids.io import atomic_write_text, read_json, read_text, write_json
+from h2lo_bids.wording import summarise
+
+VALIDATOR = "bids-validator-deno"
+SECONDS = 60.0
+_EXAMPLE = '{"Name": "My data", "BIDSVersion": "1.10.0"}'
+_SKIP = "or pass --skip-bids-validation"
+_LEFT_TO_THE_SCAN = {"EMPTY_FILE", "FILE_READ", "JSON_INVALID", "NIFTI_HEADER_UNREADABLE"}
+_LEFT_TO_THE_SCAN |= {"SYMLINK_BROKEN", "NIFTI_UNIT", "NIFTI_TOO_SMALL"}
+_LEFT_TO_THE_SCAN |= {"MagneticFieldStrength", "ImagingFrequency"}
 
 BIDS_VERSION = "1.10.0"
 PIPELINE = "H2LO-BIDS"
@@ -29,7 +45,141 @@ computed, not acquired. `descriptions.tsv` says what every `desc-` label means,
 the JSON beside each image how it was made and with which model, and
 `logs/CITATION.md` what to cite. Start with `index.html`, which lists all scans.
 """
-_CODE_LABELS = {"code", "repository", "source", "source code", "homepage"}
+
+
+def read_description(
+    bids_dir: Path, *, skip: bool = False, doubt: Callable[[Path, str], None] | None = None
+) -> None:
+    """Check that a folder is a raw BIDS dataset; `skip` accepts any folder that can be read."""
+    if not bids_dir.is_dir():
+        raise MissingInputError(f"{bids_dir}: no such folder; give the root of a BIDS dataset")
+    if not os.access(bids_dir, os.R_OK | os.X_OK):
+        raise MissingInputError(f"{bids_dir}: cannot be read; check its permissions")
+    if skip:
+        return
+    path = bids_dir / "dataset_description.json"
+    try:
+        content = read_json(path)
+    except OSError as error:
+        if elsewhere := _elsewhere(bids_dir):
+            raise InvalidBidsError(f"{bids_dir}: {elsewhere}") from error
+        raise InvalidBidsError(
+            f"{path}: missing or unreadable ({error.strerror}); "
+            f"write at least {_EXAMPLE} into it, {_SKIP}"
+        ) from error
+    except ValueError as error:
+        raise InvalidBidsError(f"{path}: not valid JSON ({error}); repair it, {_SKIP}") from error
+    content = content if isinstance(content, dict) else {}
+    version = content.get("BIDSVersion")
+    if not isinstance(version, str | int | float) or isinstance(version, bool):
+        near = [key for key in content if re.sub(r"\W|_", "", key).lower() == "bidsversion"]
+        remedy = f"rename {near[0]}" if near and version is None else f"add it, as in {_EXAMPLE}"
+        raise InvalidBidsError(f"{path}: has no BIDSVersion; {remedy}, {_SKIP}")
+    if content.get("DatasetType") == "derivative":
+        raise InvalidBidsError(
+            f"{bids_dir}: is a derivative dataset (DatasetType in {path.name}); "
+            "give the raw dataset that it was made from"
+        )
+    if doubt is not None and not isinstance(version, str):
+        doubt(path, f"BIDSVersion is the number {version}; put it in quotes, as BIDS wants a text")
+
+
+def _elsewhere(folder: Path) -> str | None:
+    """Name the folder that was probably meant: the dataset around this one, or inside it."""
+    if any(path.is_dir() for path in folder.glob("sub-*")):
+        return None
+    for parent in list(folder.parents)[:3]:
+        if (parent / "dataset_description.json").is_file():
+            name = folder.relative_to(parent).parts[0]
+            label = name.removeprefix("sub-")
+            option = f" with --participant-label {label}" if label != name else ""
+            return f"is inside the dataset {parent}; give that as bids_dir{option}"
+    with contextlib.suppress(OSError):
+        inside = sorted(p.parent for p in folder.glob("[!.]*/dataset_description.json"))
+        if inside:
+            more = f" (or one of {len(inside) - 1} more)" if len(inside) > 1 else ""
+            return f"is no dataset, but holds {inside[0]}{more}; give that as bids_dir"
+    return None
+
+
+def find_validator() -> Path | None:
+    """Find ``bids-validator-deno`` on the path or next to the Python in use."""
+    found = shutil.which(VALIDATOR) or shutil.which(
+        VALIDATOR, path=str(Path(sys.executable).parent)
+    )
+    return Path(found) if found else None
+
+
+def require_valid(
+    bids_dir: Path, images: Iterable[Path], *, seconds: float = SECONDS
+) -> str | None:
+    """Stop when the official validator finds errors in the chosen images' folders.
+
+    A skeleton of ``dataset_description.json``, the sidecars and the chosen images' names is
+    validated, so that a large dataset costs no more than its chosen part and another subject's
+    error stops nobody. What concerns one file's content (broken JSON, empty or unreadable
+    images, a field strength in words) is left to the scan itself, so that the other scans are
+    finished. Where there is no validator, or it fails, the note that is returned says so.
+    """
+    program = find_validator()
+    if program is None:
+        return f"{VALIDATOR} is not installed: only names and the description were checked"
+    try:
+        with tempfile.TemporaryDirectory(prefix="h2lo-validate-") as folder:
+            _skeleton(bids_dir, images, Path(folder))
+            options = ("--format", "json", "--ignoreWarnings", "--ignoreNiftiHeaders")
+            command = [str(program), folder, *options]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+            issues = json.loads(done.stdout)["issues"]["issues"]
+    except subprocess.TimeoutExpired:
+        return f"{VALIDATOR} took more than {seconds:g} s and was given up"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{VALIDATOR} could not be run ({type(error).__name__}) and was skipped"
+    errors: dict[str, set[str]] = {}
+    for issue in issues:
+        left = {issue.get("code"), issue.get("subCode")} & _LEFT_TO_THE_SCAN
+        if issue.get("severity") == "error" and not left:
+            name = issue.get("location", "").lstrip("/") or "dataset"
+            errors.setdefault(name, set()).add(_explain(issue))
+    if errors:
+        lines = summarise(
+            (Path(name), f"  {name}: {'; '.join(sorted(errors[name]))}") for name in sorted(errors)
+        )
+        raise InvalidBidsError(
+            f"{bids_dir}: BIDS errors in {len(errors)} of the chosen files; "
+            f"repair them, {_SKIP}:\n" + "\n".join(lines)
+        )
+    return None
+
+
+def _explain(issue: dict[str, Any]) -> str:
+    message = (issue.get("issueMessage") or "").partition("Field description:")[0]
+    words = (issue.get("code"), issue.get("subCode"), message)
+    return " ".join(" ".join(str(word).split()) for word in words if word)
+
+
+def _skeleton(bids_dir: Path, images: Iterable[Path], folder: Path) -> None:
+    """Copy the names and sidecars that concern the images into an empty dataset.
+
+    The images themselves become empty files: their content is not looked at.
+    """
+    wanted = {bids_dir / name for name in ("dataset_description.json", "README", "README.md")}
+    sidecars = Sidecars(bids_dir)
+    for image in images:
+        place = folder / image.relative_to(bids_dir)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+        name = parse_name(image.name)
+        wanted.update(sidecars.applicable(image, name) if name else ())
+    for path in wanted:
+        with contextlib.suppress(OSError):  # absent or unreadable: reported elsewhere
+            shutil.copyfile(path, folder / path.relative_to(bids_dir))
+    copied = folder / "dataset_description.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = read_json(copied)
+        # A number was warned of, and is no reason to stop.
+        content["BIDSVersion"] = str(content["BIDSVersion"])
+        copied.write_text(json.dumps(content))
 
 
 def write_dataset_files(
@@ -116,8 +266,8 @@ def require_own(out_dir: Path) -> None:
 def description(bids_dir: Path, *, links: Mapping[str, Path] | None = None) -> dict[str, Any]:
     """Compose ``dataset_description.json`` of the derivative."""
     generated: dict[str, Any] = {"Name": PIPELINE, "Version": h2lo_bids.__version__}
-    facts = {"CodeURL": _code_url(), "Container": container(os.environ)}
-    generated |= {key: value for key, value in facts.items() if value}
+    if inside := container(os.environ):
+        generated["Container"] = inside
     return {
         "Name": "H2LO-BIDS: low-field MRI synthesized from high-field MRI",
         "BIDSVersion": BIDS_VERSION,
@@ -157,14 +307,3 @@ def _source(bids_dir: Path) -> dict[str, str]:
         return {"URL": bids_dir.as_uri()}
     bare = doi[doi.index("10.") :]
     return {"DOI": bare, "URL": f"https://doi.org/{bare}"}
-
-
-def _code_url() -> str | None:
-    """Look up where the code lives in the installed package's own metadata."""
-    try:
-        urls = metadata.metadata("h2lo-bids").get_all("Project-URL") or []
-    except metadata.PackageNotFoundError:
-        return None
-    pairs = (url.partition(",") for url in urls)
-    found = (url.strip() for label, _, url in pairs if label.strip().lower() in _CODE_LABELS)
-    return next(found, None)

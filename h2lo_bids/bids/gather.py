@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from h2lo_bids.bids.dataset import read_description, require_valid
 from h2lo_bids.bids.explain import (
     absent_subject,
     misnamed_subjects,
@@ -30,7 +31,6 @@ from h2lo_bids.bids.query import (
     other_queries,
 )
 from h2lo_bids.bids.scan import Scan, scan_at
-from h2lo_bids.bids.validate import read_description, require_valid
 from h2lo_bids.errors import (
     BadDataError,
     H2loError,

@@ -6,4 +6,4 @@ import pytest
 @pytest.fixture
 def no_validator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Behave as where the optional validator is not installed."""
-    monkeypatch.setattr("h2lo_bids.bids.validate.find_validator", lambda: None)
+    monkeypatch.setattr("h2lo_bids.bids.dataset.find_validator", lambda: None)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from heads import SIDE, SPACING, write_dataset, write_scan
 
-from h2lo_bids.bids.validate import find_validator
+from h2lo_bids.bids.dataset import find_validator
 from h2lo_bids.cli.outputs import RUN
 from h2lo_bids.cli.run import main
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from heads import BAD, start, write_bundle, write_pairs, write_scan
 
-from h2lo_bids.bids.validate import find_validator
+from h2lo_bids.bids.dataset import find_validator
 from h2lo_bids.cli.group import clean_workdir
 from h2lo_bids.settings import Settings
 

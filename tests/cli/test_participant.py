@@ -18,7 +18,7 @@ import pytest
 from heads import SIDE, head, importable, write_bundle, write_dataset
 from scipy.ndimage import binary_erosion
 
-from h2lo_bids.bids.validate import find_validator
+from h2lo_bids.bids.dataset import find_validator
 
 pytestmark = pytest.mark.slow
 

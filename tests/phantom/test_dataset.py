@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from h2lo_bids.bids.validate import find_validator
+from h2lo_bids.bids.dataset import find_validator
 from h2lo_bids.cli.phantom import main
 from h2lo_bids.errors import CannotCreateError, MissingInputError
 from h2lo_bids.phantom.dataset import Plan, make_dataset

@@ -11,8 +11,7 @@ from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.errors import BadDataError, InputOutputError, UnexpectedError
-from pipelines.engine import RunOptions, run_workflow
-from pipelines.interface import InputSpec, Interface
+from pipelines.engine import InputSpec, Interface, RunOptions, run_workflow
 
 
 def double(x: int, log: str) -> int:

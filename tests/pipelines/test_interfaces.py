@@ -18,7 +18,7 @@ from h2lo_bids.errors import (
 )
 from h2lo_bids.imaging.registration import Registration
 from h2lo_bids.models.frame import Frame
-from pipelines.interface import interface
+from pipelines.engine import interface
 from pipelines.outputs import WriteDerivative
 from pipelines.scan_steps import FindBrain, Prepare
 from pipelines.synthesis_steps import RegisterToTemplate, RegridMask, Synthesize

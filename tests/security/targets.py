@@ -120,8 +120,7 @@ def _read_filter(data: bytes, folder: Path) -> None:
 
 
 def _read_description(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.dataset import write_dataset_files
-    from h2lo_bids.bids.validate import read_description
+    from h2lo_bids.bids.dataset import read_description, write_dataset_files
 
     raw, out = folder / "raw", folder / "out"
     for place in (raw, out):
