@@ -35,19 +35,17 @@ def check_shares(pairs: int, options: FitOptions, world: int) -> None:
 
 
 def make_fabric(options: FitOptions, world: int = 1) -> Fabric:
-    """Return Fabric for the device and precision of a fit; more processes are torchrun's."""
+    """Return Fabric for the device and precision of a fit; `launch` starts more processes."""
     # Takes seconds to import; only fits need it.
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+    from lightning_fabric.plugins.environments import LightningEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     device = resolve_device(options.device)
     gpu = device.type == "cuda"
     where: dict[str, Any] = {"devices": [device.index or 0] if gpu else 1}
-    # Named, for Fabric would take one process of a Slurm job for one of many.
-    environment: Any = LightningEnvironment()
     if world > 1:
-        environment, backend = TorchElasticEnvironment(), "nccl" if gpu else "gloo"
+        backend = "nccl" if gpu else "gloo"
         strategy = DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
         where = {"devices": world, "strategy": strategy}
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -55,7 +53,8 @@ def make_fabric(options: FitOptions, world: int = 1) -> Fabric:
         **where,
         accelerator="gpu" if gpu else "cpu",
         precision="16-mixed" if options.precision == "fp16" else "32-true",
-        plugins=[environment],
+        # Named, for Fabric would take one process of a Slurm job for one of many.
+        plugins=[LightningEnvironment()],
     )
     fabric.launch()
     return fabric

@@ -65,7 +65,7 @@ def fit(
     generator's state and gives the weights of an undisturbed one; the number of threads decides
     the last bits. `folder` holds checkpoints and ``history.csv``. The fit stops at step
     `stop_at`, of a schedule that stays that of ``options.steps``. `world` processes that
-    torchrun has started share the steps of an operator. ``options.starts_from`` is the digest of
+    `launch` has started share the steps of an operator. ``options.starts_from`` is the digest of
     the weights in `initial`, so that a resumed fit continues from no others.
 
     Raises `UsageError` if `folder` holds a fit of other options or pairs, `H2loError` if a loss

@@ -10,7 +10,7 @@ from typing import Any
 from h2lo_bids.errors import UsageError
 from h2lo_bids.imaging.normalise import SCALINGS
 from h2lo_bids.models.h2lo import H2loArchitecture
-from h2lo_bids.models.registry import FAMILIES, Architecture, make_architecture
+from h2lo_bids.models.registry import FAMILIES, Architecture
 from h2lo_bids.synthesis.options import native_precision, resolve_device
 from h2lo_bids.training.augment import NONE, Augmentation
 from h2lo_bids.vocabulary import PRECISIONS
@@ -84,13 +84,6 @@ class FitOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> FitOptions:
-        """Read options back from what `to_dict` returned."""
-        varied = Augmentation(**values["augmentation"])
-        sizes = make_architecture(values["family"], values["architecture"])
-        return cls(**{**values, "augmentation": varied, "architecture": sizes})
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the weights: the options without the device.

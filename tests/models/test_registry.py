@@ -54,5 +54,3 @@ def test_references_are_in_the_bibliography() -> None:
 def test_architectures_survive_json(name: str) -> None:
     architecture = make_architecture(name, {})
     assert make_architecture(name, sizes_of(architecture)) == architecture
-    options = FitOptions(family=name, architecture=architecture, max_seconds=60)
-    assert FitOptions.from_dict(options.to_dict()) == options

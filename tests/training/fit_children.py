@@ -8,13 +8,30 @@ import resource
 import signal
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-_MODULES = ["torch", "lightning_fabric", "h2lo_bids.training.fit", "h2lo_bids.training.launch"]
+import torch
+
+from h2lo_bids.errors import H2loError
+from h2lo_bids.training.fit import fit
+from h2lo_bids.training.options import FitOptions
+from h2lo_bids.training.pairs import Pair
+
+_MODULES = ["torch", "lightning_fabric", "h2lo_bids.training.fit", "h2lo_bids.training.methods"]
 _START = multiprocessing.get_context("forkserver")
 
 
+class Fitting(NamedTuple):
+    """What `fit` and `launch` are called with."""
+
+    train: tuple[Pair, ...]
+    validation: tuple[Pair, ...]
+    options: FitOptions
+    folder: Path
+
+
 class Child:
-    """A process that runs a specification."""
+    """A process that runs a fit."""
 
     def __init__(self, process: multiprocessing.process.BaseProcess, errors: Path) -> None:
         self._process, self._errors = process, errors
@@ -35,26 +52,25 @@ class Child:
         return self._process.exitcode, self._errors.read_text()
 
 
-def start_child(
-    spec: Path, *, env: dict[str, str] | None = None, largest_file: int | None = None
-) -> Child:
+def start_child(fitting: Fitting, *, largest_file: int | None = None) -> Child:
     _START.set_forkserver_preload(_MODULES)
-    errors = spec.with_suffix(".err")
+    errors = fitting.folder.with_suffix(".err")
     errors.write_text("")
-    process = _START.Process(target=_run, args=(spec, errors, env or {}, largest_file))
+    process = _START.Process(target=_run, args=(fitting, errors, largest_file))
     process.start()
     return Child(process, errors)
 
 
-def _run(spec: Path, errors: Path, env: dict[str, str], largest_file: int | None) -> None:
+def _run(fitting: Fitting, errors: Path, largest_file: int | None) -> None:
     stream = os.open(errors, os.O_WRONLY | os.O_APPEND)
     os.dup2(stream, 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.environ.update(env)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    from h2lo_bids.training.launch import main
-
-    sys.exit(main([str(spec)]))
+    torch.set_num_threads(1)
+    try:
+        fit(*fitting)
+    except H2loError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(err.exit_code)

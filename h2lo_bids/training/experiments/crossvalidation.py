@@ -186,12 +186,12 @@ class FoldJob(FoldWork):
         if self.devices > 1 and not self.recipe.shares:
             say(f"{self.recipe.name} is fitted by one process, not {self.devices}")
         elif self.devices > 1:
-            from h2lo_bids.training.launch import FitSpec, launch
+            from h2lo_bids.training.launch import launch
 
-            threads = torch.get_num_threads()  # they decide the last bits
-            first = None if start is None else start.path
-            spec = FitSpec(train, held, options, work, stop_at, threads, first)
-            launch(spec, processes=self.devices, progress=say)
+            launch(
+                train, held, options, work, say, processes=self.devices, stop_at=stop_at,
+                initial=None if start is None else start.path,
+            )  # fmt: skip
             # What follows finds the finished fit and only reads its weights.
         initial = None if start is None else load_model(start).state_dict()
         return fit(train, held, options, work, say, stop_at=stop_at, initial=initial)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -29,6 +30,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
 from h2lo_bids.training.experiments.final import FinalJob, final_steps, fit_final
 from h2lo_bids.training.experiments.folds import make_folds
 from h2lo_bids.training.experiments.noise import measure_noise
+from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
 
 COUNT = 5
@@ -246,16 +248,12 @@ def test_several_devices_go_through_the_launcher(
     job = jobs_of(tmp_path, pairs, options=small_options(steps=1), devices=2)[0]
     launched = []
 
-    def stand_in(spec: launch.FitSpec, *, processes: int, progress: object) -> None:
-        assert not spec.folder.exists()
-        launched.append((spec, processes))
+    def stand_in(train: list[Pair], *given: Any, processes: int, **_: Any) -> None:
+        launched.append(([pair.name for pair in train], given[1], processes))
 
     monkeypatch.setattr(launch, "launch", stand_in)
     run_fold(job)
-    ((spec, processes),) = launched
-    assert processes == 2
-    assert [p.name for p in spec.train] == list(job.fold.train)
-    assert spec.options == job.options
+    assert launched == [([*job.fold.train], job.options, 2)]
 
 
 def final_model(jobs: tuple[FoldJob, ...], root: Path, **changes: object) -> FinalJob:
