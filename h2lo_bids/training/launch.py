@@ -6,13 +6,11 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from h2lo_bids.errors import H2loError, TemporaryError
+from h2lo_bids.errors import TemporaryError
 from h2lo_bids.processes import Ended, Job, Pool
-from h2lo_bids.training.devices import check_shares, termination
+from h2lo_bids.training.devices import check_shares, keep_freed_memory, termination
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, map_pair
 from h2lo_bids.vocabulary import Say, Send
@@ -20,21 +18,6 @@ from h2lo_bids.vocabulary import Say, Send
 _IMPORTS = ("lightning_fabric", "h2lo_bids.training.methods")
 _GRACE = 120.0  # seconds in which a step ends and a checkpoint is written
 _PAUSE = 5.0  # seconds in which the first process reports what the others lost it for
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What one process needs for its share; it maps the pairs from their files."""
-
-    pairs: list[list[tuple[Any, str, str]]]
-    options: FitOptions
-    folder: Path
-    stop_at: int | None
-    initial: Path | None
-    threads: int
-    rank: int
-    world: int
-    port: int
 
 
 def launch(
@@ -58,11 +41,11 @@ def launch(
 
     check_shares(len(pairs_train), options, processes)
     pairs = [[(p.kept, p.name, p.task) for p in part] for part in (pairs_train, pairs_validation)]
-    common = (options, folder, stop_at, initial, torch.get_num_threads())
+    shared = (torch.get_num_threads(), pairs, options, folder, stop_at, initial)
     port, log = _free_port(), folder / "launch.log"
     jobs = [
-        Job(f"process {rank}", f"{__name__}:run_share",
-            _Task(pairs, *common, rank, processes, port), log, _GRACE)
+        Job(f"process {rank}", f"{__name__}:run_share", ((rank, processes, port), *shared),
+            log, _GRACE)
         for rank in range(processes)
     ]  # fmt: skip
     ends: list[Ended] = []
@@ -82,10 +65,8 @@ def launch(
             on_event=lambda job, event: progress(event["text"]) if progress else None,
         )  # fmt: skip
     for ended in ends:
-        if ended.error is not None:
-            raise ended.error
-        if ended.cause:
-            raise H2loError(f"{log}: {ended.cause}; the fit goes on when it is run again")
+        if error := ended.failure(f"run again to go on, and see {log}"):
+            raise error
 
 
 def _free_port() -> int:
@@ -94,28 +75,35 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def run_share(task: _Task, send: Send) -> None:
-    """Fit, as one of the processes."""
+def run_share(
+    place: tuple[int, int, int],
+    threads: int,
+    pairs: list[list[tuple[Path, str, str]]],
+    options: FitOptions,
+    folder: Path,
+    stop_at: int | None,
+    initial: Path | None,
+    send: Send,
+) -> None:
+    """Fit as one of the processes; its place is its number, how many there are, and a port."""
     import torch
 
     from h2lo_bids.models.bundle import load_bundle, load_model
-    from h2lo_bids.training.devices import keep_freed_memory
     from h2lo_bids.training.fit import fit
 
-    os.environ |= {
-        "LOCAL_RANK": str(task.rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(task.port),
-    }  # fmt: skip
-    torch.set_num_threads(task.threads)
+    rank, world, port = place
+    # As Fabric reads it.
+    os.environ |= {"LOCAL_RANK": f"{rank}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    torch.set_num_threads(threads)
     keep_freed_memory()
-    first = None if task.initial is None else load_model(load_bundle(task.initial)).state_dict()
-    train, held = ([map_pair(*pair) for pair in part] for part in task.pairs)
+    train, held = ([map_pair(*pair) for pair in part] for part in pairs)
+    first = None if initial is None else load_model(load_bundle(initial)).state_dict()
     try:
         fit(
-            train, held, task.options, task.folder,
-            lambda line: send({"event": "said", "text": line}),
-            stop_at=task.stop_at, world=task.world, initial=first,
+            train, held, options, folder, lambda line: send({"event": "said", "text": line}),
+            stop_at=stop_at, world=world, initial=first,
         )  # fmt: skip
     except RuntimeError:
-        if task.rank:
+        if rank:
             time.sleep(_PAUSE)
         raise
