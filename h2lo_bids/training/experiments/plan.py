@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.errors import H2loError, UsageError
-from h2lo_bids.evaluation.splits import Fold, read_folds, read_splits, write_splits
+from h2lo_bids.evaluation.splits import (
+    AUTHORS,
+    Fold,
+    check_together,
+    ds006557_folds,
+    hold_out,
+    make_folds,
+    read_folds,
+    read_splits,
+    write_splits,
+)
 from h2lo_bids.io import exclusive
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import resolve_device
@@ -21,13 +31,6 @@ from h2lo_bids.training.experiments.fits import (
     flagged_line,
     job_of_fold,
     usable_pairs,
-)
-from h2lo_bids.training.experiments.folds import (
-    AUTHORS,
-    check_together,
-    ds006557_folds,
-    hold_out,
-    make_folds,
 )
 from h2lo_bids.training.experiments.leaks import same_people
 from h2lo_bids.training.methods import find_method

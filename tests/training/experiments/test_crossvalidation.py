@@ -18,6 +18,7 @@ from problems import small_options
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import read_scores
+from h2lo_bids.evaluation.splits import make_folds
 from h2lo_bids.models.bundle import load_bundle, load_model, members
 from h2lo_bids.training import launch
 from h2lo_bids.training.experiments.crossvalidation import (
@@ -28,7 +29,6 @@ from h2lo_bids.training.experiments.crossvalidation import (
     run_fold,
 )
 from h2lo_bids.training.experiments.final import FinalJob, final_steps, fit_final
-from h2lo_bids.training.experiments.folds import make_folds
 from h2lo_bids.training.experiments.noise import measure_noise
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, find_prepared

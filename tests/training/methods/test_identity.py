@@ -15,12 +15,12 @@ from problems import ball_pair, small_options
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.metrics import evaluate
 from h2lo_bids.evaluation.scores import IDENTITY, read_scores, select
+from h2lo_bids.evaluation.splits import make_folds
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
-from h2lo_bids.training.experiments.folds import make_folds
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.experiments.site import SiteModel, site_card
 from h2lo_bids.training.fit import FitResult, fit

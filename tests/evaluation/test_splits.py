@@ -11,12 +11,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
-from h2lo_bids.evaluation.splits import Fold, read_folds, read_splits, write_splits
-from h2lo_bids.training.experiments.folds import (
+from h2lo_bids.evaluation.splits import (
+    Fold,
     check_together,
     ds006557_folds,
     hold_out,
     make_folds,
+    read_folds,
+    read_splits,
+    write_splits,
 )
 
 HYPE = [f"HYPE{n:02d}" for n in range(23)]
