@@ -18,7 +18,7 @@ from h2lo_bids.errors import BadDataError, Failed, H2loError, TemporaryError, ex
 from h2lo_bids.processes import Ended, Event, Job
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import Evaluated, FinalTask, FoldTask, Plan, Sources
+from h2lo_bids.training.experiments import Evaluated, FitTask, Plan, Sources
 from h2lo_bids.vocabulary import CONTRASTS, Step
 from h2lo_bids.wording import all_counted, counted, duration
 
@@ -31,8 +31,10 @@ def run_level(settings: Settings, console: Console) -> int:
     """Prepare pairs, fit or score models on them, and report; return the exit code."""
     with start_run(settings, console) as run:
         if settings.reports_only:
-            table = settings.level == "benchmark"
-            console.line(f"report: {_write_table(run) if table else _write_report(run)}")
+            if settings.level == "benchmark":
+                _collect(run)
+            else:
+                console.line(f"report: {_write_report(run)}")
             return 0
         sources, done = prepared_sources(run, prepare_pairs(run)), 0
         if sources and not run.gives_up:
@@ -69,10 +71,8 @@ def _cross_validate(run: Run, sources: Sources) -> int:
     if settings.fold or run.gives_up:
         return done
     if settings.folds != "0":
-        _ask(run, "collecting the scores", "results:collect", tuple(plans))
-    if settings.level == "benchmark":
-        console.line(f"table: {_write_table(run)}")
-    elif not settings.no_final:
+        _collect(run, tuple(plans))
+    if settings.level != "benchmark" and not settings.no_final:
         done += _fit_final(run, plans)
     console.line(f"report: {_write_report(run)}")
     _print_models(run)
@@ -92,9 +92,11 @@ def _write_report(run: Run) -> Path:
     return path
 
 
-def _write_table(run: Run) -> Path:
-    path: Path = _ask(run, "collecting the scores", "results:make_table")
-    return path
+def _collect(run: Run, contrasts: tuple[str, ...] = ()) -> None:
+    """Write the tables of the contrasts, and that of a benchmark."""
+    page = _ask(run, "collecting the scores", "results:collect", contrasts)
+    if page is not None:
+        run.console.line(f"{'report' if run.settings.reports_only else 'table'}: {page}")
 
 
 def _finish(run: Run, done: int) -> int:
@@ -127,7 +129,7 @@ def fit_folds(run: Run, plans: Plans) -> int:
     settings = run.settings
     threads = fit_threads(settings)
     wanted = [
-        (FoldTask(settings, contrast, method, fold, plan.sources, threads),
+        (FitTask(settings, contrast, method, plan, fold, threads),
          (method, fold.index) in plan.done)
         for contrast, plan in plans.items()
         for method in settings.arms
@@ -151,12 +153,13 @@ def fit_folds(run: Run, plans: Plans) -> int:
     return sum(task.name in run.done for task, _ in wanted)
 
 
-def _fail_missing(run: Run, todo: list[FoldTask]) -> list[FoldTask]:
+def _fail_missing(run: Run, todo: list[FitTask]) -> list[FitTask]:
     """Record as failed what other tasks were to fit; return what no other task runs."""
     others = dict(run.settings.external)
     for task in todo:
         if task.method not in others:
             name = task.name
+            assert task.fold is not None
             text = f"{name}: is missing; fit it with --fold {task.fold.index}, then collect again"
             run.fail(Failed(name, "collect", TemporaryError(text)))
     return [task for task in todo if task.method in others]
@@ -180,9 +183,8 @@ def _fit_final(run: Run, plans: Plans) -> int:
             run.console.line(text, level="warning")
         else:
             # As many threads as in the folds, so that a rerun with others gives the same bits.
-            how = plan.folds, plan.held, plan.sources
             threads = fit_threads(settings)
-            tasks.append(FinalTask(settings, contrast, *how, threads))
+            tasks.append(FitTask(settings, contrast, method, plan, None, threads))
     run_fits(run, tasks, at_a_time=1)
     return sum(task.name in run.done for task in tasks)
 
@@ -204,7 +206,7 @@ def _print_models(run: Run) -> None:
         run.console.line(f"to use it: {shlex.join(line)}")
 
 
-def run_fits(run: Run, tasks: Sequence[FoldTask | FinalTask], *, at_a_time: int) -> None:
+def run_fits(run: Run, tasks: Sequence[FitTask], *, at_a_time: int) -> None:
     """Run fits, some at a time; one that fails does not stop the others."""
     console, printed = run.console, dict[str, float]()
     jobs = [

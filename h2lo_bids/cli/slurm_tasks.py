@@ -167,7 +167,7 @@ def _fits(settings: Settings, collected: State | None) -> list[Stage]:
     pairs, found = _pairs(settings)
     folds = outputs.folds_of(settings, found)
     if settings.fits_enhancer and settings.level == "benchmark":
-        from h2lo_bids.training.experiments.enhancement import check_synthesis
+        from h2lo_bids.training.experiments.fits import check_synthesis
 
         for contrast, divided in folds.items():
             check_synthesis(settings, contrast, [fold.index for fold in divided])

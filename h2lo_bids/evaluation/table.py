@@ -226,13 +226,19 @@ def tabulate(
     *,
     contrast: str = "",
     reference: str | None = None,
+    folds: Sequence[int] = (),
+    wanted: Sequence[str] = (),
+    convention: str = CLIPPED,
 ) -> Block:
-    """Summarise and compare the scores of one contrast.
+    """Summarise and compare the scores of one contrast under a convention, and note what lacks.
 
-    `titles` are as in `titles_of`, `reference` and the errors raised as in `compare`.
+    `titles` are as in `titles_of`, `reference` and the errors raised as in `compare`, `folds` and
+    `wanted` as in `coverage_notes`.
     """
+    scores = under(scores, convention)
     rows = rows_of(summarise(scores), titles, partial=incomplete(scores))
-    return Block(contrast, rows, comparisons=compare(scores, reference=reference))
+    notes = coverage_notes(scores, {row.name: row.title for row in rows}, folds, wanted)
+    return Block(contrast, rows, notes, compare(scores, reference=reference))
 
 
 def rows_of(
@@ -251,28 +257,19 @@ def rows_of(
 
 
 def write_tables(
-    stem: str | Path,
-    scores: Sequence[Score],
-    titles: Mapping[str, str] | None = None,
-    *,
-    reference: str | None = None,
-    folds: Sequence[int] = (),
-    wanted: Sequence[str] = (),
-    convention: str = CLIPPED,
+    stem: str | Path, scores: Sequence[Score], block: Block, convention: str = CLIPPED
 ) -> Table:
-    """Write everything that follows from the scores of one contrast.
+    """Write the scores of one contrast and what `tabulate` has made of them.
 
     Files are `stem` with ``_scores.tsv``, ``_summary.tsv`` and ``_comparisons.tsv``, each with a
     ``.json``, and ``_table.md``. The scores hold both conventions, the other files `convention`.
     """
-    block = tabulate(under(scores, convention), titles, reference=reference)
-    notes = coverage_notes(scores, titles_of((s.method for s in scores), titles), folds, wanted)
-    notes = (*notes, CONVENTIONS[convention])
+    notes = (*block.notes, CONVENTIONS[convention])
     table = Table((replace(block, notes=notes),), convention=convention)
-    write_scores(f"{stem}_scores.tsv", scores, titles)
-    write_comparisons(f"{stem}_comparisons.tsv", block.comparisons, titles, convention)
+    write_scores(f"{stem}_scores.tsv", scores, block.titles)
+    write_comparisons(f"{stem}_comparisons.tsv", block.comparisons, block.titles, convention)
     summary = [row.summary[metric] for row in block.rows for metric in row.summary]
-    write_summary(f"{stem}_summary.tsv", summary, titles, convention)
+    write_summary(f"{stem}_summary.tsv", summary, block.titles, convention)
     atomic_write_text(f"{stem}_table.md", table.to_md())
     return table
 

@@ -32,6 +32,7 @@ from h2lo_bids.evaluation.table import (
     Value,
     paper_figures,
     rows_of,
+    tabulate,
     write_tables,
 )
 
@@ -138,7 +139,8 @@ def test_missing_folds_and_subjects_are_told_below_the_table(tmp_path):
         "arnold †: sub-0-1 of fold 0 not scored.",
         "pix2pix: no fold is finished; it is not in the table.",
     )
-    write_tables(tmp_path / "group_T1w", scores, folds=(0, 1, 2), wanted=wanted)
+    block = tabulate(scores, folds=(0, 1, 2), wanted=wanted)
+    write_tables(tmp_path / "group_T1w", scores, block)
     text = (tmp_path / "group_T1w_table.md").read_text()
     assert "| inr † | 27.00" in text
     assert "inr †: 1 of 3 folds" in text
@@ -147,7 +149,7 @@ def test_missing_folds_and_subjects_are_told_below_the_table(tmp_path):
 
 
 def test_every_column_is_described_in_order(tmp_path: Path) -> None:
-    write_tables(tmp_path / "group_T1w", cohort(), {"h2lo": "H2LO"})
+    write_tables(tmp_path / "group_T1w", cohort(), tabulate(cohort(), {"h2lo": "H2LO"}))
     names = {path.name for path in tmp_path.iterdir()}
     kinds = ("scores", "summary", "comparisons")
     files = {f"group_T1w_{kind}.{ending}" for kind in kinds for ending in ("tsv", "json")}
@@ -165,7 +167,7 @@ def test_every_column_is_described_in_order(tmp_path: Path) -> None:
 def test_files_hold_what_was_computed_and_the_same_bytes_again(tmp_path: Path) -> None:
     scores = cohort()
     for folder in ("a", "b"):
-        write_tables(tmp_path / folder / "g", scores)
+        write_tables(tmp_path / folder / "g", scores, tabulate(scores))
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
     summary, compared = summarise(scores), compare(scores)
@@ -207,7 +209,8 @@ def test_every_table_says_its_convention(tmp_path: Path, convention: str, psnr: 
         for n in range(3)
         for region in REGIONS
     ]
-    table = write_tables(tmp_path / "g", scores, convention=convention)
+    block = tabulate(scores, convention=convention)
+    table = write_tables(tmp_path / "g", scores, block, convention)
     assert table.blocks[0].rows[0].summary["psnr"].mean == psnr
     # The scores hold both, so that the choice can be made again.
     assert list(read_scores(tmp_path / "g_scores.tsv")) == scores

@@ -19,6 +19,7 @@ from h2lo_bids.evaluation.table import (
     Table,
     Value,
     paper_figures,
+    tabulate,
     write_tables,
 )
 from h2lo_bids.io import write_json
@@ -52,7 +53,7 @@ def make_group(out: Path, sample: Sample | None = None) -> Path:
             for score in make_fold(out, contrast, method, fold, sample)
         ]
         if scores:
-            write_tables(out / f"group_{contrast}", scores, METHODS)
+            write_tables(out / f"group_{contrast}", scores, tabulate(scores, METHODS))
         make_model(out, contrast)
     folds = tuple(Fold(fold, **parts(sample, fold)) for fold in range(sample.folds))
     if folds:
@@ -101,7 +102,7 @@ def make_evaluation(out: Path, models: tuple[str, ...] = ("site-a", "site-b")) -
         content = {"title": model, "model": told, "parameters": 581_409, "warnings": ["Too good."]}
         write_json(folder / "record.json", content)
         scores += make_scores(sample.subjects, model, None)
-    write_tables(out / "evaluation_T1w", scores)
+    write_tables(out / "evaluation_T1w", scores, tabulate(scores))
     return out
 
 

@@ -16,7 +16,7 @@ from report_samples import Page
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
 from h2lo_bids.evaluation.scores import Realism, read_scores, write_realism
-from h2lo_bids.evaluation.table import write_tables
+from h2lo_bids.evaluation.table import tabulate, write_tables
 from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.group_pictures import Subject, draw_subject, overlay
 from h2lo_bids.reports.group_views import PANELS
@@ -94,8 +94,8 @@ def test_the_page_follows_the_reference_and_the_convention_of_the_tables(folder,
     raw = {"psnr": 11.25, "ssim": 60.0, "ncc": 0.5}
     paths = [*folder.glob("folds/T1w/*/fold-*/scores.tsv")]
     scores = [replace(s, unclipped=raw) for path in paths for s in read_scores(path)]
-    words = {"reference": "h2lo-mlp", "convention": convention}
-    write_tables(folder / "group_T1w", scores, METHODS, **words)
+    block = tabulate(scores, METHODS, reference="h2lo-mlp", convention=convention)
+    write_tables(folder / "group_T1w", scores, block, convention)
     html = page_of(folder)
     assert CONVENTIONS[convention] in Page(html).text
     assert ("11.25" in html) == (convention == "release")

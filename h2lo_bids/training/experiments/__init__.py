@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.settings import Settings
+from h2lo_bids.vocabulary import Send
 
 Sources = dict[str, tuple[str, ...]]
 """BIDS URIs of the high-field scans whose pairs are prepared, by contrast."""
@@ -24,39 +25,23 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class FoldTask:
-    """Fit and score one method on one fold, with so many threads of PyTorch."""
+class FitTask:
+    """Fit and score a method on a fold, or without one fit the final model, on so many threads."""
 
-    work: ClassVar[str] = "h2lo_bids.training.experiments.fits:fit_fold"
+    work: ClassVar[str] = "h2lo_bids.training.experiments.fits:run_fit"
     settings: Settings
     contrast: str
     method: str
-    fold: Fold
-    sources: tuple[str, ...]
+    plan: Plan
+    fold: Fold | None
     threads: int
 
     @property
     def name(self) -> str:
         """What the fit is called."""
+        if self.fold is None:
+            return f"models/{self.method}_{self.contrast}"
         return f"folds/{self.contrast}/{self.method}/fold-{self.fold.index}"
-
-
-@dataclass(frozen=True)
-class FinalTask:
-    """Fit the final model of a contrast; without folds the held-out subjects validate it."""
-
-    work: ClassVar[str] = "h2lo_bids.training.experiments.fits:fit_all"
-    settings: Settings
-    contrast: str
-    folds: tuple[Fold, ...]
-    held: tuple[str, ...]
-    sources: tuple[str, ...]
-    threads: int
-
-    @property
-    def name(self) -> str:
-        """What the fit is called."""
-        return f"models/{self.settings.methods[0]}_{self.contrast}"
 
 
 @dataclass(frozen=True)
@@ -66,3 +51,8 @@ class Evaluated:
     tables: tuple[Path, ...]
     lost: tuple[tuple[str, str], ...]
     unusable: tuple[tuple[str, str], ...]
+
+
+def note(send: Send, text: str, level: str = "") -> None:
+    """Send a line for the user, ``"warning"`` or plain."""
+    send({"event": "note", "level": level, "text": text})

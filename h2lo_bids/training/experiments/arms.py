@@ -1,14 +1,16 @@
-"""The arms of the paper's Table 2: ways to train one enhancer, and their schedules."""
+"""The arms of the paper's Table 2, ways to train one enhancer, and what they are compared with."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.registry import CATALOGUE, task_of
@@ -26,6 +28,8 @@ PRETRAIN, FINETUNE = "pretrain", "finetune"
 """Folders of the two stages in that of a fit."""
 BRAIN_MM3 = 1.4e6
 """Volume of a usual brain."""
+LEVELS = 200
+"""Steps of grey from 0 to 1 of a curve."""
 
 
 @dataclass(frozen=True)
@@ -181,3 +185,20 @@ def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {value.shape}".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def fit_curve(pairs: Iterable[Pair]) -> np.ndarray:
+    """Return the target's mean at each level of the input inside the brains."""
+    sums, counts = np.zeros((2, LEVELS + 1))
+    for pair in pairs:
+        level = np.rint(pair.hf[pair.mask].clip(0, 1) * LEVELS).astype(int)
+        sums += np.bincount(level, pair.lf[pair.mask], LEVELS + 1)
+        counts += np.bincount(level, minlength=LEVELS + 1)
+    seen = np.flatnonzero(counts)
+    return np.interp(np.arange(LEVELS + 1), seen, sums[seen] / counts[seen])
+
+
+def apply_curve(curve: np.ndarray, pair: Pair) -> np.ndarray:
+    """Return what the curve makes of a pair's input; 0 outside the brain."""
+    made = np.interp(pair.hf * LEVELS, np.arange(LEVELS + 1), curve)
+    return np.where(pair.mask, made, 0).astype(np.float32)

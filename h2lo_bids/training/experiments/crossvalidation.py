@@ -21,7 +21,15 @@ from h2lo_bids.io import atomic_write_bytes, read_json, write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.training.card import software, start_of
 from h2lo_bids.training.devices import peak_memory
-from h2lo_bids.training.experiments.arms import FINETUNE, Arm
+from h2lo_bids.training.experiments.arms import (
+    FINETUNE,
+    LEVELS,
+    Arm,
+    apply_curve,
+    find_arm,
+    fit_arm,
+    fit_curve,
+)
 from h2lo_bids.training.experiments.heldout import (
     PICTURES,
     SCORES,
@@ -32,6 +40,7 @@ from h2lo_bids.training.experiments.heldout import (
     score_pair,
     stranger_to,
 )
+from h2lo_bids.training.experiments.leaks import check_images
 from h2lo_bids.training.experiments.site import (
     FIELDS,
     SiteModel,
@@ -51,12 +60,11 @@ from h2lo_bids.training.prepared import (
     pairs_of,
     read_prepared,
 )
-from h2lo_bids.vocabulary import ENHANCER, IDENTITY, SYNTHESIZE, Say
+from h2lo_bids.vocabulary import ENHANCE, ENHANCER, IDENTITY, SYNTHESIZE, Say
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from h2lo_bids.models.registry import Model
 
 RECORD, HISTORY, BUNDLE = "record.json", "history.csv", "bundle"
 _OBJECTS = ("options", "given", "pairs", "fold", "failed", "initial")
@@ -65,7 +73,7 @@ _OBJECTS = ("options", "given", "pairs", "fold", "failed", "initial")
 
 @dataclass(frozen=True, kw_only=True)
 class FoldWork:
-    """One method on one fold: what our methods and external tools have in common."""
+    """A row of the table on one fold: what fits, the curve and external tools have in common."""
 
     results: ClassVar[tuple[str, ...]] = (SCORES, PICTURES)
     """Files without which the fold is not done."""
@@ -81,7 +89,8 @@ class FoldWork:
     @property
     def folder(self) -> Path:
         """Where the fold's results go."""
-        return fold_folder(self.out_dir, self.contrast, self.method, self.fold.index)
+        contrast, method, index = self.contrast, self.method, self.fold.index
+        return result_path(self.out_dir, "fold", contrast=contrast, method=method, fold=index)
 
     @property
     def task(self) -> str:
@@ -112,6 +121,10 @@ class FoldWork:
 
     def method_options(self) -> dict[str, Any]:
         """Return what decides the results besides pairs and fold."""
+        raise NotImplementedError
+
+    def run(self, say: Say, lost: Say) -> None:
+        """Make the images of the test subjects, score them and write the results."""
         raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
@@ -175,14 +188,13 @@ class FoldJob(FoldWork):
 
     def fit(self, work: Path, say: Say, stop_at: int | None = None) -> FitResult:
         """Fit the method in a work folder, or go on there."""
-        if self.arm is not None:
-            from h2lo_bids.training.experiments.enhancement import fit_stages
-
-            return fit_stages(self, self.arm, work, say, stop_at)
         options, start = self.adapted, self.initial
         train, held = (
             open_prepared(self.pairs_in(part), self.cache, options.scaling) for part in PARTS[:2]
         )
+        if self.arm is not None:
+            more = self._open_cohort(self.arm, say)
+            return fit_arm(self.stages, (train, held), more, work, say, stop_at)
         if self.devices > 1 and not self.recipe.shares:
             say(f"{self.recipe.name} is fitted by one process, not {self.devices}")
         elif self.devices > 1:
@@ -196,10 +208,70 @@ class FoldJob(FoldWork):
         initial = None if start is None else load_model(start).state_dict()
         return fit(train, held, options, work, say, stop_at=stop_at, initial=initial)
 
+    def _open_cohort(self, arm: Arm, say: Say) -> tuple[list[Pair], list[Pair]]:
+        """Return the pairs to pretrain and to validate that on, nobody of whom is tested."""
+        if arm.cohort is None:
+            return [], []
+        frame = common_frame(self.pairs_in("train"))
+        pairs = arm.cohort.open(frame, self.cache / "cohort", self.options.device, say)
+        tested = open_prepared(self.pairs_in("test"), self.cache)
+        check_images([*pairs[0], *pairs[1]], tested, frame.spacing)
+        return pairs
 
-def fold_folder(out_dir: Path, contrast: str, method: str, index: int) -> Path:
-    """Name the folder of a fold's results."""
-    return result_path(out_dir, "fold", contrast=contrast, method=method, fold=index)
+    def run(self, say: Say, lost: Say) -> None:
+        """Fit, or go on from the last checkpoint of a killed fit, and score.
+
+        Results of another job, such as of changed pairs, are replaced once the new fit has ended;
+        the old fit's checkpoints stay in the work folder.
+        """
+        options = self.adapted
+        common_frame(self.pairs_in(*PARTS))
+        result = self.fit(self.work, say)
+        withdraw(self.folder)
+        tested, seconds = Scored(), []
+        doing = "synthesizing" if self.task == SYNTHESIZE else "enhancing"
+        for prepared in self.pairs_in("test"):  # one by one, so that only one is in memory
+            pair = read_prepared(prepared)
+            say(f"{doing} {pair.name}")
+            began = time.perf_counter()
+            given = pair.scaled(options.scaling, prepared.contrast, prepared.frame.spacing)
+            predicted = predict_pair(result.model, given, device=options.device, seed=options.seed)
+            seconds.append(round(time.perf_counter() - began, 3))
+            score_subject(self, tested, prepared, pair, predicted)
+        name = f"{self.method}_{self.contrast}_fold-{self.fold.index}"
+        model = SiteModel(name, self, result, summary=summarise(tested.scores))
+        save_site(self.folder / BUNDLE, model)
+        log = self.work / ("" if self.arm is None else FINETUNE) / HISTORY
+        atomic_write_bytes(self.folder / HISTORY, log.read_bytes())
+        measured = {"synthesis_seconds": seconds, "peak_memory_gb": peak_memory()}
+        record = {**_record(self, options, result), **measured}
+        write_fold(self, tested, self.row_title, PARTS, record)
+        say(f"done; best validation {result.best_psnr:.2f} dB at step {result.best_step}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveJob(FoldWork):
+    """One curve of grey levels on a fold: what an enhancer brings beyond it is no contrast."""
+
+    @property
+    def task(self) -> str:
+        """What it is for."""
+        return ENHANCE
+
+    def method_options(self) -> dict[str, Any]:
+        """Return the steps of grey, which decide the curve."""
+        return {"levels": LEVELS}
+
+    def run(self, say: Say, lost: Say) -> None:
+        """Learn the curve from the training subjects and score it."""
+        curve = fit_curve(map(read_prepared, self.pairs_in("train")))
+        scored = Scored()
+        for prepared in self.pairs_in("test"):
+            pair = read_prepared(prepared)
+            score_subject(self, scored, prepared, pair, apply_curve(curve, pair))
+        withdraw(self.folder)
+        title = find_arm(self.method).title
+        write_fold(self, scored, title, PARTS, {"parameters": len(curve)})
 
 
 def fold_done(job: FoldWork) -> bool:
@@ -272,12 +344,11 @@ def withdraw(folder: Path) -> None:
         raise CannotCreateError(f"{folder / RECORD}: cannot be replaced: {err.strerror}") from err
 
 
-def run_fold(job: FoldJob, progress: Say | None = None) -> Path:
-    """Fit, synthesize the test subjects and score, unless that is done; return the folder.
+def run_fold(job: FoldWork, progress: Say | None = None, lost: Say | None = None) -> Path:
+    """Make the results of a fold, unless that is done, and return their folder.
 
-    A killed fold goes on from its last checkpoint. Results of another job, such as of
-    changed pairs, are replaced once the new fit has ended; the old fit's checkpoints
-    stay in the work folder.
+    A subject that an external tool fails on is reported to `lost`, and the fold counts as
+    unfinished.
     """
     say = prefixed(job.title, progress)
     if fold_done(job):
@@ -285,34 +356,8 @@ def run_fold(job: FoldJob, progress: Say | None = None) -> Path:
         return job.folder
     if read_record(job.folder) is not None:
         say(f"making its results anew: {', '.join(changes(job)) or 'some are missing'}")
-    options = job.adapted
-    common_frame(job.pairs_in(*PARTS))
-    result = job.fit(job.work, say)
-    withdraw(job.folder)
-    tested, seconds = _test(job, result.model, options, say)
-    name = f"{job.method}_{job.contrast}_fold-{job.fold.index}"
-    save_site(job.folder / BUNDLE, SiteModel(name, job, result, summary=summarise(tested.scores)))
-    log = job.work / ("" if job.arm is None else FINETUNE) / HISTORY
-    atomic_write_bytes(job.folder / HISTORY, log.read_bytes())
-    measured = {"synthesis_seconds": seconds, "peak_memory_gb": peak_memory()}
-    write_fold(job, tested, job.row_title, PARTS, {**_record(job, options, result), **measured})
-    say(f"done; best validation {result.best_psnr:.2f} dB at step {result.best_step}")
+    job.run(say, lost or (lambda line: None))
     return job.folder
-
-
-def _test(job: FoldJob, model: Model, options: FitOptions, say: Say) -> tuple[Scored, list[float]]:
-    """Score the test subjects one by one, so that only one is in memory; time their synthesis."""
-    scored, seconds = Scored(), []
-    doing = "synthesizing" if job.task == SYNTHESIZE else "enhancing"
-    for prepared in job.pairs_in("test"):
-        pair = read_prepared(prepared)
-        say(f"{doing} {pair.name}")
-        began = time.perf_counter()
-        given = pair.scaled(options.scaling, prepared.contrast, prepared.frame.spacing)
-        predicted = predict_pair(model, given, device=options.device, seed=options.seed)
-        seconds.append(round(time.perf_counter() - began, 3))
-        score_subject(job, scored, prepared, pair, predicted)
-    return scored, seconds
 
 
 def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, Any]:

@@ -26,13 +26,11 @@ from h2lo_bids.imaging.resample import resample
 from h2lo_bids.io import atomic_path, read_json, write_json
 from h2lo_bids.training.experiments.crossvalidation import (
     FoldWork,
-    fold_done,
     score_subject,
     withdraw,
     write_fold,
 )
 from h2lo_bids.training.experiments.heldout import Scored
-from h2lo_bids.training.fit import prefixed
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 from h2lo_bids.vocabulary import Say
 
@@ -209,54 +207,45 @@ class ExternalJob(FoldWork):
         """Return the command, which decides what is made."""
         return {"command": self.command.template}
 
+    def run(self, say: Say, lost: Say) -> None:
+        """Run the tool on the test subjects and score what it makes.
 
-def run_external(job: ExternalJob, progress: Say | None = None, lost: Say | None = None) -> Path:
-    """Run an external tool on the test subjects of a fold and score it, unless that is done.
-
-    A subject that fails is reported to `lost`, and the fold counts as unfinished. Images are
-    kept in the work folder, so that a later run makes only those that are missing.
-    """
-    say = prefixed(job.title, progress)
-    if fold_done(job):
-        say("done already")
-        return job.folder
-    work = job.work
-    scored, seconds = Scored(), []
-    notes: dict[str, None] = {}
-    failed: dict[str, str] = {}
-    for prepared in job.pairs_in("test"):
-        pair = read_prepared(prepared)
-        say(f"synthesizing {pair.name}")
-        try:
-            made = _make(job, prepared, pair.name, work)
-            score_subject(job, scored, prepared, pair, made.volume)
-        except H2loError as err:
-            failed[pair.name] = str(err)
-            if lost is not None:
+        Images are kept in the work folder, so that a later run makes only those that are missing.
+        """
+        scored, seconds = Scored(), []
+        notes: dict[str, None] = {}
+        failed: dict[str, str] = {}
+        for prepared in self.pairs_in("test"):
+            pair = read_prepared(prepared)
+            say(f"synthesizing {pair.name}")
+            try:
+                made = _make(self, prepared, pair.name)
+                score_subject(self, scored, prepared, pair, made.volume)
+            except H2loError as err:
+                failed[pair.name] = str(err)
                 lost(f"sub-{pair.name}: {err}")
-            continue
-        seconds.append(round(made.seconds, 3))
-        notes.update(dict.fromkeys(f"{pair.name}: {note}" for note in made.notes))
-    if not scored.scores:
-        raise H2loError(
-            f"{job.title}: no test subject could be made: {next(iter(failed.values()))}"
-        )
-    withdraw(job.folder)
-    record = {
-        "external": True,
-        "seconds": None,
-        "synthesis_seconds": seconds,
-        "parameters": None,
-        "warnings": [*notes, *(f"{name}: not made: {line}" for name, line in failed.items())],
-        "failed": failed,
-    }
-    write_fold(job, scored, job.method, ("test",), record)
-    return job.folder
+                continue
+            seconds.append(round(made.seconds, 3))
+            notes.update(dict.fromkeys(f"{pair.name}: {note}" for note in made.notes))
+        if not scored.scores:
+            raise H2loError(
+                f"{self.title}: no test subject could be made: {next(iter(failed.values()))}"
+            )
+        withdraw(self.folder)
+        record = {
+            "external": True,
+            "seconds": None,
+            "synthesis_seconds": seconds,
+            "parameters": None,
+            "warnings": [*notes, *(f"{name}: not made: {line}" for name, line in failed.items())],
+            "failed": failed,
+        }
+        write_fold(self, scored, self.method, ("test",), record)
 
 
-def _make(job: ExternalJob, prepared: PreparedPair, name: str, work: Path) -> Made:
+def _make(job: ExternalJob, prepared: PreparedPair, name: str) -> Made:
     """Return the image of a subject, from the work folder if an earlier run has made it."""
-    kept = work / f"{name}_{digest(prepared.fingerprint, 4)}"
+    kept = job.work / f"{name}_{digest(prepared.fingerprint, 4)}"
     image, account = kept.with_suffix(".npy"), kept.with_suffix(".json")
     with contextlib.suppress(OSError, ValueError, KeyError):
         known = read_json(account)
@@ -270,7 +259,7 @@ def _make(job: ExternalJob, prepared: PreparedPair, name: str, work: Path) -> Ma
             mask=prepared.mask,
             contrast=job.contrast,
             scratch=scratch,
-            log=work / f"{name}.log",
+            log=job.work / f"{name}.log",
             limit=job.limit,
         )
     finally:

@@ -3,68 +3,73 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import AbstractContextManager
-from typing import Any, cast
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
-from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.bids.derivatives import result_path, result_pattern
+from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.io import exclusive
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
 from h2lo_bids.models.choice import choose_bundles, given_bundles, is_collection
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.registry import FAMILIES, METHODS, sizes_of
+from h2lo_bids.models.pfsr import PfsrArchitecture
+from h2lo_bids.models.registry import CATALOGUE, FAMILIES, METHODS, sizes_of
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.convert import NONE
 from h2lo_bids.settings.options_pairs import INIT
-from h2lo_bids.training.experiments import FinalTask, FoldTask
-from h2lo_bids.training.experiments.crossvalidation import FoldJob, run_fold
-from h2lo_bids.training.experiments.enhancement import CurveJob, run_curve, with_arm
-from h2lo_bids.training.experiments.external import Command, ExternalJob, run_external
+from h2lo_bids.training.experiments import FitTask, note
+from h2lo_bids.training.experiments.arms import Arm, Schedule, find_arm
+from h2lo_bids.training.experiments.cohort import Cohort, CohortScan, find_cohort
+from h2lo_bids.training.experiments.crossvalidation import (
+    BUNDLE,
+    CurveJob,
+    FoldJob,
+    FoldWork,
+    read_record,
+    run_fold,
+)
+from h2lo_bids.training.experiments.external import Command, ExternalJob
 from h2lo_bids.training.experiments.final import FinalJob, fit_final
 from h2lo_bids.training.experiments.leaks import check_no_leak
 from h2lo_bids.training.experiments.noise import measure_noise
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.prepared import PreparedPair, find_prepared, training_frame
-from h2lo_bids.vocabulary import CONTRASTS, CURVE, ENHANCER, IDENTITY, Say, Send
+from h2lo_bids.vocabulary import CONTRASTS, CURVE, ENHANCER, IDENTITY, SYNTHESIZE, Say, Send
+
+Job = TypeVar("Job", bound=FoldJob)
+Pairs = tuple[PreparedPair, ...]
 
 
-def fit_fold(task: FoldTask, send: Send) -> None:
-    """Fit and score one method on one fold, unless that is done."""
+def run_fit(task: FitTask, send: Send) -> None:
+    """Make the results of a fold, or a final model, unless that is done; no other run may join."""
+    import torch
+
+    from h2lo_bids.training.devices import keep_freed_memory
+
+    def sender(event: str) -> Say:
+        return lambda line: send({"event": event, "text": line})
+
+    torch.set_num_threads(task.threads)  # they decide the last bits
+    keep_freed_memory()
     settings = task.settings
-    _take_threads(task.threads)
-    used, _ = usable_pairs(settings, task.contrast, task.sources)
-    job = job_of_fold(settings, task.contrast, task.method, task.fold, used)
-    with _alone(settings, task.name, send):
-        if isinstance(job, ExternalJob):
-            run_external(job, _said(send), lambda line: send({"event": "lost", "text": line}))
-        elif isinstance(job, CurveJob):
-            run_curve(job, _said(send))
+    pairs, _ = usable_pairs(settings, task.contrast, task.plan.sources)
+    job = final_job(task, pairs) if task.fold is None else job_of_fold(
+        settings, task.contrast, task.method, task.fold, pairs
+    )  # fmt: skip
+    lock = settings.work / "locks" / f"{task.name.replace('/', '-')}.lock"
+    with exclusive(lock, lambda by: note(send, f"waiting for another run of this fit ({by})")):
+        if isinstance(job, FinalJob):
+            final = job
+            fit_final(final, sender("said"), noise=lambda: _noise(final, send))
         else:
-            run_fold(job, _said(send))
+            run_fold(job, sender("said"), sender("lost"))
 
 
-def fit_all(task: FinalTask, send: Send) -> None:
-    """Fit the final model of a contrast with the first method, unless that is done."""
-    _take_threads(task.threads)
-    job = final_job(task)
-    with _alone(task.settings, task.name, send):
-        fit_final(job, _said(send), noise=lambda: _noise(job, send))
-
-
-def _alone(settings: Settings, name: str, send: Send) -> AbstractContextManager[bool]:
-    """Wait until no other run is at the fit of a name."""
-    lock = settings.work / "locks" / f"{name.replace('/', '-')}.lock"
-    text = "waiting for another run of this fit ({})"
-    return exclusive(lock, lambda by: send({"event": "note", "text": text.format(by)}))
-
-
-def _said(send: Send) -> Say:
-    return lambda line: send({"event": "said", "text": line})
-
-
-def job_of_fold(
-    settings: Settings, contrast: str, name: str, fold: Fold, pairs: tuple[PreparedPair, ...]
-) -> FoldJob | ExternalJob | CurveJob:
+def job_of_fold(settings: Settings, contrast: str, name: str, fold: Fold, pairs: Pairs) -> FoldWork:
     """Return the job of a method, an arm, or an external tool, on one fold."""
     where: dict[str, Any] = {
         "contrast": contrast, "method": name, "fold": fold, "pairs": pairs,
@@ -76,32 +81,106 @@ def job_of_fold(
     if template is not None:
         limit = None if settings.max_time is None else 60 * settings.max_time
         return ExternalJob(**where, command=Command(name, template), limit=limit)
-    start, _ = find_start(settings, contrast, name)
-    n_train = sum(pair.subject in fold.train for pair in pairs)
-    options = fit_options(settings, n_train, start)
-    job = FoldJob(**where, options=options, devices=settings.devices, initial=start)
-    if start is not None:
-        check_no_leak(job.pairs_in("test"), None, (start,))
-    return with_arm(settings, job, fold) if settings.fits_enhancer else job
+    return _fit_job(FoldJob, settings, **where)
 
 
-def final_job(task: FinalTask) -> FinalJob:
+def final_job(task: FitTask, pairs: Pairs) -> FinalJob:
     """Return the job of a final model, from what is on disk."""
-    settings, contrast, method = task.settings, task.contrast, task.settings.methods[0]
-    used, _ = usable_pairs(settings, contrast, task.sources)
-    folds = [job_of_fold(settings, contrast, method, fold, used) for fold in task.folds]
-    everybody = {pair.subject for pair in used} - {*task.held}
-    start, _ = find_start(settings, contrast, method)
-    n_train = sum(pair.subject in everybody for pair in used)
-    job = FinalJob(
-        contrast=contrast, method=method, pairs=used, out_dir=settings.out_dir,
-        work_dir=settings.work, devices=settings.devices, initial=start,
-        fold=Fold(0, tuple(sorted(everybody)), tuple(sorted(task.held)), ()),
-        options=fit_options(settings, n_train, start),
-        folds=cast("tuple[FoldJob, ...]", tuple(folds)),
+    settings, contrast, method, plan = task.settings, task.contrast, task.method, task.plan
+    folds = [job_of_fold(settings, contrast, method, fold, pairs) for fold in plan.folds]
+    everybody = {pair.subject for pair in pairs} - {*plan.held}
+    return _fit_job(
+        FinalJob, settings, contrast=contrast, method=method, pairs=pairs,
+        out_dir=settings.out_dir, work_dir=settings.work,
+        fold=Fold.of(0, everybody, plan.held, ()), folds=cast("tuple[FoldJob, ...]", tuple(folds)),
         carries=method != IDENTITY and not settings.fits_enhancer,
     )  # fmt: skip
-    return with_arm(settings, job, None) if settings.fits_enhancer else job
+
+
+def _fit_job(kind: type[Job], settings: Settings, **values: Any) -> Job:
+    """Return the job of a fit: its options, what it starts from, and its arm if it is of one."""
+    fold, pairs = values["fold"], values["pairs"]
+    start, _ = find_start(settings, values["contrast"], values["method"])
+    options = fit_options(settings, sum(pair.subject in fold.train for pair in pairs), start)
+    job = kind(**values, options=options, devices=settings.devices, initial=start)
+    if start is not None:
+        check_no_leak(job.pairs_in("test"), None, (start,))
+    return _with_arm(settings, job) if settings.fits_enhancer else job
+
+
+def _with_arm(settings: Settings, job: Job) -> Job:
+    """Return the job as that of an arm of Table 2, or of the group level's enhancer."""
+    if job.method == ENHANCER:
+        pretrain = "cohort" if settings.pretrain_derivatives else None
+        arm = Arm(ENHANCER, CATALOGUE[ENHANCER].title, pretrain, settings.augment)
+    else:
+        arm = find_arm(job.method)
+    schedule = Schedule(factor=settings.schedule_factor).with_rate(settings.finetune_rate)
+    cohort = _cohort(settings, job.contrast, arm, job.fold)
+    arm = dataclasses.replace(arm, schedule=schedule, cohort=cohort)
+    options = job.options
+    if settings.features is not None:
+        reduction = math.gcd(PfsrArchitecture().reduction, settings.features)
+        sizes = PfsrArchitecture(features=settings.features, reduction=reduction)
+        options = dataclasses.replace(options, family=ENHANCER, architecture=sizes)
+    if cohort is not None:
+        makers = (cohort.bundle,) if cohort.bundle else _makers(settings, cohort)
+        check_no_leak(job.pairs_in("test"), cohort, makers)
+    return dataclasses.replace(job, arm=arm, options=options)
+
+
+_find_cohort = functools.cache(find_cohort)  # every arm and fold asks for it
+
+
+def cohort_scans(settings: Settings, contrast: str) -> tuple[CohortScan, ...]:
+    """Return the scans of the cohort to pretrain on; those of a group bring low-field images."""
+    roots, low = settings.pretrain_derivatives or settings.cohort, not settings.cohort
+    return _find_cohort(roots, contrast, low=low) if roots else ()
+
+
+def _cohort(settings: Settings, contrast: str, arm: Arm, fold: Fold) -> Cohort | None:
+    if arm.pretrain is None:
+        return None
+    scans = cohort_scans(settings, contrast)
+    if arm.name == ENHANCER:
+        return Cohort(scans, settings.random_seed)
+    made = _synthesis_folder(settings, contrast, arm.pretrain, fold.index)
+    bundle = load_bundle(made, contrast=contrast, task=SYNTHESIZE)
+    return Cohort(scans, settings.random_seed, bundle)
+
+
+def check_synthesis(settings: Settings, contrast: str, folds: Sequence[int]) -> None:
+    """Refuse arms whose synthesis models are not there."""
+    for arm in map(find_arm, settings.arms):
+        if arm.pretrain is not None:
+            for fold in folds:
+                _synthesis_folder(settings, contrast, arm.pretrain, fold)
+
+
+def _synthesis_folder(settings: Settings, contrast: str, method: str, fold: int) -> Path:
+    """Name the bundle of the synthesis benchmark's model of a fold, or raise `UsageError`."""
+    folder = result_path(settings.out_dir, "fold", contrast=contrast, method=method, fold=fold)
+    if read_record(folder) is None or not (folder / BUNDLE).is_dir():
+        raise UsageError(
+            f"{folder / BUNDLE}: is missing, and the arm {method} is pretrained on its images; "
+            f"make it first: h2lo {settings.bids_dir} {settings.out_dir} benchmark --method "
+            f"{method} --folds {settings.folds}"
+        )
+    return folder / BUNDLE
+
+
+def _makers(settings: Settings, cohort: Cohort) -> tuple[Bundle, ...]:
+    """Find the models, given or of this folder, that made a cohort's images."""
+    wanted = {image.sha256 for scan in cohort.scans for image in scan.low}
+    patterns = result_pattern("model"), result_pattern("fold", f"/{BUNDLE}")
+    places = [path for pattern in patterns for path in sorted(settings.out_dir.glob(pattern))]
+    found = []
+    for path in [*(path for _, path in settings.model), *places]:
+        try:
+            found.append(load_bundle(path))
+        except H2loError:
+            continue  # none that could have made an image
+    return tuple(bundle for bundle in found if bundle.sha256 in wanted)
 
 
 def _noise(job: FinalJob, send: Send) -> dict[str, Any] | None:
@@ -110,24 +189,13 @@ def _noise(job: FinalJob, send: Send) -> dict[str, Any] | None:
         return None
     if FAMILIES[METHODS[job.method]].random:
         text = f"{job.contrast}: no noise model is measured: {job.method} draws noise by itself"
-        send({"event": "note", "text": text})
+        note(send, text)
         return None
     try:
         return measure_noise(job.folds, job.options.device)
     except BadDataError as err:
-        text = f"{job.contrast}: no noise model: {err}"
-        send({"event": "note", "level": "warning", "text": text})
+        note(send, f"{job.contrast}: no noise model: {err}", "warning")
         return None
-
-
-def _take_threads(threads: int) -> None:
-    """Set PyTorch's threads, whose number decides the last bits."""
-    import torch
-
-    from h2lo_bids.training.devices import keep_freed_memory
-
-    torch.set_num_threads(threads)
-    keep_freed_memory()
 
 
 def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -> FitOptions:

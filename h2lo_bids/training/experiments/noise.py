@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from scipy import fft
-from scipy.ndimage import distance_transform_edt
 from scipy.special import ndtr
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.evaluation.realism import tapered
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights
@@ -247,11 +247,8 @@ def _smoother(hats: np.ndarray) -> np.ndarray:
 
 
 def _window(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Fade a mask out over its outer millimetres, as a raised cosine."""
-    padded = np.pad(mask, 1)
-    depth = distance_transform_edt(padded, sampling=spacing)[1:-1, 1:-1, 1:-1]
-    fade = np.minimum(depth / max(_MARGIN, float(spacing.max())), 1.0)
-    return (0.5 - 0.5 * np.cos(np.pi * fade)).astype(np.float32)
+    """Fade a mask out over its outer millimetres."""
+    return tapered(mask, spacing, max(_MARGIN, float(spacing.max()))).astype(np.float32)
 
 
 def _short(values: Sequence[float]) -> tuple[float, ...]:

@@ -22,10 +22,11 @@ from h2lo_bids.io import exclusive
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import check_shares
-from h2lo_bids.training.experiments import Plan, Sources
+from h2lo_bids.training.experiments import Plan, Sources, note
 from h2lo_bids.training.experiments.crossvalidation import FoldWork, changes, fold_done, read_record
 from h2lo_bids.training.experiments.fits import (
     all_flagged,
+    cohort_scans,
     find_start,
     fit_options,
     flagged_line,
@@ -42,29 +43,30 @@ SPLITS = "splits.tsv"
 def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan]:
     """Choose the pairs, divide the subjects and write ``splits.tsv``; return plans by contrast."""
     plans: dict[str, Plan] = {}
-
-    def note(text: str, level: str = "") -> None:
-        send({"event": "note", "level": level, "text": text})
-
-    def warn(text: str) -> None:
-        note(text, "warning")
-
     for contrast, sources in found.items():
         used, flagged = usable_pairs(settings, contrast, sources)
         for pair in flagged:
-            warn(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs")
+            note(send, f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning")
         if not used:
             continue
         same = same_people(used)
         for group in same:
-            warn(f"{contrast}: {_one_person(group)}")
+            *first, last = [f"sub-{label}" for label in group]
+            text = (
+                f"{contrast}: {', '.join(first)} and {last} have the same high-field image: they "
+                "count as one person and stay in one part of every fold; remove one of them if it "
+                "is a copy"
+            )
+            note(send, text, "warning")
         subjects = sorted({pair.subject for pair in used})
-        folds, held = divide_subjects(settings, contrast, subjects, note, same)
+        folds, held = divide_subjects(
+            settings, contrast, subjects, lambda line: note(send, line), same
+        )
         _check_chosen(settings, contrast, folds)
         _check_same_folds(settings, contrast, folds)
         for method in settings.methods:
             if line := find_start(settings, contrast, method)[1]:
-                note(f"{contrast} {method}: {line}")
+                note(send, f"{contrast} {method}: {line}")
         jobs = [job_of_fold(settings, contrast, m, f, used) for m in settings.arms for f in folds]
         _check_unchanged(jobs)
         done = frozenset((job.method, job.fold.index) for job in jobs if fold_done(job))
@@ -112,10 +114,8 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
     device = resolve_device(settings.device)
     if settings.precision == "fp16" and device.type != "cuda":
         raise UsageError("--precision fp16 needs a CUDA device; take bf16 or fp32")
-    if settings.fits_enhancer:
-        from h2lo_bids.training.experiments.enhancement import check_cohorts
-
-        check_cohorts(settings, sorted(people))
+    for contrast in sorted(people):
+        cohort_scans(settings, contrast)  # only for the errors that it raises
     for contrast in sorted(people):
         subjects = sorted(people[contrast])
         folds, _ = divide_subjects(settings, contrast, subjects)
@@ -126,14 +126,6 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
             options = found.adapt(fit_options(settings, len(subjects), start))
             if settings.devices > 1 and found.shares:
                 check_shares(len(subjects), options, settings.devices)
-
-
-def _one_person(labels: Sequence[str]) -> str:
-    *first, last = [f"sub-{label}" for label in labels]
-    return (
-        f"{', '.join(first)} and {last} have the same high-field image: they count as one person "
-        "and stay in one part of every fold; remove one of them if it is a copy"
-    )
 
 
 def _check_chosen(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,7 @@ from h2lo_bids.evaluation.benchmark import benchmark_table, budget_notes, row_va
 from h2lo_bids.evaluation.scores import (
     IDENTITY_TITLES,
     Score,
-    coverage_notes,
     read_scores,
-    under,
 )
 from h2lo_bids.evaluation.splits import Fold, read_splits
 from h2lo_bids.evaluation.statistics import write_comparisons
@@ -27,48 +25,65 @@ from h2lo_bids.models.registry import cited
 from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments.crossvalidation import SCORES, fold_folder, read_record
+from h2lo_bids.training.experiments import note
+from h2lo_bids.training.experiments.crossvalidation import SCORES, read_record
 from h2lo_bids.training.experiments.plan import SPLITS
 from h2lo_bids.training.methods import methods_of
 from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
 
-def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> None:
-    """Write the tables of each contrast, and the methods text, from the folds that are done."""
+def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path | None:
+    """Write the tables of each contrast, and the methods text, from the folds that are done.
+
+    Of a benchmark also ``table1``, or ``table2`` of the enhancers, in every format, with the
+    contrasts of earlier runs; its page is returned.
+    """
+    blocks = []
     splits = read_splits(settings.out_dir / SPLITS)
-    for contrast in contrasts:
+    benchmark = settings.level == "benchmark"
+    every = settings.contrast or tuple(sorted(splits))
+    for contrast in every if benchmark else contrasts:
         folds = splits.get(contrast, ())
-        scores, titles, _ = gather_scores(settings, contrast, folds, send)
-        if not titles:
+        scores, named, records = gather_scores(settings, contrast, folds, send)
+        if not scores:
             continue
-        stem = _stem(settings, contrast)
-        table = write_tables(
-            stem,
+        block = tabulate(
             scores,
-            {IDENTITY: IDENTITY_TITLES[settings.task], **titles},
-            reference=reference_of(settings, titles),
+            {IDENTITY: IDENTITY_TITLES[settings.task], **named},
+            contrast=contrast,
+            reference=reference_of(settings, named),
             folds=[fold.index for fold in folds],
             wanted=settings.arms,
             convention=settings.metrics_convention,
         )
-        send({"event": "table", "contrast": contrast, "text": table.to_md()})
-    text = training_text(settings.out_dir)
-    if text:
+        if contrast in contrasts:
+            key = "enhancement_tables" if settings.fits_enhancer else "group_tables"
+            stem = result_path(settings.out_dir, key, contrast=contrast)
+            table = write_tables(stem, scores, block, settings.metrics_convention)
+            send({"event": "table", "contrast": contrast, "text": table.to_md()})
+        blocks.append(_with_costs(block, scores, records, len(folds)))
+    if contrasts and (text := training_text(settings.out_dir)):
         write_citation(settings.out_dir, text)
+    return _write_benchmark(settings, blocks) if benchmark else None
 
 
-def _stem(settings: Settings, contrast: str) -> Path:
-    key = "enhancement_tables" if settings.fits_enhancer else "group_tables"
-    return result_path(settings.out_dir, key, contrast=contrast)
+def _with_costs(
+    block: Block, scores: Sequence[Score], records: Mapping[str, Any], folds: int
+) -> Block:
+    """Add what each method cost and learned from, and what is to be said of it."""
+    rows = tuple(
+        replace(row, values=row_values(row.name, scores, records.get(row.name, ()), folds))
+        for row in block.rows
+    )
+    notes = budget_notes({row.title: records[row.name] for row in rows if row.name in records})
+    if any(record.get("simulated") for own in records.values() for record in own):
+        text = "Simulated pairs: the figures show how the methods work, not a scanner."
+        return replace(block, rows=rows, notes=(text, *block.notes, *notes))
+    return replace(block, rows=rows, notes=(*block.notes, *notes))
 
 
-def make_table(settings: Settings, send: Send) -> Path:
-    """Write ``table1``, or ``table2`` of the enhancers, in every format, and its page."""
-    splits = read_splits(settings.out_dir / SPLITS)
-    wanted = settings.contrast or tuple(sorted(splits))
-    found = [_block(settings, name, splits.get(name, ()), send) for name in wanted]
-    blocks = [block for block in found if block is not None]
+def _write_benchmark(settings: Settings, blocks: list[Block]) -> Path:
     if not blocks:
         raise NoMatchError(
             f"{settings.out_dir}: no fold of any method is done; run the benchmark once without "
@@ -80,31 +95,6 @@ def make_table(settings: Settings, send: Send) -> Path:
         write_comparisons(path, block.comparisons, block.titles, table.convention)
     table.save(settings.out_dir)
     return write_table_page(settings.out_dir, table)
-
-
-def _block(settings: Settings, contrast: str, folds: tuple[Fold, ...], send: Send) -> Block | None:
-    scores, named, records = gather_scores(settings, contrast, folds, send)
-    if not scores:
-        return None
-    scores = list(under(scores, settings.metrics_convention))
-    titles = {IDENTITY: IDENTITY_TITLES[settings.task], **named}
-    block = tabulate(
-        scores,
-        titles,
-        contrast=contrast,
-        reference=reference_of(settings, named),
-    )
-    rows = tuple(
-        replace(row, values=row_values(row.name, scores, records.get(row.name, ()), len(folds)))
-        for row in block.rows
-    )
-    notes = [
-        *coverage_notes(scores, titles, [fold.index for fold in folds], settings.arms),
-        *budget_notes({row.title: records[row.name] for row in rows if row.name in records}),
-    ]
-    if any(record.get("simulated") for own in records.values() for record in own):
-        notes.insert(0, "Simulated pairs: the figures show how the methods work, not a scanner.")
-    return replace(block, rows=rows, notes=tuple(notes))
 
 
 def gather_scores(
@@ -120,7 +110,9 @@ def gather_scores(
     for fold in folds:
         terms: dict[str, Any] = {}
         for method in dict.fromkeys([*settings.arms, *rows]):
-            folder = fold_folder(settings.out_dir, contrast, method, fold.index)
+            folder = result_path(
+                settings.out_dir, "fold", contrast=contrast, method=method, fold=fold.index
+            )
             record = read_record(folder)
             if record is None:
                 continue
@@ -129,8 +121,7 @@ def gather_scores(
             if record.get("fold") != json.loads(json.dumps(asdict(fold))):
                 differs = "another division of the subjects"
             if differs and method not in settings.arms:
-                text = f"{folder}: of {differs}; not in the table"
-                send({"event": "note", "level": "warning", "text": text})
+                note(send, f"{folder}: of {differs}; not in the table", "warning")
                 continue
             terms = {**own, **terms}
             records.setdefault(method, []).append(record)

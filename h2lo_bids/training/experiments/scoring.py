@@ -11,24 +11,27 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids.bids.derivatives import result_path
+from h2lo_bids.bids.metadata import field_strength
 from h2lo_bids.cache import digest
-from h2lo_bids.errors import BadDataError, UsageError
-from h2lo_bids.evaluation.realism import Appearance
-from h2lo_bids.evaluation.references import read_references
+from h2lo_bids.errors import BadDataError, H2loError, UsageError
+from h2lo_bids.evaluation.realism import Appearance, appearance
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Realism, Score
-from h2lo_bids.evaluation.table import write_tables
+from h2lo_bids.evaluation.table import tabulate, write_tables
+from h2lo_bids.imaging.brain import extract_brain, find_weights
 from h2lo_bids.imaging.normalise import scale_brain
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample_mask
-from h2lo_bids.io import write_json
+from h2lo_bids.io import read_json, write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.choice import named_models
+from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import Model
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.training.card import software
-from h2lo_bids.training.experiments import Evaluated, Sources
+from h2lo_bids.training.experiments import Evaluated, Sources, note
 from h2lo_bids.training.experiments.fits import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.training.experiments.heldout import (
     Scored,
@@ -43,7 +46,7 @@ from h2lo_bids.training.experiments.leaks import same_people, seen_in_training, 
 from h2lo_bids.training.experiments.site import count_parameters
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
-from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Say, Send
+from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
 
 Named = tuple[str, Bundle]
 References = Mapping[str, Appearance]
@@ -66,7 +69,7 @@ def score_models(
     pairs: Sequence[PreparedPair],
     *,
     out_dir: Path,
-    say: Say,
+    send: Send,
     lost: Lost,
     device: str = "cpu",
     precision: str = "fp32",
@@ -80,8 +83,8 @@ def score_models(
     low-field voxels. `references` are real low-field scans on the pairs' frame.
 
     Each model gets a folder ``evaluation/<contrast>/<name>/`` of `out_dir`. `lost` is called with
-    each pair that cannot be scored, and why in one line; `say` with lines of progress, and with
-    warnings that begin with ``warning:``. Returns the scores of the identity, then of each model.
+    each pair that cannot be scored, and why in one line; progress and warnings are sent. Returns
+    the scores of the identity, then of each model.
     """
     contrast, task = pairs[0].contrast, models[0][1].task
     for _, bundle in models:
@@ -96,13 +99,13 @@ def score_models(
         for name, bundle in models
     ]
     for line in (line for run in runs for line in run.warnings):
-        say(f"warning: {line}")
+        note(send, line, "warning")
     identity: list[Score] = []
     scored: list[PreparedPair] = []
     options = EngineOptions(device=device, precision=precision)
     known = references or {}
     for number, prepared in enumerate(pairs, start=1):
-        say(f"{contrast}: scoring sub-{prepared.name} ({number} of {len(pairs)})")
+        note(send, f"{contrast}: scoring sub-{prepared.name} ({number} of {len(pairs)})")
         try:
             identity += _score_with_all(runs, prepared, options, seed, pairs, known)
         except BadDataError as err:
@@ -113,11 +116,12 @@ def score_models(
         else:
             scored.append(prepared)
     for *first, last in same_people(scored):
-        say(
-            f"warning: {', '.join(f'sub-{label}' for label in first)} and sub-{last} have the same "
+        text = (
+            f"{', '.join(f'sub-{label}' for label in first)} and sub-{last} have the same "
             "high-field image: one person is scored under several names, and the intervals are "
             "too narrow; leave all but one out with --participant-label"
         )
+        note(send, text, "warning")
     for run in runs:
         folder = result_path(out_dir, "evaluated", contrast=contrast, model=run.name)
         _write(run, identity, scored, folder, known)
@@ -246,15 +250,60 @@ def _write(
     write_json(folder / "record.json", record)
 
 
+def read_references(
+    settings: Settings, contrast: str, frame: Frame, unusable: list[tuple[str, str]]
+) -> dict[str, Appearance]:
+    """Measure the real low-field scans that ``--realism-reference`` names for a contrast.
+
+    Each is put on the pairs' frame as the scans of pairs are, so that all are compared alike.
+    """
+    method = "auto" if settings.skull_strip == "skip" else settings.skull_strip
+    weights = None
+    if settings.skull_strip in ("auto", "synthstrip"):
+        required = settings.skull_strip == "synthstrip"
+        weights = find_weights(settings.synthstrip_weights, required=required)
+    measured: dict[str, Appearance] = {}
+    for path in (path for of, path in settings.realism_reference if of == contrast):
+        try:
+            name = path.name if path.name not in measured else str(path)
+            measured[name] = _reference(path, frame, method, weights)
+        except H2loError as err:
+            unusable.append((str(path), str(err)))
+    return measured
+
+
+def _reference(path: Path, frame: Frame, method: str, weights: Path | None) -> Appearance:
+    _check_low_field(path)
+    image = load_checked(path).image
+    mask = extract_brain(image, method=method, weights=weights).image
+    placed = conform(image, frame, mask=mask)
+    inside = np.asarray(resample_mask(mask, placed.shape, placed.affine).dataobj) > 0
+    looks = appearance(np.asarray(placed.dataobj), inside, frame.spacing)
+    if np.isnan(looks.median):
+        raise BadDataError(f"{path}: no positive value in its brain; look at the image")
+    return looks
+
+
+def _check_low_field(path: Path) -> None:
+    """Refuse a reference whose sidecar, where there is one, says that it is a high-field scan."""
+    sidecar = path.with_name(f"{path.name.partition('.nii')[0]}.json")
+    if not sidecar.exists():
+        return
+    try:
+        content = read_json(sidecar)
+    except (OSError, ValueError) as err:
+        raise BadDataError(f"{sidecar}: cannot be read as JSON ({err}); mend it") from err
+    strength = field_strength(content if isinstance(content, dict) else {})
+    if strength.tesla is not None and not strength.low:
+        raise BadDataError(
+            f"{path}: is no low-field scan, but of {strength.tesla:g} T by {strength.source} in "
+            "its sidecar; give another one, or correct the sidecar"
+        )
+
+
 def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
     """Score the models on every contrast's pairs and write the tables."""
     models = named_models(settings, tuple(found))
-
-    def say(line: str) -> None:
-        warning = line.startswith("warning: ")
-        text = line.removeprefix("warning: ")
-        send({"event": "note", "level": "warning" if warning else "", "text": text})
-
     tables = []
     lost: list[tuple[str, str]] = []
     unusable: list[tuple[str, str]] = []
@@ -263,7 +312,7 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
             continue
         used, flagged = usable_pairs(settings, contrast, sources)
         for pair in flagged:
-            say(f"warning: {flagged_line(pair)}; skipped without --keep-flagged-pairs")
+            note(send, f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning")
         if not used:
             continue
         scores = score_models(
@@ -274,18 +323,20 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
             seed=settings.random_seed,
             out_dir=settings.out_dir,
             references=read_references(settings, contrast, used[0].frame, unusable),
-            say=say,
+            send=send,
             lost=lambda pair, line: lost.append((pair.sources[0].split(":", 2)[2], line)),
         )
         stem = settings.out_dir / f"evaluation_{contrast}"
         # All of a contrast are of one task, or scoring would have refused them.
         titles = {IDENTITY: IDENTITY_TITLES[models[contrast][0][1].task]}
-        table = write_tables(stem, scores, titles, convention=settings.metrics_convention)
+        convention = settings.metrics_convention
+        block = tabulate(scores, titles, convention=convention)
+        table = write_tables(stem, scores, block, convention)
         send({"event": "table", "contrast": contrast, "text": table.to_md()})
         tables.append(Path(f"{stem}_table.md"))
     for own, path in settings.realism_reference:
         if own not in models:
-            say(f"warning: {path}: not used, as no {own} model is evaluated")
+            note(send, f"{path}: not used, as no {own} model is evaluated", "warning")
     if not tables:
         raise all_flagged(settings)
     return Evaluated(tuple(tables), tuple(lost), tuple(unusable))

@@ -18,10 +18,10 @@ from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import FinalTask
+from h2lo_bids.training.experiments import FitTask
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_cohort
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, run_fold
-from h2lo_bids.training.experiments.fits import fit_all
+from h2lo_bids.training.experiments.fits import run_fit
 from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
 from h2lo_bids.training.experiments.plan import plan_folds
 from h2lo_bids.training.pairs import Pair
@@ -208,7 +208,7 @@ def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
     sources = tuple(pair.sources[0] for pair in pairs)
     plan = plan_folds(settings, {"T1w": sources}, lambda event: None)["T1w"]
     assert (plan.folds, len(plan.held)) == ((), 1)
-    fit_all(FinalTask(settings, "T1w", (), plan.held, sources, 1), lambda event: None)
+    run_fit(FitTask(settings, "T1w", "pfsr", plan, None, 1), lambda event: None)
     bundle = load_bundle(tmp_path / "out/models/pfsr_T1w", task="enhance")
     assert bundle.metadata["training_data"]["subjects"]["validation"] == [*plan.held]
     stages = settings.work.glob("training/T1w/pfsr/final_*/*/last.pt")

@@ -25,7 +25,6 @@ from h2lo_bids.training.experiments.crossvalidation import (
     FoldJob,
     changes,
     fold_done,
-    fold_folder,
     run_fold,
 )
 from h2lo_bids.training.experiments.final import FinalJob, final_steps, fit_final
@@ -79,7 +78,7 @@ def array(path: Path) -> np.ndarray:
 @pytest.mark.slow
 def test_a_fold_leaves_what_the_report_reads(finished: tuple[FoldJob, ...]) -> None:
     job = finished[1]
-    folder = fold_folder(job.out_dir, "T1w", "h2lo", 1)
+    folder = job.out_dir / "folds" / "T1w" / "h2lo" / "fold-1"
     assert sorted(p.name for p in folder.iterdir()) == [
         "bundle", "history.csv", "pictures.npz", "realism.json", "realism.tsv", "record.json",
         "scores.json", "scores.tsv",

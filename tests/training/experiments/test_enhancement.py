@@ -19,8 +19,8 @@ from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, save_bundle
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
-from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
-from h2lo_bids.training.experiments.enhancement import CurveJob, apply_curve, fit_curve, run_curve
+from h2lo_bids.training.experiments.arms import apply_curve, fit_curve
+from h2lo_bids.training.experiments.crossvalidation import CurveJob, FoldJob, fold_done, run_fold
 from h2lo_bids.training.experiments.final import fit_final
 from h2lo_bids.training.experiments.heldout import score_pair
 from h2lo_bids.training.experiments.scoring import score_models
@@ -104,7 +104,7 @@ def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path: Path) -> 
     bundle = fit_final(final_of(pairs[:3], tmp_path, OPTIONS, method="pfsr"))
     assert (bundle.path.name, bundle.task) == ("pfsr_T1w", "enhance")
     scores = score_models(
-        [("mine", bundle)], pairs[3:], out_dir=tmp_path / "scored", say=print, lost=print
+        [("mine", bundle)], pairs[3:], out_dir=tmp_path / "scored", send=print, lost=print
     )
     pair = read_prepared(pairs[3])
     expected = metrics.psnr(pair.lf, pair.hf)
@@ -123,7 +123,7 @@ def test_models_of_two_tasks_are_not_scored_together(pairs, tmp_path: Path) -> N
         for name, model in kinds
     ]  # fmt: skip
     with pytest.raises(UsageError, match="is trained to synthesize, others to enhance"):
-        score_models(both, pairs, out_dir=tmp_path, say=print, lost=print)
+        score_models(both, pairs, out_dir=tmp_path, send=print, lost=print)
 
 
 def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path: Path) -> None
         contrast="T1w", method="pfsr-curve", fold=Fold(0, ("01", "02"), ("03",), ("04",)),
         pairs=pairs, out_dir=tmp_path / "out", work_dir=tmp_path / "work",
     )  # fmt: skip
-    run_curve(own)
+    run_fold(own)
     assert fold_done(own)
     levels: dict[int, list[float]] = {}
     for pair in map(read_prepared, pairs[:2]):

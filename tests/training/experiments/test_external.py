@@ -16,8 +16,8 @@ from prepared_pairs import write_pairs
 from h2lo_bids.errors import H2loError, MissingInputError, UsageError
 from h2lo_bids.evaluation.scores import read_scores, score
 from h2lo_bids.evaluation.splits import Fold
-from h2lo_bids.training.experiments.crossvalidation import fold_done
-from h2lo_bids.training.experiments.external import Command, ExternalJob, run_command, run_external
+from h2lo_bids.training.experiments.crossvalidation import fold_done, run_fold
+from h2lo_bids.training.experiments.external import Command, ExternalJob, run_command
 from h2lo_bids.training.prepared import read_prepared
 
 SCRIPT = """
@@ -130,7 +130,7 @@ def test_a_fold_goes_on_without_a_lost_subject_and_is_made_whole_later(tmp_path)
         command=command(tmp_path, guard + HALF),
     )  # fmt: skip
     lost: list[str] = []
-    run_external(job, lost=lost.append)
+    run_fold(job, lost=lost.append)
     assert len(lost) == 1
     assert lost[0].startswith("sub-03: sim: ended with code 1")
     scores = read_scores(job.folder / "scores.tsv")
@@ -138,7 +138,7 @@ def test_a_fold_goes_on_without_a_lost_subject_and_is_made_whole_later(tmp_path)
     assert not fold_done(job)
     stop.unlink()
     said: list[str] = []
-    run_external(job, said.append, lost.append)
+    run_fold(job, said.append, lost.append)
     assert len(lost) == 1
     assert fold_done(job)
     record = json.loads((job.folder / "record.json").read_text())
@@ -153,6 +153,6 @@ def test_a_fold_goes_on_without_a_lost_subject_and_is_made_whole_later(tmp_path)
     lines = (job.folder / "realism.tsv").read_text().splitlines()[1:]
     assert [line[:6] for line in lines] == ["sub-03", "sub-03", "sub-04", "sub-04"]
     stamp = (job.folder / "record.json").stat().st_mtime_ns
-    run_external(job)
+    run_fold(job)
     assert (job.folder / "record.json").stat().st_mtime_ns == stamp
     assert not fold_done(replace(job, command=Command("sim", "other {input} {output}")))

@@ -13,14 +13,13 @@ from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.reports.methods import works
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments.crossvalidation import fold_folder
 from h2lo_bids.training.experiments.results import collect, training_text
 
 FOLDS = (Fold(0, ("03", "04"), ("05",), ("01", "02")), Fold(1, ("01", "02"), ("05",), ("03", "04")))
 
 
 def put_fold(out: Path, method: str, fold: Fold, *, steps: int, level: float) -> None:
-    folder = fold_folder(out, "T1w", method, fold.index)
+    folder = out / "folds" / "T1w" / method / f"fold-{fold.index}"
     folder.mkdir(parents=True)
     record = {
         "contrast": "T1w",

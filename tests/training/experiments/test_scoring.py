@@ -21,7 +21,6 @@ from h2lo_bids.evaluation.realism import (
     spectrum_distance,
     tapered,
 )
-from h2lo_bids.evaluation.references import read_references
 from h2lo_bids.evaluation.scores import read_scores, select
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
@@ -36,7 +35,7 @@ from h2lo_bids.training.experiments.heldout import (
     stranger_to,
 )
 from h2lo_bids.training.experiments.leaks import encode, fingerprint
-from h2lo_bids.training.experiments.scoring import score_models
+from h2lo_bids.training.experiments.scoring import read_references, score_models
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, read_prepared
 
@@ -72,14 +71,14 @@ def prepare(folder: Path, label: str, contrast: str = "T1w") -> PreparedPair:
 
 
 def score(models: list[tuple[str, Bundle]], pairs: list[PreparedPair], out: Path, **more: object):
-    """Return the scores, what was said, and which pairs were lost, and why."""
-    said: list[str] = []
+    """Return the scores, the warnings, and why pairs were lost."""
+    sent: list[dict[str, str]] = []
     lost: list[str] = []
     found = score_models(
-        models, pairs, out_dir=out, say=said.append, lost=lambda pair, line: lost.append(line),
+        models, pairs, out_dir=out, send=sent.append, lost=lambda pair, line: lost.append(line),
         **more,
     )  # fmt: skip
-    return found, said, lost
+    return found, [event["text"] for event in sent if event["level"] == "warning"], lost
 
 
 @pytest.fixture
@@ -131,11 +130,10 @@ def test_pictures_are_the_slices_through_the_brain(tmp_path: Path) -> None:
 def test_models_are_scored_and_kept_apart(tmp_path: Path, pairs: list[PreparedPair]) -> None:
     models = [(name, bundle_of(tmp_path / name, seed)) for seed, name in enumerate("ab")]
     out = tmp_path / "out"
-    scores, lines, _ = score(models, pairs, out)
+    scores, warned, _ = score(models, pairs, out)
     assert [(s.method, s.subject) for s in select(scores)] == [
         (method, label) for method in ("identity", "a", "b") for label in ("01", "03")
     ]
-    warned = [line for line in lines if line.startswith("warning:")]
     assert len(warned) == 2
     assert all("sub-01" in line and "sub-03" not in line for line in warned)
     pair = read_prepared(pairs[1])
@@ -156,7 +154,7 @@ def test_one_person_under_two_names_is_warned_of(tmp_path: Path, pairs: list[Pre
     twin = dataclasses.replace(pairs[1], subject="07", name="07")
     _, lines, _ = score(models, [*pairs, twin], tmp_path / "out")
     (told,) = [line for line in lines if "same high-field image" in line]
-    assert told.startswith("warning: sub-03 and sub-07 have ")
+    assert told.startswith("sub-03 and sub-07 have ")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "nan"])
