@@ -18,15 +18,14 @@ from h2lo_bids.evaluation.realism import scan_noise
 from h2lo_bids.imaging.alignment import (
     MAX_MOTION_MM,
     MAX_TURN_DEG,
-    Alignment,
     ScanAt,
     align,
     check_alignments,
     check_overlap,
+    fuse,
     motion_of,
 )
 from h2lo_bids.imaging.brain import BrainMask
-from h2lo_bids.imaging.fusion import fuse
 from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.resample import frame_grid, placed, resample_mask
 from h2lo_bids.io import atomic_write_bytes, save_nifti
@@ -98,25 +97,26 @@ def align_scan(
         assert checked is not None
         assert mask_file is not None
         masks = load_image(mask_file), load_image(high_mask)
+        matrix, notes = np.eye(4), list(warnings or ())
         if registered or number == reference:
             check_overlap(*masks, name, high_name)
-            found = Alignment(np.eye(4))
         else:
             low, partner = load_image(checked), load_image(high)
             low.set_filename(name)
             partner.set_filename(high_name)
-            found = align(low, masks[0], partner, masks[1], folder, seed=seed)
+            matrix, found = align(low, masks[0], partner, masks[1], folder, seed=seed)
+            notes += found
         if reference is not None:
-            _refuse_strays(found.matrix, masks[1], name)
+            _refuse_strays(matrix, masks[1], name)
     except H2loError as err:
         if reference is None:
             raise
         return {"error": kept(err)}
-    np.savetxt(folder / "matrix.txt", found.matrix, fmt="%.12g")
+    np.savetxt(folder / "matrix.txt", matrix, fmt="%.12g")
     return {
         "matrix": str(folder / "matrix.txt"),  # from the partner's world to the scan's, RAS mm
         "stripped": method in ("stripped", "skip"),  # it shows a brain alone
-        "warnings": [*(warnings or ()), *found.notes],
+        "warnings": notes,
         "scan": shutil.copy(checked, folder / "scan.nii"),
         "mask_file": shutil.copy(mask_file, folder / "mask.nii.gz"),
         "name": name,
@@ -176,13 +176,8 @@ def fuse_low_field(
         made = scale(low, mask, path, scaling, contrast, names[0], profiled=True)
     if volume is not None:
         short = [replace(part, name=Path(part.name).name) for part in parts]
-        verdict = check_alignments(short, load_image(volume), brain, fused.coverage)
+        made["check"] = check_alignments(short, load_image(volume), brain, fused.coverage)
         noise = [scan_noise(part.image, part.mask) for part in parts]
-        made["check"] = {
-            "Flagged": bool(verdict.reasons),
-            "Reasons": list(verdict.reasons),
-            "Figures": verdict.figures,
-        }
         made["noise"] = [
             {"Deviation": deviation, "Voxel": voxel}
             for deviation, voxel in noise

@@ -177,21 +177,19 @@ def _find_template(settings: Settings, space: str, suffix: str) -> tuple[Path, P
     from h2lo_bids.imaging import templates
     from h2lo_bids.imaging.reading import load_checked
 
-    name = space.partition(":")[0]
     if settings.template_file is not None:
-        template = templates.template_from_file(
-            settings.template_file, templates.parse_space(space).name
-        )
-    else:
-        try:
-            template = templates.find_template(space, suffix=suffix, fetch=settings.fetch_templates)
-        except MissingInputError as err:
-            here = sorted(path.name[4:] for path in templates.templateflow_home().glob("tpl-*"))
-            known = (*OWN_SPACES, "MNI152NLin2009cAsym", "MNI152NLin6Asym", *here)
-            meant = "" if name in known else did_you_mean(name, known)
-            raise MissingInputError(f"{err}{meant}") from err
-    load_checked(template.image)
-    return template.image, template.mask
+        load_checked(settings.template_file)
+        return settings.template_file, None
+    try:
+        files = templates.find_template(space, suffix=suffix, fetch=settings.fetch_templates)
+    except MissingInputError as err:
+        name = space.partition(":")[0]
+        here = sorted(path.name[4:] for path in templates.templateflow_home().glob("tpl-*"))
+        known = (*OWN_SPACES, "MNI152NLin2009cAsym", "MNI152NLin6Asym", *here)
+        meant = "" if name in known else did_you_mean(name, known)
+        raise MissingInputError(f"{err}{meant}") from err
+    load_checked(files[0])
+    return files
 
 
 def _check_model(suffix: str, bundle: Any) -> str:

@@ -11,13 +11,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from h2lo_bids.errors import MissingInputError, UsageError
 
 _SPACE = re.compile(r"[A-Za-z0-9]+")
 _MODIFIERS = {"res": "res", "resolution": "res", "cohort": "cohort"}
+
+Files = tuple[Path, Path | None]
+"""A template's image, a head or a brain, and its brain mask where there is one."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,6 @@ class OutputSpace:
         if self.cohort is None:
             return folder, stem
         return folder / f"cohort-{self.cohort}", f"{stem}_cohort-{self.cohort}"
-
-
-@dataclass(frozen=True)
-class Template:
-    """The files of a template at one resolution."""
-
-    space: OutputSpace  # with the resolution that was chosen
-    image: Path  # head or brain
-    mask: Path | None = None  # its brain mask, where there is one
 
 
 def parse_space(text: str) -> OutputSpace:
@@ -82,7 +76,7 @@ def templateflow_home() -> Path:
         return Path("/nonexistent/.cache/templateflow")
 
 
-def find_template(space: str, *, suffix: str = "T1w", fetch: bool = False) -> Template:
+def find_template(space: str, *, suffix: str = "T1w", fetch: bool = False) -> Files:
     """Find a template's image and brain mask: existing files that are not empty.
 
     A template without a T2w image gives its T1w, which mutual information can use. What is
@@ -103,20 +97,13 @@ def find_template(space: str, *, suffix: str = "T1w", fetch: bool = False) -> Te
     )
 
 
-def template_from_file(image: Path, name: str) -> Template:
-    """Use a user's own image as a template."""
-    if not _has_content(image):
-        raise MissingInputError(f"{image}: no template there; check the path")
-    return Template(OutputSpace(name), image)
-
-
-def _lookup(root: Path, space: OutputSpace, suffix: str) -> Template | None:
+def _lookup(root: Path, space: OutputSpace, suffix: str) -> Files | None:
     """Look for an image of exactly this space, and its mask."""
     images, masks = _files(root, space, suffix), _files(root, space, "desc-brain_mask")
     res = min(images, default=None) if space.resolution is None else space.resolution
     if res not in images:
         return None
-    return Template(replace(space, resolution=res or None), images[res], masks.get(res))
+    return images[res], masks.get(res)
 
 
 def _files(root: Path, space: OutputSpace, ending: str) -> dict[int, Path]:

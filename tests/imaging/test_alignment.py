@@ -9,8 +9,14 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.alignment import ScanAt, check_alignments, check_overlap, motion_of, nmi
-from h2lo_bids.imaging.fusion import fuse
+from h2lo_bids.imaging.alignment import (
+    ScanAt,
+    check_alignments,
+    check_overlap,
+    fuse,
+    motion_of,
+    nmi,
+)
 
 MOVE = from_matvec(nib.eulerangles.euler2mat(0.1, -0.05, 0.08), [4, -6, 3])
 SHAPE, SPACING = (44, 52, 44), 3.0
@@ -55,18 +61,18 @@ def _verdict(head, scan, matrix):
 
 def test_the_right_place_passes_and_says_what_was_moved(head) -> None:
     verdict = _verdict(head, _scan(head, (70, 80, 26), (2, 2, 5)), MOVE)
-    assert verdict.reasons == ()
+    assert verdict["Reasons"] == []
     shift, turn = motion_of(MOVE, np.zeros(3))
-    assert verdict.figures["rotation_deg"] == pytest.approx(turn, abs=1e-3)
-    assert verdict.figures["translation_mm"] == pytest.approx(shift, abs=1.0)
-    assert verdict.figures["dice"] > 0.97
+    assert verdict["Figures"]["rotation_deg"] == pytest.approx(turn, abs=1e-3)
+    assert verdict["Figures"]["translation_mm"] == pytest.approx(shift, abs=1.0)
+    assert verdict["Figures"]["dice"] > 0.97
 
 
 @pytest.mark.parametrize("shift", [(5, 0, 0), (3, 3, 3), (0, 0, 15)])
 def test_a_shifted_pair_is_caught(head, shift) -> None:
     verdict = _verdict(head, _scan(head, (70, 80, 26), (2, 2, 5)), MOVE @ _wrong(shift))
-    assert verdict.figures["margin"] < 0
-    assert any("fits" in reason for reason in verdict.reasons)
+    assert verdict["Figures"]["margin"] < 0
+    assert any("fits" in reason for reason in verdict["Reasons"])
 
 
 @pytest.mark.parametrize(("degrees", "axis"), [(6, (1, 0, 0)), (20, (0, 0, 1))])
@@ -74,19 +80,19 @@ def test_a_turned_pair_is_caught(head, degrees, axis) -> None:
     verdict = _verdict(
         head, _scan(head, (70, 80, 26), (2, 2, 5)), MOVE @ _wrong((0, 0, 0), degrees, axis)
     )
-    assert verdict.figures["margin"] < 0
+    assert verdict["Figures"]["margin"] < 0
 
 
 def test_somebody_elses_noise_is_caught(head) -> None:
     noise = np.random.default_rng(2).random(SHAPE).astype(np.float32)
     other = nib.Nifti1Image(noise, head[0].affine)
-    assert _verdict(head, (other, head[1]), np.eye(4)).reasons
+    assert _verdict(head, (other, head[1]), np.eye(4))["Flagged"]
 
 
 def test_scans_that_lie_far_apart_are_caught(head) -> None:
     scan = _scan(head, (70, 80, 26), (2, 2, 5))
     places = [ScanAt("axi", *scan, MOVE), ScanAt("sag", *scan, MOVE @ _wrong((40, 0, 0)))]
-    reasons = check_alignments(places, *head, [1, 1]).reasons
+    reasons = check_alignments(places, *head, [1, 1])["Reasons"]
     assert any("axi and sag" in reason and "40 mm" in reason for reason in reasons)
 
 

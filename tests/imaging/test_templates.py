@@ -14,7 +14,6 @@ from h2lo_bids.imaging.templates import (
     OutputSpace,
     find_template,
     parse_space,
-    template_from_file,
     templateflow_home,
 )
 
@@ -60,16 +59,16 @@ def test_custom_folder(tmp_path: Path) -> None:
     mask = put(tmp_path, "tpl-Own/tpl-Own_res-01_desc-brain_mask.nii.gz")
     finer = put(tmp_path, "tpl-Own/tpl-Own_res-02_T1w.nii.gz")
     found = find_template("Own:res-1")
-    assert (found.image, found.mask) == (image, mask)
-    assert find_template("Own:res-2").image == finer
-    assert find_template("Own").space.resolution == 1
-    assert find_template("Own:res-1", suffix="T2w").image == image
+    assert found == (image, mask)
+    assert find_template("Own:res-2")[0] == finer
+    assert find_template("Own") == (image, mask)
+    assert find_template("Own:res-1", suffix="T2w")[0] == image
     second = put(tmp_path, "tpl-Own/tpl-Own_res-1_T2w.nii.gz")
-    assert find_template("Own:res-1", suffix="T2w").image == second
+    assert find_template("Own:res-1", suffix="T2w")[0] == second
     flat = put(tmp_path, "tpl-Own/tpl-Own_T1w.nii.gz")
-    assert find_template("Own").image == flat
+    assert find_template("Own")[0] == flat
     child = put(tmp_path, "tpl-Kid/cohort-2/tpl-Kid_cohort-2_res-1_T1w.nii.gz")
-    assert find_template("Kid:cohort-2:res-1").image == child
+    assert find_template("Kid:cohort-2:res-1")[0] == child
 
 
 def test_absent_and_empty_files_name_the_variable_and_the_file(tmp_path: Path) -> None:
@@ -110,8 +109,8 @@ def test_the_client_fetches_when_asked(tmp_path: Path, monkeypatch: pytest.Monke
     client.api = types.SimpleNamespace(get=get)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "templateflow", client)
     found = find_template("Far:res-2", fetch=True)
-    assert found.image == tmp_path / "tpl-Far" / "tpl-Far_res-02_T1w.nii.gz"
-    assert found.mask is not None
+    assert found[0] == tmp_path / "tpl-Far" / "tpl-Far_res-02_T1w.nii.gz"
+    assert found[1] is not None
     assert asked == ["T1w", "mask"]
     find_template("Far:res-2", fetch=True)
     assert asked == ["T1w", "mask"]
@@ -126,10 +125,3 @@ def test_a_user_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert templateflow_home() == Path("/nonexistent/.cache/templateflow")
     with pytest.raises(MissingInputError, match="/nonexistent"):
         find_template("MNI152NLin2009cAsym:res-1")
-
-
-def test_template_file(tmp_path: Path) -> None:
-    image = put(tmp_path, "head.nii.gz")
-    assert template_from_file(image, "Mine").image == image
-    with pytest.raises(MissingInputError, match=r"none\.nii"):
-        template_from_file(tmp_path / "none.nii", "Mine")
