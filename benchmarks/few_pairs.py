@@ -30,6 +30,7 @@ from h2lo_bids.imaging.brain import extract_brain
 from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample_mask
+from h2lo_bids.io import atomic_path
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle, load_model
 from h2lo_bids.models.registry import Model
 from h2lo_bids.phantom.pairs import simulate_training_pairs
@@ -105,11 +106,8 @@ def imitate(
 
 
 def keep(path: Path, hf: np.ndarray, lf: np.ndarray, mask: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    with atomic_path(path) as partial, partial.open("wb") as stream:
         np.savez(stream, hf=hf.astype(np.float32), lf=lf.astype(np.float32), mask=mask)
-    partial.replace(path)
     print(f"made {path}", flush=True)
 
 
@@ -142,16 +140,13 @@ class Site:
     work: Path
 
     def pairs(self, part: str, scaling: str) -> list[Pair]:
-        """Return a part's pairs, coarsened once and their input scaled once."""
+        """Return a part's pairs, coarsened and their input scaled once."""
         spacing, pairs = (float(self.resolution),) * 3, []
         for path in sorted(self.folder.glob(f"{part}-*.npz")):
-            coarse = self.work / "coarse" / path.name
-            if not coarse.exists():
-                pair = coarsen(read_pair(path), self.resolution)
-                keep(coarse, pair.hf, pair.lf, pair.mask)
             kept = self.work / "cache" / f"{path.stem}_{scaling}.npy"
             if not kept.exists():
-                pair = read_pair(coarse).scaled(scaling, self.contrast, spacing)
+                coarse = coarsen(read_pair(path), self.resolution)
+                pair = coarse.scaled(scaling, self.contrast, spacing)
                 keep_pair(kept, pair.hf, pair.lf, pair.mask)
             pairs.append(map_pair(kept, path.stem))
         return pairs

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from few_pairs import read_pair
 from synthesis import head
 
 from h2lo_bids.errors import TemporaryError
@@ -152,8 +153,7 @@ def at_most(minutes: float) -> Iterator[None]:
 def pairs_of(args: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs to train on and to validate on."""
     if args.pairs:
-        files = {path.stem: np.load(path) for path in sorted(args.pairs.glob("*.npz"))}
-        found = [Pair(name, f["hf"], f["lf"], f["mask"]) for name, f in files.items()]
+        found = [read_pair(path) for path in sorted(args.pairs.glob("*.npz"))]
     else:
         image, mask = head(args.scale)
         curves = (0.7 + 0.1 * n for n in range(5))

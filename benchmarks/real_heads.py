@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from realism import picture
 
 from h2lo_bids.evaluation.metrics import evaluate
 from h2lo_bids.evaluation.realism import tissue_levels
@@ -155,7 +156,8 @@ def lines_of(path: Path, bundle: Bundle, model: Any, pictures: Path | None) -> I
             low, mid, high = tissue_levels(out, brain)
             yield f"{path.name}: levels {low / high:.2f} {mid / high:.2f} 1"
             if pictures:
-                draw(pictures / f"{path.name.split('.')[0]}.png", scaled, out, brain)
+                shown = {f"{path.name}: input": scaled, "output": out}
+                picture(shown, pictures / f"{path.name.split('.')[0]}.png")
         _, grey, white = (out[p].mean() for p in parts)
         ratio = grey / white if name == "as it is" else ratio
         elsewhere = brain & (np.abs(out - clean) < 10)
@@ -186,22 +188,6 @@ def figures(values: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
-def draw(path: Path, scaled: np.ndarray, out: np.ndarray, brain: np.ndarray) -> None:
-    """Draw three slices of input and output, both from 0 to 1."""
-    from matplotlib.figure import Figure
-
-    at = np.argwhere(brain).mean(0).astype(int)
-    figure = Figure(figsize=(12, 7))
-    for row, volume in enumerate((scaled, out)):
-        for column, axis in enumerate((2, 1, 0)):
-            axes = figure.add_subplot(2, 3, 3 * row + column + 1)
-            axes.imshow(np.rot90(np.take(volume, at[axis], axis)), cmap="gray", vmin=0, vmax=1)
-            axes.set_axis_off()
-    figure.suptitle(f"{path.stem}: input (above) and output, both shown from 0 to 1")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=60)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
@@ -210,18 +196,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path)
     args = parser.parse_args()
     given = dict(item.split("=", 1) for item in args.model)
-    bundles = {
-        c: load_bundle(given[c], contrast=c) if c in given else default_bundle(c)
-        for c in ("T1w", "T2w")
-    }
-    models = {c: load_model(bundle) for c, bundle in bundles.items()}
+    models = {}
+    for contrast in ("T1w", "T2w"):
+        path = given.get(contrast)
+        bundle = load_bundle(path, contrast=contrast) if path else default_bundle(contrast)
+        models[contrast] = bundle, load_model(bundle)
     for path in args.held_out:
-        contrast = path.parent.name
-        for line in held_out(path, bundles[contrast], models[contrast]):
-            print(line, flush=True)
+        print(*held_out(path, *models[path.parent.name]), sep="\n", flush=True)
     for path in heads(args.folder) if args.folder else ():
-        contrast = contrast_of(path)
-        for line in lines_of(path, bundles[contrast], models[contrast], args.pictures):
+        for line in lines_of(path, *models[contrast_of(path)], args.pictures):
             print(line, flush=True)
 
 

@@ -62,6 +62,12 @@ class Image:
             high = np.asarray(resample(load_checked(self.own).image, shape, affine).dataobj)
         return low, np.asarray(resample_mask(brain, shape, affine).dataobj) > 0, high
 
+    @property
+    def shown(self) -> np.ndarray:
+        """The brain on `FRAME`, from 0 to its 99.5th percentile."""
+        data, brain, _ = self.framed
+        return np.where(brain, data, 0) / float(np.percentile(data[brain], 99.5))
+
 
 def find(text: str, contrast: str, real: bool) -> list[Image]:
     name, _, rest = text.partition("=")
@@ -124,16 +130,14 @@ def bands(images: Sequence[Image]) -> list[str]:
     return lines if known else ["No image has a high-field partner."]
 
 
-def picture(images: Sequence[Image], path: Path) -> None:
-    """Write a row of three planes per image, from 0 to its 99.5th percentile."""
+def picture(volumes: dict[str, np.ndarray], path: Path) -> None:
+    """Write three planes through the middle of each volume of one grid, from 0 to 1."""
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
     rows = []
-    for image in images:
-        data, brain, _ = image.framed
-        white = float(np.percentile(data[brain], 99.5))
-        grey = (255 * np.clip(np.where(brain, data, 0) / white, 0, 1)).astype(np.uint8)
+    for volume in volumes.values():
+        grey = (255 * np.clip(volume, 0, 1)).astype(np.uint8)
         x, y, z = (n // 2 for n in grey.shape)
         side = max(grey.shape)
         tiles = np.zeros((side, 3 * side), np.uint8)
@@ -144,8 +148,9 @@ def picture(images: Sequence[Image], path: Path) -> None:
         rows.append(tiles)
     canvas = Pillow.fromarray(np.vstack(rows))
     draw = ImageDraw.Draw(canvas)
-    for n, image in enumerate(images):
-        draw.text((6, n * max(FRAME.shape) + 4), image.name, fill=255)
+    for n, name in enumerate(volumes):
+        draw.text((6, n * len(rows[0]) + 4), name, fill=255)
+    path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)
 
 
@@ -166,7 +171,7 @@ def main() -> None:
                 try:
                     images.append((image, image.framed)[0])
                 except H2loError as err:
-                    print(f"left out: {err}")
+                    print(f"skipped: {err}")
         if not images:
             raise BadDataError("no image could be used; give --synthesized or --reference")
     except H2loError as err:
@@ -174,7 +179,9 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     text = "\n".join([*appearances(images), "", *bands(images), ""])
     (given.out / f"how-real_{given.contrast}.md").write_text(text)
-    picture(images, given.out / f"how-real_{given.contrast}.png")
+    picture(
+        {image.name: image.shown for image in images}, given.out / f"how-real_{given.contrast}.png"
+    )
     print(text)
 
 
