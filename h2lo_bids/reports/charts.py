@@ -345,12 +345,11 @@ def histograms(
     curves: Sequence[tuple[str, str, npt.NDArray[np.float64]]],
     *,
     label: str,
-    inside: str = "of foreground voxels",
     alone: bool = False,
 ) -> Markup:
     """Draw distributions over [0, 1]: `curves` are classes, titles and shares in equal bins.
 
-    `alone` makes a file with a legend, not a part of a page.
+    They are of foreground voxels or, where `alone` makes a file with a legend, of the brain's.
     """
     axes = _axes(760, 300, 14, 46)
     axes.grid(visible=False)
@@ -367,6 +366,7 @@ def histograms(
         points = np.column_stack([centres, heights])
         _curve(axes, "share", title, points, color=_LIGHT[css], label=_plain(title))
     axes.set(xlim=(0, 1), ylim=(0, top), yticks=[])
+    inside = "inside the brain" if alone else "of foreground voxels"
     axes.set_xlabel(f"normalised intensity {inside} (height: share of voxels)")
     axes.xaxis.set_major_formatter("{x:g}")
     if alone:

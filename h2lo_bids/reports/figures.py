@@ -121,7 +121,7 @@ def draw_histograms(
         beyond = 100 * float(np.mean((values < 0) | (values > 1))) if values.size else 0.0
         outside = f" ({beyond:.2g} % outside 0 to 1)" if beyond >= 0.01 else ""
         curves.append((css, label + outside, densities(values)))
-    return charts.histograms(curves, label=title, inside="inside the brain", alone=True)
+    return charts.histograms(curves, label=title, alone=True)
 
 
 def densities(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

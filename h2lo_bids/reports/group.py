@@ -11,9 +11,9 @@ from typing import Any
 
 from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.evaluation.scores import IDENTITY
-from h2lo_bids.evaluation.table import GROUP, Block, Table
+from h2lo_bids.evaluation.table import GROUP, Table
 from h2lo_bids.io import atomic_write_text
-from h2lo_bids.reports.group_data import Contrast, Run, read_contrasts, read_json, read_results
+from h2lo_bids.reports.group_data import Contrast, Run, read_contrasts, read_json
 from h2lo_bids.reports.group_views import (
     PANELS,
     REALISM_COLUMNS,
@@ -44,7 +44,7 @@ def write_group_report(out_dir: Path, *, level: str, failures: Sequence[Failure]
     problems: list[str] = []
     contrasts = read_contrasts(out_dir, level, problems)
     runs = [(contrast.name, run) for contrast in contrasts for run in contrast.runs]
-    views = [contrast_view(contrast, out_dir, level, problems) for contrast in contrasts]
+    views = [contrast_view(contrast, out_dir, problems) for contrast in contrasts]
     evaluates = level == "evaluate"
     models = () if evaluates else _models(out_dir, problems)
     panel_rules = (
@@ -84,19 +84,20 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
     level = ENHANCE if table.task == ENHANCE else "benchmark"
     problems: list[str] = []
     contrasts = {c.name: c for c in read_contrasts(out_dir, level, problems)}
+    views = []
+    for block in table.blocks:
+        contrast = contrasts.get(block.contrast)
+        # Shown is the median subject of the method that the others are tested against.
+        main = next((row.versus for row in block.comparisons if row.versus != IDENTITY), "")
+        drawn = contrast and draw_panels(contrast, block.titles, problems, main=main, limit=1)
+        common = common_view(block, block.titles)
+        layout = {"notes": block.notes, "printout": table.lay_out(block), "panels": drawn}
+        views.append(common | layout)
     page = render(
         "table.html.jinja",
         style=asset("style.css") + asset("group.css"),
         table=table,
-        views=[
-            {
-                **common_view(block, block.titles),
-                "notes": block.notes,
-                "printout": table.lay_out(block),
-                "panels": _panels(block, contrasts, out_dir, level, problems),
-            }
-            for block in table.blocks
-        ],
+        views=views,
         group=GROUP,
         page="enhancement.html" if level == ENHANCE else "group.html",
         problems=dict.fromkeys(problems),
@@ -116,18 +117,6 @@ def _common(out_dir: Path, level: str, contrasts: Iterable[Contrast]) -> dict[st
         "software": _software(contrasts),
         "commands": _commands(out_dir, level),
     }
-
-
-def _panels(
-    block: Block, contrasts: dict[str, Contrast], out_dir: Path, level: str, problems: list[str]
-) -> dict[str, Any] | None:
-    """Draw the median test subject of the method that the others are tested against."""
-    contrast = contrasts.get(block.contrast)
-    if contrast is None:
-        return None
-    main = next((row.versus for row in block.comparisons if row.versus != IDENTITY), "")
-    results = read_results(contrast, out_dir, level, problems)
-    return draw_panels(contrast, results, block.titles, problems, main=main, limit=1)
 
 
 def _facts(

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,31 @@ class Run:
         return self.title if self.fold is None else f"{self.title}, fold {self.fold}"
 
 
+Participants = dict[str, dict[str, dict[str, float]]]
+"""By metric and participant, the mean over folds by method."""
+
+
 @dataclass(frozen=True)
 class Contrast:
-    """Everything of one contrast: its runs by method and fold, and its splits as planned."""
+    """Everything of one contrast: its runs by method and fold, its splits as planned, its scores.
+
+    Scores are in the regions of the paper's Table 1, as rows of the table and by participant.
+    """
 
     name: str
-    runs: tuple[Run, ...] = ()
-    splits: tuple[Fold, ...] = ()
-    task: str = SYNTHESIZE
+    runs: tuple[Run, ...]
+    splits: tuple[Fold, ...]
+    task: str
+    block: Block
+    participants: Participants = field(default_factory=dict, hash=False)
+    convention: str = CLIPPED
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that have a value, in the order of the tables."""
+        summary = [value for row in self.block.rows for value in row.summary.values()]
+        known = {value.metric for value in summary if not math.isnan(value.mean)}
+        return tuple(metric for key, metric in CATALOGUE.items() if key in known)
 
     @cached_property
     def titles(self) -> dict[str, str]:
@@ -130,9 +147,9 @@ def read_contrasts(out_dir: Path, level: str, problems: list[str]) -> list[Contr
             for run in runs
             if run not in kept
         ]
-        contrasts.append(
-            Contrast(name, kept, planned, ENHANCE if level == "enhance" else SYNTHESIZE)
-        )
+        task = ENHANCE if level == "enhance" else SYNTHESIZE
+        contrast = Contrast(name, kept, planned, task, Block(name, ()))
+        contrasts.append(_scored(contrast, _stem(out_dir, level, name), problems))
     return contrasts
 
 
@@ -228,40 +245,17 @@ def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
     return {name: table[name].to_numpy(float) for name in _CURVES}
 
 
-Participants = dict[str, dict[str, dict[str, float]]]
-"""By metric and participant, the mean over folds by method."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """Scores of one contrast, in the regions of the paper's Table 1."""
-
-    block: Block
-    participants: Participants = field(default_factory=dict, hash=False)
-    convention: str = CLIPPED
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """Those that have a value, in the order of the tables."""
-        summary = [value for row in self.block.rows for value in row.summary.values()]
-        known = {value.metric for value in summary if not math.isnan(value.mean)}
-        return tuple(metric for key, metric in CATALOGUE.items() if key in known)
-
-
-def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[str]) -> Results:
-    """Read the scores of a contrast and compute their table; `problems` is extended.
+def _scored(contrast: Contrast, stem: Path, problems: list[str]) -> Contrast:
+    """Read the scores of a contrast and compute their table.
 
     Folds that were scored after the last collection are added. The convention and the method
     that others are tested against are those of the collection.
     """
-    stem = _stem(out_dir, level, contrast.name)
     scores: list[Score] = [*_read(read_scores, f"{stem}_scores.tsv", problems, ())]
     collected = {(score.method, score.fold) for score in scores}
     for run in contrast.runs:
         later = _read(read_scores, run.folder / "scores.tsv", problems, ())
         scores += [score for score in later if (score.method, score.fold) not in collected]
-    if not scores:
-        return Results(Block(contrast.name, ()))
     scored = {score.method for score in scores} - {IDENTITY}
     versus = [row.get("versus") for row in read_table(f"{stem}_comparisons.tsv", problems)]
     reference = next((method for method in versus if method in scored), None)
@@ -269,10 +263,11 @@ def read_results(contrast: Contrast, out_dir: Path, level: str, problems: list[s
         convention = _convention(Path(f"{stem}_summary.json"), problems)
         scores = list(under(scores, convention))
         block = tabulate(scores, contrast.titles, contrast=contrast.name, reference=reference)
-        return Results(block, _participants(select(scores)), convention)
+        people = _participants(select(scores))
+        return replace(contrast, block=block, participants=people, convention=convention)
     except H2loError as error:
         problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
-        return Results(Block(contrast.name, ()))
+        return contrast
 
 
 def _convention(sidecar: Path, problems: list[str]) -> str:

@@ -32,6 +32,7 @@ _STYLE = (
 )
 _EDGES = "path{fill:none;stroke:#ffa02e;stroke-width:.9;stroke-linejoin:round}"
 _SHORTEST = 14
+_CHECKS = 40
 _CUTS = (0.4, 0.5, 0.5)
 Image = npt.NDArray[np.float32]
 
@@ -225,10 +226,8 @@ def _lut() -> npt.NDArray[np.uint8]:
     return np.asarray(colormaps["inferno"](np.arange(256), bytes=True))[:, :3]
 
 
-def read_pairs(
-    out_dir: Path, contrast: str, problems: list[str], *, limit: int
-) -> list[dict[str, Any]]:
-    """Read the records of a contrast's pairs, flagged ones first, and draw the first `limit`."""
+def read_pairs(out_dir: Path, contrast: str, problems: list[str]) -> list[dict[str, Any]]:
+    """Read the records of a contrast's pairs, flagged ones first, and draw the first ones."""
     views = [
         {**_pair_view(content), "path": path, "picture": None,
          "name": f"{path.name.removesuffix(record_end(contrast))}_{contrast}"}
@@ -236,7 +235,7 @@ def read_pairs(
         if (content := read_json(path, problems))
     ]  # fmt: skip
     views.sort(key=lambda view: (not view["flagged"], view["name"]))
-    for view in views[:limit]:
+    for view in views[:_CHECKS]:
         view["picture"] = _pair_picture(view["path"], contrast, problems)
     return views
 

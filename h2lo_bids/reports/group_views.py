@@ -20,7 +20,7 @@ from h2lo_bids.evaluation.splits import PARTS
 from h2lo_bids.evaluation.table import Block, Shown, Table
 from h2lo_bids.reports import charts
 from h2lo_bids.reports import group_pictures as pictures
-from h2lo_bids.reports.group_data import Contrast, Participants, Results, read_results, read_table
+from h2lo_bids.reports.group_data import Contrast, Participants, read_table
 from h2lo_bids.reports.mosaic import svg_uri
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
@@ -29,7 +29,6 @@ PANELS = 24
 """Subjects with pictures at most; with those of the checks a page of both contrasts
 stays below 15 MB."""
 
-CHECKS = 40
 _BYTES = 4_500_000
 _SHOWN = {
     "level_low": ("Low", 2),
@@ -58,30 +57,27 @@ def common_view(block: Block, titles: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def contrast_view(
-    contrast: Contrast, out_dir: Path, level: str, problems: list[str]
-) -> dict[str, Any]:
+def contrast_view(contrast: Contrast, out_dir: Path, problems: list[str]) -> dict[str, Any]:
     """Draw and lay out everything of one contrast; `problems` is extended."""
-    results = read_results(contrast, out_dir, level, problems)
-    block = results.block
+    block = contrast.block
     shown = {**block.titles, **contrast.titles}
     methods = tuple(shown)
     curves = {
         title: charts.training_curves(contrast.runs, methods, column)
         for column, title in charts.CURVES.items()
     }
-    pairs = pictures.read_pairs(out_dir, contrast.name, problems, limit=CHECKS)
+    pairs = pictures.read_pairs(out_dir, contrast.name, problems)
     return {
         **common_view(block, shown),
         "contrast": contrast,
-        "metrics": results.metrics,
+        "metrics": contrast.metrics,
         "headline": _headline(block),
-        "caption": f"{_caption(block)} {CONVENTIONS[results.convention]}",
-        "printout": _printout(results, contrast),
+        "caption": f"{_caption(block)} {CONVENTIONS[contrast.convention]}",
+        "printout": _printout(contrast),
         "partial": any(row.partial for row in block.rows),
-        "strips": _strips(results, shown, contrast.name),
+        "strips": _strips(contrast, shown),
         "curves": [{"title": title, "svg": svg} for title, svg in curves.items() if svg],
-        "panels": draw_panels(contrast, results, shown, problems),
+        "panels": draw_panels(contrast, shown, problems),
         "realism": _realism(contrast, shown, problems),
         "splits": _split_rows(contrast),
         "pairs": pairs,
@@ -91,15 +87,15 @@ def contrast_view(
     }
 
 
-def _printout(results: Results, contrast: Contrast) -> Printout:
+def _printout(contrast: Contrast) -> Printout:
     """Lay out Table 1, with the number of parameters of each method that recorded it."""
     counts = ((run.method, run.record.get("parameters")) for run in contrast.runs)
     known = {method: f"{count:,}" for method, count in counts if count is not None}
-    rows = (replace(r, values={"parameters": known.get(r.name)}) for r in results.block.rows)
-    block = replace(results.block, rows=tuple(rows))
+    rows = (replace(r, values={"parameters": known.get(r.name)}) for r in contrast.block.rows)
+    block = replace(contrast.block, rows=tuple(rows))
     table = Table(
         (block,),
-        metrics=tuple(metric.key for metric in results.metrics),
+        metrics=tuple(metric.key for metric in contrast.metrics),
         shown=(Shown("Parameters", itemgetter("parameters")),) if known else (),
     )
     return table.lay_out(block)
@@ -128,17 +124,17 @@ def _caption(block: Block) -> str:
     return f"{spread} over {who}." if people > 1 else f"Figures of {who}."
 
 
-def _strips(results: Results, titles: Mapping[str, str], name: str) -> list[dict[str, Any]]:
+def _strips(contrast: Contrast, titles: Mapping[str, str]) -> list[dict[str, Any]]:
     """Draw each metric of every participant."""
     strips = []
-    for metric in results.metrics:
-        subjects = results.participants.get(metric.key, {})
+    for metric in contrast.metrics:
+        subjects = contrast.participants.get(metric.key, {})
         scored = {method for values in subjects.values() for method in values}
         columns = {method: title for method, title in titles.items() if method in scored}
         better = "larger" if metric.higher else "smaller"
-        label = f"{metric.title} of {len(subjects)} subjects by method, {name}: {better} is better"
+        what = f"{metric.title} of {len(subjects)} subjects by method, {contrast.name}"
         if columns:
-            drawing = charts.strip_plot(subjects, columns, label=label)
+            drawing = charts.strip_plot(subjects, columns, label=f"{what}: {better} is better")
             strips.append({"metric": metric, "svg": drawing})
     return strips
 
@@ -220,7 +216,6 @@ def _median(participants: Participants, method: str, names: Sequence[str]) -> st
 
 def draw_panels(
     contrast: Contrast,
-    results: Results,
     titles: Mapping[str, str],
     problems: list[str],
     *,
@@ -238,7 +233,7 @@ def draw_panels(
     main = main or next((method for method in titles if method != IDENTITY), IDENTITY)
     most = max(len(subject.predicted) for subject in subjects.values())
     whole = sorted(name for name, s in subjects.items() if len(s.predicted) == most)
-    median = _median(results.participants, main, whole)
+    median = _median(contrast.participants, main, whole)
     ordered = sorted(subjects, key=lambda name: (name != median, name))[:limit]
     everyone = list(subjects.values())
     white = pictures.bright(everyone)
@@ -249,7 +244,7 @@ def draw_panels(
         if weight > _BYTES:
             break
         drawing = pictures.draw_subject(
-            subjects[name], contrast.name, titles, results.participants, white=white, scale=scale
+            subjects[name], contrast.name, titles, contrast.participants, white=white, scale=scale
         )
         weight += len(drawing)
         chart = _histogram([subjects[name]], titles, f"Histograms of {name}, {contrast.name}")

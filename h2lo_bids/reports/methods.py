@@ -11,7 +11,7 @@ from html import escape
 import bids_app_spec
 from h2lo_bids.bids.dataset import bibtex
 from h2lo_bids.models.registry import FAMILIES, METHODS, cited, task_of
-from h2lo_bids.reports.page import environment, render_markdown
+from h2lo_bids.reports.page import render_markdown, template_of
 from h2lo_bids.reports.records import SubjectReport
 from h2lo_bids.vocabulary import ENHANCE
 
@@ -91,37 +91,25 @@ def describe(report: SubjectReport) -> MethodsText:
     methods = {model.method for model in models if model.method}
     enhancers = {name for name in methods & METHODS.keys() if task_of(name) == ENHANCE}
     versions = defaultdict(str, report.versions)
-    rendered = (
-        environment()
-        .get_template("methods.md.jinja")
-        .render(
-            cited=cited,
-            versions=versions,
-            contrasts=sorted({scan.suffix for scan in scans}),
-            masks=sorted({scan.mask_method.split(" ")[0].lower() for scan in scans}),
-            enhanced=any(scan.enhances for scan in scans),
-            synthesized=any(not scan.enhances for scan in scans),
-            fused=sorted({len(scan.parts) for scan in scans} - {0, 1}),
-            enhanced_grids=sorted(
-                {
-                    " x ".join(f"{side:g}" for side in scan.spacing)
-                    for scan in scans
-                    if scan.enhances
-                }
-            ),
-            templates=sorted(
-                {_template(*template) for scan in scans for template in scan.templates}
-            ),
-            models=list(models),
-            used=sorted(methods - enhancers),
-            enhancers=enhancers,
-            splines=any(
-                not FAMILIES[METHODS[name]].continuous for name in methods & METHODS.keys()
-            ),
-            precisions=sorted({scan.precision for scan in scans} - {""}),
-            seed=next((scan.seed for scan in scans if scan.seed is not None), None),
-            grids=report.grids,
-        )
+    rendered = template_of("methods.md.jinja").render(
+        cited=cited,
+        versions=versions,
+        contrasts=sorted({scan.suffix for scan in scans}),
+        masks=sorted({scan.mask_method.split(" ")[0].lower() for scan in scans}),
+        enhanced=any(scan.enhances for scan in scans),
+        synthesized=any(not scan.enhances for scan in scans),
+        fused=sorted({len(scan.parts) for scan in scans} - {0, 1}),
+        enhanced_grids=sorted(
+            {" x ".join(f"{side:g}" for side in scan.spacing) for scan in scans if scan.enhances}
+        ),
+        templates=sorted({_template(*template) for scan in scans for template in scan.templates}),
+        models=list(models),
+        used=sorted(methods - enhancers),
+        enhancers=enhancers,
+        splines=any(not FAMILIES[METHODS[name]].continuous for name in methods & METHODS.keys()),
+        precisions=sorted({scan.precision for scan in scans} - {""}),
+        seed=next((scan.seed for scan in scans if scan.seed is not None), None),
+        grids=report.grids,
     )
     paragraphs = (" ".join(paragraph.split()) for paragraph in rendered.split("\n\n"))
     text = "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"

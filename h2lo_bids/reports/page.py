@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Template
 
 KINDS = {
     "simulated": "simulated pairs",
@@ -30,7 +30,25 @@ _BOX = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 def render(template: str, *, style: str, script: str = "", **values: Any) -> str:
     """Fill in a page, which escapes every value but `Markup` and forbids every request."""
-    pages = environment()
+    return template_of(template).render(
+        style=Markup(style),  # noqa: S704 - ours
+        script=Markup(script),  # noqa: S704 - ours
+        policy=_policy(style, script),
+        **values,
+    )
+
+
+def template_of(name: str) -> Template:
+    """Return a template of this package: pages escape values, what is undefined is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    pages = Environment(
+        loader=PackageLoader("h2lo_bids.reports", "."),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     filters: dict[str, Any] = {
         "tesla": _tesla,
         "clock": _clock,
@@ -39,26 +57,7 @@ def render(template: str, *, style: str, script: str = "", **values: Any) -> str
         "markdown": lambda text: Markup(render_markdown(text, top=4)),  # noqa: S704
     }
     pages.filters |= filters
-    pages.globals["kinds"] = KINDS
-    return pages.get_template(template).render(
-        style=Markup(style),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
-        policy=_policy(style, script),
-        **values,
-    )
-
-
-def environment() -> Environment:
-    """Return the templates of this package: pages escape values, what is undefined is an error."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
-    return Environment(
-        loader=PackageLoader("h2lo_bids.reports", "."),
-        autoescape=select_autoescape(["html.jinja"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    return pages.get_template(name, globals={"kinds": KINDS})
 
 
 def asset(name: str) -> str:
