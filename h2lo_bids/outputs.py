@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h2lo_bids.bids.derivatives import derivative_path
-from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.sidecars import (
+from h2lo_bids.bids.derivatives import (
     MODEL_FRAME,
+    derivative_path,
     derivative_uri,
     meaning_of,
     sidecar,
     software_versions,
     template_reference,
 )
+from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cache import sha256
 from h2lo_bids.imaging.templates import parse_space
 from h2lo_bids.imaging.voxels import VoxelResponse

@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 from nipype.pipeline import engine as pe
 
-from h2lo_bids.bids.sidecars import write_sidecar
+from h2lo_bids.bids.derivatives import write_sidecar
 from h2lo_bids.errors import BadDataError, H2loError
 from h2lo_bids.evaluation.realism import scan_noise
 from h2lo_bids.imaging.alignment import (

@@ -11,8 +11,12 @@ from typing import Any
 import numpy as np
 from nipype.pipeline import engine as pe
 
-from h2lo_bids.bids.derivatives import sidecar_path
-from h2lo_bids.bids.sidecars import derivative_uri, template_reference, write_sidecar
+from h2lo_bids.bids.derivatives import (
+    derivative_uri,
+    sidecar_path,
+    template_reference,
+    write_sidecar,
+)
 from h2lo_bids.evaluation.realism import snr_of
 from h2lo_bids.imaging.alignment import MIN_COVERAGE
 from h2lo_bids.io import atomic_write_bytes

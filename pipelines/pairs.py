@@ -13,14 +13,13 @@ from typing import Any
 from nipype.pipeline import engine as pe
 
 from h2lo_bids import __version__
-from h2lo_bids.bids.derivatives import pair_paths
+from h2lo_bids.bids.derivatives import MODEL_FRAME, derivative_uri, pair_paths, sidecar
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.sidecars import MODEL_FRAME, derivative_uri, sidecar
 from h2lo_bids.errors import H2loError, InputOutputError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.training.prepared import PreparedPair, find_prepared
+from h2lo_bids.training.prepared import find_prepared
 from pipelines.engine import NodeFailure, RunOptions, add, run_workflow
 from pipelines.lowfield_steps import FuseLowField, WritePair, add_fusion
 from pipelines.scan_steps import add_find_brain, add_preparation
@@ -66,10 +65,8 @@ def prepare_pairs(
 
     A pair that fails does not keep the others from being made.
     """
-    fingerprints, failed = _fingerprints(pairs, how)
-    current = _current(subject, pairs, how.out_dir)
-    kept = tuple(name for name, own in fingerprints.items() if current.get(name) == own)
-    missing = tuple(p for p in pairs if p.name in fingerprints and p.name not in kept)
+    kept, fingerprints, failed = _state(subject, pairs, how)
+    missing = tuple(pair for pair in pairs if pair.name in fingerprints)
     if not missing:
         return PairsOutcome((), kept, failed)
     name = f"sub_{subject.replace('+', 'plus')}_pairs_wf"
@@ -85,10 +82,8 @@ def prepare_pairs(
 
 def missing_pairs(subject: str, pairs: tuple[PairSource, ...], how: PairOptions) -> tuple[str, ...]:
     """Name the pairs that are absent, damaged, of other inputs, or cannot be read."""
-    fingerprints, _ = _fingerprints(pairs, how)
-    current = _current(subject, pairs, how.out_dir)
-    names = [pair.name for pair in pairs]
-    return tuple(n for n in names if n not in current or current[n] != fingerprints.get(n))
+    _, missing, failed = _state(subject, pairs, how)
+    return (*missing, *failed)
 
 
 def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
@@ -121,30 +116,30 @@ def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
     return digest.hexdigest()
 
 
-def _fingerprints(
-    pairs: tuple[PairSource, ...], how: PairOptions
-) -> tuple[dict[str, str], dict[str, NodeFailure]]:
-    """Return the fingerprint of each pair, and the pairs whose files cannot be read."""
-    failed, fingerprints = {}, {}
-    for pair in pairs:
-        try:
-            fingerprints[pair.name] = pair_fingerprint(pair, how)
-        except H2loError as err:
-            failed[pair.name] = NodeFailure("read", err)
-    return fingerprints, failed
-
-
-def _current(subject: str, pairs: tuple[PairSource, ...], out_dir: Path) -> dict[str, str]:
-    """Return the fingerprints of the pairs that are whole, by the pair's name."""
-    found: list[PreparedPair] = []
+def _state(
+    subject: str, pairs: tuple[PairSource, ...], how: PairOptions
+) -> tuple[tuple[str, ...], dict[str, str], dict[str, NodeFailure]]:
+    """Name the pairs that are whole, the fingerprints of the others, and what cannot be read."""
+    there: dict[str, str] = {}
     for contrast in sorted({pair.contrast for pair in pairs}):
         # A damaged pair is made again, as one that is absent.
-        found += find_prepared(
-            out_dir, contrast=contrast, subjects=(subject,), damaged=lambda line: None
+        found = find_prepared(
+            how.out_dir, contrast=contrast, subjects=(subject,), damaged=lambda line: None
         )
-    by_record = {pair.record.name: pair.fingerprint for pair in found}
-    records = {p.name: pair_paths(out_dir, p.hf, p.contrast)["record"].name for p in pairs}
-    return {name: by_record[record] for name, record in records.items() if record in by_record}
+        there |= {pair.record.name: pair.fingerprint for pair in found}
+    kept, missing, failed = [], {}, {}
+    for pair in pairs:
+        try:
+            fingerprint = pair_fingerprint(pair, how)
+        except H2loError as err:
+            failed[pair.name] = NodeFailure("read", err)
+            continue
+        record = pair_paths(how.out_dir, pair.hf, pair.contrast)["record"]
+        if there.get(record.name) == fingerprint:
+            kept.append(pair.name)
+        else:
+            missing[pair.name] = fingerprint
+    return tuple(kept), missing, failed
 
 
 def init_pairs_wf(

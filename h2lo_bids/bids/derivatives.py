@@ -1,16 +1,25 @@
-"""Where every output goes, as ``bids_app_spec/io_spec.json`` says."""
+"""Where every output goes, as ``bids_app_spec/io_spec.json`` says, and what is in all their JSON.
+
+Acquisition parameters of the input (field strength, echo time and so on) are
+never copied: they do not hold for a synthesized image. What was simulated has
+other names.
+"""
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import bids_app_spec
+import h2lo_bids
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.scan import Scan
+from h2lo_bids.io import write_json
 
 _FIELD = re.compile(r"\{(?P<name>\w+)(?:<(?P<allowed>[^>]*)>)?\}")
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
@@ -21,6 +30,10 @@ _NOT_LABELS = {"suffix", "extension", "datatype"}
 
 SESSIONS_PER_REPORT = 4
 """A subject with more sessions gets a report of each, as fMRIPrep's do."""
+
+SOFTWARE = ("torch", "numpy", "scipy", "nibabel", "antspyx", "nipype", "pybids", "deepbet")
+TEMPLATE_URI = "https://templateflow.s3.amazonaws.com"
+MODEL_FRAME = "the model's frame, centred on the brain"
 
 Source = Scan | Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -51,8 +64,8 @@ def derivative_path(
     for key, value in fields.items():
         if key not in _NOT_LABELS and not _LABEL.fullmatch(value):
             raise ValueError(f"{key}-{value}: a BIDS label holds letters and digits only")
-    for pattern in _patterns():
-        name = _fill(pattern, fields)
+    for output in _spec("outputs").values():
+        name = _fill(output["pattern"], fields)
         if name is not None:
             return Path(out_dir) / name
     described = ", ".join(f"{key}={value}" for key, value in fields.items())
@@ -82,9 +95,9 @@ def sidecar_path(path: Path) -> Path:
 
 
 @cache
-def _patterns() -> tuple[str, ...]:
-    outputs = bids_app_spec.load("io_spec.json")["outputs"]
-    return tuple(output["pattern"] for output in outputs.values())
+def _spec(part: str) -> dict[str, Any]:
+    content: dict[str, Any] = bids_app_spec.load("io_spec.json")[part]
+    return content
 
 
 def _fill(pattern: str, fields: Mapping[str, str]) -> str | None:
@@ -129,7 +142,7 @@ def result_files(out_dir: str | Path, key: str, **fields: str | int) -> tuple[Pa
     ['splits.tsv', 'splits.json']
     """
     begin = _filled(key, fields)
-    return tuple(Path(out_dir) / (begin + end) for end in _results()[key].get("files", [""]))
+    return tuple(Path(out_dir) / (begin + end) for end in _spec("results")[key].get("files", [""]))
 
 
 def result_pattern(key: str, end: str = "", **fields: str | int) -> str:
@@ -140,7 +153,7 @@ def result_pattern(key: str, end: str = "", **fields: str | int) -> str:
     >>> result_pattern("fold", "/record.json", contrast="T1w")
     'folds/T1w/*/fold-*/record.json'
     """
-    path = _results()[key]["path"]
+    path = _spec("results")[key]["path"]
     return str(path.format(**dict.fromkeys(_BLANK.findall(path), "*") | fields)) + end
 
 
@@ -148,13 +161,7 @@ def _filled(key: str, fields: dict[str, str | int]) -> str:
     for name, value in fields.items():
         if not _WORD.fullmatch(str(value)):
             raise ValueError(f"{name} {value!r} cannot stand in the name of a result")
-    return str(_results()[key]["path"].format(**fields))
-
-
-@cache
-def _results() -> dict[str, Any]:
-    results: dict[str, Any] = bids_app_spec.load("io_spec.json")["results"]
-    return results
+    return str(_spec("results")[key]["path"].format(**fields))
 
 
 _ADDED = ("res", "desc")
@@ -209,3 +216,55 @@ def paths_of_record(record: Path, contrast: str) -> dict[str, Path]:
     entities = scan_entities(record)
     root = record.parents[3 if "ses" in dict(entities) else 2]
     return pair_paths(root, entities, contrast)
+
+
+def derivative_uri(path: str | Path, out_dir: str | Path) -> str:
+    """Give the BIDS URI of a file of the derivative dataset itself."""
+    return f"bids::{Path(path).absolute().relative_to(Path(out_dir).absolute()).as_posix()}"
+
+
+def sidecar(desc: str, **facts: Any) -> dict[str, Any]:
+    """Compose the sidecar of an image: each source once, and no facts that are None."""
+    facts["Sources"] = list(dict.fromkeys(facts["Sources"]))
+    content = {"Description": meaning_of(desc), **facts, "Software": software_versions()}
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def write_sidecar(image: Path, content: Mapping[str, Any]) -> Path:
+    """Write the sidecar of an image or transform atomically; give its path."""
+    path = sidecar_path(image)
+    write_json(path, content)
+    return path
+
+
+def template_reference(image: Path) -> str:
+    """Give the URI of a template's image: in TemplateFlow's archive, or of a user's own file.
+
+    Examples
+    --------
+    >>> template_reference(Path("/cache/tpl-X/cohort-1/tpl-X_cohort-1_T1w.nii.gz"))
+    'https://templateflow.s3.amazonaws.com/tpl-X/cohort-1/tpl-X_cohort-1_T1w.nii.gz'
+    >>> template_reference(Path("/mine/head.nii.gz"))
+    'file:///mine/head.nii.gz'
+    """
+    for depth, part in enumerate(image.parts):
+        if part.startswith("tpl-") and image.name.startswith(f"{part}_"):
+            return "/".join([TEMPLATE_URI, *image.parts[depth:]])
+    return image.absolute().as_uri()
+
+
+def software_versions() -> dict[str, str]:
+    """List what computes here, with versions; without what is not installed."""
+    versions = {"h2lo-bids": h2lo_bids.__version__, "python": platform.python_version()}
+    for name in SOFTWARE:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def meaning_of(desc: str) -> str:
+    """Return what ``descriptions.tsv`` says of a ``desc`` label."""
+    rows = bids_app_spec.load("descriptions.tsv")
+    return next(str(row["description"]) for row in rows if row["desc_id"] == f"desc-{desc}")

@@ -39,20 +39,16 @@ class Sidecars:
 
     def applicable(self, image: Path, name: Name) -> list[Path]:
         """List the sidecars of an image, from the root down."""
-        entities = set(name.entities)
+        entities, parts = set(name.entities), image.parent.relative_to(self._root).parts
         found = []
-        for folder in self._chain(image):
+        for depth in range(len(parts) + 1):
             here = [
                 (len(json_name.entities), path)
-                for path, json_name in self._listing(folder)
+                for path, json_name in self._listing(self._root.joinpath(*parts[:depth]))
                 if json_name.suffix == name.suffix and set(json_name.entities) <= entities
             ]
             found += [path for _, path in sorted(here)]
         return found
-
-    def _chain(self, image: Path) -> list[Path]:
-        parts = image.parent.relative_to(self._root).parts
-        return [self._root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
 
     def _listing(self, folder: Path) -> list[tuple[Path, Name]]:
         if folder not in self._folders:

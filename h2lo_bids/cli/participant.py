@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from h2lo_bids.bids.derivatives import report_path, result_path
+from h2lo_bids.bids.derivatives import report_path, result_path, software_versions
 from h2lo_bids.bids.discover import Discovery, LowFieldSource, discover, discover_lowfield
 from h2lo_bids.bids.gather import Problem, Skipped
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.sidecars import software_versions
 from h2lo_bids.cli.checks import Templates
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (

@@ -12,8 +12,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from h2lo_bids.bids.derivatives import software_versions
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.sidecars import software_versions
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import charts, mosaic
 from h2lo_bids.reports.figures import save_figure

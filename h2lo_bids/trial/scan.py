@@ -14,8 +14,8 @@ import nibabel as nib
 import numpy as np
 
 from h2lo_bids import __version__
+from h2lo_bids.bids.derivatives import derivative_uri, software_versions, write_sidecar
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.sidecars import derivative_uri, software_versions, write_sidecar
 from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.evaluation.realism import noise_deviation
 from h2lo_bids.imaging.resample import placed, resample, spacing_of

@@ -19,9 +19,8 @@ from h2lo_bids.bids.dataset import (
     write_citation,
     write_dataset_files,
 )
-from h2lo_bids.bids.derivatives import report_path
+from h2lo_bids.bids.derivatives import report_path, write_sidecar
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.bids.sidecars import write_sidecar
 from h2lo_bids.errors import CannotCreateError
 from h2lo_bids.io import save_nifti
 from h2lo_bids.outputs import Extras, Grid, grids_of, output_paths, output_sidecars
