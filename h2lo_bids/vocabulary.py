@@ -34,6 +34,8 @@ ARMS = (
 SYNTHESIS_PRECISIONS = ("fp32", "bf16")
 PRECISIONS = (*SYNTHESIS_PRECISIONS, "fp16")
 """Of fits."""
+SAMPLINGS = ("patch", "volume")
+"""What a step of a fit sees."""
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip")
 """Ways of finding the brain."""

@@ -26,9 +26,7 @@ PLACE = (convert.place, "DIR")
 COUNT = (convert.integer(1), "N")
 ENTITIES = (convert.entities, "ENTITY=VALUE")
 ALL = "all"
-NOISES = ("none", "calibrated")
 PROFILES = ("box", "gauss", "sinc")
-FUSIONS = ("auto", "none", "mrr")
 
 # Modes: a level, or a level with the option that changes what else it takes.
 PARTICIPANT, EVALUATE, GROUP, BENCHMARK = "participant", "evaluate", "group", "benchmark"
@@ -243,7 +241,7 @@ class Outputs:
     noise: str = option(
         "none",
         "calibrated: add also images with the noise that the model's training pairs show",
-        choices=NOISES,
+        choices=("none", "calibrated"),
         modes=(PARTICIPANT,),
     )
     noise_scale: float | None = option(

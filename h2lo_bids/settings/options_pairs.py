@@ -18,7 +18,6 @@ from h2lo_bids.settings.options import (
     ENTITIES,
     EVALUATE,
     FITS,
-    FUSIONS,
     GROUP,
     GROUP_ENHANCE,
     ON_PAIRS,
@@ -28,12 +27,8 @@ from h2lo_bids.settings.options import (
     TRIAL,
     option,
 )
-from h2lo_bids.vocabulary import ARMS, CONTRASTS, FLIP_ROTATE
+from h2lo_bids.vocabulary import ARMS, CONTRASTS, FLIP_ROTATE, SAMPLINGS
 
-AUGMENTATIONS = ("none", FLIP_ROTATE)
-METRICS_CONVENTIONS = ("clipped", "release")
-PROTOCOLS = ("default", "paper")
-SAMPLINGS = ("patch", "volume")
 INIT = convert.NONE
 """What h2lo's fits start from by default: one of `convert.STARTS`."""
 
@@ -76,7 +71,7 @@ class Pairs:
         "auto",
         "mrr: fuse three orthogonal thick-slice scans on the high-field grid; auto: where there "
         "are three",
-        choices=FUSIONS,
+        choices=("auto", "none", "mrr"),
         modes=(*ON_PAIRS, ENHANCED),
     )
     resolution: float | None = option(
@@ -94,7 +89,7 @@ class Pairs:
         "clipped",
         "what PSNR, SSIM and NCC in the tables are of: predictions clipped to [0, 1], or as they "
         "come, as in the authors' release",
-        choices=METRICS_CONVENTIONS,
+        choices=("clipped", "release"),
         modes=(*ALL_FITS, EVALUATE),
     )
 
@@ -117,7 +112,7 @@ class Fitting:
         "paper: each image of a pair keeps its own brain mask; whole volumes, 8000 voxels and a "
         "32^3 sub-volume per step, 500 passes over the training pairs; default: one mask for both; "
         "crops with exact halos, for a CPU or a small GPU; the options below win",
-        choices=PROTOCOLS,
+        choices=("default", "paper"),
         modes=(PAIRS, *FITS, EVALUATE),
     )
     steps: int | None = option(
@@ -254,7 +249,7 @@ class Enhancement:
     augment: str = option(
         "none",
         "flip-rotate: axial mirror images and quarter turns of the patches",
-        choices=AUGMENTATIONS,
+        choices=("none", FLIP_ROTATE),
         modes=(GROUP_ENHANCE,),
     )
     schedule_factor: float = option(

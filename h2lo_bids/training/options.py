@@ -13,7 +13,7 @@ from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.models.registry import FAMILIES, Architecture
 from h2lo_bids.synthesis.options import native_precision, resolve_device
 from h2lo_bids.training.augment import NONE, Augmentation
-from h2lo_bids.vocabulary import PRECISIONS
+from h2lo_bids.vocabulary import PRECISIONS, SAMPLINGS
 
 GAIN = 0.02
 """Rise of the validation PSNR in dB that counts as one."""
@@ -25,7 +25,6 @@ PATIENCE = 800
 """Steps in which the validation must rise, or the default ends."""
 RATE, ADAPTING_RATE = 3e-4, 1e-4
 """The default's first learning rate, from random weights and from those of a model."""
-SAMPLINGS = ("patch", "volume")
 VALIDATIONS = ("crops", "volume")
 _PLACE = ("device",)
 """Where a fit runs: it may continue elsewhere, so this does not identify it."""
