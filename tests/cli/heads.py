@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import os
@@ -44,6 +45,12 @@ def start(bids: Path, out: Path, level: str, *words, env=None, popen=False):
     done = subprocess.run(**options, check=False, timeout=1800)
     assert "Traceback" not in done.stdout + done.stderr
     return done
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    """Read a table of tab-separated values."""
+    with table.open() as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
 
 
 def head(seed: int, shape=(SIDE, SIDE, SIDE)) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 from pathlib import Path
@@ -15,6 +14,7 @@ from heads import (
     BAD,
     SIDE,
     SPACING,
+    rows_of,
     start,
     write_dataset,
     write_masks,
@@ -140,10 +140,8 @@ def test_a_trial_carries_labels_to_every_grid_and_a_second_run_does_nothing_agai
         if where != "res-4x4x8_":
             assert nib.load(out / "sub-01/anat" / lowfield).shape == image.shape
     lesion = nib.load(masks / "sub-01/anat/sub-01_label-lesion_mask.nii.gz").get_fdata() > 0
-    with (out / "sub-01/anat/sub-01_desc-regions_stats.tsv").open() as stream:
-        rows = {
-            r["image"]: r for r in csv.DictReader(stream, delimiter="\t") if r["lesion"] == "n/a"
-        }
+    table = rows_of(out / "sub-01/anat/sub-01_desc-regions_stats.tsv")
+    rows = {row["image"]: row for row in table if row["lesion"] == "n/a"}
     assert set(rows) == {"lowfield", "thick", "noisy"}
     for column, image in (("hf_mean", "preproc"), ("mean", "lowfield")):
         data = nib.load(out / f"sub-01/anat/sub-01_desc-{image}_T1w.nii.gz").get_fdata()
