@@ -50,28 +50,32 @@ class Job:
     """Seconds to save its work in, from being asked to end."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended: with a result, an error, or a process that ended before it was done."""
+class Process:
+    """A job's process, from its start to its end."""
 
-    job: Job
-    seconds: float
-    result: Any = None
-    error: H2loError | None = None
-    cause: str = ""
-    """What ended the process before it was done."""
-
-    def failure(self, remedy: str) -> H2loError | None:
-        """Return what went wrong, if anything; of a process that ended early with a remedy."""
-        return TemporaryError(f"{self.cause}; {remedy}") if self.cause else self.error
-
-
-class _Running:
     def __init__(self, job: Job, events: Connection) -> None:
         self.job, self.events = job, events
-        self.began = time.monotonic()
         self.pid, self.code = 0, 0
-        self.answer: dict[str, Any] = {}
+        self.result: Any = None
+        self._error: H2loError | None = None
+        self._done = False
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time since it began."""
+        return time.monotonic() - self._began
+
+    def failure(self, remedy: str) -> H2loError | None:
+        """Return what went wrong, if anything; if it ended before it was done, with a remedy."""
+        if self._done:
+            return self._error
+        if self.code >= 0:
+            cause = f"ended with code {self.code} before it was done"
+        else:
+            cause = f"was killed by {signal.Signals(-self.code).name}"
+            cause += ", most often because memory ran out" * (-self.code == signal.SIGKILL)
+        return TemporaryError(f"its process {cause}; {remedy}")
 
     def kill(self, number: signal.Signals) -> None:
         """Signal the process and its helpers, which are its group."""
@@ -89,22 +93,11 @@ class _Running:
                 if kind == "event":
                     events.append(content)
                 else:
-                    self.answer[kind] = content
+                    self._done = True
+                    self.result, self._error = content
             return events
         self.events.close()
         return events
-
-    def ended(self) -> Ended:
-        seconds = time.monotonic() - self.began
-        cause = "" if self.answer else self._cause()
-        return Ended(self.job, seconds, **self.answer, cause=cause)
-
-    def _cause(self) -> str:
-        if self.code >= 0:
-            return f"its process ended with code {self.code} before it was done"
-        name = signal.Signals(-self.code).name
-        memory = ", most often because memory ran out" if name == "SIGKILL" else ""
-        return f"its process was killed by {name}{memory}"
 
 
 class Pool:
@@ -115,7 +108,7 @@ class Pool:
 
     def __init__(self, env: Mapping[str, str], imports: Sequence[str] = ()) -> None:
         self._env, self._imports = dict(env), tuple(imports)
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Process] = {}
         self._count = 0
         self._start_server()
 
@@ -136,7 +129,7 @@ class Pool:
         jobs: Iterable[Job],
         *,
         limit: int,
-        on_end: Callable[[Ended], bool],
+        on_end: Callable[[Process], bool | None],
         on_start: Callable[[Job], None] = lambda job: None,
         on_event: Callable[[Job, Event], None] = lambda job, event: None,
         on_stop: Callable[[int], None] = lambda count: None,
@@ -160,7 +153,7 @@ class Pool:
                     if event is not None:
                         on_event(running.job, event)
                     else:
-                        go_on = on_end(running.ended()) and go_on
+                        go_on = bool(on_end(running)) and go_on
                 tick()
         finally:
             if self._running:
@@ -176,13 +169,8 @@ class Pool:
         tick: Callable[[], None] = lambda: None,
     ) -> Any:
         """Run one job and return its result, or raise its error; an empty log is removed."""
-        ends: list[Ended] = []
-
-        def keep(ended: Ended) -> bool:
-            ends.append(ended)
-            return True
-
-        self.run([job], limit=1, on_event=on_event, on_end=keep, tick=tick)
+        ends: list[Process] = []
+        self.run([job], limit=1, on_event=on_event, on_end=ends.append, tick=tick)
         with contextlib.suppress(OSError):
             if job.log.stat().st_size == 0:
                 job.log.unlink()
@@ -211,7 +199,7 @@ class Pool:
             self._start_server()
         ours, theirs = socket.socketpair()
         self._count += 1
-        running = self._running[self._count] = _Running(job, Connection(ours.detach()))
+        running = self._running[self._count] = Process(job, Connection(ours.detach()))
         # A server that is gone is noticed while waiting, as is a process that died at once.
         with theirs, _log(job.log) as log, contextlib.suppress(OSError):
             self._control.send(self._count)
@@ -220,11 +208,11 @@ class Pool:
         with contextlib.suppress(OSError):
             running.events.send((job.work, job.args))
 
-    def _wait(self, seconds: float) -> list[tuple[_Running, Event | None]]:
+    def _wait(self, seconds: float) -> list[tuple[Process, Event | None]]:
         """Return events of jobs as they came, and None for a job that has ended."""
         sources = {r.events: r for r in self._running.values() if not r.events.closed}
         ready = wait([self._control, *sources], seconds)
-        found: list[tuple[_Running, Event | None]] = [
+        found: list[tuple[Process, Event | None]] = [
             (sources[item], event)  # type: ignore[index]
             for item in ready
             if item is not self._control
@@ -234,7 +222,7 @@ class Pool:
             found += self._hear_server()
         return found
 
-    def _hear_server(self) -> list[tuple[_Running, Event | None]]:
+    def _hear_server(self) -> list[tuple[Process, Event | None]]:
         """Take in a process that began or ended; without a server none goes on."""
         try:
             number, what, value = self._control.recv()
@@ -342,13 +330,12 @@ def _work(events: Connection, log: int) -> None:
         work, args = events.recv()
         module, _, name = work.partition(":")
         function = getattr(importlib.import_module(module), name)
-        answer = {"result": function(*args, lambda event: events.send(("event", event)))}
+        result, error = function(*args, lambda event: events.send(("event", event))), None
     except Exception as err:
         if not isinstance(err, H2loError):
             traceback.print_exc()
-        answer = {"error": recorded(err)}
-    for item in answer.items():
-        events.send(item)
+        result, error = None, recorded(err)
+    events.send(("answer", (result, error)))
     # What an interpreter does at its end, without taking its modules apart, which takes longer.
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:

@@ -89,7 +89,7 @@ def test_each_job_has_a_process_of_its_own_that_need_not_import(tmp_path, pool):
     jobs = [_job(tmp_path, "double", n, str(n)) for n in range(4)]
     ends, events = _run(pool, jobs, on_start=lambda job: began.append(job.name))
     assert {name: end.result for name, end in ends.items()} == {"0": 0, "1": 2, "2": 4, "3": 6}
-    assert all(end.error is None and end.cause == "" for end in ends.values())
+    assert all(end.failure("") is None for end in ends.values())
     pids = {event["pid"] for _, event in events}
     assert len(pids) == 4
     assert os.getpid() not in pids
@@ -104,7 +104,7 @@ def test_a_killed_process_costs_its_job_alone(tmp_path, pool, number, text):
     jobs = [_job(tmp_path, "double", 1, "a"), _job(tmp_path, "die", int(number), "b")]
     ends, _ = _run(pool, [*jobs, _job(tmp_path, "double", 2, "c")])
     assert (ends["a"].result, ends["c"].result) == (2, 4)
-    assert f"its process was killed by {text}" in ends["b"].cause
+    assert str(ends["b"].failure("mend it")).startswith(f"its process was killed by {text}")
     with pytest.raises(TemporaryError, match=r"killed by .*try again"):
         pool.call(_job(tmp_path, "die", int(number)))
 
@@ -171,5 +171,5 @@ def test_without_its_server_a_job_is_lost_and_the_next_one_gets_a_new_server(tmp
 
     ends = []
     pool.run([_job(tmp_path, "double", 1)], limit=1, on_end=ends.append, on_event=kill_server)
-    assert "killed by SIGKILL" in ends[0].cause
+    assert "killed by SIGKILL" in str(ends[0].failure("mend it"))
     assert pool.call(_job(tmp_path, "double", 3)) == 6

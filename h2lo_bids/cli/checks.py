@@ -14,14 +14,14 @@ from h2lo_bids.models.registry import METHODS as FAMILY_OF
 from h2lo_bids.settings import OPTIONS, Settings
 from h2lo_bids.settings.convert import NONE, STARTS
 from h2lo_bids.settings.options import ALL
-from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, METHODS, REAL, SYNTHESIZE
+from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, METHODS, REAL, SYNTHESIZE, Send
 from h2lo_bids.wording import did_you_mean
 
 _DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives", "--cohort")
 OWN_SPACES = ("native", "model")
 KNOWN_FOLDS = "ds006557"
-Templates = tuple[tuple[str, str, Path, Path | None], ...]
-"""For each contrast and standard space: both names, image and brain mask."""
+Templates = dict[str, dict[str, tuple[Path | None, Path | None]]]
+"""Image and brain mask of each contrast and standard space."""
 _OWN_OPTIONS = {
     "lambda_grad": ("h2lo",),
     "crop": ("h2lo", "inr"),
@@ -150,8 +150,8 @@ def prepare_folders(settings: Settings) -> None:
 
 
 def check_models_and_templates(
-    settings: Settings, suffixes: tuple[str, ...], send: Any = None
-) -> tuple[list[str], Templates]:
+    settings: Settings, suffixes: tuple[str, ...], send: Send
+) -> Templates:
     """Load each model once and find each template; runs in a child process."""
     from h2lo_bids.imaging.synthstrip import load_network
     from h2lo_bids.models.choice import bundles_for
@@ -159,17 +159,19 @@ def check_models_and_templates(
 
     resolve_device(settings.device)
     bundles = bundles_for(settings, suffixes)
-    notes = [_check_model(*pair) for pair in bundles.items()]
+    lines = [_check_model(*pair) for pair in bundles.items()]
     for bundle in bundles.values():
         check_extras(settings, bundle)
     if (weights := synthstrip_weights(settings)) is not None:
         load_network(weights)
-    templates = tuple(
-        (suffix, space, *_find_template(settings, space, suffix))
+    spaces = standard_spaces(settings)
+    templates: Templates = {
+        suffix: {space: _find_template(settings, space, suffix) for space in spaces}
         for suffix in suffixes
-        for space in standard_spaces(settings)
-    )
-    return notes, templates
+    }
+    for line in lines:
+        send({"event": "note", "text": line})
+    return templates
 
 
 def _find_template(settings: Settings, space: str, suffix: str) -> tuple[Path, Path | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -37,16 +38,8 @@ class Console:
     def line(self, text: str, *, level: str = "") -> None:
         """Print one line; ``level`` is ``"warning"``, ``"error"`` or nothing."""
         text = printable(f"{level}: {text}" if level else text)
-        self.to_terminal(text)
+        self._show(text)
         self.to_log(text)
-
-    def to_terminal(self, text: str) -> None:
-        """Print one line that the log file does not need."""
-        with contextlib.suppress(OSError, ValueError):
-            self._clear()
-            print(_encodable(printable(text), self._stream), file=self._stream, flush=True)
-            self._drawn = time.monotonic()
-            self._draw()
 
     def to_log(self, text: str) -> None:
         """Write one line to the log file alone."""
@@ -57,20 +50,15 @@ class Console:
 
     def status(self, text: str) -> None:
         """Replace the status line, which a terminal shows at once and others in a long silence."""
-        with contextlib.suppress(OSError, ValueError):
-            self._clear()
-            self._status, self._since = text, time.monotonic()
-            self._draw()
+        self._show(status=text)
 
     def tick(self) -> None:
         """Show on the status line how long it has said the same; to be called often."""
         now = time.monotonic()
         if self._tty and now - self._drawn >= _TICK:
-            with contextlib.suppress(OSError, ValueError):
-                self._clear()
-                self._draw()
+            self._show()
         elif not self._tty and self._status and now - self._drawn >= _SILENCE:
-            self.to_terminal(f"{self._status} ({now - self._since:.0f} s)")
+            self._show(printable(f"{self._status} ({now - self._since:.0f} s)"))
 
     def progress(self, text: str) -> None:
         """Print a line where there is no status line to tell the same; log it anyway."""
@@ -84,19 +72,23 @@ class Console:
                 self._log.close()
             self._log = None
 
-    def _clear(self) -> None:
-        if self._tty and self._status:
-            self._stream.write("\r\x1b[K")
-
-    def _draw(self) -> None:
-        if self._tty and self._status:
-            import shutil
-
-            self._drawn = time.monotonic()
-            seconds = int(self._drawn - self._since)
-            waited = f" ({seconds} s)" if seconds >= _TICK else ""
-            width = max(1, shutil.get_terminal_size().columns - 1 - len(waited))
-            self._stream.write(_encodable(self._status[:width] + waited, self._stream))
+    def _show(self, line: str | None = None, status: str | None = None) -> None:
+        """Print a line above the status line, and draw that anew, or another one."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._tty and self._status:
+                self._stream.write("\r\x1b[K")
+            now = time.monotonic()
+            if line is not None:
+                print(_encodable(line, self._stream), file=self._stream)
+                self._drawn = now
+            if status is not None:
+                self._status, self._since = status, now
+            if self._tty and self._status:
+                self._drawn = now
+                seconds = int(now - self._since)
+                waited = f" ({seconds} s)" if seconds >= _TICK else ""
+                width = max(1, shutil.get_terminal_size().columns - 1 - len(waited))
+                self._stream.write(_encodable(self._status[:width] + waited, self._stream))
             self._stream.flush()
 
 

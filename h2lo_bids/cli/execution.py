@@ -34,7 +34,7 @@ from h2lo_bids.cli.resources import (
 )
 from h2lo_bids.errors import Failed, H2loError, TemporaryError, UnexpectedError
 from h2lo_bids.io import atomic_write_text, common_lock, exclusive, remove_temporaries
-from h2lo_bids.processes import Ended, Event, Job, Pool
+from h2lo_bids.processes import Event, Job, Pool, Process
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS, Send
 from h2lo_bids.wording import counted, duration, summarise
@@ -109,14 +109,14 @@ class Run:
         jobs: Sequence[Job],
         limit: int,
         threads: int,
-        on_end: Callable[[str, Ended], None],
+        on_end: Callable[[str, Process], None],
         **hooks: Any,
     ) -> None:
         """Run jobs, `limit` at a time; `on_end` gets how many have ended of how many."""
         self.steps.clear()
         self.ended, self.total = 0, len(jobs)
 
-        def ended(end: Ended) -> bool:
+        def ended(end: Process) -> bool:
             self.steps.pop(end.job.name, None)
             self.ended += 1
             if not self.steps:
@@ -146,6 +146,17 @@ class Run:
         """Record a failure and print its line."""
         self.failed.append(failed)
         self.console.line(failed.line, level="error")
+
+    def fail_job(
+        self, end: Process, step: str, names: Iterable[str], remedy: str
+    ) -> tuple[Failed, ...]:
+        """Let all fail that a process was to do, unless it ended well; return the failures."""
+        error = end.failure(remedy)
+        log = "" if isinstance(error, TemporaryError) else str(end.job.log)
+        lost = () if error is None else tuple(Failed(name, step, error, log) for name in names)
+        for item in lost:
+            self.fail(item)
+        return lost
 
     def fail_alike(self, failed: Iterable[Failed]) -> None:
         """Record failures that come together, and print one line for each kind."""
@@ -294,17 +305,13 @@ def run_participants(
         run.status(job.name, "starting")
         run.console.progress(f"{job.name}: started, {counted(len(scans[job.name]), unit)}")
 
-    def ended(count: str, end: Ended) -> None:
-        name, outcome, error = end.job.name, end.result, end.failure(_REMEDY)
-        if error is not None:
-            log = "" if isinstance(error, TemporaryError) else str(end.job.log)
-            lost = (Failed(scan, LOST, error, log) for scan in scans[name])
-            outcome = Outcome((), tuple(lost))
+    def ended(count: str, end: Process) -> None:
+        name, outcome = end.job.name, end.result or Outcome((), ())
+        if lost := run.fail_job(end, LOST, scans[name], _REMEDY):
+            remove_temporaries(run.settings.out_dir / name, older_than=0.0)
+            after_loss(name, lost)
         for failed in outcome.failed:
             run.fail(failed)
-        if error is not None:
-            remove_temporaries(run.settings.out_dir / name, older_than=0.0)
-            after_loss(name, outcome.failed)
         run.done.update(outcome.done)
         run.unlike.update(outcome.unlike)
         run.console.line(

@@ -15,7 +15,7 @@ from h2lo_bids.cli.execution import Run, report_failures, start_run
 from h2lo_bids.cli.pairs import prepare_pairs, prepared_sources
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import BadDataError, Failed, H2loError, TemporaryError, exit_code
-from h2lo_bids.processes import Ended, Event, Job
+from h2lo_bids.processes import Event, Job, Process
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import Evaluated, FitTask, Plan, Sources
@@ -246,13 +246,11 @@ def _hear_fit(run: Run, job: Job, event: Event, printed: dict[str, float]) -> No
         run.hear(job, event)
 
 
-def _end_fit(run: Run, count: str, ended: Ended) -> None:
-    job = ended.job
-    error = ended.failure("run again to go on, with more memory or a lower --n-folds-parallel")
-    if error is not None:
-        log = "" if isinstance(error, TemporaryError) else str(job.log)
-        run.fail(Failed(job.name, "fit", error, log))
-    elif all(failed.scan != job.name for failed in run.failed):  # else test subjects were lost
-        run.done.add(job.name)
-    end = "done in" if job.name in run.done else "failed after"
-    run.console.line(f"{count} {job.name}: {end} {duration(ended.seconds)}")
+def _end_fit(run: Run, count: str, ended: Process) -> None:
+    name = ended.job.name
+    remedy = "run again to go on, with more memory or a lower --n-folds-parallel"
+    run.fail_job(ended, "fit", [name], remedy)
+    if all(item.scan != name for item in run.failed):  # else it, or some test subjects, are lost
+        run.done.add(name)
+    end = "done in" if name in run.done else "failed after"
+    run.console.line(f"{count} {name}: {end} {duration(ended.seconds)}")

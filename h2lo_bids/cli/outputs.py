@@ -97,13 +97,13 @@ def _check(settings: Settings, found: Discovery) -> list[str]:
     suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
     if not suffixes:
         return []
-    here = replace(settings, fetch_templates=False)
+    here, lines = replace(settings, fetch_templates=False), list[str]()
     try:
-        return check_models_and_templates(here, suffixes)[0]
+        check_models_and_templates(here, suffixes, lambda event: lines.append(event["text"]))
     except MissingInputError:
         if not settings.fetch_templates:
             raise
-        return []
+    return lines
 
 
 def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:

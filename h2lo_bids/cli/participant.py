@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
     LOST,
     Run,
+    note,
     query_of,
     report_discovery,
     report_failures,
@@ -57,7 +58,7 @@ class SubjectTask:
     """Of one step."""
     logs: Path
     """The run's folder for crash files and graphs."""
-    templates: Templates = ()
+    templates: Templates = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
     """Images of this participant that are not used, with the reason."""
     problems: tuple[Problem, ...] = ()
@@ -75,12 +76,10 @@ def run_participant(settings: Settings, console: Console) -> int:
         found = find(settings)
         report_discovery(run, found)
         suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
-        templates: Templates = ()
+        templates: Templates = {}
         if suffixes:
             work = "h2lo_bids.cli.checks:check_models_and_templates"
-            notes, templates = run.ask("checking models and templates", work, settings, suffixes)
-            for note in notes:
-                console.line(note)
+            templates = run.ask("checking models and templates", work, settings, suffixes)
         write_dataset(run)
         if suffixes:
             _process(run, found, templates)
@@ -191,14 +190,11 @@ def collect(run: Run) -> None:
         run.console.line("run trial with --collect once all participants are done")
         return
     work = "h2lo_bids.cli.participant:collect_study"
-    path, notes = run.ask("collecting the study", work, run.settings)
-    for note in notes:
-        run.console.line(note, level="warning")
-    run.console.line(f"report: {path}")
+    run.console.line(f"report: {run.ask('collecting the study', work, run.settings)}")
 
 
-def collect_study(settings: Settings, send: Send) -> tuple[Path, list[str]]:
-    """Write the tables, the page and the reader set of a study; return the page and warnings."""
+def collect_study(settings: Settings, send: Send) -> Path:
+    """Write the tables, the page and the reader set of a study; return the page."""
     from h2lo_bids.trial.report import write_trial_report
     from h2lo_bids.trial.study import collect
 
@@ -207,7 +203,10 @@ def collect_study(settings: Settings, send: Send) -> tuple[Path, list[str]]:
         from h2lo_bids.trial.reader_set import write_reader_set
 
         study.notes += write_reader_set(settings.out_dir, settings.reader_set, settings.random_seed)
-    return write_trial_report(settings.out_dir, study, settings.words()), study.notes
+    path = write_trial_report(settings.out_dir, study, settings.words())
+    for text in study.notes:
+        send(note(text, "warning"))
+    return path
 
 
 def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Iterable[ScanReport]) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import uuid
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -188,18 +189,10 @@ def temporary_folder(env: Mapping[str, str], work: Path) -> Path:
     A short path is preferred: sockets of libraries live there, limited to about 100 bytes.
     """
     for candidate in (env.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
-        if candidate and len(candidate) < _SOCKET_PATH and _writable(Path(candidate)):
-            return Path(candidate)
+        if candidate and len(candidate) < _SOCKET_PATH:
+            with contextlib.suppress(OSError):
+                tempfile.TemporaryFile(dir=candidate).close()
+                return Path(candidate)
     folder = work / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _writable(folder: Path) -> bool:
-    probe = folder / f".h2lo-{uuid.uuid4().hex}"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        return False
-    return True

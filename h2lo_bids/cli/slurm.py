@@ -187,7 +187,8 @@ def _write_scripts(
         for first, part in groupby(todo, lambda n: n - n % cluster.max_array):
             arrays.append((stage.name, first, as_ranges(n - first for n in part)))
         atomic_write_text(folder / f"{stage.name}.sh", task_script(stage, cluster, folder))
-    submit = submit_script(arrays, cluster, folder, queued=sorted(set(queue.values())))
+    jobs = sorted(set(queue.values()))
+    submit = render("submit", cluster, folder, arrays=arrays, queued=jobs)
     atomic_write_text(folder / "submit.sh", submit)
     write_failures(folder, failed)
     if failed:
@@ -246,7 +247,7 @@ def task_script(stage: Stage, cluster: argparse.Namespace, folder: Path) -> str:
         work += shlex.quote(named[3]) if named[3] else ""
     installed = Path(sys.executable).with_name("h2lo")
     by_path = not (cluster.image or cluster.setup) and installed.exists()
-    return _rendered(
+    return render(
         "task",
         cluster,
         folder,
@@ -258,18 +259,12 @@ def task_script(stage: Stage, cluster: argparse.Namespace, folder: Path) -> str:
     )
 
 
-def submit_script(
-    arrays: Sequence[tuple[str, int, str]],
-    cluster: argparse.Namespace,
-    folder: Path,
-    queued: Sequence[str] = (),
-) -> str:
-    """Return the script that submits arrays, each a stage, first line and elements."""
-    return _rendered("submit", cluster, folder, arrays=arrays, queued=queued)
+def render(script: str, cluster: argparse.Namespace, folder: Path, **values: Any) -> str:
+    """Fill ``data/slurm.sh.jinja``, which quotes for the shell what the user gave.
 
-
-def _rendered(script: str, cluster: argparse.Namespace, folder: Path, **values: Any) -> str:
-    """Fill ``data/slurm.sh.jinja``, which quotes for the shell what the user gave."""
+    The script ``"submit"`` takes arrays, each a stage, first line and elements, and queued jobs;
+    ``"task"`` is one stage's.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(  # noqa: S701 - this is not HTML

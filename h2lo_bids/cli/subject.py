@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import synthstrip_weights
@@ -21,11 +22,10 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 
 if TYPE_CHECKING:
-    from h2lo_bids.models.bundle import Bundle
     from h2lo_bids.reports.records import ScanReport
     from h2lo_bids.trial.scan import Plan
-    from pipelines.engine import RunOptions
-    from pipelines.specs import RunSpec
+    from pipelines.engine import RunOptions, StatusCallback
+    from pipelines.specs import ImageSpec, RunSpec
 
 STEP = "trial"
 MOST_ROWS = 20
@@ -48,7 +48,7 @@ def process(task: SubjectTask, send: Send) -> Outcome:
         ]
         write_report(task, failed, scans)
         if settings.clean_workdir and not failed:
-            shutil.rmtree(settings.work / _workflow_name(task.subject), ignore_errors=True)
+            shutil.rmtree(settings.work / _workflow_name(task), ignore_errors=True)
     first = {item.scan: item for item in reversed(failed)}
     whole = [scan for scan in task.scans if scan.relative_path not in first]
     shown = [record for record in scans if record.stem in {scan.stem for scan in whole}]
@@ -62,31 +62,23 @@ def process(task: SubjectTask, send: Send) -> Outcome:
     )
 
 
-def scan_word(scan: Scan) -> str:
-    """Return a scan's name as a word that a workflow may be called."""
-    words = [f"{key}_{_word(value)}" for key, value in scan.entities if key != "sub"]
-    return "_".join(["scan", *words, scan.suffix])
-
-
-def _word(label: str) -> str:
-    return label.replace("+", "plus")
-
-
-def _workflow_name(subject: str) -> str:
-    return f"sub_{_word(subject)}_wf"
-
-
 def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]:
     """Build the workflow and run it; return what failed, and the records of what did not."""
     from h2lo_bids.reports.records import ScanReport, from_json
     from pipelines.engine import run_workflow
-    from pipelines.participant import records
+    from pipelines.participant import init_participant_wf, records
 
-    workflow = build(task, send)
+    images = _images(task, send)
+    workflow = init_participant_wf(_workflow_name(task), images, _run_spec(task))
     workflow.base_dir = str(task.settings.work)
     options = run_options(task.settings, task.logs / f"sub-{task.subject}", send)
-    failures = run_workflow(workflow, options)
-    failed = [item for failure in failures for item in _failed(task, failure)]
+    parts = {f"{image.name}_wf": image.parts for image in images}
+    failed = [
+        Failed(scan.relative_path, failure.step, failure.error, failure.crash_file)
+        for failure in run_workflow(workflow, options)
+        for branch in failure.branches
+        for scan in parts[branch]
+    ]
     broken = {item.scan for item in failed}
     # Of a scan that failed now, the work folder may hold the record of an earlier run.
     stems = {scan.stem for scan in task.scans if scan.relative_path not in broken}
@@ -103,68 +95,72 @@ def run_options(settings: Settings, crashes: Path, send: Send) -> RunOptions:
     level = "DEBUG" if settings.verbose > 1 else "INFO"
     config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
     logging.update_logging(config)
-    return RunOptions(crashes, settings.stop_on_first_crash, Steps(send))
+    return RunOptions(crashes, settings.stop_on_first_crash, _steps(send))
 
 
-def build(task: SubjectTask, send: Send) -> Any:
-    """Build one participant's workflow."""
+def _workflow_name(task: SubjectTask) -> str:
+    return f"sub_{task.subject.replace('+', 'plus')}_wf"
+
+
+def _images(task: SubjectTask, send: Send) -> list[ImageSpec]:
+    """Return what each image of a participant is made from."""
     from h2lo_bids.models.choice import bundles_for
-    from pipelines.participant import init_participant_wf
+    from h2lo_bids.synthesis.predict import fastest_precision
     from pipelines.specs import ImageSpec
 
+    settings, device = task.settings, device_of(task.settings)
     sources = task.sources or tuple(LowFieldSource(scan, (scan,)) for scan in task.scans)
-    masks = given_masks(task.settings, (part for item in sources for part in item.parts), send)
-    models = bundles_for(task.settings, tuple(sorted({scan.suffix for scan in task.scans})))
-    images = [
+    masks = given_masks(settings, (part for item in sources for part in item.parts), send)
+    models = bundles_for(settings, tuple(sorted({scan.suffix for scan in task.scans})))
+    precisions = {
+        suffix: settings.precision or fastest_precision(model, device)
+        for suffix, model in models.items()
+    }
+    return [
         ImageSpec(
-            scan_word(source.scan),
+            _name(source.scan),
             source.scan,
             models[source.scan.suffix],
             source.parts,
             tuple(masks[part] for part in source.parts),
-            precision_of(task.settings, models[source.scan.suffix]),
+            precisions[source.scan.suffix],
         )
         for source in sources
     ]
-    return init_participant_wf(_workflow_name(task.subject), images, run_spec(task))
 
 
-def run_spec(task: SubjectTask) -> RunSpec:
+def _name(scan: Scan) -> str:
+    """Return a scan's name as a word that a workflow may be called."""
+    words = [f"{key}_{value.replace('+', 'plus')}" for key, value in scan.entities if key != "sub"]
+    return "_".join(["scan", *words, scan.suffix])
+
+
+def _run_spec(task: SubjectTask) -> RunSpec:
     """Return how the task's images are made."""
     from pipelines.specs import RunSpec
 
     settings = task.settings
-    templates: dict[str, dict[str, tuple[Path | None, Path | None]]] = {}
-    for suffix, space, image, mask in task.templates:
-        templates.setdefault(suffix, {})[space] = (image, mask)
     return RunSpec(
         out_dir=settings.out_dir,
         output_spaces=settings.output_spaces,
         lf_grid=settings.lf_grid,
         response=response_of(settings),
         extras=extras_of(settings),
-        templates=templates,
+        templates=task.templates,
         skull_strip=settings.skull_strip,
         synthstrip_weights=synthstrip_weights(settings),
-        device=device_of(settings.device),
+        device=device_of(settings),
         sloppy=settings.sloppy,
         random_seed=settings.random_seed,
         omp_nthreads=task.threads,
     )
 
 
-def precision_of(settings: Settings, bundle: Bundle) -> str:
-    """Return the precision in which a model is evaluated: the fastest that is near fp32 here."""
-    from h2lo_bids.synthesis.predict import fastest_precision
-
-    return settings.precision or fastest_precision(bundle, device_of(settings.device))
-
-
-def device_of(name: str) -> str:
-    """Return the device that a name stands for here."""
+def device_of(settings: Settings) -> str:
+    """Return the device that the settings stand for here."""
     from h2lo_bids.synthesis.options import resolve_device
 
-    return str(resolve_device(name))
+    return str(resolve_device(settings.device))
 
 
 def given_masks(
@@ -195,22 +191,7 @@ def given_mask(settings: Settings, scan: Scan) -> tuple[Path, str] | None:
 
 
 def _mask_in(root: Path, scan: Scan) -> Path:
-    from h2lo_bids.bids.derivatives import derivative_path
-
     return derivative_path(root, scan, suffix="mask", desc="brain")
-
-
-def _failed(task: SubjectTask, failure: Any) -> list[Failed]:
-    """Say which scan a failed node belongs to, and which others it held up."""
-    # Of scans that become one image, all have its name.
-    names: dict[str, list[Scan]] = {}
-    for scan in task.scans:
-        names.setdefault(f"{scan_word(scan)}_wf", []).append(scan)
-    return [
-        Failed(scan.relative_path, failure.step, failure.error, failure.crash_file)
-        for branch in failure.branches
-        for scan in names[branch]
-    ]
 
 
 def plan_of(task: SubjectTask) -> Plan:
@@ -230,7 +211,7 @@ def plan_of(task: SubjectTask) -> Plan:
         kept=1 if settings.reader_set else 0,
         seed=settings.random_seed,
         options=EngineOptions(
-            device=device_of(settings.device),
+            device=device_of(settings),
             precision=settings.precision or "fp32",
             threads=task.threads,
         ),
@@ -282,21 +263,19 @@ def examine(
     return failed, list(by_stem.values())
 
 
-class Steps:
-    """Tells the parent which step runs, and how long each took."""
+def _steps(send: Send) -> StatusCallback:
+    """Return what tells the parent, as Nipype reports, which step runs and how long each took."""
+    began: dict[str, float] = {}
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._began: dict[str, float] = {}
-
-    def __call__(self, node: Any, status: str) -> None:
-        """Take in what Nipype reports of a node."""
+    def heard(node: Any, status: str) -> None:
         name = ".".join(node.fullname.split(".")[1:])
         if "_list_" in name:  # several outputs that become one input
             return
         event: dict[str, Any] = {"event": "step", "step": name}
         if status == "start":
-            self._began[name] = time.monotonic()
-        elif name in self._began:
-            event["seconds"] = time.monotonic() - self._began.pop(name)
-        self._send(event)
+            began[name] = time.monotonic()
+        elif name in began:
+            event["seconds"] = time.monotonic() - began.pop(name)
+        send(event)
+
+    return heard

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from h2lo_bids.errors import TemporaryError
-from h2lo_bids.processes import Ended, Job, Pool
+from h2lo_bids.errors import H2loError, TemporaryError
+from h2lo_bids.processes import Job, Pool, Process
 from h2lo_bids.training.devices import check_shares, keep_freed_memory, termination
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, map_pair
@@ -48,11 +48,12 @@ def launch(
             log, _GRACE)
         for rank in range(processes)
     ]  # fmt: skip
-    ends: list[Ended] = []
+    errors: list[H2loError] = []
 
-    def end(ended: Ended) -> bool:
-        ends.append(ended)
-        return ended.error is None and not ended.cause
+    def end(ended: Process) -> bool:
+        if error := ended.failure(f"run again to go on, and see {log}"):
+            errors.append(error)
+        return not errors
 
     with termination() as asked, Pool(os.environ, _IMPORTS) as pool:
 
@@ -64,9 +65,8 @@ def launch(
             jobs, limit=processes, on_end=end, tick=check,
             on_event=lambda job, event: progress(event["text"]) if progress else None,
         )  # fmt: skip
-    for ended in ends:
-        if error := ended.failure(f"run again to go on, and see {log}"):
-            raise error
+    if errors:
+        raise errors[0]
 
 
 def _free_port() -> int:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from h2lo_bids.cli.parser import read_settings
-from h2lo_bids.cli.slurm import as_ranges, build_parser, submit_script, task_script
+from h2lo_bids.cli.slurm import as_ranges, build_parser, render, task_script
 from h2lo_bids.cli.slurm_tasks import Stage, Task, read_states
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import Settings
@@ -160,7 +160,7 @@ def test_scripts_pass_shellcheck(tmp_path, words):
     texts = {
         "own": task_script(stage(asked), cluster, tmp_path),
         "shared": task_script(stage(asked, "folds", own_work=False), cluster, tmp_path),
-        "submit": submit_script(arrays, cluster, tmp_path, queued=["12"]),
+        "submit": render("submit", cluster, tmp_path, arrays=arrays, queued=["12"]),
     }
     for name, text in texts.items():
         (tmp_path / f"{name}.sh").write_text(text)
@@ -187,7 +187,7 @@ def submitted(tmp_path, *options) -> list[list[str]]:
     folder = tmp_path / "50% of it's"
     folder.mkdir()
     arrays = [("pairs", 0, "0,1"), ("pairs", 1000, "2"), ("folds", 0, "0")]
-    text = submit_script(arrays, cluster_of(*options), folder, queued=["90"])
+    text = render("submit", cluster_of(*options), folder, arrays=arrays, queued=["90"])
     (folder / "submit.sh").write_text(text)
     env = {"PATH": f"{sbatch.parent}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
     subprocess.run(["bash", folder / "submit.sh", "--nice"], env=env, check=True)
