@@ -195,13 +195,11 @@ def collect(run: Run) -> None:
 
 def collect_study(settings: Settings, send: Send) -> Path:
     """Write the tables, the page and the reader set of a study; return the page."""
-    from h2lo_bids.trial.report import write_trial_report
+    from h2lo_bids.trial.report import write_reader_set, write_trial_report
     from h2lo_bids.trial.study import collect
 
     study = collect(settings.out_dir, seed=settings.random_seed)
     if settings.reader_set:
-        from h2lo_bids.trial.reader_set import write_reader_set
-
         study.notes += write_reader_set(settings.out_dir, settings.reader_set, settings.random_seed)
     path = write_trial_report(settings.out_dir, study, settings.words())
     for text in study.notes:

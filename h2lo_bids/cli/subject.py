@@ -23,7 +23,6 @@ from h2lo_bids.vocabulary import Send
 
 if TYPE_CHECKING:
     from h2lo_bids.reports.records import ScanReport
-    from h2lo_bids.trial.scan import Plan
     from pipelines.engine import RunOptions, StatusCallback
     from pipelines.specs import ImageSpec, RunSpec
 
@@ -194,30 +193,6 @@ def _mask_in(root: Path, scan: Scan) -> Path:
     return derivative_path(root, scan, suffix="mask", desc="brain")
 
 
-def plan_of(task: SubjectTask) -> Plan:
-    """Return what is done with each scan."""
-    from h2lo_bids.outputs import grids_for
-    from h2lo_bids.synthesis.options import EngineOptions
-    from h2lo_bids.trial.condition import conditions_of
-    from h2lo_bids.trial.scan import Plan
-
-    settings = task.settings
-    return Plan(
-        settings.out_dir,
-        settings.labels,
-        conditions_of(settings),
-        grids_for(settings),
-        rated=settings.level == STEP,
-        kept=1 if settings.reader_set else 0,
-        seed=settings.random_seed,
-        options=EngineOptions(
-            device=device_of(settings),
-            precision=settings.precision or "fp32",
-            threads=task.threads,
-        ),
-    )
-
-
 def examine(
     task: SubjectTask, records: list[ScanReport], broken: set[str], send: Send
 ) -> tuple[list[Failed], list[ScanReport]]:
@@ -227,11 +202,17 @@ def examine(
     and pictures.
     """
     from h2lo_bids.models.choice import bundles_for
+    from h2lo_bids.synthesis.options import EngineOptions
     from h2lo_bids.trial.report import draw_lesions, region_rows
     from h2lo_bids.trial.scan import Examination
 
-    settings, plan, failed = task.settings, plan_of(task), []
+    settings, failed = task.settings, []
     by_stem = {record.stem: record for record in records}
+    options = EngineOptions(
+        device=device_of(settings),
+        precision=settings.precision or "fp32",
+        threads=task.threads,
+    )
 
     @functools.cache
     def load(suffix: str, model: Path | None) -> Any:
@@ -244,10 +225,10 @@ def examine(
         send({"event": "step", "step": f"{scan.stem} {STEP}"})
 
         def bundle_of(condition: Any, suffix: str = scan.suffix) -> Any:
-            return load(suffix, condition.model if condition else None)
+            return load(suffix, condition.model)
 
         try:
-            found = Examination(scan, plan, bundle_of).run()
+            found = Examination(scan, settings, options, bundle_of).run()
         except H2loError as err:
             failed.append(Failed(scan.relative_path, STEP, err))
             continue
@@ -257,7 +238,7 @@ def examine(
             record = by_stem[scan.stem]
             by_stem[scan.stem] = replace(
                 record,
-                figures=(*record.figures, *draw_lesions(plan.out_dir, scan, found)),
+                figures=(*record.figures, *draw_lesions(settings.out_dir, scan, found)),
                 regions=region_rows(found.rows, MOST_ROWS),
             )
     return failed, list(by_stem.values())

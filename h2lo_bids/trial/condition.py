@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 
 import bids_app_spec
-from h2lo_bids.bids.derivatives import derivative_path
+from h2lo_bids import __version__
+from h2lo_bids.bids.derivatives import derivative_path, derivative_uri, write_sidecar
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import UsageError
 from h2lo_bids.imaging.normalise import scale_brain
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import conform, lf_mask, resample_mask, spacing_of
+from h2lo_bids.imaging.resample import conform, lf_mask, placed, resample_mask, spacing_of
 from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.io import read_json, save_nifti
 from h2lo_bids.models.bundle import Bundle, load_model
-from h2lo_bids.outputs import Grid, grids_of
+from h2lo_bids.outputs import (
+    Extras,
+    Grid,
+    extra_sidecar,
+    grids_for,
+    grids_of,
+    output_paths,
+    output_sidecars,
+)
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.settings.options import PROFILES
 from h2lo_bids.synthesis.noise import NoiseModel, scan_seed, unit_noise
@@ -37,27 +50,15 @@ _REALISATIONS = 20
 
 @dataclass(frozen=True)
 class Condition:
-    """One imaginary scanner; its name is the ``desc`` label of its images.
-
-    Parameters
-    ----------
-    lf_grid, slice_profile, slice_thickness
-        As the options; without a grid, that of the scan.
-    noise_scale
-        Factor of the model's noise.
-    realisations
-        Noisy images of each scan; 0 for none.
-    model
-        A bundle in place of the run's.
-    """
+    """One imaginary scanner; its name is the ``desc`` label of its images."""
 
     name: str
-    lf_grid: tuple[float, float, float] | None = None
+    lf_grid: tuple[float, float, float] | None = None  # None for the scan's grid
     slice_profile: str = PROFILES[0]
     slice_thickness: float | None = None
-    noise_scale: float = 1.0
-    realisations: int = _REALISATIONS
-    model: Path | None = None
+    noise_scale: float = 1.0  # factor of the model's noise
+    realisations: int = _REALISATIONS  # noisy images of each scan
+    model: Path | None = None  # a bundle in place of the run's
 
     @property
     def grid(self) -> Grid:
@@ -119,7 +120,7 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
         1.0 if settings.noise_scale is None else settings.noise_scale,
         settings.realisations if settings.realisations > 1 else _REALISATIONS,
     )
-    found: list[Condition] = []
+    conditions: list[Condition] = []
     taken = {row["desc_id"].removeprefix("desc-") for row in bids_app_spec.load("descriptions.tsv")}
     taken |= {HIGH, *(name for name, _ in settings.labels)}
     for word in settings.condition:
@@ -131,8 +132,8 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
                     "outputs have"
                 )
             taken.add(word)
-            found.append(replace(base, name=word))
-        elif not found:
+            conditions.append(replace(base, name=word))
+        elif not conditions:
             raise UsageError(f"--condition {word}: give the condition's name first")
         elif key not in _READERS:
             raise UsageError(f"--condition {word}: the keys are {', '.join(_READERS)}")
@@ -140,9 +141,9 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
             try:
                 read = {key.replace("-", "_"): _READERS[key](value)}
             except argparse.ArgumentTypeError as err:
-                raise UsageError(f"--condition {found[-1].name} {word}: {err}") from err
-            found[-1] = replace(found[-1], **read)
-    return tuple(found) or ((base,) if settings.level == "trial" else ())
+                raise UsageError(f"--condition {conditions[-1].name} {word}: {err}") from err
+            conditions[-1] = replace(conditions[-1], **read)
+    return tuple(conditions) or ((base,) if settings.level == "trial" else ())
 
 
 def check_conditions(settings: Settings) -> None:
@@ -157,87 +158,15 @@ def check_conditions(settings: Settings) -> None:
         raise UsageError("trial needs lesion masks; give --labels NAME=PATH")
 
 
-class Head(NamedTuple):
-    """A scan as a model takes it, and its brain on its own grid."""
+class Image(NamedTuple):
+    """An image of a scan, on any grid of the scan's axes."""
 
-    scan: Scan
-    volume: np.ndarray
-    volume_affine: np.ndarray
-    mask: np.ndarray
+    name: str
+    grid: Grid
+    data: np.ndarray
+    brain: np.ndarray
     affine: np.ndarray
-
-
-def prepare_head(scan: Scan, mask: Any, bundle: Bundle) -> Head:
-    """Bring a scan to a model's frame and scale, as participant does; `mask` is nibabel's."""
-    conformed = conform(load_checked(scan.path).image, bundle.frame, mask=mask)
-    inside = np.asarray(resample_mask(mask, conformed.shape, conformed.affine).dataobj) > 0
-    scaled = scale_brain(
-        np.asarray(conformed.dataobj), inside, spacing_of(conformed.affine).tolist(),
-        contrast=scan.suffix, scaling=bundle.scaling, name=str(scan.path),
-    )  # fmt: skip
-    own = np.asarray(mask.dataobj) > 0
-    return Head(scan, scaled.volume, conformed.affine, own, np.asarray(mask.affine))
-
-
-def grid_brain(
-    mask: np.ndarray, affine: np.ndarray, condition: Condition
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the brain on a condition's grid, and the grid's affine."""
-    lf = condition.lf_grid
-    return (mask, affine) if lf is None else lf_mask(mask, affine, lf)
-
-
-def noise_free(
-    head: Head, bundle: Bundle, condition: Condition, options: EngineOptions, seed: int
-) -> np.ndarray:
-    """Synthesize the image of a condition, in [0, 1]; realisations add their noise to it."""
-    brain, affine = grid_brain(head.mask, head.affine, condition)
-    image = predict_on_grid(
-        load_model(bundle), head.volume, head.volume_affine, affine, brain,
-        options=options, seed=scan_seed(seed, head.scan.stem),
-        response=condition.grid.response if condition.lf_grid else None,
-    )  # fmt: skip
-    return np.clip(image, 0.0, 1.0)
-
-
-def realise(
-    images: Sequence[tuple[Condition, np.ndarray]],
-    brain: np.ndarray,
-    affine: np.ndarray,
-    head: Head,
-    bundle: Bundle,
-    seed: int,
-) -> Iterator[tuple[int, Condition, np.ndarray]]:
-    """Draw the realisations of conditions that share a grid and a model.
-
-    Yields the number, from 1, condition and image. Conditions share their draws, number by
-    number, so that they can be compared in pairs; noise is as of ``--noise calibrated``.
-    """
-    if "noise" not in bundle.metadata:
-        raise UsageError(
-            f"{bundle.path}: has no noise model, and the observer needs noise; give --model one "
-            "that `h2lo bids_dir out_dir group` fitted"
-        )
-    model = NoiseModel.from_dict(bundle.metadata["noise"])
-    frame = head.volume_affine
-    to_mm = np.diag([*spacing_of(frame), 1.0]) @ np.linalg.inv(frame)
-    words = [seed, zlib.crc32(head.scan.stem.encode())]
-    acquired = images[0][0].lf_grid is not None
-    voxel = (to_mm @ affine)[:3, :3]
-    models = [model.of_one_scan(image[brain], voxel) if acquired else model for _, image in images]
-    deviations = [
-        own.deviation(image[brain]) for own, (_, image) in zip(models, images, strict=True)
-    ]
-    for number in range(1, max(condition.realisations for condition, _ in images) + 1):
-        level, noise = unit_noise(
-            brain, to_mm @ affine, models[0], seed=words, realisation=number, acquired=acquired
-        )
-        for (condition, image), deviation in zip(images, deviations, strict=True):
-            if number <= condition.realisations:
-                noisy = np.zeros(image.shape, dtype=np.float32)
-                wanted = image[brain] + condition.noise_scale * level * deviation * noise
-                noisy[brain] = np.clip(wanted, 0, 1)
-                yield number, condition, noisy
+    source: tuple[Condition, Bundle] | None = None  # of a condition's image
 
 
 def output_name(
@@ -257,6 +186,180 @@ def output_name(
     )  # fmt: skip
 
 
-def ratings_path(out_dir: Path, stem: str, label: str) -> Path:
-    """Name the table of ratings of a scan."""
-    return out_dir / "trial" / "ratings" / f"{stem}_{label}.tsv"
+class Images:
+    """The images of a scan, whose participant outputs are in the output folder."""
+
+    def __init__(
+        self,
+        scan: Scan,
+        settings: Settings,
+        options: EngineOptions,
+        bundle_of: Callable[[Condition], Bundle],
+    ) -> None:
+        self.scan, self.options, self.seed = scan, options, settings.random_seed
+        self.conditions, self.grids = conditions_of(settings), grids_for(settings)
+        self.out_dir, self.bundle_of = settings.out_dir, bundle_of
+        # Rated realisations are not written, but those of which readers see one.
+        self._unwritten = settings.level == "trial" and not settings.reader_set
+        self._most = 1 if settings.reader_set else None
+        self.paths = output_paths(self.out_dir, scan, self.grids)
+        mask: Any = nib.load(self.paths["mask"])
+        self.mask, self.brain = mask, np.asarray(mask.dataobj) > 0
+        self._frames: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._synthesized: dict[str, np.ndarray] = {}
+
+    def write(self) -> list[Image]:
+        """Write those of the conditions; return the high-field image and all noise-free ones."""
+        high = _voxels(self.paths["preproc"])
+        images = [Image(HIGH, NATIVE, high, self.brain, self.mask.affine), *self._plain()]
+        images += [self._image(condition) for condition in self.conditions]
+        if any(c.realisations for c in self.conditions) and not self._unwritten:
+            self._write_realisations(images)
+        return images
+
+    def name(self, *words: Any, **more: Any) -> Path:
+        """Name an output of this scan."""
+        return output_name(self.out_dir, self.scan, *words, **more)
+
+    def mask_of(self, grid: Grid) -> Path:
+        """Name the brain mask on a grid of the run."""
+        return self.paths["mask" if grid.kind == "native" else f"mask_{grid.name}"]
+
+    def digest(self, *words: Any) -> str:
+        """Return a digest of words and of what the scan's outputs were made from."""
+        sha = hashlib.sha256(json.dumps([__version__, *map(str, words)]).encode())
+        for path in (self.paths["preproc"], self.paths["mask"]):
+            sha.update(path.read_bytes())
+        return sha.hexdigest()
+
+    def _plain(self) -> Iterator[Image]:
+        """Yield the run's own low-field images along the scan's axes."""
+        for grid in self.grids:
+            if grid.kind in ("native", "lf"):
+                mask: Any = nib.load(self.mask_of(grid))
+                data = _voxels(self.paths[f"lowfield_{grid.name}"])
+                yield Image("lowfield", grid, data, np.asarray(mask.dataobj) > 0, mask.affine)
+
+    def _image(self, condition: Condition) -> Image:
+        """Return the noise-free image of a condition, in [0, 1]: as it is there, or synthesized."""
+        bundle, grid = self.bundle_of(condition), condition.grid
+        brain, affine, response = self.brain, self.mask.affine, None
+        if condition.lf_grid is not None:
+            brain, affine = lf_mask(brain, affine, condition.lf_grid)
+            response = grid.response
+        path = self.name(condition.name, self.scan.suffix, grid)
+        digest = self.digest(bundle.sha256, repr(grid), repr(self.options), self.seed)
+        if digest_of(path) == digest:
+            self._synthesized[digest] = _voxels(path)
+        else:
+            if digest not in self._synthesized:  # no other condition has this grid and model
+                image = predict_on_grid(
+                    load_model(bundle), *self._frame(bundle), affine, brain,
+                    options=self.options, seed=scan_seed(self.seed, self.scan.stem),
+                    response=response,
+                )  # fmt: skip
+                self._synthesized[digest] = np.clip(image, 0.0, 1.0)
+            save_nifti(placed(self._synthesized[digest], affine, self.mask), path)
+        # Last, as it says that the image is whole; the condition's noise may have changed.
+        write_sidecar(path, self._sidecar(condition, bundle) | {"InputDigest": digest})
+        data = self._synthesized[digest]
+        return Image(condition.name, grid, data, brain, affine, (condition, bundle))
+
+    def _frame(self, bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scan in a model's frame and scale, as participant has it, and its affine."""
+        if bundle.sha256 not in self._frames:
+            path = self.scan.path
+            image = conform(load_checked(path).image, bundle.frame, mask=self.mask)
+            inside = resample_mask(self.mask, image.shape, image.affine)
+            scaled = scale_brain(
+                np.asarray(image.dataobj), np.asarray(inside.dataobj) > 0,
+                spacing_of(image.affine).tolist(),
+                contrast=self.scan.suffix, scaling=bundle.scaling, name=str(path),
+            )  # fmt: skip
+            self._frames[bundle.sha256] = scaled.volume, image.affine
+        return self._frames[bundle.sha256]
+
+    def _sidecar(self, condition: Condition, bundle: Bundle) -> dict[str, Any]:
+        grid = condition.grid
+        contents = output_sidecars(
+            self.scan, bundle, self.out_dir, [grid], Extras(),
+            seed=self.seed, settings={"Precision": self.options.precision},
+        )  # fmt: skip
+        text = f"Condition {condition.name} of a virtual trial: {condition.text}"
+        return contents[f"lowfield_{grid.name}"] | {"Description": text}
+
+    def realisations(
+        self, images: Sequence[Image], most: int | None = None
+    ) -> Iterator[tuple[int, Image, np.ndarray]]:
+        """Yield number, from 1, condition's image and noisy image: as many as wanted, or `most`.
+
+        Conditions on one grid of one model share their draws, number by number, so that they
+        can be compared in pairs.
+        """
+        groups: dict[tuple[str, str], tuple[Bundle, list[tuple[int, float, Image]]]] = {}
+        for image in images:
+            if image.source is not None:
+                condition, bundle = image.source
+                count = min(condition.realisations, most or condition.realisations)
+                key = (repr(condition.lf_grid), bundle.sha256)
+                members = groups.setdefault(key, (bundle, []))[1]
+                members.append((count, condition.noise_scale, image))
+        for bundle, members in groups.values():
+            yield from self._draw(bundle, members)
+
+    def _draw(
+        self, bundle: Bundle, members: Sequence[tuple[int, float, Image]]
+    ) -> Iterator[tuple[int, Image, np.ndarray]]:
+        """Draw noise as ``--noise calibrated`` does; members have count, scale and image."""
+        if "noise" not in bundle.metadata:
+            raise UsageError(
+                f"{bundle.path}: has no noise model, and the observer needs noise; give --model "
+                "one that `h2lo bids_dir out_dir group` fitted"
+            )
+        model, (_, frame) = NoiseModel.from_dict(bundle.metadata["noise"]), self._frame(bundle)
+        _, _, (_, grid, _, brain, affine, _) = members[0]
+        to_mm = np.diag([*spacing_of(frame), 1.0]) @ np.linalg.inv(frame) @ affine
+        words = [self.seed, zlib.crc32(self.scan.stem.encode())]
+        values = [image.data[brain] for *_, image in members]
+        acquired = grid.kind == "lf"
+        models = [model.of_one_scan(v, to_mm[:3, :3]) if acquired else model for v in values]
+        deviations = [m.deviation(v) for m, v in zip(models, values, strict=True)]
+        for number in range(1, max(count for count, *_ in members) + 1):
+            level, noise = unit_noise(
+                brain, to_mm, models[0], seed=words, realisation=number, acquired=acquired
+            )
+            for (count, scale, image), plain, deviation in zip(
+                members, values, deviations, strict=True
+            ):
+                if number <= count:
+                    noisy = np.zeros(brain.shape, dtype=np.float32)
+                    noisy[brain] = np.clip(plain + scale * level * deviation * noise, 0, 1)
+                    yield number, image, noisy
+
+    def _write_realisations(self, images: Sequence[Image]) -> None:
+        """Write the noisy images of the conditions that have any."""
+        for number, image, noisy in self.realisations(images, self._most):
+            condition, bundle = image.source  # type: ignore[misc]
+            word = f"noise{number:02d}"
+            plain = self.name(image.name, self.scan.suffix, image.grid)
+            path = self.name(f"{image.name}{word}", self.scan.suffix, image.grid)
+            content = extra_sidecar(
+                self._sidecar(condition, bundle), word, bundle.metadata,
+                derivative_uri(plain, self.out_dir), scale=condition.noise_scale,
+            )  # fmt: skip
+            write_sidecar(path, content)
+            save_nifti(placed(noisy, image.affine, self.mask), path)
+
+
+def _voxels(path: Path) -> np.ndarray:
+    image: Any = nib.load(path)
+    return np.asarray(image.dataobj, dtype=np.float32)
+
+
+def digest_of(path: Path) -> str | None:
+    """Return what an output was made from, as its sidecar has it; None without an output."""
+    sidecar = path.with_name(path.name.split(".")[0] + ".json")
+    try:
+        return str(read_json(sidecar)["InputDigest"]) if path.exists() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -26,35 +26,21 @@ _DENSE = 16
 
 @dataclass(frozen=True)
 class Label:
-    """One label image in the space of a scan.
+    """One label image in the space of a scan."""
 
-    Parameters
-    ----------
-    name
-        As given with ``--labels``.
-    path
-        The file.
-    kind
-        ``"mask"``, ``"dseg"`` or ``"probseg"``.
-    data
-        (X, Y, Z): bool, whole numbers, or shares in [0, 1].
-    names
-        Of the regions of a ``dseg``, by number, where its table has them.
-    """
-
-    name: str
+    name: str  # as given with ``--labels``
     path: Path
-    kind: str
-    data: np.ndarray
-    names: dict[int, str]
+    kind: str  # "mask", "dseg" or "probseg"
+    data: np.ndarray  # (X, Y, Z): bool, whole numbers, or shares in [0, 1]
+    names: dict[int, str]  # of the regions of a "dseg", by number, where its table has them
 
-    def regions(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Give name and shares, float32, of each region."""
+    def regions(self) -> Iterator[tuple[int, str, np.ndarray]]:
+        """Give number, name and shares, float32, of each region."""
         if self.kind != "dseg":
-            yield self.name, self.data.astype(np.float32)
+            yield 1, self.name, self.data.astype(np.float32)
             return
         for code in np.unique(self.data[self.data > 0]).tolist():
-            yield self.names.get(code, str(code)), (self.data == code).astype(np.float32)
+            yield code, self.names.get(code, str(code)), (self.data == code).astype(np.float32)
 
 
 def find_label(name: str, root: Path, scan: Scan) -> Path:
@@ -107,16 +93,7 @@ def find_label(name: str, root: Path, scan: Scan) -> Path:
 
 
 def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Label:
-    """Load a label image and check that it belongs to a scan.
-
-    Parameters
-    ----------
-    name, path
-        As given with ``--labels``, and the file found.
-    scan_image
-        nibabel image of the scan.
-    brain
-        Bool, on its grid.
+    """Load a label image and check that it belongs to a scan, nibabel's image, and its brain.
 
     Raises
     ------
@@ -179,20 +156,8 @@ def response_lines(
 ) -> list[np.ndarray] | None:
     """Return what each voxel of a grid along the same axes averages of the old ones.
 
-    Parameters
-    ----------
-    shape, affine
-        The old grid.
-    new_shape, new_affine
-        The new one; its axes run along the old ones, not turned.
-    response
-        In the plane the voxel's own length counts, across the slices the profile.
-
-    Returns
-    -------
-    list of numpy.ndarray or None
-        For each axis (new, old); a row sums to 1 where the old grid covers the voxel.
-        None where both grids are one.
+    For each axis (new, old); a row sums to 1 where the old grid covers the voxel. None where
+    both grids are one. In the plane the voxel's length counts, across the slices the profile.
     """
     step = np.linalg.inv(affine) @ new_affine
     if tuple(shape) == tuple(new_shape) and np.allclose(step, np.eye(4), atol=1e-4):
@@ -224,27 +189,17 @@ def carry(share: np.ndarray, lines: Sequence[np.ndarray] | None) -> np.ndarray:
 
 
 def carry_label(label: Label, move: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Carry a label to a grid by partial volume.
+    """Carry a label to a grid by partial volume; `move` carries shares, float32.
 
-    Parameters
-    ----------
-    label
-        On the scan's grid.
-    move
-        Carries shares, float32 (X, Y, Z), to the grid.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shares, float32, of a mask or ``probseg``; of a ``dseg`` the region that has the
-        largest share, int32; 0 where no region's is larger than the background's.
+    Returns shares, float32, of a mask or ``probseg``; of a ``dseg`` the region that has the
+    largest share, int32; 0 where no region's is larger than the background's.
     """
     if label.kind != "dseg":
         return move(label.data.astype(np.float32))
     best = np.maximum(move((label.data == 0).astype(np.float32)), 1e-6)
     codes = np.zeros(best.shape, dtype=np.int32)
-    for code in np.unique(label.data[label.data > 0]):
-        share = move((label.data == code).astype(np.float32))
+    for code, _, region in label.regions():
+        share = move(region)
         codes[share > best] = code
         np.maximum(best, share, out=best)
     return codes

@@ -34,23 +34,13 @@ _CODES = {"WhiteMatter": 1, "GreyMatter": 2, "CerebrospinalFluid": 3}
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A high-field image with its brain and lesion masks.
+    """A high-field image with its brain and lesion masks, (X, Y, Z)."""
 
-    Parameters
-    ----------
-    image, brain, mask
-        (X, Y, Z): any units, bool, bool.
-    affine
-        (4, 4), voxel to mm.
-    contrast
-        ``"T1w"`` or ``"T2w"``: says which tissue is bright.
-    """
-
-    image: np.ndarray
-    brain: np.ndarray
-    mask: np.ndarray
-    affine: np.ndarray
-    contrast: str
+    image: np.ndarray  # any units
+    brain: np.ndarray  # bool
+    mask: np.ndarray  # bool
+    affine: np.ndarray  # (4, 4), voxel to mm
+    contrast: str  # "T1w" or "T2w": says which tissue is bright
 
     @cached_property
     def tissue(self) -> np.ndarray:
@@ -110,39 +100,20 @@ def _distance(inside: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Place:
-    """A lesion, or a healthy place of its size and shape.
+    """A lesion, or a healthy place of its size and shape; arrays are float32, of its box."""
 
-    Parameters
-    ----------
-    number
-        Of the lesion, from 1, the largest first.
-    kind
-        ``"lesion"``; ``"mirror"`` or ``"matched"`` for its healthy places.
-    corner
-        First voxel of the box that holds it and all within `REACH` mm, on the scan's grid.
-    share
-        float32, of each voxel of the box in [0, 1].
-    far
-        float32, distance of each voxel of the box from the place, mm.
-    ring
-        float32, the healthy white matter between `GAP` and `REACH` mm around it; with
-        grey matter, or all brain, where there is hardly any.
-    centre, volume, length
-        World, mm; mm^3; the longest extent in any direction, mm.
-    rank
-        0 for the lesion, from 1 for its healthy places.
-    """
-
-    number: int
-    kind: str
-    corner: tuple[int, int, int]
-    share: np.ndarray
-    far: np.ndarray
+    number: int  # of the lesion, from 1, the largest first
+    kind: str  # "lesion"; "mirror" or "matched" for its healthy places
+    corner: tuple[int, int, int]  # of the box with all within `REACH` mm, on the scan's grid
+    share: np.ndarray  # of each voxel, in [0, 1]
+    far: np.ndarray  # distance of each voxel from the place, mm
+    # The healthy white matter between `GAP` and `REACH` mm around it; with grey matter, or all
+    # brain, where there is hardly any.
     ring: np.ndarray
-    centre: tuple[float, float, float]
-    volume: float
-    length: float = np.nan
-    rank: int = 0
+    centre: tuple[float, float, float]  # world, mm
+    volume: float  # mm^3
+    length: float = np.nan  # longest extent in any direction, mm
+    rank: int = 0  # 0 for the lesion, from 1 for its healthy places
 
     @property
     def diameter(self) -> float:
@@ -173,12 +144,8 @@ def _ring(place: Place, head: Anatomy) -> np.ndarray:
 def find_lesions(head: Anatomy) -> tuple[tuple[Place, ...], int]:
     """Find the lesions of a mask as a reader counts them: parts that almost touch are one.
 
-    Returns
-    -------
-    lesions : tuple of Place
-        Those with half their voxels or more in the brain, cut to it; the largest first.
-    outside : int
-        How many others there are.
+    Returns those with half their voxels or more in the brain, cut to it, the largest first;
+    and how many others there are.
     """
     from scipy.ndimage import find_objects, label
 
@@ -246,20 +213,7 @@ def healthy_places(lesions: Sequence[Place], head: Anatomy, *, seed: int = 0) ->
     First its mirror image across the midsagittal plane, then places at random, as deep in
     the brain as the lesion. Each is free of lesions; four fifths of it or more are the tissue
     in which the lesion lies, the tissue around it is alike, and its ring has the same level.
-
-    Parameters
-    ----------
-    lesions
-        From `find_lesions`.
-    head
-        The scan.
-    seed
-        Of the random places.
-
-    Yields
-    ------
-    Place
-        With the number of its lesion; some lesions may have none.
+    A place has the number of its lesion; some lesions may have none.
     """
     healthy = head.brain & (head.from_lesions > _CLEAR)
     across = int(np.argmax(np.abs(head.affine[0, :3]) / spacing_of(head.affine)))
@@ -293,20 +247,11 @@ def healthy_places(lesions: Sequence[Place], head: Anatomy, *, seed: int = 0) ->
 
 
 class Shown(NamedTuple):
-    """A place on an output's grid.
+    """A place on an output's grid."""
 
-    Parameters
-    ----------
-    box
-        Index of the output's arrays.
-    share
-        float32, how much of each voxel the place fills.
-    inside, around
-        Weights of the mean over the place and of that over the ring; each sums to 1.
-    """
-
-    box: tuple[slice, ...]
-    share: np.ndarray
+    box: tuple[slice, ...]  # index of the output's arrays
+    share: np.ndarray  # float32, how much of each voxel the place fills
+    # Weights of the mean over the place and of that over the ring; each sums to 1.
     inside: np.ndarray
     around: np.ndarray
 
@@ -317,21 +262,10 @@ class Shown(NamedTuple):
 
 
 def shown(place: Place, lines: Sequence[np.ndarray] | None, brain: np.ndarray) -> Shown | None:
-    """Carry a place to an output's grid by partial volume.
+    """Carry a place to an output's grid, of this brain, by partial volume.
 
-    Parameters
-    ----------
-    place
-        On the scan's grid.
-    lines
-        From `h2lo_bids.trial.labels.response_lines`; None for the scan's own grid.
-    brain
-        Bool, on the output's grid.
-
-    Returns
-    -------
-    Shown or None
-        None where no voxel of the brain there holds the place, or none its ring.
+    `lines` are of `h2lo_bids.trial.labels.response_lines`. None is returned where no voxel of
+    the brain there holds the place, or none its ring.
     """
     share, ring, corner = place.share, place.ring, list(place.corner)
     for axis, weights in enumerate(lines or ()):

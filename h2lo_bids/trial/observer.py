@@ -28,21 +28,11 @@ _WIDTH = 1.064
 
 
 class Rating(NamedTuple):
-    """What one image says of one place.
+    """What one image says of one place."""
 
-    Parameters
-    ----------
-    cnr
-        Difference of the means of place and ring over the noise, positive for a lesion.
-    channels
-        (`CHANNELS`,), in units of the image, signed as the CNR.
-    volume
-        mm^3 by the midpoint segmenter, see `segment`.
-    """
-
-    cnr: float
-    channels: np.ndarray
-    volume: float
+    cnr: float  # difference of the means of place and ring over the noise, positive for a lesion
+    channels: np.ndarray  # (`CHANNELS`,), in units of the image, signed as the CNR
+    volume: float  # mm^3 by the midpoint segmenter, see `segment`
 
 
 def channel_weights(place: Shown, sides: np.ndarray) -> np.ndarray:
@@ -100,19 +90,7 @@ def segment(image: np.ndarray, place: Shown, polarity: float) -> int:
 
 
 class Observers:
-    """Both observers, ready to look at any image of one grid.
-
-    Parameters
-    ----------
-    places
-        With what the grid shows of each.
-    brain
-        Bool, on the grid.
-    affine
-        (4, 4).
-    contrast
-        ``"T1w"`` or ``"T2w"``.
-    """
+    """Both observers, ready to look at places in any image of one grid."""
 
     def __init__(
         self,

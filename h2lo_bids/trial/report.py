@@ -1,4 +1,4 @@
-"""The page of a trial, and the pictures of labels on a participant's page."""
+"""The page of a trial, pictures of labels for a participant's page, and a set for readers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from h2lo_bids.bids.derivatives import software_versions
+from h2lo_bids.bids.derivatives import result_files, software_versions
+from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.io import atomic_write_text
+from h2lo_bids.evaluation.catalogue import write_table
+from h2lo_bids.imaging.resample import spacing_of
+from h2lo_bids.io import atomic_path, atomic_write_text, save_nifti
 from h2lo_bids.reports import charts, mosaic
 from h2lo_bids.reports.figures import save_figure
 from h2lo_bids.reports.methods import works
 from h2lo_bids.reports.mosaic import picture_uri, volume_of
 from h2lo_bids.reports.page import asset, render
 from h2lo_bids.reports.records import Figure
-from h2lo_bids.trial.condition import HIGH, ratings_path
+from h2lo_bids.trial.condition import HIGH
 from h2lo_bids.trial.scan import Examined
 from h2lo_bids.trial.study import OBSERVERS, TABLES, Study
 
@@ -31,6 +34,15 @@ _HIDDEN = ("contrast", "label", "observer", "intercept", "slope")
 _HEADS = {
     name: {column: what for column, what in described.items() if column not in _HIDDEN}
     for name, described in TABLES.items()
+}
+
+FOLDER, KEY = "reader_set", "reader_set_key.tsv"
+_SLICES = 3
+_KEY_COLUMNS = {
+    "image": {"Description": "Name in reader_set"},
+    "participant_id": {"Description": "Participant"},
+    "condition": {"Description": "Condition of the trial"},
+    "source": {"Description": "File in this dataset"},
 }
 
 
@@ -71,11 +83,11 @@ def _view(out_dir: Path, study: Study, contrast: str, label: str) -> dict[str, A
         rated = [row for row in rows["detectability"] if "auc" in row]
         curves = [
             (colours[row["condition"]], row["condition"], _curve(row["intercept"], row["slope"]))
-            for row in rated if math.isfinite(row["intercept"])
+            for row in rated if math.isfinite(row.get("intercept", math.nan))
         ]  # fmt: skip
         points = [
             (colours[row["condition"]], row["condition"],
-             (row["auc"], row["delong_low"], row["delong_high"]))
+             tuple(row.get(k, math.nan) for k in ("auc", "delong_low", "delong_high")))
             for row in rated
         ]  # fmt: skip
         parts.append(
@@ -108,8 +120,9 @@ def _examples(out_dir: Path, lesions: Any, label: str) -> Iterator[dict[str, Any
         for kind, rows in (("smallest seen", seen), ("largest missed", missed)):
             for _, row in rows.iterrows():
                 stem = Path(row["scan"]).name.split(".")[0]
+                *_, pictures = result_files(out_dir, "trial_ratings", scan=f"{stem}_{label}")
                 try:
-                    with np.load(ratings_path(out_dir, stem, label).with_suffix(".npz")) as kept:
+                    with np.load(pictures) as kept:
                         planes = [kept[f"{n}_{row['lesion']:.0f}"] for n in (HIGH, str(condition))]
                 except (OSError, KeyError, ValueError):
                     continue
@@ -159,7 +172,7 @@ def draw_lesions(out_dir: Path, scan: Scan, found: Examined) -> tuple[Figure, ..
     """Draw the outline of the labels on the high-field image and on the first other one."""
     figures = []
     mask = volume_of(found.outline)
-    layout = mosaic.layout_of(volume_of(_filled(found.pictures["lesionshigh"])))
+    layout = mosaic.layout_of(volume_of(found.pictures["lesionshigh"]))
     layout = replace(layout, cuts=_cuts(layout, mask))
     for kind, image in found.pictures.items():
         volume = volume_of(image, like=found.outline)
@@ -168,11 +181,6 @@ def draw_lesions(out_dir: Path, scan: Scan, found: Examined) -> tuple[Figure, ..
         drawing = mosaic.mosaic(volume, layout, (0.0, bright), title=title, mask=mask)
         figures.append(save_figure(out_dir, scan.stem, kind, drawing))
     return tuple(figures)
-
-
-def _filled(image: Any) -> Any:
-    data = (np.asarray(image.dataobj) > 0).astype(np.uint8)
-    return nib.Nifti1Image(data, image.affine)
 
 
 def _cuts(layout: Any, mask: Any) -> tuple[tuple[float, ...], ...]:
@@ -187,3 +195,66 @@ def _cuts(layout: Any, mask: Any) -> tuple[tuple[float, ...], ...]:
                 chosen.append(float(at[index]))
         cuts.append(tuple(sorted(chosen)))
     return tuple(cuts)
+
+
+def write_reader_set(out_dir: Path, count: int, seed: int) -> list[str]:
+    """Write blinded images as NIfTI and PNG to ``trial/reader_set``, and the key beside it.
+
+    The order is random; each condition has as many images as the others, or one less.
+    Names, headers and origins say nothing of participant and condition; voxel sizes do.
+    Returns one line if there are fewer than `count`.
+    """
+    rng, found = np.random.default_rng(seed), _candidates(out_dir)
+    for paths in found.values():
+        rng.shuffle(paths)
+    chosen: list[tuple[str, Path]] = []
+    while len(chosen) < count and any(found.values()):
+        names = [name for name in found if found[name]]
+        rng.shuffle(names)
+        chosen += [(name, found[name].pop()) for name in names[: count - len(chosen)]]
+    rng.shuffle(chosen)  # type: ignore[arg-type]
+    folder, rows = out_dir / "trial" / FOLDER, []
+    for old in folder.glob("image-*"):
+        old.unlink()
+    for number, (name, path) in enumerate(chosen, start=1):
+        word = f"image-{number:03d}"
+        image: Any = nib.load(path)
+        data, sides = np.asarray(image.dataobj, dtype=np.float32), spacing_of(image.affine)
+        save_nifti(nib.Nifti1Image(data, np.diag([*sides, 1.0])), folder / f"{word}.nii.gz")
+        _write_png(data, sides, folder / f"{word}.png")
+        subject = path.relative_to(out_dir).parts[0]
+        rows.append([word, subject, name, path.relative_to(out_dir).as_posix()])
+    write_table(out_dir / "trial" / KEY, rows, _KEY_COLUMNS)
+    short = len(chosen) < count
+    return [f"--reader-set {count}: there are {len(chosen)} images only"] if short else []
+
+
+def _candidates(out_dir: Path) -> dict[str, list[Path]]:
+    """Return the images by condition: noisy ones, and the high-field image."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(out_dir.glob("sub-*/**/anat/*_desc-*noise01_T[12]w.nii.gz")):
+        name = parse_name(path.name)
+        desc = dict(name.entities).get("desc", "") if name else ""
+        if desc and not desc.startswith("lowfield"):
+            found.setdefault(desc.removesuffix("noise01"), []).append(path)
+    if found:
+        plain = sorted(out_dir.glob("sub-*/**/anat/*_desc-preproc_T[12]w.nii.gz"))
+        found[HIGH] = [path for path in plain if "_space-" not in path.name]
+    return found
+
+
+def _write_png(data: np.ndarray, sides: np.ndarray, path: Path) -> None:
+    """Write slices across the longest side, one above the other at their true proportions."""
+    from PIL import Image
+
+    axis = int(np.argmax(np.round(sides, 3) * (1, 1, 1.0001)))
+    inside = np.flatnonzero(data.any(axis=tuple({0, 1, 2} - {axis})))
+    rows, bright = [], float(np.percentile(data[data > 0], 99.5)) if data.any() else 1.0
+    across = [side for a, side in enumerate(sides) if a != axis]
+    for part in np.linspace(0.35, 0.65, _SLICES):
+        plane = np.rot90(np.take(data, inside[int(part * (len(inside) - 1))], axis=axis))
+        picture = Image.fromarray(np.rint(255 * np.clip(plane / bright, 0, 1)).astype(np.uint8))
+        size = (round(plane.shape[1] * across[0]) * 2, round(plane.shape[0] * across[1]) * 2)
+        rows.append(np.asarray(picture.resize(size, Image.Resampling.NEAREST)))
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.concatenate(rows)).save(temporary, "PNG")

@@ -1,7 +1,7 @@
 """Study figures of a trial, from the ratings that observers gave.
 
 Subjects are the units that a study draws: realisations of one lesion, and lesions of one
-person, are not independent. Intervals are of 95 %. Fields are columns of the tables.
+person, are not independent. Intervals are of 95 %. Keys of results are columns of the tables.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 import math
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +16,6 @@ ALPHA = 0.05
 _Z = 1.959964
 _LEAST_SPREAD = 1e-9
 _MOST_SUBJECTS = 10**6
-_NAN = math.nan
 
 
 def delong(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,16 +53,6 @@ def delong(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.n
     return areas, np.atleast_2d(np.cov(of_positive) / m + np.cov(of_negative) / n)
 
 
-class Area(NamedTuple):
-    """Mean area under the ROC curve; by DeLong over cases, by the bootstrap over subjects."""
-
-    auc: float
-    delong_low: float = _NAN
-    delong_high: float = _NAN
-    boot_low: float = _NAN
-    boot_high: float = _NAN
-
-
 def area(
     positive: np.ndarray,
     negative: np.ndarray,
@@ -73,8 +61,8 @@ def area(
     *,
     resamples: int = 1000,
     seed: int = 0,
-) -> Area:
-    """Estimate the mean area of several realisations, and bound it twice.
+) -> dict[str, float]:
+    """Estimate the mean area of several realisations; bound it by DeLong and by the bootstrap.
 
     Parameters
     ----------
@@ -87,19 +75,21 @@ def area(
     """
     areas, covariance = delong(positive, negative)
     value = float(areas.mean())
-    error = _Z * math.sqrt(max(float(covariance.mean()), 0)) if np.all(covariance >= -1) else _NAN
-    bounds = (max(value - error, 0.0), min(value + error, 1.0)) if error >= 0 else (_NAN, _NAN)
+    result = {"auc": value}
+    if np.all(covariance >= -1):
+        error = _Z * math.sqrt(max(float(covariance.mean()), 0))
+        result |= {"delong_low": max(value - error, 0.0), "delong_high": min(value + error, 1.0)}
     names, codes = np.unique(
         np.concatenate([positive_subjects, negative_subjects]), return_inverse=True
     )
     if len(names) < 2:
-        return Area(value, *bounds)
+        return result
     count, m = len(names), len(positive_subjects)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    found = weighted_areas(positive, negative, codes[:m], codes[m:], drawn)
-    low, high = np.nanpercentile(found, (2.5, 97.5)).tolist()
-    return Area(value, *bounds, low, high)
+    resampled = weighted_areas(positive, negative, codes[:m], codes[m:], drawn)
+    low, high = np.nanpercentile(resampled, (2.5, 97.5)).tolist()
+    return result | {"boot_low": low, "boot_high": high}
 
 
 def weighted_areas(
@@ -183,7 +173,7 @@ def detectability(auc: float) -> float:
     """Return the d' of two normal classes of equal variance with this area under the curve."""
     from scipy.stats import norm
 
-    return float(math.sqrt(2) * norm.ppf(auc)) if 0 < auc < 1 else _NAN
+    return float(math.sqrt(2) * norm.ppf(auc)) if 0 < auc < 1 else math.nan
 
 
 def threshold(negative: np.ndarray, specificity: float = 0.9) -> float:
@@ -191,48 +181,39 @@ def threshold(negative: np.ndarray, specificity: float = 0.9) -> float:
     return float(np.quantile(negative, specificity, method="higher"))
 
 
-class Sensitivity(NamedTuple):
-    """Mean share of lesions seen; interval by Wilson for as many cases as lesions."""
+def sensitivity(seen: np.ndarray) -> dict[str, float]:
+    """Average the share of realisations in which each lesion is seen, (L,).
 
-    sensitivity: float
-    sensitivity_low: float
-    sensitivity_high: float
-
-
-def sensitivity(seen: np.ndarray) -> Sensitivity:
-    """Summarise of each lesion the share of realisations in which it is seen, (L,)."""
+    The interval is Wilson's for as many cases as lesions.
+    """
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(float(seen.sum()), len(seen), alpha=ALPHA, method="wilson")
-    return Sensitivity(float(seen.mean()), float(low), round(float(high), 12))
-
-
-class Psychometric(NamedTuple):
-    """Probability of seeing a lesion: logit linear in log mm; diameter at 80 %, delta method."""
-
-    diameter80: float = _NAN
-    diameter80_low: float = _NAN
-    diameter80_high: float = _NAN
-    intercept: float = _NAN
-    slope: float = _NAN
+    return {
+        "sensitivity": float(seen.mean()),
+        "sensitivity_low": float(low),
+        "sensitivity_high": round(float(high), 12),
+    }
 
 
 def diameter_seen(
     diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray, probability: float = 0.8
-) -> Psychometric:
+) -> dict[str, float]:
     """Fit the probability of seeing a lesion to its diameter, errors clustered by group.
+
+    The logit is linear in the logarithm of the diameter; the interval is by the delta method.
 
     Parameters
     ----------
     diameters, seen, groups
         (L,): mm; share of realisations; whose each lesion is.
     probability
-        At which the diameter is wanted; it is NaN if the fit has no rising slope.
+        At which the diameter is wanted; there is none if the fit has no rising slope.
     """
     import statsmodels.api as sm
 
     if len(diameters) < 4 or np.ptp(diameters) < _LEAST_SPREAD or np.ptp(seen) < _LEAST_SPREAD:
-        return Psychometric()
+        return {}
     codes = np.unique(groups, return_inverse=True)[1]
     how = {"cov_type": "cluster", "cov_kwds": {"groups": codes}} if codes.max() > 0 else {}
     with warnings.catch_warnings():
@@ -241,33 +222,31 @@ def diameter_seen(
         fit = sm.GLM(seen, design, family=sm.families.Binomial()).fit(**how)
     a, b = map(float, fit.params)
     if not np.isfinite([a, b]).all() or b <= 0 or abs(b) > 100:
-        return Psychometric(intercept=a, slope=b)
+        return {"intercept": a, "slope": b}
     wanted = (math.log(probability / (1 - probability)) - a) / b
     gradient = np.array([-1 / b, -wanted / b])
     error = math.sqrt(max(float(gradient @ np.asarray(fit.cov_params()) @ gradient), 0.0))
     # Where the fit nearly separates its covariance is not known, and the interval NaN.
     low, high = (math.exp(min(wanted + s * _Z * error, 50)) for s in (-1, 1))
-    return Psychometric(math.exp(min(wanted, 50)), low, high, a, b)
+    return {
+        "diameter80": math.exp(min(wanted, 50)), "diameter80_low": low, "diameter80_high": high,
+        "intercept": a, "slope": b,
+    }  # fmt: skip
 
 
-class Agreement(NamedTuple):
-    """Bland and Altman's bias and limits of agreement, and the intraclass correlation ICC(2,1)."""
+def agreement(truth: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    """Compare measured with true values, (N,) each; nothing is known where N is less than 2.
 
-    bias: float = _NAN
-    loa_low: float = _NAN
-    loa_high: float = _NAN
-    icc: float = _NAN
-
-
-def agreement(truth: np.ndarray, measured: np.ndarray) -> Agreement:
-    """Compare measured with true values, (N,) each; NaN where N is less than 2."""
+    Bland and Altman's bias and limits of agreement, and the intraclass correlation ICC(2,1).
+    """
     if len(truth) < 2:
-        return Agreement()
+        return {}
     difference = measured - truth
     bias, spread = float(difference.mean()), _Z * float(difference.std(ddof=1))
-    alike = np.ptp(truth) < _LEAST_SPREAD  # nothing to agree on
-    icc = _NAN if alike else intraclass_correlation(np.column_stack([truth, measured]))
-    return Agreement(bias, bias - spread, bias + spread, icc)
+    result = {"bias": bias, "loa_low": bias - spread, "loa_high": bias + spread}
+    if np.ptp(truth) < _LEAST_SPREAD:  # nothing to agree on
+        return result
+    return result | {"icc": intraclass_correlation(np.column_stack([truth, measured]))}
 
 
 def intraclass_correlation(ratings: np.ndarray) -> float:
@@ -279,7 +258,7 @@ def intraclass_correlation(ratings: np.ndarray) -> float:
     rest = ratings - ratings.mean(axis=1, keepdims=True) - ratings.mean(axis=0) + mean
     error = (rest**2).sum() / ((n - 1) * (k - 1))
     total = targets + (k - 1) * error + k * (raters - error) / n
-    return float((targets - error) / total) if total > 0 else _NAN
+    return float((targets - error) / total) if total > 0 else math.nan
 
 
 def subjects_needed(differences: np.ndarray, power: float) -> int | None:
@@ -306,18 +285,9 @@ def subjects_needed(differences: np.ndarray, power: float) -> int | None:
     return None if needed >= _MOST_SUBJECTS else needed
 
 
-class Dose(NamedTuple):
-    """Odds of seeing a lesion per unit of what differs, their interval, and p of no effect."""
-
-    odds: float
-    low: float
-    high: float
-    p: float
-
-
 def dose_response(
     seen: np.ndarray, dose: np.ndarray, diameters: np.ndarray, groups: np.ndarray
-) -> Dose | None:
+) -> dict[str, float]:
     """Fit what one quantity of the conditions does to seeing lesions, whatever their size.
 
     Generalised estimating equations, binomial, exchangeable within subjects; the
@@ -332,13 +302,14 @@ def dose_response(
 
     Returns
     -------
-    Dose or None
-        None where the dose or what is seen does not vary, or there is one subject.
+    dict
+        Odds of seeing a lesion per unit of the quantity, their interval, and p of no effect;
+        empty where the dose or what is seen does not vary, or there is one subject.
     """
     import statsmodels.api as sm
 
     if min(np.ptp(dose), np.ptp(seen)) < _LEAST_SPREAD or len(np.unique(groups)) < 2:
-        return None
+        return {}
     columns = [np.ones(len(seen)), dose]
     if np.ptp(diameters) > _LEAST_SPREAD:
         columns.append(np.log(diameters))
@@ -350,6 +321,6 @@ def dose_response(
         ).fit()  # fmt: skip
     b, error = float(fit.params[1]), float(fit.bse[1])
     if not np.isfinite([b, error]).all() or abs(b) > 100:
-        return None
+        return {}
     odds, low, high = (math.exp(np.clip(b + s * _Z * error, -300, 300)) for s in (0, -1, 1))
-    return Dose(odds, low, high, float(fit.pvalues[1]))
+    return {"odds": odds, "low": low, "high": high, "p": float(fit.pvalues[1])}

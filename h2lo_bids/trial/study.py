@@ -16,11 +16,11 @@ from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import NoMatchError
 from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.io import read_json
-from h2lo_bids.trial import columns
 from h2lo_bids.trial import statistics as st
 from h2lo_bids.trial.condition import HIGH
 from h2lo_bids.trial.lesions import LESION
 from h2lo_bids.trial.observer import CHANNELS
+from h2lo_bids.trial.scan import RATINGS, columns
 
 OBSERVERS = ("hotelling", "cnr")
 DIAMETERS = (0, 3, 5, 7, 10, 15, math.inf)
@@ -29,46 +29,97 @@ SEVERAL = 5
 """Participants from which on the Hotelling observer is trained on others only."""
 _DOSES = ("noise_scale", "slice_thickness", "voxel_volume")
 _CHANNELS = [f"channel{n}" for n in range(1, CHANNELS + 1)]
+_STUDY: dict[str, str | tuple[str, str]] = {
+    "contrast": "T1w or T2w", "label": "Name given with --labels", "condition": "Condition",
+    "observer": "hotelling or cnr",
+}  # fmt: skip
+_SHARE: dict[str, str | tuple[str, str]] = {
+    "sensitivity": "At 90 % specificity, mean over lesions and realisations",
+    "sensitivity_low": "95 % interval by Wilson over lesions",
+    "sensitivity_high": "Its upper end",
+}
 TABLES = {
-    name: getattr(columns, name.upper())
-    for name in ("detectability", "sensitivity", "volumes", "comparisons", "dose")
+    "detectability": columns(
+        **_STUDY,
+        subjects="Participants",
+        lesions="Lesions",
+        healthy="Healthy places",
+        auc="Area under the ROC curve, mean over realisations",
+        delong_low="95 % interval by DeLong over lesions and places",
+        delong_high="Its upper end",
+        boot_low="95 % interval by the bootstrap over participants",
+        boot_high="Its upper end",
+        dprime="d' of normal classes with this area",
+        **_SHARE,
+        diameter80=(
+            "Diameter seen with 80 % probability by the logistic fit; n/a where it does not rise",
+            "mm",
+        ),
+        diameter80_low=(
+            "95 % interval, errors clustered by participant; n/a where hardly any lesion is missed",
+            "mm",
+        ),
+        diameter80_high=("Its upper end", "mm"),
+        intercept="Of the logit against the logarithm of the diameter",
+        slope="Its slope",
+        subjects_seen="Participants with a lesion that, in half the realisations or more, is rated "
+        "above all their healthy places",
+        smallest=("Length of the smallest such lesion, mean over these participants", "mm"),
+        smallest_sd=("Its standard deviation", "mm"),
+    ),
+    "sensitivity": columns(
+        **_STUDY,
+        by="diameter (mm) or contrast (absolute, high field)",
+        low="Lower end of the bin",
+        high="Upper end of the bin; n/a where it has none",
+        lesions="Lesions in it",
+        **_SHARE,
+    ),
+    "volumes": columns(
+        **{name: text for name, text in _STUDY.items() if name != "observer"},
+        subjects="Participants",
+        bias=("Segmented less true volume of a participant, mean", "ml"),
+        loa_low=("Limit of agreement", "ml"),
+        loa_high=("Limit of agreement", "ml"),
+        icc="Intraclass correlation ICC(2,1); n/a where all have one true volume",
+    ),
+    "comparisons": columns(
+        **_STUDY,
+        versus="The other condition",
+        subjects="Participants with both",
+        difference="Sensitivity of a participant, condition less the other, mean",
+        sd="Its standard deviation",
+        needed80="Participants that a paired t-test needs at power 0.8, 5 % two-sided",
+        needed90="The same at power 0.9",
+    ),
+    "dose": columns(
+        **{name: text for name, text in _STUDY.items() if name != "condition"},
+        quantity="What differs between the conditions",
+        odds="Odds of seeing a lesion per unit of it, at the same diameter",
+        low="95 % interval",
+        high="Its upper end",
+        p="Of no effect",
+    ),
 }
 """Tables of a study, with their columns."""
 
 
 @dataclass
 class Study:
-    """The figures of a study.
+    """The figures of a study."""
 
-    Parameters
-    ----------
-    conditions
-        Name and description of each, the high-field image first.
-    training
-        Kinds of data that the models were trained on.
-    rows
-        Of each of `TABLES`, by the names of its columns.
-    lesions
-        By (contrast, label): one row per condition, observer, participant and lesion.
-    notes
-        One line each.
-    """
-
+    # Name and description of each, the high-field image first.
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    training: set[str] = field(default_factory=set)
+    training: set[str] = field(default_factory=set)  # kinds of data that models were trained on
+    # Of each of `TABLES`, by the names of its columns.
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    # By (contrast, label): one row per condition, observer, participant and lesion.
     lesions: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
-    """Read the ratings of all scans, and what they say of the conditions.
-
-    Raises
-    ------
-    NoMatchError
-        If there are none.
-    """
+    """Read the ratings of all scans, and what they say of the conditions."""
     parts, study = [], Study({HIGH: {"text": "the high-field image"}})
     for path in sorted((out_dir / "trial" / "ratings").glob("*.tsv")):
         try:
@@ -79,7 +130,7 @@ def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
                 subject=name.get("sub"), contrast=name.suffix, scan=told["Scan"],
                 label=told["Label"],
             )  # fmt: skip
-            missing = set(columns.RATINGS) - set(table)
+            missing = set(RATINGS) - set(table)
             assert not missing, f"no column {', '.join(sorted(missing))}"
             given, training = told["Conditions"], told["Training"]
         except (OSError, ValueError, KeyError, AssertionError, TypeError) as err:
@@ -103,14 +154,9 @@ def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
 
 
 def collect(out_dir: Path, *, seed: int = 0) -> Study:
-    """Compute every table of a study, and write them to ``out_dir/trial``.
+    """Compute every table of a study from ``out_dir/trial/ratings``, and write them there.
 
-    Parameters
-    ----------
-    out_dir
-        Root of the derivative dataset, with ``trial/ratings``.
-    seed
-        Of the bootstrap.
+    `seed` is that of the bootstrap.
     """
     ratings, study = read_ratings(out_dir)
     for (contrast, label), table in ratings.groupby(["contrast", "label"], sort=True):
@@ -172,13 +218,11 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
         )
         return seen
     positive, negative = values[lesion], values[~lesion]
-    row |= st.area(
-        positive.T, negative.T, subjects[lesion], subjects[~lesion], seed=seed
-    )._asdict()  # fmt: skip
+    row |= st.area(positive.T, negative.T, subjects[lesion], subjects[~lesion], seed=seed)
     seen["seen"] = (positive > st.threshold(negative.ravel())).mean(axis=1)
     share, sizes = seen["seen"].to_numpy(), seen["diameter"].to_numpy()
-    row |= {"dprime": st.detectability(row["auc"])} | st.sensitivity(share)._asdict()
-    row |= st.diameter_seen(sizes, share, subjects[lesion])._asdict()
+    row |= {"dprime": st.detectability(row["auc"])} | st.sensitivity(share)
+    row |= st.diameter_seen(sizes, share, subjects[lesion])
     # As a reader calls lesions: none who is healthy is called ill.
     most = pd.DataFrame(negative).groupby(subjects[~lesion]).max().reindex(subjects[lesion])
     clear = (positive > most.to_numpy()).mean(axis=1) >= 0.5
@@ -190,7 +234,7 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
         for low, high in itertools.pairwise(edges):
             inside = np.asarray((of >= low) & (of < high))
             if inside.any():
-                found = st.sensitivity(share[inside])._asdict()
+                found = st.sensitivity(share[inside])
                 own_bin = {"by": by, "low": float(low), "high": float(high)}
                 study.rows["sensitivity"].append(
                     key | own_bin | {"lesions": int(inside.sum())} | found
@@ -204,7 +248,7 @@ def _volumes(key: dict[str, Any], part: pd.DataFrame, study: Study) -> None:
     by_lesion = own.groupby(["subject", "scan", "lesion"])[["volume", "segmented"]].mean()
     totals = by_lesion.groupby("subject").sum() / 1000
     found = st.agreement(totals["volume"].to_numpy(), totals["segmented"].to_numpy())
-    study.rows["volumes"].append(key | {"subjects": len(totals)} | found._asdict())
+    study.rows["volumes"].append(key | {"subjects": len(totals)} | found)
 
 
 def _compare(key: dict[str, Any], lesions: pd.DataFrame, study: Study) -> None:
@@ -235,5 +279,5 @@ def _dose(key: dict[str, Any], lesions: pd.DataFrame, study: Study) -> None:
             own["seen"].to_numpy(), dose.to_numpy(float), own["diameter"].to_numpy(),
             own["subject"].to_numpy(str),
         )  # fmt: skip
-        if found is not None:
-            study.rows["dose"].append(key | {"quantity": quantity} | found._asdict())
+        if found:
+            study.rows["dose"].append(key | {"quantity": quantity} | found)
