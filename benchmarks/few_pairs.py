@@ -35,13 +35,13 @@ from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle, load_mo
 from h2lo_bids.models.registry import Model
 from h2lo_bids.phantom.pairs import simulate_training_pairs
 from h2lo_bids.training.devices import keep_freed_memory
+from h2lo_bids.training.embedded import split_labels
 from h2lo_bids.training.experiments.external import Command, run_command
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
 from h2lo_bids.training.prepared import training_frame
-from h2lo_bids.training.simulated import split_labels
 from h2lo_bids.vocabulary import CONTRASTS
 
 SEED = 7000
@@ -58,7 +58,7 @@ def make(args: argparse.Namespace) -> None:
     command = Command("simulator", args.simulator) if args.simulator else None
     split = split_labels(args.labels)
     for part, count in PARTS.items():
-        maps = itertools.islice(itertools.cycle(getattr(split, part)), count)
+        maps = itertools.islice(itertools.cycle(split[part]), count)
         for number, (_, labels) in enumerate(maps, 1):
             path = args.sites / "phantom" / f"{part}-{number:02d}.npz"
             if not path.exists():

@@ -132,11 +132,7 @@ def save_bundle(
     holds JSON-ready values beside those that follow from the model, `extras` further files by
     their name relative to the folder, whose digests are recorded and checked by `load_bundle`.
     """
-    import safetensors.torch
-
-    extras, folder = extras or {}, Path(folder)
-    state = {name: v.detach().cpu().float().contiguous() for name, v in model.state_dict().items()}
-    weights = safetensors.torch.save(state)
+    extras, folder, weights = extras or {}, Path(folder), weights_file(model)
     record = {
         **metadata,
         "format": FORMAT,
@@ -144,7 +140,7 @@ def save_bundle(
         "task": task_of(method),
         "contrast": contrast,
         "architecture": sizes_of(model.architecture),
-        "parameters": sum(v.numel() for v in state.values()),
+        "parameters": sum(v.numel() for v in model.state_dict().values()),
         "frame": frame.to_dict(),
         "sha256": sha256(weights),
     }
@@ -158,6 +154,16 @@ def save_bundle(
         text = f"{folder}: cannot save the model ({err.strerror}); check its permissions"
         raise of_the_machine(err, str(folder)) or CannotCreateError(text) from err
     return load_bundle(folder)
+
+
+def weights_file(model: Model) -> bytes:
+    """Return the content of the file that holds a model's weights in a bundle."""
+    import safetensors.torch
+
+    state = model.state_dict()
+    return safetensors.torch.save(
+        {k: v.detach().cpu().float().contiguous() for k, v in state.items()}
+    )
 
 
 def default_bundle(contrast: str, *, method: str = "h2lo") -> Bundle:

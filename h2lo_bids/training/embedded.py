@@ -8,36 +8,35 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from h2lo_bids.errors import H2loError
+from h2lo_bids.errors import BadDataError, H2loError, MissingInputError
+from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.realism import scan_noise
-from h2lo_bids.models.bundle import MEMBERS, Bundle, save_bundle
+from h2lo_bids.evaluation.scores import IDENTITY, PAPER
+from h2lo_bids.evaluation.statistics import Summary
+from h2lo_bids.evaluation.table import Block, Table, rows_of
+from h2lo_bids.imaging.normalise import max_normalise, scale_brain
+from h2lo_bids.io import atomic_path
+from h2lo_bids.models.bundle import MEMBERS, Bundle, save_bundle, weights_file
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.phantom.pairs import simulate_axial_scan
+from h2lo_bids.phantom.pairs import simulate_axial_scan, simulate_training_pairs
 from h2lo_bids.training.augment import Augmentation
-from h2lo_bids.training.card import build_card, build_metadata
+from h2lo_bids.training.card import render_card, software, varied
 from h2lo_bids.training.devices import keep_freed_memory
 from h2lo_bids.training.experiments.heldout import held_out_figures, predict_pair
 from h2lo_bids.training.experiments.noise import calibrate_noise
 from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, training_range
-from h2lo_bids.training.simulated import (
-    FRAME_SHAPE,
-    SPACING,
-    Numbered,
-    Simulation,
-    Split,
-    read_pairs,
-    simulated_pairs,
-    split_labels,
-)
 from h2lo_bids.vocabulary import CONTRASTS, Say
 
 SOURCE = "SynthSeg training label maps, github.com/BBillot/SynthSeg"
@@ -45,11 +44,45 @@ LICENCE = "Apache-2.0"
 PAIR_SEED = 1000
 """Added to a label map's number: the pairs stay the same when the fit's seed changes."""
 STEPS = 4000
-TRAIN, VALIDATE = Simulation(variants=4, inputs=6), Simulation(inputs=3)
-TEST = Simulation(inputs=3, scaling="max", distorted=True)
-"""Scored as the paper does: images divided by their maximum, the model's input scaled anew."""
+FRAME_SHAPE = (208, 256, 256)
+SPACING = (1.0, 1.0, 1.0)
 
-Parts = tuple[list[Pair], list[Pair], list[Pair]]
+USE = (
+    "Research and teaching: simulating what a 64 mT scan of a brain would look like from its "
+    "3 T scan, to plan studies, test pipelines and augment training data."
+)
+LIMITS = (
+    "Trained on simulated pairs, never on a real low-field scan: its contrast, noise and blur "
+    "are those of the simulation, which was calibrated with the figures that the paper gives of "
+    "ds006557. White-matter lesions as in the label maps (0.7 to 45 ml) were simulated; no "
+    "tumour, infarct, haemorrhage or placed plaque was. The output is a conditional median, "
+    "smoother than a real scan: add `--noise calibrated` for its noise. Not for diagnosis."
+)
+
+Numbered = tuple[int, Path]
+"""A label map and its place in the sorted folder, from 1."""
+Split = dict[str, list[Numbered]]
+"""Label maps by their part in a fit; no person is in two parts."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """How often each person of a part of the split is simulated."""
+
+    variants: int = 1  # persons per label map, each of another warp, tissue draw and LF scans
+    inputs: int = 1  # HF scanners per variant, of one LF target; the first is the calibrated site
+    scaling: str = "robust"  # of the HF images
+    # Whether the LF images are distorted and misregistered as real ones are. A model that
+    # learns from such pairs blurs its output by what it cannot know.
+    distorted: bool = False
+
+
+SIMULATIONS = {
+    "train": Simulation(variants=4, inputs=6),
+    "validation": Simulation(inputs=3),
+    # Scored as the paper does: images divided by their maximum, the model's input scaled anew.
+    "test": Simulation(inputs=3, scaling="max", distorted=True),
+}
 
 
 def embedded_options(seed: int = 42, steps: int = STEPS, precision: str = "bf16") -> FitOptions:
@@ -79,6 +112,82 @@ def embedded_options(seed: int = 42, steps: int = STEPS, precision: str = "bf16"
     )
 
 
+def split_labels(folder: Path) -> Split:
+    """Divide a folder's label maps: the last eighth tests, the one before validates."""
+    found = list(enumerate(sorted(folder.glob("[!.]*.nii.gz")), 1))
+    if len(found) < 3:
+        raise MissingInputError(
+            f"{folder}: {len(found)} label maps (*.nii.gz) found, at least 3 are needed to "
+            "train, validate and test on different people"
+        )
+    part = max(1, len(found) // 8)
+    return {
+        "train": found[: -2 * part],
+        "validation": found[-2 * part : -part],
+        "test": found[-part:],
+    }
+
+
+def pairs_of_split(
+    split: Split, out: Path, contrasts: Sequence[str], say: Say
+) -> dict[str, dict[str, list[Pair]]]:
+    """Return the pairs of each contrast and part; those that are not kept yet are simulated."""
+    found: dict[str, dict[str, list[Pair]]] = {contrast: {} for contrast in contrasts}
+    for part, maps in split.items():
+        files = _simulated(maps, SIMULATIONS[part], contrasts, out / "work" / "pairs", say)
+        for contrast in contrasts:
+            found[contrast][part] = [p for path in files[contrast] for p in _read_pairs(path)]
+    return found
+
+
+def _simulated(
+    maps: Sequence[Numbered], how: Simulation, contrasts: Sequence[str], cache: Path, say: Say
+) -> dict[str, list[Path]]:
+    """Return the files of simulated pairs; all contrasts of a person are simulated at once."""
+    found: dict[str, list[Path]] = {contrast: [] for contrast in contrasts}
+    kind = f"{how.scaling}-{how.inputs}{'-distorted' if how.distorted else ''}"
+    for variant in range(how.variants):
+        for number, path in maps:
+            person = PAIR_SEED + 100 * variant + number
+            name = f"{path.name.split('.')[0]}_seed-{person}_{kind}.npy"
+            kept = {c: cache / c / name for c in contrasts}
+            missing = {c: file for c, file in kept.items() if not file.exists()}
+            if missing:
+                _simulate(path, person, missing, how)
+                say(f"simulated {', '.join(missing)} of {path.name}, seed {person}")
+            for contrast in contrasts:
+                found[contrast].append(kept[contrast])
+    return found
+
+
+def _simulate(labels: Path, seed: int, kept: dict[str, Path], how: Simulation) -> None:
+    """Write for each contrast the target, the mask and the inputs in half precision."""
+    pairs = simulate_training_pairs(
+        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE, inputs=how.inputs,
+        nominal=True, normalise=False, distorted=how.distorted,
+    )  # fmt: skip
+    for contrast, path in kept.items():
+        pair = pairs[contrast]
+        scaled = [
+            scale_brain(hf, pair.mask, SPACING, contrast=contrast, scaling=how.scaling).volume
+            for hf in pair.inputs
+        ]
+        volumes = np.stack([max_normalise(pair.lf, pair.mask), pair.mask, *scaled])
+        with atomic_path(path) as partial, partial.open("wb") as stream:
+            # Half precision keeps three decimals of [0, 1], finer than the noise.
+            np.save(stream, volumes.astype(np.float16))
+
+
+def _read_pairs(path: Path) -> list[Pair]:
+    """Map the pairs of a file into memory, one per input."""
+    try:
+        lf, mask, *inputs = np.load(path, mmap_mode="r")
+        brain = np.asarray(mask) > 0
+        return [Pair(f"{path.stem}_{n}", hf, lf, brain) for n, hf in enumerate(inputs, 1)]
+    except (OSError, ValueError) as err:
+        raise BadDataError(f"{path}: cannot read this pair ({err}); remove it") from err
+
+
 def train_embedded(
     labels: Path,
     out: Path,
@@ -92,106 +201,111 @@ def train_embedded(
     """Simulate pairs, fit, score on held-out people and write the bundle."""
     work = out / "work" / contrast
     split = split_labels(labels)
-    parts = pairs_of_split(split, out, (contrast,), say)[contrast]
-    plans = [options] + [
-        dataclasses.replace(options, seed=options.seed + n, steps=max(1, options.steps // 2))
+    pairs = pairs_of_split(split, out, (contrast,), say)[contrast]
+    half = dataclasses.replace(options, steps=max(1, options.steps // 2))
+    plans = {work: options} | {
+        work / f"member-{n}": dataclasses.replace(half, seed=options.seed + n)
         for n in range(1, members + 1)
-    ]
-    folders = [work, *(work / f"member-{n}" for n in range(1, members + 1))]
+    }
     results = [
-        fit(parts[0], parts[1], plan, folder, say, stop_at=stop_at)
-        for plan, folder in zip(plans, folders, strict=True)
+        fit(pairs["train"], pairs["validation"], plan, folder, say, stop_at=stop_at)
+        for folder, plan in plans.items()
     ]
-    if any(r.steps < plan.steps for r, plan in zip(results, plans, strict=True)):
-        say(f"stopped after step {results[0].steps} of {options.steps}; run again to go on")
-        return None
     best = results[0]
+    if any(r.steps < plan.steps for r, plan in zip(results, plans.values(), strict=True)):
+        say(f"stopped after step {best.steps} of {options.steps}; run again to go on")
+        return None
     say(f"best validation at step {best.best_step}: {best.best_psnr:.2f} dB; scoring")
     held_out = held_out_figures(
-        best.model, parts[2], given=lambda pair: pair.scaled(options.scaling, contrast, SPACING)
-    )
-    # Scaled already; a fifth of the pairs, each person's and each scanner's among them.
-    ranges = training_range(parts[0][::5], contrast, SPACING, scaling="max")
+        best.model, pairs["test"],
+        given=lambda pair: pair.scaled(options.scaling, contrast, SPACING),
+    )  # fmt: skip
     (work / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n")
-    noise = _noise(best, parts[1], split.validation, contrast)
-    training = _describe(contrast, split, options, best, members)
+    metadata = _metadata(contrast, split, options, best, members) | {
+        "held_out": held_out,
+        "noise": _noise(best, pairs["validation"], split["validation"], contrast),
+        # Scaled already; a fifth of the pairs, each person's and each scanner's among them.
+        "input_range": training_range(pairs["train"][::5], contrast, SPACING, scaling="max"),
+    }
     bundle = save_bundle(
         out / f"h2lo_{contrast}",
         best.model,
         contrast=contrast,
         frame=Frame(shape=FRAME_SHAPE, anchor="brain"),
-        metadata=build_metadata(contrast, training, held_out)
-        | {"noise": noise, "input_range": ranges},
-        card=build_card(contrast, training, held_out),
+        metadata=metadata,
+        card=_card(contrast, metadata, best),
         extras={
-            f"{MEMBERS}/{n}.safetensors": _weights(result) for n, result in enumerate(results)
+            f"{MEMBERS}/{n}.safetensors": weights_file(r.model) for n, r in enumerate(results)
         } if members else None,
     )  # fmt: skip
     say(f"wrote {bundle.path}; its figures are in {work / 'held_out.json'}")
     return bundle
 
 
-def pairs_of_split(split: Split, out: Path, contrasts: Sequence[str], say: Say) -> dict[str, Parts]:
-    """Return the pairs to train, validate and test on, per contrast; simulate what is missing."""
-
-    def pairs(maps: Sequence[Numbered], how: Simulation) -> dict[str, list[Pair]]:
-        files = simulated_pairs(
-            maps, how, contrasts=contrasts, seed=PAIR_SEED, cache=out / "work" / "pairs",
-            progress=say,
-        )  # fmt: skip
-        return {contrast: read_pairs(paths) for contrast, paths in files.items()}
-
-    parts = (
-        pairs(split.train, TRAIN), pairs(split.validation, VALIDATE), pairs(split.test, TEST)
-    )  # fmt: skip
-    return {c: (parts[0][c], parts[1][c], parts[2][c]) for c in contrasts}
-
-
 def _noise(
     result: FitResult, pairs: Sequence[Pair], maps: Sequence[Numbered], contrast: str
 ) -> dict[str, Any]:
     """Measure the noise of the target, and of one scan, on the validation people."""
-    one = pairs[:: VALIDATE.inputs]
+    one = pairs[:: SIMULATIONS["validation"].inputs]
     predicted = [predict_pair(result.model, pair) for pair in one]
     axial = (simulate_axial_scan(path, contrast=contrast, seed=PAIR_SEED + n) for n, path in maps)
     scans = [[scan_noise(image, mask)] for image, mask in axial]
     return calibrate_noise(one, predicted, spacing=SPACING, scans=scans).to_dict()
 
 
-def _weights(result: FitResult) -> bytes:
-    import safetensors.torch
-
-    state = {k: v.detach().float().contiguous() for k, v in result.model.state_dict().items()}
-    return safetensors.torch.save(state)
-
-
-def _describe(
+def _metadata(
     contrast: str, split: Split, options: FitOptions, result: FitResult, members: int
 ) -> dict[str, Any]:
     return {
-        "source": SOURCE,
-        "licence": LICENCE,
-        "subjects": {
-            part: [path.name for _, path in getattr(split, part)]
-            for part in ("train", "validation", "test")
+        "name": f"h2lo_{contrast}",
+        "version": "2",
+        "value_range": [0, 1],
+        "scaling": options.scaling,
+        "source_field_strength": 3.0,
+        "target_field_strength": 0.064,
+        "training_data": {
+            "kind": "simulated",
+            "description": "3 T and fused 64 mT images simulated from whole-head label maps",
+            "source": SOURCE,
+            "licence": LICENCE,
+            "subjects": {part: [path.name for _, path in maps] for part, maps in split.items()},
         },
-        "pair_seed": PAIR_SEED,
-        "simulation": dataclasses.asdict(TRAIN),
-        "members": members,
+        "training": {
+            "command": (
+                f"python -m h2lo_bids.training.embedded --labels DIR --out DIR "
+                f"--contrast {contrast} --steps {options.steps} --members {members} "
+                f"--threads {torch.get_num_threads()} --seed {options.seed} "
+                f"--precision {options.precision}"
+            ),
+            "options": options.to_dict(),
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "simulation": dataclasses.asdict(SIMULATIONS["train"]),
+            "pair_seed": PAIR_SEED,
+            "members": members,
+        },
         "seed": options.seed,
-        "options": options.to_dict(),
-        "steps": result.steps,
-        "best_step": result.best_step,
-        "best_psnr": result.best_psnr,
-        "identity_psnr": result.identity_psnr,
-        "seconds": result.seconds,
-        "command": (
-            f"python -m h2lo_bids.training.embedded --labels DIR --out DIR "
-            f"--contrast {contrast} --steps {options.steps} --members {members} "
-            f"--threads {torch.get_num_threads()} --seed {options.seed} "
-            f"--precision {options.precision}"
-        ),
+        "software": software(),
+        "intended_use": USE,
+        "limits": LIMITS,
     }
+
+
+def _card(contrast: str, metadata: Mapping[str, Any], result: FitResult) -> str:
+    nan, means = math.nan, metadata["held_out"]["mean"]
+    summary = [
+        Summary(method, metric, PAPER, 0, means[method][metric], nan, "", nan, nan, ())
+        for method in (IDENTITY, "h2lo")
+        for metric in METRICS
+    ]
+    return render_card(
+        "embedded",
+        contrast=contrast,
+        metadata=metadata,
+        result=result,
+        augmentation=varied(metadata["training"]["options"]["augmentation"]),
+        table=Table((Block(contrast, rows_of(summary, {"h2lo": "this model"})),)).to_md(),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

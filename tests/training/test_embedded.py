@@ -13,8 +13,8 @@ import torch
 from problems import ball_pair
 
 from h2lo_bids.models.bundle import load_bundle, load_model
-from h2lo_bids.phantom import pairs as phantom_pairs
-from h2lo_bids.training import embedded, simulated
+from h2lo_bids.phantom.pairs import TrainingPair
+from h2lo_bids.training import embedded
 
 SHAPE = (30, 34, 32)
 
@@ -37,14 +37,14 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pair = ball_pair(path.name, seed, SHAPE)
         # Scanners that differ in gain and offset, which robust scaling takes away.
         seen = tuple(100 * (n + 1) * pair.hf + n * pair.mask for n in range(inputs))
-        return {c: phantom_pairs.TrainingPair(seen, 9 * pair.lf, pair.mask) for c in contrasts}
+        return {c: TrainingPair(seen, 9 * pair.lf, pair.mask) for c in contrasts}
 
     def axial(path: Path, *, contrast: str, seed: int) -> tuple:
         pair = ball_pair(path.name, seed, SHAPE)
         affine = np.diag([1.6, 1.6, 5.0, 1.0])
         return nib.Nifti1Image(pair.lf, affine), nib.Nifti1Image(pair.mask.astype("u1"), affine)
 
-    monkeypatch.setattr(phantom_pairs, "simulate_training_pairs", small)
+    monkeypatch.setattr(embedded, "simulate_training_pairs", small)
     monkeypatch.setattr(embedded, "simulate_axial_scan", axial)
     return folder
 
@@ -60,9 +60,9 @@ def run(labels: Path, out: Path, *more: str) -> int:
 
 
 def test_split_keeps_people_apart(labels: Path, tmp_path: Path) -> None:
-    split = simulated.split_labels(labels)
-    numbers = [[n for n, _ in part] for part in (split.train, split.validation, split.test)]
-    assert numbers == [[1, 2, 3, 4, 5, 6], [7], [8]]
+    split = embedded.split_labels(labels)
+    numbers = {part: [n for n, _ in maps] for part, maps in split.items()}
+    assert numbers == {"train": [1, 2, 3, 4, 5, 6], "validation": [7], "test": [8]}
     (tmp_path / "few").mkdir()
     for number in range(3):
         (tmp_path / "few" / f"._map_{number}.nii.gz").touch()  # what macOS writes beside files
@@ -118,7 +118,7 @@ def test_pairs_only_and_damaged_pairs(
     out = tmp_path / "out"
     assert run(labels, out, "--pairs-only") == 0
     kept = sorted((out / "work/pairs/T2w").iterdir())
-    assert len(kept) == 6 * embedded.TRAIN.variants + 2
+    assert len(kept) == 6 * embedded.SIMULATIONS["train"].variants + 2
     kept[0].write_bytes(b"cut off")
     assert run(labels, out) == 65
     assert kept[0].name in capsys.readouterr().err
