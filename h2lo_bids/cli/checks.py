@@ -18,8 +18,6 @@ from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, METHODS, REAL, SY
 from h2lo_bids.wording import did_you_mean
 
 _DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives", "--cohort")
-OWN_SPACES = ("native", "model")
-KNOWN_FOLDS = "ds006557"
 Templates = dict[str, dict[str, tuple[Path | None, Path | None]]]
 """Image and brain mask of each contrast and standard space."""
 _OWN_OPTIONS = {
@@ -36,7 +34,7 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
         "--method: give one method, of which the images are made",
     ),
     (
-        lambda s: s.template_file is not None and len(standard_spaces(s)) != 1,
+        lambda s: s.template_file is not None and len(s.standard_spaces) != 1,
         "--template-file is the image of one space; name it with --output-spaces NAME",
     ),
     (
@@ -44,7 +42,7 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
         "--synthstrip-weights has no effect with --skull-strip {0.skull_strip}",
     ),
     (
-        lambda s: s.precision == "fp16" and s.level not in ("group", "benchmark"),
+        lambda s: s.precision == "fp16" and not s.fits,
         "--precision fp16 is for fitting, at the group level or in a benchmark; take bf16, or "
         "leave it out",
     ),
@@ -122,7 +120,7 @@ def _check_inputs(settings: Settings) -> None:
         if option in _DATASETS and not path.is_dir():
             raise MissingInputError(f"{option} {path}: is not a folder; give a dataset's root")
         if not path.exists():
-            words = {"--folds": (KNOWN_FOLDS,), "--init": STARTS}.get(option, ())
+            words = {"--folds": ("ds006557",), "--init": STARTS}.get(option, ())
             meant = did_you_mean(path.name, words)
             raise MissingInputError(f"{option} {path}: no such file{meant or '; check the path'}")
     models = [path for _, path in (*settings.model, *settings.init) if isinstance(path, Path)]
@@ -164,7 +162,7 @@ def check_models_and_templates(
         check_extras(settings, bundle)
     if (weights := synthstrip_weights(settings)) is not None:
         load_network(weights)
-    spaces = standard_spaces(settings)
+    spaces = settings.standard_spaces
     templates: Templates = {
         suffix: {space: _find_template(settings, space, suffix) for space in spaces}
         for suffix in suffixes
@@ -187,7 +185,7 @@ def _find_template(settings: Settings, space: str, suffix: str) -> tuple[Path, P
     except MissingInputError as err:
         name = space.partition(":")[0]
         here = sorted(path.name[4:] for path in templates.templateflow_home().glob("tpl-*"))
-        known = (*OWN_SPACES, "MNI152NLin2009cAsym", "MNI152NLin6Asym", *here)
+        known = ("native", "model", "MNI152NLin2009cAsym", "MNI152NLin6Asym", *here)
         meant = "" if name in known else did_you_mean(name, known)
         raise MissingInputError(f"{err}{meant}") from err
     load_checked(files[0])
@@ -265,11 +263,6 @@ def _tries(settings: Settings) -> bool:
     return bool(settings.level == "trial" or settings.condition)
 
 
-def standard_spaces(settings: Settings) -> tuple[str, ...]:
-    """Return the output spaces that need registration to a template."""
-    return tuple(space for space in settings.output_spaces if space not in OWN_SPACES)
-
-
 def check_values(settings: Settings) -> None:
     """Refuse options that contradict each other, or of which one would be of no use."""
     for contradicts, text in _CONTRADICTIONS:
@@ -299,7 +292,7 @@ def _check_names(settings: Settings) -> None:
                     f"--{option} is given twice {which}; write --{option} T1w=PATH T2w=PATH for "
                     "two models"
                 )
-    standard = standard_spaces(settings)
+    standard = settings.standard_spaces
     if len({space.partition(":")[0] for space in standard}) < len(standard):
         raise UsageError(f"--output-spaces {' '.join(standard)}: name each template once")
     # They become names of the output's DatasetLinks, where the input has some already.

@@ -75,14 +75,14 @@ def dry_run(settings: Settings, console: Console) -> int:
 
 def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
     """Return what a level works on, and what describes it."""
-    if settings.level in ("participant", "trial") and not settings.pairs:
+    if not settings.on_pairs:
         from h2lo_bids.cli.participant import find
 
         scans = find(settings)
         return scans, [*_check(settings, scans), *_scan_lines(settings, scans)]
     pairs = find_pairs(settings)
     lines = [*_pair_lines(pairs)]
-    if settings.level in ("group", "benchmark"):
+    if settings.fits:
         from h2lo_bids.training.experiments.plan import check_ahead
 
         check_ahead(settings, subjects_of(pairs.pairs))
@@ -154,7 +154,7 @@ def _evaluation_lines(settings: Settings) -> Iterator[str]:
 
 def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:
     """Yield the files of a run on the scans or pairs that were found."""
-    if settings.level in ("participant", "trial") and not settings.pairs:
+    if not settings.on_pairs:
         yield from _of_participants(settings, found)
     else:
         yield from _of_pairs(settings, found)
@@ -164,7 +164,7 @@ def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:
         yield from _result(settings, "failures", run=RUN)
     if settings.level == "evaluate" and found.pairs:
         yield from _of_evaluation(settings, found)
-    elif settings.level in ("group", "benchmark"):
+    elif settings.fits:
         yield from _of_fits(settings, folds_of(settings, found))
 
 

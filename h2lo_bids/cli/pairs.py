@@ -136,7 +136,7 @@ def find_missing(settings: Settings, pairs: tuple[PairSource, ...], send: Send) 
         subjects.setdefault(pair.subject, []).append(pair)
     people = subjects_of(pairs)
     # Preparing may take hours: nobody should learn only then of a misspelled option.
-    if settings.level in ("group", "benchmark"):
+    if settings.fits:
         from h2lo_bids.training.experiments.plan import check_ahead
 
         check_ahead(settings, people)

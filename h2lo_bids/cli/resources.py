@@ -34,8 +34,7 @@ def participants_at_a_time(settings: Settings, subjects: int) -> tuple[int, str]
     """
     nprocs = settings.nprocs or available_processors()
     memory = settings.mem or available_memory_gb()
-    registers = any(space not in ("native", "model") for space in settings.output_spaces)
-    need = REGISTRATION_GB if registers else SUBJECT_GB
+    need = REGISTRATION_GB if settings.standard_spaces else SUBJECT_GB
     limit = max(1, min(subjects, nprocs // step_threads(settings), int(memory // need)))
     if memory >= need:
         return limit, ""
@@ -165,12 +164,15 @@ def imports_of(settings: Settings) -> tuple[str, ...]:
 
     None of them may start a thread or ask for a GPU, as deepbet does: neither survives a fork.
     """
-    on_pairs = settings.pairs or settings.level != "participant"
-    spaces = [space for space in settings.output_spaces if space not in ("native", "model")]
-    own = ("pipelines.pairs",) if on_pairs else ("h2lo_bids.cli.subject", "pipelines.participant")
-    found = [*_LIBRARIES, *own]
-    found += ["ants"] if on_pairs or spaces or settings.task == ENHANCE else []
-    found += ["lightning_fabric"] if settings.level in ("group", "benchmark") else []
+    found = [*_LIBRARIES]
+    if settings.on_pairs:
+        found += ["pipelines.pairs"]
+    else:
+        found += ["h2lo_bids.cli.subject", "pipelines.participant"]
+    if settings.on_pairs or settings.standard_spaces or settings.task == ENHANCE:
+        found += ["ants"]
+    if settings.fits:
+        found += ["lightning_fabric"]
     return tuple(found)
 
 

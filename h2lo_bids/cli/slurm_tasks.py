@@ -82,7 +82,7 @@ def stages_of(settings: Settings, folder: Path) -> list[Stage]:
         return [_participants(settings, read_states(folder, PARTICIPANT))]
     if settings.level == "trial":
         return _trial(settings, folder)
-    if settings.level in ("group", "benchmark"):
+    if settings.fits:
         return _fits(settings, read_states(folder, COLLECT).get(COLLECT))
     raise UsageError(
         f"{settings.level} is one job, not many: submit `h2lo … {settings.level}` with sbatch"

@@ -62,9 +62,24 @@ class Settings(
     """What the command line and the configuration file ask for: a field for each option."""
 
     @property
+    def fits(self) -> bool:
+        """Whether models are fitted."""
+        return self.level in ("group", "benchmark")
+
+    @property
     def fits_enhancer(self) -> bool:
         """Whether it is the enhancer that is fitted."""
-        return self.task == ENHANCE and self.level in ("group", "benchmark")
+        return self.fits and self.task == ENHANCE
+
+    @property
+    def on_pairs(self) -> bool:
+        """Whether it is pairs that are worked on, not scans of one field strength."""
+        return self.pairs or self.fits or self.level == "evaluate"
+
+    @property
+    def standard_spaces(self) -> tuple[str, ...]:
+        """The output spaces that need registration to a template."""
+        return tuple(space for space in self.output_spaces if space not in ("native", "model"))
 
     @property
     def methods(self) -> tuple[str, ...]:
