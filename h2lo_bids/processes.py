@@ -36,6 +36,11 @@ _PAUSE = 0.5  # seconds between two looks at jobs that report nothing
 _PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 
 
+def note(text: str, level: str = "") -> Event:
+    """Return the event by which a process has a line printed."""
+    return {"event": "note", "text": text, "level": level}
+
+
 @dataclass(frozen=True)
 class Job:
     """A function to call in a process of its own, with arguments and what takes its events."""

@@ -34,7 +34,7 @@ from h2lo_bids.cli.resources import (
 )
 from h2lo_bids.errors import Failed, H2loError, TemporaryError, UnexpectedError
 from h2lo_bids.io import atomic_write_text, common_lock, exclusive, remove_temporaries
-from h2lo_bids.processes import Event, Job, Pool, Process
+from h2lo_bids.processes import Event, Job, Pool, Process, note
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS, Send
 from h2lo_bids.wording import counted, duration, summarise
@@ -226,8 +226,8 @@ def query_of(settings: Settings) -> Query:
 
 def report_discovery(run: Run, found: Discovery | PairDiscovery) -> None:
     """Print what a search noted, warns of, skipped and cannot use; one line for each kind."""
-    for note in found.notes:
-        run.console.line(note)
+    for line in found.notes:
+        run.console.line(line)
     for warning in found.warnings:
         run.console.line(warning, level="warning")
     for line in skipped_lines(found.skipped):
@@ -335,11 +335,6 @@ def alone(settings: Settings, subject: str, send: Send, other: str) -> Iterator[
             text = "this file system has no file locks; do not start two runs on it at once"
             send(note(f"{settings.work}: {text}", "warning"))
         yield
-
-
-def note(text: str, level: str = "") -> Event:
-    """Return the event by which a process has a line printed."""
-    return {"event": "note", "text": text, "level": level}
 
 
 def plain_step(node: str) -> str:

@@ -15,7 +15,6 @@ from h2lo_bids.cli.execution import (
     Outcome,
     Run,
     alone,
-    note,
     query_of,
     report_discovery,
     report_failures,
@@ -26,6 +25,7 @@ from h2lo_bids.cli.execution import (
 from h2lo_bids.cli.resources import step_threads
 from h2lo_bids.errors import Failed, exit_code
 from h2lo_bids.io import read_json
+from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 from h2lo_bids.wording import all_counted, counted

@@ -14,10 +14,11 @@ from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import synthstrip_weights
-from h2lo_bids.cli.execution import Outcome, alone, note
+from h2lo_bids.cli.execution import Outcome, alone
 from h2lo_bids.cli.participant import SubjectTask, write_report
 from h2lo_bids.errors import Failed, H2loError, error_named
 from h2lo_bids.outputs import extras_of, response_of
+from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
 

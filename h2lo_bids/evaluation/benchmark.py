@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from h2lo_bids.evaluation.catalogue import CLIPPED
+from h2lo_bids.evaluation.catalogue import CLIPPED, Columns
 from h2lo_bids.evaluation.scores import Score
 from h2lo_bids.evaluation.table import (
     CITATION,
@@ -13,7 +13,6 @@ from h2lo_bids.evaluation.table import (
     Block,
     Shown,
     Table,
-    Value,
     paper_figures,
 )
 from h2lo_bids.models.registry import CATALOGUE
@@ -24,27 +23,33 @@ Records = Sequence[Mapping[str, Any]]
 
 _FEW = 10_000
 
-_VALUES = (
-    Value("folds", "Folds that were scored"),
-    Value("folds_planned", "Folds of the cross-validation"),
-    Value("participants", "Participants that were scored"),
-    Value("parameters", "Parameters of the model that makes the images"),
-    Value("parameters_trained", "Parameters of all networks that its training needs"),
-    Value("training_seconds", "Time of training, mean over folds", "s"),
-    Value("seconds_per_volume", "Time of synthesizing one volume, mean over test subjects", "s"),
-    Value("peak_memory_gb", "Largest resident memory of the process of a fold", "GB"),
-    Value("steps", "Optimiser steps done, the least of all folds"),
-    Value("steps_planned", "Optimiser steps of the schedule"),
-    Value("stopped_early", "Folds that the time budget ended before the schedule did"),
-    Value("time_budget_minutes", "Time budget of a fit", "min"),
-)
-_ARM_VALUES = (
-    Value("subjects_real", "Subjects whose pairs were trained on, the most of all folds"),
-    Value("subjects_cohort", "Subjects of the cohort that were pretrained on"),
-    Value("epochs_pretrain", "Epochs of pretraining, of the schedule"),
-    Value("epochs_real", "Epochs with the real pairs, of the schedule"),
-    Value("flip_rotate", "Whether patches were mirrored and turned"),
-)
+_VALUES: Columns = {
+    "folds": {"Description": "Folds that were scored"},
+    "folds_planned": {"Description": "Folds of the cross-validation"},
+    "participants": {"Description": "Participants that were scored"},
+    "parameters": {"Description": "Parameters of the model that makes the images"},
+    "parameters_trained": {"Description": "Parameters of all networks that its training needs"},
+    "training_seconds": {"Description": "Time of training, mean over folds", "Units": "s"},
+    "seconds_per_volume": {
+        "Description": "Time of synthesizing one volume, mean over test subjects",
+        "Units": "s",
+    },
+    "peak_memory_gb": {
+        "Description": "Largest resident memory of the process of a fold",
+        "Units": "GB",
+    },
+    "steps": {"Description": "Optimiser steps done, the least of all folds"},
+    "steps_planned": {"Description": "Optimiser steps of the schedule"},
+    "stopped_early": {"Description": "Folds that the time budget ended before the schedule did"},
+    "time_budget_minutes": {"Description": "Time budget of a fit", "Units": "min"},
+}
+_ARM_VALUES: Columns = {
+    "subjects_real": {"Description": "Subjects whose pairs were trained on, the most of all folds"},
+    "subjects_cohort": {"Description": "Subjects of the cohort that were pretrained on"},
+    "epochs_pretrain": {"Description": "Epochs of pretraining, of the schedule"},
+    "epochs_real": {"Description": "Epochs with the real pairs, of the schedule"},
+    "flip_rotate": {"Description": "Whether patches were mirrored and turned"},
+}
 
 
 def benchmark_table(task: str, blocks: Sequence[Block], convention: str = CLIPPED) -> Table:
@@ -57,7 +62,7 @@ def benchmark_table(task: str, blocks: Sequence[Block], convention: str = CLIPPE
         title="Low-field enhancement: with and without synthetic pairs, on the same folds"
         if enhances
         else "Low-field synthesis: every method on the same pairs and folds",
-        values=(*_VALUES, *_ARM_VALUES) if enhances else _VALUES,
+        values=_VALUES | _ARM_VALUES if enhances else _VALUES,
         shown=(*_ARMS, *_COSTS) if enhances else _SHOWN,
         printed=paper_figures(name),
         notes=("Research use only: an enhanced image is not for diagnosis.",) * enhances,

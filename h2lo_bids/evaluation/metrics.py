@@ -33,25 +33,11 @@ def psnr(predicted: np.ndarray, target: np.ndarray, where: np.ndarray | None = N
     return math.inf if error == 0 else -10.0 * math.log10(error)
 
 
-def ssim(
-    predicted: np.ndarray,
-    target: np.ndarray,
-    where: np.ndarray | None = None,
-    *,
-    window: int = 7,
-) -> float:
-    """Return the structural similarity in per cent, slice by slice along axis 0.
-
-    The mean of `ssim_map` over the pixels of `where` whose window lies inside the slice:
-    what the authors' release computes. NaN is returned where there are none.
-    """
-    return mean_ssim(ssim_map(predicted, target, window=window), where)
-
-
 def ssim_map(predicted: np.ndarray, target: np.ndarray, *, window: int = 7) -> np.ndarray:
     """Return the structural similarity around each pixel of each slice along axis 0.
 
-    A uniform square window, data range 1, K1 = 0.01, K2 = 0.03, sample covariances.
+    A uniform square window, data range 1, K1 = 0.01, K2 = 0.03, sample covariances, as in the
+    authors' release.
 
     Parameters
     ----------

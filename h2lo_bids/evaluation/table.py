@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -37,7 +37,7 @@ from h2lo_bids.evaluation.statistics import (
     write_comparisons,
     write_summary,
 )
-from h2lo_bids.io import atomic_write_text, write_json
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 GROUP = "paper (ds006557)"
@@ -52,15 +52,6 @@ CAPTION = (
     "participants and take no place. PSNR, SSIM and NCC run over the whole volume, the other "
     "metrics over the foreground, as in the paper."
 )
-
-
-@dataclass(frozen=True)
-class Value:
-    """A further column of the TSV file."""
-
-    key: str  # its head, and the key in Row.values
-    description: str  # for the sidecar
-    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ class Table:
     metrics: tuple[str, ...] = METRICS
     name: str = ""  # of its files
     title: str = ""  # a table without one has one block, and no headings in Markdown
-    values: tuple[Value, ...] = ()
+    values: catalogue.Columns = field(default_factory=dict, hash=False)  # further ones of the TSV
     shown: tuple[Shown, ...] = ()
     printed: Printed = field(default_factory=dict, hash=False)  # the paper's own figures
     notes: tuple[str, ...] = ()  # about all blocks
@@ -119,8 +110,7 @@ class Table:
         parts = {f"{self.name}_{block.contrast}": (block,) for block in self.blocks}
         for name, blocks in {self.name: self.blocks, **parts}.items():
             table = replace(self, blocks=blocks)
-            atomic_write_text(folder / f"{name}.tsv", table.to_tsv())
-            write_json(folder / f"{name}.json", self.to_json())
+            catalogue.write_table(folder / f"{name}.tsv", table.lines(), self.to_json())
             atomic_write_text(folder / f"{name}.md", table.to_md())
 
     @property
@@ -146,7 +136,7 @@ class Table:
         return Printout(tuple(heads), tuple(rows))
 
     def to_json(self) -> catalogue.Columns:
-        """Describe the columns of `to_tsv`, in their order."""
+        """Describe the columns of the TSV file, in their order."""
         target = "high" if self.task == ENHANCE else "low"
         columns: catalogue.Columns = {
             "contrast": {"Description": "Contrast of both images"},
@@ -170,9 +160,7 @@ class Table:
                     "MetricsConvention": self.convention,
                     **({"Units": info.unit} if part != "place" else {}),
                 }
-        for value in self.values:
-            unit = {"Units": value.unit} if value.unit else {}
-            columns[value.key] = {"Description": value.description, **unit}
+        columns |= self.values
         for key in self._paper_metrics():
             for part in ("mean", "std"):
                 columns[f"{GROUP} {key}_{part}"] = {
@@ -182,9 +170,8 @@ class Table:
                 }
         return columns
 
-    def to_tsv(self) -> str:
-        """Write one line per contrast and method."""
-        lines = []
+    def lines(self) -> Iterator[list[Any]]:
+        """Yield the values of the columns of `to_json`, a line per contrast and method."""
         for block in self.blocks:
             ranked = {key: _places(block.rows, key) for key in self.metrics}
             for row in block.rows:
@@ -193,11 +180,10 @@ class Table:
                     summary = row.summary.get(key)
                     values += [summary.mean, summary.std] if summary else [None, None]
                     values.append(ranked[key].get(row.name))
-                values += [row.values.get(value.key) for value in self.values]
+                values += [row.values.get(key) for key in self.values]
                 for key in self._paper_metrics():
                     values += self.printed.get((block.contrast, row.name, key), (None, None))
-                lines.append(values)
-        return catalogue.to_tsv(lines, self.to_json())
+                yield values
 
     def to_md(self) -> str:
         """Write the blocks with their notes and paired tests."""

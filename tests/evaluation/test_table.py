@@ -29,7 +29,6 @@ from h2lo_bids.evaluation.table import (
     Row,
     Shown,
     Table,
-    Value,
     paper_figures,
     rows_of,
     tabulate,
@@ -60,7 +59,7 @@ def table_of(partial: tuple[str, ...] = (), **values: object) -> Table:
         title="T",
         metrics=("psnr",),
         blocks=(Block("T1w", tuple(rows)), Block("T2w", tuple(rows[:1]), ("a note",))),
-        values=(Value("seconds", "Time", "s"),),
+        values={"seconds": {"Description": "Time", "Units": "s"}},
         shown=(Shown("Time (s)", lambda values: str(values.get("seconds") or "")),),
         printed={("T1w", "h2lo", "psnr"): (28.98, 0.27)},
     )

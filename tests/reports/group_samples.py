@@ -17,7 +17,6 @@ from h2lo_bids.evaluation.table import (
     Row,
     Shown,
     Table,
-    Value,
     paper_figures,
     tabulate,
     write_tables,
@@ -229,7 +228,7 @@ def sample_table(out: Path, *, more: str = "") -> Table:
         title="A made-up comparison",
         metrics=METRICS,
         blocks=tuple(blocks),
-        values=(Value("seconds", "Time of training", "s"),),
+        values={"seconds": {"Description": "Time of training", "Units": "s"}},
         shown=(Shown("Training (s)", lambda values: str(values.get("seconds", ""))),),
         printed=paper_figures(),
     )

@@ -1,4 +1,4 @@
-"""Experiments on prepared pairs, and what is asked of their processes: `work` is called."""
+"""Experiments on prepared pairs, and what is asked of their processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import Send
 
 Sources = dict[str, tuple[str, ...]]
 """BIDS URIs of the high-field scans whose pairs are prepared, by contrast."""
@@ -51,8 +50,3 @@ class Evaluated:
     tables: tuple[Path, ...]
     lost: tuple[tuple[str, str], ...]
     unusable: tuple[tuple[str, str], ...]
-
-
-def note(send: Send, text: str, level: str = "") -> None:
-    """Send a line for the user, ``"warning"`` or plain."""
-    send({"event": "note", "level": level, "text": text})

@@ -19,6 +19,7 @@ from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.io import atomic_write_bytes, read_json, write_json
 from h2lo_bids.models.bundle import Bundle, load_model
+from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.card import software, start_of
 from h2lo_bids.training.devices import peak_memory
 from h2lo_bids.training.experiments.arms import (
@@ -229,13 +230,14 @@ class FoldJob(FoldWork):
         result = self.fit(self.work, say)
         withdraw(self.folder)
         tested, seconds = Scored(), []
+        engine = EngineOptions(device=options.device)
         doing = "synthesizing" if self.task == SYNTHESIZE else "enhancing"
         for prepared in self.pairs_in("test"):  # one by one, so that only one is in memory
             pair = read_prepared(prepared)
             say(f"{doing} {pair.name}")
             began = time.perf_counter()
             given = pair.scaled(options.scaling, prepared.contrast, prepared.frame.spacing)
-            predicted = predict_pair(result.model, given, device=options.device, seed=options.seed)
+            predicted = predict_pair(result.model, given, engine, options.seed)
             seconds.append(round(time.perf_counter() - began, 3))
             score_subject(self, tested, prepared, pair, predicted)
         name = f"{self.method}_{self.contrast}_fold-{self.fold.index}"
@@ -327,7 +329,7 @@ def write_fold(
 ) -> None:
     """Write scores and record of a fold; the record is the last, as it stands for whole results."""
     titles = {IDENTITY: IDENTITY_TITLES[job.task], job.method: title}
-    scored.write(job.folder, titles, titles)
+    scored.write(job.folder, titles)
     common = {
         "title": title,
         "simulated": any(pair.simulated for pair in job.pairs_in(*parts)),

@@ -18,10 +18,11 @@ from h2lo_bids.models.choice import choose_bundles, given_bundles, is_collection
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.models.registry import CATALOGUE, FAMILIES, METHODS, sizes_of
+from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.convert import NONE
 from h2lo_bids.settings.options_pairs import INIT
-from h2lo_bids.training.experiments import FitTask, note
+from h2lo_bids.training.experiments import FitTask
 from h2lo_bids.training.experiments.arms import Arm, Schedule, find_arm
 from h2lo_bids.training.experiments.cohort import Cohort, CohortScan, find_cohort
 from h2lo_bids.training.experiments.crossvalidation import (
@@ -61,7 +62,7 @@ def run_fit(task: FitTask, send: Send) -> None:
         settings, task.contrast, task.method, task.fold, pairs
     )  # fmt: skip
     lock = settings.work / "locks" / f"{task.name.replace('/', '-')}.lock"
-    with exclusive(lock, lambda by: note(send, f"waiting for another run of this fit ({by})")):
+    with exclusive(lock, lambda by: send(note(f"waiting for another run of this fit ({by})"))):
         if isinstance(job, FinalJob):
             final = job
             fit_final(final, sender("said"), noise=lambda: _noise(final, send))
@@ -189,12 +190,12 @@ def _noise(job: FinalJob, send: Send) -> dict[str, Any] | None:
         return None
     if FAMILIES[METHODS[job.method]].random:
         text = f"{job.contrast}: no noise model is measured: {job.method} draws noise by itself"
-        note(send, text)
+        send(note(text))
         return None
     try:
         return measure_noise(job.folds, job.options.device)
     except BadDataError as err:
-        note(send, f"{job.contrast}: no noise model: {err}", "warning")
+        send(note(f"{job.contrast}: no noise model: {err}", "warning"))
         return None
 
 

@@ -36,15 +36,15 @@ Figures = dict[str, float]
 
 
 def predict_pair(
-    model: Model, pair: Pair, *, device: str = "cpu", precision: str = "fp32", seed: int = 42
+    model: Model, pair: Pair, options: EngineOptions | None = None, seed: int = 42
 ) -> np.ndarray:
     """Make a pair's target (its low-field volume, or for enhancement the other) on its grid.
 
     float32 (X, Y, Z), not clipped; exactly 0 outside the brain. With the pair's name `seed` is
     that of the methods that draw at random.
     """
-    options = EngineOptions(device=device, precision=precision)
-    return predict(model, pair.hf, pair.mask, options=options, seed=scan_seed(seed, pair.name))
+    options, seed = options or EngineOptions(), scan_seed(seed, pair.name)
+    return predict(model, pair.hf, pair.mask, options=options, seed=seed)
 
 
 def score_pair(
@@ -67,16 +67,11 @@ class Scored:
     realism: list[Realism] = field(default_factory=list)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def write(
-        self,
-        folder: Path,
-        titles: Mapping[str, str],
-        realism_titles: Mapping[str, str] | None = None,
-    ) -> None:
+    def write(self, folder: Path, titles: Mapping[str, str]) -> None:
         """Write them as files of a folder; pictures as one ``.npz`` file, always the same bytes."""
         write_scores(folder / SCORES, self.scores, titles)
         if self.realism:
-            write_realism(folder / REALISM, self.realism, realism_titles)
+            write_realism(folder / REALISM, self.realism, titles)
         pictures = {key: self.pictures[key] for key in sorted(self.pictures)}
         with atomic_path(folder / PICTURES) as temporary:
             np.savez_compressed(temporary, **pictures)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from h2lo_bids.evaluation.realism import tapered
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights
+from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.pairs import Pair, common_shape
@@ -277,6 +278,6 @@ def measure_noise(jobs: Sequence[FoldJob], device: str) -> dict[str, Any]:
             pairs.append(pair)
             scans.append(prepared.noise)
             given = pair.scaled(bundle.scaling, prepared.contrast, prepared.frame.spacing)
-            predictions.append(predict_pair(model, given, device=device))
+            predictions.append(predict_pair(model, given, EngineOptions(device=device)))
     spacing = jobs[0].pairs[0].frame.spacing
     return calibrate_noise(pairs, predictions, spacing=spacing, scans=scans).to_dict()

@@ -19,10 +19,11 @@ from h2lo_bids.evaluation.splits import (
     write_splits,
 )
 from h2lo_bids.io import exclusive
+from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import check_shares
-from h2lo_bids.training.experiments import Plan, Sources, note
+from h2lo_bids.training.experiments import Plan, Sources
 from h2lo_bids.training.experiments.crossvalidation import FoldWork, changes, fold_done, read_record
 from h2lo_bids.training.experiments.fits import (
     all_flagged,
@@ -46,7 +47,7 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
     for contrast, sources in found.items():
         used, flagged = usable_pairs(settings, contrast, sources)
         for pair in flagged:
-            note(send, f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning")
+            send(note(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning"))
         if not used:
             continue
         same = same_people(used)
@@ -57,16 +58,16 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
                 "count as one person and stay in one part of every fold; remove one of them if it "
                 "is a copy"
             )
-            note(send, text, "warning")
+            send(note(text, "warning"))
         subjects = sorted({pair.subject for pair in used})
         folds, held = divide_subjects(
-            settings, contrast, subjects, lambda line: note(send, line), same
+            settings, contrast, subjects, lambda line: send(note(line)), same
         )
         _check_chosen(settings, contrast, folds)
         _check_same_folds(settings, contrast, folds)
         for method in settings.methods:
             if line := find_start(settings, contrast, method)[1]:
-                note(send, f"{contrast} {method}: {line}")
+                send(note(f"{contrast} {method}: {line}"))
         jobs = [job_of_fold(settings, contrast, m, f, used) for m in settings.arms for f in folds]
         _check_unchanged(jobs)
         done = frozenset((job.method, job.fold.index) for job in jobs if fold_done(job))

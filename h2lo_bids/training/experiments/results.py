@@ -22,10 +22,10 @@ from h2lo_bids.evaluation.splits import Fold, read_splits
 from h2lo_bids.evaluation.statistics import write_comparisons
 from h2lo_bids.evaluation.table import Block, tabulate, write_tables
 from h2lo_bids.models.registry import cited
+from h2lo_bids.processes import note
 from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import note
 from h2lo_bids.training.experiments.crossvalidation import SCORES, read_record
 from h2lo_bids.training.experiments.plan import SPLITS
 from h2lo_bids.training.methods import methods_of
@@ -117,11 +117,12 @@ def gather_scores(
             if record is None:
                 continue
             own = terms_of(record)
-            differs = "" if agree(terms, own) else "other pairs or options"
+            same = all(terms[key] == own[key] for key in terms.keys() & own.keys())
+            differs = "" if same else "other pairs or options"
             if record.get("fold") != json.loads(json.dumps(asdict(fold))):
                 differs = "another division of the subjects"
             if differs and method not in settings.arms:
-                note(send, f"{folder}: of {differs}; not in the table", "warning")
+                send(note(f"{folder}: of {differs}; not in the table", "warning"))
                 continue
             terms = {**own, **terms}
             records.setdefault(method, []).append(record)
@@ -156,11 +157,6 @@ def terms_of(record: dict[str, Any]) -> dict[str, Any]:
     schedule = (record.get("options") or {}).get("schedule")
     options = {**(record.get("given") or {}), **({"schedule": schedule} if schedule else {})}
     return {**terms, "options": options}
-
-
-def agree(known: dict[str, Any], own: dict[str, Any]) -> bool:
-    """Return whether what both say is the same."""
-    return all(known[key] == own[key] for key in known.keys() & own.keys())
 
 
 def report(settings: Settings, failures: tuple[Failure, ...], send: Send) -> Path:

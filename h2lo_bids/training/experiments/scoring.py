@@ -26,12 +26,13 @@ from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.choice import named_models
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import Model
+from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.training.card import software
-from h2lo_bids.training.experiments import Evaluated, Sources, note
+from h2lo_bids.training.experiments import Evaluated, Sources
 from h2lo_bids.training.experiments.fits import all_flagged, flagged_line, usable_pairs
 from h2lo_bids.training.experiments.heldout import (
     Scored,
@@ -99,13 +100,13 @@ def score_models(
         for name, bundle in models
     ]
     for line in (line for run in runs for line in run.warnings):
-        note(send, line, "warning")
+        send(note(line, "warning"))
     identity: list[Score] = []
     scored: list[PreparedPair] = []
     options = EngineOptions(device=device, precision=precision)
     known = references or {}
     for number, prepared in enumerate(pairs, start=1):
-        note(send, f"{contrast}: scoring sub-{prepared.name} ({number} of {len(pairs)})")
+        send(note(f"{contrast}: scoring sub-{prepared.name} ({number} of {len(pairs)})"))
         try:
             identity += _score_with_all(runs, prepared, options, seed, pairs, known)
         except BadDataError as err:
@@ -121,7 +122,7 @@ def score_models(
             "high-field image: one person is scored under several names, and the intervals are "
             "too narrow; leave all but one out with --participant-label"
         )
-        note(send, text, "warning")
+        send(note(text, "warning"))
     for run in runs:
         folder = result_path(out_dir, "evaluated", contrast=contrast, model=run.name)
         _write(run, identity, scored, folder, known)
@@ -181,9 +182,7 @@ def _predict(
     bundle = run.bundle
     if bundle.frame == prepared.frame:
         given = pair.scaled(bundle.scaling, bundle.contrast, prepared.frame.spacing)
-        return predict_pair(
-            run.model, given, device=options.device, precision=options.precision, seed=seed
-        )
+        return predict_pair(run.model, given, options, seed)
     mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
     volume = conform(nib.load(prepared.source), bundle.frame, mask=mask)  # type: ignore[attr-defined]
     inside = resample_mask(mask, volume.shape, volume.affine)
@@ -228,7 +227,7 @@ def _write(
         realism.append(Realism("reference", name, "", None, values))
     scored = Scored([*identity, *run.scored.scores], realism, run.scored.pictures)
     titles = {IDENTITY: IDENTITY_TITLES[run.bundle.task], run.name: run.name}
-    scored.write(folder, titles, {run.name: run.name})
+    scored.write(folder, titles)
     record = {
         "contrast": pairs[0].contrast,
         "method": run.name,
@@ -312,7 +311,7 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
             continue
         used, flagged = usable_pairs(settings, contrast, sources)
         for pair in flagged:
-            note(send, f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning")
+            send(note(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning"))
         if not used:
             continue
         scores = score_models(
@@ -336,7 +335,7 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
         tables.append(Path(f"{stem}_table.md"))
     for own, path in settings.realism_reference:
         if own not in models:
-            note(send, f"{path}: not used, as no {own} model is evaluated", "warning")
+            send(note(f"{path}: not used, as no {own} model is evaluated", "warning"))
     if not tables:
         raise all_flagged(settings)
     return Evaluated(tuple(tables), tuple(lost), tuple(unusable))
