@@ -124,10 +124,11 @@ def _with_arm(settings: Settings, job: Job) -> Job:
         reduction = math.gcd(PfsrArchitecture().reduction, settings.features)
         sizes = PfsrArchitecture(features=settings.features, reduction=reduction)
         options = dataclasses.replace(options, family=ENHANCER, architecture=sizes)
+    job = dataclasses.replace(job, arm=arm, options=options)
     if cohort is not None:
         makers = (cohort.bundle,) if cohort.bundle else _makers(settings, cohort)
         check_no_leak(job.pairs_in("test"), cohort, makers)
-    return dataclasses.replace(job, arm=arm, options=options)
+    return job
 
 
 _find_cohort = functools.cache(find_cohort)  # every arm and fold asks for it
