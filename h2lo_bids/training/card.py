@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from h2lo_bids import __version__
 from h2lo_bids.models.bundle import Bundle
-from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.wording import counted
 
 if TYPE_CHECKING:

@@ -1,25 +1,60 @@
-"""Crops: where they are drawn, and operators evaluated on them as on the whole volume."""
+"""Crops of the training pairs: where they are drawn, and how they are varied."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from h2lo_bids.models.h2lo import HALO, Branch, ConditionalInr, H2lo, Operator, SineLayer
+from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.training.pairs import Pair, common_shape
-
-ROWS = 8192
-"""Trunk rows at a time: small enough for the cache, where sines are three times faster."""
 
 _ORDER = 1
 """Third word of the seeds of epochs, so that no step's draws share one."""
 
 Corner = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges from which each crop's variation is drawn; zeros leave pairs as they are.
+
+    Parameters
+    ----------
+    flip
+        Probability of a left-right mirror image of the pair in the frame.
+    shift
+        Largest shift of the pair in the frame along each axis, in voxels: the
+        centring of a new scan is never exact.
+    scale
+        The high-field image is multiplied by a factor from ``[1 - scale, 1]``:
+        its maximum depends on a few bright voxels.
+    gamma
+        Its exponent is drawn from ``exp(+-gamma)``.
+    bias
+        Largest relative amplitude of each term of a smooth second-order field.
+    noise
+        Largest standard deviation of Gaussian noise.
+    outliers
+        Largest share of voxels that become two to five times brighter, as vessels, spikes
+        and the overshoot of filters are.
+    """
+
+    flip: float = 0.0
+    shift: int = 0
+    scale: float = 0.0
+    gamma: float = 0.0
+    bias: float = 0.0
+    noise: float = 0.0
+    outliers: float = 0.0
+
+
+NONE = Augmentation()
+_KEPT = (0.2, 0.775)
+"""Levels that a change of the exponent leaves: robust scaling brings fluid and white matter,
+of either contrast, near them again."""
 
 
 def read_crop(volume: np.ndarray, start: tuple[int, ...], size: int) -> np.ndarray:
@@ -34,91 +69,99 @@ def read_crop(volume: np.ndarray, start: tuple[int, ...], size: int) -> np.ndarr
     return out
 
 
-def crop_coordinates(corner: Corner, size: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return the trunk's coordinates of a crop's voxels, (size^3, 3) float32."""
-    axes = [
-        torch.linspace(-1.0, 1.0, n)[torch.arange(c, c + size).clamp(0, n - 1)]
-        for c, n in zip(corner, shape, strict=True)
+def draw_crop(
+    pair: Pair, corner: Corner, size: int, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read a crop of a pair that was first varied as a whole."""
+    a = augmentation
+    mirrored = rng.random() < a.flip
+    shift = rng.integers(-a.shift, a.shift + 1, 3)
+    wide = size + 2 * HALO
+    start = [int(c) - HALO - int(d) for c, d in zip(corner, shift, strict=True)]
+    if mirrored:
+        start[0] = pair.shape[0] - start[0] - wide
+    place = (start[0], start[1], start[2])
+    core_place = (start[0] + HALO, start[1] + HALO, start[2] + HALO)
+    hf = read_crop(pair.hf, place, wide)
+    brain = read_crop(pair.mask, place, wide)
+    lf = read_crop(pair.lf, core_place, size)
+    if mirrored:
+        hf, brain, lf = hf[::-1], brain[::-1], lf[::-1]
+    core = (slice(HALO, HALO + size),) * 3
+    mask = np.ascontiguousarray(brain[core])
+    hf = vary_intensity(hf, brain, corner, pair.shape, a, rng)
+    return hf, np.where(mask, lf.astype(np.float32), np.float32(0)), mask
+
+
+def stack_crops(crops: Sequence[Sequence[np.ndarray]]) -> tuple[torch.Tensor, ...]:
+    """Make batches (B, 1, ...) of the images of some crops, such as `draw_crop` returns."""
+    parts = (np.stack(part)[:, None] for part in zip(*crops, strict=True))
+    return tuple(torch.from_numpy(part) for part in parts)
+
+
+def flip_rotate(volumes: Sequence[np.ndarray], variant: int) -> tuple[np.ndarray, ...]:
+    """Return one of the eight axial mirror images and quarter turns of cubes.
+
+    The third axis, the depth of axial slices in RAS order, stays as it is.
+    """
+    mirrored, turns = divmod(variant, 4)
+
+    def turn(volume: np.ndarray) -> np.ndarray:
+        seen = volume[::-1] if mirrored else volume
+        return np.ascontiguousarray(np.rot90(seen, turns, axes=(0, 1)))
+
+    return tuple(turn(volume) for volume in volumes)
+
+
+def vary_intensity(
+    hf: np.ndarray,
+    brain: np.ndarray,
+    corner: Corner,
+    shape: tuple[int, ...],
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Vary a high-field crop's intensities, within [0, 1] and 0 outside the brain."""
+    a = augmentation
+    out = np.array(hf, np.float32)
+    if a.gamma:
+        power = np.exp(rng.uniform(-a.gamma, a.gamma))
+        low, high = (level**power for level in _KEPT)
+        gain = (_KEPT[1] - _KEPT[0]) / (high - low)
+        out = np.float32(_KEPT[0]) + (out ** np.float32(power) - np.float32(low)) * np.float32(gain)
+    if a.bias:
+        out *= _bias_field(hf.shape, corner, shape, a.bias, rng)
+    if a.noise:
+        sigma = rng.uniform(0, a.noise)
+        out += rng.standard_normal(hf.shape, np.float32) * np.float32(sigma)
+    if a.scale:
+        out *= np.float32(rng.uniform(1 - a.scale, 1))
+    if a.outliers:
+        hit = rng.random(hf.shape, np.float32) < rng.uniform(0, a.outliers)
+        out[hit] *= rng.uniform(2, 5, np.count_nonzero(hit)).astype(np.float32)
+    if a.gamma or a.bias or a.noise or a.scale or a.outliers:
+        np.clip(out, 0, 1, out=out)
+        out[~brain] = 0
+    return out
+
+
+def _bias_field(
+    size: tuple[int, ...],
+    corner: Corner,
+    shape: tuple[int, ...],
+    amplitude: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    # Positions in the frame, so that the field is one of the whole head.
+    at = [
+        (2 * (np.arange(m) + c - HALO) / (n - 1) - 1).astype(np.float32)
+        for m, c, n in zip(size, corner, shape, strict=True)
     ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-
-
-def encode_crop(
-    branch: Branch, crops: torch.Tensor, corner: Corner, shape: tuple[int, ...]
-) -> torch.Tensor:
-    """Return the branch's features (B, P, S, S, S) of crops that bring their halo of 5.
-
-    Every layer of the whole-volume branch sees zeros outside the volume, not
-    what its bias makes of zeros. So where a crop's halo reaches over the border,
-    each layer's output is set to 0 there: the result equals the whole-volume
-    features everywhere, at the border too.
-    """
-    size = crops.shape[-1] - 2 * HALO
-    inside = all(c >= HALO and c + size + HALO <= n for c, n in zip(corner, shape, strict=True))
-    x, last = crops, len(branch.convolutions) - 1
-    for i, layer in enumerate(branch.convolutions):
-        x = functional.conv3d(x, layer.weight, layer.bias)
-        if i < last:
-            x = functional.relu(x)
-            if not inside:
-                x = x * _inside(corner, shape, size, HALO - 1 - i).to(x)
-    return x
-
-
-def _inside(corner: Corner, shape: tuple[int, ...], size: int, halo: int) -> torch.Tensor:
-    axes = []
-    for c, n in zip(corner, shape, strict=True):
-        at = torch.arange(c - halo, c + size + halo)
-        axes.append((at >= 0) & (at < n))
-    return axes[0][:, None, None] & axes[1][:, None] & axes[2]
-
-
-def predict_crop(
-    model: Operator, crops: torch.Tensor, corner: Corner, shape: tuple[int, ...]
-) -> torch.Tensor:
-    """Evaluate an operator on crops that lie at one place of the frame.
-
-    H2LO's basis functions depend on the place alone, so its trunk, the dearer
-    half, runs once for all crops.
-
-    The crops (B, 1, S + 10, S + 10, S + 10) in [0, 1] have a halo of 5 around what is returned,
-    float32 (B, 1, S, S, S), whose first voxel is `corner` in a frame of `shape`.
-    """
-    size = crops.shape[-1] - 2 * HALO
-    crops = crops.to(memory_format=torch.channels_last_3d)
-    features = encode_crop(model.encoder, crops, corner, shape)
-    coefficients = features.permute(0, 2, 3, 4, 1).reshape(len(crops), size**3, -1)
-    coordinates = crop_coordinates(corner, size, shape).to(crops.device)
-    parts = []
-    for start in range(0, size**3, ROWS):
-        rows = slice(start, start + ROWS)
-        parts.append(read_features(model, coefficients[:, rows], coordinates[rows], shape))
-    return torch.cat(parts, 1).reshape(len(crops), 1, size, size, size)
-
-
-def read_features(
-    model: Operator, features: torch.Tensor, coordinates: torch.Tensor, shape: tuple[int, ...]
-) -> torch.Tensor:
-    """Evaluate an operator at (N, 3) coordinates with its encoder's features (..., N, P).
-
-    Safe under autocast: returns float32 (..., N).
-    """
-    if isinstance(model, ConditionalInr):
-        return model.decode(features, coordinates, shape)
-    basis = _basis_functions(model, coordinates)
-    return (features * basis).sum(-1, dtype=torch.float32) + model.bias
-
-
-def _basis_functions(model: H2lo, coordinates: torch.Tensor) -> torch.Tensor:
-    first = model.trunk.net[0]
-    if not isinstance(first, SineLayer):
-        return model.trunk(coordinates)
-    # Its phases reach 50 radians, of which bfloat16 would keep one decimal.
-    with torch.autocast(coordinates.device.type, enabled=False):
-        x = cast("torch.Tensor", first(coordinates.float()))
-    for layer in list(model.trunk.net)[1:]:
-        x = layer(x)
-    return x
+    x, y, z = at[0][:, None, None], at[1][:, None], at[2]
+    c = rng.uniform(-amplitude, amplitude, 9).astype(np.float32)
+    linear = c[0] * x + c[1] * y + c[2] * z
+    square = c[3] * x * x + c[4] * y * y + c[5] * z * z + c[6] * x * y + c[7] * y * z + c[8] * x * z
+    return np.exp(linear + square)
 
 
 @dataclass(frozen=True)

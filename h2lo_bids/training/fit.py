@@ -262,8 +262,6 @@ class _Loop:
 
     def _ends(self, asked: threading.Event) -> bool:
         """Whether any of the processes has received SIGTERM."""
-        if self.fabric.world_size == 1:
-            return asked.is_set()
         # It may reach the processes in different steps.
         wish = torch.tensor(int(asked.is_set()))
         return bool(self.fabric.all_reduce(wish, reduce_op="max"))

@@ -12,7 +12,7 @@ from h2lo_bids.imaging.normalise import SCALINGS
 from h2lo_bids.models.h2lo import H2loArchitecture
 from h2lo_bids.models.registry import FAMILIES, Architecture
 from h2lo_bids.synthesis.options import native_precision, resolve_device
-from h2lo_bids.training.augment import NONE, Augmentation
+from h2lo_bids.training.crops import NONE, Augmentation
 from h2lo_bids.vocabulary import PRECISIONS, SAMPLINGS
 
 GAIN = 0.02

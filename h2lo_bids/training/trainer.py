@@ -35,6 +35,8 @@ class Trainer:
     predict: Callable[..., Any]
     """Applies a model to a volume and a mask, as synthesis does."""
     validation_class: type[Validation] = Validation
+    shares: bool = False
+    """Whether several processes can share a step."""
 
     def __init__(
         self,

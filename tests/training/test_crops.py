@@ -1,66 +1,26 @@
-"""Crops give what the whole volume gives, at the border too, and are drawn without bias."""
+"""Crops are drawn without bias; variations move a pair as a whole, and leave the background 0."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import ball_pair
 
-from h2lo_bids.models.h2lo import (
-    HALO,
-    ConditionalInr,
-    H2lo,
-    H2loArchitecture,
-    InrArchitecture,
-    Operator,
-)
 from h2lo_bids.training.crops import (
+    Augmentation,
     CropSampler,
+    draw_crop,
     epoch_batch,
     epoch_steps,
-    predict_crop,
+    flip_rotate,
     read_crop,
 )
-
-SHAPE = (18, 21, 16)
-
-
-def whole_and_model(kind: str = "h2lo") -> tuple[torch.Tensor, np.ndarray, Operator]:
-    torch.manual_seed(3)
-    model: Operator = ConditionalInr(InrArchitecture(4, 8, 16, 4))
-    if kind == "h2lo":
-        model = H2lo(H2loArchitecture(channels=4, n_basis=8, width=16))
-        model.bias.data.fill_(0.3)
-    with torch.no_grad():
-        for layer in model.encoder.convolutions:
-            layer.bias.uniform_(-1, 1)  # large biases: zeros outside must stay zeros
-    volume = np.random.default_rng(1).random(SHAPE).astype(np.float32)
-    with torch.no_grad():
-        return model(torch.from_numpy(volume)[None, None])[0, 0], volume, model
-
-
-@pytest.mark.parametrize("corner", [(5, 6, 5), (0, 0, 0), (12, 15, 10), (3, 14, 9), (-3, 10, 12)])
-@pytest.mark.parametrize("kind", ["h2lo", "inr"])
-def test_crop_equals_whole_volume(corner: tuple[int, int, int], kind: str) -> None:
-    whole, volume, model = whole_and_model(kind)
-    size = 6
-    wide = read_crop(volume, tuple(c - HALO for c in corner), size + 2 * HALO)
-    with torch.no_grad():
-        crop = predict_crop(model, torch.from_numpy(wide)[None, None], corner, SHAPE)[0, 0]
-    inside = tuple(slice(max(0, c), min(n, c + size)) for c, n in zip(corner, SHAPE, strict=True))
-    part = tuple(slice(s.start - c, s.stop - c) for s, c in zip(inside, corner, strict=True))
-    torch.testing.assert_close(crop[part], whole[inside], atol=1e-5, rtol=0)
-
-
-def test_crops_of_a_batch_are_independent() -> None:
-    whole, volume, model = whole_and_model()
-    wide = read_crop(volume, (0, 1, 0), 16)
-    batch = torch.from_numpy(np.stack([wide, wide[::-1].copy()]))[:, None]
-    with torch.no_grad():
-        crop = predict_crop(model, batch, (5, 6, 5), SHAPE)
-    torch.testing.assert_close(crop[0, 0], whole[5:11, 6:12, 5:11], atol=1e-5, rtol=0)
-    assert not torch.allclose(crop[0], crop[1])
+from h2lo_bids.training.pairs import fingerprint
 
 
 @settings(max_examples=60, deadline=None)
@@ -106,3 +66,66 @@ def test_an_epoch_takes_each_pair_once(count: int, batch: int) -> None:
     ]
     assert all(sorted(order) == list(range(count)) for order in orders)
     assert count < 3 or len({tuple(order) for order in orders}) > 1
+
+
+def test_background_stays_zero_under_augmentation() -> None:
+    pair = ball_pair("a", 1)
+    wild = Augmentation(flip=0.5, shift=3, scale=0.4, gamma=0.3, bias=0.2, noise=0.1)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        hf, lf, mask = draw_crop(pair, (6, 8, 7), 10, wild, rng)
+        inner = hf[5:-5, 5:-5, 5:-5]
+        assert (inner[~mask] == 0).all()
+        assert (lf[~mask] == 0).all()
+        assert hf.min() >= 0
+        assert hf.max() <= 1
+
+
+def test_flip_and_shift_move_the_pair_as_a_whole() -> None:
+    pair = ball_pair("a", 1)
+    size, corner = 8, (6, 9, 7)
+    for seed in range(12):
+        hf, lf, _ = draw_crop(pair, corner, size, Augmentation(flip=0.5, shift=2),
+                              np.random.default_rng(seed))  # fmt: skip
+        matches = 0
+        for mirror, *shift in itertools.product((False, True), *[range(-2, 3)] * 3):
+            moved = []
+            for volume in (pair.hf, pair.lf):
+                v = np.pad(volume[::-1] if mirror else volume, 10)
+                # A mirror image is taken after the shift, so that its shift is reversed.
+                d = [-shift[0] if mirror else shift[0], *shift[1:]]
+                v = np.roll(v, d, (0, 1, 2))
+                moved.append(v)
+            a = tuple(slice(c + 5, c + 15 + size) for c in corner)
+            b = tuple(slice(c + 10, c + 10 + size) for c in corner)
+            matches += np.array_equal(moved[0][a], hf) and np.array_equal(moved[1][b], lf)
+        assert matches == 1
+
+
+def test_half_precision_pairs_give_float32_crops() -> None:
+    pair = ball_pair("a", 1)
+    half = {k: getattr(pair, k).astype(np.float16) for k in ("hf", "lf")}
+    single = {k: v.astype(np.float32) for k, v in half.items()}
+    stored, full = dataclasses.replace(pair, **half), dataclasses.replace(pair, **single)
+    assert fingerprint([stored]) == fingerprint([full]) != fingerprint([pair])
+    wild = Augmentation(flip=0.5, shift=2, scale=0.2, gamma=0.1)
+    crops = [draw_crop(p, (6, 8, 7), 9, wild, np.random.default_rng(3)) for p in (stored, full)]
+    for a, b in zip(*crops, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_eight_variants_are_axial_mirrors_and_quarter_turns() -> None:
+    cube = np.random.default_rng(0).random((5, 5, 5))
+    made = [flip_rotate([cube, cube + 1], k) for k in range(8)]
+    assert len({m[0].tobytes() for m in made}) == 8
+    for one, other in made:
+        np.testing.assert_array_equal(other, one + 1)
+        # Depth is untouched: each axial slice holds what it held.
+        np.testing.assert_array_equal(
+            np.sort(one.reshape(25, 5), 0), np.sort(cube.reshape(25, 5), 0)
+        )
+    # The corner voxel goes to each corner of its slice, twice.
+    corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
+    where = [c for m in made for c in corners if m[0][*c, 2] == cube[0, 0, 2]]
+    assert sorted(where) == sorted(corners * 2)

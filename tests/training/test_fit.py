@@ -20,7 +20,7 @@ from problems import SMALL, ball_pair, small_options
 
 from h2lo_bids.errors import BadDataError, H2loError, TemporaryError, UsageError
 from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.folder import load_checkpoint
 from h2lo_bids.training.methods import TRAINERS

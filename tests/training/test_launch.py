@@ -19,7 +19,7 @@ from h2lo_bids.errors import (
     InputOutputError,
     UsageError,
 )
-from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.folder import load_checkpoint

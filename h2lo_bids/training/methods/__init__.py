@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.baselines import NoSizes
 from h2lo_bids.models.registry import CATALOGUE, task_of
-from h2lo_bids.models.registry import METHODS as FAMILY_OF
-from h2lo_bids.training.augment import NONE
+from h2lo_bids.training.crops import NONE
 from h2lo_bids.training.methods.arnold import ArnoldTrainer, adapt_arnold
 from h2lo_bids.training.methods.diffi2i import DiffI2ITrainer, adapt_diffi2i
 from h2lo_bids.training.methods.operators import (
@@ -42,25 +41,16 @@ TRAINERS: dict[str, type[Trainer]] = {
 class Method:
     """A method that is fitted to pairs."""
 
-    name: str
-    """As on the command line and in a bundle, a key of `h2lo_bids.models.registry.METHODS`."""
-    adapt: Callable[[FitOptions], FitOptions]
-    """Turns the user's options into the method's own."""
+    name: str  # as on the command line and in a bundle
+    adapt: Callable[[FitOptions], FitOptions]  # turns the user's options into the method's
+    title: str  # the row in the paper's Table 1
+    task: str  # what it is for: one of `h2lo_bids.vocabulary.TASKS`
+    shares: bool  # whether several processes can share a step
 
-    @property
-    def title(self) -> str:
-        """The row in the paper's Table 1."""
-        return CATALOGUE[self.name].title
 
-    @property
-    def task(self) -> str:
-        """What it is for: one of `h2lo_bids.vocabulary.TASKS`."""
-        return task_of(self.name)
-
-    @property
-    def shares(self) -> bool:
-        """Whether several processes can share a step."""
-        return shares_steps(FAMILY_OF[self.name])
+def shares_steps(family: str) -> bool:
+    """Return whether several processes can share the steps of a family's fit."""
+    return family in TRAINERS and TRAINERS[family].shares
 
 
 def adapt_identity(options: FitOptions) -> FitOptions:
@@ -72,7 +62,9 @@ def adapt_identity(options: FitOptions) -> FitOptions:
 
 
 METHODS: dict[str, Method] = {
-    name: Method(name, adapt)
+    name: Method(
+        name, adapt, CATALOGUE[name].title, task_of(name), shares_steps(CATALOGUE[name].family)
+    )
     for name, adapt in (
         ("identity", adapt_identity),
         ("arnold", adapt_arnold),
@@ -86,11 +78,6 @@ METHODS: dict[str, Method] = {
     )
 }
 """In the order of the paper's Table 1, then those for other tasks."""
-
-
-def shares_steps(family: str) -> bool:
-    """Return whether several processes can share the steps of a family's fit."""
-    return TRAINERS.get(family) is OperatorTrainer
 
 
 def methods_of(task: str) -> dict[str, Method]:

@@ -23,8 +23,7 @@ from h2lo_bids.synthesis.patches import (
     predict_pfsr,
     predict_pix2pix,
 )
-from h2lo_bids.training.augment import draw_crop, flip_rotate, stack_crops
-from h2lo_bids.training.crops import CropSampler, cycled_batch
+from h2lo_bids.training.crops import CropSampler, cycled_batch, draw_crop, flip_rotate, stack_crops
 from h2lo_bids.training.options import FitOptions, linear_rate, rate_of
 from h2lo_bids.training.trainer import Trainer, autocast, descend
 

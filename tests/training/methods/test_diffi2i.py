@@ -11,7 +11,7 @@ from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
 from h2lo_bids.synthesis.patches import predict_diffi2i
-from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.folder import load_checkpoint
 from h2lo_bids.training.methods.diffi2i import (

@@ -16,7 +16,7 @@ from h2lo_bids.models.diffi2i import DiffI2IArchitecture
 from h2lo_bids.models.h2lo import InrArchitecture
 from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.models.pix2pix import Pix2PixArchitecture
-from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods import METHODS
 from h2lo_bids.training.options import FitOptions, default_options, paper_options

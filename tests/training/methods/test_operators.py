@@ -11,15 +11,62 @@ import pytest
 import torch
 from problems import SMALL, ball_pair, small_options
 
-from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.models.h2lo import (
+    HALO,
+    ConditionalInr,
+    H2lo,
+    H2loArchitecture,
+    InrArchitecture,
+    Operator,
+)
+from h2lo_bids.training.crops import Augmentation, read_crop
 from h2lo_bids.training.methods.operators import (
     PatchLoss,
     VolumeLoss,
     gaussian_derivative_kernels,
     gradient_loss,
     l1_loss,
+    predict_crop,
 )
+
+SHAPE = (18, 21, 16)
+
+
+def whole_and_model(kind: str = "h2lo") -> tuple[torch.Tensor, np.ndarray, Operator]:
+    torch.manual_seed(3)
+    model: Operator = ConditionalInr(InrArchitecture(4, 8, 16, 4))
+    if kind == "h2lo":
+        model = H2lo(H2loArchitecture(channels=4, n_basis=8, width=16))
+        model.bias.data.fill_(0.3)
+    with torch.no_grad():
+        for layer in model.encoder.convolutions:
+            layer.bias.uniform_(-1, 1)  # large biases: zeros outside must stay zeros
+    volume = np.random.default_rng(1).random(SHAPE).astype(np.float32)
+    with torch.no_grad():
+        return model(torch.from_numpy(volume)[None, None])[0, 0], volume, model
+
+
+@pytest.mark.parametrize("corner", [(5, 6, 5), (0, 0, 0), (12, 15, 10), (3, 14, 9), (-3, 10, 12)])
+@pytest.mark.parametrize("kind", ["h2lo", "inr"])
+def test_crop_equals_whole_volume(corner: tuple[int, int, int], kind: str) -> None:
+    whole, volume, model = whole_and_model(kind)
+    size = 6
+    wide = read_crop(volume, tuple(c - HALO for c in corner), size + 2 * HALO)
+    with torch.no_grad():
+        crop = predict_crop(model, torch.from_numpy(wide)[None, None], corner, SHAPE)[0, 0]
+    inside = tuple(slice(max(0, c), min(n, c + size)) for c, n in zip(corner, SHAPE, strict=True))
+    part = tuple(slice(s.start - c, s.stop - c) for s, c in zip(inside, corner, strict=True))
+    torch.testing.assert_close(crop[part], whole[inside], atol=1e-5, rtol=0)
+
+
+def test_crops_of_a_batch_are_independent() -> None:
+    whole, volume, model = whole_and_model()
+    wide = read_crop(volume, (0, 1, 0), 16)
+    batch = torch.from_numpy(np.stack([wide, wide[::-1].copy()]))[:, None]
+    with torch.no_grad():
+        crop = predict_crop(model, batch, (5, 6, 5), SHAPE)
+    torch.testing.assert_close(crop[0, 0], whole[5:11, 6:12, 5:11], atol=1e-5, rtol=0)
+    assert not torch.allclose(crop[0], crop[1])
 
 
 @pytest.mark.parametrize(("sigma", "size"), [(1.0, 5), (0.7, 3), (2.0, 7)])

@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.models.pix2pix import Norm, Pix2PixArchitecture
-from h2lo_bids.training.augment import Augmentation
+from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods.patches import Pix2PixTrainer, adapt_pix2pix
 from h2lo_bids.training.options import FitOptions
