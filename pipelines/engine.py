@@ -48,7 +48,11 @@ AnyFile = Annotated[str, "may be absent"]
 Label = Annotated[str, "nohash"]
 """A text that changes messages alone, so that its change runs nothing again."""
 
-_TRAITS = {str: traits.Str, int: traits.Int, float: traits.Float, bool: traits.Bool}
+_TRAITS: dict[Any, tuple[Any, dict[str, Any]]] = {
+    InFile: (File, {"exists": True}), AnyFile: (File, {}), Label: (traits.Str, {"nohash": True}),
+    str: (traits.Str, {}), int: (traits.Int, {}), float: (traits.Float, {}),
+    bool: (traits.Bool, {}), dict: (traits.Dict, {}),
+}  # fmt: skip
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -132,19 +136,13 @@ def _input(hint: Any, default: Any) -> Any:
 def _trait(hint: Any, *default: Any, **options: Any) -> Any:
     """Return the trait for an annotation."""
     origin, args = get_origin(hint) or hint, get_args(hint)
-    if hint in (InFile, AnyFile):
-        return File(exists=hint == InFile, **options)
-    if hint == Label:
-        return traits.Str(*default, nohash=True, **options)
     if origin is list:
-        if args[0] == Label:
-            options["nohash"] = True
+        options |= {"nohash": True} if args[0] == Label else {}
         return traits.List(_trait(args[0]), *default, **options)
-    if origin is dict:
-        return traits.Dict(*default, **options)
     if origin is tuple:
         return traits.Tuple(*map(_trait, args), **options)
-    return _TRAITS[origin](*default, **options)
+    kind, further = _TRAITS[hint if hint in _TRAITS else origin]
+    return kind(*default, **further, **options)
 
 
 def load_image(path: str) -> Any:

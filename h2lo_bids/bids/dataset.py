@@ -203,7 +203,9 @@ def write_dataset_files(
     }
     content = description(raw, links=links)
     # Sidecars of earlier runs still name what this one does not read.
-    content["DatasetLinks"] = {**_links_of(out), **content["DatasetLinks"]}
+    before = (_described(out) or {}).get("DatasetLinks")
+    known = {name: str(uri) for name, uri in before.items()} if isinstance(before, dict) else {}
+    content["DatasetLinks"] = {**known, **content["DatasetLinks"]}
     write_json(out / "dataset_description.json", content)
     atomic_write_text(out / ".bidsignore", "\n".join(spec["bidsignore"]) + "\n")
     table = (files(bids_app_spec) / "descriptions.tsv").read_text(encoding="utf-8")
@@ -232,13 +234,13 @@ def bibtex(keys: Iterable[str] | None = None) -> str:
     return "\n\n".join(entries) + "\n"
 
 
-def _links_of(out_dir: Path) -> dict[str, str]:
-    """Return the datasets that the description that is there links to."""
+def _described(folder: Path) -> dict[str, Any] | None:
+    """Return what the description of a dataset holds; None if it is absent or broken."""
     try:
-        links = read_json(out_dir / "dataset_description.json")["DatasetLinks"]
-        return {str(name): str(uri) for name, uri in links.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        content = read_json(folder / "dataset_description.json")
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else {}
 
 
 def write_citation(out_dir: str | Path, text: str) -> None:
@@ -248,12 +250,10 @@ def write_citation(out_dir: str | Path, text: str) -> None:
 
 def require_own(out_dir: Path) -> None:
     """Refuse a folder that holds somebody else's dataset."""
-    path = out_dir / "dataset_description.json"
-    try:
-        content = read_json(path)
-        makers = content.get("GeneratedBy") if isinstance(content, dict) else None
-    except (OSError, ValueError):
-        return  # absent or broken: there is nothing to protect
+    content = _described(out_dir)
+    if content is None:  # there is nothing to protect
+        return
+    makers = content.get("GeneratedBy")
     listed = makers if isinstance(makers, list) else ()
     names = [maker.get("Name") for maker in listed if isinstance(maker, dict)]
     if PIPELINE not in names:
@@ -298,11 +298,7 @@ def container(environment: Mapping[str, str]) -> dict[str, str] | None:
 
 def _source(bids_dir: Path) -> dict[str, str]:
     """Point to the raw dataset: by DOI where it has one, so that others find it too."""
-    try:
-        raw = read_json(bids_dir / "dataset_description.json")
-    except (OSError, ValueError):
-        raw = {}
-    doi = raw.get("DatasetDOI") if isinstance(raw, dict) else None
+    doi = (_described(bids_dir) or {}).get("DatasetDOI")
     if not isinstance(doi, str) or "10." not in doi:
         return {"URL": bids_dir.as_uri()}
     bare = doi[doi.index("10.") :]

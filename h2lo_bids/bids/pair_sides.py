@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import defaultdict
@@ -229,12 +230,10 @@ def mask_donor(hf: Scan, query: Query) -> Scan | None:
     for image in sorted(images, key=lambda i: (*rank(i), i.name.extension == ".nii")):
         if not matches(image.name, asked) or not_an_input(image.name, asked):
             continue
-        try:
+        with contextlib.suppress(H2loError):
             check_content(image.path)
             scan = read_scan(image, sidecars)
-        except H2loError:
-            continue
-        # Of unknown strength, it may be the low-field scan.
-        if not scan.low and (asked or scan.field_strength is not None):
-            return scan
+            # Of unknown strength, it may be the low-field scan.
+            if not scan.low and (asked or scan.field_strength is not None):
+                return scan
     return None
