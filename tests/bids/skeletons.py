@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from h2lo_bids.bids.discover import Discovery, discover, discover_lowfield
+from h2lo_bids.bids.query import Query
+
 CONTRASTS = ("T1w", "T2w")
 HIGH = {"MagneticFieldStrength": 3, "ImagingFrequency": 127.77, "Manufacturer": "GE"}
 
@@ -49,6 +52,19 @@ def annex(path: Path) -> None:
     path.unlink()
     key = f"MD5E-s1--{path.name}"
     path.symlink_to(Path("../" * 4) / f".git/annex/objects/xx/yy/{key}/{key}")
+
+
+def find(root: Path, **options: Any) -> Discovery:
+    return discover(Query(root, **options))
+
+
+def find_low(root: Path, **options: Any) -> Discovery:
+    return discover_lowfield(Query(root, **options))
+
+
+def reasons(found: Discovery) -> dict[str, str]:
+    """Return why each image is skipped, by its name."""
+    return {item.path.name: item.reason for item in found.skipped}
 
 
 HYPE = tuple(f"HYPE{number:02d}" for number in range(23))

@@ -5,26 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from skeletons import HIGH, LOW, anat, put, write
+from skeletons import HIGH, LOW, anat, find, find_low, put, reasons, write
 
-from h2lo_bids.bids.discover import Discovery, discover, discover_lowfield
 from h2lo_bids.bids.pairs import discover_pairs
 from h2lo_bids.bids.query import Query
 from h2lo_bids.errors import InvalidBidsError, NoMatchError
 
-pytestmark = pytest.mark.usefixtures("no_validator")
-
-
-def find(root: Path, **options: object) -> Discovery:
-    return discover(Query(root, **options))  # type: ignore[arg-type]
-
 
 def problems(found: object) -> list[tuple[str, int]]:
     return [(p.message, p.exit_code) for p in found.problems]  # type: ignore[attr-defined]
-
-
-def reasons(found: Discovery) -> dict[str, str]:
-    return {item.path.name: item.reason for item in found.skipped}
 
 
 @pytest.mark.parametrize(
@@ -162,10 +151,10 @@ def test_selection_words_in_other_case(tmp_path: Path) -> None:
     ((message, code),) = problems(found)
     assert (code, "did you mean ses=HF?" in message) == (18, True)
     with pytest.raises(NoMatchError, match=r"did you mean acq=AXI\?"):
-        discover_lowfield(Query(root, lf=("acq-axi",)))
+        find_low(root, lf=("acq-axi",))
     write(root, {anat("01", "LF", "acq-B_T2w"): LOW})
     for words, option in (({"lf": ("acq-B",)}, "--lf"), ({"inline": ("acq=B",)}, "the filter")):
-        (line,) = discover_lowfield(Query(root, **words)).warnings
+        (line,) = find_low(root, **words).warnings
         assert f"no T1w image matches {option} acq=B" in line
 
 
@@ -245,6 +234,6 @@ def test_contradictions_are_warned_of_also_where_a_scan_is_not_used(tmp_path: Pa
     for quoted in ("'LF'", "'64mT'", "127.77", "'3T'", "2.703"):
         assert quoted in told
     assert len(found.warnings) == 2
-    low = discover_lowfield(Query(root))
+    low = find_low(root)
     assert [scan.session for scan in low.scans] == ["HF"]
     assert set(low.warnings) == set(found.warnings)

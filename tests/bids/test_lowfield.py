@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from skeletons import HIGH, LOW, anat, ds006557, get, put, write
+from skeletons import HIGH, LOW, anat, ds006557, find_low, get, put, reasons, write
 
-from h2lo_bids.bids.discover import Discovery, discover_lowfield
-from h2lo_bids.bids.query import Query
+from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.errors import NoMatchError
-
-pytestmark = pytest.mark.usefixtures("no_validator")
-
-
-def find(root: Path, **options: object) -> Discovery:
-    return discover_lowfield(Query(root, **options))  # type: ignore[arg-type]
 
 
 def told(found: Discovery) -> dict[str, list[str]]:
@@ -26,27 +19,23 @@ def told(found: Discovery) -> dict[str, list[str]]:
     }
 
 
-def reasons(found: Discovery) -> dict[str, str]:
-    return {item.path.name.split(".")[0]: item.reason for item in found.skipped}
-
-
 def test_ds006557_fuses_the_three_orientations_of_each_session(tmp_path: Path) -> None:
     root = ds006557(tmp_path / "ds")
     get(root, "")
-    found = find(root, participant_labels=("HYPE00",))
+    found = find_low(root, participant_labels=("HYPE00",))
     three = ["axi", "cor", "sag"]
     visits = [f"sub-HYPE00_ses-{visit}" for visit in ("HFC", "HFE")]
     assert told(found) == {f"{v}_{suffix}": three for v in visits for suffix in ("T1w", "T2w")}
     assert {source.fusion for source in found.sources} == {"mrr"}
     left = reasons(found)
-    assert "high field (3.0009 T by ImagingFrequency)" in left["sub-HYPE00_ses-GE_T2w"]
-    assert "three orthogonal scans are fused" in left["sub-HYPE00_ses-HFC_acq-iso_T1w"]
+    assert "high field (3.0009 T by ImagingFrequency)" in left["sub-HYPE00_ses-GE_T2w.nii.gz"]
+    assert "three orthogonal scans are fused" in left["sub-HYPE00_ses-HFC_acq-iso_T1w.nii.gz"]
     # A run's account goes by scans, each under its own path and the outputs' name.
     first = found.scans[0]
     assert first.stem == "sub-HYPE00_ses-HFC_T1w"
     assert first.relative_path.endswith("sub-HYPE00_ses-HFC_acq-axi_T1w.nii.gz")
     # HYPE06 lacks the sagittal T1w of HFC: one scan is taken, the isotropic one.
-    other = told(find(root, participant_labels=("HYPE06",), suffixes=("T1w",)))
+    other = told(find_low(root, participant_labels=("HYPE06",), suffixes=("T1w",)))
     assert other == {
         "sub-HYPE06_ses-HFC_acq-iso_T1w": ["iso"],
         "sub-HYPE06_ses-HFE_T1w": three,
@@ -57,21 +46,27 @@ def test_fusion_words_and_all_scans_decide(tmp_path: Path) -> None:
     root = ds006557(tmp_path / "ds", ("HYPE00",))
     get(root, "")
     some = {"session_labels": ("HFC",), "suffixes": ("T1w",)}
-    assert told(find(root, fusion="none", **some)) == {"sub-HYPE00_ses-HFC_acq-iso_T1w": ["iso"]}
-    assert told(find(root, lf=("acq-cor",), **some)) == {"sub-HYPE00_ses-HFC_acq-cor_T1w": ["cor"]}
+    assert told(find_low(root, fusion="none", **some)) == {
+        "sub-HYPE00_ses-HFC_acq-iso_T1w": ["iso"]
+    }
+    assert told(find_low(root, lf=("acq-cor",), **some)) == {
+        "sub-HYPE00_ses-HFC_acq-cor_T1w": ["cor"]
+    }
     filters = {"lf_t1w": {"acquisition": "sag"}}
-    assert told(find(root, filters=filters, **some)) == {"sub-HYPE00_ses-HFC_acq-sag_T1w": ["sag"]}
-    each = told(find(root, all_scans=True, **some))
+    assert told(find_low(root, filters=filters, **some)) == {
+        "sub-HYPE00_ses-HFC_acq-sag_T1w": ["sag"]
+    }
+    each = told(find_low(root, all_scans=True, **some))
     assert sorted(each.values()) == [["axi"], ["cor"], ["iso"], ["sag"]]
     with pytest.raises(NoMatchError, match=r"not three orthogonal scans to fuse \(found coronal\)"):
-        find(root, fusion="mrr", lf=("acq-cor",), **some)
+        find_low(root, fusion="mrr", lf=("acq-cor",), **some)
 
 
 def test_an_absent_orientation_leaves_the_others_and_their_name(tmp_path: Path) -> None:
     root = ds006557(tmp_path / "ds", ("HYPE00",))
     for way in ("cor", "sag"):
         get(root, f"ses-HFC_acq-{way}_T1w")
-    found = find(root, session_labels=("HFC",), suffixes=("T1w",))
+    found = find_low(root, session_labels=("HFC",), suffixes=("T1w",))
     assert told(found) == {"sub-HYPE00_ses-HFC_T1w": ["cor", "sag"]}
     (problem,) = found.problems
     assert problem.path.name == "sub-HYPE00_ses-HFC_acq-axi_T1w.nii.gz"
@@ -81,8 +76,8 @@ def test_an_absent_orientation_leaves_the_others_and_their_name(tmp_path: Path) 
 def test_without_field_strength_only_words_make_it_low(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat("01", "a", "T1w"): {}, anat("01", "b", "T1w"): HIGH})
     with pytest.raises(NoMatchError, match=r"assumed to be high field .* take it with --lf"):
-        find(root)
-    found = find(root, lf=("ses-a",))
+        find_low(root)
+    found = find_low(root, lf=("ses-a",))
     assert told(found) == {"sub-01_ses-a_T1w": [""]}
     assert "chosen with --lf" in found.sources[0].parts[0].notes[0]
     assert any("chosen with --lf" in note for note in found.notes)
@@ -91,7 +86,7 @@ def test_without_field_strength_only_words_make_it_low(tmp_path: Path) -> None:
 def test_a_name_that_is_taken_is_not_given_to_the_fused_image(tmp_path: Path) -> None:
     images = {anat("01", None, f"acq-{way}_T2w"): LOW for way in ("axi", "cor", "sag")}
     root = write(tmp_path / "ds", {**images, anat("01", None, "T2w"): HIGH})
-    found = find(root)
+    found = find_low(root)
     assert list(told(found)) == ["sub-01_acq-mrr_T2w"]
     assert found.sources[0].scan.entities == (("sub", "01"), ("acq", "mrr"))
 
@@ -100,6 +95,6 @@ def test_a_broken_sidecar_concerns_its_own_scan(tmp_path: Path) -> None:
     names = [anat(label, None, "T1w") for label in ("01", "02")]
     root = write(tmp_path / "ds", dict.fromkeys(names, LOW))
     put((root / names[0]).with_name("sub-01_T1w.json"), "{")
-    found = find(root)
+    found = find_low(root)
     assert list(told(found)) == ["sub-02_T1w"]
     assert [problem.path.name for problem in found.problems] == ["sub-01_T1w.nii.gz"]

@@ -24,8 +24,6 @@ from h2lo_bids.bids.pairs import PairDiscovery, discover_pairs
 from h2lo_bids.bids.query import Query
 from h2lo_bids.errors import BadDataError, MissingInputError, NoMatchError, UsageError
 
-pytestmark = pytest.mark.usefixtures("no_validator")
-
 
 def find(root: Path, **options: object) -> PairDiscovery:
     return discover_pairs(Query(root, **options))  # type: ignore[arg-type]

@@ -8,16 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from skeletons import HIGH, LOW, anat, put, write
+from skeletons import HIGH, LOW, anat, find, find_low, put, write
 
 import bids_app_spec
 from h2lo_bids.bids.derivatives import derivative_path
-from h2lo_bids.bids.discover import discover, discover_lowfield
 from h2lo_bids.bids.names import Name, parse_name
-from h2lo_bids.bids.query import Query
 from h2lo_bids.bids.scan import Scan, has_agent, not_an_input, preference, rank, scan_at
-
-pytestmark = pytest.mark.usefixtures("no_validator")
 
 RANKED = [
     "sub-1_acq-MPRAGE_rec-SCIC_run-1_T1w",
@@ -136,7 +132,7 @@ def test_a_whole_head_in_one_volume_comes_before_any_name(tmp_path: Path) -> Non
 def test_voxels_against_the_sidecar(tmp_path: Path, sidecar: dict, quoted: list[str]) -> None:
     root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH | sidecar})
     save(root / anat("01", None, "T1w"), (60, 60, 60), (2.0, 2.0, 2.5))
-    warnings = discover(Query(root)).warnings
+    warnings = find(root).warnings
     assert len(warnings) == bool(quoted)
     for word in quoted:
         assert word in warnings[0]
@@ -146,10 +142,10 @@ def test_a_whole_head_of_low_field_is_preferred_too(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat("01", None, f"acq-{a}_T1w"): LOW for a in ("iso", "z")})
     save(root / anat("01", None, "acq-iso_T1w"), (60, 60, 8), (4.0, 4.0, 4.0))
     save(root / anat("01", None, "acq-z_T1w"), (60, 60, 40), (4.0, 4.0, 4.0))
-    found = discover_lowfield(Query(root))
+    found = find_low(root)
     assert [scan.stem for scan in found.scans] == ["sub-01_acq-z_T1w"]
     assert not found.warnings
-    (warning,) = discover_lowfield(Query(root, lf=("acq-iso",))).warnings
+    (warning,) = find_low(root, lf=("acq-iso",)).warnings
     assert "240 x 240 x 32 mm" in warning
 
 
@@ -157,8 +153,8 @@ def test_the_way_of_slices_against_the_label(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat("01", None, "acq-axi_T1w"): None})
     put(root / "T1w.json", LOW)
     save(root / anat("01", None, "acq-axi_T1w"), (120, 40, 120), (1.6, 5.0, 1.6))
-    (warning,) = discover_lowfield(Query(root)).warnings
+    (warning,) = find_low(root).warnings
     assert "acq-axi means axial slices" in warning
     assert "coronal" in warning
     save(root / anat("01", None, "acq-axi_T1w"), (120, 120, 40), (1.6, 1.6, 5.0))
-    assert not discover_lowfield(Query(root)).warnings
+    assert not find_low(root).warnings

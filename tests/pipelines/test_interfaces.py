@@ -11,11 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from h2lo_bids.errors import (
-    BadDataError,
-    InputOutputError,
-    MissingInputError,
-)
+from h2lo_bids.errors import BadDataError, InputOutputError, MissingInputError
 from h2lo_bids.imaging.registration import Registration
 from h2lo_bids.models.frame import Frame
 from pipelines.engine import interface
@@ -25,6 +21,11 @@ from pipelines.synthesis_steps import RegisterToTemplate, RegridMask, Synthesize
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 MODEL = {"frame": Frame((64,) * 3, (2.0,) * 3).to_dict(), "scaling": "max", "contrast": "T1w"}
+
+
+@pytest.fixture(autouse=True)
+def _in_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def _save(data: np.ndarray, path: Path) -> str:
@@ -40,8 +41,7 @@ def _ball(side: int = 60) -> np.ndarray:
     )
 
 
-def test_a_bad_scan_is_an_output_first_and_an_error_of_its_own_scan_then(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_bad_scan_is_an_output_first_and_an_error_of_its_own_scan_then(tmp_path):
     (tmp_path / "bad.nii.gz").write_bytes(b"\x1f\x8bnothing")
     found = FindBrain(in_file=str(tmp_path / "bad.nii.gz")).run(cwd=tmp_path).outputs
     assert found.error.startswith(f"BadDataError: {tmp_path / 'bad.nii.gz'}: ")
@@ -49,8 +49,7 @@ def test_a_bad_scan_is_an_output_first_and_an_error_of_its_own_scan_then(tmp_pat
         Prepare(error=found.error, **MODEL).run(cwd=tmp_path)
 
 
-def test_a_given_mask_is_judged_and_what_was_noticed_is_told(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_given_mask_is_judged_and_what_was_noticed_is_told(tmp_path):
     data = _ball()
     scan, inside = _save(data, tmp_path / "scan.nii"), (data > 0).astype("f4")
 
@@ -74,7 +73,6 @@ def test_a_given_mask_is_judged_and_what_was_noticed_is_told(tmp_path, monkeypat
 
 
 def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     data, taken = _ball(), []
 
     def register(moving, fixed, folder, **_):
@@ -101,8 +99,7 @@ def test_a_template_s_mask_may_be_on_another_grid_and_soft(tmp_path, monkeypatch
         RegisterToTemplate(**given).run(cwd=tmp_path)
 
 
-def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path):
     data = _ball()
     own = (data > 0).astype(np.uint8)
     close, far = own.copy(), np.roll(own, 12, axis=0)
@@ -127,8 +124,7 @@ def test_a_session_shares_its_mask_where_the_masks_agree(tmp_path, monkeypatch):
     np.testing.assert_array_equal(mask, own)
 
 
-def test_prepared_images_end_at_one_and_are_zero_outside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_prepared_images_end_at_one_and_are_zero_outside(tmp_path):
     data, mask = _ball() + 5, (_ball() > 0).astype(np.uint8)
     scan, inside = _save(data, tmp_path / "a.nii"), _save(mask, tmp_path / "m.nii.gz")
     found = Prepare(checked=scan, mask_file=inside, native=True, **MODEL).run(cwd=tmp_path).outputs
@@ -142,8 +138,7 @@ def test_prepared_images_end_at_one_and_are_zero_outside(tmp_path, monkeypatch):
     np.testing.assert_allclose(nib.load(found.native).get_fdata(), expected, rtol=1e-6)
 
 
-def test_a_regridded_mask_keeps_its_volume_and_place(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_regridded_mask_keeps_its_volume_and_place(tmp_path):
     mask = (_ball() > 0).astype(np.uint8)
     node = RegridMask(mask_file=_save(mask, tmp_path / "m.nii"), spacing=(3.0, 3.0, 5.0))
     out = nib.load(node.run(cwd=tmp_path).outputs.mask_file)
@@ -157,8 +152,7 @@ def test_a_regridded_mask_keeps_its_volume_and_place(tmp_path, monkeypatch):
     np.testing.assert_allclose(centre(new, out.affine), centre(mask, AFFINE), atol=0.5)
 
 
-def test_a_sink_leaves_equal_files_alone_and_restores_missing_ones(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_sink_leaves_equal_files_alone_and_restores_missing_ones(tmp_path):
     source = tmp_path / "x.nii.gz"
     source.write_bytes(b"content")
     node = WriteDerivative(
@@ -175,8 +169,7 @@ def test_a_sink_leaves_equal_files_alone_and_restores_missing_ones(tmp_path, mon
     assert (tmp_path / "out" / "a" / "b.json").exists()
 
 
-def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path):
     mask = _ball() > 0
     noisy = 0.5 * mask + 0.02 * np.random.default_rng(1).standard_normal(mask.shape) * mask
     node = WriteDerivative(
@@ -194,10 +187,7 @@ def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("method", "named"), [("shared with x", True), ("deepbet 1", False)])
-def test_a_sidecar_names_its_device_and_the_mask_it_was_taken_from(
-    tmp_path, monkeypatch, method, named
-):
-    monkeypatch.chdir(tmp_path)
+def test_a_sidecar_names_its_device_and_the_mask_it_was_taken_from(tmp_path, method, named):
     (tmp_path / "x.nii.gz").write_bytes(b"content")
     WriteDerivative(
         in_file=str(tmp_path / "x.nii.gz"), out_dir=str(tmp_path / "out"), out_name="b.nii.gz",
@@ -235,9 +225,8 @@ def test_threads_are_set_before_the_work_begins(tmp_path, monkeypatch):
     assert seen["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == "2"
 
 
-def test_an_image_on_the_same_grid_is_taken_over(tmp_path, monkeypatch):
+def test_an_image_on_the_same_grid_is_taken_over(tmp_path):
     """Of the same mask on the same voxels; else the model, which is not there, is asked for."""
-    monkeypatch.chdir(tmp_path)
     mask = (_ball(20) > 0).astype(np.uint8)
     made = np.random.default_rng(3).random(mask.shape).astype("f4")
     given = {
