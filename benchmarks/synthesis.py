@@ -24,7 +24,6 @@ from h2lo_bids.models.bundle import default_bundle, load_bundle, load_model
 from h2lo_bids.models.h2lo import HALO, H2lo
 from h2lo_bids.synthesis.engine import BasisRows, FeatureTiles, products_in_bfloat16, synthesize
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.tiles import Box
 
 CHUNK = 1 << 18
 """Rows of the naive trunk: all at once would need over 28 GB."""
@@ -97,7 +96,7 @@ def rates(model: H2lo) -> None:
     cpu = torch.device("cpu")
     volume = torch.rand(64, 64, 64)
     side, n = 40, 32768
-    box = Box((12, 12, 12), (12 + side,) * 3)
+    box = (slice(12, 12 + side),) * 3
     widths = [layer.weight[0].numel() * len(layer.weight) for layer in model.encoder.convolutions]
     grown = [(side + 2 * (HALO - i)) ** 3 for i in range(1, 6)]
     branch_work = 2.0 * sum(w * v for w, v in zip(widths, grown, strict=True))

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.baselines import Arnold
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.synthesis.tiles import Box, bounds
+from h2lo_bids.synthesis.tiles import Box
 
 GRAIN = 0.5
 """Blur of the first noise, in voxels."""
@@ -73,11 +74,10 @@ class Source:
         All that such a blur can reach from the mask is kept, and no more, so that a
         result is that of the whole volume.
         """
-        image, inner = scaled(volume, mask), bounds(mask)
-        around = _grown(inner, _reach(widest), volume.shape)
+        image, around = scaled(volume, mask), bounding_box(mask, margin=_reach(widest))
         grain = blur(first, GRAIN, around) * np.float32(deviation(image))
-        image, mask, second = (v[around.slices].copy() for v in (image, mask, second))
-        return cls(image, mask, bounds(mask), grain, second)
+        image, mask, second = (v[around].copy() for v in (image, mask, second))
+        return cls(image, mask, bounding_box(mask), grain, second)
 
     def noisy(self, c1: float) -> np.ndarray:
         """Return the image with the first noise."""
@@ -86,15 +86,7 @@ class Source:
 
     def inside(self, values: np.ndarray, sigma: float) -> np.ndarray:
         """Blur a volume and return the mask's voxels, (N,)."""
-        return blur(values, sigma, self.box)[self.mask[self.box.slices]]
-
-
-def _grown(box: Box, margin: int, shape: tuple[int, ...]) -> Box:
-    x, y, z = (
-        (max(0, start - margin), min(n, stop + margin))
-        for start, stop, n in zip(box.start, box.stop, shape, strict=True)
-    )
-    return Box((x[0], y[0], z[0]), (x[1], y[1], z[1]))
+        return blur(values, sigma, self.box)[self.mask[self.box]]
 
 
 def scaled(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -121,13 +113,11 @@ def blur(values: np.ndarray, sigma: float, box: Box) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
     sigma, reach = max(sigma, LEAST), _reach(sigma)
-    around = _grown(box, reach, values.shape)
-    out: np.ndarray = gaussian_filter(values[around.slices], sigma, mode="nearest", radius=reach)
-    wanted = [
-        slice(start - low, stop - low)
-        for start, stop, low in zip(box.start, box.stop, around.start, strict=True)
-    ]
-    return out[tuple(wanted)]
+    starts = [max(0, side.start - reach) for side in box]
+    around = tuple(slice(at, side.stop + reach) for at, side in zip(starts, box, strict=True))
+    out: np.ndarray = gaussian_filter(values[around], sigma, mode="nearest", radius=reach)
+    pairs = zip(starts, box, strict=True)
+    return out[tuple(slice(side.start - at, side.stop - at) for at, side in pairs)]
 
 
 def _reach(sigma: float) -> int:

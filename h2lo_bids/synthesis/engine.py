@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,8 +41,8 @@ def synthesize(
     out = np.zeros(volume.shape, dtype=np.float32)
 
     def on_box(evaluator: Evaluator, box: Box) -> None:
-        inside = mask[box.slices]
-        out[box.slices][inside] = evaluator.at_voxels(box, inside)
+        inside = mask[box]
+        out[box][inside] = evaluator.at_voxels(box, inside)
 
     _run(model, volume, mask, on_box, options or EngineOptions())
     return out
@@ -84,11 +85,10 @@ def synthesize_at(
 
 def _rows_in(box: Box, ordered: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Find the entries of a sorted list of flat voxel indices that lie in a box."""
-    x = np.arange(box.start[0], box.stop[0])[:, None]
-    y = np.arange(box.start[1], box.stop[1])[None, :]
+    x, y = np.ogrid[box[:2]]
     lines = ((x * shape[1] + y) * shape[2]).ravel()
-    first = np.searchsorted(ordered, lines + box.start[2])
-    counts = np.searchsorted(ordered, lines + box.stop[2]) - first
+    first = np.searchsorted(ordered, lines + box[2].start)
+    counts = np.searchsorted(ordered, lines + box[2].stop) - first
     ends = np.cumsum(counts)
     return np.repeat(first - (ends - counts), counts) + np.arange(ends[-1])
 
@@ -100,11 +100,15 @@ def _run(
     on_box: Callable[[Evaluator, Box], None],
     options: EngineOptions,
 ) -> None:
-    """Cover the wanted voxels and visit each box, on the CPU if a GPU is too small."""
+    """Cover the wanted voxels and visit each box (`each_on_a_core`), on the CPU if a GPU fails."""
     device, tile = resolve_device(options.device), options.tile
     while True:
         try:
-            _visit(model, volume, cover(wanted, tile), on_box, options, device)
+            with products_in_bfloat16(options.precision == "bf16"):
+                visit = partial(on_box, Evaluator(model, volume, device, options))
+                boxes, threads = cover(wanted, tile), options.threads
+                for _ in each_on_a_core(visit, boxes, device=device, threads=threads):
+                    pass
             return
         except torch.cuda.OutOfMemoryError:
             if device.type == "cpu":
@@ -115,23 +119,6 @@ def _run(
                 text = f"{device} is out of memory; continuing on the CPU"
                 warnings.warn(text, CpuTookOverWarning, stacklevel=3)
                 device, tile = torch.device("cpu"), options.tile
-
-
-def _visit(
-    model: Operator,
-    volume: np.ndarray,
-    boxes: Sequence[Box],
-    on_box: Callable[[Evaluator, Box], None],
-    options: EngineOptions,
-    device: torch.device,
-) -> None:
-    """Visit every box; see `each_on_a_core`."""
-    evaluator = Evaluator(model, volume, device, options)
-    with products_in_bfloat16(options.precision == "bf16"):
-        for _ in each_on_a_core(
-            lambda box: on_box(evaluator, box), boxes, device=device, threads=options.threads
-        ):
-            pass
 
 
 class Evaluator:
@@ -147,7 +134,7 @@ class Evaluator:
         # PyTorch warns of memory that it may not write to.
         grid = torch.from_numpy(np.require(volume, requirements=["C", "W"]))
         self._features = FeatureTiles(model.encoder, grid, device, options.dtype)
-        self._rows: BasisRows | InrRows
+        self._rows: _Rows
         if isinstance(model, ConditionalInr):
             self._rows = InrRows(model, options.rows, device, volume.shape)
         else:
@@ -158,20 +145,21 @@ class Evaluator:
         features = self._features(box)
         features = features.view(-1, features.shape[-1])
         rows = np.flatnonzero(inside)
-        voxels = np.stack(np.unravel_index(rows, box.shape), axis=-1) + np.array(box.start)
+        starts = np.array([side.start for side in box])
+        voxels = np.stack(np.unravel_index(rows, inside.shape), axis=-1) + starts
         if rows.size < len(features):
             features = features[torch.from_numpy(rows).to(features.device)]
         return self._rows(self._coordinates(voxels), features).cpu().numpy()
 
     def at_points(self, box: Box, points: np.ndarray) -> np.ndarray:
         """Evaluate at points (N, 3) in voxels whose cells start in the box: (N,) float32."""
-        last = np.array(self._shape) - 1
-        x, y, z = np.minimum(np.array(box.stop) + 1, self._shape).tolist()
-        features = self._features(Box(box.start, (x, y, z)))
+        last, starts = np.array(self._shape) - 1, np.array([side.start for side in box])
+        ends = np.minimum([side.stop + 1 for side in box], self._shape).tolist()
+        features = self._features(tuple(map(slice, starts.tolist(), ends)))
         out = np.empty(len(points), dtype=np.float32)
         for first in range(0, len(points), _POINTS):
             block = points[first : first + _POINTS]
-            local = np.clip(block, 0, last) - np.array(box.start)
+            local = np.clip(block, 0, last) - starts
             values = self._rows(self._coordinates(block), _interpolate(features, local))
             out[first : first + _POINTS] = values.cpu().numpy()
         return out
@@ -216,9 +204,8 @@ class FeatureTiles:
         for index, layer in enumerate(layers):
             kind = torch.float32 if index == 0 else dtype
             weight = layer.weight.detach().to(device, kind, memory_format=torch.channels_last_3d)
-            last = index == len(layers) - 1
-            bias = None if last or layer.bias is None else layer.bias.detach().to(device, kind)
-            self._layers.append((weight, bias))
+            bias = layer.get_parameter("bias").detach().to(device, kind)
+            self._layers.append((weight, None if layer is layers[-1] else bias))
 
     def __call__(self, box: Box) -> torch.Tensor:
         """Return the features (a, b, c, P) of the box's voxels, contiguous.
@@ -241,17 +228,17 @@ class FeatureTiles:
         """Cut the box and its halo out of the volume, zeros beyond its border."""
         pads: list[int] = []
         cut: list[slice] = []
-        for start, stop, n in zip(box.start, box.stop, self._volume.shape, strict=True):
-            low, high = max(start - HALO, 0), min(stop + HALO, n)
+        for side, n in zip(box, self._volume.shape, strict=True):
+            low, high = max(side.start - HALO, 0), min(side.stop + HALO, n)
             cut.append(slice(low, high))
             # functional.pad counts axes from the last one.
-            pads = [low - start + HALO, stop + HALO - high, *pads]
+            pads = [low - side.start + HALO, side.stop + HALO - high, *pads]
         return functional.pad(self._volume[tuple(cut)], pads).to(self._device)[None, None]
 
     def _clear_outside(self, x: torch.Tensor, box: Box, margin: int) -> None:
-        for axis in range(3):
-            before = margin - box.start[axis]
-            after = box.stop[axis] + margin - self._volume.shape[axis]
+        for axis, side in enumerate(box):
+            before = margin - side.start
+            after = side.stop + margin - self._volume.shape[axis]
             length = x.shape[axis + 2]
             if before > 0:
                 x.narrow(axis + 2, 0, before).zero_()
@@ -272,103 +259,91 @@ def convolve_one_channel(
     return functional.conv3d(x, weight, bias)
 
 
-class BasisRows:
-    """Evaluates sum_k b_k t_k(x) + beta row block by row block.
+class _Rows:
+    """Evaluates what follows the encoder, by blocks of rows that stay in a core's cache.
 
-    The sine's frequency is folded into the weights, and a block is small enough
-    to stay in a core's cache. Everything here is float32; with
-    `products_in_bfloat16` the matrix products alone round what they multiply, not
-    the phases of the sines, which need more digits than bfloat16 has.
+    Everything is float32; with `products_in_bfloat16` the matrix products alone round what they
+    multiply. Coordinates are added one by one, since a product of matrices may round them.
     """
 
-    def __init__(self, model: H2lo, rows: int, device: torch.device) -> None:
+    _layers: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def __init__(self, rows: int, device: torch.device, bias: torch.Tensor) -> None:
         self._rows, self._device = rows, device
-        self._bias = float(model.bias.detach())
-        self._sine = model.trunk.sine
-        self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        linears = [m for m in model.trunk.net.modules() if isinstance(m, torch.nn.Linear)]
-        for index, linear in enumerate(linears):
-            omega = model.architecture.omega if self._sine and index < len(linears) - 1 else 1.0
-            weight = (linear.weight.detach().double() * omega).float().t().contiguous()
-            bias = (linear.bias.detach().double() * omega).float()
-            self._layers.append((weight.to(device), bias.to(device)))
-        last = model.encoder.convolutions[-1].bias
-        self._offset = torch.zeros(()) if last is None else last.detach().float()
-        self._offset = self._offset.to(device)
+        self._bias = self._put(bias)
 
-    def __call__(self, coordinates: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-        """Evaluate Equation 1 at coordinates (N, 3): (N,) float32.
+    def _put(self, values: torch.Tensor) -> torch.Tensor:
+        return values.detach().float().contiguous().to(self._device)
 
-        The coefficients (N, P) are the branch's features there, without the last bias.
+    def __call__(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Evaluate at coordinates (N, 3): (N,) float32.
+
+        The features (N, P) are the encoder's there, without the last bias.
         """
-        n = min(self._rows, len(coordinates))
-        sizes = [weight.shape[1] for weight, _ in self._layers]
-        buffers = [torch.empty(n, size, device=self._device) for size in sizes]
-        shifted = torch.empty_like(buffers[-1])
         coordinates = coordinates.to(self._device)
         out = torch.empty(len(coordinates), device=self._device)
         for start in range(0, len(coordinates), self._rows):
             block = slice(start, start + self._rows)
-            basis = self._basis(coordinates[block], buffers)
-            given = torch.add(self._offset, coefficients[block], out=shifted[: len(basis)])
-            torch.sum(basis.mul_(given), dim=-1, out=out[block])
+            out[block] = self._block(coordinates[block], features[block])
         return out.add_(self._bias)
 
-    def _basis(self, coordinates: torch.Tensor, buffers: list[torch.Tensor]) -> torch.Tensor:
-        n = len(coordinates)
-        weight, bias = self._layers[0]
-        # Written out, since a product of matrices may round the coordinates.
-        x = torch.addcmul(bias, coordinates[:, 0:1], weight[0], out=buffers[0][:n])
+    def _block(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class BasisRows(_Rows):
+    """Evaluates sum_k b_k t_k(x) + beta (Equation 1), the sine's frequency folded into weights."""
+
+    def __init__(self, model: H2lo, rows: int, device: torch.device) -> None:
+        super().__init__(rows, device, model.bias)
+        self._sine, self._layers = model.trunk.sine, []
+        linears = [m for m in model.trunk.net.modules() if isinstance(m, torch.nn.Linear)]
+        for index, linear in enumerate(linears):
+            omega = model.architecture.omega if self._sine and index < len(linears) - 1 else 1.0
+            weight, bias = linear.weight.double() * omega, linear.bias.double() * omega
+            self._layers.append((self._put(weight.float().t()), self._put(bias)))
+        self._offset = self._put(model.encoder.convolutions[-1].get_parameter("bias"))
+
+    def _block(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        (weight, bias), *others = self._layers
+        x = torch.addcmul(bias, coordinates[:, 0:1], weight[0])
         for axis in range(1, len(weight)):
             x.addcmul_(coordinates[:, axis : axis + 1], weight[axis])
-        for (weight, bias), buffer in zip(self._layers[1:], buffers[1:], strict=True):
+        for weight, bias in others:
             x = x.sin_() if self._sine else x.relu_()
-            x = torch.addmm(bias, x, weight, out=buffer[:n])
-        return x
+            x = torch.addmm(bias, x, weight)
+        return x.mul_(self._offset + features).sum(-1)
 
 
-class InrRows:
-    """Evaluates the decoder row block by row block; the counterpart of `BasisRows`.
+class InrRows(_Rows):
+    """Evaluates the conditional INR's decoder.
 
     The cell, the scale of the coordinates and the encoder's last bias are the same
-    at all positions, so they are folded into the first layer. That layer's
-    coordinates and the sum of the last layer are float32 always.
+    at all positions, so they are folded into the first layer.
     """
 
     def __init__(
         self, model: ConditionalInr, rows: int, device: torch.device, shape: Sequence[int]
     ) -> None:
-        self._rows, self._device = rows, device
         pairs = [(m.weight.detach().double().t(), m.bias.detach().double()) for m in model.linears]
-        (weight, bias), *rest = pairs
+        (weight, bias), *others, (last, last_bias) = pairs
+        super().__init__(rows, device, last_bias)
         n = model.architecture.n_features
         scale = weight.new_tensor(cell_scale(shape))[:, None]
         cell = weight.new_tensor([2.0 / side for side in shape])
-        bias = bias + cell @ weight[n + 3 :]
-        last = model.encoder.convolutions[-1].bias
-        if last is not None:
-            bias = bias + last.detach().double() @ weight[:n]
-        self._position = self._put(weight[n : n + 3] * scale)
-        self._layers = [(self._put(w), self._put(b)) for w, b in [(weight[:n], bias), *rest]]
+        before = model.encoder.convolutions[-1].get_parameter("bias").detach().double()
+        bias = bias + cell @ weight[n + 3 :] + before @ weight[:n]
+        self._position, self._last = self._put(weight[n : n + 3] * scale), self._put(last[:, 0])
+        self._layers = [(self._put(w), self._put(b)) for w, b in [(weight[:n], bias), *others]]
 
-    def _put(self, values: torch.Tensor) -> torch.Tensor:
-        return values.float().contiguous().to(self._device)
-
-    def __call__(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """Evaluate the network at coordinates (N, 3): (N,) float32; features as in `BasisRows`."""
-        coordinates = coordinates.to(self._device)
-        out = torch.empty(len(coordinates), device=self._device)
-        last_weight, last_bias = self._layers[-1]
-        for start in range(0, len(coordinates), self._rows):
-            block = slice(start, start + self._rows)
-            weight, bias = self._layers[0]
-            x = torch.addmm(bias, features[block].float(), weight)
-            for axis in range(3):
-                x.addcmul_(coordinates[block, axis : axis + 1], self._position[axis])
-            for weight, bias in self._layers[1:-1]:
-                x = torch.addmm(bias, x.relu_(), weight)
-            out[block] = (x.relu_() * last_weight[:, 0]).sum(-1)
-        return out.add_(last_bias)
+    def _block(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        (weight, bias), *others = self._layers
+        x = torch.addmm(bias, features.float(), weight)
+        for axis in range(3):
+            x.addcmul_(coordinates[:, axis : axis + 1], self._position[axis])
+        for weight, bias in others:
+            x = torch.addmm(bias, x.relu_(), weight)
+        return (x.relu_() * self._last).sum(-1)
 
 
 @contextlib.contextmanager

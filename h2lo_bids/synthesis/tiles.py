@@ -6,7 +6,6 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -26,24 +25,8 @@ Piece = TypeVar("Piece")
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True)
-class Box:
-    """A box of voxels, from `start` up to and without `stop`."""
-
-    start: tuple[int, int, int]
-    stop: tuple[int, int, int]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along each axis."""
-        x, y, z = (b - a for a, b in zip(self.start, self.stop, strict=True))
-        return x, y, z
-
-    @property
-    def slices(self) -> tuple[slice, slice, slice]:
-        """The box as an index into an array."""
-        x, y, z = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
-        return x, y, z
+Box = tuple[slice, ...]
+"""A box of voxels, as an index into an array."""
 
 
 def cover(mask: np.ndarray, tile: int) -> list[Box]:
@@ -55,56 +38,51 @@ def cover(mask: np.ndarray, tile: int) -> list[Box]:
     """
     if not mask.any():
         return []
-    whole, boxes = bounds(mask), []
-    cuts = (_cuts(a, b, tile) for a, b in zip(whole.start, whole.stop, strict=True))
-    for x, y, z in itertools.product(*cuts):
-        boxes += _split(mask[slice(*x), slice(*y), slice(*z)], (x[0], y[0], z[0]))
-    return sorted(boxes, key=lambda box: (-_cost(box.shape), box.start))
+    boxes: list[Box] = []
+    for box in itertools.product(*(_cuts(side, tile) for side in bounding_box(mask))):
+        boxes += _split(mask, box)
+    return sorted(boxes, key=lambda box: (-_cost(box), [side.start for side in box]))
 
 
-def _cuts(start: int, stop: int, tile: int) -> list[tuple[int, int]]:
-    n = -(-(stop - start) // tile)
-    edges = [start + (stop - start) * i // n for i in range(n + 1)]
-    return list(itertools.pairwise(edges))
+def _cuts(side: slice, tile: int) -> list[slice]:
+    length = side.stop - side.start
+    n = -(-length // tile)
+    edges = [side.start + length * i // n for i in range(n + 1)]
+    return [slice(*ends) for ends in itertools.pairwise(edges)]
 
 
-def bounds(mask: np.ndarray, offset: tuple[int, ...] = (0, 0, 0)) -> Box:
-    """Return the smallest box around the true voxels of a part that starts at an offset."""
-    pairs = [(o + b.start, o + b.stop) for o, b in zip(offset, bounding_box(mask), strict=True)]
-    (x, xx), (y, yy), (z, zz) = pairs
-    return Box((x, y, z), (xx, yy, zz))
+def _shrunk(mask: np.ndarray, box: Box) -> Box:
+    """Return the smallest box around the true voxels of a mask in a box."""
+    inner = bounding_box(mask[box])
+    starts = [side.start for side in box]
+    return tuple(slice(o + b.start, o + b.stop) for o, b in zip(starts, inner, strict=True))
 
 
-def _cost(shape: tuple[int, int, int]) -> float:
+def _cost(box: Box) -> float:
     total = float(_CALL)
     for layer, macs in enumerate(_MACS, start=1):
         grown = 2 * (HALO - layer)
-        total += macs * float(np.prod([n + grown for n in shape]))
+        total += macs * float(np.prod([side.stop - side.start + grown for side in box]))
     return total
 
 
-def _split(part: np.ndarray, offset: tuple[int, ...]) -> list[Box]:
-    """Cut a part of a mask in two, and so on, wherever that saves work."""
-    if not part.any():
+def _split(mask: np.ndarray, box: Box) -> list[Box]:
+    """Cut a box in two, and so on, wherever that saves work."""
+    if not mask[box].any():
         return []
-    box, inside = bounds(part, offset), part[bounds(part).slices]
-    whole = _cost(box.shape)
-    if whole <= _ENOUGH * float(np.count_nonzero(inside)) * sum(_MACS) + _CALL:
-        return [box]
-    best = (whole, 0, 0)
-    for axis, n in enumerate(box.shape):
+    box = _shrunk(mask, box)
+    least, best = _cost(box), [box]
+    if least <= _ENOUGH * float(np.count_nonzero(mask[box])) * sum(_MACS) + _CALL:
+        return best
+    for axis, side in enumerate(box):
+        n = side.stop - side.start
         for at in {n // 3, n // 2, n - n // 3} - {0, n}:
-            halves = (h for h in np.split(inside, [at], axis=axis) if h.any())
-            cost = sum(_cost(bounds(half).shape) for half in halves)
-            if cost < best[0]:
-                best = (cost, axis, at)
-    cost, axis, at = best
-    if cost == whole:
-        return [box]
-    left, right = np.split(inside, [at], axis=axis)
-    moved = list(box.start)
-    moved[axis] += at
-    return _split(left, box.start) + _split(right, tuple(moved))
+            ends = slice(side.start, side.start + at), slice(side.start + at, side.stop)
+            halves = [(*box[:axis], end, *box[axis + 1 :]) for end in ends]
+            cost = sum(_cost(_shrunk(mask, half)) for half in halves if mask[half].any())
+            if cost < least:
+                least, best = cost, halves
+    return best if len(best) == 1 else [*_split(mask, best[0]), *_split(mask, best[1])]
 
 
 def each_on_a_core(

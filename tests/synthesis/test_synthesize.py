@@ -141,7 +141,7 @@ def test_a_gpu_out_of_memory_gets_smaller_tiles_then_the_cpu(
             super().__init__(model, volume, torch.device("cpu"), options)
 
         def at_voxels(self, box, inside):
-            tried[-1][1] = max(tried[-1][1], *box.shape)
+            tried[-1][1] = max(tried[-1][1], *inside.shape)
             if len(tried) < len(devices):
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory")
             return super().at_voxels(box, inside)
