@@ -42,25 +42,14 @@ _FIELD_KNOTS_MM = 150.0
 
 @dataclass(frozen=True)
 class Scaled:
-    """A brain on the scale of a model.
+    """A brain on the scale of a model."""
 
-    Parameters
-    ----------
-    volume
-        float32 in [0, 1], exactly 0 outside the mask.
-    field_ratio
-        How much brighter tissue is at one end of the brain than at the other, at least 1;
-        None where it was not measured.
-    field_corrected
-        Whether N4 took that away.
-    negative
-        Share of the brain's voxels that are negative.
-    """
-
-    volume: np.ndarray
+    volume: np.ndarray  # float32 in [0, 1], exactly 0 outside the mask
+    # How much brighter tissue is at one end of the brain than at the other, at least 1; None
+    # where it was not measured.
     field_ratio: float | None = None
-    field_corrected: bool = False
-    negative: float = 0.0
+    field_corrected: bool = False  # whether N4 took that away
+    negative: float = 0.0  # share of the brain's voxels that are negative
 
 
 @dataclass(frozen=True)

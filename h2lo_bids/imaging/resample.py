@@ -74,14 +74,26 @@ def resample(
     fill
         Value outside the image's field of view.
     """
-    data = np.asarray(image.dataobj, dtype=np.float32)
+    from scipy.ndimage import affine_transform, gaussian_filter
+
+    data, shape = np.asarray(image.dataobj, dtype=np.float32), tuple(shape)
     to_source = np.linalg.inv(image.affine) @ np.asarray(affine, dtype=float)
     whole = np.rint(to_source)
     reach = np.abs(to_source - whole)[:3] @ np.array([*shape, 1.0])
     if reach.max() < _ON_GRID and _is_signed_permutation(whole[:3, :3]):
-        values = _copy(data, tuple(shape), whole.astype(int), fill)
+        return placed(_copy(data, shape, whole.astype(int), fill), affine, image)
+    low, high = float(data.min()), float(data.max())
+    sigma = _blur(image.affine, affine) if order > 0 else np.zeros(3)
+    linear = np.where(np.abs(to_source[:3, :3]) < 1e-6, 0.0, to_source[:3, :3])
+    if np.count_nonzero(linear) == 3:
+        values = _interpolate_by_axis(data, shape, linear, to_source[:3, 3], order, sigma)
     else:
-        values = _interpolate(data, image.affine, tuple(shape), affine, to_source, order, fill)
+        data = gaussian_filter(data, sigma, mode="nearest") if sigma.any() else data
+        values = affine_transform(
+            data, linear, to_source[:3, 3], shape, order=order, mode="nearest"
+        )
+    np.clip(values, low, high, out=values)
+    values[~_within(data.shape, shape, to_source)] = fill
     return placed(values, affine, image)
 
 
@@ -109,33 +121,6 @@ def _copy(
         target.append(slice(first, last))
         source.append(slice(first + start, last + start))
     values[tuple(target)] = moved[tuple(source)]
-    return values
-
-
-def _interpolate(
-    data: np.ndarray,
-    source_affine: np.ndarray,
-    shape: tuple[int, ...],
-    affine: np.ndarray,
-    to_source: np.ndarray,
-    order: int,
-    fill: float,
-) -> np.ndarray:
-    """Evaluate splines at the new voxel centres."""
-    from scipy.ndimage import affine_transform, gaussian_filter
-
-    low, high = float(data.min()), float(data.max())
-    sigma = _blur(source_affine, affine) if order > 0 else np.zeros(3)
-    linear = np.where(np.abs(to_source[:3, :3]) < 1e-6, 0.0, to_source[:3, :3])
-    if np.count_nonzero(linear) == 3:
-        values = _interpolate_by_axis(data, shape, linear, to_source[:3, 3], order, sigma)
-    else:
-        data = gaussian_filter(data, sigma, mode="nearest") if sigma.any() else data
-        values = affine_transform(
-            data, linear, to_source[:3, 3], shape, order=order, mode="nearest"
-        )
-    np.clip(values, low, high, out=values)
-    values[~_within(data.shape, shape, to_source)] = fill
     return values
 
 
@@ -291,7 +276,7 @@ def lf_grid(
     if sizes.shape != (3,) or not (np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError(f"a grid needs three positive voxel sizes in mm, not {tuple(zooms)}")
     affine = np.asarray(image_affine, dtype=np.float64)
-    old = np.linalg.norm(affine[:3, :3], axis=0)
+    old = spacing_of(affine)
     # A thousandth of a voxel forgives the rounding of affines.
     counts = np.maximum(np.ceil(np.asarray(shape[:3]) * old / sizes - 1e-3), 1).astype(int)
     new = np.eye(4)
@@ -307,7 +292,7 @@ def lf_mask(
     """Bring a mask to the grid of other voxels over its field of view."""
     shape, new = lf_grid(affine, mask.shape, zooms)
     share = np.asarray(mask, dtype=np.float32)
-    for axis, old in enumerate(np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)):
+    for axis, old in enumerate(spacing_of(affine)):
         # Both grids have one centre.
         ours, theirs = (
             (np.arange(n + 1) - n / 2) * side

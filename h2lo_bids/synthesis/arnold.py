@@ -10,7 +10,7 @@ import numpy as np
 
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.baselines import Arnold
-from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions
 from h2lo_bids.synthesis.tiles import Box
 
 GRAIN = 0.5
@@ -24,7 +24,7 @@ def predict_arnold(
     volume: np.ndarray,
     mask: np.ndarray,
     *,
-    options: EngineOptions | None = None,
+    options: EngineOptions = DEFAULTS,
     seed: int | Sequence[int] = 42,
 ) -> np.ndarray:
     """Simulate a low-field image, from 0 to exactly 1 at the brightest voxel.

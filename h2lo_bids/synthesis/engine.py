@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from h2lo_bids.models.frame import normalised_coordinates
 from h2lo_bids.models.h2lo import HALO, Branch, ConditionalInr, H2lo, Operator, cell_scale
-from h2lo_bids.synthesis.options import CpuTookOverWarning, EngineOptions, resolve_device
+from h2lo_bids.synthesis.options import DEFAULTS, CpuTookOverWarning, EngineOptions, resolve_device
 from h2lo_bids.synthesis.tiles import Box, cover, each_on_a_core
 
 _POINTS = 32768
@@ -28,7 +28,7 @@ def synthesize(
     volume: np.ndarray,
     mask: np.ndarray,
     *,
-    options: EngineOptions | None = None,
+    options: EngineOptions = DEFAULTS,
 ) -> np.ndarray:
     """Evaluate an operator at the masked voxels of the model's own grid.
 
@@ -44,7 +44,7 @@ def synthesize(
         inside = mask[box]
         out[box][inside] = evaluator.at_voxels(box, inside)
 
-    _run(model, volume, mask, on_box, options or EngineOptions())
+    _run(model, volume, mask, on_box, options)
     return out
 
 
@@ -53,7 +53,7 @@ def synthesize_at(
     volume: np.ndarray,
     points: np.ndarray,
     *,
-    options: EngineOptions | None = None,
+    options: EngineOptions = DEFAULTS,
 ) -> np.ndarray:
     """Evaluate the operator at positions (N, 3) in voxels of the frame: float32 (N,).
 
@@ -79,7 +79,7 @@ def synthesize_at(
         if rows.size:
             out[rows] = evaluator.at_points(box, points[rows])
 
-    _run(model, volume, wanted, on_box, options or EngineOptions())
+    _run(model, volume, wanted, on_box, options)
     return out
 
 

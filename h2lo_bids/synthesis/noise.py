@@ -9,7 +9,6 @@ distribution to a normal one. A realisation goes the way back.
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -79,8 +78,7 @@ class NoiseModel:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the model as JSON-ready values."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NoiseModel:

@@ -48,6 +48,9 @@ class EngineOptions:
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
 
+DEFAULTS = EngineOptions()
+
+
 def resolve_device(name: str) -> torch.device:
     """Return a device by its name, or raise `UsageError` where this machine has none such."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -12,7 +12,7 @@ from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.diffi2i import DiffI2I, pad_slices
 from h2lo_bids.models.pfsr import Pfsr
 from h2lo_bids.models.pix2pix import Pix2Pix
-from h2lo_bids.synthesis.options import EngineOptions, resolve_device
+from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions, resolve_device
 from h2lo_bids.synthesis.tiles import each_on_a_core
 
 PIX2PIX_PATCH = 64
@@ -37,7 +37,7 @@ def predict_pix2pix(
     volume: np.ndarray,
     mask: np.ndarray,
     *,
-    options: EngineOptions | None = None,
+    options: EngineOptions = DEFAULTS,
     seed: int = 42,
 ) -> np.ndarray:
     """Translate the brain voxels of a volume.
@@ -46,16 +46,12 @@ def predict_pix2pix(
     network sees and gives [-1, 1], background -1; it normalises by its running
     statistics, see `h2lo_bids.models.pix2pix.Pix2Pix`.
     """
-    options = options or EngineOptions()
-    device = resolve_device(options.device)
-    generator = model.to(device).eval()
-    patch = patch_side(volume.shape, model.architecture.multiple)
 
-    def network(cubes: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            return (generator(2 * cubes - 1).float() + 1) / 2
+    def translate(cubes: torch.Tensor) -> torch.Tensor:
+        return (model(2 * cubes - 1).float() + 1) / 2
 
-    return blend_patches(network, volume, mask, patch, patch // 2, device, options.threads)
+    side = patch_side(volume.shape, model.architecture.multiple)
+    return _in_patches(model, translate, volume, mask, side, options)
 
 
 def predict_pfsr(
@@ -63,7 +59,7 @@ def predict_pfsr(
     volume: np.ndarray,
     mask: np.ndarray,
     *,
-    options: EngineOptions | None = None,
+    options: EngineOptions = DEFAULTS,
     seed: int = 42,
 ) -> np.ndarray:
     """Enhance the brain voxels of a volume.
@@ -71,17 +67,31 @@ def predict_pfsr(
     Patches of 48 voxels share at least 24 with the next and are blended by a
     squared sine, since channel attention makes each depend on all it holds.
     """
-    options = options or EngineOptions()
-    device = resolve_device(options.device)
-    network = model.to(device).eval()
-    patch = patch_side(volume.shape, 1, PFSR_PATCH)
 
     def enhance(cubes: torch.Tensor) -> torch.Tensor:
-        cubes = cubes.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            return network(cubes).float()
+        return model(cubes.contiguous(memory_format=torch.channels_last_3d)).float()
 
-    return blend_patches(enhance, volume, mask, patch, patch // 2, device, options.threads)
+    side = patch_side(volume.shape, 1, PFSR_PATCH)
+    return _in_patches(model, enhance, volume, mask, side, options)
+
+
+def _in_patches(
+    model: torch.nn.Module,
+    apply: Network,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    side: int,
+    options: EngineOptions,
+) -> np.ndarray:
+    """Apply a model to patches that overlap by half."""
+    device = resolve_device(options.device)
+    model.to(device).eval()
+
+    def network(cubes: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            return apply(cubes)
+
+    return blend_patches(network, volume, mask, side, side // 2, device, options.threads)
 
 
 def blend_patches(
@@ -165,7 +175,7 @@ def predict_diffi2i(
     volume: np.ndarray,
     mask: np.ndarray,
     *,
-    options: EngineOptions | None = None,
+    options: EngineOptions = DEFAULTS,
     seed: int = 42,
 ) -> np.ndarray:
     """Synthesize the axial slices (last array axis) that hold a part of the brain.
@@ -174,7 +184,6 @@ def predict_diffi2i(
     dilute the prior, which is a mean over the slice. Our choice: all slices of a volume
     start the chain from one draw z_T, so that neighbours do not differ by chance.
     """
-    options = options or EngineOptions()
     device = resolve_device(options.device)
     out = np.zeros(volume.shape, dtype=np.float32)
     if not mask.any():

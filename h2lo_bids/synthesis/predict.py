@@ -17,7 +17,7 @@ from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.h2lo import Operator
 from h2lo_bids.models.registry import FAMILIES, METHODS, Model, family_of
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
-from h2lo_bids.synthesis.options import EngineOptions, native_precision
+from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions, native_precision
 
 FIDELITY = 60.0
 """PSNR in dB against fp32 that another precision must keep to be taken."""
@@ -56,7 +56,7 @@ def predict(
     volume: np.ndarray,
     mask: np.ndarray,
     *,
-    options: EngineOptions | None = None,
+    options: EngineOptions = DEFAULTS,
     seed: int = 42,
 ) -> np.ndarray:
     """Synthesize a volume on the model's own frame.
@@ -70,7 +70,7 @@ def predict(
     mask
         (X, Y, Z), true in the brain.
     options
-        Settings of the engine; None takes the defaults.
+        Settings of the engine.
     seed
         Of the methods that draw at random; see `h2lo_bids.synthesis.noise.scan_seed`.
 
@@ -82,7 +82,6 @@ def predict(
     volume, mask = np.asarray(volume, dtype=np.float32), np.asarray(mask, dtype=bool)
     if volume.ndim != 3 or volume.shape != mask.shape:
         raise ValueError(f"a volume and its mask share a shape: {volume.shape}, {mask.shape}")
-    options = options or EngineOptions()
     family = family_of(model)
     if FAMILIES[family].continuous:
         return synthesize(cast(Operator, model), volume, mask, options=options)
@@ -104,7 +103,7 @@ def predict_on_grid(
     target_affine: np.ndarray,
     target_mask: np.ndarray,
     *,
-    options: EngineOptions | None = None,
+    options: EngineOptions = DEFAULTS,
     world_transform: Callable[[np.ndarray], np.ndarray] | None = None,
     seed: int = 42,
     response: VoxelResponse | None = None,
@@ -130,7 +129,7 @@ def predict_on_grid(
     target_mask
         Where the result is wanted, on the wanted grid.
     options
-        Settings of the engine; None takes the defaults.
+        Settings of the engine.
     world_transform
         Maps (N, 3) positions in mm from the target's world to the scan's, as for
         a template; None where both share a world.
@@ -208,7 +207,7 @@ def deviation_on_grid(
 
 
 def _query(
-    model: Operator, volume: np.ndarray, options: EngineOptions | None, points: np.ndarray
+    model: Operator, volume: np.ndarray, options: EngineOptions, points: np.ndarray
 ) -> np.ndarray:
     """Evaluate an operator at points (N, 3); voxels of the frame need no interpolation."""
     points, whole = _snapped(points)
