@@ -17,7 +17,7 @@ from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import charts
 from h2lo_bids.reports import mosaic as drawing
 from h2lo_bids.reports.mosaic import IN_PLANE, Volume, element, extent, volume_of
-from h2lo_bids.reports.records import Figure, figure_file, figure_paths
+from h2lo_bids.reports.records import Figure, figure_file
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _DETAIL_STYLE = "text{font:600 15px 'Helvetica Neue',Arial,sans-serif;fill:#fff}
 class _Comparison:
     """Pictures and words of a task's input and output."""
 
-    group: str
     pictures: tuple[str, str, str, str]  # input, output, detail, histogram
     labels: tuple[str, str]
     titles: tuple[str, str]
@@ -45,13 +44,11 @@ class _Comparison:
 
 _COMPARISONS = {
     SYNTHESIZE: _Comparison(
-        "scan",
         ("highfield", "lowfield", "detail", "histogram"),
         ("High field", "Low field"),
         ("High-field scan {}", "Low-field image synthesized from {}"),
     ),
     ENHANCE: _Comparison(
-        "enhancement",
         ("lowfieldinput", "enhanced", "enhanceddetail", "enhancedhistogram"),
         ("Low field", "Enhanced"),
         ("Low-field image {}", "Image enhanced from {}"),
@@ -176,28 +173,26 @@ def make_figures(
     enhancement also what it changed.
     """
     kind = _COMPARISONS[task]
-    first, second, detail, histogram = kind.pictures
     one, other = (label.lower() for label in kind.labels)
-    words = f"{one} and {other}".replace(" field", "-field")
     layout = drawing.layout_of(volume_of(mask, like=before))
-    drawn = {"brainmask": draw_brain_mask(image, image_mask, title=f"Brain mask of {stem}")}
-    for name, shown, title in zip((first, second), (before, after), kind.titles, strict=True):
+    drawn = [("brainmask", draw_brain_mask(image, image_mask, title=f"Brain mask of {stem}"), "")]
+    for name, shown, title in zip(kind.pictures[:2], (before, after), kind.titles, strict=True):
         volume = volume_of(shown, like=before)
-        drawn[name] = drawing.mosaic(volume, layout, (0.0, 1.0), title=title.format(stem))
-    drawn[detail] = draw_detail(
-        before, after, mask, labels=kind.labels, title=f"Enlarged detail, {one} above {other}"
-    )
-    title = f"Histograms of {words} intensities inside the brain"
-    drawn[histogram] = draw_histograms(before, after, mask, labels=kind.labels, title=title)
-    notes = dict.fromkeys(kind.pictures[:3], UNSTRETCHED)
+        picture = drawing.mosaic(volume, layout, (0.0, 1.0), title=title.format(stem))
+        drawn.append((name, picture, UNSTRETCHED))
     if task == ENHANCE:
         title = f"What enhancement changed in {stem}"
-        drawn["difference"], bright = draw_difference(before, after, mask, title=title)
-        notes["difference"] = f"Shown from -{bright:g} (black) to {bright:g} (white)."
-    return tuple(
-        save_figure(out_dir, stem, name, drawn[name], notes.get(name, ""))
-        for name in figure_paths(out_dir, stem, kind.group)
-    )
+        picture, bright = draw_difference(before, after, mask, title=title)
+        note = f"Shown from -{bright:g} (black) to {bright:g} (white)."
+        drawn.append(("difference", picture, note))
+    title = f"Enlarged detail, {one} above {other}"
+    picture = draw_detail(before, after, mask, labels=kind.labels, title=title)
+    drawn.append((kind.pictures[2], picture, UNSTRETCHED))
+    words = f"{one} and {other}".replace(" field", "-field")
+    title = f"Histograms of {words} intensities inside the brain"
+    picture = draw_histograms(before, after, mask, labels=kind.labels, title=title)
+    drawn.append((kind.pictures[3], picture, ""))
+    return tuple(save_figure(out_dir, stem, *item) for item in drawn)
 
 
 def make_registration_figures(

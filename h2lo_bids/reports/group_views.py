@@ -142,31 +142,9 @@ def _strips(contrast: Contrast, titles: Mapping[str, str]) -> list[dict[str, Any
 def _realism(
     contrast: Contrast, titles: Mapping[str, str], problems: list[str]
 ) -> dict[str, Any] | None:
-    """Lay out how real the images look, or nothing where no run has measured it."""
-    rows = _realism_rows(contrast, titles, problems)
-    if not rows:
-        return None
-    lines = [
-        ("lf" if row["kind"] == "target" else charts.colour(row["image"], tuple(titles)),
-         row["title"], row["values"])
-        for row in rows
-        if row["kind"] != "reference" and row["image"] != IDENTITY
-    ]  # fmt: skip
-    label = f"Correlation with high-field images by band, {contrast.name}"
-    return {
-        "rows": rows,
-        "chart": charts.bands(lines, label=label),
-        "legend": [(css, title) for css, title, _ in lines],
-    }
+    """Lay out how real the images look: means over participants, a row per image.
 
-
-def _realism_rows(
-    contrast: Contrast, titles: Mapping[str, str], problems: list[str]
-) -> list[dict[str, Any]]:
-    """Average the realism of each image over its participants: a row per image.
-
-    Each row has its ``kind``, ``image`` and ``title``, ``n`` images, ``values``, the means by
-    measure, NaN where there is none, and ``cells``, those of `REALISM_COLUMNS` as text.
+    Returned is nothing where no run has measured it. Cells are those of `REALISM_COLUMNS`.
     """
     import pandas as pd
 
@@ -183,6 +161,7 @@ def _realism_rows(
     numbers = table[measures].apply(pd.to_numeric, errors="coerce").astype(float)
     table[measures] = numbers.replace([np.inf, -np.inf], np.nan)
     rows: list[dict[str, Any]] = []
+    lines: list[tuple[str, str, dict[str, float]]] = []
     for kind in ("target", "reference", "synthesized"):
         for image, images in table[table["kind"] == kind].groupby("image", sort=False):
             means = images[measures].mean().to_dict()
@@ -190,10 +169,19 @@ def _realism_rows(
                 "\N{EN DASH}" if math.isnan(means[key]) else f"{means[key]:.{digits}f}"
                 for key, (_, digits) in _SHOWN.items()
             ]
-            title = "Real low field" if kind == "target" else titles.get(str(image), str(image))
-            facts = {"kind": kind, "image": str(image), "title": title, "n": len(images)}
-            rows.append({**facts, "values": means, "cells": cells})
-    return rows
+            title = "Real low field" if kind == "target" else titles.get(image, image)
+            rows.append({"kind": kind, "title": title, "n": len(images), "cells": cells})
+            if kind != "reference" and image != IDENTITY:
+                css = "lf" if kind == "target" else charts.colour(image, tuple(titles))
+                lines.append((css, title, means))
+    if not rows:
+        return None
+    label = f"Correlation with high-field images by band, {contrast.name}"
+    return {
+        "rows": rows,
+        "chart": charts.bands(lines, label=label),
+        "legend": [(css, title) for css, title, _ in lines],
+    }
 
 
 def _split_rows(contrast: Contrast) -> list[tuple[str, list[str]]]:
