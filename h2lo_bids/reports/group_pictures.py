@@ -21,8 +21,7 @@ from h2lo_bids.reports import mosaic as svg
 from h2lo_bids.reports.group_data import Contrast, Participants, Run, read_json
 from h2lo_bids.vocabulary import ENHANCE
 
-PLANES = ("Axial", "Coronal", "Sagittal")
-_SIDES = (("L", "R"), ("L", "R"), ("P", "A"))
+_PLANES = ("Axial", "Coronal", "Sagittal")
 _GAP, _HEAD, _SIDE = 4.0, 34.0, 20.0
 _CELL = 130.0
 _STYLE = (
@@ -135,9 +134,12 @@ def draw_subject(
     parts, y = [_heads(list(images), decibels, cell)], _HEAD
     for plane, box in enumerate(boxes):
         wide, tall = (zoom * (side.stop - side.start) for side in box)
-        parts.append(_turned(PLANES[plane], y + tall))
+        label = svg.text(13, y + tall, _PLANES[plane], anchor="middle")
+        turn = f"rotate(-90 13 {svg.number(y + tall)})"
+        parts.append(svg.element("g", label, transform=turn))
+        left = _SIDE + (cell - _GAP - wide) / 2
         for column, image in enumerate(images.values()):
-            x = _SIDE + column * cell + (cell - _GAP - wide) / 2
+            x = left + column * cell
             shown = image[plane][box]
             parts.append(_embed(shown / white, x, y, zoom))
             if column != 1:
@@ -145,7 +147,9 @@ def draw_subject(
                 parts.append(_embed(error, x, y + tall + 2, zoom, coloured=True))
             elif plane == 0:
                 parts.append(_colour_bar(x, y + tall + 2, wide, tall, scale, target))
-        parts.append(_side_letters(plane, wide, cell, y, tall))
+        first, second = svg.SIDES[svg.AXES[plane]]
+        parts.append(svg.text(left + 1, y + tall / 2, first, css="side"))
+        parts.append(svg.text(left + wide - 1, y + tall / 2, second, css="side", anchor="end"))
         y += 2 * tall + 2 + _GAP
     ends = "high field, real low field, synthesized"
     if titles.get(IDENTITY) == IDENTITY_TITLES[ENHANCE]:
@@ -173,18 +177,6 @@ def _heads(names: Sequence[str], psnr: Sequence[float | None], cell: float) -> s
     return "".join(parts)
 
 
-def _turned(label: str, middle: float) -> str:
-    turn = f"rotate(-90 13 {svg.number(middle)})"
-    return svg.element("g", svg.text(13, middle, label, anchor="middle"), transform=turn)
-
-
-def _side_letters(plane: int, wide: float, cell: float, y: float, tall: float) -> str:
-    x, middle = _SIDE + (cell - _GAP - wide) / 2, y + tall / 2
-    first, second = _SIDES[plane]
-    left = svg.text(x + 1, middle, first, css="side")
-    return left + svg.text(x + wide - 1, middle, second, css="side", anchor="end")
-
-
 def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float, target: str) -> str:
     """Draw the colour scale in the place of the real image's difference from itself."""
     stops = "".join(
@@ -192,21 +184,18 @@ def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float, targ
         for level, colour in list(enumerate(_lut()))[::15]
     )
     left, long, top = x + wide * 0.08, wide * 0.84, y + tall / 2
-    bar: dict[str, str | float] = {
-        "x": left,
-        "y": top,
-        "width": long,
-        "height": 10,
-        "fill": "url(#s)",
-    }
-    parts = [
-        svg.element("defs", svg.element("linearGradient", stops, id="s")),
-        svg.element("rect", **bar, stroke="#8a96a3", stroke_width=".6"),
-        svg.text(x + wide / 2, top - 8, f"|image \N{MINUS SIGN} real {target}|", anchor="middle"),
-    ]
-    for end, text, anchor in ((left, "0", "start"), (left + long, f"{scale:g} +", "end")):
-        parts.append(svg.text(end, top + 23, text, css="scale", anchor=anchor))
-    return "".join(parts)
+    size = {"x": left, "y": top, "width": long, "height": 10.0}
+    what = f"|image \N{MINUS SIGN} real {target}|"
+    looks = {"fill": "url(#s)", "stroke": "#8a96a3", "stroke_width": ".6"}
+    return "".join(
+        (
+            svg.element("defs", svg.element("linearGradient", stops, id="s")),
+            svg.element("rect", **size, **looks),
+            svg.text(x + wide / 2, top - 8, what, anchor="middle"),
+            svg.text(left, top + 23, "0", css="scale"),
+            svg.text(left + long, top + 23, f"{scale:g} +", css="scale", anchor="end"),
+        )
+    )
 
 
 def _embed(

@@ -36,8 +36,10 @@ IN_PLANE = {0: (1, 2), 1: (0, 2), 2: (0, 1)}
 AXES = (2, 1, 0)
 """Rows of a mosaic: axial, coronal, sagittal."""
 
+SIDES = {0: ("P", "A"), 1: ("L", "R"), 2: ("L", "R")}
+"""Letters at the left and the right of a slice across each axis."""
+
 _AXIS_NAMES = "xyz"
-_SIDES = {0: ("P", "A"), 1: ("L", "R"), 2: ("L", "R")}
 _GAP = 4.0
 _COLUMNS = 6
 _PARALLEL = 1e-2
@@ -153,7 +155,7 @@ def mosaic(
             label = f"{_AXIS_NAMES[axis]} {round(position):+d}"
             parts.append(text(x + 2, y + tall - 3, label, css="pos"))
             if column == 0:
-                left, opposite = _SIDES[axis]
+                left, opposite = SIDES[axis]
                 parts.append(text(x + 2, y + tall / 2, left))
                 parts.append(text(x + wide - 2, y + tall / 2, opposite, anchor="end"))
         y += tall + _GAP
