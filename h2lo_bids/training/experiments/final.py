@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,13 +94,30 @@ def fit_final(
     say = prefixed(job.title, progress)
     end = final_steps(job)
     extras = member_files([fold.folder / BUNDLE for fold in job.folds if job.carries])
-    identity = _identity(job, end, extras)
-    if done := _done(job.folder, identity):
-        say("done already" if "noise" in done.metadata else "done already; it has no noise model")
-        return done
-    common_frame(job.pairs_in("train", "validation"))
+    pairs = job.pairs_in("train", "validation")
+    subjects = {"train": job.fold.train, "validation": job.fold.validation}
+    # A fit that went further has other weights than those of this step.
+    decides = [subjects, job.method_options(), pairs_fingerprint(pairs), end]
+    identity = digest(
+        [
+            *decides,
+            [fold.identity() for fold in job.folds],
+            [record["best_step"] for record in job.records],
+            {name: sha256(content) for name, content in extras.items()},
+            RECIPE,
+        ],
+        16,
+    )
+    with contextlib.suppress(H2loError):  # none yet, or a damaged one, which is made again
+        done = load_bundle(job.folder)
+        if done.metadata.get("job") == identity:
+            lacks = "" if "noise" in done.metadata else "; it has no noise model"
+            say(f"done already{lacks}")
+            return done
+    common_frame(pairs)
     say(f"fitting to {counted(len(job.fold.train), 'subject')} for {counted(end, 'step')}")
-    result = job.fit(_work(job, end), say, end)
+    work = Path(job.work_dir) / "training" / job.contrast / job.method
+    result = job.fit(work / f"final_{digest(decides, 4)}", say, end)
     model = SiteModel(
         f"{job.method}_{job.contrast}_site",
         job,
@@ -138,31 +156,3 @@ def _schedule(job: FinalJob, result: FitResult, end: int) -> str:
     if job.fold.validation:
         return budget.strip()
     return f"{budget}No subject was held out to choose the weights by: the last ones were kept."
-
-
-def _decides(job: FinalJob, end: int) -> list[Any]:
-    """Return what decides the weights; a fit that went further has others than that step's."""
-    subjects = {"train": job.fold.train, "validation": job.fold.validation}
-    pairs = pairs_fingerprint(job.pairs_in("train", "validation"))
-    return [subjects, job.method_options(), pairs, end]
-
-
-def _work(job: FinalJob, end: int) -> Path:
-    name = f"final_{digest(_decides(job, end), 4)}"
-    return Path(job.work_dir) / "training" / job.contrast / job.method / name
-
-
-def _identity(job: FinalJob, end: int, extras: Mapping[str, bytes]) -> str:
-    """Name the job, so that the very same one is not done twice."""
-    files = {name: sha256(content) for name, content in extras.items()}
-    folds = [fold.identity() for fold in job.folds]
-    best = [record["best_step"] for record in job.records]
-    return digest([*_decides(job, end), folds, best, files, RECIPE], 16)
-
-
-def _done(folder: Path, identity: str) -> Bundle | None:
-    try:
-        bundle = load_bundle(folder)
-    except H2loError:
-        return None  # none yet, or a damaged one, which is made again
-    return bundle if bundle.metadata.get("job") == identity else None

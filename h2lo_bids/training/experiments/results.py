@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path 
     blocks = []
     splits = read_splits(settings.out_dir / SPLITS)
     benchmark = settings.level == "benchmark"
+    tested = settings.arms if settings.fits_enhancer else settings.methods
     every = settings.contrast or tuple(sorted(splits))
     for contrast in every if benchmark else contrasts:
         folds = splits.get(contrast, ())
@@ -52,7 +53,7 @@ def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path 
             scores,
             {IDENTITY: IDENTITY_TITLES[settings.task], **named},
             contrast=contrast,
-            reference=reference_of(settings, named),
+            reference=next((n for n in tested if n in named and n != IDENTITY), None),
             folds=[fold.index for fold in folds],
             wanted=settings.arms,
             convention=settings.metrics_convention,
@@ -106,7 +107,8 @@ def gather_scores(
     """
     scores: list[Score] = []
     records: dict[str, list[dict[str, Any]]] = {}
-    rows = [*dict.fromkeys([*rows_of(settings), *settings.arms])]
+    known = replace(settings, arm=()).arms if settings.fits_enhancer else methods_of(SYNTHESIZE)
+    rows = [*dict.fromkeys([*known, *settings.arms])]
     for fold in folds:
         terms: dict[str, Any] = {}
         for method in dict.fromkeys([*settings.arms, *rows]):
@@ -134,19 +136,6 @@ def gather_scores(
     scores.sort(key=lambda s: [*records].index(s.method) if s.method in records else -1)
     titles = {method: str(own[-1].get("title", method)) for method, own in records.items()}
     return scores, titles, records
-
-
-def rows_of(settings: Settings) -> tuple[str, ...]:
-    """List the rows that a table may have, in its order, whether asked for or not."""
-    if not settings.fits_enhancer:
-        return tuple(methods_of(SYNTHESIZE))
-    return replace(settings, arm=()).arms
-
-
-def reference_of(settings: Settings, titles: Collection[str]) -> str | None:
-    """Return the method that the others are tested against: the first, if it was scored."""
-    names = settings.arms if settings.fits_enhancer else settings.methods
-    return next((name for name in names if name in titles and name != IDENTITY), None)
 
 
 def terms_of(record: dict[str, Any]) -> dict[str, Any]:

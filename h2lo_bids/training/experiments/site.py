@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,50 @@ class SiteModel:
         found = [_median(self.pairs, key) for key in keys]
         return found[::-1] if self.job.task == ENHANCE else found
 
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """What the bundle says of the model."""
+        job, result, options = self.job, self.result, self.job.adapted
+        source, target = self.strengths
+        return {
+            "name": self.name,
+            "title": job.recipe.title,
+            "version": "1",
+            "value_range": [0, 1],
+            "scaling": options.scaling,
+            "source_field_strength": source,
+            "target_field_strength": target,
+            "training_data": {
+                "kind": self.kind,
+                "description": _description(self),
+                "subjects": {part: list(names) for part, names in self.subjects.items()},
+                "pairs": len(self.pairs),
+                "fusion": sorted({pair.fusion for pair in self.pairs}),
+                "fingerprint": pairs_fingerprint(self.pairs),
+                "fingerprints": _brains(job),
+            },
+            "training": {
+                "options": options.to_dict(),
+                "steps": result.steps,
+                "best_step": result.best_step,
+                "best_psnr": finite(result.best_psnr),
+                "identity_psnr": finite(result.identity_psnr),
+                "seconds": round(result.seconds, 1),
+                "initial": start_of(job.initial),
+                "stalled": result.stalled,
+                "schedule": self.schedule or None,
+            },
+            "seed": options.seed,
+            "software": software(),
+            **_held_out(self),
+            "intended_use": _SITE_USE[job.task],
+            "limits": _limits(self),
+            "input_range": prepared_range(job.pairs_in("train"), options.scaling),
+            **({"noise": dict(self.noise)} if self.noise else {}),
+            **({"members": self.members} if self.members else {}),
+            **({"job": self.digest} if self.digest else {}),
+        }
+
 
 def save_site(folder: Path, model: SiteModel, extras: Mapping[str, bytes] | None = None) -> Bundle:
     """Write the bundle of a site's model."""
@@ -109,54 +154,11 @@ def save_site(folder: Path, model: SiteModel, extras: Mapping[str, bytes] | None
         model.result.model,
         contrast=model.job.contrast,
         frame=common_frame(model.pairs),
-        metadata=_metadata(model),
+        metadata=model.metadata,
         card=site_card(model),
         method=model.job.recipe.name,
         extras=extras,
     )
-
-
-def _metadata(model: SiteModel) -> dict[str, Any]:
-    job, result, options = model.job, model.result, model.job.adapted
-    source, target = model.strengths
-    return {
-        "name": model.name,
-        "title": job.recipe.title,
-        "version": "1",
-        "value_range": [0, 1],
-        "scaling": options.scaling,
-        "source_field_strength": source,
-        "target_field_strength": target,
-        "training_data": {
-            "kind": model.kind,
-            "description": _description(model),
-            "subjects": {part: list(names) for part, names in model.subjects.items()},
-            "pairs": len(model.pairs),
-            "fusion": sorted({pair.fusion for pair in model.pairs}),
-            "fingerprint": pairs_fingerprint(model.pairs),
-            "fingerprints": _brains(job),
-        },
-        "training": {
-            "options": options.to_dict(),
-            "steps": result.steps,
-            "best_step": result.best_step,
-            "best_psnr": finite(result.best_psnr),
-            "identity_psnr": finite(result.identity_psnr),
-            "seconds": round(result.seconds, 1),
-            "initial": start_of(job.initial),
-            "stalled": result.stalled,
-            "schedule": model.schedule or None,
-        },
-        "seed": options.seed,
-        "software": software(),
-        **_held_out(model),
-        "intended_use": _SITE_USE[job.task],
-        "limits": _limits(model),
-        "input_range": prepared_range(job.pairs_in("train"), options.scaling),
-        **({"noise": dict(model.noise)} if model.noise else {}),
-        **({"members": model.members} if model.members else {}),
-        **({"job": model.digest} if model.digest else {}),
-    }
 
 
 def _brains(job: FoldJob) -> dict[str, list[str]]:
@@ -170,33 +172,25 @@ def _brains(job: FoldJob) -> dict[str, list[str]]:
 def site_card(model: SiteModel) -> str:
     """Return the model card, Markdown."""
     job, result, options = model.job, model.result, model.job.adapted.to_dict()
-    frame = model.pairs[0].frame
-    sides, spacing = ("x".join(f"{v:g}" for v in values) for values in (frame.shape, frame.spacing))
     titles = {IDENTITY: IDENTITY_TITLES[job.task], job.recipe.name: job.recipe.title}
     rows = rows_of(model.summary, titles)
     target, source = FIELDS[job.task]
     return render_card(
         "site",
         model=model,
+        job=job,
         result=result,
-        title=job.recipe.title,
-        contrast=job.contrast,
-        task=job.task,
+        metadata=model.metadata,
+        frame=model.pairs[0].frame,
         target=target,
         input=source,
         strengths=[_tesla(s) for s in model.strengths],
         parameters=count_parameters(result.model),
         reference=CATALOGUE[job.recipe.name].reference,
-        sides=sides,
-        spacing=spacing,
-        start=start_of(job.initial),
-        description=_description(model),
         options=options,
         augmentation=varied(options["augmentation"]),
         table=Table((Block(job.contrast, rows, (CONVENTIONS[CLIPPED],)),)).to_md(),
         baseline=IDENTITY_TITLES[job.task],
-        intended_use=_SITE_USE[job.task],
-        limits=_limits(model),
         gain=GAIN,
         validated=math.isfinite(result.best_psnr) and bool(result.best_step),
     )
