@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-from problems import ball_pair
+from problems import ball_pair, small_options
 
 from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.training.experiments.crossvalidation import FoldJob, FoldWork
 from h2lo_bids.training.experiments.final import FinalJob
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.prepared import PreparedPair, find_prepared
@@ -48,6 +50,19 @@ def write_pairs(out: Path, count: int, **changes: object) -> tuple[PreparedPair,
     for n in range(1, count + 1):
         write_pair(out, f"{n:02d}", n, **changes)
     return find_prepared(out, contrast="T1w")
+
+
+def fold_of(
+    pairs: tuple[PreparedPair, ...], root: Path, kind: type[FoldWork] = FoldJob, **changes: Any
+) -> Any:
+    """The job of a fold: 01 and 02 train, 03 validates and 04 is tested, but for some changes."""
+    fold = Fold(0, ("01", "02"), ("03",), ("04",))
+    values: dict = {
+        "contrast": "T1w", "method": "h2lo", "fold": fold, "pairs": pairs,
+        "out_dir": root / "out", "work_dir": root / "work",
+    }  # fmt: skip
+    values |= {"options": small_options()} if kind is FoldJob else {}
+    return kind(**{**values, **changes})
 
 
 def final_of(

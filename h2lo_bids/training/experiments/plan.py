@@ -74,7 +74,11 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         plans[contrast] = Plan(tuple(pair.sources[0] for pair in used), folds, held, done)
     if not plans:
         raise all_flagged(settings)
-    _write(settings, {name: plan.folds for name, plan in plans.items() if plan.folds})
+    splits = {name: plan.folds for name, plan in plans.items() if plan.folds}
+    if splits:  # those of contrasts that this run does not have are kept
+        path = settings.out_dir / SPLITS
+        with exclusive(settings.work / "locks" / "splits.lock"):
+            write_splits(path, {**_known(path), **splits})
     return plans
 
 
@@ -157,15 +161,6 @@ def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
                 f"{job.folder}: was fitted with other input ({', '.join(differing[:3])}); give the "
                 f"same options and pairs, another out_dir, or remove {job.out_dir / 'folds'}"
             )
-
-
-def _write(settings: Settings, splits: dict[str, tuple[Fold, ...]]) -> None:
-    """Write the folds, and keep those of contrasts that this run does not have."""
-    if not splits:
-        return
-    path = settings.out_dir / SPLITS
-    with exclusive(settings.work / "locks" / "splits.lock"):
-        write_splits(path, {**_known(path), **splits})
 
 
 def _known(path: Path) -> dict[str, tuple[Fold, ...]]:

@@ -10,17 +10,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from prepared_pairs import SHAPE, write_pairs
-from problems import ball_pair, small_options
+from prepared_pairs import SHAPE, fold_of, write_pairs
+from problems import ball_pair
 
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
-from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import FitTask
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_cohort
-from h2lo_bids.training.experiments.crossvalidation import FoldJob, run_fold
+from h2lo_bids.training.experiments.crossvalidation import run_fold
 from h2lo_bids.training.experiments.fits import run_fit
 from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
 from h2lo_bids.training.experiments.plan import plan_folds
@@ -144,11 +143,7 @@ def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path) -> None:
 
 def fold_bundle(tmp_path: Path) -> Bundle:
     """A bundle of a real fold: 01 and 02 trained, 03 validated, 04 was tested."""
-    job = FoldJob(
-        contrast="T1w", method="identity", fold=Fold(0, ("01", "02"), ("03",), ("04",)),
-        pairs=write_pairs(tmp_path / "out", 4), options=small_options(),
-        out_dir=tmp_path / "out", work_dir=tmp_path / "work",
-    )  # fmt: skip
+    job = fold_of(write_pairs(tmp_path / "out", 4), tmp_path, method="identity")
     return load_bundle(run_fold(job) / "bundle")
 
 

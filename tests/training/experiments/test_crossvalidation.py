@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from prepared_pairs import final_of, write_pair, write_pairs
+from prepared_pairs import final_of, fold_of, write_pair, write_pairs
 from problems import small_options
 
 from h2lo_bids.errors import UsageError
@@ -42,16 +42,7 @@ def _one_thread() -> None:
 
 def jobs_of(root: Path, pairs: tuple[PreparedPair, ...], **changes: object) -> tuple[FoldJob, ...]:
     folds = make_folds([p.subject for p in pairs], folds=3, seed=1)
-    job = FoldJob(
-        contrast="T1w",
-        method="h2lo",
-        fold=folds[0],
-        pairs=pairs,
-        options=small_options(),
-        out_dir=root / "out",
-        work_dir=root / "work",
-    )
-    return tuple(dataclasses.replace(job, **{"fold": fold, **changes}) for fold in folds)
+    return tuple(fold_of(pairs, root, fold=fold, **changes) for fold in folds)
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from prepared_pairs import final_of, write_pairs
+from prepared_pairs import final_of, fold_of, write_pairs
 from problems import small_options
 
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation import metrics
 from h2lo_bids.evaluation.scores import read_scores
-from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, save_bundle
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.training.experiments.arms import apply_curve, fit_curve
-from h2lo_bids.training.experiments.crossvalidation import CurveJob, FoldJob, fold_done, run_fold
+from h2lo_bids.training.experiments.crossvalidation import CurveJob, fold_done, run_fold
 from h2lo_bids.training.experiments.final import fit_final
 from h2lo_bids.training.experiments.heldout import score_pair
 from h2lo_bids.training.experiments.scoring import score_models
@@ -36,13 +35,6 @@ OPTIONS = small_options(
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedPair, ...]:
     return write_pairs(tmp_path_factory.mktemp("pairs"), 4)
-
-
-def job(pairs: tuple[PreparedPair, ...], tmp_path: Path, method: str = "pfsr") -> FoldJob:
-    return FoldJob(
-        contrast="T1w", method=method, fold=Fold(0, ("01", "02"), ("03",), ("04",)), pairs=pairs,
-        options=OPTIONS, out_dir=tmp_path / "out", work_dir=tmp_path / "work",
-    )  # fmt: skip
 
 
 def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path: Path) -> None:
@@ -74,7 +66,7 @@ def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path
 
 
 def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path: Path) -> None:
-    own = job(pairs, tmp_path)
+    own = fold_of(pairs, tmp_path, method="pfsr", options=OPTIONS)
     folder = run_fold(own)
     assert fold_done(own)
     assert not (folder / "realism.tsv").exists()  # the target is no low-field image
@@ -97,7 +89,7 @@ def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path: Path) -> None:
         assert told in " ".join(bundle.card.split())
     assert "| LF image |" in bundle.card
     assert "| HF image |" not in bundle.card
-    assert "task" not in job(pairs, tmp_path, "h2lo").identity()  # as before there were two
+    assert "task" not in fold_of(pairs, tmp_path).identity()  # as before there were two
 
 
 def test_a_final_model_is_scored_on_pairs_of_its_task(pairs, tmp_path: Path) -> None:
@@ -140,10 +132,7 @@ def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path: Path) -> None
     made = apply_curve(curve, Pair("c", np.where(mask, np.float32(0.6), hf), lf, mask))
     np.testing.assert_allclose(made, 0.4 * mask, atol=1e-6)
     # A fold of it, as a row of Table 2: the scores of the curve that a loop finds.
-    own = CurveJob(
-        contrast="T1w", method="pfsr-curve", fold=Fold(0, ("01", "02"), ("03",), ("04",)),
-        pairs=pairs, out_dir=tmp_path / "out", work_dir=tmp_path / "work",
-    )  # fmt: skip
+    own = fold_of(pairs, tmp_path, CurveJob, method="pfsr-curve")
     run_fold(own)
     assert fold_done(own)
     levels: dict[int, list[float]] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from prepared_pairs import write_pairs
+from prepared_pairs import fold_of, write_pairs
 
 from h2lo_bids.errors import H2loError, MissingInputError, UsageError
 from h2lo_bids.evaluation.scores import read_scores, score
@@ -124,11 +124,8 @@ def test_a_fold_goes_on_without_a_lost_subject_and_is_made_whole_later(tmp_path)
     stop.touch()
     first = read_prepared(pairs[2])
     guard = f"import os\nif os.path.exists({str(stop)!r}) and np.isclose(data.sum(), {float(np.asarray(first.hf, np.float64).sum())!r}): sys.exit('no')\n"  # noqa: E501
-    job = ExternalJob(
-        contrast="T1w", method="sim", fold=Fold(0, ("01",), ("02",), ("03", "04")), pairs=pairs,
-        out_dir=tmp_path / "out", work_dir=tmp_path / "work",
-        command=command(tmp_path, guard + HALF),
-    )  # fmt: skip
+    fold, tool = Fold(0, ("01",), ("02",), ("03", "04")), command(tmp_path, guard + HALF)
+    job = fold_of(pairs, tmp_path, ExternalJob, method="sim", fold=fold, command=tool)
     lost: list[str] = []
     run_fold(job, lost=lost.append)
     assert len(lost) == 1

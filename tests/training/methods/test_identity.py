@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prepared_pairs import write_pairs
+from prepared_pairs import fold_of, write_pairs
 from problems import ball_pair, small_options
 
 from h2lo_bids.errors import UsageError
@@ -32,13 +32,8 @@ from h2lo_bids.training.prepared import read_prepared
 def folds(tmp_path_factory: pytest.TempPathFactory) -> list[FoldJob]:
     root = tmp_path_factory.mktemp("identity")
     pairs = write_pairs(root / "out", 4)
-    jobs = [
-        FoldJob(
-            contrast="T1w", method="identity", fold=fold, pairs=pairs, options=small_options(),
-            out_dir=root / "out", work_dir=root / "work",
-        )
-        for fold in make_folds([p.subject for p in pairs], folds=2, seed=1)
-    ]  # fmt: skip
+    folds = make_folds([p.subject for p in pairs], folds=2, seed=1)
+    jobs = [fold_of(pairs, root, method="identity", fold=fold) for fold in folds]
     for job in jobs:
         run_fold(job)
     return jobs
