@@ -17,6 +17,7 @@ from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED
 from h2lo_bids.evaluation.scores import IDENTITY, PAPER, SCORED, Score, select, titles_of
 
 CONFIDENCE = 0.95
+_EXACT = 200  # most differences that are tested exactly
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,12 @@ def confidence_interval(
     return float(interval.low), float(interval.high)
 
 
-def signed_rank(differences: np.ndarray, *, exact_up_to: int = 200) -> tuple[float, float]:
+def signed_rank(differences: np.ndarray) -> tuple[float, float]:
     """Test whether paired differences, (N,), are symmetric about zero.
 
     Zero differences are dropped, tied ones share their mean rank. Unlike scipy's, the p value
     is exact with ties, too: the share of all choices of signs whose rank sum is as extreme. For
-    more differences than `exact_up_to` the normal approximation is used, with the variance that
+    more than 200 differences the normal approximation is used, with the variance that
     belongs to the ties.
 
     Returns
@@ -115,7 +116,7 @@ def signed_rank(differences: np.ndarray, *, exact_up_to: int = 200) -> tuple[flo
     ranks = rankdata(np.abs(values))
     positive, total = float(ranks[values > 0].sum()), float(ranks.sum())
     statistic = min(positive, total - positive)
-    if len(ranks) > exact_up_to:
+    if len(ranks) > _EXACT:
         distance = (statistic - total / 2) / math.sqrt(float((ranks**2).sum()) / 4)
         return statistic, min(1.0, math.erfc(-distance / math.sqrt(2)))
     # The distribution of the rank sum, doubled so that mean ranks are whole numbers.

@@ -126,12 +126,12 @@ def _sidecar(image: Path) -> dict[str, Any]:
         raise BadDataError(f"{path}: cannot be read ({err}); {_AGAIN}") from err
 
 
-def split_cohort(
-    subjects: Sequence[str], seed: int, share: float = VALIDATION_SHARE
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def split_cohort(subjects: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Divide a cohort's subjects into those to train and those to validate on."""
     labels = sorted(set(subjects))
-    held = max(1, len(labels) - round((1 - share) * len(labels))) if len(labels) > 1 else 0
+    held = (
+        max(1, len(labels) - round((1 - VALIDATION_SHARE) * len(labels))) if len(labels) > 1 else 0
+    )
     order = np.random.default_rng([seed, _ORDER]).permutation(len(labels))
     validation = {labels[i] for i in order[:held]}
     return tuple(s for s in labels if s not in validation), tuple(sorted(validation))
@@ -188,10 +188,18 @@ class Cohort:
                 f"model {self.bundle.path}: is on another grid than the pairs; fit it to these "
                 "pairs"
             )
-        both = [
-            [self._pair(*item, frame, cache, device, say) for item in self._items(part)]
-            for part in self.parts
-        ]
+
+        def opened(scan: CohortScan, name: str, low: Path | None) -> Pair:
+            files = [path for path in (scan.high, scan.mask, low) if path is not None]
+            made_by = (self.bundle.sha256, self.bundle.method, self.seed) if self.bundle else ()
+            key = digest([[stamp(path) for path in files], made_by, frame.to_dict()])
+            kept = cache / f"{name}_{key}.npy"
+            if not kept.exists():
+                say(f"bringing {name} of the cohort to the fit's grid")
+                keep_pair(kept, *self._volumes(scan, name, low, frame, device))
+            return map_pair(kept, name, ENHANCE)
+
+        both = [[opened(*item) for item in self._items(part)] for part in self.parts]
         return both[0], both[1]
 
     def _items(self, scans: Sequence[CohortScan]) -> list[tuple[CohortScan, str, Path | None]]:
@@ -202,19 +210,6 @@ class Cohort:
             for scan in scans
             for low in scan.low
         ]
-
-    def _pair(
-        self, scan: CohortScan, name: str, low: Path | None, frame: Frame, cache: Path,
-        device: str, say: Say,
-    ) -> Pair:  # fmt: skip
-        files = [path for path in (scan.high, scan.mask, low) if path is not None]
-        made_by = (self.bundle.sha256, self.bundle.method, self.seed) if self.bundle else ()
-        key = digest([[stamp(path) for path in files], made_by, frame.to_dict()])
-        kept = cache / f"{name}_{key}.npy"
-        if not kept.exists():
-            say(f"bringing {name} of the cohort to the fit's grid")
-            keep_pair(kept, *self._volumes(scan, name, low, frame, device))
-        return map_pair(kept, name, ENHANCE)
 
     @cached_property
     def _model(self) -> Any:

@@ -39,12 +39,13 @@ def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path 
     Of a benchmark also ``table1``, or ``table2`` of the enhancers, in every format, with the
     contrasts of earlier runs; its page is returned.
     """
-    blocks = []
+    if contrasts and (text := training_text(settings.out_dir)):
+        write_citation(settings.out_dir, text)
+    blocks: dict[str, Block] = {}
     splits = read_splits(settings.out_dir / SPLITS)
-    benchmark = settings.level == "benchmark"
     tested = settings.arms if settings.fits_enhancer else settings.methods
-    every = settings.contrast or tuple(sorted(splits))
-    for contrast in every if benchmark else contrasts:
+    every = settings.contrast or sorted(splits) if settings.level == "benchmark" else ()
+    for contrast in dict.fromkeys((*contrasts, *every)):
         folds = splits.get(contrast, ())
         scores, named, records = gather_scores(settings, contrast, folds, send)
         if not scores:
@@ -63,10 +64,10 @@ def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path 
             stem = result_path(settings.out_dir, key, contrast=contrast)
             table = write_tables(stem, scores, block, settings.metrics_convention)
             send({"event": "table", "contrast": contrast, "text": table.to_md()})
-        blocks.append(_with_costs(block, scores, records, len(folds)))
-    if contrasts and (text := training_text(settings.out_dir)):
-        write_citation(settings.out_dir, text)
-    return _write_benchmark(settings, blocks) if benchmark else None
+        blocks[contrast] = _with_costs(block, scores, records, len(folds))
+    if settings.level != "benchmark":
+        return None
+    return _write_benchmark(settings, [blocks[name] for name in every if name in blocks])
 
 
 def _with_costs(
