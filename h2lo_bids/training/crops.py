@@ -57,11 +57,14 @@ _KEPT = (0.2, 0.775)
 of either contrast, near them again."""
 
 
-def read_crop(volume: np.ndarray, start: tuple[int, ...], size: int) -> np.ndarray:
-    """Copy a cube (S, S, S) out of a volume, with zeros where it reaches over the border."""
-    out = np.zeros((size,) * 3, volume.dtype)
+def read_crop(
+    volume: np.ndarray, start: tuple[int, ...], size: int | tuple[int, ...]
+) -> np.ndarray:
+    """Copy a box, such as a cube of a size, with zeros where it reaches over the border."""
+    sides = (size,) * volume.ndim if isinstance(size, int) else size
+    out = np.zeros(sides, volume.dtype)
     low = [max(0, s) for s in start]
-    high = [min(n, s + size) for s, n in zip(start, volume.shape, strict=True)]
+    high = [min(n, s + side) for s, side, n in zip(start, sides, volume.shape, strict=True)]
     if all(a < b for a, b in zip(low, high, strict=True)):
         source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         place = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))

@@ -172,19 +172,25 @@ def has_stalled(validations: Sequence[tuple[int, float]], patience: int) -> bool
     return bool(before) and max(since) <= max(before) + GAIN
 
 
-def cosine_rate(
-    step: int, steps: int, start: float, floor: float, warmup: int = 0, warmup_from: float = 0.0
-) -> float:
-    """Return the learning rate of a step (cosine annealing, as in the paper), counted from 0.
+def rate_of(step: int, options: FitOptions, place: int | None = None) -> float:
+    """Return the learning rate of a step, counted from 0: cosine annealing, as in the paper.
 
-    It first rises linearly over `warmup` steps, from `warmup_from` times `start` on; with 0 from
-    a `warmup`-th of it.
+    It first rises linearly over the warm-up, from ``warmup_from`` times the first rate on; with 0
+    from a ``warmup``-th of it. After that `place` is the step of the schedule, where that is
+    another one. Where the rate changes only every epoch, the cosine counts epochs as
+    `torch.optim.lr_scheduler.CosineAnnealingLR` does: it would reach the floor one epoch after
+    the last.
     """
-    if step < warmup and warmup_from:
-        return start * (warmup_from + (1 - warmup_from) * step / warmup)
-    if step < warmup:
-        return start * (step + 1) / warmup
-    return cosine_part((step - warmup) / max(1, steps - 1 - warmup), start, floor)
+    o, first = options, options.warmup_from
+    if step < o.warmup and first:
+        return o.learning_rate * (first + (1 - first) * step / o.warmup)
+    if step < o.warmup:
+        return o.learning_rate * (step + 1) / o.warmup
+    step = step if place is None else place
+    done = (step - o.warmup) / max(1, o.steps - 1 - o.warmup)
+    if o.rate_steps > 1:
+        done = step // o.rate_steps / -(-o.steps // o.rate_steps)
+    return cosine_part(done, o.learning_rate, o.floor)
 
 
 def cosine_part(done: float, start: float, floor: float) -> float:
@@ -199,19 +205,3 @@ def linear_rate(step: int, steps: int, start: float) -> float:
     be 0 one step after the last.
     """
     return start * min(1.0, (steps - step) / (steps - steps // 2))
-
-
-def rate_of(step: int, options: FitOptions, place: int | None = None) -> float:
-    """Return the rate of a step under some options, `step` counted from 0.
-
-    After the warm-up, `place` is the step of the schedule, where that is another one.
-    Where the rate changes only every epoch, the cosine counts epochs as
-    `torch.optim.lr_scheduler.CosineAnnealingLR` does: it would reach the floor
-    one epoch after the last.
-    """
-    o, every = options, options.rate_steps
-    step = step if place is None or step < o.warmup else place
-    if every == 1:
-        return cosine_rate(step, o.steps, o.learning_rate, o.floor, o.warmup, o.warmup_from)
-    epochs = -(-o.steps // every)
-    return cosine_rate(step // every, epochs + 1, o.learning_rate, o.floor, o.warmup // every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from h2lo_bids.synthesis.options import native_precision
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.options import (
     FitOptions,
-    cosine_rate,
     default_options,
     linear_rate,
     paper_options,
@@ -63,27 +63,30 @@ def test_default_fits_few_pairs_and_steps() -> None:
 
 
 def test_follows_the_cosine_from_start_to_floor() -> None:
-    rates = [cosine_rate(s, 101, 1e-3, 1e-6) for s in range(101)]
-    assert rates[0] == pytest.approx(1e-3)
-    assert rates[50] == pytest.approx((1e-3 + 1e-6) / 2)
-    assert rates[100] == pytest.approx(1e-6)
+    options = FitOptions(steps=101, learning_rate=1e-3, floor=1e-6)
+    rates = [rate_of(s, options) for s in range(101)]
+    assert (rates[0], rates[50], rates[100]) == pytest.approx((1e-3, (1e-3 + 1e-6) / 2, 1e-6))
     assert rates == sorted(rates, reverse=True)
-
-
-def test_equals_pytorch_scheduler() -> None:
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 19, eta_min=1e-6)
-    for step in range(20):
-        assert math.isclose(
-            cosine_rate(step, 20, 1e-4, 1e-6), scheduler.get_last_lr()[0], rel_tol=1e-9
-        )
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100, eta_min=1e-6)
+    for rate in rates:
+        assert math.isclose(rate, scheduler.get_last_lr()[0], rel_tol=1e-9)
         optimizer.step()
         scheduler.step()
 
 
 def test_warmup_rises_linearly() -> None:
-    assert [cosine_rate(s, 100, 1.0, 0.0, warmup=4) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert cosine_rate(0, 1, 1.0, 0.0) == 1.0
+    options = FitOptions(steps=100, learning_rate=1.0, floor=0.0, warmup=4)
+    assert [rate_of(s, options) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert rate_of(0, FitOptions(steps=1, learning_rate=1.0, floor=0.0)) == 1.0
+    options = FitOptions(steps=104, learning_rate=2e-6, floor=5e-7, warmup=4, warmup_from=0.5)
+    rates = [rate_of(k, options) for k in range(104)]
+    assert rates[:5] == pytest.approx([1e-6, 1.25e-6, 1.5e-6, 1.75e-6, 2e-6])
+    assert rates[-1] == pytest.approx(5e-7)
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
+    # What time runs out for is the schedule behind the warm-up.
+    assert rate_of(1, options, 90) == rates[1]
+    assert rate_of(4, options, 90) == rates[90]
 
 
 def test_linear_rate_is_constant_for_half_and_then_falls_to_nothing() -> None:

@@ -189,19 +189,16 @@ class _Terms:
                 f"pair {pair.name}: no voxel is above 0 in both images; prepare the pair again"
             )
         widest = max(BOUNDS[0][1], BOUNDS[3][1])
-        self._source = Source.build(hf, mask, *draw_noise(pair.shape, seed), widest)
+        source = Source.build(hf, mask, *draw_noise(pair.shape, seed), widest)
         self._target = scaled(lf, mask)[mask]
         self._wanted = _moments(self._target)
         self._likeness = _correlation(scaled(hf, mask)[mask], self._target)
-        self._first = functools.lru_cache(1)(self._blur_first)
-        self._second = functools.lru_cache(_WIDTHS)(self._blur_second)
-
-    def _blur_first(self, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-        source = self._source
-        return source.inside(source.image, sigma), source.inside(source.grain, sigma)
-
-    def _blur_second(self, sigma: float) -> np.ndarray:
-        return self._source.inside(self._source.second, sigma)
+        self._first = functools.lru_cache(1)(
+            lambda sigma: (source.inside(source.image, sigma), source.inside(source.grain, sigma))
+        )
+        self._second = functools.lru_cache(_WIDTHS)(
+            lambda sigma: source.inside(source.second, sigma)
+        )
 
     def __call__(self, values: Values) -> float:
         """Compare the simulated image with the low-field one by four figures."""

@@ -17,7 +17,7 @@ from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.diffi2i import STRIDE, DiffI2I, DiffI2IArchitecture, diffuse
 from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.synthesis.patches import predict_diffi2i
-from h2lo_bids.training.crops import stack_crops, vary_intensity
+from h2lo_bids.training.crops import read_crop, stack_crops, vary_intensity
 from h2lo_bids.training.options import FitOptions, cosine_part
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.trainer import Trainer, advance_average, autocast, descend
@@ -101,7 +101,8 @@ class SliceSampler:
             for c, side, s in zip(centre, self.sides, self.box, strict=True)
         )
         hf, lf, brain = (
-            _read(volume[:, :, z], (x, y), self.sides) for volume in (pair.hf, pair.lf, pair.mask)
+            read_crop(volume[:, :, z], (x, y), self.sides)
+            for volume in (pair.hf, pair.lf, pair.mask)
         )
         if rng.random() < a.flip:
             hf, lf, brain = hf[::-1], lf[::-1], brain[::-1]
@@ -142,14 +143,6 @@ def _thin(pairs: Sequence[Pair], count: int) -> list[Pair]:
             hf, lf, mask = (volume[:, :, at] for volume in (pair.hf, pair.lf, pair.mask))
             kept.append(Pair(pair.name, hf, lf, mask))
     return kept
-
-
-def _read(plane: np.ndarray, start: tuple[int, int], sides: tuple[int, int]) -> np.ndarray:
-    """Copy a rectangle that starts inside a plane, with zeros behind the border."""
-    out = np.zeros(sides, plane.dtype)
-    found = plane[start[0] : start[0] + sides[0], start[1] : start[1] + sides[1]]
-    out[: found.shape[0], : found.shape[1]] = found
-    return out
 
 
 class DiffI2ITrainer(Trainer):

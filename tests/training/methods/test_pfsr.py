@@ -1,7 +1,6 @@
 """Fitting the enhancer learns, is the same twice, and goes on bit for bit."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.training.methods.patches import PfsrTrainer, adapt_pfsr
-from h2lo_bids.training.options import FitOptions, cosine_rate, rate_of
+from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
 TINY = PfsrArchitecture(features=4, groups=1, blocks=2, reduction=2)
@@ -72,14 +71,3 @@ def test_patches_follow_each_other_through_all_pairs() -> None:
     found = [task.draw(step)[1].amax((1, 2, 3, 4)) * 4 for step in range(3)]
     assert all(sorted(f.round().int().tolist()) == [1, 1, 2, 2] for f in found)
     assert torch.equal(task.draw(2)[0], task.draw(2)[0])
-
-
-def test_warming_up_begins_at_a_part_of_the_rate() -> None:
-    rates = [cosine_rate(k, 104, 2e-6, 5e-7, 4, 0.5) for k in range(104)]
-    assert rates[:5] == pytest.approx([1e-6, 1.25e-6, 1.5e-6, 1.75e-6, 2e-6])
-    assert rates[-1] == pytest.approx(5e-7)
-    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
-    options = tiny_options(steps=8, learning_rate=1e-3, warmup=2, warmup_from=0.5)
-    assert rate_of(0, options) == pytest.approx(5e-4)
-    assert rate_of(1, options, 7) == rate_of(1, options)
-    assert rate_of(2, options, 7) == rate_of(7, options) == pytest.approx(options.floor)
