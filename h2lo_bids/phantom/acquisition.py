@@ -28,6 +28,12 @@ class Grid:
         return affine
 
 
+def millimetres(shape: Sequence[int], affine: np.ndarray) -> list[np.ndarray]:
+    """Return the coordinates of a grid without rotation along each axis, float32, to broadcast."""
+    axes = [affine[a, a] * np.arange(n) + affine[a, 3] for a, n in enumerate(shape)]
+    return list(np.meshgrid(*(a.astype(np.float32) for a in axes), indexing="ij", sparse=True))
+
+
 def resample(
     volume: np.ndarray,
     matrix: np.ndarray,

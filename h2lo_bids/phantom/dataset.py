@@ -72,44 +72,19 @@ Do not draw conclusions about real scanners or people from these images.
 
 @dataclass(frozen=True)
 class Plan:
-    """A dataset to simulate.
+    """A dataset to simulate."""
 
-    Parameters
-    ----------
-    out
-        Folder to create; may exist if empty.
-    subjects
-        Number of people, at least 1.
-    seed
-        Non-negative. Person 3 is the same however many follow.
-    resolution
-        Voxel size in mm of the anatomy and of the high-field scans, 0.5 to 4.
-        Low-field scans keep their own voxels.
-    contrasts
-        Of ``"T1w"`` and ``"T2w"``.
-    acquisitions
-        Of ``"axi"``, ``"cor"``, ``"sag"`` and ``"iso"``; none leaves out ``ses-LF``.
-    labels
-        Folder of FreeSurfer label maps of whole heads, used in the order of
-        their names, again from the first when there are more people than maps.
-        Without it, nilearn's tissue maps.
-    negative_kept
-        Share of inverted (negative) signal that low-field T1w images show: 1 for
-        a magnitude image, 0 for a phase-sensitive one.
-    lesions
-        White-matter lesions to plant in each person; their mask is written as a BIDS
-        derivative in ``derivatives/h2lo-phantom``.
-    """
-
-    out: Path
-    subjects: int = 1
-    seed: int = 0
-    resolution: float = 1.0
+    out: Path  # folder to create; may exist if empty
+    subjects: int = 1  # people
+    seed: int = 0  # person 3 is the same however many follow
+    resolution: float = 1.0  # mm, of the anatomy and of the high-field scans
     contrasts: Sequence[str] = CONTRASTS
-    acquisitions: Sequence[str] = LOW_FIELD
+    acquisitions: Sequence[str] = LOW_FIELD  # none leaves out ``ses-LF``
+    # Folder of FreeSurfer label maps of whole heads, used in the order of their names, again
+    # from the first when there are more people than maps; without it, nilearn's tissue maps.
     labels: Path | None = None
-    negative_kept: float = NEGATIVE_KEPT
-    lesions: LesionPlan = NO_LESIONS
+    negative_kept: float = NEGATIVE_KEPT  # by low-field T1w images, see `protocols.rectify`
+    lesions: LesionPlan = NO_LESIONS  # their mask is a derivative in `DERIVATIVES`
 
     @property
     def command(self) -> str:

@@ -25,24 +25,12 @@ class Lesion:
 
 @dataclass(frozen=True)
 class LesionPlan:
-    """What to plant.
+    """What to plant."""
 
-    Parameters
-    ----------
-    count
-        Lesions at random white-matter places.
-    diameters
-        In mm; taken in turn, by those at given places first.
-    places
-        Centres of further lesions, mm.
-    severity
-        Of phantoms' lesions: 0 for the relaxation of white matter, 1 for that of tissue
-        ``lesion``, and on a line between them.
-    """
-
-    count: int = 0
-    diameters: tuple[float, ...] = (6.0,)
-    places: tuple[tuple[float, float, float], ...] = ()
+    count: int = 0  # lesions at random white-matter places
+    diameters: tuple[float, ...] = (6.0,)  # mm; taken in turn, by those at given places first
+    places: tuple[tuple[float, float, float], ...] = ()  # centres of further lesions, mm
+    # Of phantoms' lesions: 0 for the relaxation of white matter, 1 for that of tissue "lesion".
     severity: float = 1.0
 
     def __bool__(self) -> bool:
@@ -57,16 +45,8 @@ def place_lesions(
 ) -> tuple[Lesion, ...]:
     """Choose where lesions lie: each one whole in white matter, apart from the others.
 
-    Parameters
-    ----------
-    white
-        White matter, bool (X, Y, Z).
-    affine
-        Voxel indices to mm, without shear.
-    plan
-        How many, how large, and which places are given; these come first.
-    rng
-        Source of the random places.
+    `white` is bool, (X, Y, Z); `affine` leads from voxel indices to mm, without shear. Places
+    that the plan gives come first.
 
     Raises
     ------
@@ -83,29 +63,30 @@ def place_lesions(
             f"{sides.max():.3g} mm; give more, or a finer --resolution"
         )
     depth = distance_transform_edt(white, sampling=sides)
-    inverse, found = np.linalg.inv(affine), []
+    inverse = np.linalg.inv(affine)
+    lesions: list[Lesion] = []
     for number, at in enumerate(plan.places):
         index = tuple(np.rint(inverse[:3, :3] @ at + inverse[:3, 3]).astype(int))
         inside = all(0 <= i < n for i, n in zip(index, white.shape, strict=True))
         if not inside or not white[index]:
             where = " ".join(f"{v:g}" for v in at)
             raise UsageError(f"--lesion-at {where}: is not white matter; give another place")
-        found.append(Lesion(at, plan.diameters[number % len(plan.diameters)]))
-    for number in range(len(found), len(found) + plan.count):
+        lesions.append(Lesion(at, plan.diameters[number % len(plan.diameters)]))
+    for number in range(len(lesions), len(lesions) + plan.count):
         diameter = plan.diameters[number % len(plan.diameters)]
         where = np.argwhere(depth >= diameter / 2) @ affine[:3, :3].T + affine[:3, 3]
         free = np.ones(len(where), dtype=bool)
-        for other in found:
+        for other in lesions:
             apart = (diameter + other.diameter) / 2 + GAP
             free &= np.linalg.norm(where - other.centre, axis=1) >= apart
         if not free.any():
             raise UsageError(
                 f"--lesions {plan.count}: white matter has no place for one of {diameter:g} mm "
-                f"beside {len(found)} others; ask for fewer or smaller ones"
+                f"beside {len(lesions)} others; ask for fewer or smaller ones"
             )
         x, y, z = map(float, rng.choice(where[free]))
-        found.append(Lesion((x, y, z), diameter))
-    return tuple(found)
+        lesions.append(Lesion((x, y, z), diameter))
+    return tuple(lesions)
 
 
 def lesion_share(lesions: Sequence[Lesion], shape: Sequence[int], affine: np.ndarray) -> np.ndarray:

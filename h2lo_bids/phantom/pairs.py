@@ -95,10 +95,7 @@ def simulate_training_pairs(
     distorted
         Whether the low-field scans are distorted and registered with an error, as real ones.
     """
-    source = labels_path_or_anatomy
-    anatomy = source if isinstance(source, Anatomy) else load_labels(Path(source))
-    person = np.random.default_rng([seed, 0])
-    head, mask = vary(anatomy, person, shape=frame_shape, strength=strength)
+    head, mask, person = _person(labels_path_or_anatomy, seed, frame_shape, strength)
     part = _around_brain(mask)
     head = Anatomy(head.labels[part], head.spacing, head.source)
     subject = make_subject(head, mask[part], person)
@@ -123,6 +120,15 @@ def simulate_training_pairs(
     return pairs
 
 
+def _person(
+    labels: Path | str | Anatomy, seed: int, shape: Shape, strength: float = 1.0
+) -> tuple[Anatomy, np.ndarray, np.random.Generator]:
+    """Return a person's head, its brain mask, and the source of what else varies."""
+    anatomy = labels if isinstance(labels, Anatomy) else load_labels(Path(labels))
+    rng = np.random.default_rng([seed, 0])
+    return *vary(anatomy, rng, shape=shape, strength=strength), rng
+
+
 def _around_brain(mask: np.ndarray) -> tuple[slice, ...]:
     """Return the part of a grid, about its centre, that the scans of its brain depend on."""
     part = []
@@ -141,9 +147,7 @@ def simulate_axial_scan(
     """
     import nibabel as nib
 
-    anatomy = labels if isinstance(labels, Anatomy) else load_labels(Path(labels))
-    person = np.random.default_rng([seed, 0])
-    head, mask = vary(anatomy, person, shape=(208, 256, 256))
+    head, mask, person = _person(labels, seed, (208, 256, 256))
     subject = make_subject(head, mask, person)
     rng = np.random.default_rng([seed, 1 + CONTRASTS.index(contrast), 3])
     sensitivity = coil(rng, mask.shape, head.affine, contrast)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from h2lo_bids.phantom.acquisition import acquire, complex_noise, resample
+from h2lo_bids.phantom.acquisition import acquire, complex_noise, millimetres, resample
 from h2lo_bids.phantom.anatomy import Subject, render, rigid, smooth_field
 from h2lo_bids.phantom.protocols import (
     NEGATIVE_KEPT,
@@ -46,31 +46,17 @@ _HOT_SPOT, _HOT_WIDTH = (20.0, -90.0, 0.0), 22.0
 
 @dataclass(frozen=True)
 class Look:
-    """What a 3 T scan owes to scanner and site, in units of white matter.
+    """What a 3 T scan owes to scanner and site, in units of white matter."""
 
-    Parameters
-    ----------
-    vessel
-        Signal of vessels and membranes.
-    texture
-        Relative standard deviation inside tissue.
-    blur
-        Standard deviation along each axis in mm.
-    noise
-        Standard deviation per channel.
-    rim, rough
-        See `receive_field`. Without prescan normalisation the receive array shows.
-    outliers
-        Single voxels, in the brightest tenth of the image, that are set to 1.5 to 3 times its
-        largest value: spikes, contrast agent, overshoot.
-    """
-
-    vessel: float
-    texture: float
-    blur: tuple[float, float, float]
-    noise: float
+    vessel: float  # signal of vessels and membranes
+    texture: float  # relative standard deviation inside tissue
+    blur: tuple[float, float, float]  # standard deviation along each axis in mm
+    noise: float  # standard deviation per channel
+    # See `receive_field`. Without prescan normalisation the receive array shows.
     rim: float
     rough: float
+    # Single voxels, in the brightest tenth of the image, that are set to 1.5 to 3 times its
+    # largest value: spikes, contrast agent, overshoot.
     outliers: int = 0
 
 
@@ -119,15 +105,9 @@ def receive_field(
     `rim` is the logarithm of the sensitivity at the brain's surface over that in its middle,
     `rough` the standard deviation of the logarithm's smooth random part.
     """
-    radial = sum((v / h) ** 2 for v, h in zip(_millimetres(shape, affine), _HALF_AXES, strict=True))
+    radial = sum((v / h) ** 2 for v, h in zip(millimetres(shape, affine), _HALF_AXES, strict=True))
     field = np.float32(rim) * (np.minimum(radial, np.float32(1.3)) - np.float32(0.5))
     return np.exp(field + np.float32(rough) * smooth_field(rng, shape, float(affine[0, 0]), 45.0))
-
-
-def _millimetres(shape: Sequence[int], affine: np.ndarray) -> list[np.ndarray]:
-    """Return the coordinates of a grid without rotation along each axis, float32, to broadcast."""
-    axes = [affine[a, a] * np.arange(n) + affine[a, 3] for a, n in enumerate(shape)]
-    return list(np.meshgrid(*(a.astype(np.float32) for a in axes), indexing="ij", sparse=True))
 
 
 def distortion(
@@ -142,10 +122,10 @@ def distortion(
     field = np.stack([smooth_field(rng, mask.shape, spacing, 25.0) for _ in range(3)])
     middle = (np.array(mask.shape, dtype=np.float32) - 1) / 2
     at = np.argwhere(mask)[:: max(1, int(mask.sum()) // 20000)]
-    found, *_ = np.linalg.lstsq(_motions(at - middle), field[:, *at.T].T.ravel(), rcond=None)
+    fit, *_ = np.linalg.lstsq(_motions(at - middle), field[:, *at.T].T.ravel(), rcond=None)
     lines = (np.arange(n, dtype=np.float32) - m for n, m in zip(mask.shape, middle, strict=True))
     x, y, z = np.meshgrid(*lines, indexing="ij", sparse=True)
-    (a, b, c), (p, q, r) = found[:3].astype(np.float32), found[3:].astype(np.float32)
+    (a, b, c), (p, q, r) = fit[:3].astype(np.float32), fit[3:].astype(np.float32)
     for part, motion in zip(
         field, (a + q * z - r * y, b + r * x - p * z, c + p * y - q * x), strict=True
     ):
@@ -199,14 +179,17 @@ def coil(
     the back of the head and a random smooth part; the scanner corrects the images of
     each contrast on its own.
     """
-    own = _COIL[contrast]
-    rim = own["rim"] + rng.normal(0, 0.05)
-    field = receive_field(rng, shape, affine, rim=rim, rough=own["rough"])
-    x, y, z = _millimetres(shape, affine)
-    peak, width = own["peak"] + rng.normal(0, 5.0), own["width"] * rng.uniform(0.95, 1.05)
+    constants = _COIL[contrast]
+    rim = constants["rim"] + rng.normal(0, 0.05)
+    field = receive_field(rng, shape, affine, rim=rim, rough=constants["rough"])
+    x, y, z = millimetres(shape, affine)
+    peak, width = (
+        constants["peak"] + rng.normal(0, 5.0),
+        constants["width"] * rng.uniform(0.95, 1.05),
+    )
     field *= np.exp(-(((z - np.float32(peak)) / np.float32(width)) ** 2))
     apart = sum((v - np.float32(h)) ** 2 for v, h in zip((x, y, z), _HOT_SPOT, strict=True))
-    gain = np.float32(own["hot"] * rng.uniform(0.8, 1.2))
+    gain = np.float32(constants["hot"] * rng.uniform(0.8, 1.2))
     return field * (1 + gain * np.exp(-apart / np.float32(2 * _HOT_WIDTH**2)))
 
 
@@ -220,27 +203,12 @@ def low_field_scan(
     negative_kept: float = NEGATIVE_KEPT,
     displacement: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scan a person at 64 mT, on `h2lo_bids.phantom.protocols.low_field_grid`.
+    """Scan a person at 64 mT, on the grid of `protocols.low_field_grid`.
 
-    Parameters
-    ----------
-    subject
-        The person.
-    contrast, acquisition
-        See `h2lo_bids.phantom.protocols.low_field`.
-    sensitivity, displacement
-        See `coil` and `distortion`; on the anatomy's grid, shared by the scans of a session.
-    rng
-        The scan's own generator (pose, noise).
-    negative_kept
-        Share of negative (inverted) signal that stays, see `protocols.rectify`.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 image; white matter lies about 1.
-    numpy.ndarray
-        Pose, 4 x 4 from mm of the head to mm of the scanner.
+    `sensitivity` and `displacement` are of `coil` and `distortion`, on the anatomy's grid, and
+    shared by the scans of a session; `rng` draws pose and noise of this scan. Returned are a
+    float32 image, whose white matter lies about 1, and the pose, 4 x 4 from mm of the head to
+    mm of the scanner.
     """
     sequence = low_field(contrast, acquisition, negative_kept)
     values = signal_of(sequence, subject.tissues)

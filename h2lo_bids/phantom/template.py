@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from h2lo_bids.phantom.acquisition import resample
+from h2lo_bids.phantom.acquisition import millimetres, resample
 from h2lo_bids.phantom.anatomy import Anatomy, smooth_field
 
 EXTENT = (208.0, 256.0, 256.0)
@@ -67,11 +67,7 @@ def template_head(spacing: float, rng: np.random.Generator) -> Anatomy:
     """Return a head of the template's shape, with folds, skull and scalp of its own."""
     grey, white, brain = _maps(spacing)
     affine = _to_mni(spacing)
-    axes = (
-        affine[a, a] * np.arange(n, dtype=np.float32) + affine[a, 3]
-        for a, n in enumerate(grid_shape(spacing))
-    )
-    x, y, z = np.meshgrid(*(a.astype(np.float32) for a in axes), indexing="ij", sparse=True)
+    x, y, z = millimetres(grid_shape(spacing), affine)
     labels = _brain(grey, white, brain, (x, y, z), spacing, rng)
     _around(labels, brain > 0.5, (x, y, z), spacing, rng)
     right = (x > 0) & (labels < 500)

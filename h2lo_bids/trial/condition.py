@@ -178,11 +178,11 @@ def output_name(
     extension: str = ".nii.gz",
 ) -> Path:
     """Name an output; that of a T2w scan whose name has no entity for it ends desc with T2w."""
-    own = suffix == scan.suffix or scan.suffix == "T1w"
+    distinct = suffix == scan.suffix or scan.suffix == "T1w"
     return derivative_path(
         out_dir, dict(scan.entities), suffix=suffix, space=grid.space, res=grid.res,
         extension=extension,
-        desc=desc if own else f"{desc}{scan.suffix}",
+        desc=desc if distinct else f"{desc}{scan.suffix}",
     )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def find_label(name: str, root: Path, scan: Scan) -> Path:
     folder = root / f"sub-{scan.subject}"
     if scan.session and (folder / f"ses-{scan.session}").is_dir():
         folder /= f"ses-{scan.session}"
-    mine, found = dict(scan.entities), []
+    entities, fitting = dict(scan.entities), []
     for path in sorted(folder.glob("anat/*.nii*")):
         parsed = parse_name(path.name)
         if parsed is None or parsed.suffix not in SUFFIXES or parsed.get("desc") == "brain":
@@ -73,11 +73,11 @@ def find_label(name: str, root: Path, scan: Scan) -> Path:
                 "participant; rename or move it"
             )
         keys = ("ses", "acq", "ce", "rec", "run")
-        other = any(parsed.get(key) not in (None, mine.get(key)) for key in keys)
+        other = any(parsed.get(key) not in (None, entities.get(key)) for key in keys)
         if not other and parsed.get("space") in (*_OWN_SPACES, scan.suffix):
-            found.append((parsed.get("space") == scan.suffix, path))
+            fitting.append((parsed.get("space") == scan.suffix, path))
     # A label in the space of this very scan is meant before one that names none.
-    best = [path for named, path in found if named == max(found)[0]]
+    best = [path for named, path in fitting if named == max(fitting)[0]]
     if len(best) > 1:
         names = ", ".join(path.name for path in best[:3])
         raise BadDataError(
@@ -136,8 +136,8 @@ def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Lab
 
 def _names(path: Path) -> dict[int, str]:
     """Read the regions' names from the table beside a segmentation, or of its dataset."""
-    own = path.with_name(path.name.split(".")[0] + ".tsv")
-    for table in (own, *(parent / "dseg.tsv" for parent in path.parents[:4])):
+    sibling = path.with_name(path.name.split(".")[0] + ".tsv")
+    for table in (sibling, *(parent / "dseg.tsv" for parent in path.parents[:4])):
         if table.is_file():
             try:
                 rows = table_rows(read_text(table))

@@ -82,8 +82,8 @@ class Anatomy:
 
         def unlike(given: np.ndarray) -> float:
             moved = (back @ across(given))[:3]
-            found = map_coordinates(image, moved[:, :3] @ points.T + moved[:, 3:], order=1)
-            return float(np.square(found - image[tuple(index.T)]).sum())
+            reflected = map_coordinates(image, moved[:, :3] @ points.T + moved[:, 3:], order=1)
+            return float(np.square(reflected - image[tuple(index.T)]).sum())
 
         start = np.vstack([np.zeros(3), np.eye(3)])
         options = {"initial_simplex": start, "xatol": 0.02, "maxiter": 150}
@@ -155,31 +155,32 @@ def find_lesions(head: Anatomy) -> tuple[tuple[Place, ...], int]:
     reach = np.ceil((REACH + 1) / spacing).astype(int)
     directions = np.random.default_rng(0).normal(size=(200, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    found, outside = [], 0
+    places, outside = [], 0
     for code, box in enumerate(find_objects(parts, count), start=1):
         low = np.maximum([s.start for s in box] - reach, 0)
         high = np.minimum([s.stop for s in box] + reach, head.mask.shape)
         around = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         whole = parts[around] == code
-        own = whole & head.brain[around]
-        if 2 * own.sum() < whole.sum():
+        inside = whole & head.brain[around]
+        if 2 * inside.sum() < whole.sum():
             outside += 1
             continue
-        extent = np.ptp(np.argwhere(own) @ head.affine[:3, :3].T @ directions.T, axis=0).max()
+        extent = np.ptp(np.argwhere(inside) @ head.affine[:3, :3].T @ directions.T, axis=0).max()
+        volume, far = float(inside.sum() * np.prod(spacing)), _distance(~inside, head.affine)
         place = Place(
-            0, LESION, (0, 0, 0), own.astype(np.float32), _distance(~own, head.affine), own,
-            (0, 0, 0), float(own.sum() * np.prod(spacing)), float(extent + spacing.min()),
+            0, LESION, (0, 0, 0), inside.astype(np.float32), far, inside, (0, 0, 0), volume,
+            float(extent + spacing.min()),
         )  # fmt: skip
-        found.append(place.at(low.tolist(), LESION, head))
-    found.sort(key=lambda place: -place.volume)
-    return tuple(replace(p, number=n) for n, p in enumerate(found, start=1)), outside
+        places.append(place.at(low.tolist(), LESION, head))
+    places.sort(key=lambda place: -place.volume)
+    return tuple(replace(p, number=n) for n, p in enumerate(places, start=1)), outside
 
 
 class _Setting(NamedTuple):
     """Where a place lies: tissue near it and in it, shares by `_CODES`; its ring's level."""
 
     near: np.ndarray
-    own: np.ndarray
+    inside: np.ndarray
     host: int
     level: float
 
@@ -201,7 +202,7 @@ class _Setting(NamedTuple):
     def like(self, lesion: _Setting) -> bool:
         """Whether this healthy place may stand for what would be there without the lesion."""
         return bool(
-            self.own[lesion.host] >= _HOST
+            self.inside[lesion.host] >= _HOST
             and np.abs(self.near - lesion.near).sum() / 2 <= _TISSUE
             and abs(self.level - lesion.level) <= _LEVEL * abs(lesion.level)
         )
@@ -313,8 +314,10 @@ def whole_region(share: np.ndarray, lesions: Sequence[Place], head: Anatomy) -> 
     ring = np.zeros(share.shape, dtype=np.float32)
     for lesion in lesions:
         np.maximum(ring[lesion.box], lesion.ring, out=ring[lesion.box])
-    own = share * head.brain
-    at = np.argwhere(own > 0).mean(axis=0) if own.any() else np.zeros(3)
+    inside = share * head.brain
+    at = np.argwhere(inside > 0).mean(axis=0) if inside.any() else np.zeros(3)
     x, y, z = (head.affine[:3, :3] @ at + head.affine[:3, 3]).tolist()
-    volume = float(own.sum() * np.prod(spacing_of(head.affine)))
-    return Place(0, LESION, (0, 0, 0), own, ring, np.where(share > 0, 0, ring), (x, y, z), volume)
+    volume = float(inside.sum() * np.prod(spacing_of(head.affine)))
+    return Place(
+        0, LESION, (0, 0, 0), inside, ring, np.where(share > 0, 0, ring), (x, y, z), volume
+    )

@@ -64,17 +64,17 @@ def channel_weights(place: Shown, sides: np.ndarray) -> np.ndarray:
     half = np.ceil(3 * np.sqrt(_FWHM**2 + sides**2) / sides).astype(int)
     index = np.indices(2 * half + 1).T - half
     squares = (index**2 @ (sides**2 / (_WIDTH**2 * (_FWHM**2 + sides**2)))).T
-    found = np.empty((CHANNELS, *place.share.shape))
+    channels = np.empty((CHANNELS, *place.share.shape))
     for order in range(CHANNELS):
         kernel = np.exp(-np.pi * squares) * eval_genlaguerre(order, 0.5, 2 * np.pi * squares)
         whole = fftconvolve(place.share, kernel)
         inner = (slice(h, h + n) for h, n in zip(half, place.share.shape, strict=True))
         channel = np.where(place.known, whole[tuple(inner)], 0.0)
-        found[order] = channel - channel.sum() * place.around
-    answers = np.tensordot(found, place.share, 3)
-    found[0] /= answers[0] or 1.0
-    found[1:] -= np.multiply.outer(answers[1:], found[0])
-    return found.astype(np.float32)
+        channels[order] = channel - channel.sum() * place.around
+    answers = np.tensordot(channels, place.share, 3)
+    channels[0] /= answers[0] or 1.0
+    channels[1:] -= np.multiply.outer(answers[1:], channels[0])
+    return channels.astype(np.float32)
 
 
 def segment(image: np.ndarray, place: Shown, polarity: float) -> int:

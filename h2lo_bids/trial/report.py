@@ -113,8 +113,8 @@ def _view(out_dir: Path, study: Study, contrast: str, label: str) -> dict[str, A
 
 def _examples(out_dir: Path, lesions: Any, label: str) -> Iterator[dict[str, Any]]:
     """Yield of each condition the smallest lesion seen and the largest missed, as pictures."""
-    own = lesions[lesions["observer"] == OBSERVERS[0]]
-    for condition, part in own.groupby("condition", sort=False):
+    rated = lesions[lesions["observer"] == OBSERVERS[0]]
+    for condition, part in rated.groupby("condition", sort=False):
         seen = part[part["seen"] >= 0.5].sort_values("diameter").head(1)
         missed = part[part["seen"] < 0.5].sort_values("diameter", ascending=False).head(1)
         for kind, rows in (("smallest seen", seen), ("largest missed", missed)):
@@ -168,14 +168,14 @@ def region_rows(rows: Sequence[Sequence[Any]], most: int) -> tuple[tuple[str, ..
     return (head, *table[:most])
 
 
-def draw_lesions(out_dir: Path, scan: Scan, found: Examined) -> tuple[Figure, ...]:
+def draw_lesions(out_dir: Path, scan: Scan, examined: Examined) -> tuple[Figure, ...]:
     """Draw the outline of the labels on the high-field image and on the first other one."""
     figures = []
-    mask = volume_of(found.outline)
-    layout = mosaic.layout_of(volume_of(found.pictures["lesionshigh"]))
+    mask = volume_of(examined.outline)
+    layout = mosaic.layout_of(volume_of(examined.pictures["lesionshigh"]))
     layout = replace(layout, cuts=_cuts(layout, mask))
-    for kind, image in found.pictures.items():
-        volume = volume_of(image, like=found.outline)
+    for kind, image in examined.pictures.items():
+        volume = volume_of(image, like=examined.outline)
         bright = float(np.percentile(volume.data[volume.data > 0], 99.5))
         title = f"{kind} of {scan.stem} with its labels"
         drawing = mosaic.mosaic(volume, layout, (0.0, bright), title=title, mask=mask)
@@ -204,14 +204,14 @@ def write_reader_set(out_dir: Path, count: int, seed: int) -> list[str]:
     Names, headers and origins say nothing of participant and condition; voxel sizes do.
     Returns one line if there are fewer than `count`.
     """
-    rng, found = np.random.default_rng(seed), _candidates(out_dir)
-    for paths in found.values():
+    rng, candidates = np.random.default_rng(seed), _candidates(out_dir)
+    for paths in candidates.values():
         rng.shuffle(paths)
     chosen: list[tuple[str, Path]] = []
-    while len(chosen) < count and any(found.values()):
-        names = [name for name in found if found[name]]
+    while len(chosen) < count and any(candidates.values()):
+        names = [name for name in candidates if candidates[name]]
         rng.shuffle(names)
-        chosen += [(name, found[name].pop()) for name in names[: count - len(chosen)]]
+        chosen += [(name, candidates[name].pop()) for name in names[: count - len(chosen)]]
     rng.shuffle(chosen)  # type: ignore[arg-type]
     folder, rows = out_dir / "trial" / FOLDER, []
     for old in folder.glob("image-*"):
@@ -231,16 +231,16 @@ def write_reader_set(out_dir: Path, count: int, seed: int) -> list[str]:
 
 def _candidates(out_dir: Path) -> dict[str, list[Path]]:
     """Return the images by condition: noisy ones, and the high-field image."""
-    found: dict[str, list[Path]] = {}
+    candidates: dict[str, list[Path]] = {}
     for path in sorted(out_dir.glob("sub-*/**/anat/*_desc-*noise01_T[12]w.nii.gz")):
         name = parse_name(path.name)
         desc = dict(name.entities).get("desc", "") if name else ""
         if desc and not desc.startswith("lowfield"):
-            found.setdefault(desc.removesuffix("noise01"), []).append(path)
-    if found:
+            candidates.setdefault(desc.removesuffix("noise01"), []).append(path)
+    if candidates:
         plain = sorted(out_dir.glob("sub-*/**/anat/*_desc-preproc_T[12]w.nii.gz"))
-        found[HIGH] = [path for path in plain if "_space-" not in path.name]
-    return found
+        candidates[HIGH] = [path for path in plain if "_space-" not in path.name]
+    return candidates
 
 
 def _write_png(data: np.ndarray, sides: np.ndarray, path: Path) -> None:

@@ -107,9 +107,9 @@ def weighted_areas(
         upto = np.searchsorted(theirs[order], mine, "right")
         for row, weights in enumerate(counts):
             sums = np.concatenate([[0.0], np.cumsum(weights[of_negative[order]])])
-            own = weights[of_positive]
+            cases = weights[of_positive]
             with np.errstate(invalid="ignore"):
-                total[row] += own @ (sums[below] + sums[upto]) / 2 / (own.sum() * sums[-1])
+                total[row] += cases @ (sums[below] + sums[upto]) / 2 / (cases.sum() * sums[-1])
     return total / len(np.atleast_2d(positive))
 
 

@@ -123,16 +123,16 @@ def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
     parts, study = [], Study({HIGH: {"text": "the high-field image"}})
     for path in sorted((out_dir / "trial" / "ratings").glob("*.tsv")):
         try:
-            told, table = read_json(path.with_suffix(".json")), pd.read_csv(path, sep="\t")
-            name = parse_name(Path(told["Scan"]).name)
+            content, table = read_json(path.with_suffix(".json")), pd.read_csv(path, sep="\t")
+            name = parse_name(Path(content["Scan"]).name)
             assert name is not None
             table = table.assign(
-                subject=name.get("sub"), contrast=name.suffix, scan=told["Scan"],
-                label=told["Label"],
+                subject=name.get("sub"), contrast=name.suffix, scan=content["Scan"],
+                label=content["Label"],
             )  # fmt: skip
             missing = set(RATINGS) - set(table)
             assert not missing, f"no column {', '.join(sorted(missing))}"
-            given, training = told["Conditions"], told["Training"]
+            given, training = content["Conditions"], content["Training"]
         except (OSError, ValueError, KeyError, AssertionError, TypeError) as err:
             study.notes.append(f"{path}: cannot be read ({err}); run its participant again")
             continue
@@ -170,9 +170,9 @@ def collect(out_dir: Path, *, seed: int = 0) -> Study:
         for condition in study.conditions:
             part = table[table["condition"] == condition]
             if len(part):
-                own = key | {"condition": condition}
-                seen += [_observe(own | {"observer": o}, part, study, seed) for o in OBSERVERS]
-                _volumes(own, part, study)
+                keys = key | {"condition": condition}
+                seen += [_observe(keys | {"observer": o}, part, study, seed) for o in OBSERVERS]
+                _volumes(keys, part, study)
         lesions = study.lesions[key["contrast"], key["label"]] = pd.concat(seen, ignore_index=True)
         for observer in OBSERVERS:
             part = lesions[lesions["observer"] == observer]
@@ -205,12 +205,14 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
     wide = wide.dropna()
     cases = part.drop_duplicates(case).set_index(case).loc[wide.index].reset_index()
     lesion, values = (cases["kind"] == LESION).to_numpy(bool), wide.to_numpy()
-    own, subjects = cases[lesion].reset_index(drop=True), cases["subject"].to_numpy(str)
+    lesions, subjects = cases[lesion].reset_index(drop=True), cases["subject"].to_numpy(str)
     row = key | {
-        "subjects": len(np.unique(subjects)), "lesions": len(own), "healthy": int((~lesion).sum())
-    }  # fmt: skip
+        "subjects": len(np.unique(subjects)),
+        "lesions": len(lesions),
+        "healthy": int((~lesion).sum()),
+    }
     study.rows["detectability"].append(row)
-    seen = own.assign(condition=key["condition"], observer=key["observer"], seen=np.nan)
+    seen = lesions.assign(condition=key["condition"], observer=key["observer"], seen=np.nan)
     if not lesion.any() or lesion.all():
         study.notes.append(
             f"{key['contrast']} {key['condition']}: the {key['observer']} observer has no "
@@ -227,28 +229,26 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
     most = pd.DataFrame(negative).groupby(subjects[~lesion]).max().reindex(subjects[lesion])
     clear = (positive > most.to_numpy()).mean(axis=1) >= 0.5
     smallest = seen["length"][clear].groupby(subjects[lesion][clear]).min()
-    row |= {"subjects_seen": len(smallest), "smallest": smallest.mean()}
-    row |= {"smallest_sd": smallest.std()}
-    bins = (("diameter", DIAMETERS, sizes), ("contrast", CONTRASTS, seen["hf_contrast"].abs()))
-    for by, edges, of in bins:
+    row |= {"subjects_seen": len(smallest)}
+    row |= {"smallest": smallest.mean(), "smallest_sd": smallest.std()}
+    contrasts = seen["hf_contrast"].abs().to_numpy()
+    for by, edges, measure in (("diameter", DIAMETERS, sizes), ("contrast", CONTRASTS, contrasts)):
         for low, high in itertools.pairwise(edges):
-            inside = np.asarray((of >= low) & (of < high))
+            inside = (measure >= low) & (measure < high)
             if inside.any():
-                found = st.sensitivity(share[inside])
-                own_bin = {"by": by, "low": float(low), "high": float(high)}
-                study.rows["sensitivity"].append(
-                    key | own_bin | {"lesions": int(inside.sum())} | found
-                )
+                ends = {"by": by, "low": float(low), "high": float(high)}
+                summary = {"lesions": int(inside.sum())} | st.sensitivity(share[inside])
+                study.rows["sensitivity"].append(key | ends | summary)
     return seen
 
 
 def _volumes(key: dict[str, Any], part: pd.DataFrame, study: Study) -> None:
     """Compare each participant's segmented with the true volume, mean over realisations."""
-    own = part[part["kind"] == LESION]
-    by_lesion = own.groupby(["subject", "scan", "lesion"])[["volume", "segmented"]].mean()
+    lesions = part[part["kind"] == LESION]
+    by_lesion = lesions.groupby(["subject", "scan", "lesion"])[["volume", "segmented"]].mean()
     totals = by_lesion.groupby("subject").sum() / 1000
-    found = st.agreement(totals["volume"].to_numpy(), totals["segmented"].to_numpy())
-    study.rows["volumes"].append(key | {"subjects": len(totals)} | found)
+    agreement = st.agreement(totals["volume"].to_numpy(), totals["segmented"].to_numpy())
+    study.rows["volumes"].append(key | {"subjects": len(totals)} | agreement)
 
 
 def _compare(key: dict[str, Any], lesions: pd.DataFrame, study: Study) -> None:
@@ -269,15 +269,15 @@ def _compare(key: dict[str, Any], lesions: pd.DataFrame, study: Study) -> None:
 
 def _dose(key: dict[str, Any], lesions: pd.DataFrame, study: Study) -> None:
     """Fit what each quantity that differs between conditions does to seeing lesions."""
-    own = lesions[(lesions["condition"] != HIGH) & lesions["seen"].notna()]
+    rated = lesions[(lesions["condition"] != HIGH) & lesions["seen"].notna()]
     for quantity in _DOSES:
-        told = {name: of.get(quantity) for name, of in study.conditions.items()}
-        dose = own["condition"].map(told)
+        doses = {name: of.get(quantity) for name, of in study.conditions.items()}
+        dose = rated["condition"].map(doses)
         if dose.isna().any() or dose.nunique() < 2:
             continue
-        found = st.dose_response(
-            own["seen"].to_numpy(), dose.to_numpy(float), own["diameter"].to_numpy(),
-            own["subject"].to_numpy(str),
+        fit = st.dose_response(
+            rated["seen"].to_numpy(), dose.to_numpy(float), rated["diameter"].to_numpy(),
+            rated["subject"].to_numpy(str),
         )  # fmt: skip
-        if found:
-            study.rows["dose"].append(key | {"quantity": quantity} | found)
+        if fit:
+            study.rows["dose"].append(key | {"quantity": quantity} | fit)
