@@ -204,6 +204,7 @@ def examine(
     """
     from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.synthesis.options import EngineOptions
+    from h2lo_bids.trial.condition import Images
     from h2lo_bids.trial.report import draw_lesions, region_rows
     from h2lo_bids.trial.scan import Examination
 
@@ -229,7 +230,7 @@ def examine(
             return load(suffix, condition.model)
 
         try:
-            found = Examination(scan, settings, options, bundle_of).run()
+            found = Examination(Images(scan, settings, options, bundle_of)).run()
         except H2loError as err:
             failed.append(Failed(scan.relative_path, STEP, err))
             continue

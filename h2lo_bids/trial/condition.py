@@ -196,12 +196,9 @@ class Images:
         options: EngineOptions,
         bundle_of: Callable[[Condition], Bundle],
     ) -> None:
-        self.scan, self.options, self.seed = scan, options, settings.random_seed
+        self.scan, self.settings, self.options = scan, settings, options
         self.conditions, self.grids = conditions_of(settings), grids_for(settings)
-        self.out_dir, self.bundle_of = settings.out_dir, bundle_of
-        # Rated realisations are not written, but those of which readers see one.
-        self._unwritten = settings.level == "trial" and not settings.reader_set
-        self._most = 1 if settings.reader_set else None
+        self.out_dir, self.seed, self.bundle_of = settings.out_dir, settings.random_seed, bundle_of
         self.paths = output_paths(self.out_dir, scan, self.grids)
         mask: Any = nib.load(self.paths["mask"])
         self.mask, self.brain = mask, np.asarray(mask.dataobj) > 0
@@ -213,8 +210,10 @@ class Images:
         high = _voxels(self.paths["preproc"])
         images = [Image(HIGH, NATIVE, high, self.brain, self.mask.affine), *self._plain()]
         images += [self._image(condition) for condition in self.conditions]
-        if any(c.realisations for c in self.conditions) and not self._unwritten:
-            self._write_realisations(images)
+        # Of rated realisations only those are written that readers may see: one of a condition.
+        written = self.settings.level != "trial" or self.settings.reader_set
+        if written and any(c.realisations for c in self.conditions):
+            self._write_realisations(images, 1 if self.settings.reader_set else None)
         return images
 
     def name(self, *words: Any, **more: Any) -> Path:
@@ -336,9 +335,9 @@ class Images:
                     noisy[brain] = np.clip(plain + scale * level * deviation * noise, 0, 1)
                     yield number, image, noisy
 
-    def _write_realisations(self, images: Sequence[Image]) -> None:
+    def _write_realisations(self, images: Sequence[Image], most: int | None) -> None:
         """Write the noisy images of the conditions that have any."""
-        for number, image, noisy in self.realisations(images, self._most):
+        for number, image, noisy in self.realisations(images, most):
             condition, bundle = image.source  # type: ignore[misc]
             word = f"noise{number:02d}"
             plain = self.name(image.name, self.scan.suffix, image.grid)

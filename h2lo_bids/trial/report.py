@@ -120,8 +120,8 @@ def _examples(out_dir: Path, lesions: Any, label: str) -> Iterator[dict[str, Any
         for kind, rows in (("smallest seen", seen), ("largest missed", missed)):
             for _, row in rows.iterrows():
                 stem = Path(row["scan"]).name.split(".")[0]
-                *_, pictures = result_files(out_dir, "trial_ratings", scan=f"{stem}_{label}")
                 try:
+                    *_, pictures = result_files(out_dir, "trial_ratings", scan=f"{stem}_{label}")
                     with np.load(pictures) as kept:
                         planes = [kept[f"{n}_{row['lesion']:.0f}"] for n in (HIGH, str(condition))]
                 except (OSError, KeyError, ValueError):

@@ -19,18 +19,14 @@ from h2lo_bids.bids.derivatives import (
     software_versions,
     write_sidecar,
 )
-from h2lo_bids.bids.scan import Scan
 from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.evaluation.realism import noise_deviation
 from h2lo_bids.imaging.resample import placed, resample, spacing_of
 from h2lo_bids.io import atomic_write_bytes, read_json, save_nifti, write_json
-from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.outputs import Grid
-from h2lo_bids.settings import Settings
-from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.trial import labels as lb
 from h2lo_bids.trial import lesions as ls
-from h2lo_bids.trial.condition import Condition, Image, Images, digest_of
+from h2lo_bids.trial.condition import Image, Images, digest_of
 from h2lo_bids.trial.lesions import LESION, Place
 from h2lo_bids.trial.observer import CHANNELS, Observers, crop_of
 
@@ -95,29 +91,22 @@ class Examined:
 class Examination:
     """The work on one scan, whose participant outputs are in the output folder."""
 
-    def __init__(
-        self,
-        scan: Scan,
-        settings: Settings,
-        options: EngineOptions,
-        bundle_of: Callable[[Condition], Bundle],
-    ) -> None:
-        self._scan, self._settings = scan, settings
-        self._images = Images(scan, settings, options, bundle_of)
-        self._mask, self._brain = self._images.mask, self._images.brain
+    def __init__(self, images: Images) -> None:
+        self._images, self._scan = images, images.scan
+        self._mask, self._brain = images.mask, images.brain
         self.result = Examined()
 
     def run(self) -> Examined:
         """Write everything; labels that cannot be used raise after the images are there."""
         images = self._images.write()
         labels = []
-        for name, root in self._settings.labels:
+        for name, root in self._images.settings.labels:
             path = lb.find_label(name, root, self._scan)
             labels.append(lb.load_label(name, path, nib.load(self._scan.path), self._brain))
         for label in labels:
             self._write_label(label, images)
             head, lesions = self._measure(label, images)
-            if self._settings.level == "trial" and label.kind != "dseg":
+            if self._images.settings.level == "trial" and label.kind != "dseg":
                 self._rate(label, head, lesions, images)
         if labels:
             table = self._images.name("regions", "stats", extension=".tsv")

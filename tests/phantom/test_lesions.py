@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -66,9 +65,7 @@ def test_random_places_are_whole_in_white_matter_and_apart() -> None:
         place_lesions(white, AFFINE, LesionPlan(1, (30.0,)), np.random.default_rng(0))
 
 
-def test_command_line_plants_the_same_lesions_in_every_scan(
-    tmp_path: Path, ball_folder: Path
-) -> None:
+def test_command_line_plants_the_same_lesions_in_every_scan(tmp_path, ball_folder) -> None:
     common = ["--resolution", "3", "--labels", str(ball_folder), "--lf"]
     at = ["--lesion-at", "34", "0", "0", "--lesion-diameter", "18"]
     assert main([str(tmp_path / "with"), *common, *at, "--lesions", "1"]) == 0

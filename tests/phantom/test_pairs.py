@@ -11,19 +11,6 @@ from h2lo_bids.phantom.pairs import TrainingPair, simulate_training_pairs
 SHAPE = (80, 80, 80)
 
 
-@pytest.fixture(scope="module")
-def small() -> Anatomy:
-    """Return a ball of 64 mm at 1 mm, which a small frame can hold."""
-    where = np.indices(SHAPE) - 39.5
-    radius = np.sqrt(np.sum(where**2, axis=0))
-    labels = np.zeros(SHAPE, np.int16)
-    for outer, label in ((36, 511), (33, 515), (30, 24), (27, 3), (20, 2), (6, 4)):
-        labels[radius < outer] = label
-    labels[:40][labels[:40] == 2] = 41
-    labels[:40][labels[:40] == 3] = 42
-    return Anatomy(labels, 1.0, "small ball")
-
-
 def simulated(head: Anatomy, contrast: str, seed: int, **more: object) -> TrainingPair:
     options = {"contrasts": (contrast,), "frame_shape": SHAPE, "strength": 0.0, **more}
     return simulate_training_pairs(head, seed=seed, **options)[contrast]

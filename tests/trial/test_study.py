@@ -19,7 +19,7 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.trial.condition import check_conditions, conditions_of
 from h2lo_bids.trial.report import KEY, write_reader_set, write_trial_report
 from h2lo_bids.trial.scan import RATINGS
-from h2lo_bids.trial.study import SEVERAL, TABLES, collect
+from h2lo_bids.trial.study import SEVERAL, collect
 
 
 def settings(tmp_path, *condition, level="trial", **more):
@@ -28,15 +28,8 @@ def settings(tmp_path, *condition, level="trial", **more):
 
 
 def test_a_word_without_equals_begins_a_condition(tmp_path):
-    words = [
-        "thin",
-        "lf-grid=2x2x2",
-        "thick",
-        "lf-grid=1.6x1.6x5",
-        "noise-scale=2",
-        "slice-profile=gauss",
-    ]
-    thin, thick = conditions_of(settings(tmp_path, *words, realisations=7))
+    words = "thin lf-grid=2x2x2 thick lf-grid=1.6x1.6x5 noise-scale=2 slice-profile=gauss"
+    thin, thick = conditions_of(settings(tmp_path, *words.split(), realisations=7))
     assert (thin.name, thin.lf_grid, thin.noise_scale, thin.realisations) == (
         "thin", (2, 2, 2), 1, 7
     )  # fmt: skip
@@ -166,13 +159,6 @@ def test_the_smallest_lesion_is_the_smallest_rated_above_all_healthy_places(tmp_
         table.to_csv(path, sep="\t", index=False)
     row = [r for r in collect(tmp_path).rows["detectability"] if r["condition"] == "quiet"][1]
     assert (row["observer"], row["subjects_seen"], row["smallest"]) == ("cnr", 2, 3.5)
-
-
-def test_every_table_has_a_sidecar_of_its_columns(study):
-    out, _ = study
-    for name in TABLES:
-        table = pd.read_csv(out / "trial" / f"{name}.tsv", sep="\t")
-        assert list(table.columns) == list(json.loads((out / f"trial/{name}.json").read_text()))
 
 
 def test_the_page_tells_figures_and_limits_and_loads_nothing(study):
