@@ -101,15 +101,6 @@ class Plan:
             words += " --lesion-at " + " ".join(f"{v:g}" for v in place)
         return words
 
-    def rng(self, number: int, *stream: int) -> np.random.Generator:
-        """Return a stream of random numbers of one person: others do not change it."""
-        return np.random.default_rng([self.seed, number, *stream])
-
-    def scan_rng(self, number: int, contrast: str, scan: str) -> np.random.Generator:
-        """Return the stream of one scan: the person's other scans do not change it."""
-        kinds = ("HF", "coil", *LOW_FIELD)
-        return self.rng(number, 1 + CONTRASTS.index(contrast) + 2 * kinds.index(scan))
-
 
 def make_dataset(plan: Plan, progress: Say = lambda line: None) -> None:
     """Write a dataset of paired sessions; the same plan gives the same bytes.
@@ -132,9 +123,8 @@ def make_dataset(plan: Plan, progress: Say = lambda line: None) -> None:
     table = "participant_id\tanatomy\tseed\n"
     try:
         for number in range(1, plan.subjects + 1):
-            name = f"sub-{number:0{max(2, len(str(plan.subjects)))}d}"
-            source = _write_subject(plan, maps, name, number, progress)
-            table += f"{name}\t{source}\t{plan.seed}\n"
+            person = _Person(plan, number, progress)
+            table += f"{person.name}\t{person.write(maps)}\t{plan.seed}\n"
         (plan.out / "participants.tsv").write_text(table, encoding="utf-8")
         _write_top(plan)
     except OSError as err:
@@ -152,70 +142,79 @@ def _label_maps(folder: Path) -> tuple[Path, ...]:
     return tuple(maps)
 
 
-def _write_subject(plan: Plan, maps: Sequence[Path], name: str, number: int, progress: Say) -> str:
-    """Simulate one person's scans; return where the anatomy comes from."""
-    rng = plan.rng(number, 0)
-    if maps:
-        source, strength = load_labels(maps[(number - 1) % len(maps)]), 1.0
-    else:
-        source, strength = template_head(plan.resolution, rng), 1.2
-    shape = grid_shape(plan.resolution)
-    head, mask = vary(source, rng, shape=shape, spacing=plan.resolution, strength=strength)
-    subject = make_subject(head, mask, rng)
-    if plan.lesions:
-        subject = _plant(plan, subject, name, number)
-    for contrast in plan.contrasts:
-        protocol = HIGH_FIELD[contrast]
-        rng = plan.scan_rng(number, contrast, "HF")
-        data = high_field_scan(subject, contrast, protocol, rng)
-        label = "_acq-MPRAGE" if contrast == "T1w" else ""
-        stem = plan.out / name / "ses-HF" / "anat" / f"{name}_ses-HF{label}_{contrast}"
-        _write_scan(stem, data, head.affine, _sidecar(protocol, plan.resolution), progress)
-    for contrast in plan.contrasts if plan.acquisitions else ():
-        _write_low(plan, subject, name, number, contrast, progress)
-    return head.source
+class _Person:
+    """One person of a dataset, whose scans do not depend on what else is written."""
 
+    def __init__(self, plan: Plan, number: int, progress: Say) -> None:
+        self._plan, self._number, self._progress = plan, number, progress
+        self.name = f"sub-{number:0{max(2, len(str(plan.subjects)))}d}"
 
-def _plant(plan: Plan, subject: Subject, name: str, number: int) -> Subject:
-    """Plant a person's lesions and write their mask as a derivative."""
-    affine = subject.anatomy.affine
-    lesions = place_lesions(subject.classes == WHITE, affine, plan.lesions, plan.rng(number, 0, 2))
-    subject, mask = with_lesions(subject, lesions, plan.lesions.severity)
-    stem = plan.out / DERIVATIVES / name / "ses-HF" / "anat" / f"{name}_ses-HF_label-lesion_mask"
-    sidecar = _lesion_sidecar(lesions, plan.lesions.severity, subject.tissues)
-    _write_image(stem, mask.astype(np.uint8), affine, sidecar)
-    return subject
+    def _rng(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng([self._plan.seed, self._number, *stream])
 
+    def _scan_rng(self, contrast: str, scan: str) -> np.random.Generator:
+        kinds = ("HF", "coil", *LOW_FIELD)
+        return self._rng(1 + CONTRASTS.index(contrast) + 2 * kinds.index(scan))
 
-def _write_low(
-    plan: Plan, subject: Subject, name: str, number: int, contrast: str, progress: Say
-) -> None:
-    """Scan a person at low field in one contrast."""
-    anatomy = subject.anatomy
-    rng = plan.scan_rng(number, contrast, "coil")
-    sensitivity = coil(rng, anatomy.labels.shape, anatomy.affine, contrast)
-    session = plan.rng(number, 0, 1)
-    displacement = distortion(session, subject.mask, anatomy.spacing, DISTORTION)
-    for acquisition in plan.acquisitions:
-        data, _ = low_field_scan(
-            subject, contrast, acquisition, sensitivity=sensitivity,
-            rng=plan.scan_rng(number, contrast, acquisition),
-            negative_kept=plan.negative_kept, displacement=displacement,
-        )  # fmt: skip
-        grid = low_field_grid(contrast, acquisition)
-        sidecar = _sidecar(low_field(contrast, acquisition), grid.zooms[grid.slice_axis])
-        stem = f"{name}_ses-LF_acq-{acquisition}_{contrast}"
-        path = plan.out / name / "ses-LF" / "anat" / stem
-        _write_scan(path, data, grid.affine, sidecar, progress)
+    def write(self, maps: Sequence[Path]) -> str:
+        """Simulate the person's scans; return where the anatomy comes from."""
+        plan, rng = self._plan, self._rng(0)
+        if maps:
+            source, strength = load_labels(maps[(self._number - 1) % len(maps)]), 1.0
+        else:
+            source, strength = template_head(plan.resolution, rng), 1.2
+        shape = grid_shape(plan.resolution)
+        head, mask = vary(source, rng, shape=shape, spacing=plan.resolution, strength=strength)
+        subject = make_subject(head, mask, rng)
+        if plan.lesions:
+            subject = self._plant(subject)
+        for contrast in plan.contrasts:
+            protocol = HIGH_FIELD[contrast]
+            rng = self._scan_rng(contrast, "HF")
+            data = high_field_scan(subject, contrast, protocol, rng)
+            label = "acq-MPRAGE_T1w" if contrast == "T1w" else contrast
+            self._write_scan("HF", label, data, head.affine, _sidecar(protocol, plan.resolution))
+        for contrast in plan.contrasts if plan.acquisitions else ():
+            self._write_low(subject, contrast)
+        return head.source
 
+    def _plant(self, subject: Subject) -> Subject:
+        """Plant the person's lesions and write their mask as a derivative."""
+        plan, affine = self._plan.lesions, subject.anatomy.affine
+        lesions = place_lesions(subject.classes == WHITE, affine, plan, self._rng(0, 2))
+        subject, mask = with_lesions(subject, lesions, plan.severity)
+        folder = self._plan.out / DERIVATIVES / self.name / "ses-HF" / "anat"
+        sidecar = _lesion_sidecar(lesions, plan.severity, subject.tissues)
+        stem = folder / f"{self.name}_ses-HF_label-lesion_mask"
+        _write_image(stem, mask.astype(np.uint8), affine, sidecar)
+        return subject
 
-def _write_scan(
-    stem: Path, data: np.ndarray, affine: np.ndarray, sidecar: Mapping[str, Any], progress: Say
-) -> None:
-    """Write a scan, whose white matter is 1, as scanners do: in integers."""
-    stored = np.rint(data * WHITE_LEVEL).clip(0, 32767).astype(np.int16)
-    _write_image(stem, stored, affine, sidecar)
-    progress(f"{stem.name}: {'x'.join(map(str, data.shape))}")
+    def _write_low(self, subject: Subject, contrast: str) -> None:
+        """Scan the person at low field in one contrast."""
+        anatomy = subject.anatomy
+        rng = self._scan_rng(contrast, "coil")
+        sensitivity = coil(rng, anatomy.labels.shape, anatomy.affine, contrast)
+        displacement = distortion(self._rng(0, 1), subject.mask, anatomy.spacing, DISTORTION)
+        for acquisition in self._plan.acquisitions:
+            data, _ = low_field_scan(
+                subject, contrast, acquisition, sensitivity=sensitivity,
+                rng=self._scan_rng(contrast, acquisition),
+                negative_kept=self._plan.negative_kept, displacement=displacement,
+            )  # fmt: skip
+            grid = low_field_grid(contrast, acquisition)
+            sidecar = _sidecar(low_field(contrast, acquisition), grid.zooms[grid.slice_axis])
+            self._write_scan("LF", f"acq-{acquisition}_{contrast}", data, grid.affine, sidecar)
+
+    def _write_scan(
+        self, session: str, label: str, data: np.ndarray, affine: np.ndarray,
+        sidecar: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Write a scan, whose white matter is 1, as scanners do: in integers."""
+        stored = np.rint(data * WHITE_LEVEL).clip(0, 32767).astype(np.int16)
+        stem = f"{self.name}_ses-{session}_{label}"
+        path = self._plan.out / self.name / f"ses-{session}" / "anat" / stem
+        _write_image(path, stored, affine, sidecar)
+        self._progress(f"{stem}: {'x'.join(map(str, data.shape))}")
 
 
 def _write_image(
