@@ -32,7 +32,15 @@ from h2lo_bids.io import atomic_write_bytes, save_nifti
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.experiments.leaks import encode, fingerprint
 from pipelines.engine import AnyFile, InFile, Label, Source, add, interface, load_image
-from pipelines.scan_steps import FOUND, SCALED, kept, method_text, raised, scale, shared_mask
+from pipelines.scan_steps import (
+    FOUND,
+    SCALED,
+    error_of,
+    error_text,
+    method_text,
+    scale,
+    shared_mask,
+)
 
 
 def choose_reference(
@@ -47,7 +55,7 @@ def choose_reference(
 ) -> dict[str, Any]:
     """Take the first scan that can be used, and the session's brain mask where that fits."""
     if not (scans and masks and methods):
-        raise raised(*errors)
+        raise error_of(*errors)
     number = errors.index("")
     image = load_image(scans[0])
     image.set_filename(names[number])
@@ -93,7 +101,7 @@ def align_scan(
     """
     try:
         if error:
-            raise raised(error)
+            raise error_of(error)
         assert checked is not None
         assert mask_file is not None
         masks = load_image(mask_file), load_image(high_mask)
@@ -111,7 +119,7 @@ def align_scan(
     except H2loError as err:
         if reference is None:
             raise
-        return {"error": kept(err)}
+        return {"error": error_text(err)}
     np.savetxt(folder / "matrix.txt", matrix, fmt="%.12g")
     return {
         "matrix": str(folder / "matrix.txt"),  # from the partner's world to the scan's, RAS mm

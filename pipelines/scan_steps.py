@@ -52,7 +52,7 @@ def find_brain(
         brain = _brain(checked.image, method, weights, given_mask, threads)
         note = orientation_note(checked.image, brain.image, in_file)
     except H2loError as err:
-        return {"error": kept(err)}
+        return {"error": error_text(err)}
     return {
         "checked": save_nifti(checked.image, folder / "checked.nii"),
         "mask_file": save_nifti(brain.image, folder / "mask.nii.gz"),
@@ -88,12 +88,12 @@ FindBrain = interface(
 )
 
 
-def kept(error: H2loError) -> str:
+def error_text(error: H2loError) -> str:
     """Write an error as an output of a step: its class and its line."""
     return f"{type(error).__name__}: {error}"
 
 
-def raised(*errors: str) -> H2loError:
+def error_of(*errors: str) -> H2loError:
     """Return the error that some outputs stand for, of the class of the first."""
     kind = errors[0].partition(": ")[0]
     return error_named(kind, "; ".join(error.partition(": ")[2] for error in errors))
@@ -115,7 +115,7 @@ def prepare(
 ) -> dict[str, Any]:
     """Bring a scan to a model's frame and range, or raise what `find_brain` met."""
     if error:
-        raise raised(error)
+        raise error_of(error)
     assert checked is not None
     assert mask_file is not None
     image = load_image(checked)
