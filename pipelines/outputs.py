@@ -23,9 +23,9 @@ from h2lo_bids.io import atomic_write_bytes
 from h2lo_bids.outputs import enhanced_sidecars, output_sidecars
 from h2lo_bids.reports import figures as drawing
 from h2lo_bids.reports.records import ModelInfo
-from pipelines.engine import InFile, Source, add, interface, load_image
+from pipelines.engine import InFile, Source, interface, load_image
 from pipelines.scan_steps import CheckRange
-from pipelines.specs import ImageSpec, RunSpec, draws
+from pipelines.specs import Branch
 
 
 def write_derivative(
@@ -176,10 +176,7 @@ def _signal_to_noise(out_dir: Path, outputs: Sequence[str]) -> Iterator[list[Any
 
 
 def add_outputs(
-    workflow: pe.Workflow,
-    image: ImageSpec,
-    run: RunSpec,
-    donor: ImageSpec | None,
+    branch: Branch,
     products: Mapping[str, Source],
     output: str,
     figures: Sequence[pe.Node],
@@ -191,23 +188,22 @@ def add_outputs(
     it, and ``mask_method``, ``profile`` and ``scaling``; `output` is the key of the image on the
     grid of ``preproc`` and ``mask``, `record` further inputs of the record.
     """
-    model = image.model
-    check = add(
-        workflow,
-        CheckRange(
-            contrast=model.contrast,
-            scaling=model.scaling,
-            ranges=model.metadata.get("input_range") or {},
-            name=image.scan.relative_path,
-        ),
-        "check_range", profile=products["profile"], high=products["preproc"],
+    image, run, model = branch.image, branch.run, branch.image.model
+    step = CheckRange(
+        contrast=model.contrast,
+        scaling=model.scaling,
+        ranges=model.metadata.get("input_range") or {},
+        name=image.scan.relative_path,
+    )
+    check = branch.add(
+        step, "check_range", profile=products["profile"], high=products["preproc"],
         mask_file=products["mask"], output=products[output],
     )  # fmt: skip
-    written = _add_sinks(workflow, image, run, products, check, donor)
+    written = _add_sinks(branch, products, check)
     parts = [part.relative_path for part in image.parts] if image.enhanced else None
-    step = WriteRecord(record=_record(image, run), out_dir=run.out_dir, parts=parts)
-    add(
-        workflow, step, "ds_record", outputs=written,
+    step = WriteRecord(record=_record(branch), out_dir=run.out_dir, parts=parts)
+    branch.add(
+        step, "ds_record", outputs=written,
         figures=[(node, "figures") for node in figures],
         figure_files=[(node, "out_files") for node in figures],
         mask=products["mask"], mask_method=products["mask_method"],
@@ -216,19 +212,12 @@ def add_outputs(
     )  # fmt: skip
 
 
-def _add_sinks(
-    workflow: pe.Workflow,
-    image: ImageSpec,
-    run: RunSpec,
-    products: Mapping[str, Source],
-    check: pe.Node,
-    donor: ImageSpec | None,
-) -> list[Source]:
+def _add_sinks(branch: Branch, products: Mapping[str, Source], check: pe.Node) -> list[Source]:
     """Write every output with its sidecar; return their names."""
-    written = []
-    paths, sidecars = run.paths(image), _sidecars(image, run)
-    if donor is not None:
-        source: str | None = derivative_uri(run.paths(donor)["mask"], run.out_dir)
+    image, run, written = branch.image, branch.run, []
+    paths, sidecars = run.paths(image), _sidecars(branch)
+    if branch.donor is not None:
+        source: str | None = derivative_uri(run.paths(branch.donor)["mask"], run.out_dir)
     else:
         source = next((mask[1] for mask in image.masks if mask and not image.enhanced), None)
     for key, path in paths.items():
@@ -249,12 +238,13 @@ def _add_sinks(
             mask_source=source if key == "mask" else None,
             contrast=image.scan.suffix if measured else None,
         )  # fmt: skip
-        sink = add(workflow, step, f"ds_{key}", in_file=products[key], **ends)
+        sink = branch.add(step, f"ds_{key}", in_file=products[key], **ends)
         written.append((sink, "out_name"))
     return written
 
 
-def _sidecars(image: ImageSpec, run: RunSpec) -> dict[str, dict[str, Any]]:
+def _sidecars(branch: Branch) -> dict[str, dict[str, Any]]:
+    image, run = branch.image, branch.run
     settings: dict[str, Any] = {
         "Precision": image.precision,
         "Device": run.device.partition(":")[0],
@@ -264,18 +254,18 @@ def _sidecars(image: ImageSpec, run: RunSpec) -> dict[str, dict[str, Any]]:
             image.scan, image.parts, image.model, run.out_dir,
             seed=run.random_seed, settings=settings,
         )  # fmt: skip
-    seed = draws(image, run)
-    if seed is not None:
-        settings["SynthesisSeed"] = seed
+    if branch.seed is not None:
+        settings["SynthesisSeed"] = branch.seed
     return output_sidecars(
-        image.scan, image.model, run.out_dir, run.grids(image), run.extras,
+        image.scan, image.model, run.out_dir, branch.grids, run.extras,
         seed=run.random_seed, settings=settings,
     )  # fmt: skip
 
 
-def _record(image: ImageSpec, run: RunSpec) -> dict[str, Any]:
+def _record(branch: Branch) -> dict[str, Any]:
     """Return what the report's record says that is known before the run."""
-    scan, grids, remarks = image.scan, run.grids(image), list(image.scan.remarks)
+    image, scan = branch.image, branch.image.scan
+    grids, remarks = branch.grids, list(scan.remarks)
     if image.enhanced:
         grids = ()
         remarks = [f"{part.path.name}: {text}" for part in image.parts for text in part.remarks]
@@ -289,7 +279,7 @@ def _record(image: ImageSpec, run: RunSpec) -> dict[str, Any]:
         "metadata_warnings": remarks,
         "model": asdict(ModelInfo.from_metadata(image.model.metadata, image.model.card)),
         "precision": image.precision,
-        "seed": run.random_seed,
+        "seed": branch.run.random_seed,
         "templates": [
             [grid.space, template_reference(grid.template)] for grid in grids if grid.template
         ],

@@ -12,11 +12,11 @@ from nipype.pipeline import engine as pe
 
 from h2lo_bids.outputs import Grid
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
-from pipelines.engine import Source, add, results
+from pipelines.engine import Source, results
 from pipelines.lowfield_steps import ChooseReference, FuseLowField, add_fusion
 from pipelines.outputs import MakeFigures, MakeRegistrationFigures, add_outputs
 from pipelines.scan_steps import add_find_brain, add_preparation
-from pipelines.specs import ImageSpec, RunSpec, draws
+from pipelines.specs import Branch, ImageSpec, RunSpec
 from pipelines.synthesis_steps import AddNoise, RegisterToTemplate, RegridMask, Synthesize
 
 
@@ -58,54 +58,46 @@ def init_branch_wf(image: ImageSpec, run: RunSpec, donor: ImageSpec | None = Non
     The scans are prepared, the model is evaluated on each grid, every output of
     `RunSpec.paths` has its sink ``ds_<key>``, and ``ds_record`` ends the branch.
     """
-    workflow = pe.Workflow(name=f"{image.name}_wf")
-    (_enhance if image.enhanced else _synthesize)(workflow, image, run, donor)
-    return workflow
+    branch = Branch(pe.Workflow(name=f"{image.name}_wf"), image, run, donor)
+    (_enhance if image.enhanced else _synthesize)(branch)
+    return branch.workflow
 
 
-def _synthesize(
-    workflow: pe.Workflow, image: ImageSpec, run: RunSpec, donor: ImageSpec | None
-) -> None:
+def _synthesize(branch: Branch) -> None:
     """Prepare a scan, evaluate the model on every grid, and draw the low-field image."""
-    products = prepare_scan(workflow, image, run)
-    for grid in run.grids(image):
-        products |= add_grid(workflow, image, run, grid, products)
-    figures = add(
-        workflow, MakeFigures(stem=image.scan.stem, task=SYNTHESIZE), "figures",
+    products, stem = prepare_scan(branch), branch.image.scan.stem
+    for grid in branch.grids:
+        products |= add_grid(branch, grid, products)
+    figures = branch.add(
+        MakeFigures(stem=stem, task=SYNTHESIZE), "figures",
         image=products["checked"], image_mask=products["mask"], before=products["preproc"],
         after=products["lowfield_native"], mask=products["mask"],
     )  # fmt: skip
     drawn = [figures]
-    for grid in run.grids(image):
+    for grid in branch.grids:
         if grid.kind == "template":
-            step = MakeRegistrationFigures(
-                stem=image.scan.stem, space=grid.space, template=grid.template
-            )
-            name, ends = f"registration_figures_{grid.space}", ("preproc", "mask")
-            moved, mask = (products[f"{key}_{grid.name}"] for key in ends)
-            drawn.append(add(workflow, step, name, moved=moved, mask=mask))
+            step = MakeRegistrationFigures(stem=stem, space=grid.space, template=grid.template)
+            moved, mask = (products[f"{key}_{grid.name}"] for key in ("preproc", "mask"))
+            name = f"registration_figures_{grid.space}"
+            drawn.append(branch.add(step, name, moved=moved, mask=mask))
     record = {key: products[key] for key in ("checked", "warnings")}
-    add_outputs(workflow, image, run, donor, products, "lowfield_native", drawn, **record)
+    add_outputs(branch, products, "lowfield_native", drawn, **record)
 
 
-def prepare_scan(workflow: pe.Workflow, image: ImageSpec, run: RunSpec) -> dict[str, Source]:
+def prepare_scan(branch: Branch) -> dict[str, Source]:
     """Bring a scan to the model's frame and range, and to that range on its own grid, too."""
-    (part,), (mask,), model = image.parts, image.masks, image.model
-    find = add_find_brain(workflow, "find_brain", part.path, run, mask[0] if mask else None)
+    workflow, (part,), (mask,) = branch.workflow, branch.image.parts, branch.image.masks
+    model, given = branch.image.model, mask[0] if mask else None
+    find = add_find_brain(workflow, "find_brain", part.path, branch.run, given)
     made = add_preparation(
         workflow, find, part.path, model.frame, model.contrast, model.scaling, native=True
     )
     return made | {"preproc": made["native"], "mask_method": made["method"]}
 
 
-def add_grid(
-    workflow: pe.Workflow,
-    image: ImageSpec,
-    run: RunSpec,
-    grid: Grid,
-    products: Mapping[str, Source],
-) -> dict[str, Source]:
+def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict[str, Source]:
     """Evaluate the model on one grid; return what was made there."""
+    image, run = branch.image, branch.run
     found: dict[str, Source] = {}
     mask, moved, twin = products["mask"], None, None
     if grid.kind == "model":
@@ -113,13 +105,11 @@ def add_grid(
         mask, twin = products["volume_mask"], "native"
         found = {"preproc_model": products["volume"], "mask_model": mask}
     elif grid.kind == "lf":
-        regrid = RegridMask(spacing=grid.spacing)
-        mask = (
-            add(workflow, regrid, f"regrid_{grid.name}", mask_file=mask), "mask_file",
-        )  # fmt: skip
+        step = RegridMask(spacing=grid.spacing)
+        mask = (branch.add(step, f"regrid_{grid.name}", mask_file=mask), "mask_file")
         found[f"mask_{grid.name}"] = mask
     elif grid.kind == "template":
-        found = _add_template(workflow, image, run, grid, products)
+        found = _add_template(branch, grid, products)
         mask, moved = found[f"mask_{grid.name}"], found[f"forward_{grid.space}"]
     ends = {"volume": products["volume"], "mask_file": mask, "to_template": moved}
     averaged = (grid.response.profile, grid.thickness) if grid.kind == "lf" else (None, None)
@@ -133,7 +123,7 @@ def add_grid(
             "twin": products[f"{kind}_{twin}"], "twin_mask": products["mask"],
             "twin_device": products[f"device_{kind}_{twin}"],
         }  # fmt: skip
-        node = _evaluate(workflow, image, run, f"{name}_{grid.name}", values, **ends, **other)
+        node = _evaluate(branch, f"{name}_{grid.name}", values, **ends, **other)
         found[f"{kind}_{grid.name}"] = (node, "out_file")
         found[f"device_{kind}_{grid.name}"] = (node, "device")
     for number, kind in enumerate(run.extras.noisy, start=1):
@@ -146,48 +136,34 @@ def add_grid(
             acquired=grid.kind == "lf",
         )
         low = found[f"lowfield_{grid.name}"]
-        node = add(workflow, step, f"{kind}_{grid.name}", in_file=low, **ends)
+        node = branch.add(step, f"{kind}_{grid.name}", in_file=low, **ends)
         found[f"{kind}_{grid.name}"] = (node, "out_file")
         found[f"device_{kind}_{grid.name}"] = found[f"device_lowfield_{grid.name}"]
     return found
 
 
-def _evaluate(
-    workflow: pe.Workflow,
-    image: ImageSpec,
-    run: RunSpec,
-    name: str,
-    values: dict[str, Any],
-    **ends: Source | None,
-) -> pe.Node:
+def _evaluate(branch: Branch, name: str, values: dict[str, Any], **ends: Source | None) -> pe.Node:
     """Add the step that evaluates an image's model."""
-    model = image.model
+    image, run, model = branch.image, branch.run, branch.image.model
     step = Synthesize(
         model=str(model.path), sha256=model.sha256, frame=model.frame.to_dict(),
         contrast=model.contrast, device=run.device, precision=image.precision,
-        seed=draws(image, run), **values,
+        seed=branch.seed, **values,
     )  # fmt: skip
     threads = 1 if run.device.startswith("cuda") else run.omp_nthreads
-    return add(workflow, step, name, threads, **ends)
+    return branch.add(step, name, threads, **ends)
 
 
-def _add_template(
-    workflow: pe.Workflow,
-    image: ImageSpec,
-    run: RunSpec,
-    grid: Grid,
-    products: Mapping[str, Source],
-) -> dict[str, Source]:
+def _add_template(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict[str, Source]:
     """Register a brain to a standard space, and bring it and its mask there."""
     step = RegisterToTemplate(
         template=grid.template, template_mask=grid.template_mask,
-        transform="affine" if run.sloppy else "syn", seed=run.random_seed,
-        name=image.parts[0].path,
+        transform="affine" if branch.run.sloppy else "syn", seed=branch.run.random_seed,
+        name=branch.image.parts[0].path,
     )  # fmt: skip
-    register = add(
-        workflow, step, f"register_{grid.space}",
-        in_file=products["preproc"], mask_file=products["mask"],
-    )  # fmt: skip
+    register = branch.add(
+        step, f"register_{grid.space}", in_file=products["preproc"], mask_file=products["mask"]
+    )
     return {
         f"forward_{grid.space}": (register, "forward"),
         f"inverse_{grid.space}": (register, "inverse"),
@@ -196,17 +172,16 @@ def _add_template(
     }
 
 
-def _enhance(
-    workflow: pe.Workflow, image: ImageSpec, run: RunSpec, donor: ImageSpec | None
-) -> None:
+def _enhance(branch: Branch) -> None:
     """Fuse low-field scans on the frame, enhance them, and draw what changed."""
-    model, names = image.model, [str(part.path) for part in image.parts]
+    workflow, image, run, model = branch.workflow, branch.image, branch.run, branch.image.model
+    names = [str(part.path) for part in image.parts]
     finds = [
         add_find_brain(workflow, f"find_{number}", part.path, run, mask[0] if mask else None)
         for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
     ]
-    choose = add(
-        workflow, ChooseReference(names=names, frame=model.frame.to_dict()), "choose",
+    choose = branch.add(
+        ChooseReference(names=names, frame=model.frame.to_dict()), "choose",
         **{key: [(find, output) for find in finds] for key, output in (
             ("scans", "checked"), ("masks", "mask_file"), ("methods", "method"),
             ("errors", "error"),
@@ -220,9 +195,9 @@ def _enhance(
         volume_mask=(choose, "volume_mask"),
     )  # fmt: skip
     mask, volume = (fuse, "mask_file"), (fuse, "volume")
-    enhance = _evaluate(workflow, image, run, "enhance", {}, volume=volume, mask_file=mask)
-    figures = add(
-        workflow, MakeFigures(stem=image.scan.stem, task=ENHANCE), "figures",
+    enhance = _evaluate(branch, "enhance", {}, volume=volume, mask_file=mask)
+    figures = branch.add(
+        MakeFigures(stem=image.scan.stem, task=ENHANCE), "figures",
         image=(choose, "reference"), image_mask=(choose, "mask_file"), before=volume,
         after=(enhance, "out_file"), mask=mask,
     )  # fmt: skip
@@ -232,7 +207,7 @@ def _enhance(
         "enhanced": (enhance, "out_file"), "device_enhanced": (enhance, "device"),
     }  # fmt: skip
     add_outputs(
-        workflow, image, run, donor, products, "enhanced", [figures],
+        branch, products, "enhanced", [figures],
         checked=volume, coverage=(fuse, "coverage"), errors=parts["errors"],
         warnings=[(choose, "notes"), *parts["warnings"]],
     )  # fmt: skip

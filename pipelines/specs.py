@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from nipype.pipeline import engine as pe
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.imaging.voxels import VoxelResponse
@@ -19,6 +22,7 @@ from h2lo_bids.outputs import (
     output_paths,
 )
 from h2lo_bids.synthesis.noise import scan_seed
+from pipelines.engine import Source, add
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,30 @@ class RunSpec:
         return output_paths(self.out_dir, image.scan, self.grids(image), self.extras)
 
 
-def draws(image: ImageSpec, run: RunSpec) -> int | None:
-    """Return the seed of a method that draws at random, of each scan its own; else None."""
-    family = METHODS.get(image.model.method)
-    if image.enhanced or family is None or not FAMILIES[family].random:
-        return None
-    return scan_seed(run.random_seed, image.scan.stem)
+@dataclass(frozen=True)
+class Branch:
+    """The part of a participant's workflow in which one image is made."""
+
+    workflow: pe.Workflow
+    image: ImageSpec
+    run: RunSpec
+    donor: ImageSpec | None = None  # the T1w scan whose brain mask a T2w scan may take
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Where low-field images are wanted."""
+        return self.run.grids(self.image)
+
+    @property
+    def seed(self) -> int | None:
+        """That of a method that draws at random, of each scan its own; else None."""
+        family = METHODS.get(self.image.model.method)
+        if self.image.enhanced or family is None or not FAMILIES[family].random:
+            return None
+        return scan_seed(self.run.random_seed, self.image.scan.stem)
+
+    def add(
+        self, step: Any, name: str, threads: int = 1, /, **inputs: Source | list[Source] | None
+    ) -> pe.Node:
+        """Add a node, as `pipelines.engine.add` does."""
+        return add(self.workflow, step, name, threads, **inputs)

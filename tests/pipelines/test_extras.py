@@ -25,7 +25,7 @@ from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
 from h2lo_bids.synthesis.predict import predict_on_grid
 from pipelines.participant import add_grid
-from pipelines.specs import ImageSpec, RunSpec
+from pipelines.specs import Branch, ImageSpec, RunSpec
 
 SHAPE = (14, 12, 10)
 AFFINE = np.array([[1, 0, 0, -7.0], [0, 1, 0, 3], [0, 0, 1, 5], [0, 0, 0, 1]])
@@ -82,7 +82,8 @@ def _run(bundle, paths, folder, grid, mask):
     workflow = pe.Workflow(name="wf", base_dir=str(folder))
     files = pe.Node(IdentityInterface(fields=["volume", "mask"]), name="files")
     files.inputs.trait_set(volume=str(paths["volume"]), mask=str(mask))
-    add_grid(workflow, image, run, grid, {key: (files, key) for key in ("volume", "mask")})
+    branch = Branch(workflow, image, run)
+    add_grid(branch, grid, {key: (files, key) for key in ("volume", "mask")})
     done = {node.name: node for node in workflow.run().nodes()}
     names = ("synthesize", "noise01", "noise02", "std")
     found = {n: nib.load(done[f"{n}_{grid.name}"].result.outputs.out_file) for n in names}

@@ -25,7 +25,7 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from pipelines.engine import RunOptions, run_workflow
 from pipelines.participant import add_grid, prepare_scan
-from pipelines.specs import ImageSpec, RunSpec
+from pipelines.specs import Branch, ImageSpec, RunSpec
 
 FRAME = Frame((80, 88, 84))
 SLOPES = np.array([0.07, 0.11, 0.17])
@@ -118,9 +118,10 @@ def _through(
     for name, model in bundles.items():
         image = ImageSpec(name, own, model, (own,), (None,))
         workflow = pe.Workflow(name=f"{name}_wf", base_dir=str(folder))
-        made = prepare_scan(workflow, image, run)
-        for grid in run.grids(image):
-            add_grid(workflow, image, run, grid, made)
+        branch = Branch(workflow, image, run)
+        made = prepare_scan(branch)
+        for grid in branch.grids:
+            add_grid(branch, grid, made)
         assert run_workflow(workflow, RunOptions(folder / "crash")) == []
     files = {
         "preproc": "copies_wf/prepare/native",
