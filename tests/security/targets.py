@@ -6,24 +6,49 @@ A reader may return, or raise one `H2loError` of one line. Anything else is a de
 
 from __future__ import annotations
 
+import argparse
 import gzip
+import hashlib
+import io
 import json
+import struct
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from targets_models import (
-    _checkpoints,
-    _lying_weights,
-    _metadata,
-    _read_checkpoint,
-    _read_metadata,
-    _read_weights,
-)
+import safetensors.torch
+import torch
+from group_samples import Sample, make_scores, record
+from html_check import elements
+from report_samples import make_report, make_scan
 
+from h2lo_bids.bids.dataset import read_description, write_dataset_files
+from h2lo_bids.bids.derivatives import derivative_path, pair_paths
+from h2lo_bids.bids.gather import read_scan
+from h2lo_bids.bids.index import read_participants
+from h2lo_bids.bids.metadata import Sidecars
+from h2lo_bids.bids.names import parse_name
+from h2lo_bids.bids.query import compile_filters, describe, load_filter_file, matches
+from h2lo_bids.bids.scan import scan_at
+from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import H2loError
+from h2lo_bids.evaluation.scores import read_scores, write_scores
+from h2lo_bids.evaluation.splits import read_folds
+from h2lo_bids.imaging.reading import load_checked
+from h2lo_bids.models.bundle import load_bundle, load_model, members, save_bundle
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.reports.group import write_group_report
+from h2lo_bids.reports.page import render_markdown
+from h2lo_bids.reports.records import Failure, ModelInfo, figures_folder, load_subject_report
+from h2lo_bids.reports.subject import render_subject_report
+from h2lo_bids.settings.convert import external
+from h2lo_bids.training.experiments.cohort import Cohort, find_cohort
+from h2lo_bids.training.experiments.external import PLACES, Command
+from h2lo_bids.training.prepared import find_prepared
 
 LONGEST = 4000
 """Characters that a message may have: enough for a path and a reason."""
@@ -65,8 +90,6 @@ def _nifti() -> list[bytes]:
 
 
 def _read_nifti(data: bytes, folder: Path) -> None:
-    from h2lo_bids.imaging.reading import load_checked
-
     path = folder / "image.nii"
     path.write_bytes(data)
     image = load_checked(path).image
@@ -75,8 +98,6 @@ def _read_nifti(data: bytes, folder: Path) -> None:
 
 
 def _read_zipped(data: bytes, folder: Path) -> None:
-    from h2lo_bids.imaging.reading import load_checked
-
     path = folder / "image.nii.gz"
     # The first byte says whether the stream or what is in it was damaged.
     path.write_bytes(data if data[:2] == b"\x1f\x8b" else gzip.compress(data, 1))
@@ -84,11 +105,6 @@ def _read_zipped(data: bytes, folder: Path) -> None:
 
 
 def _read_sidecar(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.gather import read_scan
-    from h2lo_bids.bids.metadata import Sidecars
-    from h2lo_bids.bids.names import parse_name
-    from h2lo_bids.bids.scan import scan_at
-
     path = folder / _IMAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / f"{STEM}.json").write_bytes(data)
@@ -100,15 +116,12 @@ def _read_sidecar(data: bytes, folder: Path) -> None:
 
 def _is_text(lines: object) -> None:
     """Make sure that what goes on to logs and pages can be written there."""
-    for line in lines:  # type: ignore[attr-defined]
+    for line in lines:
         line.encode("utf-8")
         assert len(line) < LONGEST, f"a note of {len(line)} characters"
 
 
 def _read_filter(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.names import parse_name
-    from h2lo_bids.bids.query import compile_filters, describe, load_filter_file, matches
-
     path = folder / "filter.json"
     path.write_bytes(data)
     for conditions in compile_filters(load_filter_file(path)).values():
@@ -120,8 +133,6 @@ def _read_filter(data: bytes, folder: Path) -> None:
 
 
 def _read_description(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.dataset import read_description, write_dataset_files
-
     raw, out = folder / "raw", folder / "out"
     for place in (raw, out):
         place.mkdir(exist_ok=True)
@@ -133,25 +144,17 @@ def _read_description(data: bytes, folder: Path) -> None:
 
 
 def _read_participants(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.index import read_participants
-
     (folder / "participants.tsv").write_bytes(data)
-    assert all(
-        isinstance(v, str) for row in read_participants(folder).values() for v in row.values()
-    )
+    rows = read_participants(folder).values()
+    assert all(isinstance(value, str) for row in rows for value in row.values())
 
 
 def _read_folds(data: bytes, folder: Path) -> None:
-    from h2lo_bids.evaluation.splits import read_folds
-
     (folder / "folds.tsv").write_bytes(data)
     read_folds(folder / "folds.tsv", ["01", "02", "03"], "T1w")
 
 
 def _read_record(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.derivatives import pair_paths
-    from h2lo_bids.training.prepared import find_prepared
-
     for path in pair_paths(folder, (("sub", "01"),), "T1w").values():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -161,19 +164,12 @@ def _read_record(data: bytes, folder: Path) -> None:
 
 
 def _read_config(data: bytes, folder: Path) -> None:
-    from h2lo_bids.cli.parser import read_settings
-
     path = folder / "config.toml"
     path.write_bytes(data)
     read_settings(["bids", "out", "participant", "--config-file", str(path)])
 
 
 def _read_external(data: bytes, folder: Path) -> None:
-    import argparse
-
-    from h2lo_bids.settings.convert import external
-    from h2lo_bids.training.experiments.external import PLACES, Command
-
     try:
         name, template = external(data.decode("utf-8", errors="replace"))
     except argparse.ArgumentTypeError:
@@ -187,17 +183,11 @@ def _read_external(data: bytes, folder: Path) -> None:
 
 
 def _read_scores(data: bytes, folder: Path) -> None:
-    from h2lo_bids.evaluation.scores import read_scores
-
-    path = folder / "scores.tsv"
-    path.write_bytes(data)
-    read_scores(path)
+    (folder / "scores.tsv").write_bytes(data)
+    read_scores(folder / "scores.tsv")
 
 
 def _read_report(data: bytes, folder: Path) -> None:
-    from h2lo_bids.reports.records import figures_folder, load_subject_report
-    from h2lo_bids.reports.subject import render_subject_report
-
     figures = figures_folder(folder, "01")
     figures.mkdir(parents=True, exist_ok=True)
     (figures / "sub-01_desc-summary.json").write_bytes(data)
@@ -207,22 +197,13 @@ def _read_report(data: bytes, folder: Path) -> None:
 
 
 def _reports() -> list[bytes]:
-    from dataclasses import asdict, replace
-
-    from report_samples import make_report, make_scan
-
-    from h2lo_bids.reports.records import Failure
-
-    scan = replace(make_scan(), lost=(("a", "b", "c"),))
+    scan = {"scan": asdict(replace(make_scan(), lost=(("a", "b", "c"),)))}
     report = asdict(replace(make_report([]), failures=(Failure("node", "message"),)))
     del report["scans"]
-    both = {**report, "scan": asdict(scan)}
-    return [json.dumps(part).encode() for part in (both, {"scan": asdict(scan)}, report)]
+    return [json.dumps(part).encode() for part in ({**report, **scan}, scan, report)]
 
 
 def _read_group_record(data: bytes, folder: Path) -> None:
-    from h2lo_bids.reports.group import write_group_report
-
     fold = folder / "folds/T1w/h2lo/fold-0"
     fold.mkdir(parents=True, exist_ok=True)
     (fold / "record.json").write_bytes(data)
@@ -230,33 +211,18 @@ def _read_group_record(data: bytes, folder: Path) -> None:
 
 
 def _group_records() -> list[bytes]:
-    from group_samples import Sample, record
-
     return [json.dumps(record("T1w", "h2lo", 0, Sample(subjects=("A", "B", "C")))).encode()]
 
 
 def _read_card(data: bytes, folder: Path) -> None:
-    from html_check import elements
-
-    from h2lo_bids.reports.page import render_markdown
-
     for name, attributes in elements(render_markdown(data.decode("utf-8", errors="replace"))):
         assert name in _OF_CARDS, name
-        assert set(attributes) <= {
-            "href",
-            "rel",
-            "start",
-            "scope",
-            "class",
-            "tabindex",
-            "role",
-            "aria-label",
-        }
-        assert (
-            attributes.get("href", "#").lower().startswith(("http://", "https://", "mailto:", "#"))
-        )
+        assert set(attributes) <= _ATTRIBUTES
+        schemes = ("http://", "https://", "mailto:", "#")
+        assert attributes.get("href", "#").lower().startswith(schemes)
 
 
+_ATTRIBUTES = {"href", "rel", "start", "scope", "class", "tabindex", "role", "aria-label"}
 _OF_CARDS = {
     *("h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td"),
     *("div", "blockquote", "pre", "code", "hr", "br", "em", "strong", "a"),
@@ -264,9 +230,6 @@ _OF_CARDS = {
 
 
 def _read_name(data: bytes, folder: Path) -> None:
-    from h2lo_bids.bids.derivatives import derivative_path
-    from h2lo_bids.bids.names import parse_name
-
     name = parse_name(data.decode("utf-8", errors="surrogateescape"))
     if name is None:
         return
@@ -283,8 +246,6 @@ def _read_name(data: bytes, folder: Path) -> None:
 
 def _read_cohort(data: bytes, folder: Path) -> None:
     """One file of JSON plays every part."""
-    from h2lo_bids.training.experiments.cohort import Cohort, find_cohort
-
     image = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
     for name in ("preproc_T1w", "lowfield_T1w", "brain_mask"):
         path = folder / f"{_COHORT}{name}.nii.gz"
@@ -297,26 +258,95 @@ def _read_cohort(data: bytes, folder: Path) -> None:
         json.dumps(Cohort((scan,)).identity(), allow_nan=False)
 
 
+def _model() -> H2lo:
+    torch.manual_seed(0)
+    return H2lo(H2loArchitecture(channels=2, n_basis=4, width=8))
+
+
+def _saved(folder: Path) -> Path:
+    """Write a small bundle once."""
+    place = folder / "model"
+    if not place.exists():
+        described = {"name": "x", "version": "1", "value_range": [0, 1], "license": "CC0"}
+        described["training_data"] = {"kind": "real", "description": "none"}
+        more = {"metadata": described, "card": "# card", "extras": {"notes/more.txt": b"x"}}
+        save_bundle(place, _model(), contrast="T1w", frame=Frame((8, 8, 8)), **more)
+    return place
+
+
+def _read_metadata(data: bytes, folder: Path) -> None:
+    place = _saved(folder)
+    (place / "metadata.json").write_bytes(data)
+    bundle = load_bundle(place)
+    ModelInfo.from_metadata(bundle.metadata, bundle.card)
+    load_model(bundle)
+    members(bundle)
+
+
+def _metadata() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        return [(_saved(Path(folder)) / "metadata.json").read_bytes()]
+
+
+def _read_weights(data: bytes, folder: Path) -> None:
+    place = _saved(folder)
+    (place / "weights.safetensors").write_bytes(data)
+    record = json.loads((place / "metadata.json").read_text())
+    record["sha256"] = hashlib.sha256(data).hexdigest()  # a liar's digest is right
+    (place / "metadata.json").write_text(json.dumps(record))
+    load_model(load_bundle(place))
+
+
+def _lying_weights() -> list[bytes]:
+    """Safetensors whose header was rewritten."""
+    whole = safetensors.torch.save(_model().state_dict())
+    (size,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + size])
+    first, second = [name for name in header if name != "__metadata__"][:2]
+    lies = []
+    for change in (
+        {first: {**header[first], "data_offsets": [0, 2**60]}},
+        {first: {**header[first], "data_offsets": header[second]["data_offsets"]}},
+        {first: {**header[first], "shape": [2**40, 2**40]}},
+        {first: {**header[first], "dtype": "F64"}},
+    ):
+        text = json.dumps({**header, **change}).encode()
+        lies.append(struct.pack("<Q", len(text)) + text + whole[8 + size :])
+    return [whole, *lies, struct.pack("<Q", 2**62) + whole[8:], struct.pack("<Q", 10**8)]
+
+
+def _checkpoints() -> list[bytes]:
+    sizes = {"feature_dim": 4, "encoder_base_channels": 2, "decoder_width": 8}
+    content = {"model_state_dict": _model().state_dict(), "args": sizes, "epoch": 3}
+    found = []
+    for zipped in (True, False):
+        stream = io.BytesIO()
+        torch.save(content, stream, _use_new_zipfile_serialization=zipped)
+        found.append(stream.getvalue())
+    return found
+
+
+def _read_checkpoint(data: bytes, folder: Path) -> None:
+    path = folder / "T1w.pth"
+    path.write_bytes(data)
+    bundle = load_bundle(path)
+    ModelInfo.from_metadata(bundle.metadata, bundle.card)
+    load_model(bundle)
+
+
 def _texts(*texts: str) -> Callable[[], list[bytes]]:
     return lambda: [text.encode() for text in texts]
 
 
 def _scores() -> list[bytes]:
-    import tempfile
-
-    from group_samples import make_scores
-
-    from h2lo_bids.evaluation.scores import write_scores
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "scores.tsv"
-        write_scores(path, make_scores(("01", "02"), "h2lo", 0))
-        return [path.read_bytes()]
+    with tempfile.NamedTemporaryFile() as file:
+        write_scores(Path(file.name), make_scores(("01", "02"), "h2lo", 0))
+        return [Path(file.name).read_bytes()]
 
 
 _COHORT = "sub-01/anat/sub-01_desc-"
 _MADE = {"ModelMethod": "h2lo", "ModelName": "x", "ModelSha256": "0" * 64}
-_PREPROC = {"Sources": ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz", f"bids::{_COHORT}brain_mask.nii.gz"]}  # fmt: skip
+_SOURCES = ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz", f"bids::{_COHORT}brain_mask.nii.gz"]
 _SIDECAR = json.dumps(
     {"MagneticFieldStrength": "64 mT", "ImagingFrequency": [2.72], "Manufacturer": "Hyperfine",
      "ImagedNucleus": "1H", "IntendedFor": ["bids::../../x"], "Sources": ["bids:raw:../x"]}
@@ -362,7 +392,7 @@ TARGETS = {
         Target("bundle-metadata", _metadata, _read_metadata),
         Target("weights", _lying_weights, _read_weights),
         Target("checkpoint", _checkpoints, _read_checkpoint),
-        Target("cohort", _texts(json.dumps({**_PREPROC, **_MADE})), _read_cohort),
+        Target("cohort", _texts(json.dumps({"Sources": _SOURCES, **_MADE})), _read_cohort),
         Target("name", _texts(f"{STEM}.nii.gz", "sub-01_run-2_desc-a_T2w.nii"), _read_name),
     )
 }
