@@ -29,10 +29,12 @@ def models(tmp_path_factory) -> list[str]:
 
 @pytest.fixture
 def h2lo(models):
-    """Return a function that runs the program as users do, in a process of its own."""
+    """Return a function that runs the program as users do, and checks its exit code."""
 
-    def run(bids, out, *words, env=None, popen=False, level="participant", model=True):
+    def run(bids, out, *words, env=None, popen=False, level="participant", model=True, code=0):
         given = [*(models if model else ()), "--skull-strip", "skip"]
-        return start(bids, out, level, *given, *words, env=env, popen=popen)
+        done = start(bids, out, level, *given, *words, env=env, popen=popen)
+        assert popen or done.returncode == code, done.stdout + done.stderr
+        return done
 
     return run

@@ -64,8 +64,7 @@ def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo,
     assert main([*begin, "--dry-run"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     promised = {str(Path(line[1]).relative_to(out)) for line in lines if line[0] == "write"}
-    done = h2lo(bids, out, *words, "-w", tmp_path / "work", model=False)
-    assert done.returncode == 1, done.stdout + done.stderr
+    h2lo(bids, out, *words, "-w", tmp_path / "work", model=False, code=1)
     anat = out / "sub-01" / "ses-LF" / "anat"
     for suffix in ("T1w", "T2w"):
         images = [

@@ -40,11 +40,24 @@ def dataset(tmp_path, capsys):
     return run
 
 
+def make(path: Path, when: float | None = None, text: str = "") -> None:
+    """Write a file, by its stamp at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    if when is not None:
+        os.utime(path, (when, when))
+
+
+def record(
+    folder: Path, stage: str, name: str, state: str = "0 5_0", when: float | None = None
+) -> None:
+    """Record how a task ended, as its script does."""
+    make(folder / "state" / stage / name, when, f"{state}\n")
+
+
 def finish(folder: Path, name: str, code: int) -> None:
-    """Do what the script of a task does at its end."""
-    state = folder / "state" / "participant" / name
-    state.parent.mkdir(parents=True, exist_ok=True)
-    state.write_text(f"{code} 5_0\n")
+    """Do what a task does, up to its end."""
+    record(folder, "participant", name, f"{code} 5_0")
     out = folder.parents[2]
     make_outputs([str(out.parent / "bids"), str(out), "participant"], name)
 
@@ -55,8 +68,7 @@ def make_outputs(words: list[str], name: str) -> list[Path]:
     listed = expected_outputs(asked, find(asked))
     paths = [item.path for item in listed if item.source.startswith(f"{name}/")]
     for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        make(path)
     return paths
 
 
@@ -97,10 +109,7 @@ def test_enhancement_is_done_when_its_own_images_are_there(tmp_path):
     path.with_name("sub-01_T1w.json").write_text('{"MagneticFieldStrength": 0.064}')
     words = [str(tmp_path / "bids"), str(tmp_path / "out"), "participant", "--task", "enhance"]
     asked = read_settings(words)
-    state = tmp_path / "run" / "state" / "participant" / "sub-01"
-    state.parent.mkdir(parents=True)
-    state.write_text("0 5_0\n")
-    os.utime(state, (4e9, 4e9))
+    record(tmp_path / "run", "participant", "sub-01", when=4e9)
 
     def done() -> list[bool]:
         return [task.done for task in stages_of(asked, tmp_path / "run")[0].tasks]
@@ -127,9 +136,7 @@ def test_a_trial_is_an_array_of_participants_and_a_task_that_collects(tmp_path):
     assert ratings in made[1]
     (tmp_path / "out/trial.html").touch()
     for stage, name in (("participant", "sub-01"), ("participant", "sub-02"), ("collect",) * 2):
-        state = run / "state" / stage / name
-        state.parent.mkdir(parents=True, exist_ok=True)
-        state.write_text("0 5_0\n")
+        record(run, stage, name)
     assert done() == [[True, True], [True]]
     os.utime(ratings, (4e9, 4e9))  # rated again since
     assert done() == [[True, True], [False]]
@@ -197,10 +204,8 @@ def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
         logs.joinpath("config.toml").write_text(f'[run]\nslurm-job = "{job}"\n' if job else "x")
         row = f'sub-01_T1w\tcheck\tBadDataError\tit "broke" {name}\tn/a\n'
         logs.joinpath("failures.tsv").write_text(header + row)
-    states = folder / "state" / "participant"
-    states.mkdir(parents=True)
     for name, state in {"1": "65 5_0", "2": "begun 5_1", "3": "137 5_4"}.items():
-        (states / f"sub-0{name}").write_text(state + "\n")
+        record(folder, "participant", f"sub-0{name}", state)
     code, said, _ = dataset()
     assert code == 0
     assert f"3 tasks failed; table: {folder}/failures.tsv" in said
@@ -252,20 +257,10 @@ def stages(tmp_path, monkeypatch):
     def divide(*words: str, ended: str = "") -> dict[str, Stage]:
         asked = read_settings([str(tmp_path / "bids"), str(tmp_path / "out"), *words])
         if ended:
-            state = tmp_path / "run" / "state" / "collect" / "collect"
-            state.parent.mkdir(parents=True, exist_ok=True)
-            state.write_text(f"{ended} 9_0\n")
-            os.utime(state, (COLLECTED, COLLECTED))
+            record(tmp_path / "run", "collect", "collect", f"{ended} 9_0", COLLECTED)
         return {stage.name: stage for stage in stages_of(asked, tmp_path / "run")}
 
     return divide
-
-
-def make(path: Path, when: float) -> None:
-    """Write a file, at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    os.utime(path, (when, when))
 
 
 @pytest.mark.parametrize("level", ["group", "benchmark"])
