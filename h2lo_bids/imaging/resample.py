@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -85,8 +85,16 @@ def resample(
     low, high = float(data.min()), float(data.max())
     sigma = _blur(image.affine, affine) if order > 0 else np.zeros(3)
     linear = np.where(np.abs(to_source[:3, :3]) < 1e-6, 0.0, to_source[:3, :3])
-    if np.count_nonzero(linear) == 3:
-        values = _interpolate_by_axis(data, shape, linear, to_source[:3, 3], order, sigma)
+    if np.count_nonzero(linear) == 3:  # the same numbers as the general way, far faster
+        axes = [int(np.flatnonzero(column)[0]) for column in linear.T]
+        weights = [
+            spline_weights(
+                data.shape[old], linear[old, new] * np.arange(shape[new]) + to_source[old, 3],
+                order=order, mode="nearest", sigma=sigma[old],
+            )
+            for new, old in enumerate(axes)
+        ]  # fmt: skip
+        values = np.ascontiguousarray(weigh_by_axis(data.transpose(axes), weights))
     else:
         data = gaussian_filter(data, sigma, mode="nearest") if sigma.any() else data
         values = affine_transform(
@@ -124,31 +132,24 @@ def _copy(
     return values
 
 
-def _interpolate_by_axis(
-    data: np.ndarray,
-    shape: tuple[int, ...],
-    linear: np.ndarray,
-    start: np.ndarray,
-    order: int,
-    sigma: np.ndarray,
+def spline_weights(
+    length: int, at: np.ndarray, *, order: int, mode: str, sigma: float = 0.0
 ) -> np.ndarray:
-    """Interpolate where both grids have the same axes: one matrix product per axis.
-
-    The same numbers as the general way, some thirty times faster.
-    """
+    """Return what splines through a line of values, blurred, weigh at positions: (N, length)."""
     from scipy.ndimage import gaussian_filter1d, map_coordinates
 
-    axes = [int(np.flatnonzero(linear[:, new])[0]) for new in range(3)]
-    values = data.transpose(axes)
-    for new, old in enumerate(axes):
-        at = (linear[old, new] * np.arange(shape[new]) + start[old])[None]
-        units = np.eye(data.shape[old])
-        if sigma[old] > 0:
-            units = gaussian_filter1d(units, sigma[old], axis=0, mode="nearest")
-        columns = [map_coordinates(unit, at, order=order, mode="nearest") for unit in units.T]
-        weights = np.stack(columns, axis=1).astype(np.float32)
-        values = np.moveaxis(np.tensordot(weights, values, (1, new)), 0, new)
-    return np.ascontiguousarray(values)
+    units = np.eye(length)
+    if sigma > 0:
+        units = gaussian_filter1d(units, sigma, axis=0, mode="nearest")
+    columns = [map_coordinates(unit, at[None], order=order, mode=mode) for unit in units.T]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def weigh_by_axis(values: np.ndarray, weights: Iterable[np.ndarray]) -> np.ndarray:
+    """Multiply each axis of an array by a matrix (new, old)."""
+    for axis, matrix in enumerate(weights):
+        values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+    return values
 
 
 def _within(old: tuple[int, ...], shape: tuple[int, ...], to_source: np.ndarray) -> np.ndarray:
@@ -291,7 +292,7 @@ def lf_mask(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bring a mask to the grid of other voxels over its field of view."""
     shape, new = lf_grid(affine, mask.shape, zooms)
-    share = np.asarray(mask, dtype=np.float32)
+    weights = []
     for axis, old in enumerate(spacing_of(affine)):
         # Both grids have one centre.
         ours, theirs = (
@@ -299,6 +300,7 @@ def lf_mask(
             for n, side in ((shape[axis], zooms[axis]), (mask.shape[axis], old))
         )
         ends, starts = np.minimum.outer(ours[1:], theirs[1:]), np.maximum.outer(ours, theirs)
-        weights = np.maximum(ends - starts[:-1, :-1], 0) / zooms[axis]
-        share = np.moveaxis(np.tensordot(weights.astype(np.float32), share, (1, axis)), 0, axis)
+        overlaps = np.maximum(ends - starts[:-1, :-1], 0) / zooms[axis]
+        weights.append(overlaps.astype(np.float32))
+    share = weigh_by_axis(np.asarray(mask, dtype=np.float32), weights)
     return share > 0.5 + 1e-5, new

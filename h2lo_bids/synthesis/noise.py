@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.imaging.resample import spline_weights, weigh_by_axis
 from h2lo_bids.models.frame import MAX_VOXELS
 
 PROBES = np.linspace(-4.0, 4.0, 17)
@@ -209,8 +210,6 @@ def unit_noise(
 
 def _read_along_axes(field: np.ndarray, shape: Sequence[int], to_lattice: np.ndarray) -> np.ndarray:
     """Read a field at a grid whose axes are the lattice's: as point by point, far faster."""
-    from scipy.ndimage import map_coordinates
-
     axes = [int(np.argmax(np.abs(column))) for column in to_lattice[:3, :3].T]
     at = [
         to_lattice[old, new] * np.arange(shape[new]) + to_lattice[old, 3]
@@ -220,12 +219,9 @@ def _read_along_axes(field: np.ndarray, shape: Sequence[int], to_lattice: np.nda
     if all(np.abs(line - np.rint(line)).max() < _SNAP for line in at):
         whole = (np.rint(v).astype(int) % n for v, n in zip(at, out.shape, strict=True))
         return out[np.ix_(*whole)]
-    for new, line in enumerate(at):
-        units = np.eye(out.shape[new])
-        columns = [map_coordinates(u, line[None], order=_ORDER, mode="grid-wrap") for u in units]
-        weights = np.stack(columns, axis=1).astype(np.float32)
-        out = np.moveaxis(np.tensordot(weights, out, (1, new)), 0, new)
-    return out
+    pairs = zip(out.shape, at, strict=True)
+    weights = [spline_weights(n, line, order=_ORDER, mode="grid-wrap") for n, line in pairs]
+    return weigh_by_axis(out, weights)
 
 
 def normal_field(
@@ -306,14 +302,15 @@ def _power_of(model: NoiseModel) -> np.ndarray:
     sizes = [len(axis) for axis in model.frequencies]
     level = np.array(model.power, dtype=np.float64).reshape(sizes) - max(model.power)
     beyond = np.zeros((1, 1, 1), dtype=bool)
+    weights = []
     for axis, cycles in enumerate(_frequencies(model)):
         wanted, knots = np.abs(cycles), np.array(model.frequencies[axis])
-        level = np.moveaxis(np.tensordot(hat_weights(wanted, knots), level, (1, axis)), 0, axis)
+        weights.append(hat_weights(wanted, knots))
         # What is rounded in the last digit is no frequency beyond.
         past = wanted > knots[-1] * (1 + 1e-5)
         beyond = beyond | past.reshape([-1 if a == axis else 1 for a in range(3)])
-    spectrum: np.ndarray = np.where(beyond, 0.0, 10 ** (level / 10)).astype(np.float32)
-    return spectrum
+    level = weigh_by_axis(level, weights)
+    return np.where(beyond, np.float32(0), (10 ** (level / 10)).astype(np.float32))
 
 
 def hat_weights(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
