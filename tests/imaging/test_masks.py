@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import distance_transform_edt
+from shapes import SPACING, ellipsoid
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box, cut_bridges, largest_component, within
-
-SPACING = 4.0
-AFFINE = from_matvec(np.diag([SPACING] * 3), [-100, -120, -100])
-
-
-def ellipsoid(radii: tuple[float, float, float], centre=(0.0, 0.0, 0.0), affine=AFFINE):
-    grid = np.stack(np.meshgrid(np.arange(50), np.arange(60), np.arange(50), indexing="ij"), -1)
-    return (((apply_affine(affine, grid) - centre) / radii) ** 2).sum(-1) < 1
 
 
 def test_a_box_holds_every_voxel_and_not_one_more() -> None:
