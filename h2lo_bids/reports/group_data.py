@@ -166,7 +166,7 @@ def _read(parse: Callable[[Path], Any], path: str | Path, problems: list[str], n
     except H2loError as error:
         problems.append(str(error))
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = getattr(error, "strerror", None) or error
         problems.append(f"{path.name} in {path.parent}: cannot be read ({reason}); skipped")
     return nothing
 

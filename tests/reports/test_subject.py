@@ -130,16 +130,6 @@ def test_figures_outside_the_folder_are_not_read(tmp_path):
         assert "%3Esecret" not in html
 
 
-def test_a_subject_without_any_scan_or_error_still_has_a_page(tmp_path):
-    for failures, words in (
-        ((Failure("discovery", "nothing found"),), ("nothing found", "1 step failed")),
-        ((), ("No errors to report.",)),
-    ):
-        report = replace(make_report(()), failures=failures)
-        text = Page(render_subject_report(report, tmp_path)).text
-        assert all(word in text for word in words)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -157,10 +147,15 @@ def test_warnings_follow_from_the_facts(change, words):
     assert [words in warning for warning in warnings] == ([True] if words else [])
 
 
-def test_bare_scan(tmp_path):
+def test_bare_scan_and_none_at_all_have_a_page(tmp_path):
     scan = ScanReport("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz", (("sub", "01"),), "T1w")
-    report = replace(make_report((scan,)), found=(), versions=(), command="")
-    page = Page(render_subject_report(report, tmp_path))
-    assert "None" not in page.text
-    assert "1 of 1 found" in page.text
+    lost = (Failure("discovery", "nothing found"),)
+    for scans, failures, words in (
+        ((scan,), (), ("1 of 1 found", "No errors to report.")),
+        ((), lost, ("nothing found", "1 step failed")),
+    ):
+        bare = replace(make_report(scans), found=(), versions=(), command="", failures=failures)
+        text = Page(render_subject_report(bare, tmp_path)).text
+        assert all(word in text for word in words)
+        assert "None" not in text
     assert FoundScan(scan.source).field_source == "assumed"
