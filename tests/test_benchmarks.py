@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import json
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from heads import rows_of
 from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import TemporaryError
@@ -109,8 +109,7 @@ def test_every_arm_is_scored_once_on_every_test_head(script: ModuleType, tmp_pat
     words += ["--resolution", 2, "--steps", 1, "--seeds", 1, "--counts", 1, 2]
     script.main([*map(str, words)])
     table = tmp_path / "out" / "few_pairs.tsv"
-    with table.open(newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
+    rows = rows_of(table)
     keys = [(r["arm"], r["pairs"], r["seed"], r["subject"]) for r in rows]
     arms = [("input", "0", "0"), ("model", "0", "0")]
     arms += [(arm, n, "1") for n in ("1", "2") for arm in ("adapted", "default", "paper")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from group_samples import METHODS, Sample, make_evaluation, make_fold, make_group, page_of
+from heads import rows_of
 from report_samples import Page
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
@@ -50,9 +50,7 @@ def table_of(html: str, label: str) -> list[list[str]]:
 
 
 def tsv(path, **wanted) -> list[dict[str, str]]:
-    with path.open() as stream:
-        rows = csv.DictReader(stream, delimiter="\t")
-        return [row for row in rows if wanted.items() <= row.items()]
+    return [row for row in rows_of(path) if wanted.items() <= row.items()]
 
 
 def test_the_table_is_that_of_the_summary_file(group_folder, html):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from heads import rows_of
 from report_samples import Page, make_report, make_scan
 
 from h2lo_bids.reports.records import (
@@ -32,13 +32,9 @@ def out(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rows(out: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((out / "scans.tsv").open(), delimiter="\t"))
-
-
 def test_a_row_per_scan_with_its_measures(out):
     assert write_scan_pages(out) == ()
-    found = rows(out)
+    found = rows_of(out / "scans.tsv")
     assert [(row["participant_id"], row["scan"], row["status"]) for row in found] == [
         ("sub-01", "sub-01_ses-HF_T1w", "done"),
         ("sub-01", "sub-01_ses-HF_T2w", "done"),
@@ -118,7 +114,7 @@ def test_a_broken_record_costs_its_subject_only(out):
     broken.write_text('{"found": "<script>"}')
     (problem,) = write_scan_pages(out)
     assert str(broken) in problem
-    assert {row["participant_id"] for row in rows(out)} == {"sub-02"}
+    assert {row["participant_id"] for row in rows_of(out / "scans.tsv")} == {"sub-02"}
     assert str(broken) in Page((out / "index.html").read_text()).text
 
 
