@@ -44,12 +44,6 @@ def leaky(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, 0.1 * x)
 
 
-def test_sizes_are_checked() -> None:
-    for wrong in ({"width": 33}, {"heads": (3, 1, 1, 1)}, {"blocks": (1, 1)}, {"chain": 0}):
-        with pytest.raises(ValueError, match=r"width|need 4"):
-            DiffI2IArchitecture(**wrong)  # type: ignore[arg-type]
-
-
 def test_reverse_chain_follows_the_posterior() -> None:
     """Against Bayes' rule: the product of the two Gaussians that z_{t-1} obeys."""
     seen = []

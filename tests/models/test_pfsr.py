@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from scipy.ndimage import correlate
 
@@ -62,10 +61,3 @@ def _reference(volume, weights):
             deep = deep + share[:, None, None, None] * x
         deep = into + deep
     return volume + conv(shallow + deep, "tail")[0]
-
-
-def test_sizes_that_make_no_network_are_refused():
-    with pytest.raises(ValueError, match="features"):
-        PfsrArchitecture(features=10, reduction=4)
-    with pytest.raises(ValueError, match="blocks"):
-        PfsrArchitecture(blocks=0)

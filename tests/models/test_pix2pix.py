@@ -1,7 +1,5 @@
 """The networks are those of the paper's count, and compute what Pix2Pix computes."""
 
-import itertools
-
 import pytest
 import torch
 from torch.nn import functional
@@ -71,12 +69,3 @@ def test_norm_is_batch_normalisation() -> None:
     torch.testing.assert_close(own.variance, known.running_var)
     torch.testing.assert_close(own.eval()(x), known.eval()(x))
     assert all(value.is_floating_point() for value in own.state_dict().values())
-
-
-def test_sizes_that_make_no_sense_are_refused() -> None:
-    for name, value in itertools.product(("channels", "discriminator_layers"), (0, -1)):
-        with pytest.raises(ValueError, match="at least 1"):
-            Pix2PixArchitecture(**{name: value})
-    with pytest.raises(ValueError, match="at least 2 halvings"):
-        Pix2PixArchitecture(downs=1)
-    assert Pix2PixArchitecture().multiple == 32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import random
 import signal
 import time
@@ -12,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 from fit_children import Fitting, start_child
-from problems import ball_pair, small_options
+from problems import VARIED, ball_pair, history, small_options
 
 from h2lo_bids.errors import (
     BadDataError,
     InputOutputError,
     UsageError,
 )
-from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.folder import load_checkpoint
@@ -27,8 +25,6 @@ from h2lo_bids.training.launch import (
     launch,
 )
 from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
-
-VARIED = Augmentation(flip=0.5, shift=1, scale=0.2, gamma=0.1, bias=0.1, noise=0.02)
 
 
 @pytest.fixture
@@ -46,11 +42,10 @@ def specify(pairs: tuple[Pair, ...], folder: Path, **changes: object) -> Fitting
     return Fitting(pairs[:3], pairs[3:], options, folder)
 
 
-def history(folder: Path) -> np.ndarray:
-    with (folder / "history.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    columns = ("step", "loss", "l1", "gradient")
-    return np.array([[float(r[c]) for c in columns] for r in rows])
+def losses(folder: Path) -> np.ndarray:
+    return np.array(
+        [[float(r[c]) for c in ("step", "loss", "l1", "gradient")] for r in history(folder)]
+    )
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -73,7 +68,7 @@ def test_two_processes_equal_one(pairs: tuple[Pair, ...], tmp_path: Path) -> Non
     lines: list[str] = []
     launch(*two, lines.append, processes=2)
     assert lines[-1].startswith("step 8/8: loss ")
-    a, b = history(one.folder), history(two.folder)
+    a, b = losses(one.folder), losses(two.folder)
     assert np.array_equal(a[:, 0], np.arange(1, 9))
     np.testing.assert_allclose(b, a, rtol=1e-4)
     for name, value in weights(one.folder).items():
@@ -118,7 +113,7 @@ def test_killed_fit_goes_on_to_the_same_weights(pairs: tuple[Pair, ...], tmp_pat
     assert start_child(parts).finish() == (0, "")
     for name, value in weights(whole.folder).items():
         assert torch.equal(weights(parts.folder)[name], value), name
-    np.testing.assert_array_equal(history(parts.folder), history(whole.folder))
+    np.testing.assert_array_equal(losses(parts.folder), losses(whole.folder))
 
 
 @pytest.mark.slow

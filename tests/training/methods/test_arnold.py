@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from problems import ball_pair, small_options, trainer_of
+from problems import ball_pair, history, small_options, trainer_of
 from scipy.stats import skew
 
 from h2lo_bids.errors import BadDataError
@@ -89,8 +88,7 @@ def test_finds_the_parameters_of_data_made_with_them(tmp_path: Path, true: Value
 
 def test_fewer_steps_visit_an_even_part_of_the_grid(tmp_path: Path) -> None:
     fit(HEADS[:1], [], options(steps=40), tmp_path)
-    with (tmp_path / "history.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
+    rows = history(tmp_path)
     points = [tuple(float(r[k]) for k in ("sigma", "c1", "c2", "c3")) for r in rows]
     assert len(points) == 40
     assert set(points[:30]) <= set(GRID)

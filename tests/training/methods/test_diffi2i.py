@@ -1,17 +1,18 @@
 """DiffI2I's two stages: what moves, what is learnt, and going on after a stop."""
 
-import csv
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from problems import ball_pair, small_options, trainer_of
+from problems import HELD, TRAIN, history, tiny_options, trainer_of, vector
+from problems import TINY as SIZES
 
-from h2lo_bids.models.diffi2i import DiffI2I, DiffI2IArchitecture
+from h2lo_bids.models.diffi2i import DiffI2I
 from h2lo_bids.synthesis.patches import predict_diffi2i
-from h2lo_bids.training.crops import Augmentation
+from h2lo_bids.training.crops import NONE
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.folder import load_checkpoint
 from h2lo_bids.training.methods.diffi2i import (
@@ -21,22 +22,12 @@ from h2lo_bids.training.methods.diffi2i import (
 )
 from h2lo_bids.training.options import FitOptions
 
-TINY = DiffI2IArchitecture(
-    width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=4, residual=1
-)
-VARIED = Augmentation(flip=0.5, scale=0.2, bias=0.1, noise=0.02)
-TRAIN = [ball_pair("a", 1), ball_pair("b", 2), ball_pair("c", 3)]
-HELD = [ball_pair("d", 4)]
+TINY = SIZES["diffi2i"]["architecture"]
 
 
-def tiny_options(**changes: object) -> FitOptions:
+def options_of(**changes: Any) -> FitOptions:
     """Eight steps: four of stage 1, one of the prior alone, three of both."""
-    values: dict = {"crop": 16, "family": "diffi2i", "architecture": TINY, "lambda_grad": 0.0}
-    return small_options(**{**values, "average": 0.9, **changes})
-
-
-def vector(module: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().ravel().clone() for p in module.parameters()])
+    return tiny_options("diffi2i", **{"augmentation": NONE, **changes})
 
 
 def moved(task: DiffI2ITrainer, step: int) -> set[str]:
@@ -54,7 +45,7 @@ def moved(task: DiffI2ITrainer, step: int) -> set[str]:
 
 def test_each_stage_trains_its_own_networks() -> None:
     # Without an average no stage begins with other weights than the last one's.
-    task = trainer_of(DiffI2ITrainer, TRAIN, HELD, tiny_options(average=0.0))
+    task = trainer_of(DiffI2ITrainer, TRAIN, HELD, options_of(average=0.0))
     found = [moved(task, step) for step in range(8)]
     assert found[:4] == [{"transformer", "extractor"}] * 4
     assert found[4] == {"condition", "denoiser"}
@@ -62,7 +53,7 @@ def test_each_stage_trains_its_own_networks() -> None:
 
 
 def test_stages_report_their_losses_and_validate_the_product_alone() -> None:
-    task = trainer_of(DiffI2ITrainer, TRAIN, HELD, tiny_options())
+    task = trainer_of(DiffI2ITrainer, TRAIN, HELD, options_of())
     names, validated = [], []
     for step in range(8):
         losses = task.step(step, step)
@@ -83,7 +74,7 @@ def test_stages_report_their_losses_and_validate_the_product_alone() -> None:
 
 
 def test_rate_falls_in_every_stage() -> None:
-    options = tiny_options(steps=14, learning_rate=2e-4, floor=1e-6)
+    options = options_of(steps=14, learning_rate=2e-4, floor=1e-6)
     task = trainer_of(DiffI2ITrainer, TRAIN, [], options)
     rates = [task.step(step, step)["rate"] for step in range(14)]
     for start, stop in ((0, 6), (6, 8), (8, 14)):
@@ -94,13 +85,11 @@ def test_rate_falls_in_every_stage() -> None:
 
 @pytest.mark.slow
 def test_learns_the_prior_and_a_held_out_subject(tmp_path: Path) -> None:
-    options = tiny_options(steps=160, learning_rate=5e-3, validate_every=40)
+    options = options_of(steps=160, learning_rate=5e-3, validate_every=40)
     result = fit(TRAIN, HELD, options, tmp_path)
     assert result.best_psnr > result.identity_psnr + 5
     assert result.best_step > 69
-    with (tmp_path / "history.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    assert [bool(r["prior"]) for r in rows] == [False] * 69 + [True] * 91
+    assert [bool(r["prior"]) for r in history(tmp_path)] == [False] * 69 + [True] * 91
     # From noise, and for a subject that was in no step, the chain finds stage 1's z.
     untrained = trainer_of(DiffI2ITrainer, TRAIN, HELD, options)
     task = trainer_of(DiffI2ITrainer, TRAIN, HELD, options)
@@ -115,7 +104,7 @@ def test_learns_the_prior_and_a_held_out_subject(tmp_path: Path) -> None:
 
 
 def test_time_budget_is_shared_by_the_stages() -> None:
-    task = trainer_of(DiffI2ITrainer, TRAIN, [], tiny_options(steps=1000))
+    task = trainer_of(DiffI2ITrainer, TRAIN, [], options_of(steps=1000))
     stages = []
     for step, place in enumerate((0, 420, 440, 570, 580, 990)):
         task.step(step, place)
@@ -124,7 +113,7 @@ def test_time_budget_is_shared_by_the_stages() -> None:
 
 
 def test_crops_hold_the_pairs_and_are_functions_of_the_step() -> None:
-    options = tiny_options(batch=3, crop=12)
+    options = options_of(batch=3, crop=12)
     sampler = SliceSampler(TRAIN, options)
     assert sampler.sides == (16, 16)
     seen = set()
@@ -153,6 +142,6 @@ def test_identity_figure_is_over_the_chosen_slices() -> None:
     at = slices[np.linspace(0, len(slices) - 1, 4).round().astype(int)]
     mask = pair.mask[:, :, at]
     error = np.mean((pair.hf - pair.lf)[:, :, at][mask].astype(np.float64) ** 2)
-    validation = SliceValidation(HELD, tiny_options(validation_crops=4))
+    validation = SliceValidation(HELD, options_of(validation_crops=4))
     assert validation.baseline() == pytest.approx(-10 * np.log10(error))
-    assert np.isnan(SliceValidation([], tiny_options()).baseline())
+    assert np.isnan(SliceValidation([], options_of()).baseline())

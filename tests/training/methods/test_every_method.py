@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from problems import ball_pair, small_options
+from problems import HELD, TRAIN, VARIED, tiny_options
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.models.diffi2i import DiffI2IArchitecture
-from h2lo_bids.models.h2lo import InrArchitecture
-from h2lo_bids.models.pfsr import PfsrArchitecture
-from h2lo_bids.models.pix2pix import Pix2PixArchitecture
 from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods import METHODS
-from h2lo_bids.training.options import FitOptions, default_options, paper_options
-
-VARIED = Augmentation(flip=0.5, shift=1, scale=0.1, bias=0.05, noise=0.01)
-TRAIN = [ball_pair("a", 1), ball_pair("b", 2), ball_pair("c", 3)]
-HELD = [ball_pair("d", 4)]
-SIZES: dict[str, dict[str, Any]] = {
-    "arnold": {"steps": 40},
-    "pix2pix": {
-        "crop": 16,
-        "architecture": Pix2PixArchitecture(
-            channels=4, downs=3, discriminator_channels=4, discriminator_layers=2
-        ),
-    },
-    "diffi2i": {
-        "crop": 16, "average": 0.9,
-        "architecture": DiffI2IArchitecture(
-            width=4, blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2), refinement=1, features=4, residual=1
-        ),
-    },
-    "inr": {"architecture": InrArchitecture(4, 8, 16, 4), "average": 0.9},
-    "pfsr": {
-        "crop": 8, "batch": 2, "flip_rotate": True, "learning_rate": 1e-2,
-        "architecture": PfsrArchitecture(features=4, groups=1, blocks=2, reduction=2),
-    },
-}  # fmt: skip
-
-
-def options_of(name: str, **changes: Any) -> FitOptions:
-    """A method's options for the tiny problem."""
-    adapted = METHODS[name].adapt(small_options(augmentation=VARIED))
-    return dataclasses.replace(adapted, **{**SIZES[name], **changes})
+from h2lo_bids.training.options import default_options, paper_options
 
 
 @pytest.mark.parametrize(
     ("name", "stop", "changes"),
     [
+        ("h2lo", 1, {"average": 0.9}), ("h2lo", 6, {}), ("h2lo", 3, {"precision": "bf16"}),
         ("arnold", 1, {}), ("arnold", 35, {}),  # in the grid, and in the simplex
         ("pix2pix", 3, {}), ("pix2pix", 5, {"precision": "bf16"}),
         # In stage 1, at its end, at that of the prior alone, and in the joint stage.
@@ -67,7 +33,7 @@ def options_of(name: str, **changes: Any) -> FitOptions:
 def test_resumed_fit_equals_an_undisturbed_one(
     tmp_path: Path, name: str, stop: int, changes: dict[str, Any]
 ) -> None:
-    options = options_of(name, **changes)
+    options = tiny_options(name, **changes)
     whole = fit(TRAIN, HELD, options, tmp_path / "whole")
     torch.manual_seed(999)  # a resumed run starts with other global states
     np.random.seed(3)  # noqa: NPY002
@@ -88,7 +54,7 @@ def test_resumed_fit_equals_an_undisturbed_one(
 @pytest.mark.parametrize("name", ["arnold", "pix2pix", "diffi2i", "pfsr"])
 def test_methods_that_share_no_step_refuse_several_processes(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="one process, not 9"):
-        fit(TRAIN, [], options_of(name), tmp_path, world=9)
+        fit(TRAIN, [], tiny_options(name), tmp_path, world=9)
 
 
 @pytest.mark.parametrize("protocol", [paper_options, default_options])
@@ -116,6 +82,8 @@ def test_options_are_the_published_ones(protocol: Any, name: str, expected: dict
 @pytest.mark.parametrize(
     ("name", "gain", "changes"),
     [
+        ("h2lo", 8, {"steps": 150, "batch": 1}),
+        ("h2lo", 8, {"steps": 150, "batch": 1, "sampling": "volume"}),
         ("inr", 5, {"steps": 150, "batch": 1, "average": 0.0}),
         ("inr", 2, {"steps": 80, "batch": 1, "average": 0.0, "sampling": "volume"}),
         ("pfsr", 1, {"steps": 60, "batch": 4, "flip_rotate": False}),
@@ -128,7 +96,7 @@ def test_learns_a_held_out_subject(
     none = Augmentation() if name != "pix2pix" else VARIED
     every = {"validate_every": changes["steps"], "augmentation": none}
     swapped = [[p.swapped() for p in part] if name == "pfsr" else part for part in (TRAIN, HELD)]
-    result = fit(*swapped, options_of(name, **every, **changes), tmp_path)
+    result = fit(*swapped, tiny_options(name, **every, **changes), tmp_path)
     assert result.best_psnr > result.identity_psnr + gain
     assert not result.model.training
     # Better than the training pairs' mean value everywhere, so it has looked at the image.

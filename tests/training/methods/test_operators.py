@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import SMALL, ball_pair, small_options
+from problems import SMALL, TRAIN, VARIED, ball_pair, small_options
 
 from h2lo_bids.models.h2lo import (
     HALO,
@@ -19,7 +19,7 @@ from h2lo_bids.models.h2lo import (
     InrArchitecture,
     Operator,
 )
-from h2lo_bids.training.crops import Augmentation, read_crop
+from h2lo_bids.training.crops import read_crop
 from h2lo_bids.training.methods.operators import (
     PatchLoss,
     VolumeLoss,
@@ -156,9 +156,7 @@ def test_volume_l1_is_unbiased_over_the_whole_grid() -> None:
 
 @pytest.mark.parametrize("kind", [PatchLoss, VolumeLoss])
 def test_shares_of_a_step_add_up_to_it(kind: Any) -> None:
-    varied = Augmentation(flip=0.5, shift=1, scale=0.2, gamma=0.1, bias=0.1, noise=0.02)
-    pairs = [ball_pair(name, n) for n, name in enumerate("abc")]
-    estimator = kind(H2lo(SMALL), pairs, small_options(batch=3, augmentation=varied))
+    estimator = kind(H2lo(SMALL), TRAIN, small_options(batch=3, augmentation=VARIED))
     with torch.no_grad():
         whole = torch.stack(estimator(*estimator.draw(5)[:2]))
         batches = [estimator.draw(5, rank, 2) for rank in range(2)]
