@@ -16,7 +16,6 @@ from h2lo_bids.bids.scan import (
     PREFERENCE,
     TITLES,
     Scan,
-    header_warnings,
     not_an_input,
     orientation,
     rank,
@@ -138,7 +137,7 @@ def _high_field(images: list[Scan], search: Search) -> list[LowFieldSource]:
             if scan.path in errors:
                 search.fail(scan.path, errors[scan.path])
             elif search.present(scan):
-                chosen.append(_noted(scan, search))
+                chosen.append(search.use(scan))
         for scan in () if search.query.all_scans else others:
             search.skip(
                 scan.path,
@@ -154,13 +153,6 @@ def _by_session(scans: Iterable[Scan]) -> list[list[Scan]]:
     for scan in scans:
         groups[scan.subject, scan.session or "", scan.suffix].append(scan)
     return [groups[key] for key in sorted(groups)]
-
-
-def _noted(scan: Scan, search: Search) -> Scan:
-    """Add what the header contradicts, and keep all notes of a scan that is used."""
-    scan = replace(scan, warnings=(*scan.warnings, *header_warnings(scan)))
-    search.add_notes(scan)
-    return scan
 
 
 def _report_empty(search: Search, scans: Iterable[Scan]) -> None:
@@ -193,7 +185,7 @@ def _low_field(images: list[Scan], search: Search) -> list[LowFieldSource]:
     sources = []
     for group in _by_session(_low(images, search)):
         for parts in _choices(group, search):
-            there = tuple(_noted(part, search) for part in parts if search.present(part))
+            there = tuple(search.use(part) for part in parts if search.present(part))
             if there:
                 sources.append(LowFieldSource(_named_after(parts, there[0]), there))
     return sources

@@ -30,7 +30,7 @@ from h2lo_bids.bids.query import (
     nearest,
     other_queries,
 )
-from h2lo_bids.bids.scan import Scan, scan_at
+from h2lo_bids.bids.scan import Scan, header_warnings, scan_at
 from h2lo_bids.errors import (
     BadDataError,
     H2loError,
@@ -147,10 +147,12 @@ class Search:
             "warnings": tuple(doubts),
         }
 
-    def add_notes(self, scan: Scan) -> None:
-        """Keep what was noted at a scan."""
+    def use(self, scan: Scan) -> Scan:
+        """Keep what was noted at a scan that is used, with what its header contradicts."""
+        scan = replace(scan, warnings=(*scan.warnings, *header_warnings(scan)))
         self.scan_notes += [(scan.path, text) for text in scan.notes]
         self.doubt(scan.path, *scan.warnings)
+        return scan
 
     def doubt(self, path: Path, *texts: str) -> None:
         """Warn of what concerns a file or folder."""

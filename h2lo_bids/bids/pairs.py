@@ -11,7 +11,7 @@ from h2lo_bids.bids.gather import Result, Search
 from h2lo_bids.bids.names import ORDER
 from h2lo_bids.bids.pair_sides import Key, Sides, gather_sides, mask_donor, use_precomputed
 from h2lo_bids.bids.query import HIGH, LOW, Query, describe
-from h2lo_bids.bids.scan import ORTHOGONAL, TITLES, Scan, header_warnings, orientation, rank
+from h2lo_bids.bids.scan import ORTHOGONAL, TITLES, Scan, orientation, rank
 from h2lo_bids.errors import H2loError, NoMatchError, UsageError
 from h2lo_bids.io import check_content
 from h2lo_bids.wording import counted, listed
@@ -87,8 +87,7 @@ def discover_pairs(query: Query) -> PairDiscovery:
         reasons.sort(key=lambda text: "did you mean" not in text)
         raise NoMatchError(_nothing_pairs(search, sides, reasons))
     for scan in (scan for pair in pairs for scan in (pair.hf, *pair.lf)):
-        search.add_notes(scan)
-        search.doubt(scan.path, *header_warnings(scan))
+        search.use(scan)
     return PairDiscovery(pairs=tuple(pairs), **search.result())
 
 
