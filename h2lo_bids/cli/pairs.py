@@ -48,16 +48,18 @@ def run_pairs(settings: Settings, console: Console) -> int:
 
 def _warn_of_flagged(run: Run, found: PairDiscovery) -> int:
     """Warn of prepared pairs whose registration is doubtful; return how many there are."""
-    from h2lo_bids.training.experiments.fits import flagged_line, usable_pairs
+    from h2lo_bids.training.experiments.fits import flagged_line
+    from h2lo_bids.training.prepared import find_prepared
 
-    settings = replace(run.settings, keep_flagged_pairs=False)
-    prepared = prepared_sources(run, found).items()
-    flagged = [
-        p for contrast, names in prepared for p in usable_pairs(settings, contrast, names)[1]
-    ]
-    for pair in flagged:
-        run.console.line(flagged_line(pair), level="warning")
-    return len(flagged)
+    flagged = 0
+    for contrast, names in prepared_sources(run, found).items():
+        for pair in find_prepared(
+            run.settings.out_dir, contrast=contrast, sources=names, damaged=lambda line: None
+        ):
+            if pair.doubts:
+                run.console.line(flagged_line(pair), level="warning")
+                flagged += 1
+    return flagged
 
 
 def prepared_sources(run: Run, found: PairDiscovery) -> dict[str, tuple[str, ...]]:

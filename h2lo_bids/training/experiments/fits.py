@@ -22,7 +22,7 @@ from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.convert import NONE
 from h2lo_bids.settings.options_pairs import INIT
-from h2lo_bids.training.experiments import FitTask
+from h2lo_bids.training.experiments import FitTask, Sources
 from h2lo_bids.training.experiments.arms import Arm, Schedule, find_arm
 from h2lo_bids.training.experiments.cohort import Cohort, CohortScan, find_cohort
 from h2lo_bids.training.experiments.crossvalidation import (
@@ -57,7 +57,7 @@ def run_fit(task: FitTask, send: Send) -> None:
     torch.set_num_threads(task.threads)  # they decide the last bits
     keep_freed_memory()
     settings = task.settings
-    pairs, _ = usable_pairs(settings, task.contrast, task.plan.sources)
+    pairs = usable_pairs(settings, {task.contrast: task.plan.sources})[task.contrast]
     job = final_job(task, pairs) if task.fold is None else job_of_fold(
         settings, task.contrast, task.method, task.fold, pairs
     )  # fmt: skip
@@ -290,17 +290,29 @@ def frame_of(settings: Settings) -> Frame:
 
 
 def usable_pairs(
-    settings: Settings, contrast: str, sources: tuple[str, ...]
-) -> tuple[tuple[PreparedPair, ...], tuple[PreparedPair, ...]]:
-    """Return the prepared pairs of some scans: those to use, and those that are flagged."""
-    # A damaged pair that is wanted was made again before: others are no concern of this run.
-    found = find_prepared(
-        settings.out_dir, contrast=contrast, sources=set(sources), damaged=lambda line: None
-    )
-    if settings.keep_flagged_pairs:
-        return found, ()
-    used = tuple(pair for pair in found if not pair.doubts)
-    return used, tuple(pair for pair in found if pair.doubts)
+    settings: Settings, sources: Sources, send: Send = lambda event: None
+) -> dict[str, Pairs]:
+    """Return the prepared pairs of some scans by contrast, but for those that are flagged.
+
+    Raises `BadDataError` if there is none.
+    """
+    used = {}
+    for contrast, scans in sources.items():
+        # A damaged pair that is wanted was made again before: others are no concern of this run.
+        found = find_prepared(
+            settings.out_dir, contrast=contrast, sources=set(scans), damaged=lambda line: None
+        )
+        flagged = [] if settings.keep_flagged_pairs else [pair for pair in found if pair.doubts]
+        for pair in flagged:
+            send(note(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning"))
+        if kept := tuple(pair for pair in found if pair not in flagged):
+            used[contrast] = kept
+    if not used:
+        raise BadDataError(
+            f"{settings.out_dir}: the registration check flagged every pair; inspect them in "
+            "group.html, which --reports-only writes, and use --keep-flagged-pairs if they are good"
+        )
+    return used
 
 
 def flagged_line(pair: PreparedPair) -> str:
@@ -308,12 +320,4 @@ def flagged_line(pair: PreparedPair) -> str:
     return (
         f"{pair.contrast}: sub-{pair.name} is flagged, its registration is "
         f"doubtful: {'; '.join(pair.doubts)}"
-    )
-
-
-def all_flagged(settings: Settings) -> BadDataError:
-    """Return the error of a run that the registration check has left no pair."""
-    return BadDataError(
-        f"{settings.out_dir}: the registration check flagged every pair; inspect them in "
-        "group.html, which --reports-only writes, and use --keep-flagged-pairs if they are good"
     )

@@ -26,11 +26,9 @@ from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.experiments import Plan, Sources
 from h2lo_bids.training.experiments.crossvalidation import FoldWork, changes, fold_done, read_record
 from h2lo_bids.training.experiments.fits import (
-    all_flagged,
     cohort_scans,
     find_start,
     fit_options,
-    flagged_line,
     job_of_fold,
     usable_pairs,
 )
@@ -44,12 +42,7 @@ SPLITS = "splits.tsv"
 def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan]:
     """Choose the pairs, divide the subjects and write ``splits.tsv``; return plans by contrast."""
     plans: dict[str, Plan] = {}
-    for contrast, sources in found.items():
-        used, flagged = usable_pairs(settings, contrast, sources)
-        for pair in flagged:
-            send(note(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning"))
-        if not used:
-            continue
+    for contrast, used in usable_pairs(settings, found, send).items():
         same = same_people(used)
         for group in same:
             *first, last = [f"sub-{label}" for label in group]
@@ -72,8 +65,6 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         _check_unchanged(jobs)
         done = frozenset((job.method, job.fold.index) for job in jobs if fold_done(job))
         plans[contrast] = Plan(tuple(pair.sources[0] for pair in used), folds, held, done)
-    if not plans:
-        raise all_flagged(settings)
     splits = {name: plan.folds for name, plan in plans.items() if plan.folds}
     if splits:  # those of contrasts that this run does not have are kept
         path = settings.out_dir / SPLITS

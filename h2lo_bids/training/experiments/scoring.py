@@ -33,7 +33,7 @@ from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.training.card import software
 from h2lo_bids.training.experiments import Evaluated, Sources
-from h2lo_bids.training.experiments.fits import all_flagged, flagged_line, usable_pairs
+from h2lo_bids.training.experiments.fits import usable_pairs
 from h2lo_bids.training.experiments.heldout import (
     Scored,
     nearest,
@@ -306,14 +306,8 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
     tables = []
     lost: list[tuple[str, str]] = []
     unusable: list[tuple[str, str]] = []
-    for contrast, sources in found.items():
-        if contrast not in models:
-            continue
-        used, flagged = usable_pairs(settings, contrast, sources)
-        for pair in flagged:
-            send(note(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning"))
-        if not used:
-            continue
+    wanted = {contrast: sources for contrast, sources in found.items() if contrast in models}
+    for contrast, used in usable_pairs(settings, wanted, send).items():
         scores = score_models(
             models[contrast],
             used,
@@ -336,6 +330,4 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
     for own, path in settings.realism_reference:
         if own not in models:
             send(note(f"{path}: not used, as no {own} model is evaluated", "warning"))
-    if not tables:
-        raise all_flagged(settings)
     return Evaluated(tuple(tables), tuple(lost), tuple(unusable))
