@@ -96,37 +96,43 @@ class Extras:
         return (*self.noisy, "std") if self.uncertainty else self.noisy
 
 
+def voxel_grid(sides: tuple[float, float, float], response: VoxelResponse) -> Grid:
+    """Return the grid of voxels with some sides, in mm along the scan's own axes.
+
+    Examples
+    --------
+    >>> voxel_grid((1.6, 1.6, 5), VoxelResponse()).name
+    'lf_1p6x1p6x5'
+    """
+    words = [f"{side:g}" for side in sides]
+    label = "x".join(words).replace(".", "p")
+    text = f"{' x '.join(words)} mm voxels along the scan's own axes"
+    return Grid("lf", res=label, spacing=sides, resolution=text, response=response)
+
+
 def grids_of(
-    output_spaces: Iterable[str],
-    lf_grid: Iterable[tuple[float, float, float]] = (),
-    templates: Mapping[str, TemplateFiles] | None = None,
-    response: VoxelResponse | None = None,
+    settings: Settings, templates: Mapping[str, TemplateFiles] | None = None
 ) -> tuple[Grid, ...]:
     """Return the grids that the options ask for, the scan's own first: it is always wanted.
 
     Examples
     --------
-    >>> grids = grids_of(["MNI152NLin2009cAsym:res-1"], [(1.6, 1.6, 5), (2, 2, 2)])
-    >>> [grid.name for grid in grids]
-    ['native', 'lf_1p6x1p6x5', 'lf_2x2x2', 'template_MNI152NLin2009cAsym']
+    >>> settings = Settings(Path("/bids"), Path("/out"), output_spaces=("model", "Other:res-1"))
+    >>> [grid.name for grid in grids_of(settings)]
+    ['native', 'model', 'template_Other']
     """
-    spaces = list(dict.fromkeys(output_spaces))
     grids = [Grid("native")]
-    if "model" in spaces:
+    if "model" in settings.output_spaces:
         text = "the grid on which the model was trained, centred on the brain"
         grids.append(Grid("model", res="model", resolution=text))
-    for sides in lf_grid:
-        label = "x".join(f"{side:g}" for side in sides).replace(".", "p")
-        text = " x ".join(f"{side:g}" for side in sides) + " mm voxels along the scan's own axes"
-        own = response or VoxelResponse()
-        grids.append(Grid("lf", res=label, spacing=sides, resolution=text, response=own))
-    for space in spaces:
-        if space not in ("native", "model"):
-            asked = parse_space(space)
-            res = None if asked.resolution is None else str(asked.resolution)
-            meaning = f"resolution {res} of the template" if res else None
-            image, mask = (templates or {}).get(space, (None, None))
-            grids.append(Grid("template", asked.name, res, None, image, mask, meaning))
+    response = VoxelResponse(settings.slice_profile or PROFILES[0], settings.slice_thickness)
+    grids += [voxel_grid(sides, response) for sides in settings.lf_grid]
+    for space in dict.fromkeys(settings.standard_spaces):
+        asked = parse_space(space)
+        res = None if asked.resolution is None else str(asked.resolution)
+        meaning = f"resolution {res} of the template" if res else None
+        image, mask = (templates or {}).get(space, (None, None))
+        grids.append(Grid("template", asked.name, res, None, image, mask, meaning))
     return tuple(grids)
 
 
@@ -332,16 +338,6 @@ def _model_facts(model: Bundle) -> dict[str, Any]:
         "ModelTrainingDataLicense": training.get("licence"),
         "ModelWarning": _SIMULATED if kind == "simulated" else None,
     }
-
-
-def response_of(settings: Settings) -> VoxelResponse:
-    """Return what low-field voxels average over, for the options of a run."""
-    return VoxelResponse(settings.slice_profile or PROFILES[0], settings.slice_thickness)
-
-
-def grids_for(settings: Settings) -> tuple[Grid, ...]:
-    """Return the grids for the options of a run, without templates' files."""
-    return grids_of(settings.output_spaces, settings.lf_grid, response=response_of(settings))
 
 
 def extras_of(settings: Settings) -> Extras:

@@ -201,7 +201,7 @@ def add_outputs(
     )  # fmt: skip
     written = _add_sinks(branch, products, check)
     parts = [part.relative_path for part in image.parts] if image.enhanced else None
-    step = WriteRecord(record=_record(branch), out_dir=run.out_dir, parts=parts)
+    step = WriteRecord(record=_record(branch), out_dir=run.settings.out_dir, parts=parts)
     branch.add(
         step, "ds_record", outputs=written,
         figures=[(node, "figures") for node in figures],
@@ -217,7 +217,7 @@ def _add_sinks(branch: Branch, products: Mapping[str, Source], check: pe.Node) -
     image, run, written = branch.image, branch.run, []
     paths, sidecars = run.paths(image), _sidecars(branch)
     if branch.donor is not None:
-        source: str | None = derivative_uri(run.paths(branch.donor)["mask"], run.out_dir)
+        source: str | None = derivative_uri(run.paths(branch.donor)["mask"], run.settings.out_dir)
     else:
         source = next((mask[1] for mask in image.masks if mask and not image.enhanced), None)
     for key, path in paths.items():
@@ -233,8 +233,8 @@ def _add_sinks(branch: Branch, products: Mapping[str, Source], check: pe.Node) -
         if measured:
             ends["mask_file"] = products[f"mask_{grid}" if grid != "native" else "mask"]
         step = WriteDerivative(
-            out_dir=run.out_dir, sidecar=sidecars[key],
-            out_name=path.relative_to(run.out_dir).as_posix(),
+            out_dir=run.settings.out_dir, sidecar=sidecars[key],
+            out_name=path.relative_to(run.settings.out_dir).as_posix(),
             mask_source=source if key == "mask" else None,
             contrast=image.scan.suffix if measured else None,
         )  # fmt: skip
@@ -251,14 +251,14 @@ def _sidecars(branch: Branch) -> dict[str, dict[str, Any]]:
     }
     if image.enhanced:
         return enhanced_sidecars(
-            image.scan, image.parts, image.model, run.out_dir,
-            seed=run.random_seed, settings=settings,
+            image.scan, image.parts, image.model, run.settings.out_dir,
+            seed=run.settings.random_seed, settings=settings,
         )  # fmt: skip
     if branch.seed is not None:
         settings["SynthesisSeed"] = branch.seed
     return output_sidecars(
-        image.scan, image.model, run.out_dir, branch.grids, run.extras,
-        seed=run.random_seed, settings=settings,
+        image.scan, image.model, run.settings.out_dir, branch.grids, run.extras,
+        seed=run.settings.random_seed, settings=settings,
     )  # fmt: skip
 
 
@@ -279,7 +279,7 @@ def _record(branch: Branch) -> dict[str, Any]:
         "metadata_warnings": remarks,
         "model": asdict(ModelInfo.from_metadata(image.model.metadata, image.model.card)),
         "precision": image.precision,
-        "seed": branch.run.random_seed,
+        "seed": branch.run.settings.random_seed,
         "templates": [
             [grid.space, template_reference(grid.template)] for grid in grids if grid.template
         ],

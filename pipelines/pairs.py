@@ -19,6 +19,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import H2loError, InputOutputError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.settings import Settings
 from h2lo_bids.training.prepared import find_prepared
 from pipelines.engine import NodeFailure, RunOptions, add, run_workflow
 from pipelines.lowfield_steps import FuseLowField, WritePair, add_fusion
@@ -30,18 +31,21 @@ RECIPE = 2
 
 @dataclass(frozen=True)
 class PairOptions:
-    """How pairs are made."""
+    """How pairs are made: the options, and what they stand for here."""
 
-    out_dir: Path
+    settings: Settings
     frame: Frame
-    skull_strip: str = "auto"
     synthstrip_weights: Path | None = None
-    seed: int = 42
     omp_nthreads: int = 1
-    # Whether each image is masked by its own brain mask, as in the paper: the low-field one
-    # by those of its scans, a T2w one without help of the session's T1w scan. Otherwise the
-    # high-field mask serves both.
-    own_masks: bool = False
+
+    @property
+    def own_masks(self) -> bool:
+        """Whether each image is masked by its own brain mask, as in the paper.
+
+        The low-field one by those of its scans, a T2w one without help of the session's T1w scan.
+        Otherwise the high-field mask serves both.
+        """
+        return self.settings.protocol == "paper"
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,9 @@ def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
         "fusion": pair.fusion,
         "registered": pair.registered,
         "frame": how.frame.to_dict(),
-        "skull_strip": how.skull_strip,
+        "skull_strip": how.settings.skull_strip,
         "own_masks": how.own_masks,
-        "seed": how.seed,
+        "seed": how.settings.random_seed,
         "sources": [scan.uri for scan in (pair.hf, *pair.lf)],
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -124,7 +128,7 @@ def _state(
     for contrast in sorted({pair.contrast for pair in pairs}):
         # A damaged pair is made again, as one that is absent.
         found = find_prepared(
-            how.out_dir, contrast=contrast, subjects=(subject,), damaged=lambda line: None
+            how.settings.out_dir, contrast=contrast, subjects=(subject,), damaged=lambda line: None
         )
         there |= {pair.record.name: pair.fingerprint for pair in found}
     kept, missing, failed = [], {}, {}
@@ -134,7 +138,7 @@ def _state(
         except H2loError as err:
             failed[pair.name] = NodeFailure("read", err)
             continue
-        record = pair_paths(how.out_dir, pair.hf, pair.contrast)["record"]
+        record = pair_paths(how.settings.out_dir, pair.hf, pair.contrast)["record"]
         if there.get(record.name) == fingerprint:
             kept.append(pair.name)
         else:
@@ -190,7 +194,10 @@ def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Wor
     fuse, low = add_fusion(
         workflow, finds, [str(scan.path) for scan in pair.lf],
         FuseLowField(own_masks=how.own_masks),
-        {"registered": pair.registered, "seed": how.seed, "high_name": pair.hf.path},
+        {
+            "registered": pair.registered, "high_name": pair.hf.path,
+            "seed": how.settings.random_seed,
+        },
         {"high": high["checked"], "high_mask": high["mask"]},
         volume=high["volume"], volume_mask=high["volume_mask"],
     )  # fmt: skip
@@ -205,8 +212,9 @@ def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Wor
 
 def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
     """Compose the writer with the sidecars as far as they are known beforehand."""
-    paths = pair_paths(how.out_dir, pair.hf, pair.contrast)
-    mask, scans = derivative_uri(paths["mask"], how.out_dir), (pair.hf, *pair.lf)
+    out_dir, scans = how.settings.out_dir, (pair.hf, *pair.lf)
+    paths = pair_paths(out_dir, pair.hf, pair.contrast)
+    mask = derivative_uri(paths["mask"], out_dir)
     uris = [scan.uri for scan in scans]
     place = {"SpatialReference": pair.hf.uri, "Resolution": MODEL_FRAME}
     brain = {"SkullStripped": True, **place}
@@ -216,14 +224,14 @@ def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
         "Fusion": pair.fusion,
         "BrainMasks": "one for each image" if how.own_masks else "that of the high-field image",
         "RegistrationMethod": "none, registered already" if pair.registered else "ANTs, rigid",
-        "RandomSeed": how.seed,
+        "RandomSeed": how.settings.random_seed,
         "Frame": how.frame.to_dict(),
         "Fingerprint": fingerprint,
         **_strengths(pair),
     }
     return WritePair(
-        out_dir=how.out_dir,
-        out_names={key: path.relative_to(how.out_dir).as_posix() for key, path in paths.items()},
+        out_dir=out_dir,
+        out_names={key: path.relative_to(out_dir).as_posix() for key, path in paths.items()},
         sidecars={
             "hf": sidecar("pairHF", Sources=[pair.hf.uri, mask], **brain),
             "lf": sidecar("pairLF", Sources=[*uris, mask], **brain, **record),

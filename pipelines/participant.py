@@ -130,7 +130,7 @@ def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict
         step = AddNoise(
             noise=image.model.metadata["noise"],
             # Two scans of one run never share their noise.
-            seed=[run.random_seed, zlib.crc32(image.scan.stem.encode())],
+            seed=[run.settings.random_seed, zlib.crc32(image.scan.stem.encode())],
             realisation=number,
             scale=run.extras.noise_scale,
             acquired=grid.kind == "lf",
@@ -156,9 +156,10 @@ def _evaluate(branch: Branch, name: str, values: dict[str, Any], **ends: Source 
 
 def _add_template(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict[str, Source]:
     """Register a brain to a standard space, and bring it and its mask there."""
+    settings = branch.run.settings
     step = RegisterToTemplate(
         template=grid.template, template_mask=grid.template_mask,
-        transform="affine" if branch.run.sloppy else "syn", seed=branch.run.random_seed,
+        transform="affine" if settings.sloppy else "syn", seed=settings.random_seed,
         name=branch.image.parts[0].path,
     )  # fmt: skip
     register = branch.add(
@@ -189,7 +190,7 @@ def _enhance(branch: Branch) -> None:
     )  # fmt: skip
     fuse, parts = add_fusion(
         workflow, finds, names, FuseLowField(scaling=model.scaling, contrast=model.contrast),
-        {"seed": run.random_seed, "high_name": "its reference"},
+        {"seed": run.settings.random_seed, "high_name": "its reference"},
         {"high": (choose, "reference"), "high_mask": (choose, "mask_file"),
          "reference": (choose, "number")},
         volume_mask=(choose, "volume_mask"),

@@ -232,8 +232,10 @@ def add_find_brain(
     given_mask: Path | None = None,
 ) -> pe.Node:
     """Add the node that reads a scan and finds its brain."""
-    weights = how.synthstrip_weights
-    find = FindBrain(in_file=path, method=how.skull_strip, weights=weights, given_mask=given_mask)
+    find = FindBrain(
+        in_file=path, method=how.settings.skull_strip, weights=how.synthstrip_weights,
+        given_mask=given_mask,
+    )  # fmt: skip
     return add(workflow, find, name, how.omp_nthreads)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.registry import FAMILIES, METHODS
 from h2lo_bids.outputs import (
@@ -18,9 +17,11 @@ from h2lo_bids.outputs import (
     Grid,
     TemplateFiles,
     enhanced_paths,
+    extras_of,
     grids_of,
     output_paths,
 )
+from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from pipelines.engine import Source, add
 
@@ -48,31 +49,28 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """How the images of a participant are made."""
+    """How the images of a participant are made: the options, and what they stand for here."""
 
-    out_dir: Path
-    output_spaces: tuple[str, ...] = ("native",)
-    lf_grid: tuple[tuple[float, float, float], ...] = ()
-    response: VoxelResponse | None = None
-    extras: Extras = field(default_factory=Extras)
+    settings: Settings
     templates: Mapping[str, Mapping[str, TemplateFiles]] = field(default_factory=dict)
-    skull_strip: str = "auto"
     synthstrip_weights: Path | None = None
     device: str = "cpu"
-    sloppy: bool = False  # register affinely instead of with SyN
-    random_seed: int = 42
     omp_nthreads: int = 1
+
+    @property
+    def extras(self) -> Extras:
+        """What is written with each low-field image."""
+        return extras_of(self.settings)
 
     def grids(self, image: ImageSpec) -> tuple[Grid, ...]:
         """Return where low-field images are wanted."""
-        templates = self.templates.get(image.scan.suffix)
-        return grids_of(self.output_spaces, self.lf_grid, templates, self.response)
+        return grids_of(self.settings, self.templates.get(image.scan.suffix))
 
     def paths(self, image: ImageSpec) -> dict[str, Path]:
         """Name every output of an image."""
         if image.enhanced:
-            return enhanced_paths(self.out_dir, image.scan)
-        return output_paths(self.out_dir, image.scan, self.grids(image), self.extras)
+            return enhanced_paths(self.settings.out_dir, image.scan)
+        return output_paths(self.settings.out_dir, image.scan, self.grids(image), self.extras)
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Branch:
         family = METHODS.get(self.image.model.method)
         if self.image.enhanced or family is None or not FAMILIES[family].random:
             return None
-        return scan_seed(self.run.random_seed, self.image.scan.stem)
+        return scan_seed(self.run.settings.random_seed, self.image.scan.stem)
 
     def add(
         self, step: Any, name: str, threads: int = 1, /, **inputs: Source | list[Source] | None

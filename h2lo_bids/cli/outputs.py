@@ -26,7 +26,7 @@ from h2lo_bids.cli.execution import skipped_lines
 from h2lo_bids.cli.pairs import find_pairs, subjects_of
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import Failed, MissingInputError, UsageError, exit_code
-from h2lo_bids.outputs import enhanced_paths, extras_of, grids_for, output_paths
+from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CURVE, ENHANCER, SYNTHESIZE
 from h2lo_bids.wording import counted, summarise
@@ -116,7 +116,7 @@ def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
         if source.fusion != "none":
             names = ", ".join(part.path.name for part in source.parts)
             yield f"fuse  {names} [as {source.scan.stem}]"
-    for grid in grids_for(settings) if found.scans else ():
+    for grid in grids_of(settings) if found.scans else ():
         if grid.kind == "lf":
             yield f"grid  res-{grid.res} [{grid.meaning}]"
 
@@ -178,7 +178,7 @@ def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[Fold, 
 
 def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
     """Yield images with their sidecars and figures, then reports and tables."""
-    out_dir, grids = settings.out_dir, grids_for(settings)
+    out_dir, grids = settings.out_dir, grids_of(settings)
     spaces = [grid.space for grid in grids if grid.kind == "template"]
     for item in found.sources:
         source = " ".join(part.relative_path for part in item.parts)
@@ -226,7 +226,7 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
     from h2lo_bids.trial.condition import conditions_of, output_name
 
     conditions, rated = conditions_of(settings), settings.level == "trial"
-    every = [*grids_for(settings), *(c.grid for c in conditions)]
+    every = [*grids_of(settings), *(c.grid for c in conditions)]
     grids = {grid.name: grid for grid in every}.values()
     for scan in found.scans:
         images = []

@@ -189,11 +189,4 @@ def _how(settings: Settings) -> Any:
     from h2lo_bids.training.experiments.fits import frame_of
     from pipelines.pairs import PairOptions
 
-    return PairOptions(
-        out_dir=settings.out_dir,
-        frame=frame_of(settings),
-        skull_strip=settings.skull_strip,
-        synthstrip_weights=synthstrip_weights(settings),
-        seed=settings.random_seed,
-        own_masks=settings.protocol == "paper",
-    )
+    return PairOptions(settings, frame_of(settings), synthstrip_weights(settings))

@@ -29,7 +29,7 @@ from h2lo_bids.cli.execution import (
 from h2lo_bids.cli.resources import step_threads
 from h2lo_bids.errors import Failed, H2loError, NoMatchError, exit_code
 from h2lo_bids.io import common_lock, exclusive
-from h2lo_bids.outputs import grids_for
+from h2lo_bids.outputs import grids_of
 from h2lo_bids.reports.records import (
     Failure,
     FoundScan,
@@ -232,7 +232,7 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Iterable[Sc
         if skipped.path.suffix in (".gz", ".nii"):
             name = skipped.path.relative_to(task.settings.bids_dir).as_posix()
             found.append(FoundScan(name, use=f"not used: {skipped.reason}"))
-    lines = [f"at {g.meaning}" for g in grids_for(task.settings) if g.kind in ("model", "lf")]
+    lines = [f"at {g.meaning}" for g in grids_of(task.settings) if g.kind in ("model", "lf")]
     report = SubjectReport(
         subject=task.subject,
         found=tuple(found),

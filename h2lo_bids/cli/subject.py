@@ -17,7 +17,6 @@ from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.execution import Outcome, alone
 from h2lo_bids.cli.participant import SubjectTask, write_report
 from h2lo_bids.errors import Failed, H2loError, error_named
-from h2lo_bids.outputs import extras_of, response_of
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import Send
@@ -25,7 +24,7 @@ from h2lo_bids.vocabulary import Send
 if TYPE_CHECKING:
     from h2lo_bids.reports.records import ScanReport
     from pipelines.engine import RunOptions, StatusCallback
-    from pipelines.specs import ImageSpec, RunSpec
+    from pipelines.specs import ImageSpec
 
 STEP = "trial"
 MOST_ROWS = 20
@@ -67,11 +66,14 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     from h2lo_bids.reports.records import ScanReport, from_json
     from pipelines.engine import run_workflow
     from pipelines.participant import init_participant_wf, records
+    from pipelines.specs import RunSpec
 
-    images = _images(task, send)
-    workflow = init_participant_wf(_workflow_name(task), images, _run_spec(task))
-    workflow.base_dir = str(task.settings.work)
-    options = run_options(task.settings, task.logs / f"sub-{task.subject}", send)
+    settings, images = task.settings, _images(task, send)
+    weights, device = synthstrip_weights(settings), device_of(settings)
+    how = RunSpec(settings, task.templates, weights, device, task.threads)
+    workflow = init_participant_wf(_workflow_name(task), images, how)
+    workflow.base_dir = str(settings.work)
+    options = run_options(settings, task.logs / f"sub-{task.subject}", send)
     parts = {f"{image.name}_wf": image.parts for image in images}
     failed = [
         Failed(scan.relative_path, failure.step, failure.error, failure.crash_file)
@@ -133,27 +135,6 @@ def _name(scan: Scan) -> str:
     """Return a scan's name as a word that a workflow may be called."""
     words = [f"{key}_{value.replace('+', 'plus')}" for key, value in scan.entities if key != "sub"]
     return "_".join(["scan", *words, scan.suffix])
-
-
-def _run_spec(task: SubjectTask) -> RunSpec:
-    """Return how the task's images are made."""
-    from pipelines.specs import RunSpec
-
-    settings = task.settings
-    return RunSpec(
-        out_dir=settings.out_dir,
-        output_spaces=settings.output_spaces,
-        lf_grid=settings.lf_grid,
-        response=response_of(settings),
-        extras=extras_of(settings),
-        templates=task.templates,
-        skull_strip=settings.skull_strip,
-        synthstrip_weights=synthstrip_weights(settings),
-        device=device_of(settings),
-        sloppy=settings.sloppy,
-        random_seed=settings.random_seed,
-        omp_nthreads=task.threads,
-    )
 
 
 def device_of(settings: Settings) -> str:

@@ -30,10 +30,10 @@ from h2lo_bids.outputs import (
     Extras,
     Grid,
     extra_sidecar,
-    grids_for,
     grids_of,
     output_paths,
     output_sidecars,
+    voxel_grid,
 )
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.settings.options import PROFILES
@@ -65,8 +65,7 @@ class Condition:
         """Where its images are."""
         if self.lf_grid is None:
             return NATIVE
-        response = VoxelResponse(self.slice_profile, self.slice_thickness)
-        return grids_of((), (self.lf_grid,), response=response)[1]
+        return voxel_grid(self.lf_grid, VoxelResponse(self.slice_profile, self.slice_thickness))
 
     @property
     def described(self) -> dict[str, Any]:
@@ -197,7 +196,7 @@ class Images:
         bundle_of: Callable[[Condition], Bundle],
     ) -> None:
         self.scan, self.settings, self.options = scan, settings, options
-        self.conditions, self.grids = conditions_of(settings), grids_for(settings)
+        self.conditions, self.grids = conditions_of(settings), grids_of(settings)
         self.out_dir, self.seed, self.bundle_of = settings.out_dir, settings.random_seed, bundle_of
         self.paths = output_paths(self.out_dir, scan, self.grids)
         mask: Any = nib.load(self.paths["mask"])

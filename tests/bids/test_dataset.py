@@ -27,6 +27,7 @@ from h2lo_bids.errors import CannotCreateError, InvalidBidsError
 from h2lo_bids.io import save_nifti
 from h2lo_bids.outputs import Extras, Grid, grids_of, output_paths, output_sidecars
 from h2lo_bids.reports.records import figure_file
+from h2lo_bids.settings import Settings
 
 METADATA = {
     "name": "h2lo_T1w",
@@ -60,7 +61,8 @@ def outputs(out: Path, head: Scan) -> None:
     """Write what one participant run may write about one scan."""
     template = Path(f"/t/tpl-{TEMPLATE}/tpl-{TEMPLATE}_res-01_T1w.nii.gz")
     space = f"{TEMPLATE}:res-1"
-    grids = grids_of(["model", space], [(1.6, 1.6, 5)], {space: (template, None)})
+    settings = Settings(out, out, output_spaces=("model", space), lf_grid=((1.6, 1.6, 5),))
+    grids = grids_of(settings, {space: (template, None)})
     sidecars = contents(head, out, grids)
     for key, path in output_paths(out, head, grids, EXTRAS).items():
         image = nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.diag([1, 1, 2, 1]))
@@ -128,13 +130,13 @@ def test_every_source_is_declared_and_exists(derivative: Path) -> None:
 
 
 def test_simulated_training_data_is_said_in_the_sidecar(tmp_path: Path) -> None:
-    content = contents(scan("T1w", None), tmp_path, grids_of(()))["lowfield_native"]
+    content = contents(scan("T1w", None), tmp_path, [Grid("native")])["lowfield_native"]
     assert content["ModelTrainingDataKind"] == "simulated"
     assert "simulated" in content["ModelWarning"]
     assert content["SimulatedMagneticFieldStrength"] == 0.064
     assert content["InputMagneticFieldStrength"] == 3.0
     assert (content["ModelSha256"], content["RandomSeed"]) == ("0" * 64, 7)
-    real = contents(scan("T1w", None), tmp_path, grids_of(()), training_data={"kind": "real"})
+    real = contents(scan("T1w", None), tmp_path, [Grid("native")], training_data={"kind": "real"})
     assert "ModelWarning" not in real["lowfield_native"]
 
 

@@ -18,6 +18,7 @@ from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.outputs import enhanced_paths
 from h2lo_bids.reports.records import ScanReport, from_json
+from h2lo_bids.settings import Settings
 from pipelines.engine import RunOptions, run_workflow
 from pipelines.participant import init_participant_wf, records
 from pipelines.specs import ImageSpec, RunSpec
@@ -58,7 +59,7 @@ def _specs(model: Bundle, sources) -> list[ImageSpec]:  # type: ignore[no-untype
 
 
 def _run(folder: Path, model: Bundle, *sources: LowFieldSource, work: str = "work"):  # type: ignore[no-untyped-def]
-    run = RunSpec(folder / "out", skull_strip="skip")
+    run = RunSpec(Settings(folder, folder / "out", skull_strip="skip"))
     workflow = init_participant_wf("wf", _specs(model, sources), run)
     workflow.base_dir = str(folder / work)
     failures = run_workflow(workflow, RunOptions(folder / "crash"))
@@ -163,7 +164,7 @@ def test_every_promised_output_has_its_sink_and_t2w_its_donor(tmp_path, model):
 
     sources = [source("T1w", "a"), source("T2w", "a"), source("T2w", "b")]
     out = tmp_path / "out"
-    workflow = init_participant_wf("wf", _specs(model, sources), RunSpec(out))
+    workflow = init_participant_wf("wf", _specs(model, sources), RunSpec(Settings(tmp_path, out)))
     sinks = {
         out / workflow.get_node(name).inputs.out_name
         for name in workflow.list_node_names()

@@ -20,7 +20,8 @@ from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import load_bundle, load_model, member_files, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
-from h2lo_bids.outputs import Extras, Grid, grids_of
+from h2lo_bids.outputs import Grid, voxel_grid
+from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
 from h2lo_bids.synthesis.predict import predict_on_grid
@@ -78,7 +79,9 @@ def images(tmp_path):
 def _run(bundle, paths, folder, grid, mask):
     scan = Scan(folder / "sub-01_T1w.nii.gz", "01", None, "T1w", (("sub", "01"),))
     image = ImageSpec("scan", scan, bundle, (scan,), (None,))
-    run = RunSpec(folder / "out", extras=Extras(2, uncertainty=True))
+    run = RunSpec(
+        Settings(folder, folder / "out", noise="calibrated", realisations=2, uncertainty=True)
+    )
     workflow = pe.Workflow(name="wf", base_dir=str(folder))
     files = pe.Node(IdentityInterface(fields=["volume", "mask"]), name="files")
     files.inputs.trait_set(volume=str(paths["volume"]), mask=str(mask))
@@ -117,7 +120,7 @@ def test_noise_and_deviation_on_two_grids(bundle, images, tmp_path):
 def test_a_grid_of_larger_voxels_is_integrated_and_less_noisy(bundle, images, tmp_path):
     whole, _ = bundle
     paths, volume, mask = images
-    (grid,) = grids_of((), [(2.0, 2.0, 5.0)])[1:]
+    grid = voxel_grid((2.0, 2.0, 5.0), VoxelResponse())
     got = _run(whole, paths, tmp_path / "a", grid, paths["mask"])
     affine, low = got["synthesize"]
     inside, expected = lf_mask(mask, AFFINE, (2.0, 2.0, 5.0))

@@ -23,6 +23,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+from h2lo_bids.settings import Settings
 from pipelines.engine import RunOptions, run_workflow
 from pipelines.participant import add_grid, prepare_scan
 from pipelines.specs import Branch, ImageSpec, RunSpec
@@ -114,7 +115,8 @@ def _through(
     path.parent.mkdir(parents=True)
     nib.save(scan, path)
     own = Scan(path, "01", None, "T1w", (("sub", "01"),))
-    run = RunSpec(folder / "out", skull_strip="skip", lf_grid=((2.0, 3.0, 5.0),))
+    settings = Settings(folder, folder / "out", skull_strip="skip", lf_grid=((2.0, 3.0, 5.0),))
+    run = RunSpec(settings)
     for name, model in bundles.items():
         image = ImageSpec(name, own, model, (own,), (None,))
         workflow = pe.Workflow(name=f"{name}_wf", base_dir=str(folder))

@@ -16,6 +16,7 @@ from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.frame import Frame
+from h2lo_bids.settings import Settings
 from h2lo_bids.training.prepared import find_prepared, read_prepared
 from pipelines.engine import RunOptions
 from pipelines.pairs import PairOptions, init_pair_wf, prepare_pairs
@@ -33,7 +34,7 @@ def source(tmp_path_factory) -> PairSource:
 
 
 def _prepare(out: Path, *pairs: PairSource, **options):
-    how = PairOptions(out / "out", FRAME, **options)
+    how = PairOptions(Settings(out, out / "out", **options), FRAME)
     return prepare_pairs("01", pairs, how, work_dir=out / "work", options=RunOptions(out / "logs"))
 
 
@@ -70,7 +71,7 @@ def test_a_pair_from_scans_to_training(source, tmp_path) -> None:
 
     again = _prepare(tmp_path, source)
     assert (again.kept, again.made) == ((source.name,), ())
-    other = _prepare(tmp_path, source, seed=7)
+    other = _prepare(tmp_path, source, random_seed=7)
     assert other.made == (source.name,)
     pair.lf.write_bytes(b"x")
     with pytest.raises(BadDataError, match="cannot be read"):
@@ -108,7 +109,7 @@ def test_one_simulated_scan_makes_a_pair_simulated(source, tmp_path) -> None:
 
     def simulated(high: Scan, low: Scan) -> bool:
         pair = PairSource(high, (low,))
-        workflow = init_pair_wf(pair, "", PairOptions(tmp_path, FRAME))
+        workflow = init_pair_wf(pair, "", PairOptions(Settings(tmp_path, tmp_path), FRAME))
         return workflow.get_node("write").inputs.sidecars["lf"]["Simulated"]
 
     assert not simulated(real, real)

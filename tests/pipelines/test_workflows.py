@@ -11,14 +11,14 @@ import pytest
 from nipype.interfaces.base import isdefined
 
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.outputs import Extras
+from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from pipelines.participant import init_participant_wf
 from pipelines.specs import ImageSpec, RunSpec
 
+NOISY = {"noise": "calibrated"}
 METADATA = {
     "name": "m",
     "value_range": [0, 1],
@@ -57,7 +57,9 @@ def _build(scans, tmp_path, template=None, masks=(), method="h2lo", precision="f
         suffix: dict.fromkeys(options.get("output_spaces", ()), (template, None))
         for suffix in ("T1w", "T2w")
     }
-    run = RunSpec(tmp_path / "out", templates=templates, **options)
+    threads = options.pop("omp_nthreads", 1)
+    settings = Settings(tmp_path, tmp_path / "out", **options)
+    run = RunSpec(settings, templates, omp_nthreads=threads)
     return init_participant_wf("wf", images, run)
 
 
@@ -85,14 +87,14 @@ def _names(suffix: str, spaces, lf_grid, descs) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("extras", "descs"),
     [
-        (Extras(), ()),
-        (Extras(2), ("lowfieldnoise01", "lowfieldnoise02")),
-        (Extras(1, uncertainty=True), ("lowfieldnoise01", "lowfieldstd")),
+        ({}, ()),
+        (NOISY | {"realisations": 2}, ("lowfieldnoise01", "lowfieldnoise02")),
+        (NOISY | {"uncertainty": True}, ("lowfieldnoise01", "lowfieldstd")),
     ],
 )
 def test_every_output_has_its_sink(tmp_path, template, suffixes, spaces, lf_grid, extras, descs):
     scans = [_scan(suffix) for suffix in suffixes]
-    options = {"output_spaces": spaces, "lf_grid": lf_grid, "extras": extras}
+    options = {"output_spaces": spaces, "lf_grid": lf_grid, **extras}
     workflow = _build(scans, tmp_path, template, **options)
     nodes = {name: workflow.get_node(name) for name in workflow.list_node_names()}
     sinks = [
@@ -138,7 +140,7 @@ def test_a_t2w_scan_may_take_the_mask_of_its_own_session_only(tmp_path):
 
 def test_extras_say_what_they_are(tmp_path):
     scans = [_scan("T1w"), _scan("T2w")]
-    workflow = _build(scans, tmp_path, extras=Extras(2, uncertainty=True))
+    workflow = _build(scans, tmp_path, **NOISY, realisations=2, uncertainty=True)
     sinks = [f"scan_0_T1w_wf.ds_{kind}_native" for kind in ("noise01", "noise02", "std")]
     first, second, std = (workflow.get_node(name).inputs for name in sinks)
     assert first.out_name == "sub-01/anat/sub-01_desc-lowfieldnoise01_T1w.nii.gz"
@@ -163,12 +165,11 @@ def test_extras_say_what_they_are(tmp_path):
 def test_each_low_field_grid_says_over_what_its_voxels_average(tmp_path):
     """The profile goes to the step that integrates and, as what was simulated, to the sidecar."""
     grids = ((1.6, 1.6, 5.0), (2.0, 2.0, 2.0))
-    for response, thickness in ((None, (5.0, 2.0)), (VoxelResponse("gauss", 4.0), (4.0, 4.0))):
-        workflow = _build(
-            [_scan("T1w")], tmp_path, lf_grid=grids, response=response,
-            extras=Extras(1, uncertainty=True, noise_scale=1.5),
-        )  # fmt: skip
-        profile = response.profile if response else "box"
+    gauss = {"slice_profile": "gauss", "slice_thickness": 4.0}
+    for response, thickness in (({}, (5.0, 2.0)), (gauss, (4.0, 4.0))):
+        extras = {**NOISY, "uncertainty": True, "noise_scale": 1.5}
+        workflow = _build([_scan("T1w")], tmp_path, lf_grid=grids, **response, **extras)
+        profile = response.get("slice_profile", "box")
         for label, own in zip(("1p6x1p6x5", "2x2x2"), thickness, strict=True):
             sinks = {
                 kind: workflow.get_node(f"scan_0_T1w_wf.ds_{kind}_lf_{label}").inputs
