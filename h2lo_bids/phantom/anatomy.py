@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.imaging.masks import bounding_box, largest_component
 from h2lo_bids.phantom.acquisition import resample
 from h2lo_bids.phantom.tissues import (
     FIRST_OUTSIDE,
@@ -124,7 +124,7 @@ def load_labels(path: Path) -> Anatomy:
 
 def brain_mask(anatomy: Anatomy) -> np.ndarray:
     """Return the mask that a brain extraction would: tissue, sulci and 1 mm around."""
-    from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label
+    from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter
 
     labels, step = anatomy.labels, anatomy.spacing
     inside = _tissue(labels)
@@ -136,10 +136,8 @@ def brain_mask(anatomy: Anatomy) -> np.ndarray:
     closed = distance_transform_edt(grown, sampling=step) > CLOSING - 1.0
     skull = ((labels[box] >= FIRST_OUTSIDE) | (labels[box] == 0)).astype(np.float32)
     closed &= np.pad(gaussian_filter(skull, 2.0 / step, truncate=2.0) < 0.5, 1)
-    pieces, count = label(closed | part)
-    largest = 1 + np.argmax(np.bincount(pieces.ravel(), minlength=count + 1)[1:])
     mask = np.zeros_like(inside)
-    mask[box] = binary_fill_holes(pieces == largest)[1:-1, 1:-1, 1:-1]
+    mask[box] = binary_fill_holes(largest_component(closed | part))[1:-1, 1:-1, 1:-1]
     return mask
 
 

@@ -4,8 +4,8 @@ Nominal values are those of ds006557 (OpenNeuro, CC0). Ranges are our choice:
 wide enough to hold MPRAGE, spoiled gradient echo and TSE scans of other sites.
 
 Times (`t1`, `t2`, repetition `tr`, echo `te`, inversion `ti`) are in milliseconds, angles in
-degrees, the proton density `pd` is 1 for water. Signal equations take arrays or scalars and
-return signed, real signals relative to the proton density, in the steady state.
+degrees, the proton density `pd` is 1 for water. Signal equations return signed, real signals
+relative to the proton density, in the steady state.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from h2lo_bids.phantom.acquisition import Grid
 from h2lo_bids.phantom.tissues import NAMES, TISSUES, Tissue, relaxation
@@ -27,31 +26,27 @@ _Affine = tuple[np.ndarray, np.ndarray]
 """Gain and offset that a part of the sequence applies to the magnetisation."""
 
 
-def _arrays(*values: ArrayLike) -> list[np.ndarray]:
-    return [np.asarray(v, dtype=np.float64) for v in values]
-
-
 def inversion_recovery(
-    t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float, ti: float
+    t1: np.ndarray, t2: np.ndarray, pd: np.ndarray, *, tr: float, te: float, ti: float
 ) -> np.ndarray:
     """Return the signed signal of an inversion-recovery spin echo of a single excitation.
 
     ``PD (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2)``, for TE short beside TR.
     """
-    t1, t2, pd = _arrays(t1, t2, pd)
     return pd * (1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1)) * np.exp(-te / t2)
 
 
-def spin_echo(t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float) -> np.ndarray:
+def spin_echo(
+    t1: np.ndarray, t2: np.ndarray, pd: np.ndarray, *, tr: float, te: float
+) -> np.ndarray:
     """Return the signal of a spin echo, ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``."""
-    t1, t2, pd = _arrays(t1, t2, pd)
     return pd * (1 - np.exp(-tr / t1)) * np.exp(-te / t2)
 
 
 def mprage(
-    t1: ArrayLike,
-    t2: ArrayLike,
-    pd: ArrayLike,
+    t1: np.ndarray,
+    t2: np.ndarray,
+    pd: np.ndarray,
     *,
     tr: float,
     te: float,
@@ -76,7 +71,6 @@ def mprage(
     after = tr - before - echoes * spacing
     if before < 0 or after < 0:
         raise ValueError(f"a train of {echoes} x {spacing} ms around TI {ti} does not fit TR {tr}")
-    t1, t2, pd = _arrays(t1, t2, pd)
     angle = np.deg2rad(flip)
     one = np.exp(-spacing / t1) * np.cos(angle)
     level = (1 - np.exp(-spacing / t1)) / (1 - one)
@@ -97,22 +91,20 @@ def mprage(
 
 
 def spoiled_echo(
-    t1: ArrayLike, t2: ArrayLike, pd: ArrayLike, *, tr: float, te: float, flip: float
+    t1: np.ndarray, t2: np.ndarray, pd: np.ndarray, *, tr: float, te: float, flip: float
 ) -> np.ndarray:
     """Return the steady-state signal of a spoiled gradient echo (Ernst); `t2` is T2*."""
-    t1, t2, pd = _arrays(t1, t2, pd)
     decay, angle = np.exp(-tr / t1), np.deg2rad(flip)
     return pd * np.sin(angle) * (1 - decay) / (1 - np.cos(angle) * decay) * np.exp(-te / t2)
 
 
-def rectify(signal: ArrayLike, kept: float) -> np.ndarray:
+def rectify(signal: np.ndarray, kept: float) -> np.ndarray:
     """Return a non-negative signal, keeping a share (0 to 1) of what was negative.
 
     Inverted fluid is negative at a short inversion time. A magnitude image
     folds it up (``kept=1``), a phase-sensitive one cuts it off (``kept=0``).
     The darkest fluid of real 64 mT scans, a tenth of white matter, is noise (our observation).
     """
-    signal = np.asarray(signal, dtype=np.float64)
     return np.where(signal < 0, -kept * signal, signal)
 
 

@@ -54,10 +54,9 @@ def delong(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def area(
-    positive: np.ndarray,
-    negative: np.ndarray,
-    positive_subjects: np.ndarray,
-    negative_subjects: np.ndarray,
+    ratings: np.ndarray,
+    lesion: np.ndarray,
+    subjects: np.ndarray,
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -66,51 +65,44 @@ def area(
 
     Parameters
     ----------
-    positive, negative
-        As for `delong`; the realisations are the readings.
-    positive_subjects, negative_subjects
-        (M,), (N,): whose each case is.
+    ratings
+        (K, N), of N cases in each of K realisations, the readings of `delong`.
+    lesion, subjects
+        (N,): which cases have a lesion, and whose each case is.
     resamples, seed
         Of the bootstrap over subjects; with one subject there is no such interval.
     """
-    areas, covariance = delong(positive, negative)
+    areas, covariance = delong(ratings[:, lesion], ratings[:, ~lesion])
     value = float(areas.mean())
     result = {"auc": value}
     if np.all(covariance >= -1):
         error = _Z * math.sqrt(max(float(covariance.mean()), 0))
         result |= {"delong_low": max(value - error, 0.0), "delong_high": min(value + error, 1.0)}
-    names, codes = np.unique(
-        np.concatenate([positive_subjects, negative_subjects]), return_inverse=True
-    )
-    if len(names) < 2:
+    names, codes = np.unique(subjects, return_inverse=True)
+    if (count := len(names)) < 2:
         return result
-    count, m = len(names), len(positive_subjects)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    resampled = weighted_areas(positive, negative, codes[:m], codes[m:], drawn)
+    resampled = weighted_areas(ratings, lesion, codes, drawn)
     low, high = np.nanpercentile(resampled, (2.5, 97.5)).tolist()
     return result | {"boot_low": low, "boot_high": high}
 
 
 def weighted_areas(
-    positive: np.ndarray,
-    negative: np.ndarray,
-    of_positive: np.ndarray,
-    of_negative: np.ndarray,
-    counts: np.ndarray,
+    ratings: np.ndarray, lesion: np.ndarray, codes: np.ndarray, counts: np.ndarray
 ) -> np.ndarray:
     """Return the mean area for each row of weights of the subjects (B, S): one sort for all."""
-    total = np.zeros(len(counts))
-    for mine, theirs in zip(np.atleast_2d(positive), np.atleast_2d(negative), strict=True):
-        order = np.argsort(theirs, kind="stable")
-        below = np.searchsorted(theirs[order], mine, "left")
-        upto = np.searchsorted(theirs[order], mine, "right")
+    total, of_positive = np.zeros(len(counts)), codes[lesion]
+    for values in ratings:
+        positive, order = values[lesion], np.argsort(values[~lesion], kind="stable")
+        negative, of_negative = values[~lesion][order], codes[~lesion][order]
+        below, upto = (np.searchsorted(negative, positive, side) for side in ("left", "right"))
         for row, weights in enumerate(counts):
-            sums = np.concatenate([[0.0], np.cumsum(weights[of_negative[order]])])
+            sums = np.concatenate([[0.0], np.cumsum(weights[of_negative])])
             cases = weights[of_positive]
             with np.errstate(invalid="ignore"):
                 total[row] += cases @ (sums[below] + sums[upto]) / 2 / (cases.sum() * sums[-1])
-    return total / len(np.atleast_2d(positive))
+    return total / len(ratings)
 
 
 def hotelling_ratings(

@@ -220,7 +220,7 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
         )
         return seen
     positive, negative = values[lesion], values[~lesion]
-    row |= st.area(positive.T, negative.T, subjects[lesion], subjects[~lesion], seed=seed)
+    row |= st.area(values.T, lesion, subjects, seed=seed)
     seen["seen"] = (positive > st.threshold(negative.ravel())).mean(axis=1)
     share, sizes = seen["seen"].to_numpy(), seen["diameter"].to_numpy()
     row |= {"dprime": st.detectability(row["auc"])} | st.sensitivity(share)

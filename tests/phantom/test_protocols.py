@@ -80,4 +80,4 @@ def test_spoiled_echo_peaks_at_the_ernst_angle() -> None:
 
 def test_rectify_keeps_a_share_of_what_is_negative() -> None:
     for kept, expected in ((1.0, [2, 0, 3]), (0.0, [0, 0, 3]), (0.25, [0.5, 0, 3])):
-        np.testing.assert_allclose(signal.rectify([-2.0, 0.0, 3.0], kept), expected)
+        np.testing.assert_allclose(signal.rectify(np.array([-2.0, 0.0, 3.0]), kept), expected)

@@ -34,44 +34,35 @@ def test_delong_gives_the_published_areas_and_errors():
 
 
 def test_delong_bounds_cover_the_area_of_two_normal_classes():
-    rng, truth = np.random.default_rng(0), norm.cdf(1 / math.sqrt(2))
+    rng, truth, lesion = np.random.default_rng(0), norm.cdf(1 / math.sqrt(2)), np.arange(80) < 40
     hits = 0
     for _ in range(400):
-        found = st.area(
-            rng.normal(1, 1, (1, 40)), rng.normal(0, 1, (1, 40)),
-            np.zeros(40), np.zeros(40),
-        )  # fmt: skip
+        found = st.area(rng.normal(lesion, 1)[None], lesion, np.zeros(80))
         hits += found["delong_low"] <= truth <= found["delong_high"]
     assert 0.91 < hits / 400 < 0.98
 
 
 def test_bootstrap_resamples_subjects_and_not_lesions():
     rng = np.random.default_rng(1)
-    subjects = np.repeat(np.arange(20), 30)
-    shift = rng.normal(0, 3, 20)[subjects]  # lesions of one person are alike
-    found = st.area(
-        (1.5 + shift + rng.normal(0, 1, 600))[None], rng.normal(0, 1, 600)[None],
-        subjects, subjects,
-    )  # fmt: skip
+    subjects, lesion = np.tile(np.repeat(np.arange(20), 30), 2), np.arange(1200) < 600
+    shift = rng.normal(1.5, 3, 20)[subjects]  # lesions of one person are alike
+    found = st.area((lesion * shift + rng.normal(0, 1, 1200))[None], lesion, subjects)
     assert found["boot_high"] - found["boot_low"] > 3 * (found["delong_high"] - found["delong_low"])
-    one = st.area(np.ones((1, 4)), np.zeros((1, 4)), np.zeros(4), np.zeros(4))
+    one = st.area(lesion[None].astype(float), lesion, np.zeros(1200))
     assert one["auc"] == 1
     assert "boot_low" not in one
 
 
 def test_weights_of_the_bootstrap_agree_with_repeating_the_subjects():
     rng = np.random.default_rng(2)
-    positive, negative = rng.integers(0, 5, (2, 6)), rng.integers(0, 4, (2, 6))
-    whose = np.array([0, 0, 1, 1, 2, 2])
+    ratings, lesion = rng.integers(0, 5, (2, 12)), np.arange(12) < 6
+    whose = np.tile([0, 0, 1, 1, 2, 2], 2)
     counts = np.array([[2, 0, 1], [1, 1, 1], [0, 3, 0]])
-    found = st.weighted_areas(positive, negative, whose, whose, counts)
+    found = st.weighted_areas(ratings, lesion, whose, counts)
     for row, weights in zip(found, counts, strict=True):
-        index = np.repeat(np.arange(6), weights[whose])
-        areas = [
-            np.mean([(p > n) + 0.5 * (p == n) for p in a[index] for n in b[index]])
-            for a, b in zip(positive, negative, strict=True)
-        ]
-        assert row == pytest.approx(np.mean(areas))
+        repeated = [np.repeat(np.flatnonzero(of), weights[whose[of]]) for of in (lesion, ~lesion)]
+        pairs = ratings[:, repeated[0], None], ratings[:, None, repeated[1]]
+        assert row == pytest.approx(np.mean((pairs[0] > pairs[1]) + 0.5 * (pairs[0] == pairs[1])))
 
 
 def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
