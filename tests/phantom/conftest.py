@@ -38,10 +38,10 @@ def small() -> Anatomy:
     return Anatomy(ball_labels(1.0, 80, shells), 1.0, "small ball")
 
 
-@pytest.fixture
-def ball_folder(tmp_path: Path, ball: Anatomy) -> Path:
-    folder = tmp_path / "maps"
-    folder.mkdir()
+@pytest.fixture(scope="session")
+def ball_folder(tmp_path_factory, ball: Anatomy) -> Path:
+    folder = tmp_path_factory.mktemp("maps")
+    (folder / "._ball_01.nii.gz").write_bytes(b"\0\5\x16\7Mac OS X")  # is no label map
     nib.save(nib.Nifti1Image(ball.labels, ball.affine), folder / "ball_01.nii.gz")
     (folder / "LICENSE.txt").write_text("Apache License, Version 2.0")
     return folder

@@ -59,12 +59,9 @@ def test_the_label_of_a_scan_is_found_by_its_entities(tmp_path):
         find_label("x", tmp_path / "d", scan(tmp_path))
     with pytest.raises(MissingInputError, match="no such folder"):
         find_label("x", tmp_path / "none", scan(tmp_path))
-
-
-def test_a_file_of_another_participant_is_refused(tmp_path):
-    write(tmp_path / "sub-01" / "ses-A" / "anat", "sub-02_ses-A_label-lesion_mask.nii.gz")
+    write(anat, "sub-02_ses-A_label-lesion_mask.nii.gz")
     with pytest.raises(BadDataError, match="another participant"):
-        find_label("x", tmp_path, scan(tmp_path))
+        find_label("x", tmp_path / "d", scan(tmp_path))
 
 
 def ball(at=(10, 12, 8), radius=3):
@@ -111,37 +108,30 @@ def brute_force(share, shape, affine):
         total = 0.0
         for a in step:
             for b in step:
-                at = (
-                    affine[:3, :3]
-                    @ np.stack(
-                        [np.full(n, index[0] + a), np.full(n, index[1] + b), index[2] + step]
-                    )
-                    + affine[:3, 3:]
-                )
-                near = np.rint(at).astype(int)
+                inside = [np.full(n, index[0] + a), np.full(n, index[1] + b), index[2] + step]
+                near = np.rint(affine[:3, :3] @ np.stack(inside) + affine[:3, 3:]).astype(int)
                 ok = ((near >= 0) & (near < np.array(share.shape)[:, None])).all(0)
                 total += share[tuple(near[:, ok])].sum()
         out[index] = total / n**3
     return out
 
 
+def lines_to(sides, profile="box"):
+    return response_lines(SHAPE, AFFINE, *lf_grid(AFFINE, SHAPE, sides), VoxelResponse(profile))
+
+
 def test_partial_volume_is_the_share_of_the_voxel():
     share = ball((9.5, 11.5, 7.5), 4).astype(float)
-    shape, affine = lf_grid(AFFINE, SHAPE, (2.5, 2, 5))
-    lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
-    found = carry(share, lines)
-    assert found == pytest.approx(brute_force(share, shape, affine), abs=0.02)
+    found = carry(share, lines_to((2.5, 2, 5)))
+    truth = brute_force(share, *lf_grid(AFFINE, SHAPE, (2.5, 2, 5)))
+    assert found == pytest.approx(truth, abs=0.02)
     assert found.sum() * 25 == pytest.approx(share.sum(), rel=1e-5)
     assert response_lines(SHAPE, AFFINE, SHAPE, AFFINE, VoxelResponse()) is None
 
 
 def test_a_gaussian_slice_reaches_its_neighbours_and_keeps_the_volume():
     share = ball((9.5, 11.5, 7.5), 3).astype(float)
-    shape, affine = lf_grid(AFFINE, SHAPE, (1, 1, 4))
-    box, gauss = (
-        carry(share, response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse(kind)))
-        for kind in ("box", "gauss")
-    )
+    box, gauss = (carry(share, lines_to((1, 1, 4), kind)) for kind in ("box", "gauss"))
     assert (gauss > 0.01).sum() > (box > 0.01).sum()
     assert gauss.sum() == pytest.approx(box.sum(), rel=0.03)
 
@@ -150,8 +140,6 @@ def test_a_segmentation_keeps_whole_numbers():
     data = np.zeros(SHAPE, np.int32)
     data[4:10, 4:20, 4:12], data[10:16, 4:20, 4:12] = 5, 9
     label = Label("x", "f", "dseg", data, {})
-    shape, affine = lf_grid(AFFINE, SHAPE, (2, 2, 4))
-    lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
-    found = carry_label(label, lambda share: carry(share, lines))
+    found = carry_label(label, lambda share: carry(share, lines_to((2, 2, 4))))
     assert set(np.unique(found)) == {0, 5, 9}
     assert np.count_nonzero(found == 5) * 16 == np.count_nonzero(data == 5)
