@@ -359,8 +359,11 @@ def report_failures(run: Run, done: str) -> None:
 
 def write_table(path: Path, failed: Iterable[Failed]) -> None:
     """Write the failures as a TSV file with a header row."""
-    rows = [COLUMNS, *((f.scan, f.step, f.kind, f.message, f.crash_file) for f in failed)]
-    text = "".join(
-        "\t".join(" ".join(cell.split()) or "n/a" for cell in row) + "\n" for row in rows
-    )
-    atomic_write_text(path, text)
+    rows = ((f.scan, f.step, f.kind, f.message, f.crash_file) for f in failed)
+    write_rows(path, [COLUMNS, *rows])
+
+
+def write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
+    """Write a TSV file, each row of which is one line whatever its cells hold."""
+    lines = ("\t".join(" ".join(cell.split()) or "n/a" for cell in row) for row in rows)
+    atomic_write_text(path, "".join(f"{line}\n" for line in lines))

@@ -70,6 +70,10 @@ class SubjectTask:
 def run_participant(settings: Settings, console: Console) -> int:
     """Process the chosen participants and return the exit code."""
     with start_run(settings, console) as run:
+        if settings.collect:
+            write_dataset(run)
+            collect(run)
+            return 0
         if settings.reports_only:
             return reports_only(run)
         run.pool()  # its imports take as long as the search
@@ -174,14 +178,6 @@ def _finish(run: Run) -> None:
         page = run.settings.out_dir / f"{subject}.html"
         if page.exists():
             console.line(f"report: {page}")
-
-
-def run_collect(settings: Settings, console: Console) -> int:
-    """Collect the study from the ratings that are there; return the exit code."""
-    with start_run(settings, console) as run:
-        write_dataset(run)
-        collect(run)
-    return 0
 
 
 def collect(run: Run) -> None:

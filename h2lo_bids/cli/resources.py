@@ -131,8 +131,12 @@ def child_environment(
     """
     env = dict(os.environ if parent is None else parent)
     home = work / "home"
+    caches = (env.get("XDG_CACHE_HOME"), env.get("HOME") and f"{env['HOME']}/.cache")
+    folders = [f"{cache}/templateflow" for cache in caches if cache]
+    # Unlike pathlib's, this one takes a folder that may not be entered for none.
+    found = [folder for folder in folders if os.path.isdir(folder)]  # noqa: PTH112
     if not env.get("TEMPLATEFLOW_HOME"):  # images without templates leave it empty
-        env["TEMPLATEFLOW_HOME"] = str(_templateflow_home(env, home))
+        env["TEMPLATEFLOW_HOME"] = found[0] if found else str(home / "templateflow")
     for name, folder in {
         "MPLCONFIGDIR": "matplotlib",
         "NIPYPE_CONFIG_DIR": "nipype",
@@ -174,15 +178,6 @@ def imports_of(settings: Settings) -> tuple[str, ...]:
     if settings.fits:
         found += ["lightning_fabric"]
     return tuple(found)
-
-
-def _templateflow_home(env: Mapping[str, str], fallback: Path) -> Path:
-    """Return the user's TemplateFlow folder if it is there, else one in the work folder."""
-    for base in (env.get("XDG_CACHE_HOME"), env.get("HOME") and f"{env['HOME']}/.cache"):
-        # Unlike pathlib's, this one takes a folder that may not be entered for none.
-        if base and os.path.isdir(Path(base) / "templateflow"):  # noqa: PTH112
-            return Path(base) / "templateflow"
-    return fallback / "templateflow"
 
 
 def temporary_folder(env: Mapping[str, str], work: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 import sys
@@ -102,17 +101,14 @@ def _run(settings: Settings) -> int:
 
 def _level(settings: Settings) -> Callable[[Settings, Console], int]:
     """Return the function that does the work of a level, or lists it."""
-    module, name = "participant", "run_participant"
     if settings.dry_run:
-        module, name = "outputs", "dry_run"
+        from h2lo_bids.cli.outputs import dry_run as run
     elif settings.level in ("group", "evaluate", "benchmark"):
-        module, name = "group", "run_level"
+        from h2lo_bids.cli.group import run_level as run
     elif settings.pairs:
-        module, name = "pairs", "run_pairs"
-    elif settings.level == "trial" and settings.collect:
-        name = "run_collect"
-    run: Callable[[Settings, Console], int]
-    run = getattr(importlib.import_module(f"h2lo_bids.cli.{module}"), name)
+        from h2lo_bids.cli.pairs import run_pairs as run
+    else:
+        from h2lo_bids.cli.participant import run_participant as run
     return run
 
 

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.cli import outputs
 from h2lo_bids.cli.console import printable
-from h2lo_bids.cli.execution import COLUMNS
+from h2lo_bids.cli.execution import COLUMNS, write_rows
 from h2lo_bids.cli.parser import EXIT_CODES
 from h2lo_bids.errors import UsageError
-from h2lo_bids.io import atomic_write_text
 from h2lo_bids.settings import OPTIONS, Settings
 from h2lo_bids.settings.options import PAIRS as PAIRS_MODE
 from h2lo_bids.vocabulary import ENHANCER
@@ -215,8 +214,7 @@ def write_failures(folder: Path, ended: Mapping[tuple[str, str], State]) -> None
             cause = EXIT_CODES.get(state.code, f"exit code {code}; see its log")
         own = (stage, name, code, f"{folder}/log/{stage}-{state.job}.log")
         table += [(*own, *row) for row in rows or [("n/a", stage, "n/a", cause, "n/a")]]
-    text = "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in table)
-    atomic_write_text(folder / "failures.tsv", text)
+    write_rows(folder / "failures.tsv", table)
 
 
 def _recorded_failures(out_dir: Path) -> dict[str, Rows]:
