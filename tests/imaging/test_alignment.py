@@ -68,19 +68,21 @@ def test_the_right_place_passes_and_says_what_was_moved(head) -> None:
     assert verdict["Figures"]["dice"] > 0.97
 
 
-@pytest.mark.parametrize("shift", [(5, 0, 0), (3, 3, 3), (0, 0, 15)])
-def test_a_shifted_pair_is_caught(head, shift) -> None:
-    verdict = _verdict(head, _scan(head, (70, 80, 26), (2, 2, 5)), MOVE @ _wrong(shift))
+@pytest.mark.parametrize(
+    ("shift", "degrees", "axis"),
+    [
+        ((5, 0, 0), 0, (1, 0, 0)),
+        ((3, 3, 3), 0, (1, 0, 0)),
+        ((0, 0, 15), 0, (1, 0, 0)),
+        ((0, 0, 0), 6, (1, 0, 0)),
+        ((0, 0, 0), 20, (0, 0, 1)),
+    ],
+)
+def test_a_moved_pair_is_caught(head, shift, degrees, axis) -> None:
+    moved = MOVE @ _wrong(shift, degrees, axis)
+    verdict = _verdict(head, _scan(head, (70, 80, 26), (2, 2, 5)), moved)
     assert verdict["Figures"]["margin"] < 0
     assert any("fits" in reason for reason in verdict["Reasons"])
-
-
-@pytest.mark.parametrize(("degrees", "axis"), [(6, (1, 0, 0)), (20, (0, 0, 1))])
-def test_a_turned_pair_is_caught(head, degrees, axis) -> None:
-    verdict = _verdict(
-        head, _scan(head, (70, 80, 26), (2, 2, 5)), MOVE @ _wrong((0, 0, 0), degrees, axis)
-    )
-    assert verdict["Figures"]["margin"] < 0
 
 
 def test_somebody_elses_noise_is_caught(head) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from h2lo_bids.imaging.voxels import VoxelResponse, slice_profile, sub_voxels
+from h2lo_bids.imaging.voxels import VoxelResponse, slice_profile, sub_voxels, voxel_means
 
 
 def test_profiles_have_their_nominal_width() -> None:
@@ -68,3 +68,67 @@ def test_points_are_about_as_many_as_millimetres_and_fewer_where_the_frame_is_co
     assert len(sub_voxels((1.6, 1.6, 5.0), VoxelResponse(), 4.0).offsets) < len(nodes.offsets)
     with pytest.raises(ValueError, match="profile"):
         sub_voxels((1, 1, 2), VoxelResponse("round"), 1.0)
+
+
+PROFILES = [VoxelResponse("box"), VoxelResponse("gauss"), VoxelResponse("sinc")]
+SIDES = (1.6, 1.6, 5.0)
+
+
+def means(truth, response, brain=None, shape=(8, 7, 9)):
+    """Integrate a function of mm over voxels of 1.6 x 1.6 x 5 mm in a frame of 1 mm."""
+    brain = np.ones((40, 40, 80), bool) if brain is None else brain
+    got = voxel_means(
+        lambda points: truth(*points.T),
+        np.ones(shape, bool),
+        sub_voxels(SIDES, response, 1.0),
+        lambda voxels: voxels * SIDES + (10, 10, 15),
+        brain,
+    )
+    return got.reshape(shape)
+
+
+def centres(shape=(8, 7, 9)):
+    return (
+        np.moveaxis(np.indices(shape).reshape(3, -1).T.reshape(*shape, 3) * SIDES, -1, 0)
+        + (np.array([10, 10, 15])[:, None, None, None])
+    )
+
+
+@pytest.mark.parametrize("response", PROFILES, ids=lambda r: r.profile)
+def test_voxels_keep_a_constant_and_what_is_linear(response):
+    np.testing.assert_allclose(means(lambda x, y, z: 0 * x + 0.3, response), 0.3, atol=1e-6)
+    x, y, z = centres()
+    inner = (slice(None), slice(None), slice(3, -3))  # the sinc reaches three slices far
+    got = means(lambda x, y, z: 0.01 * x - 0.02 * y + 0.003 * z, response)[inner]
+    np.testing.assert_allclose(got, (0.01 * x - 0.02 * y + 0.003 * z)[inner], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("response", "factor"),
+    [
+        (VoxelResponse("box"), np.sinc(0.08 * 5)),
+        (VoxelResponse("gauss"), np.exp(-((np.pi * 0.08 * 5) ** 2) / (4 * np.log(2)))),
+        (VoxelResponse("box", 8.0), np.sinc(0.08 * 8)),
+    ],
+)
+def test_a_wave_along_the_slice_axis_loses_what_the_profile_says(response, factor):
+    got = means(lambda x, y, z: np.cos(2 * np.pi * 0.08 * z), response)[..., 3:-3]
+    expected = factor * np.cos(2 * np.pi * 0.08 * centres()[2])[..., 3:-3]
+    np.testing.assert_allclose(got, expected, atol=0.006)
+    plane = means(lambda x, y, z: np.cos(2 * np.pi * 0.15 * x), response)
+    x = centres()[0]
+    np.testing.assert_allclose(plane, np.sinc(0.15 * 1.6) * np.cos(2 * np.pi * 0.15 * x), atol=0.01)
+
+
+@pytest.mark.parametrize("response", PROFILES, ids=lambda r: r.profile)
+def test_the_rim_holds_the_mean_of_its_brain(response):
+    """Brain below z = 36: outside, where a thousand stands, nobody may look."""
+    brain = np.ones((40, 40, 80), bool)
+    brain[..., 37:] = False
+    got = means(lambda x, y, z: np.where(z > 36.5, 1000.0, 0.4), response, brain)
+    z = centres()[2]
+    share = np.clip((36.5 - (z - 2.5)) / 5, 0, 1)
+    np.testing.assert_allclose(got[share > 0], 0.4, atol=1e-6)
+    np.testing.assert_allclose(
+        got[share == 0], 1000, rtol=1e-6
+    )  # a wanted voxel without brain is asked as it is

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nibabel.affines import from_matvec
 from scipy.ndimage import gaussian_filter
 
-from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.imaging.voxels import VoxelResponse, slice_profile
 from h2lo_bids.models import registry
 from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
@@ -18,7 +20,7 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.models.registry import Family
 from h2lo_bids.synthesis import predict as door
-from h2lo_bids.synthesis.engine import synthesize
+from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import (
@@ -29,6 +31,7 @@ from h2lo_bids.synthesis.predict import (
 )
 
 AFFINE = np.array([[1, 0, 0, -8.0], [0, 1, 0, -6], [0, 0, 1, -7], [0, 0, 0, 1]])
+TILTED = from_matvec(nib.eulerangles.euler2mat(z=np.radians(20)))
 IDENTITY = Identity(NoSizes())
 SHAPE = (24, 28, 26)
 
@@ -114,6 +117,93 @@ def test_a_world_transform_leads_back_to_the_scan():
         world_transform=lambda points: points - [100, 0, 0],
     )  # fmt: skip
     np.testing.assert_array_equal(moved, np.where(mask, volume, 0))
+
+
+# The operator is asked for positions.
+
+
+@pytest.fixture
+def no_interpolation(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a grid on the frame's voxels needs no interpolation")
+
+    monkeypatch.setattr(door, "synthesize_at", refuse)
+
+
+def test_the_frame_itself(model, volume, no_interpolation):
+    mask = volume > 0.4
+    off = AFFINE.copy()
+    off[:3, 3] += 5e-4  # the rounding of affines
+    for affine in (AFFINE, off):
+        got = predict_on_grid(model, volume, AFFINE, affine, mask)
+        np.testing.assert_array_equal(got, synthesize(model, volume, mask))
+
+
+def test_a_flipped_permuted_and_cropped_grid(model, volume, no_interpolation):
+    frame = nib.Nifti1Image(volume, AFFINE)
+    codes = nib.orientations.axcodes2ornt("PIL")
+    turned = frame.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(AFFINE), codes)
+    ).slicer[2:-1, 1:, :-3]
+    mask = np.asarray(turned.dataobj) > 0.4
+    got = predict_on_grid(model, volume, AFFINE, turned.affine, mask)
+    whole = synthesize(model, volume, np.ones(volume.shape, dtype=bool))
+    expected = (
+        nib.Nifti1Image(whole, AFFINE)
+        .as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(AFFINE), codes))
+        .slicer[2:-1, 1:, :-3]
+        .get_fdata()
+    )
+    np.testing.assert_allclose(got, np.where(mask, expected, 0), atol=2e-6)
+
+
+def test_an_oblique_grid_of_other_voxels(model, volume):
+    target = TILTED @ np.diag([1.6, 1.6, 5, 1])
+    target[:3, 3] = [-5, -6, -6]
+    shape = (7, 6, 3)
+    mask = np.random.default_rng(0).random(shape) > 0.3
+    got = predict_on_grid(model, volume, AFFINE, target, mask)
+    for voxel in np.argwhere(mask):
+        world = target @ [*voxel, 1]
+        point = np.linalg.solve(AFFINE, world)[:3]
+        expected = synthesize_at(model, volume, point[None])[0]
+        assert got[tuple(voxel)] == pytest.approx(expected, abs=2e-6)
+    assert not got[~mask].any()
+
+
+def test_whole_voxels_beyond_the_frame_are_still_queried(model, volume):
+    shifted = AFFINE.copy()
+    shifted[0, 3] -= 3
+    mask = np.ones(volume.shape, dtype=bool)
+    got = predict_on_grid(model, volume, AFFINE, shifted, mask)
+    whole = synthesize(model, volume, mask)
+    np.testing.assert_allclose(got[3:], whole[:-3], atol=2e-6)
+    expected = synthesize_at(model, volume, np.array([[-3.0, 4, 5]]))[0]
+    assert got[0, 4, 5] == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("profile", ["box", "gauss", "sinc"])
+def test_the_operator_is_integrated_over_voxels(model, volume, profile):
+    """Against a sum over a dense lattice of positions, on a tilted grid."""
+    target = TILTED @ np.diag([2.0, 2.0, 4.0, 1.0])
+    target[:3, 3] = [-2, -2, -3]
+    mask = np.ones((2, 2, 2), bool)
+    given = (model, volume, AFFINE, target, mask)
+    got = predict_on_grid(*given, response=VoxelResponse(profile))
+    half = {"box": 0.5, "gauss": 1.5, "sinc": 3.0}[profile]
+    plane = (np.arange(6) + 0.5) / 6 - 0.5
+    line = ((np.arange(60) + 0.5) / 60 * 2 - 1) * half
+    offsets = np.stack(np.meshgrid(plane, plane, line, indexing="ij"), -1).reshape(-1, 3)
+    weights = slice_profile(profile, offsets[:, 2], 1.0)
+    inside = np.pad(np.ones(volume.shape, bool), 20)
+    for voxel in np.argwhere(mask):
+        world = (voxel + offsets) @ target[:3, :3].T + target[:3, 3]
+        points = world - AFFINE[:3, 3]
+        own = weights * inside[tuple(np.rint(points).astype(int).T + 20)]
+        values = synthesize_at(model, volume, points)
+        assert got[tuple(voxel)] == pytest.approx((values * own).sum() / own.sum(), abs=0.025)
+    at_centres = predict_on_grid(*given)
+    assert np.abs(got - at_centres).max() > 0.1
 
 
 def test_nothing_wanted_and_nothing_there():

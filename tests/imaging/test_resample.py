@@ -1,4 +1,4 @@
-"""Conforming, against plain NumPy indexing and the world coordinates of landmarks."""
+"""Other grids, against plain NumPy indexing and the world coordinates of landmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.resample import conform, frame_grid, resample
+from h2lo_bids.imaging.resample import conform, frame_grid, lf_grid, lf_mask, resample
 
 RNG = np.random.default_rng(11)
 CODES = [
@@ -65,13 +65,12 @@ def test_same_spacing_only_moves_whole_voxels() -> None:
     image = scan()
     mask = a_mask(image)
     got = conform(image, Box(), mask=mask)
-    # The mask's box is centred: (3..10) of 24 -> starts at 8; (5..14) of 26 at 8; (2..14) of 28.
-    expected = np.zeros((24, 26, 28), np.float32)
-    offset = np.array([8 - 3, 8 - 5, None])
+    # The mask's box is centred: (3..10) of 24 starts at 8, (5..14) of 26 at 8, and the 13 voxels
+    # (2..14) cannot be centred on 28 exactly.
     start_z = int(np.flatnonzero(got.get_fdata().any((0, 1)))[0])
-    assert start_z in (5, 6)  # 13 voxels cannot be centred on 28 exactly
-    expected[5 : 5 + 16, 3 : 3 + 20, start_z : start_z + 18] = image.get_fdata()
-    assert offset[0] == 5
+    assert start_z in (5, 6)
+    expected = np.zeros((24, 26, 28), np.float32)
+    expected[8 - 3 : 8 - 3 + 16, 8 - 5 : 8 - 5 + 20, start_z : start_z + 18] = image.get_fdata()
     np.testing.assert_array_equal(got.get_fdata(), expected)
 
 
@@ -173,3 +172,50 @@ def test_resampling_against_scipy(order: int, rotated: bool) -> None:
     truth = map_coordinates(data, at[inside].T, order=order, mode="nearest")
     wrong = np.abs(got[inside] - np.clip(truth, data.min(), data.max())) > 1e-3
     assert wrong.mean() < (0.02 if order == 0 else 1e-9)  # ties of "nearest" may fall either way
+
+
+def turned(degrees: float) -> np.ndarray:
+    return from_matvec(nib.eulerangles.euler2mat(z=np.radians(degrees)))
+
+
+@pytest.mark.parametrize("degrees", [0, 30])
+def test_a_low_field_grid_covers_the_field_of_view(degrees):
+    affine = turned(degrees) @ np.diag([-1.0, 1, 1.2, 1])
+    affine[:3, 3] = [90, -100, -70]
+    shape, new = lf_grid(affine, (181, 217, 150), (1.6, 1.6, 5))
+    assert shape == (114, 136, 36)
+    np.testing.assert_allclose(nib.affines.voxel_sizes(new), (1.6, 1.6, 5))
+    old_edges = affine @ np.array([[-0.5, 180.5], [-0.5, 216.5], [-0.5, 149.5], [1, 1]])
+    inside = np.linalg.solve(new, old_edges)[:3]
+    assert (inside >= -0.5 - 1e-6).all()
+    assert (inside <= np.array(shape)[:, None] - 0.5 + 1e-6).all()
+    # The same centre and the same axes.
+    np.testing.assert_allclose(
+        new @ [*(np.array(shape) - 1) / 2, 1], affine @ [90, 108, 74.5, 1], atol=1e-9
+    )
+    cosines = [a[:3, :3] / nib.affines.voxel_sizes(a) for a in (affine, new)]
+    np.testing.assert_allclose(*cosines, atol=1e-12)
+
+
+@pytest.mark.parametrize("zooms", [(1, 1), (0, 1, 1), (-1, 1, 1), (np.nan, 1, 1)])
+def test_impossible_voxel_sizes_are_refused(zooms):
+    with pytest.raises(ValueError):
+        lf_grid(np.eye(4), (4, 4, 4), zooms)
+
+
+@pytest.mark.parametrize("degrees", [0, 30])
+def test_a_mask_keeps_voxels_of_which_more_than_half_is_brain(degrees):
+    rng = np.random.default_rng(4)
+    mask = np.kron(rng.random((5, 4, 6)) > 0.5, np.ones((4, 4, 4))) > 0
+    affine = turned(degrees) @ np.diag([-1.0, 1.2, 0.9, 1.0])
+    got, new = lf_mask(mask, affine, (1.7, 2.9, 4.3))
+    shape, expected = lf_grid(affine, mask.shape, (1.7, 2.9, 4.3))
+    assert got.shape == shape
+    np.testing.assert_array_equal(new, expected)
+    within = np.stack(np.meshgrid(*[(np.arange(20) + 0.5) / 20 - 0.5] * 3, indexing="ij"), -1)
+    to_old = np.linalg.inv(affine) @ new
+    for voxel in np.argwhere(np.ones(shape, bool)):
+        at = np.rint((voxel + within.reshape(-1, 3)) @ to_old[:3, :3].T + to_old[:3, 3]).astype(int)
+        there = ((at >= 0) & (at < mask.shape)).all(1)
+        share = mask[tuple(at[there].T)].sum() / len(at)
+        assert abs(share - 0.5) < 0.03 or got[tuple(voxel)] == (share > 0.5)
