@@ -12,6 +12,13 @@ from h2lo_bids.imaging.voxels import slice_profile
 Shape = tuple[int, int, int]
 
 
+def centred(shape: Sequence[int], zooms: Sequence[float]) -> np.ndarray:
+    """Return the affine of a grid whose centre is the origin."""
+    affine = np.diag([*zooms, 1.0])
+    affine[:3, 3] = -np.array(zooms) * (np.array(shape) - 1) / 2
+    return affine
+
+
 @dataclass(frozen=True)
 class Grid:
     """Voxels of a scan, sides in mm, axes along right, anterior, superior, centred on 0 mm."""
@@ -23,9 +30,7 @@ class Grid:
     @property
     def affine(self) -> np.ndarray:
         """Voxel indices to mm of the scanner."""
-        affine = np.diag([*self.zooms, 1.0])
-        affine[:3, 3] = -np.array(self.zooms) * (np.array(self.shape) - 1) / 2
-        return affine
+        return centred(self.shape, self.zooms)
 
 
 def millimetres(shape: Sequence[int], affine: np.ndarray) -> list[np.ndarray]:

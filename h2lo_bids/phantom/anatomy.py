@@ -10,7 +10,7 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.masks import bounding_box, largest_component
-from h2lo_bids.phantom.acquisition import resample
+from h2lo_bids.phantom.acquisition import centred, resample
 from h2lo_bids.phantom.tissues import (
     FIRST_OUTSIDE,
     FLUID_AROUND_BRAIN,
@@ -39,9 +39,7 @@ class Anatomy:
     @property
     def affine(self) -> np.ndarray:
         """Voxel indices to mm, with the grid's centre at the origin."""
-        affine = np.diag([self.spacing] * 3 + [1.0])
-        affine[:3, 3] = -self.spacing * (np.array(self.labels.shape) - 1) / 2
-        return affine
+        return centred(self.labels.shape, [self.spacing] * 3)
 
 
 @dataclass(frozen=True)

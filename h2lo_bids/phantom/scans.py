@@ -122,25 +122,23 @@ def distortion(
     field = np.stack([smooth_field(rng, mask.shape, spacing, 25.0) for _ in range(3)])
     middle = (np.array(mask.shape, dtype=np.float32) - 1) / 2
     at = np.argwhere(mask)[:: max(1, int(mask.sum()) // 20000)]
-    fit, *_ = np.linalg.lstsq(_motions(at - middle), field[:, *at.T].T.ravel(), rcond=None)
+    units = (_motion(unit, *(at - middle).T) for unit in np.eye(6))
+    design = np.stack([np.stack(np.broadcast_arrays(*unit), 1).ravel() for unit in units], axis=1)
+    fit, *_ = np.linalg.lstsq(design, field[:, *at.T].T.ravel(), rcond=None)
     lines = (np.arange(n, dtype=np.float32) - m for n, m in zip(mask.shape, middle, strict=True))
-    x, y, z = np.meshgrid(*lines, indexing="ij", sparse=True)
-    (a, b, c), (p, q, r) = fit[:3].astype(np.float32), fit[3:].astype(np.float32)
-    for part, motion in zip(
-        field, (a + q * z - r * y, b + r * x - p * z, c + p * y - q * x), strict=True
-    ):
+    where = np.meshgrid(*lines, indexing="ij", sparse=True)
+    for part, motion in zip(field, _motion(fit.astype(np.float32), *where), strict=True):
         part -= motion
     size = np.sqrt(np.mean(np.sum(field[:, *at.T] ** 2, axis=0)))
     return field * np.float32(rms / spacing / size)
 
 
-def _motions(at: np.ndarray) -> np.ndarray:
-    """Return the displacements of points, one after another, by unit shifts and rotations."""
-    x, y, z = at.T
-    zero, one = np.zeros_like(x), np.ones_like(x)
-    shifts = [(one, zero, zero), (zero, one, zero), (zero, zero, one)]
-    turns = [(zero, -z, y), (z, zero, -x), (-y, x, zero)]
-    return np.stack([np.stack(v, axis=1).ravel() for v in (*shifts, *turns)], axis=1)
+def _motion(
+    fit: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the displacements of points by a shift and a small turn, three numbers each."""
+    a, b, c, p, q, r = fit
+    return a + q * z - r * y, b + r * x - p * z, c + p * y - q * x
 
 
 def high_field_scan(

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from h2lo_bids.phantom.acquisition import millimetres, resample
+from h2lo_bids.phantom.acquisition import centred, millimetres, resample
 from h2lo_bids.phantom.anatomy import Anatomy, smooth_field
 
 EXTENT = (208.0, 256.0, 256.0)
@@ -57,9 +57,8 @@ def grid_shape(spacing: float) -> list[int]:
 
 
 def _to_mni(spacing: float) -> np.ndarray:
-    step = spacing * STRETCH
-    affine = np.diag([step] * 3 + [1.0])
-    affine[:3, 3] = MIDDLE - step * (np.array(grid_shape(spacing)) - 1) / 2
+    affine = centred(grid_shape(spacing), [spacing * STRETCH] * 3)
+    affine[:3, 3] += MIDDLE
     return affine
 
 
