@@ -1,4 +1,4 @@
-"""A pair of volumes in memory, as the estimators read it, and the files it is mapped from."""
+"""A pair of volumes in memory, as fits read it, and the file that it is mapped from."""
 
 from __future__ import annotations
 
