@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
+import resource
 import signal
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from fit_children import Fitting, start_child
 from problems import VARIED, ball_pair, history, small_options
 
-from h2lo_bids.errors import (
-    BadDataError,
-    InputOutputError,
-    UsageError,
-)
+from h2lo_bids.errors import BadDataError, InputOutputError, UsageError
 from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.folder import load_checkpoint
-from h2lo_bids.training.launch import (
-    launch,
-)
+from h2lo_bids.training.launch import launch
+from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
+
+_START = multiprocessing.get_context("forkserver")
+_START.set_forkserver_preload(["h2lo_bids.training.fit", "h2lo_bids.training.methods"])
+
+
+class Fitting(NamedTuple):
+    """What `fit` and `launch` are called with."""
+
+    train: tuple[Pair, ...]
+    validation: tuple[Pair, ...]
+    options: FitOptions
+    folder: Path
+
+
+def run(fitting: Fitting) -> None:
+    """Fit in a process of its own."""
+    torch.set_num_threads(1)
+    fit(*fitting)
 
 
 @pytest.fixture
@@ -99,24 +114,25 @@ def test_killed_fit_goes_on_to_the_same_weights(pairs: tuple[Pair, ...], tmp_pat
     rng = random.Random(5)
     reached = []
     for after in sorted(rng.sample(range(1, 36), 4)):
-        process = start_child(parts)
+        process = _START.Process(target=run, args=(parts,))
+        process.start()
         # Killed soon after it has saved a later step than `after`, wherever it is then.
-        while process.running():
+        while process.is_alive():
             if load_step(parts.folder) >= after:
                 break
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)
         process.kill()
-        assert process.finish()[0] in (-signal.SIGKILL, 0)
+        process.join(120)
+        assert process.exitcode in (-signal.SIGKILL, 0)
         reached.append(load_step(parts.folder))
     assert reached[0] < 40
-    assert start_child(parts).finish() == (0, "")
+    assert fit(*parts).steps == 40
     for name, value in weights(whole.folder).items():
         assert torch.equal(weights(parts.folder)[name], value), name
     np.testing.assert_array_equal(losses(parts.folder), losses(whole.folder))
 
 
-@pytest.mark.slow
 def test_full_disk_is_one_line_and_loses_nothing(pairs: tuple[Pair, ...], tmp_path: Path) -> None:
     spec = specify(pairs, tmp_path / "fit")
     fit(*spec._replace(folder=tmp_path / "whole"))
@@ -124,12 +140,18 @@ def test_full_disk_is_one_line_and_loses_nothing(pairs: tuple[Pair, ...], tmp_pa
     before = {p.name: p.read_bytes() for p in spec.folder.glob("*.pt")}
     limit = (spec.folder / "last.pt").stat().st_size // 2
 
-    code, error = start_child(spec, largest_file=limit).finish()
-    assert code == InputOutputError.exit_code
-    assert error.count("\n") == 1
-    assert "last.pt: cannot write the checkpoint" in error
+    before_signal = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(InputOutputError, match=r"last\.pt: cannot write the check.*") as error:
+            fit(*spec)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before_signal)
+    assert "\n" not in str(error.value)
     assert {p.name: p.read_bytes() for p in spec.folder.glob("*.pt")} == before
     assert not [p for p in spec.folder.iterdir() if p.name.startswith(".")]
-    assert start_child(spec).finish() == (0, "")
+    fit(*spec)
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(weights(spec.folder)[name], value), name
