@@ -143,13 +143,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     look at the extension behave. Missing folders are created.
     """
     target = Path(path)
-    temporary = _sibling(target)
+    prefix = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}_"
+    # Of a very long name only the end is kept.
+    kept = os.fsencode(target.name)[len(prefix) - _LONGEST_NAME :]
+    temporary = target.with_name(prefix + os.fsdecode(kept))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush(temporary)
         temporary.replace(target)
-        _flush_folder(target.parent)
+        # Some network file systems refuse to sync a folder; the rename stands anyway.
+        with contextlib.suppress(OSError):
+            _flush(target.parent)
     except OSError as error:
         translated = _translate(error, target, temporary)
         if translated is None:
@@ -216,25 +221,12 @@ def remove_temporaries(folder: str | os.PathLike[str], *, older_than: float = 86
     return removed
 
 
-def _sibling(target: Path) -> Path:
-    """Name a temporary file beside a target; of a very long name only the end is kept."""
-    prefix = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}_"
-    kept = os.fsencode(target.name)[len(prefix) - _LONGEST_NAME :]
-    return target.with_name(prefix + os.fsdecode(kept))
-
-
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _flush_folder(folder: Path) -> None:
-    # Some network file systems refuse to sync a folder; the rename stands anyway.
-    with contextlib.suppress(OSError):
-        _flush(folder)
 
 
 def _translate(error: OSError, target: Path, temporary: Path) -> H2loError | None:
