@@ -258,9 +258,9 @@ def _spelled(words: Iterable[str]) -> Iterator[str]:
         if name.startswith("--"):
             name = name.replace("_", "-")
         unit = "M" if "--mem-mb" in (before, name) and word[-1:].isdigit() else ""
-        if name + equals + value != "--notrack":
+        before = name + equals + value
+        if before != "--notrack":
             yield _SPELLINGS.get(name, name) + equals + value + unit
-        before = name
 
 
 def canonical(level: str) -> str:

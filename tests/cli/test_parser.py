@@ -241,6 +241,11 @@ def test_words_that_other_bids_apps_take_mean_the_same(words, plain):
     assert read_settings([*BASE, *words.split()]) == read_settings([*BASE, *plain.split()])
 
 
+def test_a_unit_is_given_to_the_value_of_mem_mb_alone():
+    s = read_settings(["--mem-mb=500", "/bids2", "/out", "participant"])
+    assert (s.bids_dir, s.mem) == (Path("/bids2"), 0.5)
+
+
 def test_a_file_takes_what_the_command_line_takes(tmp_path):
     config = tmp_path / "c.toml"
     config.write_text("n-cpus = 3\nmem_mb = 8000\nnotrack = true\nfilter = []\nsloppy = false\n")
