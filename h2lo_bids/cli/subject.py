@@ -49,7 +49,9 @@ def process(task: SubjectTask, send: Send) -> Outcome:
         if settings.clean_workdir and not failed:
             shutil.rmtree(settings.work / _workflow_name(task), ignore_errors=True)
     first = {item.scan: item for item in reversed(failed)}
-    whole = [scan for scan in task.scans if scan.relative_path not in first]
+    # With --stop-on-first-crash some scans neither failed nor were begun.
+    ready = {path for record in scans for path in (record.source, *record.parts)} - first.keys()
+    whole = [scan for scan in task.scans if scan.relative_path in ready]
     shown = [record for record in scans if record.stem in {scan.stem for scan in whole}]
     for record in sorted(shown, key=lambda record: record.stem):
         for text in (*record.noticed, *record.warnings):

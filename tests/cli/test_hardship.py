@@ -202,10 +202,12 @@ def test_two_runs_on_one_folder_both_end_whole(tmp_path, h2lo):
 
 
 def test_stop_on_first_crash_begins_no_other_participant(tmp_path, h2lo):
-    bids = write_dataset(tmp_path / "bids", subjects=2, suffixes=("T1w",))
+    bids, out = write_dataset(tmp_path / "bids", subjects=2), tmp_path / "out"
     (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"\x1f\x8b")
-    h2lo(bids, tmp_path / "out", "--nprocs", 1, "--stop-on-first-crash", code=65)
-    assert not (tmp_path / "out" / "sub-02").exists()
+    done = h2lo(bids, out, "--nprocs", 1, "--stop-on-first-crash", code=65)
+    assert "sub-01: 0 of 2 scans done" in done.stdout  # the other scan was not begun
+    assert not list(out.glob("sub-01/anat/*_desc-lowfield_*"))
+    assert not (out / "sub-02").exists()
 
 
 def _run(command: list[str], **env: str) -> subprocess.CompletedProcess[str]:
