@@ -38,7 +38,7 @@ def process(task: SubjectTask, send: Send) -> Outcome:
     with alone(settings, task.subject, send, "of this participant"):
         failed, scans = _run(task, send)
         if (settings.labels or settings.condition or settings.level == STEP) and not task.sources:
-            more, scans = examine(task, scans, {item.scan for item in failed}, send)
+            more, scans = examine(task, scans, send)
             failed += more
         failed += [
             Failed(path, LEFT_OUT, error_named(error, message))
@@ -178,9 +178,9 @@ def _mask_in(root: Path, scan: Scan) -> Path:
 
 
 def examine(
-    task: SubjectTask, records: list[ScanReport], broken: set[str], send: Send
+    task: SubjectTask, records: list[ScanReport], send: Send
 ) -> tuple[list[Failed], list[ScanReport]]:
-    """Do what labels and conditions ask for with each scan that is not broken.
+    """Do what labels and conditions ask for with each scan that has a record.
 
     Returns scans of which something could not be done, and the records with the lesions' table
     and pictures.
@@ -205,7 +205,7 @@ def examine(
         return bundles_for(own, (suffix,))[suffix]
 
     for scan in task.scans:
-        if scan.relative_path in broken:
+        if scan.stem not in by_stem:
             continue
         send({"event": "step", "step": f"{scan.stem} {STEP}"})
 
@@ -219,7 +219,7 @@ def examine(
             continue
         for text in found.notes:
             send(note(f"{scan.stem}: {text}", "warning"))
-        if scan.stem in by_stem and found.rows:
+        if found.rows:
             record = by_stem[scan.stem]
             by_stem[scan.stem] = replace(
                 record,
