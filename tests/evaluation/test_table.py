@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from dataclasses import replace
@@ -70,8 +69,7 @@ def test_best_second_and_what_ties_in_every_format(tmp_path):
     assert "| **29.50 ± 1.50** |" in text
     assert "| <u>27.00 ± 0.00</u> |" in text
     table_of().save(tmp_path)
-    with (tmp_path / "table1_T1w.tsv").open() as stream:
-        rows = {row["method"]: row for row in csv.DictReader(stream, delimiter="\t")}
+    rows = {row["method"]: row for row in lines_of(tmp_path / "table1_T1w.tsv")}
     assert {name: row["psnr_place"] for name, row in rows.items()} == {
         "identity": "n/a", "h2lo": "1", "inr": "2", "arnold": "n/a"
     }  # fmt: skip
@@ -81,19 +79,6 @@ def test_best_second_and_what_ties_in_every_format(tmp_path):
     rows = dict(table.lay_out(table.blocks[0]).rows)
     assert rows["H2LO †"][0].place == 0  # it lacks folds
     assert (rows["INR"][0].place, rows["ARNOLD"][0].place) == (1, 0)  # 27 above twice 21
-
-
-def test_every_column_is_described_and_one_table_holds_all_contrasts(tmp_path):
-    table_of(seconds=1.5).save(tmp_path)
-    for name, contrasts in (("table1", {"T1w", "T2w"}), ("table1_T2w", {"T2w"})):
-        with (tmp_path / f"{name}.tsv").open() as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-        told = json.loads((tmp_path / f"{name}.json").read_text())
-        assert list(told) == list(rows[0])
-        assert all(told[key]["Description"] for key in told)
-        assert {row["contrast"] for row in rows} == contrasts
-        assert {row["seconds"] for row in rows} == {"1.5"}
-    assert "- a note" in (tmp_path / "table1_T2w.md").read_text()
 
 
 def test_figures_of_the_paper_stand_in_their_own_columns_only():
@@ -147,20 +132,30 @@ def test_missing_folds_and_subjects_are_told_below_the_table(tmp_path):
     assert "h2lo †" not in text
 
 
-def test_every_column_is_described_in_order(tmp_path: Path) -> None:
+def test_every_column_of_every_file_is_described_in_order(tmp_path: Path) -> None:
+    table_of(seconds=1.5).save(tmp_path)
     write_tables(tmp_path / "group_T1w", cohort(), tabulate(cohort(), {"h2lo": "H2LO"}))
-    names = {path.name for path in tmp_path.iterdir()}
     kinds = ("scores", "summary", "comparisons")
-    files = {f"group_T1w_{kind}.{ending}" for kind in kinds for ending in ("tsv", "json")}
-    assert names == {*files, "group_T1w_table.md"}
-    for kind in kinds:
-        path = tmp_path / f"group_T1w_{kind}.tsv"
-        columns = json.loads(path.with_suffix(".json").read_text())
-        assert list(columns) == path.read_text().splitlines()[0].split("\t")
+    tables = {"table1", "table1_T1w", "table1_T2w"}
+    stems = {*tables, *(f"group_T1w_{kind}" for kind in kinds)}
+    files = {f"{stem}.{ending}" for stem in stems for ending in ("tsv", "json")}
+    texts = {*(f"{stem}.md" for stem in tables), "group_T1w_table.md"}
+    assert {path.name for path in tmp_path.iterdir()} == files | texts
+    for stem in stems:
+        rows = lines_of(tmp_path / f"{stem}.tsv")
+        columns = json.loads((tmp_path / f"{stem}.json").read_text())
+        assert list(columns) == list(rows[0])
         assert all(column["Description"] for column in columns.values())
-        assert columns["method"]["Levels"]["h2lo"] == "H2LO"
-        assert columns["method"]["Levels"].get("identity", "HF image") == "HF image"
-    assert columns["versus"]["Levels"]["identity"] == "HF image"
+        if stem in tables:
+            named = stem.partition("_")[2]
+            assert {row["contrast"] for row in rows} == ({named} if named else {"T1w", "T2w"})
+            assert {row["seconds"] for row in rows} == {"1.5"}
+        else:
+            levels = columns["method"]["Levels"]
+            assert (levels["h2lo"], levels.get("identity", "HF image")) == ("H2LO", "HF image")
+    versus = json.loads((tmp_path / "group_T1w_comparisons.json").read_text())["versus"]
+    assert versus["Levels"]["identity"] == "HF image"
+    assert "- a note" in (tmp_path / "table1_T2w.md").read_text()
 
 
 def test_files_hold_what_was_computed_and_the_same_bytes_again(tmp_path: Path) -> None:

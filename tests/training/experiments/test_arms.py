@@ -16,7 +16,6 @@ from h2lo_bids.training import fit as fit_module
 from h2lo_bids.training.experiments.arms import (
     FINETUNE,
     PRETRAIN,
-    Arm,
     Schedule,
     find_arm,
     fit_arm,
@@ -84,8 +83,7 @@ def test_arms_are_found_by_name() -> None:
 
 
 def planned(schedule: Schedule = SHORT, name: str = "h2lo") -> dict[str, FitOptions]:
-    cohort = SimpleNamespace(pairs=4)
-    arm = Arm(name, "", None if name == "real" else name, schedule=schedule, cohort=cohort)
+    arm = dataclasses.replace(find_arm(name), schedule=schedule, cohort=SimpleNamespace(pairs=4))
     return arm.stages(OPTIONS, 3, (8.0, 8.0, 8.0))
 
 

@@ -62,6 +62,10 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
 
 
+def rows_of(path: Path, delimiter: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines(), delimiter=delimiter))
+
+
 def array(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj, np.float64)
 
@@ -74,11 +78,10 @@ def test_a_fold_leaves_what_the_report_reads(finished: tuple[FoldJob, ...]) -> N
         "bundle", "history.csv", "pictures.npz", "realism.json", "realism.tsv", "record.json",
         "scores.json", "scores.tsv",
     ]  # fmt: skip
-    with (folder / "realism.tsv").open() as stream:
-        told = [
-            (r["participant_id"][4:], r["kind"], r["image"], r["fold"])
-            for r in csv.DictReader(stream, delimiter="\t")
-        ]
+    told = [
+        (r["participant_id"][4:], r["kind"], r["image"], r["fold"])
+        for r in rows_of(folder / "realism.tsv", "\t")
+    ]
     kinds = (("target", "n/a"), ("synthesized", "h2lo"))
     assert told == [(subject, *kind, "1") for subject in job.fold.test for kind in kinds]
     record = json.loads((folder / "record.json").read_text())
@@ -88,8 +91,7 @@ def test_a_fold_leaves_what_the_report_reads(finished: tuple[FoldJob, ...]) -> N
     assert record["parameters"] == sum(
         p.numel() for p in load_model(load_bundle(folder / "bundle")).parameters()
     )
-    with (folder / "history.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
+    rows = rows_of(folder / "history.csv", ",")
     assert [int(r["step"]) for r in rows] == list(range(1, 9))
     best = max((r for r in rows if r["psnr"]), key=lambda r: float(r["psnr"]))
     assert record["best_step"] == int(best["step"])
@@ -124,7 +126,9 @@ def test_scores_are_those_of_the_bundle_on_the_test_subjects(
 
 
 @pytest.mark.slow
-def test_the_same_fold_is_skipped(finished: tuple[FoldJob, ...]) -> None:
+def test_the_same_fold_is_skipped_and_what_lacks_made_again(
+    tmp_path: Path, finished: tuple[FoldJob, ...]
+) -> None:
     job, said = finished[2], []
     before = contents(job.out_dir)
     assert fold_done(job)
@@ -138,6 +142,14 @@ def test_the_same_fold_is_skipped(finished: tuple[FoldJob, ...]) -> None:
     assert changes(elsewhere) == ()
     other = dataclasses.replace(job, fold=dataclasses.replace(finished[0].fold, index=2))
     assert changes(other) == ("the division of the subjects",)
+    copy = dataclasses.replace(job, out_dir=tmp_path)
+    shutil.copytree(job.folder, copy.folder)
+    assert fold_done(copy)
+    (copy.folder / "scores.tsv").unlink()
+    assert not fold_done(copy)
+    run_fold(copy, said.append)
+    assert said[1].endswith("making its results anew: some are missing")
+    assert fold_done(copy)
 
 
 class KilledError(Exception):
@@ -163,21 +175,6 @@ def test_a_killed_fold_goes_on(tmp_path: Path, finished: tuple[FoldJob, ...], at
     whole = finished[0].folder
     for name in ("bundle/weights.safetensors", "scores.tsv", "pictures.npz"):
         assert (job.folder / name).read_bytes() == (whole / name).read_bytes()
-
-
-@pytest.mark.slow
-def test_results_that_were_removed_are_made_again(
-    tmp_path: Path, finished: tuple[FoldJob, ...]
-) -> None:
-    job = dataclasses.replace(finished[0], out_dir=tmp_path)
-    shutil.copytree(finished[0].folder, job.folder)
-    assert fold_done(job)
-    (job.folder / "scores.tsv").unlink()
-    assert not fold_done(job)
-    said: list[str] = []
-    run_fold(job, said.append)
-    assert said[0].endswith("making its results anew: some are missing")
-    assert fold_done(job)
 
 
 @pytest.mark.slow
