@@ -142,21 +142,19 @@ REALISM = {
 
 
 def write_table(path: str | Path, rows: Iterable[Sequence[Any]], sidecar: Columns) -> Path:
-    """Write rows as TSV, and the description of the columns as JSON; return the TSV file."""
+    """Write rows as TSV, and the description of the columns as JSON; return the TSV file.
+
+    A number is the shortest text that reads back as the same.
+    """
     path = Path(path)
-    atomic_write_text(path, to_tsv(rows, sidecar))
+    lines = ["\t".join(sidecar), *("\t".join(map(_text, row)) for row in rows)]
+    atomic_write_text(path, "\n".join(lines) + "\n")
     write_json(path.with_suffix(".json"), sidecar)
     return path
 
 
-def to_tsv(rows: Iterable[Sequence[Any]], header: Iterable[str]) -> str:
-    """Write rows below their header; a number is the shortest text that reads back as the same."""
-    lines = ["\t".join(header), *("\t".join(map(_text, row)) for row in rows)]
-    return "\n".join(lines) + "\n"
-
-
 def number(text: str) -> float:
-    """Read a cell that `to_tsv` wrote; ``n/a`` is NaN."""
+    """Read a cell that `write_table` wrote; ``n/a`` is NaN."""
     return math.nan if text == MISSING else float(text)
 
 
@@ -210,9 +208,7 @@ def of_realism(titles: Mapping[str, str]) -> Columns:
     }
 
 
-def of_summary(
-    titles: Mapping[str, str], folds: Sequence[int], convention: str = CLIPPED
-) -> Columns:
+def of_summary(titles: Mapping[str, str], folds: Sequence[int], convention: str) -> Columns:
     """Describe the columns of the summary, with one per fold."""
     return {
         "method": _method("What was compared with the low-field image", titles),
@@ -237,7 +233,7 @@ def of_summary(
     }
 
 
-def of_comparisons(titles: Mapping[str, str], convention: str = CLIPPED) -> Columns:
+def of_comparisons(titles: Mapping[str, str], convention: str) -> Columns:
     """Describe the columns of the comparisons."""
     return {
         "method": _method("The first of the two methods", titles),

@@ -13,7 +13,7 @@ import numpy as np
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation import catalogue
-from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED
+from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.scores import IDENTITY, PAPER, SCORED, Score, select, titles_of
 
 CONFIDENCE = 0.95
@@ -220,10 +220,7 @@ def by_participant(scores: Iterable[Score], metric: str) -> dict[str, float]:
 
 
 def write_summary(
-    path: str | Path,
-    summary: Sequence[Summary],
-    titles: Mapping[str, str] | None = None,
-    convention: str = CLIPPED,
+    path: str | Path, summary: Sequence[Summary], titles: Mapping[str, str], convention: str
 ) -> Path:
     """Write one line per method and metric, with the fold means, as TSV, and the sidecar."""
     folds = sorted({fold for row in summary for fold, _ in row.fold_means})
@@ -235,8 +232,8 @@ def write_summary(
 def write_comparisons(
     path: str | Path,
     comparisons: Sequence[Comparison],
-    titles: Mapping[str, str] | None = None,
-    convention: str = CLIPPED,
+    titles: Mapping[str, str],
+    convention: str,
 ) -> Path:
     """Write one line per pair of methods and metric as TSV, and the sidecar."""
     titles = titles_of((name for c in comparisons for name in (c.method, c.versus)), titles)
