@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,74 +92,63 @@ def bundles_for(settings: Settings, suffixes: tuple[str, ...]) -> dict[str, Bund
     there is one.
     """
     given, methods, task = dict(settings.model), settings.method[:1], settings.task
-    bundles = {s: _only(given[s], s, methods, task) for s in suffixes if s in given}
-    if "" in given:
-        rest = tuple(suffix for suffix in suffixes if suffix not in given)
-        bundles |= _without_contrast(given[""], suffixes, rest, methods, task)
+    bundles: dict[str, Bundle] = {}
+    for contrast, path in given.items():
+        wanted = [s for s in suffixes if (s == contrast if contrast else s not in given)]
+        if contrast and not wanted:
+            continue
+        for bundle in _models_at(path, wanted, methods, task, one_each=True):
+            if bundle.contrast not in wanted:
+                raise UsageError(
+                    f"--model {path}: is for {bundle.contrast}, and no scan needs it; "
+                    f"the scans are {', '.join(suffixes)}"
+                )
+            bundles[bundle.contrast] = bundle
     name = methods[0] if methods else _DEFAULT[task]
     return {s: bundles.get(s) or default_bundle(s, method=name) for s in suffixes}
 
 
-def _without_contrast(
-    path: Path,
-    suffixes: tuple[str, ...],
-    rest: tuple[str, ...],
-    methods: tuple[str, ...],
-    task: str,
-) -> dict[str, Bundle]:
-    """Return what a model or a folder of models serves, of the contrasts that are left."""
-    if is_collection(path):
-        found = choose_bundles(path, contrasts=rest, methods=methods, task=task)
-        names = {item.contrast for item in found}
-        return {name: _only(path, name, methods, task) for name in names}
-    only = rest[0] if len(rest) == 1 else None
-    bundle = _of_method(load_bundle(path, contrast=only, task=task), methods)
-    if bundle.contrast not in rest:
-        raise UsageError(
-            f"--model {path}: is for {bundle.contrast}, and no scan needs it; "
-            f"the scans are {', '.join(suffixes)}"
-        )
-    return {bundle.contrast: bundle}
-
-
-def _only(path: Path, contrast: str, methods: tuple[str, ...], task: str) -> Bundle:
-    """Return the one model of a contrast that a path leads to."""
-    if is_collection(path):
-        found = choose_bundles(path, contrasts=[contrast], methods=methods, task=task)
-        if len(found) > 1:
-            names = ", ".join(item.method for item in found)
-            raise UsageError(
-                f"--model {path}: holds {len(found)} models for {contrast}; choose one with "
-                f"--method: {names}"
-            )
-        path = found[0].path
-    return _of_method(load_bundle(path, contrast=contrast, task=task), methods)
-
-
-def _of_method(bundle: Bundle, methods: tuple[str, ...]) -> Bundle:
-    if methods and bundle.method not in methods:
-        raise UsageError(
-            f"--model {bundle.path}: is a model of {bundle.method}, and --method asks for "
-            f"{' and '.join(methods)}; leave --method out, or give another model"
-        )
-    return bundle
-
-
 def given_bundles(settings: Settings, contrasts: tuple[str, ...]) -> tuple[Bundle, ...]:
     """Return all models that the evaluate level is given, in the order of the options."""
-    found, methods = [], () if ALL in settings.method else settings.method
+    methods = () if ALL in settings.method else settings.method
     # Without the option the models themselves say what they are for.
     task = ENHANCE if settings.task == ENHANCE else None
-    for contrast, path in settings.model:
-        if is_collection(path):
-            wanted = [contrast] if contrast else contrasts
-            chosen = choose_bundles(path, contrasts=wanted, methods=methods, task=task)
-            found += [load_bundle(item.path, contrast=item.contrast) for item in chosen]
-            continue
-        only = contrasts[0] if len(contrasts) == 1 and path.is_file() else None
-        bundle = load_bundle(path, contrast=contrast or only, task=task)
-        found.append(_of_method(bundle, methods))
-    return tuple(found)
+    return tuple(
+        bundle
+        for contrast, path in settings.model
+        for bundle in _models_at(path, [contrast] if contrast else contrasts, methods, task)
+    )
+
+
+def _models_at(
+    path: Path,
+    contrasts: Sequence[str],
+    methods: tuple[str, ...],
+    task: str | None,
+    *,
+    one_each: bool = False,
+) -> Iterator[Bundle]:
+    """Load what a path leads to: one model, or those of some contrasts in a folder."""
+    # A file of the authors may not know its contrast.
+    places = {path: contrasts[0] if len(contrasts) == 1 else None}
+    if is_collection(path):
+        found = choose_bundles(path, contrasts=contrasts, methods=methods, task=task)
+        places = {item.path: item.contrast for item in found}
+        for contrast in contrasts if one_each else ():
+            names = [item.method for item in found if item.contrast == contrast]
+            if len(names) > 1:
+                raise UsageError(
+                    f"--model {path}: holds {len(names)} models for {contrast}; choose one with "
+                    f"--method: {', '.join(names)}"
+                )
+    for place, own in places.items():
+        bundle = load_bundle(place, contrast=own, task=task)
+        if methods and bundle.method not in methods:
+            raise UsageError(
+                f"--model {bundle.path}: is a model of {bundle.method}, and --method asks for "
+                f"{' and '.join(methods)}; leave --method out, or give another model"
+            )
+        yield bundle
 
 
 def named_models(
