@@ -28,8 +28,8 @@ def importable() -> dict[str, str]:
     return {"PYTHONPATH": str(Path(h2lo_bids.__file__).resolve().parents[1])}
 
 
-def start(bids: Path, out: Path, level: str, *words, env=None, popen=False):
-    """Run the program as users do, in a process of its own, or with `popen` only start it."""
+def start(bids: Path, out: Path, level: str, *words, code=None, env=None, popen=False):
+    """Run the program as users do and check its exit code, or with `popen` only start it."""
     command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), level]
     options = {
         "args": [*command, *map(str, words)],
@@ -44,6 +44,7 @@ def start(bids: Path, out: Path, level: str, *words, env=None, popen=False):
         return subprocess.Popen(**options, preexec_fn=heed)
     done = subprocess.run(**options, check=False, timeout=1800)
     assert "Traceback" not in done.stdout + done.stderr
+    assert code in (None, done.returncode), done.stdout + done.stderr
     return done
 
 
