@@ -22,7 +22,7 @@ from h2lo_bids.imaging.masks import (
     volume_ml,
     within,
 )
-from h2lo_bids.imaging.reading import name_of
+from h2lo_bids.imaging.reading import farthest_apart, name_of
 from h2lo_bids.imaging.resample import block_means, placed, resample, resample_mask, spacing_of
 
 THRESHOLD = 0.5
@@ -270,7 +270,8 @@ def use_given_mask(mask: Any, image: Any) -> BrainMask:
     notes = [f"{name}: this brain mask {_SOFT}; it is cut at {cut:g}"] if cut is not None else []
     if not inside.any():
         raise BadDataError(f"{name}: this brain mask is empty (nothing above 0.5); {_REMEDY}")
-    if not _same_grid(mask, image):
+    apart = farthest_apart(mask.affine, image.affine, image.shape)
+    if mask.shape != image.shape or apart >= _GRID_TOLERANCE_MM:
         inside = _on_grid_of(image, placed(inside.astype(np.uint8), mask.affine, mask))
         notes.append(f"{name}: this brain mask was resampled to the grid of {label}")
     if fault := _fault(inside, image):
@@ -364,14 +365,3 @@ def share_mask(own: BrainMask, donor: BrainMask, image: Any) -> BrainMask:
 
 def _on_grid_of(image: Any, mask: Any) -> np.ndarray:
     return np.asarray(resample_mask(mask, image.shape, image.affine).dataobj) > 0
-
-
-def _same_grid(a: Any, b: Any) -> bool:
-    """Check that two images have the same voxels, to a tenth of a millimetre."""
-    if a.shape != b.shape:
-        return False
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.shape])).reshape(3, -1).T
-    apart = nib.affines.apply_affine(a.affine, corners) - nib.affines.apply_affine(
-        b.affine, corners
-    )
-    return bool(np.abs(apart).max() < _GRID_TOLERANCE_MM)

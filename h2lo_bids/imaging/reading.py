@@ -17,7 +17,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -120,6 +120,13 @@ def _check_values(file: Path, data: np.ndarray) -> None:
     if low == high:
         what = "is all zero" if low == 0 else f"has the same value ({low:g}) everywhere"
         raise BadDataError(f"{file}: {what}; check how it was exported")
+
+
+def farthest_apart(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """Return the largest distance in mm between where two affines put a voxel."""
+    corners = np.array(np.meshgrid(*[(0, int(n) - 1) for n in shape])).reshape(3, -1)
+    moved = (one - other)[:3, :3] @ corners + (one - other)[:3, 3:]
+    return float(np.linalg.norm(moved, axis=0).max())
 
 
 def name_of(image: Any) -> str:
@@ -349,10 +356,8 @@ def _disagreements(
     spacing = np.asarray(header["pixdim"][1:4], dtype=float)
     if np.any(np.abs(zooms / spacing - 1) > _ZOOM_TOLERANCE):
         warnings.append(f"{name}: its sform and its voxel size disagree; the sform is used")
-    if qform is not None and not _fault(qform):
-        ends = np.asarray(header["dim"][1:4], dtype=float) - 1
-        corners = np.array(np.meshgrid(*[(0, n) for n in ends])).reshape(3, -1)
-        moved = (sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:]
-        if np.linalg.norm(moved, axis=0).max() > _DISAGREEMENT_MM:
-            warnings.append(f"{name}: its sform and its qform disagree; the sform is used")
+    if qform is None or _fault(qform):
+        return warnings
+    if farthest_apart(sform, qform, header["dim"][1:4]) > _DISAGREEMENT_MM:
+        warnings.append(f"{name}: its sform and its qform disagree; the sform is used")
     return warnings

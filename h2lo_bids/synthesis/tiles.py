@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -108,17 +107,13 @@ def each_on_a_core(
 
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with _same_digits():
+        # cuDNN must not choose its algorithms by stopwatch, nor use TF32.
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
             # Few results at a time wait to be taken, so that memory stays bounded.
             for start in range(0, len(pieces), 16 * workers):
                 yield from pool.map(do, pieces[start : start + 16 * workers])
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
-
-
-def _same_digits() -> contextlib.AbstractContextManager[None]:
-    """Keep cuDNN from choosing its algorithms by stopwatch, and from TF32."""
-    return torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )

@@ -43,6 +43,13 @@ def flat(*_):
     return 0.0
 
 
+def drawn(model, affine=None, shape=(48, 48, 48), *, level=0.5, seed=1, number=1, **options):
+    """Return the noise of an image of one level, all of which is brain."""
+    image, mask = np.full(shape, level, np.float32), np.ones(shape, bool)
+    affine = np.eye(4) if affine is None else affine
+    return add_noise(image, mask, affine, model, seed=seed, realisation=number, **options) - image
+
+
 def test_a_model_survives_json():
     model = coloured()
     again = NoiseModel.from_dict(json.loads(json.dumps(model.to_dict())))
@@ -73,11 +80,8 @@ def test_values_that_make_no_sense(wrong):
 
 
 def test_the_deviation_follows_the_intensity():
-    model = coloured(power=flat)
-    mask = np.ones((48, 48, 48), bool)
     for intensity, expected in ((0.1, 0.02), (0.2, 0.02), (0.5, 0.04), (0.8, 0.06)):
-        image = np.full(mask.shape, intensity, np.float32)
-        noise = add_noise(image, mask, np.eye(4), model, seed=1, realisation=1) - image
+        noise = drawn(coloured(power=flat), level=intensity)
         assert noise.std() == pytest.approx(expected, rel=0.01)
 
 
@@ -121,25 +125,20 @@ def test_the_field_is_normal_with_variance_one(shape):
 
 
 def test_seeds_and_realisations():
-    model, mask = coloured(), np.ones((32, 32, 32), bool)
-    image = np.full(mask.shape, 0.5, np.float32)
-
-    def draw(seed, realisation):
-        return add_noise(image, mask, np.eye(4), model, seed=seed, realisation=realisation)
+    def draw(seed, number):
+        return drawn(coloured(), shape=(32, 32, 32), seed=seed, number=number)
 
     assert draw(7, 1).tobytes() == draw(7, 1).tobytes()
     assert draw([7, 3], 1).tobytes() == draw([7, 3], 1).tobytes()
     draws = [draw(7, 1), draw(7, 2), draw(8, 1), draw([7, 1], 1)]
-    relation = np.corrcoef([(d - image).ravel() for d in draws])
+    relation = np.corrcoef([d.ravel() for d in draws])
     assert np.abs(relation - np.eye(4)).max() < 0.05
 
 
 def test_heavy_tails_are_drawn():
     """A cubic map of a normal value has a kurtosis that the draws must show."""
     tails = PROBES + 0.1 * PROBES**3
-    model = replace(coloured(power=flat, quantiles=tails), deviations=(0.01, 0.01))
-    mask = np.ones((48, 48, 48), bool)
-    noise = add_noise(mask * 0.5, mask, np.eye(4), model, seed=1, realisation=1) - 0.5
+    noise = drawn(replace(coloured(power=flat, quantiles=tails), deviations=(0.01, 0.01)))
     z = np.random.default_rng(0).standard_normal(10**6)
     truth = z + 0.1 * z**3
 
@@ -158,21 +157,13 @@ def _corner(affine, origin):
 
 def test_the_same_noise_on_other_grids():
     """Every second voxel, permuted axes and a shift of the origin: the same places."""
-    model = coloured()
-    fine = np.full((48, 48, 48), 0.5, np.float32)
-
-    def draw(image, affine):
-        mask = np.ones(image.shape, bool)
-        return add_noise(image, mask, affine, model, seed=3, realisation=2)
-
-    whole = draw(fine, np.eye(4))
-    coarse = draw(fine[::2, ::2, ::2], np.diag([2.0, 2.0, 2.0, 1.0]))
+    whole = drawn(coloured())
+    coarse = drawn(coloured(), np.diag([2.0, 2.0, 2.0, 1.0]), (24, 24, 24))
     np.testing.assert_array_equal(coarse, whole[::2, ::2, ::2])
-    turned = draw(
-        fine, _corner([[0, 0, 1, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], (0, 47, 0))
-    )
+    axes = [[0, 0, 1, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    turned = drawn(coloured(), _corner(axes, (0, 47, 0)))
     np.testing.assert_array_equal(turned, whole[:, ::-1].transpose(1, 2, 0))
-    rolled = draw(fine, _corner(np.eye(4), (-5, 0, 60)))
+    rolled = drawn(coloured(), _corner(np.eye(4), (-5, 0, 60)))
     np.testing.assert_array_equal(rolled, np.roll(whole, (5, 0, -60), axis=(0, 1, 2)))
 
 
@@ -181,12 +172,9 @@ def test_between_lattice_points_deviation_and_smoothness_stay():
     model = coloured(power=lambda r, a, s: -120 * np.maximum(np.maximum(r, a), s))
     c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
     turn = _corner([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], (0.3, 0.6, 0.1))
-    image, mask = np.full((48, 48, 48), 0.5, np.float32), np.ones((48, 48, 48), bool)
-
-    def noise(affine, number):
-        return add_noise(image, mask, affine, model, seed=5, realisation=number) - image
-
-    straight, turned = ([noise(a, n) for n in range(6)] for a in (np.eye(4), turn))
+    straight, turned = (
+        [drawn(model, affine, seed=5, number=n) for n in range(6)] for affine in (None, turn)
+    )
     assert np.std(turned) == pytest.approx(np.std(straight), rel=0.05)
     assert np.std(turned) == pytest.approx(0.04, rel=0.06)
     # Neighbours along S, which both grids share, are equally alike.
@@ -198,26 +186,16 @@ def test_between_lattice_points_deviation_and_smoothness_stay():
 
 
 def test_a_warp_leads_to_the_frame():
-    model, mask = coloured(), np.ones((20, 20, 20), bool)
-    image = np.full(mask.shape, 0.5, np.float32)
-    straight = add_noise(image, mask, _corner(np.eye(4), (3, 0, 0)), model, seed=1, realisation=1)
-    warped = add_noise(
-        image, mask, np.eye(4), model, seed=1, realisation=1, to_frame=lambda p: p + (3, 0, 0)
-    )
+    straight = drawn(coloured(), _corner(np.eye(4), (3, 0, 0)), (20, 20, 20))
+    warped = drawn(coloured(), None, (20, 20, 20), to_frame=lambda p: p + (3, 0, 0))
     np.testing.assert_array_equal(straight, warped)
 
 
-def _acquired(model, sides, *, scale=1.0, acquired=True):
-    """Draw noise alone on a grid over most of a lattice of 48 mm."""
-    shape = tuple(int(46 // side) for side in sides)
-    image, mask = np.full(shape, 0.5, np.float32), np.ones(shape, bool)
-    affine = np.diag([*sides, 1.0])
-    options = {"scale": scale, "acquired": acquired}
+def _acquired(model, sides, *, acquired=True):
+    """Draw noise on a grid over most of a lattice of 48 mm."""
+    shape, affine = tuple(int(46 // side) for side in sides), np.diag([*sides, 1.0])
     return np.array(
-        [
-            add_noise(image, mask, affine, model, seed=8, realisation=n, **options) - image
-            for n in range(6)
-        ]
+        [drawn(model, affine, shape, seed=8, number=n, acquired=acquired) for n in range(6)]
     )
 
 
