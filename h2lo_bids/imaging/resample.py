@@ -80,7 +80,9 @@ def resample(
     to_source = np.linalg.inv(image.affine) @ np.asarray(affine, dtype=float)
     whole = np.rint(to_source)
     reach = np.abs(to_source - whole)[:3] @ np.array([*shape, 1.0])
-    if reach.max() < _ON_GRID and _is_signed_permutation(whole[:3, :3]):
+    size = np.abs(whole[:3, :3])
+    # Each new axis runs along one old axis, voxel by voxel.
+    if reach.max() < _ON_GRID and np.array_equal(size @ size.T, np.eye(3)):
         return placed(_copy(data, shape, whole.astype(int), fill), affine, image)
     low, high = float(data.min()), float(data.max())
     sigma = _blur(image.affine, affine) if order > 0 else np.zeros(3)
@@ -103,12 +105,6 @@ def resample(
     np.clip(values, low, high, out=values)
     values[~_within(data.shape, shape, to_source)] = fill
     return placed(values, affine, image)
-
-
-def _is_signed_permutation(matrix: np.ndarray) -> bool:
-    """Check that each new axis runs along one old axis, voxel by voxel."""
-    size = np.abs(matrix)
-    return bool(np.all(size.sum(0) == 1) and np.all(size.sum(1) == 1) and size.max() == 1)
 
 
 def _copy(

@@ -114,17 +114,10 @@ def _files(root: Path, space: OutputSpace, ending: str) -> dict[int, Path]:
     with contextlib.suppress(OSError):
         for file in sorted((root / folder).iterdir()):
             match = pattern.fullmatch(file.name)
-            if match and _has_content(file):
+            # TemplateFlow's stand-ins are empty.
+            if match and file.is_file() and file.stat().st_size > 0:
                 found.setdefault(int(match[1] or 0), file)
     return found
-
-
-def _has_content(file: Path) -> bool:
-    """Check that a file is not TemplateFlow's empty stand-in."""
-    try:
-        return file.is_file() and file.stat().st_size > 0
-    except OSError:
-        return False
 
 
 def _fetch(root: Path, space: OutputSpace, suffix: str) -> None:
