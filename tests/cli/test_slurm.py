@@ -38,18 +38,26 @@ def stage(settings: Settings, name: str = "participant", own_work: bool = True) 
     return Stage(name, settings, (Task("sub-01", ("--participant-label", "01")),), own_work)
 
 
-def run_script(text: str, folder: Path, name: str, chosen: str) -> list[str]:
-    """Run a task's script, with a program that writes down its words in place of h2lo."""
-    (folder / "state" / name).mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.tsv").write_text(f"other\t--no\nsub-01\t{chosen}\n")
-    program = folder / "h2lo"
-    program.write_text('#!/bin/bash\nprintf "%s\\0" "$@" >"$TOLD"\n')
-    program.chmod(0o755)
-    script = folder / "task.sh"
-    script.write_text(text)
+WRITE = 'printf "%s\\0" "$@" >"$TOLD"'
+"""A program that writes down its words."""
+
+
+def environment(folder: Path, **programs: str) -> dict[str, str]:
+    """Write programs of one line, and a folder of states; return a task's environment."""
+    (folder / "state" / "participant").mkdir(parents=True, exist_ok=True)
+    for name, line in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{line}\n")
+        (folder / name).chmod(0o755)
     env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "TOLD": str(folder / "told")}
-    env |= {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "8"}
-    done = subprocess.run(["bash", script, "1"], env=env, capture_output=True, text=True)
+    return {**env, "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "7"}
+
+
+def run_script(text: str, folder: Path, chosen: str, **programs: str) -> list[str]:
+    """Run the script of a participant's task; return the words that a program wrote down."""
+    (folder / "participant.tsv").write_text(f"other\t--no\nsub-01\t{chosen}\n")
+    (folder / "task.sh").write_text(text)
+    command, env = ["bash", folder / "task.sh", "1"], environment(folder, **programs)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return (folder / "told").read_text().split("\0")[:-1]
 
@@ -71,7 +79,7 @@ def test_the_shell_hands_on_every_word_as_it_is(tmp_path_factory, bids, model, w
     asked = replace(asked, work_dir=folder / work)
     cluster = cluster_of("--setup", "true")  # so that h2lo is looked for on PATH
     text = task_script(stage(asked), cluster, folder)
-    told = run_script(text, folder, "participant", "--participant-label 01 --session-label A")
+    told = run_script(text, folder, "--participant-label 01 --session-label A", h2lo=WRITE)
     assert read_settings(told) == replace(
         asked,
         participant_label=("01",),
@@ -91,17 +99,11 @@ def listens(process: int, number: signal.Signals) -> bool:
 
 def test_a_task_puts_itself_back_into_the_queue_and_no_other(tmp_path):
     """Slurm gives the last task of an array the number of the array."""
-    for name, line in {"h2lo": "exec sleep 60", "scontrol": 'echo "$*" >"$TOLD"'}.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
-        (tmp_path / name).chmod(0o755)
+    env = environment(tmp_path, h2lo="exec sleep 60", scontrol='echo "$*" >"$TOLD"')
     asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "work")
     cluster = cluster_of("--requeue", "--setup", "true")
     (tmp_path / "task.sh").write_text(task_script(stage(asked), cluster, tmp_path))
     (tmp_path / "participant.tsv").write_text("sub-01\t--participant-label 01\n")
-    state = tmp_path / "state" / "participant" / "sub-01"
-    state.parent.mkdir(parents=True)
-    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
-    env |= {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "7"}
     task = subprocess.Popen(["bash", tmp_path / "task.sh"], env=env, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while not listens(task.pid, signal.SIGUSR1):
@@ -110,7 +112,7 @@ def test_a_task_puts_itself_back_into_the_queue_and_no_other(tmp_path):
     task.send_signal(signal.SIGUSR1)
     assert task.wait(timeout=30) == 0
     assert (tmp_path / "told").read_text() == "requeue 7_0\n"
-    assert state.read_text() == "begun 7_0\n"
+    assert (tmp_path / "state/participant/sub-01").read_text() == "begun 7_0\n"
 
 
 @FEW
@@ -119,12 +121,9 @@ def test_a_container_sees_the_paths_of_the_command_and_no_more(tmp_path_factory,
     folder = tmp_path_factory.mktemp("script")
     image = folder / "an image.sif"
     image.touch()
-    runtime = folder / "apptainer"
-    runtime.write_text('#!/bin/bash\nprintf "%s\\0" "$@" >"$TOLD"\n')
-    runtime.chmod(0o755)
     asked = Settings(Path(name), Path("/out"), model=(("", Path("/m o")),), work_dir=folder / "w")
     text = task_script(stage(asked), cluster_of("--image", image), folder)
-    told = run_script(text, folder, "participant", "--participant-label 01")
+    told = run_script(text, folder, "--participant-label 01", apptainer=WRITE)
     binds = [value for word, value in pairwise(told) if word == "--bind"]
     work = str(folder / "w" / "sub-01")
     expected = [f"{name}:{name}:ro", "/m o:/m o:ro", "/out:/out", work, f"{work}/tmp:/tmp"]
@@ -178,18 +177,13 @@ def test_elements_of_a_long_array_are_ranges():
 
 def submitted(tmp_path, *options) -> list[list[str]]:
     """Run submit.sh with an sbatch that writes down its words and numbers its jobs."""
-    sbatch = tmp_path / "bin" / "sbatch"
-    sbatch.parent.mkdir()
-    sbatch.write_text(
-        '#!/bin/bash\nprintf "%s\\t" "$@" >>"$TOLD"; echo >>"$TOLD"; wc -l <"$TOLD"\n'
-    )
-    sbatch.chmod(0o755)
+    sbatch = 'printf "%s\\t" "$@" >>"$TOLD"; echo >>"$TOLD"; wc -l <"$TOLD"'
     folder = tmp_path / "50% of it's"
     folder.mkdir()
     arrays = [("pairs", 0, "0,1"), ("pairs", 1000, "2"), ("folds", 0, "0")]
     text = render("submit", cluster_of(*options), folder, arrays=arrays, queued=["90"])
     (folder / "submit.sh").write_text(text)
-    env = {"PATH": f"{sbatch.parent}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
+    env = environment(tmp_path, sbatch=sbatch)
     subprocess.run(["bash", folder / "submit.sh", "--nice"], env=env, check=True)
     lines = (tmp_path / "told").read_text().splitlines()
     return [line.rstrip("\t").split("\t") for line in lines]
