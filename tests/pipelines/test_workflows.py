@@ -112,8 +112,8 @@ def test_every_output_has_its_sink(tmp_path, template, suffixes, spaces, lf_grid
             assert node.inputs.sha256 == "ab" * 32
 
 
-def test_threads_reach_the_steps_that_use_them(tmp_path):
-    workflow = _build([_scan("T1w")], tmp_path, omp_nthreads=3)
+def test_threads_and_precision_reach_the_steps_that_use_them(tmp_path):
+    workflow = _build([_scan("T1w")], tmp_path, precision="bf16", omp_nthreads=3)
     threaded = {
         name.rpartition(".")[2]
         for name in workflow.list_node_names()
@@ -121,6 +121,9 @@ def test_threads_reach_the_steps_that_use_them(tmp_path):
         and workflow.get_node(name).interface.inputs.num_threads == 3
     }
     assert threaded == {"find_brain", "synthesize_native"}
+    assert workflow.get_node("scan_0_T1w_wf.synthesize_native").inputs.precision == "bf16"
+    sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_native").inputs.sidecar
+    assert sidecar["Precision"] == "bf16"
 
 
 def _donors(workflow) -> set[tuple[str, str]]:
@@ -192,28 +195,21 @@ def test_each_low_field_grid_says_over_what_its_voxels_average(tmp_path):
         assert workflow.get_node("scan_0_T1w_wf.noise01_native").inputs.acquired is False
 
 
-def test_the_precision_of_an_image_reaches_its_step_and_sidecar(tmp_path):
-    workflow = _build([_scan("T1w")], tmp_path, precision="bf16")
-    assert workflow.get_node("scan_0_T1w_wf.synthesize_native").inputs.precision == "bf16"
-    sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_native").inputs.sidecar
-    assert sidecar["Precision"] == "bf16"
-
-
-def _seeds(workflow, node: str) -> list[int]:
-    names = [name for name in workflow.list_node_names() if f".{node}_" in name]
-    return [workflow.get_node(name).inputs.seed for name in names]
-
-
 def test_only_a_method_that_draws_has_a_seed_of_each_scan(tmp_path):
     scans = [_scan("T1w"), _scan("T2w", "a")]
+
+    def seeds(workflow) -> set[int]:
+        names = [name for name in workflow.list_node_names() if ".synthesize_" in name]
+        return {workflow.get_node(name).inputs.seed for name in names}
+
     workflow = _build(scans, tmp_path, method="arnold", random_seed=3, output_spaces=("model",))
     own = [scan_seed(3, scan.stem) for scan in scans]
-    assert sorted(set(_seeds(workflow, "synthesize"))) == sorted(own)
+    assert seeds(workflow) == set(own)
     sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_model").inputs.sidecar
     assert (sidecar["SynthesisSeed"], sidecar["RandomSeed"]) == (own[0], 3)
     assert sidecar["ModelMethodTitle"] == "Arnold et al."
     assert sidecar["ModelReference"] == "https://doi.org/10.1016/j.mri.2021.12.007"
     workflow = _build(scans, tmp_path, random_seed=3)
-    assert set(_seeds(workflow, "synthesize")) == {42}
+    assert seeds(workflow) == {42}
     sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_native").inputs.sidecar
     assert "SynthesisSeed" not in sidecar
