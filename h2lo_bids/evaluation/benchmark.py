@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from h2lo_bids.evaluation.catalogue import CLIPPED, Columns
@@ -11,9 +14,9 @@ from h2lo_bids.evaluation.table import (
     CITATION,
     CITATION_2,
     Block,
+    Printed,
     Shown,
     Table,
-    paper_figures,
 )
 from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.vocabulary import ENHANCE
@@ -70,6 +73,25 @@ def benchmark_table(task: str, blocks: Sequence[Block], convention: str = CLIPPE
         task=task,
         convention=convention,
     )
+
+
+@cache
+def paper_figures(table: str = "table1") -> Printed:
+    """Return ``"table1"`` of the paper, or ``"table2"``, which prints no deviations.
+
+    Values are the mean and the population standard deviation, or NaN, over the folds of ds006557,
+    by contrast, method and metric.
+    """
+    text = (files("h2lo_bids") / f"data/paper/{table}.tsv").read_text(encoding="utf-8")
+    return {
+        (row["contrast"], row["method"], key.removesuffix("_mean")): (
+            float(value),
+            float(row.get(key.replace("_mean", "_std"), "nan")),
+        )
+        for row in csv.DictReader(text.splitlines(), delimiter="\t")
+        for key, value in row.items()
+        if key.endswith("_mean")
+    }
 
 
 def row_values(

@@ -14,10 +14,9 @@ import numpy as np
 from markupsafe import Markup
 
 from h2lo_bids.evaluation.catalogue import CONVENTIONS, REALISM
-from h2lo_bids.evaluation.printout import Printout, floor_of, paired_rows
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.splits import PARTS
-from h2lo_bids.evaluation.table import Block, Shown, Table
+from h2lo_bids.evaluation.table import Block, Printout, Shown, Table, floor_of, paired_rows
 from h2lo_bids.reports import charts
 from h2lo_bids.reports import group_pictures as pictures
 from h2lo_bids.reports.group_data import Contrast, Participants, read_table

@@ -14,10 +14,16 @@ import pytest
 from heads import BAD, rows_of, start, write_pairs
 
 from h2lo_bids.cli.parser import read_settings
-from h2lo_bids.evaluation.benchmark import arms_of, benchmark_table, epochs, subjects
+from h2lo_bids.evaluation.benchmark import (
+    arms_of,
+    benchmark_table,
+    epochs,
+    paper_figures,
+    subjects,
+)
 from h2lo_bids.evaluation.scores import SCORED, Score
 from h2lo_bids.evaluation.statistics import summarise
-from h2lo_bids.evaluation.table import Block, Row, paper_figures
+from h2lo_bids.evaluation.table import Block, Row
 
 # The method whose four numbers are fitted soonest.
 FIT = ["--resolution", "8", "--folds", "2"]

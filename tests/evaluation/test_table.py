@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from samples import cohort, lines_of
 
+from h2lo_bids.evaluation.benchmark import paper_figures
 from h2lo_bids.evaluation.catalogue import CONVENTIONS
-from h2lo_bids.evaluation.printout import floor_of
 from h2lo_bids.evaluation.scores import (
     REGIONS,
     SCORED,
@@ -28,7 +28,7 @@ from h2lo_bids.evaluation.table import (
     Row,
     Shown,
     Table,
-    paper_figures,
+    floor_of,
     rows_of,
     tabulate,
     write_tables,

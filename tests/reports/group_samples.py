@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from h2lo_bids.evaluation.benchmark import paper_figures
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
@@ -17,7 +18,6 @@ from h2lo_bids.evaluation.table import (
     Row,
     Shown,
     Table,
-    paper_figures,
     tabulate,
     write_tables,
 )
