@@ -82,24 +82,18 @@ def encode_crop(
     each layer's output is set to 0 there: the result equals the whole-volume
     features everywhere, at the border too.
     """
-    size = crops.shape[-1] - 2 * HALO
-    inside = all(c >= HALO and c + size + HALO <= n for c, n in zip(corner, shape, strict=True))
-    x, last = crops, len(branch.convolutions) - 1
+    sides = (torch.arange(c - HALO, c - HALO + crops.shape[-1]) for c in corner)
+    x, y, z = ((at >= 0) & (at < n) for at, n in zip(sides, shape, strict=True))
+    inside = x[:, None, None] & y[:, None] & z
+    whole, features, last = bool(inside.all()), crops, len(branch.convolutions) - 1
     for i, layer in enumerate(branch.convolutions):
-        x = functional.conv3d(x, layer.weight, layer.bias)
+        features = functional.conv3d(features, layer.weight, layer.bias)
         if i < last:
-            x = functional.relu(x)
-            if not inside:
-                x = x * _inside(corner, shape, size, HALO - 1 - i).to(x)
-    return x
-
-
-def _inside(corner: Corner, shape: tuple[int, ...], size: int, halo: int) -> torch.Tensor:
-    axes = []
-    for c, n in zip(corner, shape, strict=True):
-        at = torch.arange(c - halo, c + size + halo)
-        axes.append((at >= 0) & (at < n))
-    return axes[0][:, None, None] & axes[1][:, None] & axes[2]
+            features = functional.relu(features)
+        if i < last and not whole:
+            left = (slice(i + 1, -i - 1),) * 3  # each layer takes a voxel of the halo away
+            features = features * inside[left].to(features)
+    return features
 
 
 def predict_crop(
