@@ -15,13 +15,14 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.masks import (
-    bounding_box,
     cut_bridges,
+    cut_share,
     dice,
     largest_component,
     volume_ml,
     within,
 )
+from h2lo_bids.imaging.orientation import MIN_FIT, orientation_fits
 from h2lo_bids.imaging.reading import farthest_apart, name_of
 from h2lo_bids.imaging.resample import block_means, placed, resample, resample_mask, spacing_of
 
@@ -243,16 +244,6 @@ def stripped_mask(image: Any) -> np.ndarray:
     return binary_fill_holes(closed[inner] | nonzero)
 
 
-def cut_share(inside: np.ndarray) -> float:
-    """Return the largest share of a bounding box's face that an array border cuts."""
-    sides = [ends.stop - ends.start for ends in bounding_box(inside)]
-    shares = []
-    for axis in range(3):
-        face = np.prod([side for other, side in enumerate(sides) if other != axis])
-        shares += [np.take(inside, end, axis).sum() / face for end in (0, -1)]
-    return float(max(shares))
-
-
 def use_given_mask(mask: Any, image: Any) -> BrainMask:
     """Use a precomputed mask, resampled where its grid is not the scan's.
 
@@ -327,8 +318,6 @@ def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> 
     It is refused if it lies mostly elsewhere, and extraction found what has the shape of a
     brain. `name` is the mask's file, `image` the scan.
     """
-    from h2lo_bids.imaging.orientation import MIN_FIT, orientation_fits
-
     mine, other = (np.asarray(mask.image.dataobj) > 0 for mask in (given, found))
     overlap = dice(mine, other)
     if overlap >= EXPECTED_DICE:

@@ -51,6 +51,16 @@ def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:
     return float(np.count_nonzero(mask)) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
+def cut_share(inside: np.ndarray) -> float:
+    """Return the largest share of a bounding box's face that an array border cuts."""
+    sides = [ends.stop - ends.start for ends in bounding_box(inside)]
+    shares = []
+    for axis in range(3):
+        face = np.prod([side for other, side in enumerate(sides) if other != axis])
+        shares += [np.take(inside, end, axis).sum() / face for end in (0, -1)]
+    return float(max(shares))
+
+
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Return the overlap of two masks, 0 for empty ones."""
     return float(2 * np.count_nonzero(a & b) / max(1, a.sum() + b.sum()))

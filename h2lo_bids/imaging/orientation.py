@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 
-from h2lo_bids.imaging.brain import cut_share
+from h2lo_bids.imaging.masks import cut_share
 from h2lo_bids.imaging.resample import FWHM_PER_SIGMA, block_means, spacing_of
 
 CELL_MM = 8.0

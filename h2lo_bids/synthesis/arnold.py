@@ -38,7 +38,7 @@ def predict_arnold(
         first, second = draw_noise(volume.shape, seed)
         sigma, c1, c2, c3 = model.numbers
         source = Source.build(volume, mask, first, second, max(sigma, c3))
-        blurred = source.inside(source.noisy(c1), sigma)
+        blurred = source.inside(source.image + np.float32(c1) * source.grain, sigma)
         out[mask] = finish(blurred, source.inside(source.second, c3), c2)
     return out
 
@@ -78,11 +78,6 @@ class Source:
         grain = blur(first, GRAIN, around) * np.float32(deviation(image))
         image, mask, second = (v[around].copy() for v in (image, mask, second))
         return cls(image, mask, bounding_box(mask), grain, second)
-
-    def noisy(self, c1: float) -> np.ndarray:
-        """Return the image with the first noise."""
-        mixed: np.ndarray = self.image + np.float32(c1) * self.grain
-        return mixed
 
     def inside(self, values: np.ndarray, sigma: float) -> np.ndarray:
         """Blur a volume and return the mask's voxels, (N,)."""
