@@ -265,10 +265,14 @@ def _sidecars(branch: Branch) -> dict[str, dict[str, Any]]:
 def _record(branch: Branch) -> dict[str, Any]:
     """Return what the report's record says that is known before the run."""
     image, scan = branch.image, branch.image.scan
-    grids, remarks = branch.grids, list(scan.remarks)
+    grids, remarks = branch.grids, [*scan.notes, *scan.warnings]
     if image.enhanced:
         grids = ()
-        remarks = [f"{part.path.name}: {text}" for part in image.parts for text in part.remarks]
+        remarks = [
+            f"{part.path.name}: {text}"
+            for part in image.parts
+            for text in (*part.notes, *part.warnings)
+        ]
     record = {
         "stem": scan.stem,
         "source": scan.relative_path,

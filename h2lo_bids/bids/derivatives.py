@@ -164,9 +164,6 @@ def _filled(key: str, fields: dict[str, str | int]) -> str:
     return str(_spec("results")[key]["path"].format(**fields))
 
 
-_ADDED = ("res", "desc")
-
-
 def pair_paths(out_dir: Path, source: Source, contrast: str) -> dict[str, Path]:
     """Name the files of a pair: ``hf``, ``lf``, ``mask``, ``record``."""
     # Entities alone: a T2w scan's own mask would get another name for its own space.
@@ -208,7 +205,7 @@ def scan_entities(record: Path) -> tuple[tuple[str, str], ...]:
     name = parse_name(record.name)
     if name is None:
         raise ValueError(f"{record.name}: is not the name of a pair's record")
-    return tuple(pair for pair in name.entities if pair[0] not in _ADDED)
+    return tuple(pair for pair in name.entities if pair[0] not in ("res", "desc"))
 
 
 def paths_of_record(record: Path, contrast: str) -> dict[str, Path]:

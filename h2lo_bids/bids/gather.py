@@ -126,10 +126,11 @@ class Search:
         for label in subjects:
             subject = self.root / f"sub-{label}"
             visits = [subject / visit for visit in ("", *sessions_of(subject))]
-            # The folders of a closed folder cannot be seen: it is named itself.
+            # The folders of a closed folder cannot be seen: it is named itself, and comes first.
             folders = (*visits, *(visit / "anat" for visit in visits))
-            if closed := next(filter(_closed, folders), None):
-                self.refuse(closed, "cannot be read; check its permissions", MissingInputError)
+            closed = (f for f in folders if f.is_dir() and not os.access(f, os.R_OK | os.X_OK))
+            if first := next(closed, None):
+                self.refuse(first, "cannot be read; check its permissions", MissingInputError)
             else:
                 kept.append(label)
         self.subjects = tuple(kept)
@@ -214,10 +215,6 @@ _UNIFORM = ("UNIT1", "MP2RAGE")
 
 _OF_SCANNING = ("ses", "task", "acq", "ce", "rec", "run", "mod", "proc")
 """Entities whose labels may name the scanner; ``desc-lowfield`` is no scan's."""
-
-
-def _closed(folder: Path) -> bool:
-    return folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
 
 
 def find_images(search: Search) -> list[Scan]:

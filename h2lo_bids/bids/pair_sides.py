@@ -56,15 +56,15 @@ def gather_sides(search: Search) -> dict[Key, Sides]:
             _keep(search, scan, sides, low=low)
     _validate(search, sides)
     if query.lf_dir is not None:
-        _gather_second(search, sides)
+        _gather_second(search, query.lf_dir, sides)
     return dict(sides)
 
 
-def _gather_second(search: Search, sides: dict[Key, Sides]) -> None:
+def _gather_second(search: Search, root: Path, sides: dict[Key, Sides]) -> None:
     """Add the low-field scans of ``lf_dir``, and warn of what only that dataset has."""
-    # It adds to the same lists.
-    second = replace(search, query=search.query.second(), dataset=LF_DATASET)
-    root, known = second.root, {*search.existing}
+    query = replace(search.query, bids_dir=root, lf_dir=None, database_dir=None)
+    second = replace(search, query=query, dataset=LF_DATASET)  # it adds to the same lists
+    known = {*search.existing}
     second.check_description()
     others = [f"sub-{label}" for label in second.existing if label not in known]
     if others and search.subjects == search.existing:

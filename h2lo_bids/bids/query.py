@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -230,11 +230,6 @@ class Query:
             asked |= compiled[f"{side}_{suffix.lower()}".lstrip("_")]
             asked |= compile_words(getattr(self, side), f"--{side}") if side else {}
         return asked
-
-    def second(self) -> Query:
-        """Ask for every scan of the wanted contrasts in ``lf_dir``."""
-        assert self.lf_dir is not None
-        return replace(self, bids_dir=self.lf_dir, lf_dir=None, database_dir=None)
 
 
 def in_derivatives(path: Path, root: Path) -> bool:

@@ -63,11 +63,6 @@ class Scan:
         return f"{self.field_strength:g} T by {source}"
 
     @property
-    def remarks(self) -> tuple[str, ...]:
-        """Notes and warnings, for the report."""
-        return (*self.notes, *self.warnings)
-
-    @property
     def stem(self) -> str:
         """File name without extension, e.g. ``sub-01_ses-HF_acq-x_T1w``."""
         return "_".join([*(f"{key}-{value}" for key, value in self.entities), self.suffix])
