@@ -100,7 +100,7 @@ def _run(
     on_box: Callable[[Evaluator, Box], None],
     options: EngineOptions,
 ) -> None:
-    """Cover the wanted voxels and visit each box (`each_on_a_core`), on the CPU if a GPU fails."""
+    """Cover the wanted voxels and visit each box, on the CPU if a GPU is too small."""
     device, tile = resolve_device(options.device), options.tile
     while True:
         try:
