@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from problems import ball_pair
+from problems import ball_pair, history
 
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.phantom.pairs import TrainingPair
@@ -96,20 +95,14 @@ def test_command_writes_a_bundle_with_its_figures(labels: Path, tmp_path: Path) 
         assert phrase in bundle.card
     assert f"{mean['h2lo']['psnr']:.2f}" in bundle.card
     assert load_model(bundle).bias.shape == ()
-
-
-@pytest.mark.slow
-def test_stopped_command_goes_on_to_the_same_bundle(labels: Path, tmp_path: Path) -> None:
-    assert run(labels, tmp_path / "a") == 0
+    # Stopped, it goes on to the same bundle.
     assert run(labels, tmp_path / "b", "--max-steps", "2") == 0
     assert not (tmp_path / "b" / "h2lo_T2w").exists()
     assert run(labels, tmp_path / "b") == 0
-    digests = [load_bundle(tmp_path / d / "h2lo_T2w").sha256 for d in "ab"]
-    assert digests[0] == digests[1]
-    with (tmp_path / "b" / "work" / "T2w" / "history.csv").open() as stream:
-        assert [r["step"] for r in csv.DictReader(stream)] == ["1", "2", "3", "4"]
+    assert load_bundle(tmp_path / "b" / "h2lo_T2w").sha256 == bundle.sha256
+    assert [r["step"] for r in history(tmp_path / "b" / "work" / "T2w")] == ["1", "2", "3", "4"]
     held_out = json.loads((tmp_path / "b" / "work" / "T2w" / "held_out.json").read_text())
-    assert held_out["mean"]["identity"]["psnr"] > 0
+    assert held_out["mean"] == mean
 
 
 def test_pairs_only_and_damaged_pairs(
