@@ -52,9 +52,14 @@ def test_resumed_fit_equals_an_undisturbed_one(
 
 
 @pytest.mark.parametrize("name", ["arnold", "pix2pix", "diffi2i", "pfsr"])
-def test_methods_that_share_no_step_refuse_several_processes(tmp_path: Path, name: str) -> None:
+def test_methods_refuse_processes_and_weights_that_they_cannot_use(
+    tmp_path: Path, name: str
+) -> None:
     with pytest.raises(UsageError, match="one process, not 9"):
         fit(TRAIN, [], tiny_options(name), tmp_path, world=9)
+    if name != "pfsr":
+        with pytest.raises(UsageError, match="from random weights alone"):
+            fit(TRAIN, [], tiny_options(name, starts_from="0" * 64), tmp_path, initial={})
 
 
 @pytest.mark.parametrize("protocol", [paper_options, default_options])
