@@ -46,7 +46,16 @@ _VALUES: Columns = {
     "stopped_early": {"Description": "Folds that the time budget ended before the schedule did"},
     "time_budget_minutes": {"Description": "Time budget of a fit", "Units": "min"},
 }
+DETAIL = {"detail_3mm": (4, 3), "detail_2mm": (3, 2)}
+"""Bands of half-pitch in mm in which an enhanced image is compared with the true one."""
 _ARM_VALUES: Columns = {
+    **{
+        key: {
+            "Description": "Correlation with the true high-field image in the band of "
+            f"{coarse} to {fine} mm half-pitch, mean over test subjects"
+        }
+        for key, (coarse, fine) in DETAIL.items()
+    },
     "subjects_real": {"Description": "Subjects whose pairs were trained on, the most of all folds"},
     "subjects_cohort": {"Description": "Subjects of the cohort that were pretrained on"},
     "epochs_pretrain": {"Description": "Epochs of pretraining, of the schedule"},
@@ -95,9 +104,12 @@ def paper_figures(table: str = "table1") -> Printed:
 
 
 def row_values(
-    name: str, scores: Sequence[Score], records: Records, planned: int
+    name: str, scores: Sequence[Score], records: Records, planned: int, every: Records = ()
 ) -> dict[str, Any]:
-    """Sum up what was scored of a method, and what its finished folds recorded, if anything."""
+    """Sum up what was scored of a method, and what its finished folds recorded, if anything.
+
+    `every` are the records of all methods: in those of an enhancer its input stands, too.
+    """
     scored = [s for s in scores if s.method == name]
     options = [record.get("options") or {} for record in records]
     steps = _numbers(records, "steps")
@@ -119,7 +131,13 @@ def row_values(
         "stopped_early": sum(bool(r.get("timed_out")) for r in records) if steps else None,
         "time_budget_minutes": max(limits) / 60 if limits else None,
         **arms_of(records),
+        **_detail(name, records or every),
     }
+
+
+def _detail(name: str, records: Records) -> dict[str, float | None]:
+    images = [image.get(name) or {} for record in records for image in record.get("detail") or ()]
+    return {key: _mean([image[key] for image in images if key in image]) for key in DETAIL}
 
 
 def _numbers(records: Records, key: str) -> list[Any]:
@@ -234,6 +252,11 @@ _SHOWN = (
 )
 _COSTS = tuple(column for column in _SHOWN if column.heading in ("Training (s)", "Steps", "Folds"))
 _ARMS = (
+    Shown(
+        "Detail",
+        lambda values: " / ".join(f"{v:.2f}" for k in DETAIL if (v := values.get(k)) is not None),
+        "Correlation with the true high-field image, half-pitch 4 to 3 and 3 to 2 mm",
+    ),
     Shown("Subjects", subjects, "Real pairs, and the cohort's subjects to pretrain on"),
     Shown("Epochs", epochs, "Of the schedule: pretraining, and those with real pairs"),
 )

@@ -244,6 +244,7 @@ def test_arms_run_on_the_folds_of_the_synthesis_models(cohorts: Path, synthesize
     assert [*rows] == ["identity", "pfsr-real", "pfsr-curve", "pfsr-arnold"]
     assert {row["folds"] for row in rows.values()} == {"2"}
     assert rows["pfsr-arnold"]["subjects_cohort"] == "1"
+    assert {row["detail_2mm"] for row in rows.values()} == {"n/a"}  # of voxels that are too large
     assert "<img" in (synthesized / "table2.html").read_text()
     assert (synthesized / "enhancement.html").is_file()
     # What the synthesis benchmark has written stays.

@@ -35,10 +35,9 @@ from h2lo_bids.training.experiments.heldout import (
     PICTURES,
     SCORES,
     Scored,
-    pictures_of,
+    detail_of,
     predict_pair,
     realism_of,
-    score_pair,
     stranger_to,
 )
 from h2lo_bids.training.experiments.leaks import check_images
@@ -311,17 +310,15 @@ def score_subject(
     job: FoldWork, scored: Scored, prepared: PreparedPair, pair: Pair, predicted: np.ndarray
 ) -> None:
     """Add a test subject's prediction, and its input itself, to the scores of a fold."""
-    fold = job.fold.index
-    own = score_pair(pair, predicted, method=job.method, fold=fold)
-    scored.scores += score_pair(pair, fold=fold)
-    if job.method != IDENTITY:  # whose row stands there already
-        scored.scores += own
-    scored.pictures.update(pictures_of(pair, predicted))
+    scored.add(pair, predicted, job.method, job.fold.index)
+    spacing = prepared.frame.spacing
     if job.task == SYNTHESIZE:
         scored.realism += realism_of(
-            pair, {job.method: predicted}, prepared.frame.spacing, fold=fold,
+            pair, {job.method: predicted}, spacing, fold=job.fold.index,
             stranger=stranger_to(prepared, job.pairs_in(*PARTS)),
         )  # fmt: skip
+    else:
+        scored.detail.append(detail_of(pair, {IDENTITY: pair.hf, job.method: predicted}, spacing))
 
 
 def write_fold(
@@ -333,6 +330,7 @@ def write_fold(
     common = {
         "title": title,
         "simulated": any(pair.simulated for pair in job.pairs_in(*parts)),
+        **({"detail": scored.detail} if scored.detail else {}),
         "software": software(),
     }
     write_json(job.folder / RECORD, {**job.identity(), **common, **record})

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
+from h2lo_bids.evaluation.benchmark import DETAIL
 from h2lo_bids.evaluation.catalogue import OWN, STRANGER
 from h2lo_bids.evaluation.metrics import METRICS, evaluate, foreground, histogram
 from h2lo_bids.evaluation.realism import (
+    HALF_PITCH_MM,
     Appearance,
     appearance,
     band_correlation,
@@ -66,6 +68,15 @@ class Scored:
     scores: list[Score] = field(default_factory=list)
     realism: list[Realism] = field(default_factory=list)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    detail: list[dict[str, Figures]] = field(default_factory=list)
+
+    def add(self, pair: Pair, predicted: np.ndarray, method: str, fold: int) -> None:
+        """Score a prediction of a pair's target, and the input itself, and keep their pictures."""
+        own = score_pair(pair, predicted, method=method, fold=fold)
+        self.scores += score_pair(pair, fold=fold)
+        if method != IDENTITY:  # whose row stands there already
+            self.scores += own
+        self.pictures.update(pictures_of(pair, predicted))
 
     def write(self, folder: Path, titles: Mapping[str, str]) -> None:
         """Write them as files of a folder; pictures as one ``.npz`` file, always the same bytes."""
@@ -124,6 +135,24 @@ def realism_of(
         cut = np.clip(image, 0, 1)
         rows.append(measure("synthesized", name, cut, appearance(cut, pair.mask, spacing)))
     return rows
+
+
+def detail_of(
+    pair: Pair, images: Mapping[str, np.ndarray], spacing: Sequence[float]
+) -> dict[str, Figures]:
+    """Correlate images, cut to [0, 1], with a pair's target in bands of fine half-pitch.
+
+    By image, then by the columns of `h2lo_bids.evaluation.benchmark.DETAIL`, those that the grid
+    carries. A change of contrast alone changes little here.
+    """
+    window, figures = tapered(pair.mask, spacing), {}
+    for name, image in images.items():
+        bands = band_correlation(np.clip(image, 0, 1), pair.lf, window, spacing)
+        by_band = dict(zip(HALF_PITCH_MM, bands, strict=True))
+        figures[name] = {
+            key: by_band[band] for key, band in DETAIL.items() if not math.isnan(by_band[band])
+        }
+    return figures
 
 
 def nearest(own: Appearance, references: Sequence[Appearance]) -> dict[str, float]:

@@ -74,8 +74,9 @@ def _with_costs(
     block: Block, scores: Sequence[Score], records: Mapping[str, Any], folds: int
 ) -> Block:
     """Add what each method cost and learned from, and what is to be said of it."""
+    every = [record for own in records.values() for record in own]
     rows = tuple(
-        replace(row, values=row_values(row.name, scores, records.get(row.name, ()), folds))
+        replace(row, values=row_values(row.name, scores, records.get(row.name, ()), folds, every))
         for row in block.rows
     )
     notes = budget_notes({row.title: records[row.name] for row in rows if row.name in records})

@@ -14,6 +14,7 @@ from problems import small_options
 
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.evaluation import metrics
+from h2lo_bids.evaluation.benchmark import row_values
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, save_bundle
@@ -21,7 +22,7 @@ from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.training.experiments.arms import apply_curve, fit_curve
 from h2lo_bids.training.experiments.crossvalidation import CurveJob, fold_done, run_fold
 from h2lo_bids.training.experiments.final import fit_final
-from h2lo_bids.training.experiments.heldout import score_pair
+from h2lo_bids.training.experiments.heldout import detail_of, score_pair
 from h2lo_bids.training.experiments.scoring import score_models
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.prepared import PreparedPair, open_prepared, read_prepared
@@ -150,3 +151,19 @@ def test_the_curve_is_the_mean_at_each_grey_level(pairs, tmp_path: Path) -> None
     }
     assert found["pfsr-curve"] == pytest.approx(expected, abs=1e-3)
     assert found["identity"] == pytest.approx(metrics.psnr(tested.lf, tested.hf), abs=1e-3)
+
+
+def test_detail_is_correlated_band_by_band() -> None:
+    x = np.arange(70)[:, None, None]
+    mask = np.ones((70, 40, 40), bool)
+    coarse, fine = (np.cos(2 * np.pi * x * f) * mask for f in (1 / 7, 1 / 5))  # 3.5, 2.5 mm
+    pair = Pair("a", 0.5 + 0.2 * coarse, 0.5 + 0.2 * coarse + 0.2 * fine, mask)
+    images = {"identity": pair.hf, "pfsr-real": 0.5 + 0.1 * coarse - 0.3 * fine}
+    detail = detail_of(pair, images, (1.0, 1.0, 1.0))
+    assert detail["pfsr-real"] == pytest.approx({"detail_3mm": 1, "detail_2mm": -1}, abs=0.1)
+    assert detail["identity"]["detail_3mm"] == pytest.approx(1, abs=0.05)
+    # On voxels of 2.5 mm half-pitches below are not known. A method's column is the mean.
+    assert [*detail_of(pair, images, (2.5, 2.5, 2.5))["identity"]] == ["detail_3mm"]
+    records = [{"detail": [detail, {"pfsr-real": {"detail_2mm": 0.0}}]}]
+    assert row_values("pfsr-real", [], records, 1)["detail_2mm"] == pytest.approx(-0.5, abs=0.05)
+    assert row_values("identity", [], (), 1, records)["detail_3mm"] == pytest.approx(1, abs=0.05)
