@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import permutations, product
 
 import nibabel as nib
@@ -13,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.resample import conform, frame_grid, lf_grid, lf_mask, resample
+from h2lo_bids.models.frame import Frame
 
 RNG = np.random.default_rng(11)
 CODES = [
@@ -22,12 +22,8 @@ CODES = [
 ]
 
 
-@dataclass(frozen=True)
-class Box:
-    shape: tuple[int, int, int] = (24, 26, 28)
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    orientation: str = "RAS"
-    anchor: str = "brain"
+def frame(shape=(24, 26, 28), **given) -> Frame:
+    return Frame(shape, **given)
 
 
 def in_orientation(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
@@ -54,8 +50,8 @@ def a_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
 def test_every_orientation_gives_the_same_voxels_in_the_same_place(codes: str) -> None:
     image = scan()
     mask = a_mask(image)
-    truth = conform(image, Box(), mask=mask)
-    turned = conform(in_orientation(image, codes), Box(), mask=in_orientation(mask, codes))
+    truth = conform(image, frame(), mask=mask)
+    turned = conform(in_orientation(image, codes), frame(), mask=in_orientation(mask, codes))
     np.testing.assert_array_equal(turned.get_fdata(), truth.get_fdata())
     np.testing.assert_allclose(turned.affine, truth.affine, atol=1e-9)
     assert nib.aff2axcodes(turned.affine) == ("R", "A", "S")
@@ -64,7 +60,7 @@ def test_every_orientation_gives_the_same_voxels_in_the_same_place(codes: str) -
 def test_same_spacing_only_moves_whole_voxels() -> None:
     image = scan()
     mask = a_mask(image)
-    got = conform(image, Box(), mask=mask)
+    got = conform(image, frame(), mask=mask)
     # The mask's box is centred: (3..10) of 24 starts at 8, (5..14) of 26 at 8, and the 13 voxels
     # (2..14) cannot be centred on 28 exactly.
     start_z = int(np.flatnonzero(got.get_fdata().any((0, 1)))[0])
@@ -84,7 +80,7 @@ def test_resampling_keeps_a_smooth_field_in_place(zooms: tuple[float, ...], code
     slope = np.array([0.5, -0.3, 0.8])
     data = (apply_affine(affine, grid) @ slope + 100).astype(np.float32)
     image = in_orientation(nib.Nifti1Image(data, affine), codes)
-    got = conform(image, Box(shape=(20, 20, 20)))
+    got = conform(image, frame(shape=(20, 20, 20)))
     np.testing.assert_allclose(nib.affines.voxel_sizes(got.affine), 1)
     inner = np.stack(np.meshgrid(*[np.arange(4, 16)] * 3, indexing="ij"), -1)
     truth = apply_affine(got.affine, inner) @ slope + 100
@@ -94,7 +90,7 @@ def test_resampling_keeps_a_smooth_field_in_place(zooms: tuple[float, ...], code
 def test_resampled_frame_is_centred_on_the_mask() -> None:
     image = scan(zooms=(1.3, 0.8, 2.0))
     mask = a_mask(image)
-    shape, affine = frame_grid(image, Box(), mask=mask)
+    shape, affine = frame_grid(image, frame(), mask=mask)
     centre = apply_affine(affine, (np.array(shape) - 1) / 2)
     box_centre = apply_affine(image.affine, [(3 + 10) / 2, (5 + 14) / 2, (2 + 14) / 2])
     np.testing.assert_allclose(centre, box_centre, atol=1e-9)
@@ -102,7 +98,7 @@ def test_resampled_frame_is_centred_on_the_mask() -> None:
 
 def test_resampling_stays_in_range_and_is_zero_outside() -> None:
     image = scan(zooms=(1.3, 1.3, 1.3))
-    got = conform(image, Box(shape=(60, 60, 60))).get_fdata()
+    got = conform(image, frame(shape=(60, 60, 60))).get_fdata()
     inside = got[got != 0]
     assert inside.min() >= image.get_fdata().min()
     assert inside.max() <= image.get_fdata().max()
@@ -115,7 +111,7 @@ def test_down_sampling_does_not_alias() -> None:
     """A checkerboard finer than the new grid must average out."""
     board = (np.indices((40, 40, 40)).sum(0) % 2).astype(np.float32)
     image = nib.Nifti1Image(board, np.diag([0.5, 0.5, 0.5, 1]))
-    got = conform(image, Box(shape=(16, 16, 16), spacing=(1.5, 1.5, 1.5))).get_fdata()[3:10, 3:10]
+    got = conform(image, frame(shape=(16, 16, 16), spacing=(1.5, 1.5, 1.5))).get_fdata()[3:10, 3:10]
     assert np.abs(got[..., 3:10] - 0.5).max() < 0.05
     smooth = gaussian_filter(RNG.normal(size=(40, 40, 40)).astype(np.float32), 5)
     kept = resample(nib.Nifti1Image(smooth, np.eye(4)), (20, 20, 20), np.diag([2, 2, 2, 1.0]))
@@ -125,16 +121,16 @@ def test_down_sampling_does_not_alias() -> None:
 
 def test_array_anchor_is_the_reordered_array() -> None:
     image = scan()
-    frame = Box(anchor="array")
-    got = conform(in_orientation(image, "PIL"), frame, mask=in_orientation(a_mask(image), "PIL"))
+    array = frame(anchor="array")
+    got = conform(in_orientation(image, "PIL"), array, mask=in_orientation(a_mask(image), "PIL"))
     np.testing.assert_array_equal(got.get_fdata(), image.get_fdata())
     np.testing.assert_allclose(got.affine, image.affine, atol=1e-9)
     coarse = scan(zooms=(2, 1, 1))
-    turned = conform(image, Box(orientation="LIA", anchor="array"))
+    turned = conform(image, frame(orientation="LIA", anchor="array"))
     np.testing.assert_array_equal(turned.get_fdata(), in_orientation(image, "LIA").get_fdata())
-    nearly = conform(scan(zooms=(1.009, 1, 1)), frame)
+    nearly = conform(scan(zooms=(1.009, 1, 1)), array)
     assert nearly.shape == (16, 20, 18)  # not interpolated
-    got = conform(coarse, frame)
+    got = conform(coarse, array)
     assert got.shape == (32, 20, 18)
     centre = apply_affine(got.affine, (np.array(got.shape) - 1) / 2)
     truth = apply_affine(coarse.affine, (np.array(coarse.shape) - 1) / 2)
@@ -146,11 +142,11 @@ def test_a_brain_too_large_for_the_frame_is_refused_in_one_line() -> None:
     whole = nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine)
     image.set_filename("sub-01_T1w.nii.gz")
     with pytest.raises(BadDataError, match=r"sub-01_T1w.*60 x 60 x 60 mm") as caught:
-        conform(image, Box(), mask=whole)
+        conform(image, frame(), mask=whole)
     assert "\n" not in str(caught.value)
     empty = nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine)
     with pytest.raises(BadDataError, match="empty"):
-        conform(image, Box(), mask=empty)
+        conform(image, frame(), mask=empty)
 
 
 @pytest.mark.parametrize("order", [0, 1, 3])
@@ -161,7 +157,7 @@ def test_resampling_against_scipy(order: int, rotated: bool) -> None:
     image = in_orientation(scan(zooms=(1.2, 0.9, 3)), "PIL")
     data = gaussian_filter(image.get_fdata(), 2 if rotated else 0).astype(np.float32)
     image = nib.Nifti1Image(data, image.affine)
-    shape, affine = frame_grid(image, Box(spacing=(0.8, 0.8, 0.8)))
+    shape, affine = frame_grid(image, frame(spacing=(0.8, 0.8, 0.8)))
     if rotated:
         affine = affine @ from_matvec(nib.eulerangles.euler2mat(0.3, 0.2, 0.1))
     got = resample(image, shape, affine, order=order).get_fdata()
