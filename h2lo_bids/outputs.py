@@ -19,7 +19,7 @@ from h2lo_bids.bids.derivatives import (
 )
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cache import sha256
-from h2lo_bids.imaging.templates import parse_space
+from h2lo_bids.imaging.templates import TemplateFiles, parse_space
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.settings import Settings
@@ -39,8 +39,6 @@ _PREDICTION = (
 _TRAINED_ON_SIMULATED = (
     "The model was trained on simulated data, not on scans of the same heads in both fields"
 )
-TemplateFiles = tuple[Path | None, Path | None]
-"""A template's image and its brain mask."""
 
 
 @dataclass(frozen=True)

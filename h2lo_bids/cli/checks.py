@@ -18,7 +18,7 @@ from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, METHODS, REAL, SY
 from h2lo_bids.wording import did_you_mean
 
 _DATASETS = ("--derivatives", "--lf-dir", "--pretrain-derivatives", "--cohort")
-Templates = dict[str, dict[str, tuple[Path | None, Path | None]]]
+Templates = dict[str, dict[str, tuple[Path, Path | None]]]
 """Image and brain mask of each contrast and standard space."""
 _OWN_OPTIONS = {
     "lambda_grad": ("h2lo",),

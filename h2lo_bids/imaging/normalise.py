@@ -138,16 +138,16 @@ def scale_brain(
     negative = float(np.mean(data[inside] < 0))
     if scaling == "max":
         return Scaled(max_normalise(data, inside, name=name), negative=negative)
-    ratio, corrected, found = None, False, blocks(data, inside, spacing)
+    ratio, corrected, cells = None, False, blocks(data, inside, spacing)
     if negative < NEGATIVE_SHARE:
-        log_field = _fit_log_field(found)
-        low, high = np.percentile(log_field(found.index * found.sides), [2, 98])
+        log_field = _fit_log_field(cells)
+        low, high = np.percentile(log_field(cells.index * cells.sides), [2, 98])
         ratio = float(np.exp(min(high - low, 10.0)))
         if ratio > STRONG_FIELD:
             data, corrected = data / _receive_field(data, inside, spacing, log_field), True
-            found = blocks(data, inside, spacing)
-    flat = found.median[_flat(found.spread, FLAT_SHARE)]
-    fluid = float(np.quantile(found.median, FLUID_QUANTILE[contrast]))
+            cells = blocks(data, inside, spacing)
+    flat = cells.median[_flat(cells.spread, FLAT_SHARE)]
+    fluid = float(np.quantile(cells.median, FLUID_QUANTILE[contrast]))
     white = float(np.quantile(flat, WHITE_QUANTILE[contrast]))
     low, high = LEVELS[contrast]
     if not abs(white - fluid) > 1e-3 * max(abs(white), abs(fluid)):
@@ -177,27 +177,27 @@ def _field_terms(place: np.ndarray) -> np.ndarray:
     return np.concatenate([x, x**2, mixed], axis=-1)
 
 
-def _fit_log_field(found: Blocks) -> Callable[[np.ndarray], np.ndarray]:
+def _fit_log_field(cells: Blocks) -> Callable[[np.ndarray], np.ndarray]:
     """Fit the logarithm of a smooth field; return it as a function of places in mm.
 
     It is fitted to the differences between flat blocks some millimetres apart, half of which
     count: inside one tissue they are the field's, whichever tissue it is. Levels of a tissue
     would not do, as under a strong field one tissue has the level of another elsewhere.
     """
-    positive = found.median > 0
-    level = np.where(positive, found.median, 1.0)
-    usable = positive & _flat(np.where(positive, found.spread / level, np.inf), 0.5)
-    number = np.full(found.index.max(0) + 1, -1)
-    number[tuple(found.index.T)] = np.where(usable, np.arange(len(level)), -1)
+    positive = cells.median > 0
+    level = np.where(positive, cells.median, 1.0)
+    usable = positive & _flat(np.where(positive, cells.spread / level, np.inf), 0.5)
+    number = np.full(cells.index.max(0) + 1, -1)
+    number[tuple(cells.index.T)] = np.where(usable, np.arange(len(level)), -1)
     ends = []
-    steps = np.maximum(1, np.round(_FIELD_REACH_MM / found.sides)).astype(int)
+    steps = np.maximum(1, np.round(_FIELD_REACH_MM / cells.sides)).astype(int)
     for axis, step in enumerate(steps):
         along = np.moveaxis(number, axis, 0)
         near, far = along[:-step], along[step:]
         both = (near >= 0) & (far >= 0)
         ends.append((near[both], far[both]))
     near, far = (np.concatenate(end) for end in zip(*ends, strict=True))
-    places = found.index * found.sides
+    places = cells.index * cells.sides
     middle = places.mean(0)
     terms, logs = _field_terms(places - middle), np.log(level)
     slope, rise = terms[far] - terms[near], logs[far] - logs[near]

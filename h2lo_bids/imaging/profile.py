@@ -107,9 +107,9 @@ def measure(
     """
     box = bounding_box(mask)
     volume, mask = np.asarray(scaled.volume[box], np.float32), np.asarray(mask[box], dtype=bool)
-    brain, found = volume[mask], blocks(volume, mask, spacing)
-    levels, classes = three_classes(found.median)
-    depth = _depth(found)
+    brain, cells = volume[mask], blocks(volume, mask, spacing)
+    levels, classes = three_classes(cells.median)
+    depth = _depth(cells)
     white, grey = (2, 1) if contrast == "T1w" else (0, 1)
     noise, smooth = zip(*(_along(volume, mask, spacing, axis) for axis in range(3)), strict=True)
     profile = {
@@ -239,14 +239,14 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(values)) if values.size else 0.0
 
 
-def _depth(found: Blocks) -> np.ndarray:
+def _depth(cells: Blocks) -> np.ndarray:
     """Return the distance in mm of each block to the nearest place without one."""
     from scipy.ndimage import distance_transform_edt
 
-    at = found.index + 1
+    at = cells.index + 1
     inside = np.zeros(at.max(0) + 2, dtype=bool)
     inside[tuple(at.T)] = True
-    return distance_transform_edt(inside, sampling=found.sides)[tuple(at.T)]
+    return distance_transform_edt(inside, sampling=cells.sides)[tuple(at.T)]
 
 
 def _along(

@@ -20,6 +20,7 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.reading import name_of
+from h2lo_bids.imaging.resample import spacing_of
 
 TRANSFORMS = {"rigid": "Rigid", "affine": "Affine", "syn": "SyN"}
 """Names of ours and of ANTs, from six degrees of freedom to a dense warp."""
@@ -146,7 +147,7 @@ def _pack(ants: Any, files: list[str], out: Path, *, back: bool) -> Path:
 def _to_ants(ants: Any, image: Any) -> Any:
     """Hand an image to ANTs, in LPS, with exactly orthonormal directions."""
     affine = _LPS @ np.asarray(image.affine, dtype=float)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = spacing_of(affine)
     left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
     return ants.from_numpy(
         np.ascontiguousarray(image.dataobj, dtype=np.float32),

@@ -19,7 +19,7 @@ from h2lo_bids.errors import MissingInputError, UsageError
 _SPACE = re.compile(r"[A-Za-z0-9]+")
 _MODIFIERS = {"res": "res", "resolution": "res", "cohort": "cohort"}
 
-Files = tuple[Path, Path | None]
+TemplateFiles = tuple[Path, Path | None]
 """A template's image, a head or a brain, and its brain mask where there is one."""
 
 
@@ -76,7 +76,7 @@ def templateflow_home() -> Path:
         return Path("/nonexistent/.cache/templateflow")
 
 
-def find_template(space: str, *, suffix: str = "T1w", fetch: bool = False) -> Files:
+def find_template(space: str, *, suffix: str = "T1w", fetch: bool = False) -> TemplateFiles:
     """Find a template's image and brain mask: existing files that are not empty.
 
     A template without a T2w image gives its T1w, which mutual information can use. What is
@@ -97,7 +97,7 @@ def find_template(space: str, *, suffix: str = "T1w", fetch: bool = False) -> Fi
     )
 
 
-def _lookup(root: Path, space: OutputSpace, suffix: str) -> Files | None:
+def _lookup(root: Path, space: OutputSpace, suffix: str) -> TemplateFiles | None:
     """Look for an image of exactly this space, and its mask."""
     images, masks = _files(root, space, suffix), _files(root, space, "desc-brain_mask")
     res = min(images, default=None) if space.resolution is None else space.resolution
@@ -110,14 +110,17 @@ def _files(root: Path, space: OutputSpace, ending: str) -> dict[int, Path]:
     """Return files by resolution, 0 for none; ``res-01`` is taken before ``res-1``."""
     folder, stem = space.place
     pattern = re.compile(rf"{stem}(?:_res-(\d+))?_{ending}\.nii\.gz")
-    found: dict[int, Path] = {}
+    files: list[Path] = []
     with contextlib.suppress(OSError):
-        for file in sorted((root / folder).iterdir()):
-            match = pattern.fullmatch(file.name)
+        files = sorted((root / folder).iterdir())
+    by_resolution: dict[int, Path] = {}
+    for file in files:
+        match = pattern.fullmatch(file.name)
+        with contextlib.suppress(OSError):  # one that cannot be read hides no other
             # TemplateFlow's stand-ins are empty.
             if match and file.is_file() and file.stat().st_size > 0:
-                found.setdefault(int(match[1] or 0), file)
-    return found
+                by_resolution.setdefault(int(match[1] or 0), file)
+    return by_resolution
 
 
 def _fetch(root: Path, space: OutputSpace, suffix: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from h2lo_bids.errors import UsageError
+from h2lo_bids.imaging.resample import spacing_of
 from h2lo_bids.phantom.anatomy import Subject
 from h2lo_bids.phantom.tissues import NAMES, TIMES
 
@@ -56,7 +57,7 @@ def place_lesions(
     """
     from scipy.ndimage import distance_transform_edt
 
-    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    sides = spacing_of(affine)
     if plan and min(plan.diameters) < sides.max() - 1e-3:
         raise UsageError(
             f"--lesion-diameter {min(plan.diameters):g}: is less than a voxel's side of "
@@ -96,7 +97,7 @@ def lesion_share(lesions: Sequence[Lesion], shape: Sequence[int], affine: np.nda
     voxels of side h sums to (4/3) pi (r^3 + r h^2 / 4).
     """
     share = np.zeros(shape, dtype=np.float32)
-    step = np.linalg.norm(affine[:3, :3], axis=0)
+    step = spacing_of(affine)
     inverse = np.linalg.inv(affine)
     for lesion in lesions:
         middle = inverse[:3, :3] @ lesion.centre + inverse[:3, 3]

@@ -8,7 +8,26 @@ from scipy.ndimage import distance_transform_edt
 from shapes import SPACING, ellipsoid
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.masks import bounding_box, cut_bridges, largest_component, within
+from h2lo_bids.imaging.masks import (
+    bounding_box,
+    cut_bridges,
+    cut_share,
+    dice,
+    largest_component,
+    volume_ml,
+    within,
+)
+
+
+def test_overlap_volume_and_cut_of_boxes() -> None:
+    a, b = np.zeros((2, 10, 10, 10), dtype=bool)
+    a[:4, :5, :5], b[2:8, :5, :5] = True, True  # 100 and 150 voxels, 50 shared
+    assert dice(a, b) == 2 * 50 / 250
+    assert dice(a & False, b & False) == 0
+    assert volume_ml(a, np.diag([2.0, -3, 5, 1])) == pytest.approx(100 * 30 / 1000)
+    assert cut_share(a) == 1.0
+    a[0, 0, 0] = False
+    assert cut_share(a) == 24 / 25  # each cut face lacks a voxel
 
 
 def test_a_box_holds_every_voxel_and_not_one_more() -> None:

@@ -139,6 +139,7 @@ def test_what_is_told() -> None:
     assert len(noisy.warnings) == 1
     for part in ("sub-1_T1w.nii.gz", "noise 0.2 (0.02 to 0.04)", "less noise"):
         assert part in noisy.warnings[0]
+    assert noisy.facts["InputCheck"]["TrainingPairs"] == 5
     assert noisy.facts["InputCheck"]["OutOfRange"] == {
         "Noise": {"Value": 0.2, "TrainingRange": [0.02, 0.04]}
     }
