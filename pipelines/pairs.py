@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -77,11 +77,18 @@ def prepare_pairs(
     workflow = init_pairs_wf(name, missing, fingerprints, how)
     workflow.base_dir = str(work_dir)
     names = {f"{pair_word(pair)}_wf": pair.name for pair in missing}
-    for failure in run_workflow(workflow, options):
+    written: list[str] = []
+
+    def follow(node: pe.Node, status: str) -> None:
+        options.status_callback(node, status)
+        if (node.name, status) == ("write", "end"):
+            written.append(names[node.fullname.split(".")[1]])
+
+    for failure in run_workflow(workflow, replace(options, status_callback=follow)):
         for branch in failure.branches:
             failed.setdefault(names[branch], failure)
-    made = tuple(pair.name for pair in missing if pair.name not in failed)
-    return PairsOutcome(made, kept, failed)
+    # After the first crash the others may not have been begun.
+    return PairsOutcome(tuple(written), kept, failed)
 
 
 def missing_pairs(subject: str, pairs: tuple[PairSource, ...], how: PairOptions) -> tuple[str, ...]:

@@ -17,7 +17,17 @@ import nibabel as nib
 import numpy as np
 import psutil
 import pytest
-from heads import SIDE, SPACING, head, importable, rows_of, write_bundle, write_dataset, write_scan
+from heads import (
+    SIDE,
+    SPACING,
+    head,
+    importable,
+    rows_of,
+    write_bundle,
+    write_dataset,
+    write_pairs,
+    write_scan,
+)
 
 from h2lo_bids.cli.run import main
 
@@ -71,7 +81,7 @@ def test_a_bad_mask_and_a_bad_model_are_told_at_once(tmp_path, h2lo, models):
     (tmp_path / "m.pth").write_bytes(b"nothing of the kind")
     for model, code, text in (
         (f"T1w={t2w}", 64, "trained for T2w"),
-        (t2w, 64, ""),
+        (t2w, 64, "T2w"),
         (f"T1w={tmp_path / 'm.pth'}", 65, "m.pth"),
     ):
         done = h2lo(bids, tmp_path / "out", "--model", model, model=False, code=code)
@@ -208,6 +218,19 @@ def test_stop_on_first_crash_begins_no_other_participant(tmp_path, h2lo):
     assert "sub-01: 0 of 2 scans done" in done.stdout  # the other scan was not begun
     assert not list(out.glob("sub-01/anat/*_desc-lowfield_*"))
     assert not (out / "sub-02").exists()
+
+
+def test_stop_on_first_crash_counts_no_pair_that_was_not_begun(tmp_path, h2lo):
+    bids, out = write_pairs(tmp_path / "bids"), tmp_path / "out"
+    for path in [*bids.glob("sub-01/**/*_T1w.*")]:
+        shutil.copy(path, path.with_name(path.name.replace("T1w", "T2w")))
+    (bids / "sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz").write_bytes(b"\x1f\x8b")
+    words = ("--pairs", "--resolution", 8, "--participant-label", "01", "--nprocs", 1)
+    done = h2lo(bids, out, *words, "--stop-on-first-crash", model=False, code=65)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert "sub-01_ses-HF_T1w.nii.gz" in line
+    assert "1 failed, 0 pairs done" in done.stdout
+    assert not list(out.glob("sub-01/**/*_desc-pair*"))
 
 
 def _run(command: list[str], **env: str) -> subprocess.CompletedProcess[str]:
