@@ -289,9 +289,12 @@ def check_range(
 
     `profile` and `output` are from `measure` and `measure_output`. Without the `ranges` of
     the model's bundle (``input_range``) only what needs none is looked at: the share of negative
-    voxels, and the order of the tissues in the input and in the output.
+    voxels, and the order of the tissues in the input and in the output. Damaged ranges raise
+    `BadDataError`.
     """
     ranges = ranges or {}
+    if not isinstance(ranges.get("pairs", 0), int):
+        raise BadDataError("the model's input_range is damaged (pairs); get the model again")
     given = outside(profile, ranges.get("inputs") or {})
     made = outside(output, ranges.get("targets") or {}, OUTPUTS)
     tissues = [output[tissue] for tissue in TISSUES]

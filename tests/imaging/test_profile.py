@@ -149,6 +149,9 @@ def test_what_is_told() -> None:
     assert not crossed.facts["OutputCheck"]["TissueOrderKept"]
     assert "correlation with the input 0.5" in told({}, ranges, correlation=0.5).warnings[0]
     assert "offset" in told({"negative": 0.3}, None).warnings[0]
+    for damaged in ("junk", None, [5]):
+        with pytest.raises(BadDataError, match=r"input_range is damaged \(pairs\)"):
+            told({}, ranges | {"pairs": damaged})
     assert told({"negative": 0.3}, ranges).verdict == "yes"
     assert "lies 4 mm above the grey" in told({"order": -4.0}, None).warnings[0]
 
