@@ -43,7 +43,7 @@ def note(text: str, level: str = "") -> Event:
 
 @dataclass(frozen=True)
 class Job:
-    """A function to call in a process of its own, with arguments and what takes its events."""
+    """A function to call in a process of its own, its arguments, and the file for its output."""
 
     name: str
     work: str

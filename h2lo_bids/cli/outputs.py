@@ -301,6 +301,7 @@ def _of_fits(settings: Settings, folds: dict[str, tuple[Fold, ...]]) -> Iterator
 
 
 def _collected(settings: Settings, folds: dict[str, tuple[Fold, ...]]) -> Iterator[Output]:
+    """Yield what is made of all folds: report, tables, then the benchmark or the final models."""
     prefix = "enhancement" if settings.fits_enhancer else "group"
     yield from _result(settings, f"{prefix}_report")
     if any(folds.values()):

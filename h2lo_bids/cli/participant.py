@@ -18,7 +18,6 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
     LOST,
     Run,
-    note,
     query_of,
     report_discovery,
     report_failures,
@@ -30,6 +29,7 @@ from h2lo_bids.cli.resources import step_threads
 from h2lo_bids.errors import Failed, H2loError, NoMatchError, exit_code
 from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.outputs import grids_of
+from h2lo_bids.processes import note
 from h2lo_bids.reports.records import (
     Failure,
     FoundScan,
@@ -44,7 +44,7 @@ from h2lo_bids.vocabulary import ENHANCE, Send
 from h2lo_bids.wording import all_counted, counted
 
 PROCESS = "h2lo_bids.cli.subject:process"
-"""Does a `SubjectTask`, in a process that alone imports what it takes."""
+"""The function that does a `SubjectTask`; only the process that runs it imports its module."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,13 @@ REFUSED = [
     ("participant --noise loud", 64, "'loud'"),
     ("participant --device gpu", 64, "'gpu' is not auto, cpu, cuda or cuda:NUMBER"),
     ("participant --filter MPRAGE", 64, "'MPRAGE' is not like ses-GE"),
-    ("participant --participant-label a_b", 64, "'a_b' is not a label"),
+    *(
+        (f"participant --{option}-label {shlex.quote(label)}", 64, f"{label!r} is not a label")
+        for option, label in (
+            ("participant", "a_b"), ("participant", "../x"), ("participant", "a b"),
+            ("participant", ""), ("participant", "sub-"), ("session", "*"),
+        )
+    ),
     ("participant --output-spaces MNI:res", 64, "'MNI:res' is not a space"),
     ("participant --nprocs -1", 64, "--nprocs"),
     ("participant -d no-path", 64, "'no-path' is not NAME=PATH"),

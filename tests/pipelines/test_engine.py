@@ -62,7 +62,7 @@ def _workflow(base: Path, first: pe.Node, log: Path) -> pe.Workflow:
     after = _node(double, "after", log=str(log))
     good = _node(double, "good", x=3, log=str(log))
     last = _node(double, "last", log=str(log))
-    a, b, c = (pe.Workflow(name=name) for name in "abc")
+    a, b, c = (pe.Workflow(name=name) for name in "cab")
     a.add_nodes([first])
     b.add_nodes([after])
     c.connect(good, "out", last, "x")
@@ -83,7 +83,7 @@ def test_a_failed_node_is_told_in_its_own_words_and_the_others_finish(tmp_path, 
     log = tmp_path / "log"
     workflow = _workflow(tmp_path / "work", _complain(raised), log)
     (failure,) = run_workflow(workflow, RunOptions(crash_dir=tmp_path / "crash"))
-    assert (failure.step, failure.branches) == ("bad", ("a", "b"))
+    assert (failure.step, failure.branches) == ("bad", ("c", "a"))
     assert type(failure.error) is kind
     assert str(failure.error).startswith(text)
     assert "Traceback" in Path(failure.crash_file).read_text()
