@@ -71,16 +71,11 @@ def fit(
     Raises `UsageError` if `folder` holds a fit of other options or pairs, `H2loError` if a loss
     is not finite, and `TemporaryError` if SIGTERM ended the fit, each with the last checkpoint.
     """
-    from h2lo_bids.training.methods import TRAINERS, shares_steps
+    from h2lo_bids.training.methods import TRAINERS
 
-    if world > 1 and not shares_steps(options.family):
-        raise UsageError(f"{options.family} is fitted by one process, not {world}")
-    if (initial is None) != (options.starts_from is None):
-        raise UsageError("starts_from names weights: give both, or neither")
     if not pairs_train:
         raise UsageError("no pair to train on")
-    if options.precision == "fp16" and resolve_device(options.device).type != "cuda":
-        raise UsageError("precision fp16 needs a CUDA device; take bf16 or fp32")
+    _check(options, world, initial is not None)
     common_shape([*pairs_train, *pairs_validation])
     identity = {
         "options": json.dumps(options.identity(), sort_keys=True),
@@ -110,6 +105,20 @@ def fit(
         model.eval(), record.step, record.best_step, record.best_psnr, baseline,
         record.seconds, record.timed_out, loop.stalled,
     )  # fmt: skip
+
+
+def _check(options: FitOptions, world: int, given: bool) -> None:
+    """Refuse processes, given weights and a precision that the fit cannot use."""
+    from h2lo_bids.training.methods import TRAINERS, shares_steps
+
+    if world > 1 and not shares_steps(options.family):
+        raise UsageError(f"{options.family} is fitted by one process, not {world}")
+    if given != (options.starts_from is not None):
+        raise UsageError("starts_from names weights: give both, or neither")
+    if given and (options.family not in TRAINERS or not TRAINERS[options.family].starts):
+        raise UsageError(f"{options.family} cannot start from given weights")
+    if options.precision == "fp16" and resolve_device(options.device).type != "cuda":
+        raise UsageError("precision fp16 needs a CUDA device; take bf16 or fp32")
 
 
 def _open(folder: Path, identity: Mapping[str, str]) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from h2lo_bids.errors import UsageError
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
@@ -49,8 +48,6 @@ class Trainer:
         fabric: Fabric,
         initial: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        if initial is not None and not self.starts:
-            raise UsageError(f"{options.family} is fitted from random weights alone")
         self.pairs, self.options = pairs_train, options
         self.fabric, self.device = fabric, fabric.device
         self.validation = self.validation_class(pairs_validation, options)

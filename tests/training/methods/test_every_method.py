@@ -51,14 +51,14 @@ def test_resumed_fit_equals_an_undisturbed_one(
     assert [r.split(",")[:-1] for r in logs[0]] == [r.split(",")[:-1] for r in logs[1]]
 
 
-@pytest.mark.parametrize("name", ["arnold", "pix2pix", "diffi2i", "pfsr"])
+@pytest.mark.parametrize("name", ["arnold", "pix2pix", "diffi2i", "pfsr", "identity"])
 def test_methods_refuse_processes_and_weights_that_they_cannot_use(
     tmp_path: Path, name: str
 ) -> None:
     with pytest.raises(UsageError, match="one process, not 9"):
         fit(TRAIN, [], tiny_options(name), tmp_path, world=9)
     if name != "pfsr":
-        with pytest.raises(UsageError, match="from random weights alone"):
+        with pytest.raises(UsageError, match=f"{name} cannot start from given weights"):
             fit(TRAIN, [], tiny_options(name, starts_from="0" * 64), tmp_path, initial={})
 
 
