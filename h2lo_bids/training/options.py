@@ -63,7 +63,7 @@ class FitOptions:
     validation: str = "crops"  # PSNR in the brain in some crops; "volume": of whole pairs, the mean
     validation_crops: int = 24
     augmentation: Augmentation = NONE
-    flip_rotate: bool = False  # axial mirror images and quarter turns; for enhancement alone
+    flip_rotate: bool = False  # axial mirror images and quarter turns of patches
     starts_from: str | None = None  # SHA-256 of the weights that a fit starts from
     family: str = "h2lo"  # a key of `h2lo_bids.models.registry.FAMILIES`
     architecture: Architecture = field(default_factory=H2loArchitecture)
@@ -177,9 +177,9 @@ def rate_of(step: int, options: FitOptions, place: int | None = None) -> float:
 
     It first rises linearly over the warm-up, from ``warmup_from`` times the first rate on; with 0
     from a ``warmup``-th of it. After that `place` is the step of the schedule, where that is
-    another one. Where the rate changes only every epoch, the cosine counts epochs as
-    `torch.optim.lr_scheduler.CosineAnnealingLR` does: it would reach the floor one epoch after
-    the last.
+    another one. Where the rate changes only every epoch, the cosine counts epochs after the
+    warm-up as `torch.optim.lr_scheduler.CosineAnnealingLR` does: it would reach the floor one
+    epoch after the last.
     """
     o, first = options, options.warmup_from
     if step < o.warmup and first:
@@ -189,7 +189,7 @@ def rate_of(step: int, options: FitOptions, place: int | None = None) -> float:
     step = step if place is None else place
     done = (step - o.warmup) / max(1, o.steps - 1 - o.warmup)
     if o.rate_steps > 1:
-        done = step // o.rate_steps / -(-o.steps // o.rate_steps)
+        done = (step - o.warmup) // o.rate_steps / max(1, -(-(o.steps - o.warmup) // o.rate_steps))
     return cosine_part(done, o.learning_rate, o.floor)
 
 

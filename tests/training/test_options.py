@@ -89,6 +89,18 @@ def test_warmup_rises_linearly() -> None:
     assert rate_of(4, options, 90) == rates[90]
 
 
+def test_epochs_of_the_cosine_are_counted_after_the_warmup() -> None:
+    options = FitOptions(steps=100, learning_rate=1.0, floor=0.01, warmup=10, rate_steps=8)
+    assert rate_of(9, options) == 1.0
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12, eta_min=0.01)
+    for epoch in range(12):  # of 90 steps, the last of 2
+        for step in range(10 + 8 * epoch, min(18 + 8 * epoch, 100)):
+            assert math.isclose(rate_of(step, options), scheduler.get_last_lr()[0], rel_tol=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
 def test_linear_rate_is_constant_for_half_and_then_falls_to_nothing() -> None:
     rates = [linear_rate(step, 10, 2.0) for step in range(11)]
     assert rates == pytest.approx([2, 2, 2, 2, 2, 2, 1.6, 1.2, 0.8, 0.4, 0])
