@@ -46,7 +46,7 @@ Pairs = tuple[PreparedPair, ...]
 
 
 def run_fit(task: FitTask, send: Send) -> None:
-    """Make the results of a fold, or a final model, unless that is done; no other run may join."""
+    """Run a fit or make a final model, unless done; a lock keeps other runs from the same fit."""
     import torch
 
     from h2lo_bids.training.devices import keep_freed_memory
@@ -135,7 +135,7 @@ _find_cohort = functools.cache(find_cohort)  # every arm and fold asks for it
 
 
 def cohort_scans(settings: Settings, contrast: str) -> tuple[CohortScan, ...]:
-    """Return the scans of the cohort to pretrain on; those of a group bring low-field images."""
+    """Return the cohort to pretrain on; at the group level only scans with a low-field image."""
     roots, low = settings.pretrain_derivatives or settings.cohort, not settings.cohort
     return _find_cohort(roots, contrast, low=low) if roots else ()
 
@@ -296,7 +296,7 @@ def usable_pairs(
 
     Raises `BadDataError` if there is none.
     """
-    used = {}
+    used, doubtful = {}, False
     for contrast, scans in sources.items():
         # A damaged pair that is wanted was made again before: others are no concern of this run.
         found = find_prepared(
@@ -305,8 +305,14 @@ def usable_pairs(
         flagged = [] if settings.keep_flagged_pairs else [pair for pair in found if pair.doubts]
         for pair in flagged:
             send(note(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning"))
+        doubtful |= bool(flagged)
         if kept := tuple(pair for pair in found if pair not in flagged):
             used[contrast] = kept
+    if not used and not doubtful:
+        raise BadDataError(
+            f"{settings.out_dir}: its prepared pairs are gone or damaged; run the same command "
+            "again, which prepares them"
+        )
     if not used:
         raise BadDataError(
             f"{settings.out_dir}: the registration check flagged every pair; inspect them in "

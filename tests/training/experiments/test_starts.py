@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prepared_pairs import write_pairs
 
 from h2lo_bids.cli.resources import fit_threads
-from h2lo_bids.errors import UsageError
+from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import fits as fitoptions
-from h2lo_bids.training.experiments.fits import find_start, fit_options
+from h2lo_bids.training.experiments.fits import find_start, fit_options, usable_pairs
 from h2lo_bids.training.experiments.plan import check_ahead
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
@@ -101,3 +102,17 @@ def test_a_model_that_no_fit_can_start_from_is_one_line(tmp_path, model, words, 
     with pytest.raises(UsageError, match=rf"^--init {bundle.path}: the T1w fits .*{text}$") as err:
         find_start(given, "T1w", "h2lo")
     assert "\n" not in str(err.value)
+
+
+def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
+    check = {"Flagged": True, "Reasons": ["the overlap is 0.31"], "Figures": {}}
+    (pair,) = write_pairs(tmp_path, 1, RegistrationCheck=check)
+    settings, sources = Settings(tmp_path, tmp_path, "group"), {"T1w": pair.sources}
+    with pytest.raises(BadDataError, match=r"flagged every pair; inspect them in group\.html"):
+        usable_pairs(settings, sources)
+    kept = replace(settings, keep_flagged_pairs=True)
+    assert usable_pairs(kept, sources) == {"T1w": (pair,)}
+    pair.record.write_text("{")
+    for each in (settings, kept):
+        with pytest.raises(BadDataError, match="prepared pairs are gone or damaged; run the same"):
+            usable_pairs(each, sources)
