@@ -108,7 +108,8 @@ def row_values(
 ) -> dict[str, Any]:
     """Sum up what was scored of a method, and what its finished folds recorded, if anything.
 
-    `every` are the records of all methods: in those of an enhancer its input stands, too.
+    `every` are the records of all methods: an enhancer's record also holds the figures of its
+    input, the identity.
     """
     scored = [s for s in scores if s.method == name]
     options = [record.get("options") or {} for record in records]
@@ -136,8 +137,13 @@ def row_values(
 
 
 def _detail(name: str, records: Records) -> dict[str, float | None]:
-    images = [image.get(name) or {} for record in records for image in record.get("detail") or ()]
-    return {key: _mean([image[key] for image in images if key in image]) for key in DETAIL}
+    """Average a row's correlations; None where a fold, such as of an earlier version, has none."""
+    lists: list[Any] = [record.get("detail") for record in records]
+    if not all(isinstance(images, list) for images in lists):
+        return dict.fromkeys(DETAIL)
+    found = [image.get(name) for images in lists for image in images if isinstance(image, dict)]
+    figures = [each for each in found if isinstance(each, dict)]
+    return {key: _mean(_numbers(figures, key)) for key in DETAIL}
 
 
 def _numbers(records: Records, key: str) -> list[Any]:

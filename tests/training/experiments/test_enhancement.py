@@ -73,6 +73,8 @@ def test_a_fold_enhances_and_is_told_as_such(pairs, tmp_path: Path) -> None:
     assert not (folder / "realism.tsv").exists()  # the target is no low-field image
     record = json.loads((folder / "record.json").read_text())
     assert (record["task"], record["options"]["family"]) == ("enhance", "pfsr")
+    # Of the test subject; voxels of 8 mm carry no band of the columns.
+    assert record["detail"] == [{"identity": {}, "pfsr": {}}]
     rows = [r.split("\t") for r in (folder / "scores.tsv").read_text().splitlines()]
     found = [dict(zip(rows[0], r, strict=True)) for r in rows[1:]]
     pair = read_prepared(pairs[3])
@@ -162,8 +164,18 @@ def test_detail_is_correlated_band_by_band() -> None:
     detail = detail_of(pair, images, (1.0, 1.0, 1.0))
     assert detail["pfsr-real"] == pytest.approx({"detail_3mm": 1, "detail_2mm": -1}, abs=0.1)
     assert detail["identity"]["detail_3mm"] == pytest.approx(1, abs=0.05)
+    bright = {"over": 4 * pair.hf - 1, "cut": np.clip(4 * pair.hf - 1, 0, 1)}
+    assert bright["over"].max() > 1
+    detail_over, detail_cut = detail_of(pair, bright, (1.0, 1.0, 1.0)).values()
+    assert detail_over == detail_cut
     # On voxels of 2.5 mm half-pitches below are not known. A method's column is the mean.
     assert [*detail_of(pair, images, (2.5, 2.5, 2.5))["identity"]] == ["detail_3mm"]
     records = [{"detail": [detail, {"pfsr-real": {"detail_2mm": 0.0}}]}]
     assert row_values("pfsr-real", [], records, 1)["detail_2mm"] == pytest.approx(-0.5, abs=0.05)
     assert row_values("identity", [], (), 1, records)["detail_3mm"] == pytest.approx(1, abs=0.05)
+    # No mean of some folds only, and none of what is no figure.
+    for older in ({}, {"detail": None}, {"detail": 3}):
+        assert row_values("pfsr-real", [], [*records, older], 2)["detail_2mm"] is None
+    damaged = {"detail": ["x", {"pfsr-real": 1}, {"pfsr-real": {"detail_2mm": "high"}}]}
+    found = row_values("pfsr-real", [], [*records, damaged], 2)["detail_2mm"]
+    assert found == pytest.approx(-0.5, abs=0.05)
