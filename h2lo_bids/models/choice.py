@@ -113,11 +113,13 @@ def given_bundles(settings: Settings, contrasts: tuple[str, ...]) -> tuple[Bundl
     methods = () if ALL in settings.method else settings.method
     # Without the option the models themselves say what they are for.
     task = ENHANCE if settings.task == ENHANCE else None
-    return tuple(
-        bundle
-        for contrast, path in settings.model
-        for bundle in _models_at(path, [contrast] if contrast else contrasts, methods, task)
-    )
+    found: list[Bundle] = []
+    for contrast, path in settings.model:
+        # Which pairs there are is no matter of a bundle's folder, which knows its contrast.
+        alone = not (contrast or path.is_file() or is_collection(path))
+        wanted = () if alone else (contrast,) if contrast else contrasts
+        found += _models_at(path, wanted, methods, task)
+    return tuple(found)
 
 
 def _models_at(

@@ -114,6 +114,12 @@ def test_every_model_of_a_folder_is_scored_but_the_identity(models: Path) -> Non
             named_models(given, ("T1w",))
 
 
+def test_a_model_of_which_there_are_no_pairs_is_refused(models: Path) -> None:
+    given = settings("evaluate", model=(("", models / "h2lo_T2w"),))
+    with pytest.raises(UsageError, match="for T2w, and there are no pairs of it; the pairs are T1"):
+        named_models(given, ("T1w",))
+
+
 def test_pairs_are_prepared_on_the_voxels_of_a_folders_models(models: Path) -> None:
     assert frame_of(settings("evaluate", model=(("", models),))).spacing == (2.0, 2.0, 2.0)
 
