@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from h2lo_bids.evaluation.scores import IDENTITY, PAPER
 from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
-from h2lo_bids.io import atomic_path
+from h2lo_bids.io import atomic_path, write_json
 from h2lo_bids.models.bundle import MEMBERS, Bundle, save_bundle, weights_file
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.phantom.pairs import simulate_axial_scan, simulate_training_pairs
@@ -220,7 +219,7 @@ def train_embedded(
         best.model, pairs["test"],
         given=lambda pair: pair.scaled(options.scaling, contrast, SPACING),
     )  # fmt: skip
-    (work / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n")
+    write_json(work / "held_out.json", held_out)
     metadata = _metadata(contrast, split, options, best, members) | {
         "held_out": held_out,
         "noise": _noise(best, pairs["validation"], split["validation"], contrast),

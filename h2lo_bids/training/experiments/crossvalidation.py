@@ -38,6 +38,7 @@ from h2lo_bids.training.experiments.heldout import (
     detail_of,
     predict_pair,
     realism_of,
+    score_pair,
     stranger_to,
 )
 from h2lo_bids.training.experiments.leaks import check_images
@@ -310,6 +311,7 @@ def score_subject(
     job: FoldWork, scored: Scored, prepared: PreparedPair, pair: Pair, predicted: np.ndarray
 ) -> None:
     """Add a test subject's prediction, and its input itself, to the scores of a fold."""
+    scored.scores += score_pair(pair, fold=job.fold.index)
     scored.add(pair, predicted, job.method, job.fold.index)
     spacing = prepared.frame.spacing
     if job.task == SYNTHESIZE:

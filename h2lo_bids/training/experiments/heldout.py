@@ -70,12 +70,10 @@ class Scored:
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     detail: list[dict[str, Figures]] = field(default_factory=list)
 
-    def add(self, pair: Pair, predicted: np.ndarray, method: str, fold: int) -> None:
-        """Score a prediction of a pair's target, and the input itself, and keep their pictures."""
-        own = score_pair(pair, predicted, method=method, fold=fold)
-        self.scores += score_pair(pair, fold=fold)
-        if method != IDENTITY:  # whose row stands there already
-            self.scores += own
+    def add(self, pair: Pair, predicted: np.ndarray, method: str, fold: int | None = None) -> None:
+        """Keep the pictures of a prediction and, where it is not the identity's, its scores."""
+        if method != IDENTITY:  # whose scores are those of the input itself
+            self.scores += score_pair(pair, predicted, method=method, fold=fold)
         self.pictures.update(pictures_of(pair, predicted))
 
     def write(self, folder: Path, titles: Mapping[str, str]) -> None:
@@ -143,7 +141,7 @@ def detail_of(
     """Correlate images, cut to [0, 1], with a pair's target in bands of fine half-pitch.
 
     By image, then by the columns of `h2lo_bids.evaluation.benchmark.DETAIL`, those that the grid
-    carries. A change of contrast alone changes little here.
+    carries. A mere change of contrast hardly changes these correlations.
     """
     window, figures = tapered(pair.mask, spacing), {}
     for name, image in images.items():

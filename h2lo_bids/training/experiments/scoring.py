@@ -37,7 +37,6 @@ from h2lo_bids.training.experiments.fits import usable_pairs
 from h2lo_bids.training.experiments.heldout import (
     Scored,
     nearest,
-    pictures_of,
     predict_pair,
     realism_of,
     score_pair,
@@ -162,8 +161,7 @@ def _score_with_all(
     pair = read_prepared(prepared)
     made = [_predict(run, prepared, pair, options, seed) for run in runs]
     for run, predicted in zip(runs, made, strict=True):
-        run.scored.scores += score_pair(pair, predicted, method=run.name)
-        run.scored.pictures.update(pictures_of(pair, predicted))
+        run.scored.add(pair, predicted, run.name)
     if pair.task == SYNTHESIZE:
         target, *rows = realism_of(
             pair, {run.name: image for run, image in zip(runs, made, strict=True)},
