@@ -41,6 +41,7 @@ def test_forward_is_a_nested_unet() -> None:
         outside = normalised(outside, up)
         return outside.tanh() if depth == 0 else torch.cat([x, outside], 1)
 
+    assert (TINY.multiple, Pix2PixArchitecture().multiple) == (8, 32)
     image = torch.rand(1, 1, 16, 8, 24) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(network(image), level(image, 0), rtol=1e-4, atol=1e-6)

@@ -38,7 +38,7 @@ def test_same_call_same_bytes_and_another_seed_another_head(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_person_does_not_depend_on_what_else_is_simulate(
+def test_a_person_does_not_depend_on_what_else_is_simulated(
     tmp_path: Path, ball_folder: Path
 ) -> None:
     options = {"resolution": 4, "labels": ball_folder}

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from h2lo_bids.phantom.acquisition import resample
-from h2lo_bids.phantom.anatomy import rigid, smooth_field
+from h2lo_bids.phantom.anatomy import rigid, smooth_field, vessels
 from h2lo_bids.phantom.scans import distortion, misregistration, receive_field
 
 
@@ -19,6 +19,13 @@ def test_smooth_field_has_unit_deviation_and_the_asked_correlation() -> None:
     for distance in (4, 8):
         got = np.corrcoef(field[:-distance].ravel(), field[distance:].ravel())[0, 1]
         assert got == pytest.approx(np.exp(-(distance**2) / 64), abs=0.08)
+
+
+def test_vessels_are_thin_and_bounded() -> None:
+    weight = vessels(np.random.default_rng(2), (64, 64, 64), 1.0, 0.9)
+    assert weight.min() >= 0
+    assert weight.max() <= 1
+    assert 0.001 < np.mean(weight > 0.5) < 0.05
 
 
 @pytest.mark.parametrize("order", [0, 1, 3])

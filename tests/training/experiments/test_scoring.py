@@ -13,7 +13,7 @@ import torch
 from problems import SMALL, ball_pair
 
 from h2lo_bids.errors import BadDataError, UsageError
-from h2lo_bids.evaluation.metrics import histogram
+from h2lo_bids.evaluation.metrics import evaluate, histogram
 from h2lo_bids.evaluation.realism import (
     appearance,
     band_correlation,
@@ -84,6 +84,20 @@ def score(models: list[tuple[str, Bundle]], pairs: list[PreparedPair], out: Path
 @pytest.fixture
 def pairs(tmp_path: Path) -> list[PreparedPair]:
     return [prepare(tmp_path / "pairs", label) for label in ("01", "03")]
+
+
+def test_pair_is_scored_as_its_prediction() -> None:
+    pair, model = ball_pair("07", 7), operator()
+    predicted = predict_pair(model, pair)
+    assert np.array_equal(predicted, synthesize(model, pair.hf, pair.mask))
+    (mixed,) = select(score_pair(pair, predicted, method="h2lo", fold=1))
+    assert (mixed.subject, mixed.method, mixed.fold) == ("07", "h2lo", 1)
+    expected = evaluate(predicted, pair.lf, pair.hf)
+    assert {name: mixed.values[name] for name in expected} == pytest.approx(expected)
+    (identity,) = select(score_pair(pair))
+    expected = evaluate(pair.hf, pair.lf, pair.hf)
+    assert identity.method == "identity"
+    assert {name: identity.values[name] for name in expected} == pytest.approx(expected)
 
 
 def test_pictures_are_the_slices_through_the_brain(tmp_path: Path) -> None:
