@@ -202,7 +202,8 @@ def main() -> None:
         bundle = load_bundle(path, contrast=contrast) if path else default_bundle(contrast)
         models[contrast] = bundle, load_model(bundle)
     for path in args.held_out:
-        print(*held_out(path, *models[path.parent.name]), sep="\n", flush=True)
+        for line in held_out(path, *models[path.parent.name]):
+            print(line, flush=True)
     for path in heads(args.folder) if args.folder else ():
         for line in lines_of(path, *models[contrast_of(path)], args.pictures):
             print(line, flush=True)

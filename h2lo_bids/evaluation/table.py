@@ -262,7 +262,7 @@ def tabulate(
     wanted: Sequence[str] = (),
     convention: str = CLIPPED,
 ) -> Block:
-    """Summarise and compare the scores of one contrast under a convention, and note what lacks.
+    """Summarise and compare the scores of a contrast, and note missing folds and subjects.
 
     `titles` are as in `titles_of`, `reference` and the errors raised as in `compare`, `folds` and
     `wanted` as in `coverage_notes`.

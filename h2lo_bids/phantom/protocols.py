@@ -110,12 +110,13 @@ def rectify(signal: np.ndarray, kept: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A sequence: `kind` is ``mprage``, ``spoiled``, ``spin`` or ``inversion`` (then spin).
+    """A sequence: `kind` is ``mprage``, ``spoiled``, ``spin`` (spin echo) or ``inversion``.
 
     A long train of refocusing pulses does not have the contrast of a single echo at its
     nominal `te`: `decay` is the echo time of the spin echo that has it, where it is not
     `te`. `saturation` is the share of signal that magnetisation transfer leaves to tissue,
     `white_saturation` a further one of white matter. `negative_kept` is that of `rectify`.
+    `tesla` is the field, which selects the relaxation times.
     """
 
     kind: str

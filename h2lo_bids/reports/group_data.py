@@ -172,7 +172,7 @@ def _read(parse: Callable[[Path], Any], path: str | Path, problems: list[str], n
 
 
 def read_json(path: Path, problems: list[str]) -> dict[str, Any]:
-    """Read an object."""
+    """Read an object; an empty one where it is absent, and with a problem where it is damaged."""
     content = _read(io.read_json, path, problems, {})
     if isinstance(content, dict):
         return content

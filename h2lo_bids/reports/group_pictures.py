@@ -17,7 +17,7 @@ import numpy.typing as npt
 from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.imaging.masks import bounding_box
-from h2lo_bids.reports import mosaic as svg
+from h2lo_bids.reports import mosaic as drawing
 from h2lo_bids.reports.group_data import Contrast, Participants, Run, read_json
 from h2lo_bids.vocabulary import ENHANCE
 
@@ -134,9 +134,9 @@ def draw_subject(
     parts, y = [_heads(list(images), decibels, cell)], _HEAD
     for plane, box in enumerate(boxes):
         wide, tall = (zoom * (side.stop - side.start) for side in box)
-        label = svg.text(13, y + tall, _PLANES[plane], anchor="middle")
-        turn = f"rotate(-90 13 {svg.number(y + tall)})"
-        parts.append(svg.element("g", label, transform=turn))
+        label = drawing.text(13, y + tall, _PLANES[plane], anchor="middle")
+        turn = f"rotate(-90 13 {drawing.number(y + tall)})"
+        parts.append(drawing.element("g", label, transform=turn))
         left = _SIDE + (cell - _GAP - wide) / 2
         for column, image in enumerate(images.values()):
             x = left + column * cell
@@ -147,16 +147,16 @@ def draw_subject(
                 parts.append(_embed(error, x, y + tall + 2, zoom, coloured=True))
             elif plane == 0:
                 parts.append(_colour_bar(x, y + tall + 2, wide, tall, scale, target))
-        first, second = svg.SIDES[svg.AXES[plane]]
-        parts.append(svg.text(left + 1, y + tall / 2, first, css="side"))
-        parts.append(svg.text(left + wide - 1, y + tall / 2, second, css="side", anchor="end"))
+        first, second = drawing.SIDES[drawing.AXES[plane]]
+        parts.append(drawing.text(left + 1, y + tall / 2, first, css="side"))
+        parts.append(drawing.text(left + wide - 1, y + tall / 2, second, css="side", anchor="end"))
         y += 2 * tall + 2 + _GAP
     ends = "high field, real low field, synthesized"
     if titles.get(IDENTITY) == IDENTITY_TITLES[ENHANCE]:
         ends = "low field, real high field, enhanced"
     title = f"{contrast} slices of {subject.name}: {ends}"
     width = _SIDE + cell * len(images)
-    return svg.document(width, y, "".join(parts), title=title, style=_STYLE)
+    return drawing.document(width, y, "".join(parts), title=title, style=_STYLE)
 
 
 def _box(*planes: npt.NDArray[np.floating]) -> tuple[slice, ...]:
@@ -171,16 +171,16 @@ def _heads(names: Sequence[str], psnr: Sequence[float | None], cell: float) -> s
     for column, (name, value) in enumerate(zip(names, psnr, strict=True)):
         cut = name if len(name) <= room else name[: room - 1] + "\N{HORIZONTAL ELLIPSIS}"
         x = _SIDE + (column + 0.5) * cell - _GAP / 2
-        parts.append(svg.text(x, 14, cut, anchor="middle"))
+        parts.append(drawing.text(x, 14, cut, anchor="middle"))
         if value is not None:
-            parts.append(svg.text(x, 27, f"{value:.2f} dB", css="scale", anchor="middle"))
+            parts.append(drawing.text(x, 27, f"{value:.2f} dB", css="scale", anchor="middle"))
     return "".join(parts)
 
 
 def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float, target: str) -> str:
     """Draw the colour scale in the place of the real image's difference from itself."""
     stops = "".join(
-        svg.element("stop", offset=f"{level / 255:.2f}", stop_color=f"#{bytes(colour).hex()}")
+        drawing.element("stop", offset=f"{level / 255:.2f}", stop_color=f"#{bytes(colour).hex()}")
         for level, colour in list(enumerate(_lut()))[::15]
     )
     left, long, top = x + wide * 0.08, wide * 0.84, y + tall / 2
@@ -189,11 +189,11 @@ def _colour_bar(x: float, y: float, wide: float, tall: float, scale: float, targ
     looks = {"fill": "url(#s)", "stroke": "#8a96a3", "stroke_width": ".6"}
     return "".join(
         (
-            svg.element("defs", svg.element("linearGradient", stops, id="s")),
-            svg.element("rect", **size, **looks),
-            svg.text(x + wide / 2, top - 8, what, anchor="middle"),
-            svg.text(left, top + 23, "0", css="scale"),
-            svg.text(left + long, top + 23, f"{scale:g} +", css="scale", anchor="end"),
+            drawing.element("defs", drawing.element("linearGradient", stops, id="s")),
+            drawing.element("rect", **size, **looks),
+            drawing.text(x + wide / 2, top - 8, what, anchor="middle"),
+            drawing.text(left, top + 23, "0", css="scale"),
+            drawing.text(left + long, top + 23, f"{scale:g} +", css="scale", anchor="end"),
         )
     )
 
@@ -202,10 +202,10 @@ def _embed(
     values: npt.NDArray[np.floating], x: float, y: float, zoom: float, *, coloured: bool = False
 ) -> str:
     """Place values from 0 to 1 as a picture."""
-    levels = svg.grey_levels(values)
+    levels = drawing.grey_levels(values)
     tall, wide = levels.shape
-    uri = svg.picture_uri(_lut()[levels] if coloured else levels, "jpeg")
-    return svg.element("image", x=x, y=y, width=wide * zoom, height=tall * zoom, href=uri)
+    uri = drawing.picture_uri(_lut()[levels] if coloured else levels, "jpeg")
+    return drawing.element("image", x=x, y=y, width=wide * zoom, height=tall * zoom, href=uri)
 
 
 def _lut() -> npt.NDArray[np.uint8]:
@@ -268,14 +268,14 @@ def _pair_picture(record: Path, contrast: str, problems: list[str]) -> str | Non
             volume = np.asarray(image.dataobj, np.float32)
             x, y, z = (round(n * share) for n, share in zip(volume.shape, _CUTS, strict=True))
             planes.append((volume[:, :, z], volume[:, y, :], volume[x, :, :]))
-        drawing = overlay(*planes, title=f"High-field edges on the low-field image of {stem}")
+        shown = overlay(*planes, title=f"High-field edges on the low-field image of {stem}")
     except Exception as error:
         # gzip, zlib, nibabel and the system each raise their own.
         problems.append(
             f"{stem}: the prepared pair cannot be drawn ({_reason(error)}); prepare it again"
         )
         return None
-    return svg.svg_uri(drawing)
+    return drawing.svg_uri(shown)
 
 
 def overlay(hf: Sequence[Image], lf: Sequence[Image], *, title: str) -> str:
@@ -292,9 +292,9 @@ def overlay(hf: Sequence[Image], lf: Sequence[Image], *, title: str) -> str:
             placed = np.column_stack(
                 [x + (line[:, 0] + 0.5) * zoom, tall - (line[:, 1] + 0.5) * zoom]
             )
-            parts.append(svg.element("path", d=svg.path_of([placed])))
+            parts.append(drawing.element("path", d=drawing.path_of([placed])))
         x, tallest = x + wide + _GAP, max(tallest, tall)
-    return svg.document(x - _GAP, tallest, "".join(parts), title=title, style=_EDGES)
+    return drawing.document(x - _GAP, tallest, "".join(parts), title=title, style=_EDGES)
 
 
 def _edges(plane: Image) -> list[npt.NDArray[np.float64]]:

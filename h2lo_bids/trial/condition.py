@@ -289,7 +289,7 @@ class Images:
     def realisations(
         self, images: Sequence[Image], most: int | None = None
     ) -> Iterator[tuple[int, Image, np.ndarray]]:
-        """Yield number, from 1, condition's image and noisy image: as many as wanted, or `most`.
+        """Yield number (from 1), condition's image, noisy image; at most `most` of each condition.
 
         Conditions on one grid of one model share their draws, number by number, so that they
         can be compared in pairs.

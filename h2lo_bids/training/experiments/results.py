@@ -73,7 +73,7 @@ def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path 
 def _with_costs(
     block: Block, scores: Sequence[Score], records: Mapping[str, Any], folds: int
 ) -> Block:
-    """Add what each method cost and learned from, and what is to be said of it."""
+    """Add costs and training data to each row, and notes on time budgets and simulated pairs."""
     every = [record for own in records.values() for record in own]
     rows = tuple(
         replace(row, values=row_values(row.name, scores, records.get(row.name, ()), folds, every))
