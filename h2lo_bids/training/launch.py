@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from h2lo_bids.errors import H2loError, TemporaryError
+from h2lo_bids.errors import H2loError, TemporaryError, UnexpectedError
 from h2lo_bids.processes import Job, Pool, Process
 from h2lo_bids.training.devices import check_shares, keep_freed_memory, termination
 from h2lo_bids.training.options import FitOptions
@@ -16,8 +17,9 @@ from h2lo_bids.training.pairs import Pair, map_pair
 from h2lo_bids.vocabulary import Say, Send
 
 _IMPORTS = ("lightning_fabric", "h2lo_bids.training.methods")
-_GRACE = 120.0  # seconds in which a step ends and a checkpoint is written
-_PAUSE = 5.0  # seconds in which the first process reports what the others lost it for
+_GRACE = 590.0  # seconds to end a step and save; the launching process itself has 600
+# Seconds for the first process to report its error, before the others report that they lost it.
+_PAUSE = 5.0
 
 
 def launch(
@@ -43,6 +45,8 @@ def launch(
     pairs = [[(p.kept, p.name, p.task) for p in part] for part in (pairs_train, pairs_validation)]
     shared = (torch.get_num_threads(), pairs, options, folder, stop_at, initial)
     port, log = _free_port(), folder / "launch.log"
+    with contextlib.suppress(OSError):  # a folder that cannot be used is reported by the fit
+        log.unlink()
     jobs = [
         Job(f"process {rank}", f"{__name__}:run_share", ((rank, processes, port), *shared),
             log, _GRACE)
@@ -51,7 +55,10 @@ def launch(
     errors: list[H2loError] = []
 
     def end(ended: Process) -> bool:
-        if error := ended.failure(f"run again to go on, and see {log}"):
+        error = ended.failure(f"run again to go on, and see {log}")
+        if isinstance(error, UnexpectedError):
+            error = H2loError(f"{error.kind}: {error}; see {log}, and report it")
+        if error:
             errors.append(error)
         return not errors
 
@@ -92,8 +99,13 @@ def run_share(
     from h2lo_bids.training.fit import fit
 
     rank, world, port = place
-    # As Fabric reads it.
-    os.environ |= {"LOCAL_RANK": f"{rank}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    # As Fabric reads it; a cluster's script may have set the number of the node.
+    os.environ |= {
+        "LOCAL_RANK": f"{rank}",
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": f"{port}",
+    }
     torch.set_num_threads(threads)
     keep_freed_memory()
     train, held = ([map_pair(*pair) for pair in part] for part in pairs)

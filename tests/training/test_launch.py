@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import re
 import resource
 import signal
 import time
@@ -15,13 +17,14 @@ import pytest
 import torch
 from problems import VARIED, ball_pair, history, small_options
 
-from h2lo_bids.errors import BadDataError, InputOutputError, UsageError
+from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, TemporaryError, UsageError
 from h2lo_bids.training.devices import check_shares
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.folder import load_checkpoint
 from h2lo_bids.training.launch import launch
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
+from h2lo_bids.vocabulary import Step
 
 _START = multiprocessing.get_context("forkserver")
 _START.set_forkserver_preload(["h2lo_bids.training.fit", "h2lo_bids.training.methods"])
@@ -75,7 +78,12 @@ def load_step(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(pairs: tuple[Pair, ...], tmp_path: Path) -> None:
+def test_two_processes_equal_one(
+    pairs: tuple[Pair, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A cluster's script may have numbered the nodes; all processes are on this one.
+    monkeypatch.setenv("NODE_RANK", "3")
+    monkeypatch.setenv("GROUP_RANK", "3")
     # Three samples in two processes: the shares differ, the sums must not.
     one = specify(pairs, tmp_path / "one", batch=3)
     two = one._replace(folder=tmp_path / "two")
@@ -95,6 +103,40 @@ def test_two_processes_equal_one(pairs: tuple[Pair, ...], tmp_path: Path) -> Non
         (two.folder / name).write_bytes(b"damaged")
     with pytest.raises(BadDataError, match=r"last\.pt: damaged"):
         launch(*two, processes=2)
+
+
+@pytest.mark.slow
+def test_error_of_one_process_is_the_error_of_the_fit(
+    pairs: tuple[Pair, ...], tmp_path: Path
+) -> None:
+    """The first process alone reads the history; the others lose it, and report that later."""
+    spec, log = specify(pairs, tmp_path / "fit"), tmp_path / "fit" / "launch.log"
+    fit(*spec, stop_at=2)
+    (spec.folder / "history.csv").unlink()
+    (spec.folder / "history.csv").mkdir()
+    log.write_text("of an earlier run")
+    text = f"IsADirectoryError: .*history.csv.*; see {re.escape(str(log))}, and report it"
+    with pytest.raises(H2loError, match=text):
+        launch(*spec, processes=2)
+    assert "IsADirectoryError" in log.read_text()
+    assert "of an earlier run" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_sigterm_saves_the_step_of_all_processes(pairs: tuple[Pair, ...], tmp_path: Path) -> None:
+    many = {"steps": 5000, "validate_every": 1, "checkpoint_every": 5000}
+    spec, handler = specify(pairs, tmp_path / "fit", **many), signal.getsignal(signal.SIGTERM)
+    said: list[int] = []
+
+    def stop(line: str) -> None:
+        if isinstance(line, Step):
+            said.append(line.step)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TemporaryError, match="stopped by SIGTERM; run again to go on from there"):
+        launch(*spec, stop, processes=2)
+    assert said[-1] <= load_step(spec.folder) < 5000
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def test_too_many_processes(pairs: tuple[Pair, ...], tmp_path: Path) -> None:
