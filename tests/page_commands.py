@@ -36,7 +36,7 @@ SMALL = {
     "h2lo-phantom": "--subjects 1 --resolution 4 --lesion-diameter 8",
 }
 HOW = {
-    "results-": "parse: its data are 16 simulated people of SynthSeg's maps, its runs take hours",
+    "results.md": "parse: its data are 23 simulated people of SynthSeg's maps, its runs take hours",
     "reproduce-": "dry-run: on ds006557's names without its images",
     "--synthstrip-weights": "parse: FreeSurfer's weights are not at hand",
     "--labels DIR": "parse: SynthSeg's label maps are not at hand",

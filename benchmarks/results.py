@@ -1,0 +1,155 @@
+"""Write the tables and figures of docs/results.md from what ``h2lo ... benchmark`` has written.
+
+``python benchmarks/results.py OUT PAGE`` replaces what stands in PAGE between ``<!-- NAME -->``
+and ``<!-- end -->``, where NAME is that of a table in OUT, such as ``table1_T1w``, and draws
+``results_T1w.png`` and ``results_T2w.png`` in the folder ``gallery`` beside PAGE: a test subject
+of the first fold, its error maps and histograms, as Fig. 2 of the paper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from h2lo_bids.evaluation.metrics import METRICS
+from h2lo_bids.evaluation.scores import IDENTITY_TITLES
+from h2lo_bids.models.registry import CATALOGUE
+from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE
+
+HEADINGS = {
+    "psnr": "PSNR (dB) ↑", "ssim": "SSIM (%) ↑", "ncc": "NCC ↑", "wass": "WASS ↓",
+    "hncc": "HNCC ↑", "bhat": "BHAT ↓", "js": "JS ↓",
+}  # fmt: skip
+DIGITS = {"psnr": 2, "ssim": 2}
+PAPER = "paper (ds006557)"
+BAND = ["own_3mm", "own_2mm"]
+SHADE = 0.25
+"""Difference that an error map shows as white."""
+
+
+def title_of(method: str) -> str:
+    if method == IDENTITY:
+        return IDENTITY_TITLES[SYNTHESIZE]
+    return CATALOGUE[method].title if method in CATALOGUE else method
+
+
+def table_of(path: Path) -> str:
+    """Lay a benchmark's table out with the paper's means in brackets."""
+    table = pd.read_csv(path, sep="\t", na_values="n/a")
+    shown = [m for m in METRICS if m in HEADINGS]
+    heads = ["Method", *(HEADINGS[m] for m in shown), "steps", "s / volume", "folds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for _, row in table.iterrows():
+        cells = [title_of(row["method"])]
+        for metric in shown:
+            n = DIGITS.get(metric, 3)
+            text = f"{row[f'{metric}_mean']:.{n}f} ± {row[f'{metric}_std']:.{n}f}"
+            text = f"**{text}**" if row[f"{metric}_place"] == 1 else text
+            paper = row.get(f"{PAPER} {metric}_mean", np.nan)
+            cells.append(text if np.isnan(paper) else f"{text} ({paper:.{n}f})")
+        cells += [
+            "" if pd.isna(row[key]) else form.format(row[key])
+            for key, form in (("steps", "{:,.0f}"), ("seconds_per_volume", "{:.3g}"))
+        ]
+        cells.append(f"{row['folds']:.0f} of {row['folds_planned']:.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def figure(out: Path, contrast: str, path: Path) -> bool:
+    """Draw images, errors and histograms of the first fold's first test subject."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    table = out / f"table1_{contrast}.tsv"
+    methods = pd.read_csv(table, sep="\t")["method"] if table.is_file() else ()
+    made = {}
+    for method in methods:
+        file = out / "folds" / contrast / method / "fold-0" / "pictures.npz"
+        if method != IDENTITY and file.is_file():
+            with np.load(file) as content:
+                name = sorted({key.partition("/")[0] for key in content})[0]
+                made[method] = {k: content[f"{name}/{k}"].astype(float) for k in KINDS}
+    if not made:
+        return False
+    first = next(iter(made.values()))
+    images = {title_of(IDENTITY): first["hf"]}
+    images |= {title_of(m): content["predicted"] for m, content in made.items()}
+    images["64 mT"] = real = first["lf"]
+    inside = np.argwhere(np.maximum(real[0], first["hf"][0]) > 0)
+    box = tuple(slice(a, b + 1) for a, b in zip(inside.min(0), inside.max(0), strict=True))
+    top = np.percentile(real[0][real[0] > 0], 99.5)
+    drawn, (above, below) = plt.subplots(
+        2, len(images), figsize=(1.5 * len(images), 4.2), facecolor="black"
+    )
+    for axis, error, (title, image) in zip(above, below, images.items(), strict=True):
+        axis.imshow(image[0][box].T[::-1], cmap="gray", vmin=0, vmax=top)
+        axis.set_title(title, color="white", fontsize=8)
+        difference = np.abs(image[0] - real[0])[box].T[::-1]
+        error.imshow(difference, cmap="magma", vmin=0, vmax=SHADE)
+    for axis in (*above, *below):
+        axis.axis("off")
+    drawn.tight_layout(pad=0.3)
+    drawn.savefig(path, dpi=100)
+    lines, axis = plt.subplots(figsize=(7, 3.2))
+    places = (np.arange(first["histograms"].shape[1]) + 0.5) / first["histograms"].shape[1]
+    curves = {title_of(IDENTITY): first["histograms"][0], "64 mT": first["histograms"][1]}
+    curves |= {title_of(m): content["histograms"][2] for m, content in made.items()}
+    for title, shares in curves.items():
+        axis.plot(places, shares, label=title, lw=2.5 if title == "64 mT" else 1)
+    axis.set(xlabel="intensity over the maximum", ylabel="share of the foreground", xlim=(0, 1))
+    axis.legend(fontsize=7)
+    lines.tight_layout()
+    lines.savefig(path.with_name(path.stem + "_histograms.png"), dpi=100)
+    return True
+
+
+KINDS = ("hf", "lf", "predicted", "histograms")
+
+
+def detail_of(out: Path, contrast: str) -> str:
+    """Tabulate how much of the person's detail, 4 to 2 mm half-pitch, images carry by method."""
+    files = sorted((out / "folds" / contrast).glob("*/fold-*/realism.tsv"))
+    if not files:
+        return ""
+    rows = pd.concat([pd.read_csv(f, sep="\t", na_values="n/a") for f in files])
+    rows["image"] = rows["image"].fillna("64 mT")
+    lines = ["| Image | own, 4-3 mm | own, 3-2 mm | noise |", "|---|---|---|---|"]
+    for image, group in rows.groupby("image", sort=False):
+        title = image if image == "64 mT" else title_of(image)
+        means = group[[*BAND, "noise"]].mean()
+        lines.append(f"| {title} | {means[BAND[0]]:.2f} | {means[BAND[1]]:.2f} "
+                     f"| {means['noise']:.4f} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("page", type=Path)
+    given = parser.parse_args()
+    page = given.page.read_text()
+
+    def replaced(match: re.Match[str]) -> str:
+        name = match[1]
+        path = given.out / f"{name}.tsv"
+        text = match[2].strip()
+        if name.startswith("detail_"):
+            text = detail_of(given.out, name.partition("_")[2]) or text
+        elif path.is_file():
+            text = table_of(path)
+        return f"<!-- {name} -->\n{text}\n<!-- end -->"
+
+    given.page.write_text(re.sub(r"<!-- (\w+) -->\n(.*?)<!-- end -->", replaced, page, flags=re.S))
+    for contrast in ("T1w", "T2w"):
+        figure(given.out, contrast, given.page.parent / "gallery" / f"results_{contrast}.png")
+
+
+if __name__ == "__main__":
+    main()
