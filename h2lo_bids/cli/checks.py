@@ -11,6 +11,7 @@ from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.query import in_derivatives
 from h2lo_bids.errors import BadDataError, CannotCreateError, MissingInputError, UsageError
 from h2lo_bids.models.registry import METHODS as FAMILY_OF
+from h2lo_bids.processes import note
 from h2lo_bids.settings import OPTIONS, Settings
 from h2lo_bids.settings.convert import NONE, STARTS
 from h2lo_bids.settings.options import ALL
@@ -168,7 +169,7 @@ def check_models_and_templates(
         for suffix in suffixes
     }
     for line in lines:
-        send({"event": "note", "text": line})
+        send(note(line))
     return templates
 
 

@@ -307,6 +307,7 @@ def run_participants(
 
     def ended(count: str, end: Process) -> None:
         name, outcome = end.job.name, end.result or Outcome((), ())
+        seconds = end.seconds  # before what is cleaned up
         if lost := run.fail_job(end, LOST, scans[name], _REMEDY):
             remove_temporaries(run.settings.out_dir / name, older_than=0.0)
             after_loss(name, lost)
@@ -316,7 +317,7 @@ def run_participants(
         run.unlike.update(outcome.unlike)
         run.console.line(
             f"{count} {name}: {len(outcome.done)} of {counted(len(scans[name]), unit)} {done} in "
-            f"{duration(end.seconds)}"
+            f"{duration(seconds)}"
         )
 
     jobs = [Job(name, work, args[name], run.logs / f"{name}.log") for name in args]

@@ -140,7 +140,7 @@ def _name(scan: Scan) -> str:
 
 
 def device_of(settings: Settings) -> str:
-    """Return the device that the settings stand for here."""
+    """Return the device that --device names on this machine."""
     from h2lo_bids.synthesis.options import resolve_device
 
     return str(resolve_device(settings.device))

@@ -301,7 +301,7 @@ def test_the_final_model_of_a_cross_validation(
 
 @pytest.mark.slow
 def test_a_fold_says_what_it_started_from_and_why_it_ended(
-    tmp_path: Path, finished: tuple[FoldJob, ...]
+    tmp_path: Path, finished: tuple[FoldJob, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = load_bundle(finished[0].folder / "bundle")
     options = small_options(
@@ -332,6 +332,11 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
     assert "time budget" not in lone.card
     other = dataclasses.replace(options, starts_from="0" * 64)
     assert changes(dataclasses.replace(job, options=other)) == ("option starts_from",)
+    # Processes that share the fit start from it, too.
+    given = []
+    monkeypatch.setattr(launch, "launch", lambda *_, initial, **more: given.append(initial))
+    dataclasses.replace(job, devices=2).fit(tmp_path / "shared", print)
+    assert given == [start.path]
 
 
 @pytest.mark.slow
