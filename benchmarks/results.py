@@ -37,25 +37,28 @@ def title_of(method: str) -> str:
     return CATALOGUE[method].title if method in CATALOGUE else method
 
 
+def short(value: float, digits: int) -> str:
+    """Write a number without the zero before its point; nothing for NaN."""
+    return "" if np.isnan(value) else f"{value:.{digits}f}".removeprefix("0")
+
+
 def table_of(path: Path) -> str:
     """Lay a benchmark's table out with the paper's means in brackets."""
     table = pd.read_csv(path, sep="\t", na_values="n/a")
     shown = [m for m in METRICS if m in HEADINGS]
-    heads = ["Method", *(HEADINGS[m] for m in shown), "steps", "s / volume", "folds"]
+    heads = ["Method", *(HEADINGS[m] for m in shown), "Steps"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for _, row in table.iterrows():
         cells = [title_of(row["method"])]
         for metric in shown:
-            n = DIGITS.get(metric, 3)
-            text = f"{row[f'{metric}_mean']:.{n}f} ± {row[f'{metric}_std']:.{n}f}"
+            mean, deviation, paper = (
+                short(row.get(key, np.nan), DIGITS.get(metric, 3))
+                for key in (f"{metric}_mean", f"{metric}_std", f"{PAPER} {metric}_mean")
+            )
+            text = f"{mean}±{deviation}"
             text = f"**{text}**" if row[f"{metric}_place"] == 1 else text
-            paper = row.get(f"{PAPER} {metric}_mean", np.nan)
-            cells.append(text if np.isnan(paper) else f"{text} ({paper:.{n}f})")
-        cells += [
-            "" if pd.isna(row[key]) else form.format(row[key])
-            for key, form in (("steps", "{:,.0f}"), ("seconds_per_volume", "{:.3g}"))
-        ]
-        cells.append(f"{row['folds']:.0f} of {row['folds_planned']:.0f}")
+            cells.append(f"{text} ({paper})" if paper else text)
+        cells.append(f"{row['steps']:,.0f}" if row["steps"] > 0 else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -86,7 +89,7 @@ def figure(out: Path, contrast: str, path: Path) -> bool:
     box = tuple(slice(a, b + 1) for a, b in zip(inside.min(0), inside.max(0), strict=True))
     top = np.percentile(real[0][real[0] > 0], 99.5)
     drawn, (above, below) = plt.subplots(
-        2, len(images), figsize=(1.5 * len(images), 4.2), facecolor="black"
+        2, len(images), figsize=(1.5 * len(images), 3.3), facecolor="black"
     )
     for axis, error, (title, image) in zip(above, below, images.items(), strict=True):
         axis.imshow(image[0][box].T[::-1], cmap="gray", vmin=0, vmax=top)
@@ -115,13 +118,17 @@ KINDS = ("hf", "lf", "predicted", "histograms")
 
 def detail_of(out: Path, contrast: str) -> str:
     """Tabulate how much of the person's detail, 4 to 2 mm half-pitch, images carry by method."""
-    files = sorted((out / "folds" / contrast).glob("*/fold-*/realism.tsv"))
+    splits = pd.read_csv(out / "splits.tsv", sep="\t")
+    folds = splits.loc[splits["contrast"] == contrast, "fold"].unique()
+    files = [f for k in folds for f in (out / "folds" / contrast).glob(f"*/fold-{k}/realism.tsv")]
     if not files:
         return ""
-    rows = pd.concat([pd.read_csv(f, sep="\t", na_values="n/a") for f in files])
+    rows = pd.concat([pd.read_csv(f, sep="\t", na_values="n/a") for f in files], ignore_index=True)
     rows["image"] = rows["image"].fillna("64 mT")
+    places = {name: n for n, name in enumerate(("64 mT", *CATALOGUE))}
+    order = rows["image"].map(places).fillna(len(places)).sort_values(kind="stable").index
     lines = ["| Image | own, 4-3 mm | own, 3-2 mm | noise |", "|---|---|---|---|"]
-    for image, group in rows.groupby("image", sort=False):
+    for image, group in rows.loc[order].groupby("image", sort=False):
         title = image if image == "64 mT" else title_of(image)
         means = group[[*BAND, "noise"]].mean()
         lines.append(f"| {title} | {means[BAND[0]]:.2f} | {means[BAND[1]]:.2f} "
