@@ -187,3 +187,40 @@ def test_the_embedded_models_are_fitted_once(
     assert asked == [("T1w", "cpu", 7), ("T2w", "cpu", 7), ("T2w", "cpu", 7)]
     assert record["done"]
     assert record["T2w"] == default_bundle("T2w").metadata["held_out"]["mean"]
+
+
+@pytest.mark.parametrize("script", ["results"], indirect=True)
+def test_the_page_of_results_takes_its_tables_from_a_benchmark(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, page = tmp_path / "out", tmp_path / "docs/results.md"
+    (tmp_path / "docs/gallery").mkdir(parents=True)
+    metrics = ("psnr", "ssim", "ncc", "wass", "hncc", "bhat", "js")
+    columns = [f"{m}_{word}" for m in metrics for word in ("mean", "std", "place")]
+    rows = {"identity": [0.5, 0.25, "n/a"] * 7, "h2lo": [24.1234, 0.5678, 1] * 7}
+    fold = out / "folds/T1w/h2lo/fold-0"
+    fold.mkdir(parents=True)
+    lines = ["\t".join(["method", *columns, "paper (ds006557) psnr_mean", "steps"])]
+    lines += ["\t".join(map(str, [name, *row, 28.98, 0])) for name, row in rows.items()]
+    (out / "table1_T1w.tsv").write_text("\n".join(lines) + "\n")
+    (out / "splits.tsv").write_text("contrast\tfold\tparticipant_id\tpart\nT1w\t0\tsub-01\ttest\n")
+    figures = "image\town_3mm\town_2mm\tnoise\n"
+    (fold / "realism.tsv").write_text(f"{figures}h2lo\t.5\t.1\t.01\nn/a\t.4\t.2\t.02\n")
+    (fold.parent / "fold-1").mkdir()  # of another division: not of this table
+    (fold.parent / "fold-1/realism.tsv").write_text(f"{figures}h2lo\t9\t9\t9\n")
+    square = np.ones((3, 8, 8), np.float16)
+    kinds = {f"01/{kind}": square for kind in ("hf", "lf", "predicted")}
+    np.savez(fold / "pictures.npz", **kinds, **{"01/histograms": np.ones((3, 4), np.float16)})
+    names = ("table1_T1w", "table1_T2w", "detail_T1w")
+    page.write_text("\n".join(f"<!-- {name} -->\nas it was\n<!-- end -->" for name in names))
+    monkeypatch.setattr(sys, "argv", ["results.py", str(out), str(page)])
+    script.main()
+    text = page.read_text()
+    assert "| HF image | .50±.25 (28.98) | .50±.25 | .500±.250 |" in text
+    assert "| H2LO | **24.12±.57** (28.98) | **24.12±.57** | **24.123±.568** |" in text
+    assert "<!-- table1_T2w -->\nas it was\n" in text
+    assert text.index("| 64 mT | 0.40 | 0.20 | 0.0200 |") < text.index("| H2LO | 0.50 | 0.10 |")
+    drawn = {path.name for path in (tmp_path / "docs/gallery").iterdir()}
+    assert drawn == {"results_T1w.png", "results_T1w_histograms.png"}
+    script.main()
+    assert page.read_text() == text
