@@ -17,6 +17,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 import h2lo_bids
+from h2lo_bids.bids.dataset import find_validator
 
 SIDE, SPACING = 40, 4.0
 BAD = "05"
@@ -46,6 +47,16 @@ def start(bids: Path, out: Path, level: str, *words, code=None, env=None, popen=
     assert "Traceback" not in done.stdout + done.stderr
     assert code in (None, done.returncode), done.stdout + done.stderr
     return done
+
+
+def assert_valid_bids(folder: Path) -> None:
+    """Let the BIDS validator, which `make test` installs, find no error in a dataset."""
+    validator = find_validator()
+    assert validator, "bids-validator-deno is missing; install the extra `test`"
+    command = [str(validator), str(folder), "--format", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
