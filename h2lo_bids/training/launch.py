@@ -99,7 +99,7 @@ def run_share(
     from h2lo_bids.training.fit import fit
 
     rank, world, port = place
-    # As Fabric reads it; a cluster's script may have set the number of the node.
+    # Fabric reads these; the script of a cluster's job may have set the number of the node.
     os.environ |= {
         "LOCAL_RANK": f"{rank}",
         "NODE_RANK": "0",
