@@ -18,9 +18,9 @@ from h2lo_bids.bids.derivatives import (
     template_reference,
 )
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cache import sha256
 from h2lo_bids.imaging.templates import TemplateFiles, parse_space
 from h2lo_bids.imaging.voxels import VoxelResponse
+from h2lo_bids.io import sha256
 from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.options import PROFILES

@@ -17,7 +17,6 @@ from typing import Any
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.dataset import require_own
-from h2lo_bids.cache import digest
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.parser import Parser, read_settings
@@ -30,7 +29,7 @@ from h2lo_bids.cli.slurm_tasks import (
     write_failures,
 )
 from h2lo_bids.errors import H2loError, TemporaryError, UsageError
-from h2lo_bids.io import atomic_write_text
+from h2lo_bids.io import atomic_write_text, digest
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.wording import counted
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from h2lo_bids.cache import sha256
 from h2lo_bids.errors import (
     BadDataError,
     CannotCreateError,
@@ -18,7 +17,7 @@ from h2lo_bids.errors import (
     UsageError,
     of_the_machine,
 )
-from h2lo_bids.io import parse_json, replace_folder
+from h2lo_bids.io import parse_json, replace_folder, sha256
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import Model, build_model, sizes_of, task_of
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end, scan_entities
-from h2lo_bids.cache import digest, stamp
 from h2lo_bids.errors import BadDataError, UsageError
-from h2lo_bids.io import read_json
+from h2lo_bids.io import digest, read_json, stamp
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.pairs import Pair, keep_pair, map_pair, training_range
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Say

@@ -13,12 +13,11 @@ import numpy as np
 
 from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.names import parse_name
-from h2lo_bids.cache import digest, file_digest, stamp
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample, resample_mask
-from h2lo_bids.io import check_content, read_json
+from h2lo_bids.io import check_content, digest, file_digest, read_json, stamp
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.synthesis.noise import scan_seed

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.cache import digest
 from h2lo_bids.errors import CannotCreateError
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES
 from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.evaluation.statistics import summarise
-from h2lo_bids.io import atomic_write_bytes, read_json, write_json
+from h2lo_bids.io import atomic_write_bytes, digest, read_json, write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.card import software, start_of

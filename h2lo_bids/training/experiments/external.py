@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import psutil
 
-from h2lo_bids.cache import digest
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
 from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample
-from h2lo_bids.io import atomic_path, read_json, write_json
+from h2lo_bids.io import atomic_path, digest, read_json, write_json
 from h2lo_bids.training.experiments.crossvalidation import (
     FoldWork,
     score_subject,

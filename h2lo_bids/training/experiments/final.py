@@ -11,10 +11,10 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.cache import digest, sha256
 from h2lo_bids.errors import H2loError, UsageError
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.statistics import summarise
+from h2lo_bids.io import digest, sha256
 from h2lo_bids.models.bundle import Bundle, load_bundle, member_files
 from h2lo_bids.training.experiments.crossvalidation import (
     BUNDLE,

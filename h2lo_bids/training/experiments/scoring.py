@@ -12,7 +12,6 @@ import numpy as np
 
 from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.metadata import field_strength
-from h2lo_bids.cache import digest
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.realism import Appearance, appearance
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Realism, Score
@@ -21,7 +20,7 @@ from h2lo_bids.imaging.brain import extract_brain, find_weights
 from h2lo_bids.imaging.normalise import scale_brain
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample_mask
-from h2lo_bids.io import read_json, write_json
+from h2lo_bids.io import digest, read_json, write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.choice import named_models
 from h2lo_bids.models.frame import Frame
