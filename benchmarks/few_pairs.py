@@ -40,8 +40,7 @@ from h2lo_bids.training.experiments.external import Command, run_command
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
-from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
-from h2lo_bids.training.prepared import training_frame
+from h2lo_bids.training.pairs import Pair, keep_pair, map_pair, training_frame
 from h2lo_bids.vocabulary import CONTRASTS
 
 SEED = 7000

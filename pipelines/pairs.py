@@ -20,7 +20,7 @@ from h2lo_bids.errors import H2loError, InputOutputError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.prepared import find_prepared
+from h2lo_bids.training.pairs import find_prepared
 from pipelines.engine import NodeFailure, RunOptions, add, run_workflow
 from pipelines.lowfield_steps import FuseLowField, WritePair, add_fusion
 from pipelines.scan_steps import add_find_brain, add_preparation

@@ -49,7 +49,7 @@ def run_pairs(settings: Settings, console: Console) -> int:
 def _warn_of_flagged(run: Run, found: PairDiscovery) -> int:
     """Warn of prepared pairs whose registration is doubtful; return how many there are."""
     from h2lo_bids.training.experiments.fits import flagged_line
-    from h2lo_bids.training.prepared import find_prepared
+    from h2lo_bids.training.pairs import find_prepared
 
     flagged = 0
     for contrast, names in prepared_sources(run, found).items():

@@ -28,11 +28,11 @@ from h2lo_bids.io import atomic_path, write_json
 from h2lo_bids.models.bundle import MEMBERS, Bundle, save_bundle, weights_file
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.phantom.pairs import simulate_axial_scan, simulate_training_pairs
-from h2lo_bids.training.card import render_card, software, varied
 from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.devices import keep_freed_memory
 from h2lo_bids.training.experiments.heldout import held_out_figures, predict_pair
 from h2lo_bids.training.experiments.noise import calibrate_noise
+from h2lo_bids.training.experiments.site import render_card, software, varied
 from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, training_range

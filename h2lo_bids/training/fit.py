@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
 import math
+import os
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,19 +18,30 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from h2lo_bids.errors import CannotCreateError, H2loError, TemporaryError, UsageError
+from h2lo_bids.errors import (
+    BadDataError,
+    CannotCreateError,
+    H2loError,
+    InputOutputError,
+    TemporaryError,
+    UsageError,
+)
+from h2lo_bids.io import atomic_write_text
 from h2lo_bids.models.registry import Model, make_model
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import make_fabric, quiet_fabric, termination
-from h2lo_bids.training.folder import HISTORY, History, load_checkpoint, save_checkpoint
 from h2lo_bids.training.options import GAIN, FitOptions, has_stalled
 from h2lo_bids.training.pairs import Pair, common_shape, fingerprint
-from h2lo_bids.training.trainer import Trainer
-from h2lo_bids.training.validation import Validation
+from h2lo_bids.training.trainer import Trainer, Validation
 from h2lo_bids.vocabulary import Say, Step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+FORMAT = "h2lo-bids fit 3"
+LAST, PREVIOUS = "last.pt", "previous.pt"
+HISTORY = "history.csv"
+_STEP = re.compile(r"[0-9]{1,12}")
 
 
 @dataclass(frozen=True)
@@ -295,3 +311,81 @@ def prefixed(title: str, progress: Say | None) -> Say:
             progress(line.titled(title) if isinstance(line, Step) else f"{title}: {line}")
 
     return say
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write the state of a fit (tensors and plain values); the checkpoint before it is kept."""
+    partial = folder / f".{LAST}.{os.getpid()}"
+    try:
+        with partial.open("wb") as stream:
+            torch.save({"format": FORMAT, **state}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if (folder / LAST).exists():
+            # A link first: at no moment is there no checkpoint at all.
+            spare = folder / f".{PREVIOUS}.{os.getpid()}"
+            spare.unlink(missing_ok=True)
+            os.link(folder / LAST, spare)
+            spare.replace(folder / PREVIOUS)
+        partial.replace(folder / LAST)
+    except (OSError, RuntimeError) as err:
+        # torch reports a full disk as a RuntimeError.
+        partial.unlink(missing_ok=True)
+        raise InputOutputError(f"{folder / LAST}: cannot write the checkpoint: {err}") from err
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Read the newest checkpoint that is whole, or None if there is none."""
+    found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+    for path in found:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # noqa: S112  (a damaged file raises any of a dozen types)
+            continue
+        if isinstance(state, dict) and state.get("format") == FORMAT:
+            return state
+    if found:
+        raise BadDataError(
+            f"{found[0]}: damaged or not a checkpoint of this version; remove {folder} "
+            "to start anew"
+        )
+    return None
+
+
+class History:
+    """Appends rows to a CSV file, whose rows after `step`, the resumed one, are dropped first."""
+
+    def __init__(self, path: Path, step: int, columns: Sequence[str]) -> None:
+        self.path, self._columns = path, tuple(columns)
+        self._rows: list[Mapping[str, Any]] = []
+        kept: list[list[str]] = []
+        if step and path.exists():
+            kept = _rows_until(path, step, len(self._columns))
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([self._columns, *kept])
+        atomic_write_text(path, text.getvalue())
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Keep a row until `flush`; what it lacks, or has as None, stays empty."""
+        self._rows.append(row)
+
+    def flush(self) -> None:
+        """Append the kept rows."""
+        try:
+            with self.path.open("a", newline="") as stream:
+                csv.DictWriter(stream, self._columns, restval="").writerows(self._rows)
+        except OSError as err:
+            raise InputOutputError(f"{self.path}: cannot write: {err.strerror}") from err
+        self._rows.clear()
+
+
+def _rows_until(path: Path, step: int, columns: int) -> list[list[str]]:
+    """Read the whole rows of a log up to a step: a crash may have left anything at its end."""
+    kept: list[list[str]] = []
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+        rows = csv.reader(stream)
+        with contextlib.suppress(csv.Error):
+            for row in rows:
+                if len(row) == columns and _STEP.fullmatch(row[0]) and int(row[0]) <= step:
+                    kept.append(row)
+    return kept

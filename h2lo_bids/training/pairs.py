@@ -1,20 +1,27 @@
-"""A pair of volumes in memory, as fits read it, and the file that it is mapped from."""
+"""Pairs on a model's frame: in memory, as fits read them, and on disk, as they were prepared."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from h2lo_bids.errors import BadDataError
+from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end, scan_entities
+from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.normalise import Scaled, scale_brain
 from h2lo_bids.imaging.profile import measure, measure_output, ranges_of
-from h2lo_bids.io import atomic_path
-from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
+from h2lo_bids.io import atomic_path, digest, read_json, stamp
+from h2lo_bids.models.frame import Frame
+from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Say
+
+FRAME_MM = (208.0, 256.0, 256.0)
+"""Extent of the paper's grid."""
+_LONGEST = 2000
 
 
 @dataclass(frozen=True)
@@ -121,3 +128,225 @@ def map_pair(path: Path, name: str, task: str = SYNTHESIZE) -> Pair:
     except (OSError, ValueError, BadDataError) as err:
         raise BadDataError(f"{path}: cannot be read ({err}); remove it and run again") from err
     return pair.swapped() if task == ENHANCE else pair
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """A pair on disk, ready to be trained on.
+
+    Its three NIfTI images are on one grid, brains in [0, 1] and 0 outside the mask. With task
+    ``"enhance"`` it is read with input and target swapped; the files keep their names.
+    """
+
+    subject: str
+    session: str | None
+    contrast: str
+    hf: Path
+    lf: Path
+    mask: Path
+    record: Path
+    """The low-field image's sidecar, written last."""
+    frame: Frame
+    simulated: bool
+    fusion: str
+    sources: tuple[str, ...]
+    """BIDS URIs of the scans, the high-field one first."""
+    fingerprint: str
+    """Digest of inputs and settings."""
+    doubts: tuple[str, ...]
+    """Why the registration check flags it; empty for a good pair."""
+    name: str
+    """The subject, with the session or all entities where it has several pairs of a contrast."""
+    task: str = SYNTHESIZE
+    noise: tuple[tuple[float, tuple[float, ...]], ...] = ()
+    """Of each low-field scan, see `h2lo_bids.evaluation.realism.scan_noise`."""
+    brain: str = field(default="", compare=False, repr=False)
+    """Fingerprint of the high-field brain, as text; empty where the record has none."""
+
+    @property
+    def source(self) -> Path:
+        """The image that is the task's input."""
+        return self.lf if self.task == ENHANCE else self.hf
+
+    def for_task(self, task: str) -> PreparedPair:
+        """Return the same pair for a task."""
+        return replace(self, task=task)
+
+
+def training_frame(resolution: float = 1.0) -> Frame:
+    """Return the frame of a run: the paper's extent, in voxels of one size in mm."""
+    x, y, z = (round(extent / resolution) for extent in FRAME_MM)
+    return Frame((x, y, z), (resolution, resolution, resolution))
+
+
+def find_prepared(
+    out_dir: Path,
+    *,
+    contrast: str,
+    subjects: tuple[str, ...] | None = None,
+    sources: Collection[str] | None = None,
+    damaged: Say | None = None,
+) -> tuple[PreparedPair, ...]:
+    """Find the pairs that were prepared, of some subjects or high-field scans (by BIDS URI).
+
+    `damaged` is called with one line for each pair that cannot be used; without it the first
+    raises `BadDataError`. Names are as if there were no pairs but those of `sources`.
+    """
+    found = []
+    for record in find_records(out_dir, contrast):
+        label = record.relative_to(out_dir).parts[0].removeprefix("sub-")
+        if subjects is not None and label not in subjects:
+            continue
+        try:
+            found.append(_read_record(record, contrast))
+        except BadDataError as err:
+            if damaged is None:
+                raise
+            damaged(str(err))
+    if sources is not None:
+        found = [pair for pair in found if pair.sources[0] in sources]
+    return tuple(sorted(_named(found), key=lambda p: (p.subject, p.session or "", p.record.name)))
+
+
+def read_prepared(prepared: PreparedPair) -> Pair:
+    """Load the volumes of a pair, float32, for its task, or raise `BadDataError`."""
+    hf = _read(prepared.hf, prepared.frame.shape)
+    lf = _read(prepared.lf, prepared.frame.shape)
+    mask = _read(prepared.mask, prepared.frame.shape) > 0
+    try:
+        pair = Pair(prepared.name, hf, lf, mask)
+    except BadDataError as err:
+        raise BadDataError(f"{prepared.lf}: {err}; remove it and run again") from err
+    return pair.swapped() if prepared.task == ENHANCE else pair
+
+
+def pairs_of(
+    pairs: Sequence[PreparedPair], subjects: Sequence[str], contrast: str
+) -> tuple[PreparedPair, ...]:
+    """Return the pairs of some subjects, in the order of their names."""
+    wanted = [p for p in pairs if p.contrast == contrast and p.subject in set(subjects)]
+    missing = sorted(set(subjects) - {p.subject for p in wanted})
+    if missing:
+        raise UsageError(
+            f"sub-{missing[0]} has no {contrast} pair; prepare its pair or divide anew"
+        )
+    return tuple(sorted(wanted, key=lambda p: p.record.name))
+
+
+def common_frame(pairs: Sequence[PreparedPair]) -> Frame:
+    """Return the frame that all pairs share, or raise `UsageError`."""
+    first = pairs[0]
+    for pair in pairs:
+        if pair.frame != first.frame:
+            raise UsageError(
+                f"{pair.record}: on another grid than {first.record.name}; "
+                "prepare all pairs with one --resolution"
+            )
+    return first.frame
+
+
+def pairs_fingerprint(pairs: Sequence[PreparedPair]) -> str:
+    """Return a digest of what some pairs were made from, whatever their order."""
+    made = [(p.contrast, p.subject, p.session, p.record.name, p.fingerprint) for p in pairs]
+    return digest(sorted(made, key=str), 16)
+
+
+def open_prepared(pairs: Sequence[PreparedPair], cache: Path, scaling: str = "max") -> list[Pair]:
+    """Map pairs into memory from a cache that is made anew where their files have changed."""
+    opened = []
+    for pair in pairs:
+        try:
+            stamps = [stamp(path) for path in (pair.hf, pair.lf, pair.mask)]
+        except OSError as err:
+            raise BadDataError(f"{err.filename}: cannot be read ({err.strerror})") from err
+        kept = cache / f"{pair.name}_{digest([scaling, stamps])}.npy"
+        if not kept.exists():
+            # As divided by their maxima, both tasks share the file.
+            read = read_prepared(pair.for_task(SYNTHESIZE))
+            read = read.scaled(scaling, pair.contrast, pair.frame.spacing)
+            keep_pair(kept, read.hf, read.lf, read.mask)
+        opened.append(map_pair(kept, pair.name, pair.task))
+    return opened
+
+
+def prepared_range(pairs: Sequence[PreparedPair], scaling: str) -> dict[str, Any]:
+    """Return `h2lo_bids.training.pairs.training_range` of pairs on disk, one at a time."""
+    return training_range(
+        map(read_prepared, pairs), pairs[0].contrast, pairs[0].frame.spacing, scaling=scaling
+    )
+
+
+def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    import nibabel as nib
+
+    try:
+        data = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+    except Exception as err:  # gzip, zlib, nibabel and the system each raise their own
+        raise BadDataError(f"{path}: cannot be read ({err}); remove it and run again") from err
+    if data.shape != shape:
+        raise BadDataError(
+            f"{path}: has {data.shape} voxels, not {shape} as its record says; "
+            "remove it and run again"
+        )
+    return data
+
+
+def _read_record(record: Path, contrast: str) -> PreparedPair:
+    """Read a pair's record, or say in one line what is wrong with it."""
+    remedy = "remove it and run again"
+    try:
+        values = read_json(record)
+        labels = dict(scan_entities(record))
+        if not values["SourceScans"]:
+            raise ValueError("no source is named")
+        paths = paths_of_record(record, contrast)
+        pair = PreparedPair(
+            subject=labels["sub"],
+            session=labels.get("ses"),
+            contrast=contrast,
+            hf=paths["hf"],
+            lf=paths["lf"],
+            mask=paths["mask"],
+            record=record,
+            frame=Frame.from_dict(values["Frame"]),
+            simulated=bool(values["Simulated"]),
+            fusion=_text(values["Fusion"]),
+            sources=tuple(_text(uri) for uri in values["SourceScans"]),
+            fingerprint=_text(values["Fingerprint"]),
+            noise=tuple(
+                (float(scan["Deviation"]), tuple(map(float, scan["Voxel"])))
+                for scan in values.get("ScanNoise", ())
+            ),
+            doubts=tuple(_text(r) for r in values["RegistrationCheck"]["Reasons"]),
+            name=labels["sub"],
+            brain=str(values.get("BrainFingerprint", "")),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
+        raise BadDataError(f"{record}: is not the record of a pair ({err!r}); {remedy}") from err
+    for path in (pair.hf, pair.lf, pair.mask):
+        if not path.is_file():
+            raise BadDataError(f"{path}: is missing, but {record.name} names it; {remedy}")
+    return pair
+
+
+def _text(value: Any) -> str:
+    """Take what logs and pages will show; far more than a path is no such text."""
+    text = str(value)
+    if len(text) > _LONGEST:
+        raise ValueError(f"a value of {len(text)} characters")
+    return text
+
+
+def _named(pairs: list[PreparedPair]) -> list[PreparedPair]:
+    """Name each pair so that no two have one name."""
+    subjects = Counter(pair.subject for pair in pairs)
+    both = Counter((pair.subject, pair.session) for pair in pairs)
+
+    def name(pair: PreparedPair) -> str:
+        if subjects[pair.subject] == 1:
+            return pair.subject
+        if both[pair.subject, pair.session] == 1:
+            return f"{pair.subject}_{pair.session}" if pair.session else pair.subject
+        return pair.record.name.removesuffix(record_end(pair.contrast)).removeprefix("sub-")
+
+    return [replace(pair, name=name(pair)) for pair in pairs]

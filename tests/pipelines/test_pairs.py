@@ -17,7 +17,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.prepared import find_prepared, read_prepared
+from h2lo_bids.training.pairs import find_prepared, read_prepared
 from pipelines.engine import RunOptions
 from pipelines.pairs import PairOptions, init_pair_wf, prepare_pairs
 

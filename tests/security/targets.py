@@ -48,7 +48,7 @@ from h2lo_bids.reports.subject import render_subject_report
 from h2lo_bids.settings.convert import external
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort
 from h2lo_bids.training.experiments.external import PLACES, Command
-from h2lo_bids.training.prepared import find_prepared
+from h2lo_bids.training.pairs import find_prepared
 
 LONGEST = 4000
 """Characters that a message may have: enough for a path and a reason."""

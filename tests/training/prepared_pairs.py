@@ -17,7 +17,7 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, FoldWork
 from h2lo_bids.training.experiments.final import FinalJob
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.prepared import PreparedPair, find_prepared
+from h2lo_bids.training.pairs import PreparedPair, find_prepared
 
 SHAPE = (24, 24, 24)
 

@@ -19,8 +19,7 @@ from problems import HELD, SMALL, TRAIN, VARIED, history, small_options, vector
 
 from h2lo_bids.errors import BadDataError, H2loError, TemporaryError, UsageError
 from h2lo_bids.models.h2lo import H2lo
-from h2lo_bids.training.fit import FitResult, fit
-from h2lo_bids.training.folder import load_checkpoint
+from h2lo_bids.training.fit import FitResult, fit, load_checkpoint
 from h2lo_bids.training.methods import TRAINERS
 
 Act = Callable[[int], float | None]

@@ -19,7 +19,6 @@ from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.io import atomic_write_bytes, digest, read_json, write_json
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.synthesis.options import EngineOptions
-from h2lo_bids.training.card import software, start_of
 from h2lo_bids.training.devices import peak_memory
 from h2lo_bids.training.experiments.arms import (
     FINETUNE,
@@ -47,12 +46,14 @@ from h2lo_bids.training.experiments.site import (
     count_parameters,
     finite,
     save_site,
+    software,
+    start_of,
 )
 from h2lo_bids.training.fit import FitResult, fit, prefixed
 from h2lo_bids.training.methods import Method, find_method
 from h2lo_bids.training.options import FitOptions
-from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.prepared import (
+from h2lo_bids.training.pairs import (
+    Pair,
     PreparedPair,
     common_frame,
     open_prepared,
@@ -198,7 +199,7 @@ class FoldJob(FoldWork):
         if self.devices > 1 and not self.recipe.shares:
             say(f"{self.recipe.name} is fitted by one process, not {self.devices}")
         elif self.devices > 1:
-            from h2lo_bids.training.launch import launch
+            from h2lo_bids.training.devices import launch
 
             launch(
                 train, held, options, work, say, processes=self.devices, stop_at=stop_at,

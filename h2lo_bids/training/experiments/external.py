@@ -30,7 +30,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
     write_fold,
 )
 from h2lo_bids.training.experiments.heldout import Scored
-from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.training.pairs import PreparedPair, read_prepared
 from h2lo_bids.vocabulary import Say
 
 PLACES = ("input", "output", "mask", "contrast")

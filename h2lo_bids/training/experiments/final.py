@@ -26,7 +26,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
 from h2lo_bids.training.experiments.noise import RECIPE
 from h2lo_bids.training.experiments.site import SiteModel, save_site
 from h2lo_bids.training.fit import prefixed
-from h2lo_bids.training.prepared import common_frame, pairs_fingerprint
+from h2lo_bids.training.pairs import common_frame, pairs_fingerprint
 from h2lo_bids.vocabulary import Say
 from h2lo_bids.wording import counted
 

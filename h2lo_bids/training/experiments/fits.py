@@ -38,7 +38,7 @@ from h2lo_bids.training.experiments.final import FinalJob, fit_final
 from h2lo_bids.training.experiments.leaks import check_no_leak
 from h2lo_bids.training.experiments.noise import measure_noise
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
-from h2lo_bids.training.prepared import PreparedPair, find_prepared, training_frame
+from h2lo_bids.training.pairs import PreparedPair, find_prepared, training_frame
 from h2lo_bids.vocabulary import CONTRASTS, CURVE, ENHANCER, IDENTITY, SYNTHESIZE, Say, Send
 
 Job = TypeVar("Job", bound=FoldJob)

@@ -29,8 +29,7 @@ from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict
 from h2lo_bids.training.experiments.leaks import same_people
-from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.training.pairs import Pair, PreparedPair, read_prepared
 from h2lo_bids.vocabulary import IDENTITY
 
 SCORES, PICTURES, REALISM = "scores.tsv", "pictures.npz", "realism.tsv"

@@ -14,8 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.bundle import EMBEDDED, Bundle, default_bundle
-from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.training.pairs import Pair, PreparedPair, read_prepared
 from h2lo_bids.vocabulary import CONTRASTS
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from h2lo_bids.synthesis.noise import PROBES, NoiseModel, hat_weights
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob
 from h2lo_bids.training.experiments.heldout import predict_pair
-from h2lo_bids.training.pairs import Pair, common_shape
-from h2lo_bids.training.prepared import read_prepared
+from h2lo_bids.training.pairs import Pair, common_shape, read_prepared
 
 RECIPE = 3
 """Raised when the measurement changes, so that a final model is made with the new one."""

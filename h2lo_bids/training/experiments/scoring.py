@@ -30,7 +30,6 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
-from h2lo_bids.training.card import software
 from h2lo_bids.training.experiments import Evaluated, Sources
 from h2lo_bids.training.experiments.fits import usable_pairs
 from h2lo_bids.training.experiments.heldout import (
@@ -42,9 +41,8 @@ from h2lo_bids.training.experiments.heldout import (
     stranger_to,
 )
 from h2lo_bids.training.experiments.leaks import same_people, seen_in_training, training_subjects
-from h2lo_bids.training.experiments.site import count_parameters
-from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.training.experiments.site import count_parameters, software
+from h2lo_bids.training.pairs import Pair, PreparedPair, read_prepared
 from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
 
 Named = tuple[str, Bundle]

@@ -1,16 +1,21 @@
-"""Bundles of models that were fitted to a site's pairs: their metadata and cards."""
+"""Bundles of models that were fitted to a site's pairs, and the cards of all bundles."""
 
 from __future__ import annotations
 
 import math
+import platform
+import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from h2lo_bids import __version__
 from h2lo_bids.evaluation.catalogue import CLIPPED, CONVENTIONS
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.splits import PARTS
@@ -19,10 +24,10 @@ from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.registry import CATALOGUE
-from h2lo_bids.training.card import render_card, software, start_of, varied
+from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.experiments.leaks import brain_of, encode
 from h2lo_bids.training.options import GAIN
-from h2lo_bids.training.prepared import (
+from h2lo_bids.training.pairs import (
     PreparedPair,
     common_frame,
     pairs_fingerprint,
@@ -32,6 +37,8 @@ from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from h2lo_bids.models.registry import Model
     from h2lo_bids.training.experiments.crossvalidation import FoldJob
     from h2lo_bids.training.fit import FitResult
@@ -274,3 +281,50 @@ def finite(value: float) -> float | None:
 def count_parameters(model: Model) -> int:
     """Return the number of a model's parameters."""
     return sum(p.numel() for p in model.parameters())
+
+
+def start_of(bundle: Bundle | None) -> dict[str, Any] | None:
+    """Return what records and metadata say of the model that a fit started from."""
+    if bundle is None:
+        return None
+    kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
+    name = bundle.metadata.get("name", bundle.path.name)
+    return {"name": name, "sha256": bundle.sha256, "pairs": kind}
+
+
+def render_card(template: str, **values: Any) -> str:
+    """Fill in a template of ``data/cards``, Markdown, and wrap its paragraphs of text."""
+    text = _templates().get_template(f"{template}.jinja").render(values)
+    return "\n\n".join(map(_wrapped, re.split(r"\n\s*\n", text.strip()))) + "\n"
+
+
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 - Markdown
+        loader=PackageLoader("h2lo_bids", "data/cards"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["counted"] = counted
+    return environment
+
+
+def _wrapped(paragraph: str) -> str:
+    if paragraph.startswith(("#", "|", "```")):
+        return paragraph
+    text = " ".join(paragraph.split())
+    return textwrap.fill(text, 92, break_long_words=False, break_on_hyphens=False)
+
+
+def varied(ranges: Mapping[str, Any]) -> Augmentation | None:
+    """Return how pairs were varied in training, or None if they were not."""
+    augmentation = Augmentation(**ranges)
+    return None if augmentation == Augmentation() else augmentation
+
+
+def software() -> dict[str, str]:
+    """Return the versions that a fit depends on."""
+    packages = {name: version(name) for name in ("torch", "numpy", "scipy")}
+    return {"h2lo-bids": __version__, "python": platform.python_version(), **packages}

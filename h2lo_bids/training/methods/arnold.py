@@ -16,8 +16,7 @@ from h2lo_bids.models.baselines import PARAMETERS, Arnold, NoSizes
 from h2lo_bids.synthesis.arnold import Source, draw_noise, finish, predict_arnold, scaled
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.trainer import Trainer
-from h2lo_bids.training.validation import Validation
+from h2lo_bids.training.trainer import Trainer, Validation
 
 PAIRS = 3
 """Pairs that the authors fitted to."""

@@ -20,8 +20,16 @@ from h2lo_bids.synthesis.patches import predict_diffi2i
 from h2lo_bids.training.crops import read_crop, stack_crops, vary_intensity
 from h2lo_bids.training.options import FitOptions, cosine_part
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.trainer import Trainer, advance_average, autocast, descend
-from h2lo_bids.training.validation import Predict, PredictCrop, Validation, as_float
+from h2lo_bids.training.trainer import (
+    Predict,
+    PredictCrop,
+    Trainer,
+    Validation,
+    advance_average,
+    as_float,
+    autocast,
+    descend,
+)
 
 STARTS = (0.0, 3 / 7, 4 / 7)
 """Where each stage begins, as a part of the fit. The shares are our choice: those of

@@ -23,8 +23,7 @@ from h2lo_bids.training.experiments.crossvalidation import run_fold
 from h2lo_bids.training.experiments.fits import run_fit
 from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
 from h2lo_bids.training.experiments.plan import plan_folds
-from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.prepared import read_prepared
+from h2lo_bids.training.pairs import Pair, read_prepared
 
 FRAME = Frame(SHAPE, (8.0, 8.0, 8.0))
 SHA = default_bundle("T1w").sha256

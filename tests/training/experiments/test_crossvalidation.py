@@ -20,7 +20,7 @@ from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.splits import make_folds
 from h2lo_bids.models.bundle import load_bundle, load_model, members
-from h2lo_bids.training import launch
+from h2lo_bids.training import devices
 from h2lo_bids.training.experiments.crossvalidation import (
     FoldJob,
     changes,
@@ -29,8 +29,7 @@ from h2lo_bids.training.experiments.crossvalidation import (
 )
 from h2lo_bids.training.experiments.final import FinalJob, final_steps, fit_final
 from h2lo_bids.training.experiments.noise import measure_noise
-from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.prepared import PreparedPair, find_prepared
+from h2lo_bids.training.pairs import Pair, PreparedPair, find_prepared
 
 COUNT = 5
 
@@ -238,7 +237,7 @@ def test_several_devices_go_through_the_launcher(
     def stand_in(train: list[Pair], *given: Any, processes: int, **_: Any) -> None:
         launched.append(([pair.name for pair in train], given[1], processes))
 
-    monkeypatch.setattr(launch, "launch", stand_in)
+    monkeypatch.setattr(devices, "launch", stand_in)
     run_fold(job)
     assert launched == [([*job.fold.train], job.options, 2)]
 
@@ -334,7 +333,7 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
     assert changes(dataclasses.replace(job, options=other)) == ("option starts_from",)
     # Processes that share the fit start from it, too.
     given = []
-    monkeypatch.setattr(launch, "launch", lambda *_, initial, **more: given.append(initial))
+    monkeypatch.setattr(devices, "launch", lambda *_, initial, **more: given.append(initial))
     dataclasses.replace(job, devices=2).fit(tmp_path / "shared", print)
     assert given == [start.path]
 

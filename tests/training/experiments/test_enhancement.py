@@ -24,8 +24,7 @@ from h2lo_bids.training.experiments.crossvalidation import CurveJob, fold_done, 
 from h2lo_bids.training.experiments.final import fit_final
 from h2lo_bids.training.experiments.heldout import detail_of, score_pair
 from h2lo_bids.training.experiments.scoring import score_models
-from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.prepared import PreparedPair, open_prepared, read_prepared
+from h2lo_bids.training.pairs import Pair, PreparedPair, open_prepared, read_prepared
 
 TINY = PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1)
 OPTIONS = small_options(

@@ -18,7 +18,7 @@ from h2lo_bids.evaluation.scores import read_scores, score
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.training.experiments.crossvalidation import fold_done, run_fold
 from h2lo_bids.training.experiments.external import Command, ExternalJob, run_command
-from h2lo_bids.training.prepared import read_prepared
+from h2lo_bids.training.pairs import read_prepared
 
 SCRIPT = """
 import sys, nibabel as nib, numpy as np

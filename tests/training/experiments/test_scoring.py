@@ -36,8 +36,7 @@ from h2lo_bids.training.experiments.heldout import (
 )
 from h2lo_bids.training.experiments.leaks import encode, fingerprint
 from h2lo_bids.training.experiments.scoring import read_references, score_models
-from h2lo_bids.training.pairs import Pair
-from h2lo_bids.training.prepared import PreparedPair, read_prepared
+from h2lo_bids.training.pairs import Pair, PreparedPair, read_prepared
 
 FRAME = Frame((22, 26, 24), (2.0, 2.0, 2.0))
 

@@ -14,8 +14,7 @@ from scipy.stats import skew
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.baselines import Arnold
 from h2lo_bids.synthesis.arnold import predict_arnold
-from h2lo_bids.training.fit import fit
-from h2lo_bids.training.folder import load_checkpoint
+from h2lo_bids.training.fit import fit, load_checkpoint
 from h2lo_bids.training.methods.arnold import (
     GRID,
     ArnoldTrainer,

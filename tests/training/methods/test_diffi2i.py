@@ -13,8 +13,7 @@ from problems import TINY as SIZES
 from h2lo_bids.models.diffi2i import DiffI2I
 from h2lo_bids.synthesis.patches import predict_diffi2i
 from h2lo_bids.training.crops import NONE
-from h2lo_bids.training.fit import fit
-from h2lo_bids.training.folder import load_checkpoint
+from h2lo_bids.training.fit import fit, load_checkpoint
 from h2lo_bids.training.methods.diffi2i import (
     DiffI2ITrainer,
     SliceSampler,

@@ -25,7 +25,7 @@ from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.experiments.site import SiteModel, site_card
 from h2lo_bids.training.fit import FitResult, fit
 from h2lo_bids.training.methods import METHODS, adapt_identity
-from h2lo_bids.training.prepared import read_prepared
+from h2lo_bids.training.pairs import read_prepared
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from problems import ball_pair, small_options, trainer_of
 
 from h2lo_bids.training.methods.operators import OperatorTrainer
-from h2lo_bids.training.validation import Validation
+from h2lo_bids.training.trainer import Validation
 
 PAIRS = [ball_pair("a", 1), ball_pair("b", 2)]
 MASKS = [p.mask for p in PAIRS]

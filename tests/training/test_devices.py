@@ -18,10 +18,8 @@ import torch
 from problems import VARIED, ball_pair, history, small_options
 
 from h2lo_bids.errors import BadDataError, H2loError, InputOutputError, TemporaryError, UsageError
-from h2lo_bids.training.devices import check_shares
-from h2lo_bids.training.fit import fit
-from h2lo_bids.training.folder import load_checkpoint
-from h2lo_bids.training.launch import launch
+from h2lo_bids.training.devices import check_shares, launch
+from h2lo_bids.training.fit import fit, load_checkpoint
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
 from h2lo_bids.vocabulary import Step
