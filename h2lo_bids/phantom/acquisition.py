@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from h2lo_bids.imaging.voxels import slice_profile
+from h2lo_bids.imaging.voxels import slice_axis, slice_profile
 
 Shape = tuple[int, int, int]
 
@@ -25,7 +25,11 @@ class Grid:
 
     shape: Shape
     zooms: tuple[float, float, float]
-    slice_axis: int  # across the thick slices
+
+    @property
+    def slice_axis(self) -> int:
+        """The axis across the thick slices."""
+        return slice_axis(self.zooms)
 
     @property
     def affine(self) -> np.ndarray:

@@ -13,13 +13,22 @@ import numpy as np
 from h2lo_bids import __version__
 from h2lo_bids.errors import CannotCreateError, InputOutputError, MissingInputError
 from h2lo_bids.io import write_json
-from h2lo_bids.phantom.anatomy import Subject, load_labels, make_subject, vary
+from h2lo_bids.phantom.anatomy import (
+    Subject,
+    grid_shape,
+    load_labels,
+    make_subject,
+    template_head,
+    vary,
+)
 from h2lo_bids.phantom.lesions import NO_LESIONS, Lesion, LesionPlan, place_lesions, with_lesions
-from h2lo_bids.phantom.protocols import (
+from h2lo_bids.phantom.physics import (
     HIGH_FIELD,
     LOW_FIELD,
+    NAMES,
     NEGATIVE_KEPT,
     Protocol,
+    Tissue,
     low_field,
     low_field_grid,
     signal_of,
@@ -32,8 +41,6 @@ from h2lo_bids.phantom.scans import (
     high_field_scan,
     low_field_scan,
 )
-from h2lo_bids.phantom.template import grid_shape, template_head
-from h2lo_bids.phantom.tissues import NAMES, Tissue
 from h2lo_bids.vocabulary import CONTRASTS, Say
 
 WHITE_LEVEL = 700.0
@@ -83,7 +90,7 @@ class Plan:
     # Folder of FreeSurfer label maps of whole heads, used in the order of their names, again
     # from the first when there are more people than maps; without it, nilearn's tissue maps.
     labels: Path | None = None
-    negative_kept: float = NEGATIVE_KEPT  # by low-field T1w images, see `protocols.rectify`
+    negative_kept: float = NEGATIVE_KEPT  # by low-field T1w images, see `physics.rectify`
     lesions: LesionPlan = NO_LESIONS  # their mask is a derivative in `DERIVATIVES`
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 from h2lo_bids.errors import UsageError
 from h2lo_bids.imaging.resample import spacing_of
 from h2lo_bids.phantom.anatomy import Subject
-from h2lo_bids.phantom.tissues import NAMES, TIMES
+from h2lo_bids.phantom.physics import NAMES, TIMES
 
 GAP = 2.0
 """Least distance in mm between the surfaces of two lesions that are placed at random."""

@@ -11,7 +11,7 @@ import numpy as np
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.phantom.acquisition import Shape, resample
 from h2lo_bids.phantom.anatomy import Anatomy, Subject, load_labels, make_subject, vary
-from h2lo_bids.phantom.protocols import HIGH_FIELD, ORTHOGONAL, draw_high_field, low_field_grid
+from h2lo_bids.phantom.physics import HIGH_FIELD, ORTHOGONAL, draw_high_field, low_field_grid
 from h2lo_bids.phantom.scans import (
     DISTORTION,
     MISREGISTRATION,

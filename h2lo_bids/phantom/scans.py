@@ -5,7 +5,7 @@ that the first row of Table 1 in the paper (arXiv 2603.24968) reports for the hi
 image taken as the prediction of the low-field one, so that agreement with that row is no
 evidence of its own; noise, tissue levels and spectrum of the axial low-field scans were
 fitted to a real Swoop scan that is in no other way part of the simulation. Signal equations
-and relaxation times are those of `protocols` and `tissues`.
+and relaxation times are those of `physics`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 from h2lo_bids.phantom.acquisition import acquire, complex_noise, millimetres, resample
 from h2lo_bids.phantom.anatomy import Subject, render, rigid, smooth_field
-from h2lo_bids.phantom.protocols import (
+from h2lo_bids.phantom.physics import (
+    NAMES,
     NEGATIVE_KEPT,
     Protocol,
     low_field,
     low_field_grid,
     signal_of,
 )
-from h2lo_bids.phantom.tissues import NAMES
 
 WHITE = NAMES.index("white")
 NOISE = {"T1w": 0.065, "T2w": 0.14}
@@ -201,7 +201,7 @@ def low_field_scan(
     negative_kept: float = NEGATIVE_KEPT,
     displacement: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scan a person at 64 mT, on the grid of `protocols.low_field_grid`.
+    """Scan a person at 64 mT, on the grid of `physics.low_field_grid`.
 
     `sensitivity` and `displacement` are of `coil` and `distortion`, on the anatomy's grid, and
     shared by the scans of a session; `rng` draws pose and noise of this scan. Returned are a

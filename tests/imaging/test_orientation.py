@@ -12,8 +12,7 @@ import pytest
 from nibabel.affines import from_matvec
 
 from h2lo_bids.imaging.orientation import orientation_fits, orientation_note
-from h2lo_bids.phantom.anatomy import brain_mask
-from h2lo_bids.phantom.template import template_head
+from h2lo_bids.phantom.anatomy import brain_mask, template_head
 
 GREY = {"T1w": (600.0, 900.0, 150.0), "T2w": (500.0, 350.0, 1000.0)}
 """Of grey matter, white matter and fluid."""

@@ -10,9 +10,8 @@ import pytest
 
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.masks import bounding_box
-from h2lo_bids.phantom.anatomy import Anatomy, brain_mask, load_labels, rigid, vary
-from h2lo_bids.phantom.template import template_head
-from h2lo_bids.phantom.tissues import NAMES, TISSUES, class_of_label, draw_tissues, relaxation
+from h2lo_bids.phantom.anatomy import Anatomy, brain_mask, load_labels, rigid, template_head, vary
+from h2lo_bids.phantom.physics import NAMES, TISSUES, class_of_label, draw_tissues, relaxation
 
 
 def test_mask_is_the_brain_and_a_rim(ball: Anatomy) -> None:

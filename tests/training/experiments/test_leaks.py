@@ -15,7 +15,7 @@ from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.phantom.anatomy import load_labels, make_subject, vary
-from h2lo_bids.phantom.protocols import HIGH_FIELD, draw_high_field
+from h2lo_bids.phantom.physics import HIGH_FIELD, draw_high_field
 from h2lo_bids.phantom.scans import high_field_scan
 from h2lo_bids.training.experiments.leaks import (
     SAME,

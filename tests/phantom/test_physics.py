@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from h2lo_bids.phantom import protocols as signal
-from h2lo_bids.phantom.tissues import NAMES, TISSUES
+from h2lo_bids.phantom import physics as signal
+from h2lo_bids.phantom.physics import NAMES, TISSUES
 
 
 def bloch_longitudinal(t1: float, events: list[tuple[str, float]], cycles: int) -> list[float]:
