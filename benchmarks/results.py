@@ -1,9 +1,9 @@
 """Write the tables and figures of docs/results.md from what ``h2lo ... benchmark`` has written.
 
 ``python benchmarks/results.py OUT PAGE`` replaces what stands in PAGE between ``<!-- NAME -->``
-and ``<!-- end -->``, where NAME is that of a table in OUT, such as ``table1_T1w``, and draws
-``results_T1w.png`` and ``results_T2w.png`` in the folder ``gallery`` beside PAGE: a test subject
-of the first fold, its error maps and histograms, as Fig. 2 of the paper.
+and ``<!-- end -->``, where NAME is that of a table in OUT, such as ``table1_T1w`` or
+``table2_T1w``, and draws ``results_T1w.png`` and ``results_T2w.png`` in the folder ``gallery``
+beside PAGE: a test subject of the first fold, its error maps and histograms, as the paper's Fig. 2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import pandas as pd
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES
 from h2lo_bids.models.registry import CATALOGUE
-from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE
+from h2lo_bids.training.experiments.arms import find_arm
+from h2lo_bids.vocabulary import ENHANCE, ENHANCER, IDENTITY, SYNTHESIZE
 
 HEADINGS = {
     "psnr": "PSNR (dB) ↑", "ssim": "SSIM (%) ↑", "ncc": "NCC ↑", "wass": "WASS ↓",
@@ -31,9 +32,11 @@ SHADE = 0.25
 """Difference that an error map shows as white."""
 
 
-def title_of(method: str) -> str:
+def title_of(method: str, task: str = SYNTHESIZE) -> str:
     if method == IDENTITY:
-        return IDENTITY_TITLES[SYNTHESIZE]
+        return IDENTITY_TITLES[task]
+    if method.startswith(f"{ENHANCER}-"):
+        return find_arm(method).title
     return CATALOGUE[method].title if method in CATALOGUE else method
 
 
@@ -45,11 +48,13 @@ def short(value: float, digits: int) -> str:
 def table_of(path: Path) -> str:
     """Lay a benchmark's table out with the paper's means in brackets."""
     table = pd.read_csv(path, sep="\t", na_values="n/a")
+    enhanced = "detail_2mm" in table
     shown = [m for m in METRICS if m in HEADINGS]
-    heads = ["Method", *(HEADINGS[m] for m in shown), "Steps"]
+    more = ["4-3 mm ↑", "3-2 mm ↑", "Epochs"] if enhanced else []
+    heads = ["Method", *(HEADINGS[m] for m in shown), *more, "Steps"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for _, row in table.iterrows():
-        cells = [title_of(row["method"])]
+        cells = [title_of(row["method"], ENHANCE if enhanced else SYNTHESIZE)]
         for metric in shown:
             mean, deviation, paper = (
                 short(row.get(key, np.nan), DIGITS.get(metric, 3))
@@ -58,6 +63,10 @@ def table_of(path: Path) -> str:
             text = f"{mean}±{deviation}"
             text = f"**{text}**" if row[f"{metric}_place"] == 1 else text
             cells.append(f"{text} ({paper})" if paper else text)
+        if enhanced:
+            cells += [short(row[key], 3) for key in ("detail_3mm", "detail_2mm")]
+            epochs = [row[key] for key in ("epochs_pretrain", "epochs_real") if row[key] > 0]
+            cells.append(" + ".join(f"{count:.0f}" for count in epochs))
         cells.append(f"{row['steps']:,.0f}" if row["steps"] > 0 else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -211,7 +211,15 @@ def test_the_page_of_results_takes_its_tables_from_a_benchmark(
     square = np.ones((3, 8, 8), np.float16)
     kinds = {f"01/{kind}": square for kind in ("hf", "lf", "predicted")}
     np.savez(fold / "pictures.npz", **kinds, **{"01/histograms": np.ones((3, 4), np.float16)})
-    names = ("table1_T1w", "table1_T2w", "detail_T1w")
+    ends = ("steps", "detail_3mm", "detail_2mm", "epochs_pretrain", "epochs_real")
+    lines = ["\t".join(["method", *columns, *ends])]
+    for name, end in {
+        "identity": ["n/a", 0.25, 0.5, "n/a", "n/a"],
+        "pfsr-h2lo": [9, 1, 0, 18, 5],
+    }.items():
+        lines.append("\t".join(map(str, [name, *rows["identity"], *end])))
+    (out / "table2_T1w.tsv").write_text("\n".join(lines) + "\n")
+    names = ("table1_T1w", "table1_T2w", "detail_T1w", "table2_T1w")
     page.write_text("\n".join(f"<!-- {name} -->\nas it was\n<!-- end -->" for name in names))
     monkeypatch.setattr(sys, "argv", ["results.py", str(out), str(page)])
     script.main()
@@ -219,6 +227,9 @@ def test_the_page_of_results_takes_its_tables_from_a_benchmark(
     assert "| HF image | .50±.25 (28.98) | .50±.25 | .500±.250 |" in text
     assert "| H2LO | **24.12±.57** (28.98) | **24.12±.57** | **24.123±.568** |" in text
     assert "<!-- table1_T2w -->\nas it was\n" in text
+    assert "| LF image | .50±.25 |" in text
+    assert "| .250 | .500 |  |  |" in text
+    assert "| 1.000 | .000 | 18 + 5 | 9 |" in text
     assert text.index("| 64 mT | 0.40 | 0.20 | 0.0200 |") < text.index("| H2LO | 0.50 | 0.10 |")
     drawn = {path.name for path in (tmp_path / "docs/gallery").iterdir()}
     assert drawn == {"results_T1w.png", "results_T1w_histograms.png"}
