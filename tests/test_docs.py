@@ -7,6 +7,7 @@ import importlib
 import re
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from page_commands import PAGES, ROOT, blocks, make_data, run_page
 from skeletons import HYPE, ds006557, get
 
 from h2lo_bids.bids.pairs import discover_pairs
-from h2lo_bids.bids.query import Query
 from h2lo_bids.cli.parser import read_settings
 
 OTHERS = """
@@ -134,18 +134,11 @@ def test_every_command_finds_its_pairs(line: str, tmp_path: Path) -> None:
     # Only what the page tells to fetch by then is there.
     get(root, "ses-GE", "_mrr", *(["ses-HFC"] if "--lf" in words else []))
     asked = read_settings(words_of(line))
-    found = discover_pairs(
-        Query(
-            root,
-            participant_labels=asked.participant_label,
-            derivatives=tuple(
-                (name, root / path.relative_to(asked.bids_dir)) for name, path in asked.derivatives
-            ),
-            lf=asked.lf,
-            fusion=asked.lf_fusion,
-            skip_bids_validation=True,
-        )
+    derivatives = tuple(
+        (name, root / path.relative_to(asked.bids_dir)) for name, path in asked.derivatives
     )
+    here = {"bids_dir": root, "derivatives": derivatives, "skip_bids_validation": True}
+    found = discover_pairs(replace(asked, **here))
     assert not found.problems
     counts = [sum(pair.contrast == contrast for pair in found.pairs) for contrast in ("T1w", "T2w")]
     assert counts == ([1, 1] if "--participant-label" in words else [22, 23])

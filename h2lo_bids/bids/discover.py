@@ -7,10 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from h2lo_bids.bids.explain import empty_subject, nothing_found
+from h2lo_bids.bids.explain import some
 from h2lo_bids.bids.gather import Result, Search, check_fit, find_images, note_others, read_scan
+from h2lo_bids.bids.index import sessions_of
 from h2lo_bids.bids.metadata import Sidecars
-from h2lo_bids.bids.query import ENHANCED, LOW, SCANS, Query, describe, did_you_mean, matches
+from h2lo_bids.bids.query import (
+    ENHANCED,
+    LOW,
+    SCANS,
+    Conditions,
+    Filter,
+    describe,
+    did_you_mean,
+    matches,
+)
 from h2lo_bids.bids.scan import (
     ORTHOGONAL,
     PREFERENCE,
@@ -21,6 +31,8 @@ from h2lo_bids.bids.scan import (
     rank,
 )
 from h2lo_bids.errors import H2loError, NoMatchError
+from h2lo_bids.settings import Settings
+from h2lo_bids.wording import counted
 
 _FUSED = "mrr"
 _BEFORE_ACQ = ("sub", "ses", "task")
@@ -47,44 +59,44 @@ class LowFieldSource:
 
 @dataclass(frozen=True)
 class Discovery(Result):
-    """Scans that a query asks for."""
+    """Scans that are asked for."""
 
     scans: tuple[Scan, ...] = ()  # by subject, session and contrast
     sources: tuple[LowFieldSource, ...] = ()  # of enhancement: which scans belong together
 
 
-def discover(query: Query) -> Discovery:
-    """Find the high-field T1w and T2w scans that a query asks for.
+def discover(settings: Settings) -> Discovery:
+    """Find the high-field T1w and T2w scans that are asked for.
 
     Per subject, session and contrast one scan is taken (order of preference in
-    `h2lo_bids.bids.scan.rank`), or every one with ``query.all_scans``. The preferred scan is
+    `h2lo_bids.bids.scan.rank`), or every one with ``settings.all_scans``. The preferred scan is
     never replaced silently: when its content is missing, that is a problem, not a reason to
     take another.
     """
-    return _search(query, SCANS, _high_field)
+    return _search(settings, SCANS, _high_field)
 
 
-def discover_lowfield(query: Query) -> Discovery:
-    """Find the low-field T1w and T2w scans that a query asks for.
+def discover_lowfield(settings: Settings) -> Discovery:
+    """Find the low-field T1w and T2w scans that are asked for.
 
     Per subject, session and contrast: the axial, coronal and sagittal thick-slice scans, to be
     fused, where all three are there (one of them may turn out to be absent or broken: the
     others go on without it); else one scan, isotropic before axial, coronal and sagittal. With
-    ``query.all_scans`` every scan by itself. An image of unknown field strength counts as high
+    ``settings.all_scans`` every scan by itself. An image of unknown field strength counts as high
     field unless words choose it.
     """
-    return _search(query, ENHANCED, _low_field)
+    return _search(settings, ENHANCED, _low_field)
 
 
 Choose = Callable[[list[Scan], Search], list[LowFieldSource]]
 
 
-def _search(query: Query, sides: tuple[str, ...], choose: Choose) -> Discovery:
-    """Find the images that a query asks for, and let a function choose the scans among them."""
-    search = Search(query)
+def _search(settings: Settings, sides: tuple[str, ...], choose: Choose) -> Discovery:
+    """Find the images that are asked for, and let a function choose the scans among them."""
+    search = Search(settings, Conditions(settings))
     search.begin()
     every = find_images(search)
-    asked = {suffix: query.asked(suffix, *sides) for suffix in query.suffixes}
+    asked = {suffix: search.conditions.asked(suffix, *sides) for suffix in search.suffixes}
     images = []
     for image in every:
         conditions = asked[image.suffix]
@@ -106,11 +118,25 @@ def _search(query: Query, sides: tuple[str, ...], choose: Choose) -> Discovery:
         reasons = sorted({item.reason for item in search.skipped})
         reasons.sort(key=lambda text: "did you mean" not in text)
         reasons = [one for one in reasons if not any(r.startswith(f"{one};") for r in reasons)]
-        raise NoMatchError(nothing_found(query, asked, search.subjects, search.existing, reasons))
+        raise NoMatchError(_nothing_found(search, asked, reasons))
     scans = tuple(scan for source in sources for scan in source.named)
     _report_empty(search, scans)
     low = tuple(sources) if sides == ENHANCED else ()
     return Discovery(scans=scans, sources=low, **search.result())
+
+
+def _nothing_found(search: Search, asked: dict[str, Filter], reasons: list[str]) -> str:
+    """Report in one line what was searched and what exists."""
+    filters = "; ".join(f"{suffix}: {describe(of)}" for suffix, of in asked.items())
+    folders = [search.root / f"sub-{label}" for label in search.subjects]
+    visits = sorted({name[4:] for folder in folders for name in sessions_of(folder)})
+    text = (
+        f"{search.root}: no scan to work on; searched subjects {some(search.subjects)}, sessions "
+        f"{some(search.settings.session_label) or 'all'}, images {'/'.join(search.suffixes)}, "
+        f"filters {filters}; found {counted(len(search.existing), 'subject')}, "
+        f"sessions {some(visits) or 'none'}"
+    )
+    return f"{text}, and images were skipped: {'; '.join(reasons[:3])}" if reasons else text
 
 
 def _high_field(images: list[Scan], search: Search) -> list[LowFieldSource]:
@@ -133,12 +159,12 @@ def _high_field(images: list[Scan], search: Search) -> list[LowFieldSource]:
     chosen = []
     for group in _by_session(scans):
         best, *others = sorted(group, key=rank)
-        for scan in (best, *others) if search.query.all_scans else (best,):
+        for scan in (best, *others) if search.settings.all_scans else (best,):
             if scan.path in errors:
                 search.fail(scan.path, errors[scan.path])
             elif search.present(scan):
                 chosen.append(search.use(scan))
-        for scan in () if search.query.all_scans else others:
+        for scan in () if search.settings.all_scans else others:
             search.skip(
                 scan.path,
                 f"{best.path.name} was preferred ({PREFERENCE}); "
@@ -167,8 +193,8 @@ def _report_empty(search: Search, scans: Iterable[Scan]) -> None:
         if folder.name in known:
             continue
         skipped = reasons.get(folder.name)
-        empty = "" if skipped else empty_subject(folder, search.query)
-        if search.query.participant_labels:
+        empty = "" if skipped else search.empty(label)
+        if search.settings.participant_label:
             reason = empty or f"no scan to work on ({skipped})"
             search.refuse(folder, f"{reason}; check the labels and filters")
         else:
@@ -205,7 +231,7 @@ def _low(images: list[Scan], search: Search) -> Iterator[Scan]:
         elif scan.field_strength is not None:
             search.skip(scan.path, f"high field ({scan.strength}): never an input to enhancement")
             search.doubt(scan.path, *scan.warnings)
-        elif search.query.asked(scan.suffix, *LOW):
+        elif search.conditions.asked(scan.suffix, *LOW):
             yield scan.taken_as_low("it was chosen with --lf")
         else:
             search.skip(scan.path, f"{scan.warnings[0]}; take it with --lf ENTITY-LABEL")
@@ -214,9 +240,9 @@ def _low(images: list[Scan], search: Search) -> Iterator[Scan]:
 def _choices(group: list[Scan], search: Search) -> list[tuple[Scan, ...]]:
     """Return which scans of a session are enhanced, alone or together."""
     group = sorted(group, key=_order)
-    if search.query.all_scans:
+    if search.settings.all_scans:
         return [(scan,) for scan in group]
-    fusion = search.query.fusion
+    fusion = search.settings.lf_fusion
     three = _three(group) if fusion != "none" else ()
     if fusion == "mrr" and not three:
         there = ", ".join(TITLES.get(orientation(scan) or "", "other") for scan in group)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from h2lo_bids.bids.index import folder_names, list_subjects, sessions_of
 from h2lo_bids.bids.names import FORMS, NIFTI, Name, meant_suffix, parse_name
-from h2lo_bids.bids.query import Filter, Query, describe, nearest
+from h2lo_bids.bids.query import nearest
 from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import counted, listed
 
@@ -18,7 +18,6 @@ _SUBJECT = re.compile(r"sub-[A-Za-z0-9+]+")
 _SESSION = re.compile(r"ses-[A-Za-z0-9+]+")
 _LIKE_SUBJECT = re.compile(r"(?i)(?:subject|subj|sub|participant|patient)(?=[-_. ]|\d)[-_. ]*")
 _LIKE_SESSION = re.compile(r"(?i)(?:session|sess|ses)(?=[-_. ]|\d)[-_. ]*")
-_MOST = 8
 
 
 class Odd(NamedTuple):
@@ -121,20 +120,25 @@ def _odd_file(path: Path, here: Collection[str], suffixes: tuple[str, ...]) -> I
         yield Odd(path, f"not a NIfTI file; convert it to {stem}.nii.gz")
 
 
-def empty_subject(folder: Path, query: Query) -> str:
+def empty_subject(folder: Path, sessions: Collection[str], suffixes: tuple[str, ...]) -> str:
     """Explain by its content why a subject's folder gives no image."""
-    places = _places(folder, query.session_labels)
+    places = _places(folder, sessions)
     if not places:
         visits = listed(sessions_of(folder)) or "no sessions"
         return f"none of the chosen sessions (found {visits})"
     names = {name for place in places for name in folder_names(place)}
     found = sorted(name for name in names if "." not in name and not _SESSION.fullmatch(name))
-    what = " or ".join(query.suffixes)
+    what = " or ".join(suffixes)
     if "anat" not in found:
         return f"no {what} image: no anat folder (found {listed(found) or 'nothing'})"
     images = (parse_name(name) for place in places for name in folder_names(place / "anat"))
     kinds = sorted({name.suffix for name in images if name and name.extension in NIFTI})
     return f"no {what} image in anat (found {listed(kinds) or 'no image'})"
+
+
+def some(labels: Collection[str]) -> str:
+    """List some labels, and how many more there are."""
+    return listed([*labels], 8)
 
 
 def absent_subject(label: str, existing: tuple[str, ...], in_table: bool) -> str:
@@ -144,7 +148,7 @@ def absent_subject(label: str, existing: tuple[str, ...], in_table: bool) -> str
     where = "only in participants.tsv, without a folder" if in_table else "no such folder"
     if close:
         return f"{where}; did you mean {', '.join(dict.fromkeys(close))}?"
-    return f"{where}; there are {_some(existing)}"
+    return f"{where}; there are {some(existing)}"
 
 
 def rename(name: Name | None, path: Path) -> str:
@@ -162,28 +166,3 @@ def right_name(name: Name) -> str:
     suffix = meant_suffix(name.suffix, CONTRASTS) or name.suffix
     extension = ".nii" if name.extension.endswith("nii") else ".nii.gz"
     return f"{name.stem.rpartition('_')[0]}_{suffix}{extension}"
-
-
-def nothing_found(
-    query: Query,
-    asked: dict[str, Filter],
-    subjects: tuple[str, ...],
-    existing: tuple[str, ...],
-    reasons: list[str],
-) -> str:
-    """Report in one line what was searched and what exists."""
-    filters = "; ".join(f"{suffix}: {describe(of)}" for suffix, of in asked.items())
-    visits = {
-        name[4:] for label in subjects for name in sessions_of(query.bids_dir / f"sub-{label}")
-    }
-    text = (
-        f"{query.bids_dir}: no scan to work on; searched subjects {_some(subjects)}, sessions "
-        f"{_some(query.session_labels) or 'all'}, images {'/'.join(query.suffixes)}, filters "
-        f"{filters}; found {counted(len(existing), 'subject')}, "
-        f"sessions {_some(sorted(visits)) or 'none'}"
-    )
-    return f"{text}, and images were skipped: {'; '.join(reasons[:3])}" if reasons else text
-
-
-def _some(labels: Collection[str]) -> str:
-    return listed([*labels], _MOST)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from h2lo_bids.bids.dataset import read_description, require_valid
 from h2lo_bids.bids.explain import (
     absent_subject,
+    empty_subject,
     misnamed_subjects,
     odd_names,
     rename,
@@ -22,8 +23,7 @@ from h2lo_bids.bids.index import index_images, list_subjects, read_participants,
 from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.bids.names import in_place, looks_wanted, parse_name
 from h2lo_bids.bids.query import (
-    Query,
-    compile_words,
+    Conditions,
     describe,
     did_you_mean,
     matches,
@@ -39,6 +39,8 @@ from h2lo_bids.errors import (
     NoMatchError,
 )
 from h2lo_bids.io import check_content
+from h2lo_bids.settings import Settings
+from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import listed, summarise
 
 
@@ -68,9 +70,10 @@ class Skipped(NamedTuple):
 
 @dataclass
 class Search:
-    """A query, the subjects that its dataset has and that are chosen, and what is reported."""
+    """What is asked for, the subjects that a dataset has and that are chosen, what is reported."""
 
-    query: Query
+    settings: Settings
+    conditions: Conditions
     dataset: str = "raw"  # as in `Scan`
     existing: tuple[str, ...] = ()
     subjects: tuple[str, ...] = ()
@@ -84,11 +87,16 @@ class Search:
     @property
     def root(self) -> Path:
         """The dataset."""
-        return self.query.bids_dir
+        return self.settings.bids_dir
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The contrasts that are wanted."""
+        return self.settings.contrast or CONTRASTS
 
     def begin(self) -> None:
         """Check the dataset's description, and choose subjects; absent ones become problems."""
-        root, asked = self.root, self.query.participant_labels
+        root, asked = self.root, self.settings.participant_label
         self.check_description()
         rows, misnamed, there = read_participants(root), misnamed_subjects(root), {*self.existing}
         chosen = tuple(label for label in asked if label in there) if asked else self.existing
@@ -116,7 +124,7 @@ class Search:
 
     def check_description(self) -> None:
         """Check the dataset's description, and list its subjects."""
-        skip = self.query.skip_bids_validation
+        skip = self.settings.skip_bids_validation
         read_description(self.root, skip=skip, doubt=self.doubt)
         self.existing = list_subjects(self.root)
 
@@ -177,10 +185,14 @@ class Search:
 
     def invalid(self, path: Path, reason: str) -> None:
         """Count what is not named by BIDS as a problem, unless it may be."""
-        if self.query.skip_bids_validation:
+        if self.settings.skip_bids_validation:
             self.skip(path, reason)
         else:
             self.refuse(path, reason, InvalidBidsError)
+
+    def empty(self, label: str) -> str:
+        """Explain why a subject gives no image."""
+        return empty_subject(self.root / f"sub-{label}", self.settings.session_label, self.suffixes)
 
     def present(self, *scans: Scan) -> bool:
         """Check that the content of images is there; that of a DataLad dataset may not be."""
@@ -195,7 +207,7 @@ class Search:
     def validate(self, images: Iterable[Path]) -> None:
         """Stop if the validator finds errors in the chosen images' part of a dataset."""
         images = list(images)
-        if images and not self.query.skip_bids_validation:
+        if images and not self.settings.skip_bids_validation:
             note = require_valid(self.root, images)
             self.notes += [note] if note else []
 
@@ -219,14 +231,16 @@ _OF_SCANNING = ("ses", "task", "acq", "ce", "rec", "run", "mod", "proc")
 
 def find_images(search: Search) -> list[Scan]:
     """List the images of the subjects that are named as one of the wanted contrasts."""
-    query, root, subjects = search.query, search.root, search.subjects
-    sessions, every = query.session_labels, subjects == search.existing
-    paths, notes = index_images(root, subjects, sessions, query.database_dir, every_subject=every)
+    settings, root, subjects = search.settings, search.root, search.subjects
+    sessions, every = settings.session_label, subjects == search.existing
+    # A dry run may not write an index, and one that is not kept is of no use.
+    database = None if settings.dry_run else settings.bids_database_dir
+    paths, notes = index_images(root, subjects, sessions, database, every_subject=every)
     search.notes += notes
     if sessions:
         _absent_sessions(search)
     for label in subjects:
-        for odd in odd_names(root / f"sub-{label}", sessions, query.suffixes):
+        for odd in odd_names(root / f"sub-{label}", sessions, search.suffixes):
             (search.invalid if odd.invalid else search.skip)(odd.path, odd.reason)
     return _one_form(_named(paths, search), search)
 
@@ -235,7 +249,7 @@ def _absent_sessions(search: Search) -> None:
     """Report sessions that no chosen subject has; one in other case is a problem."""
     folders = (search.root / f"sub-{label}" for label in search.subjects)
     there = {name[4:] for folder in folders for name in sessions_of(folder)}
-    for label in (label for label in search.query.session_labels if label not in there):
+    for label in (label for label in search.settings.session_label if label not in there):
         near = nearest(label, there, similar=True)
         known = listed(sorted(there)) or "none"
         hint = f"did you mean {near}?" if near else f"found sessions {known}"
@@ -245,7 +259,7 @@ def _absent_sessions(search: Search) -> None:
 
 def _named(paths: list[Path], search: Search) -> list[Scan]:
     """Keep the images that are named as one of the wanted contrasts."""
-    images, suffixes = [], search.query.suffixes
+    images, suffixes = [], search.suffixes
     for path in paths:
         name = parse_name(path.name)
         if name is not None and name.suffix in suffixes and in_place(path, name):
@@ -293,7 +307,7 @@ def read_scan(image: Scan, sidecars: Sidecars) -> Scan:
 
 def note_others(search: Search) -> None:
     """Name the queries of a filter file that are for other programs, once."""
-    if others := other_queries(search.query.filters):
+    if others := other_queries(search.conditions.filters):
         search.notes.append(f"queries of the filter file that are not used: {listed(others)}")
 
 
@@ -303,16 +317,15 @@ def check_fit(search: Search, images: list[Scan], sides: tuple[str, ...]) -> Non
     That is a problem if they were written for this contrast, or if a label is there in
     other case; else they may be meant for the other contrast: a warning.
     """
-    query, side = search.query, sides[-1]
-    for suffix in query.suffixes:
+    conditions, side = search.conditions, sides[-1]
+    for suffix in search.suffixes:
         names = [image.name for image in images if image.suffix == suffix]
-        asked = query.asked(suffix, *sides)
+        asked = conditions.asked(suffix, *sides)
         if not names or any(matches(name, asked) for name in names):
             continue
-        words = compile_words(getattr(query, side), f"--{side}") if side else {}
-        option = f"--{side}" if words == asked else "the filter"
+        option = f"--{side}" if conditions.words.get(side) == asked else "the filter"
         hint = did_you_mean(asked, names, similar=True)
         text = f"no {suffix} image matches {option} {describe(asked)}{hint}"
         keys = (f"{side}_{suffix.lower()}".lstrip("_") for side in sides)
-        sure = any(query.filters.get(key) for key in keys) or did_you_mean(asked, names)
+        sure = any(conditions.filters.get(key) for key in keys) or did_you_mean(asked, names)
         (search.refuse if sure else search.doubt)(search.root, text)

@@ -15,7 +15,15 @@ from h2lo_bids.bids.gather import Search, check_fit, find_images, note_others, r
 from h2lo_bids.bids.index import folder_names, list_subjects, sessions_of
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import NIFTI, in_place, parse_name
-from h2lo_bids.bids.query import HIGH, LF_DATASET, LOW, Query, describe, did_you_mean, matches
+from h2lo_bids.bids.query import (
+    HIGH,
+    LF_DATASET,
+    LOW,
+    Conditions,
+    describe,
+    did_you_mean,
+    matches,
+)
 from h2lo_bids.bids.scan import Scan, not_an_input, rank, scan_at
 from h2lo_bids.errors import H2loError, MissingInputError
 from h2lo_bids.io import check_content
@@ -41,29 +49,29 @@ def gather_sides(search: Search) -> dict[Key, Sides]:
     the second root or the user's words choose it as low field and not as high.
     """
     sides: dict[Key, Sides] = defaultdict(Sides)
-    query = search.query
+    lf_dir = search.settings.lf_dir
     note_others(search)
     images = find_images(search)
     check_fit(search, images, HIGH)
-    if query.lf_dir is None and not query.derivatives:
+    if lf_dir is None and not search.settings.derivatives:
         check_fit(search, images, LOW)
     for scan in _read(search, images, sides):
-        low = scan.low or (query.lf_dir is None and _chosen_as_low(scan, query))
-        if low and query.lf_dir is not None:
-            search.skip(scan.path, f"low field, but --lf-dir says {query.lf_dir}")
+        low = scan.low or (lf_dir is None and _chosen_as_low(scan, search.conditions))
+        if low and lf_dir is not None:
+            search.skip(scan.path, f"low field, but --lf-dir says {lf_dir}")
         else:
             scan = scan.taken_as_low("it was chosen with --lf") if low else scan
             _keep(search, scan, sides, low=low)
     _validate(search, sides)
-    if query.lf_dir is not None:
-        _gather_second(search, query.lf_dir, sides)
+    if lf_dir is not None:
+        _gather_second(search, lf_dir, sides)
     return dict(sides)
 
 
 def _gather_second(search: Search, root: Path, sides: dict[Key, Sides]) -> None:
     """Add the low-field scans of ``lf_dir``, and warn of what only that dataset has."""
-    query = replace(search.query, bids_dir=root, lf_dir=None, database_dir=None)
-    second = replace(search, query=query, dataset=LF_DATASET)  # it adds to the same lists
+    settings = replace(search.settings, bids_dir=root, lf_dir=None, bids_database_dir=None)
+    second = replace(search, settings=settings, dataset=LF_DATASET)  # it adds to the same lists
     known = {*search.existing}
     second.check_description()
     others = [f"sub-{label}" for label in second.existing if label not in known]
@@ -89,7 +97,7 @@ def _read(search: Search, images: list[Scan], sides: dict[Key, Sides]) -> Iterat
     for image in images:
         # Made before anything is skipped: a subject with images is no empty one.
         both = sides[image.subject, image.suffix]
-        asked = [search.query.asked(image.suffix, *side) for side in (HIGH, LOW)]
+        asked = [search.conditions.asked(image.suffix, *side) for side in (HIGH, LOW)]
         reason = not_an_input(image.name, {*asked[0], *asked[1]})
         if reason is not None:
             search.skip(image.path, reason)
@@ -106,16 +114,16 @@ def _read(search: Search, images: list[Scan], sides: dict[Key, Sides]) -> Iterat
         yield scan
 
 
-def _chosen_as_low(scan: Scan, query: Query) -> bool:
+def _chosen_as_low(scan: Scan, conditions: Conditions) -> bool:
     """Check whether words choose a scan of unknown field strength as low field alone."""
-    high, low = (query.asked(scan.suffix, *side) for side in (HIGH, LOW))
+    high, low = (conditions.asked(scan.suffix, *side) for side in (HIGH, LOW))
     chosen = bool(low) and matches(scan.name, low)
     return scan.field_strength is None and chosen and not (high and matches(scan.name, high))
 
 
 def _keep(search: Search, scan: Scan, sides: dict[Key, Sides], *, low: bool) -> None:
     both, side = sides[scan.subject, scan.suffix], LOW if low else HIGH
-    conditions = search.query.asked(scan.suffix, *side)
+    conditions = search.conditions.asked(scan.suffix, *side)
     if matches(scan.name, conditions):
         (both.low if low else both.high).append(scan)
     else:
@@ -143,7 +151,7 @@ def use_precomputed(search: Search, sides: dict[Key, Sides]) -> set[str]:
     them alone, so that fused and single scans are not mixed.
     """
     found: dict[Key, list[Scan]] = defaultdict(list)
-    for dataset, root in search.query.derivatives:
+    for dataset, root in search.settings.derivatives:
         for scan in _precomputed(search, dataset, root, sides):
             found[scan.subject, scan.suffix].append(scan)
     contrasts = {contrast for _, contrast in found}
@@ -161,7 +169,7 @@ def _precomputed(
     visits: dict[str, set[str | None]] = defaultdict(set)
     for (_, contrast), each in sides.items():
         visits[contrast] |= {scan.session for scan in each.high}
-    for image, fused in _derived(dataset, root, search.query):
+    for image, fused in _derived(dataset, root, search.suffixes):
         both = sides.get((image.subject, image.suffix))
         try:
             scan = read_scan(image, sidecars)
@@ -171,7 +179,7 @@ def _precomputed(
                 both.broken = True
             continue
         sure = fused or scan.session not in visits[scan.suffix]
-        reason = _unfit(scan, sure, search.query)
+        reason = _unfit(scan, sure, search.conditions)
         if reason is None:
             note = f"on the high-field grid, since --derivatives {dataset} holds it"
             yield replace(scan, notes=(note,), warnings=())
@@ -179,7 +187,7 @@ def _precomputed(
             search.skip(image.path, reason)
 
 
-def _derived(dataset: str, root: Path, query: Query) -> Iterator[tuple[Scan, bool]]:
+def _derived(dataset: str, root: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Scan, bool]]:
     """Walk ``sub-X[/ses-Y][/anat]``; report whether an image's name says that it was fused."""
     if not os.access(root, os.R_OK | os.X_OK):
         raise MissingInputError(f"--derivatives {root}: cannot be read; check the path")
@@ -192,13 +200,13 @@ def _derived(dataset: str, root: Path, query: Query) -> Iterator[tuple[Scan, boo
                 name = parse_name(f"{fused[1]}{fused[2]}" if fused else filename)
                 if name is None or name.extension not in NIFTI:
                     continue
-                if name.suffix in query.suffixes and name.get("sub") == subject:
+                if name.suffix in suffixes and name.get("sub") == subject:
                     yield scan_at(folder / filename, name, dataset), fused is not None
 
 
-def _unfit(scan: Scan, sure: bool, query: Query) -> str | None:
+def _unfit(scan: Scan, sure: bool, conditions: Conditions) -> str | None:
     """Return why an image is not wanted, or rather of high field, as a preprocessed T1w is."""
-    asked = query.asked(scan.suffix, *LOW)
+    asked = conditions.asked(scan.suffix, *LOW)
     if not matches(scan.name, asked):
         return f"does not match --lf {_words(asked, scan)}"
     if scan.field_strength is not None and not scan.low:
@@ -211,7 +219,7 @@ def _unfit(scan: Scan, sure: bool, query: Query) -> str | None:
     )
 
 
-def mask_donor(hf: Scan, query: Query) -> Scan | None:
+def mask_donor(hf: Scan, conditions: Conditions) -> Scan | None:
     """Find the high-field T1w scan in a T2w scan's folder, if there is one.
 
     It is not looked for among the pairs, so that a pair comes out the same whether T1w pairs
@@ -219,7 +227,7 @@ def mask_donor(hf: Scan, query: Query) -> Scan | None:
     """
     if hf.suffix != "T2w":
         return None
-    asked, sidecars = query.asked("T1w", *HIGH), Sidecars(hf.root)
+    asked, sidecars = conditions.asked("T1w", *HIGH), Sidecars(hf.root)
     paths = [hf.path.with_name(filename) for filename in folder_names(hf.path.parent)]
     names = [(path, parse_name(path.name)) for path in paths]
     images = [

@@ -1,4 +1,4 @@
-"""From a query to the pairs of scans to train on, and why other subjects have none."""
+"""From the options to the pairs of scans to train on, and why other subjects have none."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from h2lo_bids.bids.explain import empty_subject
 from h2lo_bids.bids.gather import Result, Search
 from h2lo_bids.bids.names import ORDER
 from h2lo_bids.bids.pair_sides import Key, Sides, gather_sides, mask_donor, use_precomputed
-from h2lo_bids.bids.query import HIGH, LOW, Query, describe
+from h2lo_bids.bids.query import HIGH, LOW, Conditions, describe
 from h2lo_bids.bids.scan import ORTHOGONAL, TITLES, Scan, orientation, rank
 from h2lo_bids.errors import H2loError, NoMatchError, UsageError
 from h2lo_bids.io import check_content
+from h2lo_bids.settings import Settings
 from h2lo_bids.wording import counted, listed
 
 _MOST = 6
@@ -51,7 +51,7 @@ class PairSource:
 
 @dataclass(frozen=True)
 class PairDiscovery(Result):
-    """Pairs that a query asks for; of what is skipped, subjects without a partner come first."""
+    """Pairs that are asked for; of what is skipped, subjects without a partner come first."""
 
     pairs: tuple[PairSource, ...] = ()
 
@@ -67,20 +67,20 @@ class UnpairedError(Exception):
     """There is no pair; the message is the reason."""
 
 
-def discover_pairs(query: Query) -> PairDiscovery:
-    """Find the high-field scans that a query asks for, with their low-field partners.
+def discover_pairs(settings: Settings) -> PairDiscovery:
+    """Find the high-field scans that are asked for, with their low-field partners.
 
     Per subject and contrast: the high-field scan as at the participant level
     (1 T or more), and its partner of below 1 T from its own session or, where
     that has none, from the only other one. Nothing is guessed: what can be meant
     in two ways is an error.
     """
-    search = Search(query)
+    search = Search(settings, Conditions(settings))
     search.begin()
     sides = gather_sides(search)
     for label in search.subjects:
-        if not any((label, contrast) in sides for contrast in query.suffixes):
-            search.alone(label, empty_subject(query.bids_dir / f"sub-{label}", query))
+        if not any((label, contrast) in sides for contrast in search.suffixes):
+            search.alone(label, search.empty(label))
     pairs = _pairs(search, sides)
     if not pairs and not search.problems:
         reasons = list(dict.fromkeys(i.reason for i in (*search.lonely, *search.skipped)))
@@ -93,10 +93,10 @@ def discover_pairs(query: Query) -> PairDiscovery:
 
 def _pairs(search: Search, sides: dict[Key, Sides]) -> list[PairSource]:
     """Return the pairs whose content is there; report the subjects without one."""
-    query, derived = search.query, set[str]()
-    if query.fusion != "mrr":
+    settings, derived = search.settings, set[str]()
+    if settings.lf_fusion != "mrr":
         derived = use_precomputed(search, sides)
-    elif query.derivatives:
+    elif settings.derivatives:
         search.notes.append("--lf-fusion mrr: no fused images were looked for in --derivatives")
     pairs: list[PairSource] = []
     doubts: dict[Key, AmbiguousError] = {}
@@ -106,12 +106,12 @@ def _pairs(search: Search, sides: dict[Key, Sides]) -> list[PairSource]:
         try:
             pairs += _of_subject(search, both, contrast, registered=contrast in derived)
         except UnpairedError:
-            search.alone(subject, _no_partner(contrast, both, query, contrast in derived))
+            search.alone(subject, _no_partner(contrast, both, search, contrast in derived))
         except AmbiguousError as doubt:
             doubts[subject, contrast] = doubt
     if doubts:
-        raise UsageError(_ambiguous(doubts, query))
-    if query.fusion == "auto":
+        raise UsageError(_ambiguous(doubts, settings))
+    if settings.lf_fusion == "auto":
         pairs = _alike(search, pairs)
     return [pair for pair in pairs if search.present(pair.hf, *pair.lf)]
 
@@ -120,9 +120,9 @@ def _of_subject(
     search: Search, both: Sides, contrast: str, *, registered: bool
 ) -> list[PairSource]:
     """Match one subject's scans of a contrast."""
-    pairs, query = [], search.query
-    fusion = "none" if registered else query.fusion
-    for hf, low in _by_session(search, both, chosen=bool(query.asked(contrast, *HIGH))):
+    pairs, conditions = [], search.conditions
+    fusion = "none" if registered else search.settings.lf_fusion
+    for hf, low in _by_session(search, both, chosen=bool(conditions.asked(contrast, *HIGH))):
         try:
             parts = _select(search, hf, low, fusion)
         except UnpairedError as reason:
@@ -130,7 +130,7 @@ def _of_subject(
         except H2loError as error:
             search.fail(hf.path, error)
         else:
-            pairs.append(PairSource(hf, parts, registered, mask_donor(hf, query)))
+            pairs.append(PairSource(hf, parts, registered, mask_donor(hf, conditions)))
     return pairs
 
 
@@ -238,13 +238,13 @@ def _alike(search: Search, pairs: list[PairSource]) -> list[PairSource]:
     return [pair for pair in pairs if pair.fusion == "mrr" or pair.contrast not in fused]
 
 
-def _ambiguous(doubts: Mapping[Key, AmbiguousError], query: Query) -> str:
+def _ambiguous(doubts: Mapping[Key, AmbiguousError], settings: Settings) -> str:
     """Report in one line which scans could be meant, how many subjects, and the option."""
     subject, contrast = min(doubts)
     doubt = doubts[subject, contrast]
     kind = "high-field" if doubt.side == "hf" else "low-field"
     affected = counted(len({name for name, _ in doubts}), "subject")
-    words = " ".join([*getattr(query, doubt.side), doubt.words])
+    words = " ".join([*getattr(settings, doubt.side), doubt.words])
     quoted = f'"{words}"' if " " in words else words
     option = f"--{doubt.side} {quoted}" if doubt.words else "--bids-filter-file"
     return (
@@ -254,19 +254,19 @@ def _ambiguous(doubts: Mapping[Key, AmbiguousError], query: Query) -> str:
     )
 
 
-def _no_partner(contrast: str, both: Sides, query: Query, derived: bool) -> str:
+def _no_partner(contrast: str, both: Sides, search: Search, derived: bool) -> str:
     """Report which side a subject lacks, and what it has of the other."""
     if not both.high and not both.low:
         return f"no {contrast} of either field that is asked for"
     kind, side, there = (
         ("low-field", LOW, both.high) if both.high else ("high-field", HIGH, both.low)
     )
-    asked = query.asked(contrast, *side)
+    asked, settings = search.conditions.asked(contrast, *side), search.settings
     words = f" with {describe(asked)}" if asked else ""
     if side == LOW and derived:
-        words += f" in --derivatives {' '.join(name for name, _ in query.derivatives)}"
-    elif side == LOW and query.lf_dir is not None:
-        words += f" in {query.lf_dir}"
+        words += f" in --derivatives {' '.join(name for name, _ in settings.derivatives)}"
+    elif side == LOW and settings.lf_dir is not None:
+        words += f" in {settings.lf_dir}"
     return f"no {kind} {contrast}{words} to go with {_names(there)}"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from h2lo_bids import wording
 from h2lo_bids.bids.names import LONG_TO_SHORT, ORDER, Name
 from h2lo_bids.errors import MissingInputError, UsageError
 from h2lo_bids.io import read_json
+from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS
 
 Accepted = tuple[str | None, ...]
@@ -28,8 +28,9 @@ HIGH, LOW = ("", "hf"), ("lf",)
 
 LF_DATASET = "lf"
 """Name in BIDS URIs of the dataset of ``--lf-dir``."""
+_SIDES = ("hf", "lf")
 _QUERIES = tuple(contrast.lower() for contrast in CONTRASTS)
-_KNOWN = (*_QUERIES, *(f"{side}_{query}" for side in ("hf", "lf") for query in _QUERIES))
+_KNOWN = (*_QUERIES, *(f"{side}_{query}" for side in _SIDES for query in _QUERIES))
 _FILE_FIELDS = ("suffix", "extension", "datatype")
 
 
@@ -194,41 +195,21 @@ def _value(entity: str, value: object) -> str | None:
     return text
 
 
-@dataclass(frozen=True)
-class Query:
-    """Which scans of a dataset are wanted, or which pairs; paths are absolute, labels bare."""
+class Conditions:
+    """What the options ask of the entities of scans: the filter file and the selection words."""
 
-    bids_dir: Path
-    participant_labels: tuple[str, ...] = ()
-    session_labels: tuple[str, ...] = ()
-    suffixes: tuple[str, ...] = CONTRASTS
-    filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    inline: tuple[str, ...] = ()  # ENTITY=VALUE
-    all_scans: bool = False
-    database_dir: Path | None = None
-    skip_bids_validation: bool = False
-    hf: tuple[str, ...] = ()  # selection words, which win over filters
-    lf: tuple[str, ...] = ()
-    lf_dir: Path | None = None  # dataset of the low-field scans of pairs
-    derivatives: tuple[tuple[str, Path], ...] = ()  # may hold low-field images on the HF grid
-    fusion: str = "auto"  # "mrr": only three orthogonal scans; "none": one scan
-
-    def __post_init__(self) -> None:
-        if self.lf_dir is not None and self.lf_dir.resolve() == self.bids_dir.resolve():
-            raise UsageError(
-                f"--lf-dir {self.lf_dir}: is bids_dir itself; leave the option out, "
-                "and choose scans with --hf and --lf"
-            )
-        for suffix in self.suffixes:
-            self.asked(suffix, *HIGH, *LOW)
+    def __init__(self, settings: Settings) -> None:
+        file = settings.bids_filter_file
+        self.filters = {} if file is None else load_filter_file(file)
+        self.words = {side: compile_words(getattr(settings, side), f"--{side}") for side in _SIDES}
+        self._compiled = compile_filters(self.filters, settings.filter)
 
     def asked(self, suffix: str, *sides: str) -> Filter:
-        """Return what the user asks of a contrast's scans of a side; empty for nothing."""
-        compiled = compile_filters(self.filters, self.inline)
+        """Return what is asked of a contrast's scans of a side; words win over filters."""
         asked: Filter = {}
         for side in sides:
-            asked |= compiled[f"{side}_{suffix.lower()}".lstrip("_")]
-            asked |= compile_words(getattr(self, side), f"--{side}") if side else {}
+            asked |= self._compiled[f"{side}_{suffix.lower()}".lstrip("_")]
+            asked |= self.words.get(side, {})
         return asked
 
 

@@ -88,6 +88,11 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
         "--val-count has no effect with --folds {0.folds}; leave it out",
     ),
     (
+        lambda s: s.lf_dir is not None and s.lf_dir.resolve() == s.bids_dir.resolve(),
+        "--lf-dir {0.lf_dir}: is bids_dir itself; leave the option out, and choose scans with --hf "
+        "and --lf",
+    ),
+    (
         lambda s: s.protocol == "paper" and (s.batch or 1) > 1,
         "--protocol paper takes one volume per step; leave --batch out",
     ),

@@ -22,7 +22,6 @@ from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.bids.gather import Problem, Skipped
 from h2lo_bids.bids.pairs import PairDiscovery
-from h2lo_bids.bids.query import Query, load_filter_file
 from h2lo_bids.cli.checks import check_usage, prepare_folders
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.resources import (
@@ -36,7 +35,7 @@ from h2lo_bids.errors import Failed, H2loError, TemporaryError, UnexpectedError
 from h2lo_bids.io import atomic_write_text, common_lock, exclusive, remove_temporaries
 from h2lo_bids.processes import Event, Job, Pool, Process, note
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import CONTRASTS, Send
+from h2lo_bids.vocabulary import Send
 from h2lo_bids.wording import counted, duration, summarise
 
 COLUMNS = ("scan", "step", "error", "message", "crash_file")
@@ -200,28 +199,6 @@ def start_run(settings: Settings, console: Console) -> Run:
     console.open_log(run.logs / "h2lo.log")
     console.line(f"h2lo {__version__}: {settings.bids_dir} -> {settings.out_dir}")
     return run
-
-
-def query_of(settings: Settings) -> Query:
-    """Return which scans or pairs are looked for."""
-    file = settings.bids_filter_file
-    return Query(
-        settings.bids_dir,
-        settings.participant_label,
-        settings.session_label,
-        suffixes=settings.contrast or CONTRASTS,
-        filters={} if file is None else load_filter_file(file),
-        inline=settings.filter,
-        all_scans=settings.all_scans,
-        # A dry run may not write an index, and one that is not kept is of no use.
-        database_dir=None if settings.dry_run else settings.bids_database_dir,
-        skip_bids_validation=settings.skip_bids_validation,
-        hf=settings.hf,
-        lf=settings.lf,
-        lf_dir=settings.lf_dir,
-        derivatives=settings.derivatives,
-        fusion=settings.lf_fusion,
-    )
 
 
 def report_discovery(run: Run, found: Discovery | PairDiscovery) -> None:

@@ -18,12 +18,12 @@ from h2lo_bids.bids.derivatives import (
     sidecar_path,
 )
 from h2lo_bids.bids.discover import Discovery
-from h2lo_bids.bids.pairs import PairDiscovery
+from h2lo_bids.bids.pairs import PairDiscovery, discover_pairs
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines
-from h2lo_bids.cli.pairs import find_pairs, subjects_of
+from h2lo_bids.cli.pairs import subjects_of
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import Failed, MissingInputError, UsageError, exit_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_paths
@@ -80,7 +80,7 @@ def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
 
         scans = find(settings)
         return scans, [*_check(settings, scans), *_scan_lines(settings, scans)]
-    pairs = find_pairs(settings)
+    pairs = discover_pairs(settings)
     lines = [*_pair_lines(pairs)]
     if settings.fits:
         from h2lo_bids.training.experiments.plan import check_ahead

@@ -15,7 +15,6 @@ from h2lo_bids.cli.execution import (
     Outcome,
     Run,
     alone,
-    query_of,
     report_discovery,
     report_failures,
     run_participants,
@@ -79,15 +78,10 @@ def subjects_of(pairs: Iterable[PairSource]) -> dict[str, list[str]]:
     return {contrast: sorted(subjects[contrast]) for contrast in sorted(subjects)}
 
 
-def find_pairs(settings: Settings) -> PairDiscovery:
-    """Find the pairs that the settings ask for."""
-    return discover_pairs(query_of(settings))
-
-
 def prepare_pairs(run: Run) -> PairDiscovery:
     """Find pairs, prepare those that are not prepared yet, and return all that were found."""
     run.pool()  # its imports take as long as the search
-    found = find_pairs(run.settings)
+    found = discover_pairs(run.settings)
     report_discovery(run, found)
     write_dataset(run)
     names: set[str] = set()

@@ -18,7 +18,6 @@ from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
     LOST,
     Run,
-    query_of,
     report_discovery,
     report_failures,
     run_participants,
@@ -97,7 +96,7 @@ def run_participant(settings: Settings, console: Console) -> int:
 
 def find(settings: Settings) -> Discovery:
     """Find the scans that the settings ask for."""
-    return (discover_lowfield if settings.task == ENHANCE else discover)(query_of(settings))
+    return (discover_lowfield if settings.task == ENHANCE else discover)(settings)
 
 
 def _process(run: Run, found: Discovery, templates: Templates) -> None:

@@ -142,7 +142,8 @@ def _trial(settings: Settings, folder: Path) -> list[Stage]:
 
 def _pairs(settings: Settings) -> tuple[Stage, Any]:
     """Return the stage that prepares pairs, which their records show to be done, and the pairs."""
-    from h2lo_bids.cli.pairs import find_missing, find_pairs
+    from h2lo_bids.bids.pairs import discover_pairs
+    from h2lo_bids.cli.pairs import find_missing
 
     taken: dict[str, Any] = {
         option.name: getattr(settings, option.name)
@@ -150,7 +151,7 @@ def _pairs(settings: Settings) -> tuple[Stage, Any]:
         if PAIRS_MODE in option.modes
     }
     own = Settings(settings.bids_dir, settings.out_dir, **{**taken, "pairs": True})
-    found = find_pairs(own)
+    found = discover_pairs(own)
     _warn(found, own.bids_dir)
     missing = set(find_missing(own, found.pairs, lambda event: None))
     lacking = {pair.subject for pair in found.pairs if pair.name in missing}

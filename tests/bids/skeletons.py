@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.discover import Discovery, discover, discover_lowfield
-from h2lo_bids.bids.query import Query
+from h2lo_bids.settings import Settings
 
 CONTRASTS = ("T1w", "T2w")
 HIGH = {"MagneticFieldStrength": 3, "ImagingFrequency": 127.77, "Manufacturer": "GE"}
@@ -54,12 +54,20 @@ def annex(path: Path) -> None:
     path.symlink_to(Path("../" * 4) / f".git/annex/objects/xx/yy/{key}/{key}")
 
 
+def asking(root: Path, filters: Mapping[str, Any] | None = None, **options: Any) -> Settings:
+    """Return the options that ask for scans of a dataset, those of a filter file by its content."""
+    if filters is not None:
+        options["bids_filter_file"] = root.with_name("filter.json")
+        put(options["bids_filter_file"], filters)
+    return Settings(root, Path("/out"), **options)
+
+
 def find(root: Path, **options: Any) -> Discovery:
-    return discover(Query(root, **options))
+    return discover(asking(root, **options))
 
 
 def find_low(root: Path, **options: Any) -> Discovery:
-    return discover_lowfield(Query(root, **options))
+    return discover_lowfield(asking(root, **options))
 
 
 def reasons(found: Discovery) -> dict[str, str]:

@@ -55,8 +55,8 @@ def test_before_datalad_get(tmp_path: Path) -> None:
     pointer = root / anat("HYPE06", "GE", "T2w")
     pointer.unlink()
     pointer.write_text("/annex/objects/MD5E-s12--abc.nii.gz\n")  # an unlocked one
-    assert "datalad get" in find(root, participant_labels=("HYPE06",)).problems[-1].message
-    found = find(root, participant_labels=("HYPE00",))
+    assert "datalad get" in find(root, participant_label=("HYPE06",)).problems[-1].message
+    found = find(root, participant_label=("HYPE00",))
     assert stems(found) == ["sub-HYPE00_ses-GE_T2w"]
     (problem,) = found.problems
     assert problem.exit_code == 66
@@ -74,21 +74,21 @@ def test_ds005752_takes_one_by_the_documented_preference(tmp_path: Path) -> None
     assert len(found.skipped) == 4
     assert all("--all-scans" in item.reason for item in found.skipped)
     assert len(find(root, all_scans=True).scans) == 6
-    plain = find(root, inline=("rec=",))
+    plain = find(root, filter=("rec=",))
     assert stems(plain) == [
         "sub-ON01802_ses-01_acq-MPRAGE_run-01_T1w",
         "sub-ON01802_ses-01_acq-CUBE_T2w",
     ]
-    second = find(root, inline=("run=2",), suffixes=("T1w",))
+    second = find(root, filter=("run=2",), contrast=("T1w",))
     assert stems(second) == ["sub-ON01802_ses-01_acq-MPRAGE_rec-SCIC_run-02_T1w"]
-    filtered = find(root, filters={"t1w": {"acquisition": "FSPGR"}}, suffixes=("T1w",))
+    filtered = find(root, filters={"t1w": {"acquisition": "FSPGR"}}, contrast=("T1w",))
     assert stems(filtered) == ["sub-ON01802_ses-01_acq-FSPGR_rec-SCIC_run-01_T1w"]
 
 
 def test_the_preferred_scan_is_not_replaced_silently(tmp_path: Path) -> None:
     root = ds005752(tmp_path / "ds")
     annex(root / anat("ON01802", "01", "acq-MPRAGE_rec-SCIC_run-01_T1w"))
-    found = find(root, suffixes=("T1w",))
+    found = find(root, contrast=("T1w",))
     assert not found.scans
     assert [problem.exit_code for problem in found.problems] == [66]
 
@@ -123,7 +123,7 @@ def test_parts_echoes_and_the_like_are_no_magnitude_heads(tmp_path: Path) -> Non
     assert stems(found) == ["sub-01_part-mag_T1w"]
     assert "--filter echo=1" in reasons(found)["sub-01_echo-1_T1w.nii.gz"]
     assert "sub-01_mod-T1w_defacemask.nii.gz" not in reasons(found)
-    assert stems(find(root, inline=("echo=1",))) == ["sub-01_echo-1_T1w"]
+    assert stems(find(root, filter=("echo=1",))) == ["sub-01_echo-1_T1w"]
 
 
 def test_missing_field_strength_is_assumed_high_with_a_warning(tmp_path: Path) -> None:
@@ -149,12 +149,12 @@ def test_low_field_only_is_no_match_and_says_why(tmp_path: Path) -> None:
 def test_no_match_says_what_was_searched_and_what_exists(tmp_path: Path) -> None:
     root = ds005752(tmp_path / "ds")
     with pytest.raises(NoMatchError) as caught:
-        find(root, session_labels=("02",), inline=("acq=SPACE",))
+        find(root, session_label=("02",), filter=("acq=SPACE",))
     message = str(caught.value)
     for word in ("ON01802", "sessions 02", "acq=SPACE", "sessions 01"):
         assert word in message
     with pytest.raises(NoMatchError, match="did you mean acq=MPRAGE") as caught:
-        find(root, inline=("acq=mprage",))
+        find(root, filter=("acq=mprage",))
     assert str(caught.value).count("does not match the filter acq=mprage") == 1
 
 
@@ -162,8 +162,8 @@ def test_absent_subjects_are_named_with_close_matches(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in range(1, 4)})
     put(root / "participants.tsv", "participant_id\nsub-01\nsub-09\n")
     with pytest.raises(NoMatchError, match=r"sub-1: no such folder; did you mean 01"):
-        find(root, participant_labels=("1",))
-    found = find(root, participant_labels=("02", "09"))
+        find(root, participant_label=("1",))
+    found = find(root, participant_label=("02", "09"))
     assert stems(found) == ["sub-02_T1w"]
     (problem,) = found.problems
     assert problem.exit_code == 18
@@ -173,7 +173,7 @@ def test_absent_subjects_are_named_with_close_matches(tmp_path: Path) -> None:
 def test_an_asked_subject_without_images_is_a_problem_for_it_alone(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH, anat("02", None, "T1w"): LOW})
     (root / "sub-03").mkdir()
-    found = find(root, participant_labels=("01", "02", "03"))
+    found = find(root, participant_label=("01", "02", "03"))
     assert stems(found) == ["sub-01_T1w"]
     assert [(p.path.name, p.exit_code) for p in found.problems] == [("sub-02", 18), ("sub-03", 18)]
     assert not find(root).problems
@@ -257,8 +257,8 @@ def test_a_closed_folder_stops_its_subject_alone(tmp_path: Path, closed: str) ->
         if os.access(root / closed, os.R_OK):
             pytest.skip("this user may read everything")
         found = find(root)
-        kept = find(root, database_dir=tmp_path / "db")
-        assert not find(root, participant_labels=("02",)).scans
+        kept = find(root, bids_database_dir=tmp_path / "db")
+        assert not find(root, participant_label=("02",)).scans
     finally:
         (root / closed).chmod(0o755)
     assert stems(found) == stems(kept) == ["sub-01_T1w"]
@@ -326,7 +326,7 @@ def test_only_the_dataset_itself_is_searched_and_never_written(tmp_path: Path) -
     (root / "sub-01").rename(tmp_path / "elsewhere")
     (root / "sub-01").symlink_to(tmp_path / "elsewhere")
     before = sorted((path, path.stat().st_mtime_ns) for path in [root, *root.rglob("*")])
-    (scan,) = find(root, database_dir=tmp_path / "database").scans
+    (scan,) = find(root, bids_database_dir=tmp_path / "database").scans
     assert (scan.stem, scan.relative_path) == ("sub-01_T1w", "sub-01/anat/sub-01_T1w.nii.gz")
     assert scan.root == root
     assert sorted((path, path.stat().st_mtime_ns) for path in [root, *root.rglob("*")]) == before

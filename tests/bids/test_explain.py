@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from skeletons import HIGH, LOW, anat, find, find_low, put, reasons, write
+from skeletons import HIGH, LOW, anat, asking, find, find_low, put, reasons, write
 
 from h2lo_bids.bids.pairs import discover_pairs
-from h2lo_bids.bids.query import Query
 from h2lo_bids.errors import InvalidBidsError, NoMatchError
 
 
@@ -45,7 +44,7 @@ def test_folders_that_look_like_participants_are_one_problem(
     kept = find(root, skip_bids_validation=True)
     assert not kept.problems
     assert f"{name} (did you mean {meant}?)" in reasons(kept)["ds"]
-    assert not find(root, participant_labels=("01",)).problems
+    assert not find(root, participant_label=("01",)).problems
     (root / "sub-01").rename(tmp_path / "gone")
     with pytest.raises(NoMatchError, match=f"did you mean {meant}"):
         find(root)
@@ -58,7 +57,7 @@ def test_participants_without_folder_or_row(tmp_path: Path) -> None:
     lacking, extra = find(root).warnings
     assert "2 rows without a folder: sub-1 (did you mean sub-01?), sub-77" in lacking
     assert "5 folders of participants without a row: sub-01, sub-05, sub-06 and 2 more" in extra
-    assert not find(root, participant_labels=("02",)).warnings
+    assert not find(root, participant_label=("02",)).warnings
     put(root / "participants.tsv", "subject,age\n01,30\n")
     assert "no column participant_id" in find(root).warnings[0]
     (root / "participants.tsv").unlink()
@@ -87,7 +86,7 @@ def test_near_misses_of_images_are_problems(tmp_path: Path, name: str, remedy: s
     assert code == 16
     assert remedy in message
     assert message.count(str(root)) == 1
-    assert not find(root, participant_labels=("01",)).problems
+    assert not find(root, participant_label=("01",)).problems
     assert not find(root, skip_bids_validation=True).problems
 
 
@@ -114,10 +113,10 @@ def test_empty_subjects_say_what_they_hold(tmp_path: Path) -> None:
     assert told["sub-02"] == "no T1w or T2w image in anat (found FLAIR)"
     assert told["sub-03"] == "no T1w or T2w image: no anat folder (found func)"
     assert told["sub-05"] == "no T1w or T2w image: no anat folder (found nothing)"
-    told = reasons(find(root, session_labels=("A",)))
+    told = reasons(find(root, session_label=("A",)))
     assert told["sub-02"] == "none of the chosen sessions (found no sessions)"
     assert told["sub-04"] == "none of the chosen sessions (found ses-B)"
-    lonely = discover_pairs(Query(write(root, {anat("01", "A", "acq-l_T1w"): LOW}))).skipped
+    lonely = discover_pairs(asking(write(root, {anat("01", "A", "acq-l_T1w"): LOW}))).skipped
     assert any("no anat folder (found func)" in item.reason for item in lonely)
 
 
@@ -135,11 +134,11 @@ def test_a_filter_for_one_contrast_that_fits_nothing_is_a_problem(tmp_path: Path
         assert "no T1w image matches the filter acq=" in message
         assert told in message
     # For both contrasts: that it fits one may be meant, but is told.
-    found = find(root, inline=("acq=MPRAGE",))
+    found = find(root, filter=("acq=MPRAGE",))
     assert not found.problems
     assert any("no T2w image matches the filter acq=MPRAGE" in line for line in found.warnings)
     with pytest.raises(NoMatchError, match=r"did you mean acq=MPRAGE\?"):
-        find(root, inline=("acq=mprage",))
+        find(root, filter=("acq=mprage",))
     words = {"t1w": {"run": None}, "t2w": {"acq": "CUBE"}}
     assert not problems(find(root, filters=words))
 
@@ -147,13 +146,13 @@ def test_a_filter_for_one_contrast_that_fits_nothing_is_a_problem(tmp_path: Path
 def test_selection_words_in_other_case(tmp_path: Path) -> None:
     images = {anat("01", "HF", "T1w"): HIGH, anat("01", "LF", "acq-AXI_T1w"): LOW}
     root = write(tmp_path / "ds", images)
-    found = discover_pairs(Query(root, hf=("ses-hf",)))
+    found = discover_pairs(asking(root, hf=("ses-hf",)))
     ((message, code),) = problems(found)
     assert (code, "did you mean ses=HF?" in message) == (18, True)
     with pytest.raises(NoMatchError, match=r"did you mean acq=AXI\?"):
         find_low(root, lf=("acq-axi",))
     write(root, {anat("01", "LF", "acq-B_T2w"): LOW})
-    for words, option in (({"lf": ("acq-B",)}, "--lf"), ({"inline": ("acq=B",)}, "the filter")):
+    for words, option in (({"lf": ("acq-B",)}, "--lf"), ({"filter": ("acq=B",)}, "the filter")):
         (line,) = find_low(root, **words).warnings
         assert f"no T1w image matches {option} acq=B" in line
 
@@ -162,7 +161,7 @@ def test_the_second_root_is_compared_too(tmp_path: Path) -> None:
     high = write(tmp_path / "hf", {anat(n, None, "T1w"): HIGH for n in ("1", "2")})
     low = {anat("1", None, "acq-3T_T1w"): LOW, anat("9", None, "T1w"): LOW}
     low |= {"sub_2/anat/sub_2_T1w.nii.gz": LOW}
-    found = discover_pairs(Query(high, lf_dir=write(tmp_path / "lf", low)))
+    found = discover_pairs(asking(high, lf_dir=write(tmp_path / "lf", low)))
     assert [pair.subject for pair in found.pairs] == ["1"]
     for text in ("1 participant not in the first dataset: sub-9", "did you mean sub-2?", "'3T'"):
         (line,) = [line for line in found.warnings if text in line]
@@ -171,10 +170,10 @@ def test_the_second_root_is_compared_too(tmp_path: Path) -> None:
 
 def test_a_session_in_other_case(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {**BOTH, anat("1", "LF", "T1w"): LOW})
-    absent = find(root, session_labels=("HF", "HF2"))  # of another participant of an array
+    absent = find(root, session_label=("HF", "HF2"))  # of another participant of an array
     assert not absent.problems
     assert any("no chosen subject has a session HF2" in line for line in absent.warnings)
-    found = find(root, session_labels=("hf", "HF"))
+    found = find(root, session_label=("hf", "HF"))
     assert len(found.scans) == 4
     ((message, code),) = problems(found)
     assert (code, "did you mean HF?" in message) == (18, True)
@@ -193,7 +192,7 @@ def test_queries_for_other_programs_are_named_once(tmp_path: Path) -> None:
         "t1w": {**anats, "suffix": "T1w"},
     }
     root = write(tmp_path / "ds", {**BOTH, anat("1", "LF", "T1w"): LOW})
-    for found in (find(root, filters=filters), discover_pairs(Query(root, filters=filters))):
+    for found in (find(root, filters=filters), discover_pairs(asking(root, filters=filters))):
         (note,) = [line for line in found.notes if "not used" in line]
         assert "fmap, bold, sbref and 2 more" in note
         assert not found.problems

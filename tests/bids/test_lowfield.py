@@ -22,7 +22,7 @@ def told(found: Discovery) -> dict[str, list[str]]:
 def test_ds006557_fuses_the_three_orientations_of_each_session(tmp_path: Path) -> None:
     root = ds006557(tmp_path / "ds")
     get(root, "")
-    found = find_low(root, participant_labels=("HYPE00",))
+    found = find_low(root, participant_label=("HYPE00",))
     three = ["axi", "cor", "sag"]
     visits = [f"sub-HYPE00_ses-{visit}" for visit in ("HFC", "HFE")]
     assert told(found) == {f"{v}_{suffix}": three for v in visits for suffix in ("T1w", "T2w")}
@@ -35,7 +35,7 @@ def test_ds006557_fuses_the_three_orientations_of_each_session(tmp_path: Path) -
     assert first.stem == "sub-HYPE00_ses-HFC_T1w"
     assert first.relative_path.endswith("sub-HYPE00_ses-HFC_acq-axi_T1w.nii.gz")
     # HYPE06 lacks the sagittal T1w of HFC: one scan is taken, the isotropic one.
-    other = told(find_low(root, participant_labels=("HYPE06",), suffixes=("T1w",)))
+    other = told(find_low(root, participant_label=("HYPE06",), contrast=("T1w",)))
     assert other == {
         "sub-HYPE06_ses-HFC_acq-iso_T1w": ["iso"],
         "sub-HYPE06_ses-HFE_T1w": three,
@@ -45,8 +45,8 @@ def test_ds006557_fuses_the_three_orientations_of_each_session(tmp_path: Path) -
 def test_fusion_words_and_all_scans_decide(tmp_path: Path) -> None:
     root = ds006557(tmp_path / "ds", ("HYPE00",))
     get(root, "")
-    some = {"session_labels": ("HFC",), "suffixes": ("T1w",)}
-    assert told(find_low(root, fusion="none", **some)) == {
+    some = {"session_label": ("HFC",), "contrast": ("T1w",)}
+    assert told(find_low(root, lf_fusion="none", **some)) == {
         "sub-HYPE00_ses-HFC_acq-iso_T1w": ["iso"]
     }
     assert told(find_low(root, lf=("acq-cor",), **some)) == {
@@ -59,14 +59,14 @@ def test_fusion_words_and_all_scans_decide(tmp_path: Path) -> None:
     each = told(find_low(root, all_scans=True, **some))
     assert sorted(each.values()) == [["axi"], ["cor"], ["iso"], ["sag"]]
     with pytest.raises(NoMatchError, match=r"not three orthogonal scans to fuse \(found coronal\)"):
-        find_low(root, fusion="mrr", lf=("acq-cor",), **some)
+        find_low(root, lf_fusion="mrr", lf=("acq-cor",), **some)
 
 
 def test_an_absent_orientation_leaves_the_others_and_their_name(tmp_path: Path) -> None:
     root = ds006557(tmp_path / "ds", ("HYPE00",))
     for way in ("cor", "sag"):
         get(root, f"ses-HFC_acq-{way}_T1w")
-    found = find_low(root, session_labels=("HFC",), suffixes=("T1w",))
+    found = find_low(root, session_label=("HFC",), contrast=("T1w",))
     assert told(found) == {"sub-HYPE00_ses-HFC_T1w": ["cor", "sag"]}
     (problem,) = found.problems
     assert problem.path.name == "sub-HYPE00_ses-HFC_acq-axi_T1w.nii.gz"

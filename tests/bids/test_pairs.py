@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from skeletons import (
     LOW,
     anat,
     ants_mrr,
+    asking,
     ds005752,
     ds006557,
     get,
@@ -21,12 +23,11 @@ from skeletons import (
 )
 
 from h2lo_bids.bids.pairs import PairDiscovery, discover_pairs
-from h2lo_bids.bids.query import Query
 from h2lo_bids.errors import BadDataError, MissingInputError, NoMatchError, UsageError
 
 
-def find(root: Path, **options: object) -> PairDiscovery:
-    return discover_pairs(Query(root, **options))  # type: ignore[arg-type]
+def find(root: Path, **options: Any) -> PairDiscovery:
+    return discover_pairs(asking(root, **options))
 
 
 def names(found: PairDiscovery) -> dict[str, list[str]]:
@@ -62,15 +63,15 @@ def test_ds006557_without_a_choice_is_ambiguous(hype: Path) -> None:
     assert "and 2 more" in message
     assert "23 subjects affected" in message
     assert "--lf ses-HFC" in message
-    assert message == refused(hype, fusion="mrr")
-    message = refused(hype, lf=("ses-HFC",), fusion="none")
+    assert message == refused(hype, lf_fusion="mrr")
+    message = refused(hype, lf=("ses-HFC",), lf_fusion="none")
     assert '--lf "ses-HFC acq-iso"' in message
     assert "or fuse three with --lf-fusion mrr" in message
 
 
 @pytest.mark.parametrize("fusion", ["auto", "mrr"])
 def test_ds006557_three_to_fuse(hype: Path, fusion: str) -> None:
-    found = find(hype, lf=("ses-HFC",), fusion=fusion)
+    found = find(hype, lf=("ses-HFC",), lf_fusion=fusion)
     whole = HYPE[:-2]
     t1w = [pair.subject for pair in found.pairs if pair.contrast == "T1w"]
     t2w = [pair.subject for pair in found.pairs if pair.contrast == "T2w"]
@@ -91,12 +92,12 @@ def test_ds006557_three_to_fuse(hype: Path, fusion: str) -> None:
 
 
 def test_ds006557_one_scan(hype: Path) -> None:
-    found = find(hype, lf=("ses-HFC acq-iso",), participant_labels=("HYPE06", "HYPE07"))
+    found = find(hype, lf=("ses-HFC acq-iso",), participant_label=("HYPE06", "HYPE07"))
     assert names(found)["sub-HYPE06_ses-GE_T2w"] == ["sub-HYPE06_ses-HFC_acq-iso_T2w"]
     assert len(found.pairs) == 4
     assert {pair.fusion for pair in found.pairs} == {"none"}
     # ses-HFE has no isotropic T2w.
-    found = find(hype, lf=("ses-HFE", "acq=iso"), fusion="none", participant_labels=("HYPE06",))
+    found = find(hype, lf=("ses-HFE", "acq=iso"), lf_fusion="none", participant_label=("HYPE06",))
     assert names(found) == {"sub-HYPE06_ses-GE_acq-MPRAGE_T1w": ["sub-HYPE06_ses-HFE_acq-iso_T1w"]}
     (reason,) = lonely(found)
     assert reason == "sub-HYPE06: no low-field T2w with ses=HFE acq=iso to go with ses-GE_T2w"
@@ -118,8 +119,8 @@ def test_ds006557_fused_by_others(hype: Path) -> None:
         "sub-HYPE06: no low-field T1w in --derivatives mrr to go with ses-GE_acq-MPRAGE_T1w"
     ]
     with pytest.raises(NoMatchError, match="no low-field T1w in --derivatives mrr"):
-        find(hype, derivatives=derivatives, suffixes=("T1w",), participant_labels=("HYPE06",))
-    asked = find(hype, derivatives=derivatives, lf=("ses-HFC",), fusion="mrr")
+        find(hype, derivatives=derivatives, contrast=("T1w",), participant_label=("HYPE06",))
+    asked = find(hype, derivatives=derivatives, lf=("ses-HFC",), lf_fusion="mrr")
     assert {pair.registered for pair in asked.pairs} == {False}
 
 
@@ -136,7 +137,7 @@ def test_proper_derivatives_and_those_of_high_field(tmp_path: Path) -> None:
             anat("HYPE00", "GE", "acq-MPRAGE_desc-brain_mask"): None,
         },
     )
-    options = {"derivatives": (("prep", prep),), "suffixes": ("T1w",)}
+    options = {"derivatives": (("prep", prep),), "contrast": ("T1w",)}
     message = refused(root, **options)
     assert "--lf desc-fused" in message
     assert "1 subject affected" in message
@@ -191,13 +192,13 @@ def test_sessions(tmp_path: Path) -> None:
     found = find(in_one_session(tmp_path / "one"))
     assert names(found) == {f"sub-01_acq-3T_{s}": [f"sub-01_acq-64mT_{s}"] for s in CONTRASTS}
     root = in_one_session(tmp_path / "ds", ("1", "2"))
-    found = find(root, suffixes=("T1w",))
+    found = find(root, contrast=("T1w",))
     assert names(found) == {
         f"sub-01_ses-{ses}_acq-3T_T1w": [f"sub-01_ses-{ses}_acq-64mT_T1w"] for ses in "12"
     }
-    assert list(names(find(root, suffixes=("T1w",), hf=("ses-2",)))) == ["sub-01_ses-2_acq-3T_T1w"]
+    assert list(names(find(root, contrast=("T1w",), hf=("ses-2",)))) == ["sub-01_ses-2_acq-3T_T1w"]
     write(root, {anat("01", "3", "acq-64mT_T1w"): LOW})
-    found = find(root, suffixes=("T1w",))
+    found = find(root, contrast=("T1w",))
     assert {pair.hf.session for pair in found.pairs} == {"1", "2"}
     assert any("lacks a partner" in item.reason for item in found.skipped)
     images = {anat("01", str(ses), "T1w"): HIGH if ses < 3 else LOW for ses in range(1, 5)}
@@ -206,12 +207,12 @@ def test_sessions(tmp_path: Path) -> None:
     assert "--hf ses-1" in message
 
 
-@pytest.mark.parametrize("suffixes", [("T2w",), CONTRASTS])
-def test_who_lends_a_mask_does_not_depend_on_what_is_asked_for(tmp_path, suffixes) -> None:
+@pytest.mark.parametrize("contrast", [("T2w",), CONTRASTS])
+def test_who_lends_a_mask_does_not_depend_on_what_is_asked_for(tmp_path, contrast) -> None:
     root = in_one_session(tmp_path / "d", ("1", "2", "3"))
     (root / anat("01", "2", "acq-64mT_T1w")).unlink()  # no T1w pair, yet a T1w scan
     (root / anat("01", "3", "acq-3T_T1w")).unlink()  # the low-field scan does not count
-    pairs = [pair for pair in find(root, suffixes=suffixes).pairs if pair.contrast == "T2w"]
+    pairs = [pair for pair in find(root, contrast=contrast).pairs if pair.contrast == "T2w"]
     donors = {pair.hf.session: pair.donor and pair.donor.stem for pair in pairs}
     assert donors == {"1": "sub-01_ses-1_acq-3T_T1w", "2": "sub-01_ses-2_acq-3T_T1w", "3": None}
     t1w = [pair for pair in find(root).pairs if pair.contrast == "T1w"]
@@ -237,7 +238,7 @@ def test_a_scan_without_strength_does_not_pass_for_high_field(tmp_path: Path) ->
     root = ds006557(tmp_path / "ds", ("HYPE00",))
     get(root, "sub-")
     (root / anat("HYPE00", "HFC", "acq-axi_T1w", ".json")).unlink()
-    found = find(root, suffixes=("T1w", "T2w"), lf=("ses=HFC acq=cor,sag,iso,axi",))
+    found = find(root, contrast=("T1w", "T2w"), lf=("ses=HFC acq=cor,sag,iso,axi",))
     assert names(found)["sub-HYPE00_ses-GE_acq-MPRAGE_T1w"][0] == "sub-HYPE00_ses-HFC_acq-axi_T1w"
     filters = {"t1w": {}, "lf_t2w": {"ses": "HFC"}}
     with pytest.raises(UsageError, match="ses-HFE"):
@@ -270,7 +271,7 @@ def test_a_single_scan_is_not_mixed_with_fused_ones(tmp_path: Path) -> None:
     get(root, "sub-")
     for acq in ("cor", "sag", "iso"):
         (root / anat("HYPE01", "HFC", f"acq-{acq}_T1w")).unlink()
-    found = find(root, lf=("ses-HFC",), suffixes=("T1w",))
+    found = find(root, lf=("ses-HFC",), contrast=("T1w",))
     assert list(names(found)) == ["sub-HYPE00_ses-GE_acq-MPRAGE_T1w"]
     (reason,) = lonely(found)
     assert "only one (the axial) low-field T1w" in reason
@@ -300,8 +301,8 @@ def test_a_subject_whose_images_are_skipped_is_no_empty_one(tmp_path: Path) -> N
 def test_subjects_by_name(tmp_path: Path) -> None:
     root = in_one_session(tmp_path / "ds")
     (root / "sub-02").mkdir()
-    found = find(root, participant_labels=("01", "02", "03"))
+    found = find(root, participant_label=("01", "02", "03"))
     assert lonely(found) == ["sub-02: no T1w or T2w image: no anat folder (found nothing)"]
     assert [problem.exit_code for problem in found.problems] == [18]
     with pytest.raises(NoMatchError, match="sub-03: no such folder"):
-        find(root, participant_labels=("03",))
+        find(root, participant_label=("03",))

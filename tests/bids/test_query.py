@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from skeletons import asking
 
 from h2lo_bids.bids.names import Name, parse_name
 from h2lo_bids.bids.query import (
@@ -11,7 +12,7 @@ from h2lo_bids.bids.query import (
     HIGH,
     LOW,
     SCANS,
-    Query,
+    Conditions,
     compile_filters,
     describe,
     load_filter_file,
@@ -68,7 +69,8 @@ def test_inline(inline: list[str], expected: bool) -> None:
 
 def test_inline_replaces_the_file_and_queries_stay_apart(tmp_path: Path) -> None:
     content = {"t1w": {"acq": "A"}, "hf_t1w": {"acq": "B"}, "lf_t2w": {"ses": ["C", None]}}
-    query = Query(tmp_path, filters=content, inline=("run=1",), hf=("rec-x",), lf=("acq-y",))
+    words = {"filter": ("run=1",), "hf": ("rec-x",), "lf": ("acq-y",)}
+    query = Conditions(asking(tmp_path / "ds", content, **words))
     run = {"run": ("1",)}
     assert query.asked("T1w", *SCANS) == {"acq": ("A",), **run}
     assert query.asked("T1w", *HIGH) == {"acq": ("B",), **run, "rec": ("x",)}
@@ -125,7 +127,5 @@ def test_files(tmp_path: Path) -> None:
 )
 def test_queries_that_make_no_sense(tmp_path: Path, options: dict, word: str) -> None:
     with pytest.raises(UsageError, match=word) as caught:
-        Query(tmp_path, **options)
+        Conditions(asking(tmp_path, **options))
     assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="bids_dir itself"):
-        Query(tmp_path, lf_dir=tmp_path)

@@ -181,6 +181,7 @@ REFUSED = [
     ("group --init trained", 64, "its folder models/ holds some: "),
     ("group --folds none.tsv", 66, "no such file"),
     ("group --lf-dir nowhere", 66, "is not a folder"),
+    ("group --lf-dir bids", 64, "is bids_dir itself"),
     ("evaluate --realism-reference scan.nii", 64, "write T1w=IMAGE or T2w=IMAGE"),
     ("evaluate --realism-reference T1w=scan.nii", 66, "scan.nii: no such file"),
 ]  # fmt: skip

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from heads import write_dataset, write_pairs, write_scan
 
+from h2lo_bids.bids.pairs import discover_pairs
 from h2lo_bids.cli import group
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run
 from h2lo_bids.cli.outputs import expected_outputs
-from h2lo_bids.cli.pairs import find_pairs
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.cli.participant import find
 from h2lo_bids.cli.slurm import main, run_folder
@@ -274,7 +274,7 @@ def test_the_last_task_runs_again_when_something_it_made_is_gone_or_a_fold_is_ne
         return stages(*words, ended=ended)["collect"].tasks[0].done
 
     asked = read_settings([str(tmp_path / "bids"), str(out), *words])
-    made = [item.path for item in expected_outputs(asked, find_pairs(asked))]
+    made = [item.path for item in expected_outputs(asked, discover_pairs(asked))]
     own = [path for path in made if path.is_relative_to(out / "folds/T1w/h2lo")]
     for path in own:
         if "fold-0" in path.parts:
