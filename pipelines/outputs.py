@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nipype.pipeline import engine as pe
@@ -23,9 +23,11 @@ from h2lo_bids.io import atomic_write_bytes
 from h2lo_bids.outputs import enhanced_sidecars, output_sidecars
 from h2lo_bids.reports import figures as drawing
 from h2lo_bids.reports.records import ModelInfo
-from pipelines.engine import InFile, Source, interface, load_image
+from pipelines.engine import InFile, Source, add, interface, load_image
 from pipelines.scan_steps import CheckRange
-from pipelines.specs import Branch
+
+if TYPE_CHECKING:
+    from pipelines.participant import Branch
 
 
 def write_derivative(
@@ -195,15 +197,15 @@ def add_outputs(
         ranges=model.metadata.get("input_range") or {},
         name=image.scan.relative_path,
     )
-    check = branch.add(
-        step, "check_range", profile=products["profile"], high=products["preproc"],
+    check = add(
+        branch.workflow, step, "check_range", profile=products["profile"], high=products["preproc"],
         mask_file=products["mask"], output=products[output],
     )  # fmt: skip
     written = _add_sinks(branch, products, check)
     parts = [part.relative_path for part in image.parts] if image.enhanced else None
     step = WriteRecord(record=_record(branch), out_dir=run.settings.out_dir, parts=parts)
-    branch.add(
-        step, "ds_record", outputs=written,
+    add(
+        branch.workflow, step, "ds_record", outputs=written,
         figures=[(node, "figures") for node in figures],
         figure_files=[(node, "out_files") for node in figures],
         mask=products["mask"], mask_method=products["mask_method"],
@@ -238,7 +240,7 @@ def _add_sinks(branch: Branch, products: Mapping[str, Source], check: pe.Node) -
             mask_source=source if key == "mask" else None,
             contrast=image.scan.suffix if measured else None,
         )  # fmt: skip
-        sink = branch.add(step, f"ds_{key}", in_file=products[key], **ends)
+        sink = add(branch.workflow, step, f"ds_{key}", in_file=products[key], **ends)
         written.append((sink, "out_name"))
     return written
 

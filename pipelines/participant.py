@@ -6,18 +6,102 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nipype.pipeline import engine as pe
 
-from h2lo_bids.outputs import Grid
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.models.bundle import Bundle
+from h2lo_bids.models.registry import FAMILIES, METHODS
+from h2lo_bids.outputs import (
+    Extras,
+    Grid,
+    TemplateFiles,
+    enhanced_paths,
+    extras_of,
+    grids_of,
+    output_paths,
+)
+from h2lo_bids.settings import Settings
+from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
-from pipelines.engine import Source, results
+from pipelines.engine import Source, add, results
 from pipelines.lowfield_steps import ChooseReference, FuseLowField, add_fusion
 from pipelines.outputs import MakeFigures, MakeRegistrationFigures, add_outputs
 from pipelines.scan_steps import add_find_brain, add_preparation
-from pipelines.specs import Branch, ImageSpec, RunSpec
 from pipelines.synthesis_steps import AddNoise, RegisterToTemplate, RegridMask, Synthesize
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What one image, or one set of images on several grids, is made from.
+
+    Several parts are low-field scans of one session, which are fused. A part's mask is one
+    to use instead of computing it, with its BIDS URI.
+    """
+
+    name: str  # unique within the participant
+    scan: Scan  # what the outputs are named after
+    model: Bundle
+    parts: tuple[Scan, ...]
+    masks: tuple[tuple[Path, str] | None, ...]
+    precision: str = "fp32"  # in which the model is evaluated
+
+    @property
+    def enhanced(self) -> bool:
+        """Whether it is made from low-field scans."""
+        return self.model.task == "enhance"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """How the images of a participant are made: the options, and what they stand for here."""
+
+    settings: Settings
+    templates: Mapping[str, Mapping[str, TemplateFiles]] = field(default_factory=dict)
+    synthstrip_weights: Path | None = None
+    device: str = "cpu"
+    omp_nthreads: int = 1
+
+    @property
+    def extras(self) -> Extras:
+        """What is written with each low-field image."""
+        return extras_of(self.settings)
+
+    def grids(self, image: ImageSpec) -> tuple[Grid, ...]:
+        """Return where low-field images are wanted."""
+        return grids_of(self.settings, self.templates.get(image.scan.suffix))
+
+    def paths(self, image: ImageSpec) -> dict[str, Path]:
+        """Name every output of an image."""
+        if image.enhanced:
+            return enhanced_paths(self.settings.out_dir, image.scan)
+        return output_paths(self.settings.out_dir, image.scan, self.grids(image), self.extras)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The part of a participant's workflow in which one image is made."""
+
+    workflow: pe.Workflow
+    image: ImageSpec
+    run: RunSpec
+    donor: ImageSpec | None = None  # the T1w scan whose brain mask a T2w scan may take
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Where low-field images are wanted."""
+        return self.run.grids(self.image)
+
+    @property
+    def seed(self) -> int | None:
+        """That of a method that draws at random, of each scan its own; else None."""
+        family = METHODS.get(self.image.model.method)
+        if self.image.enhanced or family is None or not FAMILIES[family].random:
+            return None
+        return scan_seed(self.run.settings.random_seed, self.image.scan.stem)
 
 
 def init_participant_wf(name: str, images: Sequence[ImageSpec], run: RunSpec) -> pe.Workflow:
@@ -68,8 +152,8 @@ def _synthesize(branch: Branch) -> None:
     products, stem = prepare_scan(branch), branch.image.scan.stem
     for grid in branch.grids:
         products |= add_grid(branch, grid, products)
-    figures = branch.add(
-        MakeFigures(stem=stem, task=SYNTHESIZE), "figures",
+    figures = add(
+        branch.workflow, MakeFigures(stem=stem, task=SYNTHESIZE), "figures",
         image=products["checked"], image_mask=products["mask"], before=products["preproc"],
         after=products["lowfield_native"], mask=products["mask"],
     )  # fmt: skip
@@ -79,7 +163,7 @@ def _synthesize(branch: Branch) -> None:
             step = MakeRegistrationFigures(stem=stem, space=grid.space, template=grid.template)
             moved, mask = (products[f"{key}_{grid.name}"] for key in ("preproc", "mask"))
             name = f"registration_figures_{grid.space}"
-            drawn.append(branch.add(step, name, moved=moved, mask=mask))
+            drawn.append(add(branch.workflow, step, name, moved=moved, mask=mask))
     record = {key: products[key] for key in ("checked", "warnings")}
     add_outputs(branch, products, "lowfield_native", drawn, **record)
 
@@ -106,7 +190,7 @@ def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict
         found = {"preproc_model": products["volume"], "mask_model": mask}
     elif grid.kind == "lf":
         step = RegridMask(spacing=grid.spacing)
-        mask = (branch.add(step, f"regrid_{grid.name}", mask_file=mask), "mask_file")
+        mask = (add(branch.workflow, step, f"regrid_{grid.name}", mask_file=mask), "mask_file")
         found[f"mask_{grid.name}"] = mask
     elif grid.kind == "template":
         found = _add_template(branch, grid, products)
@@ -136,7 +220,7 @@ def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict
             acquired=grid.kind == "lf",
         )
         low = found[f"lowfield_{grid.name}"]
-        node = branch.add(step, f"{kind}_{grid.name}", in_file=low, **ends)
+        node = add(branch.workflow, step, f"{kind}_{grid.name}", in_file=low, **ends)
         found[f"{kind}_{grid.name}"] = (node, "out_file")
         found[f"device_{kind}_{grid.name}"] = found[f"device_lowfield_{grid.name}"]
     return found
@@ -151,7 +235,7 @@ def _evaluate(branch: Branch, name: str, values: dict[str, Any], **ends: Source 
         seed=branch.seed, **values,
     )  # fmt: skip
     threads = 1 if run.device.startswith("cuda") else run.omp_nthreads
-    return branch.add(step, name, threads, **ends)
+    return add(branch.workflow, step, name, threads, **ends)
 
 
 def _add_template(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict[str, Source]:
@@ -162,9 +246,10 @@ def _add_template(branch: Branch, grid: Grid, products: Mapping[str, Source]) ->
         transform="affine" if settings.sloppy else "syn", seed=settings.random_seed,
         name=branch.image.parts[0].path,
     )  # fmt: skip
-    register = branch.add(
-        step, f"register_{grid.space}", in_file=products["preproc"], mask_file=products["mask"]
-    )
+    register = add(
+        branch.workflow, step, f"register_{grid.space}",
+        in_file=products["preproc"], mask_file=products["mask"],
+    )  # fmt: skip
     return {
         f"forward_{grid.space}": (register, "forward"),
         f"inverse_{grid.space}": (register, "inverse"),
@@ -181,8 +266,8 @@ def _enhance(branch: Branch) -> None:
         add_find_brain(workflow, f"find_{number}", part.path, run, mask[0] if mask else None)
         for number, (part, mask) in enumerate(zip(image.parts, image.masks, strict=True), start=1)
     ]
-    choose = branch.add(
-        ChooseReference(names=names, frame=model.frame.to_dict()), "choose",
+    choose = add(
+        branch.workflow, ChooseReference(names=names, frame=model.frame.to_dict()), "choose",
         **{key: [(find, output) for find in finds] for key, output in (
             ("scans", "checked"), ("masks", "mask_file"), ("methods", "method"),
             ("errors", "error"),
@@ -197,8 +282,8 @@ def _enhance(branch: Branch) -> None:
     )  # fmt: skip
     mask, volume = (fuse, "mask_file"), (fuse, "volume")
     enhance = _evaluate(branch, "enhance", {}, volume=volume, mask_file=mask)
-    figures = branch.add(
-        MakeFigures(stem=image.scan.stem, task=ENHANCE), "figures",
+    figures = add(
+        branch.workflow, MakeFigures(stem=image.scan.stem, task=ENHANCE), "figures",
         image=(choose, "reference"), image_mask=(choose, "mask_file"), before=volume,
         after=(enhance, "out_file"), mask=mask,
     )  # fmt: skip

@@ -31,7 +31,7 @@ from pipelines.engine import AnyFile, InFile, Label, Source, add, interface, loa
 
 if TYPE_CHECKING:
     from pipelines.pairs import PairOptions
-    from pipelines.specs import RunSpec
+    from pipelines.participant import RunSpec
 
 
 def find_brain(

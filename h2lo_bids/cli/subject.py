@@ -24,7 +24,7 @@ from h2lo_bids.vocabulary import Send
 if TYPE_CHECKING:
     from h2lo_bids.reports.records import ScanReport
     from pipelines.engine import RunOptions, StatusCallback
-    from pipelines.specs import ImageSpec
+    from pipelines.participant import ImageSpec
 
 STEP = "trial"
 MOST_ROWS = 20
@@ -67,8 +67,7 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     """Build the workflow and run it; return what failed, and the records of what did not."""
     from h2lo_bids.reports.records import ScanReport, from_json
     from pipelines.engine import run_workflow
-    from pipelines.participant import init_participant_wf, records
-    from pipelines.specs import RunSpec
+    from pipelines.participant import RunSpec, init_participant_wf, records
 
     settings, images = task.settings, _images(task, send)
     weights, device = synthstrip_weights(settings), device_of(settings)
@@ -110,7 +109,7 @@ def _images(task: SubjectTask, send: Send) -> list[ImageSpec]:
     """Return what each image of a participant is made from."""
     from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.synthesis.predict import fastest_precision
-    from pipelines.specs import ImageSpec
+    from pipelines.participant import ImageSpec
 
     settings, device = task.settings, device_of(task.settings)
     sources = task.sources or tuple(LowFieldSource(scan, (scan,)) for scan in task.scans)

@@ -20,8 +20,7 @@ from h2lo_bids.outputs import enhanced_paths
 from h2lo_bids.reports.records import ScanReport, from_json
 from h2lo_bids.settings import Settings
 from pipelines.engine import RunOptions, run_workflow
-from pipelines.participant import init_participant_wf, records
-from pipelines.specs import ImageSpec, RunSpec
+from pipelines.participant import ImageSpec, RunSpec, init_participant_wf, records
 
 FRAME = Frame((40, 48, 40), (3.0, 3.0, 3.0))
 TURN = from_matvec(nib.eulerangles.euler2mat(0.06, -0.04, 0.05), [3, -4, 2])

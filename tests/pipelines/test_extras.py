@@ -25,8 +25,7 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.noise import PROBES, NoiseModel, add_noise
 from h2lo_bids.synthesis.predict import predict_on_grid
-from pipelines.participant import add_grid
-from pipelines.specs import Branch, ImageSpec, RunSpec
+from pipelines.participant import Branch, ImageSpec, RunSpec, add_grid
 
 SHAPE = (14, 12, 10)
 AFFINE = np.array([[1, 0, 0, -7.0], [0, 1, 0, 3], [0, 0, 1, 5], [0, 0, 0, 1]])

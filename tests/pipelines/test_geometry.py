@@ -25,8 +25,7 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
 from pipelines.engine import RunOptions, run_workflow
-from pipelines.participant import add_grid, prepare_scan
-from pipelines.specs import Branch, ImageSpec, RunSpec
+from pipelines.participant import Branch, ImageSpec, RunSpec, add_grid, prepare_scan
 
 FRAME = Frame((80, 88, 84))
 SLOPES = np.array([0.07, 0.11, 0.17])

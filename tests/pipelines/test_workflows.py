@@ -15,8 +15,7 @@ from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
-from pipelines.participant import init_participant_wf
-from pipelines.specs import ImageSpec, RunSpec
+from pipelines.participant import ImageSpec, RunSpec, init_participant_wf
 
 NOISY = {"noise": "calibrated"}
 METADATA = {
