@@ -133,10 +133,7 @@ def _state(
     """Name the pairs that are whole, the fingerprints of the others, and what cannot be read."""
     there: dict[str, str] = {}
     for contrast in sorted({pair.contrast for pair in pairs}):
-        # A damaged pair is made again, as one that is absent.
-        found = find_prepared(
-            how.settings.out_dir, contrast=contrast, subjects=(subject,), damaged=lambda line: None
-        )
+        found = find_prepared(how.settings.out_dir, contrast=contrast, subjects=(subject,))
         there |= {pair.record.name: pair.fingerprint for pair in found}
     kept, missing, failed = [], {}, {}
     for pair in pairs:

@@ -52,9 +52,7 @@ def _warn_of_flagged(run: Run, found: PairDiscovery) -> int:
 
     flagged = 0
     for contrast, names in prepared_sources(run, found).items():
-        for pair in find_prepared(
-            run.settings.out_dir, contrast=contrast, sources=names, damaged=lambda line: None
-        ):
+        for pair in find_prepared(run.settings.out_dir, contrast=contrast, sources=names):
             if pair.doubts:
                 run.console.line(flagged_line(pair), level="warning")
                 flagged += 1

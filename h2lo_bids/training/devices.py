@@ -123,7 +123,7 @@ def launch(
     pairs_validation: Sequence[Pair],
     options: FitOptions,
     folder: Path,
-    progress: Say | None = None,
+    say: Say = lambda line: None,
     *,
     processes: int,
     stop_at: int | None = None,
@@ -166,7 +166,7 @@ def launch(
 
         pool.run(
             jobs, limit=processes, on_end=end, tick=check,
-            on_event=lambda job, event: progress(event["text"]) if progress else None,
+            on_event=lambda job, event: say(event["text"]),
         )  # fmt: skip
     if errors:
         raise errors[0]

@@ -28,7 +28,6 @@ from h2lo_bids.errors import (
 )
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.models.registry import Model, make_model
-from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.devices import make_fabric, quiet_fabric, termination
 from h2lo_bids.training.options import GAIN, FitOptions, has_stalled
 from h2lo_bids.training.pairs import Pair, common_shape, fingerprint
@@ -69,7 +68,7 @@ def fit(
     pairs_validation: Sequence[Pair],
     options: FitOptions,
     folder: Path,
-    progress: Say | None = None,
+    say: Say = lambda line: None,
     *,
     stop_at: int | None = None,
     world: int = 1,
@@ -91,7 +90,8 @@ def fit(
 
     if not pairs_train:
         raise UsageError("no pair to train on")
-    _check(options, world, initial is not None)
+    if (initial is None) != (options.starts_from is None):
+        raise UsageError("starts_from names weights: give both, or neither")
     common_shape([*pairs_train, *pairs_validation])
     identity = {
         "options": json.dumps(options.identity(), sort_keys=True),
@@ -99,10 +99,10 @@ def fit(
     }
     saved = _open(folder, identity)
     if options.family == "identity":
-        return _identity(pairs_validation, options, folder, progress)
+        return _identity(pairs_validation, options, folder, say)
     with quiet_fabric():
         fabric = make_fabric(options, world)
-        say = progress if progress and fabric.is_global_zero else (lambda line: None)
+        say = say if fabric.is_global_zero else (lambda line: None)
         trainer = TRAINERS[options.family](pairs_train, pairs_validation, options, fabric, initial)
         baseline = trainer.validation.baseline()
         say(f"identity baseline: validation PSNR {baseline:.2f} dB")
@@ -123,20 +123,6 @@ def fit(
     )  # fmt: skip
 
 
-def _check(options: FitOptions, world: int, given: bool) -> None:
-    """Refuse processes, given weights and a precision that the fit cannot use."""
-    from h2lo_bids.training.methods import TRAINERS, shares_steps
-
-    if world > 1 and not shares_steps(options.family):
-        raise UsageError(f"{options.family} is fitted by one process, not {world}")
-    if given != (options.starts_from is not None):
-        raise UsageError("starts_from names weights: give both, or neither")
-    if given and (options.family not in TRAINERS or not TRAINERS[options.family].starts):
-        raise UsageError(f"{options.family} cannot start from given weights")
-    if options.precision == "fp16" and resolve_device(options.device).type != "cuda":
-        raise UsageError("precision fp16 needs a CUDA device; take bf16 or fp32")
-
-
 def _open(folder: Path, identity: Mapping[str, str]) -> dict[str, Any] | None:
     """Make a fit's work folder, and return the newest checkpoint in it, if any."""
     try:
@@ -152,14 +138,11 @@ def _open(folder: Path, identity: Mapping[str, str]) -> dict[str, Any] | None:
     return saved
 
 
-def _identity(
-    pairs: Sequence[Pair], options: FitOptions, folder: Path, progress: Say | None
-) -> FitResult:
+def _identity(pairs: Sequence[Pair], options: FitOptions, folder: Path, say: Say) -> FitResult:
     """Return the identity, of which no step is done, and its validation figure."""
     History(folder / HISTORY, 0, ("step", "rate", "loss", "l1", "gradient", "psnr", "seconds"))
     baseline = Validation(pairs, options).baseline()
-    if progress:
-        progress(f"nothing to fit: validation PSNR {baseline:.2f} dB")
+    say(f"nothing to fit: validation PSNR {baseline:.2f} dB")
     model = make_model(options.family, options.architecture)
     return FitResult(model.eval(), 0, 0, baseline, baseline, 0.0)
 
@@ -303,14 +286,9 @@ def _copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in weights.items()}
 
 
-def prefixed(title: str, progress: Say | None) -> Say:
-    """Return what passes on lines with a title in front, or nothing at all."""
-
-    def say(line: str) -> None:
-        if progress is not None:
-            progress(line.titled(title) if isinstance(line, Step) else f"{title}: {line}")
-
-    return say
+def prefixed(title: str, say: Say) -> Say:
+    """Return what passes on lines with a title in front."""
+    return lambda line: say(line.titled(title) if isinstance(line, Step) else f"{title}: {line}")
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:

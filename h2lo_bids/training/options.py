@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from h2lo_bids.errors import UsageError
-from h2lo_bids.imaging.normalise import SCALINGS
 from h2lo_bids.models.h2lo import H2loArchitecture
-from h2lo_bids.models.registry import FAMILIES, Architecture
+from h2lo_bids.models.registry import Architecture
 from h2lo_bids.synthesis.options import native_precision, resolve_device
 from h2lo_bids.training.crops import NONE, Augmentation
-from h2lo_bids.vocabulary import PRECISIONS, SAMPLINGS
 
 GAIN = 0.02
 """Rise of the validation PSNR in dB that counts as one."""
@@ -25,7 +22,6 @@ PATIENCE = 800
 """Steps in which the validation must rise, or the default ends."""
 RATE, ADAPTING_RATE = 3e-4, 1e-4
 """The default's first learning rate, from random weights and from those of a model."""
-VALIDATIONS = ("crops", "volume")
 _PLACE = ("device",)
 """Where a fit runs: it may continue elsewhere, so this does not identify it."""
 _LATER = {
@@ -70,15 +66,6 @@ class FitOptions:
     scaling: str = "max"  # of a model's input
     max_seconds: float | None = None  # ends schedule and fit, at the first step after
     device: str = "cpu"  # "auto", "cpu", "cuda" or "cuda:N"
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("sampling", SAMPLINGS), ("precision", PRECISIONS), ("validation", VALIDATIONS),
-            ("family", FAMILIES), ("scaling", SCALINGS),
-        ):  # fmt: skip
-            if getattr(self, name) not in known:
-                listed = ", ".join(known)
-                raise UsageError(f"{name} {getattr(self, name)!r} is not one of {listed}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""

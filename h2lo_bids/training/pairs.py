@@ -17,7 +17,7 @@ from h2lo_bids.imaging.normalise import Scaled, scale_brain
 from h2lo_bids.imaging.profile import measure, measure_output, ranges_of
 from h2lo_bids.io import atomic_path, digest, read_json, stamp
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Say
+from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
 FRAME_MM = (208.0, 256.0, 256.0)
 """Extent of the paper's grid."""
@@ -185,26 +185,19 @@ def find_prepared(
     contrast: str,
     subjects: tuple[str, ...] | None = None,
     sources: Collection[str] | None = None,
-    damaged: Say | None = None,
 ) -> tuple[PreparedPair, ...]:
     """Find the pairs that were prepared, of some subjects or high-field scans (by BIDS URI).
 
-    `damaged` is called with one line for each pair that cannot be used; without it the first
-    raises `BadDataError`. Names are as if there were no pairs but those of `sources`.
+    A damaged one counts as absent: it is prepared again. Names are as if there were no pairs but
+    those of `sources`.
     """
     found = []
     for record in find_records(out_dir, contrast):
         label = record.relative_to(out_dir).parts[0].removeprefix("sub-")
-        if subjects is not None and label not in subjects:
-            continue
-        try:
-            found.append(_read_record(record, contrast))
-        except BadDataError as err:
-            if damaged is None:
-                raise
-            damaged(str(err))
-    if sources is not None:
-        found = [pair for pair in found if pair.sources[0] in sources]
+        if subjects is None or label in subjects:
+            pair = _read_record(record, contrast)
+            if pair is not None and (sources is None or pair.sources[0] in sources):
+                found.append(pair)
     return tuple(sorted(_named(found), key=lambda p: (p.subject, p.session or "", p.record.name)))
 
 
@@ -218,19 +211,6 @@ def read_prepared(prepared: PreparedPair) -> Pair:
     except BadDataError as err:
         raise BadDataError(f"{prepared.lf}: {err}; remove it and run again") from err
     return pair.swapped() if prepared.task == ENHANCE else pair
-
-
-def pairs_of(
-    pairs: Sequence[PreparedPair], subjects: Sequence[str], contrast: str
-) -> tuple[PreparedPair, ...]:
-    """Return the pairs of some subjects, in the order of their names."""
-    wanted = [p for p in pairs if p.contrast == contrast and p.subject in set(subjects)]
-    missing = sorted(set(subjects) - {p.subject for p in wanted})
-    if missing:
-        raise UsageError(
-            f"sub-{missing[0]} has no {contrast} pair; prepare its pair or divide anew"
-        )
-    return tuple(sorted(wanted, key=lambda p: p.record.name))
 
 
 def common_frame(pairs: Sequence[PreparedPair]) -> Frame:
@@ -291,9 +271,8 @@ def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return data
 
 
-def _read_record(record: Path, contrast: str) -> PreparedPair:
-    """Read a pair's record, or say in one line what is wrong with it."""
-    remedy = "remove it and run again"
+def _read_record(record: Path, contrast: str) -> PreparedPair | None:
+    """Read a pair's record; None if it is damaged, or one of the pair's files is missing."""
     try:
         values = read_json(record)
         labels = dict(scan_entities(record))
@@ -321,12 +300,9 @@ def _read_record(record: Path, contrast: str) -> PreparedPair:
             name=labels["sub"],
             brain=str(values.get("BrainFingerprint", "")),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
-        raise BadDataError(f"{record}: is not the record of a pair ({err!r}); {remedy}") from err
-    for path in (pair.hf, pair.lf, pair.mask):
-        if not path.is_file():
-            raise BadDataError(f"{path}: is missing, but {record.name} names it; {remedy}")
-    return pair
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return None
+    return pair if all(path.is_file() for path in (pair.hf, pair.lf, pair.mask)) else None
 
 
 def _text(value: Any) -> str:

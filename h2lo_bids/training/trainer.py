@@ -150,8 +150,6 @@ class Trainer:
     validation_class: type[Validation] = Validation
     shares: bool = False
     """Whether several processes can share a step."""
-    starts: bool = False
-    """Whether a fit can start from given weights."""
 
     def __init__(
         self,

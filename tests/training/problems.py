@@ -18,7 +18,7 @@ from h2lo_bids.models.pfsr import PfsrArchitecture
 from h2lo_bids.models.pix2pix import Pix2PixArchitecture
 from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.devices import make_fabric
-from h2lo_bids.training.methods import METHODS
+from h2lo_bids.training.methods import ADAPT
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 
@@ -76,7 +76,7 @@ def trainer_of(
 
 def tiny_options(name: str, **changes: Any) -> FitOptions:
     """A method's options for the tiny problem."""
-    adapted = METHODS[name].adapt(small_options(augmentation=VARIED))
+    adapted = ADAPT[name](small_options(augmentation=VARIED))
     return dataclasses.replace(adapted, **{**TINY.get(name, {}), **changes})
 
 

@@ -75,7 +75,7 @@ def walk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FitResult]:
     """Fits with `Walk` in place of the operator."""
 
     def run(folder: Path, act: Act = lambda step: None, **changes: Any) -> FitResult:
-        more = {k: changes.pop(k) for k in ("stop_at", "progress") if k in changes}
+        more = {k: changes.pop(k) for k in ("stop_at", "say") if k in changes}
         monkeypatch.setitem(TRAINERS, "h2lo", lambda *given: Walk(act))
         return fit(TRAIN, HELD, small_options(**{"steps": 14, **changes}), folder, **more)
 
@@ -92,7 +92,7 @@ def walked(steps: int) -> torch.Tensor:
 
 def test_the_best_weights_are_kept(walk: Callable[..., FitResult], tmp_path: Path) -> None:
     lines: list[str] = []
-    result = walk(tmp_path, progress=lines.append)
+    result = walk(tmp_path, say=lines.append)
     assert (result.steps, result.best_step, result.best_psnr) == (14, 8, 30.0)
     assert torch.equal(vector(result.model), walked(8))
     assert not result.model.training
@@ -128,7 +128,7 @@ def test_a_kill_costs_the_steps_since_the_checkpoint(
 
 def test_a_time_budget_ends_a_fit_for_good(walk: Callable[..., FitResult], tmp_path: Path) -> None:
     lines: list[str] = []
-    first = walk(tmp_path / "a", max_seconds=1e-9, progress=lines.append)
+    first = walk(tmp_path / "a", max_seconds=1e-9, say=lines.append)
     assert (first.steps, first.timed_out) == (1, True)
     assert lines[-1] == "the time budget of 1e-09 s ended the fit at step 1"
 
@@ -262,8 +262,6 @@ def test_fits_go_on_on_another_device_name(tmp_path: Path) -> None:
     assert result.steps == 8
     with pytest.raises(UsageError, match="CUDA devices"):
         fit(TRAIN, HELD, small_options(device="cuda:77"), tmp_path / "other")
-    with pytest.raises(UsageError, match="fp16"):
-        fit(TRAIN, HELD, small_options(precision="fp16"), tmp_path / "half")
 
 
 def test_bad_pairs_are_named() -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import SMALL, ball_pair, small_options
+from problems import SMALL, ball_pair
 
-from h2lo_bids.errors import UsageError
 from h2lo_bids.synthesis.options import native_precision
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.options import (
@@ -58,8 +57,6 @@ def test_default_fits_few_pairs_and_steps() -> None:
     assert default_options(1, device="cpu").batch == 1
     assert default_options(12, device="cpu", steps=30).validate_every == 30
     assert native_precision("cpu") in ("bf16", "fp32")
-    with pytest.raises(UsageError, match="sampling 'volumes' is not one of patch, volume"):
-        small_options(sampling="volumes")
 
 
 def test_follows_the_cosine_from_start_to_floor() -> None:

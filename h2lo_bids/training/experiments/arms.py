@@ -152,7 +152,7 @@ def fit_arm(
     pairs: tuple[Sequence[Pair], Sequence[Pair]],
     cohort: tuple[Sequence[Pair], Sequence[Pair]],
     folder: Path,
-    progress: Say | None = None,
+    say: Say = lambda line: None,
     stop_at: int | None = None,
 ) -> FitResult:
     """Fit an arm to swapped pairs to train and validate on, or go on with the fit in `folder`.
@@ -165,13 +165,12 @@ def fit_arm(
 
     tuned = stages[FINETUNE]
     if PRETRAIN not in stages:
-        return fit(*pairs, tuned, folder / FINETUNE, progress, stop_at=stop_at)
-    said = prefixed("pretraining", progress)
-    first = fit(*cohort, stages[PRETRAIN], folder / PRETRAIN, said)
+        return fit(*pairs, tuned, folder / FINETUNE, say, stop_at=stop_at)
+    first = fit(*cohort, stages[PRETRAIN], folder / PRETRAIN, prefixed("pretraining", say))
     start = {name: v.detach().clone() for name, v in first.model.state_dict().items()}
     tuned = dataclasses.replace(tuned, starts_from=weights_digest(start))
-    said = prefixed("fine-tuning", progress)
-    last = fit(*pairs, tuned, folder / FINETUNE, said, stop_at=stop_at, initial=start)
+    say = prefixed("fine-tuning", say)
+    last = fit(*pairs, tuned, folder / FINETUNE, say, stop_at=stop_at, initial=start)
     return dataclasses.replace(
         last, seconds=first.seconds + last.seconds, timed_out=first.timed_out or last.timed_out
     )

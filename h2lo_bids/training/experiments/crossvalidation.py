@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.errors import CannotCreateError
+from h2lo_bids.errors import CannotCreateError, UsageError
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES
 from h2lo_bids.evaluation.splits import PARTS, Fold
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.io import atomic_write_bytes, digest, read_json, write_json
 from h2lo_bids.models.bundle import Bundle, load_model
+from h2lo_bids.models.registry import CATALOGUE, task_of
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.training.devices import peak_memory
 from h2lo_bids.training.experiments.arms import (
@@ -42,15 +43,13 @@ from h2lo_bids.training.experiments.heldout import (
 from h2lo_bids.training.experiments.leaks import check_images
 from h2lo_bids.training.experiments.site import (
     FIELDS,
-    SiteModel,
     count_parameters,
-    finite,
+    outcome_of,
     save_site,
     software,
-    start_of,
 )
 from h2lo_bids.training.fit import FitResult, fit, prefixed
-from h2lo_bids.training.methods import Method, find_method
+from h2lo_bids.training.methods import ADAPT, shares_steps
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import (
     Pair,
@@ -58,7 +57,6 @@ from h2lo_bids.training.pairs import (
     common_frame,
     open_prepared,
     pairs_fingerprint,
-    pairs_of,
     read_prepared,
 )
 from h2lo_bids.vocabulary import ENHANCE, ENHANCER, IDENTITY, SYNTHESIZE, Say
@@ -116,9 +114,13 @@ class FoldWork:
 
     def pairs_in(self, *parts: str) -> tuple[PreparedPair, ...]:
         """Return the pairs of some parts of the fold, for its task, or raise `UsageError`."""
-        subjects = [s for part in parts for s in getattr(self.fold, part)]
-        found = pairs_of(self.pairs, subjects, self.contrast)
-        return tuple(pair.for_task(self.task) for pair in found)
+        subjects = {subject for part in parts for subject in getattr(self.fold, part)}
+        found = [pair.for_task(self.task) for pair in self.pairs if pair.subject in subjects]
+        if missing := sorted(subjects - {pair.subject for pair in found}):
+            raise UsageError(
+                f"sub-{missing[0]} has no {self.contrast} pair; prepare its pair or divide anew"
+            )
+        return tuple(sorted(found, key=lambda pair: pair.record.name))
 
     def method_options(self) -> dict[str, Any]:
         """Return what decides the results besides pairs and fold."""
@@ -156,25 +158,25 @@ class FoldJob(FoldWork):
     arm: Arm | None = None
 
     @property
-    def recipe(self) -> Method:
-        """What is fitted, and whose bundle is written."""
-        return find_method(self.method if self.arm is None else ENHANCER)
+    def recipe(self) -> str:
+        """The method that is fitted, and whose bundle is written."""
+        return self.method if self.arm is None else ENHANCER
 
     @property
     def row_title(self) -> str:
         """The row of the table."""
-        return self.recipe.title if self.arm is None else self.arm.title
+        return CATALOGUE[self.recipe].title if self.arm is None else self.arm.title
 
     @property
     def task(self) -> str:
         """What the method is for."""
-        return self.recipe.task
+        return task_of(self.recipe)
 
     @property
     def stages(self) -> dict[str, FitOptions]:
         """Options of each stage of the fit, as the method has them; the last sees the pairs."""
         if self.arm is None:
-            return {FINETUNE: self.recipe.adapt(self.options)}
+            return {FINETUNE: ADAPT[self.recipe](self.options)}
         train = self.pairs_in("train")
         return self.arm.stages(self.options, len(train), common_frame(train).spacing)
 
@@ -196,8 +198,8 @@ class FoldJob(FoldWork):
         if self.arm is not None:
             more = self._open_cohort(self.arm, say)
             return fit_arm(self.stages, (train, held), more, work, say, stop_at)
-        if self.devices > 1 and not self.recipe.shares:
-            say(f"{self.recipe.name} is fitted by one process, not {self.devices}")
+        if self.devices > 1 and not shares_steps(options.family):
+            say(f"{self.recipe} is fitted by one process, not {self.devices}")
         elif self.devices > 1:
             from h2lo_bids.training.devices import launch
 
@@ -241,8 +243,7 @@ class FoldJob(FoldWork):
             seconds.append(round(time.perf_counter() - began, 3))
             score_subject(self, tested, prepared, pair, predicted)
         name = f"{self.method}_{self.contrast}_fold-{self.fold.index}"
-        model = SiteModel(name, self, result, summary=summarise(tested.scores))
-        save_site(self.folder / BUNDLE, model)
+        save_site(self.folder / BUNDLE, name, self, result, summarise(tested.scores))
         log = self.work / ("" if self.arm is None else FINETUNE) / HISTORY
         atomic_write_bytes(self.folder / HISTORY, log.read_bytes())
         measured = {"synthesis_seconds": seconds, "peak_memory_gb": peak_memory()}
@@ -346,19 +347,19 @@ def withdraw(folder: Path) -> None:
         raise CannotCreateError(f"{folder / RECORD}: cannot be replaced: {err.strerror}") from err
 
 
-def run_fold(job: FoldWork, progress: Say | None = None, lost: Say | None = None) -> Path:
+def run_fold(job: FoldWork, say: Say = lambda line: None, lost: Say = lambda line: None) -> Path:
     """Make the results of a fold, unless that is done, and return their folder.
 
     A subject that an external tool fails on is reported to `lost`, and the fold counts as
     unfinished.
     """
-    say = prefixed(job.title, progress)
+    say = prefixed(job.title, say)
     if fold_done(job):
         say("done already")
         return job.folder
     if read_record(job.folder) is not None:
         say(f"making its results anew: {', '.join(changes(job)) or 'some are missing'}")
-    job.run(say, lost or (lambda line: None))
+    job.run(say, lost)
     return job.folder
 
 
@@ -371,12 +372,7 @@ def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, A
         "given": json.loads(json.dumps(job.options.identity())),
         "steps": result.steps,
         "timed_out": result.timed_out,
-        "stalled": result.stalled,
-        "initial": start_of(job.initial),
-        "best_step": result.best_step,
-        "best_psnr": finite(result.best_psnr),
-        "identity_psnr": finite(result.identity_psnr),
-        "seconds": round(result.seconds, 1),
+        **outcome_of(job, result),
         "parameters": count_parameters(result.model),
         "threads": torch.get_num_threads(),  # they decide the last bits, as do the devices
         "devices": job.devices,

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.errors import H2loError, UsageError
+from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.io import digest, sha256
 from h2lo_bids.models.bundle import Bundle, load_bundle, member_files
+from h2lo_bids.models.registry import FAMILIES, METHODS
+from h2lo_bids.processes import note
 from h2lo_bids.training.experiments.crossvalidation import (
     BUNDLE,
     SCORES,
@@ -23,11 +25,11 @@ from h2lo_bids.training.experiments.crossvalidation import (
     fold_done,
     read_record,
 )
-from h2lo_bids.training.experiments.noise import RECIPE
-from h2lo_bids.training.experiments.site import SiteModel, save_site
+from h2lo_bids.training.experiments.noise import RECIPE, measure_noise
+from h2lo_bids.training.experiments.site import save_site
 from h2lo_bids.training.fit import prefixed
 from h2lo_bids.training.pairs import common_frame, pairs_fingerprint
-from h2lo_bids.vocabulary import Say
+from h2lo_bids.vocabulary import IDENTITY, Say, Send
 from h2lo_bids.wording import counted
 
 if TYPE_CHECKING:
@@ -82,16 +84,10 @@ def final_steps(job: FinalJob) -> int:
 
 
 def fit_final(
-    job: FinalJob,
-    progress: Say | None = None,
-    *,
-    noise: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    job: FinalJob, say: Say = lambda line: None, send: Send = lambda event: None
 ) -> Bundle:
-    """Fit a model to all pairs and package it, unless that is done already.
-
-    `noise` measures a noise model for the metadata.
-    """
-    say = prefixed(job.title, progress)
+    """Fit a model to all pairs and package it, unless that is done already."""
+    say = prefixed(job.title, say)
     end = final_steps(job)
     extras = member_files([fold.folder / BUNDLE for fold in job.folds if job.carries])
     pairs = job.pairs_in("train", "validation")
@@ -118,19 +114,37 @@ def fit_final(
     say(f"fitting to {counted(len(job.fold.train), 'subject')} for {counted(end, 'step')}")
     work = Path(job.work_dir) / "training" / job.contrast / job.method
     result = job.fit(work / f"final_{digest(decides, 4)}", say, end)
-    model = SiteModel(
+    bundle = save_site(
+        job.folder,
         f"{job.method}_{job.contrast}_site",
         job,
         dataclasses.replace(result, best_step=result.best_step or result.steps),
+        summarise([s for f in job.folds for s in read_scores(f.folder / SCORES)]),
         schedule=_schedule(job, result, end),
-        summary=summarise([s for f in job.folds for s in read_scores(f.folder / SCORES)]),
-        members=len(job.folds) if job.carries else 0,
-        noise=noise(),
-        digest=identity,
+        more={
+            "members": len(job.folds) if job.carries else 0,
+            "noise": _noise(job, send),
+            "job": identity,
+        },
+        extras=extras,
     )
-    bundle = save_site(job.folder, model, extras)
     say(f"wrote {bundle.path}")
     return bundle
+
+
+def _noise(job: FinalJob, send: Send) -> dict[str, Any] | None:
+    """Measure the noise where held-out subjects allow it; without it a model is of use, too."""
+    if not job.folds or job.method == IDENTITY or job.arm is not None:
+        return None
+    if FAMILIES[METHODS[job.method]].random:
+        text = f"{job.contrast}: no noise model is measured: {job.method} draws noise by itself"
+        send(note(text))
+        return None
+    try:
+        return measure_noise(job.folds, job.options.device)
+    except BadDataError as err:
+        send(note(f"{job.contrast}: no noise model: {err}", "warning"))
+        return None
 
 
 def _planned(record: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
@@ -17,7 +17,7 @@ from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
 from h2lo_bids.models.choice import choose_bundles, given_bundles, is_collection
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.pfsr import PfsrArchitecture
-from h2lo_bids.models.registry import CATALOGUE, FAMILIES, METHODS, sizes_of
+from h2lo_bids.models.registry import CATALOGUE, sizes_of
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.settings.convert import NONE
@@ -36,12 +36,10 @@ from h2lo_bids.training.experiments.crossvalidation import (
 from h2lo_bids.training.experiments.external import Command, ExternalJob
 from h2lo_bids.training.experiments.final import FinalJob, fit_final
 from h2lo_bids.training.experiments.leaks import check_no_leak
-from h2lo_bids.training.experiments.noise import measure_noise
 from h2lo_bids.training.options import FitOptions, default_options, paper_options
 from h2lo_bids.training.pairs import PreparedPair, find_prepared, training_frame
 from h2lo_bids.vocabulary import CONTRASTS, CURVE, ENHANCER, IDENTITY, SYNTHESIZE, Say, Send
 
-Job = TypeVar("Job", bound=FoldJob)
 Pairs = tuple[PreparedPair, ...]
 
 
@@ -64,8 +62,7 @@ def run_fit(task: FitTask, send: Send) -> None:
     lock = settings.work / "locks" / f"{task.name.replace('/', '-')}.lock"
     with exclusive(lock, lambda by: send(note(f"waiting for another run of this fit ({by})"))):
         if isinstance(job, FinalJob):
-            final = job
-            fit_final(final, sender("said"), noise=lambda: _noise(final, send))
+            fit_final(job, sender("said"), send)
         else:
             run_fold(job, sender("said"), sender("lost"))
 
@@ -82,34 +79,33 @@ def job_of_fold(settings: Settings, contrast: str, name: str, fold: Fold, pairs:
     if template is not None:
         limit = None if settings.max_time is None else 60 * settings.max_time
         return ExternalJob(**where, command=Command(name, template), limit=limit)
-    return _fit_job(FoldJob, settings, **where)
+    return _fit_job(settings, **where)
 
 
 def final_job(task: FitTask, pairs: Pairs) -> FinalJob:
     """Return the job of a final model, from what is on disk."""
-    settings, contrast, method, plan = task.settings, task.contrast, task.method, task.plan
-    folds = [job_of_fold(settings, contrast, method, fold, pairs) for fold in plan.folds]
+    settings, method, plan = task.settings, task.method, task.plan
     everybody = {pair.subject for pair in pairs} - {*plan.held}
-    return _fit_job(
-        FinalJob, settings, contrast=contrast, method=method, pairs=pairs,
-        out_dir=settings.out_dir, work_dir=settings.work,
-        fold=Fold.of(0, everybody, plan.held, ()), folds=cast("tuple[FoldJob, ...]", tuple(folds)),
-        carries=method != IDENTITY and not settings.fits_enhancer,
-    )  # fmt: skip
+    *folds, whole = (
+        job_of_fold(settings, task.contrast, method, fold, pairs)
+        for fold in (*plan.folds, Fold.of(0, everybody, plan.held, ()))
+    )
+    carries = method != IDENTITY and not settings.fits_enhancer
+    return FinalJob(**vars(whole), folds=cast("tuple[FoldJob, ...]", tuple(folds)), carries=carries)
 
 
-def _fit_job(kind: type[Job], settings: Settings, **values: Any) -> Job:
+def _fit_job(settings: Settings, **values: Any) -> FoldJob:
     """Return the job of a fit: its options, what it starts from, and its arm if it is of one."""
     fold, pairs = values["fold"], values["pairs"]
     start, _ = find_start(settings, values["contrast"], values["method"])
     options = fit_options(settings, sum(pair.subject in fold.train for pair in pairs), start)
-    job = kind(**values, options=options, devices=settings.devices, initial=start)
+    job = FoldJob(**values, options=options, devices=settings.devices, initial=start)
     if start is not None:
         check_no_leak(job.pairs_in("test"), None, (start,))
     return _with_arm(settings, job) if settings.fits_enhancer else job
 
 
-def _with_arm(settings: Settings, job: Job) -> Job:
+def _with_arm(settings: Settings, job: FoldJob) -> FoldJob:
     """Return the job as that of an arm of Table 2, or of the group level's enhancer."""
     if job.method == ENHANCER:
         pretrain = "cohort" if settings.pretrain_derivatives else None
@@ -183,21 +179,6 @@ def _makers(settings: Settings, cohort: Cohort) -> tuple[Bundle, ...]:
         except H2loError:
             continue  # none that could have made an image
     return tuple(bundle for bundle in found if bundle.sha256 in wanted)
-
-
-def _noise(job: FinalJob, send: Send) -> dict[str, Any] | None:
-    """Measure the noise where held-out subjects allow it; without it a model is of use, too."""
-    if not job.folds or job.method == IDENTITY or job.arm is not None:
-        return None
-    if FAMILIES[METHODS[job.method]].random:
-        text = f"{job.contrast}: no noise model is measured: {job.method} draws noise by itself"
-        send(note(text))
-        return None
-    try:
-        return measure_noise(job.folds, job.options.device)
-    except BadDataError as err:
-        send(note(f"{job.contrast}: no noise model: {err}", "warning"))
-        return None
 
 
 def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -> FitOptions:
@@ -298,10 +279,7 @@ def usable_pairs(
     """
     used, doubtful = {}, False
     for contrast, scans in sources.items():
-        # A damaged pair that is wanted was made again before: others are no concern of this run.
-        found = find_prepared(
-            settings.out_dir, contrast=contrast, sources=set(scans), damaged=lambda line: None
-        )
+        found = find_prepared(settings.out_dir, contrast=contrast, sources=set(scans))
         flagged = [] if settings.keep_flagged_pairs else [pair for pair in found if pair.doubts]
         for pair in flagged:
             send(note(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning"))

@@ -33,7 +33,7 @@ from h2lo_bids.training.experiments.fits import (
     usable_pairs,
 )
 from h2lo_bids.training.experiments.leaks import same_people
-from h2lo_bids.training.methods import find_method
+from h2lo_bids.training.methods import ADAPT, shares_steps
 from h2lo_bids.vocabulary import Say, Send
 
 SPLITS = "splits.tsv"
@@ -117,10 +117,9 @@ def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> No
         folds, _ = divide_subjects(settings, contrast, subjects)
         _check_chosen(settings, contrast, folds)
         for method in settings.methods:
-            found = find_method(method)
             start, _ = find_start(settings, contrast, method)
-            options = found.adapt(fit_options(settings, len(subjects), start))
-            if settings.devices > 1 and found.shares:
+            options = ADAPT[method](fit_options(settings, len(subjects), start))
+            if settings.devices > 1 and shares_steps(options.family):
                 check_shares(len(subjects), options, settings.devices)
 
 

@@ -21,14 +21,13 @@ from h2lo_bids.evaluation.scores import (
 from h2lo_bids.evaluation.splits import Fold, read_splits
 from h2lo_bids.evaluation.statistics import write_comparisons
 from h2lo_bids.evaluation.table import Block, tabulate, write_tables
-from h2lo_bids.models.registry import cited
+from h2lo_bids.models.registry import CATALOGUE, cited, task_of
 from h2lo_bids.processes import note
 from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments.crossvalidation import SCORES, read_record
 from h2lo_bids.training.experiments.plan import SPLITS
-from h2lo_bids.training.methods import methods_of
 from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
@@ -109,7 +108,8 @@ def gather_scores(
     """
     scores: list[Score] = []
     records: dict[str, list[dict[str, Any]]] = {}
-    known = replace(settings, arm=()).arms if settings.fits_enhancer else methods_of(SYNTHESIZE)
+    known = [name for name in CATALOGUE if task_of(name) == SYNTHESIZE]
+    known = [*replace(settings, arm=()).arms] if settings.fits_enhancer else known
     rows = [*dict.fromkeys([*known, *settings.arms])]
     for fold in folds:
         terms: dict[str, Any] = {}

@@ -7,9 +7,7 @@ import platform
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -73,99 +71,92 @@ FIELDS = {"synthesize": ("low-field", "high-field"), "enhance": ("high-field", "
 """Target and input by task."""
 
 
-@dataclass(frozen=True)
-class SiteModel:
-    """A model that was fitted to a site's pairs."""
+def save_site(
+    folder: Path,
+    name: str,
+    job: FoldJob,
+    result: FitResult,
+    summary: Sequence[Summary],
+    *,
+    schedule: str = "",
+    more: Mapping[str, Any] | None = None,
+    extras: Mapping[str, bytes] | None = None,
+) -> Bundle:
+    """Write the bundle of a model that was fitted to a site's pairs.
 
-    name: str
-    job: FoldJob
-    result: FitResult
-    schedule: str = ""  # how the number of steps was found; empty for a fold's model
-    summary: tuple[Summary, ...] = ()  # of held-out subjects
-    members: int = 0  # models of the folds that the bundle carries
-    noise: Mapping[str, Any] | None = None  # a calibrated noise model
-    digest: str = ""  # of all that the model depends on
-
-    @property
-    def pairs(self) -> tuple[PreparedPair, ...]:
-        """All that had a part in it, each on the same frame."""
-        return self.job.pairs_in(*PARTS)
-
-    @property
-    def subjects(self) -> dict[str, tuple[str, ...]]:
-        """Labels by part; a model of all pairs has no part to test on."""
-        labels = {part: getattr(self.job.fold, part) for part in PARTS}
-        return {part: names for part, names in labels.items() if names or part != "test"}
-
-    @property
-    def kind(self) -> str:
-        """``"real"``, or ``"simulated"`` if any pair is."""
-        return "simulated" if any(pair.simulated for pair in self.pairs) else "real"
-
-    @property
-    def strengths(self) -> list[float | None]:
-        """Field strengths in tesla, of input and target: medians over the pairs' records."""
-        keys = ["InputMagneticFieldStrength", "MagneticFieldStrength"]
-        found = [_median(self.pairs, key) for key in keys]
-        return found[::-1] if self.job.task == ENHANCE else found
-
-    @cached_property
-    def metadata(self) -> dict[str, Any]:
-        """What the bundle says of the model."""
-        job, result, options = self.job, self.result, self.job.adapted
-        source, target = self.strengths
-        return {
-            "name": self.name,
-            "title": job.recipe.title,
-            "version": "1",
-            "value_range": [0, 1],
-            "scaling": options.scaling,
-            "source_field_strength": source,
-            "target_field_strength": target,
-            "training_data": {
-                "kind": self.kind,
-                "description": _description(self),
-                "subjects": {part: list(names) for part, names in self.subjects.items()},
-                "pairs": len(self.pairs),
-                "fusion": sorted({pair.fusion for pair in self.pairs}),
-                "fingerprint": pairs_fingerprint(self.pairs),
-                "fingerprints": _brains(job),
-            },
-            "training": {
-                "options": options.to_dict(),
-                "steps": result.steps,
-                "best_step": result.best_step,
-                "best_psnr": finite(result.best_psnr),
-                "identity_psnr": finite(result.identity_psnr),
-                "seconds": round(result.seconds, 1),
-                "initial": start_of(job.initial),
-                "stalled": result.stalled,
-                "schedule": self.schedule or None,
-            },
-            "seed": options.seed,
-            "software": software(),
-            **_held_out(self),
-            "intended_use": _SITE_USE[job.task],
-            "limits": _limits(self),
-            "input_range": prepared_range(job.pairs_in("train"), options.scaling),
-            **({"noise": dict(self.noise)} if self.noise else {}),
-            **({"members": self.members} if self.members else {}),
-            **({"job": self.digest} if self.digest else {}),
-        }
-
-
-def save_site(folder: Path, model: SiteModel, extras: Mapping[str, bytes] | None = None) -> Bundle:
-    """Write the bundle of a site's model."""
+    `summary` is of held-out subjects, `schedule` says how the number of steps of a final model
+    came about, and `more` are further metadata, such as its noise model.
+    """
+    metadata = site_metadata(name, job, result, summary, schedule)
+    metadata |= {key: value for key, value in (more or {}).items() if value}
     return save_bundle(
         folder,
-        model.result.model,
-        contrast=model.job.contrast,
-        frame=common_frame(model.pairs),
-        metadata=model.metadata,
-        card=site_card(model),
-        method=model.job.recipe.name,
+        result.model,
+        contrast=job.contrast,
+        frame=common_frame(job.pairs_in(*PARTS)),
+        metadata=metadata,
+        card=site_card(job, result, metadata, summary),
+        method=job.recipe,
         extras=extras,
     )
+
+
+def site_metadata(
+    name: str,
+    job: FoldJob,
+    result: FitResult,
+    summary: Sequence[Summary] = (),
+    schedule: str = "",
+) -> dict[str, Any]:
+    """Return what the bundle says of the model."""
+    pairs, options = job.pairs_in(*PARTS), job.adapted
+    keys = ["InputMagneticFieldStrength", "MagneticFieldStrength"]
+    source, target = (_median(pairs, key) for key in keys[:: -1 if job.task == ENHANCE else 1])
+    kind = "simulated" if any(pair.simulated for pair in pairs) else "real"
+    parts = {part: list(getattr(job.fold, part)) for part in PARTS}
+    return {
+        "name": name,
+        "title": CATALOGUE[job.recipe].title,
+        "version": "1",
+        "value_range": [0, 1],
+        "scaling": options.scaling,
+        "source_field_strength": source,
+        "target_field_strength": target,
+        "training_data": {
+            "kind": kind,
+            "description": _description(pairs, f"{_tesla(source)} and {_tesla(target)}"),
+            # A model of all pairs has no part to test on.
+            "subjects": {part: who for part, who in parts.items() if who or part != "test"},
+            "pairs": len(pairs),
+            "fusion": sorted({pair.fusion for pair in pairs}),
+            "fingerprint": pairs_fingerprint(pairs),
+            "fingerprints": _brains(job),
+        },
+        "training": {
+            "options": options.to_dict(),
+            "schedule": schedule or None,
+            **outcome_of(job, result),
+        },
+        "seed": options.seed,
+        "software": software(),
+        "held_out" if job.fold.test else "cross_validation": _figures(summary),
+        "intended_use": _SITE_USE[job.task],
+        "limits": _limits(pairs, kind, options.family),
+        "input_range": prepared_range(job.pairs_in("train"), options.scaling),
+    }
+
+
+def outcome_of(job: FoldJob, result: FitResult) -> dict[str, Any]:
+    """Return how a fit went, as records and metadata say it."""
+    return {
+        "steps": result.steps,
+        "stalled": result.stalled,
+        "initial": start_of(job.initial),
+        "best_step": result.best_step,
+        "best_psnr": finite(result.best_psnr),
+        "identity_psnr": finite(result.identity_psnr),
+        "seconds": round(result.seconds, 1),
+    }
 
 
 def _brains(job: FoldJob) -> dict[str, list[str]]:
@@ -176,24 +167,25 @@ def _brains(job: FoldJob) -> dict[str, list[str]]:
     return brains
 
 
-def site_card(model: SiteModel) -> str:
+def site_card(
+    job: FoldJob, result: FitResult, metadata: Mapping[str, Any], summary: Sequence[Summary] = ()
+) -> str:
     """Return the model card, Markdown."""
-    job, result, options = model.job, model.result, model.job.adapted.to_dict()
-    titles = {IDENTITY: IDENTITY_TITLES[job.task], job.recipe.name: job.recipe.title}
-    rows = rows_of(model.summary, titles)
+    options, entry = job.adapted.to_dict(), CATALOGUE[job.recipe]
+    rows = rows_of(summary, {IDENTITY: IDENTITY_TITLES[job.task], job.recipe: entry.title})
     target, source = FIELDS[job.task]
     return render_card(
         "site",
-        model=model,
         job=job,
         result=result,
-        metadata=model.metadata,
-        frame=model.pairs[0].frame,
+        metadata=metadata,
+        figures=metadata.get("held_out") or metadata.get("cross_validation"),
+        frame=job.pairs_in("train")[0].frame,
         target=target,
         input=source,
-        strengths=[_tesla(s) for s in model.strengths],
+        strengths=[_tesla(metadata[f"{end}_field_strength"]) for end in ("source", "target")],
         parameters=count_parameters(result.model),
-        reference=CATALOGUE[job.recipe.name].reference,
+        reference=entry.reference,
         options=options,
         augmentation=varied(options["augmentation"]),
         table=Table((Block(job.contrast, rows, (CONVENTIONS[CLIPPED],)),)).to_md(),
@@ -203,38 +195,36 @@ def site_card(model: SiteModel) -> str:
     )
 
 
-def _description(model: SiteModel) -> str:
-    strengths = " and ".join(_tesla(s) for s in model.strengths)
-    simulated = sum(pair.simulated for pair in model.pairs)
-    word = "simulated" if simulated == len(model.pairs) else "real"
-    mixed = f" ({simulated} of them simulated)" if 0 < simulated < len(model.pairs) else ""
+def _description(pairs: Sequence[PreparedPair], strengths: str) -> str:
+    simulated = sum(pair.simulated for pair in pairs)
+    word = "simulated" if simulated == len(pairs) else "real"
+    mixed = f" ({simulated} of them simulated)" if 0 < simulated < len(pairs) else ""
     word = "" if mixed else f"{word} "
-    fused = Counter(pair.fusion for pair in model.pairs)["mrr"]
-    fusion = "three thick-slice scans fused" if fused == len(model.pairs) else (
+    fused = Counter(pair.fusion for pair in pairs)["mrr"]
+    fusion = "three thick-slice scans fused" if fused == len(pairs) else (
         f"three scans fused in {fused} of them" if fused else "one scan each"
     )  # fmt: skip
     return (
-        f"{counted(len(model.pairs), f'{word}{model.job.contrast} pair')}{mixed} of "
-        f"{counted(len({p.subject for p in model.pairs}), 'subject')} at {strengths} "
+        f"{counted(len(pairs), f'{word}{pairs[0].contrast} pair')}{mixed} of "
+        f"{counted(len({p.subject for p in pairs}), 'subject')} at {strengths} "
         f"(low field: {fusion})"
     )
 
 
-def _held_out(model: SiteModel) -> dict[str, Any]:
-    """Return the figures for the metadata, under a name that says whose they are."""
-    key = "held_out" if model.subjects.get("test") else "cross_validation"
-    if not model.summary:
-        return {key: None}
-    first = model.summary[0]
+def _figures(summary: Sequence[Summary]) -> dict[str, Any] | None:
+    """Return the figures of held-out subjects for the metadata."""
+    if not summary:
+        return None
+    first = summary[0]
     values: dict[str, Any] = {"region": first.region, "subjects": first.n, "over": first.over}
     columns = {"mean": "mean", "std": "std", "ci_low": "low", "ci_high": "high"}
     for name, attribute in columns.items():
-        values[name] = _by_method({r: getattr(r, attribute) for r in model.summary})
+        values[name] = _by_method({r: getattr(r, attribute) for r in summary})
     values["per_fold"] = [
-        {"fold": k, **_by_method({r: dict(r.fold_means)[k] for r in model.summary})}
+        {"fold": k, **_by_method({r: dict(r.fold_means)[k] for r in summary})}
         for k, _ in first.fold_means
     ]
-    return {key: values}
+    return values
 
 
 def _by_method(values: Mapping[Summary, float]) -> dict[str, dict[str, float | None]]:
@@ -244,13 +234,13 @@ def _by_method(values: Mapping[Summary, float]) -> dict[str, dict[str, float | N
     return found
 
 
-def _limits(model: SiteModel) -> str:
+def _limits(pairs: Sequence[PreparedPair], kind: str, family: str) -> str:
     text = _SITE_LIMITS.format(
-        pairs=counted(len(model.pairs), f"{model.kind} pair"),
-        people=counted(len({p.subject for p in model.pairs}), "subject"),
-        nature=_NATURE.get(model.job.adapted.family, _MEDIAN),
+        pairs=counted(len(pairs), f"{kind} pair"),
+        people=counted(len({p.subject for p in pairs}), "subject"),
+        nature=_NATURE.get(family, _MEDIAN),
     )
-    if model.kind == "simulated":
+    if kind == "simulated":
         text = f"Trained on simulated pairs: it has not learned what the simulation lacks. {text}"
     return text
 
@@ -261,7 +251,7 @@ def _tesla(strength: float | None) -> str:
     return f"{strength:g} T" if strength >= 1 else f"{1000 * strength:.0f} mT"
 
 
-def _median(pairs: tuple[PreparedPair, ...], key: str) -> float | None:
+def _median(pairs: Sequence[PreparedPair], key: str) -> float | None:
     strengths = []
     for pair in pairs:
         try:

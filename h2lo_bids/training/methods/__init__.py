@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from h2lo_bids.errors import UsageError
 from h2lo_bids.models.baselines import NoSizes
-from h2lo_bids.models.registry import CATALOGUE, task_of
 from h2lo_bids.training.crops import NONE
 from h2lo_bids.training.methods.arnold import ArnoldTrainer, adapt_arnold
 from h2lo_bids.training.methods.diffi2i import DiffI2ITrainer, adapt_diffi2i
@@ -37,22 +35,6 @@ TRAINERS: dict[str, type[Trainer]] = {
 """The trainer of each family that has anything to fit."""
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method that is fitted to pairs."""
-
-    name: str  # as on the command line and in a bundle
-    adapt: Callable[[FitOptions], FitOptions]  # turns the user's options into the method's
-    title: str  # the row in the paper's Table 1
-    task: str  # what it is for: one of `h2lo_bids.vocabulary.TASKS`
-    shares: bool  # whether several processes can share a step
-
-
-def shares_steps(family: str) -> bool:
-    """Return whether several processes can share the steps of a family's fit."""
-    return family in TRAINERS and TRAINERS[family].shares
-
-
 def adapt_identity(options: FitOptions) -> FitOptions:
     """Return options of a fit without anything to fit: one step, of which none is done."""
     return replace(
@@ -61,32 +43,20 @@ def adapt_identity(options: FitOptions) -> FitOptions:
     )  # fmt: skip
 
 
-METHODS: dict[str, Method] = {
-    name: Method(
-        name, adapt, CATALOGUE[name].title, task_of(name), shares_steps(CATALOGUE[name].family)
-    )
-    for name, adapt in (
-        ("identity", adapt_identity),
-        ("arnold", adapt_arnold),
-        ("pix2pix", adapt_pix2pix),
-        ("diffi2i", adapt_diffi2i),
-        ("inr", adapt_inr),
-        ("h2lo-mlp", adapt_mlp),
-        ("h2lo-nograd", adapt_nograd),
-        ("h2lo", lambda options: options),
-        ("pfsr", adapt_pfsr),
-    )
+ADAPT: dict[str, Callable[[FitOptions], FitOptions]] = {
+    "identity": adapt_identity,
+    "arnold": adapt_arnold,
+    "pix2pix": adapt_pix2pix,
+    "diffi2i": adapt_diffi2i,
+    "inr": adapt_inr,
+    "h2lo-mlp": adapt_mlp,
+    "h2lo-nograd": adapt_nograd,
+    "h2lo": lambda options: options,
+    "pfsr": adapt_pfsr,
 }
-"""In the order of the paper's Table 1, then those for other tasks."""
+"""What turns the user's options into those of each method."""
 
 
-def methods_of(task: str) -> dict[str, Method]:
-    """Return the methods for a task by name, in the order of `METHODS`."""
-    return {name: method for name, method in METHODS.items() if method.task == task}
-
-
-def find_method(name: str) -> Method:
-    """Return a method by its name, or raise `UsageError`."""
-    if name not in METHODS:
-        raise UsageError(f"method {name!r} is not one of {', '.join(METHODS)}")
-    return METHODS[name]
+def shares_steps(family: str) -> bool:
+    """Return whether several processes can share the steps of a family's fit."""
+    return family in TRAINERS and TRAINERS[family].shares

@@ -306,7 +306,7 @@ class OperatorTrainer(Trainer):
     """
 
     losses = ("loss", "l1", "gradient")
-    shares = starts = True
+    shares = True
     kept = ("model", "average", "optimiser", "precision")
     predict = synthesize
 

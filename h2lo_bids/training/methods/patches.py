@@ -115,7 +115,6 @@ class PfsrTrainer(PatchTrainer):
 
     kept = ("network", "optimiser")
     predict = predict_pfsr
-    starts = True
 
     def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
         """Build the network and its optimiser."""

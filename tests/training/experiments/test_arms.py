@@ -102,7 +102,7 @@ def test_fine_tuning_starts_from_the_best_pretrained_weights(tmp_path: Path, mon
 
     monkeypatch.setattr(fit_module, "fit", watched)
     still = dataclasses.replace(SHORT, finetune_rate=1e-12, finetune_floor=1e-12)
-    result = fitted(tmp_path, planned(still), progress=said.append)
+    result = fitted(tmp_path, planned(still), say=said.append)
     assert len(fits) == 2
     first, second = fits[0].model.state_dict(), fits[1].model.state_dict()
     assert any(v.any() for k, v in first.items() if k.startswith("tail"))

@@ -28,7 +28,6 @@ from h2lo_bids.training.experiments.crossvalidation import (
     run_fold,
 )
 from h2lo_bids.training.experiments.final import FinalJob, final_steps, fit_final
-from h2lo_bids.training.experiments.noise import measure_noise
 from h2lo_bids.training.pairs import Pair, PreparedPair, find_prepared
 
 COUNT = 5
@@ -204,8 +203,6 @@ def test_a_subject_without_a_pair_and_two_grids(tmp_path: Path) -> None:
     mixed = (*pairs[:-1], dataclasses.replace(pairs[-1], frame=frame))
     with pytest.raises(UsageError, match=r"on another grid than .*; prepare all pairs with one"):
         run_fold(dataclasses.replace(job, pairs=mixed))
-    with pytest.raises(UsageError, match=r"method .x. is not one of identity"):
-        run_fold(dataclasses.replace(job, method="x"))
 
 
 def test_doubtful_pairs_are_recorded(tmp_path: Path) -> None:
@@ -261,7 +258,7 @@ def test_the_final_model_of_a_cross_validation(
         10 * np.median(best)
     )
     folders = [j.folder / "bundle" for j in finished]
-    bundle = fit_final(job, noise=lambda: measure_noise(finished, "cpu"))
+    bundle = fit_final(job)
     assert bundle.path == tmp_path / "models" / "h2lo_T1w"
     m = bundle.metadata
     assert m["training_data"]["kind"] == "simulated"
@@ -295,7 +292,6 @@ def test_the_final_model_of_a_cross_validation(
     bare = fit_final(dataclasses.replace(job, carries=False))
     assert bare.sha256 == bundle.sha256
     assert members(bare) == ()
-    assert "noise" not in bare.metadata
 
 
 @pytest.mark.slow

@@ -10,10 +10,9 @@ import pytest
 import torch
 from problems import HELD, TRAIN, VARIED, tiny_options
 
-from h2lo_bids.errors import UsageError
 from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.fit import fit
-from h2lo_bids.training.methods import METHODS
+from h2lo_bids.training.methods import ADAPT
 from h2lo_bids.training.options import default_options, paper_options
 
 
@@ -51,17 +50,6 @@ def test_resumed_fit_equals_an_undisturbed_one(
     assert [r.split(",")[:-1] for r in logs[0]] == [r.split(",")[:-1] for r in logs[1]]
 
 
-@pytest.mark.parametrize("name", ["arnold", "pix2pix", "diffi2i", "pfsr", "identity"])
-def test_methods_refuse_processes_and_weights_that_they_cannot_use(
-    tmp_path: Path, name: str
-) -> None:
-    with pytest.raises(UsageError, match="one process, not 9"):
-        fit(TRAIN, [], tiny_options(name), tmp_path, world=9)
-    if name != "pfsr":
-        with pytest.raises(UsageError, match=f"{name} cannot start from given weights"):
-            fit(TRAIN, [], tiny_options(name, starts_from="0" * 64), tmp_path, initial={})
-
-
 @pytest.mark.parametrize("protocol", [paper_options, default_options])
 @pytest.mark.parametrize(
     ("name", "expected"),
@@ -75,12 +63,12 @@ def test_methods_refuse_processes_and_weights_that_they_cannot_use(
 )  # fmt: skip
 def test_options_are_the_published_ones(protocol: Any, name: str, expected: dict) -> None:
     given = protocol(13, device="cpu")
-    adapted = METHODS[name].adapt(given)
+    adapted = ADAPT[name](given)
     assert {key: getattr(adapted, key) for key in expected} == expected
     assert (adapted.family, adapted.architecture) == (name, type(adapted.architecture)())
     assert (adapted.seed, adapted.validation) == (given.seed, given.validation)
     assert name == "arnold" or adapted.steps == given.steps
-    assert METHODS[name].adapt(adapted) == adapted
+    assert ADAPT[name](adapted) == adapted
 
 
 @pytest.mark.slow

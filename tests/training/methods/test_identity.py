@@ -22,9 +22,9 @@ from h2lo_bids.models.baselines import Identity, NoSizes
 from h2lo_bids.models.bundle import load_bundle, load_model
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, fold_done, run_fold
 from h2lo_bids.training.experiments.heldout import predict_pair
-from h2lo_bids.training.experiments.site import SiteModel, site_card
+from h2lo_bids.training.experiments.site import site_card, site_metadata
 from h2lo_bids.training.fit import FitResult, fit
-from h2lo_bids.training.methods import METHODS, adapt_identity
+from h2lo_bids.training.methods import ADAPT, adapt_identity
 from h2lo_bids.training.pairs import read_prepared
 
 
@@ -62,7 +62,7 @@ def test_its_row_is_that_of_the_high_field_image_once(folds: list[FoldJob]) -> N
     (own,) = (s for s in select(scores) if s.subject == pair.name)
     expected = evaluate(pair.hf, pair.lf, pair.hf)
     assert {name: own.values[name] for name in expected} == pytest.approx(expected)
-    rows = rows_of(summarise(scores), {"identity": METHODS["identity"].title})
+    rows = rows_of(summarise(scores), {"identity": "HF image"})
     table = Table((Block("T1w", rows),)).to_md()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["HF image"]
 
@@ -88,14 +88,14 @@ def test_what_cannot_share_a_step_is_fitted_by_one_process(
     assert lines[0] == "identity is fitted by one process, not 2"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ADAPT)
 def test_cards_tell_only_options_that_belong_to_the_method(name: str, folds: list[FoldJob]) -> None:
     for sampling in ("patch", "volume"):
         options = small_options(sampling=sampling, seed=7)
         job = dataclasses.replace(folds[0], method=name, options=options)
         nothing = Identity(NoSizes())
         result = FitResult(nothing, 8, 8, math.nan, math.nan, 1.0)
-        card = " ".join(site_card(SiteModel("x", job, result)).split())
+        card = " ".join(site_card(job, result, site_metadata("x", job, result)).split())
         assert ("gradient term" in card) == name.startswith("h2lo")
         assert ("Adam" in card) == (name not in ("identity", "arnold"))
         assert ("8 steps of" in card) == ("Adam" in card)
