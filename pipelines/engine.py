@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -37,7 +37,7 @@ from nipype.pipeline.engine.utils import (
 from nipype.pipeline.plugins.tools import report_crash
 
 from h2lo_bids import __version__
-from h2lo_bids.errors import H2loError, UnexpectedError, recorded
+from h2lo_bids.errors import Failed, H2loError, UnexpectedError, recorded
 
 StatusCallback = Callable[[Node, str], None]
 Source = tuple[Any, str]
@@ -174,17 +174,6 @@ class RunOptions:
     """Called with a node and ``"start"``, ``"end"`` or ``"exception"``."""
 
 
-@dataclass(frozen=True)
-class NodeFailure:
-    """A node that failed."""
-
-    step: str
-    error: H2loError
-    crash_file: str = ""
-    branches: tuple[str, ...] = ()
-    """The workflows within the workflow that cannot end because of it, its own first."""
-
-
 def add(
     workflow: Workflow,
     interface: Any,
@@ -212,10 +201,10 @@ def add(
 class _Runner:
     """Runs the nodes of a graph, as Nipype asks its plugins to."""
 
-    def __init__(self, options: RunOptions) -> None:
-        self.options = options
+    def __init__(self, options: RunOptions, scans: Mapping[str, Iterable[str]]) -> None:
+        self.options, self.scans = options, scans
         self.plugin_args: dict[str, Any] = {}
-        self.failures: list[NodeFailure] = []
+        self.failed: list[Failed] = []
 
     def run(self, graph: Any, config: dict[str, Any], updatehash: bool = False) -> None:
         held: set[Node] = set()
@@ -235,15 +224,24 @@ class _Runner:
                 names = (node.fullname, *sorted(n.fullname for n in after))
                 lost = dict.fromkeys(name.split(".")[1] for name in names if name.count(".") > 1)
                 error = _error_of(node, err)
-                self.failures.append(NodeFailure(node.name, error, crash_file, tuple(lost)))
+                self.failed += [
+                    Failed(scan, node.name, error, crash_file)
+                    for branch in lost
+                    for scan in self.scans[branch]
+                ]
                 if self.options.stop_on_first_crash:
                     return
             else:
                 self.options.status_callback(node, "end")
 
 
-def run_workflow(workflow: Workflow, options: RunOptions) -> list[NodeFailure]:
-    """Run all nodes that can run, and return those that failed."""
+def run_workflow(
+    workflow: Workflow, options: RunOptions, scans: Mapping[str, Iterable[str]]
+) -> list[Failed]:
+    """Run all nodes that can run; return the scans lost with each that failed, its own first.
+
+    A branch is a workflow within the workflow; `scans` names what each is made from.
+    """
     os.environ.setdefault("NIPYPE_NO_ET", "1")
     options.crash_dir.mkdir(parents=True, exist_ok=True)
     workflow.config["execution"] = {
@@ -259,13 +257,13 @@ def run_workflow(workflow: Workflow, options: RunOptions) -> list[NodeFailure]:
     }
     # Read from the global configuration alone: a moved work folder still counts as done.
     config.set("execution", "use_relative_paths", "true")
-    runner = _Runner(options)
+    runner = _Runner(options, scans)
     here = Path.cwd()
     try:
         workflow.run(plugin=runner)
     finally:
         os.chdir(here)
-    return runner.failures
+    return runner.failed
 
 
 def results(workflow: Workflow) -> Iterator[tuple[str, Any]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,12 +15,12 @@ from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import MODEL_FRAME, derivative_uri, pair_paths, sidecar
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.errors import H2loError, InputOutputError
+from h2lo_bids.errors import Failed, H2loError, InputOutputError
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.pairs import find_prepared
-from pipelines.engine import NodeFailure, RunOptions, add, run_workflow
+from pipelines.engine import RunOptions, add, run_workflow
 from pipelines.lowfield_steps import FuseLowField, WritePair, add_fusion
 from pipelines.scan_steps import add_find_brain, add_preparation
 
@@ -48,53 +47,41 @@ class PairOptions:
         return self.settings.protocol == "paper"
 
 
-@dataclass(frozen=True)
-class PairsOutcome:
-    """Names of a subject's pairs that were made, and that were there; why the others were not."""
-
-    made: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    failed: Mapping[str, NodeFailure] = field(default_factory=dict)
-
-
 def prepare_pairs(
-    subject: str,
-    pairs: tuple[PairSource, ...],
-    how: PairOptions,
-    *,
-    work_dir: Path,
-    options: RunOptions,
-) -> PairsOutcome:
+    pairs: tuple[PairSource, ...], how: PairOptions, options: RunOptions
+) -> tuple[list[PairSource], list[PairSource], list[Failed]]:
     """Make those of a subject's pairs that are not there yet, or not from these inputs.
 
-    A pair that fails does not keep the others from being made.
+    A pair that fails does not keep the others from being made. Returns the pairs that were made
+    and those that were there, and why the others were not.
     """
-    kept, fingerprints, failed = _state(subject, pairs, how)
+    kept, fingerprints, failed = _state(pairs, how)
     missing = tuple(pair for pair in pairs if pair.name in fingerprints)
     if not missing:
-        return PairsOutcome((), kept, failed)
-    name = f"sub_{subject.replace('+', 'plus')}_pairs_wf"
+        return [], kept, failed
+    name = f"sub_{pairs[0].subject.replace('+', 'plus')}_pairs_wf"
     workflow = init_pairs_wf(name, missing, fingerprints, how)
-    workflow.base_dir = str(work_dir)
-    names = {f"{pair_word(pair)}_wf": pair.name for pair in missing}
-    written: list[str] = []
+    workflow.base_dir = str(how.settings.work)
+    branches = {f"{pair_word(pair)}_wf": pair for pair in missing}
+    made: list[PairSource] = []
 
     def follow(node: pe.Node, status: str) -> None:
         options.status_callback(node, status)
         if (node.name, status) == ("write", "end"):
-            written.append(names[node.fullname.split(".")[1]])
+            made.append(branches[node.fullname.split(".")[1]])
 
-    for failure in run_workflow(workflow, replace(options, status_callback=follow)):
-        for branch in failure.branches:
-            failed.setdefault(names[branch], failure)
+    scans = {branch: [pair.hf.relative_path] for branch, pair in branches.items()}
+    first: dict[str, Failed] = {}
+    for item in run_workflow(workflow, replace(options, status_callback=follow), scans):
+        first.setdefault(item.scan, item)
     # After the first crash the others may not have been begun.
-    return PairsOutcome(tuple(written), kept, failed)
+    return made, kept, [*failed, *first.values()]
 
 
-def missing_pairs(subject: str, pairs: tuple[PairSource, ...], how: PairOptions) -> tuple[str, ...]:
+def missing_pairs(pairs: tuple[PairSource, ...], how: PairOptions) -> tuple[str, ...]:
     """Name the pairs that are absent, damaged, of other inputs, or cannot be read."""
-    _, missing, failed = _state(subject, pairs, how)
-    return (*missing, *failed)
+    kept = {*_state(pairs, how)[0]}
+    return tuple(pair.name for pair in pairs if pair not in kept)
 
 
 def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
@@ -128,26 +115,27 @@ def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
 
 
 def _state(
-    subject: str, pairs: tuple[PairSource, ...], how: PairOptions
-) -> tuple[tuple[str, ...], dict[str, str], dict[str, NodeFailure]]:
-    """Name the pairs that are whole, the fingerprints of the others, and what cannot be read."""
+    pairs: tuple[PairSource, ...], how: PairOptions
+) -> tuple[list[PairSource], dict[str, str], list[Failed]]:
+    """Return the pairs that are whole, the fingerprints of the others, and what cannot be read."""
+    subjects = tuple({pair.subject for pair in pairs})
     there: dict[str, str] = {}
     for contrast in sorted({pair.contrast for pair in pairs}):
-        found = find_prepared(how.settings.out_dir, contrast=contrast, subjects=(subject,))
+        found = find_prepared(how.settings.out_dir, contrast=contrast, subjects=subjects)
         there |= {pair.record.name: pair.fingerprint for pair in found}
-    kept, missing, failed = [], {}, {}
+    kept, missing, failed = list[PairSource](), {}, list[Failed]()
     for pair in pairs:
         try:
             fingerprint = pair_fingerprint(pair, how)
         except H2loError as err:
-            failed[pair.name] = NodeFailure("read", err)
+            failed.append(Failed(pair.hf.relative_path, "read", err))
             continue
         record = pair_paths(how.settings.out_dir, pair.hf, pair.contrast)["record"]
         if there.get(record.name) == fingerprint:
-            kept.append(pair.name)
+            kept.append(pair)
         else:
             missing[pair.name] = fingerprint
-    return tuple(kept), missing, failed
+    return kept, missing, failed
 
 
 def init_pairs_wf(

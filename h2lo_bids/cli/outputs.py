@@ -23,7 +23,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines
-from h2lo_bids.cli.pairs import subjects_of
+from h2lo_bids.cli.pairs import check_further, subjects_of
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import Failed, MissingInputError, UsageError, exit_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_paths
@@ -81,11 +81,9 @@ def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
         scans = find(settings)
         return scans, [*_check(settings, scans), *_scan_lines(settings, scans)]
     pairs = discover_pairs(settings)
+    check_further(settings, subjects_of(pairs.pairs))
     lines = [*_pair_lines(pairs)]
     if settings.fits:
-        from h2lo_bids.training.experiments.plan import check_ahead
-
-        check_ahead(settings, subjects_of(pairs.pairs))
         lines += _fold_lines(settings, pairs)
     elif settings.level == "evaluate":
         lines += _evaluation_lines(settings)

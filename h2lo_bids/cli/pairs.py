@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from h2lo_bids.cli.execution import (
     write_dataset,
 )
 from h2lo_bids.cli.resources import step_threads
-from h2lo_bids.errors import Failed, exit_code
+from h2lo_bids.errors import exit_code
 from h2lo_bids.io import read_json
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
@@ -125,11 +124,13 @@ def find_missing(settings: Settings, pairs: tuple[PairSource, ...], send: Send) 
     """
     from pipelines.pairs import missing_pairs
 
-    subjects: dict[str, list[PairSource]] = {}
-    for pair in pairs:
-        subjects.setdefault(pair.subject, []).append(pair)
-    people = subjects_of(pairs)
     # Preparing may take hours: nobody should learn only then of a misspelled option.
+    check_further(settings, subjects_of(pairs))
+    return missing_pairs(pairs, _how(settings))
+
+
+def check_further(settings: Settings, people: dict[str, list[str]]) -> None:
+    """Refuse what no fit or score of some subjects' pairs, by contrast, could follow."""
     if settings.fits:
         from h2lo_bids.training.experiments.plan import check_ahead
 
@@ -141,8 +142,6 @@ def find_missing(settings: Settings, pairs: tuple[PairSource, ...], send: Send) 
         for named in named_models(settings, tuple(people)).values():
             for _, bundle in named:
                 load_model(bundle)  # only for the errors that it raises
-    how = _how(settings)
-    return tuple(n for s, own in subjects.items() for n in missing_pairs(s, tuple(own), how))
 
 
 def prepare_participant(
@@ -157,28 +156,21 @@ def prepare_participant(
     from h2lo_bids.cli.subject import run_options
     from pipelines.pairs import prepare_pairs
 
-    how = replace(_how(settings), omp_nthreads=threads)
     options = run_options(settings, logs / f"sub-{subject}", send)
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.
     with alone(settings, subject, send, "that prepares these pairs"):
-        outcome = prepare_pairs(subject, pairs, how, work_dir=settings.work, options=options)
-    for pair in pairs:
-        if pair.name in outcome.made:
-            record = pair_paths(settings.out_dir, pair.hf, pair.contrast)["record"]
-            for text in read_json(record).get("Warnings", ()):
-                send(note(text, "warning"))
-    ready = (*outcome.made, *outcome.kept)
-    scans = {pair.name: pair.hf.relative_path for pair in pairs}
-    failed = (
-        Failed(scans[name], item.step, item.error, item.crash_file)
-        for name, item in outcome.failed.items()
-    )
-    return Outcome(tuple(scans[name] for name in scans if name in ready), tuple(failed))
+        made, kept, failed = prepare_pairs(pairs, _how(settings, threads), options)
+    for pair in made:
+        record = pair_paths(settings.out_dir, pair.hf, pair.contrast)["record"]
+        for text in read_json(record).get("Warnings", ()):
+            send(note(text, "warning"))
+    ready = (pair.hf.relative_path for pair in pairs if pair in made or pair in kept)
+    return Outcome(tuple(ready), tuple(failed))
 
 
-def _how(settings: Settings) -> Any:
+def _how(settings: Settings, threads: int = 1) -> Any:
     """Return what decides a pair besides its scans."""
     from h2lo_bids.training.experiments.fits import frame_of
     from pipelines.pairs import PairOptions
 
-    return PairOptions(settings, frame_of(settings), synthstrip_weights(settings))
+    return PairOptions(settings, frame_of(settings), synthstrip_weights(settings), threads)

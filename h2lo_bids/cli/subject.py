@@ -75,13 +75,8 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     workflow = init_participant_wf(_workflow_name(task), images, how)
     workflow.base_dir = str(settings.work)
     options = run_options(settings, task.logs / f"sub-{task.subject}", send)
-    parts = {f"{image.name}_wf": image.parts for image in images}
-    failed = [
-        Failed(scan.relative_path, failure.step, failure.error, failure.crash_file)
-        for failure in run_workflow(workflow, options)
-        for branch in failure.branches
-        for scan in parts[branch]
-    ]
+    parts = {f"{i.name}_wf": [scan.relative_path for scan in i.parts] for i in images}
+    failed = run_workflow(workflow, options, parts)
     broken = {item.scan for item in failed}
     # Of a scan that failed now, the work folder may hold the record of an earlier run.
     stems = {scan.stem for scan in task.scans if scan.relative_path not in broken}

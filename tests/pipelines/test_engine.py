@@ -82,8 +82,10 @@ def _workflow(base: Path, first: pe.Node, log: Path) -> pe.Workflow:
 def test_a_failed_node_is_told_in_its_own_words_and_the_others_finish(tmp_path, raised, kind, text):
     log = tmp_path / "log"
     workflow = _workflow(tmp_path / "work", _complain(raised), log)
-    (failure,) = run_workflow(workflow, RunOptions(crash_dir=tmp_path / "crash"))
-    assert (failure.step, failure.branches) == ("bad", ("c", "a"))
+    scans = {"a": ["1"], "b": ["2"], "c": ["3", "4"]}
+    failed = run_workflow(workflow, RunOptions(crash_dir=tmp_path / "crash"), scans)
+    assert [(item.scan, item.step) for item in failed] == [(s, "bad") for s in ("3", "4", "1")]
+    failure = failed[0]
     assert type(failure.error) is kind
     assert str(failure.error).startswith(text)
     assert "Traceback" in Path(failure.crash_file).read_text()
@@ -91,9 +93,9 @@ def test_a_failed_node_is_told_in_its_own_words_and_the_others_finish(tmp_path, 
 
 
 def test_an_error_outside_of_our_interfaces_keeps_its_class_and_text(tmp_path):
-    workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))
-    workflow.add_nodes([_node(double, "a", x=1, log=str(tmp_path / "no" / "such"))])
-    (failure,) = run_workflow(workflow, RunOptions(crash_dir=tmp_path / "crash"))
+    first = _node(double, "a", x=1, log=str(tmp_path / "no" / "such"))
+    workflow, scans = _workflow(tmp_path, first, tmp_path / "log"), {"c": ["1"], "a": []}
+    (failure,) = run_workflow(workflow, RunOptions(crash_dir=tmp_path / "crash"), scans)
     assert isinstance(failure.error, UnexpectedError)
     assert failure.error.kind == "FileNotFoundError"
     assert "No such file or directory" in str(failure.error)
@@ -104,14 +106,17 @@ def test_everything_runs_in_this_process(tmp_path):
     node = _node(double, "good", x=1, log=str(log))
     workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))
     workflow.add_nodes([node])
-    assert run_workflow(workflow, RunOptions(crash_dir=tmp_path / "crash")) == []
+    assert run_workflow(workflow, RunOptions(crash_dir=tmp_path / "crash"), {}) == []
     assert log.read_text().split() == [str(os.getpid())]
 
 
 def test_stop_on_first_crash_starts_nothing_else(tmp_path):
     log = tmp_path / "log"
-    workflow = pe.Workflow(name="wf", base_dir=str(tmp_path))
-    workflow.add_nodes([_complain(BAD, "a"), _node(double, "b", x=1, log=str(log))])
+    workflow, scans = pe.Workflow(name="wf", base_dir=str(tmp_path)), {"a": ["1"], "b": ["2"]}
+    branches = [pe.Workflow(name=name) for name in scans]
+    branches[0].add_nodes([_complain(BAD)])
+    branches[1].add_nodes([_node(double, "good", x=1, log=str(log))])
+    workflow.add_nodes(branches)
     options = RunOptions(crash_dir=tmp_path / "crash", stop_on_first_crash=True)
-    assert [failure.step for failure in run_workflow(workflow, options)] == ["a"]
+    assert [item.scan for item in run_workflow(workflow, options, scans)] == ["1"]
     assert not log.exists()

@@ -59,9 +59,11 @@ def _specs(model: Bundle, sources) -> list[ImageSpec]:  # type: ignore[no-untype
 
 def _run(folder: Path, model: Bundle, *sources: LowFieldSource, work: str = "work"):  # type: ignore[no-untyped-def]
     run = RunSpec(Settings(folder, folder / "out", skull_strip="skip"))
-    workflow = init_participant_wf("wf", _specs(model, sources), run)
+    specs = _specs(model, sources)
+    workflow = init_participant_wf("wf", specs, run)
     workflow.base_dir = str(folder / work)
-    failures = run_workflow(workflow, RunOptions(folder / "crash"))
+    parts = {f"{image.name}_wf": [s.stem for s in image.parts] for image in specs}
+    failures = run_workflow(workflow, RunOptions(folder / "crash"), parts)
     return failures, [from_json(ScanReport, record) for record in records(workflow)]
 
 

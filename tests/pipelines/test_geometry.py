@@ -123,7 +123,7 @@ def _through(
         made = prepare_scan(branch)
         for grid in branch.grids:
             add_grid(branch, grid, made)
-        assert run_workflow(workflow, RunOptions(folder / "crash")) == []
+        assert run_workflow(workflow, RunOptions(folder / "crash"), {}) == []
     files = {
         "preproc": "copies_wf/prepare/native",
         "mask": "copies_wf/prepare/mask",

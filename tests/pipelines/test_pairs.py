@@ -34,8 +34,10 @@ def source(tmp_path_factory) -> PairSource:
 
 
 def _prepare(out: Path, *pairs: PairSource, **options):
-    how = PairOptions(Settings(out, out / "out", **options), FRAME)
-    return prepare_pairs("01", pairs, how, work_dir=out / "work", options=RunOptions(out / "logs"))
+    """Return the names of the pairs that were made and that were there, and what failed."""
+    how = PairOptions(Settings(out, out / "out", work_dir=out / "work", **options), FRAME)
+    made, kept, failed = prepare_pairs(pairs, how, RunOptions(out / "logs"))
+    return [pair.name for pair in made], [pair.name for pair in kept], failed
 
 
 @pytest.mark.slow
@@ -44,10 +46,9 @@ def test_a_pair_from_scans_to_training(source, tmp_path) -> None:
     broken = replace(broken, path=tmp_path / "sub-01" / "ses-HF" / "anat" / f"{broken.stem}.nii.gz")
     broken.path.parent.mkdir(parents=True)
     broken.path.write_bytes(b"not an image")
-    found = _prepare(tmp_path, source, replace(source, hf=broken))
-    assert found.made == (source.name,)
-    assert [*found.failed] == [broken.stem]
-    assert str(broken.path) in str(found.failed[broken.stem].error)
+    made, _, (failed,) = _prepare(tmp_path, source, replace(source, hf=broken))
+    assert (made, failed.scan) == ([source.name], broken.relative_path)
+    assert str(broken.path) in failed.message
 
     (pair,) = find_prepared(tmp_path / "out", contrast="T1w")
     assert not pair.doubts
@@ -69,10 +70,8 @@ def test_a_pair_from_scans_to_training(source, tmp_path) -> None:
     truth = np.sqrt(data.hf[data.mask])
     assert np.corrcoef(truth, data.lf[data.mask])[0, 1] > 0.9
 
-    again = _prepare(tmp_path, source)
-    assert (again.kept, again.made) == ((source.name,), ())
-    other = _prepare(tmp_path, source, random_seed=7)
-    assert other.made == (source.name,)
+    assert _prepare(tmp_path, source) == ([], [source.name], [])
+    assert _prepare(tmp_path, source, random_seed=7) == ([source.name], [], [])
     pair.lf.write_bytes(b"x")
     with pytest.raises(BadDataError, match="cannot be read"):
         read_prepared(pair)
@@ -87,7 +86,7 @@ def test_a_deliberately_misregistered_pair_is_flagged(source, tmp_path) -> None:
         out = tmp_path / str(flagged)
         low = write_scan(out / "mrr", "LF", seen(brain, motion, SHAPE, 3.0))
         pair = PairSource(source.hf, (replace(low, dataset="mrr"),), registered=True)
-        assert _prepare(out, pair).made
+        assert _prepare(out, pair)[0]
         (made,) = find_prepared(out / "out", contrast="T1w")
         assert bool(made.doubts) == flagged
         assert made.sources[1].startswith("bids:mrr:")
