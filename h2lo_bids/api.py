@@ -148,7 +148,9 @@ def synthesize(
     import nibabel as nib
 
     from h2lo_bids.imaging.brain import extract_brain, use_given_mask
-    from h2lo_bids.imaging.resample import conform, lf_mask, resample_mask
+    from h2lo_bids.imaging.normalise import scale_image, to_frame
+    from h2lo_bids.imaging.profile import check_range, measure, measure_output
+    from h2lo_bids.imaging.resample import lf_mask, spacing_of
     from h2lo_bids.imaging.voxels import VoxelResponse
     from h2lo_bids.synthesis.options import EngineOptions
     from h2lo_bids.synthesis.predict import fastest_precision, predict_on_grid
@@ -159,11 +161,9 @@ def synthesize(
     if arrays:
         image = _image_of(image, affine)
         mask = mask if mask is None else _image_of(np.asarray(mask, np.float32), affine)
-    given = mask is not None
-    found = use_given_mask(mask, image) if given else extract_brain(image, threads=threads)
-    frame = conform(image, bundle.frame, mask=found.image)
-    inside = np.asarray(resample_mask(found.image, frame.shape, frame.affine).dataobj) > 0
-    scaled, profile = _scaled(np.asarray(frame.dataobj), inside, frame.affine, bundle)
+    found = extract_brain(image, threads=threads) if mask is None else use_given_mask(mask, image)
+    how = {"contrast": bundle.contrast, "scaling": bundle.scaling}
+    frame, inside, scaled = to_frame(image, found.image, bundle.frame, **how)
     wanted, grid, response = np.asarray(found.image.dataobj) > 0, image.affine, None
     if voxel_size is not None:
         wanted, grid = lf_mask(wanted, image.affine, tuple(float(s) for s in voxel_size))
@@ -171,11 +171,22 @@ def synthesize(
     precision = precision or fastest_precision(bundle, "cpu")
     options = EngineOptions(precision=precision, threads=threads)
     low = predict_on_grid(
-        model.network, scaled, frame.affine, grid, wanted,
+        model.network, scaled.volume, frame.affine, grid, wanted,
         options=options, response=response,
     )  # fmt: skip
     low = np.clip(low, 0.0, 1.0).astype(np.float32)
-    _warn(image, found, low if voxel_size is None else None, wanted, profile, bundle)
+    notes = list(found.notes)
+    if voxel_size is None:
+        brain = np.asarray(inside.dataobj) > 0
+        profile = measure(scaled, brain, list(spacing_of(frame.affine)), contrast=bundle.contrast)
+        high = scale_image(image, found.image, **how).volume
+        notes += check_range(
+            profile, measure_output(low, high, wanted, list(spacing_of(grid))),
+            bundle.metadata.get("input_range"), **how,
+            name=str(image.get_filename() or "the image"),
+        ).warnings  # fmt: skip
+    for line in notes:
+        warnings.warn(line, stacklevel=2)
     return (low, grid) if arrays else nib.Nifti1Image(low, grid)
 
 
@@ -186,36 +197,3 @@ def _image_of(volume: np.ndarray, affine: np.ndarray | None) -> Any:
     if affine is None:
         raise UsageError("an array needs its affine: voxel indices to mm, 4 x 4")
     return nib.Nifti1Image(np.asarray(volume, dtype=np.float32), np.asarray(affine, dtype=float))
-
-
-def _scaled(
-    volume: np.ndarray, inside: np.ndarray, affine: np.ndarray, bundle: Bundle
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Return a brain on the model's scale, and its profile."""
-    from h2lo_bids.imaging.normalise import scale_brain
-    from h2lo_bids.imaging.profile import measure
-    from h2lo_bids.imaging.resample import spacing_of
-
-    sides, contrast = list(spacing_of(affine)), bundle.contrast
-    made = scale_brain(volume, inside, sides, contrast=contrast, scaling=bundle.scaling)
-    return made.volume, measure(made, inside, sides, contrast=contrast)
-
-
-def _warn(
-    image: Any, found: Any, low: np.ndarray | None, inside: np.ndarray, profile: dict[str, float],
-    bundle: Bundle,
-) -> None:  # fmt: skip
-    """Warn of the mask, and of an input or output unlike the training pairs."""
-    from h2lo_bids.imaging.profile import check_range, measure_output
-    from h2lo_bids.imaging.resample import spacing_of
-
-    lines = list(found.notes)
-    if low is not None:
-        high, _ = _scaled(np.asarray(image.dataobj), inside, image.affine, bundle)
-        lines += check_range(
-            profile, measure_output(low, high, inside, list(spacing_of(image.affine))),
-            bundle.metadata.get("input_range"), contrast=bundle.contrast, scaling=bundle.scaling,
-            name=str(image.get_filename() or "the image"),
-        ).warnings  # fmt: skip
-    for line in lines:
-        warnings.warn(line, stacklevel=3)

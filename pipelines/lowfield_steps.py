@@ -26,7 +26,7 @@ from h2lo_bids.imaging.alignment import (
     motion_of,
 )
 from h2lo_bids.imaging.brain import BrainMask
-from h2lo_bids.imaging.normalise import max_normalise
+from h2lo_bids.imaging.normalise import max_normalise, scale_image
 from h2lo_bids.imaging.resample import frame_grid, placed, resample_mask
 from h2lo_bids.io import atomic_write_bytes, save_nifti
 from h2lo_bids.models.frame import Frame
@@ -38,7 +38,7 @@ from pipelines.scan_steps import (
     error_of,
     error_text,
     method_text,
-    scale,
+    scaled_outputs,
     shared_mask,
 )
 
@@ -181,7 +181,8 @@ def fuse_low_field(
     if scaling is None:
         made: dict[str, Any] = {"volume": save_nifti(low, path)}
     else:
-        made = scale(low, mask, path, scaling, contrast, names[0], profiled=True)
+        scaled = scale_image(low, mask, contrast=contrast, scaling=scaling, name=names[0])
+        made = scaled_outputs(low, mask, scaled, path, contrast, scaling)
     if volume is not None:
         short = [replace(part, name=Path(part.name).name) for part in parts]
         made["check"] = check_alignments(short, load_image(volume), brain, fused.coverage)

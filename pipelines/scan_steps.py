@@ -21,10 +21,10 @@ from h2lo_bids.imaging.brain import (
     share_mask,
     use_given_mask,
 )
-from h2lo_bids.imaging.normalise import scale_brain, scaling_facts
+from h2lo_bids.imaging.normalise import Scaled, scale_image, scaling_facts, to_frame
 from h2lo_bids.imaging.orientation import orientation_note
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import conform, resample_mask, spacing_of
+from h2lo_bids.imaging.resample import spacing_of
 from h2lo_bids.io import save_nifti
 from h2lo_bids.models.frame import Frame
 from pipelines.engine import AnyFile, InFile, Label, Source, add, interface, load_image
@@ -121,13 +121,13 @@ def prepare(
     image = load_image(checked)
     image.set_filename(name)
     mask = shared_mask(BrainMask(load_image(mask_file), method), donor_mask, image)
-    conformed = conform(image, Frame.from_dict(frame), mask=mask.image)
-    inside = resample_mask(mask.image, conformed.shape, conformed.affine)
-    words = (scaling, contrast, name)
-    made = scale(conformed, inside, folder / "volume.nii.gz", *words, profiled=True)
+    how = {"contrast": contrast, "scaling": scaling}
+    placed, inside, scaled = to_frame(image, mask.image, Frame.from_dict(frame), **how, name=name)
+    made = scaled_outputs(placed, inside, scaled, folder / "volume.nii.gz", **how)
     if native:
-        found = scale(image, mask.image, folder / "native.nii.gz", *words)
-        made |= {"native": found["volume"], "scaling": found["scaling"]}
+        own = scale_image(image, mask.image, **how, name=name)
+        made["native"] = save_like(image, own.volume, folder / "native.nii.gz")
+        made["scaling"] = scaling_facts(own, **how)
     return {
         **made,
         # A copy even of its own mask: a result must not point into another node's folder.
@@ -145,28 +145,15 @@ Prepare = interface(
 )  # fmt: skip
 
 
-def scale(
-    image: Any,
-    mask: Any,
-    path: Path,
-    scaling: str,
-    contrast: str,
-    name: str,
-    *,
-    profiled: bool = False,
+def scaled_outputs(
+    like: Any, mask: Any, scaled: Scaled, path: Path, contrast: str, scaling: str
 ) -> dict[str, Any]:
-    """Bring a brain to the scale of a model, exactly 0 around it; measure it where asked."""
-    inside, sides = np.asarray(mask.dataobj) > 0, list(spacing_of(image.affine))
-    scaled = scale_brain(
-        np.asarray(image.dataobj), inside, sides, contrast=contrast, scaling=scaling, name=name
-    )
-    profile = {}
-    if profiled:
-        profile = profiles.measure(scaled, inside, sides, contrast=contrast)
+    """Save a model's input on the grid of `like`; describe it and how it was scaled."""
+    inside, sides = np.asarray(mask.dataobj) > 0, list(spacing_of(like.affine))
     return {
-        "volume": save_like(image, scaled.volume, path),
+        "volume": save_like(like, scaled.volume, path),
         "scaling": scaling_facts(scaled, contrast, scaling),
-        "profile": profile,
+        "profile": profiles.measure(scaled, inside, sides, contrast=contrast),
     }
 
 

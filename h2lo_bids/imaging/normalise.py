@@ -17,6 +17,7 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box
+from h2lo_bids.imaging.resample import conform, resample_mask, spacing_of
 
 SCALINGS = ("robust", "max")
 BLOCK_MM = 2.0
@@ -157,6 +158,36 @@ def scale_brain(
     gain = (high - low) / (white - fluid)
     volume = _affine(data, inside, fluid - low / gain, gain)
     return Scaled(volume, ratio, corrected, negative)
+
+
+def scale_image(
+    image: Any, mask: Any, *, contrast: str, scaling: str, name: str = "the image"
+) -> Scaled:
+    """Bring the brain in an image to the scale of a model; see `scale_brain`.
+
+    `image` and `mask` are nibabel images on one grid.
+    """
+    inside, sides = np.asarray(mask.dataobj) > 0, spacing_of(image.affine).tolist()
+    return scale_brain(
+        np.asarray(image.dataobj), inside, sides, contrast=contrast, scaling=scaling, name=name
+    )
+
+
+def to_frame(
+    image: Any, mask: Any, frame: Any, *, contrast: str, scaling: str, name: str = "the image"
+) -> tuple[Any, Any, Scaled]:
+    """Bring a scan to a model's frame and scale, as the model takes it.
+
+    `image` and `mask` are nibabel images on one grid. Returned are both on the frame (see
+    `h2lo_bids.imaging.resample.conform`), and the brain there as `scale_brain` gives it.
+    """
+    placed = conform(image, frame, mask=mask)
+    inside = resample_mask(mask, placed.shape, placed.affine)
+    return (
+        placed,
+        inside,
+        scale_image(placed, inside, contrast=contrast, scaling=scaling, name=name),
+    )
 
 
 def scaling_facts(made: Scaled, contrast: str, scaling: str) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import derivative_path, derivative_uri, write_sidecar
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import UsageError
-from h2lo_bids.imaging.normalise import scale_brain
+from h2lo_bids.imaging.normalise import to_frame
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import conform, lf_mask, placed, resample_mask, spacing_of
+from h2lo_bids.imaging.resample import lf_mask, placed, spacing_of
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import read_json, save_nifti
 from h2lo_bids.models.bundle import Bundle, load_model
@@ -267,11 +267,8 @@ class Images:
         """Return the scan in a model's frame and scale, as participant has it, and its affine."""
         if bundle.sha256 not in self._frames:
             path = self.scan.path
-            image = conform(load_checked(path).image, bundle.frame, mask=self.mask)
-            inside = resample_mask(self.mask, image.shape, image.affine)
-            scaled = scale_brain(
-                np.asarray(image.dataobj), np.asarray(inside.dataobj) > 0,
-                spacing_of(image.affine).tolist(),
+            image, _, scaled = to_frame(
+                load_checked(path).image, self.mask, bundle.frame,
                 contrast=self.scan.suffix, scaling=bundle.scaling, name=str(path),
             )  # fmt: skip
             self._frames[bundle.sha256] = scaled.volume, image.affine

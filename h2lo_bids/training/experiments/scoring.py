@@ -17,7 +17,7 @@ from h2lo_bids.evaluation.realism import Appearance, appearance
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Realism, Score
 from h2lo_bids.evaluation.table import tabulate, write_tables
 from h2lo_bids.imaging.brain import extract_brain, find_weights
-from h2lo_bids.imaging.normalise import scale_brain
+from h2lo_bids.imaging.normalise import to_frame
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample_mask
 from h2lo_bids.io import digest, read_json, write_json
@@ -179,14 +179,12 @@ def _predict(
         given = pair.scaled(bundle.scaling, bundle.contrast, prepared.frame.spacing)
         return predict_pair(run.model, given, options, seed)
     mask: Any = nib.load(prepared.mask)  # type: ignore[attr-defined]
-    volume = conform(nib.load(prepared.source), bundle.frame, mask=mask)  # type: ignore[attr-defined]
-    inside = resample_mask(mask, volume.shape, volume.affine)
-    normalised = scale_brain(
-        np.asarray(volume.dataobj), np.asarray(inside.dataobj) > 0, bundle.frame.spacing,
+    placed, _, scaled = to_frame(
+        nib.load(prepared.source), mask, bundle.frame,  # type: ignore[attr-defined]
         contrast=bundle.contrast, scaling=bundle.scaling, name=prepared.source.name,
-    ).volume  # fmt: skip
+    )  # fmt: skip
     return predict_on_grid(
-        run.model, normalised, volume.affine, mask.affine, pair.mask,
+        run.model, scaled.volume, placed.affine, mask.affine, pair.mask,
         options=options, seed=scan_seed(seed, pair.name),
     )  # fmt: skip
 
