@@ -202,12 +202,8 @@ def examine(
         if scan.stem not in by_stem:
             continue
         send({"event": "step", "step": f"{scan.stem} {STEP}"})
-
-        def bundle_of(condition: Any, suffix: str = scan.suffix) -> Any:
-            return load(suffix, condition.model)
-
         try:
-            found = Examination(Images(scan, settings, options, bundle_of)).run()
+            found = Examination(Images(scan, settings, options, load)).run()
         except H2loError as err:
             failed.append(Failed(scan.relative_path, STEP, err))
             continue

@@ -125,6 +125,7 @@ def add_noise(
     to_frame: Callable[[np.ndarray], np.ndarray] | None = None,
     scale: float = 1.0,
     acquired: bool = False,
+    drawn: tuple[float, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Draw one noisy image of a prediction: float32 in [0, 1], exactly 0 outside the mask.
 
@@ -156,6 +157,8 @@ def add_noise(
         its power only that in the band is drawn, see `share_in_band`; it is the noise of
         one scan where that is known, see `NoiseModel.of_one_scan`. On any other grid the
         noise of the pairs' own voxels is shown.
+    drawn
+        `unit_noise` of the same mask, affine, seed and realisation, where it is at hand.
     """
     if acquired and to_frame is not None:
         raise ValueError("voxels that a scan acquired lie along straight axes")
@@ -166,7 +169,7 @@ def add_noise(
     affine, inside = np.asarray(affine, np.float64), prediction[mask]
     if acquired:
         model = model.of_one_scan(inside, affine[:3, :3])
-    level, shape = unit_noise(
+    level, shape = drawn or unit_noise(
         mask, affine, model, seed=seed, realisation=realisation, to_frame=to_frame,
         acquired=acquired,
     )  # fmt: skip

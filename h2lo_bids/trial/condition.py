@@ -37,7 +37,7 @@ from h2lo_bids.outputs import (
 )
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.settings.options import PROFILES
-from h2lo_bids.synthesis.noise import NoiseModel, scan_seed, unit_noise
+from h2lo_bids.synthesis.noise import NoiseModel, add_noise, scan_seed, unit_noise
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 
@@ -193,11 +193,11 @@ class Images:
         scan: Scan,
         settings: Settings,
         options: EngineOptions,
-        bundle_of: Callable[[Condition], Bundle],
+        load: Callable[[str, Path | None], Bundle],
     ) -> None:
-        self.scan, self.settings, self.options = scan, settings, options
+        self.scan, self.settings, self.options, self._load = scan, settings, options, load
         self.conditions, self.grids = conditions_of(settings), grids_of(settings)
-        self.out_dir, self.seed, self.bundle_of = settings.out_dir, settings.random_seed, bundle_of
+        self.out_dir, self.seed = settings.out_dir, settings.random_seed
         self.paths = output_paths(self.out_dir, scan, self.grids)
         mask: Any = nib.load(self.paths["mask"])
         self.mask, self.brain = mask, np.asarray(mask.dataobj) > 0
@@ -208,7 +208,7 @@ class Images:
         """Write those of the conditions; return the high-field image and all noise-free ones."""
         high = _voxels(self.paths["preproc"])
         images = [Image(HIGH, NATIVE, high, self.brain, self.mask.affine), *self._plain()]
-        images += [self._image(condition) for condition in self.conditions]
+        images += map(self._image, self.conditions)
         # Of rated realisations only those are written that readers may see: one of a condition.
         written = self.settings.level != "trial" or self.settings.reader_set
         if written and any(c.realisations for c in self.conditions):
@@ -240,7 +240,7 @@ class Images:
 
     def _image(self, condition: Condition) -> Image:
         """Return the noise-free image of a condition, in [0, 1]: as it is there, or synthesized."""
-        bundle, grid = self.bundle_of(condition), condition.grid
+        bundle, grid = self._load(self.scan.suffix, condition.model), condition.grid
         brain, affine, response = self.brain, self.mask.affine, None
         if condition.lf_grid is not None:
             brain, affine = lf_mask(brain, affine, condition.lf_grid)
@@ -291,45 +291,40 @@ class Images:
         Conditions on one grid of one model share their draws, number by number, so that they
         can be compared in pairs.
         """
-        groups: dict[tuple[str, str], tuple[Bundle, list[tuple[int, float, Image]]]] = {}
+        groups: dict[Any, list[Image]] = {}
         for image in images:
             if image.source is not None:
                 condition, bundle = image.source
-                count = min(condition.realisations, most or condition.realisations)
-                key = (repr(condition.lf_grid), bundle.sha256)
-                members = groups.setdefault(key, (bundle, []))[1]
-                members.append((count, condition.noise_scale, image))
-        for bundle, members in groups.values():
-            yield from self._draw(bundle, members)
+                groups.setdefault((condition.lf_grid, bundle.sha256), []).append(image)
+        for members in groups.values():
+            yield from self._draw(members, most)
 
     def _draw(
-        self, bundle: Bundle, members: Sequence[tuple[int, float, Image]]
+        self, members: Sequence[Image], most: int | None
     ) -> Iterator[tuple[int, Image, np.ndarray]]:
-        """Draw noise as ``--noise calibrated`` does; members have count, scale and image."""
+        """Draw noise on one grid of one model as ``--noise calibrated`` does."""
+        sources = [image.source for image in members if image.source is not None]
+        (_, bundle), first = sources[0], members[0]
         if "noise" not in bundle.metadata:
             raise UsageError(
                 f"{bundle.path}: has no noise model, and the observer needs noise; give --model "
                 "one that `h2lo bids_dir out_dir group` fitted"
             )
         model, (_, frame) = NoiseModel.from_dict(bundle.metadata["noise"]), self._frame(bundle)
-        _, _, (_, grid, _, brain, affine, _) = members[0]
-        to_mm = np.diag([*spacing_of(frame), 1.0]) @ np.linalg.inv(frame) @ affine
-        words = [self.seed, zlib.crc32(self.scan.stem.encode())]
-        values = [image.data[brain] for *_, image in members]
-        acquired = grid.kind == "lf"
-        models = [model.of_one_scan(v, to_mm[:3, :3]) if acquired else model for v in values]
-        deviations = [m.deviation(v) for m, v in zip(models, values, strict=True)]
-        for number in range(1, max(count for count, *_ in members) + 1):
-            level, noise = unit_noise(
-                brain, to_mm, models[0], seed=words, realisation=number, acquired=acquired
-            )
-            for (count, scale, image), plain, deviation in zip(
-                members, values, deviations, strict=True
-            ):
+        affine = np.diag([*spacing_of(frame), 1.0]) @ np.linalg.inv(frame) @ first.affine
+        how: dict[str, Any] = {"seed": [self.seed, zlib.crc32(self.scan.stem.encode())]}
+        how["acquired"] = acquired = first.grid.kind == "lf"
+        brain = first.data[first.brain]
+        one = model.of_one_scan(brain, affine[:3, :3]) if acquired else model
+        counts = [min(c.realisations, most or c.realisations) for c, _ in sources]
+        for number in range(1, max(counts) + 1):
+            drawn = unit_noise(first.brain, affine, one, realisation=number, **how)
+            for image, count, (condition, _) in zip(members, counts, sources, strict=True):
                 if number <= count:
-                    noisy = np.zeros(brain.shape, dtype=np.float32)
-                    noisy[brain] = np.clip(plain + scale * level * deviation * noise, 0, 1)
-                    yield number, image, noisy
+                    yield number, image, add_noise(
+                        image.data, image.brain, affine, model, realisation=number,
+                        scale=condition.noise_scale, drawn=drawn, **how,
+                    )  # fmt: skip
 
     def _write_realisations(self, images: Sequence[Image], most: int | None) -> None:
         """Write the noisy images of the conditions that have any."""

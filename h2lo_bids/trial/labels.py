@@ -153,15 +153,16 @@ def response_lines(
     new_shape: Sequence[int],
     new_affine: np.ndarray,
     response: VoxelResponse,
-) -> list[np.ndarray] | None:
+) -> list[np.ndarray]:
     """Return what each voxel of a grid along the same axes averages of the old ones.
 
-    For each axis (new, old); a row sums to 1 where the old grid covers the voxel. None where
-    both grids are one. In the plane the voxel's length counts, across the slices the profile.
+    For each axis (new, old), for `weigh_by_axis`; a row sums to 1 where the old grid
+    covers the voxel. Empty where both grids are one. In the plane the voxel's
+    length counts, across the slices the profile.
     """
     step = np.linalg.inv(affine) @ new_affine
     if tuple(shape) == tuple(new_shape) and np.allclose(step, np.eye(4), atol=1e-4):
-        return None
+        return []
     old, new = spacing_of(affine), spacing_of(new_affine)
     slices = slice_axis(new.tolist())
     lines = []
@@ -177,15 +178,6 @@ def response_lines(
         weights = slice_profile(kind, where, thick).mean(axis=2)
         lines.append((weights / weights.sum(axis=1, keepdims=True))[:, pad:-pad])
     return lines
-
-
-def carry(share: np.ndarray, lines: Sequence[np.ndarray] | None) -> np.ndarray:
-    """Carry shares, (X, Y, Z), to the grid of `response_lines`; float32."""
-    out = np.asarray(share, dtype=np.float32)
-    for axis, weights in enumerate(lines or ()):
-        moved = np.tensordot(weights.astype(np.float32), out, (1, axis))
-        out = np.moveaxis(moved, 0, axis)
-    return np.ascontiguousarray(out)
 
 
 def carry_label(label: Label, move: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

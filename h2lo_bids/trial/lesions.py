@@ -176,36 +176,24 @@ def find_lesions(head: Anatomy) -> tuple[tuple[Place, ...], int]:
     return tuple(replace(p, number=n) for n, p in enumerate(places, start=1)), outside
 
 
-class _Setting(NamedTuple):
-    """Where a place lies: tissue near it and in it, shares by `_CODES`; its ring's level."""
+def _alike(place: Place, lesion: Place, head: Anatomy) -> bool:
+    """Whether a healthy place may stand for what would be there without the lesion."""
 
-    near: np.ndarray
-    inside: np.ndarray
-    host: int
-    level: float
+    def shares(of: Place, least: float, most: float) -> np.ndarray:
+        """Return the share of each tissue, by `_CODES`, at these distances from a place."""
+        near = (of.far > least) & (of.far <= most) & (head.from_lesions[of.box] > 0)
+        counts = np.bincount(head.tissue[of.box][near], minlength=4)
+        return counts / max(counts.sum(), 1)
 
-    @classmethod
-    def of(cls, place: Place, head: Anatomy) -> _Setting:
-        tissue, clear = head.tissue[place.box], head.from_lesions[place.box] > 0
+    def level(of: Place) -> float:
+        return float((head.image[of.box] * of.ring).sum() / max(of.ring.sum(), 1))
 
-        def shares(where: np.ndarray) -> np.ndarray:
-            counts = np.bincount(tissue[where], minlength=4)
-            return counts / max(counts.sum(), 1)
-
-        near = shares(clear & (place.far > 0) & (place.far <= REACH))
-        # Next to a lesion its rim is, which looks like other tissue.
-        rim = shares(clear & (place.far > GAP) & (place.far <= GAP + 2))
-        level = (head.image[place.box] * place.ring).sum() / max(place.ring.sum(), 1)
-        host = int(np.argmax(rim[1:3])) + 1
-        return cls(near, shares(place.share > 0), host, float(level))
-
-    def like(self, lesion: _Setting) -> bool:
-        """Whether this healthy place may stand for what would be there without the lesion."""
-        return bool(
-            self.inside[lesion.host] >= _HOST
-            and np.abs(self.near - lesion.near).sum() / 2 <= _TISSUE
-            and abs(self.level - lesion.level) <= _LEVEL * abs(lesion.level)
-        )
+    # The lesion lies in what is around its rim, which looks like other tissue as itself does.
+    host = int(np.argmax(shares(lesion, GAP, GAP + 2)[1:3])) + 1
+    inside = (head.tissue[place.box][place.share > 0] == host).mean()
+    apart = np.abs(shares(place, 0, REACH) - shares(lesion, 0, REACH)).sum() / 2
+    gap = abs(level(place) - level(lesion))
+    return bool(inside >= _HOST and apart <= _TISSUE and gap <= _LEVEL * abs(level(lesion)))
 
 
 def healthy_places(lesions: Sequence[Place], head: Anatomy, *, seed: int = 0) -> Iterator[Place]:
@@ -221,7 +209,7 @@ def healthy_places(lesions: Sequence[Place], head: Anatomy, *, seed: int = 0) ->
     where = np.argwhere(healthy & (head.tissue < 3))
     depths, back = head.depth[tuple(where.T)], np.linalg.inv(head.affine)
     for lesion in lesions:
-        rng, setting = np.random.default_rng([seed, lesion.number]), _Setting.of(lesion, head)
+        rng = np.random.default_rng([seed, lesion.number])
         share, far = (np.flip(array, across) for array in (lesion.share, lesion.far))
         turned = replace(lesion, share=share, far=far)
         opposite = (back @ head.reflection @ [*lesion.centre, 1.0])[:3]
@@ -238,9 +226,7 @@ def healthy_places(lesions: Sequence[Place], head: Anatomy, *, seed: int = 0) ->
                 continue
             place = shape.at(at, kind, head)
             gaps = [np.linalg.norm(np.subtract(place.centre, p.centre)) for p in chosen]
-            if min(gaps, default=np.inf) > lesion.diameter and _Setting.of(place, head).like(
-                setting
-            ):
+            if min(gaps, default=np.inf) > lesion.diameter and _alike(place, lesion, head):
                 chosen.append(replace(place, rank=len(chosen) + 1))
             if len(chosen) == PLACES:
                 break
@@ -262,14 +248,14 @@ class Shown(NamedTuple):
         return (self.inside > 0) | (self.around > 0)
 
 
-def shown(place: Place, lines: Sequence[np.ndarray] | None, brain: np.ndarray) -> Shown | None:
+def shown(place: Place, lines: Sequence[np.ndarray], brain: np.ndarray) -> Shown | None:
     """Carry a place to an output's grid, of this brain, by partial volume.
 
     `lines` are of `h2lo_bids.trial.labels.response_lines`. None is returned where no voxel of
     the brain there holds the place, or none its ring.
     """
     share, ring, corner = place.share, place.ring, list(place.corner)
-    for axis, weights in enumerate(lines or ()):
+    for axis, weights in enumerate(lines):
         part = weights[:, corner[axis] : corner[axis] + share.shape[axis]]
         rows = np.flatnonzero(part.any(axis=1))
         if not len(rows):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +20,8 @@ from h2lo_bids.bids.derivatives import (
 )
 from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.evaluation.realism import noise_deviation
-from h2lo_bids.imaging.resample import placed, resample, spacing_of
-from h2lo_bids.io import atomic_write_bytes, read_json, save_nifti, write_json
+from h2lo_bids.imaging.resample import placed, resample, spacing_of, weigh_by_axis
+from h2lo_bids.io import atomic_write_bytes, read_json, save_nifti, sha256, write_json
 from h2lo_bids.outputs import Grid
 from h2lo_bids.trial import labels as lb
 from h2lo_bids.trial import lesions as ls
@@ -159,7 +158,7 @@ class Examination:
                 image_of(share), space.shape, space.affine, order=1
             ).get_fdata(dtype=np.float32)
         lines = self._lines(grid, space.shape, space.affine)
-        return lambda share: lb.carry(share, lines)
+        return lambda share: weigh_by_axis(share, [line.astype(np.float32) for line in lines])
 
     def _lines(self, grid: Grid, shape: Sequence[int], affine: np.ndarray) -> Any:
         """Return what the voxels of a grid along the scan's axes average of the scan's."""
@@ -217,11 +216,10 @@ class Examination:
         table, sidecar, pictures = result_files(
             self._images.out_dir, "trial_ratings", scan=f"{self._scan.stem}_{label.name}"
         )
-        bundles = [self._images.bundle_of(c) for c in self._images.conditions]
-        sha256 = hashlib.sha256(label.path.read_bytes()).hexdigest()
+        bundles = [image.source[1] for image in images if image.source]
         digest = self._images.digest(
             self._images.conditions, [b.sha256 for b in bundles], self._images.seed,
-            self._images.options, sha256, list(RATINGS),
+            self._images.options, sha256(label.path.read_bytes()), list(RATINGS),
         )  # fmt: skip
         if digest_of(table) == digest:
             return

@@ -8,11 +8,10 @@ import pytest
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.imaging.resample import lf_grid
+from h2lo_bids.imaging.resample import lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.trial.labels import (
     Label,
-    carry,
     carry_label,
     find_label,
     load_label,
@@ -122,16 +121,16 @@ def lines_to(sides, profile="box"):
 
 def test_partial_volume_is_the_share_of_the_voxel():
     share = ball((9.5, 11.5, 7.5), 4).astype(float)
-    found = carry(share, lines_to((2.5, 2, 5)))
+    found = weigh_by_axis(share, lines_to((2.5, 2, 5)))
     truth = brute_force(share, *lf_grid(AFFINE, SHAPE, (2.5, 2, 5)))
     assert found == pytest.approx(truth, abs=0.02)
     assert found.sum() * 25 == pytest.approx(share.sum(), rel=1e-5)
-    assert response_lines(SHAPE, AFFINE, SHAPE, AFFINE, VoxelResponse()) is None
+    assert response_lines(SHAPE, AFFINE, SHAPE, AFFINE, VoxelResponse()) == []
 
 
 def test_a_gaussian_slice_reaches_its_neighbours_and_keeps_the_volume():
     share = ball((9.5, 11.5, 7.5), 3).astype(float)
-    box, gauss = (carry(share, lines_to((1, 1, 4), kind)) for kind in ("box", "gauss"))
+    box, gauss = (weigh_by_axis(share, lines_to((1, 1, 4), kind)) for kind in ("box", "gauss"))
     assert (gauss > 0.01).sum() > (box > 0.01).sum()
     assert gauss.sum() == pytest.approx(box.sum(), rel=0.03)
 
@@ -140,6 +139,6 @@ def test_a_segmentation_keeps_whole_numbers():
     data = np.zeros(SHAPE, np.int32)
     data[4:10, 4:20, 4:12], data[10:16, 4:20, 4:12] = 5, 9
     label = Label("x", "f", "dseg", data, {})
-    found = carry_label(label, lambda share: carry(share, lines_to((2, 2, 4))))
+    found = carry_label(label, lambda share: weigh_by_axis(share, lines_to((2, 2, 4))))
     assert set(np.unique(found)) == {0, 5, 9}
     assert np.count_nonzero(found == 5) * 16 == np.count_nonzero(data == 5)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from h2lo_bids.imaging.resample import lf_grid
+from h2lo_bids.imaging.resample import lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.lesions import Lesion, lesion_share
-from h2lo_bids.trial.labels import carry, response_lines
+from h2lo_bids.trial.labels import response_lines
 from h2lo_bids.trial.lesions import (
     LESION,
     MATCHED,
@@ -113,17 +113,17 @@ def test_partial_volume_dilutes_a_small_lesion_and_keeps_its_volume():
     assert lesion.kind == LESION
     shape, affine = lf_grid(AFFINE, SHAPE, (2, 2, 8))
     lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
-    low = shown_on(lesion, lines, carry(BRAIN, lines) > 0.5)
+    low = shown_on(lesion, lines, weigh_by_axis(BRAIN, lines) > 0.5)
     assert low.share.sum() * 32 == pytest.approx(lesion.volume, rel=1e-4)
     image = np.where(mask, 1.0, 0.5)
-    full = measure(image, shown_on(lesion, None, BRAIN), 0.1)
+    full = measure(image, shown_on(lesion, [], BRAIN), 0.1)
     assert (full.mean, full.contrast, full.cnr) == (
         pytest.approx(1), pytest.approx(1), pytest.approx(5)
     )  # fmt: skip
-    diluted = measure(carry(image, lines), low, 0.1)
+    diluted = measure(weigh_by_axis(image, lines), low, 0.1)
     assert 0.1 < diluted.contrast < 0.6
 
 
 def test_a_place_that_no_voxel_of_the_brain_holds_is_not_shown():
     lesion = find_lesions(head(balls(((14, 0, 0), 4))))[0][0]
-    assert shown_on(lesion, None, np.zeros(SHAPE, dtype=bool)) is None
+    assert shown_on(lesion, [], np.zeros(SHAPE, dtype=bool)) is None

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from h2lo_bids.imaging.resample import lf_grid
+from h2lo_bids.imaging.resample import lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.lesions import Lesion, plant_lesions
-from h2lo_bids.trial.labels import carry, response_lines
+from h2lo_bids.trial.labels import response_lines
 from h2lo_bids.trial.lesions import Anatomy, find_lesions, healthy_places, shown
 from h2lo_bids.trial.observer import CHANNELS, Observers, channel_weights, segment
 from h2lo_bids.trial.statistics import delong, hotelling_ratings
@@ -37,11 +37,11 @@ def planted(diameter: float, contrast: float):
 def areas(diameter, contrast, noise, sides=None, realisations=100):
     """Areas under both observers' curves for one lesion in white noise."""
     image, *places = planted(diameter, contrast)
-    affine, brain, lines = AFFINE, BRAIN, None
+    affine, brain, lines = AFFINE, BRAIN, []
     if sides:
         shape, affine = lf_grid(AFFINE, SHAPE, sides)
         lines = response_lines(SHAPE, AFFINE, shape, affine, VoxelResponse())
-        image, brain = carry(image, lines), carry(BRAIN, lines) > 0.5
+        image, brain = weigh_by_axis(image, lines), weigh_by_axis(BRAIN, lines) > 0.5
         noise = noise / math.sqrt(np.prod(sides))
     seen = [(place, shown(place, lines, brain)) for place in places]
     observers, rng = Observers(seen, brain, affine, "T2w"), np.random.default_rng(0)
@@ -62,7 +62,7 @@ def areas(diameter, contrast, noise, sides=None, realisations=100):
 
 def test_the_cnr_observer_reaches_the_closed_form_in_white_noise():
     image, lesion, _ = planted(8, 0.1)
-    own = shown(lesion, None, BRAIN)
+    own = shown(lesion, [], BRAIN)
     weights = own.inside - own.around
     signal, sigma = (image[own.box] * weights).sum(), 0.6
     dprime = signal / (sigma * np.linalg.norm(weights))
@@ -72,7 +72,7 @@ def test_the_cnr_observer_reaches_the_closed_form_in_white_noise():
 
 def test_channels_of_a_signal_known_exactly_reach_the_matched_filter():
     image, lesion, _ = planted(9, 0.2)
-    own = shown(lesion, None, BRAIN)
+    own = shown(lesion, [], BRAIN)
     weights = channel_weights(own, np.ones(3))
     assert weights.shape[0] == CHANNELS
     assert np.allclose(weights.sum(axis=(1, 2, 3)), 0, atol=1e-3)
@@ -110,7 +110,7 @@ def test_thick_slices_hide_small_lesions():
 
 def test_the_segmenter_finds_the_volume_without_noise():
     image, lesion, twin = planted(10, 0.4)
-    own = shown(lesion, None, BRAIN)
+    own = shown(lesion, [], BRAIN)
     assert segment(image, own, 1.0) == pytest.approx(lesion.volume, rel=0.02)
     assert segment(image, own, -1.0) == 0  # the wrong sign
-    assert segment(image, shown(twin, None, BRAIN), 1.0) == 0
+    assert segment(image, shown(twin, [], BRAIN), 1.0) == 0
