@@ -237,7 +237,7 @@ def test_what_was_not_chosen_stops_nobody(tmp_path: Path) -> None:
     )
     put(root / "participants.tsv", "participant_id\n99\n")
     annex(root / anat("03", None, "T1w"))
-    found = find(root, participant_labels=("01", "03", "04"))
+    found = find(root, participant_label=("01", "03", "04"))
     assert [scan.subject for scan in found.scans] == ["01"]
     assert sorted(problem.exit_code for problem in found.problems) == [65, 66]
 
