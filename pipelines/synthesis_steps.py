@@ -174,7 +174,7 @@ def register_to_template(
     moving, mask, space = load_image(in_file), load_image(mask_file), load_image(template)
     moving.set_filename(name)
     fixed = _template_brain(template, template_mask, threads)
-    found = registration.register(moving, fixed, folder, transform=transform, seed=seed, threads=1)
+    found = registration.register(moving, fixed, folder, transform=transform, seed=seed)
     share = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
     inside = np.asarray(registration.warp(share, space, found.forward).dataobj) > 0.5
     moved = np.asarray(registration.warp(moving, space, found.forward).dataobj)

@@ -100,8 +100,7 @@ def align(
 
     Brains are registered by mutual information, from where their centres of
     mass coincide. Where the low-field mask has a volume that this brain cannot
-    have, heads are registered instead, with a note. Uses one ITK thread, as the seed counts
-    on no more; run one registration per process.
+    have, heads are registered instead, with a note. Run one registration per process.
 
     Parameters
     ----------
@@ -131,7 +130,7 @@ def align(
         notes = [f"{name_of(low)}: registered by the head, as its brain mask is doubtful"]
     moving.set_filename(name_of(low))
     fixed.set_filename(name_of(high))
-    found = register(moving, fixed, folder, transform="rigid", seed=seed, threads=1)
+    found = register(moving, fixed, folder, transform="rigid", seed=seed)
     reach = 100.0
     moved = points_before(np.vstack([np.zeros(3), reach * np.eye(3)]), found.forward)
     return from_matvec((moved[1:] - moved[0]).T / reach, moved[0]), notes
@@ -313,8 +312,7 @@ def _entropy(p: np.ndarray) -> float:
 
 def _dice(scan: ScanAt, high_mask: Any) -> float:
     """Return the overlap of both brain masks on the low-field grid."""
-    brain = (np.asarray(high_mask.dataobj) > 0).astype(np.uint8)
-    moved = placed(brain, scan.matrix @ high_mask.affine, high_mask)
+    moved = placed(high_mask.dataobj, scan.matrix @ high_mask.affine, high_mask)
     there = np.asarray(resample_mask(moved, scan.mask.shape, scan.mask.affine).dataobj) > 0
     return dice(there, np.asarray(scan.mask.dataobj) > 0)
 

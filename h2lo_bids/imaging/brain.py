@@ -15,6 +15,7 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.imaging.masks import (
+    bounding_box,
     cut_bridges,
     cut_share,
     dice,
@@ -235,13 +236,14 @@ def stripped_mask(image: Any) -> np.ndarray:
     """Return the brain of a stripped scan: what is not 0, closed by 3 mm and filled."""
     from scipy.ndimage import binary_fill_holes
 
-    nonzero = largest_component(np.asarray(image.dataobj) != 0)
-    spacing = spacing_of(image.affine).tolist()
-    margin = [int(np.ceil(_CLOSE_MM / s)) + 1 for s in spacing]
-    padded = np.pad(nonzero, [(m, m) for m in margin])
+    mask = largest_component(np.asarray(image.dataobj) != 0)
+    box, spacing = bounding_box(mask), spacing_of(image.affine).tolist()
+    margin = int(np.ceil(_CLOSE_MM / min(spacing))) + 1
+    padded = np.pad(mask[box], margin)
     closed = ~within(~within(padded, _CLOSE_MM, spacing), _CLOSE_MM, spacing)
-    inner = tuple(slice(m, -m) for m in margin)
-    return binary_fill_holes(closed[inner] | nonzero)
+    inner = (slice(margin, -margin),) * 3
+    mask[box] = binary_fill_holes(closed[inner] | mask[box])
+    return mask
 
 
 def use_given_mask(mask: Any, image: Any) -> BrainMask:

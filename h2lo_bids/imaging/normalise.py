@@ -66,28 +66,11 @@ class Blocks:
 def max_normalise(data: np.ndarray, mask: np.ndarray, *, name: str = "the image") -> np.ndarray:
     """Divide a brain by its largest value, as the paper does.
 
-    Parameters
-    ----------
-    data
-        Intensities, any real type.
-    mask
-        True in the brain, same shape.
-    name
-        What to call the image in an error.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 in [0, 1], exactly 0 outside the mask; negative values become 0.
-
-    Raises
-    ------
-    BadDataError
-        If the mask is empty or the brain has no positive value.
-    ValueError
-        If the shapes differ.
+    `data` is of any real type. Returned is float32 in [0, 1], exactly 0 outside the mask;
+    negative values become 0. `BadDataError` names the image if its mask is empty or the brain
+    has no positive value.
     """
-    inside = _checked_mask(data, mask, name)
+    inside = _checked(mask, name)
     top = float(np.max(data[inside]))
     if not (np.isfinite(top) and top > 0):
         raise BadDataError(f"{name}: no positive value in its brain mask; check the mask")
@@ -131,11 +114,11 @@ def scale_brain(
     BadDataError
         If the mask is empty, or fluid and white matter do not differ.
     ValueError
-        If the shapes differ or the scaling is unknown.
+        If the scaling is unknown.
     """
     if scaling not in SCALINGS:
         raise ValueError(f"a scaling is one of {SCALINGS}, not {scaling!r}")
-    inside = _checked_mask(data, mask, name)
+    inside = _checked(mask, name)
     negative = float(np.mean(data[inside] < 0))
     if scaling == "max":
         return Scaled(max_normalise(data, inside, name=name), negative=negative)
@@ -261,7 +244,7 @@ def _receive_field(
     places = np.moveaxis(np.indices(means.shape), 0, -1) * size + (np.array(size) - 1) / 2
     smooth = np.exp(log_field(places * np.asarray(spacing)))
     means = (means / smooth).astype(np.float32)
-    ants = start_ants(threads=1, seed=1)
+    ants = start_ants(seed=1)
     voxels = [float(s) * n for s, n in zip(spacing, size, strict=True)]
     rest = ants.n4_bias_field_correction(
         ants.from_numpy(np.maximum(means, means[brain].min()), spacing=voxels),
@@ -286,9 +269,7 @@ def _flat(spread: np.ndarray, share: float) -> np.ndarray:
     return spread <= np.quantile(spread, share) * (1 + 1e-4)
 
 
-def _checked_mask(data: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
-    if data.shape != mask.shape:
-        raise ValueError(f"image and mask differ in shape: {data.shape} and {mask.shape}")
+def _checked(mask: np.ndarray, name: str) -> np.ndarray:
     inside = np.asarray(mask, dtype=bool)
     if not inside.any():
         raise BadDataError(f"{name}: its brain mask is empty; look at the image or give a mask")

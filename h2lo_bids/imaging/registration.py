@@ -35,10 +35,10 @@ class Registration:
     inverse: Path
 
 
-def start_ants(*, threads: int | None = None, seed: int | None = None) -> Any:
-    """Import ANTs with its threads and seed set; only a process's first call counts."""
-    if threads is not None:
-        os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
+def start_ants(seed: int | None = None) -> Any:
+    """Import ANTs, with a seed on one thread; only a process's first call counts."""
+    if seed is not None:
+        os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     import ants
 
     if seed is not None:
@@ -52,11 +52,10 @@ def register(
     fixed: Any,
     folder: str | os.PathLike[str],
     *,
-    transform: str = "syn",
-    seed: int | None = None,
-    threads: int | None = None,
+    transform: str,
+    seed: int,
 ) -> Registration:
-    """Register one image to another by mutual information.
+    """Register one image to another by mutual information, on one thread.
 
     Parameters
     ----------
@@ -66,15 +65,15 @@ def register(
         Existing folder; the transforms are ``forward.h5`` and ``inverse.h5`` there.
     transform
         One of `TRANSFORMS`.
-    seed, threads
-        As for `start_ants`.
+    seed
+        Makes the result the same each time.
 
     Raises
     ------
     BadDataError
         If ANTs cannot align the images.
     """
-    ants = start_ants(threads=threads, seed=seed)
+    ants = start_ants(seed)
     failed = BadDataError(
         f"{name_of(moving)}: cannot be registered to {name_of(fixed)}; look at both images"
     )

@@ -88,14 +88,11 @@ def resample(
     sigma = _blur(image.affine, affine) if order > 0 else np.zeros(3)
     linear = np.where(np.abs(to_source[:3, :3]) < 1e-6, 0.0, to_source[:3, :3])
     if np.count_nonzero(linear) == 3:  # the same numbers as the general way, far faster
-        axes = [int(np.flatnonzero(column)[0]) for column in linear.T]
+        axes, lines = along_axes(to_source, shape)
         weights = [
-            spline_weights(
-                data.shape[old], linear[old, new] * np.arange(shape[new]) + to_source[old, 3],
-                order=order, mode="nearest", sigma=sigma[old],
-            )
-            for new, old in enumerate(axes)
-        ]  # fmt: skip
+            spline_weights(data.shape[a], line, order=order, mode="nearest", sigma=sigma[a])
+            for a, line in zip(axes, lines, strict=True)
+        ]
         values = np.ascontiguousarray(weigh_by_axis(data.transpose(axes), weights))
     else:
         data = gaussian_filter(data, sigma, mode="nearest") if sigma.any() else data
@@ -111,21 +108,23 @@ def _copy(
     data: np.ndarray, shape: tuple[int, ...], to_source: np.ndarray, fill: float
 ) -> np.ndarray:
     """Move whole voxels: transpose, flip, then crop or pad."""
-    order = [int(np.flatnonzero(to_source[:3, new])[0]) for new in range(3)]
-    values = np.full(shape, fill, dtype=np.float32)
-    moved = data.transpose(order)
-    target, source = [], []
-    for new, old in enumerate(order):
-        step, start, length = to_source[old, new], to_source[old, 3], data.shape[old]
-        if step < 0:
-            moved = np.flip(moved, new)
-            start = length - 1 - start
-        first, last = max(0, -start), min(shape[new], length - start)
-        last = max(first, last)
-        target.append(slice(first, last))
-        source.append(slice(first + start, last + start))
-    values[tuple(target)] = moved[tuple(source)]
+    axes, lines = along_axes(to_source, shape)
+    moved, values = data.transpose(axes), np.full(shape, fill, dtype=np.float32)
+    shown = [(line >= 0) & (line < n) for line, n in zip(lines, moved.shape, strict=True)]
+    source = [line[seen] for line, seen in zip(lines, shown, strict=True)]
+    values[np.ix_(*shown)] = moved[np.ix_(*source)]
     return values
+
+
+def along_axes(
+    to_source: np.ndarray, shape: Sequence[int]
+) -> tuple[tuple[int, ...], list[np.ndarray]]:
+    """Return along which old axis each axis of a new grid runs, and where its voxels lie there."""
+    axes = tuple(int(np.argmax(np.abs(column))) for column in to_source[:3, :3].T)
+    return axes, [
+        to_source[old, new] * np.arange(shape[new]) + to_source[old, 3]
+        for new, old in enumerate(axes)
+    ]
 
 
 def spline_weights(

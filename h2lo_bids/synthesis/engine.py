@@ -22,6 +22,9 @@ _POINTS = 32768
 _SMALLEST_TILE = 8
 """Below this side a GPU out of memory has nothing left to give."""
 
+Rows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Maps coordinates (N, 3), and the encoder's features there without the last bias, to (N,)."""
+
 
 def synthesize(
     model: Operator,
@@ -36,8 +39,6 @@ def synthesize(
     is float32, and exactly 0 outside the mask.
     """
     volume, mask = np.asarray(volume, dtype=np.float32), np.asarray(mask, dtype=bool)
-    if volume.ndim != 3 or volume.shape != mask.shape:
-        raise ValueError(f"a volume and its mask share a shape: {volume.shape}, {mask.shape}")
     out = np.zeros(volume.shape, dtype=np.float32)
 
     def on_box(evaluator: Evaluator, box: Box) -> None:
@@ -62,8 +63,6 @@ def synthesize_at(
     position itself. At voxel centres the result is that of `synthesize`.
     """
     volume, points = np.asarray(volume, dtype=np.float32), np.asarray(points, dtype=np.float64)
-    if not np.isfinite(points).all():
-        raise ValueError("points are finite voxel indices")
     last = np.array(volume.shape) - 1
     # The cell of a point on the far border is the last one, so that it has two corners.
     cells = np.clip(np.floor(points), 0, np.maximum(last - 1, 0)).astype(np.int32)
@@ -133,12 +132,9 @@ class Evaluator:
         self._shape = volume.shape
         # PyTorch warns of memory that it may not write to.
         grid = torch.from_numpy(np.require(volume, requirements=["C", "W"]))
-        self._features = FeatureTiles(model.encoder, grid, device, options.dtype)
-        self._rows: _Rows
-        if isinstance(model, ConditionalInr):
-            self._rows = InrRows(model, options.rows, device, volume.shape)
-        else:
-            self._rows = BasisRows(model, options.rows, device)
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        self._features = FeatureTiles(model.encoder, grid, device, dtype)
+        self._rows = rows_of(model, volume.shape, options.rows, device)
 
     def at_voxels(self, box: Box, inside: np.ndarray) -> np.ndarray:
         """Evaluate at those voxels of a box where `inside` is true: (N,) float32."""
@@ -259,91 +255,83 @@ def convolve_one_channel(
     return functional.conv3d(x, weight, bias)
 
 
-class _Rows:
-    """Evaluates what follows the encoder, by blocks of rows that stay in a core's cache.
+def rows_of(model: Operator, shape: Sequence[int], rows: int, device: torch.device) -> Rows:
+    """Return what follows the encoder, evaluated by blocks of rows that stay in a core's cache.
 
     Everything is float32; with `products_in_bfloat16` the matrix products alone round what they
     multiply. Coordinates are added one by one, since a product of matrices may round them.
     """
 
-    _layers: list[tuple[torch.Tensor, torch.Tensor]]
+    def put(values: torch.Tensor) -> torch.Tensor:
+        return values.detach().float().contiguous().to(device)
 
-    def __init__(self, rows: int, device: torch.device, bias: torch.Tensor) -> None:
-        self._rows, self._device = rows, device
-        self._bias = self._put(bias)
+    if isinstance(model, ConditionalInr):
+        block, bias = _inr_rows(model, shape, put), put(model.linears[-1].bias)
+    else:
+        block, bias = _basis_rows(model, put), put(model.bias)
 
-    def _put(self, values: torch.Tensor) -> torch.Tensor:
-        return values.detach().float().contiguous().to(self._device)
+    def evaluate(coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        coordinates = coordinates.to(device)
+        out = torch.empty(len(coordinates), device=device)
+        for start in range(0, len(coordinates), rows):
+            part = slice(start, start + rows)
+            out[part] = block(coordinates[part], features[part])
+        return out.add_(bias)
 
-    def __call__(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """Evaluate at coordinates (N, 3): (N,) float32.
-
-        The features (N, P) are the encoder's there, without the last bias.
-        """
-        coordinates = coordinates.to(self._device)
-        out = torch.empty(len(coordinates), device=self._device)
-        for start in range(0, len(coordinates), self._rows):
-            block = slice(start, start + self._rows)
-            out[block] = self._block(coordinates[block], features[block])
-        return out.add_(self._bias)
-
-    def _block(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+    return evaluate
 
 
-class BasisRows(_Rows):
-    """Evaluates sum_k b_k t_k(x) + beta (Equation 1), the sine's frequency folded into weights."""
+def _basis_rows(model: H2lo, put: Callable[[torch.Tensor], torch.Tensor]) -> Rows:
+    """Evaluate sum_k b_k t_k(x) (Equation 1), the sine's frequency folded into weights."""
+    sine, layers = model.trunk.sine, []
+    linears = [m for m in model.trunk.net.modules() if isinstance(m, torch.nn.Linear)]
+    for index, linear in enumerate(linears):
+        omega = model.architecture.omega if sine and index < len(linears) - 1 else 1.0
+        weight, bias = linear.weight.double() * omega, linear.bias.double() * omega
+        layers.append((put(weight.float().t()), put(bias)))
+    offset = put(model.encoder.convolutions[-1].get_parameter("bias"))
 
-    def __init__(self, model: H2lo, rows: int, device: torch.device) -> None:
-        super().__init__(rows, device, model.bias)
-        self._sine, self._layers = model.trunk.sine, []
-        linears = [m for m in model.trunk.net.modules() if isinstance(m, torch.nn.Linear)]
-        for index, linear in enumerate(linears):
-            omega = model.architecture.omega if self._sine and index < len(linears) - 1 else 1.0
-            weight, bias = linear.weight.double() * omega, linear.bias.double() * omega
-            self._layers.append((self._put(weight.float().t()), self._put(bias)))
-        self._offset = self._put(model.encoder.convolutions[-1].get_parameter("bias"))
-
-    def _block(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        (weight, bias), *others = self._layers
+    def evaluate(coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        (weight, bias), *others = layers
         x = torch.addcmul(bias, coordinates[:, 0:1], weight[0])
         for axis in range(1, len(weight)):
             x.addcmul_(coordinates[:, axis : axis + 1], weight[axis])
         for weight, bias in others:
-            x = x.sin_() if self._sine else x.relu_()
+            x = x.sin_() if sine else x.relu_()
             x = torch.addmm(bias, x, weight)
-        return x.mul_(self._offset + features).sum(-1)
+        return x.mul_(offset + features).sum(-1)
+
+    return evaluate
 
 
-class InrRows(_Rows):
-    """Evaluates the conditional INR's decoder.
+def _inr_rows(
+    model: ConditionalInr, shape: Sequence[int], put: Callable[[torch.Tensor], torch.Tensor]
+) -> Rows:
+    """Evaluate the conditional INR's decoder.
 
     The cell, the scale of the coordinates and the encoder's last bias are the same
     at all positions, so they are folded into the first layer.
     """
+    pairs = [(m.weight.detach().double().t(), m.bias.detach().double()) for m in model.linears]
+    (weight, bias), *others, (last, _) = pairs
+    n = model.architecture.n_features
+    scale = weight.new_tensor(cell_scale(shape))[:, None]
+    cell = weight.new_tensor([2.0 / side for side in shape])
+    before = model.encoder.convolutions[-1].get_parameter("bias").detach().double()
+    bias = bias + cell @ weight[n + 3 :] + before @ weight[:n]
+    position, final = put(weight[n : n + 3] * scale), put(last[:, 0])
+    layers = [(put(w), put(b)) for w, b in [(weight[:n], bias), *others]]
 
-    def __init__(
-        self, model: ConditionalInr, rows: int, device: torch.device, shape: Sequence[int]
-    ) -> None:
-        pairs = [(m.weight.detach().double().t(), m.bias.detach().double()) for m in model.linears]
-        (weight, bias), *others, (last, last_bias) = pairs
-        super().__init__(rows, device, last_bias)
-        n = model.architecture.n_features
-        scale = weight.new_tensor(cell_scale(shape))[:, None]
-        cell = weight.new_tensor([2.0 / side for side in shape])
-        before = model.encoder.convolutions[-1].get_parameter("bias").detach().double()
-        bias = bias + cell @ weight[n + 3 :] + before @ weight[:n]
-        self._position, self._last = self._put(weight[n : n + 3] * scale), self._put(last[:, 0])
-        self._layers = [(self._put(w), self._put(b)) for w, b in [(weight[:n], bias), *others]]
-
-    def _block(self, coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        (weight, bias), *others = self._layers
+    def evaluate(coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        (weight, bias), *others = layers
         x = torch.addmm(bias, features.float(), weight)
         for axis in range(3):
-            x.addcmul_(coordinates[:, axis : axis + 1], self._position[axis])
+            x.addcmul_(coordinates[:, axis : axis + 1], position[axis])
         for weight, bias in others:
             x = torch.addmm(bias, x.relu_(), weight)
-        return (x.relu_() * self._last).sum(-1)
+        return (x.relu_() * final).sum(-1)
+
+    return evaluate
 
 
 @contextlib.contextmanager

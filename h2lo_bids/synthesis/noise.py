@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.imaging.resample import spline_weights, weigh_by_axis
+from h2lo_bids.imaging.resample import along_axes, spline_weights, weigh_by_axis
 from h2lo_bids.models.frame import MAX_VOXELS
 
 PROBES = np.linspace(-4.0, 4.0, 17)
@@ -152,16 +152,14 @@ def add_noise(
     scale
         Factor of the noise.
     acquired
-        Whether the voxels stand for those of a scan. Its noise is bounded by the
-        band of its own voxels, 1 / (2 side), so that larger ones are less noisy: of
+        Whether the voxels stand for those of a scan, without `to_frame`. Its noise is bounded
+        by the band of its own voxels, 1 / (2 side), so that larger ones are less noisy: of
         its power only that in the band is drawn, see `share_in_band`; it is the noise of
         one scan where that is known, see `NoiseModel.of_one_scan`. On any other grid the
         noise of the pairs' own voxels is shown.
     drawn
         `unit_noise` of the same mask, affine, seed and realisation, where it is at hand.
     """
-    if acquired and to_frame is not None:
-        raise ValueError("voxels that a scan acquired lie along straight axes")
     prediction, mask = np.asarray(prediction, np.float32), np.asarray(mask, bool)
     out = np.zeros(prediction.shape, dtype=np.float32)
     if not mask.any():
@@ -213,11 +211,7 @@ def unit_noise(
 
 def _read_along_axes(field: np.ndarray, shape: Sequence[int], to_lattice: np.ndarray) -> np.ndarray:
     """Read a field at a grid whose axes are the lattice's: as point by point, far faster."""
-    axes = [int(np.argmax(np.abs(column))) for column in to_lattice[:3, :3].T]
-    at = [
-        to_lattice[old, new] * np.arange(shape[new]) + to_lattice[old, 3]
-        for new, old in enumerate(axes)
-    ]
+    axes, at = along_axes(to_lattice, shape)
     out = field.transpose(axes)
     if all(np.abs(line - np.rint(line)).max() < _SNAP for line in at):
         whole = (np.rint(v).astype(int) % n for v, n in zip(at, out.shape, strict=True))

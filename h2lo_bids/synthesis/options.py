@@ -42,11 +42,6 @@ class EngineOptions:
         if self.tile < 1 or self.rows < 1 or (self.threads is not None and self.threads < 1):
             raise UsageError("tile, rows and threads must be at least 1")
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type in which matrices are multiplied."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
-
 
 DEFAULTS = EngineOptions()
 

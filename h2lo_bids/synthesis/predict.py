@@ -191,7 +191,7 @@ def deviation_on_grid(
     draw the same for all models.
     """
     mask = np.asarray(target_mask, dtype=bool)
-    number, mean, square = 0, np.zeros(np.count_nonzero(mask)), np.zeros(np.count_nonzero(mask))
+    mean, square = np.zeros((2, np.count_nonzero(mask)))
     for number, model in enumerate(models, start=1):
         image = predict_on_grid(model, volume, volume_affine, target_affine, mask, **how)
         values = np.clip(image[mask], 0.0, 1.0)
@@ -199,8 +199,6 @@ def deviation_on_grid(
         step = values - mean
         mean += step / number
         square += step * (values - mean)
-    if number < 2:
-        raise ValueError(f"a standard deviation needs two models or more, not {number}")
     out = np.zeros(mask.shape, dtype=np.float32)
     out[mask] = np.sqrt(square / (number - 1))
     return out

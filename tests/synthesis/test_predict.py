@@ -252,13 +252,6 @@ def test_the_deviation_of_models_against_brute_force(draw_model, volume):
     assert got[mask].max() > 0.01
 
 
-def test_one_model_has_no_deviation(model, volume):
-    mask = volume > 0.3
-    for models in ([], [model]):
-        with pytest.raises(ValueError, match="two models"):
-            deviation_on_grid(models, volume, np.eye(4), np.eye(4), mask)
-
-
 @pytest.fixture
 def multiplies_in_bfloat16(monkeypatch):
     """Let any processor take part; where it only emulates bfloat16 the digits are the same."""
