@@ -92,13 +92,11 @@ def imitate(
     if path.exists():
         return
     with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder) / "scratch"
-        scratch.mkdir()
         files = [Path(folder) / f"{kind}.nii.gz" for kind in ("hf", "mask")]
         for file, volume in zip(files, (hf, mask), strict=True):
             nib.Nifti1Image(volume.astype(np.float32), np.eye(4)).to_filename(file)
         made = run_command(
-            command, hf=files[0], mask=files[1], contrast=args.contrast, scratch=scratch,
+            command, hf=files[0], mask=files[1], contrast=args.contrast,
             log=args.sites / "simulator.log",
         )  # fmt: skip
     keep(path, hf, made.volume, mask)

@@ -216,9 +216,8 @@ def train_embedded(
         return None
     say(f"best validation at step {best.best_step}: {best.best_psnr:.2f} dB; scoring")
     held_out = held_out_figures(
-        best.model, pairs["test"],
-        given=lambda pair: pair.scaled(options.scaling, contrast, SPACING),
-    )  # fmt: skip
+        best.model, pairs["test"], lambda pair: pair.scaled(options.scaling, contrast, SPACING)
+    )
     write_json(work / "held_out.json", held_out)
     metadata = _metadata(contrast, split, options, best, members) | {
         "held_out": held_out,

@@ -181,12 +181,18 @@ class _Loop:
 
     def run(self) -> None:
         """Step, validate, log and save, up to the end or a signal."""
-        history, record, mark = self._history(), self.record, time.perf_counter()
+        record, budget, mark = self.record, self.options.max_seconds, time.perf_counter()
+        columns = ("step", "rate", *self.trainer.losses, "psnr", "seconds")
+        history = None
+        if self.fabric.is_global_zero:
+            history = History(self.folder / HISTORY, record.step, columns)
         with termination() as asked:
             last = False
             while not last:
                 losses = self._step()
-                late = self._late(record.seconds + time.perf_counter() - mark)
+                spent = record.seconds + time.perf_counter() - mark
+                # Process 0 has the clock.
+                late = budget is not None and self.fabric.broadcast(spent >= budget)
                 # Not at `stop_at` as such: a fit in parts keeps the weights of a whole one.
                 whole = late or record.step == self.options.steps
                 psnr = self._validate() if whole or self._due() else None
@@ -208,11 +214,6 @@ class _Loop:
                         "to go on from there"
                     )
 
-    def _history(self) -> History | None:
-        columns = ("step", "rate", *self.trainer.losses, "psnr", "seconds")
-        path, first = self.folder / HISTORY, self.fabric.is_global_zero
-        return History(path, self.record.step, columns) if first else None
-
     def _step(self) -> Mapping[str, float]:
         record = self.record
         losses = self.trainer.step(record.step, self._place())
@@ -232,11 +233,6 @@ class _Loop:
             return step
         spent = min(self.record.seconds / o.max_seconds, 1.0)
         return max(step, self.fabric.broadcast(int(spent * (o.steps - 1))))
-
-    def _late(self, seconds: float) -> bool:
-        """Return whether the time budget is spent; process 0 has the clock."""
-        budget = self.options.max_seconds
-        return budget is not None and self.fabric.broadcast(seconds >= budget)
 
     def _due(self) -> bool:
         o, step = self.options, self.record.step

@@ -249,13 +249,6 @@ def open_prepared(pairs: Sequence[PreparedPair], cache: Path, scaling: str = "ma
     return opened
 
 
-def prepared_range(pairs: Sequence[PreparedPair], scaling: str) -> dict[str, Any]:
-    """Return `h2lo_bids.training.pairs.training_range` of pairs on disk, one at a time."""
-    return training_range(
-        map(read_prepared, pairs), pairs[0].contrast, pairs[0].frame.spacing, scaling=scaling
-    )
-
-
 def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     import nibabel as nib
 

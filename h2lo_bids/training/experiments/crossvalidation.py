@@ -48,7 +48,7 @@ from h2lo_bids.training.experiments.site import (
     save_site,
     software,
 )
-from h2lo_bids.training.fit import FitResult, fit, prefixed
+from h2lo_bids.training.fit import HISTORY, FitResult, fit, prefixed
 from h2lo_bids.training.methods import ADAPT, shares_steps
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import (
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-RECORD, HISTORY, BUNDLE = "record.json", "history.csv", "bundle"
+RECORD, BUNDLE = "record.json", "bundle"
 _OBJECTS = ("options", "given", "pairs", "fold", "failed", "initial")
 """What a record holds as objects, where it holds it."""
 
@@ -122,6 +122,11 @@ class FoldWork:
             )
         return tuple(sorted(found, key=lambda pair: pair.record.name))
 
+    @property
+    def row_title(self) -> str:
+        """The row of the table, for a person."""
+        return self.method
+
     def method_options(self) -> dict[str, Any]:
         """Return what decides the results besides pairs and fold."""
         raise NotImplementedError
@@ -164,7 +169,7 @@ class FoldJob(FoldWork):
 
     @property
     def row_title(self) -> str:
-        """The row of the table."""
+        """The method, or the arm."""
         return CATALOGUE[self.recipe].title if self.arm is None else self.arm.title
 
     @property
@@ -248,7 +253,7 @@ class FoldJob(FoldWork):
         atomic_write_bytes(self.folder / HISTORY, log.read_bytes())
         measured = {"synthesis_seconds": seconds, "peak_memory_gb": peak_memory()}
         record = {**_record(self, options, result), **measured}
-        write_fold(self, tested, self.row_title, PARTS, record)
+        write_fold(self, tested, record)
         say(f"done; best validation {result.best_psnr:.2f} dB at step {result.best_step}")
 
 
@@ -260,6 +265,11 @@ class CurveJob(FoldWork):
     def task(self) -> str:
         """What it is for."""
         return ENHANCE
+
+    @property
+    def row_title(self) -> str:
+        """The arm."""
+        return find_arm(self.method).title
 
     def method_options(self) -> dict[str, Any]:
         """Return the steps of grey, which decide the curve."""
@@ -273,8 +283,7 @@ class CurveJob(FoldWork):
             pair = read_prepared(prepared)
             score_subject(self, scored, prepared, pair, apply_curve(curve, pair))
         withdraw(self.folder)
-        title = find_arm(self.method).title
-        write_fold(self, scored, title, PARTS, {"parameters": len(curve)})
+        write_fold(self, scored, {"parameters": len(curve)})
 
 
 def fold_done(job: FoldWork) -> bool:
@@ -325,13 +334,13 @@ def score_subject(
 
 
 def write_fold(
-    job: FoldWork, scored: Scored, title: str, parts: Sequence[str], record: Mapping[str, Any]
+    job: FoldWork, scored: Scored, record: Mapping[str, Any], parts: Sequence[str] = PARTS
 ) -> None:
     """Write scores and record of a fold; the record is the last, as it stands for whole results."""
-    titles = {IDENTITY: IDENTITY_TITLES[job.task], job.method: title}
+    titles = {IDENTITY: IDENTITY_TITLES[job.task], job.method: job.row_title}
     scored.write(job.folder, titles)
     common = {
-        "title": title,
+        "title": job.row_title,
         "simulated": any(pair.simulated for pair in job.pairs_in(*parts)),
         **({"detail": scored.detail} if scored.detail else {}),
         "software": software(),
@@ -358,7 +367,7 @@ def run_fold(job: FoldWork, say: Say = lambda line: None, lost: Say = lambda lin
         say("done already")
         return job.folder
     if read_record(job.folder) is not None:
-        say(f"making its results anew: {', '.join(changes(job)) or 'some are missing'}")
+        say("making its results anew: some are missing")
     job.run(say, lost)
     return job.folder
 

@@ -35,6 +35,7 @@ from h2lo_bids.vocabulary import Say
 
 PLACES = ("input", "output", "mask", "contrast")
 """What may stand in braces in a command."""
+PREFIX = "h2lo-external-"
 
 _SAME = 1e-3  # mm by which two grids may differ
 
@@ -100,28 +101,29 @@ def run_command(
     hf: Path,
     mask: Path,
     contrast: str,
-    scratch: Path,
     log: Path,
     limit: float | None = None,
 ) -> Made:
     """Run an external tool on one image, and bring what it makes to the pair's grid and scale.
 
-    It runs in `scratch`, an empty folder, on copies of the images, with nothing on its standard
-    input, for `limit` seconds at most; `log` takes what it prints. The image is resampled
-    linearly if its grid is another, divided by its maximum in the mask and set to 0 outside, as
-    the pair's own images are. Raises `H2loError` if there is no usable image.
+    It runs in an empty folder, on copies of the images, with nothing on its standard input, for
+    `limit` seconds at most; `log` takes what it prints. The image is resampled linearly if its
+    grid is another, divided by its maximum in the mask and set to 0 outside, as the pair's own
+    images are. Raises `H2loError` if there is no usable image.
     """
-    texts = {name: str(scratch / f"{name}.nii.gz") for name in PLACES} | {"contrast": contrast}
-    shutil.copyfile(hf, texts["input"])
-    shutil.copyfile(mask, texts["mask"])
-    words = [str(command.find_program()), *command.words(texts)[1:]]
-    seconds = _run(command.name, words, scratch, log, limit)
-    # The pair's own mask: the command may have spoiled its copy.
-    volume, notes = _read(command.name, Path(texts["output"]), mask, log)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+        texts = {name: str(Path(folder, f"{name}.nii.gz")) for name in PLACES}
+        texts["contrast"] = contrast
+        shutil.copyfile(hf, texts["input"])
+        shutil.copyfile(mask, texts["mask"])
+        words = [str(command.find_program()), *command.words(texts)[1:]]
+        seconds = _run(command.name, words, folder, log, limit)
+        # The pair's own mask: the command may have spoiled its copy.
+        volume, notes = _read(command.name, Path(texts["output"]), mask, log)
     return Made(volume, seconds, notes)
 
 
-def _run(name: str, words: list[str], folder: Path, log: Path, limit: float | None) -> float:
+def _run(name: str, words: list[str], folder: str, log: Path, limit: float | None) -> float:
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with log.open("ab") as stream:
@@ -239,7 +241,7 @@ class ExternalJob(FoldWork):
             "warnings": [*notes, *(f"{name}: not made: {line}" for name, line in failed.items())],
             "failed": failed,
         }
-        write_fold(self, scored, self.method, ("test",), record)
+        write_fold(self, scored, record, ("test",))
 
 
 def _make(job: ExternalJob, prepared: PreparedPair, name: str) -> Made:
@@ -250,19 +252,14 @@ def _make(job: ExternalJob, prepared: PreparedPair, name: str) -> Made:
         known = read_json(account)
         volume = np.load(image, allow_pickle=False)
         return Made(volume, float(known["seconds"]), tuple(known["notes"]))
-    scratch = Path(tempfile.mkdtemp(prefix="h2lo-external-"))
-    try:
-        made = run_command(
-            job.command,
-            hf=prepared.hf,
-            mask=prepared.mask,
-            contrast=job.contrast,
-            scratch=scratch,
-            log=job.work / f"{name}.log",
-            limit=job.limit,
-        )
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    made = run_command(
+        job.command,
+        hf=prepared.hf,
+        mask=prepared.mask,
+        contrast=job.contrast,
+        log=job.work / f"{name}.log",
+        limit=job.limit,
+    )
     with atomic_path(image) as temporary:
         np.save(temporary, made.volume)
     write_json(account, {"seconds": made.seconds, "notes": list(made.notes)})

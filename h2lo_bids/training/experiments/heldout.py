@@ -164,22 +164,18 @@ def nearest(own: Appearance, references: Sequence[Appearance]) -> dict[str, floa
 
 
 def held_out_figures(
-    model: Model,
-    pairs: Sequence[Pair],
-    method: str = "h2lo",
-    *,
-    given: Callable[[Pair], Pair] = lambda pair: pair,
+    model: Model, pairs: Sequence[Pair], given: Callable[[Pair], Pair]
 ) -> dict[str, dict[str, Figures]]:
-    """Score a model on pairs it has not seen."""
+    """Score an embedded model on pairs it has not seen, of which it sees what `given` returns."""
     subjects: dict[str, dict[str, Figures]] = {}
     for pair in pairs:
         subjects[pair.name] = {
-            method: evaluate(predict_pair(model, given(pair)), pair.lf, pair.high_field),
+            "h2lo": evaluate(predict_pair(model, given(pair)), pair.lf, pair.high_field),
             IDENTITY: evaluate(pair.hf, pair.lf, pair.high_field),
         }
     mean = {
         row: {m: float(np.mean([s[row][m] for s in subjects.values()])) for m in METRICS}
-        for row in (method, IDENTITY)
+        for row in ("h2lo", IDENTITY)
     }
     flat: dict[str, dict[str, Figures]] = {"mean": mean}
     return {**flat, **{f"subject {name}": figures for name, figures in subjects.items()}}

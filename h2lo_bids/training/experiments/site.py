@@ -29,7 +29,8 @@ from h2lo_bids.training.pairs import (
     PreparedPair,
     common_frame,
     pairs_fingerprint,
-    prepared_range,
+    read_prepared,
+    training_range,
 )
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
@@ -142,16 +143,26 @@ def site_metadata(
         "held_out" if job.fold.test else "cross_validation": _figures(summary),
         "intended_use": _SITE_USE[job.task],
         "limits": _limits(pairs, kind, options.family),
-        "input_range": prepared_range(job.pairs_in("train"), options.scaling),
+        "input_range": training_range(
+            map(read_prepared, job.pairs_in("train")),
+            job.contrast,
+            pairs[0].frame.spacing,
+            scaling=options.scaling,
+        ),
     }
 
 
 def outcome_of(job: FoldJob, result: FitResult) -> dict[str, Any]:
-    """Return how a fit went, as records and metadata say it."""
+    """Return how a fit began and went, as records and metadata say it."""
+    initial, start = None, job.initial
+    if start is not None:
+        kind = (start.metadata.get("training_data") or {}).get("kind", "unknown")
+        name = start.metadata.get("name", start.path.name)
+        initial = {"name": name, "sha256": start.sha256, "pairs": kind}
     return {
         "steps": result.steps,
         "stalled": result.stalled,
-        "initial": start_of(job.initial),
+        "initial": initial,
         "best_step": result.best_step,
         "best_psnr": finite(result.best_psnr),
         "identity_psnr": finite(result.identity_psnr),
@@ -271,15 +282,6 @@ def finite(value: float) -> float | None:
 def count_parameters(model: Model) -> int:
     """Return the number of a model's parameters."""
     return sum(p.numel() for p in model.parameters())
-
-
-def start_of(bundle: Bundle | None) -> dict[str, Any] | None:
-    """Return what records and metadata say of the model that a fit started from."""
-    if bundle is None:
-        return None
-    kind = (bundle.metadata.get("training_data") or {}).get("kind", "unknown")
-    name = bundle.metadata.get("name", bundle.path.name)
-    return {"name": name, "sha256": bundle.sha256, "pairs": kind}
 
 
 def render_card(template: str, **values: Any) -> str:

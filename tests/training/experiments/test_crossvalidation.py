@@ -140,6 +140,10 @@ def test_the_same_fold_is_skipped_and_what_lacks_made_again(
     assert changes(elsewhere) == ()
     other = dataclasses.replace(job, fold=dataclasses.replace(finished[0].fold, index=2))
     assert changes(other) == ("the division of the subjects",)
+    first = dataclasses.replace(job.pairs[0], fingerprint="of another scan")
+    other = dataclasses.replace(job, pairs=(first, *job.pairs[1:]))
+    assert changes(other) == ("pair sub-01",)
+    assert other.work != job.work
     copy = dataclasses.replace(job, out_dir=tmp_path)
     shutil.copytree(job.folder, copy.folder)
     assert fold_done(copy)
@@ -173,24 +177,6 @@ def test_a_killed_fold_goes_on(tmp_path: Path, finished: tuple[FoldJob, ...], at
     whole = finished[0].folder
     for name in ("bundle/weights.safetensors", "scores.tsv", "pictures.npz"):
         assert (job.folder / name).read_bytes() == (whole / name).read_bytes()
-
-
-@pytest.mark.slow
-def test_changed_pairs_are_fitted_anew_and_named(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    job = jobs_of(tmp_path, write_pairs(out, COUNT))[0]
-    first = load_bundle(run_fold(job) / "bundle").sha256
-    changed = job.fold.train[0]
-    write_pair(out, changed, 77)
-    job = dataclasses.replace(job, pairs=find_prepared(out, contrast="T1w"))
-    assert changes(job) == (f"pair sub-{changed}",)
-    assert not fold_done(job)
-    said: list[str] = []
-    run_fold(job, said.append)
-    assert said[0].endswith(f"making its results anew: pair sub-{changed}")
-    assert load_bundle(job.folder / "bundle").sha256 != first
-    assert fold_done(job)
-    assert len(list((tmp_path / "work/training/T1w/h2lo").glob("fold-0_*"))) == 2
 
 
 def test_a_subject_without_a_pair_and_two_grids(tmp_path: Path) -> None:

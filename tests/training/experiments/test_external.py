@@ -41,13 +41,11 @@ def command(folder: Path, body: str, name: str = "sim") -> Command:
 
 def run(tmp_path: Path, body: str, limit: float | None = None):
     pair = write_pairs(tmp_path / "out", 1)[0]
-    scratch = tmp_path / "scratch folder"
-    scratch.mkdir()
     before = pair.hf.read_bytes()
     try:
         return pair, run_command(
             command(tmp_path, body), hf=pair.hf, mask=pair.mask, contrast="T1w",
-            scratch=scratch, log=tmp_path / "log.txt", limit=limit,
+            log=tmp_path / "log.txt", limit=limit,
         )  # fmt: skip
     finally:
         assert pair.hf.read_bytes() == before
