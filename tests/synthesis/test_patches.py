@@ -116,7 +116,7 @@ def generator() -> Pix2Pix:
 def enhancer() -> Pfsr:
     torch.manual_seed(3)
     model = Pfsr(PfsrArchitecture(features=4, groups=1, blocks=1, reduction=2)).eval()
-    torch.nn.init.normal_(model.tail.weight, 0, 0.2)
+    model.tail.weight.data = torch.normal(0.0, 0.2, model.tail.weight.shape)
     return model
 
 

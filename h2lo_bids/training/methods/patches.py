@@ -129,8 +129,6 @@ class PfsrTrainer(PatchTrainer):
         """Update the network."""
         rate = rate_of(step, self.options, place)
         source, target, brain = self.draw(step)
-        # The layout in which the product is computed, and convolutions are fast.
-        source = source.contiguous(memory_format=torch.channels_last_3d)
         with autocast(self.device, self.options.precision):
             made = self.network(source).float()
         loss = (torch.where(brain, made, 0.0) - target).abs().mean()
