@@ -94,7 +94,7 @@ def rates(model: H2lo) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
-    volume = torch.rand(64, 64, 64)
+    volume = torch.rand(64, 64, 64).numpy()
     side, n = 40, 32768
     box = (slice(12, 12 + side),) * 3
     widths = [layer.weight[0].numel() * len(layer.weight) for layer in model.encoder.convolutions]

@@ -210,9 +210,7 @@ def make_result(
     low, high = VOLUME_RANGE_ML
     if low <= result.volume_ml <= high:
         return result
-    what, remedy = ("this", "another mask") if method == "given" else ("its", "a mask")
-    volume = f"{result.volume_ml:.0f} ml"
-    note = f"{name}: {what} brain mask has {volume}; look at it or give {remedy}"
+    note = f"{name}: a brain mask of {result.volume_ml:.0f} ml; look at it or give another one"
     return replace(result, notes=(*notes, note))
 
 

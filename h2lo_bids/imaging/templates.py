@@ -16,8 +16,7 @@ from pathlib import Path
 
 from h2lo_bids.errors import MissingInputError, UsageError
 
-_SPACE = re.compile(r"[A-Za-z0-9]+")
-_MODIFIERS = {"res": "res", "resolution": "res", "cohort": "cohort"}
+_SPACE = re.compile(r"[A-Za-z0-9]+(:res(olution)?-[0-9]+|:cohort-[A-Za-z0-9]+)*")
 
 TemplateFiles = tuple[Path, Path | None]
 """A template's image, a head or a brain, and its brain mask where there is one."""
@@ -48,21 +47,13 @@ class OutputSpace:
 def parse_space(text: str) -> OutputSpace:
     """Read ``NAME[:res-N][:cohort-C]``."""
     name, *modifiers = text.strip().split(":")
-    values: dict[str, str] = {}
-    for modifier in modifiers:
-        key, _, value = modifier.partition("-")
-        if key not in _MODIFIERS or not _SPACE.fullmatch(value) or _MODIFIERS[key] in values:
-            raise UsageError(f"output space {text!r}: {modifier!r} is not res-N or cohort-C")
-        values[_MODIFIERS[key]] = value
-    if not _SPACE.fullmatch(name) or name.startswith("tpl-"):
+    values = {key[:3]: value for key, _, value in (part.partition("-") for part in modifiers)}
+    if not _SPACE.fullmatch(text.strip()) or len(values) < len(modifiers):
         raise UsageError(
-            f"output space {text!r}: write it as NAME[:res-N], for example"
+            f"output space {text!r}: write it as NAME[:res-N][:cohort-C], for example"
             " MNI152NLin2009cAsym:res-1"
         )
-    res = values.get("res")
-    if res is not None and not res.isdigit():
-        raise UsageError(f"output space {text!r}: res-{res} is not TemplateFlow's number, as res-1")
-    return OutputSpace(name, None if res is None else int(res), values.get("cohort"))
+    return OutputSpace(name, int(values["res"]) if "res" in values else None, values.get("coh"))
 
 
 def templateflow_home() -> Path:

@@ -1,4 +1,9 @@
-"""DiffI2I: a transformer steered by a prior that a four-step diffusion estimates."""
+"""DiffI2I: a transformer steered by a prior that a four-step diffusion estimates.
+
+Xia et al. 2023, DiffI2I: Efficient Diffusion Model for Image-to-Image Translation, arXiv
+2308.13767; DiffIR (Xia et al. 2023, ICCV), section 4.1, for the transformer; and for its blocks
+Restormer (Zamir et al. 2022, CVPR), sections 3.1 and 3.2.
+"""
 
 from __future__ import annotations
 
@@ -65,11 +70,6 @@ class DiffI2I(nn.Module):
     source and target (1,109,824), is not among them. DiffI2I's authors
     publish no count for this task: these sizes were found from the count in the
     paper's Table 1, with the shapes of DiffIR's public code.
-
-    References
-    ----------
-    Xia et al. 2023, DiffI2I: Efficient Diffusion Model for Image-to-Image
-    Translation, arXiv 2308.13767; and DiffIR (ICCV 2023).
     """
 
     def __init__(self, architecture: DiffI2IArchitecture | None = None) -> None:
@@ -220,10 +220,6 @@ class ChannelAttention(Modulated):
 
     Queries and keys are normalised along space, so that their products are
     correlations of channels; a learned temperature per head scales them.
-
-    References
-    ----------
-    Zamir et al. 2022, Restormer (CVPR), section 3.1.
     """
 
     def __init__(self, channels: int, heads: int, prior: int) -> None:
@@ -245,12 +241,7 @@ class ChannelAttention(Modulated):
 
 
 class GatedFeedForward(Modulated):
-    """Two depthwise branches, one of which gates the other through a GELU.
-
-    References
-    ----------
-    Zamir et al. 2022, Restormer (CVPR), section 3.2.
-    """
+    """Two depthwise branches, one of which gates the other through a GELU."""
 
     def __init__(self, channels: int, expansion: float, prior: int) -> None:
         super().__init__(channels, prior)
@@ -310,10 +301,6 @@ class DynamicTransformer(nn.Module):
     The way up joins each level with what the way down left there. A 1x1
     convolution then halves the channels, except at full resolution, where the
     2 x `width` channels stay through the refinement blocks.
-
-    References
-    ----------
-    Xia et al. 2023, DiffIR (ICCV), section 4.1; Zamir et al. 2022, Restormer (CVPR).
     """
 
     def __init__(self, a: DiffI2IArchitecture) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from h2lo_bids.models.frame import normalised_coordinates
 from h2lo_bids.models.h2lo import HALO, Branch, ConditionalInr, H2lo, Operator, cell_scale
 from h2lo_bids.synthesis.options import DEFAULTS, CpuTookOverWarning, EngineOptions, resolve_device
-from h2lo_bids.synthesis.tiles import Box, cover, each_on_a_core
+from h2lo_bids.synthesis.tiles import Box, cover, each_on_a_core, read_crop
 
 _POINTS = 32768
 """Points interpolated at once: 16 MB of features."""
@@ -130,10 +130,8 @@ class Evaluator:
         self, model: Operator, volume: np.ndarray, device: torch.device, options: EngineOptions
     ) -> None:
         self._shape = volume.shape
-        # PyTorch warns of memory that it may not write to.
-        grid = torch.from_numpy(np.require(volume, requirements=["C", "W"]))
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-        self._features = FeatureTiles(model.encoder, grid, device, dtype)
+        self._features = FeatureTiles(model.encoder, volume, device, dtype)
         self._rows = rows_of(model, volume.shape, options.rows, device)
 
     def at_voxels(self, box: Box, inside: np.ndarray) -> np.ndarray:
@@ -192,7 +190,7 @@ class FeatureTiles:
     """
 
     def __init__(
-        self, branch: Branch, volume: torch.Tensor, device: torch.device, dtype: torch.dtype
+        self, branch: Branch, volume: np.ndarray, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._volume, self._device = volume, device
         self._layers: list[tuple[torch.Tensor, torch.Tensor | None]] = []
@@ -209,7 +207,9 @@ class FeatureTiles:
         The last layer's bias is not included: added in float32 by what reads the features, it
         does not cost a bfloat16 feature its digits.
         """
-        x = self._read(box)
+        start = tuple(side.start - HALO for side in box)
+        sides = tuple(side.stop - side.start + 2 * HALO for side in box)
+        x = torch.from_numpy(read_crop(self._volume, start, sides)).to(self._device)[None, None]
         for index, (weight, bias) in enumerate(self._layers, start=1):
             convolve = convolve_one_channel if index == 1 else functional.conv3d
             x = convolve(x, weight, bias)
@@ -219,17 +219,6 @@ class FeatureTiles:
                 x = x.to(dtype, memory_format=torch.channels_last_3d).relu_()
                 self._clear_outside(x, box, margin)
         return x[0].permute(1, 2, 3, 0).contiguous()
-
-    def _read(self, box: Box) -> torch.Tensor:
-        """Cut the box and its halo out of the volume, zeros beyond its border."""
-        pads: list[int] = []
-        cut: list[slice] = []
-        for side, n in zip(box, self._volume.shape, strict=True):
-            low, high = max(side.start - HALO, 0), min(side.stop + HALO, n)
-            cut.append(slice(low, high))
-            # functional.pad counts axes from the last one.
-            pads = [low - side.start + HALO, side.stop + HALO - high, *pads]
-        return functional.pad(self._volume[tuple(cut)], pads).to(self._device)[None, None]
 
     def _clear_outside(self, x: torch.Tensor, box: Box, margin: int) -> None:
         for axis, side in enumerate(box):

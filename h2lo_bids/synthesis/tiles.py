@@ -1,4 +1,4 @@
-"""A volume in pieces: boxes that cover a brain, and several at once on a CPU."""
+"""A volume in pieces: boxes that cover a brain, their voxels, and several at once on a CPU."""
 
 from __future__ import annotations
 
@@ -82,6 +82,21 @@ def _split(mask: np.ndarray, box: Box) -> list[Box]:
             if cost < least:
                 least, best = cost, halves
     return best if len(best) == 1 else [*_split(mask, best[0]), *_split(mask, best[1])]
+
+
+def read_crop(
+    volume: np.ndarray, start: tuple[int, ...], size: int | tuple[int, ...]
+) -> np.ndarray:
+    """Copy a box, such as a cube of a size, with zeros where it reaches over the border."""
+    sides = (size,) * volume.ndim if isinstance(size, int) else size
+    out = np.zeros(sides, volume.dtype)
+    low = [max(0, s) for s in start]
+    high = [min(n, s + side) for s, side, n in zip(start, sides, volume.shape, strict=True)]
+    if all(a < b for a, b in zip(low, high, strict=True)):
+        source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        place = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
+        out[place] = volume[source]
+    return out
 
 
 def each_on_a_core(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from h2lo_bids.models.h2lo import HALO
+from h2lo_bids.synthesis.tiles import read_crop
 from h2lo_bids.training.pairs import Pair, common_shape
 
 _ORDER = 1
@@ -55,21 +56,6 @@ NONE = Augmentation()
 _KEPT = (0.2, 0.775)
 """Levels that a change of the exponent leaves: robust scaling brings fluid and white matter,
 of either contrast, near them again."""
-
-
-def read_crop(
-    volume: np.ndarray, start: tuple[int, ...], size: int | tuple[int, ...]
-) -> np.ndarray:
-    """Copy a box, such as a cube of a size, with zeros where it reaches over the border."""
-    sides = (size,) * volume.ndim if isinstance(size, int) else size
-    out = np.zeros(sides, volume.dtype)
-    low = [max(0, s) for s in start]
-    high = [min(n, s + side) for s, side, n in zip(start, sides, volume.shape, strict=True)]
-    if all(a < b for a, b in zip(low, high, strict=True)):
-        source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        place = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
-        out[place] = volume[source]
-    return out
 
 
 def draw_crop(

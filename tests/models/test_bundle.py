@@ -145,8 +145,6 @@ def test_default_bundles_belong_to_their_contrast(monkeypatch, tmp_path, model):
     folder = tmp_path / "h2lo_T1w"
     save_bundle(folder, model, contrast="T1w", frame=FRAME, metadata={}, card="")
     assert default_bundle("T1w").path == folder
-    with pytest.raises(UsageError):
-        default_bundle("bold")
 
 
 def test_further_files_are_kept_and_checked(model, tmp_path):

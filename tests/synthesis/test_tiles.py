@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from h2lo_bids.synthesis.tiles import cover
+from h2lo_bids.synthesis.tiles import cover, read_crop
 
 
 @settings(max_examples=40, deadline=None)
@@ -41,3 +41,12 @@ def test_far_blobs_do_not_pay_for_what_lies_between():
     mask = np.zeros((60, 60, 60), dtype=bool)
     mask[:4, :4, :4] = mask[-4:, -4:, -4:] = True
     assert sum(mask[box].size for box in cover(mask, 60)) == 2 * 4**3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(-12, 12)] * 3), st.integers(1, 9))
+def test_read_crop_pads_with_zeros(start: tuple[int, int, int], size: int) -> None:
+    volume = np.arange(1, 5 * 6 * 7 + 1).reshape(5, 6, 7)
+    padded = np.pad(volume, 25)
+    box = tuple(slice(s + 25, s + 25 + size) for s in start)
+    np.testing.assert_array_equal(read_crop(volume, start, size), padded[box])

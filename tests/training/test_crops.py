@@ -7,8 +7,6 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from problems import ball_pair
 
 from h2lo_bids.training.crops import (
@@ -18,18 +16,8 @@ from h2lo_bids.training.crops import (
     epoch_batch,
     epoch_steps,
     flip_rotate,
-    read_crop,
 )
 from h2lo_bids.training.pairs import fingerprint
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.tuples(*[st.integers(-12, 12)] * 3), st.integers(1, 9))
-def test_read_crop_pads_with_zeros(start: tuple[int, int, int], size: int) -> None:
-    volume = np.arange(1, 5 * 6 * 7 + 1).reshape(5, 6, 7)
-    padded = np.pad(volume, 25)
-    box = tuple(slice(s + 25, s + 25 + size) for s in start)
-    np.testing.assert_array_equal(read_crop(volume, start, size), padded[box])
 
 
 @pytest.mark.parametrize("size", [5, 8])

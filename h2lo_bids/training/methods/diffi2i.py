@@ -17,7 +17,8 @@ from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.models.diffi2i import STRIDE, DiffI2I, DiffI2IArchitecture, diffuse
 from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.synthesis.patches import predict_diffi2i
-from h2lo_bids.training.crops import read_crop, stack_crops, vary_intensity
+from h2lo_bids.synthesis.tiles import read_crop
+from h2lo_bids.training.crops import stack_crops, vary_intensity
 from h2lo_bids.training.options import FitOptions, cosine_part
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.trainer import (

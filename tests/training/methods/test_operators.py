@@ -19,7 +19,7 @@ from h2lo_bids.models.h2lo import (
     InrArchitecture,
     Operator,
 )
-from h2lo_bids.training.crops import read_crop
+from h2lo_bids.synthesis.tiles import read_crop
 from h2lo_bids.training.methods.operators import (
     PatchLoss,
     VolumeLoss,
