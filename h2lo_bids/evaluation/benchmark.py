@@ -8,16 +8,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from h2lo_bids.evaluation.catalogue import CLIPPED, Columns
+from h2lo_bids.evaluation.catalogue import Columns
 from h2lo_bids.evaluation.scores import Score
-from h2lo_bids.evaluation.table import (
-    CITATION,
-    CITATION_2,
-    Block,
-    Printed,
-    Shown,
-    Table,
-)
+from h2lo_bids.evaluation.table import CITATION, CITATION_2, Block, Column, Printed, Table
 from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
@@ -64,7 +57,7 @@ _ARM_VALUES: Columns = {
 }
 
 
-def benchmark_table(task: str, blocks: Sequence[Block], convention: str = CLIPPED) -> Table:
+def benchmark_table(task: str, blocks: Sequence[Block]) -> Table:
     """Return Table 1 of synthesis methods, or Table 2 of enhancers, from `row_values`."""
     enhances = task == ENHANCE
     name = "table2" if enhances else "table1"
@@ -80,7 +73,6 @@ def benchmark_table(task: str, blocks: Sequence[Block], convention: str = CLIPPE
         notes=("Research use only: an enhanced image is not for diagnosis.",) * enhances,
         citation=CITATION_2 if enhances else CITATION,
         task=task,
-        convention=convention,
     )
 
 
@@ -249,20 +241,20 @@ def _seconds(key: str) -> Any:
 
 
 _SHOWN = (
-    Shown("Param.", parameters, "Parameters of the model that makes the images"),
-    Shown("Training (s)", _seconds("training_seconds"), "Mean over folds"),
-    Shown("s / volume", _seconds("seconds_per_volume"), "Mean over test subjects"),
-    Shown("Memory (GB)", _seconds("peak_memory_gb"), "Largest resident memory of a fold"),
-    Shown("Steps", _steps, "Optimiser steps, the least of all folds, of those of the schedule"),
-    Shown("Folds", _folds, "Scored, of those planned"),
+    Column("Param.", "Parameters of the model that makes the images", parameters),
+    Column("Training (s)", "Mean over folds", _seconds("training_seconds")),
+    Column("s / volume", "Mean over test subjects", _seconds("seconds_per_volume")),
+    Column("Memory (GB)", "Largest resident memory of a fold", _seconds("peak_memory_gb")),
+    Column("Steps", "Optimiser steps, the least of all folds, of those of the schedule", _steps),
+    Column("Folds", "Scored, of those planned", _folds),
 )
 _COSTS = tuple(column for column in _SHOWN if column.heading in ("Training (s)", "Steps", "Folds"))
 _ARMS = (
-    Shown(
+    Column(
         "Detail",
-        lambda values: " / ".join(f"{v:.2f}" for k in DETAIL if (v := values.get(k)) is not None),
         "Correlation with the true high-field image, half-pitch 4 to 3 and 3 to 2 mm",
+        lambda values: " / ".join(f"{v:.2f}" for k in DETAIL if (v := values.get(k)) is not None),
     ),
-    Shown("Subjects", subjects, "Real pairs, and the cohort's subjects to pretrain on"),
-    Shown("Epochs", epochs, "Of the schedule: pretraining, and those with real pairs"),
+    Column("Subjects", "Real pairs, and the cohort's subjects to pretrain on", subjects),
+    Column("Epochs", "Of the schedule: pretraining, and those with real pairs", epochs),
 )

@@ -139,29 +139,21 @@ def titles_of(methods: Iterable[str], titles: Mapping[str, str] | None) -> dict[
     return {name: given.get(name, name) for name in methods}
 
 
-def incomplete(scores: Sequence[Score]) -> tuple[str, ...]:
-    """Name the methods that lack a fold or a subject that another one has.
-
-    Their means are over other subjects, and so are not to be compared.
-    """
-    covered = _covered(scores)
-    most = set().union(*covered.values()) if covered else set()
-    return tuple(name for name, scored in covered.items() if scored != most)
-
-
-def coverage_notes(
+def coverage(
     scores: Sequence[Score],
     titles: Mapping[str, str],
     folds: Sequence[int] = (),
     wanted: Sequence[str] = (),
-) -> tuple[str, ...]:
-    """Name the missing folds and subjects, one sentence per method; empty if there are none.
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the methods that lack a fold or subject of another, and a sentence for each lack.
 
-    `folds` are those that were planned; without them, those that any method has. `wanted` are
-    methods that were asked for.
+    Their means are over other subjects, and so are not to be compared. `folds` are those that
+    were planned; without them, those that any method has. `wanted` are methods that were asked for.
     """
-    covered = _covered(scores)
-    everyone = set().union(*covered.values()) if covered else set()
+    covered: dict[str, set[tuple[str, int | None]]] = {}
+    for s in scores:
+        covered.setdefault(s.method, set()).add((s.subject, s.fold))
+    everyone = set().union(*covered.values())
     planned = sorted({*folds, *(fold for _, fold in everyone if fold is not None)})
     lines = []
     for name in dict.fromkeys([*covered, *wanted]):
@@ -181,14 +173,7 @@ def coverage_notes(
         for who, fold in sorted(missed, key=lambda item: (item[1] or 0, item[0])):
             where = "" if fold is None else f" of fold {fold}"
             lines.append(f"{title} {MARK}: sub-{who}{where} not scored.")
-    return tuple(lines)
-
-
-def _covered(scores: Sequence[Score]) -> dict[str, set[tuple[str, int | None]]]:
-    covered: dict[str, set[tuple[str, int | None]]] = {}
-    for s in scores:
-        covered.setdefault(s.method, set()).add((s.subject, s.fold))
-    return covered
+    return tuple(name for name in covered if covered[name] != everyone), tuple(lines)
 
 
 def write_scores(

@@ -1,20 +1,18 @@
-"""Means, spreads, bootstrap intervals and exact paired tests over subjects, and their tables."""
+"""Means, spreads, bootstrap intervals and exact paired tests over subjects."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.evaluation import catalogue
 from h2lo_bids.evaluation.catalogue import CATALOGUE
-from h2lo_bids.evaluation.scores import IDENTITY, PAPER, SCORED, Score, select, titles_of
+from h2lo_bids.evaluation.scores import IDENTITY, SCORED, Score, select
 
 CONFIDENCE = 0.95
 _EXACT = 200  # most differences that are tested exactly
@@ -22,18 +20,22 @@ _EXACT = 200  # most differences that are tested exactly
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric of one method over all subjects."""
+    """One metric of one method over all subjects, in the regions of the paper's Table 1."""
 
     method: str
     metric: str
-    region: str
-    n: int  # participants with a finite value
+    people: Mapping[str, float] = field(hash=False)  # by participant, where it is finite
     mean: float  # of the fold means if there are two folds, as the paper has it; else of people
-    std: float  # population standard deviation of the same values; NaN for one value
-    over: str  # "folds" or "participants": whose mean and deviation these are
-    low: float  # bootstrap confidence interval of the mean over participants
-    high: float
-    fold_means: tuple[tuple[int, float], ...]  # by fold; empty when not cross-validated
+    std: float = math.nan  # population standard deviation of the same values; NaN for one value
+    over: str = ""  # "folds" or "participants": whose mean and deviation these are
+    low: float = math.nan  # bootstrap confidence interval of the mean over participants
+    high: float = math.nan
+    fold_means: tuple[tuple[int, float], ...] = ()  # by fold; empty when not cross-validated
+
+    @property
+    def n(self) -> int:
+        """Participants with a finite value."""
+        return len(self.people)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,6 @@ class Comparison:
     method: str
     versus: str
     metric: str
-    region: str
     n: int  # participants with finite values of both
     difference: float  # mean of method less versus
     low: float  # bootstrap confidence interval of the difference
@@ -157,15 +158,14 @@ def summarise(scores: Sequence[Score]) -> tuple[Summary, ...]:
     BadDataError
         If a subject lacks a region.
     """
-    chosen = select(scores)
-    rows = []
-    for method in scored_methods(chosen):
-        mine = [s for s in chosen if s.method == method]
-        rows += [_summary(mine, metric) for metric in SCORED]
-    return tuple(rows)
+    by_method: dict[str, list[Score]] = {}
+    for s in select(scores):
+        by_method.setdefault(s.method, []).append(s)
+    names = sorted(by_method, key=lambda name: name != IDENTITY)
+    return tuple(_summary(by_method[name], metric) for name in names for metric in SCORED)
 
 
-def compare(scores: Sequence[Score], *, reference: str | None = None) -> tuple[Comparison, ...]:
+def compare(rows: Sequence[Summary], *, reference: str | None = None) -> tuple[Comparison, ...]:
     """Test every method against a reference, by default the first one, and against the identity.
 
     A family of tests, over which p is corrected, is one question asked of several
@@ -177,36 +177,29 @@ def compare(scores: Sequence[Score], *, reference: str | None = None) -> tuple[C
     ------
     UsageError
         If `reference` is not among the methods.
-    BadDataError
-        If a subject lacks a region.
     """
-    chosen = select(scores)
-    methods = scored_methods(chosen)
+    summary = {(row.method, row.metric): row for row in rows}
+    methods = list(dict.fromkeys(row.method for row in rows))
     others = [m for m in methods if m != IDENTITY]
     if reference is not None and reference not in methods:
         raise UsageError(f"no scores of method {reference!r}; there are {', '.join(methods)}")
-    rows: list[Comparison] = []
+    compared: list[Comparison] = []
     for versus in dict.fromkeys([reference or [*others, IDENTITY][0], IDENTITY]):
-        against = [s for s in chosen if s.method == versus]
-        tested = [m for m in others if m != versus and against]
-        tests = [
-            [_test([s for s in chosen if s.method == m], against, metric) for metric in SCORED]
+        tested = [m for m in others if m != versus and versus in methods]
+        tests = {
+            (m, metric): _test(summary[m, metric], summary[versus, metric])
             for m in tested
-        ]
-        families = [holm([test.p for test in family]) for family in zip(*tests, strict=True)]
-        for number, of_method in enumerate(tests):
-            corrected = [family[number] for family in families]
-            rows += [replace(t, p_holm=p) for t, p in zip(of_method, corrected, strict=True)]
-    return tuple(rows)
+            for metric in SCORED
+        }
+        for metric in SCORED:
+            family = [(m, metric) for m in tested]
+            for key, p in zip(family, holm([tests[key].p for key in family]), strict=True):
+                tests[key] = replace(tests[key], p_holm=p)
+        compared += tests.values()
+    return tuple(compared)
 
 
-def scored_methods(scores: Iterable[Score]) -> tuple[str, ...]:
-    """List the methods, the identity first and the others in order of appearance."""
-    names = dict.fromkeys(s.method for s in scores)
-    return tuple(sorted(names, key=lambda name: name != IDENTITY))
-
-
-def by_participant(scores: Iterable[Score], metric: str) -> dict[str, float]:
+def _by_participant(scores: Iterable[Score], metric: str) -> dict[str, float]:
     """Average a metric over each participant's sessions and folds, skipping what is not finite.
 
     A participant is the part of `Score.subject` before ``_``.
@@ -219,65 +212,50 @@ def by_participant(scores: Iterable[Score], metric: str) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in values_of.items()}
 
 
-def write_summary(
-    path: str | Path, summary: Sequence[Summary], titles: Mapping[str, str], convention: str
-) -> Path:
-    """Write one line per method and metric, with the fold means, as TSV, and the sidecar."""
-    folds = sorted({fold for row in summary for fold, _ in row.fold_means})
-    lines = [[*_cells(row), *map(dict(row.fold_means).get, folds)] for row in summary]
-    titles = titles_of((row.method for row in summary), titles)
-    return catalogue.write_table(path, lines, catalogue.of_summary(titles, folds, convention))
-
-
-def write_comparisons(
-    path: str | Path,
-    comparisons: Sequence[Comparison],
-    titles: Mapping[str, str],
-    convention: str,
-) -> Path:
-    """Write one line per pair of methods and metric as TSV, and the sidecar."""
-    titles = titles_of((name for c in comparisons for name in (c.method, c.versus)), titles)
-    sidecar = catalogue.of_comparisons(titles, convention)
-    return catalogue.write_table(path, map(_cells, comparisons), sidecar)
-
-
-def _cells(row: Summary | Comparison) -> list[Any]:
-    """List the values of a row in the order of its columns, which is that of the fields."""
-    values = [getattr(row, f.name) for f in fields(row) if f.name != "fold_means"]
-    return [None if value == "" else value for value in values]
-
-
 def _summary(scores: Sequence[Score], metric: str) -> Summary:
     folds = sorted({s.fold for s in scores if s.fold is not None})
     fold_means = []
     for fold in folds:
-        inside = by_participant([s for s in scores if s.fold == fold], metric)
+        inside = _by_participant([s for s in scores if s.fold == fold], metric)
         fold_means.append((fold, float(np.mean([*inside.values()])) if inside else math.nan))
-    people = [*by_participant(scores, metric).values()]
+    people = _by_participant(scores, metric)
+    values = [*people.values()]
     finite = [value for _, value in fold_means if math.isfinite(value)]
-    over, averaged = ("folds", finite) if len(folds) > 1 else ("participants", people)
-    low, high = confidence_interval(np.array(people))
+    over, averaged = ("folds", finite) if len(folds) > 1 else ("participants", values)
+    low, high = confidence_interval(np.array(values))
     return Summary(
-        scores[0].method, metric, PAPER, len(people),
+        scores[0].method, metric, people,
         mean=float(np.mean(averaged)) if averaged else math.nan,
         std=float(np.std(averaged)) if len(averaged) > 1 else math.nan,
         over=over, low=low, high=high, fold_means=tuple(fold_means),
     )  # fmt: skip
 
 
-def _test(scores: Sequence[Score], versus: Sequence[Score], metric: str) -> Comparison:
+def _test(first: Summary, second: Summary) -> Comparison:
     """Compare two methods by one metric, without correction of p."""
-    first, second = scores[0], versus[0]
-    a, b = by_participant(scores, metric), by_participant(versus, metric)
+    a, b = first.people, second.people
     differences = np.array([a[name] - b[name] for name in a if name in b])
     mean = float(differences.mean()) if differences.size else math.nan
-    info = CATALOGUE[metric]
+    info = CATALOGUE[first.metric]
     better = first.method if info.better(mean, 0) else ""
     better = second.method if info.better(0, mean) else better
     low, high = confidence_interval(differences)
     statistic, p = signed_rank(differences)
     return Comparison(
-        first.method, second.method, metric, PAPER, len(differences),
+        first.method, second.method, first.metric, len(differences),
         difference=mean, low=low, high=high, better=better,
         statistic=statistic, p=p, p_holm=math.nan,
     )  # fmt: skip
+
+
+def floor_of(comparisons: Iterable[Comparison]) -> str:
+    """Return a sentence if there are too few participants for any test to be significant."""
+    people = max((c.n for c in comparisons), default=0)
+    families = Counter((c.versus, c.metric) for c in comparisons)
+    lowest = min(families.values(), default=0) * 2.0 ** (1 - people)
+    if lowest < 0.05:
+        return ""
+    return (
+        f" With {people} participants no corrected p can be below {min(lowest, 1.0):.2g}: "
+        "no difference between these methods can be significant."
+    )

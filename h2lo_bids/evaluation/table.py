@@ -19,21 +19,14 @@ from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.scores import (
     IDENTITY,
     MARK,
+    PAPER,
     Score,
-    coverage_notes,
-    incomplete,
+    coverage,
     titles_of,
     under,
     write_scores,
 )
-from h2lo_bids.evaluation.statistics import (
-    Comparison,
-    Summary,
-    compare,
-    summarise,
-    write_comparisons,
-    write_summary,
-)
+from h2lo_bids.evaluation.statistics import Comparison, Summary, compare, summarise
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE
 
@@ -54,12 +47,14 @@ _PLAIN = str.maketrans({NOTHING: "n/a", "\N{MINUS SIGN}": "-"})
 
 
 @dataclass(frozen=True)
-class Head:
-    """The head of a column, and of the group that it stands in."""
+class Column:
+    """A column of the printed table."""
 
     heading: str
     description: str = ""
-    group: str = ""
+    # Of a further column: makes a cell's text from Row.values.
+    write: Callable[[Mapping[str, Any]], str] = field(default=str, hash=False)
+    group: str = ""  # the head that it stands under with others
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ class Cell:
 class Printout:
     """The rows of one contrast: heads, and per row its title and cells."""
 
-    heads: tuple[Head, ...]
+    heads: tuple[Column, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
 
     @property
@@ -101,15 +96,6 @@ class Printout:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A further column of the printed table."""
-
-    heading: str
-    write: Callable[[Mapping[str, Any]], str]  # makes a cell's text from Row.values
-    description: str = ""
-
-
-@dataclass(frozen=True)
 class Row:
     """One method."""
 
@@ -128,11 +114,46 @@ class Block:
     rows: tuple[Row, ...]  # the identity first
     notes: tuple[str, ...] = ()  # one sentence each
     comparisons: tuple[Comparison, ...] = ()
+    convention: str = CLIPPED
 
     @property
     def titles(self) -> dict[str, str]:
         """Titles of the rows, by method."""
         return {row.name: row.title for row in self.rows}
+
+    def people(self, metric: str) -> dict[str, dict[str, float]]:
+        """By participant, the mean over folds by method."""
+        people: dict[str, dict[str, float]] = {}
+        for row in self.rows:
+            for name, value in row.summary[metric].people.items():
+                people.setdefault(name, {})[row.name] = value
+        return people
+
+    def paired(
+        self, metrics: Sequence[str] = (), word: str = " against "
+    ) -> tuple[list[str], list[tuple[str, list[Comparison]]]]:
+        """Return heads of metrics, by default of all with a value, and the tests by methods."""
+        pairs: dict[tuple[str, str], dict[str, Comparison]] = {}
+        for c in self.comparisons:
+            pairs.setdefault((c.method, c.versus), {})[c.metric] = c
+        tested = dict.fromkeys(c.metric for c in self.comparisons if math.isfinite(c.difference))
+        metrics = metrics or list(tested)
+        rows = [
+            (word.join(self.titles[name] for name in names), [tests[m] for m in metrics])
+            for names, tests in pairs.items()
+        ]
+        return [CATALOGUE[m].heading for m in metrics], rows
+
+    def write_comparisons(self, path: str | Path) -> None:
+        """Write one line per pair of methods and metric as TSV, and the sidecar."""
+        rows = [
+            [c.method, c.versus, c.metric, PAPER, c.n, c.difference, c.low, c.high,
+             c.better or None, c.statistic, c.p, c.p_holm]
+            for c in self.comparisons
+        ]  # fmt: skip
+        names = dict.fromkeys(name for c in self.comparisons for name in (c.method, c.versus))
+        titles = {name: self.titles[name] for name in names}
+        catalogue.write_table(path, rows, catalogue.of_comparisons(titles, self.convention))
 
 
 @dataclass(frozen=True)
@@ -144,12 +165,16 @@ class Table:
     name: str = ""  # of its files
     title: str = ""  # a table without one has one block, and no headings in Markdown
     values: catalogue.Columns = field(default_factory=dict, hash=False)  # further ones of the TSV
-    shown: tuple[Shown, ...] = ()
+    shown: tuple[Column, ...] = ()
     printed: Printed = field(default_factory=dict, hash=False)  # the paper's own figures
     notes: tuple[str, ...] = ()  # about all blocks
     citation: str = CITATION  # of the paper's own figures
     task: str = SYNTHESIZE
-    convention: str = CLIPPED
+
+    @property
+    def convention(self) -> str:
+        """That of the blocks."""
+        return self.blocks[0].convention
 
     def save(self, folder: Path) -> None:
         """Write ``<name>.tsv``, ``.json`` and ``.md``, and ``<name>_<contrast>`` of each block."""
@@ -166,12 +191,13 @@ class Table:
 
     def lay_out(self, block: Block) -> Printout:
         """Turn a block into texts: metrics, then further columns, then the paper's figures."""
-        heads = [Head(CATALOGUE[m].heading, CATALOGUE[m].description) for m in self.metrics]
-        heads += [Head(column.heading, column.description) for column in self.shown]
+        heads = [Column(CATALOGUE[m].heading, CATALOGUE[m].description) for m in self.metrics]
+        heads += self.shown
         names = {row.name for row in block.rows}
         known = {m for contrast, n, m in self.printed if contrast == block.contrast and n in names}
         paper = [m for m in self.metrics if m in known]
-        heads += [Head(CATALOGUE[m].heading, "As the paper prints it", GROUP) for m in paper]
+        note = "As the paper prints it"
+        heads += [Column(CATALOGUE[m].heading, note, group=GROUP) for m in paper]
         ranked = {metric: _places(block.rows, metric) for metric in self.metrics}
         rows = []
         for row in block.rows:
@@ -241,8 +267,7 @@ class Table:
         for printout, block in zip(printouts, self.blocks, strict=True):
             parts += [f"## {block.contrast}", printout.to_md(), *_list(block.notes)]
             if block.comparisons:
-                tests = paired_md(block.comparisons, block.titles, self.metrics)
-                parts += ["### Paired tests", tests]
+                parts += ["### Paired tests", _paired_md(block, self.metrics)]
         parts.append(self.caption)
         if any(printout.groups for printout in printouts):
             parts.append(f"Columns “{GROUP}”: {self.citation}; other subjects, not measured here.")
@@ -265,18 +290,19 @@ def tabulate(
     """Summarise and compare the scores of a contrast, and note missing folds and subjects.
 
     `titles` are as in `titles_of`, `reference` and the errors raised as in `compare`, `folds` and
-    `wanted` as in `coverage_notes`.
+    `wanted` as in `coverage`.
     """
     scores = under(scores, convention)
-    rows = rows_of(summarise(scores), titles, partial=incomplete(scores))
-    notes = coverage_notes(scores, {row.name: row.title for row in rows}, folds, wanted)
-    return Block(contrast, rows, notes, compare(scores, reference=reference))
+    titles = titles_of((s.method for s in scores), titles)
+    partial, notes = coverage(scores, titles, folds, wanted)
+    summary = summarise(scores)
+    tests = compare(summary, reference=reference)
+    return Block(contrast, rows_of(summary, titles, partial), notes, tests, convention)
 
 
 def rows_of(
     summary: Sequence[Summary],
     titles: Mapping[str, str] | None = None,
-    *,
     partial: Sequence[str] = (),
 ) -> tuple[Row, ...]:
     """Return the rows of a summary, the identity first."""
@@ -288,20 +314,24 @@ def rows_of(
     return tuple(Row(n, title_of[n], by_method[n], partial=n in partial) for n in order)
 
 
-def write_tables(
-    stem: str | Path, scores: Sequence[Score], block: Block, convention: str = CLIPPED
-) -> Table:
+def write_tables(stem: str | Path, scores: Sequence[Score], block: Block) -> Table:
     """Write the scores of one contrast and what `tabulate` has made of them.
 
     Files are `stem` with ``_scores.tsv``, ``_summary.tsv`` and ``_comparisons.tsv``, each with a
-    ``.json``, and ``_table.md``. The scores hold both conventions, the other files `convention`.
+    ``.json``, and ``_table.md``. The scores hold both conventions, the other files the block's.
     """
-    notes = (*block.notes, CONVENTIONS[convention])
-    table = Table((replace(block, notes=notes),), convention=convention)
+    table = Table((replace(block, notes=(*block.notes, CONVENTIONS[block.convention])),))
     write_scores(f"{stem}_scores.tsv", scores, block.titles)
-    write_comparisons(f"{stem}_comparisons.tsv", block.comparisons, block.titles, convention)
+    block.write_comparisons(f"{stem}_comparisons.tsv")
     summary = [row.summary[metric] for row in block.rows for metric in row.summary]
-    write_summary(f"{stem}_summary.tsv", summary, block.titles, convention)
+    folds = sorted({fold for s in summary for fold, _ in s.fold_means})
+    lines = [
+        [s.method, s.metric, PAPER, s.n, s.mean, s.std, s.over, s.low, s.high,
+         *map(dict(s.fold_means).get, folds)]
+        for s in summary
+    ]  # fmt: skip
+    sidecar = catalogue.of_summary(block.titles, folds, block.convention)
+    catalogue.write_table(f"{stem}_summary.tsv", lines, sidecar)
     atomic_write_text(f"{stem}_table.md", table.to_md())
     return table
 
@@ -339,12 +369,10 @@ def _list(notes: tuple[str, ...]) -> list[str]:
     return ["\n".join(f"- {note}" for note in notes)] if notes else []
 
 
-def paired_md(
-    comparisons: Sequence[Comparison], titles: Mapping[str, str], metrics: Sequence[str]
-) -> str:
+def _paired_md(block: Block, metrics: Sequence[str]) -> str:
     """Lay out the mean differences, first less second, with the corrected p."""
     chance = CATALOGUE["ncc"].write
-    heads, tested = paired_rows(comparisons, titles, metrics, " less ")
+    heads, tested = block.paired(metrics, " less ")
     rows = (
         (_escaped(title), *(f"{test.signed} (p = {chance(test.p_holm)})" for test in tests))
         for title, tests in tested
@@ -352,38 +380,6 @@ def paired_md(
     return _grid(("Methods", *heads), rows) + (
         "\n\nMean difference over participants; two-sided p of Wilcoxon's signed-rank test after "
         "Holm's correction over the methods compared with the same one by one metric."
-    )
-
-
-def paired_rows(
-    comparisons: Sequence[Comparison],
-    titles: Mapping[str, str],
-    metrics: Sequence[str] = (),
-    word: str = " against ",
-) -> tuple[list[str], list[tuple[str, list[Comparison]]]]:
-    """Return heads of metrics, by default of all that have a value, and the tests by methods."""
-    pairs: dict[tuple[str, str], dict[str, Comparison]] = {}
-    for c in comparisons:
-        pairs.setdefault((c.method, c.versus), {})[c.metric] = c
-    tested = dict.fromkeys(c.metric for c in comparisons if math.isfinite(c.difference))
-    metrics = metrics or list(tested)
-    rows = [
-        (word.join(titles.get(n, n) for n in names), [tests[m] for m in metrics])
-        for names, tests in pairs.items()
-    ]
-    return [CATALOGUE[m].heading for m in metrics], rows
-
-
-def floor_of(comparisons: Iterable[Comparison]) -> str:
-    """Return a sentence if there are too few participants for any test to be significant."""
-    people = max((c.n for c in comparisons), default=0)
-    families = Counter((c.versus, c.metric) for c in comparisons)
-    lowest = min(families.values(), default=0) * 2.0 ** (1 - people)
-    if lowest < 0.05:
-        return ""
-    return (
-        f" With {people} participants no corrected p can be below {min(lowest, 1.0):.2g}: "
-        "no difference between these methods can be significant."
     )
 
 

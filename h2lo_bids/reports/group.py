@@ -90,7 +90,7 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
         # Shown is the median subject of the method that the others are tested against.
         main = next((row.versus for row in block.comparisons if row.versus != IDENTITY), "")
         drawn = contrast and draw_panels(contrast, block.titles, problems, main=main, limit=1)
-        common = common_view(block, block.titles)
+        common = common_view(block)
         layout = {"notes": block.notes, "printout": table.lay_out(block), "panels": drawn}
         views.append(common | layout)
     page = render(

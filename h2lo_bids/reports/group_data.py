@@ -10,7 +10,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,16 +23,8 @@ from h2lo_bids import io
 from h2lo_bids.bids.derivatives import find_records, result_files, result_path, result_pattern
 from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, Metric
-from h2lo_bids.evaluation.scores import (
-    IDENTITY,
-    IDENTITY_TITLES,
-    Score,
-    read_scores,
-    select,
-    under,
-)
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score, read_scores
 from h2lo_bids.evaluation.splits import PARTS, Fold, read_splits
-from h2lo_bids.evaluation.statistics import by_participant, scored_methods
 from h2lo_bids.evaluation.table import Block, tabulate
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
 
@@ -70,15 +62,11 @@ class Run:
         return self.title if self.fold is None else f"{self.title}, fold {self.fold}"
 
 
-Participants = dict[str, dict[str, dict[str, float]]]
-"""By metric and participant, the mean over folds by method."""
-
-
 @dataclass(frozen=True)
 class Contrast:
     """Everything of one contrast: its runs by method and fold, its splits as planned, its scores.
 
-    Scores are in the regions of the paper's Table 1, as rows of the table and by participant.
+    Scores are in the regions of the paper's Table 1.
     """
 
     name: str
@@ -86,8 +74,6 @@ class Contrast:
     splits: tuple[Fold, ...]
     task: str
     block: Block
-    participants: Participants = field(default_factory=dict, hash=False)
-    convention: str = CLIPPED
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -261,10 +247,11 @@ def _scored(contrast: Contrast, stem: Path, problems: list[str]) -> Contrast:
     reference = next((method for method in versus if method in scored), None)
     try:
         convention = _convention(Path(f"{stem}_summary.json"), problems)
-        scores = list(under(scores, convention))
-        block = tabulate(scores, contrast.titles, contrast=contrast.name, reference=reference)
-        people = _participants(select(scores))
-        return replace(contrast, block=block, participants=people, convention=convention)
+        block = tabulate(
+            scores, contrast.titles, contrast=contrast.name, reference=reference,
+            convention=convention,
+        )  # fmt: skip
+        return replace(contrast, block=block)
     except H2loError as error:
         problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
         return contrast
@@ -275,13 +262,3 @@ def _convention(sidecar: Path, problems: list[str]) -> str:
     metric = read_json(sidecar, problems).get("metric")
     name = metric.get("MetricsConvention") if isinstance(metric, dict) else None
     return name if name in CONVENTIONS else CLIPPED
-
-
-def _participants(scores: Sequence[Score]) -> Participants:
-    values: Participants = {}
-    for metric in CATALOGUE:
-        for method in scored_methods(scores):
-            mine = [score for score in scores if score.method == method]
-            for name, value in by_participant(mine, metric).items():
-                values.setdefault(metric, {}).setdefault(name, {})[method] = value
-    return values

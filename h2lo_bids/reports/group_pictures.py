@@ -18,7 +18,7 @@ from h2lo_bids.bids.derivatives import find_records, paths_of_record, record_end
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.reports import mosaic as drawing
-from h2lo_bids.reports.group_data import Contrast, Participants, Run, read_json
+from h2lo_bids.reports.group_data import Contrast, Run, read_json
 from h2lo_bids.vocabulary import ENHANCE
 
 _PLANES = ("Axial", "Coronal", "Sagittal")
@@ -110,16 +110,15 @@ def draw_subject(
     subject: Subject,
     contrast: str,
     titles: Mapping[str, str],
-    participants: Participants,
+    psnr: Mapping[str, float],
     *,
     white: float,
     scale: float,
 ) -> str:
-    """Draw Fig. 2 (a) of one subject as a standalone SVG, PSNR in dB below the names.
+    """Draw Fig. 2 (a) of one subject as a standalone SVG, PSNR in dB by method below the names.
 
     `white` is the intensity shown white, `scale` the difference at the end of the colour scale.
     """
-    psnr = participants.get("psnr", {}).get(subject.name.partition("_")[0], {})
     methods = [name for name in titles if name != IDENTITY and name in subject.predicted]
     source = titles.get(IDENTITY, "")[:2] or "HF"
     target = "HF" if source == "LF" else "LF"

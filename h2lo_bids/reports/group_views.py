@@ -16,10 +16,11 @@ from markupsafe import Markup
 from h2lo_bids.evaluation.catalogue import CONVENTIONS, REALISM
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
 from h2lo_bids.evaluation.splits import PARTS
-from h2lo_bids.evaluation.table import Block, Printout, Shown, Table, floor_of, paired_rows
+from h2lo_bids.evaluation.statistics import floor_of
+from h2lo_bids.evaluation.table import Block, Column, Printout, Table
 from h2lo_bids.reports import charts
 from h2lo_bids.reports import group_pictures as pictures
-from h2lo_bids.reports.group_data import Contrast, Participants, read_table
+from h2lo_bids.reports.group_data import Contrast, read_table
 from h2lo_bids.reports.mosaic import svg_uri
 from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
@@ -46,12 +47,12 @@ REALISM_COLUMNS = tuple((head, REALISM[key][0]) for key, (head, _) in _SHOWN.ite
 """Heads of the measures that the page shows as numbers, and what they mean."""
 
 
-def common_view(block: Block, titles: Mapping[str, str]) -> dict[str, Any]:
+def common_view(block: Block) -> dict[str, Any]:
     """Return what a contrast shows on the page of a group and of a table."""
     return {
         "name": block.contrast,
         "id": re.sub(r"\W", "-", block.contrast),
-        "tests": paired_rows(block.comparisons, titles) if block.comparisons else None,
+        "tests": block.paired() if block.comparisons else None,
         "floor": floor_of(block.comparisons),
     }
 
@@ -67,11 +68,11 @@ def contrast_view(contrast: Contrast, out_dir: Path, problems: list[str]) -> dic
     }
     pairs = pictures.read_pairs(out_dir, contrast.name, problems)
     return {
-        **common_view(block, shown),
+        **common_view(block),
         "contrast": contrast,
         "metrics": contrast.metrics,
         "headline": _headline(block),
-        "caption": f"{_caption(block)} {CONVENTIONS[contrast.convention]}",
+        "caption": f"{_caption(block)} {CONVENTIONS[block.convention]}",
         "printout": _printout(contrast),
         "partial": any(row.partial for row in block.rows),
         "strips": _strips(contrast, shown),
@@ -95,7 +96,7 @@ def _printout(contrast: Contrast) -> Printout:
     table = Table(
         (block,),
         metrics=tuple(metric.key for metric in contrast.metrics),
-        shown=(Shown("Parameters", itemgetter("parameters")),) if known else (),
+        shown=(Column("Parameters", write=itemgetter("parameters")),) if known else (),
     )
     return table.lay_out(block)
 
@@ -127,7 +128,7 @@ def _strips(contrast: Contrast, titles: Mapping[str, str]) -> list[dict[str, Any
     """Draw each metric of every participant."""
     strips = []
     for metric in contrast.metrics:
-        subjects = contrast.participants.get(metric.key, {})
+        subjects = contrast.block.people(metric.key)
         scored = {method for values in subjects.values() for method in values}
         columns = {method: title for method, title in titles.items() if method in scored}
         better = "larger" if metric.higher else "smaller"
@@ -193,11 +194,10 @@ def _split_rows(contrast: Contrast) -> list[tuple[str, list[str]]]:
     return [(f"sub-{name}", [of_fold.get(name, "") for of_fold in parts]) for name in names]
 
 
-def _median(participants: Participants, method: str, names: Sequence[str]) -> str:
+def _median(psnr: Mapping[str, Mapping[str, float]], method: str, names: Sequence[str]) -> str:
     """Return the median one of some subjects by a method's PSNR, the lower one of two."""
-    values = participants.get("psnr", {})
-    psnr = {name: values.get(name.partition("_")[0], {}).get(method) for name in names}
-    ordered = sorted((value, name) for name, value in psnr.items() if value is not None)
+    values = {name: psnr.get(name.partition("_")[0], {}).get(method) for name in names}
+    ordered = sorted((value, name) for name, value in values.items() if value is not None)
     return ordered[(len(ordered) - 1) // 2][1] if ordered else names[0]
 
 
@@ -220,7 +220,8 @@ def draw_panels(
     main = main or next((method for method in titles if method != IDENTITY), IDENTITY)
     most = max(len(subject.predicted) for subject in subjects.values())
     whole = sorted(name for name, s in subjects.items() if len(s.predicted) == most)
-    median = _median(contrast.participants, main, whole)
+    psnr = contrast.block.people("psnr")
+    median = _median(psnr, main, whole)
     ordered = sorted(subjects, key=lambda name: (name != median, name))[:limit]
     everyone = list(subjects.values())
     white = pictures.bright(everyone)
@@ -230,8 +231,9 @@ def draw_panels(
     for name in ordered:
         if weight > _BYTES:
             break
+        figures = psnr.get(name.partition("_")[0], {})
         drawing = pictures.draw_subject(
-            subjects[name], contrast.name, titles, contrast.participants, white=white, scale=scale
+            subjects[name], contrast.name, titles, figures, white=white, scale=scale
         )
         weight += len(drawing)
         chart = _histogram([subjects[name]], titles, f"Histograms of {name}, {contrast.name}")

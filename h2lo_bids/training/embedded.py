@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.realism import scan_noise
-from h2lo_bids.evaluation.scores import IDENTITY, PAPER
+from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
@@ -290,9 +289,9 @@ def _metadata(
 
 
 def _card(contrast: str, metadata: Mapping[str, Any], result: FitResult) -> str:
-    nan, means = math.nan, metadata["held_out"]["mean"]
+    means = metadata["held_out"]["mean"]
     summary = [
-        Summary(method, metric, PAPER, 0, means[method][metric], nan, "", nan, nan, ())
+        Summary(method, metric, {}, means[method][metric])
         for method in (IDENTITY, "h2lo")
         for metric in METRICS
     ]

@@ -148,7 +148,7 @@ def test_values_that_are_not_finite_are_left_out() -> None:
 
 def test_comparisons_are_paired_and_corrected_together() -> None:
     scores = cohort()
-    rows = compare(scores)
+    rows = compare(summarise(scores))
     assert [(r.method, r.versus) for r in rows[:: len(SCORED)]] == [
         ("h2lo-mlp", "h2lo"), ("h2lo", "identity"), ("h2lo-mlp", "identity"),
     ]  # fmt: skip
@@ -174,17 +174,18 @@ def test_overlapping_test_sets_count_a_participant_once() -> None:
         scores += made_up("1", "a", fold, value) + made_up("1", "identity", fold, 1.0)
     scores += made_up("2", "a", 0, 5.0) + made_up("2", "identity", 0, 5.0)
     scores += made_up("3", "a", 0, 9.0)  # of one method alone: left out
-    row = compare(scores)[0]
+    row = compare(summarise(scores))[0]
     assert (row.n, row.difference, row.p) == (2, 1.0, 1.0)
-    nobody = compare([*made_up("1", "a", None, 2.0), *made_up("2", "identity", None, 1.0)])[0]
+    scores = [*made_up("1", "a", None, 2.0), *made_up("2", "identity", None, 1.0)]
+    nobody = compare(summarise(scores))[0]
     assert (nobody.n, nobody.better) == (0, "")
     assert math.isnan(nobody.p_holm)
 
 
 def test_reference_and_single_methods() -> None:
-    rows = compare(cohort(), reference="h2lo-mlp")
+    rows = compare(summarise(cohort()), reference="h2lo-mlp")
     assert (rows[0].method, rows[0].versus) == ("h2lo", "h2lo-mlp")
-    assert len(compare(cohort(), reference="identity")) == 2 * len(SCORED)
-    assert compare(made_up("1", "identity", None, 1.0)) == ()
+    assert len(compare(summarise(cohort()), reference="identity")) == 2 * len(SCORED)
+    assert compare(summarise(made_up("1", "identity", None, 1.0))) == ()
     with pytest.raises(UsageError, match="no scores of method 'gan'"):
-        compare(cohort(), reference="gan")
+        compare(summarise(cohort()), reference="gan")

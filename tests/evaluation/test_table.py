@@ -17,18 +17,16 @@ from h2lo_bids.evaluation.scores import (
     REGIONS,
     SCORED,
     Score,
-    coverage_notes,
-    incomplete,
+    coverage,
     read_scores,
 )
-from h2lo_bids.evaluation.statistics import Summary, compare, summarise
+from h2lo_bids.evaluation.statistics import Summary, compare, floor_of, summarise
 from h2lo_bids.evaluation.table import (
     GROUP,
     Block,
+    Column,
     Row,
-    Shown,
     Table,
-    floor_of,
     rows_of,
     tabulate,
     write_tables,
@@ -59,7 +57,7 @@ def table_of(partial: tuple[str, ...] = (), **values: object) -> Table:
         metrics=("psnr",),
         blocks=(Block("T1w", tuple(rows)), Block("T2w", tuple(rows[:1]), ("a note",))),
         values={"seconds": {"Description": "Time", "Units": "s"}},
-        shown=(Shown("Time (s)", lambda values: str(values.get("seconds") or "")),),
+        shown=(Column("Time (s)", write=lambda values: str(values.get("seconds") or "")),),
         printed={("T1w", "h2lo", "psnr"): (28.98, 0.27)},
     )
 
@@ -113,9 +111,9 @@ def test_the_papers_table_is_copied_digit_by_digit():
 def test_missing_folds_and_subjects_are_told_below_the_table(tmp_path):
     scores = scores_of("identity", (20.0, 22.0, 21.0)) + scores_of("h2lo", (28.0, 31.0, 30.0))
     scores += scores_of("inr", (27.0,)) + scores_of("arnold", (21.0, 21.0, 21.0))[2:]
-    assert incomplete(scores) == ("inr", "arnold")
     wanted = ("h2lo", "inr", "arnold", "pix2pix")
-    notes = coverage_notes(scores, {"inr": "INR"}, (0, 1, 2, 3), wanted)
+    partial, notes = coverage(scores, {"inr": "INR"}, (0, 1, 2, 3), wanted)
+    assert partial == ("inr", "arnold")
     assert notes == (
         "h2lo †: 3 of 4 folds; fold 3 is not finished.",
         "INR †: 1 of 4 folds; folds 1, 2, 3 are not finished.",
@@ -164,19 +162,20 @@ def test_files_hold_what_was_computed_and_the_same_bytes_again(tmp_path: Path) -
         write_tables(tmp_path / folder / "g", scores, tabulate(scores))
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-    summary, compared = summarise(scores), compare(scores)
+    summary = summarise(scores)
     for line, row in zip(lines_of(tmp_path / "a/g_summary.tsv"), summary, strict=True):
         assert (line["method"], line["metric"], int(line["n"])) == (row.method, row.metric, row.n)
         assert (float(line["mean"]), float(line["std"])) == (row.mean, row.std)
         assert [(k, float(line[f"fold_{k}"])) for k in range(3)] == list(row.fold_means)
-    for line, test in zip(lines_of(tmp_path / "a/g_comparisons.tsv"), compared, strict=True):
+    for line, test in zip(
+        lines_of(tmp_path / "a/g_comparisons.tsv"), compare(summary), strict=True
+    ):
         assert (line["versus"], float(line["p_holm"])) == (test.versus, test.p_holm)
 
 
 def summary_of(method: str, psnr: float, js: float, std: float = 0.1234) -> list[Summary]:
-    shared = {"region": "paper", "n": 5, "std": std, "over": "folds", "low": 0, "high": 1}
     return [
-        Summary(method, metric, mean=mean, fold_means=(), **shared)  # type: ignore[arg-type]
+        Summary(method, metric, {}, mean, std, "folds", 0, 1)
         for metric, mean in (("psnr", psnr), ("js", js))
     ]
 
@@ -204,7 +203,7 @@ def test_every_table_says_its_convention(tmp_path: Path, convention: str, psnr: 
         for region in REGIONS
     ]
     block = tabulate(scores, convention=convention)
-    table = write_tables(tmp_path / "g", scores, block, convention)
+    table = write_tables(tmp_path / "g", scores, block)
     assert table.blocks[0].rows[0].summary["psnr"].mean == psnr
     # The scores hold both, so that the choice can be made again.
     assert list(read_scores(tmp_path / "g_scores.tsv")) == scores
@@ -213,7 +212,8 @@ def test_every_table_says_its_convention(tmp_path: Path, convention: str, psnr: 
         assert sidecar["MetricsConvention"] == convention
         assert CONVENTIONS[convention] in sidecar["Description"]
     assert (tmp_path / "g_table.md").read_text().endswith(f"\n{CONVENTIONS[convention]}\n")
-    replace(table_of(), convention=convention).save(tmp_path)
+    blocks = tuple(replace(b, convention=convention) for b in table_of().blocks)
+    replace(table_of(), blocks=blocks).save(tmp_path)
     assert CONVENTIONS[convention] in (tmp_path / "table1.md").read_text()
     sidecar = json.loads((tmp_path / "table1.json").read_text())
     assert sidecar["psnr_mean"]["MetricsConvention"] == convention

@@ -13,14 +13,7 @@ from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
 from h2lo_bids.evaluation.statistics import compare, summarise
-from h2lo_bids.evaluation.table import (
-    Block,
-    Row,
-    Shown,
-    Table,
-    tabulate,
-    write_tables,
-)
+from h2lo_bids.evaluation.table import Block, Column, Row, Table, tabulate, write_tables
 from h2lo_bids.io import write_json
 from h2lo_bids.reports.group import write_group_report
 
@@ -222,14 +215,16 @@ def sample_table(out: Path, *, more: str = "") -> Table:
             rows.append(Row(name, title, summary, {"seconds": 1.5}, partial=name == more))
         notes = (f"{more}: 1 of 3 folds.",) if more else ()
         contrast = path.name.split("_")[1]
-        blocks.append(Block(contrast, tuple(rows), notes, compare(scores, reference="h2lo")))
+        blocks.append(
+            Block(contrast, tuple(rows), notes, compare(summarise(scores), reference="h2lo"))
+        )
     return Table(
         name="table1",
         title="A made-up comparison",
         metrics=METRICS,
         blocks=tuple(blocks),
         values={"seconds": {"Description": "Time of training", "Units": "s"}},
-        shown=(Shown("Training (s)", lambda values: str(values.get("seconds", ""))),),
+        shown=(Column("Training (s)", write=lambda values: str(values.get("seconds", ""))),),
         printed=paper_figures(),
     )
 

@@ -93,7 +93,7 @@ def test_the_page_follows_the_reference_and_the_convention_of_the_tables(folder,
     paths = [*folder.glob("folds/T1w/*/fold-*/scores.tsv")]
     scores = [replace(s, unclipped=raw) for path in paths for s in read_scores(path)]
     block = tabulate(scores, METHODS, reference="h2lo-mlp", convention=convention)
-    write_tables(folder / "group_T1w", scores, block, convention)
+    write_tables(folder / "group_T1w", scores, block)
     html = page_of(folder)
     assert CONVENTIONS[convention] in Page(html).text
     assert ("11.25" in html) == (convention == "release")
@@ -140,9 +140,8 @@ def test_differences_are_from_the_real_image_of_the_task(source, target):
     plane = np.ones((3, 20, 20), np.float32)
     subject = Subject("A", plane, plane / 2, {"m": plane / 2}, {})
     drawing = draw_subject(
-        subject, "T1w", {"identity": source, "m": "M"}, {"psnr": {"A": {"m": 29.5}}},
-        white=1.0, scale=0.1,
-    )  # fmt: skip
+        subject, "T1w", {"identity": source, "m": "M"}, {"m": 29.5}, white=1.0, scale=0.1
+    )
     assert f">Real {target}<" in drawing
     assert f"real {target}|" in drawing
     assert "29.50 dB" in drawing

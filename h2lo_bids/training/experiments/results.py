@@ -13,13 +13,8 @@ from h2lo_bids.bids.dataset import write_citation
 from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.errors import BadDataError, NoMatchError
 from h2lo_bids.evaluation.benchmark import benchmark_table, budget_notes, row_values
-from h2lo_bids.evaluation.scores import (
-    IDENTITY_TITLES,
-    Score,
-    read_scores,
-)
+from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Score, read_scores
 from h2lo_bids.evaluation.splits import Fold, read_splits
-from h2lo_bids.evaluation.statistics import write_comparisons
 from h2lo_bids.evaluation.table import Block, tabulate, write_tables
 from h2lo_bids.models.registry import CATALOGUE, cited, task_of
 from h2lo_bids.processes import note
@@ -61,7 +56,7 @@ def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path 
         if contrast in contrasts:
             key = "enhancement_tables" if settings.fits_enhancer else "group_tables"
             stem = result_path(settings.out_dir, key, contrast=contrast)
-            table = write_tables(stem, scores, block, settings.metrics_convention)
+            table = write_tables(stem, scores, block)
             send({"event": "table", "contrast": contrast, "text": table.to_md()})
         blocks[contrast] = _with_costs(block, scores, records, len(folds))
     if settings.level != "benchmark":
@@ -91,10 +86,10 @@ def _write_benchmark(settings: Settings, blocks: list[Block]) -> Path:
             f"{settings.out_dir}: no fold of any method is done; run the benchmark once without "
             "--reports-only, and see its failures"
         )
-    table = benchmark_table(settings.task, blocks, settings.metrics_convention)
+    table = benchmark_table(settings.task, blocks)
     for block in blocks:
-        path = settings.out_dir / f"{table.name}_{block.contrast}_comparisons.tsv"
-        write_comparisons(path, block.comparisons, block.titles, table.convention)
+        name = f"{table.name}_{block.contrast}_comparisons.tsv"
+        block.write_comparisons(settings.out_dir / name)
     table.save(settings.out_dir)
     return write_table_page(settings.out_dir, table)
 

@@ -315,9 +315,8 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
         stem = settings.out_dir / f"evaluation_{contrast}"
         # All of a contrast are of one task, or scoring would have refused them.
         titles = {IDENTITY: IDENTITY_TITLES[models[contrast][0][1].task]}
-        convention = settings.metrics_convention
-        block = tabulate(scores, titles, convention=convention)
-        table = write_tables(stem, scores, block, convention)
+        block = tabulate(scores, titles, convention=settings.metrics_convention)
+        table = write_tables(stem, scores, block)
         send({"event": "table", "contrast": contrast, "text": table.to_md()})
         tables.append(Path(f"{stem}_table.md"))
     for own, path in settings.realism_reference:

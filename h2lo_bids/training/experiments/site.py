@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from h2lo_bids import __version__
 from h2lo_bids.evaluation.catalogue import CLIPPED, CONVENTIONS
-from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES
+from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, PAPER
 from h2lo_bids.evaluation.splits import PARTS
 from h2lo_bids.evaluation.statistics import Summary
 from h2lo_bids.evaluation.table import Block, Table, rows_of
@@ -227,7 +227,7 @@ def _figures(summary: Sequence[Summary]) -> dict[str, Any] | None:
     if not summary:
         return None
     first = summary[0]
-    values: dict[str, Any] = {"region": first.region, "subjects": first.n, "over": first.over}
+    values: dict[str, Any] = {"region": PAPER, "subjects": first.n, "over": first.over}
     columns = {"mean": "mean", "std": "std", "ci_low": "low", "ci_high": "high"}
     for name, attribute in columns.items():
         values[name] = _by_method({r: getattr(r, attribute) for r in summary})
