@@ -6,7 +6,9 @@ import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,11 +60,10 @@ class Fold:
     validation: tuple[str, ...]
     test: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        listed = [s for part in PARTS for s in getattr(self, part)]
-        twice = sorted({s for s in listed if listed.count(s) > 1})
-        if twice:
-            raise UsageError(f"fold {self.index}: sub-{twice[0]} is listed twice; list it once")
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The fold as records have it, JSON."""
+        return {"index": self.index, **{part: list(getattr(self, part)) for part in PARTS}}
 
     @classmethod
     def of(cls, index: int, *parts: Iterable[str]) -> Fold:
@@ -290,7 +291,8 @@ def _read(path: Path, every: str = "") -> dict[str, dict[int, dict[str, list[str
 
 
 def _fold(path: Path, index: int, parts: Mapping[str, Sequence[str]]) -> Fold:
-    try:
-        return Fold.of(index, *(parts[name] for name in PARTS))
-    except UsageError as err:
-        raise UsageError(f"{path}: {err}") from err
+    listed = sorted(s for name in PARTS for s in parts[name])
+    for subject, following in pairwise(listed):
+        if subject == following:
+            raise UsageError(f"{path}: fold {index}: sub-{subject} is listed twice; list it once")
+    return Fold.of(index, *(parts[name] for name in PARTS))

@@ -83,16 +83,16 @@ def write_table_page(out_dir: Path, table: Table) -> Path:
     path = Path(out_dir) / f"{table.name}.html"
     level = ENHANCE if table.task == ENHANCE else "benchmark"
     problems: list[str] = []
-    contrasts = {c.name: c for c in read_contrasts(out_dir, level, problems)}
+    blocks = {block.contrast: block for block in table.blocks}
+    contrasts = {c.name: c for c in read_contrasts(out_dir, level, problems, blocks)}
     views = []
     for block in table.blocks:
         contrast = contrasts.get(block.contrast)
         # Shown is the median subject of the method that the others are tested against.
         main = next((row.versus for row in block.comparisons if row.versus != IDENTITY), "")
         drawn = contrast and draw_panels(contrast, block.titles, problems, main=main, limit=1)
-        common = common_view(block)
         layout = {"notes": block.notes, "printout": table.lay_out(block), "panels": drawn}
-        views.append(common | layout)
+        views.append(common_view(block) | layout)
     page = render(
         "table.html.jinja",
         style=asset("style.css") + asset("group.css"),

@@ -10,7 +10,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from h2lo_bids import io
-from h2lo_bids.bids.derivatives import find_records, result_files, result_path, result_pattern
+from h2lo_bids.bids.derivatives import find_records, result_files, result_path
 from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CLIPPED, CONVENTIONS, Metric
 from h2lo_bids.evaluation.scores import IDENTITY, IDENTITY_TITLES, Score, read_scores
-from h2lo_bids.evaluation.splits import PARTS, Fold, read_splits
+from h2lo_bids.evaluation.splits import Fold, read_splits
 from h2lo_bids.evaluation.table import Block, tabulate
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
 
@@ -108,40 +108,39 @@ class Contrast:
         return tuple(lines)
 
 
-def read_contrasts(out_dir: Path, level: str, problems: list[str]) -> list[Contrast]:
+def read_contrasts(
+    out_dir: Path, level: str, problems: list[str], blocks: Mapping[str, Block] | None = None
+) -> list[Contrast]:
     """Return the runs and splits of every contrast; problems of files are added, one line each.
 
     Level ``"evaluate"`` looks into ``evaluation``, any other into ``folds``, of which
-    ``"enhance"`` takes the enhancers and any other the rest.
+    ``"enhance"`` takes the enhancers and any other the rest. Scores are tabulated where `blocks`
+    are not given.
     """
     table = result_files(out_dir, "splits")[0]
     splits = {} if level == "evaluate" else _read(read_splits, table, problems, {})
     root = out_dir / ("evaluation" if level == "evaluate" else "folds")
-    scored = result_pattern(_TABLES.get(level, "group_tables"), "_scores.tsv")
-    names = {path.name.split("_")[1] for path in out_dir.glob(scored)} | {*splits}
-    names |= {c for c in CONTRASTS if (root / c).is_dir() or find_records(out_dir, c)}
     contrasts = []
-    for name in sorted(names & {*CONTRASTS}):
-        planned = splits.get(name, ())
-        if level == "evaluate":
-            runs = _evaluated(root / name, f"{_stem(out_dir, level, name)}_scores.tsv", problems)
-        else:
-            runs = _fits(root / name, level, problems)
-        kept = tuple(run for run in runs if _of_these_splits(run, planned))
-        problems += [
-            f"{name}, {run.name}: fitted on another division of the subjects; skipped"
-            for run in runs
-            if run not in kept
-        ]
+    for name in CONTRASTS:
+        stem = result_path(out_dir, _TABLES.get(level, "group_tables"), contrast=name)
+        scores, planned = Path(f"{stem}_scores.tsv"), splits.get(name, ())
+        begun = planned or scores.exists() or (root / name).is_dir()
+        if not begun and not find_records(out_dir, name):
+            continue
+        runs = []
+        for run in _runs(root / name, level, scores, problems):
+            recorded = run.record.get("fold")
+            due = [fold.recorded for fold in planned if fold.index == run.fold]
+            if planned and recorded is not None and recorded not in due:
+                line = f"{name}, {run.name}: fitted on another division of the subjects; skipped"
+                problems.append(line)
+            else:
+                runs.append(run)
         task = ENHANCE if level == "enhance" else SYNTHESIZE
-        contrast = Contrast(name, kept, planned, task, Block(name, ()))
-        contrasts.append(_scored(contrast, _stem(out_dir, level, name), problems))
+        contrast = Contrast(name, tuple(runs), planned, task, Block(name, ()))
+        block = _scored(contrast, stem, problems) if blocks is None else blocks.get(name)
+        contrasts.append(replace(contrast, block=block or contrast.block))
     return contrasts
-
-
-def _stem(out_dir: Path, level: str, contrast: str) -> Path:
-    """Name what the tables of a level begin with."""
-    return result_path(out_dir, _TABLES.get(level, "group_tables"), contrast=contrast)
 
 
 def _read(parse: Callable[[Path], Any], path: str | Path, problems: list[str], nothing: Any) -> Any:
@@ -176,46 +175,36 @@ def read_table(path: str | Path, problems: list[str]) -> list[dict[str, str]]:
     return table
 
 
-def _fits(folder: Path, level: str, problems: list[str]) -> list[Run]:
-    """Read the folds of the methods of a task."""
-    runs = [
-        _run(path.parent.name, int(match[1]), path, problems)
-        for path in folder.glob("[!.]*/fold-*")
-        if (match := _FOLD.fullmatch(path.name))
-        and bool(_ENHANCER.fullmatch(path.parent.name)) == (level == "enhance")
-    ]
-    return sorted(runs, key=lambda run: (run.method, run.fold or 0))
+def _runs(folder: Path, level: str, table: Path, problems: list[str]) -> list[Run]:
+    """Read the folds of the methods of a task, or the models of the last evaluation.
 
-
-def _evaluated(folder: Path, table: str, problems: list[str]) -> list[Run]:
-    """Read the models of the last evaluation: an earlier one may have had other pairs."""
-    named = {row.get("method") for row in read_table(table, problems)}
-    return [
-        _run(path.name, None, path, problems)
-        for path in sorted(folder.glob("[!.]*"))
-        if path.is_dir() and (path.name in named or not named)
-    ]
-
-
-def _run(method: str, fold: int | None, folder: Path, problems: list[str]) -> Run:
-    record = {
-        key: value
-        for key, value in read_json(folder / "record.json", problems).items()
-        if isinstance(value, _FIELDS.get(key, object))
-        and not (isinstance(value, float) and not math.isfinite(value))
-    }
-    return Run(method, fold, folder, record, _history(folder / "history.csv"))
-
-
-def _of_these_splits(run: Run, splits: tuple[Fold, ...]) -> bool:
-    """Return whether a run is of the present splits, not of those of an earlier run."""
-    recorded = run.record.get("fold")
-    if not splits or recorded is None:
-        return True
-    planned = [fold for fold in splits if fold.index == run.fold]
-    return any(
-        all(recorded.get(part) == list(getattr(fold, part)) for part in PARTS) for fold in planned
-    )
+    An earlier evaluation may have had other pairs.
+    """
+    places: list[tuple[str, int | None, Path]]
+    if level == "evaluate":
+        named = {row.get("method") for row in read_table(table, problems)}
+        places = [
+            (path.name, None, path)
+            for path in sorted(folder.glob("[!.]*"))
+            if path.is_dir() and (path.name in named or not named)
+        ]
+    else:
+        places = sorted(
+            (path.parent.name, int(match[1]), path)
+            for path in folder.glob("[!.]*/fold-*")
+            if (match := _FOLD.fullmatch(path.name))
+            and bool(_ENHANCER.fullmatch(path.parent.name)) == (level == "enhance")
+        )
+    runs = []
+    for method, fold, path in places:
+        record = {
+            key: value
+            for key, value in read_json(path / "record.json", problems).items()
+            if isinstance(value, _FIELDS.get(key, object))
+            and not (isinstance(value, float) and not math.isfinite(value))
+        }
+        runs.append(Run(method, fold, path, record, _history(path / "history.csv")))
+    return runs
 
 
 def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
@@ -231,7 +220,7 @@ def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
     return {name: table[name].to_numpy(float) for name in _CURVES}
 
 
-def _scored(contrast: Contrast, stem: Path, problems: list[str]) -> Contrast:
+def _scored(contrast: Contrast, stem: Path, problems: list[str]) -> Block | None:
     """Read the scores of a contrast and compute their table.
 
     Folds that were scored after the last collection are added. The convention and the method
@@ -244,21 +233,14 @@ def _scored(contrast: Contrast, stem: Path, problems: list[str]) -> Contrast:
         scores += [score for score in later if (score.method, score.fold) not in collected]
     scored = {score.method for score in scores} - {IDENTITY}
     versus = [row.get("versus") for row in read_table(f"{stem}_comparisons.tsv", problems)]
-    reference = next((method for method in versus if method in scored), None)
+    metric = read_json(Path(f"{stem}_summary.json"), problems).get("metric")
+    convention = metric.get("MetricsConvention") if isinstance(metric, dict) else None
     try:
-        convention = _convention(Path(f"{stem}_summary.json"), problems)
-        block = tabulate(
-            scores, contrast.titles, contrast=contrast.name, reference=reference,
-            convention=convention,
+        return tabulate(
+            scores, contrast.titles, contrast=contrast.name,
+            reference=next((method for method in versus if method in scored), None),
+            convention=convention if convention in CONVENTIONS else CLIPPED,
         )  # fmt: skip
-        return replace(contrast, block=block)
     except H2loError as error:
         problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
-        return contrast
-
-
-def _convention(sidecar: Path, problems: list[str]) -> str:
-    """Return the convention of what was collected."""
-    metric = read_json(sidecar, problems).get("metric")
-    name = metric.get("MetricsConvention") if isinstance(metric, dict) else None
-    return name if name in CONVENTIONS else CLIPPED
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -140,7 +140,7 @@ class FoldWork:
         values = {
             "contrast": self.contrast,
             "method": self.method,
-            "fold": asdict(self.fold),
+            "fold": self.fold.recorded,
             "options": self.method_options(),
             "pairs": {p.record.stem: p.fingerprint for p in self.pairs_in(*PARTS)},
             "pairs_fingerprint": pairs_fingerprint(self.pairs_in(*PARTS)),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def gather_scores(
             own = terms_of(record)
             same = all(terms[key] == own[key] for key in terms.keys() & own.keys())
             differs = "" if same else "other pairs or options"
-            if record.get("fold") != json.loads(json.dumps(asdict(fold))):
+            if record.get("fold") != fold.recorded:
                 differs = "another division of the subjects"
             if differs and method not in settings.arms:
                 send(note(f"{folder}: of {differs}; not in the table", "warning"))
