@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import io
 import json
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import safetensors.torch
 import torch
 from group_samples import Sample, make_scores, record
-from html_check import elements
-from report_samples import make_report, make_scan
+from report_samples import Page, make_report, make_scan
 
 from h2lo_bids.bids.dataset import read_description, write_dataset_files
 from h2lo_bids.bids.derivatives import derivative_path, pair_paths
@@ -38,12 +38,13 @@ from h2lo_bids.errors import H2loError
 from h2lo_bids.evaluation.scores import read_scores, write_scores
 from h2lo_bids.evaluation.splits import read_folds
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.models.bundle import load_bundle, load_model, members, save_bundle
+from h2lo_bids.io import sha256
+from h2lo_bids.models.bundle import Bundle, load_bundle, load_model, members, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.reports.group import write_group_report
 from h2lo_bids.reports.page import render_markdown
-from h2lo_bids.reports.records import Failure, ModelInfo, figures_folder, load_subject_report
+from h2lo_bids.reports.records import Failure, ModelInfo, load_subject_report
 from h2lo_bids.reports.subject import render_subject_report
 from h2lo_bids.settings.convert import external
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort
@@ -54,26 +55,29 @@ LONGEST = 4000
 """Characters that a message may have: enough for a path and a reason."""
 
 STEM = "sub-01_ses-HF_T1w"
-_IMAGE = "sub-01/ses-HF/anat/sub-01_ses-HF_T1w.nii.gz"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A reader: where its file stands, whole documents, and how it is read."""
+    """A reader: whole documents, how one is read, and where its file stands, if it has one."""
 
-    name: str
     seeds: Callable[[], list[bytes]]
-    read: Callable[[bytes, Path], object]
+    read: Callable[[Any], object]  # a file's path; or what is read from memory
+    file: str = ""
 
     def run(self, data: bytes, folder: Path) -> str | None:
         """Read a document; give the complaint, or None when there was none."""
+        path = folder / self.file
+        if self.file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
         try:
-            self.read(data, folder)
+            self.read(path if self.file else data)
         except H2loError as err:
             text = str(err)
-            assert text, f"{self.name}: an error without a message"
-            assert len(text.splitlines()) == 1, f"{self.name}: several lines: {text[:300]!r}"
-            assert len(text) < LONGEST, f"{self.name}: {len(text)} characters: {text[:300]!r}"
+            assert text, "an error without a message"
+            assert len(text.splitlines()) == 1, f"several lines: {text[:300]!r}"
+            assert len(text) < LONGEST, f"{len(text)} characters: {text[:300]!r}"
             return text
         return None
 
@@ -89,28 +93,24 @@ def _nifti() -> list[bytes]:
     return [*images, extended.to_bytes()]
 
 
-def _read_nifti(data: bytes, folder: Path) -> None:
-    path = folder / "image.nii"
-    path.write_bytes(data)
+def _read_nifti(path: Path) -> None:
     image = load_checked(path).image
     assert np.isfinite(image.dataobj).all()
     assert np.isfinite(image.affine).all()
 
 
-def _read_zipped(data: bytes, folder: Path) -> None:
-    path = folder / "image.nii.gz"
+def _read_zipped(path: Path) -> None:
     # The first byte says whether the stream or what is in it was damaged.
-    path.write_bytes(data if data[:2] == b"\x1f\x8b" else gzip.compress(data, 1))
+    if path.read_bytes()[:2] != b"\x1f\x8b":
+        path.write_bytes(gzip.compress(path.read_bytes(), 1))
     load_checked(path)
 
 
-def _read_sidecar(data: bytes, folder: Path) -> None:
-    path = folder / _IMAGE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (path.parent / f"{STEM}.json").write_bytes(data)
-    name = parse_name(path.name)
+def _read_sidecar(path: Path) -> None:
+    image = path.with_suffix(".nii.gz")
+    name = parse_name(image.name)
     assert name is not None
-    scan = read_scan(scan_at(path, name), Sidecars(folder))
+    scan = read_scan(scan_at(image, name), Sidecars(path.parents[3]))
     _is_text([scan.field_source, *scan.notes])
 
 
@@ -121,9 +121,7 @@ def _is_text(lines: object) -> None:
         assert len(line) < LONGEST, f"a note of {len(line)} characters"
 
 
-def _read_filter(data: bytes, folder: Path) -> None:
-    path = folder / "filter.json"
-    path.write_bytes(data)
+def _read_filter(path: Path) -> None:
     for conditions in compile_filters(load_filter_file(path)).values():
         describe(conditions)
         for name in (f"{STEM}.nii.gz", "sub-2_run-007_T2w.nii"):
@@ -132,44 +130,31 @@ def _read_filter(data: bytes, folder: Path) -> None:
             matches(found, conditions)
 
 
-def _read_description(data: bytes, folder: Path) -> None:
-    raw, out = folder / "raw", folder / "out"
-    for place in (raw, out):
-        place.mkdir(exist_ok=True)
-        (place / "dataset_description.json").write_bytes(data)
+def _read_description(path: Path) -> None:
+    raw, out = path.parent, path.parents[1] / "out"
+    shutil.copytree(raw, out)
     write_dataset_files(out, bids_dir=raw)
     json.loads((out / "dataset_description.json").read_text())
     read_description(raw, skip=True)
     read_description(raw)
 
 
-def _read_participants(data: bytes, folder: Path) -> None:
-    (folder / "participants.tsv").write_bytes(data)
-    rows = read_participants(folder).values()
+def _read_participants(path: Path) -> None:
+    rows = read_participants(path.parent).values()
     assert all(isinstance(value, str) for row in rows for value in row.values())
 
 
-def _read_folds(data: bytes, folder: Path) -> None:
-    (folder / "folds.tsv").write_bytes(data)
-    read_folds(folder / "folds.tsv", ["01", "02", "03"], "T1w")
-
-
-def _read_record(data: bytes, folder: Path) -> None:
-    for path in pair_paths(folder, (("sub", "01"),), "T1w").values():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+def _read_record(path: Path) -> None:
+    folder = path.parent
+    for part in pair_paths(folder, (("sub", "01"),), "T1w").values():
+        part.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, part)
     for pair in find_prepared(folder, contrast="T1w"):
         _is_text([pair.fusion, pair.fingerprint, *pair.sources, *pair.doubts])
         assert pair.hf.resolve().is_relative_to(folder.resolve())
 
 
-def _read_config(data: bytes, folder: Path) -> None:
-    path = folder / "config.toml"
-    path.write_bytes(data)
-    read_settings(["bids", "out", "participant", "--config-file", str(path)])
-
-
-def _read_external(data: bytes, folder: Path) -> None:
+def _read_external(data: bytes) -> None:
     try:
         name, template = external(data.decode("utf-8", errors="replace"))
     except argparse.ArgumentTypeError:
@@ -182,16 +167,9 @@ def _read_external(data: bytes, folder: Path) -> None:
     assert len(command.words(dict.fromkeys(PLACES, "a; rm -rf $HOME `id`"))) == count
 
 
-def _read_scores(data: bytes, folder: Path) -> None:
-    (folder / "scores.tsv").write_bytes(data)
-    read_scores(folder / "scores.tsv")
-
-
-def _read_report(data: bytes, folder: Path) -> None:
-    figures = figures_folder(folder, "01")
-    figures.mkdir(parents=True, exist_ok=True)
-    (figures / "sub-01_desc-summary.json").write_bytes(data)
-    (figures / "sub-01_desc-report_T1w.json").write_bytes(data)
+def _read_report(path: Path) -> None:
+    folder = path.parents[2]
+    shutil.copy(path, path.with_name("sub-01_desc-report_T1w.json"))
     page = render_subject_report(load_subject_report(folder, "01"), folder)
     page.encode("utf-8")
 
@@ -203,23 +181,16 @@ def _reports() -> list[bytes]:
     return [json.dumps(part).encode() for part in ({**report, **scan}, scan, report)]
 
 
-def _read_group_record(data: bytes, folder: Path) -> None:
-    fold = folder / "folds/T1w/h2lo/fold-0"
-    fold.mkdir(parents=True, exist_ok=True)
-    (fold / "record.json").write_bytes(data)
-    write_group_report(folder, level="group")
-
-
 def _group_records() -> list[bytes]:
     return [json.dumps(record("T1w", "h2lo", 0, Sample(subjects=("A", "B", "C")))).encode()]
 
 
-def _read_card(data: bytes, folder: Path) -> None:
-    for name, attributes in elements(render_markdown(data.decode("utf-8", errors="replace"))):
-        assert name in _OF_CARDS, name
-        assert set(attributes) <= _ATTRIBUTES
-        schemes = ("http://", "https://", "mailto:", "#")
-        assert attributes.get("href", "#").lower().startswith(schemes)
+def read_card(data: bytes) -> None:
+    page = Page(render_markdown(data.decode("utf-8", errors="replace")))
+    assert set(page.tags) <= _OF_CARDS
+    assert {name for _, name, _ in page.attributes} <= _ATTRIBUTES
+    schemes = ("http://", "https://", "mailto:", "#")
+    assert all(value.lower().startswith(schemes) for value in page.values("href"))
 
 
 _ATTRIBUTES = {"href", "rel", "start", "scope", "class", "tabindex", "role", "aria-label"}
@@ -229,30 +200,28 @@ _OF_CARDS = {
 }
 
 
-def _read_name(data: bytes, folder: Path) -> None:
+def _read_name(data: bytes) -> None:
     name = parse_name(data.decode("utf-8", errors="surrogateescape"))
     if name is None:
         return
     try:
-        path = derivative_path(folder, name.entities, suffix=name.suffix, desc="lowfield")
+        inside = derivative_path("", name.entities, suffix=name.suffix, desc="lowfield")
     except ValueError:
         return
-    inside = path.relative_to(folder)
     assert ".." not in inside.parts
     assert len(inside.parts) in (3, 4)
     assert str(inside).isascii()
     assert str(inside).isprintable()
 
 
-def _read_cohort(data: bytes, folder: Path) -> None:
+def _read_cohort(path: Path) -> None:
     """One file of JSON plays every part."""
+    folder = path.parent
     image = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
+    (folder / _COHORT).parent.mkdir(parents=True)
     for name in ("preproc_T1w", "lowfield_T1w", "brain_mask"):
-        path = folder / f"{_COHORT}{name}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            nib.save(image, path)
-        path.with_name(path.name.replace(".nii.gz", ".json")).write_bytes(data)
+        nib.save(image, folder / f"{_COHORT}{name}.nii.gz")
+        shutil.copy(path, folder / f"{_COHORT}{name}.json")
     for scan in find_cohort([folder], "T1w"):
         assert scan.mask.resolve().is_relative_to(folder.resolve())
         json.dumps(Cohort((scan,)).identity(), allow_nan=False)
@@ -264,23 +233,26 @@ def _model() -> H2lo:
 
 
 def _saved(folder: Path) -> Path:
-    """Write a small bundle once."""
+    """Write a small bundle."""
+    described = {"name": "x", "version": "1", "value_range": [0, 1], "license": "CC0"}
+    described["training_data"] = {"kind": "real", "description": "none"}
+    more = {"metadata": described, "card": "# card", "extras": {"notes/more.txt": b"x"}}
     place = folder / "model"
-    if not place.exists():
-        described = {"name": "x", "version": "1", "value_range": [0, 1], "license": "CC0"}
-        described["training_data"] = {"kind": "real", "description": "none"}
-        more = {"metadata": described, "card": "# card", "extras": {"notes/more.txt": b"x"}}
-        save_bundle(place, _model(), contrast="T1w", frame=Frame((8, 8, 8)), **more)
+    save_bundle(place, _model(), contrast="T1w", frame=Frame((8, 8, 8)), **more)
     return place
 
 
-def _read_metadata(data: bytes, folder: Path) -> None:
-    place = _saved(folder)
-    (place / "metadata.json").write_bytes(data)
-    bundle = load_bundle(place)
+def _read_metadata(path: Path) -> None:
+    place = _saved(path.parent)
+    path.replace(place / "metadata.json")
+    members(_read_model(place))
+
+
+def _read_model(path: Path) -> Bundle:
+    bundle = load_bundle(path)
     ModelInfo.from_metadata(bundle.metadata, bundle.card)
     load_model(bundle)
-    members(bundle)
+    return bundle
 
 
 def _metadata() -> list[bytes]:
@@ -288,11 +260,11 @@ def _metadata() -> list[bytes]:
         return [(_saved(Path(folder)) / "metadata.json").read_bytes()]
 
 
-def _read_weights(data: bytes, folder: Path) -> None:
-    place = _saved(folder)
-    (place / "weights.safetensors").write_bytes(data)
+def _read_weights(path: Path) -> None:
+    place = _saved(path.parent)
     record = json.loads((place / "metadata.json").read_text())
-    record["sha256"] = hashlib.sha256(data).hexdigest()  # a liar's digest is right
+    record["sha256"] = sha256(path.read_bytes())  # a liar's digest is right
+    path.replace(place / "weights.safetensors")
     (place / "metadata.json").write_text(json.dumps(record))
     load_model(load_bundle(place))
 
@@ -324,14 +296,6 @@ def _checkpoints() -> list[bytes]:
         torch.save(content, stream, _use_new_zipfile_serialization=zipped)
         found.append(stream.getvalue())
     return found
-
-
-def _read_checkpoint(data: bytes, folder: Path) -> None:
-    path = folder / "T1w.pth"
-    path.write_bytes(data)
-    bundle = load_bundle(path)
-    ModelInfo.from_metadata(bundle.metadata, bundle.card)
-    load_model(bundle)
 
 
 def _texts(*texts: str) -> Callable[[], list[bytes]]:
@@ -373,26 +337,39 @@ _CONFIG = 'verbose = 1\nparticipant-label = ["01"]\nmem = "8G"\n[run]\na = 1\n'
 _CARD = "# A\n\n- [a](https://e.org) `b` **c** _d_\n  1. x\n\n| a | b |\n|---|---|\n| 1 | <i> |\n\n> q\n\n```\nc\n```\n"
 
 TARGETS = {
-    target.name: target
-    for target in (
-        Target("nifti", _nifti, _read_nifti),
-        Target("nifti-gz", lambda: [*_nifti(), *map(gzip.compress, _nifti())], _read_zipped),
-        Target("sidecar", _texts(_SIDECAR), _read_sidecar),
-        Target("filter", _texts(_FILTER), _read_filter),
-        Target("description", _texts(_DESCRIPTION), _read_description),
-        Target("participants", _texts("participant_id\tage\nsub-01\t3\n"), _read_participants),
-        Target("folds-tsv", _texts(_FOLDS), _read_folds),
-        Target("pair-record", _texts(_RECORD), _read_record),
-        Target("config", _texts(_CONFIG), _read_config),
-        Target("external", _texts("x='/bin/echo {input} \"{output}\" {mask}'"), _read_external),
-        Target("scores", _scores, _read_scores),
-        Target("report-record", _reports, _read_report),
-        Target("group-record", _group_records, _read_group_record),
-        Target("card", _texts(_CARD), _read_card),
-        Target("bundle-metadata", _metadata, _read_metadata),
-        Target("weights", _lying_weights, _read_weights),
-        Target("checkpoint", _checkpoints, _read_checkpoint),
-        Target("cohort", _texts(json.dumps({"Sources": _SOURCES, **_MADE})), _read_cohort),
-        Target("name", _texts(f"{STEM}.nii.gz", "sub-01_run-2_desc-a_T2w.nii"), _read_name),
-    )
+    "nifti": Target(_nifti, _read_nifti, "image.nii"),
+    "nifti-gz": Target(
+        lambda: [*_nifti(), *map(gzip.compress, _nifti())], _read_zipped, "image.nii.gz"
+    ),
+    "sidecar": Target(_texts(_SIDECAR), _read_sidecar, f"sub-01/ses-HF/anat/{STEM}.json"),
+    "filter": Target(_texts(_FILTER), _read_filter, "filter.json"),
+    "description": Target(_texts(_DESCRIPTION), _read_description, "raw/dataset_description.json"),
+    "participants": Target(
+        _texts("participant_id\tage\nsub-01\t3\n"), _read_participants, "participants.tsv"
+    ),
+    "folds-tsv": Target(
+        _texts(_FOLDS), lambda path: read_folds(path, ["01", "02", "03"], "T1w"), "folds.tsv"
+    ),
+    "pair-record": Target(_texts(_RECORD), _read_record, "record.json"),
+    "config": Target(
+        _texts(_CONFIG),
+        lambda path: read_settings(["bids", "out", "participant", "--config-file", str(path)]),
+        "config.toml",
+    ),
+    "external": Target(_texts("x='/bin/echo {input} \"{output}\" {mask}'"), _read_external),
+    "scores": Target(_scores, read_scores, "scores.tsv"),
+    "report-record": Target(_reports, _read_report, "sub-01/figures/sub-01_desc-summary.json"),
+    "group-record": Target(
+        _group_records,
+        lambda path: write_group_report(path.parents[4], level="group"),
+        "folds/T1w/h2lo/fold-0/record.json",
+    ),
+    "card": Target(_texts(_CARD), read_card),
+    "bundle-metadata": Target(_metadata, _read_metadata, "metadata.json"),
+    "weights": Target(_lying_weights, _read_weights, "weights.safetensors"),
+    "checkpoint": Target(_checkpoints, _read_model, "T1w.pth"),
+    "cohort": Target(
+        _texts(json.dumps({"Sources": _SOURCES, **_MADE})), _read_cohort, "sidecar.json"
+    ),
+    "name": Target(_texts(f"{STEM}.nii.gz", "sub-01_run-2_desc-a_T2w.nii"), _read_name),
 }

@@ -1,13 +1,9 @@
-"""Lets the tests of this room import its tiny problems, and keeps them to one core."""
+"""Keeps the tests of this room to one core."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # for problems.py
 
 
 @pytest.fixture(autouse=True)
