@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from h2lo_bids.bids.explain import some
-from h2lo_bids.bids.gather import Result, Search, check_fit, find_images, note_others, read_scan
+from h2lo_bids.bids.gather import Result, Search, check_fit, find_images, read_scan
 from h2lo_bids.bids.index import sessions_of
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.query import (
@@ -109,7 +109,6 @@ def _search(settings: Settings, sides: tuple[str, ...], choose: Choose) -> Disco
             images.append(image)
         else:
             search.skip(image.path, reason)
-    note_others(search)
     if images:
         check_fit(search, every, sides)
     search.validate(image.path for image in images)

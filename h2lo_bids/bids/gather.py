@@ -22,14 +22,7 @@ from h2lo_bids.bids.explain import (
 from h2lo_bids.bids.index import index_images, list_subjects, read_participants, sessions_of
 from h2lo_bids.bids.metadata import Sidecars, field_strength
 from h2lo_bids.bids.names import in_place, looks_wanted, parse_name
-from h2lo_bids.bids.query import (
-    Conditions,
-    describe,
-    did_you_mean,
-    matches,
-    nearest,
-    other_queries,
-)
+from h2lo_bids.bids.query import Conditions, describe, did_you_mean, matches, nearest, other_queries
 from h2lo_bids.bids.scan import Scan, header_warnings, scan_at
 from h2lo_bids.errors import (
     BadDataError,
@@ -120,6 +113,8 @@ class Search:
                 self.doubt(table, "no column participant_id, or it cannot be read; not used")
         for path, text in absent.items():
             self.refuse(path, text)
+        if others := other_queries(self.conditions.filters):
+            self.notes.append(f"queries of the filter file that are not used: {listed(others)}")
         self.choose(chosen)
 
     def check_description(self) -> None:
@@ -303,12 +298,6 @@ def read_scan(image: Scan, sidecars: Sidecars) -> Scan:
         notes=(strength.note,) if strength.note else (),
         warnings=(strength.warning,) if strength.warning else (),
     )
-
-
-def note_others(search: Search) -> None:
-    """Name the queries of a filter file that are for other programs, once."""
-    if others := other_queries(search.conditions.filters):
-        search.notes.append(f"queries of the filter file that are not used: {listed(others)}")
 
 
 def check_fit(search: Search, images: list[Scan], sides: tuple[str, ...]) -> None:

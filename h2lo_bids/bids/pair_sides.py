@@ -11,19 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from h2lo_bids.bids.explain import misnamed_subjects
-from h2lo_bids.bids.gather import Search, check_fit, find_images, note_others, read_scan
+from h2lo_bids.bids.gather import Search, check_fit, find_images, read_scan
 from h2lo_bids.bids.index import folder_names, list_subjects, sessions_of
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import NIFTI, in_place, parse_name
-from h2lo_bids.bids.query import (
-    HIGH,
-    LF_DATASET,
-    LOW,
-    Conditions,
-    describe,
-    did_you_mean,
-    matches,
-)
+from h2lo_bids.bids.query import HIGH, LOW, Conditions, describe, did_you_mean, matches
 from h2lo_bids.bids.scan import Scan, not_an_input, rank, scan_at
 from h2lo_bids.errors import H2loError, MissingInputError
 from h2lo_bids.io import check_content
@@ -50,7 +42,6 @@ def gather_sides(search: Search) -> dict[Key, Sides]:
     """
     sides: dict[Key, Sides] = defaultdict(Sides)
     lf_dir = search.settings.lf_dir
-    note_others(search)
     images = find_images(search)
     check_fit(search, images, HIGH)
     if lf_dir is None and not search.settings.derivatives:
@@ -71,7 +62,7 @@ def gather_sides(search: Search) -> dict[Key, Sides]:
 def _gather_second(search: Search, root: Path, sides: dict[Key, Sides]) -> None:
     """Add the low-field scans of ``lf_dir``, and warn of what only that dataset has."""
     settings = replace(search.settings, bids_dir=root, lf_dir=None, bids_database_dir=None)
-    second = replace(search, settings=settings, dataset=LF_DATASET)  # it adds to the same lists
+    second = replace(search, settings=settings, dataset="lf")  # it adds to the same lists
     known = {*search.existing}
     second.check_description()
     others = [f"sub-{label}" for label in second.existing if label not in known]

@@ -26,8 +26,6 @@ SCANS, ENHANCED = ("",), ("", "lf")
 HIGH, LOW = ("", "hf"), ("lf",)
 """Whose conditions count: those of the level's scans, or of one side of a pair."""
 
-LF_DATASET = "lf"
-"""Name in BIDS URIs of the dataset of ``--lf-dir``."""
 _SIDES = ("hf", "lf")
 _QUERIES = tuple(contrast.lower() for contrast in CONTRASTS)
 _KNOWN = (*_QUERIES, *(f"{side}_{query}" for side in _SIDES for query in _QUERIES))

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import bids_app_spec
@@ -78,7 +78,7 @@ class Scan:
     @property
     def relative_path(self) -> str:
         """POSIX path relative to the dataset's root."""
-        return PurePosixPath(*self.path.relative_to(self.root).parts).as_posix()
+        return self.path.relative_to(self.root).as_posix()
 
     @property
     def uri(self) -> str:
