@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from skeletons import anat, scan_at
 
-from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run, alone, write_dataset
 from h2lo_bids.cli.participant import SubjectTask, write_report
@@ -97,9 +97,7 @@ def _read_all_the_time(root: Path, ready, done) -> None:
 
 def _report_a_session(root: Path, session: str, ready) -> None:
     bids = root / "bids"
-    path = bids / "sub-01" / f"ses-{session}" / "anat" / f"sub-01_ses-{session}_T1w.nii.gz"
-    entities = (("sub", "01"), ("ses", session))
-    scan = Scan(path, "01", session, "T1w", entities, 3.0, "MagneticFieldStrength", {})
+    scan = scan_at(bids / anat("01", session, "T1w"))
     for k in range(ROUNDS // 2):
         out = root / f"out{k}"
         settings = Settings(bids, out, participant_label=("01",), session_label=(session,))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from h2lo_bids.bids import scan
 from h2lo_bids.bids.discover import Discovery, discover, discover_lowfield
+from h2lo_bids.bids.names import parse_name
+from h2lo_bids.bids.scan import Scan
 from h2lo_bids.settings import Settings
 
 CONTRASTS = ("T1w", "T2w")
@@ -45,6 +49,13 @@ def anat(subject: str, session: str | None, rest: str, extension: str = ".nii.gz
     folder = f"sub-{subject}/" + (f"ses-{session}/" if session else "")
     stem = f"sub-{subject}_" + (f"ses-{session}_" if session else "")
     return f"{folder}anat/{stem}{rest}{extension}"
+
+
+def scan_at(path: Path, **facts: Any) -> Scan:
+    """Return the scan of a path with what is known of it; nothing is read."""
+    name = parse_name(path.name)
+    assert name is not None
+    return replace(scan.scan_at(path, name), **facts)
 
 
 def annex(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from skeletons import HIGH, anat, annex, ds005752, ds006557, find, put, write
+from skeletons import HIGH, anat, annex, ds005752, ds006557, find, put, scan_at, write
 
 from h2lo_bids.bids import dataset
 from h2lo_bids.bids.dataset import (
@@ -45,11 +45,8 @@ EXTRAS = Extras(realisations=1, uncertainty=True)
 
 
 def scan(suffix: str, session: str | None) -> Scan:
-    pairs = (("sub", "01"), *([("ses", session)] if session else []), ("run", "02"))
-    folder = Path("/raw/sub-01") / (f"ses-{session}" if session else "") / "anat"
-    stem = "_".join([*(f"{key}-{label}" for key, label in pairs), suffix])
-    path = folder / f"{stem}.nii.gz"
-    return Scan(path, "01", session, suffix, pairs, 3.0, "MagneticFieldStrength", ACQUIRED)
+    path = Path("/raw") / anat("01", session, f"run-02_{suffix}")
+    return scan_at(path, field_strength=3.0, metadata=ACQUIRED)
 
 
 def contents(head: Scan, out: Path, grids: tuple[Grid, ...], **changed: Any) -> dict[str, dict]:

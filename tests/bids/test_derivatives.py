@@ -6,6 +6,7 @@ import pytest
 from bids.layout.writing import build_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skeletons import anat, scan_at
 
 import bids_app_spec
 from h2lo_bids.bids.derivatives import (
@@ -24,13 +25,9 @@ SOURCE = ("ses", "task", "acq", "ce", "rec", "run", "echo", "part", "chunk")
 
 
 def scan(suffix: str = "T1w", **entities: str) -> Scan:
-    pairs = tuple((key, entities[key]) for key in ORDER if key in entities)
-    folder = Path("/data/ds") / f"sub-{entities['sub']}"
-    if "ses" in entities:
-        folder /= f"ses-{entities['ses']}"
-    stem = "_".join([*(f"{key}-{label}" for key, label in pairs), suffix])
-    path = folder / "anat" / f"{stem}.nii.gz"
-    return Scan(path, entities["sub"], entities.get("ses"), suffix, pairs)
+    sub, ses = entities.pop("sub"), entities.pop("ses", None)
+    rest = "".join(f"{key}-{entities[key]}_" for key in ORDER if key in entities)
+    return scan_at(Path("/data/ds") / anat(sub, ses, rest + suffix))
 
 
 def test_examples() -> None:

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import gaussian_filter, map_coordinates
+from skeletons import anat, scan_at
 
 from h2lo_bids.bids.scan import Scan
 
@@ -53,10 +54,7 @@ def seen(brain: nib.Nifti1Image, motion: np.ndarray, shape, spacing) -> nib.Nift
 
 def write_scan(root: Path, session: str, image, acq: str | None = None) -> Scan:
     """Write an image as one of a dataset."""
-    entities = (("sub", "01"), ("ses", session), *((("acq", acq),) if acq else ()))
-    stem = "_".join([*(f"{k}-{v}" for k, v in entities), "T1w"])
-    path = root / "sub-01" / f"ses-{session}" / "anat" / f"{stem}.nii.gz"
+    path = root / anat("01", session, f"acq-{acq}_T1w" if acq else "T1w")
     path.parent.mkdir(parents=True, exist_ok=True)
     image.to_filename(path)
-    meta = {"Manufacturer": "Nobody (simulated)"}
-    return Scan(path, "01", session, "T1w", entities, 3.0, "MagneticFieldStrength", meta)
+    return scan_at(path, field_strength=3.0, metadata={"Manufacturer": "Nobody (simulated)"})

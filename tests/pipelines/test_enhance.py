@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine, from_matvec
+from skeletons import anat, scan_at
 from small_brains import GRIDS, make_brain, seen, write_scan
 
 from h2lo_bids.bids.discover import LowFieldSource
@@ -154,14 +155,9 @@ def test_one_scan_alone_and_one_that_cannot_be_read_among_three(tmp_path, model)
 
 def test_every_promised_output_has_its_sink_and_t2w_its_donor(tmp_path, model):
     def source(suffix: str, session: str) -> LowFieldSource:
-        entities = (("sub", "01"), ("ses", session))
-        path = tmp_path / "sub-01" / f"ses-{session}" / "anat"
-        parts = tuple(
-            Scan(path / f"sub-01_ses-{session}_acq-{way}_{suffix}.nii.gz", "01", session, suffix,
-                 (*entities, ("acq", way)), 0.064)
-            for way in ("axi", "cor", "sag")
-        )  # fmt: skip
-        return LowFieldSource(replace(parts[0], entities=entities), parts)
+        ways = (anat("01", session, f"acq-{way}_{suffix}") for way in ("axi", "cor", "sag"))
+        parts = tuple(scan_at(tmp_path / way) for way in ways)
+        return LowFieldSource(scan_at(tmp_path / anat("01", session, suffix)), parts)
 
     sources = [source("T1w", "a"), source("T2w", "a"), source("T2w", "b")]
     out = tmp_path / "out"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from nipype.interfaces.base import isdefined
+from skeletons import anat, scan_at
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.models.bundle import Bundle
@@ -27,10 +28,7 @@ METADATA = {
 
 
 def _scan(suffix: str, session: str | None = None) -> Scan:
-    entities = (("sub", "01"), *((("ses", session),) if session else ()))
-    folder = Path("/bids/sub-01") / (f"ses-{session}" if session else "") / "anat"
-    name = "_".join([*(f"{k}-{v}" for k, v in entities), f"{suffix}.nii.gz"])
-    return Scan(folder / name, "01", session, suffix, entities, 3.0, "MagneticFieldStrength")
+    return scan_at(Path("/bids") / anat("01", session, suffix))
 
 
 @pytest.fixture
