@@ -20,7 +20,6 @@ import shutil
 import socket
 import stat
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -196,26 +195,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> bool:
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``path``, unless the file holds exactly that already."""
     target = Path(path)
     with contextlib.suppress(OSError):
         if target.read_bytes() == data:
-            return False
+            return
     with atomic_path(target) as temporary:
         temporary.write_bytes(data)
-    return True
 
 
-def atomic_write_text(path: str | os.PathLike[str], text: str) -> bool:
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text with POSIX line ends; see :func:`atomic_write_bytes`."""
-    return atomic_write_bytes(path, text.encode("utf-8"))
+    atomic_write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> bool:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically, unless the file holds just that."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    return atomic_write_text(path, text + "\n")
+    atomic_write_text(path, text + "\n")
 
 
 def save_nifti(
@@ -239,16 +237,11 @@ def save_nifti(
     return target
 
 
-def remove_temporaries(folder: str | os.PathLike[str], *, older_than: float = 86400.0) -> int:
-    """Delete what killed runs left behind, sparing files a live run may be writing."""
-    removed = 0
-    limit = time.time() - older_than
-    for path in Path(folder).rglob(f"{TEMPORARY_PREFIX}*"):
+def remove_temporaries(folder: Path) -> None:
+    """Delete what a killed process left half written in its folder."""
+    for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if path.is_file() and path.stat().st_mtime < limit:
-                path.unlink()
-                removed += 1
-    return removed
+            path.unlink()
 
 
 def _flush(path: Path) -> None:

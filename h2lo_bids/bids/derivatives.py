@@ -227,11 +227,9 @@ def sidecar(desc: str, **facts: Any) -> dict[str, Any]:
     return {key: value for key, value in content.items() if value is not None}
 
 
-def write_sidecar(image: Path, content: Mapping[str, Any]) -> Path:
-    """Write the sidecar of an image or transform atomically; give its path."""
-    path = sidecar_path(image)
-    write_json(path, content)
-    return path
+def write_sidecar(image: Path, content: Mapping[str, Any]) -> None:
+    """Write the sidecar of an image or transform."""
+    write_json(sidecar_path(image), content)
 
 
 def template_reference(image: Path) -> str:

@@ -88,10 +88,11 @@ def discover_lowfield(settings: Settings) -> Discovery:
     return _search(settings, ENHANCED, _low_field)
 
 
-Choose = Callable[[list[Scan], Search], list[LowFieldSource]]
-
-
-def _search(settings: Settings, sides: tuple[str, ...], choose: Choose) -> Discovery:
+def _search(
+    settings: Settings,
+    sides: tuple[str, ...],
+    choose: Callable[[list[Scan], Search], list[LowFieldSource]],
+) -> Discovery:
     """Find the images that are asked for, and let a function choose the scans among them."""
     search = Search(settings, Conditions(settings))
     search.begin()

@@ -48,11 +48,6 @@ class Problem(NamedTuple):
         """One line for the user."""
         return str(self.error)
 
-    @property
-    def exit_code(self) -> int:
-        """The code that stands for this kind of error."""
-        return self.error.exit_code
-
 
 class Skipped(NamedTuple):
     """An image skipped on purpose, with the reason and the option that changes it."""

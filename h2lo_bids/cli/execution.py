@@ -286,7 +286,7 @@ def run_participants(
         name, outcome = end.job.name, end.result or Outcome((), ())
         seconds = end.seconds  # before what is cleaned up
         if lost := run.fail_job(end, LOST, scans[name], _REMEDY):
-            remove_temporaries(run.settings.out_dir / name, older_than=0.0)
+            remove_temporaries(run.settings.out_dir / name)
             after_loss(name, lost)
         for failed in outcome.failed:
             run.fail(failed)

@@ -199,7 +199,7 @@ def test_containers() -> None:
 def test_real_layouts_are_valid(tmp_path: Path) -> None:
     assert find(ds005752(tmp_path / "a")).scans
     root = ds006557(tmp_path / "b")
-    assert all(problem.exit_code == 66 for problem in find(root).problems)
+    assert all(problem.error.exit_code == 66 for problem in find(root).problems)
 
 
 @pytest.mark.usefixtures("validator")
@@ -236,7 +236,7 @@ def test_what_was_not_chosen_stops_nobody(tmp_path: Path) -> None:
     annex(root / anat("03", None, "T1w"))
     found = find(root, participant_label=("01", "03", "04"))
     assert [scan.subject for scan in found.scans] == ["01"]
-    assert sorted(problem.exit_code for problem in found.problems) == [65, 66]
+    assert sorted(problem.error.exit_code for problem in found.problems) == [65, 66]
 
 
 def test_without_the_validator_there_is_a_note(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from h2lo_bids.errors import InvalidBidsError, NoMatchError
 
 
 def problems(found: object) -> list[tuple[str, int]]:
-    return [(p.message, p.exit_code) for p in found.problems]  # type: ignore[attr-defined]
+    return [(p.message, p.error.exit_code) for p in found.problems]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,12 @@ def test_participants_without_folder_or_row(tmp_path: Path) -> None:
         ("sub-02/Anat/sub-02_T1w.nii.gz", "did you mean anat?"),
         ("sub-02/ses_A/anat/sub-02_T1w.nii.gz", "did you mean ses-A?"),
         ("sub-02/Session01/anat/sub-02_T1w.nii.gz", "did you mean ses-01?"),
+        ("sub-02/anat/sub-02_T1W.nii.gz", "rename it to sub-02_T1w.nii.gz"),
+        ("sub-02/anat/sub-02_run-1_acq-x_T1w.nii.gz", "rename it to sub-02_acq-x_run-1_T1w.nii.gz"),
+        ("sub-02/anat/sub-02_T1w_defaced.nii.gz", "sub-<label>"),
+        ("sub-02/anat/sub-02_acq-a_acq-b_T1w.nii.gz", "sub-<label>"),
+        ("sub-02/anat/sub-03_T1w.nii.gz", "not that of its folder"),
+        ("sub-02/anat/sub-02_ses-1_T1w.nii.gz", "not that of its folder"),
     ],
 )
 def test_near_misses_of_images_are_problems(tmp_path: Path, name: str, remedy: str) -> None:

@@ -86,7 +86,7 @@ def test_ds006557_three_to_fuse(hype: Path, fusion: str) -> None:
     # Two subjects without content: per contrast one high-field and three low-field scans.
     assert len(found.problems) == 2 * 2 * 4
     assert all("datalad get" in problem.message for problem in found.problems)
-    assert {problem.exit_code for problem in found.problems} == {66}
+    assert {problem.error.exit_code for problem in found.problems} == {66}
     (note,) = (note for note in found.notes if "0.006" in note)
     assert "0.0635 T" in note
 
@@ -284,7 +284,7 @@ def test_a_broken_sidecar_costs_its_subject(tmp_path: Path) -> None:
     found = find(root)
     assert {pair.subject for pair in found.pairs} == {"01"}
     (problem,) = found.problems
-    assert problem.exit_code == BadDataError.exit_code
+    assert problem.error.exit_code == BadDataError.exit_code
 
 
 def test_a_subject_whose_images_are_skipped_is_no_empty_one(tmp_path: Path) -> None:
@@ -303,6 +303,6 @@ def test_subjects_by_name(tmp_path: Path) -> None:
     (root / "sub-02").mkdir()
     found = find(root, participant_label=("01", "02", "03"))
     assert lonely(found) == ["sub-02: no T1w or T2w image: no anat folder (found nothing)"]
-    assert [problem.exit_code for problem in found.problems] == [18]
+    assert [problem.error.exit_code for problem in found.problems] == [18]
     with pytest.raises(NoMatchError, match="sub-03: no such folder"):
         find(root, participant_label=("03",))
