@@ -21,12 +21,29 @@ def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
 
 
 def within(mask: np.ndarray, radius: float, spacing: Sequence[float]) -> np.ndarray:
-    """Mark the voxels whose centre is within a distance (mm) of one of the mask's."""
-    from scipy.ndimage import distance_transform_edt
+    """Mark the voxels whose centre is within a distance (mm) of one of the mask's.
 
-    if not mask.any():
-        return mask
-    return distance_transform_edt(~mask, sampling=spacing) <= radius
+    The same as a threshold on the exact Euclidean distance transform, many times faster
+    for distances of some voxels: eight voxels along the last axis take one byte.
+    """
+    reach = [int(radius / side) for side in spacing]
+    grown, lines = mask.copy(), []  # by how many voxels a line has grown
+    for half in range(reach[2] + 1):
+        if half:
+            grown[..., half:] |= mask[..., :-half]
+            grown[..., :-half] |= mask[..., half:]
+        lines.append(np.packbits(grown, axis=2))
+    near = np.zeros_like(lines[0])
+    width, height = mask.shape[:2]
+    for i in range(-reach[0], reach[0] + 1):
+        for j in range(-reach[1], reach[1] + 1):
+            rest = radius**2 - (i * spacing[0]) ** 2 - (j * spacing[1]) ** 2
+            if rest >= 0 and abs(i) < width and abs(j) < height:
+                line = lines[int(np.sqrt(rest) / spacing[2])]
+                near[max(i, 0) : width + min(i, 0), max(j, 0) : height + min(j, 0)] |= line[
+                    max(-i, 0) : width - max(i, 0), max(-j, 0) : height - max(j, 0)
+                ]
+    return np.unpackbits(near, axis=2, count=mask.shape[2]).astype(bool)
 
 
 def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:

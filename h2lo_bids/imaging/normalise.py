@@ -66,9 +66,24 @@ class Blocks:
 def max_normalise(data: np.ndarray, mask: np.ndarray, *, name: str = "the image") -> np.ndarray:
     """Divide a brain by its largest value, as the paper does.
 
-    `data` is of any real type. Returned is float32 in [0, 1], exactly 0 outside the mask;
-    negative values become 0. `BadDataError` names the image if its mask is empty or the brain
-    has no positive value.
+    Parameters
+    ----------
+    data
+        Intensities, any real type.
+    mask
+        True in the brain, same shape.
+    name
+        What to call the image in an error.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 in [0, 1], exactly 0 outside the mask; negative values become 0.
+
+    Raises
+    ------
+    BadDataError
+        If the mask is empty or the brain has no positive value.
     """
     inside = _checked(mask, name)
     top = float(np.max(data[inside]))

@@ -1,9 +1,10 @@
-"""Shapes of masks, against closed forms."""
+"""Shapes of masks, against brute force and scipy's exact distances."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 from shapes import SPACING, ellipsoid
 
 from h2lo_bids.errors import BadDataError
@@ -14,6 +15,7 @@ from h2lo_bids.imaging.masks import (
     dice,
     largest_component,
     volume_ml,
+    within,
 )
 
 
@@ -36,6 +38,15 @@ def test_a_box_holds_every_voxel_and_not_one_more() -> None:
     assert bounding_box(mask[:, 3]) == (slice(2, 6), slice(1, 8))
     with pytest.raises(BadDataError, match="empty"):
         bounding_box(~np.ones((3, 3, 3), dtype=bool))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.93, 1.31, 2.17), (5.03, 1.61, 1.63)])
+@pytest.mark.parametrize("radius", [0.5, 5.0, 7.5, 40.0])
+def test_nearness_is_that_of_exact_distances(spacing, radius) -> None:
+    mask = np.random.default_rng(5).random((21, 18, 19)) < 0.002
+    assert mask.any()
+    exact = distance_transform_edt(~mask, sampling=spacing) <= radius
+    np.testing.assert_array_equal(within(mask, radius, spacing), exact)
 
 
 def test_bridges_are_cut_and_holes_filled() -> None:
