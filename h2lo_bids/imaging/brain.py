@@ -155,18 +155,19 @@ def deepbet_mask(
         from deepbet import BrainExtraction
 
         network = BrainExtraction(no_gpu=True)
+    lost = BadDataError(
+        f"{name}: deepbet finds no brain; check the image and its orientation, or give a mask"
+    )
     try:
         probability = network.run_model(np.array(volume, dtype=np.float32, order="C"))
         if mirror:
             flipped = network.run_model(np.array(volume[::-1], dtype=np.float32, order="C"))
             probability = (probability + flipped[::-1]) / 2
     except (AssertionError, ValueError) as err:  # deepbet's "not enough foreground", or nothing
-        raise BadDataError(
-            f"{name}: deepbet finds no brain; check the image and its orientation, or give a mask"
-        ) from err
+        raise lost from err
     mask = cut_bridges(probability > THRESHOLD, BRIDGE_MM, (1.0, 1.0, 1.0))
     if not mask.any():
-        raise BadDataError(f"{name}: deepbet finds no brain; check the image or give a mask")
+        raise lost
     return mask
 
 

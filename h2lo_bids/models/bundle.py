@@ -17,7 +17,7 @@ from h2lo_bids.errors import (
     UsageError,
     of_the_machine,
 )
-from h2lo_bids.io import parse_json, replace_folder, sha256
+from h2lo_bids.io import parse_json, replace_folder, sha256, stamp
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.registry import Model, build_model, sizes_of, task_of
 from h2lo_bids.vocabulary import CONTRASTS, ENHANCE
@@ -285,14 +285,13 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 def read_hashed(path: Path) -> tuple[bytes, str]:
     """Return a file of a model and its SHA-256: read once per process, unless it changes."""
     try:
-        state = path.stat()
+        return _read(path, stamp(path))
     except OSError:
         return read_bytes(path), ""  # which says what is wrong
-    return _read(path, state.st_size, state.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)  # both contrasts, or one with its folds' models
-def _read(path: Path, size: int, changed: int) -> tuple[bytes, str]:
+def _read(path: Path, stamped: tuple[str, int, int]) -> tuple[bytes, str]:
     content = read_bytes(path)
     return content, sha256(content)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box, largest_component
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.phantom.acquisition import centred, millimetres, resample
 from h2lo_bids.phantom.physics import (
     FIRST_OUTSIDE,
@@ -112,15 +113,11 @@ def load_labels(path: Path) -> Anatomy:
     """Read a whole-head label map with FreeSurfer ids, of isotropic voxels."""
     import nibabel as nib
 
-    try:
-        image = nib.as_closest_canonical(nib.load(path))
-        values = np.asarray(image.dataobj)  # type: ignore[attr-defined]
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError, ValueError) as err:
-        raise MissingInputError(f"{path}: not a readable NIfTI label map; give another") from err
-    zooms = np.asarray(image.header.get_zooms()[:3], dtype=float)  # type: ignore[attr-defined]
-    if values.ndim != 3 or np.ptp(zooms) > 0.01 * zooms[0]:
-        raise BadDataError(f"{path}: a label map has 3 axes and isotropic voxels; resample it")
-    labels = np.nan_to_num(values).round().astype(np.int16)
+    image = nib.as_closest_canonical(load_checked(path).image)
+    zooms = np.asarray(image.header.get_zooms(), dtype=float)
+    if np.ptp(zooms) > 0.01 * zooms[0]:
+        raise BadDataError(f"{path}: a label map has isotropic voxels; resample it")
+    labels = np.asarray(image.dataobj).round().astype(np.int16)
     if labels.min() < 0 or not np.isin([2, 3, 41, 42], labels).all():
         raise BadDataError(f"{path}: holds no FreeSurfer brain labels (2, 3, 41, 42)")
     return Anatomy(labels, float(zooms[0]), path.name)

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from h2lo_bids.errors import BadDataError, MissingInputError
+from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box
 from h2lo_bids.phantom.anatomy import Anatomy, brain_mask, load_labels, rigid, template_head, vary
 from h2lo_bids.phantom.physics import NAMES, TISSUES, class_of_label, draw_tissues, relaxation
@@ -51,11 +51,12 @@ def test_labels_load_in_any_orientation(tmp_path: Path, ball: Anatomy) -> None:
 
 def test_unusable_labels_name_the_file(tmp_path: Path, ball: Anatomy) -> None:
     (tmp_path / "text.nii.gz").write_text("no")
-    with pytest.raises(MissingInputError, match=r"text\.nii\.gz"):
+    with pytest.raises(BadDataError, match=r"text\.nii\.gz"):
         load_labels(tmp_path / "text.nii.gz")
-    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.int16), np.eye(4)), tmp_path / "ones.nii.gz")
-    with pytest.raises(BadDataError, match=r"ones\.nii\.gz.*FreeSurfer"):
-        load_labels(tmp_path / "ones.nii.gz")
+    other = nib.Nifti1Image(ball.labels % 2, np.eye(4))
+    nib.save(other, tmp_path / "other.nii.gz")
+    with pytest.raises(BadDataError, match=r"other\.nii\.gz.*FreeSurfer"):
+        load_labels(tmp_path / "other.nii.gz")
     thick = nib.Nifti1Image(ball.labels, np.diag([1.0, 1.0, 3.0, 1.0]))
     nib.save(thick, tmp_path / "thick.nii.gz")
     with pytest.raises(BadDataError, match="isotropic"):
