@@ -56,7 +56,7 @@ class Frame:
             ) from err
 
 
-def normalised_coordinates(voxels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+def normalised_coordinates(voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Map voxel indices (..., 3) of a frame to the trunk's coordinates, float64 (..., 3).
 
     Equal to ``linspace(-1, 1, n)`` along each axis: the outer voxel centres lie

@@ -137,13 +137,9 @@ class Evaluator:
     def at_voxels(self, box: Box, inside: np.ndarray) -> np.ndarray:
         """Evaluate at those voxels of a box where `inside` is true: (N,) float32."""
         features = self._features(box)
-        features = features.view(-1, features.shape[-1])
-        rows = np.flatnonzero(inside)
-        starts = np.array([side.start for side in box])
-        voxels = np.stack(np.unravel_index(rows, inside.shape), axis=-1) + starts
-        if rows.size < len(features):
-            features = features[torch.from_numpy(rows).to(features.device)]
-        return self._rows(self._coordinates(voxels), features).cpu().numpy()
+        chosen = torch.from_numpy(np.ascontiguousarray(inside)).to(features.device)
+        voxels = np.argwhere(inside) + [side.start for side in box]
+        return self._rows(self._coordinates(voxels), features[chosen]).cpu().numpy()
 
     def at_points(self, box: Box, points: np.ndarray) -> np.ndarray:
         """Evaluate at points (N, 3) in voxels whose cells start in the box: (N,) float32."""
@@ -159,8 +155,7 @@ class Evaluator:
         return out
 
     def _coordinates(self, voxels: np.ndarray) -> torch.Tensor:
-        shape = (self._shape[0], self._shape[1], self._shape[2])
-        return torch.from_numpy(normalised_coordinates(voxels, shape).astype(np.float32))
+        return torch.from_numpy(normalised_coordinates(voxels, self._shape).astype(np.float32))
 
 
 def _interpolate(features: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
