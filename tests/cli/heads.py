@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import torch
 from scipy.ndimage import gaussian_filter
 
 import h2lo_bids
 from h2lo_bids.bids.dataset import find_validator
+from h2lo_bids.cli.run import main
 
 SIDE, SPACING = 40, 4.0
 BAD = "05"
@@ -47,6 +49,13 @@ def start(bids: Path, out: Path, level: str, *words, code=None, env=None, popen=
     assert "Traceback" not in done.stdout + done.stderr
     assert code in (None, done.returncode), done.stdout + done.stderr
     return done
+
+
+def call(*words: object) -> tuple[int, str, str]:
+    """Run the program in this process; return its exit code, output and errors."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main([*map(str, words)])
+    return code, out.getvalue(), err.getvalue()
 
 
 def assert_valid_bids(folder: Path) -> None:
@@ -89,13 +98,17 @@ def write_scan(path: Path, seed: int = 0, data: np.ndarray | None = None, tesla:
     return path
 
 
+def _describe(root: Path) -> None:
+    """Write what stands at the root of a dataset."""
+    root.mkdir(parents=True)
+    description = {"Name": "heads", "BIDSVersion": "1.10.0"}
+    (root / "dataset_description.json").write_text(json.dumps(description))
+    (root / "README").write_text("Small heads that a test made of ellipsoids.\n" * 5)
+
+
 def write_dataset(root: Path, subjects: int = 1, suffixes=("T1w", "T2w")) -> Path:
     """Write a dataset with one scan per contrast of each subject."""
-    root.mkdir(parents=True)
-    (root / "dataset_description.json").write_text(
-        json.dumps({"Name": "heads", "BIDSVersion": "1.10.0"})
-    )
-    (root / "README").write_text("Small heads that a test made of ellipsoids.\n" * 5)
+    _describe(root)
     for number in range(1, subjects + 1):
         for suffix in suffixes:
             name = f"sub-{number:02d}_{suffix}.nii.gz"
@@ -103,8 +116,10 @@ def write_dataset(root: Path, subjects: int = 1, suffixes=("T1w", "T2w")) -> Pat
     return root
 
 
-def write_bundle(folder: Path, contrast: str, seed: int = 0) -> Path:
+def _save(folder: Path, contrast: str, seed: int, metadata: dict, **more) -> Path:
     """Save an untrained operator with a small frame."""
+    import torch
+
     from h2lo_bids.models.bundle import save_bundle
     from h2lo_bids.models.frame import Frame
     from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
@@ -113,6 +128,13 @@ def write_bundle(folder: Path, contrast: str, seed: int = 0) -> Path:
     model = H2lo(H2loArchitecture(channels=4, n_basis=8, width=16))
     model.bias.data.fill_(0.5)  # so that little is cut at 0 or 1
     frame = Frame((SIDE, SIDE, SIDE), (SPACING, SPACING, SPACING))
+    card = "# Untrained\n\nFor tests.\n"
+    given = {"contrast": contrast, "frame": frame, "metadata": metadata, "card": card, **more}
+    return save_bundle(folder, model, **given).path
+
+
+def write_bundle(folder: Path, contrast: str, seed: int = 0) -> Path:
+    """Save an untrained operator whose metadata are whole."""
     metadata = {
         "name": f"untrained {contrast}",
         "version": "0",
@@ -121,16 +143,12 @@ def write_bundle(folder: Path, contrast: str, seed: int = 0) -> Path:
         "target_field_strength": 0.064,
         "training_data": {"kind": "simulated", "description": "none", "licence": "CC0"},
     }
-    card = "# Untrained\n\nFor tests.\n"
-    save_bundle(folder, model, contrast=contrast, frame=frame, metadata=metadata, card=card)
-    return folder
+    return _save(folder, contrast, seed, metadata)
 
 
 def write_whole_bundle(folder: Path, contrast: str) -> Path:
-    """Save a small operator with a noise model and two members."""
-    from h2lo_bids.models.bundle import member_files, save_bundle
-    from h2lo_bids.models.frame import Frame
-    from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
+    """Save an untrained operator with a noise model and two members."""
+    from h2lo_bids.models.bundle import member_files
     from h2lo_bids.synthesis.noise import PROBES, NoiseModel
 
     noise = NoiseModel(
@@ -138,17 +156,9 @@ def write_whole_bundle(folder: Path, contrast: str) -> Path:
         frequencies=((0.0, 0.5),) * 3, power=(0.0,) * 8, spacing=(SPACING,) * 3,
         shape=(16, 16, 16), subjects=2,
     )  # fmt: skip
-    frame = Frame((SIDE,) * 3, (SPACING,) * 3)
-
-    def save(name: str, seed: int, **more) -> Path:
-        torch.manual_seed(seed)
-        model = H2lo(H2loArchitecture(channels=4, width=8, n_basis=4))
-        metadata = {"name": name, **more.pop("metadata", {})}
-        given = {"contrast": contrast, "frame": frame, "metadata": metadata, "card": "", **more}
-        return save_bundle(folder / name, model, **given).path
-
-    members = [save(f"fold-{n}", n) for n in range(2)]
-    return save("whole", 9, metadata={"noise": noise.to_dict()}, extras=member_files(members))
+    members = [_save(folder / f"fold-{n}", contrast, n, {"name": f"fold-{n}"}) for n in range(2)]
+    metadata = {"name": "whole", "noise": noise.to_dict()}
+    return _save(folder / "whole", contrast, 9, metadata, extras=member_files(members))
 
 
 def write_masks(root: Path, bids: Path) -> Path:
@@ -164,11 +174,7 @@ def write_masks(root: Path, bids: Path) -> Path:
 
 def write_pairs(root: Path, subjects: int = 5) -> Path:
     """Write subjects with one scan of each field strength; the last one is damaged."""
-    root.mkdir(parents=True)
-    (root / "dataset_description.json").write_text(
-        json.dumps({"Name": "pairs", "BIDSVersion": "1.10.0"})
-    )
-    (root / "README").write_text("Small heads that a test made of ellipsoids.\n" * 5)
+    _describe(root)
     for number in range(1, subjects + 1):
         label = f"{number:02d}"
         high = _textured(number)

@@ -9,10 +9,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import SIDE, SPACING, assert_valid_bids, write_dataset, write_scan
+from heads import SIDE, SPACING, assert_valid_bids, call, write_dataset, write_scan
 
 from h2lo_bids.cli.outputs import RUN
-from h2lo_bids.cli.run import main
 
 ENHANCE = ("--task", "enhance")
 
@@ -55,12 +54,12 @@ def bids(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo, tmp_path, capsys):
+def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo, tmp_path):
     out = tmp_path / "out"
     words = (*ENHANCE, "--model", str(enhancers), "--nprocs", "1", "--mem", "8")
-    begin = [str(bids), str(out), "participant", *words, "--skull-strip", "skip"]
-    assert main([*begin, "--dry-run"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    code, told, _ = call(bids, out, "participant", *words, "--skull-strip", "skip", "--dry-run")
+    assert code == 0
+    lines = [line.split() for line in told.splitlines()]
     promised = {str(Path(line[1]).relative_to(out)) for line in lines if line[0] == "write"}
     h2lo(bids, out, *words, "-w", tmp_path / "work", model=False, code=1)
     anat = out / "sub-01" / "ses-LF" / "anat"
@@ -99,25 +98,21 @@ def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "no T1w model of pfsr comes with this package; fit one with `group --task enhance`"),
-        (("--uncertainty",), "participant --task enhance does not take it"),
-        (("--lf-grid", "2x2x2"), "participant --task enhance does not take it"),
-        (("--lf", "acq-no"), "no scan to work on"),
+        ("enhance", "no T1w model of pfsr comes with this package; fit one with `group --task "),
+        ("enhance --uncertainty", "participant --task enhance does not take it"),
+        ("enhance --lf-grid 2x2x2", "participant --task enhance does not take it"),
+        ("enhance --lf acq-no", "no scan to work on"),
+        ("enhance {models}", "was trained to synthesize (h2lo)"),
+        (
+            "synthesize --model T1w={enhancers}/pfsr_T1w T2w={enhancers}/pfsr_T2w",
+            "was trained to enhance (pfsr)",
+        ),
     ],
 )
-def test_what_cannot_be_is_one_line(bids, tmp_path, capsys, monkeypatch, words, message):
+def test_what_cannot_be_is_one_line(bids, enhancers, models, tmp_path, monkeypatch, words, message):
     monkeypatch.setattr("h2lo_bids.models.bundle._EMBEDDED", tmp_path)
-    begin = [str(bids), str(tmp_path / "out"), "participant", *ENHANCE, *words]
-    assert main([*begin, "--dry-run", "--skip-bids-validation"]) != 0
-    told = capsys.readouterr().err
-    assert message in told
-    assert len(told.strip().splitlines()) == 1
-
-
-def test_a_model_of_the_other_task_is_refused(bids, enhancers, models, tmp_path, capsys):
-    begin = [str(bids), str(tmp_path / "out"), "participant", "--dry-run", "--skip-bids-validation"]
-    assert main([*begin, *ENHANCE, *models]) == 64
-    assert "was trained to synthesize (h2lo)" in capsys.readouterr().err
-    words = [f"T1w={enhancers / 'pfsr_T1w'}", f"T2w={enhancers / 'pfsr_T2w'}"]
-    assert main([*begin, "--model", *words]) == 64
-    assert "was trained to enhance (pfsr)" in capsys.readouterr().err
+    words = words.format(enhancers=enhancers, models=" ".join(models)).split()
+    begin = [bids, tmp_path / "out", "participant", "--dry-run", "--skip-bids-validation"]
+    code, _, err = call(*begin, "--task", *words)
+    (line,) = err.splitlines()
+    assert (code, message in line) == (18 if "no scan" in message else 64, True), line

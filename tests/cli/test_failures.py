@@ -9,13 +9,12 @@ import tomllib
 from itertools import pairwise
 
 import pytest
-from heads import write_dataset
+from heads import call, write_dataset
 
 from h2lo_bids import errors
 from h2lo_bids.cli import console as module
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import write_table
-from h2lo_bids.cli.run import main
 from h2lo_bids.errors import Failed, exit_code, recorded
 
 
@@ -70,16 +69,17 @@ def test_the_table_keeps_one_row_per_failure_whatever_the_text(tmp_path):
     assert rows[0]["crash_file"] == "n/a"
 
 
-def test_a_run_in_an_array_records_its_job_and_what_ended_it(tmp_path, monkeypatch, capsys):
+def test_a_run_in_an_array_records_its_job_and_what_ended_it(tmp_path, monkeypatch):
     write_dataset(tmp_path / "bids", 1, suffixes=("T1w",))
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     none = ["--filter", "acq=other", "--skull-strip", "skip"]
-    assert main([str(tmp_path / "bids"), str(tmp_path / "out"), "participant", *none]) == 18
+    code, _, err = call(tmp_path / "bids", tmp_path / "out", "participant", *none)
     (logs,) = (tmp_path / "out" / "logs").glob("*_*")
     assert tomllib.loads((logs / "config.toml").read_text())["run"]["slurm-job"] == "7_3"
     (row,) = (logs / "failures.tsv").read_text().splitlines()[1:]
-    (error,) = capsys.readouterr().err.splitlines()
+    (error,) = err.splitlines()
+    assert code == 18
     assert row == f"n/a\tparticipant\tNoMatchError\t{error.removeprefix('h2lo: error: ')}\tn/a"
 
 

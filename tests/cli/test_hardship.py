@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import shlex
 import shutil
@@ -28,8 +27,6 @@ from heads import (
     write_pairs,
     write_scan,
 )
-
-from h2lo_bids.cli.run import main
 
 pytestmark = pytest.mark.slow
 
@@ -73,55 +70,6 @@ def test_each_bad_scan_costs_one_line_and_the_good_one_is_finished(tmp_path, h2l
     for name in ("sub-01_desc-lowfield_T1w", "sub-text_desc-lowfield_T2w"):
         assert (out / name.partition("_")[0] / "anat" / f"{name}.nii.gz").exists()
     assert not list(out.rglob(".tmp-*"))
-
-
-def test_a_bad_mask_and_a_bad_model_are_told_at_once(tmp_path, h2lo, models):
-    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
-    t2w = models[2].removeprefix("T2w=")
-    (tmp_path / "m.pth").write_bytes(b"nothing of the kind")
-    for model, code, text in (
-        (f"T1w={t2w}", 64, "trained for T2w"),
-        (t2w, 64, "T2w"),
-        (f"T1w={tmp_path / 'm.pth'}", 65, "m.pth"),
-    ):
-        done = h2lo(bids, tmp_path / "out", "--model", model, model=False, code=code)
-        assert text in done.stderr
-    assert not (tmp_path / "out" / "sub-01").exists()
-
-
-def test_nothing_is_written_inside_the_input(tmp_path, capsys):
-    bids, masks = write_dataset(tmp_path / "bids", suffixes=("T1w",)), tmp_path / "masks"
-    before = sorted(bids.rglob("*"))
-    (masks / "sub-01").mkdir(parents=True)
-    out, own = tmp_path / "out", ("-d", f"own={masks}")
-    for words in (
-        *((bids / "out",), (bids / "derivatives",), (bids,), (out, "-w", bids / "work")),
-        *((masks / "out", *own), (masks, *own), (out, *own, "-w", masks / "w")),
-    ):
-        line = [bids, words[0], "participant", *words[1:]]
-        assert main([*map(str, line)]) == 64
-        told = capsys.readouterr().err
-        assert "outside" in told
-        assert ("--derivatives" in told) == ("-d" in words)
-    assert [path.name for path in masks.rglob("*")] == ["sub-01"]
-    assert sorted(bids.rglob("*")) == before
-
-
-def test_missing_and_foreign_datasets_have_their_codes(tmp_path, h2lo):
-    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
-    h2lo(tmp_path / "no", tmp_path / "out", code=66)
-    h2lo(bids, tmp_path / "out", "--participant-label", "77", code=18)
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    (foreign / "dataset_description.json").write_text(
-        json.dumps({"Name": "x", "BIDSVersion": "1.8.0", "GeneratedBy": [{"Name": "fMRIPrep"}]})
-    )
-    assert "fMRIPrep" in h2lo(bids, foreign, code=73).stderr
-    assert sorted(p.name for p in foreign.iterdir()) == ["dataset_description.json"]
-    (tmp_path / "file").write_text("")
-    h2lo(bids, tmp_path / "file" / "out", code=73)
-    (bids / "dataset_description.json").unlink()
-    h2lo(bids, tmp_path / "out", code=16)
 
 
 def _wait_for(condition, seconds=120.0):

@@ -16,14 +16,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import BAD, SIDE, SPACING, importable, write_bundle, write_dataset, write_pairs
+from heads import BAD, SIDE, SPACING, call, importable, write_bundle, write_dataset, write_pairs
 from report_samples import Page
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.cli.checks import check_models_and_templates
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.parser import read_settings
-from h2lo_bids.cli.run import main
 from h2lo_bids.errors import (
     CannotCreateError,
     InputOutputError,
@@ -39,13 +38,6 @@ DEEP = "[" * 100_000
 def bids(tmp_path):
     """Return a dataset of one T1w image."""
     return write_dataset(tmp_path / "bids", suffixes=("T1w",))
-
-
-def run(capsys, bids, out, *words) -> tuple[int, str, str]:
-    """Run in this process; give code, standard output and standard error."""
-    code = main([str(bids), str(out), "participant", *map(str, words)])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def add_subject(bids: Path, label: str) -> Path:
@@ -69,7 +61,7 @@ def test_a_malformed_space_is_refused_before_a_run_with_a_template(tmp_path, bid
         check(space)
 
 
-def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids, capsys):
+def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids):
     image = add_subject(bids, "pipe") / "anat/sub-pipe_T1w.nii.gz"
     image.unlink()
     os.mkfifo(image)  # to open it would take for ever
@@ -80,7 +72,7 @@ def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids, capsys):
     (add_subject(bids, "number") / "anat/sub-number_T1w.json").write_text(number)
     (bids / "sub-self").symlink_to("sub-self")
     words = ("--dry-run", "--skip-bids-validation")
-    code, out, err = run(capsys, bids, tmp_path / "out", *words)
+    code, out, err = call(bids, tmp_path / "out", "participant", *words)
     assert (code, err) == (1, "")  # as the run would end
     assert "exit with code 1" in out.splitlines()[-1]
     problems = [line for line in out.splitlines() if line.startswith("cannot use: ")]
@@ -94,39 +86,37 @@ def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids, capsys):
 
 
 @pytest.mark.parametrize("name", ["dataset_description.json", "filters.json"])
-def test_deep_json_is_told_in_one_line(tmp_path, bids, capsys, name):
+def test_deep_json_is_told_in_one_line(tmp_path, bids, name):
     (bids / name).write_text(DEEP)
     words = ("--bids-filter-file", bids / name) if name == "filters.json" else ()
-    code, _, err = run(capsys, bids, tmp_path / "out", "--dry-run", *words)
+    code, _, err = call(bids, tmp_path / "out", "participant", "--dry-run", *words)
     assert code == (64 if words else 16)
     (line,) = err.splitlines()
     assert name in line
     assert "nested too deeply" in line
 
 
-def test_derivatives_have_to_be_a_folder(tmp_path, bids, capsys):
+def test_derivatives_have_to_be_a_folder(tmp_path, bids):
     file = tmp_path / "masks"
     file.write_text("not a dataset")
-    code, _, err = run(capsys, bids, tmp_path / "out", "-d", f"x={file}")
+    code, _, err = call(bids, tmp_path / "out", "participant", "-d", f"x={file}")
     assert code == 66
     assert str(file) in err
     assert len(err.splitlines()) == 1
     # What is expected of them is named where it is not there.
     words = ("-d", f"x={tmp_path / 'none'}", "--skip-bids-validation", "--dry-run")
     (tmp_path / "none").mkdir()
-    _, out, _ = run(capsys, bids, tmp_path / "out", *words)
+    _, out, _ = call(bids, tmp_path / "out", "participant", *words)
     mask = tmp_path / "none/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
     assert f"brain mask: computed, as there is no {mask}]" in out
 
 
-def test_a_surprise_is_one_line_and_its_traceback_is_in_the_log(
-    tmp_path, bids, capsys, monkeypatch
-):
+def test_a_surprise_is_one_line_and_its_traceback_is_in_the_log(tmp_path, bids, monkeypatch):
     def broken(settings):
         raise LookupError("of a kind\nnobody thought of")
 
     monkeypatch.setattr("h2lo_bids.cli.participant.find", broken)
-    code, _, err = run(capsys, bids, tmp_path / "out")
+    code, _, err = call(bids, tmp_path / "out", "participant")
     assert code == 1
     (line,) = err.splitlines()
     assert "LookupError: of a kind nobody thought of" in line
@@ -177,15 +167,15 @@ def test_long_labels_odd_paths_and_empty_subjects(tmp_path, bids, h2lo):
     assert (out / f"sub-{label}" / "anat" / f"sub-{label}_desc-lowfield_T1w.nii.gz").exists()
 
 
-def test_many_absent_images_are_one_line_with_one_command(tmp_path, capsys):
+def test_many_absent_images_are_one_line_with_one_command(tmp_path):
     bids = write_dataset(tmp_path / "bids", subjects=0)
     images = [bids / f"sub-{n:02d}" / "anat" / f"sub-{n:02d}_T1w.nii.gz" for n in range(30)]
     for image in images:
         image.parent.mkdir(parents=True)
         image.symlink_to(f"../../.git/annex/objects/{image.name}")
     words = ("--skip-bids-validation",)
-    code, rehearsed, _ = run(capsys, bids, tmp_path / "out", *words, "--dry-run")
-    assert (code, run(capsys, bids, tmp_path / "out", *words)[0]) == (66, 66)
+    code, rehearsed, _ = call(bids, tmp_path / "out", "participant", *words, "--dry-run")
+    assert (code, call(bids, tmp_path / "out", "participant", *words)[0]) == (66, 66)
     (log,) = (tmp_path / "out").glob("logs/*/h2lo.log")
     for text in (rehearsed, log.read_text()):
         assert len([line for line in text.splitlines() if "sub-" in line]) == 1
@@ -199,24 +189,31 @@ def test_many_absent_images_are_one_line_with_one_command(tmp_path, capsys):
     assert len((log.parent / "failures.tsv").read_text().splitlines()) == 31
 
 
-def test_outputs_may_be_in_derivatives_and_are_not_read_again(tmp_path, bids, capsys):
-    out = bids / "derivatives" / "h2lo"
+def test_nothing_is_written_into_the_input_but_outputs_may_be_in_its_derivatives(tmp_path, bids):
+    out, masks = bids / "derivatives" / "h2lo", tmp_path / "masks"
     shutil.copytree(bids / "sub-01", out / "sub-01")
-    words = ("--skip-bids-validation", "--dry-run")
-    code, told, err = run(capsys, bids, out, *words)
+    (masks / "sub-01").mkdir(parents=True)
+    before = sorted(bids.rglob("*"))
+    dry = ("--skip-bids-validation", "--dry-run")
+    code, told, err = call(bids, out, "participant", *dry)
     assert (code, err) == (0, "")
     read = [line.split()[1] for line in told.splitlines() if line.startswith("read ")]
-    assert read == [str(bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz")]
-    for folder in ("derivatives", "h2lo", "sub-01/derivatives/h2lo"):
-        code, _, err = run(capsys, bids, bids / folder, *words)
+    assert read == [str(bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz")]  # not what is in out
+    index = "--bids-database-dir"
+    assert call(bids, out, "participant", index, out / "index", *dry)[0] == 0
+    own, away = ("-d", f"own={masks}"), tmp_path / "out"
+    for place, *words in (
+        (bids,), (bids / "out",), (bids / "derivatives",), (bids / "sub-01/derivatives/h2lo",),
+        (away, "-w", bids / "work"), (out, index, bids / "index"),
+        (masks, *own), (masks / "out", *own), (away, *own, "-w", masks / "w"),
+        (out, "-d", f"own={out}"),
+    ):  # fmt: skip
+        code, _, err = call(bids, place, "participant", *words)
         assert code == 64
-        assert "derivatives/NAME" in err
-        assert err.count(str(bids)) == 1
-    code, _, err = run(capsys, bids, out, "-d", f"x={out}", *words)
-    assert code == 64
-    for place, expected in ((bids / "index", 64), (out / "index", 0)):
-        code, _, err = run(capsys, bids, out, "--bids-database-dir", place, *words)
-        assert (code, f"--bids-database-dir {place}: lies inside" in err) == (expected, code == 64)
+        assert "which is never written; choose a folder outside it" in err
+        assert ("--derivatives" in err) == ("-d" in words) != ("derivatives/NAME" in err)
+    assert [path.name for path in masks.rglob("*")] == ["sub-01"]
+    assert sorted(bids.rglob("*")) == before
 
 
 EVIL = "\"'><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
@@ -251,7 +248,7 @@ def no_foreign_code(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bad_partners_cost_their_own_pair(tmp_path, pairs, capsys):
+def test_bad_partners_cost_their_own_pair(tmp_path, pairs):
     root = tmp_path / "bids"
     shutil.copytree(pairs, root)
     shutil.rmtree(root / "sub-02")
@@ -275,8 +272,7 @@ def test_bad_partners_cost_their_own_pair(tmp_path, pairs, capsys):
     sidecar.write_text("[" * 100_000)
     out = tmp_path / "out"
     words = (root, out, "participant", "--pairs", *FIT, "--skip-bids-validation")
-    code = main([*map(str, words)])
-    told, err = capsys.readouterr()
+    code, told, err = call(*words)
     assert (code, err) == (1, "")
     assert "Traceback" not in told
     errors = [line for line in told.splitlines() if line.startswith("error: ")]
@@ -290,7 +286,7 @@ def test_bad_partners_cost_their_own_pair(tmp_path, pairs, capsys):
 
 
 @pytest.mark.slow
-def test_a_model_full_of_html_is_scored_and_shown_as_text(tmp_path, pairs, capsys):
+def test_a_model_full_of_html_is_scored_and_shown_as_text(tmp_path, pairs):
     root = tmp_path / "bids"
     shutil.copytree(pairs, root)
     sidecar = root / "sub-02/ses-LF/anat/sub-02_ses-LF_T1w.json"
@@ -304,8 +300,7 @@ def test_a_model_full_of_html_is_scored_and_shown_as_text(tmp_path, pairs, capsy
     (model / "README.md").write_text(f"# {EVIL}\n\n[x](javascript:window.hacked=1)\n")
     out = tmp_path / "out"
     words = (root, out, "evaluate", *FIT, "--model", model, "--skip-bids-validation")
-    code = main([*map(str, words)])
-    told, err = capsys.readouterr()
+    code, told, err = call(*words)
     assert (code, err) == (0, ""), told
     (folder,) = out.glob("evaluation/T1w/*")
     assert not {"/", "<", ".."} & {*folder.name.split("window")[0]}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from heads import (
     BAD,
     SIDE,
     SPACING,
+    call,
     rows_of,
     start,
     write_dataset,
@@ -25,7 +24,6 @@ from heads import (
 
 from h2lo_bids.bids.derivatives import result_files, result_path, result_pattern
 from h2lo_bids.cli.outputs import RUN
-from h2lo_bids.cli.run import main
 
 PAIRS = ["--resolution", "8", "--skull-strip", "skip", "--nprocs", "1", "--mem", "8"]
 FIT = [*PAIRS, "--steps", "2", "--crop", "8", "--validate-every", "1", "--folds", "2"]
@@ -38,16 +36,9 @@ def run(bids: Path, out: Path, level: str, *words) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def listing(*words: object) -> tuple[int, str]:
-    """Run what writes nothing in this process, which has its libraries loaded."""
-    with contextlib.redirect_stdout(io.StringIO()) as told:
-        code = main([*map(str, words)])
-    return code, told.getvalue()
-
-
 def promised(bids: Path, out: Path, level: str, *words) -> tuple[int, set[str]]:
     """Return exit code and files of a dry run."""
-    code, text = listing(bids, out, level, *words, "--dry-run")
+    code, text, _ = call(bids, out, level, *words, "--dry-run")
     lines = [line.removeprefix("write ") for line in text.splitlines() if line[:6] == "write "]
     listed = [str(Path(line.removesuffix(" (exists)")).relative_to(out)) for line in lines]
     assert len(set(listed)) == len(listed)
@@ -206,8 +197,8 @@ def test_registration_to_each_of_two_templates(tmp_path):
 def test_pairs_group_and_evaluate(tmp_path):
     bids, work = write_pairs(tmp_path / "bids"), ["-w", tmp_path / "work"]
     one = ["--participant-label", "01", BAD]
-    code, _ = listing(bids, tmp_path / "pairs", "participant", "--pairs", *PAIRS, *one, "--dry-run")
-    assert code == 0  # the damaged image looks whole from outside
+    words = ["participant", "--pairs", *PAIRS, *one, "--dry-run"]
+    assert call(bids, tmp_path / "pairs", *words)[0] == 0  # the damaged image looks whole
     agree(bids, tmp_path / "pairs", "participant", "--pairs", *PAIRS, *SOME[:2], *work)
     files = agree(bids, tmp_path / "group", "group", *FIT, *SOME, *work)
     assert "models/h2lo_T1w/members/1.safetensors" in files
@@ -216,26 +207,40 @@ def test_pairs_group_and_evaluate(tmp_path):
     agree(bids, tmp_path / "scores", "evaluate", *PAIRS, *SOME[:2], *other, *work)
 
 
-def test_a_dry_run_ends_as_the_run_would_before_it_begins(tmp_path, capsys):
-    bids = write_dataset(tmp_path / "bids", suffixes=("T1w",))
-    words = [str(bids), str(tmp_path / "out"), "participant", "--dry-run"]
-    for more, code in {
-        ("--model", "/nowhere"): 66,
-        ("--output-spaces", "MNI152NLin2009cAsym"): 66,
-        ("--noise", "calibrated", "--method", "identity"): 64,
-        ("--uncertainty",): 64,
-        ("--reports-only",): 64,
-        ("--participant-label", "77"): 18,
-    }.items():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TEMPLATEFLOW_HOME", str(tmp_path / "none"))
-            assert main([*words, *more]) == code, more
-        assert len(capsys.readouterr().err.splitlines()) == 1
-    foreign = tmp_path / "out"
-    foreign.mkdir()
+@pytest.mark.parametrize("dry", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_run_that_cannot_begin_is_one_line_and_its_code(tmp_path, models, monkeypatch, dry):
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path / "none"))
+    bids, out = write_dataset(tmp_path / "bids", suffixes=("T1w",)), tmp_path / "out"
+    (tmp_path / "m.pth").write_bytes(b"nothing of the kind")
+    (tmp_path / "bare/sub-01").mkdir(parents=True)
+    (tmp_path / "foreign").mkdir()
     told = {"Name": "x", "BIDSVersion": "1.8.0", "GeneratedBy": [{"Name": "fMRIPrep"}]}
-    (foreign / "dataset_description.json").write_text(json.dumps(told))
-    assert main(words) == 73
+    (tmp_path / "foreign/dataset_description.json").write_text(json.dumps(told))
+    t2w = models[2].removeprefix("T2w=")
+    cases = [
+        (bids, out, ("--model", "/nowhere"), 66, "/nowhere"),
+        (bids, out, ("--model", f"T1w={t2w}"), 64, "trained for T2w"),
+        (bids, out, ("--model", t2w), 64, "T2w"),
+        (bids, out, ("--model", f"T1w={tmp_path / 'm.pth'}"), 65, "m.pth"),
+        (bids, out, ("--output-spaces", "MNI152NLin2009cAsym"), 66, "MNI152NLin2009cAsym"),
+        (bids, out, ("--noise", "calibrated", "--method", "identity"), 64, "no noise model"),
+        (bids, out, ("--uncertainty",), 64, "no models of folds"),
+        (bids, out, ("--participant-label", "77"), 18, "sub-77"),
+        (bids, tmp_path / "foreign", (), 73, "fMRIPrep"),
+        (tmp_path / "no", out, (), 66, "no such folder"),
+        (tmp_path / "bare", out, (), 16, "dataset_description.json"),
+    ]
+    if dry:
+        cases += [(bids, out, ("--reports-only",), 64, "leave --dry-run out")]
+    else:
+        cases += [(bids, tmp_path / "m.pth/out", (), 73, "cannot create out_dir")]
+    for root, place, words, code, text in cases:
+        words = (root, place, "participant", *words, *["--dry-run"] * dry)
+        found, _, err = call(*words)
+        (line,) = err.splitlines()
+        assert (found, text in line) == (code, True), err
+    assert not list(out.glob("sub-*"))
+    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["dataset_description.json"]
 
 
 def test_results_cannot_leave_the_output_folder(tmp_path):
