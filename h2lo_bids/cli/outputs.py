@@ -252,7 +252,6 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
 
 def _of_study(settings: Settings) -> Iterator[Output]:
     """Yield what is collected from a trial."""
-    yield _log(settings, "collect_study")
     for key in ("trial", "trial_report", *(["reader_set"] if settings.reader_set else [])):
         yield from _result(settings, key)
     for number in range(1, (settings.reader_set or 0) + 1):

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import SIDE, assert_valid_bids, head, start, write_bundle, write_dataset
+from heads import SIDE, assert_valid_bids, head, start, write_bundle, write_dataset, write_scan
 from scipy.ndimage import binary_erosion
 
 pytestmark = pytest.mark.slow
@@ -99,11 +99,6 @@ def test_values_follow_from_the_operator_evaluated_in_full(first, root, models):
     assert 0 < coarse.get_fdata().max() <= 1
 
 
-def test_the_same_run_gives_the_same_bytes(first, root, h2lo):
-    h2lo(root / "bids", root / "again", *WORDS)
-    assert images(root / "again") == images(first)
-
-
 def test_a_rerun_and_a_moved_work_folder_compute_nothing_again(first, root, h2lo):
     before, written = computed(root / "work"), images(first)
     stamps = {p: p.stat().st_mtime_ns for p in first.glob("sub-*/anat/*")}
@@ -139,10 +134,7 @@ def test_a_dry_run_touches_nothing(tmp_path, root, h2lo):
     done = h2lo(root / "bids", tmp_path / "out", "--dry-run", "--lf-grid", "6x6x10")
     assert not (tmp_path / "out").exists()
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
-    written = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("write ")]
     assert "grid  res-6x6x10 [6 x 6 x 10 mm voxels along the scan's own axes" in done.stdout
-    expected = [name for name in EXPECTED if "res-model" not in name and not name.endswith("json")]
-    assert {str(tmp_path / "out" / name) for name in expected} <= set(written)
 
 
 def test_reports_only_makes_the_page_again(first, h2lo, root):
@@ -189,15 +181,16 @@ def test_a_given_mask_is_used(tmp_path, root, first, h2lo):
         h2lo(root / "bids", tmp_path / "no", *words, code=64)
 
 
-def test_participants_at_a_time_and_alone_have_the_same_bytes(tmp_path, first, root, h2lo):
-    bids = write_dataset(tmp_path / "bids", subjects=2)
+def test_a_run_again_with_another_participant_at_the_same_time_has_the_same_bytes(
+    tmp_path, first, root, h2lo
+):
+    bids = shutil.copytree(root / "bids", tmp_path / "bids")
+    write_scan(bids / "sub-02/anat/sub-02_T1w.nii.gz", seed=2)
     words = ["--nprocs", "2", "--omp-nthreads", "1", "--mem", "8", "-v"]
     done = h2lo(bids, tmp_path / "out", *WORDS, *words)
     assert "2 at a time" in done.stdout
-    a, b = images(tmp_path / "out"), images(first)
-    assert {k: v for k, v in a.items() if "sub-01" in k and k.endswith("nii.gz")} == {
-        k: v for k, v in b.items() if k.endswith("nii.gz")
-    }
+    found = images(tmp_path / "out")
+    assert {name: found[name] for name in found if "sub-01" in name} == images(first)
 
 
 def test_a_standard_space_is_reached_through_its_transforms(tmp_path, h2lo):
