@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from h2lo_bids.errors import UsageError
-from h2lo_bids.models.registry import CATALOGUE, task_of
+from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
-from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, REAL, SYNTHESIZE, Say
+from h2lo_bids.vocabulary import CURVE, ENHANCER, FLIP_ROTATE, REAL, Say
 
 if TYPE_CHECKING:
     import torch
@@ -98,10 +97,7 @@ class Arm:
         if self.pretrain is None:
             epochs = schedule.augmented if base.flip_rotate else schedule.real
             return {FINETUNE: _timed(base, max(1, steps(epochs, pairs)), 1.0)}
-        if self.cohort is None or not self.cohort.pairs:
-            raise UsageError(
-                f"{self.name}: no pair of a cohort to pretrain on; give --pretrain-derivatives"
-            )
+        assert self.cohort is not None  # see `h2lo_bids.cli.checks`
         tuned = dataclasses.replace(
             base, learning_rate=schedule.finetune_rate, floor=schedule.finetune_floor,
             warmup=steps(schedule.warmup, pairs), warmup_from=schedule.warmup_from,
@@ -133,8 +129,6 @@ def find_arm(name: str) -> Arm:
     name = name.removeprefix(f"{ENHANCER}-")
     if name in _LONE:
         return Arm(f"{ENHANCER}-{name}", _LONE[name], augment=name)
-    if name not in CATALOGUE or task_of(name) != SYNTHESIZE:
-        raise UsageError(f"{name!r} makes no low-field images to pretrain on")
     return Arm(f"{ENHANCER}-{name}", CATALOGUE[name].title, pretrain=name)
 
 

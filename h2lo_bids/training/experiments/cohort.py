@@ -13,7 +13,7 @@ import numpy as np
 
 from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.names import parse_name
-from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
+from h2lo_bids.errors import BadDataError, UsageError
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample, resample_mask
@@ -66,8 +66,6 @@ def find_cohort(
     found: list[CohortScan] = []
     option = "--pretrain-derivatives" if low else "--cohort"
     for number, root in enumerate(roots):
-        if not root.is_dir():
-            raise MissingInputError(f"{root}: no such folder; give {option} another one")
         images = [
             path
             for path in sorted(root.glob(f"sub-*/**/anat/[!.]*_desc-preproc_{contrast}.nii.gz"))
@@ -219,7 +217,7 @@ class Cohort:
         self, scan: CohortScan, name: str, low: Path | None, frame: Frame, device: str
     ) -> tuple[np.ndarray, ...]:
         """Return the high-field and the low-field volume, and the mask."""
-        image, mask = _load(scan.high), _load(scan.mask)
+        image, mask = load_checked(scan.high).image, load_checked(scan.mask).image
         high = conform(image, frame, mask=mask)
         inside = np.asarray(resample_mask(mask, high.shape, high.affine).dataobj) > 0
         hf = max_normalise(np.asarray(high.dataobj), inside, name=str(scan.high))
@@ -231,13 +229,7 @@ class Cohort:
             options, seed = EngineOptions(device=device), scan_seed(self.seed, name)
             values = predict(self._model, given, inside, options=options, seed=seed).clip(0, 1)
         else:
-            values = np.asarray(resample(_load(low), high.shape, high.affine).dataobj)
+            assert low is not None
+            low_field = load_checked(low).image
+            values = np.asarray(resample(low_field, high.shape, high.affine).dataobj)
         return hf, max_normalise(values, inside, name=str(low or scan.high)), inside
-
-
-def _load(path: Any) -> Any:
-    """Read an image that others may have sent, bounded as raw scans are."""
-    try:
-        return load_checked(path).image
-    except (BadDataError, MissingInputError) as err:
-        raise BadDataError(f"{err}, or run participant again") from err

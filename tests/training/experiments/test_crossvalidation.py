@@ -33,11 +33,6 @@ from h2lo_bids.training.pairs import Pair, PreparedPair, find_prepared
 COUNT = 5
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def jobs_of(root: Path, pairs: tuple[PreparedPair, ...], **changes: object) -> tuple[FoldJob, ...]:
     folds = make_folds([p.subject for p in pairs], folds=3, seed=1)
     return tuple(fold_of(pairs, root, fold=fold, **changes) for fold in folds)
