@@ -26,7 +26,7 @@ from h2lo_bids.errors import (
     TemporaryError,
     UsageError,
 )
-from h2lo_bids.io import atomic_write_text
+from h2lo_bids.io import atomic_path, atomic_write_text
 from h2lo_bids.models.registry import Model, make_model
 from h2lo_bids.training.devices import make_fabric, quiet_fabric, termination
 from h2lo_bids.training.options import GAIN, FitOptions, has_stalled
@@ -289,23 +289,18 @@ def prefixed(title: str, say: Say) -> Say:
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write the state of a fit (tensors and plain values); the checkpoint before it is kept."""
-    partial = folder / f".{LAST}.{os.getpid()}"
+    last = folder / LAST
     try:
-        with partial.open("wb") as stream:
-            torch.save({"format": FORMAT, **state}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if (folder / LAST).exists():
-            # A link first: at no moment is there no checkpoint at all.
-            spare = folder / f".{PREVIOUS}.{os.getpid()}"
-            spare.unlink(missing_ok=True)
-            os.link(folder / LAST, spare)
-            spare.replace(folder / PREVIOUS)
-        partial.replace(folder / LAST)
+        with atomic_path(last) as partial:
+            with partial.open("wb") as stream:
+                torch.save({"format": FORMAT, **state}, stream)
+            if last.exists():
+                # A link: at no moment is there no checkpoint at all.
+                with atomic_path(folder / PREVIOUS) as spare:
+                    os.link(last, spare)
     except (OSError, RuntimeError) as err:
         # torch reports a full disk as a RuntimeError.
-        partial.unlink(missing_ok=True)
-        raise InputOutputError(f"{folder / LAST}: cannot write the checkpoint: {err}") from err
+        raise InputOutputError(f"{last}: cannot write the checkpoint: {err}") from err
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -327,30 +322,24 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 class History:
-    """Appends rows to a CSV file, whose rows after `step`, the resumed one, are dropped first."""
+    """Rows of a CSV file, of which those after `step`, the resumed one, are dropped."""
 
     def __init__(self, path: Path, step: int, columns: Sequence[str]) -> None:
-        self.path, self._columns = path, tuple(columns)
-        self._rows: list[Mapping[str, Any]] = []
-        kept: list[list[str]] = []
+        self._path, self._columns = path, columns
+        self._rows: list[list[Any]] = []
         if step and path.exists():
-            kept = _rows_until(path, step, len(self._columns))
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([self._columns, *kept])
-        atomic_write_text(path, text.getvalue())
+            self._rows += _rows_until(path, step, len(columns))
+        self.flush()
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Keep a row until `flush`; what it lacks, or has as None, stays empty."""
-        self._rows.append(row)
+        self._rows.append([row.get(name) for name in self._columns])
 
     def flush(self) -> None:
-        """Append the kept rows."""
-        try:
-            with self.path.open("a", newline="") as stream:
-                csv.DictWriter(stream, self._columns, restval="").writerows(self._rows)
-        except OSError as err:
-            raise InputOutputError(f"{self.path}: cannot write: {err.strerror}") from err
-        self._rows.clear()
+        """Write all rows."""
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([self._columns, *self._rows])
+        atomic_write_text(self._path, text.getvalue())
 
 
 def _rows_until(path: Path, step: int, columns: int) -> list[list[str]]:
