@@ -131,9 +131,8 @@ def launch(
 ) -> None:
     """Run a fit in several processes on this machine; with CUDA one per device.
 
-    Pairs are mapped from files; `initial` is the bundle whose weights the fit starts from.
-    Afterwards `h2lo_bids.training.fit.fit` finds the fit done and returns it. An error of a
-    process is raised with its own class.
+    `initial` is the bundle whose weights the fit starts from. Afterwards `fit` finds the fit done
+    and returns it. An error of a process is raised with its own class.
     """
     import torch
 

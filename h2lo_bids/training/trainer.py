@@ -55,9 +55,7 @@ class Validation:
     ) -> tuple[float, float]:
         """Return a process's part of a method's figure, to be added to the others' for `psnr`.
 
-        With ``"crops"``, the cheap way, `predict` is asked for the brain voxels of one crop
-        at a time, so that it need not compute the rest; where its result depends on what else
-        is asked for (blended patches), the figure is that of these products.
+        With ``"crops"``, the cheap way, `predict` is asked for the brain voxels of one crop each.
         """
         mine = slice(rank, None, world)
         if self.options.validation == "volume":

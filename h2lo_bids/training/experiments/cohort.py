@@ -58,10 +58,9 @@ class CohortScan:
 def find_cohort(
     roots: Sequence[Path], contrast: str, *, low: bool = True
 ) -> tuple[CohortScan, ...]:
-    """Find the scans that the participant level has preprocessed, on their own grids.
+    """Find the scans that the participant level has preprocessed, on their own grids, in order.
 
-    With `low` each must have a ``desc-lowfield`` image. Scans are in the order of their folders
-    and names; one that cannot be used raises `BadDataError`.
+    With `low` each must have a ``desc-lowfield`` image.
     """
     found: list[CohortScan] = []
     option = "--pretrain-derivatives" if low else "--cohort"
@@ -175,10 +174,9 @@ class Cohort:
     def open(
         self, frame: Frame, cache: Path, device: str = "cpu", say: Say = lambda line: None
     ) -> tuple[list[Pair], list[Pair]]:
-        """Return the pairs to train and to validate on, to enhance, on a frame.
+        """Return the pairs to train and to validate on, prepared as other pairs are, to enhance.
 
-        As prepared pairs: centred on the brain, each volume divided by its maximum, 0 outside
-        the mask. Each is made once and kept in `cache`, named after all that decides it.
+        Each is made once and kept in `cache`, named after all that decides it.
         """
         if self.bundle is not None and self.bundle.frame != frame:
             raise UsageError(

@@ -357,11 +357,7 @@ def withdraw(folder: Path) -> None:
 
 
 def run_fold(job: FoldWork, say: Say = lambda line: None, lost: Say = lambda line: None) -> Path:
-    """Make the results of a fold, unless that is done, and return their folder.
-
-    A subject that an external tool fails on is reported to `lost`, and the fold counts as
-    unfinished.
-    """
+    """Make the results of a fold, unless that is done, and return their folder."""
     say = prefixed(job.title, say)
     if fold_done(job):
         say("done already")

@@ -104,12 +104,10 @@ def run_command(
     log: Path,
     limit: float | None = None,
 ) -> Made:
-    """Run an external tool on one image, and bring what it makes to the pair's grid and scale.
+    """Run an external tool on copies of a pair's images, for `limit` seconds at most.
 
-    It runs in an empty folder, on copies of the images, with nothing on its standard input, for
-    `limit` seconds at most; `log` takes what it prints. The image is resampled linearly if its
-    grid is another, divided by its maximum in the mask and set to 0 outside, as the pair's own
-    images are. Raises `H2loError` if there is no usable image.
+    What it makes is brought to the pair's grid, divided by its maximum in the mask and set to 0
+    outside, as the pair's own images are; `log` takes what it prints.
     """
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
         texts = {name: str(Path(folder, f"{name}.nii.gz")) for name in PLACES}

@@ -62,13 +62,10 @@ class FinalJob(FoldJob):
 
 
 def final_steps(job: FinalJob) -> int:
-    """Return the steps that a final model takes.
+    """Return the steps that a final model takes; the rate follows the schedule of the folds.
 
-    Nobody is left to validate on after a cross-validation, so it stops at the
-    part of the schedule at which the folds were best: the median over folds of
-    best step by steps, times its own steps. The rate follows the schedule of the
-    folds up to there. The authors keep each fold's best weights instead and fit
-    no model to all subjects.
+    Nobody is left to validate on after a cross-validation, so it stops at the part of the schedule
+    at which the folds were best, their median. The authors keep each fold's best weights instead.
     """
     if not job.folds:
         return job.adapted.steps

@@ -208,9 +208,8 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
 def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle | None, str]:
     """Return the model from whose weights a method's fits start, and words that name it.
 
-    None is for random weights, the only start of methods other than h2lo. Without
-    ``--init`` a model that the fits cannot start from is not an error: the words say why
-    they start from random weights.
+    Without ``--init`` a model that the fits cannot start from is no error: the words say why they
+    start from random weights, for which None stands.
     """
     given = dict(settings.init)
     asked = given.get(contrast, given.get(""))
@@ -254,10 +253,9 @@ def _fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame) -> 
 
 
 def frame_of(settings: Settings) -> Frame:
-    """Return the grid on which pairs are prepared.
+    """Return the grid on which pairs are prepared, of 1 mm without ``--resolution``.
 
-    Without ``--resolution`` it has voxels of 1 mm, or at the evaluate level of
-    the size that the models were fitted on, if that is one and the same.
+    At the evaluate level it is of the models' voxel size, if that is one and the same.
     """
     if settings.resolution is not None:
         return training_frame(settings.resolution)
@@ -273,10 +271,7 @@ def frame_of(settings: Settings) -> Frame:
 def usable_pairs(
     settings: Settings, sources: Sources, send: Send = lambda event: None
 ) -> dict[str, Pairs]:
-    """Return the prepared pairs of some scans by contrast, but for those that are flagged.
-
-    Raises `BadDataError` if there is none.
-    """
+    """Return the prepared pairs of some scans by contrast, but for those that are flagged."""
     used, doubtful = {}, False
     for contrast, scans in sources.items():
         found = find_prepared(settings.out_dir, contrast=contrast, sources=set(scans))

@@ -196,8 +196,7 @@ def check_no_leak(
 ) -> None:
     """Refuse a cohort, or models that made its images or start a fit, that saw a test subject.
 
-    Each model must say whom it was trained and chosen on, and that of each image that the
-    cohort brings must be among `bundles`, or one that comes with the package.
+    The model of each image of the cohort must be among `bundles`, or come with the package.
     """
     people = {pair.subject for pair in tested}
     if not people:

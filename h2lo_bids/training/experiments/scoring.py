@@ -75,13 +75,8 @@ def score_models(
 ) -> tuple[Score, ...]:
     """Score models, by name, on pairs of their contrast; keep scores and pictures of each.
 
-    A model whose frame is not the pairs' is given the high-field image on its own frame and
-    asked for the positions of the pair's voxels, so that all models are compared with the same
-    low-field voxels. `references` are real low-field scans on the pairs' frame.
-
-    Each model gets a folder ``evaluation/<contrast>/<name>/`` of `out_dir`. `lost` is called with
-    each pair that cannot be scored, and why in one line; progress and warnings are sent. Returns
-    the scores of the identity, then of each model.
+    A model on another frame is asked for the positions of the pair's voxels, so that all models are
+    compared with the same low-field voxels. Returns the scores of the identity, then of each model.
     """
     contrast, task = pairs[0].contrast, models[0][1].task
     for _, bundle in models:
@@ -128,10 +123,7 @@ def score_models(
 def _unseen(
     models: Sequence[Named], pairs: Sequence[PreparedPair], lost: Lost
 ) -> list[PreparedPair]:
-    """Drop the pairs whose high-field image a model was trained on, under whatever label.
-
-    Where the label alone is the same there is a warning: it may be of another dataset.
-    """
+    """Drop the pairs whose high-field image a model was trained on, under whatever label."""
     seen: dict[PreparedPair, str] = {}
     for name, bundle in models:
         for pair, label in seen_in_training(bundle, pairs).items():
@@ -245,10 +237,7 @@ def _write(
 def read_references(
     settings: Settings, contrast: str, frame: Frame, unusable: list[tuple[str, str]]
 ) -> dict[str, Appearance]:
-    """Measure the real low-field scans that ``--realism-reference`` names for a contrast.
-
-    Each is put on the pairs' frame as the scans of pairs are, so that all are compared alike.
-    """
+    """Measure the scans of ``--realism-reference``, put on the pairs' frame as pairs are."""
     method = "auto" if settings.skull_strip == "skip" else settings.skull_strip
     weights = None
     if settings.skull_strip in ("auto", "synthstrip"):
