@@ -108,8 +108,8 @@ def synthesize(
 
     What `h2lo participant` computes without noise: the brain is found, brought to the
     model's frame and scaled as the model was trained, and the model is evaluated at the
-    voxels of the wanted grid (arXiv 2603.24968). An input or output unlike the model's
-    training pairs is a `UserWarning`.
+    voxels of the wanted grid (arXiv 2603.24968). An input or, on its own grid, an output unlike
+    the model's training pairs is a `UserWarning`.
 
     Parameters
     ----------
@@ -175,17 +175,16 @@ def synthesize(
         options=options, response=response,
     )  # fmt: skip
     low = np.clip(low, 0.0, 1.0).astype(np.float32)
-    notes = list(found.notes)
-    if voxel_size is None:
-        brain = np.asarray(inside.dataobj) > 0
-        profile = measure(scaled, brain, list(spacing_of(frame.affine)), contrast=bundle.contrast)
+    brain, output = np.asarray(inside.dataobj) > 0, None
+    profile = measure(scaled, brain, list(spacing_of(frame.affine)), contrast=bundle.contrast)
+    if voxel_size is None:  # thick slices mix the tissues whose levels are known
         high = scale_image(image, found.image, **how).volume
-        notes += check_range(
-            profile, measure_output(low, high, wanted, list(spacing_of(grid))),
-            bundle.metadata.get("input_range"), **how,
-            name=str(image.get_filename() or "the image"),
-        ).warnings  # fmt: skip
-    for line in notes:
+        output = measure_output(low, high, wanted, list(spacing_of(grid)))
+    checked = check_range(
+        profile, output, bundle.metadata.get("input_range"), **how,
+        name=str(image.get_filename() or "the image"),
+    )  # fmt: skip
+    for line in (*found.notes, *checked.warnings):
         warnings.warn(line, stacklevel=2)
     return (low, grid) if arrays else nib.Nifti1Image(low, grid)
 

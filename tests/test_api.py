@@ -42,6 +42,16 @@ def test_arrays_come_back_as_arrays_and_the_mask_bounds_the_image(model) -> None
     assert 0 < low[mask].max() <= 1
 
 
+@pytest.mark.parametrize("sides", [None, (8.0, 8.0, 16.0)])
+def test_an_unlike_input_is_warned_of_on_every_grid(model, sides) -> None:
+    volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
+    mask, offset = volume > 0, np.quantile(volume[volume > 0], 0.3)
+    with pytest.warns(UserWarning, match="of its brain is negative"):
+        synthesize(
+            np.where(mask, volume - offset, 0), model, affine=affine, mask=mask, voxel_size=sides
+        )
+
+
 def test_what_cannot_be_used_is_refused(model) -> None:
     with pytest.raises(UsageError, match="affine"):
         synthesize(head(1), model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -278,7 +279,7 @@ class RangeCheck:
 
 def check_range(
     profile: Mapping[str, float],
-    output: Mapping[str, float],
+    output: Mapping[str, float] | None,
     ranges: Mapping[str, Any] | None,
     *,
     contrast: str,
@@ -287,7 +288,8 @@ def check_range(
 ) -> RangeCheck:
     """Compare an input and its output with the pairs that the model was trained on.
 
-    `profile` and `output` are from `measure` and `measure_output`. Without the `ranges` of
+    `profile` and `output` are from `measure` and `measure_output`; without an output only the
+    input is looked at, and the facts are those of the input. Without the `ranges` of
     the model's bundle (``input_range``) only what needs none is looked at: the share of negative
     voxels, and the order of the tissues in the input and in the output. Damaged ranges raise
     `BadDataError`.
@@ -296,9 +298,9 @@ def check_range(
     if not isinstance(ranges.get("pairs", 0), int):
         raise BadDataError("the model's input_range is damaged (pairs); get the model again")
     given = outside(profile, ranges.get("inputs") or {})
-    made = outside(output, ranges.get("targets") or {}, OUTPUTS)
-    tissues = [output[tissue] for tissue in TISSUES]
-    kept = tissues[0] < tissues[1] < tissues[2]
+    made = outside(output, ranges.get("targets") or {}, OUTPUTS) if output else {}
+    tissues = [output[tissue] for tissue in TISSUES] if output else []
+    kept = all(low < high for low, high in pairwise(tissues))
     depth = profile["order"]
     unlike = bool(given or made) or not kept or depth < LEAST_ORDER
     lines = []
@@ -317,21 +319,15 @@ def check_range(
             f"{', '.join([*crossed, *_listed(made, OUTPUTS)])}; look at both in the report before "
             "you use it"
         )
-    return RangeCheck(
-        {
-            "InputCheck": {**_facts(given, ranges), "TissueOrderKept": depth >= LEAST_ORDER},
-            "OutputCheck": {
-                **_facts(made, ranges),
-                "TissueLevels": {
-                    _key(tissue): round(value, 4)
-                    for tissue, value in zip(NAMES[contrast], tissues, strict=True)
-                },
-                "TissueOrderKept": kept,
-            },
-        },
-        tuple(lines),
-        "no" if unlike else "yes" if ranges else "unknown",
-    )
+    facts = {"InputCheck": {**_facts(given, ranges), "TissueOrderKept": depth >= LEAST_ORDER}}
+    if output:
+        levels = zip(map(_key, NAMES[contrast]), tissues, strict=True)
+        facts["OutputCheck"] = {
+            **_facts(made, ranges),
+            "TissueLevels": {name: round(value, 4) for name, value in levels},
+            "TissueOrderKept": kept,
+        }
+    return RangeCheck(facts, tuple(lines), "no" if unlike else "yes" if ranges else "unknown")
 
 
 def _input_line(name: str, given: Beyond, depth: float, contrast: str) -> str:
