@@ -14,7 +14,6 @@ from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.scores import IDENTITY, SCORED, Score, select
 
-CONFIDENCE = 0.95
 _EXACT = 200  # most differences that are tested exactly
 
 
@@ -83,7 +82,7 @@ def confidence_interval(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of degenerate samples, which give NaN
         interval = bootstrap(
-            (values,), np.mean, confidence_level=CONFIDENCE, n_resamples=resamples,
+            (values,), np.mean, confidence_level=0.95, n_resamples=resamples,
             method="BCa", random_state=np.random.default_rng(seed),
         ).confidence_interval  # fmt: skip
     return float(interval.low), float(interval.high)

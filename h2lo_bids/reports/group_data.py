@@ -11,8 +11,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE
 _TABLES = {"evaluate": "evaluation_tables", "enhance": "enhancement_tables"}
 _ENHANCER = re.compile(r"pfsr(-.+)?")
 _FOLD = re.compile(r"fold-(\d{1,9})")
-_CURVES = ("step", "loss", "l1", "gradient", "psnr", "seconds")
+_CURVES = ("step", "l1", "gradient", "psnr")
 _NUMBER = (int, float)
 _FIELDS: dict[str, Any] = {
     "fold": dict, "model": dict, "options": dict, "software": dict, "warnings": list,
@@ -72,7 +71,7 @@ class Contrast:
     name: str
     runs: tuple[Run, ...]
     splits: tuple[Fold, ...]
-    task: str
+    titles: dict[str, str]  # of methods, in the order of their folders
     block: Block
 
     @property
@@ -81,11 +80,6 @@ class Contrast:
         summary = [value for row in self.block.rows for value in row.summary.values()]
         known = {value.metric for value in summary if not math.isnan(value.mean)}
         return tuple(metric for key, metric in CATALOGUE.items() if key in known)
-
-    @cached_property
-    def titles(self) -> dict[str, str]:
-        """Methods in the order of their folders, and what tables call them."""
-        return {IDENTITY: IDENTITY_TITLES[self.task], **{r.method: r.title for r in self.runs}}
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -136,10 +130,13 @@ def read_contrasts(
                 problems.append(line)
             else:
                 runs.append(run)
-        task = ENHANCE if level == "enhance" else SYNTHESIZE
-        contrast = Contrast(name, tuple(runs), planned, task, Block(name, ()))
-        block = _scored(contrast, stem, problems) if blocks is None else blocks.get(name)
-        contrasts.append(replace(contrast, block=block or contrast.block))
+        identity = IDENTITY_TITLES[ENHANCE if level == "enhance" else SYNTHESIZE]
+        titles = {IDENTITY: identity, **{run.method: run.title for run in runs}}
+        if blocks is None:
+            block = _tabulate(name, runs, titles, stem, problems)
+        else:
+            block = blocks.get(name, Block(name, ()))
+        contrasts.append(Contrast(name, tuple(runs), planned, titles, block))
     return contrasts
 
 
@@ -220,7 +217,9 @@ def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
     return {name: table[name].to_numpy(float) for name in _CURVES}
 
 
-def _scored(contrast: Contrast, stem: Path, problems: list[str]) -> Block | None:
+def _tabulate(
+    name: str, runs: list[Run], titles: dict[str, str], stem: Path, problems: list[str]
+) -> Block:
     """Read the scores of a contrast and compute their table.
 
     Folds that were scored after the last collection are added. The convention and the method
@@ -228,19 +227,19 @@ def _scored(contrast: Contrast, stem: Path, problems: list[str]) -> Block | None
     """
     scores: list[Score] = [*_read(read_scores, f"{stem}_scores.tsv", problems, ())]
     collected = {(score.method, score.fold) for score in scores}
-    for run in contrast.runs:
+    for run in runs:
         later = _read(read_scores, run.folder / "scores.tsv", problems, ())
         scores += [score for score in later if (score.method, score.fold) not in collected]
     scored = {score.method for score in scores} - {IDENTITY}
     versus = [row.get("versus") for row in read_table(f"{stem}_comparisons.tsv", problems)]
     metric = read_json(Path(f"{stem}_summary.json"), problems).get("metric")
-    convention = metric.get("MetricsConvention") if isinstance(metric, dict) else None
+    convention = str(metric.get("MetricsConvention")) if isinstance(metric, dict) else CLIPPED
     try:
         return tabulate(
-            scores, contrast.titles, contrast=contrast.name,
+            scores, titles, contrast=name,
             reference=next((method for method in versus if method in scored), None),
             convention=convention if convention in CONVENTIONS else CLIPPED,
         )  # fmt: skip
     except H2loError as error:
-        problems.append(f"{contrast.name}: the scores cannot be summarised ({error})")
-        return None
+        problems.append(f"{name}: the scores cannot be summarised ({error})")
+        return Block(name, ())

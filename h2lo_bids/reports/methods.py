@@ -26,12 +26,6 @@ class Work:
     fields: dict[str, str]
 
     @property
-    def authors(self) -> list[str]:
-        """Names as ``Given Family``; a trailing ``others`` is kept."""
-        names = self.fields["author"].split(" and ")
-        return [" ".join(reversed(name.split(", ", 1))) for name in names]
-
-    @property
     def short(self) -> str:
         """Author and year, for the running text."""
         families = [name.split(",")[0] for name in self.fields["author"].split(" and ")]
@@ -46,7 +40,8 @@ class Work:
     def html(self) -> str:
         """Full reference, escaped, with its link."""
         fields = self.fields
-        names = ", ".join(self.authors).replace(", others", " et al.")
+        given = (name.split(", ", 1)[::-1] for name in fields["author"].split(" and "))
+        names = ", ".join(map(" ".join, given)).replace(", others", " et al.")
         where = fields.get("journal") or fields.get("booktitle") or fields.get("publisher") or ""
         for name, mark in (("volume", " "), ("pages", ": ")):
             if where and fields.get(name):

@@ -262,27 +262,19 @@ def picture_uri(pixels: npt.NDArray[np.uint8], kind: str = "png") -> str:
     picture.thumbnail((MAX_PIXELS, MAX_PIXELS), Image.Resampling.BOX)
     buffer = io.BytesIO()
     picture.save(buffer, kind, optimize=True, **(_JPEG if kind == "jpeg" else {}))
-    return _base64(kind, buffer.getvalue())
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def data_uri(path: Path, root: Path) -> str | None:
-    """Embed an SVG, PNG or WebP file; None when there is none below `root`."""
+    """Embed an SVG file; None when there is none below `root`."""
     resolved = path.resolve()
-    if not resolved.is_relative_to(root.resolve()) or not resolved.is_file():
-        return None
-    content, kind = resolved.read_bytes(), path.suffix.lower()
-    if kind == ".svg":
-        return svg_uri(content.decode("utf-8"))
-    return _base64(kind[1:], content) if kind in (".png", ".webp") else None
+    inside = resolved.is_relative_to(root.resolve()) and path.suffix.lower() == ".svg"
+    return svg_uri(resolved.read_text("utf-8")) if inside and resolved.is_file() else None
 
 
 def svg_uri(drawing: str) -> str:
     """Embed an SVG, percent-encoded: base64 would add a third to the pictures inside of it."""
     return "data:image/svg+xml," + quote(drawing.strip(), safe=_SAFE)
-
-
-def _base64(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")
 
 
 def path_of(lines: Iterable[npt.NDArray[np.float64]]) -> str:

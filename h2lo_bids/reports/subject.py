@@ -196,7 +196,14 @@ Row = dict[str, Any]
 
 def write_scan_pages(out_dir: Path) -> tuple[str, ...]:
     """Write ``index.html``, ``scans.tsv`` and its sidecar; return what could not be read."""
-    rows, problems = collect_scans(out_dir)
+    rows: list[Row] = []
+    problems = []
+    for folder in sorted(Path(out_dir).glob("sub-*/figures")):
+        subject = folder.parent.name.removeprefix("sub-")
+        try:
+            rows += _rows(load_subject_report(out_dir, subject))
+        except (H2loError, ValueError) as error:  # or the folder has no label's name
+            problems.append(str(error))
     table, _ = result_files(out_dir, "scans")
     write_table(table, ([row[name] for name in COLUMNS] for row in rows), COLUMNS)
     page = render(
@@ -210,20 +217,7 @@ def write_scan_pages(out_dir: Path) -> tuple[str, ...]:
         table=table.name,
     )
     atomic_write_text(result_path(out_dir, "index"), page)
-    return problems
-
-
-def collect_scans(out_dir: Path) -> tuple[list[Row], tuple[str, ...]]:
-    """Return the scans of all subjects by name, and one line for each record that is broken."""
-    rows: list[Row] = []
-    problems = []
-    for folder in sorted(Path(out_dir).glob("sub-*/figures")):
-        subject = folder.parent.name.removeprefix("sub-")
-        try:
-            rows += _rows(load_subject_report(out_dir, subject))
-        except (H2loError, ValueError) as error:  # or the folder has no label's name
-            problems.append(str(error))
-    return rows, tuple(problems)
+    return tuple(problems)
 
 
 def _rows(report: SubjectReport) -> Iterator[Row]:

@@ -21,7 +21,7 @@ from h2lo_bids.io import atomic_path, atomic_write_text, save_nifti
 from h2lo_bids.reports import charts, mosaic
 from h2lo_bids.reports.figures import save_figure
 from h2lo_bids.reports.methods import works
-from h2lo_bids.reports.mosaic import picture_uri, volume_of
+from h2lo_bids.reports.mosaic import grey_levels, picture_uri, volume_of
 from h2lo_bids.reports.page import asset, render
 from h2lo_bids.reports.records import Figure
 from h2lo_bids.trial.condition import HIGH
@@ -138,8 +138,7 @@ def _examples(out_dir: Path, lesions: Any, label: str) -> Iterator[dict[str, Any
 def _png(plane: np.ndarray) -> str:
     """Embed a plane as it is seen from the feet, stretched to its own range."""
     low, high = (float(v) for v in np.percentile(plane, (1, 99.5)))
-    grey = np.clip((plane - low) / max(high - low, 1), 0, 1) * 255
-    return picture_uri(np.rint(np.rot90(grey)).astype(np.uint8))
+    return picture_uri(grey_levels((plane - low) / max(high - low, 1)))
 
 
 def _curve(intercept: float, slope: float) -> np.ndarray:
@@ -252,9 +251,9 @@ def _write_png(data: np.ndarray, sides: np.ndarray, path: Path) -> None:
     rows, bright = [], float(np.percentile(data[data > 0], 99.5)) if data.any() else 1.0
     across = [side for a, side in enumerate(sides) if a != axis]
     for part in np.linspace(0.35, 0.65, _SLICES):
-        plane = np.rot90(np.take(data, inside[int(part * (len(inside) - 1))], axis=axis))
-        picture = Image.fromarray(np.rint(255 * np.clip(plane / bright, 0, 1)).astype(np.uint8))
-        size = (round(plane.shape[1] * across[0]) * 2, round(plane.shape[0] * across[1]) * 2)
-        rows.append(np.asarray(picture.resize(size, Image.Resampling.NEAREST)))
+        plane = np.take(data, inside[int(part * (len(inside) - 1))], axis=axis)
+        size = [round(n * side) * 2 for n, side in zip(plane.shape, across, strict=True)]
+        picture = Image.fromarray(grey_levels(plane / bright))
+        rows.append(np.asarray(picture.resize(tuple(size), Image.Resampling.NEAREST)))
     with atomic_path(path) as temporary:
         Image.fromarray(np.concatenate(rows)).save(temporary, "PNG")
