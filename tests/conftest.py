@@ -18,6 +18,19 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def refused():
+    """Return a function that calls what raises an error, and gives its message of one line."""
+
+    def call(kind, function, *args, **more):
+        with pytest.raises(kind) as caught:
+            function(*args, **more)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return call
+
+
+@pytest.fixture(scope="session")
 def models(tmp_path_factory) -> list[str]:
     """Return the words of ``--model`` for two untrained bundles."""
     root = tmp_path_factory.mktemp("models")

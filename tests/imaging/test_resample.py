@@ -137,16 +137,15 @@ def test_array_anchor_is_the_reordered_array() -> None:
     np.testing.assert_allclose(centre, truth, atol=1e-9)
 
 
-def test_a_brain_too_large_for_the_frame_is_refused_in_one_line() -> None:
+def test_a_brain_too_large_for_the_frame_is_refused_in_one_line(refused) -> None:
     image = scan((60, 60, 60))
     whole = nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine)
     image.set_filename("sub-01_T1w.nii.gz")
-    with pytest.raises(BadDataError, match=r"sub-01_T1w.*60 x 60 x 60 mm") as caught:
-        conform(image, frame(), mask=whole)
-    assert "\n" not in str(caught.value)
+    message = refused(BadDataError, conform, image, frame(), mask=whole)
+    assert message.startswith("sub-01_T1w.nii.gz: ")
+    assert "60 x 60 x 60 mm" in message
     empty = nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine)
-    with pytest.raises(BadDataError, match="empty"):
-        conform(image, frame(), mask=empty)
+    assert "empty" in refused(BadDataError, conform, image, frame(), mask=empty)
 
 
 @pytest.mark.parametrize("order", [0, 1, 3])
