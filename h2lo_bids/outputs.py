@@ -95,13 +95,7 @@ class Extras:
 
 
 def voxel_grid(sides: tuple[float, float, float], response: VoxelResponse) -> Grid:
-    """Return the grid of voxels with some sides, in mm along the scan's own axes.
-
-    Examples
-    --------
-    >>> voxel_grid((1.6, 1.6, 5), VoxelResponse()).name
-    'lf_1p6x1p6x5'
-    """
+    """Return the grid of voxels with some sides, in mm along the scan's own axes."""
     words = [f"{side:g}" for side in sides]
     label = "x".join(words).replace(".", "p")
     text = f"{' x '.join(words)} mm voxels along the scan's own axes"
@@ -111,14 +105,7 @@ def voxel_grid(sides: tuple[float, float, float], response: VoxelResponse) -> Gr
 def grids_of(
     settings: Settings, templates: Mapping[str, TemplateFiles] | None = None
 ) -> tuple[Grid, ...]:
-    """Return the grids that the options ask for, the scan's own first: it is always wanted.
-
-    Examples
-    --------
-    >>> settings = Settings(Path("/bids"), Path("/out"), output_spaces=("model", "Other:res-1"))
-    >>> [grid.name for grid in grids_of(settings)]
-    ['native', 'model', 'template_Other']
-    """
+    """Return the grids that the options ask for, the scan's own first: it is always wanted."""
     grids = [Grid("native")]
     if "model" in settings.output_spaces:
         text = "the grid on which the model was trained, centred on the brain"

@@ -134,13 +134,7 @@ def result_path(out_dir: str | Path, key: str, **fields: str | int) -> Path:
 
 
 def result_files(out_dir: str | Path, key: str, **fields: str | int) -> tuple[Path, ...]:
-    """Name every file of a result.
-
-    Examples
-    --------
-    >>> [path.name for path in result_files("/out", "splits")]
-    ['splits.tsv', 'splits.json']
-    """
+    """Name every file of a result."""
     begin = _filled(key, fields)
     return tuple(Path(out_dir) / (begin + end) for end in _spec("results")[key].get("files", [""]))
 
@@ -183,13 +177,7 @@ def pair_paths(out_dir: Path, source: Source, contrast: str) -> dict[str, Path]:
 
 
 def record_end(contrast: str) -> str:
-    """Return what the name of every pair's record of a contrast ends with.
-
-    Examples
-    --------
-    >>> record_end("T1w")
-    '_res-model_desc-pairLF_T1w.json'
-    """
+    """Return what the name of every pair's record of a contrast ends with."""
     return pair_paths(Path(), {"sub": "x"}, contrast)["record"].name.removeprefix("sub-x")
 
 

@@ -121,13 +121,6 @@ def field_strength(metadata: Mapping[str, Any], labels: Iterable[str] = ()) -> F
     comma, one-element lists, or in mT, gauss or Hz. The vendor's 0.006 T is read
     as 0.064 T. Where two sources lie on either side of 1 T, or the first two
     numbers differ by more than a tenth, the warning quotes both.
-
-    Examples
-    --------
-    >>> field_strength({"MagneticFieldStrength": "0,064"}).tesla
-    0.064
-    >>> field_strength({}, ["baselineLF"]).source
-    'label'
     """
     frequency, field = _from_frequency(metadata), _from_field(metadata)
     unreadable = [quote for quote in (frequency, field) if isinstance(quote, str)]

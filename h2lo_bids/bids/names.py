@@ -104,24 +104,12 @@ def looks_wanted(path: Path, name: Name | None, suffixes: tuple[str, ...]) -> bo
 
 
 def words_of_label(label: str) -> set[str]:
-    """Return the words of a label, in lower case, apart by any change of case or by digits.
-
-    Examples
-    --------
-    >>> sorted(words_of_label("MPRAGEgd")), sorted(words_of_label("T2Axial"))
-    (['egd', 'gd', 'mprage'], ['a', 'axial', 't', 'xial'])
-    """
+    """Return the words of a label, in lower case, apart by any change of case or by digits."""
     found = re.findall(r"[A-Z]+|[a-z]+", label) + re.findall(r"[A-Z][a-z]+", label)
     return {word.lower() for word in found}
 
 
 def meant_suffix(suffix: str, suffixes: Iterable[str]) -> str | None:
-    """Return which of the suffixes that are read one like UNIT1, T1 or T1W stands for.
-
-    Examples
-    --------
-    >>> meant_suffix("UNIT1", ("T1w", "T2w")), meant_suffix("T2star", ("T1w", "T2w"))
-    ('T1w', None)
-    """
+    """Return which of the suffixes that are read one like UNIT1, T1 or T1W stands for."""
     found = (right for right in suffixes if suffix.lower() in NEAR.get(right, ()))
     return next(found, None)

@@ -122,15 +122,7 @@ def did_you_mean(conditions: Filter, names: Iterable[Name], *, similar: bool = F
 
 
 def nearest(label: str | None, labels: Collection[str], *, similar: bool = False) -> str | None:
-    """Return the label that differs in case or leading zeros only, or else a ``similar`` one.
-
-    Examples
-    --------
-    >>> nearest("mprage", ["FSPGR", "MPRAGE"]), nearest("1", ["01", "11"]), nearest("a1", ["a2"])
-    ('MPRAGE', '01', None)
-    >>> nearest("mparge", ["FSPGR", "MPRAGE"], similar=True)
-    'MPRAGE'
-    """
+    """Return the label that differs in case or leading zeros only, or else a ``similar`` one."""
     wanted = str(label).lower()
     forms = {other.lower(): other for other in sorted(labels)}
     for form, other in forms.items():

@@ -74,9 +74,9 @@ def outputs(out: Path, head: Scan) -> None:
     figure.write_text("<svg/>")
 
 
-@pytest.fixture
-def derivative(tmp_path: Path) -> Path:
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def derivative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("derivative")
     write_dataset_files(out, bids_dir="/raw")
     write_citation(out, "Text")
     for suffix in ("T1w", "T2w"):
@@ -106,18 +106,14 @@ def test_the_official_validator_finds_no_error(derivative: Path) -> None:
     assert report["summary"]["totalFiles"] > 20
 
 
-def test_no_acquisition_parameter_is_copied(derivative: Path) -> None:
-    found = list(derivative.rglob("sub-*.json"))
-    assert len(found) > 20
-    for path in found:
-        assert not set(json.loads(path.read_text())) & set(ACQUIRED)
-
-
-def test_every_source_is_declared_and_exists(derivative: Path) -> None:
+def test_sidecars_copy_no_acquisition_and_declare_every_source(derivative: Path) -> None:
     links = json.loads((derivative / "dataset_description.json").read_text())["DatasetLinks"]
     assert links == {"raw": "file:///raw"}
-    for path in derivative.rglob("sub-*.json"):
-        for uri in json.loads(path.read_text())["Sources"]:
+    found = [json.loads(path.read_text()) for path in derivative.rglob("sub-*.json")]
+    assert len(found) > 20
+    for content in found:
+        assert not set(content) & set(ACQUIRED)
+        for uri in content["Sources"]:
             scheme, dataset, rest = (uri + ":").split(":", 2)
             if scheme == "bids" and not dataset:
                 assert (derivative / rest.rstrip(":")).is_file()

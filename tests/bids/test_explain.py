@@ -98,7 +98,7 @@ def test_near_misses_of_images_are_problems(tmp_path: Path, name: str, remedy: s
 
 def test_what_stands_beside_an_image_costs_nothing(tmp_path: Path) -> None:
     beside = ("acq-x_UNIT1.nii.gz", "T1w.mgz", "T1w.nii.gz.part", "T1w.txt", "T2w.png")
-    beside += ("FLAIR.mgz", "T1map.nii.gz", "T2w.nii.gz.md5", "T2w.nii.json")
+    beside += ("FLAIR.mgz", "T1map.nii.gz", "T2star.nii.gz", "T2w.nii.gz.md5", "T2w.nii.json")
     names = [anat("01", None, "T1w"), *(f"sub-01/anat/sub-01_{end}" for end in beside)]
     names += ["sub-01/anat/old/sub-01_T1w.nii.gz", "sub-01/anat/._sub-01_T2w.nii.gz"]
     found = find(write(tmp_path / "ds", dict.fromkeys(names)))
