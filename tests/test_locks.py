@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from skeletons import anat, scan_at
 
+from h2lo_bids.bids.discover import Discovery, ImageSource
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run, alone, write_dataset
 from h2lo_bids.cli.participant import SubjectTask, write_report
@@ -101,7 +102,8 @@ def _report_a_session(root: Path, session: str, ready) -> None:
     for k in range(ROUNDS // 2):
         out = root / f"out{k}"
         settings = Settings(bids, out, participant_label=("01",), session_label=(session,))
-        task = SubjectTask(settings, "01", (scan,), 1, out / "logs")
+        found = Discovery(sources=(ImageSource(scan, (scan,)),))
+        task = SubjectTask(settings, "01", found, 1, out / "logs")
         ready.wait()
         write_report(task, [], [])
 

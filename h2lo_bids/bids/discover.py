@@ -40,8 +40,8 @@ _RANK = ("iso", *ORTHOGONAL, None)
 
 
 @dataclass(frozen=True)
-class LowFieldSource:
-    """A scan, or the orthogonal low-field ones of a session that are to be fused."""
+class ImageSource:
+    """What an image is made from: a scan, or the orthogonal low-field ones of a session, fused."""
 
     scan: Scan  # what outputs are named after: the first part, with the entities that all share
     parts: tuple[Scan, ...]  # the first that can be used gives the frame its place
@@ -61,8 +61,12 @@ class LowFieldSource:
 class Discovery(Result):
     """Scans that are asked for."""
 
-    scans: tuple[Scan, ...] = ()  # by subject, session and contrast
-    sources: tuple[LowFieldSource, ...] = ()  # of enhancement: which scans belong together
+    sources: tuple[ImageSource, ...] = ()  # by subject, session and contrast
+
+    @property
+    def scans(self) -> tuple[Scan, ...]:
+        """All parts of the sources."""
+        return tuple(scan for source in self.sources for scan in source.named)
 
 
 def discover(settings: Settings) -> Discovery:
@@ -91,7 +95,7 @@ def discover_lowfield(settings: Settings) -> Discovery:
 def _search(
     settings: Settings,
     sides: tuple[str, ...],
-    choose: Callable[[list[Scan], Search], list[LowFieldSource]],
+    choose: Callable[[list[Scan], Search], list[ImageSource]],
 ) -> Discovery:
     """Find the images that are asked for, and let a function choose the scans among them."""
     search = Search(settings, Conditions(settings))
@@ -119,10 +123,8 @@ def _search(
         reasons.sort(key=lambda text: "did you mean" not in text)
         reasons = [one for one in reasons if not any(r.startswith(f"{one};") for r in reasons)]
         raise NoMatchError(_nothing_found(search, asked, reasons))
-    scans = tuple(scan for source in sources for scan in source.named)
-    _report_empty(search, scans)
-    low = tuple(sources) if sides == ENHANCED else ()
-    return Discovery(scans=scans, sources=low, **search.result())
+    _report_empty(search, {f"sub-{source.scan.subject}" for source in sources})
+    return Discovery(sources=tuple(sources), **search.result())
 
 
 def _nothing_found(search: Search, asked: dict[str, Filter], reasons: list[str]) -> str:
@@ -139,7 +141,7 @@ def _nothing_found(search: Search, asked: dict[str, Filter], reasons: list[str])
     return f"{text}, and images were skipped: {'; '.join(reasons[:3])}" if reasons else text
 
 
-def _high_field(images: list[Scan], search: Search) -> list[LowFieldSource]:
+def _high_field(images: list[Scan], search: Search) -> list[ImageSource]:
     """Read sidecars, drop low field, choose, and check that the content is there."""
     sidecars = Sidecars(search.root)
     scans, errors = [], {}
@@ -156,21 +158,22 @@ def _high_field(images: list[Scan], search: Search) -> list[LowFieldSource]:
             search.doubt(scan.path, *scan.warnings)
         else:
             scans.append(scan)
-    chosen = []
+    chosen: list[ImageSource] = []
     for group in _by_session(scans):
         best, *others = sorted(group, key=rank)
         for scan in (best, *others) if search.settings.all_scans else (best,):
             if scan.path in errors:
                 search.fail(scan.path, errors[scan.path])
             elif search.present(scan):
-                chosen.append(search.use(scan))
+                used = search.use(scan)
+                chosen.append(ImageSource(used, (used,)))
         for scan in () if search.settings.all_scans else others:
             search.skip(
                 scan.path,
                 f"{best.path.name} was preferred ({PREFERENCE}); "
                 "take all with --all-scans or choose with --filter ENTITY=VALUE",
             )
-    return [LowFieldSource(scan, (scan,)) for scan in chosen]
+    return chosen
 
 
 def _by_session(scans: Iterable[Scan]) -> list[list[Scan]]:
@@ -181,9 +184,8 @@ def _by_session(scans: Iterable[Scan]) -> list[list[Scan]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _report_empty(search: Search, scans: Iterable[Scan]) -> None:
+def _report_empty(search: Search, known: set[str]) -> None:
     """Name each subject without any scan; one that was asked for by name is a problem."""
-    known = {f"sub-{scan.subject}" for scan in scans}
     known |= {_folder(problem.path, search) for problem in search.problems}
     reasons: dict[str, str] = {}  # looked up: there may be thousands of subjects and images
     for item in search.skipped:
@@ -206,14 +208,14 @@ def _folder(path: Path, search: Search) -> str:
     return next(iter(path.relative_to(search.root).parts), "")
 
 
-def _low_field(images: list[Scan], search: Search) -> list[LowFieldSource]:
+def _low_field(images: list[Scan], search: Search) -> list[ImageSource]:
     """Choose the low-field scans of each session, alone or together."""
     sources = []
     for group in _by_session(_low(images, search)):
         for parts in _choices(group, search):
             there = tuple(search.use(part) for part in parts if search.present(part))
             if there:
-                sources.append(LowFieldSource(_named_after(parts, there[0]), there))
+                sources.append(ImageSource(_named_after(parts, there[0]), there))
     return sources
 
 

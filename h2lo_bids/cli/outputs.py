@@ -180,12 +180,12 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
     spaces = [grid.space for grid in grids if grid.kind == "template"]
     for item in found.sources:
         source = " ".join(part.relative_path for part in item.parts)
-        images = enhanced_paths(out_dir, item.scan).values()
-        yield from _of_scan(settings, item.scan, source, images, ("enhancement", None))
-    for scan in () if found.sources else found.scans:
-        images = output_paths(out_dir, scan, grids, extras_of(settings)).values()
-        groups = [("scan", None), *(("registration", space) for space in spaces)]
-        yield from _of_scan(settings, scan, scan.relative_path, images, *groups)
+        if settings.task == SYNTHESIZE:
+            images = output_paths(out_dir, item.scan, grids, extras_of(settings))
+            groups = [("scan", None), *(("registration", space) for space in spaces)]
+        else:
+            images, groups = enhanced_paths(out_dir, item.scan), [("enhancement", None)]
+        yield from _of_scan(settings, item.scan, source, images.values(), *groups)
     if settings.labels or settings.condition or settings.level == "trial":
         yield from _of_trial(settings, found)
     for subject in dict.fromkeys(scan.subject for scan in found.scans):

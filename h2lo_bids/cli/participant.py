@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.derivatives import report_path, result_path, software_versions
-from h2lo_bids.bids.discover import Discovery, LowFieldSource, discover, discover_lowfield
-from h2lo_bids.bids.gather import Problem, Skipped
-from h2lo_bids.bids.scan import Scan
+from h2lo_bids.bids.discover import Discovery, ImageSource, discover, discover_lowfield
 from h2lo_bids.cli.checks import Templates
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
@@ -52,18 +50,13 @@ class SubjectTask:
 
     settings: Settings
     subject: str
-    scans: tuple[Scan, ...]
+    found: Discovery
+    """What was found of this participant alone."""
     threads: int
     """Of one step."""
     logs: Path
     """The run's folder for crash files and graphs."""
     templates: Templates = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
-    """Images of this participant that are not used, with the reason."""
-    problems: tuple[Problem, ...] = ()
-    """Images of this participant that cannot be used."""
-    sources: tuple[LowFieldSource, ...] = ()
-    """Of enhancement: which scans belong together; `scans` are then their parts."""
 
 
 def run_participant(settings: Settings, console: Console) -> int:
@@ -100,31 +93,28 @@ def find(settings: Settings) -> Discovery:
 
 
 def _process(run: Run, found: Discovery, templates: Templates) -> None:
-    subjects: dict[str, list[Scan]] = {}
-    for scan in found.scans:
-        subjects.setdefault(f"sub-{scan.subject}", []).append(scan)
+    subjects: dict[str, list[ImageSource]] = {}
+    for source in found.sources:
+        subjects.setdefault(f"sub-{source.scan.subject}", []).append(source)
     root, threads = run.settings.bids_dir, step_threads(run.settings)
     skipped, problems = _by_subject(root, found.skipped), _by_subject(root, found.problems)
     tasks = {
         name: SubjectTask(
             settings=run.settings,
-            subject=scans[0].subject,
-            scans=tuple(scans),
+            subject=sources[0].scan.subject,
+            found=Discovery(tuple(problems[name]), tuple(skipped[name]), sources=tuple(sources)),
             threads=threads,
             logs=run.logs,
             templates=templates,
-            skipped=tuple(skipped[name]),
-            problems=tuple(problems[name]),
-            sources=tuple(s for s in found.sources if s.scan.subject == scans[0].subject),
         )
-        for name, scans in subjects.items()
+        for name, sources in subjects.items()
     }
     run_participants(
         run,
         f"{counted(len(subjects), 'participant')}, {counted(len(found.scans), 'scan')}",
         PROCESS,
         {name: (task,) for name, task in tasks.items()},
-        {name: [scan.relative_path for scan in scans] for name, scans in subjects.items()},
+        {name: [scan.relative_path for scan in task.found.scans] for name, task in tasks.items()},
         "scan",
         after_loss=lambda name, failed: _clean_up(run, tasks[name], failed),
     )
@@ -142,7 +132,7 @@ def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
 def _clean_up(run: Run, task: SubjectTask, failed: Iterable[Failed]) -> None:
     """Do for a participant whose process died what it could not do any more."""
     out_dir, name = task.settings.out_dir, f"sub-{task.subject}"
-    stems = {scan.relative_path: scan.stem for scan in task.scans}
+    stems = {scan.relative_path: scan.stem for scan in task.found.scans}
     try:
         with exclusive(common_lock(out_dir, name)):
             for item in failed:
@@ -205,14 +195,14 @@ def collect_study(settings: Settings, send: Send) -> Path:
 def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Iterable[ScanReport]) -> Path:
     """Write the records and the page of a participant whose workflow has ended."""
     out_dir = task.settings.out_dir
-    stems = {scan.relative_path: scan.stem for scan in task.scans}
+    stems = {scan.relative_path: scan.stem for scan in task.found.scans}
     failures = [
         Failure(item.step, item.message, _traceback(item.crash_file), stems[item.scan])
         for item in failed
     ]
-    failures += [Failure("discovery", problem.message) for problem in task.problems]
+    failures += [Failure("discovery", problem.message) for problem in task.found.problems]
     broken = {item.scan for item in failed}
-    use = "enhanced" if task.sources else "synthesized"
+    use = "enhanced" if task.settings.task == ENHANCE else "synthesized"
     found = [
         FoundScan(
             path=scan.relative_path,
@@ -221,9 +211,9 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Iterable[Sc
             field_source=scan.field_source,
             use="failed" if scan.relative_path in broken else use,
         )
-        for scan in task.scans
+        for scan in task.found.scans
     ]
-    for skipped in task.skipped:
+    for skipped in task.found.skipped:
         if skipped.path.suffix in (".gz", ".nii"):
             name = skipped.path.relative_to(task.settings.bids_dir).as_posix()
             found.append(FoundScan(name, use=f"not used: {skipped.reason}"))

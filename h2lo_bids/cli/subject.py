@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.derivatives import derivative_path
-from h2lo_bids.bids.discover import LowFieldSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.execution import Outcome, alone
@@ -19,7 +18,7 @@ from h2lo_bids.cli.participant import SubjectTask, write_report
 from h2lo_bids.errors import Failed, H2loError, error_named
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import Send
+from h2lo_bids.vocabulary import SYNTHESIZE, Send
 
 if TYPE_CHECKING:
     from h2lo_bids.reports.records import ScanReport
@@ -37,7 +36,8 @@ def process(task: SubjectTask, send: Send) -> Outcome:
     settings = task.settings
     with alone(settings, task.subject, send, "of this participant"):
         failed, scans = _run(task, send)
-        if (settings.labels or settings.condition or settings.level == STEP) and not task.sources:
+        examined = settings.labels or settings.condition or settings.level == STEP
+        if examined and settings.task == SYNTHESIZE:
             more, scans = examine(task, scans, send)
             failed += more
         failed += [
@@ -51,14 +51,14 @@ def process(task: SubjectTask, send: Send) -> Outcome:
     first = {item.scan: item for item in reversed(failed)}
     # With --stop-on-first-crash some scans neither failed nor were begun.
     ready = {path for record in scans for path in (record.source, *record.parts)} - first.keys()
-    whole = [scan for scan in task.scans if scan.relative_path in ready]
+    whole = [scan for scan in task.found.scans if scan.relative_path in ready]
     shown = [record for record in scans if record.stem in {scan.stem for scan in whole}]
     for record in sorted(shown, key=lambda record: record.stem):
         for text in (*record.noticed, *record.warnings):
             send(note(text, "warning"))
     return Outcome(
         tuple(scan.relative_path for scan in whole),
-        tuple(first[s.relative_path] for s in task.scans if s.relative_path in first),
+        tuple(first[s.relative_path] for s in task.found.scans if s.relative_path in first),
         tuple(record.source for record in shown if record.likeness == "no"),
     )
 
@@ -79,7 +79,7 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     failed = run_workflow(workflow, options, parts)
     broken = {item.scan for item in failed}
     # Of a scan that failed now, the work folder may hold the record of an earlier run.
-    stems = {scan.stem for scan in task.scans if scan.relative_path not in broken}
+    stems = {scan.stem for scan in task.found.scans if scan.relative_path not in broken}
     whole = [record for record in records(workflow) if record["stem"] in stems]
     return failed, [from_json(ScanReport, record) for record in whole]
 
@@ -107,9 +107,9 @@ def _images(task: SubjectTask, send: Send) -> list[ImageSpec]:
     from pipelines.participant import ImageSpec
 
     settings, device = task.settings, device_of(task.settings)
-    sources = task.sources or tuple(LowFieldSource(scan, (scan,)) for scan in task.scans)
+    sources = task.found.sources
     masks = given_masks(settings, (part for item in sources for part in item.parts), send)
-    models = bundles_for(settings, tuple(sorted({scan.suffix for scan in task.scans})))
+    models = bundles_for(settings, tuple(sorted({scan.suffix for scan in task.found.scans})))
     precisions = {
         suffix: settings.precision or fastest_precision(model, device)
         for suffix, model in models.items()
@@ -198,7 +198,7 @@ def examine(
         own = replace(settings, model=((suffix, model),)) if model else settings
         return bundles_for(own, (suffix,))[suffix]
 
-    for scan in task.scans:
+    for scan in task.found.scans:
         if scan.stem not in by_stem:
             continue
         send({"event": "step", "step": f"{scan.stem} {STEP}"})

@@ -13,7 +13,7 @@ from nibabel.affines import apply_affine, from_matvec
 from skeletons import anat, scan_at
 from small_brains import GRIDS, make_brain, seen, write_scan
 
-from h2lo_bids.bids.discover import LowFieldSource
+from h2lo_bids.bids.discover import ImageSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
@@ -40,7 +40,7 @@ def model(tmp_path_factory) -> Bundle:
     return load_bundle(bundle.path, task="enhance")
 
 
-def _source(root: Path, ways=("axi", "cor", "sag"), turn: np.ndarray = TURN) -> LowFieldSource:
+def _source(root: Path, ways=("axi", "cor", "sag"), turn: np.ndarray = TURN) -> ImageSource:
     """Return scans of one brain; the head turns after the first."""
     brain = make_brain()
     parts = [
@@ -48,7 +48,7 @@ def _source(root: Path, ways=("axi", "cor", "sag"), turn: np.ndarray = TURN) -> 
         for n, way in enumerate(ways)
     ]
     entities = tuple(p for p in parts[0].entities if len(ways) == 1 or p[0] != "acq")
-    return LowFieldSource(replace(parts[0], entities=entities), tuple(parts))
+    return ImageSource(replace(parts[0], entities=entities), tuple(parts))
 
 
 def _specs(model: Bundle, sources) -> list[ImageSpec]:  # type: ignore[no-untyped-def]
@@ -58,7 +58,7 @@ def _specs(model: Bundle, sources) -> list[ImageSpec]:  # type: ignore[no-untype
     ]
 
 
-def _run(folder: Path, model: Bundle, *sources: LowFieldSource, work: str = "work"):  # type: ignore[no-untyped-def]
+def _run(folder: Path, model: Bundle, *sources: ImageSource, work: str = "work"):  # type: ignore[no-untyped-def]
     run = RunSpec(Settings(folder, folder / "out", skull_strip="skip"))
     specs = _specs(model, sources)
     workflow = init_participant_wf("wf", specs, run)
@@ -154,10 +154,10 @@ def test_one_scan_alone_and_one_that_cannot_be_read_among_three(tmp_path, model)
 
 
 def test_every_promised_output_has_its_sink_and_t2w_its_donor(tmp_path, model):
-    def source(suffix: str, session: str) -> LowFieldSource:
+    def source(suffix: str, session: str) -> ImageSource:
         ways = (anat("01", session, f"acq-{way}_{suffix}") for way in ("axi", "cor", "sag"))
         parts = tuple(scan_at(tmp_path / way) for way in ways)
-        return LowFieldSource(scan_at(tmp_path / anat("01", session, suffix)), parts)
+        return ImageSource(scan_at(tmp_path / anat("01", session, suffix)), parts)
 
     sources = [source("T1w", "a"), source("T2w", "a"), source("T2w", "b")]
     out = tmp_path / "out"
