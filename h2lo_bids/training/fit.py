@@ -88,8 +88,6 @@ def fit(
     """
     from h2lo_bids.training.methods import TRAINERS
 
-    if not pairs_train:
-        raise UsageError("no pair to train on")
     if (initial is None) != (options.starts_from is None):
         raise UsageError("starts_from names weights: give both, or neither")
     common_shape([*pairs_train, *pairs_validation])

@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.derivatives import result_path
-from h2lo_bids.errors import BadDataError, H2loError, UsageError
+from h2lo_bids.errors import BadDataError, H2loError
 from h2lo_bids.evaluation.scores import read_scores
 from h2lo_bids.evaluation.statistics import summarise
 from h2lo_bids.io import digest, sha256
@@ -22,7 +22,6 @@ from h2lo_bids.training.experiments.crossvalidation import (
     BUNDLE,
     SCORES,
     FoldJob,
-    fold_done,
     read_record,
 )
 from h2lo_bids.training.experiments.noise import RECIPE, measure_noise
@@ -69,13 +68,6 @@ def final_steps(job: FinalJob) -> int:
     """
     if not job.folds:
         return job.adapted.steps
-    lacking = [str(fold.fold.index) for fold in job.folds if not fold_done(fold)]
-    if lacking:
-        raise UsageError(
-            f"{job.contrast} {job.method}: fold{'s' * (len(lacking) > 1)} {', '.join(lacking)} "
-            "not finished, or of other pairs or options; run "
-            f"--fold {' '.join(lacking)} before the final model"
-        )
     shares = [r["best_step"] / _planned(r) for r in job.records if r["best_step"]]
     return max(1, round((median(shares) if shares else 1.0) * job.adapted.steps))
 

@@ -96,35 +96,36 @@ def final_job(task: FitTask, pairs: Pairs) -> FinalJob:
 
 def _fit_job(settings: Settings, **values: Any) -> FoldJob:
     """Return the job of a fit: its options, what it starts from, and its arm if it is of one."""
-    fold, pairs = values["fold"], values["pairs"]
-    start, _ = find_start(settings, values["contrast"], values["method"])
-    options = fit_options(settings, sum(pair.subject in fold.train for pair in pairs), start)
-    job = FoldJob(**values, options=options, devices=settings.devices, initial=start)
+    contrast, method, fold = values["contrast"], values["method"], values["fold"]
+    start, _ = find_start(settings, contrast, method)
+    train = sum(pair.subject in fold.train for pair in values["pairs"])
+    options = fit_options(settings, train, start)
+    arm = _arm(settings, contrast, method, fold.index) if settings.fits_enhancer else None
+    job = FoldJob(**values, options=options, devices=settings.devices, initial=start, arm=arm)
     if start is not None:
         check_no_leak(job.pairs_in("test"), None, (start,))
-    return _with_arm(settings, job) if settings.fits_enhancer else job
-
-
-def _with_arm(settings: Settings, job: FoldJob) -> FoldJob:
-    """Return the job as that of an arm of Table 2, or of the group level's enhancer."""
-    if job.method == ENHANCER:
-        pretrain = "cohort" if settings.pretrain_derivatives else None
-        arm = Arm(ENHANCER, CATALOGUE[ENHANCER].title, pretrain, settings.augment)
-    else:
-        arm = find_arm(job.method)
-    schedule = Schedule(factor=settings.schedule_factor).with_rate(settings.finetune_rate)
-    cohort = _cohort(settings, job.contrast, arm, job.fold)
-    arm = dataclasses.replace(arm, schedule=schedule, cohort=cohort)
-    options = job.options
-    if settings.features is not None:
-        reduction = math.gcd(PfsrArchitecture().reduction, settings.features)
-        sizes = PfsrArchitecture(features=settings.features, reduction=reduction)
-        options = dataclasses.replace(options, family=ENHANCER, architecture=sizes)
-    job = dataclasses.replace(job, arm=arm, options=options)
-    if cohort is not None:
+    if arm is not None and (cohort := arm.cohort) is not None:
         makers = (cohort.bundle,) if cohort.bundle else _makers(settings, cohort)
         check_no_leak(job.pairs_in("test"), cohort, makers)
     return job
+
+
+def _arm(settings: Settings, contrast: str, method: str, fold: int) -> Arm:
+    """Return an arm of Table 2, or the group level's enhancer, which is one, too."""
+    if method == ENHANCER:
+        pretrain = "cohort" if settings.pretrain_derivatives else None
+        arm = Arm(ENHANCER, CATALOGUE[ENHANCER].title, pretrain, settings.augment)
+    else:
+        arm = find_arm(method)
+    cohort = None
+    if arm.pretrain is not None:
+        bundle = None
+        if method != ENHANCER:
+            made = _synthesis_folder(settings, contrast, arm.pretrain, fold)
+            bundle = load_bundle(made, contrast=contrast, task=SYNTHESIZE)
+        cohort = Cohort(cohort_scans(settings, contrast), settings.random_seed, bundle)
+    schedule = Schedule(factor=settings.schedule_factor).with_rate(settings.finetune_rate)
+    return dataclasses.replace(arm, schedule=schedule, cohort=cohort)
 
 
 _find_cohort = functools.cache(find_cohort)  # every arm and fold asks for it
@@ -134,17 +135,6 @@ def cohort_scans(settings: Settings, contrast: str) -> tuple[CohortScan, ...]:
     """Return the cohort to pretrain on; at the group level only scans with a low-field image."""
     roots, low = settings.pretrain_derivatives or settings.cohort, not settings.cohort
     return _find_cohort(roots, contrast, low=low) if roots else ()
-
-
-def _cohort(settings: Settings, contrast: str, arm: Arm, fold: Fold) -> Cohort | None:
-    if arm.pretrain is None:
-        return None
-    scans = cohort_scans(settings, contrast)
-    if arm.name == ENHANCER:
-        return Cohort(scans, settings.random_seed)
-    made = _synthesis_folder(settings, contrast, arm.pretrain, fold.index)
-    bundle = load_bundle(made, contrast=contrast, task=SYNTHESIZE)
-    return Cohort(scans, settings.random_seed, bundle)
 
 
 def check_synthesis(settings: Settings, contrast: str, folds: Sequence[int]) -> None:
@@ -201,6 +191,10 @@ def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -
         "precision": settings.precision,
         "max_seconds": None if settings.max_time is None else 60 * settings.max_time,
     }
+    if settings.features is not None:
+        reduction = math.gcd(PfsrArchitecture().reduction, settings.features)
+        sizes = PfsrArchitecture(features=settings.features, reduction=reduction)
+        given |= {"family": ENHANCER, "architecture": sizes}
     changed = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(options, seed=settings.random_seed, **changed)
 

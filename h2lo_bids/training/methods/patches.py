@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from h2lo_bids.errors import UsageError
 from h2lo_bids.models.h2lo import HALO
 from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
 from h2lo_bids.models.pix2pix import Norm, PatchDiscriminator, Pix2Pix, Pix2PixArchitecture
@@ -150,11 +149,6 @@ class Pix2PixTrainer(PatchTrainer):
     def build(self, initial: Mapping[str, torch.Tensor] | None) -> None:
         """Build both networks and their optimisers."""
         o = self.options
-        if o.crop % o.architecture.multiple:
-            raise UsageError(
-                f"a crop of {o.crop} voxels does not divide by {o.architecture.multiple}, "
-                "as the generator's halvings need; choose another crop"
-            )
         super().build(initial)
         self.generator = Pix2Pix(o.architecture).to(self.device)
         self.discriminator = PatchDiscriminator(o.architecture).to(self.device)

@@ -316,13 +316,6 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
 
 
 @pytest.mark.slow
-def test_a_final_model_needs_all_folds(finished: tuple[FoldJob, ...], tmp_path: Path) -> None:
-    other = [dataclasses.replace(j, options=small_options(steps=9)) for j in finished[1:]]
-    with pytest.raises(UsageError, match=r"folds 1, 2 not finished.*run --fold 1 2 before"):
-        fit_final(final_model((finished[0], *other), tmp_path))
-
-
-@pytest.mark.slow
 def test_without_folds_some_subjects_choose_the_weights(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "out", 3, Simulated=False)
     options = small_options(steps=6, validate_every=2)
