@@ -102,21 +102,6 @@ class Parser(argparse.ArgumentParser):
         return did_you_mean(choice[1], re.findall(r"'([^']*)'", choice[2])) if choice else ""
 
 
-class _Collect(argparse.Action):
-    """Gather the values of a repeated option, each once, in a tuple."""
-
-    def __call__(
-        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
-    ) -> None:
-        """Add values; a reader that returns a list adds several."""
-        new = [item for one in values for item in (one if isinstance(one, list) else [one])]
-        earlier = getattr(namespace, self.dest, ())
-        # Two conditions may have a value in common.
-        both = [*earlier, *new]
-        each = both if self.dest == "condition" else dict.fromkeys(both)
-        setattr(namespace, self.dest, tuple(each))
-
-
 def build_parser(level: str | None = None) -> Parser:
     """Return the parser of a level, or of the options of all; what is not given is absent."""
     parser = _new_parser(
@@ -200,8 +185,19 @@ def _add(group: argparse._ArgumentGroup, option: Option, text: str) -> None:
         kind, metavar = option.values or (None, None)
         given |= {"type": kind, "metavar": metavar, "choices": option.choices}
     if option.nargs == "+":
-        given |= {"action": _Collect, "nargs": "+"}
+        given |= {"action": "extend", "nargs": "+"}
     group.add_argument(*flags, **given)
+
+
+def _parse(words: Sequence[str]) -> dict[str, Any]:
+    """Return what words give; several values, each once, in a tuple."""
+    given = vars(build_parser().parse_args(words))
+    for name, values in given.items():
+        if isinstance(values, list):  # whose readers may have made several of one
+            every = [item for one in values for item in (one if isinstance(one, list) else [one])]
+            # Two conditions may have a value in common.
+            given[name] = tuple(every if name == "condition" else dict.fromkeys(every))
+    return given
 
 
 def read_settings(argv: Sequence[str]) -> Settings:
@@ -212,7 +208,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
         parser = build_parser(canonical(level)) if level else build_short_parser()
         parser.parse_args(["--help"])
     try:
-        given = vars(build_parser().parse_args(words))
+        given = _parse(words)
     except UsageError as err:
         raise UsageError(_swallowed(words) or str(err)) from err
     file = given.pop("config_file", None)
@@ -306,8 +302,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         else:
             words += [flag, *(str(one) for one in (value if isinstance(value, list) else [value]))]
     try:
-        words = ["bids", "out", LEVELS[0], *_spelled(words)]
-        given = vars(build_parser().parse_args(words))
+        given = _parse(["bids", "out", LEVELS[0], *_spelled(words)])
     except UsageError as err:
         raise UsageError(f"{path}: {err}") from err
     return {name: value for name, value in given.items() if name in OPTIONS}

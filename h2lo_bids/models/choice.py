@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.io import read_json
@@ -20,9 +21,8 @@ BUNDLE = "bundle"
 """What every fold calls the folder of its model."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """A bundle, as its metadata names it; nothing else of it has been read."""
+class Found(NamedTuple):
+    """A bundle, as its metadata name it; nothing else of it has been read."""
 
     path: Path
     method: str
@@ -49,27 +49,19 @@ def check_place(path: Path) -> None:
         )
 
 
-def find_bundles(folder: Path) -> tuple[Found, ...]:
-    """List the bundles in a folder, by name; one whose metadata are damaged is skipped."""
-    found = []
-    for path in sorted(folder.glob(f"[!.]*/{METADATA}")):
-        try:
-            told = read_json(path)
-            found.append(Found(path.parent, str(told["method"]), str(told["contrast"])))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return tuple(found)
-
-
 def choose_bundles(
     folder: Path,
     *,
-    contrasts: Iterable[str],
-    methods: Iterable[str] = (),
+    contrasts: Sequence[str],
+    methods: Sequence[str] = (),
     task: str | None = None,
 ) -> tuple[Found, ...]:
-    """Choose from a folder of bundles."""
-    found, contrasts, methods = find_bundles(folder), tuple(contrasts), tuple(methods)
+    """Choose from a folder of bundles, by name; one whose metadata are damaged is skipped."""
+    found = []
+    for path in sorted(folder.glob(f"[!.]*/{METADATA}")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = read_json(path)
+            found.append(Found(path.parent, str(content["method"]), str(content["contrast"])))
     usable = [i for i in found if i.contrast in contrasts and task in (None, task_of(i.method))]
     lacking = [name for name in methods if name not in {item.method for item in usable}]
     if lacking or not usable:
