@@ -10,14 +10,13 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import networkx
 import nibabel as nib
-from nipype import config
+from nipype import config, logging
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -38,8 +37,10 @@ from nipype.pipeline.plugins.tools import report_crash
 
 from h2lo_bids import __version__
 from h2lo_bids.errors import Failed, H2loError, UnexpectedError, recorded
+from h2lo_bids.settings import Settings
 
 StatusCallback = Callable[[Node, str], None]
+"""Called with a node and ``"start"``, ``"end"`` or ``"exception"``."""
 Source = tuple[Any, str]
 """A node and one of its outputs."""
 InFile = Annotated[str, "exists"]
@@ -162,18 +163,6 @@ def set_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """How Nipype is to run a workflow."""
-
-    crash_dir: Path
-    """Takes the tracebacks of this run."""
-    stop_on_first_crash: bool = False
-    """Give up at the first failed node instead of finishing the others."""
-    status_callback: StatusCallback = lambda node, status: None
-    """Called with a node and ``"start"``, ``"end"`` or ``"exception"``."""
-
-
 def add(
     workflow: Workflow,
     interface: Any,
@@ -201,8 +190,10 @@ def add(
 class _Runner:
     """Runs the nodes of a graph, as Nipype asks its plugins to."""
 
-    def __init__(self, options: RunOptions, scans: Mapping[str, Iterable[str]]) -> None:
-        self.options, self.scans = options, scans
+    def __init__(
+        self, scans: Mapping[str, Iterable[str]], callback: StatusCallback, stops: bool
+    ) -> None:
+        self.scans, self.callback, self.stops = scans, callback, stops
         self.plugin_args: dict[str, Any] = {}
         self.failed: list[Failed] = []
 
@@ -211,7 +202,7 @@ class _Runner:
         for node in topological_sort(graph)[0]:
             if node in held:
                 continue
-            self.options.status_callback(node, "start")
+            self.callback(node, "start")
             try:
                 node.run()
             except Exception as err:
@@ -220,7 +211,7 @@ class _Runner:
                 crash_file = ""
                 with contextlib.suppress(OSError):  # a full disk
                     crash_file = report_crash(node)
-                self.options.status_callback(node, "exception")
+                self.callback(node, "exception")
                 names = (node.fullname, *sorted(n.fullname for n in after))
                 lost = dict.fromkeys(name.split(".")[1] for name in names if name.count(".") > 1)
                 error = _error_of(node, err)
@@ -229,24 +220,32 @@ class _Runner:
                     for branch in lost
                     for scan in self.scans[branch]
                 ]
-                if self.options.stop_on_first_crash:
+                if self.stops:
                     return
             else:
-                self.options.status_callback(node, "end")
+                self.callback(node, "end")
 
 
 def run_workflow(
-    workflow: Workflow, options: RunOptions, scans: Mapping[str, Iterable[str]]
+    workflow: Workflow,
+    scans: Mapping[str, Iterable[str]],
+    settings: Settings,
+    crash_dir: Path,
+    callback: StatusCallback = lambda node, status: None,
 ) -> list[Failed]:
     """Run all nodes that can run; return the scans lost with each that failed, its own first.
 
-    A branch is a workflow within the workflow; `scans` names what each is made from.
+    A branch is a workflow within the workflow; `scans` names what each is made from. Tracebacks
+    go to `crash_dir`.
     """
+    level = "DEBUG" if settings.verbose > 1 else "INFO"
+    config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
+    logging.update_logging(config)
     os.environ.setdefault("NIPYPE_NO_ET", "1")
-    options.crash_dir.mkdir(parents=True, exist_ok=True)
+    crash_dir.mkdir(parents=True, exist_ok=True)
     workflow.config["execution"] = {
         **workflow.config.get("execution", {}),
-        "crashdump_dir": str(options.crash_dir),
+        "crashdump_dir": str(crash_dir),
         "crashfile_format": "txt",
         "check_version": "false",
         "create_report": "false",
@@ -257,7 +256,7 @@ def run_workflow(
     }
     # Read from the global configuration alone: a moved work folder still counts as done.
     config.set("execution", "use_relative_paths", "true")
-    runner = _Runner(options, scans)
+    runner = _Runner(scans, callback, settings.stop_on_first_crash)
     here = Path.cwd()
     try:
         workflow.run(plugin=runner)

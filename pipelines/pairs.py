@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +20,7 @@ from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.pairs import find_prepared
-from pipelines.engine import RunOptions, add, run_workflow
+from pipelines.engine import StatusCallback, add, run_workflow
 from pipelines.lowfield_steps import FuseLowField, WritePair, add_fusion
 from pipelines.scan_steps import add_find_brain, add_preparation
 
@@ -48,7 +48,10 @@ class PairOptions:
 
 
 def prepare_pairs(
-    pairs: tuple[PairSource, ...], how: PairOptions, options: RunOptions
+    pairs: tuple[PairSource, ...],
+    how: PairOptions,
+    crash_dir: Path,
+    callback: StatusCallback = lambda node, status: None,
 ) -> tuple[list[PairSource], list[PairSource], list[Failed]]:
     """Make those of a subject's pairs that are not there yet, or not from these inputs.
 
@@ -66,13 +69,13 @@ def prepare_pairs(
     made: list[PairSource] = []
 
     def follow(node: pe.Node, status: str) -> None:
-        options.status_callback(node, status)
+        callback(node, status)
         if (node.name, status) == ("write", "end"):
             made.append(branches[node.fullname.split(".")[1]])
 
     scans = {branch: [pair.hf.relative_path] for branch, pair in branches.items()}
     first: dict[str, Failed] = {}
-    for item in run_workflow(workflow, replace(options, status_callback=follow), scans):
+    for item in run_workflow(workflow, scans, how.settings, crash_dir, follow):
         first.setdefault(item.scan, item)
     # After the first crash the others may not have been begun.
     return made, kept, [*failed, *first.values()]

@@ -153,13 +153,13 @@ def prepare_participant(
     send: Send,
 ) -> Outcome:
     """Prepare one participant's pairs, alone among all runs; runs in a process."""
-    from h2lo_bids.cli.subject import run_options
+    from h2lo_bids.cli.subject import steps
     from pipelines.pairs import prepare_pairs
 
-    options = run_options(settings, logs / f"sub-{subject}", send)
+    how, crashes = _how(settings, threads), logs / f"sub-{subject}"
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.
     with alone(settings, subject, send, "that prepares these pairs"):
-        made, kept, failed = prepare_pairs(pairs, _how(settings, threads), options)
+        made, kept, failed = prepare_pairs(pairs, how, crashes, steps(send))
     for pair in made:
         record = pair_paths(settings.out_dir, pair.hf, pair.contrast)["record"]
         for text in read_json(record).get("Warnings", ()):

@@ -22,7 +22,7 @@ from h2lo_bids.vocabulary import SYNTHESIZE, Send
 
 if TYPE_CHECKING:
     from h2lo_bids.reports.records import ScanReport
-    from pipelines.engine import RunOptions, StatusCallback
+    from pipelines.engine import StatusCallback
     from pipelines.participant import ImageSpec
 
 STEP = "trial"
@@ -74,26 +74,14 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     how = RunSpec(settings, task.templates, weights, device, task.threads)
     workflow = init_participant_wf(_workflow_name(task), images, how)
     workflow.base_dir = str(settings.work)
-    options = run_options(settings, task.logs / f"sub-{task.subject}", send)
     parts = {f"{i.name}_wf": [scan.relative_path for scan in i.parts] for i in images}
-    failed = run_workflow(workflow, options, parts)
+    crashes = task.logs / f"sub-{task.subject}"
+    failed = run_workflow(workflow, parts, settings, crashes, steps(send))
     broken = {item.scan for item in failed}
     # Of a scan that failed now, the work folder may hold the record of an earlier run.
     stems = {scan.stem for scan in task.found.scans if scan.relative_path not in broken}
     whole = [record for record in records(workflow) if record["stem"] in stems]
     return failed, [from_json(ScanReport, record) for record in whole]
-
-
-def run_options(settings: Settings, crashes: Path, send: Send) -> RunOptions:
-    """Return how a participant's workflow is run, and set what Nipype logs."""
-    from nipype import config, logging
-
-    from pipelines.engine import RunOptions
-
-    level = "DEBUG" if settings.verbose > 1 else "INFO"
-    config.update_config({"logging": {"workflow_level": level, "interface_level": level}})
-    logging.update_logging(config)
-    return RunOptions(crashes, settings.stop_on_first_crash, _steps(send))
 
 
 def _workflow_name(task: SubjectTask) -> str:
@@ -219,7 +207,7 @@ def examine(
     return failed, list(by_stem.values())
 
 
-def _steps(send: Send) -> StatusCallback:
+def steps(send: Send) -> StatusCallback:
     """Return what tells the parent, as Nipype reports, which step runs and how long each took."""
     began: dict[str, float] = {}
 

@@ -11,7 +11,8 @@ from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.errors import BadDataError, InputOutputError, UnexpectedError
-from pipelines.engine import InputSpec, Interface, RunOptions, run_workflow
+from h2lo_bids.settings import Settings
+from pipelines.engine import InputSpec, Interface, run_workflow
 
 
 def double(x: int, log: str) -> int:
@@ -83,7 +84,7 @@ def test_a_failed_node_is_told_in_its_own_words_and_the_others_finish(tmp_path, 
     log = tmp_path / "log"
     workflow = _workflow(tmp_path / "work", _complain(raised), log)
     scans = {"a": ["1"], "b": ["2"], "c": ["3", "4"]}
-    failed = run_workflow(workflow, RunOptions(crash_dir=tmp_path / "crash"), scans)
+    failed = run_workflow(workflow, scans, Settings(tmp_path, tmp_path), tmp_path / "crash")
     assert [(item.scan, item.step) for item in failed] == [(s, "bad") for s in ("3", "4", "1")]
     failure = failed[0]
     assert type(failure.error) is kind
@@ -95,7 +96,7 @@ def test_a_failed_node_is_told_in_its_own_words_and_the_others_finish(tmp_path, 
 def test_an_error_outside_of_our_interfaces_keeps_its_class_and_text(tmp_path):
     first = _node(double, "a", x=1, log=str(tmp_path / "no" / "such"))
     workflow, scans = _workflow(tmp_path, first, tmp_path / "log"), {"c": ["1"], "a": []}
-    (failure,) = run_workflow(workflow, RunOptions(crash_dir=tmp_path / "crash"), scans)
+    (failure,) = run_workflow(workflow, scans, Settings(tmp_path, tmp_path), tmp_path / "crash")
     assert isinstance(failure.error, UnexpectedError)
     assert failure.error.kind == "FileNotFoundError"
     assert "No such file or directory" in str(failure.error)
@@ -108,6 +109,7 @@ def test_stop_on_first_crash_starts_nothing_else(tmp_path):
     branches[0].add_nodes([_complain(BAD)])
     branches[1].add_nodes([_node(double, "good", x=1, log=str(log))])
     workflow.add_nodes(branches)
-    options = RunOptions(crash_dir=tmp_path / "crash", stop_on_first_crash=True)
-    assert [item.scan for item in run_workflow(workflow, options, scans)] == ["1"]
+    settings = Settings(tmp_path, tmp_path, stop_on_first_crash=True)
+    failed = run_workflow(workflow, scans, settings, tmp_path / "crash")
+    assert [item.scan for item in failed] == ["1"]
     assert not log.exists()

@@ -20,7 +20,7 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.outputs import enhanced_paths
 from h2lo_bids.reports.records import ScanReport, from_json
 from h2lo_bids.settings import Settings
-from pipelines.engine import RunOptions, run_workflow
+from pipelines.engine import run_workflow
 from pipelines.participant import ImageSpec, RunSpec, init_participant_wf, records
 
 FRAME = Frame((40, 48, 40), (3.0, 3.0, 3.0))
@@ -64,7 +64,7 @@ def _run(folder: Path, model: Bundle, *sources: ImageSource, work: str = "work")
     workflow = init_participant_wf("wf", specs, run)
     workflow.base_dir = str(folder / work)
     parts = {f"{image.name}_wf": [s.stem for s in image.parts] for image in specs}
-    failures = run_workflow(workflow, RunOptions(folder / "crash"), parts)
+    failures = run_workflow(workflow, parts, run.settings, folder / "crash")
     return failures, [from_json(ScanReport, record) for record in records(workflow)]
 
 

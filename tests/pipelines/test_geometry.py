@@ -24,7 +24,7 @@ from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
-from pipelines.engine import RunOptions, run_workflow
+from pipelines.engine import run_workflow
 from pipelines.participant import Branch, ImageSpec, RunSpec, add_grid, prepare_scan
 
 FRAME = Frame((80, 88, 84))
@@ -123,7 +123,7 @@ def _through(
         made = prepare_scan(branch)
         for grid in branch.grids:
             add_grid(branch, grid, made)
-        assert run_workflow(workflow, RunOptions(folder / "crash"), {}) == []
+        assert run_workflow(workflow, {}, settings, folder / "crash") == []
     files = {
         "preproc": "copies_wf/prepare/native",
         "mask": "copies_wf/prepare/mask",

@@ -18,7 +18,6 @@ from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.pairs import find_prepared, read_prepared
-from pipelines.engine import RunOptions
 from pipelines.pairs import PairOptions, init_pair_wf, prepare_pairs
 
 FRAME = Frame((36, 44, 36), (3.0, 3.0, 3.0))
@@ -36,7 +35,7 @@ def source(tmp_path_factory) -> PairSource:
 def _prepare(out: Path, *pairs: PairSource, **options):
     """Return the names of the pairs that were made and that were there, and what failed."""
     how = PairOptions(Settings(out, out / "out", work_dir=out / "work", **options), FRAME)
-    made, kept, failed = prepare_pairs(pairs, how, RunOptions(out / "logs"))
+    made, kept, failed = prepare_pairs(pairs, how, out / "logs")
     return [pair.name for pair in made], [pair.name for pair in kept], failed
 
 
