@@ -16,6 +16,7 @@ from h2lo_bids.bids.derivatives import MODEL_FRAME, derivative_uri, pair_paths, 
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import Failed, H2loError, InputOutputError
+from h2lo_bids.imaging.brain import synthstrip_weights
 from h2lo_bids.io import read_json
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
@@ -34,7 +35,6 @@ class PairOptions:
 
     settings: Settings
     frame: Frame
-    synthstrip_weights: Path | None = None
     omp_nthreads: int = 1
 
     @property
@@ -107,7 +107,8 @@ def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
     digest.update(json.dumps(settings, sort_keys=True).encode())
     donor = (pair.donor,) if pair.donor and not how.own_masks else ()
     paths = [scan.path for scan in (pair.hf, *pair.lf, *donor)]
-    for path in [*paths, *((how.synthstrip_weights,) if how.synthstrip_weights else ())]:
+    weights = synthstrip_weights(how.settings)
+    for path in [*paths, *([weights] if weights else [])]:
         try:
             digest.update(hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest())
         except OSError as err:

@@ -61,7 +61,6 @@ class RunSpec:
 
     settings: Settings
     templates: Mapping[str, Mapping[str, TemplateFiles]] = field(default_factory=dict)
-    synthstrip_weights: Path | None = None
     device: str = "cpu"
     omp_nthreads: int = 1
 

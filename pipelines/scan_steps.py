@@ -19,6 +19,7 @@ from h2lo_bids.imaging.brain import (
     extract_brain,
     looks_stripped,
     share_mask,
+    synthstrip_weights,
     use_given_mask,
 )
 from h2lo_bids.imaging.normalise import Scaled, scale_image, scaling_facts, to_frame
@@ -220,7 +221,7 @@ def add_find_brain(
 ) -> pe.Node:
     """Add the node that reads a scan and finds its brain."""
     find = FindBrain(
-        in_file=path, method=how.settings.skull_strip, weights=how.synthstrip_weights,
+        in_file=path, method=how.settings.skull_strip, weights=synthstrip_weights(how.settings),
         given_mask=given_mask,
     )  # fmt: skip
     return add(workflow, find, name, how.omp_nthreads)

@@ -157,6 +157,7 @@ def check_models_and_templates(
     settings: Settings, suffixes: tuple[str, ...], send: Send
 ) -> Templates:
     """Load each model once and find each template; runs in a child process."""
+    from h2lo_bids.imaging.brain import synthstrip_weights
     from h2lo_bids.imaging.synthstrip import load_network
     from h2lo_bids.models.choice import bundles_for
     from h2lo_bids.synthesis.options import resolve_device
@@ -208,19 +209,6 @@ def _check_model(suffix: str, bundle: Any) -> str:
     training = {"none": "not trained", "unknown": "of unknown training"}
     trained = training.get(kind, f"trained on {kind} pairs")
     return f"{suffix}: model {name}, {trained}, SHA-256 {bundle.sha256[:12]}"
-
-
-def synthstrip_weights(settings: Settings) -> Path | None:
-    """Find SynthStrip's weights where they are wanted.
-
-    The workflow takes them as a file, so that FREESURFER_HOME set later computes masks again.
-    """
-    if settings.skull_strip not in ("auto", "synthstrip"):
-        return None
-    from h2lo_bids.imaging.brain import find_weights
-
-    required = settings.skull_strip == "synthstrip"
-    return find_weights(settings.synthstrip_weights, required=required)
 
 
 def _check_places(settings: Settings) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from h2lo_bids.bids.derivatives import pair_paths
 from h2lo_bids.bids.pairs import PairDiscovery, PairSource, discover_pairs
-from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
     Outcome,
@@ -173,4 +172,4 @@ def _how(settings: Settings, threads: int = 1) -> Any:
     from h2lo_bids.training.experiments.fits import frame_of
     from pipelines.pairs import PairOptions
 
-    return PairOptions(settings, frame_of(settings), synthstrip_weights(settings), threads)
+    return PairOptions(settings, frame_of(settings), threads)

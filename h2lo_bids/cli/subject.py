@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.cli.checks import synthstrip_weights
 from h2lo_bids.cli.execution import Outcome, alone
 from h2lo_bids.cli.participant import SubjectTask, write_report
 from h2lo_bids.errors import Failed, H2loError, error_named
@@ -70,8 +69,7 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     from pipelines.participant import RunSpec, init_participant_wf, records
 
     settings, images = task.settings, _images(task, send)
-    weights, device = synthstrip_weights(settings), device_of(settings)
-    how = RunSpec(settings, task.templates, weights, device, task.threads)
+    how = RunSpec(settings, task.templates, device_of(settings), task.threads)
     workflow = init_participant_wf(_workflow_name(task), images, how)
     workflow.base_dir = str(settings.work)
     parts = {f"{i.name}_wf": [scan.relative_path for scan in i.parts] for i in images}

@@ -26,6 +26,7 @@ from h2lo_bids.imaging.masks import (
 from h2lo_bids.imaging.orientation import MIN_FIT, orientation_fits
 from h2lo_bids.imaging.reading import farthest_apart, name_of
 from h2lo_bids.imaging.resample import block_means, placed, resample, resample_mask, spacing_of
+from h2lo_bids.settings import Settings
 
 THRESHOLD = 0.5
 BRIDGE_MM = 5.0
@@ -187,6 +188,16 @@ def find_weights(given: str | os.PathLike[str] | None, *, required: bool) -> Pat
             " to a folder that has it under models/, or use deepbet"
         )
     return None
+
+
+def synthstrip_weights(settings: Settings) -> Path | None:
+    """Find SynthStrip's weights where they are wanted.
+
+    Nodes take them as a file, so that FREESURFER_HOME set later computes masks again.
+    """
+    if settings.skull_strip not in ("auto", "synthstrip"):
+        return None
+    return find_weights(settings.synthstrip_weights, required=settings.skull_strip == "synthstrip")
 
 
 @contextmanager

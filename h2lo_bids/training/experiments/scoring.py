@@ -16,7 +16,7 @@ from h2lo_bids.errors import BadDataError, H2loError, UsageError
 from h2lo_bids.evaluation.realism import Appearance, appearance
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Realism, Score
 from h2lo_bids.evaluation.table import tabulate, write_tables
-from h2lo_bids.imaging.brain import extract_brain, find_weights
+from h2lo_bids.imaging.brain import extract_brain
 from h2lo_bids.imaging.normalise import to_frame
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample_mask
@@ -239,15 +239,11 @@ def read_references(
 ) -> dict[str, Appearance]:
     """Measure the scans of ``--realism-reference``, put on the pairs' frame as pairs are."""
     method = "auto" if settings.skull_strip == "skip" else settings.skull_strip
-    weights = None
-    if settings.skull_strip in ("auto", "synthstrip"):
-        required = settings.skull_strip == "synthstrip"
-        weights = find_weights(settings.synthstrip_weights, required=required)
     measured: dict[str, Appearance] = {}
     for path in (path for of, path in settings.realism_reference if of == contrast):
         try:
             name = path.name if path.name not in measured else str(path)
-            measured[name] = _reference(path, frame, method, weights)
+            measured[name] = _reference(path, frame, method, settings.synthstrip_weights)
         except H2loError as err:
             unusable.append((str(path), str(err)))
     return measured
