@@ -25,7 +25,7 @@ from h2lo_bids.reports.mosaic import grey_levels, picture_uri, volume_of
 from h2lo_bids.reports.page import asset, render
 from h2lo_bids.reports.records import Figure
 from h2lo_bids.trial.condition import HIGH
-from h2lo_bids.trial.scan import Examined
+from h2lo_bids.trial.scan import Examination
 from h2lo_bids.trial.study import OBSERVERS, TABLES, Study
 
 _CITED = ("arnold", "badano", "gallas", "delong", "bland", "shrout")
@@ -167,7 +167,7 @@ def region_rows(rows: Sequence[Sequence[Any]], most: int) -> tuple[tuple[str, ..
     return (head, *table[:most])
 
 
-def draw_lesions(out_dir: Path, scan: Scan, examined: Examined) -> tuple[Figure, ...]:
+def draw_lesions(out_dir: Path, scan: Scan, examined: Examination) -> tuple[Figure, ...]:
     """Draw the outline of the labels on the high-field image and on the first other one."""
     figures = []
     mask = volume_of(examined.outline)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -77,25 +76,20 @@ RATINGS = columns(
 )
 
 
-@dataclass
-class Examined:
-    """What the report shows of a scan: table rows, two images and the labels' mask, notes."""
-
-    rows: list[list[Any]] = field(default_factory=list)
-    pictures: dict[str, Any] = field(default_factory=dict)
-    outline: Any = None
-    notes: list[str] = field(default_factory=list)
-
-
 class Examination:
     """The work on one scan, whose participant outputs are in the output folder."""
 
     def __init__(self, images: Images) -> None:
         self._images, self._scan = images, images.scan
         self._mask, self._brain = images.mask, images.brain
-        self.result = Examined()
+        # What the report shows: rows of `REGIONS`, two images by the name of their figure, the
+        # labels' mask; and warnings.
+        self.rows: list[list[Any]] = []
+        self.pictures: dict[str, Any] = {}
+        self.outline: Any = None
+        self.notes: list[str] = []
 
-    def run(self) -> Examined:
+    def run(self) -> Examination:
         """Write everything; labels that cannot be used raise after the images are there."""
         images = self._images.write()
         labels = []
@@ -109,14 +103,14 @@ class Examination:
                 self._rate(label, head, lesions, images)
         if labels:
             table = self._images.name("regions", "stats", extension=".tsv")
-            write_table(table, self.result.rows, REGIONS)
+            write_table(table, self.rows, REGIONS)
             pictures = {"lesionshigh": images[0], "lesionslow": images[-1]}
-            self.result.pictures = {
+            self.pictures = {
                 kind: placed(i.data, i.affine, self._mask) for kind, i in pictures.items()
             }
             held = (labels[0].data > 0).astype(np.uint8)
-            self.result.outline = placed(held, self._mask.affine, self._mask)
-        return self.result
+            self.outline = placed(held, self._mask.affine, self._mask)
+        return self
 
     def _write_label(self, label: lb.Label, images: Sequence[Image]) -> None:
         """Write a label on every grid of the run and of a condition."""
@@ -182,7 +176,7 @@ class Examination:
             head = ls.Anatomy(high, self._brain, share >= 0.5, affine, suffix)
             lesions, outside = ls.find_lesions(head)
             if outside:
-                self.result.notes.append(
+                self.notes.append(
                     f"{label.path}: {outside} parts of {region} lie outside the brain; skipped"
                 )
             places = [ls.whole_region(share, lesions, head)]
@@ -193,12 +187,12 @@ class Examination:
                 measured.append({p.number: ls.measure(image.data, s, noise) for p, s in shown})
                 lost = [str(p.number or "all") for p in places if p.number not in measured[-1]]
                 if lost:
-                    self.result.notes.append(
+                    self.notes.append(
                         f"{label.path}: {region} {', '.join(lost[:5])}: not in the brain of "
                         f"{image.name}; skipped"
                     )
             for image, of in zip(images[1:] or images, measured[1:] or measured, strict=True):
-                self.result.rows += [
+                self.rows += [
                     [image.name, image.grid.res, label.name, region, p.number or None, p.volume,
                      p.diameter, *p.centre, *measured[0][p.number], *of[p.number]]
                     for p in places if p.number in of and p.number in measured[0]
@@ -226,7 +220,7 @@ class Examination:
         places = [*lesions, *ls.healthy_places(lesions, head, seed=self._images.seed)]
         lost = len(lesions) - len({p.number for p in places[len(lesions) :]})
         if lost:
-            self.result.notes.append(
+            self.notes.append(
                 f"{label.path}: {lost} of {len(lesions)} lesions have no healthy place like the "
                 "tissue around them; the observers compare them with those of the others"
             )

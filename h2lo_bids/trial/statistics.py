@@ -168,11 +168,6 @@ def detectability(auc: float) -> float:
     return float(math.sqrt(2) * norm.ppf(auc)) if 0 < auc < 1 else math.nan
 
 
-def threshold(negative: np.ndarray, specificity: float = 0.9) -> float:
-    """Return the rating that this share of the cases without a lesion does not exceed."""
-    return float(np.quantile(negative, specificity, method="higher"))
-
-
 def sensitivity(seen: np.ndarray) -> dict[str, float]:
     """Average the share of realisations in which each lesion is seen, (L,).
 

@@ -25,6 +25,8 @@ from h2lo_bids.trial.scan import RATINGS, columns
 OBSERVERS = ("hotelling", "cnr")
 DIAMETERS = (0, 3, 5, 7, 10, 15, math.inf)
 CONTRASTS = (0, 0.1, 0.2, 0.35, 0.6, math.inf)
+SPECIFICITY = 0.9
+"""Share of the healthy places that a lesion which counts as seen is rated above."""
 SEVERAL = 5
 """Participants from which on the Hotelling observer is trained on others only."""
 _DOSES = ("noise_scale", "slice_thickness", "voxel_volume")
@@ -221,7 +223,7 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
         return seen
     positive, negative = values[lesion], values[~lesion]
     row |= st.area(values.T, lesion, subjects, seed=seed)
-    seen["seen"] = (positive > st.threshold(negative.ravel())).mean(axis=1)
+    seen["seen"] = (positive > np.quantile(negative, SPECIFICITY, method="higher")).mean(axis=1)
     share, sizes = seen["seen"].to_numpy(), seen["diameter"].to_numpy()
     row |= {"dprime": st.detectability(row["auc"])} | st.sensitivity(share)
     row |= st.diameter_seen(sizes, share, subjects[lesion])

@@ -8,7 +8,7 @@ import pytest
 
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import BadDataError, MissingInputError
-from h2lo_bids.imaging.resample import lf_grid, weigh_by_axis
+from h2lo_bids.imaging.resample import block_means, lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.trial.labels import (
     Label,
@@ -100,19 +100,14 @@ def test_regions_have_the_names_of_the_table_beside_them(tmp_path):
 
 def brute_force(share, shape, affine):
     """Average a share over voxels by many points."""
-    out = np.zeros(shape)
     n = 10
-    step = (np.arange(n) + 0.5) / n - 0.5
-    for index in np.ndindex(*shape):
-        total = 0.0
-        for a in step:
-            for b in step:
-                inside = [np.full(n, index[0] + a), np.full(n, index[1] + b), index[2] + step]
-                near = np.rint(affine[:3, :3] @ np.stack(inside) + affine[:3, 3:]).astype(int)
-                ok = ((near >= 0) & (near < np.array(share.shape)[:, None])).all(0)
-                total += share[tuple(near[:, ok])].sum()
-        out[index] = total / n**3
-    return out
+    fine = [n * side for side in shape]
+    points = (np.indices(fine).reshape(3, -1) + 0.5) / n - 0.5
+    near = np.rint(affine[:3, :3] @ points + affine[:3, 3:]).astype(int)
+    ok = ((near >= 0) & (near < np.array(share.shape)[:, None])).all(0)
+    values = np.zeros(fine)
+    values.reshape(-1)[ok] = share[tuple(near[:, ok])]
+    return block_means(values, np.full(3, n))
 
 
 def lines_to(sides, profile="box"):

@@ -88,11 +88,6 @@ def test_hotelling_reaches_the_closed_form_and_never_sees_its_own_group():
     assert np.isnan(st.hotelling_ratings(few, which, np.zeros(60), np.full(60, 5.0))).all()
 
 
-def test_threshold_keeps_the_specificity():
-    negative = np.random.default_rng(4).normal(size=1001)
-    assert np.mean(negative <= st.threshold(negative)) == pytest.approx(0.9, abs=0.002)
-
-
 def test_the_diameter_seen_is_that_of_the_curve_it_was_drawn_from():
     rng = np.random.default_rng(5)
     diameters = rng.uniform(2, 15, 3000)
