@@ -69,9 +69,9 @@ def assert_valid_bids(folder: Path) -> None:
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
-    """Read a table of tab-separated values."""
-    with table.open() as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))
+    """Read a table of values that are separated by tabs, or by commas where its name says so."""
+    with table.open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream, delimiter="," if table.suffix == ".csv" else "\t"))
 
 
 def head(seed: int, shape=(SIDE, SIDE, SIDE)) -> np.ndarray:
@@ -144,6 +144,21 @@ def write_bundle(folder: Path, contrast: str, seed: int = 0) -> Path:
         "training_data": {"kind": "simulated", "description": "none", "licence": "CC0"},
     }
     return _save(folder, contrast, seed, metadata)
+
+
+def write_enhancer(folder: Path, contrast: str, frame=None) -> Path:
+    """Save an untrained network, which is the identity, with a small frame."""
+    from h2lo_bids.models.bundle import save_bundle
+    from h2lo_bids.models.frame import Frame
+    from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
+
+    network = Pfsr(PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1))
+    frame = frame or Frame((SIDE,) * 3, (SPACING,) * 3)
+    told = {"name": "untrained", "value_range": [0, 1], "training_data": {"kind": "simulated"}}
+    return save_bundle(
+        folder / f"pfsr_{contrast}", network, method="pfsr", contrast=contrast, frame=frame,
+        metadata=told, card="# Untrained\n",
+    ).path  # fmt: skip
 
 
 def write_whole_bundle(folder: Path, contrast: str) -> Path:

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import SIDE, SPACING, assert_valid_bids, call, write_dataset, write_scan
+from heads import assert_valid_bids, call, rows_of, write_dataset, write_enhancer, write_scan
 
 from h2lo_bids.cli.outputs import RUN
 
 ENHANCE = ("--task", "enhance")
-
-
-def write_enhancer(folder: Path, contrast: str) -> Path:
-    """Save an untrained network, which is the identity, with a small frame."""
-    from h2lo_bids.models.bundle import save_bundle
-    from h2lo_bids.models.frame import Frame
-    from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
-
-    network = Pfsr(PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1))
-    frame = Frame((SIDE,) * 3, (SPACING,) * 3)
-    told = {"name": "untrained", "value_range": [0, 1], "training_data": {"kind": "simulated"}}
-    return save_bundle(
-        folder / f"pfsr_{contrast}", network, method="pfsr", contrast=contrast, frame=frame,
-        metadata=told, card="# Untrained\n",
-    ).path  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +69,7 @@ def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo,
     extra = {name for name in kept - promised if not name.startswith(("logs/", ".h2lo"))}
     assert not extra
     (table,) = out.glob("logs/*/failures.tsv")
-    (row,) = csv.DictReader(table.open(), delimiter="\t")
+    (row,) = rows_of(table)
     assert row["scan"] == "sub-02/ses-LF/anat/sub-02_ses-LF_acq-iso_T1w.nii.gz"
     page = (out / "sub-01.html").read_text()
     assert "Low-field enhancement of sub-01" in page

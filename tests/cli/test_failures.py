@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import pickle
 import tomllib
 from itertools import pairwise
 
 import pytest
-from heads import call, write_dataset
+from heads import call, rows_of, write_dataset
 
 from h2lo_bids import errors
 from h2lo_bids.cli import console as module
@@ -62,8 +61,7 @@ def test_the_table_keeps_one_row_per_failure_whatever_the_text(tmp_path):
     path = tmp_path / "failures.tsv"
     odd = Failed("sub-1\tx", "check", errors.UnexpectedError("a\tb\nc", "KeyError"))
     write_table(path, [odd, GONE])
-    with path.open() as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
+    rows = rows_of(path)
     assert [row["message"] for row in rows] == ["a b c", GONE.message]
     assert (rows[0]["scan"], rows[0]["error"]) == ("sub-1 x", "KeyError")
     assert rows[0]["crash_file"] == "n/a"

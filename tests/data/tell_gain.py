@@ -1,4 +1,7 @@
-"""Say in one line what the demo's model gained over the unchanged image."""
+"""Say in one line what the demo's model gained over the unchanged image.
+
+python tests/data/tell_gain.py TRAINED/group_T1w_summary.tsv
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,21 @@ import csv
 import sys
 from pathlib import Path
 
-LARGER_IS_BETTER = ("psnr", "ssim", "ncc", "hncc")
+from h2lo_bids.evaluation.catalogue import CATALOGUE
+from h2lo_bids.evaluation.metrics import METRICS
 
 
 def gain(summary: Path) -> str:
-    """Compare the model's means with those of the high-field image itself.
-
-    Parameters
-    ----------
-    summary
-        ``group_T1w_summary.tsv`` of a run of `h2lo ... group`.
-    """
+    """Compare the model's means with those of the high-field image itself."""
     with summary.open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    region = rows[0]["region"]
-    means = {(r["method"], r["metric"]): float(r["mean"]) for r in rows if r["region"] == region}
-    metrics = [metric for method, metric in means if method == "identity" and metric != "nmi"]
-    better = [
-        m for m in metrics
-        if (means["h2lo", m] > means["identity", m]) == (m in LARGER_IS_BETTER)
-    ]  # fmt: skip
+        rows = csv.DictReader(stream, delimiter="\t")
+        means = {(row["method"], row["metric"]): float(row["mean"]) for row in rows}
+    better = [m for m in METRICS if CATALOGUE[m].better(means["h2lo", m], means["identity", m])]
     before, after = means["identity", "psnr"], means["h2lo", "psnr"]
     return (
         f"On people it had not seen, the model's images come {after - before:+.2f} dB closer to "
         f"the low-field scans than the high-field image itself (PSNR {before:.2f} -> "
-        f"{after:.2f} dB), and are better in {len(better)} of {len(metrics)} metrics."
+        f"{after:.2f} dB), and are better in {len(better)} of {len(METRICS)} metrics."
     )
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
 import numpy as np
 
 from h2lo_bids.evaluation.scores import REGIONS, SCORED, Score
@@ -31,9 +28,3 @@ def cohort(seed: int = 0, folds: int = 3, each: int = 4) -> list[Score]:
                 value = base + offset + rng.uniform(0, 0.3)
                 scores += made_up(subject, method, fold, value)
     return scores
-
-
-def lines_of(path: Path) -> list[dict[str, str]]:
-    """Read a TSV file."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))

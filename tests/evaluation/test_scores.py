@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import cohort, lines_of, made_up
+from heads import rows_of
+from samples import cohort, made_up
 
 from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.evaluation import metrics
@@ -121,10 +122,10 @@ def test_scores_come_back_digit_by_digit(tmp_path: Path) -> None:
     scores = [*cohort(), *made_up("3_GE", "h2lo", None, 1 / 3)]
     path = write_scores(tmp_path / "x_scores.tsv", scores)
     assert read_scores(path) == tuple(scores)
-    last = lines_of(path)[-1]
+    last = rows_of(path)[-1]
     assert (last["participant_id"], last["session_id"], last["fold"]) == ("sub-3", "ses-GE", "n/a")
     write_scores(path, made_up("1", "h2lo", 0, 1.0, psnr=math.inf, ncc=math.nan))
-    assert {row["psnr"] + row["ncc"] for row in lines_of(path)} == {"n/an/a"}
+    assert {row["psnr"] + row["ncc"] for row in rows_of(path)} == {"n/an/a"}
     assert math.isnan(read_scores(path)[0].values["psnr"])
 
 

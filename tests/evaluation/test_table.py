@@ -9,7 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from samples import cohort, lines_of
+from heads import rows_of as lines_of
+from samples import cohort
 
 from h2lo_bids.evaluation.benchmark import paper_figures
 from h2lo_bids.evaluation.catalogue import CONVENTIONS

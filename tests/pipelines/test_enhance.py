@@ -9,13 +9,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from heads import write_enhancer
 from nibabel.affines import apply_affine, from_matvec
 from skeletons import anat, scan_at
 from small_brains import GRIDS, make_brain, seen, write_scan
 
 from h2lo_bids.bids.discover import ImageSource
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.models.bundle import Bundle, load_bundle, save_bundle
+from h2lo_bids.models.bundle import Bundle, load_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.outputs import enhanced_paths
 from h2lo_bids.reports.records import ScanReport, from_json
@@ -29,15 +30,8 @@ TURN = from_matvec(nib.eulerangles.euler2mat(0.06, -0.04, 0.05), [3, -4, 2])
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Bundle:
-    from h2lo_bids.models.pfsr import Pfsr, PfsrArchitecture
-
-    network = Pfsr(PfsrArchitecture(features=2, groups=1, blocks=1, reduction=1))
-    folder = tmp_path_factory.mktemp("model") / "pfsr_T1w"
-    told = {"name": "untrained", "training_data": {"kind": "simulated"}, "value_range": [0, 1]}
-    bundle = save_bundle(
-        folder, network, method="pfsr", contrast="T1w", frame=FRAME, metadata=told, card="# None\n"
-    )
-    return load_bundle(bundle.path, task="enhance")
+    place = write_enhancer(tmp_path_factory.mktemp("model"), "T1w", FRAME)
+    return load_bundle(place, task="enhance")
 
 
 def _source(root: Path, ways=("axi", "cor", "sag"), turn: np.ndarray = TURN) -> ImageSource:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from heads import rows_of
 from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.models.diffi2i import DiffI2IArchitecture
@@ -87,8 +87,7 @@ def vector(module: torch.nn.Module) -> torch.Tensor:
 
 def history(folder: Path) -> list[dict[str, str]]:
     """The rows of a fit's log."""
-    with (folder / "history.csv").open() as stream:
-        return list(csv.DictReader(stream))
+    return rows_of(folder / "history.csv")
 
 
 TRAIN = [ball_pair("a", 1), ball_pair("b", 2), ball_pair("c", 3)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import shutil
@@ -13,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from heads import rows_of
 from prepared_pairs import final_of, fold_of, write_pair, write_pairs
 from problems import small_options
 
@@ -55,10 +55,6 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
 
 
-def rows_of(path: Path, delimiter: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text().splitlines(), delimiter=delimiter))
-
-
 def array(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj, np.float64)
 
@@ -73,7 +69,7 @@ def test_a_fold_leaves_what_the_report_reads(finished: tuple[FoldJob, ...]) -> N
     ]  # fmt: skip
     told = [
         (r["participant_id"][4:], r["kind"], r["image"], r["fold"])
-        for r in rows_of(folder / "realism.tsv", "\t")
+        for r in rows_of(folder / "realism.tsv")
     ]
     kinds = (("target", "n/a"), ("synthesized", "h2lo"))
     assert told == [(subject, *kind, "1") for subject in job.fold.test for kind in kinds]
@@ -84,7 +80,7 @@ def test_a_fold_leaves_what_the_report_reads(finished: tuple[FoldJob, ...]) -> N
     assert record["parameters"] == sum(
         p.numel() for p in load_model(load_bundle(folder / "bundle")).parameters()
     )
-    rows = rows_of(folder / "history.csv", ",")
+    rows = rows_of(folder / "history.csv")
     assert [int(r["step"]) for r in rows] == list(range(1, 9))
     best = max((r for r in rows if r["psnr"]), key=lambda r: float(r["psnr"]))
     assert record["best_step"] == int(best["step"])
