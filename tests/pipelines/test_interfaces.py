@@ -152,33 +152,33 @@ def test_a_regridded_mask_keeps_its_volume_and_place(tmp_path):
     np.testing.assert_allclose(centre(new, out.affine), centre(mask, AFFINE), atol=0.5)
 
 
+def _write(folder: Path, source: Path | str, name: str, **inputs) -> dict:
+    """Write a file to the output folder; return its sidecar."""
+    out = folder / "out"
+    given = {"in_file": str(source), "out_dir": str(out), "out_name": name, **inputs}
+    WriteDerivative(**given).run(cwd=folder)
+    return json.loads((out / f"{name.removesuffix('.nii.gz')}.json").read_text())
+
+
 def test_a_sink_leaves_equal_files_alone_and_restores_missing_ones(tmp_path):
-    source = tmp_path / "x.nii.gz"
+    source, out = tmp_path / "x.nii.gz", tmp_path / "out" / "a" / "b.nii.gz"
     source.write_bytes(b"content")
-    node = WriteDerivative(
-        in_file=str(source), out_dir=str(tmp_path / "out"), out_name="a/b.nii.gz", sidecar={"A": 1}
-    )
-    node.run(cwd=tmp_path)
-    out = tmp_path / "out" / "a" / "b.nii.gz"
+    assert _write(tmp_path, source, "a/b.nii.gz", sidecar={"A": 1}) == {"A": 1}
     before = out.stat().st_mtime_ns
-    node.run(cwd=tmp_path)
+    _write(tmp_path, source, "a/b.nii.gz", sidecar={"A": 1})
     assert out.stat().st_mtime_ns == before
     out.unlink()
-    node.run(cwd=tmp_path)
+    _write(tmp_path, source, "a/b.nii.gz", sidecar={"A": 1})
     assert out.read_bytes() == b"content"
-    assert (tmp_path / "out" / "a" / "b.json").exists()
 
 
 def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path):
     mask = _ball() > 0
     noisy = 0.5 * mask + 0.02 * np.random.default_rng(1).standard_normal(mask.shape) * mask
-    node = WriteDerivative(
-        in_file=_save(noisy.astype("f4"), tmp_path / "low.nii.gz"),
-        mask_file=_save(mask.astype(np.uint8), tmp_path / "mask.nii.gz"), contrast="T2w",
-        out_dir=str(tmp_path / "out"), out_name="a/b_T2w.nii.gz", sidecar={"A": 1},
-    )  # fmt: skip
-    node.run(cwd=tmp_path)
-    content = json.loads((tmp_path / "out" / "a" / "b_T2w.json").read_text())
+    inside = _save(mask.astype(np.uint8), tmp_path / "mask.nii.gz")
+    low = _save(noisy.astype("f4"), tmp_path / "low.nii.gz")
+    given = {"mask_file": inside, "contrast": "T2w", "sidecar": {"A": 1}}
+    content = _write(tmp_path, low, "a/b_T2w.nii.gz", **given)
     assert content["A"] == 1
     assert content["NoiseStandardDeviation"] == pytest.approx(0.02, rel=0.05)
     assert content["TissueSignalToNoiseRatio"]["GreyMatter"] == pytest.approx(25, rel=0.06)
@@ -189,12 +189,9 @@ def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path):
 @pytest.mark.parametrize(("method", "named"), [("shared with x", True), ("deepbet 1", False)])
 def test_a_sidecar_names_its_device_and_the_mask_it_was_taken_from(tmp_path, method, named):
     (tmp_path / "x.nii.gz").write_bytes(b"content")
-    WriteDerivative(
-        in_file=str(tmp_path / "x.nii.gz"), out_dir=str(tmp_path / "out"), out_name="b.nii.gz",
-        sidecar={"Sources": ["bids:raw:a"], "Device": "cuda"}, device="cpu",
-        mask_method=method, mask_source="bids::other",
-    ).run(cwd=tmp_path)  # fmt: skip
-    content = json.loads((tmp_path / "out" / "b.json").read_text())
+    known = {"Sources": ["bids:raw:a"], "Device": "cuda"}
+    found = {"device": "cpu", "mask_method": method, "mask_source": "bids::other"}
+    content = _write(tmp_path, tmp_path / "x.nii.gz", "b.nii.gz", sidecar=known, **found)
     assert content["Sources"] == ["bids:raw:a", *(["bids::other"] if named else [])]
     assert content["Device"] == "cpu"
 
@@ -217,12 +214,12 @@ def test_threads_are_set_before_the_work_begins(tmp_path, monkeypatch):
         seen.update(os.environ, threads=threads)
         return {}
 
-    for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+    others = ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    for name in others:
         monkeypatch.setenv(name, "9")
     interface(looks)(num_threads=2).run(cwd=tmp_path)
     assert seen["threads"] == 2
-    assert seen["OMP_NUM_THREADS"] == "2"
-    assert seen["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == "2"
+    assert {seen[name] for name in ("OMP_NUM_THREADS", *others)} == {"2"}
 
 
 def test_an_image_on_the_same_grid_is_taken_over(tmp_path):
