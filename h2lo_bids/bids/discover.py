@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from h2lo_bids.bids.explain import some
 from h2lo_bids.bids.gather import Result, Search, check_fit, find_images, read_scan
-from h2lo_bids.bids.index import sessions_of
+from h2lo_bids.bids.index import sessions_of, some
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.query import (
     ENHANCED,

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from h2lo_bids.bids.dataset import read_description, require_valid
-from h2lo_bids.bids.explain import (
+from h2lo_bids.bids.index import (
     absent_subject,
     empty_subject,
+    index_images,
+    list_subjects,
     misnamed_subjects,
     odd_names,
-    rename,
-    right_name,
+    read_participants,
+    sessions_of,
     unlisted,
 )
-from h2lo_bids.bids.index import index_images, list_subjects, read_participants, sessions_of
 from h2lo_bids.bids.metadata import Sidecars, field_strength
-from h2lo_bids.bids.names import in_place, looks_wanted, parse_name
+from h2lo_bids.bids.names import in_place, looks_wanted, parse_name, rename, right_name
 from h2lo_bids.bids.query import Conditions, describe, did_you_mean, matches, nearest, other_queries
 from h2lo_bids.bids.scan import Scan, header_warnings, scan_at
 from h2lo_bids.errors import (
@@ -86,7 +87,8 @@ class Search:
         """Check the dataset's description, and choose subjects; absent ones become problems."""
         root, asked = self.root, self.settings.participant_label
         self.check_description()
-        rows, misnamed, there = read_participants(root), misnamed_subjects(root), {*self.existing}
+        rows, there = read_participants(root), {*self.existing}
+        misnamed = misnamed_subjects(root, self.existing)
         chosen = tuple(label for label in asked if label in there) if asked else self.existing
         absent = {
             root / f"sub-{label}": absent_subject(label, self.existing, label in rows)

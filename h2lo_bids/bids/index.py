@@ -1,4 +1,4 @@
-"""PyBIDS, restricted to what is asked for, and the subjects of a dataset.
+"""The folders of a dataset: images by PyBIDS, subjects, sessions, names that are nearly right.
 
 Only the ``anat`` folders of the chosen subjects and sessions are walked, and no sidecar is
 opened. An index kept between runs covers all subjects; it is compared with the folders of the
@@ -8,21 +8,27 @@ chosen ones each time, because PyBIDS never notices that a database has become s
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from h2lo_bids.bids.names import NIFTI
+from h2lo_bids.bids.names import NIFTI, parse_name, right_stem
+from h2lo_bids.bids.query import nearest
 from h2lo_bids.errors import MissingInputError
 from h2lo_bids.io import TEMPORARY_PREFIX, read_text, table_rows
+from h2lo_bids.wording import counted, listed
 
 DATABASE = "h2lo/layout_index.sqlite"
 """In a folder of ours: another program's index would be replaced by one without metadata."""
-_FOLDER = re.compile(r"sub-([A-Za-z0-9+]+)")
+_SUBJECT = re.compile(r"sub-([A-Za-z0-9+]+)")
+_SESSION = re.compile(r"ses-[A-Za-z0-9+]+")
+_LIKE_SUBJECT = re.compile(r"(?i)(?:subject|subj|sub|participant|patient)(?=[-_. ]|\d)[-_. ]*")
+_LIKE_SESSION = re.compile(r"(?i)(?:session|sess|ses)(?=[-_. ]|\d)[-_. ]*")
 
 
 def index_images(
@@ -177,7 +183,7 @@ def list_subjects(bids_dir: str | Path) -> tuple[str, ...]:
             found = [
                 match[1]
                 for entry in entries
-                if (match := _FOLDER.fullmatch(entry.name)) and _is_folder(entry)
+                if (match := _SUBJECT.fullmatch(entry.name)) and _is_folder(entry)
             ]
     except OSError as error:
         raise MissingInputError(
@@ -202,3 +208,125 @@ def read_participants(bids_dir: str | Path) -> dict[str, dict[str, str]]:
         return {}
     labelled = ((row.get("participant_id", "").strip().removeprefix("sub-"), row) for row in rows)
     return {label: row for label, row in labelled if label}
+
+
+class Odd(NamedTuple):
+    """A file or folder that was probably meant to be read, and why it is not.
+
+    ``invalid`` if it has no place in BIDS; else it is valid, or stands next to what is read.
+    """
+
+    path: Path
+    reason: str
+    invalid: bool = True
+
+
+def misnamed_subjects(root: Path, existing: Collection[str]) -> str | None:
+    """Name the folders of a dataset that look like subjects, but are not called so."""
+    found, subjects = [], {f"sub-{label}" for label in existing}
+    for name in folder_names(root):
+        like = _LIKE_SUBJECT.match(name)
+        label = re.sub(r"[^A-Za-z0-9+]", "", name[like.end() :] if like else name)
+        if _SUBJECT.fullmatch(name):
+            if name not in subjects:
+                found.append(f"{name} (a file or a link to nothing)")
+        elif label and (root / name).is_dir() and (like or _holds_anat(root / name)):
+            found.append(f"{name} (did you mean sub-{label}?)")
+    if not found:
+        return None
+    are = "entry is no folder" if len(found) == 1 else "entries are no folders"
+    return f"{len(found)} {are} sub-<label>, so not read: {listed(found)}"
+
+
+def _holds_anat(folder: Path) -> bool:
+    visits = (folder / name for name in folder_names(folder) if name.lower().startswith("ses"))
+    return any((place / "anat").is_dir() for place in (folder, *visits))
+
+
+def unlisted(rows: Collection[str], existing: Collection[str]) -> Iterator[str]:
+    """Compare ``participants.tsv`` with the folders, one line for each side."""
+    lacking, extra = sorted(set(rows) - set(existing)), sorted(set(existing) - set(rows))
+    if rows and lacking:
+        near = {label: nearest(label, extra, similar=True) for label in lacking[:3]}
+        hints = {label: f" (did you mean sub-{other}?)" for label, other in near.items() if other}
+        names = [f"sub-{label}{hints.get(label, '')}" for label in lacking]
+        yield f"{counted(len(names), 'row')} without a folder: {listed(names)}"
+    if rows and extra:
+        names = [f"sub-{label}" for label in extra]
+        yield f"{counted(len(extra), 'folder')} of participants without a row: {listed(names)}"
+
+
+def odd_names(subject: Path, sessions: Collection[str], suffixes: tuple[str, ...]) -> Iterator[Odd]:
+    """Look for folders and files of a subject whose names are nearly those that are read."""
+    for name in folder_names(subject):
+        like = _LIKE_SESSION.match(name)
+        if like and not _SESSION.fullmatch(name) and (subject / name).is_dir():
+            label = re.sub(r"[^A-Za-z0-9+]", "", name[like.end() :])
+            if not sessions or label in sessions:
+                yield Odd(subject / name, f"the name is not BIDS; did you mean ses-{label}?")
+    for place in _places(subject, sessions):
+        for name in folder_names(place):
+            if name.lower() in ("anat", "anatomy", "anatomical") and name != "anat":
+                yield Odd(place / name, "the name is not BIDS; did you mean anat?")
+            elif right_stem(name, suffixes):
+                yield Odd(place / name, "lies outside anat, where images are read; move it")
+        here = folder_names(place / "anat")
+        for name in here:
+            if not name.endswith(NIFTI):
+                yield from _odd_file(place / "anat" / name, here, suffixes)
+
+
+def _places(subject: Path, sessions: Collection[str]) -> list[Path]:
+    """List the folders of a subject in which ``anat`` is looked for."""
+    visits = ["", *filter(_SESSION.fullmatch, folder_names(subject))]
+    return [subject / visit for visit in visits if not sessions or visit[4:] in sessions]
+
+
+def _odd_file(path: Path, here: Collection[str], suffixes: tuple[str, ...]) -> Iterator[Odd]:
+    """Report an image that is no NIfTI by its name."""
+    if path.is_dir():
+        if any(right_stem(name, suffixes) for name in folder_names(path)):
+            yield Odd(path, "folders inside anat are not searched; move its images up", False)
+        return
+    stem, end = right_stem(path.name, suffixes), path.name.partition(".")[2].lower()
+    if stem is None:
+        return
+    if any(stem + extension in here for extension in NIFTI):
+        yield Odd(path, f"{stem} is read from its NIfTI file", False)
+    elif f".{end}" in NIFTI:
+        yield Odd(path, f"the name is not BIDS; rename it to {stem}.{end}")
+    elif end.startswith(("nii.gz.", "nii.")):
+        yield Odd(path, f"not a whole NIfTI file; get or unpack {stem}.nii.gz")
+    else:
+        yield Odd(path, f"not a NIfTI file; convert it to {stem}.nii.gz")
+
+
+def empty_subject(folder: Path, sessions: Collection[str], suffixes: tuple[str, ...]) -> str:
+    """Explain by its content why a subject's folder gives no image."""
+    places = _places(folder, sessions)
+    if not places:
+        visits = listed(sessions_of(folder)) or "no sessions"
+        return f"none of the chosen sessions (found {visits})"
+    names = {name for place in places for name in folder_names(place)}
+    found = sorted(name for name in names if "." not in name and not _SESSION.fullmatch(name))
+    what = " or ".join(suffixes)
+    if "anat" not in found:
+        return f"no {what} image: no anat folder (found {listed(found) or 'nothing'})"
+    images = (parse_name(name) for place in places for name in folder_names(place / "anat"))
+    kinds = sorted({name.suffix for name in images if name and name.extension in NIFTI})
+    return f"no {what} image in anat (found {listed(kinds) or 'no image'})"
+
+
+def some(labels: Collection[str]) -> str:
+    """List some labels, and how many more there are."""
+    return listed([*labels], 8)
+
+
+def absent_subject(label: str, existing: tuple[str, ...], in_table: bool) -> str:
+    """Report that a subject does not exist, with the most similar labels."""
+    close = [name for name in existing if name.lstrip("0").lower() == label.lstrip("0").lower()]
+    close += difflib.get_close_matches(label, existing, n=3)
+    where = "only in participants.tsv, without a folder" if in_table else "no such folder"
+    if close:
+        return f"{where}; did you mean {', '.join(dict.fromkeys(close))}?"
+    return f"{where}; there are {some(existing)}"

@@ -1,4 +1,4 @@
-"""Reading BIDS file names.
+"""BIDS file names: reading them, and what a name that is nearly one should be.
 
 The entities come from the file's own name, not from its path, so that a
 dataset below a folder called ``sub-something`` is read correctly.
@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from h2lo_bids.vocabulary import CONTRASTS
 
 LONG_TO_SHORT = {
     "subject": "sub",
@@ -35,12 +37,12 @@ ORDER: tuple[str, ...] = _BEFORE + _AFTER
 
 NIFTI = (".nii.gz", ".nii")
 
-NEAR = {
+_NEAR = {
     "T1w": ("t1", "t1w", "t1wi", "t1weighted", "mprage", "mp2rage", "unit1", "bravo", "spgr"),
     "T2w": ("t2", "t2w", "t2wi", "t2weighted", "cube"),
 }
 """Suffixes, in lower case, of images that may have been meant as one of those that are read."""
-FORMS = re.compile(
+_FORMS = re.compile(
     r"(?!.*\.(?:json|txt|log|md5|sha\d+|tsv|csv|png|svg|html)$)"
     r"\.(?:nii|mgz|mgh|img|hdr|mnc|nrrd|nhdr|mif|dcm|gz)(?:\.\w+)*",
     re.IGNORECASE,
@@ -111,5 +113,31 @@ def words_of_label(label: str) -> set[str]:
 
 def meant_suffix(suffix: str, suffixes: Iterable[str]) -> str | None:
     """Return which of the suffixes that are read one like UNIT1, T1 or T1W stands for."""
-    found = (right for right in suffixes if suffix.lower() in NEAR.get(right, ()))
+    found = (right for right in suffixes if suffix.lower() in _NEAR.get(right, ()))
     return next(found, None)
+
+
+def right_stem(name: str, suffixes: tuple[str, ...]) -> str | None:
+    """Return the stem that a file of any image format should have, if it is of a contrast."""
+    stem, dot, extension = name.partition(".")
+    before, _, suffix = stem.rpartition("_")
+    right = suffix if suffix in suffixes else meant_suffix(suffix, suffixes)
+    known = before.lower().startswith("sub") and _FORMS.fullmatch(dot + extension)
+    return f"{before}_{right}" if right and known else None
+
+
+def rename(name: Name | None, path: Path) -> str:
+    """Suggest the name that an image should have."""
+    if name is None:
+        return "write sub-<label>[_ses-<label>][_acq-<label>][_run-<index>]_T1w.nii.gz"
+    better = right_name(name)
+    if better == path.name:
+        return "its subject or session is not that of its folder: move or rename it"
+    return f"rename it to {better}"
+
+
+def right_name(name: Name) -> str:
+    """Return the name of an image with its entities in order and a suffix that is read."""
+    suffix = meant_suffix(name.suffix, CONTRASTS) or name.suffix
+    extension = ".nii" if name.extension.endswith("nii") else ".nii.gz"
+    return f"{name.stem.rpartition('_')[0]}_{suffix}{extension}"

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from h2lo_bids.bids.explain import misnamed_subjects
 from h2lo_bids.bids.gather import Search, check_fit, find_images, read_scan
-from h2lo_bids.bids.index import folder_names, list_subjects, sessions_of
+from h2lo_bids.bids.index import folder_names, list_subjects, misnamed_subjects, sessions_of
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import NIFTI, in_place, parse_name
 from h2lo_bids.bids.query import HIGH, LOW, Conditions, describe, did_you_mean, matches
@@ -69,7 +68,7 @@ def _gather_second(search: Search, root: Path, sides: dict[Key, Sides]) -> None:
     if others and search.subjects == search.existing:
         text = f"{counted(len(others), 'participant')} not in the first dataset: {listed(others)}"
         search.doubt(root, text)
-    if misnamed := misnamed_subjects(root):
+    if misnamed := misnamed_subjects(root, second.existing):
         search.doubt(root, misnamed)
     second.choose(label for label in search.subjects if label in {*second.existing})
     images = find_images(second)
