@@ -305,13 +305,16 @@ def draw_high_field(contrast: str, rng: np.random.Generator) -> Protocol:
     """Return the sequence of some other scanner of 1.5 to 7 T.
 
     Wide enough for MPRAGE, spoiled and MP2RAGE-like T1w scans and for TSE, CUBE and SPACE
-    T2w scans: a sequence is drawn again until cortex and fluid, relative to white matter, are
-    within `RATIOS`. Relaxation stays that of 3 T, so that a range of sequences stands in for
-    a range of fields.
+    T2w scans: a sequence is drawn again until its train fits and cortex and fluid, relative to
+    white matter, are within `RATIOS`. Relaxation stays that of 3 T, so that a range of sequences
+    stands in for a range of fields.
     """
     while True:
         sequence = _draw(contrast, rng)
-        values = signal_of(sequence, TISSUES)
+        try:
+            values = signal_of(sequence, TISSUES)
+        except ValueError:
+            continue
         shares = [values[NAMES.index(name)] / values[NAMES.index("white")] for name in _RATIO_OF]
         if all(a <= s <= b for s, (a, b) in zip(shares, RATIOS[contrast], strict=True)):
             return sequence

@@ -13,7 +13,6 @@ from h2lo_bids.models.registry import (
     METHODS,
     make_architecture,
     make_model,
-    sizes_of,
 )
 from h2lo_bids.reports.methods import works
 from h2lo_bids.training.methods import ADAPT as TRAINED
@@ -47,12 +46,6 @@ def test_references_are_in_the_bibliography() -> None:
     for entry in CATALOGUE.values():
         assert known[entry.key].link == entry.link
         assert known[entry.key].fields["year"] in entry.reference
-
-
-@pytest.mark.parametrize("name", sorted(set(METHODS.values())))
-def test_architectures_survive_json(name: str) -> None:
-    architecture = make_architecture(name, {})
-    assert make_architecture(name, sizes_of(architecture)) == architecture
 
 
 @pytest.mark.parametrize(

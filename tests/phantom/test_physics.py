@@ -36,7 +36,7 @@ def test_other_scanners_have_the_contrasts_of_real_ones() -> None:
     at = [NAMES.index(name) for name in ("white", "cortex", "csf")]
     found: dict[str, list[np.ndarray]] = {"T1w": [], "T2w": []}
     for contrast, ratios in found.items():
-        for seed in range(200):
+        for seed in (*range(200), 1446):  # whose first T1w train does not fit its repetition
             sequence = signal.draw_high_field(contrast, np.random.default_rng(seed))
             values = signal.signal_of(sequence, TISSUES)[at]
             ratios.append(values[1:] / values[0])
