@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from h2lo_bids.phantom.anatomy import (
     template_head,
     vary,
 )
-from h2lo_bids.phantom.lesions import NO_LESIONS, Lesion, LesionPlan, place_lesions, with_lesions
+from h2lo_bids.phantom.lesions import Lesion, LesionPlan, place_lesions, with_lesions
 from h2lo_bids.phantom.physics import (
     HIGH_FIELD,
     LOW_FIELD,
@@ -91,7 +91,7 @@ class Plan:
     # from the first when there are more people than maps; without it, nilearn's tissue maps.
     labels: Path | None = None
     negative_kept: float = NEGATIVE_KEPT  # by low-field T1w images, see `physics.rectify`
-    lesions: LesionPlan = NO_LESIONS  # their mask is a derivative in `DERIVATIVES`
+    lesions: LesionPlan = field(default_factory=LesionPlan)  # mask: in `DERIVATIVES`
 
     @property
     def command(self) -> str:

@@ -59,25 +59,11 @@ def predict(
     options: EngineOptions = DEFAULTS,
     seed: int = 42,
 ) -> np.ndarray:
-    """Synthesize a volume on the model's own frame.
+    """Synthesize a volume on the frame of a model of any family.
 
-    Parameters
-    ----------
-    model
-        Of any family of `h2lo_bids.models.registry.FAMILIES`.
-    volume
-        (X, Y, Z), the high-field image in [0, 1], 0 outside the brain.
-    mask
-        (X, Y, Z), true in the brain.
-    options
-        Settings of the engine.
-    seed
-        Of the methods that draw at random; see `h2lo_bids.synthesis.noise.scan_seed`.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 (X, Y, Z), not clipped; exactly 0 outside the mask.
+    Volume and mask are (X, Y, Z), the volume in [0, 1] and 0 outside the brain. The result is
+    float32, not clipped, and exactly 0 outside the mask. `seed` is that of the methods that draw
+    at random, see `h2lo_bids.synthesis.noise.scan_seed`.
     """
     volume, mask = np.asarray(volume, dtype=np.float32), np.asarray(mask, dtype=bool)
     if volume.ndim != 3 or volume.shape != mask.shape:
@@ -118,8 +104,8 @@ def predict_on_grid(
 
     Parameters
     ----------
-    model
-        Of any family.
+    model, options, seed
+        As for `predict`.
     volume
         (X, Y, Z), in [0, 1], on the model's frame.
     volume_affine
@@ -128,13 +114,9 @@ def predict_on_grid(
         (4, 4), wanted voxels to world, in mm.
     target_mask
         Where the result is wanted, on the wanted grid.
-    options
-        Settings of the engine.
     world_transform
         Maps (N, 3) positions in mm from the target's world to the scan's, as for
         a template; None where both share a world.
-    seed
-        As for `predict`.
     response
         What a voxel averages over, see `h2lo_bids.imaging.voxels.voxel_means`; None takes
         the value at its centre.
