@@ -20,19 +20,20 @@ from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import PreparedPair, find_prepared
 
 SHAPE = (24, 24, 24)
+FRAME = Frame(SHAPE, (8.0, 8.0, 8.0))
 
 
-def write_pair(out: Path, subject: str, seed: int, **changes: object) -> None:
+def write_pair(out: Path, subject: str, seed: int, frame: Frame = FRAME, **changes: object) -> None:
     """Write one T1w pair of a subject."""
-    pair = ball_pair(subject, seed, SHAPE)
+    pair = ball_pair(subject, seed, frame.shape)
     paths = pair_paths(out, (("sub", subject),), "T1w")
     paths["hf"].parent.mkdir(parents=True, exist_ok=True)
-    affine = np.diag([8.0, 8.0, 8.0, 1.0])
+    affine = np.diag([*frame.spacing, 1.0])
     for name in ("hf", "lf", "mask"):
         volume = getattr(pair, name).astype(np.uint8 if name == "mask" else np.float32)
         nib.Nifti1Image(volume, affine).to_filename(paths[name])
     record = {
-        "Frame": Frame(SHAPE, (8.0, 8.0, 8.0)).to_dict(),
+        "Frame": frame.to_dict(),
         "Simulated": True,
         "Fusion": "mrr",
         "SourceScans": [f"bids:raw:sub-{subject}/anat/sub-{subject}_T1w.nii.gz"],

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from prepared_pairs import SHAPE, fold_of, write_pairs
+from prepared_pairs import FRAME, SHAPE, fold_of, write_pairs
 from problems import ball_pair
 
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
@@ -25,7 +25,6 @@ from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
 from h2lo_bids.training.experiments.plan import plan_folds
 from h2lo_bids.training.pairs import Pair, read_prepared
 
-FRAME = Frame(SHAPE, (8.0, 8.0, 8.0))
 SHA = default_bundle("T1w").sha256
 
 

@@ -201,21 +201,6 @@ def test_ablations_are_what_their_names_say(tmp_path: Path, method: str) -> None
     assert options["lambda_grad"] == (0 if method == "h2lo-nograd" else 10)
 
 
-def test_several_devices_go_through_the_launcher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pairs = write_pairs(tmp_path / "out", COUNT)
-    job = jobs_of(tmp_path, pairs, options=small_options(steps=1), devices=2)[0]
-    launched = []
-
-    def stand_in(train: list[Pair], *given: Any, processes: int, **_: Any) -> None:
-        launched.append(([pair.name for pair in train], given[1], processes))
-
-    monkeypatch.setattr(devices, "launch", stand_in)
-    run_fold(job)
-    assert launched == [([*job.fold.train], job.options, 2)]
-
-
 def final_model(jobs: tuple[FoldJob, ...], root: Path, **changes: object) -> FinalJob:
     """The final model of a cross-validation, which carries its folds."""
     first = jobs[0]
@@ -304,11 +289,15 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
     assert "time budget" not in lone.card
     other = dataclasses.replace(options, starts_from="0" * 64)
     assert changes(dataclasses.replace(job, options=other)) == ("option starts_from",)
-    # Processes that share the fit start from it, too.
+    # Processes that share the fit start from it, too, on the same pairs.
     given = []
-    monkeypatch.setattr(devices, "launch", lambda *_, initial, **more: given.append(initial))
+
+    def stand_in(train: list[Pair], *_: Any, initial: Path, processes: int, **more: Any) -> None:
+        given.append(([pair.name for pair in train], initial, processes))
+
+    monkeypatch.setattr(devices, "launch", stand_in)
     dataclasses.replace(job, devices=2).fit(tmp_path / "shared", print)
-    assert given == [start.path]
+    assert given == [([*job.fold.train], start.path, 2)]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from prepared_pairs import write_pair
 from problems import SMALL, ball_pair
 
 from h2lo_bids.errors import BadDataError, UsageError
@@ -36,7 +37,7 @@ from h2lo_bids.training.experiments.heldout import (
 )
 from h2lo_bids.training.experiments.leaks import encode, fingerprint
 from h2lo_bids.training.experiments.scoring import read_references, score_models
-from h2lo_bids.training.pairs import Pair, PreparedPair, read_prepared
+from h2lo_bids.training.pairs import Pair, PreparedPair, find_prepared, read_prepared
 
 FRAME = Frame((22, 26, 24), (2.0, 2.0, 2.0))
 
@@ -54,21 +55,6 @@ def bundle_of(folder: Path, seed: int = 0, frame: Frame = FRAME, **changes: obje
     return save_bundle(folder, operator(seed), **{**values, **changes})  # type: ignore[arg-type]
 
 
-def prepare(folder: Path, label: str, contrast: str = "T1w") -> PreparedPair:
-    pair = ball_pair(label, int(label), FRAME.shape)
-    affine = nib.affines.from_matvec(np.diag([2.0, 2, 2]), [-20.0, -31, 7])
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name, data in (("hf", pair.hf), ("lf", pair.lf), ("mask", pair.mask.astype(np.uint8))):
-        paths[name] = folder / f"sub-{label}_{name}.nii.gz"
-        nib.save(nib.Nifti1Image(data, affine), paths[name])
-    return PreparedPair(
-        subject=label, session=None, contrast=contrast, **paths, record=folder / "r.json",
-        frame=FRAME, simulated=True, fusion="none", sources=(), fingerprint=label, doubts=(),
-        name=label,
-    )  # fmt: skip
-
-
 def score(models: list[tuple[str, Bundle]], pairs: list[PreparedPair], out: Path, **more: object):
     """Return the scores, the warnings, and why pairs were lost."""
     sent: list[dict[str, str]] = []
@@ -82,7 +68,9 @@ def score(models: list[tuple[str, Bundle]], pairs: list[PreparedPair], out: Path
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> list[PreparedPair]:
-    return [prepare(tmp_path / "pairs", label) for label in ("01", "03")]
+    for label in ("01", "03"):
+        write_pair(tmp_path / "pairs", label, int(label), FRAME)
+    return [*find_prepared(tmp_path / "pairs", contrast="T1w")]
 
 
 def test_pair_is_scored_as_its_prediction() -> None:
