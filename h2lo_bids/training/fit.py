@@ -45,22 +45,16 @@ _STEP = re.compile(r"[0-9]{1,12}")
 
 @dataclass(frozen=True)
 class FitResult:
-    """A fitted model and how the fit went.
+    """A fitted model, in evaluation mode, and how the fit went, over all resumed runs."""
 
-    `model` has the weights of the best validation and is in evaluation mode; `best_psnr` is that
-    validation's PSNR in dB, `identity_psnr` the same figure of the input image itself. `seconds`
-    are those of the steps, over all resumed runs. `timed_out` is whether the time budget ended
-    the fit, `stalled` whether a validation that no longer rose did.
-    """
-
-    model: Model
+    model: Model  # with the weights of the best validation
     steps: int
     best_step: int
-    best_psnr: float
-    identity_psnr: float
-    seconds: float
-    timed_out: bool = False
-    stalled: bool = False
+    best_psnr: float  # of that validation, in dB
+    identity_psnr: float  # the same figure of the input image itself
+    seconds: float  # of the steps
+    timed_out: bool = False  # whether the time budget ended the fit
+    stalled: bool = False  # whether a validation that no longer rose did
 
 
 def fit(

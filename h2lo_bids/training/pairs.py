@@ -144,17 +144,13 @@ class PreparedPair:
     hf: Path
     lf: Path
     mask: Path
-    record: Path
-    """The low-field image's sidecar, written last."""
+    record: Path  # the low-field image's sidecar, written last
     frame: Frame
     simulated: bool
     fusion: str
-    sources: tuple[str, ...]
-    """BIDS URIs of the scans, the high-field one first."""
-    fingerprint: str
-    """Digest of inputs and settings."""
-    doubts: tuple[str, ...]
-    """Why the registration check flags it; empty for a good pair."""
+    sources: tuple[str, ...]  # BIDS URIs of the scans, the high-field one first
+    fingerprint: str  # digest of inputs and settings
+    doubts: tuple[str, ...]  # why the registration check flags it; empty for a good pair
     name: str
     """The subject, with the session or all entities where it has several pairs of a contrast."""
     task: str = SYNTHESIZE

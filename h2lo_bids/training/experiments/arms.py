@@ -39,21 +39,17 @@ class Schedule:
     paper does not say.
     """
 
-    real: int = 200
-    """Epochs of real pairs alone; below with flips and turns, and of both stages."""
+    real: int = 200  # epochs of real pairs alone; below with flips and turns, and of both stages
     augmented: int = 400
     pretrain: int = 150
     finetune: int = 50
-    pretrain_rate: float = 1e-4
-    """Adam's rate at both ends of the cosine of everything but fine-tuning."""
+    pretrain_rate: float = 1e-4  # Adam's, at both ends of the cosine of all but fine-tuning
     pretrain_floor: float = 1e-6
     finetune_rate: float = 2e-6
     finetune_floor: float = 5e-7
-    warmup: int = 4
-    """Epochs over which fine-tuning's rate rises from a part of it."""
+    warmup: int = 4  # epochs over which fine-tuning's rate rises from a part of it
     warmup_from: float = 0.5
-    factor: float = 1.0
-    """By which all epochs are multiplied, the warm-up's too."""
+    factor: float = 1.0  # by which all epochs are multiplied, the warm-up's too
 
     def with_rate(self, rate: float | None) -> Schedule:
         """Return the schedule with another rate of fine-tuning, and its floor in proportion."""
@@ -67,7 +63,6 @@ class Schedule:
 class Arm:
     """A row of Table 2; `pretrain` is the method whose images of a cohort it is pretrained on."""
 
-    name: str
     title: str
     pretrain: str | None = None
     augment: str = "none"
@@ -128,8 +123,8 @@ def find_arm(name: str) -> Arm:
     """Return an arm by its name, or by that of the method that it is pretrained on."""
     name = name.removeprefix(f"{ENHANCER}-")
     if name in _LONE:
-        return Arm(f"{ENHANCER}-{name}", _LONE[name], augment=name)
-    return Arm(f"{ENHANCER}-{name}", CATALOGUE[name].title, pretrain=name)
+        return Arm(_LONE[name], augment=name)
+    return Arm(CATALOGUE[name].title, pretrain=name)
 
 
 def _timed(options: FitOptions, steps: int, share: float) -> FitOptions:

@@ -48,8 +48,7 @@ class CohortScan:
 
     subject: str
     contrast: str
-    name: str
-    """Its entities, with the dataset's number if there are several."""
+    name: str  # its entities, with the dataset's number if there are several
     high: Path
     mask: Path
     low: tuple[LowField, ...]

@@ -77,11 +77,9 @@ class FoldWork:
     results: ClassVar[tuple[str, ...]] = (SCORES, PICTURES)
     """Files without which the fold is not done."""
     contrast: str
-    method: str
-    """Row of the table."""
+    method: str  # row of the table
     fold: Fold
-    pairs: tuple[PreparedPair, ...]
-    """At least those of the fold's subjects."""
+    pairs: tuple[PreparedPair, ...]  # at least those of the fold's subjects
     out_dir: Path
     work_dir: Path
 
@@ -158,8 +156,7 @@ class FoldJob(FoldWork):
 
     options: FitOptions
     devices: int = 1
-    initial: Bundle | None = None
-    """What the fit starts from."""
+    initial: Bundle | None = None  # what the fit starts from
     arm: Arm | None = None
 
     @property

@@ -39,10 +39,8 @@ if TYPE_CHECKING:
 class FinalJob(FoldJob):
     """A final model; its fold has nobody to test on, and after a cross-validation to validate."""
 
-    folds: tuple[FoldJob, ...] = ()
-    """The finished cross-validation, if any."""
-    carries: bool = False
-    """Whether the bundle carries the folds' weights, for its uncertainty."""
+    folds: tuple[FoldJob, ...] = ()  # the finished cross-validation, if any
+    carries: bool = False  # whether the bundle carries the folds' weights, for its uncertainty
 
     @property
     def folder(self) -> Path:

@@ -114,7 +114,7 @@ def _arm(settings: Settings, contrast: str, method: str, fold: int) -> Arm:
     """Return an arm of Table 2, or the group level's enhancer, which is one, too."""
     if method == ENHANCER:
         pretrain = "cohort" if settings.pretrain_derivatives else None
-        arm = Arm(ENHANCER, CATALOGUE[ENHANCER].title, pretrain, settings.augment)
+        arm = Arm(CATALOGUE[ENHANCER].title, pretrain, settings.augment)
     else:
         arm = find_arm(method)
     cohort = None

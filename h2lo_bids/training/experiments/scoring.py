@@ -28,7 +28,7 @@ from h2lo_bids.models.registry import Model
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.synthesis.noise import scan_seed
-from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions
 from h2lo_bids.synthesis.predict import predict_on_grid
 from h2lo_bids.training.experiments import Evaluated, Sources
 from h2lo_bids.training.experiments.fits import usable_pairs
@@ -68,8 +68,7 @@ def score_models(
     out_dir: Path,
     send: Send,
     lost: Lost,
-    device: str = "cpu",
-    precision: str = "fp32",
+    options: EngineOptions = DEFAULTS,
     seed: int = 42,
     references: References | None = None,
 ) -> tuple[Score, ...]:
@@ -94,7 +93,6 @@ def score_models(
         send(note(line, "warning"))
     identity: list[Score] = []
     scored: list[PreparedPair] = []
-    options = EngineOptions(device=device, precision=precision)
     known = references or {}
     for number, prepared in enumerate(pairs, start=1):
         send(note(f"{contrast}: scoring sub-{prepared.name} ({number} of {len(pairs)})"))
@@ -289,8 +287,7 @@ def score(settings: Settings, found: Sources, send: Send) -> Evaluated:
         scores = score_models(
             models[contrast],
             used,
-            device=settings.device,
-            precision=settings.precision or "fp32",
+            options=EngineOptions(settings.device, settings.precision or "fp32"),
             seed=settings.random_seed,
             out_dir=settings.out_dir,
             references=read_references(settings, contrast, used[0].frame, unusable),

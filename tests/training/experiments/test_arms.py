@@ -74,7 +74,7 @@ def test_the_time_budget_is_shared_by_the_stages() -> None:
 def test_arms_are_found_by_name() -> None:
     arms = [find_arm(name) for name in ("real", "flip-rotate", "arnold", "h2lo")]
     assert [a.title for a in arms] == ["Real LF", "Flip & Rotate", "Arnold et al.", "H2LO"]
-    assert [find_arm(a.name) for a in arms] == arms
+    assert find_arm("pfsr-h2lo") == arms[-1]
 
 
 def planned(schedule: Schedule = SHORT, name: str = "h2lo") -> dict[str, FitOptions]:
