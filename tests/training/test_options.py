@@ -30,17 +30,6 @@ def test_paper_options_are_the_release_s() -> None:
     assert epochs == [1, *range(5, 501, 5)]
 
 
-def test_paper_rate_is_pytorch_s_per_epoch() -> None:
-    options = paper_options(3, device="cpu", epochs=20)
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, eta_min=1e-6)
-    for epoch in range(20):
-        for step in range(3 * epoch, 3 * epoch + 3):
-            assert math.isclose(rate_of(step, options), scheduler.get_last_lr()[0], rel_tol=1e-9)
-        optimizer.step()
-        scheduler.step()
-
-
 def test_a_paper_fit_validates_and_keeps_the_best(tmp_path: Path) -> None:
     pairs = [ball_pair(name, n) for n, name in enumerate("abc")]
     options = paper_options(2, device="cpu", epochs=6)
@@ -59,19 +48,6 @@ def test_default_fits_few_pairs_and_steps() -> None:
     assert native_precision("cpu") in ("bf16", "fp32")
 
 
-def test_follows_the_cosine_from_start_to_floor() -> None:
-    options = FitOptions(steps=101, learning_rate=1e-3, floor=1e-6)
-    rates = [rate_of(s, options) for s in range(101)]
-    assert (rates[0], rates[50], rates[100]) == pytest.approx((1e-3, (1e-3 + 1e-6) / 2, 1e-6))
-    assert rates == sorted(rates, reverse=True)
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100, eta_min=1e-6)
-    for rate in rates:
-        assert math.isclose(rate, scheduler.get_last_lr()[0], rel_tol=1e-9)
-        optimizer.step()
-        scheduler.step()
-
-
 def test_warmup_rises_linearly() -> None:
     options = FitOptions(steps=100, learning_rate=1.0, floor=0.0, warmup=4)
     assert [rate_of(s, options) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
@@ -86,16 +62,26 @@ def test_warmup_rises_linearly() -> None:
     assert rate_of(4, options, 90) == rates[90]
 
 
-def test_epochs_of_the_cosine_are_counted_after_the_warmup() -> None:
-    options = FitOptions(steps=100, learning_rate=1.0, floor=0.01, warmup=10, rate_steps=8)
-    assert rate_of(9, options) == 1.0
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12, eta_min=0.01)
-    for epoch in range(12):  # of 90 steps, the last of 2
-        for step in range(10 + 8 * epoch, min(18 + 8 * epoch, 100)):
-            assert math.isclose(rate_of(step, options), scheduler.get_last_lr()[0], rel_tol=1e-9)
-        optimizer.step()
-        scheduler.step()
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        (FitOptions(steps=101, learning_rate=1e-3, floor=1e-6), 100),
+        (paper_options(3, device="cpu", epochs=20), 20),
+        # Counted after the warm-up, the last epoch of 2 steps.
+        (FitOptions(steps=100, learning_rate=1.0, floor=0.01, warmup=10, rate_steps=8), 12),
+    ],
+)
+def test_the_cosine_is_pytorch_s(options: FitOptions, epochs: int) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter], lr=options.learning_rate)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, options.floor)
+    for done, step in enumerate(range(options.warmup, options.steps), start=1):
+        expected = scheduler.get_last_lr()[0]
+        assert math.isclose(rate_of(step, options), expected, rel_tol=1e-9)
+        if done % options.rate_steps == 0:
+            optimizer.step()
+            scheduler.step()
+    assert rate_of(max(0, options.warmup - 1), options) == options.learning_rate
 
 
 def test_linear_rate_is_constant_for_half_and_then_falls_to_nothing() -> None:
