@@ -64,6 +64,10 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], Any], str], ...] = (
         "--slice-profile and --slice-thickness need the slices of --lf-grid; add --lf-grid XxYxZ",
     ),
     (
+        lambda s: s.level == "trial" and not s.labels,
+        "trial needs lesion masks; give --labels NAME=PATH",
+    ),
+    (
         lambda s: s.lambda_grad == 0,
         "--lambda-grad 0 is what --method h2lo-nograd does; use that",
     ),
@@ -268,9 +272,9 @@ def check_values(settings: Settings) -> None:
     _check_external(settings)
     _check_arms(settings)
     if _tries(settings):
-        from h2lo_bids.trial.condition import check_conditions
+        from h2lo_bids.trial.condition import conditions_of
 
-        check_conditions(settings)
+        conditions_of(settings)
 
 
 def _check_names(settings: Settings) -> None:

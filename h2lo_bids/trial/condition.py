@@ -109,7 +109,7 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
     Raises
     ------
     UsageError
-        If a name is taken, or a key or value makes no sense.
+        If a name is taken, a key or value makes no sense, or an observer could learn nothing.
     """
     base = Condition(
         DEFAULT,
@@ -142,19 +142,15 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
             except argparse.ArgumentTypeError as err:
                 raise UsageError(f"--condition {conditions[-1].name} {word}: {err}") from err
             conditions[-1] = replace(conditions[-1], **read)
-    return tuple(conditions) or ((base,) if settings.level == "trial" else ())
-
-
-def check_conditions(settings: Settings) -> None:
-    """Refuse conditions from which an observer could learn nothing."""
-    for condition in conditions_of(settings):
-        if settings.level == "trial" and condition.realisations < 2:
-            raise UsageError(
-                f"--condition {condition.name} realisations={condition.realisations}: the observer "
-                "needs noise; give 2 realisations or more"
-            )
-    if settings.level == "trial" and not settings.labels:
-        raise UsageError("trial needs lesion masks; give --labels NAME=PATH")
+    if settings.level == "trial":
+        conditions = conditions or [base]
+        for condition in conditions:
+            if condition.realisations < 2:
+                raise UsageError(
+                    f"--condition {condition.name} realisations={condition.realisations}: the "
+                    "observer needs noise; give 2 realisations or more"
+                )
+    return tuple(conditions)
 
 
 class Image(NamedTuple):

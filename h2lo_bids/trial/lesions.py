@@ -11,6 +11,7 @@ import numpy as np
 
 from h2lo_bids.evaluation.realism import TISSUES, tissue_levels
 from h2lo_bids.imaging.resample import spacing_of
+from h2lo_bids.imaging.voxels import VoxelResponse, slice_axis, slice_profile
 
 GAP, REACH = 1.0, 5.0
 """The ring lies between these distances from a lesion, in mm."""
@@ -29,6 +30,8 @@ _HOST = 0.8
 # How far a healthy place may differ from its lesion: in the tissue around it (share of the
 # voxels), in depth (mm from fluid), and in the level of its ring (relative).
 _TISSUE, _DEPTH, _LEVEL = 0.25, 3.0, 0.1
+_DENSE = 16
+"""Points across a voxel at which a slice profile is integrated."""
 _CODES = {"WhiteMatter": 1, "GreyMatter": 2, "CerebrospinalFluid": 3}
 
 
@@ -248,10 +251,43 @@ class Shown(NamedTuple):
         return (self.inside > 0) | (self.around > 0)
 
 
+def response_lines(
+    shape: Sequence[int],
+    affine: np.ndarray,
+    new_shape: Sequence[int],
+    new_affine: np.ndarray,
+    response: VoxelResponse,
+) -> list[np.ndarray]:
+    """Return what each voxel of a grid along the same axes averages of the old ones.
+
+    For each axis (new, old), for `weigh_by_axis`; a row sums to 1 where the old grid
+    covers the voxel. Empty where both grids are one. In the plane the voxel's
+    length counts, across the slices the profile.
+    """
+    step = np.linalg.inv(affine) @ new_affine
+    if tuple(shape) == tuple(new_shape) and np.allclose(step, np.eye(4), atol=1e-4):
+        return []
+    old, new = spacing_of(affine), spacing_of(new_affine)
+    slices = slice_axis(new.tolist())
+    lines = []
+    for axis in range(3):
+        centres = step[axis, axis] * np.arange(new_shape[axis]) + step[axis, 3]
+        kind = response.profile if axis == slices else "box"
+        thick = (axis == slices and response.thickness) or new[axis]
+        # Far enough beyond the old grid that the whole profile is counted.
+        pad = int(np.ceil(3 * thick / old[axis])) + 1
+        at = np.arange(-pad, shape[axis] + pad)
+        offsets = (np.arange(_DENSE) + 0.5) / _DENSE - 0.5
+        where = (at[None, :, None] + offsets - centres[:, None, None]) * old[axis]
+        weights = slice_profile(kind, where, thick).mean(axis=2)
+        lines.append((weights / weights.sum(axis=1, keepdims=True))[:, pad:-pad])
+    return lines
+
+
 def shown(place: Place, lines: Sequence[np.ndarray], brain: np.ndarray) -> Shown | None:
     """Carry a place to an output's grid, of this brain, by partial volume.
 
-    `lines` are of `h2lo_bids.trial.labels.response_lines`. None is returned where no voxel of
+    `lines` are of `response_lines`. None is returned where no voxel of
     the brain there holds the place, or none its ring.
     """
     share, ring, corner = place.share, place.ring, list(place.corner)

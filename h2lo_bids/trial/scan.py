@@ -1,10 +1,12 @@
-"""What a trial does with one scan: labels, tables and ratings, in images of the conditions."""
+"""What a trial does with one scan: its labels, and tables and ratings of the conditions' images."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -17,63 +19,173 @@ from h2lo_bids.bids.derivatives import (
     software_versions,
     write_sidecar,
 )
+from h2lo_bids.bids.names import parse_name
+from h2lo_bids.bids.scan import Scan
+from h2lo_bids.errors import BadDataError, MissingInputError
 from h2lo_bids.evaluation.catalogue import write_table
 from h2lo_bids.evaluation.realism import noise_deviation
+from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import placed, resample, spacing_of, weigh_by_axis
-from h2lo_bids.io import atomic_write_bytes, read_json, save_nifti, sha256, write_json
+from h2lo_bids.io import (
+    atomic_write_bytes,
+    read_json,
+    read_text,
+    save_nifti,
+    sha256,
+    table_rows,
+    write_json,
+)
 from h2lo_bids.outputs import Grid
-from h2lo_bids.trial import labels as lb
 from h2lo_bids.trial import lesions as ls
 from h2lo_bids.trial.condition import Image, Images, digest_of
 from h2lo_bids.trial.lesions import LESION, Place
-from h2lo_bids.trial.observer import CHANNELS, Observers, crop_of
+from h2lo_bids.trial.observer import Observers, crop_of
+from h2lo_bids.trial.study import RATINGS, REGIONS
+
+SUFFIXES = ("mask", "dseg", "probseg")
+_OWN_SPACES = (None, "orig", "native", "individual")
+_SAME = 1e-2
+"""Of affines, in mm, within which two grids are one."""
 
 
-def columns(**given: str | tuple[str, str]) -> dict[str, dict[str, Any]]:
-    """Describe the columns of a table by their meaning, or by meaning and unit."""
-    return {
-        name: {"Description": text} if isinstance(text, str) else
-        {"Description": text[0], "Units": text[1]}
-        for name, text in given.items()
-    }  # fmt: skip
+@dataclass(frozen=True)
+class Label:
+    """One label image in the space of a scan."""
+
+    name: str  # as given with ``--labels``
+    path: Path
+    kind: str  # "mask", "dseg" or "probseg"
+    data: np.ndarray  # (X, Y, Z): bool, whole numbers, or shares in [0, 1]
+    names: dict[int, str]  # of the regions of a "dseg", by number, where its table has them
+
+    def regions(self) -> Iterator[tuple[int, str, np.ndarray]]:
+        """Give number, name and shares, float32, of each region."""
+        if self.kind != "dseg":
+            yield 1, self.name, self.data.astype(np.float32)
+            return
+        for code in np.unique(self.data[self.data > 0]).tolist():
+            yield code, self.names.get(code, str(code)), (self.data == code).astype(np.float32)
 
 
-_PLACE = {
-    "volume": ("Volume of the part in the brain", "mm^3"),
-    "diameter": ("Diameter of the ball of this volume", "mm"),
-}
-REGIONS = columns(
-    image="desc of the image that is measured",
-    res="Its res entity; n/a on the scan's own grid",
-    label="Name given with --labels",
-    region="Region",
-    lesion="Number of the lesion, the largest first; n/a for the whole region",
-    **_PLACE,
-    x=("Centre, right", "mm"),
-    y=("Centre, anterior", "mm"),
-    z=("Centre, superior", "mm"),
-    hf_mean="Mean in the high-field image",
-    hf_sd="Standard deviation there",
-    hf_contrast="Mean less that of the ring (healthy white matter 1 to 5 mm away) over the ring's",
-    hf_cnr="Mean less that of the ring over the image's noise",
-    mean="Mean in the image, voxels weighted by the share that is filled",
-    sd="Standard deviation there",
-    contrast="As hf_contrast",
-    cnr="As hf_cnr",
-)
-RATINGS = columns(
-    condition="Condition of the trial; highfield is the high-field image",
-    lesion="Number of the lesion, the largest first",
-    place="0 for the lesion; from 1 for its healthy places",
-    kind="lesion; or mirror (other hemisphere) or matched (like tissue and depth)",
-    realisation="Number of the noisy image",
-    **_PLACE,
-    length=("Longest extent of the lesion in any direction", "mm"),
-    hf_contrast="Contrast of the lesion in the high-field image",
-    cnr="Rating of the CNR observer",
-    **{f"channel{n}": "Output of a Laguerre-Gauss channel" for n in range(1, CHANNELS + 1)},
-    segmented=("Volume by the midpoint segmenter", "mm^3"),
-)
+def find_label(name: str, root: Path, scan: Scan) -> Path:
+    """Find the one label image of a scan in a derivative dataset.
+
+    Candidates are the ``mask``, ``dseg`` and ``probseg`` of its participant and session, but
+    brain masks; one with other entities than the scan (``acq``, ``run``) is another scan's,
+    as is one whose ``space`` is the other contrast or a template.
+
+    Raises
+    ------
+    MissingInputError
+        If there is none.
+    BadDataError
+        If several fit, or the file's name says another participant than its folder.
+    """
+    if not root.is_dir():
+        raise MissingInputError(f"--labels {name}={root}: no such folder; check the path")
+    folder = root / f"sub-{scan.subject}"
+    if scan.session and (folder / f"ses-{scan.session}").is_dir():
+        folder /= f"ses-{scan.session}"
+    entities, fitting = dict(scan.entities), []
+    for path in sorted(folder.glob("anat/*.nii*")):
+        parsed = parse_name(path.name)
+        if parsed is None or parsed.suffix not in SUFFIXES or parsed.get("desc") == "brain":
+            continue
+        if parsed.get("sub") != scan.subject:
+            raise BadDataError(
+                f"{path}: is in the folder of sub-{scan.subject}, and its name is of another "
+                "participant; rename or move it"
+            )
+        keys = ("ses", "acq", "ce", "rec", "run")
+        other = any(parsed.get(key) not in (None, entities.get(key)) for key in keys)
+        if not other and parsed.get("space") in (*_OWN_SPACES, scan.suffix):
+            fitting.append((parsed.get("space") == scan.suffix, path))
+    # A label in the space of this very scan is meant before one that names none.
+    best = [path for named, path in fitting if named == max(fitting)[0]]
+    if len(best) > 1:
+        names = ", ".join(path.name for path in best[:3])
+        raise BadDataError(
+            f"{folder}: {len(best)} label images fit {scan.stem} ({names}); keep one, or tell "
+            "them apart by space-T1w and space-T2w"
+        )
+    if not best:
+        raise MissingInputError(
+            f"{folder}: --labels {name} holds no mask, dseg or probseg for {scan.stem}; add "
+            "one in the scan's space"
+        )
+    return best[0]
+
+
+def load_label(name: str, path: Path, scan_image: Any, brain: np.ndarray) -> Label:
+    """Load a label image and check that it belongs to a scan, nibabel's image, and its brain.
+
+    Raises
+    ------
+    BadDataError
+        If it is empty, not whole numbers where they must be, on another grid, or mostly
+        outside the brain.
+    """
+    try:
+        image = load_checked(path).image
+    except BadDataError as err:
+        if "all zero" in str(err):
+            raise BadDataError(f"{path}: is empty: no voxel has a label") from err
+        raise
+    scan = scan_image.get_filename()
+    if image.shape != scan_image.shape:
+        shapes = " and ".join(" x ".join(map(str, i.shape)) for i in (image, scan_image))
+        raise BadDataError(
+            f"{path}: is on another grid than {scan} ({shapes} voxels); resample it to the scan"
+        )
+    if not np.allclose(image.affine, scan_image.affine, atol=_SAME):
+        raise BadDataError(
+            f"{path}: lies elsewhere than {scan} (their affines differ); resample it to the scan"
+        )
+    kind, data = path.name.split(".")[0].rpartition("_")[2], np.asarray(image.dataobj)
+    if kind != "probseg" and not np.array_equal(data, np.rint(data)):
+        raise BadDataError(f"{path}: a {kind} holds whole numbers, this one does not")
+    if data.min() < 0 or (kind == "probseg" and data.max() > 1 + 1e-3):
+        raise BadDataError(f"{path}: has values beyond those of a {kind}; check how it was made")
+    held = data >= 0.5
+    if not held.any():
+        raise BadDataError(f"{path}: is empty: no voxel has a label")
+    if 2 * np.count_nonzero(held & brain) < np.count_nonzero(held):
+        raise BadDataError(
+            f"{path}: most of it lies outside the brain of {scan}; it may be of another person"
+        )
+    if kind == "dseg":
+        return Label(name, path, kind, data.astype(np.int32), _names(path))
+    return Label(name, path, kind, held if kind == "mask" else data.astype(np.float32), {})
+
+
+def _names(path: Path) -> dict[int, str]:
+    """Read the regions' names from the table beside a segmentation, or of its dataset."""
+    sibling = path.with_name(path.name.split(".")[0] + ".tsv")
+    for table in (sibling, *(parent / "dseg.tsv" for parent in path.parents[:4])):
+        if table.is_file():
+            try:
+                rows = table_rows(read_text(table))
+                return {int(row["index"]): row["name"] for row in rows}
+            except (KeyError, ValueError) as err:
+                raise BadDataError(f"{table}: needs the columns index and name") from err
+    return {}
+
+
+def carry_label(label: Label, move: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Carry a label to a grid by partial volume; `move` carries shares, float32.
+
+    Returns shares, float32, of a mask or ``probseg``; of a ``dseg`` the region that has the
+    largest share, int32; 0 where no region's is larger than the background's.
+    """
+    if label.kind != "dseg":
+        return move(label.data.astype(np.float32))
+    best = np.maximum(move((label.data == 0).astype(np.float32)), 1e-6)
+    codes = np.zeros(best.shape, dtype=np.int32)
+    for code, _, region in label.regions():
+        share = move(region)
+        codes[share > best] = code
+        np.maximum(best, share, out=best)
+    return codes
 
 
 class Examination:
@@ -94,8 +206,8 @@ class Examination:
         images = self._images.write()
         labels = []
         for name, root in self._images.settings.labels:
-            path = lb.find_label(name, root, self._scan)
-            labels.append(lb.load_label(name, path, nib.load(self._scan.path), self._brain))
+            path = find_label(name, root, self._scan)
+            labels.append(load_label(name, path, nib.load(self._scan.path), self._brain))
         for label in labels:
             self._write_label(label, images)
             head, lesions = self._measure(label, images)
@@ -112,7 +224,7 @@ class Examination:
             self.outline = placed(held, self._mask.affine, self._mask)
         return self
 
-    def _write_label(self, label: lb.Label, images: Sequence[Image]) -> None:
+    def _write_label(self, label: Label, images: Sequence[Image]) -> None:
         """Write a label on every grid of the run and of a condition."""
         kind = "dseg" if label.kind == "dseg" else "probseg"
         native = derivative_uri(self._images.paths["preproc"], self._images.out_dir)
@@ -123,7 +235,7 @@ class Examination:
         for grid in self._images.grids:
             targets[grid.name] = grid, nib.load(self._images.mask_of(grid))
         for grid, space in targets.values():
-            data = lb.carry_label(label, self._mover(grid, space))
+            data = carry_label(label, self._mover(grid, space))
             path = self._images.name(label.name, kind, grid)
             known = read_json(sidecar_path(self._images.mask_of(grid))) if grid.space else {}
             content = {
@@ -156,7 +268,7 @@ class Examination:
 
     def _lines(self, grid: Grid, shape: Sequence[int], affine: np.ndarray) -> Any:
         """Return what the voxels of a grid along the scan's axes average of the scan's."""
-        return lb.response_lines(self._brain.shape, self._mask.affine, shape, affine, grid.response)
+        return ls.response_lines(self._brain.shape, self._mask.affine, shape, affine, grid.response)
 
     def _shown(self, places: Iterable[Place], image: Image) -> list[tuple[Place, ls.Shown]]:
         """Return the places that an image shows."""
@@ -165,7 +277,7 @@ class Examination:
         return [(place, shown) for place, shown in pairs if shown is not None]
 
     def _measure(
-        self, label: lb.Label, images: Sequence[Image]
+        self, label: Label, images: Sequence[Image]
     ) -> tuple[ls.Anatomy, tuple[Place, ...]]:
         """Add rows of regions and of lesions, in every image; return those of the last region."""
         high, affine, suffix = images[0].data, self._mask.affine, self._scan.suffix
@@ -201,7 +313,7 @@ class Examination:
 
     def _rate(
         self,
-        label: lb.Label,
+        label: Label,
         head: ls.Anatomy,
         lesions: tuple[Place, ...],
         images: Sequence[Image],

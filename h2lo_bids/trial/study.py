@@ -1,4 +1,4 @@
-"""Collecting a trial: from the ratings of every scan to the tables of the study."""
+"""Tables of a trial, and how those of the study come from the ratings of every scan."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from h2lo_bids.trial import statistics as st
 from h2lo_bids.trial.condition import HIGH
 from h2lo_bids.trial.lesions import LESION
 from h2lo_bids.trial.observer import CHANNELS
-from h2lo_bids.trial.scan import RATINGS, columns
 
 OBSERVERS = ("hotelling", "cnr")
 DIAMETERS = (0, 3, 5, 7, 10, 15, math.inf)
@@ -31,6 +30,54 @@ SEVERAL = 5
 """Participants from which on the Hotelling observer is trained on others only."""
 _DOSES = ("noise_scale", "slice_thickness", "voxel_volume")
 _CHANNELS = [f"channel{n}" for n in range(1, CHANNELS + 1)]
+
+
+def _columns(**given: str | tuple[str, str]) -> dict[str, dict[str, Any]]:
+    """Describe the columns of a table by their meaning, or by meaning and unit."""
+    return {
+        name: {"Description": text} if isinstance(text, str) else
+        {"Description": text[0], "Units": text[1]}
+        for name, text in given.items()
+    }  # fmt: skip
+
+
+_PLACE = {
+    "volume": ("Volume of the part in the brain", "mm^3"),
+    "diameter": ("Diameter of the ball of this volume", "mm"),
+}
+REGIONS = _columns(
+    image="desc of the image that is measured",
+    res="Its res entity; n/a on the scan's own grid",
+    label="Name given with --labels",
+    region="Region",
+    lesion="Number of the lesion, the largest first; n/a for the whole region",
+    **_PLACE,
+    x=("Centre, right", "mm"),
+    y=("Centre, anterior", "mm"),
+    z=("Centre, superior", "mm"),
+    hf_mean="Mean in the high-field image",
+    hf_sd="Standard deviation there",
+    hf_contrast="Mean less that of the ring (healthy white matter 1 to 5 mm away) over the ring's",
+    hf_cnr="Mean less that of the ring over the image's noise",
+    mean="Mean in the image, voxels weighted by the share that is filled",
+    sd="Standard deviation there",
+    contrast="As hf_contrast",
+    cnr="As hf_cnr",
+)
+RATINGS = _columns(
+    condition="Condition of the trial; highfield is the high-field image",
+    lesion="Number of the lesion, the largest first",
+    place="0 for the lesion; from 1 for its healthy places",
+    kind="lesion; or mirror (other hemisphere) or matched (like tissue and depth)",
+    realisation="Number of the noisy image",
+    **_PLACE,
+    length=("Longest extent of the lesion in any direction", "mm"),
+    hf_contrast="Contrast of the lesion in the high-field image",
+    cnr="Rating of the CNR observer",
+    **dict.fromkeys(_CHANNELS, "Output of a Laguerre-Gauss channel"),
+    segmented=("Volume by the midpoint segmenter", "mm^3"),
+)
+"""Of a scan's regions and lesions, and of what observers say of its lesions."""
 _STUDY: dict[str, str | tuple[str, str]] = {
     "contrast": "T1w or T2w", "label": "Name given with --labels", "condition": "Condition",
     "observer": "hotelling or cnr",
@@ -41,7 +88,7 @@ _SHARE: dict[str, str | tuple[str, str]] = {
     "sensitivity_high": "Its upper end",
 }
 TABLES = {
-    "detectability": columns(
+    "detectability": _columns(
         **_STUDY,
         subjects="Participants",
         lesions="Lesions",
@@ -69,7 +116,7 @@ TABLES = {
         smallest=("Length of the smallest such lesion, mean over these participants", "mm"),
         smallest_sd=("Its standard deviation", "mm"),
     ),
-    "sensitivity": columns(
+    "sensitivity": _columns(
         **_STUDY,
         by="diameter (mm) or contrast (absolute, high field)",
         low="Lower end of the bin",
@@ -77,7 +124,7 @@ TABLES = {
         lesions="Lesions in it",
         **_SHARE,
     ),
-    "volumes": columns(
+    "volumes": _columns(
         **{name: text for name, text in _STUDY.items() if name != "observer"},
         subjects="Participants",
         bias=("Segmented less true volume of a participant, mean", "ml"),
@@ -85,7 +132,7 @@ TABLES = {
         loa_high=("Limit of agreement", "ml"),
         icc="Intraclass correlation ICC(2,1); n/a where all have one true volume",
     ),
-    "comparisons": columns(
+    "comparisons": _columns(
         **_STUDY,
         versus="The other condition",
         subjects="Participants with both",
@@ -94,7 +141,7 @@ TABLES = {
         needed80="Participants that a paired t-test needs at power 0.8, 5 % two-sided",
         needed90="The same at power 0.9",
     ),
-    "dose": columns(
+    "dose": _columns(
         **{name: text for name, text in _STUDY.items() if name != "condition"},
         quantity="What differs between the conditions",
         odds="Odds of seeing a lesion per unit of it, at the same diameter",

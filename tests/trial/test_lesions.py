@@ -8,7 +8,6 @@ import pytest
 from h2lo_bids.imaging.resample import lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.lesions import Lesion, lesion_share
-from h2lo_bids.trial.labels import response_lines
 from h2lo_bids.trial.lesions import (
     LESION,
     MATCHED,
@@ -18,6 +17,7 @@ from h2lo_bids.trial.lesions import (
     find_lesions,
     healthy_places,
     measure,
+    response_lines,
 )
 from h2lo_bids.trial.lesions import shown as shown_on
 

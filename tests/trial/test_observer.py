@@ -11,8 +11,7 @@ from scipy.stats import norm
 from h2lo_bids.imaging.resample import lf_grid, weigh_by_axis
 from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.phantom.lesions import Lesion, plant_lesions
-from h2lo_bids.trial.labels import response_lines
-from h2lo_bids.trial.lesions import Anatomy, find_lesions, healthy_places, shown
+from h2lo_bids.trial.lesions import Anatomy, find_lesions, healthy_places, response_lines, shown
 from h2lo_bids.trial.observer import CHANNELS, Observers, channel_weights, segment
 from h2lo_bids.trial.statistics import delong, hotelling_ratings
 
