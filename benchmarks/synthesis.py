@@ -107,7 +107,7 @@ def rates(model: H2lo) -> None:
         product = torch.empty_like(a)
         gemm = 2.0 * 2048**3 / timed(lambda a=a, o=product: torch.mm(a, a, out=o), 7)
         tiles = FeatureTiles(model.encoder, volume, cpu, dtype)
-        rows = rows_of(model, volume.shape, EngineOptions().rows, cpu)
+        rows = rows_of(model, volume.shape, cpu)
         with products_in_bfloat16(dtype is torch.bfloat16):
             branch = branch_work / timed(lambda t=tiles: t(box), 5)
             trunk = trunk_work / timed(lambda r=rows: r(points, ones), 5)

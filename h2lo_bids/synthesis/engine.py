@@ -19,6 +19,8 @@ from h2lo_bids.synthesis.tiles import Box, cover, each_on_a_core, read_crop
 
 _POINTS = 32768
 """Points interpolated at once: 16 MB of features."""
+_ROWS = 1024
+"""Positions that the trunk evaluates at once."""
 _SMALLEST_TILE = 8
 """Below this side a GPU out of memory has nothing left to give."""
 
@@ -132,7 +134,7 @@ class Evaluator:
         self._shape = volume.shape
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
         self._features = FeatureTiles(model.encoder, volume, device, dtype)
-        self._rows = rows_of(model, volume.shape, options.rows, device)
+        self._rows = rows_of(model, volume.shape, device)
 
     def at_voxels(self, box: Box, inside: np.ndarray) -> np.ndarray:
         """Evaluate at those voxels of a box where `inside` is true: (N,) float32."""
@@ -239,7 +241,7 @@ def convolve_one_channel(
     return functional.conv3d(x, weight, bias)
 
 
-def rows_of(model: Operator, shape: Sequence[int], rows: int, device: torch.device) -> Rows:
+def rows_of(model: Operator, shape: Sequence[int], device: torch.device) -> Rows:
     """Return what follows the encoder, evaluated by blocks of rows that stay in a core's cache.
 
     Everything is float32; with `products_in_bfloat16` the matrix products alone round what they
@@ -257,8 +259,8 @@ def rows_of(model: Operator, shape: Sequence[int], rows: int, device: torch.devi
     def evaluate(coordinates: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         coordinates = coordinates.to(device)
         out = torch.empty(len(coordinates), device=device)
-        for start in range(0, len(coordinates), rows):
-            part = slice(start, start + rows)
+        for start in range(0, len(coordinates), _ROWS):
+            part = slice(start, start + _ROWS)
             out[part] = block(coordinates[part], features[part])
         return out.add_(bias)
 

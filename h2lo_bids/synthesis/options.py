@@ -29,7 +29,6 @@ class EngineOptions:
     device: str = "cpu"  # "cuda", "cuda:1" or "auto", which is CUDA where there is one
     precision: str = "fp32"  # or "bf16"
     tile: int = 40  # largest side of a tile, in voxels; 40 was fastest in both precisions
-    rows: int = 1024  # positions that the trunk evaluates at once
     threads: int | None = None  # tiles at the same time on a CPU, one core each
 
     def __post_init__(self) -> None:
@@ -39,8 +38,8 @@ class EngineOptions:
             raise UsageError(
                 f"precision {self.precision!r} is not one of {', '.join(SYNTHESIS_PRECISIONS)}"
             )
-        if self.tile < 1 or self.rows < 1 or (self.threads is not None and self.threads < 1):
-            raise UsageError("tile, rows and threads must be at least 1")
+        if self.tile < 1 or (self.threads is not None and self.threads < 1):
+            raise UsageError("tile and threads must be at least 1")
 
 
 DEFAULTS = EngineOptions()

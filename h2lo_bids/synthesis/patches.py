@@ -24,7 +24,6 @@ _SLICES = 4
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 Corner = tuple[int, ...]
-_CPU = torch.device("cpu")
 
 
 def patch_side(shape: tuple[int, ...], multiple: int, side: int = PIX2PIX_PATCH) -> int:
@@ -46,12 +45,13 @@ def predict_pix2pix(
     network sees and gives [-1, 1], background -1; it normalises by its running
     statistics, see `h2lo_bids.models.pix2pix.Pix2Pix`.
     """
+    model.to(resolve_device(options.device)).eval()
 
     def translate(cubes: torch.Tensor) -> torch.Tensor:
         return (model(2 * cubes - 1).float() + 1) / 2
 
     side = patch_side(volume.shape, model.architecture.multiple)
-    return _in_patches(model, translate, volume, mask, side, options)
+    return blend_patches(translate, volume, mask, side, options)
 
 
 def predict_pfsr(
@@ -67,31 +67,13 @@ def predict_pfsr(
     Patches of 48 voxels share at least 24 with the next and are blended by a
     squared sine, since channel attention makes each depend on all it holds.
     """
+    model.to(resolve_device(options.device)).eval()
 
     def enhance(cubes: torch.Tensor) -> torch.Tensor:
         return model(cubes.contiguous(memory_format=torch.channels_last_3d)).float()
 
     side = patch_side(volume.shape, 1, PFSR_PATCH)
-    return _in_patches(model, enhance, volume, mask, side, options)
-
-
-def _in_patches(
-    model: torch.nn.Module,
-    apply: Network,
-    volume: np.ndarray,
-    mask: np.ndarray,
-    side: int,
-    options: EngineOptions,
-) -> np.ndarray:
-    """Apply a model to patches that overlap by half."""
-    device = resolve_device(options.device)
-    model.to(device).eval()
-
-    def network(cubes: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            return apply(cubes)
-
-    return blend_patches(network, volume, mask, side, side // 2, device, options.threads)
+    return blend_patches(enhance, volume, mask, side, options)
 
 
 def blend_patches(
@@ -99,11 +81,9 @@ def blend_patches(
     volume: np.ndarray,
     mask: np.ndarray,
     patch: int,
-    overlap: int,
-    device: torch.device = _CPU,
-    threads: int | None = None,
+    options: EngineOptions = DEFAULTS,
 ) -> np.ndarray:
-    """Apply a network to overlapping patches and blend what it returns.
+    """Apply a network to patches that overlap by half or more, and blend what it returns.
 
     Patches lie evenly over the bounding box of the mask; those without a voxel of
     the mask are skipped. Where patches overlap, each has a weight that rises from
@@ -111,14 +91,14 @@ def blend_patches(
     result passes from one patch to the next over the whole overlap. A shorter axis of the
     volume is padded with zeros to a patch.
     """
-    out = np.zeros(volume.shape, np.float32)
+    device, out = resolve_device(options.device), np.zeros(volume.shape, np.float32)
     if not mask.any():
         return out
     missing = [max(0, patch - n) for n in volume.shape]
     around = [(m // 2, m - m // 2) for m in missing]
     padded, wanted = np.pad(volume, around), np.pad(mask, around)
     axes = [
-        axis_weights(box.start, box.stop, n, patch, overlap)
+        axis_weights(box.start, box.stop, n, patch)
         for box, n in zip(bounding_box(wanted), wanted.shape, strict=True)
     ]
 
@@ -127,11 +107,12 @@ def blend_patches(
 
     def make(corner: Corner) -> np.ndarray:
         cube = torch.from_numpy(np.ascontiguousarray(padded[cube_at(corner)]))
-        return network(cube[None, None].to(device)).float().cpu().numpy()[0, 0]
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            return network(cube[None, None].to(device)).float().cpu().numpy()[0, 0]
 
     corners = [corner for corner in itertools.product(*axes) if wanted[cube_at(corner)].any()]
     total = np.zeros(padded.shape, np.float32)
-    made = each_on_a_core(make, corners, device=device, threads=threads)
+    made = each_on_a_core(make, corners, device=device, threads=options.threads)
     for corner, cube in zip(corners, made, strict=True):
         x, y, z = (weights[c] for weights, c in zip(axes, corner, strict=True))
         total[cube_at(corner)] += cube * (x[:, None, None] * y[:, None] * z)
@@ -140,14 +121,13 @@ def blend_patches(
     return out
 
 
-def axis_weights(
-    first: int, stop: int, length: int, patch: int, overlap: int
-) -> dict[int, np.ndarray]:
+def axis_weights(first: int, stop: int, length: int, patch: int) -> dict[int, np.ndarray]:
     """Return float32 (patch,) weights by the voxel in which a patch starts along an axis.
 
     At each voxel from `first` up to and without `stop` they add up to 1; no patch reaches
     beyond the axis.
     """
+    overlap = patch // 2
     count = max(1, -(-(stop - first - overlap) // (patch - overlap)))
     if count == 1:
         alone = min(max(0, (first + stop - patch) // 2), length - patch)

@@ -197,7 +197,7 @@ def brute_force(model, volume, points):
 def test_tiles_of_the_inr_equal_the_whole_volume(naive, volume, sizes, tile):
     model = trained_like(sizes)
     mask = np.random.default_rng(2).random(volume.shape) < 0.3
-    options = EngineOptions(tile=tile, rows=100)
+    options = EngineOptions(tile=tile)
     got = synthesize(model, volume, mask, options=options)
     expected = naive(model, volume)
     assert got.dtype == np.float32
