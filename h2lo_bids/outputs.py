@@ -75,25 +75,6 @@ class Grid:
         return f"{self.resolution}, {self.response.profile} slice profile of {self.thickness:g} mm"
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What is written with each low-field image: noisy ones, a map of the deviation."""
-
-    realisations: int = 0
-    uncertainty: bool = False
-    noise_scale: float = 1.0
-
-    @property
-    def noisy(self) -> tuple[str, ...]:
-        """A word for each noisy image: ``noise01`` and so on."""
-        return tuple(f"noise{number:02d}" for number in range(1, self.realisations + 1))
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """A word for each image; its ``desc`` is ``lowfield`` and this word."""
-        return (*self.noisy, "std") if self.uncertainty else self.noisy
-
-
 def voxel_grid(sides: tuple[float, float, float], response: VoxelResponse) -> Grid:
     """Return the grid of voxels with some sides, in mm along the scan's own axes."""
     words = [f"{side:g}" for side in sides]
@@ -135,7 +116,7 @@ def enhanced_paths(out_dir: Path, scan: Scan) -> dict[str, Path]:
 
 
 def output_paths(
-    out_dir: Path, scan: Scan, grids: Iterable[Grid], extras: Extras | None = None
+    out_dir: Path, scan: Scan, grids: Iterable[Grid], extras: Sequence[str] = ()
 ) -> dict[str, Path]:
     """Name every image and transform that a scan yields."""
 
@@ -146,7 +127,7 @@ def output_paths(
     paths = {"preproc": name("preproc", scan.suffix), "mask": name("brain", "mask")}
     for grid in grids:
         paths[f"lowfield_{grid.name}"] = name("lowfield", scan.suffix, grid)
-        for kind in extras.kinds if extras else ():
+        for kind in extras:
             paths[f"{kind}_{grid.name}"] = name(f"lowfield{kind}", scan.suffix, grid)
         if grid.kind != "native":
             paths[f"mask_{grid.name}"] = name("brain", "mask", grid)
@@ -166,9 +147,10 @@ def output_sidecars(
     model: Bundle,
     out_dir: Path,
     grids: Iterable[Grid],
-    extras: Extras,
+    extras: Sequence[str],
     *,
     seed: int,
+    noise_scale: float = 1.0,
     settings: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Compose the sidecar of every output that `output_paths` names."""
@@ -198,9 +180,9 @@ def output_sidecars(
             SimulatedSliceThickness=grid.thickness,
         )
         contents[f"lowfield_{grid.name}"] = low
-        for kind in extras.kinds:
+        for kind in extras:
             contents[f"{kind}_{grid.name}"] = extra_sidecar(
-                low, kind, model.metadata, uris[f"lowfield_{grid.name}"], scale=extras.noise_scale
+                low, kind, model.metadata, uris[f"lowfield_{grid.name}"], scale=noise_scale
             )
         sources = [raw, mask, *moved]
         if grid.kind != "native":
@@ -325,8 +307,11 @@ def _model_facts(model: Bundle) -> dict[str, Any]:
     }
 
 
-def extras_of(settings: Settings) -> Extras:
-    """Return what is written with each low-field image, for the options of a run."""
-    noisy = settings.realisations if settings.noise == "calibrated" else 0
-    scale = 1.0 if settings.noise_scale is None else settings.noise_scale
-    return Extras(realisations=noisy, uncertainty=settings.uncertainty, noise_scale=scale)
+def extras_of(settings: Settings) -> tuple[str, ...]:
+    """Return a word for each image that the options add to a low-field one.
+
+    Its ``desc`` is ``lowfield`` and the word: ``noise01`` and so on, ``std``.
+    """
+    count = settings.realisations if settings.noise == "calibrated" else 0
+    noisy = (f"noise{number:02d}" for number in range(1, count + 1))
+    return (*noisy, *["std"] * settings.uncertainty)

@@ -20,7 +20,7 @@ from h2lo_bids.bids.derivatives import (
 from h2lo_bids.evaluation.realism import snr_of
 from h2lo_bids.imaging.alignment import MIN_COVERAGE
 from h2lo_bids.io import atomic_write_bytes
-from h2lo_bids.outputs import enhanced_sidecars, output_sidecars
+from h2lo_bids.outputs import enhanced_sidecars, extras_of, output_sidecars
 from h2lo_bids.reports import figures as drawing
 from h2lo_bids.reports.records import ModelInfo
 from pipelines.engine import InFile, Source, add, interface, load_image
@@ -259,8 +259,8 @@ def _sidecars(branch: Branch) -> dict[str, dict[str, Any]]:
     if branch.seed is not None:
         settings["SynthesisSeed"] = branch.seed
     return output_sidecars(
-        image.scan, image.model, run.settings.out_dir, branch.grids, run.extras,
-        seed=run.settings.random_seed, settings=settings,
+        image.scan, image.model, run.settings.out_dir, branch.grids, extras_of(run.settings),
+        seed=run.settings.random_seed, settings=settings, noise_scale=run.settings.noise_factor,
     )  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.registry import FAMILIES, METHODS
 from h2lo_bids.outputs import (
-    Extras,
     Grid,
     TemplateFiles,
     enhanced_paths,
@@ -64,11 +63,6 @@ class RunSpec:
     device: str = "cpu"
     omp_nthreads: int = 1
 
-    @property
-    def extras(self) -> Extras:
-        """What is written with each low-field image."""
-        return extras_of(self.settings)
-
     def grids(self, image: ImageSpec) -> tuple[Grid, ...]:
         """Return where low-field images are wanted."""
         return grids_of(self.settings, self.templates.get(image.scan.suffix))
@@ -77,7 +71,9 @@ class RunSpec:
         """Name every output of an image."""
         if image.enhanced:
             return enhanced_paths(self.settings.out_dir, image.scan)
-        return output_paths(self.settings.out_dir, image.scan, self.grids(image), self.extras)
+        return output_paths(
+            self.settings.out_dir, image.scan, self.grids(image), extras_of(self.settings)
+        )
 
 
 @dataclass(frozen=True)
@@ -196,7 +192,7 @@ def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict
         mask, moved = found[f"mask_{grid.name}"], found[f"forward_{grid.space}"]
     ends = {"volume": products["volume"], "mask_file": mask, "to_template": moved}
     averaged = (grid.response.profile, grid.thickness) if grid.kind == "lf" else (None, None)
-    folds = {"std": dict(image.model.metadata["files"])} if run.extras.uncertainty else {}
+    folds = {"std": dict(image.model.metadata["files"])} if run.settings.uncertainty else {}
     for kind, members in {"lowfield": None, **folds}.items():
         values = {
             "members": members, "slice_profile": averaged[0], "slice_thickness": averaged[1],
@@ -209,13 +205,14 @@ def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict
         node = _evaluate(branch, f"{name}_{grid.name}", values, **ends, **other)
         found[f"{kind}_{grid.name}"] = (node, "out_file")
         found[f"device_{kind}_{grid.name}"] = (node, "device")
-    for number, kind in enumerate(run.extras.noisy, start=1):
+    noisy = (kind for kind in extras_of(run.settings) if kind != "std")
+    for number, kind in enumerate(noisy, start=1):
         step = AddNoise(
             noise=image.model.metadata["noise"],
             # Two scans of one run never share their noise.
             seed=[run.settings.random_seed, zlib.crc32(image.scan.stem.encode())],
             realisation=number,
-            scale=run.extras.noise_scale,
+            scale=run.settings.noise_factor,
             acquired=grid.kind == "lf",
         )
         low = found[f"lowfield_{grid.name}"]

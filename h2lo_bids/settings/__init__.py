@@ -90,6 +90,11 @@ class Settings(
         return METHODS if every else self.method or ("h2lo",)
 
     @property
+    def noise_factor(self) -> float:
+        """What the noise of the model is multiplied by."""
+        return 1.0 if self.noise_scale is None else self.noise_scale
+
+    @property
     def work(self) -> Path:
         """The work folder: the one given, or a hidden one inside ``out_dir``."""
         return self.work_dir if self.work_dir is not None else self.out_dir / ".h2lo-work"

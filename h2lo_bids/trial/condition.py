@@ -27,7 +27,6 @@ from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import read_json, save_nifti
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.outputs import (
-    Extras,
     Grid,
     extra_sidecar,
     grids_of,
@@ -116,7 +115,7 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
         settings.lf_grid[0] if settings.lf_grid else None,
         settings.slice_profile or PROFILES[0],
         settings.slice_thickness,
-        1.0 if settings.noise_scale is None else settings.noise_scale,
+        settings.noise_factor,
         settings.realisations if settings.realisations > 1 else _REALISATIONS,
     )
     conditions: list[Condition] = []
@@ -273,7 +272,7 @@ class Images:
     def _sidecar(self, condition: Condition, bundle: Bundle) -> dict[str, Any]:
         grid = condition.grid
         contents = output_sidecars(
-            self.scan, bundle, self.out_dir, [grid], Extras(),
+            self.scan, bundle, self.out_dir, [grid], (),
             seed=self.seed, settings={"Precision": self.options.precision},
         )  # fmt: skip
         text = f"Condition {condition.name} of a virtual trial: {condition.text}"

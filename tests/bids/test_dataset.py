@@ -25,7 +25,7 @@ from h2lo_bids.bids.derivatives import report_path, write_sidecar
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import CannotCreateError, InvalidBidsError
 from h2lo_bids.io import save_nifti
-from h2lo_bids.outputs import Extras, Grid, grids_of, output_paths, output_sidecars
+from h2lo_bids.outputs import Grid, grids_of, output_paths, output_sidecars
 from h2lo_bids.reports.records import figure_file
 from h2lo_bids.settings import Settings
 
@@ -41,7 +41,7 @@ METADATA = {
 }
 ACQUIRED = {"MagneticFieldStrength": 3, "EchoTime": 0.003, "RepetitionTime": 2.5, "FlipAngle": 8}
 TEMPLATE = "MNI152NLin2009cAsym"
-EXTRAS = Extras(realisations=1, uncertainty=True)
+EXTRAS = ("noise01", "std")
 
 
 def scan(suffix: str, session: str | None) -> Scan:
