@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from heads import call
 
 import bids_app_spec
 from h2lo_bids.cli.parser import read_settings
@@ -188,17 +189,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("line", "code", "text"), REFUSED)
-def test_a_wrong_command_line_is_one_line_and_its_code(
-    tmp_path, monkeypatch, capsys, line, code, text
-):
+def test_a_wrong_command_line_is_one_line_and_its_code(tmp_path, monkeypatch, line, code, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bids").mkdir()
     (tmp_path / "trained/models/h2lo_T1w").mkdir(parents=True)
     (tmp_path / "trained/models/h2lo_T1w/metadata.json").touch()
-    assert main(["bids", "out", *shlex.split(line)]) == code
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("h2lo: error: ")
-    assert text in line
+    found, _, err = call("bids", "out", *shlex.split(line))
+    (line,) = err.splitlines()
+    assert (found, line.startswith("h2lo: error: "), text in line) == (code, True, True), line
     assert not (tmp_path / "out").exists()
 
 
@@ -223,10 +221,8 @@ def test_a_wrong_command_line_is_one_line_and_its_code(
         ("bids out --participant-label 01 02", "", ""),
     ],
 )  # fmt: skip
-def test_an_option_that_took_the_positional_words_is_named(words, taken, right) -> None:
-    with pytest.raises(UsageError) as caught:
-        read_settings(words.split())
-    told = str(caught.value)
+def test_an_option_that_took_the_positional_words_is_named(refused, words, taken, right) -> None:
+    told = refused(UsageError, read_settings, words.split())
     assert ("took" in told) == bool(taken)
     if taken:
         assert f"took {taken} as well" in told
@@ -318,14 +314,12 @@ def test_the_command_line_wins_over_the_file(tmp_path):
         ("trunk = 'mlp'", "use --method h2lo-mlp"),
     ],
 )
-def test_a_wrong_configuration_is_one_line_that_names_the_file(tmp_path, text, expected):
+def test_a_wrong_configuration_is_one_line_that_names_the_file(tmp_path, refused, text, expected):
     config = tmp_path / "c.toml"
     config.write_text(text)
-    with pytest.raises(UsageError) as caught:
-        read_settings([*BASE, "--config-file", str(config)])
-    assert expected in str(caught.value)
-    assert str(config) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    told = refused(UsageError, read_settings, [*BASE, "--config-file", str(config)])
+    assert expected in told
+    assert str(config) in told
 
 
 def test_the_parser_imports_nothing_heavy():
@@ -346,11 +340,8 @@ def printed(capsys, *words) -> str:
     return capsys.readouterr().out
 
 
-def test_the_version_is_printed(capsys):
-    assert printed(capsys, "--version").startswith("h2lo ")
-
-
 def test_the_help_is_short_and_that_of_a_level_is_whole(capsys):
+    assert printed(capsys, "--version").startswith("h2lo ")
     short = printed(capsys, "--help")
     assert all(level in short for level in LEVELS)
     assert "--nprocs" in short
@@ -367,31 +358,28 @@ def test_the_help_is_short_and_that_of_a_level_is_whole(capsys):
             assert bool(re.search(rf"^  (-\w\b.*)?{option.flag}\b(?!-)", text, re.M)) is taken
 
 
-def test_every_method_is_listed_with_its_size_and_paper(capsys):
-    assert main(["methods"]) == 0
-    text = capsys.readouterr().out
+def test_every_method_is_listed_with_its_size_and_paper():
+    code, text, _ = call("methods")
+    assert code == 0
     assert "pix2pix: Pix2Pix, 4,165,537 parameters, 4,864,370 in training" in text
     assert "https://doi.org/10.1016/j.mri.2021.12.007" in text
     names = [line.split(":")[0] for line in text.splitlines() if line and line[0] != " "]
     assert sorted(names) == sorted([*METHODS, ENHANCER])
 
 
-def test_a_listing_takes_no_option(capsys):
-    assert main(["methods", "--json"]) == 64
-    told, err = capsys.readouterr()
-    assert told == ""
-    (line,) = err.splitlines()
-    assert "--json is no longer an option; use h2lo methods" in line
-
-
-def test_patterns_of_outputs_are_printed_without_a_dataset(capsys):
-    assert main(["outputs"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    spec = bids_app_spec.load("io_spec.json")
-    assert all(printed[key] == spec[key] for key in ("outputs", "figures", "results"))
-
-
-def test_a_dataset_of_that_name_is_still_a_dataset(tmp_path, monkeypatch, capsys):
+def test_a_listing_takes_no_option_and_a_dataset_of_that_name_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["methods", "out", "participant"]) == 66
-    assert "methods: no such folder" in capsys.readouterr().err
+    for words, code, text in (
+        (["methods", "--json"], 64, "--json is no longer an option; use h2lo methods"),
+        (["methods", "out", "participant"], 66, "methods: no such folder"),
+    ):
+        found, told, err = call(*words)
+        (line,) = err.splitlines()
+        assert (found, told, text in line) == (code, "", True)
+
+
+def test_patterns_of_outputs_are_printed_without_a_dataset():
+    code, told, _ = call("outputs")
+    printed, spec = json.loads(told), bids_app_spec.load("io_spec.json")
+    assert code == 0
+    assert all(printed[key] == spec[key] for key in ("outputs", "figures", "results"))
