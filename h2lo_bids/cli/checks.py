@@ -189,7 +189,6 @@ def _find_template(settings: Settings, space: str, suffix: str) -> tuple[Path, P
     from h2lo_bids.imaging.reading import load_checked
 
     if settings.template_file is not None:
-        templates.parse_space(space)  # only for the error that it raises
         load_checked(settings.template_file)
         return settings.template_file, None
     try:

@@ -14,9 +14,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from h2lo_bids.errors import MissingInputError, UsageError
-
-_SPACE = re.compile(r"[A-Za-z0-9]+(:res(olution)?-[0-9]+|:cohort-[A-Za-z0-9]+)*")
+from h2lo_bids.errors import MissingInputError
 
 TemplateFiles = tuple[Path, Path | None]
 """A template's image, a head or a brain, and its brain mask where there is one."""
@@ -45,14 +43,9 @@ class OutputSpace:
 
 
 def parse_space(text: str) -> OutputSpace:
-    """Read ``NAME[:res-N][:cohort-C]``."""
-    name, *modifiers = text.strip().split(":")
+    """Take apart ``NAME[:res-N][:cohort-C]``, whose form `h2lo_bids.settings.convert` checks."""
+    name, *modifiers = text.split(":")
     values = {key[:3]: value for key, _, value in (part.partition("-") for part in modifiers)}
-    if not _SPACE.fullmatch(text.strip()) or len(values) < len(modifiers):
-        raise UsageError(
-            f"output space {text!r}: write it as NAME[:res-N][:cohort-C], for example"
-            " MNI152NLin2009cAsym:res-1"
-        )
     return OutputSpace(name, int(values["res"]) if "res" in values else None, values.get("coh"))
 
 

@@ -19,6 +19,9 @@ from h2lo_bids.vocabulary import CONTRASTS, DEVICE
 STARTS = EMBEDDED, NONE = "embedded", "none"
 """Words of ``--init`` that are no path."""
 _LABEL = re.compile(r"[A-Za-z0-9+]+")
+_SPACE = re.compile(
+    r"(?!.*:res.*:res|.*:coh.*:coh)[A-Za-z0-9]+(:res(olution)?-[0-9]+|:cohort-[A-Za-z0-9]+)*"
+)
 
 
 def path(text: str) -> Path:
@@ -204,7 +207,9 @@ def grid(text: str) -> tuple[float, float, float]:
 
 
 def space(text: str) -> str:
-    """Check the form of an output space."""
-    if not re.fullmatch(r"[A-Za-z0-9+]+(:(res|cohort)-[A-Za-z0-9]+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a space such as native or NAME:res-1")
+    """Check the form of an output space: ``NAME[:res-N][:cohort-C]``."""
+    if not _SPACE.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a space such as native or MNI152NLin2009cAsym:res-1"
+        )
     return text

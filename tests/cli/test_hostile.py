@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -20,14 +19,11 @@ from heads import BAD, SIDE, SPACING, call, importable, write_bundle, write_data
 from report_samples import Page
 
 from h2lo_bids.bids.dataset import require_own
-from h2lo_bids.cli.checks import check_models_and_templates
 from h2lo_bids.cli.console import Console
-from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.errors import (
     CannotCreateError,
     InputOutputError,
     TemporaryError,
-    UsageError,
     of_the_machine,
 )
 
@@ -47,18 +43,6 @@ def add_subject(bids: Path, label: str) -> Path:
     for file in [path for path in new.rglob("*") if path.is_file()]:
         file.rename(file.with_name(file.name.replace("sub-01", new.name)))
     return new
-
-
-@pytest.mark.parametrize("space", ["Foo:res-abc", "Foo+Bar", "Foo:res-1:res-2"])
-def test_a_malformed_space_is_refused_before_a_run_with_a_template(tmp_path, bids, models, space):
-    def check(name: str) -> dict:
-        words = ["--output-spaces", name, "--template-file", bids / "sub-01/anat/sub-01_T1w.nii.gz"]
-        words = [bids, tmp_path, "participant", *models, "--skull-strip", "skip", *words]
-        return check_models_and_templates(read_settings([*map(str, words)]), ("T1w",), [].append)
-
-    assert list(check("Foo:res-1")["T1w"]) == ["Foo:res-1"]
-    with pytest.raises(UsageError, match=f"output space '{re.escape(space)}'"):
-        check(space)
 
 
 def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids):

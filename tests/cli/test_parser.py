@@ -134,7 +134,13 @@ REFUSED = [
             ("participant", ""), ("participant", "sub-"), ("session", "*"),
         )
     ),
-    ("participant --output-spaces MNI:res", 64, "'MNI:res' is not a space"),
+    *(
+        (f"participant --output-spaces {shlex.quote(space)}", 64, f"{space!r} is not a space")
+        for space in (
+            "", "A:res", "A:res-", "A:res-native", "A:den-2", "tpl-A", "A+B", "a b",
+            "A:res-1:res-2", "A:cohort-1:res-1:cohort-2",
+        )
+    ),
     ("participant --nprocs -1", 64, "--nprocs"),
     ("participant -d no-path", 64, "'no-path' is not NAME=PATH"),
     ("participant --model ''", 64, "a path cannot be empty"),

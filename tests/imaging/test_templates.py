@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from h2lo_bids.errors import MissingInputError, UsageError
+from h2lo_bids.errors import MissingInputError
 from h2lo_bids.imaging.templates import (
     OutputSpace,
     find_template,
@@ -41,14 +41,6 @@ def put(folder: Path, name: str, content: bytes = b"x") -> Path:
 )
 def test_spaces(text: str, space: OutputSpace) -> None:
     assert parse_space(text) == space
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "A:res-", "A:res-native", "A:den-2", "tpl-A", "a b", "A:res-1:res-2"],
-)
-def test_bad_spaces_are_one_line(text: str, refused) -> None:
-    assert repr(text) in refused(UsageError, parse_space, text)
 
 
 def test_custom_folder(tmp_path: Path) -> None:
