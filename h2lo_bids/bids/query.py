@@ -62,7 +62,7 @@ def compile_filters(
         if near or name.lower().startswith(("hf_", "lf_")):
             hint = f"did you mean {near[0]!r}?" if near else f"the queries are {', '.join(_KNOWN)}"
             raise UsageError(f"unknown query {name!r}; {hint}")
-    over, compiled = compile_words(inline, "--filter"), {}
+    over, compiled = compile_words(inline), {}
     for query in _KNOWN:
         conditions = filters.get(query, {})
         if not isinstance(conditions, Mapping):
@@ -77,23 +77,18 @@ def other_queries(filters: Mapping[str, Any]) -> list[str]:
     return [name for name in filters if name not in _KNOWN]
 
 
-def compile_words(words: Iterable[str], option: str) -> Filter:
-    """Read selection words: ``ENTITY-VALUE`` or ``ENTITY=VALUE[,VALUE]``.
+def compile_words(words: Iterable[str]) -> Filter:
+    """Read selection words, ``ENTITY-VALUE`` or ``ENTITY=VALUE[,VALUE]``, as the options have them.
 
     Examples
     --------
-    >>> compile_words(["ses-HFC acq=axi,cor", "acq-sag run="], "--lf")
+    >>> compile_words(["ses-HFC acq=axi,cor", "acq-sag run="])
     {'ses': ('HFC',), 'acq': ('axi', 'cor', 'sag'), 'run': (None,)}
     """
     chosen: Filter = {}
     for word in (part for text in words for part in text.split()):
         sign = "=" if "=" in word else "-"
-        entity, given, values = word.partition(sign)
-        if not (given and entity and (values or sign == "=")):
-            raise UsageError(
-                f"{option} {word!r}: write ENTITY-LABEL as in file names, for example ses-HFC, or "
-                "ENTITY=LABEL,LABEL"
-            )
+        entity, _, values = word.partition(sign)
         listed = (values or "null").split(",")
         accepted = [None if v.lower() in ("", "null", "none") else v for v in listed]
         key = _entity(entity)
@@ -191,7 +186,7 @@ class Conditions:
     def __init__(self, settings: Settings) -> None:
         file = settings.bids_filter_file
         self.filters = {} if file is None else load_filter_file(file)
-        self.words = {side: compile_words(getattr(settings, side), f"--{side}") for side in _SIDES}
+        self.words = {side: compile_words(getattr(settings, side)) for side in _SIDES}
         self._compiled = compile_filters(self.filters, settings.filter)
 
     def asked(self, suffix: str, *sides: str) -> Filter:

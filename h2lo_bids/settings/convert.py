@@ -166,7 +166,7 @@ def entities(text: str) -> list[str]:
     """Check words such as ``ses-GE`` or ``acq=axi,cor``, one or several in a string."""
     words = text.split()
     for word in words or [""]:
-        if not re.match(r"[A-Za-z]+[-=]", word):
+        if not re.fullmatch(r"[A-Za-z]+(-.+|=.*)", word):
             raise argparse.ArgumentTypeError(f"{word!r} is not like ses-GE or acq=axi,cor,sag")
     return words
 

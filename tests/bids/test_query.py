@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -92,16 +93,13 @@ def test_inline_replaces_the_file_and_queries_stay_apart(tmp_path: Path) -> None
         ({"t1w": {"acq": True}}, [], "acq"),
         ({"t1w": "MPRAGE"}, [], "t1w"),
         ([], [], "object"),
-        ({}, ["acq"], "ENTITY=LABEL"),
         ({}, ["colour=x"], "colour.* the entities are acq"),
         ({}, ["aqc=x"], "did you mean acq"),
         ({}, ["acq=a/b"], "a/b"),
     ],
 )
-def test_nonsense_is_one_line(content: object, inline: list[str], word: str) -> None:
-    with pytest.raises(UsageError, match=word) as caught:
-        compile_filters(content, inline)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
+def test_nonsense_is_one_line(refused, content: object, inline: list[str], word: str) -> None:
+    assert re.search(word, refused(UsageError, compile_filters, content, inline))
 
 
 def test_files(tmp_path: Path) -> None:
@@ -118,14 +116,6 @@ def test_files(tmp_path: Path) -> None:
         load_filter_file(tmp_path / "absent.json")
 
 
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        ({"lf": ("HFC",)}, "ses-HFC"),
-        ({"hf": ("ses=a/b",)}, "a/b"),
-    ],
-)
-def test_queries_that_make_no_sense(tmp_path: Path, options: dict, word: str) -> None:
-    with pytest.raises(UsageError, match=word) as caught:
-        Conditions(asking(tmp_path, **options))
-    assert "\n" not in str(caught.value)
+def test_words_of_a_side_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a/b"):
+        Conditions(asking(tmp_path, hf=("ses=a/b",)))

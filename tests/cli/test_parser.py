@@ -127,6 +127,7 @@ REFUSED = [
     ("participant --noise loud", 64, "'loud'"),
     ("participant --device gpu", 64, "'gpu' is not auto, cpu, cuda or cuda:NUMBER"),
     ("participant --filter MPRAGE", 64, "'MPRAGE' is not like ses-GE"),
+    ("participant --filter 'acq-' run=1", 64, "'acq-' is not like ses-GE"),
     *(
         (f"participant --{option}-label {shlex.quote(label)}", 64, f"{label!r} is not a label")
         for option, label in (
