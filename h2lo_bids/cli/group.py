@@ -58,7 +58,7 @@ def _evaluate(run: Run, sources: Sources) -> int:
 def _cross_validate(run: Run, sources: Sources) -> int:
     """Fit every fold, or those that are asked for, collect, and return how many fits are done."""
     settings, console = run.settings, run.console
-    plans: Plans = _ask(run, "dividing the subjects", "plan:plan_folds", sources)
+    plans: Plans = _ask(run, "dividing the subjects", "fits:plan_folds", sources)
     for contrast, plan in plans.items():
         text = f"{contrast}: {counted(len(plan.sources), 'pair')}"
         for fold in plan.folds:

@@ -168,7 +168,7 @@ def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:
 
 def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[Fold, ...]]:
     """Return the folds of each contrast."""
-    from h2lo_bids.training.experiments.plan import divide_subjects
+    from h2lo_bids.training.experiments.fits import divide_subjects
 
     people = subjects_of(found.pairs).items()
     return {contrast: divide_subjects(settings, contrast, who)[0] for contrast, who in people}

@@ -131,7 +131,7 @@ def find_missing(settings: Settings, pairs: tuple[PairSource, ...], send: Send) 
 def check_further(settings: Settings, people: dict[str, list[str]]) -> None:
     """Refuse what no fit or score of some subjects' pairs, by contrast, could follow."""
     if settings.fits:
-        from h2lo_bids.training.experiments.plan import check_ahead
+        from h2lo_bids.training.experiments.fits import check_ahead
 
         check_ahead(settings, people)
     elif settings.level == "evaluate":
@@ -169,7 +169,7 @@ def prepare_participant(
 
 def _how(settings: Settings, threads: int = 1) -> Any:
     """Return what decides a pair besides its scans."""
-    from h2lo_bids.training.experiments.fits import frame_of
+    from h2lo_bids.training.options import frame_of
     from pipelines.pairs import PairOptions
 
     return PairOptions(settings, frame_of(settings), threads)

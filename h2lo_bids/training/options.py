@@ -1,16 +1,27 @@
-"""What a fit depends on, and its two protocols: the paper's, and one for modest machines."""
+"""What a fit depends on: its protocol, the paper's or one for modest machines, grid and start."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from h2lo_bids.errors import UsageError
+from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
+from h2lo_bids.models.choice import choose_bundles, given_bundles, is_collection
+from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2loArchitecture
-from h2lo_bids.models.registry import Architecture
+from h2lo_bids.models.pfsr import PfsrArchitecture
+from h2lo_bids.models.registry import Architecture, sizes_of
+from h2lo_bids.settings import Settings
+from h2lo_bids.settings.convert import NONE as RANDOM
+from h2lo_bids.settings.options_pairs import INIT
 from h2lo_bids.synthesis.options import native_precision, resolve_device
 from h2lo_bids.training.crops import NONE, Augmentation
+from h2lo_bids.training.pairs import training_frame
+from h2lo_bids.vocabulary import CONTRASTS, ENHANCER
 
 GAIN = 0.02
 """Rise of the validation PSNR in dB that counts as one."""
@@ -192,3 +203,94 @@ def linear_rate(step: int, steps: int, start: float) -> float:
     be 0 one step after the last.
     """
     return start * min(1.0, (steps - step) / (steps - steps // 2))
+
+
+def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -> FitOptions:
+    """Return the options of a fit: the protocol's, where the user says nothing else."""
+    digest = None if start is None else start.sha256
+    if settings.protocol == "paper":
+        options = paper_options(n_train, device=settings.device)
+        options = dataclasses.replace(options, starts_from=digest)
+    else:  # warm-up and validation follow from the number of steps
+        length = {} if settings.steps is None else {"steps": settings.steps}
+        options = default_options(n_train, device=settings.device, starts_from=digest, **length)
+    given: dict[str, Any] = {
+        "steps": settings.steps,
+        "sampling": settings.sampling,
+        "crop": settings.crop,
+        "batch": settings.batch,
+        "lambda_grad": settings.lambda_grad,
+        "learning_rate": settings.learning_rate,
+        "validate_every": settings.validate_every,
+        "precision": settings.precision,
+        "max_seconds": None if settings.max_time is None else 60 * settings.max_time,
+    }
+    if settings.features is not None:
+        reduction = math.gcd(PfsrArchitecture().reduction, settings.features)
+        sizes = PfsrArchitecture(features=settings.features, reduction=reduction)
+        given |= {"family": ENHANCER, "architecture": sizes}
+    changed = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(options, seed=settings.random_seed, **changed)
+
+
+def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle | None, str]:
+    """Return the model from whose weights a method's fits start, and words that name it.
+
+    Without ``--init`` a model that the fits cannot start from is no error: the words say why they
+    start from random weights, for which None stands.
+    """
+    given = dict(settings.init)
+    asked = given.get(contrast, given.get(""))
+    usual = INIT if settings.protocol == "default" else RANDOM
+    chosen = usual if asked is None else asked
+    if method != "h2lo":
+        return None, ""
+    if chosen == RANDOM:
+        return None, "starts from random weights"
+    if isinstance(chosen, str):
+        bundle = default_bundle(contrast)
+    elif is_collection(chosen):
+        found, *_ = choose_bundles(chosen, contrasts=(contrast,), methods=(method,))
+        bundle = load_bundle(found.path)
+    else:
+        bundle = load_bundle(chosen)
+    fault = _fault(bundle, contrast, fit_options(settings, 1), frame_of(settings))
+    if fault is None:
+        name = bundle.metadata.get("name", bundle.path.name)
+        return bundle, f"starts from the weights of {name} (SHA-256 {bundle.sha256})"
+    if asked is None:
+        return None, f"starts from random weights, as the {chosen} model {fault}"
+    raise UsageError(f"--init {chosen}: the {contrast} fits cannot start from it, as it {fault}")
+
+
+def _fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame) -> str | None:
+    """Return why an operator's fit cannot start from a model; None if it can."""
+    own, sizes = bundle.architecture, sizes_of(options.architecture)
+    other = ", ".join(f"{k} {own.get(k)}, not {v}" for k, v in sizes.items() if own.get(k) != v)
+    if bundle.contrast != contrast:
+        return f"is a model of {bundle.contrast}"
+    if bundle.method != options.family:
+        return f"is a model of {bundle.method}"
+    if other:
+        return f"has other sizes ({other})"
+    if bundle.scaling != options.scaling:
+        return f"takes an input of {bundle.scaling} scaling, not {options.scaling}"
+    if bundle.frame != frame:
+        return f"sees positions on another grid, of {bundle.frame.spacing[0]:g} mm voxels"
+    return None
+
+
+def frame_of(settings: Settings) -> Frame:
+    """Return the grid on which pairs are prepared, of 1 mm without ``--resolution``.
+
+    At the evaluate level it is of the models' voxel size, if that is one and the same.
+    """
+    if settings.resolution is not None:
+        return training_frame(settings.resolution)
+    if settings.level != "evaluate" or not settings.model:
+        return training_frame()
+    sizes = set()
+    for bundle in given_bundles(settings, CONTRASTS):
+        if bundle.frame.anchor == "brain":
+            sizes |= set(bundle.frame.spacing)
+    return training_frame(sizes.pop()) if len(sizes) == 1 else training_frame()

@@ -17,7 +17,7 @@ from h2lo_bids.models.choice import bundles_for, check_place, named_models
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments.fits import frame_of
+from h2lo_bids.training.options import frame_of
 
 SMALL = H2loArchitecture(channels=2, n_basis=4, width=4)
 

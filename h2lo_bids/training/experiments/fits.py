@@ -1,28 +1,36 @@
-"""What a run on pairs fits: its pairs, grid and options, and the jobs of its folds and models."""
+"""What a run on pairs fits: its pairs and folds, and the jobs of its folds and models."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
-from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.evaluation.splits import (
+    AUTHORS,
+    Fold,
+    check_together,
+    ds006557_folds,
+    hold_out,
+    make_folds,
+    read_folds,
+    read_splits,
+    write_splits,
+)
 from h2lo_bids.io import exclusive
-from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle
-from h2lo_bids.models.choice import choose_bundles, given_bundles, is_collection
-from h2lo_bids.models.frame import Frame
-from h2lo_bids.models.pfsr import PfsrArchitecture
-from h2lo_bids.models.registry import CATALOGUE, sizes_of
+from h2lo_bids.models.bundle import Bundle, load_bundle
+from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
-from h2lo_bids.settings.convert import NONE
-from h2lo_bids.settings.options_pairs import INIT
-from h2lo_bids.training.experiments import FitTask, Sources
+from h2lo_bids.synthesis.options import resolve_device
+from h2lo_bids.training.devices import check_shares, keep_freed_memory
+from h2lo_bids.training.experiments import FitTask, Plan, Sources
 from h2lo_bids.training.experiments.arms import Arm, Schedule, find_arm
 from h2lo_bids.training.experiments.cohort import Cohort, CohortScan, find_cohort
 from h2lo_bids.training.experiments.crossvalidation import (
@@ -30,24 +38,147 @@ from h2lo_bids.training.experiments.crossvalidation import (
     CurveJob,
     FoldJob,
     FoldWork,
+    changes,
+    fold_done,
     read_record,
     run_fold,
 )
 from h2lo_bids.training.experiments.external import Command, ExternalJob
 from h2lo_bids.training.experiments.final import FinalJob, fit_final
-from h2lo_bids.training.experiments.leaks import check_no_leak
-from h2lo_bids.training.options import FitOptions, default_options, paper_options
-from h2lo_bids.training.pairs import PreparedPair, find_prepared, training_frame
-from h2lo_bids.vocabulary import CONTRASTS, CURVE, ENHANCER, IDENTITY, SYNTHESIZE, Say, Send
+from h2lo_bids.training.experiments.leaks import check_no_leak, same_people
+from h2lo_bids.training.methods import ADAPT, shares_steps
+from h2lo_bids.training.options import find_start, fit_options
+from h2lo_bids.training.pairs import PreparedPair, find_prepared
+from h2lo_bids.vocabulary import CURVE, ENHANCER, IDENTITY, SYNTHESIZE, Say, Send
 
+SPLITS = "splits.tsv"
 Pairs = tuple[PreparedPair, ...]
+
+
+def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan]:
+    """Choose the pairs, divide the subjects and write ``splits.tsv``; return plans by contrast."""
+    plans: dict[str, Plan] = {}
+    for contrast, used in usable_pairs(settings, found, send).items():
+        same = same_people(used)
+        for group in same:
+            *first, last = [f"sub-{label}" for label in group]
+            text = (
+                f"{contrast}: {', '.join(first)} and {last} have the same high-field image: they "
+                "count as one person and stay in one part of every fold; remove one of them if it "
+                "is a copy"
+            )
+            send(note(text, "warning"))
+        subjects = sorted({pair.subject for pair in used})
+        folds, held = divide_subjects(
+            settings, contrast, subjects, lambda line: send(note(line)), same
+        )
+        _check_chosen(settings, contrast, folds)
+        _check_same_folds(settings, contrast, folds)
+        for method in settings.methods:
+            if line := find_start(settings, contrast, method)[1]:
+                send(note(f"{contrast} {method}: {line}"))
+        jobs = [job_of_fold(settings, contrast, m, f, used) for m in settings.arms for f in folds]
+        _check_unchanged(jobs)
+        done = frozenset((job.method, job.fold.index) for job in jobs if fold_done(job))
+        plans[contrast] = Plan(tuple(pair.sources[0] for pair in used), folds, held, done)
+    splits = {name: plan.folds for name, plan in plans.items() if plan.folds}
+    if splits:  # those of contrasts that this run does not have are kept
+        path = settings.out_dir / SPLITS
+        with exclusive(settings.work / "locks" / "splits.lock"):
+            write_splits(path, {**_known(path), **splits})
+    return plans
+
+
+def divide_subjects(
+    settings: Settings,
+    contrast: str,
+    subjects: list[str],
+    note: Say | None = None,
+    same: Sequence[Sequence[str]] = (),
+) -> tuple[tuple[Fold, ...], tuple[str, ...]]:
+    """Return the folds of some subjects, or with ``--folds 0`` those held out to validate on."""
+    how: dict[str, Any] = {
+        "validation": settings.val_count,
+        "seed": settings.random_seed,
+        "same": same,
+    }
+    try:
+        if settings.folds == "0":
+            return (), hold_out(subjects, **how)
+        if settings.folds.isdigit():
+            k = int(settings.folds)
+            return make_folds(subjects, folds=k, test=settings.test_count, **how), ()
+    except UsageError as err:
+        raise UsageError(f"{contrast}: {err}") from err
+    if settings.folds == AUTHORS:
+        folds = ds006557_folds(subjects, contrast, note)
+    else:
+        folds = read_folds(Path(settings.folds), subjects, contrast)
+    try:
+        check_together(folds, same)
+    except UsageError as err:
+        raise UsageError(f"--folds {settings.folds}: {contrast}: {err}") from err
+    return folds, ()
+
+
+def check_ahead(settings: Settings, people: Mapping[str, Collection[str]]) -> None:
+    """Refuse what no fold can be made of, or no fit can follow."""
+    device = resolve_device(settings.device)
+    if settings.precision == "fp16" and device.type != "cuda":
+        raise UsageError("--precision fp16 needs a CUDA device; take bf16 or fp32")
+    for contrast in sorted(people):
+        cohort_scans(settings, contrast)  # only for the errors that it raises
+    for contrast in sorted(people):
+        subjects = sorted(people[contrast])
+        folds, _ = divide_subjects(settings, contrast, subjects)
+        _check_chosen(settings, contrast, folds)
+        for method in settings.methods:
+            start, _ = find_start(settings, contrast, method)
+            options = ADAPT[method](fit_options(settings, len(subjects), start))
+            if settings.devices > 1 and shares_steps(options.family):
+                check_shares(len(subjects), options, settings.devices)
+
+
+def _check_chosen(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:
+    known = [fold.index for fold in folds]
+    for index in settings.fold:
+        if index not in known:
+            raise UsageError(
+                f"--fold {index}: {contrast} has the folds {', '.join(map(str, known))}, counted "
+                "from 0"
+            )
+
+
+def _check_same_folds(settings: Settings, contrast: str, folds: tuple[Fold, ...]) -> None:
+    """Refuse to enhance on other folds than those of the synthesis models that are there."""
+    known = _known(settings.out_dir / SPLITS).get(contrast)
+    if settings.fits_enhancer and known and folds and known != folds:
+        raise UsageError(
+            f"{settings.out_dir / SPLITS}: has other folds of {contrast}; give the options and "
+            "pairs that the synthesis models had, or another out_dir"
+        )
+
+
+def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
+    """Refuse to mix results of other options or pairs with those to come."""
+    for job in jobs:
+        if read_record(job.folder) is not None and (differing := changes(job)):
+            raise UsageError(
+                f"{job.folder}: was fitted with other input ({', '.join(differing[:3])}); give the "
+                f"same options and pairs, another out_dir, or remove {job.out_dir / 'folds'}"
+            )
+
+
+def _known(path: Path) -> dict[str, tuple[Fold, ...]]:
+    """Read the folds of earlier runs; what is damaged is made anew."""
+    try:
+        return read_splits(path)
+    except H2loError:
+        return {}
 
 
 def run_fit(task: FitTask, send: Send) -> None:
     """Run a fit or make a final model, unless done; a lock keeps other runs from the same fit."""
-    import torch
-
-    from h2lo_bids.training.devices import keep_freed_memory
 
     def sender(event: str) -> Say:
         return lambda line: send({"event": event, "text": line})
@@ -169,97 +300,6 @@ def _makers(settings: Settings, cohort: Cohort) -> tuple[Bundle, ...]:
         except H2loError:
             continue  # none that could have made an image
     return tuple(bundle for bundle in found if bundle.sha256 in wanted)
-
-
-def fit_options(settings: Settings, n_train: int, start: Bundle | None = None) -> FitOptions:
-    """Return the options of a fit: the protocol's, where the user says nothing else."""
-    digest = None if start is None else start.sha256
-    if settings.protocol == "paper":
-        options = paper_options(n_train, device=settings.device)
-        options = dataclasses.replace(options, starts_from=digest)
-    else:  # warm-up and validation follow from the number of steps
-        length = {} if settings.steps is None else {"steps": settings.steps}
-        options = default_options(n_train, device=settings.device, starts_from=digest, **length)
-    given: dict[str, Any] = {
-        "steps": settings.steps,
-        "sampling": settings.sampling,
-        "crop": settings.crop,
-        "batch": settings.batch,
-        "lambda_grad": settings.lambda_grad,
-        "learning_rate": settings.learning_rate,
-        "validate_every": settings.validate_every,
-        "precision": settings.precision,
-        "max_seconds": None if settings.max_time is None else 60 * settings.max_time,
-    }
-    if settings.features is not None:
-        reduction = math.gcd(PfsrArchitecture().reduction, settings.features)
-        sizes = PfsrArchitecture(features=settings.features, reduction=reduction)
-        given |= {"family": ENHANCER, "architecture": sizes}
-    changed = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(options, seed=settings.random_seed, **changed)
-
-
-def find_start(settings: Settings, contrast: str, method: str) -> tuple[Bundle | None, str]:
-    """Return the model from whose weights a method's fits start, and words that name it.
-
-    Without ``--init`` a model that the fits cannot start from is no error: the words say why they
-    start from random weights, for which None stands.
-    """
-    given = dict(settings.init)
-    asked = given.get(contrast, given.get(""))
-    usual = INIT if settings.protocol == "default" else NONE
-    chosen = usual if asked is None else asked
-    if method != "h2lo":
-        return None, ""
-    if chosen == NONE:
-        return None, "starts from random weights"
-    if isinstance(chosen, str):
-        bundle = default_bundle(contrast)
-    elif is_collection(chosen):
-        found, *_ = choose_bundles(chosen, contrasts=(contrast,), methods=(method,))
-        bundle = load_bundle(found.path)
-    else:
-        bundle = load_bundle(chosen)
-    fault = _fault(bundle, contrast, fit_options(settings, 1), frame_of(settings))
-    if fault is None:
-        name = bundle.metadata.get("name", bundle.path.name)
-        return bundle, f"starts from the weights of {name} (SHA-256 {bundle.sha256})"
-    if asked is None:
-        return None, f"starts from random weights, as the {chosen} model {fault}"
-    raise UsageError(f"--init {chosen}: the {contrast} fits cannot start from it, as it {fault}")
-
-
-def _fault(bundle: Bundle, contrast: str, options: FitOptions, frame: Frame) -> str | None:
-    """Return why an operator's fit cannot start from a model; None if it can."""
-    own, sizes = bundle.architecture, sizes_of(options.architecture)
-    other = ", ".join(f"{k} {own.get(k)}, not {v}" for k, v in sizes.items() if own.get(k) != v)
-    if bundle.contrast != contrast:
-        return f"is a model of {bundle.contrast}"
-    if bundle.method != options.family:
-        return f"is a model of {bundle.method}"
-    if other:
-        return f"has other sizes ({other})"
-    if bundle.scaling != options.scaling:
-        return f"takes an input of {bundle.scaling} scaling, not {options.scaling}"
-    if bundle.frame != frame:
-        return f"sees positions on another grid, of {bundle.frame.spacing[0]:g} mm voxels"
-    return None
-
-
-def frame_of(settings: Settings) -> Frame:
-    """Return the grid on which pairs are prepared, of 1 mm without ``--resolution``.
-
-    At the evaluate level it is of the models' voxel size, if that is one and the same.
-    """
-    if settings.resolution is not None:
-        return training_frame(settings.resolution)
-    if settings.level != "evaluate" or not settings.model:
-        return training_frame()
-    sizes = set()
-    for bundle in given_bundles(settings, CONTRASTS):
-        if bundle.frame.anchor == "brain":
-            sizes |= set(bundle.frame.spacing)
-    return training_frame(sizes.pop()) if len(sizes) == 1 else training_frame()
 
 
 def usable_pairs(

@@ -21,7 +21,7 @@ from h2lo_bids.reports.group import write_group_report, write_table_page
 from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments.crossvalidation import SCORES, read_record
-from h2lo_bids.training.experiments.plan import SPLITS
+from h2lo_bids.training.experiments.fits import SPLITS
 from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 

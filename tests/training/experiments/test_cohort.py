@@ -20,9 +20,8 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import FitTask
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_cohort
 from h2lo_bids.training.experiments.crossvalidation import run_fold
-from h2lo_bids.training.experiments.fits import run_fit
+from h2lo_bids.training.experiments.fits import plan_folds, run_fit
 from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
-from h2lo_bids.training.experiments.plan import plan_folds
 from h2lo_bids.training.pairs import Pair, read_prepared
 
 SHA = default_bundle("T1w").sha256

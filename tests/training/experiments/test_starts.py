@@ -15,9 +15,9 @@ from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
-from h2lo_bids.training.experiments import fits as fitoptions
-from h2lo_bids.training.experiments.fits import find_start, fit_options, usable_pairs
-from h2lo_bids.training.experiments.plan import check_ahead
+from h2lo_bids.training import options as fitoptions
+from h2lo_bids.training.experiments.fits import check_ahead, usable_pairs
+from h2lo_bids.training.options import find_start, fit_options
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
 
