@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,17 +129,6 @@ def test_simulated_training_data_is_said_in_the_sidecar(tmp_path: Path) -> None:
     assert (content["ModelSha256"], content["RandomSeed"]) == ("0" * 64, 7)
     real = contents(scan("T1w", None), tmp_path, [Grid("native")], training_data={"kind": "real"})
     assert "ModelWarning" not in real["lowfield_native"]
-
-
-def test_many_runs_may_share_a_folder(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: write_dataset_files(tmp_path, bids_dir="/raw"), range(40)))
-    assert not list(tmp_path.rglob(".tmp-*"))
-    path = tmp_path / "dataset_description.json"
-    assert json.loads(path.read_text())["GeneratedBy"][0]["Name"] == "H2LO-BIDS"
-    before = path.stat().st_ino
-    write_dataset_files(tmp_path, bids_dir="/raw")
-    assert path.stat().st_ino == before
 
 
 def test_the_bibliography_is_bibtex(tmp_path: Path) -> None:

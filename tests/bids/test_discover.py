@@ -126,15 +126,6 @@ def test_parts_echoes_and_the_like_are_no_magnitude_heads(tmp_path: Path) -> Non
     assert stems(find(root, filter=("echo=1",))) == ["sub-01_echo-1_T1w"]
 
 
-def test_missing_field_strength_is_assumed_high_with_a_warning(tmp_path: Path) -> None:
-    root = write(tmp_path / "ds", {anat("01", None, "T1w"): None})
-    found = find(root)
-    assert found.scans[0].field_strength is None
-    assert found.scans[0].field_source == "assumed"
-    (warning,) = found.warnings
-    assert "assumed to be high field" in warning
-
-
 def test_low_field_only_is_no_match_and_says_why(tmp_path: Path) -> None:
     root = write(tmp_path / "ds", {anat("01", "A", "T1w"): LOW})
     with pytest.raises(NoMatchError, match="low field") as caught:

@@ -296,13 +296,3 @@ def test_a_subject_whose_images_are_skipped_is_no_empty_one(tmp_path: Path) -> N
         reason = f"sub-{subject}: no T1w of either field that is asked for"
         assert reason in lonely(found)
     assert not [reason for reason in lonely(found) if "(found" in reason]
-
-
-def test_subjects_by_name(tmp_path: Path) -> None:
-    root = in_one_session(tmp_path / "ds")
-    (root / "sub-02").mkdir()
-    found = find(root, participant_label=("01", "02", "03"))
-    assert lonely(found) == ["sub-02: no T1w or T2w image: no anat folder (found nothing)"]
-    assert [problem.error.exit_code for problem in found.problems] == [18]
-    with pytest.raises(NoMatchError, match="sub-03: no such folder"):
-        find(root, participant_label=("03",))
