@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from h2lo_bids.evaluation.catalogue import Columns
+from h2lo_bids.evaluation.catalogue import columns
 from h2lo_bids.evaluation.scores import Score
 from h2lo_bids.evaluation.table import CITATION, CITATION_2, Block, Column, Printed, Table
 from h2lo_bids.models.registry import CATALOGUE
@@ -19,42 +19,34 @@ Records = Sequence[Mapping[str, Any]]
 
 _FEW = 10_000
 
-_VALUES: Columns = {
-    "folds": {"Description": "Folds that were scored"},
-    "folds_planned": {"Description": "Folds of the cross-validation"},
-    "participants": {"Description": "Participants that were scored"},
-    "parameters": {"Description": "Parameters of the model that makes the images"},
-    "parameters_trained": {"Description": "Parameters of all networks that its training needs"},
-    "training_seconds": {"Description": "Time of training, mean over folds", "Units": "s"},
-    "seconds_per_volume": {
-        "Description": "Time of synthesizing one volume, mean over test subjects",
-        "Units": "s",
-    },
-    "peak_memory_gb": {
-        "Description": "Largest resident memory of the process of a fold",
-        "Units": "GB",
-    },
-    "steps": {"Description": "Optimiser steps done, the least of all folds"},
-    "steps_planned": {"Description": "Optimiser steps of the schedule"},
-    "stopped_early": {"Description": "Folds that the time budget ended before the schedule did"},
-    "time_budget_minutes": {"Description": "Time budget of a fit", "Units": "min"},
-}
+_VALUES = columns(
+    folds="Folds that were scored",
+    folds_planned="Folds of the cross-validation",
+    participants="Participants that were scored",
+    parameters="Parameters of the model that makes the images",
+    parameters_trained="Parameters of all networks that its training needs",
+    training_seconds=("Time of training, mean over folds", "s"),
+    seconds_per_volume=("Time of synthesizing one volume, mean over test subjects", "s"),
+    peak_memory_gb=("Largest resident memory of the process of a fold", "GB"),
+    steps="Optimiser steps done, the least of all folds",
+    steps_planned="Optimiser steps of the schedule",
+    stopped_early="Folds that the time budget ended before the schedule did",
+    time_budget_minutes=("Time budget of a fit", "min"),
+)
 DETAIL = {"detail_3mm": (4, 3), "detail_2mm": (3, 2)}
 """Bands of half-pitch in mm in which an enhanced image is compared with the true one."""
-_ARM_VALUES: Columns = {
+_ARM_VALUES = columns(
     **{
-        key: {
-            "Description": "Correlation with the true high-field image in the band of "
-            f"{coarse} to {fine} mm half-pitch, mean over test subjects"
-        }
+        key: "Correlation with the true high-field image in the band of "
+        f"{coarse} to {fine} mm half-pitch, mean over test subjects"
         for key, (coarse, fine) in DETAIL.items()
     },
-    "subjects_real": {"Description": "Subjects whose pairs were trained on, the most of all folds"},
-    "subjects_cohort": {"Description": "Subjects of the cohort that were pretrained on"},
-    "epochs_pretrain": {"Description": "Epochs of pretraining, of the schedule"},
-    "epochs_real": {"Description": "Epochs with the real pairs, of the schedule"},
-    "flip_rotate": {"Description": "Whether patches were mirrored and turned"},
-}
+    subjects_real="Subjects whose pairs were trained on, the most of all folds",
+    subjects_cohort="Subjects of the cohort that were pretrained on",
+    epochs_pretrain="Epochs of pretraining, of the schedule",
+    epochs_real="Epochs with the real pairs, of the schedule",
+    flip_rotate="Whether patches were mirrored and turned",
+)
 
 
 def benchmark_table(task: str, blocks: Sequence[Block]) -> Table:

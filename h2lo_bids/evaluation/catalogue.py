@@ -141,6 +141,17 @@ REALISM = {
 """Description and unit of each measure of a `Realism`, in the order of the table."""
 
 
+def columns(**given: str | tuple[str, str] | dict[str, Any]) -> Columns:
+    """Describe the columns of a table by their meaning, by meaning and unit, or in full."""
+
+    def full(what: str | tuple[str, str] | dict[str, Any]) -> dict[str, Any]:
+        if isinstance(what, tuple):
+            return {"Description": what[0], "Units": what[1]}
+        return {"Description": what} if isinstance(what, str) else what
+
+    return {name: full(what) for name, what in given.items()}
+
+
 def write_table(path: str | Path, rows: Iterable[Sequence[Any]], sidecar: Columns) -> Path:
     """Write rows as TSV, and the description of the columns as JSON; return the TSV file.
 
@@ -164,31 +175,35 @@ def _text(value: Any) -> str:
     return repr(float(value)) if isinstance(value, float) else " ".join(str(value).split())
 
 
+_FOLD = "Fold of the cross-validation in which this is a test subject"
+_SESSION = "Session, where a participant has several"
+_FIRST = "What was compared with the low-field image"
+
+
 def of_scores(titles: Mapping[str, str], unclipped: Sequence[str] = ()) -> Columns:
     """Describe the columns of the scores; `titles` are the methods', `unclipped` metrics."""
-    return {
-        "participant_id": {"Description": "Label of the participant"},
-        "session_id": {"Description": "Session, where a participant has several"},
-        "method": _method("What was compared with the low-field image", titles),
-        "fold": {"Description": "Fold of the cross-validation in which this is a test subject"},
-        "region": {**_REGION, "Levels": _REGIONS},
-        **{
-            key: {
-                "LongName": m.title,
-                "Description": f"{m.description}; {m.sense}; n/a where it is undefined or infinite",
-                "Units": m.unit,
-            }
-            for key, m in CATALOGUE.items()
-        },
-        **{
-            f"{key}_{RELEASE}": {
-                "LongName": f"{CATALOGUE[key].title}, not clipped",
-                "Description": f"{CATALOGUE[key].description}; {CONVENTIONS[RELEASE]}",
-                "Units": CATALOGUE[key].unit,
-            }
-            for key in unclipped
-        },
+    described: dict[str, Any] = {
+        key: {
+            "LongName": m.title,
+            "Description": f"{m.description}; {m.sense}; n/a where it is undefined or infinite",
+            "Units": m.unit,
+        }
+        for key, m in CATALOGUE.items()
     }
+    for m in (CATALOGUE[key] for key in unclipped):
+        described[f"{m.key}_{RELEASE}"] = {
+            "LongName": f"{m.title}, not clipped",
+            "Description": f"{m.description}; {CONVENTIONS[RELEASE]}",
+            "Units": m.unit,
+        }
+    return columns(
+        participant_id="Label of the participant",
+        session_id=_SESSION,
+        method=_method(_FIRST, titles),
+        fold=_FOLD,
+        region={**_REGION, "Levels": _REGIONS},
+        **described,
+    )
 
 
 def of_realism(titles: Mapping[str, str]) -> Columns:
@@ -198,68 +213,55 @@ def of_realism(titles: Mapping[str, str]) -> Columns:
         "target": "the pair's real low-field image",
         "reference": "a real low-field scan without partner, named with --realism-reference",
     }
-    return {
-        "participant_id": {"Description": "Label of the participant; n/a for a reference"},
-        "session_id": {"Description": "Session, where a participant has several"},
-        "kind": {"Description": "What the image is", "Levels": kinds},
-        "image": _method("The method, or the reference's file", titles),
-        "fold": {"Description": "Fold of the cross-validation in which this is a test subject"},
-        **{key: {"Description": text, "Units": unit} for key, (text, unit) in REALISM.items()},
-    }
+    return columns(
+        participant_id="Label of the participant; n/a for a reference",
+        session_id=_SESSION,
+        kind={"Description": "What the image is", "Levels": kinds},
+        image=_method("The method, or the reference's file", titles),
+        fold=_FOLD,
+        **REALISM,
+    )
 
 
 def of_summary(titles: Mapping[str, str], folds: Sequence[int], convention: str) -> Columns:
     """Describe the columns of the summary, with one per fold."""
-    return {
-        "method": _method("What was compared with the low-field image", titles),
-        "metric": _metric(convention),
-        "region": _REGION,
-        "n": {"Description": "Participants with a finite value; their sessions are averaged"},
-        "mean": {"Description": "Mean of the fold means, or over participants: see std_over"},
-        "std": {"Description": "Population standard deviation of the same values"},
-        "std_over": {
-            "Description": "Whose mean and standard deviation these are",
-            "Levels": {
-                "folds": "the fold means, as the paper prints them",
-                "participants": "the participants' values, where there are not two folds",
-            },
-        },
-        "ci_low": {"Description": f"Mean over participants: lower {_BOOTSTRAP}"},
-        "ci_high": {"Description": f"Mean over participants: upper {_BOOTSTRAP}"},
-        **{
-            f"fold_{fold}": {"Description": f"Mean over the test subjects of fold {fold}"}
-            for fold in folds
-        },
+    over = {
+        "folds": "the fold means, as the paper prints them",
+        "participants": "the participants' values, where there are not two folds",
     }
+    return columns(
+        method=_method(_FIRST, titles),
+        metric=_metric(convention),
+        region=_REGION,
+        n="Participants with a finite value; their sessions are averaged",
+        mean="Mean of the fold means, or over participants: see std_over",
+        std="Population standard deviation of the same values",
+        std_over={"Description": "Whose mean and standard deviation these are", "Levels": over},
+        ci_low=f"Mean over participants: lower {_BOOTSTRAP}",
+        ci_high=f"Mean over participants: upper {_BOOTSTRAP}",
+        **{f"fold_{fold}": f"Mean over the test subjects of fold {fold}" for fold in folds},
+    )
 
 
 def of_comparisons(titles: Mapping[str, str], convention: str) -> Columns:
     """Describe the columns of the comparisons."""
-    return {
-        "method": _method("The first of the two methods", titles),
-        "versus": _method("The second", titles),
-        "metric": _metric(convention),
-        "region": _REGION,
-        "n": {
-            "Description": "Participants with finite values of both; folds whose test sets overlap "
-            "and sessions are averaged"
-        },
-        "difference": {"Description": "Mean of method less mean of versus, in the metric's unit"},
-        "ci_low": {"Description": f"Difference: lower {_BOOTSTRAP}"},
-        "ci_high": {"Description": f"Difference: upper {_BOOTSTRAP}"},
-        "better": {"Description": "The method with the better mean; n/a if they are equal"},
-        "statistic": {
-            "Description": "Wilcoxon's signed-rank test over participants: the smaller rank sum"
-        },
-        "p": {
-            "Description": "Two-sided and exact up to 200 participants; with n of them never below "
-            "2 to the power 1 - n"
-        },
-        "p_holm": {
-            "Description": "p after Holm's correction over the methods that are compared "
-            "with the same one by this metric"
-        },
-    }
+    return columns(
+        method=_method("The first of the two methods", titles),
+        versus=_method("The second", titles),
+        metric=_metric(convention),
+        region=_REGION,
+        n="Participants with finite values of both; folds whose test sets overlap and sessions are "
+        "averaged",
+        difference="Mean of method less mean of versus, in the metric's unit",
+        ci_low=f"Difference: lower {_BOOTSTRAP}",
+        ci_high=f"Difference: upper {_BOOTSTRAP}",
+        better="The method with the better mean; n/a if they are equal",
+        statistic="Wilcoxon's signed-rank test over participants: the smaller rank sum",
+        p="Two-sided and exact up to 200 participants; with n of them never below 2 to the power "
+        "1 - n",
+        p_holm="p after Holm's correction over the methods that are compared with the same one by "
+        "this metric",
+    )
 
 
 def _method(description: str, titles: Mapping[str, str]) -> dict[str, Any]:

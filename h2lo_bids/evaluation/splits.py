@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
-from h2lo_bids.evaluation.catalogue import Columns, write_table
+from h2lo_bids.evaluation.catalogue import columns, write_table
 from h2lo_bids.io import read_text, table_rows
 from h2lo_bids.vocabulary import Say
 from h2lo_bids.wording import counted
 
 PARTS = ("train", "validation", "test")
-_SIDECAR: Columns = {
-    "contrast": {"Description": "Contrast of the pairs that are divided"},
-    "fold": {"Description": "Fold of the cross-validation, counted from 0"},
-    "participant_id": {"Description": "Subject"},
-    "part": {
+_SIDECAR = columns(
+    contrast="Contrast of the pairs that are divided",
+    fold="Fold of the cross-validation, counted from 0",
+    participant_id="Subject",
+    part={
         "Description": "What the subject serves for in this fold",
         "Levels": {
             "train": "The model is fitted to its pairs",
@@ -31,7 +31,7 @@ _SIDECAR: Columns = {
             "test": "Its pairs are scored",
         },
     },
-}
+)
 COLUMNS = tuple(_SIDECAR)
 _NUMBER = re.compile(r"\d{1,9}")
 _ANY = ("", "n/a")

@@ -19,7 +19,7 @@ from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import report_path, result_files, result_path
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import H2loError
-from h2lo_bids.evaluation.catalogue import Columns, write_table
+from h2lo_bids.evaluation.catalogue import Columns, columns, write_table
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports.methods import describe
 from h2lo_bids.reports.mosaic import data_uri
@@ -169,25 +169,25 @@ MEASURES: Columns = {
         "Description": "Wall-clock time of all steps of the scan; 0 where all were done before",
     },
 }  # fmt: skip
-COLUMNS: Columns = {
-    "participant_id": {"Description": "Label of the participant"},
-    "session_id": {"Description": "Session, where the name of the scan has one"},
-    "scan": {"Description": "File name of the scan, without extension"},
-    "contrast": {"Description": "Suffix of the scan: T1w or T2w"},
-    "status": {
+COLUMNS = columns(
+    participant_id="Label of the participant",
+    session_id="Session, where the name of the scan has one",
+    scan="File name of the scan, without extension",
+    contrast="Suffix of the scan: T1w or T2w",
+    status={
         "Description": "How the latest run of the scan ended",
         "Levels": {
             "done": "All images were made",
             "failed": "It failed; its measures, if any, are of an earlier run",
         },
     },
-    "input_check": {
+    input_check={
         "Description": "Whether the input and the output are like the model's training pairs",
         "Levels": {"yes": "They are", "no": "One is not", "unknown": "The model has no ranges"},
     },
-    "warnings": {"Description": "Number of warnings about the scan, see the subject's page"},
+    warnings="Number of warnings about the scan, see the subject's page",
     **MEASURES,
-}
+)
 """The columns of ``scans.tsv``, as its sidecar describes them."""
 
 Row = dict[str, Any]

@@ -15,7 +15,7 @@ import numpy as np
 from h2lo_bids.bids.derivatives import result_files, software_versions
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.scan import Scan
-from h2lo_bids.evaluation.catalogue import write_table
+from h2lo_bids.evaluation.catalogue import columns, write_table
 from h2lo_bids.imaging.resample import spacing_of
 from h2lo_bids.io import atomic_path, atomic_write_text, save_nifti
 from h2lo_bids.reports import charts, mosaic
@@ -38,12 +38,12 @@ _HEADS = {
 
 FOLDER, KEY = "reader_set", "reader_set_key.tsv"
 _SLICES = 3
-_KEY_COLUMNS = {
-    "image": {"Description": "Name in reader_set"},
-    "participant_id": {"Description": "Participant"},
-    "condition": {"Description": "Condition of the trial"},
-    "source": {"Description": "File in this dataset"},
-}
+_KEY_COLUMNS = columns(
+    image="Name in reader_set",
+    participant_id="Participant",
+    condition="Condition of the trial",
+    source="File in this dataset",
+)
 
 
 def write_trial_report(out_dir: Path, study: Study, words: Sequence[str]) -> Path:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import NoMatchError
-from h2lo_bids.evaluation.catalogue import write_table
+from h2lo_bids.evaluation.catalogue import columns, write_table
 from h2lo_bids.io import read_json
 from h2lo_bids.trial import statistics as st
 from h2lo_bids.trial.condition import HIGH
@@ -30,22 +30,11 @@ SEVERAL = 5
 """Participants from which on the Hotelling observer is trained on others only."""
 _DOSES = ("noise_scale", "slice_thickness", "voxel_volume")
 _CHANNELS = [f"channel{n}" for n in range(1, CHANNELS + 1)]
-
-
-def _columns(**given: str | tuple[str, str]) -> dict[str, dict[str, Any]]:
-    """Describe the columns of a table by their meaning, or by meaning and unit."""
-    return {
-        name: {"Description": text} if isinstance(text, str) else
-        {"Description": text[0], "Units": text[1]}
-        for name, text in given.items()
-    }  # fmt: skip
-
-
 _PLACE = {
     "volume": ("Volume of the part in the brain", "mm^3"),
     "diameter": ("Diameter of the ball of this volume", "mm"),
 }
-REGIONS = _columns(
+REGIONS = columns(
     image="desc of the image that is measured",
     res="Its res entity; n/a on the scan's own grid",
     label="Name given with --labels",
@@ -64,7 +53,7 @@ REGIONS = _columns(
     contrast="As hf_contrast",
     cnr="As hf_cnr",
 )
-RATINGS = _columns(
+RATINGS = columns(
     condition="Condition of the trial; highfield is the high-field image",
     lesion="Number of the lesion, the largest first",
     place="0 for the lesion; from 1 for its healthy places",
@@ -88,7 +77,7 @@ _SHARE: dict[str, str | tuple[str, str]] = {
     "sensitivity_high": "Its upper end",
 }
 TABLES = {
-    "detectability": _columns(
+    "detectability": columns(
         **_STUDY,
         subjects="Participants",
         lesions="Lesions",
@@ -116,7 +105,7 @@ TABLES = {
         smallest=("Length of the smallest such lesion, mean over these participants", "mm"),
         smallest_sd=("Its standard deviation", "mm"),
     ),
-    "sensitivity": _columns(
+    "sensitivity": columns(
         **_STUDY,
         by="diameter (mm) or contrast (absolute, high field)",
         low="Lower end of the bin",
@@ -124,7 +113,7 @@ TABLES = {
         lesions="Lesions in it",
         **_SHARE,
     ),
-    "volumes": _columns(
+    "volumes": columns(
         **{name: text for name, text in _STUDY.items() if name != "observer"},
         subjects="Participants",
         bias=("Segmented less true volume of a participant, mean", "ml"),
@@ -132,7 +121,7 @@ TABLES = {
         loa_high=("Limit of agreement", "ml"),
         icc="Intraclass correlation ICC(2,1); n/a where all have one true volume",
     ),
-    "comparisons": _columns(
+    "comparisons": columns(
         **_STUDY,
         versus="The other condition",
         subjects="Participants with both",
@@ -141,7 +130,7 @@ TABLES = {
         needed80="Participants that a paired t-test needs at power 0.8, 5 % two-sided",
         needed90="The same at power 0.9",
     ),
-    "dose": _columns(
+    "dose": columns(
         **{name: text for name, text in _STUDY.items() if name != "condition"},
         quantity="What differs between the conditions",
         odds="Odds of seeing a lesion per unit of it, at the same diameter",
