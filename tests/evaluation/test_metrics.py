@@ -133,23 +133,19 @@ def test_closed_forms_of_nmi() -> None:
     assert metrics.nmi(3 * a - 1, b) == metrics.nmi(np.clip(3 * a - 1, 0, 1), b)
 
 
-def test_what_is_undefined_or_cannot_be_compared() -> None:
+def test_what_is_undefined_or_cannot_be_compared(refused) -> None:
     a, b = images()
     edge = np.zeros(a.shape, bool)
     edge[:, 0] = True
     assert math.isnan(ssim(a, b, edge))  # no window lies inside
     for constant in (0.1, 0.7, 1 / 3):  # that binary cannot hold
         assert math.isnan(metrics.ncc(a, np.full_like(a, constant)))
-    with pytest.raises(BadDataError, match="one shape"):
-        metrics.psnr(a, b[1:])
-    with pytest.raises(BadDataError, match="at least 7"):
-        ssim(a[:, :6], b[:, :6])
+    assert "one shape" in refused(BadDataError, metrics.psnr, a, b[1:])
+    assert "at least 7" in refused(BadDataError, ssim, a[:, :6], b[:, :6])
     nowhere = np.zeros(a.shape, bool)
     for metric in (metrics.psnr, metrics.ncc, metrics.nmi):
-        with pytest.raises(BadDataError, match="foreground voxel"):
-            metric(a, b, nowhere)
-    with pytest.raises(BadDataError, match="foreground voxel"):
-        metrics.histogram(a, nowhere)
+        assert "foreground voxel" in refused(BadDataError, metric, a, b, nowhere)
+    assert "foreground voxel" in refused(BadDataError, metrics.histogram, a, nowhere)
 
 
 def test_evaluate_gives_all_seven_and_clips() -> None:
