@@ -22,7 +22,7 @@ import torch
 
 from h2lo_bids.models.bundle import default_bundle, load_bundle, load_model
 from h2lo_bids.models.h2lo import HALO, H2lo
-from h2lo_bids.synthesis.engine import FeatureTiles, products_in_bfloat16, rows_of, synthesize
+from h2lo_bids.synthesis.engine import encoder_of, products_in_bfloat16, rows_of, synthesize
 from h2lo_bids.synthesis.options import EngineOptions
 
 CHUNK = 1 << 18
@@ -106,7 +106,7 @@ def rates(model: H2lo) -> None:
         a = torch.rand(2048, 2048).to(dtype)
         product = torch.empty_like(a)
         gemm = 2.0 * 2048**3 / timed(lambda a=a, o=product: torch.mm(a, a, out=o), 7)
-        tiles = FeatureTiles(model.encoder, volume, cpu, dtype)
+        tiles = encoder_of(model.encoder, volume, cpu, dtype)
         rows = rows_of(model, volume.shape, cpu)
         with products_in_bfloat16(dtype is torch.bfloat16):
             branch = branch_work / timed(lambda t=tiles: t(box), 5)

@@ -70,7 +70,7 @@ def resample(
     shape, affine
         Voxels of the new grid, and (4, 4), new voxel to world mm.
     order
-        Spline order: 0 nearest, 1 linear, 3 cubic.
+        Spline order: 1 linear, 3 cubic.
     fill
         Value outside the image's field of view.
     """
@@ -85,7 +85,7 @@ def resample(
     if reach.max() < _ON_GRID and np.array_equal(size @ size.T, np.eye(3)):
         return placed(_copy(data, shape, whole.astype(int), fill), affine, image)
     low, high = float(data.min()), float(data.max())
-    sigma = _blur(image.affine, affine) if order > 0 else np.zeros(3)
+    sigma = _blur(image.affine, affine)
     linear = np.where(np.abs(to_source[:3, :3]) < 1e-6, 0.0, to_source[:3, :3])
     if np.count_nonzero(linear) == 3:  # the same numbers as the general way, far faster
         axes, lines = along_axes(to_source, shape)

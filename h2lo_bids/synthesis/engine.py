@@ -133,7 +133,7 @@ class Evaluator:
     ) -> None:
         self._shape = volume.shape
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-        self._features = FeatureTiles(model.encoder, volume, device, dtype)
+        self._features = encoder_of(model.encoder, volume, device, dtype)
         self._rows = rows_of(model, volume.shape, device)
 
     def at_voxels(self, box: Box, inside: np.ndarray) -> np.ndarray:
@@ -178,54 +178,47 @@ def _interpolate(features: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
     return out
 
 
-class FeatureTiles:
-    """Evaluates the encoder box by box.
+def encoder_of(
+    branch: Branch, volume: np.ndarray, device: torch.device, dtype: torch.dtype
+) -> Callable[[Box], torch.Tensor]:
+    """Return the encoder of a volume: it gives the features (a, b, c, P) of a box's voxels.
 
     Each box is read with a halo that every convolution shortens by a voxel, so
     that the deep, costly layers see no halo. Where a halo leaves the volume, the
-    whole-volume pass would pad each layer with zeros; the same is done here.
+    whole-volume pass would pad each layer with zeros; the same is done here. The last
+    layer's bias is not included: added in float32 by what reads the features, it
+    does not cost a bfloat16 feature its digits.
     """
+    layers: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+    for index, layer in enumerate(branch.convolutions, start=1):
+        kind = torch.float32 if index == 1 else dtype
+        weight = layer.weight.detach().to(device, kind, memory_format=torch.channels_last_3d)
+        bias = layer.get_parameter("bias").detach().to(device, kind)
+        layers.append((weight, None if index == HALO else bias))
 
-    def __init__(
-        self, branch: Branch, volume: np.ndarray, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self._volume, self._device = volume, device
-        self._layers: list[tuple[torch.Tensor, torch.Tensor | None]] = []
-        layers = branch.convolutions
-        for index, layer in enumerate(layers):
-            kind = torch.float32 if index == 0 else dtype
-            weight = layer.weight.detach().to(device, kind, memory_format=torch.channels_last_3d)
-            bias = layer.get_parameter("bias").detach().to(device, kind)
-            self._layers.append((weight, None if layer is layers[-1] else bias))
-
-    def __call__(self, box: Box) -> torch.Tensor:
-        """Return the features (a, b, c, P) of the box's voxels, contiguous.
-
-        The last layer's bias is not included: added in float32 by what reads the features, it
-        does not cost a bfloat16 feature its digits.
-        """
+    def encode(box: Box) -> torch.Tensor:
         start = tuple(side.start - HALO for side in box)
         sides = tuple(side.stop - side.start + 2 * HALO for side in box)
-        x = torch.from_numpy(read_crop(self._volume, start, sides)).to(self._device)[None, None]
-        for index, (weight, bias) in enumerate(self._layers, start=1):
+        x = torch.from_numpy(read_crop(volume, start, sides)).to(device)[None, None]
+        for index, (weight, bias) in enumerate(layers, start=1):
             convolve = convolve_one_channel if index == 1 else functional.conv3d
             x = convolve(x, weight, bias)
-            margin = HALO - index
-            if margin:
-                dtype = self._layers[index][0].dtype
+            if index < HALO:
                 x = x.to(dtype, memory_format=torch.channels_last_3d).relu_()
-                self._clear_outside(x, box, margin)
+                _clear_outside(x, box, HALO - index, volume.shape)
         return x[0].permute(1, 2, 3, 0).contiguous()
 
-    def _clear_outside(self, x: torch.Tensor, box: Box, margin: int) -> None:
-        for axis, side in enumerate(box):
-            before = margin - side.start
-            after = side.stop + margin - self._volume.shape[axis]
-            length = x.shape[axis + 2]
-            if before > 0:
-                x.narrow(axis + 2, 0, before).zero_()
-            if after > 0:
-                x.narrow(axis + 2, length - after, after).zero_()
+    return encode
+
+
+def _clear_outside(x: torch.Tensor, box: Box, margin: int, shape: tuple[int, ...]) -> None:
+    """Set to 0 what lies beyond the volume in a box and its margin."""
+    for axis, (side, n) in enumerate(zip(box, shape, strict=True), start=2):
+        before, after = margin - side.start, side.stop + margin - n
+        if before > 0:
+            x.narrow(axis, 0, before).zero_()
+        if after > 0:
+            x.narrow(axis, x.shape[axis] - after, after).zero_()
 
 
 def convolve_one_channel(

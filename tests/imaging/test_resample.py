@@ -148,7 +148,7 @@ def test_a_brain_too_large_for_the_frame_is_refused_in_one_line(refused) -> None
     assert "empty" in refused(BadDataError, conform, image, frame(), mask=empty)
 
 
-@pytest.mark.parametrize("order", [0, 1, 3])
+@pytest.mark.parametrize("order", [1, 3])
 @pytest.mark.parametrize("rotated", [True, False])
 def test_resampling_against_scipy(order: int, rotated: bool) -> None:
     from scipy.ndimage import map_coordinates
@@ -165,8 +165,7 @@ def test_resampling_against_scipy(order: int, rotated: bool) -> None:
     inside = np.all((at > 0) & (at < np.array(image.shape) - 1), -1)
     assert inside.sum() > 300
     truth = map_coordinates(data, at[inside].T, order=order, mode="nearest")
-    wrong = np.abs(got[inside] - np.clip(truth, data.min(), data.max())) > 1e-3
-    assert wrong.mean() < (0.02 if order == 0 else 1e-9)  # ties of "nearest" may fall either way
+    np.testing.assert_allclose(got[inside], np.clip(truth, data.min(), data.max()), atol=1e-3)
 
 
 def turned(degrees: float) -> np.ndarray:
