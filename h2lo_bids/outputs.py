@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,10 @@ class Grid:
         return f"{self.resolution}, {self.response.profile} slice profile of {self.thickness:g} mm"
 
 
+NATIVE = Grid("native")
+"""The scan's own voxels."""
+
+
 def voxel_grid(sides: tuple[float, float, float], response: VoxelResponse) -> Grid:
     """Return the grid of voxels with some sides, in mm along the scan's own axes."""
     words = [f"{side:g}" for side in sides]
@@ -87,7 +92,7 @@ def grids_of(
     settings: Settings, templates: Mapping[str, TemplateFiles] | None = None
 ) -> tuple[Grid, ...]:
     """Return the grids that the options ask for, the scan's own first: it is always wanted."""
-    grids = [Grid("native")]
+    grids = [NATIVE]
     if "model" in settings.output_spaces:
         text = "the grid on which the model was trained, centred on the brain"
         grids.append(Grid("model", res="model", resolution=text))
@@ -115,15 +120,20 @@ def enhanced_paths(out_dir: Path, scan: Scan) -> dict[str, Path]:
     }
 
 
+def output_path(
+    out_dir: Path, scan: Scan, desc: str, suffix: str, grid: Grid = NATIVE, **more: str
+) -> Path:
+    """Name an image of a scan on a grid, or a table."""
+    return derivative_path(
+        out_dir, scan, desc=desc, suffix=suffix, space=grid.space, res=grid.res, **more
+    )
+
+
 def output_paths(
     out_dir: Path, scan: Scan, grids: Iterable[Grid], extras: Sequence[str] = ()
 ) -> dict[str, Path]:
     """Name every image and transform that a scan yields."""
-
-    def name(desc: str, suffix: str, grid: Grid | None = None) -> Path:
-        space, res = (grid.space, grid.res) if grid else (None, None)
-        return derivative_path(out_dir, scan, suffix=suffix, desc=desc, space=space, res=res)
-
+    name = partial(output_path, out_dir, scan)
     paths = {"preproc": name("preproc", scan.suffix), "mask": name("brain", "mask")}
     for grid in grids:
         paths[f"lowfield_{grid.name}"] = name("lowfield", scan.suffix, grid)

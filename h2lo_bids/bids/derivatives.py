@@ -27,6 +27,7 @@ _LABEL = re.compile(r"[A-Za-z0-9+]+")
 _NUMBER = re.compile(r"\d{2,}$")
 """Further draws of ``lowfieldnoise01`` are named like the first."""
 _NOT_LABELS = {"suffix", "extension", "datatype"}
+_OF_ALL_CONTRASTS = {"mask", "probseg", "dseg", "stats"}
 
 SESSIONS_PER_REPORT = 4
 """A subject with more sessions gets a report of each, as fMRIPrep's do."""
@@ -51,14 +52,15 @@ def derivative_path(
 ) -> Path:
     """Name one output.
 
-    A T2w scan's brain mask would have the name of the T1w scan's, since BIDS
-    gives masks no entity for the contrast: on the scan's own grid it is named
-    ``space-T2w_..._desc-brain_mask``, in any other space ``desc-brainT2w``.
+    A T2w scan's brain mask, label or table would have the name of the T1w scan's, since BIDS
+    gives them no entity for the contrast: they are named ``desc-brainT2w``, but for the mask
+    on the scan's own grid, ``space-T2w_..._desc-brain_mask``.
     """
     fields = dict(source.entities if isinstance(source, Scan) else source)
     added = {"desc": desc, "space": space, "res": res, "suffix": suffix, **extra}
-    if isinstance(source, Scan) and source.suffix == "T2w" and suffix == "mask":
-        added |= {"space": "T2w"} if space in (None, "T2w") else {"desc": f"{desc}T2w"}
+    if isinstance(source, Scan) and source.suffix == "T2w" and suffix in _OF_ALL_CONTRASTS:
+        here = suffix == "mask" and space in (None, "T2w")
+        added |= {"space": "T2w"} if here else {"desc": f"{desc}T2w"}
     fields |= {key.rstrip("_"): value for key, value in added.items() if value is not None}
     fields["extension"] = extension
     for key, value in fields.items():

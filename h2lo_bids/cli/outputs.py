@@ -26,7 +26,7 @@ from h2lo_bids.cli.execution import skipped_lines
 from h2lo_bids.cli.pairs import check_further, subjects_of
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import Failed, MissingInputError, UsageError, exit_code
-from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_paths
+from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_path, output_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CURVE, ENHANCER, SYNTHESIZE
 from h2lo_bids.wording import counted, summarise
@@ -221,7 +221,7 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
     Whether a label is a dseg is known when it is read, so that its images are of no source.
     """
     from h2lo_bids.reports.records import figure_paths
-    from h2lo_bids.trial.condition import conditions_of, output_name
+    from h2lo_bids.trial.condition import conditions_of
 
     conditions, rated = conditions_of(settings), settings.level == "trial"
     every = [*grids_of(settings), *(c.grid for c in conditions)]
@@ -232,16 +232,16 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
             count = int(bool(settings.reader_set)) if rated else c.realisations
             for end in ("", *(f"noise{n:02d}" for n in range(1, count + 1))):
                 name = c.name + end
-                images.append(output_name(settings.out_dir, scan, name, scan.suffix, c.grid))
+                images.append(output_path(settings.out_dir, scan, name, scan.suffix, c.grid))
         yield from (Output(path, scan.relative_path) for path in _with_sidecars(images))
         for label, _ in settings.labels:
-            names = (output_name(settings.out_dir, scan, label, "probseg", g) for g in grids)
+            names = (output_path(settings.out_dir, scan, label, "probseg", g) for g in grids)
             yield from map(Output, _with_sidecars(names))
             if rated:
                 rated_files = _result(settings, "trial_ratings", scan=f"{scan.stem}_{label}")
                 yield from (file._replace(source=scan.relative_path) for file in rated_files)
         for extension in (".tsv", ".json") if settings.labels else ():
-            table = output_name(settings.out_dir, scan, "regions", "stats", extension=extension)
+            table = output_path(settings.out_dir, scan, "regions", "stats", extension=extension)
             yield Output(table, scan.relative_path)
         if settings.labels:
             figures = figure_paths(settings.out_dir, scan.stem, "lesions").values()

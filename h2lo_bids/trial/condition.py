@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 
 import bids_app_spec
 from h2lo_bids import __version__
-from h2lo_bids.bids.derivatives import derivative_path, derivative_uri, write_sidecar
+from h2lo_bids.bids.derivatives import derivative_uri, write_sidecar
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import UsageError
 from h2lo_bids.imaging.normalise import to_frame
@@ -27,9 +28,11 @@ from h2lo_bids.imaging.voxels import VoxelResponse
 from h2lo_bids.io import read_json, save_nifti
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.outputs import (
+    NATIVE,
     Grid,
     extra_sidecar,
     grids_of,
+    output_path,
     output_paths,
     output_sidecars,
     voxel_grid,
@@ -43,7 +46,6 @@ from h2lo_bids.synthesis.predict import predict_on_grid
 HIGH = "highfield"
 """The high-field image itself, a condition of every trial."""
 DEFAULT = "scanner"
-NATIVE = Grid("native")
 _REALISATIONS = 20
 
 
@@ -163,23 +165,6 @@ class Image(NamedTuple):
     source: tuple[Condition, Bundle] | None = None  # of a condition's image
 
 
-def output_name(
-    out_dir: Path,
-    scan: Scan,
-    desc: str,
-    suffix: str,
-    grid: Grid = NATIVE,
-    extension: str = ".nii.gz",
-) -> Path:
-    """Name an output; that of a T2w scan whose name has no entity for it ends desc with T2w."""
-    distinct = suffix == scan.suffix or scan.suffix == "T1w"
-    return derivative_path(
-        out_dir, dict(scan.entities), suffix=suffix, space=grid.space, res=grid.res,
-        extension=extension,
-        desc=desc if distinct else f"{desc}{scan.suffix}",
-    )  # fmt: skip
-
-
 class Images:
     """The images of a scan, whose participant outputs are in the output folder."""
 
@@ -194,6 +179,7 @@ class Images:
         self.conditions, self.grids = conditions_of(settings), grids_of(settings)
         self.out_dir, self.seed = settings.out_dir, settings.random_seed
         self.paths = output_paths(self.out_dir, scan, self.grids)
+        self.name = partial(output_path, self.out_dir, scan)
         mask: Any = nib.load(self.paths["mask"])
         self.mask, self.brain = mask, np.asarray(mask.dataobj) > 0
         self._frames: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -209,10 +195,6 @@ class Images:
         if written and any(c.realisations for c in self.conditions):
             self._write_realisations(images, 1 if self.settings.reader_set else None)
         return images
-
-    def name(self, *words: Any, **more: Any) -> Path:
-        """Name an output of this scan."""
-        return output_name(self.out_dir, self.scan, *words, **more)
 
     def mask_of(self, grid: Grid) -> Path:
         """Name the brain mask on a grid of the run."""

@@ -60,6 +60,8 @@ def test_examples() -> None:
         made = derivative_path("/o", second, suffix="mask", desc="brain", **given)
         assert made.name.startswith(f"sub-01_{middle}desc-brain")
         assert made.name.endswith("T2w_mask.nii.gz") == ("space" in given)
+    made = derivative_path("/o", second, suffix="probseg", desc="lesion")
+    assert made.name == "sub-01_desc-lesionT2w_probseg.nii.gz"
 
 
 @settings(deadline=None)

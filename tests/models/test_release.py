@@ -114,8 +114,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, model, refused):
         "bare_T1w.pth": Bomb(target),
     }.items():
         path = tmp_path / name
-        torch.save(content, path)
-        assert "mkdir" in refused(BadDataError, load_bundle, path)
+        for zipped in (True, False):
+            torch.save(content, path, _use_new_zipfile_serialization=zipped)
+            assert "mkdir" in refused(BadDataError, load_bundle, path)
     raw = tmp_path / "raw_T1w.pth"
     raw.write_bytes(pickle.dumps(Bomb(target)))
     with pytest.raises(BadDataError):

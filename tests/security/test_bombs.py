@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import pickle
 import struct
 import subprocess
 import sys
@@ -133,26 +132,3 @@ def test_one_number_cannot_stand_for_terabytes(tmp_path):
     assert path.stat().st_size < 100_000
     with pytest.raises(BadDataError, match="larger than what the file holds"):
         load_model(load_bundle(path))
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.write_text, (self.path, "run")
-
-
-@pytest.mark.parametrize("form", ["pickle", "legacy", "zip"])
-def test_code_in_a_checkpoint_is_not_run(tmp_path, form):
-    path, trace = tmp_path / "T1w.pth", tmp_path / "trace"
-    content = {"model_state_dict": {"x": Payload(trace)}, "args": {}}
-    if form == "pickle":
-        path.write_bytes(pickle.dumps(content))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(BadDataError):
-        load_bundle(path)
-    assert not trace.exists()
