@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any, cast
@@ -16,8 +15,10 @@ from h2lo_bids.imaging.voxels import VoxelResponse, sub_voxels, voxel_means
 from h2lo_bids.models.bundle import Bundle, load_model
 from h2lo_bids.models.h2lo import Operator
 from h2lo_bids.models.registry import FAMILIES, METHODS, Model, family_of
+from h2lo_bids.synthesis.arnold import predict_arnold
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.options import DEFAULTS, EngineOptions, native_precision
+from h2lo_bids.synthesis.patches import predict_diffi2i, predict_pfsr, predict_pix2pix
 
 FIDELITY = 60.0
 """PSNR in dB against fp32 that another precision must keep to be taken."""
@@ -25,6 +26,13 @@ _RIM = 6
 """Voxels around the brain on which the splines lean; further ones count for nothing."""
 _SNAP = 1e-3
 """Distance in voxels below which a position counts as a voxel of the frame."""
+_PREDICT: dict[str, Callable[..., np.ndarray]] = {
+    "arnold": predict_arnold,
+    "pix2pix": predict_pix2pix,
+    "diffi2i": predict_diffi2i,
+    "pfsr": predict_pfsr,
+}
+"""What makes an image on the frame, by family."""
 
 
 @lru_cache(maxsize=8)
@@ -73,13 +81,7 @@ def predict(
         return synthesize(cast(Operator, model), volume, mask, options=options)
     if family == "identity":
         return np.where(mask, volume, np.float32(0))
-    # Each method's file is imported when it is needed.
-    file = "patches" if family in ("pix2pix", "pfsr", "diffi2i") else family
-    predict_family = getattr(
-        importlib.import_module(f"h2lo_bids.synthesis.{file}"), f"predict_{family}"
-    )
-    made: np.ndarray = predict_family(model, volume, mask, options=options, seed=seed)
-    return made
+    return _PREDICT[family](model, volume, mask, options=options, seed=seed)
 
 
 def predict_on_grid(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -13,13 +10,12 @@ from nibabel.affines import from_matvec
 from scipy.ndimage import gaussian_filter
 
 from h2lo_bids.imaging.voxels import VoxelResponse, slice_profile
-from h2lo_bids.models import registry
-from h2lo_bids.models.baselines import Identity, NoSizes
+from h2lo_bids.models.baselines import Arnold, Identity, NoSizes
 from h2lo_bids.models.bundle import default_bundle, load_model, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
-from h2lo_bids.models.registry import Family
 from h2lo_bids.synthesis import predict as door
+from h2lo_bids.synthesis.arnold import predict_arnold
 from h2lo_bids.synthesis.engine import synthesize, synthesize_at
 from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
@@ -212,23 +208,13 @@ def test_nothing_wanted_and_nothing_there():
         predict(IDENTITY, volume, empty[1:])
 
 
-def test_other_families_are_found_when_they_are_needed_and_told_the_seed(monkeypatch):
-    class Dice(torch.nn.Module):
-        pass
-
-    def predict_dice(model, volume, mask, *, options, seed):
-        return np.where(mask, np.float32(seed), np.float32(0))
-
-    Dice.__module__ = "dice_models"
-    module = ModuleType("h2lo_bids.synthesis.dice")
-    module.predict_dice = predict_dice
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(registry.FAMILIES, "dice", Family("dice_models", "Dice", "None"))
-    volume = np.ones(SHAPE, np.float32)
-    got = predict(Dice(), volume, ball(), options=EngineOptions(), seed=7)
-    np.testing.assert_array_equal(got, np.where(ball(), 7, 0))
-    on_grid = predict_on_grid(Dice(), volume, AFFINE, shifted([1, 0, 0]), ball(6), seed=9)
-    np.testing.assert_array_equal(on_grid, np.where(ball(6), 9, 0))
+def test_methods_that_draw_at_random_are_given_the_seed():
+    volume = np.where(ball(), 0.2 + np.random.default_rng(3).random(SHAPE) / 2, 0)
+    truth = predict_arnold(Arnold(), volume, ball(), seed=7)
+    np.testing.assert_array_equal(predict(Arnold(), volume, ball(), seed=7), truth)
+    assert not np.array_equal(predict(Arnold(), volume, ball(), seed=8), truth)
+    got = predict_on_grid(Arnold(), volume, AFFINE, shifted([3] * 3), ball()[3:, 3:, 3:], seed=7)
+    np.testing.assert_array_equal(got, truth[3:, 3:, 3:])
 
 
 def test_seeds_differ_by_run_and_by_scan():
