@@ -40,27 +40,19 @@ Source = Scan | Mapping[str, str] | Iterable[tuple[str, str]]
 
 
 def derivative_path(
-    out_dir: str | Path,
-    source: Source,
-    *,
-    suffix: str | None,
-    desc: str | None = None,
-    space: str | None = None,
-    res: str | None = None,
-    extension: str = ".nii.gz",
-    **extra: str | None,
+    out_dir: str | Path, source: Source, *, extension: str = ".nii.gz", **added: str | None
 ) -> Path:
-    """Name one output.
+    """Name one output, by the entities of its source and those that are added.
 
     A T2w scan's brain mask, label or table would have the name of the T1w scan's, since BIDS
     gives them no entity for the contrast: they are named ``desc-brainT2w``, but for the mask
     on the scan's own grid, ``space-T2w_..._desc-brain_mask``.
     """
     fields = dict(source.entities if isinstance(source, Scan) else source)
-    added = {"desc": desc, "space": space, "res": res, "suffix": suffix, **extra}
+    suffix = added.get("suffix")
     if isinstance(source, Scan) and source.suffix == "T2w" and suffix in _OF_ALL_CONTRASTS:
-        here = suffix == "mask" and space in (None, "T2w")
-        added |= {"space": "T2w"} if here else {"desc": f"{desc}T2w"}
+        here = suffix == "mask" and added.get("space") in (None, "T2w")
+        added |= {"space": "T2w"} if here else {"desc": f"{added['desc']}T2w"}
     fields |= {key.rstrip("_"): value for key, value in added.items() if value is not None}
     fields["extension"] = extension
     for key, value in fields.items():
@@ -76,7 +68,7 @@ def derivative_path(
 
 def report_path(out_dir: str | Path, subject: str) -> Path:
     """Name a subject's report: ``sub-01.html``."""
-    return derivative_path(out_dir, {"sub": subject}, suffix=None, extension=".html")
+    return derivative_path(out_dir, {"sub": subject}, extension=".html")
 
 
 def session_paths(
