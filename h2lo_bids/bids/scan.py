@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,7 +13,7 @@ from typing import Any
 import bids_app_spec
 from h2lo_bids.bids.metadata import LOW_FIELD_BELOW
 from h2lo_bids.bids.names import Name, words_of_label
-from h2lo_bids.errors import MissingInputError
+from h2lo_bids.errors import H2loError
 from h2lo_bids.io import check_content
 
 
@@ -200,30 +198,25 @@ def read_grid(path: Path) -> Grid | None:
 
 @lru_cache(maxsize=4096)
 def _grid(path: Path, *_state: int) -> Grid | None:
-    import nibabel as nib
+    from nibabel.spatialimages import HeaderDataError
+
+    from h2lo_bids.imaging.reading import read_header
 
     try:
         check_content(path)
-        # Not nib.load: it reads extensions of whatever length the header claims.
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
-            start = stream.read(nib.Nifti2Header.template_dtype.itemsize)
-        first = nib.Nifti1Header.may_contain_header(start)
-        kind: Any = nib.Nifti1Header if first else nib.Nifti2Header
-        header = kind(start[: kind.template_dtype.itemsize], check=False)
+        header = read_header(path)
         affine = header.get_best_affine()[:3, :3]
         sides = (affine**2).sum(axis=0) ** 0.5
         sides = sides * {"meter": 1e3, "micron": 1e-3}.get(header.get_xyzt_units()[0], 1.0)
-        if not (sides > 0).all():
-            return None
-        _, middle, longest = sides.argsort()
-        thick = sides[longest] >= THICK * sides[middle]
-        way = _ACROSS[abs(affine[:, longest]).argmax()] if thick else "iso"
         shape = (*map(int, header.get_data_shape()), 1, 1, 1)
-        return Grid(shape[:3], tuple(map(float, sides)), math.prod(shape[3:]), way)
-    except (MissingInputError, OSError, ValueError, EOFError, zlib.error, KeyError):
+    except (H2loError, HeaderDataError, KeyError, ValueError):
         return None
-    except (nib.wrapstruct.WrapStructError, nib.spatialimages.HeaderDataError):
+    if not (sides > 0).all():
         return None
+    _, middle, longest = sides.argsort()
+    thick = sides[longest] >= THICK * sides[middle]
+    way = _ACROSS[abs(affine[:, longest]).argmax()] if thick else "iso"
+    return Grid(shape[:3], tuple(map(float, sides)), math.prod(shape[3:]), way)
 
 
 PREFERENCE = (

@@ -147,7 +147,7 @@ def _check_present(path: Path) -> None:
 
 def _read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:
     """Read a NIfTI-1 or NIfTI-2 file's raw header and its scaled voxels."""
-    header = _read_header(path)
+    header = read_header(path)
     length, size = _checked_length(path, header), path.stat().st_size
     most = size * MAX_RATIO if path.name.endswith(".gz") else size
     if length > most:  # before any memory is taken
@@ -165,7 +165,7 @@ def _read_nifti(path: Path) -> tuple[Any, np.ndarray, tuple[str, ...]]:
     return header, _voxels(path, header, raw), (warning,) if garbage else ()
 
 
-def _read_header(path: Path) -> Any:
+def read_header(path: Path) -> Any:
     """Read a NIfTI header alone: no repair, and no extensions, which lie about their size."""
     with _opened(path) as file:
         # No further than needed: the smallest image ends within a NIfTI-2 header's length.
