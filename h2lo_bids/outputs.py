@@ -155,17 +155,14 @@ def output_paths(
 def output_sidecars(
     scan: Scan,
     model: Bundle,
-    out_dir: Path,
+    settings: Settings,
     grids: Iterable[Grid],
     extras: Sequence[str],
-    *,
-    seed: int,
-    noise_scale: float = 1.0,
-    settings: Mapping[str, Any],
+    **how: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Compose the sidecar of every output that `output_paths` names."""
-    paths = output_paths(out_dir, scan, grids, extras)
-    uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
+    """Compose the sidecar of every output that `output_paths` names; `how` is said of images."""
+    paths = output_paths(settings.out_dir, scan, grids, extras)
+    uris = {key: derivative_uri(path, settings.out_dir) for key, path in paths.items()}
     raw, preproc, mask = scan.uri, uris["preproc"], uris["mask"]
     contents = {
         "preproc": sidecar("preproc", Sources=[raw, mask], SkullStripped=True, **_field(scan)),
@@ -184,15 +181,16 @@ def output_sidecars(
             ModelInputMagneticFieldStrength=model.metadata.get("source_field_strength"),
             **_field(scan),
             **_model_facts(model),
-            RandomSeed=seed,
-            **settings,
+            RandomSeed=settings.random_seed,
+            **how,
             SimulatedSliceProfile=grid.response.profile if grid.spacing else None,
             SimulatedSliceThickness=grid.thickness,
         )
         contents[f"lowfield_{grid.name}"] = low
         for kind in extras:
+            uri, scale = uris[f"lowfield_{grid.name}"], settings.noise_factor
             contents[f"{kind}_{grid.name}"] = extra_sidecar(
-                low, kind, model.metadata, uris[f"lowfield_{grid.name}"], scale=noise_scale
+                low, kind, model.metadata, uri, scale=scale
             )
         sources = [raw, mask, *moved]
         if grid.kind != "native":
@@ -234,41 +232,35 @@ def extra_sidecar(
 
 
 def enhanced_sidecars(
-    scan: Scan,
-    parts: Sequence[Scan],
-    model: Bundle,
-    out_dir: Path,
-    *,
-    seed: int,
-    settings: Mapping[str, Any],
+    scan: Scan, parts: Sequence[Scan], model: Bundle, settings: Settings, **how: Any
 ) -> dict[str, dict[str, Any]]:
-    """Compose the sidecar of every output that `enhanced_paths` names."""
-    paths = enhanced_paths(out_dir, scan)
-    uris = {key: derivative_uri(path, out_dir) for key, path in paths.items()}
+    """Compose the sidecar of every output that `enhanced_paths` names; `how` is said of images."""
+    paths = enhanced_paths(settings.out_dir, scan)
+    uris = {key: derivative_uri(path, settings.out_dir) for key, path in paths.items()}
     scans, fused = [part.uri for part in parts], len(parts) > 1
-    how = {
+    made = {
         "Resolution": MODEL_FRAME,
         "Fusion": "mrr" if fused else "none",
         "RegistrationMethod": "ANTs, rigid, to one of the scans" if fused else None,
-        "RandomSeed": seed,
+        "RandomSeed": settings.random_seed,
         **_field(scan),
         "Software": software_versions(),
     }
     facts = _model_facts(model)
     warning = f"{_TRAINED_ON_SIMULATED}. {_PREDICTION}" if facts["ModelWarning"] else _PREDICTION
     return {
-        "preproc": sidecar("preproc", Sources=[*scans, uris["mask"]], SkullStripped=True, **how),
-        "mask": sidecar("brain", Type="Brain", Sources=scans, **how, SpatialReference=scans[0]),
+        "preproc": sidecar("preproc", Sources=[*scans, uris["mask"]], SkullStripped=True, **made),
+        "mask": sidecar("brain", Type="Brain", Sources=scans, **made, SpatialReference=scans[0]),
         "enhanced": sidecar(
             "enhanced",
             Sources=[*scans, uris["preproc"], uris["mask"]],
             SkullStripped=True,
-            **how,
+            **made,
             ModelTask="enhance",
             ModelInputMagneticFieldStrength=model.metadata.get("source_field_strength"),
             ModelTargetMagneticFieldStrength=model.metadata.get("target_field_strength"),
             **{**facts, "ModelWarning": warning},
-            **settings,
+            **how,
         ),
     }
 

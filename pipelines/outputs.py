@@ -246,21 +246,13 @@ def _add_sinks(branch: Branch, products: Mapping[str, Source], check: pe.Node) -
 
 
 def _sidecars(branch: Branch) -> dict[str, dict[str, Any]]:
-    image, run = branch.image, branch.run
-    settings: dict[str, Any] = {
-        "Precision": image.precision,
-        "Device": run.device.partition(":")[0],
-    }
+    image, settings = branch.image, branch.run.settings
+    how = {"Precision": image.precision, "Device": branch.run.device.partition(":")[0]}
     if image.enhanced:
-        return enhanced_sidecars(
-            image.scan, image.parts, image.model, run.settings.out_dir,
-            seed=run.settings.random_seed, settings=settings,
-        )  # fmt: skip
-    if branch.seed is not None:
-        settings["SynthesisSeed"] = branch.seed
+        return enhanced_sidecars(image.scan, image.parts, image.model, settings, **how)
     return output_sidecars(
-        image.scan, image.model, run.settings.out_dir, branch.grids, extras_of(run.settings),
-        seed=run.settings.random_seed, settings=settings, noise_scale=run.settings.noise_factor,
+        image.scan, image.model, settings, branch.grids, extras_of(settings),
+        **how, SynthesisSeed=branch.seed,
     )  # fmt: skip
 
 

@@ -254,8 +254,7 @@ class Images:
     def _sidecar(self, condition: Condition, bundle: Bundle) -> dict[str, Any]:
         grid = condition.grid
         contents = output_sidecars(
-            self.scan, bundle, self.out_dir, [grid], (),
-            seed=self.seed, settings={"Precision": self.options.precision},
+            self.scan, bundle, self.settings, [grid], (), Precision=self.options.precision
         )  # fmt: skip
         text = f"Condition {condition.name} of a virtual trial: {condition.text}"
         return contents[f"lowfield_{grid.name}"] | {"Description": text}

@@ -50,7 +50,8 @@ def scan(suffix: str, session: str | None) -> Scan:
 
 def contents(head: Scan, out: Path, grids: tuple[Grid, ...], **changed: Any) -> dict[str, dict]:
     model = SimpleNamespace(method="h2lo", sha256="0" * 64, metadata=METADATA | changed)
-    return output_sidecars(head, model, out, grids, EXTRAS, seed=7, settings={"Device": "cpu"})
+    settings = Settings(Path("/raw"), out, random_seed=7)
+    return output_sidecars(head, model, settings, grids, EXTRAS, Device="cpu")
 
 
 def outputs(out: Path, head: Scan) -> None:
