@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +35,6 @@ PRECISIONS = (*SYNTHESIS_PRECISIONS, "fp16")
 """Of fits."""
 SAMPLINGS = ("patch", "volume")
 """What a step of a fit sees."""
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip")
 """Ways of finding the brain."""
 

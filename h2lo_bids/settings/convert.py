@@ -14,7 +14,7 @@ from typing import Any
 
 from h2lo_bids.errors import MissingInputError
 from h2lo_bids.io import read_text
-from h2lo_bids.vocabulary import CONTRASTS, DEVICE
+from h2lo_bids.vocabulary import CONTRASTS
 
 STARTS = EMBEDDED, NONE = "embedded", "none"
 """Words of ``--init`` that are no path."""
@@ -189,7 +189,7 @@ def memory(text: str) -> float:
 
 def device(text: str) -> str:
     """Check the name of a device."""
-    if not DEVICE.fullmatch(text):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:NUMBER")
     return text
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from h2lo_bids.errors import UsageError
-from h2lo_bids.vocabulary import DEVICE, SYNTHESIS_PRECISIONS
+from h2lo_bids.vocabulary import SYNTHESIS_PRECISIONS
 
 
 class CpuTookOverWarning(UserWarning):
@@ -32,8 +32,6 @@ class EngineOptions:
     threads: int | None = None  # tiles at the same time on a CPU, one core each
 
     def __post_init__(self) -> None:
-        if not DEVICE.fullmatch(self.device):
-            raise UsageError(f"device {self.device!r} is not one of cpu, cuda, cuda:N, auto")
         if self.precision not in SYNTHESIS_PRECISIONS:
             raise UsageError(
                 f"precision {self.precision!r} is not one of {', '.join(SYNTHESIS_PRECISIONS)}"

@@ -107,7 +107,7 @@ def test_many_points_in_one_cell_and_none(model, volume):
 
 
 def test_unknown_settings_are_usage_errors():
-    for bad in ({"device": "tpu"}, {"precision": "fp8"}, {"tile": 0}, {"threads": 0}):
+    for bad in ({"precision": "fp8"}, {"tile": 0}, {"threads": 0}):
         with pytest.raises(UsageError):
             EngineOptions(**bad)
 
