@@ -103,7 +103,7 @@ def _report_a_session(root: Path, session: str, ready) -> None:
         out = root / f"out{k}"
         settings = Settings(bids, out, participant_label=("01",), session_label=(session,))
         found = Discovery(sources=(ImageSource(scan, (scan,)),))
-        task = SubjectTask(settings, "01", found, 1, out / "logs")
+        task = SubjectTask(settings, "01", found, out / "logs")
         ready.wait()
         write_report(task, [], [])
 

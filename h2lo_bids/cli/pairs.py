@@ -101,13 +101,12 @@ def _prepare(run: Run, pairs: list[PairSource], done: int) -> None:
         subjects.setdefault(pair.subject, []).append(pair)
     title = f"preparing {counted(len(pairs), 'pair')} of {counted(len(subjects), 'participant')}"
     title += f", {done} prepared already" if done else ""
-    threads = step_threads(run.settings)
     run_participants(
         run,
         title,
         "h2lo_bids.cli.pairs:prepare_participant",
         {
-            f"sub-{subject}": (run.settings, subject, tuple(own), threads, run.logs)
+            f"sub-{subject}": (run.settings, subject, tuple(own), run.logs)
             for subject, own in subjects.items()
         },
         {f"sub-{s}": [pair.hf.relative_path for pair in own] for s, own in subjects.items()},
@@ -144,18 +143,13 @@ def check_further(settings: Settings, people: dict[str, list[str]]) -> None:
 
 
 def prepare_participant(
-    settings: Settings,
-    subject: str,
-    pairs: tuple[PairSource, ...],
-    threads: int,
-    logs: Path,
-    send: Send,
+    settings: Settings, subject: str, pairs: tuple[PairSource, ...], logs: Path, send: Send
 ) -> Outcome:
     """Prepare one participant's pairs, alone among all runs; runs in a process."""
     from h2lo_bids.cli.subject import steps
     from pipelines.pairs import prepare_pairs
 
-    how, crashes = _how(settings, threads), logs / f"sub-{subject}"
+    how, crashes = _how(settings), logs / f"sub-{subject}"
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.
     with alone(settings, subject, send, "that prepares these pairs"):
         made, kept, failed = prepare_pairs(pairs, how, crashes, steps(send))
@@ -167,9 +161,9 @@ def prepare_participant(
     return Outcome(tuple(ready), tuple(failed))
 
 
-def _how(settings: Settings, threads: int = 1) -> Any:
+def _how(settings: Settings) -> Any:
     """Return what decides a pair besides its scans."""
     from h2lo_bids.training.options import frame_of
     from pipelines.pairs import PairOptions
 
-    return PairOptions(settings, frame_of(settings), threads)
+    return PairOptions(settings, frame_of(settings), step_threads(settings))

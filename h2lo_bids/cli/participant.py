@@ -22,7 +22,6 @@ from h2lo_bids.cli.execution import (
     start_run,
     write_dataset,
 )
-from h2lo_bids.cli.resources import step_threads
 from h2lo_bids.errors import Failed, H2loError, NoMatchError, exit_code
 from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.outputs import grids_of
@@ -40,9 +39,6 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import ENHANCE, Send
 from h2lo_bids.wording import all_counted, counted
 
-PROCESS = "h2lo_bids.cli.subject:process"
-"""The function that does a `SubjectTask`; only the process that runs it imports its module."""
-
 
 @dataclass(frozen=True)
 class SubjectTask:
@@ -52,8 +48,6 @@ class SubjectTask:
     subject: str
     found: Discovery
     """What was found of this participant alone."""
-    threads: int
-    """Of one step."""
     logs: Path
     """The run's folder for crash files and graphs."""
     templates: Templates = field(default_factory=dict)
@@ -96,14 +90,13 @@ def _process(run: Run, found: Discovery, templates: Templates) -> None:
     subjects: dict[str, list[ImageSource]] = {}
     for source in found.sources:
         subjects.setdefault(f"sub-{source.scan.subject}", []).append(source)
-    root, threads = run.settings.bids_dir, step_threads(run.settings)
+    root = run.settings.bids_dir
     skipped, problems = _by_subject(root, found.skipped), _by_subject(root, found.problems)
     tasks = {
         name: SubjectTask(
             settings=run.settings,
             subject=sources[0].scan.subject,
             found=Discovery(tuple(problems[name]), tuple(skipped[name]), sources=tuple(sources)),
-            threads=threads,
             logs=run.logs,
             templates=templates,
         )
@@ -112,7 +105,7 @@ def _process(run: Run, found: Discovery, templates: Templates) -> None:
     run_participants(
         run,
         f"{counted(len(subjects), 'participant')}, {counted(len(found.scans), 'scan')}",
-        PROCESS,
+        "h2lo_bids.cli.subject:process",
         {name: (task,) for name, task in tasks.items()},
         {name: [scan.relative_path for scan in task.found.scans] for name, task in tasks.items()},
         "scan",

@@ -14,6 +14,7 @@ from h2lo_bids.bids.derivatives import derivative_path
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.execution import Outcome, alone
 from h2lo_bids.cli.participant import SubjectTask, write_report
+from h2lo_bids.cli.resources import step_threads
 from h2lo_bids.errors import Failed, H2loError, error_named
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
@@ -69,7 +70,7 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     from pipelines.participant import RunSpec, init_participant_wf, records
 
     settings, images = task.settings, _images(task, send)
-    how = RunSpec(settings, task.templates, device_of(settings), task.threads)
+    how = RunSpec(settings, task.templates, device_of(settings), step_threads(settings))
     workflow = init_participant_wf(_workflow_name(task), images, how)
     workflow.base_dir = str(settings.work)
     parts = {f"{i.name}_wf": [scan.relative_path for scan in i.parts] for i in images}
@@ -176,7 +177,7 @@ def examine(
     options = EngineOptions(
         device=device_of(settings),
         precision=settings.precision or "fp32",
-        threads=task.threads,
+        threads=step_threads(settings),
     )
 
     @functools.cache
