@@ -76,19 +76,6 @@ def test_any_layout_and_type_of_volume(model, naive, volume):
         np.testing.assert_array_equal(synthesize(model, other, mask), expected)
 
 
-def test_points_between_voxels_match_an_independent_interpolator(model, volume):
-    rng = np.random.default_rng(5)
-    points = rng.uniform(-2, np.array(volume.shape) + 1, (300, 3))
-    got = synthesize_at(model, volume, points, options=EngineOptions(tile=6))
-    with torch.inference_mode():
-        field = model.encoder(torch.from_numpy(volume)[None, None])[0].permute(1, 2, 3, 0)
-        last = np.array(volume.shape) - 1
-        read = RegularGridInterpolator([np.arange(n) for n in volume.shape], field.double().numpy())
-        features = torch.from_numpy(read(np.clip(points, 0, last))).float()
-        expected = model.combine(features, torch.from_numpy(2 * points / last - 1).float())
-    np.testing.assert_allclose(got, expected.numpy(), atol=5e-5)
-
-
 def test_points_on_voxels_match_the_grid(model, volume):
     mask = volume > 0.4
     grid = synthesize(model, volume, mask)
@@ -175,16 +162,19 @@ def inr():
 
 
 def brute_force(model, volume, points):
-    """Interpolate the feature field with SciPy, then loop over positions."""
+    """Interpolate the feature field with SciPy, and read it at each position."""
     with torch.no_grad():
         features = model.encoder(torch.from_numpy(volume)[None, None])[0]
-    axes = [np.arange(n) for n in volume.shape]
+    axes, n = [np.arange(n) for n in volume.shape], np.array(volume.shape)
     field = RegularGridInterpolator(axes, features.permute(1, 2, 3, 0).double().numpy())
-    inside = np.clip(points, 0, np.array(volume.shape) - 1)
+    found = field(np.clip(points, 0, n - 1))
+    if not isinstance(model, ConditionalInr):
+        at = torch.from_numpy(2 * points / (n - 1) - 1).float()
+        with torch.no_grad():
+            return model.combine(torch.from_numpy(found).float(), at).numpy()
     weights = [(m.weight.double().numpy(), m.bias.double().numpy()) for m in model.linears]
     out = []
-    for point, feature in zip(points, field(inside), strict=True):
-        n = np.array(volume.shape)
+    for point, feature in zip(points, found, strict=True):
         x = np.concatenate([feature, (2 * point + 1) / n - 1, 2 / n])
         for weight, bias in weights[:-1]:
             x = np.maximum(weight @ x + bias, 0)
@@ -205,13 +195,15 @@ def test_tiles_of_the_inr_equal_the_whole_volume(naive, volume, sizes, tile):
     np.testing.assert_allclose(got[mask], expected[mask], atol=1e-4 * np.ptp(expected))
 
 
-def test_off_grid_queries_equal_brute_force(inr, volume):
-    rng = np.random.default_rng(5)
-    points = rng.uniform(-2, np.array(volume.shape) + 1, (200, 3))
+@pytest.mark.parametrize("kind", ["model", "inr"])
+def test_off_grid_queries_equal_brute_force(request, volume, kind):
+    operator = request.getfixturevalue(kind)
+    points = np.random.default_rng(5).uniform(-2, np.array(volume.shape) + 1, (250, 3))
     points[:50] = np.rint(points[:50]).clip(0, np.array(volume.shape) - 1)
-    got = synthesize_at(inr, volume, points, options=EngineOptions(tile=5))
-    expected = brute_force(inr, volume, points)
-    np.testing.assert_allclose(got, expected, atol=1e-4 * np.ptp(expected))
+    got = synthesize_at(operator, volume, points, options=EngineOptions(tile=5))
+    expected = brute_force(operator, volume, points)
+    atol = 5e-5 if kind == "model" else 1e-4 * np.ptp(expected)
+    np.testing.assert_allclose(got, expected, atol=atol)
 
 
 def test_other_grids_are_queried_not_resampled(inr, volume):
