@@ -298,11 +298,9 @@ def _check_spacing(name: str, header: Any) -> list[str]:
     """Refuse voxel sizes that are none of a head's; take the sign off negative ones."""
     spacing = np.asarray(header["pixdim"][1:4], dtype=float)
     shown = " x ".join(f"{s:g}" for s in spacing)
-    if not np.all(np.abs(spacing) > 0):
-        raise BadDataError(f"{name}: voxel size {shown} is not positive; restore its header")
     low, high = SPACING_RANGE
     if not np.all((np.abs(spacing) >= low) & (np.abs(spacing) <= high)):
-        raise BadDataError(f"{name}: voxel size {shown} mm is not that of a head; check its units")
+        raise BadDataError(f"{name}: voxel size {shown} mm is not a head's; restore its header")
     header["pixdim"][1:4] = np.abs(spacing)
     return [] if np.all(spacing > 0) else [f"{name}: voxel size {shown} is read without its sign"]
 
