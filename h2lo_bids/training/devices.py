@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -93,12 +94,8 @@ def keep_freed_memory() -> None:
     mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def peak_memory() -> float | None:
-    """Return the largest memory in GB of this process or of a child it waited for, if known."""
-    try:
-        import resource
-    except ImportError:
-        return None
+def peak_memory() -> float:
+    """Return the largest memory in GB of this process or of a child it waited for."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     most = max(resource.getrusage(kind).ru_maxrss for kind in kinds)
     return round(most * (1 if sys.platform == "darwin" else 1024) / 1e9, 3)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -130,31 +131,20 @@ def pairs_of_split(
     split: Split, out: Path, contrasts: Sequence[str], say: Say
 ) -> dict[str, dict[str, list[Pair]]]:
     """Return the pairs of each contrast and part; those that are not kept yet are simulated."""
-    found: dict[str, dict[str, list[Pair]]] = {contrast: {} for contrast in contrasts}
+    cache = out / "work" / "pairs"
+    found: dict[str, dict[str, list[Pair]]] = {c: {part: [] for part in split} for c in contrasts}
     for part, maps in split.items():
-        files = _simulated(maps, SIMULATIONS[part], contrasts, out / "work" / "pairs", say)
-        for contrast in contrasts:
-            found[contrast][part] = [p for path in files[contrast] for p in _read_pairs(path)]
-    return found
-
-
-def _simulated(
-    maps: Sequence[Numbered], how: Simulation, contrasts: Sequence[str], cache: Path, say: Say
-) -> dict[str, list[Path]]:
-    """Return the files of simulated pairs; all contrasts of a person are simulated at once."""
-    found: dict[str, list[Path]] = {contrast: [] for contrast in contrasts}
-    kind = f"{how.scaling}-{how.inputs}{'-distorted' if how.distorted else ''}"
-    for variant in range(how.variants):
-        for number, path in maps:
+        how = SIMULATIONS[part]
+        kind = f"{how.scaling}-{how.inputs}{'-distorted' if how.distorted else ''}"
+        for variant, (number, path) in itertools.product(range(how.variants), maps):
             person = PAIR_SEED + 100 * variant + number
             name = f"{path.name.split('.')[0]}_seed-{person}_{kind}.npy"
-            kept = {c: cache / c / name for c in contrasts}
-            missing = {c: file for c, file in kept.items() if not file.exists()}
-            if missing:
+            missing = {c: cache / c / name for c in contrasts if not (cache / c / name).exists()}
+            if missing:  # all contrasts of a person are simulated at once
                 _simulate(path, person, missing, how)
                 say(f"simulated {', '.join(missing)} of {path.name}, seed {person}")
             for contrast in contrasts:
-                found[contrast].append(kept[contrast])
+                found[contrast][part] += _read_pairs(cache / contrast / name)
     return found
 
 

@@ -248,8 +248,21 @@ class FoldJob(FoldWork):
         save_site(self.folder / BUNDLE, name, self, result, summarise(tested.scores))
         log = self.work / ("" if self.arm is None else FINETUNE) / HISTORY
         atomic_write_bytes(self.folder / HISTORY, log.read_bytes())
-        measured = {"synthesis_seconds": seconds, "peak_memory_gb": peak_memory()}
-        record = {**_record(self, options, result), **measured}
+        record = {
+            "task": self.task,
+            "options": {**self.method_options(), **options.to_dict()},
+            "seed": options.seed,
+            "given": self.options.identity(),
+            "steps": result.steps,
+            "timed_out": result.timed_out,
+            **outcome_of(self, result),
+            "parameters": count_parameters(result.model),
+            "threads": torch.get_num_threads(),  # they decide the last bits, as do the devices
+            "devices": self.devices,
+            "warnings": _warnings(self.pairs_in(*PARTS), result, self),
+            "synthesis_seconds": seconds,
+            "peak_memory_gb": peak_memory(),
+        }
         write_fold(self, tested, record)
         say(f"done; best validation {result.best_psnr:.2f} dB at step {result.best_step}")
 
@@ -363,23 +376,6 @@ def run_fold(job: FoldWork, say: Say = lambda line: None, lost: Say = lambda lin
         say("making its results anew: some are missing")
     job.run(say, lost)
     return job.folder
-
-
-def _record(job: FoldJob, options: FitOptions, result: FitResult) -> dict[str, Any]:
-    pairs = job.pairs_in(*PARTS)
-    return {
-        "task": job.task,
-        "options": json.loads(json.dumps({**job.method_options(), **options.to_dict()})),
-        "seed": options.seed,
-        "given": json.loads(json.dumps(job.options.identity())),
-        "steps": result.steps,
-        "timed_out": result.timed_out,
-        **outcome_of(job, result),
-        "parameters": count_parameters(result.model),
-        "threads": torch.get_num_threads(),  # they decide the last bits, as do the devices
-        "devices": job.devices,
-        "warnings": _warnings(pairs, result, job),
-    }
 
 
 def _warnings(pairs: tuple[PreparedPair, ...], result: FitResult, job: FoldJob) -> list[str]:
