@@ -201,9 +201,11 @@ class Table:
         ranked = {metric: _places(block.rows, metric) for metric in self.metrics}
         rows = []
         for row in block.rows:
-            cells = [_cell(row.summary.get(m), m, ranked[m].get(row.name, 0)) for m in self.metrics]
+            cells = [_cell(row.summary[m], ranked[m].get(row.name, 0)) for m in self.metrics]
             cells += [Cell(column.write(row.values) or NOTHING) for column in self.shown]
-            cells += [_printed(self.printed.get((block.contrast, row.name, m)), m) for m in paper]
+            for m in paper:
+                figures = self.printed.get((block.contrast, row.name, m), (math.nan, math.nan))
+                cells.append(_cell(Summary(row.name, m, {}, *figures)))
             rows.append((f"{row.title} {MARK}" if row.partial else row.title, tuple(cells)))
         return Printout(tuple(heads), tuple(rows))
 
@@ -249,9 +251,8 @@ class Table:
             for row in block.rows:
                 values: list[Any] = [block.contrast, row.name]
                 for key in self.metrics:
-                    summary = row.summary.get(key)
-                    values += [summary.mean, summary.std] if summary else [None, None]
-                    values.append(ranked[key].get(row.name))
+                    summary = row.summary[key]
+                    values += [summary.mean, summary.std, ranked[key].get(row.name)]
                 values += [row.values.get(key) for key in self.values]
                 for key in self._paper_metrics():
                     values += self.printed.get((block.contrast, row.name, key), (None, None))
@@ -341,28 +342,19 @@ def _places(rows: Sequence[Row], metric: str) -> dict[str, int]:
 
     Equal values share a place, and nothing is best among equals only.
     """
-    whole = {r.name: r.summary[metric].mean for r in rows if not r.partial and metric in r.summary}
+    whole = {row.name: row.summary[metric].mean for row in rows if not row.partial}
     known = {name: value for name, value in whole.items() if math.isfinite(value)}
     ordered = sorted(set(known.values()), reverse=CATALOGUE[metric].higher)
     marked = ordered[: max(min(len(ordered) - 1, 2), 0)]
     return {name: marked.index(value) + 1 for name, value in known.items() if value in marked}
 
 
-def _cell(summary: Summary | None, metric: str, place: int) -> Cell:
-    if summary is None:
-        return Cell(NOTHING)
-    write = CATALOGUE[metric].write
+def _cell(summary: Summary, place: int = 0) -> Cell:
+    write = CATALOGUE[summary.metric].write
     std = "" if math.isnan(summary.mean + summary.std) else write(summary.std)
     bounded = math.isfinite(summary.low)
     interval = f"{write(summary.low)} to {write(summary.high)}" if bounded else ""
     return Cell(write(summary.mean), std, place, interval, summary.n)
-
-
-def _printed(figures: tuple[float, float] | None, metric: str) -> Cell:
-    if figures is None:
-        return Cell(NOTHING)
-    mean, std = (CATALOGUE[metric].write(value) for value in figures)
-    return Cell(mean, "" if std == NOTHING else std)
 
 
 def _list(notes: tuple[str, ...]) -> list[str]:

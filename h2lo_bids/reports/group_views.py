@@ -133,9 +133,8 @@ def _strips(contrast: Contrast, titles: Mapping[str, str]) -> list[dict[str, Any
         columns = {method: title for method, title in titles.items() if method in scored}
         better = "larger" if metric.higher else "smaller"
         what = f"{metric.title} of {len(subjects)} subjects by method, {contrast.name}"
-        if columns:
-            drawing = charts.strip_plot(subjects, columns, label=f"{what}: {better} is better")
-            strips.append({"metric": metric, "svg": drawing})
+        drawing = charts.strip_plot(subjects, columns, label=f"{what}: {better} is better")
+        strips.append({"metric": metric, "svg": drawing})
     return strips
 
 
