@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,8 +12,7 @@ from h2lo_bids.evaluation.benchmark import paper_figures
 from h2lo_bids.evaluation.metrics import METRICS
 from h2lo_bids.evaluation.scores import SCORED, Score, read_scores, write_scores
 from h2lo_bids.evaluation.splits import Fold, write_splits
-from h2lo_bids.evaluation.statistics import compare, summarise
-from h2lo_bids.evaluation.table import Block, Column, Row, Table, tabulate, write_tables
+from h2lo_bids.evaluation.table import Column, Table, tabulate, write_tables
 from h2lo_bids.io import write_json
 from h2lo_bids.reports.group import write_group_report
 
@@ -205,19 +204,14 @@ def make_model(out: Path, contrast: str) -> None:
 
 def sample_table(out: Path, *, more: str = "") -> Table:
     """Give a table of what a made-up training has left, with one more method of that name."""
-    titles, blocks = {"identity": "HF image", **METHODS}, []
+    blocks = []
     for path in sorted(out.glob("group_*_scores.tsv")):
-        scores = read_scores(path)
-        rows = []
-        for name, title in {**titles, **({more: more} if more else {})}.items():
-            mine = [s for s in scores if s.method == (name if name in titles else "h2lo")]
-            summary = {row.metric: row for row in summarise(mine)}
-            rows.append(Row(name, title, summary, {"seconds": 1.5}, partial=name == more))
-        notes = (f"{more}: 1 of 3 folds.",) if more else ()
         contrast = path.name.split("_")[1]
-        blocks.append(
-            Block(contrast, tuple(rows), notes, compare(summarise(scores), reference="h2lo"))
-        )
+        block = tabulate(read_scores(path), METHODS, contrast=contrast, reference="h2lo")
+        rows = [replace(row, values={"seconds": 1.5}) for row in block.rows]
+        rows += [replace(rows[1], name=more, title=more, partial=True)] if more else []
+        notes = (f"{more}: 1 of 3 folds.",) if more else ()
+        blocks.append(replace(block, rows=tuple(rows), notes=notes))
     return Table(
         name="table1",
         title="A made-up comparison",
