@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from heads import rows_of
-from scipy.ndimage import gaussian_filter
+from problems import ball_pair
 
 from h2lo_bids.errors import TemporaryError
 from h2lo_bids.models.bundle import default_bundle, save_bundle
@@ -40,16 +40,10 @@ OF_GPU = pytest.mark.parametrize("script", ["gpu"], indirect=True)
 
 
 def write_head(path: Path, seed: int) -> None:
-    """Write a ball of three tissues and its blurred partner."""
-    rng = np.random.default_rng(seed)
-    at = np.stack(np.mgrid[tuple(slice(n) for n in SHAPE)], -1) - (np.array(SHAPE) - 1) / 2
-    mask = (at**2).sum(-1) < (0.45 * min(SHAPE)) ** 2
-    texture = gaussian_filter(rng.standard_normal(SHAPE), 4)
-    tissue = np.digitize(texture / texture.std(), [-0.8, 0.3])
-    hf = np.array([0.2, 0.6, 0.9])[tissue] + 0.02 * rng.standard_normal(SHAPE)
-    lf = gaussian_filter(np.array([0.3, 0.7, 0.8])[tissue], 1.5)
+    """Write a ball and its blurred partner."""
+    pair = ball_pair(path.stem, seed, SHAPE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, hf=hf * mask / hf[mask].max(), lf=lf * mask / lf[mask].max(), mask=mask)
+    np.savez(path, hf=pair.hf, lf=pair.lf, mask=pair.mask)
 
 
 @OF_FEW_PAIRS
@@ -61,18 +55,16 @@ def test_a_site_is_simulated_once_and_imitated_by_a_program(
 
     def simulate(labels: Path, **how: Any) -> dict[str, TrainingPair]:
         seeds.append(how["seed"])
-        write_head(tmp_path / "head.npz", how["seed"])
-        with np.load(tmp_path / "head.npz") as head:
-            return {"T1w": TrainingPair((head["hf"],), head["lf"], head["mask"])}
+        pair = ball_pair("", how["seed"], SHAPE)
+        return {"T1w": TrainingPair((pair.hf,), pair.lf, pair.mask)}
 
     monkeypatch.setattr(script, "simulate_training_pairs", simulate)
     monkeypatch.setattr(script, "PARTS", {"train": 2, "validation": 1, "test": 1})
     (tmp_path / "labels").mkdir()
     for name in "abc":
         (tmp_path / "labels" / f"{name}.nii.gz").touch()
-    write_head(tmp_path / "head.npz", 1)
-    with np.load(tmp_path / "head.npz") as head:
-        real = np.where(head["mask"], 1 + 99 * head["hf"], 0).astype(np.float32)
+    pair = ball_pair("x", 1, SHAPE)
+    real = np.where(pair.mask, 1 + 99 * pair.hf, 0).astype(np.float32)
     nib.Nifti1Image(real, np.diag([3.0, 3.0, 3.0, 1.0])).to_filename(tmp_path / "x.nii.gz")
     words = ["make", tmp_path / "sites", "--labels", tmp_path / "labels"]
     words += ["--heads", tmp_path / "x.nii.gz", "--simulator", "cp {input} {output}"]

@@ -195,10 +195,10 @@ def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path):
     content = json.loads(other.read_text())
     content["Conditions"]["quiet"]["noise_scale"] = 7
     other.write_text(json.dumps(content))
-    write_ratings(tmp_path / "more", 1)
-    notes = collect(tmp_path).notes
-    assert sum("sub-0001" in note and "cannot be read" in note for note in notes) == 1
-    assert sum("same --condition" in note for note in notes) == 1
+    found = collect(tmp_path)
+    assert sum("sub-0001" in note and "cannot be read" in note for note in found.notes) == 1
+    assert sum("sub-0003" in note and "same --condition" in note for note in found.notes) == 1
+    assert {row["subjects"] for row in found.rows["detectability"]} == {1}
     with pytest.raises(NoMatchError, match="holds no ratings"):
         collect(tmp_path / "none")
 
