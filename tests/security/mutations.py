@@ -75,11 +75,6 @@ def mutate_json(content: Any, rng: random.Random) -> Any:
     return content
 
 
-def to_bytes(content: Any) -> bytes:
-    """Write JSON as an attacker would: with NaN, lone surrogates and huge numbers."""
-    return json.dumps(content).encode("utf-8", errors="surrogatepass")
-
-
 def mutate(data: bytes, rng: random.Random) -> bytes:
     """Damage a document: as JSON where it is some, else as bytes."""
     try:
@@ -88,7 +83,8 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
         return mutate_bytes(data, rng)
     if rng.random() < 0.4:
         return mutate_bytes(data, rng)
-    return to_bytes(mutate_json(content, rng))
+    # As an attacker would: with NaN, lone surrogates and huge numbers.
+    return json.dumps(mutate_json(content, rng)).encode("utf-8", errors="surrogatepass")
 
 
 def _places(content: Any) -> Any:
