@@ -122,6 +122,7 @@ def check_usage(settings: Settings) -> None:
         )
     _check_inputs(settings)
     check_values(settings)
+    require_own(settings.out_dir)
 
 
 def _check_inputs(settings: Settings) -> None:
@@ -143,7 +144,6 @@ def _check_inputs(settings: Settings) -> None:
 
 def prepare_folders(settings: Settings) -> None:
     """Create out_dir and the work folder."""
-    require_own(settings.out_dir)
     for name, folder in (("out_dir", settings.out_dir), ("the work folder", settings.work)):
         try:
             folder.mkdir(parents=True, exist_ok=True)

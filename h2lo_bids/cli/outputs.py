@@ -8,7 +8,6 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.bids.derivatives import (
     pair_paths,
     report_path,
@@ -54,7 +53,6 @@ def dry_run(settings: Settings, console: Console) -> int:
     check_usage(settings)
     if settings.reports_only:
         raise UsageError("--reports-only writes nothing but pages; leave --dry-run out")
-    require_own(settings.out_dir)
     found, lines = _find(settings)
     console.line(f"dry run: nothing is written; the work folder would be {settings.work}")
     for line in (*found.notes, *lines):

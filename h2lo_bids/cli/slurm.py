@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids import __version__
-from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.parser import Parser, read_settings
@@ -134,7 +133,6 @@ def _write_run(cluster: argparse.Namespace) -> int:
     if settings.nprocs is None and cluster.cpus is not None:
         settings = replace(settings, nprocs=cluster.cpus)
     check_usage(settings)
-    require_own(settings.out_dir)
     folder = run_folder(settings)
     if re.search(r"[\x00-\x1f\x7f\\]", str(folder)):
         raise UsageError(f"{folder}: Slurm takes no such path; use a link with a plain name")
