@@ -1,9 +1,9 @@
-"""From a query to the scans to work on, and why the others are skipped."""
+"""From the options to the scans to work on, and why the others are skipped."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from h2lo_bids.bids.scan import (
 )
 from h2lo_bids.errors import H2loError, NoMatchError
 from h2lo_bids.settings import Settings
+from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 
 _FUSED = "mrr"
@@ -69,34 +70,20 @@ class Discovery(Result):
 
 
 def discover(settings: Settings) -> Discovery:
-    """Find the high-field T1w and T2w scans that are asked for.
+    """Find the T1w and T2w scans that are asked for: of high field, or of low field to enhance.
 
-    Per subject, session and contrast one scan is taken (order of preference in
-    `h2lo_bids.bids.scan.rank`), or every one with ``settings.all_scans``. The preferred scan is
-    never replaced silently: when its content is missing, that is a problem, not a reason to
-    take another.
+    Per subject, session and contrast one high-field scan is taken (order of preference in
+    `h2lo_bids.bids.scan.rank`). The preferred scan is never replaced silently: when its content is
+    missing, that is a problem, not a reason to take another.
+
+    Of low-field scans the axial, coronal and sagittal thick-slice ones are taken, to be fused,
+    where all three are there (one of them may turn out to be absent or broken: the others go on
+    without it); else one scan, isotropic before axial, coronal and sagittal. An image of unknown
+    field strength counts as high field unless words choose it.
+
+    With ``settings.all_scans`` every scan is taken, by itself.
     """
-    return _search(settings, SCANS, _high_field)
-
-
-def discover_lowfield(settings: Settings) -> Discovery:
-    """Find the low-field T1w and T2w scans that are asked for.
-
-    Per subject, session and contrast: the axial, coronal and sagittal thick-slice scans, to be
-    fused, where all three are there (one of them may turn out to be absent or broken: the
-    others go on without it); else one scan, isotropic before axial, coronal and sagittal. With
-    ``settings.all_scans`` every scan by itself. An image of unknown field strength counts as high
-    field unless words choose it.
-    """
-    return _search(settings, ENHANCED, _low_field)
-
-
-def _search(
-    settings: Settings,
-    sides: tuple[str, ...],
-    choose: Callable[[list[Scan], Search], list[ImageSource]],
-) -> Discovery:
-    """Find the images that are asked for, and let a function choose the scans among them."""
+    sides, choose = (ENHANCED, _low_field) if settings.task == ENHANCE else (SCANS, _high_field)
     search = Search(settings, Conditions(settings))
     search.begin()
     every = find_images(search)

@@ -16,7 +16,7 @@ from h2lo_bids.bids.derivatives import (
     session_paths,
     sidecar_path,
 )
-from h2lo_bids.bids.discover import Discovery
+from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.pairs import PairDiscovery, discover_pairs
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
@@ -74,9 +74,7 @@ def dry_run(settings: Settings, console: Console) -> int:
 def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
     """Return what a level works on, and what describes it."""
     if not settings.on_pairs:
-        from h2lo_bids.cli.participant import find
-
-        scans = find(settings)
+        scans = discover(settings)
         return scans, [*_check(settings, scans), *_scan_lines(settings, scans)]
     pairs = discover_pairs(settings)
     check_further(settings, subjects_of(pairs.pairs))

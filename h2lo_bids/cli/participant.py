@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids.derivatives import report_path, result_path, software_versions
-from h2lo_bids.bids.discover import Discovery, ImageSource, discover, discover_lowfield
+from h2lo_bids.bids.discover import Discovery, ImageSource, discover
 from h2lo_bids.cli.checks import Templates
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
@@ -63,7 +63,7 @@ def run_participant(settings: Settings, console: Console) -> int:
         if settings.reports_only:
             return reports_only(run)
         run.pool()  # its imports take as long as the search
-        found = find(settings)
+        found = discover(settings)
         report_discovery(run, found)
         suffixes = tuple(sorted({scan.suffix for scan in found.scans}))
         templates: Templates = {}
@@ -79,11 +79,6 @@ def run_participant(settings: Settings, console: Console) -> int:
         if suffixes:
             write_pages_of_all(run)
         return exit_code(run.failed, len(run.done))
-
-
-def find(settings: Settings) -> Discovery:
-    """Find the scans that the settings ask for."""
-    return (discover_lowfield if settings.task == ENHANCE else discover)(settings)
 
 
 def _process(run: Run, found: Discovery, templates: Templates) -> None:

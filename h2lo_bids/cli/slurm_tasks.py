@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from h2lo_bids.bids.derivatives import result_path, result_pattern
+from h2lo_bids.bids.discover import discover
 from h2lo_bids.cli import outputs
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.execution import COLUMNS, write_rows
@@ -105,9 +106,7 @@ def _is_done(state: State | None, inputs: Iterable[Path], made: Iterable[Path]) 
 
 def _participants(settings: Settings, states: dict[str, State]) -> Stage:
     """Make a task of each session; a participant with a scan outside sessions is one task."""
-    from h2lo_bids.cli.participant import find
-
-    root, found = settings.bids_dir, find(settings)
+    root, found = settings.bids_dir, discover(settings)
     _warn(found, root)
     expected = outputs.expected_outputs(settings, found)
     files: list[tuple[str, Path | None]] = [(made.source, made.path) for made in expected]

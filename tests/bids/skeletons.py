@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids.bids import scan
-from h2lo_bids.bids.discover import Discovery, discover, discover_lowfield
+from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.settings import Settings
@@ -78,7 +78,7 @@ def find(root: Path, **options: Any) -> Discovery:
 
 
 def find_low(root: Path, **options: Any) -> Discovery:
-    return discover_lowfield(asking(root, **options))
+    return discover(asking(root, task="enhance", **options))
 
 
 def reasons(found: Discovery) -> dict[str, str]:

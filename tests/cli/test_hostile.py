@@ -99,7 +99,7 @@ def test_a_surprise_is_one_line_and_its_traceback_is_in_the_log(tmp_path, bids, 
     def broken(settings):
         raise LookupError("of a kind\nnobody thought of")
 
-    monkeypatch.setattr("h2lo_bids.cli.participant.find", broken)
+    monkeypatch.setattr("h2lo_bids.cli.participant.discover", broken)
     code, _, err = call(bids, tmp_path / "out", "participant")
     assert code == 1
     (line,) = err.splitlines()

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from heads import write_dataset, write_pairs, write_scan
 
+from h2lo_bids.bids.discover import discover
 from h2lo_bids.bids.pairs import discover_pairs
 from h2lo_bids.cli import group
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run
 from h2lo_bids.cli.outputs import expected_outputs
 from h2lo_bids.cli.parser import read_settings
-from h2lo_bids.cli.participant import find
 from h2lo_bids.cli.slurm import main, run_folder
 from h2lo_bids.cli.slurm_tasks import Stage, stages_of
 from h2lo_bids.errors import UsageError
@@ -65,7 +65,7 @@ def finish(folder: Path, name: str, code: int) -> None:
 def make_outputs(words: list[str], name: str) -> list[Path]:
     """Touch what a dry run lists of a participant, which `test_outputs` compares with a run."""
     asked = read_settings([*words, "--skip-bids-validation"])
-    listed = expected_outputs(asked, find(asked))
+    listed = expected_outputs(asked, discover(asked))
     paths = [item.path for item in listed if item.source.startswith(f"{name}/")]
     for path in paths:
         make(path)
