@@ -7,7 +7,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.masks import bounding_box
@@ -206,17 +206,23 @@ def frame_grid(
     image: Any, frame: Any, *, mask: Any = None
 ) -> tuple[tuple[int, int, int], np.ndarray]:
     """Place a model's frame in a scan's world."""
-    own_shape, own_affine, back = _reoriented(image, frame.orientation)
-    own, wanted = spacing_of(own_affine), np.asarray(frame.spacing, dtype=float)
+    turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(frame.orientation)))
+    turned = image.as_reoriented(turn)
+    own, wanted = spacing_of(turned.affine), np.asarray(frame.spacing, dtype=float)
     kept = bool(np.all(np.abs(own / wanted - 1) <= SAME_SPACING))
     scale = np.ones(3) if kept else wanted / own
-    low, high = np.zeros(3), np.asarray(own_shape, dtype=float) - 1
+    low, high = np.zeros(3), np.asarray(turned.shape, dtype=float) - 1
     if mask is not None and frame.anchor == "brain":
-        low, high = _mask_box(mask, image, back)
+        inside = np.asarray(mask.as_reoriented(turn).dataobj) > 0
+        if not inside.any():
+            raise BadDataError(
+                f"{name_of(image)}: its brain mask is empty; look at the image or give a mask"
+            )
+        low, high = np.array([(ends.start, ends.stop - 1.0) for ends in bounding_box(inside)]).T
     if frame.anchor == "array":
         if kept:
-            return own_shape, own_affine
-        shape = np.maximum(2, np.rint(np.asarray(own_shape) / scale)).astype(int)
+            return turned.shape, turned.affine
+        shape = np.maximum(2, np.rint(np.asarray(turned.shape) / scale)).astype(int)
     else:
         shape = np.asarray(frame.shape, dtype=int)
         if mask is not None:
@@ -226,27 +232,7 @@ def frame_grid(
         start = np.floor(start + 0.5)
     step = nib.affines.from_matvec(np.diag(scale), start)
     a, b, c = (int(n) for n in shape)
-    return (a, b, c), own_affine @ step
-
-
-def _reoriented(image: Any, codes: str) -> tuple[tuple[int, int, int], np.ndarray, np.ndarray]:
-    """Return shape and affine of the re-ordered array, and new voxel to old voxel."""
-    change = ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(codes)))
-    back = inv_ornt_aff(change, image.shape)
-    a, b, c = (int(image.shape[old]) for old in np.argsort(change[:, 0]))
-    return (a, b, c), image.affine @ back, back
-
-
-def _mask_box(mask: Any, image: Any, back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first and last voxels of a mask in the re-ordered array."""
-    inside = np.asarray(mask.dataobj) > 0
-    if not inside.any():
-        raise BadDataError(
-            f"{name_of(image)}: its brain mask is empty; look at the image or give a mask"
-        )
-    ends = [(box.start, box.stop - 1) for box in bounding_box(inside)]
-    corners = nib.affines.apply_affine(np.linalg.inv(back), np.array(ends, dtype=float).T)
-    return corners.min(0), corners.max(0)
+    return (a, b, c), turned.affine @ step
 
 
 def _check_fit(image: Any, needed: np.ndarray, shape: np.ndarray, spacing: np.ndarray) -> None:
