@@ -67,7 +67,7 @@ class Validation:
         total, voxels = 0.0, 0
         for index, corner in self.places[mine]:
             pair = self.pairs[index]
-            box = self._box(corner)
+            box = tuple(slice(max(0, c), c + self.options.crop) for c in corner)
             if predict_crop is not None:
                 made = predict_crop(pair, corner)
             else:
@@ -86,21 +86,13 @@ class Validation:
             return total / count
         return math.inf if total == 0 else -10.0 * math.log10(total / count)
 
-    def figure(self, predict: Predict, predict_crop: PredictCrop | None = None) -> float:
+    def figure(self, predict: Predict) -> float:
         """Return the figure of a method; NaN without validation pairs."""
-        return self.psnr(*self.sums(predict, predict_crop))
+        return self.psnr(*self.sums(predict))
 
     def baseline(self) -> float:
         """Return the figure of the input images themselves."""
-
-        def crop(pair: Pair, corner: Corner) -> np.ndarray:
-            box = self._box(corner)
-            return as_float(pair.hf[box][pair.mask[box]])
-
-        return self.figure(lambda volume, mask: volume, crop)
-
-    def _box(self, corner: Corner) -> tuple[slice, ...]:
-        return tuple(slice(max(0, c), c + self.options.crop) for c in corner)
+        return self.figure(lambda volume, mask: volume)
 
 
 def as_float(volume: np.ndarray) -> np.ndarray:

@@ -23,7 +23,6 @@ from h2lo_bids.training.options import FitOptions, cosine_part
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.trainer import (
     Predict,
-    PredictCrop,
     Trainer,
     Validation,
     advance_average,
@@ -129,7 +128,7 @@ class SliceValidation(Validation):
         """The pairs, cut to those slices."""
         return _thin(self.pairs, self.options.validation_crops)
 
-    def figure(self, predict: Predict, predict_crop: PredictCrop | None = None) -> float:
+    def figure(self, predict: Predict) -> float:
         """Return the figure of a method; NaN without validation pairs."""
         if self.options.validation == "volume" or not self.slices:
             return super().figure(predict)
