@@ -224,11 +224,7 @@ class FoldJob(FoldWork):
         return pairs
 
     def run(self, say: Say, lost: Say) -> None:
-        """Fit, or go on from the last checkpoint of a killed fit, and score.
-
-        Results of another job, such as of changed pairs, are replaced once the new fit has ended;
-        the old fit's checkpoints stay in the work folder.
-        """
+        """Fit, or go on from the last checkpoint of a killed fit, and score."""
         options = self.adapted
         common_frame(self.pairs_in(*PARTS))
         result = self.fit(self.work, say)
