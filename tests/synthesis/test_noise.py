@@ -15,6 +15,7 @@ from h2lo_bids.synthesis.noise import (
     add_noise,
     normal_field,
     share_in_band,
+    unit_noise,
 )
 
 FREQUENCIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -95,6 +96,21 @@ def test_zero_outside_and_within_the_range():
     assert got.max() == 1
     assert got.dtype == np.float32
     assert not add_noise(mask, ~mask & mask, np.eye(4), loud, seed=1, realisation=1).any()
+
+
+@pytest.mark.parametrize("acquired", [False, True])
+def test_one_draw_serves_all_images_of_a_grid(acquired):
+    model, mask = replace(coloured(shape=(24,) * 3), scan=0.02), np.ones((12, 12, 12), bool)
+    sides = np.diag([1.0, 1.0, 2.0, 1.0])
+    how = {"seed": 1, "realisation": 2, "acquired": acquired}
+    one = model.of_one_scan(np.array([0.3]), sides[:3, :3]) if acquired else model
+    shared = unit_noise(mask, sides, one, **how)
+    for level in (0.3, 0.6):
+        image = np.full(mask.shape, level)
+        alone = add_noise(image, mask, sides, model, **how)
+        assert np.array_equal(add_noise(image, mask, sides, model, drawn=shared, **how), alone)
+        silent = add_noise(image, mask, sides, model, drawn=(1.0, np.zeros(mask.sum())), **how)
+        assert np.array_equal(silent, image.astype(np.float32))
 
 
 def test_the_spectrum_is_that_of_the_model():
