@@ -18,7 +18,6 @@ from h2lo_bids.bids.derivatives import (
 )
 from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.pairs import PairDiscovery, discover_pairs
-from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines
@@ -172,6 +171,8 @@ def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[Fold, 
 
 def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
     """Yield images with their sidecars and figures, then reports and tables."""
+    from h2lo_bids.reports.records import figure_file, figure_paths
+
     out_dir, grids = settings.out_dir, grids_of(settings)
     spaces = [grid.space for grid in grids if grid.kind == "template"]
     for item in found.sources:
@@ -181,7 +182,11 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
             groups = [("scan", None), *(("registration", space) for space in spaces)]
         else:
             images, groups = enhanced_paths(out_dir, item.scan), [("enhancement", None)]
-        yield from _of_scan(settings, item.scan, source, images.values(), *groups)
+        paths = [*_with_sidecars(images.values())]
+        paths.append(figure_file(out_dir, item.scan.stem, "report", ".json"))
+        for group, space in groups:
+            paths += figure_paths(out_dir, item.scan.stem, group, space).values()
+        yield from (Output(path, source) for path in paths)
     if settings.labels or settings.condition or settings.level == "trial":
         yield from _of_trial(settings, found)
     for subject in dict.fromkeys(scan.subject for scan in found.scans):
@@ -193,22 +198,6 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
     if found.scans:
         for key in ("citation", "index", "scans"):
             yield from _result(settings, key)
-
-
-def _of_scan(
-    settings: Settings,
-    scan: Scan,
-    source: str,
-    images: Iterable[Path],
-    *figures: tuple[str, str | None],
-) -> Iterator[Output]:
-    """Yield the images of a scan, and what its part of the report is made of."""
-    from h2lo_bids.reports.records import figure_file, figure_paths
-
-    paths = [figure_file(settings.out_dir, scan.stem, "report", ".json")]
-    for group, space in figures:
-        paths += figure_paths(settings.out_dir, scan.stem, group, space).values()
-    yield from (Output(path, source) for path in (*_with_sidecars(images), *paths))
 
 
 def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
