@@ -5,13 +5,13 @@ Every function takes nibabel images of any orientation and spacing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+import bids_app_spec
 from h2lo_bids.imaging.resample import resample_mask
 from h2lo_bids.io import atomic_write_text
 from h2lo_bids.reports import charts
@@ -33,26 +33,14 @@ _ZOOM = 5.0
 _DETAIL_STYLE = "text{font:600 15px 'Helvetica Neue',Arial,sans-serif;fill:#fff}.back{fill:#000a}"
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """Pictures and words of a task's input and output."""
-
-    pictures: tuple[str, str, str, str]  # input, output, detail, histogram
-    labels: tuple[str, str]
-    titles: tuple[str, str]
-
-
-_COMPARISONS = {
-    SYNTHESIZE: _Comparison(
-        ("highfield", "lowfield", "detail", "histogram"),
+_GROUPS = {SYNTHESIZE: "scan", ENHANCE: "enhancement"}
+# What a task's input and output are called, and the titles of their pictures.
+_WORDS = {
+    SYNTHESIZE: (
         ("High field", "Low field"),
         ("High-field scan {}", "Low-field image synthesized from {}"),
     ),
-    ENHANCE: _Comparison(
-        ("lowfieldinput", "enhanced", "enhanceddetail", "enhancedhistogram"),
-        ("Low field", "Enhanced"),
-        ("Low-field image {}", "Image enhanced from {}"),
-    ),
+    ENHANCE: (("Low field", "Enhanced"), ("Low-field image {}", "Image enhanced from {}")),
 }
 
 
@@ -172,27 +160,27 @@ def make_figures(
     with the brain on their grid, as mosaics of the same slices and size for the flicker; of
     enhancement also what it changed.
     """
-    kind = _COMPARISONS[task]
-    one, other = (label.lower() for label in kind.labels)
+    kinds = bids_app_spec.load("io_spec.json")["figures"][_GROUPS[task]]
+    labels, titles = _WORDS[task]
+    one, other = (label.lower() for label in labels)
     layout = drawing.layout_of(volume_of(mask, like=before))
-    drawn = [("brainmask", draw_brain_mask(image, image_mask, title=f"Brain mask of {stem}"), "")]
-    for name, shown, title in zip(kind.pictures[:2], (before, after), kind.titles, strict=True):
+    drawn = [(draw_brain_mask(image, image_mask, title=f"Brain mask of {stem}"), "")]
+    for shown, title in zip((before, after), titles, strict=True):
         volume = volume_of(shown, like=before)
         picture = drawing.mosaic(volume, layout, (0.0, 1.0), title=title.format(stem))
-        drawn.append((name, picture, UNSTRETCHED))
+        drawn.append((picture, UNSTRETCHED))
     if task == ENHANCE:
         title = f"What enhancement changed in {stem}"
         picture, bright = draw_difference(before, after, mask, title=title)
-        note = f"Shown from -{bright:g} (black) to {bright:g} (white)."
-        drawn.append(("difference", picture, note))
+        drawn.append((picture, f"Shown from -{bright:g} (black) to {bright:g} (white)."))
     title = f"Enlarged detail, {one} above {other}"
-    picture = draw_detail(before, after, mask, labels=kind.labels, title=title)
-    drawn.append((kind.pictures[2], picture, UNSTRETCHED))
+    drawn.append((draw_detail(before, after, mask, labels=labels, title=title), UNSTRETCHED))
     words = f"{one} and {other}".replace(" field", "-field")
     title = f"Histograms of {words} intensities inside the brain"
-    picture = draw_histograms(before, after, mask, labels=kind.labels, title=title)
-    drawn.append((kind.pictures[3], picture, ""))
-    return tuple(save_figure(out_dir, stem, *item) for item in drawn)
+    drawn.append((draw_histograms(before, after, mask, labels=labels, title=title), ""))
+    return tuple(
+        save_figure(out_dir, stem, kind, *item) for kind, item in zip(kinds, drawn, strict=True)
+    )
 
 
 def make_registration_figures(
