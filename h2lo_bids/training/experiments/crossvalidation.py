@@ -147,6 +147,46 @@ class FoldWork:
         }
         return json.loads(json.dumps(values))  # tuples become lists, as in the file
 
+    def score(
+        self, scored: Scored, prepared: PreparedPair, pair: Pair, predicted: np.ndarray
+    ) -> None:
+        """Add a test subject's prediction, and its input itself, to the scores."""
+        scored.scores += score_pair(pair, fold=self.fold.index)
+        scored.add(pair, predicted, self.method, self.fold.index)
+        spacing = prepared.frame.spacing
+        if self.task == SYNTHESIZE:
+            scored.realism += realism_of(
+                pair, {self.method: predicted}, spacing, fold=self.fold.index,
+                stranger=stranger_to(prepared, self.pairs_in(*PARTS)),
+            )  # fmt: skip
+        else:
+            images = {IDENTITY: pair.hf, self.method: predicted}
+            scored.detail.append(detail_of(pair, images, spacing))
+
+    def withdraw(self) -> None:
+        """Remove the record, so that results that are being replaced are not taken for whole."""
+        path = self.folder / RECORD
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as err:
+            raise CannotCreateError(f"{path}: cannot be replaced: {err.strerror}") from err
+
+    def write(
+        self, scored: Scored, record: Mapping[str, Any], parts: Sequence[str] = PARTS
+    ) -> None:
+        """Write scores and record; the record is the last, as it stands for whole results."""
+        self.withdraw()
+        scored.write(
+            self.folder, {IDENTITY: IDENTITY_TITLES[self.task], self.method: self.row_title}
+        )
+        common = {
+            "title": self.row_title,
+            "simulated": any(pair.simulated for pair in self.pairs_in(*parts)),
+            **({"detail": scored.detail} if scored.detail else {}),
+            "software": software(),
+        }
+        write_json(self.folder / RECORD, {**self.identity(), **common, **record})
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoldJob(FoldWork):
@@ -228,7 +268,7 @@ class FoldJob(FoldWork):
         options = self.adapted
         common_frame(self.pairs_in(*PARTS))
         result = self.fit(self.work, say)
-        withdraw(self.folder)
+        self.withdraw()
         tested, seconds = Scored(), []
         engine = EngineOptions(device=options.device)
         doing = "synthesizing" if self.task == SYNTHESIZE else "enhancing"
@@ -239,7 +279,7 @@ class FoldJob(FoldWork):
             given = pair.scaled(options.scaling, prepared.contrast, prepared.frame.spacing)
             predicted = predict_pair(result.model, given, engine, options.seed)
             seconds.append(round(time.perf_counter() - began, 3))
-            score_subject(self, tested, prepared, pair, predicted)
+            self.score(tested, prepared, pair, predicted)
         name = f"{self.method}_{self.contrast}_fold-{self.fold.index}"
         save_site(self.folder / BUNDLE, name, self, result, summarise(tested.scores))
         log = self.work / ("" if self.arm is None else FINETUNE) / HISTORY
@@ -259,7 +299,7 @@ class FoldJob(FoldWork):
             "synthesis_seconds": seconds,
             "peak_memory_gb": peak_memory(),
         }
-        write_fold(self, tested, record)
+        self.write(tested, record)
         say(f"done; best validation {result.best_psnr:.2f} dB at step {result.best_step}")
 
 
@@ -287,9 +327,8 @@ class CurveJob(FoldWork):
         scored = Scored()
         for prepared in self.pairs_in("test"):
             pair = read_prepared(prepared)
-            score_subject(self, scored, prepared, pair, apply_curve(curve, pair))
-        withdraw(self.folder)
-        write_fold(self, scored, {"parameters": len(curve)})
+            self.score(scored, prepared, pair, apply_curve(curve, pair))
+        self.write(scored, {"parameters": len(curve)})
 
 
 def fold_done(job: FoldWork) -> bool:
@@ -321,45 +360,6 @@ def changes(job: FoldWork) -> tuple[str, ...]:
     before, now = record.get("pairs") or {}, identity["pairs"]
     names = sorted(n for n in {*before, *now} if before.get(n) != now.get(n))
     return (*differs, *(f"pair {name.partition('_res-')[0]}" for name in names))
-
-
-def score_subject(
-    job: FoldWork, scored: Scored, prepared: PreparedPair, pair: Pair, predicted: np.ndarray
-) -> None:
-    """Add a test subject's prediction, and its input itself, to the scores of a fold."""
-    scored.scores += score_pair(pair, fold=job.fold.index)
-    scored.add(pair, predicted, job.method, job.fold.index)
-    spacing = prepared.frame.spacing
-    if job.task == SYNTHESIZE:
-        scored.realism += realism_of(
-            pair, {job.method: predicted}, spacing, fold=job.fold.index,
-            stranger=stranger_to(prepared, job.pairs_in(*PARTS)),
-        )  # fmt: skip
-    else:
-        scored.detail.append(detail_of(pair, {IDENTITY: pair.hf, job.method: predicted}, spacing))
-
-
-def write_fold(
-    job: FoldWork, scored: Scored, record: Mapping[str, Any], parts: Sequence[str] = PARTS
-) -> None:
-    """Write scores and record of a fold; the record is the last, as it stands for whole results."""
-    titles = {IDENTITY: IDENTITY_TITLES[job.task], job.method: job.row_title}
-    scored.write(job.folder, titles)
-    common = {
-        "title": job.row_title,
-        "simulated": any(pair.simulated for pair in job.pairs_in(*parts)),
-        **({"detail": scored.detail} if scored.detail else {}),
-        "software": software(),
-    }
-    write_json(job.folder / RECORD, {**job.identity(), **common, **record})
-
-
-def withdraw(folder: Path) -> None:
-    """Remove the record, so that results that are being replaced are not taken for whole."""
-    try:
-        (folder / RECORD).unlink(missing_ok=True)
-    except OSError as err:
-        raise CannotCreateError(f"{folder / RECORD}: cannot be replaced: {err.strerror}") from err
 
 
 def run_fold(job: FoldWork, say: Say = lambda line: None, lost: Say = lambda line: None) -> Path:

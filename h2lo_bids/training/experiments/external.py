@@ -23,12 +23,7 @@ from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample
 from h2lo_bids.io import atomic_path, digest, read_json, write_json
-from h2lo_bids.training.experiments.crossvalidation import (
-    FoldWork,
-    score_subject,
-    withdraw,
-    write_fold,
-)
+from h2lo_bids.training.experiments.crossvalidation import FoldWork
 from h2lo_bids.training.experiments.heldout import Scored
 from h2lo_bids.training.pairs import PreparedPair, read_prepared
 from h2lo_bids.vocabulary import Say
@@ -219,7 +214,7 @@ class ExternalJob(FoldWork):
             say(f"synthesizing {pair.name}")
             try:
                 made = _make(self, prepared, pair.name)
-                score_subject(self, scored, prepared, pair, made.volume)
+                self.score(scored, prepared, pair, made.volume)
             except H2loError as err:
                 failed[pair.name] = str(err)
                 lost(f"sub-{pair.name}: {err}")
@@ -230,7 +225,6 @@ class ExternalJob(FoldWork):
             raise H2loError(
                 f"{self.title}: no test subject could be made: {next(iter(failed.values()))}"
             )
-        withdraw(self.folder)
         record = {
             "external": True,
             "seconds": None,
@@ -239,7 +233,7 @@ class ExternalJob(FoldWork):
             "warnings": [*notes, *(f"{name}: not made: {line}" for name, line in failed.items())],
             "failed": failed,
         }
-        write_fold(self, scored, record, ("test",))
+        self.write(scored, record, ("test",))
 
 
 def _make(job: ExternalJob, prepared: PreparedPair, name: str) -> Made:
