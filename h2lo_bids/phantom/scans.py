@@ -181,10 +181,8 @@ def coil(
     rim = constants["rim"] + rng.normal(0, 0.05)
     field = receive_field(rng, shape, affine, rim=rim, rough=constants["rough"])
     x, y, z = millimetres(shape, affine)
-    peak, width = (
-        constants["peak"] + rng.normal(0, 5.0),
-        constants["width"] * rng.uniform(0.95, 1.05),
-    )
+    peak = constants["peak"] + rng.normal(0, 5.0)
+    width = constants["width"] * rng.uniform(0.95, 1.05)
     field *= np.exp(-(((z - np.float32(peak)) / np.float32(width)) ** 2))
     apart = sum((v - np.float32(h)) ** 2 for v, h in zip((x, y, z), _HOT_SPOT, strict=True))
     gain = np.float32(constants["hot"] * rng.uniform(0.8, 1.2))

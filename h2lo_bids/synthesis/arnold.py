@@ -108,11 +108,10 @@ def blur(values: np.ndarray, sigma: float, box: Box) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
     sigma, reach = max(sigma, LEAST), _reach(sigma)
-    starts = [max(0, side.start - reach) for side in box]
-    around = tuple(slice(at, side.stop + reach) for at, side in zip(starts, box, strict=True))
-    out: np.ndarray = gaussian_filter(values[around], sigma, mode="nearest", radius=reach)
-    pairs = zip(starts, box, strict=True)
-    return out[tuple(slice(side.start - at, side.stop - at) for at, side in pairs)]
+    around = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
+    blurred: np.ndarray = gaussian_filter(values[around], sigma, mode="nearest", radius=reach)
+    starts = zip(box, (cut.start for cut in around), strict=True)
+    return blurred[tuple(slice(side.start - at, side.stop - at) for side, at in starts)]
 
 
 def _reach(sigma: float) -> int:

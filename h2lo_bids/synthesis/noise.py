@@ -281,14 +281,11 @@ def _frequencies(model: NoiseModel) -> list[np.ndarray]:
 
 def _in_band(model: NoiseModel, band: np.ndarray) -> np.ndarray:
     """Return which share of each frequency's cell lies in the band of a voxel's sides."""
-    axes, kept = _frequencies(model), np.ones((1, 1, 1), dtype=np.float32)
+    kept = np.ones((1, 1, 1), dtype=np.float32)
+    axes = np.meshgrid(*_frequencies(model), indexing="ij", sparse=True)
     steps = [1 / (n * d) for n, d in zip(model.shape, model.spacing, strict=True)]
     for side in np.asarray(band, dtype=np.float64).T:
-        cycles = sum(
-            length * axis.reshape([-1 if a == b else 1 for b in range(3)])
-            for a, (length, axis) in enumerate(zip(side, axes, strict=True))
-            if abs(length) > 1e-9
-        )
+        cycles = sum(n * axis for n, axis in zip(side, axes, strict=True) if abs(n) > 1e-9)
         share = (0.5 - np.abs(cycles)) / float(np.abs(side) @ steps) + 0.5
         kept = kept * np.clip(share, 0, 1).astype(np.float32)
     return kept
@@ -298,16 +295,12 @@ def _power_of(model: NoiseModel) -> np.ndarray:
     """Interpolate the power at the frequencies of the lattice's half spectrum."""
     sizes = [len(axis) for axis in model.frequencies]
     level = np.array(model.power, dtype=np.float64).reshape(sizes) - max(model.power)
-    beyond = np.zeros((1, 1, 1), dtype=bool)
-    weights = []
-    for axis, cycles in enumerate(_frequencies(model)):
-        wanted, knots = np.abs(cycles), np.array(model.frequencies[axis])
-        weights.append(hat_weights(wanted, knots))
-        # What is rounded in the last digit is no frequency beyond.
-        past = wanted > knots[-1] * (1 + 1e-5)
-        beyond = beyond | past.reshape([-1 if a == axis else 1 for a in range(3)])
-    level = weigh_by_axis(level, weights)
-    return np.where(beyond, np.float32(0), (10 ** (level / 10)).astype(np.float32))
+    pairs = [*zip(map(np.abs, _frequencies(model)), model.frequencies, strict=True)]
+    level = weigh_by_axis(level, [hat_weights(at, np.array(knots)) for at, knots in pairs])
+    # What is rounded in the last digit is no frequency beyond.
+    x, y, z = (at <= knots[-1] * (1 + 1e-5) for at, knots in pairs)
+    kept = x[:, None, None] & y[:, None] & z
+    return np.where(kept, (10 ** (level / 10)).astype(np.float32), np.float32(0))
 
 
 def hat_weights(values: np.ndarray, knots: np.ndarray) -> np.ndarray:
