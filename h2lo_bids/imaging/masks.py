@@ -53,12 +53,9 @@ def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:
 
 def cut_share(inside: np.ndarray) -> float:
     """Return the largest share of a bounding box's face that an array border cuts."""
-    sides = [ends.stop - ends.start for ends in bounding_box(inside)]
-    shares = []
-    for axis in range(3):
-        face = np.prod([side for other, side in enumerate(sides) if other != axis])
-        shares += [np.take(inside, end, axis).sum() / face for end in (0, -1)]
-    return float(max(shares))
+    sides = np.array([ends.stop - ends.start for ends in bounding_box(inside)])
+    cut = [[np.take(inside, end, axis).sum() for axis in range(3)] for end in (0, -1)]
+    return float((cut / (sides.prod() / sides)).max())
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:

@@ -94,16 +94,14 @@ def _files(root: Path, space: OutputSpace, ending: str) -> dict[int, Path]:
     """Return files by resolution, 0 for none; ``res-01`` is taken before ``res-1``."""
     folder, stem = space.place
     pattern = re.compile(rf"{stem}(?:_res-(\d+))?_{ending}\.nii\.gz")
-    files: list[Path] = []
-    with contextlib.suppress(OSError):
-        files = sorted((root / folder).iterdir())
     by_resolution: dict[int, Path] = {}
-    for file in files:
-        match = pattern.fullmatch(file.name)
-        with contextlib.suppress(OSError):  # one that cannot be read hides no other
-            # TemplateFlow's stand-ins are empty.
-            if match and file.is_file() and file.stat().st_size > 0:
-                by_resolution.setdefault(int(match[1] or 0), file)
+    with contextlib.suppress(OSError):
+        for file in sorted((root / folder).iterdir()):
+            match = pattern.fullmatch(file.name)
+            with contextlib.suppress(OSError):  # one that cannot be read hides no other
+                # TemplateFlow's stand-ins are empty.
+                if match and file.is_file() and file.stat().st_size > 0:
+                    by_resolution.setdefault(int(match[1] or 0), file)
     return by_resolution
 
 

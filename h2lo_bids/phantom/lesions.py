@@ -98,18 +98,10 @@ def lesion_share(lesions: Sequence[Lesion], shape: Sequence[int], affine: np.nda
     inverse = np.linalg.inv(affine)
     for lesion in lesions:
         middle = inverse[:3, :3] @ lesion.centre + inverse[:3, 3]
-        reach = lesion.diameter / 2 / step + 1
-        low = np.maximum(np.floor(middle - reach), 0).astype(int)
-        high = np.minimum(np.ceil(middle + reach) + 1, shape).astype(int)
-        if (low >= high).any():
-            continue
-        axes = [
-            (np.arange(a, b) - m) * s for a, b, m, s in zip(low, high, middle, step, strict=True)
-        ]
+        axes = [(np.arange(n) - m) * s for n, m, s in zip(shape, middle, step, strict=True)]
         apart = np.sqrt(sum(v**2 for v in np.meshgrid(*axes, indexing="ij", sparse=True)))
         ball = np.clip(0.5 + (lesion.diameter / 2 - apart) / step.mean(), 0, 1)
-        part = share[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-        np.maximum(part, ball, out=part)
+        np.maximum(share, ball, out=share)
     return share
 
 
