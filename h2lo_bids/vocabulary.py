@@ -48,21 +48,4 @@ Send = Callable[[dict[str, Any]], None]
 
 
 class Step(str):
-    """A line about the progress of a fit, with its numbers: steps, and PSNR in dB if validated."""
-
-    def __new__(cls, text: str, step: int, steps: int, psnr: float | None = None) -> Step:
-        """Make a line of a text."""
-        line = super().__new__(cls, text)
-        line.step, line.steps, line.psnr = step, steps, psnr
-        return line
-
-    step: int
-    steps: int
-    psnr: float | None
-
-    def __reduce__(self) -> tuple[type[Step], tuple[str, int, int, float | None]]:
-        return Step, (str(self), self.step, self.steps, self.psnr)
-
-    def titled(self, title: str) -> Step:
-        """Return the same with a title in front."""
-        return Step(f"{title}: {self}", self.step, self.steps, self.psnr)
+    """A line about the progress of a fit, of which one now and then is enough."""

@@ -230,9 +230,7 @@ def _hear_fit(run: Run, job: Job, event: Event, printed: dict[str, float]) -> No
     """Take in one event of a fit; a line of progress now and then is enough."""
     kind, line = event["event"], event["text"]
     if isinstance(line, Step):
-        text, now = f"step {line.step} of {line.steps}", time.monotonic()
-        if line.psnr is not None:
-            text += f", validation PSNR {line.psnr:.2f} dB"
+        text, now = line[line.index("step ") :], time.monotonic()  # without its title
         run.status(job.name, text)
         if run.settings.verbose or now - printed.get(job.name, -math.inf) >= _QUIET:
             printed[job.name] = now

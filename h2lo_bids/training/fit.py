@@ -246,8 +246,8 @@ class _Loop:
         o, record = self.options, self.record
         losses = ", ".join(f"{k} {row[k]:.4f}" for k in self.trainer.losses if k in row)
         psnr = "" if row["psnr"] is None else f", validation PSNR {row['psnr']:.2f} dB"
-        text = f"step {record.step}/{o.steps}: {losses}{psnr}, {record.seconds:.0f} s"
-        self.say(Step(text, record.step, o.steps, row["psnr"]))
+        text = f"step {record.step} of {o.steps}: {losses}{psnr}, {record.seconds:.0f} s"
+        self.say(Step(text))
         if record.timed_out:
             self.say(f"the time budget of {o.max_seconds:g} s ended the fit at step {record.step}")
         elif self.stalled:
@@ -276,7 +276,7 @@ def _copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def prefixed(title: str, say: Say) -> Say:
     """Return what passes on lines with a title in front."""
-    return lambda line: say(line.titled(title) if isinstance(line, Step) else f"{title}: {line}")
+    return lambda line: say(type(line)(f"{title}: {line}"))
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:

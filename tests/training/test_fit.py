@@ -97,7 +97,7 @@ def test_the_best_weights_are_kept(walk: Callable[..., FitResult], tmp_path: Pat
     assert torch.equal(vector(result.model), walked(8))
     assert not result.model.training
     assert lines[0] == "identity baseline: validation PSNR 5.00 dB"
-    assert lines[3].startswith("step 8/14: loss ")
+    assert lines[3].startswith("step 8 of 14: loss ")
     assert lines[3].endswith(", side 2.0000, validation PSNR 30.00 dB, 0 s")
     rows = history(tmp_path)
     assert [*rows[0]] == ["step", "rate", "loss", "side", "psnr", "seconds"]

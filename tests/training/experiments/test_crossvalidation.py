@@ -148,7 +148,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", ["step 4/8", "synthesizing"])
+@pytest.mark.parametrize("at", ["step 4 of 8", "synthesizing"])
 def test_a_killed_fold_goes_on(tmp_path: Path, finished: tuple[FoldJob, ...], at: str) -> None:
     job = jobs_of(tmp_path, write_pairs(tmp_path / "out", COUNT))[0]
 
