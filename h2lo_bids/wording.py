@@ -18,8 +18,8 @@ def counted(number: int, word: str) -> str:
 
     Examples
     --------
-    >>> counted(1, "scan"), counted(2, "scan")
-    ('1 scan', '2 scans')
+    >>> counted(0, "scan"), counted(1, "scan"), counted(2, "scan")
+    ('0 scans', '1 scan', '2 scans')
     """
     return f"{number} {word}{'s' * (number != 1)}"
 

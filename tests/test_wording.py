@@ -3,14 +3,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from h2lo_bids.wording import counted, pattern, summarise
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "0 scans"), (1, "1 scan"), (2, "2 scans")])
-def test_only_one_is_singular(number: int, text: str) -> None:
-    assert counted(number, "scan") == text
+from h2lo_bids.wording import pattern, summarise
 
 
 def expanded(text: str) -> set[str]:

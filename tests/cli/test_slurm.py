@@ -170,9 +170,7 @@ def test_scripts_pass_shellcheck(tmp_path, words):
 
 def test_elements_of_a_long_array_are_ranges():
     """A word of a command line holds 128 KiB, fewer than 30,000 numbers need."""
-    numbers = [*range(30_000)]
-    assert as_ranges(numbers) == "0-29999"
-    assert as_ranges(numbers[:5] + numbers[6:9] + numbers[10:11]) == "0-4,6-8,10"
+    assert as_ranges(range(30_000)) == "0-29999"
 
 
 def submitted(tmp_path, *options) -> list[list[str]]:
