@@ -160,11 +160,10 @@ def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
 def image_metrics(
     image: np.ndarray,
     target: np.ndarray,
-    where: np.ndarray | None = None,
-    similar: np.ndarray | None = None,
+    where: np.ndarray | None,
+    similar: np.ndarray,
 ) -> dict[str, float]:
-    """Return PSNR, SSIM and NCC; `similar` is their `ssim_map`, if it is known."""
-    similar = ssim_map(image, target) if similar is None else similar
+    """Return PSNR, SSIM and NCC; `similar` is their `ssim_map`."""
     return {
         "psnr": psnr(image, target, where),
         "ssim": mean_ssim(similar, where),
@@ -204,7 +203,8 @@ def evaluate(predicted: np.ndarray, target: np.ndarray, high_field: np.ndarray) 
         Keys as in `METRICS`.
     """
     image = np.clip(np.asarray(predicted, np.float64), 0, 1)
-    return image_metrics(image, target) | histogram_metrics(image, target, foreground(high_field))
+    of_image = image_metrics(image, target, None, ssim_map(image, target))
+    return of_image | histogram_metrics(image, target, foreground(high_field))
 
 
 def _pair(

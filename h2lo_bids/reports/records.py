@@ -192,11 +192,6 @@ def from_json(kind: type, value: Any) -> Any:
     return value
 
 
-def figures_folder(out_dir: Path, subject: str) -> Path:
-    """Return the folder of a subject's figures and records."""
-    return Path(out_dir) / f"sub-{subject}" / "figures"
-
-
 def figure_paths(out_dir: Path, stem: str, group: str, space: str | None = None) -> dict[str, Path]:
     """Return the pictures of one scan by kind; `group` is a key of ``figures`` in io_spec.json."""
     kinds = bids_app_spec.load("io_spec.json")["figures"][group]
@@ -240,7 +235,7 @@ def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
 
 def load_subject_report(out_dir: Path, subject: str) -> SubjectReport:
     """Read what an earlier run stored, scans by file name, for ``--reports-only``."""
-    folder = figures_folder(out_dir, subject)
+    folder = Path(out_dir) / f"sub-{subject}" / "figures"
     summary = result_path(out_dir, "subject_summary", sub=subject)
     paths = sorted(folder.glob(f"sub-{subject}_*desc-report_*.json"))
     if not paths and not summary.is_file():

@@ -18,20 +18,21 @@ from h2lo_bids.training.experiments.results import collect, training_text
 FOLDS = (Fold(0, ("03", "04"), ("05",), ("01", "02")), Fold(1, ("01", "02"), ("05",), ("03", "04")))
 
 
-def put_fold(out: Path, method: str, fold: Fold, *, steps: int, level: float) -> None:
-    folder = out / "folds" / "T1w" / method / f"fold-{fold.index}"
+def record(out: Path, method: str, title: str, fold: dict, steps: int, **more: object) -> Path:
+    """Write the record of a fold and return its folder."""
+    folder = out / "folds" / "T1w" / method / f"fold-{fold['index']}"
     folder.mkdir(parents=True)
-    record = {
-        "contrast": "T1w",
-        "method": method,
-        "title": method.upper(),
-        "fold": asdict(fold),
-        "given": {"steps": steps},
-        "pairs": dict.fromkeys("12345", "digest"),
-        "seed": 42,
-        "steps": steps,
-    }
-    (folder / "record.json").write_text(json.dumps(record))
+    content = {
+        "contrast": "T1w", "method": method, "title": title, "steps": steps, "seed": 42,
+        "fold": fold, **more,
+    }  # fmt: skip
+    (folder / "record.json").write_text(json.dumps(content))
+    return folder
+
+
+def put_fold(out: Path, method: str, fold: Fold, *, steps: int, level: float) -> None:
+    same = {"given": {"steps": steps}, "pairs": dict.fromkeys("12345", "digest")}
+    folder = record(out, method, method.upper(), asdict(fold), steps, **same)
     values = dict.fromkeys(SCORED, level)
     scores = [
         Score(subject, method, fold.index, region, values)
@@ -57,21 +58,12 @@ def test_methods_of_other_options_stay_out_of_the_table(tmp_path, steps, taken):
     assert all("h2lo-nograd" in text and "other pairs or options" in text for text in warnings)
 
 
-def record(out: Path, method: str, title: str, fold: int, steps: int, **more: object) -> None:
-    folder = out / "folds" / "T1w" / method / f"fold-{fold}"
-    folder.mkdir(parents=True)
-    told = {
-        "contrast": "T1w", "method": method, "title": title, "steps": steps, "seed": 42,
-        "fold": {"index": fold}, **more,
-    }  # fmt: skip
-    (folder / "record.json").write_text(json.dumps(told))
-
-
 def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
     assert training_text(tmp_path) == ""
-    for fold in (0, 1):
+    for number in (0, 1):
+        fold = {"index": number}
         record(tmp_path, "pix2pix", "Pix2Pix", fold, 600)
-        record(tmp_path, "arnold", "Arnold et al.", fold, 900 + fold, initial={"name": "mine"})
+        record(tmp_path, "arnold", "Arnold et al.", fold, 900 + number, initial={"name": "mine"})
         record(tmp_path, "identity", "HF image", fold, 0)
     text = training_text(tmp_path)
     assert (
