@@ -278,18 +278,15 @@ def check_values(settings: Settings) -> None:
 
 def _check_names(settings: Settings) -> None:
     """Refuse two models, templates or datasets under one name."""
-    given = {"init": settings.init} | (
-        {} if settings.level == "evaluate" else {"model": settings.model}
-    )
-    for option, values in given.items():
-        contrasts = [contrast for contrast, _ in values]
-        for contrast in contrasts:
-            if contrasts.count(contrast) > 1:
-                which = contrast or "without a contrast"
-                raise UsageError(
-                    f"--{option} is given twice {which}; write --{option} T1w=PATH T2w=PATH for "
-                    "two models"
-                )
+    given = [("--init", contrast) for contrast, _ in settings.init]
+    if settings.level != "evaluate":
+        given += [("--model", contrast) for contrast, _ in settings.model]
+    for option, contrast in given:
+        if given.count((option, contrast)) > 1:
+            raise UsageError(
+                f"{option} is given twice {contrast or 'without a contrast'}; write {option} "
+                "T1w=PATH T2w=PATH for two models"
+            )
     standard = settings.standard_spaces
     if len({space.partition(":")[0] for space in standard}) < len(standard):
         raise UsageError(f"--output-spaces {' '.join(standard)}: name each template once")
