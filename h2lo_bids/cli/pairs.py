@@ -128,7 +128,10 @@ def find_missing(settings: Settings, pairs: tuple[PairSource, ...], send: Send) 
 
 
 def check_further(settings: Settings, people: dict[str, list[str]]) -> None:
-    """Refuse what no fit or score of some subjects' pairs, by contrast, could follow."""
+    """Raise what would stop the work on some subjects' pairs, before any of it begins."""
+    from h2lo_bids.imaging.brain import synthstrip_weights
+
+    synthstrip_weights(settings)  # only for the error that it raises
     if settings.fits:
         from h2lo_bids.training.experiments.fits import check_ahead
 

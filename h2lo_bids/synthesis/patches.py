@@ -70,7 +70,7 @@ def predict_pfsr(
     model.to(resolve_device(options.device)).eval()
 
     def enhance(cubes: torch.Tensor) -> torch.Tensor:
-        return model(cubes.contiguous(memory_format=torch.channels_last_3d)).float()
+        return model(cubes).float()
 
     side = patch_side(volume.shape, 1, PFSR_PATCH)
     return blend_patches(enhance, volume, mask, side, options)

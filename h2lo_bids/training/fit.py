@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import shutil
 import re
 import threading
 import time
@@ -289,7 +290,10 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
             if last.exists():
                 # A link: at no moment is there no checkpoint at all.
                 with atomic_path(folder / PREVIOUS) as spare:
-                    os.link(last, spare)
+                    try:
+                        os.link(last, spare)
+                    except OSError:  # some file systems have no hard links
+                        shutil.copyfile(last, spare)
     except (OSError, RuntimeError) as err:
         # torch reports a full disk as a RuntimeError.
         raise InputOutputError(f"{last}: cannot write the checkpoint: {err}") from err

@@ -193,6 +193,16 @@ def test_registration_to_each_of_two_templates(tmp_path):
     assert page.count('data-figure="template"') == 2
 
 
+def test_weights_that_are_missing_stop_a_run_on_pairs_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.delenv("FREESURFER_HOME", raising=False)
+    bids, out = write_pairs(tmp_path / "bids"), tmp_path / "out"
+    code, text = run(bids, out, "group", "--resolution", "8", "--skull-strip", "synthstrip")
+    assert code == 66
+    assert "SynthStrip needs FreeSurfer's synthstrip.1.pt" in text
+    assert not list(out.rglob("*.nii.gz"))
+    assert "preparing" not in text
+
+
 @pytest.mark.slow
 def test_pairs_group_and_evaluate(tmp_path):
     bids, work = write_pairs(tmp_path / "bids"), ["-w", tmp_path / "work"]

@@ -214,7 +214,7 @@ class Cohort:
         self, scan: CohortScan, name: str, low: Path | None, frame: Frame, device: str
     ) -> tuple[np.ndarray, ...]:
         """Return the high-field and the low-field volume, and the mask."""
-        image, mask = load_checked(scan.high).image, load_checked(scan.mask).image
+        image, mask = _load(scan.high), _load(scan.mask)
         high = conform(image, frame, mask=mask)
         inside = np.asarray(resample_mask(mask, high.shape, high.affine).dataobj) > 0
         hf = max_normalise(np.asarray(high.dataobj), inside, name=str(scan.high))
@@ -227,6 +227,13 @@ class Cohort:
             values = predict(self._model, given, inside, options=options, seed=seed).clip(0, 1)
         else:
             assert low is not None
-            low_field = load_checked(low).image
-            values = np.asarray(resample(low_field, high.shape, high.affine).dataobj)
+            values = np.asarray(resample(_load(low), high.shape, high.affine).dataobj)
         return hf, max_normalise(values, inside, name=str(low or scan.high)), inside
+
+
+def _load(path: Path) -> Any:
+    """Read an image of a cohort, bounded as raw scans are."""
+    try:
+        return load_checked(path).image
+    except (BadDataError, MissingInputError) as err:
+        raise BadDataError(f"{err}; or {_AGAIN}") from err
