@@ -91,7 +91,7 @@ class Plan:
     # from the first when there are more people than maps; without it, nilearn's tissue maps.
     labels: Path | None = None
     negative_kept: float = NEGATIVE_KEPT  # by low-field T1w images, see `physics.rectify`
-    lesions: LesionPlan = field(default_factory=LesionPlan)  # mask: in `DERIVATIVES`
+    lesions: LesionPlan = field(default_factory=LesionPlan)  # masks go to `DERIVATIVES`
 
     @property
     def command(self) -> str:

@@ -175,7 +175,7 @@ def read_table(path: str | Path, problems: list[str]) -> list[dict[str, str]]:
 def _runs(folder: Path, level: str, table: Path, problems: list[str]) -> list[Run]:
     """Read the folds of the methods of a task, or the models of the last evaluation.
 
-    An earlier evaluation may have had other pairs.
+    Models that the last evaluation's table does not name had perhaps other pairs, and are left out.
     """
     places: list[tuple[str, int | None, Path]]
     if level == "evaluate":

@@ -8,8 +8,8 @@ import io
 import json
 import math
 import os
-import shutil
 import re
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence

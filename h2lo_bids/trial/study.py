@@ -66,7 +66,7 @@ RATINGS = columns(
     **dict.fromkeys(_CHANNELS, "Output of a Laguerre-Gauss channel"),
     segmented=("Volume by the midpoint segmenter", "mm^3"),
 )
-"""Of a scan's regions and lesions, and of what observers say of its lesions."""
+"""Columns of the tables of a scan's regions and lesions, and of the observers' ratings."""
 _STUDY: dict[str, str | tuple[str, str]] = {
     "contrast": "T1w or T2w", "label": "Name given with --labels", "condition": "Condition",
     "observer": "hotelling or cnr",

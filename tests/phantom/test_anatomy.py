@@ -54,7 +54,7 @@ def test_unusable_labels_name_the_file(tmp_path: Path, ball: Anatomy, refused) -
     nib.save(nib.Nifti1Image(ball.labels % 2, np.eye(4)), tmp_path / "other.nii.gz")
     thick = nib.Nifti1Image(ball.labels, np.diag([1.0, 1.0, 3.0, 1.0]))
     nib.save(thick, tmp_path / "thick.nii.gz")
-    for name, said in (("text", ""), ("other", "FreeSurfer"), ("thick", "isotropic")):
+    for name, said in (("text", "gzip"), ("other", "FreeSurfer"), ("thick", "isotropic")):
         path = tmp_path / f"{name}.nii.gz"
         message = refused(BadDataError, load_labels, path)
         assert message.startswith(f"{path}: ")

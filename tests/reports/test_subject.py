@@ -66,7 +66,7 @@ def test_one_file_is_the_whole_report_and_its_policy_forbids_the_rest(report_fol
     assert "url(" not in html.split("<body>")[0]
     assert "@import" not in html
     pictures = page.values("src", "img")
-    assert all(re.match(r"data:image/(svg\+xml|png|webp)[,;]", v) for v in pictures)
+    assert all(v.startswith("data:image/svg+xml") for v in pictures)
     assert len(html) < 5e6 * len(report.scans)
     (policy,) = (v for v in page.values("content") if "default-src" in v)
     assert policy.startswith("default-src 'none'; img-src data:;")

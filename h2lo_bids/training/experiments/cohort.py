@@ -13,7 +13,7 @@ import numpy as np
 
 from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.names import parse_name
-from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
 from h2lo_bids.imaging.normalise import max_normalise, scale_brain
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import conform, resample, resample_mask
