@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,13 +100,10 @@ def truncate_kspace(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     from scipy import fft
 
     kspace = fft.fftshift(fft.fft2(image), axes=(-2, -1))
-    scale = 1.0
-    for axis, kept in zip((-2, -1), shape, strict=True):
-        full = image.shape[axis]
-        first = full // 2 - kept // 2
-        kspace = np.take(kspace, np.arange(first, first + kept), axis=axis)
-        scale *= kept / full
-    return fft.ifft2(fft.ifftshift(kspace, axes=(-2, -1))) * scale
+    sizes = [*zip(image.shape[-2:], shape, strict=True)]
+    band = [slice(n // 2 - kept // 2, n // 2 - kept // 2 + kept) for n, kept in sizes]
+    scale = math.prod(kept / n for n, kept in sizes)
+    return fft.ifft2(fft.ifftshift(kspace[..., *band], axes=(-2, -1))) * scale
 
 
 def taper_kspace(image: np.ndarray, taper: float) -> np.ndarray:

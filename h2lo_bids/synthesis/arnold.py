@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,9 +35,8 @@ def predict_arnold(
     """
     out = np.zeros(volume.shape, np.float32)
     if mask.any():
-        first, second = draw_noise(volume.shape, seed)
         sigma, c1, c2, c3 = model.numbers
-        source = Source.build(volume, mask, first, second, max(sigma, c3))
+        source = Source.build(volume, mask, seed, max(sigma, c3))
         blurred = source.inside(source.image + np.float32(c1) * source.grain, sigma)
         out[mask] = finish(blurred, source.inside(source.second, c3), c2)
     return out
@@ -54,26 +53,22 @@ def draw_noise(shape: tuple[int, ...], seed: int | Sequence[int]) -> tuple[np.nd
 class Source:
     """An image and its two noises, ready to be mixed."""
 
-    image: np.ndarray = field(repr=False)  # of a maximum of 1 in the mask, 0 outside
-    mask: np.ndarray = field(repr=False)
+    image: np.ndarray  # of a maximum of 1 in the mask, 0 outside
+    mask: np.ndarray
     box: Box  # of the mask: no voxel beyond it is asked for
-    grain: np.ndarray = field(repr=False)  # the first noise, blurred, times the deviation
-    second: np.ndarray = field(repr=False)  # the second noise as drawn
+    grain: np.ndarray  # the first noise, blurred, times the deviation
+    second: np.ndarray  # the second noise as drawn
 
     @classmethod
     def build(
-        cls,
-        volume: np.ndarray,
-        mask: np.ndarray,
-        first: np.ndarray,
-        second: np.ndarray,
-        widest: float,
+        cls, volume: np.ndarray, mask: np.ndarray, seed: int | Sequence[int], widest: float
     ) -> Source:
         """Prepare an image for blurs up to a width; the mask must not be empty.
 
         All that such a blur can reach from the mask is kept, and no more, so that a
         result is that of the whole volume.
         """
+        first, second = draw_noise(volume.shape, seed)
         image, around = scaled(volume, mask), bounding_box(mask, margin=_reach(widest))
         grain = blur(first, GRAIN, around) * np.float32(deviation(image))
         image, mask, second = (v[around].copy() for v in (image, mask, second))

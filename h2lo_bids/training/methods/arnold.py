@@ -13,7 +13,7 @@ import torch
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.baselines import PARAMETERS, Arnold, NoSizes
-from h2lo_bids.synthesis.arnold import Source, draw_noise, finish, predict_arnold, scaled
+from h2lo_bids.synthesis.arnold import Source, finish, predict_arnold, scaled
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair
 from h2lo_bids.training.trainer import Trainer, Validation
@@ -188,7 +188,7 @@ class _Terms:
                 f"pair {pair.name}: no voxel is above 0 in both images; prepare the pair again"
             )
         widest = max(BOUNDS[0][1], BOUNDS[3][1])
-        source = Source.build(hf, mask, *draw_noise(pair.shape, seed), widest)
+        source = Source.build(hf, mask, seed, widest)
         self._target = scaled(lf, mask)[mask]
         self._wanted = _moments(self._target)
         self._likeness = _correlation(scaled(hf, mask)[mask], self._target)
