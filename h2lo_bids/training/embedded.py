@@ -264,7 +264,7 @@ def _metadata(
                 f"--threads {torch.get_num_threads()} --seed {options.seed} "
                 f"--precision {options.precision}"
             ),
-            "options": options.to_dict(),
+            "options": dataclasses.asdict(options),
             "steps": result.steps,
             "best_step": result.best_step,
             "simulation": dataclasses.asdict(SIMULATIONS["train"]),

@@ -33,8 +33,6 @@ PATIENCE = 800
 """Steps in which the validation must rise, or the default ends."""
 RATE, ADAPTING_RATE = 3e-4, 1e-4
 """The default's first learning rate, from random weights and from those of a model."""
-_PLACE = ("device",)
-"""Where a fit runs: it may continue elsewhere, so this does not identify it."""
 _LATER = {
     "family": "h2lo", "max_seconds": None, "flip_rotate": False, "warmup_from": 0.0,
     "starts_from": None, "scaling": "max", "patience": 0,
@@ -78,20 +76,16 @@ class FitOptions:
     max_seconds: float | None = None  # ends schedule and fit, at the first step after
     device: str = "cpu"  # "auto", "cpu", "cuda" or "cuda:N"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values."""
-        return asdict(self)
-
     def identity(self) -> dict[str, Any]:
-        """Return what decides the weights: the options without the device.
+        """Return what decides the weights: the options without the device, which may change.
 
         Options that came with a later version count only where they change something,
         so that fits of an earlier one stay what they are.
         """
         return {
             k: v
-            for k, v in self.to_dict().items()
-            if k not in _PLACE and not (k in _LATER and v == _LATER[k])
+            for k, v in asdict(self).items()
+            if k != "device" and not (k in _LATER and v == _LATER[k])
         }
 
 

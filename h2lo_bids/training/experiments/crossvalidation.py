@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -286,7 +286,7 @@ class FoldJob(FoldWork):
         atomic_write_bytes(self.folder / HISTORY, log.read_bytes())
         record = {
             "task": self.task,
-            "options": {**self.method_options(), **options.to_dict()},
+            "options": {**self.method_options(), **asdict(options)},
             "seed": options.seed,
             "given": self.options.identity(),
             "steps": result.steps,

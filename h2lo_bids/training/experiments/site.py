@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -134,7 +135,7 @@ def site_metadata(
             "fingerprints": _brains(job),
         },
         "training": {
-            "options": options.to_dict(),
+            "options": asdict(options),
             "schedule": schedule or None,
             **outcome_of(job, result),
         },
@@ -182,7 +183,7 @@ def site_card(
     job: FoldJob, result: FitResult, metadata: Mapping[str, Any], summary: Sequence[Summary] = ()
 ) -> str:
     """Return the model card, Markdown."""
-    options, entry = job.adapted.to_dict(), CATALOGUE[job.recipe]
+    options, entry = asdict(job.adapted), CATALOGUE[job.recipe]
     rows = rows_of(summary, {IDENTITY: IDENTITY_TITLES[job.task], job.recipe: entry.title})
     target, source = FIELDS[job.task]
     return render_card(
