@@ -40,6 +40,7 @@ from h2lo_bids.phantom.scans import (
     distortion,
     high_field_scan,
     low_field_scan,
+    nominal_look,
 )
 from h2lo_bids.vocabulary import CONTRASTS, Say
 
@@ -178,7 +179,7 @@ class _Person:
         for contrast in plan.contrasts:
             protocol = HIGH_FIELD[contrast]
             rng = self._scan_rng(contrast, "HF")
-            data = high_field_scan(subject, contrast, protocol, rng)
+            data = high_field_scan(subject, protocol, rng, nominal_look(contrast, rng))
             label = "acq-MPRAGE_T1w" if contrast == "T1w" else contrast
             self._write_scan("HF", label, data, head.affine, _sidecar(protocol, plan.resolution))
         for contrast in plan.contrasts if plan.acquisitions else ():
@@ -200,7 +201,7 @@ class _Person:
         """Scan the person at low field in one contrast."""
         anatomy = subject.anatomy
         rng = self._scan_rng(contrast, "coil")
-        sensitivity = coil(rng, anatomy.labels.shape, anatomy.affine, contrast)
+        sensitivity = coil(rng, anatomy, contrast)
         displacement = distortion(self._rng(0, 1), subject.mask, anatomy.spacing, DISTORTION)
         for acquisition in self._plan.acquisitions:
             data, _ = low_field_scan(

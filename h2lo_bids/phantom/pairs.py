@@ -83,7 +83,7 @@ def simulate_training_pairs(
             sequence, look = draw_high_field(contrast, rng), draw_look(contrast, rng)
             if nominal and number == 0:
                 sequence, look = HIGH_FIELD[contrast], nominal_look(contrast, rng)
-            images.append(high_field_scan(subject, contrast, sequence, rng, look))
+            images.append(high_field_scan(subject, sequence, rng, look))
         rng = np.random.default_rng([*stream, 1])
         images.append(_low_field(subject, contrast, displacement, rng))
         *framed, target = (_framed(i, subject.mask, normalise, part, mask.shape) for i in images)
@@ -119,7 +119,7 @@ def simulate_axial_scan(labels: Path | Anatomy, *, contrast: str, seed: int) -> 
     head, mask, person = _person(labels, seed, (208, 256, 256))
     subject = make_subject(head, mask, person)
     rng = np.random.default_rng([seed, 1 + CONTRASTS.index(contrast), 3])
-    sensitivity = coil(rng, mask.shape, head.affine, contrast)
+    sensitivity = coil(rng, head, contrast)
     data, pose = low_field_scan(subject, contrast, "axi", sensitivity=sensitivity, rng=rng)
     affine = low_field_grid(contrast, "axi").affine
     to_head = np.linalg.inv(pose @ head.affine) @ affine
@@ -132,7 +132,7 @@ def _low_field(
 ) -> np.ndarray:
     """Scan a person at low field and average the scans on the person's grid."""
     affine, shape = subject.anatomy.affine, subject.mask.shape
-    sensitivity = coil(rng, shape, affine, contrast)
+    sensitivity = coil(rng, subject.anatomy, contrast)
     total = np.zeros(shape, dtype=np.float32)
     for acquisition in ORTHOGONAL:
         data, pose = low_field_scan(

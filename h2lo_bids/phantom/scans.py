@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from h2lo_bids.phantom.acquisition import acquire, complex_noise, millimetres, resample
-from h2lo_bids.phantom.anatomy import Subject, render, rigid, smooth_field
+from h2lo_bids.phantom.anatomy import Anatomy, Subject, render, rigid, smooth_field
 from h2lo_bids.phantom.physics import (
     NAMES,
     NEGATIVE_KEPT,
@@ -142,17 +142,9 @@ def _motion(
 
 
 def high_field_scan(
-    subject: Subject,
-    contrast: str,
-    sequence: Protocol,
-    rng: np.random.Generator,
-    look: Look | None = None,
+    subject: Subject, sequence: Protocol, rng: np.random.Generator, look: Look
 ) -> np.ndarray:
-    """Scan a person at 3 T on the anatomy's grid: float32 magnitude, white matter about 1.
-
-    Without a look the scanner is that of the nominal site.
-    """
-    look = look or nominal_look(contrast, rng)
+    """Scan a person at 3 T on the anatomy's grid: float32 magnitude, white matter about 1."""
     values = signal_of(sequence, subject.tissues)
     values = values / values[WHITE]
     anatomy = subject.anatomy
@@ -168,16 +160,14 @@ def high_field_scan(
     return image
 
 
-def coil(
-    rng: np.random.Generator, shape: Sequence[int], affine: np.ndarray, contrast: str = "T1w"
-) -> np.ndarray:
+def coil(rng: np.random.Generator, anatomy: Anatomy, contrast: str) -> np.ndarray:
     """Return the sensitivity of the low-field head coil over a head, with its correction.
 
     Brighter towards the surface, falling off along the body's axis, with a hot spot at
     the back of the head and a random smooth part; the scanner corrects the images of
     each contrast on its own.
     """
-    constants = _COIL[contrast]
+    constants, shape, affine = _COIL[contrast], anatomy.labels.shape, anatomy.affine
     rim = constants["rim"] + rng.normal(0, 0.05)
     field = receive_field(rng, shape, affine, rim=rim, rough=constants["rough"])
     x, y, z = millimetres(shape, affine)

@@ -16,7 +16,7 @@ from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.phantom.anatomy import load_labels, make_subject, vary
 from h2lo_bids.phantom.physics import HIGH_FIELD, draw_high_field
-from h2lo_bids.phantom.scans import high_field_scan
+from h2lo_bids.phantom.scans import high_field_scan, nominal_look
 from h2lo_bids.training.experiments.leaks import (
     SAME,
     decode,
@@ -36,7 +36,7 @@ def scan(labels: Path, person: int, contrast: str, other: bool = False) -> tuple
     head, mask = vary(load_labels(labels), rng, shape=SHAPE, spacing=SIDE)
     subject, noise = make_subject(head, mask, rng), np.random.default_rng([person, 1 + other])
     protocol = draw_high_field(contrast, noise) if other else HIGH_FIELD[contrast]
-    return high_field_scan(subject, contrast, protocol, noise), mask
+    return high_field_scan(subject, protocol, noise, nominal_look(contrast, noise)), mask
 
 
 def print_of(image: np.ndarray, mask: np.ndarray, side: float = SIDE) -> np.ndarray:
