@@ -118,7 +118,7 @@ def copy_first(task, send):
         send({"event": "step", "step": step, "seconds": 0.1})
     from h2lo_bids.cli.execution import Outcome
 
-    return Outcome(tuple(scan.relative_path for scan in task.scans), ())
+    return Outcome(tuple(scan.relative_path for scan in task.found.scans), ())
 
 
 def measure(code: str) -> tuple[float, float, float]:
@@ -180,7 +180,6 @@ def rehearse(
         print(
             f"{subjects:6d} {name:9s} {wall:8.1f} s, busy {busy:7.1f} s {peak:6.0f} MB", flush=True
         )
-    shutil.rmtree(root)
     return found
 
 
@@ -196,9 +195,10 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         model = write_bundle(Path(folder) / "model", "T1w")
-        found = {
-            n: rehearse(Path(folder) / str(n), n, model, options.cases) for n in options.subjects
-        }
+        found = {}
+        for n in options.subjects:
+            found[n] = rehearse(Path(folder) / str(n), n, model, options.cases)
+            shutil.rmtree(Path(folder) / str(n))
     few, many = min(options.subjects), max(options.subjects)
     print(f"{'case':9s} {'busy ms per subject':>30s} {'grows as n^':>12s} {'peak':>9s}")
     for name in options.cases:

@@ -12,7 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import rows_of
+from heads import rows_of, write_bundle
 from problems import ball_pair
 
 from h2lo_bids.errors import TemporaryError
@@ -227,3 +227,20 @@ def test_the_page_of_results_takes_its_tables_from_a_benchmark(
     assert drawn == {"results_T1w.png", "results_T1w_histograms.png"}
     script.main()
     assert page.read_text() == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["scale"], indirect=True)
+def test_the_rehearsal_of_a_large_run_synthesizes_one_participant(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    model = write_bundle(tmp_path / "model", "T1w")
+    cases = ["index", "schedule", "reports", "divide", "group"]
+    assert set(script.rehearse(tmp_path / "run", 2, model, cases)) == set(cases)
+    one, two = (
+        (tmp_path / f"run/out/sub-0000{n}/anat/sub-0000{n}_desc-lowfield_T1w.nii.gz").read_bytes()
+        for n in (1, 2)
+    )
+    assert one == two  # with the name of the first in its header
+    made = (tmp_path / "run/out/logs").rglob("sub-00002.log")
+    assert not next(made).read_text()  # as no step ran

@@ -231,7 +231,7 @@ def _hear_fit(run: Run, job: Job, event: Event, printed: dict[str, float]) -> No
     kind, line = event["event"], event["text"]
     if isinstance(line, Step):
         text, now = line[line.index("step ") :], time.monotonic()  # without its title
-        run.status(job.name, text)
+        run.status(job.name, text.partition(":")[0])  # without the losses
         if run.settings.verbose or now - printed.get(job.name, -math.inf) >= _QUIET:
             printed[job.name] = now
             run.console.line(f"{job.name}: {text}")

@@ -39,6 +39,9 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import ENHANCE, Send
 from h2lo_bids.wording import all_counted, counted
 
+PROCESS = "h2lo_bids.cli.subject:process"
+"""The function that does a `SubjectTask`; only the process that runs it imports its module."""
+
 
 @dataclass(frozen=True)
 class SubjectTask:
@@ -100,7 +103,7 @@ def _process(run: Run, found: Discovery, templates: Templates) -> None:
     run_participants(
         run,
         f"{counted(len(subjects), 'participant')}, {counted(len(found.scans), 'scan')}",
-        "h2lo_bids.cli.subject:process",
+        PROCESS,
         {name: (task,) for name, task in tasks.items()},
         {name: [scan.relative_path for scan in task.found.scans] for name, task in tasks.items()},
         "scan",

@@ -49,22 +49,43 @@ class TrainingPair:
 
 
 def simulate_training_pairs(
-    labels: Path | Anatomy,  # FreeSurfer label map of a whole head
+    labels: Path | str | Anatomy,
     *,
     contrasts: tuple[str, ...] = CONTRASTS,
     seed: int,
     frame_shape: Shape = (208, 256, 256),
-    strength: float = 1.0,  # of the anatomical variation; 0 keeps the map's own shape
-    inputs: int = 1,  # high-field images per low-field one, each of another scanner
-    nominal: bool = False,  # whether the first of them is of the calibrated site
-    normalise: bool = True,  # whether images are divided by their largest value in the brain
-    distorted: bool = True,  # and registered with an error, as real low-field scans are
+    strength: float = 1.0,
+    inputs: int = 1,
+    nominal: bool = False,
+    normalise: bool = True,
+    distorted: bool = True,
 ) -> dict[str, TrainingPair]:
     """Simulate one person's pair in each contrast: 3 T, and three 64 mT scans fused on its grid.
 
     The person (shape, tissue, texture) follows from `seed` alone; the 3 T sequence is that of
     another scanner for each seed. Person and low-field scans do not depend on the number and
     kind of the inputs.
+
+    Parameters
+    ----------
+    labels
+        FreeSurfer label map of a whole head.
+    contrasts
+        Of ``"T1w"`` and ``"T2w"``.
+    seed
+        Non-negative.
+    frame_shape
+        Grid of the pair.
+    strength
+        Scale of the anatomical variation; 0 keeps the map's own shape.
+    inputs
+        High-field images per low-field one, each of another scanner, at least 1.
+    nominal
+        Whether the first of them is of the calibrated site.
+    normalise
+        Whether images are divided by their largest value in the brain.
+    distorted
+        Whether the low-field scans are distorted and registered with an error, as real ones.
     """
     head, mask, person = _person(labels, seed, frame_shape, strength)
     part = _around_brain(mask)
@@ -92,10 +113,10 @@ def simulate_training_pairs(
 
 
 def _person(
-    labels: Path | Anatomy, seed: int, shape: Shape, strength: float = 1.0
+    labels: Path | str | Anatomy, seed: int, shape: Shape, strength: float = 1.0
 ) -> tuple[Anatomy, np.ndarray, np.random.Generator]:
     """Return a person's head, its brain mask, and the source of what else varies."""
-    anatomy = labels if isinstance(labels, Anatomy) else load_labels(labels)
+    anatomy = labels if isinstance(labels, Anatomy) else load_labels(Path(labels))
     rng = np.random.default_rng([seed, 0])
     return *vary(anatomy, rng, shape=shape, strength=strength), rng
 
@@ -109,7 +130,9 @@ def _around_brain(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(part)
 
 
-def simulate_axial_scan(labels: Path | Anatomy, *, contrast: str, seed: int) -> tuple[Any, Any]:
+def simulate_axial_scan(
+    labels: Path | str | Anatomy, *, contrast: str, seed: int
+) -> tuple[Any, Any]:
     """Return a low-field axial scan, on its own grid, of a person of `simulate_training_pairs`.
 
     The second image is its brain mask.

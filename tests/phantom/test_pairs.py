@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -11,7 +14,7 @@ from h2lo_bids.phantom.pairs import TrainingPair, simulate_training_pairs
 SHAPE = (80, 80, 80)
 
 
-def simulated(head: Anatomy, contrast: str, seed: int, **more: object) -> TrainingPair:
+def simulated(head: Anatomy | str, contrast: str, seed: int, **more: object) -> TrainingPair:
     options = {"contrasts": (contrast,), "frame_shape": SHAPE, "strength": 0.0, **more}
     return simulate_training_pairs(head, seed=seed, **options)[contrast]
 
@@ -43,6 +46,13 @@ def test_low_field_is_smoother_than_high_field(small: Anatomy) -> None:
 
     assert steepness(pair.lf) < steepness(pair.hf)
     assert np.corrcoef(pair.hf[pair.mask], pair.lf[pair.mask])[0, 1] > 0.7
+
+
+def test_a_label_map_is_read_from_its_path(small: Anatomy, tmp_path: Path) -> None:
+    path = tmp_path / "head.nii.gz"
+    nib.save(nib.Nifti1Image(small.labels, small.affine), path)
+    given, read = simulated(small, "T1w", 2), simulated(str(path), "T1w", 2)
+    np.testing.assert_array_equal(read.lf, given.lf)
 
 
 @pytest.mark.slow

@@ -236,4 +236,4 @@ def _load(path: Path) -> Any:
     try:
         return load_checked(path).image
     except (BadDataError, MissingInputError) as err:
-        raise BadDataError(f"{err}; or {_AGAIN}") from err
+        raise type(err)(f"{err}; or {_AGAIN}") from err
