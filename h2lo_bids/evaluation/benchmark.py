@@ -43,8 +43,8 @@ _ARM_VALUES = columns(
     },
     subjects_real="Subjects whose pairs were trained on, the most of all folds",
     subjects_cohort="Subjects of the cohort that were pretrained on",
-    epochs_pretrain="Epochs of pretraining, of the schedule",
-    epochs_real="Epochs with the real pairs, of the schedule",
+    epochs_pretrain="Epochs of pretraining that were done",
+    epochs_real="Epochs with the real pairs that were done",
     flip_rotate="Whether patches were mirrored and turned",
 )
 
@@ -98,7 +98,7 @@ def row_values(
     scored = [s for s in scores if s.method == name]
     options = [record.get("options") or {} for record in records]
     steps = _numbers(records, "steps")
-    limits = _numbers(options, "max_seconds")
+    limits = [limit for each in options if (limit := _budget(each))]
     size = max(_numbers(records, "parameters"), default=None)
     entry = CATALOGUE.get(name)
     usual = entry is not None and entry.parameters == size
@@ -150,10 +150,24 @@ def arms_of(records: Records) -> dict[str, Any]:
     return {
         "subjects_real": max(len(record["fold"]["train"]) for record in records),
         "subjects_cohort": cohort["subjects"] if cohort else None,
-        "epochs_pretrain": factor * schedule["pretrain"] if cohort else None,
-        "epochs_real": factor * schedule[real],
+        "epochs_pretrain": _epochs(
+            factor * schedule["pretrain"], records, "pretrain_steps", options.get("pretrain")
+        ),
+        "epochs_real": _epochs(factor * schedule[real], records, "steps", options),
         "flip_rotate": turned,
     }
+
+
+def _epochs(planned: float, records: Records, key: str, options: Any) -> float | None:
+    """Return the epochs of a stage that were done; None where no record has its steps."""
+    done = _numbers(records, key)
+    return round(planned * min(done) / options["steps"], 1) if done else None
+
+
+def _budget(options: Mapping[str, Any]) -> float | None:
+    """Return the seconds that a fit may take, with an arm's both stages; None for no limit."""
+    stages = (options, options.get("pretrain") or {})
+    return sum(stage["max_seconds"] for stage in stages if stage.get("max_seconds")) or None
 
 
 def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
@@ -165,13 +179,18 @@ def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
             steps = sorted({int(r["steps"]) for r in early})
             span = " to ".join(map(str, dict.fromkeys((steps[0], steps[-1]))))
             options = early[0].get("options") or {}
-            limit = options.get("max_seconds")
+            limit = _budget(options)
             lines.append(
                 f"{title}: the time budget{f' of {limit / 60:g} min' if limit else ''} ended "
                 f"{len(early)} of {counted(len(records), 'fit')} after {span} of "
-                f"{options.get('steps', '?')} steps."
+                f"{options.get('steps', '?')} steps{_pretrained(early[0])}."
             )
     return tuple(lines)
+
+
+def _pretrained(record: Mapping[str, Any]) -> str:
+    done = record.get("pretrain_steps")
+    return f", and {done} of {record['options']['pretrain']['steps']} before" if done else ""
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:
@@ -248,5 +267,5 @@ _ARMS = (
         lambda values: " / ".join(f"{v:.2f}" for k in DETAIL if (v := values.get(k)) is not None),
     ),
     Column("Subjects", "Real pairs, and the cohort's subjects to pretrain on", subjects),
-    Column("Epochs", "Of the schedule: pretraining, and those with real pairs", epochs),
+    Column("Epochs", "Done: pretraining, and those with real pairs", epochs),
 )

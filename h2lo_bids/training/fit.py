@@ -56,6 +56,7 @@ class FitResult:
     seconds: float  # of the steps
     timed_out: bool = False  # whether the time budget ended the fit
     stalled: bool = False  # whether a validation that no longer rose did
+    pretrain_steps: int = 0  # of the stage before
 
 
 def fit(

@@ -17,6 +17,7 @@ from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.evaluation.benchmark import (
     arms_of,
     benchmark_table,
+    budget_notes,
     epochs,
     paper_figures,
     subjects,
@@ -138,15 +139,25 @@ def test_the_figures_of_the_paper_are_those_it_prints() -> None:
 
 def record(**options: object) -> dict[str, object]:
     schedule = {"factor": 0.5, "real": 200, "augmented": 400, "pretrain": 150, "finetune": 50}
-    return {"fold": {"train": [*"abcde"]}, "options": {"schedule": schedule, **options}}
+    whole = {"schedule": schedule, "steps": 40, "max_seconds": 30, **options}
+    return {"fold": {"train": [*"abcde"]}, "steps": 40, "options": whole}
 
 
 def test_subjects_and_epochs_stand_as_in_the_paper() -> None:
     plain, turned = arms_of([record()]), arms_of([record(flip_rotate=True)])
-    both = arms_of([record(cohort={"subjects": 11})])
+    pretrained = {"cohort": {"subjects": 11}, "pretrain": {"steps": 300, "max_seconds": 90}}
+    whole = {**record(**pretrained), "pretrain_steps": 300}
+    both = arms_of([whole])
     assert [subjects(v) for v in (plain, turned, both, {})] == ["5", "5 (*8)", "5+11", ""]
     assert [epochs(v) for v in (plain, turned, both, {})] == ["100", "200", "75+25", ""]
     assert arms_of([]) == {}
+    # A time budget ends both stages: what was done counts, not what was planned.
+    ended = {**whole, "steps": 8, "pretrain_steps": 30, "timed_out": True}
+    assert epochs(arms_of([whole, ended])) == "7.5+5"
+    assert budget_notes({"Ours": [whole, ended]}) == (
+        "Ours: the time budget of 2 min ended 1 of 2 fits after 8 of 40 steps, "
+        "and 30 of 300 before.",
+    )
 
 
 def test_the_table_ranks_arms_and_shows_the_papers_figures_apart() -> None:

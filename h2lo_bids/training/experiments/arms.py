@@ -99,10 +99,11 @@ class Arm:
         )  # fmt: skip
         first = max(1, steps(schedule.pretrain, self.cohort.pairs))
         second = max(1, steps(schedule.finetune, pairs))
-        both = first + second
+        # By epochs, as by steps next to nothing of a time budget would be left to few real pairs.
+        share = schedule.pretrain / (schedule.pretrain + schedule.finetune)
         return {
-            PRETRAIN: _timed(base, first, first / both),
-            FINETUNE: _timed(tuned, second, second / both),
+            PRETRAIN: _timed(base, first, share),
+            FINETUNE: _timed(tuned, second, 1 - share),
         }
 
     def identity(self, stages: Mapping[str, FitOptions]) -> dict[str, Any]:
@@ -161,8 +162,9 @@ def fit_arm(
     say = prefixed("fine-tuning", say)
     last = fit(*pairs, tuned, folder / FINETUNE, say, stop_at=stop_at, initial=start)
     return dataclasses.replace(
-        last, seconds=first.seconds + last.seconds, timed_out=first.timed_out or last.timed_out
-    )
+        last, seconds=first.seconds + last.seconds, timed_out=first.timed_out or last.timed_out,
+        pretrain_steps=first.steps,
+    )  # fmt: skip
 
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:

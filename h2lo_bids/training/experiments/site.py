@@ -168,6 +168,7 @@ def outcome_of(job: FoldJob, result: FitResult) -> dict[str, Any]:
         "best_psnr": finite(result.best_psnr),
         "identity_psnr": finite(result.identity_psnr),
         "seconds": round(result.seconds, 1),
+        **({"pretrain_steps": result.pretrain_steps} if result.pretrain_steps else {}),
     }
 
 
