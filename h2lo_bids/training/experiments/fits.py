@@ -248,14 +248,13 @@ def _arm(settings: Settings, contrast: str, method: str, fold: int) -> Arm:
         arm = Arm(CATALOGUE[ENHANCER].title, pretrain, settings.augment)
     else:
         arm = find_arm(method)
-    cohort = None
+    cohort, schedule = None, Schedule(factor=settings.schedule_factor)
     if arm.pretrain is not None:
-        bundle = None
+        schedule, bundle = schedule.with_rate(settings.finetune_rate), None
         if method != ENHANCER:
             made = _synthesis_folder(settings, contrast, arm.pretrain, fold)
             bundle = load_bundle(made, contrast=contrast, task=SYNTHESIZE)
         cohort = Cohort(cohort_scans(settings, contrast), settings.random_seed, bundle)
-    schedule = Schedule(factor=settings.schedule_factor).with_rate(settings.finetune_rate)
     return dataclasses.replace(arm, schedule=schedule, cohort=cohort)
 
 

@@ -20,7 +20,7 @@ from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import FitTask
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_cohort
 from h2lo_bids.training.experiments.crossvalidation import run_fold
-from h2lo_bids.training.experiments.fits import plan_folds, run_fit
+from h2lo_bids.training.experiments.fits import job_of_fold, plan_folds, run_fit
 from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
 from h2lo_bids.training.pairs import Pair, read_prepared
 
@@ -203,3 +203,23 @@ def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
     assert bundle.metadata["training_data"]["subjects"]["validation"] == [*plan.held]
     stages = settings.work.glob("training/T1w/pfsr/final_*/*/last.pt")
     assert {path.parent.name for path in stages} == {"pretrain", "finetune"}
+
+
+def test_the_rate_of_fine_tuning_concerns_pretrained_arms_alone(root: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "out", 4)
+    common = Settings(
+        bids_dir=tmp_path, out_dir=tmp_path / "out", task="enhance", schedule_factor=1e-3,
+        features=2, device="cpu",
+    )  # fmt: skip
+    fold = fold_of(pairs, tmp_path).fold
+    group = {"level": "group", "folds": "0", "pretrain_derivatives": (root,)}
+    for more, method, changes in (
+        ({"level": "benchmark", "arm": ("real",)}, "pfsr-real", False), (group, "pfsr", True),
+    ):  # fmt: skip
+        slow, fast = (
+            job_of_fold(
+                replace(common, **more, finetune_rate=rate), "T1w", method, fold, pairs
+            ).method_options()
+            for rate in (None, 1e-4)
+        )
+        assert (slow != fast) == changes
