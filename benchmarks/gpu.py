@@ -134,19 +134,23 @@ def embedded(args: argparse.Namespace) -> Figures:
 @contextlib.contextmanager
 def at_most(minutes: float) -> Iterator[None]:
     """Ask the fit inside to end with a checkpoint when the time is over."""
+    timers = []
 
-    def end(*_: object) -> None:
-        raise TemporaryError("the time is over")
+    def ask_in(seconds: float) -> None:
+        timers.append(threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)))
+        timers[-1].start()
 
-    before = signal.signal(signal.SIGTERM, end)  # a fit puts its own in place
-    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
+    # A fit puts its own handler in place of this one, which asks again: an exception before the
+    # fit begins would leave a module imported by half.
+    before = signal.signal(signal.SIGTERM, lambda *_: ask_in(0.1))
+    ask_in(60 * minutes)
     try:
         yield
     except TemporaryError as err:
         print(f"{err}; the same command goes on", flush=True)
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
         signal.signal(signal.SIGTERM, before)
 
 
