@@ -134,9 +134,18 @@ def measure_output(
 ) -> dict[str, float]:
     """Return the measures of a model's output, or of a training target.
 
-    `volume` is the input that it was made from, on the same grid. There is a value for each
-    name of `OUTPUTS`, and for ``dark``, ``middle`` and ``bright`` the output's median where the
-    input has its darkest, middle and brightest tissue.
+    Parameters
+    ----------
+    output, volume
+        The output and the input that it was made from, on one grid.
+    mask, spacing
+        As for `measure`.
+
+    Returns
+    -------
+    dict
+        ``name: value`` for names of `OUTPUTS`, and ``dark``, ``middle`` and ``bright``: the
+        output's median where the input has its darkest, middle and brightest tissue.
     """
     values, inside = output[mask].astype(np.float32), volume[mask].astype(np.float32)
     levels, _ = three_classes(blocks(volume, mask, spacing).median)
@@ -157,8 +166,16 @@ def ranges_of(
 ) -> dict[str, Any]:
     """Return a bundle's ``input_range``: lowest and highest over training inputs and targets.
 
-    Of what `measure` and `measure_output` gave: ``inputs`` and ``targets``, ``name: [lowest,
-    highest]`` of `MEASURES` and of `OUTPUTS`, rounded to four digits, and the number of ``pairs``.
+    Parameters
+    ----------
+    profiles, outputs
+        From `measure` and `measure_output`.
+
+    Returns
+    -------
+    dict
+        ``inputs`` and ``targets``, ``name: [lowest, highest]`` of `MEASURES` and of `OUTPUTS`,
+        rounded to four digits, and the number of ``pairs``.
     """
     given = list(profiles)
 

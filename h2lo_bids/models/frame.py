@@ -16,13 +16,25 @@ MAX_VOXELS = 2**28
 
 @dataclass(frozen=True)
 class Frame:
-    """A model's own grid, on which the trunk's coordinates run from -1 to 1."""
+    """A model's own grid, on which the trunk's coordinates run from -1 to 1.
 
-    shape: tuple[int, int, int] = (208, 256, 256)  # voxels along each axis; the paper's
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)  # mm
-    orientation: str = "RAS"  # axis codes of the positive directions, as nibabel names them
-    # "brain": centred on the brain (our bundles). "array": the scan's own array, re-ordered to
-    # `orientation`; its shape replaces `shape` (the authors' release).
+    Parameters
+    ----------
+    shape
+        Voxels along each axis; the paper's grid is 208 x 256 x 256.
+    spacing
+        Voxel size in mm along each axis.
+    orientation
+        Axis codes of the positive directions, as nibabel names them.
+    anchor
+        ``"brain"``: the frame is centred on the brain (our bundles).
+        ``"array"``: the frame is the scan's own array, re-ordered to
+        ``orientation``; its shape replaces ``shape`` (the authors' release).
+    """
+
+    shape: tuple[int, int, int] = (208, 256, 256)
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    orientation: str = "RAS"
     anchor: str = "brain"
 
     def __post_init__(self) -> None:

@@ -111,9 +111,25 @@ def plant_lesions(
     """Plant lesions in the image of a real head, whose white matter they lie in.
 
     The signal is multiplied, so that receive field, texture and noise of the head stay.
-    `contrast` is the signal relative to the white matter in its place, less 1: open_ms_data's
-    lesions have -0.15 to -0.25 in T1w, 0.4 to 0.5 in T2w images at 3 T. Returned are a float32
-    image and the bool mask of voxels of which at least half is lesion.
+
+    Parameters
+    ----------
+    image
+        High-field head or brain, (X, Y, Z).
+    lesions
+        From `place_lesions`.
+    affine
+        Voxel indices to mm.
+    contrast
+        Signal relative to the white matter in its place, less 1: open_ms_data's lesions
+        have -0.15 to -0.25 in T1w, 0.4 to 0.5 in T2w images at 3 T.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 image.
+    numpy.ndarray
+        Lesion mask, bool: voxels of which at least half is lesion.
     """
     share = lesion_share(lesions, image.shape, affine)
     return (image * (1 + np.float32(contrast) * share)).astype(np.float32), share >= 0.5

@@ -34,13 +34,21 @@ MARGIN = 12
 class TrainingPair:
     """A pair on a frame grid of 1 mm, axes towards right, anterior, superior.
 
-    Images are float32 (X, Y, Z), 0 outside the mask; in [0, 1], or in units of white matter
-    where they were not to be normalised.
+    Parameters
+    ----------
+    inputs
+        High-field images of the person, each of another scanner: float32 (X, Y, Z), 0
+        outside the mask; in [0, 1], or in units of white matter where they were not to be
+        normalised.
+    lf
+        The low-field image, the same way.
+    mask
+        Brain mask, bool; the centre of its bounding box is the grid's centre.
     """
 
-    inputs: tuple[np.ndarray, ...]  # high-field images of the person, each of another scanner
-    lf: np.ndarray  # the low-field image
-    mask: np.ndarray  # of the brain, bool; the centre of its bounding box is the grid's centre
+    inputs: tuple[np.ndarray, ...]
+    lf: np.ndarray
+    mask: np.ndarray
 
     @property
     def hf(self) -> np.ndarray:

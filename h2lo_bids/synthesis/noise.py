@@ -297,7 +297,7 @@ def _power_of(model: NoiseModel) -> np.ndarray:
     level = np.array(model.power, dtype=np.float64).reshape(sizes) - max(model.power)
     pairs = [*zip(map(np.abs, _frequencies(model)), model.frequencies, strict=True)]
     level = weigh_by_axis(level, [hat_weights(at, np.array(knots)) for at, knots in pairs])
-    # What is rounded in the last digit is no frequency beyond.
+    # The last frequency may lie beyond the model's by rounding alone.
     x, y, z = (at <= knots[-1] * (1 + 1e-5) for at, knots in pairs)
     kept = x[:, None, None] & y[:, None] & z
     return np.where(kept, (10 ** (level / 10)).astype(np.float32), np.float32(0))

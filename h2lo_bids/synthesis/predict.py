@@ -67,11 +67,25 @@ def predict(
     options: EngineOptions = DEFAULTS,
     seed: int = 42,
 ) -> np.ndarray:
-    """Synthesize a volume on the frame of a model of any family.
+    """Synthesize a volume on the model's own frame.
 
-    Volume and mask are (X, Y, Z), the volume in [0, 1] and 0 outside the brain. The result is
-    float32, not clipped, and exactly 0 outside the mask. `seed` is that of the methods that draw
-    at random, see `h2lo_bids.synthesis.noise.scan_seed`.
+    Parameters
+    ----------
+    model
+        Of any family of `h2lo_bids.models.registry.FAMILIES`.
+    volume
+        (X, Y, Z), the high-field image in [0, 1], 0 outside the brain.
+    mask
+        (X, Y, Z), true in the brain.
+    options
+        Settings of the engine.
+    seed
+        Of the methods that draw at random; see `h2lo_bids.synthesis.noise.scan_seed`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (X, Y, Z), not clipped; exactly 0 outside the mask.
     """
     volume, mask = np.asarray(volume, dtype=np.float32), np.asarray(mask, dtype=bool)
     if volume.ndim != 3 or volume.shape != mask.shape:

@@ -20,15 +20,36 @@ Corner = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges from which each crop's variation is drawn; zeros leave pairs as they are."""
+    """Ranges from which each crop's variation is drawn; zeros leave pairs as they are.
 
-    flip: float = 0.0  # probability of a left-right mirror image of the pair in the frame
-    shift: int = 0  # largest, in voxels along each axis: no scan is centred exactly
-    scale: float = 0.0  # of the high-field image, whose maximum depends on few: [1 - scale, 1]
-    gamma: float = 0.0  # its exponent is drawn from exp(+-gamma)
-    bias: float = 0.0  # largest relative amplitude of each term of a smooth second-order field
-    noise: float = 0.0  # largest standard deviation of Gaussian noise
-    outliers: float = 0.0  # largest share of voxels that become two to five times brighter
+    Parameters
+    ----------
+    flip
+        Probability of a left-right mirror image of the pair in the frame.
+    shift
+        Largest shift of the pair in the frame along each axis, in voxels: the
+        centring of a new scan is never exact.
+    scale
+        The high-field image is multiplied by a factor from ``[1 - scale, 1]``:
+        its maximum depends on a few bright voxels.
+    gamma
+        Its exponent is drawn from ``exp(+-gamma)``.
+    bias
+        Largest relative amplitude of each term of a smooth second-order field.
+    noise
+        Largest standard deviation of Gaussian noise.
+    outliers
+        Largest share of voxels that become two to five times brighter, as vessels, spikes
+        and the overshoot of filters are.
+    """
+
+    flip: float = 0.0
+    shift: int = 0
+    scale: float = 0.0
+    gamma: float = 0.0
+    bias: float = 0.0
+    noise: float = 0.0
+    outliers: float = 0.0
 
 
 NONE = Augmentation()
