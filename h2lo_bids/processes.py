@@ -34,6 +34,7 @@ Event = dict[str, Any]
 
 _PAUSE = 0.5  # seconds between two looks at jobs that report nothing
 _PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def note(text: str, level: str = "") -> Event:
@@ -273,6 +274,8 @@ def _log(path: Path) -> IO[bytes]:
 def _serve(control: Connection, imports: Sequence[str]) -> tuple[int, int] | None:
     """Fork for each job; return the descriptors of events and log in each of the processes."""
     os.set_inheritable(control.fileno(), False)  # else a helper of a job would keep it open
+    # A cluster sends these to every process of a job at once, but jobs have their grace.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -328,6 +331,7 @@ def _work(events: Connection, log: int) -> None:
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -70,6 +71,15 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
         (warning,) = sent
     assert warning["level"] == "warning"
     assert warning["text"].startswith(f"{tmp_path}/work: this file system has no file locks; ")
+
+
+def test_another_user_of_the_group_can_take_a_lock_where_the_umask_lets_him(tmp_path):
+    before = os.umask(0o002)
+    try:
+        with exclusive(tmp_path / "l"):
+            assert (tmp_path / "l").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)
 
 
 def test_an_error_of_the_body_passes_through(tmp_path):

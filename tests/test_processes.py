@@ -43,6 +43,7 @@ def save_late(task, send):
         open(path, "w").close()
         sys.exit()
     signal.signal(signal.SIGTERM, save)
+    signal.signal(signal.SIGINT, save)
     send({"ready": True})
     time.sleep(600)
 """
@@ -139,6 +140,21 @@ def test_a_stopped_job_has_its_grace_to_save_its_work(tmp_path, pool, pause, gra
     assert stopped == [1]
     assert (tmp_path / "saved").exists() is saved
     assert pool.call(_job(tmp_path, "double", 4)) == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_has_its_grace_when_a_cluster_signals_every_process(tmp_path, pool, number):
+    job = _job(tmp_path, "save_late", (str(tmp_path / "saved"), 0.5), grace=30.0)
+
+    def end_all(job, event):
+        for process in psutil.Process().children(recursive=True):
+            process.send_signal(number)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.run([job], limit=1, on_end=bool, on_event=end_all)
+    assert (tmp_path / "saved").exists()
+    assert pool.call(_job(tmp_path, "double", 5)) == 10
 
 
 def test_a_second_interruption_ends_all_at_once(tmp_path, pool):

@@ -79,7 +79,7 @@ class Console:
                 self._stream.write("\r\x1b[K")
             now = time.monotonic()
             if line is not None:
-                print(_encodable(line, self._stream), file=self._stream)
+                print(line, file=self._stream)
                 self._drawn = now
             if status is not None:
                 self._status, self._since = status, now
@@ -88,16 +88,10 @@ class Console:
                 seconds = int(now - self._since)
                 waited = f" ({seconds} s)" if seconds >= _TICK else ""
                 width = max(1, shutil.get_terminal_size().columns - 1 - len(waited))
-                self._stream.write(_encodable(self._status[:width] + waited, self._stream))
+                self._stream.write(self._status[:width] + waited)
             self._stream.flush()
 
 
 def printable(text: str) -> str:
     """Show control characters, which file names may hold, instead of obeying them."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
-
-
-def _encodable(text: str, stream: TextIO) -> str:
-    """Escape what the terminal's encoding lacks, so that no line is lost for it."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ class Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, by default of this process, and return the exit code."""
-    _open_closed_streams()
+    _open_streams()
     before = _listen_to_sigterm()
     try:
         _refuse_fellows()
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, before)
 
 
-def _open_closed_streams() -> None:
+def _open_streams() -> None:
     """Open stdin, stdout and stderr where a daemon closed them: pipes would take their numbers."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -56,6 +57,8 @@ def _open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as we live
+    if isinstance(sys.stdout, io.TextIOWrapper):  # no line is lost for what its encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _listen_to_sigterm() -> Any:

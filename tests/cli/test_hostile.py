@@ -20,6 +20,7 @@ from report_samples import Page
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.cli.console import Console
+from h2lo_bids.cli.run import main
 from h2lo_bids.errors import (
     CannotCreateError,
     InputOutputError,
@@ -109,11 +110,14 @@ def test_a_surprise_is_one_line_and_its_traceback_is_in_the_log(tmp_path, bids, 
     assert "Traceback" in log.read_text()
 
 
-def test_lines_are_neither_obeyed_nor_lost_by_a_terminal():
+def test_lines_are_neither_obeyed_nor_lost_by_a_terminal(monkeypatch):
     raw = io.BytesIO()
-    console = Console(io.TextIOWrapper(raw, encoding="ascii"))
-    console.line("sub-\x1b[31m01 é\r \udcff")
-    assert raw.getvalue() == b"sub-\\x1b[31m01 \\xe9\\r \\udcff\n"
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    with pytest.raises(SystemExit, match="0"):  # whose text has a dot of its own kind
+        main(["participant", "--help"])
+    assert b'"t2w": {\\u2026}' in raw.getvalue()
+    Console().line("sub-\x1b[31m01 é\r \udcff")
+    assert raw.getvalue().endswith(b"\nsub-\\x1b[31m01 \\xe9\\r \\udcff\n")
 
 
 def _outside(script: str, cwd) -> subprocess.CompletedProcess[str]:
