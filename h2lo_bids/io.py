@@ -311,7 +311,8 @@ def exclusive(path: Path, on_wait: Say | None = None) -> Iterator[bool]:
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files as a new folder; one that is there already makes way at the end."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    partial.mkdir()
     try:
         for name, content in files.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -319,7 +320,6 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-        partial.chmod(0o755)
         if folder.exists():
             # A folder with content cannot be replaced in one step.
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))

@@ -270,7 +270,7 @@ def check_values(settings: Settings) -> None:
     _check_owners(settings)
     _check_external(settings)
     _check_arms(settings)
-    if _tries(settings):
+    if _tries(settings) or settings.labels:
         from h2lo_bids.trial.condition import conditions_of
 
         conditions_of(settings)

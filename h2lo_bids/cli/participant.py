@@ -76,7 +76,7 @@ def run_participant(settings: Settings, console: Console) -> int:
         write_dataset(run)
         if suffixes:
             _process(run, found, templates)
-        if settings.level == "trial":
+        if settings.level == "trial" and run.done:
             collect(run)
         _finish(run)
         if suffixes:
@@ -146,15 +146,7 @@ def _finish(run: Run) -> None:
             f"{counted(len(run.unlike), 'scan')} not like the training data of the model: see the "
             "warnings above, and the reports before you use the images"
         )
-    subjects = sorted({name.split("/")[0] for name in run.done})
-    if subjects:
-        from h2lo_bids.bids.dataset import write_citation
-        from h2lo_bids.reports.methods import describe
-
-        out_dir = run.settings.out_dir
-        report = load_subject_report(out_dir, subjects[0].removeprefix("sub-"))
-        write_citation(out_dir, describe(report).markdown)
-    for subject in subjects:
+    for subject in sorted({name.split("/")[0] for name in run.done}):
         page = run.settings.out_dir / f"{subject}.html"
         if page.exists():
             console.line(f"report: {page}")
@@ -176,7 +168,9 @@ def collect_study(settings: Settings, send: Send) -> Path:
 
     study = collect(settings.out_dir, seed=settings.random_seed)
     if settings.reader_set:
-        study.notes += write_reader_set(settings.out_dir, settings.reader_set, settings.random_seed)
+        study.notes += write_reader_set(
+            settings.out_dir, study.conditions, settings.reader_set, settings.random_seed
+        )
     path = write_trial_report(settings.out_dir, study, settings.words())
     for text in study.notes:
         send(note(text, "warning"))
@@ -255,13 +249,19 @@ def reports_only(run: Run) -> int:
     if not subjects:
         raise NoMatchError(f"{out_dir}: holds no figures; run once without --reports-only")
     for subject in subjects:
-        console.line(f"report: {_render(out_dir, subject)}")
+        try:
+            console.line(f"report: {_render(out_dir, subject)}")
+        except H2loError as err:
+            run.fail(Failed(f"sub-{subject}", "report", err))
     write_pages_of_all(run)
-    return 0
+    done = len(subjects) - len(run.failed)
+    if run.failed:
+        report_failures(run, counted(done, "report"))
+    return exit_code(run.failed, done)
 
 
 def write_pages_of_all(run: Run) -> None:
-    """Write the page and the table of all scans in the output folder, of whatever run."""
+    """Write page, table and methods text of all scans in the output folder, of whatever run."""
     from h2lo_bids.reports.subject import write_scan_pages
 
     out_dir = run.settings.out_dir

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
+import traceback
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.execution import Outcome, alone
 from h2lo_bids.cli.participant import SubjectTask, write_report
 from h2lo_bids.cli.resources import step_threads
-from h2lo_bids.errors import Failed, H2loError, error_named
+from h2lo_bids.errors import Failed, H2loError, error_named, recorded
 from h2lo_bids.processes import note
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import SYNTHESIZE, Send
@@ -191,8 +192,10 @@ def examine(
         send({"event": "step", "step": f"{scan.stem} {STEP}"})
         try:
             found = Examination(Images(scan, settings, options, load)).run()
-        except H2loError as err:
-            failed.append(Failed(scan.relative_path, STEP, err))
+        except Exception as err:
+            if not isinstance(err, H2loError):
+                traceback.print_exc()
+            failed.append(Failed(scan.relative_path, STEP, recorded(err)))
             continue
         for text in found.notes:
             send(note(f"{scan.stem}: {text}", "warning"))

@@ -80,9 +80,10 @@ class MethodsText:
 
 
 def describe(report: SubjectReport) -> MethodsText:
-    """Write the Methods text of a subject; nothing is claimed that its scans do not state."""
+    """Write the Methods text of a subject, or of all; no claim that the scans do not state."""
     scans = report.scans
-    models = {m.sha256 or m.name: m for scan in scans if (m := scan.model) is not None}.values()
+    used = (scan.model for scan in scans if scan.model is not None)
+    models = {(model.sha256, model.name, model.contrast): model for model in used}.values()
     methods = {model.method for model in models if model.method}
     enhancers = {name for name in methods & METHODS.keys() if task_of(name) == ENHANCE}
     versions = defaultdict(str, report.versions)
@@ -103,7 +104,7 @@ def describe(report: SubjectReport) -> MethodsText:
         enhancers=enhancers,
         splines=any(not FAMILIES[METHODS[name]].continuous for name in methods & METHODS.keys()),
         precisions=sorted({scan.precision for scan in scans} - {""}),
-        seed=next((scan.seed for scan in scans if scan.seed is not None), None),
+        seeds=sorted({scan.seed for scan in scans if scan.seed is not None}),
         grids=report.grids,
     )
     paragraphs = (" ".join(paragraph.split()) for paragraph in rendered.split("\n\n"))

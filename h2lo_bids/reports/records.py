@@ -217,6 +217,12 @@ def write_scan_failure(out_dir: Path, stem: str, *failures: Failure) -> None:
     _dump(path, {**content, "failures": listed})
 
 
+def scan_failed(out_dir: Path, stem: str) -> bool:
+    """Return whether the latest run of a scan failed, as far as that is stored."""
+    path = figure_file(out_dir, stem, "report", ".json")
+    return path.is_file() and bool(_read(path, _ScanRecord).failures)
+
+
 def save_subject_report(out_dir: Path, report: SubjectReport) -> None:
     """Store a whole report: the subject's summary and every scan's record.
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 import bids_app_spec
 from h2lo_bids import __version__
+from h2lo_bids.bids.dataset import write_citation
 from h2lo_bids.bids.derivatives import report_path, result_files, result_path
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import H2loError
@@ -195,13 +196,15 @@ Row = dict[str, Any]
 
 
 def write_scan_pages(out_dir: Path) -> tuple[str, ...]:
-    """Write ``index.html``, ``scans.tsv`` and its sidecar; return what could not be read."""
+    """Write ``index.html``, ``scans.tsv`` and the methods text; return what could not be read."""
     rows: list[Row] = []
-    problems = []
+    reports, problems = list[SubjectReport](), list[str]()
     for folder in sorted(Path(out_dir).glob("sub-*/figures")):
         subject = folder.parent.name.removeprefix("sub-")
         try:
-            rows += _rows(load_subject_report(out_dir, subject))
+            report = load_subject_report(out_dir, subject)
+            rows += _rows(report)
+            reports.append(report)
         except (H2loError, ValueError) as error:  # or the folder has no label's name
             problems.append(str(error))
     table, _ = result_files(out_dir, "scans")
@@ -217,7 +220,22 @@ def write_scan_pages(out_dir: Path) -> tuple[str, ...]:
         table=table.name,
     )
     atomic_write_text(result_path(out_dir, "index"), page)
+    if (whole := _together(reports)).scans:
+        write_citation(out_dir, describe(whole).markdown)
     return tuple(problems)
+
+
+def _together(reports: Sequence[SubjectReport]) -> SubjectReport:
+    """Return what the methods text of all subjects is made of."""
+    versions: dict[str, dict[str, None]] = {}
+    for name, version in (pair for report in reports for pair in report.versions):
+        versions.setdefault(name, {})[version] = None
+    return SubjectReport(
+        "",
+        scans=tuple(scan for report in reports for scan in report.scans),
+        versions=tuple((name, " and ".join(found)) for name, found in versions.items()),
+        grids=tuple(dict.fromkeys(grid for report in reports for grid in report.grids)),
+    )
 
 
 def _rows(report: SubjectReport) -> Iterator[Row]:

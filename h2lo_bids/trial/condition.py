@@ -110,7 +110,8 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
     Raises
     ------
     UsageError
-        If a name is taken, a key or value makes no sense, or an observer could learn nothing.
+        If a name, of a label too, is taken or no label of BIDS, a key or value makes no sense, or
+        an observer could learn nothing.
     """
     base = Condition(
         DEFAULT,
@@ -122,16 +123,13 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
     )
     conditions: list[Condition] = []
     taken = {row["desc_id"].removeprefix("desc-") for row in bids_app_spec.load("descriptions.tsv")}
-    taken |= {HIGH, *(name for name, _ in settings.labels)}
+    taken.add(HIGH)
+    for name, _ in settings.labels:
+        _take("--labels", name, taken)
     for word in settings.condition:
         key, equals, value = word.partition("=")
         if not equals:
-            if not re.fullmatch(r"[A-Za-z0-9]+", word) or word in taken:
-                raise UsageError(
-                    f"--condition {word}: a name is of letters and digits, and not one that other "
-                    "outputs have"
-                )
-            taken.add(word)
+            _take("--condition", word, taken)
             conditions.append(replace(base, name=word))
         elif not conditions:
             raise UsageError(f"--condition {word}: give the condition's name first")
@@ -152,6 +150,15 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
                     "observer needs noise; give 2 realisations or more"
                 )
     return tuple(conditions)
+
+
+def _take(option: str, name: str, taken: set[str]) -> None:
+    """Add a name, which becomes a ``desc`` label, to those of other outputs."""
+    if not re.fullmatch(r"[A-Za-z0-9]+", name) or name in taken:
+        raise UsageError(
+            f"{option} {name}: a name is of letters and digits, and not one that other outputs have"
+        )
+    taken.add(name)
 
 
 class Image(NamedTuple):

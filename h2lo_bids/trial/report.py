@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,14 +197,16 @@ def _cuts(layout: Any, mask: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(cuts)
 
 
-def write_reader_set(out_dir: Path, count: int, seed: int) -> list[str]:
+def write_reader_set(
+    out_dir: Path, conditions: Collection[str], count: int, seed: int
+) -> list[str]:
     """Write blinded images as NIfTI and PNG to ``trial/reader_set``, and the key beside it.
 
     The order is random; each condition has as many images as the others, or one less.
     Names, headers and origins say nothing of participant and condition; voxel sizes do.
     Returns one line if there are fewer than `count`.
     """
-    rng, candidates = np.random.default_rng(seed), _candidates(out_dir)
+    rng, candidates = np.random.default_rng(seed), _candidates(out_dir, conditions)
     for paths in candidates.values():
         rng.shuffle(paths)
     chosen: list[tuple[str, Path]] = []
@@ -213,6 +216,7 @@ def write_reader_set(out_dir: Path, count: int, seed: int) -> list[str]:
         chosen += [(name, candidates[name].pop()) for name in names[: count - len(chosen)]]
     rng.shuffle(chosen)  # type: ignore[arg-type]
     folder, rows = out_dir / "trial" / FOLDER, []
+    (out_dir / "trial" / KEY).unlink(missing_ok=True)  # it is of the images that go
     for old in folder.glob("image-*"):
         old.unlink()
     for number, (name, path) in enumerate(chosen, start=1):
@@ -228,17 +232,17 @@ def write_reader_set(out_dir: Path, count: int, seed: int) -> list[str]:
     return [f"--reader-set {count}: there are {len(chosen)} images only"] if short else []
 
 
-def _candidates(out_dir: Path) -> dict[str, list[Path]]:
-    """Return the images by condition: noisy ones, and the high-field image."""
+def _candidates(out_dir: Path, conditions: Collection[str]) -> dict[str, list[Path]]:
+    """Return the images by condition of the study: noisy ones, and the high-field image."""
     candidates: dict[str, list[Path]] = {}
     for path in sorted(out_dir.glob("sub-*/**/anat/*_desc-*noise01_T[12]w.nii.gz")):
         name = parse_name(path.name)
         desc = dict(name.entities).get("desc", "") if name else ""
-        if desc and not desc.startswith("lowfield"):
-            candidates.setdefault(desc.removesuffix("noise01"), []).append(path)
+        if (condition := desc.removesuffix("noise01")) in conditions:
+            candidates.setdefault(condition, []).append(path)
     if candidates:
         plain = sorted(out_dir.glob("sub-*/**/anat/*_desc-preproc_T[12]w.nii.gz"))
-        candidates[HIGH] = [path for path in plain if "_space-" not in path.name]
+        candidates[HIGH] = [p for p in plain if not re.search("_(space|res)-", p.name)]
     return candidates
 
 

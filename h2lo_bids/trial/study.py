@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from h2lo_bids.bids.names import parse_name
-from h2lo_bids.errors import NoMatchError
+from h2lo_bids.errors import H2loError, NoMatchError
 from h2lo_bids.evaluation.catalogue import columns, write_table
 from h2lo_bids.io import read_json
+from h2lo_bids.reports.records import scan_failed
 from h2lo_bids.trial import statistics as st
 from h2lo_bids.trial.condition import HIGH
 from h2lo_bids.trial.lesions import LESION
@@ -171,8 +172,10 @@ def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
             missing = set(RATINGS) - set(table)
             assert not missing, f"no column {', '.join(sorted(missing))}"
             given, training = content["Conditions"], content["Training"]
-        except (OSError, ValueError, KeyError, AssertionError, TypeError) as err:
-            study.notes.append(f"{path}: cannot be read ({err}); run its participant again")
+            if scan_failed(out_dir, Path(content["Scan"]).name.partition(".")[0]):
+                raise ValueError("its scan failed since then")
+        except (H2loError, OSError, ValueError, KeyError, AssertionError, TypeError) as err:
+            study.notes.append(f"{path}: not used ({err}); run its participant again")
             continue
         if any(study.conditions.get(key, value) != value for key, value in given.items()):
             study.notes.append(
@@ -185,8 +188,8 @@ def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
         parts.append(table)
     if not parts:
         raise NoMatchError(
-            f"{out_dir / 'trial' / 'ratings'}: holds no ratings; run `h2lo bids_dir out_dir trial "
-            "--labels NAME=PATH` first"
+            f"{out_dir / 'trial' / 'ratings'}: holds no ratings that can be used; run `h2lo "
+            "bids_dir out_dir trial --labels NAME=PATH` first, with masks or probsegs of lesions"
         )
     return pd.concat(parts, ignore_index=True), study
 

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from heads import BAD, SIDE, SPACING, call, importable, write_bundle, write_dataset, write_pairs
-from report_samples import Page
+from report_samples import Page, make_scan
 
 from h2lo_bids.bids.dataset import require_own
 from h2lo_bids.cli.console import Console
@@ -27,6 +27,7 @@ from h2lo_bids.errors import (
     TemporaryError,
     of_the_machine,
 )
+from h2lo_bids.reports.records import SubjectReport, save_subject_report
 
 DEEP = "[" * 100_000
 
@@ -118,6 +119,17 @@ def test_lines_are_neither_obeyed_nor_lost_by_a_terminal(monkeypatch):
     assert b'"t2w": {\\u2026}' in raw.getvalue()
     Console().line("sub-\x1b[31m01 é\r \udcff")
     assert raw.getvalue().endswith(b"\nsub-\\x1b[31m01 \\xe9\\r \\udcff\n")
+
+
+def test_pages_are_made_again_without_the_subject_whose_record_is_broken(tmp_path, bids):
+    out = tmp_path / "out"
+    for label in ("01", "02"):
+        save_subject_report(out, SubjectReport(label, (make_scan(f"sub-{label}_T1w"),)))
+    (broken := out / "sub-01/figures/sub-01_desc-summary.json").write_text("{")
+    code, text, err = call(bids, out, "participant", "--reports-only")
+    assert (code, err) == (1, "")
+    assert text.count(f"error: {broken}: not a stored report") == 1
+    assert (out / "sub-02.html").exists()
 
 
 def _outside(script: str, cwd) -> subprocess.CompletedProcess[str]:

@@ -165,13 +165,19 @@ def test_a_label_that_cannot_be_used_is_one_line_and_the_others_are_rated(trial_
     write_scan(bad, data=np.pad(nib.load(bad).get_fdata(), ((0, 0), (0, 0), (0, 2))))
     missing.unlink()
     i = words.index("--output-spaces")
-    code, text = run(bids, tmp_path / "out", "trial", *words[:i], *words[i + 3 :])
+    words = [*words[:i], *words[i + 3 :]]
+    code, text = run(bids, tmp_path / "out", "trial", *words)
     assert code == 1
     (line,) = [line for line in text.splitlines() if str(bad) in line]
     assert f"({SIDE} x {SIDE} x {SIDE + 2} and {SIDE} x {SIDE} x {SIDE} voxels)" in line
     assert text.count("--labels lesion holds no mask, dseg or probseg for sub-02_T1w") == 1
     assert [p.name for p in tmp_path.glob("out/trial/ratings/*.tsv")] == ["sub-03_T1w_lesion.tsv"]
     assert "1 participant only" in text
+    # Where nothing is rated, the scans are what failed, not the tables of the study.
+    code, text = run(bids, tmp_path / "none", "trial", *words, "--participant-label", "02")
+    (table,) = tmp_path.glob("none/logs/*/failures.tsv")
+    assert code == 66, text
+    assert [row["scan"] for row in rows_of(table)] == ["sub-02/anat/sub-02_T1w.nii.gz"]
 
 
 @pytest.mark.slow

@@ -54,6 +54,15 @@ def test_a_row_per_scan_with_its_measures(out):
     assert [*json.loads((out / "scans.json").read_text())] == [*first]
 
 
+def test_the_methods_text_is_of_the_scans_of_all_subjects(out):
+    other = replace(make_scan("sub-03_T1w"), seed=11, templates=(("MNI152NLin6Asym", "x"),))
+    save_subject_report(out, SubjectReport("03", (other,), versions=(("torch", "9.8"),)))
+    write_scan_pages(out)
+    text = (out / "logs" / "CITATION.md").read_text()
+    for words in ("T1-weighted and T2-weighted", "MNI152NLin6Asym", "seeds were 7 and 11", "9.8"):
+        assert words in text
+
+
 def test_links_lead_to_places_on_the_subjects_pages(out):
     write_scan_pages(out)
     page = Page((out / "index.html").read_text())

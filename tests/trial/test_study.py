@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
+from skeletons import anat, scan_at
 
 from h2lo_bids.bids.derivatives import result_files
+from h2lo_bids.bids.discover import Discovery, ImageSource
 from h2lo_bids.cli.checks import check_values
+from h2lo_bids.cli.participant import SubjectTask
+from h2lo_bids.cli.subject import examine
 from h2lo_bids.errors import NoMatchError, UsageError
 from h2lo_bids.evaluation.catalogue import write_table
+from h2lo_bids.reports.records import Failure, ScanReport, write_scan_failure
 from h2lo_bids.settings import Settings
 from h2lo_bids.trial.condition import conditions_of
 from h2lo_bids.trial.report import KEY, write_reader_set, write_trial_report
@@ -25,6 +31,22 @@ from h2lo_bids.trial.study import RATINGS, SEVERAL, collect
 def settings(tmp_path, *condition, level="trial", **more):
     given = {"labels": (("lesion", tmp_path),), **more}
     return Settings(tmp_path, tmp_path / "out", level, condition=tuple(condition), **given)
+
+
+def test_memory_that_a_label_takes_costs_its_scan_alone(tmp_path, monkeypatch):
+    def examine_one(images):
+        if images.stem == "sub-01_T1w":
+            raise MemoryError
+        return SimpleNamespace(run=lambda: SimpleNamespace(notes=[], rows=[]))
+
+    monkeypatch.setattr("h2lo_bids.trial.condition.Images", lambda scan, *_: scan)
+    monkeypatch.setattr("h2lo_bids.trial.scan.Examination", examine_one)
+    scans = [scan_at(tmp_path / "bids" / anat("01", None, suffix)) for suffix in ("T1w", "T2w")]
+    found = Discovery(sources=tuple(ImageSource(scan, (scan,)) for scan in scans))
+    records = [ScanReport(s.stem, s.relative_path, s.entities, s.suffix) for s in scans]
+    failed, kept = examine(SubjectTask(settings(tmp_path), "01", found, tmp_path), records, print)
+    assert [(item.scan, item.exit_code) for item in failed] == [(scans[0].relative_path, 75)]
+    assert kept == records
 
 
 def test_a_word_without_equals_begins_a_condition(tmp_path):
@@ -54,6 +76,14 @@ def test_a_word_without_equals_begins_a_condition(tmp_path):
 )
 def test_a_condition_that_makes_no_sense_is_one_line(tmp_path, words, line, refused):
     assert line in refused(UsageError, check_values, settings(tmp_path, *words))
+
+
+@pytest.mark.parametrize("names", [["my-lesions"], ["brain"], ["a", "a"]])
+def test_a_label_needs_a_name_that_no_other_output_has(tmp_path, names, refused):
+    labels = tuple((name, tmp_path) for name in names)
+    for level in ("trial", "participant"):
+        asked = settings(tmp_path, level=level, labels=labels)
+        assert f"--labels {names[0]}: a name is of" in refused(UsageError, check_values, asked)
 
 
 def test_a_trial_needs_labels(tmp_path, refused):
@@ -196,11 +226,19 @@ def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path):
     content["Conditions"]["quiet"]["noise_scale"] = 7
     other.write_text(json.dumps(content))
     found = collect(tmp_path)
-    assert sum("sub-0001" in note and "cannot be read" in note for note in found.notes) == 1
+    assert sum("sub-0001" in note and "run its participant" in note for note in found.notes) == 1
     assert sum("sub-0003" in note and "same --condition" in note for note in found.notes) == 1
     assert {row["subjects"] for row in found.rows["detectability"]} == {1}
     with pytest.raises(NoMatchError, match="holds no ratings"):
         collect(tmp_path / "none")
+
+
+def test_ratings_of_a_scan_that_failed_since_then_do_not_count(tmp_path):
+    write_ratings(tmp_path, 3)
+    write_scan_failure(tmp_path, "sub-0002_T2w", Failure("trial", "its label is broken"))
+    found = collect(tmp_path)
+    assert sum("sub-0002" in note and "failed since then" in note for note in found.notes) == 1
+    assert {row["subjects"] for row in found.rows["detectability"]} == {2}
 
 
 @pytest.mark.slow
@@ -215,11 +253,13 @@ def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
     for subject in range(1, 7):
         anat = tmp_path / f"sub-{subject}" / "anat"
         anat.mkdir(parents=True)
-        for desc in ("preproc", "thinnoise01", "thicknoise01", "lowfieldnoise01"):
+        names = [f"desc-{d}noise01" for d in ("thin", "thick", "lowfield", "ofanearlierrun")]
+        for name in ("desc-preproc", "res-model_desc-preproc", *names):
             image = nib.Nifti1Image(rng.random((8, 9, 6)).astype(np.float32), affine)
             image.header["descrip"] = f"sub-{subject}"
-            nib.save(image, anat / f"sub-{subject}_desc-{desc}_T1w.nii.gz")
-    assert write_reader_set(tmp_path, 9, seed=1) == []
+            nib.save(image, anat / f"sub-{subject}_{name}_T1w.nii.gz")
+    study = ("highfield", "thin", "thick")
+    assert write_reader_set(tmp_path, study, 9, seed=1) == []
     key = pd.read_csv(tmp_path / "trial" / KEY, sep="\t")
     assert Counter(key["condition"]) == {"highfield": 3, "thin": 3, "thick": 3}
     assert key["source"].is_unique
@@ -231,4 +271,4 @@ def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
         assert made.header["descrip"].tobytes().strip(b"\0") == b""
         assert np.allclose(made.affine[:3, 3], 0)
     assert list(key["condition"]) != sorted(key["condition"])
-    assert "18 images only" in write_reader_set(tmp_path, 99, seed=1)[0]
+    assert "18 images only" in write_reader_set(tmp_path, study, 99, seed=1)[0]
