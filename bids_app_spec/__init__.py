@@ -45,4 +45,5 @@ def load(name: str) -> Any:
         return list(csv.DictReader(io.StringIO(text), delimiter="\t"))
     import yaml
 
-    return yaml.safe_load(text)
+    # In C where there is one: ten times faster, and of the same mind.
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both safe

@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -232,12 +233,15 @@ def template_reference(image: Path) -> str:
 
 def software_versions() -> dict[str, str]:
     """List what computes here, with versions; without what is not installed."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     versions = {"h2lo-bids": h2lo_bids.__version__, "python": platform.python_version()}
     for name in SOFTWARE:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 

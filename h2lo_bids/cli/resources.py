@@ -22,7 +22,8 @@ _SOCKET_PATH = 60  # what is left of a socket's 107 bytes after Python's own fil
 _LIBRARIES = (
     "torch", "scipy.ndimage", "scipy.stats", "nipype.pipeline.engine", "nipype.pipeline.plugins",
     "matplotlib.figure", "matplotlib.backends.backend_agg", "markdown_it", "jinja2", "yaml",
-    "safetensors.torch", "h2lo_bids.cli.checks", "h2lo_bids.reports.subject",
+    "matplotlib.style", "contourpy", "safetensors.torch", "h2lo_bids.cli.checks",
+    "h2lo_bids.reports.subject", "h2lo_bids.synthesis.predict",
 )  # fmt: skip
 _UNLIMITED = 1 << 60  # cgroup v1 writes a huge number for "no limit"
 

@@ -6,13 +6,14 @@ import base64
 import hashlib
 import math
 import re
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 KINDS = {
     "simulated": "simulated pairs",
@@ -40,6 +41,12 @@ def render(template: str, *, style: str, script: str = "", **values: Any) -> str
 
 def template_of(name: str) -> Template:
     """Return a template of this package: pages escape values, what is undefined is an error."""
+    return _pages().get_template(name, globals={"kinds": KINDS})
+
+
+@cache
+def _pages() -> Environment:
+    """Return the package's templates, each of which is compiled at its first use."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     pages = Environment(
@@ -57,7 +64,7 @@ def template_of(name: str) -> Template:
         "markdown": lambda text: Markup(render_markdown(text, top=4)),  # noqa: S704
     }
     pages.filters |= filters
-    return pages.get_template(name, globals={"kinds": KINDS})
+    return pages
 
 
 def asset(name: str) -> str:
