@@ -237,9 +237,9 @@ def save_nifti(
     return target
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete what a killed process left half written in its folder."""
-    for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+def remove_temporaries(folder: Path, begin: str) -> None:
+    """Delete what a killed process left half written of files whose names begin so."""
+    for path in folder.rglob(f"{TEMPORARY_PREFIX}*_{begin}_*"):
         with contextlib.suppress(OSError):
             path.unlink()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -77,6 +78,8 @@ def prepare_pairs(
     first: dict[str, Failed] = {}
     for item in run_workflow(workflow, scans, how.settings, crash_dir, follow):
         first.setdefault(item.scan, item)
+    if how.settings.clean_workdir and not (failed or first):
+        shutil.rmtree(how.settings.work / name, ignore_errors=True)
     # After the first crash the others may not have been begun.
     return made, kept, [*failed, *first.values()]
 

@@ -126,11 +126,12 @@ def test_other_extensions_are_refused(tmp_path: Path) -> None:
 
 def test_only_temporaries_are_removed(tmp_path: Path) -> None:
     (tmp_path / "anat").mkdir()
-    for name in (".tmp-1_x", "anat/.tmp-2_y", "kept"):
+    other = "anat/.tmp-3_sub-1_ses-B_T1w.nii.gz"  # that another run writes now
+    for name in (".tmp-1_sub-1_ses-A_x", "anat/.tmp-2_sub-1_ses-A_y", "sub-1_ses-A_T1w", other):
         (tmp_path / name).write_text("")
-    remove_temporaries(tmp_path)
-    assert names(tmp_path) == ["anat", "kept"]
-    assert names(tmp_path / "anat") == []
+    remove_temporaries(tmp_path, "sub-1_ses-A")
+    assert names(tmp_path) == ["anat", "sub-1_ses-A_T1w"]
+    assert names(tmp_path / "anat") == [other.partition("/")[2]]
 
 
 def test_the_longest_name_can_be_written_and_a_longer_one_is_told(tmp_path):

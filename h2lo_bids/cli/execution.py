@@ -286,7 +286,9 @@ def run_participants(
         name, outcome = end.job.name, end.result or Outcome((), ())
         seconds = end.seconds  # before what is cleaned up
         if lost := run.fail_job(end, LOST, scans[name], _REMEDY):
-            remove_temporaries(run.settings.out_dir / name)
+            # Another run may be at work on other sessions of the participant.
+            for visit in {"_".join(Path(scan).parts[:-2]) for scan in scans[name]}:
+                remove_temporaries(run.settings.out_dir / name, visit)
             after_loss(name, lost)
         for failed in outcome.failed:
             run.fail(failed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def collect_study(settings: Settings, send: Send) -> Path:
     return path
 
 
-def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Iterable[ScanReport]) -> Path:
+def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[ScanReport]) -> Path:
     """Write the records and the page of a participant whose workflow has ended."""
     out_dir = task.settings.out_dir
     stems = {scan.relative_path: scan.stem for scan in task.found.scans}
@@ -186,15 +186,15 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Iterable[Sc
         for item in failed
     ]
     failures += [Failure("discovery", problem.message) for problem in task.found.problems]
-    broken = {item.scan for item in failed}
     use = "enhanced" if task.settings.task == ENHANCE else "synthesized"
+    uses, broken = {scan.stem: use for scan in scans}, {item.scan for item in failed}
     found = [
         FoundScan(
             path=scan.relative_path,
             session=scan.session or "",
             field_strength=scan.field_strength,
             field_source=scan.field_source,
-            use="failed" if scan.relative_path in broken else use,
+            use="failed" if scan.relative_path in broken else uses.get(scan.stem, "not begun"),
         )
         for scan in task.found.scans
     ]

@@ -169,7 +169,7 @@ def _write_scripts(
     cluster: argparse.Namespace, stages: list[Stage], folder: Path
 ) -> tuple[int, int]:
     """Write tasks, scripts and failures; return how many tasks are to submit, of how many."""
-    queue = _queue(folder)
+    queue = _queue(folder, submits=cluster.submit)
     arrays: list[tuple[str, int, str]] = []
     failed: dict[tuple[str, str], State] = {}
     missing = total = 0
@@ -219,14 +219,22 @@ def as_ranges(numbers: Iterable[int]) -> str:
     return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in ends)
 
 
-def _queue(folder: Path) -> dict[tuple[str, int], str]:
+def _queue(folder: Path, *, submits: bool) -> dict[tuple[str, int], str]:
     """Return the job of each stage's line that is waiting or running, which its name holds."""
     if shutil.which("squeue") is None:
         return {}
     command = ["squeue", "--noheader", "--array", "--format=%j/%K/%F"]
-    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        text = (
+            f"squeue ended with code {done.returncode} ({' '.join(done.stderr.split())}), so that "
+        )
+        text += "tasks in the queue would be submitted again; give the same command later"
+        if submits:
+            raise TemporaryError(text)
+        print(f"h2lo-slurm: warning: {printable(text)}", file=sys.stderr)
     name = re.escape(_job_name(folder))
-    found = re.findall(rf"^{name}-(\w+)-(\d+)/(\d+)/(\d+)$", text, re.MULTILINE)
+    found = re.findall(rf"^{name}-(\w+)-(\d+)/(\d+)/(\d+)$", done.stdout, re.MULTILINE)
     return {(stage, int(first) + int(element)): job for stage, first, element, job in found}
 
 

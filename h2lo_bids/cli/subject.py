@@ -76,12 +76,17 @@ def _run(task: SubjectTask, send: Send) -> tuple[list[Failed], list[ScanReport]]
     workflow.base_dir = str(settings.work)
     parts = {f"{i.name}_wf": [scan.relative_path for scan in i.parts] for i in images}
     crashes = task.logs / f"sub-{task.subject}"
-    failed = run_workflow(workflow, parts, settings, crashes, steps(send))
-    broken = {item.scan for item in failed}
-    # Of a scan that failed now, the work folder may hold the record of an earlier run.
-    stems = {scan.stem for scan in task.found.scans if scan.relative_path not in broken}
-    whole = [record for record in records(workflow) if record["stem"] in stems]
-    return failed, [from_json(ScanReport, record) for record in whole]
+    # Of a scan that failed now, or was not begun, the work folder may hold an earlier record.
+    stems, whole, tell = {f"{i.name}_wf": i.scan.stem for i in images}, set[str](), steps(send)
+
+    def follow(node: Any, status: str) -> None:
+        tell(node, status)
+        if (node.name, status) == ("ds_record", "end"):
+            whole.add(stems[node.fullname.split(".")[1]])
+
+    failed = run_workflow(workflow, parts, settings, crashes, follow)
+    found = [from_json(ScanReport, record) for record in records(workflow)]
+    return failed, [record for record in found if record.stem in whole]
 
 
 def _workflow_name(task: SubjectTask) -> str:

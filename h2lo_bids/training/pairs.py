@@ -235,7 +235,7 @@ def open_prepared(pairs: Sequence[PreparedPair], cache: Path, scaling: str = "ma
             stamps = [stamp(path) for path in (pair.hf, pair.lf, pair.mask)]
         except OSError as err:
             raise BadDataError(f"{err.filename}: cannot be read ({err.strerror})") from err
-        kept = cache / f"{pair.name}_{digest([scaling, stamps])}.npy"
+        kept = cache / f"{pair.name}_{digest([scaling, pair.fingerprint, stamps])}.npy"
         if not kept.exists():
             # As divided by their maxima, both tasks share the file.
             read = read_prepared(pair.for_task(SYNTHESIZE))

@@ -182,13 +182,15 @@ def test_a_model_starts_from_another_and_says_so(first, root, tmp_path):
 
 
 def test_pairs_alone_write_nothing_else(root, tmp_path):
-    words = ["--pairs", "--resolution", "8", "--participant-label", "01", BAD]
+    words = ["--pairs", "--resolution", "8", "--clean-workdir", "--participant-label", "01", BAD]
     done = h2lo(root / "bids", tmp_path, "participant", *words, code=1)
     # What was noticed of a pair's scans is told here, too: of an ellipsoid, that it is no head.
     (record,) = tmp_path.glob("sub-01/**/*_desc-pairLF_T1w.json")
     noticed = json.loads(record.read_text())["Warnings"]
     assert noticed
     assert all(f"warning: sub-01: {line}\n" in done.stdout for line in noticed)
+    # What one participant still needs to go on is kept, the other's intermediate results are not.
+    assert [p.name for p in tmp_path.glob(".h2lo-work/sub_*")] == [f"sub_{BAD}_pairs_wf"]
     names = {p.name for p in tmp_path.glob("sub-*/**/*") if p.is_file()}
     stem = "sub-01_ses-HF_res-model_desc-"
     assert {n for n in names if n.endswith("nii.gz")} == {

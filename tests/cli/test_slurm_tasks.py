@@ -191,6 +191,10 @@ def test_tasks_in_the_queue_are_left_alone(dataset, tmp_path, monkeypatch):
     text = (folder / "submit.sh").read_text()
     assert 'array participant 0 0 "$@"' in text
     assert "jobs=:8:9 " in text
+    squeue.write_text("#!/bin/bash\necho 'slurm_load_jobs error' >&2; exit 1\n")
+    assert "warning: squeue ended with code 1 (slurm_load_jobs error), so that" in dataset()[1]
+    code, said, _ = dataset("--submit")
+    assert (code, said.count("error: squeue ended with code 1")) == (75, 1)
 
 
 def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import sidecar_path
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import BadDataError, MissingInputError, UsageError
@@ -186,7 +187,8 @@ class Cohort:
         def opened(scan: CohortScan, name: str, low: Path | None) -> Pair:
             files = [path for path in (scan.high, scan.mask, low) if path is not None]
             made_by = (self.bundle.sha256, self.bundle.method, self.seed) if self.bundle else ()
-            key = digest([[stamp(path) for path in files], made_by, frame.to_dict()])
+            stamps = [stamp(path) for path in files]
+            key = digest([__version__, stamps, made_by, frame.to_dict()])
             kept = cache / f"{name}_{key}.npy"
             if not kept.exists():
                 say(f"bringing {name} of the cohort to the fit's grid")

@@ -238,7 +238,10 @@ class FoldJob(FoldWork):
             open_prepared(self.pairs_in(part), self.cache, options.scaling) for part in PARTS[:2]
         )
         if self.arm is not None:
-            more = self._open_cohort(self.arm, say)
+            more = self.cohort_pairs(say)
+            if more[0]:  # nobody of whom is tested
+                tested = open_prepared(self.pairs_in("test"), self.cache)
+                check_images([*more[0], *more[1]], tested, common_frame(self.pairs).spacing)
             return fit_arm(self.stages, (train, held), more, work, say, stop_at)
         if self.devices > 1 and not shares_steps(options.family):
             say(f"{self.recipe} is fitted by one process, not {self.devices}")
@@ -253,15 +256,12 @@ class FoldJob(FoldWork):
         initial = None if start is None else load_model(start).state_dict()
         return fit(train, held, options, work, say, stop_at=stop_at, initial=initial)
 
-    def _open_cohort(self, arm: Arm, say: Say) -> tuple[list[Pair], list[Pair]]:
-        """Return the pairs to pretrain and to validate that on, nobody of whom is tested."""
-        if arm.cohort is None:
+    def cohort_pairs(self, say: Say = lambda line: None) -> tuple[list[Pair], list[Pair]]:
+        """Return the pairs to pretrain and to validate that on; none without a cohort."""
+        if self.arm is None or self.arm.cohort is None:
             return [], []
         frame = common_frame(self.pairs_in("train"))
-        pairs = arm.cohort.open(frame, self.cache / "cohort", self.options.device, say)
-        tested = open_prepared(self.pairs_in("test"), self.cache)
-        check_images([*pairs[0], *pairs[1]], tested, frame.spacing)
-        return pairs
+        return self.arm.cohort.open(frame, self.cache / "cohort", self.options.device, say)
 
     def run(self, say: Say, lost: Say) -> None:
         """Fit, or go on from the last checkpoint of a killed fit, and score."""

@@ -23,7 +23,7 @@ from h2lo_bids.evaluation.splits import (
     read_splits,
     write_splits,
 )
-from h2lo_bids.io import exclusive
+from h2lo_bids.io import common_lock, exclusive
 from h2lo_bids.models.bundle import Bundle, load_bundle
 from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.processes import note
@@ -84,7 +84,7 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
     splits = {name: plan.folds for name, plan in plans.items() if plan.folds}
     if splits:  # those of contrasts that this run does not have are kept
         path = settings.out_dir / SPLITS
-        with exclusive(settings.work / "locks" / "splits.lock"):
+        with exclusive(common_lock(settings.out_dir, "splits")):
             write_splits(path, {**_known(path), **splits})
     return plans
 

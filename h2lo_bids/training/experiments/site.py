@@ -24,9 +24,15 @@ from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.registry import CATALOGUE
 from h2lo_bids.training.crops import Augmentation
-from h2lo_bids.training.experiments.leaks import brain_of, encode
+from h2lo_bids.training.experiments.leaks import (
+    brain_of,
+    encode,
+    fingerprint,
+    training_subjects,
+)
 from h2lo_bids.training.options import GAIN
 from h2lo_bids.training.pairs import (
+    Pair,
     PreparedPair,
     common_frame,
     pairs_fingerprint,
@@ -116,6 +122,8 @@ def site_metadata(
     source, target = (_median(pairs, key) for key in keys[:: -1 if job.task == ENHANCE else 1])
     kind = "simulated" if any(pair.simulated for pair in pairs) else "real"
     parts = {part: list(getattr(job.fold, part)) for part in PARTS}
+    parts["initial"] = sorted(training_subjects(job.initial)) if job.initial else []
+    parts["cohort"] = sorted({_label(pair) for part in job.cohort_pairs() for pair in part})
     return {
         "name": name,
         "title": CATALOGUE[job.recipe].title,
@@ -128,7 +136,7 @@ def site_metadata(
             "kind": kind,
             "description": _description(pairs, f"{_tesla(source)} and {_tesla(target)}"),
             # A model of all pairs has no part to test on.
-            "subjects": {part: who for part, who in parts.items() if who or part != "test"},
+            "subjects": {part: who for part, who in parts.items() if who or part in PARTS[:2]},
             "pairs": len(pairs),
             "fusion": sorted({pair.fusion for pair in pairs}),
             "fingerprint": pairs_fingerprint(pairs),
@@ -175,9 +183,22 @@ def outcome_of(job: FoldJob, result: FitResult) -> dict[str, Any]:
 def _brains(job: FoldJob) -> dict[str, list[str]]:
     """Describe the brains that had a part in the weights, so that `evaluate` knows them."""
     brains: dict[str, list[str]] = {}
-    for pair in job.pairs_in("train", "validation"):
-        brains.setdefault(pair.subject, []).append(encode(brain_of(pair)))
+    for prepared in job.pairs_in("train", "validation"):
+        brains.setdefault(prepared.subject, []).append(encode(brain_of(prepared)))
+    spacing = common_frame(job.pairs_in("train")).spacing
+    for pair in (pair for part in job.cohort_pairs() for pair in part):
+        text = encode(fingerprint(pair.high_field, pair.mask, spacing))
+        if text not in (own := brains.setdefault(_label(pair), [])):  # of several low-field images
+            own.append(text)
+    start = job.initial.metadata.get("training_data") if job.initial else None
+    for label, texts in ((start or {}).get("fingerprints") or {}).items():
+        brains.setdefault(label, []).extend(texts)
     return brains
+
+
+def _label(pair: Pair) -> str:
+    """Return the participant of a cohort's pair."""
+    return pair.name.partition("_")[0]
 
 
 def site_card(

@@ -21,7 +21,7 @@ from h2lo_bids.training.experiments import FitTask
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_cohort
 from h2lo_bids.training.experiments.crossvalidation import run_fold
 from h2lo_bids.training.experiments.fits import job_of_fold, plan_folds, run_fit
-from h2lo_bids.training.experiments.leaks import check_images, check_no_leak
+from h2lo_bids.training.experiments.leaks import check_images, check_no_leak, training_subjects
 from h2lo_bids.training.pairs import Pair, read_prepared
 
 SHA = default_bundle("T1w").sha256
@@ -200,7 +200,13 @@ def test_the_enhancer_of_a_group_is_pretrained_on_what_participant_wrote(
     assert (plan.folds, len(plan.held)) == ((), 1)
     run_fit(FitTask(settings, "T1w", "pfsr", plan, None, 1), lambda event: None)
     bundle = load_bundle(tmp_path / "out/models/pfsr_T1w", task="enhance")
-    assert bundle.metadata["training_data"]["subjects"]["validation"] == [*plan.held]
+    training = bundle.metadata["training_data"]
+    assert training["subjects"]["validation"] == [*plan.held]
+    # Whom it has seen in pretraining is a training subject, too.
+    cohort = find_cohort((root,), "T1w")
+    assert training["subjects"]["cohort"] == sorted({scan.subject for scan in cohort})
+    assert training_subjects(bundle) >= {scan.subject for scan in cohort}
+    assert {*training["fingerprints"]} == training_subjects(bundle)
     stages = settings.work.glob("training/T1w/pfsr/final_*/*/last.pt")
     assert {path.parent.name for path in stages} == {"pretrain", "finetune"}
 

@@ -49,6 +49,9 @@ def test_input_and_target_change_places_and_the_foreground_stays(pairs, tmp_path
     np.testing.assert_array_equal(stored[0].hf, stored[1].lf)
     np.testing.assert_array_equal(stored[0].lf, stored[1].hf)
     np.testing.assert_allclose(stored[1].high_field, plain.hf, atol=1e-3)
+    # Made again by another version, whose pairs may have the same bytes.
+    open_prepared([dataclasses.replace(pairs[0], fingerprint="of another version")], tmp_path)
+    assert len([*tmp_path.iterdir()]) == 2
     # Made again from files that have changed; what cannot be read is named.
     hf = nib.load(pairs[0].hf)
     changed = dataclasses.replace(pairs[0], hf=tmp_path / "hf.nii.gz")

@@ -8,15 +8,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from prepared_pairs import write_pairs
+from prepared_pairs import fold_of, write_pairs
+from problems import small_options
 from scipy import ndimage
 
 from h2lo_bids.errors import BadDataError
-from h2lo_bids.models.bundle import Bundle
+from h2lo_bids.evaluation.splits import Fold
+from h2lo_bids.models.bundle import Bundle, load_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.phantom.anatomy import load_labels, make_subject, vary
 from h2lo_bids.phantom.physics import HIGH_FIELD, draw_high_field
 from h2lo_bids.phantom.scans import high_field_scan, nominal_look
+from h2lo_bids.training.experiments.crossvalidation import BUNDLE, run_fold
 from h2lo_bids.training.experiments.leaks import (
     SAME,
     decode,
@@ -25,6 +28,7 @@ from h2lo_bids.training.experiments.leaks import (
     likeness,
     same_people,
     seen_in_training,
+    training_subjects,
 )
 
 SHAPE, SIDE = (52, 64, 64), 4.0
@@ -143,3 +147,16 @@ def test_a_model_knows_whom_it_has_seen(tmp_path: Path) -> None:
 
 def _volumes(*paths: Path) -> list[np.ndarray]:
     return [np.asarray(nib.load(path).dataobj) for path in paths]
+
+
+def test_whom_a_model_has_seen_is_known_to_those_that_start_from_it(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "out", 8)
+    folder = run_fold(fold_of(pairs, tmp_path))
+    first = load_bundle(folder / BUNDLE)
+    fold = Fold(1, ("05", "06"), ("07",), ("08",))
+    options = small_options(starts_from=first.sha256)
+    folder = run_fold(fold_of(pairs, tmp_path, fold=fold, options=options, initial=first))
+    second = load_bundle(folder / BUNDLE)
+    seen = {"01", "02", "03", "05", "06", "07"}
+    assert training_subjects(second) == seen
+    assert {pair.subject for pair in seen_in_training(second, pairs)} == seen
