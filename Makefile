@@ -6,8 +6,8 @@ DEMO := demo
 # Long enough to see it win, too short and too coarse for a model to use.
 DEMO_FIT := --resolution 3 --folds 2 --n-folds-parallel 2 --steps 400
 PYTEST_ARGS ?=
-# Two files of tests at a time, each on a core of its own.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two files of tests at a time, each on a core of its own, in the order of tests/conftest.py.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test fast lint docs site benchmark container fuzz clean
 
@@ -56,8 +56,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python tests/data/tell_gain.py $(DEMO)/trained/group_T1w_summary.tsv
 
 test: $(VENV)/.tested
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
-	$(PYTEST) -m slow $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 fast: $(VENV)/.tested
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from heads import start, write_bundle
+from heads import run, start, write_bundle
+
+gc.disable()  # until all is imported and collected: it would be looked through again and again
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, so that no core ends with one of them while the other waits."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    every = Counter(item.path for item in items)
+    items.sort(key=lambda item: (slow[item.path], every[item.path]), reverse=True)
+
+
+def pytest_collection_finish() -> None:
+    """Count what was imported as lasting."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +59,10 @@ def models(tmp_path_factory) -> list[str]:
 
 @pytest.fixture
 def h2lo(models):
-    """Return a function that runs the program as users do, and checks its exit code."""
+    """Return a function that runs the participant level, or starts it, and checks its code."""
 
-    def run(bids, out, *words, env=None, popen=False, level="participant", model=True, code=0):
-        given = [*(models if model else ()), "--skull-strip", "skip"]
-        return start(bids, out, level, *given, *words, code=code, env=env, popen=popen)
+    def participant(bids, out, *words, popen=False, model=True, code=0):
+        given = (bids, out, "participant", *(models if model else ()), "--skull-strip", "skip")
+        return start(*given, *words, popen=True) if popen else run(*given, *words, code=code)
 
-    return run
+    return participant

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import functools
+import importlib
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +24,7 @@ from scipy.ndimage import gaussian_filter
 import h2lo_bids
 from h2lo_bids.bids.dataset import find_validator
 from h2lo_bids.cli.run import main
+from h2lo_bids.processes import Job, Pool
 
 SIDE, SPACING = 40, 4.0
 BAD = "05"
@@ -31,12 +36,12 @@ def importable() -> dict[str, str]:
     return {"PYTHONPATH": str(Path(h2lo_bids.__file__).resolve().parents[1])}
 
 
-def start(bids: Path, out: Path, level: str, *words, code=None, env=None, popen=False):
+def start(bids: Path, out: Path, level: str, *words, code=None, popen=False):
     """Run the program as users do and check its exit code, or with `popen` only start it."""
     command = [sys.executable, "-m", "h2lo_bids.cli.run", str(bids), str(out), level]
     options = {
         "args": [*command, *map(str, words)],
-        "env": {**os.environ, **importable(), **(env or {})},
+        "env": {**os.environ, **importable()},
         "text": True,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
@@ -45,7 +50,16 @@ def start(bids: Path, out: Path, level: str, *words, code=None, env=None, popen=
         # Whoever started the tests in the background had them ignore Ctrl-C.
         heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         return subprocess.Popen(**options, preexec_fn=heed)
-    done = subprocess.run(**options, check=False, timeout=1800)
+    return _checked(subprocess.run(**options, check=False, timeout=1800), code)
+
+
+def run(bids: Path, out: Path, level: str, *words, code=None):
+    """Run the program in this process, which is quicker, and check its exit code."""
+    given = (bids, out, level, *words)
+    return _checked(subprocess.CompletedProcess(given, *call(*given)), code)
+
+
+def _checked(done: subprocess.CompletedProcess[str], code: int | None):
     assert "Traceback" not in done.stdout + done.stderr
     assert code in (None, done.returncode), done.stdout + done.stderr
     return done
@@ -53,9 +67,48 @@ def start(bids: Path, out: Path, level: str, *words, code=None, env=None, popen=
 
 def call(*words: object) -> tuple[int, str, str]:
     """Run the program in this process; return its exit code, output and errors."""
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+    with (
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+        patch("h2lo_bids.cli.execution.Pool", KeptPool),
+    ):
         code = main([*map(str, words)])
     return code, out.getvalue(), err.getvalue()
+
+
+class KeptPool(Pool):
+    """Has the server of the last run in this process serve the next one of the same libraries.
+
+    Each job is a fork of a server that nothing has changed, in the environment of its own run.
+    """
+
+    server: tuple[tuple[str, ...], Pool] | None = None
+
+    def __init__(self, env: Mapping[str, str], imports: Sequence[str] = ()) -> None:
+        self.environment, kept = dict(env), KeptPool.server
+        key = (*imports, env["OMP_NUM_THREADS"])  # what libraries heed when they are imported
+        if kept is None or kept[0] != key:
+            if kept is not None:
+                kept[1].close()
+            path = {"PYTHONPATH": f"{importable()['PYTHONPATH']}:{Path(__file__).parent}"}
+            KeptPool.server = (key, Pool({**env, **path}, (*imports, __name__)))
+
+    def run(self, jobs: Iterable[Job], **hooks) -> None:
+        assert KeptPool.server is not None
+        work = f"{__name__}:in_environment"
+        told = (replace(j, work=work, args=(self.environment, j.work, j.args)) for j in jobs)
+        KeptPool.server[1].run(told, **hooks)
+
+    def close(self) -> None:
+        """Leave the server to the next run."""
+
+
+def in_environment(env: dict[str, str], work: str, args: tuple, send) -> object:
+    """Do a job of a run that had this environment."""
+    os.environ.clear()
+    os.environ.update(env)
+    module, _, name = work.partition(":")
+    return getattr(importlib.import_module(module), name)(*args, send)
 
 
 def assert_valid_bids(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import BAD, rows_of, start, write_pairs
+from heads import BAD, rows_of, run, start, write_pairs
 
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.evaluation.benchmark import (
@@ -45,7 +45,7 @@ TIMES = ("training_seconds", "seconds_per_volume", "peak_memory_gb")
 
 def benchmark(bids: Path, out: Path, *words, code: int = 0):
     """Run the benchmark, and check its exit code."""
-    return start(bids, out, "benchmark", *FIT, *words, code=code)
+    return run(bids, out, "benchmark", *FIT, *words, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def arms(root) -> list[str]:
 
 @pytest.fixture(scope="module")
 def first(root, arms) -> Path:
-    benchmark(root / "bids", root / "out", *arms)
+    start(root / "bids", root / "out", "benchmark", *FIT, *arms, code=0)
     return root / "out"
 
 
@@ -239,7 +239,7 @@ def test_leaks_are_refused_before_anything_is_fitted(cohorts: Path, synthesized:
     record.write_text(kept)
     assert "a test subject" in done.stderr
     words = [*FIT, *ARMS, "--cohort", root / "renamed"]
-    done = start(root / "bids", synthesized, "benchmark", *words)
+    done = run(root / "bids", synthesized, "benchmark", *words)
     assert done.returncode != 0
     assert "have the same high-field image" in done.stdout + done.stderr
     assert not [*synthesized.glob("folds/T1w/pfsr-arnold/*/record.json")]

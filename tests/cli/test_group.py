@@ -11,7 +11,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from heads import BAD, assert_valid_bids, rows_of, start, write_bundle, write_pairs, write_scan
+from heads import (
+    BAD,
+    assert_valid_bids,
+    rows_of,
+    run,
+    start,
+    write_bundle,
+    write_pairs,
+    write_scan,
+)
 
 from h2lo_bids.cli.group import clean_workdir
 from h2lo_bids.settings import Settings
@@ -24,9 +33,12 @@ PEOPLE = ["--participant-label", "01", "02", "03", "04"]  # whose images are sou
 SAME = ("scores.tsv", "scores.json", "pictures.npz", "bundle/weights.safetensors")
 
 
+BARE = ["--skull-strip", "skip"]
+
+
 def h2lo(bids: Path, out: Path, level: str, *words, code: int = 0):
     """Run the program on heads that have no skull, and check its exit code."""
-    return start(bids, out, level, "--skull-strip", "skip", *words, code=code)
+    return run(bids, out, level, *BARE, *words, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +52,7 @@ def root(tmp_path_factory) -> Path:
 def first(root) -> Path:
     """Return the outputs of a plain run, in which one of five subjects is damaged."""
     before = {p: p.stat().st_mtime_ns for p in (root / "bids").rglob("*")}
-    done = h2lo(root / "bids", root / "out", "group", *FIT, code=1)
+    done = start(root / "bids", root / "out", "group", *BARE, *FIT, code=1)
     assert f"sub-{BAD}" in done.stdout
     assert "to use it: h2lo" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in (root / "bids").rglob("*")} == before
@@ -111,8 +123,8 @@ def test_other_options_on_finished_folds_are_refused_in_one_line(first, root):
 
 def test_folds_one_by_one_and_a_kill_end_in_the_same_bytes(first, root, tmp_path):
     out = prepared_elsewhere(first, tmp_path / "out")
-    words = ["--skull-strip", "skip", *FIT, *PEOPLE]
-    process = start(root / "bids", out, "group", *words, "--fold", "0", popen=True)
+    words = [*BARE, *FIT, *PEOPLE, "--fold", "0"]
+    process = start(root / "bids", out, "group", *words, popen=True)
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if any(out.glob(".h2lo-work/training/T1w/h2lo/*/history.csv")):

@@ -14,7 +14,7 @@ from heads import (
     SPACING,
     call,
     rows_of,
-    start,
+    run,
     write_dataset,
     write_masks,
     write_pairs,
@@ -28,12 +28,6 @@ from h2lo_bids.cli.outputs import RUN
 PAIRS = ["--resolution", "8", "--skull-strip", "skip", "--nprocs", "1", "--mem", "8"]
 FIT = [*PAIRS, "--steps", "2", "--crop", "8", "--validate-every", "1", "--folds", "2"]
 SOME = ["--participant-label", "01", "02", "03", "04"]
-
-
-def run(bids: Path, out: Path, level: str, *words) -> tuple[int, str]:
-    """Run the program as users do; return its exit code and what it printed."""
-    done = start(bids, out, level, *words)
-    return done.returncode, done.stdout + done.stderr
 
 
 def promised(bids: Path, out: Path, level: str, *words) -> tuple[int, set[str]]:
@@ -58,8 +52,7 @@ def agree(bids: Path, out: Path, level: str, *words) -> set[str]:
     """Check that a run does what its dry run said, and return the files."""
     code, expected = promised(bids, out, level, *words)
     assert not out.exists()
-    done, text = run(bids, out, level, *words)
-    assert done == code, text
+    run(bids, out, level, *words, code=code)
     assert written(out) == expected
     return expected
 
@@ -146,15 +139,14 @@ def test_a_trial_carries_labels_to_every_grid_and_a_second_run_does_nothing_agai
     times = {p: p.stat().st_mtime_ns for p in rated}
     lost = out / "trial/ratings/sub-02_T1w_lesion.tsv"
     lost.unlink()
-    code, text = run(bids, out, "trial", *words)
-    assert code == 0, text
+    run(bids, out, "trial", *words, code=0)
     assert {p: p.read_bytes() for p in rated} == rated
     assert [p for p, t in times.items() if p.stat().st_mtime_ns != t] == [lost]
     low = [p.name for p, t in made.items() if "lowfield" in p.name and p.stat().st_mtime_ns != t]
     assert low == []
     (changed,) = masks.glob("sub-03/anat/*.nii.gz")
     write_scan(changed, data=np.roll(nib.load(changed).get_fdata(), 1, axis=1))
-    assert run(bids, out, "trial", *words)[0] == 0
+    run(bids, out, "trial", *words, code=0)
     assert [p.name for p in rated if p.read_bytes() != rated[p]] == ["sub-03_T1w_lesion.tsv"]
 
 
@@ -166,17 +158,16 @@ def test_a_label_that_cannot_be_used_is_one_line_and_the_others_are_rated(trial_
     missing.unlink()
     i = words.index("--output-spaces")
     words = [*words[:i], *words[i + 3 :]]
-    code, text = run(bids, tmp_path / "out", "trial", *words)
-    assert code == 1
+    done = run(bids, tmp_path / "out", "trial", *words, code=1)
+    text = done.stdout + done.stderr
     (line,) = [line for line in text.splitlines() if str(bad) in line]
     assert f"({SIDE} x {SIDE} x {SIDE + 2} and {SIDE} x {SIDE} x {SIDE} voxels)" in line
     assert text.count("--labels lesion holds no mask, dseg or probseg for sub-02_T1w") == 1
     assert [p.name for p in tmp_path.glob("out/trial/ratings/*.tsv")] == ["sub-03_T1w_lesion.tsv"]
     assert "1 participant only" in text
     # Where nothing is rated, the scans are what failed, not the tables of the study.
-    code, text = run(bids, tmp_path / "none", "trial", *words, "--participant-label", "02")
+    run(bids, tmp_path / "none", "trial", *words, "--participant-label", "02", code=66)
     (table,) = tmp_path.glob("none/logs/*/failures.tsv")
-    assert code == 66, text
     assert [row["scan"] for row in rows_of(table)] == ["sub-02/anat/sub-02_T1w.nii.gz"]
 
 
@@ -202,11 +193,11 @@ def test_registration_to_each_of_two_templates(tmp_path):
 def test_weights_that_are_missing_stop_a_run_on_pairs_before_it_begins(tmp_path, monkeypatch):
     monkeypatch.delenv("FREESURFER_HOME", raising=False)
     bids, out = write_pairs(tmp_path / "bids"), tmp_path / "out"
-    code, text = run(bids, out, "group", "--resolution", "8", "--skull-strip", "synthstrip")
-    assert code == 66
-    assert "SynthStrip needs FreeSurfer's synthstrip.1.pt" in text
+    words = ("--resolution", "8", "--skull-strip", "synthstrip")
+    done = run(bids, out, "group", *words, code=66)
+    assert "SynthStrip needs FreeSurfer's synthstrip.1.pt" in done.stderr
     assert not list(out.rglob("*.nii.gz"))
-    assert "preparing" not in text
+    assert "preparing" not in done.stdout
 
 
 @pytest.mark.slow
