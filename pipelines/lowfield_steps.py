@@ -27,6 +27,7 @@ from h2lo_bids.imaging.alignment import (
 )
 from h2lo_bids.imaging.brain import BrainMask
 from h2lo_bids.imaging.normalise import max_normalise, scale_image
+from h2lo_bids.imaging.profile import negative_lines
 from h2lo_bids.imaging.resample import frame_grid, placed, resample_mask
 from h2lo_bids.io import atomic_write_bytes, save_nifti
 from h2lo_bids.models.frame import Frame
@@ -116,6 +117,9 @@ def align_scan(
             notes += found
         if reference is not None:
             _refuse_strays(matrix, masks[1], name)
+        else:  # of a pair, which is divided by its largest value
+            values = np.asarray(load_image(checked).dataobj)[np.asarray(masks[0].dataobj) > 0]
+            notes += negative_lines(name, float(np.mean(values < 0)), "max")
     except H2loError as err:
         if reference is None:
             raise

@@ -187,8 +187,9 @@ def add_outputs(
     """Compare input and output with the training pairs, write all outputs, then the record.
 
     Products are a file for each key of `RunSpec.paths`, with ``device_<key>`` where a model made
-    it, and ``mask_method``, ``profile`` and ``scaling``; `output` is the key of the image on the
-    grid of ``preproc`` and ``mask``, `record` further inputs of the record.
+    it, and ``mask_method``, ``profile`` and ``scaling``, with ``scaling_<grid>`` where the input
+    is scaled on that grid by itself; `output` is the key of the image on the grid of ``preproc``
+    and ``mask``, `record` further inputs of the record.
     """
     image, run, model = branch.image, branch.run, branch.image.model
     step = CheckRange(
@@ -223,14 +224,14 @@ def _add_sinks(branch: Branch, products: Mapping[str, Source], check: pe.Node) -
     else:
         source = next((mask[1] for mask in image.masks if mask and not image.enhanced), None)
     for key, path in paths.items():
+        kind, _, grid = key.partition("_")
         device, ends = products.get(f"device_{key}"), {}
         if key.startswith("mask"):
             ends["mask_method"] = products["mask_method"]
         elif device is not None:
             ends |= {"device": device, "facts": (check, "facts")}
         elif key.startswith("preproc"):
-            ends["facts"] = products["scaling"]
-        kind, _, grid = key.partition("_")
+            ends["facts"] = products.get(f"scaling_{grid}", products["scaling"])
         measured = kind == "lowfield" or kind.startswith("noise")
         if measured:
             ends["mask_file"] = products[f"mask_{grid}" if grid != "native" else "mask"]

@@ -171,7 +171,10 @@ def prepare_scan(branch: Branch) -> dict[str, Source]:
     made = add_preparation(
         workflow, find, part.path, model.frame, model.contrast, model.scaling, native=True
     )
-    return made | {"preproc": made["native"], "mask_method": made["method"]}
+    return made | {
+        "preproc": made["native"], "mask_method": made["method"],
+        "scaling": made["native_scaling"], "scaling_model": made["scaling"],
+    }  # fmt: skip
 
 
 def add_grid(branch: Branch, grid: Grid, products: Mapping[str, Source]) -> dict[str, Source]:

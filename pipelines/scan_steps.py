@@ -125,24 +125,27 @@ def prepare(
     how = {"contrast": contrast, "scaling": scaling}
     placed, inside, scaled = to_frame(image, mask.image, Frame.from_dict(frame), **how, name=name)
     made = scaled_outputs(placed, inside, scaled, folder / "volume.nii.gz", **how)
+    noticed: list[str] = []
     if native:
         own = scale_image(image, mask.image, **how, name=name)
         made["native"] = save_like(image, own.volume, folder / "native.nii.gz")
-        made["scaling"] = scaling_facts(own, **how)
+        made["native_scaling"] = scaling_facts(own, **how)
+    else:  # of a pair, which no `check_range` follows
+        noticed = profiles.negative_lines(name, scaled.negative, scaling)
     return {
         **made,
         # A copy even of its own mask: a result must not point into another node's folder.
         "mask_file": save_nifti(mask.image, folder / "mask.nii.gz"),
         "volume_mask": save_nifti(inside, folder / "volume_mask.nii.gz"),
         "method": method_text(mask.method),
-        "warnings": [*(warnings or ()), *mask.notes],
+        "warnings": [*(warnings or ()), *mask.notes, *noticed],
     }
 
 
 SCALED: dict[str, Any] = {"volume": InFile, "scaling": dict[str, Any], "profile": dict[str, Any]}
 Prepare = interface(
-    prepare, mask_file=InFile, volume_mask=InFile, native=InFile, method=str, warnings=list[str],
-    **SCALED,
+    prepare, mask_file=InFile, volume_mask=InFile, native=InFile, native_scaling=dict[str, Any],
+    method=str, warnings=list[str], **SCALED,
 )  # fmt: skip
 
 
@@ -245,6 +248,7 @@ def add_preparation(
         frame=frame.to_dict(), scaling=scaling, contrast=contrast, native=native, name=str(path)
     )
     prepare = add(workflow, step, "prepare", **{key: (find, key) for key in FOUND})
-    outputs = ("method", "warnings", "volume", "volume_mask", "profile", "scaling", "native")
+    outputs = ["method", "warnings", "volume", "volume_mask", "profile", "scaling"]
+    outputs += ["native", "native_scaling"] if native else []
     found: dict[str, Source] = {key: (prepare, key) for key in outputs}
     return found | {"checked": (find, "checked"), "mask": (prepare, "mask_file")}

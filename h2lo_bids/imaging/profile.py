@@ -303,13 +303,7 @@ def check_range(
     kept = all(low < high for low, high in pairwise(tissues))
     depth = profile["order"]
     unlike = bool(given or made) or not kept or depth < LEAST_ORDER
-    lines = []
-    if (negative := profile.get("negative", 0.0)) >= NEGATIVE_SHARE:
-        what = "was taken away" if scaling == "robust" else "is cut to 0: give the image without it"
-        lines.append(
-            f"{name}: {negative:.0%} of its brain is negative; the offset, as MP2RAGE UNI and "
-            f"z-scored images have it, {what}"
-        )
+    lines = negative_lines(name, profile.get("negative", 0.0), scaling)
     if given or depth < LEAST_ORDER:
         lines.append(_input_line(name, given, depth, contrast))
     if made or not kept:
@@ -328,6 +322,17 @@ def check_range(
             "TissueOrderKept": kept,
         }
     return RangeCheck(facts, tuple(lines), "no" if unlike else "yes" if ranges else "unknown")
+
+
+def negative_lines(name: str, share: float, scaling: str) -> list[str]:
+    """Warn of an image of which a share of the brain is negative, as it comes."""
+    if share < NEGATIVE_SHARE:
+        return []
+    what = "was taken away" if scaling == "robust" else "is cut to 0: give the image without it"
+    return [
+        f"{name}: {share:.0%} of its brain is negative; the offset, as MP2RAGE UNI and z-scored "
+        f"images have it, {what}"
+    ]
 
 
 def _input_line(name: str, given: Beyond, depth: float, contrast: str) -> str:

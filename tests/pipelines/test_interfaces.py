@@ -15,6 +15,7 @@ from h2lo_bids.errors import BadDataError, InputOutputError, MissingInputError
 from h2lo_bids.imaging.registration import Registration
 from h2lo_bids.models.frame import Frame
 from pipelines.engine import interface
+from pipelines.lowfield_steps import AlignScan
 from pipelines.outputs import WriteDerivative
 from pipelines.scan_steps import FindBrain, Prepare
 from pipelines.synthesis_steps import RegisterToTemplate, RegridMask, Synthesize
@@ -136,6 +137,42 @@ def test_prepared_images_end_at_one_and_are_zero_outside(tmp_path):
         values = np.sort(made.get_fdata()[made.get_fdata() > 0])
         np.testing.assert_allclose(values, np.sort(expected[mask > 0]), rtol=1e-6)
     np.testing.assert_allclose(nib.load(found.native).get_fdata(), expected, rtol=1e-6)
+
+
+def test_an_offset_that_is_cut_from_a_pair_is_warned_of(tmp_path):
+    """Of participant's images the range check says it, with what became of the offset."""
+    ball = _ball()
+    inside, offset = ball > 0, np.quantile(ball[ball > 0], 0.2)
+    scan = _save(np.where(inside, ball - offset, 0), tmp_path / "offset.nii")
+    mask = _save(inside.astype(np.uint8), tmp_path / "inside.nii.gz")
+    given = {"checked": scan, "mask_file": mask, "name": "/bids/a.nii"}
+
+    def lines(node) -> list[str]:
+        return [line.partition(";")[0] for line in node.run(cwd=tmp_path).outputs.warnings]
+
+    noticed = ["/bids/a.nii: 20% of its brain is negative"]
+    assert lines(Prepare(**given, **MODEL)) == noticed
+    assert lines(Prepare(**given, native=True, **MODEL)) == []
+    pair = {"high": scan, "high_mask": mask, "registered": True}
+    assert lines(AlignScan(**given, **pair)) == noticed
+    assert lines(AlignScan(**given, **pair, number=1, reference=1)) == []
+    plain = given | {"checked": _save(ball, tmp_path / "plain.nii")}
+    assert lines(Prepare(**plain, **MODEL)) == lines(AlignScan(**plain, **pair)) == []
+
+
+def test_each_grid_has_the_facts_of_its_own_scaling(tmp_path):
+    """On voxels of 2 and 3 mm the receive field measures differently."""
+    ball = _ball(40) * np.linspace(0.95, 1.05, 40, dtype=np.float32)
+    scan, mask = _save(ball, tmp_path / "a.nii"), _save((ball > 0).astype("u1"), tmp_path / "m.nii")
+    coarse = {"frame": Frame((30,) * 3, (3.0,) * 3).to_dict(), "contrast": "T1w"}
+    step = Prepare(checked=scan, mask_file=mask, native=True, scaling="robust", **coarse)
+    found = step.run(cwd=tmp_path).outputs
+    frame, own = (
+        facts["IntensityScaling"]["ReceiveFieldRatio"]
+        for facts in (found.scaling, found.native_scaling)
+    )
+    assert frame == pytest.approx(found.profile["field_ratio"], abs=5e-4)
+    assert frame != own
 
 
 def test_a_regridded_mask_keeps_its_volume_and_place(tmp_path):

@@ -123,6 +123,21 @@ def test_threads_and_precision_reach_the_steps_that_use_them(tmp_path):
     assert sidecar["Precision"] == "bf16"
 
 
+def test_the_facts_of_a_scaling_go_to_the_image_that_was_scaled_so(tmp_path, template):
+    spaces = ("model", "MNI152NLin2009cAsym:res-1")
+    branch = _build([_scan("T1w")], tmp_path, template, output_spaces=spaces).get_node(
+        "scan_0_T1w_wf"
+    )
+    prepare = branch.get_node("prepare")
+    for key, facts in (
+        ("preproc", "native_scaling"),
+        ("preproc_model", "scaling"),
+        ("preproc_template_MNI152NLin2009cAsym", "native_scaling"),
+    ):
+        ends = branch._graph.get_edge_data(prepare, branch.get_node(f"ds_{key}"))["connect"]
+        assert (facts, "facts") in ends
+
+
 def _donors(workflow) -> set[tuple[str, str]]:
     return {(a.name, b.name) for a, b in workflow._graph.edges()}
 
