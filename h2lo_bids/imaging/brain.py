@@ -22,6 +22,7 @@ from h2lo_bids.imaging.masks import (
     largest_component,
     volume_ml,
     within,
+    without_strays,
 )
 from h2lo_bids.imaging.orientation import MIN_FIT, orientation_fits
 from h2lo_bids.imaging.reading import farthest_apart, name_of
@@ -217,13 +218,19 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
 def make_result(
     mask: np.ndarray, image: Any, method: str, name: str, notes: tuple[str, ...] = ()
 ) -> BrainMask:
-    """Wrap a mask, and warn of a volume that no brain has."""
+    """Wrap a mask; warn of a volume that no brain has, and of a brain that the image cuts."""
     result = BrainMask(placed(mask.astype(np.uint8), image.affine, image), method, notes)
     low, high = VOLUME_RANGE_ML
-    if low <= result.volume_ml <= high:
-        return result
-    note = f"{name}: a brain mask of {result.volume_ml:.0f} ml; look at it or give another one"
-    return replace(result, notes=(*notes, note))
+    if not low <= result.volume_ml <= high:
+        note = f"{name}: a brain mask of {result.volume_ml:.0f} ml; look at it or give another one"
+        result = replace(result, notes=(*result.notes, note))
+    if (share := cut_share(mask)) > MAX_CUT_SHARE:
+        note = (
+            f"{name}: a border of the image cuts the brain, in {share:.0%} of a face of its box; a "
+            "model knows whole brains alone, so look at the output before you use it"
+        )
+        result = replace(result, notes=(*result.notes, note))
+    return result
 
 
 def looks_stripped(image: Any) -> bool:
@@ -260,7 +267,8 @@ def use_given_mask(mask: Any, image: Any) -> BrainMask:
     """Use a precomputed mask, resampled where its grid is not the scan's.
 
     Every voxel above 0.5 is brain; where the values are fractions of a larger one (100 per
-    cent, say), above half of the largest. A mask that was cut or resampled has a note.
+    cent, say), above half of the largest. Small parts far from the rest are left out. A mask
+    that was changed has a note.
 
     Raises
     ------
@@ -277,6 +285,13 @@ def use_given_mask(mask: Any, image: Any) -> BrainMask:
     if mask.shape != image.shape or apart >= _GRID_TOLERANCE_MM:
         inside = _on_grid_of(image, placed(inside.astype(np.uint8), mask.affine, mask))
         notes.append(f"{name}: this brain mask was resampled to the grid of {label}")
+    whole = inside
+    inside = without_strays(whole, spacing_of(image.affine).tolist()) if whole.any() else whole
+    if strays := np.count_nonzero(whole & ~inside):
+        notes.append(
+            f"{name}: this brain mask has small parts far from the rest ({strays} voxels), which "
+            "are left out"
+        )
     if fault := _fault(inside, image):
         soft = "" if cut is None else f"{_SOFT}, and cut at {cut:g} it "
         raise BadDataError(f"{name}: this brain mask {soft}{fault}; {_REMEDY}")

@@ -8,6 +8,10 @@ import numpy as np
 
 from h2lo_bids.errors import BadDataError
 
+STRAY_SHARE = 0.01
+"""Of a mask's largest part: a smaller part is no half of a brain, nor a cerebellum."""
+STRAY_MM = 5.0
+
 
 def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
     """Return the smallest box around a mask's true voxels, grown by a margin within the array."""
@@ -73,6 +77,21 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     return labels == sizes.argmax()
+
+
+def without_strays(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Drop small parts that lie apart, if the mask's box ends more than 5 mm further for them.
+
+    A model's frame is centred on the box: one voxel in the neck would move it by centimetres.
+    """
+    from scipy.ndimage import label
+
+    parts, count = label(mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    main = np.isin(parts, 1 + np.flatnonzero(sizes >= STRAY_SHARE * sizes.max(initial=0)))
+    ends = zip(bounding_box(mask), bounding_box(main), spacing, strict=True)
+    apart = [max(m.start - w.start, w.stop - m.stop) * side for w, m, side in ends]
+    return main if max(apart) > STRAY_MM else mask
 
 
 def cut_bridges(mask: np.ndarray, radius: float, spacing: Sequence[float]) -> np.ndarray:

@@ -83,6 +83,29 @@ def test_implausible_volume_is_noted_in_one_line() -> None:
     assert make_result(head()[1], nifti(head()[0]), "given", "a.nii").notes == ()
 
 
+@pytest.mark.parametrize(("top", "noted"), [(48.0, True), (58.0, False)])
+def test_a_brain_that_the_image_cuts_is_noted(top: float, noted: bool) -> None:
+    """An ellipsoid that ends at a height t of its radius fills pi / 4 (1 - t^2) of its box."""
+    values, brain = head()
+    slices = int((top - AFFINE[2, 3]) / SPACING) + 1
+    notes = make_result(brain[..., :slices], nifti(values[..., :slices]), "given", "a.nii").notes
+    share = 100 * np.pi / 4 * (1 - (top / 62) ** 2)
+    assert [line.startswith("a.nii: a border of the image cuts") for line in notes] == [
+        True
+    ] * noted
+    for line in notes:
+        assert float(line.split("%")[0].split()[-1]) == pytest.approx(share, abs=3)
+
+
+def test_a_stray_voxel_of_a_given_mask_does_not_move_the_frame() -> None:
+    values, brain = head()
+    neck = brain.copy()
+    neck[25, 30, 1] = True
+    result = use_given_mask(nifti(neck.astype(np.uint8)), nifti(values))
+    np.testing.assert_array_equal(np.asarray(result.image.dataobj) > 0, brain)
+    assert ["(1 voxels)" in line for line in result.notes] == [True]
+
+
 @pytest.mark.parametrize("unit", [1.0, 100.0])
 def test_a_given_mask_between_0_and_1_is_cut_at_its_half(unit: float) -> None:
     values, brain = head()

@@ -16,6 +16,7 @@ from h2lo_bids.imaging.masks import (
     largest_component,
     volume_ml,
     within,
+    without_strays,
 )
 
 
@@ -59,6 +60,18 @@ def test_bridges_are_cut_and_holes_filled() -> None:
     assert not got[eye & ~main & ~bridge].any()
     assert not got[speck].any()
     assert 2 * np.count_nonzero(got & main) > 0.98 * (got.sum() + main.sum())
+
+
+def test_small_parts_far_away_are_dropped_and_a_cerebellum_is_not() -> None:
+    main, below = ellipsoid((60, 80, 50)), ellipsoid((40, 25, 20), (0, -40, -80))
+    near, far = np.zeros_like(main), np.zeros_like(main)
+    near[25, 30, 38] = True  # the main part ends at 36
+    far[25, 30, 46] = True
+    sides = (SPACING,) * 3
+    for kept in (main, main | near, main | below):
+        np.testing.assert_array_equal(without_strays(kept, sides), kept)
+    np.testing.assert_array_equal(without_strays(main | far, sides), main)
+    np.testing.assert_array_equal(without_strays(main | far, (1.0, 1.0, 0.5)), main | far)
 
 
 def test_a_brain_cut_by_the_field_of_view_keeps_its_end() -> None:
