@@ -108,8 +108,8 @@ def synthesize(
 
     What `h2lo participant` computes without noise: the brain is found, brought to the
     model's frame and scaled as the model was trained, and the model is evaluated at the
-    voxels of the wanted grid (arXiv 2603.24968). An input or, on its own grid, an output unlike
-    the model's training pairs is a `UserWarning`.
+    voxels of the wanted grid (arXiv 2603.24968). A doubtful mask or orientation, and an input or,
+    on its own grid, an output unlike the model's training pairs is a `UserWarning`.
 
     Parameters
     ----------
@@ -147,9 +147,11 @@ def synthesize(
     """
     import nibabel as nib
 
-    from h2lo_bids.imaging.brain import extract_brain, use_given_mask
+    from h2lo_bids.imaging.brain import extract_brain, judge_mask, use_given_mask
     from h2lo_bids.imaging.normalise import scale_image, to_frame
+    from h2lo_bids.imaging.orientation import orientation_note
     from h2lo_bids.imaging.profile import check_range, measure, measure_output
+    from h2lo_bids.imaging.reading import check_image, name_of
     from h2lo_bids.imaging.resample import lf_mask, spacing_of
     from h2lo_bids.imaging.voxels import VoxelResponse
     from h2lo_bids.synthesis.options import EngineOptions
@@ -161,7 +163,12 @@ def synthesize(
     if arrays:
         image = _image_of(image, affine)
         mask = mask if mask is None else _image_of(np.asarray(mask, np.float32), affine)
-    found = extract_brain(image, threads=threads) if mask is None else use_given_mask(mask, image)
+    image = check_image(image)
+    if mask is None:
+        found = extract_brain(image, threads=threads)
+    else:
+        found = use_given_mask(mask, image)
+        found = judge_mask(found, name_of(mask), image, threads=threads)
     how = {"contrast": bundle.contrast, "scaling": bundle.scaling}
     frame, inside, scaled = to_frame(image, found.image, bundle.frame, **how)
     wanted, grid, response = np.asarray(found.image.dataobj) > 0, image.affine, None
@@ -182,9 +189,10 @@ def synthesize(
         output = measure_output(low, high, wanted, list(spacing_of(grid)))
     checked = check_range(
         profile, output, bundle.metadata.get("input_range"), **how,
-        name=str(image.get_filename() or "the image"),
+        name=name_of(image),
     )  # fmt: skip
-    for line in (*found.notes, *checked.warnings):
+    turned = orientation_note(image, found.image, name_of(image))
+    for line in (*found.notes, *([turned] if turned else []), *checked.warnings):
         warnings.warn(line, stacklevel=2)
     return (low, grid) if arrays else nib.Nifti1Image(low, grid)
 

@@ -15,9 +15,8 @@ from h2lo_bids.errors import BadDataError, H2loError, error_named
 from h2lo_bids.imaging import profile as profiles
 from h2lo_bids.imaging.brain import (
     BrainMask,
-    compare_masks,
     extract_brain,
-    looks_stripped,
+    judge_mask,
     share_mask,
     synthstrip_weights,
     use_given_mask,
@@ -75,12 +74,7 @@ def _brain(
         raise BadDataError(f"{err}; without this brain mask, one is computed") from err
     given = use_given_mask(mask.image, image)
     given = replace(given, notes=(*mask.warnings, *given.notes))
-    quick = "auto" if looks_stripped(image) else "deepbet"  # SynthStrip takes a minute
-    try:
-        found = extract_brain(image, method=quick, threads=threads)
-    except BadDataError:  # what masks are given for
-        return given
-    return compare_masks(given, found, given_mask, image)
+    return judge_mask(given, given_mask, image, threads=threads)
 
 
 FOUND = ("checked", "mask_file", "method", "warnings", "error")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from heads import SPACING, head, write_bundle, write_dataset
 
 from h2lo_bids import load_model, read_image, synthesize
 from h2lo_bids.errors import BadDataError, UsageError
+
+TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +55,35 @@ def test_an_unlike_input_is_warned_of_on_every_grid(model, sides) -> None:
         synthesize(
             np.where(mask, volume - offset, 0), model, affine=affine, mask=mask, voxel_size=sides
         )
+
+
+def test_a_mask_of_half_a_brain_and_a_turned_head_are_warned_of(model) -> None:
+    volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])
+    half = (volume > 0) & (np.arange(len(volume)) < len(volume) // 2)
+    with pytest.warns(UserWarning, match="overlap by a Dice of"):
+        synthesize(volume, model, affine=affine, mask=half)
+    own = nib.load(Path(find_spec("nilearn").submodule_search_locations[0]) / TEMPLATE)
+    turned = np.asarray(own.dataobj, np.float32)[::4, ::4, ::-4]
+    small = np.diag([3.0, 3.0, 3.0, 1.0])  # it fits the model's frame
+    with pytest.warns(UserWarning, match="orientation .* does not fit the head"):
+        synthesize(turned, model, affine=small)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda v, a: (v + 0j, a), "complex"),
+        (lambda v, a: (np.stack([v, v], -1), a), "2 volumes"),
+        (lambda v, a: (np.where(v > v.mean(), v, np.nan), a), "NaN"),
+        (lambda v, a: (v, a + np.eye(4, k=1) * SPACING / 2), "sheared"),
+        (lambda v, a: (v, np.diag([1e-3, SPACING, SPACING, 1.0])), "singular"),
+    ],
+)
+def test_images_in_memory_are_checked_as_files_are(model, spoil, fault) -> None:
+    mask = nib.Nifti1Image((head(1) > 0).astype(np.uint8), np.diag([SPACING] * 3 + [1.0]))
+    image = nib.Nifti1Image(*spoil(head(1), mask.affine))
+    with pytest.raises(BadDataError, match=fault):
+        synthesize(image, model, mask=mask)
 
 
 def test_what_cannot_be_used_is_refused(model) -> None:

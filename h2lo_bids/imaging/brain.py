@@ -339,6 +339,16 @@ def _share_in_head(inside: np.ndarray, image: Any) -> float:
     return float(np.mean(data[counted] > bright.mean() / 8))
 
 
+def judge_mask(given: BrainMask, name: str, image: Any, *, threads: int | None) -> BrainMask:
+    """Compare a given mask with the brain that extraction finds, if it finds one."""
+    quick = "auto" if looks_stripped(image) else "deepbet"  # SynthStrip takes a minute
+    try:
+        found = extract_brain(image, method=quick, threads=threads)
+    except BadDataError:  # what masks are given for
+        return given
+    return compare_masks(given, found, name, image)
+
+
 def compare_masks(given: BrainMask, found: BrainMask, name: str, image: Any) -> BrainMask:
     """Note on a given mask that it differs from what extraction finds, or refuse it.
 

@@ -96,7 +96,25 @@ def load_checked(path: str | PathLike[str]) -> Checked:
     return Checked(image, (*noticed, *warnings))
 
 
-def _three_dimensional(file: Path, data: np.ndarray) -> np.ndarray:
+def check_image(image: Any) -> nib.Nifti1Image:
+    """Check an image in memory as `load_checked` does a file, and return it in float32.
+
+    `BadDataError` if it is not 3-D, finite and varied, or its affine is singular or sheared.
+    """
+    name, data = name_of(image), np.asarray(image.dataobj)
+    if data.dtype.kind not in "biuf":
+        raise BadDataError(f"{name}: has {data.dtype} values; give real numbers")
+    data = _three_dimensional(name, data.astype(np.float32))
+    if fault := _fault(image.affine):
+        raise BadDataError(f"{name}: its affine is {fault}; reslice it or give another one")
+    _check_values(name, data)
+    checked = nib.Nifti1Image(data, image.affine)
+    if image.get_filename():
+        checked.set_filename(name)
+    return checked
+
+
+def _three_dimensional(file: Path | str, data: np.ndarray) -> np.ndarray:
     """Drop trailing axes of one; refuse what is then not a volume."""
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
@@ -109,7 +127,7 @@ def _three_dimensional(file: Path, data: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(data)
 
 
-def _check_values(file: Path, data: np.ndarray) -> None:
+def _check_values(file: Path | str, data: np.ndarray) -> None:
     """Refuse values from which nothing can be made."""
     low, high = float(data.min()), float(data.max())
     if not (np.isfinite(low) and np.isfinite(high)):

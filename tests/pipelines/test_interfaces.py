@@ -64,9 +64,8 @@ def test_a_given_mask_is_judged_and_what_was_noticed_is_told(tmp_path):
     np.testing.assert_array_equal(nib.load(found.mask_file).get_fdata(), inside)
     assert [line.startswith(f"{given}: ") for line in found.warnings] == [True]
     found, given = find(np.roll(inside, 9, 0))
-    assert [("overlap" in line, given in line, scan in line) for line in found.warnings] == [
-        (True, True, True)
-    ]
+    overlap = [line for line in found.warnings if "overlap" in line]  # it is cut, too
+    assert [(given in line, scan in line) for line in overlap] == [(True, True)]
     for wrong in (0 * inside, 0 * inside + 1, 1 - inside, 0.1 * inside):
         found, given = find(wrong)
         assert found.error.startswith(f"BadDataError: {given}: ")
