@@ -10,7 +10,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -222,14 +222,19 @@ def _tabulate(
 ) -> Block:
     """Read the scores of a contrast and compute their table.
 
-    Folds that were scored after the last collection are added. The convention and the method
-    that others are tested against are those of the collection.
+    Folds count as they are now, of the methods of the last collection: it leaves out those of
+    other pairs or options. The convention and the method that others are tested against are those
+    of the collection.
     """
-    scores: list[Score] = [*_read(read_scores, f"{stem}_scores.tsv", problems, ())]
-    collected = {(score.method, score.fold) for score in scores}
+    found = _by_fold(_read(read_scores, f"{stem}_scores.tsv", problems, ()))
+    collected = {method for method, _ in found}
     for run in runs:
-        later = _read(read_scores, run.folder / "scores.tsv", problems, ())
-        scores += [score for score in later if (score.method, score.fold) not in collected]
+        if collected and run.method not in collected:
+            problems.append(f"{name}, {run.name}: was not collected; not in the table")
+            continue
+        now = _by_fold(_read(read_scores, run.folder / "scores.tsv", problems, ()))
+        found |= {key: own for key, own in now.items() if key[0] == run.method or key not in found}
+    scores = [score for own in found.values() for score in own]
     scored = {score.method for score in scores} - {IDENTITY}
     versus = [row.get("versus") for row in read_table(f"{stem}_comparisons.tsv", problems)]
     metric = read_json(Path(f"{stem}_summary.json"), problems).get("metric")
@@ -243,3 +248,10 @@ def _tabulate(
     except H2loError as error:
         problems.append(f"{name}: the scores cannot be summarised ({error})")
         return Block(name, ())
+
+
+def _by_fold(scores: Iterable[Score]) -> dict[tuple[str, int | None], list[Score]]:
+    found: dict[tuple[str, int | None], list[Score]] = {}
+    for score in scores:
+        found.setdefault((score.method, score.fold), []).append(score)
+    return found

@@ -15,9 +15,10 @@ from heads import rows_of
 from report_samples import Page
 
 from h2lo_bids.evaluation.catalogue import CATALOGUE, CONVENTIONS, OWN, STRANGER
-from h2lo_bids.evaluation.scores import Realism, read_scores, write_realism
+from h2lo_bids.evaluation.scores import Realism, read_scores, write_realism, write_scores
 from h2lo_bids.evaluation.table import tabulate, write_tables
 from h2lo_bids.reports.group import write_group_report
+from h2lo_bids.reports.group_data import read_contrasts
 from h2lo_bids.reports.group_pictures import Subject, draw_subject, overlay
 from h2lo_bids.reports.group_views import PANELS
 from h2lo_bids.reports.records import Failure
@@ -90,8 +91,10 @@ def test_intervals_and_tests_are_those_of_the_files(group_folder, html):
 def test_the_page_follows_the_reference_and_the_convention_of_the_tables(folder, convention):
     make_fold(folder, "T1w", "h2lo-mlp", 0, replace(SMALL, folds=2))
     raw = {"psnr": 11.25, "ssim": 60.0, "ncc": 0.5}
-    paths = [*folder.glob("folds/T1w/*/fold-*/scores.tsv")]
-    scores = [replace(s, unclipped=raw) for path in paths for s in read_scores(path)]
+    scores = []
+    for path in folder.glob("folds/T1w/*/fold-*/scores.tsv"):
+        write_scores(path, own := [replace(s, unclipped=raw) for s in read_scores(path)])
+        scores += own
     block = tabulate(scores, METHODS, reference="h2lo-mlp", convention=convention)
     write_tables(folder / "group_T1w", scores, block)
     html = page_of(folder)
@@ -170,6 +173,20 @@ def test_unfinished_and_later_folds(tmp_path):
     assert "T1w, H2LO w/o L_grad: fold 1 not finished" in text
     assert "5 of 6" in text
     assert "of the means of 3 folds (6 participants)" in text
+
+
+def test_the_table_has_the_collected_methods_with_their_folds_as_they_are_now(tmp_path):
+    sample = Sample(methods=("h2lo",))
+    out, problems = make_group(tmp_path, sample), []
+    make_fold(out, "T1w", "h2lo-nograd", 0, sample)  # which collecting has left out
+    path = out / "folds/T1w/h2lo/fold-1/scores.tsv"
+    anew = [replace(s, values=dict.fromkeys(s.values, 7.5)) for s in read_scores(path)]
+    write_scores(path, anew)
+    (contrast,) = read_contrasts(out, "group", problems)
+    assert [row.name for row in contrast.block.rows] == ["identity", "h2lo"]
+    fold_means = dict(contrast.block.rows[1].summary["ncc"].fold_means)
+    assert fold_means[1] == 7.5 != fold_means[0]
+    assert problems == ["T1w, H2LO w/o L_grad, fold 0: was not collected; not in the table"]
 
 
 def test_folds_of_an_earlier_division_are_left_out(folder):
