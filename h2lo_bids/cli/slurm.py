@@ -29,6 +29,7 @@ from h2lo_bids.cli.slurm_tasks import (
 )
 from h2lo_bids.errors import H2loError, TemporaryError, UsageError
 from h2lo_bids.io import atomic_write_text, digest
+from h2lo_bids.reports.page import template_of
 from h2lo_bids.settings import Settings, convert
 from h2lo_bids.wording import counted
 
@@ -41,12 +42,6 @@ of the cluster first, then what would follow h2lo:
 
 Scripts, lists of tasks and logs go to out_dir/logs/slurm. The same command again submits
 only what is not done. See docs/hpc.md."""
-_REPLACED = {
-    "--failures": "the same command again, which writes failures.tsv",
-    "--warn": "--sbatch=--signal=B:USR1@SECONDS",
-    "--max-requeues": "--requeue, ten times at most",
-    "--runtime": "--setup to put apptainer or singularity on PATH",
-}
 _SBATCH = (
     ("--time", "TIME", "of each task, as sbatch takes it; also the next three"),
     ("--mem", "SIZE", ""),
@@ -86,7 +81,6 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.replaced = _REPLACED
     add, count = parser.add_argument, convert.integer(1)
     add("--version", action="version", version=f"h2lo-slurm {__version__}")
     add("--submit", action="store_true", help="submit the scripts as soon as they are written")
@@ -270,19 +264,8 @@ def render(script: str, cluster: argparse.Namespace, folder: Path, **values: Any
     The script ``"submit"`` takes arrays, each a stage, first line and elements, and queued jobs;
     ``"task"`` is one stage's.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(  # noqa: S701 - this is not HTML
-        loader=PackageLoader("h2lo_bids", "data"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["quote"] = lambda word: shlex.quote(str(word))
     common = {"script": script, "cluster": cluster, "folder": folder, "job": _job_name(folder)}
-    template = environment.get_template("slurm.sh.jinja")
-    return template.render(version=__version__, **common, **values)
+    return template_of("slurm.sh.jinja").render(version=__version__, **common, **values)
 
 
 def _binds(settings: Settings) -> list[str]:

@@ -6,11 +6,14 @@ import base64
 import hashlib
 import math
 import re
+import shlex
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+
+from h2lo_bids.wording import counted
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -23,6 +26,8 @@ KINDS = {
 }
 """What a model was trained on, in words."""
 
+_PLACES = ("reports", "data/cards", "data")
+"""Folders with templates."""
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n.*?^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _SAFE_URL = re.compile(r"https?://|mailto:|#", re.IGNORECASE)
 # Wide tables scroll in their own box, which the keyboard must reach.
@@ -40,17 +45,17 @@ def render(template: str, *, style: str, script: str = "", **values: Any) -> str
 
 
 def template_of(name: str) -> Template:
-    """Return a template of this package: pages escape values, what is undefined is an error."""
-    return _pages().get_template(name, globals={"kinds": KINDS})
+    """Return a template, of a page, card or script; what is undefined is an error."""
+    return _templates().get_template(name)
 
 
 @cache
-def _pages() -> Environment:
-    """Return the package's templates, each of which is compiled at its first use."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+def _templates() -> Environment:
+    """Return all templates, each compiled at its first use; pages escape values."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
-    pages = Environment(
-        loader=PackageLoader("h2lo_bids.reports", "."),
+    found = Environment(
+        loader=ChoiceLoader([PackageLoader("h2lo_bids", place) for place in _PLACES]),
         autoescape=select_autoescape(["html.jinja"]),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -62,9 +67,11 @@ def _pages() -> Environment:
         "short": "{:.3g}".format,
         "chance": _chance,
         "markdown": lambda text: Markup(render_markdown(text, top=4)),  # noqa: S704
+        "quote": lambda word: shlex.quote(str(word)),  # for a shell
     }
-    pages.filters |= filters
-    return pages
+    found.filters |= filters
+    found.globals |= {"kinds": KINDS, "counted": counted}
+    return found
 
 
 def asset(name: str) -> str:

@@ -23,6 +23,7 @@ from h2lo_bids.evaluation.table import Block, Table, rows_of
 from h2lo_bids.io import read_json
 from h2lo_bids.models.bundle import Bundle, save_bundle
 from h2lo_bids.models.registry import CATALOGUE
+from h2lo_bids.reports.page import template_of
 from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.experiments.leaks import (
     brain_of,
@@ -43,8 +44,6 @@ from h2lo_bids.vocabulary import ENHANCE
 from h2lo_bids.wording import counted
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from h2lo_bids.models.registry import Model
     from h2lo_bids.training.experiments.crossvalidation import FoldJob
     from h2lo_bids.training.fit import FitResult
@@ -309,21 +308,8 @@ def count_parameters(model: Model) -> int:
 
 def render_card(template: str, **values: Any) -> str:
     """Fill in a template of ``data/cards``, Markdown, and wrap its paragraphs of text."""
-    text = _templates().get_template(f"{template}.jinja").render(values)
+    text = template_of(f"{template}.jinja").render(values)
     return "\n\n".join(map(_wrapped, re.split(r"\n\s*\n", text.strip()))) + "\n"
-
-
-def _templates() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(  # noqa: S701 - Markdown
-        loader=PackageLoader("h2lo_bids", "data/cards"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["counted"] = counted
-    return environment
 
 
 def _wrapped(paragraph: str) -> str:
