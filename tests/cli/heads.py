@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 from unittest.mock import patch
 
 import nibabel as nib
@@ -76,28 +77,31 @@ def call(*words: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+LIBRARIES = ("h2lo_bids.cli.subject", "pipelines.participant", "pipelines.pairs", "ants",
+             "lightning_fabric", __name__)  # fmt: skip
+"""What some runs import ahead, and others do not."""
+
+
 class KeptPool(Pool):
-    """Has the server of the last run in this process serve the next one of the same libraries.
+    """Has the server of earlier runs in this process serve those with the same threads.
 
     Each job is a fork of a server that nothing has changed, in the environment of its own run.
     """
 
-    server: tuple[tuple[str, ...], Pool] | None = None
+    servers: ClassVar[dict[str, Pool]] = {}
 
     def __init__(self, env: Mapping[str, str], imports: Sequence[str] = ()) -> None:
-        self.environment, kept = dict(env), KeptPool.server
-        key = (*imports, env["OMP_NUM_THREADS"])  # what libraries heed when they are imported
-        if kept is None or kept[0] != key:
-            if kept is not None:
-                kept[1].close()
+        self.environment = dict(env)
+        threads = env["OMP_NUM_THREADS"]  # libraries heed it when they are imported
+        if threads not in self.servers:
             path = {"PYTHONPATH": f"{importable()['PYTHONPATH']}:{Path(__file__).parent}"}
-            KeptPool.server = (key, Pool({**env, **path}, (*imports, __name__)))
+            self.servers[threads] = Pool({**env, **path}, (*imports, *LIBRARIES))
+        self.server = self.servers[threads]
 
     def run(self, jobs: Iterable[Job], **hooks) -> None:
-        assert KeptPool.server is not None
         work = f"{__name__}:in_environment"
         told = (replace(j, work=work, args=(self.environment, j.work, j.args)) for j in jobs)
-        KeptPool.server[1].run(told, **hooks)
+        self.server.run(told, **hooks)
 
     def close(self) -> None:
         """Leave the server to the next run."""

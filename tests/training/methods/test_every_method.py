@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,19 @@ from problems import HELD, TRAIN, VARIED, tiny_options
 from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.methods import ADAPT
-from h2lo_bids.training.options import default_options, paper_options
+from h2lo_bids.training.options import FitOptions, default_options, paper_options
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[FitOptions], tuple]:
+    """Return a function that fits once with each options, and gives the folder and the result."""
+
+    @functools.cache
+    def once(options: FitOptions) -> tuple:
+        folder = tmp_path_factory.mktemp("whole")
+        return folder, fit(TRAIN, HELD, options, folder)
+
+    return once
 
 
 @pytest.mark.parametrize(
@@ -30,23 +44,24 @@ from h2lo_bids.training.options import default_options, paper_options
     ],
 )  # fmt: skip
 def test_resumed_fit_equals_an_undisturbed_one(
-    tmp_path: Path, name: str, stop: int, changes: dict[str, Any]
+    tmp_path: Path, undisturbed: Callable, name: str, stop: int, changes: dict[str, Any]
 ) -> None:
     options = tiny_options(name, **changes)
-    whole = fit(TRAIN, HELD, options, tmp_path / "whole")
+    folder, whole = undisturbed(options)
     torch.manual_seed(999)  # a resumed run starts with other global states
     np.random.seed(3)  # noqa: NPY002
     assert fit(TRAIN, HELD, options, tmp_path / "parts", stop_at=stop).steps == stop
     parts = fit(TRAIN, HELD, options, tmp_path / "parts")
     assert (parts.steps, parts.best_step) == (whole.steps, whole.best_step)
     assert parts.best_psnr == whole.best_psnr
-    kept = [torch.load(tmp_path / d / "last.pt", weights_only=True) for d in ("whole", "parts")]
+    folders = (folder, tmp_path / "parts")
+    kept = [torch.load(one / "last.pt", weights_only=True) for one in folders]
     # The time spent differs, and names are no tensors.
     states = [
         {k: v for k, v in one["trainer"].items() if k not in ("seconds", "pairs")} for one in kept
     ]
     torch.testing.assert_close(*states, rtol=0, atol=0)
-    logs = [(tmp_path / d / "history.csv").read_text().splitlines() for d in ("whole", "parts")]
+    logs = [(one / "history.csv").read_text().splitlines() for one in folders]
     assert [r.split(",")[:-1] for r in logs[0]] == [r.split(",")[:-1] for r in logs[1]]
 
 
