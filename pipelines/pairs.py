@@ -13,7 +13,13 @@ from typing import Any
 from nipype.pipeline import engine as pe
 
 from h2lo_bids import __version__
-from h2lo_bids.bids.derivatives import MODEL_FRAME, derivative_uri, pair_paths, sidecar
+from h2lo_bids.bids.derivatives import (
+    MODEL_FRAME,
+    derivative_uri,
+    given_mask,
+    pair_paths,
+    sidecar,
+)
 from h2lo_bids.bids.pairs import PairSource
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import Failed, H2loError, InputOutputError
@@ -46,6 +52,19 @@ class PairOptions:
         Otherwise the high-field mask serves both.
         """
         return self.settings.protocol == "paper"
+
+    def mask_of(self, scan: Scan) -> tuple[Path, str] | None:
+        """Return path and URI of the brain mask that --derivatives hold for a scan, if one.
+
+        A low-field image that is a derivative itself has no mask of that name on its grid.
+        """
+        derived = scan.dataset in dict(self.settings.derivatives)
+        return None if derived else given_mask(self.settings.derivatives, scan)
+
+    def find_brain(self, workflow: pe.Workflow, name: str, scan: Scan) -> pe.Node:
+        """Add the node that reads a scan and finds its brain."""
+        mask = self.mask_of(scan)
+        return add_find_brain(workflow, name, scan.path, self, mask[0] if mask else None)
 
 
 def prepare_pairs(
@@ -109,7 +128,9 @@ def pair_fingerprint(pair: PairSource, how: PairOptions) -> str:
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
     donor = (pair.donor,) if pair.donor and not how.own_masks else ()
-    paths = [scan.path for scan in (pair.hf, *pair.lf, *donor)]
+    scans = (pair.hf, *pair.lf, *donor)
+    paths = [scan.path for scan in scans]
+    paths += [mask[0] for scan in scans if (mask := how.mask_of(scan))]
     weights = synthstrip_weights(how.settings)
     for path in [*paths, *([weights] if weights else [])]:
         try:
@@ -164,9 +185,7 @@ def init_pairs_wf(
             source, field = branches[donor.stem], "find_brain.mask_file"
         else:
             if donor.stem not in alone:
-                alone[donor.stem] = add_find_brain(
-                    workflow, f"find_{_word(donor)}", donor.path, how
-                )
+                alone[donor.stem] = how.find_brain(workflow, f"find_{_word(donor)}", donor)
             source, field = alone[donor.stem], "mask_file"
         workflow.connect([(source, branches[pair.name], [(field, "prepare.donor_mask")])])
     return workflow
@@ -184,10 +203,10 @@ def _word(scan: Scan) -> str:
 def init_pair_wf(pair: PairSource, fingerprint: str, how: PairOptions) -> pe.Workflow:
     """Build all that is done with one pair, up to ``write``, where it leaves the workflow."""
     workflow = pe.Workflow(name=f"{pair_word(pair)}_wf")
-    find = add_find_brain(workflow, "find_brain", pair.hf.path, how)
+    find = how.find_brain(workflow, "find_brain", pair.hf)
     high = add_preparation(workflow, find, pair.hf.path, how.frame, pair.contrast, "max")
     finds = [
-        add_find_brain(workflow, f"find_{number}", scan.path, how)
+        how.find_brain(workflow, f"find_{number}", scan)
         for number, scan in enumerate(pair.lf, start=1)
     ]
     fuse, low = add_fusion(
@@ -214,7 +233,7 @@ def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
     out_dir, scans = how.settings.out_dir, (pair.hf, *pair.lf)
     paths = pair_paths(out_dir, pair.hf, pair.contrast)
     mask = derivative_uri(paths["mask"], out_dir)
-    uris = [scan.uri for scan in scans]
+    uris, given = [scan.uri for scan in scans], how.mask_of(pair.hf)
     place = {"SpatialReference": pair.hf.uri, "Resolution": MODEL_FRAME}
     brain = {"SkullStripped": True, **place}
     record: dict[str, Any] = {
@@ -235,7 +254,10 @@ def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
             "hf": sidecar("pairHF", Sources=[pair.hf.uri, mask], **brain),
             "lf": sidecar("pairLF", Sources=[*uris, mask], **brain, **record),
             "mask": sidecar(
-                "pairT2w" if pair.contrast == "T2w" else "pair", Sources=uris, Type="Brain", **place
+                "pairT2w" if pair.contrast == "T2w" else "pair",
+                Sources=[*uris, *([given[1]] if given else [])],
+                Type="Brain",
+                **place,
             ),
         },
     )

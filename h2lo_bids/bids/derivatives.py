@@ -198,6 +198,20 @@ def paths_of_record(record: Path, contrast: str) -> dict[str, Path]:
     return pair_paths(root, entities, contrast)
 
 
+def mask_in(root: Path, scan: Scan) -> Path:
+    """Name a scan's brain mask in a derivative dataset."""
+    return derivative_path(root, scan, suffix="mask", desc="brain")
+
+
+def given_mask(derivatives: Iterable[tuple[str, Path]], scan: Scan) -> tuple[Path, str] | None:
+    """Return path and URI of the scan's mask in the first dataset that has one."""
+    for name, root in derivatives:
+        path = mask_in(root, scan)
+        if path.exists():
+            return path, f"bids:{name}:{path.relative_to(root).as_posix()}"
+    return None
+
+
 def derivative_uri(path: str | Path, out_dir: str | Path) -> str:
     """Give the BIDS URI of a file of the derivative dataset itself."""
     return f"bids::{Path(path).absolute().relative_to(Path(out_dir).absolute()).as_posix()}"

@@ -153,6 +153,9 @@ def prepare_participant(
     from pipelines.pairs import prepare_pairs
 
     how, crashes = _how(settings), logs / f"sub-{subject}"
+    for scan in dict.fromkeys(scan for pair in pairs for scan in (pair.hf, *pair.lf)):
+        if mask := how.mask_of(scan):
+            send(note(f"{scan.stem}: brain mask {mask[0]}"))
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.
     with alone(settings, subject, send, "that prepares these pairs"):
         made, kept, failed = prepare_pairs(pairs, how, crashes, steps(send))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h2lo_bids.bids.derivatives import derivative_path
+from h2lo_bids.bids.derivatives import given_mask, mask_in
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.execution import Outcome, alone
 from h2lo_bids.cli.participant import SubjectTask, write_report
@@ -137,7 +137,7 @@ def given_masks(
     settings: Settings, scans: Iterable[Scan], send: Send
 ) -> dict[Scan, tuple[Path, str] | None]:
     """Return the mask that is given for each scan; where some could be, say which are."""
-    masks = {scan: given_mask(settings, scan) for scan in scans}
+    masks = {scan: given_mask(settings.derivatives, scan) for scan in scans}
     for scan in masks if settings.derivatives else ():
         level = "" if any(masks.values()) else "warning"
         send(note(f"{scan.stem}: brain mask {mask_words(settings, scan)}", level))
@@ -146,22 +146,9 @@ def given_masks(
 
 def mask_words(settings: Settings, scan: Scan) -> str:
     """Name the mask that is given for a scan, or where the derivatives lack it."""
-    if mask := given_mask(settings, scan):
+    if mask := given_mask(settings.derivatives, scan):
         return str(mask[0])
-    return f"computed, as there is no {_mask_in(settings.derivatives[0][1], scan)}"
-
-
-def given_mask(settings: Settings, scan: Scan) -> tuple[Path, str] | None:
-    """Return path and URI of the scan's mask in the derivatives that were given, if it has one."""
-    for name, root in settings.derivatives:
-        path = _mask_in(root, scan)
-        if path.exists():
-            return path, f"bids:{name}:{path.relative_to(root).as_posix()}"
-    return None
-
-
-def _mask_in(root: Path, scan: Scan) -> Path:
-    return derivative_path(root, scan, suffix="mask", desc="brain")
+    return f"computed, as there is no {mask_in(settings.derivatives[0][1], scan)}"
 
 
 def examine(

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import from_matvec
+from nipype.interfaces.base import isdefined
 from small_brains import GRIDS, SHAPE, make_brain, seen, write_scan
 
 from h2lo_bids.bids.pairs import PairSource
@@ -18,7 +19,7 @@ from h2lo_bids.errors import BadDataError
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.pairs import find_prepared, read_prepared
-from pipelines.pairs import PairOptions, init_pair_wf, prepare_pairs
+from pipelines.pairs import PairOptions, init_pair_wf, pair_fingerprint, prepare_pairs
 
 FRAME = Frame((36, 44, 36), (3.0, 3.0, 3.0))
 MOVE = from_matvec(nib.eulerangles.euler2mat(0.08, -0.05, 0.06), [4, -6, 3])
@@ -113,6 +114,33 @@ def test_one_simulated_scan_makes_a_pair_simulated(source, tmp_path) -> None:
     assert not simulated(real, real)
     assert simulated(real, made)
     assert simulated(real, source.lf[0])
+
+
+def test_masks_of_derivatives_are_those_of_the_pair(source, tmp_path) -> None:
+    """Of the raw scans: a mask in the name of a registered image is of another grid."""
+    root = tmp_path / "masks"
+    settings = Settings(tmp_path, tmp_path / "out", derivatives=(("m", root),))
+    before = pair_fingerprint(source, PairOptions(settings, FRAME))
+    names = {}
+    for scan in (source.hf, source.lf[1]):
+        names[scan] = (
+            root
+            / scan.path.parent.relative_to(scan.root)
+            / scan.path.name.replace("T1w", "desc-brain_mask")
+        )
+        names[scan].parent.mkdir(parents=True, exist_ok=True)
+        names[scan].write_bytes(b"a mask")
+    how = PairOptions(settings, FRAME)
+    workflow = init_pair_wf(source, "", how)
+    given = [workflow.get_node(name).inputs for name in ("find_brain", "find_1", "find_2")]
+    found = [values.given_mask if isdefined(values.given_mask) else None for values in given]
+    assert found == [str(names[source.hf]), None, str(names[source.lf[1]])]
+    uri = f"bids:m:{names[source.hf].relative_to(root).as_posix()}"
+    assert uri in workflow.get_node("write").inputs.sidecars["mask"]["Sources"]
+    first = pair_fingerprint(source, how)
+    names[source.hf].write_bytes(b"another")
+    assert len({before, first, pair_fingerprint(source, how)}) == 3
+    assert how.mask_of(replace(source.lf[1], dataset="m")) is None
 
 
 def test_a_record_that_is_none(tmp_path) -> None:
