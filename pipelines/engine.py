@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,7 +36,7 @@ from nipype.pipeline.engine.utils import (
 )
 from nipype.pipeline.plugins.tools import report_crash
 
-from h2lo_bids import __version__
+from h2lo_bids.bids.derivatives import software_versions
 from h2lo_bids.errors import Failed, H2loError, UnexpectedError, recorded
 from h2lo_bids.settings import Settings
 
@@ -65,8 +66,10 @@ _THREAD_VARIABLES = (
 class InputSpec(BaseInterfaceInputSpec):
     """Inputs of every interface here."""
 
-    # An upgrade takes no older result for done.
-    app_version = traits.Str(__version__, usedefault=True)
+    # An upgrade takes no older result for done, of which sidecars would name the new software.
+    app_version = traits.Str(
+        " ".join(itertools.chain(*software_versions().items())), usedefault=True
+    )
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc="Nipype sets it to n_procs")
 
 

@@ -229,9 +229,9 @@ def _evaluate(branch: Branch, name: str, values: dict[str, Any], **ends: Source 
     """Add the step that evaluates an image's model."""
     image, run, model = branch.image, branch.run, branch.image.model
     step = Synthesize(
-        model=str(model.path), sha256=model.sha256, frame=model.frame.to_dict(),
-        contrast=model.contrast, device=run.device, precision=image.precision,
-        seed=branch.seed, **values,
+        model=str(model.path), sha256=model.sha256, architecture=model.architecture,
+        frame=model.frame.to_dict(), contrast=model.contrast, device=run.device,
+        precision=image.precision, seed=branch.seed, **values,
     )  # fmt: skip
     threads = 1 if run.device.startswith("cuda") else run.omp_nthreads
     return add(branch.workflow, step, name, threads, **ends)

@@ -28,7 +28,8 @@ def synthesize(
     folder: Path,
     model: Label,
     sha256: str,  # of its weights, so that others are not taken for done
-    frame: dict[str, Any],  # may change with the same weights
+    architecture: dict[str, Any],  # as the frame, it may change with the same weights
+    frame: dict[str, Any],
     contrast: str,
     volume: InFile,  # the normalised scan on the model's frame
     mask_file: InFile,  # the brain on the wanted grid, which it defines

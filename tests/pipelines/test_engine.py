@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from nipype.pipeline import engine as pe
 
 from h2lo_bids.errors import BadDataError, InputOutputError, UnexpectedError
 from h2lo_bids.settings import Settings
-from pipelines.engine import InputSpec, Interface, run_workflow
+from pipelines.engine import InputSpec, Interface, interface, run_workflow
 
 
 def double(x: int, log: str) -> int:
@@ -113,3 +114,17 @@ def test_stop_on_first_crash_starts_nothing_else(tmp_path):
     failed = run_workflow(workflow, scans, settings, tmp_path / "crash")
     assert [item.scan for item in failed] == ["1"]
     assert not log.exists()
+
+
+def test_results_of_other_software_are_not_taken_for_done():
+    inputs = interface(_none)().inputs
+    for name in ("h2lo-bids", "torch", "deepbet", "antspyx"):
+        assert f"{name} {version(name)}" in inputs.app_version
+    before = inputs.get_hashval()[1]
+    inputs.app_version = inputs.app_version.replace(version("torch"), "0.0")
+    assert inputs.get_hashval()[1] != before
+
+
+def _none(folder):
+    """Do nothing."""
+    return {}

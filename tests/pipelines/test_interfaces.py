@@ -263,7 +263,8 @@ def test_an_image_on_the_same_grid_is_taken_over(tmp_path):
     mask = (_ball(20) > 0).astype(np.uint8)
     made = np.random.default_rng(3).random(mask.shape).astype("f4")
     given = {
-        "model": str(tmp_path / "absent"), "sha256": "ab", "frame": {"a": 1}, "contrast": "T1w",
+        "model": str(tmp_path / "absent"), "sha256": "ab", "architecture": {}, "frame": {"a": 1},
+        "contrast": "T1w",
         "volume": _save(made, tmp_path / "volume.nii"),
         "mask_file": _save(mask, tmp_path / "mask.nii"),
         "twin": _save(made, tmp_path / "twin.nii"), "twin_device": "cuda",

@@ -39,11 +39,12 @@ def template(tmp_path) -> Path:
 
 
 def _build(scans, tmp_path, template=None, masks=(), method="h2lo", precision="fp32", **options):
+    sizes = options.pop("architecture", {})
     images = [
         ImageSpec(
             f"scan_{number}_{scan.suffix}",
             scan,
-            Bundle(Path("/m"), method, scan.suffix, {}, Frame(), "ab" * 32, METADATA, ""),
+            Bundle(Path("/m"), method, scan.suffix, sizes, Frame(), "ab" * 32, METADATA, ""),
             (scan,),
             (masks[number] if masks else None,),
             precision,
@@ -121,6 +122,16 @@ def test_threads_and_precision_reach_the_steps_that_use_them(tmp_path):
     assert workflow.get_node("scan_0_T1w_wf.synthesize_native").inputs.precision == "bf16"
     sidecar = workflow.get_node("scan_0_T1w_wf.ds_lowfield_native").inputs.sidecar
     assert sidecar["Precision"] == "bf16"
+
+
+def test_another_architecture_of_the_same_weights_is_evaluated_again(tmp_path):
+    hashes = {
+        _build([_scan("T1w")], tmp_path, architecture=sizes)
+        .get_node("scan_0_T1w_wf.synthesize_native")
+        .inputs.get_hashval()[1]
+        for sizes in ({"omega": 30.0}, {"omega": 30.0}, {"omega": 10.0})
+    }
+    assert len(hashes) == 2
 
 
 def test_the_facts_of_a_scaling_go_to_the_image_that_was_scaled_so(tmp_path, template):
