@@ -22,6 +22,7 @@ from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines
 from h2lo_bids.cli.pairs import check_further, subjects_of
+from h2lo_bids.cli.participant import unread_scans
 from h2lo_bids.cli.resources import fit_threads
 from h2lo_bids.errors import Failed, MissingInputError, UsageError, exit_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_path, output_paths
@@ -189,15 +190,19 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
         yield from (Output(path, source) for path in paths)
     if settings.labels or settings.condition or settings.level == "trial":
         yield from _of_trial(settings, found)
-    for subject in dict.fromkeys(scan.subject for scan in found.scans):
+    subjects = dict.fromkeys(scan.subject for scan in found.scans)
+    stems = [item.scan for item in unread_scans(settings, found.problems) if item.scan]
+    yield from (Output(figure_file(out_dir, stem, "report", ".json")) for stem in stems)
+    lone = {stem.partition("_")[0].removeprefix("sub-") for stem in stems} - subjects.keys()
+    yield from (Output(report_path(out_dir, subject)) for subject in sorted(lone))
+    for subject in subjects:
         sessions = (scan.session for scan in found.scans if scan.subject == subject)
         pages = session_paths(out_dir, subject, sessions)
         yield from map(Output, (report_path(out_dir, subject), *pages.values()))
         yield from _result(settings, "subject_summary", sub=subject)
         yield from _result(settings, "subject_log", run=RUN, sub=subject)
-    if found.scans:
-        for key in ("citation", "index", "scans"):
-            yield from _result(settings, key)
+    for key in [*["citation"] * bool(subjects), *["index", "scans"] * bool(subjects or lone)]:
+        yield from _result(settings, key)
 
 
 def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from h2lo_bids.bids.derivatives import report_path, result_path, software_versions
 from h2lo_bids.bids.discover import Discovery, ImageSource, discover
+from h2lo_bids.bids.gather import Problem
+from h2lo_bids.bids.names import NIFTI, parse_name
 from h2lo_bids.cli.checks import Templates
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
@@ -36,7 +38,7 @@ from h2lo_bids.reports.records import (
     write_scan_failure,
 )
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import ENHANCE, Send
+from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Send
 from h2lo_bids.wording import all_counted, counted
 
 PROCESS = "h2lo_bids.cli.subject:process"
@@ -76,10 +78,11 @@ def run_participant(settings: Settings, console: Console) -> int:
         write_dataset(run)
         if suffixes:
             _process(run, found, templates)
+        unread = _store_unread(run, found)
         if settings.level == "trial" and run.done:
             collect(run)
         _finish(run)
-        if suffixes:
+        if suffixes or unread:
             write_pages_of_all(run)
         return exit_code(run.failed, len(run.done))
 
@@ -122,16 +125,43 @@ def _by_subject(root: Path, items: Iterable[Any]) -> dict[str, list[Any]]:
 
 def _clean_up(run: Run, task: SubjectTask, failed: Iterable[Failed]) -> None:
     """Do for a participant whose process died what it could not do any more."""
-    out_dir, name = task.settings.out_dir, f"sub-{task.subject}"
     stems = {scan.relative_path: scan.stem for scan in task.found.scans}
+    failures = [Failure(LOST, item.message, "", stems[item.scan]) for item in failed]
+    _store(run, f"sub-{task.subject}", failures)
+
+
+def _store(run: Run, name: str, failures: Iterable[Failure]) -> None:
+    """Add failures of scans to the records of a participant, and write the page."""
+    out_dir = run.settings.out_dir
     try:
         with exclusive(common_lock(out_dir, name)):
-            for item in failed:
-                stem = stems[item.scan]
-                write_scan_failure(out_dir, stem, Failure(LOST, item.message, "", stem))
-            _render(out_dir, task.subject)
+            for item in failures:
+                write_scan_failure(out_dir, item.scan, item)
+            _render(out_dir, name.removeprefix("sub-"))
     except (H2loError, OSError) as err:
         run.console.line(f"{name}: no report: {err}", level="warning")
+
+
+def _store_unread(run: Run, found: Discovery) -> bool:
+    """Report scans that could not be read of participants without another; return if any."""
+    groups: dict[str, list[Failure]] = defaultdict(list)
+    for item in unread_scans(run.settings, found.problems):
+        groups[item.scan.partition("_")[0]].append(item)
+    lone = groups.keys() - {"", *(f"sub-{scan.subject}" for scan in found.scans)}
+    for name in sorted(lone):
+        _store(run, name, groups[name])
+    return bool(lone)
+
+
+def unread_scans(settings: Settings, problems: Iterable[Problem]) -> list[Failure]:
+    """Return what reports say of scans, or other files, that could not be read."""
+    found = []
+    for problem in problems:
+        name = parse_name(problem.path.name) if settings.task == SYNTHESIZE else None
+        # Images that would be fused with others have no record of their own.
+        stem = name.stem if name and name.extension in NIFTI else ""
+        found.append(Failure("discovery", problem.message, "", stem))
+    return found
 
 
 def _finish(run: Run) -> None:
@@ -185,7 +215,7 @@ def write_report(task: SubjectTask, failed: Iterable[Failed], scans: Sequence[Sc
         Failure(item.step, item.message, _traceback(item.crash_file), stems[item.scan])
         for item in failed
     ]
-    failures += [Failure("discovery", problem.message) for problem in task.found.problems]
+    failures += unread_scans(task.settings, task.found.problems)
     use = "enhanced" if task.settings.task == ENHANCE else "synthesized"
     uses, broken = {scan.stem: use for scan in scans}, {item.scan for item in failed}
     found = [
