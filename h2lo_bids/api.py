@@ -152,7 +152,7 @@ def synthesize(
     from h2lo_bids.imaging.orientation import orientation_note
     from h2lo_bids.imaging.profile import check_range, measure, measure_output
     from h2lo_bids.imaging.reading import check_image, name_of
-    from h2lo_bids.imaging.resample import lf_mask, spacing_of
+    from h2lo_bids.imaging.resample import array_lines, lf_mask, spacing_of
     from h2lo_bids.imaging.voxels import VoxelResponse
     from h2lo_bids.synthesis.options import EngineOptions
     from h2lo_bids.synthesis.predict import fastest_precision, predict_on_grid
@@ -192,7 +192,9 @@ def synthesize(
         name=name_of(image),
     )  # fmt: skip
     turned = orientation_note(image, found.image, name_of(image))
-    for line in (*found.notes, *([turned] if turned else []), *checked.warnings):
+    noticed = [turned] if turned else []
+    noticed += array_lines(bundle.frame, frame.shape, name_of(image))
+    for line in (*found.notes, *noticed, *checked.warnings):
         warnings.warn(line, stacklevel=2)
     return (low, grid) if arrays else nib.Nifti1Image(low, grid)
 

@@ -24,7 +24,7 @@ from h2lo_bids.imaging.brain import (
 from h2lo_bids.imaging.normalise import Scaled, scale_image, scaling_facts, to_frame
 from h2lo_bids.imaging.orientation import orientation_note
 from h2lo_bids.imaging.reading import load_checked
-from h2lo_bids.imaging.resample import spacing_of
+from h2lo_bids.imaging.resample import array_lines, spacing_of
 from h2lo_bids.io import save_nifti
 from h2lo_bids.models.frame import Frame
 from pipelines.engine import AnyFile, InFile, Label, Source, add, interface, load_image
@@ -119,13 +119,13 @@ def prepare(
     how = {"contrast": contrast, "scaling": scaling}
     placed, inside, scaled = to_frame(image, mask.image, Frame.from_dict(frame), **how, name=name)
     made = scaled_outputs(placed, inside, scaled, folder / "volume.nii.gz", **how)
-    noticed: list[str] = []
+    noticed = array_lines(Frame.from_dict(frame), placed.shape, name)
     if native:
         own = scale_image(image, mask.image, **how, name=name)
         made["native"] = save_like(image, own.volume, folder / "native.nii.gz")
         made["native_scaling"] = scaling_facts(own, **how)
     else:  # of a pair, which no `check_range` follows
-        noticed = profiles.negative_lines(name, scaled.negative, scaling)
+        noticed += profiles.negative_lines(name, scaled.negative, scaling)
     return {
         **made,
         # A copy even of its own mask: a result must not point into another node's folder.

@@ -15,6 +15,8 @@ from h2lo_bids.imaging.reading import name_of
 
 SAME_SPACING = 0.01
 """Relative difference of voxel sizes that is left as it is."""
+SAME_EXTENT = 0.05
+"""Relative difference of a frame's sides that moves no voxel by more than some millimetres."""
 _ON_GRID = 1e-3
 FWHM_PER_SIGMA = 2.3548200450309493
 
@@ -233,6 +235,20 @@ def frame_grid(
     step = nib.affines.from_matvec(np.diag(scale), start)
     a, b, c = (int(n) for n in shape)
     return (a, b, c), turned.affine @ step
+
+
+def array_lines(frame: Any, shape: Sequence[int], name: str) -> list[str]:
+    """Warn of a scan's array of another extent than that which a model took for its frame."""
+    if frame.anchor == "brain" or np.allclose(shape, frame.shape, rtol=SAME_EXTENT):
+        return []
+    own, expected = (
+        " x ".join(f"{n * side:.0f}" for n, side in zip(sides, frame.spacing, strict=True))
+        for sides in (shape, frame.shape)
+    )
+    return [
+        f"{name}: the model sees positions in the scan's own array, of {expected} mm in its "
+        f"training and here {own} mm: anatomy lies elsewhere for it; crop or pad the scan"
+    ]
 
 
 def _check_fit(image: Any, needed: np.ndarray, shape: np.ndarray, spacing: np.ndarray) -> None:

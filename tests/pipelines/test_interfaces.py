@@ -159,6 +159,22 @@ def test_an_offset_that_is_cut_from_a_pair_is_warned_of(tmp_path):
     assert lines(Prepare(**plain, **MODEL)) == lines(AlignScan(**plain, **pair)) == []
 
 
+@pytest.mark.parametrize(
+    ("anchor", "sides", "noted"), [("array", 120, False), ("array", 124, False),
+                                   ("array", 140, True), ("brain", 140, False)],
+)  # fmt: skip
+def test_an_array_of_another_extent_than_the_model_s_is_warned_of(tmp_path, anchor, sides, noted):
+    """A checkpoint of the authors takes the scan's array, here 60 voxels of 2 mm, for its frame."""
+    data = _ball()
+    scan, mask = _save(data, tmp_path / "a.nii"), _save((data > 0).astype("u1"), tmp_path / "m.nii")
+    frame = Frame((sides,) * 3, anchor=anchor).to_dict()
+    step = Prepare(
+        checked=scan, mask_file=mask, native=True, name="a.nii", **MODEL | {"frame": frame}
+    )
+    warnings = step.run(cwd=tmp_path).outputs.warnings
+    assert ["here 120 x 120 x 120 mm" in line for line in warnings] == [True] * noted
+
+
 def test_each_grid_has_the_facts_of_its_own_scaling(tmp_path):
     """On voxels of 2 and 3 mm the receive field measures differently."""
     ball = _ball(40) * np.linspace(0.95, 1.05, 40, dtype=np.float32)
