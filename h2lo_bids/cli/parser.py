@@ -271,9 +271,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not TOML: {' '.join(str(err).split())}") from err
     table.pop("run", None)  # what an earlier run wrote about itself
     values = {option.flag: option.nargs for option in OPTIONS.values()}
-    words: list[str] = []
+    words, known = list[str](), dict[str, str]()
     for key, value in table.items():
         flag = f"--{key.replace('_', '-')}"
+        if (other := known.setdefault(_SPELLINGS.get(flag, flag), key)) != key:
+            raise UsageError(f"{path}: {other} and {key} are one option; remove one of them")
         if flag in ("--help", "--version", "--config-file"):
             raise UsageError(f"{path}: {key} cannot stand in a configuration; remove it")
         if key == "verbose" and value in range(10):

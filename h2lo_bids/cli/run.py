@@ -65,6 +65,7 @@ def _listen_to_sigterm() -> Any:
     """Turn SIGTERM into an exception, if this is the main thread of a program."""
 
     def handler(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # Slurm and the script of a task may both send it
         raise Terminated
 
     with contextlib.suppress(ValueError):  # another thread, whose program handles signals itself

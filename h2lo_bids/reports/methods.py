@@ -79,14 +79,16 @@ class MethodsText:
     bibtex: str
 
 
-def describe(report: SubjectReport) -> MethodsText:
-    """Write the Methods text of a subject, or of all; no claim that the scans do not state."""
-    scans = report.scans
+def describe(*reports: SubjectReport) -> MethodsText:
+    """Write the Methods text of one or more subjects; no claim that their scans do not state."""
+    scans = [scan for report in reports for scan in report.scans]
     used = (scan.model for scan in scans if scan.model is not None)
     models = {(model.sha256, model.name, model.contrast): model for model in used}.values()
     methods = {model.method for model in models if model.method}
     enhancers = {name for name in methods & METHODS.keys() if task_of(name) == ENHANCE}
-    versions = defaultdict(str, report.versions)
+    versions: dict[str, str] = defaultdict(str)
+    for name, version in dict.fromkeys(pair for report in reports for pair in report.versions):
+        versions[name] += f" and {version}" if versions[name] else version
     rendered = template_of("methods.md.jinja").render(
         cited=cited,
         versions=versions,
@@ -105,7 +107,7 @@ def describe(report: SubjectReport) -> MethodsText:
         splines=any(not FAMILIES[METHODS[name]].continuous for name in methods & METHODS.keys()),
         precisions=sorted({scan.precision for scan in scans} - {""}),
         seeds=sorted({scan.seed for scan in scans if scan.seed is not None}),
-        grids=report.grids,
+        grids=list(dict.fromkeys(grid for report in reports for grid in report.grids)),
     )
     paragraphs = (" ".join(paragraph.split()) for paragraph in rendered.split("\n\n"))
     text = "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"

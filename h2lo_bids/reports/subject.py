@@ -220,22 +220,9 @@ def write_scan_pages(out_dir: Path) -> tuple[str, ...]:
         table=table.name,
     )
     atomic_write_text(result_path(out_dir, "index"), page)
-    if (whole := _together(reports)).scans:
-        write_citation(out_dir, describe(whole).markdown)
+    if any(report.scans for report in reports):
+        write_citation(out_dir, describe(*reports).markdown)
     return tuple(problems)
-
-
-def _together(reports: Sequence[SubjectReport]) -> SubjectReport:
-    """Return what the methods text of all subjects is made of."""
-    versions: dict[str, dict[str, None]] = {}
-    for name, version in (pair for report in reports for pair in report.versions):
-        versions.setdefault(name, {})[version] = None
-    return SubjectReport(
-        "",
-        scans=tuple(scan for report in reports for scan in report.scans),
-        versions=tuple((name, " and ".join(found)) for name, found in versions.items()),
-        grids=tuple(dict.fromkeys(grid for report in reports for grid in report.grids)),
-    )
 
 
 def _rows(report: SubjectReport) -> Iterator[Row]:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,22 @@ def test_pages_are_made_again_without_the_subject_whose_record_is_broken(tmp_pat
     assert (code, err) == (1, "")
     assert text.count(f"error: {broken}: not a stored report") == 1
     assert (out / "sub-02.html").exists()
+
+
+def test_a_second_sigterm_does_not_cut_short_what_the_first_has_saved(monkeypatch):
+    saved = []
+
+    def end_twice(words):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            saved.append(words)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("h2lo_bids.cli.run.read_settings", end_twice)
+    assert (call("x")[0], saved) == (143, [["x"]])
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def _outside(script: str, cwd) -> subprocess.CompletedProcess[str]:

@@ -309,6 +309,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
         ("skull-strip = 'magic'", "magic"),
         ("folds = 3", "--folds is an option of group and benchmark"),
         ("nprocs = ", "not TOML"),
+        ("nprocs = 2\nn_cpus = 8", "nprocs and n_cpus are one option; remove one of them"),
         ("a = " + "[" * 100_000, "not TOML"),
         ("verbose = 99999999999", "unrecognized arguments: 99999999999"),
         ("mem = [1, 2]", "unrecognized arguments: 2"),

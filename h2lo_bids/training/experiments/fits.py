@@ -163,9 +163,11 @@ def _check_unchanged(jobs: Sequence[FoldWork]) -> None:
     """Refuse to mix results of other options or pairs with those to come."""
     for job in jobs:
         if read_record(job.folder) is not None and (differing := changes(job)):
+            # That of a machine is no option that the user remembers to have given.
+            mixed = " (--precision follows the processor)" * ("option precision" in differing)
             raise UsageError(
                 f"{job.folder}: was fitted with other input ({', '.join(differing[:3])}); give the "
-                f"same options and pairs, another out_dir, or remove {job.out_dir / 'folds'}"
+                f"same options{mixed} and pairs, another out_dir, or remove {job.out_dir / 'folds'}"
             )
 
 

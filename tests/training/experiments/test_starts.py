@@ -16,7 +16,8 @@ from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
 from h2lo_bids.settings import Settings
 from h2lo_bids.training import options as fitoptions
-from h2lo_bids.training.experiments.fits import check_ahead, usable_pairs
+from h2lo_bids.training.experiments import FitTask
+from h2lo_bids.training.experiments.fits import check_ahead, plan_folds, run_fit, usable_pairs
 from h2lo_bids.training.options import find_start, fit_options
 
 SETTINGS = Settings(Path("/bids"), Path("/out"), "group", nprocs=8)
@@ -116,3 +117,19 @@ def test_pairs_that_are_gone_are_not_called_flagged(tmp_path: Path) -> None:
     for each in (settings, kept):
         with pytest.raises(BadDataError, match="prepared pairs are gone or damaged; run the same"):
             usable_pairs(each, sources)
+
+
+def test_folds_of_two_kinds_of_processors_are_not_mixed(tmp_path: Path, monkeypatch) -> None:
+    pairs = write_pairs(tmp_path / "out", 4)
+    settings = Settings(
+        tmp_path, tmp_path / "out", "group", folds="2", steps=1, crop=8, device="cpu"
+    )  # fmt: skip
+    sources = {"T1w": tuple(pair.sources[0] for pair in pairs)}
+    monkeypatch.setattr(fitoptions, "native_precision", lambda device: "fp32")
+    plan = plan_folds(settings, sources, print)["T1w"]
+    run_fit(FitTask(settings, "T1w", "h2lo", plan, plan.folds[0], 1), print)
+    monkeypatch.setattr(fitoptions, "native_precision", lambda device: "bf16")
+    with pytest.raises(UsageError, match=r"option precision\); give .*--precision follows"):
+        plan_folds(settings, sources, print)
+    given = replace(settings, precision="fp32")
+    assert plan_folds(given, sources, print)["T1w"].done == {("h2lo", plan.folds[0].index)}
