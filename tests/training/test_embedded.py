@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -43,6 +44,8 @@ def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         affine = np.diag([1.6, 1.6, 5.0, 1.0])
         return nib.Nifti1Image(pair.lf, affine), nib.Nifti1Image(pair.mask.astype("u1"), affine)
 
+    few = replace(embedded.SIMULATIONS["train"], variants=2, inputs=2)  # each costs a bias field
+    monkeypatch.setitem(embedded.SIMULATIONS, "train", few)
     monkeypatch.setattr(embedded, "simulate_training_pairs", small)
     monkeypatch.setattr(embedded, "simulate_axial_scan", axial)
     return folder
