@@ -42,6 +42,7 @@ def start_ants(seed: int | None = None) -> Any:
     import ants
 
     if seed is not None:
+        seed %= 1 << 31  # the longest that ANTs takes
         ants.config.set_ants_deterministic(True, seed)
         os.environ["ANTS_RANDOM_SEED"] = str(seed)
     return ants

@@ -126,3 +126,8 @@ def test_an_empty_image_is_refused(tmp_path: Path, refused) -> None:
     empty = nib.Nifti1Image(np.zeros(fixed.shape, np.float32), fixed.affine)
     how = {"transform": "rigid", "seed": 1}
     assert "cannot be registered" in refused(BadDataError, register, empty, fixed, tmp_path, **how)
+
+
+def test_the_longest_seed_that_the_options_take_is_no_obstacle() -> None:
+    code = f"from h2lo_bids.imaging.registration import start_ants; start_ants({2**63 - 1})"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
