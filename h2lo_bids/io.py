@@ -285,8 +285,11 @@ def exclusive(path: Path, on_wait: Say | None = None) -> Iterator[bool]:
     """
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
+    except OSError as error:  # most often it is another user's
+        raise _translate(error, path, path) or error from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,6 +20,7 @@ from h2lo_bids.bids.discover import Discovery, ImageSource
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import Run, alone, write_dataset
 from h2lo_bids.cli.participant import SubjectTask, write_report
+from h2lo_bids.errors import CannotCreateError
 from h2lo_bids.io import exclusive
 from h2lo_bids.settings import Settings
 
@@ -80,6 +81,13 @@ def test_another_user_of_the_group_can_take_a_lock_where_the_umask_lets_him(tmp_
             assert (tmp_path / "l").stat().st_mode & 0o777 == 0o664
     finally:
         os.umask(before)
+
+
+def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path, refused):
+    (tmp_path / "file").touch()
+    line = refused(CannotCreateError, exclusive(tmp_path / "file" / "l").__enter__)
+    assert line.startswith(f"{tmp_path}/file/l: cannot be created (")
+    assert "check the permissions" in line
 
 
 def test_an_error_of_the_body_passes_through(tmp_path):
