@@ -42,6 +42,7 @@ def write_derivative(
     mask_file: InFile | None = None,  # the brain in a low-field image, to measure its noise in
     contrast: str = "",
     facts: dict[str, Any] | None = None,
+    errors: list[str] | None = None,  # of each scan to be fused; empty for one that was used
 ) -> dict[str, Any]:
     """Copy a finished file to the derivative dataset, after its sidecar.
 
@@ -49,6 +50,8 @@ def write_derivative(
     """
     out = Path(out_dir) / out_name
     content = {**sidecar, **(facts or {})}
+    if errors:
+        _leave_out(content, errors)
     if device is not None:
         content["Device"] = device
     if mask_method is not None:
@@ -60,6 +63,18 @@ def write_derivative(
     write_sidecar(out, content)
     atomic_write_bytes(out, Path(in_file).read_bytes())
     return {"out_name": out_name}
+
+
+def _leave_out(content: dict[str, Any], errors: list[str]) -> None:
+    """Take the scans that were not used, of the first sources, out of a fused image's sidecar."""
+    scans = content["Sources"][: len(errors)]
+    used = [scan for scan, error in zip(scans, errors, strict=True) if not error]
+    content["Sources"] = [*used, *content["Sources"][len(errors) :]]
+    if "SpatialReference" in content:
+        content["SpatialReference"] = used[0]
+    if len(used) == 1:
+        content["Fusion"] = "none"
+        content.pop("RegistrationMethod", None)
 
 
 # It runs every time, since the work folder cannot tell whether the output is still there.
@@ -202,7 +217,7 @@ def add_outputs(
         branch.workflow, step, "check_range", profile=products["profile"], high=products["preproc"],
         mask_file=products["mask"], output=products[output],
     )  # fmt: skip
-    written = _add_sinks(branch, products, check)
+    written = _add_sinks(branch, products, check, record.get("errors"))
     parts = [part.relative_path for part in image.parts] if image.enhanced else None
     step = WriteRecord(record=_record(branch), out_dir=run.settings.out_dir, parts=parts)
     add(
@@ -215,7 +230,12 @@ def add_outputs(
     )  # fmt: skip
 
 
-def _add_sinks(branch: Branch, products: Mapping[str, Source], check: pe.Node) -> list[Source]:
+def _add_sinks(
+    branch: Branch,
+    products: Mapping[str, Source],
+    check: pe.Node,
+    errors: Source | list[Source] | None,
+) -> list[Source]:
     """Write every output with its sidecar; return their names."""
     image, run, written = branch.image, branch.run, []
     paths, sidecars = run.paths(image), _sidecars(branch)
@@ -225,7 +245,8 @@ def _add_sinks(branch: Branch, products: Mapping[str, Source], check: pe.Node) -
         source = next((mask[1] for mask in image.masks if mask and not image.enhanced), None)
     for key, path in paths.items():
         kind, _, grid = key.partition("_")
-        device, ends = products.get(f"device_{key}"), {}
+        device = products.get(f"device_{key}")
+        ends: dict[str, Source | list[Source] | None] = {"errors": errors}
         if key.startswith("mask"):
             ends["mask_method"] = products["mask_method"]
         elif device is not None:

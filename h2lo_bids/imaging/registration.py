@@ -36,9 +36,11 @@ class Registration:
 
 
 def start_ants(seed: int | None = None) -> Any:
-    """Import ANTs, with a seed on one thread; only a process's first call counts."""
-    if seed is not None:
-        os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
+    """Import ANTs on one thread, with a seed; only a process's first call counts.
+
+    Also without a seed: a registration that counts on one may follow in the process.
+    """
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     import ants
 
     if seed is not None:

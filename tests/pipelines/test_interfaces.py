@@ -248,6 +248,21 @@ def test_a_sidecar_names_its_device_and_the_mask_it_was_taken_from(tmp_path, met
     assert content["Device"] == "cpu"
 
 
+@pytest.mark.parametrize("lost", [(), (0,), (0, 2)])
+def test_a_fused_image_names_the_scans_that_were_used_alone(tmp_path, lost):
+    (tmp_path / "x.nii.gz").write_bytes(b"content")
+    scans = ["bids:raw:axi", "bids:raw:cor", "bids:raw:sag"]
+    used = [scan for number, scan in enumerate(scans) if number not in lost]
+    errors = ["BadDataError: x" if number in lost else "" for number in range(3)]
+    known = {"Fusion": "mrr", "RegistrationMethod": "rigid", "SpatialReference": scans[0]}
+    known |= {"Sources": [*scans, "bids::mask"]}
+    content = _write(tmp_path, tmp_path / "x.nii.gz", "b.nii.gz", sidecar=known, errors=errors)
+    assert content["Sources"] == [*used, "bids::mask"]
+    assert content["SpatialReference"] == used[0]
+    assert content["Fusion"] == ("mrr" if len(used) > 1 else "none")
+    assert ("RegistrationMethod" in content) == (len(used) > 1)
+
+
 def test_an_error_of_a_step_is_kept_as_one_line(tmp_path):
     def fails(folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x")
