@@ -19,7 +19,7 @@ from h2lo_bids.bids.derivatives import (
 )
 from h2lo_bids.evaluation.realism import snr_of
 from h2lo_bids.imaging.alignment import MIN_COVERAGE
-from h2lo_bids.io import atomic_write_bytes
+from h2lo_bids.io import atomic_write_bytes, common_lock, exclusive
 from h2lo_bids.outputs import enhanced_sidecars, extras_of, output_sidecars
 from h2lo_bids.reports import figures as drawing
 from h2lo_bids.reports.records import ModelInfo
@@ -60,8 +60,10 @@ def write_derivative(
             content["Sources"] = [*content["Sources"], mask_source]
     if mask_file is not None:
         content |= snr_of(load_image(in_file), load_image(mask_file), contrast)
-    write_sidecar(out, content)
-    atomic_write_bytes(out, Path(in_file).read_bytes())
+    # A run with other options and another work folder may write the same names.
+    with exclusive(common_lock(Path(out_dir), out_name.partition("/")[0])):
+        write_sidecar(out, content)
+        atomic_write_bytes(out, Path(in_file).read_bytes())
     return {"out_name": out_name}
 
 

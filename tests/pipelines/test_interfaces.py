@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nibabel as nib
@@ -222,6 +223,34 @@ def test_a_sink_leaves_equal_files_alone_and_restores_missing_ones(tmp_path):
     out.unlink()
     _write(tmp_path, source, "a/b.nii.gz", sidecar={"A": 1})
     assert out.read_bytes() == b"content"
+
+
+def test_two_runs_never_mix_a_sidecar_with_the_other_s_image(tmp_path, monkeypatch):
+    """The second run begins when the first has written its sidecar, and may write it all."""
+    from pipelines import outputs
+
+    write, second = outputs.atomic_write_bytes, ThreadPoolExecutor(1)
+    begun: list[Future] = []
+
+    def make(name: str) -> None:
+        source = tmp_path / f"{name}.nii.gz"
+        source.write_bytes(name.encode())
+        outputs.write_derivative(
+            tmp_path, str(source), str(tmp_path), "sub-01/x.nii.gz", {"Made": name}
+        )
+
+    def late(path, data):
+        if not begun:
+            begun.append(second.submit(make, "b"))
+            wait(begun, timeout=1)
+        write(path, data)
+
+    monkeypatch.setattr(outputs, "atomic_write_bytes", late)
+    make("a")
+    begun[0].result()
+    folder = tmp_path / "sub-01"
+    made = json.loads((folder / "x.json").read_text())["Made"]
+    assert made == (folder / "x.nii.gz").read_text()
 
 
 def test_a_low_field_sidecar_tells_signal_and_noise(tmp_path):
