@@ -58,6 +58,12 @@ class Bundle:
         return str(self.metadata.get("scaling", "max"))
 
     @property
+    def digest(self) -> str:
+        """Of all that decides its images: the weights, how they are used, and the noise model."""
+        facts = [self.method, self.architecture, self.frame.to_dict(), self.sha256, self.metadata]
+        return sha256(json.dumps(facts, sort_keys=True).encode())
+
+    @property
     def weights_path(self) -> Path:
         """The file that holds the weights."""
         return self.path / WEIGHTS if self.path.is_dir() else self.path

@@ -17,8 +17,12 @@ import nibabel as nib
 import numpy as np
 
 import bids_app_spec
-from h2lo_bids import __version__
-from h2lo_bids.bids.derivatives import derivative_uri, write_sidecar
+from h2lo_bids.bids.derivatives import (
+    derivative_uri,
+    sidecar_path,
+    software_versions,
+    write_sidecar,
+)
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.errors import UsageError
 from h2lo_bids.imaging.normalise import to_frame
@@ -143,13 +147,24 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
             conditions[-1] = replace(conditions[-1], **read)
     if settings.level == "trial":
         conditions = conditions or [base]
-        for condition in conditions:
-            if condition.realisations < 2:
-                raise UsageError(
-                    f"--condition {condition.name} realisations={condition.realisations}: the "
-                    "observer needs noise; give 2 realisations or more"
-                )
+    for condition in conditions:
+        _check(condition, base, rated=settings.level == "trial")
     return tuple(conditions)
+
+
+def _check(condition: Condition, base: Condition, *, rated: bool) -> None:
+    """Refuse what would change nothing, or nothing could be learnt of."""
+    pairs = ((c.slice_profile, c.slice_thickness) for c in (condition, base))
+    if condition.lf_grid is None and len({*pairs}) > 1:
+        raise UsageError(
+            f"--condition {condition.name}: slice-profile and slice-thickness need the slices of a "
+            "grid; add lf-grid=XxYxZ"
+        )
+    if rated and condition.realisations < 2:
+        raise UsageError(
+            f"--condition {condition.name} realisations={condition.realisations}: the "
+            "observer needs noise; give 2 realisations or more"
+        )
 
 
 def _take(option: str, name: str, taken: set[str]) -> None:
@@ -209,7 +224,7 @@ class Images:
 
     def digest(self, *words: Any) -> str:
         """Return a digest of words and of what the scan's outputs were made from."""
-        sha = hashlib.sha256(json.dumps([__version__, *map(str, words)]).encode())
+        sha = hashlib.sha256(json.dumps([software_versions(), *map(str, words)]).encode())
         for path in (self.paths["preproc"], self.paths["mask"]):
             sha.update(path.read_bytes())
         return sha.hexdigest()
@@ -230,7 +245,7 @@ class Images:
             brain, affine = lf_mask(brain, affine, condition.lf_grid)
             response = grid.response
         path = self.name(condition.name, self.scan.suffix, grid)
-        digest = self.digest(bundle.sha256, repr(grid), repr(self.options), self.seed)
+        digest = self.digest(bundle.digest, repr(grid), repr(self.options), self.seed)
         if digest_of(path) == digest:
             self._synthesized[digest] = _voxels(path)
         else:
@@ -241,6 +256,12 @@ class Images:
                     response=response,
                 )  # fmt: skip
                 self._synthesized[digest] = np.clip(image, 0.0, 1.0)
+            sidecar_path(path).unlink(missing_ok=True)  # what it says is of the image that goes
+            draws = path.name.split(".")[0].replace(
+                f"-{condition.name}_", f"-{condition.name}noise*_"
+            )
+            for old in path.parent.glob(f"{draws}.*"):
+                old.unlink()
             save_nifti(placed(self._synthesized[digest], affine, self.mask), path)
         # Last, as it says that the image is whole; the condition's noise may have changed.
         write_sidecar(path, self._sidecar(condition, bundle) | {"InputDigest": digest})
@@ -249,14 +270,14 @@ class Images:
 
     def _frame(self, bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
         """Return the scan in a model's frame and scale, as participant has it, and its affine."""
-        if bundle.sha256 not in self._frames:
+        if bundle.digest not in self._frames:
             path = self.scan.path
             image, _, scaled = to_frame(
                 load_checked(path).image, self.mask, bundle.frame,
                 contrast=self.scan.suffix, scaling=bundle.scaling, name=str(path),
             )  # fmt: skip
-            self._frames[bundle.sha256] = scaled.volume, image.affine
-        return self._frames[bundle.sha256]
+            self._frames[bundle.digest] = scaled.volume, image.affine
+        return self._frames[bundle.digest]
 
     def _sidecar(self, condition: Condition, bundle: Bundle) -> dict[str, Any]:
         grid = condition.grid
@@ -278,7 +299,7 @@ class Images:
         for image in images:
             if image.source is not None:
                 condition, bundle = image.source
-                groups.setdefault((condition.lf_grid, bundle.sha256), []).append(image)
+                groups.setdefault((condition.lf_grid, bundle.digest), []).append(image)
         for members in groups.values():
             yield from self._draw(members, most)
 
@@ -316,10 +337,11 @@ class Images:
             word = f"noise{number:02d}"
             plain = self.name(image.name, self.scan.suffix, image.grid)
             path = self.name(f"{image.name}{word}", self.scan.suffix, image.grid)
+            whole = self._sidecar(condition, bundle)
             content = extra_sidecar(
-                self._sidecar(condition, bundle), word, bundle.metadata,
+                whole, word, bundle.metadata,
                 derivative_uri(plain, self.out_dir), scale=condition.noise_scale,
-            )  # fmt: skip
+            ) | {"Description": f"{whole['Description']}; one realisation"}  # fmt: skip
             write_sidecar(path, content)
             save_nifti(placed(noisy, image.affine, self.mask), path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from h2lo_bids.bids.derivatives import result_files, software_versions
+from h2lo_bids.bids.derivatives import result_files, sidecar_path, software_versions
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.bids.scan import Scan
 from h2lo_bids.evaluation.catalogue import columns, write_table
 from h2lo_bids.imaging.resample import spacing_of
-from h2lo_bids.io import atomic_path, atomic_write_text, save_nifti
+from h2lo_bids.io import atomic_path, atomic_write_text, read_json, save_nifti
 from h2lo_bids.reports import charts, mosaic
 from h2lo_bids.reports.figures import save_figure
 from h2lo_bids.reports.methods import works
@@ -198,7 +198,7 @@ def _cuts(layout: Any, mask: Any) -> tuple[tuple[float, ...], ...]:
 
 
 def write_reader_set(
-    out_dir: Path, conditions: Collection[str], count: int, seed: int
+    out_dir: Path, conditions: Mapping[str, Mapping[str, Any]], count: int, seed: int
 ) -> list[str]:
     """Write blinded images as NIfTI and PNG to ``trial/reader_set``, and the key beside it.
 
@@ -232,13 +232,19 @@ def write_reader_set(
     return [f"--reader-set {count}: there are {len(chosen)} images only"] if short else []
 
 
-def _candidates(out_dir: Path, conditions: Collection[str]) -> dict[str, list[Path]]:
+def _candidates(
+    out_dir: Path, conditions: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[Path]]:
     """Return the images by condition of the study: noisy ones, and the high-field image."""
     candidates: dict[str, list[Path]] = {}
     for path in sorted(out_dir.glob("sub-*/**/anat/*_desc-*noise01_T[12]w.nii.gz")):
         name = parse_name(path.name)
         desc = dict(name.entities).get("desc", "") if name else ""
-        if (condition := desc.removesuffix("noise01")) in conditions:
+        condition = desc.removesuffix("noise01")
+        # An earlier run's condition of this name may have been another scanner.
+        text = f": {conditions.get(condition, {}).get('text')}; one realisation"
+        said = sidecar_path(path)
+        if said.exists() and str(read_json(said).get("Description")).endswith(text):
             candidates.setdefault(condition, []).append(path)
     if candidates:
         plain = sorted(out_dir.glob("sub-*/**/anat/*_desc-preproc_T[12]w.nii.gz"))

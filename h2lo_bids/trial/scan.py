@@ -322,9 +322,10 @@ class Examination:
         table, sidecar, pictures = result_files(
             self._images.out_dir, "trial_ratings", scan=f"{self._scan.stem}_{label.name}"
         )
-        bundles = [image.source[1] for image in images if image.source]
+        bundles = {image.name: image.source[1] for image in images if image.source}
+        models = {name: bundle.digest for name, bundle in bundles.items()}
         digest = self._images.digest(
-            self._images.conditions, [b.sha256 for b in bundles], self._images.seed,
+            self._images.conditions, models, self._images.seed,
             self._images.options, sha256(label.path.read_bytes()), list(RATINGS),
         )  # fmt: skip
         if digest_of(table) == digest:
@@ -341,11 +342,12 @@ class Examination:
         np.savez_compressed(buffer, **crops)  # type: ignore[arg-type]
         atomic_write_bytes(pictures, buffer.getvalue())
         write_table(table, rows, RATINGS)
-        kinds = {str(b.metadata.get("training_data", {}).get("kind")) for b in bundles}
+        kinds = {str(b.metadata.get("training_data", {}).get("kind")) for b in bundles.values()}
         study = {
             "InputDigest": digest, "Scan": self._scan.relative_path, "Label": label.name,
             "Training": sorted(kinds),
             "Conditions": {c.name: c.described for c in self._images.conditions},
+            "Models": models,
         }  # fmt: skip
         write_json(sidecar, RATINGS | study)
 

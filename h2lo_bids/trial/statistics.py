@@ -75,8 +75,8 @@ def area(
     areas, covariance = delong(ratings[:, lesion], ratings[:, ~lesion])
     value = float(areas.mean())
     result = {"auc": value}
-    if np.all(covariance >= -1):
-        error = _Z * math.sqrt(max(float(covariance.mean()), 0))
+    error = _Z * math.sqrt(max(float(covariance.mean()), 0))
+    if error > _LEAST_SPREAD:  # no interval is known where all pairs are in order
         result |= {"delong_low": max(value - error, 0.0), "delong_high": min(value + error, 1.0)}
     names, codes = np.unique(subjects, return_inverse=True)
     if (count := len(names)) < 2:
@@ -85,7 +85,7 @@ def area(
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
     resampled = weighted_areas(ratings, lesion, codes, drawn)
     low, high = np.nanpercentile(resampled, (2.5, 97.5)).tolist()
-    return result | {"boot_low": low, "boot_high": high}
+    return result | ({"boot_low": low, "boot_high": high} if high - low > _LEAST_SPREAD else {})
 
 
 def weighted_areas(

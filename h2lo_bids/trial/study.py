@@ -30,6 +30,10 @@ SPECIFICITY = 0.9
 SEVERAL = 5
 """Participants from which on the Hotelling observer is trained on others only."""
 _DOSES = ("noise_scale", "slice_thickness", "voxel_volume")
+_UNRATED = {
+    "hotelling": "which has too few others to be trained on",
+    "cnr": "as their image shows no noise",
+}
 _CHANNELS = [f"channel{n}" for n in range(1, CHANNELS + 1)]
 _PLACE = {
     "volume": ("Volume of the part in the brain", "mm^3"),
@@ -84,9 +88,9 @@ TABLES = {
         lesions="Lesions",
         healthy="Healthy places",
         auc="Area under the ROC curve, mean over realisations",
-        delong_low="95 % interval by DeLong over lesions and places",
+        delong_low="95 % interval by DeLong over lesions and places; n/a if all are in order",
         delong_high="Its upper end",
-        boot_low="95 % interval by the bootstrap over participants",
+        boot_low="95 % interval by the bootstrap over participants; n/a if all are in order",
         boot_high="Its upper end",
         dprime="d' of normal classes with this area",
         **_SHARE,
@@ -117,7 +121,7 @@ TABLES = {
     "volumes": columns(
         **{name: text for name, text in _STUDY.items() if name != "observer"},
         subjects="Participants",
-        bias=("Segmented less true volume of a participant, mean", "ml"),
+        bias=("Segmented less true volume of a participant, mean of its scans, mean", "ml"),
         loa_low=("Limit of agreement", "ml"),
         loa_high=("Limit of agreement", "ml"),
         icc="Intraclass correlation ICC(2,1); n/a where all have one true volume",
@@ -160,6 +164,7 @@ class Study:
 def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
     """Read the ratings of all scans, and what they say of the conditions."""
     parts, study = [], Study({HIGH: {"text": "the high-field image"}})
+    models: dict[tuple[str, str], str] = {}
     for path in sorted((out_dir / "trial" / "ratings").glob("*.tsv")):
         try:
             content, table = read_json(path.with_suffix(".json")), pd.read_csv(path, sep="\t")
@@ -172,18 +177,21 @@ def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
             missing = set(RATINGS) - set(table)
             assert not missing, f"no column {', '.join(sorted(missing))}"
             given, training = content["Conditions"], content["Training"]
+            fitted = {(name.suffix, key): content["Models"][key] for key in given}
             if scan_failed(out_dir, Path(content["Scan"]).name.partition(".")[0]):
                 raise ValueError("its scan failed since then")
         except (H2loError, OSError, ValueError, KeyError, AssertionError, TypeError) as err:
             study.notes.append(f"{path}: not used ({err}); run its participant again")
             continue
-        if any(study.conditions.get(key, value) != value for key, value in given.items()):
+        same = all(study.conditions.get(key, value) == value for key, value in given.items())
+        if not same or any(models.get(key, value) != value for key, value in fitted.items()):
             study.notes.append(
-                f"{path}: has a condition of the same name and other options; run all participants "
-                "with the same --condition"
+                f"{path}: has a condition of the same name and other options or another model; run "
+                "all participants with the same --condition and --model"
             )
             continue
         study.conditions |= given
+        models |= fitted
         study.training |= set(training)
         parts.append(table)
     if not parts:
@@ -241,7 +249,7 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
     if unrated:
         study.notes.append(
             f"{key['contrast']} {key['condition']}: {unrated} lesions or healthy places without a "
-            f"rating of the {key['observer']} observer, as their image shows no noise; skipped"
+            f"rating of the {key['observer']} observer, {_UNRATED[key['observer']]}; skipped"
         )
     wide = wide.dropna()
     cases = part.drop_duplicates(case).set_index(case).loc[wide.index].reset_index()
@@ -287,7 +295,7 @@ def _volumes(key: dict[str, Any], part: pd.DataFrame, study: Study) -> None:
     """Compare each participant's segmented with the true volume, mean over realisations."""
     lesions = part[part["kind"] == LESION]
     by_lesion = lesions.groupby(["subject", "scan", "lesion"])[["volume", "segmented"]].mean()
-    totals = by_lesion.groupby("subject").sum() / 1000
+    totals = by_lesion.groupby(["subject", "scan"]).sum().groupby("subject").mean() / 1000
     agreement = st.agreement(totals["volume"].to_numpy(), totals["segmented"].to_numpy())
     study.rows["volumes"].append(key | {"subjects": len(totals)} | agreement)
 

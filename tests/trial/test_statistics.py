@@ -42,6 +42,11 @@ def test_delong_bounds_cover_the_area_of_two_normal_classes():
     assert 0.91 < hits / 400 < 0.98
 
 
+def test_no_interval_is_said_of_three_lesions_that_are_all_seen():
+    lesion, subjects = np.arange(6) < 3, np.arange(6) % 3
+    assert st.area((lesion * 9.0 + np.arange(6))[None], lesion, subjects) == {"auc": 1.0}
+
+
 def test_bootstrap_resamples_subjects_and_not_lesions():
     rng = np.random.default_rng(1)
     subjects, lesion = np.tile(np.repeat(np.arange(20), 30), 2), np.arange(1200) < 600

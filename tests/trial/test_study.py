@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -16,14 +17,19 @@ from skeletons import anat, scan_at
 
 from h2lo_bids.bids.derivatives import result_files
 from h2lo_bids.bids.discover import Discovery, ImageSource
+from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_values
 from h2lo_bids.cli.participant import SubjectTask
 from h2lo_bids.cli.subject import examine
 from h2lo_bids.errors import NoMatchError, UsageError
 from h2lo_bids.evaluation.catalogue import write_table
+from h2lo_bids.models.bundle import default_bundle
+from h2lo_bids.outputs import NATIVE, output_paths
 from h2lo_bids.reports.records import Failure, ScanReport, write_scan_failure
 from h2lo_bids.settings import Settings
-from h2lo_bids.trial.condition import conditions_of
+from h2lo_bids.synthesis.noise import PROBES, NoiseModel
+from h2lo_bids.synthesis.options import EngineOptions
+from h2lo_bids.trial.condition import Images, conditions_of
 from h2lo_bids.trial.report import KEY, write_reader_set, write_trial_report
 from h2lo_bids.trial.study import RATINGS, SEVERAL, collect
 
@@ -72,10 +78,56 @@ def test_a_word_without_equals_begins_a_condition(tmp_path):
         (["a-b"], "letters and digits"),
         (["a", "slice-profile=round"], "the profiles are box"),
         (["a", "realisations=0"], "the observer needs noise"),
+        (["a", "lf-grid=2x2x2", "b", "slice-thickness=8"], "b: slice-profile and slice-thickness"),
     ],
 )
 def test_a_condition_that_makes_no_sense_is_one_line(tmp_path, words, line, refused):
     assert line in refused(UsageError, check_values, settings(tmp_path, *words))
+
+
+def images_of(root, models, *words):
+    """Give the trial's images of a scan that is there, of a model."""
+    options = Settings(root, root / "out", "trial", labels=(("x", root),), condition=words)
+    scan, shape = (
+        Scan(root / "sub-01_T1w.nii.gz", "01", None, "T1w", (("sub", "01"),)),
+        (16, 18, 20),
+    )
+    affine, brain = np.diag([6.0, 6, 6, 1]), np.zeros(shape, np.uint8)
+    brain[3:-3, 3:-3, 3:-3] = 1
+    data = (50 + 50 * np.random.default_rng(0).random(shape)) * brain
+    data[8, 8, 8] = 1000
+    paths = output_paths(root / "out", scan, (NATIVE,))
+    for path in (scan.path, *paths.values()):
+        array = brain if path == paths["mask"] else data
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array.astype(np.float32), affine), path)
+    return Images(scan, options, EngineOptions(), lambda _, path: models[path and path.name])
+
+
+def test_a_model_of_the_same_weights_that_is_used_otherwise_makes_another_image(tmp_path):
+    greatest = default_bundle("T1w", method="identity")  # one voxel decides its scale
+    robust = replace(greatest, metadata=greatest.metadata | {"scaling": "robust"})
+    models = {None: greatest}
+    *_, dark = images_of(tmp_path, models, "c").write()
+    models[None] = robust
+    *_, bright = images_of(tmp_path, models, "c").write()
+    assert dark.data[dark.brain].mean() < 0.2 < 0.5 < bright.data[bright.brain].mean()
+    models |= {"m": greatest, "n": robust}
+    *_, dark, bright = images_of(tmp_path, models, "d", "model=m", "e", "model=n").write()
+    assert dark.data[dark.brain].mean() < 0.2 < 0.5 < bright.data[bright.brain].mean()
+
+
+def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
+    size = {"spacing": (6.0,) * 3, "shape": (16, 18, 20)}
+    spectrum = {"frequencies": ((0.0, 1.0),) * 3, "power": (0.0,) * 8, "quantiles": tuple(PROBES)}
+    models, bundle = {}, default_bundle("T1w", method="identity")
+    for name, deviation in (("quiet", 0.0), ("loud", 0.02)):
+        noise = NoiseModel((0.5,), (deviation,), **spectrum, **size).to_dict()
+        models[name] = replace(bundle, metadata=bundle.metadata | {"noise": noise})
+    images = images_of(tmp_path, models, "a", "model=quiet", "b", "model=loud")
+    for _, image, noisy in images.realisations(images.write(), 2):
+        added = (noisy - image.data)[image.brain].std()
+        assert added == pytest.approx({"a": 0, "b": 0.02}[image.name], rel=0.3)
 
 
 @pytest.mark.parametrize("names", [["my-lesions"], ["brain"], ["a", "a"]])
@@ -123,6 +175,7 @@ def write_ratings(out_dir, subjects, realisations=8, seed=0, signal=1.0):
                        "voxel_volume": 8.0, "grid": "2x2x2"}
                 for name, noise in CONDITIONS.items()
             },
+            "Models": dict.fromkeys(CONDITIONS, "of this digest"),
         }  # fmt: skip
         path.with_suffix(".json").write_text(json.dumps(content))
 
@@ -217,13 +270,14 @@ def test_few_participants_are_told_and_still_rated(tmp_path):
     assert collect(tmp_path).notes == []
 
 
-def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path):
+@pytest.mark.parametrize("part", ["Conditions", "Models"])
+def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path, part):
     write_ratings(tmp_path, 3)
     folder = tmp_path / "trial" / "ratings"
     (folder / "sub-0001_T2w_lesion.json").write_text("{")
     other = folder / "sub-0002_T2w_lesion.json"
     content = json.loads(other.read_text())
-    content["Conditions"]["quiet"]["noise_scale"] = 7
+    content[part]["quiet"] = "of other options, or another model"
     other.write_text(json.dumps(content))
     found = collect(tmp_path)
     assert sum("sub-0001" in note and "run its participant" in note for note in found.notes) == 1
@@ -258,7 +312,16 @@ def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
             image = nib.Nifti1Image(rng.random((8, 9, 6)).astype(np.float32), affine)
             image.header["descrip"] = f"sub-{subject}"
             nib.save(image, anat / f"sub-{subject}_{name}_T1w.nii.gz")
-    study = ("highfield", "thin", "thick")
+            # Of an earlier run, in which "thin" was another scanner, are others.
+            for res, text in (("", "2 mm"), ("res-5_", "5 mm")):
+                if "noise" in name:
+                    plain = anat / f"sub-{subject}_{res}{name}_T1w.nii.gz"
+                    nib.save(image, plain)
+                    said = f"Condition of a virtual trial: {text}; one realisation"
+                    plain.with_name(plain.name.replace("nii.gz", "json")).write_text(
+                        json.dumps({"Description": said})
+                    )
+    study = {"highfield": {}, "thin": {"text": "2 mm"}, "thick": {"text": "2 mm"}}
     assert write_reader_set(tmp_path, study, 9, seed=1) == []
     key = pd.read_csv(tmp_path / "trial" / KEY, sep="\t")
     assert Counter(key["condition"]) == {"highfield": 3, "thin": 3, "thick": 3}
@@ -271,4 +334,5 @@ def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
         assert made.header["descrip"].tobytes().strip(b"\0") == b""
         assert np.allclose(made.affine[:3, 3], 0)
     assert list(key["condition"]) != sorted(key["condition"])
+    assert not key["source"].str.contains("res-5").any()
     assert "18 images only" in write_reader_set(tmp_path, study, 99, seed=1)[0]
