@@ -277,7 +277,7 @@ def test_damaged_or_differing_ratings_are_named_and_the_rest_counts(tmp_path, pa
     (folder / "sub-0001_T2w_lesion.json").write_text("{")
     other = folder / "sub-0002_T2w_lesion.json"
     content = json.loads(other.read_text())
-    content[part]["quiet"] = "of other options, or another model"
+    content[part]["quiet"] = {"text": "quiet", "noise_scale": 7}
     other.write_text(json.dumps(content))
     found = collect(tmp_path)
     assert sum("sub-0001" in note and "run its participant" in note for note in found.notes) == 1
