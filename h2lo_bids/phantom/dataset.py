@@ -192,7 +192,7 @@ class _Person:
         lesions = place_lesions(subject.classes == WHITE, affine, plan, self._rng(0, 2))
         subject, mask = with_lesions(subject, lesions, plan.severity)
         folder = self._plan.out / DERIVATIVES / self.name / "ses-HF" / "anat"
-        sidecar = _lesion_sidecar(lesions, plan.severity, subject.tissues)
+        sidecar = _lesion_sidecar(lesions, self._plan, subject.tissues)
         stem = folder / f"{self.name}_ses-HF_label-lesion_mask"
         _write_image(stem, mask.astype(np.uint8), affine, sidecar)
         return subject
@@ -266,12 +266,12 @@ def _sidecar(protocol: Protocol, thickness: float) -> dict[str, Any]:
 
 
 def _lesion_sidecar(
-    lesions: Sequence[Lesion], severity: float, tissues: dict[str, Tissue]
+    lesions: Sequence[Lesion], plan: Plan, tissues: dict[str, Tissue]
 ) -> dict[str, Any]:
     """Return the JSON of a person's lesion mask, with each contrast to white matter."""
     contrasts = {}
     for contrast in CONTRASTS:
-        high, low = HIGH_FIELD[contrast], low_field(contrast, "axi")
+        high, low = HIGH_FIELD[contrast], low_field(contrast, "axi", plan.negative_kept)
         for name, protocol in ((f"3T {contrast}", high), (f"64mT axial {contrast}", low)):
             values = signal_of(protocol, tissues)
             ratio = values[NAMES.index("plaque")] / values[NAMES.index("white")]
@@ -280,7 +280,7 @@ def _lesion_sidecar(
         "Type": "Lesion",
         "Description": "Lesions planted in white matter; those of the label maps are not marked",
         "SpatialReference": "orig",
-        "Severity": severity,
+        "Severity": plan.lesions.severity,
         "ContrastToWhiteMatter": contrasts,
         "Lesions": [{"CentreMM": list(v.centre), "DiameterMM": v.diameter} for v in lesions],
     }

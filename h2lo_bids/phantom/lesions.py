@@ -49,8 +49,8 @@ def place_lesions(
     Raises
     ------
     UsageError
-        If a lesion is smaller than a voxel, a given place is not white matter, or no place
-        is left for a lesion.
+        If a lesion is smaller than a voxel, does not lie whole in white matter at a given place,
+        overlaps another there or holds no voxel, or no place is left for one.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -69,7 +69,15 @@ def place_lesions(
         if not inside or not white[index]:
             where = " ".join(f"{v:g}" for v in at)
             raise UsageError(f"--lesion-at {where}: is not white matter; give another place")
-        lesions.append(Lesion(at, plan.diameters[number % len(plan.diameters)]))
+        lesion = Lesion(at, plan.diameters[number % len(plan.diameters)])
+        ball = lesion_share([lesion], white.shape, affine) >= 0.5
+        if not ball.any() or (ball & ~white).any() or _overlaps(lesion, lesions):
+            where = " ".join(f"{v:g}" for v in at)
+            raise UsageError(
+                f"--lesion-at {where}: one of {lesion.diameter:g} mm leaves white matter there, "
+                "overlaps another, or holds no voxel's centre; give another place or diameter"
+            )
+        lesions.append(lesion)
     for number in range(len(lesions), len(lesions) + plan.count):
         diameter = plan.diameters[number % len(plan.diameters)]
         where = np.argwhere(depth >= diameter / 2) @ affine[:3, :3].T + affine[:3, 3]
@@ -85,6 +93,14 @@ def place_lesions(
         x, y, z = map(float, rng.choice(where[free]))
         lesions.append(Lesion((x, y, z), diameter))
     return tuple(lesions)
+
+
+def _overlaps(lesion: Lesion, others: Sequence[Lesion]) -> bool:
+    return any(
+        np.linalg.norm(np.subtract(lesion.centre, other.centre))
+        < (lesion.diameter + other.diameter) / 2
+        for other in others
+    )
 
 
 def lesion_share(lesions: Sequence[Lesion], shape: Sequence[int], affine: np.ndarray) -> np.ndarray:

@@ -221,7 +221,8 @@ def write_reader_set(
         old.unlink()
     for number, (name, path) in enumerate(chosen, start=1):
         word = f"image-{number:03d}"
-        image: Any = nib.load(path)
+        # What is left of the affine has no orientation.
+        image: Any = nib.as_closest_canonical(nib.load(path))
         data, sides = np.asarray(image.dataobj, dtype=np.float32), spacing_of(image.affine)
         save_nifti(nib.Nifti1Image(data, np.diag([*sides, 1.0])), folder / f"{word}.nii.gz")
         _write_png(data, sides, folder / f"{word}.png")

@@ -65,6 +65,24 @@ def test_random_places_are_whole_in_white_matter_and_apart() -> None:
         place_lesions(white, AFFINE, LesionPlan(1, (30.0,)), np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(
+    ("diameter", "places"),
+    [
+        (2.0, [(0, 0, 0)]),  # between eight voxels, of which it would hold none
+        (10.0, [(-19, 1, 1)]),  # at the border of white matter
+        (10.0, [(1, 1, 1), (5, 1, 1)]),
+    ],
+)
+def test_a_given_place_that_shows_another_lesion_than_was_asked_for_is_refused(diameter, places):
+    affine, white = np.diag([2.0, 2.0, 2.0, 1.0]), np.zeros((40, 40, 40), bool)
+    affine[:3, 3] = -39
+    white[10:30, 10:30, 10:30] = True
+    plan = LesionPlan(diameters=(diameter,), places=tuple(places))
+    where = " ".join(map(str, places[-1]))
+    with pytest.raises(UsageError, match=f"--lesion-at {where}: one of {diameter:g} mm leaves"):
+        place_lesions(white, affine, plan, np.random.default_rng(0))
+
+
 def test_command_line_plants_the_same_lesions_in_every_scan(tmp_path, ball_folder) -> None:
     common = ["--resolution", "3", "--labels", str(ball_folder), "--lf"]
     at = ["--lesion-at", "34", "0", "0", "--lesion-diameter", "18"]

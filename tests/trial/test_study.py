@@ -303,7 +303,7 @@ def test_a_thousand_participants_are_collected(tmp_path):
 
 
 def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
-    rng, affine = np.random.default_rng(0), np.diag([2.0, 2.0, 4.0, 1.0])
+    rng, affine = np.random.default_rng(0), np.diag([-2.0, 2.0, 4.0, 1.0])  # towards the left
     for subject in range(1, 7):
         anat = tmp_path / f"sub-{subject}" / "anat"
         anat.mkdir(parents=True)
@@ -330,7 +330,8 @@ def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
     assert len(files) == 18
     for image, source in zip(key["image"], key["source"], strict=True):
         made = nib.load(tmp_path / "trial" / "reader_set" / f"{image}.nii.gz")
-        assert np.array_equal(made.get_fdata(), nib.load(tmp_path / source).get_fdata())
+        assert np.array_equal(made.get_fdata(), nib.load(tmp_path / source).get_fdata()[::-1])
+        assert nib.aff2axcodes(made.affine) == ("R", "A", "S")
         assert made.header["descrip"].tobytes().strip(b"\0") == b""
         assert np.allclose(made.affine[:3, 3], 0)
     assert list(key["condition"]) != sorted(key["condition"])

@@ -186,7 +186,7 @@ class Cohort:
 
         def opened(scan: CohortScan, name: str, low: Path | None) -> Pair:
             files = [path for path in (scan.high, scan.mask, low) if path is not None]
-            made_by = (self.bundle.sha256, self.bundle.method, self.seed) if self.bundle else ()
+            made_by = (self.bundle.digest, self.seed) if self.bundle else ()
             stamps = [stamp(path) for path in files]
             key = digest([__version__, stamps, made_by, frame.to_dict()])
             kept = cache / f"{name}_{key}.npy"

@@ -25,6 +25,9 @@ from h2lo_bids.training.experiments.fits import SPLITS
 from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
+_BY_METHOD = ("starts_from", "learning_rate", "schedule")
+"""Options that differ between the methods of one run."""
+
 
 def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path | None:
     """Write the tables of each contrast, and the methods text, from the folds that are done.
@@ -115,11 +118,11 @@ def gather_scores(
             if record is None:
                 continue
             own = terms_of(record)
-            same = all(terms[key] == own[key] for key in terms.keys() & own.keys())
+            same = _same_terms(terms, own, asked=method in settings.arms)
             differs = "" if same else "other pairs or options"
             if record.get("fold") != fold.recorded:
                 differs = "another division of the subjects"
-            if differs and method not in settings.arms:
+            if differs:
                 send(note(f"{folder}: of {differs}; not in the table", "warning"))
                 continue
             terms = {**own, **terms}
@@ -142,6 +145,17 @@ def terms_of(record: dict[str, Any]) -> dict[str, Any]:
     schedule = (record.get("options") or {}).get("schedule")
     options = {**(record.get("given") or {}), **({"schedule": schedule} if schedule else {})}
     return {**terms, "options": options}
+
+
+def _same_terms(some: Mapping[str, Any], other: Mapping[str, Any], *, asked: bool) -> bool:
+    """Whether terms agree; of methods that one run asks for, but for what follows from each."""
+    for key in some.keys() & other.keys():
+        both = some[key], other[key]
+        if asked and key == "options":
+            both = tuple({k: v for k, v in o.items() if k not in _BY_METHOD} for o in both)
+        if both[0] != both[1]:
+            return False
+    return True
 
 
 def report(settings: Settings, failures: tuple[Failure, ...], send: Send) -> Path:

@@ -116,13 +116,21 @@ def site_metadata(
     schedule: str = "",
 ) -> dict[str, Any]:
     """Return what the bundle says of the model."""
-    pairs, options = job.pairs_in(*PARTS), job.adapted
+    # Not those that are tested on: they had no part in the weights.
+    pairs, options = job.pairs_in(*PARTS[:2]), job.adapted
     keys = ["InputMagneticFieldStrength", "MagneticFieldStrength"]
     source, target = (_median(pairs, key) for key in keys[:: -1 if job.task == ENHANCE else 1])
     kind = "simulated" if any(pair.simulated for pair in pairs) else "real"
     parts = {part: list(getattr(job.fold, part)) for part in PARTS}
     parts["initial"] = sorted(training_subjects(job.initial)) if job.initial else []
     parts["cohort"] = sorted({_label(pair) for part in job.cohort_pairs() for pair in part})
+    outcome = outcome_of(job, result)
+    description = _description(pairs, f"{_tesla(source)} and {_tesla(target)}")
+    if parts["cohort"]:
+        people = counted(len(parts["cohort"]), "subject")
+        description += f", after synthesized low-field images of {people}"
+    if start := outcome["initial"]:
+        description += f", from the weights of {start['name']} ({start['pairs']} pairs)"
     return {
         "name": name,
         "title": CATALOGUE[job.recipe].title,
@@ -133,7 +141,7 @@ def site_metadata(
         "target_field_strength": target,
         "training_data": {
             "kind": kind,
-            "description": _description(pairs, f"{_tesla(source)} and {_tesla(target)}"),
+            "description": description,
             # A model of all pairs has no part to test on.
             "subjects": {part: who for part, who in parts.items() if who or part in PARTS[:2]},
             "pairs": len(pairs),
@@ -144,7 +152,7 @@ def site_metadata(
         "training": {
             "options": asdict(options),
             "schedule": schedule or None,
-            **outcome_of(job, result),
+            **outcome,
         },
         "seed": options.seed,
         "software": software(),

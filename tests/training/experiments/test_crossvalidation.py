@@ -272,6 +272,8 @@ def test_a_fold_says_what_it_started_from_and_why_it_ended(
     assert record["initial"] == known
     made = load_bundle(job.folder / "bundle")
     assert made.metadata["training"]["initial"] == known
+    told = made.metadata["training_data"]["description"]
+    assert told.endswith(", from the weights of h2lo_T1w_fold-0 (simulated pairs)")
     before, after = (load_model(bundle).state_dict() for bundle in (start, made))
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, atol=1e-7, rtol=0)

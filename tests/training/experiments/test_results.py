@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,21 @@ def test_methods_of_other_options_stay_out_of_the_table(tmp_path, steps, taken):
     warnings = [event["text"] for event in said if event.get("level") == "warning"]
     assert len(warnings) == (0 if taken else 2)
     assert all("h2lo-nograd" in text and "other pairs or options" in text for text in warnings)
+
+
+@pytest.mark.parametrize("fault", ["", "division", "steps"])
+def test_reports_only_mixes_no_runs_though_every_method_is_asked_for(tmp_path, fault):
+    write_splits(tmp_path / "splits.tsv", {"T1w": FOLDS})
+    for fold in FOLDS:
+        put_fold(tmp_path, "h2lo", fold, steps=100, level=0.5)
+        other = replace(fold, test=("05",), validation=("01",)) if fault == "division" else fold
+        put_fold(tmp_path, "pix2pix", other, steps=5000 if fault == "steps" else 100, level=0.6)
+    said = []
+    how = {"level": "benchmark", "method": ("h2lo", "pix2pix"), "reports_only": True}
+    collect(Settings(bids_dir=tmp_path, out_dir=tmp_path, **how), (), said.append)
+    table = (tmp_path / "table1.tsv").read_text()
+    assert ("pix2pix" in table) == (not fault)
+    assert len([event for event in said if event.get("level") == "warning"]) == 2 * bool(fault)
 
 
 def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:

@@ -72,6 +72,9 @@ def test_the_record_says_that_nothing_was_done(folds: list[FoldJob]) -> None:
     bundle = load_bundle(folds[0].folder / "bundle")
     assert isinstance(load_model(bundle), Identity)
     assert "0 parameters" in bundle.card
+    # Of four people two are tested on, one chooses the weights and one is trained on.
+    assert bundle.metadata["training_data"]["description"].startswith("2 simulated T1w pairs of 2 ")
+    assert "Learned from 2 simulated pairs of 2 subjects" in " ".join(bundle.card.split())
     assert "Nothing was fitted; 0.0 minutes." in bundle.card
     for word in ("Adam", "SIREN", "neural operator", "conditional median", "Varied"):
         assert word not in bundle.card
