@@ -150,10 +150,10 @@ def terms_of(record: dict[str, Any]) -> dict[str, Any]:
 def _same_terms(some: Mapping[str, Any], other: Mapping[str, Any], *, asked: bool) -> bool:
     """Whether terms agree; of methods that one run asks for, but for what follows from each."""
     for key in some.keys() & other.keys():
-        both = some[key], other[key]
+        one, two = some[key], other[key]
         if asked and key == "options":
-            both = tuple({k: v for k, v in o.items() if k not in _BY_METHOD} for o in both)
-        if both[0] != both[1]:
+            one, two = ({k: v for k, v in o.items() if k not in _BY_METHOD} for o in (one, two))
+        if one != two:
             return False
     return True
 
