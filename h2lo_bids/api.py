@@ -121,7 +121,8 @@ def synthesize(
     affine
         (4, 4), voxel indices to mm in RAS+; for arrays only.
     mask
-        Brain mask on the image's grid, of the same kind as `image`; None looks for the brain.
+        Brain mask on the image's grid, of the same kind as `image`; it is compared with the
+        brain that is found, and refused if it lies elsewhere. None takes the brain found.
     voxel_size
         Three sides in mm along the image's axes, as a scanner's 1.6 x 1.6 x 5; None keeps
         the image's grid.

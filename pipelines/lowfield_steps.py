@@ -29,7 +29,7 @@ from h2lo_bids.imaging.brain import BrainMask
 from h2lo_bids.imaging.normalise import max_normalise, scale_image
 from h2lo_bids.imaging.profile import negative_lines
 from h2lo_bids.imaging.resample import frame_grid, placed, resample_mask
-from h2lo_bids.io import atomic_write_bytes, save_nifti
+from h2lo_bids.io import atomic_write_bytes, common_lock, exclusive, save_nifti
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.training.experiments.leaks import encode, fingerprint
 from pipelines.engine import AnyFile, InFile, Label, Source, add, interface, load_image
@@ -261,11 +261,6 @@ def write_pair(
     """
     out = {key: Path(out_dir) / name for key, name in out_names.items()}
     files, brain = _pair_images(folder, volume, lowfield, mask_file)
-    out["record"].unlink(missing_ok=True)
-    write_sidecar(out["hf"], sidecars["hf"])
-    write_sidecar(out["mask"], {**sidecars["mask"], "BrainExtractionMethod": mask_method})
-    for key, file in files.items():
-        atomic_write_bytes(out[key], file.read_bytes())
     record = {
         **sidecars["lf"],
         "RegistrationCheck": check,
@@ -273,7 +268,14 @@ def write_pair(
         "Warnings": [*(warnings or ()), *(low_warnings or ())],
         "BrainFingerprint": brain,
     }
-    write_sidecar(out["lf"], record)
+    subject = out_names["record"].partition("/")[0]
+    with exclusive(common_lock(Path(out_dir), subject)):
+        out["record"].unlink(missing_ok=True)
+        write_sidecar(out["hf"], sidecars["hf"])
+        write_sidecar(out["mask"], {**sidecars["mask"], "BrainExtractionMethod": mask_method})
+        for key, file in files.items():
+            atomic_write_bytes(out[key], file.read_bytes())
+        write_sidecar(out["lf"], record)
     return {"out_name": out_names["record"]}
 
 

@@ -56,10 +56,9 @@ class PairOptions:
     def mask_of(self, scan: Scan) -> tuple[Path, str] | None:
         """Return path and URI of the brain mask that --derivatives hold for a scan, if one.
 
-        A low-field image that is a derivative itself has no mask of that name on its grid.
+        A low-field image of a derivative or of --lf-dir may have the name of another image's mask.
         """
-        derived = scan.dataset in dict(self.settings.derivatives)
-        return None if derived else given_mask(self.settings.derivatives, scan)
+        return given_mask(self.settings.derivatives, scan) if scan.dataset == "raw" else None
 
     def find_brain(self, workflow: pe.Workflow, name: str, scan: Scan) -> pe.Node:
         """Add the node that reads a scan and finds its brain."""
@@ -234,6 +233,7 @@ def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
     paths = pair_paths(out_dir, pair.hf, pair.contrast)
     mask = derivative_uri(paths["mask"], out_dir)
     uris, given = [scan.uri for scan in scans], how.mask_of(pair.hf)
+    own = [found[1] for scan in pair.lf if (found := how.mask_of(scan))]
     place = {"SpatialReference": pair.hf.uri, "Resolution": MODEL_FRAME}
     brain = {"SkullStripped": True, **place}
     record: dict[str, Any] = {
@@ -252,7 +252,7 @@ def _writer(pair: PairSource, fingerprint: str, how: PairOptions) -> Any:
         out_names={key: path.relative_to(out_dir).as_posix() for key, path in paths.items()},
         sidecars={
             "hf": sidecar("pairHF", Sources=[pair.hf.uri, mask], **brain),
-            "lf": sidecar("pairLF", Sources=[*uris, mask], **brain, **record),
+            "lf": sidecar("pairLF", Sources=[*uris, mask, *own], **brain, **record),
             "mask": sidecar(
                 "pairT2w" if pair.contrast == "T2w" else "pair",
                 Sources=[*uris, *([given[1]] if given else [])],

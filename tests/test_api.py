@@ -47,6 +47,14 @@ def test_arrays_come_back_as_arrays_and_the_mask_bounds_the_image(model) -> None
     assert 0 < low[mask].max() <= 1
 
 
+def test_an_image_of_two_files_gives_what_one_file_gives(model, tmp_path) -> None:
+    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
+    nib.Nifti1Image(head(1), affine).to_filename(tmp_path / "a.nii")
+    nib.Nifti1Pair(head(1), affine).to_filename(tmp_path / "a.img")
+    one, two = (synthesize(nib.load(tmp_path / name), model) for name in ("a.nii", "a.img"))
+    np.testing.assert_array_equal(one.get_fdata(), two.get_fdata())
+
+
 @pytest.mark.parametrize("sides", [None, (8.0, 8.0, 16.0)])
 def test_an_unlike_input_is_warned_of_on_every_grid(model, sides) -> None:
     volume, affine = head(1), np.diag([SPACING, SPACING, SPACING, 1.0])

@@ -115,9 +115,10 @@ def check_usage(settings: Settings) -> None:
             f"{settings.bids_dir}: no such folder; give the root of a BIDS dataset"
         )
     _check_places(settings)
-    if settings.work.resolve() == settings.out_dir.resolve():
+    out = settings.out_dir.resolve()
+    if settings.work.resolve() in (out, out / "logs"):
         raise UsageError(
-            f"--work-dir {settings.work}: is out_dir itself; choose another folder, "
+            f"--work-dir {settings.work}: is out_dir itself or its logs; choose another folder, "
             "or leave the option out"
         )
     _check_inputs(settings)

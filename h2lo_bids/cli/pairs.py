@@ -153,7 +153,8 @@ def prepare_participant(
     from pipelines.pairs import prepare_pairs
 
     how, crashes = _how(settings), logs / f"sub-{subject}"
-    for scan in dict.fromkeys(scan for pair in pairs for scan in (pair.hf, *pair.lf)):
+    scans = (scan for pair in pairs for scan in (pair.hf, *pair.lf, pair.donor) if scan)
+    for scan in dict.fromkeys(scans):
         if mask := how.mask_of(scan):
             send(note(f"{scan.stem}: brain mask {mask[0]}"))
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.

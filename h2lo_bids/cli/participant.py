@@ -12,7 +12,7 @@ from typing import Any
 from h2lo_bids.bids.derivatives import report_path, result_path, software_versions
 from h2lo_bids.bids.discover import Discovery, ImageSource, discover
 from h2lo_bids.bids.gather import Problem
-from h2lo_bids.bids.names import NIFTI, parse_name
+from h2lo_bids.bids.names import in_place, parse_name
 from h2lo_bids.cli.checks import Templates
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import (
@@ -38,7 +38,7 @@ from h2lo_bids.reports.records import (
     write_scan_failure,
 )
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import ENHANCE, SYNTHESIZE, Send
+from h2lo_bids.vocabulary import CONTRASTS, ENHANCE, SYNTHESIZE, Send
 from h2lo_bids.wording import all_counted, counted
 
 PROCESS = "h2lo_bids.cli.subject:process"
@@ -158,8 +158,11 @@ def unread_scans(settings: Settings, problems: Iterable[Problem]) -> list[Failur
     found = []
     for problem in problems:
         name = parse_name(problem.path.name) if settings.task == SYNTHESIZE else None
-        # Images that would be fused with others have no record of their own.
-        stem = name.stem if name and name.extension in NIFTI else ""
+        # Images that would be fused with others have no record, nor do misnamed ones: theirs would
+        # be that of another scan.
+        stem = ""
+        if name and name.suffix in CONTRASTS and in_place(problem.path, name):
+            stem = name.stem
         found.append(Failure("discovery", problem.message, "", stem))
     return found
 

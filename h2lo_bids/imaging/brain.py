@@ -224,7 +224,7 @@ def make_result(
     if not low <= result.volume_ml <= high:
         note = f"{name}: a brain mask of {result.volume_ml:.0f} ml; look at it or give another one"
         result = replace(result, notes=(*result.notes, note))
-    if (share := cut_share(mask)) > MAX_CUT_SHARE:
+    if mask.any() and (share := cut_share(mask)) > MAX_CUT_SHARE:
         note = (
             f"{name}: a border of the image cuts the brain, in {share:.0%} of a face of its box; a "
             "model knows whole brains alone, so look at the output before you use it"

@@ -106,11 +106,11 @@ def check_image(image: Any) -> nib.Nifti1Image:
         raise BadDataError(f"{name}: has {data.dtype} values; give real numbers")
     data = _three_dimensional(name, data.astype(np.float32))
     if fault := _fault(image.affine):
-        raise BadDataError(f"{name}: its affine is {fault}; reslice it or give another one")
+        raise BadDataError(f"{name}: its affine is {fault}; read it with read_image, or reslice it")
     _check_values(name, data)
     checked = nib.Nifti1Image(data, image.affine)
     if image.get_filename():
-        checked.set_filename(name)
+        checked.file_map["image"].filename = name  # of any format
     return checked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -169,6 +170,21 @@ def test_a_label_that_cannot_be_used_is_one_line_and_the_others_are_rated(trial_
     run(bids, tmp_path / "none", "trial", *words, "--participant-label", "02", code=66)
     (table,) = tmp_path.glob("none/logs/*/failures.tsv")
     assert [row["scan"] for row in rows_of(table)] == ["sub-02/anat/sub-02_T1w.nii.gz"]
+
+
+@pytest.mark.slow
+def test_a_misnamed_image_fails_alone(tmp_path):
+    bids, out = write_dataset(tmp_path / "bids", subjects=1, suffixes=("T1w",)), tmp_path / "out"
+    good = bids / "sub-01/anat/sub-01_T1w.nii.gz"
+    for name in ("sub-01/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T1W.nii.gz"):
+        shutil.copy(good, bids / name)
+    (bids / "sub-02/anat").mkdir(parents=True)
+    shutil.copy(good, bids / "sub-02/anat/sub-02_t1w.nii.gz")
+    made = agree(bids, out, "participant", "--method", "identity")
+    assert "sub-01/anat/sub-01_desc-lowfield_T1w.nii.gz" in made
+    ended = {row["scan"]: row["status"] for row in rows_of(out / "scans.tsv")}
+    assert ended == {"sub-01_T1w": "done", "n/a": "failed"}  # the latter of the participant
+    assert "sub-01_T1W.nii.gz" in (out / "sub-01.html").read_text()
 
 
 @pytest.mark.slow

@@ -136,11 +136,14 @@ def test_masks_of_derivatives_are_those_of_the_pair(source, tmp_path) -> None:
     found = [values.given_mask if isdefined(values.given_mask) else None for values in given]
     assert found == [str(names[source.hf]), None, str(names[source.lf[1]])]
     uri = f"bids:m:{names[source.hf].relative_to(root).as_posix()}"
-    assert uri in workflow.get_node("write").inputs.sidecars["mask"]["Sources"]
+    sidecars = workflow.get_node("write").inputs.sidecars
+    assert uri in sidecars["mask"]["Sources"]
+    assert f"bids:m:{names[source.lf[1]].relative_to(root).as_posix()}" in sidecars["lf"]["Sources"]
     first = pair_fingerprint(source, how)
     names[source.hf].write_bytes(b"another")
     assert len({before, first, pair_fingerprint(source, how)}) == 3
-    assert how.mask_of(replace(source.lf[1], dataset="m")) is None
+    for other in ("m", "lf"):  # a derivative, and --lf-dir
+        assert how.mask_of(replace(source.lf[1], dataset=other)) is None
 
 
 def test_a_record_that_is_none(tmp_path) -> None:
