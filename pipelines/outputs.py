@@ -136,6 +136,7 @@ def write_record(
     noticed: list[str] | None = None,
     warnings: list[str] | None = None,
     parts: list[str] | None = None,  # of enhancement: all scans, relative to their dataset
+    trained: list[str] | None = None,  # fusion of the model's training pairs
     errors: list[str] | None = None,  # of every scan; empty for one that was used
     coverage: list[float] | None = None,
 ) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def write_record(
         "figures": list(figures),
     }
     if parts is not None and errors is not None:
-        whole |= _parts(whole["warnings"], parts, errors, coverage or [])
+        whole |= _parts(whole["warnings"], parts, errors, coverage or [], trained or [])
     return {"record": json.loads(json.dumps(whole))}
 
 
@@ -169,7 +170,11 @@ WriteRecord = interface(write_record, always_run=True, record=dict[str, Any])
 
 
 def _parts(
-    warnings: list[str], parts: list[str], errors: list[str], coverage: list[float]
+    warnings: list[str],
+    parts: list[str],
+    errors: list[str],
+    coverage: list[float],
+    trained: list[str],
 ) -> dict[str, Any]:
     """Return which scans an enhanced image was made from, and what the others met."""
     every = list(zip(parts, errors, strict=True))
@@ -178,6 +183,14 @@ def _parts(
     for part, share in zip(used, coverage, strict=True):
         if share < MIN_COVERAGE:
             warnings.append(f"{part}: shows {share:.0%} of the brain; the rest is missing.")
+    way = "mrr" if len(used) > 1 else "none"
+    if trained and way not in trained:
+        kinds = ("one scan", "several fused scans")
+        given, seen = kinds if way == "none" else kinds[::-1]
+        warnings.append(
+            f"{Path(used[0]).name}: the input is {given}, and the model was trained on {seen}: "
+            "give it such, or a model that was trained on such scans."
+        )
     if lost:
         names = " and ".join(Path(part).name for part, *_ in lost)
         rest = " and ".join(Path(part).name for part in used)
@@ -221,7 +234,11 @@ def add_outputs(
     )  # fmt: skip
     written = _add_sinks(branch, products, check, record.get("errors"))
     parts = [part.relative_path for part in image.parts] if image.enhanced else None
-    step = WriteRecord(record=_record(branch), out_dir=run.settings.out_dir, parts=parts)
+    training = model.metadata.get("training_data") or {}
+    trained = [str(way) for way in training.get("fusion") or ()] if image.enhanced else None
+    step = WriteRecord(
+        record=_record(branch), out_dir=run.settings.out_dir, parts=parts, trained=trained
+    )
     add(
         branch.workflow, step, "ds_record", outputs=written,
         figures=[(node, "figures") for node in figures],

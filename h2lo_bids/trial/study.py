@@ -56,7 +56,7 @@ REGIONS = columns(
     mean="Mean in the image, voxels weighted by the share that is filled",
     sd="Standard deviation there",
     contrast="As hf_contrast",
-    cnr="As hf_cnr",
+    cnr="As hf_cnr; no noise was added to the image, so that a scanner shows less",
 )
 RATINGS = columns(
     condition="Condition of the trial; highfield is the high-field image",

@@ -17,7 +17,7 @@ from h2lo_bids.imaging.registration import Registration
 from h2lo_bids.models.frame import Frame
 from pipelines.engine import interface
 from pipelines.lowfield_steps import AlignScan
-from pipelines.outputs import WriteDerivative
+from pipelines.outputs import WriteDerivative, WriteRecord
 from pipelines.scan_steps import FindBrain, Prepare
 from pipelines.synthesis_steps import RegisterToTemplate, RegridMask, Synthesize
 
@@ -290,6 +290,31 @@ def test_a_fused_image_names_the_scans_that_were_used_alone(tmp_path, lost):
     assert content["SpatialReference"] == used[0]
     assert content["Fusion"] == ("mrr" if len(used) > 1 else "none")
     assert ("RegistrationMethod" in content) == (len(used) > 1)
+
+
+@pytest.mark.parametrize(
+    ("trained", "errors", "said"),
+    [
+        (["mrr"], ["", "", ""], ""),
+        (["none"], ["", "", ""], "the input is several fused scans"),
+        (["mrr"], ["", "BadDataError: x", "BadDataError: y"], "the input is one scan"),
+        (["mrr", "none"], ["", "BadDataError: x", "BadDataError: y"], ""),
+        ([], ["", "", ""], ""),
+    ],
+)
+def test_an_input_of_another_kind_than_the_model_was_trained_on_is_warned_of(
+    tmp_path, trained, errors, said
+):
+    image = _save(_ball(), tmp_path / "x.nii.gz")
+    step = WriteRecord(
+        record={}, out_dir=str(tmp_path), checked=image, mask=image, mask_method="given",
+        outputs=[], figures=[], figure_files=[], device="cpu", parts=["a", "b", "c"],
+        errors=errors, coverage=[1.0] * errors.count(""), trained=trained,
+    )  # fmt: skip
+    lines = step.run().outputs.record["warnings"]
+    found = [line for line in lines if "the model was trained on" in line]
+    assert len(found) == bool(said)
+    assert not said or said in found[0]
 
 
 def test_an_error_of_a_step_is_kept_as_one_line(tmp_path):
