@@ -147,24 +147,26 @@ def conditions_of(settings: Settings) -> tuple[Condition, ...]:
             conditions[-1] = replace(conditions[-1], **read)
     if settings.level == "trial":
         conditions = conditions or [base]
-    for condition in conditions:
-        _check(condition, base, rated=settings.level == "trial")
+    _check(conditions, base, settings)
     return tuple(conditions)
 
 
-def _check(condition: Condition, base: Condition, *, rated: bool) -> None:
+def _check(conditions: Sequence[Condition], base: Condition, settings: Settings) -> None:
     """Refuse what would change nothing, or nothing could be learnt of."""
-    pairs = ((c.slice_profile, c.slice_thickness) for c in (condition, base))
-    if condition.lf_grid is None and len({*pairs}) > 1:
-        raise UsageError(
-            f"--condition {condition.name}: slice-profile and slice-thickness need the slices of a "
-            "grid; add lf-grid=XxYxZ"
-        )
-    if rated and condition.realisations < 2:
-        raise UsageError(
-            f"--condition {condition.name} realisations={condition.realisations}: the "
-            "observer needs noise; give 2 realisations or more"
-        )
+    need = "slice-profile and slice-thickness need the slices of a grid; add"
+    sliced = settings.slice_profile or settings.slice_thickness
+    if sliced and not any(c.lf_grid for c in (base, *conditions)):
+        raise UsageError(f"--{need} --lf-grid XxYxZ")
+    for c in conditions:
+        if c.lf_grid is None and (c.slice_profile, c.slice_thickness) != (
+            base.slice_profile, base.slice_thickness
+        ):  # fmt: skip
+            raise UsageError(f"--condition {c.name}: {need} lf-grid=XxYxZ")
+        if settings.level == "trial" and c.realisations < 2:
+            raise UsageError(
+                f"--condition {c.name} realisations={c.realisations}: the observer needs noise; "
+                "give 2 realisations or more"
+            )
 
 
 def _take(option: str, name: str, taken: set[str]) -> None:

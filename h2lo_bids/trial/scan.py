@@ -242,7 +242,7 @@ class Examination:
                 "Description": f"{label.name}, by the share of each voxel that it fills",
                 "Sources": [label.path.as_uri()],
                 "SpatialReference": known.get("SpatialReference", native),
-                **({"Resolution": grid.resolution} if grid.resolution else {}),
+                **({"Resolution": grid.meaning} if grid.resolution else {}),
                 "Software": software_versions(),
             }
             write_sidecar(path, content)

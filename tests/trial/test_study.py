@@ -130,6 +130,13 @@ def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
         assert added == pytest.approx({"a": 0, "b": 0.02}[image.name], rel=0.3)
 
 
+def test_slices_without_a_grid_are_refused(tmp_path, refused):
+    for words in ((), ("a", "noise-scale=2")):
+        asked = settings(tmp_path, *words, slice_thickness=8.0)
+        assert "add --lf-grid" in refused(UsageError, check_values, asked)
+    check_values(settings(tmp_path, "a", "b", "lf-grid=2x2x4", slice_thickness=8.0))
+
+
 @pytest.mark.parametrize("names", [["my-lesions"], ["brain"], ["a", "a"]])
 def test_a_label_needs_a_name_that_no_other_output_has(tmp_path, names, refused):
     labels = tuple((name, tmp_path) for name in names)
