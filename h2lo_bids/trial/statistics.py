@@ -183,6 +183,17 @@ def sensitivity(seen: np.ndarray) -> dict[str, float]:
     }
 
 
+def _quantile(groups: int) -> float:
+    """Return how many errors wide an interval is on either side, errors clustered by groups.
+
+    Student's with a degree of freedom less than groups: the sandwich's errors are themselves of
+    so few (Cameron and Miller 2015, J. Hum. Resour. 50:317). One group has none.
+    """
+    from scipy.stats import t
+
+    return float(t.ppf(1 - ALPHA / 2, groups - 1)) if groups > 1 else _Z
+
+
 def diameter_seen(
     diameters: np.ndarray, seen: np.ndarray, groups: np.ndarray, probability: float = 0.8
 ) -> dict[str, float]:
@@ -214,7 +225,8 @@ def diameter_seen(
     gradient = np.array([-1 / b, -wanted / b])
     error = math.sqrt(max(float(gradient @ np.asarray(fit.cov_params()) @ gradient), 0.0))
     # Where the fit nearly separates its covariance is not known, and the interval NaN.
-    low, high = (math.exp(min(wanted + s * _Z * error, 50)) for s in (-1, 1))
+    wide = _quantile(codes.max() + 1) * error
+    low, high = (math.exp(min(wanted + s * wide, 50)) for s in (-1, 1))
     return {
         "diameter80": math.exp(min(wanted, 50)), "diameter80_low": low, "diameter80_high": high,
         "intercept": a, "slope": b,
@@ -294,6 +306,7 @@ def dose_response(
         empty where the dose or what is seen does not vary, or there is one subject.
     """
     import statsmodels.api as sm
+    from scipy.stats import t
 
     if min(np.ptp(dose), np.ptp(seen)) < _LEAST_SPREAD or len(np.unique(groups)) < 2:
         return {}
@@ -307,7 +320,10 @@ def dose_response(
             cov_struct=sm.cov_struct.Exchangeable(),
         ).fit()  # fmt: skip
     b, error = float(fit.params[1]), float(fit.bse[1])
-    if not np.isfinite([b, error]).all() or abs(b) > 100:
+    if not np.isfinite([b, error]).all() or abs(b) > 100 or not error > 0:
         return {}
-    odds, low, high = (math.exp(np.clip(b + s * _Z * error, -300, 300)) for s in (0, -1, 1))
-    return {"odds": odds, "low": low, "high": high, "p": float(fit.pvalues[1])}
+    count = len(np.unique(groups))
+    wide = _quantile(count) * error
+    odds, low, high = (math.exp(np.clip(b + s * wide, -300, 300)) for s in (0, -1, 1))
+    p = 2 * float(t.sf(abs(b) / error, count - 1))
+    return {"odds": odds, "low": low, "high": high, "p": p}

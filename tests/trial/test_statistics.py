@@ -106,6 +106,33 @@ def test_the_diameter_seen_is_that_of_the_curve_it_was_drawn_from():
         assert "diameter80" not in st.diameter_seen(diameters, other, np.arange(3000) // 10)
 
 
+@pytest.mark.parametrize("people", [2, 3])
+def test_intervals_of_few_people_hold_what_they_claim(people):
+    rng, truth, covered, found_an_effect = (
+        np.random.default_rng(0),
+        math.log(5) + math.log(4) / 2,
+        [],
+        [],
+    )
+    groups = np.repeat(np.arange(people), 12)
+    both, dose = np.tile(groups, 2), np.repeat([1.0, 2.0], len(groups))
+    for _ in range(100):
+        diameters = rng.uniform(2, 15, len(groups))
+        logit = 2 * (np.log(diameters) - math.log(5))
+        seen = (rng.random(len(groups)) < 1 / (1 + np.exp(-logit))).astype(float)
+        found = st.diameter_seen(diameters, seen, groups)
+        ends = [math.log(found.get(f"diameter80_{end}", math.nan)) for end in ("low", "high")]
+        if np.isfinite(ends).all():
+            covered.append(ends[0] <= truth <= ends[1])
+        # A dose that each person takes in another way, and all together in none.
+        logit = np.tile(logit, 2) + rng.normal(0, 0.5, people)[both] * (dose - 1)
+        seen = (rng.random(len(both)) < 1 / (1 + np.exp(-logit))).astype(float)
+        if effect := st.dose_response(seen, dose, np.tile(diameters, 2), both):
+            found_an_effect.append(effect["p"] < 0.05)
+    assert np.mean(covered) > 0.9
+    assert np.mean(found_an_effect) < 0.14
+
+
 def test_a_diameter_that_nothing_bounds_stands_without_an_interval():
     diameters = np.repeat([2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0], 12)
     seen = np.where(diameters > 2, 1.0, 0.5)  # all but the smallest, each time
