@@ -329,14 +329,15 @@ class Examination:
             self._images.options, sha256(label.path.read_bytes()), list(RATINGS),
         )  # fmt: skip
         if digest_of(table) == digest:
+            self.notes += read_json(sidecar).get("Notes", ())
             return
         places = [*lesions, *ls.healthy_places(lesions, head, seed=self._images.seed)]
         lost = len(lesions) - len({p.number for p in places[len(lesions) :]})
-        if lost:
-            self.notes.append(
-                f"{label.path}: {lost} of {len(lesions)} lesions have no healthy place like the "
-                "tissue around them; the observers compare them with those of the others"
-            )
+        text = (
+            f"{label.path}: {lost} of {len(lesions)} lesions have no healthy place like the tissue "
+            "around them; the observers compare them with those of the others"
+        )
+        self.notes += (notes := [text] if lost else [])
         rows, crops = self._look(places, images)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **crops)  # type: ignore[arg-type]
@@ -347,7 +348,7 @@ class Examination:
             "InputDigest": digest, "Scan": self._scan.relative_path, "Label": label.name,
             "Training": sorted(kinds),
             "Conditions": {c.name: c.described for c in self._images.conditions},
-            "Models": models,
+            "Models": models, "Notes": notes,
         }  # fmt: skip
         write_json(sidecar, RATINGS | study)
 

@@ -319,7 +319,7 @@ def dose_response(
             seen, np.column_stack(columns), groups=groups, family=sm.families.Binomial(),
             cov_struct=sm.cov_struct.Exchangeable(),
         ).fit()  # fmt: skip
-    b, error = float(fit.params[1]), float(fit.bse[1])
+        b, error = float(fit.params[1]), float(fit.bse[1])
     if not np.isfinite([b, error]).all() or abs(b) > 100 or not error > 0:
         return {}
     count = len(np.unique(groups))

@@ -31,6 +31,7 @@ from h2lo_bids.synthesis.noise import PROBES, NoiseModel
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.trial.condition import Images, conditions_of
 from h2lo_bids.trial.report import KEY, write_reader_set, write_trial_report
+from h2lo_bids.trial.scan import Examination
 from h2lo_bids.trial.study import RATINGS, SEVERAL, collect
 
 
@@ -128,6 +129,23 @@ def test_conditions_of_one_grid_have_the_noise_of_their_models(tmp_path):
     for _, image, noisy in images.realisations(images.write(), 2):
         added = (noisy - image.data)[image.brain].std()
         assert added == pytest.approx({"a": 0, "b": 0.02}[image.name], rel=0.3)
+
+
+def test_a_lesion_without_a_healthy_place_is_told_again_by_a_run_that_resumes(tmp_path):
+    bundle = default_bundle("T1w", method="identity")
+    size = {"spacing": (6.0,) * 3, "shape": (16, 18, 20), "quantiles": tuple(PROBES)}
+    noise = NoiseModel(
+        (0.5,), (0.02,), frequencies=((0.0, 1.0),) * 3, power=(0.0,) * 8, **size
+    ).to_dict()
+    models = {None: replace(bundle, metadata=bundle.metadata | {"noise": noise})}
+    lesion = np.zeros((16, 18, 20), np.uint8)
+    lesion[4:12, 4:14, 4:16] = 1  # nearly all of the brain
+    path = tmp_path / "sub-01" / "anat" / "sub-01_label-lesion_mask.nii.gz"
+    path.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(lesion, np.diag([6.0, 6, 6, 1])), path)
+    told = [Examination(images_of(tmp_path, models, "c")).run().notes for _ in range(2)]
+    assert told[0] == told[1]
+    assert sum("1 of 1 lesions have no healthy place" in text for text in told[1]) == 1
 
 
 def test_slices_without_a_grid_are_refused(tmp_path, refused):
