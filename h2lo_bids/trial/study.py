@@ -27,7 +27,7 @@ DIAMETERS = (0, 3, 5, 7, 10, 15, math.inf)
 CONTRASTS = (0, 0.1, 0.2, 0.35, 0.6, math.inf)
 SPECIFICITY = 0.9
 """Share of the healthy places that a lesion which counts as seen is rated above."""
-SEVERAL = 5
+SEVERAL = st.SEVERAL
 """Participants from which on the Hotelling observer is trained on others only."""
 _DOSES = ("noise_scale", "slice_thickness", "voxel_volume")
 _UNRATED = {
@@ -90,7 +90,8 @@ TABLES = {
         auc="Area under the ROC curve, mean over realisations",
         delong_low="95 % interval by DeLong over lesions and places; n/a if all are in order",
         delong_high="Its upper end",
-        boot_low="95 % interval by the bootstrap over participants; n/a if all are in order",
+        boot_low="95 % interval by the bootstrap over participants; n/a with fewer than 5 of "
+        "them or if all are in order",
         boot_high="Its upper end",
         dprime="d' of normal classes with this area",
         **_SHARE,

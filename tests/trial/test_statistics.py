@@ -43,7 +43,7 @@ def test_delong_bounds_cover_the_area_of_two_normal_classes():
 
 
 def test_no_interval_is_said_of_three_lesions_that_are_all_seen():
-    lesion, subjects = np.arange(6) < 3, np.arange(6) % 3
+    lesion, subjects = np.arange(6) < 3, np.arange(6)
     assert st.area((lesion * 9.0 + np.arange(6))[None], lesion, subjects) == {"auc": 1.0}
 
 
@@ -56,6 +56,14 @@ def test_bootstrap_resamples_subjects_and_not_lesions():
     one = st.area(lesion[None].astype(float), lesion, np.zeros(1200))
     assert one["auc"] == 1
     assert "boot_low" not in one
+
+
+@pytest.mark.parametrize("people", [1, 2, 4, 5])
+def test_few_people_bound_no_area_of_others(people):
+    lesion, subjects = np.arange(200) % 2 > 0, np.arange(200) % people
+    found = st.area(np.random.default_rng(0).normal(lesion, 1)[None], lesion, subjects)
+    assert ("boot_low" in found) == (people >= 5)
+    assert found["delong_low"] < found["auc"]
 
 
 def test_weights_of_the_bootstrap_agree_with_repeating_the_subjects():
