@@ -171,7 +171,10 @@ def _check(conditions: Sequence[Condition], base: Condition, settings: Settings)
 
 def _take(option: str, name: str, taken: set[str]) -> None:
     """Add a name, which becomes a ``desc`` label, to those of other outputs."""
-    if not re.fullmatch(r"[A-Za-z0-9]+", name) or name in taken:
+    # A T2w scan's label is named for its contrast, and draws after their image.
+    same = {name, name.removesuffix("T2w"), f"{name}T2w"} if option == "--labels" else {name}
+    drawn = re.search(r"noise\d+$", name)
+    if not re.fullmatch(r"[A-Za-z0-9]+", name) or drawn or same & taken:
         raise UsageError(
             f"{option} {name}: a name is of letters and digits, and not one that other outputs have"
         )

@@ -77,6 +77,8 @@ def test_a_word_without_equals_begins_a_condition(tmp_path):
         (["lowfield"], "not one that other outputs have"),
         (["a", "a"], "not one that other outputs have"),
         (["a-b"], "letters and digits"),
+        (["lowfieldnoise02"], "not one that other outputs have"),
+        (["a", "anoise01"], "not one that other outputs have"),
         (["a", "slice-profile=round"], "the profiles are box"),
         (["a", "realisations=0"], "the observer needs noise"),
         (["a", "lf-grid=2x2x2", "b", "slice-thickness=8"], "b: slice-profile and slice-thickness"),
@@ -155,12 +157,12 @@ def test_slices_without_a_grid_are_refused(tmp_path, refused):
     check_values(settings(tmp_path, "a", "b", "lf-grid=2x2x4", slice_thickness=8.0))
 
 
-@pytest.mark.parametrize("names", [["my-lesions"], ["brain"], ["a", "a"]])
+@pytest.mark.parametrize("names", [["my-lesions"], ["brain"], ["a", "a"], ["a", "aT2w"]])
 def test_a_label_needs_a_name_that_no_other_output_has(tmp_path, names, refused):
     labels = tuple((name, tmp_path) for name in names)
     for level in ("trial", "participant"):
         asked = settings(tmp_path, level=level, labels=labels)
-        assert f"--labels {names[0]}: a name is of" in refused(UsageError, check_values, asked)
+        assert f"--labels {names[-1]}: a name is of" in refused(UsageError, check_values, asked)
 
 
 def test_a_trial_needs_labels(tmp_path, refused):
