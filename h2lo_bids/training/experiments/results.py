@@ -25,8 +25,8 @@ from h2lo_bids.training.experiments.fits import SPLITS
 from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
-_BY_METHOD = ("starts_from", "learning_rate", "schedule")
-"""Options that differ between the methods of one run."""
+_BY_METHOD = ("starts_from", "learning_rate", "schedule", "precision")
+"""Options that differ between the methods of one run; the last one by a cluster's processors."""
 
 
 def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path | None:

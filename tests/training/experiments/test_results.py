@@ -30,8 +30,10 @@ def record(out: Path, method: str, title: str, fold: dict, steps: int, **more: o
     return folder
 
 
-def put_fold(out: Path, method: str, fold: Fold, *, steps: int, level: float) -> None:
-    same = {"given": {"steps": steps}, "pairs": dict.fromkeys("12345", "digest")}
+def put_fold(
+    out: Path, method: str, fold: Fold, *, steps: int, level: float, **own: object
+) -> None:
+    same = {"given": {"steps": steps, **own}, "pairs": dict.fromkeys("12345", "digest")}
     folder = record(out, method, method.upper(), asdict(fold), steps, **same)
     values = dict.fromkeys(SCORED, level)
     scores = [
@@ -62,7 +64,8 @@ def test_methods_of_other_options_stay_out_of_the_table(tmp_path, steps, taken):
 def test_reports_only_mixes_no_runs_though_every_method_is_asked_for(tmp_path, fault):
     write_splits(tmp_path / "splits.tsv", {"T1w": FOLDS})
     for fold in FOLDS:
-        put_fold(tmp_path, "h2lo", fold, steps=100, level=0.5)
+        # A cluster of two kinds of processors, and a method that starts from weights.
+        put_fold(tmp_path, "h2lo", fold, steps=100, level=0.5, precision="bf16", starts_from="x")
         other = replace(fold, test=("05",), validation=("01",)) if fault == "division" else fold
         put_fold(tmp_path, "pix2pix", other, steps=5000 if fault == "steps" else 100, level=0.6)
     said = []
