@@ -9,13 +9,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from h2lo_bids.errors import UsageError
 from h2lo_bids.models.bundle import Bundle
 from h2lo_bids.vocabulary import CONTRASTS
+
+if TYPE_CHECKING:
+    from h2lo_bids.imaging.brain import BrainMask
 
 
 @dataclass(frozen=True)
@@ -148,9 +151,7 @@ def synthesize(
     """
     import nibabel as nib
 
-    from h2lo_bids.imaging.brain import extract_brain, judge_mask, use_given_mask
     from h2lo_bids.imaging.normalise import scale_image, to_frame
-    from h2lo_bids.imaging.orientation import orientation_note
     from h2lo_bids.imaging.profile import check_range, measure, measure_output
     from h2lo_bids.imaging.reading import check_image, name_of
     from h2lo_bids.imaging.resample import array_lines, lf_mask, spacing_of
@@ -165,11 +166,7 @@ def synthesize(
         image = _image_of(image, affine)
         mask = mask if mask is None else _image_of(np.asarray(mask, np.float32), affine)
     image = check_image(image)
-    if mask is None:
-        found = extract_brain(image, threads=threads)
-    else:
-        found = use_given_mask(mask, image)
-        found = judge_mask(found, name_of(mask), image, threads=threads)
+    found, noticed = _brain_of(image, mask, threads)
     how = {"contrast": bundle.contrast, "scaling": bundle.scaling}
     frame, inside, scaled = to_frame(image, found.image, bundle.frame, **how)
     wanted, grid, response = np.asarray(found.image.dataobj) > 0, image.affine, None
@@ -188,16 +185,27 @@ def synthesize(
     if voxel_size is None:  # thick slices mix the tissues whose levels are known
         high = scale_image(image, found.image, **how).volume
         output = measure_output(low, high, wanted, list(spacing_of(grid)))
-    checked = check_range(
-        profile, output, bundle.metadata.get("input_range"), **how,
-        name=name_of(image),
-    )  # fmt: skip
-    turned = orientation_note(image, found.image, name_of(image))
-    noticed = [turned] if turned else []
-    noticed += array_lines(bundle.frame, frame.shape, name_of(image))
-    for line in (*found.notes, *noticed, *checked.warnings):
+    name, known = name_of(image), bundle.metadata.get("input_range")
+    checked = check_range(profile, output, known, **how, name=name)
+    placed = array_lines(bundle.frame, frame.shape, name)
+    for line in (*noticed, *placed, *checked.warnings):
         warnings.warn(line, stacklevel=2)
     return (low, grid) if arrays else nib.Nifti1Image(low, grid)
+
+
+def _brain_of(image: Any, mask: Any, threads: int | None) -> tuple[BrainMask, list[str]]:
+    """Find an image's brain, or use a given mask; return it with what is to be warned of."""
+    from h2lo_bids.imaging.brain import extract_brain, judge_mask, use_given_mask
+    from h2lo_bids.imaging.orientation import orientation_note
+    from h2lo_bids.imaging.reading import name_of
+
+    if mask is None:
+        found = extract_brain(image, threads=threads)
+    else:
+        given = use_given_mask(mask, image)
+        found = judge_mask(given, name_of(mask), image, threads=threads)
+    turned = orientation_note(image, found.image, name_of(image))
+    return found, [*found.notes, *([turned] if turned else [])]
 
 
 def _image_of(volume: np.ndarray, affine: np.ndarray | None) -> Any:
