@@ -183,13 +183,11 @@ def _parts(
     for part, share in zip(used, coverage, strict=True):
         if share < MIN_COVERAGE:
             warnings.append(f"{part}: shows {share:.0%} of the brain; the rest is missing.")
-    way = "mrr" if len(used) > 1 else "none"
-    if trained and way not in trained:
-        kinds = ("one scan", "several fused scans")
-        given, seen = kinds if way == "none" else kinds[::-1]
+    # Not the reverse: "none" is on record also of pairs whose scans were fused by other software.
+    if trained == ["mrr"] and len(used) == 1:
         warnings.append(
-            f"{Path(used[0]).name}: the input is {given}, and the model was trained on {seen}: "
-            "give it such, or a model that was trained on such scans."
+            f"{Path(used[0]).name}: the input is one scan, and the model was trained on several "
+            "fused scans: give it such, or a model that was trained on single scans."
         )
     if lost:
         names = " and ".join(Path(part).name for part, *_ in lost)

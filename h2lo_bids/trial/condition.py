@@ -173,7 +173,7 @@ def _take(option: str, name: str, taken: set[str]) -> None:
     """Add a name, which becomes a ``desc`` label, to those of other outputs."""
     # A T2w scan's label is named for its contrast, and draws after their image.
     same = {name, name.removesuffix("T2w"), f"{name}T2w"} if option == "--labels" else {name}
-    drawn = re.search(r"noise\d+$", name)
+    drawn = re.search(r".noise\d{2,}$", name)
     if not re.fullmatch(r"[A-Za-z0-9]+", name) or drawn or same & taken:
         raise UsageError(
             f"{option} {name}: a name is of letters and digits, and not one that other outputs have"
@@ -263,7 +263,7 @@ class Images:
                 self._synthesized[digest] = np.clip(image, 0.0, 1.0)
             sidecar_path(path).unlink(missing_ok=True)  # what it says is of the image that goes
             draws = path.name.split(".")[0].replace(
-                f"-{condition.name}_", f"-{condition.name}noise*_"
+                f"_desc-{condition.name}_", f"_desc-{condition.name}noise[0-9][0-9]*_"
             )
             for old in path.parent.glob(f"{draws}.*"):
                 old.unlink()

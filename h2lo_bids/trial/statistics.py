@@ -204,7 +204,8 @@ def diameter_seen(
 ) -> dict[str, float]:
     """Fit the probability of seeing a lesion to its diameter, errors clustered by group.
 
-    The logit is linear in the logarithm of the diameter; the interval is by the delta method.
+    The logit is linear in the logarithm of the diameter; the interval is by the delta
+    method and Student's t over groups.
 
     Parameters
     ----------

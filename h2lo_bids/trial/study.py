@@ -100,7 +100,8 @@ TABLES = {
             "mm",
         ),
         diameter80_low=(
-            "95 % interval, errors clustered by participant; n/a where hardly any lesion is missed",
+            "95 % interval by Student's t, errors clustered by participant; n/a where hardly any "
+            "lesion is missed",
             "mm",
         ),
         diameter80_high=("Its upper end", "mm"),
@@ -122,7 +123,7 @@ TABLES = {
     "volumes": columns(
         **{name: text for name, text in _STUDY.items() if name != "observer"},
         subjects="Participants",
-        bias=("Segmented less true volume of a participant, mean of its scans, mean", "ml"),
+        bias=("Segmented less true volume of a participant (mean of its scans), mean", "ml"),
         loa_low=("Limit of agreement", "ml"),
         loa_high=("Limit of agreement", "ml"),
         icc="Intraclass correlation ICC(2,1); n/a where all have one true volume",
@@ -140,7 +141,7 @@ TABLES = {
         **{name: text for name, text in _STUDY.items() if name != "condition"},
         quantity="What differs between the conditions",
         odds="Odds of seeing a lesion per unit of it, at the same diameter",
-        low="95 % interval",
+        low="95 % interval by Student's t over participants",
         high="Its upper end",
         p="Of no effect",
     ),
@@ -214,7 +215,7 @@ def collect(out_dir: Path, *, seed: int = 0) -> Study:
         if (count := table["subject"].nunique()) < SEVERAL:
             study.notes.append(
                 f"{contrast}: {count} participant{'s' * (count > 1)} only: the Hotelling observer "
-                "is trained on their other lesions, and nothing bounds what other people would show"
+                "is trained on their other lesions, and no bootstrap bounds the areas of others"
             )
         seen = []
         for condition in study.conditions:

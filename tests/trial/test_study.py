@@ -66,6 +66,8 @@ def test_a_word_without_equals_begins_a_condition(tmp_path):
     assert thick.grid.response.profile == "gauss"
     assert [c.name for c in conditions_of(settings(tmp_path))] == ["scanner"]
     assert conditions_of(settings(tmp_path, level="participant")) == ()
+    names = [c.name for c in conditions_of(settings(tmp_path, "noise2", "noise-scale=2"))]
+    assert "noise2" in names
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,8 @@ def test_a_model_of_the_same_weights_that_is_used_otherwise_makes_another_image(
     *_, bright = images_of(tmp_path, models, "c").write()
     assert dark.data[dark.brain].mean() < 0.2 < 0.5 < bright.data[bright.brain].mean()
     models |= {"m": greatest, "n": robust}
-    *_, dark, bright = images_of(tmp_path, models, "d", "model=m", "e", "model=n").write()
+    *_, dark, bright = images_of(tmp_path, models, "dnoise", "model=m", "d", "model=n").write()
+    assert list(tmp_path.rglob("*_desc-dnoise_T1w.nii.gz"))  # no draw of "d"
     assert dark.data[dark.brain].mean() < 0.2 < 0.5 < bright.data[bright.brain].mean()
 
 

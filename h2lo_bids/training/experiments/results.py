@@ -26,7 +26,7 @@ from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
 _BY_METHOD = ("starts_from", "learning_rate", "schedule", "precision")
-"""Options that differ between the methods of one run; the last one by a cluster's processors."""
+"""Options that may differ in one run, the precision where a cluster has several processors."""
 
 
 def collect(settings: Settings, contrasts: tuple[str, ...], send: Send) -> Path | None:
@@ -122,7 +122,8 @@ def gather_scores(
             differs = "" if same else "other pairs or options"
             if record.get("fold") != fold.recorded:
                 differs = "another division of the subjects"
-            if differs:
+            checked = method in settings.arms and not settings.reports_only  # by this run's fits
+            if differs and not checked:
                 send(note(f"{folder}: of {differs}; not in the table", "warning"))
                 continue
             terms = {**own, **terms}
