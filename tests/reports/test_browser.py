@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,9 @@ PICTURES = {"subject": 14, "table": 2}
 @pytest.fixture(scope="module")
 def pages(report_folder, group_folder, tmp_path_factory):
     """Pages of a subject, all scans, trainings with and without folds, evaluation, benchmark."""
-    out, report = report_folder
+    shared, report = report_folder
+    out = tmp_path_factory.mktemp("pages")
+    shutil.copytree(shared, out, dirs_exist_ok=True)  # other tests want it without these records
     write_subject_report(report, out / "sub-01.html")
     thin = replace(report.scans[0], mask_volume=900.0)
     save_subject_report(out, replace(report, scans=(thin, *report.scans[1:])))
