@@ -52,6 +52,19 @@ EXIT_CODES = {
     130: "interrupted from the keyboard",
     143: "stopped by SIGTERM",
 }
+_REPLACED = {
+    "--trunk": "--method h2lo-mlp, whose trunk has ReLU instead of sines",
+    "--epochs": "--steps: a pass over the training pairs is their number divided by --batch",
+    "--max-memory": "--mem",
+    "--methods": "--method",
+    "--arms": "--arm",
+    "--output-spec": "--dry-run",
+    "--use-plugin": "--nprocs here, or h2lo-slurm on a cluster",
+    "--write-graph": "-v, which prints each step",
+    "--boutiques": "the file bids_app_spec/boutiques.json",
+    "--json": "h2lo methods, which prints text",
+}
+"""Options of earlier versions, and what is given in their place."""
 _SPELLINGS = {
     "--n-cpus": "--nprocs",
     "--nthreads": "--nprocs",
@@ -65,6 +78,8 @@ _CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit code 64."""
 
+    replaced: Mapping[str, str] = _REPLACED
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the whole usage; name what was probably meant."""
         raise UsageError(f"{message}{self._meant(message) or f'; see {self.prog} --help'}")
@@ -75,6 +90,8 @@ class Parser(argparse.ArgumentParser):
             if message.split()[2] in LEVELS:
                 return "; run one analysis level per call: each has its own options and exit code"
             unknown = [word.partition("=")[0] for word in message.split() if word[0] == "-"]
+            if unknown and unknown[0] in self.replaced:
+                return f"; {unknown[0]} is no longer an option; use {self.replaced[unknown[0]]}"
             return did_you_mean(unknown[0], self._option_string_actions) if unknown else ""
         if "arguments are required" in message:
             return (

@@ -42,6 +42,12 @@ of the cluster first, then what would follow h2lo:
 
 Scripts, lists of tasks and logs go to out_dir/logs/slurm. The same command again submits
 only what is not done. See docs/hpc.md."""
+_REPLACED = {
+    "--failures": "the same command again, which writes failures.tsv",
+    "--warn": "--sbatch=--signal=B:USR1@SECONDS",
+    "--max-requeues": "--requeue, ten times at most",
+    "--runtime": "--setup to put apptainer or singularity on PATH",
+}
 _SBATCH = (
     ("--time", "TIME", "of each task, as sbatch takes it; also the next three"),
     ("--mem", "SIZE", ""),
@@ -81,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.replaced = _REPLACED
     add, count = parser.add_argument, convert.integer(1)
     add("--version", action="version", version=f"h2lo-slurm {__version__}")
     add("--submit", action="store_true", help="submit the scripts as soon as they are written")

@@ -159,6 +159,12 @@ REFUSED = [
     ("participant --xyzzy", 64, "--xyzzy; see h2lo --help"),
     ("xyzzy", 17, "'xyzzy' is unknown; use participant, "),
     ("participant group --nprocs 2", 64, "run one analysis level per call"),
+    # Options of earlier versions.
+    ("group --trunk mlp", 64, "no longer an option; use --method h2lo-mlp"),
+    ("group --epochs=3", 64, "no longer an option; use --steps"),
+    ("participant --max-memory 8", 64, "no longer an option; use --mem"),
+    ("participant --json", 64, "no longer an option; use h2lo methods, which prints text"),
+    ("participant --use-plugin p.yml", 64, "use --nprocs here, or h2lo-slurm"),
     # What makes no sense together.
     ("group --lambda-grad 0", 64, "use that"),
     ("group --folds 0 --fold 1", 64, "leave one of them out"),
@@ -313,6 +319,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
         ("a = " + "[" * 100_000, "not TOML"),
         ("verbose = 99999999999", "unrecognized arguments: 99999999999"),
         ("mem = [1, 2]", "unrecognized arguments: 2"),
+        ("trunk = 'mlp'", "use --method h2lo-mlp"),
     ],
 )
 def test_a_wrong_configuration_is_one_line_that_names_the_file(tmp_path, refused, text, expected):
@@ -371,7 +378,7 @@ def test_every_method_is_listed_with_its_size_and_paper():
 def test_a_listing_takes_no_option_and_a_dataset_of_that_name_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words, code, text in (
-        (["methods", "--json"], 64, "unrecognized arguments: --json; see h2lo methods --help"),
+        (["methods", "--json"], 64, "--json is no longer an option; use h2lo methods"),
         (["methods", "out", "participant"], 66, "methods: no such folder"),
     ):
         found, told, err = call(*words)

@@ -232,6 +232,7 @@ def test_the_table_of_failures_has_what_each_task_recorded(dataset, tmp_path):
         (("--time", "1 h"), "participant", "argument --time: '--time=1 h' is not an option"),
         (("--setup=x\ny",), "participant", "more than one line"),
         (("--image", "/no.sif"), "participant", "--image /no.sif"),
+        (("--warn", "60"), "participant", "--sbatch=--signal=B:USR1@SECONDS"),
         ((), "evaluate", "evaluate is one job"),
     ],
 )
