@@ -131,11 +131,12 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
 
 def holm(p: Sequence[float]) -> tuple[float, ...]:
     """Correct p values for their number (Holm 1979); NaN, where there was no test, stays."""
-    # Not by statsmodels, which looks through the whole memory for garbage at every call.
+    from statsmodels.stats.multitest import multipletests
+
     corrected = np.array(p, np.float64)
-    rising = np.argsort(corrected)[: np.isfinite(corrected).sum()]  # NaN is sorted to the end
-    steps = corrected[rising] * np.arange(len(rising), 0, -1)
-    corrected[rising] = np.minimum(np.maximum.accumulate(steps), 1)
+    known = np.isfinite(corrected)
+    if known.any():
+        corrected[known] = multipletests(corrected[known], method="holm")[1]
     return tuple(corrected.tolist())
 
 
