@@ -252,6 +252,7 @@ def software_versions() -> dict[str, str]:
 
 @cache
 def _versions() -> dict[str, str]:
+    """Read the versions once per process."""
     versions = {"h2lo-bids": h2lo_bids.__version__, "python": platform.python_version()}
     for name in SOFTWARE:
         with suppress(metadata.PackageNotFoundError):

@@ -227,10 +227,11 @@ def _queue(folder: Path, *, submits: bool) -> dict[tuple[str, int], str]:
     command = ["squeue", "--noheader", "--array", "--format=%j/%K/%F"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
+        said = " ".join(done.stderr.split())
         text = (
-            f"squeue ended with code {done.returncode} ({' '.join(done.stderr.split())}), so that "
+            f"squeue ended with code {done.returncode} ({said}), so that tasks in the queue would "
+            "be submitted again; give the same command later"
         )
-        text += "tasks in the queue would be submitted again; give the same command later"
         if submits:
             raise TemporaryError(text)
         print(f"h2lo-slurm: warning: {printable(text)}", file=sys.stderr)

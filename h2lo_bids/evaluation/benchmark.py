@@ -189,6 +189,7 @@ def budget_notes(methods: Mapping[str, Records]) -> tuple[str, ...]:
 
 
 def _pretrained(record: Mapping[str, Any]) -> str:
+    """Name the steps of pretraining that were done, if any."""
     done = record.get("pretrain_steps")
     return f", and {done} of {record['options']['pretrain']['steps']} before" if done else ""
 

@@ -96,6 +96,7 @@ def place_lesions(
 
 
 def _overlaps(lesion: Lesion, others: Sequence[Lesion]) -> bool:
+    """Return whether a lesion's ball meets that of another."""
     return any(
         np.linalg.norm(np.subtract(lesion.centre, other.centre))
         < (lesion.diameter + other.diameter) / 2

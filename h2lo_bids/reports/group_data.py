@@ -251,6 +251,7 @@ def _tabulate(
 
 
 def _by_fold(scores: Iterable[Score]) -> dict[tuple[str, int | None], list[Score]]:
+    """Group scores by method and fold."""
     found: dict[tuple[str, int | None], list[Score]] = {}
     for score in scores:
         found.setdefault((score.method, score.fold), []).append(score)

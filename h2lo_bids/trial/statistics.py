@@ -15,9 +15,9 @@ import numpy as np
 ALPHA = 0.05
 _Z = 1.959964
 SEVERAL = 5
-"""Participants from which on resampling them says what others would show.
+"""Least number of participants for the bootstrap over participants.
 
-Its interval of 95 % held the area in 48 of 100 simulated studies of two people, in 67 of three.
+Its 95 % interval held the true area in 48 of 100 simulated studies of two people, in 67 of three.
 """
 _LEAST_SPREAD = 1e-9
 _MOST_SUBJECTS = 10**6

@@ -215,7 +215,7 @@ def collect(out_dir: Path, *, seed: int = 0) -> Study:
         if (count := table["subject"].nunique()) < SEVERAL:
             study.notes.append(
                 f"{contrast}: {count} participant{'s' * (count > 1)} only: the Hotelling observer "
-                "is trained on their other lesions, and no bootstrap bounds the areas of others"
+                "is trained on their other lesions, and areas have no interval by the bootstrap"
             )
         seen = []
         for condition in study.conditions:
