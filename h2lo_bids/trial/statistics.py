@@ -173,19 +173,42 @@ def detectability(auc: float) -> float:
     return float(math.sqrt(2) * norm.ppf(auc)) if 0 < auc < 1 else math.nan
 
 
-def sensitivity(seen: np.ndarray) -> dict[str, float]:
-    """Average the share of realisations in which each lesion is seen, (L,).
+def sensitivity(seen: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Average the share of realisations in which each lesion is seen; errors clustered by group.
 
-    The interval is Wilson's for as many cases as lesions.
+    The interval is on the logit scale, as that of a proportion in a clustered survey: of a
+    logistic fit without covariates, with the sandwich's errors and Student's t over groups.
+    Where all groups have one share, as when all lesions are seen, there are no such errors, and
+    the interval is Wilson's of as many cases as groups. There is none for a single group.
+
+    Parameters
+    ----------
+    seen, groups
+        (L,): share of realisations; whose each lesion is.
+
+    References
+    ----------
+    Dean and Pagano 2015, J. Surv. Stat. Methodol. 3:484.
     """
+    import statsmodels.api as sm
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(float(seen.sum()), len(seen), alpha=ALPHA, method="wilson")
-    return {
-        "sensitivity": float(seen.mean()),
-        "sensitivity_low": float(low),
-        "sensitivity_high": round(float(high), 12),
-    }
+    names, codes = np.unique(groups, return_inverse=True)
+    count, share, family = len(names), float(seen.mean()), sm.families.Binomial()
+    if count < 2:
+        return {"sensitivity": share}
+    low = high = share
+    if 0 < share < 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a fit that explains all, where all are alike
+            fit = sm.GLM(seen, np.ones(len(seen)), family=family).fit(
+                cov_type="cluster", cov_kwds={"groups": codes}, use_t=True
+            )
+        low, high = map(float, family.link.inverse(fit.conf_int(ALPHA)[0]))
+    if high - low < _LEAST_SPREAD:
+        low, high = proportion_confint(share * count, count, alpha=ALPHA, method="wilson")
+    low, high = (round(float(end), 12) for end in (low, high))
+    return {"sensitivity": share, "sensitivity_low": low, "sensitivity_high": high}
 
 
 def _quantile(groups: int) -> float:

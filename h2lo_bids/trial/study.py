@@ -78,7 +78,8 @@ _STUDY: dict[str, str | tuple[str, str]] = {
 }  # fmt: skip
 _SHARE: dict[str, str | tuple[str, str]] = {
     "sensitivity": "At 90 % specificity, mean over lesions and realisations",
-    "sensitivity_low": "95 % interval by Wilson over lesions",
+    "sensitivity_low": "95 % interval of the logit by Student's t, errors clustered by "
+    "participant (Wilson's over participants where all or none are seen); n/a with one of them",
     "sensitivity_high": "Its upper end",
 }
 TABLES = {
@@ -274,12 +275,13 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
     row |= st.area(values.T, lesion, subjects, seed=seed)
     seen["seen"] = (positive > np.quantile(negative, SPECIFICITY, method="higher")).mean(axis=1)
     share, sizes = seen["seen"].to_numpy(), seen["diameter"].to_numpy()
-    row |= {"dprime": st.detectability(row["auc"])} | st.sensitivity(share)
-    row |= st.diameter_seen(sizes, share, subjects[lesion])
+    whose = subjects[lesion]
+    row |= {"dprime": st.detectability(row["auc"])} | st.sensitivity(share, whose)
+    row |= st.diameter_seen(sizes, share, whose)
     # As a reader calls lesions: none who is healthy is called ill.
-    most = pd.DataFrame(negative).groupby(subjects[~lesion]).max().reindex(subjects[lesion])
+    most = pd.DataFrame(negative).groupby(subjects[~lesion]).max().reindex(whose)
     clear = (positive > most.to_numpy()).mean(axis=1) >= 0.5
-    smallest = seen["length"][clear].groupby(subjects[lesion][clear]).min()
+    smallest = seen["length"][clear].groupby(whose[clear]).min()
     row |= {"subjects_seen": len(smallest)}
     row |= {"smallest": smallest.mean(), "smallest_sd": smallest.std()}
     contrasts = seen["hf_contrast"].abs().to_numpy()
@@ -288,7 +290,9 @@ def _observe(key: dict[str, Any], part: pd.DataFrame, study: Study, seed: int) -
             inside = (measure >= low) & (measure < high)
             if inside.any():
                 ends = {"by": by, "low": float(low), "high": float(high)}
-                summary = {"lesions": int(inside.sum())} | st.sensitivity(share[inside])
+                summary = {"lesions": int(inside.sum())} | st.sensitivity(
+                    share[inside], whose[inside]
+                )
                 study.rows["sensitivity"].append(key | ends | summary)
     return seen
 

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.special import expit, logit
+from scipy.stats import norm, t
 from statsmodels.stats.power import TTestPower
 
 from h2lo_bids.trial import statistics as st
@@ -195,8 +196,29 @@ def test_dose_response_finds_the_odds_it_was_drawn_with():
     assert st.dose_response(seen, dose, diameters, np.zeros(3600)) == {}
 
 
-def test_sensitivity_counts_lesions():
-    mean, low, high = st.sensitivity(np.array([1.0, 0.5, 0.0, 0.5])).values()
-    assert mean == 0.5
-    assert low < 0.2
-    assert high > 0.8
+def test_sensitivity_has_the_errors_of_its_participants():
+    groups = np.repeat(np.arange(6), [3, 5, 2, 7, 4, 6])
+    seen = np.random.default_rng(0).integers(0, 5, 27) / 4
+    mean, low, high = st.sensitivity(seen, groups).values()
+    assert mean == pytest.approx(seen.mean())
+    # In closed form: the delta method from totals of participants to the logit of a ratio.
+    totals = np.bincount(groups, seen - mean)
+    error = math.sqrt(6 / 5 * (totals**2).sum()) / 27 / (mean * (1 - mean))
+    ends = logit(mean) + t.ppf([0.025, 0.975], 5) * error
+    assert (low, high) == pytest.approx(expit(ends))
+    # All alike: the interval of four cases, by Wilson 1927.
+    alike = {"sensitivity": 1.0, "sensitivity_low": 4 / (4 + norm.ppf(0.975) ** 2)}
+    assert st.sensitivity(np.ones(20), groups[:20] % 4) == pytest.approx(
+        alike | {"sensitivity_high": 1}
+    )
+    assert st.sensitivity(np.full(20, 0.5), groups[:20])["sensitivity_low"] < 0.2
+    assert st.sensitivity(seen, np.zeros(27)) == {"sensitivity": mean}
+
+
+def test_an_interval_of_sensitivity_holds_the_truth_whose_lesions_are_alike():
+    rng, groups, hits = np.random.default_rng(0), np.repeat(np.arange(12), 7), 0
+    for _ in range(200):
+        of_each = rng.beta(1.5, 1, 12)  # 0.6 on average
+        found = st.sensitivity((rng.random(84) < of_each[groups]).astype(float), groups)
+        hits += found["sensitivity_low"] <= 0.6 <= found["sensitivity_high"]
+    assert 0.92 <= hits / 200 <= 0.995  # Wilson's of 84 cases: 0.78
