@@ -202,7 +202,7 @@ def collect_study(settings: Settings, send: Send) -> Path:
     study = collect(settings.out_dir, seed=settings.random_seed)
     if settings.reader_set:
         study.notes += write_reader_set(
-            settings.out_dir, study.conditions, settings.reader_set, settings.random_seed
+            settings.out_dir, study, settings.reader_set, settings.random_seed
         )
     path = write_trial_report(settings.out_dir, study, settings.words())
     for text in study.notes:

@@ -289,8 +289,10 @@ class Images:
         contents = output_sidecars(
             self.scan, bundle, self.settings, [grid], (), Precision=self.options.precision
         )  # fmt: skip
-        text = f"Condition {condition.name} of a virtual trial: {condition.text}"
-        return contents[f"lowfield_{grid.name}"] | {"Description": text}
+        return contents[f"lowfield_{grid.name}"] | {
+            "Description": f"Condition {condition.name} of a virtual trial: {condition.text}",
+            "Condition": {**condition.described, "model": bundle.digest},
+        }
 
     def realisations(
         self, images: Sequence[Image], most: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from h2lo_bids.reports.records import Figure
 from h2lo_bids.trial.condition import HIGH
 from h2lo_bids.trial.scan import Examination
 from h2lo_bids.trial.study import OBSERVERS, TABLES, Study
+from h2lo_bids.wording import summarise
 
 _CITED = ("arnold", "badano", "gallas", "delong", "bland", "shrout")
 _TITLES = {"hotelling": "Channelized Hotelling observer", "cnr": "CNR observer"}
@@ -197,16 +198,14 @@ def _cuts(layout: Any, mask: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(cuts)
 
 
-def write_reader_set(
-    out_dir: Path, conditions: Mapping[str, Mapping[str, Any]], count: int, seed: int
-) -> list[str]:
+def write_reader_set(out_dir: Path, study: Study, count: int, seed: int) -> list[str]:
     """Write blinded images as NIfTI and PNG to ``trial/reader_set``, and the key beside it.
 
     The order is random; each condition has as many images as the others, or one less.
     Names, headers and origins say nothing of participant and condition; voxel sizes do.
-    Returns one line if there are fewer than `count`.
+    Returns lines on images that are left out, and one if there are fewer than `count`.
     """
-    rng, candidates = np.random.default_rng(seed), _candidates(out_dir, conditions)
+    rng, (candidates, lines) = np.random.default_rng(seed), _candidates(out_dir, study)
     for paths in candidates.values():
         rng.shuffle(paths)
     chosen: list[tuple[str, Path]] = []
@@ -229,28 +228,48 @@ def write_reader_set(
         subject = path.relative_to(out_dir).parts[0]
         rows.append([word, subject, name, path.relative_to(out_dir).as_posix()])
     write_table(out_dir / "trial" / KEY, rows, _KEY_COLUMNS)
-    short = len(chosen) < count
-    return [f"--reader-set {count}: there are {len(chosen)} images only"] if short else []
+    if len(chosen) < count:
+        lines.append(f"--reader-set {count}: there are {len(chosen)} images only")
+    return lines
 
 
-def _candidates(
-    out_dir: Path, conditions: Mapping[str, Mapping[str, Any]]
-) -> dict[str, list[Path]]:
-    """Return the images by condition of the study: noisy ones, and the high-field image."""
-    candidates: dict[str, list[Path]] = {}
-    for path in sorted(out_dir.glob("sub-*/**/anat/*_desc-*noise01_T[12]w.nii.gz")):
+def _candidates(out_dir: Path, study: Study) -> tuple[dict[str, list[Path]], list[str]]:
+    """Return the images of the study's scans by condition, and lines on those that are unfit.
+
+    They are noisy ones, and the high-field image.
+    """
+    scans = {f"bids:raw:{scan}" for table in study.lesions.values() for scan in table["scan"]}
+    found: dict[str, list[Path]] = {}
+    unfit: list[tuple[Path, str]] = []
+    for path in sorted(out_dir.glob("sub-*/**/anat/*_desc-*_T[12]w.nii.gz")):
         name = parse_name(path.name)
-        desc = dict(name.entities).get("desc", "") if name else ""
-        condition = desc.removesuffix("noise01")
-        # An earlier run's condition of this name may have been another scanner.
-        text = f": {conditions.get(condition, {}).get('text')}; one realisation"
-        said = sidecar_path(path)
-        if said.exists() and str(read_json(said).get("Description")).endswith(text):
-            candidates.setdefault(condition, []).append(path)
-    if candidates:
-        plain = sorted(out_dir.glob("sub-*/**/anat/*_desc-preproc_T[12]w.nii.gz"))
-        candidates[HIGH] = [p for p in plain if not re.search("_(space|res)-", p.name)]
-    return candidates
+        drawn = re.fullmatch("(.+)noise01|preproc", name.get("desc") or "") if name else None
+        if (
+            name is None
+            or drawn is None
+            or (not drawn[1] and (name.get("space") or name.get("res")))
+        ):
+            continue
+        condition = drawn[1] or HIGH
+        wanted = study.conditions.get(condition)
+        if wanted is None:  # of an earlier run
+            continue
+        try:
+            said = read_json(sidecar_path(path))
+            model = study.models.get((name.suffix, condition))
+            if said["Sources"][0] not in scans:
+                continue
+            if condition != HIGH and said.get("Condition") != {**wanted, "model": model}:
+                raise ValueError("it is of another condition of this name, or of another model")
+        except (OSError, ValueError, LookupError, TypeError) as err:
+            why = getattr(err, "strerror", None) or err
+            text = (
+                f"{path}: not in the reader set, by its sidecar: {why}; run its participant again"
+            )
+            unfit.append((path, text))
+        else:
+            found.setdefault(condition, []).append(path)
+    return (found if found.keys() != {HIGH} else {}), summarise(unfit)
 
 
 def _write_png(data: np.ndarray, sides: np.ndarray, path: Path) -> None:

@@ -156,6 +156,8 @@ class Study:
 
     # Name and description of each, the high-field image first.
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # Digest of the model by contrast and condition.
+    models: dict[tuple[str, str], str] = field(default_factory=dict)
     training: set[str] = field(default_factory=set)  # kinds of data that models were trained on
     # Of each of `TABLES`, by the names of its columns.
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
@@ -167,7 +169,7 @@ class Study:
 def read_ratings(out_dir: Path) -> tuple[pd.DataFrame, Study]:
     """Read the ratings of all scans, and what they say of the conditions."""
     parts, study = [], Study({HIGH: {"text": "the high-field image"}})
-    models: dict[tuple[str, str], str] = {}
+    models = study.models
     for path in sorted((out_dir / "trial" / "ratings").glob("*.tsv")):
         try:
             content, table = read_json(path.with_suffix(".json")), pd.read_csv(path, sep="\t")

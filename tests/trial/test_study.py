@@ -32,7 +32,7 @@ from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.trial.condition import Images, conditions_of
 from h2lo_bids.trial.report import KEY, write_reader_set, write_trial_report
 from h2lo_bids.trial.scan import Examination
-from h2lo_bids.trial.study import RATINGS, SEVERAL, collect
+from h2lo_bids.trial.study import RATINGS, SEVERAL, Study, collect
 
 
 def settings(tmp_path, *condition, level="trial", **more):
@@ -342,17 +342,26 @@ def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
             image = nib.Nifti1Image(rng.random((8, 9, 6)).astype(np.float32), affine)
             image.header["descrip"] = f"sub-{subject}"
             nib.save(image, anat / f"sub-{subject}_{name}_T1w.nii.gz")
-            # Of an earlier run, in which "thin" was another scanner, are others.
-            for res, text in (("", "2 mm"), ("res-5_", "5 mm")):
-                if "noise" in name:
-                    plain = anat / f"sub-{subject}_{res}{name}_T1w.nii.gz"
-                    nib.save(image, plain)
-                    said = f"Condition of a virtual trial: {text}; one realisation"
-                    plain.with_name(plain.name.replace("nii.gz", "json")).write_text(
-                        json.dumps({"Description": said})
-                    )
-    study = {"highfield": {}, "thin": {"text": "2 mm"}, "thick": {"text": "2 mm"}}
-    assert write_reader_set(tmp_path, study, 9, seed=1) == []
+            # Of earlier runs, in which "thin" was another scanner or of another model, are others.
+            for res, text, model in (
+                ("", "2 mm", "m"),
+                ("res-5_", "5 mm", "m"),
+                ("res-2_", "2 mm", "n"),
+            ):
+                plain = anat / f"sub-{subject}_{res}{name}_T1w.nii.gz"
+                nib.save(image, plain)
+                said = {"Sources": [f"bids:raw:sub-{subject}_T1w.nii.gz"]}
+                said |= {"Condition": {"text": text, "model": model}} if "noise" in name else {}
+                plain.with_name(plain.name.replace("nii.gz", "json")).write_text(json.dumps(said))
+    rated = pd.DataFrame({"scan": [f"sub-{subject}_T1w.nii.gz" for subject in range(1, 6)]})
+    study = Study(
+        {"highfield": {}, "thin": {"text": "2 mm"}, "thick": {"text": "2 mm"}},
+        {("T1w", "thin"): "m", ("T1w", "thick"): "m"},
+        lesions={("T1w", "lesion"): rated},
+    )
+    (note,) = write_reader_set(tmp_path, study, 9, seed=1)
+    assert "it is of another condition of this name" in note
+    assert "(20 images: " in note  # of five participants, two conditions and two earlier runs
     key = pd.read_csv(tmp_path / "trial" / KEY, sep="\t")
     assert Counter(key["condition"]) == {"highfield": 3, "thin": 3, "thick": 3}
     assert key["source"].is_unique
@@ -365,5 +374,11 @@ def test_the_reader_set_is_balanced_blinded_and_has_its_key_apart(tmp_path):
         assert made.header["descrip"].tobytes().strip(b"\0") == b""
         assert np.allclose(made.affine[:3, 3], 0)
     assert list(key["condition"]) != sorted(key["condition"])
-    assert not key["source"].str.contains("res-5").any()
-    assert "18 images only" in write_reader_set(tmp_path, study, 99, seed=1)[0]
+    assert not key["source"].str.contains("res-|sub-6").any()
+    for number, text in ((1, "{"), (2, None)):
+        damaged = tmp_path / f"sub-{number}" / "anat" / f"sub-{number}_desc-thinnoise01_T1w.json"
+        damaged.write_text(text) if text else damaged.unlink()
+    *notes, last = write_reader_set(tmp_path, study, 99, seed=1)
+    assert last == "--reader-set 99: there are 13 images only"
+    lines = [n for n in notes if "desc-thinnoise01_T1w.nii.gz: not in the reader set" in n]
+    assert sum("No such file" in n for n in lines) == sum("Expecting" in n for n in lines) == 1
