@@ -22,10 +22,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 from h2lo_bids.errors import H2loError, TemporaryError, recorded
@@ -34,12 +35,34 @@ Event = dict[str, Any]
 
 _PAUSE = 0.5  # seconds between two looks at jobs that report nothing
 _PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
-_ENDING = (signal.SIGTERM, signal.SIGINT)
+_ENDING = (signal.SIGTERM, signal.SIGHUP)  # the latter when a terminal closes
+_BLOCKED = (*_ENDING, signal.SIGINT)
 
 
 def note(text: str, level: str = "") -> Event:
     """Return the event by which a process has a line printed."""
     return {"event": "note", "text": text, "level": level}
+
+
+@contextlib.contextmanager
+def when_ended(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Call a handler on SIGTERM and SIGHUP while the block runs, but not on a SIGHUP of nohup.
+
+    Python delivers signals to the main thread; in another one, its program handles them itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    if before[signal.SIGHUP] is signal.SIG_IGN:  # and stays so: the run is to outlive its terminal
+        del before[signal.SIGHUP]
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 @dataclass(frozen=True)
@@ -275,7 +298,7 @@ def _serve(control: Connection, imports: Sequence[str]) -> tuple[int, int] | Non
     """Fork for each job; return the descriptors of events and log in each of the processes."""
     os.set_inheritable(control.fileno(), False)  # else a helper of a job would keep it open
     # A cluster sends these to every process of a job at once, but jobs have their grace.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -331,7 +354,7 @@ def _work(events: Connection, log: int) -> None:
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)

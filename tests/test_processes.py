@@ -42,8 +42,8 @@ def save_late(task, send):
         time.sleep(pause)
         open(path, "w").close()
         sys.exit()
-    signal.signal(signal.SIGTERM, save)
-    signal.signal(signal.SIGINT, save)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, save)
     send({"ready": True})
     time.sleep(600)
 """
@@ -142,7 +142,7 @@ def test_a_stopped_job_has_its_grace_to_save_its_work(tmp_path, pool, pause, gra
     assert pool.call(_job(tmp_path, "double", 4)) == 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_job_has_its_grace_when_a_cluster_signals_every_process(tmp_path, pool, number):
     job = _job(tmp_path, "save_late", (str(tmp_path / "saved"), 0.5), grace=30.0)
 

@@ -10,11 +10,19 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import TextIO
 
 from h2lo_bids.cli.console import Console, printable
 from h2lo_bids.cli.parser import print_listing, read_settings
-from h2lo_bids.errors import Failed, H2loError, InputOutputError, UsageError, of_the_machine
+from h2lo_bids.errors import (
+    Failed,
+    H2loError,
+    InputOutputError,
+    TemporaryError,
+    UsageError,
+    of_the_machine,
+)
+from h2lo_bids.processes import when_ended
 from h2lo_bids.settings import Settings
 
 INTERRUPTED = 130
@@ -22,30 +30,28 @@ TERMINATED = 143
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; raised so that every process is stopped on the way out."""
+    """A signal to end arrived; raised so that every process is stopped on the way out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, by default of this process, and return the exit code."""
     _open_streams()
-    before = _listen_to_sigterm()
-    try:
-        _refuse_fellows()
-        words = sys.argv[1:] if argv is None else argv
-        return 0 if print_listing(words) else _run(read_settings(words))
-    except H2loError as err:
-        return _complain(str(err), err.exit_code)
-    except Terminated:
-        return _complain("stopped by SIGTERM; run again to resume", TERMINATED)
-    except KeyboardInterrupt:
-        return _complain("interrupted; run again to resume", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone: nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return InputOutputError.exit_code
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+    with when_ended(_terminate):
+        try:
+            _refuse_fellows()
+            words = sys.argv[1:] if argv is None else argv
+            return 0 if print_listing(words) else _run(read_settings(words))
+        except H2loError as err:
+            return _complain(str(err), err.exit_code)
+        except Terminated as err:
+            hung_up = err.args == (signal.SIGHUP,)
+            code = TemporaryError.exit_code if hung_up else TERMINATED
+            return _complain(f"stopped by {err.args[0].name}; run again to resume", code)
+        except KeyboardInterrupt:
+            return _complain("interrupted; run again to resume", INTERRUPTED)
+        except BrokenPipeError:
+            _fall_silent(sys.stdout)
+            return InputOutputError.exit_code
 
 
 def _open_streams() -> None:
@@ -61,16 +67,11 @@ def _open_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _listen_to_sigterm() -> Any:
-    """Turn SIGTERM into an exception, if this is the main thread of a program."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # Slurm and the script of a task may both send it
-        raise Terminated
-
-    with contextlib.suppress(ValueError):  # another thread, whose program handles signals itself
-        return signal.signal(signal.SIGTERM, handler)
-    return None
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Raise `Terminated`, once: Slurm and the script of a task, or a logout, send several."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    raise Terminated(signal.Signals(number))
 
 
 def _refuse_fellows() -> None:
@@ -138,8 +139,17 @@ def _record(err: H2loError, console: Console, settings: Settings) -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"h2lo: error: {printable(message)}", file=sys.stderr)
+    try:
+        print(f"h2lo: error: {printable(message)}", file=sys.stderr)
+    except OSError:
+        _fall_silent(sys.stdout, sys.stderr)
     return code
+
+
+def _fall_silent(*streams: TextIO) -> None:
+    """Write nowhere from now on: the reader of our output, or the terminal, has gone."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

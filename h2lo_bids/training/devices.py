@@ -7,7 +7,6 @@ import ctypes
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
 import threading
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2lo_bids.errors import H2loError, TemporaryError, UnexpectedError, UsageError
-from h2lo_bids.processes import Job, Pool, Process
+from h2lo_bids.processes import Job, Pool, Process, when_ended
 from h2lo_bids.synthesis.options import resolve_device
 from h2lo_bids.training.options import FitOptions
 from h2lo_bids.training.pairs import Pair, map_pair
@@ -103,16 +102,10 @@ def peak_memory() -> float:
 
 @contextlib.contextmanager
 def termination() -> Iterator[threading.Event]:
-    """Record SIGTERM while the block runs; Python delivers it to the main thread alone."""
+    """Record SIGTERM, or SIGHUP, while the block runs."""
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    with when_ended(lambda number, frame: asked.set()):
         yield asked
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def launch(
@@ -158,7 +151,9 @@ def launch(
 
         def check() -> None:
             if asked.is_set():
-                raise TemporaryError(f"{folder}: stopped by SIGTERM; run again to go on from there")
+                raise TemporaryError(
+                    f"{folder}: stopped by a signal; run again to go on from there"
+                )
 
         pool.run(
             jobs, limit=processes, on_end=end, tick=check,

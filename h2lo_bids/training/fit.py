@@ -80,7 +80,8 @@ def fit(
     the weights in `initial`, so that a resumed fit continues from no others.
 
     Raises `UsageError` if `folder` holds a fit of other options or pairs, `H2loError` if a loss
-    is not finite, and `TemporaryError` if SIGTERM ended the fit, each with the last checkpoint.
+    is not finite, and `TemporaryError` if SIGTERM or SIGHUP ended the fit, each with the last
+    checkpoint.
     """
     from h2lo_bids.training.methods import TRAINERS
 
@@ -204,7 +205,7 @@ class _Loop:
                     self._save(history)
                 if ends and not last:
                     raise TemporaryError(
-                        f"{self.folder}: stopped by SIGTERM after step {record.step}; run again "
+                        f"{self.folder}: stopped by a signal after step {record.step}; run again "
                         "to go on from there"
                     )
 
@@ -259,7 +260,7 @@ class _Loop:
             )
 
     def _ends(self, asked: threading.Event) -> bool:
-        """Whether any of the processes has received SIGTERM."""
+        """Whether any of the processes was asked to end."""
         # It may reach the processes in different steps.
         wish = torch.tensor(int(asked.is_set()))
         return bool(self.fabric.all_reduce(wish, reduce_op="max"))

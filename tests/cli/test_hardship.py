@@ -119,7 +119,9 @@ def test_a_killed_worker_costs_one_participant_and_the_run_says_75(tmp_path, h2l
     assert "SIGKILL" not in (out / "sub-01.html").read_text()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+)
 def test_a_stopped_run_leaves_no_process_and_nothing_half_written(tmp_path, h2lo, number, code):
     bids = write_dataset(tmp_path / "bids", subjects=1)
     out = tmp_path / "out"

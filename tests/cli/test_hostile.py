@@ -26,6 +26,7 @@ from h2lo_bids.errors import (
     CannotCreateError,
     InputOutputError,
     TemporaryError,
+    UsageError,
     of_the_machine,
 )
 from h2lo_bids.reports.records import SubjectReport, save_subject_report
@@ -133,20 +134,37 @@ def test_pages_are_made_again_without_the_subject_whose_record_is_broken(tmp_pat
     assert (out / "sub-02.html").exists()
 
 
-def test_a_second_sigterm_does_not_cut_short_what_the_first_has_saved(monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 75)])
+def test_a_second_signal_does_not_cut_short_what_the_first_has_saved(monkeypatch, number, code):
     saved = []
 
     def end_twice(words):
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for each in (signal.SIGTERM, signal.SIGHUP):
+                os.kill(os.getpid(), each)
             saved.append(words)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     monkeypatch.setattr("h2lo_bids.cli.run.read_settings", end_twice)
-    assert (call("x")[0], saved) == (143, [["x"]])
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert (call("x")[0], saved) == (code, [["x"]])
+    assert signal.getsignal(number) == before
+
+
+def test_a_run_below_nohup_outlives_its_terminal(monkeypatch):
+    def hang_up(words):
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise UsageError("it went on")
+
+    monkeypatch.setattr("h2lo_bids.cli.run.read_settings", hang_up)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        code, _, err = call("x")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (code, "it went on" in err) == (64, True)
 
 
 def _outside(script: str, cwd) -> subprocess.CompletedProcess[str]:

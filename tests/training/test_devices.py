@@ -131,7 +131,7 @@ def test_sigterm_saves_the_step_of_all_processes(pairs: tuple[Pair, ...], tmp_pa
             said.append(int(line.split()[1]))
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(TemporaryError, match="stopped by SIGTERM; run again to go on from there"):
+    with pytest.raises(TemporaryError, match="stopped by a signal; run again to go on from there"):
         launch(*spec, stop, processes=2)
     assert said[-1] <= load_step(spec.folder) < 5000
     assert signal.getsignal(signal.SIGTERM) == handler

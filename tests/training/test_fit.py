@@ -206,18 +206,19 @@ def test_it_starts_from_given_weights(tmp_path: Path) -> None:
         fit([changed, *TRAIN[1:]], HELD, options, tmp_path / "whole", initial=start)
 
 
-def test_sigterm_ends_the_step_with_a_checkpoint(
-    walk: Callable[..., FitResult], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_step_with_a_checkpoint(
+    walk: Callable[..., FitResult], tmp_path: Path, number: signal.Signals
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
 
     def send(step: int) -> None:
         if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    with pytest.raises(TemporaryError, match=r"stopped by SIGTERM after step 5.*run again"):
+    with pytest.raises(TemporaryError, match=r"stopped by a signal after step 5.*run again"):
         walk(tmp_path, send)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     assert saved_step(tmp_path) == 5
     assert torch.equal(vector(walk(tmp_path).model), walked(8))
 
