@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from h2lo_bids.imaging.templates import templateflow_home
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import ENHANCE
 
@@ -132,12 +133,10 @@ def child_environment(
     """
     env = dict(os.environ if parent is None else parent)
     home = work / "home"
-    caches = (env.get("XDG_CACHE_HOME"), env.get("HOME") and f"{env['HOME']}/.cache")
-    folders = [f"{cache}/templateflow" for cache in caches if cache]
-    # Unlike pathlib's, this one takes a folder that may not be entered for none.
-    found = [folder for folder in folders if os.path.isdir(folder)]  # noqa: PTH112
     if not env.get("TEMPLATEFLOW_HOME"):  # images without templates leave it empty
-        env["TEMPLATEFLOW_HOME"] = found[0] if found else str(home / "templateflow")
+        there = templateflow_home(env)
+        found = os.path.isdir(there)  # noqa: PTH112 - pathlib's raises where it may not look
+        env["TEMPLATEFLOW_HOME"] = str(there if found else home / "templateflow")
     for name, folder in {
         "MPLCONFIGDIR": "matplotlib",
         "NIPYPE_CONFIG_DIR": "nipype",
@@ -188,8 +187,8 @@ def temporary_folder(env: Mapping[str, str], work: Path) -> Path:
     """
     for candidate in (env.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
         if candidate and len(candidate) < _SOCKET_PATH:
-            with contextlib.suppress(OSError):
-                tempfile.TemporaryFile(dir=candidate).close()
+            with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=candidate) as file:
+                file.write(bytes(1 << 20))  # a full disk takes a file, but nothing in it
                 return Path(candidate)
     folder = work / "tmp"
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,15 +50,15 @@ def parse_space(text: str) -> OutputSpace:
     return OutputSpace(name, int(values["res"]) if "res" in values else None, values.get("coh"))
 
 
-def templateflow_home() -> Path:
-    """Return the folder in which templates are looked for."""
-    given = os.environ.get("TEMPLATEFLOW_HOME")
-    if given:
+def templateflow_home(env: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder in which templates are looked for: given, or where the client keeps it."""
+    if given := env.get("TEMPLATEFLOW_HOME"):
         return Path(given)
-    try:
-        return Path.home() / ".cache" / "templateflow"
-    except RuntimeError:  # no HOME, and a user id without a name
-        return Path("/nonexistent/.cache/templateflow")
+    home = env.get("HOME", "/nonexistent")  # of a user id without a name
+    caches = [Path(cache) for cache in (env.get("XDG_CACHE_HOME"), f"{home}/.cache") if cache]
+    # Unlike pathlib's, this one takes a folder that may not be entered for none.
+    there = [cache for cache in caches if os.path.isdir(cache / "templateflow")]  # noqa: PTH112
+    return (there or caches)[0] / "templateflow"
 
 
 def find_template(space: str, *, suffix: str = "T1w", fetch: bool = False) -> TemplateFiles:

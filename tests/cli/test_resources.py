@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from platformdirs import user_cache_dir
 
 from h2lo_bids.cli import resources
+from h2lo_bids.imaging.templates import templateflow_home
 from h2lo_bids.settings import Settings
 
 
@@ -103,3 +106,25 @@ def test_a_home_that_may_not_be_entered_is_replaced(tmp_path):
     env = resources.child_environment(work, 1, {"HOME": str(home), "TMPDIR": str(tmp_path)})
     assert env["HOME"] == str(work / "home")
     assert env["TEMPLATEFLOW_HOME"] == str(work / "home" / "templateflow")
+
+
+@pytest.mark.parametrize("name", ["XDG_CACHE_HOME", "HOME"])
+def test_a_dry_run_and_a_run_look_where_the_client_keeps_templates(tmp_path, monkeypatch, name):
+    for other in ("TEMPLATEFLOW_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, str(tmp_path))
+    kept = Path(user_cache_dir("templateflow"))  # as the client asks for it
+    kept.mkdir(parents=True)
+    assert templateflow_home() == kept
+    env = resources.child_environment(tmp_path / "work", 1)
+    assert env["TEMPLATEFLOW_HOME"] == str(kept)
+
+
+def test_a_full_disk_is_no_place_for_temporary_files(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # files can be made, not written
+    try:
+        found = resources.temporary_folder({"TMPDIR": str(tmp_path)}, tmp_path / "work")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found == tmp_path / "work" / "tmp"

@@ -103,11 +103,8 @@ def test_the_client_fetches_when_asked(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_user_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> Path:
-        raise RuntimeError("no home")
-
-    monkeypatch.delenv("TEMPLATEFLOW_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", nobody)
+    for name in ("TEMPLATEFLOW_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
     assert templateflow_home() == Path("/nonexistent/.cache/templateflow")
     with pytest.raises(MissingInputError, match="/nonexistent"):
         find_template("MNI152NLin2009cAsym:res-1")
