@@ -77,7 +77,8 @@ def test_the_shell_hands_on_every_word_as_it_is(tmp_path_factory, bids, model, w
     folder = tmp_path_factory.mktemp("script")
     asked = read_settings([bids, "/out x", "participant", "--model", f"T1w={model}"])
     asked = replace(asked, work_dir=folder / work)
-    cluster = cluster_of("--setup", "true")  # so that h2lo is looked for on PATH
+    # So that h2lo is looked for on PATH; as environments do, it reads what is not set.
+    cluster = cluster_of("--setup", 'echo "$NEVER_SET"')
     text = task_script(stage(asked), cluster, folder)
     told = run_script(text, folder, "--participant-label 01 --session-label A", h2lo=WRITE)
     assert read_settings(told) == replace(
@@ -129,6 +130,16 @@ def test_a_container_sees_the_paths_of_the_command_and_no_more(tmp_path_factory,
     expected = [f"{name}:{name}:ro", "/m o:/m o:ro", "/out:/out", work, f"{work}/tmp:/tmp"]
     assert sorted(binds) == sorted(expected)
     assert told[told.index(str(image)) + 1] == "h2lo"
+
+
+def test_a_container_is_lent_the_templates_of_the_task(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", "/its templates")
+    for spaces, lent in ((("MNI152NLin6Asym",), True), (("native", "model"), False)):
+        asked = Settings(Path("/b"), Path("/o"), work_dir=tmp_path / "w", output_spaces=spaces)
+        text = task_script(stage(asked), cluster_of("--image", "/x.sif"), tmp_path)
+        told = [*pairwise(run_script(text, tmp_path, "--participant-label 01", apptainer=WRITE))]
+        assert (("--bind", "/its templates") in told) is lent
+        assert (("--env", "TEMPLATEFLOW_HOME=/its templates") in told) is lent
 
 
 def test_a_container_cannot_be_given_every_path():
