@@ -63,7 +63,8 @@ RUNNING = """
   images and sidecars, byte for byte. The transforms of `--output-spaces` hold
   the same numbers each time, in HDF5 containers that record when they were
   written.
-- What failed is listed at the end and in `out_dir/logs/<run>/failures.tsv`.
+- What fails is printed when it fails, and listed in `out_dir/logs/<run>/failures.tsv`,
+  which the last lines name.
 
 ## Exit codes
 

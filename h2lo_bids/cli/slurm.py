@@ -49,11 +49,11 @@ _REPLACED = {
     "--runtime": "--setup to put apptainer or singularity on PATH",
 }
 _SBATCH = (
-    ("--time", "TIME", "of each task, as sbatch takes it; also the next three"),
-    ("--mem", "SIZE", ""),
-    ("--partition", "NAME", ""),
-    ("--account", "NAME", ""),
-    ("--sbatch", "=--OPTION", "any other, as --sbatch=--gres=gpu:1"),
+    ("--time", "TIME", "limit of each task, as sbatch takes it (default: the partition's)"),
+    ("--mem", "SIZE", "memory of each task, as sbatch takes it (default: the partition's)"),
+    ("--partition", "NAME", "where the tasks run (default: the cluster's)"),
+    ("--account", "NAME", "who is charged for them (default: yours)"),
+    ("--sbatch", "=--OPTION", "any other option of sbatch, as --sbatch=--gres=gpu:1"),
 )
 _MAX_ARRAY = "elements of one array; the cluster's MaxArraySize less one (default: 1000)"
 _REQUEUE = (
@@ -62,10 +62,14 @@ _REQUEUE = (
 )
 _SCRATCH = (
     "where each participant's task has its work folder, such as /scratch/me or '$TMPDIR' of the "
-    "machine it runs on; removed when all went well (default: h2lo's own -w)"
+    "machine it runs on; removed when all went well (default: the -w of h2lo)"
 )
+_IMAGE = "run h2lo in this container, by apptainer or singularity (default: h2lo as installed)"
 _BIND = "further paths for the container; those on the command line are bound already"
-_SETUP = "line of shell to run first, as 'module load apptainer'"
+_SETUP = (
+    "line of shell to run first in each task, as 'module load apptainer'; give full paths, as "
+    "tasks begin in a folder of out_dir"
+)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))(/.*)?")
 
 
@@ -95,12 +99,12 @@ def build_parser() -> argparse.ArgumentParser:
     for flag, metavar, text in _SBATCH:
         reader = partial(_sbatch, flag)
         add(flag, type=reader, metavar=metavar, help=text, action="append", dest="sbatch")
-    add("--cpus", type=count, metavar="N", help="processors of each task")
-    add("--throttle", type=count, metavar="N", help="tasks that may run at once")
+    add("--cpus", type=count, metavar="N", help="processors of each task, and its --nprocs")
+    add("--throttle", type=count, metavar="N", help="tasks that may run at once (default: all)")
     add("--max-array", type=count, metavar="N", default=1000, help=_MAX_ARRAY)
     add("--requeue", action="store_true", help=_REQUEUE)
     add("--scratch", metavar="FOLDER", help=_SCRATCH)
-    add("--image", type=convert.path, metavar="SIF", help="container image")
+    add("--image", type=convert.path, metavar="SIF", help=_IMAGE)
     add("--bind", metavar="SRC[:DST[:OPTS]]", help=_BIND, action="append", default=[])
     add("--setup", type=_line, metavar="LINE", help=_SETUP, action="append", default=[])
     add("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)

@@ -113,7 +113,8 @@ class Selection:
     )
     bids_filter_file: Path | None = option(
         None,
-        'JSON of {"t1w": {ENTITY: VALUE}, "t2w": {…}}; null means absent, "*" means any',
+        'JSON of {"t1w": {ENTITY: VALUE}, "t2w": {…}}, or of one side of pairs, "hf_t1w", '
+        '"lf_t1w" and so on; null means absent, "*" means any',
         FILE,
     )
     filter: tuple[str, ...] = option(
@@ -129,10 +130,15 @@ class Selection:
     )
     bids_database_dir: Path | None = option(
         None,
-        "where to keep the index of a large dataset between runs; remade when out of date",
+        "where to keep the index of a large dataset between runs; remade when out of date "
+        "(default: none is kept)",
         PLACE,
     )
-    skip_bids_validation: bool = option(False, "do not check the input's layout first")
+    skip_bids_validation: bool = option(
+        False,
+        "do not validate the input first, and skip misnamed images instead of counting them as "
+        "errors",
+    )
     derivatives: tuple[tuple[str, Path], ...] = option(
         (),
         "derivative datasets: brain masks in them are used instead of computed ones, low-field "
@@ -170,7 +176,10 @@ class Method:
         modes=(PARTICIPANT, ENHANCED, EVALUATE, GROUP_ENHANCE, TRIAL),
     )
     skull_strip: str = option(
-        "auto", "how the brain is found; skip: the input is brain already", choices=SKULL_STRIP
+        "auto",
+        "how the brain is found; auto: a scan without a skull is taken as it is, any other goes "
+        "to SynthStrip where its weights are there, else to deepbet; skip: every scan is a brain",
+        choices=SKULL_STRIP,
     )
     synthstrip_weights: Path | None = option(
         None,
@@ -188,12 +197,13 @@ class Method:
     )
     random_seed: int = option(
         42,
-        "random seed",
+        "seed of registration, noise, folds and fits",
         (convert.integer(0, 2**63 - 1), "N"),
     )
     sloppy: bool = option(
         False,
-        "coarse registration: for trying things out, not for results",
+        "register to templates by an affine transform alone: for trying things out, not for "
+        "results",
         modes=(PARTICIPANT, ENHANCED, TRIAL),
     )
 
@@ -240,7 +250,7 @@ class Outputs:
     )
     noise: str = option(
         "none",
-        "calibrated: add also images with the noise that the model's training pairs show",
+        "calibrated: also write images with the noise that the model's training pairs show",
         choices=("none", "calibrated"),
         modes=(PARTICIPANT,),
     )
@@ -251,12 +261,13 @@ class Outputs:
     )
     realisations: int = option(
         1,
-        "noisy images of each scan, each with a noise of its own",
+        "noisy images of each scan, each with a noise of its own (default: 1; of a condition: 20)",
         COUNT,
     )
     uncertainty: bool = option(
         False,
-        "also write a map of the standard deviation over the models of the folds",
+        "also write a map of the standard deviation over the models of the folds, which a model "
+        "that group fitted carries",
         modes=(PARTICIPANT,),
     )
     labels: tuple[tuple[str, Path], ...] = option(
@@ -286,13 +297,14 @@ class Resources:
 
     nprocs: int | None = option(
         None,
-        "number of processors (default: all that this process may use)",
+        "processors that are used at once (default: all that this process may use)",
         COUNT,
         common=True,
     )
     omp_nthreads: int | None = option(
         None,
-        "threads per step (default: --nprocs, at most 4)",
+        "threads per step (default: --nprocs, at most 4; of a fit: --nprocs divided by "
+        "--n-folds-parallel and --devices)",
         COUNT,
     )
     mem: float | None = option(
@@ -304,7 +316,8 @@ class Resources:
     )
     device: str = option(
         "auto",
-        "where the operator runs; the CPU takes over when the GPU's memory is full",
+        "where models are evaluated and fitted; auto: on a GPU if PyTorch finds one; the CPU "
+        "takes over where a GPU's memory is too small to evaluate a model",
         (convert.device, "auto|cpu|cuda[:i]"),
         modes=NOT_PAIRS,
     )

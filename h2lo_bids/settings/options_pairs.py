@@ -76,8 +76,8 @@ class Pairs:
     )
     resolution: float | None = option(
         None,
-        "voxel size of the grid on which pairs are compared and models are fitted (default: "
-        "1; evaluate: that of the models)",
+        "voxel size in mm of the grid on which pairs are compared and models are fitted "
+        "(default: 1; evaluate: that of the models)",
         (convert.number(0.5, 8), "MM"),
     )
     keep_flagged_pairs: bool = option(
@@ -103,8 +103,7 @@ class Fitting:
     init: tuple[tuple[str, str | Path], ...] = option(
         (),
         "what the fits of h2lo start from: the embedded model of the contrast, random weights, "
-        f"or a model bundle of the same sizes, scaling and grid (default: {INIT}; --protocol paper "
-        "and other methods: none)",
+        f"or a model bundle of the same sizes, scaling and grid (default: {INIT})",
         (convert.start, "[T1w=|T2w=]embedded|none|PATH"),
     )
     protocol: str = option(
@@ -117,44 +116,48 @@ class Fitting:
     )
     steps: int | None = option(
         None,
-        "optimiser steps of a fit; unless with --protocol paper it ends earlier if its "
-        "validation no longer rises",
+        "optimiser steps of a fit; h2lo, its ablations and inr end earlier once their validation "
+        "no longer rises (default: 5000; --protocol paper: 500 passes over "
+        "the training pairs, to the end)",
         COUNT,
     )
     sampling: str | None = option(
         None,
-        "what a step sees: crops, or a whole volume",
+        "what a step sees: crops, or a whole volume (default: patch; --protocol paper: volume)",
         choices=SAMPLINGS,
     )
     crop: int | None = option(
         None,
-        "side of a crop or of the sub-volume of the gradient loss, voxels",
+        "side in voxels of a crop, or with --sampling volume of the sub-volume of the gradient "
+        "loss (default: 24; --protocol paper: 32)",
         (convert.integer(4, 512), "N"),
     )
     batch: int | None = option(
         None,
-        "crops or volumes per step",
+        "crops or volumes per step (default: 2; --protocol paper: 1)",
         (convert.integer(1, 4096), "N"),
     )
     lambda_grad: float | None = option(
         None,
-        "weight of the gradient loss; --method h2lo-nograd is without",
+        "weight of the gradient loss; --method h2lo-nograd is without (default: 10)",
         (convert.number(0, 1e6), "X"),
     )
     learning_rate: float | None = option(
         None,
-        "Adam's rate at the start of its cosine",
+        "Adam's rate at the start of its cosine (default: 0.0003; from the weights of a model, "
+        "and with --protocol paper: 0.0001)",
         (convert.number(1e-9, 1), "X"),
     )
     validate_every: int | None = option(
         None,
-        "steps from one validation to the next",
+        "steps from one validation to the next (default: 100; --protocol paper: 5 passes over the "
+        "training pairs)",
         COUNT,
         modes=ALL_FITS,
     )
     devices: int = option(
         1,
-        "GPUs, or processes on the CPU, that share a fit",
+        "GPUs of this machine, or processes on its CPU, that share a fit",
         COUNT,
     )
     max_time: float | None = option(
@@ -265,7 +268,7 @@ class Enhancement:
     )
     features: int | None = option(
         None,
-        "channels of the enhancer; fewer make a CPU do (default: 64)",
+        "channels of the enhancer; fewer are faster, as a CPU needs (default: 64)",
         COUNT,
     )
     arm: tuple[str, ...] = option(

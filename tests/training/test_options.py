@@ -10,6 +10,7 @@ import pytest
 import torch
 from problems import SMALL, ball_pair
 
+from h2lo_bids.settings import OPTIONS
 from h2lo_bids.synthesis.options import native_precision
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.options import (
@@ -28,6 +29,22 @@ def test_paper_options_are_the_release_s() -> None:
     assert o.validation == "volume"
     epochs = [s / 13 for s in range(1, 6501) if s == o.validate_first or not s % o.validate_every]
     assert epochs == [1, *range(5, 501, 5)]
+
+
+@pytest.mark.parametrize(
+    "name", ["steps", "sampling", "crop", "batch", "lambda_grad", "learning_rate", "validate_every"]
+)
+def test_the_help_tells_the_defaults_of_both_protocols(name: str) -> None:
+    own, paper = default_options(20, device="cpu"), paper_options(20, device="cpu")
+    text = OPTIONS[name].help
+    usual, theirs = text.partition("default: ")[2], text.partition("paper: ")[2]
+    assert usual.startswith(f"{getattr(own, name)}".removesuffix(".0"))
+    value = getattr(paper, name)
+    if theirs:
+        passes = name in ("steps", "validate_every")
+        assert theirs.startswith(f"{value // 20} passes" if passes else f"{value}")
+    else:
+        assert value == getattr(own, name)
 
 
 def test_a_paper_fit_validates_and_keeps_the_best(tmp_path: Path) -> None:
