@@ -14,14 +14,18 @@ import pytest
 from page_commands import PAGES, ROOT, blocks, make_data, run_page
 from skeletons import HYPE, ds006557, get
 
+from h2lo_bids.bids.names import Name
 from h2lo_bids.bids.pairs import discover_pairs
+from h2lo_bids.bids.scan import scan_at
 from h2lo_bids.cli.parser import read_settings
+from h2lo_bids.models.bundle import default_bundle
+from h2lo_bids.outputs import enhanced_sidecars, extras_of, grids_of, output_sidecars
 
 OTHERS = """
     --user --scope
     --build-arg --gpus --nv --secret --shm-size --ignore-fakeroot-command --containall
     --nice --gres --signal --ntasks --cpus-per-task --session-id --use-subcohort
-    --processing-level --job-test --network --pwd
+    --processing-level --job-test --network --pwd --cleanenv --env --index-url
 """
 """Options of other programs that the pages name; docs/usage.md is written from the parser."""
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
@@ -53,6 +57,22 @@ def test_the_map_of_the_house_names_files_that_there_are() -> None:
     named = re.findall(r"`([\w.]+/[\w./-]*)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))
     assert len(named) > 30
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_page_of_outputs_names_every_field_of_an_image() -> None:
+    scan = scan_at(Path("/d/sub-01/anat/sub-01_T1w.nii.gz"), Name((("sub", "01"),), "T1w", ".nii"))
+    words = ["/d", "/o", "participant", "--lf-grid", "2x2x5", "--noise", "calibrated"]
+    settings, bundle = read_settings([*words, "--uncertainty"]), default_bundle("T1w")
+    bundle = replace(bundle, metadata={**bundle.metadata, "files": {"members/0": ""}})
+    how = {"Precision": "fp32", "Device": "cpu"}
+    made = output_sidecars(
+        scan, bundle, settings, grids_of(settings), extras_of(settings), **how, SynthesisSeed=1
+    )
+    made |= enhanced_sidecars(scan, (scan, scan), bundle, settings, **how)
+    fields = {field for sidecar in made.values() for field in sidecar}
+    bids = {"Description", "Sources", "SpatialReference", "Resolution", "Type", "Units"}
+    page = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    assert fields - bids - set(re.findall(r"`(\w+)`", page)) == set()
 
 
 @pytest.fixture(scope="module")
