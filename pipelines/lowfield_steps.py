@@ -287,10 +287,7 @@ WritePair = interface(write_pair, always_run=True, out_name=str)
 def _pair_images(
     folder: Path, volume: str, lowfield: str, mask_file: str
 ) -> tuple[dict[str, Path], str]:
-    """Divide each image by its largest value, and describe the brain.
-
-    A low-field image is exactly 0 outside its mask.
-    """
+    """Divide each image by its largest value, and describe the brain."""
     mask = load_image(mask_file)
     inside = np.asarray(mask.dataobj) > 0
     files = {}

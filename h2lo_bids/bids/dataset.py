@@ -159,10 +159,7 @@ def _explain(issue: dict[str, Any]) -> str:
 
 
 def _skeleton(bids_dir: Path, images: Iterable[Path], folder: Path) -> None:
-    """Copy the names and sidecars that concern the images into an empty dataset.
-
-    The images themselves become empty files: their content is not looked at.
-    """
+    """Copy the images' sidecars, and the images as empty files, into an empty dataset."""
     wanted = {bids_dir / name for name in ("dataset_description.json", "README", "README.md")}
     sidecars = Sidecars(bids_dir)
     for image in images:

@@ -135,13 +135,7 @@ def _of_subject(
 
 
 def _by_session(search: Search, both: Sides, *, chosen: bool) -> list[tuple[Scan, list[Scan]]]:
-    """Bring the sessions of one subject together.
-
-    A partner in the same session wins; with several such sessions each is a
-    pair of its own. Otherwise there must be one high-field and one low-field
-    session. Of several high-field scans in a session the preferred is taken
-    (`h2lo_bids.bids.scan.rank`).
-    """
+    """Pair scans within each session, or of the only session of either side if none has both."""
     high, low = both.high, both.low
     known = [scan for scan in high if scan.field_strength is not None]
     if known and not chosen:

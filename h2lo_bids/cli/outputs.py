@@ -206,10 +206,7 @@ def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:
 
 
 def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
-    """Yield what conditions and labels add.
-
-    Whether a label is a dseg is known when it is read, so that its images are of no source.
-    """
+    """Yield what conditions and labels add."""
     from h2lo_bids.reports.records import figure_paths
     from h2lo_bids.trial.condition import conditions_of
 
@@ -224,7 +221,7 @@ def _of_trial(settings: Settings, found: Discovery) -> Iterator[Output]:
                 name = c.name + end
                 images.append(output_path(settings.out_dir, scan, name, scan.suffix, c.grid))
         yield from (Output(path, scan.relative_path) for path in _with_sidecars(images))
-        for label, _ in settings.labels:
+        for label, _ in settings.labels:  # a dseg is known when it is read: no source
             names = (output_path(settings.out_dir, scan, label, "probseg", g) for g in grids)
             yield from map(Output, _with_sidecars(names))
             if rated:

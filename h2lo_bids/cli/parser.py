@@ -227,10 +227,7 @@ def read_settings(argv: Sequence[str]) -> Settings:
 
 
 def _swallowed(words: Sequence[str]) -> str:
-    """Name an option that took bids_dir, out_dir or the level for its values, if one did.
-
-    An option of several values takes every word up to the next; the level is the last it took.
-    """
+    """Name an option that took bids_dir, out_dir or the level for its values, if one did."""
     starts = [n for n, word in enumerate([*words, "-"]) if word[:1] == "-"]
     for start, stop in pairwise(starts):
         for first in range(start + 2, stop if words[stop - 1] in (*LEVELS, *LEVEL_ALIASES) else 0):

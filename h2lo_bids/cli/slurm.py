@@ -199,11 +199,7 @@ def _write_scripts(
 
 
 def _list_tasks(folder: Path, stage: Stage) -> dict[str, int]:
-    """Write a stage's tasks, and return the line of each.
-
-    A task keeps its line for ever, because arrays that were submitted earlier go by
-    its number; new ones are added at the end.
-    """
+    """Write a stage's tasks, and return the line of each, which arrays in the queue go by."""
     path = folder / f"{stage.name}.tsv"
     tasks = {row[0]: row[1] for row in read_rows(path) if len(row) > 1}
     tasks |= {task.name: " ".join(task.words) for task in stage.tasks}

@@ -199,10 +199,7 @@ def compare(rows: Sequence[Summary], *, reference: str | None = None) -> tuple[C
 
 
 def _by_participant(scores: Iterable[Score], metric: str) -> dict[str, float]:
-    """Average a metric over each participant's sessions and folds, skipping what is not finite.
-
-    A participant is the part of `Score.subject` before ``_``.
-    """
+    """Average a metric over each participant's sessions and folds, skipping what is not finite."""
     values_of: dict[str, list[float]] = {}
     for s in scores:
         value = s.values.get(metric, math.nan)

@@ -338,10 +338,7 @@ def write_tables(stem: str | Path, scores: Sequence[Score], block: Block) -> Tab
 
 
 def _places(rows: Sequence[Row], metric: str) -> dict[str, int]:
-    """Rank the best 1 and, among three or more values, the second 2; NaN has no place.
-
-    Equal values share a place, and nothing is best among equals only.
-    """
+    """Rank the best 1 and, among three or more values, the second 2; equal values share a place."""
     whole = {row.name: row.summary[metric].mean for row in rows if not row.partial}
     known = {name: value for name, value in whole.items() if math.isfinite(value)}
     ordered = sorted(set(known.values()), reverse=CATALOGUE[metric].higher)

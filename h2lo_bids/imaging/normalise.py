@@ -207,12 +207,9 @@ def _field_terms(place: np.ndarray) -> np.ndarray:
 
 
 def _fit_log_field(cells: Blocks) -> Callable[[np.ndarray], np.ndarray]:
-    """Fit the logarithm of a smooth field; return it as a function of places in mm.
-
-    It is fitted to the differences between flat blocks some millimetres apart, half of which
-    count: inside one tissue they are the field's, whichever tissue it is. Levels of a tissue
-    would not do, as under a strong field one tissue has the level of another elsewhere.
-    """
+    """Fit the logarithm of a smooth field; return it as a function of places in mm."""
+    # Differences between flat blocks near each other are the field's inside any one tissue. A
+    # tissue's level would not do: under a strong field it is that of another tissue elsewhere.
     positive = cells.median > 0
     level = np.where(positive, cells.median, 1.0)
     usable = positive & _flat(np.where(positive, cells.spread / level, np.inf), 0.5)

@@ -129,12 +129,8 @@ def points_before(points: np.ndarray, transform: str | os.PathLike[str]) -> np.n
 
 
 def _pack(ants: Any, files: list[str], out: Path, *, back: bool) -> Path:
-    """Write ANTs' files as one composite.
-
-    A warp is stored for each way, an affine for one: it is inverted for the way
-    back. ANTs' Python interface guesses that from the number of files, and so
-    takes a lone affine forward on the way back.
-    """
+    """Write ANTs' files as one composite; an affine, stored for one way, is inverted for `back`."""
+    # ANTs' own guess, by the number of files, takes a lone affine forward on the way back.
     parts = []
     for file in files:
         if file.endswith(".mat"):

@@ -162,12 +162,8 @@ def _within(old: tuple[int, ...], shape: tuple[int, ...], to_source: np.ndarray)
 
 
 def _blur(source_affine: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Return the Gaussian, in old voxels, that keeps a coarser grid from aliasing.
-
-    Each new voxel axis asks for its own width; an old axis gets that of the new
-    one nearest to it. The width is what a voxel-wide response lacks: the
-    difference of the squares of both voxel sizes, as a full width at half maximum.
-    """
+    """Return the Gaussian, in old voxels, that keeps a coarser grid from aliasing."""
+    # FWHM^2 = new^2 - old^2, of the new axis nearest to each old one.
     old, new = spacing_of(source_affine), spacing_of(affine)
     along = np.abs((source_affine[:3, :3] / old).T @ (affine[:3, :3] / new))
     wanted = new[np.argmax(along, axis=1)]

@@ -95,11 +95,7 @@ def _plain(text: str) -> str:
 
 
 def _svg(axes: Axes, label: str, *, alone: bool = False) -> Markup:
-    """Write a chart; the policy of the page that it is part of refuses styles.
-
-    An artist whose id is of the form ``class words`` becomes a group of that class
-    with the words as its title.
-    """
+    """Write a chart without styles, which the page refuses; an id becomes a class and a title."""
     import matplotlib
 
     figure = axes.figure

@@ -173,10 +173,7 @@ def read_table(path: str | Path, problems: list[str]) -> list[dict[str, str]]:
 
 
 def _runs(folder: Path, level: str, table: Path, problems: list[str]) -> list[Run]:
-    """Read the folds of the methods of a task, or the models of the last evaluation.
-
-    Models that the last evaluation's table does not name had perhaps other pairs, and are left out.
-    """
+    """Read the folds of a task's methods, or the models that the last evaluation's table names."""
     places: list[tuple[str, int | None, Path]]
     if level == "evaluate":
         named = {row.get("method") for row in read_table(table, problems)}

@@ -141,10 +141,7 @@ def _strips(contrast: Contrast, titles: Mapping[str, str]) -> list[dict[str, Any
 def _realism(
     contrast: Contrast, titles: Mapping[str, str], problems: list[str]
 ) -> dict[str, Any] | None:
-    """Lay out how real the images look: means over participants, a row per image.
-
-    Returned is nothing where no run has measured it. Cells are those of `REALISM_COLUMNS`.
-    """
+    """Lay out how real the images look, if measured: means over participants, a row per image."""
     import pandas as pd
 
     of, measures = ["kind", "image"], list(REALISM)

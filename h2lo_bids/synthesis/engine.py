@@ -286,11 +286,7 @@ def _basis_rows(model: H2lo, put: Callable[[torch.Tensor], torch.Tensor]) -> Row
 def _inr_rows(
     model: ConditionalInr, shape: Sequence[int], put: Callable[[torch.Tensor], torch.Tensor]
 ) -> Rows:
-    """Evaluate the conditional INR's decoder.
-
-    The cell, the scale of the coordinates and the encoder's last bias are the same
-    at all positions, so they are folded into the first layer.
-    """
+    """Evaluate the conditional INR's decoder, what all positions share folded into a layer."""
     pairs = [(m.weight.detach().double().t(), m.bias.detach().double()) for m in model.linears]
     (weight, bias), *others, (last, _) = pairs
     n = model.architecture.n_features

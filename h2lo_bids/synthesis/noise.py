@@ -252,10 +252,7 @@ def _key(band: np.ndarray | None) -> tuple[tuple[float, ...], ...] | None:
 def _amplitude(
     model: NoiseModel, band: tuple[tuple[float, ...], ...] | None
 ) -> tuple[np.ndarray, float]:
-    """Return what white waves are multiplied by, and the share of the variance in the band.
-
-    Kept, as it takes as long as a draw, and many draws of one grid follow each other.
-    """
+    """Return what white waves are multiplied by, and the share of the variance in the band."""
     power = _power_of(model)
     whole = _mean_power(power, model.shape)
     if band is not None:

@@ -234,10 +234,7 @@ def write_reader_set(out_dir: Path, study: Study, count: int, seed: int) -> list
 
 
 def _candidates(out_dir: Path, study: Study) -> tuple[dict[str, list[Path]], list[str]]:
-    """Return the images of the study's scans by condition, and lines on those that are unfit.
-
-    They are noisy ones, and the high-field image.
-    """
+    """Return a study's noisy and high-field images by condition, and lines on unfit ones."""
     scans = {f"bids:raw:{scan}" for table in study.lesions.values() for scan in table["scan"]}
     found: dict[str, list[Path]] = {}
     unfit: list[tuple[Path, str]] = []

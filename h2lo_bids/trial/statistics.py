@@ -212,11 +212,8 @@ def sensitivity(seen: np.ndarray, groups: np.ndarray) -> dict[str, float]:
 
 
 def _quantile(groups: int) -> float:
-    """Return how many errors wide an interval is on either side, errors clustered by groups.
-
-    Student's with a degree of freedom less than groups: the sandwich's errors are themselves of
-    so few (Cameron and Miller 2015, J. Hum. Resour. 50:317). One group has none.
-    """
+    """Return how many errors wide an interval is on either side, errors clustered by groups."""
+    # Student's t with groups - 1 degrees (Cameron and Miller 2015, J. Hum. Resour. 50:317).
     from scipy.stats import t
 
     return float(t.ppf(1 - ALPHA / 2, groups - 1)) if groups > 1 else _Z

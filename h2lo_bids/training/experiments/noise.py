@@ -138,12 +138,9 @@ def _without_error(found: Sequence[Found], spacing: np.ndarray) -> list[Found]:
 def _gain(
     centres: np.ndarray, residual: np.ndarray, predicted: np.ndarray, scan: np.ndarray
 ) -> np.ndarray:
-    """Return the filter that leaves of the residual what is noise, ring by ring.
-
-    Fine detail is scarce, so noise stands out at high frequencies: there it is what
-    predictions lack. Below, errors bury it, and the line of its decibels over the
-    frequency is drawn on.
-    """
+    """Return the filter that leaves of the residual what is noise, ring by ring."""
+    # Where fine detail is scarce, noise is what predictions lack. At lower frequencies errors bury
+    # it, and the line of its decibels over the frequency is drawn on.
     share = np.clip((scan - predicted) / residual, 0.0, 1.0)
     buried = np.flatnonzero(share < _PLAIN)
     first = int(buried[-1]) + 1 if buried.size else 0
@@ -217,12 +214,8 @@ def _levels(
     spacing: np.ndarray,
     frequencies: Sequence[Sequence[float]],
 ) -> np.ndarray:
-    """Return the power (K, K, K) in dB of a field known inside a mask.
-
-    The mask is faded out towards its border, so that the border's own spectrum
-    does not blur the field's. Hats are fitted to decibels, which is exact where the
-    power falls exponentially; they are all too low by the same 2.5 dB.
-    """
+    """Return the power (K, K, K) in dB of a field known inside a mask."""
+    # Hats fitted to decibels are all too low by the same 2.5 dB.
     window = _window(mask, spacing)
     energy = float((window.astype(np.float64) ** 2).sum())
     shape = [fft.next_fast_len(n, real=True) for n in values.shape]

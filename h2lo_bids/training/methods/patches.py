@@ -46,11 +46,7 @@ Patches = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _adapt(options: FitOptions, family: str, kind: type, **changes: Any) -> FitOptions:
-    """Return what both methods have in common: steps, seed, augmentation and intervals stay.
-
-    There is no gradient term and no average of the weights, and float16 becomes float32, since
-    the losses are not scaled here.
-    """
+    """Return what both have in common; float16 becomes float32, as losses are not scaled here."""
     sizes = options.architecture
     return dataclasses.replace(
         options, family=family, architecture=sizes if isinstance(sizes, kind) else kind(),
