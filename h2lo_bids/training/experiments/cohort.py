@@ -167,6 +167,18 @@ class Cohort:
             "subjects": len({scan.subject for scan in self.parts[0]}),
         }
 
+    @property
+    def use(self) -> dict[str, Any] | None:
+        """How the model that makes the images uses its weights, which their digest does not say."""
+        if self.bundle is None:
+            return None
+        made_by = self.bundle
+        return {
+            "architecture": made_by.architecture,
+            "frame": made_by.frame.to_dict(),
+            "scaling": made_by.scaling,
+        }
+
     def _digest(self, scan: CohortScan) -> str:
         low = () if self.bundle else (image.path for image in scan.low)
         return " ".join(file_digest(path) for path in (scan.high, scan.mask, *low))

@@ -11,15 +11,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 from prepared_pairs import FRAME, SHAPE, fold_of, write_pairs
-from problems import ball_pair
+from problems import ball_pair, small_options
 
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
+from h2lo_bids.io import write_json
 from h2lo_bids.models.bundle import METADATA, Bundle, default_bundle, load_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments import FitTask
+from h2lo_bids.training.experiments.arms import find_arm
 from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_cohort
-from h2lo_bids.training.experiments.crossvalidation import run_fold
+from h2lo_bids.training.experiments.crossvalidation import FoldJob, changes, run_fold
 from h2lo_bids.training.experiments.fits import job_of_fold, plan_folds, run_fit
 from h2lo_bids.training.experiments.leaks import check_images, check_no_leak, training_subjects
 from h2lo_bids.training.pairs import Pair, read_prepared
@@ -106,6 +108,33 @@ def test_a_given_model_makes_the_low_field_images(root: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(pair.hf, pair.lf)  # the identity's
     with pytest.raises(UsageError, match="is on another grid than the pairs"):
         cohort.open(Frame(SHAPE), tmp_path / "c")
+
+
+def test_a_fold_is_another_where_the_cohorts_model_scales_its_input_otherwise(
+    root: Path, tmp_path: Path
+) -> None:
+    bundle, pairs = fold_bundle(tmp_path), write_pairs(tmp_path / "out", 4)
+    robust = replace(bundle, metadata=bundle.metadata | {"scaling": "robust"})
+    scans, options = find_cohort([root], "T1w", low=False), small_options(family="pfsr")
+
+    def job(maker: Bundle) -> FoldJob:
+        arm = replace(find_arm("h2lo"), cohort=Cohort(scans, bundle=maker))
+        return fold_of(pairs, tmp_path, method="pfsr-h2lo", options=options, arm=arm)
+
+    def opened(maker: Bundle) -> np.ndarray:
+        return job(maker).cohort_pairs()[0][0].hf
+
+    assert not np.allclose(opened(bundle), opened(robust))
+    assert job(bundle).work != job(robust).work
+    record = job(bundle).folder / "record.json"
+    write_json(record, job(bundle).identity())
+    assert changes(job(bundle)) == ()
+    assert changes(job(robust)) == ("option cohort_model",)
+    # One of an earlier version does not say it, and stays what it is.
+    said = json.loads(record.read_text())
+    del said["options"]["cohort_model"]
+    write_json(record, said)
+    assert changes(job(robust)) == ()
 
 
 def test_the_split_is_by_subject_and_seed() -> None:
@@ -219,7 +248,7 @@ def test_the_rate_of_fine_tuning_concerns_pretrained_arms_alone(root: Path, tmp_
     )  # fmt: skip
     fold = fold_of(pairs, tmp_path).fold
     group = {"level": "group", "folds": "0", "pretrain_derivatives": (root,)}
-    for more, method, changes in (
+    for more, method, differs in (
         ({"level": "benchmark", "arm": ("real",)}, "pfsr-real", False), (group, "pfsr", True),
     ):  # fmt: skip
         slow, fast = (
@@ -228,4 +257,4 @@ def test_the_rate_of_fine_tuning_concerns_pretrained_arms_alone(root: Path, tmp_
             ).method_options()
             for rate in (None, 1e-4)
         )
-        assert (slow != fast) == changes
+        assert (slow != fast) == differs
