@@ -125,7 +125,8 @@ def _pair_lines(found: PairDiscovery) -> Iterator[str]:
 
 
 def _fold_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
-    for contrast, folds in folds_of(settings, found).items():
+    for contrast, folds, lines in _divided(settings, found):
+        yield from lines
         for fold in folds:
             yield (
                 f"{contrast} fold {fold.index}: train on {len(fold.train)}; validate on "
@@ -164,10 +165,33 @@ def expected_outputs(settings: Settings, found: Any) -> Iterator[Output]:
 
 def folds_of(settings: Settings, found: PairDiscovery) -> dict[str, tuple[Fold, ...]]:
     """Return the folds of each contrast."""
-    from h2lo_bids.training.experiments.fits import divide_subjects
+    return {contrast: folds for contrast, folds, _ in _divided(settings, found)}
 
-    people = subjects_of(found.pairs).items()
-    return {contrast: divide_subjects(settings, contrast, who)[0] for contrast, who in people}
+
+def _divided(
+    settings: Settings, found: PairDiscovery
+) -> Iterator[tuple[str, tuple[Fold, ...], list[str]]]:
+    """Yield each contrast, its folds as far as its pairs are prepared, and lines on these."""
+    from h2lo_bids.training.experiments.fits import alike_line, divide_subjects, skipped_pairs
+    from h2lo_bids.training.experiments.leaks import same_people
+    from h2lo_bids.training.pairs import find_prepared
+
+    for contrast in subjects_of(found.pairs):
+        people = {pair.hf.uri: pair.subject for pair in found.pairs if pair.contrast == contrast}
+        prepared = find_prepared(settings.out_dir, contrast=contrast, sources=people)
+        skipped = skipped_pairs(settings, prepared)
+        same = same_people(pair for pair in prepared if pair not in skipped)
+        lines = [*skipped.values(), *(alike_line(contrast, group) for group in same)]
+        if lacking := len(people) - len(prepared):
+            lines.append(
+                f"{contrast}: {counted(lacking, 'pair')} to prepare; these are the folds unless "
+                "that shows one person under two labels, or a doubtful registration"
+            )
+        for pair in skipped:
+            del people[pair.sources[0]]
+        if people:
+            subjects = sorted({*people.values()})
+            yield contrast, divide_subjects(settings, contrast, subjects, same=same)[0], lines
 
 
 def _of_participants(settings: Settings, found: Discovery) -> Iterator[Output]:

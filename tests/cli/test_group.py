@@ -227,6 +227,7 @@ def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
     done = h2lo(root / "bids", tmp_path / "out", "group", *FIT, *PEOPLE, "--dry-run")
     assert not (tmp_path / "out").exists()
     assert done.stdout.count("pair  ") == 4
+    assert "T1w: 4 pairs to prepare; these are the folds unless" in done.stdout
     assert "T1w fold 1:" in done.stdout
     assert "None" not in done.stdout
     model = write_bundle(tmp_path / "m", "T1w")
@@ -260,6 +261,27 @@ def test_one_person_under_two_names_is_found_and_kept_together(root, tmp_path):
     parts = {label: [r["part"] for r in rows if r["participant_id"] == label] for label in
              ("sub-01", "sub-02", "sub-09")}  # fmt: skip
     assert parts["sub-01"] == parts["sub-09"] != parts["sub-02"]
+    _agrees(h2lo(bids, out, "group", *words, "3", "--dry-run").stdout, out)
+    # Without a pair whose registration is doubtful.
+    (record,) = out.glob("sub-02/*/anat/*_desc-pairLF_T1w.json")
+    told = json.loads(record.read_text())
+    told["RegistrationCheck"] |= {"Flagged": True, "Reasons": ["the overlap is 0.31"]}
+    record.write_text(json.dumps(told))
+    h2lo(bids, out, "group", *words, "3", "--collect", code=75)
+    rehearsed = h2lo(bids, out, "group", *words, "3", "--dry-run").stdout
+    _agrees(rehearsed, out)
+    assert "T1w: sub-02 is flagged" in rehearsed
+
+
+def _agrees(rehearsed: str, out: Path) -> None:
+    """Check that a dry run divides as the run did, and says why."""
+    assert "T1w: sub-01 and sub-09 have the same high-field image" in rehearsed
+    assert "to prepare" not in rehearsed
+    for fold in "012":
+        rows = [row for row in rows_of(out / "splits.tsv") if row["fold"] == fold]
+        tested = [row["participant_id"][4:] for row in rows if row["part"] == "test"]
+        (line,) = [line for line in rehearsed.splitlines() if f"T1w fold {fold}:" in line]
+        assert line.endswith(f"; test on {', '.join(tested)}")
 
 
 @pytest.mark.parametrize(

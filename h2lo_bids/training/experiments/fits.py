@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,13 +61,7 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
     for contrast, used in usable_pairs(settings, found, send).items():
         same = same_people(used)
         for group in same:
-            *first, last = [f"sub-{label}" for label in group]
-            text = (
-                f"{contrast}: {', '.join(first)} and {last} have the same high-field image: they "
-                "count as one person and stay in one part of every fold; remove one of them if it "
-                "is a copy"
-            )
-            send(note(text, "warning"))
+            send(note(alike_line(contrast, group), "warning"))
         subjects = sorted({pair.subject for pair in used})
         folds, held = divide_subjects(
             settings, contrast, subjects, lambda line: send(note(line)), same
@@ -87,6 +81,15 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         with exclusive(common_lock(settings.out_dir, "splits")):
             write_splits(path, {**_known(path), **splits})
     return plans
+
+
+def alike_line(contrast: str, group: Sequence[str]) -> str:
+    """Say of some subjects that they are one person."""
+    *first, last = [f"sub-{label}" for label in group]
+    return (
+        f"{contrast}: {', '.join(first)} and {last} have the same high-field image: they count as "
+        "one person and stay in one part of every fold; remove one of them if it is a copy"
+    )
 
 
 def divide_subjects(
@@ -310,9 +313,9 @@ def usable_pairs(
     used, doubtful = {}, False
     for contrast, scans in sources.items():
         found = find_prepared(settings.out_dir, contrast=contrast, sources=set(scans))
-        flagged = [] if settings.keep_flagged_pairs else [pair for pair in found if pair.doubts]
-        for pair in flagged:
-            send(note(f"{flagged_line(pair)}; skipped without --keep-flagged-pairs", "warning"))
+        flagged = skipped_pairs(settings, found)
+        for line in flagged.values():
+            send(note(line, "warning"))
         doubtful |= bool(flagged)
         if kept := tuple(pair for pair in found if pair not in flagged):
             used[contrast] = kept
@@ -327,6 +330,12 @@ def usable_pairs(
             "group.html, which --reports-only writes, and use --keep-flagged-pairs if they are good"
         )
     return used
+
+
+def skipped_pairs(settings: Settings, pairs: Iterable[PreparedPair]) -> dict[PreparedPair, str]:
+    """Return the pairs that are not used as their registration is doubtful, and what to say."""
+    flagged = [pair for pair in pairs if pair.doubts and not settings.keep_flagged_pairs]
+    return {p: f"{flagged_line(p)}; skipped without --keep-flagged-pairs" for p in flagged}
 
 
 def flagged_line(pair: PreparedPair) -> str:
