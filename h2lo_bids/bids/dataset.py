@@ -295,8 +295,31 @@ def container(environment: Mapping[str, str]) -> dict[str, str] | None:
 
 def _source(bids_dir: Path) -> dict[str, str]:
     """Point to the raw dataset: by DOI where it has one, so that others find it too."""
-    doi = (_described(bids_dir) or {}).get("DatasetDOI")
+    told = _described(bids_dir) or {}
+    doi, name = told.get("DatasetDOI"), told.get("Name")
+    named = {"Name": name} if isinstance(name, str) and name else {}
     if not isinstance(doi, str) or "10." not in doi:
-        return {"URL": bids_dir.as_uri()}
+        return {"URL": bids_dir.as_uri(), **named}
     bare = doi[doi.index("10.") :]
-    return {"DOI": bare, "URL": f"https://doi.org/{bare}"}
+    return {"DOI": bare, "URL": f"https://doi.org/{bare}", **named}
+
+
+def other_source(out_dir: Path, bids_dir: Path) -> str | None:
+    """Return what to say where an output folder holds images of another dataset.
+
+    Inside containers all datasets have one path, and outside one dataset may have been moved.
+    """
+    listed, now = (_described(out_dir) or {}).get("SourceDatasets"), _source(bids_dir.absolute())
+    before = listed[0] if isinstance(listed, list) and listed else None
+    # What is not said of it, as by earlier versions, does not differ.
+    if not isinstance(before, dict) or {**now, **before} == now or not any(out_dir.glob("sub-*")):
+        return None
+    return (
+        f"{out_dir}: holds images of another dataset ({_shown(before)}; now {_shown(now)}): "
+        "choose another output folder, unless the dataset was moved or renamed, as images of a "
+        "participant with the same label will be replaced"
+    )
+
+
+def _shown(source: Mapping[str, Any]) -> str:
+    return " at ".join(str(source[key]) for key in ("Name", "URL") if source.get(key))

@@ -230,7 +230,7 @@ def skipped_lines(skipped: Iterable[Skipped]) -> list[str]:
 
 def write_dataset(run: Run) -> None:
     """Write the files at the root of the output dataset."""
-    from h2lo_bids.bids.dataset import write_dataset_files
+    from h2lo_bids.bids.dataset import other_source, write_dataset_files
 
     settings = run.settings
     links = dict(settings.derivatives)
@@ -238,6 +238,8 @@ def write_dataset(run: Run) -> None:
         links["lf"] = settings.lf_dir
     # Links of other runs are kept, so that reading and writing belong together.
     with exclusive(common_lock(settings.out_dir, "dataset")):
+        if line := other_source(settings.out_dir, settings.bids_dir):
+            run.console.line(line, level="warning")
         write_dataset_files(
             settings.out_dir, bids_dir=settings.bids_dir, links=links, labels=_labels(settings)
         )

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from h2lo_bids.bids.dataset import other_source
 from h2lo_bids.bids.derivatives import (
     pair_paths,
     report_path,
@@ -59,7 +60,8 @@ def dry_run(settings: Settings, console: Console) -> int:
         console.line(line)
     for output in expected_outputs(settings, found):
         console.line(f"write {output.path}{' (exists)' if output.path.exists() else ''}")
-    for warning in found.warnings:
+    other = other_source(settings.out_dir, settings.bids_dir)
+    for warning in (*found.warnings, *([other] if other else [])):
         console.line(warning, level="warning")
     unusable = summarise((p.path, f"cannot use: {p.message}") for p in found.problems)
     for line in (*unusable, *skipped_lines(found.skipped)):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from h2lo_bids import __version__
+from h2lo_bids.bids.dataset import other_source
 from h2lo_bids.cli.checks import check_usage
 from h2lo_bids.cli.console import printable
 from h2lo_bids.cli.parser import Parser, read_settings
@@ -141,6 +142,8 @@ def _write_run(cluster: argparse.Namespace) -> int:
     folder = run_folder(settings)
     if re.search(r"[\x00-\x1f\x7f\\]", str(folder)):
         raise UsageError(f"{folder}: Slurm takes no such path; use a link with a plain name")
+    if line := other_source(settings.out_dir, settings.bids_dir):
+        print(f"h2lo-slurm: warning: {printable(line)}", file=sys.stderr)
     stages = stages_of(settings, folder)
     missing, total = _write_scripts(cluster, stages, folder)
     script = folder / "submit.sh"

@@ -123,6 +123,8 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
         words = ("--participant-label", subject, *(("--session-label", session) if session else ()))
         inputs = {root / part for source in made.values() for part in source.split(" ")}
         paths = [path for path in made if path is not None]
+        # Images that are newer are of another command, maybe of another dataset.
+        inputs |= {path for path in paths if path.suffix == ".gz"}
         done = None not in made and _is_done(states.get(name), inputs, paths)
         tasks.append(Task(name, words, done))
     common = replace(settings, participant_label=(), session_label=())

@@ -17,6 +17,7 @@ from h2lo_bids.bids.dataset import (
     container,
     description,
     find_validator,
+    other_source,
     write_citation,
     write_dataset_files,
 )
@@ -169,8 +170,31 @@ def test_the_source_is_named_by_doi_where_it_has_one(tmp_path: Path) -> None:
     raw = {"Name": "x", "BIDSVersion": "1.8.0", "DatasetDOI": "doi:10.18112/openneuro.ds1"}
     (tmp_path / "dataset_description.json").write_text(json.dumps(raw))
     doi = "10.18112/openneuro.ds1"
-    expected = [{"DOI": doi, "URL": f"https://doi.org/{doi}"}]
+    expected = [{"DOI": doi, "URL": f"https://doi.org/{doi}", "Name": "x"}]
     assert description(tmp_path)["SourceDatasets"] == expected
+
+
+def test_images_of_another_dataset_are_told_by_its_place_or_its_name(tmp_path: Path) -> None:
+    out, raw, other = (tmp_path / name for name in ("out", "raw", "other"))
+    for root in (raw, other):
+        put(root / "dataset_description.json", json.dumps({"Name": "A", "BIDSVersion": "1.8.0"}))
+    write_dataset_files(out, bids_dir=raw)
+    assert other_source(out, other) is None  # there is no image yet
+    (out / "sub-01").mkdir()
+    assert other_source(out, raw) is None
+    said = f"images of another dataset (A at {raw.as_uri()}; now A at {other.as_uri()}): choose"
+    assert said in (other_source(out, other) or "")
+    # In a container each dataset is mounted at one place.
+    put(raw / "dataset_description.json", json.dumps({"Name": "B", "BIDSVersion": "1.8.0"}))
+    assert f"(A at {raw.as_uri()}; now B at {raw.as_uri()})" in (other_source(out, raw) or "")
+    # Wherever it lies, a dataset with a DOI is the same.
+    doi = {"Name": "A", "BIDSVersion": "1.8.0", "DatasetDOI": "doi:10.18112/openneuro.ds1"}
+    for root in (raw, other):
+        put(root / "dataset_description.json", json.dumps(doi))
+    write_dataset_files(out, bids_dir=raw)
+    assert other_source(out, other) is None
+    put(out / "dataset_description.json", json.dumps({"SourceDatasets": "odd"}))
+    assert other_source(out, raw) is None
 
 
 def test_containers() -> None:

@@ -19,7 +19,8 @@ import pytest
 from heads import BAD, SIDE, SPACING, call, importable, write_bundle, write_dataset, write_pairs
 from report_samples import Page, make_scan
 
-from h2lo_bids.bids.dataset import require_own
+from h2lo_bids.bids.dataset import require_own, write_dataset_files
+from h2lo_bids.cli import execution
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.run import main
 from h2lo_bids.errors import (
@@ -30,6 +31,7 @@ from h2lo_bids.errors import (
     of_the_machine,
 )
 from h2lo_bids.reports.records import SubjectReport, save_subject_report
+from h2lo_bids.settings import Settings
 
 DEEP = "[" * 100_000
 
@@ -47,6 +49,19 @@ def add_subject(bids: Path, label: str) -> Path:
     for file in [path for path in new.rglob("*") if path.is_file()]:
         file.rename(file.with_name(file.name.replace("sub-01", new.name)))
     return new
+
+
+def test_a_folder_with_images_of_another_dataset_is_told_before_and_at_the_run(tmp_path, bids):
+    out, said = tmp_path / "out", io.StringIO()
+    write_dataset_files(out, bids_dir=tmp_path / "other")
+    (out / "sub-01").mkdir()
+    line = f"warning: {out}: holds images of another dataset ({(tmp_path / 'other').as_uri()}; now "
+    code, text, _ = call(bids, out, "participant", "--dry-run", "--skip-bids-validation")
+    assert (code, text.count(line)) == (0, 1)
+    for _ in range(2):
+        run = execution.Run(Settings(bids, out), Console(said), out / "logs")
+        execution.write_dataset(run)
+    assert said.getvalue().count(line) == 1
 
 
 def test_odd_files_cost_their_own_scan_and_nothing_else(tmp_path, bids):

@@ -57,9 +57,9 @@ def record(
 
 def finish(folder: Path, name: str, code: int) -> None:
     """Do what a task does, up to its end."""
-    record(folder, "participant", name, f"{code} 5_0")
     out = folder.parents[2]
     make_outputs([str(out.parent / "bids"), str(out), "participant"], name)
+    record(folder, "participant", name, f"{code} 5_0")
 
 
 def make_outputs(words: list[str], name: str) -> list[Path]:
@@ -82,11 +82,18 @@ def test_a_rerun_submits_what_is_missing(dataset, tmp_path):
     assert "array participant 0 1 " in (folder / "submit.sh").read_text()
     finish(folder, "sub-02", 0)
     assert "all 2 tasks are done" in dataset()[1]
-    # A lost output, or an input that was changed since, is done anew; so is all with --all.
-    for lost in ("anat/sub-01_desc-lowfield_T1w.nii.gz", "figures/sub-01_desc-report_T1w.json"):
-        (folder.parents[2] / "sub-01" / lost).unlink()
+    # A lost output, or an input that was changed since, is done anew; so is all with --all, and
+    # what a run on another dataset has replaced.
+    image, report = (
+        folder.parents[2] / "sub-01" / name
+        for name in ("anat/sub-01_desc-lowfield_T1w.nii.gz", "figures/sub-01_desc-report_T1w.json")
+    )
+    for spoil in (image.unlink, report.unlink, lambda: os.utime(image, (4e9, 4e9))):
+        spoil()
         assert "1 of 2 tasks" in dataset()[1]
         finish(folder, "sub-01", 0)
+    os.utime(report, (4e9, 4e9))  # a page was made again
+    assert "all 2 tasks are done" in dataset()[1]
     os.utime(tmp_path / "bids/sub-02/anat/sub-02_T1w.nii.gz", (4e9, 4e9))
     assert "1 of 2 tasks" in dataset()[1]
     assert "2 of 2 tasks" in dataset("--all")[1]
