@@ -134,7 +134,7 @@ def _write_run(cluster: argparse.Namespace) -> int:
     if not words:
         raise UsageError("give the h2lo command line after the cluster's options; see --help")
     if cluster.image is not None and not cluster.image.exists():
-        raise UsageError(f"--image {cluster.image}: no such file; build it as docs/containers.md says")
+        raise UsageError(f"--image {cluster.image}: no such file; see docs/containers.md")
     settings = read_settings(words)
     if settings.nprocs is None and cluster.cpus is not None:
         settings = replace(settings, nprocs=cluster.cpus)

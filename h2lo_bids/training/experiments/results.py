@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 from h2lo_bids import __version__
 from h2lo_bids.bids.dataset import write_citation
-from h2lo_bids.bids.derivatives import result_path, result_pattern
+from h2lo_bids.bids.derivatives import find_records, result_path, result_pattern
 from h2lo_bids.errors import BadDataError, NoMatchError
 from h2lo_bids.evaluation.benchmark import benchmark_table, budget_notes, row_values
 from h2lo_bids.evaluation.scores import IDENTITY_TITLES, Score, read_scores
 from h2lo_bids.evaluation.splits import Fold, read_splits
 from h2lo_bids.evaluation.table import Block, tabulate, write_tables
+from h2lo_bids.io import read_json
 from h2lo_bids.models.registry import CATALOGUE, cited, task_of
 from h2lo_bids.processes import note
 from h2lo_bids.reports.group import write_group_report, write_table_page
@@ -22,7 +24,7 @@ from h2lo_bids.reports.records import Failure
 from h2lo_bids.settings import Settings
 from h2lo_bids.training.experiments.crossvalidation import SCORES, read_record
 from h2lo_bids.training.experiments.fits import SPLITS
-from h2lo_bids.vocabulary import IDENTITY, SYNTHESIZE, Send
+from h2lo_bids.vocabulary import CONTRASTS, IDENTITY, SYNTHESIZE, Send
 from h2lo_bids.wording import counted
 
 _BY_METHOD = ("starts_from", "learning_rate", "schedule", "precision")
@@ -184,8 +186,8 @@ def training_text(out_dir: Path) -> str:
         "Models of low-field MRI were fitted to paired high- and low-field scans with the BIDS App "
         f"*H2LO-BIDS* {__version__} [@h2lo]{named}. "
         "Inputs and outputs follow the Brain Imaging Data Structure [@bids]. The low-field scans "
-        "were registered rigidly to the high-field ones with ANTs [@ants]; intensities were "
-        "divided by their maximum inside the brain, outside of which voxels are zero."
+        f"were {_registered(out_dir, records)}; intensities were divided by their maximum inside "
+        f"the brain, outside of which voxels are zero.{_scaled(records)}"
     )
     contrasts = sorted({str(record.get("contrast")) for record in records})
     parts = [_of_contrast(name, records) for name in contrasts]
@@ -195,6 +197,29 @@ def training_text(out_dir: Path) -> str:
         parts.append(f"{whose} were simulated, not acquired.")
     tail = "Processing relied on Nipype [@nipype], PyTorch [@pytorch] and NiBabel [@nibabel]."
     return "\n\n".join([intro, " ".join(parts), tail]) + "\n"
+
+
+def _registered(out_dir: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """Say how the low-field scans of the pairs came to lie on the high-field ones."""
+    used = {name for record in records for name in record.get("pairs") or ()}
+    given = set()
+    for path in (path for contrast in CONTRASTS for path in find_records(out_dir, contrast)):
+        if path.stem in used:
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # no reason to fail
+                given.add(str(read_json(path).get("RegistrationMethod")).startswith("none"))
+    taken = "taken as registered to the high-field ones before"
+    moved = "registered rigidly to the high-field ones with ANTs [@ants]"
+    return taken if given == {True} else f"{moved}, or {taken}" if True in given else moved
+
+
+def _scaled(records: Iterable[Mapping[str, Any]]) -> str:
+    """Say whose input is scaled otherwise than the pairs."""
+    own = (r.get("title") for r in records if (r.get("options") or {}).get("scaling") == "robust")
+    titles = ", ".join(dict.fromkeys(map(str, own)))
+    return titles and (
+        f" The input of {titles} was brought to fixed levels of cerebrospinal fluid and white "
+        "matter instead, after N4 bias field correction [@n4] where the receive field was strong."
+    )
 
 
 def _of_contrast(contrast: str, records: Iterable[Mapping[str, Any]]) -> str:

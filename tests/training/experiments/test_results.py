@@ -93,3 +93,28 @@ def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
     assert "operator" not in text
     assert "Adam" not in text
     assert set(re.findall(r"\[@(\w+)\]", text)) <= works().keys()
+
+
+@pytest.mark.parametrize(
+    ("ways", "said"),
+    [
+        (("ANTs, rigid",), "were registered rigidly to the high-field ones with ANTs [@ants];"),
+        (("none, registered already",), "were taken as registered to the high-field ones before;"),
+        (("ANTs, rigid", "none, registered already"), "ANTs [@ants], or taken as registered"),
+    ],
+)
+def test_the_methods_text_says_what_was_done_with_the_pairs(tmp_path, ways, said):
+    pairs = {}
+    for number, way in enumerate([*ways, "none, of a pair that is not used"]):
+        stem = f"sub-0{number}_res-model_desc-pairLF_T1w"
+        pairs |= {stem: "digest"} if number < len(ways) else {}
+        (tmp_path / f"sub-0{number}/anat").mkdir(parents=True)
+        content = json.dumps({"RegistrationMethod": way})
+        (tmp_path / f"sub-0{number}/anat/{stem}.json").write_text(content)
+    for method, title, scaling in (("h2lo", "H2LO", "robust"), ("pix2pix", "Pix2Pix", "max")):
+        how = {"pairs": pairs, "options": {"scaling": scaling}}
+        record(tmp_path, method, title, {"index": 0}, 600, **how)
+    text = training_text(tmp_path)
+    assert said in text
+    assert "The input of H2LO was brought to fixed levels" in text
+    assert set(re.findall(r"\[@(\w+)\]", text)) <= works().keys()
