@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gzip
 import io
 import json
 import os
@@ -13,10 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
-from heads import BAD, SIDE, SPACING, call, importable, write_bundle, write_dataset, write_pairs
+from heads import BAD, call, importable, write_bundle, write_dataset, write_pairs
 from report_samples import Page, make_scan
 
 from h2lo_bids.bids.dataset import require_own, write_dataset_files
@@ -284,12 +281,6 @@ def add_pair(bids: Path, label: str, session: str) -> Path:
     return add_subject(bids, label) / f"ses-{session}/anat/sub-{label}_ses-{session}_T1w.nii.gz"
 
 
-def image_bytes(data: np.ndarray, affine: np.ndarray | None = None) -> bytes:
-    """Return a compressed image."""
-    grid = np.diag([SPACING] * 3 + [1.0]) if affine is None else affine
-    return gzip.compress(nib.Nifti1Image(data.astype(np.float32), grid).to_bytes(), mtime=0)
-
-
 def no_foreign_code(page: Path) -> None:
     """Make sure that a page shows what is evil as text."""
     found = Page(page.read_text(encoding="utf-8"))
@@ -302,16 +293,8 @@ def test_bad_partners_cost_their_own_pair(tmp_path, pairs):
     root = tmp_path / "bids"
     shutil.copytree(pairs, root)
     shutil.rmtree(root / "sub-02")
-    shear = np.diag([SPACING] * 3 + [1.0])
-    shear[0, 1] = 3.0
-    noise = np.random.default_rng(0).random((SIDE,) * 3)
-    for label, session, content in (
-        ("twice", "LF", image_bytes(np.stack([noise, noise], -1))),
-        ("nan", "HF", image_bytes(noise * np.nan)),
-        ("shear", "LF", image_bytes(noise, shear)),
-        ("zero", "LF", image_bytes(noise * 0)),
-    ):
-        add_pair(root, label, session).write_bytes(content)
+    for label, session in (("high", "HF"), ("low", "LF")):
+        add_pair(root, label, session).write_bytes(b"no image")
     pipe = add_pair(root, "pipe", "LF")
     pipe.unlink()
     os.mkfifo(pipe)
@@ -326,8 +309,8 @@ def test_bad_partners_cost_their_own_pair(tmp_path, pairs):
     assert (code, err) == (1, "")
     assert "Traceback" not in told
     errors = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 7
-    for label in ("twice", "nan", "shear", "zero", "pipe", "loop", "deep"):
+    assert len(errors) == 5
+    for label in ("high", "low", "pipe", "loop", "deep"):
         (line,) = [line for line in errors if f"sub-{label}_" in line]
         assert ";" in line  # the remedy
         assert not list(out.glob(f"sub-{label}/**/*.nii.gz"))

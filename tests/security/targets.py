@@ -94,16 +94,12 @@ def _nifti() -> list[bytes]:
 
 
 def _read_nifti(path: Path) -> None:
+    # The first byte says whether the stream or what is in it was damaged.
+    if path.suffix == ".gz" and path.read_bytes()[:2] != b"\x1f\x8b":
+        path.write_bytes(gzip.compress(path.read_bytes(), 1))
     image = load_checked(path).image
     assert np.isfinite(image.dataobj).all()
     assert np.isfinite(image.affine).all()
-
-
-def _read_zipped(path: Path) -> None:
-    # The first byte says whether the stream or what is in it was damaged.
-    if path.read_bytes()[:2] != b"\x1f\x8b":
-        path.write_bytes(gzip.compress(path.read_bytes(), 1))
-    load_checked(path)
 
 
 def _read_sidecar(path: Path) -> None:
@@ -339,7 +335,7 @@ _CARD = "# A\n\n- [a](https://e.org) `b` **c** _d_\n  1. x\n\n| a | b |\n|---|--
 TARGETS = {
     "nifti": Target(_nifti, _read_nifti, "image.nii"),
     "nifti-gz": Target(
-        lambda: [*_nifti(), *map(gzip.compress, _nifti())], _read_zipped, "image.nii.gz"
+        lambda: [*_nifti(), *map(gzip.compress, _nifti())], _read_nifti, "image.nii.gz"
     ),
     "sidecar": Target(_texts(_SIDECAR), _read_sidecar, f"sub-01/ses-HF/anat/{STEM}.json"),
     "filter": Target(_texts(_FILTER), _read_filter, "filter.json"),
