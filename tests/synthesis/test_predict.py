@@ -148,20 +148,6 @@ def test_a_flipped_permuted_and_cropped_grid(model, volume, no_interpolation):
     np.testing.assert_allclose(got, np.where(mask, expected, 0), atol=2e-6)
 
 
-def test_an_oblique_grid_of_other_voxels(model, volume):
-    target = TILTED @ np.diag([1.6, 1.6, 5, 1])
-    target[:3, 3] = [-5, -6, -6]
-    shape = (7, 6, 3)
-    mask = np.random.default_rng(0).random(shape) > 0.3
-    got = predict_on_grid(model, volume, AFFINE, target, mask)
-    for voxel in np.argwhere(mask):
-        world = target @ [*voxel, 1]
-        point = np.linalg.solve(AFFINE, world)[:3]
-        expected = synthesize_at(model, volume, point[None])[0]
-        assert got[tuple(voxel)] == pytest.approx(expected, abs=2e-6)
-    assert not got[~mask].any()
-
-
 def test_whole_voxels_beyond_the_frame_are_still_queried(model, volume):
     shifted = AFFINE.copy()
     shifted[0, 3] -= 3

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nibabel.affines import apply_affine, from_matvec
 from scipy.interpolate import RegularGridInterpolator
 
 from h2lo_bids.errors import UsageError
@@ -207,11 +209,12 @@ def test_off_grid_queries_equal_brute_force(request, volume, kind):
     np.testing.assert_allclose(got, expected, atol=atol)
 
 
-def test_other_grids_are_queried_not_resampled(inr, volume):
-    target = np.diag([1.5, 0.8, 2.1, 1])
-    target[:3, 3] = 0.3
-    shape = (9, 11, 6)
-    got = predict_on_grid(inr, volume, np.eye(4), target, np.ones(shape, bool))
-    points = np.argwhere(np.ones(shape)) @ target[:3, :3].T + target[:3, 3]
-    expected = brute_force(inr, volume, points)
-    np.testing.assert_allclose(got.ravel(), expected, atol=1e-4 * np.ptp(expected))
+@pytest.mark.parametrize("kind", ["model", "inr"])
+def test_other_grids_are_queried_not_resampled(request, volume, kind):
+    operator = request.getfixturevalue(kind)
+    target = from_matvec(nib.eulerangles.euler2mat(z=0.35) @ np.diag([1.6, 1.6, 5]), [3, 2, 1])
+    mask = np.random.default_rng(0).random((7, 6, 3)) > 0.3
+    got = predict_on_grid(operator, volume, np.eye(4), target, mask)
+    expected = brute_force(operator, volume, apply_affine(target, np.argwhere(mask)))
+    np.testing.assert_allclose(got[mask], expected, atol=1e-4 * np.ptp(expected))
+    assert not got[~mask].any()
