@@ -14,6 +14,7 @@ from skeletons import (
     ds005752,
     ds006557,
     find,
+    find_low,
     get,
     put,
     reasons,
@@ -173,6 +174,7 @@ def test_an_asked_subject_without_images_is_a_problem_for_it_alone(tmp_path: Pat
     assert not find(root).problems
 
 
+@pytest.mark.parametrize(("search", "field"), [(find, HIGH), (find_low, LOW)])
 @pytest.mark.parametrize(
     ("sidecar", "text"),
     [
@@ -181,35 +183,15 @@ def test_an_asked_subject_without_images_is_a_problem_for_it_alone(tmp_path: Pat
         ({"MagneticFieldStrength": "ultra-low"}, "MagneticFieldStrength reads 'ultra-low'"),
     ],
 )
-def test_a_broken_sidecar_concerns_its_scan_alone(tmp_path: Path, sidecar, text: str) -> None:
-    images = {anat("01", None, "T1w"): sidecar, anat("01", None, "T2w"): HIGH}
-    found = find(write(tmp_path / "ds", images))
+def test_a_broken_sidecar_concerns_its_scan_alone(tmp_path: Path, search, field, sidecar, text):
+    images = {anat("01", None, "T1w"): sidecar, anat("01", None, "T2w"): field}
+    found = search(write(tmp_path / "ds", images))
     assert stems(found) == ["sub-01_T2w"]
     (problem,) = found.problems
     assert problem.path.name == "sub-01_T1w.nii.gz"
     assert problem.error.exit_code == 65
     assert text in problem.message
     assert "\n" not in problem.message
-
-
-def test_an_unreadable_file_is_a_problem_for_it_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = write(tmp_path / "ds", {anat(f"0{n}", None, "T1w"): HIGH for n in (1, 2, 3)})
-    closed = root / anat("02", None, "T1w")
-    real = Path.open
-
-    def refuse(self: Path, *args: object, **options: object) -> object:
-        if self == closed:
-            raise PermissionError(13, "Permission denied", str(self))
-        return real(self, *args, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Path, "open", refuse)
-    found = find(root)
-    assert stems(found) == ["sub-01_T1w", "sub-03_T1w"]
-    (problem,) = found.problems
-    assert problem.error.exit_code == 66
-    assert "check its permissions" in problem.message
 
 
 def test_a_file_named_as_a_session_is_no_closed_folder(tmp_path: Path) -> None:

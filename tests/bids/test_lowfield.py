@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from skeletons import HIGH, LOW, anat, ds006557, find_low, get, put, reasons, write
+from skeletons import HIGH, LOW, anat, ds006557, find_low, get, reasons, write
 
 from h2lo_bids.bids.discover import Discovery
 from h2lo_bids.errors import NoMatchError
@@ -89,12 +89,3 @@ def test_a_name_that_is_taken_is_not_given_to_the_fused_image(tmp_path: Path) ->
     found = find_low(root)
     assert list(told(found)) == ["sub-01_acq-mrr_T2w"]
     assert found.sources[0].scan.entities == (("sub", "01"), ("acq", "mrr"))
-
-
-def test_a_broken_sidecar_concerns_its_own_scan(tmp_path: Path) -> None:
-    names = [anat(label, None, "T1w") for label in ("01", "02")]
-    root = write(tmp_path / "ds", dict.fromkeys(names, LOW))
-    put((root / names[0]).with_name("sub-01_T1w.json"), "{")
-    found = find_low(root)
-    assert list(told(found)) == ["sub-02_T1w"]
-    assert [problem.path.name for problem in found.problems] == ["sub-01_T1w.nii.gz"]

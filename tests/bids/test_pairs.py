@@ -23,7 +23,7 @@ from skeletons import (
 )
 
 from h2lo_bids.bids.pairs import PairDiscovery, discover_pairs
-from h2lo_bids.errors import BadDataError, MissingInputError, NoMatchError, UsageError
+from h2lo_bids.errors import MissingInputError, NoMatchError, UsageError
 
 
 def find(root: Path, **options: Any) -> PairDiscovery:
@@ -276,15 +276,6 @@ def test_a_single_scan_is_not_mixed_with_fused_ones(tmp_path: Path) -> None:
     (reason,) = lonely(found)
     assert "only one (the axial) low-field T1w" in reason
     assert "--lf-fusion none" in reason
-
-
-def test_a_broken_sidecar_costs_its_subject(tmp_path: Path) -> None:
-    root = in_one_session(tmp_path / "ds")
-    write(root, {anat("02", None, "acq-3T_T1w"): HIGH, anat("02", None, "acq-64mT_T1w"): "{"})
-    found = find(root)
-    assert {pair.subject for pair in found.pairs} == {"01"}
-    (problem,) = found.problems
-    assert problem.error.exit_code == BadDataError.exit_code
 
 
 def test_a_subject_whose_images_are_skipped_is_no_empty_one(tmp_path: Path) -> None:
