@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +172,15 @@ def write_dataset(root: Path, subjects: int = 1, suffixes=("T1w", "T2w")) -> Pat
             name = f"sub-{number:02d}_{suffix}.nii.gz"
             write_scan(root / f"sub-{number:02d}" / "anat" / name, seed=number)
     return root
+
+
+def add_subject(bids: Path, label: str) -> Path:
+    """Copy the first subject; give the new one's folder."""
+    new = bids / f"sub-{label}"
+    shutil.copytree(bids / "sub-01", new)
+    for file in [path for path in new.rglob("*") if path.is_file()]:
+        file.rename(file.with_name(file.name.replace("sub-01", new.name)))
+    return new
 
 
 def _save(folder: Path, contrast: str, seed: int, metadata: dict, **more) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from heads import (
     BAD,
+    add_subject,
     assert_valid_bids,
     rows_of,
     run,
@@ -240,16 +241,10 @@ def test_a_dry_run_lists_pairs_folds_and_options(root, tmp_path):
 def test_one_person_under_two_names_is_found_and_kept_together(root, tmp_path):
     bids, out = tmp_path / "bids", tmp_path / "out"
     shutil.copytree(root / "bids", bids, ignore=shutil.ignore_patterns(f"sub-{BAD}"))
-    for session in ("HF", "LF"):  # the mirror image of sub-01, of another type and scale
-        for name in (bids / f"sub-01/ses-{session}/anat").iterdir():
-            copy = Path(str(name).replace("sub-01", "sub-09"))
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            if name.suffix == ".json":
-                shutil.copy(name, copy)
-                continue
-            image = nib.load(name)
-            data = np.rint(7 * np.asarray(image.dataobj)[::-1]).astype(np.int16)
-            nib.save(nib.Nifti1Image(data, image.affine), copy)
+    for path in add_subject(bids, "09").rglob("*.nii.gz"):  # mirrored, of another type and scale
+        image = nib.load(path)
+        data = np.rint(7 * np.asarray(image.dataobj)[::-1]).astype(np.int16)
+        nib.save(nib.Nifti1Image(data, image.affine), path)
     divided = tmp_path / "folds.tsv"
     divided.write_text("fold\tpart\tparticipant_id\n0\tvalidation\t02\n0\ttest\t09\n")
     words = [*FIT, "--skip-bids-validation", "--folds"]

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from heads import BAD, call, importable, write_bundle, write_dataset, write_pairs
+from heads import BAD, add_subject, call, importable, write_bundle, write_dataset, write_pairs
 from report_samples import Page, make_scan
 
 from h2lo_bids.bids.dataset import require_own, write_dataset_files
@@ -37,15 +37,6 @@ DEEP = "[" * 100_000
 def bids(tmp_path):
     """Return a dataset of one T1w image."""
     return write_dataset(tmp_path / "bids", suffixes=("T1w",))
-
-
-def add_subject(bids: Path, label: str) -> Path:
-    """Copy the first subject; give the new one's folder."""
-    new = bids / f"sub-{label}"
-    shutil.copytree(bids / "sub-01", new)
-    for file in [path for path in new.rglob("*") if path.is_file()]:
-        file.rename(file.with_name(file.name.replace("sub-01", new.name)))
-    return new
 
 
 def test_a_folder_with_images_of_another_dataset_is_told_before_and_at_the_run(tmp_path, bids):
