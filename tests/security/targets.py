@@ -184,12 +184,15 @@ def _group_records() -> list[bytes]:
 def read_card(data: bytes) -> None:
     page = Page(render_markdown(data.decode("utf-8", errors="replace")))
     assert set(page.tags) <= _OF_CARDS
-    assert {name for _, name, _ in page.attributes} <= _ATTRIBUTES
+    assert {(tag, name) for tag, name, _ in page.attributes} <= _ATTRIBUTES
     schemes = ("http://", "https://", "mailto:", "#")
     assert all(value.lower().startswith(schemes) for value in page.values("href"))
 
 
-_ATTRIBUTES = {"href", "rel", "start", "scope", "class", "tabindex", "role", "aria-label"}
+_ATTRIBUTES = {
+    *(("a", "href"), ("a", "rel"), ("ol", "start"), ("th", "scope")),
+    *(("div", name) for name in ("class", "tabindex", "role", "aria-label")),
+}
 _OF_CARDS = {
     *("h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td"),
     *("div", "blockquote", "pre", "code", "hr", "br", "em", "strong", "a"),
