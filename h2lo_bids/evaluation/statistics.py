@@ -14,7 +14,7 @@ from h2lo_bids.errors import UsageError
 from h2lo_bids.evaluation.catalogue import CATALOGUE
 from h2lo_bids.evaluation.scores import IDENTITY, SCORED, Score, select
 
-_EXACT = 200  # most differences that are tested exactly
+_EXACT, _EXACT_TIED = 200, 13  # most differences that are tested exactly; if some are tied
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,10 @@ def confidence_interval(
 
 
 def signed_rank(differences: np.ndarray) -> tuple[float, float]:
-    """Test whether paired differences, (N,), are symmetric about zero.
+    """Test whether paired differences, (N,), are symmetric about zero (`scipy.stats.wilcoxon`).
 
-    Zero differences are dropped, tied ones share their mean rank. Unlike scipy's, the p value
-    is exact with ties, too: the share of all choices of signs whose rank sum is as extreme. For
-    more than 200 differences the normal approximation is used, with the variance that
-    belongs to the ties.
+    Zero differences are dropped. The p value is exact for up to 200 differences, or up to 13 if
+    some are tied; for more it is that of the normal approximation.
 
     Returns
     -------
@@ -102,31 +100,17 @@ def signed_rank(differences: np.ndarray) -> tuple[float, float]:
         The smaller of the rank sums of positive and negative differences.
     p : float
         Two-sided; 1 if all differences are zero, NaN if there are none.
-
-    References
-    ----------
-    Wilcoxon 1945, Biometrics Bulletin 1:80.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import PermutationMethod, wilcoxon
 
-    values = np.asarray(differences, np.float64)
+    values = differences[differences != 0]
     if not values.size:
-        return math.nan, math.nan
-    values = values[values != 0]
-    ranks = rankdata(np.abs(values))
-    positive, total = float(ranks[values > 0].sum()), float(ranks.sum())
-    statistic = min(positive, total - positive)
-    if len(ranks) > _EXACT:
-        distance = (statistic - total / 2) / math.sqrt(float((ranks**2).sum()) / 4)
-        return statistic, min(1.0, math.erfc(-distance / math.sqrt(2)))
-    # The distribution of the rank sum, doubled so that mean ranks are whole numbers.
-    doubled = np.rint(2 * ranks).astype(int)
-    chance = np.zeros(doubled.sum() + 1)
-    chance[0] = 1
-    for rank in doubled:
-        chance[rank:] = (chance[rank:] + chance[:-rank]) / 2
-        chance[:rank] /= 2
-    return statistic, min(1.0, 2 * float(chance[: round(2 * statistic) + 1].sum()))
+        return (0.0, 1.0) if len(differences) else (math.nan, math.nan)
+    exact, most = "exact", _EXACT
+    if len({*np.abs(values)}) < len(values):
+        exact, most = PermutationMethod(), _EXACT_TIED
+    result = wilcoxon(values, method=exact if len(values) <= most else "approx")
+    return float(result.statistic), float(result.pvalue)
 
 
 def holm(p: Sequence[float]) -> tuple[float, ...]:
