@@ -154,6 +154,8 @@ class Failed:
     error: H2loError
     crash_file: str = ""
     """Path of the traceback, if there is one."""
+    path: Path = Path()
+    """File or folder at fault, of what a search found."""
 
     @property
     def kind(self) -> str:

@@ -27,6 +27,7 @@ from h2lo_bids.bids.query import Conditions, describe, did_you_mean, matches, ne
 from h2lo_bids.bids.scan import Scan, header_warnings, scan_at
 from h2lo_bids.errors import (
     BadDataError,
+    Failed,
     H2loError,
     InvalidBidsError,
     MissingInputError,
@@ -36,18 +37,6 @@ from h2lo_bids.io import check_content
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CONTRASTS
 from h2lo_bids.wording import listed, summarise
-
-
-class Problem(NamedTuple):
-    """Something asked for that cannot be used, and why, with the remedy."""
-
-    path: Path
-    error: H2loError
-
-    @property
-    def message(self) -> str:
-        """One line for the user."""
-        return str(self.error)
 
 
 class Skipped(NamedTuple):
@@ -64,9 +53,10 @@ class Search:
     settings: Settings
     conditions: Conditions
     dataset: str = "raw"  # as in `Scan`
+    base: Path = Path()  # the raw dataset, also where another is searched
     existing: tuple[str, ...] = ()
     subjects: tuple[str, ...] = ()
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Failed] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     lonely: list[Skipped] = field(default_factory=list)  # subjects without a partner
     notes: list[str] = field(default_factory=list)
@@ -85,7 +75,8 @@ class Search:
 
     def begin(self) -> None:
         """Check the dataset's description, and choose subjects; absent ones become problems."""
-        root, asked = self.root, self.settings.participant_label
+        self.base = root = self.root
+        asked = self.settings.participant_label
         self.check_description()
         rows, there = read_participants(root), {*self.existing}
         misnamed = misnamed_subjects(root, self.existing)
@@ -161,7 +152,9 @@ class Search:
 
     def fail(self, path: Path, error: H2loError) -> None:
         """Keep an error that concerns one image or subject only."""
-        self.problems.append(Problem(path, error))
+        name = path.relative_to(self.base) if path.is_relative_to(self.base) else path
+        scan = "" if path == self.base else name.as_posix()
+        self.problems.append(Failed(scan, "discovery", error, path=path))
 
     def refuse(self, path: Path, reason: str, kind: type[H2loError] = NoMatchError) -> None:
         """Keep that a file or folder cannot be used."""
@@ -208,7 +201,7 @@ class Search:
 class Result:
     """What a search reports besides what it is for."""
 
-    problems: tuple[Problem, ...] = ()  # each of one image or subject; the others are unaffected
+    problems: tuple[Failed, ...] = ()  # each of one image or subject; the others are unaffected
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()  # about the database, the validator, what was derived
     warnings: tuple[str, ...] = ()  # what was assumed, or is contradictory

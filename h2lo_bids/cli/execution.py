@@ -20,7 +20,7 @@ import tomli_w
 from h2lo_bids import __version__
 from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.discover import Discovery
-from h2lo_bids.bids.gather import Problem, Skipped
+from h2lo_bids.bids.gather import Skipped
 from h2lo_bids.bids.pairs import PairDiscovery
 from h2lo_bids.cli.checks import check_usage, prepare_folders
 from h2lo_bids.cli.console import Console
@@ -209,16 +209,9 @@ def report_discovery(run: Run, found: Discovery | PairDiscovery) -> None:
         run.console.line(warning, level="warning")
     for line in skipped_lines(found.skipped):
         run.console.line(line)
-    run.failed += [_problem(run.settings.bids_dir, problem) for problem in found.problems]
-    for line in summarise((problem.path, problem.message) for problem in found.problems):
+    run.failed += found.problems
+    for line in summarise((problem.path, str(problem.error)) for problem in found.problems):
         run.console.line(line, level="error")
-
-
-def _problem(root: Path, problem: Problem) -> Failed:
-    inside = problem.path.is_relative_to(root)  # else it is of a second dataset
-    name = problem.path.relative_to(root).as_posix() if inside else str(problem.path)
-    name = "" if problem.path == root else name  # of the dataset as a whole
-    return Failed(name, "discovery", problem.error)
 
 
 def skipped_lines(skipped: Iterable[Skipped]) -> list[str]:

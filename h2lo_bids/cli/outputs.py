@@ -25,7 +25,7 @@ from h2lo_bids.cli.execution import skipped_lines
 from h2lo_bids.cli.pairs import check_further, subjects_of
 from h2lo_bids.cli.participant import unread_scans
 from h2lo_bids.cli.resources import fit_threads
-from h2lo_bids.errors import Failed, MissingInputError, UsageError, exit_code
+from h2lo_bids.errors import MissingInputError, UsageError, exit_code
 from h2lo_bids.outputs import enhanced_paths, extras_of, grids_of, output_path, output_paths
 from h2lo_bids.settings import Settings
 from h2lo_bids.vocabulary import CURVE, ENHANCER, SYNTHESIZE
@@ -63,12 +63,11 @@ def dry_run(settings: Settings, console: Console) -> int:
     other = other_source(settings.out_dir, settings.bids_dir)
     for warning in (*found.warnings, *([other] if other else [])):
         console.line(warning, level="warning")
-    unusable = summarise((p.path, f"cannot use: {p.message}") for p in found.problems)
+    unusable = summarise((p.path, f"cannot use: {p.error}") for p in found.problems)
     for line in (*unusable, *skipped_lines(found.skipped)):
         console.line(line)
-    failed = [Failed(str(p.path), "discovery", p.error) for p in found.problems]
     done = found.scans if isinstance(found, Discovery) else found.pairs
-    if code := exit_code(failed, len(done)):
+    if code := exit_code(found.problems, len(done)):
         console.line(f"the run would exit with code {code}: some inputs cannot be used")
     return code
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from h2lo_bids.bids.derivatives import report_path, result_path, software_versions
 from h2lo_bids.bids.discover import Discovery, ImageSource, discover
-from h2lo_bids.bids.gather import Problem
 from h2lo_bids.bids.names import in_place, parse_name
 from h2lo_bids.cli.checks import Templates
 from h2lo_bids.cli.console import Console
@@ -153,7 +152,7 @@ def _store_unread(run: Run, found: Discovery) -> bool:
     return bool(lone)
 
 
-def unread_scans(settings: Settings, problems: Iterable[Problem]) -> list[Failure]:
+def unread_scans(settings: Settings, problems: Iterable[Failed]) -> list[Failure]:
     """Return what reports say of scans, or other files, that could not be read."""
     found = []
     for problem in problems:
@@ -163,7 +162,7 @@ def unread_scans(settings: Settings, problems: Iterable[Problem]) -> list[Failur
         stem = ""
         if name and name.suffix in CONTRASTS and in_place(problem.path, name):
             stem = name.stem
-        found.append(Failure("discovery", problem.message, "", stem))
+        found.append(Failure(problem.step, str(problem.error), "", stem))
     return found
 
 

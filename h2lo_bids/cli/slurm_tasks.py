@@ -91,7 +91,7 @@ def stages_of(settings: Settings, folder: Path) -> list[Stage]:
 
 def _warn(found: Any, root: Path) -> None:
     """Print what concerns the dataset, which no task sees, as each has one participant."""
-    whole = [problem.message for problem in found.problems if problem.path == root]
+    whole = [str(problem.error) for problem in found.problems if problem.path == root]
     odd = [f"{s.path}: {s.reason}" for s in found.skipped if s.path == root]
     for text in (*found.warnings, *whole, *odd):
         print(f"h2lo-slurm: warning: {printable(text)}", file=sys.stderr)
@@ -110,8 +110,8 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
     _warn(found, root)
     expected = outputs.expected_outputs(settings, found)
     files: list[tuple[str, Path | None]] = [(made.source, made.path) for made in expected]
-    for problem in found.problems:  # a task, too, so that the table of failures names it
-        files.append((problem.path.as_posix().removeprefix(f"{root.as_posix()}/"), None))
+    # A task, too, so that the table of failures names it.
+    files += [(problem.scan, None) for problem in found.problems]
     owned = [(owner, *item) for item in files if (owner := _OWNER.match(item[0]))]
     whole = {owner[1] for owner, *_ in owned if not owner[2]}
     items: dict[tuple[str, str], dict[Path | None, str]] = defaultdict(dict)
