@@ -41,6 +41,12 @@ SKULL_STRIP = ("auto", "skip", "deepbet", "synthstrip")
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of an OSError that free space or a larger quota would mend."""
 
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)  # fmt: skip
+"""Limits that libraries read when they are imported."""
+
 Say = Callable[[str], None]
 """Takes one line about the progress of something."""
 Send = Callable[[dict[str, Any]], None]

@@ -39,6 +39,7 @@ from nipype.pipeline.plugins.tools import report_crash
 from h2lo_bids.bids.derivatives import software_versions
 from h2lo_bids.errors import Failed, H2loError, UnexpectedError, recorded
 from h2lo_bids.settings import Settings
+from h2lo_bids.vocabulary import THREAD_VARIABLES
 
 StatusCallback = Callable[[Node, str], None]
 """Called with a node and ``"start"``, ``"end"`` or ``"exception"``."""
@@ -55,12 +56,6 @@ _TRAITS: dict[Any, tuple[Any, dict[str, Any]]] = {
     str: (traits.Str, {}), int: (traits.Int, {}), float: (traits.Float, {}),
     bool: (traits.Bool, {}), dict: (traits.Dict, {}),
 }  # fmt: skip
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-)
 
 
 class InputSpec(BaseInterfaceInputSpec):
@@ -159,7 +154,7 @@ def set_threads(count: int) -> None:
 
     ITK keeps the number that it finds at its first use; PyTorch takes it later, too.
     """
-    for name in _THREAD_VARIABLES:
+    for name in THREAD_VARIABLES:
         os.environ[name] = str(count)
     torch = sys.modules.get("torch")
     if torch is not None:

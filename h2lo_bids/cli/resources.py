@@ -11,7 +11,7 @@ from pathlib import Path
 
 from h2lo_bids.imaging.templates import templateflow_home
 from h2lo_bids.settings import Settings
-from h2lo_bids.vocabulary import ENHANCE
+from h2lo_bids.vocabulary import ENHANCE, THREAD_VARIABLES
 
 SUBJECT_GB = 2.0
 """Peak memory of one subject without registration, GB, as measured."""
@@ -150,13 +150,7 @@ def child_environment(
     if not env.get("HOME") or not os.access(env["HOME"], os.W_OK):
         env["HOME"] = str(home)
     env["TMPDIR"] = str(temporary_folder(env, work))
-    for name in (
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-    ):
-        env[name] = str(threads)
+    env |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     # Nipype and TemplateFlow ask the network for newer versions unless told not to.
     env |= {"NIPYPE_NO_ET": "1", "NO_ET": "1", "TEMPLATEFLOW_AUTOUPDATE": "off"}
     env |= {"MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
