@@ -217,12 +217,8 @@ def _history(path: Path) -> dict[str, npt.NDArray[np.float64]]:
 def _tabulate(
     name: str, runs: list[Run], titles: dict[str, str], stem: Path, problems: list[str]
 ) -> Block:
-    """Read the scores of a contrast and compute their table.
-
-    Folds count as they are now, of the methods of the last collection: it leaves out those of
-    other pairs or options. The convention and the method that others are tested against are those
-    of the collection.
-    """
+    """Compute a contrast's table from the scores of its folds as they are now."""
+    # Methods, convention and reference are the last collection's, which left out other pairs.
     found = _by_fold(_read(read_scores, f"{stem}_scores.tsv", problems, ()))
     collected = {method for method, _ in found}
     for run in runs:
