@@ -145,7 +145,7 @@ def save_bundle(
         "task": task_of(method),
         "contrast": contrast,
         "architecture": sizes_of(model.architecture),
-        "parameters": sum(v.numel() for v in model.state_dict().values()),
+        "parameters": sum(p.numel() for p in model.parameters()),
         "frame": frame.to_dict(),
         "sha256": sha256(weights),
     }

@@ -253,7 +253,7 @@ def build_model(
 
 
 def _checked(name: str, value: Any, shape: tuple[int, ...], source: Path) -> torch.Tensor:
-    """Return weights as a float32 parameter of a shape, if they are what they claim to be."""
+    """Return weights as float32 of a shape, if they are what they claim to be."""
     import torch
 
     dense = isinstance(value, torch.Tensor) and value.layout == torch.strided
@@ -266,5 +266,4 @@ def _checked(name: str, value: Any, shape: tuple[int, ...], source: Path) -> tor
         raise BadDataError(f"{source}: {name!r} has shape {tuple(value.shape)}, expected {shape}")
     if not bool(torch.isfinite(value).all()):
         raise BadDataError(f"{source}: {name!r} is not finite everywhere; get the model again")
-    weight = value.detach().to("cpu", torch.float32).reshape(shape).contiguous().clone()
-    return torch.nn.Parameter(weight)
+    return value.detach().to("cpu", torch.float32).reshape(shape).contiguous().clone()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy import fft
+from scipy.ndimage import binary_fill_holes
 from scipy.special import ndtr
 
 from h2lo_bids.errors import BadDataError
@@ -20,7 +21,7 @@ from h2lo_bids.training.experiments.crossvalidation import BUNDLE, FoldJob
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.pairs import Pair, common_shape, read_prepared
 
-RECIPE = 3
+RECIPE = 4
 """Raised when the measurement changes, so that a final model is made with the new one."""
 _BINS = 32
 """Bins of predicted intensity on [0, 1]."""
@@ -98,9 +99,12 @@ Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _residual(pair: Pair, prediction: np.ndarray) -> Found:
-    """Return what is left of a scan without its prediction, in the brain's box."""
+    """Return what is left of a scan without its prediction, in the brain's box.
+
+    A low-field image that has a brain mask of its own may be empty at the rim of the pair's.
+    """
     box = bounding_box(pair.mask)
-    mask = pair.mask[box]
+    mask = pair.mask[box] & binary_fill_holes(pair.lf[box] != 0)
     predicted = np.where(mask, np.clip(prediction[box].astype(np.float32), 0, 1), np.float32(0))
     return (
         np.where(mask, pair.lf[box].astype(np.float32) - predicted, np.float32(0)),

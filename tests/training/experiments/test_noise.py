@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import fft
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import binary_erosion, map_coordinates
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.synthesis.noise import PROBES, add_noise
@@ -44,6 +46,14 @@ def levels(model):
     sizes = [len(axis) for axis in model.frequencies]
     grid = np.meshgrid(*model.frequencies, indexing="ij")
     return np.array(model.power).reshape(sizes), grid
+
+
+def test_a_rim_that_the_low_field_image_leaves_empty_is_no_noise():
+    """As with the paper's protocol, where each image of a pair has a brain mask of its own."""
+    _, pairs, clean = calibrated(lambda white: white, lambda c: 0.03 + 0 * c)
+    own = [replace(p, lf=np.where(binary_erosion(p.mask), p.lf, 0)) for p in pairs]
+    model = calibrate_noise(own, clean, spacing=SPACING)
+    np.testing.assert_allclose(model.deviation(np.array([0.3, 0.5, 0.7])), 0.03, rtol=0.05)
 
 
 def test_one_scan_has_the_noise_that_was_measured_on_it():
