@@ -53,6 +53,7 @@ class CohortScan:
     high: Path
     mask: Path
     low: tuple[LowField, ...]
+    scaling: str = ""  # of the high-field image, as its sidecar has it
 
 
 def find_cohort(
@@ -60,7 +61,7 @@ def find_cohort(
 ) -> tuple[CohortScan, ...]:
     """Find the scans that the participant level has preprocessed, on their own grids, in order.
 
-    With `low` each must have a ``desc-lowfield`` image.
+    With `low` each must have a ``desc-lowfield`` image; else it must be scaled as pairs are.
     """
     found: list[CohortScan] = []
     option = "--pretrain-derivatives" if low else "--cohort"
@@ -79,13 +80,19 @@ def find_cohort(
                 f"{root}: no {what} image of {contrast}; run the participant level on the cohort, "
                 f"or give another {option}"
             )
+        if not low and (other := next((s for s in wanted if s.scaling == "robust"), None)):
+            raise UsageError(
+                f"{other.high}: is scaled by two tissues, and pairs are divided by their maxima; "
+                "run the participant level on the cohort with --method identity"
+            )
         found += wanted
     return tuple(found)
 
 
 def _read_scan(root: Path, image: Path, contrast: str, end: str) -> CohortScan:
     """Gather what belongs to a preprocessed scan."""
-    listed = _sidecar(image).get("Sources")
+    sidecar = _sidecar(image)
+    listed, facts = sidecar.get("Sources"), sidecar.get("IntensityScaling")
     uris = [str(uri) for uri in listed] if isinstance(listed, list) else []
     masks = [uri for uri in uris if re.fullmatch(r"bids::sub-.+_mask\.nii\.gz", uri)]
     if not masks or ".." in Path(masks[0]).parts:
@@ -101,7 +108,9 @@ def _read_scan(root: Path, image: Path, contrast: str, end: str) -> CohortScan:
         check_content(path)
     label = dict(parse_name(image.name).entities)["sub"]  # type: ignore[union-attr]
     name = f"{stem.removeprefix('sub-')}_{contrast}{end}"
-    return CohortScan(label, contrast, name, image, mask, tuple(_low_field(path) for path in low))
+    scaling = str(facts.get("Method", "")) if isinstance(facts, dict) else ""
+    made = tuple(_low_field(path) for path in low)
+    return CohortScan(label, contrast, name, image, mask, made, scaling)
 
 
 def _low_field(path: Path) -> LowField:

@@ -62,6 +62,13 @@ def plan_folds(settings: Settings, found: Sources, send: Send) -> dict[str, Plan
         same = same_people(used)
         for group in same:
             send(note(alike_line(contrast, group), "warning"))
+        if any(scan.scaling == "robust" for scan in cohort_scans(settings, contrast)):
+            text = (
+                f"{contrast}: the images to pretrain on are scaled by two tissues, and pairs are "
+                "divided by their maxima: the fit has to learn other levels; simulate the cohort "
+                "with a model of `group --protocol paper`, or raise --finetune-rate"
+            )
+            send(note(text, "warning"))
         subjects = sorted({pair.subject for pair in used})
         folds, held = divide_subjects(
             settings, contrast, subjects, lambda line: send(note(line)), same

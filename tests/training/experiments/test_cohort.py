@@ -30,8 +30,9 @@ SHA = default_bundle("T1w").sha256
 
 
 def write_scan(
-    root: Path, subject: str, seed: int, kinds: Sequence[str] = ("lowfield",), sha256: str = SHA
-) -> None:
+    root: Path, subject: str, seed: int, kinds: Sequence[str] = ("lowfield",), sha256: str = SHA,
+    scaling: str = "max",
+) -> None:  # fmt: skip
     """What `participant` writes for a T1w scan, its array turned and its values not at most 1."""
     pair = ball_pair(subject, seed, (26, 20, 22))
     stem = root / f"sub-{subject}" / "ses-A" / "anat" / f"sub-{subject}_ses-A"
@@ -44,7 +45,7 @@ def write_scan(
     for kind, values in names.items():
         image = Path(f"{stem}_desc-{kind}_T1w.nii.gz")
         nib.Nifti1Image(values.astype(np.float32), affine).to_filename(image)
-        told = {"Sources": [raw, mask]}
+        told = {"Sources": [raw, mask], "IntensityScaling": {"Method": scaling}}
         if kind != "preproc":
             told |= {"ModelMethod": "h2lo", "ModelName": "mine", "ModelSha256": sha256}
         Path(str(image).replace(".nii.gz", ".json")).write_text(json.dumps(told))
@@ -163,6 +164,30 @@ def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path) -> None:
     for image in root.glob("sub-*/*/anat/*desc-lowfield*"):
         image.unlink()
     assert "no desc-lowfield image of T1w" in line(UsageError)
+
+
+def test_a_cohort_of_another_scale_than_the_pairs_is_told(root: Path, tmp_path: Path) -> None:
+    """The same heads are 15 to 20 dB apart between both scales."""
+    pairs = write_pairs(tmp_path / "out", 3)
+    settings = Settings(
+        bids_dir=tmp_path, out_dir=tmp_path / "out", level="group", task="enhance", folds="0",
+        device="cpu",
+    )  # fmt: skip
+
+    def warnings(*roots: Path) -> list[str]:
+        sources, said = tuple(pair.sources[0] for pair in pairs), []
+        plan_folds(replace(settings, pretrain_derivatives=roots), {"T1w": sources}, said.append)
+        return [event["text"] for event in said if event.get("level") == "warning"]
+
+    other = tmp_path / "other"
+    write_scan(other, "u3", 13, scaling="robust")
+    assert warnings(root) == []
+    (line,) = warnings(root, other)
+    assert line.startswith(
+        "T1w: the images to pretrain on are scaled by two tissues, and pairs are"
+    )
+    with pytest.raises(UsageError, match=r"sub-u3_.*: is scaled by two .* with --method identity"):
+        find_cohort([root, other], "T1w", low=False)
 
 
 def fold_bundle(tmp_path: Path) -> Bundle:
