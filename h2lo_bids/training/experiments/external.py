@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError, UsageError
+from h2lo_bids.imaging.alignment import MIN_COVERAGE
 from h2lo_bids.imaging.normalise import max_normalise
 from h2lo_bids.imaging.reading import load_checked
 from h2lo_bids.imaging.resample import resample
@@ -178,15 +179,16 @@ def _read(name: str, path: Path, mask: Path, log: Path) -> tuple[np.ndarray, tup
     if made.shape != inside.shape or not np.allclose(made.affine, inside.affine, atol=_SAME):
         sides = " x ".join(str(n) for n in made.shape)
         notes.append(f"its image of {sides} voxels was resampled to the pair's grid")
-        made = resample(made, inside.shape, inside.affine, order=1)
-    where = np.asarray(inside.dataobj) > 0
-    values = np.asarray(made.dataobj)
-    if not (values[where] > 0).any():
+        made = resample(made, inside.shape, inside.affine, order=1, fill=np.nan)
+    where, values = np.asarray(inside.dataobj) > 0, np.asarray(made.dataobj)
+    share = float(np.mean(~np.isnan(values[where])))
+    if share < MIN_COVERAGE or not (values[where] > 0).any():
+        what = f"shows {share:.0%} of" if share < MIN_COVERAGE else "has no positive value in"
         raise BadDataError(
-            f"{name}: its output has no positive value in the brain; check what it writes, and "
-            "that its affine is that of {input}"
+            f"{name}: its output {what} the brain; check what it writes, and that its affine is "
+            "that of {input}"
         )
-    volume = max_normalise(values, where, name=f"{name}: its output")
+    volume = max_normalise(np.nan_to_num(values), where, name=f"{name}: its output")
     return volume, tuple(notes)
 
 

@@ -100,6 +100,8 @@ def test_another_grid_is_resampled_and_told(tmp_path):
         ("import os; os.kill(os.getpid(), 9)", None, "killed by signal 9"),
         ("made, affine = -data, image.affine", None, "no positive value in the brain; check what"),
         ("made, affine = data, np.diag([-8.0, -8, -8, 1])", None, "affine is that of {input}"),
+        # Half of the brain: a tool that does not keep the place of its input.
+        ("made, affine = data, np.diag([4.0, 8, 8, 1])", None, "shows 50% of the brain; check"),
         ("import os; os.mkfifo(sys.argv[2]); sys.exit(0)", None, "left no {output}"),
     ],
 )
