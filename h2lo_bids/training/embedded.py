@@ -290,7 +290,7 @@ def _card(contrast: str, metadata: Mapping[str, Any], result: FitResult) -> str:
         contrast=contrast,
         metadata=metadata,
         result=result,
-        augmentation=varied(metadata["training"]["options"]["augmentation"]),
+        augmentation=varied(metadata["training"]["options"]),
         table=Table((Block(contrast, rows_of(summary, {"h2lo": "this model"})),)).to_md(),
     )
 

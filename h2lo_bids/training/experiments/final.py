@@ -144,16 +144,15 @@ def _schedule(job: FinalJob, result: FitResult, end: int) -> str:
     options = job.adapted
     if options.family == "identity":
         return ""
-    late = result.timed_out and result.steps < end
-    budget = f"The time budget of {options.max_seconds:g} s ended the fit. " if late else ""
     if job.folds:
+        late = result.timed_out and result.steps < end
         best = ", ".join(f"{r['best_step']} of {_planned(r)}" for r in job.records)
         return (
-            f"{budget}Nobody was left to choose the weights by: the fit stopped at step "
+            "Nobody was left to choose the weights by: the fit stopped at step "
             f"{result.steps} of {options.steps}, {'no later than ' if late else ''}the median of "
             f"where in the schedule the folds' validations were best (steps {best}), and the last "
             "weights were kept."
         )
     if job.fold.validation:
-        return budget.strip()
-    return f"{budget}No subject was held out to choose the weights by: the last ones were kept."
+        return ""
+    return "No subject was held out to choose the weights by: the last ones were kept."

@@ -29,6 +29,8 @@ person stays above 0.86 through another scanner and protocol, 2 % noise, 16 bits
 resampling through 4 mm, a shift, a mask that is 2 mm wider or narrower, or a head turned by 3
 degrees. A head turned by 5 degrees falls to 0.76: a second scan of a person may go unnoticed.
 """
+OTHER = 0.67
+"""Likeness below which brains of one label are of two people, as many sites have a sub-01."""
 
 _STEP = 8.0
 _FINE, _COARSE = 3.0, 8.0
@@ -156,7 +158,7 @@ def training_subjects(bundle: Bundle) -> frozenset[str]:
 def seen_in_training(bundle: Bundle, pairs: Iterable[PreparedPair]) -> dict[PreparedPair, str]:
     """Return those of some pairs whose person a model has seen, with the label in its training.
 
-    That is the pair's own label where it is among several.
+    That is the pair's own label where it is among several; under it less likeness is enough.
     """
     pairs = tuple(pairs)
     training = bundle.metadata.get("training_data")
@@ -170,7 +172,8 @@ def seen_in_training(bundle: Bundle, pairs: Iterable[PreparedPair]) -> dict[Prep
     alike = likeness([brain_of(pair) for pair in pairs], [brain for _, brain in known])
     found = {}
     for pair, row in zip(pairs, alike, strict=True):
-        labels = [known[k][0] for k in np.argsort(-row) if row[k] > SAME]
+        ordered = [(known[k][0], row[k]) for k in np.argsort(-row)]
+        labels = [own for own, r in ordered if r > (OTHER if own == pair.subject else SAME)]
         if labels:
             found[pair] = pair.subject if pair.subject in labels else labels[0]
     return found
@@ -220,18 +223,21 @@ def check_no_leak(
 
 
 def _check_bundle(bundle: Bundle, people: set[str], tested: Sequence[PreparedPair]) -> None:
-    seen = training_subjects(bundle)
-    if leaked := sorted(seen & people):
+    seen, found = training_subjects(bundle), seen_in_training(bundle, tested)
+    training = bundle.metadata.get("training_data") or {}
+    # Where there is a fingerprint, it decides whether it is the same sub-01.
+    leaked = people & seen - {*(training.get("fingerprints") or ())}
+    leaked |= {label for pair, label in found.items() if label == pair.subject}
+    if leaked:
         raise UsageError(
-            f"model {bundle.path}: was trained on sub-{leaked[0]}, a test subject; use a model "
+            f"model {bundle.path}: was trained on sub-{min(leaked)}, a test subject; use a model "
             "that was fitted without the fold's test subjects"
         )
-    for pair, label in seen_in_training(bundle, tested).items():
+    for pair, label in found.items():
         raise UsageError(
             f"model {bundle.path}: was trained on sub-{label}, whose high-field image is that of "
             f"the test subject sub-{pair.subject}; use a model that was fitted without it"
         )
-    training = bundle.metadata.get("training_data") or {}
     if not seen and training.get("kind") != "none":
         raise UsageError(
             f"model {bundle.path}: does not say whom it was trained on, so that test subjects "

@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -228,7 +228,7 @@ def site_card(
         parameters=count_parameters(result.model),
         reference=entry.reference,
         options=options,
-        augmentation=varied(options["augmentation"]),
+        augmentation=varied(options),
         table=Table((Block(job.contrast, rows, (CONVENTIONS[CLIPPED],)),)).to_md(),
         baseline=IDENTITY_TITLES[job.task],
         gain=GAIN,
@@ -327,10 +327,13 @@ def _wrapped(paragraph: str) -> str:
     return textwrap.fill(text, 92, break_long_words=False, break_on_hyphens=False)
 
 
-def varied(ranges: Mapping[str, Any]) -> Augmentation | None:
-    """Return how pairs were varied in training, or None if they were not."""
-    augmentation = Augmentation(**ranges)
-    return None if augmentation == Augmentation() else augmentation
+def varied(options: Mapping[str, Any]) -> Augmentation | None:
+    """Return how a fit with these options varied its pairs, or None if it did not."""
+    family, augmentation = options["family"], Augmentation(**options["augmentation"])
+    if family == "diffi2i":  # its slices have no place in a frame
+        augmentation = replace(augmentation, shift=0)
+    unvaried = family == "arnold" or (family in ("h2lo", "inr") and options["sampling"] == "volume")
+    return None if unvaried or augmentation == Augmentation() else augmentation
 
 
 def software() -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from prepared_pairs import FRAME, SHAPE, fold_of, write_pairs
+from prepared_pairs import FRAME, SHAPE, fold_of, write_pair, write_pairs
 from problems import ball_pair, small_options
 
 from h2lo_bids.errors import BadDataError, H2loError, UsageError
@@ -24,7 +24,7 @@ from h2lo_bids.training.experiments.cohort import Cohort, find_cohort, split_coh
 from h2lo_bids.training.experiments.crossvalidation import FoldJob, changes, run_fold
 from h2lo_bids.training.experiments.fits import job_of_fold, plan_folds, run_fit
 from h2lo_bids.training.experiments.leaks import check_images, check_no_leak, training_subjects
-from h2lo_bids.training.pairs import Pair, read_prepared
+from h2lo_bids.training.pairs import Pair, find_prepared, read_prepared
 
 SHA = default_bundle("T1w").sha256
 
@@ -209,6 +209,9 @@ def test_no_test_subject_gets_into_any_stage(root: Path, tmp_path: Path) -> None
     for index, label in ((0, "01"), (2, "03")):
         with pytest.raises(UsageError, match=f"was trained on sub-{label}, a test subject"):
             check(pairs[index : index + 1])
+    # Another site has a sub-01, too: its image is another person's.
+    write_pair(tmp_path / "site", "01", 101)
+    check(find_prepared(tmp_path / "site", contrast="T1w"))
     # The same fold's model, tampered with: it does not say.
     path = bundle.path / METADATA
     told = json.loads(path.read_text())

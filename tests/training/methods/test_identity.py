@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prepared_pairs import fold_of, write_pairs
-from problems import ball_pair, small_options
+from problems import VARIED, ball_pair, small_options
 
 from h2lo_bids.evaluation.metrics import evaluate
 from h2lo_bids.evaluation.scores import IDENTITY, read_scores, select
@@ -91,14 +91,19 @@ def test_what_cannot_share_a_step_is_fitted_by_one_process(
 @pytest.mark.parametrize("name", ADAPT)
 def test_cards_tell_only_options_that_belong_to_the_method(name: str, folds: list[FoldJob]) -> None:
     for sampling in ("patch", "volume"):
-        options = small_options(sampling=sampling, seed=7)
+        options = small_options(sampling=sampling, seed=7, augmentation=VARIED, max_seconds=60.0)
         job = dataclasses.replace(folds[0], method=name, options=options)
         nothing = Identity(NoSizes())
-        result = FitResult(nothing, 8, 8, math.nan, math.nan, 1.0)
+        result = FitResult(nothing, 5, 4, math.nan, math.nan, 1.0, timed_out=name != "identity")
         card = " ".join(site_card(job, result, site_metadata("x", job, result)).split())
         assert ("gradient term" in card) == name.startswith("h2lo")
         assert ("Adam" in card) == (name not in ("identity", "arnold"))
         assert ("8 steps of" in card) == ("Adam" in card)
         assert ("seed 7; 0.0 minutes." in card) == (name != "identity")
+        operator = name.startswith(("h2lo", "inr"))
+        crops = name in ("pix2pix", "pfsr") or (operator and sampling == "patch")
+        assert ("Varied in training" in card) == (crops or name == "diffi2i")
+        assert ("shifts in the frame up to 1 voxels, and" in card) == crops
+        assert ("budget of 60 s ended the fit at step 5." in card) == (name != "identity")
         smooth = name.startswith(("h2lo", "inr", "diffi2i"))
         assert ("conditional median" in card) == smooth
