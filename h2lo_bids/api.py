@@ -31,10 +31,13 @@ class LoadedModel:
         Where it comes from: ``bundle.contrast``, ``bundle.frame``, ``bundle.metadata``.
     network
         The PyTorch module.
+    device
+        Where it computes, as PyTorch names it.
     """
 
     bundle: Bundle
     network: Any
+    device: str = "cpu"
 
 
 def read_image(path: str | PathLike[str]) -> Any:
@@ -74,7 +77,7 @@ def load_model(source: str | PathLike[str] = "T1w", *, device: str = "cpu") -> L
         ``"T1w"`` or ``"T2w"`` for the model of that contrast that comes with the package;
         else a model folder that `h2lo group` wrote, or a checkpoint of the authors' release.
     device
-        As PyTorch names it.
+        Where `synthesize` computes: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``.
 
     Returns
     -------
@@ -87,13 +90,17 @@ def load_model(source: str | PathLike[str] = "T1w", *, device: str = "cpu") -> L
         If there is no such folder or file.
     BadDataError
         If it is damaged.
+    UsageError
+        If this machine has no such device.
     """
     from h2lo_bids.models.bundle import default_bundle, load_bundle
     from h2lo_bids.models.bundle import load_model as load_network
+    from h2lo_bids.synthesis.options import resolve_device
 
+    place = str(resolve_device(device))
     named = str(source) in CONTRASTS
     bundle = default_bundle(str(source)) if named else load_bundle(str(source))
-    return LoadedModel(bundle, load_network(bundle, device=device))
+    return LoadedModel(bundle, load_network(bundle, device=place), place)
 
 
 def synthesize(
@@ -173,8 +180,8 @@ def synthesize(
     if voxel_size is not None:
         wanted, grid = lf_mask(wanted, image.affine, tuple(float(s) for s in voxel_size))
         response = VoxelResponse(slice_profile, None)
-    precision = precision or fastest_precision(bundle, "cpu")
-    options = EngineOptions(precision=precision, threads=threads)
+    precision = precision or fastest_precision(bundle, model.device)
+    options = EngineOptions(model.device, precision, threads=threads)
     low = predict_on_grid(
         model.network, scaled.volume, frame.affine, grid, wanted,
         options=options, response=response,

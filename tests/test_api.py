@@ -8,10 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from heads import SPACING, head, write_bundle, write_dataset
 
 from h2lo_bids import load_model, read_image, synthesize
 from h2lo_bids.errors import BadDataError, UsageError
+from h2lo_bids.synthesis import options, predict
 
 TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 
@@ -98,6 +100,23 @@ def test_what_cannot_be_used_is_refused(model) -> None:
         synthesize(head(1), model)
     with pytest.raises(BadDataError):
         synthesize(head(1), model, affine=np.eye(4), mask=np.zeros(head(1).shape))
+
+
+def test_a_model_computes_where_it_was_loaded(model, monkeypatch) -> None:
+    """On a device that no machine has: what is asked for arrives at the engine."""
+    monkeypatch.setattr(options, "resolve_device", lambda name: torch.device(name))
+    elsewhere, asked = load_model(model.bundle.path, device="meta"), []
+
+    def stand_in(network, volume, here, there, wanted, *, options, **_):
+        asked.append((options.device, next(network.parameters()).device.type))
+        return np.zeros(wanted.shape, np.float32)
+
+    monkeypatch.setattr(predict, "predict_on_grid", stand_in)
+    synthesize(head(1), elsewhere, affine=np.diag([SPACING] * 3 + [1.0]), precision="fp32")
+    assert asked == [("meta", "meta")]
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="device cuda:99"):
+        load_model("T1w", device="cuda:99")
 
 
 def test_embedded_models_are_named_by_contrast() -> None:
