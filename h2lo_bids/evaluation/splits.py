@@ -96,7 +96,7 @@ def make_folds(
         raise UsageError(
             f"{counted(len(names), 'subject')} with pairs cannot make {counted(folds, 'fold')} of "
             f"{largest} to test, {validation} to validate and others to train; add pairs, or "
-            "change --folds, --val-count or --test-count"
+            "change --folds (group: 0 to cross-validate nothing), --val-count or --test-count"
         )
     rng = np.random.default_rng([seed, len(names)])
     if test is None:
@@ -153,7 +153,7 @@ def hold_out(
     if validation >= len(names):
         raise UsageError(
             f"{counted(len(names), 'subject')} with pairs cannot be divided into {validation} to "
-            "validate and others to train; add pairs, or change --val-count"
+            f"validate and others to train; add pairs{', or change --val-count' * (validation > 1)}"
         )
     drawn = np.random.default_rng([seed, len(names)]).choice(len(names), validation, replace=False)
     return tuple(sorted(_labels(people, (names[i] for i in drawn))))

@@ -71,7 +71,8 @@ def test_overlapping_test_sets_are_balanced(count: int, k: int, test: int, val: 
         (4, {"folds": 5}, "5 folds of 1 to test, 1 to validate"),
         (3, {"folds": 2}, "2 folds of 2 to test, 1 to validate"),
         (9, {"folds": 3, "validation": 6}, "3 folds of 3 to test, 6 to validate"),
-        (9, {"folds": 3, "test": 7, "validation": 2}, "change --folds, --val-count or --test-co"),
+        (9, {"folds": 3, "test": 7, "validation": 2}, "cross-validate nothing), --val-count or "),
+        (2, {"folds": 2}, "change --folds (group: 0 to cross-validate nothing)"),
     ],
 )
 def test_too_few_subjects_is_one_line(refused, count: int, values: dict, remedy: str) -> None:
@@ -97,7 +98,8 @@ def test_one_person_stays_on_one_side(test: int | None, seed: int) -> None:
 
 def test_one_person_under_two_names_is_one_subject(refused) -> None:
     both = {"subjects": ["a", "b"], "same": [("a", "b")]}
-    assert "1 subject with pairs cannot be divided into 1" in refused(UsageError, hold_out, **both)
+    line = refused(UsageError, hold_out, **both)
+    assert line.endswith("cannot be divided into 1 to validate and others to train; add pairs")
     line = refused(UsageError, make_folds, folds=5, **both)
     assert "1 subject with pairs cannot make 5 folds" in line
 
