@@ -75,9 +75,9 @@ def fit(
     Every draw is a function of the seed and the step alone, so that a resumed fit needs no
     generator's state and gives the weights of an undisturbed one; the number of threads decides
     the last bits. `folder` holds checkpoints and ``history.csv``. The fit stops at step
-    `stop_at`, of a schedule that stays that of ``options.steps``. `world` processes that
-    `launch` has started share the steps of an operator. ``options.starts_from`` is the digest of
-    the weights in `initial`, so that a resumed fit continues from no others.
+    `stop_at` of a schedule that stays that of ``options.steps``, or of the time budget. `world`
+    processes that `launch` has started share the steps of an operator. ``options.starts_from`` is
+    the digest of the weights in `initial`, so that a resumed fit continues from no others.
 
     Raises `UsageError` if `folder` holds a fit of other options or pairs, `H2loError` if a loss
     is not finite, and `TemporaryError` if SIGTERM or SIGHUP ended the fit, each with the last
@@ -108,7 +108,7 @@ def fit(
             say(f"going on from step {record.step} of {folder}")
         end = min(options.steps, stop_at or options.steps)
         loop = _Loop(trainer, record, options, folder, identity, end, say, fabric)
-        if record.step < end and not (record.timed_out or loop.stalled):
+        if not loop.ended:
             loop.run()
     model = make_model(options.family, options.architecture)
     model.load_state_dict(_copied(record.best_weights or trainer.weights()))
@@ -174,6 +174,11 @@ class _Loop:
         o, record = self.options, self.record
         return record.step < o.steps and has_stalled(record.validations, o.patience)
 
+    @property
+    def ended(self) -> bool:
+        """Whether no step is left: of a fit that time will end, by the time spent."""
+        return self.record.timed_out or self.stalled or self._place() >= self.end
+
     def run(self) -> None:
         """Step, validate, log and save, up to the end or a signal."""
         record, budget, mark = self.record, self.options.max_seconds, time.perf_counter()
@@ -191,10 +196,10 @@ class _Loop:
                 # Not at `stop_at` as such: a fit in parts keeps the weights of a whole one.
                 whole = late or record.step == self.options.steps
                 psnr = self._validate() if whole or self._due() else None
-                last = whole or self.stalled or record.step == self.end
                 now = time.perf_counter()
                 record.seconds, mark = record.seconds + now - mark, now
                 record.timed_out = late and record.step < self.options.steps
+                last = self.ended
                 seconds = round(record.seconds, 3)
                 row = {"step": record.step, **losses, "psnr": psnr, "seconds": seconds}
                 if history is not None:

@@ -162,6 +162,10 @@ def test_a_time_budget_ends_the_schedule_too(
         walk(tmp_path, a_second, max_seconds=7, stop_at=end)
     places = [float(row["rate"]) for row in history(tmp_path)]
     assert places == [0, 1, 3, 5, 7, 9, 11]  # seconds / 7 of the way from step 0 to step 13
+    # So a part of the schedule is that part of the time, and is done once.
+    for _ in range(2):
+        part = walk(tmp_path / "part", a_second, max_seconds=7, stop_at=6)
+        assert (part.steps, part.timed_out) == (4, False)
 
 
 @pytest.mark.parametrize("stop", [None, 3, 7, 8])

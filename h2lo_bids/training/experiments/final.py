@@ -66,7 +66,7 @@ def final_steps(job: FinalJob) -> int:
     """
     if not job.folds:
         return job.adapted.steps
-    shares = [r["best_step"] / _planned(r) for r in job.records if r["best_step"]]
+    shares = [_share(r) for r in job.records if r["best_step"]]
     return max(1, round((median(shares) if shares else 1.0) * job.adapted.steps))
 
 
@@ -107,7 +107,7 @@ def fit_final(
         job,
         dataclasses.replace(result, best_step=result.best_step or result.steps),
         summarise([s for f in job.folds for s in read_scores(f.folder / SCORES)]),
-        schedule=_schedule(job, result, end),
+        schedule=_schedule(job, result),
         more={
             "members": len(job.folds) if job.carries else 0,
             "noise": _noise(job, send),
@@ -134,24 +134,25 @@ def _noise(job: FinalJob, send: Send) -> dict[str, Any] | None:
         return None
 
 
-def _planned(record: Mapping[str, Any]) -> int:
-    """Return the steps of a fold's schedule, which its validation may have ended early."""
-    return int((record["options"] if record.get("stalled") else record)["steps"])
+def _share(record: Mapping[str, Any]) -> float:
+    """Return at which part of its schedule, by steps or by time, a fold was best."""
+    best, options = int(record["best_step"]), record["options"]
+    limit = options.get("max_seconds")
+    spent = min(record["seconds"] / limit, 1.0) if limit else 0.0
+    return max(best / options["steps"], spent * best / record["steps"])
 
 
-def _schedule(job: FinalJob, result: FitResult, end: int) -> str:
+def _schedule(job: FinalJob, result: FitResult) -> str:
     """Say where the fit ended, and why there."""
     options = job.adapted
     if options.family == "identity":
         return ""
     if job.folds:
-        late = result.timed_out and result.steps < end
-        best = ", ".join(f"{r['best_step']} of {_planned(r)}" for r in job.records)
+        best = ", ".join(f"{_share(r):.0%}" for r in job.records)
         return (
             "Nobody was left to choose the weights by: the fit stopped at step "
-            f"{result.steps} of {options.steps}, {'no later than ' if late else ''}the median of "
-            f"where in the schedule the folds' validations were best (steps {best}), and the last "
-            "weights were kept."
+            f"{result.steps} of {options.steps}, the median of where in the schedule the folds' "
+            f"validations were best ({best} of it), and the last weights were kept."
         )
     if job.fold.validation:
         return ""

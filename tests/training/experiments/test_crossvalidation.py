@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -252,6 +253,25 @@ def test_the_final_model_of_a_cross_validation(
     bare = fit_final(dataclasses.replace(job, carries=False))
     assert bare.sha256 == bundle.sha256
     assert members(bare) == ()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limit", "steps", "best", "part"),
+    [
+        (90, None, 50, 20, 0.4),  # the whole schedule
+        (90, None, 30, 20, 0.4),  # its validation no longer rose
+        (100, 100, 10, 4, 0.4),  # time ended it, and the schedule with it
+        (50, 100, 10, 4, 0.2),  # half of the time was enough
+        (50, 100, 50, 20, 0.4),  # there was time to spare
+    ],
+)
+def test_the_final_model_takes_the_part_of_the_schedule_in_which_folds_were_best(
+    seconds: float, limit: float | None, steps: int, best: int, part: float
+) -> None:
+    options = {"steps": 50, "max_seconds": limit}
+    record = {"best_step": best, "steps": steps, "seconds": seconds, "options": options}
+    job: Any = SimpleNamespace(folds=(1,), records=[record], adapted=SimpleNamespace(steps=100))
+    assert final_steps(job) == 100 * part
 
 
 @pytest.mark.slow
