@@ -189,13 +189,6 @@ def training_text(out_dir: Path) -> str:
         f"were {_registered(out_dir, records)}; intensities were divided by their maximum inside "
         f"the brain, outside of which voxels are zero.{_scaled(records)}"
     )
-    options = [(str(record.get("title")), record.get("options") or {}) for record in records]
-    if robust := dict.fromkeys(title for title, o in options if o.get("scaling") == "robust"):
-        intro += (
-            f" As inputs of {', '.join(robust)} the high-field images were brought to fixed levels "
-            "of cerebrospinal fluid and white matter, after N4 bias field correction [@n4] where "
-            "the receive field was strong."
-        )
     contrasts = sorted({str(record.get("contrast")) for record in records})
     parts = [_of_contrast(name, records) for name in contrasts]
     simulated = [bool(record.get("simulated")) for record in records]

@@ -80,11 +80,8 @@ def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
     assert training_text(tmp_path) == ""
     for number in (0, 1):
         fold = {"index": number}
-        record(tmp_path, "pix2pix", "Pix2Pix", fold, 600, options={"scaling": "robust"})
-        record(
-            tmp_path, "arnold", "Arnold et al.", fold, 900 + number, initial={"name": "mine"},
-            options={"scaling": "max"},
-        )  # fmt: skip
+        record(tmp_path, "pix2pix", "Pix2Pix", fold, 600)
+        record(tmp_path, "arnold", "Arnold et al.", fold, 900 + number, initial={"name": "mine"})
         record(tmp_path, "identity", "HF image", fold, 0)
     text = training_text(tmp_path)
     assert (
@@ -93,7 +90,6 @@ def test_each_method_is_cited_with_its_steps(tmp_path: Path) -> None:
     assert "Pix2Pix (600 steps)" in text
     assert "Arnold et al. (900 to 901 steps from the weights of mine)" in text
     assert "HF image (nothing to fit), Pix2Pix (600 steps) in 2 folds" in text
-    assert "As inputs of Pix2Pix the high-field images were brought to fixed levels" in text
     assert "operator" not in text
     assert "Adam" not in text
     assert set(re.findall(r"\[@(\w+)\]", text)) <= works().keys()
