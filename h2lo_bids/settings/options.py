@@ -141,8 +141,8 @@ class Selection:
     )
     derivatives: tuple[tuple[str, Path], ...] = option(
         (),
-        "derivative datasets: brain masks in them are used instead of computed ones, low-field "
-        "images instead of raw ones",
+        "derivative datasets: brain masks in them are used instead of computed ones, and in pairs "
+        "low-field images instead of raw ones",
         (convert.named_path, "NAME=PATH"),
         short="-d",
     )
@@ -191,7 +191,8 @@ class Method:
         "fp32 gives nearly the same digits on every machine; bf16 is faster where the processor "
         "multiplies in it (lscpu: amx_bf16, avx512_bf16), elsewhere far slower; fp16 is for "
         "fitting on a GPU (default: bf16 where it is faster and the model stays within 60 dB of "
-        "fp32, which the sidecars say; evaluate and a trial's conditions: fp32)",
+        "fp32, which the sidecars say; evaluate and a trial's conditions: fp32; fits: what the "
+        "processor or GPU is fastest in; --protocol paper: fp16 on a GPU, else fp32)",
         choices=PRECISIONS,
         modes=NOT_PAIRS,
     )
@@ -330,7 +331,7 @@ class Resources:
         common=True,
     )
     clean_workdir: bool = option(
-        False, "delete the intermediate results of each participant once all is done"
+        False, "delete the intermediate results of each participant, and of fits, if all went well"
     )
 
 
