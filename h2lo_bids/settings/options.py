@@ -157,7 +157,7 @@ class Method:
         "synthesize: from high field to low field; enhance: from low field to high field, with "
         "models that `group --task enhance` fits",
         choices=TASKS,
-        modes=NOT_PAIRS,
+        modes=(PARTICIPANT, ENHANCED, *ALL_FITS, EVALUATE),
     )
     method: tuple[str, ...] = option(
         (),

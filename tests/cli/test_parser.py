@@ -115,6 +115,7 @@ REFUSED = [
     ("evaluate --steps 3", 64, "of group and benchmark; evaluate does not"),
     ("group --realism-reference x_T1w.nii", 64, "an option of evaluate; group does not"),
     ("evaluate --pairs", 64, "of participant; evaluate does not"),
+    ("trial --task enhance", 64, "of participant and group and benchmark and evaluate; trial"),
     ("--folds 3 participant", 64, "an option of group and benchmark; participant does not"),
     # Values of the wrong form.
     ("participant --mem lots", 64, "'lots' is not an amount of memory"),
