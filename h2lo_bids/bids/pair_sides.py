@@ -168,7 +168,8 @@ def _precomputed(
                 search.fail(image.path, error)
                 both.broken = True
             continue
-        sure = fused or scan.session not in visits[scan.suffix]
+        # One without a session may be the average of the high-field ones, as fMRIPrep's is.
+        sure = fused or scan.session not in {None, *visits[scan.suffix]}
         reason = _unfit(scan, sure, search.conditions)
         if reason is None:
             note = f"on the high-field grid, since --derivatives {dataset} holds it"
@@ -201,10 +202,12 @@ def _unfit(scan: Scan, sure: bool, conditions: Conditions) -> str | None:
         return f"does not match --lf {_words(asked, scan)}"
     if scan.field_strength is not None and not scan.low:
         return f"{scan.strength}: not low field"
-    if sure or scan.low or asked:
+    if scan.name.get("desc") == "preproc" and not scan.name.get("space") and "desc" not in asked:
+        return "preprocessed on its own grid: if it is registered, choose it with --lf desc-preproc"
+    if sure or scan.low or any(scan.name.get(entity) for entity in asked):
         return None
     return (
-        "no field strength, and its session has high-field scans: "
+        "no field strength, and it may be made of high-field scans: "
         "if it is low field, choose it with --lf"
     )
 

@@ -203,13 +203,17 @@ def _select(search: Search, hf: Scan, low: list[Scan], fusion: str) -> tuple[Sca
 
 
 def _distinction(candidates: Sequence[Scan], chosen: Scan, entities: Sequence[str] = ORDER) -> str:
-    """Return the words that set one candidate apart from the others, such as ``acq-iso``."""
+    """Return the words that set one candidate apart from the others, such as ``acq-iso``.
+
+    Where all candidates have a run, other subjects' scans may have none: they go on fitting.
+    """
     rest, words, labels = list(candidates), [], dict(chosen.entities)
     for entity in entities:
-        same = [scan for scan in rest if dict(scan.entities).get(entity) == labels.get(entity)]
-        if len(same) < len(rest):
-            words.append(f"{entity}-{labels[entity]}" if entity in labels else f"{entity}=null")
-            rest = same
+        found, label = [dict(scan.entities).get(entity) for scan in rest], labels.get(entity)
+        if len({*found}) > 1:
+            word = f"{entity}-{label}" if label else f"{entity}=null"
+            words.append(f"run={label},null" if entity == "run" and None not in found else word)
+            rest = [scan for scan, own in zip(rest, found, strict=True) if own == label]
     return " ".join(words)
 
 
@@ -276,6 +280,8 @@ def _nothing_pairs(search: Search, sides: Mapping[Key, Sides], reasons: Sequence
         )
     elif not high:
         remedy = "; high-field scans (1 T or more) are chosen with --hf"
+    if chosen := search.settings.session_label:
+        remedy += f"; --session-label {' '.join(chosen)} leaves other sessions out"
     return (
         f"{search.root}: nothing pairs; {counted(len(search.subjects), 'subject')} with "
         f"{_count(high, 'high-field')} and {_count(low, 'low-field')}{why}{remedy}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,29 @@ def test_proper_derivatives_and_those_of_high_field(tmp_path: Path) -> None:
     assert "ses-HFC_acq-axi" in refused(root, **options)
 
 
+@pytest.mark.parametrize("words", [(), ("run=",), ("acq-iso,",)])
+@pytest.mark.parametrize(
+    ("session", "rest"),
+    [
+        (None, "desc-preproc_T1w"),  # as fMRIPrep names the average of all sessions
+        (None, "space-MNI152NLin2009cAsym_desc-preproc_T1w"),
+        (None, "T1w"),
+        ("HFC", "acq-iso_desc-preproc_T1w"),  # and each session's own
+    ],
+)
+def test_what_fmriprep_made_is_no_low_field_partner(tmp_path, session, rest, words) -> None:
+    root = write(
+        tmp_path / "ds",
+        {anat("01", "GE", "T1w"): HIGH, anat("01", "HFC", "acq-iso_T1w"): LOW},
+    )
+    path = anat("01", session, rest)
+    prep = write(tmp_path / "prep", {path: {"SkullStripped": False}})
+    found = find(root, derivatives=(("fmriprep", prep),), lf=words)
+    assert names(found) == {"sub-01_ses-GE_T1w": ["sub-01_ses-HFC_acq-iso_T1w"]}
+    assert [pair.lf[0].path.is_relative_to(root) for pair in found.pairs] == [True]
+    assert "--lf" in next(item.reason for item in found.skipped if item.path == prep / path)
+
+
 def test_ds005752_has_no_partner(tmp_path: Path) -> None:
     with pytest.raises(NoMatchError) as caught:
         find(ds005752(tmp_path / "ds"))
@@ -218,6 +242,22 @@ def test_who_lends_a_mask_does_not_depend_on_what_is_asked_for(tmp_path, contras
     t1w = [pair for pair in find(root).pairs if pair.contrast == "T1w"]
     assert t1w
     assert not any(pair.donor for pair in t1w)
+
+
+def test_the_words_advised_for_one_subject_keep_the_others(tmp_path: Path) -> None:
+    images = {anat(sub, "HF", "T1w"): HIGH for sub in "12"}
+    images[anat("1", "LF", "acq-iso_T1w")] = LOW
+    images |= {anat("2", "LF", f"acq-iso_run-{run}_T1w"): LOW for run in "12"}
+    root = write(tmp_path / "ds", images)
+    advised = re.search(r"for example with --lf (\S+)", refused(root))
+    assert advised
+    found = find(root, lf=(advised[1],))
+    assert names(found) == {
+        "sub-1_ses-HF_T1w": ["sub-1_ses-LF_acq-iso_T1w"],
+        "sub-2_ses-HF_T1w": ["sub-2_ses-LF_acq-iso_run-1_T1w"],
+    }
+    with pytest.raises(NoMatchError, match=r"--session-label HF leaves other sessions out"):
+        find(root, session_label=("HF",))
 
 
 def test_unknown_field_strengths_need_words(tmp_path: Path) -> None:
