@@ -19,12 +19,13 @@ from h2lo_bids.bids.derivatives import result_path, result_pattern
 from h2lo_bids.bids.discover import discover
 from h2lo_bids.cli import outputs
 from h2lo_bids.cli.console import printable
-from h2lo_bids.cli.execution import COLUMNS, write_rows
+from h2lo_bids.cli.execution import COLUMNS, skipped_lines, write_rows
 from h2lo_bids.cli.parser import EXIT_CODES
 from h2lo_bids.errors import UsageError
 from h2lo_bids.settings import OPTIONS, Settings
 from h2lo_bids.settings.options import PAIRS as PAIRS_MODE
 from h2lo_bids.vocabulary import ENHANCER
+from h2lo_bids.wording import summarise
 
 PARTICIPANT, PAIRS, FOLDS, COLLECT = "participant", "pairs", "folds", "collect"
 Rows = list[tuple[str, ...]]
@@ -89,11 +90,17 @@ def stages_of(settings: Settings, folder: Path) -> list[Stage]:
     )
 
 
-def _warn(found: Any, root: Path) -> None:
-    """Print what concerns the dataset, which no task sees, as each has one participant."""
-    whole = [str(problem.error) for problem in found.problems if problem.path == root]
-    odd = [f"{s.path}: {s.reason}" for s in found.skipped if s.path == root]
-    for text in (*found.warnings, *whole, *odd):
+def _warn(found: Any, root: Path, tasks: Iterable[Task]) -> None:
+    """Print what no task will, as each sees one participant or session: of the others, too."""
+    names = {task.name for task in tasks}
+
+    def untold(path: Path) -> bool:
+        owner = _OWNER.match(path.as_posix().removeprefix(f"{root.as_posix()}/"))
+        return not owner or names.isdisjoint({f"sub-{owner[1]}", f"sub-{owner[1]}_ses-{owner[2]}"})
+
+    problems = summarise((p.path, str(p.error)) for p in found.problems if untold(p.path))
+    skipped = skipped_lines(item for item in found.skipped if untold(item.path))
+    for text in (*found.warnings, *problems, *skipped):
         print(f"h2lo-slurm: warning: {printable(text)}", file=sys.stderr)
 
 
@@ -107,7 +114,6 @@ def _is_done(state: State | None, inputs: Iterable[Path], made: Iterable[Path]) 
 def _participants(settings: Settings, states: dict[str, State]) -> Stage:
     """Make a task of each session; a participant with a scan outside sessions is one task."""
     root, found = settings.bids_dir, discover(settings)
-    _warn(found, root)
     expected = outputs.expected_outputs(settings, found)
     files: list[tuple[str, Path | None]] = [(made.source, made.path) for made in expected]
     # A task, too, so that the table of failures names it.
@@ -120,13 +126,15 @@ def _participants(settings: Settings, states: dict[str, State]) -> Stage:
     tasks = []
     for (subject, session), made in sorted(items.items()):
         name = f"sub-{subject}" + (f"_ses-{session}" if session else "")
-        words = ("--participant-label", subject, *(("--session-label", session) if session else ()))
+        visits = (session,) if session else settings.session_label
+        words = ("--participant-label", subject, *(("--session-label", *visits) if visits else ()))
         inputs = {root / part for source in made.values() for part in source.split(" ")}
         paths = [path for path in made if path is not None]
         # Images that are newer are of another command, maybe of another dataset.
         inputs |= {path for path in paths if path.suffix == ".gz"}
         done = None not in made and _is_done(states.get(name), inputs, paths)
         tasks.append(Task(name, words, done))
+    _warn(found, root, tasks)
     common = replace(settings, participant_label=(), session_label=())
     return Stage(PARTICIPANT, common, tuple(tasks), own_work=True)
 
@@ -153,13 +161,13 @@ def _pairs(settings: Settings) -> tuple[Stage, Any]:
     }
     own = Settings(settings.bids_dir, settings.out_dir, **{**taken, "pairs": True})
     found = discover_pairs(own)
-    _warn(found, own.bids_dir)
     missing = set(find_missing(own, found.pairs, lambda event: None))
     lacking = {pair.subject for pair in found.pairs if pair.name in missing}
     tasks = tuple(
         Task(f"sub-{subject}", ("--participant-label", subject), subject not in lacking)
         for subject in sorted({pair.subject for pair in found.pairs})
     )
+    _warn(found, own.bids_dir, tasks)
     return Stage(PAIRS, replace(own, participant_label=()), tasks, own_work=True), found
 
 

@@ -30,10 +30,11 @@ def dataset(tmp_path, capsys):
     """Return a function that writes scripts for a dataset of two, and what it says."""
     write_dataset(tmp_path / "bids", 2, suffixes=("T1w",))
 
-    def run(*words: str, level: str = "participant") -> tuple[int, str, Path]:
+    def run(*words: str, level: str = "participant", options: bool = False):
         out = tmp_path / "out"
         quick = ["--skull-strip", "skip", "--skip-bids-validation"]
-        code = main([*words, str(tmp_path / "bids"), str(out), level, *quick])
+        before, after = ((), words) if options else (words, ())  # of the cluster, or of h2lo
+        code = main([*before, str(tmp_path / "bids"), str(out), level, *quick, *after])
         said = capsys.readouterr()
         return code, said.out + said.err, next(iter((out / "logs" / "slurm").glob("*")), out)
 
@@ -108,6 +109,39 @@ def test_what_concerns_the_dataset_is_said_when_tasks_are_made(dataset, tmp_path
     for text in ("sub_03 (did you mean sub-03?)", "without a folder: sub-77"):
         (line,) = [line for line in said.splitlines() if text in line]
         assert line.startswith("h2lo-slurm: warning: ")
+
+
+def test_who_has_no_task_is_named_and_no_other_session_is_taken(dataset, tmp_path):
+    anat = tmp_path / "bids" / "sub-03" / "ses-B" / "anat"
+    write_scan(anat / "sub-03_ses-B_T1w.nii.gz")
+    shutil.copytree(anat, anat.parents[1] / "ses-C" / "anat")
+    (anat.parents[1] / "ses-C/anat/sub-03_ses-B_T1w.nii.gz").rename(
+        anat.parents[1] / "ses-C/anat/sub-03_ses-C_UNIT1.nii.gz"
+    )
+    (tmp_path / "bids" / "sub-04" / "func").mkdir(parents=True)
+    code, said, folder = dataset()
+    assert (code, "participant: 3 of 3 tasks to submit" in said) == (0, True)
+    for text in ("/sub-04: no T1w or T2w image: no anat", "sub-03_ses-C_UNIT1.nii.gz"):
+        (line,) = [line for line in said.splitlines() if text in line]
+        assert line.startswith("h2lo-slurm: warning: skipped: ")
+    # Of participants that are named, one lacks the session: its others are not taken instead.
+    write_scan(tmp_path / "bids/sub-01/ses-A/anat/sub-01_ses-A_T1w.nii.gz")
+    dataset("--session-label", "A", "--participant-label", "01", "03", options=True)
+    tasks = (folder / "participant.tsv").read_text().splitlines()
+    assert tasks[-1] == "sub-03\t--participant-label 03 --session-label A"
+    assert any(t.endswith("\t--participant-label 01 --session-label A") for t in tasks)
+
+
+def test_pairs_that_no_task_prepares_are_named(stages, tmp_path, capsys):
+    for label, broken in (("01", "HF"), ("02", "LF")):
+        path = tmp_path / f"bids/sub-{label}/ses-{broken}/anat/sub-{label}_ses-{broken}_T1w.json"
+        path.write_text("{")
+    (tmp_path / "bids/sub-03/ses-LF/anat/sub-03_ses-LF_T1w.nii.gz").unlink()
+    found = stages("participant", "--pairs")
+    assert [task.name for task in found["pairs"].tasks] == ["sub-04", "sub-05"]
+    said = capsys.readouterr().err.splitlines()
+    for text in ("sub-01", "sub-02", "sub-03: no low-field T1w to go with ses-HF_T1w"):
+        assert len([line for line in said if text in line]) == 1
 
 
 def test_enhancement_is_done_when_its_own_images_are_there(tmp_path):
