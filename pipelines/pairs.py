@@ -54,11 +54,8 @@ class PairOptions:
         return self.settings.protocol == "paper"
 
     def mask_of(self, scan: Scan) -> tuple[Path, str] | None:
-        """Return path and URI of the brain mask that --derivatives hold for a scan, if one.
-
-        A low-field image of a derivative or of --lf-dir may have the name of another image's mask.
-        """
-        return given_mask(self.settings.derivatives, scan) if scan.dataset == "raw" else None
+        """Return path and URI of the brain mask that --derivatives hold for a scan, if one."""
+        return given_mask(self.settings.derivatives, scan)
 
     def find_brain(self, workflow: pe.Workflow, name: str, scan: Scan) -> pe.Node:
         """Add the node that reads a scan and finds its brain."""

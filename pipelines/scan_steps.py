@@ -39,7 +39,7 @@ def find_brain(
     in_file: AnyFile,
     method: str = "auto",
     weights: InFile | None = None,
-    given_mask: InFile | None = None,
+    given_mask: AnyFile | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Load a scan and find its brain; keep the scan uncompressed for the steps that follow.

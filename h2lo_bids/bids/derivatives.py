@@ -204,10 +204,13 @@ def mask_in(root: Path, scan: Scan) -> Path:
 
 
 def given_mask(derivatives: Iterable[tuple[str, Path]], scan: Scan) -> tuple[Path, str] | None:
-    """Return path and URI of the scan's mask in the first dataset that has one."""
-    for name, root in derivatives:
+    """Return path and URI of a raw scan's mask in the first dataset that has one.
+
+    A low-field image of a derivative or of --lf-dir may have the name of another image's mask.
+    """
+    for name, root in derivatives if scan.dataset == "raw" else ():
         path = mask_in(root, scan)
-        if path.exists():
+        if path.exists() or path.is_symlink():  # whose content need not be there
             return path, f"bids:{name}:{path.relative_to(root).as_posix()}"
     return None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from h2lo_bids.bids.dataset import read_description, require_valid
+from h2lo_bids.bids.derivatives import given_mask
 from h2lo_bids.bids.index import (
     absent_subject,
     empty_subject,
@@ -180,11 +181,13 @@ class Search:
         return empty_subject(self.root / f"sub-{label}", self.settings.session_label, self.suffixes)
 
     def present(self, *scans: Scan) -> bool:
-        """Check that the content of images is there; that of a DataLad dataset may not be."""
+        """Check that images, and masks given for them, have the content that DataLad may lack."""
         before = len(self.problems)
         for scan in scans:
             try:
                 check_content(scan.path)
+                if mask := given_mask(self.settings.derivatives, scan):
+                    check_content(mask[0])
             except H2loError as error:
                 self.fail(scan.path, error)
         return len(self.problems) == before

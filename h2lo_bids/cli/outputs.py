@@ -19,6 +19,7 @@ from h2lo_bids.bids.derivatives import (
 )
 from h2lo_bids.bids.discover import Discovery, discover
 from h2lo_bids.bids.pairs import PairDiscovery, discover_pairs
+from h2lo_bids.bids.scan import Scan
 from h2lo_bids.cli.checks import check_models_and_templates, check_usage
 from h2lo_bids.cli.console import Console
 from h2lo_bids.cli.execution import skipped_lines
@@ -79,7 +80,7 @@ def _find(settings: Settings) -> tuple[Any, Iterable[str]]:
         return scans, [*_check(settings, scans), *_scan_lines(settings, scans)]
     pairs = discover_pairs(settings)
     check_further(settings, subjects_of(pairs.pairs))
-    lines = [*_pair_lines(pairs)]
+    lines = [*_pair_lines(settings, pairs)]
     if settings.fits:
         lines += _fold_lines(settings, pairs)
     elif settings.level == "evaluate":
@@ -102,11 +103,8 @@ def _check(settings: Settings, found: Discovery) -> list[str]:
 
 
 def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
-    from h2lo_bids.cli.subject import mask_words
-
     for scan in found.scans:
-        mask = f"; brain mask: {mask_words(settings, scan)}" if settings.derivatives else ""
-        yield f"read  {scan.path} [{scan.strength}{mask}]"
+        yield f"read  {scan.path} [{scan.strength}{_mask(settings, scan)}]"
     for source in found.sources:
         if source.fusion != "none":
             names = ", ".join(part.path.name for part in source.parts)
@@ -116,11 +114,18 @@ def _scan_lines(settings: Settings, found: Discovery) -> Iterator[str]:
             yield f"grid  res-{grid.res} [{grid.meaning}]"
 
 
-def _pair_lines(found: PairDiscovery) -> Iterator[str]:
+def _mask(settings: Settings, scan: Scan) -> str:
+    """Say which brain mask a scan gets, if derivatives could hold one."""
+    from h2lo_bids.cli.subject import mask_words
+
+    return f"; brain mask: {mask_words(settings, scan)}" if settings.derivatives else ""
+
+
+def _pair_lines(settings: Settings, found: PairDiscovery) -> Iterator[str]:
     for pair in found.pairs:
         way = "fused on the high-field grid" if pair.fusion == "mrr" else "registered"
         way = "already on the high-field grid" if pair.registered else way
-        yield f"pair  {pair.hf.path} [{pair.contrast}]"
+        yield f"pair  {pair.hf.path} [{pair.contrast}{_mask(settings, pair.hf)}]"
         for scan in pair.lf:
             yield f"      {scan.path} [{way}]"
 

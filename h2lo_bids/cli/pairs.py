@@ -149,14 +149,17 @@ def prepare_participant(
     settings: Settings, subject: str, pairs: tuple[PairSource, ...], logs: Path, send: Send
 ) -> Outcome:
     """Prepare one participant's pairs, alone among all runs; runs in a process."""
-    from h2lo_bids.cli.subject import steps
+    from h2lo_bids.cli.subject import mask_words, steps
     from pipelines.pairs import prepare_pairs
 
     how, crashes = _how(settings), logs / f"sub-{subject}"
     scans = (scan for pair in pairs for scan in (pair.hf, *pair.lf, pair.donor) if scan)
-    for scan in dict.fromkeys(scans):
-        if mask := how.mask_of(scan):
-            send(note(f"{scan.stem}: brain mask {mask[0]}"))
+    masks = {scan: mask for scan in scans if (mask := how.mask_of(scan))}
+    for scan, (path, _) in masks.items():
+        send(note(f"{scan.stem}: brain mask {path}"))
+    if settings.derivatives and not masks and not any(pair.registered for pair in pairs):
+        text = f"{pairs[0].hf.stem}: brain mask {mask_words(settings, pairs[0].hf)}"
+        send(note(text, "warning"))
     # Tasks of a job array want the same pairs: one prepares them, the others find them done.
     with alone(settings, subject, send, "that prepares these pairs"):
         made, kept, failed = prepare_pairs(pairs, how, crashes, steps(send))

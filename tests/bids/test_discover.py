@@ -65,6 +65,17 @@ def test_before_datalad_get(tmp_path: Path) -> None:
     assert problem.path.name == "sub-HYPE00_ses-GE_acq-MPRAGE_T1w.nii.gz"
 
 
+def test_a_given_mask_without_content_is_not_computed_instead(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat(sub, None, "T1w"): HIGH for sub in ("01", "02")})
+    masks = write(tmp_path / "m", {anat("01", None, "desc-brain_mask"): None})
+    annex(mask := masks / anat("01", None, "desc-brain_mask"))
+    found = find(root, derivatives=(("m", masks),))
+    assert stems(found) == ["sub-02_T1w"]
+    (problem,) = found.problems
+    assert (problem.path.name, problem.error.exit_code) == ("sub-01_T1w.nii.gz", 66)
+    assert f"content not present, run: datalad get {mask}" in problem.message
+
+
 def test_ds005752_takes_one_by_the_documented_preference(tmp_path: Path) -> None:
     root = ds005752(tmp_path / "ds")
     found = find(root)

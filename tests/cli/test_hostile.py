@@ -13,7 +13,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from heads import BAD, add_subject, call, importable, write_bundle, write_dataset, write_pairs
+from heads import (
+    BAD,
+    add_subject,
+    call,
+    importable,
+    write_bundle,
+    write_dataset,
+    write_pairs,
+    write_scan,
+)
 from report_samples import Page, make_scan
 
 from h2lo_bids.bids.dataset import require_own, write_dataset_files
@@ -100,6 +109,10 @@ def test_derivatives_have_to_be_a_folder(tmp_path, bids):
     _, out, _ = call(bids, tmp_path / "out", "participant", *words)
     mask = tmp_path / "none/sub-01/anat/sub-01_desc-brain_mask.nii.gz"
     assert f"brain mask: computed, as there is no {mask}]" in out
+    low = bids / "sub-01/ses-LF/anat/sub-01_ses-LF_T1w.nii.gz"
+    write_scan(low, tesla=0.064)
+    _, out, _ = call(bids, tmp_path / "out", "participant", "--pairs", *words)
+    assert f"[T1w; brain mask: computed, as there is no {mask}]" in out
 
 
 def test_a_surprise_is_one_line_and_its_traceback_is_in_the_log(tmp_path, bids, monkeypatch):
