@@ -25,7 +25,7 @@ from h2lo_bids.bids.derivatives import result_path
 from h2lo_bids.bids.metadata import Sidecars
 from h2lo_bids.bids.names import parse_name
 from h2lo_bids.errors import CannotCreateError, InvalidBidsError, MissingInputError
-from h2lo_bids.io import atomic_write_text, read_json, read_text, write_json
+from h2lo_bids.io import atomic_write_text, check_content, read_json, read_text, write_json
 from h2lo_bids.wording import summarise
 
 VALIDATOR = "bids-validator-deno"
@@ -61,12 +61,7 @@ def read_description(
     try:
         content = read_json(path)
     except OSError as error:
-        if elsewhere := _elsewhere(bids_dir):
-            raise InvalidBidsError(f"{bids_dir}: {elsewhere}") from error
-        raise InvalidBidsError(
-            f"{path}: missing or unreadable ({error.strerror}); "
-            f"write at least {_EXAMPLE} into it, {_SKIP}"
-        ) from error
+        raise InvalidBidsError(_unreadable(path, error)) from error
     except ValueError as error:
         raise InvalidBidsError(f"{path}: not valid JSON ({error}); repair it, {_SKIP}") from error
     content = content if isinstance(content, dict) else {}
@@ -82,6 +77,16 @@ def read_description(
         )
     if doubt is not None and not isinstance(version, str):
         doubt(path, f"BIDSVersion is the number {version}; put it in quotes, as BIDS wants a text")
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    """Report that there is no description; raise if DataLad has not got it."""
+    if path.is_symlink():
+        check_content(path)
+    if elsewhere := _elsewhere(path.parent):
+        return f"{path.parent}: {elsewhere}"
+    reason = f"missing or unreadable ({error.strerror})"
+    return f"{path}: {reason}; write at least {_EXAMPLE} into it, {_SKIP}"
 
 
 def _elsewhere(folder: Path) -> str | None:

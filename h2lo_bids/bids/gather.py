@@ -14,6 +14,7 @@ from h2lo_bids.bids.derivatives import given_mask
 from h2lo_bids.bids.index import (
     absent_subject,
     empty_subject,
+    ignored,
     index_images,
     list_subjects,
     misnamed_subjects,
@@ -171,7 +172,7 @@ class Search:
 
     def invalid(self, path: Path, reason: str) -> None:
         """Count what is not named by BIDS as a problem, unless it may be."""
-        if self.settings.skip_bids_validation:
+        if self.settings.skip_bids_validation or ignored(self.root, path):
             self.skip(path, reason)
         else:
             self.refuse(path, reason, InvalidBidsError)
@@ -210,7 +211,10 @@ class Result:
     warnings: tuple[str, ...] = ()  # what was assumed, or is contradictory
 
 
-_UNIFORM = ("UNIT1", "MP2RAGE")
+_UNIFORM = {
+    "UNIT1": "did you mean T1w? To use it, copy it as {}",
+    "MP2RAGE": "the UNIT1 image that is made of its inversions looks like a T1w one",
+}
 """Suffixes that BIDS knows, of images that look like a T1w one or are made into one."""
 
 _OF_SCANNING = ("ses", "task", "acq", "ce", "rec", "run", "mod", "proc")
@@ -253,8 +257,8 @@ def _named(paths: list[Path], search: Search) -> list[Scan]:
         if name is not None and name.suffix in suffixes and in_place(path, name):
             images.append(scan_at(path, name, search.dataset))
         elif name is not None and name.suffix in _UNIFORM and "T1w" in suffixes:
-            reason = f"{name.suffix} is not read; did you mean T1w? To use it, copy it as "
-            search.skip(path, reason + right_name(name))
+            remedy = _UNIFORM[name.suffix].format(right_name(name))
+            search.skip(path, f"{name.suffix} is not read; {remedy}")
         elif looks_wanted(path, name, suffixes):
             search.invalid(path, f"the name is not BIDS; {rename(name, path)}")
     return images

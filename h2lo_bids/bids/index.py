@@ -14,6 +14,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,12 +226,12 @@ def misnamed_subjects(root: Path, existing: Collection[str]) -> str | None:
     """Name the folders of a dataset that look like subjects, but are not called so."""
     found, subjects = [], {f"sub-{label}" for label in existing}
     for name in folder_names(root):
-        like = _LIKE_SUBJECT.match(name)
+        place, like = root / name, _LIKE_SUBJECT.match(name)
         label = re.sub(r"[^A-Za-z0-9+]", "", name[like.end() :] if like else name)
         if _SUBJECT.fullmatch(name):
             if name not in subjects:
                 found.append(f"{name} (a file or a link to nothing)")
-        elif label and (root / name).is_dir() and (like or _holds_anat(root / name)):
+        elif label and place.is_dir() and (like or _holds_anat(place)) and not ignored(root, place):
             found.append(f"{name} (did you mean sub-{label}?)")
     if not found:
         return None
@@ -241,6 +242,21 @@ def misnamed_subjects(root: Path, existing: Collection[str]) -> str | None:
 def _holds_anat(folder: Path) -> bool:
     visits = (folder / name for name in folder_names(folder) if name.lower().startswith("ses"))
     return any((place / "anat").is_dir() for place in (folder, *visits))
+
+
+def ignored(root: Path, path: Path) -> bool:
+    """Check whether a dataset's ``.bidsignore`` names a file, or a folder that holds it."""
+    lines = list[str]()
+    with contextlib.suppress(OSError, ValueError):
+        lines = read_text(root / ".bidsignore").splitlines()
+    parts, last = path.relative_to(root).parts, False
+    wholes = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    for line in map(str.strip, lines):
+        pattern = line.lstrip("!").rstrip("/")
+        names = wholes if "/" in pattern else parts
+        if line[:1] != "#" and any(fnmatchcase(name, pattern.lstrip("/")) for name in names):
+            last = not line.startswith("!")
+    return last
 
 
 def unlisted(rows: Collection[str], existing: Collection[str]) -> Iterator[str]:

@@ -38,10 +38,11 @@ ORDER: tuple[str, ...] = _BEFORE + _AFTER
 NIFTI = (".nii.gz", ".nii")
 
 _NEAR = {
-    "T1w": ("t1", "t1w", "t1wi", "t1weighted", "mprage", "mp2rage", "unit1", "bravo", "spgr"),
-    "T2w": ("t2", "t2w", "t2wi", "t2weighted", "cube"),
+    "T1w": ("t1", "mprage", "mp2rage", "unit1", "bravo", "spgr"),
+    "T2w": ("t2", "cube"),
 }
-"""Suffixes, in lower case, of images that may have been meant as one of those that are read."""
+"""Suffixes, in lower case, of images that may have been meant as one of those that are read; as
+are T1W, T1weighted, and T1w1 or T1wa, which converters write of a series that gave several."""
 _FORMS = re.compile(
     r"(?!.*\.(?:json|txt|log|md5|sha\d+|tsv|csv|png|svg|html)$)"
     r"\.(?:nii|mgz|mgh|img|hdr|mnc|nrrd|nhdr|mif|dcm|gz)(?:\.\w+)*",
@@ -100,7 +101,7 @@ def looks_wanted(path: Path, name: Name | None, suffixes: tuple[str, ...]) -> bo
     if name is not None and name.suffix not in suffixes:
         return meant_suffix(name.suffix, suffixes) is not None
     words = path.name.split(".")[0].lower().split("_")
-    return any(suffix.lower() in words for suffix in suffixes) or (
+    return any(word.startswith(suffix.lower()) for word in words for suffix in suffixes) or (
         name is None and meant_suffix(words[-1], suffixes) is not None
     )
 
@@ -113,7 +114,8 @@ def words_of_label(label: str) -> set[str]:
 
 def meant_suffix(suffix: str, suffixes: Iterable[str]) -> str | None:
     """Return which of the suffixes that are read one like UNIT1, T1 or T1W stands for."""
-    found = (right for right in suffixes if suffix.lower() in _NEAR.get(right, ()))
+    near = suffix.lower()
+    found = (s for s in suffixes if near in _NEAR.get(s, ()) or near.startswith(s.lower()))
     return next(found, None)
 
 
@@ -133,7 +135,8 @@ def rename(name: Name | None, path: Path) -> str:
     better = right_name(name)
     if better == path.name:
         return "its subject or session is not that of its folder: move or rename it"
-    return f"rename it to {better}"
+    several = name.suffix[3:] and name.suffix.startswith(CONTRASTS)
+    return f"rename it to {better}{', with run-<index> if there are several' if several else ''}"
 
 
 def right_name(name: Name) -> str:

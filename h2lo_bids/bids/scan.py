@@ -129,6 +129,11 @@ class Grid:
         """Whether the field of view is too small for a head."""
         return min(self.extent) < PARTIAL
 
+    @property
+    def thick(self) -> bool:
+        """Whether it has slices of more than 2 mm, and finer voxels in their plane."""
+        return self.way != "iso" and max(self.sides) > 2
+
 
 def header_warnings(scan: Scan) -> tuple[str, ...]:
     """Report what a scan's sidecar or name has otherwise than its header, which is used.
@@ -220,7 +225,7 @@ def _grid(path: Path, *_state: int) -> Grid | None:
 
 
 PREFERENCE = (
-    "a whole head in one volume, then no contrast agent, "
+    "a whole head in one volume, then no contrast agent, then no thick slices, "
     "then acq-MPRAGE (CUBE for T2w) before other acquisitions, "
     "then intensity-corrected rec- before plain, then the lowest run"
 )
@@ -232,8 +237,10 @@ _NO_AGENT = re.compile(r"(pre|no|non|none|without|wo)(gd|gad[a-z]*|contrast|ce)*
 def rank(scan: Scan) -> tuple[Any, ...]:
     """Return the sorting key of a scan: what its header shows, then its name."""
     grid = read_grid(scan.path)
-    partial, several = (grid.partial, grid.volumes > 1) if grid else (False, False)
-    return (partial, several, *preference(scan.name))
+    agent, *rest = preference(scan.name)
+    if grid is None:
+        return (False, False, agent, False, *rest)
+    return (grid.partial, grid.volumes > 1, agent, grid.thick, *rest)
 
 
 def has_agent(name: Name) -> bool:

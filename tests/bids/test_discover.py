@@ -275,6 +275,13 @@ def test_broken_descriptions(tmp_path: Path, description: dict | str, word: str)
         find(write(tmp_path / "empty", {}))
 
 
+def test_a_description_that_datalad_has_not_got(tmp_path: Path) -> None:
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH})
+    annex(root / "dataset_description.json")
+    with pytest.raises(MissingInputError, match=r"datalad get .*dataset_description\.json"):
+        find(root)
+
+
 def test_only_the_dataset_itself_is_searched_and_never_written(tmp_path: Path) -> None:
     """Neither a parent folder's name nor nested datasets are mistaken for subjects."""
     root = write(

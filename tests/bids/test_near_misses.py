@@ -78,6 +78,12 @@ def test_participants_without_folder_or_row(tmp_path: Path) -> None:
         ("sub-02/Session01/anat/sub-02_T1w.nii.gz", "did you mean ses-01?"),
         ("sub-02/anat/sub-02_T1W.nii.gz", "rename it to sub-02_T1w.nii.gz"),
         ("sub-02/anat/sub-02_run-1_acq-x_T1w.nii.gz", "rename it to sub-02_acq-x_run-1_T1w.nii.gz"),
+        ("sub-02/anat/sub-02_T1w1.nii.gz", "rename it to sub-02_T1w.nii.gz, with run-<index>"),
+        (
+            "sub-02/anat/sub-02_acq-x_T2wa.nii",
+            "rename it to sub-02_acq-x_T2w.nii, with run-<index>",
+        ),
+        ("sub-02/anat/sub-02_T1w-1.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-02_T1w_defaced.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-02_acq-a_acq-b_T1w.nii.gz", "sub-<label>"),
         ("sub-02/anat/sub-03_T1w.nii.gz", "not that of its folder"),
@@ -96,8 +102,36 @@ def test_near_misses_of_images_are_problems(tmp_path: Path, name: str, remedy: s
     assert not find(root, skip_bids_validation=True).problems
 
 
+@pytest.mark.parametrize(
+    ("patterns", "told"),
+    [
+        ("# ours\n*__dup-*\nsub-*_old/\n", set()),
+        ("/sub-*_old\n**/*_T1w__dup*\n", set()),
+        ("sub-01_old/\nsub-01/anat\n", set()),
+        ("*__dup-*\n!sub-01_T1w__dup-01.nii.gz\nsub-01_old\n", {"sub-01_T1w__dup-01.nii.gz"}),
+        ("anat/*__dup-*\n*_old/anat/\n", {"sub-01_T1w__dup-01.nii.gz", "ds"}),
+    ],
+)
+def test_what_bidsignore_names_is_no_problem(tmp_path: Path, patterns: str, told: set) -> None:
+    names = ("sub-01/anat/sub-01_T1w__dup-01.nii.gz", "sub-01_old/anat/sub-01_T1w.nii.gz")
+    root = write(tmp_path / "ds", {anat("01", None, "T1w"): HIGH, **dict.fromkeys(names)})
+    assert len(find(root).problems) == 2
+    put(root / ".bidsignore", patterns)
+    found = find(root)
+    assert {problem.path.name for problem in found.problems} == told
+    assert [scan.stem for scan in found.scans] == ["sub-01_T1w"]
+
+
 def test_what_stands_beside_an_image_costs_nothing(tmp_path: Path) -> None:
-    beside = ("acq-x_UNIT1.nii.gz", "T1w.mgz", "T1w.nii.gz.part", "T1w.txt", "T2w.png")
+    inversions = [f"inv-{inv}_part-{part}_MP2RAGE" for inv in "12" for part in ("mag", "phase")]
+    beside = (
+        *(f"{end}.nii.gz" for end in inversions),
+        "acq-x_UNIT1.nii.gz",
+        "T1w.mgz",
+        "T1w.nii.gz.part",
+        "T1w.txt",
+        "T2w.png",
+    )
     beside += ("FLAIR.mgz", "T1map.nii.gz", "T2star.nii.gz", "T2w.nii.gz.md5", "T2w.nii.json")
     names = [anat("01", None, "T1w"), *(f"sub-01/anat/sub-01_{end}" for end in beside)]
     names += ["sub-01/anat/old/sub-01_T1w.nii.gz", "sub-01/anat/._sub-01_T2w.nii.gz"]
@@ -105,6 +139,10 @@ def test_what_stands_beside_an_image_costs_nothing(tmp_path: Path) -> None:
     assert not found.problems
     told = reasons(found)
     uniform = told.pop("sub-01_acq-x_UNIT1.nii.gz")
+    for end in inversions:  # a T1w of this name would be refused
+        told_of = told.pop(f"sub-01_{end}.nii.gz")
+        assert "UNIT1" in told_of
+        assert "copy" not in told_of
     assert set(told) == {"sub-01_T1w.mgz", "sub-01_T1w.nii.gz.part", "old"}
     assert "did you mean T1w?" in uniform
     assert "sub-01_acq-x_T1w.nii.gz" in uniform

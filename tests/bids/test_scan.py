@@ -105,6 +105,18 @@ def test_a_whole_head_in_one_volume_comes_before_any_name(tmp_path: Path) -> Non
     assert ranked == [absent, metres, whole, several, slab]
 
 
+def test_thin_slices_come_before_thick_ones_of_any_name_without_agent(tmp_path: Path) -> None:
+    sides = {"CUBE": (0.5, 0.5, 4.0), "x3D": (1.0, 1.0, 1.2), "CUBEGD": (0.9, 0.9, 0.9)}
+    root = write(tmp_path / "ds", {anat("01", None, f"acq-{acq}_T2w"): HIGH for acq in sides})
+    for acq, voxel in sides.items():
+        shape = tuple(round(200 / side) for side in voxel)
+        save(root / anat("01", None, f"acq-{acq}_T2w"), shape, voxel)
+    found = find(root)
+    assert [scan.stem for scan in found.scans] == ["sub-01_acq-x3D_T2w"]
+    (root / anat("01", None, "acq-x3D_T2w")).unlink()
+    assert [scan.stem for scan in find(root).scans] == ["sub-01_acq-CUBE_T2w"]
+
+
 @pytest.mark.parametrize(
     ("sidecar", "quoted"),
     [
