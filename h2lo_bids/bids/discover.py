@@ -268,9 +268,11 @@ def _named_after(parts: Sequence[Scan], first: Scan) -> Scan:
     shared = set.intersection(*(set(part.entities) for part in parts))
     entities = tuple(pair for pair in first.entities if pair in shared)
     scan = replace(first, entities=entities)
-    if not any(first.path.with_name(scan.stem + end).exists() for end in (".nii.gz", ".nii")):
+    taken = (first.path.with_name(scan.stem + end) for end in (".nii.gz", ".nii"))
+    if not any(path.exists() or path.is_symlink() for path in taken):
         return scan
-    # Another image has this name, and its outputs would be taken for those of the fused one.
+    # Another image, its content there or not, has this name: its outputs would be taken for those
+    # of the fused one.
     rest = tuple(pair for pair in entities if pair[0] not in (*_BEFORE_ACQ, "acq"))
     begin = tuple(pair for pair in entities if pair[0] in _BEFORE_ACQ)
     return replace(first, entities=(*begin, ("acq", _FUSED), *rest))

@@ -230,6 +230,8 @@ PREFERENCE = (
     "then intensity-corrected rec- before plain, then the lowest run"
 )
 
+_NO_HEAD = re.compile(r"inv\d|scout|locali[sz]er|survey|setter", re.IGNORECASE)
+"""In ``acq`` of an inversion of MP2RAGE, or of an image for planning or tracking."""
 _AGENT = re.compile(r"(post|gd|gad[a-z]*|contrast|ce)+")
 _NO_AGENT = re.compile(r"(pre|no|non|none|without|wo)(gd|gad[a-z]*|contrast|ce)*")
 
@@ -262,9 +264,9 @@ def preference(name: Name) -> tuple[Any, ...]:
     """Return a sorting key; the scan with the smallest is taken.
 
     A contrast agent comes last. An ``acq`` that contains a sequence of ``io_spec.json`` comes
-    before none, and none before others. An intensity-corrected reconstruction (``rec-SCIC``,
-    ``rec-NORM`` ...) comes before a plain one, as the brightest voxel of the other is the one
-    nearest to the coil. No run counts as run 0.
+    before none, none before others, and these before inversions of MP2RAGE and localizers. An
+    intensity-corrected reconstruction (``rec-SCIC``, ``rec-NORM`` ...) comes before a plain one,
+    as the brightest voxel of the other is the one nearest to the coil. No run counts as run 0.
     """
     order = bids_app_spec.load("io_spec.json")["preference"]
     corrected = tuple(word.lower() for word in order["rec"])
@@ -300,5 +302,7 @@ def not_an_input(name: Name, filtered: Iterable[str]) -> str | None:
 def _rank(label: str | None, order: list[str]) -> int:
     if label is None:
         return len(order)
+    if _NO_HEAD.search(label):
+        return len(order) + 2
     found = (rank for rank, word in enumerate(order) if word.lower() in label.lower())
     return next(found, len(order) + 1)

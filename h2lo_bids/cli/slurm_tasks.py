@@ -91,7 +91,10 @@ def stages_of(settings: Settings, folder: Path) -> list[Stage]:
 
 
 def _warn(found: Any, root: Path, tasks: Iterable[Task]) -> None:
-    """Print what no task will, as each sees one participant or session: of the others, too."""
+    """Print what no task will, as each sees one participant or session: of the others, too.
+
+    Raises what a run would end with if there is no task.
+    """
     names = {task.name for task in tasks}
 
     def untold(path: Path) -> bool:
@@ -102,6 +105,8 @@ def _warn(found: Any, root: Path, tasks: Iterable[Task]) -> None:
     skipped = skipped_lines(item for item in found.skipped if untold(item.path))
     for text in (*found.warnings, *problems, *skipped):
         print(f"h2lo-slurm: warning: {printable(text)}", file=sys.stderr)
+    if found.problems and not names:
+        raise type(found.problems[0].error)(f"{root}: nothing can be done; see the warnings above")
 
 
 def _is_done(state: State | None, inputs: Iterable[Path], made: Iterable[Path]) -> bool:

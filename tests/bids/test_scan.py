@@ -28,6 +28,8 @@ RANKED = [
     "sub-1_T1w",
     "sub-1_part-mag_T1w",
     "sub-1_acq-other_T1w",
+    "sub-1_acq-INV1_T1w",
+    "sub-1_acq-mprageSetter_T1w",
     "sub-1_acq-MPRAGE_ce-GD_T1w",
 ]
 

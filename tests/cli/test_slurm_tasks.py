@@ -132,6 +132,13 @@ def test_who_has_no_task_is_named_and_no_other_session_is_taken(dataset, tmp_pat
     assert any(t.endswith("\t--participant-label 01 --session-label A") for t in tasks)
 
 
+def test_what_leaves_no_task_is_an_error(dataset, tmp_path):
+    (tmp_path / "bids/sub-01/ses-A").mkdir()
+    code, said, _ = dataset("--session-label", "a", options=True)
+    assert (code, said.count("did you mean A?")) == (18, 1)
+    assert said.splitlines()[-1].startswith("h2lo-slurm: error: ")
+
+
 def test_pairs_that_no_task_prepares_are_named(stages, tmp_path, capsys):
     for label, broken in (("01", "HF"), ("02", "LF")):
         path = tmp_path / f"bids/sub-{label}/ses-{broken}/anat/sub-{label}_ses-{broken}_T1w.json"
