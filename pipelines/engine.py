@@ -202,6 +202,7 @@ class _Runner:
                 continue
             self.callback(node, "start")
             try:
+                _forget_broken(node)
                 node.run()
             except Exception as err:
                 after = networkx.descendants(graph, node)
@@ -261,6 +262,18 @@ def run_workflow(
     finally:
         os.chdir(here)
     return runner.failed
+
+
+def _forget_broken(node: Node) -> None:
+    """Have a node run again whose result lacks files, as where old ones of scratch are deleted.
+
+    Nipype would take it for done, and go on without its outputs.
+    """
+    file = Path(node.output_dir()) / f"result_{node.name}.pklz"
+    try:
+        load_resultfile(file)
+    except Exception:  # each way of being broken raises another
+        file.unlink(missing_ok=True)
 
 
 def results(workflow: Workflow) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nipype.interfaces.base import TraitedSpec, traits
@@ -13,7 +14,16 @@ from nipype.pipeline import engine as pe
 
 from h2lo_bids.errors import BadDataError, InputOutputError, UnexpectedError
 from h2lo_bids.settings import Settings
-from pipelines.engine import InputSpec, Interface, interface, run_workflow
+from pipelines.engine import (
+    AnyFile,
+    InFile,
+    InputSpec,
+    Interface,
+    add,
+    interface,
+    results,
+    run_workflow,
+)
 
 
 def double(x: int, log: str) -> int:
@@ -101,6 +111,41 @@ def test_an_error_outside_of_our_interfaces_keeps_its_class_and_text(tmp_path):
     assert isinstance(failure.error, UnexpectedError)
     assert failure.error.kind == "FileNotFoundError"
     assert "No such file or directory" in str(failure.error)
+
+
+def save(folder: Path, x: int) -> dict[str, Any]:
+    """Write a number."""
+    path = folder / "x.txt"
+    path.write_text(str(x))
+    return {"out": path, "note": "kept"}
+
+
+def read(folder: Path, path: AnyFile | None = None, note: str = "") -> dict[str, Any]:
+    """Read it, if it is given."""
+    return {"out": [Path(path).read_text() if path else "no file", note]}
+
+
+Save, Read = interface(save, out=InFile, note=str), interface(read, out=list[str])
+
+
+@pytest.mark.parametrize("damage", ["file", "result", "cut"])
+def test_a_step_whose_files_were_deleted_runs_again(tmp_path, damage):
+    def run() -> list[str]:
+        workflow, branch = pe.Workflow(name="wf", base_dir=str(tmp_path)), pe.Workflow(name="a")
+        first = add(branch, Save(x=7), "first")
+        add(branch, Read(), "second", path=(first, "out"), note=(first, "note"))
+        workflow.add_nodes([branch])
+        settings = Settings(tmp_path, tmp_path)
+        assert run_workflow(workflow, {"a": ["1"]}, settings, tmp_path / "crash") == []
+        return next(r.outputs.out for name, r in results(workflow) if name.endswith("second"))
+
+    assert run() == ["7", "kept"]
+    result = tmp_path / "wf/a/first/result_first.pklz"
+    if damage == "cut":
+        result.write_bytes(result.read_bytes()[:40])
+    else:
+        (result if damage == "result" else result.with_name("x.txt")).unlink()
+    assert run() == ["7", "kept"]
 
 
 def test_stop_on_first_crash_starts_nothing_else(tmp_path):
