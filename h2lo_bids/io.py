@@ -262,7 +262,8 @@ def _translate(error: OSError, target: Path, temporary: Path) -> H2loError | Non
     if error.errno == errno.ENAMETOOLONG:
         remedy = "shorten the labels in the scan's name or the path of the output folder"
         return CannotCreateError(f"{target}: the name is too long; {remedy}")
-    if error.errno in _FAILED:
+    # NumPy, of a full disk, says only "9 requested and 4 written".
+    if error.errno in _FAILED or (error.errno is None and reason.endswith(" written")):
         remedy = f"free some space there or {_ELSEWHERE}, then run again"
         return InputOutputError(f"{target}: writing failed ({reason}); {remedy}")
     if error.errno in _REFUSED:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -71,6 +72,21 @@ def test_really_full_device(tmp_path: Path) -> None:
 
     with pytest.raises(InputOutputError):
         fill()
+    assert names(tmp_path) == []
+
+
+def test_an_array_that_is_cut_by_a_quota_is_one_line_too(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with (
+            pytest.raises(InputOutputError, match=r"pair\.npy: writing failed .*; free some space"),
+            atomic_path(tmp_path / "pair.npy") as temporary,
+            temporary.open("wb") as stream,
+        ):
+            np.save(stream, np.zeros(5000))  # NumPy raises OSError without a number
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert names(tmp_path) == []
 
 
