@@ -10,6 +10,7 @@ own: ANTs holds Python's lock.
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from h2lo_bids.errors import BadDataError
+from h2lo_bids.errors import BadDataError, InputOutputError
 from h2lo_bids.imaging.reading import name_of
 from h2lo_bids.imaging.resample import spacing_of
 
@@ -75,6 +76,8 @@ def register(
     ------
     BadDataError
         If ANTs cannot align the images.
+    InputOutputError
+        If the transforms are not written whole.
     """
     ants = start_ants(seed)
     failed = BadDataError(
@@ -92,10 +95,16 @@ def register(
     forward, inverse = found["fwdtransforms"], found["invtransforms"]
     if not forward or not all(Path(file).is_file() for file in (*forward, *inverse)):
         raise failed
-    result = Registration(
-        _pack(ants, forward, Path(folder) / "forward.h5", back=False),
-        _pack(ants, inverse, Path(folder) / "inverse.h5", back=True),
-    )
+    try:
+        result = Registration(
+            _pack(ants, forward, Path(folder) / "forward.h5", back=False),
+            _pack(ants, inverse, Path(folder) / "inverse.h5", back=True),
+        )
+    except (RuntimeError, EOFError) as err:
+        raise InputOutputError(
+            f"{folder}: ANTs' transforms were not written whole, most often as the disk is full; "
+            "free some space there or choose another --work-dir, then run again"
+        ) from err
     for file in {*forward, *inverse}:
         Path(file).unlink()  # some 100 MB that nothing reads again
     return result
@@ -137,6 +146,9 @@ def _pack(ants: Any, files: list[str], out: Path, *, back: bool) -> Path:
             affine = ants.read_transform(file)
             parts.append(ants.invert_ants_transform(affine) if back else affine)
         else:
+            with gzip.open(file) as stream:  # of a cut file ANTs reads the rest as 0
+                while stream.read(1 << 24):
+                    pass
             parts.append(ants.transform_from_displacement_field(ants.image_read(file)))
     ants.write_transform(ants.compose_ants_transforms(parts), str(out))
     return out
