@@ -13,7 +13,7 @@ from nibabel.affines import apply_affine
 from nipype.pipeline import engine as pe
 
 from h2lo_bids.bids.derivatives import write_sidecar
-from h2lo_bids.errors import BadDataError, H2loError
+from h2lo_bids.errors import BadDataError, H2loError, InputOutputError
 from h2lo_bids.evaluation.realism import scan_noise
 from h2lo_bids.imaging.alignment import (
     MAX_MOTION_MM,
@@ -121,7 +121,8 @@ def align_scan(
             values = np.asarray(load_image(checked).dataobj)[np.asarray(masks[0].dataobj) > 0]
             notes += negative_lines(name, float(np.mean(values < 0)), "max")
     except H2loError as err:
-        if reference is None:
+        # A full disk is no fault of the scan: the step must run again.
+        if reference is None or isinstance(err, InputOutputError):
             raise
         return {"error": error_text(err)}
     np.savetxt(folder / "matrix.txt", matrix, fmt="%.12g")

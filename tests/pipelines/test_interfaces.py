@@ -308,6 +308,22 @@ def test_an_input_of_another_kind_than_the_model_was_trained_on_is_warned_of(
     assert not said or said in found[0]
 
 
+def test_a_full_disk_is_no_fault_of_the_scan_that_is_aligned(tmp_path, monkeypatch):
+    scan = _save(_ball(), tmp_path / "scan.nii")
+    mask = _save((_ball() > 0).astype(np.uint8), tmp_path / "mask.nii.gz")
+    given = {"checked": scan, "mask_file": mask, "high": scan, "high_mask": mask}
+    raised: list[Exception] = [BadDataError("odd"), InputOutputError("full")]
+
+    def align(*_, **__):
+        raise raised.pop(0)
+
+    monkeypatch.setattr("pipelines.lowfield_steps.align", align)
+    step = AlignScan(**given, number=1, reference=2)
+    assert step.run(cwd=tmp_path).outputs.error == "BadDataError: odd"  # fused without it
+    with pytest.raises(InputOutputError, match="full"):  # made again by the next run
+        step.run(cwd=tmp_path)
+
+
 def test_an_error_of_a_step_is_kept_as_one_line(tmp_path):
     def fails(folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x")
