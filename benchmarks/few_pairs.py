@@ -24,6 +24,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from embedded import split_labels
+from training_pairs import simulate_training_pairs
 
 from h2lo_bids.evaluation.metrics import METRICS, evaluate
 from h2lo_bids.imaging.brain import extract_brain
@@ -33,9 +35,7 @@ from h2lo_bids.imaging.resample import conform, resample_mask
 from h2lo_bids.io import atomic_path
 from h2lo_bids.models.bundle import Bundle, default_bundle, load_bundle, load_model
 from h2lo_bids.models.registry import Model
-from h2lo_bids.phantom.pairs import simulate_training_pairs
 from h2lo_bids.training.devices import keep_freed_memory
-from h2lo_bids.training.embedded import split_labels
 from h2lo_bids.training.experiments.external import Command, run_command
 from h2lo_bids.training.experiments.heldout import predict_pair
 from h2lo_bids.training.fit import fit
@@ -62,10 +62,9 @@ def make(args: argparse.Namespace) -> None:
             path = args.sites / "phantom" / f"{part}-{number:02d}.npz"
             if not path.exists():
                 seed = SEED + 100 * list(PARTS).index(part) + number
-                pair = simulate_training_pairs(
-                    labels, contrasts=(args.contrast,), seed=seed, nominal=True
-                )[args.contrast]
-                keep(path, pair.hf, pair.lf, pair.mask)
+                pairs = simulate_training_pairs(labels, contrasts=(args.contrast,), seed=seed)
+                pair = pairs[args.contrast]
+                keep(path, *(v / v.max() for v in (pair.inputs[0], pair.lf)), pair.mask)
             if command is not None:
                 with np.load(path) as known:
                     imitate(args, command, path.name, known["hf"], known["mask"])

@@ -10,8 +10,8 @@ embedded   the fits of the embedded models from the label maps of ``--labels``
 writes ``OUT/PART.json``. ``paper`` and ``embedded`` end with a checkpoint when their minutes are
 over and go on with the same command. Pairs are ``*.npz`` with hf, lf and mask on one grid, of
 which the last fifth validates; without ``--pairs`` simple ones are drawn. The pairs of
-``embedded`` are simulated on the CPU first: ``python -m h2lo_bids.training.embedded --labels DIR
---out OUT/embedded --pairs-only``. ``--device cpu --scale 0.1`` rehearses all of it without a GPU.
+``embedded`` are simulated on the CPU first: ``python benchmarks/embedded.py --labels DIR --out
+OUT/embedded --pairs-only``. ``--device cpu --scale 0.1`` rehearses all of it without a GPU.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from embedded import STEPS, embedded_options, train_embedded
 from few_pairs import read_pair
 from synthesis import head
 
@@ -39,7 +40,6 @@ from h2lo_bids.errors import TemporaryError
 from h2lo_bids.models.bundle import default_bundle, load_bundle, load_model
 from h2lo_bids.synthesis.engine import synthesize
 from h2lo_bids.synthesis.options import EngineOptions, resolve_device
-from h2lo_bids.training.embedded import STEPS, embedded_options, train_embedded
 from h2lo_bids.training.experiments.site import finite
 from h2lo_bids.training.fit import fit
 from h2lo_bids.training.options import default_options, paper_options

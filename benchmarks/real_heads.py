@@ -7,7 +7,7 @@ its correlation with that of the undisturbed head, the mean change in per cent o
 range, the ratio of grey to white matter, and whether the tissues keep their order in each
 octant of the brain and in its centre.
 
-``--held-out PAIR.npy ...`` takes test pairs of `h2lo_bids.training.embedded` instead
+``--held-out PAIR.npy ...`` takes test pairs of ``embedded.py`` instead
 (``work/pairs/T1w/*_max-3-distorted.npy``): each disturbance of the nominal scanner's image, the
 output's seven metrics beside the low-field image, and those of the undisturbed high-field image.
 """

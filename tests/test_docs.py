@@ -45,7 +45,7 @@ def test_pages_name_options_that_there_are() -> None:
     known = set(OTHERS.split())
     for module in (parser, phantom, slurm):
         known |= set(re.findall(r"--[a-z-]+", module.build_parser().format_help()))
-    for script in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("h2lo_bids/training/*.py")]:
+    for script in ROOT.glob("benchmarks/*.py"):
         known |= set(re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
     for page in PAGES:
         for code in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):

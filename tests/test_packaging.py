@@ -27,7 +27,7 @@ def source(tmp_path_factory) -> Path:
     """Return a copy of the source, since a build leaves files beside it."""
     copy = tmp_path_factory.mktemp("source")
     junk = shutil.ignore_patterns("__pycache__", "_build", "*.egg-info")
-    for name in (*PACKAGES, "docs", "tests", "requirements"):
+    for name in (*PACKAGES, "benchmarks", "docs", "tests", "requirements"):
         shutil.copytree(ROOT / name, copy / name, ignore=junk)
     for path in ROOT.iterdir():
         if path.is_file():
@@ -56,8 +56,8 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(source, tmp
 def test_the_sdist_can_test_itself(source, tmp_path):
     with tarfile.open(build(source, "sdist", tmp_path)) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    tests = {p for p in (source / "tests").rglob("*") if p.is_file()}
-    assert {path.relative_to(source).as_posix() for path in tests} <= names
+    tests = {p for kind in ("benchmarks", "tests") for p in (source / kind).rglob("*")}
+    assert {path.relative_to(source).as_posix() for path in tests if path.is_file()} <= names
     needed = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "requirements/common.txt"}
     assert needed <= names
 

@@ -179,7 +179,8 @@ class _Person:
         for contrast in plan.contrasts:
             protocol = HIGH_FIELD[contrast]
             rng = self._scan_rng(contrast, "HF")
-            data = high_field_scan(subject, protocol, rng, nominal_look(contrast, rng))
+            values = signal_of(protocol, subject.tissues)
+            data = high_field_scan(subject, values, rng, nominal_look(contrast, rng))
             label = "acq-MPRAGE_T1w" if contrast == "T1w" else contrast
             self._write_scan("HF", label, data, head.affine, _sidecar(protocol, plan.resolution))
         for contrast in plan.contrasts if plan.acquisitions else ():

@@ -4,12 +4,11 @@ White matter, grey matter and fluid follow MRzero-Core's brainweb data (3 T) and
 O'Reilly and Webb 2022 (50 mT). Deep nuclei at 3 T are rounded literature values
 and their low-field times are placed between white and grey matter in proportion.
 T2 at 64 mT (78 ms and 96 ms) is fitted to the contrast of a real T2w scan, T1 of grey
-matter (355 ms) with `NEGATIVE_KEPT` to the quantiles of two real T1w scans. Tissues
+matter (355 ms), inverted fluid cut off, to the quantiles of two real T1w scans. Tissues
 outside the brain are rough values that reproduce the look of real scans (our
 choice).
 
-Nominal sequences are those of ds006557 (OpenNeuro, CC0). Ranges are our choice:
-wide enough to hold MPRAGE, spoiled gradient echo and TSE scans of other sites.
+Sequences are those of ds006557 (OpenNeuro, CC0).
 
 Times (`t1`, `t2`, repetition `tr`, echo `te`, inversion `ti`) are in milliseconds, angles in
 degrees, the proton density `pd` is 1 for water. Signal equations return signed, real signals
@@ -150,8 +149,8 @@ def relaxation(
 
 ORTHOGONAL = ("axi", "cor", "sag")
 LOW_FIELD = (*ORTHOGONAL, "iso")
-NEGATIVE_KEPT = 0.0
-"""Share of inverted signal in the T1w images of the one low-field scanner that is simulated."""
+NEGATIVE_KEPT = 0.2
+"""Share of inverted signal in a phantom's low-field T1w images; real ones have none."""
 _HAS_SOLID = ~np.isin(NAMES, ("background", "csf", "fluid_outside", "vessel", "choroid"))
 _Affine = tuple[np.ndarray, np.ndarray]
 """Gain and offset that a part of the sequence applies to the magnetisation."""
@@ -221,14 +220,6 @@ def mprage(
     return pd * (centre[0] * steady + centre[1]) * np.sin(angle) * np.exp(-te / t2)
 
 
-def spoiled_echo(
-    t1: np.ndarray, t2: np.ndarray, pd: np.ndarray, *, tr: float, te: float, flip: float
-) -> np.ndarray:
-    """Return the steady-state signal of a spoiled gradient echo (Ernst); `t2` is T2*."""
-    decay, angle = np.exp(-tr / t1), np.deg2rad(flip)
-    return pd * np.sin(angle) * (1 - decay) / (1 - np.cos(angle) * decay) * np.exp(-te / t2)
-
-
 def rectify(signal: np.ndarray, kept: float) -> np.ndarray:
     """Return a non-negative signal, keeping a share (0 to 1) of what was negative.
 
@@ -241,13 +232,12 @@ def rectify(signal: np.ndarray, kept: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A sequence: `kind` is ``mprage``, ``spoiled``, ``spin`` (spin echo) or ``inversion``.
+    """A sequence: `kind` is ``mprage``, ``spin`` (spin echo) or ``inversion``.
 
     A long train of refocusing pulses does not have the contrast of a single echo at its
     nominal `te`: `decay` is the echo time of the spin echo that has it, where it is not
     `te`. `saturation` is the share of signal that magnetisation transfer leaves to tissue,
-    `white_saturation` a further one of white matter. `negative_kept` is that of `rectify`.
-    `tesla` is the field, which selects the relaxation times.
+    `negative_kept` that of `rectify`, `tesla` the field, which selects the relaxation times.
     """
 
     kind: str
@@ -258,7 +248,6 @@ class Protocol:
     echoes: int = 1
     spacing: float = 0.0
     saturation: float = 1.0
-    white_saturation: float = 1.0
     decay: float = 0.0
     negative_kept: float = 1.0
     averages: int = 1
@@ -301,58 +290,6 @@ def low_field(contrast: str, acquisition: str, negative_kept: float = NEGATIVE_K
     return replace(common, kind="inversion", tr=1500, ti=300, saturation=1.0, averages=2)
 
 
-def draw_high_field(contrast: str, rng: np.random.Generator) -> Protocol:
-    """Return the sequence of some other scanner of 1.5 to 7 T.
-
-    Wide enough for MPRAGE, spoiled and MP2RAGE-like T1w scans and for TSE, CUBE and SPACE
-    T2w scans: a sequence is drawn again until its train fits and cortex and fluid, relative to
-    white matter, are within `RATIOS`. Relaxation stays that of 3 T, so that a range of sequences
-    stands in for a range of fields.
-    """
-    while True:
-        sequence = _draw(contrast, rng)
-        try:
-            values = signal_of(sequence, TISSUES)
-        except ValueError:
-            continue
-        shares = [values[NAMES.index(name)] / values[NAMES.index("white")] for name in _RATIO_OF]
-        if all(a <= s <= b for s, (a, b) in zip(shares, RATIOS[contrast], strict=True)):
-            return sequence
-
-
-_RATIO_OF = ("cortex", "csf")
-RATIOS = {"T1w": ((0.5, 0.9), (0.0, 0.6)), "T2w": ((1.1, 1.8), (2.0, 5.0))}
-"""Signal of cortex and of fluid over that of white matter in others' high-field scans."""
-
-
-def _draw(contrast: str, rng: np.random.Generator) -> Protocol:
-    if contrast == "T2w":
-        return Protocol(
-            "spin",
-            tr=rng.uniform(2800, 8000),
-            te=rng.uniform(60, 125),
-            echoes=140,
-            saturation=rng.uniform(0.75, 1.0),
-            white_saturation=rng.uniform(0.7, 1.0),
-        )
-    kept = rng.uniform(0.1, 1.0)
-    if rng.random() < 0.3:
-        tr, flip = rng.uniform(6, 25), rng.uniform(8, 30)
-        return Protocol("spoiled", tr, rng.uniform(2, 5), flip=flip, negative_kept=kept)
-    ti, spacing = rng.uniform(700, 1200), rng.uniform(5.5, 8.5)
-    echoes = int(rng.uniform(0.8, 1.6) * ti / spacing)
-    return Protocol(
-        "mprage",
-        tr=rng.uniform(2000, 5000),
-        te=rng.uniform(2, 4.5),
-        ti=ti,
-        flip=rng.uniform(4, 12),
-        echoes=echoes,
-        spacing=spacing,
-        negative_kept=kept,
-    )
-
-
 def signal_of(protocol: Protocol, tissues: dict[str, Tissue]) -> np.ndarray:
     """Return the signal of every class, in `NAMES`' order, non-negative."""
     t1, t2, pd = relaxation(tissues, low_field=protocol.tesla < 1)
@@ -361,14 +298,10 @@ def signal_of(protocol: Protocol, tissues: dict[str, Tissue]) -> np.ndarray:
         values = spin_echo(t1, t2, pd, **times)
     elif protocol.kind == "inversion":
         values = inversion_recovery(t1, t2, pd, **times, ti=protocol.ti)
-    elif protocol.kind == "spoiled":
-        values = spoiled_echo(t1, t2, pd, **times, flip=protocol.flip)
     else:
         values = mprage(
             t1, t2, pd, **times, ti=protocol.ti, flip=protocol.flip, echoes=protocol.echoes,
             spacing=protocol.spacing,
         )  # fmt: skip
     values *= np.where(_HAS_SOLID, protocol.saturation, 1.0)
-    for name in ("white", "cerebellum_white"):
-        values[NAMES.index(name)] *= protocol.white_saturation
     return rectify(values, protocol.negative_kept)

@@ -20,7 +20,6 @@ from h2lo_bids.phantom.anatomy import Anatomy, Subject, render, rigid, smooth_fi
 from h2lo_bids.phantom.physics import (
     NAMES,
     NEGATIVE_KEPT,
-    Protocol,
     low_field,
     low_field_grid,
     signal_of,
@@ -31,8 +30,6 @@ NOISE = {"T1w": 0.065, "T2w": 0.14}
 """Standard deviation per channel of a low-field scan, in units of white matter."""
 DISTORTION = 2.75
 """Root mean square in mm, see `distortion`."""
-MISREGISTRATION = 0.6
-"""Root mean square in mm of a scan's rigid registration error."""
 
 _HALF_AXES = (75.0, 95.0, 85.0)
 """Of an ellipsoid about the brain, in mm: receive fields grow with the distance from its middle."""
@@ -55,9 +52,6 @@ class Look:
     # See `receive_field`. Without prescan normalisation the receive array shows.
     rim: float
     rough: float
-    # Single voxels, in the brightest tenth of the image, that are set to 1.5 to 3 times its
-    # largest value: spikes, contrast agent, overshoot.
-    outliers: int = 0
 
 
 def nominal_look(contrast: str, rng: np.random.Generator) -> Look:
@@ -71,29 +65,6 @@ def nominal_look(contrast: str, rng: np.random.Generator) -> Look:
         noise=rng.uniform(0.06, 0.07) if t1w else rng.uniform(0.043, 0.053),
         rim=rim,
         rough=0.04 if t1w else 0.215,
-    )
-
-
-def draw_look(contrast: str, rng: np.random.Generator) -> Look:
-    """Return the look of some other scanner of 1.5 to 7 T: with or without normalisation."""
-    plane, thick = rng.uniform(0.35, 0.75), rng.uniform(0.35, 0.75)
-    if rng.random() < 0.25:
-        thick = rng.uniform(0.8, 1.3)
-    blur = np.full(3, plane)
-    blur[rng.integers(3)] = thick
-    strong = rng.random() < 0.35
-    # Inflow brightens vessels in a gradient echo; a spin echo leaves them dark.
-    vessel = rng.uniform(0.4, 1.5) if contrast == "T1w" else rng.uniform(0.05, 0.8)
-    if contrast == "T1w" and rng.random() < 0.25:
-        vessel = rng.uniform(1.5, 4.0)
-    return Look(
-        vessel=vessel,
-        texture=rng.uniform(0.02, 0.045),
-        blur=(float(blur[0]), float(blur[1]), float(blur[2])),
-        noise=1 / rng.uniform(20, 80),
-        rim=rng.uniform(0.3, 1.4) if strong else rng.normal(0, 0.12),
-        rough=rng.uniform(0.03, 0.15),
-        outliers=int(rng.integers(1, 200)) if rng.random() < 0.2 else 0,
     )
 
 
@@ -142,22 +113,18 @@ def _motion(
 
 
 def high_field_scan(
-    subject: Subject, sequence: Protocol, rng: np.random.Generator, look: Look
+    subject: Subject, values: np.ndarray, rng: np.random.Generator, look: Look
 ) -> np.ndarray:
-    """Scan a person at 3 T on the anatomy's grid: float32 magnitude, white matter about 1."""
-    values = signal_of(sequence, subject.tissues)
-    values = values / values[WHITE]
-    anatomy = subject.anatomy
+    """Scan a person at 3 T on the anatomy's grid: float32 magnitude, white matter about 1.
+
+    `values` is the signal of every class of tissue, as of `physics.signal_of`.
+    """
+    values, anatomy = values / values[WHITE], subject.anatomy
     shape = anatomy.labels.shape
     image = render(
         subject, values, vessel=look.vessel, texture=look.texture, blur=look.blur
     ) * receive_field(rng, shape, anatomy.affine, rim=look.rim, rough=look.rough)
-    image = np.abs(image + complex_noise(shape, look.noise, rng))
-    if look.outliers:
-        bright = np.flatnonzero(image > np.quantile(image[subject.mask], 0.9))
-        where = rng.choice(bright, look.outliers)
-        image.flat[where] = image[subject.mask].max() * rng.uniform(1.5, 3.0, look.outliers)
-    return image
+    return np.abs(image + complex_noise(shape, look.noise, rng))
 
 
 def coil(rng: np.random.Generator, anatomy: Anatomy, contrast: str) -> np.ndarray:
@@ -218,12 +185,3 @@ def low_field_scan(
         fine=(1 if coarse else 2, 2 if acquisition == "iso" or coarse else 4),
     )
     return data, pose
-
-
-def misregistration(rng: np.random.Generator, rms: float) -> np.ndarray:
-    """Return a rigid error, 4 x 4, of `rms` mm on a sphere of 60 mm around the origin."""
-    angles, shift = rng.normal(0, 1.0, 3), rng.normal(0, 1.0, 3)
-    turn = np.deg2rad(angles) * 60.0
-    # A rotation by w moves the sphere's points by |w| r sqrt(2/3) in rms.
-    size = np.sqrt(np.sum(shift**2) + np.sum(turn**2) * 2 / 3)
-    return rigid(angles * rms / size, shift * rms / size)

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from training_pairs import simulate_training_pairs
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.normalise import Scaled, scale_brain
@@ -22,7 +23,6 @@ from h2lo_bids.imaging.profile import (
 )
 from h2lo_bids.imaging.resample import resample
 from h2lo_bids.phantom.anatomy import Anatomy
-from h2lo_bids.phantom.pairs import simulate_training_pairs
 from h2lo_bids.training.pairs import Pair, training_range
 
 SHAPE = (64, 64, 64)
@@ -169,9 +169,14 @@ def pairs() -> dict[str, list[Pair]]:
     anatomy = Anatomy(labels, 1.0, "ball")
     found: dict[str, list[Pair]] = {"T1w": [], "T2w": []}
     for seed in (1, 2):
-        made = simulate_training_pairs(anatomy, seed=seed, frame_shape=SHAPE, strength=0.0)
+        made = simulate_training_pairs(
+            anatomy, seed=seed, frame_shape=SHAPE, strength=0.0, inputs=2
+        )
         for contrast, pair in made.items():
-            found[contrast].append(Pair(str(seed), pair.hf, pair.lf, pair.mask))
+            found[contrast] += [
+                Pair(str(seed), hf / hf.max(), pair.lf / pair.lf.max(), pair.mask)
+                for hf in pair.inputs
+            ]
     return found
 
 
@@ -239,7 +244,7 @@ def test_planted_faults_are_noticed_and_sound_heads_are_not(pairs: dict[str, lis
     hf = {contrast: own[0].hf for contrast, own in pairs.items()}
 
     for contrast, image in hf.items():
-        mixed = 0.5 * image + 0.5 * pairs[contrast][1].hf
+        mixed = 0.5 * image + 0.5 * pairs[contrast][-1].hf
         found = checked(mixed, mask, contrast, ranges[contrast])
         assert (found.verdict, found.warnings) == ("yes", ())
     for name, (contrast, make) in FAULTS.items():
@@ -247,28 +252,20 @@ def test_planted_faults_are_noticed_and_sound_heads_are_not(pairs: dict[str, lis
 
 
 @pytest.mark.slow
-def test_real_heads_are_like_simulated_ones(shared_data: Path) -> None:
+def test_real_heads_are_like_those_of_the_embedded_models(shared_data: Path) -> None:
     from h2lo_bids.imaging.brain import extract_brain
     from h2lo_bids.imaging.reading import load_checked
     from h2lo_bids.imaging.resample import conform, resample_mask
-    from h2lo_bids.models.frame import Frame
+    from h2lo_bids.models.bundle import default_bundle
 
-    frame = Frame((208, 256, 256), anchor="brain")
-    ranges = {}
-    made = [
-        simulate_training_pairs(shared_data / "labels" / f"training_seg_{n:02d}.nii.gz", seed=n)
-        for n in (1, 2, 3)
-    ]
-    for contrast in ("T1w", "T2w"):
-        own = [Pair("x", p[contrast].hf, p[contrast].lf, p[contrast].mask) for p in made]
-        ranges[contrast] = training_range(own, contrast, ONE)
     for path in sorted(shared_data.glob("hf/*.nii.gz")):
         if "lesions" in path.name:
             continue
         contrast = "T2w" if "_T2" in path.name else "T1w"
         scan = load_checked(path).image
         brain = extract_brain(scan, threads=1).image
-        image = conform(scan, frame, mask=brain)
+        bundle = default_bundle(contrast)
+        image = conform(scan, bundle.frame, mask=brain)
         mask = np.asarray(resample_mask(brain, image.shape, image.affine).dataobj) > 0
-        found = checked(np.asarray(image.dataobj), mask, contrast, ranges[contrast])
+        found = checked(np.asarray(image.dataobj), mask, contrast, bundle.metadata["input_range"])
         assert found.verdict == "yes", found.warnings

@@ -14,28 +14,15 @@ SHELLS = ((88, 511), (80, 515), (72, 24), (66, 3), (52, 2), (14, 4))
 """Radius in mm and label, from outside to inside."""
 
 
-def ball_labels(spacing: float, side: int, shells=SHELLS) -> np.ndarray:
-    where = (np.indices((side,) * 3) - (side - 1) / 2) * spacing
-    radius = np.sqrt(np.sum(where**2, axis=0))
-    labels = np.zeros((side,) * 3, np.int16)
-    for outer, label in shells:
-        labels[radius < outer] = label
-    right = where[0] > 0
-    for left, other in ((2, 41), (3, 42), (4, 43)):
-        labels[right & (labels == left)] = other
-    return labels
-
-
 @pytest.fixture(scope="session")
 def ball() -> Anatomy:
-    return Anatomy(ball_labels(3.0, 64), 3.0, "ball")
-
-
-@pytest.fixture(scope="session")
-def small() -> Anatomy:
-    """Return a ball of 72 mm at 1 mm, which a small frame can hold."""
-    shells = ((36, 511), (33, 515), (30, 24), (27, 3), (20, 2), (6, 4))
-    return Anatomy(ball_labels(1.0, 80, shells), 1.0, "small ball")
+    where = (np.indices((64,) * 3) - 31.5) * 3.0
+    radius = np.sqrt(np.sum(where**2, axis=0))
+    labels = np.zeros((64,) * 3, np.int16)
+    for outer, label in SHELLS:
+        labels[radius < outer] = label
+    labels[(where[0] > 0) & np.isin(labels, (2, 3, 4))] += 39  # the other half of the brain
+    return Anatomy(labels, 3.0, "ball")
 
 
 @pytest.fixture(scope="session")

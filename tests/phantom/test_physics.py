@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from h2lo_bids.phantom import physics as signal
-from h2lo_bids.phantom.physics import NAMES, TISSUES
 
 
 def bloch_longitudinal(t1: float, events: list[tuple[str, float]], cycles: int) -> list[float]:
@@ -32,21 +31,6 @@ def test_inversion_recovery_is_the_bloch_steady_state() -> None:
     assert signal.inversion_recovery(t1, 1e9, 1.0, tr=tr, te=0, ti=ti) == pytest.approx(expected)
 
 
-def test_other_scanners_have_the_contrasts_of_real_ones() -> None:
-    at = [NAMES.index(name) for name in ("white", "cortex", "csf")]
-    found: dict[str, list[np.ndarray]] = {"T1w": [], "T2w": []}
-    for contrast, ratios in found.items():
-        for seed in (*range(200), 1446):  # whose first T1w train does not fit its repetition
-            sequence = signal.draw_high_field(contrast, np.random.default_rng(seed))
-            values = signal.signal_of(sequence, TISSUES)[at]
-            ratios.append(values[1:] / values[0])
-    (grey, fluid), (grey2, fluid2) = (np.array(v).T for v in found.values())
-    assert 0.5 <= grey.min() < 0.55 < 0.8 < grey.max() <= 0.9
-    assert fluid.max() <= 0.6
-    assert 1.1 <= grey2.min() < 1.3 < 1.6 < grey2.max() <= 1.8
-    assert 2 <= fluid2.min() < 3 < 4.5 < fluid2.max() <= 5
-
-
 def test_spin_echo_limits() -> None:
     assert signal.spin_echo(800, 80, 0.7, tr=1e7, te=0) == pytest.approx(0.7)
     assert signal.spin_echo(800, 80, 0.7, tr=1e7, te=80) == pytest.approx(0.7 / np.e)
@@ -67,15 +51,6 @@ def test_mprage_is_the_bloch_steady_state() -> None:
 def test_mprage_refuses_a_train_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         signal.mprage(900, 80, 1, tr=1000, te=3, ti=300, flip=8, echoes=128, spacing=8)
-
-
-def test_spoiled_echo_peaks_at_the_ernst_angle() -> None:
-    t1, tr = 900.0, 15.0
-    angles = np.linspace(1, 60, 5901)
-    best = angles[
-        np.argmax([float(signal.spoiled_echo(t1, 80, 1, tr=tr, te=0, flip=a)) for a in angles])
-    ]
-    assert best == pytest.approx(np.degrees(np.arccos(np.exp(-tr / t1))), abs=0.02)
 
 
 def test_rectify_keeps_a_share_of_what_is_negative() -> None:

@@ -8,7 +8,7 @@ from scipy.ndimage import map_coordinates
 
 from h2lo_bids.phantom.acquisition import resample
 from h2lo_bids.phantom.anatomy import rigid, smooth_field, vessels
-from h2lo_bids.phantom.scans import distortion, misregistration, receive_field
+from h2lo_bids.phantom.scans import distortion, receive_field
 
 
 def test_smooth_field_has_unit_deviation_and_the_asked_correlation() -> None:
@@ -45,17 +45,6 @@ def test_resample_reads_mapped_voxels(order: int) -> None:
     expected = map_coordinates(volume, where + shift, order=order)
     # Rounding of a coordinate may pick the other neighbour at a tie.
     assert np.mean(np.abs(got - expected) > 1e-2) < 0.002
-
-
-def test_misregistration_has_the_asked_size() -> None:
-    rng = np.random.default_rng(4)
-    points = rng.normal(size=(4000, 3))
-    points *= 60 / np.linalg.norm(points, axis=1, keepdims=True)
-    for rms in (0.3, 0.7):
-        matrix = misregistration(rng, rms)
-        moved = points @ matrix[:3, :3].T + matrix[:3, 3]
-        got = np.sqrt(np.mean(np.sum((moved - points) ** 2, axis=1)))
-        assert got == pytest.approx(rms, rel=0.05)
 
 
 def test_distortion_has_the_asked_size_and_no_rigid_motion_left() -> None:

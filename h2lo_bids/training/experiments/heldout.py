@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.evaluation.benchmark import DETAIL
 from h2lo_bids.evaluation.catalogue import OWN, STRANGER
-from h2lo_bids.evaluation.metrics import METRICS, evaluate, foreground, histogram
+from h2lo_bids.evaluation.metrics import foreground, histogram
 from h2lo_bids.evaluation.realism import (
     HALF_PITCH_MM,
     Appearance,
@@ -161,24 +161,6 @@ def nearest(own: Appearance, references: Sequence[Appearance]) -> dict[str, floa
         "reference_spectrum_db": min((d for d in spectra if not math.isnan(d)), default=math.nan),
         "reference_histogram": min(histogram_distance(own, other) for other in references),
     }
-
-
-def held_out_figures(
-    model: Model, pairs: Sequence[Pair], given: Callable[[Pair], Pair]
-) -> dict[str, dict[str, Figures]]:
-    """Score an embedded model on pairs it has not seen, of which it sees what `given` returns."""
-    subjects: dict[str, dict[str, Figures]] = {}
-    for pair in pairs:
-        subjects[pair.name] = {
-            "h2lo": evaluate(predict_pair(model, given(pair)), pair.lf, pair.high_field),
-            IDENTITY: evaluate(pair.hf, pair.lf, pair.high_field),
-        }
-    mean = {
-        row: {m: float(np.mean([s[row][m] for s in subjects.values()])) for m in METRICS}
-        for row in ("h2lo", IDENTITY)
-    }
-    flat: dict[str, dict[str, Figures]] = {"mean": mean}
-    return {**flat, **{f"subject {name}": figures for name, figures in subjects.items()}}
 
 
 KINDS = ("hf", "lf", "predicted")

@@ -11,13 +11,14 @@ import pytest
 from prepared_pairs import fold_of, write_pairs
 from problems import small_options
 from scipy import ndimage
+from training_pairs import draw_high_field, signal_of_other
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.evaluation.splits import Fold
 from h2lo_bids.models.bundle import Bundle, load_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.phantom.anatomy import load_labels, make_subject, vary
-from h2lo_bids.phantom.physics import HIGH_FIELD, draw_high_field
+from h2lo_bids.phantom.physics import HIGH_FIELD, signal_of
 from h2lo_bids.phantom.scans import high_field_scan, nominal_look
 from h2lo_bids.training.experiments.crossvalidation import BUNDLE, run_fold
 from h2lo_bids.training.experiments.leaks import (
@@ -39,8 +40,11 @@ def scan(labels: Path, person: int, contrast: str, other: bool = False) -> tuple
     rng = np.random.default_rng([person, 0])
     head, mask = vary(load_labels(labels), rng, shape=SHAPE, spacing=SIDE)
     subject, noise = make_subject(head, mask, rng), np.random.default_rng([person, 1 + other])
-    protocol = draw_high_field(contrast, noise) if other else HIGH_FIELD[contrast]
-    return high_field_scan(subject, protocol, noise, nominal_look(contrast, noise)), mask
+    if other:
+        values = signal_of_other(draw_high_field(contrast, noise), subject.tissues)
+    else:
+        values = signal_of(HIGH_FIELD[contrast], subject.tissues)
+    return high_field_scan(subject, values, noise, nominal_look(contrast, noise)), mask
 
 
 def print_of(image: np.ndarray, mask: np.ndarray, side: float = SIDE) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Fit the models that come with the package: one command from label maps to bundles.
 
-``python -m h2lo_bids.training.embedded --labels DIR --out DIR [--contrast T1w]``
+``python benchmarks/embedded.py --labels DIR --out DIR [--contrast T1w]``
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from training_pairs import FRAME_SHAPE, simulate_axial_scan, simulate_training_pairs
 
 from h2lo_bids.errors import BadDataError, H2loError, MissingInputError
-from h2lo_bids.evaluation.metrics import METRICS
+from h2lo_bids.evaluation.metrics import METRICS, evaluate
 from h2lo_bids.evaluation.realism import scan_noise
 from h2lo_bids.evaluation.scores import IDENTITY
 from h2lo_bids.evaluation.statistics import Summary
@@ -27,10 +28,10 @@ from h2lo_bids.imaging.normalise import max_normalise, scale_brain
 from h2lo_bids.io import atomic_path, write_json
 from h2lo_bids.models.bundle import MEMBERS, Bundle, save_bundle, weights_file
 from h2lo_bids.models.frame import Frame
-from h2lo_bids.phantom.pairs import simulate_axial_scan, simulate_training_pairs
+from h2lo_bids.models.registry import Model
 from h2lo_bids.training.crops import Augmentation
 from h2lo_bids.training.devices import keep_freed_memory
-from h2lo_bids.training.experiments.heldout import held_out_figures, predict_pair
+from h2lo_bids.training.experiments.heldout import Figures, predict_pair
 from h2lo_bids.training.experiments.noise import calibrate_noise
 from h2lo_bids.training.experiments.site import render_card, software, varied
 from h2lo_bids.training.fit import FitResult, fit
@@ -43,7 +44,6 @@ LICENCE = "Apache-2.0"
 PAIR_SEED = 1000
 """Added to a label map's number: the pairs stay the same when the fit's seed changes."""
 STEPS = 4000
-FRAME_SHAPE = (208, 256, 256)
 SPACING = (1.0, 1.0, 1.0)
 
 USE = (
@@ -151,9 +151,8 @@ def pairs_of_split(
 def _simulate(labels: Path, seed: int, kept: dict[str, Path], how: Simulation) -> None:
     """Write for each contrast the target, the mask and the inputs in half precision."""
     pairs = simulate_training_pairs(
-        labels, contrasts=tuple(kept), seed=seed, frame_shape=FRAME_SHAPE, inputs=how.inputs,
-        nominal=True, normalise=False, distorted=how.distorted,
-    )  # fmt: skip
+        labels, contrasts=tuple(kept), seed=seed, inputs=how.inputs, distorted=how.distorted
+    )
     for contrast, path in kept.items():
         pair = pairs[contrast]
         scaled = [
@@ -204,9 +203,7 @@ def train_embedded(
         say(f"stopped after step {best.steps} of {options.steps}; run again to go on")
         return None
     say(f"best validation at step {best.best_step}: {best.best_psnr:.2f} dB; scoring")
-    held_out = held_out_figures(
-        best.model, pairs["test"], lambda pair: pair.scaled(options.scaling, contrast, SPACING)
-    )
+    held_out = _held_out(best.model, pairs["test"], contrast, options.scaling)
     write_json(work / "held_out.json", held_out)
     metadata = _metadata(contrast, split, options, best, members) | {
         "held_out": held_out,
@@ -227,6 +224,24 @@ def train_embedded(
     )  # fmt: skip
     say(f"wrote {bundle.path}; its figures are in {work / 'held_out.json'}")
     return bundle
+
+
+def _held_out(
+    model: Model, pairs: Sequence[Pair], contrast: str, scaling: str
+) -> dict[str, dict[str, Figures]]:
+    """Score a model on pairs it has not seen; those given are divided by their maximum."""
+    found: dict[str, dict[str, Figures]] = {}
+    for pair in pairs:
+        given = pair.scaled(scaling, contrast, SPACING)
+        found[f"subject {pair.name}"] = {
+            "h2lo": evaluate(predict_pair(model, given), pair.lf, pair.high_field),
+            IDENTITY: evaluate(pair.hf, pair.lf, pair.high_field),
+        }
+    mean = {
+        row: {m: float(np.mean([s[row][m] for s in found.values()])) for m in METRICS}
+        for row in ("h2lo", IDENTITY)
+    }
+    return {"mean": mean, **found}
 
 
 def _noise(
@@ -259,7 +274,7 @@ def _metadata(
         },
         "training": {
             "command": (
-                f"python -m h2lo_bids.training.embedded --labels DIR --out DIR "
+                "python benchmarks/embedded.py --labels DIR --out DIR "
                 f"--contrast {contrast} --steps {options.steps} --members {members} "
                 f"--threads {torch.get_num_threads()} --seed {options.seed} "
                 f"--precision {options.precision}"
@@ -296,8 +311,9 @@ def _card(contrast: str, metadata: Mapping[str, Any], result: FitResult) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m h2lo_bids.training.embedded")
-    parser.description = "Fit the embedded models on pairs simulated from whole-head label maps."
+    parser = argparse.ArgumentParser(
+        description="Fit the embedded models on pairs simulated from whole-head label maps."
+    )
     add = parser.add_argument
     add("--labels", type=Path, required=True, help="folder of *.nii.gz label maps, FreeSurfer ids")
     add("--out", type=Path, required=True, help="receives the bundles and the work folder")

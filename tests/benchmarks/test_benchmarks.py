@@ -14,23 +14,19 @@ import numpy as np
 import pytest
 from heads import rows_of, write_bundle
 from problems import ball_pair
+from training_pairs import TrainingPair
 
 from h2lo_bids.errors import TemporaryError
 from h2lo_bids.models.bundle import default_bundle, save_bundle
 from h2lo_bids.models.frame import Frame
 from h2lo_bids.models.h2lo import H2lo, H2loArchitecture
-from h2lo_bids.phantom.pairs import TrainingPair
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SHAPE = (40, 48, 44)
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModuleType:
     """Import the script that a test names."""
-    if not FOLDER.is_dir():
-        pytest.skip("the benchmarks are not beside the tests")
-    monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(sys, "argv", [f"{request.param}.py"])
     return importlib.import_module(request.param)
 
