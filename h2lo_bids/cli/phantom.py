@@ -20,9 +20,6 @@ _NUMBERS: tuple[tuple[str, str, Any, float, str], ...] = (
     ("--seed", "S", integer(0, 2**63), 0, "of all that is random"),
     ("--resolution", "MM", number(0.5, 4), 1.0, "voxel size of the 3 T scans, 0.5 to 4; 2 or more "
      "is quick"),
-    ("--negative-signal", "SHARE", number(0, 1), 0.2, "share of inverted fluid signal that "
-     "low-field T1w scans show, 1 for a magnitude image, 0 for a phase-sensitive one; real scans "
-     "lie between"),
     ("--lesions", "N", integer(0), 0, "balls of lesion tissue at random white-matter places of "
      "each person; their mask is written to derivatives/h2lo-phantom"),
     ("--lesion-severity", "S", number(0, 2), 1.0, "T1, T2 and proton density of lesions, on the "
@@ -80,7 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             contrasts=tuple(dict.fromkeys(options.contrast)),
             acquisitions=tuple(dict.fromkeys(options.lf)),
             labels=options.labels,
-            negative_kept=options.negative_signal,
             lesions=lesions,
         )
         make_dataset(plan, lambda line: print(line, flush=True))

@@ -26,7 +26,6 @@ from h2lo_bids.phantom.physics import (
     HIGH_FIELD,
     LOW_FIELD,
     NAMES,
-    NEGATIVE_KEPT,
     Protocol,
     Tissue,
     low_field,
@@ -91,7 +90,6 @@ class Plan:
     # Folder of FreeSurfer label maps of whole heads, used in the order of their names, again
     # from the first when there are more people than maps; without it, nilearn's tissue maps.
     labels: Path | None = None
-    negative_kept: float = NEGATIVE_KEPT  # by low-field T1w images, see `physics.rectify`
     lesions: LesionPlan = field(default_factory=LesionPlan)  # masks go to `DERIVATIVES`
 
     @property
@@ -99,7 +97,7 @@ class Plan:
         """The command that makes this dataset again."""
         words = f"h2lo-phantom OUT --subjects {self.subjects} --seed {self.seed}"
         words += f" --resolution {self.resolution:g} --contrast {' '.join(self.contrasts)}"
-        words += f" --lf {' '.join(self.acquisitions)} --negative-signal {self.negative_kept:g}"
+        words += f" --lf {' '.join(self.acquisitions)}"
         words += " --labels DIR" if self.labels else ""
         if self.lesions:
             diameters = " ".join(f"{d:g}" for d in self.lesions.diameters)
@@ -193,7 +191,7 @@ class _Person:
         lesions = place_lesions(subject.classes == WHITE, affine, plan, self._rng(0, 2))
         subject, mask = with_lesions(subject, lesions, plan.severity)
         folder = self._plan.out / DERIVATIVES / self.name / "ses-HF" / "anat"
-        sidecar = _lesion_sidecar(lesions, self._plan, subject.tissues)
+        sidecar = _lesion_sidecar(lesions, plan.severity, subject.tissues)
         stem = folder / f"{self.name}_ses-HF_label-lesion_mask"
         _write_image(stem, mask.astype(np.uint8), affine, sidecar)
         return subject
@@ -207,8 +205,7 @@ class _Person:
         for acquisition in self._plan.acquisitions:
             data, _ = low_field_scan(
                 subject, contrast, acquisition, sensitivity=sensitivity,
-                rng=self._scan_rng(contrast, acquisition),
-                negative_kept=self._plan.negative_kept, displacement=displacement,
+                rng=self._scan_rng(contrast, acquisition), displacement=displacement,
             )  # fmt: skip
             grid = low_field_grid(contrast, acquisition)
             sidecar = _sidecar(low_field(contrast, acquisition), grid.zooms[grid.slice_axis])
@@ -267,12 +264,12 @@ def _sidecar(protocol: Protocol, thickness: float) -> dict[str, Any]:
 
 
 def _lesion_sidecar(
-    lesions: Sequence[Lesion], plan: Plan, tissues: dict[str, Tissue]
+    lesions: Sequence[Lesion], severity: float, tissues: dict[str, Tissue]
 ) -> dict[str, Any]:
     """Return the JSON of a person's lesion mask, with each contrast to white matter."""
     contrasts = {}
     for contrast in CONTRASTS:
-        high, low = HIGH_FIELD[contrast], low_field(contrast, "axi", plan.negative_kept)
+        high, low = HIGH_FIELD[contrast], low_field(contrast, "axi")
         for name, protocol in ((f"3T {contrast}", high), (f"64mT axial {contrast}", low)):
             values = signal_of(protocol, tissues)
             ratio = values[NAMES.index("plaque")] / values[NAMES.index("white")]
@@ -281,7 +278,7 @@ def _lesion_sidecar(
         "Type": "Lesion",
         "Description": "Lesions planted in white matter; those of the label maps are not marked",
         "SpatialReference": "orig",
-        "Severity": plan.lesions.severity,
+        "Severity": severity,
         "ContrastToWhiteMatter": contrasts,
         "Lesions": [{"CentreMM": list(v.centre), "DiameterMM": v.diameter} for v in lesions],
     }

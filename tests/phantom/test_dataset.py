@@ -140,7 +140,6 @@ def test_command_line(tmp_path: Path, ball_folder: Path, capsys: pytest.CaptureF
         ("--subjects 0", "'0' is not a whole number of 1 to 1000000000"),
         ("--seed -1", "'-1' is not a whole number of 0 to 9223372036854775808"),
         ("--resolution 9", "'9' is not a number from 0.5 to 4"),
-        ("--negative-signal 2", "'2' is not a number from 0 to 1"),
         ("--lesion-severity 3", "'3' is not a number from 0 to 2"),
         ("--lesions 1 --lesion-diameter 99", "'99' is not a number from 1 to 40"),
         ("--lesions -1", "'-1' is not a whole number of 0 to 1000000000"),
