@@ -20,6 +20,8 @@ from h2lo_bids.bids.scan import scan_at
 from h2lo_bids.cli.parser import read_settings
 from h2lo_bids.models.bundle import default_bundle
 from h2lo_bids.outputs import enhanced_sidecars, extras_of, grids_of, output_sidecars
+from h2lo_bids.training.options import frame_of
+from pipelines.pairs import PairOptions, pair_fingerprint
 
 OTHERS = """
     --user --scope
@@ -145,6 +147,20 @@ def words_of(line: str, task: int = 3) -> list[str]:
     script = f"h2lo() {{ printf '%s\\n' \"$@\"; }}\nSLURM_ARRAY_TASK_ID={task}\n{line}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
+
+
+def test_pairs_are_prepared_as_the_fits_take_them(tmp_path: Path) -> None:
+    root = ds006557(tmp_path / "ds006557", HYPE, mrr=True)
+    get(root, "ses-GE", "ses-HFC", "_mrr")
+    made: dict[Path, set[str]] = {}
+    for line in H2LO:
+        asked = read_settings(words_of(line))
+        given = tuple((n, root / p.relative_to(asked.bids_dir)) for n, p in asked.derivatives)
+        here = {"bids_dir": root, "derivatives": given, "skip_bids_validation": True}
+        asked = replace(asked, **here, participant_label=("HYPE03",))
+        how = PairOptions(asked, frame_of(asked))
+        digests = {pair_fingerprint(pair, how) for pair in discover_pairs(asked).pairs}
+        assert made.setdefault(asked.out_dir, digests) == digests, line
 
 
 @pytest.mark.parametrize("line", H2LO)
