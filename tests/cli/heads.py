@@ -29,6 +29,8 @@ from h2lo_bids.cli.run import main
 from h2lo_bids.processes import Job, Pool
 
 SIDE, SPACING = 40, 4.0
+ACQUIRED = {"EchoTime": 0.003, "RepetitionTime": 2.5, "FlipAngle": 8}
+"""Of a scan, and of nothing that is made of it."""
 BAD = "05"
 """The subject whose low-field image is damaged."""
 
@@ -126,6 +128,19 @@ def assert_valid_bids(folder: Path) -> None:
     assert [issue for issue in issues if issue["severity"] == "error"] == []
 
 
+def assert_whole_derivative(folder: Path) -> None:
+    """Let outputs be valid BIDS, and their sidecars name sources that are there or declared."""
+    (folder / ".tmp-abc_x.nii.gz").touch()  # of another run
+    assert_valid_bids(folder)
+    links = json.loads((folder / "dataset_description.json").read_text())["DatasetLinks"]
+    sidecars = [json.loads(path.read_text()) for path in folder.glob("sub-*/**/anat/*.json")]
+    assert sidecars
+    for content in sidecars:
+        assert not {"MagneticFieldStrength", *ACQUIRED} & set(content)
+        for scheme, dataset, *path in (uri.split(":", 2) for uri in content["Sources"]):
+            assert scheme != "bids" or dataset in links or (folder / path[0]).is_file()
+
+
 def rows_of(table: Path) -> list[dict[str, str]]:
     """Read a table of values that are separated by tabs, or by commas where its name says so."""
     with table.open(encoding="utf-8") as stream:
@@ -151,7 +166,7 @@ def write_scan(path: Path, seed: int = 0, data: np.ndarray | None = None, tesla:
     image.header.set_xyzt_units("mm", "sec")
     nib.save(image, path)
     path.with_name(path.name.split(".")[0] + ".json").write_text(
-        json.dumps({"MagneticFieldStrength": tesla})
+        json.dumps({"MagneticFieldStrength": tesla, **ACQUIRED})
     )
     return path
 

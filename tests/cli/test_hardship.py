@@ -144,22 +144,14 @@ def test_two_runs_on_one_folder_both_end_whole(tmp_path, h2lo):
         assert (out / path.relative_to(tmp_path / "alone")).read_bytes() == path.read_bytes()
 
 
-def test_stop_on_first_crash_begins_no_other_participant(tmp_path, h2lo):
+def test_stop_on_first_crash_begins_nothing_else_and_says_so(tmp_path, h2lo):
     bids, out = write_dataset(tmp_path / "bids", subjects=2), tmp_path / "out"
-    (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"\x1f\x8b")
-    done = h2lo(bids, out, "--nprocs", 1, "--stop-on-first-crash", code=65)
-    assert "sub-01: 0 of 2 scans done" in done.stdout  # the other scan was not begun
-    assert not list(out.glob("sub-01/anat/*_desc-lowfield_*"))
-    assert not (out / "sub-02").exists()
-
-
-def test_a_scan_that_was_not_begun_is_not_said_to_be_made_anew(tmp_path, h2lo):
-    bids, out = write_dataset(tmp_path / "bids"), tmp_path / "out"
-    h2lo(bids, out)
+    h2lo(bids, out, "--participant-label", "01")
     (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(b"\x1f\x8b")
     done = h2lo(bids, out, "--nprocs", 1, "--stop-on-first-crash", code=65)
     assert "sub-01: 0 of 2 scans done" in done.stdout
     assert "<td>not begun</td>" in (out / "sub-01.html").read_text()
+    assert not (out / "sub-02").exists()
 
 
 def test_stop_on_first_crash_counts_no_pair_that_was_not_begun(tmp_path, h2lo):

@@ -13,6 +13,7 @@ from heads import (
     BAD,
     SIDE,
     SPACING,
+    assert_whole_derivative,
     call,
     rows_of,
     run,
@@ -73,6 +74,7 @@ def test_participant(tmp_path):
     assert "sub-01/anat/sub-01_res-8x8x10_desc-lowfieldnoise02_T2w.nii.gz" in files
     assert "sub-01/anat/sub-01_res-6x6x6_desc-lowfieldstd_T1w.nii.gz" in files
     assert "logs/<run>/failures.tsv" in files
+    assert_whole_derivative(tmp_path / "out")
     sidecar = tmp_path / "out" / "sub-01/anat/sub-01_res-8x8x10_desc-lowfieldnoise01_T1w.json"
     content = json.loads(sidecar.read_text())
     assert (content["SimulatedSliceProfile"], content["NoiseScale"]) == ("gauss", 2.0)
@@ -199,6 +201,7 @@ def test_registration_to_each_of_two_templates(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEMPLATEFLOW_HOME", str(home))
         files = agree(bids, tmp_path / "out", "participant", *words)
+    assert_whole_derivative(tmp_path / "out")
     for name in ("TplOne", "TplTwo"):
         assert f"sub-01/figures/sub-01_space-{name}_desc-registered_T1w.svg" in files
     page = (tmp_path / "out" / "sub-01.html").read_text()

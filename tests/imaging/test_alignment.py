@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine, from_matvec
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
+from small_brains import affine_of
 
 from h2lo_bids.errors import BadDataError
 from h2lo_bids.imaging.alignment import (
@@ -22,15 +23,10 @@ MOVE = from_matvec(nib.eulerangles.euler2mat(0.1, -0.05, 0.08), [4, -6, 3])
 SHAPE, SPACING = (44, 52, 44), 3.0
 
 
-def _affine(shape, spacing) -> np.ndarray:
-    spacing = np.broadcast_to(np.asarray(spacing, float), 3)
-    return from_matvec(np.diag(spacing), -spacing * (np.asarray(shape) - 1) / 2)
-
-
 @pytest.fixture(scope="module")
 def head():
     """A textured brain of 3 mm and its mask."""
-    affine = _affine(SHAPE, SPACING)
+    affine = affine_of(SHAPE, SPACING)
     texture = gaussian_filter(np.random.default_rng(4).normal(size=SHAPE), 1.6)
     at = apply_affine(affine, np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1))
     inside = ((at / (52, 64, 52)) ** 2).sum(-1) < 1
@@ -40,7 +36,7 @@ def head():
 
 def _scan(head, shape, spacing, noise=0.05):
     """Sample the moved head with another contrast; linear, as an independent way."""
-    affine = _affine(shape, spacing)
+    affine = affine_of(shape, spacing)
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     there = np.linalg.inv(head[0].affine) @ np.linalg.inv(MOVE) @ affine
     at = np.moveaxis(apply_affine(there, grid), -1, 0)

@@ -101,23 +101,6 @@ def test_voxels_keep_a_constant_and_what_is_linear(response):
     np.testing.assert_allclose(got, (0.01 * x - 0.02 * y + 0.003 * z)[inner], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("response", "factor"),
-    [
-        (VoxelResponse("box"), np.sinc(0.08 * 5)),
-        (VoxelResponse("gauss"), np.exp(-((np.pi * 0.08 * 5) ** 2) / (4 * np.log(2)))),
-        (VoxelResponse("box", 8.0), np.sinc(0.08 * 8)),
-    ],
-)
-def test_a_wave_along_the_slice_axis_loses_what_the_profile_says(response, factor):
-    got = means(lambda x, y, z: np.cos(2 * np.pi * 0.08 * z), response)[..., 3:-3]
-    expected = factor * np.cos(2 * np.pi * 0.08 * centres()[2])[..., 3:-3]
-    np.testing.assert_allclose(got, expected, atol=0.006)
-    plane = means(lambda x, y, z: np.cos(2 * np.pi * 0.15 * x), response)
-    x = centres()[0]
-    np.testing.assert_allclose(plane, np.sinc(0.15 * 1.6) * np.cos(2 * np.pi * 0.15 * x), atol=0.01)
-
-
 @pytest.mark.parametrize("response", PROFILES, ids=lambda r: r.profile)
 def test_the_rim_holds_the_mean_of_its_brain(response):
     """Brain below z = 36: outside, where a thousand stands, nobody may look."""

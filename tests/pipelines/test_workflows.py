@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,55 +58,6 @@ def _build(scans, tmp_path, template=None, masks=(), method="h2lo", precision="f
     settings = Settings(tmp_path, tmp_path / "out", **options)
     run = RunSpec(settings, templates, omp_nthreads=threads)
     return init_participant_wf("wf", images, run)
-
-
-def _names(suffix: str, spaces, lf_grid, descs) -> Iterator[str]:
-    """Yield the file names that BIDS gives to the outputs of a scan without a session."""
-    standard = "MNI152NLin2009cAsym"
-    places = {"model": "res-model_", f"{standard}:res-1": f"space-{standard}_res-1_"}
-    places = ["", *(places[space] for space in spaces)]
-    coarse = [f"res-{'x'.join(f'{n:g}' for n in sides).replace('.', 'p')}_" for sides in lf_grid]
-    for place in (*places, *coarse):
-        for desc in ("lowfield", *descs, *(["preproc"] if place in places else [])):
-            yield f"sub-01_{place}desc-{desc}_{suffix}.nii.gz"
-        # A mask has no entity for the contrast: that of T2w says so by its space or desc.
-        brain = "brainT2w" if suffix == "T2w" and "space" in place else "brain"
-        own = "space-T2w_" if suffix == "T2w" and "space" not in place else ""
-        yield f"sub-01_{own}{place}desc-{brain}_mask.nii.gz"
-    if len(spaces) > 1:
-        for ends in (f"from-{suffix}_to-{standard}", f"from-{standard}_to-{suffix}"):
-            yield f"sub-01_{ends}_mode-image_xfm.h5"
-
-
-@pytest.mark.parametrize("suffixes", [("T1w",), ("T1w", "T2w")])
-@pytest.mark.parametrize("spaces", [(), ("model", "MNI152NLin2009cAsym:res-1")])
-@pytest.mark.parametrize("lf_grid", [(), ((1.6, 1.6, 5.0), (2.0, 2.0, 2.0))])
-@pytest.mark.parametrize(
-    ("extras", "descs"),
-    [
-        ({}, ()),
-        (NOISY | {"realisations": 2}, ("lowfieldnoise01", "lowfieldnoise02")),
-        (NOISY | {"uncertainty": True}, ("lowfieldnoise01", "lowfieldstd")),
-    ],
-)
-def test_every_output_has_its_sink(tmp_path, template, suffixes, spaces, lf_grid, extras, descs):
-    scans = [_scan(suffix) for suffix in suffixes]
-    options = {"output_spaces": spaces, "lf_grid": lf_grid, **extras}
-    workflow = _build(scans, tmp_path, template, **options)
-    nodes = {name: workflow.get_node(name) for name in workflow.list_node_names()}
-    sinks = [
-        node.inputs.out_name
-        for name, node in nodes.items()
-        if name.rpartition(".")[2].startswith("ds_") and hasattr(node.inputs, "out_name")
-    ]
-    expected = (name for s in suffixes for name in _names(s, spaces, lf_grid, descs))
-    assert sorted(sinks) == sorted(f"sub-01/anat/{name}" for name in expected)
-    assert len(set(sinks)) == len(sinks)
-    records = [name for name in nodes if name.endswith("ds_record")]
-    assert len(records) == len(scans)
-    for name, node in nodes.items():
-        if name.rpartition(".")[2].startswith("synthesize_"):
-            assert node.inputs.sha256 == "ab" * 32
 
 
 def test_threads_and_precision_reach_the_steps_that_use_them(tmp_path):
