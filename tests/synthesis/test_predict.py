@@ -43,26 +43,6 @@ def shifted(offset):
     return affine
 
 
-def test_the_identity_returns_the_brain():
-    volume, mask = np.full(SHAPE, 0.3, np.float32), ball()
-    for got in (
-        predict(IDENTITY, volume, mask),
-        predict_on_grid(IDENTITY, volume, AFFINE, AFFINE, mask),
-    ):
-        assert got.dtype == np.float32
-        np.testing.assert_array_equal(got, np.where(mask, np.float32(0.3), 0))
-
-
-def test_voxels_of_the_frame_are_copied():
-    volume = (np.random.default_rng(0).random(SHAPE) * ball()).astype(np.float32)
-    part = (slice(3, 20), slice(5, 25), slice(4, 22))
-    inside = ball()[part]
-    got = predict_on_grid(
-        IDENTITY, volume, AFFINE, shifted([3, 5, 4]), inside
-    )  # fmt: skip
-    np.testing.assert_array_equal(got, volume[part])
-
-
 def test_between_voxels_a_smooth_image_keeps_its_values():
     grid = np.stack(np.mgrid[tuple(slice(n) for n in SHAPE)], -1)
 
