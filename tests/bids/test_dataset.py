@@ -17,7 +17,7 @@ from h2lo_bids.bids.dataset import (
     other_source,
     write_dataset_files,
 )
-from h2lo_bids.errors import CannotCreateError, InvalidBidsError
+from h2lo_bids.errors import InvalidBidsError
 from h2lo_bids.outputs import Grid, output_sidecars
 from h2lo_bids.settings import Settings
 
@@ -76,15 +76,6 @@ def test_links_of_earlier_runs_stay(tmp_path: Path) -> None:
     found = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]
     expected = {"raw": raw, "mrr": raw / "mrr", "lf": tmp_path / "low"}
     assert found == {name: path.as_uri() for name, path in expected.items()}
-
-
-def test_somebody_elses_dataset_is_left_alone(tmp_path: Path) -> None:
-    text = json.dumps({"Name": "x", "BIDSVersion": "1.8.0", "GeneratedBy": [{"Name": "fMRIPrep"}]})
-    (tmp_path / "dataset_description.json").write_text(text)
-    with pytest.raises(CannotCreateError, match="fMRIPrep"):
-        write_dataset_files(tmp_path, bids_dir="/raw")
-    assert [path.name for path in tmp_path.iterdir()] == ["dataset_description.json"]
-    assert (tmp_path / "dataset_description.json").read_text() == text
 
 
 def test_the_source_is_named_by_doi_where_it_has_one(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import tomllib
 from itertools import pairwise
 
@@ -47,14 +46,6 @@ FULL = _failed(OSError("[Errno 28] No space left on device"))
 )
 def test_exit_codes(failed, done, code):
     assert exit_code(failed, done) == code
-
-
-@pytest.mark.parametrize("error", [errors.BadDataError("a: b; c"), KeyError("a"), OSError(28, "x")])
-def test_an_error_survives_the_way_between_processes(error):
-    kept = recorded(error)
-    again = pickle.loads(pickle.dumps(kept))
-    assert (type(again), str(again), again.exit_code) == (type(kept), str(kept), kept.exit_code)
-    assert getattr(again, "kind", None) == getattr(kept, "kind", None)
 
 
 def test_the_table_keeps_one_row_per_failure_whatever_the_text(tmp_path):

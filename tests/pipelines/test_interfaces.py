@@ -19,7 +19,7 @@ from pipelines.engine import interface
 from pipelines.lowfield_steps import AlignScan
 from pipelines.outputs import WriteDerivative, WriteRecord
 from pipelines.scan_steps import FindBrain, Prepare
-from pipelines.synthesis_steps import RegisterToTemplate, RegridMask, Synthesize
+from pipelines.synthesis_steps import RegisterToTemplate, Synthesize
 
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 MODEL = {"frame": Frame((64,) * 3, (2.0,) * 3).to_dict(), "scaling": "max", "contrast": "T1w"}
@@ -180,20 +180,6 @@ def test_each_grid_has_the_facts_of_its_own_scaling(tmp_path):
     )
     assert frame == pytest.approx(found.profile["field_ratio"], abs=5e-4)
     assert frame != own
-
-
-def test_a_regridded_mask_keeps_its_volume_and_place(tmp_path):
-    mask = (_ball() > 0).astype(np.uint8)
-    node = RegridMask(mask_file=_save(mask, tmp_path / "m.nii"), spacing=(3.0, 3.0, 5.0))
-    out = nib.load(node.run(cwd=tmp_path).outputs.mask_file)
-    assert out.header.get_zooms() == pytest.approx((3, 3, 5))
-    new = np.asarray(out.dataobj)
-    assert new.sum() * 45 == pytest.approx(mask.sum() * 8, rel=0.05)
-
-    def centre(values, affine):
-        return nib.affines.apply_affine(affine, np.argwhere(values).mean(0))
-
-    np.testing.assert_allclose(centre(new, out.affine), centre(mask, AFFINE), atol=0.5)
 
 
 def _write(folder: Path, source: Path | str, name: str, **inputs) -> dict:
