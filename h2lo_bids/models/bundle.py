@@ -178,7 +178,7 @@ def default_bundle(contrast: str, *, method: str = "h2lo") -> Bundle:
         aim = f"--task {ENHANCE}" if task_of(method) == ENHANCE else f"--method {method}"
         raise UsageError(
             f"no {contrast} model of {method} comes with this package; fit one with `group {aim}` "
-            "and give its models folder with --model"
+            "and give its models folder with --model, or choose other scans with --contrast"
         )
     if not folder.is_dir():
         raise H2loError(

@@ -20,6 +20,7 @@ from h2lo_bids.settings.options import (
     FITS,
     GROUP,
     GROUP_ENHANCE,
+    MODES,
     ON_PAIRS,
     PAIRS,
     PARTICIPANT,
@@ -47,8 +48,9 @@ class Pairs:
     )
     contrast: tuple[str, ...] = option(
         (),
-        "only these contrasts (default: each that has pairs)",
+        "only these contrasts (default: each that has pairs, or scans)",
         choices=CONTRASTS,
+        modes=MODES,
     )
     hf: tuple[str, ...] = option(
         (),

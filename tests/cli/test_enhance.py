@@ -79,6 +79,15 @@ def test_low_field_scans_become_what_the_dry_run_promises(bids, enhancers, h2lo,
     assert_valid_bids(out)
 
 
+def test_a_site_with_one_enhancer_leaves_the_other_contrast_out(bids, enhancers, tmp_path):
+    own = ("--model", str(enhancers / "pfsr_T1w"), "--skull-strip", "skip", "--dry-run")
+    begin = [bids, tmp_path / "out", "participant", *ENHANCE, *own, "--participant-label", "01"]
+    code, _, err = call(*begin)
+    assert (code, "choose other scans with --contrast" in err) == (64, True)
+    code, told, _ = call(*begin, "--contrast", "T1w")
+    assert (code, "desc-enhanced_T1w" in told, "_T2w" in told) == (0, True, False)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -25,7 +25,7 @@ from h2lo_bids.synthesis.noise import scan_seed
 from h2lo_bids.synthesis.options import EngineOptions
 from h2lo_bids.synthesis.predict import predict
 from h2lo_bids.training.pairs import Pair, keep_pair, map_pair
-from h2lo_bids.vocabulary import ENHANCE, Say
+from h2lo_bids.vocabulary import ENHANCE, IDENTITY, Say
 
 VALIDATION_SHARE = 0.2
 _ORDER = 3
@@ -109,7 +109,8 @@ def _read_scan(root: Path, image: Path, contrast: str, end: str) -> CohortScan:
     label = dict(parse_name(image.name).entities)["sub"]  # type: ignore[union-attr]
     name = f"{stem.removeprefix('sub-')}_{contrast}{end}"
     scaling = str(facts.get("Method", "")) if isinstance(facts, dict) else ""
-    made = tuple(_low_field(path) for path in low)
+    # The identity's images are those of high field.
+    made = tuple(found for path in low if (found := _low_field(path)).method != IDENTITY)
     return CohortScan(label, contrast, name, image, mask, made, scaling)
 
 

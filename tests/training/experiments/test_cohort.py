@@ -159,6 +159,10 @@ def test_what_is_wrong_is_one_line(root: Path, tmp_path: Path) -> None:
     anat = root / "sub-u2" / "ses-A" / "anat"
     write_scan(root, "u2", 12, sha256="")
     assert "does not say which model made the image" in line(BadDataError)
+    for sidecar in root.glob("sub-*/*/anat/*desc-lowfield*.json"):  # high-field images as they are
+        told = {"ModelMethod": "identity", "ModelName": "identity_T1w", "ModelSha256": SHA}
+        sidecar.write_text(json.dumps(told))
+    assert "no desc-lowfield image of T1w" in line(UsageError)
     (anat / "sub-u2_ses-A_desc-lowfield_T1w.json").unlink()
     assert "sub-u2_ses-A_desc-lowfield_T1w.json: cannot be read" in line(BadDataError)
     for image in root.glob("sub-*/*/anat/*desc-lowfield*"):
