@@ -100,7 +100,8 @@ def fit(
         say = say if fabric.is_global_zero else (lambda line: None)
         trainer = TRAINERS[options.family](pairs_train, pairs_validation, options, fabric, initial)
         baseline = trainer.validation.baseline()
-        say(f"identity baseline: validation PSNR {baseline:.2f} dB")
+        if pairs_validation:
+            say(f"identity baseline: validation PSNR {baseline:.2f} dB")
         record = Record()
         if saved is not None:
             record = Record(**saved["record"])
