@@ -170,7 +170,7 @@ def test_synthesis_has_embedded_models(contrast: str) -> None:
 
 
 def test_no_enhancer_is_embedded_and_whoever_wants_one_is_told() -> None:
-    text = r"no T1w model of pfsr comes .* `group --task enhance` .* with --model$"
+    text = r"no T1w model of pfsr comes .* `group --task enhance` .* other scans with --contrast$"
     with pytest.raises(UsageError, match=text):
         bundles_for(settings(task="enhance"), ("T1w", "T2w"))
     with pytest.raises(UsageError, match=text):
